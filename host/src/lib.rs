@@ -1,1 +1,54 @@
-//! To be written.
+//! A host turns a client's event into effects by asking a plugin, and applies the effects to rooms.
+//!
+//! ```text
+//! event path (hot)
+//!   client -> socket -> dispatcher { registry -> schema -> plugin } -> effects -> rooms -> clients
+//!                            \__ any step __/ -> rejection -> ack, or an `error` event
+//!
+//! reload path (cold)
+//!   directory -> scan -> load { hash, compile, link, register } -> admit -> registry.publish
+//!                             \-> LoadError, AdmitError -> log + GET /api/plugins
+//! ```
+//!
+//! The modules stand here in the order in which data flows. Each uses only those before it; each heavy dependency is known to one:
+//!
+//! | part | owns | knows |
+//! |---|---|---|
+//! | [`config`], [`event`], [`effect`], [`rejection`], [`rule`], [`transport`] | words | no I/O |
+//! | [`schema`] | checks of payloads | `jsonschema` |
+//! | [`store`] | plugins' durable state | SQLite |
+//! | [`plugin`] | compiled code, instances, their limits | `wasmtime` |
+//! | [`rooms`] | what clients receive | `socketioxide` |
+//! | [`registry`] | what is served now | |
+//! | [`dispatcher`] | an event's way to its answer | |
+//! | `socket` | connections, mailboxes | `socketioxide` |
+//! | [`reload`] | from a directory to what is served | |
+//! | `http` | endpoints | `axum` |
+//! | [`host`] | putting it together | all of them, by name |
+
+pub mod config;
+pub mod effect;
+pub mod event;
+pub mod rejection;
+pub mod rule;
+pub mod transport;
+
+pub mod schema;
+
+pub mod store;
+
+pub mod plugin;
+
+pub mod rooms;
+
+pub mod registry;
+
+pub mod dispatcher;
+
+mod socket;
+
+pub mod reload;
+
+mod http;
+
+pub mod host;

@@ -1,2 +1,176 @@
-//! To be written.
-fn main() {}
+//! The workspace's own commands, behind `cargo xtask`: from a fresh clone to a running host, or to every test, in one step each.
+//!
+//! What is in which order stands here; how a thing is built, found or shown is the modules' business. Knows nothing of the host but its
+//! command line.
+
+mod artifacts;
+mod clients;
+mod report;
+mod tools;
+
+use std::ffi::{OsStr, OsString};
+use std::process::{Command, ExitCode};
+use std::{env, fmt};
+
+use artifacts::Workspace;
+use report::Steps;
+
+/// What `cargo xtask help` shows.
+const HELP: &str = "\
+cargo xtask run [-- ARGS]   do all the set-up and serve on 127.0.0.1:4000 with the bundled plugins
+cargo xtask test            do all the set-up and run every test
+cargo xtask plugins         build the bundled plugins and place them in target/plugins
+cargo xtask guests          build the plugins that only tests load
+cargo xtask help            show this
+
+ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, `--plugins` and `--data` replace what `run` would
+have passed itself (127.0.0.1:4000, target/plugins, target/data); with `--config` it passes none of them.
+
+What `test` needs beside Rust: a C compiler, Node.js with npm, Python 3 with venv. What is missing is named before anything is built.";
+
+/// Why a command ended: a sentence for whoever ran it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure(pub(crate) String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report::failure(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.to_str().unwrap_or_default(), rest),
+        None => ("help", arguments),
+    };
+    match (command, rest) {
+        ("run", _) => run(rest),
+        ("test", []) => test(),
+        ("plugins", []) => plugins(),
+        ("guests", []) => guests(),
+        ("help" | "--help" | "-h", _) => {
+            report::text(HELP);
+            Ok(())
+        }
+        ("test" | "plugins" | "guests", [argument, ..]) => {
+            Err(Failure(format!("`{command}` takes no argument such as `{}`\n\n{HELP}", argument.to_string_lossy())))
+        }
+        _ => Err(Failure(format!("unknown command `{}`\n\n{HELP}", arguments.first().map(|a| a.to_string_lossy()).unwrap_or_default()))),
+    }
+}
+
+/// `cargo xtask run`: ends by becoming the host, so that signals reach it and its exit status is the command's.
+fn run(rest: &[OsString]) -> Result<(), Failure> {
+    let extra = match rest.split_first() {
+        Some((first, extra)) if first == "--" => extra,
+        _ => rest,
+    };
+    tools::require(&[tools::CC])?;
+    let workspace = Workspace::find()?;
+    let mut steps = Steps::of(3);
+    steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("bundled plugins", || {
+        workspace.build_plugins()?;
+        workspace.place_plugins(&workspace.plugins_dir())
+    })?;
+    steps.step("host (the first time takes some minutes)", || workspace.build_host())?;
+
+    let mut serve = Command::new(workspace.host_binary());
+    serve.arg("serve");
+    let (plugins, data) = (workspace.plugins_dir(), workspace.target.join("data"));
+    for (option, value) in [("--listen", OsStr::new("127.0.0.1:4000")), ("--plugins", plugins.as_os_str()), ("--data", data.as_os_str())] {
+        if !gives(extra, option) && !gives(extra, "--config") {
+            serve.arg(option).arg(value);
+        }
+    }
+    become_process(serve.args(extra))
+}
+
+/// `cargo xtask test`
+fn test() -> Result<(), Failure> {
+    tools::require(&[tools::CC, tools::NODE, tools::NPM, tools::PYTHON, tools::PYTHON_VENV])?;
+    let workspace = Workspace::find()?;
+    let mut steps = Steps::of(9);
+    steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("bundled plugins", || {
+        workspace.build_plugins()?;
+        workspace.place_plugins_alone(&workspace.tested_plugins_dir())
+    })?;
+    steps.step("plugins that only tests load", || workspace.build_guests())?;
+    steps.step("host (the first time takes some minutes)", || workspace.build_host())?;
+    steps.step("Rust tests", || workspace.run_rust_tests())?;
+    steps.step("JavaScript client: packages", || clients::install_javascript(&workspace))?;
+    steps.step("JavaScript client: tests", || clients::test_javascript(&workspace))?;
+    steps.step("Python client: packages", || clients::install_python(&workspace))?;
+    steps.step("Python client: tests", || clients::test_python(&workspace))?;
+    report::text("every test passed");
+    Ok(())
+}
+
+/// `cargo xtask plugins`
+fn plugins() -> Result<(), Failure> {
+    let workspace = Workspace::find()?;
+    let mut steps = Steps::of(2);
+    steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("bundled plugins", || {
+        workspace.build_plugins()?;
+        workspace.place_plugins(&workspace.plugins_dir())
+    })
+}
+
+/// `cargo xtask guests`
+fn guests() -> Result<(), Failure> {
+    let workspace = Workspace::find()?;
+    let mut steps = Steps::of(2);
+    steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("plugins that only tests load", || workspace.build_guests())
+}
+
+/// Whether `arguments` set `option`, as `--option value` or `--option=value`.
+fn gives(arguments: &[OsString], option: &str) -> bool {
+    arguments.iter().any(|argument| {
+        let bytes = argument.as_encoded_bytes();
+        bytes.strip_prefix(option.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+    })
+}
+
+#[cfg(unix)]
+fn become_process(command: &mut Command) -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt;
+    let program = command.get_program().to_string_lossy().into_owned();
+    Err(Failure(format!("{program} can't be run: {}", command.exec())))
+}
+
+#[cfg(not(unix))]
+fn become_process(command: &mut Command) -> Result<(), Failure> {
+    tools::run(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_counts_as_given_in_both_of_its_forms() {
+        let arguments: Vec<OsString> = ["--listen", "127.0.0.1:1", "--data=here", "--config-like"].map(OsString::from).into();
+        let given = ["--listen", "--data", "--plugins", "--config"].map(|option| gives(&arguments, option));
+        assert_eq!(given, [true, true, false, false]);
+    }
+
+    #[test]
+    fn an_unknown_command_is_named_together_with_the_known_ones() {
+        let failure = dispatch(&[OsString::from("tset")]).map_err(|failure| failure.0);
+        assert_eq!(failure, Err(format!("unknown command `tset`\n\n{HELP}")));
+    }
+}

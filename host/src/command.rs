@@ -1,0 +1,54 @@
+//! What can be asked on the command line.
+
+mod check;
+mod client;
+mod emit;
+pub(crate) mod output;
+mod plugins;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sockhop::config::Config;
+
+/// A Socket.IO server whose events are handled by WebAssembly plugins.
+#[derive(Debug, Parser)]
+#[command(name = "sockhop", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the host: loads the plugins of a directory and serves their events
+    Serve(serve::Serve),
+    /// Loads plugins as the host would and says what they register or why they are refused; or checks a configuration
+    Check(check::Check),
+    /// Emits an event through a running host, as `POST /api/emit` does
+    Emit(emit::Emit),
+    /// Shows the plugins of a running host
+    Plugins(plugins::Plugins),
+}
+
+/// Does what was asked.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Serve(serve) => serve.run(),
+        Command::Check(check) => check.run(),
+        Command::Emit(emit) => emit.run(),
+        Command::Plugins(plugins) => plugins.run(),
+    }
+}
+
+/// The configuration file that is read when none is named and it is there.
+const DEFAULT_FILE: &str = "sockhop.toml";
+
+/// Reads the named file; without one, the default file where there is one, else the defaults.
+fn load(file: Option<&PathBuf>) -> anyhow::Result<Config> {
+    let default = PathBuf::from(DEFAULT_FILE);
+    let file = file.or_else(|| default.is_file().then_some(&default));
+    Ok(Config::load(file.map(PathBuf::as_path))?)
+}

@@ -1,0 +1,79 @@
+//! The commands that talk to a running host: where it is, and with which key.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::Value;
+use sockhop::host;
+
+/// Where the host is, and the key to it
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The host's address; without it, the one that the configuration listens on
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// File whose first line is the key; without it `SOCKHOP_KEY`, else the host's own in the data directory
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// The key itself
+    #[arg(long, env = "SOCKHOP_KEY", hide_env_values = true, hide = true)]
+    key: Option<String>,
+    /// Configuration file of the host
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory of the host, where its own key is
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// What the host answered: its status, and the document.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) document: Value,
+}
+
+impl Target {
+    /// Asks the host.
+    pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+        let config = super::load(self.config.as_ref())?;
+        let url = self.url.clone().unwrap_or_else(|| format!("http://{}", config.server.listen));
+        let key_file = self.key_file.clone().or_else(|| match &self.key {
+            Some(_) => None,
+            None => Some(host::key_file(self.data.as_ref().unwrap_or(&config.data.dir))),
+        });
+        let key = match (&key_file, &self.key) {
+            (Some(file), _) => first_line(file)?,
+            (None, Some(key)) => key.clone(),
+            (None, None) => bail!("there is no key; give one with --key-file or SOCKHOP_KEY"),
+        };
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let url = format!("{}{path}", url.trim_end_matches('/'));
+        let authorization = format!("Bearer {key}");
+        let sent = match body {
+            Some(body) => agent.post(&url).header("Authorization", authorization).send_json(body),
+            None => agent.get(&url).header("Authorization", authorization).call(),
+        };
+        let mut answer = sent.with_context(|| format!("can't reach a host at {url}; is it running? name it with --url"))?;
+        let status = answer.status().as_u16();
+        let document = answer.body_mut().read_json().with_context(|| format!("{url} did not answer as a Sockhop host does"))?;
+        Ok(Answer { status, document })
+    }
+}
+
+fn first_line(file: &PathBuf) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("can't read the key from {}; name a file with --key-file, or set SOCKHOP_KEY", file.display()))?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+impl Answer {
+    /// The document of a success.
+    pub(crate) fn success(self) -> anyhow::Result<Value> {
+        if (200..300).contains(&self.status) {
+            return Ok(self.document);
+        }
+        let member = |name: &str| self.document.get(name).and_then(Value::as_str).unwrap_or("unknown").to_owned();
+        bail!("{} ({}, HTTP status {})", member("message"), member("code"), self.status)
+    }
+}

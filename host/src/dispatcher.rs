@@ -1,0 +1,301 @@
+//! From an event to its answer: finds the plugin, checks the payload, runs the handler, commits and applies what it wants done. The one
+//! choke point: whatever makes a client receive an event goes through here.
+
+mod run;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::config::Limits;
+use crate::effect::{Effect, Emit, Target};
+use crate::event::{Connection, Event, EventId, Payload, depth, host_event};
+use crate::plugin::{Budget, Failure};
+use crate::registry::{Inbound, Registry, Served};
+use crate::rejection::Rejection;
+use crate::rooms::Rooms;
+use crate::rule::Access;
+use crate::store::{CommitError, View};
+
+use run::Run;
+
+/// Asks plugins, and applies what they want done.
+pub struct Dispatcher {
+    registry: Arc<Registry>,
+    rooms: Arc<Rooms>,
+    limits: Arc<Limits>,
+}
+
+/// What an event's ack carries.
+pub type Answer = Result<Box<RawValue>, Rejection>;
+
+/// Runs after which a handler that keeps meeting conflicts holds its plugin's commit lock, so that the next run ends.
+const OPTIMISTIC_RUNS: u32 = 2;
+
+impl Dispatcher {
+    /// A dispatcher of what `registry` serves, into `rooms`.
+    pub fn new(registry: Arc<Registry>, rooms: Arc<Rooms>, limits: Arc<Limits>) -> Self {
+        Self { registry, rooms, limits }
+    }
+
+    /// Handles a client's event to its end: when this returns, its effects are in the buffers of their receivers.
+    ///
+    /// # Errors
+    /// Why the event had no effects; nothing was applied.
+    pub async fn handle(&self, event: Event) -> Answer {
+        // The event binds to this generation.
+        let routes = self.registry.snapshot();
+        let answer = match routes.route(&event.name) {
+            None => Err(Rejection::UnknownEvent),
+            Some(route) => {
+                let event = Arc::new(event);
+                let answer = match self.check(&event, &route.inbound) {
+                    Ok(()) => self.run(&routes, &route.plugin, &event, Some(&route.inbound)).await,
+                    Err(rejection) => Err(rejection),
+                };
+                if let Err(rejection) = &answer {
+                    tracing::debug!(event = %event.name, id = %event.id, plugin = route.plugin.plugin.name(), rejection = rejection.code(),
+                        "event rejected");
+                }
+                answer
+            }
+        };
+        answer
+    }
+
+    /// Tells a host event to every plugin that listens, in file order. What one of them makes of it does not keep it from the next.
+    pub async fn tell(&self, name: &'static str, caller: Option<&Arc<Connection>>) {
+        let routes = self.registry.snapshot();
+        for served in &routes.plugins {
+            if served.plugin.registration.listens.contains(&name) {
+                let event = Arc::new(Event::now(name, Payload::null(), caller.cloned()));
+                if let Err(rejection) = self.run(&routes, served, &event, None).await {
+                    tracing::warn!(event = name, id = %event.id, plugin = served.plugin.name(), rejection = rejection.code(),
+                        reason = rejection.message(), "host event not handled");
+                }
+            }
+        }
+    }
+
+    /// Tells `$start`: once, before the first client.
+    pub async fn start(&self) {
+        self.tell(host_event::START, None).await;
+    }
+
+    /// Emits `event` for a business system: to the rooms that it names, to everyone, or to where the event's declaration sends it.
+    ///
+    /// # Errors
+    /// Where nobody declares the event, its data does not fit, it may not go there, or no room is known.
+    pub fn emit(&self, id: EventId, event: &str, data: &RawValue, to: Option<Target>) -> Result<Emitted, Rejection> {
+        let routes = self.registry.snapshot();
+        let mut declarations = routes.outbound(event).peekable();
+        let Some(schema) = declarations.peek().map(|declared| &declared.data) else { return Err(Rejection::UnknownEvent) };
+        let value = self.parse(data.get())?;
+        schema.check(&value).map_err(Rejection::against_schema)?;
+        let declarations: Vec<_> = declarations.collect();
+        let to = match to {
+            Some(Target::Everyone) if !declarations.iter().any(|declared| declared.everyone) => {
+                return Err(Rejection::Forbidden(format!("the declaration of `{event}` does not send it to everyone")));
+            }
+            Some(Target::Rooms(rooms)) => {
+                if let Some(room) = rooms.iter().find(|room| !declarations.iter().any(|declared| declared.names(room))) {
+                    return Err(Rejection::Forbidden(format!("the declaration of `{event}` does not name the room `{room}`")));
+                }
+                Target::Rooms(rooms)
+            }
+            Some(other) => other,
+            None if declarations.iter().any(|declared| declared.everyone) => Target::Everyone,
+            None => {
+                let mut rooms: Vec<_> =
+                    declarations.iter().flat_map(|declared| &declared.rooms).filter_map(|pattern| pattern.fill(&value)).collect();
+                rooms.sort();
+                rooms.dedup();
+                if rooms.is_empty() {
+                    return Err(Rejection::invalid(format!("no room is known: name one, the declaration of `{event}` gives none for this data")));
+                }
+                Target::Rooms(rooms)
+            }
+        };
+        let rooms = match &to {
+            Target::Rooms(rooms) => rooms.clone(),
+            _ => Vec::new(),
+        };
+        let emit = Emit { to, event: event.to_owned(), data: data.to_owned(), attachments: Vec::new() };
+        let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]);
+        tracing::debug!(event, %id, receivers, "emitted over HTTP");
+        Ok(Emitted { rooms, receivers })
+    }
+
+    /// Whether `caller` may send this, and whether it is what the plugin takes.
+    fn check(&self, event: &Event, inbound: &Inbound) -> Result<(), Rejection> {
+        let identity = event.caller.as_ref().map(|caller| caller.identity.as_ref()).cloned().unwrap_or_default();
+        if !inbound.access.allows(&identity, None) {
+            return Err(match &inbound.access {
+                Access::Role(role) if identity.user.is_some() => Rejection::Forbidden(format!("this event asks for the role `{role}`")),
+                _ => Rejection::Unauthorized("this event asks for a user; connect with a token".to_owned()),
+            });
+        }
+        let value = self.parse(event.payload.json.get())?;
+        inbound.data.check(&value).map_err(Rejection::against_schema)
+    }
+
+    fn parse(&self, json: &str) -> Result<Value, Rejection> {
+        let most = self.limits.json_depth.get();
+        if depth(json) > most {
+            return Err(Rejection::TooLarge(format!("the payload nests deeper than {most}")));
+        }
+        serde_json::from_str(json).map_err(|_| Rejection::invalid("the payload is not JSON"))
+    }
+
+    /// Runs `event`'s handler, again where its writes met a conflict, and applies what it wants done.
+    async fn run(
+        &self,
+        routes: &Arc<crate::registry::Routes>,
+        served: &Arc<Served>,
+        event: &Arc<Event>,
+        inbound: Option<&Inbound>,
+    ) -> Answer {
+        let answer = self.run_within(routes, served, event, inbound).await;
+        let failed = matches!(&answer, Err(Rejection::PluginFailed | Rejection::TimedOut));
+        served.plugin.count(failed);
+        answer
+    }
+
+    async fn run_within(
+        &self,
+        routes: &Arc<crate::registry::Routes>,
+        served: &Arc<Served>,
+        event: &Arc<Event>,
+        inbound: Option<&Inbound>,
+    ) -> Answer {
+        let mut budget = Budget::new(self.limits.event_cpu_ms, self.limits.event_wall_ms);
+        let Some(mut seat) = served.plugin.seat(&budget).await else {
+            return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()));
+        };
+        let contended = || Rejection::Busy("the plugin's state is contended".to_owned());
+        let mut runs = 0;
+        loop {
+            let mut lock = match runs < OPTIMISTIC_RUNS {
+                true => None,
+                false => Some(self.commit_lock(served, &budget).await.ok_or_else(contended)?),
+            };
+            runs += 1;
+            let run = Run::new(event, routes, served, &self.rooms, &self.limits);
+            let (answer, calls) = match seat.handle(event, Box::new(run), &mut budget).await {
+                Ok(returned) => returned,
+                Err(failure) => return Err(self.fail(served, event, &failure)),
+            };
+            let Some(run) = Run::from_calls(calls) else { return Err(Rejection::PluginFailed) };
+            let reply = match answer {
+                Ok(reply) => reply,
+                Err(refusal) => {
+                    seat.keep();
+                    return Err(Rejection::from_handler(refusal));
+                }
+            };
+            let reply = match check_reply(reply, inbound) {
+                Ok(reply) => reply,
+                Err(reason) => {
+                    tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), reason, "reply refused");
+                    return Err(Rejection::PluginFailed);
+                }
+            };
+            let (effects, view) = run.finish();
+            match view.filter(View::wrote) {
+                None => {
+                    self.rooms.apply(event.caller.as_ref(), &effects);
+                    seat.keep();
+                    return Ok(reply);
+                }
+                Some(view) => {
+                    let changes = view.into_changes();
+                    let held = match lock.take() {
+                        Some(held) => held,
+                        None => self.commit_lock(served, &budget).await.ok_or_else(contended)?,
+                    };
+                    let store = Arc::clone(&served.state.store);
+                    // SQLite writes files: a thread of the blocking pool does that.
+                    let committed = tokio::task::spawn_blocking(move || store.commit(changes)).await;
+                    match committed {
+                        Ok(Ok(())) => {
+                            self.rooms.apply(event.caller.as_ref(), &effects);
+                            drop(held);
+                            seat.keep();
+                            return Ok(reply);
+                        }
+                        Ok(Err(CommitError::Conflict)) => {
+                            seat.discard();
+                            tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
+                        }
+                        Ok(Err(error @ CommitError::Full { .. })) => return Err(Rejection::TooLarge(error.to_string())),
+                        Ok(Err(error)) => return Err(self.unavailable(served, event, &error)),
+                        Err(panicked) => return Err(self.unavailable(served, event, &panicked)),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn commit_lock(&self, served: &Served, budget: &Budget) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        let lock = Arc::clone(&served.state.commit).lock_owned();
+        tokio::time::timeout_at(budget.until().into(), lock).await.ok()
+    }
+
+    /// Logs what the client is not told.
+    fn fail(&self, served: &Served, event: &Event, failure: &Failure) -> Rejection {
+        let cause = std::error::Error::source(failure).map(|_| format!("{:?}", Cause(failure))).unwrap_or_default();
+        tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), version = served.plugin.registration.version,
+            reason = %failure, cause, "handler failed");
+        match failure {
+            Failure::CpuExceeded(_) | Failure::WallExceeded(_) => Rejection::TimedOut,
+            Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => Rejection::PluginFailed,
+        }
+    }
+
+    fn unavailable(&self, served: &Served, event: &Event, error: &dyn std::error::Error) -> Rejection {
+        tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), error = ?Cause(error), "state not written");
+        Rejection::Unavailable("the plugin's state can't be written now".to_owned())
+    }
+}
+
+/// An error with all that caused it, on one line for each.
+struct Cause<'error>(&'error dyn std::error::Error);
+
+impl std::fmt::Debug for Cause<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Where an event emitted over HTTP went.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Emitted {
+    /// Empty where it went to everyone.
+    pub rooms: Vec<String>,
+    /// Connections into whose buffers it was handed.
+    pub receivers: usize,
+}
+
+/// What the ack carries, where the handler's reply fits what it declared. A host event (no `inbound`) has no ack.
+fn check_reply(reply: Option<String>, inbound: Option<&Inbound>) -> Result<Box<RawValue>, String> {
+    let schema = inbound.and_then(|inbound| inbound.reply.as_ref());
+    let (Some(schema), reply) = (schema, reply.as_deref().unwrap_or("null")) else {
+        return match reply.as_deref() {
+            None | Some("null") => Ok(RawValue::NULL.to_owned()),
+            Some(_) => Err("the handler replied, but its event was registered without a reply".to_owned()),
+        };
+    };
+    let value: Value = serde_json::from_str(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
+    schema.check(&value).map_err(|details| {
+        let details: Vec<_> = details.iter().map(|detail| format!("{} {}", detail.path, detail.message)).collect();
+        format!("the reply is against its schema: {}", details.join("; "))
+    })?;
+    RawValue::from_string(reply.to_owned()).map_err(|error| format!("the reply is not JSON: {error}"))
+}

@@ -1,0 +1,256 @@
+//! One run of a handler: answers what it asks, and holds back what it wants done until it has returned.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::config::Limits;
+use crate::effect::{Effect, Emit, HostCalls, Target};
+use crate::event::Event;
+use crate::registry::{NotJoined, Outbound, Routes, Served};
+use crate::rejection::Refusal;
+use crate::rooms::Rooms;
+use crate::rule::is_room_name;
+use crate::store::{StoreError, View, ViewError};
+
+/// One run of one event's handler.
+pub(super) struct Run {
+    event: Arc<Event>,
+    routes: Arc<Routes>,
+    served: Arc<Served>,
+    rooms: Arc<Rooms>,
+    limits: Arc<Limits>,
+    effects: Vec<Effect>,
+    effects_bytes: usize,
+    /// The caller's rooms with this run's changes; loaded when first asked for.
+    membership: Option<Membership>,
+    /// The plugin's state as it was when first asked for, with this run's writes.
+    view: Option<View>,
+}
+
+struct Membership {
+    before: BTreeSet<String>,
+    now: BTreeSet<String>,
+}
+
+impl Run {
+    pub(super) fn new(event: &Arc<Event>, routes: &Arc<Routes>, served: &Arc<Served>, rooms: &Arc<Rooms>, limits: &Arc<Limits>) -> Self {
+        Self {
+            event: Arc::clone(event),
+            routes: Arc::clone(routes),
+            served: Arc::clone(served),
+            rooms: Arc::clone(rooms),
+            limits: Arc::clone(limits),
+            effects: Vec::new(),
+            effects_bytes: 0,
+            membership: None,
+            view: None,
+        }
+    }
+
+    /// The run that an instance was given, when it gives it back.
+    pub(super) fn from_calls(calls: Box<dyn HostCalls>) -> Option<Box<Self>> {
+        (calls as Box<dyn Any>).downcast().ok()
+    }
+
+    /// What the handler wants done, and what it read and wrote.
+    pub(super) fn finish(self) -> (Vec<Effect>, Option<View>) {
+        (self.effects, self.view)
+    }
+
+    fn push(&mut self, effect: Effect) -> Result<(), Refusal> {
+        let bytes = self.effects_bytes.saturating_add(effect.size());
+        if self.effects.len() >= self.limits.effects.get() {
+            return Err(Refusal::limit(format!("more than {} effects of one event", self.limits.effects)));
+        }
+        if bytes > self.limits.effects_bytes.get() {
+            return Err(Refusal::limit(format!("the effects of one event have more than {} bytes", self.limits.effects_bytes)));
+        }
+        self.effects_bytes = bytes;
+        self.effects.push(effect);
+        Ok(())
+    }
+
+    fn membership(&mut self) -> Result<&mut Membership, Refusal> {
+        let Some(caller) = &self.event.caller else { return Err(Refusal::misuse("no connection caused this event")) };
+        let rooms = &self.rooms;
+        Ok(self.membership.get_or_insert_with(|| {
+            let before: BTreeSet<String> = rooms.of(caller).into_iter().collect();
+            Membership { now: before.clone(), before }
+        }))
+    }
+
+    fn view(&mut self) -> &mut View {
+        self.view.get_or_insert_with(|| self.served.state.store.view())
+    }
+
+    /// The operator is told what happened, the plugin only that it did.
+    fn unreadable(&self, error: &StoreError) -> Refusal {
+        tracing::error!(plugin = self.served.plugin.name(), id = %self.event.id, error = ?super::Cause(error), "state not read");
+        Refusal::new("unavailable", "the state can't be read now")
+    }
+
+    fn refuse(&self, error: ViewError) -> Refusal {
+        match error {
+            ViewError::Limit(message) => Refusal::limit(message),
+            ViewError::Misuse(message) => Refusal::misuse(message),
+            ViewError::Store(error) => self.unreadable(&error),
+        }
+    }
+
+    fn declared(&self, event: &str) -> Result<&Outbound, Refusal> {
+        let declared = self.served.outbound.get(event);
+        declared.ok_or_else(|| Refusal::new("unknown_event", format!("this plugin does not declare that it emits `{event}`")))
+    }
+}
+
+/// Whether an emitted event may go where the handler sends it.
+fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool) -> Result<(), Refusal> {
+    match to {
+        Target::Sender | Target::RoomsButSender(_) if !has_sender => Err(Refusal::misuse("no connection caused this event: it has no sender")),
+        Target::Sender | Target::Connection(_) => Ok(()),
+        Target::Everyone if declared.everyone => Ok(()),
+        Target::Everyone => Err(Refusal::new("forbidden", format!("the declaration of `{event}` does not send it to everyone (`*`)"))),
+        Target::Rooms(rooms) | Target::RoomsButSender(rooms) => match rooms.iter().find(|room| !declared.names(room)) {
+            Some(room) => Err(Refusal::new("forbidden", format!("the declaration of `{event}` does not name the room `{room}`"))),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Whether the placeholders of `data` name each of `attachments` exactly once.
+fn check_placeholders(data: &Value, attachments: usize) -> Result<(), Refusal> {
+    fn collect(value: &Value, found: &mut Vec<u64>) {
+        match value {
+            Value::Object(members) => match (members.get("_placeholder"), members.get("num").and_then(Value::as_u64)) {
+                (Some(Value::Bool(true)), Some(number)) => found.push(number),
+                _ => members.values().for_each(|value| collect(value, found)),
+            },
+            Value::Array(values) => values.iter().for_each(|value| collect(value, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    collect(data, &mut found);
+    found.sort_unstable();
+    if found.iter().copied().eq(0..attachments as u64) {
+        return Ok(());
+    }
+    Err(Refusal::misuse(format!("the data must name each of its {attachments} attachments by exactly one placeholder")))
+}
+
+impl HostCalls for Run {
+    fn emit(&mut self, to: Target, event: String, data: String, attachments: Vec<Bytes>) -> Result<(), Refusal> {
+        let declared = self.declared(&event)?;
+        check_target(declared, &event, &to, self.event.caller.is_some())?;
+        let value: Value = serde_json::from_str(&data)
+            .map_err(|error| Refusal::new("invalid_payload", format!("the data of `{event}` is not JSON: {error}")))?;
+        declared.data.check(&value).map_err(|details| {
+            let first = details.first().map(|detail| format!("{} {}", detail.path, detail.message)).unwrap_or_default();
+            Refusal::new("invalid_payload", format!("the data of `{event}` does not fit its schema: {first}"))
+        })?;
+        check_placeholders(&value, attachments.len())?;
+        let data = RawValue::from_string(data).map_err(|error| Refusal::new("invalid_payload", error.to_string()))?;
+        self.push(Effect::Emit(Emit { to, event, data, attachments }))
+    }
+
+    fn join(&mut self, room: String) -> Result<(), Refusal> {
+        let Some(caller) = &self.event.caller else { return Err(Refusal::misuse("no connection caused this event")) };
+        if !is_room_name(&room) {
+            return Err(Refusal::new("unknown_room", "that is no name of a room"));
+        }
+        self.routes.may_join(&room, &caller.identity).map_err(|not| match not {
+            NotJoined::Unknown => Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`")),
+            NotJoined::Forbidden => Refusal::new("forbidden", format!("the room `{room}` is not open to this client")),
+        })?;
+        let most = self.limits.rooms.get();
+        let membership = self.membership()?;
+        if membership.now.contains(&room) {
+            return Ok(());
+        }
+        if membership.now.len() >= most {
+            return Err(Refusal::limit(format!("a connection is in at most {most} rooms")));
+        }
+        self.push(Effect::Join(room.clone()))?;
+        self.membership()?.now.insert(room);
+        Ok(())
+    }
+
+    fn leave(&mut self, room: String) -> Result<(), Refusal> {
+        if !self.membership()?.now.contains(&room) {
+            return Ok(());
+        }
+        self.push(Effect::Leave(room.clone()))?;
+        self.membership()?.now.remove(&room);
+        Ok(())
+    }
+
+    fn count(&mut self, room: &str) -> u32 {
+        let namespace = self.event.caller.as_ref().map_or("/", |caller| &caller.namespace);
+        let count = self.rooms.count(namespace, room);
+        let count = match &self.membership {
+            Some(Membership { before, now }) => match (before.contains(room), now.contains(room)) {
+                (false, true) => count + 1,
+                (true, false) => count.saturating_sub(1),
+                _ => count,
+            },
+            None => count,
+        };
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    fn mine(&mut self) -> Vec<String> {
+        self.membership().map_or_else(|_| Vec::new(), |membership| membership.now.iter().cloned().collect())
+    }
+
+    fn has_role(&self, role: &str) -> bool {
+        self.event.caller.as_ref().is_some_and(|caller| caller.identity.has_role(role))
+    }
+
+    fn claims(&self) -> String {
+        self.event.caller.as_ref().map_or_else(|| "null".to_owned(), |caller| caller.identity.claims.to_string())
+    }
+
+    fn sid(&self) -> String {
+        self.event.caller.as_ref().map_or_else(String::new, |caller| caller.sid.clone())
+    }
+
+    fn event_id(&self) -> String {
+        self.event.id.to_string()
+    }
+
+    fn received_at(&self) -> u64 {
+        self.event.received_at_ms()
+    }
+
+    fn disconnect(&mut self, reason: String) {
+        // One is enough, and it must not be lost to the limits that guard everything else.
+        if !self.effects.iter().any(|effect| matches!(effect, Effect::Disconnect(_))) {
+            self.effects.push(Effect::Disconnect(reason));
+        }
+    }
+
+    fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        self.view().get(key).map_err(|error| self.refuse(error))
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Refusal> {
+        self.view().set(&key, value).map_err(|error| self.refuse(error))
+    }
+
+    fn delete(&mut self, key: &str) -> Result<(), Refusal> {
+        self.view().delete(key).map_err(|error| self.refuse(error))
+    }
+
+    fn scan(&mut self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
+        self.view().scan(prefix, cursor, backwards, limit).map_err(|error| self.refuse(error))
+    }
+
+    fn next_id(&mut self, sequence: &str) -> Result<u64, Refusal> {
+        self.served.state.store.next_id(sequence).map_err(|error| self.refuse(error))
+    }
+}

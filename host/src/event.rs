@@ -1,0 +1,175 @@
+//! What a client says: an event, who caused it, and which names it may have. No I/O.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+/// Host events: what the host itself tells plugins that ask for it. No client can send a name that begins with `$`.
+pub mod host_event {
+    /// Once per start of the host, before the first client.
+    pub const START: &str = "$start";
+    /// Once per connection, before its first event.
+    pub const CONNECT: &str = "$connect";
+    /// Once per connection, after its last event, while it is still in its rooms.
+    pub const DISCONNECT: &str = "$disconnect";
+    /// All of them.
+    pub const ALL: [&str; 3] = [START, CONNECT, DISCONNECT];
+}
+
+/// The names that Socket.IO keeps for itself: neither handled nor emitted.
+pub const RESERVED_NAMES: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+
+/// Characters of an event's name.
+pub const MAX_EVENT_NAME: usize = 64;
+
+/// Whether clients may send, and plugins handle and emit, an event of this name: 1 to 64 printable ASCII characters but `"` and `\`, not
+/// beginning with `$`, and none of Socket.IO's own.
+pub fn is_event_name(name: &str) -> bool {
+    (1..=MAX_EVENT_NAME).contains(&name.len())
+        && !name.starts_with('$')
+        && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\')
+        && !RESERVED_NAMES.contains(&name)
+}
+
+/// The id of one event, as in logs and rejections: a ULID, so that ids sort by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventId(ulid::Ulid);
+
+impl EventId {
+    /// A new id, of `at`.
+    pub fn new(at: SystemTime) -> Self {
+        Self(ulid::Ulid::from_datetime(at))
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.array_to_str(&mut [0; ulid::ULID_LEN]))
+    }
+}
+
+/// Who somebody is, to the rules of rooms and events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The authenticated user; none for an anonymous client.
+    pub user: Option<String>,
+    /// The user's roles.
+    pub roles: Vec<String>,
+    /// The token's claims; `null` for an anonymous client.
+    pub claims: serde_json::Value,
+}
+
+impl Identity {
+    /// Whether the identity has `role`.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles.iter().any(|held| held == role)
+    }
+}
+
+/// One client's connection to one namespace: what outlives its events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// The client's own Socket.IO id. Whoever knows it can speak as that client while it polls: it is shown to nobody else.
+    pub sid: String,
+    /// The public id, safe to show to others.
+    pub public_id: String,
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// Who is connected.
+    pub identity: Arc<Identity>,
+}
+
+/// A payload: JSON text that is known to be JSON, and the attachments that it names.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    /// The document.
+    pub json: Box<RawValue>,
+    /// In the order of their placeholders.
+    pub attachments: Vec<Bytes>,
+}
+
+impl Payload {
+    /// `null` without attachments: what an event without arguments means.
+    pub fn null() -> Self {
+        Self { json: RawValue::NULL.to_owned(), attachments: Vec::new() }
+    }
+
+    /// Bytes of the document and its attachments.
+    pub fn size(&self) -> usize {
+        self.json.get().len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
+    }
+}
+
+/// One occurrence that a plugin is asked to handle.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// As in logs and rejections.
+    pub id: EventId,
+    /// The event's type.
+    pub name: String,
+    /// What came with it.
+    pub payload: Payload,
+    /// Who caused it; none where nobody did.
+    pub caller: Option<Arc<Connection>>,
+    /// When the host received it.
+    pub received_at: SystemTime,
+}
+
+impl Event {
+    /// An event of now, with a new id.
+    pub fn now(name: impl Into<String>, payload: Payload, caller: Option<Arc<Connection>>) -> Self {
+        let received_at = SystemTime::now();
+        Self { id: EventId::new(received_at), name: name.into(), payload, caller, received_at }
+    }
+
+    /// When the host received it, milliseconds since 1970.
+    pub fn received_at_ms(&self) -> u64 {
+        let since = self.received_at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// How deep `json` nests, counting arrays and objects; brackets in strings don't count. The text need not be well-formed.
+pub fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_names_are_printable_ascii_and_nobody_elses() {
+        for good in ["ping", "memory_log_create", "a b", "chat:message", "__proto__", &"x".repeat(64)] {
+            assert!(is_event_name(good), "{good}");
+        }
+        for bad in ["", "$connect", "$", "connect", "disconnect", "newListener", "a\"b", "a\\b", "é", "a\nb", &"x".repeat(65)] {
+            assert!(!is_event_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        assert_eq!(depth("1"), 0);
+        assert_eq!(depth(r#"{"a":[{}]}"#), 3);
+        assert_eq!(depth(r#"["[[[[", "\"[["]"#), 1);
+    }
+}

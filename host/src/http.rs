@@ -1,0 +1,54 @@
+//! HTTP: health, the catalogue, plugins, and events from business systems. Everything that makes a client receive something goes to the
+//! dispatcher.
+
+pub(crate) mod accept;
+mod catalogue;
+mod emit;
+mod health;
+pub(crate) mod keys;
+pub(crate) mod origin;
+mod plugins;
+mod problem;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use crate::config::{Config, Scope};
+use crate::dispatcher::Dispatcher;
+use crate::registry::Registry;
+
+use keys::Keys;
+
+/// What the endpoints answer from.
+pub(crate) struct Api {
+    pub(crate) config: Arc<Config>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) keys: Keys,
+    /// Set once the first scan is loaded, cleared when the host begins to stop.
+    pub(crate) ready: Arc<AtomicBool>,
+}
+
+/// All endpoints but Socket.IO's.
+pub(crate) fn router(api: Api) -> Router {
+    let api = Arc::new(api);
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/api/emit", post(emit::emit))
+        .route("/api/events", get(catalogue::events))
+        .route("/api/plugins", get(plugins::list))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .with_state(api)
+}
+
+impl Api {
+    /// The scope that the catalogue asks for, where it asks for one.
+    fn catalogue_scope(&self) -> Option<Scope> {
+        (!self.config.contract.public).then_some(Scope::Operate)
+    }
+}

@@ -1,0 +1,73 @@
+//! `POST /api/emit`: a business system sends an event.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::config::Scope;
+use crate::effect::Target;
+use crate::event::{Event, Payload};
+use crate::rejection::Rejection;
+
+use super::Api;
+use super::problem::Problem;
+
+/// The body. `room`, `rooms` and `everyone` exclude each other; without any of them the event's declaration says where it goes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EmitBody {
+    event: String,
+    #[serde(default = "null")]
+    data: Box<RawValue>,
+    room: Option<String>,
+    rooms: Option<Vec<String>>,
+    #[serde(default)]
+    everyone: bool,
+}
+
+fn null() -> Box<RawValue> {
+    RawValue::NULL.to_owned()
+}
+
+/// What a body may have beside its data: names and rooms.
+const ENVELOPE_BYTES: usize = 64 << 10;
+
+/// Emits an event; 202 with its id, its rooms, and how many connections it was handed to.
+pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Result<(StatusCode, Json<Value>), Problem> {
+    api.keys.allow(request.headers(), Scope::Emit)?;
+    // The id of the request, as of any other event.
+    let id = Event::now("", Payload::null(), None).id;
+    let problem = |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());
+    let body = read(&api, request.into_body()).await.map_err(|rejection| problem("", rejection))?;
+    let body: EmitBody = serde_json::from_slice(&body).map_err(|error| {
+        let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
+        let message = format!("the body must be a JSON object {{event, data, room | rooms | everyone: true}}: {error}");
+        problem("", Rejection::invalid(message)).with_status(status)
+    })?;
+    let event = body.event.as_str();
+    let most = api.config.limits.message_bytes.get();
+    if body.data.get().len() > most {
+        return Err(problem(event, Rejection::TooLarge(format!("the data has at most {most} bytes"))));
+    }
+    let to = match (body.room, body.rooms, body.everyone) {
+        (None, None, false) => None,
+        (Some(room), None, false) => Some(Target::Rooms(vec![room])),
+        (None, Some(rooms), false) if !rooms.is_empty() => Some(Target::Rooms(rooms)),
+        (None, None, true) => Some(Target::Everyone),
+        _ => return Err(problem(event, Rejection::invalid("give one of `room`, `rooms` (not empty) and `everyone: true`, or none"))),
+    };
+    let emitted = api.dispatcher.emit(id, event, &body.data, to).map_err(|rejection| problem(event, rejection))?;
+    let answer = json!({"id": id.to_string(), "rooms": emitted.rooms, "receivers": emitted.receivers});
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+async fn read(api: &Api, body: Body) -> Result<axum::body::Bytes, Rejection> {
+    let most = api.config.limits.message_bytes.get() + ENVELOPE_BYTES;
+    to_bytes(body, most).await.map_err(|_| Rejection::TooLarge(format!("the body has at most {most} bytes, or it ended too soon")))
+}

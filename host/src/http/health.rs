@@ -1,0 +1,29 @@
+//! Whether the host lives, and whether it should be sent clients.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::Api;
+use super::problem::Problem;
+
+/// 200 while the process lives.
+pub(super) async fn alive() -> &'static str {
+    "alive\n"
+}
+
+/// 200 once the first scan is loaded and every required plugin serves; 503 before that and while the host stops.
+pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
+    let unready = |message: &str| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message));
+    if !api.ready.load(Ordering::Acquire) {
+        return unready("the host is starting or stopping");
+    }
+    let routes = api.registry.snapshot();
+    let serves = |name: &String| routes.plugins.iter().any(|served| served.plugin.name() == name);
+    match api.config.plugins.required.iter().find(|name| !serves(name)) {
+        Some(missing) => unready(&format!("the required plugin `{missing}` does not serve")),
+        None => Ok("ready\n"),
+    }
+}

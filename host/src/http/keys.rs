@@ -1,0 +1,116 @@
+//! Who may call what: keys with scopes, from the configuration or made by the host.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use axum::http::{HeaderMap, StatusCode, header};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::config::{Config, Scope};
+
+use super::problem::Problem;
+
+/// The keys that the host accepts, as digests: all have the same length, and the secrets are not kept.
+pub(crate) struct Keys(Vec<(String, [u8; 32], Vec<Scope>)>);
+
+/// The host's own key in its data directory.
+pub(crate) fn own_key_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("key")
+}
+
+/// Bytes of randomness in a key that the host makes.
+const OWN_KEY_BYTES: usize = 32;
+
+impl Keys {
+    /// The configured keys; where there are none, the host's own with all scopes, made when it is not there yet.
+    pub(crate) fn load(config: &Config) -> Result<Self, KeyError> {
+        let mut keys = Vec::new();
+        for key in &config.keys {
+            let secret = match (&key.secret, &key.secret_file) {
+                (Some(secret), _) => secret.clone(),
+                (None, Some(file)) => first_line(file)?,
+                (None, None) => continue,
+            };
+            keys.push((key.name.clone(), digest(&secret), key.scopes.clone()));
+        }
+        if keys.is_empty() {
+            let secret = own_key(&own_key_file(&config.data.dir))?;
+            keys.push(("host".to_owned(), digest(&secret), Scope::ALL.to_vec()));
+        }
+        Ok(Self(keys))
+    }
+
+    /// Whether the request carries a key that allows `scope`.
+    pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Problem> {
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+            let (scheme, secret) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| digest(secret.trim()))
+        });
+        let Some(given) = given else {
+            return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send a key: `Authorization: Bearer KEY`"));
+        };
+        // Every key is compared, in a time that says nothing about which.
+        let scopes = self.0.iter().fold(None, |found, (_, digest, scopes)| match bool::from(same(digest, &given)) {
+            true => Some(scopes),
+            false => found,
+        });
+        match scopes {
+            None => Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "this key is not known here")),
+            Some(scopes) if scopes.contains(&scope) => Ok(()),
+            Some(_) => {
+                let message = format!("this key does not have the scope `{}`", scope.name());
+                Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &message))
+            }
+        }
+    }
+}
+
+fn same(a: &[u8; 32], b: &[u8; 32]) -> Choice {
+    a.ct_eq(b)
+}
+
+fn digest(secret: &str) -> [u8; 32] {
+    Sha256::digest(secret).into()
+}
+
+fn first_line(file: &Path) -> Result<String, KeyError> {
+    let text = std::fs::read_to_string(file).map_err(|source| KeyError { file: file.to_owned(), source })?;
+    match text.lines().next().map(str::trim) {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(KeyError { file: file.to_owned(), source: io::Error::new(io::ErrorKind::InvalidData, "its first line is empty") }),
+    }
+}
+
+/// Reads the host's own key, or makes it: for its owner's eyes only.
+fn own_key(file: &Path) -> Result<String, KeyError> {
+    let wrong = |source| KeyError { file: file.to_owned(), source };
+    if file.exists() {
+        return first_line(file);
+    }
+    let mut random = [0_u8; OWN_KEY_BYTES];
+    getrandom::fill(&mut random).map_err(|error| wrong(io::Error::other(error.to_string())))?;
+    let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut opened = options.open(file).map_err(wrong)?;
+    writeln!(opened, "{secret}").map_err(wrong)?;
+    Ok(secret)
+}
+
+/// A key's file can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("can't use the key file {}", file.display())]
+pub struct KeyError {
+    file: PathBuf,
+    source: io::Error,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, ..)| name)).finish()
+    }
+}

@@ -1,0 +1,89 @@
+//! Which web pages may connect: browsers say where a page comes from, and CORS alone does not keep a WebSocket from it.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::problem::Problem;
+
+/// The pages that may connect.
+pub(crate) struct Origins {
+    allowed: Vec<String>,
+    /// Whether pages of this machine may, because nobody else can reach the host.
+    local: bool,
+    /// Refused origins that the log has.
+    logged: Mutex<HashSet<String>>,
+}
+
+/// Refused origins that are remembered, so that each is logged once: whoever makes up more is not worth the memory.
+const MAX_LOGGED: usize = 256;
+
+impl Origins {
+    /// `allowed` and, where `listen` is a loopback address, pages of this machine.
+    pub(crate) fn new(allowed: &[String], listen: SocketAddr) -> Self {
+        Self { allowed: allowed.to_vec(), local: listen.ip().is_loopback(), logged: Mutex::default() }
+    }
+
+    fn allow(&self, origin: &str) -> bool {
+        self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) || (self.local && is_local(origin))
+    }
+
+    fn log(&self, origin: &str) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < MAX_LOGGED && logged.insert(origin.to_owned()) {
+            tracing::warn!(origin, "refused a page of this origin; to let it connect, add it to `allowed_origins` in `[server]`");
+        }
+    }
+}
+
+/// `http://localhost` and `http://127.0.0.1`, with any port.
+fn is_local(origin: &str) -> bool {
+    let Some(host) = origin.strip_prefix("http://") else { return false };
+    let (name, port) = host.split_once(':').unwrap_or((host, "80"));
+    matches!(name, "localhost" | "127.0.0.1") && port.parse::<u16>().is_ok()
+}
+
+/// Refuses requests of pages that may not connect. Requests without an origin come from no page.
+pub(crate) async fn check(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default().to_owned());
+    match origin {
+        Some(origin) if !origins.allow(&origin) => {
+            origins.log(&origin);
+            Problem::new(StatusCode::FORBIDDEN, "forbidden", "pages of this origin may not connect").into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// Tells browsers the same, for long-polling.
+pub(crate) fn cors(origins: &Arc<Origins>) -> CorsLayer {
+    let origins = Arc::clone(origins);
+    let allowed = move |origin: &HeaderValue, _: &axum::http::request::Parts| origin.to_str().is_ok_and(|origin| origins.allow(origin));
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(allowed))
+        .allow_methods([axum::http::Method::GET, axum::http::Method::POST])
+        .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
+        .allow_credentials(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_this_machine_may_connect_while_only_it_can() {
+        let loopback = Origins::new(&[], SocketAddr::from(([127, 0, 0, 1], 4000)));
+        assert!(loopback.allow("http://localhost:3000") && loopback.allow("http://127.0.0.1:1"));
+        for other in ["https://localhost:3000", "http://localhost.evil.example", "http://localhost:evil", "http://evil.example", "null"] {
+            assert!(!loopback.allow(other), "{other}");
+        }
+        let open = Origins::new(&["https://app.example.com".to_owned()], SocketAddr::from(([0, 0, 0, 0], 4000)));
+        assert!(open.allow("https://app.example.com") && !open.allow("http://localhost:3000"));
+    }
+}

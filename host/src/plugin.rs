@@ -1,0 +1,83 @@
+//! A plugin: compiled code and what it registered, immutable and shared; the instances that run it. The only part that knows wasmtime.
+//!
+//! It refuses to know sockets, rooms, schemas and other plugins: what a handler asks is answered by whoever runs it
+//! ([`crate::effect::HostCalls`]).
+
+mod bindings;
+mod engine;
+mod instance;
+mod loader;
+mod output;
+mod pool;
+mod registration;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use crate::config::InstancePolicy;
+
+pub use engine::{Engine, EngineError};
+pub use instance::{Budget, Failure, Handled};
+pub use loader::{Candidate, LoadError, load};
+pub use pool::Seat;
+pub use registration::{Emits, Handles, Registration, is_plugin_name};
+
+/// What all instances of a plugin share.
+pub(crate) struct Code {
+    engine: Arc<Engine>,
+    pre: bindings::PluginPre<state::InstanceState>,
+    output: Arc<output::Output>,
+    /// Bytes that all instances take.
+    memory: Arc<AtomicUsize>,
+}
+
+/// A plugin that serves.
+pub struct Plugin {
+    /// What it registered.
+    pub registration: Registration,
+    /// Where it came from.
+    pub file: PathBuf,
+    /// SHA-256 of the file, hexadecimal.
+    pub digest: String,
+    /// Since when it serves.
+    pub loaded_at: SystemTime,
+    code: Arc<Code>,
+    pool: pool::Pool,
+    calls: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Plugin {
+    /// Makes a candidate serve.
+    pub fn new(candidate: Candidate, policy: InstancePolicy) -> Self {
+        let Candidate { registration, file, digest, code } = candidate;
+        let pool = pool::Pool::new(policy, code.engine.instances());
+        Self { registration, file, digest, loaded_at: SystemTime::now(), code, pool, calls: AtomicU64::new(0), failures: AtomicU64::new(0) }
+    }
+
+    /// The plugin's slot.
+    pub fn name(&self) -> &str {
+        &self.registration.name
+    }
+
+    /// A place to run one event; nothing when the event's time is over before there is one.
+    pub async fn seat(&self, budget: &Budget) -> Option<Seat> {
+        self.pool.seat(Arc::clone(&self.code), budget).await
+    }
+
+    /// Counts one event that the plugin was asked to handle.
+    pub fn count(&self, failed: bool) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if failed {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Events that the plugin was asked to handle, and those of them at which it failed.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
+    }
+}

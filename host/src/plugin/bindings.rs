@@ -1,0 +1,9 @@
+//! The WIT interface as Rust: generated, and turned into the host's own words here and nowhere else.
+
+#![allow(missing_docs, clippy::all, reason = "generated code")]
+
+wasmtime::component::bindgen!({
+    path: "../wit/v0.1",
+    world: "plugin",
+    exports: { default: async },
+});

@@ -1,0 +1,111 @@
+//! The one WebAssembly engine of a host: its limits, and the clock that interrupts guests.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::config::Limits;
+
+use super::bindings;
+use super::state::InstanceState;
+
+/// How often a running guest is looked at. A guest overruns its CPU limit by at most this, and yields to its neighbours as often.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Instances of all plugins together: address space is reserved for each (4 GiB), memory is not.
+const INSTANCES: u32 = 1_000;
+
+/// What guests in JavaScript and Python need of one component: they bring an interpreter.
+const MEMORIES_OF_A_COMPONENT: u32 = 16;
+const TABLES_OF_A_COMPONENT: u32 = 64;
+const INSTANCE_METADATA_BYTES: usize = 10 << 20;
+
+/// Bytes of a guest's own stack, within the fibre's.
+const WASM_STACK_BYTES: usize = 512 << 10;
+const FIBRE_STACK_BYTES: usize = 1 << 20;
+
+/// Compiles and runs plugins. Dropping it stops the clock.
+pub struct Engine {
+    pub(super) wasm: wasmtime::Engine,
+    pub(super) linker: Linker<InstanceState>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) workers: usize,
+    stop: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// An engine for a host with `workers` threads.
+    ///
+    /// # Errors
+    /// Where the machine does not let the host reserve the address space that it needs.
+    pub fn new(limits: Arc<Limits>, workers: usize) -> Result<Self, EngineError> {
+        let wasm = wasmtime::Engine::new(&config(&limits)).map_err(EngineError)?;
+        let linker = linker(&wasm).map_err(EngineError)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        // An OS thread: a task of the runtime would never run while guests keep every worker busy, which is when it is needed.
+        let (ticked, stopped) = (wasm.weak(), Arc::clone(&stop));
+        let ticker = thread::Builder::new().name("sockhop-epoch".to_owned()).spawn(move || {
+            while !stopped.load(Ordering::Relaxed)
+                && let Some(engine) = ticked.upgrade()
+            {
+                engine.increment_epoch();
+                drop(engine);
+                thread::sleep(TICK);
+            }
+        });
+        ticker.map_err(|error| EngineError(error.into()))?;
+        Ok(Self { wasm, linker, limits, workers, stop })
+    }
+
+    /// Instances of one plugin that may run at once.
+    pub(super) fn instances(&self) -> usize {
+        self.limits.instances.map_or(2 * self.workers, usize::from)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn config(limits: &Limits) -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(INSTANCES)
+        .total_core_instances(INSTANCES * 4)
+        .total_memories(INSTANCES)
+        .total_tables(INSTANCES * 4)
+        .total_stacks(INSTANCES)
+        .max_memory_size(limits.instance_memory_bytes.get())
+        .max_memories_per_component(MEMORIES_OF_A_COMPONENT)
+        .max_tables_per_component(TABLES_OF_A_COMPONENT)
+        .max_component_instance_size(INSTANCE_METADATA_BYTES)
+        .max_core_instance_size(INSTANCE_METADATA_BYTES);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        // Component-model async is not used: without its bookkeeping a call costs half.
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(FIBRE_STACK_BYTES)
+        // What a guest's backtrace says is for the log, and costs nothing until a trap.
+        .wasm_backtrace(true);
+    config
+}
+
+fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<InstanceState>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    Ok(linker)
+}
+
+/// The engine can't be made.
+#[derive(Debug, thiserror::Error)]
+#[error("can't start the WebAssembly engine")]
+pub struct EngineError(#[source] wasmtime::Error);

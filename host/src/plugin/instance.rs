@@ -1,0 +1,264 @@
+//! One instance: a store with the guest in it, asked for one thing at a time. Moved, never shared; dropped after any failure, because a
+//! trap leaves everything in its store undefined.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use wasmtime::{Store, UpdateDeadline};
+
+use crate::effect::HostCalls;
+use crate::event::Event;
+use crate::rejection::Refusal;
+
+use super::Code;
+use super::bindings::{self, sockhop::plugin::types};
+use super::registration::{Declarations, Registration};
+use super::state::{InstanceState, Phase};
+
+/// What a handler returned: its reply, or its own no.
+pub type Handled = Result<Option<String>, Refusal>;
+
+/// A guest that is ready to be asked.
+pub(super) struct Instance {
+    store: Store<InstanceState>,
+    guest: bindings::Plugin,
+    clock: Arc<CpuClock>,
+    /// Bytes that the guest took when it was new.
+    initial_memory: usize,
+    /// Events that it has handled.
+    handled: u32,
+}
+
+/// Why a guest's call ended without an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The guest ran longer than it may.
+    #[error("ran for more than {} ms", .0.as_millis())]
+    CpuExceeded(Duration),
+    /// The event took longer than it may, waiting included.
+    #[error("took more than {} ms, waiting included", .0.as_millis())]
+    WallExceeded(Duration),
+    /// The guest asked for more memory than it may have, and did not survive the no.
+    #[error("needed more memory than it may have")]
+    MemoryExceeded(#[source] wasmtime::Error),
+    /// The guest trapped, or sent something that the host could not take.
+    #[error("trapped")]
+    Trapped(#[source] wasmtime::Error),
+    /// No instance could be made.
+    #[error("can't be instantiated")]
+    NotInstantiated(#[source] wasmtime::Error),
+}
+
+/// What is left of one event's time, over all its runs.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    cpu_left: Duration,
+    cpu: Duration,
+    wall: Duration,
+    until: Instant,
+}
+
+impl Budget {
+    /// A budget that begins now.
+    pub fn new(cpu: Duration, wall: Duration) -> Self {
+        Self { cpu_left: cpu, cpu, wall, until: Instant::now() + wall }
+    }
+
+    /// When the event's time is over.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// That the event's time is over.
+    pub fn exceeded(&self) -> Failure {
+        Failure::WallExceeded(self.wall)
+    }
+}
+
+/// Events after which a warm instance is replaced, so that a slow leak of a guest has an end.
+const MAX_HANDLED: u32 = 10_000;
+
+/// How many times its first size a warm instance may take before it is replaced after an event.
+const MAX_GROWTH: usize = 4;
+
+/// Growth that is no reason to replace an instance, however small it began.
+const SMALL_GROWTH: usize = 8 << 20;
+
+impl Instance {
+    /// Makes an instance of `code`.
+    pub(super) async fn new(code: &Code) -> Result<Self, Failure> {
+        let clock = Arc::new(CpuClock::new());
+        let state = InstanceState::new(&code.engine.limits, &code.output, &code.memory);
+        let mut store = Store::new(&code.engine.wasm, state);
+        store.limiter(|state| &mut state.memory);
+        store.set_max_component_handles(code.engine.limits.handles.get());
+        store.set_hostcall_fuel(code.engine.limits.host_call_bytes.get());
+        let ticking = Arc::clone(&clock);
+        store.epoch_deadline_callback(move |_| match ticking.is_over() {
+            // Not wasmtime's own yield: tokio would put the task at the front of its queue, and its neighbours would starve.
+            false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            true => Err(CpuExceeded.into()),
+        });
+        // Instantiation runs the guest's start functions, under the limit of `register`.
+        clock.begin(code.engine.limits.register_cpu_ms);
+        store.set_epoch_deadline(1);
+        let guest = metered(&clock, code.pre.instantiate_async(&mut store)).await.map_err(|error| match error.is::<CpuExceeded>() {
+            true => Failure::CpuExceeded(code.engine.limits.register_cpu_ms),
+            false => Failure::NotInstantiated(error),
+        })?;
+        let initial_memory = store.data().memory.used;
+        Ok(Self { store, guest, clock, initial_memory, handled: 0 })
+    }
+
+    /// Runs `register`, and drops the instance.
+    pub(super) async fn register(mut self, code: &Code) -> Result<Result<Registration, Refusal>, Failure> {
+        let limits = &code.engine.limits;
+        let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
+        self.store.data_mut().phase = Phase::Registering(declarations);
+        let mut budget = Budget::new(limits.register_cpu_ms, limits.event_wall_ms);
+        let call = self.guest.call_register(&mut self.store);
+        let returned = within(&self.clock, &mut budget, call).await.map_err(|error| explain(error, &self.store, &budget))?;
+        match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
+            Phase::Registering(declarations) => Ok(returned.map_err(Refusal::from).and_then(|()| declarations.finish())),
+            Phase::Idle | Phase::Handling(_) => Ok(Err(Refusal::misuse("`register` lost its declarations"))),
+        }
+    }
+
+    /// Runs `handle` for `event`, answering its calls by `calls`, within `budget`.
+    pub(super) async fn handle(
+        &mut self,
+        event: &Event,
+        calls: Box<dyn HostCalls>,
+        budget: &mut Budget,
+    ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
+        self.handled += 1;
+        self.store.data_mut().phase = Phase::Handling(calls);
+        let call = self.guest.call_handle(&mut self.store, &types::Event::from(event));
+        let returned = within(&self.clock, budget, call).await;
+        let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
+        match (returned, phase) {
+            (Ok(answer), Phase::Handling(calls)) => Ok((answer.map_err(Refusal::from), calls)),
+            (Ok(_), Phase::Idle | Phase::Registering(_)) => Err(Failure::Trapped(wasmtime::Error::msg("the event's calls are gone"))),
+            (Err(error), _) => Err(explain(error, &self.store, budget)),
+        }
+    }
+
+    /// Whether the instance has served its time, or has grown too much.
+    pub(super) fn is_spent(&self) -> bool {
+        let used = self.store.data().memory.used;
+        self.handled >= MAX_HANDLED
+            || used > SMALL_GROWTH.saturating_add(self.initial_memory).max(self.initial_memory.saturating_mul(MAX_GROWTH))
+    }
+}
+
+/// The guest's CPU time is over. Travels through wasmtime as the call's error.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest's running time is over")]
+struct CpuExceeded;
+
+/// The event's time is over.
+#[derive(Debug, thiserror::Error)]
+#[error("the event's time is over")]
+struct WallExceeded;
+
+fn explain(error: wasmtime::Error, store: &Store<InstanceState>, budget: &Budget) -> Failure {
+    if error.is::<CpuExceeded>() {
+        Failure::CpuExceeded(budget.cpu)
+    } else if error.is::<WallExceeded>() {
+        Failure::WallExceeded(budget.wall)
+    } else if store.data().memory.refused {
+        Failure::MemoryExceeded(error)
+    } else {
+        Failure::Trapped(error)
+    }
+}
+
+/// Awaits a guest's call within what is left of `budget`, and takes off what it used. A call that is given up leaves its store unusable.
+async fn within<T>(clock: &CpuClock, budget: &mut Budget, call: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
+    clock.begin(budget.cpu_left);
+    let answer = tokio::time::timeout_at(budget.until.into(), metered(clock, call)).await;
+    budget.cpu_left = budget.cpu_left.saturating_sub(clock.used());
+    answer.unwrap_or_else(|_| Err(WallExceeded.into()))
+}
+
+/// Counts the time from each resumption of `call` to its next yield.
+async fn metered<T>(clock: &CpuClock, call: impl Future<Output = T>) -> T {
+    let mut call = pin!(call);
+    poll_fn(|context| {
+        clock.resume();
+        let poll = call.as_mut().poll(context);
+        clock.pause();
+        poll
+    })
+    .await
+}
+
+/// The running time of one guest's call: between resumption and yield, by the monotonic clock. Written by whichever worker polls the call
+/// and read by the epoch's callback within that poll, so plain loads and stores are enough.
+struct CpuClock {
+    origin: Instant,
+    /// Nanoseconds since `origin` at which the call was resumed.
+    resumed: AtomicU64,
+    /// Nanoseconds before that.
+    used: AtomicU64,
+    /// Nanoseconds allowed.
+    limit: AtomicU64,
+}
+
+impl CpuClock {
+    fn new() -> Self {
+        Self { origin: Instant::now(), resumed: AtomicU64::new(0), used: AtomicU64::new(0), limit: AtomicU64::new(0) }
+    }
+
+    fn now(&self) -> u64 {
+        nanoseconds(self.origin.elapsed())
+    }
+
+    fn begin(&self, limit: Duration) {
+        self.used.store(0, Ordering::Relaxed);
+        self.limit.store(nanoseconds(limit), Ordering::Relaxed);
+    }
+
+    fn resume(&self) {
+        self.resumed.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn pause(&self) {
+        self.used.store(self.running(), Ordering::Relaxed);
+    }
+
+    fn running(&self) -> u64 {
+        self.used.load(Ordering::Relaxed) + self.now().saturating_sub(self.resumed.load(Ordering::Relaxed))
+    }
+
+    fn used(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Ordering::Relaxed))
+    }
+
+    fn is_over(&self) -> bool {
+        self.running() > self.limit.load(Ordering::Relaxed)
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl From<&Event> for types::Event {
+    fn from(event: &Event) -> Self {
+        let caller = event.caller.as_ref().map(|connection| types::Caller {
+            connection: Some(connection.public_id.clone()),
+            user: connection.identity.user.clone(),
+            namespace: connection.namespace.to_string(),
+        });
+        Self {
+            name: event.name.clone(),
+            data: event.payload.json.get().to_owned(),
+            attachments: event.payload.attachments.iter().map(|bytes| bytes.to_vec()).collect(),
+            caller,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! From a file's bytes to a plugin that has registered, or to a reason that helps its author.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::Component;
+
+use crate::rejection::Refusal;
+
+use super::bindings::PluginPre;
+use super::engine::Engine;
+use super::instance::{Failure, Instance};
+use super::output::Output;
+use super::registration::Registration;
+use super::Code;
+
+/// A plugin that says what it is, not yet admitted beside others.
+pub struct Candidate {
+    /// What it registered.
+    pub registration: Registration,
+    /// Where it came from.
+    pub file: PathBuf,
+    /// SHA-256 of the file, hexadecimal.
+    pub digest: String,
+    pub(super) code: Arc<Code>,
+}
+
+/// Why a file is no plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file can't be read.
+    #[error("can't be read")]
+    Unreadable(#[source] std::io::Error),
+    /// Larger than the host reads.
+    #[error("has {size} bytes; at most {limit} are read (limits.plugin_file_bytes)")]
+    TooLarge {
+        /// Bytes.
+        size: u64,
+        /// Bytes.
+        limit: u64,
+    },
+    /// No WebAssembly at all, or only the beginning of some.
+    #[error("is no WebAssembly component, or only a part of one")]
+    NotWasm(#[source] Option<wasmtime::Error>),
+    /// A core module.
+    #[error("is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`")]
+    CoreModule,
+    /// Built for another version of the interface.
+    #[error("was built against `{wanted}`, which this host does not have; it has sockhop:plugin@{HOST_WIT}: build it with the SDK of that version")]
+    OtherVersion {
+        /// The import or export.
+        wanted: String,
+    },
+    /// Exports nothing that the host could call.
+    #[error("is a component of another world: it does not export `{missing}`; a plugin implements the world `sockhop:plugin/plugin`")]
+    OtherWorld {
+        /// The export.
+        missing: &'static str,
+    },
+    /// Imports something that no plugin may have.
+    #[error("imports `{import}`, which a plugin can't have; it may use the world `sockhop:plugin/plugin` and WASI 0.2's command-line interfaces")]
+    ForeignImport {
+        /// The import.
+        import: String,
+    },
+    /// Its imports or exports have other types than the host's.
+    #[error("does not fit the world `sockhop:plugin/plugin`")]
+    Mismatch(#[source] wasmtime::Error),
+    /// `register` did not return.
+    #[error("`register` {}", explain(.0))]
+    RegisterFailed(#[source] Failure),
+    /// `register` said no, or the host said no to it.
+    #[error("`register` was refused: {}", .0.message)]
+    Refused(Refusal),
+}
+
+/// The version of the interface that this host implements.
+const HOST_WIT: &str = "0.1.0";
+
+fn explain(failure: &Failure) -> String {
+    match failure {
+        Failure::CpuExceeded(limit) => format!("ran for more than {} ms; it may only declare what the plugin is", limit.as_millis()),
+        other => other.to_string(),
+    }
+}
+
+/// Reads, compiles and links `file`, and lets it register. Compiling takes a thread for as long as it lasts, and none of the runtime's.
+///
+/// # Errors
+/// Why the file is no plugin.
+pub async fn load(engine: &Arc<Engine>, file: &Path) -> Result<Candidate, LoadError> {
+    let limit = engine.limits.plugin_file_bytes.get();
+    let size = tokio::fs::metadata(file).await.map_err(LoadError::Unreadable)?.len();
+    if size > limit {
+        return Err(LoadError::TooLarge { size, limit });
+    }
+    let bytes = tokio::fs::read(file).await.map_err(LoadError::Unreadable)?;
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let compiling = Arc::clone(engine);
+    let compiled = tokio::task::spawn_blocking(move || compile(&compiling, &bytes)).await;
+    let pre = compiled.map_err(|error| LoadError::NotWasm(Some(wasmtime::Error::new(error))))??;
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let output = Output::new(&stem, engine.limits.log_lines_per_second, engine.limits.log_line_bytes);
+    let code = Code { engine: Arc::clone(engine), pre, output: Arc::new(output), memory: Arc::new(AtomicUsize::new(0)) };
+    let instance = Instance::new(&code).await.map_err(LoadError::RegisterFailed)?;
+    let registration = instance.register(&code).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)?;
+    code.output.rename(&registration.name);
+    Ok(Candidate { registration, file: file.to_owned(), digest, code: Arc::new(code) })
+}
+
+/// The first bytes of a binary: the same magic for both, then the version and the layer (0: core module, 1: component).
+const MAGIC: &[u8] = b"\0asm";
+const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
+
+fn compile(engine: &Engine, bytes: &[u8]) -> Result<PluginPre<super::state::InstanceState>, LoadError> {
+    if !bytes.starts_with(MAGIC) {
+        return Err(LoadError::NotWasm(None));
+    }
+    if bytes.starts_with(CORE_MODULE) {
+        return Err(LoadError::CoreModule);
+    }
+    let component = Component::from_binary(&engine.wasm, bytes).map_err(|error| LoadError::NotWasm(Some(error)))?;
+    check_world(engine, &component)?;
+    let pre = engine.linker.instantiate_pre(&component).map_err(LoadError::Mismatch)?;
+    PluginPre::new(pre).map_err(LoadError::Mismatch)
+}
+
+/// Names what does not fit before the linker says so in its own words.
+fn check_world(engine: &Engine, component: &Component) -> Result<(), LoadError> {
+    let kind = component.component_type();
+    for (name, _) in kind.imports(&engine.wasm) {
+        match name.split_once('@') {
+            Some((interface, version)) if interface.starts_with("sockhop:plugin/") => {
+                if !compatible(version) {
+                    return Err(LoadError::OtherVersion { wanted: name.to_owned() });
+                }
+            }
+            _ if name.starts_with("wasi:") && is_linked(name) => {}
+            _ => return Err(LoadError::ForeignImport { import: name.to_owned() }),
+        }
+    }
+    for missing in ["register", "handle"] {
+        let exported = kind.exports(&engine.wasm).any(|(name, item)| name == missing && matches!(item.ty, ComponentItem::ComponentFunc(_)));
+        if !exported {
+            return Err(LoadError::OtherWorld { missing });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a guest built against `version` of the interface runs here: the same major and minor, because an item is added, never changed.
+fn compatible(version: &str) -> bool {
+    match (semver::Version::parse(version), semver::Version::parse(HOST_WIT)) {
+        (Ok(guest), Ok(host)) => (guest.major, guest.minor) == (host.major, host.minor),
+        _ => false,
+    }
+}
+
+/// The parts of WASI 0.2 that the host links, all of them empty but clocks, randomness and output.
+fn is_linked(import: &str) -> bool {
+    ["wasi:io/", "wasi:cli/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/", "wasi:sockets/"]
+        .iter()
+        .any(|package| import.starts_with(package) && import.contains("@0.2."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_of_the_same_minor_version_is_compatible() {
+        assert!(compatible("0.1.0") && compatible("0.1.5"));
+        assert!(!compatible("0.2.0") && !compatible("1.1.0") && !compatible("x"));
+    }
+}

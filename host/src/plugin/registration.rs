@@ -1,0 +1,289 @@
+//! What a plugin says about itself while `register` runs, checked call by call. Schemas stay text here: the registry compiles them.
+
+use crate::event::{host_event, is_event_name};
+use crate::rejection::Refusal;
+use crate::rule::{Access, RoomPattern};
+
+/// What a plugin registered: complete, and right by itself. Whether it goes with other plugins, the registry knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    /// The plugin's slot.
+    pub name: String,
+    /// Semantic.
+    pub version: String,
+    /// For people.
+    pub description: String,
+    /// The events that it handles.
+    pub handles: Vec<Handles>,
+    /// The events that it emits.
+    pub emits: Vec<Emits>,
+    /// The rooms that it declares, with who may join.
+    pub rooms: Vec<(RoomPattern, Access)>,
+    /// The host events that it asks for.
+    pub listens: Vec<&'static str>,
+}
+
+/// An inbound event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Handles {
+    /// Its type.
+    pub event: String,
+    /// JSON Schema of its payload.
+    pub data: String,
+    /// JSON Schema of its ack.
+    pub reply: Option<String>,
+    /// Who may send it.
+    pub access: Access,
+}
+
+/// An outbound event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Emits {
+    /// Its type.
+    pub event: String,
+    /// JSON Schema of its argument.
+    pub data: String,
+    /// Where it may go.
+    pub rooms: Vec<RoomPattern>,
+    /// Whether it may go to everyone (`*`).
+    pub everyone: bool,
+}
+
+/// Collects the calls of one `register`. The first that is refused makes the load fail, whatever the plugin makes of the refusal.
+#[derive(Debug)]
+pub(super) struct Declarations {
+    plugin: Option<Registration>,
+    refused: Option<Refusal>,
+    left: usize,
+    schema_bytes: usize,
+}
+
+impl Declarations {
+    pub(super) fn new(declarations: usize, schema_bytes: usize) -> Self {
+        Self { plugin: None, refused: None, left: declarations, schema_bytes }
+    }
+
+    /// What was registered.
+    ///
+    /// # Errors
+    /// The first call that was refused, or that there was no call `plugin`.
+    pub(super) fn finish(self) -> Result<Registration, Refusal> {
+        match (self.refused, self.plugin) {
+            (Some(refusal), _) => Err(refusal),
+            (None, None) => Err(Refusal::misuse("`register` returned without a call of `registry.plugin`, which names the plugin")),
+            (None, Some(plugin)) => Ok(plugin),
+        }
+    }
+
+    pub(super) fn plugin(&mut self, name: &str, version: &str, description: String) -> Result<(), Refusal> {
+        self.declare(|this| {
+            if this.plugin.is_some() {
+                return Err(Refusal::misuse("`registry.plugin` was called twice"));
+            }
+            if !is_plugin_name(name) {
+                return Err(Refusal::misuse(format!("`{name}` is no plugin name: [a-z][a-z0-9_]{{0,63}}")));
+            }
+            if RESERVED_PLUGIN_NAMES.contains(&name) {
+                return Err(Refusal::misuse(format!("`{name}` is a key of the configuration's table `[plugins]`, and so no plugin name")));
+            }
+            if let Err(error) = semver::Version::parse(version) {
+                return Err(Refusal::misuse(format!("`{version}` is no semantic version such as 1.4.0: {error}")));
+            }
+            this.plugin = Some(Registration {
+                name: name.to_owned(),
+                version: version.to_owned(),
+                description,
+                handles: Vec::new(),
+                emits: Vec::new(),
+                rooms: Vec::new(),
+                listens: Vec::new(),
+            });
+            Ok(())
+        })
+    }
+
+    pub(super) fn handles(&mut self, event: &str, data: String, reply: Option<String>) -> Result<(), Refusal> {
+        self.declare(|this| {
+            this.check_schema(event, &data)?;
+            if let Some(reply) = &reply {
+                this.check_schema(event, reply)?;
+            }
+            check_event_name(event)?;
+            let plugin = this.named()?;
+            if plugin.handles.iter().any(|other| other.event == event) {
+                return Err(Refusal::misuse(format!("event `{event}` has two handlers; an event has one")));
+            }
+            plugin.handles.push(Handles { event: event.to_owned(), data, reply, access: Access::Anyone });
+            Ok(())
+        })
+    }
+
+    pub(super) fn requires(&mut self, event: &str, access: &str) -> Result<(), Refusal> {
+        self.declare(|this| {
+            let access = access.parse::<Access>().map_err(Refusal::misuse)?;
+            if access == Access::Owner {
+                return Err(Refusal::misuse(format!("event `{event}` can't require `owner`: that is a rule of rooms")));
+            }
+            match this.named()?.handles.iter_mut().find(|handles| handles.event == event) {
+                Some(handles) => handles.access = access,
+                None => return Err(Refusal::misuse(format!("event `{event}` can't require anything: it is not handled (call `handles` first)"))),
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn emits(&mut self, event: &str, data: String, rooms: &[String]) -> Result<(), Refusal> {
+        self.declare(|this| {
+            this.check_schema(event, &data)?;
+            check_event_name(event)?;
+            let everyone = rooms.iter().any(|room| room == EVERYONE);
+            let rooms = rooms.iter().filter(|room| *room != EVERYONE).map(|room| room.parse()).collect::<Result<_, _>>();
+            let rooms = rooms.map_err(|error: String| Refusal::misuse(format!("event `{event}`: {error}")))?;
+            let plugin = this.named()?;
+            if plugin.emits.iter().any(|other| other.event == event) {
+                return Err(Refusal::misuse(format!("event `{event}` is declared twice with `emits`")));
+            }
+            plugin.emits.push(Emits { event: event.to_owned(), data, rooms, everyone });
+            Ok(())
+        })
+    }
+
+    pub(super) fn room(&mut self, pattern: &str, access: &str) -> Result<(), Refusal> {
+        self.declare(|this| {
+            let pattern: RoomPattern = pattern.parse().map_err(Refusal::misuse)?;
+            let access = access.parse::<Access>().map_err(Refusal::misuse)?;
+            if access == Access::Owner && !pattern.is_template() {
+                return Err(Refusal::misuse(format!("room `{pattern}` can't have an owner: only a template such as `user_{{user}}` names one")));
+            }
+            let plugin = this.named()?;
+            match plugin.rooms.iter().find(|(other, _)| *other == pattern) {
+                Some((_, declared)) if *declared != access => {
+                    Err(Refusal::misuse(format!("room `{pattern}` is declared twice, for `{declared}` and for `{access}`")))
+                }
+                Some(_) => Ok(()),
+                None => {
+                    plugin.rooms.push((pattern, access));
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    pub(super) fn listens(&mut self, event: &str) -> Result<(), Refusal> {
+        self.declare(|this| {
+            let Some(known) = host_event::ALL.into_iter().find(|known| *known == event) else {
+                return Err(Refusal::misuse(format!("`{event}` is no host event; there are {}", host_event::ALL.join(", "))));
+            };
+            let plugin = this.named()?;
+            if !plugin.listens.contains(&known) {
+                plugin.listens.push(known);
+            }
+            Ok(())
+        })
+    }
+
+    /// Counts one call, runs its check, and remembers the first refusal.
+    fn declare(&mut self, check: impl FnOnce(&mut Self) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let result = match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                check(self)
+            }
+            None => Err(Refusal::limit("`register` makes more declarations than the host allows")),
+        };
+        if let Err(refusal) = &result {
+            self.refused.get_or_insert_with(|| refusal.clone());
+        }
+        result
+    }
+
+    fn named(&mut self) -> Result<&mut Registration, Refusal> {
+        self.plugin.as_mut().ok_or_else(|| Refusal::misuse("the first call of `register` must be `registry.plugin`"))
+    }
+
+    fn check_schema(&self, event: &str, schema: &str) -> Result<(), Refusal> {
+        if schema.len() > self.schema_bytes {
+            return Err(Refusal::limit(format!("event `{event}`: a schema of {} bytes; at most {}", schema.len(), self.schema_bytes)));
+        }
+        Ok(())
+    }
+}
+
+/// Stands among the rooms of `emits` for every connection.
+const EVERYONE: &str = "*";
+
+/// Keys that stand beside the tables of single plugins in `[plugins]`.
+const RESERVED_PLUGIN_NAMES: [&str; 2] = ["dir", "required"];
+
+/// Whether a plugin can have this name; it is also the name of a file and of a table in the configuration.
+pub fn is_plugin_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+fn check_event_name(event: &str) -> Result<(), Refusal> {
+    if is_event_name(event) {
+        return Ok(());
+    }
+    Err(Refusal::misuse(format!(
+        "`{}` is no event name: 1 to 64 printable ASCII characters but `\"` and `\\`, not beginning with `$`, none of Socket.IO's own",
+        event.escape_debug()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn named() -> Declarations {
+        let mut declarations = Declarations::new(10, 100);
+        declarations.plugin("echo", "1.0.0", String::new()).unwrap();
+        declarations
+    }
+
+    #[test]
+    fn the_first_refusal_fails_the_load_even_when_the_plugin_goes_on() {
+        let mut declarations = named();
+        declarations.handles("echo", "{}".into(), None).unwrap();
+        declarations.handles("echo", "{}".into(), None).unwrap_err();
+        declarations.handles("$start", "{}".into(), None).unwrap_err();
+        assert!(declarations.finish().unwrap_err().message.contains("two handlers"));
+    }
+
+    #[test]
+    fn declarations_and_schemas_are_limited() {
+        let mut declarations = named();
+        assert_eq!(declarations.handles("e", " ".repeat(101), None).unwrap_err().code, "limit");
+        let mut declarations = named();
+        for n in 0..9 {
+            declarations.handles(&format!("e{n}"), "{}".into(), None).unwrap();
+        }
+        assert_eq!(declarations.handles("e9", "{}".into(), None).unwrap_err().code, "limit");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_argument_at_fault() {
+        type Call = fn(&mut Declarations) -> Result<(), Refusal>;
+        let cases: [(Call, &str); 8] = [
+            (|d| d.plugin("again", "1.0.0", String::new()), "twice"),
+            (|d| d.requires("nope", "anyone"), "`nope`"),
+            (|d| d.room("admin", "owner"), "`admin`"),
+            (|d| d.room("a{", "anyone"), "`a{`"),
+            (|d| d.room("admin", "root"), "`root`"),
+            (|d| d.listens("$tick"), "`$tick`"),
+            (|d| d.emits("connect", "{}".into(), &[]), "`connect`"),
+            (|d| d.emits("e", "{}".into(), &["}".into()]), "`}`"),
+        ];
+        for (call, names) in cases {
+            let refusal = call(&mut named()).unwrap_err();
+            assert!(refusal.message.contains(names), "{names}: {}", refusal.message);
+        }
+        let mut unnamed = Declarations::new(10, 100);
+        assert!(unnamed.handles("e", "{}".into(), None).unwrap_err().message.contains("registry.plugin"));
+        assert!(Declarations::new(10, 100).plugin("Echo", "1.0.0", String::new()).is_err());
+        assert!(Declarations::new(10, 100).plugin("echo", "1", String::new()).is_err());
+        assert!(Declarations::new(10, 100).plugin("dir", "1.0.0", String::new()).is_err());
+    }
+}

@@ -1,0 +1,291 @@
+//! What belongs to one instance beside its memory: what it may take, what it may call now, and the calls themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, Result};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::config::Limits;
+use crate::effect::{HostCalls, LogLevel, Target};
+use crate::rejection::Refusal;
+
+use super::bindings::sockhop::plugin::{emitter, identity, log, registry, rooms, state, types};
+use super::output::{LineStream, Output};
+use super::registration::Declarations;
+
+/// The data of one store.
+pub(super) struct InstanceState {
+    pub(super) phase: Phase,
+    pub(super) memory: MemoryLimiter,
+    output: Arc<Output>,
+    wasi: WasiCtx,
+    resources: ResourceTable,
+}
+
+/// What an instance is asked for now, and so what it may call.
+pub(super) enum Phase {
+    /// Nothing; every call is refused.
+    Idle,
+    /// `register`: says what the plugin is.
+    Registering(Declarations),
+    /// `handle`: one event.
+    Handling(Box<dyn HostCalls>),
+}
+
+impl InstanceState {
+    pub(super) fn new(limits: &Limits, output: &Arc<Output>, plugin_memory: &Arc<AtomicUsize>) -> Self {
+        let wasi = WasiCtx::builder()
+            .stdout(LineStream::new(Arc::clone(output), LogLevel::Info))
+            .stderr(LineStream::new(Arc::clone(output), LogLevel::Warn))
+            .max_random_size(limits.random_bytes.get())
+            .allow_tcp(false)
+            .allow_udp(false)
+            .build();
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(limits.handles.get());
+        Self { phase: Phase::Idle, memory: MemoryLimiter::new(limits, plugin_memory), output: Arc::clone(output), wasi, resources }
+    }
+
+    fn handling(&mut self) -> std::result::Result<&mut dyn HostCalls, Refusal> {
+        match &mut self.phase {
+            Phase::Handling(calls) => Ok(calls.as_mut()),
+            Phase::Registering(_) => Err(Refusal::misuse("`register` may call nothing but `registry` and `log`")),
+            Phase::Idle => Err(Refusal::misuse("no event is being handled")),
+        }
+    }
+
+    fn registering(&mut self) -> std::result::Result<&mut Declarations, Refusal> {
+        match &mut self.phase {
+            Phase::Registering(declarations) => Ok(declarations),
+            Phase::Handling(_) | Phase::Idle => Err(Refusal::misuse("`registry` can be called only while `register` runs")),
+        }
+    }
+}
+
+impl WasiView for InstanceState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
+    }
+}
+
+/// Sums what an instance takes over all its memories and tables, and what all instances of its plugin take.
+pub(super) struct MemoryLimiter {
+    instance_bytes: usize,
+    plugin_bytes: usize,
+    /// Of this instance.
+    pub(super) used: usize,
+    /// Of all instances of the plugin.
+    plugin_used: Arc<AtomicUsize>,
+    /// Whether the guest asked for more than it may have: a trap that follows is the consequence.
+    pub(super) refused: bool,
+}
+
+/// Bytes of one element of a table, in the host's memory.
+const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
+
+impl MemoryLimiter {
+    fn new(limits: &Limits, plugin_used: &Arc<AtomicUsize>) -> Self {
+        Self {
+            instance_bytes: limits.instance_memory_bytes.get(),
+            plugin_bytes: limits.plugin_memory_bytes.get(),
+            used: 0,
+            plugin_used: Arc::clone(plugin_used),
+            refused: false,
+        }
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
+        let fits = self.used.checked_add(bytes).is_some_and(|used| used <= self.instance_bytes)
+            && self
+                .plugin_used
+                .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                    used.checked_add(bytes).filter(|used| *used <= self.plugin_bytes)
+                })
+                .is_ok();
+        if fits {
+            self.used += bytes;
+        } else {
+            self.refused = true;
+        }
+        fits
+    }
+}
+
+impl Drop for MemoryLimiter {
+    fn drop(&mut self) {
+        self.plugin_used.fetch_sub(self.used, Ordering::Relaxed);
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(desired.saturating_sub(current)))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        let elements = desired.saturating_sub(current);
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(elements.saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+}
+
+impl From<Refusal> for types::Refusal {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.code, message: refusal.message }
+    }
+}
+
+impl From<types::Refusal> for Refusal {
+    fn from(refusal: types::Refusal) -> Self {
+        Self { code: refusal.code, message: refusal.message }
+    }
+}
+
+impl From<types::Target> for Target {
+    fn from(target: types::Target) -> Self {
+        match target {
+            types::Target::Sender => Self::Sender,
+            types::Target::Connection(id) => Self::Connection(id),
+            types::Target::Rooms(rooms) => Self::Rooms(rooms),
+            types::Target::RoomsButSender(rooms) => Self::RoomsButSender(rooms),
+            types::Target::Everyone => Self::Everyone,
+        }
+    }
+}
+
+/// What the host answers to a call that can be refused.
+type Answer<T> = std::result::Result<T, types::Refusal>;
+
+impl types::Host for InstanceState {}
+
+impl registry::Host for InstanceState {
+    fn plugin(&mut self, name: String, version: String, description: String) -> Answer<()> {
+        self.registering()?.plugin(&name, &version, description)?;
+        Ok(())
+    }
+
+    fn handles(&mut self, event: String, data: String, reply: Option<String>) -> Answer<()> {
+        self.registering()?.handles(&event, data, reply)?;
+        Ok(())
+    }
+
+    fn requires(&mut self, event: String, access: String) -> Answer<()> {
+        self.registering()?.requires(&event, &access)?;
+        Ok(())
+    }
+
+    fn emits(&mut self, event: String, data: String, rooms: Vec<String>) -> Answer<()> {
+        self.registering()?.emits(&event, data, &rooms)?;
+        Ok(())
+    }
+
+    fn room(&mut self, pattern: String, access: String) -> Answer<()> {
+        self.registering()?.room(&pattern, &access)?;
+        Ok(())
+    }
+
+    fn listens(&mut self, event: String) -> Answer<()> {
+        self.registering()?.listens(&event)?;
+        Ok(())
+    }
+}
+
+impl emitter::Host for InstanceState {
+    fn emit(&mut self, to: types::Target, event: String, data: String) -> Answer<()> {
+        self.handling()?.emit(to.into(), event, data, Vec::new())?;
+        Ok(())
+    }
+
+    fn emit_binary(&mut self, to: types::Target, event: String, data: String, attachments: Vec<Vec<u8>>) -> Answer<()> {
+        self.handling()?.emit(to.into(), event, data, attachments.into_iter().map(Into::into).collect())?;
+        Ok(())
+    }
+}
+
+impl rooms::Host for InstanceState {
+    fn join(&mut self, room: String) -> Answer<()> {
+        self.handling()?.join(room)?;
+        Ok(())
+    }
+
+    fn leave(&mut self, room: String) -> Answer<()> {
+        self.handling()?.leave(room)?;
+        Ok(())
+    }
+
+    fn count(&mut self, room: String) -> u32 {
+        self.handling().map_or(0, |calls| calls.count(&room))
+    }
+
+    fn mine(&mut self) -> Vec<String> {
+        self.handling().map_or_else(|_| Vec::new(), HostCalls::mine)
+    }
+}
+
+impl identity::Host for InstanceState {
+    fn has_role(&mut self, role: String) -> bool {
+        self.handling().is_ok_and(|calls| calls.has_role(&role))
+    }
+
+    fn claims(&mut self) -> String {
+        self.handling().map_or_else(|_| "null".to_owned(), |calls| calls.claims())
+    }
+
+    fn sid(&mut self) -> String {
+        self.handling().map_or_else(|_| String::new(), |calls| calls.sid())
+    }
+
+    fn event_id(&mut self) -> String {
+        self.handling().map_or_else(|_| String::new(), |calls| calls.event_id())
+    }
+
+    fn received_at(&mut self) -> u64 {
+        self.handling().map_or(0, |calls| calls.received_at())
+    }
+
+    fn disconnect(&mut self, reason: String) {
+        if let Ok(calls) = self.handling() {
+            calls.disconnect(reason);
+        }
+    }
+}
+
+impl state::Host for InstanceState {
+    fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
+        Ok(self.handling()?.get(&key)?)
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> Answer<()> {
+        self.handling()?.set(key, value)?;
+        Ok(())
+    }
+
+    fn delete(&mut self, key: String) -> Answer<()> {
+        self.handling()?.delete(&key)?;
+        Ok(())
+    }
+
+    fn scan(&mut self, prefix: String, cursor: Option<String>, backwards: bool, limit: u32) -> Answer<Vec<state::Entry>> {
+        let entries = self.handling()?.scan(&prefix, cursor.as_deref(), backwards, limit)?;
+        Ok(entries.into_iter().map(|(key, value)| state::Entry { key, value }).collect())
+    }
+
+    fn next_id(&mut self, sequence: String) -> Answer<u64> {
+        Ok(self.handling()?.next_id(&sequence)?)
+    }
+}
+
+impl log::Host for InstanceState {
+    fn write(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Trace => LogLevel::Trace,
+            log::Level::Debug => LogLevel::Debug,
+            log::Level::Info => LogLevel::Info,
+            log::Level::Warn => LogLevel::Warn,
+            log::Level::Error => LogLevel::Error,
+        };
+        let event = self.handling().map_or_else(|_| String::new(), |calls| calls.event_id());
+        self.output.write(level, &event, message);
+    }
+}

@@ -1,0 +1,217 @@
+//! Who may do what: access rules, and the rooms that they are about. No I/O; the dispatcher asks, at the one place where a client joins or
+//! an event leaves.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use crate::event::Identity;
+
+/// Characters of a room's name.
+pub const MAX_ROOM_NAME: usize = 128;
+
+/// Who may join a room or send an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Anyone,
+    /// Whoever has a user.
+    Authenticated,
+    /// The user whom the room's name names; for rooms only.
+    Owner,
+    /// Whoever has the role.
+    Role(String),
+}
+
+/// The forms of an access rule, for error messages.
+const FORMS: &str = "`anyone`, `authenticated`, `owner` (rooms only) or `role:NAME`";
+
+impl FromStr for Access {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "anyone" => Ok(Self::Anyone),
+            "authenticated" => Ok(Self::Authenticated),
+            "owner" => Ok(Self::Owner),
+            _ => match text.strip_prefix("role:") {
+                Some(role) if !role.is_empty() => Ok(Self::Role(role.to_owned())),
+                _ => Err(format!("`{text}` is no access rule; there are {FORMS}")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anyone => f.write_str("anyone"),
+            Self::Authenticated => f.write_str("authenticated"),
+            Self::Owner => f.write_str("owner"),
+            Self::Role(role) => write!(f, "role:{role}"),
+        }
+    }
+}
+
+impl Access {
+    /// Whether `identity` may; `owner` is what the room's template stood for.
+    pub fn allows(&self, identity: &Identity, owner: Option<&str>) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Authenticated => identity.user.is_some(),
+            Self::Owner => identity.user.is_some() && identity.user.as_deref() == owner,
+            Self::Role(role) => identity.has_role(role),
+        }
+    }
+}
+
+/// A room, or all rooms of a form: `user_{user}` stands for `user_` and one or more characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomPattern {
+    text: String,
+    /// Where there is a `{variable}`: what stands before it, its name, and what stands behind.
+    template: Option<(String, String, String)>,
+}
+
+impl FromStr for RoomPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !is_room_name(text) {
+            return Err(format!("`{text}` is no room: 1 to {MAX_ROOM_NAME} characters, none of them a control character"));
+        }
+        let template = match text.split_once('{') {
+            None if text.contains('}') => return Err(format!("`{text}` has a `}}` without a `{{`")),
+            None => None,
+            Some((prefix, rest)) => match rest.split_once('}') {
+                Some((name, suffix)) if !name.is_empty() && !name.contains('{') && !suffix.contains(['{', '}']) => {
+                    Some((prefix.to_owned(), name.to_owned(), suffix.to_owned()))
+                }
+                _ => return Err(format!("`{text}` is no template: at most one variable in braces, such as `user_{{user}}`")),
+            },
+        };
+        Ok(Self { text: text.to_owned(), template })
+    }
+}
+
+impl fmt::Display for RoomPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl RoomPattern {
+    /// As it was declared.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the pattern has a variable.
+    pub fn is_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Whether `room` is of this form; if so, what the variable stands for (nothing where there is none).
+    pub fn matches<'room>(&self, room: &'room str) -> Option<Option<&'room str>> {
+        match &self.template {
+            None => (self.text == room).then_some(None),
+            Some((prefix, _, suffix)) => {
+                let inner = room.strip_prefix(prefix.as_str())?.strip_suffix(suffix.as_str())?;
+                (!inner.is_empty()).then_some(Some(inner))
+            }
+        }
+    }
+
+    /// The room that the pattern names for `data`: a variable is the text or the number of the property of its name.
+    pub fn fill(&self, data: &Value) -> Option<String> {
+        let Some((prefix, name, suffix)) = &self.template else { return Some(self.text.clone()) };
+        let value = match data.get(name)? {
+            Value::String(text) if !text.is_empty() => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => return None,
+        };
+        let room = format!("{prefix}{value}{suffix}");
+        is_room_name(&room).then_some(room)
+    }
+
+    /// Whether some room could be of both forms: then the rule of one would open what the other guards.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (&self.template, &other.template) {
+            (_, None) => self.matches(&other.text).is_some(),
+            (None, _) => other.matches(&self.text).is_some(),
+            (Some((a, _, x)), Some((b, _, y))) => {
+                (a.starts_with(b.as_str()) || b.starts_with(a.as_str())) && (x.ends_with(y.as_str()) || y.ends_with(x.as_str()))
+            }
+        }
+    }
+}
+
+/// Whether a room can have this name.
+pub fn is_room_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().count() <= MAX_ROOM_NAME && !name.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use serde_json::json;
+
+    fn pattern(text: &str) -> RoomPattern {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_template_matches_one_or_more_characters() {
+        assert_eq!(pattern("user_{user}").matches("user_7"), Some(Some("7")));
+        assert_eq!(pattern("user_{user}").matches("user_"), None);
+        assert_eq!(pattern("admin").matches("admin"), Some(None));
+        assert_eq!(pattern("admin").matches("administrators"), None);
+        assert_eq!(pattern("a{x}a").matches("a"), None);
+    }
+
+    #[test]
+    fn patterns_that_make_no_sense_are_refused() {
+        for bad in ["", "a{", "a}", "{}", "{a}{b}", "a{b{c}}", "a\nb", &"x".repeat(129)] {
+            assert!(bad.parse::<RoomPattern>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_template_is_filled_from_the_data() {
+        assert_eq!(pattern("user_{user_id}").fill(&json!({"user_id": 7})), Some("user_7".into()));
+        assert_eq!(pattern("user_{user_id}").fill(&json!({"user_id": "ada"})), Some("user_ada".into()));
+        assert_eq!(pattern("user_{user_id}").fill(&json!({"user_id": null})), None);
+        assert_eq!(pattern("user_{user_id}").fill(&json!({})), None);
+        assert_eq!(pattern("memory_logs").fill(&json!(null)), Some("memory_logs".into()));
+    }
+
+    #[test]
+    fn patterns_overlap_when_one_room_could_be_of_both() {
+        for (a, b, overlap) in [
+            ("user_{user}", "user_{x}", true),
+            ("user_{user}", "user_admin", true),
+            ("user_{user}", "u{x}", true),
+            ("user_{user}", "team_{team}", false),
+            ("{x}_a", "{x}_b", false),
+            ("admin", "admin", true),
+            ("admin", "adm", false),
+        ] {
+            assert_eq!(pattern(a).overlaps(&pattern(b)), overlap, "{a} {b}");
+            assert_eq!(pattern(b).overlaps(&pattern(a)), overlap, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn a_rule_is_kept_for_everyone_else() {
+        let nobody = Identity::default();
+        let ada = Identity { user: Some("ada".into()), roles: vec!["admin".into()], claims: Value::Null };
+        assert!(Access::Anyone.allows(&nobody, None));
+        assert!(!Access::Authenticated.allows(&nobody, None) && Access::Authenticated.allows(&ada, None));
+        assert!(!Access::Owner.allows(&nobody, None) && !Access::Owner.allows(&ada, Some("eve")) && Access::Owner.allows(&ada, Some("ada")));
+        let admin: Access = "role:admin".parse().unwrap();
+        assert!(!admin.allows(&nobody, None) && admin.allows(&ada, None));
+        assert!("role:".parse::<Access>().is_err() && "Anyone".parse::<Access>().is_err());
+    }
+}

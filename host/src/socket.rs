@@ -1,0 +1,341 @@
+//! What clients say: one ordered, bounded mailbox for each connection, and one consumer of it that is alive only while there is something
+//! in it.
+//!
+//! The library calls [`Intake`] in its reader task, in the order in which events arrive; all that happens there is to put the raw payload
+//! into the mailbox. Events are handled one at a time after that, each is answered, and `$disconnect` comes when all have been.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::value::RawValue;
+use socketioxide::SocketIo;
+use socketioxide::adapter::LocalAdapter;
+use socketioxide::extract::SocketRef;
+use socketioxide::handler::{ConnectHandler, MessageHandler, Value};
+use socketioxide::socket::Socket;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Limits;
+use crate::dispatcher::Dispatcher;
+use crate::event::{Connection, Event, EventId, Identity, Payload, host_event, is_event_name};
+use crate::rejection::Rejection;
+use crate::rooms::{ReplyTo, Rooms};
+
+/// Takes connections and their events.
+pub(crate) struct Sockets {
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Sockets {
+    /// Takes the connections of `namespaces` from now on. Each is registered once: a second time would orphan its sockets.
+    pub(crate) fn serve(self, io: &SocketIo, namespaces: &[String]) {
+        let sockets = Arc::new(self);
+        for namespace in namespaces {
+            let name: Arc<str> = namespace.as_str().into();
+            let sockets = Arc::clone(&sockets);
+            // Awaited before CONNECT is answered: no event of the client can come before there is a mailbox for it.
+            let prepare = move |socket: SocketRef| {
+                let client = Client::new(&sockets, &socket, &name);
+                socket.on_fallback(Intake(Arc::clone(&client)));
+                let leaving = Arc::clone(&client);
+                socket.on_disconnect(async move || leaving.leave().await);
+                socket.extensions.insert(client);
+                std::future::ready(Ok::<(), Infallible>(()))
+            };
+            // Spawned after CONNECT was sent: what `$connect` emits can't overtake it.
+            let connected = async |socket: SocketRef| {
+                if let Some(client) = socket.extensions.get::<Arc<Client>>() {
+                    client.begin();
+                }
+            };
+            io.ns(namespace.clone(), connected.with(prepare));
+        }
+    }
+}
+
+/// One connection to one namespace.
+struct Client {
+    sockets: Arc<Sockets>,
+    connection: Arc<Connection>,
+    mailbox: Mutex<Mailbox>,
+    /// Signalled when the consumer has found the mailbox empty and closed.
+    drained: Notify,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    events: VecDeque<Incoming>,
+    bytes: usize,
+    /// Answers to events that found the mailbox full, for which the outgoing buffer had no room.
+    overdue: VecDeque<Overdue>,
+    stage: Stage,
+}
+
+/// What becomes of the next event.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It waits: CONNECT is not answered yet.
+    #[default]
+    New,
+    /// It wakes a consumer.
+    Idle,
+    /// There is a consumer.
+    Consumed,
+    /// It is too late: the client is gone, and the consumer handles what came before.
+    Closing,
+    /// It is too late, and nothing is left.
+    Closed,
+}
+
+/// An event as it came, or why it is none.
+struct Incoming {
+    event: Result<Event, (Event, Rejection)>,
+    to: ReplyTo,
+    size: usize,
+}
+
+/// The answer `busy` to an event that was not kept.
+struct Overdue {
+    event: Event,
+    to: ReplyTo,
+}
+
+/// Answers that may wait for a client which sends without reading; beyond, it is cut.
+const MAX_OVERDUE: usize = 16_384;
+
+impl Client {
+    fn new(sockets: &Arc<Sockets>, socket: &SocketRef, namespace: &Arc<str>) -> Arc<Self> {
+        let connection = Connection {
+            sid: socket.id.to_string(),
+            public_id: EventId::new(std::time::SystemTime::now()).to_string(),
+            namespace: Arc::clone(namespace),
+            identity: Arc::new(Identity::default()),
+        };
+        sockets.rooms.enter(&connection.public_id, socket.id);
+        Arc::new(Self { sockets: Arc::clone(sockets), connection: Arc::new(connection), mailbox: Mutex::default(), drained: Notify::new() })
+    }
+
+    /// The lock is held for a few moves and never across an await; a panic leaves the queue whole.
+    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// CONNECT was answered: `$connect` first, then whatever has come since.
+    fn begin(self: Arc<Self>) {
+        let mut mailbox = self.mailbox();
+        if mailbox.stage == Stage::New {
+            mailbox.stage = Stage::Consumed;
+            drop(mailbox);
+            self.consume(true);
+        }
+    }
+
+    /// Takes one event of the client, in the library's reader task.
+    fn take(self: &Arc<Self>, incoming: Incoming) {
+        let limits = &self.sockets.limits;
+        let mut mailbox = self.mailbox();
+        if matches!(mailbox.stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
+        let bytes = mailbox.bytes.saturating_add(incoming.size);
+        if mailbox.events.len() < limits.mailbox_events.get() && bytes <= limits.mailbox_bytes.get() {
+            mailbox.bytes = bytes;
+            mailbox.events.push_back(incoming);
+            if mailbox.stage == Stage::Idle {
+                mailbox.stage = Stage::Consumed;
+                drop(mailbox);
+                Arc::clone(self).consume(false);
+            }
+            return;
+        }
+        let (Ok(mut event) | Err((mut event, _))) = incoming.event;
+        event.payload = Payload::null();
+        let overdue = Overdue { event, to: incoming.to };
+        if self.answer_busy(&overdue).is_err() {
+            if mailbox.overdue.len() < MAX_OVERDUE {
+                mailbox.overdue.push_back(overdue);
+            } else {
+                drop(mailbox);
+                tracing::warn!(client = self.connection.public_id, "client cut: it sends without reading its answers");
+                self.sockets.rooms.cut(&SocketRef::from(overdue.to.socket));
+            }
+        }
+    }
+
+    fn answer_busy(&self, overdue: &Overdue) -> Result<(), crate::rooms::Full> {
+        let Overdue { event, to } = overdue;
+        self.sockets.rooms.try_answer(to, &event.name, &event.id.to_string(), &Err(busy()))
+    }
+
+    /// Handles what is in the mailbox until nothing is, in a task of its own.
+    fn consume(self: Arc<Self>, connecting: bool) {
+        let tasks = self.sockets.tasks.clone();
+        tasks.spawn(async move {
+            if connecting {
+                self.sockets.dispatcher.tell(host_event::CONNECT, Some(&self.connection)).await;
+            }
+            while let Some(incoming) = self.next() {
+                self.handle(incoming).await;
+                self.answer_overdue().await;
+            }
+            self.drained.notify_one();
+        });
+    }
+
+    /// The next event, or nothing when the consumer is to end.
+    fn next(&self) -> Option<Incoming> {
+        let mut mailbox = self.mailbox();
+        match mailbox.events.pop_front() {
+            Some(incoming) => {
+                mailbox.bytes -= incoming.size;
+                Some(incoming)
+            }
+            None => {
+                mailbox.stage = if mailbox.stage == Stage::Closing { Stage::Closed } else { Stage::Idle };
+                // A burst leaves its queue's memory behind; an idle connection needs none.
+                mailbox.events = VecDeque::new();
+                None
+            }
+        }
+    }
+
+    /// Handles one event to its end, and answers it.
+    async fn handle(&self, incoming: Incoming) {
+        let Incoming { event, to, .. } = incoming;
+        let (name, id, answer) = match event {
+            Ok(event) => (event.name.clone(), event.id, self.sockets.dispatcher.handle(event).await),
+            Err((event, rejection)) => (event.name, event.id, Err(rejection)),
+        };
+        self.sockets.rooms.answer(&to, &name, &id.to_string(), &answer).await;
+    }
+
+    /// Answers events that found the mailbox full, now that there may be room for it.
+    async fn answer_overdue(&self) {
+        loop {
+            let Some(overdue) = self.mailbox().overdue.pop_front() else { return };
+            let Overdue { event, to } = overdue;
+            self.sockets.rooms.answer(&to, &event.name, &event.id.to_string(), &Err(busy())).await;
+        }
+    }
+
+    /// The client is gone. What was received is handled; then `$disconnect`, with the rooms as they were; when this returns, the library
+    /// takes the socket out of its rooms, so that no join of an earlier event can outlive it.
+    async fn leave(self: Arc<Self>) {
+        let stage = {
+            let mut mailbox = self.mailbox();
+            let stage = mailbox.stage;
+            mailbox.stage = match stage {
+                Stage::Idle | Stage::Closed => Stage::Closed,
+                Stage::New | Stage::Consumed | Stage::Closing => Stage::Closing,
+            };
+            stage
+        };
+        match stage {
+            // The library's connect handler had not come so far.
+            Stage::New => {
+                Arc::clone(&self).consume(true);
+                self.drained.notified().await;
+            }
+            Stage::Consumed | Stage::Closing => self.drained.notified().await,
+            Stage::Idle | Stage::Closed => {}
+        }
+        self.sockets.dispatcher.tell(host_event::DISCONNECT, Some(&self.connection)).await;
+    }
+}
+
+/// However a connection ends, and also where it never came to be, nobody finds it any more.
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.sockets.rooms.forget(&self.connection.public_id);
+    }
+}
+
+fn busy() -> Rejection {
+    Rejection::Busy("too many events of this connection are waiting".to_owned())
+}
+
+/// What the library calls for every event of a connection. Not a closure: those are spawned as tasks, and tasks lose the order.
+struct Intake(Arc<Client>);
+
+/// Tells the library's blanket implementations for closures from this one.
+struct InReaderTask;
+
+impl MessageHandler<LocalAdapter, InReaderTask> for Intake {
+    fn call(&self, socket: Arc<Socket<LocalAdapter>>, value: Value, ack: Option<i64>) {
+        let client = &self.0;
+        let (size, event) = read(value, &client.sockets.limits, &client.connection);
+        client.take(Incoming { event, to: ReplyTo { socket, ack }, size });
+    }
+}
+
+/// Splits a packet into its event and payload. The payload stays text: the dispatcher parses it, once.
+fn read(value: Value, limits: &Limits, connection: &Arc<Connection>) -> (usize, Result<Event, (Event, Rejection)>) {
+    let event = |name: &str, payload| Event::now(name, payload, Some(Arc::clone(connection)));
+    let rejected = |name: &str, rejection| Err((event(name, Payload::null()), rejection));
+    let (text, attachments) = match value {
+        Value::Str(text, attachments) => (text, attachments.unwrap_or_default()),
+        // Only another parser than the host's has this form.
+        Value::Bytes(_) => return (0, rejected("", Rejection::invalid("the packet is not text"))),
+    };
+    let text = text.as_str();
+    let attached: usize = attachments.iter().map(bytes::Bytes::len).sum();
+    let size = text.len() + attached;
+    let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(text) else {
+        return (0, rejected("", Rejection::invalid("the packet is not a JSON array")));
+    };
+    let mut parts = parts.into_iter();
+    let name = parts.next().and_then(|name| serde_json::from_str::<String>(name.get()).ok()).unwrap_or_default();
+    if !is_event_name(&name) {
+        return (0, rejected(name.get(..name.floor_char_boundary(MAX_NAME_ECHOED)).unwrap_or_default(), Rejection::UnknownEvent));
+    }
+    if text.len() > limits.message_bytes.get() {
+        return (0, rejected(&name, Rejection::TooLarge(format!("a message has at most {} bytes", limits.message_bytes))));
+    }
+    if attachments.len() > limits.attachments || attached > limits.attachment_bytes.get() {
+        let message = format!("a message has at most {} attachments of {} bytes in all", limits.attachments, limits.attachment_bytes);
+        return (0, rejected(&name, Rejection::TooLarge(message)));
+    }
+    let json = match (parts.next(), parts.next()) {
+        (None, _) => RawValue::NULL.to_owned(),
+        (Some(json), None) => json.to_owned(),
+        (Some(_), Some(_)) => return (0, rejected(&name, Rejection::invalid("an event has at most one argument"))),
+    };
+    (size, Ok(event(&name, Payload { json, attachments })))
+}
+
+/// Bytes of a name outside of the grammar that its rejection repeats.
+const MAX_NAME_ECHOED: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn read_text(text: &str) -> Result<(String, String), (String, &'static str)> {
+        let connection = Connection { sid: String::new(), public_id: String::new(), namespace: "/".into(), identity: Arc::default() };
+        let value = Value::Str(text.to_owned().into(), None);
+        match read(value, &Limits::default(), &Arc::new(connection)).1 {
+            Ok(event) => Ok((event.name, event.payload.json.get().to_owned())),
+            Err((event, rejection)) => Err((event.name, rejection.code())),
+        }
+    }
+
+    #[test]
+    fn a_packet_is_an_event_with_at_most_one_argument() {
+        let ok = |name: &str, json: &str| Ok((name.to_owned(), json.to_owned()));
+        let err = |name: &str, code| Err((name.to_owned(), code));
+        assert_eq!(read_text(r#"["ping",{"timestamp":1}]"#), ok("ping", r#"{"timestamp":1}"#));
+        assert_eq!(read_text(r#"["ping"]"#), ok("ping", "null"));
+        assert_eq!(read_text(r#"["ping",1,2]"#), err("ping", "invalid_payload"));
+        assert_eq!(read_text(r#"["ping",1],["evil",2]"#), err("", "invalid_payload"));
+        assert_eq!(read_text(r#"["$connect"]"#), err("$connect", "unknown_event"));
+        assert_eq!(read_text(r#"["disconnect"]"#), err("disconnect", "unknown_event"));
+        assert_eq!(read_text(r#"[""]"#), err("", "unknown_event"));
+        assert_eq!(read_text(&format!(r#"["ping","{}"]"#, "x".repeat(128 << 10))), err("ping", "too_large"));
+    }
+}

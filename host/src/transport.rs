@@ -1,0 +1,133 @@
+//! A client's TCP connection, as far as the host must be able to end it: a client that does not read can't be told anything any more.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// Ends one TCP connection, whatever state it is in.
+#[derive(Debug, Clone, Default)]
+pub struct Cut(Arc<CancellationToken>);
+
+impl Cut {
+    /// Ends the connection: its next read and write fail, and those that wait are woken.
+    pub fn now(&self) {
+        self.0.cancel();
+    }
+}
+
+/// The WebSocket connections that began as upgrades of long-polling: their handshake came over another TCP connection.
+#[derive(Debug, Default)]
+pub struct Upgrades {
+    by_sid: Mutex<HashMap<String, Weak<CancellationToken>>>,
+}
+
+/// Entries at which those of closed connections are swept, at least.
+const SWEEP_AT: usize = 1024;
+
+impl Upgrades {
+    /// Remembers that the client `sid` asks to go on over `cut`'s connection, for as long as that lives.
+    pub fn remember(&self, sid: &str, cut: &Cut) {
+        // The lock guards a map that is whole between any two of its calls.
+        let mut by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_sid.len() >= SWEEP_AT && by_sid.len() == by_sid.capacity() {
+            by_sid.retain(|_, cut| cut.strong_count() > 0);
+        }
+        by_sid.insert(sid.to_owned(), Arc::downgrade(&cut.0));
+    }
+
+    /// The connection to which the client `sid` was upgraded, where it still lives.
+    pub fn find(&self, sid: &str) -> Option<Cut> {
+        let by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
+        by_sid.get(sid).and_then(Weak::upgrade).map(Cut)
+    }
+}
+
+/// A stream that fails as soon as its [`Cut`] says so.
+#[derive(Debug)]
+pub struct Cuttable<S> {
+    stream: S,
+    cut: Cut,
+    /// Registers whoever reads; writers find the token cancelled, and a writer that waits has a reader beside it that is woken.
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<S> Cuttable<S> {
+    /// Makes `stream` end with `cut`.
+    pub fn new(stream: S, cut: &Cut) -> Self {
+        Self { stream, cut: cut.clone(), cancelled: Box::pin((*cut.0).clone().cancelled_owned()) }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.cut.0.is_cancelled() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if poll.is_pending() && self.cancelled.as_mut().poll(context).is_ready() {
+            return Poll::Ready(self.check());
+        }
+        poll
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Cuttable<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn cutting_wakes_a_reader_and_fails_a_writer() {
+        let (near, _far) = tokio::io::duplex(8);
+        let cut = Cut::default();
+        let mut stream = Cuttable::new(near, &cut);
+        stream.write_all(b"fits").await.unwrap();
+        let (read, ()) = tokio::join!(stream.read_u8(), async { cut.now() });
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(stream.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[test]
+    fn an_upgrade_is_found_while_its_connection_lives() {
+        let upgrades = Upgrades::default();
+        let cut = Cut::default();
+        upgrades.remember("sid", &cut);
+        upgrades.find("sid").unwrap().now();
+        assert!(cut.0.is_cancelled());
+        drop(cut);
+        assert!(upgrades.find("sid").is_none());
+    }
+}

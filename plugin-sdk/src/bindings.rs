@@ -1,0 +1,189 @@
+//! The component's side of the plugin interface: the generated bindings, and [`Host`] and [`Registry`] over them.
+//!
+//! The only file that knows the generated types. Exists only on WebAssembly targets.
+
+use crate::context::{Caller, Event, Level, Target};
+use crate::host::{Entry, Host, Registry};
+use crate::plugin::Plugin;
+use crate::refusal::{Refusal, Result};
+
+/// Generated from `wit/v0.1`; once, here, so that a plugin needs no interface files of its own.
+#[allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::indexing_slicing,
+    clippy::missing_errors_doc,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "generated code: it crosses the component's boundary, and its documentation is the interface's"
+)]
+pub mod generated {
+    wit_bindgen::generate!({
+        path: "../wit/v0.1",
+        world: "plugin",
+        pub_export_macro: true,
+        export_macro_name: "__export_component",
+        default_bindings_module: "sockhop_sdk::bindings::generated",
+    });
+}
+
+use generated::sockhop::plugin::{emitter, identity, log, registry, rooms, state, types};
+
+/// What `export!` calls for the export `register`.
+pub fn register(plugin: &Plugin) -> std::result::Result<(), types::Refusal> {
+    plugin.register(&Component).map_err(Into::into)
+}
+
+/// What `export!` calls for the export `handle`.
+pub fn handle(plugin: &Plugin, event: types::Event) -> std::result::Result<Option<String>, types::Refusal> {
+    let types::Event { name, data, attachments, caller } = event;
+    let caller = caller.map(|types::Caller { connection, user, namespace }| Caller { connection, user, namespace });
+    let event = Event { name, data, attachments, caller };
+    plugin.handle(event, Box::new(Component)).map_err(Into::into)
+}
+
+/// The host, as the component's imports reach it.
+#[derive(Clone, Copy)]
+struct Component;
+
+impl Registry for Component {
+    fn plugin(&self, name: &str, version: &str, description: &str) -> Result {
+        Ok(registry::plugin(name, version, description)?)
+    }
+
+    fn handles(&self, event: &str, data: &str, reply: Option<&str>) -> Result {
+        Ok(registry::handles(event, data, reply)?)
+    }
+
+    fn requires(&self, event: &str, access: &str) -> Result {
+        Ok(registry::requires(event, access)?)
+    }
+
+    fn emits(&self, event: &str, data: &str, rooms: &[String]) -> Result {
+        Ok(registry::emits(event, data, rooms)?)
+    }
+
+    fn room(&self, pattern: &str, access: &str) -> Result {
+        Ok(registry::room(pattern, access)?)
+    }
+
+    fn listens(&self, event: &str) -> Result {
+        Ok(registry::listens(event)?)
+    }
+}
+
+impl Host for Component {
+    fn emit(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>]) -> Result {
+        let to = to.into();
+        Ok(match attachments {
+            [] => emitter::emit(&to, event, data)?,
+            some => emitter::emit_binary(&to, event, data, some)?,
+        })
+    }
+
+    fn join(&self, room: &str) -> Result {
+        Ok(rooms::join(room)?)
+    }
+
+    fn leave(&self, room: &str) -> Result {
+        Ok(rooms::leave(room)?)
+    }
+
+    fn count(&self, room: &str) -> u32 {
+        rooms::count(room)
+    }
+
+    fn mine(&self) -> Vec<String> {
+        rooms::mine()
+    }
+
+    fn has_role(&self, role: &str) -> bool {
+        identity::has_role(role)
+    }
+
+    fn claims(&self) -> String {
+        identity::claims()
+    }
+
+    fn sid(&self) -> String {
+        identity::sid()
+    }
+
+    fn event_id(&self) -> String {
+        identity::event_id()
+    }
+
+    fn received_at(&self) -> u64 {
+        identity::received_at()
+    }
+
+    fn disconnect(&self, reason: &str) {
+        identity::disconnect(reason);
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        Ok(state::get(key)?)
+    }
+
+    fn set(&self, key: &str, value: &[u8]) -> Result {
+        Ok(state::set(key, value)?)
+    }
+
+    fn delete(&self, key: &str) -> Result {
+        Ok(state::delete(key)?)
+    }
+
+    fn scan(&self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<Entry>> {
+        let entries = state::scan(prefix, cursor, backwards, limit)?;
+        Ok(entries.into_iter().map(|entry| (entry.key, entry.value)).collect())
+    }
+
+    fn next_id(&self, sequence: &str) -> Result<u64> {
+        Ok(state::next_id(sequence)?)
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        log::write(level.into(), message);
+    }
+}
+
+impl From<types::Refusal> for Refusal {
+    fn from(types::Refusal { code, message }: types::Refusal) -> Self {
+        Self { code, message }
+    }
+}
+
+impl From<Refusal> for types::Refusal {
+    fn from(Refusal { code, message }: Refusal) -> Self {
+        Self { code, message }
+    }
+}
+
+impl From<Target> for types::Target {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Sender => Self::Sender,
+            Target::Connection(id) => Self::Connection(id),
+            Target::Rooms(rooms) => Self::Rooms(rooms),
+            Target::RoomsButSender(rooms) => Self::RoomsButSender(rooms),
+            Target::Everyone => Self::Everyone,
+        }
+    }
+}
+
+impl From<Level> for log::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Trace => Self::Trace,
+            Level::Debug => Self::Debug,
+            Level::Info => Self::Info,
+            Level::Warn => Self::Warn,
+            Level::Error => Self::Error,
+        }
+    }
+}

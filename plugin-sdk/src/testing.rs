@@ -1,0 +1,277 @@
+//! Runs a plugin natively, without a host: [`TestHost`].
+//!
+//! The same transaction as in the host: what a handler did counts only when it returned `Ok`. Not here: the schemas' bounds (lengths,
+//! ranges), limits, time, other plugins' handlers, and running again after a conflict; `sockhop check` and a host have those.
+
+mod declared;
+mod run;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use serde_json::Value;
+
+use self::declared::Declared;
+use self::run::{Run, World};
+use crate::context::{Caller, Event, Level, Target};
+use crate::plugin::{Access, Plugin};
+use crate::refusal::{Refusal, Result};
+
+/// When the first event happens, unless a test says otherwise: 2026-01-01T00:00:00.000Z, in milliseconds since 1970.
+const START: u64 = 1_767_225_600_000;
+
+/// A host for one plugin in a unit test: remembers state, membership and sequences from one event to the next.
+///
+/// Events come from one connection at a time, the *caller*: at first the anonymous connection `c1`. [`connection`](Self::connection)
+/// changes to another one, [`user`](Self::user) and [`role`](Self::role) say who it is.
+///
+/// ```
+/// use sockhop_sdk::testing::{Outcome, TestHost};
+/// use sockhop_sdk::{Context, Plugin, Result};
+/// use serde_json::json;
+///
+/// fn whoami(ctx: &Context, _: ()) -> Result<Option<String>> {
+///     Ok(ctx.user().map(str::to_owned))
+/// }
+///
+/// let mut host = TestHost::new(Plugin::new("who", "1.0.0", "").on("whoami", whoami));
+/// assert_eq!(host.handle("whoami", json!(null)), Outcome { reply: Ok(json!(null)), effects: vec![] });
+/// assert_eq!(host.user("7").handle("whoami", json!(null)), Outcome { reply: Ok(json!("7")), effects: vec![] });
+/// ```
+#[derive(Debug)]
+pub struct TestHost {
+    plugin: Plugin,
+    declared: Rc<Declared>,
+    clients: BTreeMap<String, Client>,
+    current: String,
+    now: u64,
+    events: u64,
+    world: World,
+}
+
+/// Who a connection belongs to.
+#[derive(Debug, Clone, Default)]
+struct Client {
+    user: Option<String>,
+    roles: BTreeSet<String>,
+    claims: Value,
+}
+
+/// What became of one event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The ack (`null` where the handler has no reply), or why there is none.
+    pub reply: Result<Value>,
+    /// What the handler did, in order; nothing after a refusal. What it stored is in [`TestHost::state`].
+    pub effects: Vec<Effect>,
+}
+
+impl Outcome {
+    /// A refusal: nothing was done.
+    pub fn refused(code: &str, message: impl Into<String>) -> Self {
+        Self { reply: Err(Refusal::new(code, message)), effects: Vec::new() }
+    }
+}
+
+/// One thing that a handler did. A join or leave that changes nothing is none.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Emitted an event.
+    Emit {
+        /// Who receives it.
+        to: Target,
+        /// Its name.
+        event: String,
+        /// Its data.
+        data: Value,
+        /// What the data's placeholders stand for.
+        attachments: Vec<Vec<u8>>,
+    },
+    /// Joined the caller to a room.
+    Join(String),
+    /// Took the caller out of a room.
+    Leave(String),
+    /// Ended the caller's connection, for this reason.
+    Disconnect(String),
+}
+
+impl Effect {
+    /// Emitted `event` without attachments.
+    pub fn emit(to: Target, event: &str, data: Value) -> Self {
+        Self::Emit { to, event: event.to_owned(), data, attachments: Vec::new() }
+    }
+
+    /// Joined the caller to `room`.
+    pub fn join(room: &str) -> Self {
+        Self::Join(room.to_owned())
+    }
+
+    /// Took the caller out of `room`.
+    pub fn leave(room: &str) -> Self {
+        Self::Leave(room.to_owned())
+    }
+}
+
+impl TestHost {
+    /// Loads `plugin`.
+    ///
+    /// # Panics
+    /// Where a host would refuse the load: an event with two handlers or two declarations, a room declared twice, `requires` without an
+    /// event.
+    #[must_use]
+    #[allow(clippy::panic, reason = "a test fails by panicking, and here it is the plugin that is wrong")]
+    pub fn new(plugin: Plugin) -> Self {
+        let declared = Declared::default();
+        if let Err(refusal) = plugin.register(&declared) {
+            panic!("a host refuses to load {plugin:?}: {refusal}");
+        }
+        Self {
+            plugin,
+            declared: Rc::new(declared),
+            clients: BTreeMap::new(),
+            current: "c1".to_owned(),
+            now: START,
+            events: 0,
+            world: World::default(),
+        }
+    }
+
+    /// Adds a room that another plugin declares.
+    pub fn room(&mut self, pattern: &str, access: Access) -> &mut Self {
+        self.declared.add_room(pattern, &access.to_string());
+        self
+    }
+
+    /// The next events come from the connection with this public id, anonymous where it is new. Its `socket.id` is `sid-` and the id.
+    pub fn connection(&mut self, id: &str) -> &mut Self {
+        id.clone_into(&mut self.current);
+        self
+    }
+
+    /// The caller is this user.
+    pub fn user(&mut self, user: &str) -> &mut Self {
+        self.client().user = Some(user.to_owned());
+        self
+    }
+
+    /// The caller has this role, beside those that it has.
+    pub fn role(&mut self, role: &str) -> &mut Self {
+        self.client().roles.insert(role.to_owned());
+        self
+    }
+
+    /// The caller's token has these claims.
+    pub fn claims(&mut self, claims: Value) -> &mut Self {
+        self.client().claims = claims;
+        self
+    }
+
+    /// The next events are received at `ms` since 1970; at first that is 2026-01-01T00:00:00.000Z, and the clock stands still.
+    pub fn at(&mut self, ms: u64) -> &mut Self {
+        self.now = ms;
+        self
+    }
+
+    /// Handles an event of the caller.
+    pub fn handle(&mut self, event: &str, data: Value) -> Outcome {
+        self.handle_binary(event, data, Vec::new())
+    }
+
+    /// The same with attachments, which `data` names by placeholders.
+    pub fn handle_binary(&mut self, event: &str, data: Value, attachments: Vec<Vec<u8>>) -> Outcome {
+        let client = self.client().clone();
+        match self.declared.may_send(event, client.user.as_deref(), &client.roles) {
+            Ok(()) => self.run(event, data, attachments, Some(client)),
+            Err(refusal) => Outcome { reply: Err(refusal), effects: Vec::new() },
+        }
+    }
+
+    /// The host starts: `$start`, which nobody caused.
+    pub fn start(&mut self) -> Outcome {
+        self.host_event("$start", None)
+    }
+
+    /// The caller connects: `$connect`.
+    pub fn connect(&mut self) -> Outcome {
+        let client = self.client().clone();
+        self.host_event("$connect", Some(client))
+    }
+
+    /// The caller disconnects: `$disconnect`, while it is still in its rooms; then it leaves them.
+    pub fn disconnect(&mut self) -> Outcome {
+        let client = self.client().clone();
+        let outcome = self.host_event("$disconnect", Some(client));
+        self.world.members.retain(|(_, connection)| *connection != self.current);
+        outcome
+    }
+
+    /// What the plugin has stored. Values that are no JSON appear as arrays of bytes.
+    #[must_use]
+    pub fn state(&self) -> BTreeMap<String, Value> {
+        let entries = self.world.state.iter();
+        entries.map(|(key, value)| (key.clone(), serde_json::from_slice(value).unwrap_or_else(|_| value.clone().into()))).collect()
+    }
+
+    /// Stores a value, as an earlier version of the plugin would have.
+    pub fn store(&mut self, key: &str, value: &Value) -> &mut Self {
+        self.world.state.insert(key.to_owned(), value.to_string().into_bytes());
+        self
+    }
+
+    /// The connections in `room`, sorted.
+    #[must_use]
+    pub fn members(&self, room: &str) -> Vec<String> {
+        self.world.members.iter().filter(|(name, _)| name == room).map(|(_, connection)| connection.clone()).collect()
+    }
+
+    /// Every line that was logged.
+    #[must_use]
+    pub fn log(&self) -> &[(Level, String)] {
+        &self.world.log
+    }
+
+    /// The schema of `event`'s payload, as the plugin registers it; `null` where it has no handler.
+    #[must_use]
+    pub fn payload_schema(&self, event: &str) -> Value {
+        self.declared.payload_schema(event).and_then(|schema| serde_json::from_str(&schema).ok()).unwrap_or_default()
+    }
+
+    fn client(&mut self) -> &mut Client {
+        self.clients.entry(self.current.clone()).or_default()
+    }
+
+    fn host_event(&mut self, event: &str, client: Option<Client>) -> Outcome {
+        if self.declared.listens_to(event) {
+            self.run(event, Value::Null, Vec::new(), client)
+        } else {
+            Outcome { reply: Ok(Value::Null), effects: Vec::new() }
+        }
+    }
+
+    fn run(&mut self, name: &str, data: Value, attachments: Vec<Vec<u8>>, client: Option<Client>) -> Outcome {
+        self.events += 1;
+        let caller = client.as_ref().map(|client| Caller {
+            connection: Some(self.current.clone()),
+            user: client.user.clone(),
+            namespace: "/".to_owned(),
+        });
+        let event = Event { name: name.to_owned(), data: data.to_string(), attachments, caller };
+        let connection = client.as_ref().map(|_| self.current.clone());
+        let run = Rc::new(Run::new(Rc::clone(&self.declared), connection, client, self.now, self.events, self.world.clone()));
+        let reply = self.plugin.handle(event, Box::new(Rc::clone(&run)));
+        let reply = reply.map(|text| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
+        let (world, mut effects) = run.finish();
+        if reply.is_ok() {
+            self.world = world;
+        } else {
+            effects.clear();
+            // What is taken at once stays: numbers are never given back, and lines are shown.
+            self.world.sequences = world.sequences;
+            self.world.log = world.log;
+        }
+        Outcome { reply, effects }
+    }
+}
+
+#[cfg(test)]
+mod tests;

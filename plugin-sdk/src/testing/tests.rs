@@ -1,0 +1,168 @@
+//! The SDK through its own test host: what authors rely on.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Effect, Outcome, TestHost};
+use crate::{Access, Attachment, Context, Emits, Level, Plugin, Refusal, Result, Scan, Target};
+
+#[derive(Deserialize, JsonSchema)]
+struct Small {
+    number: u8,
+    note: Option<String>,
+}
+
+const NOTED: Emits<Value> = Emits::new("noted").to(&["notes", "user_{user_id}"]);
+const SECRET: Emits<Value> = Emits::new("secret");
+const TO_ALL: Emits<Value> = Emits::new("to_all").to(&["*"]);
+
+fn done(effects: Vec<Effect>) -> Outcome {
+    Outcome { reply: Ok(Value::Null), effects }
+}
+
+fn on<R: Serialize + JsonSchema + 'static>(handler: impl Fn(&Context, Value) -> Result<R> + Send + Sync + 'static) -> Plugin {
+    Plugin::new("test", "1.0.0", "").on("event", handler)
+}
+
+#[test]
+fn a_payload_out_of_its_types_range_is_an_invalid_payload() {
+    let plugin = Plugin::new("test", "1.0.0", "").on("event", |_: &Context, small: Small| Ok((small.number, small.note)));
+    let mut host = TestHost::new(plugin);
+    assert_eq!(host.handle("event", json!({"number": 7, "more": true})).reply, Ok(json!([7, null])));
+    let outcome = host.handle("event", json!({"number": 256}));
+    assert_eq!(outcome, Outcome::refused("invalid_payload", "invalid value: integer `256`, expected u8 at line 1 column 13"));
+}
+
+#[test]
+fn a_schema_has_its_properties_at_the_top_and_options_are_optional() {
+    let plugin = Plugin::new("test", "1.0.0", "").on("event", |_: &Context, _: Small| Ok(()));
+    let schema = TestHost::new(plugin).payload_schema("event");
+    assert_eq!(schema.pointer("/$schema"), Some(&json!("https://json-schema.org/draft/2020-12/schema")));
+    assert_eq!(schema.pointer("/properties/note/type"), Some(&json!(["string", "null"])));
+    assert_eq!(schema.pointer("/properties/number/maximum"), Some(&json!(255)));
+    assert_eq!(schema.pointer("/required"), Some(&json!(["number"])));
+}
+
+#[test]
+fn a_refusal_undoes_everything_but_numbers_and_log_lines() {
+    let plugin = on(|ctx, data| {
+        ctx.join("notes")?;
+        ctx.emit(Target::room("notes"), &NOTED, &data)?;
+        ctx.state().set("last", &data)?;
+        ctx.info("about to decide");
+        match ctx.state().next_id("n")? {
+            1 => Err(Refusal::new("not_today", "come back")),
+            number => Ok(number),
+        }
+    });
+    let mut host = TestHost::new(plugin.room("notes", Access::Anyone).emits(NOTED));
+    assert_eq!(host.handle("event", json!(1)), Outcome::refused("not_today", "come back"));
+    assert_eq!((host.state().len(), host.members("notes").len()), (0, 0));
+    assert_eq!(host.log(), [(Level::Info, "about to decide".to_owned())]);
+
+    let effects = vec![Effect::join("notes"), Effect::emit(Target::room("notes"), "noted", json!(5))];
+    assert_eq!(host.handle("event", json!(5)), Outcome { reply: Ok(json!(2)), effects });
+    assert_eq!(host.state().get("last"), Some(&json!(5)));
+    assert_eq!(host.members("notes"), ["c1"]);
+}
+
+#[test]
+fn emitting_is_checked_against_the_declaration() {
+    let emit = |to: Target, event: Emits<Value>| {
+        let plugin = on(move |ctx, data| ctx.emit(to.clone(), &event, &data));
+        TestHost::new(plugin.emits(NOTED).emits(TO_ALL)).handle("event", json!({}))
+    };
+    let sent = |to: Target, event: &str| done(vec![Effect::emit(to, event, json!({}))]);
+    assert_eq!(emit(Target::Sender, NOTED), sent(Target::Sender, "noted"));
+    assert_eq!(emit(Target::room("user_7"), NOTED), sent(Target::room("user_7"), "noted"));
+    assert_eq!(emit(Target::Everyone, TO_ALL), sent(Target::Everyone, "to_all"));
+    let outcome = emit(Target::Rooms(vec!["notes".into(), "user_".into()]), NOTED);
+    assert_eq!(outcome, Outcome::refused("forbidden", "the declaration of `noted` does not name the room `user_`"));
+    let outcome = emit(Target::Everyone, NOTED);
+    assert_eq!(outcome, Outcome::refused("forbidden", "the declaration of `noted` does not name the room `*`"));
+    let outcome = emit(Target::Sender, SECRET);
+    assert_eq!(outcome, Outcome::refused("unknown_event", "this plugin does not declare that it emits `secret`"));
+}
+
+#[test]
+fn an_event_with_a_rule_is_refused_to_all_others() {
+    let plugin = on(|_, _| Ok(())).requires(Access::Role("admin"));
+    let mut host = TestHost::new(plugin);
+    assert_eq!(host.handle("event", json!(0)), Outcome::refused("unauthorized", "`event` asks for `role:admin`"));
+    assert_eq!(host.user("7").handle("event", json!(0)), Outcome::refused("forbidden", "`event` asks for `role:admin`"));
+    assert_eq!(host.role("admin").handle("event", json!(0)), done(vec![]));
+}
+
+#[test]
+fn joining_follows_the_rooms_rule() {
+    let plugin = on(|ctx, room: Value| ctx.join(room.as_str().unwrap_or_default()));
+    let mut host = TestHost::new(plugin.room("user_{user}", Access::Owner));
+    host.room("lobby", Access::Authenticated);
+    assert_eq!(host.handle("event", json!("x")), Outcome::refused("unknown_room", "no loaded plugin declares the room `x`"));
+    assert_eq!(host.handle("event", json!("lobby")), Outcome::refused("forbidden", "the room `lobby` is not open to this client"));
+    assert_eq!(host.user("7").handle("event", json!("lobby")), done(vec![Effect::join("lobby")]));
+    assert_eq!(host.handle("event", json!("user_7")), done(vec![Effect::join("user_7")]));
+    assert_eq!(host.handle("event", json!("user_8")), Outcome::refused("forbidden", "the room `user_8` is not open to this client"));
+}
+
+#[test]
+fn a_connection_is_in_its_rooms_until_its_disconnect_was_handled() {
+    let plugin = on(|ctx, _| ctx.join("lobby")).on_disconnect(|ctx| ctx.state().set("was_in", &(ctx.rooms(), ctx.room_size("lobby"))));
+    let mut host = TestHost::new(plugin.room("lobby", Access::Anyone));
+    host.handle("event", json!(0));
+    host.connection("c2").handle("event", json!(0));
+    assert_eq!(host.members("lobby"), ["c1", "c2"]);
+    assert_eq!(host.disconnect(), done(vec![]));
+    assert_eq!(host.state().get("was_in"), Some(&json!([["lobby"], 2])));
+    assert_eq!(host.members("lobby"), ["c1"]);
+}
+
+#[test]
+fn a_start_has_no_caller() {
+    let plugin = on(|_, _| Ok(())).on_start(|ctx| {
+        ctx.state().set("start", &(ctx.connection(), ctx.user(), ctx.namespace(), ctx.event()))?;
+        ctx.join("lobby")
+    });
+    let mut host = TestHost::new(plugin.room("lobby", Access::Anyone));
+    assert_eq!(host.start(), Outcome::refused("misuse", "no connection caused this event"));
+}
+
+#[test]
+fn scanning_goes_both_ways_from_a_cursor() {
+    let plugin = on(|ctx, data: Value| {
+        let (backwards, cursor) = (data["backwards"] == true, data["cursor"].as_str());
+        let scan = Scan::prefix("n/").limit(2);
+        let scan = if backwards { scan.backwards() } else { scan };
+        let entries = ctx.state().scan::<u64>(cursor.map_or(scan, |cursor| scan.cursor(cursor)))?;
+        Ok(entries.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
+    });
+    let mut host = TestHost::new(plugin);
+    host.store("m", &json!(0)).store("n/1", &json!(1)).store("n/2", &json!(2)).store("n/3", &json!(3)).store("o", &json!(9));
+    assert_eq!(host.handle("event", json!({})).reply, Ok(json!([1, 2])));
+    assert_eq!(host.handle("event", json!({"cursor": "n/2"})).reply, Ok(json!([3])));
+    assert_eq!(host.handle("event", json!({"backwards": true})).reply, Ok(json!([3, 2])));
+    assert_eq!(host.handle("event", json!({"backwards": true, "cursor": "n/2"})).reply, Ok(json!([1])));
+    host.store("n/1", &json!("one"));
+    assert_eq!(host.handle("event", json!({})).reply.map_err(|refusal| refusal.code), Err("corrupt_state".to_owned()));
+}
+
+#[test]
+fn attachments_are_found_by_their_placeholders() {
+    let plugin = Plugin::new("test", "1.0.0", "").emits(SECRET).on("event", |ctx: &Context, image: Attachment| {
+        let bytes = ctx.attachment(&image).map(<[u8]>::to_vec);
+        ctx.emit_binary(Target::Sender, &SECRET, &json!(Attachment::new(0)), ctx.attachments())?;
+        Ok(bytes)
+    });
+    let placeholder = json!({"_placeholder": true, "num": 0});
+    let outcome = TestHost::new(plugin).handle_binary("event", placeholder.clone(), vec![vec![1, 2]]);
+    let (to, event) = (Target::Sender, "secret".to_owned());
+    let effects = vec![Effect::Emit { to, event, data: placeholder, attachments: vec![vec![1, 2]] }];
+    assert_eq!(outcome, Outcome { reply: Ok(json!([1, 2])), effects });
+}
+
+#[test]
+#[should_panic(expected = "event `event` has two handlers; an event has one")]
+fn two_handlers_for_one_event_fail_the_load() {
+    TestHost::new(on(|_, _| Ok(())).on("event", |_: &Context, _: Value| Ok(())));
+}

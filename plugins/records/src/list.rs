@@ -1,0 +1,244 @@
+//! Listing records, newest first, page by page.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sockhop_sdk::{Context, Refusal, Result, Scan};
+
+use crate::{RECORDS, Record, Records, UserId, key, limited_to, own};
+
+/// Records on a page where the caller does not say.
+const DEFAULT_LIMIT: u32 = 20;
+
+/// Bytes of stored records after which a page ends before its `limit`: far below the 1 MiB that one event's effects may have, whatever
+/// the records' size.
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// Records read by one scan: at their largest (about 70 KiB, where JSON escapes every character) these stay below the 2 MiB that one scan
+/// may return.
+const CHUNK: u32 = 16;
+
+/// Which records to list.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub struct List {
+    /// Only this user's; absent, everybody's, or the caller's own where it may see no others.
+    user_id: Option<UserId>,
+    /// At most so many, 20 where absent. A page of large records may end before.
+    #[schemars(range(min = 1, max = 100))]
+    limit: Option<u32>,
+    /// Only records older than the one with this id: `next` of the page before.
+    before: Option<u64>,
+}
+
+/// A page of records, newest first.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Page<R> {
+    /// The records.
+    pub items: Vec<R>,
+    /// What to pass as `before` for the next page; null on the last one.
+    pub next: Option<u64>,
+}
+
+impl<R: Record> Records<R> {
+    /// A page of records, newest first: of one user, or of everybody where the caller may see them.
+    ///
+    /// # Errors
+    /// `forbidden`: another user's records.
+    pub fn list(&self, ctx: &Context, list: List) -> Result<Page<R>> {
+        let user = match (list.user_id, limited_to(ctx)) {
+            (Some(user), _) => {
+                own(ctx, &user)?;
+                Some(user)
+            }
+            (None, caller) => caller.map(|caller| UserId::Text(caller.to_owned())),
+        };
+        let mut page = Filling { items: Vec::new(), bytes: 0, limit: list.limit.unwrap_or(DEFAULT_LIMIT) };
+        let more = match user {
+            Some(user) => self.fill_with_users(ctx, &mut page, &user, list.before)?,
+            None => self.fill_with_all(ctx, &mut page, list.before)?,
+        };
+        let next = page.items.last().filter(|_| more).map(Record::id);
+        Ok(Page { items: page.items, next })
+    }
+
+    /// Reads records in chunks; whether some are left.
+    fn fill_with_all(&self, ctx: &Context, page: &mut Filling<R>, before: Option<u64>) -> Result<bool> {
+        let mut cursor = before.map(key);
+        loop {
+            let scan = Scan::prefix(RECORDS).backwards().limit(page.wanted().min(CHUNK));
+            let chunk = ctx.state().scan_bytes(cursor.as_deref().map_or(scan, |cursor| scan.cursor(cursor)))?;
+            if chunk.is_empty() {
+                return Ok(false);
+            }
+            for (key, record) in chunk {
+                if page.is_full() {
+                    return Ok(true);
+                }
+                page.push(&key, &record)?;
+                cursor = Some(key);
+            }
+        }
+    }
+
+    /// Reads one user's index, which is small, and then record by record; whether some are left.
+    fn fill_with_users(&self, ctx: &Context, page: &mut Filling<R>, user: &UserId, before: Option<u64>) -> Result<bool> {
+        let prefix = user.prefix();
+        let cursor = before.map(|id| user.key(id));
+        let scan = Scan::prefix(&prefix).backwards().limit(page.wanted());
+        for (indexed, _) in ctx.state().scan_bytes(cursor.as_deref().map_or(scan, |cursor| scan.cursor(cursor)))? {
+            if page.is_full() {
+                return Ok(true);
+            }
+            let key = indexed.replacen(&prefix, RECORDS, 1);
+            if let Some(record) = ctx.state().get_bytes(&key)? {
+                page.push(&key, &record)?;
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A page on its way.
+struct Filling<R> {
+    items: Vec<R>,
+    bytes: usize,
+    limit: u32,
+}
+
+impl<R: Record> Filling<R> {
+    fn is_full(&self) -> bool {
+        self.items.len() >= self.limit as usize || self.bytes >= PAGE_BYTES
+    }
+
+    /// Entries to read: those that still fit, and one more, which tells that some are left.
+    fn wanted(&self) -> u32 {
+        let items = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
+        self.limit.saturating_sub(items).saturating_add(1)
+    }
+
+    fn push(&mut self, key: &str, record: &[u8]) -> Result {
+        let corrupt = |error| Refusal::new("corrupt_state", format!("the value of `{key}` is not what this version stores: {error}"));
+        self.items.push(serde_json::from_slice(record).map_err(corrupt)?);
+        self.bytes += record.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use sockhop_sdk::testing::{Outcome, TestHost};
+    use sockhop_sdk::Plugin;
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Thing {
+        id: u64,
+        user_id: UserId,
+        text: String,
+    }
+
+    impl Record for Thing {
+        fn id(&self) -> u64 {
+            self.id
+        }
+
+        fn user_id(&self) -> &UserId {
+            &self.user_id
+        }
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    struct Add {
+        user_id: UserId,
+        text: String,
+    }
+
+    const THINGS: Records<Thing> = Records::new("thing");
+
+    /// A host with one thing for each of `owners`, whose ids are 1, 2, and so on.
+    fn things(owners: &[Value]) -> TestHost {
+        fn add(ctx: &Context, Add { user_id, text }: Add) -> Result {
+            THINGS.store(ctx, &Thing { id: THINGS.next_id(ctx)?, user_id, text })
+        }
+        fn remove(ctx: &Context, id: u64) -> Result {
+            THINGS.remove(ctx, &THINGS.owned(ctx, id)?)
+        }
+        let plugin = Plugin::new("things", "1.0.0", "").on("add", add).on("remove", remove);
+        let mut host = TestHost::new(plugin.on("list", |ctx: &Context, list: List| THINGS.list(ctx, list)));
+        for owner in owners {
+            let outcome = host.handle("add", json!({"user_id": owner, "text": ""}));
+            assert_eq!(outcome, Outcome { reply: Ok(Value::Null), effects: vec![] });
+        }
+        host
+    }
+
+    /// The ids on a page, and its `next`.
+    fn ids(host: &mut TestHost, list: Value) -> Result<(Vec<Value>, Value)> {
+        let page = host.handle("list", list).reply?;
+        let items = page["items"].as_array().into_iter().flatten().map(|item| item["id"].clone());
+        Ok((items.collect(), page["next"].clone()))
+    }
+
+    fn forbidden<T>() -> Result<T> {
+        Err(Refusal::forbidden("these records belong to another user"))
+    }
+
+    #[test]
+    fn listing_goes_from_the_newest_to_the_oldest_page_by_page() {
+        let mut host = things(&vec![json!(7); 45]);
+        let all = |from: u64, to: u64| (to..=from).rev().map(Value::from).collect::<Vec<_>>();
+        for user in [json!({}), json!({"user_id": 7})] {
+            let page = |more: Value| {
+                let mut list = user.clone();
+                list.as_object_mut().into_iter().for_each(|list| list.extend(more.as_object().cloned().unwrap_or_default()));
+                list
+            };
+            assert_eq!(ids(&mut host, page(json!({}))), Ok((all(45, 26), json!(26))));
+            assert_eq!(ids(&mut host, page(json!({"before": 26}))), Ok((all(25, 6), json!(6))));
+            assert_eq!(ids(&mut host, page(json!({"before": 6}))), Ok((all(5, 1), json!(null))));
+            assert_eq!(ids(&mut host, page(json!({"before": 6, "limit": 5}))), Ok((all(5, 1), json!(null))));
+            assert_eq!(ids(&mut host, page(json!({"before": 1}))), Ok((vec![], json!(null))));
+            assert_eq!(ids(&mut host, page(json!({"limit": 100}))), Ok((all(45, 1), json!(null))));
+        }
+    }
+
+    #[test]
+    fn listing_by_user_finds_that_users_records_only() {
+        let mut host = things(&[json!(1), json!("1"), json!("1/1"), json!(12), json!("a"), json!("a/b")]);
+        assert_eq!(ids(&mut host, json!({"user_id": "1"})), Ok((vec![json!(2), json!(1)], json!(null))));
+        assert_eq!(ids(&mut host, json!({"user_id": 12})), Ok((vec![json!(4)], json!(null))));
+        assert_eq!(ids(&mut host, json!({"user_id": "a"})), Ok((vec![json!(5)], json!(null))));
+        assert_eq!(ids(&mut host, json!({"user_id": 8})), Ok((vec![], json!(null))));
+    }
+
+    #[test]
+    fn listing_as_a_user_shows_its_own_records() {
+        let mut host = things(&[json!(1), json!("2"), json!(1)]);
+        host.user("1");
+        assert_eq!(ids(&mut host, json!({})), Ok((vec![json!(3), json!(1)], json!(null))));
+        assert_eq!(ids(&mut host, json!({"user_id": 1})), Ok((vec![json!(3), json!(1)], json!(null))));
+        assert_eq!(ids(&mut host, json!({"user_id": 2})), forbidden());
+        host.role("admin");
+        assert_eq!(ids(&mut host, json!({})), Ok((vec![json!(3), json!(2), json!(1)], json!(null))));
+        assert_eq!(ids(&mut host, json!({"user_id": 2})), Ok((vec![json!(2)], json!(null))));
+    }
+
+    #[test]
+    fn listing_large_records_ends_a_page_early() {
+        let mut host = things(&[]);
+        for _ in 0..10 {
+            host.handle("add", json!({"user_id": 1, "text": "x".repeat(100 * 1024)}));
+        }
+        assert_eq!(ids(&mut host, json!({})), Ok((vec![json!(10), json!(9), json!(8)], json!(8))));
+        assert_eq!(ids(&mut host, json!({"user_id": 1, "before": 2})), Ok((vec![json!(1)], json!(null))));
+    }
+
+    #[test]
+    fn removing_a_record_removes_everything_that_was_stored_of_it() {
+        let mut host = things(&[json!(1)]);
+        assert_eq!(host.state().into_keys().collect::<Vec<_>>(), ["record/0000000000000001", "user/1:1/0000000000000001"]);
+        assert_eq!(host.handle("remove", json!(1)), Outcome { reply: Ok(Value::Null), effects: vec![] });
+        assert!(host.state().is_empty());
+        assert_eq!(host.handle("remove", json!(1)), Outcome::refused("not_found", "there is no thing 1"));
+    }
+}

@@ -1,0 +1,107 @@
+// Starts the built host for one test file, and stops it.
+//
+// Where the things under test are comes from the environment, as `cargo xtask test` sets it: SOCKHOP_BIN and SOCKHOP_PLUGINS_DIR.
+
+import { spawn } from "node:child_process";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { stripVTControlCharacters } from "node:util";
+
+/** How long a host may take to listen and to load its plugins, milliseconds: wide, since it may have to compile them on a busy machine. */
+const START_MS = 60_000;
+/** How long a stopping host may take, milliseconds: it promises 25 seconds. */
+const STOP_MS = 30_000;
+
+/**
+ * A running host: `url`, `key` (all scopes), `restart()` (the same data, another port) and `stop()`. Its own temporary directory is its
+ * working directory too, so that no configuration of this machine reaches it.
+ */
+export async function startHost() {
+  const [bin, plugins] = ["SOCKHOP_BIN", "SOCKHOP_PLUGINS_DIR"].map((name) => {
+    if (!process.env[name]) throw new Error(`${name} is not set; \`cargo xtask test\` sets it`);
+    return process.env[name];
+  });
+  const directory = await mkdtemp(join(tmpdir(), "sockhop-"));
+  const data = join(directory, "data");
+  const host = {};
+
+  const start = async () => {
+    const running = await run(bin, ["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data], directory);
+    Object.assign(host, { url: running.url, process: running });
+    host.key = (await readFile(join(data, "key"), "utf8")).trim();
+  };
+  host.restart = async () => {
+    await host.process.stop();
+    await start();
+  };
+  host.stop = async () => {
+    try {
+      await host.process.stop();
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
+  };
+
+  try {
+    await start();
+  } catch (error) {
+    await rm(directory, { recursive: true, force: true });
+    throw error;
+  }
+  return host;
+}
+
+async function run(bin, args, cwd) {
+  // Settings of the caller's own environment are not this test's.
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SOCKHOP_")));
+  const child = spawn(bin, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+  // Nothing may outlive a test file that ends early.
+  const killChild = () => child.kill("SIGKILL");
+  process.once("exit", killChild);
+
+  let output = "";
+  const failed = (what) => new Error(`the host ${what}; its output:\n${output}`);
+  const exited = new Promise((resolve) => {
+    child.once("error", (error) => resolve(error.message));
+    child.once("exit", (code, signal) => resolve(signal ?? code));
+  });
+  void exited.then(() => process.removeListener("exit", killChild));
+
+  const listening = new Promise((resolve) => {
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding("utf8");
+      stream.on("data", (text) => {
+        output += stripVTControlCharacters(text);
+        const line = /listening on (http:\/\/[\w.:[\]]+)\s/.exec(output);
+        if (line) resolve(line[1]);
+      });
+    }
+  });
+
+  try {
+    const url = await Promise.race([
+      listening,
+      exited.then((how) => Promise.reject(failed(`ended with ${how} before it listened`))),
+      after(START_MS).then(() => Promise.reject(failed("did not listen in time"))),
+    ]);
+    for (const deadline = Date.now() + START_MS; (await fetch(`${url}/readyz`)).status !== 200; await after(20)) {
+      if (Date.now() > deadline) throw failed("did not become ready in time");
+    }
+    const stop = async () => {
+      child.kill("SIGTERM");
+      const how = await Promise.race([exited, after(STOP_MS).then(() => "nothing, it did not stop in time")]);
+      killChild();
+      if (how !== 0) throw failed(`answered SIGTERM with ${how}`);
+    };
+    return { url, stop };
+  } catch (error) {
+    killChild();
+    throw error;
+  }
+}
+
+/** A timer that keeps no process alive. */
+export function after(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms).unref());
+}

@@ -1,0 +1,88 @@
+"""Starts the built host, and stops it.
+
+Where the things under test are comes from the environment, as `cargo xtask test` sets it: SOCKHOP_BIN and SOCKHOP_PLUGINS_DIR.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import requests
+
+START_S = 60
+"""How long a host may take to listen and to load its plugins: wide, since it may have to compile them on a busy machine."""
+
+STOP_S = 30
+"""How long a stopping host may take: it promises 25 seconds."""
+
+_LISTENING = re.compile(r"listening on (http://[\w.:\[\]]+)\s")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Host:
+    """A running host with a data directory of its own, for a `with` statement: `url` and `key` (all scopes)."""
+
+    url: str
+    key: str
+
+    def __enter__(self):
+        for name in ("SOCKHOP_BIN", "SOCKHOP_PLUGINS_DIR"):
+            if name not in os.environ:
+                raise RuntimeError(f"{name} is not set; `cargo xtask test` sets it")
+        self._directory = tempfile.TemporaryDirectory(prefix="sockhop-")
+        data = Path(self._directory.name, "data")
+        arguments = ["--listen", "127.0.0.1:0", "--plugins", os.environ["SOCKHOP_PLUGINS_DIR"], "--data", str(data)]
+        self._output = ""
+        self._process = subprocess.Popen(
+            [os.environ["SOCKHOP_BIN"], "serve", *arguments],
+            # No configuration of this machine, and no setting of the caller's environment, reaches the host.
+            cwd=self._directory.name,
+            env={name: value for name, value in os.environ.items() if not name.startswith("SOCKHOP_")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.url = self._wait_until(lambda: (_LISTENING.search(self._output) or [None, None])[1], "listen")
+            self._wait_until(lambda: requests.get(f"{self.url}/readyz", timeout=START_S).status_code == 200, "become ready")
+            self.key = (data / "key").read_text().strip()
+        except BaseException:
+            self._process.kill()
+            self._clean_up()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            status = self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            status = "nothing: it did not stop in time"
+            self._process.kill()
+        self._clean_up()
+        assert status == 0, f"the host answered SIGTERM with {status}; its output:\n{self._output}"
+
+    def _read(self):
+        for line in self._process.stdout:
+            self._output += _COLOUR.sub("", line)
+
+    def _wait_until(self, condition, what):
+        deadline = time.monotonic() + START_S
+        while not (result := condition()):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the host did not {what}; its output:\n{self._output}")
+            time.sleep(0.02)
+        return result
+
+    def _clean_up(self):
+        self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        self._directory.cleanup()

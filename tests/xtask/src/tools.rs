@@ -1,0 +1,191 @@
+//! The programs that the commands start: which there are, how to get those that are missing, and how one that failed is reported.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::{env, str};
+
+use crate::{Failure, report};
+
+/// The target of every plugin.
+pub(crate) const WASM_TARGET: &str = "wasm32-wasip2";
+
+/// A program that has to be there before the work begins, because nothing here can install it.
+pub(crate) struct Tool {
+    /// What it is called.
+    name: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+    /// The oldest version that will do; the program's first output is a version then.
+    at_least: Option<(u32, u32)>,
+    debian: &'static str,
+    macos: &'static str,
+}
+
+/// SQLite and the allocator are built from C.
+pub(crate) const CC: Tool = Tool {
+    name: "a C compiler",
+    program: "cc",
+    arguments: &["--version"],
+    at_least: None,
+    debian: "apt-get install build-essential",
+    macos: "xcode-select --install",
+};
+
+/// Runs the JavaScript client's tests; 18 is the first with a test runner and `fetch`.
+pub(crate) const NODE: Tool = Tool {
+    name: "Node.js 18.15 or newer",
+    program: "node",
+    arguments: &["--version"],
+    at_least: Some((18, 15)),
+    debian: "apt-get install nodejs",
+    macos: "brew install node",
+};
+
+/// Installs the JavaScript client.
+pub(crate) const NPM: Tool = Tool {
+    name: "npm",
+    program: NPM_PROGRAM,
+    arguments: &["--version"],
+    at_least: None,
+    debian: "apt-get install npm",
+    macos: "brew install node",
+};
+
+/// Runs the Python client's tests; the pinned packages ask for 3.10.
+pub(crate) const PYTHON: Tool = Tool {
+    name: "Python 3.10 or newer",
+    program: "python3",
+    arguments: &["-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+    at_least: Some((3, 10)),
+    debian: "apt-get install python3",
+    macos: "brew install python3",
+};
+
+/// Debian packs it apart from Python.
+pub(crate) const PYTHON_VENV: Tool = Tool {
+    name: "Python's venv module",
+    program: "python3",
+    arguments: &["-c", "import ensurepip, venv"],
+    at_least: None,
+    debian: "apt-get install python3-venv",
+    macos: "brew install python3",
+};
+
+/// npm is a script on Windows, which is not found without its suffix.
+pub(crate) const NPM_PROGRAM: &str = if cfg!(windows) { "npm.cmd" } else { "npm" };
+
+impl Tool {
+    fn is_there(&self) -> bool {
+        let output = Command::new(self.program).args(self.arguments).stdin(Stdio::null()).stderr(Stdio::null()).output();
+        let Ok(output) = output else { return false };
+        let reported = str::from_utf8(&output.stdout).ok().and_then(version);
+        output.status.success() && self.at_least.is_none_or(|least| reported.is_some_and(|version| version >= least))
+    }
+
+    const fn install(&self) -> &'static str {
+        if cfg!(target_os = "macos") { self.macos } else { self.debian }
+    }
+}
+
+/// Major and minor of `v20.11.1` or `3.11`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.trim().trim_start_matches('v').split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Sees to it that `tools` are there, before anything long begins.
+///
+/// # Errors
+///
+/// All that are missing, each with the command that installs it.
+pub(crate) fn require(tools: &[Tool]) -> Result<(), Failure> {
+    let missing: Vec<String> =
+        tools.iter().filter(|tool| !tool.is_there()).map(|tool| format!("  {}: {}", tool.name, tool.install())).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure(format!("these are missing here, or too old; each with the command that installs it:\n{}", missing.join("\n"))))
+}
+
+/// Adds the target of plugins to the toolchain where it is missing. Asks the compiler first: it needs no rustup, and rustup is slow.
+///
+/// # Errors
+///
+/// Names the command to run where there is no rustup, or where it failed.
+pub(crate) fn wasm_target() -> Result<(), Failure> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
+    let directory = output(Command::new(rustc).args(["--print", "target-libdir", "--target", WASM_TARGET]))?;
+    if Path::new(directory.trim()).is_dir() {
+        return Ok(());
+    }
+    report::text(&format!("adding {WASM_TARGET} to the toolchain"));
+    run(Command::new("rustup").args(["target", "add", WASM_TARGET])).map_err(|failure| {
+        Failure(format!("{failure}\nthe toolchain needs its target {WASM_TARGET}: install rustup (https://rustup.rs), then run `rustup target add {WASM_TARGET}`"))
+    })
+}
+
+/// The cargo that runs this command.
+pub(crate) fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+}
+
+/// Runs `command` with this process's own output.
+///
+/// # Errors
+///
+/// Names the command, and how it ended or why it did not start.
+pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
+    let status = command.status().map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
+    if status.success() { Ok(()) } else { Err(Failure(format!("`{}` ended with {status}", shown(command)))) }
+}
+
+/// What `command` writes to its standard output.
+///
+/// # Errors
+///
+/// As [`run`]; and where it is not UTF-8.
+pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
+    if !output.status.success() {
+        return Err(Failure(format!("`{}` ended with {}", shown(command), output.status)));
+    }
+    String::from_utf8(output.stdout).map_err(|error| Failure(format!("`{}` wrote no text: {error}", shown(command))))
+}
+
+/// A command as somebody would type it, its program without the directory.
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+    let arguments = command.get_args().map(|argument| argument.to_string_lossy().into_owned());
+    std::iter::once(name).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_with_and_without_their_letter() {
+        assert_eq!(["v20.11.1\n", "3.11\n", "unknown", ""].map(version), [Some((20, 11)), Some((3, 11)), None, None]);
+    }
+
+    #[test]
+    fn missing_tools_are_all_named_with_the_commands_that_install_them() {
+        let absent = |name| Tool { name, program: "sockhop-no-such-program", ..CC };
+        let install = CC.install();
+        assert_eq!(
+            require(&[absent("this"), absent("that")]),
+            Err(Failure(format!(
+                "these are missing here, or too old; each with the command that installs it:\n  this: {install}\n  that: {install}"
+            )))
+        );
+    }
+
+    #[test]
+    fn a_command_that_does_not_start_is_named_without_its_directory() {
+        let failure = run(Command::new("/nowhere/sockhop-no-such-program").arg("--version")).map_err(|failure| failure.0);
+        assert!(failure.is_err_and(|text| text.starts_with("`sockhop-no-such-program --version` did not start: ")));
+    }
+}
