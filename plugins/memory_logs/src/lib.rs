@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sockhop_records::{List, Page, Record, Records, UserId, audience, own};
+use sockhop_records::{List, Page, Record, Records, UserId, audience, must_own};
 use sockhop_sdk::{Access, Context, Emits, Plugin, Result};
 
 /// A log, as it is stored, answered and broadcast.
@@ -68,7 +68,7 @@ fn plugin() -> Plugin {
 sockhop_sdk::export!(plugin);
 
 fn create(ctx: &Context, Create { user_id, content }: Create) -> Result<MemoryLog> {
-    own(ctx, &user_id)?;
+    must_own(ctx, &user_id)?;
     let log = MemoryLog { id: LOGS.next_id(ctx)?, user_id, content, created_at: ctx.now(), updated_at: None };
     LOGS.store(ctx, &log)?;
     ctx.emit(audience(ROOM, &log.user_id), &CREATED, &log)?;

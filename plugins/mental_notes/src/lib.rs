@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sockhop_records::{Change, List, Page, Record, Records, UserId, audience, own};
+use sockhop_records::{Change, List, Page, Record, Records, UserId, audience, must_own};
 use sockhop_sdk::{Access, Context, Emits, Plugin, Result};
 
 /// A note, as it is stored, answered and broadcast.
@@ -85,7 +85,7 @@ fn plugin() -> Plugin {
 sockhop_sdk::export!(plugin);
 
 fn create(ctx: &Context, Create { user_id, title, content, tags }: Create) -> Result<MentalNote> {
-    own(ctx, &user_id)?;
+    must_own(ctx, &user_id)?;
     let id = NOTES.next_id(ctx)?;
     let note = MentalNote { id, user_id, title, content, tags, created_at: ctx.now(), updated_at: None };
     NOTES.store(ctx, &note)?;

@@ -1,4 +1,4 @@
-//! What plugins that keep their users' records share: who may touch a record ([`own`]), where it is kept ([`Records`]), who hears of
+//! What plugins that keep their users' records share: who may touch a record ([`must_own`]), where it is kept ([`Records`]), who hears of
 //! it ([`audience`]), and the types that their payloads have in common.
 //!
 //! It decides nothing about an event: which records there are, what changes them and what is emitted stays in the plugins' handlers.
@@ -34,7 +34,7 @@ pub trait Record: Serialize + DeserializeOwned {
 ///
 /// # Errors
 /// `forbidden`.
-pub fn own(ctx: &Context, user: &UserId) -> Result {
+pub fn must_own(ctx: &Context, user: &UserId) -> Result {
     match limited_to(ctx) {
         Some(caller) if !user.is(caller) => Err(Refusal::forbidden("these records belong to another user")),
         _ => Ok(()),
@@ -85,7 +85,7 @@ impl<R: Record> Records<R> {
             Some(record) => record,
             None => return Err(Refusal::not_found(format!("there is no {} {id}", self.kind))),
         };
-        own(ctx, record.user_id())?;
+        must_own(ctx, record.user_id())?;
         Ok(record)
     }
 

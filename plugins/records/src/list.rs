@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sockhop_sdk::{Context, Refusal, Result, Scan};
 
-use crate::{RECORDS, Record, Records, UserId, key, limited_to, own};
+use crate::{RECORDS, Record, Records, UserId, key, limited_to, must_own};
 
 /// Records on a page where the caller does not say.
 const DEFAULT_LIMIT: u32 = 20;
@@ -46,7 +46,7 @@ impl<R: Record> Records<R> {
     pub fn list(&self, ctx: &Context, list: List) -> Result<Page<R>> {
         let user = match (list.user_id, limited_to(ctx)) {
             (Some(user), _) => {
-                own(ctx, &user)?;
+                must_own(ctx, &user)?;
                 Some(user)
             }
             (None, caller) => caller.map(|caller| UserId::Text(caller.to_owned())),

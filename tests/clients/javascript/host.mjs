@@ -56,9 +56,10 @@ async function run(bin, args, cwd) {
   // Settings of the caller's own environment are not this test's.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SOCKHOP_")));
   const child = spawn(bin, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
-  // Nothing may outlive a test file that ends early.
+  // Nothing may outlive a test file that ends early; a signal would end this process without its `exit`.
   const killChild = () => child.kill("SIGKILL");
   process.once("exit", killChild);
+  for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
   let output = "";
   const failed = (what) => new Error(`the host ${what}; its output:\n${output}`);

@@ -39,7 +39,7 @@ test("a client that begins with polling is upgraded, and nothing is lost on the 
     // Events before, during and after the upgrade.
     let upgradeIsDone = false;
     void upgraded.then(() => (upgradeIsDone = true));
-    const deadline = Date.now() + 10_000;
+    const deadline = Date.now() + 30_000;
     const sent = [];
     const replies = [];
     while (!upgradeIsDone || sent.length < 20) {

@@ -3,7 +3,7 @@
 import pytest
 import requests
 
-from client import TIME, ULID, Client, assert_error, assert_rejected
+from client import ANSWER_S, TIME, ULID, Client, assert_error, assert_rejected
 
 
 def test_a_newcomer_is_greeted_with_its_own_socket_id(host):
@@ -100,4 +100,4 @@ def test_what_a_business_system_may_not_emit_is_a_problem_document(host):
 
 def emit(host, body, key=None):
     """`POST /api/emit`, with the host's own key unless another is given."""
-    return requests.post(f"{host.url}/api/emit", json=body, headers={"Authorization": f"Bearer {key or host.key}"}, timeout=10)
+    return requests.post(f"{host.url}/api/emit", json=body, headers={"Authorization": f"Bearer {key or host.key}"}, timeout=ANSWER_S)

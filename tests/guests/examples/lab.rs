@@ -1,0 +1,211 @@
+//! Does whatever a test asks of it, good and bad. Each bad event first emits, joins and writes: nothing of that may be left.
+
+#![allow(clippy::panic, missing_docs, reason = "misbehaving is what it is for")]
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sockhop_sdk::{Access, Context, Emits, Plugin, Refusal, Result, Scan, Target};
+
+const NOISE: Emits<Value> = Emits::new("noise").to(&["lab", "left"]);
+
+/// What every bad event does before it goes wrong.
+fn leave_traces(ctx: &Context) -> Result {
+    ctx.emit(Target::Sender, &NOISE, &Value::Null)?;
+    ctx.emit(Target::room("lab"), &NOISE, &Value::Null)?;
+    ctx.join("lab")?;
+    ctx.state().set("trace", &true)
+}
+
+fn echo(_: &Context, data: Value) -> Result<Value> {
+    Ok(data)
+}
+
+fn refuse(ctx: &Context, _: ()) -> Result {
+    leave_traces(ctx)?;
+    Err(Refusal::new("because", "I do not want to"))
+}
+
+fn trap(ctx: &Context, _: ()) -> Result {
+    leave_traces(ctx)?;
+    panic!("secret path: /etc/shadow");
+}
+
+fn spin(ctx: &Context, _: ()) -> Result {
+    leave_traces(ctx)?;
+    let mut turns = 0_u64;
+    loop {
+        turns = std::hint::black_box(turns.wrapping_add(1));
+    }
+}
+
+fn sleep(ctx: &Context, ms: u64) -> Result {
+    leave_traces(ctx)?;
+    std::thread::sleep(Duration::from_millis(ms));
+    Ok(())
+}
+
+fn grow(ctx: &Context, _: ()) -> Result {
+    leave_traces(ctx)?;
+    let mut hoard = Vec::new();
+    loop {
+        hoard.push(vec![1_u8; 1 << 20]);
+        std::hint::black_box(&hoard);
+    }
+}
+
+/// Promises a number, and does not always keep that.
+#[derive(JsonSchema)]
+struct Number {
+    #[expect(dead_code, reason = "only its schema is used")]
+    number: u64,
+}
+
+impl Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str("no number at all")
+    }
+}
+
+fn bad_reply(ctx: &Context, _: ()) -> Result<Number> {
+    leave_traces(ctx)?;
+    Ok(Number { number: 1 })
+}
+
+fn flood(ctx: &Context, _: ()) -> Result {
+    loop {
+        ctx.emit(Target::Sender, &NOISE, &Value::Null)?;
+    }
+}
+
+/// Goes on after a refusal: that alone dooms nothing.
+fn shrug(ctx: &Context, _: ()) -> Result<String> {
+    let refused = ctx.join("nowhere");
+    ctx.emit(Target::Sender, &NOISE, &Value::Null)?;
+    Ok(refused.map_or_else(|refusal| refusal.code, |()| "joined".to_owned()))
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Traces {
+    stored: bool,
+    rooms: Vec<String>,
+    in_lab: u32,
+}
+
+fn traces(ctx: &Context, _: ()) -> Result<Traces> {
+    let stored = ctx.state().get::<bool>("trace")?.is_some();
+    Ok(Traces { stored, rooms: ctx.rooms(), in_lab: ctx.room_size("lab") })
+}
+
+fn enter(ctx: &Context, _: ()) -> Result {
+    ctx.join("lab")
+}
+
+/// Adds one to the one counter, which everybody else does as well.
+fn increment(ctx: &Context, _: ()) -> Result<u64> {
+    let next = ctx.state().get::<u64>("counter")?.unwrap_or(0) + 1;
+    ctx.state().set("counter", &next)?;
+    Ok(next)
+}
+
+fn counter(ctx: &Context, _: ()) -> Result<u64> {
+    Ok(ctx.state().get::<u64>("counter")?.unwrap_or(0))
+}
+
+/// Stores what came, under the number of its coming.
+fn note(ctx: &Context, text: String) -> Result {
+    let id = ctx.state().next_id("notes")?;
+    ctx.state().set(&format!("note/{}/{id:016}", ctx.connection().unwrap_or_default()), &text)
+}
+
+/// All notes of one connection, in their order.
+fn notes(ctx: &Context, connection: String) -> Result<Vec<String>> {
+    let prefix = format!("note/{connection}/");
+    let notes = ctx.state().scan::<String>(Scan::prefix(&prefix).limit(1000))?;
+    Ok(notes.into_iter().map(|(_, text)| text).collect())
+}
+
+fn me(ctx: &Context, _: ()) -> Result<String> {
+    Ok(ctx.connection().unwrap_or_default().to_owned())
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Small {
+    number: u8,
+}
+
+fn small(_: &Context, small: Small) -> Result<u8> {
+    Ok(small.number)
+}
+
+fn gone(ctx: &Context) -> Result {
+    let rooms = ctx.rooms().join(",");
+    let id = ctx.state().next_id("notes")?;
+    ctx.state().set(&format!("note/{}/{id:016}", ctx.connection().unwrap_or_default()), &format!("$disconnect in {rooms}"))
+}
+
+fn goodbye(ctx: &Context, _: ()) -> Result {
+    ctx.emit(Target::Sender, &NOISE, &Value::Null)?;
+    ctx.disconnect("asked for it");
+    Ok(())
+}
+
+/// Calls what only `register` may call; the host's word comes back.
+fn register_again(_: &Context, _: ()) -> Result<String> {
+    #[cfg(target_family = "wasm")]
+    {
+        use sockhop_sdk::bindings::generated::sockhop::plugin::registry;
+        Ok(registry::handles("late", "{}", None).map_or_else(|refusal| refusal.code, |()| "accepted".to_owned()))
+    }
+    #[cfg(not(target_family = "wasm"))]
+    Err(Refusal::new("native", "there is no host"))
+}
+
+fn exit(_: &Context, _: ()) -> Result {
+    std::process::exit(0)
+}
+
+fn print(_: &Context, _: ()) -> Result {
+    #![allow(clippy::print_stdout, reason = "printing must do no harm")]
+    for line in 0..1_000 {
+        println!("line {line}");
+    }
+    Ok(())
+}
+
+fn plugin() -> Plugin {
+    Plugin::new("lab", "1.0.0", "Does whatever a test asks of it")
+        .room("lab", Access::Anyone)
+        .room("left", Access::Anyone)
+        .emits(NOISE)
+        .on_disconnect(gone)
+        .on("echo", echo)
+        .on("refuse", refuse)
+        .on("trap", trap)
+        .on("spin", spin)
+        .on("sleep", sleep)
+        .on("grow", grow)
+        .on("bad_reply", bad_reply)
+        .on("flood", flood)
+        .on("shrug", shrug)
+        .on("traces", traces)
+        .on("enter", enter)
+        .on("increment", increment)
+        .on("counter", counter)
+        .on("note", note)
+        .on("notes", notes)
+        .on("me", me)
+        .on("small", small)
+        .on("goodbye", goodbye)
+        .on("register_again", register_again)
+        .on("exit", exit)
+        .on("print", print)
+        .on("for_users", echo)
+        .requires(Access::Authenticated)
+        .on("for_admins", echo)
+        .requires(Access::Role("admin"))
+}
+
+sockhop_sdk::export!(plugin);

@@ -1,0 +1,153 @@
+//! A Socket.IO client over WebSocket that can say anything, also what a stock client would not. What stock clients see is tested with them
+//! (`tests/clients`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::PATIENCE;
+
+type Socket = WebSocketStream<TcpStream>;
+type Acks = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
+
+/// Events that may wait for a test to look at them.
+const EVENTS: usize = 100_000;
+
+/// A connected client.
+pub struct TestClient {
+    /// Its `socket.id`.
+    pub sid: String,
+    writer: Arc<AsyncMutex<SplitSink<Socket, Message>>>,
+    acks: Acks,
+    next_ack: AtomicU64,
+    events: mpsc::Receiver<(String, Value)>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl TestClient {
+    /// Connects to the namespace `/` of the host at `url`.
+    pub async fn connect(url: &str) -> Self {
+        let address = url.trim_start_matches("http://");
+        let stream = TcpStream::connect(address).await.expect("a host to connect to");
+        stream.set_nodelay(true).expect("a tunable socket");
+        let request = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");
+        let (mut writer, mut reader) = socket.split();
+        assert!(text(&mut reader).await.expect("an open packet").starts_with('0'));
+        writer.send(Message::text("40")).await.expect("a socket to write to");
+        let connected = text(&mut reader).await.expect("a connect packet");
+        let connected: Value = serde_json::from_str(connected.strip_prefix("40").expect("a connect packet")).expect("JSON");
+        let sid = connected["sid"].as_str().expect("a sid").to_owned();
+        let writer = Arc::new(AsyncMutex::new(writer));
+        let acks = Acks::default();
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let reader = tokio::spawn(read(reader, Arc::clone(&writer), Arc::clone(&acks), events));
+        Self { sid, writer, acks, next_ack: AtomicU64::new(0), events: receiver, reader }
+    }
+
+    /// Sends an Engine.IO packet as it is.
+    pub async fn send_raw(&self, packet: impl Into<String>) {
+        // A host that has closed the connection is what some tests are about.
+        let _ = self.writer.lock().await.send(Message::text(packet.into())).await;
+    }
+
+    /// Sends an event without asking for an ack.
+    pub async fn emit(&self, event: &str, data: Value) {
+        self.send_raw(format!("42{}", json!([event, data]))).await;
+    }
+
+    /// Sends an event, and waits for its ack.
+    pub async fn ask(&self, event: &str, data: Value) -> Value {
+        self.ask_raw(&json!([event, data]).to_string()).await
+    }
+
+    /// The same with any array as text.
+    pub async fn ask_raw(&self, array: &str) -> Value {
+        let answer = self.ask_later(array).await;
+        tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("no ack for {array:.100}")).expect("an ack before the end")
+    }
+
+    /// Sends an event; what is returned becomes its ack.
+    pub async fn ask_later(&self, array: &str) -> oneshot::Receiver<Value> {
+        let id = self.next_ack.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.acks.lock().expect("no panic under the lock").insert(id, sender);
+        self.send_raw(format!("42{id}{array}")).await;
+        receiver
+    }
+
+    /// The data of the next event, which must have this name.
+    pub async fn expect(&mut self, event: &str) -> Value {
+        let (name, data) = self.next().await;
+        assert_eq!(name, event, "with {data}");
+        data
+    }
+
+    /// The next event.
+    pub async fn next(&mut self) -> (String, Value) {
+        let next = tokio::time::timeout(PATIENCE, self.events.recv()).await;
+        next.expect("an event in time").expect("an event before the end of the connection")
+    }
+
+    /// The events that have come and that nobody has looked at. An ack that came before says that there will be no more of its event's.
+    pub fn pending(&mut self) -> Vec<(String, Value)> {
+        std::iter::from_fn(|| self.events.try_recv().ok()).collect()
+    }
+
+    /// Waits until the host has closed the connection.
+    pub async fn closed(mut self) {
+        tokio::time::timeout(PATIENCE, &mut self.reader).await.expect("a connection that is closed").expect("a reader that ends");
+    }
+}
+
+/// A client that vanishes: nothing is said, the connection is gone.
+impl Drop for TestClient {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+async fn text(reader: &mut SplitStream<Socket>) -> Option<String> {
+    loop {
+        match reader.next().await? {
+            Ok(Message::Text(text)) => return Some(text.to_string()),
+            Ok(Message::Close(_)) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+async fn read(
+    mut reader: SplitStream<Socket>,
+    writer: Arc<AsyncMutex<SplitSink<Socket, Message>>>,
+    acks: Acks,
+    events: mpsc::Sender<(String, Value)>,
+) {
+    while let Some(packet) = text(&mut reader).await {
+        if packet == "2" {
+            let _ = writer.lock().await.send(Message::text("3")).await;
+        } else if let Some(ack) = packet.strip_prefix("43") {
+            let (id, arguments) = ack.split_at(ack.find('[').expect("arguments"));
+            let arguments: Value = serde_json::from_str(arguments).expect("JSON");
+            assert_eq!(arguments.as_array().map(Vec::len), Some(1), "an ack has exactly one argument: {ack}");
+            let sender = acks.lock().expect("no panic under the lock").remove(&id.parse().expect("an ack's id"));
+            let _ = sender.unwrap_or_else(|| panic!("a second ack: {ack}")).send(arguments[0].clone());
+        } else if let Some(event) = packet.strip_prefix("42") {
+            let event: Value = serde_json::from_str(event).expect("JSON");
+            let name = event[0].as_str().expect("a name").to_owned();
+            if events.send((name, event[1].clone())).await.is_err() {
+                return;
+            }
+        } else if packet == "41" || packet == "1" {
+            return;
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A host in the test's own process, on a free port, with directories that go with it.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use sockhop::config::Config;
+use sockhop::host::{Host, key_file};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{TestClient, directory_of};
+
+/// A host that ends with the test.
+pub struct TestHost {
+    /// `http://ADDR`
+    pub url: String,
+    key: String,
+    stop: CancellationToken,
+    running: Option<JoinHandle<()>>,
+    _plugins: TempDir,
+    _data: TempDir,
+}
+
+impl TestHost {
+    /// A host with these plugins.
+    pub async fn start(plugins: &[PathBuf]) -> Self {
+        Self::with(plugins, |_| {}).await
+    }
+
+    /// The same with other settings.
+    pub async fn with(plugins: &[PathBuf], change: impl FnOnce(&mut Config)) -> Self {
+        let plugins = directory_of(plugins);
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let mut config = Config::default();
+        config.server.listen = ([127, 0, 0, 1], 0).into();
+        config.plugins.dir = plugins.path().to_owned();
+        config.data.dir = data.path().to_owned();
+        change(&mut config);
+        let host = Host::bind(config).await.expect("a host that starts");
+        for failed in &host.routes().failed {
+            panic!("{} failed: {}", failed.file.display(), failed.reason);
+        }
+        let url = format!("http://{}", host.local_addr());
+        let key = std::fs::read_to_string(key_file(data.path())).expect("the host's own key").trim().to_owned();
+        let stop = CancellationToken::new();
+        // Tests do not wait for a load balancer.
+        let running = tokio::spawn(host.run(stop.clone(), stop.clone()));
+        Self { url, key, stop, running: Some(running), _plugins: plugins, _data: data }
+    }
+
+    /// A client that is connected.
+    pub async fn client(&self) -> TestClient {
+        TestClient::connect(&self.url).await
+    }
+
+    /// Asks over HTTP with the host's own key: status and document.
+    pub async fn http(&self, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.http_with(path, body, Some(self.key.clone())).await
+    }
+
+    /// The same with another key, or none.
+    pub async fn http_with(&self, path: &str, body: Option<Value>, key: Option<String>) -> (u16, Value) {
+        let url = format!("{}{path}", self.url);
+        let ask = move || {
+            let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+            let key = key.map(|key| format!("Bearer {key}")).unwrap_or_default();
+            let mut answer = match body {
+                Some(body) => agent.post(&url).header("Authorization", key).send_json(body),
+                None => agent.get(&url).header("Authorization", key).call(),
+            }
+            .expect("an answer over HTTP");
+            let text = answer.body_mut().read_to_string().expect("a body");
+            (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        };
+        tokio::task::spawn_blocking(ask).await.expect("an answer over HTTP")
+    }
+
+    /// Stops the host, and waits until it has.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(running) = self.running.take() {
+            running.await.expect("a host that stops");
+        }
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
