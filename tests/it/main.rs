@@ -1,2 +1,22 @@
-//! To be written.
-fn main() {}
+//! Everything that needs a socket or a plugin. One binary: it links once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a test fails by panicking, and its tasks end with it"
+)]
+
+mod answers;
+mod command_line;
+mod durability;
+mod http;
+mod leaving;
+mod order;
+mod rooms;
+mod tidy;
+mod transactions;
+mod wit;

@@ -1,0 +1,142 @@
+//! What an operator and an author see on the command line.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use sockhop_tests::{HostProcess, binary, bundled, bundled_plugin, directory_of, guest};
+
+/// Exit status, standard output and standard error.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(binary()).args(arguments).env_remove("SOCKHOP_KEY").output().expect("the command runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("an exit status"), text(output.stdout), text(output.stderr))
+}
+
+fn check(file: &Path) -> (i32, String) {
+    let (status, output, errors) = run(&["check", file.to_str().expect("UTF-8")]);
+    (status, output + &errors)
+}
+
+/// Files that no build would make, made from one that does.
+fn made(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let file = dir.join(name);
+    std::fs::write(&file, bytes).expect("a file");
+    file
+}
+
+fn replace_all(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = bytes.to_vec();
+    let mut at = 0;
+    while at + from.len() <= bytes.len() {
+        if bytes[at..].starts_with(from) {
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
+        at += 1;
+    }
+    bytes
+}
+
+#[test]
+fn check_refuses_what_is_no_plugin_with_a_reason_that_helps() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let good = std::fs::read(bundled_plugin("connection")).expect("a plugin");
+    let cases = [
+        (made(dir.path(), "core.wasm", b"\0asm\x01\0\0\0"), "core module, not a component"),
+        (made(dir.path(), "empty_component.wasm", b"\0asm\x0d\0\x01\0"), "another world"),
+        (made(dir.path(), "future.wasm", &replace_all(&good, b"sockhop:plugin/registry@0.1.0", b"sockhop:plugin/registry@0.9.0")), "0.9.0"),
+        (made(dir.path(), "truncated.wasm", &good[..good.len() / 2]), "only a part of one"),
+        (made(dir.path(), "zero.wasm", b""), "no WebAssembly component"),
+        (made(dir.path(), "text.wasm", b"hello"), "no WebAssembly component"),
+        (dir.path().join("missing.wasm"), "can't be read"),
+        (guest("register_traps"), "trapped"),
+        (guest("register_spins"), "ran for more than"),
+        (guest("register_unnamed"), "no plugin name"),
+        (guest("two_handlers"), "two handlers"),
+        (guest("invalid_schema"), "schema of its payload"),
+        (guest("reply_with_error"), "property `error`"),
+    ];
+    for (file, reason) in cases {
+        let (status, said) = check(&file);
+        assert_eq!(status, 1, "{}: {said}", file.display());
+        assert!(said.contains(reason), "{}: {said}", file.display());
+    }
+}
+
+#[test]
+fn check_prints_what_a_plugin_registers() {
+    let file = bundled_plugin("connection");
+    let (status, said) = check(&file);
+    assert_eq!(status, 0, "{said}");
+    for part in ["connection", "handles  ping", "emits    pong", "listens  $connect"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (status, output, _) = run(&["check", "--json", file.to_str().expect("UTF-8")]);
+    let document: Value = serde_json::from_str(&output).expect("JSON");
+    assert_eq!((status, &document["ok"], &document["plugins"][0]["handles"]), (0, &json!(true), &json!(["ping"])));
+}
+
+#[test]
+fn check_tells_a_plugin_that_wants_what_another_has() {
+    let (status, output, _) =
+        run(&["check", bundled_plugin("connection").to_str().expect("UTF-8"), guest("taker").to_str().expect("UTF-8")]);
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains("event `ping` is taken by plugin `connection`"), "{output}");
+}
+
+#[test]
+fn a_bad_configuration_is_refused_before_listening() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let cases = [
+        ("[server]\nlisten = \"nowhere\"\n", ["server.listen", "nowhere"]),
+        ("[server]\nport = 4000\n", ["server.port", "listen"]),
+        ("[limits]\nmailbox_events = 0\n", ["limits.mailbox_events", "nonzero"]),
+        ("[plugins.lab]\ninstances = \"hot\"\n", ["plugins.lab.instances", "warm"]),
+        ("[log]\nfilter = \"a=b=c\"\n", ["log.filter", "a=b=c"]),
+    ];
+    for (text, named) in cases {
+        let file = made(dir.path(), "sockhop.toml", text.as_bytes());
+        let file = file.to_str().expect("UTF-8");
+        let (status, output, errors) = run(&["serve", "--config", file, "--listen", "127.0.0.1:0"]);
+        assert_eq!(status, 1, "{text}: {output}{errors}");
+        assert!(!output.contains("listening"), "{output}");
+        for name in named {
+            assert!(errors.contains(name), "{text}: {errors}");
+        }
+    }
+}
+
+#[test]
+fn a_second_host_names_the_first_of_a_data_directory() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let first = HostProcess::start(plugins.path(), data.path());
+    let (plugins, data) = (plugins.path().to_str().expect("UTF-8"), data.path().to_str().expect("UTF-8"));
+    let (status, _, errors) = run(&["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data]);
+    assert_eq!(status, 1, "{errors}");
+    assert!(errors.contains(&format!("pid {}", first.pid())), "{errors}");
+}
+
+#[test]
+fn the_commands_that_ask_a_running_host_do() {
+    let data = tempfile::tempdir().expect("a directory");
+    let host = HostProcess::start(&bundled(), data.path());
+    let ask = |arguments: &[&str]| {
+        let data = data.path().to_str().expect("UTF-8");
+        run(&[arguments, &["--url", &host.url, "--data", data]].concat())
+    };
+    let (status, output, errors) = ask(&["plugins", "list"]);
+    assert_eq!(status, 0, "{errors}");
+    for name in ["NAME", "connection", "subscription", "memory_logs", "mental_notes", "active"] {
+        assert!(output.contains(name), "{name}: {output}");
+    }
+    let (status, output, _) = ask(&["plugins", "--json"]);
+    assert_eq!(status, 0);
+    assert_eq!(serde_json::from_str::<Value>(&output).expect("JSON").as_array().map(Vec::len), Some(4));
+    let (status, output, errors) = ask(&["emit", "memory_log_deleted", "{\"id\": 1}", "--room", "memory_logs"]);
+    assert_eq!(status, 0, "{errors}");
+    assert_eq!(serde_json::from_str::<Value>(&output).expect("JSON")["receivers"], json!(0));
+    let (status, _, errors) = ask(&["emit", "nobody", "1"]);
+    assert_eq!(status, 1);
+    assert!(errors.contains("unknown_event"), "{errors}");
+}

@@ -1,0 +1,98 @@
+//! What becomes of a client that goes: all it said is handled, then `$disconnect`, and nothing of it stays.
+
+use serde_json::{Value, json};
+use sockhop_tests::{TestHost, eventually, guest};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_has_its_queue_handled_before_disconnect_comes() {
+    let host = TestHost::start(&[guest("lab")]).await;
+    let (leaver, watcher) = (host.client().await, host.client().await);
+    leaver.ask("enter", json!(null)).await;
+    let me = leaver.ask("me", json!(null)).await;
+    leaver.emit("sleep", json!(300)).await;
+    for number in 0..50 {
+        leaver.emit("note", json!(number.to_string())).await;
+    }
+    // The ack of an event in another queue: whatever was written before it has arrived when the host has handled the first note.
+    drop(leaver);
+    let mut notes = Value::Null;
+    for _ in 0..600 {
+        notes = watcher.ask("notes", me.clone()).await;
+        if notes.as_array().and_then(|notes| notes.last()).and_then(Value::as_str).is_some_and(|note| note.starts_with('$')) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let mut expected: Vec<_> = (0..50).map(|number| number.to_string()).collect();
+    expected.push("$disconnect in lab".to_owned());
+    assert_eq!(notes, json!(expected));
+    let traces = watcher.ask("traces", json!(null)).await;
+    assert_eq!(traces["in_lab"], json!(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_clients_that_join_and_vanish_leave_no_membership() {
+    const ROUNDS: usize = 10_000;
+    const AT_ONCE: usize = 50;
+    let host = TestHost::start(&[guest("lab")]).await;
+    let watcher = host.client().await;
+    let mut left = ROUNDS;
+    while left > 0 {
+        let mut round = tokio::task::JoinSet::new();
+        for _ in 0..AT_ONCE.min(left) {
+            let url = host.url.clone();
+            round.spawn(async move {
+                let client = sockhop_tests::TestClient::connect(&url).await;
+                // Not waited for: the join may come before, with or after the end of the connection.
+                client.emit("enter", Value::Null).await;
+            });
+        }
+        left -= round.len();
+        while let Some(done) = round.join_next().await {
+            done.expect("a client");
+        }
+    }
+    let mut members = watcher.ask("traces", json!(null)).await["in_lab"].clone();
+    for _ in 0..600 {
+        if members == json!(0) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        members = watcher.ask("traces", json!(null)).await["in_lab"].clone();
+    }
+    assert_eq!(members, json!(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_can_end_its_callers_connection_after_its_effects() {
+    let host = TestHost::start(&[guest("lab")]).await;
+    let mut client = host.client().await;
+    client.emit("goodbye", Value::Null).await;
+    client.expect("noise").await;
+    client.closed().await;
+}
+
+/// A burst is no reason to keep its memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_seconds_after_a_burst_the_hosts_memory_is_where_it_was() {
+    let (plugins, data) = (sockhop_tests::directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
+    let host = sockhop_tests::HostProcess::start(plugins.path(), data.path());
+    let burst = async || {
+        let client = sockhop_tests::TestClient::connect(&host.url).await;
+        let mut answers = Vec::new();
+        for number in 0..5_000 {
+            answers.push(client.ask_later(&format!(r#"["echo",{number}]"#)).await);
+        }
+        for answer in answers {
+            tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
+        }
+    };
+    // The first burst makes what stays for good: instances, pages of code.
+    burst().await;
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    let before = host.resident();
+    burst().await;
+    let most = before + before / 10;
+    eventually("the memory to go back", || Some(host.resident()).filter(|after| *after <= most)).await;
+
+}

@@ -1,0 +1,83 @@
+//! The laws of the house, as `host/src/lib.rs` tells them: each heavy dependency is known to one part.
+
+use std::path::{Path, PathBuf};
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a source directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// Whether a line of code, and not a comment, names the crate.
+fn names(source: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    source.lines().map(str::trim_start).filter(|line| !line.starts_with("//")).any(|line| {
+        line.match_indices(&path).any(|(at, _)| !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_'))
+    })
+}
+
+#[test]
+fn each_heavy_dependency_is_known_to_one_part() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
+    let laws: [(&str, &[&str]); 8] = [
+        ("wasmtime", &["plugin/"]),
+        ("wasmtime_wasi", &["plugin/"]),
+        ("socketioxide", &["socket.rs", "rooms.rs", "host.rs"]),
+        ("jsonschema", &["schema.rs", "schema/"]),
+        ("axum", &["http.rs", "http/", "host.rs"]),
+        ("rusqlite", &["store.rs", "store/"]),
+        ("anyhow", &["main.rs", "command.rs", "command/"]),
+        ("figment", &["config.rs"]),
+    ];
+    for file in sources(&root) {
+        let name = file.strip_prefix(&root).expect("a source of the host").to_string_lossy().replace('\\', "/");
+        let source = std::fs::read_to_string(&file).expect("a source");
+        for (dependency, places) in laws {
+            let allowed = places.iter().any(|place| name == *place || (place.ends_with('/') && name.starts_with(place)));
+            assert!(allowed || !names(&source, dependency), "{name} knows {dependency}; only {places:?} may");
+        }
+        assert!(!name.ends_with("mod.rs"), "{name}: a module's file has its name");
+        assert!(source.starts_with("//!"), "{name} does not begin by saying what it owns");
+    }
+}
+
+/// Layers, each using only those before it.
+#[test]
+fn no_part_uses_one_that_stands_behind_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
+    let layers: [&[&str]; 8] = [
+        &["config", "effect", "event", "rejection", "rule", "transport"],
+        &["schema", "store", "plugin", "rooms"],
+        &["registry"],
+        &["dispatcher"],
+        &["socket", "reload"],
+        &["http"],
+        &["host"],
+        &["command", "main", "lib"],
+    ];
+    let layer = |name: &str| layers.iter().position(|names| names.contains(&name));
+    for file in sources(&root) {
+        let name = file.strip_prefix(&root).expect("a source of the host").to_string_lossy().replace('\\', "/");
+        let part = name.split(['/', '.']).next().expect("a part");
+        let own = layer(part).unwrap_or_else(|| panic!("{name} is in no layer: is it a noun or a verb of the sentence?"));
+        let source = std::fs::read_to_string(&file).expect("a source");
+        for line in source.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for (at, _) in line.match_indices("crate::") {
+                let used = line[at + "crate::".len()..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                if let Some(other) = layer(used)
+                    && used != part
+                {
+                    let sideways = other == own && own == 1;
+                    assert!(other <= own && !sideways, "{name} (layer {own}) uses {used} (layer {other})");
+                }
+            }
+        }
+    }
+}
