@@ -320,8 +320,7 @@ impl Config {
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut figment = Figment::new();
         if let Some(file) = file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+            let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
             figment = figment.merge(Toml::string(&text));
         }
         let environment = Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");

@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
-use crate::event::{Connection, Event, EventId, Payload, depth, host_event};
+use crate::event::{Connection, Event, EventId, Identity, Payload, depth, host_event};
 use crate::plugin::{Budget, Failure};
-use crate::registry::{Inbound, Registry, Served};
+use crate::registry::{Inbound, Registry, Routes, Served};
 use crate::rejection::Rejection;
 use crate::rooms::Rooms;
 use crate::rule::Access;
@@ -51,7 +51,7 @@ impl Dispatcher {
             Some(route) => {
                 let event = Arc::new(event);
                 let answer = match self.check(&event, &route.inbound) {
-                    Ok(()) => self.run(&routes, &route.plugin, &event, Some(&route.inbound)).await,
+                    Ok(()) => self.run(&routes, &route.plugin, &event, Some(route.inbound.as_ref())).await,
                     Err(rejection) => Err(rejection),
                 };
                 if let Err(rejection) = &answer {
@@ -89,11 +89,11 @@ impl Dispatcher {
     /// Where nobody declares the event, its data does not fit, it may not go there, or no room is known.
     pub fn emit(&self, id: EventId, event: &str, data: &RawValue, to: Option<Target>) -> Result<Emitted, Rejection> {
         let routes = self.registry.snapshot();
-        let mut declarations = routes.outbound(event).peekable();
-        let Some(schema) = declarations.peek().map(|declared| &declared.data) else { return Err(Rejection::UnknownEvent) };
+        let declarations: Vec<_> = routes.outbound(event).collect();
+        // All declarations of an event have the same schema.
+        let Some(declared) = declarations.first() else { return Err(Rejection::UnknownEvent) };
         let value = self.parse(data.get())?;
-        schema.check(&value).map_err(Rejection::against_schema)?;
-        let declarations: Vec<_> = declarations.collect();
+        declared.data.check(&value).map_err(Rejection::against_schema)?;
         let to = match to {
             Some(Target::Everyone) if !declarations.iter().any(|declared| declared.everyone) => {
                 return Err(Rejection::Forbidden(format!("the declaration of `{event}` does not send it to everyone")));
@@ -112,7 +112,9 @@ impl Dispatcher {
                 rooms.sort();
                 rooms.dedup();
                 if rooms.is_empty() {
-                    return Err(Rejection::invalid(format!("no room is known: name one, the declaration of `{event}` gives none for this data")));
+                    return Err(Rejection::invalid(format!(
+                        "no room is known: name one, the declaration of `{event}` gives none for this data"
+                    )));
                 }
                 Target::Rooms(rooms)
             }
@@ -129,8 +131,9 @@ impl Dispatcher {
 
     /// Whether `caller` may send this, and whether it is what the plugin takes.
     fn check(&self, event: &Event, inbound: &Inbound) -> Result<(), Rejection> {
-        let identity = event.caller.as_ref().map(|caller| caller.identity.as_ref()).cloned().unwrap_or_default();
-        if !inbound.access.allows(&identity, None) {
+        let nobody = Identity::default();
+        let identity = event.caller.as_ref().map_or(&nobody, |caller| &caller.identity);
+        if !inbound.access.allows(identity, None) {
             return Err(match &inbound.access {
                 Access::Role(role) if identity.user.is_some() => Rejection::Forbidden(format!("this event asks for the role `{role}`")),
                 _ => Rejection::Unauthorized("this event asks for a user; connect with a token".to_owned()),
@@ -149,26 +152,14 @@ impl Dispatcher {
     }
 
     /// Runs `event`'s handler, again where its writes met a conflict, and applies what it wants done.
-    async fn run(
-        &self,
-        routes: &Arc<crate::registry::Routes>,
-        served: &Arc<Served>,
-        event: &Arc<Event>,
-        inbound: Option<&Inbound>,
-    ) -> Answer {
+    async fn run(&self, routes: &Arc<Routes>, served: &Arc<Served>, event: &Arc<Event>, inbound: Option<&Inbound>) -> Answer {
         let answer = self.run_within(routes, served, event, inbound).await;
         let failed = matches!(&answer, Err(Rejection::PluginFailed | Rejection::TimedOut));
         served.plugin.count(failed);
         answer
     }
 
-    async fn run_within(
-        &self,
-        routes: &Arc<crate::registry::Routes>,
-        served: &Arc<Served>,
-        event: &Arc<Event>,
-        inbound: Option<&Inbound>,
-    ) -> Answer {
+    async fn run_within(&self, routes: &Arc<Routes>, served: &Arc<Served>, event: &Arc<Event>, inbound: Option<&Inbound>) -> Answer {
         let mut budget = Budget::new(self.limits.event_cpu_ms, self.limits.event_wall_ms);
         let Some(mut seat) = served.plugin.seat(&budget).await else {
             return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()));

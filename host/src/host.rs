@@ -189,7 +189,9 @@ impl Host {
             }
         }
         for served in &self.registry.snapshot().plugins {
-            served.state.store.close();
+            if let Err(error) = served.state.store.close() {
+                tracing::warn!(plugin = served.plugin.name(), %error, "state not closed cleanly; it is read again at the next start");
+            }
         }
         tracing::info!("stopped");
     }

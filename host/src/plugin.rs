@@ -21,7 +21,7 @@ use crate::config::InstancePolicy;
 
 pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
-pub use loader::{Candidate, LoadError, load};
+pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::Seat;
 pub use registration::{Emits, Handles, Registration, is_plugin_name};
 

@@ -144,6 +144,11 @@ pub enum NotJoined {
 }
 
 impl Routes {
+    /// The generation that follows `previous`, without any plugin yet.
+    pub fn after(previous: &Self) -> Self {
+        Self { generation: previous.generation + 1, ..Self::default() }
+    }
+
     /// Who handles `event`.
     pub fn route(&self, event: &str) -> Option<&Route> {
         self.events.get(event)
@@ -202,7 +207,11 @@ impl Routes {
             for rule in &self.rooms {
                 let identical = rule.pattern == *pattern && rule.access == *access;
                 if rule.pattern.overlaps(pattern) && !identical {
-                    return Err(AdmitError::RoomTaken { room: pattern.to_string(), as_room: rule.pattern.to_string(), by: rule.owner.clone() });
+                    return Err(AdmitError::RoomTaken {
+                        room: pattern.to_string(),
+                        as_room: rule.pattern.to_string(),
+                        by: rule.owner.clone(),
+                    });
                 }
             }
         }

@@ -210,7 +210,10 @@ mod tests {
     fn a_handlers_refusal_becomes_a_reason_unless_it_is_the_hosts_word() {
         let not_found = Rejection::from_handler(Refusal::new("not_found", "no record 7"));
         assert_eq!((not_found.code(), not_found.status()), ("refused", 404));
-        assert_eq!(not_found.document("e", "i"), json!({"code": "refused", "message": "no record 7", "event": "e", "id": "i", "reason": "not_found"}));
+        assert_eq!(
+            not_found.document("e", "i"),
+            json!({"code": "refused", "message": "no record 7", "event": "e", "id": "i", "reason": "not_found"})
+        );
         let forbidden = Rejection::from_handler(Refusal::new("forbidden", "not yours"));
         assert_eq!((forbidden.code(), forbidden.status()), ("forbidden", 403));
     }

@@ -31,7 +31,7 @@ impl Loader {
     /// # Errors
     /// Where the directory can't be read; a file in it that fails is no error, but shown.
     pub async fn load_all(&self, dir: &Path, registry: &Registry) -> Result<(), std::io::Error> {
-        let mut routes = Routes { generation: registry.snapshot().generation + 1, ..Routes::default() };
+        let mut routes = Routes::after(&registry.snapshot());
         for file in scan::scan(dir)? {
             self.load(&file, &mut routes).await;
         }
@@ -41,8 +41,13 @@ impl Loader {
 
     /// Loads one file beside those that `routes` has, or notes there why it does not serve.
     pub async fn load(&self, file: &Path, routes: &mut Routes) {
-        let (name, reason) = match plugin::load(&self.engine, file).await {
-            Err(error) => (None, chain(&error)),
+        let source = match plugin::read(&self.engine, file).await {
+            Err(error) => return fail(file, None, None, &error, routes),
+            Ok(source) => source,
+        };
+        let digest = Some(source.digest.clone());
+        match plugin::load(&self.engine, source).await {
+            Err(error) => fail(file, None, digest, &error, routes),
             Ok(candidate) => {
                 let name = candidate.registration.name.clone();
                 let policy = self.config.plugins.by_name.get(&name).map(|settings| settings.instances).unwrap_or_default();
@@ -51,14 +56,11 @@ impl Loader {
                         let plugin = &served.plugin;
                         tracing::info!(plugin = plugin.name(), version = plugin.registration.version, digest = plugin.digest,
                             file = %file.display(), "plugin active");
-                        return;
                     }
-                    Err(error) => (Some(name), chain(&error)),
+                    Err(error) => fail(file, Some(name), digest, &error, routes),
                 }
             }
-        };
-        tracing::error!(file = %file.display(), plugin = name, reason, "plugin failed");
-        routes.failed.push(FailedFile { file: file.to_owned(), name, reason, at: SystemTime::now() });
+        }
     }
 
     fn open(&self, name: &str) -> Result<State, Box<dyn std::error::Error + Send + Sync>> {
@@ -73,6 +75,13 @@ impl Loader {
         let store = Store::open(&self.state_dir.join(format!("{name}.sqlite")), limits)?;
         Ok(State { store: Arc::new(store), commit: Arc::default() })
     }
+}
+
+/// Notes why a file does not serve, and tells the log.
+fn fail(file: &Path, name: Option<String>, digest: Option<String>, error: &dyn std::error::Error, routes: &mut Routes) {
+    let reason = chain(error);
+    tracing::error!(file = %file.display(), plugin = name, digest, reason, "plugin failed");
+    routes.failed.push(FailedFile { file: file.to_owned(), name, digest, reason, at: SystemTime::now() });
 }
 
 /// An error with all its causes in one line, each once.

@@ -237,7 +237,8 @@ impl Rooms {
 
 fn acknowledge(to: &ReplyTo, argument: &impl Serialize) -> Result<(), SendError> {
     // An ack sender is used up by a send that fails; this makes one for each try.
-    let Ok(sender) = AckSender::<LocalAdapter>::from_message_parts(&to.socket, &mut socketioxide::handler::Value::Bytes(Bytes::new()), &to.ack);
+    let Ok(sender) =
+        AckSender::<LocalAdapter>::from_message_parts(&to.socket, &mut socketioxide::handler::Value::Bytes(Bytes::new()), &to.ack);
     sender.send(argument)
 }
 

@@ -209,7 +209,9 @@ mod tests {
         let ada = Identity { user: Some("ada".into()), roles: vec!["admin".into()], claims: Value::Null };
         assert!(Access::Anyone.allows(&nobody, None));
         assert!(!Access::Authenticated.allows(&nobody, None) && Access::Authenticated.allows(&ada, None));
-        assert!(!Access::Owner.allows(&nobody, None) && !Access::Owner.allows(&ada, Some("eve")) && Access::Owner.allows(&ada, Some("ada")));
+        assert!(
+            !Access::Owner.allows(&nobody, None) && !Access::Owner.allows(&ada, Some("eve")) && Access::Owner.allows(&ada, Some("ada"))
+        );
         let admin: Access = "role:admin".parse().unwrap();
         assert!(!admin.allows(&nobody, None) && admin.allows(&ada, None));
         assert!("role:".parse::<Access>().is_err() && "Anyone".parse::<Access>().is_err());

@@ -27,6 +27,9 @@ const MAX_VALUES_IN_FULL: usize = 4096;
 /// Bytes of a compiled pattern, and of the tables that matching it may build. A plain pattern takes a few KiB; counted repetitions multiply.
 const MAX_PATTERN_BYTES: usize = 256 * 1024;
 
+/// Patterns of one schema: what it may cost in memory is this times [`MAX_PATTERN_BYTES`].
+const MAX_PATTERNS: usize = 100;
+
 /// Subschemas that may apply to one and the same value in a row (through `$ref`, `allOf` and their like). A check recurses once for each, at
 /// every level of the document, so this times the depth of a document is what the stack of a worker must hold.
 const MAX_CHAIN: usize = 24;
@@ -89,6 +92,9 @@ pub enum SchemaError {
     /// A chain of references and combinations that is endless or too long.
     #[error("more than {MAX_CHAIN} subschemas apply to one value in a row, or they refer to each other in a circle")]
     TooNested,
+    /// More patterns than one schema may have.
+    #[error("the schema has more than {MAX_PATTERNS} patterns")]
+    TooManyPatterns,
     /// A pattern that cannot be matched in linear time, or takes too much memory.
     #[error("the pattern at `{path}` is not supported: no look-around and no back-references, and at most 256 KiB compiled")]
     Pattern {
@@ -212,6 +218,7 @@ impl<'a> Document<'a> {
         // References may name anchors that come later, and places that no keyword leads to: so they are resolved once a walk is over, and
         // what they newly reach is walked next.
         let mut unresolved = Vec::new();
+        let mut patterns = 0;
         loop {
             while let Some(schema) = open.pop() {
                 if !seen.insert(std::ptr::from_ref(schema)) {
@@ -219,6 +226,11 @@ impl<'a> Document<'a> {
                 }
                 document.schemas.push(schema);
                 document.read_names(schema)?;
+                patterns += usize::from(schema.get("pattern").is_some());
+                patterns += schema.get("patternProperties").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+                if patterns > MAX_PATTERNS {
+                    return Err(SchemaError::TooManyPatterns);
+                }
                 unresolved.extend(references(schema));
                 open.extend(subschemas(schema, &IN_PLACE_ONE, &IN_PLACE_LIST, &IN_PLACE_MAP));
                 open.extend(subschemas(schema, &BELOW_ONE, &BELOW_LIST, &BELOW_MAP));
@@ -331,7 +343,7 @@ fn subschemas<'a>(schema: &'a Value, one: &[&str], lists: &[&str], maps: &[&str]
 
 /// What `schema` refers to. A `$dynamicRef` counts as a `$ref`: in a document without inner `$id`s they mean the same.
 fn references(schema: &Value) -> impl Iterator<Item = &str> {
-    ["$ref", "$dynamicRef"].into_iter().filter_map(|keyword| schema.get(keyword)?.as_str())
+    ["$ref", "$dynamicRef"].into_iter().filter_map(move |keyword| schema.get(keyword)?.as_str())
 }
 
 /// `text` with its `%41`s decoded, as pointers in references are written.
@@ -361,7 +373,7 @@ fn refusal(error: &ValidationError<'_>) -> SchemaError {
         return SchemaError::DanglingReference { reference: cut(&error.to_string()) };
     }
     let is_pattern = path.ends_with("/pattern") || path.contains("/patternProperties");
-    if is_pattern && matches!(error.kind(), ValidationErrorKind::Format { .. } | ValidationErrorKind::RegexEngineFailure { .. }) {
+    if is_pattern && is_about_a_pattern(error.kind()) {
         return SchemaError::Pattern { path: cut(path) };
     }
     let mut details = Vec::new();
@@ -369,6 +381,15 @@ fn refusal(error: &ValidationError<'_>) -> SchemaError {
     match details.into_iter().next() {
         Some(Detail { path, message, .. }) => SchemaError::Invalid { path, message },
         None => SchemaError::Invalid { path: cut_to(path, MAX_PATH), message: message(error.kind()) },
+    }
+}
+
+/// Whether the text of a pattern is at fault, and not the type of what stands in its place.
+fn is_about_a_pattern(kind: &ValidationErrorKind) -> bool {
+    match kind {
+        ValidationErrorKind::Format { .. } | ValidationErrorKind::RegexEngineFailure { .. } => true,
+        ValidationErrorKind::PropertyNames { error } => is_about_a_pattern(error.kind()),
+        _ => false,
     }
 }
 
@@ -563,11 +584,17 @@ mod tests {
         });
         assert_eq!(schema(&record).check(&json!({"user_id": 1, "content": "x"})), Ok(()));
         assert_eq!(one(&record, &json!({"user_id": 1})), triple("/content", "required", "is required"));
-        assert_eq!(one(&record, &json!({"user_id": 1, "content": ""})), triple("/content", "minLength", "must be at least 1 character long"));
+        assert_eq!(
+            one(&record, &json!({"user_id": 1, "content": ""})),
+            triple("/content", "minLength", "must be at least 1 character long")
+        );
         let long = json!({"user_id": 1, "content": "x".repeat(10_001)});
         assert_eq!(one(&record, &long), triple("/content", "maxLength", "must be at most 10000 characters long"));
         assert_eq!(one(&record, &json!({"user_id": 1.5, "content": "x"})), triple("/user_id", "type", "must be an integer or a string"));
-        assert_eq!(one(&record, &json!({"user_id": 1, "content": "x", "a/b~": 1})), triple("/a~1b~0", "additionalProperties", "is not allowed"));
+        assert_eq!(
+            one(&record, &json!({"user_id": 1, "content": "x", "a/b~": 1})),
+            triple("/a~1b~0", "additionalProperties", "is not allowed")
+        );
         assert_eq!(one(&record, &json!(null)), triple("", "type", "must be an object"));
         let mut all = findings(&record, &json!({"content": 1, "tags": ["secret"]}));
         all.sort();
@@ -660,7 +687,9 @@ mod tests {
 
     #[test]
     fn a_reference_out_of_the_document_is_refused_by_name() {
-        for reference in ["https://example.com/a.json", "http://127.0.0.1:1/x", "file:///etc/passwd", "other.json", "other.json#/a", DIALECT] {
+        for reference in
+            ["https://example.com/a.json", "http://127.0.0.1:1/x", "file:///etc/passwd", "other.json", "other.json#/a", DIALECT]
+        {
             let error = SchemaError::ExternalReference { reference: reference.to_owned() };
             assert_eq!(refused(&json!({"$ref": reference})), error);
             assert_eq!(refused(&json!({"items": {"not": {"$dynamicRef": reference}}})), error);
@@ -689,10 +718,12 @@ mod tests {
     #[test]
     fn a_pattern_that_needs_backtracking_or_much_memory_is_refused() {
         let error = SchemaError::Pattern { path: "/properties/a/pattern".to_owned() };
-        for pattern in ["(?=a)b", r"(a)\1", "[a-z]{1000}{1000}"] {
+        for pattern in ["(?=a)b", r"(a)\1", "([a-z]{1000}){1000}"] {
             assert_eq!(refused(&json!({"properties": {"a": {"pattern": pattern}}})), error, "{pattern}");
             assert!(matches!(refused(&json!({"patternProperties": {pattern: true}})), SchemaError::Pattern { .. }), "{pattern}");
         }
+        let many: Vec<Value> = (0..=MAX_PATTERNS).map(|i| json!({"pattern": format!("^{i}+$")})).collect();
+        assert_eq!(refused(&json!({"anyOf": many})), SchemaError::TooManyPatterns);
         let evil = json!({"pattern": "^(a+)+$"});
         assert_eq!(one(&evil, &json!(format!("{}!", "a".repeat(100_000)))).1, "pattern");
     }
@@ -729,7 +760,8 @@ mod tests {
                 _ => 2,
             };
             let links = (MAX_CHAIN - 2) / per_link;
-            let mut defs: serde_json::Map<String, Value> = (0..links).map(|i| (format!("d{i}"), to(format!("#/$defs/d{}", i + 1)))).collect();
+            let mut defs: serde_json::Map<String, Value> =
+                (0..links).map(|i| (format!("d{i}"), to(format!("#/$defs/d{}", i + 1)))).collect();
             defs.insert(format!("d{links}"), json!({"type": "array", under: {"$ref": "#/$defs/d0"}}));
             let source = json!({"items": {"$ref": "#/$defs/d0"}, "$defs": defs}).to_string();
             let run = move || {
@@ -784,7 +816,11 @@ mod tests {
             assert!(schema(&source).allows_top_level_property("error"), "{source}");
             assert!(!schema(&source).allows_top_level_property("other"), "{source}");
         }
-        for source in [json!(true), json!({"properties": {"a": {"properties": {"error": true}}}}), json!({"$defs": {"a": {"properties": {"error": true}}}})] {
+        for source in [
+            json!(true),
+            json!({"properties": {"a": {"properties": {"error": true}}}}),
+            json!({"$defs": {"a": {"properties": {"error": true}}}}),
+        ] {
             assert!(!schema(&source).allows_top_level_property("error"), "{source}");
         }
     }

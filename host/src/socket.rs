@@ -183,7 +183,10 @@ impl Client {
                 self.handle(incoming).await;
                 self.answer_overdue().await;
             }
-            self.drained.notify_one();
+            // Nobody waits for a mailbox that is only empty, and a signal that nobody waits for would be taken for the next.
+            if self.mailbox().stage == Stage::Closed {
+                self.drained.notify_one();
+            }
         });
     }
 
@@ -305,7 +308,7 @@ fn read(value: Value, limits: &Limits, connection: &Arc<Connection>) -> (usize, 
         (Some(json), None) => json.to_owned(),
         (Some(_), Some(_)) => return (0, rejected(&name, Rejection::invalid("an event has at most one argument"))),
     };
-    (size, Ok(event(&name, Payload { json, attachments })))
+    (size, Ok(event(&name, Payload { json, attachments: attachments.into() })))
 }
 
 /// Bytes of a name outside of the grammar that its rejection repeats.

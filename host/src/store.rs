@@ -90,7 +90,7 @@ impl Default for StoreLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file can't be created or opened.
-    #[error("the state in {} can't be opened", file.display())]
+    #[error("the state in {} can't be opened", .file.display())]
     Open {
         /// The file.
         file: PathBuf,
@@ -98,13 +98,13 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A file of something else.
-    #[error("{} is not a store of plugin state", file.display())]
+    #[error("{} is not a store of plugin state", .file.display())]
     NotOurs {
         /// The file.
         file: PathBuf,
     },
     /// A file of a newer host.
-    #[error("the state in {} has format {found}, and this host knows formats up to {FORMAT}", file.display())]
+    #[error("the state in {} has format {found}, and this host knows formats up to {FORMAT}", .file.display())]
     Newer {
         /// The file.
         file: PathBuf,
@@ -323,15 +323,14 @@ impl Store {
     /// of doing it again.
     ///
     /// # Errors
-    /// The file can't be written; what was committed is safe in the log, and a few numbers of sequences are lost.
+    /// The file can't be written. Nothing is lost then but a few numbers: what was committed is safe in the log.
     pub fn close(&self) -> Result<(), StoreError> {
         let mut ids = lock(&self.ids);
         let mut writer = lock(&self.writer);
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for (sequence, Block { next, end }) in ids.iter() {
-            transaction
-                .prepare_cached("UPDATE sequences SET next = ?2 WHERE name = ?1 AND next = ?3")?
-                .execute(params![sequence, integer(*next), integer(*end)])?;
+            let mut give_back = transaction.prepare_cached("UPDATE sequences SET next = ?2 WHERE name = ?1 AND next = ?3")?;
+            give_back.execute(params![sequence, integer(*next), integer(*end)])?;
         }
         transaction.commit()?;
         ids.clear();
@@ -423,25 +422,26 @@ fn connect(file: &Path) -> Result<Connection, StoreError> {
     // One thread at a time uses a connection, which the type system sees to; so SQLite need not lock it.
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "trusted_schema", false)?;
+    // The first of these reads the file, so it is what fails where that is no database.
+    connection
+        .pragma_update(None, "synchronous", "NORMAL")
+        .and_then(|()| connection.pragma_update(None, "cache_size", -CACHE_KIB))
+        .and_then(|()| connection.pragma_update(None, "trusted_schema", false))
+        .map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => StoreError::NotOurs { file: file.to_owned() },
+            _ => error.into(),
+        })?;
     Ok(connection)
 }
 
 /// Makes an empty file a store, and makes sure that any other is one.
 fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
-    let not_ours = || StoreError::NotOurs { file: file.to_owned() };
     let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (application, format) = match read("application_id").and_then(|application| Ok((application, read("user_version")?))) {
-        Ok(found) => found,
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => return Err(not_ours()),
-        Err(error) => return Err(error.into()),
-    };
+    let (application, format) = (read("application_id")?, read("user_version")?);
     let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let is_new = tables == 0 && application == 0 && format == 0;
     if !is_new && application != i64::from(APPLICATION_ID) {
-        return Err(not_ours());
+        return Err(StoreError::NotOurs { file: file.to_owned() });
     }
     if format > i64::from(FORMAT) {
         return Err(StoreError::Newer { file: file.to_owned(), found: format });

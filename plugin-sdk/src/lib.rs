@@ -165,15 +165,13 @@ macro_rules! export {
 
                 fn handle(
                     event: generated::sockhop::plugin::types::Event,
-                ) -> ::std::result::Result<
-                    ::std::option::Option<::std::string::String>,
-                    generated::sockhop::plugin::types::Refusal,
-                > {
+                ) -> ::std::result::Result<::std::option::Option<::std::string::String>, generated::sockhop::plugin::types::Refusal>
+                {
                     $crate::bindings::handle(instance(), event)
                 }
             }
 
-            generated::__export_component!(Component with_types_in generated);
+    generated::__export_component!(Component with_types_in generated);
         };
     };
 }

@@ -94,5 +94,4 @@ async fn ten_seconds_after_a_burst_the_hosts_memory_is_where_it_was() {
     burst().await;
     let most = before + before / 10;
     eventually("the memory to go back", || Some(host.resident()).filter(|after| *after <= most)).await;
-
 }

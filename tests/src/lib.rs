@@ -1,6 +1,14 @@
 //! What the integration tests stand on: a host of their own, and a client that can also say what a stock client would not.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_errors_doc, clippy::indexing_slicing, clippy::missing_panics_doc, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_errors_doc,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
 // Bare tasks of a test end with its runtime.
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 

@@ -120,7 +120,6 @@ fn document(routes: &Routes) -> Value {
             "listens": registration.listens})
     };
     let failed = |file: &Path, reason: &str| json!({"file": file, "ok": false, "reason": reason});
-    let rows: Vec<_> =
-        routes.plugins.iter().map(row).chain(routes.failed.iter().map(|f| failed(&f.file, &f.reason))).collect();
+    let rows: Vec<_> = routes.plugins.iter().map(row).chain(routes.failed.iter().map(|f| failed(&f.file, &f.reason))).collect();
     json!({"ok": routes.failed.is_empty(), "plugins": rows})
 }

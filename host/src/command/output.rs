@@ -36,7 +36,7 @@ pub(crate) fn json(value: &Value) {
 /// Prints rows under `header`, in columns.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header);
     table.add_rows(rows);
     // Columns are told apart by their padding; the border's would indent the first.
     for line in table.lines() {

@@ -10,6 +10,7 @@ use clap::Args;
 use sockhop::config::{Config, Log, LogFormat};
 use sockhop::host::{self, Host};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 
 use super::output;
@@ -72,7 +73,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     output::line(format_args!("listening on http://{address}"));
 
     let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
-    let signals = tokio::spawn(wait_for_signals(stop.clone(), at_once.clone()));
+    let signals = TaskTracker::new().spawn(wait_for_signals(stop.clone(), at_once.clone()));
     host.run(stop, at_once).await;
     signals.abort();
     Ok(())
@@ -86,10 +87,7 @@ fn say_key(file: &Path, address: SocketAddr) {
     {
         output::line(format_args!("         {}", secret.trim()));
     }
-    output::line(format_args!(
-        "try      curl -H \"Authorization: Bearer $(cat '{}')\" http://{address}/api/plugins",
-        file.display()
-    ));
+    output::line(format_args!("try      curl -H \"Authorization: Bearer $(cat '{}')\" http://{address}/api/plugins", file.display()));
 }
 
 /// The first signal stops in order, a second at once.
@@ -127,8 +125,9 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 
 /// The log goes to standard error: standard output is for what was asked.
 fn log_to_stderr(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter)
-        .with_context(|| format!("log.filter: {:?} is no filter; allowed are a level (`info`) or directives (`info,sockhop=debug`)", log.filter))?;
+    let filter = EnvFilter::try_new(&log.filter).with_context(|| {
+        format!("log.filter: {:?} is no filter; allowed are a level (`info`) or directives (`info,sockhop=debug`)", log.filter)
+    })?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),

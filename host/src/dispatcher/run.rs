@@ -111,7 +111,9 @@ impl Run {
 /// Whether an emitted event may go where the handler sends it.
 fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool) -> Result<(), Refusal> {
     match to {
-        Target::Sender | Target::RoomsButSender(_) if !has_sender => Err(Refusal::misuse("no connection caused this event: it has no sender")),
+        Target::Sender | Target::RoomsButSender(_) if !has_sender => {
+            Err(Refusal::misuse("no connection caused this event: it has no sender"))
+        }
         Target::Sender | Target::Connection(_) => Ok(()),
         Target::Everyone if declared.everyone => Ok(()),
         Target::Everyone => Err(Refusal::new("forbidden", format!("the declaration of `{event}` does not send it to everyone (`*`)"))),
@@ -239,6 +241,17 @@ impl HostCalls for Run {
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Refusal> {
+        let view = self.view();
+        // What is held back is in the host's memory: stored values count with the other effects.
+        let (keys, bytes) = (view.pending_keys() + 1, view.pending_bytes() + (key.len() + value.len()) as u64);
+        if self.effects.len() + keys > self.limits.effects.get()
+            || self.effects_bytes as u64 + bytes > self.limits.effects_bytes.get() as u64
+        {
+            return Err(Refusal::limit(format!(
+                "the effects of one event, stored values among them, are at most {} and {} bytes",
+                self.limits.effects, self.limits.effects_bytes
+            )));
+        }
         self.view().set(&key, value).map_err(|error| self.refuse(error))
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -67,7 +68,7 @@ fn tune(stream: &TcpStream, stalled: Duration) -> io::Result<()> {
 async fn serve(stream: TcpStream, router: Router, rooms: Arc<Rooms>, stop: CancellationToken) {
     let cut = Cut::default();
     let io = TokioIo::new(Cuttable::new(stream, &cut));
-    let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
+    let service = ServiceExt::<Request<Incoming>>::map_request(router, move |mut request: Request<Incoming>| {
         if let Some(sid) = upgrading_sid(request.uri().query().unwrap_or_default()) {
             rooms.upgrades.remember(sid, &cut);
         }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -64,10 +65,10 @@ pub(crate) async fn check(State(origins): State<Arc<Origins>>, request: Request,
 /// Tells browsers the same, for long-polling.
 pub(crate) fn cors(origins: &Arc<Origins>) -> CorsLayer {
     let origins = Arc::clone(origins);
-    let allowed = move |origin: &HeaderValue, _: &axum::http::request::Parts| origin.to_str().is_ok_and(|origin| origins.allow(origin));
+    let allowed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(|origin| origins.allow(origin));
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
-        .allow_methods([axum::http::Method::GET, axum::http::Method::POST])
+        .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
         .allow_credentials(true)
 }

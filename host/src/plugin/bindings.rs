@@ -1,6 +1,14 @@
 //! The WIT interface as Rust: generated, and turned into the host's own words here and nowhere else.
 
-#![allow(missing_docs, clippy::all, reason = "generated code")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "generated code"
+)]
 
 wasmtime::component::bindgen!({
     path: "../wit/v0.1",

@@ -1,7 +1,7 @@
 //! The one WebAssembly engine of a host: its limits, and the clock that interrupts guests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 

@@ -136,7 +136,8 @@ impl Instance {
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
         self.handled += 1;
         self.store.data_mut().phase = Phase::Handling(calls);
-        let call = self.guest.call_handle(&mut self.store, &types::Event::from(event));
+        let event = types::Event::from(event);
+        let call = self.guest.call_handle(&mut self.store, &event);
         let returned = within(&self.clock, budget, call).await;
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
         match (returned, phase) {

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::types::ComponentItem;
 use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
 
 use crate::rejection::Refusal;
 
+use super::Code;
 use super::bindings::PluginPre;
 use super::engine::Engine;
 use super::instance::{Failure, Instance};
 use super::output::Output;
 use super::registration::Registration;
-use super::Code;
 
 /// A plugin that says what it is, not yet admitted beside others.
 pub struct Candidate {
@@ -49,7 +49,9 @@ pub enum LoadError {
     #[error("is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`")]
     CoreModule,
     /// Built for another version of the interface.
-    #[error("was built against `{wanted}`, which this host does not have; it has sockhop:plugin@{HOST_WIT}: build it with the SDK of that version")]
+    #[error(
+        "was built against `{wanted}`, which this host does not have; it has sockhop:plugin@{HOST_WIT}: build it with the SDK of that version"
+    )]
     OtherVersion {
         /// The import or export.
         wanted: String,
@@ -61,7 +63,9 @@ pub enum LoadError {
         missing: &'static str,
     },
     /// Imports something that no plugin may have.
-    #[error("imports `{import}`, which a plugin can't have; it may use the world `sockhop:plugin/plugin` and WASI 0.2's command-line interfaces")]
+    #[error(
+        "imports `{import}`, which a plugin can't have; it may use the world `sockhop:plugin/plugin` and WASI 0.2's command-line interfaces"
+    )]
     ForeignImport {
         /// The import.
         import: String,
@@ -87,18 +91,36 @@ fn explain(failure: &Failure) -> String {
     }
 }
 
-/// Reads, compiles and links `file`, and lets it register. Compiling takes a thread for as long as it lasts, and none of the runtime's.
+/// A file as it was read: what its digest says is what is compiled.
+pub struct Source {
+    /// Which.
+    pub file: PathBuf,
+    /// SHA-256 of its bytes, hexadecimal.
+    pub digest: String,
+    bytes: Vec<u8>,
+}
+
+/// Reads `file`.
 ///
 /// # Errors
-/// Why the file is no plugin.
-pub async fn load(engine: &Arc<Engine>, file: &Path) -> Result<Candidate, LoadError> {
+/// Where it can't be read, or is larger than the host reads.
+pub async fn read(engine: &Engine, file: &Path) -> Result<Source, LoadError> {
     let limit = engine.limits.plugin_file_bytes.get();
     let size = tokio::fs::metadata(file).await.map_err(LoadError::Unreadable)?.len();
     if size > limit {
         return Err(LoadError::TooLarge { size, limit });
     }
     let bytes = tokio::fs::read(file).await.map_err(LoadError::Unreadable)?;
-    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Source { file: file.to_owned(), digest, bytes })
+}
+
+/// Compiles and links what was read, and lets it register. Compiling takes a thread for as long as it lasts, and none of the runtime's.
+///
+/// # Errors
+/// Why the file is no plugin.
+pub async fn load(engine: &Arc<Engine>, source: Source) -> Result<Candidate, LoadError> {
+    let Source { file, digest, bytes } = source;
     let compiling = Arc::clone(engine);
     let compiled = tokio::task::spawn_blocking(move || compile(&compiling, &bytes)).await;
     let pre = compiled.map_err(|error| LoadError::NotWasm(Some(wasmtime::Error::new(error))))??;
@@ -108,7 +130,7 @@ pub async fn load(engine: &Arc<Engine>, file: &Path) -> Result<Candidate, LoadEr
     let instance = Instance::new(&code).await.map_err(LoadError::RegisterFailed)?;
     let registration = instance.register(&code).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)?;
     code.output.rename(&registration.name);
-    Ok(Candidate { registration, file: file.to_owned(), digest, code: Arc::new(code) })
+    Ok(Candidate { registration, file, digest, code: Arc::new(code) })
 }
 
 /// The first bytes of a binary: the same magic for both, then the version and the layer (0: core module, 1: component).

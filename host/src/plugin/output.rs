@@ -159,8 +159,7 @@ mod tests {
 
     #[test]
     fn a_line_without_an_end_takes_no_more_memory_than_a_line_may() {
-        let stream =
-            LineStream::new(Arc::new(Output::new("loud", NonZeroU32::MIN, NonZeroUsize::new(8).unwrap())), LogLevel::Info);
+        let stream = LineStream::new(Arc::new(Output::new("loud", NonZeroU32::MIN, NonZeroUsize::new(8).unwrap())), LogLevel::Info);
         for _ in 0..1000 {
             stream.take(b"no end in sight ");
         }

@@ -126,7 +126,11 @@ impl Declarations {
             }
             match this.named()?.handles.iter_mut().find(|handles| handles.event == event) {
                 Some(handles) => handles.access = access,
-                None => return Err(Refusal::misuse(format!("event `{event}` can't require anything: it is not handled (call `handles` first)"))),
+                None => {
+                    return Err(Refusal::misuse(format!(
+                        "event `{event}` can't require anything: it is not handled (call `handles` first)"
+                    )));
+                }
             }
             Ok(())
         })
@@ -153,7 +157,9 @@ impl Declarations {
             let pattern: RoomPattern = pattern.parse().map_err(Refusal::misuse)?;
             let access = access.parse::<Access>().map_err(Refusal::misuse)?;
             if access == Access::Owner && !pattern.is_template() {
-                return Err(Refusal::misuse(format!("room `{pattern}` can't have an owner: only a template such as `user_{{user}}` names one")));
+                return Err(Refusal::misuse(format!(
+                    "room `{pattern}` can't have an owner: only a template such as `user_{{user}}` names one"
+                )));
             }
             let plugin = this.named()?;
             match plugin.rooms.iter().find(|(other, _)| *other == pattern) {

@@ -100,7 +100,7 @@ impl MemoryLimiter {
         let fits = self.used.checked_add(bytes).is_some_and(|used| used <= self.instance_bytes)
             && self
                 .plugin_used
-                .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                     used.checked_add(bytes).filter(|used| *used <= self.plugin_bytes)
                 })
                 .is_ok();

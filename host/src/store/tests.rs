@@ -382,7 +382,8 @@ fn the_files_are_readable_by_nobody_else() {
     use std::os::unix::fs::PermissionsExt;
     let (dir, store) = fresh();
     put(&store, &[("a", "1")]);
-    let modes: Vec<u32> = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect();
+    let modes: Vec<u32> =
+        std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect();
     assert_eq!(modes, [0o600; 3]);
 }
 
@@ -439,7 +440,12 @@ struct Model {
 enum Asked {
     Key(String),
     /// The keys of a prefix, after or before a cursor, up to and with the last that was returned.
-    Range { prefix: String, cursor: Option<String>, backwards: bool, last: Option<String> },
+    Range {
+        prefix: String,
+        cursor: Option<String>,
+        backwards: bool,
+        last: Option<String>,
+    },
 }
 
 impl Asked {
@@ -495,7 +501,8 @@ proptest! {
                     let may_be_empty = !backwards && cursor.as_ref().is_some_and(|c| *c > prefix && !c.starts_with(prefix.as_str()))
                         || backwards && cursor.as_ref().is_some_and(|c| *c <= prefix);
                     // A range that is empty by itself is no read, so it takes no snapshot.
-                    let seen = if may_be_empty { &BTreeMap::new() } else { model.seen.get_or_insert_with(|| state.clone()) };
+                    let empty = BTreeMap::new();
+                    let seen = if may_be_empty { &empty } else { &*model.seen.get_or_insert_with(|| state.clone()) };
                     let mut merged: BTreeMap<&str, u8> = seen.iter().map(|(key, (value, _))| (key.as_str(), *value)).collect();
                     for (key, own) in &model.own {
                         match own {

@@ -228,8 +228,12 @@ impl View {
         if is_too_much {
             return Err(ViewError::Limit(format!("a scan may return {} bytes, ask for fewer entries", self.store.limits.scan)));
         }
-        let text = |(key, value)| Ok((String::from_utf8(key).map_err(|_| StoreError::Damaged("a key is not UTF-8"))?, value));
-        entries.into_iter().map(text).collect()
+        let mut found = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let key = String::from_utf8(key).map_err(|_| StoreError::Damaged("a key is not UTF-8"))?;
+            found.push((key, value));
+        }
+        Ok(found)
     }
 
     /// Whether there is anything to store.
@@ -443,7 +447,8 @@ mod tests {
 
     #[test]
     fn a_range_begins_and_ends_where_prefix_and_cursor_say() {
-        let text = |(from, to): (Vec<u8>, Vec<u8>)| (String::from_utf8_lossy(&from).into_owned(), String::from_utf8_lossy(&to).into_owned());
+        let text =
+            |(from, to): (Vec<u8>, Vec<u8>)| (String::from_utf8_lossy(&from).into_owned(), String::from_utf8_lossy(&to).into_owned());
         assert_eq!(text(range("a/", None, false)), ("a/".into(), "a0".into()));
         assert_eq!(text(range("a/", Some("a/5"), false)), ("a/5\0".into(), "a0".into()));
         assert_eq!(text(range("a/", Some("a/5"), true)), ("a/".into(), "a/5".into()));

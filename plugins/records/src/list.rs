@@ -127,8 +127,8 @@ impl<R: Record> Filling<R> {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
-    use sockhop_sdk::testing::{Outcome, TestHost};
     use sockhop_sdk::Plugin;
+    use sockhop_sdk::testing::{Outcome, TestHost};
 
     #[derive(Serialize, Deserialize, JsonSchema)]
     struct Thing {
