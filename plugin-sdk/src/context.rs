@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use jiff::Timestamp;
-use jiff::fmt::temporal::DateTimePrinter;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,8 +10,9 @@ use serde_json::Value;
 use crate::handlers::Call;
 use crate::host::Host;
 use crate::plugin::Emits;
-use crate::refusal::{Refusal, Result};
+use crate::refusal::Result;
 use crate::state::State;
+use crate::time::rfc3339;
 
 /// One event being handled: who caused it, and what can be done about it.
 ///
@@ -289,24 +288,5 @@ impl JsonSchema for Attachment {
             },
             "required": ["_placeholder", "num"],
         })
-    }
-}
-
-/// `ms` since 1970 as RFC 3339 in UTC; a time beyond the year 9999, which no host receives an event at, becomes the last one before it.
-fn rfc3339(ms: u64) -> String {
-    let at = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX);
-    DateTimePrinter::new().precision(Some(3)).timestamp_to_string(&at)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_rfc3339_in_utc_with_milliseconds() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(1_769_851_800_007), "2026-01-31T09:30:00.007Z");
-        assert_eq!(rfc3339(951_827_696_789), "2000-02-29T12:34:56.789Z");
-        assert_eq!(rfc3339(u64::MAX), "9999-12-30T22:00:00.999Z");
     }
 }

@@ -131,6 +131,7 @@ mod refusal;
 mod state;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+mod time;
 
 pub use context::{Attachment, Context, Level, Target};
 pub use handlers::Handler;

@@ -164,5 +164,5 @@ fn attachments_are_found_by_their_placeholders() {
 #[test]
 #[should_panic(expected = "event `event` has two handlers; an event has one")]
 fn two_handlers_for_one_event_fail_the_load() {
-    TestHost::new(on(|_, _| Ok(())).on("event", |_: &Context, _: Value| Ok(())));
+    let _ = TestHost::new(on(|_, _| Ok(())).on("event", |_: &Context, _: Value| Ok(())));
 }

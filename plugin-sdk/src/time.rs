@@ -1,0 +1,68 @@
+//! A host's clock as text. Written here because a calendar library would be half of a plugin's file.
+
+/// Milliseconds of a day.
+const DAY: u64 = 86_400_000;
+
+/// The last millisecond that has a year of four digits.
+const LAST: u64 = 253_402_300_799_999;
+
+/// `ms` since 1970 as RFC 3339 in UTC with milliseconds; a time after the year 9999 becomes the last one before it.
+pub(crate) fn rfc3339(ms: u64) -> String {
+    let ms = ms.min(LAST);
+    let (year, month, day) = civil(ms / DAY);
+    let (seconds, millis) = (ms % DAY / 1000, ms % 1000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
+///
+/// Years are counted from 1 March, so that the leap day is a year's last and months begin at days that a line through 153 days in five
+/// months gives.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // From 0000-03-01, in cycles of 400 years of 146,097 days.
+    let days = days + 719_468;
+    let (cycle, day) = (days / 146_097, days % 146_097);
+    // Without the leap days before it, every year of the cycle has 365 days.
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = cycle * 400 + year;
+    if month < 10 { (year, month + 3, day) } else { (year + 1, month - 9, day) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rfc3339_in_utc_with_milliseconds() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(951_827_696_789), "2000-02-29T12:34:56.789Z");
+        assert_eq!(rfc3339(1_769_851_800_007), "2026-01-31T09:30:00.007Z");
+        assert_eq!(rfc3339(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn every_day_follows_the_one_before() {
+        let is_leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
+        let last_of = |year: u64, month: u64| match month {
+            2 if is_leap(year) => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        let mut expected = (1970, 1, 1);
+        for days in 0..=LAST / DAY {
+            assert_eq!(civil(days), expected);
+            let (year, month, day) = expected;
+            expected = match (month, day == last_of(year, month)) {
+                (_, false) => (year, month, day + 1),
+                (12, true) => (year + 1, 1, 1),
+                (_, true) => (year, month + 1, 1),
+            };
+        }
+    }
+}
