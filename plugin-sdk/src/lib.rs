@@ -74,7 +74,7 @@
 //! rustup target add wasm32-wasip2
 //! cargo build --release --target wasm32-wasip2
 //! sockhop check target/wasm32-wasip2/release/chat.wasm   # what it registers, or why a host would refuse it
-//! sockhop deploy target/wasm32-wasip2/release/chat.wasm  # into a running host, without a restart
+//! cp target/wasm32-wasip2/release/chat.wasm plugins/      # into the directory that a host reads when it starts
 //! ```
 //!
 //! # Testing
