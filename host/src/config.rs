@@ -40,6 +40,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// The address for clients and `/api`; port 0 takes a free one.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// The Socket.IO namespaces.
     #[serde(deserialize_with = "namespaces")]
@@ -394,6 +395,11 @@ fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, 
     Ok(Duration::from_millis(number.get()))
 }
 
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| de::Error::invalid_value(de::Unexpected::Str(&text), &"an IP address with a port, such as \"127.0.0.1:4000\""))
+}
+
 fn namespaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     match names.iter().find(|name| !name.starts_with('/') || name.contains([',', '{', '}', '?'])) {
@@ -479,7 +485,7 @@ mod tests {
     #[test]
     fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
         let cases = [
-            ("[server]\nlisten = \"nonsense\"", "server.listen", "socket address"),
+            ("[server]\nlisten = \"nonsense\"", "server.listen", "\"nonsense\", expected an IP address with a port"),
             ("[server]\nport = 1", "server.port", "listen"),
             ("[serve]\n", "serve", "server"),
             ("[limits]\nevent_cpu_ms = 0", "limits.event_cpu_ms", "nonzero"),

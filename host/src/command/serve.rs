@@ -53,7 +53,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     output::line(format_args!("plugins  {}", plugins.display()));
     output::line(format_args!("data     {}", data.display()));
     if host::is_empty(&plugins) {
-        output::line("warning: the plugin directory holds no .wasm; put one there and start again");
+        output::remark("warning: the plugin directory holds no .wasm; put one there and start again");
     }
     let host = Host::bind(config).await?;
     let routes = host.routes();

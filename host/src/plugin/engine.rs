@@ -1,5 +1,6 @@
 //! The one WebAssembly engine of a host: its limits, and the clock that interrupts guests.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -27,6 +28,12 @@ const INSTANCE_METADATA_BYTES: usize = 10 << 20;
 /// Bytes of a guest's own stack, within the fibre's.
 const WASM_STACK_BYTES: usize = 512 << 10;
 const FIBRE_STACK_BYTES: usize = 1 << 20;
+
+/// Frames of a trap's backtrace: enough to see which handler it was, and one log line of a guest that recursed without end.
+const BACKTRACE_FRAMES: NonZeroUsize = match NonZeroUsize::new(16) {
+    Some(frames) => frames,
+    None => unreachable!(),
+};
 
 /// Compiles and runs plugins. Dropping it stops the clock.
 pub struct Engine {
@@ -94,7 +101,7 @@ fn config(limits: &Limits) -> Config {
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBRE_STACK_BYTES)
         // What a guest's backtrace says is for the log, and costs nothing until a trap.
-        .wasm_backtrace(true);
+        .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES));
     config
 }
 
