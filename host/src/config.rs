@@ -455,7 +455,6 @@ impl<'de> Deserialize<'de> for Plugins {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     fn load(text: &str) -> Result<Config, String> {

@@ -46,21 +46,16 @@ impl Dispatcher {
     pub async fn handle(&self, event: Event) -> Answer {
         // The event binds to this generation.
         let routes = self.registry.snapshot();
-        let answer = match routes.route(&event.name) {
-            None => Err(Rejection::UnknownEvent),
-            Some(route) => {
-                let event = Arc::new(event);
-                let answer = match self.check(&event, &route.inbound) {
-                    Ok(()) => self.run(&routes, &route.plugin, &event, Some(route.inbound.as_ref())).await,
-                    Err(rejection) => Err(rejection),
-                };
-                if let Err(rejection) = &answer {
-                    tracing::debug!(event = %event.name, id = %event.id, plugin = route.plugin.plugin.name(), rejection = rejection.code(),
-                        "event rejected");
-                }
-                answer
-            }
+        let Some(route) = routes.route(&event.name) else { return Err(Rejection::UnknownEvent) };
+        let event = Arc::new(event);
+        let answer = match self.check(&event, &route.inbound) {
+            Ok(()) => self.run(&routes, &route.plugin, &event, Some(route.inbound.as_ref())).await,
+            Err(rejection) => Err(rejection),
         };
+        if let Err(rejection) = &answer {
+            tracing::debug!(event = %event.name, id = %event.id, plugin = route.plugin.plugin.name(), rejection = rejection.code(),
+                "event rejected");
+        }
         answer
     }
 
@@ -182,7 +177,13 @@ impl Dispatcher {
                 Ok(reply) => reply,
                 Err(refusal) => {
                     seat.keep();
-                    return Err(Rejection::from_handler(refusal));
+                    let (code, message) = (refusal.code.clone(), refusal.message.clone());
+                    let rejection = Rejection::from_handler(refusal);
+                    if rejection == Rejection::PluginFailed {
+                        tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), code, message,
+                            "handler returned the host's refusal of its own call");
+                    }
+                    return Err(rejection);
                 }
             };
             let reply = match check_reply(reply, inbound) {
@@ -284,6 +285,10 @@ fn check_reply(reply: Option<String>, inbound: Option<&Inbound>) -> Result<Box<R
         };
     };
     let value: Value = serde_json::from_str(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
+    // A schema that allows everything allows this too; clients could not tell it from a rejection.
+    if value.get("error").is_some() {
+        return Err("the reply has a property `error` at its top".to_owned());
+    }
     schema.check(&value).map_err(|details| {
         let details: Vec<_> = details.iter().map(|detail| format!("{} {}", detail.path, detail.message)).collect();
         format!("the reply is against its schema: {}", details.join("; "))

@@ -90,7 +90,7 @@ pub trait HostCalls: Any + Send {
     /// Sends an event.
     ///
     /// # Errors
-    /// `unknown_event`, `invalid_payload`, `forbidden`, `limit`, `misuse`.
+    /// `undeclared`, `invalid_data`, `limit`, `misuse`.
     fn emit(&mut self, to: Target, event: String, data: String, attachments: Vec<Bytes>) -> Result<(), Refusal>;
     /// Joins the caller to a room.
     ///

@@ -95,14 +95,17 @@ impl Rejection {
         Self::InvalidPayload { message, details }
     }
 
-    /// What a handler's refusal means to its client: a few codes are the host's own words and pass as they are, any other is a reason.
+    /// What a handler's refusal means to its client: a few codes are the host's own words and pass as they are, or are the plugin's own fault;
+    /// any other is a reason.
     pub fn from_handler(mut refusal: Refusal) -> Self {
         truncate(&mut refusal.message, Self::MAX_MESSAGE);
         match refusal.code.as_str() {
             "forbidden" => Self::Forbidden(refusal.message),
             "unauthorized" => Self::Unauthorized(refusal.message),
             "invalid_payload" => Self::invalid(refusal.message),
-            "too_large" => Self::TooLarge(refusal.message),
+            "too_large" | "limit" => Self::TooLarge(refusal.message),
+            // What the host said to a call that no client can put right.
+            "misuse" | "undeclared" | "invalid_data" => Self::PluginFailed,
             "rate_limited" => Self::RateLimited(refusal.message),
             _ => {
                 truncate(&mut refusal.code, Self::MAX_REASON);
@@ -216,6 +219,14 @@ mod tests {
         );
         let forbidden = Rejection::from_handler(Refusal::new("forbidden", "not yours"));
         assert_eq!((forbidden.code(), forbidden.status()), ("forbidden", 403));
+        assert_eq!(Rejection::from_handler(Refusal::new("limit", "more than 256 effects")).code(), "too_large");
+    }
+
+    #[test]
+    fn a_call_that_the_host_refused_for_the_plugins_own_fault_is_never_the_clients() {
+        for code in ["misuse", "undeclared", "invalid_data"] {
+            assert_eq!(Rejection::from_handler(Refusal::new(code, "internal")), Rejection::PluginFailed);
+        }
     }
 
     #[test]

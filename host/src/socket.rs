@@ -92,9 +92,10 @@ enum Stage {
     Closed,
 }
 
-/// An event as it came, or why it is none.
+/// An event as it came, and why it can't be handled, where it can't.
 struct Incoming {
-    event: Result<Event, (Event, Rejection)>,
+    event: Event,
+    rejection: Option<Rejection>,
     to: ReplyTo,
     size: usize,
 }
@@ -153,9 +154,9 @@ impl Client {
             }
             return;
         }
-        let (Ok(mut event) | Err((mut event, _))) = incoming.event;
+        let Incoming { mut event, to, .. } = incoming;
         event.payload = Payload::null();
-        let overdue = Overdue { event, to: incoming.to };
+        let overdue = Overdue { event, to };
         if self.answer_busy(&overdue).is_err() {
             if mailbox.overdue.len() < MAX_OVERDUE {
                 mailbox.overdue.push_back(overdue);
@@ -209,10 +210,11 @@ impl Client {
 
     /// Handles one event to its end, and answers it.
     async fn handle(&self, incoming: Incoming) {
-        let Incoming { event, to, .. } = incoming;
-        let (name, id, answer) = match event {
-            Ok(event) => (event.name.clone(), event.id, self.sockets.dispatcher.handle(event).await),
-            Err((event, rejection)) => (event.name, event.id, Err(rejection)),
+        let Incoming { event, rejection, to, .. } = incoming;
+        let (name, id) = (event.name.clone(), event.id);
+        let answer = match rejection {
+            None => self.sockets.dispatcher.handle(event).await,
+            Some(rejection) => Err(rejection),
         };
         self.sockets.rooms.answer(&to, &name, &id.to_string(), &answer).await;
     }
@@ -271,44 +273,58 @@ struct InReaderTask;
 impl MessageHandler<LocalAdapter, InReaderTask> for Intake {
     fn call(&self, socket: Arc<Socket<LocalAdapter>>, value: Value, ack: Option<i64>) {
         let client = &self.0;
-        let (size, event) = read(value, &client.sockets.limits, &client.connection);
-        client.take(Incoming { event, to: ReplyTo { socket, ack }, size });
+        let read = read(value, &client.sockets.limits);
+        let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
+        let event = Event::now(read.name, read.payload, Some(Arc::clone(&client.connection)));
+        client.take(Incoming { event, rejection: read.rejection, to: ReplyTo { socket, ack }, size });
     }
 }
 
-/// Splits a packet into its event and payload. The payload stays text: the dispatcher parses it, once.
-fn read(value: Value, limits: &Limits, connection: &Arc<Connection>) -> (usize, Result<Event, (Event, Rejection)>) {
-    let event = |name: &str, payload| Event::now(name, payload, Some(Arc::clone(connection)));
-    let rejected = |name: &str, rejection| Err((event(name, Payload::null()), rejection));
+/// What a packet says.
+struct Packet {
+    name: String,
+    payload: Payload,
+    /// Why it is no event that can be handled; the payload is empty then.
+    rejection: Option<Rejection>,
+}
+
+impl Packet {
+    fn rejected(name: &str, rejection: Rejection) -> Self {
+        Self { name: name.to_owned(), payload: Payload::null(), rejection: Some(rejection) }
+    }
+}
+
+/// Splits a packet into its event's name and payload. The payload stays text: the dispatcher parses it, once.
+fn read(value: Value, limits: &Limits) -> Packet {
     let (text, attachments) = match value {
         Value::Str(text, attachments) => (text, attachments.unwrap_or_default()),
         // Only another parser than the host's has this form.
-        Value::Bytes(_) => return (0, rejected("", Rejection::invalid("the packet is not text"))),
+        Value::Bytes(_) => return Packet::rejected("", Rejection::invalid("the packet is not text")),
     };
     let text = text.as_str();
     let attached: usize = attachments.iter().map(bytes::Bytes::len).sum();
-    let size = text.len() + attached;
     let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(text) else {
-        return (0, rejected("", Rejection::invalid("the packet is not a JSON array")));
+        return Packet::rejected("", Rejection::invalid("the packet is not a JSON array"));
     };
     let mut parts = parts.into_iter();
     let name = parts.next().and_then(|name| serde_json::from_str::<String>(name.get()).ok()).unwrap_or_default();
     if !is_event_name(&name) {
-        return (0, rejected(name.get(..name.floor_char_boundary(MAX_NAME_ECHOED)).unwrap_or_default(), Rejection::UnknownEvent));
+        let echoed = name.get(..name.floor_char_boundary(MAX_NAME_ECHOED)).unwrap_or_default();
+        return Packet::rejected(echoed, Rejection::UnknownEvent);
     }
     if text.len() > limits.message_bytes.get() {
-        return (0, rejected(&name, Rejection::TooLarge(format!("a message has at most {} bytes", limits.message_bytes))));
+        return Packet::rejected(&name, Rejection::TooLarge(format!("a message has at most {} bytes", limits.message_bytes)));
     }
     if attachments.len() > limits.attachments || attached > limits.attachment_bytes.get() {
         let message = format!("a message has at most {} attachments of {} bytes in all", limits.attachments, limits.attachment_bytes);
-        return (0, rejected(&name, Rejection::TooLarge(message)));
+        return Packet::rejected(&name, Rejection::TooLarge(message));
     }
     let json = match (parts.next(), parts.next()) {
         (None, _) => RawValue::NULL.to_owned(),
         (Some(json), None) => json.to_owned(),
-        (Some(_), Some(_)) => return (0, rejected(&name, Rejection::invalid("an event has at most one argument"))),
+        (Some(_), Some(_)) => return Packet::rejected(&name, Rejection::invalid("an event has at most one argument")),
     };
-    (size, Ok(event(&name, Payload { json, attachments: attachments.into() })))
+    Packet { name, payload: Payload { json, attachments: attachments.into() }, rejection: None }
 }
 
 /// Bytes of a name outside of the grammar that its rejection repeats.
@@ -316,15 +332,13 @@ const MAX_NAME_ECHOED: usize = 128;
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     fn read_text(text: &str) -> Result<(String, String), (String, &'static str)> {
-        let connection = Connection { sid: String::new(), public_id: String::new(), namespace: "/".into(), identity: Arc::default() };
-        let value = Value::Str(text.to_owned().into(), None);
-        match read(value, &Limits::default(), &Arc::new(connection)).1 {
-            Ok(event) => Ok((event.name, event.payload.json.get().to_owned())),
-            Err((event, rejection)) => Err((event.name, rejection.code())),
+        let packet = read(Value::Str(text.to_owned().into(), None), &Limits::default());
+        match packet.rejection {
+            None => Ok((packet.name, packet.payload.json.get().to_owned())),
+            Some(rejection) => Err((packet.name, rejection.code())),
         }
     }
 

@@ -105,7 +105,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cuttable<S> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

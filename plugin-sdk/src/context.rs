@@ -122,8 +122,8 @@ impl Context {
     /// Emits `event` to the clients that `to` names, once to each.
     ///
     /// # Errors
-    /// `unknown_event`: the plugin does not declare it ([`Plugin::emits`](crate::Plugin::emits)). `forbidden`: a room that its
-    /// declaration does not name. `invalid_payload`: against a bound of its schema. `limit`: more than 256 effects or 1 MiB in one event.
+    /// `undeclared`: the plugin does not declare it ([`Plugin::emits`](crate::Plugin::emits)), or its declaration does not name the room.
+    /// `invalid_data`: against a bound of its schema. `limit`: more than 256 effects or 1 MiB in one event.
     /// `misuse`: a sender where there is none.
     pub fn emit<T: Serialize>(&self, to: Target, event: &Emits<T>, data: &T) -> Result {
         self.emit_binary(to, event, data, &[])

@@ -8,7 +8,9 @@ pub type Result<T = (), E = Refusal> = std::result::Result<T, E>;
 /// A "no", from a handler to its client or from the host to a plugin: one type, so that `?` passes on what the host said.
 ///
 /// Returned from a handler, nothing that the handler did is applied. The codes `forbidden`, `unauthorized`, `invalid_payload`,
-/// `too_large` and `rate_limited` reach the client as they are; any other reaches it as `refused`, with the code as its `reason`.
+/// `too_large` and `rate_limited` reach the client as they are, and `limit` as `too_large`. What the host says to a call that no client can put
+/// right (`misuse`, `undeclared`, `invalid_data`) reaches the client as `plugin_failed`, and its message only the host's log. Any other code
+/// reaches the client as `refused`, with the code as its `reason`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Stable, snake_case, for programs: `not_found`.

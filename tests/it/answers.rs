@@ -42,6 +42,9 @@ async fn a_rejection_names_its_code_its_event_and_an_id() {
         (r#"["refuse"]"#.to_owned(), "refused"),
         (r#"["trap"]"#.to_owned(), "plugin_failed"),
         (r#"["bad_reply"]"#.to_owned(), "plugin_failed"),
+        (r#"["error_reply"]"#.to_owned(), "plugin_failed"),
+        (r#"["undeclared"]"#.to_owned(), "plugin_failed"),
+        (r#"["flood"]"#.to_owned(), "too_large"),
         (r#"["grow"]"#.to_owned(), "plugin_failed"),
         (r#"["exit"]"#.to_owned(), "plugin_failed"),
         (r#"["spin"]"#.to_owned(), "timed_out"),
@@ -72,6 +75,16 @@ async fn without_an_ack_a_rejection_is_an_error_event_and_success_is_silent() {
     client.emit("echo", json!(1)).await;
     client.ask("echo", json!(2)).await;
     assert_eq!(client.pending(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deeply_nested_emits_and_replies_fit_the_stack_that_a_guest_leaves() {
+    let host = TestHost::start(&[guest("lab")]).await;
+    let mut client = host.client().await;
+    let nested: Value = serde_json::from_str(&format!("{}{}", "[".repeat(120), "]".repeat(120))).expect("JSON");
+    assert_eq!(client.ask("deep", json!(120)).await, nested);
+    assert_eq!(client.expect("noise").await, nested);
+    assert_eq!(code(&client.ask("deep", json!(200)).await), "plugin_failed", "deeper than JSON may nest");
 }
 
 /// The library answers nothing that it can't read: it closes the connection.

@@ -12,7 +12,7 @@ use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
 use crate::event::Event;
 use crate::registry::{NotJoined, Outbound, Routes, Served};
-use crate::rejection::Refusal;
+use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::Rooms;
 use crate::rule::is_room_name;
 use crate::store::{StoreError, View, ViewError};
@@ -104,7 +104,7 @@ impl Run {
 
     fn declared(&self, event: &str) -> Result<&Outbound, Refusal> {
         let declared = self.served.outbound.get(event);
-        declared.ok_or_else(|| Refusal::new("unknown_event", format!("this plugin does not declare that it emits `{event}`")))
+        declared.ok_or_else(|| Refusal::new("undeclared", format!("this plugin does not declare that it emits `{event}`")))
     }
 }
 
@@ -116,9 +116,9 @@ fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool)
         }
         Target::Sender | Target::Connection(_) => Ok(()),
         Target::Everyone if declared.everyone => Ok(()),
-        Target::Everyone => Err(Refusal::new("forbidden", format!("the declaration of `{event}` does not send it to everyone (`*`)"))),
+        Target::Everyone => Err(Refusal::new("undeclared", format!("the declaration of `{event}` does not send it to everyone (`*`)"))),
         Target::Rooms(rooms) | Target::RoomsButSender(rooms) => match rooms.iter().find(|room| !declared.names(room)) {
-            Some(room) => Err(Refusal::new("forbidden", format!("the declaration of `{event}` does not name the room `{room}`"))),
+            Some(room) => Err(Refusal::new("undeclared", format!("the declaration of `{event}` does not name the room `{room}`"))),
             None => Ok(()),
         },
     }
@@ -150,13 +150,13 @@ impl HostCalls for Run {
         let declared = self.declared(&event)?;
         check_target(declared, &event, &to, self.event.caller.is_some())?;
         let value: Value = serde_json::from_str(&data)
-            .map_err(|error| Refusal::new("invalid_payload", format!("the data of `{event}` is not JSON: {error}")))?;
+            .map_err(|error| Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}")))?;
         declared.data.check(&value).map_err(|details| {
             let first = details.first().map(|detail| format!("{} {}", detail.path, detail.message)).unwrap_or_default();
-            Refusal::new("invalid_payload", format!("the data of `{event}` does not fit its schema: {first}"))
+            Refusal::new("invalid_data", format!("the data of `{event}` does not fit its schema: {first}"))
         })?;
         check_placeholders(&value, attachments.len())?;
-        let data = RawValue::from_string(data).map_err(|error| Refusal::new("invalid_payload", error.to_string()))?;
+        let data = RawValue::from_string(data).map_err(|error| Refusal::new("invalid_data", error.to_string()))?;
         self.push(Effect::Emit(Emit { to, event, data, attachments }))
     }
 
@@ -229,7 +229,8 @@ impl HostCalls for Run {
         self.event.received_at_ms()
     }
 
-    fn disconnect(&mut self, reason: String) {
+    fn disconnect(&mut self, mut reason: String) {
+        truncate(&mut reason, Rejection::MAX_MESSAGE);
         // One is enough, and it must not be lost to the limits that guard everything else.
         if !self.effects.iter().any(|effect| matches!(effect, Effect::Disconnect(_))) {
             self.effects.push(Effect::Disconnect(reason));

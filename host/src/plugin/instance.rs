@@ -117,7 +117,7 @@ impl Instance {
     pub(super) async fn register(mut self, code: &Code) -> Result<Result<Registration, Refusal>, Failure> {
         let limits = &code.engine.limits;
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
-        self.store.data_mut().phase = Phase::Registering(declarations);
+        self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
         let mut budget = Budget::new(limits.register_cpu_ms, limits.event_wall_ms);
         let call = self.guest.call_register(&mut self.store);
         let returned = within(&self.clock, &mut budget, call).await.map_err(|error| explain(error, &self.store, &budget))?;

@@ -240,7 +240,6 @@ fn check_event_name(event: &str) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     fn named() -> Declarations {

@@ -29,7 +29,7 @@ pub(super) enum Phase {
     /// Nothing; every call is refused.
     Idle,
     /// `register`: says what the plugin is.
-    Registering(Declarations),
+    Registering(Box<Declarations>),
     /// `handle`: one event.
     Handling(Box<dyn HostCalls>),
 }

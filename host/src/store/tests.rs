@@ -1,7 +1,5 @@
 //! The store as its users see it; what needs to look inside is tested beside it.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::thread;
 

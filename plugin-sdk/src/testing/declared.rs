@@ -66,11 +66,11 @@ impl Declared {
     pub(super) fn may_emit(&self, event: &str, rooms: &[String]) -> Result {
         let emits = self.emits.borrow();
         let Some(declared) = emits.get(event) else {
-            return Err(Refusal::new("unknown_event", format!("this plugin does not declare that it emits `{event}`")));
+            return Err(Refusal::new("undeclared", format!("this plugin does not declare that it emits `{event}`")));
         };
         let named = |room: &String| declared.iter().any(|pattern| pattern == room || (room != "*" && matches(pattern, room).is_some()));
         match rooms.iter().find(|room| !named(room)) {
-            Some(room) => Err(Refusal::forbidden(format!("the declaration of `{event}` does not name the room `{room}`"))),
+            Some(room) => Err(Refusal::new("undeclared", format!("the declaration of `{event}` does not name the room `{room}`"))),
             None => Ok(()),
         }
     }

@@ -71,7 +71,7 @@ impl Host for Rc<Run> {
         if matches!(to, Target::Sender | Target::RoomsButSender(_)) {
             self.connection()?;
         }
-        let data: Value = serde_json::from_str(data).map_err(|error| Refusal::invalid_payload(error.to_string()))?;
+        let data: Value = serde_json::from_str(data).map_err(|error| Refusal::new("invalid_data", error.to_string()))?;
         self.done(Effect::Emit { to, event: event.to_owned(), data, attachments: attachments.to_vec() });
         Ok(())
     }

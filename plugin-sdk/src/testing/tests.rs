@@ -78,11 +78,11 @@ fn emitting_is_checked_against_the_declaration() {
     assert_eq!(emit(Target::room("user_7"), NOTED), sent(Target::room("user_7"), "noted"));
     assert_eq!(emit(Target::Everyone, TO_ALL), sent(Target::Everyone, "to_all"));
     let outcome = emit(Target::Rooms(vec!["notes".into(), "user_".into()]), NOTED);
-    assert_eq!(outcome, Outcome::refused("forbidden", "the declaration of `noted` does not name the room `user_`"));
+    assert_eq!(outcome, Outcome::refused("undeclared", "the declaration of `noted` does not name the room `user_`"));
     let outcome = emit(Target::Everyone, NOTED);
-    assert_eq!(outcome, Outcome::refused("forbidden", "the declaration of `noted` does not name the room `*`"));
+    assert_eq!(outcome, Outcome::refused("undeclared", "the declaration of `noted` does not name the room `*`"));
     let outcome = emit(Target::Sender, SECRET);
-    assert_eq!(outcome, Outcome::refused("unknown_event", "this plugin does not declare that it emits `secret`"));
+    assert_eq!(outcome, Outcome::refused("undeclared", "this plugin does not declare that it emits `secret`"));
 }
 
 #[test]

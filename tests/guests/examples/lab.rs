@@ -80,6 +80,24 @@ fn flood(ctx: &Context, _: ()) -> Result {
     }
 }
 
+/// Emits and replies arrays in arrays: what the host does with them, it does on the guest's stack.
+fn deep(ctx: &Context, levels: u8) -> Result<Value> {
+    let nested = (1..levels).fold(Value::Array(Vec::new()), |inner, _| Value::Array(vec![inner]));
+    ctx.emit(Target::Sender, &NOISE, &nested)?;
+    Ok(nested)
+}
+
+/// Passes on what the host says to an event that is not declared.
+fn undeclared(ctx: &Context, _: ()) -> Result {
+    const SECRET: Emits<Value> = Emits::new("secret");
+    ctx.emit(Target::Sender, &SECRET, &Value::Null)
+}
+
+/// Replies what clients would take for a rejection.
+fn error_reply(_: &Context, _: ()) -> Result<Value> {
+    Ok(serde_json::json!({"error": "mine"}))
+}
+
 /// Goes on after a refusal: that alone dooms nothing.
 fn shrug(ctx: &Context, _: ()) -> Result<String> {
     let refused = ctx.join("nowhere");
@@ -189,6 +207,9 @@ fn plugin() -> Plugin {
         .on("grow", grow)
         .on("bad_reply", bad_reply)
         .on("flood", flood)
+        .on("deep", deep)
+        .on("undeclared", undeclared)
+        .on("error_reply", error_reply)
         .on("shrug", shrug)
         .on("traces", traces)
         .on("enter", enter)

@@ -91,7 +91,6 @@ fn once_for(lock: &Path, stamp: &Path, install: impl FnOnce() -> Result<(), Fail
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     #[test]

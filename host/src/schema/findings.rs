@@ -1,0 +1,169 @@
+//! What a check found, in words that may reach a client: they never repeat the document but the names of properties, in paths.
+
+use std::fmt::Write as _;
+
+use jsonschema::ValidationError;
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::types::JsonType;
+use serde_json::Value;
+
+use crate::rejection::{Detail, truncate};
+
+use super::{MAX_DETAILS, SchemaError};
+
+/// Bytes of a pointer in a [`Detail`]: it may hold names that a client chose.
+const MAX_PATH: usize = 256;
+
+/// Bytes of what a message repeats from the schema.
+const MAX_QUOTE: usize = 160;
+
+/// What a schema that the library refuses is told.
+pub(super) fn refusal(error: &ValidationError<'_>) -> SchemaError {
+    let path = error.instance_path().as_str();
+    if let ValidationErrorKind::Referencing(_) = error.kind() {
+        return SchemaError::DanglingReference { reference: cut(&error.to_string()) };
+    }
+    let is_pattern = path.ends_with("/pattern") || path.contains("/patternProperties");
+    if is_pattern && is_about_a_pattern(error.kind()) {
+        return SchemaError::Pattern { path: cut(path) };
+    }
+    let mut details = Vec::new();
+    describe(error, &mut details);
+    match details.into_iter().next() {
+        Some(Detail { path, message, .. }) => SchemaError::Invalid { path, message },
+        None => SchemaError::Invalid { path: cut_to(path, MAX_PATH), message: message(error.kind()) },
+    }
+}
+
+/// Whether the text of a pattern is at fault, and not the type of what stands in its place.
+fn is_about_a_pattern(kind: &ValidationErrorKind) -> bool {
+    match kind {
+        ValidationErrorKind::Format { .. } | ValidationErrorKind::RegexEngineFailure { .. } => true,
+        ValidationErrorKind::PropertyNames { error } => is_about_a_pattern(error.kind()),
+        _ => false,
+    }
+}
+
+/// Adds what `error` says to `details`: one for each property that is missing or too many, else one.
+pub(super) fn describe(error: &ValidationError<'_>, details: &mut Vec<Detail>) {
+    let at = error.instance_path().as_str();
+    let rule = error.kind().keyword();
+    let mut add = |path: String, message: String| details.push(Detail { path, rule: rule.to_owned(), message });
+    match error.kind() {
+        ValidationErrorKind::Required { property } => add(member(at, property.as_str().unwrap_or_default()), message(error.kind())),
+        ValidationErrorKind::AdditionalProperties { unexpected } | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            for name in unexpected.iter().take(MAX_DETAILS) {
+                add(member(at, name), message(error.kind()));
+            }
+        }
+        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => match nearest(at, context) {
+            Some(branch) => branch.iter().take(MAX_DETAILS).for_each(|error| describe(error, details)),
+            None => add(cut_to(at, MAX_PATH), message(error.kind())),
+        },
+        kind => add(cut_to(at, MAX_PATH), message(kind)),
+    }
+}
+
+/// The one alternative that the value at `path` was meant for: the others are of another type altogether. `null or an object` is how an
+/// optional record is written, and what is wrong within the record is the only thing worth saying about it.
+fn nearest<'a>(path: &str, alternatives: &'a [Vec<ValidationError<'static>>]) -> Option<&'a [ValidationError<'static>]> {
+    let is_other_type =
+        |error: &ValidationError<'_>| matches!(error.kind(), ValidationErrorKind::Type { .. }) && error.instance_path().as_str() == path;
+    let mut meant = alternatives.iter().filter(|errors| !errors.is_empty() && !errors.iter().any(is_other_type));
+    match (meant.next(), meant.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    }
+}
+
+/// The pointer to the member `name` of the object at `path`.
+fn member(path: &str, name: &str) -> String {
+    if path.len() + name.len() > MAX_PATH {
+        return cut_to(path, MAX_PATH);
+    }
+    format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// What a kind of finding means, as a fragment that follows the name of the place. Written here for every kind, because the library's own
+/// words repeat the document in some of them.
+fn message(kind: &ValidationErrorKind) -> String {
+    use ValidationErrorKind as Kind;
+    match kind {
+        Kind::Required { .. } => "is required".to_owned(),
+        Kind::Type { kind: TypeKind::Single(only) } => format!("must be {}", with_article(*only)),
+        Kind::Type { kind: TypeKind::Multiple(any) } => {
+            format!("must be {}", any.into_iter().map(with_article).collect::<Vec<_>>().join(" or "))
+        }
+        Kind::MinLength { limit } => format!("must be at least {} long", counted(*limit, "character", "characters")),
+        Kind::MaxLength { limit } => format!("must be at most {} long", counted(*limit, "character", "characters")),
+        Kind::MinItems { limit } => format!("must have at least {}", counted(*limit, "item", "items")),
+        Kind::MaxItems { limit } => format!("must have at most {}", counted(*limit, "item", "items")),
+        Kind::MinProperties { limit } => format!("must have at least {}", counted(*limit, "property", "properties")),
+        Kind::MaxProperties { limit } => format!("must have at most {}", counted(*limit, "property", "properties")),
+        Kind::Minimum { limit } => format!("must be at least {limit}"),
+        Kind::Maximum { limit } => format!("must be at most {limit}"),
+        Kind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),
+        Kind::ExclusiveMaximum { limit } => format!("must be less than {limit}"),
+        Kind::MultipleOf { multiple_of } => format!("must be a multiple of {multiple_of}"),
+        Kind::Enum { options } => one_of(options),
+        Kind::Constant { expected_value } => format!("must be {}", quote(expected_value)),
+        Kind::Format { format } => format!("must match the format `{}`", cut(format)),
+        Kind::Pattern { pattern } => format!("must match the pattern `{}`", cut(pattern)),
+        Kind::UniqueItems => "must not have the same item twice".to_owned(),
+        Kind::Contains => "does not have enough, or has too many, of the items that it must contain".to_owned(),
+        Kind::AdditionalItems { .. } | Kind::UnevaluatedItems { .. } => "has more items than are allowed".to_owned(),
+        Kind::AdditionalProperties { .. } | Kind::UnevaluatedProperties { .. } | Kind::FalseSchema => "is not allowed".to_owned(),
+        Kind::PropertyNames { error } => format!("has a property whose name {}", message(error.kind())),
+        Kind::Not { .. } => "is of a form that is not allowed".to_owned(),
+        Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } => "fits none of the allowed forms".to_owned(),
+        Kind::OneOfMultipleValid { .. } => "fits more than one of the allowed forms, of which it may fit only one".to_owned(),
+        Kind::ContentEncoding { content_encoding } => format!("must be encoded as `{}`", cut(content_encoding)),
+        Kind::ContentMediaType { content_media_type } => format!("must be of the media type `{}`", cut(content_media_type)),
+        Kind::FromUtf8 { .. } => "must be UTF-8 when it is decoded".to_owned(),
+        Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => "could not be matched with its pattern".to_owned(),
+        Kind::Referencing(_) | Kind::Custom { .. } => "does not fit the schema".to_owned(),
+    }
+}
+
+fn with_article(kind: JsonType) -> &'static str {
+    match kind {
+        JsonType::Array => "an array",
+        JsonType::Boolean => "a boolean",
+        JsonType::Integer => "an integer",
+        JsonType::Null => "null",
+        JsonType::Number => "a number",
+        JsonType::Object => "an object",
+        JsonType::String => "a string",
+    }
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+fn one_of(options: &Value) -> String {
+    let mut list = String::new();
+    for option in options.as_array().into_iter().flatten() {
+        let separator = if list.is_empty() { "" } else { ", " };
+        // Writing to a string cannot fail.
+        let _ = write!(list, "{separator}{option}");
+        if list.len() > MAX_QUOTE {
+            return "must be one of the allowed values".to_owned();
+        }
+    }
+    format!("must be one of {list}")
+}
+
+pub(super) fn quote(value: &Value) -> String {
+    cut(&value.to_string())
+}
+
+pub(super) fn cut(text: &str) -> String {
+    cut_to(text, MAX_QUOTE)
+}
+
+fn cut_to(text: &str, max: usize) -> String {
+    let mut text = text.to_owned();
+    truncate(&mut text, max);
+    text
+}

@@ -1,0 +1,344 @@
+//! A schema as a graph of subschemas: which apply to the same value, and which to its members. What the library would fetch, follow too far
+//! or never end with is found here, before it sees the schema.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+
+use super::findings::{cut, quote};
+use super::{DIALECT, MAX_PATTERNS, SchemaError};
+
+/// The keywords that apply a schema, a list of them or a map of them to the same value.
+const IN_PLACE_ONE: [&str; 4] = ["not", "if", "then", "else"];
+const IN_PLACE_LIST: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+const IN_PLACE_MAP: [&str; 1] = ["dependentSchemas"];
+/// The same, to the value's members or to nothing by themselves.
+const BELOW_ONE: [&str; 6] = ["items", "contains", "additionalProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties"];
+const BELOW_LIST: [&str; 1] = ["prefixItems"];
+const BELOW_MAP: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+
+/// Pairs of a subschema and a value that are looked at to find out what a check would cost.
+const MAX_PAIRS: usize = 100_000;
+
+/// A schema's subschemas by number; the root is 0.
+pub(super) struct Graph {
+    nodes: Vec<Node>,
+}
+
+/// One subschema: which others it applies to what.
+struct Node {
+    /// To the same value.
+    in_place: Vec<usize>,
+    /// To the member of that name.
+    properties: HashMap<String, usize>,
+    required: HashSet<String>,
+    /// To each member.
+    members: Vec<usize>,
+    /// To each member that `properties` does not name.
+    other_members: Vec<usize>,
+    /// To the name of each member.
+    names: Vec<usize>,
+    /// To the item at that place.
+    prefix: Vec<usize>,
+    /// To each item behind those.
+    other_items: Vec<usize>,
+    /// To each item.
+    items: Vec<usize>,
+    /// Whether what applies to the same value is asked a second time: which members has it seen?
+    asks_twice: bool,
+}
+
+impl Node {
+    /// Everything that the subschema applies to anything.
+    fn all(&self) -> Vec<usize> {
+        let lists = [&self.in_place, &self.members, &self.other_members, &self.names, &self.prefix, &self.other_items, &self.items];
+        lists.into_iter().flatten().chain(self.properties.values()).copied().collect()
+    }
+
+    /// How often the subschemas in place are evaluated.
+    fn times(&self) -> usize {
+        if self.asks_twice { 2 } else { 1 }
+    }
+}
+
+/// How far a subschema is measured.
+#[derive(Clone, Copy)]
+enum Measure {
+    None,
+    Begun,
+    Done(usize),
+}
+
+impl Graph {
+    /// Reads the schema at `root`.
+    ///
+    /// # Errors
+    /// Where it refers to what it does not hold, is of another dialect, or has too many patterns.
+    pub(super) fn read(root: &Value) -> Result<Self, SchemaError> {
+        let mut reader = Reader { root, anchors: HashMap::new(), schemas: Vec::new(), numbers: HashMap::new() };
+        reader.walk()?;
+        let nodes = reader.schemas.iter().map(|schema| reader.node(schema)).collect::<Result<_, _>>()?;
+        Ok(Self { nodes })
+    }
+
+    /// The most subschemas that apply to one value in a row; nothing where they go in a circle.
+    pub(super) fn longest_chain(&self) -> Option<usize> {
+        let chains = self.measure(|node| node.in_place.clone(), |_, below| 1 + below.iter().max().unwrap_or(&0))?;
+        chains.into_iter().max()
+    }
+
+    /// The ways from the root to any subschema; nothing where the schema recurs, and so has no end of them.
+    pub(super) fn paths(&self) -> Option<usize> {
+        let paths = self.measure(Node::all, |node, below| {
+            let below = below.iter().copied().fold(0, usize::saturating_add);
+            below.saturating_mul(node.times()).saturating_add(1)
+        })?;
+        paths.first().copied()
+    }
+
+    /// Whether the schema names a property `name` of the document itself.
+    pub(super) fn names_property(&self, name: &str) -> bool {
+        let (mut seen, mut open) = (HashSet::new(), vec![0]);
+        while let Some(number) = open.pop() {
+            let Some(node) = self.nodes.get(number).filter(|_| seen.insert(number)) else { continue };
+            if node.properties.contains_key(name) || node.required.contains(name) {
+                return true;
+            }
+            open.extend(&node.in_place);
+        }
+        false
+    }
+
+    /// Subschemas that a check of `value` evaluates where nothing ends it early; nothing where they are more than `most`, or too many to be
+    /// counted. Recurses as deep as the check would.
+    pub(super) fn evaluations(&self, value: &Value, most: usize) -> Option<usize> {
+        Count { graph: self, most, known: HashMap::new() }.of(0, value)
+    }
+
+    /// Gives each subschema a measure made of those of its `edges`; nothing where these go in a circle. Without recursion of its own: that
+    /// is what it protects from.
+    fn measure(&self, edges: impl Fn(&Node) -> Vec<usize>, combine: impl Fn(&Node, &[usize]) -> usize) -> Option<Vec<usize>> {
+        let mut measures = vec![Measure::None; self.nodes.len()];
+        for start in 0..self.nodes.len() {
+            // Each with the edges that are still to be followed.
+            let mut open: Vec<(usize, Vec<usize>)> = Vec::new();
+            let mut next = Some(start);
+            loop {
+                if let Some(number) = next {
+                    let measure = measures.get_mut(number)?;
+                    match measure {
+                        Measure::Done(_) => {}
+                        Measure::Begun => return None,
+                        Measure::None => {
+                            *measure = Measure::Begun;
+                            open.push((number, edges(self.nodes.get(number)?)));
+                        }
+                    }
+                }
+                let Some((number, left)) = open.last_mut() else { break };
+                next = left.pop();
+                if next.is_none() {
+                    let number = *number;
+                    open.pop();
+                    let node = self.nodes.get(number)?;
+                    let done = |number: usize| if let Some(Measure::Done(measure)) = measures.get(number) { Some(*measure) } else { None };
+                    let below = edges(node).into_iter().map(done).collect::<Option<Vec<_>>>()?;
+                    *measures.get_mut(number)? = Measure::Done(combine(node, &below));
+                }
+            }
+        }
+        measures.into_iter().map(|measure| if let Measure::Done(measure) = measure { Some(measure) } else { None }).collect()
+    }
+}
+
+/// Counts what a check would evaluate, each pair of a subschema and a value once.
+struct Count<'graph> {
+    graph: &'graph Graph,
+    most: usize,
+    known: HashMap<(usize, *const Value), usize>,
+}
+
+impl Count<'_> {
+    fn of(&mut self, number: usize, value: &Value) -> Option<usize> {
+        let key = (number, std::ptr::from_ref(value));
+        if let Some(count) = self.known.get(&key) {
+            return Some(*count);
+        }
+        let node = self.graph.nodes.get(number)?;
+        let mut total = self.sum(&node.in_place, value)?.saturating_mul(node.times()).saturating_add(1);
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    total = total.saturating_add(match node.properties.get(name) {
+                        Some(number) => self.of(*number, member)?,
+                        None => self.sum(&node.other_members, member)?,
+                    });
+                    total = total.saturating_add(self.sum(&node.members, member)?);
+                    // A name is a plain value: what applies to it goes no further down.
+                    total = total.saturating_add(self.sum(&node.names, &Value::Null)?);
+                }
+            }
+            Value::Array(items) => {
+                for (place, item) in items.iter().enumerate() {
+                    total = total.saturating_add(match node.prefix.get(place) {
+                        Some(number) => self.of(*number, item)?,
+                        None => self.sum(&node.other_items, item)?,
+                    });
+                    total = total.saturating_add(self.sum(&node.items, item)?);
+                }
+            }
+            _ => {}
+        }
+        if total > self.most || self.known.len() >= MAX_PAIRS {
+            return None;
+        }
+        self.known.insert(key, total);
+        Some(total)
+    }
+
+    fn sum(&mut self, numbers: &[usize], value: &Value) -> Option<usize> {
+        numbers.iter().try_fold(0_usize, |sum, number| Some(sum.saturating_add(self.of(*number, value)?)))
+    }
+}
+
+/// Reads a schema's subschemas and what they refer to.
+struct Reader<'a> {
+    root: &'a Value,
+    anchors: HashMap<&'a str, &'a Value>,
+    /// Every subschema that can be reached.
+    schemas: Vec<&'a Value>,
+    /// Their places in `schemas`.
+    numbers: HashMap<*const Value, usize>,
+}
+
+impl<'a> Reader<'a> {
+    fn walk(&mut self) -> Result<(), SchemaError> {
+        let mut open = vec![self.root];
+        // References may name anchors that come later, and places that no keyword leads to: so they are resolved once a walk is over, and
+        // what they newly reach is walked next.
+        let mut unresolved = Vec::new();
+        let mut patterns = 0;
+        loop {
+            while let Some(schema) = open.pop() {
+                let number = self.schemas.len();
+                if *self.numbers.entry(std::ptr::from_ref(schema)).or_insert(number) != number {
+                    continue;
+                }
+                self.schemas.push(schema);
+                self.read_names(schema)?;
+                patterns += usize::from(schema.get("pattern").is_some());
+                patterns += schema.get("patternProperties").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+                if patterns > MAX_PATTERNS {
+                    return Err(SchemaError::TooManyPatterns);
+                }
+                unresolved.extend(references(schema));
+                open.extend(subschemas(schema, &IN_PLACE_ONE, &IN_PLACE_LIST, &IN_PLACE_MAP));
+                open.extend(subschemas(schema, &BELOW_ONE, &BELOW_LIST, &BELOW_MAP));
+            }
+            if unresolved.is_empty() {
+                return Ok(());
+            }
+            for reference in unresolved.drain(..) {
+                open.push(self.resolve(reference)?);
+            }
+        }
+    }
+
+    /// Reads what gives `schema` a name or another meaning.
+    fn read_names(&mut self, schema: &'a Value) -> Result<(), SchemaError> {
+        if let Some(dialect) = schema.get("$schema")
+            && dialect.as_str().map(|uri| uri.trim_end_matches('#')) != Some(DIALECT)
+        {
+            return Err(SchemaError::UnsupportedDialect { found: quote(dialect) });
+        }
+        if let Some(id) = schema.get("$id")
+            && !std::ptr::eq(schema, self.root)
+        {
+            let message = format!("only the whole schema may have an `$id`, and {} is within it", quote(id));
+            return Err(SchemaError::Invalid { path: String::new(), message });
+        }
+        for keyword in ["$anchor", "$dynamicAnchor"] {
+            if let Some(anchor) = schema.get(keyword).and_then(Value::as_str) {
+                self.anchors.insert(anchor, schema);
+            }
+        }
+        Ok(())
+    }
+
+    /// The place in this document that `reference` names.
+    fn resolve(&self, reference: &str) -> Result<&'a Value, SchemaError> {
+        let id = self.root.get("$id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(|id| id.trim_end_matches('#'));
+        let own = id.and_then(|id| reference.strip_prefix(id)).filter(|rest| rest.is_empty() || rest.starts_with('#'));
+        let fragment = match own.unwrap_or(reference) {
+            "" => "",
+            local => local.strip_prefix('#').ok_or_else(|| SchemaError::ExternalReference { reference: cut(reference) })?,
+        };
+        let fragment = percent_decoded(fragment);
+        let found = if fragment.is_empty() || fragment.starts_with('/') {
+            self.root.pointer(&fragment)
+        } else {
+            self.anchors.get(fragment.as_str()).copied()
+        };
+        found.ok_or_else(|| SchemaError::DanglingReference { reference: cut(reference) })
+    }
+
+    /// The subschema `schema`, with numbers for what it names.
+    fn node(&self, schema: &Value) -> Result<Node, SchemaError> {
+        let number = |schema: &Value| self.numbers.get(&std::ptr::from_ref(schema)).copied();
+        let of = |one: &[&str], lists: &[&str], maps: &[&str]| -> Vec<usize> {
+            subschemas(schema, one, lists, maps).into_iter().filter_map(number).collect()
+        };
+        let mut in_place = of(&IN_PLACE_ONE, &IN_PLACE_LIST, &IN_PLACE_MAP);
+        for reference in references(schema) {
+            in_place.extend(number(self.resolve(reference)?));
+        }
+        let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+        let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+        Ok(Node {
+            in_place,
+            properties: properties.filter_map(|(name, schema)| Some((name.clone(), number(schema)?))).collect(),
+            required: required.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+            members: of(&[], &[], &["patternProperties"]),
+            other_members: of(&["additionalProperties", "unevaluatedProperties"], &[], &[]),
+            names: of(&["propertyNames"], &[], &[]),
+            prefix: of(&[], &["prefixItems"], &[]),
+            other_items: of(&["items"], &[], &[]),
+            items: of(&["contains", "unevaluatedItems"], &[], &[]),
+            asks_twice: ["unevaluatedItems", "unevaluatedProperties"].iter().any(|keyword| schema.get(keyword).is_some()),
+        })
+    }
+}
+
+/// The schemas directly within `schema` under these keywords.
+fn subschemas<'a>(schema: &'a Value, one: &[&str], lists: &[&str], maps: &[&str]) -> Vec<&'a Value> {
+    let Some(schema) = schema.as_object() else { return Vec::new() };
+    let one = one.iter().filter_map(|keyword| schema.get(*keyword));
+    let lists = lists.iter().filter_map(|keyword| schema.get(*keyword)?.as_array()).flatten();
+    let maps = maps.iter().filter_map(|keyword| schema.get(*keyword)?.as_object()).flat_map(|map| map.values());
+    one.chain(lists).chain(maps).collect()
+}
+
+/// What `schema` refers to. A `$dynamicRef` counts as a `$ref`: in a document without inner `$id`s they mean the same.
+fn references(schema: &Value) -> impl Iterator<Item = &str> {
+    ["$ref", "$dynamicRef"].into_iter().filter_map(move |keyword| schema.get(keyword)?.as_str())
+}
+
+/// `text` with its `%41`s decoded, as pointers in references are written.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let code = after.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match code {
+            Some(code) if first == b'%' => {
+                bytes.push(code);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
