@@ -1,6 +1,7 @@
 //! A host in the test's own process, on a free port, with directories that go with it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 use sockhop::config::Config;
@@ -36,6 +37,9 @@ impl TestHost {
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.plugins.dir = plugins.path().to_owned();
         config.data.dir = data.path().to_owned();
+        // A handler that is only slow, because the machine is busy with other tests, is not what a test of the limit is about.
+        config.limits.event_cpu_ms = Duration::from_secs(1);
+        config.limits.register_cpu_ms = Duration::from_secs(10);
         change(&mut config);
         let host = Host::bind(config).await.expect("a host that starts");
         if let Some(failed) = host.routes().failed.first() {

@@ -1,9 +1,10 @@
 // Starts the built host for one test file, and stops it.
 //
-// Where the things under test are comes from the environment, as `cargo xtask test` sets it: SOCKHOP_BIN and SOCKHOP_PLUGINS_DIR.
+// Where the things under test are comes from the environment, as `cargo xtask test` sets it: SOCKHOP_BIN, SOCKHOP_PLUGINS_DIR and, for the
+// plugins that only tests load, SOCKHOP_GUESTS_DIR.
 
 import { spawn } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stripVTControlCharacters } from "node:util";
@@ -14,16 +15,13 @@ const START_MS = 60_000;
 const STOP_MS = 30_000;
 
 /**
- * A running host: `url`, `key` (all scopes), `restart()` (the same data, another port) and `stop()`. Its own temporary directory is its
- * working directory too, so that no configuration of this machine reaches it.
+ * A running host with the bundled plugins and these `guests`: `url`, `key` (all scopes), `restart()` (the same data, another port) and
+ * `stop()`. Its own temporary directory is its working directory too, so that no configuration of this machine reaches it.
  */
-export async function startHost() {
-  const [bin, plugins] = ["SOCKHOP_BIN", "SOCKHOP_PLUGINS_DIR"].map((name) => {
-    if (!process.env[name]) throw new Error(`${name} is not set; \`cargo xtask test\` sets it`);
-    return process.env[name];
-  });
+export async function startHost({ guests = [] } = {}) {
+  const bin = fromEnvironment("SOCKHOP_BIN");
   const directory = await mkdtemp(join(tmpdir(), "sockhop-"));
-  const data = join(directory, "data");
+  const [data, plugins] = [join(directory, "data"), join(directory, "plugins")];
   const host = {};
 
   const start = async () => {
@@ -44,12 +42,21 @@ export async function startHost() {
   };
 
   try {
+    await cp(fromEnvironment("SOCKHOP_PLUGINS_DIR"), plugins, { recursive: true });
+    for (const guest of guests) {
+      await cp(join(fromEnvironment("SOCKHOP_GUESTS_DIR"), `${guest}.wasm`), join(plugins, `${guest}.wasm`));
+    }
     await start();
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;
   }
   return host;
+}
+
+function fromEnvironment(name) {
+  if (!process.env[name]) throw new Error(`${name} is not set; \`cargo xtask test\` sets it`);
+  return process.env[name];
 }
 
 async function run(bin, args, cwd) {

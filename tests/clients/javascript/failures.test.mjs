@@ -1,0 +1,61 @@
+// A handler that fails is answered, leaves nothing behind, and harms neither the next event nor another plugin.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import { assertRejected, withClients } from "./client.mjs";
+import { startHost } from "./host.mjs";
+
+let host;
+before(async () => (host = await startHost({ guests: ["lab", "newcomer"] })));
+after(() => host?.stop());
+
+for (const [event, what, expected] of [
+  ["trap", "traps", { code: "plugin_failed" }],
+  ["exit", "exits the process", { code: "plugin_failed" }],
+  ["grow", "takes memory without end", { code: "plugin_failed" }],
+  ["bad_reply", "replies against its schema", { code: "plugin_failed" }],
+  ["spin", "never ends", { code: "timed_out" }],
+  ["flood", "emits without end", { code: "too_large" }],
+  ["refuse", "says no after it has emitted, joined and stored", { code: "refused", reason: "because" }],
+]) {
+  test(`a handler that ${what} is answered ${expected.code}, and nothing of it is left`, () =>
+    withClients(host.url, 2, async (client, watcher) => {
+      await watcher.ask("enter", null);
+      assertRejected(await client.ask(event, null), { ...expected, event });
+      // The same plugin, then another one.
+      assert.deepEqual(await client.ask("traces", null), { stored: false, rooms: [], in_lab: 1 });
+      await client.settled();
+      await watcher.settled();
+      assert.deepEqual([client.heard("noise"), watcher.heard("noise")], [[], []]);
+    }));
+}
+
+for (const event of ["for_users", "for_admins"]) {
+  test(`an anonymous client that sends ${event} is answered unauthorized`, () =>
+    withClients(host.url, 1, async (client) => {
+      assertRejected(await client.ask(event, null), { code: "unauthorized", event });
+    }));
+}
+
+test("more events than a mailbox holds are each answered, some with busy and when to come back", () =>
+  withClients(host.url, 1, async (client) => {
+    const sleeping = client.ask("sleep", 300);
+    const replies = await Promise.all(Array.from({ length: 5_000 }, (_, number) => client.ask("echo", number)));
+    assert.equal(await sleeping, null);
+    const busy = replies.filter((reply) => reply?.error);
+    assert.ok(busy.length > 0 && busy.length < replies.length, `${busy.length} of ${replies.length} were busy`);
+    for (const { error } of busy) {
+      assert.equal(error.code, "busy");
+      assert.ok(error.retry_after_ms > 0);
+    }
+    assert.ok(replies.every((reply, number) => reply?.error || reply === number));
+  }));
+
+test("a plugin nobody knew before brings a room and an event, with no other change", () =>
+  withClients(host.url, 2, async (subscriber, client) => {
+    const subscribed = { status: "subscribed", event_type: "newcomers", room: "newcomers" };
+    assert.deepEqual(await subscriber.ask("subscribe_event", { event_type: "newcomers" }), subscribed);
+    assert.equal(await client.ask("tell", "hello"), null);
+    assert.deepEqual(await subscriber.next("news"), ["hello"]);
+  }));
