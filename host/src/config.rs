@@ -73,12 +73,19 @@ impl Default for Plugins {
     }
 }
 
+/// Whether a plugin can have this name; it is also the name of a file and of a table in the configuration.
+pub fn is_plugin_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
 /// `[plugins.NAME]`
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PluginSettings {
     /// Whether instances are reused.
-    pub instances: InstancePolicy,
+    pub instance_policy: InstancePolicy,
 }
 
 /// Whether an instance of a plugin serves one event or many.
@@ -125,6 +132,7 @@ impl Default for Contract {
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// What is shown: a level (`info`), or directives such as `info,sockhop=debug`.
+    #[serde(deserialize_with = "log_filter")]
     pub filter: String,
     /// How lines look.
     pub format: LogFormat,
@@ -332,15 +340,33 @@ impl Config {
 
     /// What no single key can tell.
     fn check(&self) -> Result<(), String> {
-        for key in &self.keys {
-            if key.secret.is_some() == key.secret_file.is_some() {
-                return Err(format!("keys: `{}` needs exactly one of `secret` and `secret_file`", key.name));
-            }
-            if key.secret.as_ref().is_some_and(|secret| secret.len() < MIN_SECRET) {
-                return Err(format!("keys: the secret of `{}` is shorter than {MIN_SECRET} characters", key.name));
-            }
+        match self.keys.iter().find(|key| key.secret.is_some() == key.secret_file.is_some()) {
+            Some(key) => Err(format!("keys: `{}` needs exactly one of `secret` and `secret_file`", key.name)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The configured keys with their secrets, those in files read.
+    ///
+    /// # Errors
+    /// Where a file can't be read, or a secret is too short to be one.
+    pub fn read_secrets(&self) -> Result<Vec<(&Key, String)>, ConfigError> {
+        let read = |key: &'_ Key| match (&key.secret, &key.secret_file) {
+            (Some(secret), _) => Ok(secret.clone()),
+            (None, file) => {
+                let file = file.clone().unwrap_or_default();
+                let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Unreadable { file, source })?;
+                Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+            }
+        };
+        let secrets = self.keys.iter().map(|key| match read(key)? {
+            secret if secret.len() < MIN_SECRET => {
+                let problem = format!("keys: the secret of `{}` is shorter than {MIN_SECRET} characters", key.name);
+                Err(ConfigError::Wrong { file: None, problem })
+            }
+            secret => Ok((key, secret)),
+        });
+        secrets.collect()
     }
 }
 
@@ -350,8 +376,8 @@ const MIN_SECRET: usize = 16;
 /// Why a configuration is refused, before anything listens.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
-    #[error("can't read the configuration {}", file.display())]
+    /// The file, or one that it names, can't be read.
+    #[error("can't read {}, which is the configuration or named by it", file.display())]
     Unreadable {
         /// Which.
         file: PathBuf,
@@ -372,7 +398,11 @@ impl ConfigError {
     /// One line for each thing that is wrong: the key first, then the value and what is allowed.
     fn wrong(file: Option<&Path>, error: figment::Error) -> Self {
         let lines = error.into_iter().map(|error| {
-            let key = error.path.join(".");
+            let is_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
+            let key = match (is_environment, error.path.join(".")) {
+                (true, key) if !key.is_empty() => format!("{ENV_PREFIX}{} ({key})", key.to_uppercase().replace('.', "__")),
+                (_, key) => key,
+            };
             match &error.kind {
                 figment::error::Kind::UnknownField(field, allowed) => {
                     let key = if key.ends_with(field.as_str()) { key } else { join(&key, field) };
@@ -400,10 +430,24 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
     text.parse().map_err(|_| de::Error::invalid_value(de::Unexpected::Str(&text), &"an IP address with a port, such as \"127.0.0.1:4000\""))
 }
 
+fn log_filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match tracing_subscriber::EnvFilter::try_new(&text) {
+        Ok(_) => Ok(text),
+        Err(_) => {
+            let expected = "a level such as \"info\", or directives such as \"info,sockhop=debug\"";
+            Err(de::Error::invalid_value(de::Unexpected::Str(&text), &expected))
+        }
+    }
+}
+
 fn namespaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     match names.iter().find(|name| !name.starts_with('/') || name.contains([',', '{', '}', '?'])) {
         Some(name) => Err(de::Error::invalid_value(de::Unexpected::Str(name), &"a namespace such as \"/\" or \"/chat\"")),
+        None if names.iter().enumerate().any(|(at, name)| names.iter().take(at).any(|other| other == name)) => {
+            Err(de::Error::custom("the same namespace twice; each may be there once"))
+        }
         None if names.is_empty() => Err(de::Error::invalid_length(0, &"at least one namespace, such as \"/\"")),
         None => Ok(names),
     }
@@ -440,9 +484,10 @@ impl<'de> Deserialize<'de> for Plugins {
                     match key.as_str() {
                         "dir" => plugins.dir = map.next_value()?,
                         "required" => plugins.required = map.next_value()?,
-                        _ => {
+                        name if is_plugin_name(name) => {
                             plugins.by_name.insert(key, map.next_value()?);
                         }
+                        _ => return Err(de::Error::unknown_field(&key, &["dir", "required", "NAME ([a-z][a-z0-9_]*, of a plugin)"])),
                     }
                 }
                 Ok(plugins)
@@ -473,8 +518,14 @@ mod tests {
     fn the_example_file_says_what_the_defaults_are() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/sockhop.example.toml");
         assert_eq!(Config::load(Some(Path::new(example))).unwrap(), Config::default());
-        let text: String = std::fs::read_to_string(example)
-            .unwrap()
+        let text = std::fs::read_to_string(example).unwrap();
+        for section in ["server", "data", "contract", "log", "limits"] {
+            let error = load(&format!("[{section}]\nno_such_key = 1")).unwrap_err();
+            for key in error.split_once("allowed here: ").unwrap().1.split(", ") {
+                assert!(text.lines().any(|line| line.trim_start_matches("#:").starts_with(&format!("{key} ="))), "{section}.{key}");
+            }
+        }
+        let text: String = text
             .lines()
             .map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n")
             .collect();
@@ -489,11 +540,15 @@ mod tests {
             ("[serve]\n", "serve", "server"),
             ("[limits]\nevent_cpu_ms = 0", "limits.event_cpu_ms", "nonzero"),
             ("[limits]\nevent_cpu_ms = \"fast\"", "limits.event_cpu_ms", "\"fast\""),
-            ("[plugins.ping]\ninstances = \"hot\"", "plugins.ping.instances", "warm"),
-            ("[plugins.ping]\ncpu = 1", "plugins.ping.cpu", "instances"),
+            ("[plugins.ping]\ninstance_policy = \"hot\"", "plugins.ping.instance_policy", "warm"),
+            ("[plugins.ping]\ncpu = 1", "plugins.ping.cpu", "instance_policy"),
             ("[server]\nallowed_origins = [\"app.example.com\"]", "allowed_origins", "https://app.example.com"),
             ("[[keys]]\nname = \"shop\"\nscopes = [\"emit\"]", "shop", "secret_file"),
             ("[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"fly\"]", "scopes", "operate"),
+            ("[server]\nnamespaces = [\"/\", \"/\"]", "server.namespaces", "twice"),
+            ("[plugins]\ndirectory = \"x\"", "plugins.directory", "dir"),
+            ("[plugins.Bad-Name]\n", "plugins.Bad-Name", "of a plugin"),
+            ("[log]\nfilter = \"a=b=c\"", "log.filter", "\"a=b=c\", expected a level"),
             ("[server\n", "TOML", "expected"),
         ];
         for (text, key, allowed) in cases {

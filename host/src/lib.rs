@@ -26,6 +26,7 @@
 //! | `http` | endpoints | `axum` |
 //! | [`host`] | putting it together | all of them, by name |
 
+pub mod breaker;
 pub mod config;
 pub mod effect;
 pub mod event;

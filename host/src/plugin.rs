@@ -23,7 +23,7 @@ pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::Seat;
-pub use registration::{Emits, Handles, Registration, is_plugin_name};
+pub use registration::{Emits, Handles, Registration};
 
 /// What all instances of a plugin share.
 pub(crate) struct Code {

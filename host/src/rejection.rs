@@ -104,6 +104,7 @@ impl Rejection {
             "unauthorized" => Self::Unauthorized(refusal.message),
             "invalid_payload" => Self::invalid(refusal.message),
             "too_large" | "limit" => Self::TooLarge(refusal.message),
+            "unavailable" => Self::Unavailable(refusal.message),
             // What the host said to a call that no client can put right.
             "misuse" | "undeclared" | "invalid_data" => Self::PluginFailed,
             "rate_limited" => Self::RateLimited(refusal.message),

@@ -50,7 +50,7 @@ impl Loader {
             Err(error) => fail(file, None, digest, &error, routes),
             Ok(candidate) => {
                 let name = candidate.registration.name.clone();
-                let policy = self.config.plugins.by_name.get(&name).map(|settings| settings.instances).unwrap_or_default();
+                let policy = self.config.plugins.by_name.get(&name).map(|settings| settings.instance_policy).unwrap_or_default();
                 match routes.admit(candidate, policy, &self.config.limits, |name| self.open(name)) {
                     Ok(served) => {
                         let plugin = &served.plugin;

@@ -254,7 +254,7 @@ pub enum Level {
     Error,
 }
 
-/// The place of a binary attachment in a payload, a reply or an emitted event; on the wire `{"_placeholder": true, "num": 0}`.
+/// The place of a binary attachment in a payload or an emitted event (a reply has none); on the wire `{"_placeholder": true, "num": 0}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     #[serde(rename = "_placeholder")]

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::context::Level;
 use crate::handlers::encode;
 use crate::host::Host;
 use crate::refusal::{Refusal, Result};
@@ -17,7 +18,8 @@ use crate::refusal::{Refusal, Result};
 /// data.
 ///
 /// Every call is refused as `limit` where a key has more than 512 bytes, a value more than 256 KiB, the plugin more than 256 MiB, or a
-/// scan would return more than 2 MiB; as `misuse` where a key is empty.
+/// scan would return more than 2 MiB, or one event's stored values and other effects are more than 256 or have more than 1 MiB; as `misuse`
+/// where a key is empty; as `unavailable` where the state can't be read now.
 #[derive(Clone, Copy)]
 pub struct State<'ctx> {
     pub(crate) host: &'ctx dyn Host,
@@ -29,7 +31,7 @@ impl State<'_> {
     /// # Errors
     /// As the type says, and `corrupt_state` where the value is not a `T`.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        self.host.get(key)?.map(|value| decode(key, &value)).transpose()
+        self.host.get(key)?.map(|value| self.decode(key, &value)).transpose()
     }
 
     /// Stores `value` under `key`, as JSON.
@@ -54,7 +56,7 @@ impl State<'_> {
     /// As the type says, and `corrupt_state` where a value is not a `T`.
     pub fn scan<T: DeserializeOwned>(&self, scan: Scan<'_>) -> Result<Vec<(String, T)>> {
         let entries = self.scan_bytes(scan)?.into_iter();
-        entries.map(|(key, value)| decode(&key, &value).map(|value| (key, value))).collect()
+        entries.map(|(key, value)| self.decode(&key, &value).map(|value| (key, value))).collect()
     }
 
     /// The value of `key` as it is stored.
@@ -79,6 +81,18 @@ impl State<'_> {
     /// As the type says.
     pub fn scan_bytes(&self, scan: Scan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
         self.host.scan(scan.prefix, scan.cursor, scan.backwards, scan.limit)
+    }
+
+    /// Reads the stored `value` of `key` from JSON, as [`get`](Self::get) and [`scan`](Self::scan) do.
+    ///
+    /// # Errors
+    /// `corrupt_state`: it is not a `T`. What is wrong with it stands in the log alone: it may quote the value, and a refusal may reach a
+    /// client whose value it is not.
+    pub fn decode<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T> {
+        serde_json::from_slice(value).map_err(|error| {
+            self.host.log(Level::Error, &format!("the value of `{key}` is not what this version stores: {error}"));
+            Refusal::new("corrupt_state", "a stored value is not what this version of the plugin stores")
+        })
     }
 
     /// The next number of `sequence`, from 1, growing, below 2^53. Taken at once and never given back: a handler that fails leaves a gap,
@@ -139,9 +153,4 @@ impl<'a> Scan<'a> {
     pub const fn limit(self, limit: u32) -> Self {
         Self { limit, ..self }
     }
-}
-
-fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
-    serde_json::from_slice(value)
-        .map_err(|error| Refusal::new("corrupt_state", format!("the value of `{key}` is not what this version stores: {error}")))
 }

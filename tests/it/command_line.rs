@@ -45,12 +45,12 @@ fn check_refuses_what_is_no_plugin_with_a_reason_that_helps() {
     let cases = [
         (made(dir.path(), "core.wasm", b"\0asm\x01\0\0\0"), "core module, not a component"),
         (made(dir.path(), "empty_component.wasm", b"\0asm\x0d\0\x01\0"), "another world"),
-        (made(dir.path(), "future.wasm", &replace_all(&good, b"sockhop:plugin/registry@0.1.0", b"sockhop:plugin/registry@0.9.0")), "0.9.0"),
+        (made(dir.path(), "future.wasm", &replace_all(&good, b"sockhop:plugin/registry@0.1.0", b"sockhop:plugin/registry@0.9.0")), "was built against `sockhop:plugin/registry@0.9.0`"),
         (made(dir.path(), "truncated.wasm", &good[..good.len() / 2]), "only a part of one"),
         (made(dir.path(), "zero.wasm", b""), "no WebAssembly component"),
         (made(dir.path(), "text.wasm", b"hello"), "no WebAssembly component"),
         (dir.path().join("missing.wasm"), "can't be read"),
-        (guest("register_traps"), "trapped"),
+        (guest("register_traps"), "no plugin today"),
         (guest("register_spins"), "ran for more than"),
         (guest("register_unnamed"), "no plugin name"),
         (guest("two_handlers"), "two handlers"),
@@ -92,7 +92,7 @@ fn a_bad_configuration_is_refused_before_listening() {
         ("[server]\nlisten = \"nowhere\"\n", ["server.listen", "nowhere"]),
         ("[server]\nport = 4000\n", ["server.port", "listen"]),
         ("[limits]\nmailbox_events = 0\n", ["limits.mailbox_events", "nonzero"]),
-        ("[plugins.lab]\ninstances = \"hot\"\n", ["plugins.lab.instances", "warm"]),
+        ("[plugins.lab]\ninstance_policy = \"hot\"\n", ["plugins.lab.instance_policy", "warm"]),
         ("[log]\nfilter = \"a=b=c\"\n", ["log.filter", "a=b=c"]),
     ];
     for (text, named) in cases {

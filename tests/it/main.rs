@@ -12,6 +12,7 @@
 
 mod answers;
 mod command_line;
+mod delivery;
 mod durability;
 mod http;
 mod leaving;

@@ -31,6 +31,7 @@ async fn ten_thousand_events_of_one_connection_are_handled_in_the_order_sent() {
     let host = TestHost::start(&[guest("lab")]).await;
     let client = host.client().await;
     ask_in_order(&client, 10_000, 200).await;
+    assert!(client.was_acked_in_order());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,6 +52,7 @@ async fn two_hundred_connections_in_parallel_are_each_in_order() {
             }
             let notes: Vec<_> = (0..20).map(|number| number.to_string()).collect();
             assert_eq!(client.ask("notes", me).await, json!(notes));
+            assert!(client.was_acked_in_order());
         });
     }
     while let Some(done) = tasks.join_next().await {

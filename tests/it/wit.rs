@@ -7,51 +7,85 @@ fn wit(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit").join(folder)
 }
 
-/// Every item of a folder's files as `interface item`, comments and line breaks gone; and the items that no comment stands before.
-fn items(folder: &Path) -> (BTreeSet<String>, Vec<String>) {
-    let (mut items, mut undocumented) = (BTreeSet::new(), Vec::new());
-    for entry in std::fs::read_dir(folder).expect("a folder of the interface") {
-        let file = entry.expect("an entry").path();
-        let text = std::fs::read_to_string(&file).expect("a file of the interface");
-        let (mut place, mut documented) = (Vec::new(), false);
-        for line in text.lines().map(str::trim) {
-            if line.starts_with("///") {
-                documented = true;
-                continue;
-            }
-            let plumbing = ["", "}"].contains(&line) || ["package ", "use ", "import "].iter().any(|word| line.starts_with(word));
-            if !plumbing {
-                if !documented {
-                    undocumented.push(format!("{}: {line}", file.display()));
-                }
-                items.insert(format!("{} {line}", place.join(" ")));
-            }
-            if line.ends_with('{') {
-                place.push(line.trim_end_matches(['{', ' ']).to_owned());
-            } else if line == "}" {
-                place.pop();
-            }
-            documented = false;
+/// The items of a text as `place item`, comments and line breaks gone, each with its place; and those that no comment stands before.
+struct Items {
+    all: BTreeSet<(String, String)>,
+    undocumented: Vec<String>,
+}
+
+fn items(text: &str) -> Items {
+    let mut items = Items { all: BTreeSet::new(), undocumented: Vec::new() };
+    let (mut place, mut documented) = (Vec::new(), false);
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("///") {
+            documented = true;
+            continue;
         }
+        // An interface's `use` and a world's `import` are what it depends on; a comment would say nothing new.
+        let needs_no_words = ["use ", "import "].iter().any(|word| line.starts_with(word));
+        if !["", "}"].contains(&line) && !line.starts_with("package ") {
+            if !documented && !needs_no_words {
+                items.undocumented.push(line.to_owned());
+            }
+            items.all.insert((place.join(" "), line.to_owned()));
+        }
+        if line.ends_with('{') {
+            place.push(line.trim_end_matches(['{', ' ']).to_owned());
+        } else if line == "}" {
+            place.pop();
+        }
+        documented = false;
     }
-    (items, undocumented)
+    items
+}
+
+fn items_of(folder: &Path) -> Items {
+    let mut files: Vec<_> = std::fs::read_dir(folder).expect("a folder of the interface").map(|entry| entry.expect("an entry").path()).collect();
+    files.sort();
+    let texts: Vec<_> = files.iter().map(|file| std::fs::read_to_string(file).expect("a file of the interface")).collect();
+    items(&texts.join("\n"))
+}
+
+/// What breaks plugins that were compiled against `before`: an item that is gone or has changed, and a new one in a type, because records,
+/// variants and enums are closed.
+fn breaking(before: &Items, now: &Items) -> Vec<String> {
+    let is_type = |place: &str| {
+        let innermost = place.rsplit(' ').nth(1).unwrap_or_default();
+        ["record", "variant", "enum", "flags"].contains(&innermost)
+    };
+    let existed = |place: &str| before.all.iter().any(|(other, _)| other == place);
+    let gone = before.all.difference(&now.all).map(|(place, item)| format!("gone or changed: {place} {item}"));
+    let grown = now.all.difference(&before.all).filter(|(place, _)| is_type(place) && existed(place));
+    gone.chain(grown.map(|(place, item)| format!("new in a closed type: {place} {item}"))).collect()
 }
 
 #[test]
 fn every_item_is_documented() {
-    let (items, undocumented) = items(&wit("v0.1"));
-    assert!(items.iter().any(|item| item.contains("handle: func(event: event)")), "{items:?}");
-    assert_eq!(undocumented, Vec::<String>::new());
+    let items = items_of(&wit("v0.1"));
+    assert!(items.all.iter().any(|(_, item)| item.contains("handle: func(event: event)")));
+    assert_eq!(items.undocumented, Vec::<String>::new());
 }
 
 /// `wit/released` holds the last released form, once there is one: an item may be added, never changed or removed.
 #[test]
 fn nothing_that_was_released_has_changed() {
-    let (now, _) = items(&wit("v0.1"));
     let released = wit("released");
     if released.is_dir() {
-        let (before, _) = items(&released);
-        let gone: Vec<_> = before.difference(&now).collect();
-        assert!(gone.is_empty(), "changed or removed since the last release: {gone:#?}");
+        assert_eq!(breaking(&items_of(&released), &items_of(&wit("v0.1"))), Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_change_that_breaks_compiled_plugins_is_found() {
+    let before = items("interface types {\nrecord event {\nname: string,\n}\n}\ninterface log {\nwrite: func(m: string);\n}\nworld plugin {\nimport log;\n}");
+    let change = |from: &str, to: &str| {
+        let text = "interface types {\nrecord event {\nname: string,\n}\n}\ninterface log {\nwrite: func(m: string);\n}\nworld plugin {\nimport log;\n}";
+        assert!(text.contains(from), "{from}");
+        breaking(&before, &items(&text.replace(from, to)))
+    };
+    assert_eq!(change("name: string,", "name: string,\nat: u64,"), ["new in a closed type: interface types record event at: u64,"]);
+    assert_eq!(change("write: func(m: string);", "write: func(m: u8);"), ["gone or changed: interface log write: func(m: string);"]);
+    assert_eq!(change("import log;\n", ""), ["gone or changed: world plugin import log;"]);
+    assert_eq!(change("write: func(m: string);", "write: func(m: string);\nflush: func();"), Vec::<String>::new());
+    assert_eq!(change("interface log", "interface clock {\nnow: func() -> u64;\n}\ninterface log"), Vec::<String>::new());
 }

@@ -25,8 +25,12 @@ const EVENTS: usize = 100_000;
 pub struct TestClient {
     /// Its `socket.id`.
     pub sid: String,
+    /// As packets name it.
+    namespace: String,
     writer: Arc<AsyncMutex<SplitSink<Socket, Message>>>,
     acks: Acks,
+    /// Ids of the acks in the order of their coming.
+    acked: Arc<Mutex<Vec<u64>>>,
     next_ack: AtomicU64,
     events: mpsc::Receiver<(String, Value)>,
     reader: tokio::task::JoinHandle<()>,
@@ -35,6 +39,13 @@ pub struct TestClient {
 impl TestClient {
     /// Connects to the namespace `/` of the host at `url`.
     pub async fn connect(url: &str) -> Self {
+        Self::connect_to(url, "/").await
+    }
+
+    /// Connects to one namespace of the host at `url`.
+    pub async fn connect_to(url: &str, namespace: &str) -> Self {
+        // Packets of the main namespace do not name it.
+        let namespace = if namespace == "/" { String::new() } else { format!("{namespace},") };
         let address = url.trim_start_matches("http://");
         let stream = TcpStream::connect(address).await.expect("a host to connect to");
         stream.set_nodelay(true).expect("a tunable socket");
@@ -42,21 +53,22 @@ impl TestClient {
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");
         let (mut writer, mut reader) = socket.split();
         assert!(text(&mut reader).await.expect("an open packet").starts_with('0'));
-        writer.send(Message::text("40")).await.expect("a socket to write to");
+        writer.send(Message::text(format!("40{namespace}"))).await.expect("a socket to write to");
         let mut packet = text(&mut reader).await.expect("a connect packet");
         // The host's first ping may come before.
         while packet == "2" {
             writer.send(Message::text("3")).await.expect("a socket to write to");
             packet = text(&mut reader).await.expect("a connect packet");
         }
-        let connected = packet.strip_prefix("40").unwrap_or_else(|| panic!("a connect packet, not {packet}"));
+        let connected = packet.strip_prefix(&format!("40{namespace}")).unwrap_or_else(|| panic!("a connect packet, not {packet}"));
         let connected: Value = serde_json::from_str(connected).expect("JSON");
         let sid = connected["sid"].as_str().expect("a sid").to_owned();
         let writer = Arc::new(AsyncMutex::new(writer));
         let acks = Acks::default();
         let (events, receiver) = mpsc::channel(EVENTS);
-        let reader = tokio::spawn(read(reader, Arc::clone(&writer), Arc::clone(&acks), events));
-        Self { sid, writer, acks, next_ack: AtomicU64::new(0), events: receiver, reader }
+        let acked = Arc::<Mutex<Vec<u64>>>::default();
+        let reader = tokio::spawn(read(reader, Arc::clone(&writer), Arc::clone(&acks), Arc::clone(&acked), events, namespace.clone()));
+        Self { sid, namespace, writer, acks, acked, next_ack: AtomicU64::new(0), events: receiver, reader }
     }
 
     /// Sends an Engine.IO packet as it is.
@@ -67,7 +79,7 @@ impl TestClient {
 
     /// Sends an event without asking for an ack.
     pub async fn emit(&self, event: &str, data: Value) {
-        self.send_raw(format!("42{}", json!([event, data]))).await;
+        self.send_raw(format!("42{}{}", self.namespace, json!([event, data]))).await;
     }
 
     /// Sends an event, and waits for its ack.
@@ -86,7 +98,7 @@ impl TestClient {
         let id = self.next_ack.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.acks.lock().expect("no panic under the lock").insert(id, sender);
-        self.send_raw(format!("42{id}{array}")).await;
+        self.send_raw(format!("42{}{id}{array}", self.namespace)).await;
         receiver
     }
 
@@ -108,6 +120,11 @@ impl TestClient {
         std::iter::from_fn(|| self.events.try_recv().ok()).collect()
     }
 
+    /// Whether all acks have come in the order in which their events were sent.
+    pub fn was_acked_in_order(&self) -> bool {
+        self.acked.lock().expect("no panic under the lock").is_sorted()
+    }
+
     /// Waits until the host has closed the connection.
     pub async fn closed(mut self) {
         tokio::time::timeout(PATIENCE, &mut self.reader).await.expect("a connection that is closed").expect("a reader that ends");
@@ -117,7 +134,10 @@ impl TestClient {
 /// A client that vanishes: nothing is said, the connection is gone.
 impl Drop for TestClient {
     fn drop(&mut self) {
+        // A reader that has panicked has seen what no test may let pass, such as a second ack.
         self.reader.abort();
+        let is_well = self.acked.lock().is_ok() && self.acks.lock().is_ok();
+        assert!(is_well || std::thread::panicking(), "the reader of a client has panicked");
     }
 }
 
@@ -135,18 +155,25 @@ async fn read(
     mut reader: SplitStream<Socket>,
     writer: Arc<AsyncMutex<SplitSink<Socket, Message>>>,
     acks: Acks,
+    acked: Arc<Mutex<Vec<u64>>>,
     events: mpsc::Sender<(String, Value)>,
+    namespace: String,
 ) {
+    let (ack_prefix, event_prefix) = (format!("43{namespace}"), format!("42{namespace}"));
     while let Some(packet) = text(&mut reader).await {
         if packet == "2" {
             let _ = writer.lock().await.send(Message::text("3")).await;
-        } else if let Some(ack) = packet.strip_prefix("43") {
+        } else if let Some(ack) = packet.strip_prefix(&ack_prefix) {
             let (id, arguments) = ack.split_at(ack.find('[').expect("arguments"));
             let arguments: Value = serde_json::from_str(arguments).expect("JSON");
             assert_eq!(arguments.as_array().map(Vec::len), Some(1), "an ack has exactly one argument: {ack}");
-            let sender = acks.lock().expect("no panic under the lock").remove(&id.parse().expect("an ack's id"));
-            let _ = sender.unwrap_or_else(|| panic!("a second ack: {ack}")).send(arguments[0].clone());
-        } else if let Some(event) = packet.strip_prefix("42") {
+            let id = id.parse().expect("an ack's id");
+            acked.lock().expect("no panic under the lock").push(id);
+            // Under the lock on purpose: a panic poisons it, and the client's end finds that.
+            let mut waiting = acks.lock().expect("no panic under the lock");
+            let sender = waiting.remove(&id).unwrap_or_else(|| panic!("a second ack: {ack}"));
+            let _ = sender.send(arguments[0].clone());
+        } else if let Some(event) = packet.strip_prefix(&event_prefix) {
             let event: Value = serde_json::from_str(event).expect("JSON");
             let name = event[0].as_str().expect("a name").to_owned();
             if events.send((name, event[1].clone())).await.is_err() {

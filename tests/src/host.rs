@@ -59,6 +59,11 @@ impl TestHost {
         TestClient::connect(&self.url).await
     }
 
+    /// A client that is connected to one namespace.
+    pub async fn client_of(&self, namespace: &str) -> TestClient {
+        TestClient::connect_to(&self.url, namespace).await
+    }
+
     /// Asks over HTTP with the host's own key: status and document.
     pub async fn http(&self, path: &str, body: Option<Value>) -> (u16, Value) {
         self.http_with(path, body, Some(self.key.clone())).await
@@ -68,7 +73,7 @@ impl TestHost {
     pub async fn http_with(&self, path: &str, body: Option<Value>, key: Option<String>) -> (u16, Value) {
         let url = format!("{}{path}", self.url);
         let ask = move || {
-            let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+            let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
             let key = key.map(|key| format!("Bearer {key}")).unwrap_or_default();
             let mut answer = match body {
                 Some(body) => agent.post(&url).header("Authorization", key).send_json(body),

@@ -31,18 +31,23 @@ pub(crate) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let config = match Config::load(self.config.as_deref()) {
+        let config = match super::load(self.config.as_ref()).and_then(readable) {
             Ok(config) => config,
             Err(error) if self.json => {
-                output::json(&json!({"ok": false, "config": {"reason": error.to_string()}, "plugins": []}));
+                output::json(&json!({"ok": false, "config": {"ok": false, "reason": format!("{error:#}")}, "plugins": []}));
                 return Ok(ExitCode::FAILURE);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
+        show_what_plugins_say();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let routes = runtime.block_on(load(config, &self.files))?;
         if self.json {
-            output::json(&document(&routes));
+            let mut document = document(&routes);
+            if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
+                members.insert("config".to_owned(), json!({"ok": true, "file": file}));
+            }
+            output::json(&document);
         } else {
             self.print(&routes);
         }
@@ -76,6 +81,19 @@ impl Check {
             output::line(format_args!("{}: refused: {}", failed.file.display(), failed.reason));
         }
     }
+}
+
+/// Reads what the configuration names and a host would read at its start.
+fn readable(config: Config) -> anyhow::Result<Config> {
+    config.read_secrets()?;
+    Ok(config)
+}
+
+/// What a plugin prints or logs while it registers, the message of its panic among it, is what its author needs. What the host itself
+/// would log is in the result.
+fn show_what_plugins_say() {
+    let filter = tracing_subscriber::EnvFilter::new("off,plugin=debug");
+    tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
 }
 
 /// Loads the files beside each other, as a host would load a directory; what they would store goes to a directory that is thrown away.

@@ -1,6 +1,7 @@
 //! The commands that talk to a running host: where it is, and with which key.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -27,6 +28,9 @@ pub(crate) struct Target {
     data: Option<PathBuf>,
 }
 
+/// How long a host may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What the host answered: its status, and the document.
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -47,7 +51,13 @@ impl Target {
             (None, Some(key)) => key.clone(),
             (None, None) => bail!("there is no key; give one with --key-file or SOCKHOP_KEY"),
         };
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            // The host is this operator's own: the key goes to it and to no proxy.
+            .proxy(None)
+            .timeout_global(Some(TIMEOUT))
+            .build()
+            .into();
         let url = format!("{}{path}", url.trim_end_matches('/'));
         let authorization = format!("Bearer {key}");
         let sent = match body {

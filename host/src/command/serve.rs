@@ -125,9 +125,7 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 
 /// The log goes to standard error: standard output is for what was asked.
 fn log_to_stderr(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter).with_context(|| {
-        format!("log.filter: {:?} is no filter; allowed are a level (`info`) or directives (`info,sockhop=debug`)", log.filter)
-    })?;
+    let filter = EnvFilter::try_new(&log.filter)?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),

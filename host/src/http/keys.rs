@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::config::{Config, Scope};
+use crate::config::{Config, ConfigError, Scope};
 
 use super::problem::Problem;
 
@@ -26,15 +26,8 @@ const OWN_KEY_BYTES: usize = 32;
 impl Keys {
     /// The configured keys; where there are none, the host's own with all scopes, made when it is not there yet.
     pub(crate) fn load(config: &Config) -> Result<Self, KeyError> {
-        let mut keys = Vec::new();
-        for key in &config.keys {
-            let secret = match (&key.secret, &key.secret_file) {
-                (Some(secret), _) => secret.clone(),
-                (None, Some(file)) => first_line(file)?,
-                (None, None) => continue,
-            };
-            keys.push((key.name.clone(), digest(&secret), key.scopes.clone()));
-        }
+        let secrets = config.read_secrets().map_err(KeyError::Configured)?;
+        let mut keys: Vec<_> = secrets.iter().map(|(key, secret)| (key.name.clone(), digest(secret), key.scopes.clone())).collect();
         if keys.is_empty() {
             let secret = own_key(&own_key_file(&config.data.dir))?;
             keys.push(("host".to_owned(), digest(&secret), Scope::ALL.to_vec()));
@@ -75,19 +68,16 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-fn first_line(file: &Path) -> Result<String, KeyError> {
-    let text = std::fs::read_to_string(file).map_err(|source| KeyError { file: file.to_owned(), source })?;
-    match text.lines().next().map(str::trim) {
-        Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => Err(KeyError { file: file.to_owned(), source: io::Error::new(io::ErrorKind::InvalidData, "its first line is empty") }),
-    }
-}
 
 /// Reads the host's own key, or makes it: for its owner's eyes only.
 fn own_key(file: &Path) -> Result<String, KeyError> {
-    let wrong = |source| KeyError { file: file.to_owned(), source };
+    let wrong = |source| KeyError::Own { file: file.to_owned(), source };
     if file.exists() {
-        return first_line(file);
+        let text = std::fs::read_to_string(file).map_err(wrong)?;
+        return match text.lines().next().map(str::trim) {
+            Some(line) if !line.is_empty() => Ok(line.to_owned()),
+            _ => Err(wrong(io::Error::new(io::ErrorKind::InvalidData, "its first line is empty; delete it, and a new key is made"))),
+        };
     }
     let mut random = [0_u8; OWN_KEY_BYTES];
     getrandom::fill(&mut random).map_err(|error| wrong(io::Error::other(error.to_string())))?;
@@ -101,12 +91,20 @@ fn own_key(file: &Path) -> Result<String, KeyError> {
     Ok(secret)
 }
 
-/// A key's file can't be used.
+/// The keys can't be read.
 #[derive(Debug, thiserror::Error)]
-#[error("can't use the key file {}", file.display())]
-pub struct KeyError {
-    file: PathBuf,
-    source: io::Error,
+pub enum KeyError {
+    /// Those of the configuration.
+    #[error(transparent)]
+    Configured(ConfigError),
+    /// The host's own.
+    #[error("can't use the key file {}", file.display())]
+    Own {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl fmt::Debug for Keys {

@@ -1,5 +1,6 @@
 //! What a plugin says about itself while `register` runs, checked call by call. Schemas stay text here: the registry compiles them.
 
+use crate::config::is_plugin_name;
 use crate::event::{host_event, is_event_name};
 use crate::rejection::Refusal;
 use crate::rule::{Access, RoomPattern};
@@ -128,7 +129,7 @@ impl Declarations {
                 Some(handles) => handles.access = access,
                 None => {
                     return Err(Refusal::misuse(format!(
-                        "event `{event}` can't require anything: it is not handled (call `handles` first)"
+                        "event `{event}` can't require anything: it is not handled; `requires` stands right after the event that it restricts"
                     )));
                 }
             }
@@ -181,9 +182,10 @@ impl Declarations {
                 return Err(Refusal::misuse(format!("`{event}` is no host event; there are {}", host_event::ALL.join(", "))));
             };
             let plugin = this.named()?;
-            if !plugin.listens.contains(&known) {
-                plugin.listens.push(known);
+            if plugin.listens.contains(&known) {
+                return Err(Refusal::misuse(format!("host event `{event}` has two handlers")));
             }
+            plugin.listens.push(known);
             Ok(())
         })
     }
@@ -220,13 +222,6 @@ const EVERYONE: &str = "*";
 
 /// Keys that stand beside the tables of single plugins in `[plugins]`.
 const RESERVED_PLUGIN_NAMES: [&str; 2] = ["dir", "required"];
-
-/// Whether a plugin can have this name; it is also the name of a file and of a table in the configuration.
-pub fn is_plugin_name(name: &str) -> bool {
-    name.len() <= 64
-        && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-}
 
 fn check_event_name(event: &str) -> Result<(), Refusal> {
     if is_event_name(event) {

@@ -32,7 +32,7 @@ struct Create {
     title: Option<String>,
     #[schemars(length(min = 1, max = 10_000))]
     content: String,
-    #[schemars(length(max = 20), inner(length(min = 1, max = 50)))]
+    #[schemars(length(max = 20))]
     tags: Option<Vec<String>>,
 }
 
@@ -46,7 +46,7 @@ struct Update {
     #[schemars(length(min = 1, max = 10_000), extend("type" = "string"))]
     content: Option<String>,
     #[serde(default)]
-    #[schemars(length(max = 20), inner(length(min = 1, max = 50)))]
+    #[schemars(length(max = 20))]
     tags: Change<Vec<String>>,
 }
 

@@ -8,7 +8,6 @@ use sockhop_sdk::{Access, Context, Plugin, Refusal, Result};
 #[derive(Deserialize, JsonSchema)]
 struct Subscription {
     /// A room's name, or `user` for the caller's own room.
-    #[schemars(length(min = 1, max = 128))]
     event_type: String,
 }
 

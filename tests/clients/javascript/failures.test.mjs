@@ -22,6 +22,8 @@ for (const [event, what, expected] of [
   test(`a handler that ${what} is answered ${expected.code}, and nothing of it is left`, () =>
     withClients(host.url, 2, async (client, watcher) => {
       await watcher.ask("enter", null);
+      // Of the test before, somebody may still be on the way out.
+      while ((await watcher.ask("traces", null)).in_lab !== 1) await client.settled();
       assertRejected(await client.ask(event, null), { ...expected, event });
       // The same plugin, then another one.
       assert.deepEqual(await client.ask("traces", null), { stored: false, rooms: [], in_lab: 1 });
@@ -30,6 +32,21 @@ for (const [event, what, expected] of [
       assert.deepEqual([client.heard("noise"), watcher.heard("noise")], [[], []]);
     }));
 }
+
+test("a handler that asks its client to slow down is answered rate_limited, with when to come back", () =>
+  withClients(host.url, 1, async (client) => {
+    const { error } = await client.ask("hurry", null);
+    assert.equal(error.code, "rate_limited");
+    assert.ok(error.retry_after_ms > 0);
+  }));
+
+test("bytes reach a handler and come back as they were", () =>
+  withClients(host.url, 1, async (client) => {
+    const bytes = Buffer.from([0, 1, 254, 255]);
+    assert.equal(await client.ask("parcel", { bytes }), 4);
+    const [parcel] = await client.next("parcel");
+    assert.deepEqual(Buffer.from(parcel.bytes), bytes);
+  }));
 
 for (const event of ["for_users", "for_admins"]) {
   test(`an anonymous client that sends ${event} is answered unauthorized`, () =>

@@ -7,8 +7,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sockhop_sdk::{Access, Context, Emits, Plugin, Refusal, Result, Scan, Target};
+use sockhop_sdk::{Access, Attachment, Context, Emits, Plugin, Refusal, Result, Scan, Target};
 
+const NEWS: Emits<String> = Emits::new("news").to(&["lab", "*"]);
+const PARCEL: Emits<Parcel> = Emits::new("parcel");
 const NOISE: Emits<Value> = Emits::new("noise").to(&["lab", "left"]);
 
 /// What every bad event does before it goes wrong.
@@ -119,7 +121,60 @@ fn traces(ctx: &Context, _: ()) -> Result<Traces> {
 }
 
 fn enter(ctx: &Context, _: ()) -> Result {
+    count(ctx, "entered")?;
     ctx.join("lab")
+}
+
+/// Numbers are never given twice: so they count, and nobody's count meets another's.
+fn count(ctx: &Context, what: &str) -> Result {
+    ctx.state().next_id(what).map(|_| ())
+}
+
+/// How often something was counted, each call of this included.
+fn counted(ctx: &Context, what: &str) -> Result<u64> {
+    Ok(ctx.state().next_id(what)? - 1)
+}
+
+/// Joins both rooms and tells both: one receiver, one event.
+fn both(ctx: &Context, _: ()) -> Result {
+    ctx.join("lab")?;
+    ctx.join("left")?;
+    ctx.emit(Target::Rooms(vec!["lab".to_owned(), "left".to_owned()]), &NOISE, &Value::Null)
+}
+
+/// Sends the same to different receivers.
+fn tell(ctx: &Context, to: String) -> Result {
+    let target = match to.as_str() {
+        "everyone" => Target::Everyone,
+        "others" => Target::RoomsButSender(vec!["lab".to_owned()]),
+        connection => Target::Connection(connection.to_owned()),
+    };
+    ctx.emit(target, &NEWS, &to)
+}
+
+/// Sends back the bytes that came, to the sender and to the room.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Parcel {
+    bytes: Attachment,
+}
+
+fn parcel(ctx: &Context, _: Parcel) -> Result<usize> {
+    let bytes = ctx.attachments().first().cloned().unwrap_or_default();
+    let size = bytes.len();
+    ctx.emit_binary(Target::Sender, &PARCEL, &Parcel { bytes: Attachment::new(0) }, &[bytes])?;
+    Ok(size)
+}
+
+fn hurry(_: &Context, _: ()) -> Result {
+    Err(Refusal::new("rate_limited", "not so fast"))
+}
+
+fn started(ctx: &Context) -> Result {
+    ctx.state().set("started", &ctx.connection().is_none())
+}
+
+fn has_started(ctx: &Context, _: ()) -> Result<Option<bool>> {
+    ctx.state().get("started")
 }
 
 /// Adds one to the one counter, which everybody else does as well.
@@ -160,6 +215,7 @@ fn small(_: &Context, small: Small) -> Result<u8> {
 }
 
 fn gone(ctx: &Context) -> Result {
+    count(ctx, "gone")?;
     let rooms = ctx.rooms().join(",");
     let id = ctx.state().next_id("notes")?;
     ctx.state().set(&format!("note/{}/{id:016}", ctx.connection().unwrap_or_default()), &format!("$disconnect in {rooms}"))
@@ -199,6 +255,9 @@ fn plugin() -> Plugin {
         .room("lab", Access::Anyone)
         .room("left", Access::Anyone)
         .emits(NOISE)
+        .emits(NEWS)
+        .emits(PARCEL)
+        .on_start(started)
         .on_disconnect(gone)
         .on("echo", echo)
         .on("refuse", refuse)
@@ -214,6 +273,13 @@ fn plugin() -> Plugin {
         .on("shrug", shrug)
         .on("traces", traces)
         .on("enter", enter)
+        .on("both", both)
+        .on("tell", tell)
+        .on("parcel", parcel)
+        .on("hurry", hurry)
+        .on("has_started", has_started)
+        .on("entered", |ctx: &Context, (): ()| counted(ctx, "entered"))
+        .on("gone", |ctx: &Context, (): ()| counted(ctx, "gone"))
         .on("increment", increment)
         .on("counter", counter)
         .on("note", note)
