@@ -72,9 +72,13 @@ pub struct Breaker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed,
-    Open { until: Instant },
+    Open {
+        until: Instant,
+    },
     /// One event is asked; the others wait for what becomes of it. A probe that is never reported back does not hold the plugin for ever.
-    Probing { until: Instant },
+    Probing {
+        until: Instant,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -215,9 +219,11 @@ impl Breaker {
         };
         let offender = cause.filter(|cause| {
             let by_it = recent(within).filter(|(_, by)| by.as_ref() == Some(*cause)).count();
-            let others_are_served = self.served.iter().flatten().any(|(at, served)| {
-                served.as_ref() != Some(*cause) && now.saturating_duration_since(*at) <= within
-            });
+            let others_are_served = self
+                .served
+                .iter()
+                .flatten()
+                .any(|(at, served)| served.as_ref() != Some(*cause) && now.saturating_duration_since(*at) <= within);
             others_are_served && by_it * NEARLY_ALL.1 >= recent(within).count() * NEARLY_ALL.0
         });
         match offender.cloned() {

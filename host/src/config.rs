@@ -242,6 +242,8 @@ pub struct Limits {
     pub log_lines_per_second: NonZeroU32,
     /// One log line of a plugin; the rest is cut.
     pub log_line_bytes: NonZeroUsize,
+    /// TCP connections at once; more wait until one ends.
+    pub connections: NonZeroUsize,
     /// Events of one connection that wait for their turn; beyond, `busy`.
     pub mailbox_events: NonZeroUsize,
     /// The same in bytes.
@@ -264,6 +266,9 @@ pub struct Limits {
     pub stalled_reader_ms: Duration,
     /// Packets that wait for a client to read them; one that would miss an emit is cut.
     pub outgoing_packets: NonZeroUsize,
+    /// How long a stopping host is not ready before it refuses new clients: time for a load balancer to see it.
+    #[serde(deserialize_with = "milliseconds")]
+    pub shutdown_unready_ms: Duration,
     /// How long a stopping host waits for what it has begun.
     #[serde(deserialize_with = "milliseconds")]
     pub shutdown_drain_ms: Duration,
@@ -306,6 +311,7 @@ impl Default for Limits {
             state_bytes: nonzero!(NonZeroU64, 256 * MIB as u64),
             log_lines_per_second: nonzero!(NonZeroU32, 100),
             log_line_bytes: nonzero!(NonZeroUsize, 8 * KIB),
+            connections: nonzero!(NonZeroUsize, 50_000),
             mailbox_events: nonzero!(NonZeroUsize, 256),
             mailbox_bytes: nonzero!(NonZeroUsize, 2 * MIB),
             message_bytes: nonzero!(NonZeroUsize, 128 * KIB),
@@ -316,6 +322,7 @@ impl Default for Limits {
             connect_ms: Duration::from_secs(10),
             stalled_reader_ms: Duration::from_secs(20),
             outgoing_packets: nonzero!(NonZeroUsize, 4096),
+            shutdown_unready_ms: Duration::from_secs(5),
             shutdown_drain_ms: Duration::from_secs(10),
         }
     }
@@ -525,10 +532,7 @@ mod tests {
                 assert!(text.lines().any(|line| line.trim_start_matches("#:").starts_with(&format!("{key} ="))), "{section}.{key}");
             }
         }
-        let text: String = text
-            .lines()
-            .map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n")
-            .collect();
+        let text: String = text.lines().map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n").collect();
         load(&text).unwrap();
     }
 

@@ -4,9 +4,11 @@
 mod run;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
@@ -27,8 +29,17 @@ pub struct Dispatcher {
     limits: Arc<Limits>,
 }
 
-/// What an event's ack carries.
-pub type Answer = Result<Box<RawValue>, Rejection>;
+/// A handler's success.
+#[derive(Debug)]
+pub struct Reply {
+    /// What the event's ack carries.
+    pub json: Box<RawValue>,
+    /// Whether the handler asked for the end of its caller's connection, which comes after the ack.
+    pub ends: bool,
+}
+
+/// What becomes of an event.
+pub type Answer = Result<Reply, Rejection>;
 
 /// Runs after which a handler that keeps meeting conflicts holds its plugin's commit lock, so that the next run ends.
 const OPTIMISTIC_RUNS: u32 = 2;
@@ -65,9 +76,13 @@ impl Dispatcher {
         for served in &routes.plugins {
             if served.plugin.registration.listens.contains(&name) {
                 let event = Arc::new(Event::now(name, Payload::null(), caller.cloned()));
-                if let Err(rejection) = self.run(&routes, served, &event, None).await {
-                    tracing::warn!(event = name, id = %event.id, plugin = served.plugin.name(), rejection = rejection.code(),
-                        reason = rejection.message(), "host event not handled");
+                match (self.run(&routes, served, &event, None).await, caller) {
+                    (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
+                    (Ok(_), _) => {}
+                    (Err(rejection), _) => {
+                        tracing::warn!(event = name, id = %event.id, plugin = served.plugin.name(), rejection = rejection.code(),
+                            reason = rejection.message(), "host event not handled");
+                    }
                 }
             }
         }
@@ -119,7 +134,7 @@ impl Dispatcher {
             _ => Vec::new(),
         };
         let emit = Emit { to, event: event.to_owned(), data: data.to_owned(), attachments: Vec::new() };
-        let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]);
+        let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]).receivers;
         tracing::debug!(event, %id, receivers, "emitted over HTTP");
         Ok(Emitted { rooms, receivers })
     }
@@ -135,7 +150,11 @@ impl Dispatcher {
             });
         }
         let value = self.parse(event.payload.json.get())?;
-        inbound.data.check(&value).map_err(Rejection::against_schema)
+        inbound.data.check(&value).map_err(Rejection::against_schema)?;
+        match run::names_each(&value, event.payload.attachments.len()) {
+            true => Ok(()),
+            false => Err(Rejection::invalid("each binary attachment must be named by exactly one placeholder, and no other")),
+        }
     }
 
     fn parse(&self, json: &str) -> Result<Value, Rejection> {
@@ -155,16 +174,25 @@ impl Dispatcher {
     }
 
     async fn run_within(&self, routes: &Arc<Routes>, served: &Arc<Served>, event: &Arc<Event>, inbound: Option<&Inbound>) -> Answer {
-        let mut budget = Budget::new(self.limits.event_cpu_ms, self.limits.event_wall_ms);
-        let Some(mut seat) = served.plugin.seat(&budget).await else {
+        let new_budget = || Budget::new(self.limits.event_cpu_ms, self.limits.event_wall_ms);
+        // What the host itself tells is never `busy`: it waits for its place, and its time begins after that.
+        let (seat, mut budget) = match inbound {
+            None => (served.plugin.seat(None).await, new_budget()),
+            Some(_) => {
+                let budget = new_budget();
+                (served.plugin.seat(Some(&budget)).await, budget)
+            }
+        };
+        let Some(mut seat) = seat else {
             return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()));
         };
+        let patience = inbound.map(|_| budget.until());
         let contended = || Rejection::Busy("the plugin's state is contended".to_owned());
         let mut runs = 0;
         loop {
             let mut lock = match runs < OPTIMISTIC_RUNS {
                 true => None,
-                false => Some(self.commit_lock(served, &budget).await.ok_or_else(contended)?),
+                false => Some(self.commit_lock(served, patience).await.ok_or_else(contended)?),
             };
             runs += 1;
             let run = Run::new(event, routes, served, &self.rooms, &self.limits);
@@ -196,25 +224,25 @@ impl Dispatcher {
             let (effects, view) = run.finish();
             match view.filter(View::wrote) {
                 None => {
-                    self.rooms.apply(event.caller.as_ref(), &effects);
+                    let applied = self.rooms.apply(event.caller.as_ref(), &effects);
                     seat.keep();
-                    return Ok(reply);
+                    return Ok(Reply { json: reply, ends: applied.ends });
                 }
                 Some(view) => {
                     let changes = view.into_changes();
                     let held = match lock.take() {
                         Some(held) => held,
-                        None => self.commit_lock(served, &budget).await.ok_or_else(contended)?,
+                        None => self.commit_lock(served, patience).await.ok_or_else(contended)?,
                     };
                     let store = Arc::clone(&served.state.store);
                     // SQLite writes files: a thread of the blocking pool does that.
                     let committed = tokio::task::spawn_blocking(move || store.commit(changes)).await;
                     match committed {
                         Ok(Ok(())) => {
-                            self.rooms.apply(event.caller.as_ref(), &effects);
+                            let applied = self.rooms.apply(event.caller.as_ref(), &effects);
                             drop(held);
                             seat.keep();
-                            return Ok(reply);
+                            return Ok(Reply { json: reply, ends: applied.ends });
                         }
                         Ok(Err(CommitError::Conflict)) => {
                             seat.discard();
@@ -229,9 +257,13 @@ impl Dispatcher {
         }
     }
 
-    async fn commit_lock(&self, served: &Served, budget: &Budget) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+    /// Waits for the lock until `patience` ends, where it does.
+    async fn commit_lock(&self, served: &Served, patience: Option<Instant>) -> Option<OwnedMutexGuard<()>> {
         let lock = Arc::clone(&served.state.commit).lock_owned();
-        tokio::time::timeout_at(budget.until().into(), lock).await.ok()
+        match patience {
+            Some(until) => tokio::time::timeout_at(until.into(), lock).await.ok(),
+            None => Some(lock.await),
+        }
     }
 
     /// Logs what the client is not told.
@@ -241,6 +273,7 @@ impl Dispatcher {
             reason = %failure, cause, "handler failed");
         match failure {
             Failure::CpuExceeded(_) | Failure::WallExceeded(_) => Rejection::TimedOut,
+            Failure::NoRoom(_) => Rejection::Busy("there is no room for another instance of the plugin now".to_owned()),
             Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => Rejection::PluginFailed,
         }
     }

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use axum::Router;
 use socketioxide::{ParserConfig, SocketIo};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use crate::config::Config;
 use crate::dispatcher::Dispatcher;
@@ -30,11 +31,13 @@ use crate::socket::Sockets;
 /// A host that listens, and has loaded what it serves.
 pub struct Host {
     config: Arc<Config>,
-    listener: TcpListener,
     address: SocketAddr,
-    router: Router,
+    /// Ends accepting.
+    accepting: CancellationToken,
+    accepted: JoinHandle<()>,
     registry: Arc<Registry>,
     rooms: Arc<Rooms>,
+    sockets: Arc<Sockets>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
     /// Keeps a second host away from the data directory for as long as this one lives.
@@ -84,17 +87,17 @@ pub enum StartError {
     Key(#[from] KeyError),
 }
 
-/// Before a stopping host refuses new clients: time for a load balancer to see that it is not ready.
-const UNREADY_BEFORE_STOP: Duration = Duration::from_secs(5);
-
 /// How long closing the transports may take: one that nobody reads would take for ever.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// How long a request's body may pause: a client that sends nothing is not worth its connection.
+const BODY_READ: Duration = Duration::from_secs(10);
 
 /// The library's own limits stand at this many times the host's, so that a client learns that its message was too large.
 const LIBRARY_LIMIT: usize = 2;
 
 impl Host {
-    /// Locks the data directory, loads the plugins, tells them `$start`, and listens.
+    /// Locks the data directory, listens, loads the plugins, and tells them `$start`.
     ///
     /// # Errors
     /// Where the data directory, the plugin directory or the address can't be used.
@@ -102,7 +105,6 @@ impl Host {
         let config = Arc::new(config);
         let lock = DataLock::take(&config.data.dir)?;
         let keys = Keys::load(&config)?;
-        // Listening before loading: an address that is taken is known at once. Nobody is accepted before `run`.
         let wanted = config.server.listen;
         let listen = |source| StartError::Listen { address: wanted, source };
         let listener = TcpListener::bind(wanted).await.map_err(listen)?;
@@ -113,15 +115,9 @@ impl Host {
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let engine = Arc::new(Engine::new(Arc::clone(&limits), workers)?);
         let registry = Arc::new(Registry::default());
-        let loader = Loader::new(engine, Arc::clone(&config), state_dir(&config.data.dir));
-        let plugins = |source| StartError::Plugins { dir: config.plugins.dir.clone(), source };
-        loader.load_all(&config.plugins.dir, &registry).await.map_err(plugins)?;
-
         let rooms = Arc::new(Rooms::new(config.limits.stalled_reader_ms, tasks.clone()));
         let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&limits)));
-        dispatcher.start().await;
-
-        let ready = Arc::new(AtomicBool::new(false));
+        let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let api = Api {
             config: Arc::clone(&config),
             registry: Arc::clone(&registry),
@@ -130,16 +126,30 @@ impl Host {
             ready: Arc::clone(&ready),
         };
         let (layer, io) = socketio(&config);
-        rooms.attach(io.clone());
-        let sockets = Sockets { dispatcher, rooms: Arc::clone(&rooms), limits, tasks: tasks.clone() };
+        rooms.attach(io.clone(), config.server.namespaces.clone());
+        let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), tasks.clone());
         sockets.serve(&io, &config.server.namespaces);
         let origins = Arc::new(Origins::new(&config.server.allowed_origins, address));
         let router = http::router(api)
             .layer(layer)
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&loaded), http::wait_until_loaded))
+            .layer(RequestBodyTimeoutLayer::new(BODY_READ))
             .layer(origin::cors(&origins))
             .layer(axum::middleware::from_fn_with_state(origins, origin::check));
+        // Accepting before loading: whoever asks whether the host lives or is ready gets an answer, clients are asked to come back.
+        let accepting = CancellationToken::new();
+        let gives_up = accepting.clone().drop_guard();
+        let accept = accept(listener, router, Arc::clone(&rooms), limits, accepting.clone(), tasks.clone());
+        let accepted = tasks.spawn(accept);
+
+        let loader = Loader::new(engine, Arc::clone(&config), state_dir(&config.data.dir));
+        let plugins = |source| StartError::Plugins { dir: config.plugins.dir.clone(), source };
+        loader.load_all(&config.plugins.dir, &registry).await.map_err(plugins)?;
+        dispatcher.start().await;
+        loaded.store(true, Ordering::Release);
         ready.store(true, Ordering::Release);
-        Ok(Self { config, listener, address, router, registry, rooms, ready, tasks, _lock: lock })
+        gives_up.disarm();
+        Ok(Self { config, address, accepting, accepted, registry, rooms, sockets, ready, tasks, _lock: lock })
     }
 
     /// Where the host listens.
@@ -152,48 +162,42 @@ impl Host {
         self.registry.snapshot()
     }
 
-    /// Serves until `stop`, and then stops: not ready first, then no new clients, then what was begun is ended, then transports are closed.
-    /// A second `stop` skips the waiting.
+    /// Serves until `stop`, and then stops: not ready first, then no new clients, then what was received is handled and every connection
+    /// told to plugins as gone, then transports are closed. `at_once` skips the waiting.
     pub async fn run(self, stop: CancellationToken, at_once: CancellationToken) {
-        let accepting = CancellationToken::new();
-        let accepted = self.tasks.spawn(accept(
-            self.listener,
-            self.router,
-            Arc::clone(&self.rooms),
-            self.config.limits.stalled_reader_ms,
-            accepting.clone(),
-            self.tasks.clone(),
-        ));
         stop.cancelled().await;
         self.ready.store(false, Ordering::Release);
         tracing::info!(connections = self.rooms.connections(), "stopping: not ready any more");
         if self.rooms.connections() > 0 {
-            tokio::select! {
-                () = tokio::time::sleep(UNREADY_BEFORE_STOP) => {}
-                () = at_once.cancelled() => {}
-            }
+            within(self.config.limits.shutdown_unready_ms, &at_once, std::future::pending()).await;
         }
-        accepting.cancel();
-        let _ = accepted.await;
+        self.accepting.cancel();
+        let _ = self.accepted.await;
+        tracing::info!("stopping: ending what was begun");
+        if !within(self.config.limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await {
+            tracing::warn!("some events were not ended in time");
+        }
         tracing::info!("stopping: closing connections");
-        // Closing a transport makes its connection's mailbox end: what was received is handled, then `$disconnect`.
-        if tokio::time::timeout(CLOSE, self.rooms.close()).await.is_err() {
+        if !within(CLOSE, &at_once, self.rooms.close()).await {
             tracing::warn!("some transports did not close in time");
         }
         self.tasks.close();
-        tokio::select! {
-            () = self.tasks.wait() => {}
-            () = at_once.cancelled() => {}
-            () = tokio::time::sleep(self.config.limits.shutdown_drain_ms) => {
-                tracing::warn!(tasks = self.tasks.len(), "some events were not ended in time");
-            }
-        }
+        within(CLOSE, &at_once, self.tasks.wait()).await;
         for served in &self.registry.snapshot().plugins {
             if let Err(error) = served.state.store.close() {
                 tracing::warn!(plugin = served.plugin.name(), %error, "state not closed cleanly; it is read again at the next start");
             }
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Waits for `end`, for as long as `limit` and until `at_once`; whether it came.
+async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        () = end => true,
+        () = tokio::time::sleep(limit) => false,
+        () = at_once.cancelled() => false,
     }
 }
 
@@ -237,9 +241,12 @@ struct DataLock {
 impl DataLock {
     fn take(dir: &Path) -> Result<Self, StartError> {
         let wrong = |source| StartError::Data { dir: dir.to_owned(), source };
-        std::fs::create_dir_all(dir).map_err(wrong)?;
+        // A directory that is there already keeps its mode: it may be others' as well. What is secret in it has a mode of its own.
+        let mut new = std::fs::DirBuilder::new();
+        new.recursive(true);
         #[cfg(unix)]
-        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(wrong)?;
+        std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
+        new.create(dir).map_err(wrong)?;
         let mut options = File::options();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(dir.join("host.lock")).map_err(wrong)?;
         match file.try_lock() {

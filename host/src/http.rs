@@ -11,9 +11,13 @@ mod plugins;
 mod problem;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::config::{Config, Scope};
@@ -44,6 +48,18 @@ pub(crate) fn router(api: Api) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(api)
+}
+
+/// Before the first scan is loaded, clients are asked to come back: they would learn that nobody handles their events. Health is answered
+/// always.
+pub(crate) async fn wait_until_loaded(State(loaded): State<Arc<AtomicBool>>, request: Request, next: Next) -> Response {
+    let is_health = ["/healthz", "/readyz"].contains(&request.uri().path());
+    if is_health || loaded.load(Ordering::Acquire) {
+        return next.run(request).await;
+    }
+    let mut response = problem::Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the host is starting").into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 impl Api {

@@ -63,8 +63,8 @@ impl Plugin {
         &self.registration.name
     }
 
-    /// A place to run one event; nothing when the event's time is over before there is one.
-    pub async fn seat(&self, budget: &Budget) -> Option<Seat> {
+    /// A place to run one event; nothing when the event's time is over before there is one. Without a budget it waits as long as it takes.
+    pub async fn seat(&self, budget: Option<&Budget>) -> Option<Seat> {
         self.pool.seat(Arc::clone(&self.code), budget).await
     }
 

@@ -25,7 +25,7 @@ use crate::transport::{Cut, Upgrades};
 /// Connections and their rooms.
 pub struct Rooms {
     /// Set once, before anything listens.
-    io: OnceLock<SocketIo>,
+    io: OnceLock<(SocketIo, Vec<String>)>,
     /// The connections by their public ids.
     by_public_id: RwLock<HashMap<String, Sid>>,
     /// Connections whose transport began as long-polling.
@@ -48,6 +48,15 @@ pub struct ReplyTo {
     pub(crate) ack: Option<i64>,
 }
 
+/// What became of one event's effects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Connections into whose buffers events were handed, each counted for each event.
+    pub receivers: usize,
+    /// Whether the caller's connection is to be ended, once it has its answer.
+    pub ends: bool,
+}
+
 /// The outgoing buffer has no room for an answer now.
 #[derive(Debug)]
 pub struct Full;
@@ -58,10 +67,10 @@ impl Rooms {
         Self { io: OnceLock::new(), by_public_id: RwLock::default(), upgrades: Upgrades::default(), stalled, tasks }
     }
 
-    /// Serves `io`'s sockets from now on.
-    pub(crate) fn attach(&self, io: SocketIo) {
+    /// Serves the sockets of these namespaces of `io` from now on.
+    pub(crate) fn attach(&self, io: SocketIo, namespaces: Vec<String>) {
         // A second call would change nothing: a host has one.
-        let _ = self.io.set(io);
+        let _ = self.io.set((io, namespaces));
     }
 
     /// Makes a connection known by its public id.
@@ -79,11 +88,12 @@ impl Rooms {
         self.by_public_id.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Applies `effects` for `caller`: membership first, then emits in their order, at last the end of the connection. Cannot fail: a
-    /// target that is gone is no target. How many connections an event was handed to.
-    pub fn apply(&self, caller: Option<&Arc<Connection>>, effects: &[Effect]) -> usize {
+    /// Applies `effects` for `caller`: membership first, then emits in their order. Where nobody caused them, they go to every namespace.
+    /// Cannot fail: a target that is gone is no target. The end of the caller's connection is left to [`Rooms::end`]: its answer goes first.
+    pub fn apply(&self, caller: Option<&Arc<Connection>>, effects: &[Effect]) -> Applied {
+        let mut applied = Applied::default();
         if effects.is_empty() {
-            return 0;
+            return applied;
         }
         let socket = caller.and_then(|caller| self.find(&caller.namespace, &caller.public_id));
         for effect in effects {
@@ -93,18 +103,33 @@ impl Rooms {
                 _ => {}
             }
         }
-        let namespace = caller.map_or("/", |caller| caller.namespace.as_ref());
-        let mut receivers = 0;
+        let all = self.io.get().map(|(_, namespaces)| namespaces.as_slice()).unwrap_or_default();
+        let namespaces: Vec<&str> = match caller {
+            Some(caller) => vec![&caller.namespace],
+            None => all.iter().map(String::as_str).collect(),
+        };
         for effect in effects {
-            if let Effect::Emit(emit) = effect {
-                receivers += self.emit(namespace, socket.as_ref(), emit);
+            match effect {
+                Effect::Emit(emit) => {
+                    for namespace in &namespaces {
+                        applied.receivers += self.emit(namespace, socket.as_ref(), emit);
+                    }
+                }
+                Effect::Disconnect(reason) => {
+                    tracing::info!(client = caller.map(|caller| caller.public_id.as_str()), reason, "connection ended by its handler");
+                    applied.ends = true;
+                }
+                Effect::Join(_) | Effect::Leave(_) => {}
             }
         }
-        if let (Some(Effect::Disconnect(reason)), Some(socket)) = (effects.iter().find(|e| matches!(e, Effect::Disconnect(_))), socket) {
-            tracing::info!(client = caller.map(|caller| caller.public_id.as_str()), reason, "connection ended by its handler");
+        applied
+    }
+
+    /// Ends the connection, after whatever it was sent before.
+    pub fn end(&self, connection: &Connection) {
+        if let Some(socket) = self.find(&connection.namespace, &connection.public_id) {
             self.disconnect(socket);
         }
-        receivers
     }
 
     /// The rooms of a connection.
@@ -156,9 +181,15 @@ impl Rooms {
 
     /// Ends a connection that can't be told any more what it should be: its next bytes would hide that some are missing.
     pub(crate) fn cut(&self, socket: &SocketRef) {
-        let upgraded = || self.upgrades.find(socket.id.as_str());
+        // Where the handshake was a WebSocket's own, that is the connection, whatever a later request has claimed.
+        let handshake = socket.req_parts();
+        let was_upgraded = !handshake.uri.query().unwrap_or_default().split('&').any(|pair| pair == "transport=websocket");
+        let cut = || match was_upgraded {
+            true => self.upgrades.find(socket.id.as_str()),
+            false => handshake.extensions.get::<Cut>().cloned(),
+        };
         match socket.transport_type() {
-            TransportType::Websocket => match upgraded().or_else(|| socket.req_parts().extensions.get::<Cut>().cloned()) {
+            TransportType::Websocket => match cut() {
                 Some(cut) => cut.now(),
                 None => self.disconnect(socket.clone()),
             },
@@ -168,7 +199,7 @@ impl Rooms {
 
     /// Ends every connection's transport, so that stock clients connect again elsewhere.
     pub(crate) async fn close(&self) {
-        if let Some(io) = self.io.get() {
+        if let Some((io, _)) = self.io.get() {
             io.close().await;
         }
     }
@@ -208,17 +239,17 @@ impl Rooms {
 
     fn find(&self, namespace: &str, public_id: &str) -> Option<SocketRef> {
         let sid = *self.by_public_id.read().unwrap_or_else(PoisonError::into_inner).get(public_id)?;
-        self.io.get()?.of(namespace)?.get_socket(sid)
+        self.io.get()?.0.of(namespace)?.get_socket(sid)
     }
 
     /// Each connection of any of `rooms`, once. An empty list of rooms is nobody, not everybody.
     fn members(&self, namespace: &str, rooms: Vec<String>) -> Vec<SocketRef> {
         let io = self.io.get().filter(|_| !rooms.is_empty());
-        io.and_then(|io| io.of(namespace)).map_or_else(Vec::new, |sockets| sockets.within(rooms).sockets())
+        io.and_then(|(io, _)| io.of(namespace)).map_or_else(Vec::new, |sockets| sockets.within(rooms).sockets())
     }
 
     fn everyone(&self, namespace: &str) -> Vec<SocketRef> {
-        self.io.get().and_then(|io| io.of(namespace)).map_or_else(Vec::new, |sockets| sockets.broadcast().sockets())
+        self.io.get().and_then(|(io, _)| io.of(namespace)).map_or_else(Vec::new, |sockets| sockets.broadcast().sockets())
     }
 
     /// Disconnects a socket, as soon as its buffer has room for saying so.
@@ -250,9 +281,12 @@ enum Argument<'emit> {
 
 impl<'emit> Argument<'emit> {
     fn new(emit: &'emit Emit) -> Self {
+        if emit.attachments.is_empty() {
+            return Self::Text(&emit.data);
+        }
         match serde_json::from_str(emit.data.get()) {
-            Ok(document) if !emit.attachments.is_empty() => Self::Binary(document, &emit.attachments),
-            _ => Self::Text(&emit.data),
+            Ok(document) => Self::Binary(document, &emit.attachments),
+            Err(_) => Self::Text(&emit.data),
         }
     }
 }

@@ -39,13 +39,9 @@ const MAX_PATTERNS: usize = 100;
 /// every level of the document, so this times the depth of a document is what the stack of a worker must hold.
 const MAX_CHAIN: usize = 24;
 
-/// Ways through a schema, from its root to any of its subschemas, up to which a check is not worth counting: it evaluates at most this many
-/// subschemas for each value of the document.
-const PLAIN_PATHS: usize = 256;
-
-/// Evaluations of subschemas that one check may need, where the schema is one that can need many: about a tenth of a second. A choice
-/// between two forms that both recurse doubles the work at every level of the document.
-const MAX_EVALUATIONS: usize = 1_000_000;
+/// What one check may cost, in evaluations of a plain subschema: about a tenth of a second. A choice between two forms that both recurse
+/// doubles the work at every level of the document.
+const MAX_COST: usize = 1_000_000;
 
 /// Subschemas in a row, over all levels of a document, that the caller's own stack holds: some 128 KiB where nothing is optimised. A check
 /// may run on a guest's fibre, of which the guest leaves the host little.
@@ -60,8 +56,9 @@ pub struct Schema {
     validator: Validator,
     /// The most subschemas that apply to one value in a row.
     chain: usize,
-    /// Where a check may need far more work than the document has values: what tells how much.
-    costly: Option<Graph>,
+    /// What a check costs for each value of a document at most; nothing where the schema recurs, and so has no such number.
+    cost_of_a_value: Option<usize>,
+    graph: Graph,
 }
 
 /// Why a schema is refused, for its plugin's author.
@@ -144,8 +141,7 @@ impl Schema {
             .with_pattern_options(patterns)
             .build(&source)
             .map_err(|error| refusal(&error))?;
-        let is_plain = graph.paths().is_some_and(|paths| paths <= PLAIN_PATHS);
-        Ok(Self { source, validator, chain, costly: (!is_plain).then_some(graph) })
+        Ok(Self { source, validator, chain, cost_of_a_value: graph.cost_of_a_value(), graph })
     }
 
     /// The document that was compiled.
@@ -158,19 +154,19 @@ impl Schema {
     /// # Errors
     /// What was found, at least one and at most 16; nothing of `value` is in it but the names of properties, in paths.
     pub fn check(&self, value: &Value) -> Result<(), Vec<Detail>> {
-        let links = levels(value) * self.chain;
+        let extent = Extent::of(value);
+        let links = extent.levels * self.chain;
         if links <= LINKS_ON_CALLERS_STACK {
-            return self.check_here(value);
+            return self.check_here(value, extent);
         }
-        stacker::grow(links * STACK_OF_A_LINK, || self.check_here(value))
+        stacker::grow(links * STACK_OF_A_LINK, || self.check_here(value, extent))
     }
 
     /// The same on the stack of its caller, whatever that takes.
-    fn check_here(&self, value: &Value) -> Result<(), Vec<Detail>> {
-        if let Some(graph) = &self.costly
-            && graph.evaluations(value, MAX_EVALUATIONS).is_none()
-        {
-            return Err(vec![finding("is of too many nested forms to be checked")]);
+    fn check_here(&self, value: &Value, extent: Extent) -> Result<(), Vec<Detail>> {
+        let is_cheap = self.cost_of_a_value.is_some_and(|cost| cost.saturating_mul(extent.values + extent.bytes) <= MAX_COST);
+        if !is_cheap && self.graph.cost(value, MAX_COST).is_none() {
+            return Err(vec![finding("takes too much work to be checked against its schema")]);
         }
         // Nearly every document is valid, and to know no more than that is several times cheaper.
         if self.validator.is_valid(value) {
@@ -197,7 +193,7 @@ impl Schema {
     /// Whether the schema names a property `name` of the document itself, wherever it may do so: in `properties` or `required`, its own or
     /// those of what it refers to or combines.
     pub fn allows_top_level_property(&self, name: &str) -> bool {
-        Graph::read(&self.source).is_ok_and(|graph| graph.names_property(name))
+        self.graph.names_property(name)
     }
 }
 
@@ -206,12 +202,34 @@ fn finding(message: &str) -> Detail {
     Detail { path: String::new(), rule: "schema".to_owned(), message: message.to_owned() }
 }
 
-/// Levels of `value`: 1 for a plain value. JSON that was parsed has at most 128.
-fn levels(value: &Value) -> usize {
-    1 + match value {
-        Value::Array(items) => items.iter().map(levels).max().unwrap_or(0),
-        Value::Object(members) => members.values().map(levels).max().unwrap_or(0),
-        _ => 0,
+/// How large a document is. JSON that was parsed has at most 128 levels, so measuring may recurse.
+#[derive(Debug, Clone, Copy, Default)]
+struct Extent {
+    /// 1 for a plain value.
+    levels: usize,
+    /// All of them, the document itself included.
+    values: usize,
+    /// Of all its strings.
+    bytes: usize,
+}
+
+impl Extent {
+    fn of(value: &Value) -> Self {
+        let mut extent = Self { levels: 0, values: 1, bytes: 0 };
+        let mut add = |inner: &Value| {
+            let inner = Self::of(inner);
+            extent.levels = extent.levels.max(inner.levels);
+            extent.values += inner.values;
+            extent.bytes += inner.bytes;
+        };
+        match value {
+            Value::Array(items) => items.iter().for_each(&mut add),
+            Value::Object(members) => members.values().for_each(&mut add),
+            Value::String(text) => extent.bytes += text.len(),
+            _ => {}
+        }
+        extent.levels += 1;
+        extent
     }
 }
 

@@ -4,17 +4,19 @@
 //! The library calls [`Intake`] in its reader task, in the order in which events arrive; all that happens there is to put the raw payload
 //! into the mailbox. Events are handled one at a time after that, each is answered, and `$disconnect` comes when all have been.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use socketioxide::SocketIo;
 use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::SocketRef;
 use socketioxide::handler::{ConnectHandler, MessageHandler, Value};
 use socketioxide::socket::Socket;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
@@ -25,27 +27,56 @@ use crate::rooms::{ReplyTo, Rooms};
 
 /// Takes connections and their events.
 pub(crate) struct Sockets {
-    pub(crate) dispatcher: Arc<Dispatcher>,
-    pub(crate) rooms: Arc<Rooms>,
-    pub(crate) limits: Arc<Limits>,
-    pub(crate) tasks: TaskTracker,
+    dispatcher: Arc<Dispatcher>,
+    rooms: Arc<Rooms>,
+    limits: Arc<Limits>,
+    tasks: TaskTracker,
+    /// Every connection, by its public id: who is to be told when the host stops.
+    clients: Mutex<HashMap<String, Weak<Client>>>,
+    /// Set when the host stops: what comes then is not handled any more.
+    is_stopping: AtomicBool,
 }
 
 impl Sockets {
+    /// Whose events go to `dispatcher`.
+    pub(crate) fn new(dispatcher: Arc<Dispatcher>, rooms: Arc<Rooms>, limits: Arc<Limits>, tasks: TaskTracker) -> Arc<Self> {
+        let (clients, is_stopping) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { dispatcher, rooms, limits, tasks, clients, is_stopping })
+    }
+
+    /// Handles no event that comes from now on, those that came to their end, and tells `$disconnect` for every connection.
+    pub(crate) async fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        let clients: Vec<_> = self.clients().values().filter_map(Weak::upgrade).collect();
+        let leaving = TaskTracker::new();
+        for client in clients {
+            leaving.spawn(client.leave());
+        }
+        leaving.close();
+        leaving.wait().await;
+    }
+
+    /// The lock guards a map that is whole between any two of its calls.
+    fn clients(&self) -> MutexGuard<'_, HashMap<String, Weak<Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the connections of `namespaces` from now on. Each is registered once: a second time would orphan its sockets.
-    pub(crate) fn serve(self, io: &SocketIo, namespaces: &[String]) {
-        let sockets = Arc::new(self);
+    pub(crate) fn serve(self: &Arc<Self>, io: &SocketIo, namespaces: &[String]) {
+        let sockets = self;
         for namespace in namespaces {
             let name: Arc<str> = namespace.as_str().into();
-            let sockets = Arc::clone(&sockets);
+            // Weak: what holds the library's sockets is held by these, and would never end.
+            let sockets = Arc::downgrade(sockets);
             // Awaited before CONNECT is answered: no event of the client can come before there is a mailbox for it.
             let prepare = move |socket: SocketRef| {
+                let Some(sockets) = sockets.upgrade() else { return std::future::ready(Err(Stopped)) };
                 let client = Client::new(&sockets, &socket, &name);
                 socket.on_fallback(Intake(Arc::clone(&client)));
                 let leaving = Arc::clone(&client);
                 socket.on_disconnect(async move || leaving.leave().await);
                 socket.extensions.insert(client);
-                std::future::ready(Ok::<(), Infallible>(()))
+                std::future::ready(Ok(()))
             };
             // Spawned after CONNECT was sent: what `$connect` emits can't overtake it.
             let connected = async |socket: SocketRef| {
@@ -58,6 +89,11 @@ impl Sockets {
     }
 }
 
+/// Why a connection is refused where there is no host any more.
+#[derive(Debug, thiserror::Error)]
+#[error("unavailable")]
+struct Stopped;
+
 /// One connection to one namespace.
 struct Client {
     sockets: Arc<Sockets>,
@@ -65,11 +101,16 @@ struct Client {
     mailbox: Mutex<Mailbox>,
     /// Signalled when the consumer has found the mailbox empty and closed.
     drained: Notify,
+    /// Filled when the connection has been told to plugins as gone: once, whoever notices first.
+    left: OnceCell<()>,
 }
 
 #[derive(Default)]
 struct Mailbox {
     events: VecDeque<Incoming>,
+    /// Events that are being handled: none or one.
+    handling: usize,
+    /// Of what waits and what is being handled.
     bytes: usize,
     /// Answers to events that found the mailbox full, for which the outgoing buffer had no room.
     overdue: VecDeque<Overdue>,
@@ -118,7 +159,15 @@ impl Client {
             identity: Arc::new(Identity::default()),
         };
         sockets.rooms.enter(&connection.public_id, socket.id);
-        Arc::new(Self { sockets: Arc::clone(sockets), connection: Arc::new(connection), mailbox: Mutex::default(), drained: Notify::new() })
+        let client = Arc::new(Self {
+            sockets: Arc::clone(sockets),
+            connection: Arc::new(connection),
+            mailbox: Mutex::default(),
+            drained: Notify::new(),
+            left: OnceCell::new(),
+        });
+        sockets.clients().insert(client.connection.public_id.clone(), Arc::downgrade(&client));
+        client
     }
 
     /// The lock is held for a few moves and never across an await; a panic leaves the queue whole.
@@ -140,11 +189,18 @@ impl Client {
     fn take(self: &Arc<Self>, incoming: Incoming) {
         let limits = &self.sockets.limits;
         let mut mailbox = self.mailbox();
+        if self.sockets.is_stopping.load(Ordering::Acquire) {
+            drop(mailbox);
+            let stopping = Err(Rejection::Unavailable("the host is stopping".to_owned()));
+            // A full buffer's client learns of it by the end of its connection, which is next.
+            let _ = self.sockets.rooms.try_answer(&incoming.to, &incoming.event.name, &incoming.event.id.to_string(), &stopping);
+            return;
+        }
         if matches!(mailbox.stage, Stage::Closing | Stage::Closed) {
             return;
         }
         let bytes = mailbox.bytes.saturating_add(incoming.size);
-        if mailbox.events.len() < limits.mailbox_events.get() && bytes <= limits.mailbox_bytes.get() {
+        if mailbox.events.len() + mailbox.handling < limits.mailbox_events.get() && bytes <= limits.mailbox_bytes.get() {
             mailbox.bytes = bytes;
             mailbox.events.push_back(incoming);
             if mailbox.stage == Stage::Idle {
@@ -181,7 +237,10 @@ impl Client {
                 self.sockets.dispatcher.tell(host_event::CONNECT, Some(&self.connection)).await;
             }
             while let Some(incoming) = self.next() {
+                let size = incoming.size;
                 self.handle(incoming).await;
+                // The place in the mailbox is free only now, when the answer has found room.
+                self.mailbox().bytes -= size;
                 self.answer_overdue().await;
             }
             // Nobody waits for a mailbox that is only empty, and a signal that nobody waits for would be taken for the next.
@@ -196,10 +255,11 @@ impl Client {
         let mut mailbox = self.mailbox();
         match mailbox.events.pop_front() {
             Some(incoming) => {
-                mailbox.bytes -= incoming.size;
+                mailbox.handling = 1;
                 Some(incoming)
             }
             None => {
+                mailbox.handling = 0;
                 mailbox.stage = if mailbox.stage == Stage::Closing { Stage::Closed } else { Stage::Idle };
                 // A burst leaves its queue's memory behind; an idle connection needs none.
                 mailbox.events = VecDeque::new();
@@ -213,10 +273,19 @@ impl Client {
         let Incoming { event, rejection, to, .. } = incoming;
         let (name, id) = (event.name.clone(), event.id);
         let answer = match rejection {
-            None => self.sockets.dispatcher.handle(event).await,
+            // A panic of the host's own is one event's failure: the mailbox goes on, and the event has its answer.
+            None => AssertUnwindSafe(self.sockets.dispatcher.handle(event)).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(event = name, %id, "the host panicked while it handled an event");
+                Err(Rejection::PluginFailed)
+            }),
             Some(rejection) => Err(rejection),
         };
+        let ends = answer.as_ref().is_ok_and(|reply| reply.ends);
+        let answer = answer.map(|reply| reply.json);
         self.sockets.rooms.answer(&to, &name, &id.to_string(), &answer).await;
+        if ends {
+            self.sockets.rooms.end(&self.connection);
+        }
     }
 
     /// Answers events that found the mailbox full, now that there may be room for it.
@@ -231,6 +300,10 @@ impl Client {
     /// The client is gone. What was received is handled; then `$disconnect`, with the rooms as they were; when this returns, the library
     /// takes the socket out of its rooms, so that no join of an earlier event can outlive it.
     async fn leave(self: Arc<Self>) {
+        self.left.get_or_init(|| self.finish()).await;
+    }
+
+    async fn finish(self: &Arc<Self>) {
         let stage = {
             let mut mailbox = self.mailbox();
             let stage = mailbox.stage;
@@ -243,7 +316,7 @@ impl Client {
         match stage {
             // The library's connect handler had not come so far.
             Stage::New => {
-                Arc::clone(&self).consume(true);
+                Arc::clone(self).consume(true);
                 self.drained.notified().await;
             }
             Stage::Consumed | Stage::Closing => self.drained.notified().await,
@@ -257,6 +330,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.sockets.rooms.forget(&self.connection.public_id);
+        self.sockets.clients().remove(&self.connection.public_id);
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Ends one TCP connection, whatever state it is in.
@@ -51,15 +52,17 @@ impl Upgrades {
 #[derive(Debug)]
 pub struct Cuttable<S> {
     stream: S,
+    /// Its place among the connections that the host has at once, given back with the stream, also after an upgrade.
+    _place: Option<OwnedSemaphorePermit>,
     cut: Cut,
     /// Registers whoever reads; writers find the token cancelled, and a writer that waits has a reader beside it that is woken.
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S> Cuttable<S> {
-    /// Makes `stream` end with `cut`.
-    pub fn new(stream: S, cut: &Cut) -> Self {
-        Self { stream, cut: cut.clone(), cancelled: Box::pin((*cut.0).clone().cancelled_owned()) }
+    /// Makes `stream` end with `cut`, and give back its place among the connections.
+    pub fn new(stream: S, cut: &Cut, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { stream, _place: place, cut: cut.clone(), cancelled: Box::pin((*cut.0).clone().cancelled_owned()) }
     }
 
     fn check(&self) -> io::Result<()> {
@@ -112,7 +115,7 @@ mod tests {
     async fn cutting_wakes_a_reader_and_fails_a_writer() {
         let (near, _far) = tokio::io::duplex(8);
         let cut = Cut::default();
-        let mut stream = Cuttable::new(near, &cut);
+        let mut stream = Cuttable::new(near, &cut, None);
         stream.write_all(b"fits").await.unwrap();
         let (read, ()) = tokio::join!(stream.read_u8(), async { cut.now() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);

@@ -129,7 +129,8 @@ async fn a_full_mailbox_answers_busy_and_loses_nothing() {
         }
     }
     assert_eq!(sleeping.await, Ok(json!(null)));
-    assert!(replies >= 256 && busy > 0, "{replies} replies, {busy} busy");
+    // With the one that slept, as many as a mailbox holds.
+    assert!(replies >= 255 && busy > 0, "{replies} replies, {busy} busy");
 }
 
 #[tokio::test(flavor = "multi_thread")]

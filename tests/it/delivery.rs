@@ -25,12 +25,12 @@ async fn everyone_others_and_single_connections_are_reached_and_nobody_else() {
     }
     let public_id = outside.ask("me", json!(null)).await;
     let mut heard = async |to: serde_json::Value| {
-        sender.ask("tell", to.clone()).await;
+        sender.ask("spread", to.clone()).await;
         let mut all = Vec::new();
         for client in [&mut sender, &mut inside, &mut outside] {
             client.ask("echo", json!(null)).await;
             let pending = client.pending();
-            assert!(pending.iter().all(|event| *event == ("news".to_owned(), to.clone())), "{pending:?}");
+            assert!(pending.iter().all(|event| *event == ("gossip".to_owned(), to.clone())), "{pending:?}");
             all.push(pending.len());
         }
         all
@@ -39,7 +39,7 @@ async fn everyone_others_and_single_connections_are_reached_and_nobody_else() {
     assert_eq!(heard(json!("others")).await, [0, 1, 0]);
     assert_eq!(heard(public_id).await, [0, 0, 1]);
     assert_eq!(heard(json!("01ARZ3NDEKTSV4RRFFQ69G5FAV")).await, [0, 0, 0], "a connection that is gone");
-    let (status, answer) = host.http("/api/emit", Some(json!({"event": "news", "data": "x", "everyone": true}))).await;
+    let (status, answer) = host.http("/api/emit", Some(json!({"event": "gossip", "data": "x", "everyone": true}))).await;
     assert_eq!((status, &answer["receivers"]), (202, &json!(3)));
 }
 
@@ -50,8 +50,8 @@ async fn namespaces_do_not_hear_each_other() {
     main.ask("enter", json!(null)).await;
     chat.ask("both", json!(null)).await;
     chat.expect("noise").await;
-    chat.ask("tell", json!("everyone")).await;
-    assert_eq!(chat.expect("news").await, json!("everyone"));
+    chat.ask("spread", json!("everyone")).await;
+    assert_eq!(chat.expect("gossip").await, json!("everyone"));
     main.ask("echo", json!(null)).await;
     assert_eq!(main.pending(), []);
 }

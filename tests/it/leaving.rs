@@ -1,7 +1,7 @@
 //! What becomes of a client that goes: all it said is handled, then `$disconnect`, and nothing of it stays.
 
 use serde_json::{Value, json};
-use sockhop_tests::{TestHost, guest};
+use sockhop_tests::{TestHost, eventually, guest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_vanishes_has_its_queue_handled_before_disconnect_comes() {
@@ -80,9 +80,34 @@ async fn ten_thousand_clients_that_join_and_vanish_leave_no_membership() {
 async fn a_handler_can_end_its_callers_connection_after_its_effects() {
     let host = TestHost::start(&[guest("lab")]).await;
     let mut client = host.client().await;
-    client.emit("goodbye", Value::Null).await;
+    // The answer comes before the end.
+    assert_eq!(client.ask("goodbye", Value::Null).await, json!(null));
     client.expect("noise").await;
     client.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stops_ends_what_was_begun_and_tells_every_end() {
+    let data = tempfile::tempdir().expect("a directory");
+    let host = TestHost::with_data(&[guest("lab")], data.path()).await;
+    let client = host.client().await;
+    client.ask("enter", json!(null)).await;
+    let me = client.ask("me", json!(null)).await;
+    let slow = client.ask_later(r#"["slow_note",300]"#).await;
+    let watcher = host.client().await;
+    let mut asked_before = 0;
+    eventually("the slow handler to run", async || {
+        // Each question counts as well.
+        let began = watcher.ask("began", json!(null)).await.as_u64().expect("a count") - asked_before;
+        asked_before += 1;
+        Some(()).filter(|()| began == 1)
+    })
+    .await;
+    host.stop().await;
+    assert_eq!(slow.await, Ok(json!(null)), "what was begun is answered");
+    let host = TestHost::with_data(&[guest("lab")], data.path()).await;
+    let notes = host.client().await.ask("notes", me).await;
+    assert_eq!(notes, json!(["slow", "$disconnect in lab"]));
 }
 
 /// A burst is no reason to keep its memory.

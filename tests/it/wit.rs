@@ -40,7 +40,8 @@ fn items(text: &str) -> Items {
 }
 
 fn items_of(folder: &Path) -> Items {
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("a folder of the interface").map(|entry| entry.expect("an entry").path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("a folder of the interface").map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
     let texts: Vec<_> = files.iter().map(|file| std::fs::read_to_string(file).expect("a file of the interface")).collect();
     items(&texts.join("\n"))
@@ -77,7 +78,9 @@ fn nothing_that_was_released_has_changed() {
 
 #[test]
 fn a_change_that_breaks_compiled_plugins_is_found() {
-    let before = items("interface types {\nrecord event {\nname: string,\n}\n}\ninterface log {\nwrite: func(m: string);\n}\nworld plugin {\nimport log;\n}");
+    let before = items(
+        "interface types {\nrecord event {\nname: string,\n}\n}\ninterface log {\nwrite: func(m: string);\n}\nworld plugin {\nimport log;\n}",
+    );
     let change = |from: &str, to: &str| {
         let text = "interface types {\nrecord event {\nname: string,\n}\n}\ninterface log {\nwrite: func(m: string);\n}\nworld plugin {\nimport log;\n}";
         assert!(text.contains(from), "{from}");

@@ -1,6 +1,6 @@
 //! A host in the test's own process, on a free port, with directories that go with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,7 +20,7 @@ pub struct TestHost {
     stop: CancellationToken,
     running: Option<JoinHandle<()>>,
     _plugins: TempDir,
-    _data: TempDir,
+    data: Option<TempDir>,
 }
 
 impl TestHost {
@@ -31,15 +31,28 @@ impl TestHost {
 
     /// The same with other settings.
     pub async fn with(plugins: &[PathBuf], change: impl FnOnce(&mut Config)) -> Self {
-        let plugins = directory_of(plugins);
         let data = tempfile::tempdir().expect("a temporary directory");
+        let mut host = Self::launch(plugins, data.path(), change).await;
+        host.data = Some(data);
+        host
+    }
+
+    /// The same on the data of a host before it.
+    pub async fn with_data(plugins: &[PathBuf], data: &Path) -> Self {
+        Self::launch(plugins, data, |_| {}).await
+    }
+
+    async fn launch(plugins: &[PathBuf], data: &Path, change: impl FnOnce(&mut Config)) -> Self {
+        let plugins = directory_of(plugins);
         let mut config = Config::default();
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.plugins.dir = plugins.path().to_owned();
-        config.data.dir = data.path().to_owned();
+        config.data.dir = data.to_owned();
         // A handler that is only slow, because the machine is busy with other tests, is not what a test of the limit is about.
         config.limits.event_cpu_ms = Duration::from_secs(1);
         config.limits.register_cpu_ms = Duration::from_secs(10);
+        // Tests have no load balancer.
+        config.limits.shutdown_unready_ms = Duration::from_millis(1);
         change(&mut config);
         let host = Host::bind(config).await.expect("a host that starts");
         if let Some(failed) = host.routes().failed.first() {
@@ -47,11 +60,10 @@ impl TestHost {
         }
         let url = format!("http://{}", host.local_addr());
         // There is none where a test has configured others.
-        let key = std::fs::read_to_string(key_file(data.path())).unwrap_or_default().trim().to_owned();
+        let key = std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned();
         let stop = CancellationToken::new();
-        // Tests do not wait for a load balancer.
-        let running = tokio::spawn(host.run(stop.clone(), stop.clone()));
-        Self { url, key, stop, running: Some(running), _plugins: plugins, _data: data }
+        let running = tokio::spawn(host.run(stop.clone(), CancellationToken::new()));
+        Self { url, key, stop, running: Some(running), _plugins: plugins, data: None }
     }
 
     /// A client that is connected.

@@ -66,10 +66,10 @@ pub fn put(dir: &Path, file: &Path) {
 }
 
 /// Waits until `condition` holds.
-pub async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {
-        if let Some(value) = condition() {
+        if let Some(value) = condition().await {
             return value;
         }
         assert!(tokio::time::Instant::now() < until, "gave up waiting: {what}");

@@ -63,16 +63,29 @@ impl Run {
     }
 
     fn push(&mut self, effect: Effect) -> Result<(), Refusal> {
-        let bytes = self.effects_bytes.saturating_add(effect.size());
-        if self.effects.len() >= self.limits.effects.get() {
-            return Err(Refusal::limit(format!("more than {} effects of one event", self.limits.effects)));
-        }
-        if bytes > self.limits.effects_bytes.get() {
-            return Err(Refusal::limit(format!("the effects of one event have more than {} bytes", self.limits.effects_bytes)));
-        }
-        self.effects_bytes = bytes;
+        let bytes = effect.size();
+        self.check_room(1, bytes)?;
+        self.effects_bytes += bytes;
         self.effects.push(effect);
         Ok(())
+    }
+
+    /// Whether so much more may be held back for this event: what it stores is in the host's memory as well, and counts with the rest.
+    fn check_room(&self, more: usize, bytes: usize) -> Result<(), Refusal> {
+        let (keys, stored) = self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
+        if self.effects.len() + keys + more > self.limits.effects.get() {
+            return Err(Refusal::limit(format!("more than {} effects of one event, stored values among them", self.limits.effects)));
+        }
+        if (self.effects_bytes + bytes) as u64 + stored > self.limits.effects_bytes.get() as u64 {
+            let most = self.limits.effects_bytes;
+            return Err(Refusal::limit(format!("the effects of one event, stored values among them, have more than {most} bytes")));
+        }
+        Ok(())
+    }
+
+    /// How many more keys are written when `key` is.
+    fn new_keys(&mut self, key: &str) -> usize {
+        usize::from(!self.view().has_written(key))
     }
 
     fn membership(&mut self) -> Result<&mut Membership, Refusal> {
@@ -124,8 +137,8 @@ fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool)
     }
 }
 
-/// Whether the placeholders of `data` name each of `attachments` exactly once.
-fn check_placeholders(data: &Value, attachments: usize) -> Result<(), Refusal> {
+/// Whether the placeholders of `data` name each of `attachments` exactly once, and nothing else.
+pub(super) fn names_each(data: &Value, attachments: usize) -> bool {
     fn collect(value: &Value, found: &mut Vec<u64>) {
         match value {
             Value::Object(members) => match (members.get("_placeholder"), members.get("num").and_then(Value::as_u64)) {
@@ -139,14 +152,13 @@ fn check_placeholders(data: &Value, attachments: usize) -> Result<(), Refusal> {
     let mut found = Vec::new();
     collect(data, &mut found);
     found.sort_unstable();
-    if found.iter().copied().eq(0..attachments as u64) {
-        return Ok(());
-    }
-    Err(Refusal::misuse(format!("the data must name each of its {attachments} attachments by exactly one placeholder")))
+    found.into_iter().eq(0..attachments as u64)
 }
 
 impl HostCalls for Run {
     fn emit(&mut self, to: Target, event: String, data: String, attachments: Vec<Bytes>) -> Result<(), Refusal> {
+        // Before anything is parsed: what is too large is not worth it.
+        self.check_room(1, data.len() + attachments.iter().map(Bytes::len).sum::<usize>())?;
         let declared = self.declared(&event)?;
         check_target(declared, &event, &to, self.event.caller.is_some())?;
         let value: Value = serde_json::from_str(&data)
@@ -155,7 +167,12 @@ impl HostCalls for Run {
             let first = details.first().map(|detail| format!("{} {}", detail.path, detail.message)).unwrap_or_default();
             Refusal::new("invalid_data", format!("the data of `{event}` does not fit its schema: {first}"))
         })?;
-        check_placeholders(&value, attachments.len())?;
+        if !names_each(&value, attachments.len()) {
+            return Err(Refusal::misuse(format!(
+                "the data must name each of its {} attachments by exactly one placeholder",
+                attachments.len()
+            )));
+        }
         let data = RawValue::from_string(data).map_err(|error| Refusal::new("invalid_data", error.to_string()))?;
         self.push(Effect::Emit(Emit { to, event, data, attachments }))
     }
@@ -242,21 +259,14 @@ impl HostCalls for Run {
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Refusal> {
-        let view = self.view();
-        // What is held back is in the host's memory: stored values count with the other effects.
-        let (keys, bytes) = (view.pending_keys() + 1, view.pending_bytes() + (key.len() + value.len()) as u64);
-        if self.effects.len() + keys > self.limits.effects.get()
-            || self.effects_bytes as u64 + bytes > self.limits.effects_bytes.get() as u64
-        {
-            return Err(Refusal::limit(format!(
-                "the effects of one event, stored values among them, are at most {} and {} bytes",
-                self.limits.effects, self.limits.effects_bytes
-            )));
-        }
+        let new = self.new_keys(&key);
+        self.check_room(new, key.len() + value.len())?;
         self.view().set(&key, value).map_err(|error| self.refuse(error))
     }
 
     fn delete(&mut self, key: &str) -> Result<(), Refusal> {
+        let new = self.new_keys(key);
+        self.check_room(new, key.len())?;
         self.view().delete(key).map_err(|error| self.refuse(error))
     }
 

@@ -2,20 +2,24 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::header;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::config::Limits;
 use crate::rooms::Rooms;
 use crate::transport::{Cut, Cuttable};
 
@@ -30,11 +34,17 @@ pub(crate) async fn accept(
     listener: TcpListener,
     router: Router,
     rooms: Arc<Rooms>,
-    stalled: Duration,
+    limits: Arc<Limits>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
+    let (stalled, places) = (limits.stalled_reader_ms, Arc::new(Semaphore::new(limits.connections.get())));
     loop {
+        // Beyond the limit the system's own backlog waits.
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = stop.cancelled() => return,
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
@@ -44,7 +54,7 @@ pub(crate) async fn accept(
                 if let Err(error) = tune(&stream, stalled) {
                     tracing::debug!(%error, "connection not tuned");
                 }
-                let serving = serve(stream, router.clone(), Arc::clone(&rooms), stop.clone());
+                let serving = serve(stream, place.ok(), router.clone(), Arc::clone(&rooms), stop.clone());
                 tasks.spawn(serving);
             }
             Err(error) => {
@@ -65,11 +75,15 @@ fn tune(stream: &TcpStream, stalled: Duration) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve(stream: TcpStream, router: Router, rooms: Arc<Rooms>, stop: CancellationToken) {
+async fn serve(stream: TcpStream, place: Option<OwnedSemaphorePermit>, router: Router, rooms: Arc<Rooms>, stop: CancellationToken) {
     let cut = Cut::default();
-    let io = TokioIo::new(Cuttable::new(stream, &cut));
+    let io = TokioIo::new(Cuttable::new(stream, &cut, place));
+    let is_upgraded = Arc::new(AtomicBool::new(false));
     let service = ServiceExt::<Request<Incoming>>::map_request(router, move |mut request: Request<Incoming>| {
-        if let Some(sid) = upgrading_sid(request.uri().query().unwrap_or_default()) {
+        if let Some(sid) = upgrading_sid(&request)
+            // A TCP connection goes on as one client's: whoever names more only wants to be remembered.
+            && !is_upgraded.swap(true, Ordering::Relaxed)
+        {
             rooms.upgrades.remember(sid, &cut);
         }
         request.extensions_mut().insert(cut.clone());
@@ -92,11 +106,16 @@ async fn serve(stream: TcpStream, router: Router, rooms: Arc<Rooms>, stop: Cance
     }
 }
 
-/// The client that asks, in this request's query, to go on over a WebSocket.
-fn upgrading_sid(query: &str) -> Option<&str> {
+/// The client that asks by this request to go on over a WebSocket.
+fn upgrading_sid<B>(request: &Request<B>) -> Option<&str> {
+    let asks = request.uri().path().trim_end_matches('/') == "/socket.io" && request.headers().contains_key(header::UPGRADE);
+    let query = request.uri().query().filter(|_| asks)?;
     let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    (value("transport")? == "websocket").then(|| value("sid")).flatten()
+    (value("transport")? == "websocket").then(|| value("sid")).flatten().filter(|sid| sid.len() <= MAX_SID)
 }
+
+/// Characters of a Socket.IO id, with room for those of a later library.
+const MAX_SID: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -104,9 +123,16 @@ mod tests {
 
     #[test]
     fn only_an_upgrade_names_its_client() {
-        assert_eq!(upgrading_sid("EIO=4&transport=websocket&sid=abc"), Some("abc"));
-        assert_eq!(upgrading_sid("EIO=4&transport=websocket"), None);
-        assert_eq!(upgrading_sid("EIO=4&transport=polling&sid=abc"), None);
-        assert_eq!(upgrading_sid(""), None);
+        let sid = |uri: &str, upgrade: bool| {
+            let request = Request::builder().uri(uri);
+            let request = if upgrade { request.header(header::UPGRADE, "websocket") } else { request };
+            upgrading_sid(&request.body(()).unwrap()).map(str::to_owned)
+        };
+        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", true), Some("abc".to_owned()));
+        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", false), None);
+        assert_eq!(sid("/elsewhere?EIO=4&transport=websocket&sid=abc", true), None);
+        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket", true), None);
+        assert_eq!(sid("/socket.io/?EIO=4&transport=polling&sid=abc", true), None);
+        assert_eq!(sid(&format!("/socket.io/?transport=websocket&sid={}", "x".repeat(65)), true), None);
     }
 }

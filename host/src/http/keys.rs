@@ -68,7 +68,6 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-
 /// Reads the host's own key, or makes it: for its owner's eyes only.
 fn own_key(file: &Path) -> Result<String, KeyError> {
     let wrong = |source| KeyError::Own { file: file.to_owned(), source };
@@ -83,11 +82,14 @@ fn own_key(file: &Path) -> Result<String, KeyError> {
     getrandom::fill(&mut random).map_err(|error| wrong(io::Error::other(error.to_string())))?;
     let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
+    options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut opened = options.open(file).map_err(wrong)?;
-    writeln!(opened, "{secret}").map_err(wrong)?;
+    // Whole or not there: a host that is killed meanwhile leaves no empty key behind.
+    let unfinished = file.with_extension("new");
+    let mut opened = options.open(&unfinished).map_err(wrong)?;
+    writeln!(opened, "{secret}").and_then(|()| opened.sync_all()).map_err(wrong)?;
+    std::fs::rename(&unfinished, file).map_err(wrong)?;
     Ok(secret)
 }
 

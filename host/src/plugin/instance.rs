@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline};
 
 use crate::effect::HostCalls;
 use crate::event::Event;
@@ -47,6 +47,9 @@ pub enum Failure {
     /// The guest trapped, or sent something that the host could not take.
     #[error("trapped")]
     Trapped(#[source] wasmtime::Error),
+    /// There is no room for another instance now, in the engine or in what the plugin may have.
+    #[error("no room for another instance")]
+    NoRoom(#[source] wasmtime::Error),
     /// No instance could be made.
     #[error("can't be instantiated")]
     NotInstantiated(#[source] wasmtime::Error),
@@ -88,8 +91,8 @@ const MAX_GROWTH: usize = 4;
 const SMALL_GROWTH: usize = 8 << 20;
 
 impl Instance {
-    /// Makes an instance of `code`.
-    pub(super) async fn new(code: &Code) -> Result<Self, Failure> {
+    /// Makes an instance of `code`, within `budget`: it runs the guest's start functions.
+    pub(super) async fn new(code: &Code, budget: &mut Budget) -> Result<Self, Failure> {
         let clock = Arc::new(CpuClock::new());
         let state = InstanceState::new(&code.engine.limits, &code.output, &code.memory);
         let mut store = Store::new(&code.engine.wasm, state);
@@ -102,25 +105,27 @@ impl Instance {
             false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
             true => Err(CpuExceeded.into()),
         });
-        // Instantiation runs the guest's start functions, under the limit of `register`.
-        clock.begin(code.engine.limits.register_cpu_ms);
         store.set_epoch_deadline(1);
-        let guest = metered(&clock, code.pre.instantiate_async(&mut store)).await.map_err(|error| match error.is::<CpuExceeded>() {
-            true => Failure::CpuExceeded(code.engine.limits.register_cpu_ms),
-            false => Failure::NotInstantiated(error),
+        let made = within(&clock, budget, code.pre.instantiate_async(&mut store)).await;
+        let guest = made.map_err(|error| match explain(error, &store, budget) {
+            Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => Failure::NoRoom(error),
+            Failure::Trapped(error) => Failure::NotInstantiated(error),
+            Failure::MemoryExceeded(error) if store.data().memory.is_plugin_full => Failure::NoRoom(error),
+            other => other,
         })?;
         let initial_memory = store.data().memory.used;
         Ok(Self { store, guest, clock, initial_memory, handled: 0 })
     }
 
-    /// Runs `register`, and drops the instance.
-    pub(super) async fn register(mut self, code: &Code) -> Result<Result<Registration, Refusal>, Failure> {
+    /// Runs `register` within `budget`, and drops the instance.
+    pub(super) async fn register(mut self, code: &Code, budget: &mut Budget) -> Result<Result<Registration, Refusal>, Failure> {
         let limits = &code.engine.limits;
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
         self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
-        let mut budget = Budget::new(limits.register_cpu_ms, limits.event_wall_ms);
+        // A tick that came while nobody ran is no reason to yield.
+        self.store.set_epoch_deadline(1);
         let call = self.guest.call_register(&mut self.store);
-        let returned = within(&self.clock, &mut budget, call).await.map_err(|error| explain(error, &self.store, &budget))?;
+        let returned = within(&self.clock, budget, call).await.map_err(|error| explain(error, &self.store, budget))?;
         match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
             Phase::Registering(declarations) => Ok(returned.map_err(Refusal::from).and_then(|()| declarations.finish())),
             Phase::Idle | Phase::Handling(_) => Ok(Err(Refusal::misuse("`register` lost its declarations"))),
@@ -137,6 +142,7 @@ impl Instance {
         self.handled += 1;
         self.store.data_mut().phase = Phase::Handling(calls);
         let event = types::Event::from(event);
+        self.store.set_epoch_deadline(1);
         let call = self.guest.call_handle(&mut self.store, &event);
         let returned = within(&self.clock, budget, call).await;
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);

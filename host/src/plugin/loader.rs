@@ -13,7 +13,7 @@ use crate::rejection::Refusal;
 use super::Code;
 use super::bindings::PluginPre;
 use super::engine::Engine;
-use super::instance::{Failure, Instance};
+use super::instance::{Budget, Failure, Instance};
 use super::output::Output;
 use super::registration::Registration;
 
@@ -127,8 +127,9 @@ pub async fn load(engine: &Arc<Engine>, source: Source) -> Result<Candidate, Loa
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let output = Output::new(&stem, engine.limits.log_lines_per_second, engine.limits.log_line_bytes);
     let code = Code { engine: Arc::clone(engine), pre, output: Arc::new(output), memory: Arc::new(AtomicUsize::new(0)) };
-    let instance = Instance::new(&code).await.map_err(LoadError::RegisterFailed)?;
-    let registration = instance.register(&code).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)?;
+    let mut budget = Budget::new(engine.limits.register_cpu_ms, engine.limits.event_wall_ms);
+    let instance = Instance::new(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?;
+    let registration = instance.register(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)?;
     code.output.rename(&registration.name);
     Ok(Candidate { registration, file, digest, code: Arc::new(code) })
 }

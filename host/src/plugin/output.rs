@@ -59,6 +59,10 @@ impl Output {
             tracing::warn!(target: "plugin", %plugin, dropped, "log lines dropped: over the plugin's rate");
         }
         truncate(&mut message, self.line_bytes.get());
+        // One line is one line: a plugin can't write what looks like another's.
+        if message.contains(char::is_control) {
+            message = message.replace(char::is_control, " ");
+        }
         match level {
             LogLevel::Trace => tracing::trace!(target: "plugin", %plugin, event, "{message}"),
             LogLevel::Debug => tracing::debug!(target: "plugin", %plugin, event, "{message}"),

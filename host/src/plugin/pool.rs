@@ -24,9 +24,12 @@ impl Pool {
     }
 
     /// A place to run one event, as soon as there is one; nothing when the event's time is over before.
-    pub(super) async fn seat(&self, code: Arc<Code>, budget: &Budget) -> Option<Seat> {
-        let permit = tokio::time::timeout_at(budget.until().into(), Arc::clone(&self.permits).acquire_owned()).await;
-        let permit = permit.ok()?.ok()?;
+    pub(super) async fn seat(&self, code: Arc<Code>, budget: Option<&Budget>) -> Option<Seat> {
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        let permit = match budget {
+            Some(budget) => tokio::time::timeout_at(budget.until().into(), permit).await.ok()?.ok()?,
+            None => permit.await.ok()?,
+        };
         Some(Seat { policy: self.policy, code, idle: Arc::clone(&self.idle), instance: None, _permit: permit })
     }
 }
@@ -56,7 +59,7 @@ impl Seat {
         let warm = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut instance = match warm {
             Some(instance) => instance,
-            None => Instance::new(&self.code).await?,
+            None => Instance::new(&self.code, budget).await?,
         };
         let returned = instance.handle(event, calls, budget).await?;
         self.instance = Some(instance);

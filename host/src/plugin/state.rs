@@ -80,6 +80,8 @@ pub(super) struct MemoryLimiter {
     plugin_used: Arc<AtomicUsize>,
     /// Whether the guest asked for more than it may have: a trap that follows is the consequence.
     pub(super) refused: bool,
+    /// Whether it was what all instances of the plugin may have that had no room.
+    pub(super) is_plugin_full: bool,
 }
 
 /// Bytes of one element of a table, in the host's memory.
@@ -93,23 +95,22 @@ impl MemoryLimiter {
             used: 0,
             plugin_used: Arc::clone(plugin_used),
             refused: false,
+            is_plugin_full: false,
         }
     }
 
     fn grow(&mut self, bytes: usize) -> bool {
-        let fits = self.used.checked_add(bytes).is_some_and(|used| used <= self.instance_bytes)
-            && self
-                .plugin_used
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                    used.checked_add(bytes).filter(|used| *used <= self.plugin_bytes)
-                })
-                .is_ok();
-        if fits {
-            self.used += bytes;
-        } else {
+        if self.used.checked_add(bytes).is_none_or(|used| used > self.instance_bytes) {
             self.refused = true;
+            return false;
         }
-        fits
+        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.plugin_bytes);
+        if self.plugin_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            (self.refused, self.is_plugin_full) = (true, true);
+            return false;
+        }
+        self.used += bytes;
+        true
     }
 }
 

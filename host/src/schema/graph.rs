@@ -46,7 +46,14 @@ struct Node {
     items: Vec<usize>,
     /// Whether what applies to the same value is asked a second time: which members has it seen?
     asks_twice: bool,
+    /// What the subschema itself costs: 1, and more where it compares with many constants.
+    cost: usize,
+    /// Whether it reads every byte of a string.
+    has_pattern: bool,
 }
+
+/// Constants of an `enum` that are compared in the time of one evaluation.
+const CONSTANTS_PER_COST: usize = 8;
 
 impl Node {
     /// Everything that the subschema applies to anything.
@@ -87,13 +94,14 @@ impl Graph {
         chains.into_iter().max()
     }
 
-    /// The ways from the root to any subschema; nothing where the schema recurs, and so has no end of them.
-    pub(super) fn paths(&self) -> Option<usize> {
-        let paths = self.measure(Node::all, |node, below| {
+    /// What a check costs at most for each value, and for each byte of text, of a document: the cost of all ways from the root to any
+    /// subschema. Nothing where the schema recurs, and so has no end of them.
+    pub(super) fn cost_of_a_value(&self) -> Option<usize> {
+        let costs = self.measure(Node::all, |node, below| {
             let below = below.iter().copied().fold(0, usize::saturating_add);
-            below.saturating_mul(node.times()).saturating_add(1)
+            below.saturating_mul(node.times()).saturating_add(node.cost)
         })?;
-        paths.first().copied()
+        costs.first().copied()
     }
 
     /// Whether the schema names a property `name` of the document itself.
@@ -109,9 +117,9 @@ impl Graph {
         false
     }
 
-    /// Subschemas that a check of `value` evaluates where nothing ends it early; nothing where they are more than `most`, or too many to be
-    /// counted. Recurses as deep as the check would.
-    pub(super) fn evaluations(&self, value: &Value, most: usize) -> Option<usize> {
+    /// What a check of `value` costs where nothing ends it early; nothing where it is more than `most`, or too much to be counted. Recurses
+    /// as deep as the check would.
+    pub(super) fn cost(&self, value: &Value, most: usize) -> Option<usize> {
         Count { graph: self, most, known: HashMap::new() }.of(0, value)
     }
 
@@ -151,7 +159,7 @@ impl Graph {
     }
 }
 
-/// Counts what a check would evaluate, each pair of a subschema and a value once.
+/// Counts what a check would cost, each pair of a subschema and a value once.
 struct Count<'graph> {
     graph: &'graph Graph,
     most: usize,
@@ -165,7 +173,7 @@ impl Count<'_> {
             return Some(*count);
         }
         let node = self.graph.nodes.get(number)?;
-        let mut total = self.sum(&node.in_place, value)?.saturating_mul(node.times()).saturating_add(1);
+        let mut total = self.sum(&node.in_place, value)?.saturating_mul(node.times()).saturating_add(node.cost);
         match value {
             Value::Object(members) => {
                 for (name, member) in members {
@@ -187,6 +195,7 @@ impl Count<'_> {
                     total = total.saturating_add(self.sum(&node.items, item)?);
                 }
             }
+            Value::String(text) if node.has_pattern => total = total.saturating_add(text.len()),
             _ => {}
         }
         if total > self.most || self.known.len() >= MAX_PAIRS {
@@ -304,6 +313,8 @@ impl<'a> Reader<'a> {
             prefix: of(&[], &["prefixItems"], &[]),
             other_items: of(&["items"], &[], &[]),
             items: of(&["contains", "unevaluatedItems"], &[], &[]),
+            cost: 1 + schema.get("enum").and_then(Value::as_array).map_or(0, Vec::len) / CONSTANTS_PER_COST,
+            has_pattern: schema.get("pattern").is_some(),
             asks_twice: ["unevaluatedItems", "unevaluatedProperties"].iter().any(|keyword| schema.get(keyword).is_some()),
         })
     }

@@ -241,6 +241,11 @@ impl View {
         !self.writes.is_empty()
     }
 
+    /// Whether this view wants `key` changed already.
+    pub fn has_written(&self, key: &str) -> bool {
+        self.writes.contains_key(key.as_bytes())
+    }
+
     /// Keys that this view wants changed.
     pub fn pending_keys(&self) -> usize {
         self.writes.len()

@@ -124,9 +124,9 @@ impl<R: Record> Filling<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sockhop_sdk::Refusal;
     use serde_json::{Value, json};
     use sockhop_sdk::Plugin;
+    use sockhop_sdk::Refusal;
     use sockhop_sdk::testing::{Outcome, TestHost};
 
     #[derive(Serialize, Deserialize, JsonSchema)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sockhop_sdk::{Access, Attachment, Context, Emits, Plugin, Refusal, Result, Scan, Target};
 
-const NEWS: Emits<String> = Emits::new("news").to(&["lab", "*"]);
+const GOSSIP: Emits<String> = Emits::new("gossip").to(&["lab", "*"]);
 const PARCEL: Emits<Parcel> = Emits::new("parcel");
 const NOISE: Emits<Value> = Emits::new("noise").to(&["lab", "left"]);
 
@@ -143,13 +143,13 @@ fn both(ctx: &Context, _: ()) -> Result {
 }
 
 /// Sends the same to different receivers.
-fn tell(ctx: &Context, to: String) -> Result {
+fn spread(ctx: &Context, to: String) -> Result {
     let target = match to.as_str() {
         "everyone" => Target::Everyone,
         "others" => Target::RoomsButSender(vec!["lab".to_owned()]),
         connection => Target::Connection(connection.to_owned()),
     };
-    ctx.emit(target, &NEWS, &to)
+    ctx.emit(target, &GOSSIP, &to)
 }
 
 /// Sends back the bytes that came, to the sender and to the room.
@@ -192,6 +192,13 @@ fn counter(ctx: &Context, _: ()) -> Result<u64> {
 fn note(ctx: &Context, text: String) -> Result {
     let id = ctx.state().next_id("notes")?;
     ctx.state().set(&format!("note/{}/{id:016}", ctx.connection().unwrap_or_default()), &text)
+}
+
+/// Takes its time before it stores.
+fn slow_note(ctx: &Context, ms: u64) -> Result {
+    count(ctx, "began")?;
+    std::thread::sleep(Duration::from_millis(ms));
+    note(ctx, "slow".to_owned())
 }
 
 /// All notes of one connection, in their order.
@@ -255,7 +262,7 @@ fn plugin() -> Plugin {
         .room("lab", Access::Anyone)
         .room("left", Access::Anyone)
         .emits(NOISE)
-        .emits(NEWS)
+        .emits(GOSSIP)
         .emits(PARCEL)
         .on_start(started)
         .on_disconnect(gone)
@@ -274,15 +281,17 @@ fn plugin() -> Plugin {
         .on("traces", traces)
         .on("enter", enter)
         .on("both", both)
-        .on("tell", tell)
+        .on("spread", spread)
         .on("parcel", parcel)
         .on("hurry", hurry)
         .on("has_started", has_started)
+        .on("began", |ctx: &Context, (): ()| counted(ctx, "began"))
         .on("entered", |ctx: &Context, (): ()| counted(ctx, "entered"))
         .on("gone", |ctx: &Context, (): ()| counted(ctx, "gone"))
         .on("increment", increment)
         .on("counter", counter)
         .on("note", note)
+        .on("slow_note", slow_note)
         .on("notes", notes)
         .on("me", me)
         .on("small", small)

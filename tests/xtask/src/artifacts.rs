@@ -109,7 +109,7 @@ impl Workspace {
     ///
     /// Where one fails.
     pub(crate) fn run_rust_tests(&self) -> Result<(), Failure> {
-        tools::run(self.for_tests(&mut self.cargo()).args(["test", "--workspace"]))
+        tools::run(self.for_tests(&mut self.cargo()).args(["test", "--workspace", "--no-fail-fast"]))
     }
 
     /// Tells `command` where the things under test are.
