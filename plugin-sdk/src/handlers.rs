@@ -28,6 +28,8 @@ pub trait Handler<T, R>: Send + Sync + 'static {
     fn call(&self, ctx: &Context, payload: T) -> Result<R>;
 }
 
+// So that the words above are shown, and not why this implementation does not fit.
+#[diagnostic::do_not_recommend]
 impl<F, T, R> Handler<T, R> for F
 where
     F: Fn(&Context, T) -> Result<R> + Send + Sync + 'static,
@@ -36,6 +38,28 @@ where
         self(ctx, payload)
     }
 }
+
+/// What an event carries: a type of the plugin's own with two derives, `serde::Deserialize` and `schemars::JsonSchema`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be the payload of an event",
+    label = "this handler takes a `{Self}`",
+    note = "put `#[derive(serde::Deserialize, schemars::JsonSchema)]` on `{Self}`: the host checks payloads against its schema"
+)]
+pub trait Payload: DeserializeOwned + JsonSchema {}
+
+#[diagnostic::do_not_recommend]
+impl<T: DeserializeOwned + JsonSchema> Payload for T {}
+
+/// What a handler replies with, and what an emitted event carries: two derives, `serde::Serialize` and `schemars::JsonSchema`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be sent to clients",
+    label = "this would send a `{Self}`",
+    note = "put `#[derive(serde::Serialize, schemars::JsonSchema)]` on `{Self}`: the host checks what is sent against its schema"
+)]
+pub trait Output: Serialize + JsonSchema + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + JsonSchema + 'static> Output for T {}
 
 /// A handler without its types: JSON in, JSON out.
 pub(crate) type Call = Box<dyn Fn(&Context, &str) -> Result<Option<String>> + Send + Sync>;

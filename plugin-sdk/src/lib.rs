@@ -134,7 +134,7 @@ pub mod testing;
 mod time;
 
 pub use context::{Attachment, Context, Level, Target};
-pub use handlers::Handler;
+pub use handlers::{Handler, Output, Payload};
 pub use plugin::{Access, Emits, Plugin};
 pub use refusal::{Refusal, Result};
 pub use state::{Scan, State};

@@ -6,10 +6,9 @@ use std::marker::PhantomData;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::context::{Context, Event};
-use crate::handlers::{Call, Handler, encode, erase, has_no_reply, output_schema, payload_schema};
+use crate::handlers::{Call, Handler, Output, Payload, encode, erase, has_no_reply, output_schema, payload_schema};
 use crate::host::{Host, Registry};
 use crate::refusal::{Refusal, Result};
 
@@ -51,8 +50,8 @@ impl Plugin {
     pub fn on<H, T, R>(self, event: impl Into<Cow<'static, str>>, handler: H) -> Self
     where
         H: Handler<T, R>,
-        T: DeserializeOwned + JsonSchema,
-        R: Serialize + JsonSchema + 'static,
+        T: Payload,
+        R: Output,
     {
         let reply: Option<fn() -> String> = if has_no_reply::<R>() { None } else { Some(output_schema::<R>) };
         self.and(Declaration::Handles { event: event.into(), data: payload_schema::<T>, reply, call: erase(handler) })
