@@ -2,6 +2,8 @@
 
 mod check;
 mod client;
+mod compile;
+mod deploy;
 mod emit;
 pub(crate) mod output;
 mod plugins;
@@ -12,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sockhop::config::Config;
+use sockhop::plugin::COMPILE_COMMAND;
 
 /// A Socket.IO server whose events are handled by WebAssembly plugins.
 #[derive(Debug, Parser)]
@@ -29,8 +32,12 @@ enum Command {
     Check(check::Check),
     /// Emits an event through a running host, as `POST /api/emit` does
     Emit(emit::Emit),
-    /// Shows the plugins of a running host
+    /// Shows the plugins of a running host, and says what becomes of them
     Plugins(plugins::Plugins),
+    /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
+    Deploy(deploy::Deploy),
+    #[command(name = COMPILE_COMMAND, hide = true)]
+    Compile(compile::Compile),
 }
 
 /// Does what was asked.
@@ -40,6 +47,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(check) => check.run(),
         Command::Emit(emit) => emit.run(),
         Command::Plugins(plugins) => plugins.run(),
+        Command::Deploy(deploy) => deploy.run(),
+        Command::Compile(compile) => Ok(compile.run()),
     }
 }
 

@@ -1,16 +1,20 @@
 //! What an operator can set: read once, from a file and the environment, into validated types. Every key has a default, and a line in
 //! `sockhop.example.toml`.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
-use figment::providers::{Env, Format, Toml};
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
 use serde::{Deserialize, Deserializer, de};
+
+pub use limits::Limits;
 
 /// The names in the environment that are read as settings: `SOCKHOP_SERVER__LISTEN` is `server.listen`.
 const ENV_PREFIX: &str = "SOCKHOP_";
@@ -57,19 +61,24 @@ impl Default for Server {
 }
 
 /// `[plugins]`, and a table `[plugins.NAME]` for each plugin that differs from the rest.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct Plugins {
     /// The directory whose `.wasm` files are loaded.
     pub dir: PathBuf,
     /// Plugins without which the host is not ready.
     pub required: Vec<String>,
-    /// By name.
+    /// Seconds after which the directory is looked at again where nothing told of a change.
+    #[serde(deserialize_with = "limits::seconds")]
+    pub rescan_s: Duration,
+    /// By name; those that no table names are as the rest.
+    #[serde(skip)]
     pub by_name: BTreeMap<String, PluginSettings>,
 }
 
 impl Default for Plugins {
     fn default() -> Self {
-        Self { dir: PathBuf::from("plugins"), required: Vec::new(), by_name: BTreeMap::new() }
+        Self { dir: PathBuf::from("plugins"), required: Vec::new(), rescan_s: Duration::from_secs(30), by_name: BTreeMap::new() }
     }
 }
 
@@ -80,13 +89,42 @@ pub fn is_plugin_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// `[plugins.NAME]`
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// `[plugins.NAME]`: how one plugin differs from the rest.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PluginSettings {
     /// Whether instances are reused.
     pub instance_policy: InstancePolicy,
+    /// What the plugin reads from `wasi:config/store`.
+    pub config: BTreeMap<String, String>,
+    /// The host's limits with those of this table in their place.
+    pub limits: Limits,
 }
+
+impl PluginSettings {
+    /// Reads a plugin's table over the `[limits]` of all.
+    #[allow(clippy::result_large_err, reason = "once at the start, and the library's own error says what is wrong best")]
+    fn read(limits: &Dict, table: &Dict) -> Result<Self, figment::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Own {
+            instance_policy: InstancePolicy,
+            config: BTreeMap<String, String>,
+        }
+        let own: Own = Figment::from(Serialized::defaults(table)).extract()?;
+        let mut merged = limits.clone();
+        for (key, value) in table.iter().filter(|(key, _)| !OWN_KEYS.contains(&key.as_str())) {
+            if !limits::KEYS_OF_A_PLUGIN.contains(&key.as_str()) {
+                return Err(de::Error::unknown_field(key, limits::KEYS_OF_A_PLUGIN));
+            }
+            merged.insert(key.clone(), value.clone());
+        }
+        let limits = Figment::from(Serialized::defaults(&merged)).extract()?;
+        Ok(Self { instance_policy: own.instance_policy, config: own.config, limits })
+    }
+}
+
+/// The keys of `[plugins.NAME]` that are no limits.
+const OWN_KEYS: [&str; 2] = ["instance_policy", "config"];
 
 /// Whether an instance of a plugin serves one event or many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -197,137 +235,6 @@ impl Scope {
     }
 }
 
-/// `[limits]`: how much one client, one event and one plugin may take. Units are in the names.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// A plugin's file. Larger ones are not read.
-    pub plugin_file_bytes: NonZeroU64,
-    /// All memories and tables of one instance.
-    pub instance_memory_bytes: NonZeroUsize,
-    /// All instances of one plugin.
-    pub plugin_memory_bytes: NonZeroUsize,
-    /// Instances of one plugin that run at once; twice the host's worker threads where it is not set.
-    pub instances: Option<NonZeroUsize>,
-    /// Running time of one event's handler, reruns included.
-    #[serde(deserialize_with = "milliseconds")]
-    pub event_cpu_ms: Duration,
-    /// All the time of one event, waiting and reruns included.
-    #[serde(deserialize_with = "milliseconds")]
-    pub event_wall_ms: Duration,
-    /// Running time of `register`.
-    #[serde(deserialize_with = "milliseconds")]
-    pub register_cpu_ms: Duration,
-    /// Calls of `registry` that one `register` may make.
-    pub declarations: NonZeroUsize,
-    /// One schema.
-    pub schema_bytes: NonZeroUsize,
-    /// Effects of one event.
-    pub effects: NonZeroUsize,
-    /// All data of one event's effects.
-    pub effects_bytes: NonZeroUsize,
-    /// Data that one host call may carry, either way.
-    pub host_call_bytes: NonZeroUsize,
-    /// Component-model handles of one instance.
-    pub handles: NonZeroUsize,
-    /// Random bytes that one call may ask for.
-    pub random_bytes: NonZeroU64,
-    /// One key of a plugin's state.
-    pub state_key_bytes: NonZeroUsize,
-    /// One value.
-    pub state_value_bytes: NonZeroUsize,
-    /// All keys and values of one plugin.
-    pub state_bytes: NonZeroU64,
-    /// Log lines of one plugin in a second; the rest is counted.
-    pub log_lines_per_second: NonZeroU32,
-    /// One log line of a plugin; the rest is cut.
-    pub log_line_bytes: NonZeroUsize,
-    /// TCP connections at once; more wait until one ends.
-    pub connections: NonZeroUsize,
-    /// Events of one connection that wait for their turn; beyond, `busy`.
-    pub mailbox_events: NonZeroUsize,
-    /// The same in bytes.
-    pub mailbox_bytes: NonZeroUsize,
-    /// One message of a client. The connection is closed only beyond twice as much.
-    pub message_bytes: NonZeroUsize,
-    /// Attachments of one message.
-    pub attachments: usize,
-    /// All attachments of one message.
-    pub attachment_bytes: NonZeroUsize,
-    /// Nesting of a payload.
-    pub json_depth: NonZeroUsize,
-    /// Rooms of one connection.
-    pub rooms: NonZeroUsize,
-    /// From a connection's handshake to its CONNECT packet.
-    #[serde(deserialize_with = "milliseconds")]
-    pub connect_ms: Duration,
-    /// How long a client may not read before it is cut.
-    #[serde(deserialize_with = "milliseconds")]
-    pub stalled_reader_ms: Duration,
-    /// Packets that wait for a client to read them; one that would miss an emit is cut.
-    pub outgoing_packets: NonZeroUsize,
-    /// How long a stopping host is not ready before it refuses new clients: time for a load balancer to see it.
-    #[serde(deserialize_with = "milliseconds")]
-    pub shutdown_unready_ms: Duration,
-    /// How long a stopping host waits for what it has begun.
-    #[serde(deserialize_with = "milliseconds")]
-    pub shutdown_drain_ms: Duration,
-}
-
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-
-/// A non-zero constant; zero would not compile.
-macro_rules! nonzero {
-    ($kind:ty, $value:expr) => {
-        const {
-            match <$kind>::new($value) {
-                Some(value) => value,
-                None => unreachable!(),
-            }
-        }
-    };
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            plugin_file_bytes: nonzero!(NonZeroU64, 32 * MIB as u64),
-            instance_memory_bytes: nonzero!(NonZeroUsize, 128 * MIB),
-            plugin_memory_bytes: nonzero!(NonZeroUsize, 512 * MIB),
-            instances: None,
-            event_cpu_ms: Duration::from_millis(250),
-            event_wall_ms: Duration::from_secs(5),
-            register_cpu_ms: Duration::from_secs(1),
-            declarations: nonzero!(NonZeroUsize, 1000),
-            schema_bytes: nonzero!(NonZeroUsize, 256 * KIB),
-            effects: nonzero!(NonZeroUsize, 256),
-            effects_bytes: nonzero!(NonZeroUsize, MIB),
-            host_call_bytes: nonzero!(NonZeroUsize, 2 * MIB),
-            handles: nonzero!(NonZeroUsize, 1000),
-            random_bytes: nonzero!(NonZeroU64, 64 * KIB as u64),
-            state_key_bytes: nonzero!(NonZeroUsize, 512),
-            state_value_bytes: nonzero!(NonZeroUsize, 256 * KIB),
-            state_bytes: nonzero!(NonZeroU64, 256 * MIB as u64),
-            log_lines_per_second: nonzero!(NonZeroU32, 100),
-            log_line_bytes: nonzero!(NonZeroUsize, 8 * KIB),
-            connections: nonzero!(NonZeroUsize, 50_000),
-            mailbox_events: nonzero!(NonZeroUsize, 256),
-            mailbox_bytes: nonzero!(NonZeroUsize, 2 * MIB),
-            message_bytes: nonzero!(NonZeroUsize, 128 * KIB),
-            attachments: 4,
-            attachment_bytes: nonzero!(NonZeroUsize, 256 * KIB),
-            json_depth: nonzero!(NonZeroUsize, 64),
-            rooms: nonzero!(NonZeroUsize, 100),
-            connect_ms: Duration::from_secs(10),
-            stalled_reader_ms: Duration::from_secs(20),
-            outgoing_packets: nonzero!(NonZeroUsize, 4096),
-            shutdown_unready_ms: Duration::from_secs(5),
-            shutdown_drain_ms: Duration::from_secs(10),
-        }
-    }
-}
-
 impl Config {
     /// Reads `file` (where there is one), then the environment over it.
     ///
@@ -340,9 +247,17 @@ impl Config {
             figment = figment.merge(Toml::string(&text));
         }
         let environment = Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
-        let config: Self = figment.merge(environment).extract().map_err(|error| ConfigError::wrong(file, error))?;
+        let figment = figment.merge(environment);
+        let mut config: Self = figment.extract().map_err(|error| ConfigError::wrong(file, error))?;
+        config.plugins.by_name = plugin_tables(&figment).map_err(|error| ConfigError::wrong(file, error))?;
         config.check().map_err(|problem| ConfigError::Wrong { file: file.map(Path::to_owned), problem })?;
         Ok(config)
+    }
+
+    /// The settings of the plugin `name`.
+    pub fn of_plugin(&self, name: &str) -> PluginSettings {
+        let as_the_rest = || PluginSettings { limits: self.limits.clone(), ..PluginSettings::default() };
+        self.plugins.by_name.get(name).cloned().unwrap_or_else(as_the_rest)
     }
 
     /// What no single key can tell.
@@ -376,6 +291,33 @@ impl Config {
         secrets.collect()
     }
 }
+
+/// The tables `[plugins.NAME]`, which stand beside `dir` and its like.
+#[allow(clippy::result_large_err, reason = "once at the start, and the library's own error says what is wrong best")]
+fn plugin_tables(figment: &Figment) -> Result<BTreeMap<String, PluginSettings>, figment::Error> {
+    let dict = |path: &str| figment.find_value(path).ok().and_then(Value::into_dict).unwrap_or_default();
+    let limits = dict("limits");
+    let mut tables = BTreeMap::new();
+    for (name, value) in dict("plugins").into_iter().filter(|(name, _)| !KEYS_OF_PLUGINS.contains(&name.as_str())) {
+        let table = match value {
+            Value::Dict(_, table) if is_plugin_name(&name) => table,
+            _ => {
+                let error: figment::Error =
+                    de::Error::unknown_field(&name, &["dir", "required", "rescan_s", "NAME ([a-z][a-z0-9_]*, a table)"]);
+                return Err(error.with_path("plugins"));
+            }
+        };
+        let settings = PluginSettings::read(&limits, &table).map_err(|mut error| {
+            error.path.splice(0..0, ["plugins".to_owned(), name.clone()]);
+            error
+        })?;
+        tables.insert(name, settings);
+    }
+    Ok(tables)
+}
+
+/// The keys of `[plugins]` that are no plugin's table.
+pub const KEYS_OF_PLUGINS: [&str; 3] = ["dir", "required", "rescan_s"];
 
 /// Characters of a key: fewer could be guessed over the network.
 const MIN_SECRET: usize = 16;
@@ -427,11 +369,6 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let number = NonZeroU64::deserialize(deserializer)?;
-    Ok(Duration::from_millis(number.get()))
-}
-
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| de::Error::invalid_value(de::Unexpected::Str(&text), &"an IP address with a port, such as \"127.0.0.1:4000\""))
@@ -473,38 +410,6 @@ fn origins<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
     }
 }
 
-/// `dir` and `required` stand beside the tables of single plugins, which no derive can tell apart with unknown keys refused.
-impl<'de> Deserialize<'de> for Plugins {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Table;
-
-        impl<'de> de::Visitor<'de> for Table {
-            type Value = Plugins;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table with `dir`, `required` and a table for each plugin that has settings of its own")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Plugins, A::Error> {
-                let mut plugins = Plugins::default();
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "dir" => plugins.dir = map.next_value()?,
-                        "required" => plugins.required = map.next_value()?,
-                        name if is_plugin_name(name) => {
-                            plugins.by_name.insert(key, map.next_value()?);
-                        }
-                        _ => return Err(de::Error::unknown_field(&key, &["dir", "required", "NAME ([a-z][a-z0-9_]*, of a plugin)"])),
-                    }
-                }
-                Ok(plugins)
-            }
-        }
-
-        deserializer.deserialize_map(Table)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -537,6 +442,15 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_has_the_limits_of_all_but_its_own() {
+        let config = load("[limits]\neffects = 7\nhandles = 9\n[plugins.ping]\neffects = 8\ninstance_policy = \"fresh\"\n[plugins.ping.config]\nurl = \"x\"").unwrap();
+        let (ping, other) = (config.of_plugin("ping"), config.of_plugin("other"));
+        assert_eq!((ping.limits.effects.get(), ping.limits.handles.get(), ping.instance_policy), (8, 9, InstancePolicy::Fresh));
+        assert_eq!(ping.config, BTreeMap::from([("url".to_owned(), "x".to_owned())]));
+        assert_eq!((other.limits, other.instance_policy), (config.limits, InstancePolicy::Warm));
+    }
+
+    #[test]
     fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
         let cases = [
             ("[server]\nlisten = \"nonsense\"", "server.listen", "\"nonsense\", expected an IP address with a port"),
@@ -546,12 +460,14 @@ mod tests {
             ("[limits]\nevent_cpu_ms = \"fast\"", "limits.event_cpu_ms", "\"fast\""),
             ("[plugins.ping]\ninstance_policy = \"hot\"", "plugins.ping.instance_policy", "warm"),
             ("[plugins.ping]\ncpu = 1", "plugins.ping.cpu", "instance_policy"),
+            ("[plugins.ping]\nevent_cpu_ms = 0", "plugins.ping.event_cpu_ms", "nonzero"),
+            ("[plugins.ping]\nmailbox_events = 5", "plugins.ping.mailbox_events", "event_cpu_ms"),
             ("[server]\nallowed_origins = [\"app.example.com\"]", "allowed_origins", "https://app.example.com"),
             ("[[keys]]\nname = \"shop\"\nscopes = [\"emit\"]", "shop", "secret_file"),
             ("[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"fly\"]", "scopes", "operate"),
             ("[server]\nnamespaces = [\"/\", \"/\"]", "server.namespaces", "twice"),
             ("[plugins]\ndirectory = \"x\"", "plugins.directory", "dir"),
-            ("[plugins.Bad-Name]\n", "plugins.Bad-Name", "of a plugin"),
+            ("[plugins.Bad-Name]\n", "plugins.Bad-Name", "a table"),
             ("[log]\nfilter = \"a=b=c\"", "log.filter", "\"a=b=c\", expected a level"),
             ("[server\n", "TOML", "expected"),
         ];

@@ -10,6 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::breaker::{Change, Denied};
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
 use crate::event::{Connection, Event, EventId, Identity, Payload, depth, host_event};
@@ -167,14 +168,37 @@ impl Dispatcher {
 
     /// Runs `event`'s handler, again where its writes met a conflict, and applies what it wants done.
     async fn run(&self, routes: &Arc<Routes>, served: &Arc<Served>, event: &Arc<Event>, inbound: Option<&Inbound>) -> Answer {
+        if routes.is_disabled(served.plugin.name()) {
+            return Err(Rejection::Unavailable("an operator has disabled this plugin".to_owned()));
+        }
+        let cause = event.caller.as_ref().map(|caller| &caller.cause);
+        let permit = served.health.admit(cause).map_err(|denied| match denied {
+            Denied::Open { .. } => Rejection::Unavailable("this plugin has failed too often; it is tried again soon".to_owned()),
+            Denied::HeldOff { retry_after } => {
+                Rejection::RateLimited { message: "this plugin has failed too often on events of this client".to_owned(), retry_after }
+            }
+        })?;
         let answer = self.run_within(routes, served, event, inbound).await;
         let failed = matches!(&answer, Err(Rejection::PluginFailed | Rejection::TimedOut));
         served.plugin.count(failed);
+        if let Some(change) = served.health.record(permit, cause, failed) {
+            let (plugin, digest) = (served.plugin.name(), &served.plugin.digest);
+            match change {
+                Change::Opened(time) => {
+                    tracing::error!(plugin, digest, open_ms = time.as_millis(), "breaker open: the plugin failed too often")
+                }
+                Change::Closed => tracing::info!(plugin, digest, "breaker closed: the plugin is well again"),
+                Change::HeldOff(client, time) => {
+                    tracing::warn!(plugin, %client, held_ms = time.as_millis(), "client held off: it causes nearly all failures of the plugin");
+                }
+            }
+        }
         answer
     }
 
     async fn run_within(&self, routes: &Arc<Routes>, served: &Arc<Served>, event: &Arc<Event>, inbound: Option<&Inbound>) -> Answer {
-        let new_budget = || Budget::new(self.limits.event_cpu_ms, self.limits.event_wall_ms);
+        let limits = served.plugin.limits();
+        let new_budget = || Budget::new(limits.event_cpu_ms, limits.event_wall_ms);
         // What the host itself tells is never `busy`: it waits for its place, and its time begins after that.
         let (seat, mut budget) = match inbound {
             None => (served.plugin.seat(None).await, new_budget()),
@@ -195,7 +219,7 @@ impl Dispatcher {
                 false => Some(self.commit_lock(served, patience).await.ok_or_else(contended)?),
             };
             runs += 1;
-            let run = Run::new(event, routes, served, &self.rooms, &self.limits);
+            let run = Run::new(event, routes, served, &self.rooms, limits);
             let (answer, calls) = match seat.handle(event, Box::new(run), &mut budget).await {
                 Ok(returned) => returned,
                 Err(failure) => return Err(self.fail(served, event, &failure)),

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use crate::breaker::Cause;
+
 /// Host events: what the host itself tells plugins that ask for it. No client can send a name that begins with `$`.
 pub mod host_event {
     /// Once per start of the host, before the first client.
@@ -80,6 +82,8 @@ pub struct Connection {
     pub namespace: Arc<str>,
     /// Who is connected.
     pub identity: Arc<Identity>,
+    /// By whom its failures are counted: the user, else the address.
+    pub cause: Cause,
 }
 
 /// A payload: JSON text that is known to be JSON, and the attachments that it names.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use socketioxide::{ParserConfig, SocketIo};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,9 +23,9 @@ use crate::http::accept::accept;
 use crate::http::keys::{KeyError, Keys, own_key_file};
 use crate::http::origin::{self, Origins};
 use crate::http::{self, Api};
-use crate::plugin::{Engine, EngineError};
+use crate::plugin::{Compiler, Engine, EngineError};
 use crate::registry::{Registry, Routes};
-use crate::reload::{Loader, scan};
+use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
 use crate::rooms::Rooms;
 use crate::socket::Sockets;
 
@@ -35,7 +36,11 @@ pub struct Host {
     /// Ends accepting.
     accepting: CancellationToken,
     accepted: JoinHandle<()>,
+    /// Ends following the plugin directory.
+    reloading: CancellationToken,
+    loader: Arc<Loader>,
     registry: Arc<Registry>,
+    operator: Arc<Operator>,
     rooms: Arc<Rooms>,
     sockets: Arc<Sockets>,
     ready: Arc<AtomicBool>,
@@ -69,7 +74,7 @@ pub enum StartError {
         /// Which.
         dir: PathBuf,
         /// Why.
-        source: io::Error,
+        source: ScanError,
     },
     /// The address can't be listened on.
     #[error("can't listen on {address}; choose another address with --listen")]
@@ -79,6 +84,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The host's own program can't be found.
+    #[error("can't find this program, which compiles plugins in a process of its own")]
+    Compiler(#[source] io::Error),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -102,6 +110,15 @@ impl Host {
     /// # Errors
     /// Where the data directory, the plugin directory or the address can't be used.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let compiler = std::env::current_exe().map_err(StartError::Compiler)?;
+        Self::bind_with(config, compiler).await
+    }
+
+    /// The same with another program that compiles plugins: a build of this very host's command, where the host runs in a program of its own.
+    ///
+    /// # Errors
+    /// As [`Host::bind`].
+    pub async fn bind_with(config: Config, compiler: PathBuf) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let lock = DataLock::take(&config.data.dir)?;
         let keys = Keys::load(&config)?;
@@ -117,11 +134,17 @@ impl Host {
         let registry = Arc::new(Registry::default());
         let rooms = Arc::new(Rooms::new(config.limits.stalled_reader_ms, tasks.clone()));
         let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&limits)));
+        let alarm = Arc::new(Notify::new());
+        let loader = Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm)));
+        let kept = config.data.dir.join("plugins");
+        let mut reloader = Reloader::new(&config, Arc::clone(&loader), Arc::clone(&registry), Arc::clone(&rooms), kept, alarm);
+        let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let api = Api {
             config: Arc::clone(&config),
             registry: Arc::clone(&registry),
             dispatcher: Arc::clone(&dispatcher),
+            operator: Arc::clone(&operator),
             keys,
             ready: Arc::clone(&ready),
         };
@@ -142,19 +165,25 @@ impl Host {
         let accept = accept(listener, router, Arc::clone(&rooms), limits, accepting.clone(), tasks.clone());
         let accepted = tasks.spawn(accept);
 
-        let loader = Loader::new(engine, Arc::clone(&config), state_dir(&config.data.dir));
-        let plugins = |source| StartError::Plugins { dir: config.plugins.dir.clone(), source };
-        loader.load_all(&config.plugins.dir, &registry).await.map_err(plugins)?;
+        let plugins = |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
+        reloader.begin().await.map_err(plugins)?;
         dispatcher.start().await;
+        let reloading = CancellationToken::new();
+        tasks.spawn(reloader.run(reloading.clone()));
         loaded.store(true, Ordering::Release);
         ready.store(true, Ordering::Release);
         gives_up.disarm();
-        Ok(Self { config, address, accepting, accepted, registry, rooms, sockets, ready, tasks, _lock: lock })
+        Ok(Self { config, address, accepting, accepted, reloading, loader, registry, operator, rooms, sockets, ready, tasks, _lock: lock })
     }
 
     /// Where the host listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What operators see.
+    pub fn rows(&self) -> Arc<Vec<Row>> {
+        self.operator.rows()
     }
 
     /// What it serves.
@@ -167,6 +196,8 @@ impl Host {
     pub async fn run(self, stop: CancellationToken, at_once: CancellationToken) {
         stop.cancelled().await;
         self.ready.store(false, Ordering::Release);
+        // What is served stays as it is until the end.
+        self.reloading.cancel();
         tracing::info!(connections = self.rooms.connections(), "stopping: not ready any more");
         if self.rooms.connections() > 0 {
             within(self.config.limits.shutdown_unready_ms, &at_once, std::future::pending()).await;
@@ -183,11 +214,7 @@ impl Host {
         }
         self.tasks.close();
         within(CLOSE, &at_once, self.tasks.wait()).await;
-        for served in &self.registry.snapshot().plugins {
-            if let Err(error) = served.state.store.close() {
-                tracing::warn!(plugin = served.plugin.name(), %error, "state not closed cleanly; it is read again at the next start");
-            }
-        }
+        self.loader.close();
         tracing::info!("stopped");
     }
 }
@@ -201,9 +228,11 @@ async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<O
     }
 }
 
-/// Where plugins keep their state: a file for each.
-fn state_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("state")
+/// What loads plugins for the data directory of `config`: where their state is, a file for each, and what was compiled.
+pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm: Arc<Notify>) -> Loader {
+    let (data, limits) = (&config.data.dir, &config.limits);
+    let compiler = Compiler::new(compiler.to_owned(), data.join("cache"), limits.compile_ms, limits.compile_memory_bytes.get());
+    Loader::new(engine, Arc::clone(config), compiler, data.join("state"), alarm)
 }
 
 /// Where a host keeps the key that it made for itself.

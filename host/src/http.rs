@@ -23,6 +23,7 @@ use axum::routing::{get, post};
 use crate::config::{Config, Scope};
 use crate::dispatcher::Dispatcher;
 use crate::registry::Registry;
+use crate::reload::Operator;
 
 use keys::Keys;
 
@@ -31,6 +32,7 @@ pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) operator: Arc<Operator>,
     pub(crate) keys: Keys,
     /// Set once the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
@@ -45,6 +47,10 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/emit", post(emit::emit))
         .route("/api/events", get(catalogue::events))
         .route("/api/plugins", get(plugins::list))
+        .route("/api/plugins/{name}", get(plugins::show))
+        .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
+        .route("/api/plugins/{name}/disable", post(plugins::disable))
+        .route("/api/plugins/{name}/enable", post(plugins::enable))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(api)

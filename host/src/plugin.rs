@@ -4,6 +4,7 @@
 //! ([`crate::effect::HostCalls`]).
 
 mod bindings;
+mod compiler;
 mod engine;
 mod instance;
 mod loader;
@@ -17,8 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use crate::config::InstancePolicy;
+use tokio_util::sync::CancellationToken;
+use wasmtime_wasi_config::WasiConfigVariables;
 
+use crate::config::{Limits, PluginSettings};
+
+pub use compiler::{COMPILE_COMMAND, CompileError, Compiler, compile};
 pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
@@ -29,9 +34,15 @@ pub use registration::{Emits, Handles, Registration};
 pub(crate) struct Code {
     engine: Arc<Engine>,
     pre: bindings::PluginPre<state::InstanceState>,
+    /// What an instance may take.
+    limits: Arc<Limits>,
+    /// The plugin's own settings.
+    config: Arc<WasiConfigVariables>,
     output: Arc<output::Output>,
     /// Bytes that all instances take.
     memory: Arc<AtomicUsize>,
+    /// Cancelled when what still runs on this version is to end.
+    retired: CancellationToken,
 }
 
 /// A plugin that serves.
@@ -51,10 +62,15 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Makes a candidate serve.
-    pub fn new(candidate: Candidate, policy: InstancePolicy) -> Self {
-        let Candidate { registration, file, digest, code } = candidate;
-        let pool = pool::Pool::new(policy, code.engine.instances());
+    /// Makes a candidate serve, with the settings that its name has.
+    pub fn new(candidate: Candidate, settings: &PluginSettings) -> Self {
+        let Candidate { registration, file, digest, engine, pre } = candidate;
+        let limits = Arc::new(settings.limits.clone());
+        let pool = pool::Pool::new(settings.instance_policy, engine.instances(&limits));
+        let output = Arc::new(output::Output::new(&registration.name, &limits));
+        let config = settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (memory, retired) = (Arc::default(), CancellationToken::new());
+        let code = Arc::new(Code { engine, pre, limits, config: Arc::new(config), output, memory, retired });
         Self { registration, file, digest, loaded_at: SystemTime::now(), code, pool, calls: AtomicU64::new(0), failures: AtomicU64::new(0) }
     }
 
@@ -66,6 +82,26 @@ impl Plugin {
     /// A place to run one event; nothing when the event's time is over before there is one. Without a budget it waits as long as it takes.
     pub async fn seat(&self, budget: Option<&Budget>) -> Option<Seat> {
         self.pool.seat(Arc::clone(&self.code), budget).await
+    }
+
+    /// What its events may take.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.code.limits
+    }
+
+    /// Another version serves: keeps no instance any more. Events that run go on until [`Plugin::end`].
+    pub fn retire(&self) {
+        self.pool.close();
+    }
+
+    /// Ends what still runs.
+    pub fn end(&self) {
+        self.code.retired.cancel();
+    }
+
+    /// Bytes that its instances take, and how many there are, those that wait for an event included.
+    pub fn memory_and_instances(&self) -> (usize, usize) {
+        (self.code.memory.load(Ordering::Relaxed), self.pool.instances())
     }
 
     /// Counts one event that the plugin was asked to handle.

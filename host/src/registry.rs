@@ -1,14 +1,17 @@
 //! What the host serves: every event with its schema and its plugin, every room with its rule. One immutable [`Routes`] per generation; the
 //! cold path publishes it, the hot path takes a snapshot, so a schema is never paired with another generation's handler.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
-use crate::config::{InstancePolicy, Limits};
+use crate::breaker::{Breaker, Cause, Change, Denied, Permit};
+use crate::config::{Limits, PluginSettings};
 use crate::event::Identity;
 use crate::plugin::{Candidate, Plugin};
 use crate::rule::{Access, RoomPattern};
@@ -47,8 +50,8 @@ pub struct Routes {
     rooms: Vec<RoomRule>,
     /// The plugins that serve, in file order.
     pub plugins: Vec<Arc<Served>>,
-    /// The files that failed, in file order.
-    pub failed: Vec<FailedFile>,
+    /// Those of them that an operator has disabled: their events are still their own.
+    disabled: HashSet<String>,
 }
 
 /// Who handles an event, and what it must look like.
@@ -70,6 +73,61 @@ pub struct Served {
     pub outbound: BTreeMap<String, Outbound>,
     /// What it stores.
     pub state: State,
+    /// Whether it is asked.
+    pub health: Health,
+}
+
+/// Whether a plugin that keeps failing is asked.
+pub struct Health {
+    breaker: Mutex<Breaker>,
+    /// Set when the breaker has opened, for whoever decides what becomes of the version.
+    has_tripped: AtomicBool,
+    /// Woken then.
+    alarm: Arc<Notify>,
+}
+
+impl Health {
+    fn new(limits: &Limits, alarm: Arc<Notify>) -> Self {
+        Self { breaker: Mutex::new(Breaker::new(limits.breaker())), has_tripped: AtomicBool::new(false), alarm }
+    }
+
+    /// The lock is held for a few moves; a panic leaves counters that are whole.
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an event that `cause` sent may be handled now.
+    ///
+    /// # Errors
+    /// Where it may not.
+    pub fn admit(&self, cause: Option<&Cause>) -> Result<Permit, Denied> {
+        self.breaker().admit(cause, Instant::now())
+    }
+
+    /// Records what became of an event that was admitted; what that changed.
+    pub fn record(&self, permit: Permit, cause: Option<&Cause>, failed: bool) -> Option<Change> {
+        let change = self.breaker().record(permit, cause, failed, Instant::now());
+        if matches!(change, Some(Change::Opened(_))) {
+            self.has_tripped.store(true, Ordering::Release);
+            self.alarm.notify_one();
+        }
+        change
+    }
+
+    /// Whether the plugin is not asked, or only to see whether it is well again.
+    pub fn is_open(&self) -> bool {
+        self.breaker().is_open()
+    }
+
+    /// Whether the breaker has opened since this was asked last.
+    pub fn take_trip(&self) -> bool {
+        self.has_tripped.swap(false, Ordering::AcqRel)
+    }
+
+    /// An operator's word that the plugin is well.
+    pub fn reset(&self) {
+        self.breaker().reset();
+    }
 }
 
 /// The durable state of one plugin, by its name.
@@ -119,21 +177,6 @@ pub struct RoomRule {
     pub owner: String,
 }
 
-/// A file that does not serve.
-#[derive(Debug, Clone)]
-pub struct FailedFile {
-    /// Which.
-    pub file: PathBuf,
-    /// The name that it registered, where it came so far.
-    pub name: Option<String>,
-    /// SHA-256 of its bytes, where it could be read.
-    pub digest: Option<String>,
-    /// The whole reason.
-    pub reason: String,
-    /// When it failed.
-    pub at: std::time::SystemTime,
-}
-
 /// Why a client may not join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotJoined {
@@ -147,6 +190,11 @@ impl Routes {
     /// The generation that follows `previous`, without any plugin yet.
     pub fn after(previous: &Self) -> Self {
         Self { generation: previous.generation + 1, ..Self::default() }
+    }
+
+    /// Whether an operator has disabled the plugin.
+    pub fn is_disabled(&self, plugin: &str) -> bool {
+        self.disabled.contains(plugin)
     }
 
     /// Who handles `event`.
@@ -177,28 +225,21 @@ impl Routes {
         }
     }
 
-    /// Adds a plugin to those that were admitted before; `open` gives the state that belongs to a name.
+    /// Adds a plugin to those that were admitted before.
     ///
     /// # Errors
-    /// Where it does not go with itself or with those; then nothing has changed.
-    pub fn admit(
-        &mut self,
-        candidate: Candidate,
-        policy: InstancePolicy,
-        limits: &Limits,
-        open: impl FnOnce(&str) -> Result<State, Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Result<Arc<Served>, AdmitError> {
-        let registration = &candidate.registration;
-        if let Some(other) = self.plugins.iter().find(|other| other.plugin.name() == registration.name) {
-            return Err(AdmitError::NameTaken { name: registration.name.clone(), file: other.plugin.file.clone() });
+    /// Where it does not go with those; then nothing has changed.
+    pub fn admit(&mut self, served: &Arc<Served>, is_disabled: bool) -> Result<(), AdmitError> {
+        let (name, registration) = (served.plugin.name(), &served.plugin.registration);
+        if let Some(other) = self.plugins.iter().find(|other| other.plugin.name() == name) {
+            return Err(AdmitError::NameTaken { name: name.to_owned(), file: other.plugin.file.clone() });
         }
-        let (inbound, outbound) = contract(&candidate, limits)?;
-        for event in inbound.keys() {
+        for event in served.inbound.keys() {
             if let Some(route) = self.events.get(event) {
                 return Err(AdmitError::EventTaken { event: event.clone(), by: route.plugin.plugin.name().to_owned() });
             }
         }
-        for (event, declared) in &outbound {
+        for (event, declared) in &served.outbound {
             if let Some(other) = self.plugins.iter().find(|other| other.outbound.get(event).is_some_and(|o| o.data != declared.data)) {
                 return Err(AdmitError::SchemaDiffers { event: event.clone(), by: other.plugin.name().to_owned() });
             }
@@ -215,22 +256,34 @@ impl Routes {
                 }
             }
         }
-        let state = open(&registration.name).map_err(AdmitError::State)?;
-        let (name, rooms) = (registration.name.clone(), registration.rooms.clone());
-        let served = Arc::new(Served { plugin: Plugin::new(candidate, policy), inbound, outbound, state });
         for (event, inbound) in &served.inbound {
-            let route = Route { plugin: Arc::clone(&served), inbound: Arc::clone(inbound) };
+            let route = Route { plugin: Arc::clone(served), inbound: Arc::clone(inbound) };
             self.events.insert(event.clone(), route);
         }
-        for (pattern, access) in rooms {
-            if !self.rooms.iter().any(|rule| rule.pattern == pattern) {
-                self.rooms.push(RoomRule { pattern, access, owner: name.clone() });
+        for (pattern, access) in &registration.rooms {
+            if !self.rooms.iter().any(|rule| rule.pattern == *pattern) {
+                self.rooms.push(RoomRule { pattern: pattern.clone(), access: access.clone(), owner: name.to_owned() });
             }
         }
         // A literal room of the same plugin goes before a template that would match it too.
         self.rooms.sort_by_key(|rule| rule.pattern.is_template());
-        self.plugins.push(Arc::clone(&served));
-        Ok(served)
+        if is_disabled {
+            self.disabled.insert(name.to_owned());
+        }
+        self.plugins.push(Arc::clone(served));
+        Ok(())
+    }
+}
+
+impl Served {
+    /// Makes a candidate ready to serve: compiles its schemas, once per load. `alarm` is woken when its breaker opens.
+    ///
+    /// # Errors
+    /// Where it does not go with itself.
+    pub fn new(candidate: Candidate, settings: &PluginSettings, state: State, alarm: Arc<Notify>) -> Result<Arc<Self>, AdmitError> {
+        let (inbound, outbound) = contract(&candidate, &settings.limits)?;
+        let health = Health::new(&settings.limits, alarm);
+        Ok(Arc::new(Self { plugin: Plugin::new(candidate, settings), inbound, outbound, state, health }))
     }
 }
 
@@ -257,6 +310,17 @@ fn contract(candidate: &Candidate, limits: &Limits) -> Result<Contract, AdmitErr
         outbound.insert(emits.event.clone(), Outbound { data, rooms: emits.rooms.clone(), everyone: emits.everyone });
     }
     Ok((inbound, outbound))
+}
+
+impl AdmitError {
+    /// Whose claim is in the way, where another plugin's is.
+    pub fn taken_by(&self) -> Option<&str> {
+        match self {
+            Self::EventTaken { by, .. } | Self::SchemaDiffers { by, .. } | Self::RoomTaken { by, .. } => Some(by),
+            Self::NameTaken { name, .. } => Some(name),
+            Self::Schema { .. } | Self::ReplyHasError { .. } => None,
+        }
+    }
 }
 
 /// Why a plugin can't serve beside the others, or at all.
@@ -312,7 +376,4 @@ pub enum AdmitError {
         /// The other file.
         file: PathBuf,
     },
-    /// Its state can't be opened.
-    #[error("its state can't be opened")]
-    State(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -2,6 +2,8 @@
 //!
 //! Knows neither sockets nor HTTP; both turn a [`Rejection`] into their own form ([`Rejection::document`], [`Rejection::status`]).
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -61,7 +63,12 @@ pub enum Rejection {
     /// The handler's own no; its code travels as `reason`.
     Refused(Refusal),
     /// Over the rate.
-    RateLimited(String),
+    RateLimited {
+        /// For people.
+        message: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// The mailbox or the instances are full, or the state is contended.
     Busy(String),
     /// A message, an attachment, the depth, or a handler's effects.
@@ -74,8 +81,12 @@ pub enum Rejection {
     Unavailable(String),
 }
 
-/// How long a client is asked to wait after `busy` or `rate_limited`, milliseconds: about the time in which a full mailbox drains.
-const RETRY_AFTER_MS: u64 = 250;
+/// How long a client is asked to wait after `busy`, and where nothing better is known: about the time in which a full mailbox drains.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
 
 impl Rejection {
     /// A payload that is wrong in a way that no schema had to find.
@@ -107,7 +118,7 @@ impl Rejection {
             "unavailable" => Self::Unavailable(refusal.message),
             // What the host said to a call that no client can put right.
             "misuse" | "undeclared" | "invalid_data" => Self::PluginFailed,
-            "rate_limited" => Self::RateLimited(refusal.message),
+            "rate_limited" => Self::RateLimited { message: refusal.message, retry_after: RETRY_AFTER },
             _ => {
                 truncate(&mut refusal.code, Self::MAX_REASON);
                 Self::Refused(refusal)
@@ -129,7 +140,7 @@ impl Rejection {
             Self::Unauthorized(_) => ("unauthorized", 401),
             Self::Forbidden(_) => ("forbidden", 403),
             Self::Refused(_) => ("refused", 409),
-            Self::RateLimited(_) => ("rate_limited", 429),
+            Self::RateLimited { .. } => ("rate_limited", 429),
             Self::Busy(_) => ("busy", 503),
             Self::TooLarge(_) => ("too_large", 413),
             Self::PluginFailed => ("plugin_failed", 500),
@@ -157,7 +168,7 @@ impl Rejection {
             Self::InvalidPayload { message, .. }
             | Self::Unauthorized(message)
             | Self::Forbidden(message)
-            | Self::RateLimited(message)
+            | Self::RateLimited { message, .. }
             | Self::Busy(message)
             | Self::TooLarge(message)
             | Self::Unavailable(message) => message,
@@ -179,8 +190,11 @@ impl Rejection {
                 Self::Refused(refusal) => {
                     members.insert("reason".to_owned(), json!(refusal.code));
                 }
-                Self::Busy(_) | Self::RateLimited(_) => {
-                    members.insert("retry_after_ms".to_owned(), json!(RETRY_AFTER_MS));
+                Self::Busy(_) => {
+                    members.insert("retry_after_ms".to_owned(), json!(milliseconds(RETRY_AFTER)));
+                }
+                Self::RateLimited { retry_after, .. } => {
+                    members.insert("retry_after_ms".to_owned(), json!(milliseconds(*retry_after)));
                 }
                 _ => {}
             }

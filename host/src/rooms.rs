@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::effect::{Effect, Emit, Target};
-use crate::event::Connection;
+use crate::event::{Connection, Identity};
 use crate::rejection::Rejection;
 use crate::transport::{Cut, Upgrades};
 
@@ -27,7 +27,7 @@ pub struct Rooms {
     /// Set once, before anything listens.
     io: OnceLock<(SocketIo, Vec<String>)>,
     /// The connections by their public ids.
-    by_public_id: RwLock<HashMap<String, Sid>>,
+    by_public_id: RwLock<HashMap<String, (Sid, Arc<Connection>)>>,
     /// Connections whose transport began as long-polling.
     pub(crate) upgrades: Upgrades,
     /// How long a client may not read before it is cut.
@@ -74,8 +74,9 @@ impl Rooms {
     }
 
     /// Makes a connection known by its public id.
-    pub(crate) fn enter(&self, public_id: &str, sid: Sid) {
-        self.by_public_id.write().unwrap_or_else(PoisonError::into_inner).insert(public_id.to_owned(), sid);
+    pub(crate) fn enter(&self, connection: &Arc<Connection>, sid: Sid) {
+        let known = (sid, Arc::clone(connection));
+        self.by_public_id.write().unwrap_or_else(PoisonError::into_inner).insert(connection.public_id.clone(), known);
     }
 
     /// Forgets it.
@@ -123,6 +124,20 @@ impl Rooms {
             }
         }
         applied
+    }
+
+    /// Takes connections out of the rooms that they may not be in any more.
+    pub fn recheck(&self, may_join: impl Fn(&str, &Identity) -> bool) {
+        let known = self.by_public_id.read().unwrap_or_else(PoisonError::into_inner);
+        let connections: Vec<_> = known.values().map(|(_, connection)| Arc::clone(connection)).collect();
+        drop(known);
+        for connection in connections {
+            let Some(socket) = self.find(&connection.namespace, &connection.public_id) else { continue };
+            for room in socket.rooms().into_iter().filter(|room| !may_join(room, &connection.identity)) {
+                tracing::info!(client = connection.public_id, %room, "taken out of a room: its rule has changed");
+                socket.leave(room);
+            }
+        }
     }
 
     /// Ends the connection, after whatever it was sent before.
@@ -238,7 +253,7 @@ impl Rooms {
     }
 
     fn find(&self, namespace: &str, public_id: &str) -> Option<SocketRef> {
-        let sid = *self.by_public_id.read().unwrap_or_else(PoisonError::into_inner).get(public_id)?;
+        let sid = self.by_public_id.read().unwrap_or_else(PoisonError::into_inner).get(public_id)?.0;
         self.io.get()?.0.of(namespace)?.get_socket(sid)
     }
 

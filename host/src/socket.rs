@@ -24,6 +24,7 @@ use crate::dispatcher::Dispatcher;
 use crate::event::{Connection, Event, EventId, Identity, Payload, host_event, is_event_name};
 use crate::rejection::Rejection;
 use crate::rooms::{ReplyTo, Rooms};
+use crate::transport::Peer;
 
 /// Takes connections and their events.
 pub(crate) struct Sockets {
@@ -157,11 +158,16 @@ impl Client {
             public_id: EventId::new(std::time::SystemTime::now()).to_string(),
             namespace: Arc::clone(namespace),
             identity: Arc::new(Identity::default()),
+            cause: match socket.req_parts().extensions.get::<Peer>() {
+                Some(Peer(address)) => format!("address {address}").into(),
+                None => "unknown".into(),
+            },
         };
-        sockets.rooms.enter(&connection.public_id, socket.id);
+        let connection = Arc::new(connection);
+        sockets.rooms.enter(&connection, socket.id);
         let client = Arc::new(Self {
             sockets: Arc::clone(sockets),
-            connection: Arc::new(connection),
+            connection,
             mailbox: Mutex::default(),
             drained: Notify::new(),
             left: OnceCell::new(),

@@ -151,7 +151,11 @@ async fn printing_without_end_does_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_instance_for_each_event_answers_as_a_warm_one() {
     let host = TestHost::with(&[guest("lab")], |config| {
-        let settings = sockhop::config::PluginSettings { instance_policy: sockhop::config::InstancePolicy::Fresh };
+        let settings = sockhop::config::PluginSettings {
+            instance_policy: sockhop::config::InstancePolicy::Fresh,
+            limits: config.limits.clone(),
+            ..Default::default()
+        };
         config.plugins.by_name.insert("lab".to_owned(), settings);
     })
     .await;

@@ -8,9 +8,9 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
+use sockhop::host;
 use sockhop::plugin::Engine;
 use sockhop::registry::{Routes, Served};
-use sockhop::reload::Loader;
 
 use super::output;
 
@@ -41,47 +41,54 @@ impl Check {
         };
         show_what_plugins_say();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let routes = runtime.block_on(load(config, &self.files))?;
+        let checked = runtime.block_on(check(config, &self.files))?;
         if self.json {
-            let mut document = document(&routes);
+            let mut document = document(&checked);
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
                 members.insert("config".to_owned(), json!({"ok": true, "file": file}));
             }
             output::json(&document);
         } else {
-            self.print(&routes);
+            self.print(&checked);
         }
-        Ok(if routes.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if checked.iter().all(|(_, result)| result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn print(&self, routes: &Routes) {
+    fn print(&self, checked: &[Checked]) {
         if let Some(config) = &self.config {
             output::line(format_args!("{}: ok", config.display()));
         }
-        for served in &routes.plugins {
-            let registration = &served.plugin.registration;
-            output::line(format_args!("{}: ok: {} {}", served.plugin.file.display(), registration.name, registration.version));
-            for (event, inbound) in &served.inbound {
-                output::line(format_args!("  handles  {event} (access: {})", inbound.access));
+        for (file, result) in checked {
+            match result {
+                Ok(served) => print_plugin(file, served),
+                Err(reason) => output::line(format_args!("{}: refused: {reason}", file.display())),
             }
-            for (event, outbound) in &served.outbound {
-                let mut rooms: Vec<_> = outbound.rooms.iter().map(ToString::to_string).collect();
-                rooms.extend(outbound.everyone.then(|| "*".to_owned()));
-                let rooms = if rooms.is_empty() { "the sender".to_owned() } else { rooms.join(", ") };
-                output::line(format_args!("  emits    {event} (to: {rooms})"));
-            }
-            for (room, access) in &registration.rooms {
-                output::line(format_args!("  room     {room} (access: {access})"));
-            }
-            for event in &registration.listens {
-                output::line(format_args!("  listens  {event}"));
-            }
-        }
-        for failed in &routes.failed {
-            output::line(format_args!("{}: refused: {}", failed.file.display(), failed.reason));
         }
     }
 }
+
+fn print_plugin(file: &Path, served: &Served) {
+    let registration = &served.plugin.registration;
+    output::line(format_args!("{}: ok: {} {}", file.display(), registration.name, registration.version));
+    for (event, inbound) in &served.inbound {
+        output::line(format_args!("  handles  {event} (access: {})", inbound.access));
+    }
+    for (event, outbound) in &served.outbound {
+        let mut rooms: Vec<_> = outbound.rooms.iter().map(ToString::to_string).collect();
+        rooms.extend(outbound.everyone.then(|| "*".to_owned()));
+        let rooms = if rooms.is_empty() { "the sender".to_owned() } else { rooms.join(", ") };
+        output::line(format_args!("  emits    {event} (to: {rooms})"));
+    }
+    for (room, access) in &registration.rooms {
+        output::line(format_args!("  room     {room} (access: {access})"));
+    }
+    for event in &registration.listens {
+        output::line(format_args!("  listens  {event}"));
+    }
+}
+
+/// A file with what it registers, or why it is refused.
+type Checked = (PathBuf, Result<Arc<Served>, String>);
 
 /// Reads what the configuration names and a host would read at its start.
 fn readable(config: Config) -> anyhow::Result<Config> {
@@ -97,18 +104,29 @@ fn show_what_plugins_say() {
 }
 
 /// Loads the files beside each other, as a host would load a directory; what they would store goes to a directory that is thrown away.
-async fn load(config: Config, files: &[PathBuf]) -> anyhow::Result<Routes> {
-    let mut routes = Routes::default();
+pub(super) async fn check(mut config: Config, files: &[PathBuf]) -> anyhow::Result<Vec<Checked>> {
+    let mut checked = Vec::new();
     if files.is_empty() {
-        return Ok(routes);
+        return Ok(checked);
     }
     let engine = Arc::new(Engine::new(Arc::new(config.limits.clone()), 1)?);
     let scratch = Scratch::new()?;
-    let loader = Loader::new(engine, Arc::new(config), scratch.0.clone());
+    config.data.dir.clone_from(&scratch.0);
+    let compiler = std::env::current_exe().context("can't find this program, which compiles plugins")?;
+    let loader = host::loader(&Arc::new(config), &compiler, engine, Arc::default());
+    let mut routes = Routes::default();
     for file in files {
-        loader.load(file, &mut routes).await;
+        let loaded = match loader.read(file).await {
+            Ok(source) => loader.load(source).await,
+            Err(failure) => Err(failure),
+        };
+        let result = match loaded {
+            Ok(served) => routes.admit(&served, false).map(|()| served).map_err(|error| error.to_string()),
+            Err(failure) => Err(failure.reason),
+        };
+        checked.push((file.clone(), result));
     }
-    Ok(routes)
+    Ok(checked)
 }
 
 /// A directory that goes with the check.
@@ -128,16 +146,16 @@ impl Drop for Scratch {
     }
 }
 
-fn document(routes: &Routes) -> Value {
-    let row = |served: &Arc<Served>| {
-        let registration = &served.plugin.registration;
-        json!({"file": served.plugin.file, "ok": true, "name": registration.name, "version": registration.version,
-            "digest": served.plugin.digest, "handles": served.inbound.keys().collect::<Vec<_>>(),
-            "emits": served.outbound.keys().collect::<Vec<_>>(),
-            "rooms": registration.rooms.iter().map(|(room, access)| json!({"room": room.to_string(), "access": access.to_string()})).collect::<Vec<_>>(),
-            "listens": registration.listens})
+fn document(checked: &[Checked]) -> Value {
+    let row = |(file, result): &Checked| match result {
+        Err(reason) => json!({"file": file, "ok": false, "reason": reason}),
+        Ok(served) => {
+            let registration = &served.plugin.registration;
+            let room = |(room, access): &(_, _)| json!({"room": ToString::to_string(room), "access": ToString::to_string(access)});
+            json!({"file": file, "ok": true, "name": registration.name, "version": registration.version, "digest": served.plugin.digest,
+                "handles": served.inbound.keys().collect::<Vec<_>>(), "emits": served.outbound.keys().collect::<Vec<_>>(),
+                "rooms": registration.rooms.iter().map(room).collect::<Vec<_>>(), "listens": registration.listens})
+        }
     };
-    let failed = |file: &Path, reason: &str| json!({"file": file, "ok": false, "reason": reason});
-    let rows: Vec<_> = routes.plugins.iter().map(row).chain(routes.failed.iter().map(|f| failed(&f.file, &f.reason))).collect();
-    json!({"ok": routes.failed.is_empty(), "plugins": rows})
+    json!({"ok": checked.iter().all(|(_, result)| result.is_ok()), "plugins": checked.iter().map(row).collect::<Vec<_>>()})
 }

@@ -38,6 +38,11 @@ pub(crate) struct Answer {
 }
 
 impl Target {
+    /// The configuration file that was named.
+    pub(crate) fn config(&self) -> Option<&PathBuf> {
+        self.config.as_ref()
+    }
+
     /// Asks the host.
     pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let config = super::load(self.config.as_ref())?;

@@ -3,29 +3,43 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::Target;
 use super::output;
 
-/// Shows the plugins of a running host
+/// Shows the plugins of a running host, and says what becomes of them
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Plugins {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    list: List,
+    list: Asked,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists the plugins: what serves, what failed and why
-    List(List),
+    List(Asked),
+    /// Shows one plugin, with the versions that can be gone back to
+    Show(Named),
+    /// Goes back to the version before, or to a kept one; state is not rolled back
+    Rollback {
+        #[command(flatten)]
+        named: Named,
+        /// Beginning of the digest of a kept version
+        #[arg(long, value_name = "DIGEST")]
+        to: Option<String>,
+    },
+    /// Answers a plugin's events `unavailable` until it is enabled, or its file changes
+    Disable(Named),
+    /// Serves a disabled plugin again, and takes its breaker for closed
+    Enable(Named),
 }
 
 #[derive(Debug, Args)]
-struct List {
+struct Asked {
     /// Prints JSON instead
     #[arg(long)]
     json: bool,
@@ -33,27 +47,55 @@ struct List {
     target: Target,
 }
 
+#[derive(Debug, Args)]
+struct Named {
+    /// The plugin's name
+    name: String,
+    #[command(flatten)]
+    asked: Asked,
+}
+
 impl Plugins {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let list = match self.command {
-            Some(Command::List(list)) => list,
-            None => self.list,
+        let (asked, path, body) = match self.command {
+            None => (self.list, "/api/plugins".to_owned(), None),
+            Some(Command::List(asked)) => (asked, "/api/plugins".to_owned(), None),
+            Some(Command::Show(Named { name, asked })) => (asked, format!("/api/plugins/{name}"), None),
+            Some(Command::Rollback { named: Named { name, asked }, to }) => {
+                (asked, format!("/api/plugins/{name}/rollback"), Some(json!({"to": to})))
+            }
+            Some(Command::Disable(Named { name, asked })) => (asked, format!("/api/plugins/{name}/disable"), Some(json!({}))),
+            Some(Command::Enable(Named { name, asked })) => (asked, format!("/api/plugins/{name}/enable"), Some(json!({}))),
         };
-        let plugins = list.target.ask("/api/plugins", None)?.success()?;
-        if list.json {
-            output::json(&plugins);
-        } else {
-            print(&plugins);
+        let document = asked.target.ask(&path, body.as_ref())?.success()?;
+        match (asked.json, document) {
+            (true, document) => output::json(&document),
+            (false, Value::Array(rows)) => print(&rows),
+            (false, one) => print_one(&one),
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// One plugin, a line for each thing that is known of it.
+fn print_one(plugin: &Value) {
+    for (member, value) in plugin.as_object().into_iter().flatten() {
+        let text = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Array(all) => {
+                all.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect::<Vec<_>>().join(" ")
+            }
+            other => other.to_string(),
+        };
+        output::line(format_args!("{member:<13}{text}"));
     }
 }
 
 /// Characters of a digest that a person needs to tell two versions apart.
 const SHORT_DIGEST: usize = 12;
 
-fn print(plugins: &Value) {
-    let rows = plugins.as_array().map(Vec::as_slice).unwrap_or_default();
+fn print(rows: &[Value]) {
     let text = |row: &Value, name: &str| match row.get(name) {
         Some(Value::String(text)) => text.clone(),
         None | Some(Value::Null) => "-".to_owned(),

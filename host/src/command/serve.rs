@@ -53,7 +53,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     output::line(format_args!("plugins  {}", plugins.display()));
     output::line(format_args!("data     {}", data.display()));
     if host::is_empty(&plugins) {
-        output::remark("warning: the plugin directory holds no .wasm; put one there and start again");
+        output::remark("warning: the plugin directory holds no .wasm; put one there");
     }
     let host = Host::bind(config).await?;
     let routes = host.routes();
@@ -62,8 +62,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let events: Vec<_> = served.inbound.keys().map(String::as_str).collect();
         output::line(format_args!("active   {} {}: {}", registration.name, registration.version, events.join(", ")));
     }
-    for failed in &routes.failed {
-        output::line(format_args!("failed   {}: {}", failed.file.display(), failed.reason));
+    for row in host.rows().iter() {
+        if let Some(error) = &row.last_error {
+            output::line(format_args!("failed   {}: {}", row.file.display(), error.reason));
+        }
     }
     drop(routes);
     let address = host.local_addr();

@@ -21,7 +21,7 @@ use tower::ServiceExt;
 
 use crate::config::Limits;
 use crate::rooms::Rooms;
-use crate::transport::{Cut, Cuttable};
+use crate::transport::{Cut, Cuttable, Peer};
 
 /// How long the head of a request may take: longer than any honest client, shorter than a hoard of half-sent ones can stay.
 const HEADER_READ: Duration = Duration::from_secs(10);
@@ -50,11 +50,11 @@ pub(crate) async fn accept(
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 if let Err(error) = tune(&stream, stalled) {
                     tracing::debug!(%error, "connection not tuned");
                 }
-                let serving = serve(stream, place.ok(), router.clone(), Arc::clone(&rooms), stop.clone());
+                let serving = serve(stream, Peer(peer.ip()), place.ok(), router.clone(), Arc::clone(&rooms), stop.clone());
                 tasks.spawn(serving);
             }
             Err(error) => {
@@ -75,7 +75,14 @@ fn tune(stream: &TcpStream, stalled: Duration) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve(stream: TcpStream, place: Option<OwnedSemaphorePermit>, router: Router, rooms: Arc<Rooms>, stop: CancellationToken) {
+async fn serve(
+    stream: TcpStream,
+    peer: Peer,
+    place: Option<OwnedSemaphorePermit>,
+    router: Router,
+    rooms: Arc<Rooms>,
+    stop: CancellationToken,
+) {
     let cut = Cut::default();
     let io = TokioIo::new(Cuttable::new(stream, &cut, place));
     let is_upgraded = Arc::new(AtomicBool::new(false));
@@ -87,6 +94,7 @@ async fn serve(stream: TcpStream, place: Option<OwnedSemaphorePermit>, router: R
             rooms.upgrades.remember(sid, &cut);
         }
         request.extensions_mut().insert(cut.clone());
+        request.extensions_mut().insert(peer);
         request
     });
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();

@@ -21,7 +21,9 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
         return unready("the host is starting or stopping");
     }
     let routes = api.registry.snapshot();
-    let serves = |name: &String| routes.plugins.iter().any(|served| served.plugin.name() == name);
+    let serves = |name: &String| {
+        !routes.is_disabled(name) && routes.plugins.iter().any(|served| served.plugin.name() == name && !served.health.is_open())
+    };
     match api.config.plugins.required.iter().find(|name| !serves(name)) {
         Some(missing) => unready(&format!("the required plugin `{missing}` does not serve")),
         None => Ok("ready\n"),

@@ -1,37 +1,117 @@
-//! `GET /api/plugins`: what is loaded, and what failed and why.
+//! `/api/plugins`: what is loaded, what failed and why, and what an operator says of it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Scope;
+use crate::reload::slots::OperatorError;
+use crate::reload::{Row, Word};
 
 use super::Api;
 use super::problem::Problem;
 
-/// One row for each plugin, those that serve first.
+/// One row for each plugin, and for each file that is none.
 pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
     api.keys.allow(&headers, Scope::Operate)?;
-    let routes = api.registry.snapshot();
-    let active = routes.plugins.iter().map(|served| {
-        let plugin = &served.plugin;
-        let (calls, failures) = plugin.counts();
-        json!({"name": plugin.name(), "version": plugin.registration.version, "state": "active", "generation": routes.generation,
-            "digest": plugin.digest, "file": plugin.file, "events": served.inbound.keys().collect::<Vec<_>>(),
-            "loaded_at": rfc3339(plugin.loaded_at), "last_error": null, "calls": calls, "failures": failures})
-    });
-    let failed = routes.failed.iter().map(|failed| {
-        // A file that never came to say its name is shown by that of the file.
-        let stem = || failed.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        json!({"name": failed.name.clone().or_else(stem), "version": null, "state": "failed", "generation": null, "digest": failed.digest,
-            "file": failed.file, "events": [], "loaded_at": null, "calls": 0, "failures": 0,
-            "last_error": {"digest": failed.digest, "reason": failed.reason, "at": rfc3339(failed.at)}})
-    });
-    Ok(Json(Value::Array(active.chain(failed).collect())))
+    Ok(Json(api.operator.rows().iter().map(row).collect()))
+}
+
+/// One plugin, with the versions that can be gone back to.
+pub(super) async fn show(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+    api.keys.allow(&headers, Scope::Operate)?;
+    shown(&api, &name)
+}
+
+/// The body of a rollback; without one, or without `to`, it goes to the version before.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RollBack {
+    to: Option<String>,
+}
+
+/// Goes back to an earlier version.
+pub(super) async fn roll_back(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    api.keys.allow(&headers, Scope::Operate)?;
+    let RollBack { to } = match body.is_empty() {
+        true => RollBack::default(),
+        false => serde_json::from_slice(&body).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", &format!("the body must be a JSON object {{to?: DIGEST}}: {error}"))
+        })?,
+    };
+    say(&api, &name, Word::RollBack(to)).await
+}
+
+/// Answers the plugin's events `unavailable`.
+pub(super) async fn disable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+    api.keys.allow(&headers, Scope::Operate)?;
+    say(&api, &name, Word::Disable).await
+}
+
+/// Serves it again.
+pub(super) async fn enable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+    api.keys.allow(&headers, Scope::Operate)?;
+    say(&api, &name, Word::Enable).await
+}
+
+async fn say(api: &Api, name: &str, word: Word) -> Result<Json<Value>, Problem> {
+    api.operator.say(name, word).await.map_err(|error| {
+        let (status, code) = match &error {
+            OperatorError::Unknown(_) => (StatusCode::NOT_FOUND, "not_found"),
+            OperatorError::NoEarlier(_) | OperatorError::NotKept { .. } => (StatusCode::CONFLICT, "refused"),
+        };
+        Problem::new(status, code, &error.to_string())
+    })?;
+    shown(api, name)
+}
+
+fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
+    let rows = api.operator.rows();
+    let Some(found) = rows.iter().find(|row| row.name == name) else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", &format!("no plugin `{name}` is known here")));
+    };
+    let mut document = row(found);
+    if let (Some(members), Some(slot)) = (document.as_object_mut(), &found.slot) {
+        members.insert("kept".to_owned(), json!(slot.kept));
+        members.insert("in_file".to_owned(), json!(slot.in_file));
+        members.insert("pinned".to_owned(), json!(slot.pinned));
+    }
+    Ok(Json(document))
+}
+
+fn row(row: &Row) -> Value {
+    let served = row.served.as_deref();
+    let plugin = served.map(|served| &served.plugin);
+    let (calls, failures) = plugin.map_or((0, 0), |plugin| plugin.counts());
+    let (memory, instances) = plugin.map_or((0, 0), |plugin| plugin.memory_and_instances());
+    let error = |error: &crate::reload::slots::LastError| json!({"digest": error.digest, "reason": error.reason, "at": rfc3339(error.at)});
+    json!({
+        "name": row.name,
+        "version": plugin.map(|plugin| &plugin.registration.version),
+        "state": row.state(),
+        "generation": served.map(|_| row.generation),
+        "digest": plugin.map(|plugin| &plugin.digest),
+        "file": row.file,
+        "events": served.map(|served| served.inbound.keys().collect::<Vec<_>>()).unwrap_or_default(),
+        "loaded_at": plugin.map(|plugin| rfc3339(plugin.loaded_at)),
+        "last_error": row.last_error.as_ref().map(error),
+        "calls": calls,
+        "failures": failures,
+        "instances": instances,
+        "memory_bytes": memory,
+        "draining": row.draining,
+    })
 }
 
 /// RFC 3339 in UTC with milliseconds.

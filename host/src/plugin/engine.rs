@@ -1,5 +1,6 @@
 //! The one WebAssembly engine of a host: its limits, and the clock that interrupts guests.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,8 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use wasmtime_wasi_config::WasiConfig;
 
 use crate::config::Limits;
 
@@ -25,9 +28,9 @@ const MEMORIES_OF_A_COMPONENT: u32 = 16;
 const TABLES_OF_A_COMPONENT: u32 = 64;
 const INSTANCE_METADATA_BYTES: usize = 10 << 20;
 
-/// Bytes of a guest's own stack, within the fibre's.
+/// Bytes of a guest's own stack, within the fibre's; what is left is the host's, for the calls that it answers there.
 const WASM_STACK_BYTES: usize = 512 << 10;
-const FIBRE_STACK_BYTES: usize = 1 << 20;
+const FIBRE_STACK_BYTES: usize = 2 << 20;
 
 /// Frames of a trap's backtrace: enough to see which handler it was, and one log line of a guest that recursed without end.
 const BACKTRACE_FRAMES: NonZeroUsize = match NonZeroUsize::new(16) {
@@ -68,9 +71,16 @@ impl Engine {
         Ok(Self { wasm, linker, limits, workers, stop })
     }
 
-    /// Instances of one plugin that may run at once.
-    pub(super) fn instances(&self) -> usize {
-        self.limits.instances.map_or(2 * self.workers, usize::from)
+    /// Instances of a plugin that may run at once under these limits.
+    pub(super) fn instances(&self, limits: &Limits) -> usize {
+        limits.instances.map_or(2 * self.workers, usize::from)
+    }
+
+    /// What compiled code must have been made by to run here.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.wasm.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
     }
 }
 
@@ -92,14 +102,24 @@ fn config(limits: &Limits) -> Config {
         .max_tables_per_component(TABLES_OF_A_COMPONENT)
         .max_component_instance_size(INSTANCE_METADATA_BYTES)
         .max_core_instance_size(INSTANCE_METADATA_BYTES);
+    let mut config = code_config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool)).async_stack_size(FIBRE_STACK_BYTES);
+    config
+}
+
+/// An engine that only compiles, for a process that does nothing else: what it makes runs in the host's.
+pub(super) fn for_compiling() -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&code_config())
+}
+
+/// What decides the compiled code, and so must be the same where it is made and where it runs.
+fn code_config() -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         // Component-model async is not used: without its bookkeeping a call costs half.
         .concurrency_support(false)
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
-        .async_stack_size(FIBRE_STACK_BYTES)
         // What a guest's backtrace says is for the log, and costs nothing until a trap.
         .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES));
     config
@@ -108,6 +128,7 @@ fn config(limits: &Limits) -> Config {
 fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<InstanceState>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut InstanceState| WasiConfig::from(state.config.as_ref()))?;
     bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     Ok(linker)
 }

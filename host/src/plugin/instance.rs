@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::effect::HostCalls;
 use crate::event::Event;
 use crate::rejection::Refusal;
@@ -26,6 +28,8 @@ pub(super) struct Instance {
     store: Store<InstanceState>,
     guest: bindings::Plugin,
     clock: Arc<CpuClock>,
+    /// Ends what still runs on a version that was replaced too long ago.
+    retired: CancellationToken,
     /// Bytes that the guest took when it was new.
     initial_memory: usize,
     /// Events that it has handled.
@@ -94,11 +98,11 @@ impl Instance {
     /// Makes an instance of `code`, within `budget`: it runs the guest's start functions.
     pub(super) async fn new(code: &Code, budget: &mut Budget) -> Result<Self, Failure> {
         let clock = Arc::new(CpuClock::new());
-        let state = InstanceState::new(&code.engine.limits, &code.output, &code.memory);
+        let state = InstanceState::new(&code.limits, &code.config, &code.output, &code.memory);
         let mut store = Store::new(&code.engine.wasm, state);
         store.limiter(|state| &mut state.memory);
-        store.set_max_component_handles(code.engine.limits.handles.get());
-        store.set_hostcall_fuel(code.engine.limits.host_call_bytes.get());
+        store.set_max_component_handles(code.limits.handles.get());
+        store.set_hostcall_fuel(code.limits.host_call_bytes.get());
         let ticking = Arc::clone(&clock);
         store.epoch_deadline_callback(move |_| match ticking.is_over() {
             // Not wasmtime's own yield: tokio would put the task at the front of its queue, and its neighbours would starve.
@@ -106,7 +110,7 @@ impl Instance {
             true => Err(CpuExceeded.into()),
         });
         store.set_epoch_deadline(1);
-        let made = within(&clock, budget, code.pre.instantiate_async(&mut store)).await;
+        let made = within(&clock, budget, &code.retired, code.pre.instantiate_async(&mut store)).await;
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => Failure::NoRoom(error),
             Failure::Trapped(error) => Failure::NotInstantiated(error),
@@ -114,18 +118,18 @@ impl Instance {
             other => other,
         })?;
         let initial_memory = store.data().memory.used;
-        Ok(Self { store, guest, clock, initial_memory, handled: 0 })
+        Ok(Self { store, guest, clock, retired: code.retired.clone(), initial_memory, handled: 0 })
     }
 
     /// Runs `register` within `budget`, and drops the instance.
     pub(super) async fn register(mut self, code: &Code, budget: &mut Budget) -> Result<Result<Registration, Refusal>, Failure> {
-        let limits = &code.engine.limits;
+        let limits = &code.limits;
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
         self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
         // A tick that came while nobody ran is no reason to yield.
         self.store.set_epoch_deadline(1);
         let call = self.guest.call_register(&mut self.store);
-        let returned = within(&self.clock, budget, call).await.map_err(|error| explain(error, &self.store, budget))?;
+        let returned = within(&self.clock, budget, &self.retired, call).await.map_err(|error| explain(error, &self.store, budget))?;
         match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
             Phase::Registering(declarations) => Ok(returned.map_err(Refusal::from).and_then(|()| declarations.finish())),
             Phase::Idle | Phase::Handling(_) => Ok(Err(Refusal::misuse("`register` lost its declarations"))),
@@ -144,7 +148,7 @@ impl Instance {
         let event = types::Event::from(event);
         self.store.set_epoch_deadline(1);
         let call = self.guest.call_handle(&mut self.store, &event);
-        let returned = within(&self.clock, budget, call).await;
+        let returned = within(&self.clock, budget, &self.retired, call).await;
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
         match (returned, phase) {
             (Ok(answer), Phase::Handling(calls)) => Ok((answer.map_err(Refusal::from), calls)),
@@ -184,11 +188,17 @@ fn explain(error: wasmtime::Error, store: &Store<InstanceState>, budget: &Budget
 }
 
 /// Awaits a guest's call within what is left of `budget`, and takes off what it used. A call that is given up leaves its store unusable.
-async fn within<T>(clock: &CpuClock, budget: &mut Budget, call: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
+async fn within<T>(
+    clock: &CpuClock,
+    budget: &mut Budget,
+    retired: &CancellationToken,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> wasmtime::Result<T> {
     clock.begin(budget.cpu_left);
-    let answer = tokio::time::timeout_at(budget.until.into(), metered(clock, call)).await;
+    let call = retired.run_until_cancelled(metered(clock, call));
+    let answer = tokio::time::timeout_at(budget.until.into(), call).await;
     budget.cpu_left = budget.cpu_left.saturating_sub(clock.used());
-    answer.unwrap_or_else(|_| Err(WallExceeded.into()))
+    answer.ok().flatten().unwrap_or_else(|| Err(WallExceeded.into()))
 }
 
 /// Counts the time from each resumption of `call` to its next yield.

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
@@ -12,10 +12,12 @@ use crate::rejection::Refusal;
 
 use super::Code;
 use super::bindings::PluginPre;
+use super::compiler::{CompileError, Compiler};
 use super::engine::Engine;
 use super::instance::{Budget, Failure, Instance};
 use super::output::Output;
 use super::registration::Registration;
+use super::state::InstanceState;
 
 /// A plugin that says what it is, not yet admitted beside others.
 pub struct Candidate {
@@ -25,7 +27,8 @@ pub struct Candidate {
     pub file: PathBuf,
     /// SHA-256 of the file, hexadecimal.
     pub digest: String,
-    pub(super) code: Arc<Code>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) pre: PluginPre<InstanceState>,
 }
 
 /// Why a file is no plugin.
@@ -42,9 +45,12 @@ pub enum LoadError {
         /// Bytes.
         limit: u64,
     },
-    /// No WebAssembly at all, or only the beginning of some.
+    /// No WebAssembly at all.
     #[error("is no WebAssembly component, or only a part of one")]
-    NotWasm(#[source] Option<wasmtime::Error>),
+    NotWasm,
+    /// Only the beginning of some, or more than the compiler takes.
+    #[error("is no WebAssembly component, or only a part of one")]
+    NotCompiled(#[source] CompileError),
     /// A core module.
     #[error("is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`")]
     CoreModule,
@@ -81,6 +87,19 @@ pub enum LoadError {
     Refused(Refusal),
 }
 
+impl LoadError {
+    /// Whether the file is at fault: then it need not be tried again until it changes.
+    pub fn is_by_bytes(&self) -> bool {
+        match self {
+            Self::Unreadable(_) => false,
+            Self::NotCompiled(error) => error.is_by_bytes(),
+            // A machine that is busy makes a good plugin slow.
+            Self::RegisterFailed(Failure::CpuExceeded(_) | Failure::WallExceeded(_) | Failure::NoRoom(_)) => false,
+            _ => true,
+        }
+    }
+}
+
 /// The version of the interface that this host implements.
 const HOST_WIT: &str = "0.1.0";
 
@@ -97,7 +116,8 @@ pub struct Source {
     pub file: PathBuf,
     /// SHA-256 of its bytes, hexadecimal.
     pub digest: String,
-    bytes: Vec<u8>,
+    /// What it holds.
+    pub bytes: Vec<u8>,
 }
 
 /// Reads `file`.
@@ -115,41 +135,41 @@ pub async fn read(engine: &Engine, file: &Path) -> Result<Source, LoadError> {
     Ok(Source { file: file.to_owned(), digest, bytes })
 }
 
-/// Compiles and links what was read, and lets it register. Compiling takes a thread for as long as it lasts, and none of the runtime's.
+/// Compiles and links what was read, and lets it register.
 ///
 /// # Errors
 /// Why the file is no plugin.
-pub async fn load(engine: &Arc<Engine>, source: Source) -> Result<Candidate, LoadError> {
+pub async fn load(engine: &Arc<Engine>, compiler: &Compiler, source: Source) -> Result<Candidate, LoadError> {
     let Source { file, digest, bytes } = source;
-    let compiling = Arc::clone(engine);
-    let compiled = tokio::task::spawn_blocking(move || compile(&compiling, &bytes)).await;
-    let pre = compiled.map_err(|error| LoadError::NotWasm(Some(wasmtime::Error::new(error))))??;
+    if !bytes.starts_with(MAGIC) {
+        return Err(LoadError::NotWasm);
+    }
+    if bytes.starts_with(CORE_MODULE) {
+        return Err(LoadError::CoreModule);
+    }
+    let component = compiler.compile(engine, &digest, bytes).await.map_err(LoadError::NotCompiled)?;
+    check_world(engine, &component)?;
+    let pre = engine.linker.instantiate_pre(&component).map_err(LoadError::Mismatch)?;
+    let pre = PluginPre::new(pre).map_err(LoadError::Mismatch)?;
+    let registration = register(engine, &file, &pre).await?;
+    Ok(Candidate { registration, file, digest, engine: Arc::clone(engine), pre })
+}
+
+/// Runs `register` in an instance that is then dropped, under the limits of all plugins: which one it is, it says only now.
+async fn register(engine: &Arc<Engine>, file: &Path, pre: &PluginPre<InstanceState>) -> Result<Registration, LoadError> {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let output = Output::new(&stem, engine.limits.log_lines_per_second, engine.limits.log_line_bytes);
-    let code = Code { engine: Arc::clone(engine), pre, output: Arc::new(output), memory: Arc::new(AtomicUsize::new(0)) };
+    let limits = Arc::clone(&engine.limits);
+    let output = Arc::new(Output::new(&stem, &limits));
+    let (config, memory, retired) = (Arc::default(), Arc::default(), CancellationToken::new());
+    let code = Code { engine: Arc::clone(engine), pre: pre.clone(), limits, config, output, memory, retired };
     let mut budget = Budget::new(engine.limits.register_cpu_ms, engine.limits.event_wall_ms);
     let instance = Instance::new(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?;
-    let registration = instance.register(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)?;
-    code.output.rename(&registration.name);
-    Ok(Candidate { registration, file, digest, code: Arc::new(code) })
+    instance.register(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)
 }
 
 /// The first bytes of a binary: the same magic for both, then the version and the layer (0: core module, 1: component).
 const MAGIC: &[u8] = b"\0asm";
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
-
-fn compile(engine: &Engine, bytes: &[u8]) -> Result<PluginPre<super::state::InstanceState>, LoadError> {
-    if !bytes.starts_with(MAGIC) {
-        return Err(LoadError::NotWasm(None));
-    }
-    if bytes.starts_with(CORE_MODULE) {
-        return Err(LoadError::CoreModule);
-    }
-    let component = Component::from_binary(&engine.wasm, bytes).map_err(|error| LoadError::NotWasm(Some(error)))?;
-    check_world(engine, &component)?;
-    let pre = engine.linker.instantiate_pre(&component).map_err(LoadError::Mismatch)?;
-    PluginPre::new(pre).map_err(LoadError::Mismatch)
-}
 
 /// Names what does not fit before the linker says so in its own words.
 fn check_world(engine: &Engine, component: &Component) -> Result<(), LoadError> {

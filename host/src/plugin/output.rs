@@ -9,12 +9,15 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use crate::config::Limits;
 use crate::effect::LogLevel;
 use crate::rejection::truncate;
 
 /// One plugin's voice in the host's log, shared by its instances.
 #[derive(Debug)]
 pub(super) struct Output {
+    /// As it was registered; the file's name before that.
+    plugin: Arc<str>,
     lines_per_second: NonZeroU32,
     line_bytes: NonZeroUsize,
     state: Mutex<OutputState>,
@@ -22,8 +25,6 @@ pub(super) struct Output {
 
 #[derive(Debug)]
 struct OutputState {
-    /// As it was registered; the file's name before that.
-    plugin: Arc<str>,
     window: Instant,
     /// Lines shown in this window.
     shown: u32,
@@ -35,14 +36,17 @@ struct OutputState {
 const WINDOW: Duration = Duration::from_secs(1);
 
 impl Output {
-    pub(super) fn new(plugin: &str, lines_per_second: NonZeroU32, line_bytes: NonZeroUsize) -> Self {
-        let state = OutputState { plugin: plugin.into(), window: Instant::now(), shown: 0, dropped: 0 };
-        Self { lines_per_second, line_bytes, state: Mutex::new(state) }
+    /// The voice of `plugin`, as loud as its limits allow.
+    pub(super) fn new(plugin: &str, limits: &Limits) -> Self {
+        let state = OutputState { window: Instant::now(), shown: 0, dropped: 0 };
+        let (lines_per_second, line_bytes) = (limits.log_lines_per_second, limits.log_line_bytes);
+        Self { plugin: plugin.into(), lines_per_second, line_bytes, state: Mutex::new(state) }
     }
 
     /// Writes one line; beyond the rate it is counted and dropped.
     pub(super) fn write(&self, level: LogLevel, event: &str, mut message: String) {
-        let (plugin, dropped) = {
+        let plugin = &self.plugin;
+        let dropped = {
             // The lock guards counters only: a panic elsewhere leaves them whole.
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.window.elapsed() >= WINDOW {
@@ -53,7 +57,7 @@ impl Output {
                 return;
             }
             state.shown += 1;
-            (Arc::clone(&state.plugin), std::mem::take(&mut state.dropped))
+            std::mem::take(&mut state.dropped)
         };
         if dropped > 0 {
             tracing::warn!(target: "plugin", %plugin, dropped, "log lines dropped: over the plugin's rate");
@@ -70,11 +74,6 @@ impl Output {
             LogLevel::Warn => tracing::warn!(target: "plugin", %plugin, event, "{message}"),
             LogLevel::Error => tracing::error!(target: "plugin", %plugin, event, "{message}"),
         }
-    }
-
-    /// Calls the plugin by the name that it registered.
-    pub(super) fn rename(&self, plugin: &str) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).plugin = plugin.into();
     }
 }
 
@@ -150,9 +149,14 @@ impl StdoutStream for LineStream {
 mod tests {
     use super::*;
 
+    fn limits(lines: u32) -> Limits {
+        let (log_lines_per_second, log_line_bytes) = (NonZeroU32::new(lines).unwrap(), NonZeroUsize::new(8).unwrap());
+        Limits { log_lines_per_second, log_line_bytes, ..Limits::default() }
+    }
+
     #[test]
     fn lines_over_the_rate_are_counted_and_dropped() {
-        let output = Output::new("loud", NonZeroU32::new(2).unwrap(), NonZeroUsize::new(8).unwrap());
+        let output = Output::new("loud", &limits(2));
         for _ in 0..5 {
             output.write(LogLevel::Info, "", "hello".to_owned());
         }
@@ -162,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_line_without_an_end_takes_no_more_memory_than_a_line_may() {
-        let stream = LineStream::new(Arc::new(Output::new("loud", NonZeroU32::MIN, NonZeroUsize::new(8).unwrap())), LogLevel::Info);
+        let stream = LineStream::new(Arc::new(Output::new("loud", &limits(1))), LogLevel::Info);
         for _ in 0..1000 {
             stream.take(b"no end in sight ");
         }

@@ -1,6 +1,6 @@
 //! What a plugin says about itself while `register` runs, checked call by call. Schemas stay text here: the registry compiles them.
 
-use crate::config::is_plugin_name;
+use crate::config::{KEYS_OF_PLUGINS, is_plugin_name};
 use crate::event::{host_event, is_event_name};
 use crate::rejection::Refusal;
 use crate::rule::{Access, RoomPattern};
@@ -84,7 +84,7 @@ impl Declarations {
             if !is_plugin_name(name) {
                 return Err(Refusal::misuse(format!("`{name}` is no plugin name: [a-z][a-z0-9_]{{0,63}}")));
             }
-            if RESERVED_PLUGIN_NAMES.contains(&name) {
+            if KEYS_OF_PLUGINS.contains(&name) {
                 return Err(Refusal::misuse(format!("`{name}` is a key of the configuration's table `[plugins]`, and so no plugin name")));
             }
             if let Err(error) = semver::Version::parse(version) {
@@ -219,9 +219,6 @@ impl Declarations {
 
 /// Stands among the rooms of `emits` for every connection.
 const EVERYONE: &str = "*";
-
-/// Keys that stand beside the tables of single plugins in `[plugins]`.
-const RESERVED_PLUGIN_NAMES: [&str; 2] = ["dir", "required"];
 
 fn check_event_name(event: &str) -> Result<(), Refusal> {
     if is_event_name(event) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Result};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_config::WasiConfigVariables;
 
 use crate::config::Limits;
 use crate::effect::{HostCalls, LogLevel, Target};
@@ -19,6 +20,8 @@ use super::registration::Declarations;
 pub(super) struct InstanceState {
     pub(super) phase: Phase,
     pub(super) memory: MemoryLimiter,
+    /// The plugin's own settings.
+    pub(super) config: Arc<WasiConfigVariables>,
     output: Arc<Output>,
     wasi: WasiCtx,
     resources: ResourceTable,
@@ -35,7 +38,7 @@ pub(super) enum Phase {
 }
 
 impl InstanceState {
-    pub(super) fn new(limits: &Limits, output: &Arc<Output>, plugin_memory: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(limits: &Limits, config: &Arc<WasiConfigVariables>, output: &Arc<Output>, plugin_memory: &Arc<AtomicUsize>) -> Self {
         let wasi = WasiCtx::builder()
             .stdout(LineStream::new(Arc::clone(output), LogLevel::Info))
             .stderr(LineStream::new(Arc::clone(output), LogLevel::Warn))
@@ -45,7 +48,8 @@ impl InstanceState {
             .build();
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(limits.handles.get());
-        Self { phase: Phase::Idle, memory: MemoryLimiter::new(limits, plugin_memory), output: Arc::clone(output), wasi, resources }
+        let memory = MemoryLimiter::new(limits, plugin_memory);
+        Self { phase: Phase::Idle, memory, config: Arc::clone(config), output: Arc::clone(output), wasi, resources }
     }
 
     fn handling(&mut self) -> std::result::Result<&mut dyn HostCalls, Refusal> {

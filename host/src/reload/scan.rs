@@ -1,24 +1,52 @@
 //! Which files of a directory are plugins.
 
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-/// The `.wasm` files of `dir`, in the order of their names. Hidden files (names that begin with `.`, as unfinished copies do) and
-/// sub-directories are passed over; a symbolic link counts as what it points to.
+/// What tells one state of a file from another without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    modified: Option<SystemTime>,
+    size: u64,
+    /// Which file it is, and when its name or anything else of it changed: a rename brings another one of the same size and age.
+    identity: (u64, i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+        };
+        #[cfg(not(unix))]
+        let identity = (0, 0, 0);
+        Self { modified: metadata.modified().ok(), size: metadata.len(), identity }
+    }
+}
+
+/// The `.wasm` files of `dir` with their stamps, in the order of their names. Hidden files (names that begin with `.`, as unfinished copies
+/// do) and sub-directories are passed over; a symbolic link counts as what it points to.
 ///
 /// # Errors
 /// Where the directory can't be read.
-pub fn scan(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
         let named = path.extension().is_some_and(|extension| extension == "wasm");
-        if named && !hidden && path.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            files.push(path);
+        if let Ok(metadata) = path.metadata()
+            && named
+            && !hidden
+            && metadata.is_file()
+        {
+            files.push((path, Stamp::of(&metadata)));
         }
     }
-    files.sort();
+    files.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files)
 }
 
@@ -33,7 +61,20 @@ mod tests {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         std::fs::create_dir(dir.path().join("c.wasm")).unwrap();
-        let names: Vec<_> = scan(dir.path()).unwrap().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+        let names: Vec<_> = scan(dir.path()).unwrap().iter().map(|(path, _)| path.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["a.wasm", "b.wasm"]);
+    }
+
+    #[test]
+    fn another_file_of_the_same_size_and_age_has_another_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a.wasm"), dir.path().join("b"));
+        for file in [&a, &b] {
+            std::fs::write(file, "same").unwrap();
+            std::fs::File::options().write(true).open(file).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        let before = scan(dir.path()).unwrap();
+        std::fs::rename(&b, &a).unwrap();
+        assert_ne!(before, scan(dir.path()).unwrap());
     }
 }

@@ -185,12 +185,12 @@ impl Slots {
     }
 
     /// `file` holds something that is no plugin. The version that served before goes on; a choice of the operator's stands.
-    pub fn broken(&mut self, file: &Path, error: LastError) {
+    pub fn broken(&mut self, file: &Path, error: LastError, by_its_bytes: bool) {
         if let Some(slot) = self.by_name.values_mut().find(|slot| slot.file == file) {
-            if let Some(digest) = &error.digest {
+            if let Some(digest) = error.digest.as_ref().filter(|_| by_its_bytes) {
                 slot.in_file.clone_from(digest);
+                slot.is_in_file_good = false;
             }
-            slot.is_in_file_good = false;
             slot.last_error = Some(error);
         }
     }

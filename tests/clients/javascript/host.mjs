@@ -15,17 +15,17 @@ const START_MS = 60_000;
 const STOP_MS = 30_000;
 
 /**
- * A running host with the bundled plugins and these `guests`: `url`, `key` (all scopes), `restart()` (the same data, another port) and
+ * A running host with the bundled plugins, these `guests` and these `settings` (as the environment names them): `url`, `key` (all scopes), `restart()` (the same data, another port) and
  * `stop()`. Its own temporary directory is its working directory too, so that no configuration of this machine reaches it.
  */
-export async function startHost({ guests = [] } = {}) {
+export async function startHost({ guests = [], settings = {} } = {}) {
   const bin = fromEnvironment("SOCKHOP_BIN");
   const directory = await mkdtemp(join(tmpdir(), "sockhop-"));
   const [data, plugins] = [join(directory, "data"), join(directory, "plugins")];
   const host = {};
 
   const start = async () => {
-    const running = await run(bin, ["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data], directory);
+    const running = await run(bin, ["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data], directory, settings);
     Object.assign(host, { url: running.url, process: running });
     host.key = (await readFile(join(data, "key"), "utf8")).trim();
   };
@@ -59,9 +59,10 @@ function fromEnvironment(name) {
   return process.env[name];
 }
 
-async function run(bin, args, cwd) {
+async function run(bin, args, cwd, settings) {
   // Settings of the caller's own environment are not this test's.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SOCKHOP_")));
+  Object.assign(env, settings);
   const child = spawn(bin, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
   // Nothing may outlive a test file that ends early; a signal would end this process without its `exit`.
   const killChild = () => child.kill("SIGKILL");

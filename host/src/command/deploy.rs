@@ -1,0 +1,102 @@
+//! `sockhop deploy`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::client::Target;
+use super::output;
+
+/// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The plugin
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// Waits until the host serves it (exit status 0) or has refused it (1, with the reason)
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait")]
+    timeout: u64,
+    /// Plugin directory of the host; without it, the one of the configuration
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// Prints JSON instead
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// How often the host is asked whether the plugin serves.
+const ASK: Duration = Duration::from_millis(50);
+
+impl Deploy {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let config = super::load(self.target.config())?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let checked = runtime.block_on(super::check::check(config.clone(), std::slice::from_ref(&self.file)))?;
+        let served = match checked.into_iter().next() {
+            Some((_, Ok(served))) => served,
+            Some((file, Err(reason))) => bail!("{} is refused: {reason}", file.display()),
+            None => bail!("there is no file to deploy"),
+        };
+        let (name, digest) = (served.plugin.name(), served.plugin.digest.as_str());
+        let dir = self.plugins.clone().unwrap_or_else(|| config.plugins.dir.clone());
+        let place = self.place(&dir, name);
+        put(&self.file, &place)?;
+        if !self.wait {
+            return Ok(self.say(name, digest, &place, "deployed"));
+        }
+        let until = Instant::now() + Duration::from_secs(self.timeout);
+        while Instant::now() < until {
+            let answer = self.target.ask(&format!("/api/plugins/{name}"), None)?;
+            let is = |member: &str| answer.document.pointer(member).and_then(Value::as_str).unwrap_or_default().to_owned();
+            if is("/digest") == digest && is("/state") == "active" {
+                return Ok(self.say(name, digest, &place, "serves"));
+            }
+            if is("/last_error/digest") == digest {
+                bail!("{name} is refused by the host: {}", is("/last_error/reason"));
+            }
+            std::thread::sleep(ASK);
+        }
+        bail!("the host has not served {name} within {} s; `sockhop plugins show {name}` says what it does", self.timeout)
+    }
+
+    /// The file that the plugin has already, or one of its name.
+    fn place(&self, dir: &Path, name: &str) -> PathBuf {
+        let own = dir.join(format!("{name}.wasm"));
+        let Ok(answer) = self.target.ask(&format!("/api/plugins/{name}"), None) else { return own };
+        let file = answer.document.get("file").and_then(Value::as_str).map(PathBuf::from);
+        match file.filter(|_| answer.status == 200) {
+            // The host's own path, where it is the same directory from here; else its name in this one.
+            Some(file) if file.exists() => file,
+            Some(file) => file.file_name().map_or(own, |file| dir.join(file)),
+            None => own,
+        }
+    }
+
+    fn say(&self, name: &str, digest: &str, place: &Path, word: &str) -> ExitCode {
+        match self.json {
+            true => output::json(&json!({"name": name, "digest": digest, "file": place, "status": word})),
+            false => output::line(format_args!("{name} {digest} {word} ({})", place.display())),
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+/// Copies beside the place, under a name that no host reads, and renames: whoever looks sees the old file or the new one, whole.
+fn put(file: &Path, place: &Path) -> anyhow::Result<()> {
+    let name = place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let unfinished = place.with_file_name(format!(".{name}.{}", std::process::id()));
+    let put = std::fs::copy(file, &unfinished).and_then(|_| std::fs::rename(&unfinished, place));
+    if put.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    put.with_context(|| format!("can't put {} to {}", file.display(), place.display()))
+}

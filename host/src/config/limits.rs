@@ -1,0 +1,225 @@
+//! `[limits]`: how much one client, one event and one plugin may take.
+
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::breaker::BreakerLimits;
+
+/// The keys of `[plugins.NAME]`: two that are no limits, and the limits that a plugin can have of its own.
+pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
+    "instance_policy",
+    "config",
+    "instance_memory_bytes",
+    "plugin_memory_bytes",
+    "instances",
+    "event_cpu_ms",
+    "event_wall_ms",
+    "effects",
+    "effects_bytes",
+    "host_call_bytes",
+    "handles",
+    "random_bytes",
+    "state_key_bytes",
+    "state_value_bytes",
+    "state_bytes",
+    "log_lines_per_second",
+    "log_line_bytes",
+    "drain_ms",
+    "breaker_failures",
+    "breaker_failures_within_ms",
+    "breaker_calls",
+    "breaker_calls_within_ms",
+    "breaker_open_ms",
+    "breaker_open_at_most_ms",
+];
+
+/// `[limits]`: how much one client, one event and one plugin may take. Units are in the names.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// A plugin's file. Larger ones are not read.
+    pub plugin_file_bytes: NonZeroU64,
+    /// All memories and tables of one instance.
+    pub instance_memory_bytes: NonZeroUsize,
+    /// All instances of one plugin.
+    pub plugin_memory_bytes: NonZeroUsize,
+    /// Instances of one plugin that run at once; twice the host's worker threads where it is not set.
+    pub instances: Option<NonZeroUsize>,
+    /// Running time of one event's handler, reruns included.
+    #[serde(deserialize_with = "milliseconds")]
+    pub event_cpu_ms: Duration,
+    /// All the time of one event, waiting and reruns included.
+    #[serde(deserialize_with = "milliseconds")]
+    pub event_wall_ms: Duration,
+    /// Running time of `register`.
+    #[serde(deserialize_with = "milliseconds")]
+    pub register_cpu_ms: Duration,
+    /// Calls of `registry` that one `register` may make.
+    pub declarations: NonZeroUsize,
+    /// One schema.
+    pub schema_bytes: NonZeroUsize,
+    /// Effects of one event.
+    pub effects: NonZeroUsize,
+    /// All data of one event's effects.
+    pub effects_bytes: NonZeroUsize,
+    /// Data that one host call may carry, either way.
+    pub host_call_bytes: NonZeroUsize,
+    /// Component-model handles of one instance.
+    pub handles: NonZeroUsize,
+    /// Random bytes that one call may ask for.
+    pub random_bytes: NonZeroU64,
+    /// One key of a plugin's state.
+    pub state_key_bytes: NonZeroUsize,
+    /// One value.
+    pub state_value_bytes: NonZeroUsize,
+    /// All keys and values of one plugin.
+    pub state_bytes: NonZeroU64,
+    /// Log lines of one plugin in a second; the rest is counted.
+    pub log_lines_per_second: NonZeroU32,
+    /// One log line of a plugin; the rest is cut.
+    pub log_line_bytes: NonZeroUsize,
+    /// TCP connections at once; more wait until one ends.
+    pub connections: NonZeroUsize,
+    /// Events of one connection that wait for their turn; beyond, `busy`.
+    pub mailbox_events: NonZeroUsize,
+    /// The same in bytes.
+    pub mailbox_bytes: NonZeroUsize,
+    /// One message of a client. The connection is closed only beyond twice as much.
+    pub message_bytes: NonZeroUsize,
+    /// Attachments of one message.
+    pub attachments: usize,
+    /// All attachments of one message.
+    pub attachment_bytes: NonZeroUsize,
+    /// Nesting of a payload.
+    pub json_depth: NonZeroUsize,
+    /// Rooms of one connection.
+    pub rooms: NonZeroUsize,
+    /// From a connection's handshake to its CONNECT packet.
+    #[serde(deserialize_with = "milliseconds")]
+    pub connect_ms: Duration,
+    /// How long a client may not read before it is cut.
+    #[serde(deserialize_with = "milliseconds")]
+    pub stalled_reader_ms: Duration,
+    /// Packets that wait for a client to read them; one that would miss an emit is cut.
+    pub outgoing_packets: NonZeroUsize,
+    /// How long events that run on a version that was replaced may go on.
+    #[serde(deserialize_with = "milliseconds")]
+    pub drain_ms: Duration,
+    /// How long compiling one plugin may take.
+    #[serde(deserialize_with = "milliseconds")]
+    pub compile_ms: Duration,
+    /// Memory that compiling one plugin may take, in a process of its own.
+    pub compile_memory_bytes: NonZeroU64,
+    /// Failures that open a plugin's breaker…
+    pub breaker_failures: NonZeroU32,
+    /// …within this time.
+    #[serde(deserialize_with = "milliseconds")]
+    pub breaker_failures_within_ms: Duration,
+    /// So does a half of the calls, where there were at least this many…
+    pub breaker_calls: NonZeroU32,
+    /// …within this time.
+    #[serde(deserialize_with = "milliseconds")]
+    pub breaker_calls_within_ms: Duration,
+    /// How long a breaker stays open at first; each probe that fails doubles it…
+    #[serde(deserialize_with = "milliseconds")]
+    pub breaker_open_ms: Duration,
+    /// …up to this.
+    #[serde(deserialize_with = "milliseconds")]
+    pub breaker_open_at_most_ms: Duration,
+    /// How long a stopping host is not ready before it refuses new clients: time for a load balancer to see it.
+    #[serde(deserialize_with = "milliseconds")]
+    pub shutdown_unready_ms: Duration,
+    /// How long a stopping host waits for what it has begun.
+    #[serde(deserialize_with = "milliseconds")]
+    pub shutdown_drain_ms: Duration,
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// A non-zero constant; zero would not compile.
+macro_rules! nonzero {
+    ($kind:ty, $value:expr) => {
+        const {
+            match <$kind>::new($value) {
+                Some(value) => value,
+                None => unreachable!(),
+            }
+        }
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            plugin_file_bytes: nonzero!(NonZeroU64, 32 * MIB as u64),
+            instance_memory_bytes: nonzero!(NonZeroUsize, 128 * MIB),
+            plugin_memory_bytes: nonzero!(NonZeroUsize, 512 * MIB),
+            instances: None,
+            event_cpu_ms: Duration::from_millis(250),
+            event_wall_ms: Duration::from_secs(5),
+            register_cpu_ms: Duration::from_secs(1),
+            declarations: nonzero!(NonZeroUsize, 1000),
+            schema_bytes: nonzero!(NonZeroUsize, 256 * KIB),
+            effects: nonzero!(NonZeroUsize, 256),
+            effects_bytes: nonzero!(NonZeroUsize, MIB),
+            host_call_bytes: nonzero!(NonZeroUsize, 2 * MIB),
+            handles: nonzero!(NonZeroUsize, 1000),
+            random_bytes: nonzero!(NonZeroU64, 64 * KIB as u64),
+            state_key_bytes: nonzero!(NonZeroUsize, 512),
+            state_value_bytes: nonzero!(NonZeroUsize, 256 * KIB),
+            state_bytes: nonzero!(NonZeroU64, 256 * MIB as u64),
+            log_lines_per_second: nonzero!(NonZeroU32, 100),
+            log_line_bytes: nonzero!(NonZeroUsize, 8 * KIB),
+            connections: nonzero!(NonZeroUsize, 50_000),
+            mailbox_events: nonzero!(NonZeroUsize, 256),
+            mailbox_bytes: nonzero!(NonZeroUsize, 2 * MIB),
+            message_bytes: nonzero!(NonZeroUsize, 128 * KIB),
+            attachments: 4,
+            attachment_bytes: nonzero!(NonZeroUsize, 256 * KIB),
+            json_depth: nonzero!(NonZeroUsize, 64),
+            rooms: nonzero!(NonZeroUsize, 100),
+            connect_ms: Duration::from_secs(10),
+            stalled_reader_ms: Duration::from_secs(20),
+            outgoing_packets: nonzero!(NonZeroUsize, 4096),
+            drain_ms: Duration::from_secs(10),
+            compile_ms: Duration::from_secs(30),
+            compile_memory_bytes: nonzero!(NonZeroU64, 2 * 1024 * MIB as u64),
+            breaker_failures: nonzero!(NonZeroU32, 5),
+            breaker_failures_within_ms: Duration::from_secs(10),
+            breaker_calls: nonzero!(NonZeroU32, 20),
+            breaker_calls_within_ms: Duration::from_secs(30),
+            breaker_open_ms: Duration::from_secs(1),
+            breaker_open_at_most_ms: Duration::from_secs(60),
+            shutdown_unready_ms: Duration::from_secs(5),
+            shutdown_drain_ms: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// When a plugin's breaker opens, and for how long.
+    pub fn breaker(&self) -> BreakerLimits {
+        BreakerLimits {
+            failures: self.breaker_failures.get(),
+            failures_within: self.breaker_failures_within_ms,
+            calls: self.breaker_calls.get(),
+            calls_within: self.breaker_calls_within_ms,
+            open: self.breaker_open_ms,
+            open_at_most: self.breaker_open_at_most_ms,
+        }
+    }
+}
+
+fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let number = NonZeroU64::deserialize(deserializer)?;
+    Ok(Duration::from_millis(number.get()))
+}
+
+/// The same in whole seconds.
+pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let number = NonZeroU64::deserialize(deserializer)?;
+    Ok(Duration::from_secs(number.get()))
+}

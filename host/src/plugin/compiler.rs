@@ -1,0 +1,233 @@
+//! Compiling, in a process of its own and kept by content: a hostile file may take the time and memory that it is given there, and no more.
+//!
+//! What is kept is native code that the host will run. So it lies in a directory that only the host writes, and each entry begins with its
+//! own checksum: an entry that was damaged, or is another host's, is compiled again and never run.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+use wasmtime::component::Component;
+
+use super::engine::Engine;
+
+/// Compiles plugins by running a program.
+#[derive(Debug, Clone)]
+pub struct Compiler {
+    program: PathBuf,
+    cache: PathBuf,
+    time: Duration,
+    memory: u64,
+}
+
+/// Why there is no compiled code.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The compiler's word on the file.
+    #[error("{0}")]
+    Refused(String),
+    /// Too slow.
+    #[error("took more than {} ms to compile (limits.compile_ms)", .0.as_millis())]
+    TooSlow(Duration),
+    /// The process died, as it does when its memory is over.
+    #[error("could not be compiled within {memory} bytes of memory (limits.compile_memory_bytes): {status}")]
+    Died {
+        /// What it may have.
+        memory: u64,
+        /// How it ended.
+        status: String,
+    },
+    /// The process can't be run.
+    #[error("the compiler {} can't be run", program.display())]
+    NotRun {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What it gave is no compiled component.
+    #[error("the compiled code can't be used")]
+    Unusable(#[source] wasmtime::Error),
+}
+
+impl CompileError {
+    /// Whether the file is at fault: then it need not be tried again.
+    pub fn is_by_bytes(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::TooSlow(_) | Self::Died { .. } => true,
+            Self::NotRun { .. } | Self::Unusable(_) => false,
+        }
+    }
+}
+
+/// Bytes of the checksum that an entry begins with.
+const CHECKSUM: usize = 32;
+
+/// The argument by which the program knows what it is asked.
+pub const COMPILE_COMMAND: &str = "compile-plugin";
+
+/// The status of the process where the file is at fault; its standard error says why.
+const REFUSED: i32 = 3;
+
+impl Compiler {
+    /// A compiler that runs `program` and keeps what it makes in `cache`.
+    pub fn new(program: PathBuf, cache: PathBuf, time: Duration, memory: u64) -> Self {
+        Self { program, cache, time, memory }
+    }
+
+    /// The compiled code of `bytes`, whose digest is `digest`.
+    pub(super) async fn compile(&self, engine: &Engine, digest: &str, bytes: Vec<u8>) -> Result<Component, CompileError> {
+        let entry = self.cache.join(format!("{digest}-{}", engine.fingerprint()));
+        if let Some(component) = kept(engine, &entry).await {
+            return Ok(component);
+        }
+        let code = self.run(bytes).await?;
+        let component = deserialize(engine, &code).map_err(CompileError::Unusable)?;
+        if let Err(error) = keep(&self.cache, &entry, &code) {
+            // It will be compiled again: slower, not wrong.
+            tracing::warn!(file = %entry.display(), %error, "compiled plugin not kept");
+        }
+        Ok(component)
+    }
+
+    /// Forgets what was compiled of any other version than these.
+    pub(crate) fn keep_only(&self, digests: &[&str]) {
+        let Ok(entries) = std::fs::read_dir(&self.cache) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let is_kept = name.to_str().and_then(|name| name.split('-').next()).is_some_and(|digest| digests.contains(&digest));
+            if !is_kept {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    async fn run(&self, bytes: Vec<u8>) -> Result<Vec<u8>, CompileError> {
+        let not_run = |source| CompileError::NotRun { program: self.program.clone(), source };
+        let mut child = Command::new(&self.program)
+            .arg(COMPILE_COMMAND)
+            .arg(self.memory.to_string())
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(not_run)?;
+        let (Some(mut input), Some(mut output), Some(mut errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+            return Err(not_run(io::Error::other("it has no pipes")));
+        };
+        let talk = async {
+            let (mut code, mut said) = (Vec::new(), Vec::new());
+            let mut limited = (&mut errors).take(MAX_REASON);
+            let write = async {
+                // Dropped at its end: the compiler reads until then. One that died does not read; its status says more.
+                let _ = input.write_all(&bytes).await;
+                drop(input);
+            };
+            let (_, read, _) = tokio::join!(write, output.read_to_end(&mut code), limited.read_to_end(&mut said));
+            read?;
+            Ok::<_, io::Error>((child.wait().await?, code, said))
+        };
+        let ended = tokio::time::timeout(self.time, talk).await.map_err(|_| CompileError::TooSlow(self.time))?;
+        let (status, code, said) = ended.map_err(not_run)?;
+        match status.code() {
+            Some(0) => Ok(code),
+            Some(REFUSED) => Err(CompileError::Refused(String::from_utf8_lossy(&said).trim().to_owned())),
+            _ => Err(CompileError::Died { memory: self.memory, status: status.to_string() }),
+        }
+    }
+}
+
+/// Bytes of the compiler's reason that are read.
+const MAX_REASON: u64 = 4 * 1024;
+
+/// What the program does when it is asked to compile: reads a plugin, writes compiled code. `memory` is what it may take.
+///
+/// # Errors
+/// The status to end with.
+pub fn compile(memory: u64, mut input: impl Read, mut output: impl Write, mut errors: impl Write) -> Result<(), i32> {
+    const FAILED: i32 = 1;
+    // Data only: the address space that is reserved, and not used, is no memory.
+    if let Err(error) = rlimit::Resource::DATA.set(memory, memory) {
+        let _ = writeln!(errors, "the memory of compiling can't be limited: {error}");
+        return Err(FAILED);
+    }
+    let mut bytes = Vec::new();
+    input.read_to_end(&mut bytes).map_err(|_| FAILED)?;
+    let engine = super::engine::for_compiling().map_err(|error| {
+        let _ = writeln!(errors, "{error:#}");
+        FAILED
+    })?;
+    let code = engine.precompile_component(&bytes).map_err(|error| {
+        let _ = writeln!(errors, "{error:#}");
+        REFUSED
+    })?;
+    output.write_all(&code).and_then(|()| output.flush()).map_err(|_| FAILED)
+}
+
+/// The kept code, where there is some that is whole.
+async fn kept(engine: &Engine, entry: &Path) -> Option<Component> {
+    let bytes = tokio::fs::read(entry).await.ok()?;
+    let component = bytes.split_at_checked(CHECKSUM).and_then(|(checksum, code)| {
+        let is_whole = checksum == Sha256::digest(code).as_slice();
+        is_whole.then(|| deserialize(engine, code).ok()).flatten()
+    });
+    if component.is_none() {
+        tracing::warn!(file = %entry.display(), "kept code of a plugin is damaged; it is compiled again");
+        let _ = tokio::fs::remove_file(entry).await;
+    }
+    component
+}
+
+/// Keeps `code`: whole, or not at all.
+fn keep(cache: &Path, entry: &Path, code: &[u8]) -> io::Result<()> {
+    let mut new = std::fs::DirBuilder::new();
+    new.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
+    new.create(cache)?;
+    let unfinished = entry.with_extension("new");
+    let mut file = std::fs::File::create(&unfinished)?;
+    let written =
+        file.write_all(&Sha256::digest(code)).and_then(|()| file.write_all(code)).and_then(|()| std::fs::rename(&unfinished, entry));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written
+}
+
+#[allow(unsafe_code, reason = "running compiled code is what the host does; see the safety comment")]
+fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `code` is what this host's own compiler process wrote, either just now into a pipe that nobody else has, or before into a
+    // directory that only the host's user may write, with a checksum that was verified. Wasmtime itself refuses code of another version
+    // or of other settings.
+    unsafe { Component::deserialize(&engine.wasm, code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn an_entry_that_was_damaged_is_removed_and_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::new(Arc::new(Limits::default()), 1).unwrap();
+        let code = super::super::engine::for_compiling().unwrap().precompile_component(b"\0asm\x0d\0\x01\0").unwrap();
+        let entry = dir.path().join("entry");
+        keep(dir.path(), &entry, &code).unwrap();
+        assert!(kept(&engine, &entry).await.is_some(), "what is compiled apart runs here");
+        let mut bytes = std::fs::read(&entry).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&entry, &bytes).unwrap();
+        assert!(kept(&engine, &entry).await.is_none() && !entry.exists());
+        std::fs::write(&entry, b"short").unwrap();
+        assert!(kept(&engine, &entry).await.is_none() && !entry.exists());
+    }
+}

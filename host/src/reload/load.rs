@@ -1,0 +1,137 @@
+//! From a file to a version that could serve, or to a reason that helps.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+
+use crate::config::Config;
+use crate::plugin::{self, Compiler, Engine, Source};
+use crate::registry::{Served, State};
+use crate::store::{Store, StoreLimits};
+
+use super::chain;
+use super::slots::{Digest, LastError};
+
+/// Loads plugins.
+pub struct Loader {
+    engine: Arc<Engine>,
+    config: Arc<Config>,
+    compiler: Compiler,
+    /// Where plugins keep their state: a file for each.
+    state_dir: PathBuf,
+    /// The state of each plugin that is loaded, shared by its versions.
+    states: Mutex<HashMap<String, State>>,
+    /// Woken when the breaker of a plugin opens.
+    alarm: Arc<Notify>,
+}
+
+/// Why a file does not serve.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The name that it registered, where it came so far.
+    pub name: Option<String>,
+    /// Its content, where it could be read.
+    pub digest: Option<Digest>,
+    /// The whole reason.
+    pub reason: String,
+    /// Whether its content is at fault: then it need not be tried again.
+    pub is_by_bytes: bool,
+}
+
+impl Failure {
+    /// As it is shown.
+    pub fn now(&self) -> LastError {
+        LastError { digest: self.digest.clone(), reason: self.reason.clone(), at: SystemTime::now() }
+    }
+}
+
+impl Loader {
+    /// A loader whose plugins are compiled by `compiler` and keep their state in `state_dir`.
+    pub fn new(engine: Arc<Engine>, config: Arc<Config>, compiler: Compiler, state_dir: PathBuf, alarm: Arc<Notify>) -> Self {
+        Self { engine, config, compiler, state_dir, states: Mutex::default(), alarm }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Where it can't be read, or is larger than the host reads.
+    pub async fn read(&self, file: &Path) -> Result<Source, Failure> {
+        let failed =
+            |error: plugin::LoadError| Failure { name: None, digest: None, reason: chain(&error), is_by_bytes: error.is_by_bytes() };
+        plugin::read(&self.engine, file).await.map_err(failed)
+    }
+
+    /// Compiles what was read, lets it register, and makes it ready to serve.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub async fn load(&self, source: Source) -> Result<Arc<Served>, Failure> {
+        let digest = Some(source.digest.clone());
+        let failed = |name: Option<&str>, error: &dyn std::error::Error, is_by_bytes| Failure {
+            name: name.map(str::to_owned),
+            digest: digest.clone(),
+            reason: chain(error),
+            is_by_bytes,
+        };
+        let candidate = plugin::load(&self.engine, &self.compiler, source).await;
+        let candidate = candidate.map_err(|error| failed(None, &error, error.is_by_bytes()))?;
+        let name = candidate.registration.name.clone();
+        let settings = self.config.of_plugin(&name);
+        let state = self.state(&name).map_err(|error| failed(Some(&name), error.as_ref(), false))?;
+        Served::new(candidate, &settings, state, Arc::clone(&self.alarm)).map_err(|error| failed(Some(&name), &error, true))
+    }
+
+    /// Closes the state of a plugin that is gone.
+    pub fn forget(&self, name: &str) {
+        let state = self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(Err(error)) = state.map(|state| state.store.close()) {
+            tracing::warn!(plugin = name, %error, "state not closed cleanly; it is read again at the next start");
+        }
+    }
+
+    /// Closes the state of every plugin of which this holds.
+    pub(super) fn forget_where(&self, is_gone: impl Fn(&str) -> bool) {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<_> = states.keys().filter(|name| is_gone(name)).cloned().collect();
+        drop(states);
+        for name in names {
+            self.forget(&name);
+        }
+    }
+
+    /// Closes all state.
+    pub fn close(&self) {
+        let names: Vec<_> = self.states.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        for name in names {
+            self.forget(&name);
+        }
+    }
+
+    /// Keeps compiled code of these versions only.
+    pub(super) fn keep_only(&self, digests: &[&str]) {
+        self.compiler.keep_only(digests);
+    }
+
+    fn state(&self, name: &str) -> Result<State, Box<dyn std::error::Error + Send + Sync>> {
+        // Whoever panics under the lock leaves a map without the entry that it was about to make.
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = states.get(name) {
+            return Ok(state.clone());
+        }
+        let limits = self.config.of_plugin(name).limits;
+        std::fs::create_dir_all(&self.state_dir)?;
+        let limits = StoreLimits {
+            quota: limits.state_bytes.get(),
+            key: limits.state_key_bytes.get(),
+            value: limits.state_value_bytes.get(),
+            scan: limits.host_call_bytes.get(),
+        };
+        let store = Store::open(&self.state_dir.join(format!("{name}.sqlite")), limits)?;
+        let state = State { store: Arc::new(store), commit: Arc::default() };
+        states.insert(name.to_owned(), state.clone());
+        Ok(state)
+    }
+}

@@ -1,0 +1,246 @@
+//! What becomes of slots: single promises, and any order of events against a simple model.
+
+use super::*;
+use proptest::prelude::*;
+
+fn error(digest: &str) -> LastError {
+    LastError { digest: Some(digest.to_owned()), reason: "bad".to_owned(), at: SystemTime::UNIX_EPOCH }
+}
+
+fn file() -> PathBuf {
+    PathBuf::from("a.wasm")
+}
+
+/// Slots in which these versions of `a` have served, one after the other.
+fn after(versions: &[&str]) -> Slots {
+    let mut slots = Slots::default();
+    for version in versions {
+        slots.found(&file(), version, "a").unwrap();
+        assert_eq!(slots.wanted("a").first().map(String::as_str), Some(*version));
+        slots.served("a", version);
+    }
+    slots
+}
+
+#[test]
+fn a_broken_file_changes_nothing_but_what_is_shown() {
+    let mut slots = after(&["1"]);
+    slots.broken(&file(), error("2"), true);
+    assert_eq!(slots.wanted("a"), ["1"]);
+    assert_eq!(slots.get("a").and_then(|slot| slot.last_error.clone()), Some(error("2")));
+    slots.found(&file(), "3", "a").unwrap();
+    assert_eq!(slots.wanted("a"), ["3", "1"]);
+    slots.served("a", "3");
+    assert_eq!(slots.get("a").and_then(|slot| slot.last_error.clone()), None);
+}
+
+#[test]
+fn a_rollback_holds_until_the_file_changes() {
+    let mut slots = after(&["1", "2"]);
+    assert_eq!(slots.roll_back("a", None), Ok("1".to_owned()));
+    slots.served("a", "1");
+    // The next scan finds the file as it was.
+    slots.found(&file(), "2", "a").unwrap();
+    assert_eq!(slots.wanted("a"), ["1", "2"]);
+    slots.found(&file(), "3", "a").unwrap();
+    assert_eq!(slots.wanted("a"), ["3", "1"]);
+}
+
+#[test]
+fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again() {
+    let mut slots = after(&["11", "22"]);
+    assert_eq!(slots.roll_back("a", None), Ok("11".to_owned()));
+    slots.served("a", "11");
+    assert_eq!(slots.roll_back("a", Some("2")), Ok("22".to_owned()));
+    assert_eq!(slots.get("a").and_then(|slot| slot.pinned.clone()), None);
+    assert!(matches!(slots.roll_back("a", Some("9")), Err(OperatorError::NotKept { .. })));
+    assert!(matches!(slots.roll_back("a", Some("")), Err(OperatorError::NotKept { .. })));
+    assert_eq!(slots.roll_back("b", None), Err(OperatorError::Unknown("b".to_owned())));
+    assert_eq!(after(&["1"]).roll_back("a", None), Err(OperatorError::NoEarlier("a".to_owned())));
+}
+
+#[test]
+fn a_new_version_that_trips_its_breaker_goes_back_and_is_not_tried_again() {
+    let mut slots = after(&["1", "2"]);
+    assert_eq!(slots.tripped("a", TRIAL, SystemTime::UNIX_EPOCH), None, "after its first minute it stays");
+    assert_eq!(slots.tripped("a", Duration::ZERO, SystemTime::UNIX_EPOCH), Some("1".to_owned()));
+    assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
+    slots.served("a", "1");
+    slots.found(&file(), "2", "a").unwrap();
+    assert_eq!(slots.wanted("a"), ["1"]);
+    assert_eq!(slots.tripped("a", Duration::ZERO, SystemTime::UNIX_EPOCH), None, "there is nothing before it");
+}
+
+#[test]
+fn a_name_has_one_file_and_a_file_one_name() {
+    let mut slots = after(&["1"]);
+    let other = PathBuf::from("b.wasm");
+    assert_eq!(slots.found(&other, "2", "a"), Err(file()));
+    assert_eq!(slots.found(&file(), "3", "other"), Ok(()));
+    assert_eq!((slots.get("a"), slots.of_file(&file())), (None, Some("other")));
+    slots.keep_only(&[]);
+    assert_eq!(slots, Slots::default());
+}
+
+#[test]
+fn the_state_follows_from_what_is_known() {
+    let slots = after(&["1"]);
+    let slot = slots.get("a");
+    let served = Signs { is_served: true, ..Signs::default() };
+    let mut disabled = slot.cloned().unwrap();
+    disabled.is_disabled = true;
+    for (slot, signs, state) in [
+        (slot, served, PluginState::Active),
+        (slot, Signs { is_open: true, ..served }, PluginState::Quarantined),
+        (Some(&disabled), Signs { is_open: true, ..served }, PluginState::Disabled),
+        (slot, Signs { is_loading: true, ..served }, PluginState::Active),
+        (slot, Signs { is_loading: true, ..Signs::default() }, PluginState::Loading),
+        (None, Signs { is_loading: true, ..Signs::default() }, PluginState::Loading),
+        (None, Signs { is_draining: true, ..Signs::default() }, PluginState::Draining),
+        (slot, Signs::default(), PluginState::Failed),
+        (None, Signs::default(), PluginState::Failed),
+    ] {
+        assert_eq!(PluginState::of(slot, signs), state);
+    }
+}
+
+/// What can happen to one plugin.
+#[derive(Debug, Clone)]
+enum Happening {
+    /// The file holds this version, which is good.
+    Good(u8),
+    /// The file holds this version, which is no plugin.
+    Broken(u8),
+    /// The file is looked at again, unchanged.
+    Rescan,
+    Removed,
+    RollBack,
+    RollBackTo(u8),
+    Disable,
+    Enable,
+    /// Its breaker opens after this many seconds of service.
+    Tripped(u8),
+    /// The host is restarted.
+    Restart,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        3 => (0_u8..6).prop_map(Happening::Good),
+        2 => (6_u8..9).prop_map(Happening::Broken),
+        2 => Just(Happening::Rescan),
+        1 => Just(Happening::Removed),
+        2 => Just(Happening::RollBack),
+        1 => (0_u8..6).prop_map(Happening::RollBackTo),
+        1 => Just(Happening::Disable),
+        1 => Just(Happening::Enable),
+        2 => (0_u8..120).prop_map(Happening::Tripped),
+        1 => Just(Happening::Restart),
+    ]
+}
+
+/// What should be, told in the simplest way: what the file holds, what serves, what was chosen.
+#[derive(Debug, Default, Clone)]
+struct Model {
+    /// What the file holds; nothing where there is none.
+    in_file: Option<u8>,
+    is_broken: bool,
+    serving: Option<u8>,
+    /// Versions that served, the newest first.
+    served: Vec<u8>,
+    is_disabled: bool,
+}
+
+impl Model {
+    fn serve(&mut self, version: u8) {
+        self.serving = Some(version);
+        self.served.retain(|other| *other != version);
+        self.served.insert(0, version);
+        self.served.truncate(KEPT);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_events_leaves_what_the_model_says(happenings in proptest::collection::vec(happening(), 1..80)) {
+        let (mut slots, mut model) = (Slots::default(), Model::default());
+        // Versions that were taken back are bad from then on.
+        let mut taken_back: Vec<u8> = Vec::new();
+        for happening in happenings {
+            let text = |version: u8| version.to_string();
+            match happening {
+                Happening::Good(version) => {
+                    let is_new = model.in_file != Some(version) || model.is_broken;
+                    slots.found(&file(), &text(version), "a").unwrap();
+                    if is_new {
+                        // A version that was taken back is as good as any other once the file has changed to it again.
+                        taken_back.clear();
+                        (model.in_file, model.is_broken, model.is_disabled) = (Some(version), false, false);
+                        model.serve(version);
+                    }
+                }
+                Happening::Broken(version) => {
+                    slots.broken(&file(), error(&text(version)), true);
+                    if model.in_file.is_some() {
+                        (model.in_file, model.is_broken) = (Some(version), true);
+                    }
+                }
+                Happening::Rescan => {
+                    if let (Some(version), false) = (model.in_file, model.is_broken) {
+                        slots.found(&file(), &text(version), "a").unwrap();
+                    }
+                }
+                Happening::Removed => {
+                    slots.keep_only(&[]);
+                    model = Model::default();
+                    taken_back.clear();
+                }
+                Happening::RollBack => {
+                    let target = model.served.iter().copied().find(|version| Some(*version) != model.serving);
+                    prop_assert_eq!(slots.roll_back("a", None).ok(), target.map(text));
+                    if let Some(target) = target {
+                        model.serve(target);
+                    }
+                }
+                Happening::RollBackTo(version) => {
+                    let is_kept = model.served.contains(&version);
+                    prop_assert_eq!(slots.roll_back("a", Some(&text(version))).is_ok(), is_kept);
+                    if is_kept {
+                        taken_back.retain(|bad| *bad != version);
+                        model.serve(version);
+                    }
+                }
+                Happening::Disable | Happening::Enable => {
+                    let is_disabled = matches!(happening, Happening::Disable);
+                    prop_assert_eq!(slots.set_disabled("a", is_disabled).is_ok(), model.in_file.is_some());
+                    model.is_disabled = is_disabled && model.in_file.is_some();
+                }
+                Happening::Tripped(seconds) => {
+                    let target = model.served.iter().copied().find(|version| Some(*version) != model.serving);
+                    let goes_back = u64::from(seconds) < TRIAL.as_secs() && model.serving.is_some();
+                    let went = slots.tripped("a", Duration::from_secs(seconds.into()), SystemTime::UNIX_EPOCH);
+                    prop_assert_eq!(went, target.filter(|_| goes_back).map(text));
+                    if let (Some(target), Some(bad), true) = (target, model.serving, goes_back) {
+                        model.served.retain(|version| *version != bad);
+                        taken_back.push(bad);
+                        model.serve(target);
+                    }
+                }
+                Happening::Restart => {
+                    let saved = serde_json::to_string(&slots).unwrap();
+                    prop_assert_eq!(&serde_json::from_str::<Slots>(&saved).unwrap(), &slots);
+                }
+            }
+            // The best version that could be had is served, as the host does after everything that happens.
+            if let Some(best) = slots.wanted("a").first().cloned() {
+                slots.served("a", &best);
+            }
+            let slot = slots.get("a");
+            prop_assert_eq!(slot.and_then(|slot| slot.serving.clone()), model.serving.map(text));
+            prop_assert_eq!(slot.map(|slot| slot.kept.iter().cloned().collect::<Vec<_>>()).unwrap_or_default(),
+                model.served.iter().copied().map(text).collect::<Vec<_>>());
+            prop_assert_eq!(slot.is_some_and(|slot| slot.is_disabled), model.is_disabled);
+            prop_assert!(slots.kept().count() <= 2 + KEPT);
+        }
+    }
+}
