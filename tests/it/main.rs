@@ -11,12 +11,15 @@
 )]
 
 mod answers;
+mod breaker;
 mod command_line;
 mod delivery;
 mod durability;
+mod faults;
 mod http;
 mod leaving;
 mod order;
+mod reload;
 mod rooms;
 mod tidy;
 mod transactions;

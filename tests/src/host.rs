@@ -19,8 +19,10 @@ pub struct TestHost {
     key: String,
     stop: CancellationToken,
     running: Option<JoinHandle<()>>,
-    _plugins: TempDir,
-    data: Option<TempDir>,
+    /// Taken only when another host goes on with it.
+    plugins: Option<TempDir>,
+    data: PathBuf,
+    own_data: Option<TempDir>,
 }
 
 impl TestHost {
@@ -32,18 +34,33 @@ impl TestHost {
     /// The same with other settings.
     pub async fn with(plugins: &[PathBuf], change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let mut host = Self::launch(plugins, data.path(), change).await;
-        host.data = Some(data);
+        let mut host = Self::launch(directory_of(plugins), data.path(), change).await;
+        host.own_data = Some(data);
         host
     }
 
     /// The same on the data of a host before it.
     pub async fn with_data(plugins: &[PathBuf], data: &Path) -> Self {
-        Self::launch(plugins, data, |_| {}).await
+        Self::launch(directory_of(plugins), data, |_| {}).await
     }
 
-    async fn launch(plugins: &[PathBuf], data: &Path, change: impl FnOnce(&mut Config)) -> Self {
-        let plugins = directory_of(plugins);
+    /// Stops the host, and starts another on its directories.
+    pub async fn restart(self) -> Self {
+        self.restart_after(|_| {}).await
+    }
+
+    /// The same after `change` to the plugin directory, or to anything else.
+    pub async fn restart_after(mut self, change: impl FnOnce(&Path)) -> Self {
+        let (data, own_data) = (self.data.clone(), self.own_data.take());
+        let plugins = self.plugins.take().expect("a host has its directory until its end");
+        self.stop().await;
+        change(plugins.path());
+        let mut host = Self::launch(plugins, &data, |_| {}).await;
+        host.own_data = own_data;
+        host
+    }
+
+    async fn launch(plugins: TempDir, data: &Path, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.plugins.dir = plugins.path().to_owned();
@@ -58,15 +75,41 @@ impl TestHost {
         config.limits.shutdown_unready_ms = Duration::from_millis(1);
         change(&mut config);
         let host = Host::bind_with(config, crate::binary()).await.expect("a host that starts");
-        if let Some((file, error)) = host.rows().iter().find_map(|row| Some((&row.file, row.last_error.as_ref()?))) {
-            panic!("{} failed: {}", file.display(), error.reason);
+        for row in host.rows().iter().filter(|row| row.served.is_none()) {
+            let reason = row.last_error.as_ref().map(|error| error.reason.as_str()).unwrap_or_default();
+            assert!(row.served.is_some(), "{} failed: {reason}", row.file.display());
         }
         let url = format!("http://{}", host.local_addr());
         // There is none where a test has configured others.
         let key = std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned();
         let stop = CancellationToken::new();
         let running = tokio::spawn(host.run(stop.clone(), CancellationToken::new()));
-        Self { url, key, stop, running: Some(running), _plugins: plugins, data: None }
+        Self { url, key, stop, running: Some(running), plugins: Some(plugins), data: data.to_owned(), own_data: None }
+    }
+
+    /// The directory that it follows.
+    pub fn plugins(&self) -> &Path {
+        self.plugins.as_ref().expect("a host has its directory until its end").path()
+    }
+
+    /// What operators see of the plugin `name`; null where nothing is known of it.
+    pub async fn row(&self, name: &str) -> Value {
+        let (_, rows) = self.http("/api/plugins", None).await;
+        rows.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).cloned().unwrap_or_default()
+    }
+
+    /// Waits until the row of `name` is as `is` says, and returns it.
+    pub async fn until(&self, name: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let until = tokio::time::Instant::now() + crate::PATIENCE;
+        while tokio::time::Instant::now() < until {
+            last = self.row(name).await;
+            if is(&last) {
+                return last;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name} never became what it should: {last:#}");
     }
 
     /// A client that is connected.

@@ -46,6 +46,24 @@ pub fn binary() -> PathBuf {
     from_env("SOCKHOP_BIN")
 }
 
+/// A version of the plugin `chameleon`, in the mood that `mood` says: `version=2 schema=http`.
+pub fn chameleon(mood: &str) -> Vec<u8> {
+    let bytes = std::fs::read(guest("chameleon")).expect("a plugin");
+    const PLACE: usize = 44;
+    let at = bytes.windows(10).position(|window| window == b"<<version=").expect("the place of its mood") + 2;
+    assert!(mood.len() <= PLACE, "{mood}");
+    let mut made = bytes.clone();
+    made[at..at + PLACE].copy_from_slice(format!("{mood:<PLACE$}").as_bytes());
+    made
+}
+
+/// Puts `bytes` into a directory as the documentation says: whole, by a rename.
+pub fn drop_in(dir: &Path, name: &str, bytes: &[u8]) {
+    let unfinished = dir.join(format!(".{name}"));
+    std::fs::write(&unfinished, bytes).expect("a file");
+    std::fs::rename(&unfinished, dir.join(name)).expect("a renamed file");
+}
+
 fn from_env(name: &str) -> PathBuf {
     PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: run the tests with `cargo xtask test`")))
 }

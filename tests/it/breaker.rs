@@ -1,0 +1,77 @@
+//! A plugin that keeps failing is contained, shown and, where it is new, taken back.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sockhop_tests::{TestHost, bundled_plugin, chameleon, drop_in};
+
+async fn host(open: Duration) -> TestHost {
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.breaker_failures = NonZeroU32::new(5).expect("not zero");
+        config.limits.breaker_open_ms = open;
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", |row| row["state"] == "active").await;
+    host
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_failures_open_the_breaker_and_other_plugins_go_on() {
+    let host = host(Duration::from_secs(60)).await;
+    let client = host.client().await;
+    for _ in 0..5 {
+        assert_eq!(client.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+    }
+    let refused = client.ask("which", json!(null)).await;
+    assert_eq!(refused["error"]["code"], json!("unavailable"), "{refused}");
+    assert_eq!(host.row("chameleon").await["state"], json!("quarantined"));
+    assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+    let (status, row) = host.http("/api/plugins/chameleon/enable", Some(json!({}))).await;
+    assert_eq!((status, &row["state"]), (200, &json!("active")), "an operator takes it for well");
+    assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_that_is_open_closes_when_a_probe_succeeds() {
+    let host = host(Duration::from_millis(200)).await;
+    let client = host.client().await;
+    for _ in 0..5 {
+        client.ask("behave", json!("trap")).await;
+    }
+    assert_eq!(client.ask("which", json!(null)).await["error"]["code"], json!("unavailable"));
+    let until = tokio::time::Instant::now() + sockhop_tests::PATIENCE;
+    while client.ask("which", json!(null)).await["version"] != "1" {
+        assert!(tokio::time::Instant::now() < until, "it never closed");
+    }
+    assert_eq!(host.row("chameleon").await["state"], json!("active"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_works_ten_times_and_then_traps_for_ever_is_quarantined() {
+    let host = host(Duration::from_secs(60)).await;
+    let client = host.client().await;
+    for time in 1..=10 {
+        assert_eq!(client.ask("ten_times", json!(null)).await, json!(time));
+    }
+    let mut last = Value::Null;
+    for _ in 0..6 {
+        last = client.ask("ten_times", json!(null)).await;
+    }
+    assert_eq!(last["error"]["code"], json!("unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_that_fails_in_its_first_minute_goes_back_by_itself() {
+    let host = host(Duration::from_secs(60)).await;
+    let client = host.client().await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 fails=always"));
+    let bad = host.until("chameleon", |row| row["version"] == "2.0.0").await;
+    for _ in 0..5 {
+        assert_eq!(client.ask("failing", json!(null)).await["error"]["code"], json!("plugin_failed"));
+    }
+    let row = host.until("chameleon", |row| row["version"] == "1.0.0").await;
+    assert_eq!((&row["state"], &row["last_error"]["digest"]), (&json!("active"), &bad["digest"]), "{row}");
+    assert_eq!(client.ask("failing", json!(null)).await, json!(null));
+}

@@ -1,0 +1,256 @@
+//! Files and handlers that should not be: each is refused or ended with a reason, and everything else goes on.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sockhop_tests::{TestHost, bundled_plugin, chameleon, drop_in, guest};
+
+async fn host() -> TestHost {
+    let host = TestHost::start(&[bundled_plugin("connection")]).await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", |row| row["state"] == "active").await;
+    host
+}
+
+/// A component around one core module, as text.
+fn component(module: &str) -> Vec<u8> {
+    wat::parse_str(format!("(component (core module {module}))")).expect("a component")
+}
+
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    while let Some(at) = bytes.windows(from.len()).position(|window| window == from) {
+        bytes[at..at + to.len()].copy_from_slice(to);
+    }
+    bytes
+}
+
+/// Each stands where a good version stood before: that one goes on, and the reason is shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_before_goes_on() {
+    let good = chameleon("version=2");
+    let deep = format!("(func {} {})", "block ".repeat(20_000), "end ".repeat(20_000));
+    let huge = format!("(func (local i32) {})", "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(200_000));
+    let many = "(func) ".repeat(100_000);
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("zero bytes", Vec::new(), "no WebAssembly component"),
+        ("text", b"hello".to_vec(), "no WebAssembly component"),
+        ("truncated", good[..good.len() / 2].to_vec(), "only a part of one"),
+        ("all but its last byte", good[..good.len() - 1].to_vec(), "only a part of one"),
+        ("a core module", b"\0asm\x01\0\0\0".to_vec(), "core module"),
+        ("another world", component(""), "another world"),
+        ("another version", replaced(&good, b"sockhop:plugin/registry@0.1.0", b"sockhop:plugin/registry@0.9.0"), "was built against"),
+        ("a foreign import", wat::parse_str(r#"(component (import "acme:db/sql" (instance)))"#).expect("a component"), "acme:db/sql"),
+        ("deep nesting", component(&deep), ""),
+        // Compiled to their end or not, as the machine is fast: the host goes on, and the next file has its turn.
+        ("a huge function", component(&huge), ""),
+        ("many functions", component(&many), ""),
+        ("register traps", chameleon("version=2 register=trap"), "trapped"),
+        ("register exits", chameleon("version=2 register=exit"), "`register`"),
+        ("register spins", chameleon("version=2 register=spin"), "ran for more than"),
+        ("register takes memory without end", chameleon("version=2 register=grow"), "memory"),
+        ("register declares 10,000 events", chameleon("version=2 register=many"), "more declarations"),
+        ("an invalid schema", chameleon("version=2 schema=invalid"), "not valid"),
+        ("an enormous schema", chameleon("version=2 schema=enormous"), "bytes"),
+        ("a schema from the network", chameleon("version=2 schema=http"), "outside of the schema"),
+        ("a schema from a file", chameleon("version=2 schema=file"), "outside of the schema"),
+        ("a pattern that looks around", chameleon("version=2 schema=pattern"), "pattern"),
+        ("a pattern that repeats repeats", chameleon("version=2 schema=repeat"), "pattern"),
+        ("a schema in a circle", chameleon("version=2 schema=circle"), "circle"),
+        ("no name", std::fs::read(guest("register_unnamed")).expect("a guest"), "no plugin name"),
+        ("two handlers", std::fs::read(guest("two_handlers")).expect("a guest"), "two handlers"),
+        ("a reply with an error", std::fs::read(guest("reply_with_error")).expect("a guest"), "property `error`"),
+    ];
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.register_cpu_ms = Duration::from_secs(1);
+        config.limits.compile_ms = Duration::from_secs(8);
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    let digest = host.until("chameleon", |row| row["state"] == "active").await["digest"].clone();
+    let client = host.client().await;
+    for (what, bytes, reason) in cases {
+        let before = host.row("chameleon").await["last_error"].clone();
+        drop_in(host.plugins(), "chameleon.wasm", &bytes);
+        let row = host.until("chameleon", |row| row["last_error"] != before).await;
+        assert_eq!((&row["state"], &row["digest"]), (&json!("active"), &digest), "{what}: {row}");
+        let said = row["last_error"]["reason"].as_str().expect("a reason");
+        assert!(said.contains(reason), "{what}: {said}");
+        assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_things_in_the_directory_disturb_nobody() {
+    let host = host().await;
+    let dir = host.plugins();
+    std::fs::create_dir(dir.join("directory.wasm")).expect("a directory");
+    std::fs::write(dir.join("notes.txt"), "hello").expect("a file");
+    std::fs::write(dir.join(".hidden.wasm"), "hello").expect("a file");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("/nowhere/at/all", dir.join("dangling.wasm")).expect("a link");
+    let large = std::fs::File::create(dir.join("large.wasm")).expect("a file");
+    large.set_len((32 << 20) + 1).expect("a sparse file");
+    let row = host.until("large", |row| row["state"] == "failed").await;
+    assert!(row["last_error"]["reason"].as_str().expect("a reason").contains("at most 33554432 are read"), "{row}");
+    let (_, rows) = host.http("/api/plugins", None).await;
+    let names: Vec<_> = rows.as_array().expect("rows").iter().map(|row| row["name"].as_str().unwrap_or_default()).collect();
+    assert_eq!(names, ["chameleon", "connection", "large"]);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_symbolic_link_counts_as_what_it_points_to() {
+    let host = host().await;
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let target = elsewhere.path().join("linked");
+    std::fs::write(&target, chameleon("version=7 name=linked claims=linked")).expect("a file");
+    std::os::unix::fs::symlink(&target, host.plugins().join("linked.wasm")).expect("a link");
+    host.until("linked", |row| row["version"] == "7.0.0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_copied_in_slow_pieces_is_served_when_it_is_whole_and_no_failure_stays() {
+    let host = host().await;
+    let bytes = chameleon("version=2");
+    let mut file = std::fs::File::create(host.plugins().join("chameleon.wasm")).expect("a file");
+    for piece in bytes.chunks(bytes.len() / 20) {
+        std::io::Write::write_all(&mut file, piece).expect("a piece");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(file);
+    let row = host.until("chameleon", |row| row["version"] == "2.0.0").await;
+    assert_eq!(row["last_error"], json!(null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_replaced_twice_at_once_ends_as_the_last() {
+    let host = host().await;
+    for version in 2..6 {
+        drop_in(host.plugins(), "chameleon.wasm", &chameleon(&format!("version={version}")));
+    }
+    host.until("chameleon", |row| row["version"] == "5.0.0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_deleted_while_it_is_loaded_leaves_nothing() {
+    let host = host().await;
+    for version in 10..13 {
+        let name = format!("gone{version}.wasm");
+        drop_in(host.plugins(), &name, &chameleon(&format!("version={version} name=gone claims=gone")));
+        tokio::time::sleep(Duration::from_millis(u64::from(version as u32 - 9) * 60)).await;
+        std::fs::remove_file(host.plugins().join(&name)).expect("a file to remove");
+    }
+    drop_in(host.plugins(), "sign.wasm", &chameleon("version=1 name=sign claims=sign"));
+    host.until("sign", |row| row["state"] == "active").await;
+    host.until("gone", Value::is_null).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_files_of_one_name_are_told_so_and_the_first_serves() {
+    let host = host().await;
+    drop_in(host.plugins(), "another.wasm", &chameleon("version=2"));
+    let row = async || {
+        let (_, rows) = host.http("/api/plugins", None).await;
+        rows.as_array()
+            .and_then(|rows| rows.iter().find(|row| row["file"].as_str().is_some_and(|file| file.ends_with("another.wasm"))))
+            .cloned()
+    };
+    let found = sockhop_tests::eventually("the second file's row", async || row().await.filter(|row| row["state"] == "failed")).await;
+    assert!(found["last_error"]["reason"].as_str().expect("a reason").contains("holds one file of each plugin"), "{found}");
+    assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("1"));
+}
+
+/// What a handler does wrong ends that event, and the next one works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_misbehaves_is_ended_and_the_next_event_works() {
+    let host = host().await;
+    let mut client = host.client().await;
+    client.expect("connected").await;
+    for (how, code) in [
+        ("recurse", "plugin_failed"),
+        ("grow", "plugin_failed"),
+        ("trap", "plugin_failed"),
+        ("exit", "plugin_failed"),
+        ("shout", "plugin_failed"),
+        ("spin", "timed_out"),
+        ("sleep", "timed_out"),
+        ("flood", "too_large"),
+        ("hoard_keys", "too_large"),
+        ("huge_key", "too_large"),
+        ("huge_value", "too_large"),
+    ] {
+        let answer = client.ask("behave", json!(how)).await;
+        assert_eq!(answer["error"]["code"], json!(code), "{how}: {answer}");
+        assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"), "{how}");
+    }
+    for harmless in ["print", "random", "nothing"] {
+        assert_eq!(client.ask("behave", json!(harmless)).await, json!(harmless));
+    }
+    assert_eq!(client.pending(), []);
+}
+
+/// A directory in whose place stands a file: as unwritable as a full disk.
+fn block(path: &Path) {
+    std::fs::write(path, "in the way").expect("a file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_cannot_be_written_makes_loading_slower_and_not_wrong() {
+    let data = tempfile::tempdir().expect("a directory");
+    for part in ["cache", "plugins"] {
+        block(&data.path().join(part));
+    }
+    let host = TestHost::with_data(&[bundled_plugin("connection")], data.path()).await;
+    assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_be_opened_fails_its_plugin_alone_and_is_tried_again() {
+    let data = tempfile::tempdir().expect("a directory");
+    let host = TestHost::with_data(&[bundled_plugin("connection")], data.path()).await;
+    let place = data.path().join("state").join("chameleon.sqlite");
+    std::fs::create_dir(&place).expect("a directory in the way");
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", |row| row["state"] == "failed").await;
+    std::fs::remove_dir(&place).expect("the way is free");
+    host.until("chameleon", |row| row["state"] == "active").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_cache_entry_is_compiled_again() {
+    let data = tempfile::tempdir().expect("a directory");
+    let host = TestHost::with_data(&[bundled_plugin("connection")], data.path()).await;
+    let host = host
+        .restart_after(|_| {
+            for entry in std::fs::read_dir(data.path().join("cache")).expect("a cache") {
+                let path = entry.expect("an entry").path();
+                let mut bytes = std::fs::read(&path).expect("an entry's bytes");
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0xff;
+                std::fs::write(&path, bytes).expect("a damaged entry");
+            }
+        })
+        .await;
+    assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+}
+
+/// While one plugin spins on all of its instances, another is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn spinning_handlers_of_one_plugin_do_not_keep_another_from_answering() {
+    let host = host().await;
+    let mut spinners = Vec::new();
+    for _ in 0..4 {
+        let client = host.client().await;
+        spinners.push((client.ask_later(r#"["behave","spin"]"#).await, client));
+    }
+    let client = host.client().await;
+    for number in 0..50 {
+        assert_eq!(client.ask("ping", json!({"timestamp": number})).await["timestamp"], json!(number));
+    }
+    for (answer, _client) in spinners {
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer["error"]["code"], json!("timed_out"));
+    }
+}

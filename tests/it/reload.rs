@@ -1,0 +1,204 @@
+//! A better file is live, a bad one changes nothing, and nobody's connection blinks.
+
+use serde_json::{Value, json};
+use sockhop_tests::{TestHost, bundled_plugin, chameleon, directory_of, drop_in};
+
+fn serves(version: &str) -> impl Fn(&Value) -> bool {
+    let version = format!("{version}.0.0");
+    move |row| row["version"] == version.as_str() && row["state"] == "active"
+}
+
+async fn host_with_version(version: &str) -> TestHost {
+    let host = TestHost::start(&[bundled_plugin("connection")]).await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon(&format!("version={version}")));
+    host.until("chameleon", serves(version)).await;
+    host
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_dropped_into_the_directory_is_served_and_one_that_is_taken_out_is_unknown() {
+    let host = TestHost::start(&[bundled_plugin("connection")]).await;
+    let client = host.client().await;
+    assert_eq!(client.ask("which", json!(null)).await["error"]["code"], json!("unknown_event"));
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
+    assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
+    std::fs::remove_file(host.plugins().join("chameleon.wasm")).expect("a file to remove");
+    host.until("chameleon", Value::is_null).await;
+    assert_eq!(client.ask("which", json!(null)).await["error"]["code"], json!("unknown_event"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replacing_a_plugin_lets_running_events_finish_on_the_old_one() {
+    let host = host_with_version("1").await;
+    let client = host.client().await;
+    let running = client.ask_later(r#"["slow",1500]"#).await;
+    let queued = client.ask_later(r#"["which"]"#).await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
+    host.until("chameleon", serves("2")).await;
+    assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("2"), "others are served by the new one meanwhile");
+    assert_eq!(running.await, Ok(json!("1")));
+    assert_eq!(queued.await.map(|reply| reply["version"].clone()), Ok(json!("2")), "what was queued runs on the new one");
+    host.until("chameleon", |row| row["draining"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_outlive_the_drain_are_ended() {
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.event_wall_ms = std::time::Duration::from_secs(60);
+        config.limits.drain_ms = std::time::Duration::from_millis(200);
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
+    let client = host.client().await;
+    let running = client.ask_later(r#"["slow",50000]"#).await;
+    client.emit("which", json!(null)).await;
+    host.until("chameleon", |row| row["calls"] == 0 && row["instances"] == 1).await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(20), running).await.expect("an answer soon").expect("an answer");
+    assert_eq!(answer["error"]["code"], json!("timed_out"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_file_changes_nothing_and_is_shown_with_its_reason() {
+    let host = host_with_version("1").await;
+    let client = host.client().await;
+    let digest = host.row("chameleon").await["digest"].clone();
+    drop_in(host.plugins(), "chameleon.wasm", b"\0asm nothing");
+    let row = host.until("chameleon", |row| !row["last_error"].is_null()).await;
+    assert_eq!((&row["state"], &row["digest"]), (&json!("active"), &digest));
+    assert!(row["last_error"]["reason"].as_str().expect("a reason").contains("no WebAssembly component"), "{row}");
+    assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=3"));
+    let row = host.until("chameleon", serves("3")).await;
+    assert_eq!(row["last_error"], json!(null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_is_one_word_and_holds_until_the_file_changes() {
+    let host = host_with_version("1").await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
+    host.until("chameleon", serves("2")).await;
+    let client = host.client().await;
+    client.ask("call", json!(null)).await;
+    let (status, row) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
+    assert_eq!((status, &row["version"]), (200, &json!("1.0.0")));
+    // Code goes back, state does not.
+    assert_eq!(client.ask("call", json!(null)).await, json!({"version": "1", "calls": 2}));
+    // Another file's change is no reason to look at this one again.
+    drop_in(host.plugins(), "other.wasm", &chameleon("version=1 name=other claims=other"));
+    host.until("other", serves("1")).await;
+    assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=4"));
+    host.until("chameleon", serves("4")).await;
+    let (status, problem) = host.http("/api/plugins/chameleon/rollback", Some(json!({"to": "ffff"}))).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("refused")));
+    assert_eq!(host.http("/api/plugins/nobody/rollback", Some(json!({}))).await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_chose_survives_a_restart() {
+    let data = tempfile::tempdir().expect("a directory");
+    let (first, second) = (chameleon("version=1"), chameleon("version=2"));
+    let dir = directory_of(&[bundled_plugin("connection")]);
+    drop_in(dir.path(), "chameleon.wasm", &first);
+    let files = || vec![dir.path().join("chameleon.wasm"), dir.path().join("connection.wasm")];
+    let host = TestHost::with_data(&files(), data.path()).await;
+    drop_in(host.plugins(), "chameleon.wasm", &second);
+    host.until("chameleon", serves("2")).await;
+    assert_eq!(host.http("/api/plugins/chameleon/disable", Some(json!({}))).await.0, 200);
+    let client = host.client().await;
+    let refused = client.ask("which", json!(null)).await;
+    assert_eq!(refused["error"]["code"], json!("unavailable"), "its events are still its own: {refused}");
+    assert_eq!(host.row("chameleon").await["state"], json!("disabled"));
+    let plugins = host.plugins().to_owned();
+    let host = host.restart().await;
+    assert_eq!(host.plugins(), plugins);
+    assert_eq!(host.row("chameleon").await["state"], json!("disabled"));
+    assert_eq!(host.http("/api/plugins/chameleon/enable", Some(json!({}))).await.0, 200);
+    assert_eq!(host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.1["version"], json!("1.0.0"));
+    let host = host.restart().await;
+    assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_a_bad_new_file_serves_the_last_good_one() {
+    let data = tempfile::tempdir().expect("a directory");
+    let host = TestHost::with_data(&[bundled_plugin("connection")], data.path()).await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
+    let host = host.restart_after(|dir| drop_in(dir, "chameleon.wasm", b"broken")).await;
+    let row = host.row("chameleon").await;
+    assert_eq!((&row["state"], &row["version"]), (&json!("active"), &json!("1.0.0")), "{row}");
+    assert!(row["last_error"]["reason"].is_string(), "{row}");
+    assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_leave_a_room_whose_rule_was_tightened() {
+    let host = host_with_version("1").await;
+    let client = host.client().await;
+    client.ask("enter", json!(null)).await;
+    assert_eq!(client.ask("rooms", json!(null)).await, json!(["chameleons"]));
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 rooms=closed"));
+    host.until("chameleon", serves("2")).await;
+    assert_eq!(client.ask("rooms", json!(null)).await, json!([]));
+    assert_eq!(client.ask("enter", json!(null)).await["error"]["code"], json!("forbidden"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_that_claims_a_taken_event_fails_until_it_is_free() {
+    let host = host_with_version("1").await;
+    drop_in(host.plugins(), "late.wasm", &chameleon("version=1 name=late claims=which"));
+    let row = host.until("late", |row| row["state"] == "failed").await;
+    assert!(row["last_error"]["reason"].as_str().expect("a reason").contains("taken by plugin `chameleon`"), "{row}");
+    assert_eq!(host.row("chameleon").await["state"], json!("active"));
+    std::fs::remove_file(host.plugins().join("chameleon.wasm")).expect("a file to remove");
+    host.until("late", serves("1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_claims_what_another_serves_leaves_both_as_they_were() {
+    let host = host_with_version("1").await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 claims=ping"));
+    let row = host.until("chameleon", |row| !row["last_error"].is_null()).await;
+    assert_eq!((&row["version"], &row["state"]), (&json!("1.0.0"), &json!("active")), "{row}");
+    assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+}
+
+/// Each answer is one version's, each event is answered once and in order, while versions alternate as fast as they load.
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_under_load_lose_nothing() {
+    const CLIENTS: usize = 20;
+    const RELOADS: usize = 20;
+    let host = host_with_version("1").await;
+    let versions = [chameleon("version=1"), chameleon("version=2")];
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut load = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (client, stop) = (host.client().await, stop.clone());
+        load.spawn(async move {
+            let mut asked = 0_u64;
+            while !stop.is_cancelled() {
+                let answer = client.ask("count", json!(asked)).await;
+                assert_eq!(answer[0], json!(asked), "{answer}");
+                assert!(answer[1] == "1" || answer[1] == "2", "{answer}");
+                asked += 1;
+            }
+            assert!(client.was_acked_in_order());
+            asked
+        });
+    }
+    for reload in 1..=RELOADS {
+        drop_in(host.plugins(), "chameleon.wasm", &versions[reload % 2]);
+        host.until("chameleon", serves(&(reload % 2 + 1).to_string())).await;
+    }
+    stop.cancel();
+    let mut answers = 0;
+    while let Some(client) = load.join_next().await {
+        answers += client.expect("a client without a fault");
+    }
+    assert!(answers > (CLIENTS * RELOADS) as u64, "{answers} events were answered while {RELOADS} versions were loaded");
+    host.until("chameleon", |row| row["draining"] == 0).await;
+}
