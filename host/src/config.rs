@@ -220,17 +220,20 @@ pub enum Scope {
     Emit,
     /// `/api/plugins`.
     Operate,
+    /// `GET /metrics`.
+    Metrics,
 }
 
 impl Scope {
     /// All of them: what the host's own key allows.
-    pub const ALL: [Self; 2] = [Self::Emit, Self::Operate];
+    pub const ALL: [Self; 3] = [Self::Emit, Self::Operate, Self::Metrics];
 
     /// The scope as the configuration names it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Emit => "emit",
             Self::Operate => "operate",
+            Self::Metrics => "metrics",
         }
     }
 }

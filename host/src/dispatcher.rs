@@ -14,6 +14,7 @@ use crate::breaker::{Change, Denied};
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
 use crate::event::{Connection, Event, EventId, Identity, Payload, depth, host_event};
+use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
 use crate::registry::{Inbound, Registry, Routes, Served};
 use crate::rejection::Rejection;
@@ -28,6 +29,7 @@ pub struct Dispatcher {
     registry: Arc<Registry>,
     rooms: Arc<Rooms>,
     limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
 }
 
 /// A handler's success.
@@ -47,8 +49,8 @@ const OPTIMISTIC_RUNS: u32 = 2;
 
 impl Dispatcher {
     /// A dispatcher of what `registry` serves, into `rooms`.
-    pub fn new(registry: Arc<Registry>, rooms: Arc<Rooms>, limits: Arc<Limits>) -> Self {
-        Self { registry, rooms, limits }
+    pub fn new(registry: Arc<Registry>, rooms: Arc<Rooms>, limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
+        Self { registry, rooms, limits, metrics }
     }
 
     /// Handles a client's event to its end: when this returns, its effects are in the buffers of their receivers.
@@ -58,12 +60,16 @@ impl Dispatcher {
     pub async fn handle(&self, event: Event) -> Answer {
         // The event binds to this generation.
         let routes = self.registry.snapshot();
-        let Some(route) = routes.route(&event.name) else { return Err(Rejection::UnknownEvent) };
-        let event = Arc::new(event);
+        let Some(route) = routes.route(&event.name) else {
+            self.metrics.unknown_event();
+            return Err(Rejection::UnknownEvent);
+        };
+        let (event, began) = (Arc::new(event), Instant::now());
         let answer = match self.check(&event, &route.inbound) {
             Ok(()) => self.run(&routes, &route.plugin, &event, Some(route.inbound.as_ref())).await,
             Err(rejection) => Err(rejection),
         };
+        route.inbound.meter.record(answer.as_ref().err().map(Rejection::code), began.elapsed());
         if let Err(rejection) = &answer {
             tracing::debug!(event = %event.name, id = %event.id, plugin = route.plugin.plugin.name(), rejection = rejection.code(),
                 "event rejected");
@@ -185,7 +191,8 @@ impl Dispatcher {
             let (plugin, digest) = (served.plugin.name(), &served.plugin.digest);
             match change {
                 Change::Opened(time) => {
-                    tracing::error!(plugin, digest, open_ms = time.as_millis(), "breaker open: the plugin failed too often")
+                    self.metrics.breaker_trip(plugin);
+                    tracing::error!(plugin, digest, open_ms = time.as_millis(), "breaker open: the plugin failed too often");
                 }
                 Change::Closed => tracing::info!(plugin, digest, "breaker closed: the plugin is well again"),
                 Change::HeldOff(client, time) => {

@@ -23,6 +23,7 @@ use crate::http::accept::accept;
 use crate::http::keys::{KeyError, Keys, own_key_file};
 use crate::http::origin::{self, Origins};
 use crate::http::{self, Api};
+use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine, EngineError};
 use crate::registry::{Registry, Routes};
 use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
@@ -131,13 +132,14 @@ impl Host {
         let tasks = TaskTracker::new();
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let engine = Arc::new(Engine::new(Arc::clone(&limits), workers)?);
-        let registry = Arc::new(Registry::default());
+        let (registry, metrics) = (Arc::new(Registry::default()), Arc::new(Metrics::default()));
         let rooms = Arc::new(Rooms::new(config.limits.stalled_reader_ms, tasks.clone()));
-        let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&limits)));
+        let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics)));
         let alarm = Arc::new(Notify::new());
-        let loader = Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm)));
+        let loader = Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
         let kept = config.data.dir.join("plugins");
-        let mut reloader = Reloader::new(&config, Arc::clone(&loader), Arc::clone(&registry), Arc::clone(&rooms), kept, alarm);
+        let mut reloader =
+            Reloader::new(&config, Arc::clone(&loader), Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&metrics), kept, alarm);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let api = Api {
@@ -145,12 +147,14 @@ impl Host {
             registry: Arc::clone(&registry),
             dispatcher: Arc::clone(&dispatcher),
             operator: Arc::clone(&operator),
+            rooms: Arc::clone(&rooms),
+            metrics: Arc::clone(&metrics),
             keys,
             ready: Arc::clone(&ready),
         };
         let (layer, io) = socketio(&config);
         rooms.attach(io.clone(), config.server.namespaces.clone());
-        let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), tasks.clone());
+        let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics), tasks.clone());
         sockets.serve(&io, &config.server.namespaces);
         let origins = Arc::new(Origins::new(&config.server.allowed_origins, address));
         let router = http::router(api)
@@ -229,10 +233,10 @@ async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<O
 }
 
 /// What loads plugins for the data directory of `config`: where their state is, a file for each, and what was compiled.
-pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm: Arc<Notify>) -> Loader {
+pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Loader {
     let (data, limits) = (&config.data.dir, &config.limits);
     let compiler = Compiler::new(compiler.to_owned(), data.join("cache"), limits.compile_ms, limits.compile_memory_bytes.get());
-    Loader::new(engine, Arc::clone(config), compiler, data.join("state"), alarm)
+    Loader::new(engine, Arc::clone(config), compiler, data.join("state"), alarm, metrics)
 }
 
 /// Where a host keeps the key that it made for itself.

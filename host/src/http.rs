@@ -6,6 +6,7 @@ mod catalogue;
 mod emit;
 mod health;
 pub(crate) mod keys;
+mod metrics;
 pub(crate) mod origin;
 mod plugins;
 mod problem;
@@ -22,8 +23,10 @@ use axum::routing::{get, post};
 
 use crate::config::{Config, Scope};
 use crate::dispatcher::Dispatcher;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::reload::Operator;
+use crate::rooms::Rooms;
 
 use keys::Keys;
 
@@ -33,6 +36,8 @@ pub(crate) struct Api {
     pub(crate) registry: Arc<Registry>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) operator: Arc<Operator>,
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) keys: Keys,
     /// Set once the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
@@ -51,6 +56,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
         .route("/api/plugins/{name}/disable", post(plugins::disable))
         .route("/api/plugins/{name}/enable", post(plugins::enable))
+        .route("/metrics", get(metrics::metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(api)

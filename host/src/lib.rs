@@ -6,15 +6,16 @@
 //!                            \__ any step __/ -> rejection -> ack, or an `error` event
 //!
 //! reload path (cold)
-//!   directory -> scan -> load { hash, compile, link, register } -> admit -> registry.publish
-//!                             \-> LoadError, AdmitError -> log + GET /api/plugins
+//!   directory -> watch -> scan -> load { hash, compile, link, register } -> slots decide -> settle -> registry.publish
+//!                                      \-> Failure -> log + GET /api/plugins (the version before keeps serving)
 //! ```
 //!
 //! The modules stand here in the order in which data flows. Each uses only those before it; each heavy dependency is known to one:
 //!
 //! | part | owns | knows |
 //! |---|---|---|
-//! | [`config`], [`event`], [`effect`], [`rejection`], [`rule`], [`transport`] | words | no I/O |
+//! | [`breaker`], [`config`], [`event`], [`effect`], [`rejection`], [`rule`], [`transport`] | words | no I/O |
+//! | [`metrics`] | what the host counts of itself | `prometheus-client` |
 //! | [`schema`] | checks of payloads | `jsonschema` |
 //! | [`store`] | plugins' durable state | SQLite |
 //! | [`plugin`] | compiled code, instances, their limits | `wasmtime` |
@@ -22,7 +23,7 @@
 //! | [`registry`] | what is served now | |
 //! | [`dispatcher`] | an event's way to its answer | |
 //! | `socket` | connections, mailboxes | `socketioxide` |
-//! | [`reload`] | from a directory to what is served | |
+//! | [`reload`] | from a directory to what is served | `notify` |
 //! | `http` | endpoints | `axum` |
 //! | [`host`] | putting it together | all of them, by name |
 
@@ -33,6 +34,8 @@ pub mod event;
 pub mod rejection;
 pub mod rule;
 pub mod transport;
+
+pub mod metrics;
 
 pub mod schema;
 

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::breaker::{Breaker, Cause, Change, Denied, Permit};
 use crate::config::{Limits, PluginSettings};
 use crate::event::Identity;
+use crate::metrics::{Meter, Metrics};
 use crate::plugin::{Candidate, Plugin};
 use crate::rule::{Access, RoomPattern};
 use crate::schema::{Schema, SchemaError};
@@ -148,6 +149,8 @@ pub struct Inbound {
     pub reply: Option<Schema>,
     /// Who may send it.
     pub access: Access,
+    /// What is counted of it.
+    pub meter: Meter,
 }
 
 /// An event that a plugin emits.
@@ -280,8 +283,14 @@ impl Served {
     ///
     /// # Errors
     /// Where it does not go with itself.
-    pub fn new(candidate: Candidate, settings: &PluginSettings, state: State, alarm: Arc<Notify>) -> Result<Arc<Self>, AdmitError> {
-        let (inbound, outbound) = contract(&candidate, &settings.limits)?;
+    pub fn new(
+        candidate: Candidate,
+        settings: &PluginSettings,
+        state: State,
+        alarm: Arc<Notify>,
+        metrics: &Metrics,
+    ) -> Result<Arc<Self>, AdmitError> {
+        let (inbound, outbound) = contract(&candidate, &settings.limits, metrics)?;
         let health = Health::new(&settings.limits, alarm);
         Ok(Arc::new(Self { plugin: Plugin::new(candidate, settings), inbound, outbound, state, health }))
     }
@@ -290,7 +299,7 @@ impl Served {
 type Contract = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
 
 /// Compiles the schemas of a candidate: once per load.
-fn contract(candidate: &Candidate, limits: &Limits) -> Result<Contract, AdmitError> {
+fn contract(candidate: &Candidate, limits: &Limits, metrics: &Metrics) -> Result<Contract, AdmitError> {
     let compile = |event: &str, part: &'static str, text: &str| {
         let schema = Schema::compile(text, limits.schema_bytes.get());
         schema.map_err(|source| AdmitError::Schema { event: event.to_owned(), part, source })
@@ -302,7 +311,8 @@ fn contract(candidate: &Candidate, limits: &Limits) -> Result<Contract, AdmitErr
         if reply.as_ref().is_some_and(|reply| reply.allows_top_level_property("error")) {
             return Err(AdmitError::ReplyHasError { event: handles.event.clone() });
         }
-        inbound.insert(handles.event.clone(), Arc::new(Inbound { data, reply, access: handles.access.clone() }));
+        let meter = metrics.meter(&candidate.registration.name, &handles.event);
+        inbound.insert(handles.event.clone(), Arc::new(Inbound { data, reply, access: handles.access.clone(), meter }));
     }
     let mut outbound = BTreeMap::new();
     for emits in &candidate.registration.emits {

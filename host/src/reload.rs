@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::registry::{AdmitError, Registry, Routes, Served};
 use crate::rooms::Rooms;
 
@@ -50,6 +51,7 @@ pub struct Reloader {
     loader: Arc<Loader>,
     registry: Arc<Registry>,
     rooms: Arc<Rooms>,
+    metrics: Arc<Metrics>,
     contents: Contents,
     slots: Slots,
     files: BTreeMap<PathBuf, Seen>,
@@ -183,6 +185,7 @@ impl Reloader {
         loader: Arc<Loader>,
         registry: Arc<Registry>,
         rooms: Arc<Rooms>,
+        metrics: Arc<Metrics>,
         kept_dir: PathBuf,
         alarm: Arc<Notify>,
     ) -> Self {
@@ -198,6 +201,7 @@ impl Reloader {
             loader,
             registry,
             rooms,
+            metrics,
             contents,
             slots,
             files: BTreeMap::new(),
@@ -309,6 +313,8 @@ impl Reloader {
                     Ok((name, digest)) => Outcome::Plugin { name, digest },
                     Err(failure) => {
                         let error = failure.now();
+                        let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+                        self.metrics.reload(&failure.name.clone().unwrap_or_else(stem), "failed");
                         tracing::error!(file = %path.display(), plugin = failure.name, digest = failure.digest, reason = failure.reason,
                             "plugin failed");
                         let delay = before.min(RETRY_AT_MOST);
@@ -456,6 +462,7 @@ impl Reloader {
                 tracing::info!(plugin = name, version = served.plugin.registration.version, digest, file = %file.display(),
                     generation = routes.generation, replaces = old.as_ref().map(|old| old.plugin.digest.as_str()), "plugin active");
                 self.slots.served(name, digest);
+                self.metrics.reload(name, "active");
             }
             if before.is_disabled(name) != routes.is_disabled(name) {
                 changed = true;
@@ -470,6 +477,7 @@ impl Reloader {
             changed = true;
             tracing::info!(plugin = old.plugin.name(), digest = old.plugin.digest, generation = routes.generation, "plugin removed");
             self.slots.unserved(old.plugin.name());
+            self.metrics.reload(old.plugin.name(), "removed");
             self.take_out(old);
         }
         changed

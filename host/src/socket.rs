@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
 use crate::event::{Connection, Event, EventId, Identity, Payload, host_event, is_event_name};
+use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rooms::{ReplyTo, Rooms};
 use crate::transport::Peer;
@@ -31,6 +32,7 @@ pub(crate) struct Sockets {
     dispatcher: Arc<Dispatcher>,
     rooms: Arc<Rooms>,
     limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
     tasks: TaskTracker,
     /// Every connection, by its public id: who is to be told when the host stops.
     clients: Mutex<HashMap<String, Weak<Client>>>,
@@ -40,9 +42,15 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     /// Whose events go to `dispatcher`.
-    pub(crate) fn new(dispatcher: Arc<Dispatcher>, rooms: Arc<Rooms>, limits: Arc<Limits>, tasks: TaskTracker) -> Arc<Self> {
+    pub(crate) fn new(
+        dispatcher: Arc<Dispatcher>,
+        rooms: Arc<Rooms>,
+        limits: Arc<Limits>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
         let (clients, is_stopping) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { dispatcher, rooms, limits, tasks, clients, is_stopping })
+        Arc::new(Self { dispatcher, rooms, limits, metrics, tasks, clients, is_stopping })
     }
 
     /// Handles no event that comes from now on, those that came to their end, and tells `$disconnect` for every connection.
@@ -216,6 +224,7 @@ impl Client {
             }
             return;
         }
+        self.sockets.metrics.mailbox_rejection();
         let Incoming { mut event, to, .. } = incoming;
         event.payload = Payload::null();
         let overdue = Overdue { event, to };

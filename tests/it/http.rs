@@ -114,6 +114,30 @@ async fn health_and_plugins_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_what_happens_to_events() {
+    let host = TestHost::start(&[bundled_plugin("connection")]).await;
+    assert_eq!(host.http_with("/metrics", None, None).await.0, 401);
+    let client = host.client().await;
+    client.ask("ping", json!({"timestamp": 1})).await;
+    client.ask("ping", json!({"timestamp": "now"})).await;
+    client.ask("nobody", json!(1)).await;
+    let (status, text) = host.http("/metrics", None).await;
+    assert_eq!(status, 200);
+    let text = text.as_str().expect("text").to_owned();
+    for line in [
+        r#"sockhop_events_total{plugin="connection",event="ping",outcome="ok"} 1"#,
+        r#"sockhop_events_total{plugin="connection",event="ping",outcome="invalid_payload"} 1"#,
+        r#"sockhop_events_total{plugin="",event="",outcome="unknown_event"} 1"#,
+        r#"sockhop_handler_seconds_count{plugin="connection"} 2"#,
+        r#"sockhop_reloads_total{plugin="connection",outcome="active"} 1"#,
+        "sockhop_connections 1",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
+    }
+    assert!(!text.contains("nobody"), "no label is a client's choice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_without_a_required_plugin_is_not_ready() {
     let host = TestHost::with(&[bundled_plugin("connection")], |config| config.plugins.required = vec!["billing".to_owned()]).await;
     let (status, problem) = host.http_with("/readyz", None, None).await;

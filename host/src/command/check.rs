@@ -113,7 +113,7 @@ pub(super) async fn check(mut config: Config, files: &[PathBuf]) -> anyhow::Resu
     let scratch = Scratch::new()?;
     config.data.dir.clone_from(&scratch.0);
     let compiler = std::env::current_exe().context("can't find this program, which compiles plugins")?;
-    let loader = host::loader(&Arc::new(config), &compiler, engine, Arc::default());
+    let loader = host::loader(&Arc::new(config), &compiler, engine, Arc::default(), Arc::default());
     let mut routes = Routes::default();
     for file in files {
         let loaded = match loader.read(file).await {

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::plugin::{self, Compiler, Engine, Source};
 use crate::registry::{Served, State};
 use crate::store::{Store, StoreLimits};
@@ -26,6 +27,7 @@ pub struct Loader {
     states: Mutex<HashMap<String, State>>,
     /// Woken when the breaker of a plugin opens.
     alarm: Arc<Notify>,
+    metrics: Arc<Metrics>,
 }
 
 /// Why a file does not serve.
@@ -50,8 +52,15 @@ impl Failure {
 
 impl Loader {
     /// A loader whose plugins are compiled by `compiler` and keep their state in `state_dir`.
-    pub fn new(engine: Arc<Engine>, config: Arc<Config>, compiler: Compiler, state_dir: PathBuf, alarm: Arc<Notify>) -> Self {
-        Self { engine, config, compiler, state_dir, states: Mutex::default(), alarm }
+    pub fn new(
+        engine: Arc<Engine>,
+        config: Arc<Config>,
+        compiler: Compiler,
+        state_dir: PathBuf,
+        alarm: Arc<Notify>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { engine, config, compiler, state_dir, states: Mutex::default(), alarm, metrics }
     }
 
     /// Reads a file.
@@ -81,7 +90,7 @@ impl Loader {
         let name = candidate.registration.name.clone();
         let settings = self.config.of_plugin(&name);
         let state = self.state(&name).map_err(|error| failed(Some(&name), error.as_ref(), false))?;
-        Served::new(candidate, &settings, state, Arc::clone(&self.alarm)).map_err(|error| failed(Some(&name), &error, true))
+        Served::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics).map_err(|error| failed(Some(&name), &error, true))
     }
 
     /// Closes the state of a plugin that is gone.

@@ -115,8 +115,7 @@ fn behave(ctx: &Context, how: String) -> Result<String> {
             ctx.emit(Target::Sender, &NOISE, &"noise".to_owned())?;
         },
         "shout" => ctx.emit(Target::Sender, &NOISE, &"x".repeat(16 << 20))?,
-        "print" =>
-        {
+        "print" => {
             for _ in 0..2_000 {
                 println!("{}", "x".repeat(100));
             }

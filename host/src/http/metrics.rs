@@ -1,0 +1,32 @@
+//! `GET /metrics`: what the host counts of itself.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::config::Scope;
+use crate::metrics::Gauges;
+
+use super::Api;
+use super::problem::Problem;
+
+/// The text format that Prometheus and its like read.
+const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// All figures.
+pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
+    api.keys.allow(&headers, Scope::Metrics)?;
+    let routes = api.registry.snapshot();
+    let gauges = |served: &Arc<crate::registry::Served>| {
+        let (memory, instances) = served.plugin.memory_and_instances();
+        Gauges { plugin: served.plugin.name().to_owned(), instances, memory, is_open: served.health.is_open() }
+    };
+    let gauges: Vec<_> = routes.plugins.iter().map(gauges).collect();
+    let text = api.metrics.render(api.rooms.connections(), routes.generation, &gauges).map_err(|error| {
+        tracing::error!(%error, "metrics not rendered");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unavailable", "the figures can't be shown")
+    })?;
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}

@@ -1,0 +1,202 @@
+//! What the host counts of itself, for Prometheus. The only file that knows prometheus-client.
+//!
+//! No label is one that a client can choose: plugins and events are those that are registered, outcomes are the codes of rejections. What
+//! nobody handles is counted without a name.
+
+use std::fmt;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// The labels of one figure, names and values.
+type Labels = Vec<(&'static str, String)>;
+
+/// All figures of one host.
+pub struct Metrics {
+    registry: Registry,
+    events: Family<Labels, Counter>,
+    seconds: Family<Labels, Histogram, fn() -> Histogram>,
+    reloads: Family<Labels, Counter>,
+    breaker_trips: Family<Labels, Counter>,
+    breaker_open: Family<Labels, Gauge>,
+    instances: Family<Labels, Gauge>,
+    memory: Family<Labels, Gauge>,
+    connections: Gauge,
+    mailbox_rejections: Counter,
+    generation: Gauge,
+}
+
+/// The figures of one event type, found once: counting one that succeeds allocates nothing.
+#[derive(Clone)]
+pub struct Meter {
+    plugin: String,
+    event: String,
+    ok: Counter,
+    seconds: Histogram,
+    events: Family<Labels, Counter>,
+}
+
+/// The figures of one plugin that are read when they are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gauges {
+    /// Whose.
+    pub plugin: String,
+    /// Instances that there are.
+    pub instances: usize,
+    /// Bytes that they take.
+    pub memory: usize,
+    /// Whether its breaker is open.
+    pub is_open: bool,
+}
+
+/// From 100 µs, doubling, to 6.5 s: a handler's time ends at 5 s.
+fn handler_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 17))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("sockhop");
+        let events = Family::default();
+        registry.register("events", "Events that plugins were asked to handle, by what became of them", events.clone());
+        let seconds = Family::new_with_constructor(handler_seconds as fn() -> Histogram);
+        registry.register_with_unit("handler", "Time from an event's turn to its answer", Unit::Seconds, seconds.clone());
+        let reloads = Family::default();
+        registry.register("reloads", "Versions of plugins that were loaded, by what became of them", reloads.clone());
+        let breaker_trips = Family::default();
+        registry.register("breaker_trips", "Times that a plugin's breaker has opened", breaker_trips.clone());
+        let breaker_open = Family::default();
+        registry.register("breaker_open", "Whether a plugin's breaker is open (1)", breaker_open.clone());
+        let instances = Family::default();
+        registry.register("plugin_instances", "Instances of a plugin, at work and waiting", instances.clone());
+        let memory = Family::default();
+        registry.register_with_unit("plugin_memory", "Memory of all instances of a plugin", Unit::Bytes, memory.clone());
+        let (connections, mailbox_rejections, generation) = (Gauge::default(), Counter::default(), Gauge::default());
+        registry.register("connections", "Connections to all namespaces", connections.clone());
+        registry.register("mailbox_rejections", "Events that found their connection's mailbox full", mailbox_rejections.clone());
+        registry.register("generation", "The generation of plugins that is served", generation.clone());
+        let build = Family::<Labels, Gauge>::default();
+        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
+        registry.register("build_info", "The host's version", build);
+        Self {
+            registry,
+            events,
+            seconds,
+            reloads,
+            breaker_trips,
+            breaker_open,
+            instances,
+            memory,
+            connections,
+            mailbox_rejections,
+            generation,
+        }
+    }
+}
+
+impl Metrics {
+    /// The figures of `event` of `plugin`.
+    pub fn meter(&self, plugin: &str, event: &str) -> Meter {
+        let ok = self.events.get_or_create_owned(&labels(plugin, event, "ok"));
+        let seconds = self.seconds.get_or_create_owned(&vec![("plugin", plugin.to_owned())]);
+        Meter { plugin: plugin.to_owned(), event: event.to_owned(), ok, seconds, events: self.events.clone() }
+    }
+
+    /// An event that nobody handles.
+    pub fn unknown_event(&self) {
+        self.events.get_or_create(&labels("", "", "unknown_event")).inc();
+    }
+
+    /// A mailbox had no room for an event.
+    pub fn mailbox_rejection(&self) {
+        self.mailbox_rejections.inc();
+    }
+
+    /// A version of `plugin` was loaded; `outcome` is `active`, `failed` or `removed`.
+    pub fn reload(&self, plugin: &str, outcome: &'static str) {
+        self.reloads.get_or_create(&vec![("plugin", plugin.to_owned()), ("outcome", outcome.to_owned())]).inc();
+    }
+
+    /// The breaker of `plugin` has opened.
+    pub fn breaker_trip(&self, plugin: &str) {
+        self.breaker_trips.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
+    }
+
+    /// All figures as text, in the OpenMetrics format.
+    ///
+    /// # Errors
+    /// None that is known: the format is written into memory.
+    pub fn render(&self, connections: usize, generation: u64, plugins: &[Gauges]) -> Result<String, fmt::Error> {
+        let number = |figure: usize| i64::try_from(figure).unwrap_or(i64::MAX);
+        self.connections.set(number(connections));
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        // Those of plugins that are gone are not shown as if they still were.
+        self.breaker_open.clear();
+        self.instances.clear();
+        self.memory.clear();
+        for plugin in plugins {
+            let labels = vec![("plugin", plugin.plugin.clone())];
+            self.breaker_open.get_or_create(&labels).set(i64::from(plugin.is_open));
+            self.instances.get_or_create(&labels).set(number(plugin.instances));
+            self.memory.get_or_create(&labels).set(number(plugin.memory));
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Meter {
+    /// One event was answered after `elapsed`, by its reply or by a rejection of this code.
+    pub fn record(&self, rejection: Option<&'static str>, elapsed: Duration) {
+        self.seconds.observe(elapsed.as_secs_f64());
+        match rejection {
+            None => self.ok.inc(),
+            Some(code) => self.events.get_or_create(&labels(&self.plugin, &self.event, code)).inc(),
+        };
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+fn labels(plugin: &str, event: &str, outcome: &str) -> Labels {
+    vec![("plugin", plugin.to_owned()), ("event", event.to_owned()), ("outcome", outcome.to_owned())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_shown_by_plugin_event_and_outcome() {
+        let metrics = Metrics::default();
+        let meter = metrics.meter("lab", "echo");
+        meter.record(None, Duration::from_millis(1));
+        meter.record(Some("refused"), Duration::from_millis(1));
+        metrics.unknown_event();
+        let lab = Gauges { plugin: "lab".to_owned(), instances: 2, memory: 100, is_open: true };
+        let text = metrics.render(3, 4, &[lab]).unwrap();
+        for line in [
+            r#"sockhop_events_total{plugin="lab",event="echo",outcome="ok"} 1"#,
+            r#"sockhop_events_total{plugin="lab",event="echo",outcome="refused"} 1"#,
+            r#"sockhop_events_total{plugin="",event="",outcome="unknown_event"} 1"#,
+            r#"sockhop_handler_seconds_count{plugin="lab"} 2"#,
+            r#"sockhop_plugin_memory_bytes{plugin="lab"} 100"#,
+            r#"sockhop_breaker_open{plugin="lab"} 1"#,
+            "sockhop_connections 3",
+            "sockhop_generation 4",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
+        }
+        assert!(!metrics.render(0, 4, &[]).unwrap().contains("sockhop_plugin_memory_bytes{"), "a plugin that is gone");
+    }
+}
