@@ -32,6 +32,21 @@ pub mod generated {
     });
 }
 
+/// Generated from WASI's own interface: a plugin that reads no settings does not import it.
+#[allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    dead_code,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code: it crosses the component's boundary, and its documentation is the interface's"
+)]
+mod settings {
+    wit_bindgen::generate!({ path: "wit", world: "settings", generate_all });
+}
+
 use generated::sockhop::plugin::{emitter, identity, log, registry, rooms, state, types};
 
 /// What `export!` calls for the export `register`.
@@ -124,6 +139,10 @@ impl Host for Component {
 
     fn disconnect(&self, reason: &str) {
         identity::disconnect(reason);
+    }
+
+    fn setting(&self, name: &str) -> Option<String> {
+        settings::wasi::config::store::get(name).ok().flatten()
     }
 
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {

@@ -86,6 +86,12 @@ impl Context {
         &self.event.name
     }
 
+    /// The plugin's own setting `name`, as the operator wrote it under `[plugins.NAME.config]`; none where it is not set.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.host.setting(name)
+    }
+
     /// Id of this occurrence, as in logs and in clients' errors (a ULID); the same when the host runs the handler again.
     #[must_use]
     pub fn event_id(&self) -> String {

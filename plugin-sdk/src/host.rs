@@ -1,6 +1,6 @@
 //! What the SDK needs of a host: one seam with two sides, the component's imports and the test host.
 //!
-//! Mirrors `wit/v0.1` function by function and adds nothing; whatever is convenient is built on top, in [`crate::Context`].
+//! Mirrors `wit/v0.1` function by function, with `wasi:config/store` beside it, and adds nothing; whatever is convenient is built on top, in [`crate::Context`].
 
 use crate::context::{Level, Target};
 use crate::refusal::Result;
@@ -31,6 +31,7 @@ pub(crate) trait Host {
     fn event_id(&self) -> String;
     fn received_at(&self) -> u64;
     fn disconnect(&self, reason: &str);
+    fn setting(&self, name: &str) -> Option<String>;
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
     fn set(&self, key: &str, value: &[u8]) -> Result;
     fn delete(&self, key: &str) -> Result;

@@ -166,6 +166,12 @@ impl TestHost {
         self
     }
 
+    /// Sets the plugin's own setting `name`, as an operator would under `[plugins.NAME.config]`.
+    pub fn setting(&mut self, name: &str, value: &str) -> &mut Self {
+        self.world.settings.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// The next events are received at `ms` since 1970; at first that is 2026-01-01T00:00:00.000Z, and the clock stands still.
     pub fn at(&mut self, ms: u64) -> &mut Self {
         self.now = ms;

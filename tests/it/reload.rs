@@ -202,3 +202,20 @@ async fn reloads_under_load_lose_nothing() {
     assert!(answers > (CLIENTS * RELOADS) as u64, "{answers} events were answered while {RELOADS} versions were loaded");
     host.until("chameleon", |row| row["draining"] == 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_has_settings_and_limits_of_its_own() {
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        let mut settings = config.of_plugin("chameleon");
+        settings.config.insert("greeting".to_owned(), "hello".to_owned());
+        settings.limits.effects = std::num::NonZeroUsize::new(1).expect("not zero");
+        config.plugins.by_name.insert("chameleon".to_owned(), settings);
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
+    let client = host.client().await;
+    assert_eq!(client.ask("setting", json!("greeting")).await, json!("hello"));
+    assert_eq!(client.ask("setting", json!("other")).await, json!(null));
+    assert_eq!(client.ask("two_keys", json!(null)).await["error"]["code"], json!("too_large"));
+}

@@ -202,8 +202,11 @@ fn compatible(version: &str) -> bool {
     }
 }
 
-/// The parts of WASI 0.2 that the host links, all of them empty but clocks, randomness and output.
+/// The parts of WASI 0.2 that the host links, all of them empty but clocks, randomness, output and the plugin's own settings.
 fn is_linked(import: &str) -> bool {
+    if import.starts_with("wasi:config/store@") {
+        return true;
+    }
     ["wasi:io/", "wasi:cli/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/", "wasi:sockets/"]
         .iter()
         .any(|package| import.starts_with(package) && import.contains("@0.2."))

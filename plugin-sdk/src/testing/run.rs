@@ -21,6 +21,7 @@ pub(super) struct World {
     pub(super) members: BTreeSet<(String, String)>,
     pub(super) sequences: BTreeMap<String, u64>,
     pub(super) log: Vec<(Level, String)>,
+    pub(super) settings: BTreeMap<String, String>,
 }
 
 /// One run, with a world of its own that the test host takes over when the handler returned `Ok`.
@@ -122,6 +123,10 @@ impl Host for Rc<Run> {
 
     fn received_at(&self) -> u64 {
         self.now
+    }
+
+    fn setting(&self, name: &str) -> Option<String> {
+        self.world.borrow().settings.get(name).cloned()
     }
 
     fn disconnect(&self, reason: &str) {

@@ -145,6 +145,15 @@ fn ten_times(ctx: &Context, _: ()) -> Result<u64> {
     if times > 10 { panic!("worn out") } else { Ok(times) }
 }
 
+fn two_keys(ctx: &Context, _: ()) -> Result {
+    ctx.state().set("one", &1)?;
+    ctx.state().set("two", &2)
+}
+
+fn setting(ctx: &Context, name: String) -> Result<Option<String>> {
+    Ok(ctx.setting(&name))
+}
+
 fn failing(_: &Context, _: ()) -> Result {
     if mood("fails").is_some() { panic!("this version always fails") } else { Ok(()) }
 }
@@ -182,7 +191,14 @@ fn plugin() -> Plugin {
     }
     let access = if mood("rooms").as_deref() == Some("closed") { Access::Authenticated } else { Access::Anyone };
     plugin = plugin.room("chameleons", access).emits(NOISE).on("which", which).on("call", call).on("slow", slow).on("enter", enter);
-    plugin = plugin.on("count", echo).on("rooms", rooms).on("behave", behave).on("ten_times", ten_times).on("failing", failing);
+    plugin = plugin
+        .on("count", echo)
+        .on("rooms", rooms)
+        .on("behave", behave)
+        .on("ten_times", ten_times)
+        .on("failing", failing)
+        .on("setting", setting)
+        .on("two_keys", two_keys);
     if mood("schema").is_some() { plugin.on("odd", odd) } else { plugin }
 }
 
