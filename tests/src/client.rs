@@ -125,6 +125,11 @@ impl TestClient {
         self.acked.lock().expect("no panic under the lock").is_sorted()
     }
 
+    /// Whether the host has closed the connection.
+    pub fn is_closed(&self) -> bool {
+        self.reader.is_finished()
+    }
+
     /// Waits until the host has closed the connection.
     pub async fn closed(mut self) {
         tokio::time::timeout(PATIENCE, &mut self.reader).await.expect("a connection that is closed").expect("a reader that ends");

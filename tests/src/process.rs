@@ -42,6 +42,12 @@ impl HostProcess {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// What it holds of the system: KiB of memory, threads, file descriptors.
+    pub fn footprint(&self) -> (u64, usize, usize) {
+        let count = |of: &str| std::fs::read_dir(format!("/proc/{}/{of}", self.pid())).expect("its entries").count();
+        (self.resident() / 1024, count("task"), count("fd"))
+    }
+
     /// Ends it as `kill -9` does.
     pub fn kill(mut self) {
         self.child.kill().expect("a process to kill");

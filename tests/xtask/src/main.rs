@@ -19,6 +19,7 @@ use report::Steps;
 const HELP: &str = "\
 cargo xtask run [-- ARGS]   do all the set-up and serve on 127.0.0.1:4000 with the bundled plugins
 cargo xtask test            do all the set-up and run every test
+cargo xtask load [-- ARGS]  measure reloads under load on an optimised host; `-- --help` lists its settings
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
 cargo xtask guests          build the plugins that only tests load
 cargo xtask help            show this
@@ -57,6 +58,7 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
     match (command, rest) {
         ("run", _) => run(rest),
         ("test", []) => test(),
+        ("load", _) => load(rest),
         ("plugins", []) => plugins(),
         ("guests", []) => guests(),
         ("help" | "--help" | "-h", _) => {
@@ -116,6 +118,17 @@ fn test() -> Result<(), Failure> {
     steps.step("Python client: tests", || clients::test_python(&workspace))?;
     report::text("every test passed");
     Ok(())
+}
+
+/// `cargo xtask load`
+fn load(rest: &[OsString]) -> Result<(), Failure> {
+    tools::require(&[tools::CC])?;
+    let workspace = Workspace::find()?;
+    let mut steps = Steps::of(3);
+    steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("plugins that only tests load", || workspace.build_guests())?;
+    steps.step("host and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+    workspace.run_load(rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
 }
 
 /// `cargo xtask plugins`
