@@ -74,7 +74,7 @@
 //! rustup target add wasm32-wasip2
 //! cargo build --release --target wasm32-wasip2
 //! sockhop check target/wasm32-wasip2/release/chat.wasm   # what it registers, or why a host would refuse it
-//! cp target/wasm32-wasip2/release/chat.wasm plugins/      # into the directory that a host reads when it starts
+//! sockhop deploy target/wasm32-wasip2/release/chat.wasm --wait   # into the directory that a running host follows
 //! ```
 //!
 //! # Testing
@@ -110,8 +110,13 @@
 //!
 //! The host checks a payload against its schema before the handler sees it, so bounds belong there:
 //! `#[schemars(length(max = 200))]` counts characters, `#[schemars(range(min = 1))]` bounds a number. A field of type `Option` may be
-//! absent or `null`. Unknown fields are ignored. What a schema can't tell, such as a number beyond an `u8`, becomes a refusal
+//! absent or `null`. Unknown fields are ignored. What a schema can't tell, such as `7.0` for an integer, becomes a refusal
 //! `invalid_payload`.
+//!
+//! # Settings
+//!
+//! What an operator writes under `[plugins.NAME.config]` a handler reads with [`Context::setting`], and a test sets with
+//! [`TestHost::setting`](testing::TestHost::setting).
 //!
 //! # What a plugin can't do
 //!

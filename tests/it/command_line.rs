@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use sockhop_tests::{HostProcess, binary, bundled, bundled_plugin, directory_of, guest};
+use sockhop_tests::{HostProcess, binary, bundled, bundled_plugin, chameleon, directory_of, guest};
 
 /// Exit status, standard output and standard error.
 fn run(arguments: &[&str]) -> (i32, String, String) {
@@ -142,4 +142,41 @@ fn the_commands_that_ask_a_running_host_do() {
     let (status, _, errors) = ask(&["emit", "nobody", "1"]);
     assert_eq!(status, 1);
     assert!(errors.contains("unknown_event"), "{errors}");
+}
+
+#[test]
+fn an_operator_deploys_shows_and_rolls_back() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start(plugins.path(), data.path());
+    let ask = |arguments: &[&str]| {
+        let data = data.path().to_str().expect("UTF-8");
+        run(&[arguments, &["--url", &host.url, "--data", data]].concat())
+    };
+    let files = tempfile::tempdir().expect("a directory");
+    let dir = plugins.path().to_str().expect("UTF-8");
+    let mut digests = Vec::new();
+    for version in 1..=2 {
+        let file = made(files.path(), &format!("v{version}.wasm"), &chameleon(&format!("version={version}")));
+        let (status, output, errors) = ask(&["deploy", file.to_str().expect("UTF-8"), "--wait", "--plugins", dir]);
+        assert_eq!(status, 0, "{output}{errors}");
+        assert!(output.contains("serves"), "{output}");
+        digests.push(output.split(' ').nth(1).expect("a digest").to_owned());
+    }
+    assert!(plugins.path().join("chameleon.wasm").exists(), "one file, whatever the deployed ones were called");
+    let bad = made(files.path(), "bad.wasm", b"no plugin");
+    let (status, _, errors) = ask(&["deploy", bad.to_str().expect("UTF-8"), "--wait", "--plugins", dir]);
+    assert_eq!(status, 1);
+    assert!(errors.contains("no WebAssembly component"), "{errors}");
+    let (_, output, _) = ask(&["plugins", "show", "chameleon"]);
+    assert!(digests.iter().all(|digest| output.contains(digest)), "both versions can be gone back to: {output}");
+    let (status, output, errors) = ask(&["plugins", "rollback", "chameleon", "--json"]);
+    assert_eq!(status, 0, "{errors}");
+    assert_eq!(serde_json::from_str::<Value>(&output).expect("JSON")["digest"], json!(digests[0]));
+    assert_eq!(ask(&["plugins", "disable", "chameleon"]).0, 0);
+    let (_, output, _) = ask(&["plugins", "list"]);
+    assert!(output.lines().any(|line| line.starts_with("chameleon") && line.contains("disabled")), "{output}");
+    assert_eq!(ask(&["plugins", "enable", "chameleon"]).0, 0);
+    let (status, _, errors) = ask(&["plugins", "rollback", "chameleon", "--to", "0000"]);
+    assert_eq!(status, 1);
+    assert!(errors.contains("no kept version"), "{errors}");
 }

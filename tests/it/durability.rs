@@ -1,7 +1,7 @@
 //! What was acknowledged is not lost.
 
 use serde_json::json;
-use sockhop_tests::{HostProcess, TestClient, bundled_plugin, directory_of};
+use sockhop_tests::{HostProcess, TestClient, bundled_plugin, chameleon, directory_of, drop_in};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_write_survives_the_kill_of_the_host() {
@@ -37,4 +37,36 @@ async fn an_acknowledged_write_survives_the_kill_of_the_host() {
     }
     let lost: Vec<_> = acknowledged.iter().filter(|id| !stored.contains(id)).collect();
     assert!(lost.is_empty(), "lost: {lost:?}");
+}
+
+/// Killed at any moment of loading, a host starts clean, with the last good versions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_killed_while_it_loads_starts_clean_the_next_time() {
+    let kills: u64 = std::env::var("SOCKHOP_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(15);
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    drop_in(plugins.path(), "chameleon.wasm", &chameleon("version=1"));
+    let mut good = 1;
+    for round in 0..kills {
+        let host = HostProcess::start(plugins.path(), data.path());
+        let client = TestClient::connect(&host.url).await;
+        let version = client.ask("which", json!(null)).await["version"].clone();
+        assert!(
+            version == json!(good.to_string()) || version == json!((good - 1).to_string()),
+            "round {round}: {version}, and {good} is the last good"
+        );
+        assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+        // A good version, or one that is none, is being loaded when the end comes: at another moment of it in each round.
+        if round % 3 == 2 {
+            drop_in(plugins.path(), "chameleon.wasm", b"broken");
+        } else {
+            good += 1;
+            drop_in(plugins.path(), "chameleon.wasm", &chameleon(&format!("version={good}")));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(round * 37 % 700)).await;
+        host.kill();
+        if round % 3 == 2 {
+            good += 1;
+            drop_in(plugins.path(), "chameleon.wasm", &chameleon(&format!("version={good}")));
+        }
+    }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde_json::{Value, json};
-use sockhop_tests::{HostProcess, TestClient, chameleon, drop_in};
+use sockhop_tests::{HostProcess, TestClient, bundled_plugin, chameleon, drop_in};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -169,6 +169,18 @@ async fn reload(url: &str, key: &str, plugins: &Path, version: usize, bytes: &[u
     }
 }
 
+/// From the rename of a bundled plugin that the host has never seen to the first event that it answers.
+async fn first_answer(host: &HostProcess, plugins: &Path) -> Duration {
+    let client = TestClient::connect(&host.url).await;
+    let bytes = std::fs::read(bundled_plugin("memory_logs")).expect("a plugin");
+    drop_in(plugins, "memory_logs.wasm", &bytes);
+    let began = Instant::now();
+    while client.ask("memory_log_list", json!({})).await["items"].is_null() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it was never served");
+    }
+    began.elapsed()
+}
+
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
@@ -177,6 +189,7 @@ async fn main() {
     drop_in(plugins.path(), "chameleon.wasm", &versions[1]);
     let host = HostProcess::start(plugins.path(), data.path());
     let key = std::fs::read_to_string(data.path().join("key")).expect("the host's key").trim().to_owned();
+    let first_seen = first_answer(&host, plugins.path()).await;
     let mut clients = Vec::new();
     for _ in 0..arguments.connections {
         clients.push(Arc::new(TestClient::connect(&host.url).await));
@@ -221,6 +234,7 @@ async fn main() {
 
     let ratio = reloaded.percentile(0.99) as f64 / steady.percentile(0.99).max(1) as f64;
     let document = json!({
+        "new_plugin_to_first_answer_ms": first_seen.as_millis(),
         "connections": arguments.connections, "peak_events_per_second": peak.round(),
         "steady": steady.document(), "with_reloads": reloaded.document(), "reloads": times.len(),
         "reload_ms_median": times.get(times.len() / 2), "reload_ms_most": times.last(), "p99_ratio": (ratio * 100.0).round() / 100.0,

@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn placing_a_file_twice_writes_it_once_and_leaves_nothing_else() {
-        let directory = std::env::temp_dir().join(format!("sockhop-xtask-{}", process::id()));
+        let directory = env::temp_dir().join(format!("sockhop-xtask-{}", process::id()));
         create(&directory).unwrap();
         let (source, destination) = (directory.join("built.wasm"), directory.join("placed.wasm"));
         fs::write(&source, b"one").unwrap();

@@ -124,8 +124,12 @@ fn test() -> Result<(), Failure> {
 fn load(rest: &[OsString]) -> Result<(), Failure> {
     tools::require(&[tools::CC])?;
     let workspace = Workspace::find()?;
-    let mut steps = Steps::of(3);
+    let mut steps = Steps::of(4);
     steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("bundled plugins", || {
+        workspace.build_plugins()?;
+        workspace.place_plugins_alone(&workspace.tested_plugins_dir())
+    })?;
     steps.step("plugins that only tests load", || workspace.build_guests())?;
     steps.step("host and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
     workspace.run_load(rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
