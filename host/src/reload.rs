@@ -5,7 +5,9 @@
 
 mod contents;
 mod load;
+mod operator;
 pub mod scan;
+mod settle;
 pub mod slots;
 mod watch;
 
@@ -15,8 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +28,11 @@ use crate::rooms::Rooms;
 
 use contents::Contents;
 pub use load::{Failure, Loader};
+use operator::Command;
+pub use operator::{Operator, Row, Word};
 use scan::Stamp;
-use slots::{Digest, LastError, OperatorError, PluginState, Signs, Slot, Slots};
+use settle::{Choice, settle};
+use slots::{Digest, LastError, Slots};
 use watch::Watch;
 
 /// How long the directory must be quiet before it is looked at, and how long a file must stand still: a copy takes many writes.
@@ -40,9 +44,6 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Contents that are remembered as bad.
 const MAX_BAD: usize = 64;
-
-/// Words of operators that may wait for their turn.
-const COMMANDS: usize = 16;
 
 /// Keeps what is served in step with a directory.
 pub struct Reloader {
@@ -96,82 +97,6 @@ struct Draining {
     until: Instant,
 }
 
-/// An operator's word, and where the answer goes.
-struct Command {
-    name: String,
-    word: Word,
-    answer: oneshot::Sender<Result<(), OperatorError>>,
-}
-
-/// What an operator can say of a plugin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
-    /// Go back to the version before, or to the one whose digest begins so.
-    RollBack(Option<String>),
-    /// Answer its events `unavailable`.
-    Disable,
-    /// Serve it again, and take its breaker for closed.
-    Enable,
-}
-
-/// What operators see and say.
-pub struct Operator {
-    rows: ArcSwap<Vec<Row>>,
-    commands: mpsc::Sender<Command>,
-}
-
-/// One plugin, or one file that is none.
-#[derive(Clone)]
-pub struct Row {
-    /// The plugin's name; the file's, without its extension, where it never came to say one.
-    pub name: String,
-    /// The file.
-    pub file: PathBuf,
-    /// What is known of its versions.
-    pub slot: Option<Slot>,
-    /// The version that serves.
-    pub served: Option<Arc<Served>>,
-    /// The generation that is served.
-    pub generation: u64,
-    /// What failed last.
-    pub last_error: Option<LastError>,
-    is_loading: bool,
-    /// Versions whose last events run.
-    pub draining: usize,
-}
-
-impl Row {
-    /// The plugin's state now.
-    pub fn state(&self) -> PluginState {
-        let signs = Signs {
-            is_served: self.served.is_some(),
-            is_open: self.served.as_ref().is_some_and(|served| served.health.is_open()),
-            is_loading: self.is_loading,
-            is_draining: self.draining > 0,
-        };
-        PluginState::of(self.slot.as_ref(), signs)
-    }
-}
-
-impl Operator {
-    /// Every plugin, and every file that is none.
-    pub fn rows(&self) -> Arc<Vec<Row>> {
-        self.rows.load_full()
-    }
-
-    /// Says `word` of the plugin `name`, and waits until it has been followed.
-    ///
-    /// # Errors
-    /// Why it is not followed.
-    pub async fn say(&self, name: &str, word: Word) -> Result<(), OperatorError> {
-        let (answer, answered) = oneshot::channel();
-        let command = Command { name: name.to_owned(), word, answer };
-        let gone = || OperatorError::Unknown(name.to_owned());
-        self.commands.send(command).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
-    }
-}
-
 /// The plugin directory can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -189,7 +114,7 @@ impl Reloader {
         kept_dir: PathBuf,
         alarm: Arc<Notify>,
     ) -> Self {
-        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (operator, commands) = Operator::new();
         let contents = Contents::new(kept_dir);
         let slots = contents.load().unwrap_or_else(|error| {
             tracing::error!(%error, "what was remembered of plugins can't be read; operators' choices and earlier versions are lost");
@@ -209,7 +134,7 @@ impl Reloader {
             ready: HashMap::new(),
             draining: Vec::new(),
             alarm,
-            operator: Arc::new(Operator { rows: ArcSwap::default(), commands: sender }),
+            operator,
             commands,
         }
     }
@@ -598,53 +523,7 @@ impl Reloader {
             let file = gone.served.upgrade().map(|served| served.plugin.file.clone()).unwrap_or_default();
             rows.push(Row { name, file, slot: None, served: None, generation, last_error: None, is_loading: false, draining: 1 });
         }
-        self.operator.rows.store(Arc::new(rows));
-    }
-}
-
-/// A plugin on its way into a generation: its versions that could serve, the best first.
-struct Choice {
-    name: String,
-    versions: Vec<Arc<Served>>,
-    is_disabled: bool,
-}
-
-/// What a version was refused for.
-type Refused = (String, Digest, AdmitError);
-
-/// The generation in which every plugin serves the best of its versions that goes with the others. Where two don't go together, the one that
-/// is new here loses: what serves is never pushed out.
-fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Refused>) {
-    let serves = |served: &Arc<Served>| before.plugins.iter().any(|other| Arc::ptr_eq(other, served));
-    let mut refused = Vec::new();
-    loop {
-        let mut routes = Routes::after(before);
-        let mut conflict = None;
-        for choice in choices.iter() {
-            if let Some(version) = choice.versions.first()
-                && let Err(error) = routes.admit(version, choice.is_disabled)
-            {
-                let is_new = |name: &str| {
-                    let choice = choices.iter().find(|choice| choice.name == name);
-                    choice.and_then(|choice| choice.versions.first()).is_some_and(|version| !serves(version))
-                };
-                let loser = match error.taken_by() {
-                    Some(other) if serves(version) && is_new(other) => other.to_owned(),
-                    _ => choice.name.clone(),
-                };
-                conflict = Some((loser, error));
-                break;
-            }
-        }
-        let Some((loser, error)) = conflict else { return (routes, refused) };
-        match choices.iter_mut().find(|choice| choice.name == loser) {
-            Some(choice) if !choice.versions.is_empty() => {
-                let version = choice.versions.remove(0);
-                refused.push((loser, version.plugin.digest.clone(), error));
-            }
-            // Whoever is in the way is nobody that could step back: an impossible case that must not go in circles.
-            _ => return (routes, refused),
-        }
+        self.operator.show(rows);
     }
 }
 
