@@ -55,6 +55,8 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     contents: Contents,
     slots: Slots,
+    /// As they are remembered for the next start.
+    saved: Slots,
     files: BTreeMap<PathBuf, Seen>,
     /// What failed by its bytes, the newest first: it would fail again.
     bad: VecDeque<Failure>,
@@ -128,6 +130,7 @@ impl Reloader {
             rooms,
             metrics,
             contents,
+            saved: slots.clone(),
             slots,
             files: BTreeMap::new(),
             bad: VecDeque::new(),
@@ -316,8 +319,11 @@ impl Reloader {
         }
         self.drain();
         self.forget();
-        if let Err(error) = self.contents.save(&self.slots) {
-            tracing::warn!(%error, "what serves can't be remembered for the next start");
+        if self.slots != self.saved {
+            match self.contents.save(&self.slots) {
+                Ok(()) => self.saved.clone_from(&self.slots),
+                Err(error) => tracing::warn!(%error, "what serves can't be remembered for the next start"),
+            }
         }
         self.show(None);
     }

@@ -30,13 +30,22 @@ async fn a_file_dropped_into_the_directory_is_served_and_one_that_is_taken_out_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replacing_a_plugin_lets_running_events_finish_on_the_old_one() {
-    let host = host_with_version("1").await;
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.event_wall_ms = sockhop_tests::PATIENCE;
+        config.limits.drain_ms = sockhop_tests::PATIENCE;
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
     let client = host.client().await;
-    let running = client.ask_later(r#"["slow",1500]"#).await;
+    let running = client.ask_later(r#"["hold"]"#).await;
+    host.until("chameleon", |row| row["instances"] == 1).await;
     let queued = client.ask_later(r#"["which"]"#).await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
     host.until("chameleon", serves("2")).await;
-    assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("2"), "others are served by the new one meanwhile");
+    let other = host.client().await;
+    assert_eq!(other.ask("which", json!(null)).await["version"], json!("2"), "others are served by the new one meanwhile");
+    other.ask("enter", json!(null)).await;
     assert_eq!(running.await, Ok(json!("1")));
     assert_eq!(queued.await.map(|reply| reply["version"].clone()), Ok(json!("2")), "what was queued runs on the new one");
     host.until("chameleon", |row| row["draining"] == 0).await;

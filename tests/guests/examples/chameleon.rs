@@ -80,6 +80,14 @@ fn slow(_: &Context, ms: u64) -> Result<String> {
     Ok(version())
 }
 
+/// Goes on until somebody has entered.
+fn hold(ctx: &Context, _: ()) -> Result<String> {
+    while ctx.room_size("chameleons") == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(version())
+}
+
 fn echo(_: &Context, data: u64) -> Result<(u64, String)> {
     Ok((data, version()))
 }
@@ -190,7 +198,14 @@ fn plugin() -> Plugin {
         return plugin.on(event, which);
     }
     let access = if mood("rooms").as_deref() == Some("closed") { Access::Authenticated } else { Access::Anyone };
-    plugin = plugin.room("chameleons", access).emits(NOISE).on("which", which).on("call", call).on("slow", slow).on("enter", enter);
+    plugin = plugin
+        .room("chameleons", access)
+        .emits(NOISE)
+        .on("which", which)
+        .on("call", call)
+        .on("slow", slow)
+        .on("hold", hold)
+        .on("enter", enter);
     plugin = plugin
         .on("count", echo)
         .on("rooms", rooms)
