@@ -263,6 +263,12 @@ impl Config {
         self.plugins.by_name.get(name).cloned().unwrap_or_else(as_the_rest)
     }
 
+    /// The most that an instance of any plugin may have, bytes.
+    pub fn largest_instance_memory(&self) -> usize {
+        let own = self.plugins.by_name.values().map(|settings| settings.limits.instance_memory_bytes);
+        own.fold(self.limits.instance_memory_bytes, Ord::max).get()
+    }
+
     /// What no single key can tell.
     fn check(&self) -> Result<(), String> {
         match self.keys.iter().find(|key| key.secret.is_some() == key.secret_file.is_some()) {

@@ -131,7 +131,7 @@ impl Host {
         let limits = Arc::new(config.limits.clone());
         let tasks = TaskTracker::new();
         let workers = thread::available_parallelism().map_or(1, usize::from);
-        let engine = Arc::new(Engine::new(Arc::clone(&limits), workers)?);
+        let engine = Arc::new(Engine::new(config.largest_instance_memory(), workers)?);
         let (registry, metrics) = (Arc::new(Registry::default()), Arc::new(Metrics::default()));
         let rooms = Arc::new(Rooms::new(config.limits.stalled_reader_ms, tasks.clone()));
         let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics)));
@@ -234,8 +234,8 @@ async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<O
 
 /// What loads plugins for the data directory of `config`: where their state is, a file for each, and what was compiled.
 pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Loader {
-    let (data, limits) = (&config.data.dir, &config.limits);
-    let compiler = Compiler::new(compiler.to_owned(), data.join("cache"), limits.compile_ms, limits.compile_memory_bytes.get());
+    let data = &config.data.dir;
+    let compiler = Compiler::new(compiler.to_owned(), data.join("cache"));
     Loader::new(engine, Arc::clone(config), compiler, data.join("state"), alarm, metrics)
 }
 

@@ -75,3 +75,21 @@ async fn a_new_version_that_fails_in_its_first_minute_goes_back_by_itself() {
     assert_eq!((&row["state"], &row["last_error"]["digest"]), (&json!("active"), &bad["digest"]), "{row}");
     assert_eq!(client.ask("failing", json!(null)).await, json!(null));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_causes_nearly_all_failures_is_held_off_while_others_are_served() {
+    let host = host(Duration::from_secs(60)).await;
+    let good = host.client().await;
+    let bad = sockhop_tests::TestClient::connect_from(&host.url, std::net::Ipv4Addr::new(127, 0, 0, 2).into()).await;
+    assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
+    for _ in 0..5 {
+        assert_eq!(bad.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+    }
+    let held = bad.ask("which", json!(null)).await;
+    assert_eq!(held["error"]["code"], json!("rate_limited"), "{held}");
+    assert!(held["error"]["retry_after_ms"].as_u64().is_some_and(|ms| (1..=60_000).contains(&ms)), "{held}");
+    assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
+    assert_eq!(host.row("chameleon").await["state"], json!("active"));
+    // Of other plugins nothing is held from it.
+    assert_eq!(bad.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+}

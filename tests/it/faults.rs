@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sockhop_tests::{TestHost, bundled_plugin, chameleon, drop_in, guest};
+use sockhop_tests::{TestHost, bundled_plugin, chameleon, drop_in, guest, table_filler};
 
 async fn host() -> TestHost {
     let host = TestHost::start(&[bundled_plugin("connection")]).await;
@@ -252,5 +252,149 @@ async fn spinning_handlers_of_one_plugin_do_not_keep_another_from_answering() {
     for (answer, _client) in spinners {
         let answer = answer.await.expect("an answer");
         assert_eq!(answer["error"]["code"], json!("timed_out"));
+    }
+}
+
+/// More than an instance has by default: the guest can say it here, and the host does not take it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_sends_200_mb_to_the_host_is_ended() {
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.event_cpu_ms = Duration::from_secs(30);
+        config.limits.event_wall_ms = Duration::from_secs(30);
+        let mut settings = config.of_plugin("chameleon");
+        settings.limits.instance_memory_bytes = std::num::NonZeroUsize::new(1 << 30).expect("not zero");
+        settings.limits.plugin_memory_bytes = std::num::NonZeroUsize::new(1 << 30).expect("not zero");
+        config.plugins.by_name.insert("chameleon".to_owned(), settings);
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", |row| row["state"] == "active").await;
+    let client = host.client().await;
+    assert_eq!(client.ask("behave", json!("roar")).await["error"]["code"], json!("plugin_failed"));
+    assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_fills_tables_gets_no_more_than_the_memory_that_it_may_have() {
+    const MEMORY: usize = 160 << 10;
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        let mut settings = config.of_plugin("tables");
+        settings.limits.instance_memory_bytes = std::num::NonZeroUsize::new(MEMORY).expect("not zero");
+        config.plugins.by_name.insert("tables".to_owned(), settings);
+    })
+    .await;
+    drop_in(host.plugins(), "tables.wasm", &table_filler());
+    host.until("tables", |row| row["state"] == "active").await;
+    // A page of memory is taken already; an element is a pointer.
+    let elements = (MEMORY - (64 << 10)) / size_of::<usize>();
+    assert_eq!(host.client().await.ask("fill", json!(null)).await, json!(elements));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_may_not_be_read_is_served_as_soon_as_it_may() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, data) = (sockhop_tests::directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let file = dir.path().join("chameleon.wasm");
+    drop_in(dir.path(), "chameleon.wasm", &chameleon("version=1"));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).expect("a mode");
+    let host = sockhop_tests::HostProcess::start_bound_by_permissions(dir.path(), data.path());
+    let client = sockhop_tests::TestClient::connect(&host.url).await;
+    assert_eq!(client.ask("which", json!(null)).await["error"]["code"], json!("unknown_event"));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    sockhop_tests::eventually("the file's event", async || {
+        let answer = client.ask("which", json!(null)).await;
+        (answer["version"] == "1").then_some(())
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_may_not_be_written_is_named_and_a_cache_that_may_not_is_done_without() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, data) = (sockhop_tests::directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+    mode(data.path(), 0o500);
+    let output = sockhop_tests::bound_by_permissions(dir.path(), data.path()).output().expect("the command runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains(&*data.path().to_string_lossy()), "{said}");
+    mode(data.path(), 0o700);
+    for part in ["cache", "plugins"] {
+        std::fs::create_dir(data.path().join(part)).expect("a directory");
+        mode(&data.path().join(part), 0o500);
+    }
+    let host = sockhop_tests::HostProcess::start_bound_by_permissions(dir.path(), data.path());
+    let client = sockhop_tests::TestClient::connect(&host.url).await;
+    assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+    for part in ["cache", "plugins"] {
+        assert_eq!(std::fs::read_dir(data.path().join(part)).expect("a directory").count(), 0);
+    }
+}
+
+/// A compiler that never ends with a file that says so, and works with any other.
+#[cfg(unix)]
+fn patient_compiler(dir: &Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let program = dir.join("compiler");
+    let script = format!(
+        "#!/bin/sh\nfile=$({mktemp} {dir}/XXXXXX)\n{cat} > $file\nif {grep} -q version=8 $file; then {sleep} 600; fi\nexec {binary} \"$@\" < $file\n",
+        mktemp = "/usr/bin/mktemp",
+        cat = "/bin/cat",
+        grep = "/bin/grep",
+        sleep = "exec /bin/sleep",
+        dir = dir.display(),
+        binary = sockhop_tests::binary().display()
+    );
+    std::fs::write(&program, script).expect("a program");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program that runs");
+    program
+}
+
+/// A compile that takes its time is waited for by nobody but its own file.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_takes_long_to_compile_holds_up_no_other_and_no_operator() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = TestHost::compiling_with(&[bundled_plugin("connection")], &patient_compiler(dir.path())).await;
+    for version in 1..3 {
+        drop_in(host.plugins(), "chameleon.wasm", &chameleon(&format!("version={version}")));
+        host.until("chameleon", |row| row["version"] == format!("{version}.0.0").as_str()).await;
+    }
+    drop_in(host.plugins(), "slow.wasm", &chameleon("version=8 name=slow claims=slow"));
+    host.until("slow", |row| row["state"] == "loading").await;
+    let (status, row) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
+    assert_eq!((status, &row["version"]), (200, &json!("1.0.0")));
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=3"));
+    host.until("chameleon", |row| row["version"] == "3.0.0").await;
+    assert_eq!(host.row("slow").await["state"], json!("loading"), "it is still at it");
+    // Replaced, it is given up.
+    drop_in(host.plugins(), "slow.wasm", &chameleon("version=9 name=slow claims=slow"));
+    host.until("slow", |row| row["version"] == "9.0.0").await;
+}
+
+/// What concerns a file before it has said its name is settable for one plugin as well: by the name of its file.
+#[tokio::test(flavor = "multi_thread")]
+async fn loading_has_limits_of_one_plugin_too() {
+    use std::num::{NonZeroU64, NonZeroUsize};
+    type Change = fn(&mut sockhop::config::Limits);
+    let cases: [(&str, Change, &str); 5] = [
+        ("version=1", |limits| limits.plugin_file_bytes = NonZeroU64::MIN, "at most 1 are read"),
+        ("version=1", |limits| limits.compile_ms = Duration::from_millis(1), "took more than 1 ms to compile"),
+        ("version=1 register=spin", |limits| limits.register_cpu_ms = Duration::from_millis(3), "ran for more than 3 ms"),
+        ("version=1", |limits| limits.declarations = NonZeroUsize::MIN, "more declarations"),
+        ("version=1", |limits| limits.schema_bytes = NonZeroUsize::MIN, "at most 1"),
+    ];
+    for (mood, change, reason) in cases {
+        let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+            let mut settings = config.of_plugin("chameleon");
+            change(&mut settings.limits);
+            config.plugins.by_name.insert("chameleon".to_owned(), settings);
+        })
+        .await;
+        drop_in(host.plugins(), "chameleon.wasm", &chameleon(mood));
+        let row = host.until("chameleon", |row| row["state"] == "failed").await;
+        let said = row["last_error"]["reason"].as_str().expect("a reason");
+        assert!(said.contains(reason), "{reason}: {said}");
     }
 }

@@ -2,13 +2,14 @@
 //! (`tests/clients`).
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -42,12 +43,24 @@ impl TestClient {
         Self::connect_to(url, "/").await
     }
 
+    /// Connects to the namespace `/` from another address of this machine, such as 127.0.0.2.
+    pub async fn connect_from(url: &str, address: IpAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((address, 0).into()).expect("an address of this machine");
+        let host = url.trim_start_matches("http://").parse().expect("the host's address");
+        Self::over(socket.connect(host).await.expect("a host to connect to"), url, "/").await
+    }
+
     /// Connects to one namespace of the host at `url`.
     pub async fn connect_to(url: &str, namespace: &str) -> Self {
+        let stream = TcpStream::connect(url.trim_start_matches("http://")).await.expect("a host to connect to");
+        Self::over(stream, url, namespace).await
+    }
+
+    async fn over(stream: TcpStream, url: &str, namespace: &str) -> Self {
         // Packets of the main namespace do not name it.
         let namespace = if namespace == "/" { String::new() } else { format!("{namespace},") };
         let address = url.trim_start_matches("http://");
-        let stream = TcpStream::connect(address).await.expect("a host to connect to");
         stream.set_nodelay(true).expect("a tunable socket");
         let request = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");

@@ -34,14 +34,22 @@ impl TestHost {
     /// The same with other settings.
     pub async fn with(plugins: &[PathBuf], change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let mut host = Self::launch(directory_of(plugins), data.path(), change).await;
+        let mut host = Self::launch(directory_of(plugins), data.path(), &crate::binary(), change).await;
+        host.own_data = Some(data);
+        host
+    }
+
+    /// The same with a program of the test's own in the place of the one that compiles plugins.
+    pub async fn compiling_with(plugins: &[PathBuf], compiler: &Path) -> Self {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let mut host = Self::launch(directory_of(plugins), data.path(), compiler, |_| {}).await;
         host.own_data = Some(data);
         host
     }
 
     /// The same on the data of a host before it.
     pub async fn with_data(plugins: &[PathBuf], data: &Path) -> Self {
-        Self::launch(directory_of(plugins), data, |_| {}).await
+        Self::launch(directory_of(plugins), data, &crate::binary(), |_| {}).await
     }
 
     /// Stops the host, and starts another on its directories.
@@ -55,12 +63,12 @@ impl TestHost {
         let plugins = self.plugins.take().expect("a host has its directory until its end");
         self.stop().await;
         change(plugins.path());
-        let mut host = Self::launch(plugins, &data, |_| {}).await;
+        let mut host = Self::launch(plugins, &data, &crate::binary(), |_| {}).await;
         host.own_data = own_data;
         host
     }
 
-    async fn launch(plugins: TempDir, data: &Path, change: impl FnOnce(&mut Config)) -> Self {
+    async fn launch(plugins: TempDir, data: &Path, compiler: &Path, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.plugins.dir = plugins.path().to_owned();
@@ -74,7 +82,7 @@ impl TestHost {
         // Tests have no load balancer.
         config.limits.shutdown_unready_ms = Duration::from_millis(1);
         change(&mut config);
-        let host = Host::bind_with(config, crate::binary()).await.expect("a host that starts");
+        let host = Host::bind_with(config, compiler.to_owned()).await.expect("a host that starts");
         for row in host.rows().iter().filter(|row| row.served.is_none()) {
             let reason = row.last_error.as_ref().map(|error| error.reason.as_str()).unwrap_or_default();
             assert!(row.served.is_some(), "{} failed: {reason}", row.file.display());

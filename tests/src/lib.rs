@@ -13,12 +13,16 @@
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
 mod client;
+mod handmade;
 mod host;
 mod process;
 
 pub use client::TestClient;
+pub use handmade::{handmade, table_filler};
 pub use host::TestHost;
 pub use process::HostProcess;
+#[cfg(target_os = "linux")]
+pub use process::bound_by_permissions;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

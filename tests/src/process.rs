@@ -16,9 +16,16 @@ pub struct HostProcess {
 impl HostProcess {
     /// Starts one and waits until it listens.
     pub fn start(plugins: &Path, data: &Path) -> Self {
-        let mut command = Command::new(binary());
-        command.args(["serve", "--listen", "127.0.0.1:0"]).arg("--plugins").arg(plugins).arg("--data").arg(data);
-        command.env("SOCKHOP_LOG__FILTER", "warn");
+        Self::of(serve(plugins, data, Command::new(binary())))
+    }
+
+    /// The same without the right to pass over the permissions of files, which a test that runs as root would have.
+    #[cfg(target_os = "linux")]
+    pub fn start_bound_by_permissions(plugins: &Path, data: &Path) -> Self {
+        Self::of(bound_by_permissions(plugins, data))
+    }
+
+    fn of(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = child.stdout.take().expect("its output");
         let mut lines = BufReader::new(output).lines();
@@ -60,4 +67,20 @@ impl Drop for HostProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// `sockhop serve` on these directories, by `program`.
+fn serve(plugins: &Path, data: &Path, mut program: Command) -> Command {
+    program.args(["serve", "--listen", "127.0.0.1:0"]).arg("--plugins").arg(plugins).arg("--data").arg(data);
+    program.env("SOCKHOP_LOG__FILTER", "warn");
+    program
+}
+
+/// `sockhop serve` as a user whom the permissions of files bind, whoever runs the test.
+#[cfg(target_os = "linux")]
+pub fn bound_by_permissions(plugins: &Path, data: &Path) -> Command {
+    // Of util-linux, which every distribution has.
+    let mut command = Command::new("setpriv");
+    command.arg("--bounding-set=-dac_override,-dac_read_search").arg(binary());
+    serve(plugins, data, command)
 }

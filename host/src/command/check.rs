@@ -109,15 +109,16 @@ pub(super) async fn check(mut config: Config, files: &[PathBuf]) -> anyhow::Resu
     if files.is_empty() {
         return Ok(checked);
     }
-    let engine = Arc::new(Engine::new(Arc::new(config.limits.clone()), 1)?);
+    let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1)?);
     let scratch = Scratch::new()?;
     config.data.dir.clone_from(&scratch.0);
     let compiler = std::env::current_exe().context("can't find this program, which compiles plugins")?;
     let loader = host::loader(&Arc::new(config), &compiler, engine, Arc::default(), Arc::default());
     let mut routes = Routes::default();
     for file in files {
-        let loaded = match loader.read(file).await {
-            Ok(source) => loader.load(source).await,
+        let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let loaded = match loader.read(file, &name).await {
+            Ok(source) => loader.load(source, &name).await,
             Err(failure) => Err(failure),
         };
         let result = match loaded {

@@ -11,6 +11,12 @@ use crate::breaker::BreakerLimits;
 pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "instance_policy",
     "config",
+    "plugin_file_bytes",
+    "compile_ms",
+    "compile_memory_bytes",
+    "register_cpu_ms",
+    "declarations",
+    "schema_bytes",
     "instance_memory_bytes",
     "plugin_memory_bytes",
     "instances",

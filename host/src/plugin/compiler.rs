@@ -6,12 +6,16 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 use wasmtime::component::Component;
+
+use crate::config::Limits;
 
 use super::engine::Engine;
 
@@ -20,9 +24,11 @@ use super::engine::Engine;
 pub struct Compiler {
     program: PathBuf,
     cache: PathBuf,
-    time: Duration,
-    memory: u64,
+    places: Arc<Semaphore>,
 }
+
+/// Plugins that are compiled at once. Each takes a processor, and up to `limits.compile_memory_bytes`.
+const AT_ONCE: usize = 2;
 
 /// Why there is no compiled code.
 #[derive(Debug, thiserror::Error)]
@@ -75,17 +81,17 @@ const REFUSED: i32 = 3;
 
 impl Compiler {
     /// A compiler that runs `program` and keeps what it makes in `cache`.
-    pub fn new(program: PathBuf, cache: PathBuf, time: Duration, memory: u64) -> Self {
-        Self { program, cache, time, memory }
+    pub fn new(program: PathBuf, cache: PathBuf) -> Self {
+        Self { program, cache, places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// The compiled code of `bytes`, whose digest is `digest`.
-    pub(super) async fn compile(&self, engine: &Engine, digest: &str, bytes: Vec<u8>) -> Result<Component, CompileError> {
+    /// The compiled code of `bytes`, whose digest is `digest`, made within the time and memory of `limits` where it is not kept.
+    pub(super) async fn compile(&self, engine: &Engine, digest: &str, bytes: Vec<u8>, limits: &Limits) -> Result<Component, CompileError> {
         let entry = self.cache.join(format!("{digest}-{}", engine.fingerprint()));
         if let Some(component) = kept(engine, &entry).await {
             return Ok(component);
         }
-        let code = self.run(bytes).await?;
+        let code = self.run(bytes, limits.compile_ms, limits.compile_memory_bytes.get()).await?;
         let component = deserialize(engine, &code).map_err(CompileError::Unusable)?;
         if let Err(error) = keep(&self.cache, &entry, &code) {
             // It will be compiled again: slower, not wrong.
@@ -106,11 +112,13 @@ impl Compiler {
         }
     }
 
-    async fn run(&self, bytes: Vec<u8>) -> Result<Vec<u8>, CompileError> {
+    async fn run(&self, bytes: Vec<u8>, time: Duration, memory: u64) -> Result<Vec<u8>, CompileError> {
+        // Never closed; and where it were, there would be nothing to wait for. The time begins when its turn has come.
+        let _place = self.places.acquire().await;
         let not_run = |source| CompileError::NotRun { program: self.program.clone(), source };
         let mut child = Command::new(&self.program)
             .arg(COMPILE_COMMAND)
-            .arg(self.memory.to_string())
+            .arg(memory.to_string())
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -133,12 +141,12 @@ impl Compiler {
             read?;
             Ok::<_, io::Error>((child.wait().await?, code, said))
         };
-        let ended = tokio::time::timeout(self.time, talk).await.map_err(|_| CompileError::TooSlow(self.time))?;
+        let ended = tokio::time::timeout(time, talk).await.map_err(|_| CompileError::TooSlow(time))?;
         let (status, code, said) = ended.map_err(not_run)?;
         match status.code() {
             Some(0) => Ok(code),
             Some(REFUSED) => Err(CompileError::Refused(String::from_utf8_lossy(&said).trim().to_owned())),
-            _ => Err(CompileError::Died { memory: self.memory, status: status.to_string() }),
+            _ => Err(CompileError::Died { memory, status: status.to_string() }),
         }
     }
 }
@@ -212,13 +220,11 @@ fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Limits;
-    use std::sync::Arc;
 
     #[tokio::test]
     async fn an_entry_that_was_damaged_is_removed_and_not_run() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = Engine::new(Arc::new(Limits::default()), 1).unwrap();
+        let engine = Engine::new(1 << 20, 1).unwrap();
         let code = super::super::engine::for_compiling().unwrap().precompile_component(b"\0asm\x0d\0\x01\0").unwrap();
         let entry = dir.path().join("entry");
         keep(dir.path(), &entry, &code).unwrap();

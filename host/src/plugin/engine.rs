@@ -42,18 +42,17 @@ const BACKTRACE_FRAMES: NonZeroUsize = match NonZeroUsize::new(16) {
 pub struct Engine {
     pub(super) wasm: wasmtime::Engine,
     pub(super) linker: Linker<InstanceState>,
-    pub(super) limits: Arc<Limits>,
     pub(super) workers: usize,
     stop: Arc<AtomicBool>,
 }
 
 impl Engine {
-    /// An engine for a host with `workers` threads.
+    /// An engine for a host with `workers` threads, whose instances have at most `instance_memory` bytes each.
     ///
     /// # Errors
     /// Where the machine does not let the host reserve the address space that it needs.
-    pub fn new(limits: Arc<Limits>, workers: usize) -> Result<Self, EngineError> {
-        let wasm = wasmtime::Engine::new(&config(&limits)).map_err(EngineError)?;
+    pub fn new(instance_memory: usize, workers: usize) -> Result<Self, EngineError> {
+        let wasm = wasmtime::Engine::new(&config(instance_memory)).map_err(EngineError)?;
         let linker = linker(&wasm).map_err(EngineError)?;
         let stop = Arc::new(AtomicBool::new(false));
         // An OS thread: a task of the runtime would never run while guests keep every worker busy, which is when it is needed.
@@ -68,7 +67,7 @@ impl Engine {
             }
         });
         ticker.map_err(|error| EngineError(error.into()))?;
-        Ok(Self { wasm, linker, limits, workers, stop })
+        Ok(Self { wasm, linker, workers, stop })
     }
 
     /// Instances of a plugin that may run at once under these limits.
@@ -90,14 +89,14 @@ impl Drop for Engine {
     }
 }
 
-fn config(limits: &Limits) -> Config {
+fn config(instance_memory: usize) -> Config {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(INSTANCES)
         .total_core_instances(INSTANCES * 4)
         .total_memories(INSTANCES)
         .total_tables(INSTANCES * 4)
         .total_stacks(INSTANCES)
-        .max_memory_size(limits.instance_memory_bytes.get())
+        .max_memory_size(instance_memory)
         .max_memories_per_component(MEMORIES_OF_A_COMPONENT)
         .max_tables_per_component(TABLES_OF_A_COMPONENT)
         .max_component_instance_size(INSTANCE_METADATA_BYTES)

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
+use crate::config::Limits;
 use crate::rejection::Refusal;
 
 use super::Code;
@@ -120,26 +122,31 @@ pub struct Source {
     pub bytes: Vec<u8>,
 }
 
-/// Reads `file`.
+/// Reads `file`, which may have `limit` bytes.
 ///
 /// # Errors
-/// Where it can't be read, or is larger than the host reads.
-pub async fn read(engine: &Engine, file: &Path) -> Result<Source, LoadError> {
-    let limit = engine.limits.plugin_file_bytes.get();
-    let size = tokio::fs::metadata(file).await.map_err(LoadError::Unreadable)?.len();
+/// Where it can't be read, or is larger than that.
+pub async fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
+    let opened = tokio::fs::File::open(file).await.map_err(LoadError::Unreadable)?;
+    let size = opened.metadata().await.map_err(LoadError::Unreadable)?.len();
     if size > limit {
         return Err(LoadError::TooLarge { size, limit });
     }
-    let bytes = tokio::fs::read(file).await.map_err(LoadError::Unreadable)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    // It may have grown since: one byte more than it may have is enough to know.
+    let read = opened.take(limit.saturating_add(1)).read_to_end(&mut bytes).await.map_err(LoadError::Unreadable)?;
+    if read as u64 > limit {
+        return Err(LoadError::TooLarge { size: read as u64, limit });
+    }
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Source { file: file.to_owned(), digest, bytes })
 }
 
-/// Compiles and links what was read, and lets it register.
+/// Compiles and links what was read, and lets it register, under `limits`.
 ///
 /// # Errors
 /// Why the file is no plugin.
-pub async fn load(engine: &Arc<Engine>, compiler: &Compiler, source: Source) -> Result<Candidate, LoadError> {
+pub async fn load(engine: &Arc<Engine>, compiler: &Compiler, source: Source, limits: &Arc<Limits>) -> Result<Candidate, LoadError> {
     let Source { file, digest, bytes } = source;
     if !bytes.starts_with(MAGIC) {
         return Err(LoadError::NotWasm);
@@ -147,22 +154,26 @@ pub async fn load(engine: &Arc<Engine>, compiler: &Compiler, source: Source) -> 
     if bytes.starts_with(CORE_MODULE) {
         return Err(LoadError::CoreModule);
     }
-    let component = compiler.compile(engine, &digest, bytes).await.map_err(LoadError::NotCompiled)?;
+    let component = compiler.compile(engine, &digest, bytes, limits).await.map_err(LoadError::NotCompiled)?;
     check_world(engine, &component)?;
     let pre = engine.linker.instantiate_pre(&component).map_err(LoadError::Mismatch)?;
     let pre = PluginPre::new(pre).map_err(LoadError::Mismatch)?;
-    let registration = register(engine, &file, &pre).await?;
+    let registration = register(engine, &file, &pre, limits).await?;
     Ok(Candidate { registration, file, digest, engine: Arc::clone(engine), pre })
 }
 
-/// Runs `register` in an instance that is then dropped, under the limits of all plugins: which one it is, it says only now.
-async fn register(engine: &Arc<Engine>, file: &Path, pre: &PluginPre<InstanceState>) -> Result<Registration, LoadError> {
+/// Runs `register` in an instance that is then dropped.
+async fn register(
+    engine: &Arc<Engine>,
+    file: &Path,
+    pre: &PluginPre<InstanceState>,
+    limits: &Arc<Limits>,
+) -> Result<Registration, LoadError> {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let limits = Arc::clone(&engine.limits);
-    let output = Arc::new(Output::new(&stem, &limits));
+    let output = Arc::new(Output::new(&stem, limits));
     let (config, memory, retired) = (Arc::default(), Arc::default(), CancellationToken::new());
-    let code = Code { engine: Arc::clone(engine), pre: pre.clone(), limits, config, output, memory, retired };
-    let mut budget = Budget::new(engine.limits.register_cpu_ms, engine.limits.event_wall_ms);
+    let code = Code { engine: Arc::clone(engine), pre: pre.clone(), limits: Arc::clone(limits), config, output, memory, retired };
+    let mut budget = Budget::new(limits.register_cpu_ms, limits.event_wall_ms);
     let instance = Instance::new(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?;
     instance.register(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)
 }

@@ -78,6 +78,7 @@ impl Contents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn slots_come_back_as_they_were_saved() {
@@ -86,7 +87,7 @@ mod tests {
         assert_eq!(contents.load().unwrap(), Slots::default());
         let mut slots = Slots::default();
         slots.found(Path::new("a.wasm"), "1", "a").unwrap();
-        slots.served("a", "1");
+        slots.served("a", "1", SystemTime::UNIX_EPOCH);
         contents.save(&slots).unwrap();
         assert_eq!(contents.load().unwrap(), slots);
     }

@@ -63,21 +63,22 @@ impl Loader {
         Self { engine, config, compiler, state_dir, states: Mutex::default(), alarm, metrics }
     }
 
-    /// Reads a file.
+    /// Reads a file that should be the plugin `name`: until it has registered, its limits are those that hold.
     ///
     /// # Errors
     /// Where it can't be read, or is larger than the host reads.
-    pub async fn read(&self, file: &Path) -> Result<Source, Failure> {
+    pub async fn read(&self, file: &Path, name: &str) -> Result<Source, Failure> {
         let failed =
             |error: plugin::LoadError| Failure { name: None, digest: None, reason: chain(&error), is_by_bytes: error.is_by_bytes() };
-        plugin::read(&self.engine, file).await.map_err(failed)
+        plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get()).await.map_err(failed)
     }
 
-    /// Compiles what was read, lets it register, and makes it ready to serve.
+    /// Compiles what was read under the limits of the plugin `name`, lets it register, and makes it ready to serve.
     ///
     /// # Errors
     /// Why it can't.
-    pub async fn load(&self, source: Source) -> Result<Arc<Served>, Failure> {
+    pub async fn load(&self, source: Source, name: &str) -> Result<Arc<Served>, Failure> {
+        let limits = Arc::new(self.config.of_plugin(name).limits);
         let digest = Some(source.digest.clone());
         let failed = |name: Option<&str>, error: &dyn std::error::Error, is_by_bytes| Failure {
             name: name.map(str::to_owned),
@@ -85,7 +86,7 @@ impl Loader {
             reason: chain(error),
             is_by_bytes,
         };
-        let candidate = plugin::load(&self.engine, &self.compiler, source).await;
+        let candidate = plugin::load(&self.engine, &self.compiler, source, &limits).await;
         let candidate = candidate.map_err(|error| failed(None, &error, error.is_by_bytes()))?;
         let name = candidate.registration.name.clone();
         let settings = self.config.of_plugin(&name);
@@ -93,29 +94,19 @@ impl Loader {
         Served::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics).map_err(|error| failed(Some(&name), &error, true))
     }
 
-    /// Closes the state of a plugin that is gone.
-    pub fn forget(&self, name: &str) {
-        let state = self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        if let Some(Err(error)) = state.map(|state| state.store.close()) {
-            tracing::warn!(plugin = name, %error, "state not closed cleanly; it is read again at the next start");
-        }
-    }
-
-    /// Closes the state of every plugin of which this holds.
-    pub(super) fn forget_where(&self, is_gone: impl Fn(&str) -> bool) {
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let names: Vec<_> = states.keys().filter(|name| is_gone(name)).cloned().collect();
-        drop(states);
-        for name in names {
-            self.forget(&name);
+    /// Closes the state of every plugin of which there is no version any more, neither one that serves nor one whose events still run.
+    pub(super) fn forget_unused(&self) {
+        // Whoever asks for a state does so under the lock: one that nobody holds can't come to be held meanwhile.
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, state) in states.extract_if(|_, state| Arc::strong_count(&state.store) == 1) {
+            close(&name, &state);
         }
     }
 
     /// Closes all state.
     pub fn close(&self) {
-        let names: Vec<_> = self.states.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-        for name in names {
-            self.forget(&name);
+        for (name, state) in self.states.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            close(&name, &state);
         }
     }
 
@@ -142,5 +133,11 @@ impl Loader {
         let state = State { store: Arc::new(store), commit: Arc::default() };
         states.insert(name.to_owned(), state.clone());
         Ok(state)
+    }
+}
+
+fn close(plugin: &str, state: &State) {
+    if let Err(error) = state.store.close() {
+        tracing::warn!(plugin, %error, "state not closed cleanly; it is read again at the next start");
     }
 }

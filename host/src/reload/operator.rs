@@ -6,9 +6,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::registry::Served;
+use crate::registry::{Routes, Served};
 
-use super::slots::{LastError, OperatorError, PluginState, Signs, Slot};
+use super::draining::Draining;
+use super::files::{Files, Outcome};
+use super::slots::{Digest, LastError, OperatorError, PluginState, Signs, Slot, Slots};
+use super::stem;
 
 /// Words of operators that may wait for their turn.
 const COMMANDS: usize = 16;
@@ -17,6 +20,16 @@ const COMMANDS: usize = 16;
 pub(super) struct Command {
     pub(super) name: String,
     pub(super) word: Word,
+    pub(super) answer: oneshot::Sender<Result<(), OperatorError>>,
+}
+
+/// An operator whose word has been taken, and waits to see it followed.
+pub(super) struct Waiting {
+    pub(super) name: String,
+    /// The version that is to serve, where the word is about one.
+    pub(super) target: Option<Digest>,
+    /// What the slot was before the word.
+    pub(super) before: Option<Slot>,
     pub(super) answer: oneshot::Sender<Result<(), OperatorError>>,
 }
 
@@ -98,4 +111,45 @@ impl Operator {
         self.commands.send(command).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
+}
+
+/// What operators see: one row for each slot, for each file that has none, and for what is left of a slot that is gone.
+pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Draining) -> Vec<Row> {
+    let generation = routes.generation;
+    let is_loading = |path: &PathBuf| files.iter().any(|(file, seen)| file == path && seen.is_loading);
+    let of_slots = slots.iter().map(|(name, slot)| Row {
+        name: name.to_owned(),
+        file: slot.file.clone(),
+        slot: Some(slot.clone()),
+        served: routes.plugins.iter().find(|served| served.plugin.name() == name).cloned(),
+        generation,
+        last_error: slot.last_error.clone(),
+        is_loading: is_loading(&slot.file),
+        draining: draining.count(name),
+    });
+    let plain = |name: String, file: PathBuf| Row {
+        name,
+        file,
+        slot: None,
+        served: None,
+        generation,
+        last_error: None,
+        is_loading: false,
+        draining: 0,
+    };
+    let of_files = files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| match &seen.outcome {
+        Some(Outcome::Failed { failure, error, .. }) => Row {
+            last_error: Some(error.clone()),
+            is_loading: seen.is_loading,
+            ..plain(failure.name.clone().unwrap_or_else(|| stem(path)), path.to_owned())
+        },
+        _ => Row { is_loading: true, ..plain(stem(path), path.to_owned()) },
+    });
+    let mut rows: Vec<Row> = of_slots.chain(of_files).collect();
+    for (name, file) in draining.plugins() {
+        if !rows.iter().any(|row| row.name == name) {
+            rows.push(Row { draining: draining.count(name), ..plain(name.to_owned(), file.clone()) });
+        }
+    }
+    rows
 }

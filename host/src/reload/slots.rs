@@ -43,6 +43,9 @@ pub struct Slot {
     pub is_in_file_good: bool,
     /// The version that serves, or would if the plugin were not disabled.
     pub serving: Option<Digest>,
+    /// Since when, over restarts: a version is new for [`TRIAL`].
+    #[serde(default = "long_ago")]
+    pub serving_since: SystemTime,
     /// Versions that served, the newest first.
     pub kept: VecDeque<Digest>,
     /// The version that an operator went back to, for as long as the file stays what it is.
@@ -128,6 +131,21 @@ pub enum OperatorError {
         /// What there is.
         kept: Vec<Digest>,
     },
+    /// The version is kept, and does not serve all the same.
+    #[error("version {digest} of `{name}` can't serve, and what served goes on: {reason}")]
+    NotServed {
+        /// The plugin.
+        name: String,
+        /// The version.
+        digest: Digest,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// For what was remembered by a host that did not remember when.
+fn long_ago() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 impl Slots {
@@ -173,6 +191,7 @@ impl Slots {
                     in_file: digest.to_owned(),
                     is_in_file_good: true,
                     serving: None,
+                    serving_since: long_ago(),
                     kept: VecDeque::new(),
                     pinned: None,
                     is_disabled: false,
@@ -213,10 +232,12 @@ impl Slots {
         wanted
     }
 
-    /// `digest` of `name` serves now.
-    pub fn served(&mut self, name: &str, digest: &str) {
+    /// `digest` of `name` serves now. A version that served before the host was restarted has served since then.
+    pub fn served(&mut self, name: &str, digest: &str, now: SystemTime) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
-        slot.serving = Some(digest.to_owned());
+        if slot.serving.as_deref() != Some(digest) {
+            (slot.serving, slot.serving_since) = (Some(digest.to_owned()), now);
+        }
         if slot.in_file == digest {
             slot.last_error = None;
         }
@@ -259,6 +280,16 @@ impl Slots {
         Ok(target)
     }
 
+    /// Takes a rollback to `target` back, which could not be followed: what was wanted `before` is wanted again.
+    pub fn undo_roll_back(&mut self, name: &str, target: &str, before: Option<&Slot>) {
+        let Some((slot, before)) = self.by_name.get_mut(name).zip(before) else { return };
+        let is_as_it_was_left = slot.in_file == before.in_file && slot.pinned.as_deref().unwrap_or(&slot.in_file) == target;
+        if is_as_it_was_left {
+            slot.pinned.clone_from(&before.pinned);
+            slot.is_in_file_good &= before.is_in_file_good;
+        }
+    }
+
     /// Takes the plugin's events out of service, or back into it.
     ///
     /// # Errors
@@ -269,11 +300,13 @@ impl Slots {
         Ok(())
     }
 
-    /// The version that serves has tripped its breaker after serving for `age`. Goes back to the one before it where it is new and there is
-    /// one; which that is.
-    pub fn tripped(&mut self, name: &str, age: Duration, at: SystemTime) -> Option<Digest> {
+    /// The version that serves has tripped its breaker. Goes back to the one before it where it is new, nobody chose it, and there is one;
+    /// which that is.
+    pub fn tripped(&mut self, name: &str, at: SystemTime) -> Option<Digest> {
         let slot = self.by_name.get_mut(name)?;
-        let tripped = slot.serving.clone().filter(|_| age < TRIAL)?;
+        // A clock that was set back says nothing about age: then the version stays, and its breaker guards it.
+        let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
+        let tripped = slot.serving.clone().filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;
         let target = slot.before(Some(&tripped))?;
         slot.is_in_file_good &= slot.in_file != tripped;
         slot.pinned = (target != slot.in_file).then(|| target.clone());

@@ -122,6 +122,7 @@ fn behave(ctx: &Context, how: String) -> Result<String> {
         "flood" => loop {
             ctx.emit(Target::Sender, &NOISE, &"noise".to_owned())?;
         },
+        "roar" => ctx.emit(Target::Sender, &NOISE, &"x".repeat(200 << 20))?,
         "shout" => ctx.emit(Target::Sender, &NOISE, &"x".repeat(16 << 20))?,
         "print" => {
             for _ in 0..2_000 {

@@ -3,6 +3,9 @@
 use super::*;
 use proptest::prelude::*;
 
+/// When every version here begins to serve.
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
 fn error(digest: &str) -> LastError {
     LastError { digest: Some(digest.to_owned()), reason: "bad".to_owned(), at: SystemTime::UNIX_EPOCH }
 }
@@ -17,7 +20,7 @@ fn after(versions: &[&str]) -> Slots {
     for version in versions {
         slots.found(&file(), version, "a").unwrap();
         assert_eq!(slots.wanted("a").first().map(String::as_str), Some(*version));
-        slots.served("a", version);
+        slots.served("a", version, NOW);
     }
     slots
 }
@@ -30,7 +33,7 @@ fn a_broken_file_changes_nothing_but_what_is_shown() {
     assert_eq!(slots.get("a").and_then(|slot| slot.last_error.clone()), Some(error("2")));
     slots.found(&file(), "3", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["3", "1"]);
-    slots.served("a", "3");
+    slots.served("a", "3", NOW);
     assert_eq!(slots.get("a").and_then(|slot| slot.last_error.clone()), None);
 }
 
@@ -38,7 +41,7 @@ fn a_broken_file_changes_nothing_but_what_is_shown() {
 fn a_rollback_holds_until_the_file_changes() {
     let mut slots = after(&["1", "2"]);
     assert_eq!(slots.roll_back("a", None), Ok("1".to_owned()));
-    slots.served("a", "1");
+    slots.served("a", "1", NOW);
     // The next scan finds the file as it was.
     slots.found(&file(), "2", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["1", "2"]);
@@ -50,7 +53,7 @@ fn a_rollback_holds_until_the_file_changes() {
 fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again() {
     let mut slots = after(&["11", "22"]);
     assert_eq!(slots.roll_back("a", None), Ok("11".to_owned()));
-    slots.served("a", "11");
+    slots.served("a", "11", NOW);
     assert_eq!(slots.roll_back("a", Some("2")), Ok("22".to_owned()));
     assert_eq!(slots.get("a").and_then(|slot| slot.pinned.clone()), None);
     assert!(matches!(slots.roll_back("a", Some("9")), Err(OperatorError::NotKept { .. })));
@@ -62,13 +65,39 @@ fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again()
 #[test]
 fn a_new_version_that_trips_its_breaker_goes_back_and_is_not_tried_again() {
     let mut slots = after(&["1", "2"]);
-    assert_eq!(slots.tripped("a", TRIAL, SystemTime::UNIX_EPOCH), None, "after its first minute it stays");
-    assert_eq!(slots.tripped("a", Duration::ZERO, SystemTime::UNIX_EPOCH), Some("1".to_owned()));
+    assert_eq!(slots.tripped("a", NOW + TRIAL), None, "after its first minute it stays");
+    slots.served("a", "2", NOW + TRIAL);
+    assert_eq!(slots.tripped("a", NOW + TRIAL), None, "a restart makes it no newer");
+    assert_eq!(slots.tripped("a", NOW), Some("1".to_owned()));
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
-    slots.served("a", "1");
+    slots.served("a", "1", NOW);
     slots.found(&file(), "2", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["1"]);
-    assert_eq!(slots.tripped("a", Duration::ZERO, SystemTime::UNIX_EPOCH), None, "there is nothing before it");
+    assert_eq!(slots.tripped("a", NOW), None, "there is nothing before it");
+}
+
+#[test]
+fn a_version_that_an_operator_chose_is_not_taken_back() {
+    let mut slots = after(&["1", "2"]);
+    slots.roll_back("a", None).unwrap();
+    slots.served("a", "1", NOW);
+    assert_eq!(slots.tripped("a", NOW), None);
+}
+
+#[test]
+fn a_rollback_that_could_not_be_followed_is_undone() {
+    let mut slots = after(&["1", "2", "3"]);
+    slots.roll_back("a", Some("2")).unwrap();
+    slots.served("a", "2", NOW);
+    let before = slots.get("a").cloned();
+    assert_eq!(slots.roll_back("a", Some("1")), Ok("1".to_owned()));
+    slots.undo_roll_back("a", "1", before.as_ref());
+    assert_eq!(slots.get("a").cloned(), before);
+    // The file has changed meanwhile: what it holds now is wanted, whatever was said before.
+    slots.roll_back("a", Some("1")).unwrap();
+    slots.found(&file(), "4", "a").unwrap();
+    slots.undo_roll_back("a", "1", before.as_ref());
+    assert_eq!(slots.wanted("a").first().map(String::as_str), Some("4"));
 }
 
 #[test]
@@ -118,8 +147,8 @@ enum Happening {
     RollBackTo(u8),
     Disable,
     Enable,
-    /// Its breaker opens after this many seconds of service.
-    Tripped(u8),
+    /// Its breaker opens when the clock says that it has served for so many seconds; less than none where the clock was set back.
+    Tripped(i16),
     /// The host is restarted.
     Restart,
 }
@@ -134,7 +163,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0_u8..6).prop_map(Happening::RollBackTo),
         1 => Just(Happening::Disable),
         1 => Just(Happening::Enable),
-        2 => (0_u8..120).prop_map(Happening::Tripped),
+        2 => (-60_i16..120).prop_map(Happening::Tripped),
         1 => Just(Happening::Restart),
     ]
 }
@@ -149,10 +178,13 @@ struct Model {
     /// Versions that served, the newest first.
     served: Vec<u8>,
     is_disabled: bool,
+    /// Whether an operator, or a breaker, went back to what serves.
+    is_chosen: bool,
 }
 
 impl Model {
     fn serve(&mut self, version: u8) {
+        self.is_chosen = self.in_file != Some(version);
         self.serving = Some(version);
         self.served.retain(|other| *other != version);
         self.served.insert(0, version);
@@ -217,8 +249,9 @@ proptest! {
                 }
                 Happening::Tripped(seconds) => {
                     let target = model.served.iter().copied().find(|version| Some(*version) != model.serving);
-                    let goes_back = u64::from(seconds) < TRIAL.as_secs() && model.serving.is_some();
-                    let went = slots.tripped("a", Duration::from_secs(seconds.into()), SystemTime::UNIX_EPOCH);
+                    let goes_back = (0..TRIAL.as_secs() as i16).contains(&seconds) && model.serving.is_some() && !model.is_chosen;
+                    let distance = Duration::from_secs(seconds.unsigned_abs().into());
+                    let went = slots.tripped("a", if seconds < 0 { NOW - distance } else { NOW + distance });
                     prop_assert_eq!(went, target.filter(|_| goes_back).map(text));
                     if let (Some(target), Some(bad), true) = (target, model.serving, goes_back) {
                         model.served.retain(|version| *version != bad);
@@ -233,7 +266,7 @@ proptest! {
             }
             // The best version that could be had is served, as the host does after everything that happens.
             if let Some(best) = slots.wanted("a").first().cloned() {
-                slots.served("a", &best);
+                slots.served("a", &best, NOW);
             }
             let slot = slots.get("a");
             prop_assert_eq!(slot.and_then(|slot| slot.serving.clone()), model.serving.map(text));

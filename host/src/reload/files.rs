@@ -1,0 +1,157 @@
+//! What is known of the files of the plugin directory: which stood still, what each was found to be, and when one is looked into again.
+//! Reads nothing itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::load::Failure;
+use super::scan::Stamp;
+use super::slots::{Digest, LastError};
+
+/// After what time a file that failed for its surroundings is tried again; each time it is twice as long.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_AT_MOST: Duration = Duration::from_secs(60);
+
+/// The files of a directory, by their paths.
+#[derive(Default)]
+pub(super) struct Files {
+    by_path: BTreeMap<PathBuf, Seen>,
+}
+
+/// What is known of a file.
+pub(super) struct Seen {
+    stamp: Stamp,
+    /// Whether it was the same when it was looked at before.
+    is_settled: bool,
+    /// Whether it is being looked into now.
+    pub(super) is_loading: bool,
+    /// What it was found to be, for that stamp.
+    pub(super) outcome: Option<Outcome>,
+}
+
+/// What a file was found to be.
+pub(super) enum Outcome {
+    /// This version of this plugin.
+    Plugin { name: String, digest: Digest },
+    /// No plugin.
+    Failed { failure: Failure, error: LastError, again: Option<Again> },
+}
+
+/// When a failure is tried again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Again {
+    at: Instant,
+    delay: Duration,
+}
+
+impl Outcome {
+    /// A failure of now, which is tried again `delay` from now where its surroundings may be at fault.
+    pub(super) fn failed(failure: Failure, delay: Duration) -> Self {
+        let delay = delay.min(RETRY_AT_MOST);
+        let again = (!failure.is_by_bytes).then(|| Again { at: Instant::now() + delay, delay });
+        Self::Failed { error: failure.now(), failure, again }
+    }
+}
+
+impl Files {
+    /// Notes which files there are, and which stood still; those that changed or went. At a host's start all stand still.
+    pub(super) fn observe(&mut self, found: Vec<(PathBuf, Stamp)>, is_first: bool) -> Vec<PathBuf> {
+        let is_there = |path: &Path| found.iter().any(|(found, _)| found == path);
+        let mut changed: Vec<PathBuf> = self.by_path.keys().filter(|path| !is_there(path)).cloned().collect();
+        self.by_path.retain(|path, _| is_there(path));
+        for (path, stamp) in found {
+            let new = |stamp, is_settled| Seen { stamp, is_settled, is_loading: false, outcome: None };
+            match self.by_path.get_mut(&path) {
+                Some(seen) if seen.stamp == stamp => seen.is_settled = true,
+                Some(seen) => {
+                    *seen = new(stamp, false);
+                    changed.push(path);
+                }
+                None => {
+                    self.by_path.insert(path, new(stamp, is_first));
+                }
+            }
+        }
+        changed
+    }
+
+    /// Takes the files that are to be looked into now: those that are new or have changed, and those whose failure is to be tried again.
+    pub(super) fn take_due(&mut self) -> Vec<(PathBuf, Stamp)> {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (path, seen) in &mut self.by_path {
+            let is_due = match &seen.outcome {
+                None => seen.is_settled,
+                Some(Outcome::Plugin { .. }) => false,
+                Some(Outcome::Failed { again, .. }) => again.is_some_and(|again| again.at <= now),
+            };
+            if is_due && !seen.is_loading {
+                seen.is_loading = true;
+                due.push((path.clone(), seen.stamp.clone()));
+            }
+        }
+        due
+    }
+
+    /// What became of looking into a file, if it is still the file that was looked into.
+    pub(super) fn note(&mut self, path: &Path, stamp: &Stamp, result: Result<(String, Digest), Failure>) -> bool {
+        let Some(seen) = self.by_path.get_mut(path).filter(|seen| seen.stamp == *stamp) else { return false };
+        seen.is_loading = false;
+        let delay = match seen.outcome.take() {
+            Some(Outcome::Failed { again: Some(again), .. }) => again.delay * 2,
+            _ => RETRY,
+        };
+        seen.outcome = Some(match result {
+            Ok((name, digest)) => Outcome::Plugin { name, digest },
+            Err(failure) => Outcome::failed(failure, delay),
+        });
+        true
+    }
+
+    /// Says that a file that is a plugin can't be one here, for now.
+    pub(super) fn fail(&mut self, path: &Path, failure: Failure) {
+        if let Some(seen) = self.by_path.get_mut(path) {
+            seen.outcome = Some(Outcome::failed(failure, RETRY));
+        }
+    }
+
+    /// What failed for its surroundings may succeed in these.
+    pub(super) fn retry_now(&mut self) {
+        for seen in self.by_path.values_mut() {
+            if let Some(Outcome::Failed { again: Some(again), .. }) = &mut seen.outcome {
+                again.at = Instant::now();
+            }
+        }
+    }
+
+    /// Whether any file did not stand still when it was looked at last.
+    pub(super) fn any_unsettled(&self) -> bool {
+        self.by_path.values().any(|seen| !seen.is_settled)
+    }
+
+    /// When a failure is tried again next.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        let waiting = self.by_path.values().filter(|seen| !seen.is_loading);
+        let again = waiting.filter_map(|seen| match &seen.outcome {
+            Some(Outcome::Failed { again, .. }) => again.map(|again| again.at),
+            _ => None,
+        });
+        again.min()
+    }
+
+    /// The files, by their paths.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, &Seen)> {
+        self.by_path.iter().map(|(path, seen)| (path.as_path(), seen))
+    }
+
+    /// The versions that the files hold, as far as they are known.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.by_path.values().filter_map(|seen| match &seen.outcome {
+            Some(Outcome::Plugin { digest, .. }) => Some(digest),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! What is served next: lets the files claim their slots, chooses a version for each, publishes them as one generation, and forgets what is
+//! not wanted any more.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::registry::{AdmitError, Routes, Served};
+
+use super::Reloader;
+use super::files::Outcome;
+use super::load::Failure;
+use super::settle::{Choice, settle};
+use super::slots::{Digest, LastError};
+
+impl Reloader {
+    /// Lets the files claim their slots.
+    pub(super) fn claim(&mut self) {
+        self.together = None;
+        let paths: Vec<PathBuf> = self.files.iter().map(|(path, _)| path.to_owned()).collect();
+        self.slots.keep_only(&paths);
+        let mut taken = Vec::new();
+        for (path, seen) in self.files.iter() {
+            match &seen.outcome {
+                Some(Outcome::Plugin { name, digest }) => {
+                    if let Err(other) = self.slots.found(path, digest, name) {
+                        let reason = AdmitError::NameTaken { name: name.clone(), file: other }.to_string();
+                        tracing::error!(file = %path.display(), plugin = name, digest, reason, "plugin failed");
+                        let failure = Failure { name: Some(name.clone()), digest: Some(digest.clone()), reason, is_by_bytes: false };
+                        taken.push((path.to_owned(), failure));
+                    }
+                }
+                Some(Outcome::Failed { failure, error, .. }) => self.slots.broken(path, error.clone(), failure.is_by_bytes),
+                None => {}
+            }
+        }
+        for (path, failure) in taken {
+            self.files.fail(&path, failure);
+        }
+    }
+
+    /// Decides which version of each plugin serves, and serves it.
+    pub(super) fn publish(&mut self) {
+        let before = self.registry.snapshot();
+        let mut names: Vec<(PathBuf, String)> = self.slots.iter().map(|(name, slot)| (slot.file.clone(), name.to_owned())).collect();
+        names.sort();
+        let mut choices = Vec::new();
+        for (_, name) in names {
+            let versions = self.versions(&name, &before);
+            let is_disabled = self.slots.get(&name).is_some_and(|slot| slot.is_disabled);
+            choices.push(Choice { name, versions, is_disabled });
+        }
+        let (routes, refused) = settle(&before, &mut choices);
+        for (name, digest, error) in refused {
+            let error = LastError { digest: Some(digest), reason: error.to_string(), at: SystemTime::now() };
+            let known = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
+            if known.is_none_or(|known| (&known.digest, &known.reason) != (&error.digest, &error.reason)) {
+                tracing::error!(plugin = name, digest = error.digest, reason = error.reason, "plugin failed");
+                self.metrics.reload(&name, "failed");
+                self.slots.refused(&name, error, false);
+            }
+        }
+        if self.note_changes(&before, &routes) {
+            self.registry.publish(routes);
+            let routes = self.registry.snapshot();
+            self.rooms.recheck(|room, identity| routes.may_join(room, identity).is_ok());
+            self.files.retry_now();
+        }
+        self.draining.step();
+        self.forget();
+        self.save();
+        self.answer_waiting();
+        self.show();
+    }
+
+    /// The versions of a plugin that could serve, the best first. While a better one is still being loaded, what serves goes on, and
+    /// nothing else takes its place.
+    fn versions(&mut self, name: &str, before: &Routes) -> Vec<Arc<Served>> {
+        let serves = |served: &Arc<Served>| before.plugins.iter().any(|other| Arc::ptr_eq(other, served));
+        let (mut versions, mut is_waiting) = (Vec::new(), false);
+        for digest in self.slots.wanted(name) {
+            match self.ready.get(&digest) {
+                Some(served) if !is_waiting || serves(served) => versions.push(Arc::clone(served)),
+                Some(_) => {}
+                // What is worse than what serves is needed only when that can't go on.
+                None if versions.first().is_some_and(serves) || self.lost.contains_key(&digest) => {}
+                None => {
+                    self.loads.kept(name, &digest);
+                    is_waiting = true;
+                }
+            }
+        }
+        versions
+    }
+
+    /// Notes what changes when `routes` are published, and tells the log; whether anything does.
+    fn note_changes(&mut self, before: &Routes, routes: &Routes) -> bool {
+        let find = |routes: &Routes, name: &str| routes.plugins.iter().find(|served| served.plugin.name() == name).cloned();
+        let mut changed = before.generation == 0;
+        for served in &routes.plugins {
+            let (name, digest) = (served.plugin.name(), served.plugin.digest.as_str());
+            let old = find(before, name);
+            if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, served)) {
+                changed = true;
+                let file = self.slots.get(name).map(|slot| slot.file.clone()).unwrap_or_default();
+                tracing::info!(plugin = name, version = served.plugin.registration.version, digest, file = %file.display(),
+                    generation = routes.generation, replaces = old.as_ref().map(|old| old.plugin.digest.as_str()), "plugin active");
+                self.slots.served(name, digest, SystemTime::now());
+                self.metrics.reload(name, "active");
+            }
+            if before.is_disabled(name) != routes.is_disabled(name) {
+                changed = true;
+                let word = if routes.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
+                tracing::info!(plugin = name, digest, generation = routes.generation, "{word}");
+            }
+            if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, served)) {
+                self.take_out(&old);
+            }
+        }
+        for old in before.plugins.iter().filter(|old| find(routes, old.plugin.name()).is_none()) {
+            changed = true;
+            tracing::info!(plugin = old.plugin.name(), digest = old.plugin.digest, generation = routes.generation, "plugin removed");
+            self.slots.unserved(old.plugin.name());
+            self.metrics.reload(old.plugin.name(), "removed");
+            self.take_out(old);
+        }
+        changed
+    }
+
+    /// A version does not serve any more.
+    fn take_out(&mut self, old: &Arc<Served>) {
+        self.draining.begin(old);
+        self.ready.retain(|_, served| !Arc::ptr_eq(served, old));
+    }
+
+    /// Forgets what no slot and no file wants any more.
+    fn forget(&mut self) {
+        let found: HashSet<&Digest> = self.files.digests().collect();
+        let wanted: HashSet<Digest> = self.slots.iter().flat_map(|(name, _)| self.slots.wanted(name)).collect();
+        let serving = self.registry.snapshot();
+        let serves = |served: &Arc<Served>| serving.plugins.iter().any(|serving| Arc::ptr_eq(serving, served));
+        // What a file was found to hold has not claimed its slot yet, where it came just now.
+        let waits = |digest: &Digest| self.together.is_some() && found.contains(digest);
+        self.ready.retain(|digest, served| wanted.contains(digest) || serves(served) || waits(digest));
+        let kept: HashSet<&Digest> = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found).collect();
+        self.contents.keep_only(&kept);
+        self.loader.keep_only(&kept.iter().map(|digest| digest.as_str()).collect::<Vec<_>>());
+        self.loader.forget_unused();
+    }
+
+    /// Remembers for the next start what serves and what operators chose.
+    fn save(&mut self) {
+        if self.slots != self.saved {
+            match self.contents.save(&self.slots) {
+                Ok(()) => self.saved.clone_from(&self.slots),
+                Err(error) => tracing::warn!(%error, "what serves can't be remembered for the next start"),
+            }
+        }
+    }
+}
