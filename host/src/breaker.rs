@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,8 +41,9 @@ impl Default for BreakerLimits {
     }
 }
 
-/// Failures that are remembered one by one, with who caused them.
-const REMEMBERED: usize = 256;
+/// Failures that are remembered one by one, with who caused them: as many as open the breaker, within these bounds. Where it takes more than
+/// the last, only the share of failing calls opens it.
+const REMEMBERED: RangeInclusive<usize> = 256..=16_384;
 
 /// Clients that are held off at once; beyond, the breaker opens for all.
 const MAX_HELD: usize = 64;
@@ -101,6 +103,17 @@ pub enum Permit {
     Normal,
     /// To see whether the plugin is well again.
     Probe,
+}
+
+/// What became of an event that was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The handler answered, be it by its own no.
+    Answered,
+    /// It trapped, or ran out of time.
+    Failed,
+    /// It was never asked, or what it wanted could not be done: nothing is known of the plugin.
+    Unknown,
 }
 
 /// An event may not be handled now.
@@ -170,18 +183,28 @@ impl Breaker {
     }
 
     /// Records what became of an event that was admitted.
-    pub fn record(&mut self, permit: Permit, cause: Option<&Cause>, failed: bool, now: Instant) -> Option<Change> {
-        match (self.state, permit) {
-            (State::Probing { .. }, Permit::Probe) if failed => Some(self.open(now)),
-            (State::Probing { .. }, Permit::Probe) => {
+    pub fn record(&mut self, permit: Permit, cause: Option<&Cause>, outcome: Outcome, now: Instant) -> Option<Change> {
+        match (self.state, permit, outcome) {
+            (State::Probing { .. }, Permit::Probe, Outcome::Failed) => Some(self.open(now)),
+            (State::Probing { .. }, Permit::Probe, Outcome::Answered) => {
                 self.reset();
                 Some(Change::Closed)
             }
+            // The next event is the probe.
+            (State::Probing { .. }, Permit::Probe, Outcome::Unknown) => {
+                self.state = State::Open { until: now };
+                None
+            }
             // An event that began before the breaker opened says nothing about now, and neither does a probe of an earlier time.
-            (State::Open { .. } | State::Probing { .. }, _) => None,
-            (State::Closed, _) => {
-                self.calls.add(failed, now, self.limits.calls_within);
-                if failed { self.fail(cause, now) } else { self.succeed(cause, now) }
+            (State::Open { .. } | State::Probing { .. }, ..) | (State::Closed, _, Outcome::Unknown) => None,
+            (State::Closed, _, Outcome::Failed) => {
+                self.calls.add(true, now, self.limits.calls_within);
+                self.fail(cause, now)
+            }
+            (State::Closed, _, Outcome::Answered) => {
+                self.calls.add(false, now, self.limits.calls_within);
+                self.succeed(cause, now);
+                None
             }
         }
     }
@@ -191,7 +214,7 @@ impl Breaker {
         *self = Self::new(self.limits);
     }
 
-    fn succeed(&mut self, cause: Option<&Cause>, now: Instant) -> Option<Change> {
+    fn succeed(&mut self, cause: Option<&Cause>, now: Instant) {
         let [first, second] = &mut self.served;
         match first {
             Some((at, served)) if served.as_ref() == cause => *at = now,
@@ -200,11 +223,10 @@ impl Breaker {
                 *first = Some((now, cause.cloned()));
             }
         }
-        None
     }
 
     fn fail(&mut self, cause: Option<&Cause>, now: Instant) -> Option<Change> {
-        if self.failures.len() >= REMEMBERED {
+        if self.failures.len() >= self.remembered() {
             self.failures.pop_front();
         }
         self.failures.push_back((now, cause.cloned()));
@@ -230,6 +252,10 @@ impl Breaker {
             Some(offender) => self.hold_off(offender, now),
             None => Some(self.open(now)),
         }
+    }
+
+    fn remembered(&self) -> usize {
+        (self.limits.failures as usize).clamp(*REMEMBERED.start(), *REMEMBERED.end())
     }
 
     fn hold_off(&mut self, offender: Cause, now: Instant) -> Option<Change> {
@@ -293,12 +319,12 @@ mod tests {
 
     fn fail(breaker: &mut Breaker, by: &str, now: Instant) -> Option<Change> {
         let permit = breaker.admit(cause(by).as_ref(), now).unwrap();
-        breaker.record(permit, cause(by).as_ref(), true, now)
+        breaker.record(permit, cause(by).as_ref(), Outcome::Failed, now)
     }
 
     fn succeed(breaker: &mut Breaker, by: &str, now: Instant) -> Option<Change> {
         let permit = breaker.admit(cause(by).as_ref(), now).unwrap();
-        breaker.record(permit, cause(by).as_ref(), false, now)
+        breaker.record(permit, cause(by).as_ref(), Outcome::Answered, now)
     }
 
     #[test]
@@ -312,7 +338,9 @@ mod tests {
         assert_eq!(breaker.admit(None, at), Err(Denied::Open { retry_after: SECOND }));
         assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Probe));
         assert!(breaker.admit(None, at + SECOND).is_err(), "one probe at a time");
-        assert_eq!(breaker.record(Permit::Probe, None, false, at + SECOND), Some(Change::Closed));
+        assert_eq!(breaker.record(Permit::Probe, None, Outcome::Unknown, at + SECOND), None, "a probe that was not asked tells nothing");
+        assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Probe));
+        assert_eq!(breaker.record(Permit::Probe, None, Outcome::Answered, at + SECOND), Some(Change::Closed));
         assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Normal));
     }
 
@@ -347,7 +375,7 @@ mod tests {
         for _ in 0..8 {
             now += Duration::from_secs(60);
             assert_eq!(breaker.admit(None, now), Ok(Permit::Probe));
-            if let Some(Change::Opened(time)) = breaker.record(Permit::Probe, None, true, now) {
+            if let Some(Change::Opened(time)) = breaker.record(Permit::Probe, None, Outcome::Failed, now) {
                 times.push(time.as_secs());
             }
         }
@@ -377,7 +405,7 @@ mod tests {
     fn a_plugin_that_fails_its_only_client_is_at_fault_itself() {
         let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
         for _ in 0..10 {
-            breaker.record(Permit::Normal, cause("only").as_ref(), false, now);
+            breaker.record(Permit::Normal, cause("only").as_ref(), Outcome::Answered, now);
         }
         for _ in 0..4 {
             assert_eq!(fail(&mut breaker, "only", now), None);
@@ -400,7 +428,7 @@ mod tests {
                 match breaker.admit(by.as_ref(), now) {
                     Ok(permit) => {
                         prop_assert!(now >= closed_until, "passed before its time");
-                        if let Some(Change::Opened(time)) = breaker.record(permit, by.as_ref(), failed, now) {
+                        if let Some(Change::Opened(time)) = breaker.record(permit, by.as_ref(), if failed { Outcome::Failed } else { Outcome::Answered }, now) {
                             prop_assert!(time <= Duration::from_secs(60));
                             closed_until = now + time;
                         }
@@ -409,7 +437,7 @@ mod tests {
                         prop_assert!(retry_after > Duration::ZERO && retry_after <= Duration::from_secs(120));
                     }
                 }
-                prop_assert!(breaker.failures.len() <= REMEMBERED && breaker.held.len() <= MAX_HELD);
+                prop_assert!(breaker.failures.len() <= *REMEMBERED.start() && breaker.held.len() <= MAX_HELD);
                 prop_assert!(breaker.calls.parts.len() <= BUCKETS as usize + 1);
             }
         }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::breaker::{Change, Denied};
+use crate::breaker::{Change, Denied, Outcome};
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
 use crate::event::{Connection, Event, EventId, Identity, Payload, depth, host_event};
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
 use crate::registry::{Inbound, Registry, Routes, Served};
 use crate::rejection::Rejection;
-use crate::rooms::Rooms;
+use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
 use crate::store::{CommitError, View};
 
@@ -185,9 +185,13 @@ impl Dispatcher {
             }
         })?;
         let answer = self.run_within(routes, served, event, inbound).await;
-        let failed = matches!(&answer, Err(Rejection::PluginFailed | Rejection::TimedOut));
-        served.plugin.count(failed);
-        if let Some(change) = served.health.record(permit, cause, failed) {
+        let outcome = match &answer {
+            Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
+            Err(Rejection::Busy(_) | Rejection::Unavailable(_)) => Outcome::Unknown,
+            _ => Outcome::Answered,
+        };
+        served.plugin.count(outcome == Outcome::Failed);
+        if let Some(change) = served.health.record(permit, cause, outcome) {
             let (plugin, digest) = (served.plugin.name(), &served.plugin.digest);
             match change {
                 Change::Opened(time) => {
@@ -255,7 +259,7 @@ impl Dispatcher {
             let (effects, view) = run.finish();
             match view.filter(View::wrote) {
                 None => {
-                    let applied = self.rooms.apply(event.caller.as_ref(), &effects);
+                    let applied = self.apply(routes, event, &effects);
                     seat.keep();
                     return Ok(Reply { json: reply, ends: applied.ends });
                 }
@@ -270,7 +274,7 @@ impl Dispatcher {
                     let committed = tokio::task::spawn_blocking(move || store.commit(changes)).await;
                     match committed {
                         Ok(Ok(())) => {
-                            let applied = self.rooms.apply(event.caller.as_ref(), &effects);
+                            let applied = self.apply(routes, event, &effects);
                             drop(held);
                             seat.keep();
                             return Ok(Reply { json: reply, ends: applied.ends });
@@ -288,6 +292,21 @@ impl Dispatcher {
         }
     }
 
+    /// Applies what the handler wants done. A room's rule may have been tightened since the handler was allowed to join, and the members of
+    /// that time were checked then: whoever joins later is checked here.
+    fn apply(&self, routes: &Routes, event: &Event, effects: &[Effect]) -> Applied {
+        let applied = self.rooms.apply(event.caller.as_ref(), effects);
+        if let Some(caller) = &event.caller
+            && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
+        {
+            let now = self.registry.snapshot();
+            if now.generation != routes.generation {
+                self.rooms.recheck_one(caller, &|room, identity| now.may_join(room, identity).is_ok());
+            }
+        }
+        applied
+    }
+
     /// Waits for the lock until `patience` ends, where it does.
     async fn commit_lock(&self, served: &Served, patience: Option<Instant>) -> Option<OwnedMutexGuard<()>> {
         let lock = Arc::clone(&served.state.commit).lock_owned();
@@ -300,10 +319,11 @@ impl Dispatcher {
     /// Logs what the client is not told.
     fn fail(&self, served: &Served, event: &Event, failure: &Failure) -> Rejection {
         let cause = std::error::Error::source(failure).map(|_| format!("{:?}", Cause(failure))).unwrap_or_default();
+        let ran_ms = if let Failure::CpuExceeded { ran, .. } = failure { Some(ran.as_secs_f64() * 1000.0) } else { None };
         tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), version = served.plugin.registration.version,
-            reason = %failure, cause, "handler failed");
+            reason = %failure, ran_ms, cause, "handler failed");
         match failure {
-            Failure::CpuExceeded(_) | Failure::WallExceeded(_) => Rejection::TimedOut,
+            Failure::CpuExceeded { .. } | Failure::WallExceeded(_) => Rejection::TimedOut,
             Failure::NoRoom(_) => Rejection::Busy("there is no room for another instance of the plugin now".to_owned()),
             Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => Rejection::PluginFailed,
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use socketioxide::{ParserConfig, SocketIo};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -85,6 +85,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The thread that follows the plugin directory.
+    #[error("can't start the thread that follows the plugin directory")]
+    Thread(#[source] io::Error),
     /// The host's own program can't be found.
     #[error("can't find this program, which compiles plugins in a process of its own")]
     Compiler(#[source] io::Error),
@@ -138,7 +141,7 @@ impl Host {
         let alarm = Arc::new(Notify::new());
         let loader = Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
         let kept = config.data.dir.join("plugins");
-        let mut reloader =
+        let reloader =
             Reloader::new(&config, Arc::clone(&loader), Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&metrics), kept, alarm);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -170,10 +173,13 @@ impl Host {
         let accepted = tasks.spawn(accept);
 
         let plugins = |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
-        reloader.begin().await.map_err(plugins)?;
-        dispatcher.start().await;
         let reloading = CancellationToken::new();
-        tasks.spawn(reloader.run(reloading.clone()));
+        let (begun, go_on) = follow(reloader, reloading.clone(), &tasks).map_err(StartError::Thread)?;
+        let ended = |_| Err(ScanError::from(io::Error::other("the thread that follows it has ended")));
+        begun.await.unwrap_or_else(ended).map_err(plugins)?;
+        dispatcher.start().await;
+        // Nobody is there to be told only where the thread has ended already.
+        let _ = go_on.send(());
         loaded.store(true, Ordering::Release);
         ready.store(true, Ordering::Release);
         gives_up.disarm();
@@ -221,6 +227,34 @@ impl Host {
         self.loader.close();
         tracing::info!("stopped");
     }
+}
+
+/// Follows the plugin directory on a thread of its own until `stop`: what is read, hashed, linked and written there keeps no event waiting.
+/// What comes first is what became of the first look, after which it waits for the word to go on.
+#[allow(clippy::type_complexity, reason = "the two ends of one conversation, used once")]
+fn follow(
+    mut reloader: Reloader,
+    stop: CancellationToken,
+    tasks: &TaskTracker,
+) -> io::Result<(oneshot::Receiver<Result<(), ScanError>>, oneshot::Sender<()>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (begun, has_begun) = oneshot::channel();
+    let (go_on, may_go_on) = oneshot::channel();
+    let (ended, has_ended) = oneshot::channel::<()>();
+    let work = async move {
+        let result = reloader.begin().await;
+        let is_good = result.is_ok();
+        if begun.send(result).is_ok() && is_good && may_go_on.await.is_ok() {
+            reloader.run(stop).await;
+        }
+    };
+    thread::Builder::new().name("sockhop-reload".to_owned()).spawn(move || {
+        runtime.block_on(work);
+        drop(ended);
+    })?;
+    // So that the end of the host waits for the thread's.
+    tasks.spawn(async { has_ended.await.unwrap_or_default() });
+    Ok((has_begun, go_on))
 }
 
 /// Waits for `end`, for as long as `limit` and until `at_once`; whether it came.

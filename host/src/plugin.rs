@@ -26,7 +26,7 @@ use crate::config::{Limits, PluginSettings};
 pub use compiler::{COMPILE_COMMAND, CompileError, Compiler, compile};
 pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
-pub use loader::{Candidate, LoadError, Source, load, read};
+pub use loader::{Candidate, LoadError, Retry, Source, load, read};
 pub use pool::Seat;
 pub use registration::{Emits, Handles, Registration};
 
@@ -39,7 +39,7 @@ pub(crate) struct Code {
     /// The plugin's own settings.
     config: Arc<WasiConfigVariables>,
     output: Arc<output::Output>,
-    /// Bytes that all instances take.
+    /// Bytes that all instances of the plugin take, those of other versions too.
     memory: Arc<AtomicUsize>,
     /// Cancelled when what still runs on this version is to end.
     retired: CancellationToken,
@@ -62,14 +62,14 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Makes a candidate serve, with the settings that its name has.
-    pub fn new(candidate: Candidate, settings: &PluginSettings) -> Self {
+    /// Makes a candidate serve, with the settings that its name has. `memory` counts what instances of all its versions take.
+    pub fn new(candidate: Candidate, settings: &PluginSettings, memory: Arc<AtomicUsize>) -> Self {
         let Candidate { registration, file, digest, engine, pre } = candidate;
         let limits = Arc::new(settings.limits.clone());
         let pool = pool::Pool::new(settings.instance_policy, engine.instances(&limits));
         let output = Arc::new(output::Output::new(&registration.name, &limits));
         let config = settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let (memory, retired) = (Arc::default(), CancellationToken::new());
+        let retired = CancellationToken::new();
         let code = Arc::new(Code { engine, pre, limits, config: Arc::new(config), output, memory, retired });
         Self { registration, file, digest, loaded_at: SystemTime::now(), code, pool, calls: AtomicU64::new(0), failures: AtomicU64::new(0) }
     }
@@ -99,7 +99,7 @@ impl Plugin {
         self.code.retired.cancel();
     }
 
-    /// Bytes that its instances take, and how many there are, those that wait for an event included.
+    /// Bytes that instances of the plugin take, and how many there are of this version, those that wait for an event included.
     pub fn memory_and_instances(&self) -> (usize, usize) {
         (self.code.memory.load(Ordering::Relaxed), self.pool.instances())
     }

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::breaker::{Breaker, Cause, Change, Denied, Permit};
+use crate::breaker::{Breaker, Cause, Change, Denied, Outcome, Permit};
 use crate::config::{Limits, PluginSettings};
 use crate::event::Identity;
 use crate::metrics::{Meter, Metrics};
@@ -106,8 +106,8 @@ impl Health {
     }
 
     /// Records what became of an event that was admitted; what that changed.
-    pub fn record(&self, permit: Permit, cause: Option<&Cause>, failed: bool) -> Option<Change> {
-        let change = self.breaker().record(permit, cause, failed, Instant::now());
+    pub fn record(&self, permit: Permit, cause: Option<&Cause>, outcome: Outcome) -> Option<Change> {
+        let change = self.breaker().record(permit, cause, outcome, Instant::now());
         if matches!(change, Some(Change::Opened(_))) {
             self.has_tripped.store(true, Ordering::Release);
             self.alarm.notify_one();
@@ -131,7 +131,7 @@ impl Health {
     }
 }
 
-/// The durable state of one plugin, by its name.
+/// What all versions of one plugin share, by its name.
 #[derive(Clone)]
 pub struct State {
     /// The records.
@@ -139,6 +139,8 @@ pub struct State {
     /// Held from a commit until its effects are delivered, so that every receiver sees changes in the order of their commits. A
     /// [`tokio::sync::Mutex`], because a commit is awaited under it.
     pub commit: Arc<tokio::sync::Mutex<()>>,
+    /// Bytes that the instances take, those of versions whose last events run among them.
+    pub memory: Arc<AtomicUsize>,
 }
 
 /// An event that clients may send.
@@ -208,6 +210,12 @@ impl Routes {
     /// The declaration of an event that some plugin emits. Where several do, all have the same schema; it may go wherever one of them says.
     pub fn outbound<'routes>(&'routes self, event: &'routes str) -> impl Iterator<Item = &'routes Outbound> {
         self.plugins.iter().filter_map(move |served| served.outbound.get(event))
+    }
+
+    /// Whether the rooms and their rules are those of `other`.
+    pub fn has_rooms_of(&self, other: &Self) -> bool {
+        let rules = |routes: &Self| routes.rooms.iter().map(|rule| (rule.pattern.clone(), rule.access.clone())).collect::<Vec<_>>();
+        rules(self) == rules(other)
     }
 
     /// The declared rooms.
@@ -292,17 +300,23 @@ impl Served {
     ) -> Result<Arc<Self>, AdmitError> {
         let (inbound, outbound) = contract(&candidate, &settings.limits, metrics)?;
         let health = Health::new(&settings.limits, alarm);
-        Ok(Arc::new(Self { plugin: Plugin::new(candidate, settings), inbound, outbound, state, health }))
+        Ok(Arc::new(Self { plugin: Plugin::new(candidate, settings, Arc::clone(&state.memory)), inbound, outbound, state, health }))
     }
 }
 
 type Contract = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
 
+/// Patterns in all schemas of one plugin. A compiled one may take 256 KiB.
+const MAX_PATTERNS: usize = 500;
+
 /// Compiles the schemas of a candidate: once per load.
 fn contract(candidate: &Candidate, limits: &Limits, metrics: &Metrics) -> Result<Contract, AdmitError> {
-    let compile = |event: &str, part: &'static str, text: &str| {
+    let mut patterns = 0;
+    let mut compile = |event: &str, part: &'static str, text: &str| {
         let schema = Schema::compile(text, limits.schema_bytes.get());
-        schema.map_err(|source| AdmitError::Schema { event: event.to_owned(), part, source })
+        let schema = schema.map_err(|source| AdmitError::Schema { event: event.to_owned(), part, source })?;
+        patterns += schema.patterns();
+        if patterns > MAX_PATTERNS { Err(AdmitError::TooManyPatterns) } else { Ok(schema) }
     };
     let mut inbound = BTreeMap::new();
     for handles in &candidate.registration.handles {
@@ -328,7 +342,7 @@ impl AdmitError {
         match self {
             Self::EventTaken { by, .. } | Self::SchemaDiffers { by, .. } | Self::RoomTaken { by, .. } => Some(by),
             Self::NameTaken { name, .. } => Some(name),
-            Self::Schema { .. } | Self::ReplyHasError { .. } => None,
+            Self::Schema { .. } | Self::TooManyPatterns | Self::ReplyHasError { .. } => None,
         }
     }
 }
@@ -346,6 +360,9 @@ pub enum AdmitError {
         /// Why.
         source: SchemaError,
     },
+    /// More patterns than the host compiles for one plugin.
+    #[error("the schemas of the plugin have more than {MAX_PATTERNS} patterns in all")]
+    TooManyPatterns,
     /// Clients tell a rejection by this property.
     #[error("event `{event}`: its reply may not have a property `error` at its top, by which clients tell a rejection; rename it")]
     ReplyHasError {

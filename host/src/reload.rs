@@ -38,7 +38,7 @@ pub use load::{Failure, Loader};
 use loads::{Known, Loads, Subject, Version};
 use operator::{Command, Waiting};
 pub use operator::{Operator, Row, Word};
-use slots::{Digest, OperatorError, Slots};
+use slots::{Digest, OperatorError, Slots, Verdict};
 use watch::Watch;
 
 /// How long the directory must be quiet before it is looked at, and how long a file must stand still: a copy takes many writes.
@@ -47,6 +47,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How long what one scan found waits for the slowest of its files, so that all of it is published together. Longer than plugins in Rust
 /// take to compile; a larger one comes by itself when it is ready.
 const TOGETHER: Duration = Duration::from_millis(500);
+
+/// How soon a directory that can't be read is looked at again, at the latest.
+const UNREADABLE: Duration = Duration::from_secs(5);
 
 /// Contents that are remembered as bad.
 const MAX_BAD: usize = 64;
@@ -67,10 +70,12 @@ pub struct Reloader {
     loads: Loads,
     /// When the directory is looked at next, though nothing tells of a change.
     look_at: Instant,
+    /// Whether it could be read when it was looked at last.
+    is_readable: bool,
     /// Set while there are findings that are not published: until when they wait for those that come with them.
     together: Option<Instant>,
-    /// What failed by its bytes, the newest first: it would fail again.
-    bad: VecDeque<Failure>,
+    /// What failed by its bytes, the newest first, with the name under whose limits it did: it would fail again.
+    bad: VecDeque<(String, Failure)>,
     /// Versions that are ready to serve, those that serve among them.
     ready: HashMap<Digest, Arc<Served>>,
     /// Kept versions that can't be loaded; the next scan lets them be tried again.
@@ -102,10 +107,7 @@ impl Reloader {
     ) -> Self {
         let (operator, commands) = Operator::new();
         let contents = Arc::new(Contents::new(kept_dir));
-        let slots = contents.load().unwrap_or_else(|error| {
-            tracing::error!(%error, "what was remembered of plugins can't be read; operators' choices and earlier versions are lost");
-            Slots::default()
-        });
+        let slots = contents.load().at_start();
         Self {
             dir: config.plugins.dir.clone(),
             rescan: config.plugins.rescan_s,
@@ -119,6 +121,7 @@ impl Reloader {
             slots,
             files: Files::default(),
             look_at: Instant::now(),
+            is_readable: true,
             together: None,
             bad: VecDeque::new(),
             ready: HashMap::new(),
@@ -178,9 +181,10 @@ impl Reloader {
                 () = tokio::time::sleep_until(next) => {}
             }
             let now = Instant::now();
-            if self.look_at.min(self.files.next_retry().unwrap_or(self.look_at)) <= now {
+            if self.next_look() <= now {
                 watch.forget();
                 self.look();
+                watch.follow(&self.dir);
             }
             if self.together.is_some_and(|until| until <= now || !(self.loads.any_file() || self.files.any_unsettled())) {
                 self.claim();
@@ -194,13 +198,20 @@ impl Reloader {
 
     /// When there is something to do, though nobody tells.
     fn next_step(&self) -> Instant {
-        let others = [self.files.next_retry(), self.together, self.draining.next_step()];
-        others.into_iter().flatten().min().unwrap_or(self.look_at).min(self.look_at)
+        let others = [self.together, self.draining.next_step()];
+        others.into_iter().flatten().chain([self.next_look()]).min().unwrap_or(self.look_at)
+    }
+
+    /// When the directory is looked at next: also to try again what failed, where it can be looked at.
+    fn next_look(&self) -> Instant {
+        self.files.next_retry().filter(|_| self.is_readable).map_or(self.look_at, |again| again.min(self.look_at))
     }
 
     /// Looks at the directory.
     fn look(&mut self) {
-        match scan::scan(&self.dir) {
+        let scanned = scan::scan(&self.dir);
+        self.is_readable = scanned.is_ok();
+        match scanned {
             Ok(found) => {
                 for changed in self.files.observe(found, false) {
                     self.loads.give_up(&changed);
@@ -212,7 +223,12 @@ impl Reloader {
             // Nothing is known of the files: what serves goes on.
             Err(error) => tracing::error!(dir = %self.dir.display(), %error, "the plugin directory can't be read"),
         }
-        self.look_at = Instant::now() + if self.files.any_unsettled() { SETTLE } else { self.rescan };
+        self.look_at = Instant::now()
+            + match self.is_readable {
+                true if self.files.any_unsettled() => SETTLE,
+                true => self.rescan,
+                false => self.rescan.min(UNREADABLE),
+            };
     }
 
     /// Begins to look into the files that are new, have changed, or are to be tried again.
@@ -221,21 +237,28 @@ impl Reloader {
         if due.is_empty() {
             return;
         }
-        let known = self.known();
         for (path, stamp) in due {
-            let name = self.slots.of_file(&path).map_or_else(|| stem(&path), str::to_owned);
-            self.loads.file(&path, stamp, name, Arc::clone(&known));
+            let name = self.assumed_name(&path);
+            let known = self.known(&name);
+            self.loads.file(&path, stamp, name, known);
         }
         self.show();
     }
 
-    /// What is known of versions by their content: what is ready, what is bad, and what was taken back before the host was restarted.
-    fn known(&self) -> Known {
-        let taken_back = self.slots.iter().filter(|(_, slot)| !slot.is_in_file_good);
+    /// The plugin that a file is, until it has said its name.
+    fn assumed_name(&self, path: &Path) -> String {
+        self.slots.of_file(path).map_or_else(|| stem(path), str::to_owned)
+    }
+
+    /// What is known of versions by their content, for a file that should be the plugin `name`: what is ready, what is bad, and what was taken
+    /// back before the host was restarted.
+    fn known(&self, name: &str) -> Known {
+        let taken_back = self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::TakenBack);
         let taken_back = taken_back.map(|(name, slot)| (slot.in_file.clone(), Ok(name.to_owned())));
         let ready = self.ready.iter().map(|(digest, served)| (digest.clone(), Ok(served.plugin.name().to_owned())));
-        let bad = self.bad.iter().filter_map(|failure| Some((failure.digest.clone()?, Err(failure.clone()))));
-        Arc::new(taken_back.chain(ready).chain(bad).collect())
+        let bad = self.bad.iter().filter(|(under, _)| under == name);
+        let bad = bad.filter_map(|(_, failure)| Some((failure.digest.clone()?, Err(failure.clone()))));
+        taken_back.chain(ready).chain(bad).collect()
     }
 
     /// Notes what became of a load.
@@ -255,9 +278,10 @@ impl Reloader {
                     self.metrics.reload(failure.name.as_deref().unwrap_or(&stem(&path)), "failed");
                     tracing::error!(file = %path.display(), plugin = failure.name, digest = failure.digest, reason = failure.reason,
                         "plugin failed");
-                    if failure.is_by_bytes && !self.bad.iter().any(|bad| bad.digest == failure.digest) {
+                    let under = self.assumed_name(&path);
+                    if failure.is_by_bytes() && !self.bad.iter().any(|(other, bad)| *other == under && bad.digest == failure.digest) {
                         self.bad.truncate(MAX_BAD - 1);
-                        self.bad.push_front(failure.clone());
+                        self.bad.push_front((under, failure.clone()));
                     }
                 }
                 self.files.note(&path, &stamp, result);
@@ -266,7 +290,7 @@ impl Reloader {
             (Subject::Kept(..), Ok(_)) => {}
             (Subject::Kept(name, digest), Err(failure)) => {
                 tracing::error!(plugin = name, digest, reason = failure.reason, "a kept version can't be loaded");
-                self.slots.refused(&name, failure.now(), failure.is_by_bytes);
+                self.slots.refused(&name, failure.now(), failure.is_by_bytes());
                 self.lost.insert(digest, failure);
             }
         }

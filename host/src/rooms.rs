@@ -132,11 +132,16 @@ impl Rooms {
         let connections: Vec<_> = known.values().map(|(_, connection)| Arc::clone(connection)).collect();
         drop(known);
         for connection in connections {
-            let Some(socket) = self.find(&connection.namespace, &connection.public_id) else { continue };
-            for room in socket.rooms().into_iter().filter(|room| !may_join(room, &connection.identity)) {
-                tracing::info!(client = connection.public_id, %room, "taken out of a room: its rule has changed");
-                socket.leave(room);
-            }
+            self.recheck_one(&connection, &may_join);
+        }
+    }
+
+    /// The same for one connection.
+    pub fn recheck_one(&self, connection: &Connection, may_join: &impl Fn(&str, &Identity) -> bool) {
+        let Some(socket) = self.find(&connection.namespace, &connection.public_id) else { return };
+        for room in socket.rooms().into_iter().filter(|room| !may_join(room, &connection.identity)) {
+            tracing::info!(client = connection.public_id, %room, "taken out of a room: its rule has changed");
+            socket.leave(room);
         }
     }
 

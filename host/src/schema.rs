@@ -149,6 +149,11 @@ impl Schema {
         &self.source
     }
 
+    /// How many patterns it has.
+    pub fn patterns(&self) -> usize {
+        self.graph.patterns()
+    }
+
     /// Checks `value`.
     ///
     /// # Errors

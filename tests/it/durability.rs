@@ -50,10 +50,7 @@ async fn a_host_killed_while_it_loads_starts_clean_the_next_time() {
         let host = HostProcess::start(plugins.path(), data.path());
         let client = TestClient::connect(&host.url).await;
         let version = client.ask("which", json!(null)).await["version"].clone();
-        assert!(
-            version == json!(good.to_string()) || version == json!((good - 1).to_string()),
-            "round {round}: {version}, and {good} is the last good"
-        );
+        assert_eq!(version, json!(good.to_string()), "round {round}");
         assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
         // A good version, or one that is none, is being loaded when the end comes: at another moment of it in each round.
         if round % 3 == 2 {

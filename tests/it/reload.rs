@@ -1,7 +1,8 @@
 //! A better file is live, a bad one changes nothing, and nobody's connection blinks.
 
 use serde_json::{Value, json};
-use sockhop_tests::{TestHost, bundled_plugin, chameleon, directory_of, drop_in};
+use sockhop_tests::{TestClient, TestHost, bundled_plugin, chameleon, directory_of, drop_in};
+use tokio::sync::oneshot;
 
 fn serves(version: &str) -> impl Fn(&Value) -> bool {
     let version = format!("{version}.0.0");
@@ -12,6 +13,18 @@ async fn host_with_version(version: &str) -> TestHost {
     let host = TestHost::start(&[bundled_plugin("connection")]).await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon(&format!("version={version}")));
     host.until("chameleon", serves(version)).await;
+    host
+}
+
+/// One on which a handler may take as long as a slow machine does to load another version.
+async fn patient_host() -> TestHost {
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.event_wall_ms = sockhop_tests::PATIENCE;
+        config.limits.drain_ms = sockhop_tests::PATIENCE;
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
     host
 }
 
@@ -30,13 +43,7 @@ async fn a_file_dropped_into_the_directory_is_served_and_one_that_is_taken_out_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replacing_a_plugin_lets_running_events_finish_on_the_old_one() {
-    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
-        config.limits.event_wall_ms = sockhop_tests::PATIENCE;
-        config.limits.drain_ms = sockhop_tests::PATIENCE;
-    })
-    .await;
-    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
-    host.until("chameleon", serves("1")).await;
+    let host = patient_host().await;
     let client = host.client().await;
     let running = client.ask_later(r#"["hold"]"#).await;
     host.until("chameleon", |row| row["instances"] == 1).await;
@@ -156,6 +163,44 @@ async fn members_leave_a_room_whose_rule_was_tightened() {
     assert_eq!(client.ask("enter", json!(null)).await["error"]["code"], json!("forbidden"));
 }
 
+/// The handler was allowed to join by the old rule, and ends under the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_began_before_a_rule_was_tightened_leaves_nobody_in_the_room() {
+    let host = patient_host().await;
+    let client = host.client().await;
+    let entering = client.ask_later(r#"["enter_late"]"#).await;
+    host.until("chameleon", |row| row["instances"] == 1).await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 rooms=closed"));
+    host.until("chameleon", serves("2")).await;
+    // It stays in the room until the handler has seen it there.
+    let opener = host.client().await;
+    opener.ask("open_gate", json!(null)).await;
+    assert_eq!(entering.await, Ok(json!(null)));
+    assert_eq!(client.ask("rooms", json!(null)).await, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_under_another_file_name_goes_on_with_the_slot() {
+    let host = host_with_version("1").await;
+    let client = host.client().await;
+    client.ask("enter", json!(null)).await;
+    drop_in(host.plugins(), "chameleon-2.wasm", &chameleon("version=2"));
+    sockhop_tests::eventually("the second file's row", async || {
+        let (_, rows) = host.http("/api/plugins", None).await;
+        let of_it = |row: &&Value| row["file"].as_str().is_some_and(|file| file.ends_with("chameleon-2.wasm"));
+        rows.as_array()?.iter().find(of_it).filter(|row| row["state"] == "failed").cloned()
+    })
+    .await;
+    std::fs::remove_file(host.plugins().join("chameleon.wasm")).expect("a file to remove");
+    let mut version = json!("1");
+    while version != "2" {
+        version = client.ask("which", json!(null)).await["version"].clone();
+        assert!(version == "1" || version == "2", "it was never unknown: {version}");
+    }
+    assert_eq!(client.ask("rooms", json!(null)).await, json!(["chameleons"]), "and nobody left a room");
+    assert_eq!(host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.1["version"], json!("1.0.0"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_that_claims_a_taken_event_fails_until_it_is_free() {
     let host = host_with_version("1").await;
@@ -227,4 +272,54 @@ async fn a_plugin_has_settings_and_limits_of_its_own() {
     assert_eq!(client.ask("setting", json!("greeting")).await, json!("hello"));
     assert_eq!(client.ask("setting", json!("other")).await, json!(null));
     assert_eq!(client.ask("two_keys", json!(null)).await["error"]["code"], json!("too_large"));
+}
+
+/// A host in which `chameleon` has other limits, and a client that it keeps busy until [`let_go`].
+async fn busy_host(change: impl FnOnce(&mut sockhop::config::Limits)) -> (TestHost, TestClient, oneshot::Receiver<Value>) {
+    let host = TestHost::with(&[bundled_plugin("connection"), bundled_plugin("subscription")], |config| {
+        config.limits.event_wall_ms = sockhop_tests::PATIENCE;
+        let mut settings = config.of_plugin("chameleon");
+        change(&mut settings.limits);
+        config.plugins.by_name.insert("chameleon".to_owned(), settings);
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
+    let client = host.client().await;
+    let holding = client.ask_later(r#"["hold"]"#).await;
+    host.until("chameleon", |row| row["instances"] == 1).await;
+    (host, client, holding)
+}
+
+/// Another plugin opens the way for the handler that holds on.
+async fn let_go(host: &TestHost) -> TestClient {
+    let client = host.client().await;
+    assert_eq!(client.ask("subscribe_event", json!({"event_type": "chameleons"})).await["status"], json!("subscribed"));
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_instances_of_a_plugin_run_at_once_than_may() {
+    let (host, _busy, holding) = busy_host(|limits| limits.instances = std::num::NonZeroUsize::new(1)).await;
+    let other = host.client().await;
+    let mut waiting = other.ask_later(r#"["which"]"#).await;
+    assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+    assert!(waiting.try_recv().is_err(), "it waits for the only instance");
+    let _entered = let_go(&host).await;
+    assert_eq!(holding.await, Ok(json!("1")));
+    assert_eq!(waiting.await.map(|reply| reply["version"].clone()), Ok(json!("1")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_instances_of_a_plugin_share_what_memory_it_may_have() {
+    let (host, _busy, holding) = busy_host(|limits| {
+        // One instance of a small guest in Rust takes a little over a MiB.
+        limits.plugin_memory_bytes = std::num::NonZeroUsize::new(2 << 20).expect("not zero");
+    })
+    .await;
+    let other = host.client().await;
+    assert_eq!(other.ask("which", json!(null)).await["error"]["code"], json!("busy"));
+    let _entered = let_go(&host).await;
+    assert_eq!(holding.await, Ok(json!("1")));
+    assert_eq!(other.ask("which", json!(null)).await["version"], json!("1"));
 }

@@ -11,11 +11,13 @@ use sockhop::plugin;
 pub(crate) struct Compile {
     /// Bytes of memory that it may take
     memory: u64,
+    /// Seconds that it may run on each processor
+    seconds: u64,
 }
 
 impl Compile {
     pub(super) fn run(&self) -> ExitCode {
-        match plugin::compile(self.memory, stdin().lock(), stdout().lock(), stderr().lock()) {
+        match plugin::compile(self.memory, self.seconds, stdin().lock(), stdout().lock(), stderr().lock()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
+use sockhop::config::Config;
 
 use super::client::Target;
 use super::output;
@@ -47,8 +48,7 @@ impl Deploy {
             None => bail!("there is no file to deploy"),
         };
         let (name, digest) = (served.plugin.name(), served.plugin.digest.as_str());
-        let dir = self.plugins.clone().unwrap_or_else(|| config.plugins.dir.clone());
-        let place = self.place(&dir, name);
+        let place = self.place(&config, name)?;
         put(&self.file, &place)?;
         if !self.wait {
             return Ok(self.say(name, digest, &place, "deployed"));
@@ -56,6 +56,9 @@ impl Deploy {
         let until = Instant::now() + Duration::from_secs(self.timeout);
         while Instant::now() < until {
             let answer = self.target.ask(&format!("/api/plugins/{name}"), None)?;
+            if matches!(answer.status, 401 | 403) {
+                return answer.success().map(|_| ExitCode::FAILURE);
+            }
             let is = |member: &str| answer.document.pointer(member).and_then(Value::as_str).unwrap_or_default().to_owned();
             if is("/digest") == digest && is("/state") == "active" {
                 return Ok(self.say(name, digest, &place, "serves"));
@@ -68,17 +71,25 @@ impl Deploy {
         bail!("the host has not served {name} within {} s; `sockhop plugins show {name}` says what it does", self.timeout)
     }
 
-    /// The file that the plugin has already, or one of its name.
-    fn place(&self, dir: &Path, name: &str) -> PathBuf {
-        let own = dir.join(format!("{name}.wasm"));
-        let Ok(answer) = self.target.ask(&format!("/api/plugins/{name}"), None) else { return own };
-        let file = answer.document.get("file").and_then(Value::as_str).map(PathBuf::from);
-        match file.filter(|_| answer.status == 200) {
+    /// The file that the plugin has already; else one of its name, in the directory that was named, or that the host says it follows, or that
+    /// the configuration names where no host runs.
+    fn place(&self, config: &Config, name: &str) -> anyhow::Result<PathBuf> {
+        let Ok(answer) = self.target.ask("/api/plugins", None) else {
+            let dir = self.plugins.as_ref().unwrap_or(&config.plugins.dir);
+            return Ok(dir.join(format!("{name}.wasm")));
+        };
+        let rows = answer.success()?;
+        let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
+        let file = |row: &Value| row.get("file").and_then(Value::as_str).map(PathBuf::from);
+        let own = rows.iter().find(|row| row.get("name").and_then(Value::as_str) == Some(name)).and_then(file);
+        let theirs = rows.iter().find_map(|row| file(row)?.parent().map(Path::to_owned));
+        let dir = self.plugins.clone().or(theirs).unwrap_or_else(|| config.plugins.dir.clone());
+        Ok(match own {
             // The host's own path, where it is the same directory from here; else its name in this one.
             Some(file) if file.exists() => file,
-            Some(file) => file.file_name().map_or(own, |file| dir.join(file)),
-            None => own,
-        }
+            Some(file) => file.file_name().map_or_else(|| dir.join(format!("{name}.wasm")), |file| dir.join(file)),
+            None => dir.join(format!("{name}.wasm")),
+        })
     }
 
     fn say(&self, name: &str, digest: &str, place: &Path, word: &str) -> ExitCode {

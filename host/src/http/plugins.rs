@@ -69,9 +69,10 @@ async fn say(api: &Api, name: &str, word: Word) -> Result<Json<Value>, Problem> 
     api.operator.say(name, word).await.map_err(|error| {
         let (status, code) = match &error {
             OperatorError::Unknown(_) => (StatusCode::NOT_FOUND, "not_found"),
-            OperatorError::NoEarlier(_) | OperatorError::NotKept { .. } | OperatorError::NotServed { .. } => {
-                (StatusCode::CONFLICT, "refused")
-            }
+            OperatorError::NoEarlier(_)
+            | OperatorError::NotKept { .. }
+            | OperatorError::Ambiguous { .. }
+            | OperatorError::NotServed { .. } => (StatusCode::CONFLICT, "refused"),
         };
         Problem::new(status, code, &error.to_string())
     })?;

@@ -18,12 +18,14 @@ use wasmtime::component::Component;
 use crate::config::Limits;
 
 use super::engine::Engine;
+use super::loader::Retry;
 
 /// Compiles plugins by running a program.
 #[derive(Debug, Clone)]
 pub struct Compiler {
     program: PathBuf,
-    cache: PathBuf,
+    /// Nothing where there is none that could be trusted.
+    cache: Option<PathBuf>,
     places: Arc<Semaphore>,
 }
 
@@ -47,6 +49,9 @@ pub enum CompileError {
         /// How it ended.
         status: String,
     },
+    /// More code than a plugin's can be.
+    #[error("compiles to more than {0} bytes")]
+    TooMuch(u64),
     /// The process can't be run.
     #[error("the compiler {} can't be run", program.display())]
     NotRun {
@@ -61,11 +66,13 @@ pub enum CompileError {
 }
 
 impl CompileError {
-    /// Whether the file is at fault: then it need not be tried again.
-    pub fn is_by_bytes(&self) -> bool {
+    /// When it may succeed.
+    pub fn retry(&self) -> Retry {
         match self {
-            Self::Refused(_) | Self::TooSlow(_) | Self::Died { .. } => true,
-            Self::NotRun { .. } | Self::Unusable(_) => false,
+            Self::Refused(_) => Retry::Never,
+            // A machine that is busy makes a good file slow, and one without memory makes the process die; a bomb is no cheaper each time.
+            Self::TooSlow(_) | Self::Died { .. } | Self::TooMuch(_) | Self::Unusable(_) => Retry::Later,
+            Self::NotRun { .. } => Retry::Soon,
         }
     }
 }
@@ -80,32 +87,45 @@ pub const COMPILE_COMMAND: &str = "compile-plugin";
 const REFUSED: i32 = 3;
 
 impl Compiler {
-    /// A compiler that runs `program` and keeps what it makes in `cache`.
+    /// A compiler that runs `program` and keeps what it makes in `cache`, where that is a directory to which nobody else can write.
     pub fn new(program: PathBuf, cache: PathBuf) -> Self {
+        let cache = match own_directory(&cache) {
+            Ok(()) => Some(cache),
+            Err(error) => {
+                tracing::warn!(dir = %cache.display(), %error, "compiled plugins are not kept: loading them is slower");
+                None
+            }
+        };
         Self { program, cache, places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// The compiled code of `bytes`, whose digest is `digest`, made within the time and memory of `limits` where it is not kept.
     pub(super) async fn compile(&self, engine: &Engine, digest: &str, bytes: Vec<u8>, limits: &Limits) -> Result<Component, CompileError> {
-        let entry = self.cache.join(format!("{digest}-{}", engine.fingerprint()));
-        if let Some(component) = kept(engine, &entry).await {
+        let entry = self.cache.as_ref().map(|cache| cache.join(format!("{digest}-{}", engine.fingerprint())));
+        if let Some(entry) = &entry
+            && let Some(component) = kept(engine, entry)
+        {
             return Ok(component);
         }
         let code = self.run(bytes, limits.compile_ms, limits.compile_memory_bytes.get()).await?;
         let component = deserialize(engine, &code).map_err(CompileError::Unusable)?;
-        if let Err(error) = keep(&self.cache, &entry, &code) {
+        if let Some(entry) = &entry
+            && let Err(error) = keep(entry, &code)
+        {
             // It will be compiled again: slower, not wrong.
             tracing::warn!(file = %entry.display(), %error, "compiled plugin not kept");
         }
         Ok(component)
     }
 
-    /// Forgets what was compiled of any other version than these.
-    pub(crate) fn keep_only(&self, digests: &[&str]) {
-        let Ok(entries) = std::fs::read_dir(&self.cache) else { return };
+    /// Forgets what was compiled of any other version than these, or for another host.
+    pub(crate) fn keep_only(&self, engine: &Engine, digests: &[&str]) {
+        let Some(Ok(entries)) = self.cache.as_ref().map(std::fs::read_dir) else { return };
+        let fingerprint = engine.fingerprint();
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let is_kept = name.to_str().and_then(|name| name.split('-').next()).is_some_and(|digest| digests.contains(&digest));
+            let parts = name.to_str().and_then(|name| name.split_once('-'));
+            let is_kept = parts.is_some_and(|(digest, made_for)| digests.contains(&digest) && made_for == fingerprint);
             if !is_kept {
                 let _ = std::fs::remove_file(entry.path());
             }
@@ -119,6 +139,7 @@ impl Compiler {
         let mut child = Command::new(&self.program)
             .arg(COMPILE_COMMAND)
             .arg(memory.to_string())
+            .arg(time.as_secs_f64().ceil().to_string())
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -137,13 +158,18 @@ impl Compiler {
                 let _ = input.write_all(&bytes).await;
                 drop(input);
             };
+            let mut output = (&mut output).take(MAX_CODE + 1);
             let (_, read, _) = tokio::join!(write, output.read_to_end(&mut code), limited.read_to_end(&mut said));
-            read?;
+            if read? as u64 > MAX_CODE {
+                // It goes on writing, to nobody.
+                child.start_kill()?;
+            }
             Ok::<_, io::Error>((child.wait().await?, code, said))
         };
         let ended = tokio::time::timeout(time, talk).await.map_err(|_| CompileError::TooSlow(time))?;
         let (status, code, said) = ended.map_err(not_run)?;
         match status.code() {
+            _ if code.len() as u64 > MAX_CODE => Err(CompileError::TooMuch(MAX_CODE)),
             Some(0) => Ok(code),
             Some(REFUSED) => Err(CompileError::Refused(String::from_utf8_lossy(&said).trim().to_owned())),
             _ => Err(CompileError::Died { memory, status: status.to_string() }),
@@ -151,18 +177,21 @@ impl Compiler {
     }
 }
 
+/// Bytes of compiled code that are taken of one plugin: a file of the largest size comes to a quarter of it.
+const MAX_CODE: u64 = 512 << 20;
+
 /// Bytes of the compiler's reason that are read.
 const MAX_REASON: u64 = 4 * 1024;
 
-/// What the program does when it is asked to compile: reads a plugin, writes compiled code. `memory` is what it may take.
+/// What the program does when it is asked to compile: reads a plugin, writes compiled code. It may take `memory` bytes, and on each processor
+/// `seconds`: the host ends it before, unless the host has died.
 ///
 /// # Errors
 /// The status to end with.
-pub fn compile(memory: u64, mut input: impl Read, mut output: impl Write, mut errors: impl Write) -> Result<(), i32> {
+pub fn compile(memory: u64, seconds: u64, mut input: impl Read, mut output: impl Write, mut errors: impl Write) -> Result<(), i32> {
     const FAILED: i32 = 1;
-    // Data only: the address space that is reserved, and not used, is no memory.
-    if let Err(error) = rlimit::Resource::DATA.set(memory, memory) {
-        let _ = writeln!(errors, "the memory of compiling can't be limited: {error}");
+    if let Err(error) = bound(memory, seconds) {
+        let _ = writeln!(errors, "what compiling takes can't be limited: {error}");
         return Err(FAILED);
     }
     let mut bytes = Vec::new();
@@ -178,27 +207,68 @@ pub fn compile(memory: u64, mut input: impl Read, mut output: impl Write, mut er
     output.write_all(&code).and_then(|()| output.flush()).map_err(|_| FAILED)
 }
 
+/// Limits this process, and lets it yield to the host's own events.
+fn bound(memory: u64, seconds: u64) -> io::Result<()> {
+    // Data only: the address space that is reserved, and not used, is no memory.
+    rlimit::Resource::DATA.set(memory, memory)?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let cpu = seconds.saturating_mul(processors).saturating_add(1);
+    rlimit::Resource::CPU.set(cpu, cpu)?;
+    rustix::process::nice(COMPILER_NICENESS)?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    Ok(())
+}
+
+/// How far the compiler stands back behind whatever else the machine does: a reload is worth less than the events that are served.
+const COMPILER_NICENESS: i32 = 10;
+
 /// The kept code, where there is some that is whole.
-async fn kept(engine: &Engine, entry: &Path) -> Option<Component> {
-    let bytes = tokio::fs::read(entry).await.ok()?;
+fn kept(engine: &Engine, entry: &Path) -> Option<Component> {
+    let bytes = std::fs::read(entry).ok()?;
     let component = bytes.split_at_checked(CHECKSUM).and_then(|(checksum, code)| {
         let is_whole = checksum == Sha256::digest(code).as_slice();
         is_whole.then(|| deserialize(engine, code).ok()).flatten()
     });
     if component.is_none() {
         tracing::warn!(file = %entry.display(), "kept code of a plugin is damaged; it is compiled again");
-        let _ = tokio::fs::remove_file(entry).await;
+        let _ = std::fs::remove_file(entry);
     }
     component
 }
 
-/// Keeps `code`: whole, or not at all.
-fn keep(cache: &Path, entry: &Path, code: &[u8]) -> io::Result<()> {
+/// Makes the directory where it is missing, and sees to it that nobody but the host's user can write to it: what lies there is run.
+fn own_directory(cache: &Path) -> io::Result<()> {
     let mut new = std::fs::DirBuilder::new();
     new.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
     new.create(cache)?;
+    // Not what a link points to: whoever made it could point it elsewhere.
+    let metadata = std::fs::symlink_metadata(cache)?;
+    if !metadata.is_dir() {
+        return Err(io::Error::other("it is no directory"));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("it belongs to another user"));
+        }
+        const OTHERS_MAY: u32 = 0o077;
+        if metadata.mode() & OTHERS_MAY != 0 {
+            std::fs::set_permissions(cache, std::fs::Permissions::from_mode(0o700))?;
+            // What others have put there while they could is nobody's.
+            for entry in std::fs::read_dir(cache)?.flatten() {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Keeps `code`: whole, or not at all.
+fn keep(entry: &Path, code: &[u8]) -> io::Result<()> {
     let unfinished = entry.with_extension("new");
     let mut file = std::fs::File::create(&unfinished)?;
     let written =
@@ -221,19 +291,35 @@ fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn an_entry_that_was_damaged_is_removed_and_not_run() {
+    #[cfg(unix)]
+    #[test]
+    fn a_cache_to_which_others_could_write_is_emptied_and_closed_and_a_link_is_not_used() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, link) = (dir.path().join("cache"), dir.path().join("link"));
+        std::fs::create_dir(&cache).unwrap();
+        std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::write(cache.join("planted"), "code").unwrap();
+        own_directory(&cache).unwrap();
+        assert_eq!(cache.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
+        symlink(&cache, &link).unwrap();
+        assert!(own_directory(&link).is_err());
+    }
+
+    #[test]
+    fn an_entry_that_was_damaged_is_removed_and_not_run() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::new(1 << 20, 1).unwrap();
         let code = super::super::engine::for_compiling().unwrap().precompile_component(b"\0asm\x0d\0\x01\0").unwrap();
         let entry = dir.path().join("entry");
-        keep(dir.path(), &entry, &code).unwrap();
-        assert!(kept(&engine, &entry).await.is_some(), "what is compiled apart runs here");
+        keep(&entry, &code).unwrap();
+        assert!(kept(&engine, &entry).is_some(), "what is compiled apart runs here");
         let mut bytes = std::fs::read(&entry).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&entry, &bytes).unwrap();
-        assert!(kept(&engine, &entry).await.is_none() && !entry.exists());
+        assert!(kept(&engine, &entry).is_none() && !entry.exists());
         std::fs::write(&entry, b"short").unwrap();
-        assert!(kept(&engine, &entry).await.is_none() && !entry.exists());
+        assert!(kept(&engine, &entry).is_none() && !entry.exists());
     }
 }

@@ -40,8 +40,13 @@ pub(super) struct Instance {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The guest ran longer than it may.
-    #[error("ran for more than {} ms", .0.as_millis())]
-    CpuExceeded(Duration),
+    #[error("ran for more than {} ms", limit.as_millis())]
+    CpuExceeded {
+        /// What it may, over all its runs.
+        limit: Duration,
+        /// What it did until it was stopped.
+        ran: Duration,
+    },
     /// The event took longer than it may, waiting included.
     #[error("took more than {} ms, waiting included", .0.as_millis())]
     WallExceeded(Duration),
@@ -63,6 +68,7 @@ pub enum Failure {
 #[derive(Debug, Clone)]
 pub struct Budget {
     cpu_left: Duration,
+    ran: Duration,
     cpu: Duration,
     wall: Duration,
     until: Instant,
@@ -71,7 +77,7 @@ pub struct Budget {
 impl Budget {
     /// A budget that begins now.
     pub fn new(cpu: Duration, wall: Duration) -> Self {
-        Self { cpu_left: cpu, cpu, wall, until: Instant::now() + wall }
+        Self { cpu_left: cpu, ran: Duration::ZERO, cpu, wall, until: Instant::now() + wall }
     }
 
     /// When the event's time is over.
@@ -177,7 +183,7 @@ struct WallExceeded;
 
 fn explain(error: wasmtime::Error, store: &Store<InstanceState>, budget: &Budget) -> Failure {
     if error.is::<CpuExceeded>() {
-        Failure::CpuExceeded(budget.cpu)
+        Failure::CpuExceeded { limit: budget.cpu, ran: budget.ran }
     } else if error.is::<WallExceeded>() {
         Failure::WallExceeded(budget.wall)
     } else if store.data().memory.refused {
@@ -197,7 +203,8 @@ async fn within<T>(
     clock.begin(budget.cpu_left);
     let call = retired.run_until_cancelled(metered(clock, call));
     let answer = tokio::time::timeout_at(budget.until.into(), call).await;
-    budget.cpu_left = budget.cpu_left.saturating_sub(clock.used());
+    budget.ran += clock.used();
+    budget.cpu_left = budget.cpu.saturating_sub(budget.ran);
     answer.ok().flatten().unwrap_or_else(|| Err(WallExceeded.into()))
 }
 

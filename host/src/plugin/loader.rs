@@ -90,16 +90,27 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// Whether the file is at fault: then it need not be tried again until it changes.
-    pub fn is_by_bytes(&self) -> bool {
+    /// When it may succeed.
+    pub fn retry(&self) -> Retry {
         match self {
-            Self::Unreadable(_) => false,
-            Self::NotCompiled(error) => error.is_by_bytes(),
+            Self::Unreadable(_) => Retry::Soon,
+            Self::NotCompiled(error) => error.retry(),
             // A machine that is busy makes a good plugin slow.
-            Self::RegisterFailed(Failure::CpuExceeded(_) | Failure::WallExceeded(_) | Failure::NoRoom(_)) => false,
-            _ => true,
+            Self::RegisterFailed(Failure::CpuExceeded { .. } | Failure::WallExceeded(_) | Failure::NoRoom(_)) => Retry::Soon,
+            _ => Retry::Never,
         }
     }
+}
+
+/// When a file that failed may succeed, though it stays what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Its bytes are at fault.
+    Never,
+    /// Its surroundings are: as soon as they have changed, and from time to time.
+    Soon,
+    /// They may be, and trying costs too much to be done often.
+    Later,
 }
 
 /// The version of the interface that this host implements.
@@ -107,7 +118,7 @@ const HOST_WIT: &str = "0.1.0";
 
 fn explain(failure: &Failure) -> String {
     match failure {
-        Failure::CpuExceeded(limit) => format!("ran for more than {} ms; it may only declare what the plugin is", limit.as_millis()),
+        Failure::CpuExceeded { limit, .. } => format!("ran for more than {} ms; it may only declare what the plugin is", limit.as_millis()),
         other => other.to_string(),
     }
 }

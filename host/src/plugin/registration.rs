@@ -57,11 +57,22 @@ pub(super) struct Declarations {
     refused: Option<Refusal>,
     left: usize,
     schema_bytes: usize,
+    /// Bytes that all schemas together may still have.
+    schema_bytes_left: usize,
 }
+
+/// How many of the largest schemas a plugin may have in all, by their bytes: what it may make the host keep and compile.
+const LARGEST_SCHEMAS: usize = 16;
 
 impl Declarations {
     pub(super) fn new(declarations: usize, schema_bytes: usize) -> Self {
-        Self { plugin: None, refused: None, left: declarations, schema_bytes }
+        Self {
+            plugin: None,
+            refused: None,
+            left: declarations,
+            schema_bytes,
+            schema_bytes_left: LARGEST_SCHEMAS.saturating_mul(schema_bytes),
+        }
     }
 
     /// What was registered.
@@ -209,10 +220,14 @@ impl Declarations {
         self.plugin.as_mut().ok_or_else(|| Refusal::misuse("the first call of `register` must be `registry.plugin`"))
     }
 
-    fn check_schema(&self, event: &str, schema: &str) -> Result<(), Refusal> {
+    fn check_schema(&mut self, event: &str, schema: &str) -> Result<(), Refusal> {
         if schema.len() > self.schema_bytes {
             return Err(Refusal::limit(format!("event `{event}`: a schema of {} bytes; at most {}", schema.len(), self.schema_bytes)));
         }
+        self.schema_bytes_left = self.schema_bytes_left.checked_sub(schema.len()).ok_or_else(|| {
+            let most = LARGEST_SCHEMAS.saturating_mul(self.schema_bytes);
+            Refusal::limit(format!("event `{event}`: with its schema, all schemas of the plugin have more than {most} bytes"))
+        })?;
         Ok(())
     }
 }
@@ -257,6 +272,10 @@ mod tests {
         for n in 0..9 {
             declarations.handles(&format!("e{n}"), "{}".into(), None).unwrap();
         }
+        let mut many = Declarations::new(100, 100);
+        many.plugin("echo", "1.0.0", String::new()).unwrap();
+        let refused = (0..17).map(|n| many.handles(&format!("e{n}"), " ".repeat(100), None)).filter(Result::is_err).count();
+        assert_eq!(refused, 1, "all schemas together are limited too");
         assert_eq!(declarations.handles("e9", "{}".into(), None).unwrap_err().code, "limit");
     }
 

@@ -4,17 +4,23 @@ use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::slots::{Digest, Slots};
+
+/// The extension of what is being written, or was when the host was killed.
+const UNFINISHED: &str = "new";
 
 /// A directory that only the host writes.
 pub(super) struct Contents {
     dir: PathBuf,
+    /// Set where it is not known what is to be kept: then all is.
+    keeps_all: AtomicBool,
 }
 
 impl Contents {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, keeps_all: AtomicBool::new(false) }
     }
 
     /// Where the bytes of a version are.
@@ -30,8 +36,12 @@ impl Contents {
 
     /// Forgets every other version.
     pub(super) fn keep_only(&self, kept: &HashSet<&Digest>) {
+        if self.keeps_all.load(Ordering::Relaxed) {
+            return;
+        }
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ext| ext == "wasm")) {
+        let of_versions = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm" || extension == UNFINISHED);
+        for path in entries.flatten().map(|entry| entry.path()).filter(of_versions) {
             let digest = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
             if !kept.contains(&digest) {
                 let _ = fs::remove_file(path);
@@ -45,13 +55,23 @@ impl Contents {
         self.write(&self.slots_file(), &text)
     }
 
-    /// The slots as they were; none where there are none yet.
-    pub(super) fn load(&self) -> io::Result<Slots> {
-        match fs::read(self.slots_file()) {
-            Ok(text) => Ok(serde_json::from_slice(&text)?),
+    /// The slots as they were; none where there are none yet. Where they can't be read the host starts without them, and what there was stays
+    /// for whoever mends it: the file under another name, and every version.
+    pub(super) fn load(&self) -> Slots {
+        let file = self.slots_file();
+        let read = match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Slots::default()),
             Err(error) => Err(error),
-        }
+        };
+        read.unwrap_or_else(|error| {
+            self.keeps_all.store(true, Ordering::Relaxed);
+            let aside = file.with_extension("unreadable");
+            let moved = fs::rename(&file, &aside);
+            tracing::error!(file = %file.display(), %error, moved_to = moved.is_ok().then(|| aside.display().to_string()),
+                "what was remembered of plugins can't be read: operators' choices and earlier versions are not known in this run");
+            Slots::default()
+        })
     }
 
     fn slots_file(&self) -> PathBuf {
@@ -65,7 +85,7 @@ impl Contents {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
         new.create(&self.dir)?;
-        let unfinished = file.with_extension("new");
+        let unfinished = file.with_extension(UNFINISHED);
         let mut opened = File::create(&unfinished)?;
         let written = opened.write_all(bytes).and_then(|()| opened.sync_all()).and_then(|()| fs::rename(&unfinished, file));
         if written.is_err() {
@@ -78,18 +98,32 @@ impl Contents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reload::slots::Claim;
     use std::time::SystemTime;
 
     #[test]
     fn slots_come_back_as_they_were_saved() {
         let dir = tempfile::tempdir().unwrap();
         let contents = Contents::new(dir.path().join("plugins"));
-        assert_eq!(contents.load().unwrap(), Slots::default());
+        assert_eq!(contents.load(), Slots::default());
         let mut slots = Slots::default();
-        slots.found(Path::new("a.wasm"), "1", "a").unwrap();
+        slots.claim(&[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }], false);
         slots.served("a", "1", SystemTime::UNIX_EPOCH);
         contents.save(&slots).unwrap();
-        assert_eq!(contents.load().unwrap(), slots);
+        assert_eq!(contents.load(), slots);
+    }
+
+    #[test]
+    fn slots_that_cannot_be_read_are_put_aside_and_no_version_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let contents = Contents::new(dir.path().to_owned());
+        contents.put("1", b"bytes").unwrap();
+        fs::write(dir.path().join("slots.json"), "{").unwrap();
+        assert_eq!(contents.load(), Slots::default());
+        contents.save(&Slots::default()).unwrap();
+        contents.keep_only(&HashSet::new());
+        assert!(contents.file("1").exists());
+        assert_eq!(fs::read_to_string(dir.path().join("slots.unreadable")).unwrap(), "{");
     }
 
     #[test]

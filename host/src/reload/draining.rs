@@ -9,11 +9,15 @@ use tokio::time::Instant;
 use crate::registry::Served;
 
 /// How often it is looked whether the last event has ended.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Versions that were taken out.
 #[derive(Default)]
-pub(super) struct Draining(Vec<Leaving>);
+pub(super) struct Draining {
+    leaving: Vec<Leaving>,
+    /// Set while there are any.
+    next_look: Option<Instant>,
+}
 
 struct Leaving {
     name: String,
@@ -29,13 +33,13 @@ impl Draining {
         old.plugin.retire();
         let until = Instant::now() + old.plugin.limits().drain_ms;
         let (name, file) = (old.plugin.name().to_owned(), old.plugin.file.clone());
-        self.0.push(Leaving { name, file, served: Arc::downgrade(old), until });
+        self.leaving.push(Leaving { name, file, served: Arc::downgrade(old), until });
     }
 
     /// Ends what runs too long, and forgets those that have ended.
     pub(super) fn step(&mut self) {
         let now = Instant::now();
-        self.0.retain(|leaving| match leaving.served.upgrade() {
+        self.leaving.retain(|leaving| match leaving.served.upgrade() {
             None => false,
             Some(served) if leaving.until <= now => {
                 tracing::warn!(plugin = leaving.name, digest = served.plugin.digest, "events on a version that was replaced are ended");
@@ -45,12 +49,12 @@ impl Draining {
             }
             Some(_) => true,
         });
+        self.next_look = self.leaving.iter().map(|leaving| leaving.until.min(now + LOOK)).min();
     }
 
     /// When to look again; nothing where there is nothing to look at.
     pub(super) fn next_step(&self) -> Option<Instant> {
-        let now = Instant::now();
-        self.0.iter().map(|leaving| leaving.until.min(now + LOOK)).min()
+        self.next_look
     }
 
     /// Versions of `name` on which events run.
@@ -64,6 +68,6 @@ impl Draining {
     }
 
     fn running(&self) -> impl Iterator<Item = &Leaving> {
-        self.0.iter().filter(|leaving| leaving.served.strong_count() > 0)
+        self.leaving.iter().filter(|leaving| leaving.served.strong_count() > 0)
     }
 }

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::plugin::Retry;
+
 use super::load::Failure;
 use super::scan::Stamp;
-use super::slots::{Digest, LastError};
+use super::slots::{Claim, Digest, LastError};
 
-/// After what time a file that failed for its surroundings is tried again; each time it is twice as long.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRY_AT_MOST: Duration = Duration::from_secs(60);
+/// After what time a file that failed for its surroundings is tried again, and at most; each time it is twice as long.
+const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The same where trying costs much, as a compile that did not end.
+const LATER: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
 /// The files of a directory, by their paths.
 #[derive(Default)]
@@ -30,6 +34,8 @@ pub(super) struct Seen {
     pub(super) is_loading: bool,
     /// What it was found to be, for that stamp.
     pub(super) outcome: Option<Outcome>,
+    /// Why it can't serve though it is a plugin: another file has its name.
+    pub(super) conflict: Option<LastError>,
 }
 
 /// What a file was found to be.
@@ -48,22 +54,31 @@ pub(super) struct Again {
 }
 
 impl Outcome {
-    /// A failure of now, which is tried again `delay` from now where its surroundings may be at fault.
-    pub(super) fn failed(failure: Failure, delay: Duration) -> Self {
-        let delay = delay.min(RETRY_AT_MOST);
-        let again = (!failure.is_by_bytes).then(|| Again { at: Instant::now() + delay, delay });
+    /// A failure of now, after one that was tried again after `before`.
+    fn failed(failure: Failure, before: Option<Duration>) -> Self {
+        let after = |(first, most): (Duration, Duration)| {
+            let delay = before.map_or(first, |before| before * 2).clamp(first, most);
+            Again { at: Instant::now() + delay, delay }
+        };
+        let again = match failure.retry {
+            Retry::Never => None,
+            Retry::Soon => Some(after(SOON)),
+            Retry::Later => Some(after(LATER)),
+        };
         Self::Failed { error: failure.now(), failure, again }
     }
 }
 
 impl Files {
-    /// Notes which files there are, and which stood still; those that changed or went. At a host's start all stand still.
-    pub(super) fn observe(&mut self, found: Vec<(PathBuf, Stamp)>, is_first: bool) -> Vec<PathBuf> {
+    /// Notes which files there are, and which stood still; those that changed or went. At a host's start all stand still. Of a file without a
+    /// stamp nothing new is known: it is what it was.
+    pub(super) fn observe(&mut self, found: Vec<(PathBuf, Option<Stamp>)>, is_first: bool) -> Vec<PathBuf> {
         let is_there = |path: &Path| found.iter().any(|(found, _)| found == path);
         let mut changed: Vec<PathBuf> = self.by_path.keys().filter(|path| !is_there(path)).cloned().collect();
         self.by_path.retain(|path, _| is_there(path));
         for (path, stamp) in found {
-            let new = |stamp, is_settled| Seen { stamp, is_settled, is_loading: false, outcome: None };
+            let new = |stamp, is_settled| Seen { stamp, is_settled, is_loading: false, outcome: None, conflict: None };
+            let Some(stamp) = stamp else { continue };
             match self.by_path.get_mut(&path) {
                 Some(seen) if seen.stamp == stamp => seen.is_settled = true,
                 Some(seen) => {
@@ -100,28 +115,54 @@ impl Files {
     pub(super) fn note(&mut self, path: &Path, stamp: &Stamp, result: Result<(String, Digest), Failure>) -> bool {
         let Some(seen) = self.by_path.get_mut(path).filter(|seen| seen.stamp == *stamp) else { return false };
         seen.is_loading = false;
-        let delay = match seen.outcome.take() {
-            Some(Outcome::Failed { again: Some(again), .. }) => again.delay * 2,
-            _ => RETRY,
+        let before = match seen.outcome.take() {
+            Some(Outcome::Failed { again, .. }) => again.map(|again| again.delay),
+            _ => None,
         };
         seen.outcome = Some(match result {
             Ok((name, digest)) => Outcome::Plugin { name, digest },
-            Err(failure) => Outcome::failed(failure, delay),
+            Err(failure) => Outcome::failed(failure, before),
         });
         true
     }
 
-    /// Says that a file that is a plugin can't be one here, for now.
-    pub(super) fn fail(&mut self, path: &Path, failure: Failure) {
-        if let Some(seen) = self.by_path.get_mut(path) {
-            seen.outcome = Some(Outcome::failed(failure, RETRY));
+    /// What the files claim, in the order of their names.
+    pub(super) fn claims(&self) -> Vec<Claim<'_>> {
+        let claims = self.by_path.iter().map(|(file, seen)| {
+            let holds = match &seen.outcome {
+                Some(Outcome::Plugin { name, digest }) => Some((name.as_str(), digest.as_str())),
+                _ => None,
+            };
+            Claim { file, holds }
+        });
+        claims.collect()
+    }
+
+    /// Whether there is a file of which it is not known what it is.
+    pub(super) fn any_unknown(&self) -> bool {
+        self.by_path.values().any(|seen| seen.outcome.is_none())
+    }
+
+    /// Notes which files can't serve because another file has their name; those of which that is new.
+    pub(super) fn note_conflicts(&mut self, taken: &[(PathBuf, LastError)]) -> Vec<(PathBuf, LastError)> {
+        let mut new = Vec::new();
+        for (path, seen) in &mut self.by_path {
+            let conflict = taken.iter().find(|(file, _)| file == path).map(|(_, error)| error);
+            let is_known = seen.conflict.as_ref().map(|known| &known.reason) == conflict.map(|conflict| &conflict.reason);
+            if !is_known {
+                seen.conflict = conflict.cloned();
+                new.extend(conflict.map(|conflict| (path.clone(), conflict.clone())));
+            }
         }
+        new
     }
 
     /// What failed for its surroundings may succeed in these.
     pub(super) fn retry_now(&mut self) {
         for seen in self.by_path.values_mut() {
-            if let Some(Outcome::Failed { again: Some(again), .. }) = &mut seen.outcome {
+            if let Some(Outcome::Failed { again: Some(again), failure, .. }) = &mut seen.outcome
+                && failure.retry == Retry::Soon
+            {
                 again.at = Instant::now();
             }
         }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::plugin::{self, Compiler, Engine, Source};
+use crate::plugin::{self, Compiler, Engine, Retry, Source};
 use crate::registry::{Served, State};
 use crate::store::{Store, StoreLimits};
 
@@ -39,11 +39,16 @@ pub struct Failure {
     pub digest: Option<Digest>,
     /// The whole reason.
     pub reason: String,
-    /// Whether its content is at fault: then it need not be tried again.
-    pub is_by_bytes: bool,
+    /// When it may succeed.
+    pub retry: Retry,
 }
 
 impl Failure {
+    /// Whether its content is at fault: then it need not be tried again.
+    pub fn is_by_bytes(&self) -> bool {
+        self.retry == Retry::Never
+    }
+
     /// As it is shown.
     pub fn now(&self) -> LastError {
         LastError { digest: self.digest.clone(), reason: self.reason.clone(), at: SystemTime::now() }
@@ -68,8 +73,7 @@ impl Loader {
     /// # Errors
     /// Where it can't be read, or is larger than the host reads.
     pub async fn read(&self, file: &Path, name: &str) -> Result<Source, Failure> {
-        let failed =
-            |error: plugin::LoadError| Failure { name: None, digest: None, reason: chain(&error), is_by_bytes: error.is_by_bytes() };
+        let failed = |error: plugin::LoadError| Failure { name: None, digest: None, reason: chain(&error), retry: error.retry() };
         plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get()).await.map_err(failed)
     }
 
@@ -80,18 +84,19 @@ impl Loader {
     pub async fn load(&self, source: Source, name: &str) -> Result<Arc<Served>, Failure> {
         let limits = Arc::new(self.config.of_plugin(name).limits);
         let digest = Some(source.digest.clone());
-        let failed = |name: Option<&str>, error: &dyn std::error::Error, is_by_bytes| Failure {
+        let failed = |name: Option<&str>, error: &dyn std::error::Error, retry| Failure {
             name: name.map(str::to_owned),
             digest: digest.clone(),
             reason: chain(error),
-            is_by_bytes,
+            retry,
         };
         let candidate = plugin::load(&self.engine, &self.compiler, source, &limits).await;
-        let candidate = candidate.map_err(|error| failed(None, &error, error.is_by_bytes()))?;
+        let candidate = candidate.map_err(|error| failed(None, &error, error.retry()))?;
         let name = candidate.registration.name.clone();
         let settings = self.config.of_plugin(&name);
-        let state = self.state(&name).map_err(|error| failed(Some(&name), error.as_ref(), false))?;
-        Served::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics).map_err(|error| failed(Some(&name), &error, true))
+        let state = self.state(&name).map_err(|error| failed(Some(&name), error.as_ref(), Retry::Soon))?;
+        Served::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics)
+            .map_err(|error| failed(Some(&name), &error, Retry::Never))
     }
 
     /// Closes the state of every plugin of which there is no version any more, neither one that serves nor one whose events still run.
@@ -112,7 +117,7 @@ impl Loader {
 
     /// Keeps compiled code of these versions only.
     pub(super) fn keep_only(&self, digests: &[&str]) {
-        self.compiler.keep_only(digests);
+        self.compiler.keep_only(&self.engine, digests);
     }
 
     fn state(&self, name: &str) -> Result<State, Box<dyn std::error::Error + Send + Sync>> {
@@ -130,7 +135,7 @@ impl Loader {
             scan: limits.host_call_bytes.get(),
         };
         let store = Store::open(&self.state_dir.join(format!("{name}.sqlite")), limits)?;
-        let state = State { store: Arc::new(store), commit: Arc::default() };
+        let state = State { store: Arc::new(store), commit: Arc::default(), memory: Arc::default() };
         states.insert(name.to_owned(), state.clone());
         Ok(state)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
+use crate::plugin::Retry;
 use crate::registry::Served;
 
 use super::contents::Contents;
@@ -44,7 +45,7 @@ pub(super) enum Version {
 }
 
 /// What is known of versions by their content, before they are loaded.
-pub(super) type Known = Arc<HashMap<Digest, Result<String, Failure>>>;
+pub(super) type Known = HashMap<Digest, Result<String, Failure>>;
 
 impl Loads {
     pub(super) fn new(loader: Arc<Loader>, contents: Arc<Contents>) -> Self {
@@ -87,7 +88,7 @@ impl Loads {
                 name: Some(name.clone()),
                 digest: Some(digest.clone()),
                 reason: format!("the version that was kept {reason}"),
-                is_by_bytes: true,
+                retry: Retry::Never,
             };
             let source = loader.read(&file, &name).await.map_err(|failure| is_not(&failure.reason))?;
             if source.digest != digest {
@@ -147,5 +148,5 @@ impl Loads {
 
 /// Whatever made the host's own code panic is in the bytes, and would again.
 fn panicked() -> Failure {
-    Failure { name: None, digest: None, reason: "the host panicked while it loaded the file".to_owned(), is_by_bytes: true }
+    Failure { name: None, digest: None, reason: "the host panicked while it loaded the file".to_owned(), retry: Retry::Never }
 }

@@ -138,12 +138,13 @@ pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Dra
         draining: 0,
     };
     let of_files = files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| match &seen.outcome {
+        Some(Outcome::Plugin { name, .. }) => Row { last_error: seen.conflict.clone(), ..plain(name.clone(), path.to_owned()) },
         Some(Outcome::Failed { failure, error, .. }) => Row {
             last_error: Some(error.clone()),
             is_loading: seen.is_loading,
             ..plain(failure.name.clone().unwrap_or_else(|| stem(path)), path.to_owned())
         },
-        _ => Row { is_loading: true, ..plain(stem(path), path.to_owned()) },
+        None => Row { is_loading: true, ..plain(stem(path), path.to_owned()) },
     });
     let mut rows: Vec<Row> = of_slots.chain(of_files).collect();
     for (name, file) in draining.plugins() {

@@ -2,7 +2,7 @@
 //! not wanted any more.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,33 +10,30 @@ use crate::registry::{AdmitError, Routes, Served};
 
 use super::Reloader;
 use super::files::Outcome;
-use super::load::Failure;
 use super::settle::{Choice, settle};
 use super::slots::{Digest, LastError};
+use super::stem;
 
 impl Reloader {
     /// Lets the files claim their slots.
     pub(super) fn claim(&mut self) {
         self.together = None;
-        let paths: Vec<PathBuf> = self.files.iter().map(|(path, _)| path.to_owned()).collect();
-        self.slots.keep_only(&paths);
-        let mut taken = Vec::new();
-        for (path, seen) in self.files.iter() {
-            match &seen.outcome {
-                Some(Outcome::Plugin { name, digest }) => {
-                    if let Err(other) = self.slots.found(path, digest, name) {
-                        let reason = AdmitError::NameTaken { name: name.clone(), file: other }.to_string();
-                        tracing::error!(file = %path.display(), plugin = name, digest, reason, "plugin failed");
-                        let failure = Failure { name: Some(name.clone()), digest: Some(digest.clone()), reason, is_by_bytes: false };
-                        taken.push((path.to_owned(), failure));
-                    }
-                }
-                Some(Outcome::Failed { failure, error, .. }) => self.slots.broken(path, error.clone(), failure.is_by_bytes),
-                None => {}
-            }
+        let claims = self.files.claims();
+        let taken = self.slots.claim(&claims, self.files.any_unknown());
+        let conflict = |(file, other): (&Path, PathBuf)| {
+            let (name, digest) = claims.iter().find(|claim| claim.file == file).and_then(|claim| claim.holds)?;
+            let reason = AdmitError::NameTaken { name: name.to_owned(), file: other }.to_string();
+            Some((file.to_owned(), LastError { digest: Some(digest.to_owned()), reason, at: SystemTime::now() }))
+        };
+        let taken: Vec<_> = taken.into_iter().filter_map(conflict).collect();
+        for (file, error) in self.files.note_conflicts(&taken) {
+            tracing::error!(file = %file.display(), digest = error.digest, reason = error.reason, "plugin failed");
+            self.metrics.reload(&stem(&file), "failed");
         }
-        for (path, failure) in taken {
-            self.files.fail(&path, failure);
+        for (path, seen) in self.files.iter() {
+            if let Some(Outcome::Failed { failure, error, .. }) = &seen.outcome {
+                self.slots.broken(path, error.clone(), failure.is_by_bytes());
+            }
         }
     }
 
@@ -48,8 +45,9 @@ impl Reloader {
         let mut choices = Vec::new();
         for (_, name) in names {
             let versions = self.versions(&name, &before);
-            let is_disabled = self.slots.get(&name).is_some_and(|slot| slot.is_disabled);
-            choices.push(Choice { name, versions, is_disabled });
+            let disabled = |version: &Arc<Served>| self.slots.get(&name).is_some_and(|slot| slot.is_disabled(&version.plugin.digest));
+            let versions = versions.into_iter().map(|version| (disabled(&version), version)).collect();
+            choices.push(Choice { name, versions });
         }
         let (routes, refused) = settle(&before, &mut choices);
         for (name, digest, error) in refused {
@@ -64,14 +62,20 @@ impl Reloader {
         if self.note_changes(&before, &routes) {
             self.registry.publish(routes);
             let routes = self.registry.snapshot();
-            self.rooms.recheck(|room, identity| routes.may_join(room, identity).is_ok());
+            if !routes.has_rooms_of(&before) {
+                self.rooms.recheck(|room, identity| routes.may_join(room, identity).is_ok());
+            }
             self.files.retry_now();
         }
+        // What holds the generation before would hold the versions that were taken out.
+        drop(before);
         self.draining.step();
-        self.forget();
+        // What serves is remembered before what does not is forgotten: a start between the two finds all of it.
         self.save();
-        self.answer_waiting();
+        self.forget();
+        // An operator who is answered finds what he asked for.
         self.show();
+        self.answer_waiting();
     }
 
     /// The versions of a plugin that could serve, the best first. While a better one is still being loaded, what serves goes on, and
@@ -144,8 +148,11 @@ impl Reloader {
         let waits = |digest: &Digest| self.together.is_some() && found.contains(digest);
         self.ready.retain(|digest, served| wanted.contains(digest) || serves(served) || waits(digest));
         let kept: HashSet<&Digest> = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found).collect();
-        self.contents.keep_only(&kept);
-        self.loader.keep_only(&kept.iter().map(|digest| digest.as_str()).collect::<Vec<_>>());
+        // What is being loaded may have been written already, and nobody knows it yet.
+        if self.loads.is_empty() {
+            self.contents.keep_only(&kept);
+            self.loader.keep_only(&kept.iter().map(|digest| digest.as_str()).collect::<Vec<_>>());
+        }
         self.loader.forget_unused();
     }
 

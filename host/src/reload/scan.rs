@@ -28,22 +28,26 @@ impl Stamp {
 }
 
 /// The `.wasm` files of `dir` with their stamps, in the order of their names. Hidden files (names that begin with `.`, as unfinished copies
-/// do) and sub-directories are passed over; a symbolic link counts as what it points to.
+/// do) and sub-directories are passed over; a symbolic link counts as what it points to. A file without a stamp is there, and the system
+/// does not say now what it is.
 ///
 /// # Errors
 /// Where the directory can't be read.
-pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Stamp)>> {
+pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
         let named = path.extension().is_some_and(|extension| extension == "wasm");
-        if let Ok(metadata) = path.metadata()
-            && named
-            && !hidden
-            && metadata.is_file()
-        {
-            files.push((path, Stamp::of(&metadata)));
+        if !named || hidden {
+            continue;
+        }
+        match path.metadata() {
+            Ok(metadata) if metadata.is_file() => files.push((path, Some(Stamp::of(&metadata)))),
+            // A link to nothing is nothing; so is a file that has just gone.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => files.push((path, None)),
         }
     }
     files.sort_by(|(a, _), (b, _)| a.cmp(b));

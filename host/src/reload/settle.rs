@@ -9,8 +9,8 @@ use super::slots::Digest;
 /// A plugin on its way into a generation: its versions that could serve, the best first.
 pub(super) struct Choice {
     pub(super) name: String,
-    pub(super) versions: Vec<Arc<Served>>,
-    pub(super) is_disabled: bool,
+    /// With whether an operator has disabled each.
+    pub(super) versions: Vec<(bool, Arc<Served>)>,
 }
 
 /// What a version was refused for.
@@ -25,12 +25,12 @@ pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Re
         let mut routes = Routes::after(before);
         let mut conflict = None;
         for choice in choices.iter() {
-            if let Some(version) = choice.versions.first()
-                && let Err(error) = routes.admit(version, choice.is_disabled)
+            if let Some((is_disabled, version)) = choice.versions.first()
+                && let Err(error) = routes.admit(version, *is_disabled)
             {
                 let is_new = |name: &str| {
                     let choice = choices.iter().find(|choice| choice.name == name);
-                    choice.and_then(|choice| choice.versions.first()).is_some_and(|version| !serves(version))
+                    choice.and_then(|choice| choice.versions.first()).is_some_and(|(_, version)| !serves(version))
                 };
                 let loser = match error.taken_by() {
                     Some(other) if serves(version) && is_new(other) => other.to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Re
         let Some((loser, error)) = conflict else { return (routes, refused) };
         match choices.iter_mut().find(|choice| choice.name == loser) {
             Some(choice) if !choice.versions.is_empty() => {
-                let version = choice.versions.remove(0);
+                let (_, version) = choice.versions.remove(0);
                 refused.push((loser, version.plugin.digest.clone(), error));
             }
             // Whoever is in the way is nobody that could step back: an impossible case that must not go in circles.

@@ -1,8 +1,8 @@
 //! Which version of each plugin should serve. Pure: what the directory holds, what became of loading it, and what an operator says come
 //! in; versions to try come out. The only state of it all, and what survives a restart.
 //!
-//! A plugin's name is its slot; a file claims it by registering that name, and keeps it for as long as it is there. A slot's state, as
-//! operators see it:
+//! A plugin's name is its slot; a file claims it by registering that name, and keeps it for as long as it is there and registers it. Then
+//! another file of that name may go on with it: a slot is gone only when no file has its name. A slot's state, as operators see it:
 //!
 //! ```text
 //!   (file appears) -> loading -> active <-> quarantined (its breaker is open)
@@ -39,8 +39,9 @@ pub struct Slot {
     pub file: PathBuf,
     /// The version in that file.
     pub in_file: Digest,
-    /// Whether that version may be tried; what failed by its bytes, or was taken back, is not tried again.
-    pub is_in_file_good: bool,
+    /// Whether that version may be tried.
+    #[serde(default)]
+    pub verdict: Verdict,
     /// The version that serves, or would if the plugin were not disabled.
     pub serving: Option<Digest>,
     /// Since when, over restarts: a version is new for [`TRIAL`].
@@ -50,10 +51,33 @@ pub struct Slot {
     pub kept: VecDeque<Digest>,
     /// The version that an operator went back to, for as long as the file stays what it is.
     pub pinned: Option<Digest>,
-    /// Whether an operator disabled it, for as long as the file stays what it is.
-    pub is_disabled: bool,
+    /// What the file held when an operator disabled the plugin: every version is disabled but one that the file has changed to since.
+    #[serde(default)]
+    pub disabled: Option<Digest>,
     /// What failed last, until a newer version serves.
     pub last_error: Option<LastError>,
+}
+
+/// What is known of the version in a slot's file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It may serve.
+    #[default]
+    Good,
+    /// It failed by its bytes. Another host may know better, so a start tries again.
+    Bad,
+    /// It served, and failed too often: only an operator's word, or another file, brings it back.
+    TakenBack,
+}
+
+/// A file of the plugin directory, as far as it claims a slot.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'files> {
+    /// Which.
+    pub file: &'files Path,
+    /// The name that it registers, and its version; nothing while that is not known, or where it is no plugin.
+    pub holds: Option<(&'files str, &'files str)>,
 }
 
 /// Why a version does not serve.
@@ -102,7 +126,7 @@ impl PluginState {
     /// The state of a slot, or of what is left of one.
     pub fn of(slot: Option<&Slot>, signs: Signs) -> Self {
         match slot {
-            Some(slot) if signs.is_served && slot.is_disabled => Self::Disabled,
+            Some(slot) if signs.is_served && slot.is_serving_disabled() => Self::Disabled,
             Some(_) if signs.is_served && signs.is_open => Self::Quarantined,
             Some(_) if signs.is_served => Self::Active,
             _ if signs.is_loading => Self::Loading,
@@ -130,6 +154,16 @@ pub enum OperatorError {
         digest: String,
         /// What there is.
         kept: Vec<Digest>,
+    },
+    /// Several versions have digests that begin so.
+    #[error("several versions of `{name}` have a digest that begins with `{digest}`: {}", found.join(", "))]
+    Ambiguous {
+        /// The plugin.
+        name: String,
+        /// What was asked for.
+        digest: String,
+        /// What there is.
+        found: Vec<Digest>,
     },
     /// The version is kept, and does not serve all the same.
     #[error("version {digest} of `{name}` can't serve, and what served goes on: {reason}")]
@@ -169,32 +203,62 @@ impl Slots {
         self.by_name.values().flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(&slot.pinned))
     }
 
-    /// `file` holds `digest`, which registers `name`. What an operator chose ends when the file has changed.
-    ///
-    /// # Errors
-    /// The other file that claims the name.
-    pub fn found(&mut self, file: &Path, digest: &str, name: &str) -> Result<(), PathBuf> {
-        if let Some(other) = self.by_name.get(name).filter(|slot| slot.file != file) {
-            return Err(other.file.clone());
+    /// Lets `files`, which are all that there are, claim their slots, in their order. A slot whose file is gone, or has become another
+    /// plugin, goes on with another file of its name; without one it is gone, unless `more_may_come`: files of which it is not known yet
+    /// what they are. Those that claim the slot of another file, which is said as well.
+    pub fn claim<'files>(&mut self, files: &[Claim<'files>], more_may_come: bool) -> Vec<(&'files Path, PathBuf)> {
+        let is_there = |file: &Path| files.iter().any(|claim| claim.file == file);
+        self.by_name.retain(|name, slot| {
+            let of_file = files.iter().find(|claim| claim.file == slot.file);
+            if of_file.is_some_and(|claim| claim.holds.is_none_or(|(held, _)| held == name)) {
+                return true;
+            }
+            match files.iter().find(|claim| claim.holds.is_some_and(|(held, _)| held == name)) {
+                Some(heir) => {
+                    heir.file.clone_into(&mut slot.file);
+                    true
+                }
+                None => more_may_come && !is_there(&slot.file),
+            }
+        });
+        let mut taken = Vec::new();
+        for Claim { file, holds } in files {
+            if let Some((name, digest)) = holds
+                && let Err(other) = self.found(file, digest, name)
+            {
+                taken.push((*file, other));
+            }
         }
-        // The file was another plugin's before.
-        self.by_name.retain(|other, slot| other == name || slot.file != file);
+        taken
+    }
+
+    /// `file` holds `digest`, which registers `name`. A rollback ends when the file has changed, and the word that the plugin is disabled
+    /// when a version has served since.
+    fn found(&mut self, file: &Path, digest: &str, name: &str) -> Result<(), PathBuf> {
         match self.by_name.get_mut(name) {
-            Some(slot) if slot.in_file == digest => {}
+            Some(slot) if slot.file != file => return Err(slot.file.clone()),
+            Some(slot) if slot.in_file == digest => {
+                if slot.serving.as_deref() == Some(digest) {
+                    slot.last_error = None;
+                }
+            }
             Some(slot) => {
-                digest.clone_into(&mut slot.in_file);
-                (slot.is_in_file_good, slot.pinned, slot.is_disabled) = (true, None, false);
+                slot.hold(digest, Verdict::Good);
+                slot.pinned = None;
+                if slot.serving.as_deref() == Some(digest) {
+                    slot.last_error = None;
+                }
             }
             None => {
                 let slot = Slot {
                     file: file.to_owned(),
                     in_file: digest.to_owned(),
-                    is_in_file_good: true,
+                    verdict: Verdict::Good,
                     serving: None,
                     serving_since: long_ago(),
                     kept: VecDeque::new(),
                     pinned: None,
-                    is_disabled: false,
+                    disabled: None,
                     last_error: None,
                 };
                 self.by_name.insert(name.to_owned(), slot);
@@ -207,22 +271,25 @@ impl Slots {
     pub fn broken(&mut self, file: &Path, error: LastError, by_its_bytes: bool) {
         if let Some(slot) = self.by_name.values_mut().find(|slot| slot.file == file) {
             if let Some(digest) = error.digest.as_ref().filter(|_| by_its_bytes) {
-                slot.in_file.clone_from(digest);
-                slot.is_in_file_good = false;
+                slot.hold(digest, Verdict::Bad);
             }
             slot.last_error = Some(error);
         }
     }
 
-    /// Only `files` are there: a slot whose file is gone, is gone.
-    pub fn keep_only(&mut self, files: &[PathBuf]) {
-        self.by_name.retain(|_, slot| files.contains(&slot.file));
+    /// For a host that starts: what failed before may not fail here.
+    #[must_use]
+    pub fn at_start(mut self) -> Self {
+        for slot in self.by_name.values_mut().filter(|slot| slot.verdict == Verdict::Bad) {
+            slot.verdict = Verdict::Good;
+        }
+        self
     }
 
     /// The versions of `name` to try, the best first.
     pub fn wanted(&self, name: &str) -> Vec<Digest> {
         let Some(slot) = self.by_name.get(name) else { return Vec::new() };
-        let newest = slot.is_in_file_good.then_some(&slot.in_file);
+        let newest = Some(&slot.in_file).filter(|_| slot.verdict == Verdict::Good);
         let mut wanted: Vec<Digest> = Vec::new();
         for digest in slot.pinned.iter().chain(newest.filter(|_| slot.pinned.is_none())).chain(&slot.serving).chain(newest) {
             if !wanted.contains(digest) {
@@ -250,7 +317,7 @@ impl Slots {
     pub fn refused(&mut self, name: &str, error: LastError, by_its_bytes: bool) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if error.digest.as_ref() == Some(&slot.in_file) && by_its_bytes {
-            slot.is_in_file_good = false;
+            slot.verdict = Verdict::Bad;
         }
         slot.last_error = Some(error);
     }
@@ -262,21 +329,29 @@ impl Slots {
         }
     }
 
-    /// Goes back to the version before the one that serves, or to the kept one whose digest begins with `to`. Which it is.
+    /// Goes back to the version before the one that serves, or to the one whose digest begins with `to`, among those that are kept and what
+    /// the file holds. Which it is.
     ///
     /// # Errors
-    /// Where there is none.
+    /// Where there is none, or several.
     pub fn roll_back(&mut self, name: &str, to: Option<&str>) -> Result<Digest, OperatorError> {
         let slot = self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
         let target = match to {
-            Some(to) => slot.kept.iter().find(|kept| !to.is_empty() && kept.starts_with(to)).cloned().ok_or_else(|| {
-                OperatorError::NotKept { name: name.to_owned(), digest: to.to_owned(), kept: slot.kept.iter().cloned().collect() }
+            Some(to) => slot.begins_with(to).map_err(|(mut found, digest)| {
+                let name = name.to_owned();
+                found.sort();
+                match found.is_empty() {
+                    true => OperatorError::NotKept { name, digest, kept: slot.kept.iter().cloned().collect() },
+                    false => OperatorError::Ambiguous { name, digest, found },
+                }
             })?,
             None => slot.before(slot.serving.as_ref()).ok_or_else(|| OperatorError::NoEarlier(name.to_owned()))?,
         };
         // To choose what the file holds is to follow the file again.
         slot.pinned = (target != slot.in_file).then(|| target.clone());
-        slot.is_in_file_good |= target == slot.in_file;
+        if target == slot.in_file {
+            slot.verdict = Verdict::Good;
+        }
         Ok(target)
     }
 
@@ -286,7 +361,9 @@ impl Slots {
         let is_as_it_was_left = slot.in_file == before.in_file && slot.pinned.as_deref().unwrap_or(&slot.in_file) == target;
         if is_as_it_was_left {
             slot.pinned.clone_from(&before.pinned);
-            slot.is_in_file_good &= before.is_in_file_good;
+            if before.verdict != Verdict::Good {
+                slot.verdict = before.verdict;
+            }
         }
     }
 
@@ -296,7 +373,7 @@ impl Slots {
     /// Where there is no such plugin.
     pub fn set_disabled(&mut self, name: &str, is_disabled: bool) -> Result<(), OperatorError> {
         let slot = self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
-        slot.is_disabled = is_disabled;
+        slot.disabled = is_disabled.then(|| slot.in_file.clone());
         Ok(())
     }
 
@@ -308,7 +385,9 @@ impl Slots {
         let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
         let tripped = slot.serving.clone().filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;
         let target = slot.before(Some(&tripped))?;
-        slot.is_in_file_good &= slot.in_file != tripped;
+        if slot.in_file == tripped {
+            slot.verdict = Verdict::TakenBack;
+        }
         slot.pinned = (target != slot.in_file).then(|| target.clone());
         slot.kept.retain(|kept| *kept != tripped);
         let reason = "failed too often in its first minute; the version before it serves again".to_owned();
@@ -318,6 +397,34 @@ impl Slots {
 }
 
 impl Slot {
+    /// Whether `version` is not to be asked, by an operator's word.
+    pub fn is_disabled(&self, version: &str) -> bool {
+        self.disabled.as_ref().is_some_and(|at| version != self.in_file || self.in_file == *at)
+    }
+
+    /// The file holds `digest` now. The word that the plugin is disabled was about what served then: it ends where that is not so any more.
+    fn hold(&mut self, digest: &str, verdict: Verdict) {
+        if self.in_file != digest && self.serving.as_ref() == Some(&self.in_file) && !self.is_serving_disabled() {
+            self.disabled = None;
+        }
+        digest.clone_into(&mut self.in_file);
+        self.verdict = verdict;
+    }
+
+    fn is_serving_disabled(&self) -> bool {
+        self.serving.as_deref().is_some_and(|serving| self.is_disabled(serving))
+    }
+
+    /// The one version whose digest begins so; else those that there are.
+    fn begins_with(&self, to: &str) -> Result<Digest, (Vec<Digest>, String)> {
+        let others = Some(&self.in_file).filter(|digest| !self.kept.contains(digest));
+        let found: Vec<_> = self.kept.iter().chain(others).filter(|digest| !to.is_empty() && digest.starts_with(to)).cloned().collect();
+        match found.as_slice() {
+            [one] => Ok(one.clone()),
+            _ => Err((found, to.to_owned())),
+        }
+    }
+
     /// The version that served before `this`.
     fn before(&self, this: Option<&Digest>) -> Option<Digest> {
         self.kept.iter().find(|kept| Some(*kept) != this).cloned()

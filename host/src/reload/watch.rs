@@ -8,8 +8,13 @@ use tokio::sync::mpsc;
 /// Watches a directory for as long as it lives.
 pub(super) struct Watch {
     changes: mpsc::Receiver<()>,
+    /// Which directory it is: another may come to have its name.
+    directory: Option<DirectoryId>,
     _watcher: Option<RecommendedWatcher>,
 }
+
+/// What tells one directory from another of the same name.
+type DirectoryId = (u64, u64);
 
 impl Watch {
     /// Watches `dir`. Where the system can't, nothing is ever told, and the slow rescan finds what has changed.
@@ -29,7 +34,14 @@ impl Watch {
         if let Err(error) = &watcher {
             tracing::warn!(dir = %dir.display(), %error, "the plugin directory can't be watched; it is looked at from time to time");
         }
-        Self { changes, _watcher: watcher.ok() }
+        Self { changes, directory: id(dir), _watcher: watcher.ok() }
+    }
+
+    /// Watches `dir` anew where another directory has come to have that name.
+    pub(super) fn follow(&mut self, dir: &Path) {
+        if id(dir).is_some_and(|found| self.directory != Some(found)) {
+            *self = Self::new(dir);
+        }
     }
 
     /// Waits for a change.
@@ -43,4 +55,15 @@ impl Watch {
     pub(super) fn forget(&mut self) {
         while self.changes.try_recv().is_ok() {}
     }
+}
+
+#[cfg(unix)]
+fn id(dir: &Path) -> Option<DirectoryId> {
+    use std::os::unix::fs::MetadataExt;
+    dir.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn id(_: &Path) -> Option<DirectoryId> {
+    None
 }

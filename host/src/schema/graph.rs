@@ -23,6 +23,7 @@ const MAX_PAIRS: usize = 100_000;
 /// A schema's subschemas by number; the root is 0.
 pub(super) struct Graph {
     nodes: Vec<Node>,
+    patterns: usize,
 }
 
 /// One subschema: which others it applies to what.
@@ -83,9 +84,14 @@ impl Graph {
     /// Where it refers to what it does not hold, is of another dialect, or has too many patterns.
     pub(super) fn read(root: &Value) -> Result<Self, SchemaError> {
         let mut reader = Reader { root, anchors: HashMap::new(), schemas: Vec::new(), numbers: HashMap::new() };
-        reader.walk()?;
+        let patterns = reader.walk()?;
         let nodes = reader.schemas.iter().map(|schema| reader.node(schema)).collect::<Result<_, _>>()?;
-        Ok(Self { nodes })
+        Ok(Self { nodes, patterns })
+    }
+
+    /// How many patterns there are.
+    pub(super) fn patterns(&self) -> usize {
+        self.patterns
     }
 
     /// The most subschemas that apply to one value in a row; nothing where they go in a circle.
@@ -221,7 +227,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn walk(&mut self) -> Result<(), SchemaError> {
+    /// Numbers all subschemas; how many patterns they have.
+    fn walk(&mut self) -> Result<usize, SchemaError> {
         let mut open = vec![self.root];
         // References may name anchors that come later, and places that no keyword leads to: so they are resolved once a walk is over, and
         // what they newly reach is walked next.
@@ -245,7 +252,7 @@ impl<'a> Reader<'a> {
                 open.extend(subschemas(schema, &BELOW_ONE, &BELOW_LIST, &BELOW_MAP));
             }
             if unresolved.is_empty() {
-                return Ok(());
+                return Ok(patterns);
             }
             for reference in unresolved.drain(..) {
                 open.push(self.resolve(reference)?);

@@ -96,6 +96,19 @@ fn enter(ctx: &Context, _: ()) -> Result {
     ctx.join("chameleons")
 }
 
+/// Joins, and goes on until somebody has opened the gate.
+fn enter_late(ctx: &Context, _: ()) -> Result {
+    ctx.join("chameleons")?;
+    while ctx.room_size("gate") == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn open_gate(ctx: &Context, _: ()) -> Result {
+    ctx.join("gate")
+}
+
 fn rooms(ctx: &Context, _: ()) -> Result<Vec<String>> {
     Ok(ctx.rooms())
 }
@@ -201,12 +214,15 @@ fn plugin() -> Plugin {
     let access = if mood("rooms").as_deref() == Some("closed") { Access::Authenticated } else { Access::Anyone };
     plugin = plugin
         .room("chameleons", access)
+        .room("gate", Access::Anyone)
         .emits(NOISE)
         .on("which", which)
         .on("call", call)
         .on("slow", slow)
         .on("hold", hold)
-        .on("enter", enter);
+        .on("enter", enter)
+        .on("enter_late", enter_late)
+        .on("open_gate", open_gate);
     plugin = plugin
         .on("count", echo)
         .on("rooms", rooms)

@@ -103,12 +103,80 @@ fn a_rollback_that_could_not_be_followed_is_undone() {
 #[test]
 fn a_name_has_one_file_and_a_file_one_name() {
     let mut slots = after(&["1"]);
-    let other = PathBuf::from("b.wasm");
-    assert_eq!(slots.found(&other, "2", "a"), Err(file()));
-    assert_eq!(slots.found(&file(), "3", "other"), Ok(()));
-    assert_eq!((slots.get("a"), slots.of_file(&file())), (None, Some("other")));
-    slots.keep_only(&[]);
+    let (file, other) = (file(), PathBuf::from("b.wasm"));
+    let holds = |file, name, digest| Claim { file, holds: Some((name, digest)) };
+    assert_eq!(slots.claim(&[holds(&file, "a", "1"), holds(&other, "a", "2")], false), [(other.as_path(), file.clone())]);
+    assert_eq!(slots.get("a").map(|slot| slot.in_file.as_str()), Some("1"));
+    assert_eq!(slots.claim(&[holds(&file, "other", "3")], false), []);
+    assert_eq!((slots.get("a"), slots.of_file(&file)), (None, Some("other")));
+    slots.claim(&[], false);
     assert_eq!(slots, Slots::default());
+}
+
+#[test]
+fn a_slot_goes_on_with_another_file_of_its_name() {
+    let mut slots = after(&["1", "2"]);
+    slots.set_disabled("a", true).unwrap();
+    let before = slots.get("a").cloned().unwrap();
+    let (file, other) = (file(), PathBuf::from("b.wasm"));
+    // Renamed: all that was known and chosen stays.
+    slots.claim(&[Claim { file: &other, holds: Some(("a", "2")) }], false);
+    assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
+    // Gone, and a file that may be it is not known yet.
+    slots.claim(&[Claim { file: &file, holds: None }], true);
+    assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
+    slots.claim(&[Claim { file: &file, holds: None }], false);
+    assert_eq!(slots.get("a"), None);
+}
+
+#[test]
+fn two_files_that_swap_their_plugins_leave_both_slots() {
+    let (file, other) = (file(), PathBuf::from("b.wasm"));
+    let holds = |file, name| Claim { file, holds: Some((name, "1")) };
+    let mut slots = Slots::default();
+    slots.claim(&[holds(&file, "a"), holds(&other, "b")], false);
+    assert_eq!(slots.claim(&[holds(&file, "b"), holds(&other, "a")], false), []);
+    assert_eq!((slots.of_file(&file), slots.of_file(&other)), (Some("b"), Some("a")));
+}
+
+#[test]
+fn a_disabled_version_stays_so_until_another_serves_in_its_place() {
+    let mut slots = after(&["1"]);
+    slots.set_disabled("a", true).unwrap();
+    slots.found(&file(), "2", "a").unwrap();
+    let disabled = |slots: &Slots, version: &str| slots.get("a").is_some_and(|slot| slot.is_disabled(version));
+    assert!(disabled(&slots, "1") && !disabled(&slots, "2"), "the word was about the version that served");
+    // It comes, fails, and goes: what it replaced is what it was.
+    slots.served("a", "2", NOW);
+    slots.tripped("a", NOW).unwrap();
+    slots.served("a", "1", NOW);
+    assert!(disabled(&slots, "1"));
+    slots.found(&file(), "3", "a").unwrap();
+    slots.served("a", "3", NOW);
+    slots.broken(&file(), error("4"), true);
+    assert!(!disabled(&slots, "3"), "a broken file disables nothing");
+}
+
+#[test]
+fn a_version_that_failed_is_tried_again_at_a_start_and_one_that_was_taken_back_is_not() {
+    let mut slots = after(&["1"]);
+    slots.found(&file(), "2", "a").unwrap();
+    slots.refused("a", error("2"), true);
+    assert_eq!(slots.wanted("a"), ["1"]);
+    assert_eq!(slots.at_start().wanted("a"), ["2", "1"]);
+    let mut slots = after(&["1", "2"]);
+    slots.tripped("a", NOW).unwrap();
+    let mut slots = slots.at_start();
+    assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
+    // An operator may insist.
+    assert_eq!(slots.roll_back("a", Some("2")), Ok("2".to_owned()));
+    assert_eq!(slots.wanted("a").first().map(String::as_str), Some("2"));
+}
+
+#[test]
+fn a_digest_that_begins_several_is_no_choice() {
+    let mut slots = after(&["11", "12"]);
+    assert!(matches!(slots.roll_back("a", Some("1")), Err(OperatorError::Ambiguous { found, .. }) if found == ["11", "12"]));
 }
 
 #[test]
@@ -117,7 +185,7 @@ fn the_state_follows_from_what_is_known() {
     let slot = slots.get("a");
     let served = Signs { is_served: true, ..Signs::default() };
     let mut disabled = slot.cloned().unwrap();
-    disabled.is_disabled = true;
+    disabled.disabled = Some(disabled.in_file.clone());
     for (slot, signs, state) in [
         (slot, served, PluginState::Active),
         (slot, Signs { is_open: true, ..served }, PluginState::Quarantined),
@@ -177,12 +245,25 @@ struct Model {
     serving: Option<u8>,
     /// Versions that served, the newest first.
     served: Vec<u8>,
-    is_disabled: bool,
+    /// What the file held when the plugin was disabled.
+    disabled: Option<u8>,
     /// Whether an operator, or a breaker, went back to what serves.
     is_chosen: bool,
 }
 
 impl Model {
+    fn is_disabled(&self) -> bool {
+        self.disabled.is_some_and(|at| self.serving.is_some() && (self.serving != self.in_file || self.in_file == Some(at)))
+    }
+
+    /// The file holds something else.
+    fn hold(&mut self, version: u8) {
+        if self.in_file != Some(version) && self.serving == self.in_file && !self.is_disabled() {
+            self.disabled = None;
+        }
+        self.in_file = Some(version);
+    }
+
     fn serve(&mut self, version: u8) {
         self.is_chosen = self.in_file != Some(version);
         self.serving = Some(version);
@@ -207,14 +288,16 @@ proptest! {
                     if is_new {
                         // A version that was taken back is as good as any other once the file has changed to it again.
                         taken_back.clear();
-                        (model.in_file, model.is_broken, model.is_disabled) = (Some(version), false, false);
+                        model.hold(version);
+                        model.is_broken = false;
                         model.serve(version);
                     }
                 }
                 Happening::Broken(version) => {
                     slots.broken(&file(), error(&text(version)), true);
                     if model.in_file.is_some() {
-                        (model.in_file, model.is_broken) = (Some(version), true);
+                        model.hold(version);
+                        model.is_broken = true;
                     }
                 }
                 Happening::Rescan => {
@@ -223,7 +306,7 @@ proptest! {
                     }
                 }
                 Happening::Removed => {
-                    slots.keep_only(&[]);
+                    slots.claim(&[], false);
                     model = Model::default();
                     taken_back.clear();
                 }
@@ -235,7 +318,7 @@ proptest! {
                     }
                 }
                 Happening::RollBackTo(version) => {
-                    let is_kept = model.served.contains(&version);
+                    let is_kept = model.served.contains(&version) || model.in_file == Some(version);
                     prop_assert_eq!(slots.roll_back("a", Some(&text(version))).is_ok(), is_kept);
                     if is_kept {
                         taken_back.retain(|bad| *bad != version);
@@ -245,7 +328,7 @@ proptest! {
                 Happening::Disable | Happening::Enable => {
                     let is_disabled = matches!(happening, Happening::Disable);
                     prop_assert_eq!(slots.set_disabled("a", is_disabled).is_ok(), model.in_file.is_some());
-                    model.is_disabled = is_disabled && model.in_file.is_some();
+                    model.disabled = model.in_file.filter(|_| is_disabled);
                 }
                 Happening::Tripped(seconds) => {
                     let target = model.served.iter().copied().find(|version| Some(*version) != model.serving);
@@ -272,7 +355,7 @@ proptest! {
             prop_assert_eq!(slot.and_then(|slot| slot.serving.clone()), model.serving.map(text));
             prop_assert_eq!(slot.map(|slot| slot.kept.iter().cloned().collect::<Vec<_>>()).unwrap_or_default(),
                 model.served.iter().copied().map(text).collect::<Vec<_>>());
-            prop_assert_eq!(slot.is_some_and(|slot| slot.is_disabled), model.is_disabled);
+            prop_assert_eq!(slot.is_some_and(Slot::is_serving_disabled), model.is_disabled());
             prop_assert!(slots.kept().count() <= 2 + KEPT);
         }
     }
