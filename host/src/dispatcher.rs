@@ -13,7 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::breaker::{Change, Denied, Outcome};
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
-use crate::event::{Connection, Event, EventId, Identity, Payload, depth, host_event};
+use crate::event::{Connection, Event, EventId, Identity, Json, Payload, depth, host_event};
 use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
 use crate::registry::{Inbound, Registry, Routes, Served};
@@ -36,7 +36,7 @@ pub struct Dispatcher {
 #[derive(Debug)]
 pub struct Reply {
     /// What the event's ack carries.
-    pub json: Box<RawValue>,
+    pub json: Json,
     /// Whether the handler asked for the end of its caller's connection, which comes after the ack.
     pub ends: bool,
 }
@@ -140,7 +140,7 @@ impl Dispatcher {
             Target::Rooms(rooms) => rooms.clone(),
             _ => Vec::new(),
         };
-        let emit = Emit { to, event: event.to_owned(), data: data.to_owned(), attachments: Vec::new() };
+        let emit = Emit { to, event: event.to_owned(), data: data.into(), attachments: Vec::new() };
         let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]).receivers;
         tracing::debug!(event, %id, receivers, "emitted over HTTP");
         Ok(Emitted { rooms, receivers })
@@ -156,7 +156,7 @@ impl Dispatcher {
                 _ => Rejection::Unauthorized("this event asks for a user; connect with a token".to_owned()),
             });
         }
-        let value = self.parse(event.payload.json.get())?;
+        let value = self.parse(&event.payload.text)?;
         inbound.data.check(&value).map_err(Rejection::against_schema)?;
         match run::names_each(&value, event.payload.attachments.len()) {
             true => Ok(()),
@@ -164,12 +164,13 @@ impl Dispatcher {
         }
     }
 
-    fn parse(&self, json: &str) -> Result<Value, Rejection> {
+    fn parse(&self, text: &str) -> Result<Value, Rejection> {
         let most = self.limits.json_depth.get();
-        if depth(json) > most {
+        // Each level has two brackets: what is shorter need not be counted.
+        if text.len() > 2 * most && depth(text) > most {
             return Err(Rejection::TooLarge(format!("the payload nests deeper than {most}")));
         }
-        serde_json::from_str(json).map_err(|_| Rejection::invalid("the payload is not JSON"))
+        serde_json::from_str(text).map_err(|_| Rejection::invalid("the payload is not JSON, or more than one argument"))
     }
 
     /// Runs `event`'s handler, again where its writes met a conflict, and applies what it wants done.
@@ -249,7 +250,7 @@ impl Dispatcher {
                     return Err(rejection);
                 }
             };
-            let reply = match check_reply(reply, inbound) {
+            let reply = match run.check_reply(reply, inbound) {
                 Ok(reply) => reply,
                 Err(reason) => {
                     tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), reason, "reply refused");
@@ -357,25 +358,4 @@ pub struct Emitted {
     pub rooms: Vec<String>,
     /// Connections into whose buffers it was handed.
     pub receivers: usize,
-}
-
-/// What the ack carries, where the handler's reply fits what it declared. A host event (no `inbound`) has no ack.
-fn check_reply(reply: Option<String>, inbound: Option<&Inbound>) -> Result<Box<RawValue>, String> {
-    let schema = inbound.and_then(|inbound| inbound.reply.as_ref());
-    let (Some(schema), reply) = (schema, reply.as_deref().unwrap_or("null")) else {
-        return match reply.as_deref() {
-            None | Some("null") => Ok(RawValue::NULL.to_owned()),
-            Some(_) => Err("the handler replied, but its event was registered without a reply".to_owned()),
-        };
-    };
-    let value: Value = serde_json::from_str(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
-    // A schema that allows everything allows this too; clients could not tell it from a rejection.
-    if value.get("error").is_some() {
-        return Err("the reply has a property `error` at its top".to_owned());
-    }
-    schema.check(&value).map_err(|details| {
-        let details: Vec<_> = details.iter().map(|detail| format!("{} {}", detail.path, detail.message)).collect();
-        format!("the reply is against its schema: {}", details.join("; "))
-    })?;
-    RawValue::from_string(reply.to_owned()).map_err(|error| format!("the reply is not JSON: {error}"))
 }

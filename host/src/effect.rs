@@ -3,8 +3,8 @@
 use std::any::Any;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
+use crate::event::Json;
 use crate::rejection::Refusal;
 
 /// Who receives an emitted event.
@@ -43,7 +43,7 @@ pub struct Emit {
     /// The event's type.
     pub event: String,
     /// Its one argument.
-    pub data: Box<RawValue>,
+    pub data: Json,
     /// What the argument's placeholders stand for.
     pub attachments: Vec<Bytes>,
 }
@@ -58,7 +58,7 @@ impl Effect {
                     Target::Connection(id) => id.len(),
                     Target::Sender | Target::Everyone => 0,
                 };
-                emit.event.len() + emit.data.get().len() + emit.attachments.iter().map(Bytes::len).sum::<usize>() + targets
+                emit.event.len() + emit.data.as_str().len() + emit.attachments.iter().map(Bytes::len).sum::<usize>() + targets
             }
             Self::Join(text) | Self::Leave(text) | Self::Disconnect(text) => text.len(),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::breaker::Cause;
@@ -61,7 +62,7 @@ pub struct Identity {
     /// The user's roles.
     pub roles: Vec<String>,
     /// The token's claims; `null` for an anonymous client.
-    pub claims: serde_json::Value,
+    pub claims: Value,
 }
 
 impl Identity {
@@ -86,11 +87,48 @@ pub struct Connection {
     pub cause: Cause,
 }
 
-/// A payload: JSON text that is known to be JSON, and the attachments that it names.
+/// JSON text: it has been parsed once, and is not parsed again to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Json(String);
+
+impl Json {
+    /// Parses `text`.
+    ///
+    /// # Errors
+    /// Where it is not JSON.
+    pub fn parse(text: String) -> serde_json::Result<(Self, Value)> {
+        let value = serde_json::from_str(&text)?;
+        Ok((Self(text), value))
+    }
+
+    /// `null`
+    pub fn null() -> Self {
+        Self("null".to_owned())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&Value> for Json {
+    fn from(value: &Value) -> Self {
+        Self(value.to_string())
+    }
+}
+
+impl From<&RawValue> for Json {
+    fn from(value: &RawValue) -> Self {
+        Self(value.get().to_owned())
+    }
+}
+
+/// What came with an event: text that should be JSON, and the attachments that it should name. The dispatcher finds out, once.
 #[derive(Debug, Clone)]
 pub struct Payload {
     /// The document.
-    pub json: Box<RawValue>,
+    pub text: Box<str>,
     /// In the order of their placeholders.
     pub attachments: Vec<Bytes>,
 }
@@ -98,12 +136,12 @@ pub struct Payload {
 impl Payload {
     /// `null` without attachments: what an event without arguments means.
     pub fn null() -> Self {
-        Self { json: RawValue::NULL.to_owned(), attachments: Vec::new() }
+        Self { text: "null".into(), attachments: Vec::new() }
     }
 
     /// Bytes of the document and its attachments.
     pub fn size(&self) -> usize {
-        self.json.get().len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
+        self.text.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
     }
 }
 

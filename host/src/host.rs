@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine, EngineError};
 use crate::registry::{Registry, Routes};
 use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
-use crate::rooms::Rooms;
+use crate::rooms::{Outlet, Rooms};
 use crate::socket::Sockets;
 
 /// A host that listens, and has loaded what it serves.
@@ -155,7 +155,7 @@ impl Host {
             keys,
             ready: Arc::clone(&ready),
         };
-        let (layer, io) = socketio(&config);
+        let (layer, io) = socketio(&config, &rooms);
         rooms.attach(io.clone(), config.server.namespaces.clone());
         let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics), tasks.clone());
         sockets.serve(&io, &config.server.namespaces);
@@ -283,13 +283,14 @@ pub fn is_empty(plugins_dir: &Path) -> bool {
     scan::scan(plugins_dir).is_ok_and(|files| files.is_empty())
 }
 
-fn socketio(config: &Config) -> (socketioxide::layer::SocketIoLayer, SocketIo) {
+fn socketio(config: &Config, rooms: &Rooms) -> (socketioxide::layer::SocketIoLayer<Outlet>, SocketIo<Outlet>) {
     let limits = &config.limits;
     let largest = LIBRARY_LIMIT * limits.message_bytes.get().max(limits.attachment_bytes.get());
     let parser = ParserConfig::common()
         .max_incoming_binaries(LIBRARY_LIMIT * limits.attachments)
         .max_incoming_binary_buf_size(LIBRARY_LIMIT * limits.attachment_bytes.get());
     SocketIo::builder()
+        .with_adapter::<Outlet>(rooms.outlets())
         .with_parser(parser)
         .max_payload(largest as u64)
         .ws_max_message_size(largest)

@@ -146,9 +146,9 @@ pub struct State {
 /// An event that clients may send.
 pub struct Inbound {
     /// Of the payload.
-    pub data: Schema,
+    pub data: Arc<Schema>,
     /// Of the ack; nothing where the ack is `null`.
-    pub reply: Option<Schema>,
+    pub reply: Option<Arc<Schema>>,
     /// Who may send it.
     pub access: Access,
     /// What is counted of it.
@@ -157,8 +157,9 @@ pub struct Inbound {
 
 /// An event that a plugin emits.
 pub struct Outbound {
-    /// Of its argument.
-    pub data: Schema,
+    /// Of its argument. One that is the schema of a reply as well is the same [`Arc`]: what was emitted need not be checked again to be
+    /// replied.
+    pub data: Arc<Schema>,
     /// Where it may go.
     pub rooms: Vec<RoomPattern>,
     /// Whether it may go to everyone.
@@ -311,11 +312,16 @@ const MAX_PATTERNS: usize = 500;
 
 /// Compiles the schemas of a candidate: once per load.
 fn contract(candidate: &Candidate, limits: &Limits, metrics: &Metrics) -> Result<Contract, AdmitError> {
+    let mut compiled: HashMap<String, Arc<Schema>> = HashMap::new();
     let mut patterns = 0;
     let mut compile = |event: &str, part: &'static str, text: &str| {
+        if let Some(known) = compiled.get(text) {
+            return Ok(Arc::clone(known));
+        }
         let schema = Schema::compile(text, limits.schema_bytes.get());
-        let schema = schema.map_err(|source| AdmitError::Schema { event: event.to_owned(), part, source })?;
+        let schema = Arc::new(schema.map_err(|source| AdmitError::Schema { event: event.to_owned(), part, source })?);
         patterns += schema.patterns();
+        compiled.insert(text.to_owned(), Arc::clone(&schema));
         if patterns > MAX_PATTERNS { Err(AdmitError::TooManyPatterns) } else { Ok(schema) }
     };
     let mut inbound = BTreeMap::new();

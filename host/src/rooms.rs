@@ -1,31 +1,32 @@
 //! Who hears what: applies effects to rooms and connections. The only part that makes clients receive bytes, answers included. It does not
 //! know that plugins exist.
 
+mod argument;
+mod outlet;
+
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
-use serde_json::Value;
-use serde_json::value::RawValue;
-use socketioxide::adapter::LocalAdapter;
-use socketioxide::extract::{AckSender, SocketRef};
-use socketioxide::handler::FromMessageParts;
+use socketioxide::extract::SocketRef;
 use socketioxide::socket::{Sid, Socket};
-use socketioxide::{SendError, SocketError, SocketIo, TransportType};
+use socketioxide::{SocketError, SocketIo, TransportType};
+use socketioxide_core::Value as Serialized;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::effect::{Effect, Emit, Target};
-use crate::event::{Connection, Identity};
+use crate::event::{Connection, EventId, Identity, Json};
 use crate::rejection::Rejection;
 use crate::transport::{Cut, Upgrades};
+
+pub(crate) use outlet::{Outlet, Outlets};
 
 /// Connections and their rooms.
 pub struct Rooms {
     /// Set once, before anything listens.
-    io: OnceLock<(SocketIo, Vec<String>)>,
+    io: OnceLock<(SocketIo<Outlet>, Vec<String>)>,
+    outlets: Outlets,
     /// The connections by their public ids.
     by_public_id: RwLock<HashMap<String, (Sid, Arc<Connection>)>>,
     /// Connections whose transport began as long-polling.
@@ -44,7 +45,7 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Where an answer goes: the ack that the client asked for, or its socket.
 #[derive(Clone)]
 pub struct ReplyTo {
-    pub(crate) socket: Arc<Socket<LocalAdapter>>,
+    pub(crate) socket: Arc<Socket<Outlet>>,
     pub(crate) ack: Option<i64>,
 }
 
@@ -64,11 +65,17 @@ pub struct Full;
 impl Rooms {
     /// Rooms without anybody in them, for a host that cuts clients which do not read for `stalled`.
     pub fn new(stalled: Duration, tasks: TaskTracker) -> Self {
-        Self { io: OnceLock::new(), by_public_id: RwLock::default(), upgrades: Upgrades::default(), stalled, tasks }
+        let (io, outlets) = (OnceLock::new(), Outlets::default());
+        Self { io, outlets, by_public_id: RwLock::default(), upgrades: Upgrades::default(), stalled, tasks }
+    }
+
+    /// Where the library's namespaces are to put their adapters.
+    pub(crate) fn outlets(&self) -> Outlets {
+        self.outlets.clone()
     }
 
     /// Serves the sockets of these namespaces of `io` from now on.
-    pub(crate) fn attach(&self, io: SocketIo, namespaces: Vec<String>) {
+    pub(crate) fn attach(&self, io: SocketIo<Outlet>, namespaces: Vec<String>) {
         // A second call would change nothing: a host has one.
         let _ = self.io.set((io, namespaces));
     }
@@ -96,24 +103,26 @@ impl Rooms {
         if effects.is_empty() {
             return applied;
         }
-        let socket = caller.and_then(|caller| self.find(&caller.namespace, &caller.public_id));
-        for effect in effects {
-            match (effect, &socket) {
-                (Effect::Join(room), Some(socket)) => socket.join(room.clone()),
-                (Effect::Leave(room), Some(socket)) => socket.leave(room.clone()),
-                _ => {}
+        if effects.iter().any(|effect| matches!(effect, Effect::Join(_) | Effect::Leave(_)))
+            && let Some(socket) = caller.and_then(|caller| self.find(&caller.namespace, &caller.public_id))
+        {
+            for effect in effects {
+                match effect {
+                    Effect::Join(room) => socket.join(room.clone()),
+                    Effect::Leave(room) => socket.leave(room.clone()),
+                    Effect::Emit(_) | Effect::Disconnect(_) => {}
+                }
             }
         }
+        let sender = caller.and_then(|caller| self.sid(&caller.namespace, &caller.public_id));
         let all = self.io.get().map(|(_, namespaces)| namespaces.as_slice()).unwrap_or_default();
-        let namespaces: Vec<&str> = match caller {
-            Some(caller) => vec![&caller.namespace],
-            None => all.iter().map(String::as_str).collect(),
-        };
+        let own = caller.map(|caller| caller.namespace.as_ref());
         for effect in effects {
             match effect {
                 Effect::Emit(emit) => {
-                    for namespace in &namespaces {
-                        applied.receivers += self.emit(namespace, socket.as_ref(), emit);
+                    let namespaces = own.into_iter().chain(all.iter().map(String::as_str).filter(|_| own.is_none()));
+                    for namespace in namespaces {
+                        applied.receivers += self.emit(namespace, sender, emit);
                     }
                 }
                 Effect::Disconnect(reason) => {
@@ -160,16 +169,16 @@ impl Rooms {
 
     /// Connections in `room`.
     pub fn count(&self, namespace: &str, room: &str) -> usize {
-        self.members(namespace, vec![room.to_owned()]).len()
+        self.outlets.of(namespace).map_or(0, |outlet| outlet.members(&[room.to_owned()]).len())
     }
 
     /// Answers an event: by the ack, where one was asked for; otherwise a rejection is an `error` event and a success is silent. Waits for
     /// room in the outgoing buffer; a client that leaves none for too long is cut.
-    pub async fn answer(&self, to: &ReplyTo, event: &str, id: &str, answer: &Result<Box<RawValue>, Rejection>) {
+    pub async fn answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) {
         let until = Instant::now() + self.stalled;
         while self.try_answer(to, event, id, answer).is_err() {
             if Instant::now() >= until {
-                tracing::warn!(event, id, "client cut: it does not read its answers");
+                tracing::warn!(event, %id, "client cut: it does not read its answers");
                 self.cut(&SocketRef::from(Arc::clone(&to.socket)));
                 return;
             }
@@ -181,26 +190,24 @@ impl Rooms {
     ///
     /// # Errors
     /// Where the outgoing buffer has no room.
-    pub fn try_answer(&self, to: &ReplyTo, event: &str, id: &str, answer: &Result<Box<RawValue>, Rejection>) -> Result<(), Full> {
+    pub fn try_answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) -> Result<(), Full> {
+        // Whoever is gone needs no answer, and so does the client of a namespace that is.
+        let Some(outlet) = self.outlets.of(to.socket.ns()) else { return Ok(()) };
+        let document = |rejection: &Rejection| rejection.document(event, &id.to_string());
         let sent = match (to.ack, answer) {
             (None, Ok(_)) => return Ok(()),
-            (None, Err(rejection)) => to.socket.emit(ERROR, &(rejection.document(event, id),)),
-            (Some(_), Ok(reply)) => acknowledge(to, &(reply.as_ref(),)),
-            (Some(_), Err(rejection)) => acknowledge(to, &(serde_json::json!({"error": rejection.document(event, id)}),)),
+            (None, Err(rejection)) => outlet.event(to.socket.id, argument::of_event(ERROR, &Json::from(&document(rejection)))),
+            (Some(ack), Ok(reply)) => outlet.ack(to.socket.id, ack, argument::of_reply(reply)),
+            (Some(ack), Err(rejection)) => outlet.ack(to.socket.id, ack, argument::of_rejection(&document(rejection))),
         };
         match sent {
-            Err(SendError::Socket(SocketError::InternalChannelFull)) => Err(Full),
-            // Whoever is gone needs no answer.
-            Ok(()) | Err(SendError::Socket(SocketError::Closed)) => Ok(()),
-            Err(error) => {
-                tracing::error!(event, id, %error, "answer not encoded");
-                Ok(())
-            }
+            Err(SocketError::InternalChannelFull) => Err(Full),
+            Ok(()) | Err(SocketError::Closed) => Ok(()),
         }
     }
 
     /// Ends a connection that can't be told any more what it should be: its next bytes would hide that some are missing.
-    pub(crate) fn cut(&self, socket: &SocketRef) {
+    pub(crate) fn cut(&self, socket: &SocketRef<Outlet>) {
         // Where the handshake was a WebSocket's own, that is the connection, whatever a later request has claimed.
         let handshake = socket.req_parts();
         let was_upgraded = !handshake.uri.query().unwrap_or_default().split('&').any(|pair| pair == "transport=websocket");
@@ -224,56 +231,57 @@ impl Rooms {
         }
     }
 
-    fn emit(&self, namespace: &str, sender: Option<&SocketRef>, emit: &Emit) -> usize {
+    fn emit(&self, namespace: &str, sender: Option<Sid>, emit: &Emit) -> usize {
+        let Some(outlet) = self.outlets.of(namespace) else { return 0 };
         let receivers = match &emit.to {
-            Target::Sender => sender.cloned().into_iter().collect(),
-            Target::Connection(id) => self.find(namespace, id).into_iter().collect(),
-            Target::Rooms(rooms) => self.members(namespace, rooms.clone()),
+            // The only one that most events have, and so without a list.
+            Target::Sender => return sender.map_or(0, |sender| self.deliver_to(&outlet, [sender], emit)),
+            Target::Connection(id) => self.sid(namespace, id).into_iter().collect(),
+            Target::Rooms(rooms) => outlet.members(rooms),
             Target::RoomsButSender(rooms) => {
-                let mut members = self.members(namespace, rooms.clone());
-                members.retain(|member| sender.is_none_or(|sender| sender.id != member.id));
+                let mut members = outlet.members(rooms);
+                members.retain(|member| Some(*member) != sender);
                 members
             }
-            Target::Everyone => self.everyone(namespace),
+            Target::Everyone => outlet.everyone(),
         };
-        let argument = Argument::new(emit);
-        receivers.iter().filter(|receiver| self.deliver(receiver, &emit.event, &argument)).count()
+        self.deliver_to(&outlet, receivers, emit)
     }
 
-    /// Hands one event to one connection; whether there was a buffer that took it.
-    fn deliver(&self, receiver: &SocketRef, event: &str, argument: &Argument<'_>) -> bool {
-        match receiver.emit(event, &(argument,)) {
+    /// Hands one event to connections; how many had a buffer that took it.
+    fn deliver_to(&self, outlet: &Outlet, receivers: impl IntoIterator<Item = Sid>, emit: &Emit) -> usize {
+        // Serialized once for all of them.
+        let Some(event) = argument::of_emit(outlet, emit) else { return 0 };
+        receivers.into_iter().filter(|receiver| self.deliver(outlet, *receiver, &emit.event, event.clone())).count()
+    }
+
+    fn deliver(&self, outlet: &Outlet, receiver: Sid, event: &str, serialized: Serialized) -> bool {
+        match outlet.event(receiver, serialized) {
             Ok(()) => true,
-            Err(SendError::Socket(SocketError::InternalChannelFull)) => {
+            Err(SocketError::InternalChannelFull) => {
                 tracing::warn!(event, "client cut: its buffer is full, and it would have missed an event");
-                self.cut(receiver);
+                if let Some(socket) = self.io.get().and_then(|(io, _)| io.of(outlet.namespace())?.get_socket(receiver)) {
+                    self.cut(&socket);
+                }
                 false
             }
-            Err(SendError::Socket(SocketError::Closed)) => false,
-            Err(error) => {
-                tracing::error!(event, %error, "event not encoded");
-                false
-            }
+            Err(SocketError::Closed) => false,
         }
     }
 
-    fn find(&self, namespace: &str, public_id: &str) -> Option<SocketRef> {
-        let sid = self.by_public_id.read().unwrap_or_else(PoisonError::into_inner).get(public_id)?.0;
+    /// The library's id of a connection, which its connections to other namespaces have as well.
+    fn sid(&self, namespace: &str, public_id: &str) -> Option<Sid> {
+        let known = self.by_public_id.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(public_id).filter(|(_, connection)| *connection.namespace == *namespace).map(|(sid, _)| *sid)
+    }
+
+    fn find(&self, namespace: &str, public_id: &str) -> Option<SocketRef<Outlet>> {
+        let sid = self.sid(namespace, public_id)?;
         self.io.get()?.0.of(namespace)?.get_socket(sid)
     }
 
-    /// Each connection of any of `rooms`, once. An empty list of rooms is nobody, not everybody.
-    fn members(&self, namespace: &str, rooms: Vec<String>) -> Vec<SocketRef> {
-        let io = self.io.get().filter(|_| !rooms.is_empty());
-        io.and_then(|(io, _)| io.of(namespace)).map_or_else(Vec::new, |sockets| sockets.within(rooms).sockets())
-    }
-
-    fn everyone(&self, namespace: &str) -> Vec<SocketRef> {
-        self.io.get().and_then(|(io, _)| io.of(namespace)).map_or_else(Vec::new, |sockets| sockets.broadcast().sockets())
-    }
-
     /// Disconnects a socket, as soon as its buffer has room for saying so.
-    fn disconnect(&self, socket: SocketRef) {
+    fn disconnect(&self, socket: SocketRef<Outlet>) {
         if matches!(socket.clone().disconnect(), Err(SocketError::InternalChannelFull)) {
             let until = Instant::now() + self.stalled;
             // Where nobody reads, the heartbeat finds no room either and ends the connection.
@@ -282,73 +290,6 @@ impl Rooms {
                     tokio::time::sleep(RETRY).await;
                 }
             });
-        }
-    }
-}
-
-fn acknowledge(to: &ReplyTo, argument: &impl Serialize) -> Result<(), SendError> {
-    // An ack sender is used up by a send that fails; this makes one for each try.
-    let Ok(sender) =
-        AckSender::<LocalAdapter>::from_message_parts(&to.socket, &mut socketioxide::handler::Value::Bytes(Bytes::new()), &to.ack);
-    sender.send(argument)
-}
-
-/// An event's argument as it travels: its text as it is, or, with attachments, the document with bytes where the placeholders stood.
-enum Argument<'emit> {
-    Text(&'emit RawValue),
-    Binary(Value, &'emit [Bytes]),
-}
-
-impl<'emit> Argument<'emit> {
-    fn new(emit: &'emit Emit) -> Self {
-        if emit.attachments.is_empty() {
-            return Self::Text(&emit.data);
-        }
-        match serde_json::from_str(emit.data.get()) {
-            Ok(document) => Self::Binary(document, &emit.attachments),
-            Err(_) => Self::Text(&emit.data),
-        }
-    }
-}
-
-impl Serialize for Argument<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Text(text) => text.serialize(serializer),
-            Self::Binary(document, attachments) => WithAttachments(document, attachments).serialize(serializer),
-        }
-    }
-}
-
-/// A document in which placeholders are serialized as the bytes that they stand for; the library makes new placeholders of them, in the
-/// order in which it meets them.
-struct WithAttachments<'emit>(&'emit Value, &'emit [Bytes]);
-
-impl Serialize for WithAttachments<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(value, attachments) = self;
-        match value {
-            Value::Object(members) => {
-                if members.get("_placeholder") == Some(&Value::Bool(true))
-                    && let Some(number) = members.get("num").and_then(Value::as_u64)
-                    && let Some(bytes) = usize::try_from(number).ok().and_then(|number| attachments.get(number))
-                {
-                    return serializer.serialize_bytes(bytes);
-                }
-                let mut map = serializer.serialize_map(Some(members.len()))?;
-                for (key, value) in members {
-                    map.serialize_entry(key, &WithAttachments(value, attachments))?;
-                }
-                map.end()
-            }
-            Value::Array(values) => {
-                let mut sequence = serializer.serialize_seq(Some(values.len()))?;
-                for value in values {
-                    sequence.serialize_element(&WithAttachments(value, attachments))?;
-                }
-                sequence.end()
-            }
-            plain => plain.serialize(serializer),
         }
     }
 }

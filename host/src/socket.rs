@@ -4,15 +4,14 @@
 //! The library calls [`Intake`] in its reader task, in the order in which events arrive; all that happens there is to put the raw payload
 //! into the mailbox. Events are handled one at a time after that, each is answered, and `$disconnect` comes when all have been.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::FutureExt;
-use serde_json::value::RawValue;
 use socketioxide::SocketIo;
-use socketioxide::adapter::LocalAdapter;
 use socketioxide::extract::SocketRef;
 use socketioxide::handler::{ConnectHandler, MessageHandler, Value};
 use socketioxide::socket::Socket;
@@ -24,7 +23,7 @@ use crate::dispatcher::Dispatcher;
 use crate::event::{Connection, Event, EventId, Identity, Payload, host_event, is_event_name};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
-use crate::rooms::{ReplyTo, Rooms};
+use crate::rooms::{Outlet, ReplyTo, Rooms};
 use crate::transport::Peer;
 
 /// Takes connections and their events.
@@ -71,14 +70,14 @@ impl Sockets {
     }
 
     /// Takes the connections of `namespaces` from now on. Each is registered once: a second time would orphan its sockets.
-    pub(crate) fn serve(self: &Arc<Self>, io: &SocketIo, namespaces: &[String]) {
+    pub(crate) fn serve(self: &Arc<Self>, io: &SocketIo<Outlet>, namespaces: &[String]) {
         let sockets = self;
         for namespace in namespaces {
             let name: Arc<str> = namespace.as_str().into();
             // Weak: what holds the library's sockets is held by these, and would never end.
             let sockets = Arc::downgrade(sockets);
             // Awaited before CONNECT is answered: no event of the client can come before there is a mailbox for it.
-            let prepare = move |socket: SocketRef| {
+            let prepare = move |socket: SocketRef<Outlet>| {
                 let Some(sockets) = sockets.upgrade() else { return std::future::ready(Err(Stopped)) };
                 let client = Client::new(&sockets, &socket, &name);
                 socket.on_fallback(Intake(Arc::clone(&client)));
@@ -88,7 +87,7 @@ impl Sockets {
                 std::future::ready(Ok(()))
             };
             // Spawned after CONNECT was sent: what `$connect` emits can't overtake it.
-            let connected = async |socket: SocketRef| {
+            let connected = async |socket: SocketRef<Outlet>| {
                 if let Some(client) = socket.extensions.get::<Arc<Client>>() {
                     client.begin();
                 }
@@ -160,7 +159,7 @@ struct Overdue {
 const MAX_OVERDUE: usize = 16_384;
 
 impl Client {
-    fn new(sockets: &Arc<Sockets>, socket: &SocketRef, namespace: &Arc<str>) -> Arc<Self> {
+    fn new(sockets: &Arc<Sockets>, socket: &SocketRef<Outlet>, namespace: &Arc<str>) -> Arc<Self> {
         let connection = Connection {
             sid: socket.id.to_string(),
             public_id: EventId::new(std::time::SystemTime::now()).to_string(),
@@ -207,7 +206,7 @@ impl Client {
             drop(mailbox);
             let stopping = Err(Rejection::Unavailable("the host is stopping".to_owned()));
             // A full buffer's client learns of it by the end of its connection, which is next.
-            let _ = self.sockets.rooms.try_answer(&incoming.to, &incoming.event.name, &incoming.event.id.to_string(), &stopping);
+            let _ = self.sockets.rooms.try_answer(&incoming.to, &incoming.event.name, incoming.event.id, &stopping);
             return;
         }
         if matches!(mailbox.stage, Stage::Closing | Stage::Closed) {
@@ -241,7 +240,7 @@ impl Client {
 
     fn answer_busy(&self, overdue: &Overdue) -> Result<(), crate::rooms::Full> {
         let Overdue { event, to } = overdue;
-        self.sockets.rooms.try_answer(to, &event.name, &event.id.to_string(), &Err(busy()))
+        self.sockets.rooms.try_answer(to, &event.name, event.id, &Err(busy()))
     }
 
     /// Handles what is in the mailbox until nothing is, in a task of its own.
@@ -297,7 +296,7 @@ impl Client {
         };
         let ends = answer.as_ref().is_ok_and(|reply| reply.ends);
         let answer = answer.map(|reply| reply.json);
-        self.sockets.rooms.answer(&to, &name, &id.to_string(), &answer).await;
+        self.sockets.rooms.answer(&to, &name, id, &answer).await;
         if ends {
             self.sockets.rooms.end(&self.connection);
         }
@@ -308,7 +307,7 @@ impl Client {
         loop {
             let Some(overdue) = self.mailbox().overdue.pop_front() else { return };
             let Overdue { event, to } = overdue;
-            self.sockets.rooms.answer(&to, &event.name, &event.id.to_string(), &Err(busy())).await;
+            self.sockets.rooms.answer(&to, &event.name, event.id, &Err(busy())).await;
         }
     }
 
@@ -359,8 +358,8 @@ struct Intake(Arc<Client>);
 /// Tells the library's blanket implementations for closures from this one.
 struct InReaderTask;
 
-impl MessageHandler<LocalAdapter, InReaderTask> for Intake {
-    fn call(&self, socket: Arc<Socket<LocalAdapter>>, value: Value, ack: Option<i64>) {
+impl MessageHandler<Outlet, InReaderTask> for Intake {
+    fn call(&self, socket: Arc<Socket<Outlet>>, value: Value, ack: Option<i64>) {
         let client = &self.0;
         let read = read(value, &client.sockets.limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
@@ -392,11 +391,9 @@ fn read(value: Value, limits: &Limits) -> Packet {
     };
     let text = text.as_str();
     let attached: usize = attachments.iter().map(bytes::Bytes::len).sum();
-    let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(text) else {
-        return Packet::rejected("", Rejection::invalid("the packet is not a JSON array"));
+    let Some((name, arguments)) = split(text) else {
+        return Packet::rejected("", Rejection::invalid("the packet is not a JSON array that begins with a name"));
     };
-    let mut parts = parts.into_iter();
-    let name = parts.next().and_then(|name| serde_json::from_str::<String>(name.get()).ok()).unwrap_or_default();
     if !is_event_name(&name) {
         let echoed = name.get(..name.floor_char_boundary(MAX_NAME_ECHOED)).unwrap_or_default();
         return Packet::rejected(echoed, Rejection::UnknownEvent);
@@ -408,13 +405,29 @@ fn read(value: Value, limits: &Limits) -> Packet {
         let message = format!("a message has at most {} attachments of {} bytes in all", limits.attachments, limits.attachment_bytes);
         return Packet::rejected(&name, Rejection::TooLarge(message));
     }
-    let json = match (parts.next(), parts.next()) {
-        (None, _) => RawValue::NULL.to_owned(),
-        (Some(json), None) => json.to_owned(),
-        (Some(_), Some(_)) => return Packet::rejected(&name, Rejection::invalid("an event has at most one argument")),
+    let text = match arguments {
+        None => "null",
+        Some(argument) => argument,
     };
-    Packet { name, payload: Payload { json, attachments: attachments.into() }, rejection: None }
+    Packet { name: name.into_owned(), payload: Payload { text: text.into(), attachments: attachments.into() }, rejection: None }
 }
+
+/// The name in `["name",argument]`, and what stands between it and the last bracket: one argument, if the dispatcher finds that it is JSON.
+/// So nothing is parsed here but the name.
+fn split(text: &str) -> Option<(Cow<'_, str>, Option<&str>)> {
+    let inner = text.trim_ascii().strip_prefix('[')?.strip_suffix(']')?;
+    let mut values = serde_json::Deserializer::from_str(inner).into_iter::<Name<'_>>();
+    let Name(name) = values.next()?.ok()?;
+    let rest = inner.get(values.byte_offset()..)?.trim_ascii();
+    match rest.is_empty() {
+        true => Some((name, None)),
+        false => rest.strip_prefix(',').map(|argument| (name, Some(argument))),
+    }
+}
+
+/// Borrowed from the packet, where it has no escapes.
+#[derive(serde::Deserialize)]
+struct Name<'packet>(#[serde(borrow)] Cow<'packet, str>);
 
 /// Bytes of a name outside of the grammar that its rejection repeats.
 const MAX_NAME_ECHOED: usize = 128;
@@ -426,7 +439,7 @@ mod tests {
     fn read_text(text: &str) -> Result<(String, String), (String, &'static str)> {
         let packet = read(Value::Str(text.to_owned().into(), None), &Limits::default());
         match packet.rejection {
-            None => Ok((packet.name, packet.payload.json.get().to_owned())),
+            None => Ok((packet.name, packet.payload.text.into_string())),
             Some(rejection) => Err((packet.name, rejection.code())),
         }
     }
@@ -437,8 +450,14 @@ mod tests {
         let err = |name: &str, code| Err((name.to_owned(), code));
         assert_eq!(read_text(r#"["ping",{"timestamp":1}]"#), ok("ping", r#"{"timestamp":1}"#));
         assert_eq!(read_text(r#"["ping"]"#), ok("ping", "null"));
-        assert_eq!(read_text(r#"["ping",1,2]"#), err("ping", "invalid_payload"));
-        assert_eq!(read_text(r#"["ping",1],["evil",2]"#), err("", "invalid_payload"));
+        assert_eq!(read_text(r#" [ "ping" , {} ] "#), ok("ping", " {} "));
+        // What is not one argument is no JSON, as the dispatcher finds.
+        assert_eq!(read_text(r#"["ping",1,2]"#), ok("ping", "1,2"));
+        assert_eq!(read_text(r#"["ping",1],["evil",2]"#), ok("ping", r#"1],["evil",2"#));
+        assert_eq!(read_text(r#"["ping" 1]"#), err("", "invalid_payload"));
+        assert_eq!(read_text(r#"[1]"#), err("", "invalid_payload"));
+        assert_eq!(read_text("[]"), err("", "invalid_payload"));
+        assert_eq!(read_text("["), err("", "invalid_payload"));
         assert_eq!(read_text(r#"["$connect"]"#), err("$connect", "unknown_event"));
         assert_eq!(read_text(r#"["disconnect"]"#), err("disconnect", "unknown_event"));
         assert_eq!(read_text(r#"[""]"#), err("", "unknown_event"));

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
-use crate::event::Event;
-use crate::registry::{NotJoined, Outbound, Routes, Served};
+use crate::event::{Event, Json};
+use crate::registry::{Inbound, NotJoined, Outbound, Routes, Served};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::Rooms;
 use crate::rule::is_room_name;
+use crate::schema::Schema;
 use crate::store::{StoreError, View, ViewError};
 
 /// One run of one event's handler.
@@ -31,6 +31,9 @@ pub(super) struct Run {
     /// The plugin's state as it was when first asked for, with this run's writes.
     view: Option<View>,
 }
+
+/// Emits with which a reply is compared, the last first: a handler with more pays for the check.
+const EMITS_COMPARED: usize = 4;
 
 struct Membership {
     before: BTreeSet<String>,
@@ -115,6 +118,48 @@ impl Run {
         }
     }
 
+    /// What the ack carries, where the handler's reply fits what it declared. A host event (no `inbound`) has no ack.
+    ///
+    /// # Errors
+    /// What is wrong with the reply, for the log.
+    pub(super) fn check_reply(&self, reply: Option<String>, inbound: Option<&Inbound>) -> Result<Json, String> {
+        let schema = inbound.and_then(|inbound| inbound.reply.as_ref());
+        let Some(schema) = schema else {
+            return match reply.as_deref() {
+                None | Some("null") => Ok(Json::null()),
+                Some(_) => Err("the handler replied, but its event was registered without a reply".to_owned()),
+            };
+        };
+        let reply = reply.unwrap_or_else(|| "null".to_owned());
+        // Many a handler replies what it has emitted: it is not parsed and checked twice.
+        if let Some(emitted) = self.emitted(schema, &reply) {
+            return Ok(emitted.clone());
+        }
+        let (reply, value) = Json::parse(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
+        // A schema that allows everything allows this too; clients could not tell it from a rejection.
+        if value.get("error").is_some() {
+            return Err("the reply has a property `error` at its top".to_owned());
+        }
+        schema.check(&value).map_err(|details| {
+            let details: Vec<_> = details.iter().map(|detail| format!("{} {}", detail.path, detail.message)).collect();
+            format!("the reply is against its schema: {}", details.join("; "))
+        })?;
+        Ok(reply)
+    }
+
+    /// The data of an event that was emitted already, if it is this very text and was checked against this very schema.
+    fn emitted(&self, schema: &Arc<Schema>, text: &str) -> Option<&Json> {
+        let fits = |emit: &&Emit| {
+            emit.data.as_str() == text
+                // A schema that allows everything allows this too; in a reply it would be taken for a rejection.
+                && !text.contains(r#""error""#)
+                && emit.attachments.is_empty()
+                && self.served.outbound.get(&emit.event).is_some_and(|declared| Arc::ptr_eq(&declared.data, schema))
+        };
+        let emits = self.effects.iter().filter_map(|effect| if let Effect::Emit(emit) = effect { Some(emit) } else { None });
+        emits.rev().take(EMITS_COMPARED).find(fits).map(|emit| &emit.data)
+    }
+
     fn declared(&self, event: &str) -> Result<&Outbound, Refusal> {
         let declared = self.served.outbound.get(event);
         declared.ok_or_else(|| Refusal::new("undeclared", format!("this plugin does not declare that it emits `{event}`")))
@@ -161,8 +206,8 @@ impl HostCalls for Run {
         self.check_room(1, data.len() + attachments.iter().map(Bytes::len).sum::<usize>())?;
         let declared = self.declared(&event)?;
         check_target(declared, &event, &to, self.event.caller.is_some())?;
-        let value: Value = serde_json::from_str(&data)
-            .map_err(|error| Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}")))?;
+        let (data, value) =
+            Json::parse(data).map_err(|error| Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}")))?;
         declared.data.check(&value).map_err(|details| {
             let first = details.first().map(|detail| format!("{} {}", detail.path, detail.message)).unwrap_or_default();
             Refusal::new("invalid_data", format!("the data of `{event}` does not fit its schema: {first}"))
@@ -173,7 +218,6 @@ impl HostCalls for Run {
                 attachments.len()
             )));
         }
-        let data = RawValue::from_string(data).map_err(|error| Refusal::new("invalid_data", error.to_string()))?;
         self.push(Effect::Emit(Emit { to, event, data, attachments }))
     }
 

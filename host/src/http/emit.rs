@@ -62,7 +62,7 @@ pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Resul
         (None, None, true) => Some(Target::Everyone),
         _ => return Err(problem(event, Rejection::invalid("give one of `room`, `rooms` (not empty) and `everyone: true`, or none"))),
     };
-    let emitted = api.dispatcher.emit(id, event, &body.data, to).map_err(|rejection| problem(event, rejection))?;
+    let emitted = api.dispatcher.emit(id, event, body.data.as_ref(), to).map_err(|rejection| problem(event, rejection))?;
     let answer = json!({"id": id.to_string(), "rooms": emitted.rooms, "receivers": emitted.receivers});
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }

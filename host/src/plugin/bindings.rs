@@ -14,4 +14,6 @@ wasmtime::component::bindgen!({
     path: "../wit/v0.1",
     world: "plugin",
     exports: { default: async },
+    // An event's texts are lowered from where they are.
+    ownership: Borrowing { duplicate_if_necessary: true },
 });

@@ -151,9 +151,9 @@ impl Instance {
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
         self.handled += 1;
         self.store.data_mut().phase = Phase::Handling(calls);
-        let event = types::Event::from(event);
+        let attachments: Vec<&[u8]> = event.payload.attachments.iter().map(AsRef::as_ref).collect();
         self.store.set_epoch_deadline(1);
-        let call = self.guest.call_handle(&mut self.store, &event);
+        let call = self.guest.call_handle(&mut self.store, lowered(event, &attachments));
         let returned = within(&self.clock, budget, &self.retired, call).await;
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
         match (returned, phase) {
@@ -271,18 +271,12 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl From<&Event> for types::Event {
-    fn from(event: &Event) -> Self {
-        let caller = event.caller.as_ref().map(|connection| types::Caller {
-            connection: Some(connection.public_id.clone()),
-            user: connection.identity.user.clone(),
-            namespace: connection.namespace.to_string(),
-        });
-        Self {
-            name: event.name.clone(),
-            data: event.payload.json.get().to_owned(),
-            attachments: event.payload.attachments.iter().map(|bytes| bytes.to_vec()).collect(),
-            caller,
-        }
-    }
+/// The event as the guest sees it, with `attachments` as its own are.
+fn lowered<'event>(event: &'event Event, attachments: &'event [&'event [u8]]) -> types::Event<'event> {
+    let caller = event.caller.as_ref().map(|connection| types::Caller {
+        connection: Some(connection.public_id.as_str()),
+        user: connection.identity.user.as_deref(),
+        namespace: &connection.namespace,
+    });
+    types::Event { name: &event.name, data: &event.payload.text, attachments, caller }
 }
