@@ -13,6 +13,36 @@ pub fn handmade(module: &str) -> Vec<u8> {
     ComponentEncoder::default().module(&module).expect("a module of the world").encode().expect("a component")
 }
 
+/// The plugin `nothing`: its event `nothing` does nothing, and has no reply.
+pub fn do_nothing() -> Vec<u8> {
+    handmade(
+        r#"(module
+            (import "sockhop:plugin/registry@0.1.0" "plugin" (func $plugin (param i32 i32 i32 i32 i32 i32 i32)))
+            (import "sockhop:plugin/registry@0.1.0" "handles" (func $handles (param i32 i32 i32 i32 i32 i32 i32 i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "nothing1.0.0{}")
+
+            ;; One event at a time: each is put where the one before was. What `register` needs lies before it.
+            (global $free (mut i32) (i32.const 4096))
+            (func (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32)
+                (local $at i32)
+                (local.set $at (global.get $free))
+                (global.set $free (i32.and (i32.add (i32.add (local.get $at) (local.get $size)) (i32.const 7)) (i32.const -8)))
+                (local.get $at))
+
+            (func (export "register") (result i32)
+                (call $plugin (i32.const 0) (i32.const 7) (i32.const 7) (i32.const 5) (i32.const 0) (i32.const 0) (i32.const 1024))
+                (call $handles (i32.const 0) (i32.const 7) (i32.const 12) (i32.const 2)
+                    (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1024))
+                (i32.const 2048))
+
+            (func (export "handle") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+                (global.set $free (i32.const 4096))
+                ;; What is there is zero: ok(none).
+                (i32.const 2048)))"#,
+    )
+}
+
 /// The plugin `tables`: its event `fill` lets a table grow until the host says no, and replies how many elements it has then.
 pub fn table_filler() -> Vec<u8> {
     handmade(

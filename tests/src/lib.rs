@@ -13,12 +13,14 @@
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
 mod client;
+mod dispatch;
 mod handmade;
 mod host;
 mod process;
 
 pub use client::TestClient;
-pub use handmade::{handmade, table_filler};
+pub use dispatch::TestDispatcher;
+pub use handmade::{do_nothing, handmade, table_filler};
 pub use host::TestHost;
 pub use process::HostProcess;
 #[cfg(target_os = "linux")]
@@ -61,11 +63,12 @@ pub fn chameleon(mood: &str) -> Vec<u8> {
     made
 }
 
-/// Puts `bytes` into a directory as the documentation says: whole, by a rename.
-pub fn drop_in(dir: &Path, name: &str, bytes: &[u8]) {
+/// Puts `bytes` into a directory as the documentation says: whole, by a rename. The file's path.
+pub fn drop_in(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let unfinished = dir.join(format!(".{name}"));
     std::fs::write(&unfinished, bytes).expect("a file");
     std::fs::rename(&unfinished, dir.join(name)).expect("a renamed file");
+    dir.join(name)
 }
 
 fn from_env(name: &str) -> PathBuf {

@@ -1,0 +1,72 @@
+//! A dispatcher with plugins and without sockets: what the host's own part of an event costs, and the guest's, with nothing around them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sockhop::config::{Config, InstancePolicy};
+use sockhop::dispatcher::{Answer, Dispatcher};
+use sockhop::event::{Connection, Event, Identity, Payload};
+use sockhop::host;
+use sockhop::metrics::Metrics;
+use sockhop::plugin::Engine;
+use sockhop::registry::{Registry, Routes, Served};
+use sockhop::rooms::Rooms;
+use tempfile::TempDir;
+use tokio_util::task::TaskTracker;
+
+use crate::PATIENCE;
+
+/// A dispatcher of some plugins, with a client that nobody serves: what is emitted to it goes nowhere.
+pub struct TestDispatcher {
+    dispatcher: Dispatcher,
+    client: Arc<Connection>,
+    /// The plugins, in the order of their files.
+    pub served: Vec<Arc<Served>>,
+    _data: TempDir,
+}
+
+impl TestDispatcher {
+    /// One of these plugins, compiled by the built command, with instances of this policy.
+    pub async fn new(plugins: &[PathBuf], policy: InstancePolicy) -> Self {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let mut config = Config::default();
+        data.path().clone_into(&mut config.data.dir);
+        for plugin in plugins {
+            let mut settings = config.of_plugin(&stem(plugin));
+            settings.instance_policy = policy;
+            config.plugins.by_name.insert(stem(plugin), settings);
+        }
+        let (config, metrics, registry) = (Arc::new(config), Arc::new(Metrics::default()), Arc::new(Registry::default()));
+        let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1).expect("an engine"));
+        let loader = host::loader(&config, &crate::binary(), engine, Arc::default(), Arc::clone(&metrics));
+        let (mut routes, mut served) = (Routes::after(&Routes::default()), Vec::new());
+        for plugin in plugins {
+            let name = stem(plugin);
+            let source = loader.read(plugin, &name).await.unwrap_or_else(|failure| panic!("{}", failure.reason));
+            let version = loader.load(source, &name).await.unwrap_or_else(|failure| panic!("{}", failure.reason));
+            routes.admit(&version, false).expect("plugins that go together");
+            served.push(version);
+        }
+        registry.publish(routes);
+        let rooms = Arc::new(Rooms::new(PATIENCE, TaskTracker::new()));
+        let dispatcher = Dispatcher::new(registry, rooms, Arc::new(config.limits.clone()), metrics);
+        let client = Arc::new(Connection {
+            sid: "AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
+            public_id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned(),
+            namespace: "/".into(),
+            identity: Arc::new(Identity::default()),
+            cause: "address 127.0.0.1".into(),
+        });
+        Self { dispatcher, client, served, _data: data }
+    }
+
+    /// Handles one event of the client to its end.
+    pub async fn ask(&self, event: &str, payload: &str) -> Answer {
+        let payload = Payload { text: payload.into(), attachments: Vec::new() };
+        self.dispatcher.handle(Event::now(event, payload, Some(Arc::clone(&self.client)))).await
+    }
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().expect("a file's name").to_string_lossy().into_owned()
+}
