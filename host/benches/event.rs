@@ -180,6 +180,8 @@ fn bare_wasmtime(criterion: &mut Criterion) {
     let (runtime, engine) = (runtime(), engine());
     let mut linker = Linker::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("WASI");
+    let settings = WasiConfigVariables::new();
+    wasmtime_wasi_config::add_to_linker(&mut linker, |_: &mut Bare| WasiConfig::from(&settings)).expect("settings");
     bare::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut Bare| state).expect("the interface");
     let new_store = || {
         let mut store = WasmStore::new(&engine, Bare { wasi: WasiCtx::builder().build(), resources: ResourceTable::new() });

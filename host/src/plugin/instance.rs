@@ -91,6 +91,10 @@ impl Budget {
     }
 }
 
+/// Ticks of the engine's clock after which a call is looked at first. The first may come at once: only the second says that the guest has run
+/// for a while, and one that has not must not give up the processor in the middle of its event.
+const FIRST_TICKS: u64 = 2;
+
 /// Events after which a warm instance is replaced, so that a slow leak of a guest has an end.
 const MAX_HANDLED: u32 = 10_000;
 
@@ -115,7 +119,7 @@ impl Instance {
             false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
             true => Err(CpuExceeded.into()),
         });
-        store.set_epoch_deadline(1);
+        store.set_epoch_deadline(FIRST_TICKS);
         let made = within(&clock, budget, &code.retired, code.pre.instantiate_async(&mut store)).await;
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => Failure::NoRoom(error),
@@ -132,8 +136,7 @@ impl Instance {
         let limits = &code.limits;
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
         self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
-        // A tick that came while nobody ran is no reason to yield.
-        self.store.set_epoch_deadline(1);
+        self.store.set_epoch_deadline(FIRST_TICKS);
         let call = self.guest.call_register(&mut self.store);
         let returned = within(&self.clock, budget, &self.retired, call).await.map_err(|error| explain(error, &self.store, budget))?;
         match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
@@ -152,7 +155,7 @@ impl Instance {
         self.handled += 1;
         self.store.data_mut().phase = Phase::Handling(calls);
         let attachments: Vec<&[u8]> = event.payload.attachments.iter().map(AsRef::as_ref).collect();
-        self.store.set_epoch_deadline(1);
+        self.store.set_epoch_deadline(FIRST_TICKS);
         let call = self.guest.call_handle(&mut self.store, lowered(event, &attachments));
         let returned = within(&self.clock, budget, &self.retired, call).await;
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);

@@ -1,8 +1,8 @@
 //! The instances of one plugin: how many run at once, and which are kept warm for the next event.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use crate::config::InstancePolicy;
 use crate::effect::HostCalls;
@@ -13,48 +13,88 @@ use super::instance::{Budget, Failure, Handled, Instance};
 
 /// The instances of one plugin.
 pub(super) struct Pool {
-    permits: Arc<Semaphore>,
-    idle: Arc<Mutex<Idle>>,
+    shared: Arc<Shared>,
     most: usize,
 }
 
-/// Instances that wait for an event.
-struct Idle {
-    instances: Vec<Instance>,
+struct Shared {
+    places: Mutex<Places>,
+    /// Told when a place has become free.
+    freed: Notify,
+}
+
+/// What is taken and given back with one lock.
+struct Places {
+    /// Events that may begin now.
+    free: usize,
+    /// Instances that wait for an event.
+    idle: Vec<Instance>,
     /// Whether instances are kept any more.
     is_open: bool,
 }
 
+impl Shared {
+    /// The lock is held for a few moves; a panic leaves numbers that are whole.
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Pool {
     pub(super) fn new(policy: InstancePolicy, instances: usize) -> Self {
-        let idle = Idle { instances: Vec::new(), is_open: policy == InstancePolicy::Warm };
-        Self { permits: Arc::new(Semaphore::new(instances)), idle: Arc::new(Mutex::new(idle)), most: instances }
+        let places = Places { free: instances, idle: Vec::new(), is_open: policy == InstancePolicy::Warm };
+        Self { shared: Arc::new(Shared { places: Mutex::new(places), freed: Notify::new() }), most: instances }
     }
 
     /// Keeps no instance from now on.
     pub(super) fn close(&self) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.is_open = false;
-        let instances = std::mem::take(&mut idle.instances);
+        let mut places = self.shared.places();
+        places.is_open = false;
+        let instances = std::mem::take(&mut places.idle);
         // Dropped without the lock: each gives back its memory.
-        drop(idle);
+        drop(places);
         drop(instances);
     }
 
     /// Instances that there are, at work and waiting.
     pub(super) fn instances(&self) -> usize {
-        let at_work = self.most.saturating_sub(self.permits.available_permits());
-        at_work + self.idle.lock().unwrap_or_else(PoisonError::into_inner).instances.len()
+        let places = self.shared.places();
+        self.most.saturating_sub(places.free) + places.idle.len()
     }
 
     /// A place to run one event, as soon as there is one; nothing when the event's time is over before.
+    ///
+    /// A place that is free goes to whoever asks first, and not to who has waited longest: a connection with several events would lose the
+    /// processor between any two of them, and every answer would be a write of its own. Who waits has its turn when that connection's events
+    /// are handled, or when its task has used up what the scheduler gives it at once.
     pub(super) async fn seat(&self, code: Arc<Code>, budget: Option<&Budget>) -> Option<Seat> {
-        let permit = Arc::clone(&self.permits).acquire_owned();
-        let permit = match budget {
-            Some(budget) => tokio::time::timeout_at(budget.until().into(), permit).await.ok()?.ok()?,
-            None => permit.await.ok()?,
+        if let Some(warm) = self.take() {
+            return Some(self.seated(code, warm));
+        }
+        let freed = async {
+            loop {
+                self.shared.freed.notified().await;
+                if let Some(warm) = self.take() {
+                    return warm;
+                }
+            }
         };
-        Some(Seat { code, idle: Arc::clone(&self.idle), instance: None, _permit: permit })
+        let warm = match budget {
+            Some(budget) => tokio::time::timeout_at(budget.until().into(), freed).await.ok()?,
+            None => freed.await,
+        };
+        Some(self.seated(code, warm))
+    }
+
+    /// Takes a free place, with an instance where one waits.
+    fn take(&self) -> Option<Option<Instance>> {
+        let mut places = self.shared.places();
+        places.free = places.free.checked_sub(1)?;
+        Some(places.idle.pop())
+    }
+
+    fn seated(&self, code: Arc<Code>, instance: Option<Instance>) -> Seat {
+        Seat { code, shared: Arc::clone(&self.shared), instance, kept: None }
     }
 }
 
@@ -62,10 +102,10 @@ impl Pool {
 /// instance that is waiting for the same.
 pub struct Seat {
     code: Arc<Code>,
-    idle: Arc<Mutex<Idle>>,
+    shared: Arc<Shared>,
     instance: Option<Instance>,
-    /// Returned last: fields drop in the order of their declaration, and the next event may find the instance idle.
-    _permit: OwnedSemaphorePermit,
+    /// What the next event is to find.
+    kept: Option<Instance>,
 }
 
 impl Seat {
@@ -79,7 +119,7 @@ impl Seat {
         calls: Box<dyn HostCalls>,
         budget: &mut Budget,
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
-        let warm = self.idle.lock().unwrap_or_else(PoisonError::into_inner).instances.pop();
+        let warm = self.instance.take().or_else(|| self.shared.places().idle.pop());
         let mut instance = match warm {
             Some(instance) => instance,
             None => Instance::new(&self.code, budget).await?,
@@ -92,16 +132,25 @@ impl Seat {
     /// The run counts: its instance may serve another event. Not called for a run whose writes were dropped, because what the guest
     /// remembers of it never happened.
     pub fn keep(mut self) {
-        if let Some(instance) = self.instance.take().filter(|instance| !instance.is_spent()) {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.is_open {
-                idle.instances.push(instance);
-            }
-        }
+        self.kept = self.instance.take().filter(|instance| !instance.is_spent());
     }
 
     /// The run does not count: its instance is dropped, and the event may be run again.
     pub fn discard(&mut self) {
         self.instance = None;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut places = self.shared.places();
+        places.free += 1;
+        if let Some(instance) = self.kept.take()
+            && places.is_open
+        {
+            places.idle.push(instance);
+        }
+        drop(places);
+        self.shared.freed.notify_one();
     }
 }
