@@ -157,7 +157,10 @@ impl Driver {
             while event.is_readable() && matches!(read, Ok(true)) {
                 read = connection.read(&mut self.buffer, |packet, outbox| on_packet(place, packet, outbox));
             }
-            if read.is_err() || connection.outbox.flush(&mut connection.stream).is_err() {
+            if let Err(error) = read.and_then(|_| connection.outbox.flush(&mut connection.stream)) {
+                if !connection.is_closed {
+                    crate::report::note(&format!("  connection {place} closed: {error}"));
+                }
                 connection.is_closed = true;
             }
         }
@@ -275,6 +278,12 @@ impl Inbox<'_> {
                 return;
             }
             assert!(!text.starts_with(b"44"), "refused: {}", String::from_utf8_lossy(text));
+            // Some servers begin with a heartbeat.
+            if text == b"2" {
+                let mut outbox = Outbox::default();
+                outbox.frame(|bytes| bytes.push(b'3'));
+                outbox.flush(self.stream).expect("a server that reads");
+            }
         }
     }
 }
