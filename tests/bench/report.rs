@@ -46,7 +46,7 @@ pub(crate) struct Report {
 }
 
 /// What the contract asks of Sockhop beside a peer: measure, peer, and at most so many times the peer's figure.
-const RATIOS: [(&str, Kind, f64); 14] = [
+const RATIOS: [(&str, Kind, f64); 11] = [
     ("ping, 1 in flight: server CPU", Kind::Native, 1.3),
     ("ping, 1 in flight: server CPU", Kind::Node, 0.5),
     ("ping, 1 in flight: server CPU", Kind::Python, 0.1),
@@ -58,9 +58,6 @@ const RATIOS: [(&str, Kind, f64); 14] = [
     ("fan-out to 500, 4 in flight: server CPU per delivery", Kind::Native, 1.05),
     ("fan-out to 1000, 1 in flight: server CPU per delivery", Kind::Native, 1.05),
     ("idle: memory per connection", Kind::Native, 1.25),
-    ("scale, 10000 connections: server CPU", Kind::Native, 1.6),
-    ("scale, 10000 connections: memory per connection", Kind::Native, 1.25),
-    ("scale, 5000 receivers: server CPU per delivery", Kind::Native, 1.05),
 ];
 
 /// What it asks of Sockhop by itself.
