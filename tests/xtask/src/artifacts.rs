@@ -3,7 +3,6 @@
 //! Everything that runs natively is built as one selection (the whole workspace, one profile), in `run` as in `test`: cargo unites the
 //! features of what it builds together, so that another selection would build wasmtime, most of the first build's time, a second time.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, process};
@@ -113,37 +112,19 @@ impl Workspace {
         tools::run(self.for_tests(&mut self.cargo()).args(["test", "--workspace", "--no-fail-fast"]))
     }
 
-    /// Builds the host and the load that is put on it, as they would be released.
+    /// Builds the host, the benchmark and its native peer, as they would be released.
     ///
     /// # Errors
     ///
     /// Where they don't build.
     pub(crate) fn build_optimised(&self) -> Result<(), Failure> {
         let mut cargo = self.cargo();
-        tools::run(cargo.args([
-            "build",
-            "--release",
-            "--package",
-            "sockhop",
-            "--package",
-            "sockhop-tests",
-            "--bin",
-            "sockhop",
-            "--bin",
-            "load",
-        ]))
+        tools::run(cargo.args(["build", "--release", "--package", "sockhop", "--package", "sockhop-tests", "--bins"]))
     }
 
-    /// Puts load on the optimised host.
-    ///
-    /// # Errors
-    ///
-    /// Where something was lost on the way.
-    pub(crate) fn run_load(&self, arguments: &[OsString]) -> Result<(), Failure> {
-        let optimised = self.target.join("release");
-        let mut load = Command::new(optimised.join(format!("load{}", env::consts::EXE_SUFFIX)));
-        let host = optimised.join(format!("sockhop{}", env::consts::EXE_SUFFIX));
-        tools::run(self.for_tests(&mut load).env("SOCKHOP_BIN", host).args(arguments))
+    /// A program that [`Workspace::build_optimised`] has built.
+    pub(crate) fn optimised(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
     /// Tells `command` where the things under test are.

@@ -15,12 +15,7 @@ use crate::{Failure, tools};
 ///
 /// Where npm fails.
 pub(crate) fn install_javascript(workspace: &Workspace) -> Result<(), Failure> {
-    let directory = javascript(workspace);
-    let stamp = directory.join("node_modules").join(".installed");
-    once_for(&directory.join("package-lock.json"), &stamp, || {
-        let mut npm = Command::new(tools::NPM_PROGRAM);
-        tools::run(npm.current_dir(&directory).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))
-    })
+    node_packages(&javascript(workspace))
 }
 
 /// Runs the JavaScript client's tests.
@@ -40,15 +35,7 @@ pub(crate) fn test_javascript(workspace: &Workspace) -> Result<(), Failure> {
 ///
 /// Where the environment can't be made, or pip fails.
 pub(crate) fn install_python(workspace: &Workspace) -> Result<(), Failure> {
-    let environment = python_environment(workspace);
-    let requirements = python(workspace).join("requirements.txt");
-    once_for(&requirements, &environment.join(".installed"), || {
-        create(&environment)?;
-        tools::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-        let mut pip = Command::new(python_program(&environment));
-        pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--requirement"]);
-        tools::run(pip.arg(&requirements))
-    })
+    python_packages(&python(workspace).join("requirements.txt"), &python_environment(workspace))
 }
 
 /// Runs the Python client's tests.
@@ -75,8 +62,37 @@ fn python_environment(workspace: &Workspace) -> PathBuf {
     workspace.target.join("clients").join("python")
 }
 
-fn python_program(environment: &Path) -> PathBuf {
+/// The interpreter of an environment.
+pub(crate) fn python_program(environment: &Path) -> PathBuf {
     if cfg!(windows) { environment.join("Scripts").join("python.exe") } else { environment.join("bin").join("python") }
+}
+
+/// Installs what the lock file in `directory` names, beside it.
+///
+/// # Errors
+///
+/// Where npm fails.
+pub(crate) fn node_packages(directory: &Path) -> Result<(), Failure> {
+    let stamp = directory.join("node_modules").join(".installed");
+    once_for(&directory.join("package-lock.json"), &stamp, || {
+        let mut npm = Command::new(tools::NPM_PROGRAM);
+        tools::run(npm.current_dir(directory).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))
+    })
+}
+
+/// Installs what `requirements` name into a Python environment of its own.
+///
+/// # Errors
+///
+/// Where the environment can't be made, or pip fails.
+pub(crate) fn python_packages(requirements: &Path, environment: &Path) -> Result<(), Failure> {
+    once_for(requirements, &environment.join(".installed"), || {
+        create(environment)?;
+        tools::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment))?;
+        let mut pip = Command::new(python_program(environment));
+        pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--requirement"]);
+        tools::run(pip.arg(requirements))
+    })
 }
 
 /// Does `install` unless it was done for this very `lock` before. The stamp is written last, so that an interrupted one is done again.

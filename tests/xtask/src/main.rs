@@ -4,6 +4,7 @@
 //! command line.
 
 mod artifacts;
+mod bench;
 mod clients;
 mod report;
 mod tools;
@@ -19,7 +20,7 @@ use report::Steps;
 const HELP: &str = "\
 cargo xtask run [-- ARGS]   do all the set-up and serve on 127.0.0.1:4000 with the bundled plugins
 cargo xtask test            do all the set-up and run every test
-cargo xtask load [-- ARGS]  measure reloads under load on an optimised host; `-- --help` lists its settings
+cargo xtask bench [-- ARGS] measure an optimised host beside native, Node and Python servers; `-- --help` lists its settings
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
 cargo xtask guests          build the plugins that only tests load
 cargo xtask help            show this
@@ -27,7 +28,8 @@ cargo xtask help            show this
 ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, `--plugins` and `--data` replace what `run` would
 have passed itself (127.0.0.1:4000, target/plugins, target/data); with `--config` it passes none of them.
 
-What `test` needs beside Rust: a C compiler, Node.js with npm, Python 3 with venv. What is missing is named before anything is built.";
+What `test` and `bench` need beside Rust: a C compiler, Node.js with npm, Python 3 with venv; `bench` also Linux with taskset and setpriv. What
+is missing is named before anything is built.";
 
 /// Why a command ended: a sentence for whoever ran it.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +60,7 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
     match (command, rest) {
         ("run", _) => run(rest),
         ("test", []) => test(),
-        ("load", _) => load(rest),
+        ("bench", _) => bench(rest),
         ("plugins", []) => plugins(),
         ("guests", []) => guests(),
         ("help" | "--help" | "-h", _) => {
@@ -120,19 +122,22 @@ fn test() -> Result<(), Failure> {
     Ok(())
 }
 
-/// `cargo xtask load`
-fn load(rest: &[OsString]) -> Result<(), Failure> {
-    tools::require(&[tools::CC])?;
+/// `cargo xtask bench`
+fn bench(rest: &[OsString]) -> Result<(), Failure> {
+    let required = [tools::CC, tools::NODE, tools::NPM, tools::NEWER_PYTHON, tools::PYTHON_VENV, tools::TASKSET, tools::SETPRIV];
+    tools::require(&required)?;
     let workspace = Workspace::find()?;
-    let mut steps = Steps::of(4);
+    let mut steps = Steps::of(6);
     steps.step("WebAssembly target", tools::wasm_target)?;
     steps.step("bundled plugins", || {
         workspace.build_plugins()?;
         workspace.place_plugins_alone(&workspace.tested_plugins_dir())
     })?;
     steps.step("plugins that only tests load", || workspace.build_guests())?;
-    steps.step("host and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
-    workspace.run_load(rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
+    steps.step("Node.js peer: packages", || bench::install_node_peer(&workspace))?;
+    steps.step("Python peer: packages", || bench::install_python_peer(&workspace))?;
+    steps.step("host, native peer and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+    bench::run(&workspace, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
 }
 
 /// `cargo xtask plugins`

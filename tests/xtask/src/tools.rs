@@ -72,6 +72,22 @@ pub(crate) const PYTHON_VENV: Tool = Tool {
     macos: "brew install python3",
 };
 
+/// Runs the benchmark's peer, whose pinned packages and source ask for 3.11.
+pub(crate) const NEWER_PYTHON: Tool = Tool { name: "Python 3.11 or newer", at_least: Some((3, 11)), ..PYTHON };
+
+/// Keeps servers and driver of the benchmark on processors of their own.
+pub(crate) const TASKSET: Tool = Tool {
+    name: "taskset",
+    program: "taskset",
+    arguments: &["--version"],
+    at_least: None,
+    debian: "apt-get install util-linux",
+    macos: "the benchmark reads what only Linux tells",
+};
+
+/// Ends the benchmark's servers with it.
+pub(crate) const SETPRIV: Tool = Tool { name: "setpriv", program: "setpriv", ..TASKSET };
+
 /// npm is a script on Windows, which is not found without its suffix.
 pub(crate) const NPM_PROGRAM: &str = if cfg!(windows) { "npm.cmd" } else { "npm" };
 

@@ -1,0 +1,188 @@
+//! Load on a server, and what came of it: as much as it takes (closed loop), or at a fixed rate (open loop).
+//!
+//! In the open loop the latency counts from the time at which an event was to be sent, so that neither a server nor a driver that stalls can
+//! hide it. Between the events the driver spins: waiting in the system would be as coarse as its timers, which is a millisecond.
+
+use std::time::{Duration, Instant};
+
+use crate::driver::{Driver, Outbox, PATIENCE};
+use crate::question::{Answer, Question};
+use crate::sequence::{Faults, Sequence};
+use crate::servers::cpu_time;
+
+/// What one measured time has shown.
+#[derive(Debug, Default)]
+pub(crate) struct Phase {
+    /// Events that were answered in it.
+    pub(crate) events: u64,
+    pub(crate) elapsed: Duration,
+    /// Time of a processor that the server took.
+    pub(crate) server: Duration,
+    /// The same of the driver; near `elapsed`, the driver was what limited a closed loop.
+    pub(crate) driver: Duration,
+    /// Microseconds, sorted.
+    latencies: Vec<u32>,
+    /// Faults of the whole connections, before and after the measured time too.
+    pub(crate) faults: Faults,
+}
+
+impl Phase {
+    /// Events in a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.events as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Microseconds of a processor that one event took.
+    pub(crate) fn cpu(&self) -> f64 {
+        self.server.as_secs_f64() * 1e6 / self.events.max(1) as f64
+    }
+
+    /// The latency in microseconds that this share of the events did not exceed.
+    pub(crate) fn percentile(&self, share: f64) -> f64 {
+        let last = self.latencies.len().saturating_sub(1);
+        let place = ((self.latencies.len() as f64 * share) as usize).min(last);
+        self.latencies.get(place).copied().unwrap_or_default().into()
+    }
+}
+
+#[derive(Default)]
+struct Asked {
+    acks: Sequence,
+    pongs: Sequence,
+}
+
+/// Connections that ask one kind of question.
+pub(crate) struct Load {
+    driver: Driver,
+    question: Question,
+    pid: u32,
+    asked: Vec<Asked>,
+    wrong: u64,
+    phase: Phase,
+    /// Whether what comes now counts.
+    counts: bool,
+}
+
+impl Load {
+    /// Load by the connections of `driver` on the server with this process id.
+    pub(crate) fn new(driver: Driver, question: Question, pid: u32) -> Self {
+        let asked = (0..driver.len()).map(|_| Asked::default()).collect();
+        Self { driver, question, pid, asked, wrong: 0, phase: Phase::default(), counts: false }
+    }
+
+    /// Each connection always has `in_flight` events under way, for `warm` and then for `time`.
+    pub(crate) fn closed(&mut self, in_flight: usize, warm: Duration, time: Duration) -> Phase {
+        let began = Instant::now();
+        for connection in 0..self.driver.len() {
+            for _ in 0..in_flight {
+                self.ask(connection, began);
+            }
+            self.driver.flush(connection);
+        }
+        while began.elapsed() < warm {
+            self.turn(Duration::from_millis(1), true);
+        }
+        let marks = self.begin();
+        while marks.0.elapsed() < time {
+            self.turn(Duration::from_millis(1), true);
+        }
+        self.end(marks)
+    }
+
+    /// All connections in turn ask `rate` times a second together, for `warm` and then until `is_over`, which is told for how long it has been.
+    pub(crate) fn open(&mut self, rate: f64, warm: Duration, mut is_over: impl FnMut(Duration) -> bool) -> Phase {
+        let began = Instant::now();
+        let due = |event: u64| began + Duration::from_secs_f64(event as f64 / rate);
+        let (mut next, mut marks) = (0_u64, None);
+        loop {
+            let now = Instant::now();
+            if marks.is_none() && now >= began + warm {
+                marks = Some(self.begin());
+            }
+            if let Some((since, ..)) = marks
+                && is_over(since.elapsed())
+            {
+                break;
+            }
+            // Not all that a long stall has put off at once: answers are taken in between.
+            let (first, most) = (next, next + self.driver.len() as u64);
+            while next < most && due(next) <= now {
+                self.ask(next as usize % self.driver.len(), due(next));
+                next += 1;
+            }
+            for event in first..next {
+                self.driver.flush(event as usize % self.driver.len());
+            }
+            if !self.turn(Duration::ZERO, false) && first == next {
+                // Whoever shares this processor, such as the thread that reloads plugins, goes first.
+                std::thread::yield_now();
+            }
+        }
+        let marks = marks.unwrap_or_else(|| self.begin());
+        self.end(marks)
+    }
+
+    fn ask(&mut self, connection: usize, at: Instant) {
+        ask(&mut self.asked[connection], self.driver.outbox(connection), &self.question, at);
+    }
+
+    /// Takes what comes; `goes_on` answers each ack with the next question.
+    fn turn(&mut self, timeout: Duration, goes_on: bool) -> bool {
+        let (asked, question, phase, wrong, counts) = (&mut self.asked, &self.question, &mut self.phase, &mut self.wrong, self.counts);
+        self.driver.turn(timeout, |connection, packet, outbox| {
+            let now = Instant::now();
+            match question.answer(packet) {
+                Answer::Ack(number, is_right) => {
+                    *wrong += u64::from(!is_right);
+                    let took = asked[connection].acks.receive(number, now);
+                    if let Some(took) = took.filter(|_| counts) {
+                        phase.events += 1;
+                        phase.latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+                    }
+                    if goes_on && took.is_some() {
+                        ask(&mut asked[connection], outbox, question, now);
+                    }
+                }
+                Answer::Pong(number) => {
+                    asked[connection].pongs.receive(number, now);
+                }
+                Answer::Other => {}
+            }
+        })
+    }
+
+    fn begin(&mut self) -> (Instant, Duration, Duration) {
+        self.phase = Phase::default();
+        self.counts = true;
+        (Instant::now(), cpu_time(self.pid), cpu_time(std::process::id()))
+    }
+
+    /// Ends the measured time, and waits for what is still under way.
+    fn end(&mut self, (began, server, driver): (Instant, Duration, Duration)) -> Phase {
+        self.counts = false;
+        self.phase.elapsed = began.elapsed();
+        self.phase.server = cpu_time(self.pid).saturating_sub(server);
+        self.phase.driver = cpu_time(std::process::id()).saturating_sub(driver);
+        let ended = Instant::now();
+        while ended.elapsed() < PATIENCE && self.asked.iter().any(|asked| asked.acks.open() + asked.pongs.open() > 0) {
+            self.turn(Duration::from_millis(1), false);
+        }
+        let mut phase = std::mem::take(&mut self.phase);
+        phase.latencies.sort_unstable();
+        for asked in &self.asked {
+            phase.faults.add(asked.acks.faults());
+            phase.faults.add(asked.pongs.faults());
+        }
+        phase.faults.wrong = self.wrong;
+        phase.faults.closed = self.driver.closed();
+        phase
+    }
+}
+
+fn ask(asked: &mut Asked, outbox: &mut Outbox, question: &Question, at: Instant) {
+    let number = asked.acks.send(at);
+    if question.has_pong() {
+        asked.pongs.send(at);
+    }
+    outbox.frame(|bytes| question.write(number, bytes));
+}

@@ -1,0 +1,276 @@
+//! What a plugin costs: Sockhop beside the same events on three other servers, in one run. `cargo xtask bench` builds everything and runs it;
+//! `host/benches/README.md` says how to read what it prints.
+//!
+//! Servers run one at a time on one processor, the driver on another. The main figure is the time of the server's processor for an event: it
+//! is what a busy server runs out of, and it is steadier than rates and latencies on a machine that others use too.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement fails by panicking")]
+
+mod driver;
+mod fanout;
+#[path = "../src/files.rs"]
+#[allow(unreachable_pub, reason = "it is public where it belongs")]
+mod files;
+mod idle;
+mod load;
+mod question;
+mod reload;
+mod report;
+mod scale;
+mod sequence;
+mod servers;
+mod startup;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+use driver::Driver;
+use load::Load;
+use question::Question;
+use report::{Report, note};
+use servers::{Kind, Stage};
+
+/// Measures Sockhop beside native socketioxide, Node's socket.io and python-socketio.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    /// Only these parts [default: all but `scale`]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Only these servers
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Native, Kind::Node, Kind::Python])]
+    servers: Vec<Kind>,
+    /// Rounds; in each, every server has its turn, and the median of all rounds counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds of each measured time
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// One round of one second, and fewer reloads: whether it works, not how fast
+    #[arg(long)]
+    quick: bool,
+    /// Events a second of the open loop [default: half of native's peak, or of Sockhop's own where native does not run]
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Connections of `reload`
+    #[arg(long, default_value_t = 500)]
+    connections: usize,
+    /// Reloads under load
+    #[arg(long, default_value_t = 200)]
+    reloads: usize,
+    /// After those: reloads without load, whose memory, threads and file descriptors are compared with those after the 50th
+    #[arg(long, default_value_t = 0)]
+    memory_reloads: usize,
+    /// An argument for the native peer, such as `--native=--runtime=multi`; may be given more than once
+    #[arg(long, allow_hyphen_values = true)]
+    native: Vec<OsString>,
+    /// Prints one JSON document instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// The parts of a run, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// `ping` as fast as it goes, 1 and 8 in flight on each of 50 connections
+    Ping,
+    /// `ping` at a fixed rate
+    Open,
+    /// One message to 500 and 1,000 receivers
+    Fanout,
+    /// Memory of 1,000 idle connections
+    Idle,
+    /// Start of the host, and plugins that are put into its directory
+    Startup,
+    /// Reloads under load
+    Reload,
+    /// `ping` while another plugin spins
+    Spinners,
+    /// How costs grow with connections, rooms, receivers, plugins and payloads
+    Scale,
+}
+
+/// Connections of `ping`.
+const CONNECTIONS: usize = 50;
+
+/// Before each measured time: caches fill, and a just-in-time compiler compiles.
+const WARM: Duration = Duration::from_millis(1_000);
+
+/// A run: what is measured, and what was.
+struct Run {
+    arguments: Arguments,
+    stage: Stage,
+    report: Report,
+    time: Duration,
+}
+
+impl Run {
+    fn does(&self, part: Part) -> bool {
+        if self.arguments.only.is_empty() { part != Part::Scale } else { self.arguments.only.contains(&part) }
+    }
+
+    fn measures(&self, kind: Kind) -> bool {
+        self.arguments.servers.contains(&kind)
+    }
+
+    /// `part` for every server in turn, in every round.
+    fn rounds(&mut self, what: &str, mut part: impl FnMut(&mut Self, Kind)) {
+        for round in 1..=self.arguments.rounds {
+            note(&format!("{what}, round {round} of {}", self.arguments.rounds));
+            for kind in self.arguments.servers.clone() {
+                part(self, kind);
+            }
+        }
+    }
+
+    fn ping(&mut self, in_flight: usize) {
+        let name = format!("ping, {in_flight} in flight");
+        self.rounds(&name, |run, kind| {
+            let server = run.stage.start(kind);
+            let driver = Driver::connect(&server.address, CONNECTIONS, true);
+            let phase = Load::new(driver, Question::Ping, server.pid()).closed(in_flight, WARM, run.time);
+            run.report.add(format!("{name}: server CPU"), "µs", kind, phase.cpu());
+            run.report.add(format!("{name}: rate"), "1/s", kind, phase.rate());
+            run.report.add(format!("{name}: p50"), "µs", kind, phase.percentile(0.5));
+            run.report.add(format!("{name}: p99"), "µs", kind, phase.percentile(0.99));
+            let busy = phase.driver.as_secs_f64() / phase.elapsed.as_secs_f64() * 100.0;
+            run.report.add(format!("{name}: driver busy"), "%", kind, busy);
+            run.report.add_faults(kind, &name, phase.faults);
+        });
+    }
+
+    /// The rate is the same for all; a server whose peak is below it gets half of its own, and the figure a name of its own.
+    fn open(&mut self) {
+        let peak = |run: &Self, kind| run.report.median("ping, 8 in flight: rate", kind);
+        let rate = self.arguments.rate.or_else(|| peak(self, Kind::Native).or_else(|| peak(self, Kind::Sockhop)).map(|peak| peak / 2.0));
+        let Some(rate) = rate else {
+            note("the open loop needs --rate, or `ping` with native or sockhop, whose peak it halves");
+            return;
+        };
+        self.rounds(&format!("ping, open loop at {rate:.0}/s"), |run, kind| {
+            let own = peak(run, kind).filter(|peak| *peak < rate * 1.1).map(|peak| peak / 2.0);
+            let name = if own.is_some() { "ping, open loop at half of its own peak" } else { "ping, open loop" };
+            let server = run.stage.start(kind);
+            let driver = Driver::connect(&server.address, CONNECTIONS, true);
+            let time = run.time;
+            let phase = Load::new(driver, Question::Ping, server.pid()).open(own.unwrap_or(rate), WARM, |elapsed| elapsed >= time);
+            run.report.add(format!("{name}: p50"), "µs", kind, phase.percentile(0.5));
+            run.report.add(format!("{name}: p99"), "µs", kind, phase.percentile(0.99));
+            run.report.add(format!("{name}: server CPU"), "µs", kind, phase.cpu());
+            run.report.add(format!("{name}: rate"), "1/s", kind, phase.rate());
+            run.report.add_faults(kind, name, phase.faults);
+        });
+    }
+
+    fn fan_out(&mut self) {
+        for (receivers, in_flight) in [(500, 1), (1_000, 1), (500, 4)] {
+            let name = format!("fan-out to {receivers}, {in_flight} in flight");
+            self.rounds(&name, |run, kind| {
+                let server = run.stage.start(kind);
+                let spread = fanout::spread(&server, receivers, in_flight, WARM, run.time);
+                run.report.add(format!("{name}: server CPU per delivery"), "µs", kind, spread.cpu);
+                run.report.add(format!("{name}: deliveries"), "1/s", kind, spread.rate);
+                run.report.add(format!("{name}: until the last receiver"), "ms", kind, spread.last_ms);
+                run.report.add_faults(kind, &name, spread.faults);
+            });
+        }
+    }
+
+    fn idle(&mut self) {
+        self.rounds("idle", |run, kind| {
+            let server = run.stage.start(kind);
+            let each = idle::memory(&server, 1_000);
+            run.report.add("idle: memory per connection", "KiB", kind, each);
+        });
+    }
+
+    fn startup(&mut self) {
+        for round in 1..=self.arguments.rounds {
+            note(&format!("start and drop, round {round} of {}", self.arguments.rounds));
+            let waits = startup::waits(&self.stage);
+            self.report.add("start with 4 cached plugins", "ms", Kind::Sockhop, waits.start);
+            self.report.add("drop of a plugin never seen to its first answer", "ms", Kind::Sockhop, waits.never_seen);
+            self.report.add("drop of a plugin with its artifact cached to its first answer", "ms", Kind::Sockhop, waits.cached);
+        }
+    }
+
+    fn reload(&mut self) {
+        note("reloads under load");
+        let Arguments { connections, reloads, memory_reloads, .. } = self.arguments;
+        // Long enough for the rarest of what counts, whatever the other parts take.
+        let time = if self.arguments.quick { self.time } else { self.time.max(Duration::from_secs(10)) };
+        let found = reload::reloads(&self.stage, reload::Extent { connections, reloads, memory_reloads, time });
+        self.report.add("reloads under load: p99 over steady", "×", Kind::Sockhop, found.p99_ratio);
+        self.report.add("reloads under load: rename until it serves, median", "ms", Kind::Sockhop, found.reload_ms);
+        self.report.add_faults(Kind::Sockhop, "reloads under load", found.faults);
+        self.report.add_document("reload", found.document);
+    }
+
+    fn spinners(&mut self) {
+        for round in 1..=self.arguments.rounds {
+            note(&format!("a spinning neighbour, round {round} of {}", self.arguments.rounds));
+            let spun = reload::spinners(&self.stage, self.time);
+            let more = (spun.spinning_p99 - spun.steady_p99) / 1e3;
+            self.report.add("spinning neighbour: steady p99", "ms", Kind::Sockhop, spun.steady_p99 / 1e3);
+            self.report.add("spinning neighbour: p99 above steady", "ms", Kind::Sockhop, more);
+            self.report.add("spinning neighbour: events that spun", "", Kind::Sockhop, spun.spins as f64);
+            self.report.add_faults(Kind::Sockhop, "a spinning neighbour", spun.faults);
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::parse();
+    if arguments.quick {
+        (arguments.rounds, arguments.seconds, arguments.reloads) = (1, 1.0, arguments.reloads.min(20));
+    }
+    let stage = Stage::new(arguments.native.clone());
+    let time = Duration::from_secs_f64(arguments.seconds);
+    let mut run = Run { arguments, stage, report: Report::default(), time };
+    if run.measures(Kind::Sockhop) {
+        // Compiles the bundled plugins, so that no other start does.
+        drop(run.stage.start(Kind::Sockhop));
+    }
+    if run.does(Part::Ping) {
+        run.ping(1);
+        run.ping(8);
+    } else if run.does(Part::Open) && run.arguments.rate.is_none() {
+        run.ping(8);
+    }
+    if run.does(Part::Open) {
+        run.open();
+    }
+    if run.does(Part::Fanout) {
+        run.fan_out();
+    }
+    if run.does(Part::Idle) {
+        run.idle();
+    }
+    if run.measures(Kind::Sockhop) {
+        if run.does(Part::Startup) {
+            run.startup();
+        }
+        if run.does(Part::Reload) {
+            run.reload();
+        }
+        if run.does(Part::Spinners) {
+            run.spinners();
+        }
+    }
+    if run.does(Part::Scale) {
+        scale::scale(&mut run);
+    }
+    let environment = json!({"server_processor": run.stage.cores.0, "driver_processor": run.stage.cores.1,
+        "rounds": run.arguments.rounds, "seconds": run.arguments.seconds});
+    if run.arguments.json {
+        report::print_document(&run.report.document(&environment));
+    } else {
+        run.report.print(&run.arguments.servers);
+    }
+    // A bar that is missed is a figure to look at; something lost is a bug.
+    if run.report.faults(Kind::Sockhop).is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,96 @@
+//! What the load asks, and what counts as an answer. Only prefixes are looked at: a driver that parsed would measure itself.
+
+use std::io::Write;
+
+/// One kind of event with an ack.
+#[derive(Debug, Clone)]
+pub(crate) enum Question {
+    /// `ping` of the plugin `connection`: a `pong` and an ack, each once.
+    Ping,
+    /// `count` of the test plugin `chameleon`, which answers with the number and its version, 1 or 2.
+    Count,
+    /// These arrays in turn, each answered by anything but a rejection.
+    Texts(Vec<String>),
+}
+
+/// What one packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The ack of the event with this number, and whether it says what it should.
+    Ack(u64, bool),
+    /// The `pong` of the event with this number.
+    Pong(u64),
+    /// Nothing that was asked for.
+    Other,
+}
+
+/// The number at the beginning, and what follows it.
+fn number(bytes: &[u8]) -> (u64, &[u8]) {
+    let digits = bytes.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(bytes.len());
+    let (digits, rest) = bytes.split_at(digits);
+    (digits.iter().fold(0_u64, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))), rest)
+}
+
+/// What follows the first `key`, which stands near the beginning.
+pub(crate) fn after<'a>(bytes: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    bytes.windows(key.len()).position(|window| window == key).map(|at| &bytes[at + key.len()..])
+}
+
+/// The number after the first `key`.
+pub(crate) fn number_after(bytes: &[u8], key: &[u8]) -> Option<u64> {
+    after(bytes, key).map(|rest| number(rest).0)
+}
+
+impl Question {
+    /// Writes the packet with this number.
+    pub(crate) fn write(&self, number: u64, packet: &mut Vec<u8>) {
+        // Writing into memory can't fail.
+        let _ = match self {
+            Self::Ping => write!(packet, "42{number}[\"ping\",{{\"timestamp\":{number}}}]"),
+            Self::Count => write!(packet, "42{number}[\"count\",{number}]"),
+            Self::Texts(texts) => write!(packet, "42{number}{}", texts[number as usize % texts.len()]),
+        };
+    }
+
+    /// How many events come to the client for each that it sends, beside the ack.
+    pub(crate) const fn has_pong(&self) -> bool {
+        matches!(self, Self::Ping)
+    }
+
+    /// Looks at a packet of the server.
+    pub(crate) fn answer(&self, packet: &[u8]) -> Answer {
+        if let Some(ack) = packet.strip_prefix(b"43") {
+            let (asked, arguments) = number(ack);
+            let is_right = match self {
+                Self::Ping => number_after(arguments, b"\"timestamp\":") == Some(asked),
+                Self::Count => {
+                    let (counted, version) = arguments.strip_prefix(b"[[").map(number).unwrap_or_default();
+                    counted == asked && (version == b",\"1\"]]" || version == b",\"2\"]]")
+                }
+                Self::Texts(_) => !arguments.starts_with(b"[{\"error\""),
+            };
+            return Answer::Ack(asked, is_right);
+        }
+        match packet.strip_prefix(b"42[\"pong\",") {
+            Some(pong) if self.has_pong() => number_after(pong, b"\"timestamp\":").map_or(Answer::Other, Answer::Pong),
+            _ => Answer::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_from_rejections_and_from_others() {
+        let ping = |packet: &str| Question::Ping.answer(packet.as_bytes());
+        assert_eq!(ping(r#"4312[{"timestamp":12,"server_time":"2026"}]"#), Answer::Ack(12, true));
+        assert_eq!(ping(r#"4312[{"timestamp":13,"server_time":"2026"}]"#), Answer::Ack(12, false));
+        assert_eq!(ping(r#"4312[{"error":{"code":"busy"}}]"#), Answer::Ack(12, false));
+        assert_eq!(ping(r#"42["pong",{"timestamp":7,"server_time":"2026"}]"#), Answer::Pong(7));
+        assert_eq!(ping(r#"42["connected",{"sid":"x"}]"#), Answer::Other);
+        let count = |packet: &str| Question::Count.answer(packet.as_bytes());
+        assert_eq!([count(r#"430[[0,"2"]]"#), count(r#"437[[7,"3"]]"#)], [Answer::Ack(0, true), Answer::Ack(7, false)]);
+    }
+}

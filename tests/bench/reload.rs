@@ -1,0 +1,181 @@
+//! What clients notice of reloads and of a plugin that spins: the same open loop without and with them, on one host.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::files::{bundled_plugin, chameleon, drop_in, guest, put};
+use serde_json::{Value, json};
+
+use crate::driver::{Driver, PATIENCE};
+use crate::load::{Load, Phase};
+use crate::question::Question;
+use crate::report::note;
+use crate::sequence::Faults;
+use crate::servers::{Server, Stage};
+
+/// How much of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) connections: usize,
+    /// Reloads under load.
+    pub(crate) reloads: usize,
+    /// After the load: reloads without any, whose memory, threads and file descriptors are compared with those after the 50th.
+    pub(crate) memory_reloads: usize,
+    /// Of the phases without reloads.
+    pub(crate) time: Duration,
+}
+
+/// What was found: a document for people and scripts, and what the bars ask for.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) document: Value,
+    pub(crate) p99_ratio: f64,
+    pub(crate) reload_ms: f64,
+    pub(crate) faults: Faults,
+}
+
+const WARM: Duration = Duration::from_secs(1);
+
+/// Asks the host over HTTP for the version that serves.
+fn serving(url: &str, key: &str) -> String {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+    let answer = agent.get(format!("{url}/api/plugins/chameleon")).header("Authorization", format!("Bearer {key}")).call();
+    let text = answer.expect("an answer").body_mut().read_to_string().expect("a body");
+    let row: Value = serde_json::from_str(&text).unwrap_or_default();
+    row["version"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Puts the versions into the directory in turn.
+struct Reloads<'a> {
+    url: String,
+    key: String,
+    plugins: &'a Path,
+    versions: [Vec<u8>; 2],
+}
+
+impl Reloads<'_> {
+    /// Puts the version of this turn into the directory, and waits until it serves; how many milliseconds that took.
+    fn reload(&self, turn: usize) -> u64 {
+        let version = 2 - turn % 2;
+        drop_in(self.plugins, "chameleon.wasm", &self.versions[turn % 2]);
+        let (began, wanted) = (Instant::now(), format!("{version}.0.0"));
+        while serving(&self.url, &self.key) != wanted {
+            assert!(began.elapsed() < PATIENCE, "version {version} never served");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        began.elapsed().as_millis() as u64
+    }
+}
+
+/// 200 reloads under load, or as many as `extent` says.
+pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
+    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let versions = [chameleon("version=2"), chameleon("version=1")];
+    drop_in(plugins.path(), "chameleon.wasm", &versions[1]);
+    let host = stage.host(plugins.path(), data.path(), &[]);
+    let key = std::fs::read_to_string(data.path().join("key")).expect("the host's key").trim().to_owned();
+    let reloads = Reloads { url: format!("http://{}", host.address), key, plugins: plugins.path(), versions };
+    let mut load = Load::new(Driver::connect(&host.address, extent.connections, false), Question::Count, host.pid());
+
+    let peak = load.closed(1, WARM, extent.time.min(Duration::from_secs(5)));
+    let rate = peak.rate() / 2.0;
+    note(&format!("peak {:.0} events/s", peak.rate()));
+    let steady = load.open(rate, WARM, |elapsed| elapsed >= extent.time);
+    note("reloading");
+    let is_over = AtomicBool::new(false);
+    let (reloaded, mut times) = std::thread::scope(|scope| {
+        let reloading = scope.spawn(|| {
+            // Also where a reload fails: the load would go on for ever.
+            let _end = SetAtEnd(&is_over);
+            (0..extent.reloads).map(|turn| reloads.reload(turn)).collect::<Vec<_>>()
+        });
+        let phase = load.open(rate, Duration::ZERO, |_| is_over.load(Ordering::Relaxed));
+        (phase, reloading.join().expect("reloads"))
+    });
+    times.sort_unstable();
+    drop(load);
+
+    let mut after_50 = host.footprint();
+    for turn in 0..extent.memory_reloads {
+        reloads.reload(turn);
+        if turn == 49 {
+            after_50 = host.footprint();
+        }
+    }
+    let last = host.footprint();
+    let p99_ratio = reloaded.percentile(0.99) / steady.percentile(0.99).max(1.0);
+    let document = json!({
+        "connections": extent.connections, "peak_events_per_second": peak.rate().round(),
+        "steady": document(&steady), "with_reloads": document(&reloaded), "reloads": times.len(),
+        "reload_ms_median": times.get(times.len() / 2), "reload_ms_most": times.last(), "p99_ratio": (p99_ratio * 100.0).round() / 100.0,
+        "memory_reloads": extent.memory_reloads, "after_50": footprint(after_50), "at_the_end": footprint(last),
+    });
+    // Those of the whole time: each phase's hold those of the one before.
+    Found { document, p99_ratio, reload_ms: times.get(times.len() / 2).copied().unwrap_or_default() as f64, faults: reloaded.faults }
+}
+
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn document(phase: &Phase) -> Value {
+    json!({"answers": phase.events, "events_per_second": phase.rate().round(), "lost_acks": phase.faults.lost,
+        "duplicates": phase.faults.duplicated, "reorders": phase.faults.reordered, "wrong_answers": phase.faults.wrong,
+        "disconnects": phase.faults.closed, "p50_us": phase.percentile(0.5), "p99_us": phase.percentile(0.99),
+        "p999_us": phase.percentile(0.999)})
+}
+
+fn footprint((resident, threads, files): (u64, usize, usize)) -> Value {
+    json!({"resident_kib": resident, "threads": threads, "file_descriptors": files})
+}
+
+/// What `ping` waits for while another plugin spins on all of its instances: p99 in microseconds without and with.
+#[derive(Debug)]
+pub(crate) struct Spun {
+    pub(crate) steady_p99: f64,
+    pub(crate) spinning_p99: f64,
+    /// Events that ran into the limit of time meanwhile.
+    pub(crate) spins: usize,
+    pub(crate) faults: Faults,
+}
+
+/// Events a second of `ping`: few enough to leave the spinning plugin the processor, so that it is not the load that is waited for.
+const CALM: f64 = 1_000.0;
+
+/// Clients that keep the plugin spinning; more than it has instances.
+const SPINNERS: usize = 4;
+
+/// Measures `ping` while another plugin spins.
+pub(crate) fn spinners(stage: &Stage, time: Duration) -> Spun {
+    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    put(plugins.path(), &bundled_plugin("connection"));
+    put(plugins.path(), &guest("chameleon"));
+    // A plugin that fails so often would be answered by its breaker, and would not run.
+    // Each of them is an error in the log, which is asked for here.
+    let patience = [("LIMITS__BREAKER_FAILURES", "1000000"), ("LIMITS__BREAKER_CALLS", "1000000"), ("LOG__FILTER", "off")];
+    let host: Server = stage.host(plugins.path(), data.path(), &patience);
+    let mut load = Load::new(Driver::connect(&host.address, 50, true), Question::Ping, host.pid());
+    let steady = load.open(CALM, WARM, |elapsed| elapsed >= time);
+    let is_over = AtomicBool::new(false);
+    let (spinning, spins) = std::thread::scope(|scope| {
+        let spinners: Vec<_> = (0..SPINNERS).map(|_| scope.spawn(|| spin(&host.address, &is_over))).collect();
+        let phase = load.open(CALM, WARM, |elapsed| elapsed >= time);
+        is_over.store(true, Ordering::Relaxed);
+        (phase, spinners.into_iter().map(|spinner| spinner.join().expect("a spinner")).sum())
+    });
+    assert!(spins > 0, "nothing spun");
+    Spun { steady_p99: steady.percentile(0.99), spinning_p99: spinning.percentile(0.99), spins, faults: spinning.faults }
+}
+
+fn spin(address: &str, is_over: &AtomicBool) -> usize {
+    let (mut driver, mut spins) = (Driver::connect(address, 1, true), 0);
+    while !is_over.load(Ordering::Relaxed) {
+        spins += usize::from(driver.ask(0, "behave", r#""spin""#).contains("timed_out"));
+    }
+    spins
+}

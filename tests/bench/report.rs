@@ -1,0 +1,257 @@
+//! What was measured, for people and for scripts: medians over the rounds, ratios to the peers, and the bars of the contract. The only place
+//! that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this module is the program's only output")]
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Map, Value, json};
+
+use crate::sequence::Faults;
+use crate::servers::Kind;
+
+/// Progress, on standard error.
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// The document, on standard output.
+pub(crate) fn print_document(document: &Value) {
+    println!("{document}");
+}
+
+/// Figures of one measure: of each server, one for each round.
+#[derive(Debug)]
+struct Measure {
+    name: String,
+    unit: &'static str,
+    rounds: BTreeMap<Kind, Vec<f64>>,
+}
+
+/// One line of the contract's table.
+#[derive(Debug)]
+struct Bar {
+    what: String,
+    value: f64,
+    most: f64,
+    unit: &'static str,
+}
+
+/// Everything that was measured, in the order of measuring.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    measures: Vec<Measure>,
+    faults: BTreeMap<Kind, Faults>,
+    documents: Map<String, Value>,
+}
+
+/// What the contract asks of Sockhop beside a peer: measure, peer, and at most so many times the peer's figure.
+const RATIOS: [(&str, Kind, f64); 11] = [
+    ("ping, 1 in flight: server CPU", Kind::Native, 1.3),
+    ("ping, 1 in flight: server CPU", Kind::Node, 0.5),
+    ("ping, 1 in flight: server CPU", Kind::Python, 0.1),
+    ("ping, 8 in flight: server CPU", Kind::Native, 1.6),
+    ("ping, 8 in flight: server CPU", Kind::Node, 1.0 / 3.0),
+    ("ping, 8 in flight: server CPU", Kind::Python, 0.1),
+    ("ping, open loop: p99", Kind::Native, 1.5),
+    ("fan-out to 500, 1 in flight: server CPU per delivery", Kind::Native, 1.05),
+    ("fan-out to 500, 4 in flight: server CPU per delivery", Kind::Native, 1.05),
+    ("fan-out to 1000, 1 in flight: server CPU per delivery", Kind::Native, 1.05),
+    ("idle: memory per connection", Kind::Native, 1.25),
+];
+
+/// What it asks of Sockhop by itself.
+const LIMITS: [(&str, f64); 5] = [
+    ("start with 4 cached plugins", 500.0),
+    ("drop of a plugin never seen to its first answer", 1_000.0),
+    ("drop of a plugin with its artifact cached to its first answer", 400.0),
+    ("reloads under load: p99 over steady", 2.0),
+    ("spinning neighbour: p99 above steady", 10.0),
+];
+
+impl Report {
+    /// Notes one figure.
+    pub(crate) fn add(&mut self, name: impl Into<String>, unit: &'static str, kind: Kind, value: f64) {
+        let name = name.into();
+        let place = self.measures.iter().position(|measure| measure.name == name).unwrap_or_else(|| {
+            self.measures.push(Measure { name: name.clone(), unit, rounds: BTreeMap::new() });
+            self.measures.len() - 1
+        });
+        note(&format!("  {:8} {name}: {} {unit}", kind.name(), figure(value)));
+        self.measures[place].rounds.entry(kind).or_default().push(value);
+    }
+
+    /// Notes what a server did wrong.
+    pub(crate) fn add_faults(&mut self, kind: Kind, during: &str, faults: Faults) {
+        if !faults.is_none() {
+            note(&format!("  {:8} {during}: {faults:?}", kind.name()));
+        }
+        self.faults.entry(kind).or_default().add(faults);
+    }
+
+    /// Keeps a document with more than fits into the table.
+    pub(crate) fn add_document(&mut self, name: &str, document: Value) {
+        self.documents.insert(name.to_owned(), document);
+    }
+
+    /// What a server did wrong in all.
+    pub(crate) fn faults(&self, kind: Kind) -> Faults {
+        self.faults.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// The median of a measure over the rounds, where there is one.
+    pub(crate) fn median(&self, name: &str, kind: Kind) -> Option<f64> {
+        let measure = self.measures.iter().find(|measure| measure.name == name)?;
+        measure.rounds.get(&kind).map(|rounds| median(rounds))
+    }
+
+    fn has(&self, kind: Kind) -> bool {
+        self.measures.iter().any(|measure| measure.rounds.contains_key(&kind))
+    }
+
+    fn bars(&self) -> Vec<Bar> {
+        let ratios = RATIOS.iter().filter_map(|&(name, peer, most)| {
+            let theirs = self.median(name, peer)?;
+            // Where the peer has a figure and Sockhop was measured but has none, it could not do what the peer can.
+            let ours = self.median(name, Kind::Sockhop).or_else(|| self.has(Kind::Sockhop).then_some(f64::INFINITY))?;
+            let value = ours / theirs;
+            Some(Bar { what: name.to_owned(), value, most, unit: peer_unit(peer) })
+        });
+        let limits = LIMITS.iter().filter_map(|&(name, most)| {
+            let unit = self.measures.iter().find(|measure| measure.name == name)?.unit;
+            Some(Bar { what: name.to_owned(), value: self.median(name, Kind::Sockhop)?, most, unit })
+        });
+        ratios.chain(limits).collect()
+    }
+
+    /// For scripts.
+    pub(crate) fn document(&self, environment: &Value) -> Value {
+        let measures: Map<String, Value> = self.measures.iter().map(|measure| (measure.name.clone(), of(measure))).collect();
+        let bars: Vec<_> = self.bars().iter().map(|bar| {
+            json!({"measure": bar.what, "value": bar.value, "at_most": bar.most, "unit": bar.unit, "is_met": bar.value <= bar.most})
+        }).collect();
+        let faults: Map<String, Value> = self
+            .faults
+            .iter()
+            .map(|(kind, faults)| {
+                (
+                    kind.name().to_owned(),
+                    json!({
+            "lost": faults.lost, "duplicated": faults.duplicated, "reordered": faults.reordered, "wrong": faults.wrong,
+            "closed": faults.closed}),
+                )
+            })
+            .collect();
+        json!({"environment": environment, "measures": measures, "bars": bars, "faults": faults, "details": self.documents})
+    }
+
+    /// For people.
+    pub(crate) fn print(&self, kinds: &[Kind]) {
+        let mut head = vec!["median over the rounds".to_owned(), "unit".to_owned()];
+        head.extend(kinds.iter().map(|kind| kind.name().to_owned()));
+        let peers: Vec<Kind> = kinds.iter().copied().filter(|kind| *kind != Kind::Sockhop).collect();
+        head.extend(peers.iter().map(|peer| format!("/{}", peer.name())));
+        let mut table = empty(head);
+        for measure in &self.measures {
+            let mut row = vec![measure.name.clone(), measure.unit.to_owned()];
+            row.extend(kinds.iter().map(|kind| measure.rounds.get(kind).map(|rounds| figure(median(rounds))).unwrap_or_default()));
+            let ours = measure.rounds.get(&Kind::Sockhop).map(|rounds| median(rounds));
+            row.extend(peers.iter().map(|peer| {
+                let theirs = measure.rounds.get(peer).map(|rounds| median(rounds));
+                ours.zip(theirs).map(|(ours, theirs)| format!("{:.2}", ours / theirs)).unwrap_or_default()
+            }));
+            table.add_row(row);
+        }
+        println!("{}", aligned(table));
+        let bars = self.bars();
+        if !bars.is_empty() {
+            let mut table = empty(["bar of contract.md", "", "at most", "is"].map(str::to_owned).to_vec());
+            for bar in bars {
+                let sign = if bar.value <= bar.most { "✓" } else { "✗" };
+                let cell = |value: f64| format!("{} {}", figure(value), bar.unit);
+                table.add_row([bar.what.clone(), sign.to_owned(), cell(bar.most), cell(bar.value)]);
+            }
+            println!("\n{}", aligned(table));
+        }
+        for (name, document) in &self.documents {
+            println!("\n{name}: {document:#}");
+        }
+        println!();
+        for kind in kinds {
+            let faults = self.faults(*kind);
+            println!(
+                "{}: {} lost, {} duplicated, {} out of order, {} wrong, {} connections closed",
+                kind.name(),
+                faults.lost,
+                faults.duplicated,
+                faults.reordered,
+                faults.wrong,
+                faults.closed
+            );
+        }
+    }
+}
+
+const fn peer_unit(peer: Kind) -> &'static str {
+    match peer {
+        Kind::Sockhop => "× sockhop",
+        Kind::Native => "× native",
+        Kind::Node => "× node",
+        Kind::Python => "× python",
+    }
+}
+
+fn of(measure: &Measure) -> Value {
+    let servers: Map<String, Value> =
+        measure.rounds.iter().map(|(kind, rounds)| (kind.name().to_owned(), json!({"median": median(rounds), "rounds": rounds}))).collect();
+    json!({"unit": measure.unit, "servers": servers})
+}
+
+fn median(rounds: &[f64]) -> f64 {
+    let mut sorted = rounds.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+/// Three digits that count; more would be noise.
+fn figure(value: f64) -> String {
+    if value.is_infinite() {
+        return "out of reach".to_owned();
+    }
+    let digits = if value.abs() >= 100.0 {
+        0
+    } else if value.abs() >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$}")
+}
+
+fn empty(head: Vec<String>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(head);
+    table
+}
+
+fn aligned(mut table: Table) -> Table {
+    table.column_iter_mut().skip(2).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_compares_medians() {
+        let mut report = Report::default();
+        for (ours, theirs) in [(12.0, 10.0), (99.0, 10.0), (13.0, 10.0)] {
+            report.add(RATIOS[0].0, "µs", Kind::Sockhop, ours);
+            report.add(RATIOS[0].0, "µs", Kind::Native, theirs);
+        }
+        let bars = report.bars();
+        assert_eq!(bars.iter().map(|bar| bar.value).collect::<Vec<_>>(), [1.3]);
+    }
+}

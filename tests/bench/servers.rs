@@ -1,0 +1,191 @@
+//! The servers that are compared, each as a process of its own on a processor of its own: how they are started and ended, and what the
+//! system says of them. Knows nothing of what is asked of them.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use tempfile::TempDir;
+
+/// Who is measured. All serve the same events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Kind {
+    /// This repository's host with its bundled plugins
+    Sockhop,
+    /// Handlers in Rust on socketioxide
+    Native,
+    /// `socket.io` on Node.js
+    Node,
+    /// python-socketio in FastAPI with Pydantic
+    Python,
+}
+
+impl Kind {
+    /// As tables and documents call it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sockhop => "sockhop",
+            Self::Native => "native",
+            Self::Node => "node",
+            Self::Python => "python",
+        }
+    }
+}
+
+/// A running server; ends with its value, and with this process.
+pub(crate) struct Server {
+    child: Child,
+    /// `127.0.0.1:PORT`
+    pub(crate) address: String,
+    /// From its start to its word that it listens.
+    pub(crate) took: Duration,
+    /// Open until the end, so that what a server prints later is no error of its.
+    _output: BufReader<std::process::ChildStdout>,
+}
+
+impl Server {
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// KiB of memory that it holds.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process that runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// What it holds of the system: KiB of memory, threads, file descriptors.
+    pub(crate) fn footprint(&self) -> (u64, usize, usize) {
+        let count = |of: &str| std::fs::read_dir(format!("/proc/{}/{of}", self.pid())).expect("its entries").count();
+        (self.resident_kib(), count("task"), count("fd"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Time of a processor that a process has taken, in user space and in the kernel.
+pub(crate) fn cpu_time(pid: u32) -> Duration {
+    /// Ticks of Linux's clock for these two figures: 100 in a second on every architecture that matters here.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_else(|_| panic!("a server has ended by itself"));
+    // The name, in parentheses, may hold anything; the two figures are the 14th and the 15th.
+    let (_, rest) = stat.rsplit_once(')').expect("a process's state");
+    let ticks: u32 = rest.split_ascii_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u32>().expect("a number")).sum();
+    TICK * ticks
+}
+
+/// Where the servers find what they need, and where they run.
+pub(crate) struct Stage {
+    /// The processor of the server, and that of the driver.
+    pub(crate) cores: (usize, usize),
+    /// The four bundled plugins.
+    plugins: PathBuf,
+    /// The data of each kind of server, over all its runs: so the host finds its plugins compiled, as it does after every start but the first.
+    data: TempDir,
+    native: Vec<OsString>,
+}
+
+impl Stage {
+    /// Finds what is needed, and takes this process to the driver's processor.
+    pub(crate) fn new(native: Vec<OsString>) -> Self {
+        let allowed = allowed_processors();
+        let (&server, &driver) = (allowed.first().expect("a processor"), allowed.last().expect("a processor"));
+        if server == driver {
+            crate::report::note("only one processor: servers and driver share it, so latencies and rates say little; CPU time still does");
+        }
+        let pinned = Command::new("taskset").args(["-cp", &driver.to_string(), &std::process::id().to_string()]).output();
+        assert!(pinned.is_ok_and(|output| output.status.success()), "taskset failed; it is in util-linux");
+        let data = tempfile::tempdir().expect("a directory");
+        Self { cores: (server, driver), plugins: crate::files::bundled(), data, native }
+    }
+
+    /// Starts a server with the standard events.
+    pub(crate) fn start(&self, kind: Kind) -> Server {
+        let data = self.data.path().join(kind.name());
+        match kind {
+            Kind::Sockhop => self.host(&self.plugins, &data, &[]),
+            Kind::Native => self.launch(beside("native_peer"), &self.native, &data, None),
+            Kind::Node => {
+                let script = peers().join("node").join("server.mjs");
+                self.launch("node".into(), &[script.into()], &data, None)
+            }
+            Kind::Python => {
+                let python = std::env::var_os("SOCKHOP_PEER_PYTHON")
+                    .unwrap_or_else(|| panic!("SOCKHOP_PEER_PYTHON is not set: use `cargo xtask bench`"));
+                let script = peers().join("python").join("server.py");
+                self.launch(python.into(), &[script.into()], &data, None)
+            }
+        }
+    }
+
+    /// Starts the host with plugins, data and settings (`SECTION__KEY`) of the measurement's own.
+    pub(crate) fn host(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Server {
+        let mut command = self.pinned(&crate::files::binary());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(plugins).arg("--data").arg(data);
+        command.env("SOCKHOP_LOG__FILTER", "error");
+        for (key, value) in settings {
+            command.env(format!("SOCKHOP_{key}"), value);
+        }
+        listening(command)
+    }
+
+    fn launch(&self, program: PathBuf, arguments: &[OsString], data: &Path, settings: Option<(&str, &str)>) -> Server {
+        let mut command = self.pinned(&program);
+        command.args(arguments).args(["--port", "0", "--data"]).arg(data);
+        command.envs(settings);
+        listening(command)
+    }
+
+    /// `program` on the servers' processor, and with an end when this process ends, however that comes.
+    fn pinned(&self, program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "taskset", "-c", &self.cores.0.to_string()]).arg(program);
+        command
+    }
+}
+
+/// Waits for the line that says where it listens.
+fn listening(mut command: Command) -> Server {
+    let began = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("setpriv and taskset, of util-linux");
+    let mut output = BufReader::new(child.stdout.take().expect("its output"));
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let read = output.read_line(&mut line).expect("text");
+        assert!(read > 0, "a server ended before it listened: {command:?}");
+        if let Some(url) = line.trim().strip_prefix("listening on http://") {
+            return Server { child, address: url.to_owned(), took: began.elapsed(), _output: output };
+        }
+    }
+}
+
+/// A program that was built with this one.
+fn beside(name: &str) -> PathBuf {
+    std::env::current_exe().expect("this program's path").with_file_name(name)
+}
+
+fn peers() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))
+}
+
+/// The processors that this process may use.
+fn allowed_processors() -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list of processors").trim();
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse::<usize>().expect("a number")..=last.parse().expect("a number")
+    };
+    list.split(',').flat_map(range).collect()
+}
