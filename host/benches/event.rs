@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store as WasmStore, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 
 /// What a client sends with `ping`.
 const PING: &str = r#"{"timestamp":1767225600123}"#;
@@ -61,6 +62,7 @@ use bare::sockhop::plugin::{emitter, identity, log, registry, rooms, state, type
 
 /// A host whose calls do nothing.
 struct Bare {
+    settings: WasiConfigVariables,
     wasi: WasiCtx,
     resources: ResourceTable,
 }
@@ -180,11 +182,13 @@ fn bare_wasmtime(criterion: &mut Criterion) {
     let (runtime, engine) = (runtime(), engine());
     let mut linker = Linker::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("WASI");
-    let settings = WasiConfigVariables::new();
-    wasmtime_wasi_config::add_to_linker(&mut linker, |_: &mut Bare| WasiConfig::from(&settings)).expect("settings");
+    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut Bare| WasiConfig::from(&state.settings)).expect("settings");
     bare::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut Bare| state).expect("the interface");
     let new_store = || {
-        let mut store = WasmStore::new(&engine, Bare { wasi: WasiCtx::builder().build(), resources: ResourceTable::new() });
+        let mut store = WasmStore::new(
+            &engine,
+            Bare { settings: WasiConfigVariables::new(), wasi: WasiCtx::builder().build(), resources: ResourceTable::new() },
+        );
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
         store.set_epoch_deadline(1);
         store

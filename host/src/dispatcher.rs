@@ -57,19 +57,19 @@ impl Dispatcher {
     ///
     /// # Errors
     /// Why the event had no effects; nothing was applied.
-    pub async fn handle(&self, event: Event) -> Answer {
+    pub async fn handle(&self, event: Arc<Event>) -> Answer {
         // The event binds to this generation.
         let routes = self.registry.snapshot();
         let Some(route) = routes.route(&event.name) else {
             self.metrics.unknown_event();
             return Err(Rejection::UnknownEvent);
         };
-        let (event, began) = (Arc::new(event), Instant::now());
-        let answer = match self.check(&event, &route.inbound) {
-            Ok(()) => self.run(&routes, &route.plugin, &event, Some(route.inbound.as_ref())).await,
-            Err(rejection) => Err(rejection),
+        let began = Instant::now();
+        let (answer, ended) = match self.check(&event, &route.inbound) {
+            Ok(()) => self.run(&routes, &route.plugin, &event, Some(route.inbound.as_ref()), began).await,
+            Err(rejection) => (Err(rejection), Instant::now()),
         };
-        route.inbound.meter.record(answer.as_ref().err().map(Rejection::code), began.elapsed());
+        route.inbound.meter.record(answer.as_ref().err().map(Rejection::code), ended.saturating_duration_since(began));
         if let Err(rejection) = &answer {
             tracing::debug!(event = %event.name, id = %event.id, plugin = route.plugin.plugin.name(), rejection = rejection.code(),
                 "event rejected");
@@ -83,7 +83,7 @@ impl Dispatcher {
         for served in &routes.plugins {
             if served.plugin.registration.listens.contains(&name) {
                 let event = Arc::new(Event::now(name, Payload::null(), caller.cloned()));
-                match (self.run(&routes, served, &event, None).await, caller) {
+                match (self.run(&routes, served, &event, None, Instant::now()).await.0, caller) {
                     (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
                     (Ok(_), _) => {}
                     (Err(rejection), _) => {
@@ -173,26 +173,32 @@ impl Dispatcher {
         serde_json::from_str(text).map_err(|_| Rejection::invalid("the payload is not JSON, or more than one argument"))
     }
 
-    /// Runs `event`'s handler, again where its writes met a conflict, and applies what it wants done.
-    async fn run(&self, routes: &Arc<Routes>, served: &Arc<Served>, event: &Arc<Event>, inbound: Option<&Inbound>) -> Answer {
+    /// Runs `event`'s handler, again where its writes met a conflict, and applies what it wants done. What became of it, and when it ended.
+    async fn run(
+        &self,
+        routes: &Arc<Routes>,
+        served: &Arc<Served>,
+        event: &Arc<Event>,
+        inbound: Option<&Inbound>,
+        began: Instant,
+    ) -> (Answer, Instant) {
         if routes.is_disabled(served.plugin.name()) {
-            return Err(Rejection::Unavailable("an operator has disabled this plugin".to_owned()));
+            return (Err(Rejection::Unavailable("an operator has disabled this plugin".to_owned())), began);
         }
         let cause = event.caller.as_ref().map(|caller| &caller.cause);
-        let permit = served.health.admit(cause).map_err(|denied| match denied {
-            Denied::Open { .. } => Rejection::Unavailable("this plugin has failed too often; it is tried again soon".to_owned()),
-            Denied::HeldOff { retry_after } => {
-                Rejection::RateLimited { message: "this plugin has failed too often on events of this client".to_owned(), retry_after }
-            }
-        })?;
-        let answer = self.run_within(routes, served, event, inbound).await;
+        let permit = match served.health.admit(cause, began) {
+            Ok(permit) => permit,
+            Err(denied) => return (Err(refuse(denied)), began),
+        };
+        let answer = self.run_within(routes, served, event, inbound, began).await;
+        let ended = Instant::now();
         let outcome = match &answer {
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
             Err(Rejection::Busy(_) | Rejection::Unavailable(_)) => Outcome::Unknown,
             _ => Outcome::Answered,
         };
         served.plugin.count(outcome == Outcome::Failed);
-        if let Some(change) = served.health.record(permit, cause, outcome) {
+        if let Some(change) = served.health.record(permit, cause, outcome, ended) {
             let (plugin, digest) = (served.plugin.name(), &served.plugin.digest);
             match change {
                 Change::Opened(time) => {
@@ -205,17 +211,23 @@ impl Dispatcher {
                 }
             }
         }
-        answer
+        (answer, ended)
     }
 
-    async fn run_within(&self, routes: &Arc<Routes>, served: &Arc<Served>, event: &Arc<Event>, inbound: Option<&Inbound>) -> Answer {
+    async fn run_within(
+        &self,
+        routes: &Arc<Routes>,
+        served: &Arc<Served>,
+        event: &Arc<Event>,
+        inbound: Option<&Inbound>,
+        began: Instant,
+    ) -> Answer {
         let limits = served.plugin.limits();
-        let new_budget = || Budget::new(limits.event_cpu_ms, limits.event_wall_ms);
         // What the host itself tells is never `busy`: it waits for its place, and its time begins after that.
         let (seat, mut budget) = match inbound {
-            None => (served.plugin.seat(None).await, new_budget()),
+            None => (served.plugin.seat(None).await, Budget::new(limits.event_cpu_ms, limits.event_wall_ms)),
             Some(_) => {
-                let budget = new_budget();
+                let budget = Budget::since(began, limits.event_cpu_ms, limits.event_wall_ms);
                 (served.plugin.seat(Some(&budget)).await, budget)
             }
         };
@@ -333,6 +345,16 @@ impl Dispatcher {
     fn unavailable(&self, served: &Served, event: &Event, error: &dyn std::error::Error) -> Rejection {
         tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), error = ?Cause(error), "state not written");
         Rejection::Unavailable("the plugin's state can't be written now".to_owned())
+    }
+}
+
+/// What a client is told whose event is not handled now.
+fn refuse(denied: Denied) -> Rejection {
+    match denied {
+        Denied::Open { .. } => Rejection::Unavailable("this plugin has failed too often; it is tried again soon".to_owned()),
+        Denied::HeldOff { retry_after } => {
+            Rejection::RateLimited { message: "this plugin has failed too often on events of this client".to_owned(), retry_after }
+        }
     }
 }
 

@@ -97,17 +97,17 @@ impl Health {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an event that `cause` sent may be handled now.
+    /// Whether an event that `cause` sent may be handled at `now`.
     ///
     /// # Errors
     /// Where it may not.
-    pub fn admit(&self, cause: Option<&Cause>) -> Result<Permit, Denied> {
-        self.breaker().admit(cause, Instant::now())
+    pub fn admit(&self, cause: Option<&Cause>, now: Instant) -> Result<Permit, Denied> {
+        self.breaker().admit(cause, now)
     }
 
-    /// Records what became of an event that was admitted; what that changed.
-    pub fn record(&self, permit: Permit, cause: Option<&Cause>, outcome: Outcome) -> Option<Change> {
-        let change = self.breaker().record(permit, cause, outcome, Instant::now());
+    /// Records what became, by `now`, of an event that was admitted; what that changed.
+    pub fn record(&self, permit: Permit, cause: Option<&Cause>, outcome: Outcome, now: Instant) -> Option<Change> {
+        let change = self.breaker().record(permit, cause, outcome, now);
         if matches!(change, Some(Change::Opened(_))) {
             self.has_tripped.store(true, Ordering::Release);
             self.alarm.notify_one();

@@ -285,18 +285,18 @@ impl Client {
     /// Handles one event to its end, and answers it.
     async fn handle(&self, incoming: Incoming) {
         let Incoming { event, rejection, to, .. } = incoming;
-        let (name, id) = (event.name.clone(), event.id);
+        let event = Arc::new(event);
         let answer = match rejection {
             // A panic of the host's own is one event's failure: the mailbox goes on, and the event has its answer.
-            None => AssertUnwindSafe(self.sockets.dispatcher.handle(event)).catch_unwind().await.unwrap_or_else(|_| {
-                tracing::error!(event = name, %id, "the host panicked while it handled an event");
+            None => AssertUnwindSafe(self.sockets.dispatcher.handle(Arc::clone(&event))).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(event = event.name, id = %event.id, "the host panicked while it handled an event");
                 Err(Rejection::PluginFailed)
             }),
             Some(rejection) => Err(rejection),
         };
         let ends = answer.as_ref().is_ok_and(|reply| reply.ends);
         let answer = answer.map(|reply| reply.json);
-        self.sockets.rooms.answer(&to, &name, id, &answer).await;
+        self.sockets.rooms.answer(&to, &event.name, event.id, &answer).await;
         if ends {
             self.sockets.rooms.end(&self.connection);
         }

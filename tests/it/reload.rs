@@ -144,7 +144,7 @@ async fn a_start_with_a_bad_new_file_serves_the_last_good_one() {
     let host = TestHost::with_data(&[bundled_plugin("connection")], data.path()).await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
     host.until("chameleon", serves("1")).await;
-    let host = host.restart_after(|dir| drop_in(dir, "chameleon.wasm", b"broken")).await;
+    let host = host.restart_after(|dir| drop(drop_in(dir, "chameleon.wasm", b"broken"))).await;
     let row = host.row("chameleon").await;
     assert_eq!((&row["state"], &row["version"]), (&json!("active"), &json!("1.0.0")), "{row}");
     assert!(row["last_error"]["reason"].is_string(), "{row}");

@@ -63,7 +63,7 @@ impl TestDispatcher {
     /// Handles one event of the client to its end.
     pub async fn ask(&self, event: &str, payload: &str) -> Answer {
         let payload = Payload { text: payload.into(), attachments: Vec::new() };
-        self.dispatcher.handle(Event::now(event, payload, Some(Arc::clone(&self.client)))).await
+        self.dispatcher.handle(Arc::new(Event::now(event, payload, Some(Arc::clone(&self.client))))).await
     }
 }
 
