@@ -22,6 +22,8 @@ pub(crate) struct Phase {
     pub(crate) driver: Duration,
     /// Microseconds, sorted.
     latencies: Vec<u32>,
+    /// How many microseconds after its time each send of an open loop came, sorted: what of the latencies is the driver's own.
+    delays: Vec<u32>,
     /// Faults of the whole connections, before and after the measured time too.
     pub(crate) faults: Faults,
 }
@@ -39,10 +41,22 @@ impl Phase {
 
     /// The latency in microseconds that this share of the events did not exceed.
     pub(crate) fn percentile(&self, share: f64) -> f64 {
-        let last = self.latencies.len().saturating_sub(1);
-        let place = ((self.latencies.len() as f64 * share) as usize).min(last);
-        self.latencies.get(place).copied().unwrap_or_default().into()
+        percentile(&self.latencies, share)
     }
+
+    /// How many microseconds too late the driver itself was with this share of what it sent.
+    pub(crate) fn delay(&self, share: f64) -> f64 {
+        percentile(&self.delays, share)
+    }
+}
+
+fn percentile(sorted: &[u32], share: f64) -> f64 {
+    let place = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
+    sorted.get(place).copied().unwrap_or_default().into()
+}
+
+fn microseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 #[derive(Default)]
@@ -89,10 +103,11 @@ impl Load {
         self.end(marks)
     }
 
-    /// All connections in turn ask `rate` times a second together, for `warm` and then until `is_over`, which is told for how long it has been.
-    pub(crate) fn open(&mut self, rate: f64, warm: Duration, mut is_over: impl FnMut(Duration) -> bool) -> Phase {
+    /// The connections in turn ask `at_once` events each, `rate` a second together, for `warm` and then until `is_over`, which is told for how
+    /// long it has been.
+    pub(crate) fn open(&mut self, rate: f64, at_once: usize, warm: Duration, mut is_over: impl FnMut(Duration) -> bool) -> Phase {
         let began = Instant::now();
-        let due = |event: u64| began + Duration::from_secs_f64(event as f64 / rate);
+        let due = |burst: u64| began + Duration::from_secs_f64(burst as f64 * at_once as f64 / rate);
         let (mut next, mut marks) = (0_u64, None);
         loop {
             let now = Instant::now();
@@ -107,11 +122,15 @@ impl Load {
             // Not all that a long stall has put off at once: answers are taken in between.
             let (first, most) = (next, next + self.driver.len() as u64);
             while next < most && due(next) <= now {
-                self.ask(next as usize % self.driver.len(), due(next));
+                let connection = next as usize % self.driver.len();
+                for _ in 0..at_once {
+                    self.ask(connection, due(next));
+                }
+                self.driver.flush(connection);
+                if self.counts {
+                    self.phase.delays.push(microseconds(due(next).elapsed()));
+                }
                 next += 1;
-            }
-            for event in first..next {
-                self.driver.flush(event as usize % self.driver.len());
             }
             if !self.turn(Duration::ZERO, false) && first == next {
                 // Whoever shares this processor, such as the thread that reloads plugins, goes first.
@@ -137,7 +156,7 @@ impl Load {
                     let took = asked[connection].acks.receive(number, now);
                     if let Some(took) = took.filter(|_| counts) {
                         phase.events += 1;
-                        phase.latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+                        phase.latencies.push(microseconds(took));
                     }
                     if goes_on && took.is_some() {
                         ask(&mut asked[connection], outbox, question, now);
@@ -169,6 +188,7 @@ impl Load {
         }
         let mut phase = std::mem::take(&mut self.phase);
         phase.latencies.sort_unstable();
+        phase.delays.sort_unstable();
         for asked in &self.asked {
             phase.faults.add(asked.acks.faults());
             phase.faults.add(asked.pongs.faults());

@@ -81,7 +81,7 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     let peak = load.closed(1, WARM, extent.time.min(Duration::from_secs(5)));
     let rate = peak.rate() / 2.0;
     note(&format!("peak {:.0} events/s", peak.rate()));
-    let steady = load.open(rate, WARM, |elapsed| elapsed >= extent.time);
+    let steady = load.open(rate, 1, WARM, |elapsed| elapsed >= extent.time);
     note("reloading");
     let is_over = AtomicBool::new(false);
     let (reloaded, mut times) = std::thread::scope(|scope| {
@@ -90,7 +90,7 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
             let _end = SetAtEnd(&is_over);
             (0..extent.reloads).map(|turn| reloads.reload(turn)).collect::<Vec<_>>()
         });
-        let phase = load.open(rate, Duration::ZERO, |_| is_over.load(Ordering::Relaxed));
+        let phase = load.open(rate, 1, Duration::ZERO, |_| is_over.load(Ordering::Relaxed));
         (phase, reloading.join().expect("reloads"))
     });
     times.sort_unstable();
@@ -127,7 +127,7 @@ fn document(phase: &Phase) -> Value {
     json!({"answers": phase.events, "events_per_second": phase.rate().round(), "lost_acks": phase.faults.lost,
         "duplicates": phase.faults.duplicated, "reorders": phase.faults.reordered, "wrong_answers": phase.faults.wrong,
         "disconnects": phase.faults.closed, "p50_us": phase.percentile(0.5), "p99_us": phase.percentile(0.99),
-        "p999_us": phase.percentile(0.999)})
+        "p999_us": phase.percentile(0.999), "driver_late_p99_us": phase.delay(0.99)})
 }
 
 fn footprint((resident, threads, files): (u64, usize, usize)) -> Value {
@@ -160,11 +160,11 @@ pub(crate) fn spinners(stage: &Stage, time: Duration) -> Spun {
     let patience = [("LIMITS__BREAKER_FAILURES", "1000000"), ("LIMITS__BREAKER_CALLS", "1000000"), ("LOG__FILTER", "off")];
     let host: Server = stage.host(plugins.path(), data.path(), &patience);
     let mut load = Load::new(Driver::connect(&host.address, 50, true), Question::Ping, host.pid());
-    let steady = load.open(CALM, WARM, |elapsed| elapsed >= time);
+    let steady = load.open(CALM, 1, WARM, |elapsed| elapsed >= time);
     let is_over = AtomicBool::new(false);
     let (spinning, spins) = std::thread::scope(|scope| {
         let spinners: Vec<_> = (0..SPINNERS).map(|_| scope.spawn(|| spin(&host.address, &is_over))).collect();
-        let phase = load.open(CALM, WARM, |elapsed| elapsed >= time);
+        let phase = load.open(CALM, 1, WARM, |elapsed| elapsed >= time);
         is_over.store(true, Ordering::Relaxed);
         (phase, spinners.into_iter().map(|spinner| spinner.join().expect("a spinner")).sum())
     });

@@ -91,7 +91,7 @@ fn by_connections(run: &mut Run, kind: Kind, name: &str, connections: usize) {
     idle::rest(&mut driver);
     let each = server.resident_kib().saturating_sub(before) as f64 / (connections - 20) as f64;
     let time = run.time;
-    let phase = Load::new(driver, Question::Ping, server.pid()).open(RATE, WARM, |elapsed| elapsed >= time);
+    let phase = Load::new(driver, Question::Ping, server.pid()).open(RATE, 1, WARM, |elapsed| elapsed >= time);
     run.report.add(format!("{name}: memory per connection"), "KiB", kind, each);
     run.note_phase(kind, name, &phase);
 }

@@ -114,16 +114,16 @@ impl Stage {
         let data = self.data.path().join(kind.name());
         match kind {
             Kind::Sockhop => self.host(&self.plugins, &data, &[]),
-            Kind::Native => self.launch(beside("native_peer"), &self.native, &data, None),
+            Kind::Native => self.launch(beside("native_peer"), &self.native, &data),
             Kind::Node => {
                 let script = peers().join("node").join("server.mjs");
-                self.launch("node".into(), &[script.into()], &data, None)
+                self.launch("node".into(), &[script.into()], &data)
             }
             Kind::Python => {
                 let python = std::env::var_os("SOCKHOP_PEER_PYTHON")
                     .unwrap_or_else(|| panic!("SOCKHOP_PEER_PYTHON is not set: use `cargo xtask bench`"));
                 let script = peers().join("python").join("server.py");
-                self.launch(python.into(), &[script.into()], &data, None)
+                self.launch(python.into(), &[script.into()], &data)
             }
         }
     }
@@ -139,10 +139,9 @@ impl Stage {
         listening(command)
     }
 
-    fn launch(&self, program: PathBuf, arguments: &[OsString], data: &Path, settings: Option<(&str, &str)>) -> Server {
+    fn launch(&self, program: PathBuf, arguments: &[OsString], data: &Path) -> Server {
         let mut command = self.pinned(&program);
         command.args(arguments).args(["--port", "0", "--data"]).arg(data);
-        command.envs(settings);
         listening(command)
     }
 
@@ -160,14 +159,15 @@ fn listening(mut command: Command) -> Server {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("setpriv and taskset, of util-linux");
     let mut output = BufReader::new(child.stdout.take().expect("its output"));
     let mut line = String::new();
-    loop {
+    let address = loop {
         line.clear();
         let read = output.read_line(&mut line).expect("text");
         assert!(read > 0, "a server ended before it listened: {command:?}");
         if let Some(url) = line.trim().strip_prefix("listening on http://") {
-            return Server { child, address: url.to_owned(), took: began.elapsed(), _output: output };
+            break url.to_owned();
         }
-    }
+    };
+    Server { child, address, took: began.elapsed(), _output: output }
 }
 
 /// A program that was built with this one.
