@@ -29,6 +29,9 @@ pub struct Compiler {
     places: Arc<Semaphore>,
 }
 
+/// Compiled versions that are kept though no plugin wants them.
+const UNWANTED_KEPT: usize = 16;
+
 /// Plugins that are compiled at once. Each takes a processor, and up to `limits.compile_memory_bytes`.
 const AT_ONCE: usize = 2;
 
@@ -118,17 +121,27 @@ impl Compiler {
         Ok(component)
     }
 
-    /// Forgets what was compiled of any other version than these, or for another host.
+    /// Forgets what was compiled for another host, and of other versions than these all but the newest: a plugin that was taken out may come
+    /// back.
     pub(crate) fn keep_only(&self, engine: &Engine, digests: &[&str]) {
         let Some(Ok(entries)) = self.cache.as_ref().map(std::fs::read_dir) else { return };
         let fingerprint = engine.fingerprint();
+        let mut unwanted = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let parts = name.to_str().and_then(|name| name.split_once('-'));
-            let is_kept = parts.is_some_and(|(digest, made_for)| digests.contains(&digest) && made_for == fingerprint);
-            if !is_kept {
-                let _ = std::fs::remove_file(entry.path());
+            match name.to_str().and_then(|name| name.split_once('-')) {
+                Some((digest, made_for)) if made_for == fingerprint => {
+                    if !digests.contains(&digest) {
+                        unwanted.push((entry.metadata().and_then(|metadata| metadata.modified()).ok(), entry.path()));
+                    }
+                }
+                // Another host's, or what was being written when the host was killed.
+                _ => drop(std::fs::remove_file(entry.path())),
             }
+        }
+        unwanted.sort();
+        for (_, entry) in unwanted.iter().rev().skip(UNWANTED_KEPT) {
+            let _ = std::fs::remove_file(entry);
         }
     }
 
