@@ -1,5 +1,4 @@
-//! What clients say: one ordered, bounded mailbox for each connection, and one consumer of it that is alive only while there is something
-//! in it.
+//! What clients say: one ordered, bounded mailbox for each connection, and one consumer of it.
 //!
 //! The library calls [`Intake`] in its reader task, in the order in which events arrive; all that happens there is to put the raw payload
 //! into the mailbox. Events are handled one at a time after that, each is answered, and `$disconnect` comes when all have been.
@@ -107,6 +106,8 @@ struct Client {
     sockets: Arc<Sockets>,
     connection: Arc<Connection>,
     mailbox: Mutex<Mailbox>,
+    /// Wakes the consumer: something is in the mailbox, or nothing will be any more.
+    woken: Notify,
     /// Signalled when the consumer has found the mailbox empty and closed.
     drained: Notify,
     /// Filled when the connection has been told to plugins as gone: once, whoever notices first.
@@ -128,13 +129,11 @@ struct Mailbox {
 /// What becomes of the next event.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It waits: CONNECT is not answered yet.
+    /// It waits: CONNECT is not answered yet, and there is no consumer.
     #[default]
     New,
-    /// It wakes a consumer.
-    Idle,
-    /// There is a consumer.
-    Consumed,
+    /// It is handled in its turn.
+    Open,
     /// It is too late: the client is gone, and the consumer handles what came before.
     Closing,
     /// It is too late, and nothing is left.
@@ -154,6 +153,9 @@ struct Overdue {
     event: Event,
     to: ReplyTo,
 }
+
+/// Events for which an idle mailbox keeps room.
+const IDLE_QUEUE: usize = 4;
 
 /// Answers that may wait for a client which sends without reading; beyond, it is cut.
 const MAX_OVERDUE: usize = 16_384;
@@ -176,6 +178,7 @@ impl Client {
             sockets: Arc::clone(sockets),
             connection,
             mailbox: Mutex::default(),
+            woken: Notify::new(),
             drained: Notify::new(),
             left: OnceCell::new(),
         });
@@ -192,9 +195,9 @@ impl Client {
     fn begin(self: Arc<Self>) {
         let mut mailbox = self.mailbox();
         if mailbox.stage == Stage::New {
-            mailbox.stage = Stage::Consumed;
+            mailbox.stage = Stage::Open;
             drop(mailbox);
-            self.consume(true);
+            self.consume();
         }
     }
 
@@ -216,11 +219,9 @@ impl Client {
         if mailbox.events.len() + mailbox.handling < limits.mailbox_events.get() && bytes <= limits.mailbox_bytes.get() {
             mailbox.bytes = bytes;
             mailbox.events.push_back(incoming);
-            if mailbox.stage == Stage::Idle {
-                mailbox.stage = Stage::Consumed;
-                drop(mailbox);
-                Arc::clone(self).consume(false);
-            }
+            drop(mailbox);
+            // One that is at work finds the event by itself, and takes this as a reason to look once more.
+            self.woken.notify_one();
             return;
         }
         self.sockets.metrics.mailbox_rejection();
@@ -243,43 +244,50 @@ impl Client {
         self.sockets.rooms.try_answer(to, &event.name, event.id, &Err(busy()))
     }
 
-    /// Handles what is in the mailbox until nothing is, in a task of its own.
-    fn consume(self: Arc<Self>, connecting: bool) {
+    /// Tells plugins of the connection, and then handles what comes into the mailbox until it is closed, in a task of its own. The task lives
+    /// as long as the connection: to spawn one for each event costs more than its memory is worth.
+    fn consume(self: Arc<Self>) {
         let tasks = self.sockets.tasks.clone();
-        tasks.spawn(async move {
-            if connecting {
-                self.sockets.dispatcher.tell(host_event::CONNECT, Some(&self.connection)).await;
-            }
-            while let Some(incoming) = self.next() {
+        // In a box from the start: the scheduler would move it about.
+        tasks.spawn(Box::pin(async move {
+            self.sockets.dispatcher.tell(host_event::CONNECT, Some(&self.connection)).await;
+            while let Some(incoming) = self.next().await {
                 let size = incoming.size;
                 self.handle(incoming).await;
                 // The place in the mailbox is free only now, when the answer has found room.
                 self.mailbox().bytes -= size;
                 self.answer_overdue().await;
             }
-            // Nobody waits for a mailbox that is only empty, and a signal that nobody waits for would be taken for the next.
-            if self.mailbox().stage == Stage::Closed {
-                self.drained.notify_one();
-            }
-        });
+            self.drained.notify_one();
+        }));
     }
 
-    /// The next event, or nothing when the consumer is to end.
-    fn next(&self) -> Option<Incoming> {
-        let mut mailbox = self.mailbox();
-        match mailbox.events.pop_front() {
-            Some(incoming) => {
-                mailbox.handling = 1;
-                Some(incoming)
+    /// The next event, as soon as there is one; nothing when there will be no more.
+    async fn next(&self) -> Option<Incoming> {
+        loop {
+            if let Some(next) = self.take_next() {
+                return next;
             }
-            None => {
-                mailbox.handling = 0;
-                mailbox.stage = if mailbox.stage == Stage::Closing { Stage::Closed } else { Stage::Idle };
-                // A burst leaves its queue's memory behind; an idle connection needs none.
-                mailbox.events = VecDeque::new();
-                None
-            }
+            self.woken.notified().await;
         }
+    }
+
+    /// The next event, or that there will be none; nothing where neither is known.
+    fn take_next(&self) -> Option<Option<Incoming>> {
+        let mut mailbox = self.mailbox();
+        if let Some(incoming) = mailbox.events.pop_front() {
+            mailbox.handling = 1;
+            return Some(Some(incoming));
+        }
+        mailbox.handling = 0;
+        // A burst leaves its queue's memory behind; an idle connection needs no more than its next event does.
+        if mailbox.events.capacity() > IDLE_QUEUE {
+            mailbox.events = VecDeque::new();
+        }
+        (mailbox.stage == Stage::Closing).then(|| {
+            mailbox.stage = Stage::Closed;
+            None
+        })
     }
 
     /// Handles one event to its end, and answers it.
@@ -321,20 +329,18 @@ impl Client {
         let stage = {
             let mut mailbox = self.mailbox();
             let stage = mailbox.stage;
-            mailbox.stage = match stage {
-                Stage::Idle | Stage::Closed => Stage::Closed,
-                Stage::New | Stage::Consumed | Stage::Closing => Stage::Closing,
-            };
+            if stage != Stage::Closed {
+                mailbox.stage = Stage::Closing;
+            }
             stage
         };
-        match stage {
+        if stage == Stage::New {
             // The library's connect handler had not come so far.
-            Stage::New => {
-                Arc::clone(self).consume(true);
-                self.drained.notified().await;
-            }
-            Stage::Consumed | Stage::Closing => self.drained.notified().await,
-            Stage::Idle | Stage::Closed => {}
+            Arc::clone(self).consume();
+        }
+        if stage != Stage::Closed {
+            self.woken.notify_one();
+            self.drained.notified().await;
         }
         self.sockets.dispatcher.tell(host_event::DISCONNECT, Some(&self.connection)).await;
     }
