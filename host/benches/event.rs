@@ -257,7 +257,7 @@ fn state(criterion: &mut Criterion) {
             view.set(&format!("user/7/{number:016}"), Vec::new()).expect("room");
             view.into_changes()
         };
-        bencher.iter_batched(changes, |changes| store.commit(changes).expect("a commit"), BatchSize::SmallInput);
+        bencher.iter_batched(changes, |changes| store.commit(&changes).expect("a commit"), BatchSize::SmallInput);
     });
     group.bench_function("read of one key", |bencher| bencher.iter(|| store.view().get("record/0000000000000001").expect("a read")));
     group.finish();

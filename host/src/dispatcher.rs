@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinError;
 
 use crate::breaker::{Change, Denied, Outcome};
 use crate::config::Limits;
@@ -20,7 +21,7 @@ use crate::registry::{Inbound, Registry, Routes, Served};
 use crate::rejection::Rejection;
 use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
-use crate::store::{CommitError, View};
+use crate::store::{Changes, CommitError, Store, View};
 
 use run::Run;
 
@@ -282,14 +283,12 @@ impl Dispatcher {
                         Some(held) => held,
                         None => self.commit_lock(served, patience).await.ok_or_else(contended)?,
                     };
-                    let store = Arc::clone(&served.state.store);
-                    // SQLite writes files: a thread of the blocking pool does that.
-                    let committed = tokio::task::spawn_blocking(move || store.commit(changes)).await;
-                    match committed {
+                    match commit(&served.state.store, changes).await {
                         Ok(Ok(())) => {
                             let applied = self.apply(routes, event, &effects);
                             drop(held);
                             seat.keep();
+                            keep_log_short(served);
                             return Ok(Reply { json: reply, ends: applied.ends });
                         }
                         Ok(Err(CommitError::Conflict)) => {
@@ -345,6 +344,27 @@ impl Dispatcher {
     fn unavailable(&self, served: &Served, event: &Event, error: &dyn std::error::Error) -> Rejection {
         tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), error = ?Cause(error), "state not written");
         Rejection::Unavailable("the plugin's state can't be written now".to_owned())
+    }
+}
+
+/// Stores `changes`: here, where that takes microseconds, because a thread of the blocking pool would take longer to wake; else there.
+async fn commit(store: &Arc<Store>, changes: Changes) -> Result<Result<(), CommitError>, JoinError> {
+    if let Some(committed) = store.commit_at_once(&changes) {
+        return Ok(committed);
+    }
+    let store = Arc::clone(store);
+    tokio::task::spawn_blocking(move || store.commit(&changes)).await
+}
+
+/// Has the log of a plugin's state moved into its file, where it has grown long. Nobody waits for it: what is in the log is safe there.
+fn keep_log_short(served: &Served) {
+    if served.state.store.has_long_log() {
+        let (store, plugin) = (Arc::clone(&served.state.store), served.plugin.name().to_owned());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.move_log() {
+                tracing::warn!(plugin, error = ?Cause(&error), "the log of the state was not moved into its file");
+            }
+        });
     }
 }
 

@@ -2,11 +2,12 @@
 //! when what was read has changed. The only module that knows SQLite.
 //!
 //! Refuses to know what the values mean, which handler reads or writes them, and that a handler may run again: a conflict is an answer here,
-//! not a loop. Everything blocks, for microseconds as a rule; a commit that has to move the log into the file takes milliseconds.
+//! not a loop. Everything blocks, for microseconds as a rule: what takes longer says so.
 //!
 //! A commit survives the death of the process at once, and that of the machine once the system has written it (WAL, `synchronous=NORMAL`):
 //! then the last moments may be missing, but never a part of a commit.
 
+mod commit;
 mod view;
 
 use std::collections::HashMap;
@@ -17,10 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
+use commit::Log;
 pub use view::{Changes, View};
-use view::{Scanned, Tracked};
 
 /// Marks a file as one of ours, for `file(1)` and for us: `Sock`.
 const APPLICATION_ID: u32 = 0x536F_636B;
@@ -174,6 +175,7 @@ pub struct Store {
     readers: Mutex<Vec<Connection>>,
     /// What `meta.bytes` is, to say no to a write without asking the file.
     used: AtomicU64,
+    log: Log,
 }
 
 /// Numbers that are taken from the file and not given out yet.
@@ -203,6 +205,8 @@ impl Store {
         let pages = limits.quota.saturating_mul(FILE_BYTES_PER_QUOTA_BYTE) / u64::from(page_bytes.max(1)) + 64;
         writer.pragma_update(None, "max_page_count", integer(pages))?;
         writer.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG_BYTES)?;
+        // Moving the log into the file takes milliseconds, and is no part of a commit: see `Store::move_log`.
+        writer.pragma_update(None, "wal_autocheckpoint", 0)?;
         let Meta { bytes, .. } = meta(&writer)?;
         Ok(Self {
             file: file.to_owned(),
@@ -211,6 +215,7 @@ impl Store {
             writer: Mutex::new(writer),
             readers: Mutex::default(),
             used: AtomicU64::new(bytes),
+            log: Log::default(),
         })
     }
 
@@ -272,51 +277,6 @@ impl Store {
         transaction.prepare_cached("INSERT OR REPLACE INTO sequences VALUES (?1, ?2)")?.execute(params![sequence, integer(end)])?;
         transaction.commit()?;
         Ok(Block { next, end })
-    }
-
-    /// Stores `changes`, all or nothing, if nothing that they were made from has changed. Without writes there is nothing to do, and to
-    /// conflict with.
-    ///
-    /// # Errors
-    /// [`CommitError::Conflict`] where a key or a range that the view read is not what it was; [`CommitError::Full`] where the state would
-    /// grow beyond the quota (a commit that shrinks it always may).
-    pub fn commit(&self, changes: Changes) -> Result<(), CommitError> {
-        if changes.writes.is_empty() {
-            return Ok(());
-        }
-        let mut writer = lock(&self.writer);
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let Meta { commits, bytes } = meta(&transaction)?;
-        if changes.snapshot.is_some_and(|seen| seen != commits) && !is_unchanged(&transaction, &changes.tracked)? {
-            return Err(CommitError::Conflict);
-        }
-        let version = commits + 1;
-        let mut used = bytes;
-        for (key, value) in &changes.writes {
-            let stored = stored_bytes(&transaction, key)?;
-            used = used.saturating_sub(stored);
-            match value {
-                Some(value) => {
-                    used += entry_bytes(key, value.len() as u64);
-                    let mut upsert = transaction.prepare_cached(
-                        "INSERT INTO entries (key, value, version) VALUES (?1, ?2, ?3)
-                         ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version",
-                    )?;
-                    upsert.execute(params![key, value, version])?;
-                }
-                None if stored > 0 => {
-                    transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
-                }
-                None => {}
-            }
-        }
-        if used > self.limits.quota && used > bytes {
-            return Err(CommitError::Full { used, quota: self.limits.quota });
-        }
-        transaction.prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?.execute([version, integer(used)])?;
-        transaction.commit()?;
-        self.used.store(used, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Gives back the numbers that were taken and not given out, and moves the log into the file. The store can still be used, at the price
@@ -388,34 +348,6 @@ fn integer(number: u64) -> i64 {
 /// A number that is never negative, as SQLite stores it.
 fn natural(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
-}
-
-/// Whether everything that a view has read is still so.
-fn is_unchanged(transaction: &Transaction<'_>, tracked: &Tracked) -> Result<bool, rusqlite::Error> {
-    let Tracked::Some { keys, scans, .. } = tracked else { return Ok(false) };
-    for (key, seen) in keys {
-        let mut statement = transaction.prepare_cached("SELECT version FROM entries WHERE key = ?1")?;
-        let version: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
-        if version != *seen {
-            return Ok(false);
-        }
-    }
-    for Scanned { from, to, rows } in scans {
-        let mut statement = transaction.prepare_cached("SELECT key, version FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key")?;
-        let mut found = statement.query([from, to])?;
-        let mut seen = rows.iter();
-        while let Some(row) = found.next()? {
-            let key = row.get_ref(0)?.as_blob()?;
-            let version: i64 = row.get(1)?;
-            if !seen.next().is_some_and(|(seen_key, seen_version)| seen_key == key && *seen_version == version) {
-                return Ok(false);
-            }
-        }
-        if seen.next().is_some() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn connect(file: &Path) -> Result<Connection, StoreError> {

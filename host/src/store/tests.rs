@@ -25,7 +25,7 @@ fn put(store: &Arc<Store>, entries: &[(&str, &str)]) {
     for (key, value) in entries {
         view.set(key, value.as_bytes().to_vec()).unwrap();
     }
-    store.commit(view.into_changes()).unwrap();
+    store.commit(&view.into_changes()).unwrap();
 }
 
 fn get(store: &Arc<Store>, key: &str) -> Option<String> {
@@ -69,7 +69,7 @@ fn a_view_sees_its_own_writes_and_others_do_not_until_the_commit() {
     assert_eq!((view.pending_keys(), view.pending_bytes()), (3, 10));
     assert_eq!((view.get("a").unwrap(), view.get("b").unwrap(), view.get("c").unwrap()), (Some(b"3".to_vec()), None, None));
     assert_eq!((get(&store, "a"), get(&store, "b")), (Some("1".into()), Some("2".into())));
-    store.commit(view.into_changes()).unwrap();
+    store.commit(&view.into_changes()).unwrap();
     assert_eq!((get(&store, "a"), get(&store, "b")), (Some("3".into()), None));
 }
 
@@ -83,7 +83,7 @@ fn a_snapshot_stays_what_it_was_while_others_commit() {
     assert_eq!((view.get("a").unwrap(), view.get("b").unwrap()), (Some(b"1".to_vec()), None));
     assert_eq!(keys(&mut view, "", None, false, 10), ["a"]);
     // It only read: nothing to conflict with.
-    assert!(!is_conflict(store.commit(view.into_changes())));
+    assert!(!is_conflict(store.commit(&view.into_changes())));
 }
 
 #[test]
@@ -95,21 +95,21 @@ fn a_commit_conflicts_when_a_key_that_was_read_has_changed() {
     let removal: fn(&Arc<Store>) = |store| {
         let mut view = store.view();
         view.delete("a").unwrap();
-        store.commit(view.into_changes()).unwrap();
+        store.commit(&view.into_changes()).unwrap();
     };
     for change in [other_value, same_value, removal, same_value] {
         let mut view = store.view();
         view.get("a").unwrap();
         view.set("x", b"1".to_vec()).unwrap();
         change(&store);
-        assert!(is_conflict(store.commit(view.into_changes())));
+        assert!(is_conflict(store.commit(&view.into_changes())));
         assert_eq!(get(&store, "x"), None);
     }
     let mut view = store.view();
     view.get("a").unwrap();
     view.set("x", b"1".to_vec()).unwrap();
     put(&store, &[("b", "2")]);
-    assert!(!is_conflict(store.commit(view.into_changes())));
+    assert!(!is_conflict(store.commit(&view.into_changes())));
 }
 
 #[test]
@@ -119,8 +119,8 @@ fn a_blind_write_conflicts_with_nobody() {
     one.set("a", b"1".to_vec()).unwrap();
     two.set("a", b"2".to_vec()).unwrap();
     assert_eq!(two.get("a").unwrap(), Some(b"2".to_vec()));
-    store.commit(one.into_changes()).unwrap();
-    store.commit(two.into_changes()).unwrap();
+    store.commit(&one.into_changes()).unwrap();
+    store.commit(&two.into_changes()).unwrap();
     assert_eq!(get(&store, "a"), Some("2".into()));
 }
 
@@ -143,10 +143,10 @@ fn a_commit_conflicts_with_a_new_key_in_what_was_scanned_and_not_beyond() {
         keys(&mut view, "r/", None, backwards, limit);
         view.set("x", Vec::new()).unwrap();
         put(&store, &[(new, "")]);
-        assert_eq!(is_conflict(store.commit(view.into_changes())), conflict, "{backwards} {limit} {new}");
+        assert_eq!(is_conflict(store.commit(&view.into_changes())), conflict, "{backwards} {limit} {new}");
         let mut view = store.view();
         view.delete(new).unwrap();
-        store.commit(view.into_changes()).unwrap();
+        store.commit(&view.into_changes()).unwrap();
     }
 }
 
@@ -159,13 +159,13 @@ fn a_view_that_read_more_than_is_remembered_conflicts_with_every_commit() {
     }
     view.set("x", Vec::new()).unwrap();
     put(&store, &[("elsewhere", "")]);
-    assert!(is_conflict(store.commit(view.into_changes())));
+    assert!(is_conflict(store.commit(&view.into_changes())));
     let mut view = store.view();
     for i in 0..5000 {
         view.get(&format!("k{i}")).unwrap();
     }
     view.set("x", Vec::new()).unwrap();
-    assert!(!is_conflict(store.commit(view.into_changes())));
+    assert!(!is_conflict(store.commit(&view.into_changes())));
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn keys_values_and_scans_have_limits() {
     }
     assert_eq!(keys(&mut view, "", None, false, 2), ["a", "b"]);
     assert!(is_limit(view.scan("", None, false, 3)));
-    store.commit(view.into_changes()).unwrap();
+    store.commit(&view.into_changes()).unwrap();
     let mut view = store.view();
     assert!(is_limit(view.scan("", None, true, 3)));
     assert_eq!(keys(&mut view, "", Some("c"), true, 3), ["b", "a"]);
@@ -240,7 +240,7 @@ fn a_plugin_has_no_more_than_its_quota_and_can_always_shrink() {
     assert_eq!(view.get("d").unwrap(), None);
     assert!(is_limit(view.set("a", vec![0; 11])));
     assert_eq!(view.get("a").unwrap(), Some(vec![0; 10]));
-    store.commit(view.into_changes()).unwrap();
+    store.commit(&view.into_changes()).unwrap();
     assert_eq!(store.used(), 3 * entry);
 
     // Replacing is no growth; nor is adding what another key gives up.
@@ -249,18 +249,18 @@ fn a_plugin_has_no_more_than_its_quota_and_can_always_shrink() {
     view.delete("b").unwrap();
     view.set("d", vec![1; 10]).unwrap();
     assert!(is_limit(view.set("e", Vec::new())));
-    store.commit(view.into_changes()).unwrap();
+    store.commit(&view.into_changes()).unwrap();
     assert_eq!(store.used(), 3 * entry);
 
     // Two views that fit alone do not fit together.
     let mut view = store.view();
     view.delete("d").unwrap();
-    store.commit(view.into_changes()).unwrap();
+    store.commit(&view.into_changes()).unwrap();
     let (mut one, mut two) = (store.view(), store.view());
     one.set("x", vec![0; 10]).unwrap();
     two.set("y", vec![0; 10]).unwrap();
-    store.commit(one.into_changes()).unwrap();
-    match store.commit(two.into_changes()) {
+    store.commit(&one.into_changes()).unwrap();
+    match store.commit(&two.into_changes()) {
         Err(CommitError::Full { used, quota }) => assert_eq!((used, quota), (4 * entry, 3 * entry)),
         other => panic!("{other:?}"),
     }
@@ -272,7 +272,7 @@ fn a_plugin_has_no_more_than_its_quota_and_can_always_shrink() {
     let mut view = store.view();
     view.set("a", vec![0; 5]).unwrap();
     assert!(is_limit(view.set("c", vec![0; 20])));
-    store.commit(view.into_changes()).unwrap();
+    store.commit(&view.into_changes()).unwrap();
     assert_eq!(store.used(), 3 * entry - 5);
 }
 
@@ -337,7 +337,7 @@ fn four_threads_that_count_and_try_again_lose_nothing() {
                 let old = view.get("n").unwrap().map_or(0, |value| String::from_utf8(value).unwrap().parse::<u32>().unwrap());
                 view.set("n", (old + 1).to_string().into_bytes()).unwrap();
                 view.set(&format!("id/{}", store.next_id("ids").unwrap()), Vec::new()).unwrap();
-                if !is_conflict(store.commit(view.into_changes())) {
+                if !is_conflict(store.commit(&view.into_changes())) {
                     break;
                 }
             }
@@ -526,7 +526,7 @@ proptest! {
                 Step::Commit => {
                     let (view, model) = std::mem::replace(&mut views[index], (store.view(), Model::default()));
                     let changed = model.asked.iter().any(|asked| model.seen.as_ref().is_some_and(|seen| asked.part(seen) != asked.part(&state)));
-                    let conflict = is_conflict(store.commit(view.into_changes()));
+                    let conflict = is_conflict(store.commit(&view.into_changes()));
                     prop_assert_eq!(conflict, changed && !model.own.is_empty());
                     if !conflict {
                         commits += 1;

@@ -1,0 +1,143 @@
+//! Writing: changes that are stored all or not at all, unless what they were made from has changed; and the log into which they go first.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::view::{Scanned, Tracked};
+use super::{BUSY_TIMEOUT, Changes, CommitError, Meta, Store, StoreError, entry_bytes, integer, lock, meta, stored_bytes};
+
+/// What a commit may write and still take microseconds: a handful of records. A key is some pages of the log.
+const SMALL_KEYS: usize = 16;
+const SMALL_BYTES: usize = 32 * 1024;
+
+/// Keys written since the log was moved, after which it is moved again: some four pages of 4 KiB each, as SQLite's own thousand pages.
+const LONG_LOG_KEYS: usize = 250;
+
+/// What is known of the log.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    /// Keys written since it was moved.
+    keys: AtomicUsize,
+    is_moving: AtomicBool,
+}
+
+impl Store {
+    /// Stores `changes`, all or nothing, if nothing that they were made from has changed. Without writes there is nothing to do, and to
+    /// conflict with.
+    ///
+    /// # Errors
+    /// [`CommitError::Conflict`] where a key or a range that the view read is not what it was; [`CommitError::Full`] where the state would
+    /// grow beyond the quota (a commit that shrinks it always may).
+    ///
+    /// Waits for as long as another holds the file, such as an operator's own tool.
+    pub fn commit(&self, changes: &Changes) -> Result<(), CommitError> {
+        if changes.writes.is_empty() {
+            return Ok(());
+        }
+        self.commit_by(&mut lock(&self.writer), changes)
+    }
+
+    /// The same where it takes microseconds; nothing where it may take longer: there is much to write, or another holds the file.
+    pub fn commit_at_once(&self, changes: &Changes) -> Option<Result<(), CommitError>> {
+        if changes.writes.is_empty() {
+            return Some(Ok(()));
+        }
+        if changes.writes.len() > SMALL_KEYS || changes.writes.values().flatten().map(Vec::len).sum::<usize>() > SMALL_BYTES {
+            return None;
+        }
+        let mut writer = self.writer.try_lock().ok()?;
+        writer.busy_timeout(Duration::ZERO).ok()?;
+        let committed = self.commit_by(&mut writer, changes);
+        let is_patient_again = writer.busy_timeout(BUSY_TIMEOUT);
+        match (committed, is_patient_again) {
+            (Err(CommitError::Store(StoreError::Sqlite(error))), _) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => None,
+            (committed, _) => Some(committed),
+        }
+    }
+
+    fn commit_by(&self, writer: &mut Connection, changes: &Changes) -> Result<(), CommitError> {
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let Meta { commits, bytes } = meta(&transaction)?;
+        if changes.snapshot.is_some_and(|seen| seen != commits) && !is_unchanged(&transaction, &changes.tracked)? {
+            return Err(CommitError::Conflict);
+        }
+        let version = commits + 1;
+        let mut used = bytes;
+        for (key, value) in &changes.writes {
+            let stored = stored_bytes(&transaction, key)?;
+            used = used.saturating_sub(stored);
+            match value {
+                Some(value) => {
+                    used += entry_bytes(key, value.len() as u64);
+                    let mut upsert = transaction.prepare_cached(
+                        "INSERT INTO entries (key, value, version) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version",
+                    )?;
+                    upsert.execute(params![key, value, version])?;
+                }
+                None if stored > 0 => {
+                    transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
+                }
+                None => {}
+            }
+        }
+        if used > self.limits.quota && used > bytes {
+            return Err(CommitError::Full { used, quota: self.limits.quota });
+        }
+        transaction.prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?.execute([version, integer(used)])?;
+        transaction.commit()?;
+        self.used.store(used, Ordering::Relaxed);
+        self.log.keys.fetch_add(changes.writes.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the log is so long that it should be moved into the file. Says so to one caller, until that has done it.
+    pub fn has_long_log(&self) -> bool {
+        self.log.keys.load(Ordering::Relaxed) >= LONG_LOG_KEYS && !self.log.is_moving.swap(true, Ordering::Relaxed)
+    }
+
+    /// Moves the log into the file, beside whoever reads and writes. Takes milliseconds, on a slow disk more.
+    ///
+    /// # Errors
+    /// The file can't be written: what was committed stays in the log.
+    pub fn move_log(&self) -> Result<(), StoreError> {
+        self.log.keys.store(0, Ordering::Relaxed);
+        let moved = self.reader().and_then(|connection| {
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+            self.keep_reader(connection);
+            Ok(())
+        });
+        self.log.is_moving.store(false, Ordering::Relaxed);
+        moved
+    }
+}
+
+/// Whether everything that a view has read is still so.
+fn is_unchanged(transaction: &Transaction<'_>, tracked: &Tracked) -> Result<bool, rusqlite::Error> {
+    let Tracked::Some { keys, scans, .. } = tracked else { return Ok(false) };
+    for (key, seen) in keys {
+        let mut statement = transaction.prepare_cached("SELECT version FROM entries WHERE key = ?1")?;
+        let version: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
+        if version != *seen {
+            return Ok(false);
+        }
+    }
+    for Scanned { from, to, rows } in scans {
+        let mut statement = transaction.prepare_cached("SELECT key, version FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key")?;
+        let mut found = statement.query([from, to])?;
+        let mut seen = rows.iter();
+        while let Some(row) = found.next()? {
+            let key = row.get_ref(0)?.as_blob()?;
+            let version: i64 = row.get(1)?;
+            if !seen.next().is_some_and(|(seen_key, seen_version)| seen_key == key && *seen_version == version) {
+                return Ok(false);
+            }
+        }
+        if seen.next().is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
