@@ -456,7 +456,7 @@ mod tests {
         let err = |name: &str, code| Err((name.to_owned(), code));
         assert_eq!(read_text(r#"["ping",{"timestamp":1}]"#), ok("ping", r#"{"timestamp":1}"#));
         assert_eq!(read_text(r#"["ping"]"#), ok("ping", "null"));
-        assert_eq!(read_text(r#" [ "ping" , {} ] "#), ok("ping", " {} "));
+        assert_eq!(read_text(r#" [ "ping" , {} ] "#), ok("ping", " {}"));
         // What is not one argument is no JSON, as the dispatcher finds.
         assert_eq!(read_text(r#"["ping",1,2]"#), ok("ping", "1,2"));
         assert_eq!(read_text(r#"["ping",1],["evil",2]"#), ok("ping", r#"1],["evil",2"#));

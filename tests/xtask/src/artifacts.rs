@@ -61,7 +61,7 @@ impl Workspace {
     }
 
     /// A cargo command in this workspace.
-    fn cargo(&self) -> Command {
+    pub(crate) fn cargo(&self) -> Command {
         let mut cargo = tools::cargo();
         // A relative CARGO_TARGET_DIR means the directory that the user is in, which need not be the root.
         cargo.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);

@@ -44,3 +44,14 @@ fn peers(workspace: &Workspace) -> PathBuf {
 fn python_environment(workspace: &Workspace) -> PathBuf {
     workspace.target.join("peers").join("python")
 }
+
+/// Measures an event part by part.
+///
+/// # Errors
+///
+/// Where the measurement does not build, or fails.
+pub(crate) fn run_parts(workspace: &Workspace, arguments: &[OsString]) -> Result<(), Failure> {
+    let mut cargo = workspace.cargo();
+    workspace.for_tests(&mut cargo).env("SOCKHOP_BIN", workspace.optimised("sockhop"));
+    tools::run(cargo.args(["bench", "--package", "sockhop", "--bench", "event", "--"]).args(arguments))
+}

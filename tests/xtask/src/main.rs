@@ -21,6 +21,7 @@ const HELP: &str = "\
 cargo xtask run [-- ARGS]   do all the set-up and serve on 127.0.0.1:4000 with the bundled plugins
 cargo xtask test            do all the set-up and run every test
 cargo xtask bench [-- ARGS] measure an optimised host beside native, Node and Python servers; `-- --help` lists its settings
+cargo xtask micro [-- ARGS] measure an event part by part; ARGS are those of Criterion, such as a part's name
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
 cargo xtask guests          build the plugins that only tests load
 cargo xtask help            show this
@@ -61,6 +62,7 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
         ("run", _) => run(rest),
         ("test", []) => test(),
         ("bench", _) => bench(rest),
+        ("micro", _) => micro(rest),
         ("plugins", []) => plugins(),
         ("guests", []) => guests(),
         ("help" | "--help" | "-h", _) => {
@@ -120,6 +122,20 @@ fn test() -> Result<(), Failure> {
     steps.step("Python client: tests", || clients::test_python(&workspace))?;
     report::text("every test passed");
     Ok(())
+}
+
+/// `cargo xtask micro`
+fn micro(rest: &[OsString]) -> Result<(), Failure> {
+    tools::require(&[tools::CC])?;
+    let workspace = Workspace::find()?;
+    let mut steps = Steps::of(3);
+    steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("bundled plugins", || {
+        workspace.build_plugins()?;
+        workspace.place_plugins_alone(&workspace.tested_plugins_dir())
+    })?;
+    steps.step("host, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+    bench::run_parts(&workspace, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
 }
 
 /// `cargo xtask bench`
