@@ -2,10 +2,10 @@
 //! trap leaves everything in its store undefined.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline};
@@ -126,7 +126,7 @@ impl Instance {
             true => Err(CpuExceeded.into()),
         });
         store.set_epoch_deadline(FIRST_TICKS);
-        let made = within(&clock, budget, &code.retired, code.pre.instantiate_async(&mut store)).await;
+        let made = within(&clock, budget, &code.retired, pin!(code.pre.instantiate_async(&mut store))).await;
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => Failure::NoRoom(error),
             Failure::Trapped(error) => Failure::NotInstantiated(error),
@@ -143,8 +143,11 @@ impl Instance {
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
         self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
         self.store.set_epoch_deadline(FIRST_TICKS);
-        let call = self.guest.call_register(&mut self.store);
-        let returned = within(&self.clock, budget, &self.retired, call).await.map_err(|error| explain(error, &self.store, budget))?;
+        let returned = {
+            let call = pin!(self.guest.call_register(&mut self.store));
+            within(&self.clock, budget, &self.retired, call).await
+        };
+        let returned = returned.map_err(|error| explain(error, &self.store, budget))?;
         match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
             Phase::Registering(declarations) => Ok(returned.map_err(Refusal::from).and_then(|()| declarations.finish())),
             Phase::Idle | Phase::Handling(_) => Ok(Err(Refusal::misuse("`register` lost its declarations"))),
@@ -162,8 +165,10 @@ impl Instance {
         self.store.data_mut().phase = Phase::Handling(calls);
         let attachments: Vec<&[u8]> = event.payload.attachments.iter().map(AsRef::as_ref).collect();
         self.store.set_epoch_deadline(FIRST_TICKS);
-        let call = self.guest.call_handle(&mut self.store, lowered(event, &attachments));
-        let returned = within(&self.clock, budget, &self.retired, call).await;
+        let returned = {
+            let call = pin!(self.guest.call_handle(&mut self.store, lowered(event, &attachments)));
+            within(&self.clock, budget, &self.retired, call).await
+        };
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
         match (returned, phase) {
             (Ok(answer), Phase::Handling(calls)) => Ok((answer.map_err(Refusal::from), calls)),
@@ -203,39 +208,34 @@ fn explain(error: wasmtime::Error, store: &Store<InstanceState>, budget: &Budget
 }
 
 /// Awaits a guest's call within what is left of `budget`, and takes off what it used. A call that is given up leaves its store unusable.
+///
+/// The call stays where its caller has pinned it: handed on by value it would lie in this future as well, and in every future around it.
 async fn within<T>(
     clock: &CpuClock,
     budget: &mut Budget,
     retired: &CancellationToken,
-    call: impl Future<Output = wasmtime::Result<T>>,
+    mut call: Pin<&mut (impl Future<Output = wasmtime::Result<T>> + Send)>,
 ) -> wasmtime::Result<T> {
     clock.begin(budget.cpu_left);
-    let mut call = pin!(metered(clock, call));
-    // Nearly every call ends before it waits for anything: then there is nothing to limit the waiting of.
-    let ended = poll_fn(|context| match call.as_mut().poll(context) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => Poll::Ready(None),
-    });
-    let answer = match ended.await {
-        Some(answer) => Some(answer),
-        // Polled again at once, so that whatever it waits for wakes this.
-        None => tokio::time::timeout_at(budget.until.into(), retired.run_until_cancelled(call)).await.ok().flatten(),
-    };
-    budget.ran += clock.used();
-    budget.cpu_left = budget.cpu.saturating_sub(budget.ran);
-    answer.unwrap_or_else(|| Err(WallExceeded.into()))
-}
-
-/// Counts the time from each resumption of `call` to its next yield.
-async fn metered<T>(clock: &CpuClock, call: impl Future<Output = T>) -> T {
-    let mut call = pin!(call);
-    poll_fn(|context| {
+    // Counts the time from each resumption to the next yield.
+    let mut poll = |context: &mut Context<'_>| {
         clock.resume();
         let poll = call.as_mut().poll(context);
         clock.pause();
         poll
-    })
-    .await
+    };
+    // Nearly every call ends before it waits for anything: then there is nothing to limit the waiting of.
+    let answer = match poll_fn(|context| Poll::Ready(poll(context))).await {
+        Poll::Ready(answer) => Some(answer),
+        // Polled again at once, so that whatever it waits for wakes this.
+        Poll::Pending => {
+            let waiting = tokio::time::timeout_at(budget.until.into(), retired.run_until_cancelled(poll_fn(poll)));
+            waiting.await.ok().flatten()
+        }
+    };
+    budget.ran += clock.used();
+    budget.cpu_left = budget.cpu.saturating_sub(budget.ran);
+    answer.unwrap_or_else(|| Err(WallExceeded.into()))
 }
 
 /// The running time of one guest's call: between resumption and yield, by the monotonic clock. Written by whichever worker polls the call
