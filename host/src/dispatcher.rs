@@ -1,6 +1,7 @@
 //! From an event to its answer: finds the plugin, checks the payload, runs the handler, commits and applies what it wants done. The one
 //! choke point: whatever makes a client receive an event goes through here.
 
+mod commit;
 mod run;
 
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedMutexGuard;
-use tokio::task::JoinError;
 
 use crate::breaker::{Change, Denied, Outcome};
 use crate::config::Limits;
@@ -21,8 +21,9 @@ use crate::registry::{Inbound, Registry, Routes, Served};
 use crate::rejection::Rejection;
 use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
-use crate::store::{Changes, CommitError, Store, View};
+use crate::store::{CommitError, View};
 
+use commit::{commit, keep_log_short};
 use run::Run;
 
 /// Asks plugins, and applies what they want done.
@@ -344,27 +345,6 @@ impl Dispatcher {
     fn unavailable(&self, served: &Served, event: &Event, error: &dyn std::error::Error) -> Rejection {
         tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), error = ?Cause(error), "state not written");
         Rejection::Unavailable("the plugin's state can't be written now".to_owned())
-    }
-}
-
-/// Stores `changes`: here, where that takes microseconds, because a thread of the blocking pool would take longer to wake; else there.
-async fn commit(store: &Arc<Store>, changes: Changes) -> Result<Result<(), CommitError>, JoinError> {
-    if let Some(committed) = store.commit_at_once(&changes) {
-        return Ok(committed);
-    }
-    let store = Arc::clone(store);
-    tokio::task::spawn_blocking(move || store.commit(&changes)).await
-}
-
-/// Has the log of a plugin's state moved into its file, where it has grown long. Nobody waits for it: what is in the log is safe there.
-fn keep_log_short(served: &Served) {
-    if served.state.store.has_long_log() {
-        let (store, plugin) = (Arc::clone(&served.state.store), served.plugin.name().to_owned());
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.move_log() {
-                tracing::warn!(plugin, error = ?Cause(&error), "the log of the state was not moved into its file");
-            }
-        });
     }
 }
 

@@ -3,7 +3,8 @@
 //! The library calls [`Intake`] in its reader task, in the order in which events arrive; all that happens there is to put the raw payload
 //! into the mailbox. Events are handled one at a time after that, each is answered, and `$disconnect` comes when all have been.
 
-use std::borrow::Cow;
+mod packet;
+
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
-use crate::event::{Connection, Event, EventId, Identity, Payload, host_event, is_event_name};
+use crate::event::{Connection, Event, EventId, Identity, Payload, host_event};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rooms::{Outlet, ReplyTo, Rooms};
@@ -367,106 +368,9 @@ struct InReaderTask;
 impl MessageHandler<Outlet, InReaderTask> for Intake {
     fn call(&self, socket: Arc<Socket<Outlet>>, value: Value, ack: Option<i64>) {
         let client = &self.0;
-        let read = read(value, &client.sockets.limits);
+        let read = packet::read(value, &client.sockets.limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
         let event = Event::now(read.name, read.payload, Some(Arc::clone(&client.connection)));
         client.take(Incoming { event, rejection: read.rejection, to: ReplyTo { socket, ack }, size });
-    }
-}
-
-/// What a packet says.
-struct Packet {
-    name: String,
-    payload: Payload,
-    /// Why it is no event that can be handled; the payload is empty then.
-    rejection: Option<Rejection>,
-}
-
-impl Packet {
-    fn rejected(name: &str, rejection: Rejection) -> Self {
-        Self { name: name.to_owned(), payload: Payload::null(), rejection: Some(rejection) }
-    }
-}
-
-/// Splits a packet into its event's name and payload. The payload stays text: the dispatcher parses it, once.
-fn read(value: Value, limits: &Limits) -> Packet {
-    let (text, attachments) = match value {
-        Value::Str(text, attachments) => (text, attachments.unwrap_or_default()),
-        // Only another parser than the host's has this form.
-        Value::Bytes(_) => return Packet::rejected("", Rejection::invalid("the packet is not text")),
-    };
-    let text = text.as_str();
-    let attached: usize = attachments.iter().map(bytes::Bytes::len).sum();
-    let Some((name, arguments)) = split(text) else {
-        return Packet::rejected("", Rejection::invalid("the packet is not a JSON array that begins with a name"));
-    };
-    if !is_event_name(&name) {
-        let echoed = name.get(..name.floor_char_boundary(MAX_NAME_ECHOED)).unwrap_or_default();
-        return Packet::rejected(echoed, Rejection::UnknownEvent);
-    }
-    if text.len() > limits.message_bytes.get() {
-        return Packet::rejected(&name, Rejection::TooLarge(format!("a message has at most {} bytes", limits.message_bytes)));
-    }
-    if attachments.len() > limits.attachments || attached > limits.attachment_bytes.get() {
-        let message = format!("a message has at most {} attachments of {} bytes in all", limits.attachments, limits.attachment_bytes);
-        return Packet::rejected(&name, Rejection::TooLarge(message));
-    }
-    let text = match arguments {
-        None => "null",
-        Some(argument) => argument,
-    };
-    Packet { name: name.into_owned(), payload: Payload { text: text.into(), attachments: attachments.into() }, rejection: None }
-}
-
-/// The name in `["name",argument]`, and what stands between it and the last bracket: one argument, if the dispatcher finds that it is JSON.
-/// So nothing is parsed here but the name.
-fn split(text: &str) -> Option<(Cow<'_, str>, Option<&str>)> {
-    let inner = text.trim_ascii().strip_prefix('[')?.strip_suffix(']')?;
-    let mut values = serde_json::Deserializer::from_str(inner).into_iter::<Name<'_>>();
-    let Name(name) = values.next()?.ok()?;
-    let rest = inner.get(values.byte_offset()..)?.trim_ascii();
-    match rest.is_empty() {
-        true => Some((name, None)),
-        false => rest.strip_prefix(',').map(|argument| (name, Some(argument))),
-    }
-}
-
-/// Borrowed from the packet, where it has no escapes.
-#[derive(serde::Deserialize)]
-struct Name<'packet>(#[serde(borrow)] Cow<'packet, str>);
-
-/// Bytes of a name outside of the grammar that its rejection repeats.
-const MAX_NAME_ECHOED: usize = 128;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read_text(text: &str) -> Result<(String, String), (String, &'static str)> {
-        let packet = read(Value::Str(text.to_owned().into(), None), &Limits::default());
-        match packet.rejection {
-            None => Ok((packet.name, packet.payload.text.into_string())),
-            Some(rejection) => Err((packet.name, rejection.code())),
-        }
-    }
-
-    #[test]
-    fn a_packet_is_an_event_with_at_most_one_argument() {
-        let ok = |name: &str, json: &str| Ok((name.to_owned(), json.to_owned()));
-        let err = |name: &str, code| Err((name.to_owned(), code));
-        assert_eq!(read_text(r#"["ping",{"timestamp":1}]"#), ok("ping", r#"{"timestamp":1}"#));
-        assert_eq!(read_text(r#"["ping"]"#), ok("ping", "null"));
-        assert_eq!(read_text(r#" [ "ping" , {} ] "#), ok("ping", " {}"));
-        // What is not one argument is no JSON, as the dispatcher finds.
-        assert_eq!(read_text(r#"["ping",1,2]"#), ok("ping", "1,2"));
-        assert_eq!(read_text(r#"["ping",1],["evil",2]"#), ok("ping", r#"1],["evil",2"#));
-        assert_eq!(read_text(r#"["ping" 1]"#), err("", "invalid_payload"));
-        assert_eq!(read_text(r#"[1]"#), err("", "invalid_payload"));
-        assert_eq!(read_text("[]"), err("", "invalid_payload"));
-        assert_eq!(read_text("["), err("", "invalid_payload"));
-        assert_eq!(read_text(r#"["$connect"]"#), err("$connect", "unknown_event"));
-        assert_eq!(read_text(r#"["disconnect"]"#), err("disconnect", "unknown_event"));
-        assert_eq!(read_text(r#"[""]"#), err("", "unknown_event"));
-        assert_eq!(read_text(&format!(r#"["ping","{}"]"#, "x".repeat(128 << 10))), err("ping", "too_large"));
     }
 }
