@@ -1,7 +1,7 @@
 //! From a directory to what is served: watches it, looks at what has changed, loads it, publishes the result. A file that fails changes
 //! nothing for anybody, and is shown with its reason.
 //!
-//! One task decides and acts, one step after the other, and never waits for a plugin: [`loads`] compiles beside it. [`slots`] says which
+//! One task decides and acts, one step after the other, and never waits for a plugin: `loads` compiles beside it. [`slots`] says which
 //! version should serve.
 
 mod contents;
