@@ -194,6 +194,8 @@ impl Dispatcher {
         };
         let answer = self.run_within(routes, served, event, inbound, began).await;
         let ended = Instant::now();
+        // Whatever became of the event: numbers that it took are written as well.
+        keep_log_short(served);
         let outcome = match &answer {
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
             Err(Rejection::Busy(_) | Rejection::Unavailable(_)) => Outcome::Unknown,
@@ -289,7 +291,6 @@ impl Dispatcher {
                             let applied = self.apply(routes, event, &effects);
                             drop(held);
                             seat.keep();
-                            keep_log_short(served);
                             return Ok(Reply { json: reply, ends: applied.ends });
                         }
                         Ok(Err(CommitError::Conflict)) => {

@@ -276,6 +276,7 @@ impl Store {
         }
         transaction.prepare_cached("INSERT OR REPLACE INTO sequences VALUES (?1, ?2)")?.execute(params![sequence, integer(end)])?;
         transaction.commit()?;
+        self.log.grow(1);
         Ok(Block { next, end })
     }
 

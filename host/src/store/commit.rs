@@ -23,6 +23,13 @@ pub(super) struct Log {
     is_moving: AtomicBool,
 }
 
+impl Log {
+    /// So many keys more were written.
+    pub(super) fn grow(&self, keys: usize) {
+        self.keys.fetch_add(keys, Ordering::Relaxed);
+    }
+}
+
 impl Store {
     /// Stores `changes`, all or nothing, if nothing that they were made from has changed. Without writes there is nothing to do, and to
     /// conflict with.
@@ -89,7 +96,7 @@ impl Store {
         transaction.prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?.execute([version, integer(used)])?;
         transaction.commit()?;
         self.used.store(used, Ordering::Relaxed);
-        self.log.keys.fetch_add(changes.writes.len(), Ordering::Relaxed);
+        self.log.grow(changes.writes.len());
         Ok(())
     }
 

@@ -546,3 +546,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_long_log_is_moved_once_whether_values_or_numbers_made_it_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("state.sqlite"), StoreLimits::default()).unwrap());
+    assert!(!store.has_long_log());
+    for _ in 0..10_000 {
+        store.next_id("number").unwrap();
+    }
+    assert!(store.has_long_log() && !store.has_long_log(), "it is said to one");
+    store.move_log().unwrap();
+    assert!(!store.has_long_log());
+    for number in 0..250 {
+        let mut view = store.view();
+        view.set(&number.to_string(), vec![1]).unwrap();
+        store.commit(&view.into_changes()).unwrap();
+    }
+    assert!(store.has_long_log());
+}
