@@ -1,6 +1,6 @@
 //! The composition root: puts the parts together, starts them, and stops them in order.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use socketioxide::{ParserConfig, SocketIo};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
@@ -300,7 +302,8 @@ fn socketio(config: &Config, rooms: &Rooms) -> (socketioxide::layer::SocketIoLay
         .build_layer()
 }
 
-/// The lock on a data directory: one host for each.
+/// The lock on a data directory: one process for each. It is the process's own (POSIX `fcntl`), unlike a lock of the open file (`flock`): that
+/// one would be shared by a compiler which a host that is killed has just begun to start, and outlive the host for a moment.
 #[derive(Debug)]
 struct DataLock {
     _file: File,
@@ -317,17 +320,38 @@ impl DataLock {
         new.create(dir).map_err(wrong)?;
         let mut options = File::options();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(dir.join("host.lock")).map_err(wrong)?;
-        match file.try_lock() {
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(wrong)?;
                 Ok(Self { _file: file })
             }
-            Err(TryLockError::WouldBlock) => {
+            Err(Errno::AGAIN | Errno::ACCESS) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
                 Err(StartError::DataInUse { dir: dir.to_owned(), pid: pid.trim().to_owned() })
             }
-            Err(TryLockError::Error(source)) => Err(wrong(source)),
+            Err(error) => Err(wrong(error.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_process_though_another_has_inherited_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DataLock::take(dir.path()).unwrap();
+        // What a child has between its fork and its exec.
+        let inherited = Stdio::from(lock._file.try_clone().unwrap());
+        let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
+        drop(lock);
+        let again = DataLock::take(dir.path());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        again.unwrap();
     }
 }

@@ -180,3 +180,15 @@ fn an_operator_deploys_shows_and_rolls_back() {
     assert_eq!(status, 1);
     assert!(errors.contains("no kept version"), "{errors}");
 }
+
+#[test]
+fn a_data_directory_belongs_to_one_host_until_it_is_dead() {
+    let (plugins, data) = (directory_of(&[]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start(plugins.path(), data.path());
+    let (plugins_dir, data_dir) = (plugins.path().to_str().expect("UTF-8"), data.path().to_str().expect("UTF-8"));
+    let (status, _, errors) = run(&["serve", "--listen", "127.0.0.1:0", "--plugins", plugins_dir, "--data", data_dir]);
+    assert_eq!(status, 1, "{errors}");
+    assert!(errors.contains(&format!("in use by another host (pid {})", host.pid())), "{errors}");
+    host.kill();
+    drop(HostProcess::start(plugins.path(), data.path()));
+}
