@@ -17,9 +17,16 @@ use crate::config::Limits;
 use super::bindings;
 use super::state::InstanceState;
 
-/// How often a running guest is looked at. A guest overruns its CPU limit by at most twice this, and yields to its neighbours as often: an event
-/// that takes three tasks (reading, handling, writing) waits at each for those that spin, once.
+/// How often a guest that runs on and on is looked at. It overruns its CPU limit by at most twice this, and yields to its neighbours as often: an
+/// event that takes three tasks (reading, handling, writing) waits at each for those that spin, once.
 const TICK: Duration = Duration::from_millis(1);
+
+/// The same while no guest has run for long: each tick takes the processor from whoever is at work. Twice this passes at most until the first look
+/// at one that will.
+const QUIET_TICK: Duration = Duration::from_millis(4);
+
+/// Ticks without a look at any guest after which it is quiet.
+const TICKS_UNTIL_QUIET: u32 = 100;
 
 /// Instances of all plugins together: address space is reserved for each (4 GiB), memory is not.
 const INSTANCES: u32 = 1_000;
@@ -44,6 +51,8 @@ pub struct Engine {
     pub(super) wasm: wasmtime::Engine,
     pub(super) linker: Linker<InstanceState>,
     pub(super) workers: usize,
+    /// Set by every look at a guest that has run for a while.
+    pub(super) looked: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
@@ -58,17 +67,21 @@ impl Engine {
         let stop = Arc::new(AtomicBool::new(false));
         // An OS thread: a task of the runtime would never run while guests keep every worker busy, which is when it is needed.
         let (ticked, stopped) = (wasm.weak(), Arc::clone(&stop));
+        let looked = Arc::new(AtomicBool::new(false));
+        let was_looked = Arc::clone(&looked);
         let ticker = thread::Builder::new().name("sockhop-epoch".to_owned()).spawn(move || {
+            let mut unlooked = TICKS_UNTIL_QUIET;
             while !stopped.load(Ordering::Relaxed)
                 && let Some(engine) = ticked.upgrade()
             {
                 engine.increment_epoch();
                 drop(engine);
-                thread::sleep(TICK);
+                unlooked = if was_looked.swap(false, Ordering::Relaxed) { 0 } else { unlooked.saturating_add(1) };
+                thread::sleep(if unlooked < TICKS_UNTIL_QUIET { TICK } else { QUIET_TICK });
             }
         });
         ticker.map_err(|error| EngineError(error.into()))?;
-        Ok(Self { wasm, linker, workers, stop })
+        Ok(Self { wasm, linker, workers, looked, stop })
     }
 
     /// Instances of a plugin that may run at once under these limits.

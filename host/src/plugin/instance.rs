@@ -119,11 +119,14 @@ impl Instance {
         store.limiter(|state| &mut state.memory);
         store.set_max_component_handles(code.limits.handles.get());
         store.set_hostcall_fuel(code.limits.host_call_bytes.get());
-        let ticking = Arc::clone(&clock);
-        store.epoch_deadline_callback(move |_| match ticking.is_over() {
-            // Not wasmtime's own yield: tokio would put the task at the front of its queue, and its neighbours would starve.
-            false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
-            true => Err(CpuExceeded.into()),
+        let (ticking, looked) = (Arc::clone(&clock), Arc::clone(&code.engine.looked));
+        store.epoch_deadline_callback(move |_| {
+            looked.store(true, Ordering::Relaxed);
+            match ticking.is_over() {
+                // Not wasmtime's own yield: tokio would put the task at the front of its queue, and its neighbours would starve.
+                false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+                true => Err(CpuExceeded.into()),
+            }
         });
         store.set_epoch_deadline(FIRST_TICKS);
         let made = within(&clock, budget, &code.retired, pin!(code.pre.instantiate_async(&mut store))).await;
