@@ -251,6 +251,7 @@ fn follow(
         }
     };
     thread::Builder::new().name("sockhop-reload".to_owned()).spawn(move || {
+        stand_back();
         runtime.block_on(work);
         drop(ended);
     })?;
@@ -258,6 +259,21 @@ fn follow(
     tasks.spawn(async { has_ended.await.unwrap_or_default() });
     Ok((has_begun, go_on))
 }
+
+/// Lets this thread, and those that it starts, yield to the threads that serve events where processors are few: a reload can wait.
+#[cfg(target_os = "linux")]
+fn stand_back() {
+    // A nicety: where the system has none, reloads take their share.
+    let _ = rustix::process::nice(RELOAD_NICENESS);
+}
+
+/// Elsewhere it is the whole process that would yield.
+#[cfg(not(target_os = "linux"))]
+fn stand_back() {}
+
+/// As far as the compiler stands back.
+#[cfg(target_os = "linux")]
+const RELOAD_NICENESS: i32 = 10;
 
 /// Waits for `end`, for as long as `limit` and until `at_once`; whether it came.
 async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<Output = ()>) -> bool {

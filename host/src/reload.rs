@@ -361,7 +361,8 @@ impl Reloader {
                     let _ = answer.send(Err(OperatorError::NotServed { name, digest: target, reason: reason.unwrap_or_default() }));
                 }
                 _ => {
-                    let _ = answer.send(Ok(()));
+                    let is_remembered = self.slots == self.saved;
+                    let _ = answer.send(if is_remembered { Ok(()) } else { Err(OperatorError::NotRemembered) });
                 }
             }
         }

@@ -111,13 +111,15 @@ fn a_bad_configuration_is_refused_before_listening() {
 }
 
 #[test]
-fn a_second_host_names_the_first_of_a_data_directory() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
-    let first = HostProcess::start(plugins.path(), data.path());
-    let (plugins, data) = (plugins.path().to_str().expect("UTF-8"), data.path().to_str().expect("UTF-8"));
+fn a_second_host_names_the_first_of_a_data_directory_until_that_is_dead() {
+    let (plugins_dir, data_dir) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let first = HostProcess::start(plugins_dir.path(), data_dir.path());
+    let (plugins, data) = (plugins_dir.path().to_str().expect("UTF-8"), data_dir.path().to_str().expect("UTF-8"));
     let (status, _, errors) = run(&["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data]);
     assert_eq!(status, 1, "{errors}");
     assert!(errors.contains(&format!("pid {}", first.pid())), "{errors}");
+    first.kill();
+    drop(HostProcess::start(plugins_dir.path(), data_dir.path()));
 }
 
 #[test]
@@ -179,16 +181,4 @@ fn an_operator_deploys_shows_and_rolls_back() {
     let (status, _, errors) = ask(&["plugins", "rollback", "chameleon", "--to", "0000"]);
     assert_eq!(status, 1);
     assert!(errors.contains("no kept version"), "{errors}");
-}
-
-#[test]
-fn a_data_directory_belongs_to_one_host_until_it_is_dead() {
-    let (plugins, data) = (directory_of(&[]), tempfile::tempdir().expect("a directory"));
-    let host = HostProcess::start(plugins.path(), data.path());
-    let (plugins_dir, data_dir) = (plugins.path().to_str().expect("UTF-8"), data.path().to_str().expect("UTF-8"));
-    let (status, _, errors) = run(&["serve", "--listen", "127.0.0.1:0", "--plugins", plugins_dir, "--data", data_dir]);
-    assert_eq!(status, 1, "{errors}");
-    assert!(errors.contains(&format!("in use by another host (pid {})", host.pid())), "{errors}");
-    host.kill();
-    drop(HostProcess::start(plugins.path(), data.path()));
 }

@@ -333,6 +333,17 @@ async fn a_data_directory_that_may_not_be_written_is_named_and_a_cache_that_may_
     for part in ["cache", "plugins"] {
         assert_eq!(std::fs::read_dir(data.path().join(part)).expect("a directory").count(), 0);
     }
+    // An operator's word is followed, and he is told that the next start won't know it.
+    let say = |word: &str| {
+        let mut command = std::process::Command::new(sockhop_tests::binary());
+        command.args(["plugins", word, "connection", "--url", &host.url, "--data"]).arg(data.path()).output().expect("the command runs")
+    };
+    let disabled = say("disable");
+    let said = String::from_utf8_lossy(&disabled.stderr).into_owned();
+    assert!(disabled.status.code() == Some(1) && said.contains("can't be remembered for the next start"), "{said}");
+    assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["error"]["code"], json!("unavailable"));
+    mode(&data.path().join("plugins"), 0o700);
+    assert!(say("disable").status.success(), "said again when it can be remembered");
 }
 
 /// A compiler that never ends with a file that says so, and works with any other.

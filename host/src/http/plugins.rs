@@ -73,6 +73,7 @@ async fn say(api: &Api, name: &str, word: Word) -> Result<Json<Value>, Problem> 
             | OperatorError::NotKept { .. }
             | OperatorError::Ambiguous { .. }
             | OperatorError::NotServed { .. } => (StatusCode::CONFLICT, "refused"),
+            OperatorError::NotRemembered => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
         Problem::new(status, code, &error.to_string())
     })?;

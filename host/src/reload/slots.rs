@@ -155,6 +155,9 @@ pub enum OperatorError {
         /// What there is.
         kept: Vec<Digest>,
     },
+    /// It is followed, and can't be written down.
+    #[error("done, but it can't be remembered for the next start: see to it that the data directory can be written, then say it again")]
+    NotRemembered,
     /// Several versions have digests that begin so.
     #[error("several versions of `{name}` have a digest that begins with `{digest}`: {}", found.join(", "))]
     Ambiguous {
