@@ -259,6 +259,21 @@ fn state(criterion: &mut Criterion) {
         };
         bencher.iter_batched(changes, |changes| store.commit(&changes).expect("a commit"), BatchSize::SmallInput);
     });
+    // What a commit costs for each of sixteen writers, if they shared one.
+    group.throughput(Throughput::Elements(16));
+    group.bench_function("commit of two keys, sixteen times in one", |bencher| {
+        let changes = || {
+            let mut view = store.view();
+            for _ in 0..16 {
+                number = (number + 1) % 1_000;
+                view.set(&format!("record/{number:016}"), vec![b'x'; 200]).expect("room");
+                view.set(&format!("user/7/{number:016}"), Vec::new()).expect("room");
+            }
+            view.into_changes()
+        };
+        bencher.iter_batched(changes, |changes| store.commit(&changes).expect("a commit"), BatchSize::SmallInput);
+    });
+    group.throughput(Throughput::Elements(1));
     group.bench_function("read of one key", |bencher| bencher.iter(|| store.view().get("record/0000000000000001").expect("a read")));
     group.finish();
 }

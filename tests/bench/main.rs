@@ -42,7 +42,7 @@ struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Only these servers
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Native, Kind::Node, Kind::Python])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Native, Kind::Pool, Kind::Node, Kind::Python])]
     servers: Vec<Kind>,
     /// Rounds; in each, every server has its turn, and the median of all rounds counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -204,15 +204,20 @@ impl Run {
     }
 
     fn reload(&mut self) {
-        note("reloads under load");
-        let Arguments { connections, reloads, memory_reloads, .. } = self.arguments;
+        let Arguments { connections, reloads, memory_reloads, rounds, .. } = self.arguments;
         // Long enough for the rarest of what counts, whatever the other parts take.
         let time = if self.arguments.quick { self.time } else { self.time.max(Duration::from_secs(10)) };
-        let found = reload::reloads(&self.stage, reload::Extent { connections, reloads, memory_reloads, time });
-        self.report.add("reloads under load: p99 over steady", "×", Kind::Sockhop, found.p99_ratio);
-        self.report.add("reloads under load: rename until it serves, median", "ms", Kind::Sockhop, found.reload_ms);
-        self.report.add_faults(Kind::Sockhop, "reloads under load", found.faults);
-        self.report.add_document("reload", found.document);
+        let mut documents = Vec::new();
+        for round in 1..=rounds {
+            note(&format!("reloads under load, round {round} of {rounds}"));
+            let memory_reloads = if round == rounds { memory_reloads } else { 0 };
+            let found = reload::reloads(&self.stage, reload::Extent { connections, reloads, memory_reloads, time });
+            self.report.add("reloads under load: p99 over steady", "×", Kind::Sockhop, found.p99_ratio);
+            self.report.add("reloads under load: rename until it serves, median", "ms", Kind::Sockhop, found.reload_ms);
+            self.report.add_faults(Kind::Sockhop, "reloads under load", found.faults);
+            documents.push(found.document);
+        }
+        self.report.add_document("reload", documents.into());
     }
 
     fn spinners(&mut self) {
@@ -222,7 +227,9 @@ impl Run {
             let more = (spun.spinning_p99 - spun.steady_p99) / 1e3;
             self.report.add("spinning neighbour: steady p99", "ms", Kind::Sockhop, spun.steady_p99 / 1e3);
             self.report.add("spinning neighbour: p99 above steady", "ms", Kind::Sockhop, more);
-            self.report.add("spinning neighbour: events that spun", "", Kind::Sockhop, spun.spins as f64);
+            self.report.add("spinning neighbour: events that spun", "", Kind::Sockhop, spun.overruns.len() as f64);
+            let most = spun.overruns.iter().copied().fold(0.0, f64::max);
+            self.report.add("spinning neighbour: most that a spinner overran", "ms", Kind::Sockhop, most);
             self.report.add_faults(Kind::Sockhop, "a spinning neighbour", spun.faults);
         }
     }

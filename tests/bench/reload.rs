@@ -139,8 +139,8 @@ fn footprint((resident, threads, files): (u64, usize, usize)) -> Value {
 pub(crate) struct Spun {
     pub(crate) steady_p99: f64,
     pub(crate) spinning_p99: f64,
-    /// Events that ran into the limit of time meanwhile.
-    pub(crate) spins: usize,
+    /// Milliseconds by which each handler that spun ran on beyond its limit, as the host's log has it.
+    pub(crate) overruns: Vec<f64>,
     pub(crate) faults: Faults,
 }
 
@@ -150,15 +150,19 @@ const CALM: f64 = 1_000.0;
 /// Clients that keep the plugin spinning; more than it has instances.
 const SPINNERS: usize = 4;
 
+/// What a handler may run: little, so that many come to that.
+const SPIN_LIMIT_MS: u32 = 100;
+
 /// Measures `ping` while another plugin spins.
 pub(crate) fn spinners(stage: &Stage, time: Duration) -> Spun {
     let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     put(plugins.path(), &bundled_plugin("connection"));
     put(plugins.path(), &guest("chameleon"));
+    let limit = SPIN_LIMIT_MS.to_string();
     // A plugin that fails so often would be answered by its breaker, and would not run.
-    // Each of them is an error in the log, which is asked for here.
-    let patience = [("LIMITS__BREAKER_FAILURES", "1000000"), ("LIMITS__BREAKER_CALLS", "1000000"), ("LOG__FILTER", "off")];
-    let host: Server = stage.host(plugins.path(), data.path(), &patience);
+    let settings = [("LIMITS__BREAKER_FAILURES", "1000000"), ("LIMITS__BREAKER_CALLS", "1000000"), ("LIMITS__EVENT_CPU_MS", &*limit)];
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let host: Server = stage.host_with_log(plugins.path(), data.path(), &settings, log.reopen().expect("a file"));
     let mut load = Load::new(Driver::connect(&host.address, 50, true), Question::Ping, host.pid());
     let steady = load.open(CALM, 1, WARM, |elapsed| elapsed >= time);
     let is_over = AtomicBool::new(false);
@@ -166,10 +170,17 @@ pub(crate) fn spinners(stage: &Stage, time: Duration) -> Spun {
         let spinners: Vec<_> = (0..SPINNERS).map(|_| scope.spawn(|| spin(&host.address, &is_over))).collect();
         let phase = load.open(CALM, 1, WARM, |elapsed| elapsed >= time);
         is_over.store(true, Ordering::Relaxed);
-        (phase, spinners.into_iter().map(|spinner| spinner.join().expect("a spinner")).sum())
+        (phase, spinners.into_iter().map(|spinner| spinner.join().expect("a spinner")).sum::<usize>())
     });
-    assert!(spins > 0, "nothing spun");
-    Spun { steady_p99: steady.percentile(0.99), spinning_p99: spinning.percentile(0.99), spins, faults: spinning.faults }
+    let overruns = overruns(&std::fs::read_to_string(log.path()).expect("the host's log"));
+    assert!(spins > 0 && overruns.len() >= spins, "{spins} spun, the log has {}", overruns.len());
+    Spun { steady_p99: steady.percentile(0.99), spinning_p99: spinning.percentile(0.99), overruns, faults: spinning.faults }
+}
+
+/// From the log's lines on handlers that ran into their limit.
+fn overruns(log: &str) -> Vec<f64> {
+    let ran = |line: &str| serde_json::from_str::<Value>(line).ok()?.pointer("/fields/ran_ms")?.as_f64();
+    log.lines().filter_map(ran).map(|ran| ran - f64::from(SPIN_LIMIT_MS)).collect()
 }
 
 fn spin(address: &str, is_over: &AtomicBool) -> usize {

@@ -46,11 +46,13 @@ pub(crate) struct Report {
 }
 
 /// What the contract asks of Sockhop beside a peer: measure, peer, and at most so many times the peer's figure.
-const RATIOS: [(&str, Kind, f64); 11] = [
+const RATIOS: [(&str, Kind, f64); 13] = [
     ("ping, 1 in flight: server CPU", Kind::Native, 1.3),
+    ("ping, 1 in flight: server CPU", Kind::Pool, 1.3),
     ("ping, 1 in flight: server CPU", Kind::Node, 0.5),
     ("ping, 1 in flight: server CPU", Kind::Python, 0.1),
     ("ping, 8 in flight: server CPU", Kind::Native, 1.6),
+    ("ping, 8 in flight: server CPU", Kind::Pool, 1.6),
     ("ping, 8 in flight: server CPU", Kind::Node, 1.0 / 3.0),
     ("ping, 8 in flight: server CPU", Kind::Python, 0.1),
     ("ping, open loop: p99", Kind::Native, 1.5),
@@ -61,12 +63,13 @@ const RATIOS: [(&str, Kind, f64); 11] = [
 ];
 
 /// What it asks of Sockhop by itself.
-const LIMITS: [(&str, f64); 5] = [
+const LIMITS: [(&str, f64); 6] = [
     ("start with 4 cached plugins", 500.0),
     ("drop of a plugin never seen to its first answer", 1_000.0),
     ("drop of a plugin with its artifact cached to its first answer", 400.0),
     ("reloads under load: p99 over steady", 2.0),
     ("spinning neighbour: p99 above steady", 10.0),
+    ("spinning neighbour: most that a spinner overran", 20.0),
 ];
 
 impl Report {
@@ -196,6 +199,7 @@ const fn peer_unit(peer: Kind) -> &'static str {
     match peer {
         Kind::Sockhop => "× sockhop",
         Kind::Native => "× native",
+        Kind::Pool => "× pool",
         Kind::Node => "× node",
         Kind::Python => "× python",
     }

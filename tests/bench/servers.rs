@@ -2,6 +2,7 @@
 //! system says of them. Knows nothing of what is asked of them.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,8 +16,10 @@ use tempfile::TempDir;
 pub(crate) enum Kind {
     /// This repository's host with its bundled plugins
     Sockhop,
-    /// Handlers in Rust on socketioxide
+    /// Handlers in Rust on socketioxide, on a current-thread runtime
     Native,
+    /// The same on tokio's multi-threaded runtime
+    Pool,
     /// `socket.io` on Node.js
     Node,
     /// python-socketio in FastAPI with Pydantic
@@ -29,6 +32,7 @@ impl Kind {
         match self {
             Self::Sockhop => "sockhop",
             Self::Native => "native",
+            Self::Pool => "pool",
             Self::Node => "node",
             Self::Python => "python",
         }
@@ -115,6 +119,7 @@ impl Stage {
         match kind {
             Kind::Sockhop => self.host(&self.plugins, &data, &[]),
             Kind::Native => self.launch(beside("native_peer"), &self.native, &data),
+            Kind::Pool => self.launch(beside("native_peer"), &["--runtime=multi".into()], &data),
             Kind::Node => {
                 let script = peers().join("node").join("server.mjs");
                 self.launch("node".into(), &[script.into()], &data)
@@ -130,13 +135,24 @@ impl Stage {
 
     /// Starts the host with plugins, data and settings (`SECTION__KEY`) of the measurement's own.
     pub(crate) fn host(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Server {
+        listening(self.host_command(plugins, data, settings))
+    }
+
+    /// The same with its log in `log`, as JSON.
+    pub(crate) fn host_with_log(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)], log: File) -> Server {
+        let mut command = self.host_command(plugins, data, settings);
+        command.env("SOCKHOP_LOG__FORMAT", "json").stderr(log);
+        listening(command)
+    }
+
+    fn host_command(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Command {
         let mut command = self.pinned(&crate::files::binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(plugins).arg("--data").arg(data);
         command.env("SOCKHOP_LOG__FILTER", "error");
         for (key, value) in settings {
             command.env(format!("SOCKHOP_{key}"), value);
         }
-        listening(command)
+        command
     }
 
     fn launch(&self, program: PathBuf, arguments: &[OsString], data: &Path) -> Server {
