@@ -14,7 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::breaker::{Change, Denied, Outcome};
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
-use crate::event::{Connection, Event, EventId, Identity, Json, Payload, depth, host_event};
+use crate::event::{Connection, Event, EventId, Identity, Json, Payload, host_event, is_deeper};
 use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
 use crate::registry::{Inbound, Registry, Routes, Served};
@@ -168,8 +168,7 @@ impl Dispatcher {
 
     fn parse(&self, text: &str) -> Result<Value, Rejection> {
         let most = self.limits.json_depth.get();
-        // Each level has two brackets: what is shorter need not be counted.
-        if text.len() > 2 * most && depth(text) > most {
+        if is_deeper(text, most) {
             return Err(Rejection::TooLarge(format!("the payload nests deeper than {most}")));
         }
         serde_json::from_str(text).map_err(|_| Rejection::invalid("the payload is not JSON, or more than one argument"))

@@ -174,8 +174,13 @@ impl Event {
     }
 }
 
-/// How deep `json` nests, counting arrays and objects; brackets in strings don't count. The text need not be well-formed.
-pub fn depth(json: &str) -> usize {
+/// Whether `json` nests deeper than `most`, counting arrays and objects; brackets in strings don't count. The text need not be well-formed.
+pub fn is_deeper(json: &str, most: usize) -> bool {
+    // Nearly every text has fewer brackets than levels are allowed, wherever they stand, and to count them is many times cheaper.
+    json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > most && depth(json) > most
+}
+
+fn depth(json: &str) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
     for byte in json.bytes() {
         match byte {
@@ -213,5 +218,6 @@ mod tests {
         assert_eq!(depth("1"), 0);
         assert_eq!(depth(r#"{"a":[{}]}"#), 3);
         assert_eq!(depth(r#"["[[[[", "\"[["]"#), 1);
+        assert!(is_deeper("[[[]]]", 2) && !is_deeper("[[[]]]", 3) && !is_deeper(r#"[["[[[["]]"#, 2));
     }
 }
