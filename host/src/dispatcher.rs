@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::OwnedMutexGuard;
 
 use crate::breaker::{Change, Denied, Outcome};
 use crate::config::Limits;
@@ -23,7 +22,7 @@ use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
 use crate::store::{CommitError, View};
 
-use commit::{commit, keep_log_short};
+use commit::{Turn, commit, commit_alone, keep_log_short};
 use run::Run;
 
 /// Asks plugins, and applies what they want done.
@@ -281,24 +280,23 @@ impl Dispatcher {
                 }
                 Some(view) => {
                     let changes = view.into_changes();
-                    let held = match lock.take() {
-                        Some(held) => held,
-                        None => self.commit_lock(served, patience).await.ok_or_else(contended)?,
+                    let (held, committed) = match lock.take() {
+                        Some(held) => (held, commit_alone(&served.state.store, changes).await),
+                        None => commit(&served.state, changes, patience).await.ok_or_else(contended)?,
                     };
-                    match commit(&served.state.store, changes).await {
-                        Ok(Ok(())) => {
+                    match committed {
+                        Ok(()) => {
                             let applied = self.apply(routes, event, &effects);
                             drop(held);
                             seat.keep();
                             return Ok(Reply { json: reply, ends: applied.ends });
                         }
-                        Ok(Err(CommitError::Conflict)) => {
+                        Err(CommitError::Conflict) => {
                             seat.discard();
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
                         }
-                        Ok(Err(error @ CommitError::Full { .. })) => return Err(Rejection::TooLarge(error.to_string())),
-                        Ok(Err(error)) => return Err(self.unavailable(served, event, &error)),
-                        Err(panicked) => return Err(self.unavailable(served, event, &panicked)),
+                        Err(error @ CommitError::Full { .. }) => return Err(Rejection::TooLarge(error.to_string())),
+                        Err(error) => return Err(self.unavailable(served, event, &error)),
                     }
                 }
             }
@@ -321,7 +319,7 @@ impl Dispatcher {
     }
 
     /// Waits for the lock until `patience` ends, where it does.
-    async fn commit_lock(&self, served: &Served, patience: Option<Instant>) -> Option<OwnedMutexGuard<()>> {
+    async fn commit_lock(&self, served: &Served, patience: Option<Instant>) -> Option<Turn> {
         let lock = Arc::clone(&served.state.commit).lock_owned();
         match patience {
             Some(until) => tokio::time::timeout_at(until.into(), lock).await.ok(),

@@ -8,6 +8,7 @@
 //! then the last moments may be missing, but never a part of a commit.
 
 mod commit;
+mod queue;
 mod view;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use commit::Log;
+pub use queue::{Queue, Taken};
 pub use view::{Changes, View};
 
 /// Marks a file as one of ours, for `file(1)` and for us: `Sock`.
@@ -157,6 +159,9 @@ pub enum CommitError {
     /// The host's fault, not the handler's.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The host panicked over it.
+    #[error("whether it was stored is not known")]
+    Unknown,
 }
 
 impl From<rusqlite::Error> for CommitError {
@@ -176,6 +181,8 @@ pub struct Store {
     /// What `meta.bytes` is, to say no to a write without asking the file.
     used: AtomicU64,
     log: Log,
+    /// Writers who wait for their turn.
+    pub queue: Queue,
 }
 
 /// Numbers that are taken from the file and not given out yet.
@@ -216,6 +223,7 @@ impl Store {
             readers: Mutex::default(),
             used: AtomicU64::new(bytes),
             log: Log::default(),
+            queue: Queue::default(),
         })
     }
 

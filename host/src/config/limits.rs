@@ -51,7 +51,8 @@ pub struct Limits {
     pub instance_memory_bytes: NonZeroUsize,
     /// All instances of one plugin.
     pub plugin_memory_bytes: NonZeroUsize,
-    /// Instances of one plugin that run at once; twice the host's worker threads where it is not set.
+    /// Instances of one plugin that run at once; twice the host's worker threads where it is not set. The last events of a version that was
+    /// replaced have places of their own.
     pub instances: Option<NonZeroUsize>,
     /// Running time of one event's handler, reruns included.
     #[serde(deserialize_with = "milliseconds")]

@@ -1,21 +1,78 @@
-//! Where what a handler stored is written: on the thread that handled it, or on one that may wait.
+//! Where what a handler stored is written: in its plugin's turn, with what others wait to have written, on the thread that handled the event
+//! or on one that may wait.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
 
-use tokio::task::JoinError;
+use tokio::sync::OwnedMutexGuard;
 
-use crate::registry::Served;
+use crate::registry::{Served, State};
 use crate::store::{Changes, CommitError, Store};
 
 use super::Cause;
 
-/// Stores `changes`: here, where that takes microseconds, because a thread of the blocking pool would take longer to wake; else there.
-pub(super) async fn commit(store: &Arc<Store>, changes: Changes) -> Result<Result<(), CommitError>, JoinError> {
-    if let Some(committed) = store.commit_at_once(&changes) {
-        return Ok(committed);
+/// The right to commit to one plugin's state, and to deliver what follows from it.
+pub(super) type Turn = OwnedMutexGuard<()>;
+
+/// Stores `changes` as soon as the plugin's turn comes, which ends when what follows from them is delivered. Nothing, and nothing stored, where
+/// it does not come until `patience` ends.
+///
+/// Whoever has the turn commits for all who wait for theirs, in one transaction: they find it done when they have it.
+pub(super) async fn commit(state: &State, changes: Changes, patience: Option<Instant>) -> Option<(Turn, Result<(), CommitError>)> {
+    let mut turn = pin!(Arc::clone(&state.commit).lock_owned());
+    let mut changes = Some(changes);
+    // Into the queue and in line for the turn at once: what is committed first is delivered first.
+    let queued = poll_fn(|context| {
+        let changes = changes.take().unwrap_or_default();
+        Poll::Ready(state.store.queue.push(changes, || turn.as_mut().poll(context)))
+    });
+    let (ticket, has_turn) = queued.await;
+    let turn = match (has_turn, patience) {
+        (Poll::Ready(turn), _) => turn,
+        (Poll::Pending, None) => turn.await,
+        (Poll::Pending, Some(until)) => match tokio::time::timeout_at(until.into(), &mut turn).await {
+            Ok(turn) => turn,
+            Err(_) if ticket.withdraw() => return None,
+            // Somebody is committing them.
+            Err(_) => turn.await,
+        },
+    };
+    if let Some(result) = ticket.result() {
+        return Some((turn, result));
+    }
+    commit_waiting(&state.store).await;
+    Some((turn, ticket.result().unwrap_or(Err(CommitError::Unknown))))
+}
+
+/// Stores `changes` in a turn that is held already, and nobody else's: those who wait would make them conflict.
+pub(super) async fn commit_alone(store: &Arc<Store>, changes: Changes) -> Result<(), CommitError> {
+    if let Some(committed) = store.commit_at_once(&[&changes]) {
+        return committed.into_iter().next().unwrap_or(Ok(()));
     }
     let store = Arc::clone(store);
-    tokio::task::spawn_blocking(move || store.commit(&changes)).await
+    tokio::task::spawn_blocking(move || store.commit(&changes)).await.unwrap_or(Err(CommitError::Unknown))
+}
+
+/// Commits for everybody in the queue: here, where that takes microseconds, because a thread of the blocking pool would take longer to wake; else
+/// there.
+async fn commit_waiting(store: &Arc<Store>) {
+    let taken = store.queue.take();
+    let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
+    if let Some(committed) = store.commit_at_once(&group) {
+        taken.into_iter().zip(committed).for_each(|(taken, result)| taken.done(result));
+        return;
+    }
+    let store = Arc::clone(store);
+    let committing = tokio::task::spawn_blocking(move || {
+        let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
+        let committed = store.commit_all(&group);
+        taken.into_iter().zip(committed).for_each(|(taken, result)| taken.done(result));
+    });
+    // A panic leaves the writers without a result, which they take for what it is.
+    let _ = committing.await;
 }
 
 /// Has the log of a plugin's state moved into its file, where it has grown long. Nobody waits for it: what is in the log is safe there.
@@ -27,5 +84,62 @@ pub(super) fn keep_log_short(served: &Served) {
                 tracing::warn!(plugin, error = ?Cause(&error), "the log of the state was not moved into its file");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::store::StoreLimits;
+
+    fn state(dir: &tempfile::TempDir) -> State {
+        let store = Store::open(&dir.path().join("state.sqlite"), StoreLimits::default()).unwrap();
+        State { store: Arc::new(store), commit: Arc::default(), memory: Arc::default() }
+    }
+
+    fn change(state: &State, key: &str) -> Changes {
+        let mut view = state.store.view();
+        view.set(key, vec![1]).unwrap();
+        view.into_changes()
+    }
+
+    fn has(state: &State, key: &str) -> bool {
+        state.store.view().get(key).unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn writers_who_wait_for_their_turn_share_one_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(&dir);
+        let held = Arc::clone(&state.commit).lock_owned().await;
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        let mut first = Box::pin(commit(&state, change(&state, "first"), None));
+        let mut second = Box::pin(commit(&state, change(&state, "second"), None));
+        let late = Some(Instant::now());
+        assert!(first.as_mut().poll(&mut context).is_pending() && second.as_mut().poll(&mut context).is_pending());
+        assert!(commit(&state, change(&state, "late"), late).await.is_none(), "its time is over");
+        assert!(!has(&state, "first"));
+        drop(held);
+        let (turn, committed) = first.await.unwrap();
+        committed.unwrap();
+        assert!(has(&state, "first") && has(&state, "second") && !has(&state, "late"));
+        assert!(second.as_mut().poll(&mut context).is_pending(), "what follows from the first is delivered before");
+        drop(turn);
+        second.await.unwrap().1.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_writer_who_is_gone_stores_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(&dir);
+        let held = Arc::clone(&state.commit).lock_owned().await;
+        let mut gone = Box::pin(commit(&state, change(&state, "gone"), None));
+        assert!(gone.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop())).is_pending());
+        drop(gone);
+        drop(held);
+        commit(&state, change(&state, "other"), None).await.unwrap().1.unwrap();
+        assert!(has(&state, "other") && !has(&state, "gone"));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::view::{Scanned, Tracked};
 use super::{BUSY_TIMEOUT, Changes, CommitError, Meta, Store, StoreError, entry_bytes, integer, lock, meta, stored_bytes};
@@ -43,61 +43,81 @@ impl Store {
         if changes.writes.is_empty() {
             return Ok(());
         }
-        self.commit_by(&mut lock(&self.writer), changes)
+        let mut committed = self.commit_by(&mut lock(&self.writer), &[changes])?;
+        committed.pop().unwrap_or(Ok(()))
+    }
+
+    /// Commits each of `group` in its turn, as [`Store::commit`] would, in one transaction: one that is refused changes nothing, and the next
+    /// sees what those before it have stored.
+    pub fn commit_all(&self, group: &[&Changes]) -> Vec<Result<(), CommitError>> {
+        let committed = self.commit_by(&mut lock(&self.writer), group);
+        match committed {
+            Ok(committed) => committed,
+            // What is wrong with one of them is no matter of the others.
+            Err(_) => group.iter().map(|changes| self.commit(changes)).collect(),
+        }
     }
 
     /// The same where it takes microseconds; nothing where it may take longer: there is much to write, or another holds the file.
-    pub fn commit_at_once(&self, changes: &Changes) -> Option<Result<(), CommitError>> {
-        if changes.writes.is_empty() {
-            return Some(Ok(()));
-        }
-        if changes.writes.len() > SMALL_KEYS || changes.writes.values().flatten().map(Vec::len).sum::<usize>() > SMALL_BYTES {
+    pub fn commit_at_once(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
+        let writes = || group.iter().flat_map(|changes| &changes.writes);
+        if writes().count() > SMALL_KEYS || writes().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>() > SMALL_BYTES {
             return None;
         }
         let mut writer = self.writer.try_lock().ok()?;
         writer.busy_timeout(Duration::ZERO).ok()?;
-        let committed = self.commit_by(&mut writer, changes);
-        let is_patient_again = writer.busy_timeout(BUSY_TIMEOUT);
-        match (committed, is_patient_again) {
-            (Err(CommitError::Store(StoreError::Sqlite(error))), _) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => None,
-            (committed, _) => Some(committed),
-        }
+        let committed = self.commit_by(&mut writer, group);
+        let _ = writer.busy_timeout(BUSY_TIMEOUT);
+        // Whatever went wrong is tried again by one who may wait, and told then.
+        committed.ok()
     }
 
-    fn commit_by(&self, writer: &mut Connection, changes: &Changes) -> Result<(), CommitError> {
+    /// Nothing of any is stored where SQLite fails.
+    fn commit_by(&self, writer: &mut Connection, group: &[&Changes]) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let Meta { commits, bytes } = meta(&transaction)?;
-        if changes.snapshot.is_some_and(|seen| seen != commits) && !is_unchanged(&transaction, &changes.tracked)? {
-            return Err(CommitError::Conflict);
+        let (mut now, mut keys) = (meta(&transaction)?, 0);
+        let mut committed = Vec::with_capacity(group.len());
+        for changes in group {
+            committed.push(self.write(&transaction, &now, changes)?.map(|then| {
+                now = then;
+                keys += changes.writes.len();
+            }));
         }
-        let version = commits + 1;
-        let mut used = bytes;
+        if keys > 0 {
+            transaction.prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?.execute([now.commits, integer(now.bytes)])?;
+            transaction.commit()?;
+            self.used.store(now.bytes, Ordering::Relaxed);
+            self.log.grow(keys);
+        }
+        Ok(committed)
+    }
+
+    /// Writes one's changes, where they are not refused, and says what `meta` is then.
+    fn write(&self, transaction: &Transaction<'_>, now: &Meta, changes: &Changes) -> Result<Result<Meta, CommitError>, rusqlite::Error> {
+        if changes.snapshot.is_some_and(|seen| seen != now.commits) && !is_unchanged(transaction, &changes.tracked)? {
+            return Ok(Err(CommitError::Conflict));
+        }
+        let mut then = Meta { commits: now.commits + 1, bytes: now.bytes };
         for (key, value) in &changes.writes {
-            let stored = stored_bytes(&transaction, key)?;
-            used = used.saturating_sub(stored);
+            let added = value.as_ref().map_or(0, |value| entry_bytes(key, value.len() as u64));
+            then.bytes = then.bytes.saturating_sub(stored_bytes(transaction, key)?) + added;
+        }
+        if then.bytes > self.limits.quota && then.bytes > now.bytes {
+            return Ok(Err(CommitError::Full { used: then.bytes, quota: self.limits.quota }));
+        }
+        for (key, value) in &changes.writes {
             match value {
                 Some(value) => {
-                    used += entry_bytes(key, value.len() as u64);
                     let mut upsert = transaction.prepare_cached(
                         "INSERT INTO entries (key, value, version) VALUES (?1, ?2, ?3)
                          ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version",
                     )?;
-                    upsert.execute(params![key, value, version])?;
+                    upsert.execute(params![key, value, then.commits])?;
                 }
-                None if stored > 0 => {
-                    transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
-                }
-                None => {}
+                None => drop(transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?),
             }
         }
-        if used > self.limits.quota && used > bytes {
-            return Err(CommitError::Full { used, quota: self.limits.quota });
-        }
-        transaction.prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?.execute([version, integer(used)])?;
-        transaction.commit()?;
-        self.used.store(used, Ordering::Relaxed);
-        self.log.grow(changes.writes.len());
-        Ok(())
+        Ok(Ok(then))
     }
 
     /// Whether the log is so long that it should be moved into the file. Says so to one caller, until that has done it.

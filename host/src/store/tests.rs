@@ -548,6 +548,33 @@ proptest! {
 }
 
 #[test]
+fn a_group_is_committed_as_one_after_the_other_and_who_is_refused_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, StoreLimits { quota: 1_000, ..StoreLimits::default() });
+    put(&store, &[("read", "old")]);
+    let view = |reads: bool, key: &str, bytes: usize| {
+        let mut view = store.view();
+        if reads {
+            view.get("read").unwrap();
+        }
+        view.set(key, vec![b'x'; bytes]).unwrap();
+        view.into_changes()
+    };
+    let group = [view(true, "first", 1), view(false, "read", 1), view(true, "conflicts", 1), view(false, "last", 1)];
+    let [too_much, full] = [view(false, "a", 800), view(false, "b", 800)];
+    let mut committed = store.commit_all(&group.iter().collect::<Vec<_>>()).into_iter();
+    let expected = [false, false, true, false];
+    assert_eq!(expected.map(|_| is_conflict(committed.next().unwrap())), expected);
+    let stored: Vec<_> = all(&store).into_iter().map(|(key, _)| key).collect();
+    assert_eq!(stored, ["first", "last", "read"]);
+    let before = store.used();
+    let committed = store.commit_at_once(&[&too_much, &full]).unwrap();
+    assert!(matches!(committed.as_slice(), [Ok(()), Err(CommitError::Full { .. })]), "{committed:?}");
+    assert_eq!(store.used(), before + 1 + 800 + ENTRY_BYTES);
+    assert!(get(&store, "a").is_some() && get(&store, "b").is_none());
+}
+
+#[test]
 fn a_long_log_is_moved_once_whether_values_or_numbers_made_it_so() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&dir.path().join("state.sqlite"), StoreLimits::default()).unwrap());
