@@ -22,7 +22,7 @@ use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
 use crate::store::{CommitError, View};
 
-use commit::{Turn, commit, commit_alone, keep_log_short};
+use commit::{commit, commit_alone, keep_log_short, turn_apart};
 use run::Run;
 
 /// Asks plugins, and applies what they want done.
@@ -242,7 +242,7 @@ impl Dispatcher {
         loop {
             let mut lock = match runs < OPTIMISTIC_RUNS {
                 true => None,
-                false => Some(self.commit_lock(served, patience).await.ok_or_else(contended)?),
+                false => Some(turn_apart(&served.state, patience).await.ok_or_else(contended)?),
             };
             runs += 1;
             let run = Run::new(event, routes, served, &self.rooms, limits);
@@ -316,15 +316,6 @@ impl Dispatcher {
             }
         }
         applied
-    }
-
-    /// Waits for the lock until `patience` ends, where it does.
-    async fn commit_lock(&self, served: &Served, patience: Option<Instant>) -> Option<Turn> {
-        let lock = Arc::clone(&served.state.commit).lock_owned();
-        match patience {
-            Some(until) => tokio::time::timeout_at(until.into(), lock).await.ok(),
-            None => Some(lock.await),
-        }
     }
 
     /// Logs what the client is not told.

@@ -1,7 +1,8 @@
 //! The composition root: puts the parts together, starts them, and stops them in order.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+mod lock;
+
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,8 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use socketioxide::{ParserConfig, SocketIo};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
@@ -31,6 +30,8 @@ use crate::registry::{Registry, Routes};
 use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
 use crate::rooms::{Outlet, Rooms};
 use crate::socket::Sockets;
+
+use lock::DataLock;
 
 /// A host that listens, and has loaded what it serves.
 pub struct Host {
@@ -271,9 +272,9 @@ fn stand_back() {
 #[cfg(not(target_os = "linux"))]
 fn stand_back() {}
 
-/// As far as the compiler stands back.
+/// Half of what the compiler does: what `register` waits for the processor counts as its running time.
 #[cfg(target_os = "linux")]
-const RELOAD_NICENESS: i32 = 10;
+const RELOAD_NICENESS: i32 = 5;
 
 /// Waits for `end`, for as long as `limit` and until `at_once`; whether it came.
 async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<Output = ()>) -> bool {
@@ -316,58 +317,4 @@ fn socketio(config: &Config, rooms: &Rooms) -> (socketioxide::layer::SocketIoLay
         .max_buffer_size(limits.outgoing_packets.get())
         .connect_timeout(limits.connect_ms)
         .build_layer()
-}
-
-/// The lock on a data directory: one process for each. It is the process's own (POSIX `fcntl`), unlike a lock of the open file (`flock`): that
-/// one would be shared by a compiler which a host that is killed has just begun to start, and outlive the host for a moment.
-#[derive(Debug)]
-struct DataLock {
-    _file: File,
-}
-
-impl DataLock {
-    fn take(dir: &Path) -> Result<Self, StartError> {
-        let wrong = |source| StartError::Data { dir: dir.to_owned(), source };
-        // A directory that is there already keeps its mode: it may be others' as well. What is secret in it has a mode of its own.
-        let mut new = std::fs::DirBuilder::new();
-        new.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
-        new.create(dir).map_err(wrong)?;
-        let mut options = File::options();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(dir.join("host.lock")).map_err(wrong)?;
-        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(wrong)?;
-                Ok(Self { _file: file })
-            }
-            Err(Errno::AGAIN | Errno::ACCESS) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                Err(StartError::DataInUse { dir: dir.to_owned(), pid: pid.trim().to_owned() })
-            }
-            Err(error) => Err(wrong(error.into())),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::{Command, Stdio};
-
-    use super::*;
-
-    #[test]
-    fn a_lock_ends_with_its_process_though_another_has_inherited_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = DataLock::take(dir.path()).unwrap();
-        // What a child has between its fork and its exec.
-        let inherited = Stdio::from(lock._file.try_clone().unwrap());
-        let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
-        drop(lock);
-        let again = DataLock::take(dir.path());
-        child.kill().unwrap();
-        child.wait().unwrap();
-        again.unwrap();
-    }
 }

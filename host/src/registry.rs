@@ -136,7 +136,7 @@ impl Health {
 pub struct State {
     /// The records.
     pub store: Arc<Store>,
-    /// Held from a commit until its effects are delivered, so that every receiver sees changes in the order of their commits. A
+    /// The turn: held until the effects of one's commit are delivered, so that every receiver sees changes in the order of their commits. A
     /// [`tokio::sync::Mutex`], because a commit is awaited under it.
     pub commit: Arc<tokio::sync::Mutex<()>>,
     /// Bytes that the instances take, those of versions whose last events run among them.

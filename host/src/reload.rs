@@ -347,6 +347,7 @@ impl Reloader {
     fn answer_waiting(&mut self) {
         let routes = self.registry.snapshot();
         let mut undone = false;
+        let is_remembered = self.slots == self.saved;
         for Waiting { name, target, before, answer } in std::mem::take(&mut self.waiting) {
             let serves = |digest: &Digest| routes.plugins.iter().any(|s| s.plugin.name() == name && s.plugin.digest == *digest);
             match target {
@@ -361,7 +362,6 @@ impl Reloader {
                     let _ = answer.send(Err(OperatorError::NotServed { name, digest: target, reason: reason.unwrap_or_default() }));
                 }
                 _ => {
-                    let is_remembered = self.slots == self.saved;
                     let _ = answer.send(if is_remembered { Ok(()) } else { Err(OperatorError::NotRemembered) });
                 }
             }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use commit::Log;
-pub use queue::{Queue, Taken};
+pub use queue::{Queue, Taken, Ticket};
 pub use view::{Changes, View};
 
 /// Marks a file as one of ours, for `file(1)` and for us: `Sock`.
@@ -142,7 +142,7 @@ impl From<rusqlite::Error> for ViewError {
     }
 }
 
-/// Why changes were not stored. Nothing of them was.
+/// Why changes were not stored. Nothing of them was, but where it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     /// Something that the view read has changed since.

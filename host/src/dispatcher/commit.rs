@@ -10,21 +10,36 @@ use std::time::Instant;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::registry::{Served, State};
-use crate::store::{Changes, CommitError, Store};
+use crate::store::{Changes, CommitError, Store, Ticket};
 
 use super::Cause;
 
 /// The right to commit to one plugin's state, and to deliver what follows from it.
 pub(super) type Turn = OwnedMutexGuard<()>;
 
+/// The next turn for one who has not run yet, and will have nobody commit meanwhile; nothing where it does not come until `patience` ends.
+pub(super) async fn turn_apart(state: &State, patience: Option<Instant>) -> Option<Turn> {
+    in_line(state, None, patience).await.map(|(turn, _)| turn)
+}
+
 /// Stores `changes` as soon as the plugin's turn comes, which ends when what follows from them is delivered. Nothing, and nothing stored, where
-/// it does not come until `patience` ends.
+/// it does not come until `patience` ends; what is being stored then is waited for.
 ///
 /// Whoever has the turn commits for all who wait for theirs, in one transaction: they find it done when they have it.
 pub(super) async fn commit(state: &State, changes: Changes, patience: Option<Instant>) -> Option<(Turn, Result<(), CommitError>)> {
-    let mut turn = pin!(Arc::clone(&state.commit).lock_owned());
+    let (turn, ticket) = in_line(state, Some(changes), patience).await?;
+    if let Some(result) = ticket.result() {
+        return Some((turn, result));
+    }
+    let turn = commit_waiting(state, turn).await;
+    Some((turn, ticket.result().unwrap_or(Err(CommitError::Unknown))))
+}
+
+/// Waits in line, and in the queue of those who commit, in the same place of both: what is committed first is delivered first.
+async fn in_line(state: &State, changes: Option<Changes>, patience: Option<Instant>) -> Option<(Turn, Ticket)> {
+    // Unconstrained: its first poll must put it in line, whatever else its task has done.
+    let mut turn = pin!(tokio::task::unconstrained(Arc::clone(&state.commit).lock_owned()));
     let mut changes = Some(changes);
-    // Into the queue and in line for the turn at once: what is committed first is delivered first.
     let queued = poll_fn(|context| {
         let changes = changes.take().unwrap_or_default();
         Poll::Ready(state.store.queue.push(changes, || turn.as_mut().poll(context)))
@@ -40,11 +55,7 @@ pub(super) async fn commit(state: &State, changes: Changes, patience: Option<Ins
             Err(_) => turn.await,
         },
     };
-    if let Some(result) = ticket.result() {
-        return Some((turn, result));
-    }
-    commit_waiting(&state.store).await;
-    Some((turn, ticket.result().unwrap_or(Err(CommitError::Unknown))))
+    Some((turn, ticket))
 }
 
 /// Stores `changes` in a turn that is held already, and nobody else's: those who wait would make them conflict.
@@ -56,23 +67,27 @@ pub(super) async fn commit_alone(store: &Arc<Store>, changes: Changes) -> Result
     tokio::task::spawn_blocking(move || store.commit(&changes)).await.unwrap_or(Err(CommitError::Unknown))
 }
 
-/// Commits for everybody in the queue: here, where that takes microseconds, because a thread of the blocking pool would take longer to wake; else
-/// there.
-async fn commit_waiting(store: &Arc<Store>) {
-    let taken = store.queue.take();
+/// Commits for those in the queue: here, where that takes microseconds, because a thread of the blocking pool would take longer to wake; else
+/// there. The turn goes with the work, so that nobody has it while that goes on.
+async fn commit_waiting(state: &State, turn: Turn) -> Turn {
+    let taken = state.store.queue.take();
     let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
-    if let Some(committed) = store.commit_at_once(&group) {
+    if let Some(committed) = state.store.commit_at_once(&group) {
         taken.into_iter().zip(committed).for_each(|(taken, result)| taken.done(result));
-        return;
+        return turn;
     }
-    let store = Arc::clone(store);
+    let store = Arc::clone(&state.store);
     let committing = tokio::task::spawn_blocking(move || {
         let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
         let committed = store.commit_all(&group);
         taken.into_iter().zip(committed).for_each(|(taken, result)| taken.done(result));
+        turn
     });
-    // A panic leaves the writers without a result, which they take for what it is.
-    let _ = committing.await;
+    match committing.await {
+        Ok(turn) => turn,
+        // A panic leaves the writers without a result, which they take for what it is.
+        Err(_) => Arc::clone(&state.commit).lock_owned().await,
+    }
 }
 
 /// Has the log of a plugin's state moved into its file, where it has grown long. Nobody waits for it: what is in the log is safe there.
@@ -128,6 +143,30 @@ mod tests {
         assert!(second.as_mut().poll(&mut context).is_pending(), "what follows from the first is delivered before");
         drop(turn);
         second.await.unwrap().1.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_stands_behind_a_turn_apart_is_not_committed_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(&dir);
+        let held = Arc::clone(&state.commit).lock_owned().await;
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        let mut before = Box::pin(commit(&state, change(&state, "before"), None));
+        let mut apart = Box::pin(turn_apart(&state, None));
+        let mut behind = Box::pin(commit(&state, change(&state, "behind"), None));
+        assert!(before.as_mut().poll(&mut context).is_pending() && apart.as_mut().poll(&mut context).is_pending());
+        assert!(behind.as_mut().poll(&mut context).is_pending());
+        drop(held);
+        let (turn, committed) = before.await.unwrap();
+        committed.unwrap();
+        assert!(has(&state, "before") && !has(&state, "behind"));
+        drop(turn);
+        let turn = apart.await.unwrap();
+        commit_alone(&state.store, change(&state, "apart")).await.unwrap();
+        assert!(has(&state, "apart") && !has(&state, "behind"));
+        drop(turn);
+        behind.await.unwrap().1.unwrap();
+        assert!(has(&state, "behind"));
     }
 
     #[tokio::test]

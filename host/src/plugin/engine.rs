@@ -17,8 +17,9 @@ use crate::config::Limits;
 use super::bindings;
 use super::state::InstanceState;
 
-/// How often a guest that runs on and on is looked at. It overruns its CPU limit by at most twice this, and yields to its neighbours as often: an
-/// event that takes three tasks (reading, handling, writing) waits at each for those that spin, once.
+/// How often a guest that runs on and on is looked at. It overruns its CPU limit by at most twice this, or until the first look at it (see
+/// [`QUIET_TICK`]), and yields to its neighbours as often: an event that takes three tasks (reading, handling, writing) waits at each for those that
+/// spin, once.
 const TICK: Duration = Duration::from_millis(1);
 
 /// The same while no guest has run for long: each tick takes the processor from whoever is at work. Twice this passes at most until the first look

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::view::{Scanned, Tracked};
 use super::{BUSY_TIMEOUT, Changes, CommitError, Meta, Store, StoreError, entry_bytes, integer, lock, meta, stored_bytes};
@@ -11,6 +11,9 @@ use super::{BUSY_TIMEOUT, Changes, CommitError, Meta, Store, StoreError, entry_b
 /// What a commit may write and still take microseconds: a handful of records. A key is some pages of the log.
 const SMALL_KEYS: usize = 16;
 const SMALL_BYTES: usize = 32 * 1024;
+
+/// What a group may have read, and take no longer: each after the first has the entries looked at again.
+const SMALL_READS: usize = 256;
 
 /// Keys written since the log was moved, after which it is moved again: some four pages of 4 KiB each, as SQLite's own thousand pages.
 const LONG_LOG_KEYS: usize = 250;
@@ -53,6 +56,10 @@ impl Store {
         let committed = self.commit_by(&mut lock(&self.writer), group);
         match committed {
             Ok(committed) => committed,
+            // Whoever holds the file holds it for all of them: to wait for it once is enough.
+            Err(rusqlite::Error::SqliteFailure(failure, message)) if is_busy(failure) => {
+                group.iter().map(|_| Err(rusqlite::Error::SqliteFailure(failure, message.clone()).into())).collect()
+            }
             // What is wrong with one of them is no matter of the others.
             Err(_) => group.iter().map(|changes| self.commit(changes)).collect(),
         }
@@ -62,6 +69,9 @@ impl Store {
     pub fn commit_at_once(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
         let writes = || group.iter().flat_map(|changes| &changes.writes);
         if writes().count() > SMALL_KEYS || writes().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>() > SMALL_BYTES {
+            return None;
+        }
+        if group.len() > 1 && group.iter().map(|changes| changes.tracked.entries()).sum::<usize>() > SMALL_READS {
             return None;
         }
         let mut writer = self.writer.try_lock().ok()?;
@@ -139,6 +149,10 @@ impl Store {
         self.log.is_moving.store(false, Ordering::Relaxed);
         moved
     }
+}
+
+fn is_busy(failure: rusqlite::ffi::Error) -> bool {
+    matches!(failure.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
 }
 
 /// Whether everything that a view has read is still so.

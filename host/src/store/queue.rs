@@ -14,6 +14,8 @@ pub struct Queue(Mutex<VecDeque<Arc<Mutex<Stage>>>>);
 #[derive(Debug)]
 enum Stage {
     Waiting(Changes),
+    /// For a turn of its own: whoever stands behind is not committed before it.
+    Apart,
     /// By whoever commits them; or nobody wants them any more.
     Taken,
     Done(Result<(), CommitError>),
@@ -32,22 +34,27 @@ pub struct Taken {
 }
 
 impl Queue {
-    /// Puts `changes` at the end, and does `meanwhile` before anybody else can come.
-    pub fn push<T>(&self, changes: Changes, meanwhile: impl FnOnce() -> T) -> (Ticket, T) {
+    /// Puts `changes` at the end, or one who has none yet and wants a turn apart; and does `meanwhile` before anybody else can come.
+    pub fn push<T>(&self, changes: Option<Changes>, meanwhile: impl FnOnce() -> T) -> (Ticket, T) {
         let mut waiting = lock(&self.0);
-        let writer = Arc::new(Mutex::new(Stage::Waiting(changes)));
+        let writer = Arc::new(Mutex::new(changes.map_or(Stage::Apart, Stage::Waiting)));
         waiting.push_back(Arc::clone(&writer));
         (Ticket(writer), meanwhile())
     }
 
-    /// Takes those who wait, in their order.
+    /// Takes those who wait, in their order, up to the first who wants a turn apart.
     pub fn take(&self) -> Vec<Taken> {
-        let waiting = std::mem::take(&mut *lock(&self.0));
+        let mut waiting = lock(&self.0);
+        let is_apart = |writer: &Arc<Mutex<Stage>>| matches!(*lock(writer), Stage::Apart);
+        let end = waiting.iter().position(is_apart).unwrap_or(waiting.len());
+        let behind = waiting.split_off(end);
+        let before = replace(&mut *waiting, behind);
+        drop(waiting);
         let take = |writer: Arc<Mutex<Stage>>| {
             let stage = replace(&mut *lock(&writer), Stage::Taken);
             if let Stage::Waiting(changes) = stage { Some(Taken { changes, writer }) } else { None }
         };
-        waiting.into_iter().filter_map(take).collect()
+        before.into_iter().filter_map(take).collect()
     }
 }
 
@@ -59,10 +66,10 @@ impl Taken {
 }
 
 impl Ticket {
-    /// Takes the changes back; whether nobody had taken them to commit them.
+    /// Takes the changes back, and leaves the queue; whether nobody had taken them to commit them.
     pub fn withdraw(&self) -> bool {
         let mut stage = self.stage();
-        let is_waiting = matches!(*stage, Stage::Waiting(_));
+        let is_waiting = matches!(*stage, Stage::Waiting(_) | Stage::Apart);
         if is_waiting {
             *stage = Stage::Taken;
         }

@@ -87,6 +87,11 @@ pub(super) struct Scanned {
 }
 
 impl Tracked {
+    /// Keys and rows that are remembered.
+    pub(super) fn entries(&self) -> usize {
+        if let Self::Some { count, .. } = self { *count } else { 0 }
+    }
+
     fn add_key(&mut self, key: &[u8], version: Option<i64>) {
         if let Self::Some { keys, count, .. } = self
             && let Entry::Vacant(entry) = keys.entry(key.to_owned())

@@ -1,0 +1,91 @@
+//! One host for each data directory.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use super::StartError;
+
+/// The lock on a data directory. It is the process's own (POSIX `fcntl`), unlike a lock of the open file (`flock`): that one would be shared by
+/// a compiler which a host that is killed has just begun to start, and outlive the host for a moment.
+#[derive(Debug)]
+pub(super) struct DataLock {
+    file: Option<File>,
+    dir: PathBuf,
+}
+
+/// The directories of this process's hosts: to a process its own lock is none, and any end of its use of the file ends it.
+static HELD: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn held() -> MutexGuard<'static, Vec<PathBuf>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DataLock {
+    /// Makes the directory where it is missing, and takes the lock.
+    pub(super) fn take(dir: &Path) -> Result<Self, StartError> {
+        let wrong = |source| StartError::Data { dir: dir.to_owned(), source };
+        let in_use = |pid: &str| StartError::DataInUse { dir: dir.to_owned(), pid: pid.trim().to_owned() };
+        // A directory that is there already keeps its mode: it may be others' as well. What is secret in it has a mode of its own.
+        let mut new = std::fs::DirBuilder::new();
+        new.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
+        new.create(dir).map_err(wrong)?;
+        let canonical = dir.canonicalize().map_err(wrong)?;
+        let mut held = held();
+        if held.contains(&canonical) {
+            return Err(in_use(&std::process::id().to_string()));
+        }
+        let mut options = File::options();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(dir.join("host.lock")).map_err(wrong)?;
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(wrong)?;
+                held.push(canonical.clone());
+                Ok(Self { file: Some(file), dir: canonical })
+            }
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                Err(in_use(&pid))
+            }
+            Err(error) => Err(wrong(error.into())),
+        }
+    }
+}
+
+impl Drop for DataLock {
+    fn drop(&mut self) {
+        let mut held = held();
+        // Before anybody else of this process may open it.
+        self.file = None;
+        held.retain(|dir| *dir != self.dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_host_though_another_process_has_inherited_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DataLock::take(dir.path()).unwrap();
+        assert!(matches!(DataLock::take(dir.path()), Err(StartError::DataInUse { .. })), "also within one process");
+        // What a child has between its fork and its exec.
+        let inherited = Stdio::from(lock.file.as_ref().unwrap().try_clone().unwrap());
+        let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
+        drop(lock);
+        let again = DataLock::take(dir.path());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        again.unwrap();
+    }
+}
