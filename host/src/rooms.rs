@@ -175,9 +175,11 @@ impl Rooms {
     /// Answers an event: by the ack, where one was asked for; otherwise a rejection is an `error` event and a success is silent. Waits for
     /// room in the outgoing buffer; a client that leaves none for too long is cut.
     pub async fn answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) {
-        let until = Instant::now() + self.stalled;
+        let mut until = None;
         while self.try_answer(to, event, id, answer).is_err() {
-            if Instant::now() >= until {
+            // Asked for the time only now: nearly always there is room at once.
+            let now = Instant::now();
+            if now >= *until.get_or_insert(now + self.stalled) {
                 tracing::warn!(event, %id, "client cut: it does not read its answers");
                 self.cut(&SocketRef::from(Arc::clone(&to.socket)));
                 return;
