@@ -141,7 +141,7 @@ impl Dispatcher {
             Target::Rooms(rooms) => rooms.clone(),
             _ => Vec::new(),
         };
-        let emit = Emit { to, event: event.to_owned(), data: data.into(), attachments: Vec::new() };
+        let emit = Emit { to, event: event.to_owned(), data: Json::of(data.get().to_owned(), &value), attachments: Vec::new() };
         let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]).receivers;
         tracing::debug!(event, %id, receivers, "emitted over HTTP");
         Ok(Emitted { rooms, receivers })

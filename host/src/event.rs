@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::breaker::Cause;
 
@@ -89,7 +88,11 @@ pub struct Connection {
 
 /// JSON text: it has been parsed once, and is not parsed again to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Json(String);
+pub struct Json {
+    text: String,
+    /// Whether it has a property `error` at its top: a client would take such a reply for a rejection.
+    pub has_error: bool,
+}
 
 impl Json {
     /// Parses `text`.
@@ -98,29 +101,28 @@ impl Json {
     /// Where it is not JSON.
     pub fn parse(text: String) -> serde_json::Result<(Self, Value)> {
         let value = serde_json::from_str(&text)?;
-        Ok((Self(text), value))
+        Ok((Self::of(text, &value), value))
+    }
+
+    /// The text of `value`.
+    pub fn of(text: String, value: &Value) -> Self {
+        Self { text, has_error: value.get("error").is_some() }
     }
 
     /// `null`
     pub fn null() -> Self {
-        Self("null".to_owned())
+        Self { text: "null".to_owned(), has_error: false }
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl From<&Value> for Json {
     fn from(value: &Value) -> Self {
-        Self(value.to_string())
-    }
-}
-
-impl From<&RawValue> for Json {
-    fn from(value: &RawValue) -> Self {
-        Self(value.get().to_owned())
+        Self::of(value.to_string(), value)
     }
 }
 

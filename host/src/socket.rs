@@ -220,9 +220,12 @@ impl Client {
         if mailbox.events.len() + mailbox.handling < limits.mailbox_events.get() && bytes <= limits.mailbox_bytes.get() {
             mailbox.bytes = bytes;
             mailbox.events.push_back(incoming);
+            // One that is at work, or is woken already, finds the event by itself.
+            let is_asleep = mailbox.handling == 0 && mailbox.events.len() == 1;
             drop(mailbox);
-            // One that is at work finds the event by itself, and takes this as a reason to look once more.
-            self.woken.notify_one();
+            if is_asleep {
+                self.woken.notify_one();
+            }
             return;
         }
         self.sockets.metrics.mailbox_rejection();
