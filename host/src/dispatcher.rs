@@ -45,7 +45,7 @@ pub struct Reply {
 /// What becomes of an event.
 pub type Answer = Result<Reply, Rejection>;
 
-/// Runs after which a handler that keeps meeting conflicts holds its plugin's commit lock, so that the next run ends.
+/// Runs after which a handler that keeps meeting conflicts has its plugin's turn to commit from its begin, so that the next run ends.
 const OPTIMISTIC_RUNS: u32 = 2;
 
 impl Dispatcher {

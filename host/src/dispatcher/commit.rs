@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::registry::{Served, State};
-use crate::store::{Changes, CommitError, Store, Ticket};
+use crate::store::{Changes, CommitError, Store, Taken, Ticket};
 
 use super::Cause;
 
@@ -73,14 +73,14 @@ async fn commit_waiting(state: &State, turn: Turn) -> Turn {
     let taken = state.store.queue.take();
     let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
     if let Some(committed) = state.store.commit_at_once(&group) {
-        taken.into_iter().zip(committed).for_each(|(taken, result)| taken.done(result));
+        tell(taken, committed);
         return turn;
     }
     let store = Arc::clone(&state.store);
     let committing = tokio::task::spawn_blocking(move || {
         let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
         let committed = store.commit_all(&group);
-        taken.into_iter().zip(committed).for_each(|(taken, result)| taken.done(result));
+        tell(taken, committed);
         turn
     });
     match committing.await {
@@ -88,6 +88,10 @@ async fn commit_waiting(state: &State, turn: Turn) -> Turn {
         // A panic leaves the writers without a result, which they take for what it is.
         Err(_) => Arc::clone(&state.commit).lock_owned().await,
     }
+}
+
+fn tell(writers: Vec<Taken>, committed: Vec<Result<(), CommitError>>) {
+    writers.into_iter().zip(committed).for_each(|(writer, result)| writer.done(result));
 }
 
 /// Has the log of a plugin's state moved into its file, where it has grown long. Nobody waits for it: what is in the log is safe there.

@@ -227,8 +227,10 @@ fn bound(memory: u64, seconds: u64) -> io::Result<()> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let cpu = seconds.saturating_mul(processors).saturating_add(1);
     rlimit::Resource::CPU.set(cpu, cpu)?;
-    // So far, and not so much further: it is started by a thread that stands back already.
-    rustix::process::setpriority_process(None, COMPILER_NICENESS)?;
+    // So far, and not so much further: it is started by a thread that stands back already. Who stands back more may not come forward.
+    if rustix::process::getpriority_process(None)? < COMPILER_NICENESS {
+        rustix::process::setpriority_process(None, COMPILER_NICENESS)?;
+    }
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     Ok(())

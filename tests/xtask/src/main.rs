@@ -103,16 +103,19 @@ fn run(rest: &[OsString]) -> Result<(), Failure> {
     become_process(serve.args(extra))
 }
 
+/// Puts the bundled plugins where tests and measurements find them.
+fn tested_plugins(workspace: &Workspace) -> Result<(), Failure> {
+    workspace.build_plugins()?;
+    workspace.place_plugins_alone(&workspace.tested_plugins_dir())
+}
+
 /// `cargo xtask test`
 fn test() -> Result<(), Failure> {
     tools::require(&[tools::CC, tools::NODE, tools::NPM, tools::PYTHON, tools::PYTHON_VENV])?;
     let workspace = Workspace::find()?;
     let mut steps = Steps::of(9);
     steps.step("WebAssembly target", tools::wasm_target)?;
-    steps.step("bundled plugins", || {
-        workspace.build_plugins()?;
-        workspace.place_plugins_alone(&workspace.tested_plugins_dir())
-    })?;
+    steps.step("bundled plugins", || tested_plugins(&workspace))?;
     steps.step("plugins that only tests load", || workspace.build_guests())?;
     steps.step("host (the first time takes some minutes)", || workspace.build_host())?;
     steps.step("Rust tests", || workspace.run_rust_tests())?;
@@ -130,10 +133,7 @@ fn micro(rest: &[OsString]) -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     let mut steps = Steps::of(3);
     steps.step("WebAssembly target", tools::wasm_target)?;
-    steps.step("bundled plugins", || {
-        workspace.build_plugins()?;
-        workspace.place_plugins_alone(&workspace.tested_plugins_dir())
-    })?;
+    steps.step("bundled plugins", || tested_plugins(&workspace))?;
     steps.step("host, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
     bench::run_parts(&workspace, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
 }
@@ -145,10 +145,7 @@ fn bench(rest: &[OsString]) -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     let mut steps = Steps::of(6);
     steps.step("WebAssembly target", tools::wasm_target)?;
-    steps.step("bundled plugins", || {
-        workspace.build_plugins()?;
-        workspace.place_plugins_alone(&workspace.tested_plugins_dir())
-    })?;
+    steps.step("bundled plugins", || tested_plugins(&workspace))?;
     steps.step("plugins that only tests load", || workspace.build_guests())?;
     steps.step("Node.js peer: packages", || bench::install_node_peer(&workspace))?;
     steps.step("Python peer: packages", || bench::install_python_peer(&workspace))?;
