@@ -203,6 +203,17 @@ impl Routes {
         self.disabled.contains(plugin)
     }
 
+    /// Whether the same versions serve as in `other`, and the same of them are disabled.
+    pub fn serves_what(&self, other: &Self) -> bool {
+        let same = |(served, other): (&Arc<Served>, &Arc<Served>)| Arc::ptr_eq(served, other);
+        self.plugins.len() == other.plugins.len() && self.plugins.iter().zip(&other.plugins).all(same) && self.disabled == other.disabled
+    }
+
+    /// Whether this version serves.
+    pub fn serves(&self, version: &Arc<Served>) -> bool {
+        self.plugins.iter().any(|served| Arc::ptr_eq(served, version))
+    }
+
     /// Who handles `event`.
     pub fn route(&self, event: &str) -> Option<&Route> {
         self.events.get(event)

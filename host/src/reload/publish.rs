@@ -59,9 +59,11 @@ impl Reloader {
                 self.slots.refused(&name, error, false);
             }
         }
-        if self.note_changes(&before, &routes) {
+        if before.generation == 0 || !routes.serves_what(&before) {
             self.registry.publish(routes);
             let routes = self.registry.snapshot();
+            // Only now: whoever takes a version out before another serves makes its events wait, or an instance for each of them.
+            self.note_changes(&before, &routes);
             if !routes.has_rooms_of(&before) {
                 self.rooms.recheck(|room, identity| routes.may_join(room, identity).is_ok());
             }
@@ -81,7 +83,7 @@ impl Reloader {
     /// The versions of a plugin that could serve, the best first. While a better one is still being loaded, what serves goes on, and
     /// nothing else takes its place.
     fn versions(&mut self, name: &str, before: &Routes) -> Vec<Arc<Served>> {
-        let serves = |served: &Arc<Served>| before.plugins.iter().any(|other| Arc::ptr_eq(other, served));
+        let serves = |served: &Arc<Served>| before.serves(served);
         let (mut versions, mut is_waiting) = (Vec::new(), false);
         for digest in self.slots.wanted(name) {
             match self.ready.get(&digest) {
@@ -98,15 +100,13 @@ impl Reloader {
         versions
     }
 
-    /// Notes what changes when `routes` are published, and tells the log; whether anything does.
-    fn note_changes(&mut self, before: &Routes, routes: &Routes) -> bool {
+    /// Notes what has changed since `routes` follow `before`, tells the log, and takes out what does not serve any more.
+    fn note_changes(&mut self, before: &Routes, routes: &Routes) {
         let find = |routes: &Routes, name: &str| routes.plugins.iter().find(|served| served.plugin.name() == name).cloned();
-        let mut changed = before.generation == 0;
         for served in &routes.plugins {
             let (name, digest) = (served.plugin.name(), served.plugin.digest.as_str());
             let old = find(before, name);
             if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, served)) {
-                changed = true;
                 let file = self.slots.get(name).map(|slot| slot.file.clone()).unwrap_or_default();
                 tracing::info!(plugin = name, version = served.plugin.registration.version, digest, file = %file.display(),
                     generation = routes.generation, replaces = old.as_ref().map(|old| old.plugin.digest.as_str()), "plugin active");
@@ -114,7 +114,6 @@ impl Reloader {
                 self.metrics.reload(name, "active");
             }
             if before.is_disabled(name) != routes.is_disabled(name) {
-                changed = true;
                 let word = if routes.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
                 tracing::info!(plugin = name, digest, generation = routes.generation, "{word}");
             }
@@ -123,17 +122,16 @@ impl Reloader {
             }
         }
         for old in before.plugins.iter().filter(|old| find(routes, old.plugin.name()).is_none()) {
-            changed = true;
             tracing::info!(plugin = old.plugin.name(), digest = old.plugin.digest, generation = routes.generation, "plugin removed");
             self.slots.unserved(old.plugin.name());
             self.metrics.reload(old.plugin.name(), "removed");
             self.take_out(old);
         }
-        changed
     }
 
     /// A version does not serve any more.
     fn take_out(&mut self, old: &Arc<Served>) {
+        debug_assert!(!self.registry.snapshot().serves(old), "a version is taken out while it serves");
         self.draining.begin(old);
         self.ready.retain(|_, served| !Arc::ptr_eq(served, old));
     }
@@ -143,7 +141,7 @@ impl Reloader {
         let found: HashSet<&Digest> = self.files.digests().collect();
         let wanted: HashSet<Digest> = self.slots.iter().flat_map(|(name, _)| self.slots.wanted(name)).collect();
         let serving = self.registry.snapshot();
-        let serves = |served: &Arc<Served>| serving.plugins.iter().any(|serving| Arc::ptr_eq(serving, served));
+        let serves = |served: &Arc<Served>| serving.serves(served);
         // What a file was found to hold has not claimed its slot yet, where it came just now.
         let waits = |digest: &Digest| self.together.is_some() && found.contains(digest);
         self.ready.retain(|digest, served| wanted.contains(digest) || serves(served) || waits(digest));
