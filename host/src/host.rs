@@ -1,6 +1,7 @@
 //! The composition root: puts the parts together, starts them, and stops them in order.
 
 mod lock;
+mod priority;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +33,9 @@ use crate::rooms::{Outlet, Rooms};
 use crate::socket::Sockets;
 
 use lock::DataLock;
+use priority::stand_back;
+
+pub use priority::wake_promptly;
 
 /// A host that listens, and has loaded what it serves.
 pub struct Host {
@@ -260,21 +264,6 @@ fn follow(
     tasks.spawn(async { has_ended.await.unwrap_or_default() });
     Ok((has_begun, go_on))
 }
-
-/// Lets this thread, and those that it starts, yield to the threads that serve events where processors are few: a reload can wait.
-#[cfg(target_os = "linux")]
-fn stand_back() {
-    // A nicety: where the system has none, reloads take their share.
-    let _ = rustix::process::nice(RELOAD_NICENESS);
-}
-
-/// Elsewhere it is the whole process that would yield.
-#[cfg(not(target_os = "linux"))]
-fn stand_back() {}
-
-/// Half of what the compiler does: what `register` waits for the processor counts as its running time.
-#[cfg(target_os = "linux")]
-const RELOAD_NICENESS: i32 = 5;
 
 /// Waits for `end`, for as long as `limit` and until `at_once`; whether it came.
 async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<Output = ()>) -> bool {

@@ -31,6 +31,7 @@ pub use pool::Seat;
 pub use registration::{Emits, Handles, Registration};
 
 /// What all instances of a plugin share.
+#[derive(Clone)]
 pub(crate) struct Code {
     engine: Arc<Engine>,
     pre: bindings::PluginPre<state::InstanceState>,
@@ -72,6 +73,22 @@ impl Plugin {
         let retired = CancellationToken::new();
         let code = Arc::new(Code { engine, pre, limits, config: Arc::new(config), output, memory, retired });
         Self { registration, file, digest, loaded_at: SystemTime::now(), code, pool, calls: AtomicU64::new(0), failures: AtomicU64::new(0) }
+    }
+
+    /// The same version once more, as new: its code and what it registered are shared, its instances are its own.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let code = Code { retired: CancellationToken::new(), ..Code::clone(&self.code) };
+        Self {
+            registration: self.registration.clone(),
+            file: self.file.clone(),
+            digest: self.digest.clone(),
+            loaded_at: SystemTime::now(),
+            code: Arc::new(code),
+            pool: self.pool.again(),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
     }
 
     /// The plugin's slot.

@@ -156,6 +156,7 @@ pub struct Inbound {
 }
 
 /// An event that a plugin emits.
+#[derive(Clone)]
 pub struct Outbound {
     /// Of its argument. One that is the schema of a reply as well is the same [`Arc`]: what was emitted need not be checked again to be
     /// replied.
@@ -313,6 +314,15 @@ impl Served {
         let (inbound, outbound) = contract(&candidate, &settings.limits, metrics)?;
         let health = Health::new(&settings.limits, alarm);
         Ok(Arc::new(Self { plugin: Plugin::new(candidate, settings, Arc::clone(&state.memory)), inbound, outbound, state, health }))
+    }
+
+    /// The same version once more, as it was before its first event: nothing is compiled, and nothing is held against it.
+    #[must_use]
+    pub fn again(&self) -> Arc<Self> {
+        let plugin = self.plugin.again();
+        let health = Health::new(plugin.limits(), Arc::clone(&self.health.alarm));
+        let (inbound, outbound, state) = (self.inbound.clone(), self.outbound.clone(), self.state.clone());
+        Arc::new(Self { plugin, inbound, outbound, state, health })
     }
 }
 

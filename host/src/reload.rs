@@ -78,6 +78,8 @@ pub struct Reloader {
     bad: VecDeque<(String, Failure)>,
     /// Versions that are ready to serve, those that serve among them.
     ready: HashMap<Digest, Arc<Served>>,
+    /// Of each plugin the version before the one that serves: to go back to it asks neither the disk nor the compiler.
+    stand_by: HashMap<Digest, Arc<Served>>,
     /// Kept versions that can't be loaded; the next scan lets them be tried again.
     lost: HashMap<Digest, Failure>,
     draining: Draining,
@@ -125,6 +127,7 @@ impl Reloader {
             together: None,
             bad: VecDeque::new(),
             ready: HashMap::new(),
+            stand_by: HashMap::new(),
             lost: HashMap::new(),
             draining: Draining::default(),
             alarm,
@@ -255,7 +258,7 @@ impl Reloader {
     fn known(&self, name: &str) -> Known {
         let taken_back = self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::TakenBack);
         let taken_back = taken_back.map(|(name, slot)| (slot.in_file.clone(), Ok(name.to_owned())));
-        let ready = self.ready.iter().map(|(digest, served)| (digest.clone(), Ok(served.plugin.name().to_owned())));
+        let ready = self.ready.iter().chain(&self.stand_by).map(|(digest, served)| (digest.clone(), Ok(served.plugin.name().to_owned())));
         let bad = self.bad.iter().filter(|(under, _)| under == name);
         let bad = bad.filter_map(|(_, failure)| Some((failure.digest.clone()?, Err(failure.clone()))));
         taken_back.chain(ready).chain(bad).collect()

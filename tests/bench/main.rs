@@ -213,6 +213,7 @@ impl Run {
             let memory_reloads = if round == rounds { memory_reloads } else { 0 };
             let found = reload::reloads(&self.stage, reload::Extent { connections, reloads, memory_reloads, time });
             self.report.add("reloads under load: p99 over steady", "×", Kind::Sockhop, found.p99_ratio);
+            self.report.add("a version never seen is compiled under load: p99 over steady", "×", Kind::Sockhop, found.compiling_p99_ratio);
             self.report.add("reloads under load: rename until it serves, median", "ms", Kind::Sockhop, found.reload_ms);
             self.report.add_faults(Kind::Sockhop, "reloads under load", found.faults);
             documents.push(found.document);

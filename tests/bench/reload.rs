@@ -1,5 +1,6 @@
 //! What clients notice of reloads and of a plugin that spins: the same open loop without and with them, on one host.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -30,7 +31,10 @@ pub(crate) struct Extent {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) document: Value,
+    /// While versions alternate whose compiled code the host has.
     pub(crate) p99_ratio: f64,
+    /// While a version is compiled that it has never seen.
+    pub(crate) compiling_p99_ratio: f64,
     pub(crate) reload_ms: f64,
     pub(crate) faults: Faults,
 }
@@ -66,6 +70,20 @@ impl Reloads<'_> {
         }
         began.elapsed().as_millis() as u64
     }
+
+    /// The load while these turns are taken, and how many milliseconds each took.
+    fn under(&self, load: &mut Load, rate: f64, turns: Range<usize>) -> (Phase, Vec<u64>) {
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reloading = scope.spawn(|| {
+                // Also where a reload fails: the load would go on for ever.
+                let _end = SetAtEnd(&is_over);
+                turns.map(|turn| self.reload(turn)).collect::<Vec<_>>()
+            });
+            let phase = load.open(rate, 1, Duration::ZERO, |_| is_over.load(Ordering::Relaxed));
+            (phase, reloading.join().expect("reloads"))
+        })
+    }
 }
 
 /// 200 reloads under load, or as many as `extent` says.
@@ -82,17 +100,10 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     let rate = peak.rate() / 2.0;
     note(&format!("peak {:.0} events/s", peak.rate()));
     let steady = load.open(rate, 1, WARM, |elapsed| elapsed >= extent.time);
+    note("compiling a version never seen");
+    let (compiling, never_seen) = reloads.under(&mut load, rate, 0..1);
     note("reloading");
-    let is_over = AtomicBool::new(false);
-    let (reloaded, mut times) = std::thread::scope(|scope| {
-        let reloading = scope.spawn(|| {
-            // Also where a reload fails: the load would go on for ever.
-            let _end = SetAtEnd(&is_over);
-            (0..extent.reloads).map(|turn| reloads.reload(turn)).collect::<Vec<_>>()
-        });
-        let phase = load.open(rate, 1, Duration::ZERO, |_| is_over.load(Ordering::Relaxed));
-        (phase, reloading.join().expect("reloads"))
-    });
+    let (reloaded, mut times) = reloads.under(&mut load, rate, 1..extent.reloads + 1);
     times.sort_unstable();
     drop(load);
 
@@ -104,15 +115,18 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
         }
     }
     let last = host.footprint();
-    let p99_ratio = reloaded.percentile(0.99) / steady.percentile(0.99).max(1.0);
+    let over_steady = |phase: &Phase| (phase.percentile(0.99) / steady.percentile(0.99).max(1.0) * 100.0).round() / 100.0;
+    let (compiling_p99_ratio, p99_ratio) = (over_steady(&compiling), over_steady(&reloaded));
     let document = json!({
         "connections": extent.connections, "peak_events_per_second": peak.rate().round(),
-        "steady": document(&steady), "with_reloads": document(&reloaded), "reloads": times.len(),
-        "reload_ms_median": times.get(times.len() / 2), "reload_ms_most": times.last(), "p99_ratio": (p99_ratio * 100.0).round() / 100.0,
+        "steady": document(&steady), "compiling": document(&compiling), "never_seen_ms": never_seen.first(), "with_reloads": document(&reloaded), "reloads": times.len(),
+        "reload_ms_median": times.get(times.len() / 2), "reload_ms_most": times.last(), "p99_ratio": p99_ratio,
+        "compiling_p99_ratio": compiling_p99_ratio,
         "memory_reloads": extent.memory_reloads, "after_50": footprint(after_50), "at_the_end": footprint(last),
     });
     // Those of the whole time: each phase's hold those of the one before.
-    Found { document, p99_ratio, reload_ms: times.get(times.len() / 2).copied().unwrap_or_default() as f64, faults: reloaded.faults }
+    let reload_ms = times.get(times.len() / 2).copied().unwrap_or_default() as f64;
+    Found { document, p99_ratio, compiling_p99_ratio, reload_ms, faults: reloaded.faults }
 }
 
 struct SetAtEnd<'a>(&'a AtomicBool);

@@ -114,6 +114,27 @@ async fn a_rollback_is_one_word_and_holds_until_the_file_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn going_back_to_the_version_before_asks_neither_the_disk_nor_the_compiler() {
+    let data = tempfile::tempdir().expect("a directory");
+    let host = TestHost::with_data(&[bundled_plugin("connection")], data.path()).await;
+    for version in ["1", "2"] {
+        drop_in(host.plugins(), "chameleon.wasm", &chameleon(&format!("version={version}")));
+        host.until("chameleon", serves(version)).await;
+    }
+    for dir in ["plugins", "cache"] {
+        std::fs::remove_dir_all(data.path().join(dir)).expect("what the host keeps of versions");
+    }
+    let client = host.client().await;
+    for version in ["1", "2"] {
+        let (status, row) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
+        assert_eq!((status, &row["version"]), (200, &json!(format!("{version}.0.0"))), "{row}");
+        assert_eq!((&row["calls"], &row["state"]), (&json!(0), &json!("active")), "it begins anew: {row}");
+        assert_eq!(client.ask("which", json!(null)).await["version"], json!(version));
+    }
+    host.until("chameleon", |row| row["draining"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_operator_chose_survives_a_restart() {
     let data = tempfile::tempdir().expect("a directory");
     let (first, second) = (chameleon("version=1"), chameleon("version=2"));

@@ -40,6 +40,8 @@ impl Serve {
         config.data.dir = absolute(self.data.as_deref().unwrap_or(&config.data.dir))?;
         log_to_stderr(&config.log)?;
         let runtime = runtime()?;
+        // Also a worker, where there is only one.
+        host::wake_promptly();
         runtime.block_on(serve(config))?;
         // A handler that is still running when everything else has ended is not waited for.
         runtime.shutdown_background();
@@ -54,7 +56,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.enable_all().thread_name("sockhop").build()
+    builder.enable_all().thread_name("sockhop").on_thread_start(host::wake_promptly).build()
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

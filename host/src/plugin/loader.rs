@@ -184,7 +184,7 @@ async fn register(
     let output = Arc::new(Output::new(&stem, limits));
     let (config, memory, retired) = (Arc::default(), Arc::default(), CancellationToken::new());
     let code = Code { engine: Arc::clone(engine), pre: pre.clone(), limits: Arc::clone(limits), config, output, memory, retired };
-    let mut budget = Budget::new(limits.register_cpu_ms, limits.event_wall_ms);
+    let mut budget = Budget::in_background(limits.register_cpu_ms, limits.event_wall_ms);
     let instance = Instance::new(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?;
     instance.register(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)
 }

@@ -14,6 +14,7 @@ use super::instance::{Budget, Failure, Handled, Instance};
 /// The instances of one plugin.
 pub(super) struct Pool {
     shared: Arc<Shared>,
+    policy: InstancePolicy,
     most: usize,
 }
 
@@ -43,7 +44,12 @@ impl Shared {
 impl Pool {
     pub(super) fn new(policy: InstancePolicy, instances: usize) -> Self {
         let places = Places { free: instances, idle: Vec::new(), is_open: policy == InstancePolicy::Warm };
-        Self { shared: Arc::new(Shared { places: Mutex::new(places), freed: Notify::new() }), most: instances }
+        Self { shared: Arc::new(Shared { places: Mutex::new(places), freed: Notify::new() }), policy, most: instances }
+    }
+
+    /// Another one like it, with no instance yet.
+    pub(super) fn again(&self) -> Self {
+        Self::new(self.policy, self.most)
     }
 
     /// Keeps no instance from now on.

@@ -91,10 +91,17 @@ impl Reloader {
                 Some(_) => {}
                 // What is worse than what serves is needed only when that can't go on.
                 None if versions.first().is_some_and(serves) || self.lost.contains_key(&digest) => {}
-                None => {
-                    self.loads.kept(name, &digest);
-                    is_waiting = true;
-                }
+                None => match self.stand_by.get(&digest).filter(|_| !is_waiting) {
+                    Some(stand_by) => {
+                        let again = stand_by.again();
+                        self.ready.insert(digest, Arc::clone(&again));
+                        versions.push(again);
+                    }
+                    None => {
+                        self.loads.kept(name, &digest);
+                        is_waiting = true;
+                    }
+                },
             }
         }
         versions
@@ -134,6 +141,8 @@ impl Reloader {
         debug_assert!(!self.registry.snapshot().serves(old), "a version is taken out while it serves");
         self.draining.begin(old);
         self.ready.retain(|_, served| !Arc::ptr_eq(served, old));
+        // Not the version itself: it is gone when its last event has ended.
+        self.stand_by.insert(old.plugin.digest.clone(), old.again());
     }
 
     /// Forgets what no slot and no file wants any more.
@@ -146,6 +155,8 @@ impl Reloader {
         let waits = |digest: &Digest| self.together.is_some() && found.contains(digest);
         self.ready.retain(|digest, served| wanted.contains(digest) || serves(served) || waits(digest));
         let kept: HashSet<&Digest> = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found).collect();
+        let before: HashSet<Digest> = self.slots.before().collect();
+        self.stand_by.retain(|digest, _| before.contains(digest));
         // What is being loaded may have been written already, and nobody knows it yet.
         if self.loads.is_empty() {
             self.contents.keep_only(&kept);

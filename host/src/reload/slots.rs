@@ -206,6 +206,11 @@ impl Slots {
         self.by_name.values().flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(&slot.pinned))
     }
 
+    /// The version of each plugin that served before the one that serves.
+    pub fn before(&self) -> impl Iterator<Item = Digest> {
+        self.by_name.values().filter_map(|slot| slot.before(slot.serving.as_ref()))
+    }
+
     /// Lets `files`, which are all that there are, claim their slots, in their order. A slot whose file is gone, or has become another
     /// plugin, goes on with another file of its name; without one it is gone, unless `more_may_come`: files of which it is not known yet
     /// what they are. Those that claim the slot of another file, which is said as well.
