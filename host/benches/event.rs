@@ -10,6 +10,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use socketioxide_core::packet::Packet;
+use socketioxide_core::parser::Parse;
+use socketioxide_parser_common::CommonParser;
 use sockhop::config::InstancePolicy;
 use sockhop::schema::Schema;
 use sockhop::store::{Store, StoreLimits};
@@ -278,5 +281,20 @@ fn state(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, dispatch, bare_wasmtime, schema, state);
+/// What an event costs for each of its receivers before it is in the connection's queue: its text is put together once, and every receiver's
+/// packet is encoded from it.
+fn broadcast(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("broadcast");
+    for size in [20, 1_000, 10_000] {
+        let text = serde_json::json!(["memory_log_created", {"content": "x".repeat(size)}]).to_string();
+        let event = socketioxide_core::Value::Str(text.into(), None);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("encode for one receiver, {size} B"), |bencher| {
+            bencher.iter(|| CommonParser.encode(Packet::event("/", black_box(&event).clone())));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, dispatch, bare_wasmtime, schema, state, broadcast);
 criterion_main!(benches);

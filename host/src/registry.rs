@@ -47,7 +47,8 @@ impl Registry {
 pub struct Routes {
     /// Counts publications, from 1.
     pub generation: u64,
-    events: HashMap<String, Route>,
+    /// Hashed fast: plugins name the events, and clients only ask for them.
+    events: HashMap<String, Route, foldhash::fast::RandomState>,
     rooms: Vec<RoomRule>,
     /// The plugins that serve, in file order.
     pub plugins: Vec<Arc<Served>>,

@@ -28,7 +28,8 @@ pub struct Rooms {
     io: OnceLock<(SocketIo<Outlet>, Vec<String>)>,
     outlets: Outlets,
     /// The connections by their public ids.
-    by_public_id: RwLock<HashMap<String, (Sid, Arc<Connection>)>>,
+    /// Hashed fast: the host makes these ids.
+    by_public_id: RwLock<HashMap<String, (Sid, Arc<Connection>), foldhash::fast::RandomState>>,
     /// Connections whose transport began as long-polling.
     pub(crate) upgrades: Upgrades,
     /// How long a client may not read before it is cut.

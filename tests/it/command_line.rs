@@ -182,3 +182,13 @@ fn an_operator_deploys_shows_and_rolls_back() {
     assert_eq!(status, 1);
     assert!(errors.contains("no kept version"), "{errors}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_thread_that_reloads_stands_back_behind_those_that_serve() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start(plugins.path(), data.path());
+    let threads = host.niceness();
+    let of = |name: &str| threads.iter().find(|(thread, _)| thread == name).unwrap_or_else(|| panic!("no {name} in {threads:?}")).1;
+    assert_eq!(of("sockhop-reload"), (of("sockhop") + 10).min(19), "{threads:?}");
+}

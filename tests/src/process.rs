@@ -55,6 +55,18 @@ impl HostProcess {
         (self.resident() / 1024, count("task"), count("fd"))
     }
 
+    /// Its threads by name, each with its niceness.
+    pub fn niceness(&self) -> Vec<(String, i32)> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+        let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.expect("an entry").path().join("stat")).ok());
+        let parse = |stat: String| {
+            let (name, figures) = stat.split_once('(')?.1.rsplit_once(')')?;
+            // The 19th of all, which is the 17th after the name.
+            Some((name.to_owned(), figures.split_ascii_whitespace().nth(16)?.parse().ok()?))
+        };
+        stats.filter_map(parse).collect()
+    }
+
     /// Ends it as `kill -9` does.
     pub fn kill(mut self) {
         self.child.kill().expect("a process to kill");
