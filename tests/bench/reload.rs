@@ -109,7 +109,8 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
 
     let mut after_50 = host.footprint();
     for turn in 0..extent.memory_reloads {
-        reloads.reload(turn);
+        // On from the last turn under load, so that each is another version.
+        reloads.reload(extent.reloads + 1 + turn);
         if turn == 49 {
             after_50 = host.footprint();
         }

@@ -62,14 +62,20 @@ impl Loads {
             let _place = places.acquire().await;
             let source = loader.read(&file, &name).await?;
             let digest = source.digest.clone();
+            let keep = |bytes: &[u8]| {
+                if let Err(error) = contents.put(&digest, bytes) {
+                    tracing::warn!(digest, %error, "a version is not kept: it can't be gone back to");
+                }
+            };
             if let Some(known) = known.get(&digest) {
-                return known.clone().map(|name| Version::Known(name, digest));
+                let name = known.clone()?;
+                // It may not have been kept when it came before.
+                keep(&source.bytes);
+                return Ok(Version::Known(name, digest));
             }
             let bytes = source.bytes.clone();
             let served = loader.load(source, &name).await?;
-            if let Err(error) = contents.put(&digest, &bytes) {
-                tracing::warn!(digest, %error, "a version is not kept: it can't be gone back to");
-            }
+            keep(&bytes);
             Ok(Version::New(served))
         });
     }

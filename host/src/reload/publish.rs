@@ -62,6 +62,8 @@ impl Reloader {
         if before.generation == 0 || !routes.serves_what(&before) {
             self.registry.publish(routes);
             let routes = self.registry.snapshot();
+            // At once, so that the instances of both versions take memory together for no longer than they must.
+            before.plugins.iter().filter(|old| !routes.serves(old)).for_each(|old| old.plugin.retire());
             // Only now: whoever takes a version out before another serves makes its events wait, or an instance for each of them.
             self.note_changes(&before, &routes);
             if !routes.has_rooms_of(&before) {
