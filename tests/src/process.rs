@@ -44,9 +44,18 @@ impl HostProcess {
 
     /// Bytes of memory that it holds, as the system counts them.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The bytes of [`resident`](Self::resident) that it asked for: without pages of files, which the system maps and takes back as it likes.
+    pub fn allocated(&self) -> u64 {
+        self.memory("RssAnon:") + self.memory("RssShmem:")
+    }
+
+    fn memory(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        let value = status.lines().find_map(|line| line.strip_prefix(key)).expect("a figure of its memory");
+        value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
     /// What it holds of the system: KiB of memory, threads, file descriptors.
