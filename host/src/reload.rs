@@ -16,7 +16,7 @@ mod settle;
 pub mod slots;
 mod watch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,6 +82,8 @@ pub struct Reloader {
     stand_by: HashMap<Digest, Arc<Served>>,
     /// Kept versions that can't be loaded; the next scan lets them be tried again.
     lost: HashMap<Digest, Failure>,
+    /// The versions that were left on the disk when all others were forgotten there.
+    left: Option<HashSet<Digest>>,
     draining: Draining,
     alarm: Arc<Notify>,
     operator: Arc<Operator>,
@@ -129,6 +131,7 @@ impl Reloader {
             ready: HashMap::new(),
             stand_by: HashMap::new(),
             lost: HashMap::new(),
+            left: None,
             draining: Draining::default(),
             alarm,
             operator,
@@ -306,10 +309,12 @@ impl Reloader {
             if served.health.take_trip()
                 && let Some(target) = self.slots.tripped(name, SystemTime::now())
             {
+                let is_kept = self.contents.file(&target).exists();
                 tracing::error!(
                     plugin = name,
                     digest = served.plugin.digest,
                     target,
+                    is_kept,
                     "a new version failed too often: going back to the one before"
                 );
             }
@@ -364,8 +369,12 @@ impl Reloader {
                     let reason = self.lost.get(&target).map(|failure| failure.reason.clone()).or(error.map(|error| error.reason.clone()));
                     let _ = answer.send(Err(OperatorError::NotServed { name, digest: target, reason: reason.unwrap_or_default() }));
                 }
+                // What serves from memory must be there for the next start as well.
+                target if is_remembered && target.as_ref().is_none_or(|target| self.contents.file(target).exists()) => {
+                    let _ = answer.send(Ok(()));
+                }
                 _ => {
-                    let _ = answer.send(if is_remembered { Ok(()) } else { Err(OperatorError::NotRemembered) });
+                    let _ = answer.send(Err(OperatorError::NotRemembered));
                 }
             }
         }

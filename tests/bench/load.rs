@@ -29,6 +29,19 @@ pub(crate) struct Phase {
 }
 
 impl Phase {
+    /// Both as one: `later` is of the same load.
+    pub(crate) fn and(mut self, later: Self) -> Self {
+        self.events += later.events;
+        self.elapsed += later.elapsed;
+        self.server += later.server;
+        self.driver += later.driver;
+        self.latencies.extend(later.latencies);
+        self.latencies.sort_unstable();
+        self.delays.extend(later.delays);
+        self.delays.sort_unstable();
+        Self { faults: later.faults, ..self }
+    }
+
     /// Events in a second.
     pub(crate) fn rate(&self) -> f64 {
         self.events as f64 / self.elapsed.as_secs_f64()

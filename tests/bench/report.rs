@@ -211,7 +211,7 @@ fn of(measure: &Measure) -> Value {
     json!({"unit": measure.unit, "servers": servers})
 }
 
-fn median(rounds: &[f64]) -> f64 {
+pub(crate) fn median(rounds: &[f64]) -> f64 {
     let mut sorted = rounds.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let middle = sorted.len() / 2;

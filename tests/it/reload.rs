@@ -121,8 +121,10 @@ async fn going_back_to_the_version_before_asks_neither_the_disk_nor_the_compiler
         drop_in(host.plugins(), "chameleon.wasm", &chameleon(&format!("version={version}")));
         host.until("chameleon", serves(version)).await;
     }
-    for dir in ["plugins", "cache"] {
-        std::fs::remove_dir_all(data.path().join(dir)).expect("what the host keeps of versions");
+    for dir in ["plugins", "cache"].map(|dir| data.path().join(dir)) {
+        for entry in std::fs::read_dir(dir).expect("what the host keeps of versions") {
+            std::fs::write(entry.expect("an entry").path(), "nothing").expect("a file to overwrite");
+        }
     }
     let client = host.client().await;
     for version in ["1", "2"] {
@@ -132,6 +134,11 @@ async fn going_back_to_the_version_before_asks_neither_the_disk_nor_the_compiler
         assert_eq!(client.ask("which", json!(null)).await["version"], json!(version));
     }
     host.until("chameleon", |row| row["draining"] == 0).await;
+    // A version that would not be there after a restart serves, and whoever asked for it is told.
+    std::fs::remove_dir_all(data.path().join("plugins")).expect("what the host keeps of versions");
+    let (status, told) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
+    assert_eq!((status, &told["code"]), (503, &json!("unavailable")), "{told}");
+    assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //! What is kept is native code that the host will run. So it lies in a directory that only the host writes, and each entry begins with its
 //! own checksum: an entry that was damaged, or is another host's, is compiled again and never run.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -123,7 +124,7 @@ impl Compiler {
 
     /// Forgets what was compiled for another host, and of other versions than these all but the newest: a plugin that was taken out may come
     /// back.
-    pub(crate) fn keep_only(&self, engine: &Engine, digests: &[&str]) {
+    pub(crate) fn keep_only(&self, engine: &Engine, digests: &HashSet<String>) {
         let Some(Ok(entries)) = self.cache.as_ref().map(std::fs::read_dir) else { return };
         let fingerprint = engine.fingerprint();
         let mut unwanted = Vec::new();
@@ -131,7 +132,7 @@ impl Compiler {
             let name = entry.file_name();
             match name.to_str().and_then(|name| name.split_once('-')) {
                 Some((digest, made_for)) if made_for == fingerprint => {
-                    if !digests.contains(&digest) {
+                    if !digests.contains(digest) {
                         unwanted.push((entry.metadata().and_then(|metadata| metadata.modified()).ok(), entry.path()));
                     }
                 }

@@ -31,17 +31,19 @@ impl Contents {
     /// Keeps the bytes of a version.
     pub(super) fn put(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
         let file = self.file(digest);
-        if file.exists() { Ok(()) } else { self.write(&file, bytes) }
+        if file.exists() { Ok(()) } else { self.write(&file, bytes, |new| fs::rename(new, &file)) }
     }
 
     /// Forgets every other version.
-    pub(super) fn keep_only(&self, kept: &HashSet<&Digest>) {
+    pub(super) fn keep_only(&self, kept: &HashSet<Digest>) {
         if self.keeps_all.load(Ordering::Relaxed) {
             return;
         }
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        let of_versions = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm" || extension == UNFINISHED);
-        for path in entries.flatten().map(|entry| entry.path()).filter(of_versions) {
+        let spare = self.slots_file().with_extension(UNFINISHED);
+        let is_of_version =
+            |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm" || extension == UNFINISHED) && *path != spare;
+        for path in entries.flatten().map(|entry| entry.path()).filter(is_of_version) {
             let digest = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
             if !kept.contains(&digest) {
                 let _ = fs::remove_file(path);
@@ -52,7 +54,8 @@ impl Contents {
     /// Remembers the slots.
     pub(super) fn save(&self, slots: &Slots) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(slots)?;
-        self.write(&self.slots_file(), &text)
+        let file = self.slots_file();
+        self.write(&file, &text, |new| exchange(new, &file))
     }
 
     /// The slots as they were; none where there are none yet. Where they can't be read the host starts without them, and what there was stays
@@ -78,21 +81,35 @@ impl Contents {
         self.dir.join("slots.json")
     }
 
-    /// Whole, or as it was before: also where the host is killed meanwhile.
-    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+    /// Whole, or as it was before: also where the host is killed meanwhile. `put` gives what was written its name.
+    fn write(&self, file: &Path, bytes: &[u8], put: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let mut new = DirBuilder::new();
         new.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
         new.create(&self.dir)?;
         let unfinished = file.with_extension(UNFINISHED);
-        let mut opened = File::create(&unfinished)?;
-        let written = opened.write_all(bytes).and_then(|()| opened.sync_all()).and_then(|()| fs::rename(&unfinished, file));
+        // What is there keeps its place on the disk.
+        let mut opened = File::options().write(true).create(true).truncate(false).open(&unfinished)?;
+        let end = bytes.len() as u64;
+        let written =
+            opened.write_all(bytes).and_then(|()| opened.set_len(end)).and_then(|()| opened.sync_data()).and_then(|()| put(&unfinished));
         if written.is_err() {
             let _ = fs::remove_file(&unfinished);
         }
         written
     }
+}
+
+/// Puts `new` in the place of `file`, and `file` where `new` was: the next is written there. To find place for a new file and to give back
+/// that of an old one takes the kernel half a millisecond each, in which nobody else has the processor.
+fn exchange(new: &Path, file: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+    if rustix::fs::renameat_with(rustix::fs::CWD, new, rustix::fs::CWD, file, rustix::fs::RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
+    }
+    // The first time, or where the file system can't.
+    fs::rename(new, file)
 }
 
 #[cfg(test)]
@@ -109,6 +126,11 @@ mod tests {
         let mut slots = Slots::default();
         slots.claim(&[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }], false);
         slots.served("a", "1", SystemTime::UNIX_EPOCH);
+        contents.save(&slots).unwrap();
+        assert_eq!(contents.load(), slots);
+        // The next, which is shorter, is written where the one before was.
+        contents.save(&Slots::default()).unwrap();
+        assert_eq!(contents.load(), Slots::default());
         contents.save(&slots).unwrap();
         assert_eq!(contents.load(), slots);
     }
@@ -133,7 +155,7 @@ mod tests {
         for digest in ["1", "2"] {
             contents.put(digest, b"bytes").unwrap();
         }
-        contents.keep_only(&HashSet::from([&"1".to_owned()]));
+        contents.keep_only(&HashSet::from(["1".to_owned()]));
         assert!(contents.file("1").exists() && !contents.file("2").exists());
     }
 }

@@ -1,6 +1,6 @@
 //! From a file to a version that could serve, or to a reason that helps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -116,7 +116,7 @@ impl Loader {
     }
 
     /// Keeps compiled code of these versions only.
-    pub(super) fn keep_only(&self, digests: &[&str]) {
+    pub(super) fn keep_only(&self, digests: &HashSet<Digest>) {
         self.compiler.keep_only(&self.engine, digests);
     }
 

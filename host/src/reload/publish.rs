@@ -156,13 +156,15 @@ impl Reloader {
         // What a file was found to hold has not claimed its slot yet, where it came just now.
         let waits = |digest: &Digest| self.together.is_some() && found.contains(digest);
         self.ready.retain(|digest, served| wanted.contains(digest) || serves(served) || waits(digest));
-        let kept: HashSet<&Digest> = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found).collect();
+        let kept = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found);
+        let kept: HashSet<Digest> = kept.cloned().collect();
         let before: HashSet<Digest> = self.slots.before().collect();
         self.stand_by.retain(|digest, _| before.contains(digest));
         // What is being loaded may have been written already, and nobody knows it yet.
-        if self.loads.is_empty() {
+        if self.loads.is_empty() && self.left.as_ref() != Some(&kept) {
             self.contents.keep_only(&kept);
-            self.loader.keep_only(&kept.iter().map(|digest| digest.as_str()).collect::<Vec<_>>());
+            self.loader.keep_only(&kept);
+            self.left = Some(kept);
         }
         self.loader.forget_unused();
     }

@@ -156,7 +156,10 @@ pub enum OperatorError {
         kept: Vec<Digest>,
     },
     /// It is followed, and can't be written down.
-    #[error("done, but it can't be remembered for the next start: see to it that the data directory can be written, then say it again")]
+    #[error(
+        "done, but it can't be remembered for the next start: see to it that the data directory can be written, then say it again; \
+         a version whose kept file is gone has to be deployed again"
+    )]
     NotRemembered,
     /// Several versions have digests that begin so.
     #[error("several versions of `{name}` have a digest that begins with `{digest}`: {}", found.join(", "))]
