@@ -11,6 +11,9 @@ use super::slots::{Digest, Slots};
 /// The extension of what is being written, or was when the host was killed.
 const UNFINISHED: &str = "new";
 
+/// Lines after which only the newest is kept.
+const MAX_LINES: u64 = 64;
+
 /// A directory that only the host writes.
 pub(super) struct Contents {
     dir: PathBuf,
@@ -31,7 +34,7 @@ impl Contents {
     /// Keeps the bytes of a version.
     pub(super) fn put(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
         let file = self.file(digest);
-        if file.exists() { Ok(()) } else { self.write(&file, bytes, |new| fs::rename(new, &file)) }
+        if file.exists() { Ok(()) } else { self.write(&file, bytes) }
     }
 
     /// Forgets every other version.
@@ -40,10 +43,8 @@ impl Contents {
             return;
         }
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        let spare = self.slots_file().with_extension(UNFINISHED);
-        let is_of_version =
-            |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm" || extension == UNFINISHED) && *path != spare;
-        for path in entries.flatten().map(|entry| entry.path()).filter(is_of_version) {
+        let of_versions = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm" || extension == UNFINISHED);
+        for path in entries.flatten().map(|entry| entry.path()).filter(of_versions) {
             let digest = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
             if !kept.contains(&digest) {
                 let _ = fs::remove_file(path);
@@ -51,11 +52,21 @@ impl Contents {
         }
     }
 
-    /// Remembers the slots.
+    /// Remembers the slots: as one more line, of which the last that is whole counts.
+    ///
+    /// It survives the death of the process at once, and that of the machine once the system has written it, as the plugins' own state does:
+    /// to wait for the disk at every reload costs more than all else of it.
     pub(super) fn save(&self, slots: &Slots) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(slots)?;
         let file = self.slots_file();
-        self.write(&file, &text, |new| exchange(new, &file))
+        let mut line = serde_json::to_vec(slots)?;
+        line.push(b'\n');
+        if fs::metadata(&file).is_ok_and(|known| known.len() > MAX_LINES * line.len() as u64) {
+            return self.write(&file, &line);
+        }
+        self.make_dir()?;
+        // What a full disk has left of a line before is a line of its own.
+        line.insert(0, b'\n');
+        File::options().append(true).create(true).open(file)?.write_all(&line)
     }
 
     /// The slots as they were; none where there are none yet. Where they can't be read the host starts without them, and what there was stays
@@ -63,7 +74,7 @@ impl Contents {
     pub(super) fn load(&self) -> Slots {
         let file = self.slots_file();
         let read = match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
+            Ok(text) => last_whole(&text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Slots::default()),
             Err(error) => Err(error),
         };
@@ -78,22 +89,23 @@ impl Contents {
     }
 
     fn slots_file(&self) -> PathBuf {
-        self.dir.join("slots.json")
+        self.dir.join("slots.jsonl")
     }
 
-    /// Whole, or as it was before: also where the host is killed meanwhile. `put` gives what was written its name.
-    fn write(&self, file: &Path, bytes: &[u8], put: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    fn make_dir(&self) -> io::Result<()> {
         let mut new = DirBuilder::new();
         new.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
-        new.create(&self.dir)?;
+        new.create(&self.dir)
+    }
+
+    /// Whole and on the disk, or as it was before: also where the host is killed meanwhile.
+    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.make_dir()?;
         let unfinished = file.with_extension(UNFINISHED);
-        // What is there keeps its place on the disk.
-        let mut opened = File::options().write(true).create(true).truncate(false).open(&unfinished)?;
-        let end = bytes.len() as u64;
-        let written =
-            opened.write_all(bytes).and_then(|()| opened.set_len(end)).and_then(|()| opened.sync_data()).and_then(|()| put(&unfinished));
+        let mut opened = File::create(&unfinished)?;
+        let written = opened.write_all(bytes).and_then(|()| opened.sync_all()).and_then(|()| fs::rename(&unfinished, file));
         if written.is_err() {
             let _ = fs::remove_file(&unfinished);
         }
@@ -101,15 +113,18 @@ impl Contents {
     }
 }
 
-/// Puts `new` in the place of `file`, and `file` where `new` was: the next is written there. To find place for a new file and to give back
-/// that of an old one takes the kernel half a millisecond each, in which nobody else has the processor.
-fn exchange(new: &Path, file: &Path) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
-    if rustix::fs::renameat_with(rustix::fs::CWD, new, rustix::fs::CWD, file, rustix::fs::RenameFlags::EXCHANGE).is_ok() {
-        return Ok(());
+/// The last line that is whole: a machine that stops may leave a part of one behind it.
+fn last_whole(text: &[u8]) -> io::Result<Slots> {
+    let mut last = Ok(Slots::default());
+    for line in text.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(slots) => return Ok(slots),
+            // The last one's error is what an operator wants to know.
+            Err(error) if last.is_ok() => last = Err(error.into()),
+            Err(_) => {}
+        }
     }
-    // The first time, or where the file system can't.
-    fs::rename(new, file)
+    last
 }
 
 #[cfg(test)]
@@ -128,11 +143,20 @@ mod tests {
         slots.served("a", "1", SystemTime::UNIX_EPOCH);
         contents.save(&slots).unwrap();
         assert_eq!(contents.load(), slots);
-        // The next, which is shorter, is written where the one before was.
+        // What comes after it counts, unless it is not whole; and the file does not grow for ever.
+        for _ in 0..=2 * MAX_LINES {
+            contents.save(&Slots::default()).unwrap();
+            assert_eq!(contents.load(), Slots::default());
+            contents.save(&slots).unwrap();
+        }
+        let line = serde_json::to_vec(&slots).unwrap().len() as u64;
+        let file = contents.slots_file();
+        assert!(fs::metadata(&file).unwrap().len() <= (MAX_LINES + 2) * (line + 2));
+        let mut torn = File::options().append(true).open(file).unwrap();
+        torn.write_all(b"\n{\"a\": {").unwrap();
+        assert_eq!(contents.load(), slots);
         contents.save(&Slots::default()).unwrap();
         assert_eq!(contents.load(), Slots::default());
-        contents.save(&slots).unwrap();
-        assert_eq!(contents.load(), slots);
     }
 
     #[test]
@@ -140,7 +164,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let contents = Contents::new(dir.path().to_owned());
         contents.put("1", b"bytes").unwrap();
-        fs::write(dir.path().join("slots.json"), "{").unwrap();
+        fs::write(dir.path().join("slots.jsonl"), "{").unwrap();
         assert_eq!(contents.load(), Slots::default());
         contents.save(&Slots::default()).unwrap();
         contents.keep_only(&HashSet::new());
