@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Where a TCP connection comes from.
 #[derive(Debug, Clone, Copy)]
@@ -17,19 +18,31 @@ pub struct Peer(pub IpAddr);
 
 /// Ends one TCP connection, whatever state it is in.
 #[derive(Debug, Clone, Default)]
-pub struct Cut(Arc<CancellationToken>);
+pub struct Cut(Arc<State>);
+
+/// Looked at several times for every event, so it has no lock.
+#[derive(Debug, Default)]
+struct State {
+    is_cut: AtomicBool,
+    reader: AtomicWaker,
+}
 
 impl Cut {
     /// Ends the connection: its next read and write fail, and those that wait are woken.
     pub fn now(&self) {
-        self.0.cancel();
+        self.0.is_cut.store(true, Ordering::Release);
+        self.0.reader.wake();
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.0.is_cut.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 }
 
 /// The WebSocket connections that began as upgrades of long-polling: their handshake came over another TCP connection.
 #[derive(Debug, Default)]
 pub struct Upgrades {
-    by_sid: Mutex<HashMap<String, Weak<CancellationToken>>>,
+    by_sid: Mutex<HashMap<String, Weak<State>>>,
 }
 
 /// Entries at which those of closed connections are swept, at least.
@@ -53,34 +66,30 @@ impl Upgrades {
     }
 }
 
-/// A stream that fails as soon as its [`Cut`] says so.
+/// A stream that fails as soon as its [`Cut`] says so. Whoever reads is woken by it; a writer that waits has a reader beside it.
 #[derive(Debug)]
 pub struct Cuttable<S> {
     stream: S,
     /// Its place among the connections that the host has at once, given back with the stream, also after an upgrade.
     _place: Option<OwnedSemaphorePermit>,
     cut: Cut,
-    /// Registers whoever reads; writers find the token cancelled, and a writer that waits has a reader beside it that is woken.
-    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S> Cuttable<S> {
     /// Makes `stream` end with `cut`, and give back its place among the connections.
     pub fn new(stream: S, cut: &Cut, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { stream, _place: place, cut: cut.clone(), cancelled: Box::pin((*cut.0).clone().cancelled_owned()) }
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.cut.0.is_cancelled() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        Self { stream, _place: place, cut: cut.clone() }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check()?;
+        self.cut.check()?;
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if poll.is_pending() && self.cancelled.as_mut().poll(context).is_ready() {
-            return Poll::Ready(self.check());
+        if poll.is_pending() {
+            self.cut.0.reader.register(context.waker());
+            // Where the cut came before there was somebody to wake.
+            self.cut.check()?;
         }
         poll
     }
@@ -88,12 +97,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Cuttable<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.cut.check()?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check()?;
+        self.cut.check()?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -102,7 +111,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cuttable<S> {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.cut.check()?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -133,7 +142,7 @@ mod tests {
         let cut = Cut::default();
         upgrades.remember("sid", &cut);
         upgrades.find("sid").unwrap().now();
-        assert!(cut.0.is_cancelled());
+        assert!(cut.check().is_err());
         drop(cut);
         assert!(upgrades.find("sid").is_none());
     }
