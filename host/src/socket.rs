@@ -6,9 +6,11 @@
 mod packet;
 
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 
 use futures_util::FutureExt;
 use socketioxide::SocketIo;
@@ -107,8 +109,6 @@ struct Client {
     sockets: Arc<Sockets>,
     connection: Arc<Connection>,
     mailbox: Mutex<Mailbox>,
-    /// Wakes the consumer: something is in the mailbox, or nothing will be any more.
-    woken: Notify,
     /// Signalled when the consumer has found the mailbox empty and closed.
     drained: Notify,
     /// Filled when the connection has been told to plugins as gone: once, whoever notices first.
@@ -125,6 +125,8 @@ struct Mailbox {
     /// Answers to events that found the mailbox full, for which the outgoing buffer had no room.
     overdue: VecDeque<Overdue>,
     stage: Stage,
+    /// The consumer, where it sleeps: to be woken when there is something, or nothing will be any more.
+    asleep: Option<Waker>,
 }
 
 /// What becomes of the next event.
@@ -179,7 +181,6 @@ impl Client {
             sockets: Arc::clone(sockets),
             connection,
             mailbox: Mutex::default(),
-            woken: Notify::new(),
             drained: Notify::new(),
             left: OnceCell::new(),
         });
@@ -221,10 +222,10 @@ impl Client {
             mailbox.bytes = bytes;
             mailbox.events.push_back(incoming);
             // One that is at work, or is woken already, finds the event by itself.
-            let is_asleep = mailbox.handling == 0 && mailbox.events.len() == 1;
+            let asleep = mailbox.asleep.take();
             drop(mailbox);
-            if is_asleep {
-                self.woken.notify_one();
+            if let Some(consumer) = asleep {
+                consumer.wake();
             }
             return;
         }
@@ -268,30 +269,26 @@ impl Client {
 
     /// The next event, as soon as there is one; nothing when there will be no more.
     async fn next(&self) -> Option<Incoming> {
-        loop {
-            if let Some(next) = self.take_next() {
-                return next;
-            }
-            self.woken.notified().await;
-        }
+        poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// The next event, or that there will be none; nothing where neither is known.
-    fn take_next(&self) -> Option<Option<Incoming>> {
+    fn poll_next(&self, context: &Context<'_>) -> Poll<Option<Incoming>> {
         let mut mailbox = self.mailbox();
         if let Some(incoming) = mailbox.events.pop_front() {
             mailbox.handling = 1;
-            return Some(Some(incoming));
+            return Poll::Ready(Some(incoming));
         }
         mailbox.handling = 0;
         // A burst leaves its queue's memory behind; an idle connection needs no more than its next event does.
         if mailbox.events.capacity() > IDLE_QUEUE {
             mailbox.events = VecDeque::new();
         }
-        (mailbox.stage == Stage::Closing).then(|| {
+        if mailbox.stage == Stage::Closing {
             mailbox.stage = Stage::Closed;
-            None
-        })
+            return Poll::Ready(None);
+        }
+        mailbox.asleep = Some(context.waker().clone());
+        Poll::Pending
     }
 
     /// Handles one event to its end, and answers it.
@@ -330,20 +327,22 @@ impl Client {
     }
 
     async fn finish(self: &Arc<Self>) {
-        let stage = {
+        let (stage, asleep) = {
             let mut mailbox = self.mailbox();
             let stage = mailbox.stage;
             if stage != Stage::Closed {
                 mailbox.stage = Stage::Closing;
             }
-            stage
+            (stage, mailbox.asleep.take())
         };
         if stage == Stage::New {
             // The library's connect handler had not come so far.
             Arc::clone(self).consume();
         }
+        if let Some(consumer) = asleep {
+            consumer.wake();
+        }
         if stage != Stage::Closed {
-            self.woken.notify_one();
             self.drained.notified().await;
         }
         self.sockets.dispatcher.tell(host_event::DISCONNECT, Some(&self.connection)).await;
