@@ -14,6 +14,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What is free for a second goes back, also where nobody asks for memory any more: jemalloc reads this as it starts.
 #[allow(unsafe_code, reason = "a symbol that jemalloc looks for under this name: a pointer to text that ends with a zero")]
+#[cfg(target_os = "linux")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static ALLOCATOR_SETTINGS: &[u8; 60] = b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 

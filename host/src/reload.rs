@@ -269,6 +269,10 @@ impl Reloader {
 
     /// Notes what became of a load.
     fn note_loaded(&mut self, subject: Subject, result: Result<Version, Failure>) {
+        if !matches!(result, Ok(Version::Known(..))) {
+            // Something may have been written that nobody keeps.
+            self.left = None;
+        }
         let result = result.map(|version| match version {
             Version::Known(name, digest) => (name, digest),
             Version::New(served) => {

@@ -82,6 +82,13 @@ impl<S> Cuttable<S> {
     }
 }
 
+/// A handshake knows its connection's cut for as long as the client lives: not the task of a connection that has ended as well.
+impl<S> Drop for Cuttable<S> {
+    fn drop(&mut self) {
+        drop(self.cut.0.reader.take());
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.cut.check()?;

@@ -106,9 +106,10 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     note("compiling a version never seen");
     let (compiling, never_seen) = reloads.under(&mut load, rate, 0..1);
     let (mut steady, mut reloaded, mut times) = (Turns::default(), Turns::default(), Vec::new());
-    for turn in 0..TURNS {
-        note(&format!("reloading, turn {} of {TURNS}", turn + 1));
-        let turns = |turn: usize| 1 + turn * extent.reloads / TURNS;
+    let count = TURNS.min(extent.reloads).max(1);
+    for turn in 0..count {
+        note(&format!("reloading, turn {} of {count}", turn + 1));
+        let turns = |turn: usize| 1 + turn * extent.reloads / count;
         let (phase, took) = reloads.under(&mut load, rate, turns(turn)..turns(turn + 1));
         let time = phase.elapsed;
         reloaded.add(phase);

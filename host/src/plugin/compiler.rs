@@ -155,6 +155,8 @@ impl Compiler {
             .arg(memory.to_string())
             .arg(time.as_secs_f64().ceil().to_string())
             .env_clear()
+            // Its limit is on what is mapped: the allocator is not to keep what is free.
+            .env("_RJEM_MALLOC_CONF", "retain:false,background_thread:false")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

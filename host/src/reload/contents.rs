@@ -114,17 +114,24 @@ impl Contents {
 }
 
 /// The last line that is whole: a machine that stops may leave a part of one behind it.
+///
+/// # Errors
+/// Where there is none.
 fn last_whole(text: &[u8]) -> io::Result<Slots> {
-    let mut last = Ok(Slots::default());
+    let mut last = None;
     for line in text.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
-            Ok(slots) => return Ok(slots),
+            Ok(slots) => {
+                if let Some(error) = last {
+                    tracing::warn!(%error, "the newest of what was remembered of plugins can't be read: what was before it counts");
+                }
+                return Ok(slots);
+            }
             // The last one's error is what an operator wants to know.
-            Err(error) if last.is_ok() => last = Err(error.into()),
-            Err(_) => {}
+            Err(error) => last = last.or(Some(error)),
         }
     }
-    last
+    Err(last.map_or_else(|| io::ErrorKind::UnexpectedEof.into(), io::Error::from))
 }
 
 #[cfg(test)]
