@@ -189,9 +189,9 @@ impl Load {
         (Instant::now(), cpu_time(self.pid), cpu_time(std::process::id()))
     }
 
-    /// Ends the measured time, and waits for what is still under way.
+    /// Ends the measured time, and waits for what is still under way: it is no part of the rate, but its latency counts.
     fn end(&mut self, (began, server, driver): (Instant, Duration, Duration)) -> Phase {
-        self.counts = false;
+        let events = self.phase.events;
         self.phase.elapsed = began.elapsed();
         self.phase.server = cpu_time(self.pid).saturating_sub(server);
         self.phase.driver = cpu_time(std::process::id()).saturating_sub(driver);
@@ -199,6 +199,8 @@ impl Load {
         while ended.elapsed() < PATIENCE && self.asked.iter().any(|asked| asked.acks.open() + asked.pongs.open() > 0) {
             self.turn(Duration::from_millis(1), false);
         }
+        self.counts = false;
+        self.phase.events = events;
         let mut phase = std::mem::take(&mut self.phase);
         phase.latencies.sort_unstable();
         phase.delays.sort_unstable();

@@ -1,14 +1,16 @@
 //! What the load asks, and what counts as an answer. Only prefixes are looked at: a driver that parsed would measure itself.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One kind of event with an ack.
 #[derive(Debug, Clone)]
 pub(crate) enum Question {
     /// `ping` of the plugin `connection`: a `pong` and an ack, each once.
     Ping,
-    /// `count` of the test plugin `chameleon`, which answers with the number and its version, 1 or 2.
-    Count,
+    /// `count` of the test plugin `chameleon`, which answers with the number and its version, 1 or 2: the version that answered last.
+    Count(Arc<AtomicU64>),
     /// These arrays in turn, each answered by anything but a rejection.
     Texts(Vec<String>),
 }
@@ -47,7 +49,7 @@ impl Question {
         // Writing into memory can't fail.
         let _ = match self {
             Self::Ping => write!(packet, "42{number}[\"ping\",{{\"timestamp\":{number}}}]"),
-            Self::Count => write!(packet, "42{number}[\"count\",{number}]"),
+            Self::Count(_) => write!(packet, "42{number}[\"count\",{number}]"),
             Self::Texts(texts) => write!(packet, "42{number}{}", texts[number as usize % texts.len()]),
         };
     }
@@ -63,9 +65,11 @@ impl Question {
             let (asked, arguments) = number(ack);
             let is_right = match self {
                 Self::Ping => number_after(arguments, b"\"timestamp\":") == Some(asked),
-                Self::Count => {
+                Self::Count(answered_by) => {
                     let (counted, version) = arguments.strip_prefix(b"[[").map(number).unwrap_or_default();
-                    counted == asked && (version == b",\"1\"]]" || version == b",\"2\"]]")
+                    let (version, end) = version.strip_prefix(b",\"").map(number).unwrap_or_default();
+                    answered_by.store(version, Ordering::Relaxed);
+                    counted == asked && matches!(version, 1 | 2) && end == b"\"]]"
                 }
                 Self::Texts(_) => !arguments.starts_with(b"[{\"error\""),
             };
@@ -90,7 +94,9 @@ mod tests {
         assert_eq!(ping(r#"4312[{"error":{"code":"busy"}}]"#), Answer::Ack(12, false));
         assert_eq!(ping(r#"42["pong",{"timestamp":7,"server_time":"2026"}]"#), Answer::Pong(7));
         assert_eq!(ping(r#"42["connected",{"sid":"x"}]"#), Answer::Other);
-        let count = |packet: &str| Question::Count.answer(packet.as_bytes());
-        assert_eq!([count(r#"430[[0,"2"]]"#), count(r#"437[[7,"3"]]"#)], [Answer::Ack(0, true), Answer::Ack(7, false)]);
+        let answered_by = Arc::default();
+        let count = |packet: &str| Question::Count(Arc::clone(&answered_by)).answer(packet.as_bytes());
+        assert_eq!([count(r#"437[[7,"3"]]"#), count(r#"430[[0,"2"]]"#)], [Answer::Ack(7, false), Answer::Ack(0, true)]);
+        assert_eq!(answered_by.load(Ordering::Relaxed), 2);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::files::{bundled_plugin, chameleon, drop_in, guest, put};
@@ -45,34 +46,38 @@ const WARM: Duration = Duration::from_secs(1);
 /// machine takes the processor away for tens of milliseconds now and then, and one such turn would decide the p99 of the whole time.
 const TURNS: usize = 20;
 
-/// Asks the host over HTTP for the version that serves.
-fn serving(url: &str, key: &str) -> String {
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
-    let answer = agent.get(format!("{url}/api/plugins/chameleon")).header("Authorization", format!("Bearer {key}")).call();
-    let text = answer.expect("an answer").body_mut().read_to_string().expect("a body");
-    let row: Value = serde_json::from_str(&text).unwrap_or_default();
-    row["version"].as_str().unwrap_or_default().to_owned()
-}
+/// For how long after the reloads of a turn the load runs before what it shows counts as without them.
+const REST: Duration = Duration::from_millis(200);
+
+/// How often it is looked which version answers.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Puts the versions into the directory in turn.
 struct Reloads<'a> {
-    url: String,
-    key: String,
     plugins: &'a Path,
     versions: [Vec<u8>; 2],
+    /// The version that answered last. Asking the host which one serves would be load of another kind.
+    answered_by: Arc<AtomicU64>,
 }
 
 impl Reloads<'_> {
-    /// Puts the version of this turn into the directory, and waits until it serves; how many milliseconds that took.
-    fn reload(&self, turn: usize) -> u64 {
-        let version = 2 - turn % 2;
+    /// Puts the version of this turn into the directory, and waits until it answers; how many milliseconds that took. `look` has it asked
+    /// something, where nobody else does.
+    fn reload(&self, turn: usize, mut look: impl FnMut()) -> u64 {
+        let version = 2 - turn as u64 % 2;
         drop_in(self.plugins, "chameleon.wasm", &self.versions[turn % 2]);
-        let (began, wanted) = (Instant::now(), format!("{version}.0.0"));
-        while serving(&self.url, &self.key) != wanted {
-            assert!(began.elapsed() < PATIENCE, "version {version} never served");
-            std::thread::sleep(Duration::from_millis(5));
+        let (began, mut answers_since) = (Instant::now(), None);
+        loop {
+            look();
+            let is_there = self.answered_by.load(Ordering::Relaxed) == version;
+            match answers_since {
+                // Twice in a row: an event that began on the version before may be answered after the first on this one.
+                Some(since) if is_there => return since,
+                _ => answers_since = is_there.then(|| began.elapsed().as_millis() as u64),
+            }
+            assert!(began.elapsed() < PATIENCE, "version {version} never answered");
+            std::thread::sleep(LOOK);
         }
-        began.elapsed().as_millis() as u64
     }
 
     /// The load while these turns are taken, and how many milliseconds each took.
@@ -82,7 +87,7 @@ impl Reloads<'_> {
             let reloading = scope.spawn(|| {
                 // Also where a reload fails: the load would go on for ever.
                 let _end = SetAtEnd(&is_over);
-                turns.map(|turn| self.reload(turn)).collect::<Vec<_>>()
+                turns.map(|turn| self.reload(turn, || ())).collect::<Vec<_>>()
             });
             let phase = load.open(rate, 1, Duration::ZERO, |_| is_over.load(Ordering::Relaxed));
             (phase, reloading.join().expect("reloads"))
@@ -96,9 +101,9 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     let versions = [chameleon("version=2"), chameleon("version=1")];
     drop_in(plugins.path(), "chameleon.wasm", &versions[1]);
     let host = stage.host(plugins.path(), data.path(), &[]);
-    let key = std::fs::read_to_string(data.path().join("key")).expect("the host's key").trim().to_owned();
-    let reloads = Reloads { url: format!("http://{}", host.address), key, plugins: plugins.path(), versions };
-    let mut load = Load::new(Driver::connect(&host.address, extent.connections, false), Question::Count, host.pid());
+    let reloads = Reloads { plugins: plugins.path(), versions, answered_by: Arc::default() };
+    let question = Question::Count(Arc::clone(&reloads.answered_by));
+    let mut load = Load::new(Driver::connect(&host.address, extent.connections, false), question.clone(), host.pid());
 
     let peak = load.closed(1, WARM, extent.time.min(Duration::from_secs(5)));
     let rate = peak.rate() / 2.0;
@@ -114,15 +119,18 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
         let time = phase.elapsed;
         reloaded.add(phase);
         times.extend(took);
-        steady.add(load.open(rate, 1, Duration::ZERO, |elapsed| elapsed >= time));
+        steady.add(load.open(rate, 1, REST, |elapsed| elapsed >= time));
     }
     times.sort_unstable();
     drop(load);
 
+    let mut asker = Driver::connect(&host.address, 1, false);
     let mut after_50 = host.footprint();
     for turn in 0..extent.memory_reloads {
         // On from the last turn under load, so that each is another version.
-        reloads.reload(extent.reloads + 1 + turn);
+        reloads.reload(extent.reloads + 1 + turn, || {
+            question.answer(format!("430{}", asker.ask(0, "count", "0")).as_bytes());
+        });
         if turn == 49 {
             after_50 = host.footprint();
         }
