@@ -180,7 +180,7 @@ impl Drop for SetAtEnd<'_> {
 fn document(phase: &Phase) -> Value {
     json!({"answers": phase.events, "events_per_second": phase.rate().round(), "lost_acks": phase.faults.lost,
         "duplicates": phase.faults.duplicated, "reorders": phase.faults.reordered, "wrong_answers": phase.faults.wrong,
-        "disconnects": phase.faults.closed, "p50_us": phase.percentile(0.5), "p99_us": phase.percentile(0.99),
+        "disconnects": phase.faults.closed, "server_cpu_us": phase.cpu(), "p50_us": phase.percentile(0.5), "p99_us": phase.percentile(0.99),
         "p999_us": phase.percentile(0.999), "driver_late_p99_us": phase.delay(0.99)})
 }
 
