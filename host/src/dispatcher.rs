@@ -20,7 +20,7 @@ use crate::registry::{Inbound, Registry, Routes, Served};
 use crate::rejection::Rejection;
 use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
-use crate::store::{CommitError, View};
+use crate::store::CommitError;
 
 use commit::{commit, commit_alone, keep_log_short, turn_apart};
 use run::Run;
@@ -245,7 +245,7 @@ impl Dispatcher {
                 false => Some(turn_apart(&served.state, patience).await.ok_or_else(contended)?),
             };
             runs += 1;
-            let run = Run::new(event, routes, served, &self.rooms, limits);
+            let run = Run::new(event, routes, served, &self.rooms);
             let (answer, calls) = match seat.handle(event, Box::new(run), &mut budget).await {
                 Ok(returned) => returned,
                 Err(failure) => return Err(self.fail(served, event, &failure)),
@@ -272,7 +272,7 @@ impl Dispatcher {
                 }
             };
             let (effects, view) = run.finish();
-            match view.filter(View::wrote) {
+            match view.filter(|view| view.wrote()) {
                 None => {
                     let applied = self.apply(routes, event, &effects);
                     seat.keep();

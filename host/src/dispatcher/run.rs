@@ -23,13 +23,12 @@ pub(super) struct Run {
     routes: Arc<Routes>,
     served: Arc<Served>,
     rooms: Arc<Rooms>,
-    limits: Arc<Limits>,
     effects: Vec<Effect>,
     effects_bytes: usize,
     /// The caller's rooms with this run's changes; loaded when first asked for.
     membership: Option<Membership>,
-    /// The plugin's state as it was when first asked for, with this run's writes.
-    view: Option<View>,
+    /// The plugin's state as it was when first asked for, with this run's writes. In a box, because a run is moved, and most need none.
+    view: Option<Box<View>>,
 }
 
 /// Emits with which a reply is compared, the last first: a handler with more pays for the check.
@@ -41,13 +40,12 @@ struct Membership {
 }
 
 impl Run {
-    pub(super) fn new(event: &Arc<Event>, routes: &Arc<Routes>, served: &Arc<Served>, rooms: &Arc<Rooms>, limits: &Arc<Limits>) -> Self {
+    pub(super) fn new(event: &Arc<Event>, routes: &Arc<Routes>, served: &Arc<Served>, rooms: &Arc<Rooms>) -> Self {
         Self {
             event: Arc::clone(event),
             routes: Arc::clone(routes),
             served: Arc::clone(served),
             rooms: Arc::clone(rooms),
-            limits: Arc::clone(limits),
             effects: Vec::new(),
             effects_bytes: 0,
             membership: None,
@@ -61,8 +59,12 @@ impl Run {
     }
 
     /// What the handler wants done, and what it read and wrote.
-    pub(super) fn finish(self) -> (Vec<Effect>, Option<View>) {
+    pub(super) fn finish(self) -> (Vec<Effect>, Option<Box<View>>) {
         (self.effects, self.view)
+    }
+
+    fn limits(&self) -> &Limits {
+        self.served.plugin.limits()
     }
 
     fn push(&mut self, effect: Effect) -> Result<(), Refusal> {
@@ -76,11 +78,11 @@ impl Run {
     /// Whether so much more may be held back for this event: what it stores is in the host's memory as well, and counts with the rest.
     fn check_room(&self, more: usize, bytes: usize) -> Result<(), Refusal> {
         let (keys, stored) = self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
-        if self.effects.len() + keys + more > self.limits.effects.get() {
-            return Err(Refusal::limit(format!("more than {} effects of one event, stored values among them", self.limits.effects)));
+        if self.effects.len() + keys + more > self.limits().effects.get() {
+            return Err(Refusal::limit(format!("more than {} effects of one event, stored values among them", self.limits().effects)));
         }
-        if (self.effects_bytes + bytes) as u64 + stored > self.limits.effects_bytes.get() as u64 {
-            let most = self.limits.effects_bytes;
+        if (self.effects_bytes + bytes) as u64 + stored > self.limits().effects_bytes.get() as u64 {
+            let most = self.limits().effects_bytes;
             return Err(Refusal::limit(format!("the effects of one event, stored values among them, have more than {most} bytes")));
         }
         Ok(())
@@ -101,7 +103,7 @@ impl Run {
     }
 
     fn view(&mut self) -> &mut View {
-        self.view.get_or_insert_with(|| self.served.state.store.view())
+        self.view.get_or_insert_with(|| Box::new(self.served.state.store.view()))
     }
 
     /// The operator is told what happened, the plugin only that it did.
@@ -232,7 +234,7 @@ impl HostCalls for Run {
             NotJoined::Unknown => Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`")),
             NotJoined::Forbidden => Refusal::new("forbidden", format!("the room `{room}` is not open to this client")),
         })?;
-        let most = self.limits.rooms.get();
+        let most = self.limits().rooms.get();
         let membership = self.membership()?;
         if membership.now.contains(&room) {
             return Ok(());
