@@ -56,7 +56,6 @@ pub struct Plugin {
     pub digest: String,
     /// Since when it serves.
     pub loaded_at: SystemTime,
-    code: Arc<Code>,
     pool: pool::Pool,
     calls: AtomicU64,
     failures: AtomicU64,
@@ -67,25 +66,25 @@ impl Plugin {
     pub fn new(candidate: Candidate, settings: &PluginSettings, memory: Arc<AtomicUsize>) -> Self {
         let Candidate { registration, file, digest, engine, pre } = candidate;
         let limits = Arc::new(settings.limits.clone());
-        let pool = pool::Pool::new(settings.instance_policy, engine.instances(&limits));
+        let instances = engine.instances(&limits);
         let output = Arc::new(output::Output::new(&registration.name, &limits));
         let config = settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let retired = CancellationToken::new();
-        let code = Arc::new(Code { engine, pre, limits, config: Arc::new(config), output, memory, retired });
-        Self { registration, file, digest, loaded_at: SystemTime::now(), code, pool, calls: AtomicU64::new(0), failures: AtomicU64::new(0) }
+        let code = Code { engine, pre, limits, config: Arc::new(config), output, memory, retired };
+        let pool = pool::Pool::new(code, settings.instance_policy, instances);
+        Self { registration, file, digest, loaded_at: SystemTime::now(), pool, calls: AtomicU64::new(0), failures: AtomicU64::new(0) }
     }
 
     /// The same version once more, as new: its code and what it registered are shared, its instances are its own.
     #[must_use]
     pub fn again(&self) -> Self {
-        let code = Code { retired: CancellationToken::new(), ..Code::clone(&self.code) };
+        let code = Code { retired: CancellationToken::new(), ..self.pool.code().clone() };
         Self {
             registration: self.registration.clone(),
             file: self.file.clone(),
             digest: self.digest.clone(),
             loaded_at: SystemTime::now(),
-            code: Arc::new(code),
-            pool: self.pool.again(),
+            pool: self.pool.again(code),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
@@ -98,12 +97,12 @@ impl Plugin {
 
     /// A place to run one event; nothing when the event's time is over before there is one. Without a budget it waits as long as it takes.
     pub async fn seat(&self, budget: Option<&Budget>) -> Option<Seat> {
-        self.pool.seat(Arc::clone(&self.code), budget).await
+        self.pool.seat(budget).await
     }
 
     /// What its events may take.
     pub fn limits(&self) -> &Arc<Limits> {
-        &self.code.limits
+        &self.pool.code().limits
     }
 
     /// Another version serves: keeps no instance any more. Events that run go on until [`Plugin::end`].
@@ -113,12 +112,12 @@ impl Plugin {
 
     /// Ends what still runs.
     pub fn end(&self) {
-        self.code.retired.cancel();
+        self.pool.code().retired.cancel();
     }
 
     /// Bytes that instances of the plugin take, and how many there are of this version, those that wait for an event included.
     pub fn memory_and_instances(&self) -> (usize, usize) {
-        (self.code.memory.load(Ordering::Relaxed), self.pool.instances())
+        (self.pool.code().memory.load(Ordering::Relaxed), self.pool.instances())
     }
 
     /// Counts one event that the plugin was asked to handle.

@@ -1,5 +1,6 @@
 //! The instances of one plugin: how many run at once, and which are kept warm for the next event.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -19,8 +20,9 @@ pub(super) struct Pool {
 }
 
 struct Shared {
+    code: Code,
     places: Mutex<Places>,
-    /// Told when a place has become free.
+    /// Told when a place has become free for who waits for one.
     freed: Notify,
 }
 
@@ -32,6 +34,8 @@ struct Places {
     idle: Vec<Instance>,
     /// Whether instances are kept any more.
     is_open: bool,
+    /// Events that wait for a place.
+    waiting: usize,
 }
 
 impl Shared {
@@ -42,14 +46,19 @@ impl Shared {
 }
 
 impl Pool {
-    pub(super) fn new(policy: InstancePolicy, instances: usize) -> Self {
-        let places = Places { free: instances, idle: Vec::new(), is_open: policy == InstancePolicy::Warm };
-        Self { shared: Arc::new(Shared { places: Mutex::new(places), freed: Notify::new() }), policy, most: instances }
+    pub(super) fn new(code: Code, policy: InstancePolicy, instances: usize) -> Self {
+        let places = Places { free: instances, idle: Vec::new(), is_open: policy == InstancePolicy::Warm, waiting: 0 };
+        Self { shared: Arc::new(Shared { code, places: Mutex::new(places), freed: Notify::new() }), policy, most: instances }
     }
 
-    /// Another one like it, with no instance yet.
-    pub(super) fn again(&self) -> Self {
-        Self::new(self.policy, self.most)
+    /// Another one like it, of `code`, with no instance yet.
+    pub(super) fn again(&self, code: Code) -> Self {
+        Self::new(code, self.policy, self.most)
+    }
+
+    /// What its instances are made of.
+    pub(super) fn code(&self) -> &Code {
+        &self.shared.code
     }
 
     /// Keeps no instance from now on.
@@ -73,23 +82,27 @@ impl Pool {
     /// A place that is free goes to whoever asks first, and not to who has waited longest: a connection with several events would lose the
     /// processor between any two of them, and every answer would be a write of its own. Who waits has its turn when that connection's events
     /// are handled, or when its task has used up what the scheduler gives it at once.
-    pub(super) async fn seat(&self, code: Arc<Code>, budget: Option<&Budget>) -> Option<Seat> {
+    pub(super) async fn seat(&self, budget: Option<&Budget>) -> Option<Seat> {
         if let Some(warm) = self.take() {
-            return Some(self.seated(code, warm));
+            return Some(self.seated(warm));
         }
+        let _waiting = Waiting::new(&self.shared);
         let freed = async {
             loop {
-                self.shared.freed.notified().await;
+                // Enlisted before it is looked again: a place that becomes free after that is told to this one, and no other.
+                let mut freed = pin!(self.shared.freed.notified());
+                freed.as_mut().enable();
                 if let Some(warm) = self.take() {
                     return warm;
                 }
+                freed.await;
             }
         };
         let warm = match budget {
             Some(budget) => tokio::time::timeout_at(budget.until().into(), freed).await.ok()?,
             None => freed.await,
         };
-        Some(self.seated(code, warm))
+        Some(self.seated(warm))
     }
 
     /// Takes a free place, with an instance where one waits.
@@ -99,15 +112,30 @@ impl Pool {
         Some(places.idle.pop())
     }
 
-    fn seated(&self, code: Arc<Code>, instance: Option<Instance>) -> Seat {
-        Seat { code, shared: Arc::clone(&self.shared), instance, kept: None }
+    fn seated(&self, instance: Option<Instance>) -> Seat {
+        Seat { shared: Arc::clone(&self.shared), instance, kept: None }
+    }
+}
+
+/// An event that waits for a place.
+struct Waiting<'pool>(&'pool Shared);
+
+impl<'pool> Waiting<'pool> {
+    fn new(shared: &'pool Shared) -> Self {
+        shared.places().waiting += 1;
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.places().waiting -= 1;
     }
 }
 
 /// The right to run one event in one instance: kept over its reruns, so that an event that waits for its commit never waits for an
 /// instance that is waiting for the same.
 pub struct Seat {
-    code: Arc<Code>,
     shared: Arc<Shared>,
     instance: Option<Instance>,
     /// What the next event is to find.
@@ -128,7 +156,7 @@ impl Seat {
         let warm = self.instance.take().or_else(|| self.shared.places().idle.pop());
         let mut instance = match warm {
             Some(instance) => instance,
-            None => Instance::new(&self.code, budget).await?,
+            None => Instance::new(&self.shared.code, budget).await?,
         };
         let returned = instance.handle(event, calls, budget).await?;
         self.instance = Some(instance);
@@ -156,7 +184,10 @@ impl Drop for Seat {
         {
             places.idle.push(instance);
         }
+        let is_awaited = places.waiting > 0;
         drop(places);
-        self.shared.freed.notify_one();
+        if is_awaited {
+            self.shared.freed.notify_one();
+        }
     }
 }
