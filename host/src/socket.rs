@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
-use crate::event::{Connection, Event, EventId, Identity, Payload, host_event};
+use crate::event::{Connection, Event, EventId, Identity, host_event};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rooms::{Outlet, ReplyTo, Rooms};
@@ -146,7 +146,7 @@ enum Stage {
 
 /// An event as it came, and why it can't be handled, where it can't.
 struct Incoming {
-    event: Event,
+    event: Arc<Event>,
     rejection: Option<Rejection>,
     to: ReplyTo,
     size: usize,
@@ -154,8 +154,17 @@ struct Incoming {
 
 /// The answer `busy` to an event that was not kept.
 struct Overdue {
-    event: Event,
+    event: String,
+    id: EventId,
     to: ReplyTo,
+}
+
+/// What a consumer is to do next.
+enum Next {
+    /// Handle an event.
+    Event(Incoming),
+    /// Answer one that was not kept.
+    Overdue(Overdue),
 }
 
 /// Events for which an idle mailbox keeps room.
@@ -222,32 +231,22 @@ impl Client {
         if mailbox.events.len() + mailbox.handling < limits.mailbox_events.get() && bytes <= limits.mailbox_bytes.get() {
             mailbox.bytes = bytes;
             mailbox.events.push_back(incoming);
-            // One that is at work, or is woken already, finds the event by itself.
-            let asleep = mailbox.asleep.take();
-            drop(mailbox);
-            if let Some(consumer) = asleep {
-                consumer.wake();
-            }
+            wake(mailbox);
             return;
         }
         self.sockets.metrics.mailbox_rejection();
-        let Incoming { mut event, to, .. } = incoming;
-        event.payload = Payload::null();
-        let overdue = Overdue { event, to };
-        if self.answer_busy(&overdue).is_err() {
+        let Incoming { event, to, .. } = incoming;
+        if self.sockets.rooms.try_answer(&to, &event.name, event.id, &Err(busy())).is_err() {
+            let overdue = Overdue { event: event.name.clone(), id: event.id, to };
             if mailbox.overdue.len() < MAX_OVERDUE {
                 mailbox.overdue.push_back(overdue);
+                wake(mailbox);
             } else {
                 drop(mailbox);
                 tracing::warn!(client = self.connection.public_id, "client cut: it sends without reading its answers");
                 self.sockets.rooms.cut(&SocketRef::from(overdue.to.socket));
             }
         }
-    }
-
-    fn answer_busy(&self, overdue: &Overdue) -> Result<(), crate::rooms::Full> {
-        let Overdue { event, to } = overdue;
-        self.sockets.rooms.try_answer(to, &event.name, event.id, &Err(busy()))
     }
 
     /// Tells plugins of the connection, and then handles what comes into the mailbox until it is closed, in a task of its own. The task lives
@@ -257,27 +256,40 @@ impl Client {
         // In a box from the start: the scheduler would move it about.
         tasks.spawn(Box::pin(async move {
             self.sockets.dispatcher.tell(host_event::CONNECT, Some(&self.connection)).await;
-            while let Some(incoming) = self.next().await {
-                let size = incoming.size;
-                self.handle(incoming).await;
-                // The place in the mailbox is free only now, when the answer has found room.
-                self.mailbox().bytes -= size;
-                self.answer_overdue().await;
+            let mut handled = 0;
+            while let Some(next) = self.next(handled).await {
+                handled = match next {
+                    Next::Event(incoming) => {
+                        let size = incoming.size;
+                        self.handle(incoming).await;
+                        size
+                    }
+                    Next::Overdue(Overdue { event, id, to }) => {
+                        self.sockets.rooms.answer(&to, &event, id, &Err(busy())).await;
+                        0
+                    }
+                };
             }
             self.drained.notify_one();
         }));
     }
 
-    /// The next event, as soon as there is one; nothing when there will be no more.
-    async fn next(&self) -> Option<Incoming> {
-        poll_fn(|context| self.poll_next(context)).await
+    /// What comes next, as soon as there is something; nothing when there will be no more. The place in the mailbox of an event of `handled`
+    /// bytes is free only now, when its answer has found room.
+    async fn next(&self, mut handled: usize) -> Option<Next> {
+        poll_fn(|context| self.poll_next(context, std::mem::take(&mut handled))).await
     }
 
-    fn poll_next(&self, context: &Context<'_>) -> Poll<Option<Incoming>> {
+    fn poll_next(&self, context: &Context<'_>, handled: usize) -> Poll<Option<Next>> {
         let mut mailbox = self.mailbox();
+        mailbox.bytes -= handled;
+        // Now that there may be room for them.
+        if let Some(overdue) = mailbox.overdue.pop_front() {
+            return Poll::Ready(Some(Next::Overdue(overdue)));
+        }
         if let Some(incoming) = mailbox.events.pop_front() {
             mailbox.handling = 1;
-            return Poll::Ready(Some(incoming));
+            return Poll::Ready(Some(Next::Event(incoming)));
         }
         mailbox.handling = 0;
         // A burst leaves its queue's memory behind; an idle connection needs no more than its next event does.
@@ -295,7 +307,6 @@ impl Client {
     /// Handles one event to its end, and answers it.
     async fn handle(&self, incoming: Incoming) {
         let Incoming { event, rejection, to, .. } = incoming;
-        let event = Arc::new(event);
         let answer = match rejection {
             // A panic of the host's own is one event's failure: the mailbox goes on, and the event has its answer.
             None => {
@@ -316,36 +327,28 @@ impl Client {
         }
     }
 
-    /// Answers events that found the mailbox full, now that there may be room for it.
-    async fn answer_overdue(&self) {
-        loop {
-            let Some(overdue) = self.mailbox().overdue.pop_front() else { return };
-            let Overdue { event, to } = overdue;
-            self.sockets.rooms.answer(&to, &event.name, event.id, &Err(busy())).await;
-        }
-    }
-
     /// The client is gone. What was received is handled; then `$disconnect`, with the rooms as they were; when this returns, the library
     /// takes the socket out of its rooms, so that no join of an earlier event can outlive it.
     async fn leave(self: Arc<Self>) {
         self.left.get_or_init(|| self.finish()).await;
     }
 
+    /// Takes no event from now on; the stage until now.
+    fn close(&self) -> Stage {
+        let mut mailbox = self.mailbox();
+        let stage = mailbox.stage;
+        if stage != Stage::Closed {
+            mailbox.stage = Stage::Closing;
+        }
+        wake(mailbox);
+        stage
+    }
+
     async fn finish(self: &Arc<Self>) {
-        let (stage, asleep) = {
-            let mut mailbox = self.mailbox();
-            let stage = mailbox.stage;
-            if stage != Stage::Closed {
-                mailbox.stage = Stage::Closing;
-            }
-            (stage, mailbox.asleep.take())
-        };
+        let stage = self.close();
         if stage == Stage::New {
             // The library's connect handler had not come so far.
             Arc::clone(self).consume();
-        }
-        if let Some(consumer) = asleep {
-            consumer.wake();
         }
         if stage != Stage::Closed {
             self.drained.notified().await;
@@ -359,6 +362,15 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.sockets.rooms.forget(&self.connection.public_id);
         self.sockets.clients().remove(&self.connection.public_id);
+    }
+}
+
+/// Wakes the consumer, where it sleeps: one that is at work, or is woken already, finds by itself what has come.
+fn wake(mut mailbox: MutexGuard<'_, Mailbox>) {
+    let asleep = mailbox.asleep.take();
+    drop(mailbox);
+    if let Some(consumer) = asleep {
+        consumer.wake();
     }
 }
 
@@ -377,7 +389,7 @@ impl MessageHandler<Outlet, InReaderTask> for Intake {
         let client = &self.0;
         let read = packet::read(value, &client.sockets.limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
-        let event = Event::now(read.name, read.payload, Some(Arc::clone(&client.connection)));
+        let event = Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&client.connection))));
         client.take(Incoming { event, rejection: read.rejection, to: ReplyTo { socket, ack }, size });
     }
 }
