@@ -53,11 +53,19 @@ impl Serve {
 /// waited longer, which in the other keeps writers from their sockets (a third less CPU time per event, and a p99 ten times lower).
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match std::thread::available_parallelism().map_or(1, usize::from) {
-        1 => tokio::runtime::Builder::new_current_thread(),
+        1 => {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.event_interval(EVENT_INTERVAL);
+            builder
+        }
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     builder.enable_all().thread_name("sockhop").on_thread_start(host::wake_promptly).build()
 }
+
+/// Tasks that the only worker runs, while it is busy, before it asks the system for what has come. An event takes three: with tokio's own 61 the
+/// system is asked for each twenty events, which is 3 % of what they cost. So many tasks take about a millisecond.
+const EVENT_INTERVAL: u32 = 256;
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
