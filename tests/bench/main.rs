@@ -29,7 +29,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::json;
 
 use driver::Driver;
-use load::Load;
+use load::{Load, Phase};
 use question::Question;
 use report::{Report, note};
 use servers::{Kind, Stage};
@@ -104,6 +104,12 @@ const AT_ONCE: usize = 8;
 /// Before each measured time: caches fill, and a just-in-time compiler compiles.
 const WARM: Duration = Duration::from_millis(1_000);
 
+/// Turns that each server has in one round of `ping`.
+const TURNS: u32 = 6;
+
+/// Before each of these turns: the caches are another server's, and a garbage collector has made use of the rest.
+const WARM_AGAIN: Duration = Duration::from_millis(300);
+
 /// A run: what is measured, and what was.
 struct Run {
     arguments: Arguments,
@@ -131,20 +137,34 @@ impl Run {
         }
     }
 
+    /// All servers at once, each idle while another has its turn: so short that whatever else the machine does hits all of them alike.
     fn ping(&mut self, in_flight: usize) {
         let name = format!("ping, {in_flight} in flight");
-        self.rounds(&name, |run, kind| {
-            let server = run.stage.start(kind);
-            let driver = Driver::connect(&server.address, CONNECTIONS, true);
-            let phase = Load::new(driver, Question::Ping, server.pid()).closed(in_flight, WARM, run.time);
-            run.report.add(format!("{name}: server CPU"), "µs", kind, phase.cpu());
-            run.report.add(format!("{name}: rate"), "1/s", kind, phase.rate());
-            run.report.add(format!("{name}: p50"), "µs", kind, phase.percentile(0.5));
-            run.report.add(format!("{name}: p99"), "µs", kind, phase.percentile(0.99));
-            let busy = phase.driver.as_secs_f64() / phase.elapsed.as_secs_f64() * 100.0;
-            run.report.add(format!("{name}: driver busy"), "%", kind, busy);
-            run.report.add_faults(kind, &name, phase.faults);
-        });
+        for round in 1..=self.arguments.rounds {
+            note(&format!("{name}, round {round} of {}", self.arguments.rounds));
+            let asked = self.arguments.servers.iter().map(|kind| {
+                let server = self.stage.start(*kind);
+                let driver = Driver::connect(&server.address, CONNECTIONS, true);
+                let mut load = Load::new(driver, Question::Ping, server.pid());
+                load.closed(in_flight, WARM, Duration::ZERO);
+                (*kind, server, load, Phase::default())
+            });
+            let mut asked: Vec<_> = asked.collect();
+            for _ in 0..TURNS {
+                for (_, _, load, phase) in &mut asked {
+                    *phase = std::mem::take(phase).and(load.closed(in_flight, WARM_AGAIN, self.time / TURNS));
+                }
+            }
+            for (kind, _, _, phase) in asked {
+                self.report.add(format!("{name}: server CPU"), "µs", kind, phase.cpu());
+                self.report.add(format!("{name}: rate"), "1/s", kind, phase.rate());
+                self.report.add(format!("{name}: p50"), "µs", kind, phase.percentile(0.5));
+                self.report.add(format!("{name}: p99"), "µs", kind, phase.percentile(0.99));
+                let busy = phase.driver.as_secs_f64() / phase.elapsed.as_secs_f64() * 100.0;
+                self.report.add(format!("{name}: driver busy"), "%", kind, busy);
+                self.report.add_faults(kind, &name, phase.faults);
+            }
+        }
     }
 
     /// The rate is the same for all; a server whose peak is below it gets half of its own, and the figure a name of its own.

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Who is measured. All serve the same events.
@@ -79,13 +81,10 @@ impl Drop for Server {
 
 /// Time of a processor that a process has taken, in user space and in the kernel.
 pub(crate) fn cpu_time(pid: u32) -> Duration {
-    /// Ticks of Linux's clock for these two figures: 100 in a second on every architecture that matters here.
-    const TICK: Duration = Duration::from_millis(10);
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_else(|_| panic!("a server has ended by itself"));
-    // The name, in parentheses, may hold anything; the two figures are the 14th and the 15th.
-    let (_, rest) = stat.rsplit_once(')').expect("a process's state");
-    let ticks: u32 = rest.split_ascii_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u32>().expect("a number")).sum();
-    TICK * ticks
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a process"));
+    // Not `/proc/PID/stat`, which counts in hundredths of a second.
+    let time = clock_getcpuclockid(pid).and_then(ClockId::now).unwrap_or_else(|_| panic!("a server has ended by itself"));
+    time.into()
 }
 
 /// Where the servers find what they need, and where they run.
