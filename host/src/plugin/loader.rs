@@ -1,10 +1,11 @@
 //! From a file's bytes to a plugin that has registered, or to a reason that helps its author.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
@@ -138,19 +139,28 @@ pub struct Source {
 /// # Errors
 /// Where it can't be read, or is larger than that.
 pub async fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
-    let opened = tokio::fs::File::open(file).await.map_err(LoadError::Unreadable)?;
-    let size = opened.metadata().await.map_err(LoadError::Unreadable)?.len();
+    let file = file.to_owned();
+    // As one step on a thread that may wait: each of several would cost two changes of the thread.
+    match tokio::task::spawn_blocking(move || read_here(file, limit)).await {
+        Ok(read) => read,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn read_here(file: PathBuf, limit: u64) -> Result<Source, LoadError> {
+    let opened = File::open(&file).map_err(LoadError::Unreadable)?;
+    let size = opened.metadata().map_err(LoadError::Unreadable)?.len();
     if size > limit {
         return Err(LoadError::TooLarge { size, limit });
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     // It may have grown since: one byte more than it may have is enough to know.
-    let read = opened.take(limit.saturating_add(1)).read_to_end(&mut bytes).await.map_err(LoadError::Unreadable)?;
+    let read = opened.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(LoadError::Unreadable)?;
     if read as u64 > limit {
         return Err(LoadError::TooLarge { size: read as u64, limit });
     }
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Source { file: file.to_owned(), digest, bytes })
+    Ok(Source { file, digest, bytes })
 }
 
 /// Compiles and links what was read, and lets it register, under `limits`.
