@@ -41,7 +41,7 @@ pub use operator::{Operator, Row, Word};
 use slots::{Digest, OperatorError, Slots, Verdict};
 use watch::Watch;
 
-/// How long the directory must be quiet before it is looked at, and how long a file must stand still: a copy takes many writes.
+/// How soon after a change the directory is looked at, and how long a file must stand still: a copy takes many writes.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// How long what one scan found waits for the slowest of its files, so that all of it is published together. Longer than plugins in Rust
@@ -173,9 +173,11 @@ impl Reloader {
         self.look_at = Instant::now();
         loop {
             let next = self.next_step();
+            let soon = Instant::now() + SETTLE;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = watch.changed() => self.look_at = self.look_at.min(Instant::now() + SETTLE),
+                // Where it is looked at soon, it need not be known that more has changed: a copy tells of each of its writes.
+                () = watch.changed(), if self.look_at > soon => self.look_at = soon,
                 () = self.alarm.notified() => self.take_back(),
                 Some(command) = self.commands.recv() => self.obey(command),
                 Some((subject, result)) = self.loads.next() => {
