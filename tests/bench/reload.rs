@@ -1,7 +1,7 @@
 //! What clients notice of reloads and of a plugin that spins: the same open loop without and with them, on one host.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -40,6 +40,9 @@ pub(crate) struct Found {
     pub(crate) faults: Faults,
 }
 
+/// The plugin's file.
+const FILE: &str = "chameleon.wasm";
+
 const WARM: Duration = Duration::from_secs(1);
 
 /// Turns in which the load runs with reloads and then without them, equally long. What counts is the median of the turns' p99: a shared
@@ -55,17 +58,28 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Puts the versions into the directory in turn.
 struct Reloads<'a> {
     plugins: &'a Path,
+    /// Where a version is written that is then moved to the plugins: on the same disk.
+    staged: &'a Path,
     versions: [Vec<u8>; 2],
     /// The version that answered last. Asking the host which one serves would be load of another kind.
     answered_by: Arc<AtomicU64>,
 }
 
 impl Reloads<'_> {
-    /// Puts the version of this turn into the directory, and waits until it answers; how many milliseconds that took. `look` has it asked
-    /// something, where nobody else does.
+    fn staged(&self, turn: usize) -> PathBuf {
+        self.staged.join(turn.to_string())
+    }
+
+    /// Writes the version of this turn beside the directory.
+    fn stage(&self, turn: usize) {
+        std::fs::write(self.staged(turn), &self.versions[turn % 2]).expect("a file");
+    }
+
+    /// Moves the version of this turn, which was staged, into the directory, and waits until it answers; how many milliseconds that took.
+    /// `look` has it asked something, where nobody else does.
     fn reload(&self, turn: usize, mut look: impl FnMut()) -> u64 {
         let version = 2 - turn as u64 % 2;
-        drop_in(self.plugins, "chameleon.wasm", &self.versions[turn % 2]);
+        std::fs::rename(self.staged(turn), self.plugins.join(FILE)).expect("a renamed file");
         let (began, mut answers_since) = (Instant::now(), None);
         loop {
             look();
@@ -82,6 +96,8 @@ impl Reloads<'_> {
 
     /// The load while these turns are taken, and how many milliseconds each took.
     fn under(&self, load: &mut Load, rate: f64, turns: Range<usize>) -> (Phase, Vec<u64>) {
+        // Before the load: what is written on the driver's processor keeps the driver waiting, and would count as the host's latency.
+        turns.clone().for_each(|turn| self.stage(turn));
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reloading = scope.spawn(|| {
@@ -97,11 +113,11 @@ impl Reloads<'_> {
 
 /// 200 reloads under load, or as many as `extent` says.
 pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
-    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let [plugins, staged, data] = [(); 3].map(|()| tempfile::tempdir().expect("a directory"));
     let versions = [chameleon("version=2"), chameleon("version=1")];
-    drop_in(plugins.path(), "chameleon.wasm", &versions[1]);
+    drop_in(plugins.path(), FILE, &versions[1]);
     let host = stage.host(plugins.path(), data.path(), &[]);
-    let reloads = Reloads { plugins: plugins.path(), versions, answered_by: Arc::default() };
+    let reloads = Reloads { plugins: plugins.path(), staged: staged.path(), versions, answered_by: Arc::default() };
     let question = Question::Count(Arc::clone(&reloads.answered_by));
     let mut load = Load::new(Driver::connect(&host.address, extent.connections, false), question.clone(), host.pid());
 
@@ -128,7 +144,9 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     let mut after_50 = host.footprint();
     for turn in 0..extent.memory_reloads {
         // On from the last turn under load, so that each is another version.
-        reloads.reload(extent.reloads + 1 + turn, || {
+        let next = extent.reloads + 1 + turn;
+        reloads.stage(next);
+        reloads.reload(next, || {
             question.answer(format!("430{}", asker.ask(0, "count", "0")).as_bytes());
         });
         if turn == 49 {
