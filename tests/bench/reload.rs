@@ -47,7 +47,7 @@ const WARM: Duration = Duration::from_secs(1);
 
 /// Turns in which the load runs with reloads and then without them, equally long. What counts is the median of the turns' p99: a shared
 /// machine takes the processor away for tens of milliseconds now and then, and one such turn would decide the p99 of the whole time.
-const TURNS: usize = 20;
+const TURNS: usize = 50;
 
 /// For how long after the reloads of a turn the load runs before what it shows counts as without them.
 const REST: Duration = Duration::from_millis(200);
