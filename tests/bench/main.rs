@@ -105,10 +105,10 @@ const AT_ONCE: usize = 8;
 const WARM: Duration = Duration::from_millis(1_000);
 
 /// Turns that each server has in one round of `ping`.
-const TURNS: u32 = 6;
+const TURNS: u32 = 4;
 
 /// Before each of these turns: the caches are another server's, and a garbage collector has made use of the rest.
-const WARM_AGAIN: Duration = Duration::from_millis(300);
+const WARM_AGAIN: Duration = Duration::from_secs(1);
 
 /// A run: what is measured, and what was.
 struct Run {
