@@ -173,11 +173,10 @@ impl Reloader {
         self.look_at = Instant::now();
         loop {
             let next = self.next_step();
-            let soon = Instant::now() + SETTLE;
             tokio::select! {
                 () = stop.cancelled() => return,
                 // Where it is looked at soon, it need not be known that more has changed: a copy tells of each of its writes.
-                () = watch.changed(), if self.look_at > soon => self.look_at = soon,
+                () = watch.changed(), if self.look_at > Instant::now() + SETTLE => self.look_at = Instant::now() + SETTLE,
                 () = self.alarm.notified() => self.take_back(),
                 Some(command) = self.commands.recv() => self.obey(command),
                 Some((subject, result)) = self.loads.next() => {

@@ -183,6 +183,11 @@ impl Load {
         })
     }
 
+    /// Answers what came while nobody was asked: a server closes a connection whose heartbeat it misses.
+    pub(crate) fn answer_heartbeats(&mut self) {
+        self.turn(Duration::ZERO, false);
+    }
+
     fn begin(&mut self) -> (Instant, Duration, Duration) {
         self.phase = Phase::default();
         self.counts = true;

@@ -1,7 +1,7 @@
 //! What a plugin costs: Sockhop beside the same events on three other servers, in one run. `cargo xtask bench` builds everything and runs it;
 //! `host/benches/README.md` says how to read what it prints.
 //!
-//! Servers run one at a time on one processor, the driver on another. The main figure is the time of the server's processor for an event: it
+//! Servers run one at a time on one processor (in `ping` they take turns there), the driver on another. The main figure is the time of the server's processor for an event: it
 //! is what a busy server runs out of, and it is steadier than rates and latencies on a machine that others use too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement fails by panicking")]
@@ -101,14 +101,11 @@ const CONNECTIONS: usize = 50;
 /// write and a read for each would take the driver's whole processor, and the latency would be its own.
 const AT_ONCE: usize = 8;
 
-/// Before each measured time: caches fill, and a just-in-time compiler compiles.
+/// Before each measured time: caches fill, a just-in-time compiler compiles, and a heap that shrank while its server waited grows again.
 const WARM: Duration = Duration::from_millis(1_000);
 
 /// Turns that each server has in one round of `ping`.
 const TURNS: u32 = 4;
-
-/// Before each of these turns: the caches are another server's, and a garbage collector has made use of the rest.
-const WARM_AGAIN: Duration = Duration::from_secs(1);
 
 /// A run: what is measured, and what was.
 struct Run {
@@ -151,8 +148,10 @@ impl Run {
             });
             let mut asked: Vec<_> = asked.collect();
             for _ in 0..TURNS {
-                for (_, _, load, phase) in &mut asked {
-                    *phase = std::mem::take(phase).and(load.closed(in_flight, WARM_AGAIN, self.time / TURNS));
+                for turn in 0..asked.len() {
+                    let (_, _, load, phase) = &mut asked[turn];
+                    *phase = std::mem::take(phase).and(load.closed(in_flight, WARM, self.time / TURNS));
+                    asked.iter_mut().for_each(|(_, _, load, _)| load.answer_heartbeats());
                 }
             }
             for (kind, _, _, phase) in asked {

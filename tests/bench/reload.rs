@@ -47,10 +47,11 @@ const WARM: Duration = Duration::from_secs(1);
 
 /// Turns in which the load runs with reloads and then without them, equally long. What counts is the median of the turns' p99: a shared
 /// machine takes the processor away for tens of milliseconds now and then, and one such turn would decide the p99 of the whole time.
-const TURNS: usize = 50;
+const TURNS: usize = 25;
 
-/// For how long after the reloads of a turn the load runs before what it shows counts as without them.
-const REST: Duration = Duration::from_millis(200);
+/// For how long the load runs before either half of a turn counts, and how long after its last reload it still does: a version that was replaced is
+/// looked after for 200 ms.
+const REST: Duration = Duration::from_millis(300);
 
 /// How often it is looked which version answers.
 const LOOK: Duration = Duration::from_millis(2);
@@ -98,14 +99,22 @@ impl Reloads<'_> {
     fn under(&self, load: &mut Load, rate: f64, turns: Range<usize>) -> (Phase, Vec<u64>) {
         // Before the load: what is written on the driver's processor keeps the driver waiting, and would count as the host's latency.
         turns.clone().for_each(|turn| self.stage(turn));
-        let is_over = AtomicBool::new(false);
+        let (counts, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let reloading = scope.spawn(|| {
                 // Also where a reload fails: the load would go on for ever.
                 let _end = SetAtEnd(&is_over);
-                turns.map(|turn| self.reload(turn, || ())).collect::<Vec<_>>()
+                while !counts.load(Ordering::Relaxed) {
+                    std::thread::sleep(LOOK);
+                }
+                let took = turns.map(|turn| self.reload(turn, || ())).collect::<Vec<_>>();
+                std::thread::sleep(REST);
+                took
             });
-            let phase = load.open(rate, 1, Duration::ZERO, |_| is_over.load(Ordering::Relaxed));
+            let phase = load.open(rate, 1, REST, |_| {
+                counts.store(true, Ordering::Relaxed);
+                is_over.load(Ordering::Relaxed)
+            });
             (phase, reloading.join().expect("reloads"))
         })
     }

@@ -41,6 +41,21 @@ async fn a_file_dropped_into_the_directory_is_served_and_one_that_is_taken_out_i
     assert_eq!(client.ask("which", json!(null)).await["error"]["code"], json!("unknown_event"));
 }
 
+/// As `rm` and `cp` do. A host that looked at once would take the plugin out, and with it all that was chosen and kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_taken_out_and_put_back_at_once_is_never_missed() {
+    let host = host_with_version("1").await;
+    let version = chameleon("version=2");
+    // The host has nothing to do for longer than it waits after a change.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    std::fs::remove_file(host.plugins().join("chameleon.wasm")).expect("a file to remove");
+    drop_in(host.plugins(), "chameleon.wasm", &version);
+    host.until("chameleon", serves("2")).await;
+    let (_, metrics) = host.http("/metrics", None).await;
+    let metrics = metrics.as_str().expect("text");
+    assert!(!metrics.contains(r#"plugin="chameleon",outcome="removed""#), "{metrics}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replacing_a_plugin_lets_running_events_finish_on_the_old_one() {
     let host = patient_host().await;

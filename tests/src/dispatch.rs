@@ -42,7 +42,7 @@ impl TestDispatcher {
         let (mut routes, mut served) = (Routes::after(&Routes::default()), Vec::new());
         for plugin in plugins {
             let name = stem(plugin);
-            let source = loader.read(plugin, &name).await.unwrap_or_else(|failure| panic!("{}", failure.reason));
+            let source = loader.read(plugin, &name).unwrap_or_else(|failure| panic!("{}", failure.reason));
             let version = loader.load(source, &name).await.unwrap_or_else(|failure| panic!("{}", failure.reason));
             routes.admit(&version, false).expect("plugins that go together");
             served.push(version);

@@ -117,7 +117,7 @@ pub(super) async fn check(mut config: Config, files: &[PathBuf]) -> anyhow::Resu
     let mut routes = Routes::default();
     for file in files {
         let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let loaded = match loader.read(file, &name).await {
+        let loaded = match loader.read(file, &name) {
             Ok(source) => loader.load(source, &name).await,
             Err(failure) => Err(failure),
         };

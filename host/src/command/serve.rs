@@ -64,8 +64,9 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Tasks that the only worker runs, while it is busy, before it asks the system for what has come. An event takes three: with tokio's own 61 the
-/// system is asked for each twenty events, which is 3 % of what they cost. So many tasks take about a millisecond.
-const EVENT_INTERVAL: u32 = 256;
+/// system is asked for each twenty events, which is 3 % of what they cost. A handler that is slow without waiting keeps timers and new packets from
+/// being noticed for as long as this many tasks take: so not more of them.
+const EVENT_INTERVAL: u32 = 128;
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());

@@ -29,7 +29,7 @@ const QUIET_TICK: Duration = Duration::from_millis(4);
 /// Ticks without a look at any guest after which it is quiet.
 const TICKS_UNTIL_QUIET: u32 = 100;
 
-/// Instances of all plugins together: address space is reserved for each (4 GiB), memory is not.
+/// Instances of all plugins together: address space is reserved for each (4 GiB), memory is taken only by those that are or were there.
 const INSTANCES: u32 = 1_000;
 
 /// What guests in JavaScript and Python need of one component: they bring an interpreter.
@@ -42,6 +42,10 @@ const INSTANCE_METADATA_BYTES: usize = 10 << 20;
 /// system says which pages were written (Linux 6.7): elsewhere all of it would be put back, and kept.
 const KEPT_MEMORY_BYTES: usize = 1 << 20;
 const KEPT_TABLE_BYTES: usize = 64 << 10;
+
+/// Places without an instance that are kept so for the plugin that had them; beyond, another plugin's instance takes one of theirs. So what is kept
+/// is at most as much for each of these, and for each instance that there has been at once.
+const KEPT_PLACES: u32 = 16;
 
 /// Bytes of a guest's own stack, within the fibre's; what is left is the host's, for the calls that it answers there.
 const WASM_STACK_BYTES: usize = 512 << 10;
@@ -121,7 +125,8 @@ fn config(instance_memory: usize) -> Config {
         .max_memories_per_component(MEMORIES_OF_A_COMPONENT)
         .max_tables_per_component(TABLES_OF_A_COMPONENT)
         .max_component_instance_size(INSTANCE_METADATA_BYTES)
-        .max_core_instance_size(INSTANCE_METADATA_BYTES);
+        .max_core_instance_size(INSTANCE_METADATA_BYTES)
+        .max_unused_warm_slots(KEPT_PLACES);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(KEPT_MEMORY_BYTES).table_keep_resident(KEPT_TABLE_BYTES);
     }

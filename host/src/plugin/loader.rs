@@ -134,21 +134,12 @@ pub struct Source {
     pub bytes: Vec<u8>,
 }
 
-/// Reads `file`, which may have `limit` bytes.
+/// Reads `file`, which may have `limit` bytes. Waits for the disk.
 ///
 /// # Errors
 /// Where it can't be read, or is larger than that.
-pub async fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
-    let file = file.to_owned();
-    // As one step on a thread that may wait: each of several would cost two changes of the thread.
-    match tokio::task::spawn_blocking(move || read_here(file, limit)).await {
-        Ok(read) => read,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-fn read_here(file: PathBuf, limit: u64) -> Result<Source, LoadError> {
-    let opened = File::open(&file).map_err(LoadError::Unreadable)?;
+pub fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
+    let opened = File::open(file).map_err(LoadError::Unreadable)?;
     let size = opened.metadata().map_err(LoadError::Unreadable)?.len();
     if size > limit {
         return Err(LoadError::TooLarge { size, limit });
@@ -160,7 +151,7 @@ fn read_here(file: PathBuf, limit: u64) -> Result<Source, LoadError> {
         return Err(LoadError::TooLarge { size: read as u64, limit });
     }
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Source { file, digest, bytes })
+    Ok(Source { file: file.to_owned(), digest, bytes })
 }
 
 /// Compiles and links what was read, and lets it register, under `limits`.

@@ -89,7 +89,7 @@ impl Pool {
         let _waiting = Waiting::new(&self.shared);
         let freed = async {
             loop {
-                // Enlisted before it is looked again: a place that becomes free after that is told to this one, and no other.
+                // Enlisted before it is looked again: a place that becomes free after that wakes one that is enlisted.
                 let mut freed = pin!(self.shared.freed.notified());
                 freed.as_mut().enable();
                 if let Some(warm) = self.take() {

@@ -68,13 +68,13 @@ impl Loader {
         Self { engine, config, compiler, state_dir, states: Mutex::default(), alarm, metrics }
     }
 
-    /// Reads a file that should be the plugin `name`: until it has registered, its limits are those that hold.
+    /// Reads a file that should be the plugin `name`: until it has registered, its limits are those that hold. Waits for the disk.
     ///
     /// # Errors
     /// Where it can't be read, or is larger than the host reads.
-    pub async fn read(&self, file: &Path, name: &str) -> Result<Source, Failure> {
+    pub fn read(&self, file: &Path, name: &str) -> Result<Source, Failure> {
         let failed = |error: plugin::LoadError| Failure { name: None, digest: None, reason: chain(&error), retry: error.retry() };
-        plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get()).await.map_err(failed)
+        plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get()).map_err(failed)
     }
 
     /// Compiles what was read under the limits of the plugin `name`, lets it register, and makes it ready to serve.

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
-use crate::plugin::Retry;
+use crate::plugin::{Retry, Source};
 use crate::registry::Served;
 
 use super::contents::Contents;
@@ -58,9 +58,8 @@ impl Loads {
         let (loader, contents, places, file) =
             (Arc::clone(&self.loader), Arc::clone(&self.contents), Arc::clone(&self.places), path.to_owned());
         self.start(Subject::File(path.to_owned(), stamp), async move {
-            // Never closed; and where it were, there would be nothing to wait for.
-            let _place = places.acquire().await;
-            let source = loader.read(&file, &name).await?;
+            let (source, _place) = read(&loader, places, file, name.clone()).await;
+            let source = source?;
             let digest = source.digest.clone();
             let keep = |bytes: &[u8]| {
                 if let Err(error) = contents.put(&digest, bytes) {
@@ -89,14 +88,14 @@ impl Loads {
         let (loader, places, file) = (Arc::clone(&self.loader), Arc::clone(&self.places), self.contents.file(digest));
         let (name, digest) = (name.to_owned(), digest.clone());
         self.start(subject, async move {
-            let _place = places.acquire().await;
+            let (source, _place) = read(&loader, places, file, name.clone()).await;
             let is_not = |reason: &str| Failure {
                 name: Some(name.clone()),
                 digest: Some(digest.clone()),
                 reason: format!("the version that was kept {reason}"),
                 retry: Retry::Never,
             };
-            let source = loader.read(&file, &name).await.map_err(|failure| is_not(&failure.reason))?;
+            let source = source.map_err(|failure| is_not(&failure.reason))?;
             if source.digest != digest {
                 return Err(is_not("is damaged"));
             }
@@ -151,6 +150,23 @@ impl Loads {
         self.subjects.insert(task.id(), (subject, task));
     }
 }
+
+/// Reads a file as one step on a thread that may wait, and keeps the place for what comes after. A thread that is waited for no more has it
+/// until it has read.
+async fn read(loader: &Arc<Loader>, places: Arc<Semaphore>, file: PathBuf, name: String) -> (Result<Source, Failure>, Place) {
+    // Never closed; and where it were, there would be nothing to wait for.
+    let place = places.acquire_owned().await.ok();
+    let loader = Arc::clone(loader);
+    match tokio::task::spawn_blocking(move || (loader.read(&file, &name), place)).await.map_err(JoinError::try_into_panic) {
+        Ok(read) => read,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime ends, and this with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+/// One of those that are loaded at once.
+type Place = Option<OwnedSemaphorePermit>;
 
 /// Whatever made the host's own code panic is in the bytes, and would again.
 fn panicked() -> Failure {

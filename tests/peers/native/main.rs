@@ -235,7 +235,7 @@ fn main() -> anyhow::Result<()> {
         Runtime::Current => {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             // As the host's: tokio's own 61 asks the system more often.
-            builder.event_interval(256);
+            builder.event_interval(128);
             builder
         }
         Runtime::Multi => tokio::runtime::Builder::new_multi_thread(),
