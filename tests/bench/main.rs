@@ -1,8 +1,9 @@
 //! What a plugin costs: Sockhop beside the same events on three other servers, in one run. `cargo xtask bench` builds everything and runs it;
 //! `host/benches/README.md` says how to read what it prints.
 //!
-//! Servers run one at a time on one processor (in `ping` they take turns there), the driver on another. The main figure is the time of the server's processor for an event: it
-//! is what a busy server runs out of, and it is steadier than rates and latencies on a machine that others use too.
+//! Servers run one at a time on one processor (in `ping` they take turns there), the driver on another. The main figure is the time of the
+//! server's processor for an event: it is what a busy server runs out of, and it is steadier than rates and latencies on a machine that others
+//! use too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement fails by panicking")]
 
