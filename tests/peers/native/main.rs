@@ -20,6 +20,7 @@ use serde_json::{Number, Value, json};
 use socketioxide::SocketIo;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The host's, with its settings.
 #[global_allocator]
@@ -225,10 +226,14 @@ async fn listen(arguments: Arguments) -> anyhow::Result<()> {
     println!("listening on http://{}", listener.local_addr()?);
     // Without it, answers wait for the client's next packet.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    axum::serve(listener, Router::new().layer(layer)).await.context("can't serve")
+    let mut ends = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+    tokio::select! {
+        served = axum::serve(listener, Router::new().layer(layer)).into_future() => served.context("can't serve"),
+        // In order, with whatever is to be done when a program ends; what was committed is in the file.
+        _ = ends.recv() => Ok(()),
+    }
 }
 
-/// SIGTERM ends it as it ends every program that has not asked otherwise: what was committed is in the file.
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut runtime = match arguments.runtime {
