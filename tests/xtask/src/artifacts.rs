@@ -112,19 +112,18 @@ impl Workspace {
         tools::run(self.for_tests(&mut self.cargo()).args(["test", "--workspace", "--no-fail-fast"]))
     }
 
-    /// Builds the host, the benchmark and its native peer, as they would be released.
+    /// Builds the host optimised, without the profile that a released one has.
     ///
     /// # Errors
     ///
-    /// Where they don't build.
-    pub(crate) fn build_optimised(&self) -> Result<(), Failure> {
-        let mut cargo = self.cargo();
-        tools::run(cargo.args(["build", "--release", "--package", "sockhop", "--package", "sockhop-tests", "--bins"]))
+    /// Where it does not build.
+    pub(crate) fn build_optimised_host(&self) -> Result<(), Failure> {
+        tools::run(self.cargo().args(["build", "--release", "--package", "sockhop"]))
     }
 
-    /// A program that [`Workspace::build_optimised`] has built.
-    pub(crate) fn optimised(&self, name: &str) -> PathBuf {
-        self.target.join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+    /// What [`Workspace::build_optimised_host`] has built.
+    pub(crate) fn optimised_host(&self) -> PathBuf {
+        self.target.join("release").join(format!("sockhop{}", env::consts::EXE_SUFFIX))
     }
 
     /// Tells `command` where the things under test are.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::artifacts::Workspace;
+use crate::pgo::Pgo;
 use crate::{Failure, clients, tools};
 
 /// Installs the peer on Node.js beside its source.
@@ -30,9 +31,9 @@ pub(crate) fn install_python_peer(workspace: &Workspace) -> Result<(), Failure> 
 /// # Errors
 ///
 /// Where something was lost on the way.
-pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<(), Failure> {
-    let mut bench = Command::new(workspace.optimised("bench"));
-    workspace.for_tests(&mut bench).env("SOCKHOP_BIN", workspace.optimised("sockhop"));
+pub(crate) fn run(workspace: &Workspace, pgo: &Pgo<'_>, arguments: &[OsString]) -> Result<(), Failure> {
+    let mut bench = Command::new(pgo.released("bench"));
+    workspace.for_tests(&mut bench).env("SOCKHOP_BIN", pgo.released("sockhop"));
     bench.env("SOCKHOP_PEER_PYTHON", clients::python_program(&python_environment(workspace)));
     tools::run(bench.args(arguments))
 }
@@ -52,6 +53,6 @@ fn python_environment(workspace: &Workspace) -> PathBuf {
 /// Where the measurement does not build, or fails.
 pub(crate) fn run_parts(workspace: &Workspace, arguments: &[OsString]) -> Result<(), Failure> {
     let mut cargo = workspace.cargo();
-    workspace.for_tests(&mut cargo).env("SOCKHOP_BIN", workspace.optimised("sockhop"));
+    workspace.for_tests(&mut cargo).env("SOCKHOP_BIN", workspace.optimised_host());
     tools::run(cargo.args(["bench", "--package", "sockhop", "--bench", "event", "--"]).args(arguments))
 }

@@ -6,6 +6,7 @@
 mod artifacts;
 mod bench;
 mod clients;
+mod pgo;
 mod report;
 mod tools;
 
@@ -14,13 +15,15 @@ use std::process::{Command, ExitCode};
 use std::{env, fmt};
 
 use artifacts::Workspace;
+use pgo::Pgo;
 use report::Steps;
 
 /// What `cargo xtask help` shows.
 const HELP: &str = "\
 cargo xtask run [-- ARGS]   do all the set-up and serve on 127.0.0.1:4000 with the bundled plugins
 cargo xtask test            do all the set-up and run every test
-cargo xtask bench [-- ARGS] measure an optimised host beside native, Node and Python servers; `-- --help` lists its settings
+cargo xtask release         build the host as it is released, optimised for what it does under load
+cargo xtask bench [-- ARGS] measure the released host beside native, Node and Python servers; `-- --help` lists its settings
 cargo xtask micro [-- ARGS] measure an event part by part; ARGS are those of Criterion, such as a part's name
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
 cargo xtask guests          build the plugins that only tests load
@@ -29,8 +32,8 @@ cargo xtask help            show this
 ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, `--plugins` and `--data` replace what `run` would
 have passed itself (127.0.0.1:4000, target/plugins, target/data); with `--config` it passes none of them.
 
-What `test` and `bench` need beside Rust: a C compiler, Node.js with npm, Python 3 with venv; `bench` also Linux with taskset and setpriv. What
-is missing is named before anything is built.";
+What `test` and `bench` need beside Rust: a C compiler, Node.js with npm, Python 3 with venv. `release` and `bench` need Linux with taskset and
+setpriv, and build everything twice, which takes some 25 minutes on two processors. What is missing is named before anything is built.";
 
 /// Why a command ended: a sentence for whoever ran it.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +64,7 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
     match (command, rest) {
         ("run", _) => run(rest),
         ("test", []) => test(),
+        ("release", []) => release(),
         ("bench", _) => bench(rest),
         ("micro", _) => micro(rest),
         ("plugins", []) => plugins(),
@@ -69,7 +73,7 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
             report::text(HELP);
             Ok(())
         }
-        ("test" | "plugins" | "guests", [argument, ..]) => {
+        ("test" | "release" | "plugins" | "guests", [argument, ..]) => {
             Err(Failure(format!("`{command}` takes no argument such as `{}`\n\n{HELP}", argument.to_string_lossy())))
         }
         _ => Err(Failure(format!("unknown command `{}`\n\n{HELP}", arguments.first().map(|a| a.to_string_lossy()).unwrap_or_default()))),
@@ -134,8 +138,33 @@ fn micro(rest: &[OsString]) -> Result<(), Failure> {
     let mut steps = Steps::of(3);
     steps.step("WebAssembly target", tools::wasm_target)?;
     steps.step("bundled plugins", || tested_plugins(&workspace))?;
-    steps.step("host, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+    steps.step("host, optimised (the first time takes many minutes)", || workspace.build_optimised_host())?;
     bench::run_parts(&workspace, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
+}
+
+/// `cargo xtask release`
+fn release() -> Result<(), Failure> {
+    tools::require(&[tools::CC, tools::TASKSET, tools::SETPRIV])?;
+    let workspace = Workspace::find()?;
+    let pgo = Pgo::new(&workspace)?;
+    let mut steps = Steps::of(RELEASE_STEPS);
+    build_released(&workspace, &pgo, &mut steps)?;
+    report::text(&format!("built {}", pgo.released("sockhop").display()));
+    Ok(())
+}
+
+/// Steps of [`build_released`].
+const RELEASE_STEPS: usize = 7;
+
+/// Builds the host as it is released, and the benchmark and its native peer likewise, with all that this takes.
+fn build_released(workspace: &Workspace, pgo: &Pgo<'_>, steps: &mut Steps) -> Result<(), Failure> {
+    steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("LLVM's tools", || pgo.add_tools())?;
+    steps.step("bundled plugins", || tested_plugins(workspace))?;
+    steps.step("plugins that only tests load", || workspace.build_guests())?;
+    steps.step("host, native peer and load, with counters (the first time takes many minutes)", || pgo.build_counting())?;
+    steps.step("a load that they count (its figures mean nothing)", || pgo.count())?;
+    steps.step("host, native peer and load, optimised (the first time takes many minutes)", || pgo.build_released())
 }
 
 /// `cargo xtask bench`
@@ -143,14 +172,12 @@ fn bench(rest: &[OsString]) -> Result<(), Failure> {
     let required = [tools::CC, tools::NODE, tools::NPM, tools::NEWER_PYTHON, tools::PYTHON_VENV, tools::TASKSET, tools::SETPRIV];
     tools::require(&required)?;
     let workspace = Workspace::find()?;
-    let mut steps = Steps::of(6);
-    steps.step("WebAssembly target", tools::wasm_target)?;
-    steps.step("bundled plugins", || tested_plugins(&workspace))?;
-    steps.step("plugins that only tests load", || workspace.build_guests())?;
+    let pgo = Pgo::new(&workspace)?;
+    let mut steps = Steps::of(2 + RELEASE_STEPS);
     steps.step("Node.js peer: packages", || bench::install_node_peer(&workspace))?;
     steps.step("Python peer: packages", || bench::install_python_peer(&workspace))?;
-    steps.step("host, native peer and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
-    bench::run(&workspace, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
+    build_released(&workspace, &pgo, &mut steps)?;
+    bench::run(&workspace, &pgo, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
 }
 
 /// `cargo xtask plugins`

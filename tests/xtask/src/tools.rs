@@ -1,7 +1,7 @@
 //! The programs that the commands start: which there are, how to get those that are missing, and how one that failed is reported.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, str};
 
@@ -130,8 +130,7 @@ pub(crate) fn require(tools: &[Tool]) -> Result<(), Failure> {
 ///
 /// Names the command to run where there is no rustup, or where it failed.
 pub(crate) fn wasm_target() -> Result<(), Failure> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
-    let directory = output(Command::new(rustc).args(["--print", "target-libdir", "--target", WASM_TARGET]))?;
+    let directory = output(rustc().args(["--print", "target-libdir", "--target", WASM_TARGET]))?;
     if Path::new(directory.trim()).is_dir() {
         return Ok(());
     }
@@ -139,6 +138,53 @@ pub(crate) fn wasm_target() -> Result<(), Failure> {
     run(Command::new("rustup").args(["target", "add", WASM_TARGET])).map_err(|failure| {
         Failure(format!("{failure}\nthe toolchain needs its target {WASM_TARGET}: install rustup (https://rustup.rs), then run `rustup target add {WASM_TARGET}`"))
     })
+}
+
+/// The compiler, as far as more than cargo has to know it.
+pub(crate) struct Toolchain {
+    /// The target that is this machine's own.
+    pub(crate) host: String,
+    /// Where the programs of its component `llvm-tools` are, once it is installed.
+    bin: PathBuf,
+}
+
+impl Toolchain {
+    /// Asks the compiler.
+    ///
+    /// # Errors
+    ///
+    /// Where it fails, or does not say.
+    pub(crate) fn find() -> Result<Self, Failure> {
+        let version = output(rustc().arg("--version").arg("--verbose"))?;
+        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+        let host = host.ok_or_else(|| Failure("`rustc --version --verbose` names no host".to_owned()))?.to_owned();
+        let libraries = output(rustc().args(["--print", "target-libdir"]))?;
+        Ok(Self { host, bin: Path::new(libraries.trim()).with_file_name("bin") })
+    }
+
+    /// Merges what programs have counted.
+    pub(crate) fn profdata(&self) -> PathBuf {
+        self.bin.join(format!("llvm-profdata{}", env::consts::EXE_SUFFIX))
+    }
+
+    /// Adds LLVM's tools to the toolchain where they are missing: only its own read what its programs have counted.
+    ///
+    /// # Errors
+    ///
+    /// Names the command to run where there is no rustup, or where it failed.
+    pub(crate) fn add_llvm_tools(&self) -> Result<(), Failure> {
+        if self.profdata().is_file() {
+            return Ok(());
+        }
+        report::text("adding llvm-tools to the toolchain");
+        run(Command::new("rustup").args(["component", "add", "llvm-tools"])).map_err(|failure| {
+            Failure(format!("{failure}\nthe toolchain needs its component llvm-tools: install rustup (https://rustup.rs), then run `rustup component add llvm-tools`"))
+        })
+    }
+}
+
+fn rustc() -> Command {
+    Command::new(env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")))
 }
 
 /// The cargo that runs this command.
