@@ -13,12 +13,10 @@ use std::{env, fs};
 use crate::artifacts::{Workspace, cannot, create};
 use crate::{Failure, tools};
 
-/// The cargo profile of the programs that count.
-const COUNTING: &str = "counting";
-
-/// What the counters see: events one by one and many at once, one message to many, and reloads.
+/// What the counters see: above all events, one by one and many at once, and one message to many. What is rare must stay so: the compiler takes
+/// for cold what is little of all that was counted.
 const LOAD: [&str; 7] =
-    ["--only=ping,fanout,reload", "--servers=sockhop,native", "--rounds=1", "--seconds=3", "--reloads=24", "--connections=200", "--json"];
+    ["--only=ping,fanout,reload", "--servers=sockhop,native", "--rounds=1", "--seconds=4", "--reloads=4", "--connections=100", "--json"];
 
 /// The two builds, and the profile between them.
 pub(crate) struct Pgo<'w> {
@@ -51,7 +49,7 @@ impl<'w> Pgo<'w> {
     ///
     /// Where they don't build.
     pub(crate) fn build_counting(&self) -> Result<(), Failure> {
-        self.build(COUNTING, flag("-Cprofile-generate=", &self.counts()))
+        self.build(&self.counting_target(), flag("-Cprofile-generate=", &self.counts()))
     }
 
     /// Lets them count, unless that was done since they were built.
@@ -60,7 +58,7 @@ impl<'w> Pgo<'w> {
     ///
     /// Where the load fails, or LLVM's tool.
     pub(crate) fn count(&self) -> Result<(), Failure> {
-        let (host, native) = (self.program(COUNTING, "sockhop"), self.program(COUNTING, "native_peer"));
+        let (host, native) = (self.counting("sockhop"), self.counting("native_peer"));
         if is_newer(&self.profile(), &[&host, &native]) {
             return Ok(());
         }
@@ -70,7 +68,7 @@ impl<'w> Pgo<'w> {
             fs::remove_dir_all(&counts).map_err(|error| cannot("remove", &counts, &error))?;
         }
         create(&counts)?;
-        let mut load = Command::new(self.program(COUNTING, "bench"));
+        let mut load = Command::new(self.counting("bench"));
         self.workspace.for_tests(&mut load).env("SOCKHOP_BIN", host);
         // Its figures are those of programs that count: nobody is to read them.
         tools::run(load.args(LOAD).stdout(Stdio::null()))?;
@@ -86,18 +84,19 @@ impl<'w> Pgo<'w> {
     ///
     /// Where they don't build.
     pub(crate) fn build_released(&self) -> Result<(), Failure> {
-        self.build("release", flag("-Cprofile-use=", &self.profile()))
+        self.build(&self.workspace.target, flag("-Cprofile-use=", &self.profile()))
     }
 
     /// A program that [`Pgo::build_released`] has built.
     pub(crate) fn released(&self, name: &str) -> PathBuf {
-        self.program("release", name)
+        self.program(&self.workspace.target, name)
     }
 
-    /// Names the target although it is the machine's own: only then do flags go to the programs alone, and not to what builds them as well.
-    fn build(&self, profile: &str, flag: OsString) -> Result<(), Failure> {
+    /// Both builds have cargo's same profile: it is part of every symbol, and what was counted is found by its symbol. Names the target although
+    /// it is the machine's own: only then do flags go to the programs alone, and not to what builds them as well.
+    fn build(&self, target: &Path, flag: OsString) -> Result<(), Failure> {
         let mut cargo = self.workspace.cargo();
-        cargo.args(["build", "--profile", profile, "--target", &self.toolchain.host]);
+        cargo.env("CARGO_TARGET_DIR", target).args(["build", "--release", "--target", &self.toolchain.host]);
         cargo.args(["--package", "sockhop", "--package", "sockhop-tests", "--bins"]);
         let given = env::var("RUSTFLAGS").unwrap_or_default();
         let flags = given.split_ascii_whitespace().map(OsString::from).chain([flag]);
@@ -106,9 +105,17 @@ impl<'w> Pgo<'w> {
         tools::run(cargo.env("CARGO_ENCODED_RUSTFLAGS", flags))
     }
 
-    fn program(&self, profile: &str, name: &str) -> PathBuf {
-        let file = format!("{name}{}", env::consts::EXE_SUFFIX);
-        self.workspace.target.join(&self.toolchain.host).join(profile).join(file)
+    /// A program that [`Pgo::build_counting`] has built.
+    fn counting(&self, name: &str) -> PathBuf {
+        self.program(&self.counting_target(), name)
+    }
+
+    fn program(&self, target: &Path, name: &str) -> PathBuf {
+        target.join(&self.toolchain.host).join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+    }
+
+    fn counting_target(&self) -> PathBuf {
+        self.workspace.target.join("pgo").join("target")
     }
 
     /// What each program counted, as it ended.
