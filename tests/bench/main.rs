@@ -155,7 +155,10 @@ impl Run {
                     asked.iter_mut().for_each(|(_, _, load, _)| load.answer_heartbeats());
                 }
             }
-            for (kind, _, _, phase) in asked {
+            for (kind, server, load, phase) in asked {
+                // Its connections end before the server is to.
+                drop(load);
+                drop(server);
                 self.report.add(format!("{name}: server CPU"), "µs", kind, phase.cpu());
                 self.report.add(format!("{name}: rate"), "1/s", kind, phase.rate());
                 self.report.add(format!("{name}: p50"), "µs", kind, phase.percentile(0.5));

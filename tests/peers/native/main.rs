@@ -223,10 +223,10 @@ async fn listen(arguments: Arguments) -> anyhow::Result<()> {
     let (layer, io) = SocketIo::builder().max_buffer_size(4_096).build_layer();
     io.ns("/", async move |socket: SocketRef| serve(&socket, Arc::clone(&logs)));
     let listener = TcpListener::bind(("127.0.0.1", arguments.port)).await.context("can't listen")?;
+    let mut ends = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     println!("listening on http://{}", listener.local_addr()?);
     // Without it, answers wait for the client's next packet.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let mut ends = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     tokio::select! {
         served = axum::serve(listener, Router::new().layer(layer)).into_future() => served.context("can't serve"),
         // In order, with whatever is to be done when a program ends; what was committed is in the file.

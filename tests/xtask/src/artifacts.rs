@@ -112,18 +112,19 @@ impl Workspace {
         tools::run(self.for_tests(&mut self.cargo()).args(["test", "--workspace", "--no-fail-fast"]))
     }
 
-    /// Builds the host optimised, without the profile that a released one has.
+    /// Builds the host, the benchmark and its native peer, optimised without the profile of [`Pgo`](crate::pgo::Pgo).
     ///
     /// # Errors
     ///
-    /// Where it does not build.
-    pub(crate) fn build_optimised_host(&self) -> Result<(), Failure> {
-        tools::run(self.cargo().args(["build", "--release", "--package", "sockhop"]))
+    /// Where they don't build.
+    pub(crate) fn build_optimised(&self) -> Result<(), Failure> {
+        let mut cargo = self.cargo();
+        tools::run(cargo.args(["build", "--release", "--package", "sockhop", "--package", "sockhop-tests", "--bins"]))
     }
 
-    /// What [`Workspace::build_optimised_host`] has built.
-    pub(crate) fn optimised_host(&self) -> PathBuf {
-        self.target.join("release").join(format!("sockhop{}", env::consts::EXE_SUFFIX))
+    /// A program that [`Workspace::build_optimised`] has built.
+    pub(crate) fn optimised(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
     /// Tells `command` where the things under test are.

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::artifacts::Workspace;
-use crate::pgo::Pgo;
 use crate::{Failure, clients, tools};
 
 /// Installs the peer on Node.js beside its source.
@@ -26,14 +25,14 @@ pub(crate) fn install_python_peer(workspace: &Workspace) -> Result<(), Failure> 
     clients::python_packages(&peers(workspace).join("python").join("requirements.txt"), &python_environment(workspace))
 }
 
-/// Measures.
+/// Measures, by the programs that `built` finds by their names.
 ///
 /// # Errors
 ///
 /// Where something was lost on the way.
-pub(crate) fn run(workspace: &Workspace, pgo: &Pgo<'_>, arguments: &[OsString]) -> Result<(), Failure> {
-    let mut bench = Command::new(pgo.released("bench"));
-    workspace.for_tests(&mut bench).env("SOCKHOP_BIN", pgo.released("sockhop"));
+pub(crate) fn run(workspace: &Workspace, built: impl Fn(&str) -> PathBuf, arguments: &[OsString]) -> Result<(), Failure> {
+    let mut bench = Command::new(built("bench"));
+    workspace.for_tests(&mut bench).env("SOCKHOP_BIN", built("sockhop"));
     bench.env("SOCKHOP_PEER_PYTHON", clients::python_program(&python_environment(workspace)));
     tools::run(bench.args(arguments))
 }
@@ -53,6 +52,6 @@ fn python_environment(workspace: &Workspace) -> PathBuf {
 /// Where the measurement does not build, or fails.
 pub(crate) fn run_parts(workspace: &Workspace, arguments: &[OsString]) -> Result<(), Failure> {
     let mut cargo = workspace.cargo();
-    workspace.for_tests(&mut cargo).env("SOCKHOP_BIN", workspace.optimised_host());
+    workspace.for_tests(&mut cargo).env("SOCKHOP_BIN", workspace.optimised("sockhop"));
     tools::run(cargo.args(["bench", "--package", "sockhop", "--bench", "event", "--"]).args(arguments))
 }

@@ -22,9 +22,11 @@ use report::Steps;
 const HELP: &str = "\
 cargo xtask run [-- ARGS]   do all the set-up and serve on 127.0.0.1:4000 with the bundled plugins
 cargo xtask test            do all the set-up and run every test
-cargo xtask release         build the host as it is released, optimised for what it does under load
+cargo xtask release         build the host as it is released: twice, and optimised for what it does under load
 cargo xtask bench [-- ARGS] measure the released host beside native, Node and Python servers; `-- --help` lists its settings
-cargo xtask micro [-- ARGS] measure an event part by part; ARGS are those of Criterion, such as a part's name
+cargo xtask bench --plain [-- ARGS]
+                            the same with what `cargo build --release` builds, for work on the host
+cargo xtask micro [-- ARGS] measure what `cargo build --release` builds part by part; ARGS are those of Criterion, such as a part's name
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
 cargo xtask guests          build the plugins that only tests load
 cargo xtask help            show this
@@ -32,8 +34,9 @@ cargo xtask help            show this
 ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, `--plugins` and `--data` replace what `run` would
 have passed itself (127.0.0.1:4000, target/plugins, target/data); with `--config` it passes none of them.
 
-What `test` and `bench` need beside Rust: a C compiler, Node.js with npm, Python 3 with venv. `release` and `bench` need Linux with taskset and
-setpriv, and build everything twice, which takes some 25 minutes on two processors. What is missing is named before anything is built.";
+What they need beside Rust: a C compiler; `test` and `bench` also Node.js with npm, and Python 3 with venv; `release` and `bench` also Linux with
+taskset and setpriv. What is missing is named before anything is built. `release`, and `bench` without `--plain`, build for half an hour on two
+processors the first time, and half of that after each change of the host.";
 
 /// Why a command ended: a sentence for whoever ran it.
 #[derive(Debug, PartialEq, Eq)]
@@ -138,7 +141,7 @@ fn micro(rest: &[OsString]) -> Result<(), Failure> {
     let mut steps = Steps::of(3);
     steps.step("WebAssembly target", tools::wasm_target)?;
     steps.step("bundled plugins", || tested_plugins(&workspace))?;
-    steps.step("host, optimised (the first time takes many minutes)", || workspace.build_optimised_host())?;
+    steps.step("host, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
     bench::run_parts(&workspace, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
 }
 
@@ -153,18 +156,27 @@ fn release() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Steps of [`build_plugins`].
+const PLUGIN_STEPS: usize = 3;
+
+/// Builds every plugin that a measurement loads.
+fn build_plugins(workspace: &Workspace, steps: &mut Steps) -> Result<(), Failure> {
+    steps.step("WebAssembly target", tools::wasm_target)?;
+    steps.step("bundled plugins", || tested_plugins(workspace))?;
+    steps.step("plugins that only tests load", || workspace.build_guests())
+}
+
 /// Steps of [`build_released`].
-const RELEASE_STEPS: usize = 7;
+const RELEASE_STEPS: usize = PLUGIN_STEPS + 4;
 
 /// Builds the host as it is released, and the benchmark and its native peer likewise, with all that this takes.
 fn build_released(workspace: &Workspace, pgo: &Pgo<'_>, steps: &mut Steps) -> Result<(), Failure> {
-    steps.step("WebAssembly target", tools::wasm_target)?;
+    // First: without it, nothing else is worth the time.
     steps.step("LLVM's tools", || pgo.add_tools())?;
-    steps.step("bundled plugins", || tested_plugins(workspace))?;
-    steps.step("plugins that only tests load", || workspace.build_guests())?;
+    build_plugins(workspace, steps)?;
     steps.step("host, native peer and load, with counters (the first time takes many minutes)", || pgo.build_counting())?;
     steps.step("a load that they count (its figures mean nothing)", || pgo.count())?;
-    steps.step("host, native peer and load, optimised (the first time takes many minutes)", || pgo.build_released())
+    steps.step("host, native peer and load, optimised (many minutes after each change of the host)", || pgo.build_released())
 }
 
 /// `cargo xtask bench`
@@ -172,12 +184,23 @@ fn bench(rest: &[OsString]) -> Result<(), Failure> {
     let required = [tools::CC, tools::NODE, tools::NPM, tools::NEWER_PYTHON, tools::PYTHON_VENV, tools::TASKSET, tools::SETPRIV];
     tools::require(&required)?;
     let workspace = Workspace::find()?;
+    let peers = |steps: &mut Steps| {
+        steps.step("Node.js peer: packages", || bench::install_node_peer(&workspace))?;
+        steps.step("Python peer: packages", || bench::install_python_peer(&workspace))
+    };
+    let arguments = |rest: &[OsString]| rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest).to_vec();
+    if let Some(rest) = rest.strip_prefix(&[OsString::from("--plain")]) {
+        let mut steps = Steps::of(PLUGIN_STEPS + 3);
+        build_plugins(&workspace, &mut steps)?;
+        steps.step("host, native peer and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+        peers(&mut steps)?;
+        return bench::run(&workspace, |name| workspace.optimised(name), &arguments(rest));
+    }
     let pgo = Pgo::new(&workspace)?;
-    let mut steps = Steps::of(2 + RELEASE_STEPS);
-    steps.step("Node.js peer: packages", || bench::install_node_peer(&workspace))?;
-    steps.step("Python peer: packages", || bench::install_python_peer(&workspace))?;
+    let mut steps = Steps::of(RELEASE_STEPS + 2);
     build_released(&workspace, &pgo, &mut steps)?;
-    bench::run(&workspace, &pgo, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
+    peers(&mut steps)?;
+    bench::run(&workspace, |name| pgo.released(name), &arguments(rest))
 }
 
 /// `cargo xtask plugins`

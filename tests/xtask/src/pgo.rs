@@ -7,7 +7,6 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
 use std::{env, fs};
 
 use crate::artifacts::{Workspace, cannot, create};
@@ -18,10 +17,15 @@ use crate::{Failure, tools};
 const LOAD: [&str; 7] =
     ["--only=ping,fanout,reload", "--servers=sockhop,native", "--rounds=1", "--seconds=4", "--reloads=4", "--connections=100", "--json"];
 
+/// The programs that are built.
+const PROGRAMS: [&str; 3] = ["sockhop", "native_peer", "bench"];
+
 /// The two builds, and the profile between them.
 pub(crate) struct Pgo<'w> {
     workspace: &'w Workspace,
     toolchain: tools::Toolchain,
+    /// Where all of it is.
+    directory: PathBuf,
 }
 
 impl<'w> Pgo<'w> {
@@ -31,7 +35,7 @@ impl<'w> Pgo<'w> {
     ///
     /// Where the compiler does not say which that is.
     pub(crate) fn new(workspace: &'w Workspace) -> Result<Self, Failure> {
-        Ok(Self { workspace, toolchain: tools::Toolchain::find()? })
+        Ok(Self { workspace, toolchain: tools::Toolchain::find()?, directory: workspace.target.join("pgo") })
     }
 
     /// Adds to the toolchain what reads the counts, where it is missing.
@@ -49,33 +53,34 @@ impl<'w> Pgo<'w> {
     ///
     /// Where they don't build.
     pub(crate) fn build_counting(&self) -> Result<(), Failure> {
-        self.build(&self.counting_target(), flag("-Cprofile-generate=", &self.counts()))
+        self.build(&self.counting_dir(), "-Cprofile-generate=", &self.counts())
     }
 
-    /// Lets them count, unless that was done since they were built.
+    /// Lets them count, unless these very programs have done so.
     ///
     /// # Errors
     ///
     /// Where the load fails, or LLVM's tool.
     pub(crate) fn count(&self) -> Result<(), Failure> {
-        let (host, native) = (self.counting("sockhop"), self.counting("native_peer"));
-        if is_newer(&self.profile(), &[&host, &native]) {
+        let [host, _, bench] = PROGRAMS.map(|name| self.program(&self.counting_dir(), name));
+        let (stamp, counted) = (self.directory.join("counted"), self.identity()?);
+        if fs::read_to_string(&stamp).is_ok_and(|before| before == counted) {
             return Ok(());
         }
-        let counts = self.counts();
-        // Those of programs that are no more would count as well.
-        if counts.exists() {
-            fs::remove_dir_all(&counts).map_err(|error| cannot("remove", &counts, &error))?;
+        // What was built by another profile can't be linked with what this one will make, and other programs' counts are not these programs'.
+        for stale in [self.counts(), self.released_dir()] {
+            if stale.exists() {
+                fs::remove_dir_all(&stale).map_err(|error| cannot("remove", &stale, &error))?;
+            }
         }
-        create(&counts)?;
-        let mut load = Command::new(self.counting("bench"));
-        self.workspace.for_tests(&mut load).env("SOCKHOP_BIN", host);
+        create(&self.counts())?;
+        let mut load = Command::new(bench);
+        self.workspace.for_tests(&mut load).env("SOCKHOP_BIN", host).env_remove("LLVM_PROFILE_FILE");
         // Its figures are those of programs that count: nobody is to read them.
         tools::run(load.args(LOAD).stdout(Stdio::null()))?;
-        // Beside its place first: half a profile must not be taken for one.
-        let unfinished = self.profile().with_extension("unfinished");
-        tools::run(Command::new(self.toolchain.profdata()).arg("merge").arg("--output").arg(&unfinished).arg(&counts))?;
-        fs::rename(&unfinished, self.profile()).map_err(|error| cannot("write", &self.profile(), &error))
+        tools::run(Command::new(self.toolchain.profdata()).arg("merge").arg("--output").arg(self.profile()).arg(self.counts()))?;
+        // Last, so that what was interrupted is done again.
+        fs::write(&stamp, counted).map_err(|error| cannot("write", &stamp, &error))
     }
 
     /// Builds the programs as they are released.
@@ -84,86 +89,89 @@ impl<'w> Pgo<'w> {
     ///
     /// Where they don't build.
     pub(crate) fn build_released(&self) -> Result<(), Failure> {
-        self.build(&self.workspace.target, flag("-Cprofile-use=", &self.profile()))
+        self.build(&self.released_dir(), "-Cprofile-use=", &self.profile())
     }
 
     /// A program that [`Pgo::build_released`] has built.
     pub(crate) fn released(&self, name: &str) -> PathBuf {
-        self.program(&self.workspace.target, name)
+        self.program(&self.released_dir(), name)
     }
 
-    /// Both builds have cargo's same profile: it is part of every symbol, and what was counted is found by its symbol. Names the target although
-    /// it is the machine's own: only then do flags go to the programs alone, and not to what builds them as well.
-    fn build(&self, target: &Path, flag: OsString) -> Result<(), Failure> {
+    /// Both builds use the same cargo profile, `release`: it is part of every symbol, and what was counted is found by its symbol. They name the
+    /// target although it is the machine's own: only then do flags go to the programs alone, and not to what builds them as well.
+    fn build(&self, target: &Path, flag: &str, path: &Path) -> Result<(), Failure> {
         let mut cargo = self.workspace.cargo();
         cargo.env("CARGO_TARGET_DIR", target).args(["build", "--release", "--target", &self.toolchain.host]);
         cargo.args(["--package", "sockhop", "--package", "sockhop-tests", "--bins"]);
-        let given = env::var("RUSTFLAGS").unwrap_or_default();
-        let flags = given.split_ascii_whitespace().map(OsString::from).chain([flag]);
-        // Cargo's own separator, so that a path may have blanks.
-        let flags = flags.collect::<Vec<_>>().join(OsStr::new("\u{1f}"));
-        tools::run(cargo.env("CARGO_ENCODED_RUSTFLAGS", flags))
-    }
-
-    /// A program that [`Pgo::build_counting`] has built.
-    fn counting(&self, name: &str) -> PathBuf {
-        self.program(&self.counting_target(), name)
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", with_flag(env::var_os("CARGO_ENCODED_RUSTFLAGS"), env::var_os("RUSTFLAGS"), flag, path));
+        tools::run(&mut cargo)
     }
 
     fn program(&self, target: &Path, name: &str) -> PathBuf {
         target.join(&self.toolchain.host).join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
-    fn counting_target(&self) -> PathBuf {
-        self.workspace.target.join("pgo").join("target")
+    /// What says that the programs which count are the same, and are given the same load.
+    fn identity(&self) -> Result<String, Failure> {
+        let mut identity = format!("{LOAD:?}\n");
+        for name in PROGRAMS {
+            let path = self.program(&self.counting_dir(), name);
+            let metadata = fs::metadata(&path).map_err(|error| cannot("read", &path, &error))?;
+            let modified = metadata.modified().map_err(|error| cannot("read", &path, &error))?;
+            identity += &format!("{name} {} {modified:?}\n", metadata.len());
+        }
+        Ok(identity)
     }
 
-    /// What each program counted, as it ended.
+    /// Cargo's directory of the programs that count.
+    fn counting_dir(&self) -> PathBuf {
+        self.directory.join("counting")
+    }
+
+    /// What each program counted, written as it ended.
     fn counts(&self) -> PathBuf {
-        self.workspace.target.join("pgo").join("counts")
+        self.directory.join("counts")
     }
 
-    /// Always the same name: a new profile compiles the workspace's own crates again, and leaves the others as an earlier one made them.
+    /// All of that, for the compiler.
     fn profile(&self) -> PathBuf {
-        self.workspace.target.join("pgo").join("all.profdata")
+        self.directory.join("all.profdata")
+    }
+
+    /// Cargo's directory of the programs that are released.
+    fn released_dir(&self) -> PathBuf {
+        self.directory.join("released")
     }
 }
 
-fn flag(name: &str, path: &Path) -> OsString {
-    let mut flag = OsString::from(name);
-    flag.push(path);
-    flag
+/// The flags that the environment gives, and one more, with cargo's own separator: a path may have blanks. Flags of cargo's configuration files
+/// do not count beside them, as they don't beside any of the environment.
+fn with_flag(encoded: Option<OsString>, plain: Option<OsString>, flag: &str, path: &Path) -> OsString {
+    let plain = || plain.map(|flags| flags.to_string_lossy().split_ascii_whitespace().collect::<Vec<_>>().join(SEPARATOR).into());
+    let mut flags = encoded.or_else(plain).unwrap_or_default();
+    if !flags.is_empty() {
+        flags.push(SEPARATOR);
+    }
+    flags.push(flag);
+    flags.push(OsStr::new(path));
+    flags
 }
 
-/// Whether `file` is there, and was written after each of `sources`.
-fn is_newer(file: &Path, sources: &[&Path]) -> bool {
-    let written = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let newest = sources.iter().map(|source| written(source)).max().flatten().unwrap_or(SystemTime::UNIX_EPOCH);
-    written(file).is_some_and(|file| file > newest)
-}
+/// Between the flags in `CARGO_ENCODED_RUSTFLAGS`.
+const SEPARATOR: &str = "\u{1f}";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{File, FileTimes};
-    use std::time::Duration;
 
     #[test]
-    fn a_profile_counts_until_one_of_its_programs_is_built_anew() {
-        let directory = env::temp_dir().join(format!("sockhop-xtask-pgo-{}", std::process::id()));
-        create(&directory).unwrap();
-        let write = |name: &str, second| {
-            let path = directory.join(name);
-            let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
-            File::create(&path).and_then(|file| file.set_times(times)).unwrap();
-            path
+    fn flags_of_the_environment_stay_beside_the_profiles() {
+        let with = |encoded: Option<&str>, plain: Option<&str>| {
+            let flags = with_flag(encoded.map(Into::into), plain.map(Into::into), "-Cprofile-use=", Path::new("a b"));
+            flags.into_string().unwrap()
         };
-        let (one, two) = (write("one", 10), write("two", 20));
-        let programs = [one.as_path(), two.as_path()];
-        assert!(!is_newer(&directory.join("profile"), &programs));
-        assert!(is_newer(&write("profile", 30), &programs));
-        write("one", 40);
-        assert!(!is_newer(&directory.join("profile"), &programs));
-        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(with(None, None), "-Cprofile-use=a b");
+        assert_eq!(with(None, Some(" -Ctarget-cpu=native  -v ")), "-Ctarget-cpu=native\u{1f}-v\u{1f}-Cprofile-use=a b");
+        assert_eq!(with(Some("-Cx=a b"), Some("-v")), "-Cx=a b\u{1f}-Cprofile-use=a b");
     }
 }

@@ -140,7 +140,7 @@ pub(crate) fn wasm_target() -> Result<(), Failure> {
     })
 }
 
-/// The compiler, as far as more than cargo has to know it.
+/// What the commands must know of the compiler.
 pub(crate) struct Toolchain {
     /// The target that is this machine's own.
     pub(crate) host: String,
