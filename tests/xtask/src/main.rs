@@ -36,7 +36,7 @@ have passed itself (127.0.0.1:4000, target/plugins, target/data); with `--config
 
 What they need beside Rust: a C compiler; `test` and `bench` also Node.js with npm, and Python 3 with venv; `release` and `bench` also Linux with
 taskset and setpriv. What is missing is named before anything is built. `release`, and `bench` without `--plain`, build for half an hour on two
-processors the first time, and half of that after each change of the host.";
+processors the first time, and some 20 minutes after each change of the host.";
 
 /// Why a command ended: a sentence for whoever ran it.
 #[derive(Debug, PartialEq, Eq)]
@@ -176,7 +176,7 @@ fn build_released(workspace: &Workspace, pgo: &Pgo<'_>, steps: &mut Steps) -> Re
     build_plugins(workspace, steps)?;
     steps.step("host, native peer and load, with counters (the first time takes many minutes)", || pgo.build_counting())?;
     steps.step("a load that they count (its figures mean nothing)", || pgo.count())?;
-    steps.step("host, native peer and load, optimised (many minutes after each change of the host)", || pgo.build_released())
+    steps.step("host, native peer and load, optimised (many minutes, also after each change of the host)", || pgo.build_released())
 }
 
 /// `cargo xtask bench`
