@@ -26,7 +26,7 @@ use crate::http::keys::{KeyError, Keys, own_key_file};
 use crate::http::origin::{self, Origins};
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
-use crate::plugin::{Compiler, Engine, EngineError};
+use crate::plugin::{Compiler, Engine, EngineError, this_program};
 use crate::registry::{Registry, Routes};
 use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
 use crate::rooms::{Outlet, Rooms};
@@ -121,7 +121,7 @@ impl Host {
     /// # Errors
     /// Where the data directory, the plugin directory or the address can't be used.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let compiler = std::env::current_exe().map_err(StartError::Compiler)?;
+        let compiler = this_program().map_err(StartError::Compiler)?;
         Self::bind_with(config, compiler).await
     }
 

@@ -23,7 +23,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 
 use crate::config::{Limits, PluginSettings};
 
-pub use compiler::{COMPILE_COMMAND, CompileError, Compiler, compile};
+pub use compiler::{COMPILE_COMMAND, CompileError, Compiler, compile, this_program};
 pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
 pub use loader::{Candidate, LoadError, Retry, Source, load, read};

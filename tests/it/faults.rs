@@ -387,6 +387,24 @@ async fn a_file_that_takes_long_to_compile_holds_up_no_other_and_no_operator() {
     host.until("bomb", |row| row["version"] == "9.0.0").await;
 }
 
+/// An upgrade replaces the program while the host runs, and an uninstall removes it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_host_whose_program_is_removed_or_replaced_still_loads_new_plugins() {
+    use sockhop_tests::{HostProcess, binary, directory_of};
+    let installed = tempfile::tempdir().expect("a directory");
+    let program = installed.path().join("sockhop");
+    std::fs::copy(binary(), &program).expect("a copy of the command");
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start_program(&program, plugins.path(), data.path());
+    std::fs::remove_file(&program).expect("a program to remove");
+    drop_in(plugins.path(), "removed.wasm", &chameleon("version=1 name=removed claims=removed"));
+    host.until("removed", |row| row["state"] == "active");
+    std::fs::write(&program, "another version").expect("a file in its place");
+    drop_in(plugins.path(), "replaced.wasm", &chameleon("version=1 name=replaced claims=replaced"));
+    host.until("replaced", |row| row["state"] == "active");
+}
+
 /// What concerns a file before it has said its name is settable for one plugin as well: by the name of its file.
 #[tokio::test(flavor = "multi_thread")]
 async fn loading_has_limits_of_one_plugin_too() {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{TestClient, directory_of};
+use crate::{TestClient, api, directory_of};
 
 /// A host that ends with the test.
 pub struct TestHost {
@@ -103,7 +103,7 @@ impl TestHost {
     /// What operators see of the plugin `name`; null where nothing is known of it.
     pub async fn row(&self, name: &str) -> Value {
         let (_, rows) = self.http("/api/plugins", None).await;
-        rows.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).cloned().unwrap_or_default()
+        api::row_of(&rows, name)
     }
 
     /// Waits until the row of `name` is as `is` says, and returns it.
@@ -137,18 +137,8 @@ impl TestHost {
 
     /// The same with another key, or none.
     pub async fn http_with(&self, path: &str, body: Option<Value>, key: Option<String>) -> (u16, Value) {
-        let url = format!("{}{path}", self.url);
-        let ask = move || {
-            let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
-            let key = key.map(|key| format!("Bearer {key}")).unwrap_or_default();
-            let mut answer = match body {
-                Some(body) => agent.post(&url).header("Authorization", key).send_json(body),
-                None => agent.get(&url).header("Authorization", key).call(),
-            }
-            .expect("an answer over HTTP");
-            let text = answer.body_mut().read_to_string().expect("a body");
-            (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
-        };
+        let (url, path) = (self.url.clone(), path.to_owned());
+        let ask = move || api::ask(&url, &path, body, key.as_deref());
         tokio::task::spawn_blocking(ask).await.expect("an answer over HTTP")
     }
 

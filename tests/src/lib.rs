@@ -12,6 +12,7 @@
 // Bare tasks of a test end with its runtime.
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
+mod api;
 mod client;
 mod dispatch;
 mod files;
@@ -19,6 +20,7 @@ mod handmade;
 mod host;
 mod process;
 
+pub use api::{ask, row_of};
 pub use client::TestClient;
 pub use dispatch::TestDispatcher;
 pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};

@@ -3,29 +3,40 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::binary;
+use serde_json::Value;
+use sockhop::host::key_file;
+
+use crate::{PATIENCE, ask, binary, row_of};
 
 /// A running `sockhop serve`.
 pub struct HostProcess {
     child: Child,
     /// `http://ADDR`
     pub url: String,
+    /// The host's own key.
+    key: String,
 }
 
 impl HostProcess {
     /// Starts one and waits until it listens.
     pub fn start(plugins: &Path, data: &Path) -> Self {
-        Self::of(serve(plugins, data, Command::new(binary())))
+        Self::start_program(&binary(), plugins, data)
+    }
+
+    /// The same with another copy of the command.
+    pub fn start_program(program: &Path, plugins: &Path, data: &Path) -> Self {
+        Self::of(serve(plugins, data, Command::new(program)), data)
     }
 
     /// The same without the right to pass over the permissions of files, which a test that runs as root would have.
     #[cfg(target_os = "linux")]
     pub fn start_bound_by_permissions(plugins: &Path, data: &Path) -> Self {
-        Self::of(bound_by_permissions(plugins, data))
+        Self::of(bound_by_permissions(plugins, data), data)
     }
 
-    fn of(mut command: Command) -> Self {
+    fn of(mut command: Command, data: &Path) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = child.stdout.take().expect("its output");
         let mut lines = BufReader::new(output).lines();
@@ -34,7 +45,27 @@ impl HostProcess {
             .map_while(Result::ok)
             .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
             .expect("a line that says where it listens");
-        Self { child, url }
+        // There is none where a test has configured others.
+        let key = std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned();
+        Self { child, url, key }
+    }
+
+    /// What operators see of the plugin `name`; null if nothing is known of it.
+    pub fn row(&self, name: &str) -> Value {
+        row_of(&ask(&self.url, "/api/plugins", None, Some(&self.key)).1, name)
+    }
+
+    /// Waits until the row of `name` is as `is` says, and returns it.
+    pub fn until(&self, name: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let row = self.row(name);
+            if is(&row) {
+                return row;
+            }
+            assert!(Instant::now() < until, "{name} never became what it should: {row:#}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Its process id.

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
 use sockhop::host;
-use sockhop::plugin::Engine;
+use sockhop::plugin::{Engine, this_program};
 use sockhop::registry::{Routes, Served};
 
 use super::output;
@@ -112,7 +112,7 @@ pub(super) async fn check(mut config: Config, files: &[PathBuf]) -> anyhow::Resu
     let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1)?);
     let scratch = Scratch::new()?;
     config.data.dir.clone_from(&scratch.0);
-    let compiler = std::env::current_exe().context("can't find this program, which compiles plugins")?;
+    let compiler = this_program().context("can't find this program, which compiles plugins")?;
     let loader = host::loader(&Arc::new(config), &compiler, engine, Arc::default(), Arc::default());
     let mut routes = Routes::default();
     for file in files {

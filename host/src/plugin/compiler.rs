@@ -81,6 +81,18 @@ impl CompileError {
     }
 }
 
+/// The running program, for [`Compiler::new`]: the same one for as long as this process lives. A program that has come to stand at its path
+/// since may be another version, whose compiled code this host can't use.
+///
+/// # Errors
+/// Returns the system's error if it can't name the program.
+pub fn this_program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    // The child resolves this link just before it runs the program, and there it still leads to the program of its parent. It leads to the
+    // file itself: to remove or to replace its name changes nothing.
+    Ok(if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { path })
+}
+
 /// Bytes of the checksum that an entry begins with.
 const CHECKSUM: usize = 32;
 

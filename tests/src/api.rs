@@ -1,0 +1,22 @@
+//! What operators ask a host over HTTP.
+
+use serde_json::Value;
+
+/// Asks the host at `url`, with a key or without: status and document. Waits for the answer.
+pub fn ask(url: &str, path: &str, body: Option<Value>, key: Option<&str>) -> (u16, Value) {
+    let url = format!("{url}{path}");
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+    let key = key.map(|key| format!("Bearer {key}")).unwrap_or_default();
+    let mut answer = match body {
+        Some(body) => agent.post(&url).header("Authorization", key).send_json(body),
+        None => agent.get(&url).header("Authorization", key).call(),
+    }
+    .expect("an answer over HTTP");
+    let text = answer.body_mut().read_to_string().expect("a body");
+    (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// The row of the plugin `name` among all rows; null if there is none.
+pub fn row_of(rows: &Value, name: &str) -> Value {
+    rows.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).cloned().unwrap_or_default()
+}
