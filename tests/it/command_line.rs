@@ -183,6 +183,34 @@ fn an_operator_deploys_shows_and_rolls_back() {
     assert!(errors.contains("no kept version"), "{errors}");
 }
 
+/// Every path that the host and the command print, remember or send, in directories and files that no text can name.
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_that_are_not_utf_8_are_served_checked_and_deployed_to() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let root = tempfile::tempdir().expect("a directory");
+    let [plugins, data, files] = [&b"plugins\xff"[..], b"data\xff", b"files\xff"].map(|name| root.path().join(OsStr::from_bytes(name)));
+    std::fs::create_dir(&plugins).expect("a directory");
+    std::fs::create_dir(&files).expect("a directory");
+    let served = plugins.join(OsStr::from_bytes(b"\xfe.wasm"));
+    std::fs::write(&served, chameleon("version=1")).expect("a file");
+    let host = HostProcess::start(&plugins, &data);
+    host.until("chameleon", |row| row["version"] == "1.0.0" && row["state"] == "active");
+    let newer = files.join(OsStr::from_bytes(b"newer\xff.wasm"));
+    std::fs::write(&newer, chameleon("version=2")).expect("a file");
+    let ask = |arguments: &[&OsStr]| {
+        let output = Command::new(binary()).args(arguments).env_remove("SOCKHOP_KEY").output().expect("the command runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let checked = ask(&["check".as_ref(), "--json".as_ref(), newer.as_os_str()]);
+    assert!(checked["plugins"][0]["file"].as_str().is_some_and(|file| file.ends_with("newer\u{fffd}.wasm")), "{checked}");
+    let (url, wait) = (OsStr::new(&host.url), ["deploy", "--wait", "--json", "--url"].map(OsStr::new));
+    ask(&[&wait[..], &[url, "--data".as_ref(), data.as_os_str(), "--plugins".as_ref(), plugins.as_os_str(), newer.as_os_str()]].concat());
+    assert_eq!(std::fs::read(&served).expect("the file of the plugin"), chameleon("version=2"), "it was replaced, and has no second file");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn the_thread_that_reloads_stands_back_behind_those_that_serve() {

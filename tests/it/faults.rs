@@ -110,6 +110,28 @@ async fn a_symbolic_link_counts_as_what_it_points_to() {
     host.until("linked", |row| row["version"] == "7.0.0").await;
 }
 
+/// Its file's name stands in answers over HTTP and in what the host remembers, and neither may fail for it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_whose_file_name_is_not_utf_8_is_served_and_disturbs_no_other() {
+    use std::os::unix::ffi::OsStrExt;
+    let host = host().await;
+    let file = host.plugins().join(std::ffi::OsStr::from_bytes(b"\xff.wasm"));
+    let unfinished = host.plugins().join(".unfinished");
+    std::fs::write(&unfinished, chameleon("version=1 name=odd claims=odd")).expect("a file");
+    std::fs::rename(&unfinished, &file).expect("a renamed file");
+    let row = host.until("odd", |row| row["state"] == "active").await;
+    assert!(row["file"].as_str().is_some_and(|file| file.ends_with("/\u{fffd}.wasm")), "{row}");
+    for name in ["chameleon", "odd"] {
+        let (status, row) = host.http(&format!("/api/plugins/{name}/disable"), Some(json!({}))).await;
+        assert_eq!((status, &row["state"]), (200, &json!("disabled")), "{row}");
+    }
+    let host = host.restart().await;
+    for name in ["chameleon", "odd"] {
+        assert_eq!(host.row(name).await["state"], json!("disabled"), "what was chosen is remembered");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_copied_in_slow_pieces_is_served_when_it_is_whole_and_no_failure_stays() {
     let host = host().await;

@@ -45,7 +45,7 @@ impl Check {
         if self.json {
             let mut document = document(&checked);
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
-                members.insert("config".to_owned(), json!({"ok": true, "file": file}));
+                members.insert("config".to_owned(), json!({"ok": true, "file": file.to_string_lossy()}));
             }
             output::json(&document);
         } else {
@@ -149,11 +149,11 @@ impl Drop for Scratch {
 
 fn document(checked: &[Checked]) -> Value {
     let row = |(file, result): &Checked| match result {
-        Err(reason) => json!({"file": file, "ok": false, "reason": reason}),
+        Err(reason) => json!({"file": file.to_string_lossy(), "ok": false, "reason": reason}),
         Ok(served) => {
             let registration = &served.plugin.registration;
             let room = |(room, access): &(_, _)| json!({"room": ToString::to_string(room), "access": ToString::to_string(access)});
-            json!({"file": file, "ok": true, "name": registration.name, "version": registration.version, "digest": served.plugin.digest,
+            json!({"file": file.to_string_lossy(), "ok": true, "name": registration.name, "version": registration.version, "digest": served.plugin.digest,
                 "handles": served.inbound.keys().collect::<Vec<_>>(), "emits": served.outbound.keys().collect::<Vec<_>>(),
                 "rooms": registration.rooms.iter().map(room).collect::<Vec<_>>(), "listens": registration.listens})
         }

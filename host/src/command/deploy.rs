@@ -84,21 +84,29 @@ impl Deploy {
         let own = rows.iter().find(|row| row.get("name").and_then(Value::as_str) == Some(name)).and_then(file);
         let theirs = rows.iter().find_map(|row| file(row)?.parent().map(Path::to_owned));
         let dir = self.plugins.clone().or(theirs).unwrap_or_else(|| config.plugins.dir.clone());
-        Ok(match own {
-            // The host's own path, where it is the same directory from here; else its name in this one.
-            Some(file) if file.exists() => file,
-            Some(file) => file.file_name().map_or_else(|| dir.join(format!("{name}.wasm")), |file| dir.join(file)),
-            None => dir.join(format!("{name}.wasm")),
-        })
+        let Some(own) = own else { return Ok(dir.join(format!("{name}.wasm"))) };
+        if own.exists() {
+            return Ok(own);
+        }
+        // The host's path as it was read is no path from here: the directory is called otherwise, or the path is no UTF-8.
+        let file_name = own.file_name().map(Path::new).unwrap_or(&own);
+        let places = [own.parent(), Some(dir.as_path())];
+        Ok(places.into_iter().flatten().find_map(|dir| spelled(dir, file_name)).unwrap_or_else(|| dir.join(file_name)))
     }
 
     fn say(&self, name: &str, digest: &str, place: &Path, word: &str) -> ExitCode {
         match self.json {
-            true => output::json(&json!({"name": name, "digest": digest, "file": place, "status": word})),
+            true => output::json(&json!({"name": name, "digest": digest, "file": place.to_string_lossy(), "status": word})),
             false => output::line(format_args!("{name} {digest} {word} ({})", place.display())),
         }
         ExitCode::SUCCESS
     }
+}
+
+/// The file of `dir` whose name the host spells as `file_name`, with marks in the place of what is no UTF-8.
+fn spelled(dir: &Path, file_name: &Path) -> Option<PathBuf> {
+    let mut names = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.file_name());
+    names.find(|name| name.to_string_lossy() == file_name.to_string_lossy()).map(|name| dir.join(name))
 }
 
 /// Copies beside the place, under a name that no host reads, and renames: whoever looks sees the old file or the new one, whole.

@@ -106,7 +106,7 @@ fn row(row: &Row) -> Value {
         "state": row.state(),
         "generation": served.map(|_| row.generation),
         "digest": plugin.map(|plugin| &plugin.digest),
-        "file": row.file,
+        "file": row.file.to_string_lossy(),
         "events": served.map(|served| served.inbound.keys().collect::<Vec<_>>()).unwrap_or_default(),
         "loaded_at": plugin.map(|plugin| rfc3339(plugin.loaded_at)),
         "last_error": row.last_error.as_ref().map(error),

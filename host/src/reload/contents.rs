@@ -166,6 +166,22 @@ mod tests {
         assert_eq!(contents.load(), Slots::default());
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn slots_of_a_file_whose_name_is_not_utf_8_come_back_as_they_were_saved() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        let contents = Contents::new(dir.path().to_owned());
+        let mut slots = Slots::default();
+        let file = Path::new(std::ffi::OsStr::from_bytes(b"/plugins/\xff.wasm"));
+        let text = Path::new("/plugins/b.wasm");
+        slots.claim(&[Claim { file, holds: Some(("a", "1")) }, Claim { file: text, holds: Some(("b", "2")) }], false);
+        contents.save(&slots).unwrap();
+        assert_eq!(contents.load(), slots);
+        let saved = fs::read_to_string(contents.slots_file()).unwrap();
+        assert!(saved.contains(r#""file":"/plugins/b.wasm""#), "a path that is text stays readable: {saved}");
+    }
+
     #[test]
     fn slots_that_cannot_be_read_are_put_aside_and_no_version_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();

@@ -10,6 +10,8 @@
 //!                                     \-> draining (its file is gone, events still run) -> (nothing)
 //! ```
 
+mod saved_path;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -36,6 +38,7 @@ pub struct Slots {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slot {
     /// The file that claims it.
+    #[serde(with = "saved_path")]
     pub file: PathBuf,
     /// The version in that file.
     pub in_file: Digest,

@@ -1,0 +1,27 @@
+//! A path in what is remembered of slots: as text, or as the bytes of the system where it is none. A file's name need not be UTF-8.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Saved {
+    Text(PathBuf),
+    System(OsString),
+}
+
+pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    match path.to_str() {
+        Some(text) => text.serialize(serializer),
+        None => path.as_os_str().serialize(serializer),
+    }
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    Saved::deserialize(deserializer).map(|saved| match saved {
+        Saved::Text(path) => path,
+        Saved::System(path) => path.into(),
+    })
+}
