@@ -149,7 +149,8 @@ impl Host {
         let loader = Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
         let kept = config.data.dir.join("plugins");
         let reloader =
-            Reloader::new(&config, Arc::clone(&loader), Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&metrics), kept, alarm);
+            Reloader::new(&config, Arc::clone(&loader), Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&metrics), kept, alarm)
+                .yielding_by(stand_back);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let api = Api {
@@ -256,7 +257,6 @@ fn follow(
         }
     };
     thread::Builder::new().name("sockhop-reload".to_owned()).spawn(move || {
-        stand_back();
         runtime.block_on(work);
         drop(ended);
     })?;
@@ -277,8 +277,20 @@ async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<O
 /// What loads plugins for the data directory of `config`: where their state is, a file for each, and what was compiled.
 pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Loader {
     let data = &config.data.dir;
-    let compiler = Compiler::new(compiler.to_owned(), data.join("cache"));
+    let compiler = Compiler::new(compiler.to_owned(), cache_dir(data));
     Loader::new(engine, Arc::clone(config), compiler, data.join("state"), alarm, metrics)
+}
+
+/// What loads plugins to look at them: like [`loader`], with compiled code in `cache`, which may be that of a host that serves events.
+pub fn checking_loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, cache: PathBuf) -> Loader {
+    let compiler = Compiler::new(compiler.to_owned(), cache);
+    compiler.yield_to_events();
+    Loader::new(engine, Arc::clone(config), compiler, config.data.dir.join("state"), Arc::default(), Arc::default())
+}
+
+/// Where a host keeps compiled code. Another process of the same user may use it as well.
+pub fn cache_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("cache")
 }
 
 /// Where a host keeps the key that it made for itself.

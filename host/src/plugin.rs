@@ -11,6 +11,7 @@ mod loader;
 mod output;
 mod pool;
 mod registration;
+mod retry;
 mod state;
 
 use std::path::PathBuf;
@@ -23,12 +24,13 @@ use wasmtime_wasi_config::WasiConfigVariables;
 
 use crate::config::{Limits, PluginSettings};
 
-pub use compiler::{COMPILE_COMMAND, CompileError, Compiler, compile, this_program};
+pub use compiler::{COMPILE_COMMAND, CompileBounds, CompileError, Compiler, compile, this_program};
 pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
-pub use loader::{Candidate, LoadError, Retry, Source, load, read};
+pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::Seat;
 pub use registration::{Emits, Handles, Registration};
+pub use retry::Retry;
 
 /// What all instances of a plugin share.
 #[derive(Clone)]

@@ -90,6 +90,8 @@ pub struct Reloader {
     commands: mpsc::Receiver<Command>,
     /// Operators whose words wait for a version to be loaded.
     waiting: Vec<Waiting>,
+    /// What lets this thread yield to those that serve events. `None` once it does.
+    lower_priority: Option<fn()>,
 }
 
 /// The plugin directory can't be read.
@@ -137,7 +139,16 @@ impl Reloader {
             operator,
             commands,
             waiting: Vec::new(),
+            lower_priority: None,
         }
+    }
+
+    /// Calls `lower_priority` on the thread of the reloader when the first plugin serves. Before that there is nothing to yield to, and
+    /// whatever else the machine does would only delay the start.
+    #[must_use]
+    pub fn yielding_by(mut self, lower_priority: fn()) -> Self {
+        self.lower_priority = Some(lower_priority);
+        self
     }
 
     /// What operators see and say.
@@ -161,6 +172,7 @@ impl Reloader {
             self.publish();
             // Publishing may have asked for versions that were kept.
             if self.loads.is_empty() {
+                self.yield_once_served();
                 return Ok(());
             }
         }
@@ -200,6 +212,15 @@ impl Reloader {
             if self.draining.next_step().is_some_and(|at| at <= now) {
                 self.publish();
             }
+            self.yield_once_served();
+        }
+    }
+
+    /// Lets this thread, and the compilers that it starts, yield to events as soon as there may be some.
+    fn yield_once_served(&mut self) {
+        if self.lower_priority.is_some() && !self.registry.snapshot().plugins.is_empty() {
+            self.loader.yield_to_events();
+            self.lower_priority.take().into_iter().for_each(|lower| lower());
         }
     }
 

@@ -13,6 +13,7 @@
 mod answers;
 mod breaker;
 mod command_line;
+mod compiling;
 mod cost;
 mod delivery;
 mod durability;

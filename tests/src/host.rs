@@ -39,10 +39,10 @@ impl TestHost {
         host
     }
 
-    /// The same with a program of the test's own in the place of the one that compiles plugins.
-    pub async fn compiling_with(plugins: &[PathBuf], compiler: &Path) -> Self {
+    /// The same with other settings, and a program of the test's own in the place of the one that compiles plugins.
+    pub async fn compiling_with(plugins: &[PathBuf], compiler: &Path, change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let mut host = Self::launch(directory_of(plugins), data.path(), compiler, |_| {}).await;
+        let mut host = Self::launch(directory_of(plugins), data.path(), compiler, change).await;
         host.own_data = Some(data);
         host
     }
@@ -98,6 +98,11 @@ impl TestHost {
     /// The directory that it follows.
     pub fn plugins(&self) -> &Path {
         self.plugins.as_ref().expect("a host has its directory until its end").path()
+    }
+
+    /// Where it keeps what must survive it.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// What operators see of the plugin `name`; null where nothing is known of it.

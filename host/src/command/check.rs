@@ -41,7 +41,7 @@ impl Check {
         };
         show_what_plugins_say();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let checked = runtime.block_on(check(config, &self.files))?;
+        let checked = runtime.block_on(check(config, &self.files, None))?;
         if self.json {
             let mut document = document(&checked);
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
@@ -103,8 +103,9 @@ fn show_what_plugins_say() {
     tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
 }
 
-/// Loads the files beside each other, as a host would load a directory; what they would store goes to a directory that is thrown away.
-pub(super) async fn check(mut config: Config, files: &[PathBuf]) -> anyhow::Result<Vec<Checked>> {
+/// Loads the files beside each other, as a host would load a directory; what they would store goes to a directory that is thrown away, and
+/// so does what is compiled, unless there is a `cache` for it.
+pub(super) async fn check(mut config: Config, files: &[PathBuf], cache: Option<PathBuf>) -> anyhow::Result<Vec<Checked>> {
     let mut checked = Vec::new();
     if files.is_empty() {
         return Ok(checked);
@@ -113,7 +114,8 @@ pub(super) async fn check(mut config: Config, files: &[PathBuf]) -> anyhow::Resu
     let scratch = Scratch::new()?;
     config.data.dir.clone_from(&scratch.0);
     let compiler = this_program().context("can't find this program, which compiles plugins")?;
-    let loader = host::loader(&Arc::new(config), &compiler, engine, Arc::default(), Arc::default());
+    let cache = cache.unwrap_or_else(|| host::cache_dir(&scratch.0));
+    let loader = host::checking_loader(&Arc::new(config), &compiler, engine, cache);
     let mut routes = Routes::default();
     for file in files {
         let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();

@@ -1,11 +1,12 @@
 //! The commands that talk to a running host: where it is, and with which key.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
+use sockhop::config::Config;
 use sockhop::host;
 
 /// Where the host is, and the key to it
@@ -43,13 +44,18 @@ impl Target {
         self.config.as_ref()
     }
 
+    /// The host's data directory: the one that was named, or that `config` names.
+    pub(crate) fn data_dir<'paths>(&'paths self, config: &'paths Config) -> &'paths Path {
+        self.data.as_ref().unwrap_or(&config.data.dir)
+    }
+
     /// Asks the host.
     pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let config = super::load(self.config.as_ref())?;
         let url = self.url.clone().unwrap_or_else(|| format!("http://{}", config.server.listen));
         let key_file = self.key_file.clone().or_else(|| match &self.key {
             Some(_) => None,
-            None => Some(host::key_file(self.data.as_ref().unwrap_or(&config.data.dir))),
+            None => Some(host::key_file(self.data_dir(&config))),
         });
         let key = match (&key_file, &self.key) {
             (Some(file), _) => first_line(file)?,

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
+use sockhop::host;
 
 use super::client::Target;
 use super::output;
@@ -41,7 +42,9 @@ impl Deploy {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = super::load(self.target.config())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let checked = runtime.block_on(super::check::check(config.clone(), std::slice::from_ref(&self.file)))?;
+        // What is compiled here need not be compiled again by the host.
+        let cache = Some(host::cache_dir(self.target.data_dir(&config))).filter(|cache| cache.is_dir());
+        let checked = runtime.block_on(super::check::check(config.clone(), std::slice::from_ref(&self.file), cache))?;
         let served = match checked.into_iter().next() {
             Some((_, Ok(served))) => served,
             Some((file, Err(reason))) => bail!("{} is refused: {reason}", file.display()),

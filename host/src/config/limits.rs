@@ -13,6 +13,7 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "config",
     "plugin_file_bytes",
     "compile_ms",
+    "compile_wall_ms",
     "compile_memory_bytes",
     "register_cpu_ms",
     "declarations",
@@ -114,9 +115,12 @@ pub struct Limits {
     /// How long events that run on a version that was replaced may go on.
     #[serde(deserialize_with = "milliseconds")]
     pub drain_ms: Duration,
-    /// How long compiling one plugin may take.
+    /// CPU time that compiling one plugin may take, on all processors together.
     #[serde(deserialize_with = "milliseconds")]
     pub compile_ms: Duration,
+    /// All the time of compiling one plugin. Long, because a compiler gets little of a processor that others keep busy.
+    #[serde(deserialize_with = "milliseconds")]
+    pub compile_wall_ms: Duration,
     /// Memory that compiling one plugin may take, in a process of its own.
     pub compile_memory_bytes: NonZeroU64,
     /// Failures that open a plugin's breaker…
@@ -193,6 +197,7 @@ impl Default for Limits {
             outgoing_packets: nonzero!(NonZeroUsize, 4096),
             drain_ms: Duration::from_secs(10),
             compile_ms: Duration::from_secs(30),
+            compile_wall_ms: Duration::from_secs(600),
             compile_memory_bytes: nonzero!(NonZeroU64, 2 * 1024 * MIB as u64),
             breaker_failures: nonzero!(NonZeroU32, 5),
             breaker_failures_within_ms: Duration::from_secs(10),

@@ -20,6 +20,7 @@ use super::engine::Engine;
 use super::instance::{Budget, Failure, Instance};
 use super::output::Output;
 use super::registration::Registration;
+use super::retry::Retry;
 use super::state::InstanceState;
 
 /// A plugin that says what it is, not yet admitted beside others.
@@ -51,9 +52,12 @@ pub enum LoadError {
     /// No WebAssembly at all.
     #[error("is no WebAssembly component, or only a part of one")]
     NotWasm,
-    /// Only the beginning of some, or more than the compiler takes.
-    #[error("is no WebAssembly component, or only a part of one")]
-    NotCompiled(#[source] CompileError),
+    /// Only the beginning of some, or something that the engine does not run: the compiler's reason.
+    #[error("is no WebAssembly component, or only a part of one: {0}")]
+    NotAComponent(String),
+    /// It may be a component, and was not compiled.
+    #[error(transparent)]
+    NotCompiled(CompileError),
     /// A core module.
     #[error("is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`")]
     CoreModule,
@@ -103,15 +107,13 @@ impl LoadError {
     }
 }
 
-/// When a file that failed may succeed, though it stays what it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// Its bytes are at fault.
-    Never,
-    /// Its surroundings are: as soon as they have changed, and from time to time.
-    Soon,
-    /// They may be, and trying costs too much to be done often.
-    Later,
+impl From<CompileError> for LoadError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::Refused(reason) => Self::NotAComponent(reason),
+            other => Self::NotCompiled(other),
+        }
+    }
 }
 
 /// The version of the interface that this host implements.
@@ -166,7 +168,7 @@ pub async fn load(engine: &Arc<Engine>, compiler: &Compiler, source: Source, lim
     if bytes.starts_with(CORE_MODULE) {
         return Err(LoadError::CoreModule);
     }
-    let component = compiler.compile(engine, &digest, bytes, limits).await.map_err(LoadError::NotCompiled)?;
+    let component = compiler.compile(engine, &digest, bytes, limits).await?;
     check_world(engine, &component)?;
     let pre = engine.linker.instantiate_pre(&component).map_err(LoadError::Mismatch)?;
     let pre = PluginPre::new(pre).map_err(LoadError::Mismatch)?;

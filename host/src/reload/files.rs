@@ -16,8 +16,8 @@ use super::slots::{Claim, Digest, LastError};
 /// After what time a file that failed for its surroundings is tried again, and at most; each time it is twice as long.
 const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// The same where trying costs much, as a compile that did not end.
-const LATER: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// The same if each attempt may cost as much as `limits.compile_ms`: a file that always takes that much takes a thirtieth of one processor.
+const LATER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(900));
 
 /// The files of a directory, by their paths.
 #[derive(Default)]

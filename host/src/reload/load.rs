@@ -115,6 +115,11 @@ impl Loader {
         }
     }
 
+    /// Lets plugins that are compiled from now on yield to events, which are served.
+    pub(super) fn yield_to_events(&self) {
+        self.compiler.yield_to_events();
+    }
+
     /// Keeps compiled code of these versions only.
     pub(super) fn keep_only(&self, digests: &HashSet<Digest>) {
         self.compiler.keep_only(&self.engine, digests);

@@ -1,0 +1,203 @@
+//! Compiled code that is kept by the content that it was made of.
+//!
+//! It is native code that the host will run. So it lies in a directory that only the host's user can write, and each entry begins with its
+//! own checksum: an entry that is damaged, or was made by another program, is compiled again and never run.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+
+use crate::plugin::engine::Engine;
+
+/// A directory of compiled code. Several processes of one user may use it at once: a host, and `sockhop deploy` beside it.
+#[derive(Debug, Clone)]
+pub(super) struct Cache {
+    dir: PathBuf,
+}
+
+/// Entries that are kept though no plugin needs them, the newest: a plugin that was removed may come back, and what `sockhop deploy` has
+/// compiled is there before its plugin.
+const UNUSED_KEPT: usize = 16;
+
+/// Bytes of the checksum that an entry begins with.
+const CHECKSUM: usize = 32;
+
+/// The extension of what is being written, or was when its writer was killed.
+const UNFINISHED: &str = "new";
+
+/// After what time nobody writes an unfinished entry any more.
+const ABANDONED: Duration = Duration::from_secs(60);
+
+impl Cache {
+    /// The cache in `dir`, which is created if it is missing.
+    ///
+    /// # Errors
+    /// Returns the reason if nothing that lies there could be trusted.
+    pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
+        make_private(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// What was made for `engine` of the content `digest`, if it is there and whole.
+    pub(super) fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
+        let entry = self.entry(engine, digest);
+        let bytes = std::fs::read(&entry).ok()?;
+        let component = bytes.split_at_checked(CHECKSUM).and_then(|(checksum, code)| {
+            let is_whole = checksum == Sha256::digest(code).as_slice();
+            is_whole.then(|| deserialize(engine, code).ok()).flatten()
+        });
+        if component.is_none() {
+            tracing::warn!(file = %entry.display(), "the compiled code of a plugin is damaged; it is compiled again");
+            let _ = std::fs::remove_file(entry);
+        }
+        component
+    }
+
+    /// Keeps `code`: whole, or not at all. A failure makes the next load slower, not wrong.
+    pub(super) fn put(&self, engine: &Engine, digest: &str, code: &[u8]) {
+        let entry = self.entry(engine, digest);
+        // Another process may write the same entry.
+        let unfinished = entry.with_extension(format!("{}.{UNFINISHED}", std::process::id()));
+        let written = std::fs::File::create(&unfinished)
+            .and_then(|mut file| file.write_all(&Sha256::digest(code)).and_then(|()| file.write_all(code)))
+            .and_then(|()| std::fs::rename(&unfinished, &entry));
+        if let Err(error) = written {
+            let _ = std::fs::remove_file(&unfinished);
+            tracing::warn!(file = %entry.display(), %error, "the compiled code of a plugin is not kept");
+        }
+    }
+
+    /// Forgets what was made by other programs, and of other contents than `digests` all but the newest.
+    pub(super) fn keep_only(&self, engine: &Engine, digests: &HashSet<String>) {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
+        let fingerprint = engine.fingerprint();
+        let mut unused = Vec::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            match name.to_str().and_then(|name| name.split_once('-')) {
+                Some((digest, made_for)) if made_for == fingerprint => {
+                    if !digests.contains(digest) {
+                        unused.push((modified, entry.path()));
+                    }
+                }
+                Some((_, made_for)) if made_for.ends_with(UNFINISHED) && !is_abandoned(modified) => {}
+                _ => drop(std::fs::remove_file(entry.path())),
+            }
+        }
+        unused.sort();
+        for (_, entry) in unused.iter().rev().skip(UNUSED_KEPT) {
+            let _ = std::fs::remove_file(entry);
+        }
+    }
+
+    fn entry(&self, engine: &Engine, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}-{}", engine.fingerprint()))
+    }
+}
+
+fn is_abandoned(modified: Option<SystemTime>) -> bool {
+    modified.is_none_or(|modified| modified.elapsed().is_ok_and(|age| age > ABANDONED))
+}
+
+/// Creates the directory if it is missing, and ensures that nobody but the host's user can write to it: what lies there is run.
+fn make_private(cache: &Path) -> io::Result<()> {
+    let mut new = std::fs::DirBuilder::new();
+    new.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
+    new.create(cache)?;
+    // Not what a link points to: whoever made it could point it elsewhere.
+    let metadata = std::fs::symlink_metadata(cache)?;
+    if !metadata.is_dir() {
+        return Err(io::Error::other("it is no directory"));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("it belongs to another user"));
+        }
+        const OTHERS_MAY: u32 = 0o077;
+        if metadata.mode() & OTHERS_MAY != 0 {
+            std::fs::set_permissions(cache, std::fs::Permissions::from_mode(0o700))?;
+            // What others have put there while they could is nobody's.
+            for entry in std::fs::read_dir(cache)?.flatten() {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compiled code as a component. `code` must come from this user's own compiler process.
+#[allow(unsafe_code, reason = "running compiled code is what the host does; see the safety comment")]
+pub(super) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `code` is what this host's own compiler process wrote, either just now into a pipe that nobody else has, or before into a
+    // directory that only the host's user may write, with a checksum that was verified. Wasmtime itself refuses code of another version
+    // or of other settings.
+    unsafe { Component::deserialize(&engine.wasm, code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_cache_to_which_others_could_write_is_emptied_and_closed_and_a_link_is_not_used() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, link) = (dir.path().join("cache"), dir.path().join("link"));
+        std::fs::create_dir(&cache).unwrap();
+        std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::fs::write(cache.join("planted"), "code").unwrap();
+        make_private(&cache).unwrap();
+        assert_eq!(cache.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
+        symlink(&cache, &link).unwrap();
+        assert!(make_private(&link).is_err());
+    }
+
+    #[test]
+    fn an_entry_that_was_damaged_is_removed_and_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path().join("cache")).unwrap();
+        let engine = Engine::new(1 << 20, 1).unwrap();
+        cache.put(&engine, "1", &compiled());
+        assert!(cache.get(&engine, "1").is_some(), "what is compiled apart runs here");
+        let entry = cache.entry(&engine, "1");
+        let mut bytes = std::fs::read(&entry).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&entry, &bytes).unwrap();
+        assert!(cache.get(&engine, "1").is_none() && !entry.exists());
+        std::fs::write(&entry, b"short").unwrap();
+        assert!(cache.get(&engine, "1").is_none() && !entry.exists());
+    }
+
+    #[test]
+    fn an_entry_that_another_process_is_writing_stays_and_an_abandoned_one_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path().join("cache")).unwrap();
+        let engine = Engine::new(1 << 20, 1).unwrap();
+        cache.put(&engine, "used", &compiled());
+        let [fresh, old] = ["a", "b"].map(|digest| cache.entry(&engine, digest).with_extension("7.new"));
+        for file in [&fresh, &old] {
+            std::fs::write(file, "half").unwrap();
+        }
+        let other = cache.dir.join("c-of-another-program");
+        std::fs::write(&other, "code").unwrap();
+        std::fs::File::options().write(true).open(&old).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        cache.keep_only(&engine, &HashSet::from(["used".to_owned()]));
+        assert!(cache.get(&engine, "used").is_some());
+        assert_eq!((fresh.exists(), old.exists(), other.exists()), (true, false, false));
+    }
+
+    fn compiled() -> Vec<u8> {
+        crate::plugin::engine::for_compiling().unwrap().precompile_component(b"\0asm\x0d\0\x01\0").unwrap()
+    }
+}

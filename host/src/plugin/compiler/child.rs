@@ -1,0 +1,111 @@
+//! The process that compiles one plugin: it limits itself first, then reads a plugin and writes compiled code. Its exit status says what
+//! went wrong, its standard error says it in words.
+
+use std::io::{self, Read, Write};
+use std::thread;
+use std::time::Duration;
+
+use crate::plugin::engine;
+
+/// The argument by which the program knows that it is to compile.
+pub const COMPILE_COMMAND: &str = "compile-plugin";
+
+/// The status of a process that could not even begin, or not write its result.
+const FAILED: i32 = 1;
+
+/// The status if the file is at fault.
+pub(super) const REFUSED: i32 = 3;
+
+/// The status if the CPU time is used up.
+pub(super) const OUT_OF_TIME: i32 = 4;
+
+/// The status if the memory is used up and the process could still say so. It may also be aborted.
+pub(super) const OUT_OF_MEMORY: i32 = 5;
+
+/// What the process may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompileBounds {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// CPU time of all its threads together.
+    pub cpu: Duration,
+    /// How far it yields to other processes: 0 as they do, 19 most.
+    pub niceness: i32,
+}
+
+impl CompileBounds {
+    /// As the arguments of [`COMPILE_COMMAND`], in the order of the fields; time in milliseconds.
+    pub(super) fn arguments(self) -> [String; 3] {
+        [self.memory.to_string(), self.cpu.as_millis().to_string(), self.niceness.to_string()]
+    }
+}
+
+/// Reads a plugin from `input` and writes compiled code to `output`, within `bounds`. `exit` ends the process with a status; it is called
+/// on another thread when the CPU time is used up.
+///
+/// # Errors
+/// Returns the status to end with.
+pub fn compile(
+    bounds: CompileBounds,
+    exit: fn(i32),
+    mut input: impl Read,
+    mut output: impl Write,
+    mut errors: impl Write,
+) -> Result<(), i32> {
+    if let Err(error) = bound(bounds, exit) {
+        let _ = writeln!(errors, "what compiling takes can't be limited: {error}");
+        return Err(FAILED);
+    }
+    let mut failed = |error: &wasmtime::Error, status| {
+        let _ = writeln!(errors, "{error:#}");
+        if is_out_of_memory(error) { OUT_OF_MEMORY } else { status }
+    };
+    let mut bytes = Vec::new();
+    input.read_to_end(&mut bytes).map_err(|error| failed(&error.into(), FAILED))?;
+    let engine = engine::for_compiling().map_err(|error| failed(&error, FAILED))?;
+    let code = engine.precompile_component(&bytes).map_err(|error| failed(&error, REFUSED))?;
+    output.write_all(&code).and_then(|()| output.flush()).map_err(|error| failed(&error.into(), FAILED))
+}
+
+/// Limits this process, and lets it yield to the host's own events. Every thread that is started later has the same limits.
+fn bound(bounds: CompileBounds, exit: fn(i32)) -> io::Result<()> {
+    if rustix::process::getpriority_process(None)? < bounds.niceness {
+        rustix::process::setpriority_process(None, bounds.niceness)?;
+    }
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // The system's own limit counts in seconds. It is for the case that the thread below does not get a processor in time.
+    let seconds = bounds.cpu.as_secs().saturating_add(2);
+    rlimit::Resource::CPU.set(seconds, seconds.saturating_add(1))?;
+    // Before the limit of memory, which its stack counts against.
+    limit_cpu(bounds.cpu, exit)?;
+    // Data only: address space that is reserved and not used is no memory.
+    rlimit::Resource::DATA.set(bounds.memory, bounds.memory)
+}
+
+/// Ends the process when all its threads together have used `limit`.
+fn limit_cpu(limit: Duration, exit: fn(i32)) -> io::Result<()> {
+    /// How exactly the limit holds. Smaller costs wake-ups at the very end of the time only.
+    const PRECISION: Duration = Duration::from_millis(1);
+    let processors = thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    let watch = move || {
+        loop {
+            let used = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime)).unwrap_or_default();
+            let left = limit.saturating_sub(used);
+            if left.is_zero() {
+                exit(OUT_OF_TIME);
+            }
+            // Even on all processors at once it can't be used up before.
+            thread::sleep((left / processors).max(PRECISION));
+        }
+    };
+    thread::Builder::new().name("cpu-limit".to_owned()).spawn(watch).map(drop)
+}
+
+fn is_out_of_memory(error: &wasmtime::Error) -> bool {
+    error.is::<wasmtime::OutOfMemory>()
+        || error.chain().any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory)
+                || cause.downcast_ref::<rustix::io::Errno>() == Some(&rustix::io::Errno::NOMEM)
+        })
+}

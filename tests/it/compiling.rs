@@ -1,0 +1,146 @@
+//! Compiling in a process of its own: what it may take, whom it holds up, and which program it is.
+
+#![cfg(unix)]
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use sockhop_tests::{HostProcess, TestHost, binary, bundled_plugin, chameleon, directory_of, drop_in, eventually};
+
+/// A program in the place of the compiler: a script of the shell, in which `compile` goes on as the true compiler with what is on standard
+/// input.
+fn compiler_script(dir: &Path, script: &str) -> PathBuf {
+    let program = dir.join("compiler");
+    let binary = binary();
+    let script =
+        format!("#!/bin/sh\nPATH=/usr/bin:/bin\ncd {}\ncompile() {{ exec {} \"$@\"; }}\n{script}\n", dir.display(), binary.display());
+    std::fs::write(&program, script).expect("a program");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program that runs");
+    program
+}
+
+/// A compiler that never ends with a file that says so, and works with any other.
+fn patient_compiler(dir: &Path) -> PathBuf {
+    let script = "file=$(mktemp ./XXXXXX)\ncat > $file\nif grep -q version=8 $file; then exec sleep 600; fi\ncompile \"$@\" < $file";
+    compiler_script(dir, script)
+}
+
+/// A compile that takes its time is waited for by nobody but its own file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_takes_long_to_compile_holds_up_no_other_and_no_operator() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = TestHost::compiling_with(&[bundled_plugin("connection")], &patient_compiler(dir.path()), |_| {}).await;
+    for version in 1..3 {
+        drop_in(host.plugins(), "chameleon.wasm", &chameleon(&format!("version={version}")));
+        host.until("chameleon", |row| row["version"] == format!("{version}.0.0").as_str()).await;
+    }
+    drop_in(host.plugins(), "bomb.wasm", &chameleon("version=8 name=bomb claims=bomb"));
+    host.until("bomb", |row| row["state"] == "loading").await;
+    let (status, row) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
+    assert_eq!((status, &row["version"]), (200, &json!("1.0.0")));
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=3"));
+    host.until("chameleon", |row| row["version"] == "3.0.0").await;
+    assert_eq!(host.row("bomb").await["state"], json!("loading"), "it is still at it");
+    // Replaced, it is given up, and so is the process that compiled it.
+    drop_in(host.plugins(), "bomb.wasm", &chameleon("version=9 name=bomb claims=bomb"));
+    host.until("bomb", |row| row["version"] == "9.0.0").await;
+}
+
+/// An upgrade replaces the program while the host runs, and an uninstall removes it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_host_whose_program_is_removed_or_replaced_still_loads_new_plugins() {
+    let installed = tempfile::tempdir().expect("a directory");
+    let program = installed.path().join("sockhop");
+    std::fs::copy(binary(), &program).expect("a copy of the command");
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start_program(&program, plugins.path(), data.path());
+    std::fs::remove_file(&program).expect("a program to remove");
+    drop_in(plugins.path(), "removed.wasm", &chameleon("version=1 name=removed claims=removed"));
+    host.until("removed", |row| row["state"] == "active");
+    std::fs::write(&program, "another version").expect("a file in its place");
+    drop_in(plugins.path(), "replaced.wasm", &chameleon("version=1 name=replaced claims=replaced"));
+    host.until("replaced", |row| row["state"] == "active");
+}
+
+/// Compiled code of a plugin, made by the command itself.
+fn precompiled(plugin: &[u8]) -> Vec<u8> {
+    let mut command = Command::new(binary());
+    command.args(["compile-plugin", "2147483648", "60000", "0"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("a compiler");
+    child.stdin.take().expect("its input").write_all(plugin).expect("a compiler that reads");
+    let mut code = Vec::new();
+    child.stdout.take().expect("its output").read_to_end(&mut code).expect("a compiler that writes");
+    assert!(child.wait().expect("its end").success());
+    code
+}
+
+/// As on a machine that is busy with other things at the host's first start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_that_gets_no_processor_for_longer_than_compile_ms_is_not_refused_for_it() {
+    const CPU: Duration = Duration::from_millis(200);
+    let dir = tempfile::tempdir().expect("a directory");
+    let plugins = [bundled_plugin("connection")];
+    std::fs::write(dir.path().join("code"), precompiled(&std::fs::read(&plugins[0]).expect("a plugin"))).expect("a file");
+    let compiler = compiler_script(dir.path(), "echo $$ > new && mv new stopped\nkill -STOP $$\nexec cat code");
+    let stopped = dir.path().join("stopped");
+    let resume = async {
+        let pid = eventually("a compiler that is stopped", async || std::fs::read_to_string(&stopped).ok()).await;
+        // The condition itself: so long it gets nothing.
+        tokio::time::sleep(CPU * 3).await;
+        kill(Pid::from_raw(pid.trim().parse().expect("a process id")), Signal::SIGCONT).expect("a process to resume");
+    };
+    let start = TestHost::compiling_with(&plugins, &compiler, |config| config.limits.compile_ms = CPU);
+    let (host, ()) = tokio::join!(start, resume);
+    assert_eq!(host.row("connection").await["state"], json!("active"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compile_that_passed_its_wall_limit_says_so_and_is_tried_again_soon() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let plugin = chameleon("version=1");
+    std::fs::write(dir.path().join("code"), precompiled(&plugin)).expect("a file");
+    let compiler = compiler_script(dir.path(), "if [ -e is_idle ]; then exec cat code; fi\nexec sleep 600");
+    let host = TestHost::compiling_with(&[], &compiler, |config| config.limits.compile_wall_ms = Duration::from_secs(1)).await;
+    drop_in(host.plugins(), "chameleon.wasm", &plugin);
+    let row = host.until("chameleon", |row| row["state"] == "failed").await;
+    let reason = row["last_error"]["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("was not compiled within 1000 ms (limits.compile_wall_ms)"), "{reason}");
+    std::fs::write(dir.path().join("is_idle"), "").expect("a file");
+    host.until("chameleon", |row| row["state"] == "active").await;
+}
+
+/// While nothing is served, there is nothing that a compiler could disturb.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_yields_only_once_something_is_served() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let compiler = compiler_script(dir.path(), "echo $4 $(nice) >> niceness\ncompile \"$@\"");
+    let host = TestHost::compiling_with(&[bundled_plugin("connection")], &compiler, |_| {}).await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", |row| row["state"] == "active").await;
+    let own = Command::new("nice").output().expect("the program nice").stdout;
+    let own: i32 = String::from_utf8_lossy(&own).trim().parse().expect("a number");
+    let expected = format!("0 {own}\n10 {}\n", (own + 10).min(19));
+    assert_eq!(std::fs::read_to_string(dir.path().join("niceness")).expect("what was noted"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_deploy_has_compiled_is_not_compiled_again_by_the_host() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let host = TestHost::compiling_with(&[bundled_plugin("connection")], &patient_compiler(dir.path()), |_| {}).await;
+    let file = dir.path().join("chameleon.wasm");
+    std::fs::write(&file, chameleon("version=8")).expect("a file");
+    let mut deploy = Command::new(binary());
+    deploy.arg("deploy").arg(&file).args(["--wait", "--url", &host.url]).env_remove("SOCKHOP_KEY");
+    deploy.arg("--plugins").arg(host.plugins()).arg("--data").arg(host.data());
+    let output = tokio::task::spawn_blocking(move || deploy.output().expect("the command runs")).await.expect("its end");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(host.row("chameleon").await["version"], json!("8.0.0"), "though the host's own compiler never ends with it");
+}
