@@ -15,6 +15,7 @@ pub mod scan;
 mod settle;
 pub mod slots;
 mod watch;
+mod watched;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -202,8 +203,11 @@ impl Reloader {
             let now = Instant::now();
             if self.next_look() <= now {
                 watch.forget();
+                let is_watched_anew = watch.follow(Instant::now());
                 self.look();
-                watch.follow(&self.dir);
+                if is_watched_anew {
+                    self.look_at = self.look_at.min(Instant::now() + SETTLE);
+                }
             }
             if self.together.is_some_and(|until| until <= now || !(self.loads.any_file() || self.files.any_unsettled())) {
                 self.claim();

@@ -20,6 +20,7 @@ mod durability;
 mod faults;
 mod http;
 mod leaving;
+mod links;
 mod order;
 mod reload;
 mod rooms;

@@ -30,6 +30,13 @@ impl HostProcess {
         Self::of(serve(plugins, data, Command::new(program)), data)
     }
 
+    /// The same with settings of its own in the environment.
+    pub fn start_with(plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = serve(plugins, data, Command::new(binary()));
+        command.envs(settings.iter().copied());
+        Self::of(command, data)
+    }
+
     /// The same without the right to pass over the permissions of files, which a test that runs as root would have.
     #[cfg(target_os = "linux")]
     pub fn start_bound_by_permissions(plugins: &Path, data: &Path) -> Self {

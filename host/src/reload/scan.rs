@@ -37,9 +37,7 @@ pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        let named = path.extension().is_some_and(|extension| extension == "wasm");
-        if !named || hidden {
+        if !is_named_as_plugin(&path) {
             continue;
         }
         match path.metadata() {
@@ -52,6 +50,20 @@ pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
     }
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files)
+}
+
+/// The plugins of `dir` that are symbolic links, also those that lead nowhere now. None if the directory can't be read.
+pub(super) fn links(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let links = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    let mut links: Vec<_> = links.map(|entry| entry.path()).filter(|path| is_named_as_plugin(path)).collect();
+    links.sort();
+    links
+}
+
+fn is_named_as_plugin(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    !is_hidden && path.extension().is_some_and(|extension| extension == "wasm")
 }
 
 #[cfg(test)]

@@ -1,59 +1,166 @@
-//! Tells when something in a directory has changed. The only file that knows notify.
+//! Tells when something of the plugin directory may have changed. The only file that knows notify.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::ModifyKind;
+use notify::{Event, EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-/// Watches a directory for as long as it lives.
+use super::scan;
+use super::watched::{Entry, MAX_DIRECTORIES, Watched};
+
+/// How soon it is tried again to watch what could not be watched, at the earliest: at the first scan after this time.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is called with each event of the system.
+type Told = Box<dyn FnMut(notify::Result<Event>) + Send>;
+
+/// Creates a watcher: the system's, or a test's.
+type Create = fn(Told) -> notify::Result<Box<dyn Watcher + Send>>;
+
+/// Watches a directory, and every symbolic link on which it or its files depend.
 pub(super) struct Watch {
-    changes: mpsc::Receiver<()>,
-    /// Which directory it is: another may come to have its name.
-    directory: Option<DirectoryId>,
-    _watcher: Option<RecommendedWatcher>,
+    dir: PathBuf,
+    create: Create,
+    /// Of one element: it says that something has changed, not what.
+    changes: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    active: Option<Active>,
+    /// When the system did not let something be watched, until it does.
+    failed_at: Option<Instant>,
+}
+
+/// What is watched now.
+struct Active {
+    watched: Arc<Watched>,
+    /// Which directories they are: another one may come to have the name of one.
+    directories: BTreeMap<PathBuf, Option<DirectoryId>>,
+    /// Set when one of the directories was removed or renamed: the system watches it no longer, or under a wrong name.
+    is_outdated: Arc<AtomicBool>,
+    _watcher: Box<dyn Watcher + Send>,
 }
 
 /// What tells one directory from another of the same name.
 type DirectoryId = (u64, u64);
 
 impl Watch {
-    /// Watches `dir`. Where the system can't, nothing is ever told, and the slow rescan finds what has changed.
+    /// Watches nothing until [`follow`](Self::follow) is called.
     pub(super) fn new(dir: &Path) -> Self {
-        // One place is enough: it says that something has changed, not what.
-        let (sender, changes) = mpsc::channel(1);
+        Self::with(dir, |told| notify::recommended_watcher(told).map(|watcher| Box::new(watcher) as Box<dyn Watcher + Send>))
+    }
+
+    fn with(dir: &Path, create: Create) -> Self {
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        Self { dir, create, changes: mpsc::channel(1), active: None, failed_at: None }
+    }
+
+    /// Watches what is to be watched now. Call it before each scan: then the scan finds what changed before. Returns whether another scan
+    /// is needed soon: links may have changed before they were watched.
+    ///
+    /// If the system does not let the directory be watched, this is logged once, tried again at a later call, and the slow rescan finds
+    /// changes meanwhile.
+    pub(super) fn follow(&mut self, now: Instant) -> bool {
+        let watched = Watched::of(&self.dir, &scan::links(&self.dir), entry);
+        let directories: BTreeMap<_, _> = watched.directories().map(|dir| (dir.to_owned(), id(dir))).collect();
+        let is_current = self.active.as_ref().is_some_and(|active| {
+            !active.is_outdated.load(Ordering::Relaxed) && *active.watched == watched && active.directories == directories
+        });
+        let is_due = self.failed_at.is_some_and(|at| now.saturating_duration_since(at) >= TRY_AGAIN);
+        let is_failing = self.failed_at.is_some();
+        if (is_current || (self.active.is_none() && is_failing)) && !is_due {
+            return false;
+        }
+        let is_cut = watched.is_cut && self.active.as_ref().is_none_or(|active| !active.watched.is_cut);
+        // First: the system may have too few watchers for a second one.
+        self.active = None;
+        let result = self.watch(watched, directories);
+        match &result {
+            Err(error) if !is_failing => {
+                tracing::warn!(dir = %self.dir.display(), %error,
+                    "the plugin directory can't be watched: changes are found by the slow rescan (plugins.rescan_s), which also tries again to watch");
+            }
+            Ok(()) if is_failing => tracing::info!(dir = %self.dir.display(), "the plugin directory is watched again"),
+            _ => {}
+        }
+        if is_cut {
+            tracing::warn!(dir = %self.dir.display(), limit = MAX_DIRECTORIES,
+                "symbolic links lead to more directories than are watched: changes behind some are found by the slow rescan (plugins.rescan_s)");
+        }
+        self.failed_at = result.is_err().then_some(now);
+        // After a failure that goes on nothing new is watched.
+        result.is_ok() || !is_failing
+    }
+
+    /// Watches each directory. What could be watched stays watched if another can't.
+    fn watch(&mut self, watched: Watched, directories: BTreeMap<PathBuf, Option<DirectoryId>>) -> notify::Result<()> {
+        let (watched, is_outdated) = (Arc::new(watched), Arc::new(AtomicBool::new(false)));
+        let (sender, told_watched, told_outdated) = (self.changes.0.clone(), Arc::clone(&watched), Arc::clone(&is_outdated));
         let told = move |event: notify::Result<Event>| {
-            // Reading changes nothing, and the host's own reading must not wake it again.
-            if !matches!(event, Ok(Event { kind: EventKind::Access(_), .. })) {
+            let (concerns, outdates) = event.map_or((true, false), |event| judge(&told_watched, &event));
+            if outdates {
+                told_outdated.store(true, Ordering::Relaxed);
+            }
+            if concerns {
+                // If it is full, a change is told already.
                 let _ = sender.try_send(());
             }
         };
-        let watcher = notify::recommended_watcher(told).and_then(|mut watcher| {
-            watcher.watch(dir, RecursiveMode::NonRecursive)?;
-            Ok(watcher)
-        });
-        if let Err(error) = &watcher {
-            tracing::warn!(dir = %dir.display(), %error, "the plugin directory can't be watched; it is looked at from time to time");
+        let mut watcher = (self.create)(Box::new(told))?;
+        let mut result = Ok(());
+        for dir in watched.directories() {
+            match watcher.watch(dir, RecursiveMode::NonRecursive) {
+                // It has a parent that is watched, and appears there.
+                Err(error) if is_missing(&error) => {}
+                Err(error) => result = Err(error),
+                Ok(()) => {}
+            }
         }
-        Self { changes, directory: id(dir), _watcher: watcher.ok() }
-    }
-
-    /// Watches `dir` anew where another directory has come to have that name.
-    pub(super) fn follow(&mut self, dir: &Path) {
-        if id(dir).is_some_and(|found| self.directory != Some(found)) {
-            *self = Self::new(dir);
-        }
+        self.active = Some(Active { watched, directories, is_outdated, _watcher: watcher });
+        result
     }
 
     /// Waits for a change.
     pub(super) async fn changed(&mut self) {
-        if self.changes.recv().await.is_none() {
-            std::future::pending().await
-        }
+        // This end holds a sender as well: it is never closed.
+        let _ = self.changes.1.recv().await;
     }
 
-    /// Forgets changes that were told meanwhile.
+    /// Forgets changes that were told before.
     pub(super) fn forget(&mut self) {
-        while self.changes.try_recv().is_ok() {}
+        while self.changes.1.try_recv().is_ok() {}
+    }
+}
+
+/// Whether an event may change a plugin, and whether it ends the watching of a directory.
+fn judge(watched: &Watched, event: &Event) -> (bool, bool) {
+    // Reading changes nothing, and the host's own reading must not wake it again.
+    if matches!(event.kind, EventKind::Access(_)) {
+        return (false, false);
+    }
+    // Without a path it says that events were lost.
+    let concerns = event.paths.is_empty() || event.need_rescan() || event.paths.iter().any(|path| watched.concerns(path));
+    let is_end = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+    (concerns, is_end && event.paths.iter().any(|path| watched.is_directory(path)))
+}
+
+fn is_missing(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+fn entry(path: &Path) -> Entry {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => std::fs::read_link(path).map_or(Entry::Missing, Entry::Link),
+        Ok(_) => Entry::Other,
+        Err(_) => Entry::Missing,
     }
 }
 
@@ -66,4 +173,41 @@ fn id(dir: &Path) -> Option<DirectoryId> {
 #[cfg(not(unix))]
 fn id(_: &Path) -> Option<DirectoryId> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// How often a watcher that can't be created was asked for.
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    static IS_EXHAUSTED: AtomicBool = AtomicBool::new(true);
+
+    /// A system that has no watcher left at first.
+    fn scarce(told: Told) -> notify::Result<Box<dyn Watcher + Send>> {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        if IS_EXHAUSTED.load(Ordering::Relaxed) {
+            return Err(notify::Error::io(io::Error::other("too many open files")));
+        }
+        Ok(Box::new(notify::recommended_watcher(told)?))
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_watched_is_tried_again_and_then_tells_of_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::with(dir.path(), scarce);
+        let start = Instant::now();
+        assert!(watch.follow(start), "what changed before may have been missed");
+        assert!(!watch.follow(start) && ASKED.load(Ordering::Relaxed) == 1, "it is not tried at each of many scans");
+        let later = start + TRY_AGAIN;
+        assert!(!watch.follow(later) && ASKED.load(Ordering::Relaxed) == 2, "nothing new is watched");
+        IS_EXHAUSTED.store(false, Ordering::Relaxed);
+        let later = later + TRY_AGAIN;
+        assert!(watch.follow(later) && ASKED.load(Ordering::Relaxed) == 3);
+        assert!(!watch.follow(later + TRY_AGAIN) && ASKED.load(Ordering::Relaxed) == 3, "and it goes on");
+        std::fs::write(dir.path().join("a.wasm"), "").unwrap();
+        watch.changed().await;
+    }
 }
