@@ -10,6 +10,7 @@ mod files;
 mod load;
 mod loads;
 mod operator;
+mod progress;
 mod publish;
 pub mod scan;
 mod settle;
@@ -39,6 +40,7 @@ pub use load::{Failure, Loader};
 use loads::{Known, Loads, Subject, Version};
 use operator::{Command, Waiting};
 pub use operator::{Operator, Row, Word};
+use progress::Progress;
 use slots::{Digest, OperatorError, Slots, Verdict};
 use watch::Watch;
 
@@ -165,14 +167,28 @@ impl Reloader {
         let found = scan::scan(&self.dir)?;
         self.files.observe(found, true);
         self.look_into_due();
+        let mut progress = Progress::of(self.loads.len(), Instant::now());
         loop {
-            while let Some((subject, result)) = self.loads.next().await {
-                self.note_loaded(subject, result);
+            loop {
+                tokio::select! {
+                    loaded = self.loads.next() => match loaded {
+                        Some((subject, result)) => {
+                            if matches!(subject, Subject::File(..)) {
+                                progress.note(result.is_ok());
+                            }
+                            self.note_loaded(subject, result);
+                        }
+                        None => break,
+                    },
+                    () = tokio::time::sleep_until(progress.next()) => {}
+                }
+                progress.tell(Instant::now());
             }
             self.claim();
             self.publish();
             // Publishing may have asked for versions that were kept.
             if self.loads.is_empty() {
+                progress.end();
                 self.yield_once_served();
                 return Ok(());
             }

@@ -52,6 +52,22 @@ async fn a_file_that_takes_long_to_compile_holds_up_no_other_and_no_operator() {
     host.until("bomb", |row| row["version"] == "9.0.0").await;
 }
 
+#[test]
+fn a_start_tells_in_the_log_how_far_it_is() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    for number in 0..4 {
+        drop_in(plugins.path(), &format!("p{number}.wasm"), &chameleon(&format!("version=1 name=p{number} claims=p{number}")));
+    }
+    drop_in(plugins.path(), "broken.wasm", b"no plugin");
+    let log = data.path().join("log");
+    let _host = HostProcess::start_logging(plugins.path(), data.path(), &log);
+    let log = std::fs::read_to_string(log).expect("the log");
+    let told: Vec<_> = log.lines().filter(|line| line.contains("loading plugins") || line.contains("plugins loaded")).collect();
+    let (Some(first), Some(last)) = (told.first(), told.last()) else { panic!("{log}") };
+    assert!(first.contains("loading plugins") && first.contains("loaded=0 total=6"), "{first}");
+    assert!(last.contains("plugins loaded") && last.contains("loaded=6 total=6 failed=1"), "{last}");
+}
+
 /// An upgrade replaces the program while the host runs, and an uninstall removes it.
 #[cfg(target_os = "linux")]
 #[test]

@@ -64,7 +64,7 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
     ];
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
         config.limits.register_cpu_ms = Duration::from_secs(2);
-        config.limits.compile_ms = Duration::from_secs(20);
+        config.limits.compile_wall_ms = Duration::from_secs(20);
     })
     .await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));

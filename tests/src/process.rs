@@ -1,5 +1,6 @@
 //! The built command as a process of its own: for what only a whole process can show, such as its memory and its death.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -34,6 +35,13 @@ impl HostProcess {
     pub fn start_with(plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Self {
         let mut command = serve(plugins, data, Command::new(binary()));
         command.envs(settings.iter().copied());
+        Self::of(command, data)
+    }
+
+    /// The same with its log, of everything from `info` on, in a file.
+    pub fn start_logging(plugins: &Path, data: &Path, log: &Path) -> Self {
+        let mut command = serve(plugins, data, Command::new(binary()));
+        command.env("SOCKHOP_LOG__FILTER", "info").stderr(File::create(log).expect("a file"));
         Self::of(command, data)
     }
 

@@ -5,10 +5,12 @@ mod child;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,8 +38,10 @@ pub struct Compiler {
     yields: Arc<AtomicBool>,
 }
 
-/// Compilers that run at once. Each takes a processor, and up to `limits.compile_memory_bytes`.
-const AT_ONCE: usize = 2;
+/// Compilers that run at once: as many as there are processors, within these bounds. Two at least, so that a file that takes long does not hold
+/// up all others. Each may take `limits.compile_memory_bytes`, so together they take at most so many times as much. One compiler uses several
+/// processors itself where a plugin is large.
+const AT_ONCE: RangeInclusive<usize> = 2..=4;
 
 /// How far a compiler yields while events are served: a reload is worth less than they are.
 const NICENESS: i32 = 10;
@@ -151,7 +155,8 @@ impl Compiler {
     pub fn new(program: PathBuf, cache: PathBuf) -> Self {
         let cache = Cache::open(cache.clone())
             .inspect_err(|error| tracing::warn!(dir = %cache.display(), %error, "compiled plugins are not kept: loading them is slower"));
-        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let permits = Arc::new(Semaphore::new(processors.clamp(*AT_ONCE.start(), *AT_ONCE.end())));
         Self { program, cache: cache.ok(), permits, in_progress: Arc::default(), yields: Arc::default() }
     }
 

@@ -61,20 +61,15 @@ impl Loads {
             let (source, _place) = read(&loader, places, file, name.clone()).await;
             let source = source?;
             let digest = source.digest.clone();
-            let keep = |bytes: &[u8]| {
-                if let Err(error) = contents.put(&digest, bytes) {
-                    tracing::warn!(digest, %error, "a version is not kept: it can't be gone back to");
-                }
-            };
             if let Some(known) = known.get(&digest) {
                 let name = known.clone()?;
                 // It may not have been kept when it came before.
-                keep(&source.bytes);
+                keep(contents, digest.clone(), source.bytes).await;
                 return Ok(Version::Known(name, digest));
             }
             let bytes = source.bytes.clone();
             let served = loader.load(source, &name).await?;
-            keep(&bytes);
+            keep(contents, digest, bytes).await;
             Ok(Version::New(served))
         });
     }
@@ -112,6 +107,11 @@ impl Loads {
     /// Whether nothing is.
     pub(super) fn is_empty(&self) -> bool {
         self.subjects.is_empty()
+    }
+
+    /// How many are.
+    pub(super) fn len(&self) -> usize {
+        self.subjects.len()
     }
 
     /// Whether any file is.
@@ -163,6 +163,17 @@ async fn read(loader: &Arc<Loader>, places: Arc<Semaphore>, file: PathBuf, name:
         // The runtime ends, and this with it.
         Err(Err(_)) => std::future::pending().await,
     }
+}
+
+/// Keeps the bytes of a version, on a thread that may wait for the disk: other versions are loaded meanwhile.
+async fn keep(contents: Arc<Contents>, digest: Digest, bytes: Vec<u8>) {
+    let put = move || {
+        if let Err(error) = contents.put(&digest, &bytes) {
+            tracing::warn!(digest, %error, "a version is not kept: it can't be gone back to");
+        }
+    };
+    // It is waited for: what is loaded may serve at once, and must then be there for the next start.
+    let _ = tokio::task::spawn_blocking(put).await;
 }
 
 /// One of those that are loaded at once.

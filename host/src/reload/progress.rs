@@ -1,0 +1,84 @@
+//! How far the first start is, told in the log while it lasts: many plugins that were never compiled take a while. Pure but for the log.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often it is told how far the start is, if it has come further.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is told that it has not.
+const UNCHANGED_EVERY: Duration = Duration::from_secs(10);
+
+/// A number of files, each of which is loaded or fails.
+#[derive(Debug)]
+pub(super) struct Progress {
+    total: usize,
+    done: usize,
+    failed: usize,
+    began: Instant,
+    /// What was told last, and when.
+    told: (usize, Instant),
+}
+
+impl Progress {
+    /// Of `total` files, none of which is loaded yet.
+    pub(super) fn of(total: usize, now: Instant) -> Self {
+        tracing::info!(loaded = 0, total, "loading plugins");
+        Self { total, done: 0, failed: 0, began: now, told: (0, now) }
+    }
+
+    /// One more is done.
+    pub(super) fn note(&mut self, is_good: bool) {
+        self.done += 1;
+        self.failed += usize::from(!is_good);
+    }
+
+    /// When it is to be told next.
+    pub(super) fn next(&self) -> Instant {
+        let (done, at) = self.told;
+        at + if done == self.done { UNCHANGED_EVERY } else { EVERY }
+    }
+
+    /// Tells how far it is if it is time for that; whether it was.
+    pub(super) fn tell(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.next();
+        if is_due {
+            tracing::info!(loaded = self.done, total = self.total, failed = self.failed, "loading plugins");
+            self.told = (self.done, now);
+        }
+        is_due
+    }
+
+    /// Tells that all is done.
+    pub(super) fn end(self) {
+        let elapsed_ms = self.began.elapsed().as_millis();
+        tracing::info!(loaded = self.done, total = self.total, failed = self.failed, elapsed_ms, "plugins loaded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_at_most_once_a_second_however_many_files_there_are() {
+        let start = Instant::now();
+        let mut progress = Progress::of(1_000, start);
+        let mut told = 0;
+        for number in 1..=1_000 {
+            progress.note(true);
+            told += usize::from(progress.tell(start + Duration::from_millis(10) * number));
+        }
+        assert_eq!(told, 10);
+    }
+
+    #[test]
+    fn a_start_that_comes_no_further_is_told_less_often() {
+        let start = Instant::now();
+        let mut progress = Progress::of(2, start);
+        progress.note(false);
+        let told = (1..=60).filter(|second| progress.tell(start + Duration::from_secs(*second)));
+        assert_eq!(told.collect::<Vec<_>>(), [1, 11, 21, 31, 41, 51]);
+    }
+}
