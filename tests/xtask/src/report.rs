@@ -1,6 +1,6 @@
 //! What `cargo xtask` says while it works: the only place here that writes to the terminal. Progress goes to standard error.
-#![allow(clippy::print_stderr, reason = "xtask is a command line, and this module is its only output")]
 
+use std::io::Write;
 use std::time::Instant;
 
 use crate::Failure;
@@ -25,22 +25,22 @@ impl Steps {
     pub(crate) fn step(&mut self, what: &str, action: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         self.begun += 1;
         let number = format!("{}/{}", self.begun, self.total);
-        eprintln!("[{number}] {what}");
+        text(&format!("[{number}] {what}"));
         let started = Instant::now();
         action().map_err(|failure| Failure(format!("step {number}, {what}: {failure}")))?;
-        eprintln!("[{number}] done in {:.1} s", started.elapsed().as_secs_f64());
+        text(&format!("[{number}] done in {:.1} s", started.elapsed().as_secs_f64()));
         Ok(())
     }
 }
 
-/// One line, or more.
+/// One line, or more. A reader that has gone ends no command.
 pub(crate) fn text(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// The last line of a command that failed.
 pub(crate) fn failure(failure: &Failure) {
-    eprintln!("xtask failed: {failure}");
+    text(&format!("xtask failed: {failure}"));
 }
 
 #[cfg(test)]
