@@ -55,9 +55,13 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// The configuration file that is read when none is named and it is there.
 const DEFAULT_FILE: &str = "sockhop.toml";
 
-/// Reads the named file; without one, the default file where there is one, else the defaults.
+/// The named file; without one, the default file where there is one.
+fn config_file(file: Option<&PathBuf>) -> Option<PathBuf> {
+    let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.is_file());
+    file.cloned().or_else(default)
+}
+
+/// Reads the configuration file where there is one; without it, all settings are the defaults.
 fn load(file: Option<&PathBuf>) -> anyhow::Result<Config> {
-    let default = PathBuf::from(DEFAULT_FILE);
-    let file = file.or_else(|| default.is_file().then_some(&default));
-    Ok(Config::load(file.map(PathBuf::as_path))?)
+    Ok(Config::load(config_file(file).as_deref())?)
 }

@@ -2,6 +2,7 @@
 //! `sockhop.example.toml`.
 
 mod limits;
+mod log;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Deserializer, de};
 
 pub use limits::Limits;
+pub use log::{Log, LogFilter, LogFormat};
 
 /// The names in the environment that are read as settings: `SOCKHOP_SERVER__LISTEN` is `server.listen`.
 const ENV_PREFIX: &str = "SOCKHOP_";
@@ -163,33 +165,6 @@ impl Default for Contract {
     fn default() -> Self {
         Self { public: true }
     }
-}
-
-/// `[log]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// What is shown: a level (`info`), or directives such as `info,sockhop=debug`.
-    #[serde(deserialize_with = "log_filter")]
-    pub filter: String,
-    /// How lines look.
-    pub format: LogFormat,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::Text }
-    }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// `[[keys]]`: who may call what.
@@ -383,17 +358,6 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
     text.parse().map_err(|_| de::Error::invalid_value(de::Unexpected::Str(&text), &"an IP address with a port, such as \"127.0.0.1:4000\""))
 }
 
-fn log_filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match tracing_subscriber::EnvFilter::try_new(&text) {
-        Ok(_) => Ok(text),
-        Err(_) => {
-            let expected = "a level such as \"info\", or directives such as \"info,sockhop=debug\"";
-            Err(de::Error::invalid_value(de::Unexpected::Str(&text), &expected))
-        }
-    }
-}
-
 fn namespaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     match names.iter().find(|name| !name.starts_with('/') || name.contains([',', '{', '}', '?'])) {
@@ -478,6 +442,8 @@ mod tests {
             ("[plugins]\ndirectory = \"x\"", "plugins.directory", "dir"),
             ("[plugins.Bad-Name]\n", "plugins.Bad-Name", "a table"),
             ("[log]\nfilter = \"a=b=c\"", "log.filter", "\"a=b=c\", expected a level"),
+            ("[log]\nfilter = \"verbose\"", "log.filter", "\"verbose\", expected a level (off, error, warn, info, debug or trace)"),
+            ("[log]\nqueue_bytes = 100", "log.queue_bytes", "at least 65536"),
             ("[server\n", "TOML", "expected"),
         ];
         for (text, key, allowed) in cases {

@@ -15,6 +15,7 @@
 //! | part | owns | knows |
 //! |---|---|---|
 //! | [`breaker`], [`config`], [`event`], [`effect`], [`rejection`], [`rule`], [`transport`] | words | no I/O |
+//! | [`log`] | what the host tells its operator | `tracing-subscriber` |
 //! | [`metrics`] | what the host counts of itself | `prometheus-client` |
 //! | [`schema`] | checks of payloads | `jsonschema` |
 //! | [`store`] | plugins' durable state | SQLite |
@@ -34,6 +35,8 @@ pub mod event;
 pub mod rejection;
 pub mod rule;
 pub mod transport;
+
+pub mod log;
 
 pub mod metrics;
 

@@ -20,7 +20,7 @@ static ALLOCATOR_SETTINGS: &[u8; 60] = b"background_thread:true,dirty_decay_ms:1
 
 fn main() -> ExitCode {
     match command::run(Cli::parse()) {
-        Ok(code) => code,
+        Ok(code) => output::end(code),
         Err(error) => {
             output::error(&error);
             ExitCode::FAILURE

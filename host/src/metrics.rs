@@ -4,6 +4,7 @@
 //! nobody handles is counted without a name.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -28,6 +29,7 @@ pub struct Metrics {
     memory: Family<Labels, Gauge>,
     connections: Gauge,
     mailbox_rejections: Counter,
+    log_lines_dropped: Counter,
     generation: Gauge,
 }
 
@@ -79,6 +81,9 @@ impl Default for Metrics {
         let (connections, mailbox_rejections, generation) = (Gauge::default(), Counter::default(), Gauge::default());
         registry.register("connections", "Connections to all namespaces", connections.clone());
         registry.register("mailbox_rejections", "Events that found their connection's mailbox full", mailbox_rejections.clone());
+        let log_lines_dropped = Counter::default();
+        let help = "Log lines that came faster than they could be written, or could not be written at all";
+        registry.register("log_lines_dropped", help, log_lines_dropped.clone());
         registry.register("generation", "The generation of plugins that is served", generation.clone());
         let build = Family::<Labels, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
@@ -94,6 +99,7 @@ impl Default for Metrics {
             memory,
             connections,
             mailbox_rejections,
+            log_lines_dropped,
             generation,
         }
     }
@@ -115,6 +121,11 @@ impl Metrics {
     /// A mailbox had no room for an event.
     pub fn mailbox_rejection(&self) {
         self.mailbox_rejections.inc();
+    }
+
+    /// The log of this process has dropped so many lines since its start.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.log_lines_dropped.inner().fetch_max(lines, Ordering::Relaxed);
     }
 
     /// A version of `plugin` was loaded; `outcome` is `active`, `failed` or `removed`.
@@ -183,6 +194,7 @@ mod tests {
         meter.record(None, Duration::from_millis(1));
         meter.record(Some("refused"), Duration::from_millis(1));
         metrics.unknown_event();
+        metrics.log_lines_dropped(5);
         let lab = Gauges { plugin: "lab".to_owned(), instances: 2, memory: 100, is_open: true };
         let text = metrics.render(3, 4, &[lab]).unwrap();
         for line in [
@@ -192,6 +204,7 @@ mod tests {
             r#"sockhop_handler_seconds_count{plugin="lab"} 2"#,
             r#"sockhop_plugin_memory_bytes{plugin="lab"} 100"#,
             r#"sockhop_breaker_open{plugin="lab"} 1"#,
+            "sockhop_log_lines_dropped_total 5",
             "sockhop_connections 3",
             "sockhop_generation 4",
         ] {

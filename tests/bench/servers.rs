@@ -152,10 +152,10 @@ impl Stage {
         listening(self.host_command(plugins, data, settings))
     }
 
-    /// The same with its log in `log`, as JSON.
+    /// The same with its log in `log`, as JSON, each record by itself.
     pub(crate) fn host_with_log(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)], log: File) -> Server {
         let mut command = self.host_command(plugins, data, settings);
-        command.env("SOCKHOP_LOG__FORMAT", "json").stderr(log);
+        command.env("SOCKHOP_LOG__FORMAT", "json").env("SOCKHOP_LOG__COLLAPSE", "false").stderr(log);
         listening(command)
     }
 

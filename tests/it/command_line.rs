@@ -97,6 +97,7 @@ fn a_bad_configuration_is_refused_before_listening() {
         ("[limits]\nmailbox_events = 0\n", ["limits.mailbox_events", "nonzero"]),
         ("[plugins.lab]\ninstance_policy = \"hot\"\n", ["plugins.lab.instance_policy", "warm"]),
         ("[log]\nfilter = \"a=b=c\"\n", ["log.filter", "a=b=c"]),
+        ("[log]\nfilter = \"verbose\"\n", ["log.filter", "off, error, warn, info, debug or trace"]),
     ];
     for (text, named) in cases {
         let file = made(dir.path(), "sockhop.toml", text.as_bytes());

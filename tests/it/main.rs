@@ -21,6 +21,7 @@ mod faults;
 mod http;
 mod leaving;
 mod links;
+mod logging;
 mod order;
 mod reload;
 mod rooms;

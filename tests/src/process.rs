@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -33,8 +33,15 @@ impl HostProcess {
 
     /// The same with settings of its own in the environment.
     pub fn start_with(plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::with(plugins, data, |command| {
+            command.envs(settings.iter().copied());
+        })
+    }
+
+    /// The same with other settings or another standard error.
+    pub fn with(plugins: &Path, data: &Path, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = serve(plugins, data, Command::new(binary()));
-        command.envs(settings.iter().copied());
+        change(&mut command);
         Self::of(command, data)
     }
 
@@ -51,6 +58,15 @@ impl HostProcess {
         Self::of(bound_by_permissions(plugins, data), data)
     }
 
+    /// Starts one whose standard output is no pipe of this test; `url` finds out where it listens.
+    pub fn unheard(plugins: &Path, data: &Path, change: impl FnOnce(&mut Command), url: impl FnOnce(&mut Child) -> String) -> Self {
+        let mut command = serve(plugins, data, Command::new(binary()));
+        change(&mut command);
+        let mut child = command.spawn().expect("the command starts");
+        let url = url(&mut child);
+        Self { child, url, key: own_key(data) }
+    }
+
     fn of(mut command: Command, data: &Path) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = child.stdout.take().expect("its output");
@@ -60,9 +76,7 @@ impl HostProcess {
             .map_while(Result::ok)
             .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
             .expect("a line that says where it listens");
-        // There is none where a test has configured others.
-        let key = std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned();
-        Self { child, url, key }
+        Self { child, url, key: own_key(data) }
     }
 
     /// What operators see of the plugin `name`; null if nothing is known of it.
@@ -79,6 +93,29 @@ impl HostProcess {
                 return row;
             }
             assert!(Instant::now() < until, "{name} never became what it should: {row:#}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Asks over HTTP with the host's own key: status and document.
+    pub fn http(&self, path: &str, body: Option<Value>) -> (u16, Value) {
+        ask(&self.url, path, body, Some(&self.key))
+    }
+
+    /// Its standard error, where the test has asked for a pipe.
+    pub fn take_stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().expect("a pipe")
+    }
+
+    /// Ends it as an operator does, and waits until it has ended; how, and how long that took.
+    pub fn terminate(&mut self) -> (ExitStatus, Duration) {
+        let (began, pid) = (Instant::now(), i32::try_from(self.pid()).expect("a process id"));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).expect("a process to end");
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a process to wait for") {
+                return (status, began.elapsed());
+            }
+            assert!(began.elapsed() < PATIENCE, "the host does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -136,10 +173,17 @@ impl Drop for HostProcess {
     }
 }
 
+/// The host's own key; there is none where a test has configured others.
+fn own_key(data: &Path) -> String {
+    std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned()
+}
+
 /// `sockhop serve` on these directories, by `program`.
 fn serve(plugins: &Path, data: &Path, mut program: Command) -> Command {
     program.args(["serve", "--listen", "127.0.0.1:0"]).arg("--plugins").arg(plugins).arg("--data").arg(data);
     program.env("SOCKHOP_LOG__FILTER", "warn");
+    // Tests have no load balancer.
+    program.env("SOCKHOP_LIMITS__SHUTDOWN_UNREADY_MS", "1");
     program
 }
 

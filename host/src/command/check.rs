@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
 use sockhop::host;
+use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
 use sockhop::registry::{Routes, Served};
 
@@ -39,9 +41,13 @@ impl Check {
             }
             Err(error) => return Err(error),
         };
-        show_what_plugins_say();
+        // What a plugin prints or logs while it registers, the message of its panic among it, is what its author needs. What the host itself
+        // would log is in the result.
+        let log = log::start_for_command()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let checked = runtime.block_on(check(config, &self.files, None))?;
+        let checked = runtime.block_on(check(config, &self.files, None));
+        log.finish(FLUSH);
+        let checked = checked?;
         if self.json {
             let mut document = document(&checked);
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
@@ -96,12 +102,8 @@ fn readable(config: Config) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// What a plugin prints or logs while it registers, the message of its panic among it, is what its author needs. What the host itself
-/// would log is in the result.
-fn show_what_plugins_say() {
-    let filter = tracing_subscriber::EnvFilter::new("off,plugin=debug");
-    tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
-}
+/// How long the end of the command waits for a reader of what plugins said.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// Loads the files beside each other, as a host would load a directory; what they would store goes to a directory that is thrown away, and
 /// so does what is compiled, unless there is a `cache` for it.

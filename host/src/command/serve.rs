@@ -4,16 +4,17 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use sockhop::config::{Config, Log, LogFormat};
+use sockhop::config::{Config, LogFormat};
 use sockhop::host::{self, Host};
+use sockhop::log;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing_subscriber::EnvFilter;
 
-use super::output;
+use super::output::Background;
 
 /// Runs the host
 #[derive(Debug, Args)]
@@ -34,19 +35,77 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut config = super::load(self.config.as_ref())?;
+        let file = super::config_file(self.config.as_ref());
+        let mut config = super::load(file.as_ref())?;
         config.server.listen = self.listen.unwrap_or(config.server.listen);
         config.plugins.dir = absolute(self.plugins.as_deref().unwrap_or(&config.plugins.dir))?;
         config.data.dir = absolute(self.data.as_deref().unwrap_or(&config.data.dir))?;
-        log_to_stderr(&config.log)?;
-        let runtime = runtime()?;
-        // Also a worker, where there is only one.
-        host::wake_promptly();
-        runtime.block_on(serve(config))?;
-        // A handler that is still running when everything else has ended is not waited for.
-        runtime.shutdown_background();
-        Ok(ExitCode::SUCCESS)
+        let log = log::start(&config.log)?;
+        say_start(&config, file.as_deref());
+        let format = config.log.format;
+        let served = serve(config);
+        let served = match (served, format) {
+            (Ok(()), _) => Ok(ExitCode::SUCCESS),
+            // For people, as any other command's error; for programs, as any other line of the log.
+            (Err(error), LogFormat::Text) => Err(error),
+            (Err(error), LogFormat::Json) => {
+                tracing::error!(error = format!("{error:#}"), "the host can't start");
+                Ok(ExitCode::FAILURE)
+            }
+        };
+        log.finish(FLUSH);
+        served
     }
+}
+
+/// How long the end of the host waits for a reader of its log.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// The first line of the log: what runs, and within which limits.
+fn say_start(config: &Config, file: Option<&Path>) {
+    let limits = &config.limits;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        commit = env!("SOCKHOP_COMMIT"),
+        config = file.and_then(|file| absolute(file).ok()).map_or_else(|| "none".to_owned(), |file| file.display().to_string()),
+        plugins_dir = %config.plugins.dir.display(),
+        data_dir = %config.data.dir.display(),
+        listen = %config.server.listen,
+        connections = limits.connections,
+        message_bytes = limits.message_bytes,
+        event_cpu_ms = limits.event_cpu_ms.as_millis(),
+        event_wall_ms = limits.event_wall_ms.as_millis(),
+        instance_memory_bytes = limits.instance_memory_bytes,
+        plugin_memory_bytes = limits.plugin_memory_bytes,
+        state_bytes = limits.state_bytes,
+        log_queue_bytes = config.log.queue_bytes,
+        "starting"
+    );
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    // Also a worker, where there is only one.
+    host::wake_promptly();
+    let output = Background::start()?;
+    let result = runtime.block_on(async {
+        // Taken before anybody can know that the host lives: from now on a signal ends nothing in the middle.
+        let mut stopping = StopSignals::take().context("can't take signals from the system")?;
+        let host = tokio::select! {
+            started = start(config, &output) => started?,
+            () = stopping.next() => {
+                tracing::info!("stopped before the host had started");
+                return Ok(());
+            }
+        };
+        output.close();
+        run(host, stopping).await;
+        Ok(())
+    });
+    // A handler that is still running when everything else has ended is not waited for.
+    runtime.shutdown_background();
+    output.finish();
+    result
 }
 
 /// One worker for each processor. On a single one the scheduler that needs no other threads: it does not hand a task on before those that
@@ -68,91 +127,101 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// being noticed for as long as this many tasks take: so not more of them.
 const EVENT_INTERVAL: u32 = 128;
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+/// Starts the host, and says what it serves and how to use it.
+async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
     let configured_keys = !config.keys.is_empty();
-    output::line(format_args!("plugins  {}", plugins.display()));
-    output::line(format_args!("data     {}", data.display()));
+    output.line(format_args!("plugins  {}", plugins.display()));
+    output.line(format_args!("data     {}", data.display()));
     if host::is_empty(&plugins) {
-        output::remark("warning: the plugin directory holds no .wasm; put one there");
+        tracing::warn!(dir = %plugins.display(), "the plugin directory holds no .wasm; put one there");
     }
     let host = Host::bind(config).await?;
     let routes = host.routes();
     for served in &routes.plugins {
         let registration = &served.plugin.registration;
         let events: Vec<_> = served.inbound.keys().map(String::as_str).collect();
-        output::line(format_args!("active   {} {}: {}", registration.name, registration.version, events.join(", ")));
+        output.line(format_args!("active   {} {}: {}", registration.name, registration.version, events.join(", ")));
     }
     for row in host.rows().iter() {
         if let Some(error) = &row.last_error {
-            output::line(format_args!("failed   {}: {}", row.file.display(), error.reason));
+            output.line(format_args!("failed   {}: {}", row.file.display(), error.reason));
         }
     }
-    drop(routes);
     let address = host.local_addr();
     if !configured_keys {
-        say_key(&host::key_file(&data), address);
+        say_key(output, &host::key_file(&data), address);
     }
-    output::line(format_args!("listening on http://{address}"));
+    output.line(format_args!("listening on http://{address}"));
+    tracing::info!(listen = %address, "listening");
+    Ok(host)
+}
 
+/// Serves until a signal.
+async fn run(host: Host, stopping: StopSignals) {
     let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
-    let signals = TaskTracker::new().spawn(wait_for_signals(stop.clone(), at_once.clone()));
+    let signals = TaskTracker::new().spawn(wait_for_signals(stopping, stop.clone(), at_once.clone()));
     host.run(stop, at_once).await;
     signals.abort();
-    Ok(())
 }
 
 /// Says where the host's own key is and how to use it; the key itself only to a person's eyes.
-fn say_key(file: &Path, address: SocketAddr) {
-    output::line(format_args!("key      {}", file.display()));
+fn say_key(output: &Background, file: &Path, address: SocketAddr) {
+    output.line(format_args!("key      {}", file.display()));
     if std::io::stdout().is_terminal()
         && let Ok(secret) = std::fs::read_to_string(file)
     {
-        output::line(format_args!("         {}", secret.trim()));
+        output.line(format_args!("         {}", secret.trim()));
     }
-    output::line(format_args!("try      curl -H \"Authorization: Bearer $(cat '{}')\" http://{address}/api/plugins", file.display()));
+    output.line(format_args!("try      curl -H \"Authorization: Bearer $(cat '{}')\" http://{address}/api/plugins", file.display()));
 }
 
 /// The first signal stops in order, a second at once.
-async fn wait_for_signals(stop: CancellationToken, at_once: CancellationToken) {
-    signal().await;
+async fn wait_for_signals(mut stopping: StopSignals, stop: CancellationToken, at_once: CancellationToken) {
+    stopping.next().await;
     stop.cancel();
-    signal().await;
+    stopping.next().await;
     at_once.cancel();
 }
 
+/// The signals that stop the host.
 #[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl StopSignals {
+    fn take() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        _ => std::future::pending().await,
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+struct StopSignals;
+
+#[cfg(not(unix))]
+impl StopSignals {
+    fn take() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("can't tell where {} is", path.display()))
-}
-
-/// The log goes to standard error: standard output is for what was asked.
-fn log_to_stderr(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter)?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log.format {
-        LogFormat::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
-    Ok(())
 }

@@ -24,6 +24,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
         Gauges { plugin: served.plugin.name().to_owned(), instances, memory, is_open: served.health.is_open() }
     };
     let gauges: Vec<_> = routes.plugins.iter().map(gauges).collect();
+    api.metrics.log_lines_dropped(crate::log::lines_dropped());
     let text = api.metrics.render(api.rooms.connections(), routes.generation, &gauges).map_err(|error| {
         tracing::error!(%error, "metrics not rendered");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unavailable", "the figures can't be shown")

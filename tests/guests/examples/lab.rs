@@ -257,6 +257,15 @@ fn print(_: &Context, _: ()) -> Result {
     Ok(())
 }
 
+/// Says whatever a test wants: in the log, on both outputs, and in its refusal.
+fn say(ctx: &Context, text: String) -> Result {
+    #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what plugins print is what the test is about")]
+    ctx.info(&text);
+    println!("{text}");
+    eprintln!("{text}");
+    Err(Refusal::new("said", text))
+}
+
 fn plugin() -> Plugin {
     Plugin::new("lab", "1.0.0", "Does whatever a test asks of it")
         .room("lab", Access::Anyone)
@@ -299,6 +308,7 @@ fn plugin() -> Plugin {
         .on("register_again", register_again)
         .on("exit", exit)
         .on("print", print)
+        .on("say", say)
         .on("for_users", echo)
         .requires(Access::Authenticated)
         .on("for_admins", echo)

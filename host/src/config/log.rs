@@ -1,0 +1,187 @@
+//! `[log]`: what the host tells its operator while it runs, and how.
+
+use std::num::NonZeroUsize;
+
+use serde::{Deserialize, Deserializer, de};
+use tracing::level_filters::LevelFilter;
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// What is shown: a level (`info`), or one with exceptions, such as `info,sockhop::http=debug`.
+    pub filter: LogFilter,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Bytes of lines that wait to be written; beyond, lines are dropped and counted.
+    #[serde(deserialize_with = "queue_bytes")]
+    pub queue_bytes: NonZeroUsize,
+    /// Whether repeats of a record within a second become one line with their number.
+    pub collapse: bool,
+}
+
+/// Some seconds of a busy log, and little beside what else the host needs.
+const QUEUE_BYTES: NonZeroUsize = match NonZeroUsize::new(1 << 20) {
+    Some(bytes) => bytes,
+    None => unreachable!(),
+};
+
+/// The least: a queue that is smaller has no room for a plugin's longest line with its escapes.
+const MIN_QUEUE_BYTES: usize = 64 << 10;
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: LogFilter::default(), format: LogFormat::Text, queue_bytes: QUEUE_BYTES, collapse: true }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which records are shown: a level for all, and others for some targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter {
+    level: LevelFilter,
+    targets: Vec<(String, LevelFilter)>,
+}
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self { level: LevelFilter::INFO, targets: Vec::new() }
+    }
+}
+
+/// The target of plugins' own lines.
+const PLUGIN: &str = "plugin";
+
+/// The target of the host's records; those of one of its modules are `sockhop::MODULE`.
+const HOST: &str = "sockhop";
+
+/// The host's modules, each of which is a target.
+const MODULES: &[&str] = &[
+    "breaker",
+    "command",
+    "config",
+    "dispatcher",
+    "effect",
+    "event",
+    "host",
+    "http",
+    "log",
+    "metrics",
+    "plugin",
+    "registry",
+    "rejection",
+    "reload",
+    "rooms",
+    "rule",
+    "schema",
+    "socket",
+    "store",
+    "transport",
+];
+
+impl LogFilter {
+    /// Only what plugins say.
+    pub fn plugins() -> Self {
+        Self { level: LevelFilter::OFF, targets: vec![(PLUGIN.to_owned(), LevelFilter::DEBUG)] }
+    }
+
+    /// The level of every target that has none of its own.
+    pub fn level(&self) -> LevelFilter {
+        self.level
+    }
+
+    /// The targets that have one.
+    pub fn targets(&self) -> impl Iterator<Item = (&str, LevelFilter)> {
+        self.targets.iter().map(|(target, level)| (target.as_str(), *level))
+    }
+
+    /// Reads `level,target=level,…`; a target without a level is shown whole. `None` where some part can have no effect.
+    fn parse(text: &str) -> Option<Self> {
+        let mut filter = Self { level: LevelFilter::OFF, targets: Vec::new() };
+        for part in text.split(',').map(str::trim) {
+            match part.split_once('=') {
+                Some((target, level)) => filter.targets.push((known(target)?, parse_level(level)?)),
+                None => match parse_level(part) {
+                    Some(level) => filter.level = level,
+                    None => filter.targets.push((known(part)?, LevelFilter::TRACE)),
+                },
+            }
+        }
+        Some(filter)
+    }
+}
+
+/// Digits are levels to `tracing`, and so is no text at all: both would pass for something else here.
+fn parse_level(text: &str) -> Option<LevelFilter> {
+    text.chars().all(char::is_alphabetic).then_some(text).filter(|text| !text.is_empty())?.parse().ok()
+}
+
+/// The target, where the host has it.
+fn known(target: &str) -> Option<String> {
+    let module = target.strip_prefix(HOST).and_then(|rest| rest.strip_prefix("::"));
+    let top = module.map(|module| module.split("::").next().unwrap_or_default());
+    (target == HOST || target == PLUGIN || top.is_some_and(|top| MODULES.contains(&top))).then(|| target.to_owned())
+}
+
+impl<'de> Deserialize<'de> for LogFilter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| {
+            let expected = "a level (off, error, warn, info, debug or trace), or one with others for some targets, such as \
+                \"info,plugin=debug,sockhop::http=trace\"; the targets are `plugin`, `sockhop` and `sockhop::MODULE`";
+            de::Error::invalid_value(de::Unexpected::Str(&text), &expected)
+        })
+    }
+}
+
+fn queue_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroUsize, D::Error> {
+    let bytes = u64::deserialize(deserializer)?;
+    let enough = usize::try_from(bytes).ok().filter(|bytes| *bytes >= MIN_QUEUE_BYTES).and_then(NonZeroUsize::new);
+    enough.ok_or_else(|| {
+        let expected = format!("a number of bytes, at least {MIN_QUEUE_BYTES}");
+        de::Error::invalid_value(de::Unexpected::Unsigned(bytes), &expected.as_str())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_level_with_exceptions() {
+        let filter = LogFilter::parse("warn,sockhop::http=debug, plugin").unwrap();
+        assert_eq!(filter.level(), LevelFilter::WARN);
+        let targets: Vec<_> = filter.targets().collect();
+        assert_eq!(targets, [("sockhop::http", LevelFilter::DEBUG), ("plugin", LevelFilter::TRACE)]);
+        assert_eq!(LogFilter::parse("info"), Some(LogFilter::default()));
+    }
+
+    #[test]
+    fn a_filter_that_would_show_nothing_of_what_it_names_is_refused() {
+        for text in
+            ["verbose", "", ",", "info,", "3", "a=b=c", "sockhop=loud", "hyper=debug", "sockhop::", "sockhop::nothing=info", "=info"]
+        {
+            assert_eq!(LogFilter::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_module_is_a_target() {
+        let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
+        let mut missing: Vec<_> = sources
+            .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+            .filter(|module| !["lib", "main"].contains(&module.as_str()) && !MODULES.contains(&module.as_str()))
+            .collect();
+        missing.sort();
+        assert_eq!(missing, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,91 @@
+//! Panics of the host: each is one record, whether something catches it or not. The standard hook would write to standard error from the
+//! thread that panics, and blocks where nobody reads.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::pin::Pin;
+use std::task::Poll;
+
+/// What a panic said, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Panic {
+    /// The message.
+    pub message: String,
+    /// `file:line:column` in the host's source; empty where no hook is installed.
+    pub location: String,
+}
+
+thread_local! {
+    /// Whether a panic on this thread is caught by [`catch`], which reports it.
+    static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
+    /// The panic that [`catch`] is about to catch.
+    static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
+}
+
+/// Logs panics from now on, but for those that [`catch`] catches.
+pub(super) fn install() {
+    std::panic::set_hook(Box::new(|info| {
+        let panic = Panic::of(info);
+        if IS_CAUGHT.get() {
+            LAST.with(|last| last.replace(Some(panic)));
+            return;
+        }
+        let thread = std::thread::current();
+        tracing::error!(error = panic.message, location = panic.location, thread = thread.name(), "the host panicked");
+    }));
+}
+
+impl Panic {
+    fn of(info: &PanicHookInfo<'_>) -> Self {
+        let location = info.location().map(ToString::to_string).unwrap_or_default();
+        Self { message: message(info.payload()), location }
+    }
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").to_owned()
+}
+
+/// Awaits `future`.
+///
+/// # Errors
+/// Where it panics: the caller logs it, with what it knows of the cause.
+pub async fn catch<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panic> {
+    // A panic ends the future, and nothing of it is used after that.
+    poll_fn(|context| {
+        let before = IS_CAUGHT.replace(true);
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        IS_CAUGHT.set(before);
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(payload) => {
+                let known = LAST.with(RefCell::take);
+                Poll::Ready(Err(known.unwrap_or_else(|| Panic { message: message(payload.as_ref()), location: String::new() })))
+            }
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_caught_with_its_message() {
+        let broken = pin!(async {
+            tokio::task::yield_now().await;
+            let number = std::hint::black_box(7);
+            panic!("number {number}")
+        });
+        let caught: Result<(), _> = catch(broken).await;
+        assert_eq!(caught.unwrap_err().message, "number 7");
+        assert_eq!(catch(pin!(async { 1 })).await, Ok(1));
+    }
+}

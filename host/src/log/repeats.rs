@@ -1,0 +1,177 @@
+//! Collapses repeats: the first record of a kind is written at once, and after it at most one each second, which says how many it stands for.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use tracing::callsite::Identifier;
+
+use super::record::{Record, Value};
+
+/// The kinds of records that were written lately.
+pub(super) struct Repeats {
+    kinds: HashMap<u64, Kind>,
+    hasher: RandomState,
+    /// When the first window of any kind ends.
+    next: Option<Instant>,
+}
+
+/// Records of one kind.
+struct Kind {
+    /// When its window ends.
+    until: Instant,
+    /// Records held back in this window.
+    held: u64,
+    /// The last of them.
+    last: Option<Record>,
+}
+
+/// How long repeats of a record are held back.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Kinds that are told apart; beyond, records of one call in the source are one kind. A plugin has few kinds of failures, so only many
+/// plugins that all fail come so far.
+const MAX_KINDS: usize = 1024;
+
+/// The fields that make two records of one call in the source different kinds: names that an operator has chosen, not values that differ
+/// each time. An event's name counts only beside a plugin's, because a client can invent names that no plugin handles.
+const KIND_FIELDS: [&str; 10] = ["plugin", "event", "code", "reason", "command", "key", "file", "dir", "digest", "location"];
+
+impl Repeats {
+    pub(super) fn new() -> Self {
+        Self { kinds: HashMap::new(), hasher: RandomState::new(), next: None }
+    }
+
+    /// Takes a record of the call `source`, and returns it where it is to be written at once.
+    pub(super) fn take(&mut self, source: &Identifier, record: Record, now: Instant) -> Option<Record> {
+        let mut key = self.key(source, Some(&record));
+        if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&key) {
+            key = self.key(source, None);
+        }
+        match self.kinds.get_mut(&key) {
+            Some(kind) => {
+                kind.held += 1;
+                kind.last = Some(record);
+                None
+            }
+            None => {
+                let until = now + WINDOW;
+                self.kinds.insert(key, Kind { until, held: 0, last: None });
+                self.next = Some(self.next.map_or(until, |next| next.min(until)));
+                Some(record)
+            }
+        }
+    }
+
+    /// The last record of each kind whose window has ended and that was repeated in it, with the number of records that it stands for.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Record> {
+        if self.next.is_none_or(|next| next > now) {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        self.kinds.retain(|_, kind| {
+            if kind.until > now {
+                return true;
+            }
+            let Some(mut record) = kind.last.take() else { return false };
+            if kind.held > 1 {
+                record.fields.push(("repeated", Value::Unsigned(kind.held)));
+            }
+            due.push(record);
+            (kind.until, kind.held) = (now + WINDOW, 0);
+            true
+        });
+        due.sort_by_key(|record| record.at);
+        self.next = self.kinds.values().map(|kind| kind.until).min();
+        due
+    }
+
+    /// All records that are held back, for the end of the log.
+    pub(super) fn take_all(&mut self) -> Vec<Record> {
+        self.next.map(|next| self.take_due(next + WINDOW)).unwrap_or_default()
+    }
+
+    /// When the next window ends.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn key(&self, source: &Identifier, record: Option<&Record>) -> u64 {
+        use std::hash::Hash;
+        let mut hasher = self.hasher.build_hasher();
+        source.hash(&mut hasher);
+        if let Some(record) = record {
+            let has_plugin = record.field("plugin").is_some();
+            for name in KIND_FIELDS.iter().filter(|name| **name != "event" || has_plugin) {
+                if let Some(value) = record.field(name) {
+                    name.hash(&mut hasher);
+                    value.to_string().hash(&mut hasher);
+                }
+            }
+        }
+        hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tracing::{Callsite, Level, callsite::DefaultCallsite};
+
+    use super::*;
+
+    fn source() -> Identifier {
+        use tracing::metadata::Kind;
+        static CALL: DefaultCallsite = DefaultCallsite::new(&META);
+        static META: tracing::Metadata<'static> = tracing::metadata! {
+            name: "test", target: "sockhop", level: Level::ERROR, fields: &["message"], callsite: &CALL, kind: Kind::EVENT
+        };
+        CALL.metadata().callsite()
+    }
+
+    fn record(fields: &[(&'static str, &str)]) -> Record {
+        let fields = fields.iter().map(|(name, text)| (*name, Value::Text((*text).to_owned()))).collect();
+        Record { at: SystemTime::UNIX_EPOCH, level: Level::ERROR, target: "sockhop", message: "event rejected".to_owned(), fields }
+    }
+
+    fn failed(plugin: &str, id: &str) -> Record {
+        record(&[("plugin", plugin), ("event", "trap"), ("id", id)])
+    }
+
+    #[test]
+    fn the_first_of_a_kind_is_written_at_once_and_the_rest_once_a_second_with_their_number_and_the_last_id() {
+        let (mut repeats, start) = (Repeats::new(), Instant::now());
+        assert!(repeats.take(&source(), failed("lab", "1"), start).is_some());
+        assert!(repeats.take(&source(), failed("other", "2"), start).is_some(), "another plugin is another kind");
+        for id in ["3", "4", "5"] {
+            assert_eq!(repeats.take(&source(), failed("lab", id), start), None);
+        }
+        assert_eq!(repeats.take_due(start), []);
+        assert_eq!(repeats.next(), Some(start + WINDOW));
+        let mut last = failed("lab", "5");
+        last.fields.push(("repeated", Value::Unsigned(3)));
+        assert_eq!(repeats.take_due(start + WINDOW), [last]);
+        assert_eq!(repeats.take(&source(), failed("lab", "6"), start + WINDOW), None, "the next window has begun");
+        assert_eq!(repeats.take_due(start + 2 * WINDOW), [failed("lab", "6")], "one is only late, and no repetition");
+        assert_eq!(repeats.take_due(start + 3 * WINDOW), []);
+        assert_eq!(repeats.next(), None);
+        assert!(repeats.take(&source(), failed("lab", "7"), start + 3 * WINDOW).is_some(), "after a silent window all is as at first");
+    }
+
+    #[test]
+    fn names_that_clients_invent_make_no_kinds() {
+        let (mut repeats, now) = (Repeats::new(), Instant::now());
+        assert!(repeats.take(&source(), record(&[("event", "a"), ("code", "unknown_event")]), now).is_some());
+        assert!(repeats.take(&source(), record(&[("event", "b"), ("code", "unknown_event")]), now).is_none());
+        assert!(repeats.take(&source(), record(&[("event", "b"), ("code", "busy")]), now).is_some());
+    }
+
+    #[test]
+    fn the_table_of_kinds_is_bounded() {
+        let (mut repeats, now) = (Repeats::new(), Instant::now());
+        let written = (0..10_000).filter(|n| repeats.take(&source(), failed(&n.to_string(), ""), now).is_some()).count();
+        assert_eq!((written, repeats.kinds.len()), (MAX_KINDS + 1, MAX_KINDS + 1));
+        assert_eq!(repeats.take_all().len(), 1);
+    }
+}

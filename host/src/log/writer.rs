@@ -1,0 +1,294 @@
+//! The one thread that writes: takes lines from a queue, and outlives every error of what it writes to.
+
+use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::queue::{Next, Queue};
+
+/// A thread that writes lines in the order in which they were pushed. A thread that pushes never waits for it.
+pub struct Writer {
+    queue: Arc<Queue>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
+}
+
+/// What the writer does beside writing.
+pub(super) trait Chores: Send {
+    /// Pushes the lines that are due now; says when the next will be.
+    fn push_due(&mut self, now: Instant, queue: &Queue) -> Option<Instant>;
+    /// The line that says how many were dropped; `None` where nobody wants to know.
+    fn dropped_line(&self, dropped: u64) -> Option<String>;
+}
+
+/// None at all.
+struct NoChores;
+
+impl Chores for NoChores {
+    fn push_due(&mut self, _: Instant, _: &Queue) -> Option<Instant> {
+        None
+    }
+
+    fn dropped_line(&self, _: u64) -> Option<String> {
+        None
+    }
+}
+
+/// How long the writer rests after its first failed write; doubled by each further one…
+const FIRST_REST: Duration = Duration::from_millis(50);
+
+/// …up to this. Lines that come meanwhile wait in the queue.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// How often the log may say that lines were dropped: while it is only slow, it drops all the time.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Writer {
+    /// Starts a thread that writes to `sink`; at most `most` bytes wait for it.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start(name: &str, sink: Box<dyn Write + Send>, most: usize) -> io::Result<Self> {
+        Self::with_chores(name, sink, Arc::new(Queue::new(most)), Box::new(NoChores))
+    }
+
+    pub(super) fn with_chores(name: &str, sink: Box<dyn Write + Send>, queue: Arc<Queue>, chores: Box<dyn Chores>) -> io::Result<Self> {
+        // Nothing is ever sent: the channel's end says that the thread has ended.
+        let (end, ended) = sync_channel(0);
+        let lines = Arc::clone(&queue);
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            write_all(&lines, &mut Sink::new(sink), chores);
+            drop(end);
+        })?;
+        Ok(Self { queue, ended })
+    }
+
+    /// Enqueues one line; it is dropped where too many wait.
+    pub fn line(&self, text: &str) {
+        self.queue.push(format!("{text}\n"));
+    }
+
+    /// Takes no more lines, and waits for at most `deadline` until those that wait are written.
+    pub fn finish(self, deadline: Duration) {
+        self.queue.close();
+        match self.ended.recv_timeout(deadline) {
+            // Whatever is not written by now is never read: the process ends.
+            Ok(()) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
+        }
+    }
+
+    /// Takes no more lines: the thread ends by itself when those that wait are written.
+    pub fn close(&self) {
+        self.queue.close();
+    }
+}
+
+fn write_all(queue: &Queue, sink: &mut Sink, mut chores: Box<dyn Chores>) {
+    let mut report_at = Instant::now();
+    loop {
+        let now = Instant::now();
+        let mut wake_at = chores.push_due(now, queue);
+        let unreported = queue.unreported();
+        if unreported > 0 {
+            if now >= report_at {
+                if let Some(line) = chores.dropped_line(unreported)
+                    && sink.write_line(&line).is_err()
+                {
+                    match rest(queue, sink) {
+                        true => return,
+                        false => continue,
+                    }
+                }
+                queue.report(unreported);
+                report_at = now + REPORT_INTERVAL;
+            } else {
+                wake_at = Some(wake_at.map_or(report_at, |at| at.min(report_at)));
+            }
+        }
+        match queue.pop(wake_at) {
+            Next::Line(line) => {
+                if sink.write_line(&line).is_err() {
+                    queue.count_dropped();
+                    // Reported by the first write that succeeds.
+                    report_at = now;
+                    if rest(queue, sink) {
+                        return;
+                    }
+                }
+            }
+            Next::Nothing => {}
+            Next::End => return,
+        }
+    }
+}
+
+/// Rests after a failed write; whether the writer is to end, because the process does.
+fn rest(queue: &Queue, sink: &Sink) -> bool {
+    queue.rest(Instant::now() + sink.rest)
+}
+
+/// What is written to, and what is known of it.
+struct Sink {
+    to: Box<dyn Write + Send>,
+    /// Whether the last line was written only in part.
+    is_torn: bool,
+    /// How long to rest after the next failure.
+    next_rest: Duration,
+    /// How long to rest after the last one.
+    rest: Duration,
+}
+
+impl Sink {
+    fn new(to: Box<dyn Write + Send>) -> Self {
+        Self { to, is_torn: false, next_rest: FIRST_REST, rest: FIRST_REST }
+    }
+
+    /// Writes a line whole, or fails. What follows a line that was written in part begins on a new line.
+    fn write_line(&mut self, line: &str) -> io::Result<()> {
+        let written = match self.is_torn {
+            true => self.write(b"\n").and_then(|()| {
+                self.is_torn = false;
+                self.write(line.as_bytes())
+            }),
+            false => self.write(line.as_bytes()),
+        };
+        match &written {
+            Ok(()) => self.next_rest = FIRST_REST,
+            Err(_) => {
+                self.rest = self.next_rest;
+                self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
+            }
+        }
+        written
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut left = bytes;
+        while !left.is_empty() {
+            match self.to.write(left) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    left = left.get(written..).unwrap_or_default();
+                    self.is_torn = !left.is_empty();
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // A pipe that some other process has made non-blocking: full now, read later.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FIRST_REST),
+                Err(error) => return Err(error),
+            }
+        }
+        self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A file on a disk that is full while a test says so.
+    #[derive(Clone, Default)]
+    struct Disk {
+        is_full: Arc<AtomicBool>,
+        text: Arc<Mutex<String>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = match (self.is_full.load(Ordering::SeqCst), bytes) {
+                (true, [b'p', ..]) => 3.min(bytes.len()),
+                (true, _) => return Err(ErrorKind::StorageFull.into()),
+                (false, _) => bytes.len(),
+            };
+            self.text.lock().unwrap().push_str(std::str::from_utf8(&bytes[..room]).unwrap());
+            Ok(room)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Reporting;
+
+    impl Chores for Reporting {
+        fn push_due(&mut self, _: Instant, _: &Queue) -> Option<Instant> {
+            None
+        }
+
+        fn dropped_line(&self, dropped: u64) -> Option<String> {
+            Some(format!("dropped {dropped}\n"))
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn until(condition: impl Fn() -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < until, "gave up waiting");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_which_are_counted_and_reported_once_it_has_room() {
+        let disk = Disk::default();
+        let queue = Arc::new(Queue::new(10_000));
+        let writer = Writer::with_chores("test", Box::new(disk.clone()), Arc::clone(&queue), Box::new(Reporting)).unwrap();
+        writer.line("before");
+        until(|| *disk.text.lock().unwrap() == "before\n");
+        disk.is_full.store(true, Ordering::SeqCst);
+        writer.line("partly written");
+        until(|| queue.dropped() == 1);
+        disk.is_full.store(false, Ordering::SeqCst);
+        writer.line("after");
+        until(|| disk.text.lock().unwrap().ends_with("after\n"));
+        assert_eq!(*disk.text.lock().unwrap(), "before\npar\ndropped 1\nafter\n");
+        writer.finish(PATIENCE);
+    }
+
+    #[test]
+    fn finishing_writes_what_waits_and_does_not_wait_for_a_disk_that_stays_full() {
+        let disk = Disk::default();
+        let writer = Writer::start("test", Box::new(disk.clone()), 10_000).unwrap();
+        for line in ["one", "two"] {
+            writer.line(line);
+        }
+        writer.finish(PATIENCE);
+        assert_eq!(*disk.text.lock().unwrap(), "one\ntwo\n");
+        disk.is_full.store(true, Ordering::SeqCst);
+        let writer = Writer::start("test", Box::new(disk.clone()), 10_000).unwrap();
+        writer.line("three");
+        let began = Instant::now();
+        writer.finish(PATIENCE);
+        assert!(began.elapsed() < PATIENCE / 2);
+    }
+
+    #[test]
+    fn pushing_never_waits_for_a_writer_that_is_stuck() {
+        struct Stuck(Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _ = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (release, stuck) = sync_channel(0);
+        let queue = Arc::new(Queue::new(1_000));
+        let writer = Writer::with_chores("test", Box::new(Stuck(stuck)), Arc::clone(&queue), Box::new(NoChores)).unwrap();
+        for _ in 0..10_000 {
+            writer.line("a line");
+        }
+        assert!(queue.dropped() > 9_900);
+        writer.finish(Duration::from_millis(1));
+        drop(release);
+    }
+}

@@ -1,0 +1,276 @@
+//! What the host writes of itself: a log that can't be written harms nobody, and one that can be is complete, short and honest.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sockhop_tests::{HostProcess, TestClient, binary, bundled_plugin, chameleon, directory_of, drop_in, guest};
+
+/// Bytes that a pipe holds on Linux.
+const PIPE: usize = 64 << 10;
+
+/// A pipe that nobody reads, and that is full. The reader must live as long as the host: without it, writing fails instead.
+fn full_pipe() -> (PipeReader, Stdio) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    writer.write_all(&vec![b'x'; PIPE]).expect("room for what a pipe holds");
+    (reader, writer.into())
+}
+
+/// A pipe whose reader has gone.
+fn closed_pipe() -> Stdio {
+    std::io::pipe().expect("a pipe").1.into()
+}
+
+fn full_disk() -> Stdio {
+    File::options().write(true).open("/dev/full").expect("a device that is always full").into()
+}
+
+/// A host with the plugin `lab`, which may fail as often as it likes.
+fn lab(data: &Path, settings: &[(&str, &str)], stderr: Stdio) -> (tempfile::TempDir, HostProcess) {
+    let plugins = directory_of(&[guest("lab")]);
+    let host = HostProcess::with(plugins.path(), data, |command| {
+        command.stderr(stderr).env("SOCKHOP_LIMITS__BREAKER_FAILURES", "1000000").env("SOCKHOP_LIMITS__BREAKER_CALLS", "1000000");
+        for (key, value) in settings {
+            command.env(format!("SOCKHOP_LOG__{key}"), value);
+        }
+    });
+    (plugins, host)
+}
+
+/// What a host owes its clients and operators, whatever becomes of its log.
+async fn serves_as_ever(what: &str, plugins: &Path, mut host: HostProcess) -> f64 {
+    let client = TestClient::connect(&host.url).await;
+    for _ in 0..3 {
+        assert_eq!(client.ask("trap", json!(null)).await["error"]["code"], "plugin_failed", "{what}");
+    }
+    assert_eq!(client.ask("echo", json!("still here")).await, json!("still here"), "{what}");
+    drop_in(plugins, "later.wasm", &chameleon("version=1 name=later claims=later"));
+    host.until("later", |row| row["state"] == "active");
+    assert_eq!(client.ask("later", json!(null)).await["version"], "1", "{what}");
+    assert_eq!(host.http("/api/plugins/later/disable", Some(json!({}))).0, 200, "{what}");
+    assert_eq!(client.ask("later", json!(null)).await["error"]["code"], "unavailable", "{what}");
+    // The next host has the same data.
+    assert_eq!(host.http("/api/plugins/later/enable", Some(json!({}))).0, 200, "{what}");
+    assert_eq!(host.http("/healthz", None).0, 200, "{what}");
+    let dropped = dropped(&host);
+    let (status, took) = host.terminate();
+    assert_eq!(status.code(), Some(0), "{what}");
+    assert!(took < Duration::from_secs(20), "{what}: {took:?}");
+    dropped
+}
+
+/// The figure of lines that were dropped.
+fn dropped(host: &HostProcess) -> f64 {
+    let (_, metrics) = host.http("/metrics", None);
+    let line = metrics.as_str().expect("text").lines().find_map(|line| line.strip_prefix("sockhop_log_lines_dropped_total "));
+    line.expect("the figure").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_log_can_not_be_written_serves_reloads_and_stops_as_ever() {
+    // One directory for all: the plugins are compiled once.
+    let data = tempfile::tempdir().expect("a directory");
+    for format in ["text", "json"] {
+        let settings = [("FORMAT", format), ("FILTER", "info")];
+        for (what, stderr) in [("a closed pipe", closed_pipe()), ("a full disk", full_disk())] {
+            let (plugins, host) = lab(data.path(), &settings, stderr);
+            let dropped = serves_as_ever(what, plugins.path(), host).await;
+            assert!(dropped >= 1.0, "{what}: lines that are lost are counted: {dropped}");
+        }
+        let (reader, stderr) = full_pipe();
+        let (plugins, host) = lab(data.path(), &settings, stderr);
+        serves_as_ever("a full pipe", plugins.path(), host).await;
+        drop(reader);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_for_which_there_is_no_room_are_counted_and_told_when_somebody_reads_again() {
+    let data = tempfile::tempdir().expect("a directory");
+    let (mut reader, stderr) = full_pipe();
+    let settings = [("FILTER", "debug"), ("COLLAPSE", "false"), ("QUEUE_BYTES", "65536")];
+    let (_plugins, mut host) = lab(data.path(), &settings, stderr);
+    let client = TestClient::connect(&host.url).await;
+    for _ in 0..1_000 {
+        assert_eq!(client.ask("refuse", json!(null)).await["error"]["code"], "refused");
+    }
+    assert!(dropped(&host) > 0.0);
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).map(|_| text)
+    });
+    assert_eq!(host.terminate().0.code(), Some(0));
+    let text = reading.join().expect("a reader").expect("text");
+    assert!(text.contains("WARN sockhop::log: log lines were dropped"), "{text:.2000}");
+}
+
+#[test]
+fn a_host_starts_whether_anybody_reads_its_output() {
+    let (data, plugins) = (tempfile::tempdir().expect("a directory"), directory_of(&[bundled_plugin("connection")]));
+    let (_reader, full) = full_pipe();
+    for (what, stdout) in [("closed", closed_pipe()), ("full", full), ("on a full disk", full_disk())] {
+        let change = |command: &mut Command| {
+            command.stdout(stdout).stderr(Stdio::piped()).env("SOCKHOP_LOG__FILTER", "info");
+        };
+        let mut host = HostProcess::unheard(plugins.path(), data.path(), change, |child| {
+            let log = BufReader::new(child.stderr.take().expect("a pipe"));
+            let mut lines = log.lines().map_while(Result::ok);
+            let address = lines.find_map(|line| Some(line.split_once("listening listen=")?.1.to_owned())).expect("where it listens");
+            // Read to its end, so that the pipe never breaks.
+            std::thread::spawn(move || lines.count());
+            format!("http://{address}")
+        });
+        assert_eq!(ureq::get(format!("{}/healthz", host.url)).call().expect("an answer").status(), 200, "{what}");
+        assert_eq!(host.terminate().0.code(), Some(0), "{what}");
+    }
+}
+
+#[test]
+fn a_command_whose_reader_has_gone_ends_quietly_and_one_on_a_full_disk_says_so() {
+    let file = bundled_plugin("connection");
+    let check = |stdout: Stdio| {
+        let output = Command::new(binary()).arg("check").arg(&file).stdout(stdout).stderr(Stdio::piped()).output().expect("it runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    assert_eq!(check(closed_pipe()), (Some(0), String::new()));
+    let (status, errors) = check(full_disk());
+    assert_eq!(status, Some(1));
+    assert!(errors.starts_with("error: can't write to standard output") && !errors.contains("panicked"), "{errors}");
+    let closed_too = Command::new(binary()).arg("check").arg("missing.wasm").stdout(closed_pipe()).stderr(closed_pipe()).status();
+    assert_eq!(closed_too.expect("it runs").code(), Some(1));
+}
+
+/// The lines of a log to its end, after the host was told to stop.
+fn stopped(mut host: HostProcess) -> Vec<String> {
+    let mut log = host.take_stderr();
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).map(|_| text)
+    });
+    assert_eq!(host.terminate().0.code(), Some(0));
+    reading.join().expect("a reader").expect("UTF-8").lines().map(str::to_owned).collect()
+}
+
+/// The value of a field in a line of text.
+fn field<'line>(line: &'line str, name: &str) -> Option<&'line str> {
+    let rest = line.split_once(&format!(" {name}="))?.1;
+    match rest.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"').map(|(value, _)| value),
+        None => rest.split(' ').next(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeats_become_one_line_a_second_with_their_number_and_the_last_id() {
+    const TIMES: usize = 200;
+    let data = tempfile::tempdir().expect("a directory");
+    let (_plugins, host) = lab(data.path(), &[("FILTER", "error")], Stdio::piped());
+    let client = TestClient::connect(&host.url).await;
+    let (began, mut ids) = (std::time::Instant::now(), Vec::new());
+    for _ in 0..TIMES {
+        let answer = client.ask("trap", json!(null)).await;
+        ids.push(answer["error"]["id"].as_str().expect("an id").to_owned());
+    }
+    let seconds = began.elapsed().as_secs() as usize;
+    let lines: Vec<_> = stopped(host).into_iter().filter(|line| field(line, "event") == Some("trap")).collect();
+    let stands_for = |line: &String| field(line, "repeated").map_or(1, |times| times.parse().expect("a number"));
+    assert_eq!(lines.iter().map(stands_for).sum::<usize>(), TIMES, "{lines:#?}");
+    assert!(lines.len() <= seconds + 3, "{} lines in {seconds} s", lines.len());
+    assert_eq!(field(&lines[0], "id"), Some(ids[0].as_str()), "the first is written at once");
+    assert_eq!(lines.last().and_then(|line| field(line, "id")), ids.last().map(String::as_str));
+}
+
+/// Text that would be a line, a field or an instruction to a terminal, where it was written as it is.
+const FORGED: &str = "all well plugin=bank event=pay code=\"ok\"\u{202e}\u{2028}\u{1b}[2J";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_of_plugins_and_clients_can_not_look_like_the_hosts_own() {
+    let data = tempfile::tempdir().expect("a directory");
+    for format in ["text", "json"] {
+        let (_plugins, host) = lab(data.path(), &[("FILTER", "debug"), ("FORMAT", format)], Stdio::piped());
+        let client = TestClient::connect(&host.url).await;
+        client.ask("say", json!(FORGED)).await;
+        client.ask_raw(&json!(["x\u{202e} plugin=bank", FORGED]).to_string()).await;
+        let lines = stopped(host);
+        assert!(lines.iter().any(|line| line.contains("all well")), "{lines:#?}");
+        for line in &lines {
+            assert!(!line.contains(|c: char| c.is_control() || "\u{202e}\u{2028}".contains(c)), "{line:?}");
+            match format {
+                "text" => assert!(!outside_of_quotes(line).contains("=bank"), "{line}"),
+                _ => drop(serde_json::from_str::<Value>(line).expect("JSON")),
+            }
+        }
+    }
+}
+
+/// A line of text without its quoted values.
+fn outside_of_quotes(line: &str) -> String {
+    let escapes_gone = line.replace("\\\\", "").replace("\\\"", "");
+    escapes_gone.split('"').step_by(2).collect()
+}
+
+#[test]
+fn commands_escape_what_plugins_say() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("forged.wasm");
+    std::fs::write(&file, chameleon("version=1 name=x\nother.wasm:ok\u{7f}")).expect("a file");
+    let output = Command::new(binary()).arg("check").arg(&file).output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    assert!(text.contains("x\\nother.wasm:") && text.contains("ok\\u{7f}"), "{text}");
+    let output = Command::new(binary()).args(["check", "--json"]).arg(&file).output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(!text.contains('\u{7f}'), "{text}");
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(document["plugins"][0]["reason"].as_str().expect("a reason").contains("x\nother.wasm:"), "{document}");
+    let data = tempfile::tempdir().expect("a directory");
+    let host = HostProcess::start(dir.path(), data.path());
+    let list = Command::new(binary()).args(["plugins", "--url", &host.url, "--data"]).arg(data.path()).output().expect("it runs");
+    let table = String::from_utf8(list.stdout).expect("UTF-8");
+    assert_eq!(table.lines().count(), 2, "a header and a row: {table}");
+}
+
+#[test]
+fn every_line_of_a_json_log_is_one_object() {
+    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let json = |command: &mut Command| {
+        command.stderr(Stdio::piped()).env("SOCKHOP_LOG__FORMAT", "json").env("SOCKHOP_LOG__FILTER", "debug");
+    };
+    let first = HostProcess::with(plugins.path(), data.path(), json);
+    // A second one that can't start.
+    let mut second = Command::new(binary());
+    second.args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(plugins.path()).arg("--data").arg(data.path());
+    json(&mut second);
+    let output = second.stdout(Stdio::null()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let mut lines: Vec<_> = String::from_utf8(output.stderr).expect("UTF-8").lines().map(str::to_owned).collect();
+    lines.extend(stopped(first));
+    let messages: Vec<_> = lines
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+        .map(|document| document["fields"]["message"].as_str().expect("a message").to_owned())
+        .collect();
+    for message in ["starting", "the plugin directory holds no .wasm; put one there", "the host can't start", "stopped"] {
+        assert!(messages.iter().any(|said| said == message), "{message}: {messages:#?}");
+    }
+}
+
+#[test]
+fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::with(plugins.path(), data.path(), |command| {
+        command.stderr(Stdio::piped()).env("SOCKHOP_LOG__FILTER", "info").env("SOCKHOP_LIMITS__CONNECTIONS", "77");
+    });
+    let lines = stopped(host);
+    assert!(lines[0].contains("INFO sockhop::command::serve: starting"), "{}", lines[0]);
+    for part in ["version=0.1.0", "commit=", "config=none", "connections=77", "event_cpu_ms=250", "listen=127.0.0.1:0"] {
+        assert!(lines[0].contains(&format!(" {part}")), "{part}: {}", lines[0]);
+    }
+    assert!(!lines.iter().any(|line| line.contains('\x1b')), "{lines:#?}");
+    let output = Command::new(binary()).arg("check").arg(guest("register_traps")).output().expect("it runs");
+    let errors = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(errors.contains("no plugin today") && !errors.contains('\x1b'), "{errors:?}");
+}
