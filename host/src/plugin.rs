@@ -4,6 +4,7 @@
 //! ([`crate::effect::HostCalls`]).
 
 mod bindings;
+mod clock;
 mod compiler;
 mod engine;
 mod instance;

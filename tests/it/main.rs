@@ -15,6 +15,8 @@ mod breaker;
 mod command_line;
 mod compiling;
 mod cost;
+#[cfg(target_os = "linux")]
+mod cpu_time;
 mod delivery;
 mod durability;
 mod faults;

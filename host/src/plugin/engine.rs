@@ -26,6 +26,14 @@ const TICK: Duration = Duration::from_millis(1);
 /// at one that will.
 const QUIET_TICK: Duration = Duration::from_millis(4);
 
+/// Ticks after which a call is looked at first. The first tick may come at once: only the second says that the guest has run for a
+/// while, and a guest that has not must not give up the processor in the middle of its event.
+pub(super) const FIRST_LOOK: u64 = 2;
+
+/// The longest that a guest runs before the first look at it. A longer time by the monotonic clock is time without a processor, or one
+/// long host call.
+pub(super) const UNSEEN: Duration = QUIET_TICK.saturating_mul(FIRST_LOOK as u32);
+
 /// Ticks without a look at any guest after which it is quiet.
 const TICKS_UNTIL_QUIET: u32 = 100;
 

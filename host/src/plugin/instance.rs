@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ use crate::rejection::Refusal;
 
 use super::Code;
 use super::bindings::{self, sockhop::plugin::types};
+use super::clock::CpuClock;
+use super::engine::FIRST_LOOK;
 use super::registration::{Declarations, Registration};
 use super::state::{InstanceState, Phase};
 
@@ -73,16 +75,7 @@ pub struct Budget {
     cpu: Duration,
     wall: Duration,
     until: Instant,
-    clock: Clock,
-}
-
-/// By which clock a guest's running time is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Clock {
-    /// The monotonic one, which is cheap to read: what a guest waits for the processor counts.
-    Monotonic,
-    /// The thread's own: what it waits for the processor does not count, as long as that may be.
-    Thread,
+    in_background: bool,
 }
 
 impl Budget {
@@ -93,12 +86,12 @@ impl Budget {
 
     /// One that began at `began`.
     pub fn since(began: Instant, cpu: Duration, wall: Duration) -> Self {
-        Self { cpu_left: cpu, ran: Duration::ZERO, cpu, wall, until: began + wall, clock: Clock::Monotonic }
+        Self { cpu_left: cpu, ran: Duration::ZERO, cpu, wall, until: began + wall, in_background: false }
     }
 
-    /// One that begins now, for work on a thread that stands back where processors are few.
+    /// A budget that begins now, for work on a thread of low priority.
     pub(super) fn in_background(cpu: Duration, wall: Duration) -> Self {
-        Self { clock: Clock::Thread, ..Self::new(cpu, wall) }
+        Self { in_background: true, ..Self::new(cpu, wall) }
     }
 
     /// When the event's time is over.
@@ -112,10 +105,6 @@ impl Budget {
     }
 }
 
-/// Ticks of the engine's clock after which a call is looked at first. The first may come at once: only the second says that the guest has run
-/// for a while, and one that has not must not give up the processor in the middle of its event.
-const FIRST_TICKS: u64 = 2;
-
 /// Events after which a warm instance is replaced, so that a slow leak of a guest has an end.
 const MAX_HANDLED: u32 = 10_000;
 
@@ -128,7 +117,7 @@ const SMALL_GROWTH: usize = 8 << 20;
 impl Instance {
     /// Makes an instance of `code`, within `budget`: it runs the guest's start functions.
     pub(super) async fn new(code: &Code, budget: &mut Budget) -> Result<Self, Failure> {
-        let clock = Arc::new(CpuClock::new(budget.clock));
+        let clock = Arc::new(CpuClock::new(budget.in_background));
         let state = InstanceState::new(&code.limits, &code.config, &code.output, &code.memory);
         let mut store = Store::new(&code.engine.wasm, state);
         store.limiter(|state| &mut state.memory);
@@ -137,13 +126,13 @@ impl Instance {
         let (ticking, looked) = (Arc::clone(&clock), Arc::clone(&code.engine.looked));
         store.epoch_deadline_callback(move |_| {
             looked.store(true, Ordering::Relaxed);
-            match ticking.is_over() {
+            match ticking.look() {
                 // Not wasmtime's own yield: tokio would put the task at the front of its queue, and its neighbours would starve.
                 false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
                 true => Err(CpuExceeded.into()),
             }
         });
-        store.set_epoch_deadline(FIRST_TICKS);
+        store.set_epoch_deadline(FIRST_LOOK);
         let made = within(&clock, budget, &code.retired, pin!(code.pre.instantiate_async(&mut store))).await;
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => Failure::NoRoom(error),
@@ -160,7 +149,7 @@ impl Instance {
         let limits = &code.limits;
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
         self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
-        self.store.set_epoch_deadline(FIRST_TICKS);
+        self.store.set_epoch_deadline(FIRST_LOOK);
         let returned = {
             let call = pin!(self.guest.call_register(&mut self.store));
             within(&self.clock, budget, &self.retired, call).await
@@ -182,7 +171,7 @@ impl Instance {
         self.handled += 1;
         self.store.data_mut().phase = Phase::Handling(calls);
         let attachments: Vec<&[u8]> = event.payload.attachments.iter().map(AsRef::as_ref).collect();
-        self.store.set_epoch_deadline(FIRST_TICKS);
+        self.store.set_epoch_deadline(FIRST_LOOK);
         let returned = {
             let call = pin!(self.guest.call_handle(&mut self.store, lowered(event, &attachments)));
             within(&self.clock, budget, &self.retired, call).await
@@ -240,7 +229,11 @@ async fn within<T>(
         clock.resume();
         let poll = call.as_mut().poll(context);
         clock.pause();
-        poll
+        match poll {
+            // A guest that waits again and again may never be running when the epoch callback would look at it.
+            Poll::Pending if clock.is_over() => Poll::Ready(Err(CpuExceeded.into())),
+            poll => poll,
+        }
     };
     // Nearly every call ends before it waits for anything: then there is nothing to limit the waiting of.
     let answer = match poll_fn(|context| Poll::Ready(poll(context))).await {
@@ -254,72 +247,6 @@ async fn within<T>(
     budget.ran += clock.used();
     budget.cpu_left = budget.cpu.saturating_sub(budget.ran);
     answer.unwrap_or_else(|| Err(WallExceeded.into()))
-}
-
-/// The running time of one guest's call: between resumption and yield. Written by whichever worker polls the call
-/// and read by the epoch's callback within that poll, so plain loads and stores are enough.
-struct CpuClock {
-    clock: Clock,
-    origin: Instant,
-    /// Nanoseconds of the clock at which the call was resumed.
-    resumed: AtomicU64,
-    /// Nanoseconds before that.
-    used: AtomicU64,
-    /// Nanoseconds allowed.
-    limit: AtomicU64,
-}
-
-impl CpuClock {
-    fn new(clock: Clock) -> Self {
-        Self { clock, origin: Instant::now(), resumed: AtomicU64::new(0), used: AtomicU64::new(0), limit: AtomicU64::new(0) }
-    }
-
-    fn now(&self) -> u64 {
-        nanoseconds(match self.clock {
-            Clock::Monotonic => self.origin.elapsed(),
-            Clock::Thread => thread_time().unwrap_or_else(|| self.origin.elapsed()),
-        })
-    }
-
-    fn begin(&self, limit: Duration) {
-        self.used.store(0, Ordering::Relaxed);
-        self.limit.store(nanoseconds(limit), Ordering::Relaxed);
-    }
-
-    fn resume(&self) {
-        self.resumed.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn pause(&self) {
-        self.used.store(self.running(), Ordering::Relaxed);
-    }
-
-    fn running(&self) -> u64 {
-        self.used.load(Ordering::Relaxed) + self.now().saturating_sub(self.resumed.load(Ordering::Relaxed))
-    }
-
-    fn used(&self) -> Duration {
-        Duration::from_nanos(self.used.load(Ordering::Relaxed))
-    }
-
-    fn is_over(&self) -> bool {
-        self.running() > self.limit.load(Ordering::Relaxed)
-    }
-}
-
-/// Processor time that this thread has taken; nothing where the system does not say. A call is measured from poll to yield, and so on one thread.
-#[cfg(target_os = "linux")]
-fn thread_time() -> Option<Duration> {
-    rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).try_into().ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn thread_time() -> Option<Duration> {
-    None
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The event as the guest sees it, with `attachments` as its own are.

@@ -43,6 +43,27 @@ fn spin(ctx: &Context, _: ()) -> Result {
     }
 }
 
+/// Runs without a pause until so many milliseconds have passed by the clock.
+fn run_for(_: &Context, ms: u64) -> Result {
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(ms) {
+        std::hint::black_box(0);
+    }
+    Ok(())
+}
+
+/// Asks the system again and again to wait for nothing.
+fn busy_poll(_: &Context, _: ()) -> Result {
+    #![allow(unsafe_code, reason = "std has no way to wait for nothing; the call takes a number and no pointer")]
+    unsafe extern "C" {
+        fn usleep(microseconds: u32) -> i32;
+    }
+    loop {
+        // SAFETY: wasi-libc's own function, with its own signature.
+        std::hint::black_box(unsafe { usleep(0) });
+    }
+}
+
 fn sleep(ctx: &Context, ms: u64) -> Result {
     leave_traces(ctx)?;
     std::thread::sleep(Duration::from_millis(ms));
@@ -279,6 +300,8 @@ fn plugin() -> Plugin {
         .on("refuse", refuse)
         .on("trap", trap)
         .on("spin", spin)
+        .on("run_for", run_for)
+        .on("busy_poll", busy_poll)
         .on("sleep", sleep)
         .on("grow", grow)
         .on("bad_reply", bad_reply)

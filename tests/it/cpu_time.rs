@@ -1,0 +1,59 @@
+//! A handler may use so much CPU time, and that is what is counted: neither the time that it waits for a processor nor that in which the
+//! whole host is stopped.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use sockhop_tests::{HostProcess, TestClient, directory_of, guest};
+use tempfile::TempDir;
+
+/// The default of `event_cpu_ms`.
+const LIMIT: Duration = Duration::from_millis(250);
+
+async fn host() -> (HostProcess, TestClient, [TempDir; 2]) {
+    let (plugins, data) = (directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start(plugins.path(), data.path());
+    let client = TestClient::connect(&host.url).await;
+    // The first event makes the instance.
+    assert_eq!(client.ask("echo", json!(1)).await, json!(1));
+    (host, client, [plugins, data])
+}
+
+/// Waits until the host has used so much CPU time more.
+fn until_used(host: &HostProcess, before: Duration, more: Duration) {
+    let until = Instant::now() + sockhop_tests::PATIENCE;
+    while host.cpu_time() < before + more {
+        assert!(Instant::now() < until, "the handler does not run");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_in_which_the_host_is_stopped_is_not_the_handlers() {
+    let (host, client, _directories) = host().await;
+    let pid = Pid::from_raw(host.pid().try_into().expect("a process id"));
+    let before = host.cpu_time();
+    let answer = client.ask_later(r#"["run_for",500]"#).await;
+    until_used(&host, before, Duration::from_millis(20));
+    kill(pid, Signal::SIGSTOP).expect("a host to stop");
+    // Longer than the handler may run, and longer than it wants to.
+    tokio::time::sleep(LIMIT * 3).await;
+    kill(pid, Signal::SIGCONT).expect("a host to continue");
+    let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
+    assert_eq!(answer, json!(null));
+}
+
+/// What ends it is the time that it has used, however busy the machine is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_never_ends_is_ended_near_its_limit() {
+    let (host, client, _directories) = host().await;
+    for event in ["spin", "busy_poll"] {
+        let before = host.cpu_time();
+        let answer = client.ask(event, json!(null)).await;
+        let used = host.cpu_time() - before;
+        assert_eq!(answer["error"]["code"], json!("timed_out"), "{event}: {answer}");
+        assert!(used > LIMIT - Duration::from_millis(20) && used < LIMIT + Duration::from_millis(100), "{event} used {used:?}");
+    }
+}
