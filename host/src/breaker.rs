@@ -1,15 +1,27 @@
-//! Whether a plugin that keeps failing is asked: closed, open, or asked one event at a time to see whether it is well again. Pure: time and
+//! Whether events are passed on to a plugin that keeps failing: closed, open, or half-open (one event probes the plugin). Pure: time and
 //! outcomes come in, decisions go out.
 //!
 //! ```text
 //! closed -- too many failures --> open -- its time is over --> probing -- a probe succeeds --> closed
-//!    ^ \__ nearly all by one client: that client is held off       \__ it fails --> open, for twice as long
+//!    ^ \__ caused by single clients, while others                   \__ it fails --> open, for twice as long
+//!    |      are served well: these clients are throttled
 //! ```
+//!
+//! A failure is attributed to its connection. It is attributed to the user, or else to the address, when a second connection of theirs
+//! fails as often: so a client that reconnects stays throttled, and one client does not throttle its neighbours on a shared address.
 
-use std::collections::{HashMap, VecDeque};
+mod activity;
+mod client;
+mod throttle;
+
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use activity::{Activity, Marks};
+use throttle::Throttle;
+
+pub use client::{ClientKey, ClientKeys};
 
 /// How much failing is too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,17 +57,18 @@ impl Default for BreakerLimits {
 /// the last, only the share of failing calls opens it.
 const REMEMBERED: RangeInclusive<usize> = 256..=16_384;
 
-/// Clients that are held off at once; beyond, the breaker opens for all.
-const MAX_HELD: usize = 64;
+/// Connections of one address that must have failed before all of its connections are throttled: fewer may be single clients behind a
+/// shared address.
+const SEVERAL_CONNECTIONS: u32 = 3;
 
-/// A client that causes at least nine of ten failures causes nearly all.
-const NEARLY_ALL: (usize, usize) = (9, 10);
+/// The plugin itself is at fault when this many times [`BreakerLimits::failures`] connections have failed…
+const WIDESPREAD_FACTOR: u32 = 2;
 
-/// Parts into which the time of [`BreakerLimits::calls_within`] is cut to count calls.
-const BUCKETS: u32 = 10;
+/// …or this many, where that would be more…
+const WIDESPREAD_AT_MOST: u32 = 64;
 
-/// Who caused an event, as far as failures are counted by it: the user, else the address.
-pub type Cause = Arc<str>;
+/// …and they are at least one for this many connections that are served well.
+const WELL_SERVED_PER_FAILING: u32 = 4;
 
 /// One plugin's breaker.
 #[derive(Debug)]
@@ -64,11 +77,10 @@ pub struct Breaker {
     state: State,
     /// How long it opens next.
     next_open: Duration,
-    failures: VecDeque<(Instant, Option<Cause>)>,
-    calls: Calls,
-    /// The two clients that were served well last, so that there is one beside any offender.
-    served: [Option<(Instant, Option<Cause>)>; 2],
-    held: HashMap<Cause, Held>,
+    /// The last failures that have led to no decision yet.
+    failures: VecDeque<(Instant, Option<ClientKeys>)>,
+    activity: Activity,
+    throttle: Throttle,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,19 +93,6 @@ enum State {
     Probing {
         until: Instant,
     },
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    until: Instant,
-    next: Duration,
-}
-
-/// Calls and failures of the last while, by parts of it.
-#[derive(Debug, Default)]
-struct Calls {
-    /// The beginning of each part, its calls and its failures; the newest is last.
-    parts: VecDeque<(Instant, u32, u32)>,
 }
 
 /// An event may be handled; its outcome is to be recorded.
@@ -119,13 +118,13 @@ pub enum Outcome {
 /// An event may not be handled now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
-    /// Nobody's is.
+    /// No event is passed on.
     Open {
         /// When asking again makes sense.
         retry_after: Duration,
     },
-    /// This client's are not.
-    HeldOff {
+    /// No event of this client is passed on.
+    Throttled {
         /// When asking again makes sense.
         retry_after: Duration,
     },
@@ -137,9 +136,19 @@ pub enum Change {
     /// The plugin is not asked for this long.
     Opened(Duration),
     /// One client's events are not passed on for this long.
-    HeldOff(Cause, Duration),
+    Throttled(ClientKey, Duration),
     /// The plugin is well again.
     Closed,
+}
+
+/// Why the failures of a plugin are too many.
+enum Verdict {
+    /// One client causes them.
+    Offender(ClientKey),
+    /// The plugin does.
+    Plugin,
+    /// Too few of each client's to tell.
+    Undecided,
 }
 
 impl Breaker {
@@ -150,31 +159,29 @@ impl Breaker {
             state: State::Closed,
             next_open: limits.open,
             failures: VecDeque::new(),
-            calls: Calls::default(),
-            served: [None, None],
-            held: HashMap::new(),
+            activity: Activity::new(limits.failures_within.max(limits.calls_within)),
+            throttle: Throttle::default(),
         }
     }
 
-    /// Whether the plugin is not asked, or only to see whether it is well again.
+    /// Whether the breaker is open or half-open.
     pub fn is_open(&self) -> bool {
         self.state != State::Closed
     }
 
-    /// Whether an event of `cause` may be handled at `now`.
+    /// Whether an event of `client` may be handled at `now`. The host's own events have no client here: they are never throttled.
     ///
     /// # Errors
     /// Where it may not, and for how long.
-    pub fn admit(&mut self, cause: Option<&Cause>, now: Instant) -> Result<Permit, Denied> {
-        let wait = |until: Instant| until.saturating_duration_since(now);
-        if let Some(held) = cause.and_then(|cause| self.held.get(cause))
-            && held.until > now
-        {
-            return Err(Denied::HeldOff { retry_after: wait(held.until) });
+    pub fn admit(&mut self, client: Option<&ClientKeys>, now: Instant) -> Result<Permit, Denied> {
+        if let Some(until) = client.and_then(|client| self.throttle.until(client, now)) {
+            return Err(Denied::Throttled { retry_after: until.saturating_duration_since(now) });
         }
         match self.state {
             State::Closed => Ok(Permit::Normal),
-            State::Open { until } | State::Probing { until } if until > now => Err(Denied::Open { retry_after: wait(until) }),
+            State::Open { until } | State::Probing { until } if until > now => {
+                Err(Denied::Open { retry_after: until.saturating_duration_since(now) })
+            }
             State::Open { .. } | State::Probing { .. } => {
                 self.state = State::Probing { until: now + self.next_open };
                 Ok(Permit::Probe)
@@ -183,7 +190,7 @@ impl Breaker {
     }
 
     /// Records what became of an event that was admitted.
-    pub fn record(&mut self, permit: Permit, cause: Option<&Cause>, outcome: Outcome, now: Instant) -> Option<Change> {
+    pub fn record(&mut self, permit: Permit, client: Option<&ClientKeys>, outcome: Outcome, now: Instant) -> Option<Change> {
         match (self.state, permit, outcome) {
             (State::Probing { .. }, Permit::Probe, Outcome::Failed) => Some(self.open(now)),
             (State::Probing { .. }, Permit::Probe, Outcome::Answered) => {
@@ -198,78 +205,82 @@ impl Breaker {
             // An event that began before the breaker opened says nothing about now, and neither does a probe of an earlier time.
             (State::Open { .. } | State::Probing { .. }, ..) | (State::Closed, _, Outcome::Unknown) => None,
             (State::Closed, _, Outcome::Failed) => {
-                self.calls.add(true, now, self.limits.calls_within);
-                self.fail(cause, now)
+                self.activity.add(client, true, now);
+                self.fail(client, now)
             }
             (State::Closed, _, Outcome::Answered) => {
-                self.calls.add(false, now, self.limits.calls_within);
-                self.succeed(cause, now);
+                self.activity.add(client, false, now);
                 None
             }
         }
     }
 
-    /// An operator's word that the plugin is well.
+    /// Closes it by an operator's decision, and throttles nobody any more.
     pub fn reset(&mut self) {
         *self = Self::new(self.limits);
     }
 
-    fn succeed(&mut self, cause: Option<&Cause>, now: Instant) {
-        let [first, second] = &mut self.served;
-        match first {
-            Some((at, served)) if served.as_ref() == cause => *at = now,
-            _ => {
-                *second = first.take();
-                *first = Some((now, cause.cloned()));
-            }
-        }
-    }
-
-    fn fail(&mut self, cause: Option<&Cause>, now: Instant) -> Option<Change> {
-        if self.failures.len() >= self.remembered() {
+    fn fail(&mut self, client: Option<&ClientKeys>, now: Instant) -> Option<Change> {
+        if self.failures.len() >= (self.limits.failures as usize).clamp(*REMEMBERED.start(), *REMEMBERED.end()) {
             self.failures.pop_front();
         }
-        self.failures.push_back((now, cause.cloned()));
-        let recent = |within: Duration| self.failures.iter().filter(move |(at, _)| now.saturating_duration_since(*at) <= within);
-        let (calls, failures) = self.calls.sums(now, self.limits.calls_within);
-        let within = if recent(self.limits.failures_within).count() >= self.limits.failures as usize {
-            self.limits.failures_within
+        self.failures.push_back((now, client.cloned()));
+        let (calls, failures) = self.activity.sums(now, self.limits.calls_within);
+        let (within, most) = if self.recent(self.limits.failures_within, now).count() >= self.limits.failures as usize {
+            (self.limits.failures_within, self.limits.failures)
         } else if calls >= self.limits.calls && failures.saturating_mul(2) >= calls {
-            self.limits.calls_within
+            (self.limits.calls_within, self.limits.calls.div_ceil(2))
         } else {
             return None;
         };
-        let offender = cause.filter(|cause| {
-            let by_it = recent(within).filter(|(_, by)| by.as_ref() == Some(*cause)).count();
-            let others_are_served = self
-                .served
-                .iter()
-                .flatten()
-                .any(|(at, served)| served.as_ref() != Some(*cause) && now.saturating_duration_since(*at) <= within);
-            others_are_served && by_it * NEARLY_ALL.1 >= recent(within).count() * NEARLY_ALL.0
-        });
-        match offender.cloned() {
-            Some(offender) => self.hold_off(offender, now),
-            None => Some(self.open(now)),
+        match self.judge(client, within, most as usize, now) {
+            Verdict::Undecided => None,
+            Verdict::Plugin => Some(self.open(now)),
+            Verdict::Offender(key) => Some(self.throttle(client?, key, now)),
         }
     }
 
-    fn remembered(&self) -> usize {
-        (self.limits.failures as usize).clamp(*REMEMBERED.start(), *REMEMBERED.end())
+    fn recent(&self, within: Duration, now: Instant) -> impl Iterator<Item = Option<&ClientKeys>> + Clone {
+        let is_recent = move |(at, _): &&(Instant, Option<ClientKeys>)| now.saturating_duration_since(*at) <= within;
+        self.failures.iter().filter(is_recent).map(|(_, client)| client.as_ref())
     }
 
-    fn hold_off(&mut self, offender: Cause, now: Instant) -> Option<Change> {
-        self.held.retain(|_, held| held.until + held.next > now);
-        if self.held.len() >= MAX_HELD {
-            return Some(self.open(now));
+    /// Who is at fault for the failures of the last while, of which `client` caused the newest. An offender has `most` of them or more.
+    fn judge(&self, client: Option<&ClientKeys>, within: Duration, most: usize, now: Instant) -> Verdict {
+        let recent = self.recent(within, now);
+        let well_served = self.activity.well_served(now, within);
+        if well_served.connections == 0 {
+            return Verdict::Plugin;
         }
-        let time = self.held.get(&offender).map_or(self.limits.open, |held| held.next);
-        let next = (time * 2).min(self.limits.open_at_most);
-        self.held.insert(Arc::clone(&offender), Held { until: now + time, next });
-        // What it did is dealt with: the failures of others begin to count anew.
-        self.failures.clear();
-        self.calls = Calls::default();
-        Some(Change::HeldOff(offender, time))
+        let Some(client) = client else {
+            // Nobody sent these events.
+            let own = recent.filter(Option::is_none).count();
+            return if own >= most { Verdict::Plugin } else { Verdict::Undecided };
+        };
+        for key in client.keys() {
+            let by_it = recent.clone().flatten().filter(|other| other.has(key));
+            let is_single = matches!(key, ClientKey::Connection(_));
+            let are_several = !matches!(key, ClientKey::Address(_)) || connections(by_it.clone()) >= SEVERAL_CONNECTIONS;
+            if by_it.count() >= most && are_several && (is_single || well_served.parties > 0) {
+                return Verdict::Offender(key.clone());
+            }
+        }
+        let failing = connections(recent.flatten());
+        let widespread = self.limits.failures.saturating_mul(WIDESPREAD_FACTOR).min(WIDESPREAD_AT_MOST);
+        if failing >= widespread && failing.saturating_mul(WELL_SERVED_PER_FAILING) >= well_served.connections {
+            Verdict::Plugin
+        } else {
+            Verdict::Undecided
+        }
+    }
+
+    fn throttle(&mut self, client: &ClientKeys, key: ClientKey, now: Instant) -> Change {
+        let others_are_well = self.activity.well_served(now, self.limits.calls_within).parties > 0;
+        let Some((key, time)) = self.throttle.add(client, key, others_are_well, &self.limits, now) else { return self.open(now) };
+        // What it did is dealt with. The failures of others still count, and so does who is served well.
+        self.failures.retain(|(_, other)| other.as_ref().is_none_or(|other| !other.has(&key)));
+        self.activity.forget_counts();
+        Change::Throttled(key, time)
     }
 
     fn open(&mut self, now: Instant) -> Change {
@@ -277,169 +288,17 @@ impl Breaker {
         self.state = State::Open { until: now + time };
         self.next_open = (time * 2).min(self.limits.open_at_most);
         self.failures.clear();
-        self.calls = Calls::default();
+        self.activity.clear();
         Change::Opened(time)
     }
 }
 
-impl Calls {
-    fn add(&mut self, failed: bool, now: Instant, within: Duration) {
-        let part = within / BUCKETS;
-        let failures = u32::from(failed);
-        match self.parts.back_mut() {
-            Some((at, calls, failed)) if now.saturating_duration_since(*at) < part => {
-                *calls = calls.saturating_add(1);
-                *failed = failed.saturating_add(failures);
-            }
-            _ => {
-                self.parts.push_back((now, 1, failures));
-                while self.parts.len() > BUCKETS as usize + 1 {
-                    self.parts.pop_front();
-                }
-            }
-        }
-    }
-
-    fn sums(&self, now: Instant, within: Duration) -> (u32, u32) {
-        let recent = self.parts.iter().filter(|(at, ..)| now.saturating_duration_since(*at) <= within);
-        recent.fold((0, 0), |(calls, failures), (_, more, failed)| (calls.saturating_add(*more), failures.saturating_add(*failed)))
-    }
+/// How many connections these are.
+fn connections<'client>(clients: impl Iterator<Item = &'client ClientKeys>) -> u32 {
+    let mut marks = Marks::NONE;
+    clients.for_each(|client| marks.add(client.connection_mark));
+    marks.count()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn cause(name: &str) -> Option<Cause> {
-        Some(name.into())
-    }
-
-    fn fail(breaker: &mut Breaker, by: &str, now: Instant) -> Option<Change> {
-        let permit = breaker.admit(cause(by).as_ref(), now).unwrap();
-        breaker.record(permit, cause(by).as_ref(), Outcome::Failed, now)
-    }
-
-    fn succeed(breaker: &mut Breaker, by: &str, now: Instant) -> Option<Change> {
-        let permit = breaker.admit(cause(by).as_ref(), now).unwrap();
-        breaker.record(permit, cause(by).as_ref(), Outcome::Answered, now)
-    }
-
-    #[test]
-    fn five_failures_in_ten_seconds_open_it_and_a_probe_that_succeeds_closes_it() {
-        let (mut breaker, start) = (Breaker::new(BreakerLimits::default()), Instant::now());
-        for second in 0..4 {
-            assert_eq!(fail(&mut breaker, "a", start + SECOND * second), None);
-        }
-        assert_eq!(fail(&mut breaker, "b", start + SECOND * 4), Some(Change::Opened(SECOND)));
-        let at = start + SECOND * 4;
-        assert_eq!(breaker.admit(None, at), Err(Denied::Open { retry_after: SECOND }));
-        assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Probe));
-        assert!(breaker.admit(None, at + SECOND).is_err(), "one probe at a time");
-        assert_eq!(breaker.record(Permit::Probe, None, Outcome::Unknown, at + SECOND), None, "a probe that was not asked tells nothing");
-        assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Probe));
-        assert_eq!(breaker.record(Permit::Probe, None, Outcome::Answered, at + SECOND), Some(Change::Closed));
-        assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Normal));
-    }
-
-    #[test]
-    fn failures_that_are_far_apart_do_not_open_it() {
-        let (mut breaker, start) = (Breaker::new(BreakerLimits::default()), Instant::now());
-        for turn in 0..100 {
-            assert_eq!(fail(&mut breaker, "a", start + SECOND * 3 * turn), None);
-        }
-    }
-
-    #[test]
-    fn a_half_of_twenty_calls_opens_it() {
-        let limits = BreakerLimits { failures: 1000, ..BreakerLimits::default() };
-        let (mut breaker, now) = (Breaker::new(limits), Instant::now());
-        for _ in 0..10 {
-            assert_eq!(succeed(&mut breaker, "a", now), None);
-        }
-        for _ in 0..9 {
-            assert_eq!(fail(&mut breaker, "b", now), None);
-        }
-        assert_eq!(fail(&mut breaker, "a", now), Some(Change::Opened(SECOND)));
-    }
-
-    #[test]
-    fn each_probe_that_fails_doubles_the_time_up_to_its_most() {
-        let (mut breaker, mut now) = (Breaker::new(BreakerLimits::default()), Instant::now());
-        for _ in 0..5 {
-            fail(&mut breaker, "a", now);
-        }
-        let mut times = Vec::new();
-        for _ in 0..8 {
-            now += Duration::from_secs(60);
-            assert_eq!(breaker.admit(None, now), Ok(Permit::Probe));
-            if let Some(Change::Opened(time)) = breaker.record(Permit::Probe, None, Outcome::Failed, now) {
-                times.push(time.as_secs());
-            }
-        }
-        assert_eq!(times, [2, 4, 8, 16, 32, 60, 60, 60]);
-    }
-
-    #[test]
-    fn one_client_that_causes_nearly_all_failures_is_held_off_while_others_are_served() {
-        let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
-        succeed(&mut breaker, "good", now);
-        for _ in 0..4 {
-            fail(&mut breaker, "bad", now);
-        }
-        assert_eq!(fail(&mut breaker, "bad", now), Some(Change::HeldOff("bad".into(), SECOND)));
-        assert_eq!(breaker.admit(cause("bad").as_ref(), now), Err(Denied::HeldOff { retry_after: SECOND }));
-        assert_eq!(breaker.admit(cause("good").as_ref(), now), Ok(Permit::Normal));
-        // It comes back and goes on: for longer.
-        let later = now + SECOND;
-        succeed(&mut breaker, "good", later);
-        for _ in 0..4 {
-            fail(&mut breaker, "bad", later);
-        }
-        assert_eq!(fail(&mut breaker, "bad", later), Some(Change::HeldOff("bad".into(), SECOND * 2)));
-    }
-
-    #[test]
-    fn a_plugin_that_fails_its_only_client_is_at_fault_itself() {
-        let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
-        for _ in 0..10 {
-            breaker.record(Permit::Normal, cause("only").as_ref(), Outcome::Answered, now);
-        }
-        for _ in 0..4 {
-            assert_eq!(fail(&mut breaker, "only", now), None);
-        }
-        assert_eq!(fail(&mut breaker, "only", now), Some(Change::Opened(SECOND)));
-    }
-
-    proptest! {
-        /// Whatever happens, an open breaker lets nobody pass before its time, lets one pass after it, and never keeps more than it may.
-        #[test]
-        fn it_is_never_open_for_longer_than_it_says(
-            steps in proptest::collection::vec((0_u64..5_000, any::<bool>(), 0_u8..4), 1..300)
-        ) {
-            let mut breaker = Breaker::new(BreakerLimits::default());
-            let mut now = Instant::now();
-            let mut closed_until = now;
-            for (ms, failed, by) in steps {
-                now += Duration::from_millis(ms);
-                let by = cause(&by.to_string());
-                match breaker.admit(by.as_ref(), now) {
-                    Ok(permit) => {
-                        prop_assert!(now >= closed_until, "passed before its time");
-                        if let Some(Change::Opened(time)) = breaker.record(permit, by.as_ref(), if failed { Outcome::Failed } else { Outcome::Answered }, now) {
-                            prop_assert!(time <= Duration::from_secs(60));
-                            closed_until = now + time;
-                        }
-                    }
-                    Err(Denied::Open { retry_after } | Denied::HeldOff { retry_after }) => {
-                        prop_assert!(retry_after > Duration::ZERO && retry_after <= Duration::from_secs(120));
-                    }
-                }
-                prop_assert!(breaker.failures.len() <= *REMEMBERED.start() && breaker.held.len() <= MAX_HELD);
-                prop_assert!(breaker.calls.parts.len() <= BUCKETS as usize + 1);
-            }
-        }
-    }
-}
+mod tests;

@@ -185,8 +185,9 @@ impl Dispatcher {
         if routes.is_disabled(served.plugin.name()) {
             return (Err(Rejection::Unavailable("an operator has disabled this plugin".to_owned())), began);
         }
-        let cause = event.caller.as_ref().map(|caller| &caller.cause);
-        let permit = match served.health.admit(cause, began) {
+        let client = event.caller.as_ref().map(|caller| &caller.client);
+        // The host's own events are not throttled for what a client did.
+        let permit = match served.health.admit(client.filter(|_| inbound.is_some()), began) {
             Ok(permit) => permit,
             Err(denied) => return (Err(refuse(denied)), began),
         };
@@ -200,7 +201,7 @@ impl Dispatcher {
             _ => Outcome::Answered,
         };
         served.plugin.count(outcome == Outcome::Failed);
-        if let Some(change) = served.health.record(permit, cause, outcome, ended) {
+        if let Some(change) = served.health.record(permit, client, outcome, ended) {
             let (plugin, digest) = (served.plugin.name(), &served.plugin.digest);
             match change {
                 Change::Opened(time) => {
@@ -208,8 +209,8 @@ impl Dispatcher {
                     tracing::error!(plugin, digest, open_ms = time.as_millis(), "breaker open: the plugin failed too often");
                 }
                 Change::Closed => tracing::info!(plugin, digest, "breaker closed: the plugin is well again"),
-                Change::HeldOff(client, time) => {
-                    tracing::warn!(plugin, %client, held_ms = time.as_millis(), "client held off: it causes nearly all failures of the plugin");
+                Change::Throttled(client, time) => {
+                    tracing::warn!(plugin, %client, throttled_ms = time.as_millis(), "client throttled: the plugin fails on its events");
                 }
             }
         }
@@ -341,7 +342,7 @@ impl Dispatcher {
 fn refuse(denied: Denied) -> Rejection {
     match denied {
         Denied::Open { .. } => Rejection::Unavailable("this plugin has failed too often; it is tried again soon".to_owned()),
-        Denied::HeldOff { retry_after } => {
+        Denied::Throttled { retry_after } => {
             Rejection::RateLimited { message: "this plugin has failed too often on events of this client".to_owned(), retry_after }
         }
     }

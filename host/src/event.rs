@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::breaker::Cause;
+use crate::breaker::ClientKeys;
 
 /// Host events: what the host itself tells plugins that ask for it. No client can send a name that begins with `$`.
 pub mod host_event {
@@ -82,8 +82,8 @@ pub struct Connection {
     pub namespace: Arc<str>,
     /// Who is connected.
     pub identity: Arc<Identity>,
-    /// By whom its failures are counted: the user, else the address.
-    pub cause: Cause,
+    /// To whom failures of its events are attributed.
+    pub client: ClientKeys,
 }
 
 /// JSON text: it has been parsed once, and is not parsed again to be sent.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::breaker::{Breaker, Cause, Change, Denied, Outcome, Permit};
+use crate::breaker::{Breaker, Change, ClientKeys, Denied, Outcome, Permit};
 use crate::config::{Limits, PluginSettings};
 use crate::event::Identity;
 use crate::metrics::{Meter, Metrics};
@@ -98,17 +98,17 @@ impl Health {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an event that `cause` sent may be handled at `now`.
+    /// Whether an event of `client` may be handled at `now`. Host events have no client here: they are never throttled.
     ///
     /// # Errors
     /// Where it may not.
-    pub fn admit(&self, cause: Option<&Cause>, now: Instant) -> Result<Permit, Denied> {
-        self.breaker().admit(cause, now)
+    pub fn admit(&self, client: Option<&ClientKeys>, now: Instant) -> Result<Permit, Denied> {
+        self.breaker().admit(client, now)
     }
 
     /// Records what became, by `now`, of an event that was admitted; what that changed.
-    pub fn record(&self, permit: Permit, cause: Option<&Cause>, outcome: Outcome, now: Instant) -> Option<Change> {
-        let change = self.breaker().record(permit, cause, outcome, now);
+    pub fn record(&self, permit: Permit, client: Option<&ClientKeys>, outcome: Outcome, now: Instant) -> Option<Change> {
+        let change = self.breaker().record(permit, client, outcome, now);
         if matches!(change, Some(Change::Opened(_))) {
             self.has_tripped.store(true, Ordering::Release);
             self.alarm.notify_one();
@@ -116,7 +116,7 @@ impl Health {
         change
     }
 
-    /// Whether the plugin is not asked, or only to see whether it is well again.
+    /// Whether the breaker is open or half-open.
     pub fn is_open(&self) -> bool {
         self.breaker().is_open()
     }

@@ -21,6 +21,7 @@ use socketioxide::socket::Socket;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
+use crate::breaker::ClientKeys;
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
 use crate::event::{Connection, Event, EventId, Identity, host_event};
@@ -175,15 +176,15 @@ const MAX_OVERDUE: usize = 16_384;
 
 impl Client {
     fn new(sockets: &Arc<Sockets>, socket: &SocketRef<Outlet>, namespace: &Arc<str>) -> Arc<Self> {
+        let address = socket.req_parts().extensions.get::<Peer>().map(|Peer(address)| *address);
+        let identity = Arc::new(Identity::default());
+        let public_id = EventId::new(std::time::SystemTime::now()).to_string();
         let connection = Connection {
             sid: socket.id.to_string(),
-            public_id: EventId::new(std::time::SystemTime::now()).to_string(),
+            client: ClientKeys::new(&public_id, identity.user.as_deref(), address),
+            public_id,
             namespace: Arc::clone(namespace),
-            identity: Arc::new(Identity::default()),
-            cause: match socket.req_parts().extensions.get::<Peer>() {
-                Some(Peer(address)) => format!("address {address}").into(),
-                None => "unknown".into(),
-            },
+            identity,
         };
         let connection = Arc::new(connection);
         sockets.rooms.enter(&connection, socket.id);

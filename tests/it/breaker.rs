@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sockhop_tests::{TestHost, bundled_plugin, chameleon, drop_in};
+use sockhop_tests::{TestClient, TestHost, bundled_plugin, chameleon, drop_in};
 
 async fn host(open: Duration) -> TestHost {
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
@@ -76,20 +76,55 @@ async fn a_new_version_that_fails_in_its_first_minute_goes_back_by_itself() {
     assert_eq!(client.ask("failing", json!(null)).await, json!(null));
 }
 
+/// A client from another address of this machine.
+async fn client_from(host: &TestHost, last: u8) -> TestClient {
+    TestClient::connect_from(&host.url, std::net::Ipv4Addr::new(127, 0, 0, last).into()).await
+}
+
+/// Makes the plugin fail on events of `client` until it is throttled.
+async fn trap_until_throttled(client: &TestClient) -> Value {
+    for _ in 0..5 {
+        assert_eq!(client.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+    }
+    let throttled = client.ask("which", json!(null)).await;
+    assert_eq!(throttled["error"]["code"], json!("rate_limited"), "{throttled}");
+    throttled
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_causes_nearly_all_failures_is_held_off_while_others_are_served() {
+async fn clients_that_cause_failures_are_throttled_one_by_one_while_others_are_served() {
     let host = host(Duration::from_secs(60)).await;
     let good = host.client().await;
-    let bad = sockhop_tests::TestClient::connect_from(&host.url, std::net::Ipv4Addr::new(127, 0, 0, 2).into()).await;
-    assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
-    for _ in 0..5 {
-        assert_eq!(bad.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+    let offenders = [client_from(&host, 2).await, client_from(&host, 3).await, client_from(&host, 4).await];
+    // All at once: none of them causes nearly all of the failures.
+    for _ in 0..4 {
+        for offender in &offenders {
+            assert_eq!(offender.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+            assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
+        }
     }
-    let held = bad.ask("which", json!(null)).await;
-    assert_eq!(held["error"]["code"], json!("rate_limited"), "{held}");
-    assert!(held["error"]["retry_after_ms"].as_u64().is_some_and(|ms| (1..=60_000).contains(&ms)), "{held}");
+    for offender in &offenders {
+        assert_eq!(offender.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+        let throttled = offender.ask("which", json!(null)).await;
+        assert_eq!(throttled["error"]["code"], json!("rate_limited"), "{throttled}");
+        assert!(throttled["error"]["retry_after_ms"].as_u64().is_some_and(|ms| (1..=60_000).contains(&ms)), "{throttled}");
+        // Other plugins go on to take its events.
+        assert_eq!(offender.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+    }
     assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
     assert_eq!(host.row("chameleon").await["state"], json!("active"));
-    // Of other plugins nothing is held from it.
-    assert_eq!(bad.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offender_is_throttled_beside_its_neighbours_and_with_them_when_it_connects_again() {
+    let host = host(Duration::from_secs(60)).await;
+    let (good, neighbour) = (host.client().await, client_from(&host, 2).await);
+    assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
+    assert_eq!(neighbour.ask("which", json!(null)).await["version"], json!("1"));
+    trap_until_throttled(&client_from(&host, 2).await).await;
+    assert_eq!(neighbour.ask("which", json!(null)).await["version"], json!("1"));
+    trap_until_throttled(&client_from(&host, 2).await).await;
+    let third = client_from(&host, 2).await.ask("which", json!(null)).await;
+    assert_eq!(third["error"]["code"], json!("rate_limited"), "a new connection does not help: {third}");
+    assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
 }

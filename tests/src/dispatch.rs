@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sockhop::breaker::ClientKeys;
 use sockhop::config::{Config, InstancePolicy};
 use sockhop::dispatcher::{Answer, Dispatcher};
 use sockhop::event::{Connection, Event, Identity, Payload};
@@ -55,7 +56,7 @@ impl TestDispatcher {
             public_id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned(),
             namespace: "/".into(),
             identity: Arc::new(Identity::default()),
-            cause: "address 127.0.0.1".into(),
+            client: ClientKeys::new("01ARZ3NDEKTSV4RRFFQ69G5FAV", None, Some([127, 0, 0, 1].into())),
         });
         Self { dispatcher, client, served, _data: data }
     }

@@ -1,0 +1,159 @@
+//! What happened lately: how many calls were made and how many failed, which connections were answered and which failed.
+//!
+//! Clients are remembered as bits of fixed sets, not by name: recording one costs a few instructions and no memory, however many there
+//! are. Two clients may have the same bit; then one that fails hides one that is answered, and the breaker opens a little sooner.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::client::ClientKeys;
+
+/// Parts into which the remembered time is cut.
+pub(super) const PARTS: u32 = 10;
+
+/// Bits of a set of clients: enough to tell some hundreds of clients apart, which is where shares stop to depend on single ones.
+const BITS: usize = 512;
+
+/// The place of a client in a [`Marks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark(u16);
+
+impl Mark {
+    pub(super) const fn of(hash: u64) -> Self {
+        Self((hash % BITS as u64) as u16)
+    }
+}
+
+/// A set of clients, each by one bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Marks([u64; BITS / 64]);
+
+impl Marks {
+    pub(super) const NONE: Self = Self([0; BITS / 64]);
+
+    pub(super) fn add(&mut self, Mark(bit): Mark) {
+        if let Some(word) = self.0.get_mut(usize::from(bit) / 64) {
+            *word |= 1 << (bit % 64);
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    fn add_all(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word |= other);
+    }
+
+    fn without(mut self, other: &Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= !other);
+        self
+    }
+}
+
+/// Calls, failures and clients of the last while.
+#[derive(Debug)]
+pub(super) struct Activity {
+    /// How long it is remembered.
+    within: Duration,
+    /// The newest is last.
+    parts: VecDeque<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    began: Instant,
+    calls: u32,
+    failures: u32,
+    answered: Clients,
+    failed: Clients,
+}
+
+/// Clients by connection, and by user or address.
+#[derive(Debug, Clone, Copy)]
+struct Clients {
+    connections: Marks,
+    parties: Marks,
+}
+
+impl Clients {
+    const NONE: Self = Self { connections: Marks::NONE, parties: Marks::NONE };
+
+    fn add(&mut self, client: &ClientKeys) {
+        self.connections.add(client.connection_mark);
+        self.parties.add(client.party_mark);
+    }
+}
+
+/// How many clients were answered, and never failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WellServed {
+    pub(super) connections: u32,
+    /// Users, and addresses of clients without a user.
+    pub(super) parties: u32,
+}
+
+impl Activity {
+    /// Nothing yet; what happens will be remembered for `within`.
+    pub(super) const fn new(within: Duration) -> Self {
+        Self { within, parts: VecDeque::new() }
+    }
+
+    /// Adds one call.
+    pub(super) fn add(&mut self, client: Option<&ClientKeys>, failed: bool, now: Instant) {
+        let length = self.within / PARTS;
+        if self.parts.back().is_none_or(|part| now.saturating_duration_since(part.began) >= length) {
+            self.parts.push_back(Part { began: now, calls: 0, failures: 0, answered: Clients::NONE, failed: Clients::NONE });
+            if self.parts.len() > PARTS as usize + 1 {
+                self.parts.pop_front();
+            }
+        }
+        if let Some(part) = self.parts.back_mut() {
+            part.calls = part.calls.saturating_add(1);
+            part.failures = part.failures.saturating_add(u32::from(failed));
+            if let Some(client) = client {
+                if failed { &mut part.failed } else { &mut part.answered }.add(client);
+            }
+        }
+    }
+
+    /// Calls and failures.
+    pub(super) fn sums(&self, now: Instant, within: Duration) -> (u32, u32) {
+        let sum = |(calls, failures): (u32, u32), part: &Part| (calls.saturating_add(part.calls), failures.saturating_add(part.failures));
+        self.recent(now, within).fold((0, 0), sum)
+    }
+
+    /// The clients for which the plugin works.
+    pub(super) fn well_served(&self, now: Instant, within: Duration) -> WellServed {
+        let (mut answered, mut failed) = (Clients::NONE, Clients::NONE);
+        for part in self.recent(now, within) {
+            for (all, more) in [(&mut answered, &part.answered), (&mut failed, &part.failed)] {
+                all.connections.add_all(&more.connections);
+                all.parties.add_all(&more.parties);
+            }
+        }
+        WellServed {
+            connections: answered.connections.without(&failed.connections).count(),
+            parties: answered.parties.without(&failed.parties).count(),
+        }
+    }
+
+    /// Counts calls and failures anew. Which clients were answered and which failed is still known.
+    pub(super) fn forget_counts(&mut self) {
+        self.parts.iter_mut().for_each(|part| (part.calls, part.failures) = (0, 0));
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.parts.clear();
+    }
+
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    fn recent(&self, now: Instant, within: Duration) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(move |part| now.saturating_duration_since(part.began) <= within)
+    }
+}

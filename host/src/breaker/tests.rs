@@ -1,0 +1,308 @@
+//! Offenders are throttled one by one while the plugin works for others; the breaker opens where it does not.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::activity::PARTS;
+use super::throttle::MAX_RECORDS;
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The only connection of an address that is called after it.
+fn client(name: &str) -> ClientKeys {
+    let address: u32 = name.bytes().fold(0, |address, byte| (address << 8) | u32::from(byte));
+    ClientKeys::new(name, None, Some(std::net::Ipv4Addr::from(address).into()))
+}
+
+/// One of the connections of an address.
+fn connection(number: u32, address: u8) -> ClientKeys {
+    ClientKeys::new(&format!("{number}"), None, Some([192, 0, 2, address].into()))
+}
+
+fn fail_by(breaker: &mut Breaker, by: &ClientKeys, now: Instant) -> Option<Change> {
+    let permit = breaker.admit(Some(by), now).unwrap();
+    breaker.record(permit, Some(by), Outcome::Failed, now)
+}
+
+fn succeed_by(breaker: &mut Breaker, by: &ClientKeys, now: Instant) {
+    let permit = breaker.admit(Some(by), now).unwrap();
+    assert_eq!(breaker.record(permit, Some(by), Outcome::Answered, now), None);
+}
+
+/// Fails until something changes.
+fn fail_until_changed(breaker: &mut Breaker, by: &ClientKeys, now: Instant) -> Change {
+    (0..100).find_map(|_| fail_by(breaker, by, now)).expect("a change")
+}
+
+fn is_throttled(breaker: &mut Breaker, by: &ClientKeys, now: Instant) -> bool {
+    matches!(breaker.admit(Some(by), now), Err(Denied::Throttled { .. }))
+}
+
+fn fail(breaker: &mut Breaker, by: &str, now: Instant) -> Option<Change> {
+    fail_by(breaker, &client(by), now)
+}
+
+fn succeed(breaker: &mut Breaker, by: &str, now: Instant) {
+    succeed_by(breaker, &client(by), now);
+}
+
+#[test]
+fn five_failures_in_ten_seconds_open_it_and_a_probe_that_succeeds_closes_it() {
+    let (mut breaker, start) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    for second in 0..4 {
+        assert_eq!(fail(&mut breaker, "a", start + SECOND * second), None);
+    }
+    assert_eq!(fail(&mut breaker, "b", start + SECOND * 4), Some(Change::Opened(SECOND)));
+    let at = start + SECOND * 4;
+    assert_eq!(breaker.admit(None, at), Err(Denied::Open { retry_after: SECOND }));
+    assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Probe));
+    assert!(breaker.admit(None, at + SECOND).is_err(), "one probe at a time");
+    assert_eq!(breaker.record(Permit::Probe, None, Outcome::Unknown, at + SECOND), None, "a probe that was not asked tells nothing");
+    assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Probe));
+    assert_eq!(breaker.record(Permit::Probe, None, Outcome::Answered, at + SECOND), Some(Change::Closed));
+    assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Normal));
+}
+
+#[test]
+fn failures_that_are_far_apart_do_not_open_it() {
+    let (mut breaker, start) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    for turn in 0..100 {
+        assert_eq!(fail(&mut breaker, "a", start + SECOND * 3 * turn), None);
+    }
+}
+
+#[test]
+fn a_half_of_twenty_calls_opens_it() {
+    let limits = BreakerLimits { failures: 1000, ..BreakerLimits::default() };
+    let (mut breaker, now) = (Breaker::new(limits), Instant::now());
+    for _ in 0..10 {
+        succeed(&mut breaker, "a", now);
+    }
+    for _ in 0..9 {
+        assert_eq!(fail(&mut breaker, "b", now), None);
+    }
+    assert_eq!(fail(&mut breaker, "a", now), Some(Change::Opened(SECOND)));
+}
+
+#[test]
+fn each_probe_that_fails_doubles_the_time_up_to_its_most() {
+    let (mut breaker, mut now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    for _ in 0..5 {
+        fail(&mut breaker, "a", now);
+    }
+    let mut times = Vec::new();
+    for _ in 0..8 {
+        now += Duration::from_secs(60);
+        assert_eq!(breaker.admit(None, now), Ok(Permit::Probe));
+        if let Some(Change::Opened(time)) = breaker.record(Permit::Probe, None, Outcome::Failed, now) {
+            times.push(time.as_secs());
+        }
+    }
+    assert_eq!(times, [2, 4, 8, 16, 32, 60, 60, 60]);
+}
+
+#[test]
+fn a_client_that_causes_the_failures_is_throttled_while_others_are_served() {
+    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    succeed(&mut breaker, "good", now);
+    for _ in 0..4 {
+        assert_eq!(fail(&mut breaker, "bad", now), None);
+    }
+    assert_eq!(fail(&mut breaker, "bad", now), Some(Change::Throttled(ClientKey::Connection("bad".into()), SECOND)));
+    assert_eq!(breaker.admit(Some(&client("bad")), now), Err(Denied::Throttled { retry_after: SECOND }));
+    assert_eq!(breaker.admit(Some(&client("good")), now), Ok(Permit::Normal));
+    assert_eq!(breaker.admit(None, now), Ok(Permit::Normal), "the host's own events are not throttled");
+    // It comes back and goes on: for longer.
+    let later = now + SECOND;
+    assert_eq!(fail_until_changed(&mut breaker, &client("bad"), later), Change::Throttled(ClientKey::Connection("bad".into()), SECOND * 2));
+}
+
+#[test]
+fn several_offenders_are_throttled_one_by_one_and_a_good_client_is_served() {
+    for offenders in 1..8 {
+        let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+        let mut throttled = HashSet::new();
+        for turn in 0..6 {
+            succeed(&mut breaker, "good", now);
+            for offender in 0..offenders {
+                let offender = connection(offender, 100 + u8::try_from(offender).unwrap());
+                if !is_throttled(&mut breaker, &offender, now)
+                    && let Some(Change::Throttled(key, _)) = fail_by(&mut breaker, &offender, now)
+                {
+                    throttled.insert(key);
+                }
+            }
+            assert!(!breaker.is_open(), "{offenders} offenders, turn {turn}");
+        }
+        assert_eq!(throttled.len(), offenders as usize);
+    }
+}
+
+#[test]
+fn a_plugin_that_fails_for_many_clients_is_at_fault_itself() {
+    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    for number in 0..40 {
+        succeed_by(&mut breaker, &connection(number, u8::try_from(number).unwrap()), now);
+    }
+    let changes: Vec<_> = (0..40)
+        .map_while(|number| {
+            let client = connection(number, u8::try_from(number).unwrap());
+            breaker.admit(Some(&client), now).is_ok().then(|| fail_by(&mut breaker, &client, now))
+        })
+        .collect();
+    assert_eq!(changes.last(), Some(&Some(Change::Opened(SECOND))), "after {} failures", changes.len());
+    assert!(changes.len() <= 12, "after {} failures", changes.len());
+}
+
+#[test]
+fn an_offender_does_not_throttle_its_neighbours_until_several_connections_of_its_address_fail() {
+    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let neighbour = connection(1, 7);
+    succeed(&mut breaker, "good", now);
+    succeed_by(&mut breaker, &neighbour, now);
+    assert!(matches!(fail_until_changed(&mut breaker, &connection(2, 7), now), Change::Throttled(ClientKey::Connection(_), _)));
+    assert_eq!(breaker.admit(Some(&neighbour), now), Ok(Permit::Normal));
+    // It connects again: now the address is at fault, and for longer.
+    let again = fail_until_changed(&mut breaker, &connection(3, 7), now);
+    assert_eq!(again, Change::Throttled(ClientKey::Address([192, 0, 2, 7].into()), SECOND * 2));
+    assert!(is_throttled(&mut breaker, &neighbour, now));
+    // And a third time, after its time.
+    let later = now + SECOND * 2;
+    succeed(&mut breaker, "good", later);
+    let again = fail_until_changed(&mut breaker, &connection(4, 7), later);
+    assert_eq!(again, Change::Throttled(ClientKey::Address([192, 0, 2, 7].into()), SECOND * 4));
+}
+
+#[test]
+fn connections_that_fail_a_little_each_are_throttled_by_their_address() {
+    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    succeed(&mut breaker, "good", now);
+    let changes: Vec<_> = (0..5).filter_map(|number| fail_by(&mut breaker, &connection(number, 7), now)).collect();
+    assert_eq!(changes, [Change::Throttled(ClientKey::Address([192, 0, 2, 7].into()), SECOND)]);
+}
+
+#[test]
+fn a_user_who_connects_again_is_throttled_and_the_address_is_not() {
+    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let of = |number: u32, user: &str| ClientKeys::new(&format!("{number}"), Some(user), Some([192, 0, 2, 7].into()));
+    succeed_by(&mut breaker, &of(1, "good"), now);
+    assert!(matches!(fail_until_changed(&mut breaker, &of(2, "bad"), now), Change::Throttled(ClientKey::Connection(_), _)));
+    let again = fail_until_changed(&mut breaker, &of(3, "bad"), now);
+    assert_eq!(again, Change::Throttled(ClientKey::User("bad".into()), SECOND * 2));
+    assert_eq!(breaker.admit(Some(&of(4, "good")), now), Ok(Permit::Normal));
+    assert!(is_throttled(&mut breaker, &of(5, "bad"), now));
+}
+
+#[test]
+fn behind_one_address_for_all_clients_a_broken_plugin_opens_it_and_an_offender_does_not() {
+    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    for number in 0..20 {
+        succeed_by(&mut breaker, &connection(number, 7), now);
+    }
+    for number in 100..105 {
+        let change = fail_until_changed(&mut breaker, &connection(number, 7), now);
+        assert!(matches!(change, Change::Throttled(ClientKey::Connection(_), _)), "{change:?}");
+    }
+    let opened = (0..20).filter(|_| !breaker.is_open()).collect::<Vec<_>>();
+    let opened = opened.into_iter().find_map(|number| fail_by(&mut breaker, &connection(number, 7), now));
+    assert_eq!(opened, Some(Change::Opened(SECOND)));
+}
+
+#[test]
+fn failures_that_nobody_caused_are_the_plugins() {
+    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    succeed(&mut breaker, "good", now);
+    let changes: Vec<_> = (0..5).filter_map(|_| breaker.record(Permit::Normal, None, Outcome::Failed, now)).collect();
+    assert_eq!(changes, [Change::Opened(SECOND)]);
+}
+
+#[test]
+fn a_plugin_that_fails_its_only_client_is_at_fault_itself() {
+    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    for _ in 0..10 {
+        breaker.record(Permit::Normal, Some(&client("only")), Outcome::Answered, now);
+    }
+    for _ in 0..4 {
+        assert_eq!(fail(&mut breaker, "only", now), None);
+    }
+    assert_eq!(fail(&mut breaker, "only", now), Some(Change::Opened(SECOND)));
+}
+
+proptest! {
+    /// Whatever happens, an open breaker lets nobody pass before its time, lets one pass after it, and never keeps more than it may.
+    #[test]
+    fn it_is_never_open_for_longer_than_it_says(
+        steps in proptest::collection::vec((0_u64..5_000, any::<bool>(), 0_u32..40, 0_u8..4), 1..300)
+    ) {
+        let mut breaker = Breaker::new(BreakerLimits::default());
+        let mut now = Instant::now();
+        let mut closed_until = now;
+        for (ms, failed, number, address) in steps {
+            now += Duration::from_millis(ms);
+            let by = connection(number, address);
+            match breaker.admit(Some(&by), now) {
+                Ok(permit) => {
+                    prop_assert!(now >= closed_until, "passed before its time");
+                    let outcome = if failed { Outcome::Failed } else { Outcome::Answered };
+                    if let Some(Change::Opened(time)) = breaker.record(permit, Some(&by), outcome, now) {
+                        prop_assert!(time <= Duration::from_secs(60));
+                        closed_until = now + time;
+                    }
+                }
+                Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => {
+                    prop_assert!(retry_after > Duration::ZERO && retry_after <= Duration::from_secs(120));
+                }
+            }
+            prop_assert!(breaker.failures.len() <= *REMEMBERED.start() && breaker.throttle.len() <= MAX_RECORDS);
+            prop_assert!(breaker.activity.parts() <= PARTS as usize + 1);
+        }
+    }
+
+    /// While up to eight connections of other addresses fail, in any order and at any rate, a client that is answered each second is
+    /// always admitted.
+    #[test]
+    fn a_good_client_is_always_served_beside_some_offenders(
+        steps in proptest::collection::vec((0_u64..300, 0_u32..8), 1..600)
+    ) {
+        let mut breaker = Breaker::new(BreakerLimits::default());
+        let good = client("good");
+        let start = Instant::now();
+        let (mut now, mut next_good) = (start, start);
+        for (ms, offender) in steps {
+            now += Duration::from_millis(ms);
+            while next_good <= now {
+                prop_assert_eq!(breaker.admit(Some(&good), next_good), Ok(Permit::Normal));
+                breaker.record(Permit::Normal, Some(&good), Outcome::Answered, next_good);
+                next_good += SECOND;
+            }
+            let offender = connection(offender, 100 + u8::try_from(offender).unwrap());
+            if let Ok(permit) = breaker.admit(Some(&offender), now) {
+                breaker.record(permit, Some(&offender), Outcome::Failed, now);
+            }
+            prop_assert_eq!(breaker.admit(Some(&good), now), Ok(Permit::Normal));
+        }
+    }
+
+    /// Of each address one connection fails and the others do not: these are never throttled.
+    #[test]
+    fn nobody_is_throttled_for_what_one_other_connection_did(
+        steps in proptest::collection::vec((0_u64..2_000, 0_u32..6, 0_u8..3), 1..300)
+    ) {
+        let mut breaker = Breaker::new(BreakerLimits::default());
+        let mut now = Instant::now();
+        for (ms, number, address) in steps {
+            now += Duration::from_millis(ms);
+            let fails = number == 0;
+            let by = connection(u32::from(address) * 100 + number, address);
+            match breaker.admit(Some(&by), now) {
+                Ok(permit) => {
+                    breaker.record(permit, Some(&by), if fails { Outcome::Failed } else { Outcome::Answered }, now);
+                }
+                Err(Denied::Throttled { .. }) => prop_assert!(fails, "throttled for its neighbour"),
+                Err(Denied::Open { .. }) => {}
+            }
+        }
+    }
+}
