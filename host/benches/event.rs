@@ -61,7 +61,7 @@ mod bare {
     });
 }
 
-use bare::sockhop::plugin::{emitter, identity, log, registry, rooms, state, types};
+use bare::sockhop::plugin::{connections, emitter, identity, log, registry, rooms, state, types};
 
 /// A host whose calls do nothing.
 struct Bare {
@@ -123,6 +123,12 @@ impl rooms::Host for Bare {
     }
     fn mine(&mut self) -> Vec<String> {
         Vec::new()
+    }
+}
+
+impl connections::Host for Bare {
+    fn scan(&mut self, _: Option<String>, _: u32) -> Answer<Vec<connections::Connection>> {
+        Ok(Vec::new())
     }
 }
 

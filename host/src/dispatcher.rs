@@ -1,7 +1,9 @@
 //! From an event to its answer: finds the plugin, checks the payload, runs the handler, commits and applies what it wants done. The one
 //! choke point: whatever makes a client receive an event goes through here.
 
+mod backlog;
 mod commit;
+mod host_events;
 mod run;
 
 use std::sync::Arc;
@@ -10,10 +12,10 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::breaker::{Change, Denied, Outcome};
+use crate::breaker::{Change, Denied, Outcome, Permit};
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
-use crate::event::{Connection, Event, EventId, Identity, Json, Payload, host_event, is_deeper};
+use crate::event::{Event, EventId, Identity, Json, is_deeper};
 use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
 use crate::registry::{Inbound, Registry, Routes, Served};
@@ -23,6 +25,7 @@ use crate::rule::Access;
 use crate::store::CommitError;
 
 use commit::{commit, commit_alone, keep_log_short, turn_apart};
+use host_events::HostEvents;
 use run::Run;
 
 /// Asks plugins, and applies what they want done.
@@ -31,6 +34,7 @@ pub struct Dispatcher {
     rooms: Arc<Rooms>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
+    host_events: HostEvents,
 }
 
 /// A handler's success.
@@ -51,7 +55,7 @@ const OPTIMISTIC_RUNS: u32 = 2;
 impl Dispatcher {
     /// A dispatcher of what `registry` serves, into `rooms`.
     pub fn new(registry: Arc<Registry>, rooms: Arc<Rooms>, limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
-        Self { registry, rooms, limits, metrics }
+        Self { registry, rooms, limits, metrics, host_events: HostEvents::default() }
     }
 
     /// Handles a client's event to its end: when this returns, its effects are in the buffers of their receivers.
@@ -66,8 +70,16 @@ impl Dispatcher {
             return Err(Rejection::UnknownEvent);
         };
         let began = Instant::now();
-        let (answer, ended) = match self.check(&event, &route.inbound) {
-            Ok(()) => self.run(&routes, &route.plugin, &event, Some(route.inbound.as_ref()), began).await,
+        let mut checked = self.check(&event, &route.inbound);
+        if let Some(caller) = &event.caller
+            && !caller.untold.is_empty()
+            && checked.is_ok()
+        {
+            // In a box: only the first events of a connection come here.
+            checked = Box::pin(self.until_connected(&route.plugin, caller, began)).await;
+        }
+        let (answer, ended) = match checked.and_then(|()| Self::admit(&routes, &route.plugin, &event, began)) {
+            Ok(permit) => self.run(permit, &routes, &route.plugin, &event, Some(route.inbound.as_ref()), began).await,
             Err(rejection) => (Err(rejection), Instant::now()),
         };
         route.inbound.meter.record(answer.as_ref().err().map(Rejection::code), ended.saturating_duration_since(began));
@@ -76,29 +88,6 @@ impl Dispatcher {
                 "event rejected");
         }
         answer
-    }
-
-    /// Tells a host event to every plugin that listens, in file order. What one of them makes of it does not keep it from the next.
-    pub async fn tell(&self, name: &'static str, caller: Option<&Arc<Connection>>) {
-        let routes = self.registry.snapshot();
-        for served in &routes.plugins {
-            if served.plugin.registration.listens.contains(&name) {
-                let event = Arc::new(Event::now(name, Payload::null(), caller.cloned()));
-                match (self.run(&routes, served, &event, None, Instant::now()).await.0, caller) {
-                    (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
-                    (Ok(_), _) => {}
-                    (Err(rejection), _) => {
-                        tracing::warn!(event = name, id = %event.id, plugin = served.plugin.name(), rejection = rejection.code(),
-                            reason = rejection.message(), "host event not handled");
-                    }
-                }
-            }
-        }
-    }
-
-    /// Tells `$start`: once, before the first client.
-    pub async fn start(&self) {
-        self.tell(host_event::START, None).await;
     }
 
     /// Emits `event` for a business system: to the rooms that it names, to everyone, or to where the event's declaration sends it.
@@ -173,24 +162,26 @@ impl Dispatcher {
         serde_json::from_str(text).map_err(|_| Rejection::invalid("the payload is not JSON, or more than one argument"))
     }
 
-    /// Runs `event`'s handler, again where its writes met a conflict, and applies what it wants done. What became of it, and when it ended.
+    /// Whether an event of a client may run now.
+    fn admit(routes: &Routes, served: &Served, event: &Event, began: Instant) -> Result<Permit, Rejection> {
+        if routes.is_disabled(served.plugin.name()) {
+            return Err(disabled());
+        }
+        served.health.admit(event.caller.as_ref().map(|caller| &caller.client), began).map_err(refuse)
+    }
+
+    /// Runs the handler of an event that was admitted, again where its writes met a conflict, and applies what it wants done. What became of
+    /// it, and when it ended.
     async fn run(
         &self,
+        permit: Permit,
         routes: &Arc<Routes>,
         served: &Arc<Served>,
         event: &Arc<Event>,
         inbound: Option<&Inbound>,
         began: Instant,
     ) -> (Answer, Instant) {
-        if routes.is_disabled(served.plugin.name()) {
-            return (Err(Rejection::Unavailable("an operator has disabled this plugin".to_owned())), began);
-        }
         let client = event.caller.as_ref().map(|caller| &caller.client);
-        // The host's own events are not throttled for what a client did.
-        let permit = match served.health.admit(client.filter(|_| inbound.is_some()), began) {
-            Ok(permit) => permit,
-            Err(denied) => return (Err(refuse(denied)), began),
-        };
         let answer = self.run_within(routes, served, event, inbound, began).await;
         let ended = Instant::now();
         // Whatever became of the event: numbers that it took are written as well.
@@ -208,7 +199,10 @@ impl Dispatcher {
                     self.metrics.breaker_trip(plugin);
                     tracing::error!(plugin, digest, open_ms = time.as_millis(), "breaker open: the plugin failed too often");
                 }
-                Change::Closed => tracing::info!(plugin, digest, "breaker closed: the plugin is well again"),
+                Change::Closed => {
+                    tracing::info!(plugin, digest, "breaker closed: the plugin is well again");
+                    self.registry.tell_change();
+                }
                 Change::Throttled(client, time) => {
                     tracing::warn!(plugin, %client, throttled_ms = time.as_millis(), "client throttled: the plugin fails on its events");
                 }
@@ -336,6 +330,11 @@ impl Dispatcher {
         tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), error = ?Cause(error), "state not written");
         Rejection::Unavailable("the plugin's state can't be written now".to_owned())
     }
+}
+
+/// What a client is told whose event is for a disabled plugin.
+fn disabled() -> Rejection {
+    Rejection::Unavailable("an operator has disabled this plugin".to_owned())
 }
 
 /// What a client is told whose event is not handled now.

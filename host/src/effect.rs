@@ -1,10 +1,11 @@
 //! What a handler wants done, held back until it has returned, and what it may ask while it runs. No I/O.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::event::Json;
+use crate::event::{Connection, Json};
 use crate::rejection::Refusal;
 
 /// Who receives an emitted event.
@@ -106,6 +107,11 @@ pub trait HostCalls: Any + Send {
     fn count(&mut self, room: &str) -> u32;
     /// The caller's rooms, this handler's own changes included, sorted.
     fn mine(&mut self) -> Vec<String>;
+    /// Connections whose id follows `after`, in the order of ids.
+    ///
+    /// # Errors
+    /// `misuse`.
+    fn connections(&mut self, after: Option<&str>, limit: u32) -> Result<Vec<Arc<Connection>>, Refusal>;
     /// Whether the caller has a role.
     fn has_role(&self, role: &str) -> bool;
     /// The caller's claims as JSON.

@@ -1,6 +1,9 @@
 //! What a client says: an event, who caused it, and which names it may have. No I/O.
 
+mod untold;
+
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +11,8 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::breaker::ClientKeys;
+
+use untold::Untold;
 
 /// Host events: what the host itself tells plugins that ask for it. No client can send a name that begins with `$`.
 pub mod host_event {
@@ -17,8 +22,10 @@ pub mod host_event {
     pub const CONNECT: &str = "$connect";
     /// Once per connection, after its last event, while it is still in its rooms.
     pub const DISCONNECT: &str = "$disconnect";
+    /// After the plugin has missed some of these for a connection: it is to read the connections again.
+    pub const RESYNC: &str = "$resync";
     /// All of them.
-    pub const ALL: [&str; 3] = [START, CONNECT, DISCONNECT];
+    pub const ALL: [&str; 4] = [START, CONNECT, DISCONNECT, RESYNC];
 }
 
 /// The names that Socket.IO keeps for itself: neither handled nor emitted.
@@ -72,7 +79,7 @@ impl Identity {
 }
 
 /// One client's connection to one namespace: what outlives its events.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Connection {
     /// The client's own Socket.IO id. Whoever knows it can speak as that client while it polls: it is shown to nobody else.
     pub sid: String,
@@ -84,6 +91,19 @@ pub struct Connection {
     pub identity: Arc<Identity>,
     /// To whom failures of its events are attributed.
     pub client: ClientKeys,
+    /// The plugins that have not handled its `$connect` yet.
+    pub(crate) untold: Untold,
+}
+
+/// All connections at one moment, in the order of their public ids.
+pub type Connections = Arc<[Arc<Connection>]>;
+
+impl Connection {
+    /// A new connection, from `address` where that is known.
+    pub fn new(sid: String, public_id: String, namespace: Arc<str>, identity: Arc<Identity>, address: Option<IpAddr>) -> Self {
+        let client = ClientKeys::new(&public_id, identity.user.as_deref(), address);
+        Self { sid, public_id, namespace, identity, client, untold: Untold::default() }
+    }
 }
 
 /// JSON text: it has been parsed once, and is not parsed again to be sent.
@@ -160,13 +180,15 @@ pub struct Event {
     pub caller: Option<Arc<Connection>>,
     /// When the host received it.
     pub received_at: SystemTime,
+    /// The connections as they were when the host sent it; none where they may be read as they are.
+    pub connections: Option<Connections>,
 }
 
 impl Event {
     /// An event of now, with a new id.
     pub fn now(name: impl Into<String>, payload: Payload, caller: Option<Arc<Connection>>) -> Self {
         let received_at = SystemTime::now();
-        Self { id: EventId::new(received_at), name: name.into(), payload, caller, received_at }
+        Self { id: EventId::new(received_at), name: name.into(), payload, caller, received_at, connections: None }
     }
 
     /// When the host received it, milliseconds since 1970.

@@ -51,6 +51,7 @@ pub struct Host {
     operator: Arc<Operator>,
     rooms: Arc<Rooms>,
     sockets: Arc<Sockets>,
+    dispatcher: Arc<Dispatcher>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
     /// Keeps a second host away from the data directory for as long as this one lives.
@@ -191,7 +192,22 @@ impl Host {
         loaded.store(true, Ordering::Release);
         ready.store(true, Ordering::Release);
         gives_up.disarm();
-        Ok(Self { config, address, accepting, accepted, reloading, loader, registry, operator, rooms, sockets, ready, tasks, _lock: lock })
+        Ok(Self {
+            config,
+            address,
+            accepting,
+            accepted,
+            reloading,
+            loader,
+            registry,
+            operator,
+            rooms,
+            sockets,
+            dispatcher,
+            ready,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// Where the host listens.
@@ -225,6 +241,9 @@ impl Host {
         tracing::info!("stopping: ending what was begun");
         if !within(self.config.limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await {
             tracing::warn!("some events were not ended in time");
+        }
+        if !within(CLOSE, &at_once, self.dispatcher.stop()).await {
+            tracing::warn!("some host events were not handled in time");
         }
         tracing::info!("stopping: closing connections");
         if !within(CLOSE, &at_once, self.rooms.close()).await {

@@ -30,6 +30,9 @@ pub struct Metrics {
     connections: Gauge,
     mailbox_rejections: Counter,
     log_lines_dropped: Counter,
+    host_events_waiting: Family<Labels, Gauge>,
+    host_events_dropped: Family<Labels, Counter>,
+    resyncs: Family<Labels, Counter>,
     generation: Gauge,
 }
 
@@ -54,6 +57,8 @@ pub struct Gauges {
     pub memory: usize,
     /// Whether its breaker is open.
     pub is_open: bool,
+    /// Host events that wait for it.
+    pub host_events: usize,
 }
 
 /// From 100 µs, doubling, to 6.5 s: a handler's time ends at 5 s.
@@ -85,6 +90,10 @@ impl Default for Metrics {
         let help = "Log lines that came faster than they could be written, or could not be written at all";
         registry.register("log_lines_dropped", help, log_lines_dropped.clone());
         registry.register("generation", "The generation of plugins that is served", generation.clone());
+        let (host_events_waiting, host_events_dropped, resyncs) = (Family::default(), Family::default(), Family::default());
+        registry.register("host_events_waiting", "Host events that a plugin has not handled yet", host_events_waiting.clone());
+        registry.register("host_events_dropped", "Host events that a plugin has missed: too many waited", host_events_dropped.clone());
+        registry.register("resyncs", "Times that a plugin was told to read the connections again", resyncs.clone());
         let build = Family::<Labels, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         registry.register("build_info", "The host's version", build);
@@ -100,6 +109,9 @@ impl Default for Metrics {
             connections,
             mailbox_rejections,
             log_lines_dropped,
+            host_events_waiting,
+            host_events_dropped,
+            resyncs,
             generation,
         }
     }
@@ -138,6 +150,16 @@ impl Metrics {
         self.breaker_trips.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
     }
 
+    /// `plugin` will not handle so many host events.
+    pub fn host_events_dropped(&self, plugin: &str, events: usize) {
+        self.host_events_dropped.get_or_create(&vec![("plugin", plugin.to_owned())]).inc_by(events as u64);
+    }
+
+    /// `plugin` is told to read the connections again.
+    pub fn resync(&self, plugin: &str) {
+        self.resyncs.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
+    }
+
     /// All figures as text, in the OpenMetrics format.
     ///
     /// # Errors
@@ -150,11 +172,13 @@ impl Metrics {
         self.breaker_open.clear();
         self.instances.clear();
         self.memory.clear();
+        self.host_events_waiting.clear();
         for plugin in plugins {
             let labels = vec![("plugin", plugin.plugin.clone())];
             self.breaker_open.get_or_create(&labels).set(i64::from(plugin.is_open));
             self.instances.get_or_create(&labels).set(number(plugin.instances));
             self.memory.get_or_create(&labels).set(number(plugin.memory));
+            self.host_events_waiting.get_or_create(&labels).set(number(plugin.host_events));
         }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -195,7 +219,7 @@ mod tests {
         meter.record(Some("refused"), Duration::from_millis(1));
         metrics.unknown_event();
         metrics.log_lines_dropped(5);
-        let lab = Gauges { plugin: "lab".to_owned(), instances: 2, memory: 100, is_open: true };
+        let lab = Gauges { plugin: "lab".to_owned(), instances: 2, memory: 100, is_open: true, host_events: 5 };
         let text = metrics.render(3, 4, &[lab]).unwrap();
         for line in [
             r#"sockhop_events_total{plugin="lab",event="echo",outcome="ok"} 1"#,
@@ -205,6 +229,7 @@ mod tests {
             r#"sockhop_plugin_memory_bytes{plugin="lab"} 100"#,
             r#"sockhop_breaker_open{plugin="lab"} 1"#,
             "sockhop_log_lines_dropped_total 5",
+            r#"sockhop_host_events_waiting{plugin="lab"} 5"#,
             "sockhop_connections 3",
             "sockhop_generation 4",
         ] {

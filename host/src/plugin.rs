@@ -103,6 +103,11 @@ impl Plugin {
         self.pool.seat(budget).await
     }
 
+    /// Events that it handles at once at most.
+    pub fn instances_at_once(&self) -> usize {
+        self.pool.most()
+    }
+
     /// What its events may take.
     pub fn limits(&self) -> &Arc<Limits> {
         &self.pool.code().limits

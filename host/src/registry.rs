@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::breaker::{Breaker, Change, ClientKeys, Denied, Outcome, Permit};
 use crate::config::{Limits, PluginSettings};
@@ -22,11 +22,12 @@ use crate::store::Store;
 /// The published generation.
 pub struct Registry {
     routes: ArcSwap<Routes>,
+    changes: watch::Sender<()>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { routes: ArcSwap::from_pointee(Routes::default()) }
+        Self { routes: ArcSwap::from_pointee(Routes::default()), changes: watch::Sender::default() }
     }
 }
 
@@ -39,6 +40,17 @@ impl Registry {
     /// Serves `routes` from now on.
     pub fn publish(&self, routes: Routes) {
         self.routes.store(Arc::new(routes));
+        self.tell_change();
+    }
+
+    /// Tells of each change from now on: another generation, or a plugin that serves again.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Wakes those who wait for a change.
+    pub fn tell_change(&self) {
+        self.changes.send_replace(());
     }
 }
 

@@ -2,6 +2,7 @@
 //! know that plugins exist.
 
 mod argument;
+mod directory;
 mod outlet;
 
 use std::collections::HashMap;
@@ -20,6 +21,9 @@ use crate::event::{Connection, EventId, Identity, Json};
 use crate::rejection::Rejection;
 use crate::transport::{Cut, Upgrades};
 
+use directory::Directory;
+
+pub(crate) use directory::page_of;
 pub(crate) use outlet::{Outlet, Outlets};
 
 /// Connections and their rooms.
@@ -30,6 +34,8 @@ pub struct Rooms {
     /// The connections by their public ids.
     /// Hashed fast: the host makes these ids.
     by_public_id: RwLock<HashMap<String, (Sid, Arc<Connection>), foldhash::fast::RandomState>>,
+    /// The connections of which plugins are told.
+    pub(crate) directory: Directory,
     /// Connections whose transport began as long-polling.
     pub(crate) upgrades: Upgrades,
     /// How long a client may not read before it is cut.
@@ -67,7 +73,8 @@ impl Rooms {
     /// Rooms without anybody in them, for a host that cuts clients which do not read for `stalled`.
     pub fn new(stalled: Duration, tasks: TaskTracker) -> Self {
         let (io, outlets) = (OnceLock::new(), Outlets::default());
-        Self { io, outlets, by_public_id: RwLock::default(), upgrades: Upgrades::default(), stalled, tasks }
+        let directory = Directory::default();
+        Self { io, outlets, by_public_id: RwLock::default(), directory, upgrades: Upgrades::default(), stalled, tasks }
     }
 
     /// Where the library's namespaces are to put their adapters.

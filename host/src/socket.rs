@@ -21,10 +21,9 @@ use socketioxide::socket::Socket;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
-use crate::breaker::ClientKeys;
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
-use crate::event::{Connection, Event, EventId, Identity, host_event};
+use crate::event::{Connection, Event, EventId, Identity};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rooms::{Outlet, ReplyTo, Rooms};
@@ -179,14 +178,7 @@ impl Client {
         let address = socket.req_parts().extensions.get::<Peer>().map(|Peer(address)| *address);
         let identity = Arc::new(Identity::default());
         let public_id = EventId::new(std::time::SystemTime::now()).to_string();
-        let connection = Connection {
-            sid: socket.id.to_string(),
-            client: ClientKeys::new(&public_id, identity.user.as_deref(), address),
-            public_id,
-            namespace: Arc::clone(namespace),
-            identity,
-        };
-        let connection = Arc::new(connection);
+        let connection = Arc::new(Connection::new(socket.id.to_string(), public_id, Arc::clone(namespace), identity, address));
         sockets.rooms.enter(&connection, socket.id);
         let client = Arc::new(Self {
             sockets: Arc::clone(sockets),
@@ -250,13 +242,13 @@ impl Client {
         }
     }
 
-    /// Tells plugins of the connection, and then handles what comes into the mailbox until it is closed, in a task of its own. The task lives
+    /// Dispatches `$connect`, and then handles what comes into the mailbox until it is closed, in a task of its own. The task lives
     /// as long as the connection: to spawn one for each event costs more than its memory is worth.
     fn consume(self: Arc<Self>) {
         let tasks = self.sockets.tasks.clone();
         // In a box from the start: the scheduler would move it about.
         tasks.spawn(Box::pin(async move {
-            self.sockets.dispatcher.tell(host_event::CONNECT, Some(&self.connection)).await;
+            self.sockets.dispatcher.connected(&self.connection);
             let mut handled = 0;
             while let Some(next) = self.next(handled).await {
                 handled = match next {
@@ -354,7 +346,7 @@ impl Client {
         if stage != Stage::Closed {
             self.drained.notified().await;
         }
-        self.sockets.dispatcher.tell(host_event::DISCONNECT, Some(&self.connection)).await;
+        self.sockets.dispatcher.disconnected(&self.connection).await;
     }
 }
 

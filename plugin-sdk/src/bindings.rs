@@ -2,7 +2,7 @@
 //!
 //! The only file that knows the generated types. Exists only on WebAssembly targets.
 
-use crate::context::{Caller, Event, Level, Target};
+use crate::context::{Caller, Connection, Event, Level, Target};
 use crate::host::{Entry, Host, Registry};
 use crate::plugin::Plugin;
 use crate::refusal::{Refusal, Result};
@@ -47,7 +47,7 @@ mod settings {
     wit_bindgen::generate!({ path: "wit", world: "settings", generate_all });
 }
 
-use generated::sockhop::plugin::{emitter, identity, log, registry, rooms, state, types};
+use generated::sockhop::plugin::{connections, emitter, identity, log, registry, rooms, state, types};
 
 /// What `export!` calls for the export `register`.
 pub fn register(plugin: &Plugin) -> std::result::Result<(), types::Refusal> {
@@ -60,6 +60,13 @@ pub fn handle(plugin: &Plugin, event: types::Event) -> std::result::Result<Optio
     let caller = caller.map(|types::Caller { connection, user, namespace }| Caller { connection, user, namespace });
     let event = Event { name, data, attachments, caller };
     plugin.handle(event, Box::new(Component)).map_err(Into::into)
+}
+
+/// The import `connections.scan`.
+pub(crate) fn connections(after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
+    let connections = connections::scan(after, limit)?;
+    let connection = |connections::Connection { id, user, namespace }| Connection { id, user, namespace };
+    Ok(connections.into_iter().map(connection).collect())
 }
 
 /// The host, as the component's imports reach it.

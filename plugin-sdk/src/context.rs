@@ -43,7 +43,7 @@ pub(crate) struct Caller {
 /// Who it is, and when it happened.
 impl Context {
     /// Public id of the caller's connection: stable while it lives, safe to show to other clients. None where no connection caused the
-    /// event (`$start`, an HTTP request).
+    /// event (`$start`, `$resync`, an HTTP request).
     #[must_use]
     pub fn connection(&self) -> Option<&str> {
         self.event.caller.as_ref()?.connection.as_deref()
@@ -55,10 +55,41 @@ impl Context {
         self.event.caller.as_ref()?.user.as_deref()
     }
 
-    /// The Socket.IO namespace of the caller, such as `/`; rooms and emits are those of this namespace. None for `$start`.
+    /// The Socket.IO namespace of the caller, such as `/`; rooms and emits are those of this namespace. None for `$start` and `$resync`.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         Some(self.event.caller.as_ref()?.namespace.as_str())
+    }
+
+    /// All connections of this node and all its namespaces, in the order of their ids. In a handler of [`on_resync`](crate::Plugin::on_resync),
+    /// as they were when that event began; each later change follows as an event of its own. Copies them all: with very many connections,
+    /// read them in pages with [`connections_after`](Self::connections_after).
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn connections(&self) -> Result<Vec<Connection>> {
+        let mut all: Vec<Connection> = Vec::new();
+        loop {
+            let page = self.connections_after(all.last().map(|last| last.id.as_str()), Self::MAX_CONNECTIONS)?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    /// The connections that one call of [`connections_after`](Self::connections_after) returns at most.
+    pub const MAX_CONNECTIONS: u32 = 1_000;
+
+    /// At most `limit` (1 to 1,000) of these connections, those whose id follows `after`.
+    ///
+    /// # Errors
+    /// `misuse`: another limit.
+    pub fn connections_after(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
+        #[cfg(target_family = "wasm")]
+        return crate::bindings::connections(after, limit);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.connections(after, limit)
     }
 
     /// Whether the caller has `role`. Never for anonymous clients.
@@ -221,6 +252,17 @@ impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("event", &self.event.name).field("caller", &self.event.caller).finish_non_exhaustive()
     }
+}
+
+/// One connection of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// Its public id, as [`Context::connection`] returns it.
+    pub id: String,
+    /// The authenticated user, none for anonymous clients.
+    pub user: Option<String>,
+    /// The Socket.IO namespace, such as `/`.
+    pub namespace: String,
 }
 
 /// Who receives an emitted event.

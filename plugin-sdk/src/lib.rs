@@ -138,7 +138,7 @@ mod state;
 pub mod testing;
 mod time;
 
-pub use context::{Attachment, Context, Level, Target};
+pub use context::{Attachment, Connection, Context, Level, Target};
 pub use handlers::{Handler, Output, Payload};
 pub use plugin::{Access, Emits, Plugin};
 pub use refusal::{Refusal, Result};

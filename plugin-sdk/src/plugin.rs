@@ -74,16 +74,55 @@ impl Plugin {
         self.listens("$start", handler)
     }
 
-    /// Calls `handler` once per connection, before its first event; the connection is the caller.
+    /// Calls `handler` once per connection, before its first event to this plugin; the connection is the caller. While the plugin is
+    /// disabled or its breaker is open, the call waits; see [`on_resync`](Self::on_resync).
     #[must_use]
     pub fn on_connect(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
         self.listens("$connect", handler)
     }
 
-    /// Calls `handler` once per connection, after its last event, while it is still in its rooms.
+    /// Calls `handler` once per connection, after its last event. The connection is still in its rooms, unless the plugin did not serve then
+    /// or was 5 s behind.
     #[must_use]
     pub fn on_disconnect(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
         self.listens("$disconnect", handler)
+    }
+
+    /// Calls `handler` when the plugin has missed calls of [`on_connect`](Self::on_connect) or [`on_disconnect`](Self::on_disconnect): because
+    /// more than 50,000 waited while it did not serve, or because it was loaded while connections existed. What it has stored about
+    /// connections is void; [`Context::connections`] has them as they are. There is no caller, and the limits of any event
+    /// hold: at most 256 values are stored. Hosts before 0.1.1 refuse to load a plugin with such a handler,
+    /// or one that calls [`Context::connections`].
+    ///
+    /// ```
+    /// # use sockhop_sdk::{Context, Plugin, Result};
+    /// fn online(ctx: &Context) -> Result<usize> {
+    ///     Ok(ctx.state().get("online")?.unwrap_or(0))
+    /// }
+    ///
+    /// fn connected(ctx: &Context) -> Result {
+    ///     ctx.state().set("online", &(online(ctx)? + 1))
+    /// }
+    ///
+    /// fn disconnected(ctx: &Context) -> Result {
+    ///     ctx.state().set("online", &online(ctx)?.saturating_sub(1))
+    /// }
+    ///
+    /// fn resync(ctx: &Context) -> Result {
+    ///     ctx.state().set("online", &ctx.connections()?.len())
+    /// }
+    ///
+    /// # let _ =
+    /// Plugin::new("presence", "1.0.0", "How many are online")
+    ///     .on_connect(connected)
+    ///     .on_disconnect(disconnected)
+    ///     .on_start(resync)
+    ///     .on_resync(resync)
+    /// # ;
+    /// ```
+    #[must_use]
+    pub fn on_resync(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
+        self.listens("$resync", handler)
     }
 
     /// Declares an event that this plugin emits. Only declared events can be emitted.

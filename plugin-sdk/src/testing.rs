@@ -13,12 +13,15 @@ use serde_json::Value;
 
 use self::declared::Declared;
 use self::run::{Run, World};
-use crate::context::{Caller, Event, Level, Target};
+use crate::context::{Caller, Connection, Event, Level, Target};
 use crate::plugin::{Access, Plugin};
 use crate::refusal::{Refusal, Result};
 
 /// When the first event happens, unless a test says otherwise: 2026-01-01T00:00:00.000Z, in milliseconds since 1970.
 const START: u64 = 1_767_225_600_000;
+
+/// The namespace of all connections.
+const NAMESPACE: &str = "/";
 
 /// A host for one plugin in a unit test: remembers state, membership and sequences from one event to the next.
 ///
@@ -197,15 +200,24 @@ impl TestHost {
         self.host_event("$start", None)
     }
 
+    /// The plugin has missed host events: `$resync`, which nobody caused. Its handler finds the connections that have
+    /// [connected](Self::connect) and not [disconnected](Self::disconnect).
+    pub fn resync(&mut self) -> Outcome {
+        self.host_event("$resync", None)
+    }
+
     /// The caller connects: `$connect`.
     pub fn connect(&mut self) -> Outcome {
         let client = self.client().clone();
+        let (id, user, namespace) = (self.current.clone(), client.user.clone(), NAMESPACE.to_owned());
+        self.world.connected.insert(self.current.clone(), Connection { id, user, namespace });
         self.host_event("$connect", Some(client))
     }
 
     /// The caller disconnects: `$disconnect`, while it is still in its rooms; then it leaves them.
     pub fn disconnect(&mut self) -> Outcome {
         let client = self.client().clone();
+        self.world.connected.remove(&self.current);
         let outcome = self.host_event("$disconnect", Some(client));
         self.world.members.retain(|(_, connection)| *connection != self.current);
         outcome
@@ -259,7 +271,7 @@ impl TestHost {
         let caller = client.as_ref().map(|client| Caller {
             connection: Some(self.current.clone()),
             user: client.user.clone(),
-            namespace: "/".to_owned(),
+            namespace: NAMESPACE.to_owned(),
         });
         let event = Event { name: name.to_owned(), data: data.to_string(), attachments, caller };
         let connection = client.as_ref().map(|_| self.current.clone());

@@ -46,7 +46,7 @@ fn check_refuses_what_is_no_plugin_with_a_reason_that_helps() {
         (made(dir.path(), "core.wasm", b"\0asm\x01\0\0\0"), "core module, not a component"),
         (made(dir.path(), "empty_component.wasm", b"\0asm\x0d\0\x01\0"), "another world"),
         (
-            made(dir.path(), "future.wasm", &replace_all(&good, b"sockhop:plugin/registry@0.1.0", b"sockhop:plugin/registry@0.9.0")),
+            made(dir.path(), "future.wasm", &replace_all(&good, b"sockhop:plugin/registry@0.1.1", b"sockhop:plugin/registry@0.9.0")),
             "was built against `sockhop:plugin/registry@0.9.0`",
         ),
         (made(dir.path(), "truncated.wasm", &good[..good.len() / 2]), "only a part of one"),

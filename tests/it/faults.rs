@@ -40,7 +40,7 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
         ("all but its last byte", good[..good.len() - 1].to_vec(), "only a part of one"),
         ("a core module", b"\0asm\x01\0\0\0".to_vec(), "core module"),
         ("another world", component(""), "another world"),
-        ("another version", replaced(&good, b"sockhop:plugin/registry@0.1.0", b"sockhop:plugin/registry@0.9.0"), "was built against"),
+        ("another version", replaced(&good, b"sockhop:plugin/registry@0.1.1", b"sockhop:plugin/registry@0.9.0"), "was built against"),
         ("a foreign import", wat::parse_str(r#"(component (import "acme:db/sql" (instance)))"#).expect("a component"), "acme:db/sql"),
         ("deep nesting", component(&deep), ""),
         // Compiled to their end or not, as the machine is fast: the host goes on, and the next file has its turn.

@@ -20,6 +20,7 @@ mod cpu_time;
 mod delivery;
 mod durability;
 mod faults;
+mod host_events;
 mod http;
 mod leaving;
 mod links;

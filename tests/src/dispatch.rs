@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sockhop::breaker::ClientKeys;
 use sockhop::config::{Config, InstancePolicy};
 use sockhop::dispatcher::{Answer, Dispatcher};
 use sockhop::event::{Connection, Event, Identity, Payload};
@@ -51,13 +50,9 @@ impl TestDispatcher {
         registry.publish(routes);
         let rooms = Arc::new(Rooms::new(PATIENCE, TaskTracker::new()));
         let dispatcher = Dispatcher::new(registry, rooms, Arc::new(config.limits.clone()), metrics);
-        let client = Arc::new(Connection {
-            sid: "AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
-            public_id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned(),
-            namespace: "/".into(),
-            identity: Arc::new(Identity::default()),
-            client: ClientKeys::new("01ARZ3NDEKTSV4RRFFQ69G5FAV", None, Some([127, 0, 0, 1].into())),
-        });
+        let (sid, public_id) = ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned());
+        let address = Some([127, 0, 0, 1].into());
+        let client = Arc::new(Connection::new(sid, public_id, "/".into(), Arc::new(Identity::default()), address));
         Self { dispatcher, client, served, _data: data }
     }
 

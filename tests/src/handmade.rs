@@ -17,8 +17,8 @@ pub fn handmade(module: &str) -> Vec<u8> {
 pub fn do_nothing() -> Vec<u8> {
     handmade(
         r#"(module
-            (import "sockhop:plugin/registry@0.1.0" "plugin" (func $plugin (param i32 i32 i32 i32 i32 i32 i32)))
-            (import "sockhop:plugin/registry@0.1.0" "handles" (func $handles (param i32 i32 i32 i32 i32 i32 i32 i32)))
+            (import "sockhop:plugin/registry@0.1.1" "plugin" (func $plugin (param i32 i32 i32 i32 i32 i32 i32)))
+            (import "sockhop:plugin/registry@0.1.1" "handles" (func $handles (param i32 i32 i32 i32 i32 i32 i32 i32)))
             (memory (export "memory") 1)
             (data (i32.const 0) "nothing1.0.0{}")
 
@@ -47,8 +47,8 @@ pub fn do_nothing() -> Vec<u8> {
 pub fn table_filler() -> Vec<u8> {
     handmade(
         r#"(module
-            (import "sockhop:plugin/registry@0.1.0" "plugin" (func $plugin (param i32 i32 i32 i32 i32 i32 i32)))
-            (import "sockhop:plugin/registry@0.1.0" "handles" (func $handles (param i32 i32 i32 i32 i32 i32 i32 i32)))
+            (import "sockhop:plugin/registry@0.1.1" "plugin" (func $plugin (param i32 i32 i32 i32 i32 i32 i32)))
+            (import "sockhop:plugin/registry@0.1.1" "handles" (func $handles (param i32 i32 i32 i32 i32 i32 i32 i32)))
             (memory (export "memory") 1)
             (table $table 0 funcref)
             (data (i32.const 0) "tables1.0.0fill{}")

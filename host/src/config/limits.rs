@@ -34,6 +34,7 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "log_lines_per_second",
     "log_line_bytes",
     "drain_ms",
+    "host_events",
     "breaker_failures",
     "breaker_failures_within_ms",
     "breaker_calls",
@@ -115,6 +116,8 @@ pub struct Limits {
     /// How long events that run on a version that was replaced may go on.
     #[serde(deserialize_with = "milliseconds")]
     pub drain_ms: Duration,
+    /// Host events that wait for one plugin; beyond, they are dropped, and one `$resync` tells it to read the connections again.
+    pub host_events: NonZeroUsize,
     /// CPU time that compiling one plugin may take, on all processors together.
     #[serde(deserialize_with = "milliseconds")]
     pub compile_ms: Duration,
@@ -196,6 +199,7 @@ impl Default for Limits {
             stalled_reader_ms: Duration::from_secs(20),
             outgoing_packets: nonzero!(NonZeroUsize, 4096),
             drain_ms: Duration::from_secs(10),
+            host_events: nonzero!(NonZeroUsize, 50_000),
             compile_ms: Duration::from_secs(30),
             compile_wall_ms: Duration::from_secs(600),
             compile_memory_bytes: nonzero!(NonZeroU64, 2 * 1024 * MIB as u64),

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
-use crate::event::{Event, Json};
+use crate::event::{Connection, Event, Json};
 use crate::registry::{Inbound, NotJoined, Outbound, Routes, Served};
 use crate::rejection::{Refusal, Rejection, truncate};
-use crate::rooms::Rooms;
+use crate::rooms::{Rooms, page_of};
 use crate::rule::is_room_name;
 use crate::schema::Schema;
 use crate::store::{StoreError, View, ViewError};
@@ -33,6 +33,9 @@ pub(super) struct Run {
 
 /// Emits with which a reply is compared, the last first: a handler with more pays for the check.
 const EMITS_COMPARED: usize = 4;
+
+/// Connections that one call returns at most, as a scan's entries.
+const MAX_PAGE: u32 = 1_000;
 
 struct Membership {
     before: BTreeSet<String>,
@@ -272,6 +275,17 @@ impl HostCalls for Run {
 
     fn mine(&mut self) -> Vec<String> {
         self.membership().map_or_else(|_| Vec::new(), |membership| membership.now.iter().cloned().collect())
+    }
+
+    fn connections(&mut self, after: Option<&str>, limit: u32) -> Result<Vec<Arc<Connection>>, Refusal> {
+        if !(1..=MAX_PAGE).contains(&limit) {
+            return Err(Refusal::misuse(format!("a page has 1 to {MAX_PAGE} connections")));
+        }
+        let limit = limit as usize;
+        Ok(match &self.event.connections {
+            Some(connections) => page_of(connections, after, limit),
+            None => self.rooms.directory.page(after, limit),
+        })
     }
 
     fn has_role(&self, role: &str) -> bool {

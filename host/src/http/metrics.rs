@@ -21,7 +21,9 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
     let routes = api.registry.snapshot();
     let gauges = |served: &Arc<crate::registry::Served>| {
         let (memory, instances) = served.plugin.memory_and_instances();
-        Gauges { plugin: served.plugin.name().to_owned(), instances, memory, is_open: served.health.is_open() }
+        let name = served.plugin.name();
+        let host_events = api.dispatcher.waiting_host_events(name);
+        Gauges { plugin: name.to_owned(), instances, memory, is_open: served.health.is_open(), host_events }
     };
     let gauges: Vec<_> = routes.plugins.iter().map(gauges).collect();
     api.metrics.log_lines_dropped(crate::log::lines_dropped());

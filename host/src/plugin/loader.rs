@@ -117,7 +117,7 @@ impl From<CompileError> for LoadError {
 }
 
 /// The version of the interface that this host implements.
-const HOST_WIT: &str = "0.1.0";
+const HOST_WIT: &str = "0.1.1";
 
 fn explain(failure: &Failure) -> String {
     match failure {

@@ -71,6 +71,11 @@ impl Pool {
         drop(instances);
     }
 
+    /// Events that run at once at most.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// Instances that there are, at work and waiting.
     pub(super) fn instances(&self) -> usize {
         let places = self.shared.places();

@@ -12,7 +12,7 @@ use crate::config::Limits;
 use crate::effect::{HostCalls, LogLevel, Target};
 use crate::rejection::Refusal;
 
-use super::bindings::sockhop::plugin::{emitter, identity, log, registry, rooms, state, types};
+use super::bindings::sockhop::plugin::{connections, emitter, identity, log, registry, rooms, state, types};
 use super::output::{LineStream, Output};
 use super::registration::Declarations;
 
@@ -225,6 +225,18 @@ impl rooms::Host for InstanceState {
 
     fn mine(&mut self) -> Vec<String> {
         self.handling().map_or_else(|_| Vec::new(), HostCalls::mine)
+    }
+}
+
+impl connections::Host for InstanceState {
+    fn scan(&mut self, after: Option<String>, limit: u32) -> Answer<Vec<connections::Connection>> {
+        let connections = self.handling()?.connections(after.as_deref(), limit)?;
+        let lowered = connections.iter().map(|connection| connections::Connection {
+            id: connection.public_id.clone(),
+            user: connection.identity.user.clone(),
+            namespace: connection.namespace.to_string(),
+        });
+        Ok(lowered.collect())
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::declared::Declared;
 use super::{Client, Effect};
-use crate::context::{Level, Target};
+use crate::context::{Connection, Context, Level, Target};
 use crate::host::{Entry, Host};
 use crate::refusal::{Refusal, Result};
 
@@ -19,6 +19,8 @@ pub(super) struct World {
     pub(super) state: BTreeMap<String, Vec<u8>>,
     /// Room and connection.
     pub(super) members: BTreeSet<(String, String)>,
+    /// Connections by id.
+    pub(super) connected: BTreeMap<String, Connection>,
     pub(super) sequences: BTreeMap<String, u64>,
     pub(super) log: Vec<(Level, String)>,
     pub(super) settings: BTreeMap<String, String>,
@@ -103,6 +105,16 @@ impl Host for Rc<Run> {
         let world = self.world.borrow();
         let mine = world.members.iter().filter(|(_, connection)| Some(connection) == self.connection.as_ref());
         mine.map(|(room, _)| room.clone()).collect()
+    }
+
+    fn connections(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
+        if !(1..=Context::MAX_CONNECTIONS).contains(&limit) {
+            return Err(Refusal::misuse(format!("a page has 1 to {} connections", Context::MAX_CONNECTIONS)));
+        }
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let world = self.world.borrow();
+        let connections = world.connected.range::<str, _>((from, Bound::Unbounded)).map(|(_, connection)| connection.clone());
+        Ok(connections.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
 
     fn has_role(&self, role: &str) -> bool {

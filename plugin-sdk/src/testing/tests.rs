@@ -1,5 +1,7 @@
 //! The SDK through its own test host: what authors rely on.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -165,4 +167,20 @@ fn attachments_are_found_by_their_placeholders() {
 #[should_panic(expected = "event `event` has two handlers; an event has one")]
 fn two_handlers_for_one_event_fail_the_load() {
     let _ = TestHost::new(on(|_, _| Ok(())).on("event", |_: &Context, _: Value| Ok(())));
+}
+
+#[test]
+fn a_plugin_that_missed_host_events_reads_the_connections_again() {
+    fn online(ctx: &Context) -> Result {
+        let connections = ctx.connections()?.into_iter().map(|connection| (connection.id, connection.user)).collect::<Vec<_>>();
+        ctx.state().set("online", &connections)
+    }
+    let mut host = TestHost::new(Plugin::new("presence", "1.0.0", "").on_resync(online));
+    host.connection("b").connect();
+    host.connection("a").user("7").connect();
+    host.connection("c").connect();
+    host.disconnect();
+    assert_eq!(host.state(), BTreeMap::new(), "it has not listened");
+    assert_eq!(host.resync(), Outcome { reply: Ok(json!(null)), effects: vec![] });
+    assert_eq!(host.state()["online"], json!([["a", "7"], ["b", null]]));
 }

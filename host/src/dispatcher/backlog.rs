@@ -1,0 +1,326 @@
+//! The host events that one plugin has not handled yet, in order and bounded. Pure: what happened comes in, what to deliver goes out.
+//!
+//! - `$start` comes first, and alone.
+//! - The events of one connection are delivered one at a time, in order. Connections don't wait for each other.
+//! - Where too many wait, all of them are dropped, and one `$resync` takes their place. It is delivered alone, and stands for everything
+//!   that happens until its delivery begins.
+//! - While the plugin does not serve, the backlog is parked, and nothing is lost but by the bound.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::event::{Connection, host_event};
+
+/// Which of the host's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Start,
+    Connect,
+    Disconnect,
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Start => host_event::START,
+            Self::Connect => host_event::CONNECT,
+            Self::Disconnect => host_event::DISCONNECT,
+        }
+    }
+}
+
+/// One host event for one plugin.
+#[derive(Debug)]
+pub(super) struct HostEvent {
+    pub(super) kind: Kind,
+    /// `None` for `$start`.
+    pub(super) connection: Option<Arc<Connection>>,
+    pub(super) at: SystemTime,
+    /// Held while somebody waits for the delivery.
+    pub(super) awaited: Option<TaskTrackerToken>,
+}
+
+/// Where a connection is in memory: its identity while an event holds it.
+type Address = usize;
+
+impl HostEvent {
+    fn address(&self) -> Option<Address> {
+        self.connection.as_ref().map(|connection| Arc::as_ptr(connection).addr())
+    }
+}
+
+/// What to deliver next.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    Event(HostEvent),
+    Resync,
+}
+
+/// The host events of one plugin.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    waiting: VecDeque<HostEvent>,
+    /// Connections whose event is being delivered, each with the event that follows it.
+    running: HashMap<Address, Option<HostEvent>>,
+    /// Whether what is being delivered is `$start` or `$resync`.
+    is_alone: bool,
+    /// Whether `$resync` is to be delivered.
+    needs_resync: bool,
+    is_parked: bool,
+    /// Tasks that deliver.
+    workers: usize,
+}
+
+impl Backlog {
+    /// Events that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.running.values().flatten().count()
+    }
+
+    /// Adds an event, of at most `bound` that wait. Returns those that will not be delivered: `$resync` stands for them, where the plugin
+    /// listens for it.
+    pub(super) fn push(&mut self, mut event: HostEvent, bound: usize, listens_for_resync: bool) -> Vec<HostEvent> {
+        if self.needs_resync && event.kind != Kind::Start {
+            return vec![event];
+        }
+        if self.is_parked {
+            event.awaited = None;
+        }
+        self.waiting.push_back(event);
+        // Counting what follows a running event is worth it only near the bound.
+        if self.waiting.len() + self.running.len() > bound && self.len() > bound { self.overflow(listens_for_resync) } else { Vec::new() }
+    }
+
+    fn overflow(&mut self, listens_for_resync: bool) -> Vec<HostEvent> {
+        self.needs_resync = listens_for_resync;
+        let followers = self.running.values_mut().filter_map(Option::take);
+        let (start, dropped) = self.waiting.drain(..).chain(followers).partition(|event| event.kind == Kind::Start);
+        self.waiting = start;
+        Vec::from(dropped)
+    }
+
+    /// The plugin has missed host events: it is to read the connections again. Returns the events that will not be delivered.
+    pub(super) fn resync(&mut self) -> Vec<HostEvent> {
+        self.overflow(true)
+    }
+
+    /// What to deliver now, of at most `most` deliveries at once; `None` where nothing can be.
+    pub(super) fn next(&mut self, most: usize) -> Option<Delivery> {
+        if self.is_parked || self.is_alone {
+            return None;
+        }
+        while self.running.len() < most {
+            let is_start = self.waiting.front().is_some_and(|event| event.kind == Kind::Start);
+            if is_start || self.needs_resync {
+                if !self.running.is_empty() {
+                    return None;
+                }
+                self.is_alone = true;
+                if is_start {
+                    return self.waiting.pop_front().map(Delivery::Event);
+                }
+                self.needs_resync = false;
+                return Some(Delivery::Resync);
+            }
+            let event = self.waiting.pop_front()?;
+            let address = event.address()?;
+            match self.running.get_mut(&address) {
+                None => {
+                    self.running.insert(address, None);
+                    return Some(Delivery::Event(event));
+                }
+                Some(follower) => *follower = Some(event),
+            }
+        }
+        None
+    }
+
+    /// A delivery has ended.
+    pub(super) fn done(&mut self, delivery: &Delivery) {
+        match delivery {
+            Delivery::Event(event) => match event.address() {
+                None => self.is_alone = false,
+                Some(address) => {
+                    if let Some(Some(follower)) = self.running.remove(&address) {
+                        self.waiting.push_front(follower);
+                    }
+                }
+            },
+            Delivery::Resync => self.is_alone = false,
+        }
+    }
+
+    /// The plugin does not serve: nothing is delivered until [`Backlog::resume`], and nobody waits for it. Returns whether it was not
+    /// parked before, and the events that will not be delivered.
+    pub(super) fn park(&mut self, delivery: Delivery) -> (bool, Vec<HostEvent>) {
+        self.done(&delivery);
+        let dropped = match delivery {
+            Delivery::Resync => self.resync(),
+            Delivery::Event(event) if self.needs_resync && event.kind != Kind::Start => vec![event],
+            Delivery::Event(event) => {
+                self.waiting.push_front(event);
+                Vec::new()
+            }
+        };
+        let followers = self.running.values_mut().flatten();
+        self.waiting.iter_mut().chain(followers).for_each(|event| event.awaited = None);
+        (!std::mem::replace(&mut self.is_parked, true), dropped)
+    }
+
+    /// The plugin may serve again.
+    pub(super) fn resume(&mut self) {
+        self.is_parked = false;
+    }
+
+    /// Counts one worker more, where there is work for it.
+    pub(super) fn hire(&mut self, most: usize) -> bool {
+        let can_resync = self.needs_resync && self.running.is_empty();
+        let has_work = !self.is_parked && !self.is_alone && (can_resync || !self.waiting.is_empty());
+        let hires = has_work && self.workers < most;
+        self.workers += usize::from(hires);
+        hires
+    }
+
+    /// A worker has ended.
+    pub(super) fn leave(&mut self) {
+        self.workers = self.workers.saturating_sub(1);
+    }
+
+    /// All that waits; none of it will be delivered.
+    pub(super) fn into_dropped(mut self) -> Vec<HostEvent> {
+        self.overflow(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::Identity;
+
+    const BOUND: usize = 12;
+    const MOST: usize = 3;
+
+    fn connection(number: usize) -> Arc<Connection> {
+        Arc::new(Connection::new(String::new(), number.to_string(), "/".into(), Arc::new(Identity::default()), None))
+    }
+
+    fn event(kind: Kind, connection: &Arc<Connection>) -> HostEvent {
+        HostEvent { kind, connection: Some(Arc::clone(connection)), at: SystemTime::UNIX_EPOCH, awaited: None }
+    }
+
+    /// What a plugin has been told: who is connected, as it must believe.
+    #[derive(Default)]
+    struct Told {
+        connected: HashMap<String, bool>,
+    }
+
+    impl Told {
+        fn handle(&mut self, event: &HostEvent) {
+            let id = event.connection.as_ref().unwrap().public_id.clone();
+            match event.kind {
+                Kind::Connect => assert_eq!(self.connected.insert(id, true), None, "connected once"),
+                Kind::Disconnect => assert_eq!(self.connected.insert(id, false), Some(true), "disconnected once, after it was connected"),
+                Kind::Start => {}
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_connection_does_not_keep_others_waiting() {
+        let mut backlog = Backlog::default();
+        let (slow, quick) = (connection(1), connection(2));
+        for (kind, connection) in [(Kind::Connect, &slow), (Kind::Disconnect, &slow), (Kind::Connect, &quick)] {
+            assert!(backlog.push(event(kind, connection), BOUND, true).is_empty());
+        }
+        let first = backlog.next(MOST).unwrap();
+        let second = backlog.next(MOST).unwrap();
+        assert!(matches!((&first, &second), (Delivery::Event(first), Delivery::Event(second))
+            if first.kind == Kind::Connect && second.connection.as_ref().unwrap().public_id == "2"));
+        assert!(backlog.next(MOST).is_none(), "the end of a connection waits for its begin");
+        backlog.done(&first);
+        assert!(matches!(backlog.next(MOST), Some(Delivery::Event(event)) if event.kind == Kind::Disconnect));
+    }
+
+    #[test]
+    fn start_is_delivered_first_and_alone() {
+        let mut backlog = Backlog::default();
+        backlog.push(HostEvent { kind: Kind::Start, connection: None, at: SystemTime::UNIX_EPOCH, awaited: None }, BOUND, true);
+        for number in 0..=BOUND {
+            backlog.push(event(Kind::Connect, &connection(number)), BOUND, true);
+        }
+        let start = backlog.next(MOST).unwrap();
+        assert!(matches!(&start, Delivery::Event(event) if event.kind == Kind::Start));
+        assert!(backlog.next(MOST).is_none());
+        backlog.done(&start);
+        assert!(matches!(backlog.next(MOST), Some(Delivery::Resync)));
+    }
+
+    proptest! {
+        /// Whatever happens, a plugin knows in the end who is connected: it was told in order, or told to read it again.
+        #[test]
+        fn a_plugin_knows_in_the_end_who_is_connected(steps in proptest::collection::vec((0_u8..10, 0_usize..8), 1..300)) {
+            let mut backlog = Backlog::default();
+            let mut told = Told::default();
+            let mut live: Vec<Arc<Connection>> = Vec::new();
+            let mut running: Vec<(Delivery, Vec<String>)> = Vec::new();
+            let mut made = 0;
+            let read = |live: &[Arc<Connection>]| live.iter().map(|connection| connection.public_id.clone()).collect::<Vec<_>>();
+            for (step, choice) in steps {
+                match step {
+                    0..3 => {
+                        made += 1;
+                        let new = connection(made);
+                        live.push(Arc::clone(&new));
+                        backlog.push(event(Kind::Connect, &new), BOUND, true);
+                    }
+                    3..5 if !live.is_empty() => {
+                        let gone = live.remove(choice % live.len());
+                        backlog.push(event(Kind::Disconnect, &gone), BOUND, true);
+                    }
+                    5..7 => running.extend(backlog.next(MOST).map(|delivery| (delivery, read(&live)))),
+                    7 if !running.is_empty() => {
+                        let (delivery, _) = running.remove(choice % running.len());
+                        backlog.park(delivery);
+                    }
+                    8 => backlog.resume(),
+                    _ if !running.is_empty() => {
+                        let (delivery, seen) = running.remove(choice % running.len());
+                        deliver(&mut told, &delivery, seen);
+                        backlog.done(&delivery);
+                    }
+                    _ => {}
+                }
+                prop_assert!(backlog.len() <= BOUND + MOST && running.len() <= MOST);
+            }
+            backlog.resume();
+            loop {
+                while let Some(delivery) = backlog.next(MOST) {
+                    let seen = read(&live);
+                    running.push((delivery, seen));
+                }
+                let Some((delivery, seen)) = running.pop() else { break };
+                deliver(&mut told, &delivery, seen);
+                backlog.done(&delivery);
+            }
+            let mut known: Vec<_> = told.connected.iter().filter(|(_, is_connected)| **is_connected).map(|(id, _)| id.clone()).collect();
+            let mut expected = read(&live);
+            known.sort();
+            expected.sort();
+            prop_assert_eq!(known, expected);
+        }
+    }
+
+    fn deliver(told: &mut Told, delivery: &Delivery, seen: Vec<String>) {
+        match delivery {
+            Delivery::Event(event) => told.handle(event),
+            Delivery::Resync => told.connected = seen.into_iter().map(|id| (id, true)).collect(),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The plugins that have not handled the `$connect` of a connection yet: its events to them wait, and its events to others do not.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+/// A set of plugins by name. Nearly always it is empty, and that is one load.
+#[derive(Debug, Default)]
+pub(crate) struct Untold {
+    count: AtomicUsize,
+    plugins: Mutex<Vec<Arc<str>>>,
+    /// Notified when a plugin is removed.
+    changed: Notify,
+}
+
+impl Untold {
+    /// The lock is held for a few moves; a panic leaves the list whole.
+    fn plugins(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
+        self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a plugin that must handle `$connect` first.
+    pub(crate) fn add(&self, plugin: &Arc<str>) {
+        let mut plugins = self.plugins();
+        plugins.push(Arc::clone(plugin));
+        self.count.store(plugins.len(), Ordering::Release);
+    }
+
+    /// Removes a plugin that has handled it, or never will.
+    pub(crate) fn remove(&self, plugin: &str) {
+        let mut plugins = self.plugins();
+        plugins.retain(|other| **other != *plugin);
+        if plugins.is_empty() {
+            // Gives the memory back: a connection lives long.
+            *plugins = Vec::new();
+        }
+        self.count.store(plugins.len(), Ordering::Release);
+        drop(plugins);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether `plugin` is one.
+    pub(crate) fn contains(&self, plugin: &str) -> bool {
+        !self.is_empty() && self.plugins().iter().any(|other| **other == *plugin)
+    }
+
+    /// Waits until `plugin` is none, at most until `deadline`.
+    pub(crate) async fn until_told(&self, plugin: &str, deadline: Instant) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Registers for the notification before it checks, so that no wake-up is lost.
+            changed.as_mut().enable();
+            if !self.contains(plugin) || tokio::time::timeout_at(deadline.into(), changed).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_for_one_plugin_does_not_wait_for_another() {
+        let untold = Untold::default();
+        let (slow, quick): (Arc<str>, Arc<str>) = ("slow".into(), "quick".into());
+        untold.add(&slow);
+        untold.add(&quick);
+        let far = Instant::now() + Duration::from_secs(60);
+        untold.until_told("other", far).await;
+        tokio::join!(untold.until_told("quick", far), async { untold.remove("quick") });
+        assert!(untold.contains("slow") && !untold.contains("quick") && !untold.is_empty());
+        untold.until_told("slow", Instant::now()).await;
+        assert!(untold.contains("slow"), "its time is over");
+        untold.remove("slow");
+        assert!(untold.is_empty());
+    }
+}
