@@ -24,9 +24,9 @@ use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
 use crate::store::CommitError;
 
-use commit::{commit, commit_alone, keep_log_short, turn_apart};
+use commit::{checkpoint_if_due, commit, commit_alone, turn_apart};
 use host_events::HostEvents;
-use run::Run;
+use run::{Fault, Run};
 
 /// Asks plugins, and applies what they want done.
 pub struct Dispatcher {
@@ -185,7 +185,7 @@ impl Dispatcher {
         let answer = self.run_within(routes, served, event, inbound, began).await;
         let ended = Instant::now();
         // Whatever became of the event: numbers that it took are written as well.
-        keep_log_short(served);
+        checkpoint_if_due(served);
         let outcome = match &answer {
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
             Err(Rejection::Busy(_) | Rejection::Unavailable(_)) => Outcome::Unknown,
@@ -232,7 +232,6 @@ impl Dispatcher {
             return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()));
         };
         let patience = inbound.map(|_| budget.until());
-        let contended = || Rejection::Busy("the plugin's state is contended".to_owned());
         let mut runs = 0;
         loop {
             let mut lock = match runs < OPTIMISTIC_RUNS {
@@ -245,7 +244,16 @@ impl Dispatcher {
                 Ok(returned) => returned,
                 Err(failure) => return Err(self.fail(served, event, &failure)),
             };
-            let Some(run) = Run::from_calls(calls) else { return Err(Rejection::PluginFailed) };
+            let Some(mut run) = Run::from_calls(calls) else { return Err(Rejection::PluginFailed) };
+            match run.take_fault() {
+                None => {}
+                Some(Fault::Rejected(rejection)) => return Err(rejection),
+                Some(Fault::Outdated) => {
+                    seat.discard();
+                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the state has changed under its reads");
+                    continue;
+                }
+            }
             let reply = match answer {
                 Ok(reply) => reply,
                 Err(refusal) => {
@@ -290,6 +298,7 @@ impl Dispatcher {
                             seat.discard();
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
                         }
+                        Err(CommitError::Contended) => return Err(contended()),
                         Err(error @ CommitError::Full { .. }) => return Err(Rejection::TooLarge(error.to_string())),
                         Err(error) => return Err(self.unavailable(served, event, &error)),
                     }
@@ -335,6 +344,11 @@ impl Dispatcher {
 /// What a client is told whose event is for a disabled plugin.
 fn disabled() -> Rejection {
     Rejection::Unavailable("an operator has disabled this plugin".to_owned())
+}
+
+/// What a client is told when the state could not be written in the event's time.
+fn contended() -> Rejection {
+    Rejection::Busy("the plugin's state is contended".to_owned())
 }
 
 /// What a client is told whose event is not handled now.

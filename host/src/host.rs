@@ -110,6 +110,9 @@ pub enum StartError {
 /// How long closing the transports may take: one that nobody reads would take for ever.
 const CLOSE: Duration = Duration::from_secs(5);
 
+/// How often the state of idle plugins is looked after.
+const TEND: Duration = Duration::from_secs(1);
+
 /// How long a request's body may pause: a client that sends nothing is not worth its connection.
 const BODY_READ: Duration = Duration::from_secs(10);
 
@@ -183,6 +186,7 @@ impl Host {
 
         let plugins = |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
         let reloading = CancellationToken::new();
+        tasks.spawn(tend(Arc::clone(&loader), reloading.clone()));
         let (begun, go_on) = follow(reloader, reloading.clone(), &tasks).map_err(StartError::Thread)?;
         let ended = |_| Err(ScanError::from(io::Error::other("the thread that follows it has ended")));
         begun.await.unwrap_or_else(ended).map_err(plugins)?;
@@ -282,6 +286,14 @@ fn follow(
     // So that the end of the host waits for the thread's.
     tasks.spawn(async { has_ended.await.unwrap_or_default() });
     Ok((has_begun, go_on))
+}
+
+/// Looks after the state of idle plugins until `stop`.
+async fn tend(loader: Arc<Loader>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(TEND)).await.is_some() {
+        let loader = Arc::clone(&loader);
+        let _ = tokio::task::spawn_blocking(move || loader.tend()).await;
+    }
 }
 
 /// Waits for `end`, for as long as `limit` and until `at_once`; whether it came.

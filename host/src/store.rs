@@ -8,10 +8,12 @@
 //! then the last moments may be missing, but never a part of a commit.
 
 mod commit;
+mod ids;
 mod queue;
+mod snapshot;
 mod view;
+mod wal;
 
-use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,11 +21,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
-use commit::Log;
+use ids::Ids;
 pub use queue::{Queue, Taken, Ticket};
+use snapshot::Readers;
 pub use view::{Changes, View};
+use wal::Wal;
 
 /// Marks a file as one of ours, for `file(1)` and for us: `Sock`.
 const APPLICATION_ID: u32 = 0x536F_636B;
@@ -41,51 +45,63 @@ const TABLES: &str = "
 /// How long an operator's own tool may hold the file before a call fails. The host itself never waits for itself here.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The file may grow to this many times the quota: keys are there twice, and pages are filled in part. It is what holds where the accounting
-/// should be wrong; a write beyond it fails as on a full disk.
-const FILE_BYTES_PER_QUOTA_BYTE: u64 = 4;
-
-/// Connections kept for the next readers. More at once are opened when they are needed, and closed after.
-const IDLE_READERS: usize = 16;
-
-/// KiB of pages that one connection caches; there are up to [`IDLE_READERS`] of them for each plugin, and the system caches the file as well.
+/// KiB of pages that one connection caches; there are up to [`snapshot::IDLE_READERS`] of them for each plugin, and the system caches the file as well.
 const CACHE_KIB: i64 = 512;
-
-/// Bytes of the log that stay on the disk once they have been moved into the file: what a burst needed is given back.
-const MAX_IDLE_LOG_BYTES: i64 = 8 * 1024 * 1024;
 
 /// Bytes that an entry counts beside its key and its value, so that a million tiny ones are not free.
 const ENTRY_BYTES: u64 = 32;
 
-/// Numbers of a sequence that are taken from the file at once. A stop without [`Store::close`] leaves a gap of at most that many; a commit
-/// to the file is saved for all but one of them.
-const IDS_PER_BLOCK: u64 = 32;
-
-/// The first number that a sequence does not reach: beyond it JavaScript's numbers have gaps.
-const END_OF_IDS: u64 = 1 << 53;
-
-/// Bytes of a sequence's name.
-const MAX_SEQUENCE_NAME: usize = 128;
-
-/// Sequences of one plugin. They are for kinds of records, not for records; each costs memory for as long as the host runs.
-const MAX_SEQUENCES: u32 = 1000;
+/// Pages that the file may always have: the empty tables, and something in them.
+const MIN_FILE_PAGES: u64 = 64;
 
 /// How much a plugin may store, and a call may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreLimits {
-    /// Bytes of all keys and values, with 32 for each entry.
+    /// Bytes on the disk: the file with its write-ahead log and the log's index. The keys and values alone, with 32 bytes for each entry, may
+    /// not be more either; this is what a view looks at, before anything is written.
     pub quota: u64,
+    /// Bytes of the write-ahead log at which writers wait for a checkpoint; at most an eighth of the quota. The log may be longer by one
+    /// transaction.
+    pub wal: u64,
     /// Bytes of one key.
     pub key: usize,
     /// Bytes of one value.
     pub value: usize,
     /// Bytes of the keys and values that one scan returns.
     pub scan: usize,
+    /// Age at which a snapshot is ended when the write-ahead log needs room.
+    pub snapshot_grace: Duration,
 }
+
+/// The default of [`StoreLimits::snapshot_grace`]: many times what a handler takes that does not wait for something.
+const SNAPSHOT_GRACE: Duration = Duration::from_millis(100);
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { quota: 256 * 1024 * 1024, key: 512, value: 256 * 1024, scan: 2 * 1024 * 1024 }
+        Self {
+            quota: 256 * 1024 * 1024,
+            wal: 16 * 1024 * 1024,
+            key: 512,
+            value: 256 * 1024,
+            scan: 2 * 1024 * 1024,
+            snapshot_grace: SNAPSHOT_GRACE,
+        }
+    }
+}
+
+impl StoreLimits {
+    fn wal_bound(&self) -> u64 {
+        self.wal.min(self.quota / 8)
+    }
+
+    /// Bytes of the quota that are kept for the log and its index.
+    fn wal_reserve(&self, page_bytes: u64) -> u64 {
+        wal::reserved(self.wal_bound(), page_bytes)
+    }
+
+    /// Bytes that the file may have.
+    fn file_bytes(&self, page_bytes: u64) -> u64 {
+        self.quota.saturating_sub(self.wal_reserve(page_bytes)).max(MIN_FILE_PAGES * page_bytes)
     }
 }
 
@@ -131,6 +147,13 @@ pub enum ViewError {
     /// Arguments that can't be right.
     #[error("{0}")]
     Misuse(String),
+    /// What the view has read has changed, and the store has ended its snapshot: what it reads now would not go with that. The handler is to be
+    /// run again.
+    #[error("what was read before has changed meanwhile")]
+    Outdated,
+    /// The write-ahead log is full, and a reader outside of the host keeps it so.
+    #[error("the state can't be written now")]
+    Contended,
     /// The host's fault, not the handler's.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -149,13 +172,16 @@ pub enum CommitError {
     #[error("what was read has changed meanwhile")]
     Conflict,
     /// The plugin would have more than it may.
-    #[error("the plugin's state would have {used} bytes, its quota is {quota}")]
+    #[error("the plugin's state would take more than {used} bytes, its quota is {quota}")]
     Full {
         /// What it would have.
         used: u64,
         /// What it may have.
         quota: u64,
     },
+    /// The write-ahead log is full, and a reader outside of the host keeps it so.
+    #[error("the write-ahead log is full, and another process reads from it")]
+    Contended,
     /// The host's fault, not the handler's.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -175,20 +201,14 @@ pub struct Store {
     file: PathBuf,
     limits: StoreLimits,
     /// Locked before `writer` where both are.
-    ids: Mutex<HashMap<String, Block>>,
+    ids: Mutex<Ids>,
     writer: Mutex<Connection>,
-    readers: Mutex<Vec<Connection>>,
+    readers: Mutex<Readers>,
     /// What `meta.bytes` is, to say no to a write without asking the file.
     used: AtomicU64,
-    log: Log,
+    wal: Wal,
     /// Writers who wait for their turn.
     pub queue: Queue,
-}
-
-/// Numbers that are taken from the file and not given out yet.
-struct Block {
-    next: u64,
-    end: u64,
 }
 
 impl Store {
@@ -209,11 +229,10 @@ impl Store {
         let mut writer = connect(file)?;
         prepare(&mut writer, file)?;
         let page_bytes: u32 = writer.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        let pages = limits.quota.saturating_mul(FILE_BYTES_PER_QUOTA_BYTE) / u64::from(page_bytes.max(1)) + 64;
-        writer.pragma_update(None, "max_page_count", integer(pages))?;
-        writer.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG_BYTES)?;
-        // Moving the log into the file takes milliseconds, and is no part of a commit: see `Store::move_log`.
-        writer.pragma_update(None, "wal_autocheckpoint", 0)?;
+        let page_bytes = u64::from(page_bytes.max(1));
+        writer.pragma_update(None, "max_page_count", integer(limits.file_bytes(page_bytes) / page_bytes))?;
+        let wal = Wal::new(limits.wal_bound(), page_bytes);
+        wal.follow(&mut writer)?;
         let Meta { bytes, .. } = meta(&writer)?;
         Ok(Self {
             file: file.to_owned(),
@@ -222,7 +241,7 @@ impl Store {
             writer: Mutex::new(writer),
             readers: Mutex::default(),
             used: AtomicU64::new(bytes),
-            log: Log::default(),
+            wal,
             queue: Queue::default(),
         })
     }
@@ -237,57 +256,6 @@ impl Store {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The next number of `sequence`: from 1, growing, below 2^53. It is taken at once, whatever becomes of who asked.
-    ///
-    /// # Errors
-    /// [`ViewError::Misuse`] for a name that is empty, [`ViewError::Limit`] for one that is too long, a sequence too many, or one at its end.
-    pub fn next_id(&self, sequence: &str) -> Result<u64, ViewError> {
-        if sequence.is_empty() {
-            return Err(ViewError::Misuse("a sequence needs a name".to_owned()));
-        }
-        if sequence.len() > MAX_SEQUENCE_NAME {
-            return Err(ViewError::Limit(format!("a sequence's name may have {MAX_SEQUENCE_NAME} bytes")));
-        }
-        let mut ids = lock(&self.ids);
-        if let Some(block) = ids.get_mut(sequence)
-            && block.next < block.end
-        {
-            let id = block.next;
-            block.next += 1;
-            return Ok(id);
-        }
-        let Block { next, end } = self.reserve(sequence)?;
-        ids.insert(sequence.to_owned(), Block { next: next + 1, end });
-        Ok(next)
-    }
-
-    /// Takes the next numbers of `sequence` from the file, for good, before the first of them is given out.
-    fn reserve(&self, sequence: &str) -> Result<Block, ViewError> {
-        let mut writer = lock(&self.writer);
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut select = transaction.prepare_cached("SELECT next FROM sequences WHERE name = ?1")?;
-        let known = select.query_row([sequence], |row| row.get(0)).optional()?;
-        drop(select);
-        let next = match known {
-            Some(next) => natural(next),
-            None => {
-                let sequences: u32 = transaction.query_row("SELECT count(*) FROM sequences", [], |row| row.get(0))?;
-                if sequences >= MAX_SEQUENCES {
-                    return Err(ViewError::Limit(format!("a plugin may have {MAX_SEQUENCES} sequences")));
-                }
-                1
-            }
-        };
-        let end = END_OF_IDS.min(next + IDS_PER_BLOCK);
-        if next >= end {
-            return Err(ViewError::Limit("the sequence is at its end".to_owned()));
-        }
-        transaction.prepare_cached("INSERT OR REPLACE INTO sequences VALUES (?1, ?2)")?.execute(params![sequence, integer(end)])?;
-        transaction.commit()?;
-        self.log.grow(1);
-        Ok(Block { next, end })
-    }
-
     /// Gives back the numbers that were taken and not given out, and moves the log into the file. The store can still be used, at the price
     /// of doing it again.
     ///
@@ -295,38 +263,16 @@ impl Store {
     /// The file can't be written. Nothing is lost then but a few numbers: what was committed is safe in the log.
     pub fn close(&self) -> Result<(), StoreError> {
         let mut ids = lock(&self.ids);
-        let mut writer = lock(&self.writer);
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for (sequence, Block { next, end }) in ids.iter() {
-            let mut give_back = transaction.prepare_cached("UPDATE sequences SET next = ?2 WHERE name = ?1 AND next = ?3")?;
-            give_back.execute(params![sequence, integer(*next), integer(*end)])?;
-        }
-        transaction.commit()?;
-        ids.clear();
-        lock(&self.readers).clear();
+        let mut writer = self.hold_writer();
+        ids.give_back(&mut writer)?;
+        lock(&self.readers).idle.clear();
         writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         Ok(())
-    }
-
-    /// A connection for one reader.
-    fn reader(&self) -> Result<Connection, StoreError> {
-        let idle = lock(&self.readers).pop();
-        match idle {
-            Some(reader) => Ok(reader),
-            None => connect(&self.file),
-        }
-    }
-
-    /// Keeps a connection, outside of any transaction, for the next reader.
-    fn keep_reader(&self, reader: Connection) {
-        let mut readers = lock(&self.readers);
-        if readers.len() < IDLE_READERS {
-            readers.push(reader);
-        }
     }
 }
 
 /// The one row of `meta`: changes with every commit, so it tells whether a snapshot is still the newest.
+#[derive(Debug, Clone, Copy)]
 struct Meta {
     commits: i64,
     bytes: u64,

@@ -28,6 +28,7 @@ mod logging;
 mod order;
 mod reload;
 mod rooms;
+mod state;
 mod tidy;
 mod transactions;
 mod wit;

@@ -31,6 +31,7 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "state_key_bytes",
     "state_value_bytes",
     "state_bytes",
+    "state_wal_bytes",
     "log_lines_per_second",
     "log_line_bytes",
     "drain_ms",
@@ -83,8 +84,10 @@ pub struct Limits {
     pub state_key_bytes: NonZeroUsize,
     /// One value.
     pub state_value_bytes: NonZeroUsize,
-    /// All keys and values of one plugin.
+    /// What one plugin's state takes on the disk: its file, the write-ahead log, and the log's index.
     pub state_bytes: NonZeroU64,
+    /// The write-ahead log of one plugin's state: writers wait when it has this length. At most an eighth of `state_bytes` counts.
+    pub state_wal_bytes: NonZeroU64,
     /// Log lines of one plugin in a second; the rest is counted.
     pub log_lines_per_second: NonZeroU32,
     /// One log line of a plugin; the rest is cut.
@@ -185,6 +188,7 @@ impl Default for Limits {
             state_key_bytes: nonzero!(NonZeroUsize, 512),
             state_value_bytes: nonzero!(NonZeroUsize, 256 * KIB),
             state_bytes: nonzero!(NonZeroU64, 256 * MIB as u64),
+            state_wal_bytes: nonzero!(NonZeroU64, 16 * MIB as u64),
             log_lines_per_second: nonzero!(NonZeroU32, 100),
             log_line_bytes: nonzero!(NonZeroUsize, 8 * KIB),
             connections: nonzero!(NonZeroUsize, 50_000),

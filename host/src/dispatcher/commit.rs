@@ -94,13 +94,13 @@ fn tell(writers: Vec<Taken>, committed: Vec<Result<(), CommitError>>) {
     writers.into_iter().zip(committed).for_each(|(writer, result)| writer.done(result));
 }
 
-/// Has the log of a plugin's state moved into its file, where it has grown long. Nobody waits for it: what is in the log is safe there.
-pub(super) fn keep_log_short(served: &Served) {
-    if served.state.store.has_long_log() {
+/// Has a checkpoint made of a plugin's state, where one is due. Nobody waits for it: what is in the write-ahead log is safe there.
+pub(super) fn checkpoint_if_due(served: &Served) {
+    if served.state.store.checkpoint_is_due() {
         let (store, plugin) = (Arc::clone(&served.state.store), served.plugin.name().to_owned());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.move_log() {
-                tracing::warn!(plugin, error = ?Cause(&error), "the log of the state was not moved into its file");
+            if let Err(error) = store.checkpoint() {
+                tracing::warn!(plugin, error = ?Cause(&error), "checkpoint of the state failed: its write-ahead log stays as long as it is");
             }
         });
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
@@ -15,7 +16,7 @@ use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
 use crate::rule::is_room_name;
 use crate::schema::Schema;
-use crate::store::{StoreError, View, ViewError};
+use crate::store::{View, ViewError};
 
 /// One run of one event's handler.
 pub(super) struct Run {
@@ -29,6 +30,17 @@ pub(super) struct Run {
     membership: Option<Membership>,
     /// The plugin's state as it was when first asked for, with this run's writes. In a box, because a run is moved, and most need none.
     view: Option<Box<View>>,
+    /// Why this run can't count, whatever the handler makes of it. In a box as well.
+    fault: Option<Box<Fault>>,
+}
+
+/// A state call that failed through no fault of the handler.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The run saw a state that has changed since, and could not see the rest of it: the handler is to be run again.
+    Outdated,
+    /// The state can't be read or written now.
+    Rejected(Rejection),
 }
 
 /// Emits with which a reply is compared, the last first: a handler with more pays for the check.
@@ -53,12 +65,18 @@ impl Run {
             effects_bytes: 0,
             membership: None,
             view: None,
+            fault: None,
         }
     }
 
     /// The run that an instance was given, when it gives it back.
     pub(super) fn from_calls(calls: Box<dyn HostCalls>) -> Option<Box<Self>> {
         (calls as Box<dyn Any>).downcast().ok()
+    }
+
+    /// Why this run can't count.
+    pub(super) fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take().map(|fault| *fault)
     }
 
     /// What the handler wants done, and what it read and wrote.
@@ -109,17 +127,26 @@ impl Run {
         self.view.get_or_insert_with(|| Box::new(self.served.state.store.view()))
     }
 
-    /// The operator is told what happened, the plugin only that it did.
-    fn unreadable(&self, error: &StoreError) -> Refusal {
-        tracing::error!(plugin = self.served.plugin.name(), id = %self.event.id, error = ?super::Cause(error), "state not read");
-        Refusal::new("unavailable", "the state can't be read now")
+    /// Notes why the run can't count. The operator is told what happened, the plugin only that it did.
+    fn fail(&mut self, fault: Fault) -> Refusal {
+        let message = match &fault {
+            Fault::Outdated => "the state has changed meanwhile; the event is handled again",
+            Fault::Rejected(_) => "the state can't be used now",
+        };
+        self.fault.get_or_insert_with(|| Box::new(fault));
+        Refusal::new("unavailable", message)
     }
 
-    fn refuse(&self, error: ViewError) -> Refusal {
+    fn refuse(&mut self, error: ViewError) -> Refusal {
         match error {
             ViewError::Limit(message) => Refusal::limit(message),
             ViewError::Misuse(message) => Refusal::misuse(message),
-            ViewError::Store(error) => self.unreadable(&error),
+            ViewError::Outdated => self.fail(Fault::Outdated),
+            ViewError::Contended => self.fail(Fault::Rejected(super::contended())),
+            ViewError::Store(error) => {
+                tracing::error!(plugin = self.served.plugin.name(), id = %self.event.id, error = ?super::Cause(&error), "state not read");
+                self.fail(Fault::Rejected(Rejection::Unavailable("the plugin's state can't be read now".to_owned())))
+            }
         }
     }
 
@@ -184,6 +211,14 @@ fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool)
             Some(room) => Err(Refusal::new("undeclared", format!("the declaration of `{event}` does not name the room `{room}`"))),
             None => Ok(()),
         },
+    }
+}
+
+/// Does what may wait for milliseconds: a thread of a runtime with several hands its other tasks to another meanwhile.
+fn may_block<T>(wait: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+        _ => wait(),
     }
 }
 
@@ -337,6 +372,8 @@ impl HostCalls for Run {
     }
 
     fn next_id(&mut self, sequence: &str) -> Result<u64, Refusal> {
-        self.served.state.store.next_id(sequence).map_err(|error| self.refuse(error))
+        let store = &self.served.state.store;
+        let next = if store.may_wait() { may_block(|| store.next_id(sequence)) } else { store.next_id(sequence) };
+        next.map_err(|error| self.refuse(error))
     }
 }

@@ -108,6 +108,20 @@ impl Loader {
         }
     }
 
+    /// Gives back what the state of idle plugins does not need. To be called about once a second; waits for the disk.
+    pub fn tend(&self) {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let stores: Vec<_> = states.iter().map(|(name, state)| (name.clone(), Arc::downgrade(&state.store))).collect();
+        drop(states);
+        for (plugin, store) in stores {
+            if let Some(store) = store.upgrade()
+                && let Err(error) = store.tend()
+            {
+                tracing::warn!(plugin, error = chain(&error), "the write-ahead log of idle state is not truncated");
+            }
+        }
+    }
+
     /// Closes all state.
     pub fn close(&self) {
         for (name, state) in self.states.lock().unwrap_or_else(PoisonError::into_inner).drain() {
@@ -135,9 +149,11 @@ impl Loader {
         std::fs::create_dir_all(&self.state_dir)?;
         let limits = StoreLimits {
             quota: limits.state_bytes.get(),
+            wal: limits.state_wal_bytes.get(),
             key: limits.state_key_bytes.get(),
             value: limits.state_value_bytes.get(),
             scan: limits.host_call_bytes.get(),
+            ..StoreLimits::default()
         };
         let store = Store::open(&self.state_dir.join(format!("{name}.sqlite")), limits)?;
         let state = State { store: Arc::new(store), commit: Arc::default(), memory: Arc::default() };

@@ -1,37 +1,26 @@
-//! Writing: changes that are stored all or not at all, unless what they were made from has changed; and the log into which they go first.
+//! Writing: changes that are stored all or not at all, unless what they were made from has changed.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::view::{Scanned, Tracked};
-use super::{BUSY_TIMEOUT, Changes, CommitError, Meta, Store, StoreError, entry_bytes, integer, lock, meta, stored_bytes};
+use super::{BUSY_TIMEOUT, Changes, CommitError, Meta, Store, entry_bytes, integer, meta, natural, stored_bytes};
 
 /// What a commit may write and still take microseconds: a handful of records. A key is some pages of the log.
 const SMALL_KEYS: usize = 16;
 const SMALL_BYTES: usize = 32 * 1024;
 
+/// What a transaction for several writers may hold, so that it does not take the log far beyond its bound: as much as one event may store.
+const TRANSACTION_KEYS: usize = 256;
+const TRANSACTION_BYTES: usize = 1024 * 1024;
+
+/// Pages that one key takes at most, beside those that its value fills: of the table and of its index, with what a full page is split into.
+const PAGES_PER_KEY: u64 = 8;
+
 /// What a group may have read, and take no longer: each after the first has the entries looked at again.
 const SMALL_READS: usize = 256;
-
-/// Keys written since the log was moved, after which it is moved again: some four pages of 4 KiB each, as SQLite's own thousand pages.
-const LONG_LOG_KEYS: usize = 250;
-
-/// What is known of the log.
-#[derive(Debug, Default)]
-pub(super) struct Log {
-    /// Keys written since it was moved.
-    keys: AtomicUsize,
-    is_moving: AtomicBool,
-}
-
-impl Log {
-    /// So many keys more were written.
-    pub(super) fn grow(&self, keys: usize) {
-        self.keys.fetch_add(keys, Ordering::Relaxed);
-    }
-}
 
 impl Store {
     /// Stores `changes`, all or nothing, if nothing that they were made from has changed. Without writes there is nothing to do, and to
@@ -46,23 +35,40 @@ impl Store {
         if changes.writes.is_empty() {
             return Ok(());
         }
-        let mut committed = self.commit_by(&mut lock(&self.writer), &[changes])?;
+        let mut writer = self.hold_writer();
+        self.make_room(&writer)?;
+        let mut committed = self.commit_by(&mut writer, &[changes]).map_err(|error| self.full_or(error, &writer, changes))?;
         committed.pop().unwrap_or(Ok(()))
     }
 
-    /// Commits each of `group` in its turn, as [`Store::commit`] would, in one transaction: one that is refused changes nothing, and the next
-    /// sees what those before it have stored.
-    pub fn commit_all(&self, group: &[&Changes]) -> Vec<Result<(), CommitError>> {
-        let committed = self.commit_by(&mut lock(&self.writer), group);
-        match committed {
-            Ok(committed) => committed,
-            // Whoever holds the file holds it for all of them: to wait for it once is enough.
-            Err(rusqlite::Error::SqliteFailure(failure, message)) if is_busy(failure) => {
-                group.iter().map(|_| Err(rusqlite::Error::SqliteFailure(failure, message.clone()).into())).collect()
+    /// Commits each of `group` in its turn, as [`Store::commit`] would, with as many as one transaction may have: one that is refused changes
+    /// nothing, and the next sees what those before it have stored.
+    pub fn commit_all(&self, mut group: &[&Changes]) -> Vec<Result<(), CommitError>> {
+        let mut results = Vec::with_capacity(group.len());
+        while !group.is_empty() {
+            let (part, rest) = group.split_at(transaction_size(group));
+            group = rest;
+            let mut writer = self.hold_writer();
+            let committed = self.make_room(&writer).map(|()| self.commit_by(&mut writer, part));
+            drop(writer);
+            match committed {
+                Ok(Ok(committed)) => results.extend(committed),
+                // What keeps the log full keeps it full for all of them: to wait for it once is enough.
+                Err(CommitError::Contended) => {
+                    results.extend(part.iter().chain(group).map(|_| Err(CommitError::Contended)));
+                    return results;
+                }
+                // So it is with another process that holds the file.
+                Ok(Err(rusqlite::Error::SqliteFailure(failure, message))) if is_busy(failure) => {
+                    let busy = || Err(rusqlite::Error::SqliteFailure(failure, message.clone()).into());
+                    results.extend(part.iter().chain(group).map(|_| busy()));
+                    return results;
+                }
+                // What is wrong with one of them is no matter of the others.
+                Ok(Err(_)) | Err(_) => results.extend(part.iter().map(|changes| self.commit(changes))),
             }
-            // What is wrong with one of them is no matter of the others.
-            Err(_) => group.iter().map(|changes| self.commit(changes)).collect(),
         }
+        results
     }
 
     /// The same where it takes microseconds; nothing where it may take longer: there is much to write, or another holds the file.
@@ -72,6 +78,9 @@ impl Store {
             return None;
         }
         if group.len() > 1 && group.iter().map(|changes| changes.tracked.entries()).sum::<usize>() > SMALL_READS {
+            return None;
+        }
+        if self.wal.is_full() {
             return None;
         }
         let mut writer = self.writer.try_lock().ok()?;
@@ -85,19 +94,18 @@ impl Store {
     /// Nothing of any is stored where SQLite fails.
     fn commit_by(&self, writer: &mut Connection, group: &[&Changes]) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (mut now, mut keys) = (meta(&transaction)?, 0);
+        let (mut now, mut has_written) = (meta(&transaction)?, false);
         let mut committed = Vec::with_capacity(group.len());
         for changes in group {
             committed.push(self.write(&transaction, &now, changes)?.map(|then| {
                 now = then;
-                keys += changes.writes.len();
+                has_written = true;
             }));
         }
-        if keys > 0 {
+        if has_written {
             transaction.prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?.execute([now.commits, integer(now.bytes)])?;
             transaction.commit()?;
             self.used.store(now.bytes, Ordering::Relaxed);
-            self.log.grow(keys);
         }
         Ok(committed)
     }
@@ -130,25 +138,32 @@ impl Store {
         Ok(Ok(then))
     }
 
-    /// Whether the log is so long that it should be moved into the file. Says so to one caller, until that has done it.
-    pub fn has_long_log(&self) -> bool {
-        self.log.keys.load(Ordering::Relaxed) >= LONG_LOG_KEYS && !self.log.is_moving.swap(true, Ordering::Relaxed)
+    /// Tells a full quota from a full disk, which SQLite does not: `changes` met the quota if they may have had no room in the file.
+    fn full_or(&self, error: rusqlite::Error, writer: &Connection, changes: &Changes) -> CommitError {
+        let pragma = |name| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map(natural);
+        if error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+            && let (Ok(pages), Ok(page_bytes)) = (pragma("page_count"), pragma("page_size"))
+        {
+            let bytes: usize = changes.writes.values().flatten().map(Vec::len).sum();
+            let wanted = PAGES_PER_KEY * changes.writes.len() as u64 + 2 * bytes as u64 / page_bytes.max(1);
+            if (pages + wanted) * page_bytes >= self.limits.file_bytes(page_bytes) {
+                let used = pages * page_bytes + self.limits.wal_reserve(page_bytes);
+                return CommitError::Full { used, quota: self.limits.quota };
+            }
+        }
+        error.into()
     }
+}
 
-    /// Moves the log into the file, beside whoever reads and writes. Takes milliseconds, on a slow disk more.
-    ///
-    /// # Errors
-    /// The file can't be written: what was committed stays in the log.
-    pub fn move_log(&self) -> Result<(), StoreError> {
-        self.log.keys.store(0, Ordering::Relaxed);
-        let moved = self.reader().and_then(|connection| {
-            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-            self.keep_reader(connection);
-            Ok(())
-        });
-        self.log.is_moving.store(false, Ordering::Relaxed);
-        moved
-    }
+/// How many of the first of `group` go into one transaction: at least one.
+fn transaction_size(group: &[&Changes]) -> usize {
+    let (mut keys, mut bytes) = (0, 0);
+    let fits = |changes: &&&Changes| {
+        keys += changes.writes.len();
+        bytes += changes.writes.values().flatten().map(Vec::len).sum::<usize>();
+        keys <= TRANSACTION_KEYS && bytes <= TRANSACTION_BYTES
+    };
+    group.iter().take_while(fits).count().max(1)
 }
 
 fn is_busy(failure: rusqlite::ffi::Error) -> bool {
@@ -156,17 +171,17 @@ fn is_busy(failure: rusqlite::ffi::Error) -> bool {
 }
 
 /// Whether everything that a view has read is still so.
-fn is_unchanged(transaction: &Transaction<'_>, tracked: &Tracked) -> Result<bool, rusqlite::Error> {
+pub(super) fn is_unchanged(connection: &Connection, tracked: &Tracked) -> Result<bool, rusqlite::Error> {
     let Tracked::Some { keys, scans, .. } = tracked else { return Ok(false) };
     for (key, seen) in keys {
-        let mut statement = transaction.prepare_cached("SELECT version FROM entries WHERE key = ?1")?;
+        let mut statement = connection.prepare_cached("SELECT version FROM entries WHERE key = ?1")?;
         let version: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
         if version != *seen {
             return Ok(false);
         }
     }
     for Scanned { from, to, rows } in scans {
-        let mut statement = transaction.prepare_cached("SELECT key, version FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key")?;
+        let mut statement = connection.prepare_cached("SELECT key, version FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key")?;
         let mut found = statement.query([from, to])?;
         let mut seen = rows.iter();
         while let Some(row) = found.next()? {

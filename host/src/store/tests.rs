@@ -1,11 +1,15 @@
 //! The store as its users see it; what needs to look inside is tested beside it.
 
+mod wal;
+
 use std::collections::BTreeMap;
 use std::thread;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::ids::{END_OF_IDS, IDS_PER_BLOCK, MAX_SEQUENCES};
+use super::snapshot::IDLE_READERS;
 use super::*;
 
 type Entries = Vec<(String, Vec<u8>)>;
@@ -392,13 +396,13 @@ fn readers_are_used_again() {
     for _ in 0..10 {
         get(&store, "a");
     }
-    assert_eq!(lock(&store.readers).len(), 1);
+    assert_eq!(lock(&store.readers).idle.len(), 1);
     let mut views: Vec<View> = (0..IDLE_READERS + 5).map(|_| store.view()).collect();
     for view in &mut views {
         view.get("a").unwrap();
     }
     drop(views);
-    assert_eq!(lock(&store.readers).len(), IDLE_READERS);
+    assert_eq!(lock(&store.readers).idle.len(), IDLE_READERS);
 }
 
 /// One step of one of several views that are open at once.
@@ -407,8 +411,15 @@ enum Step {
     Get(String),
     Set(String, u8),
     Delete(String),
-    Scan { prefix: String, cursor: Option<String>, backwards: bool, limit: u32 },
+    Scan {
+        prefix: String,
+        cursor: Option<String>,
+        backwards: bool,
+        limit: u32,
+    },
     Commit,
+    /// The store ends all snapshots.
+    End,
 }
 
 fn key() -> impl Strategy<Value = String> {
@@ -423,6 +434,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => ("[ab]{0,2}", proptest::option::of(key()), any::<bool>(), 1..5_u32)
             .prop_map(|(prefix, cursor, backwards, limit)| Step::Scan { prefix, cursor, backwards, limit }),
         3 => Just(Step::Commit),
+        1 => Just(Step::End),
     ]
 }
 
@@ -432,6 +444,26 @@ struct Model {
     seen: Option<BTreeMap<String, (u8, usize)>>,
     own: BTreeMap<String, Option<u8>>,
     asked: Vec<Asked>,
+    /// Whether the store has ended the view's snapshot since its last read.
+    is_ended: bool,
+}
+
+impl Model {
+    /// Whether something that the view has read has changed.
+    fn is_changed(&self, state: &BTreeMap<String, (u8, usize)>) -> bool {
+        self.asked.iter().any(|asked| self.seen.as_ref().is_some_and(|seen| asked.part(seen) != asked.part(state)))
+    }
+
+    /// Takes the snapshot that the next read sees; `None` where it does not go with what was read before.
+    fn read(&mut self, state: &BTreeMap<String, (u8, usize)>) -> Option<&BTreeMap<String, (u8, usize)>> {
+        if self.is_ended {
+            if self.is_changed(state) {
+                return None;
+            }
+            (self.seen, self.is_ended) = (None, false);
+        }
+        Some(self.seen.get_or_insert_with(|| state.clone()))
+    }
 }
 
 /// A read, and what of the stored state it depends on.
@@ -487,7 +519,12 @@ proptest! {
                     let expected = match model.own.get(&key) {
                         Some(own) => *own,
                         None => {
-                            let value = model.seen.get_or_insert_with(|| state.clone()).get(&key).map(|(value, _)| *value);
+                            let Some(seen) = model.read(&state) else {
+                                prop_assert!(matches!(view.get(&key), Err(ViewError::Outdated)));
+                                views[index] = (store.view(), Model::default());
+                                continue;
+                            };
+                            let value = seen.get(&key).map(|(value, _)| *value);
                             model.asked.push(Asked::Key(key.clone()));
                             value
                         }
@@ -495,12 +532,17 @@ proptest! {
                     prop_assert_eq!(view.get(&key).unwrap(), expected.map(|value| vec![value]));
                 }
                 Step::Scan { prefix, cursor, backwards, limit } => {
-                    let found = view.scan(&prefix, cursor.as_deref(), backwards, limit).unwrap();
+                    let found = view.scan(&prefix, cursor.as_deref(), backwards, limit);
                     let may_be_empty = !backwards && cursor.as_ref().is_some_and(|c| *c > prefix && !c.starts_with(prefix.as_str()))
                         || backwards && cursor.as_ref().is_some_and(|c| *c <= prefix);
                     // A range that is empty by itself is no read, so it takes no snapshot.
-                    let empty = BTreeMap::new();
-                    let seen = if may_be_empty { &empty } else { &*model.seen.get_or_insert_with(|| state.clone()) };
+                    let seen = if may_be_empty { Some(BTreeMap::new()) } else { model.read(&state).cloned() };
+                    let Some(seen) = seen else {
+                        prop_assert!(matches!(found, Err(ViewError::Outdated)));
+                        views[index] = (store.view(), Model::default());
+                        continue;
+                    };
+                    let found = found.unwrap();
                     let mut merged: BTreeMap<&str, u8> = seen.iter().map(|(key, (value, _))| (key.as_str(), *value)).collect();
                     for (key, own) in &model.own {
                         match own {
@@ -523,9 +565,13 @@ proptest! {
                         model.asked.push(Asked::Range { prefix, cursor, backwards, last });
                     }
                 }
+                Step::End => {
+                    store.end_snapshots(Duration::ZERO);
+                    views.iter_mut().for_each(|(_, model)| model.is_ended = model.seen.is_some());
+                }
                 Step::Commit => {
                     let (view, model) = std::mem::replace(&mut views[index], (store.view(), Model::default()));
-                    let changed = model.asked.iter().any(|asked| model.seen.as_ref().is_some_and(|seen| asked.part(seen) != asked.part(&state)));
+                    let changed = model.is_changed(&state);
                     let conflict = is_conflict(store.commit(&view.into_changes()));
                     prop_assert_eq!(conflict, changed && !model.own.is_empty());
                     if !conflict {
@@ -572,23 +618,4 @@ fn a_group_is_committed_as_one_after_the_other_and_who_is_refused_changes_nothin
     assert!(matches!(committed.as_slice(), [Ok(()), Err(CommitError::Full { .. })]), "{committed:?}");
     assert_eq!(store.used(), before + 1 + 800 + ENTRY_BYTES);
     assert!(get(&store, "a").is_some() && get(&store, "b").is_none());
-}
-
-#[test]
-fn a_long_log_is_moved_once_whether_values_or_numbers_made_it_so() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::open(&dir.path().join("state.sqlite"), StoreLimits::default()).unwrap());
-    assert!(!store.has_long_log());
-    for _ in 0..10_000 {
-        store.next_id("number").unwrap();
-    }
-    assert!(store.has_long_log() && !store.has_long_log(), "it is said to one");
-    store.move_log().unwrap();
-    assert!(!store.has_long_log());
-    for number in 0..250 {
-        let mut view = store.view();
-        view.set(&number.to_string(), vec![1]).unwrap();
-        store.commit(&view.into_changes()).unwrap();
-    }
-    assert!(store.has_long_log());
 }

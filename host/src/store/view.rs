@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Meta, Store, StoreError, ViewError, entry_bytes, meta, stored_bytes};
+use super::snapshot::{Snapshot, read};
+use super::{Store, StoreError, ViewError, entry_bytes, stored_bytes};
 
 /// Keys that are remembered of what a view reads, those of scans included. Beyond it any commit since the snapshot is a conflict: a handler
 /// that reads this much and then writes is rare, and the memory of one that only reads must have an end.
@@ -33,8 +34,8 @@ pub struct View {
 /// One key's new value, or its removal.
 struct Write {
     value: Option<Vec<u8>>,
-    /// What the snapshot has under the key, where that was needed.
-    stored: Option<u64>,
+    /// What the key counts in the snapshot as of this commit, where that was needed.
+    stored: Option<(i64, u64)>,
 }
 
 /// What a view wants stored, and what that depends on.
@@ -117,39 +118,6 @@ impl Tracked {
     }
 }
 
-/// A read transaction on a connection of its own, which goes back to the store when this is dropped.
-struct Snapshot {
-    store: Arc<Store>,
-    /// None only while this is dropped.
-    connection: Option<Connection>,
-    meta: Meta,
-}
-
-impl Snapshot {
-    fn take(store: &Arc<Store>) -> Result<Self, StoreError> {
-        let connection = store.reader()?;
-        connection.prepare_cached("BEGIN")?.execute([])?;
-        // The transaction reads as of its first statement, which is this one: so the number is that of all that it will see.
-        let meta = meta(&connection)?;
-        Ok(Self { store: Arc::clone(store), connection: Some(connection), meta })
-    }
-
-    fn connection(&self) -> Result<&Connection, StoreError> {
-        self.connection.as_ref().ok_or(StoreError::Damaged("a snapshot was used after its end"))
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        // A connection that can't end its transaction is closed, which ends it too.
-        let ended = connection.prepare_cached("ROLLBACK").and_then(|mut statement| statement.execute([]));
-        if ended.is_ok() {
-            self.store.keep_reader(connection);
-        }
-    }
-}
-
 impl View {
     pub(super) fn new(store: Arc<Store>) -> Self {
         Self { store, snapshot: None, tracked: Tracked::default(), writes: BTreeMap::new(), written: 0 }
@@ -165,9 +133,10 @@ impl View {
         if let Some(own) = self.writes.get(key) {
             return Ok(own.value.clone());
         }
-        let snapshot = taken(&mut self.snapshot, &self.store)?;
-        let mut statement = snapshot.connection()?.prepare_cached("SELECT value, version FROM entries WHERE key = ?1")?;
-        let found: Option<(Vec<u8>, i64)> = statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let found: Option<(Vec<u8>, i64)> = read(&mut self.snapshot, &self.store, &self.tracked, |connection, _| {
+            let mut statement = connection.prepare_cached("SELECT value, version FROM entries WHERE key = ?1")?;
+            Ok(statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+        })?;
         self.tracked.add_key(key, found.as_ref().map(|(_, version)| *version));
         Ok(found.map(|(value, _)| value))
     }
@@ -217,8 +186,10 @@ impl View {
         if from >= to {
             return Ok(Vec::new());
         }
-        let snapshot = taken(&mut self.snapshot, &self.store)?;
-        let merged = merge(snapshot.connection()?, &self.writes, (&from, &to), backwards, limit as usize, self.store.limits.scan)?;
+        let max_bytes = self.store.limits.scan;
+        let merged = read(&mut self.snapshot, &self.store, &self.tracked, |connection, _| {
+            merge(connection, &self.writes, (&from, &to), backwards, limit as usize, max_bytes)
+        })?;
         let Merged { entries, mut rows, last, is_too_much } = merged;
         // A scan that was cut short depends on nothing beyond the last key that it looked at.
         let (from, to) = match last {
@@ -318,15 +289,17 @@ impl View {
         if self.store.used().saturating_add(self.written) <= quota {
             return Ok(());
         }
-        let snapshot = taken(&mut self.snapshot, &self.store)?;
-        let mut replaced = 0;
-        for (key, write) in &mut self.writes {
-            replaced += match write.stored {
-                Some(stored) => stored,
-                None => *write.stored.insert(stored_bytes(snapshot.connection()?, key)?),
-            };
-        }
-        let before = snapshot.meta.bytes;
+        let writes = &mut self.writes;
+        let (before, replaced) = read(&mut self.snapshot, &self.store, &self.tracked, |connection, meta| {
+            let mut replaced = 0;
+            for (key, write) in writes {
+                replaced += match write.stored {
+                    Some((commits, bytes)) if commits == meta.commits => bytes,
+                    _ => write.stored.insert((meta.commits, stored_bytes(connection, key)?)).1,
+                };
+            }
+            Ok((meta.bytes, replaced))
+        })?;
         let used = before.saturating_sub(replaced).saturating_add(self.written);
         if used > quota && used > before {
             return Err(ViewError::Limit(format!("the plugin's state would have {used} bytes, its quota is {quota}")));
@@ -338,14 +311,6 @@ impl View {
 /// What a write counts against the quota.
 fn counted(key: &[u8], value: Option<&[u8]>) -> u64 {
     value.map_or(0, |value| entry_bytes(key, value.len() as u64))
-}
-
-/// The snapshot, which is taken now if there is none. A function of the fields, so that the others can be used beside it.
-fn taken<'a>(snapshot: &'a mut Option<Snapshot>, store: &Arc<Store>) -> Result<&'a Snapshot, StoreError> {
-    match snapshot {
-        Some(snapshot) => Ok(snapshot),
-        None => Ok(snapshot.insert(Snapshot::take(store)?)),
-    }
 }
 
 /// The first key that a scan may return, and the first after the last.

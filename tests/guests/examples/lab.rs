@@ -209,6 +209,13 @@ fn counter(ctx: &Context, _: ()) -> Result<u64> {
     Ok(ctx.state().get::<u64>("counter")?.unwrap_or(0))
 }
 
+/// Reads, waits, and reads again: its view of the state is open all that time.
+fn slow_read(ctx: &Context, ms: u64) -> Result<u64> {
+    ctx.state().get::<bool>("trace")?;
+    std::thread::sleep(Duration::from_millis(ms));
+    counter(ctx, ())
+}
+
 /// Stores what came, under the number of its coming.
 fn note(ctx: &Context, text: String) -> Result {
     let id = ctx.state().next_id("notes")?;
@@ -322,6 +329,7 @@ fn plugin() -> Plugin {
         .on("gone", |ctx: &Context, (): ()| counted(ctx, "gone"))
         .on("increment", increment)
         .on("counter", counter)
+        .on("slow_read", slow_read)
         .on("note", note)
         .on("slow_note", slow_note)
         .on("notes", notes)

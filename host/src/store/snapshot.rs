@@ -1,0 +1,133 @@
+//! The read side of a store: connections for readers, and the snapshots that views hold on them.
+//!
+//! A snapshot pins the write-ahead log: while it is open, the log can't begin anew. So the store may end a snapshot that is old when the log
+//! needs room. The view takes another one at its next call, and goes on if nothing that it has read has changed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::commit::is_unchanged;
+use super::view::Tracked;
+use super::{Meta, Store, StoreError, ViewError, connect, lock, meta};
+
+/// Connections kept for the next readers. More at once are opened when they are needed, and closed after.
+pub(super) const IDLE_READERS: usize = 16;
+
+/// The connections of one store's readers.
+#[derive(Default)]
+pub(super) struct Readers {
+    /// Those outside of any transaction.
+    pub(super) idle: Vec<Connection>,
+    /// The snapshots of views, with the time at which each was taken.
+    open: HashMap<u64, (Instant, Pinned)>,
+    next: u64,
+}
+
+/// A connection in a read transaction; `None` once the transaction was ended. Locked for the time of one call.
+type Pinned = Arc<Mutex<Option<Connection>>>;
+
+/// A read transaction on a connection of its own. The connection goes back to the store at its end.
+pub(super) struct Snapshot {
+    store: Arc<Store>,
+    number: u64,
+    pinned: Pinned,
+    /// As of its begin.
+    pub(super) meta: Meta,
+}
+
+impl Snapshot {
+    fn take(store: &Arc<Store>) -> Result<Self, StoreError> {
+        let connection = store.reader()?;
+        connection.prepare_cached("BEGIN")?.execute([])?;
+        // The transaction reads as of its first statement, which is this one: so the number is that of all that it will see.
+        let meta = meta(&connection)?;
+        let pinned = Arc::new(Mutex::new(Some(connection)));
+        let mut readers = lock(&store.readers);
+        readers.next += 1;
+        let number = readers.next;
+        readers.open.insert(number, (Instant::now(), Arc::clone(&pinned)));
+        drop(readers);
+        Ok(Self { store: Arc::clone(store), number, pinned, meta })
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        lock(&self.store.readers).open.remove(&self.number);
+        let connection = lock(&self.pinned).take();
+        if let Some(connection) = connection {
+            self.store.end_read(connection);
+        }
+    }
+}
+
+/// Reads from the view's snapshot. Takes one if there is none. Takes another if the store has ended it: then everything in `tracked` must
+/// still be as it was read.
+pub(super) fn read<T>(
+    snapshot: &mut Option<Snapshot>,
+    store: &Arc<Store>,
+    tracked: &Tracked,
+    read: impl FnOnce(&Connection, &Meta) -> Result<T, StoreError>,
+) -> Result<T, ViewError> {
+    if let Some(snapshot) = snapshot
+        && let Some(connection) = &*lock(&snapshot.pinned)
+    {
+        return Ok(read(connection, &snapshot.meta)?);
+    }
+    let fresh = Snapshot::take(store)?;
+    let pinned = Arc::clone(&fresh.pinned);
+    let connection = lock(&pinned);
+    let Some(connection) = &*connection else { return Err(ViewError::Outdated) };
+    if let Some(ended) = snapshot
+        && ended.meta.commits != fresh.meta.commits
+        && !is_unchanged(connection, tracked)?
+    {
+        return Err(ViewError::Outdated);
+    }
+    let meta = snapshot.insert(fresh).meta;
+    Ok(read(connection, &meta)?)
+}
+
+impl Store {
+    /// A connection for one reader.
+    pub(super) fn reader(&self) -> Result<Connection, StoreError> {
+        let idle = lock(&self.readers).idle.pop();
+        match idle {
+            Some(reader) => Ok(reader),
+            None => connect(&self.file),
+        }
+    }
+
+    /// Keeps a connection, outside of any transaction, for the next reader.
+    pub(super) fn keep_reader(&self, reader: Connection) {
+        let mut readers = lock(&self.readers);
+        if readers.idle.len() < IDLE_READERS {
+            readers.idle.push(reader);
+        }
+    }
+
+    fn end_read(&self, connection: Connection) {
+        // A connection that can't end its transaction is closed, which ends it too.
+        let ended = connection.prepare_cached("ROLLBACK").and_then(|mut statement| statement.execute([]));
+        if ended.is_ok() {
+            self.keep_reader(connection);
+        }
+    }
+
+    /// Ends the snapshots that are this old, but not one that is being read from at this moment.
+    pub(super) fn end_snapshots(&self, age: Duration) {
+        let now = Instant::now();
+        let is_old = |since: &Instant| now.saturating_duration_since(*since) >= age;
+        let old: Vec<Pinned> =
+            lock(&self.readers).open.values().filter(|(since, _)| is_old(since)).map(|(_, pinned)| Arc::clone(pinned)).collect();
+        for pinned in old {
+            let connection = pinned.try_lock().ok().and_then(|mut pinned| pinned.take());
+            if let Some(connection) = connection {
+                self.end_read(connection);
+            }
+        }
+    }
+}

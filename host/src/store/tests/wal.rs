@@ -1,0 +1,181 @@
+//! The write-ahead log stays within its bound, whoever reads and writes, and no commit waits for ever.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::*;
+
+/// A small bound, so that it is met often.
+const WAL_BYTES: u64 = 1024 * 1024;
+
+fn open_small(dir: &TempDir, snapshot_grace: Duration) -> Arc<Store> {
+    open(dir, StoreLimits { wal: WAL_BYTES, snapshot_grace, ..StoreLimits::default() })
+}
+
+fn wal_bytes(dir: &TempDir) -> u64 {
+    std::fs::metadata(dir.path().join("state.db-wal")).map_or(0, |file| file.len())
+}
+
+/// What a dispatcher does after an event.
+fn checkpoint_if_due(store: &Arc<Store>) {
+    if store.checkpoint_is_due() {
+        store.checkpoint().unwrap();
+    }
+}
+
+#[test]
+fn one_record_updated_over_and_over_keeps_the_log_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_small(&dir, Duration::from_millis(20));
+    let is_done = AtomicBool::new(false);
+    let most = thread::scope(|scope| {
+        // Beside the writer, as in the host: the log never stands still while it is moved.
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                checkpoint_if_due(&store);
+                thread::yield_now();
+            }
+        });
+        let mut most = 0;
+        for number in 0..2_000 {
+            put(&store, &[("record", &format!("{number:0500}"))]);
+            most = most.max(wal_bytes(&dir));
+        }
+        is_done.store(true, Ordering::Relaxed);
+        most
+    });
+    assert!(most <= WAL_BYTES + WAL_BYTES / 4, "{most}");
+    assert_eq!(get(&store, "record"), Some(format!("{:0500}", 1_999)));
+}
+
+#[test]
+fn overlapping_readers_do_not_make_the_log_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_small(&dir, Duration::from_millis(20));
+    put(&store, &[("read", "as it was")]);
+    // At any time one of them has a snapshot, and none ends by itself before the next has begun.
+    let mut readers: VecDeque<View> = VecDeque::new();
+    let mut most = 0;
+    for number in 0..1_000 {
+        if number % 50 == 0 {
+            let mut view = store.view();
+            assert_eq!(view.get("read").unwrap(), Some(b"as it was".to_vec()));
+            readers.push_back(view);
+            if readers.len() > 4 {
+                let mut oldest = readers.pop_front().unwrap();
+                assert_eq!(oldest.get("read").unwrap(), Some(b"as it was".to_vec()), "what it reads is unchanged, so it goes on");
+            }
+        }
+        put(&store, &[("record", &format!("{number:0500}"))]);
+        checkpoint_if_due(&store);
+        most = most.max(wal_bytes(&dir));
+    }
+    assert!(most <= WAL_BYTES + WAL_BYTES / 4, "{most}");
+}
+
+#[test]
+fn a_view_whose_snapshot_was_ended_goes_on_unless_what_it_read_has_changed() {
+    let (_dir, store) = fresh();
+    put(&store, &[("a", "1"), ("b", "1"), ("c", "1")]);
+    let mut view = store.view();
+    assert_eq!(view.get("a").unwrap(), Some(b"1".to_vec()));
+    store.end_snapshots(Duration::ZERO);
+    put(&store, &[("b", "2")]);
+    assert_eq!(view.get("b").unwrap(), Some(b"2".to_vec()), "`a` is as it was read, so the view sees what there is now");
+    store.end_snapshots(Duration::ZERO);
+    put(&store, &[("a", "2")]);
+    assert!(matches!(view.get("c"), Err(ViewError::Outdated)));
+    assert!(matches!(view.scan("", None, false, 10), Err(ViewError::Outdated)), "it stays so");
+    view.set("d", Vec::new()).unwrap();
+    assert!(is_conflict(store.commit(&view.into_changes())));
+}
+
+#[test]
+fn a_reader_of_another_process_makes_writers_wait_and_not_the_log_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_small(&dir, Duration::ZERO);
+    put(&store, &[("record", "")]);
+    let tool = Connection::open(dir.path().join("state.db")).unwrap();
+    tool.execute_batch("BEGIN; SELECT * FROM meta").unwrap();
+    let write = |number: u32| {
+        let mut view = store.view();
+        view.set("record", vec![1; number as usize % 500]).unwrap();
+        checkpoint_if_due(&store);
+        store.commit(&view.into_changes())
+    };
+    let refused = (0..1_000).map(write).find_map(Result::err).expect("the log is full");
+    assert!(matches!(refused, CommitError::Contended), "{refused}");
+    assert!(store.may_wait());
+    assert!(wal_bytes(&dir) <= WAL_BYTES + WAL_BYTES / 4);
+    assert!(matches!(store.next_id("ids"), Err(ViewError::Contended)));
+    let changes = |key: &str| {
+        let mut view = store.view();
+        view.set(key, vec![1]).unwrap();
+        view.into_changes()
+    };
+    let (one, two) = (changes("one"), changes("two"));
+    assert!(store.commit_at_once(&[&one]).is_none(), "it would wait");
+    let began = Instant::now();
+    let refused = store.commit_all(&[&one, &two]);
+    assert!(matches!(refused.as_slice(), [Err(CommitError::Contended), Err(CommitError::Contended)]));
+    assert!(began.elapsed() < 2 * super::super::wal::STALL, "they wait together");
+    tool.execute_batch("COMMIT").unwrap();
+    write(1).unwrap();
+    assert!(!store.may_wait());
+}
+
+#[test]
+fn the_log_of_an_idle_store_is_truncated() {
+    let (dir, store) = fresh();
+    put(&store, &[("record", "1")]);
+    let mut waiting = store.view();
+    waiting.get("record").unwrap();
+    store.tend().unwrap();
+    assert!(wal_bytes(&dir) > 0, "it was in use just now");
+    thread::sleep(SNAPSHOT_GRACE);
+    store.tend().unwrap();
+    assert_eq!(wal_bytes(&dir), 0, "also under a view that waits");
+    assert_eq!(waiting.get("record").unwrap(), Some(b"1".to_vec()));
+}
+
+#[test]
+fn many_writers_are_committed_in_transactions_of_limited_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_small(&dir, Duration::ZERO);
+    let changes: Vec<Changes> = (0..64)
+        .map(|number| {
+            let mut view = store.view();
+            view.set(&format!("{number}"), vec![1; 128 * 1024]).unwrap();
+            view.into_changes()
+        })
+        .collect();
+    let committed = store.commit_all(&changes.iter().collect::<Vec<_>>());
+    assert!(committed.len() == 64 && committed.iter().all(Result::is_ok));
+    // The bound, and one transaction of a MiB.
+    assert!(wal_bytes(&dir) <= 2 * WAL_BYTES + WAL_BYTES / 2, "{}", wal_bytes(&dir));
+    assert!((0..64).all(|number| store.view().get(&number.to_string()).unwrap().is_some()));
+}
+
+#[test]
+fn the_quota_is_that_of_the_disk() {
+    const QUOTA: u64 = 2 * 1024 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, StoreLimits { quota: QUOTA, wal: WAL_BYTES, snapshot_grace: Duration::ZERO, ..StoreLimits::default() });
+    let on_disk = || std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>();
+    let write = |number: u32| {
+        let mut view = store.view();
+        view.set(&format!("{number:0200}"), vec![1; 1_000]).map_err(|error| error.to_string())?;
+        checkpoint_if_due(&store);
+        store.commit(&view.into_changes()).map_err(|error| error.to_string())
+    };
+    let refused = (0..5_000).map(write).find_map(Result::err).expect("the quota is full");
+    assert!(refused.contains("quota"), "{refused}");
+    assert!(on_disk() <= QUOTA && on_disk() > QUOTA / 2, "{}", on_disk());
+    for number in 0..100 {
+        let mut view = store.view();
+        view.delete(&format!("{number:0200}")).unwrap();
+        store.commit(&view.into_changes()).unwrap();
+    }
+    write(0).expect("what was deleted makes room");
+}

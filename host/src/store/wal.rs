@@ -1,0 +1,214 @@
+//! The write-ahead log (WAL) of one store: its length, the checkpoints that move it into the file, and the writers that wait for one.
+//!
+//! SQLite restarts the log from its beginning only when a commit finds that every frame is in the file and that no reader is in the log.
+//! With a passive checkpoint beside steady writers this never happens: each leaves the frames that were written meanwhile. So a checkpoint
+//! here has two steps: a passive one beside the writer moves nearly everything, then a short one holds the writer and moves the rest.
+//! Snapshots that are old are ended before it. Where all this does not help, writers wait when the log has reached its bound.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::{BUSY_TIMEOUT, CommitError, Store, StoreError, lock};
+
+/// Bytes of a frame's header, which stands before each page.
+const FRAME_HEADER: u64 = 24;
+
+/// Frames that the log may always have: below it, checkpoints would cost more than the commits.
+const MIN_FRAMES: u64 = 64;
+
+/// A checkpoint is due at this part of the bound. It leaves the writers room to go on while the checkpoint runs.
+const DUE_PART: u64 = 4;
+
+/// How long a commit waits for room in the log. Only a reader outside of this process can make it wait this long.
+pub(super) const STALL: Duration = Duration::from_secs(1);
+
+/// How often a waiting commit looks whether the last reader has left the log.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Frames of one block of the wal-index, and bytes of it.
+const INDEX_BLOCK: (u64, u64) = (4096, 32 * 1024);
+
+/// What is known of the log.
+#[derive(Debug)]
+pub(super) struct Wal {
+    /// Frames in it, as of the last commit.
+    frames: Arc<AtomicU32>,
+    /// Frames at which writers wait.
+    bound: u32,
+    /// Frames at which the next checkpoint is due.
+    due: AtomicU32,
+    is_running: AtomicBool,
+    /// Those who hold the writer, or wait for it, for more than microseconds.
+    holders: AtomicU32,
+    /// Commits since the last look whether the store is idle; see [`Store::tend`].
+    commits: Arc<AtomicU64>,
+    /// Whether the log was truncated, and no commit has come since.
+    is_truncated: AtomicBool,
+}
+
+impl Wal {
+    /// A log of at most about `bytes`.
+    pub(super) fn new(bytes: u64, page_bytes: u64) -> Self {
+        let bound = (bytes / (page_bytes + FRAME_HEADER)).max(MIN_FRAMES);
+        let bound = u32::try_from(bound).unwrap_or(u32::MAX);
+        let (due, is_running, holders) = (AtomicU32::new(bound / DUE_PART as u32), AtomicBool::new(false), AtomicU32::new(0));
+        Self { frames: Arc::default(), bound, due, is_running, holders, commits: Arc::default(), is_truncated: AtomicBool::new(false) }
+    }
+
+    /// Has `writer` say after each commit how long the log is.
+    pub(super) fn follow(&self, writer: &mut Connection) -> Result<(), rusqlite::Error> {
+        let (frames, commits) = (Arc::clone(&self.frames), Arc::clone(&self.commits));
+        // It takes the place of SQLite's own automatic checkpoints.
+        writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, now: i32| {
+            frames.store(now.unsigned_abs(), Ordering::Relaxed);
+            commits.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }))
+    }
+
+    fn frames(&self) -> u32 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Whether no commit may be added.
+    pub(super) fn is_full(&self) -> bool {
+        self.frames() >= self.bound
+    }
+
+    /// A checkpoint has ended: with the log at its beginning, or with frames left that need another one.
+    fn note(&self, has_restarted: bool) {
+        if has_restarted {
+            self.frames.store(0, Ordering::Relaxed);
+        }
+        self.due.store(self.frames().saturating_add(self.bound / DUE_PART as u32), Ordering::Relaxed);
+    }
+}
+
+/// Bytes that a log of this bound takes on the disk with its index: twice the bound, because one transaction may go beyond it.
+pub(super) fn reserved(bytes: u64, page_bytes: u64) -> u64 {
+    let log = 2 * bytes.max(MIN_FRAMES * (page_bytes + FRAME_HEADER));
+    let blocks = log / (page_bytes + FRAME_HEADER) / INDEX_BLOCK.0 + 1;
+    log + blocks * INDEX_BLOCK.1
+}
+
+/// The writer, held by one who may take milliseconds.
+pub(super) struct Held<'store> {
+    wal: &'store Wal,
+    writer: MutexGuard<'store, Connection>,
+}
+
+impl Deref for Held<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.writer
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.writer
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.wal.holders.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Store {
+    /// Takes the writer for more than microseconds.
+    pub(super) fn hold_writer(&self) -> Held<'_> {
+        // Before the lock: who comes meanwhile would wait behind this one.
+        self.wal.holders.fetch_add(1, Ordering::Relaxed);
+        Held { wal: &self.wal, writer: lock(&self.writer) }
+    }
+
+    /// Whether a call that writes ([`Store::next_id`]) may wait for milliseconds now, and so must not be made on a thread that serves others.
+    pub fn may_wait(&self) -> bool {
+        self.wal.holders.load(Ordering::Relaxed) > 0 || self.wal.is_full()
+    }
+
+    /// Whether a checkpoint is due. Says so to one caller, until that has done it.
+    pub fn checkpoint_is_due(&self) -> bool {
+        self.wal.frames() >= self.wal.due.load(Ordering::Relaxed) && !self.wal.is_running.swap(true, Ordering::Relaxed)
+    }
+
+    /// Moves the log into the file, beside whoever reads and writes, and has the next commit begin it anew where no reader is in it. Takes
+    /// milliseconds, on a slow disk more; the writer is held for the last part of it.
+    ///
+    /// # Errors
+    /// The file can't be written: what was committed stays in the log.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let moved = self.checkpoint_beside_writers().and_then(|()| {
+            self.end_snapshots(self.limits.snapshot_grace);
+            Ok(restart(&self.hold_writer(), "RESTART")?)
+        });
+        self.wal.note(matches!(moved, Ok(true)));
+        self.wal.is_running.store(false, Ordering::Relaxed);
+        moved.map(drop)
+    }
+
+    fn checkpoint_beside_writers(&self) -> Result<(), StoreError> {
+        let connection = self.reader()?;
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        self.keep_reader(connection);
+        Ok(())
+    }
+
+    /// Waits until the log may grow, while the writer is held: nobody can add to it meanwhile, so that the readers in it must leave.
+    ///
+    /// # Errors
+    /// [`CommitError::Contended`] where a reader outside of this process does not leave in time.
+    pub(super) fn make_room(&self, writer: &Connection) -> Result<(), CommitError> {
+        let until = Instant::now() + STALL;
+        while self.wal.is_full() {
+            if restart(writer, "RESTART")? {
+                self.wal.note(true);
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(CommitError::Contended);
+            }
+            self.end_snapshots(self.limits.snapshot_grace);
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Gives back what an idle store does not need: a log to which nothing was added since the last call is moved into the file and truncated.
+    /// To be called about once a second. Takes milliseconds where there is something to do.
+    ///
+    /// # Errors
+    /// The file can't be written: what was committed stays in the log.
+    pub fn tend(&self) -> Result<(), StoreError> {
+        if self.wal.commits.swap(0, Ordering::Relaxed) > 0 {
+            self.wal.is_truncated.store(false, Ordering::Relaxed);
+            return Ok(());
+        }
+        if self.wal.is_truncated.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.end_snapshots(self.limits.snapshot_grace);
+        let writer = self.hold_writer();
+        if restart(&writer, "TRUNCATE")? {
+            self.wal.note(true);
+            self.wal.is_truncated.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Moves the rest of the log into the file; whether no reader is in the log, so that it begins anew. Waits for nobody.
+fn restart(writer: &Connection, mode: &str) -> Result<bool, rusqlite::Error> {
+    writer.busy_timeout(Duration::ZERO)?;
+    let is_busy: Result<i64, _> = writer.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0));
+    writer.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(is_busy? == 0)
+}
