@@ -254,7 +254,8 @@ fn schema(criterion: &mut Criterion) {
 
 fn state(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = Arc::new(Store::open(&dir.path().join("state.sqlite"), StoreLimits::default()).expect("a store"));
+    let store =
+        Arc::new(Store::open(&dir.path().join("state.sqlite"), &dir.path().join("state.json"), StoreLimits::default()).expect("a store"));
     let mut group = criterion.benchmark_group("state");
     let mut number = 0_u64;
     group.bench_function("commit of two keys", |bencher| {

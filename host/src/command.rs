@@ -3,6 +3,7 @@
 mod check;
 mod client;
 mod compile;
+mod data;
 mod deploy;
 mod emit;
 pub(crate) mod output;
@@ -36,6 +37,8 @@ enum Command {
     Plugins(plugins::Plugins),
     /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
     Deploy(deploy::Deploy),
+    /// Checks the state of plugins, and decides what becomes of state that is lost
+    Data(data::Data),
     #[command(name = COMPILE_COMMAND, hide = true)]
     Compile(compile::Compile),
 }
@@ -48,6 +51,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Emit(emit) => emit.run(),
         Command::Plugins(plugins) => plugins.run(),
         Command::Deploy(deploy) => deploy.run(),
+        Command::Data(data) => data.run(),
         Command::Compile(compile) => Ok(compile.run()),
     }
 }

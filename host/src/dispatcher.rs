@@ -247,7 +247,10 @@ impl Dispatcher {
             let Some(mut run) = Run::from_calls(calls) else { return Err(Rejection::PluginFailed) };
             match run.take_fault() {
                 None => {}
-                Some(Fault::Rejected(rejection)) => return Err(rejection),
+                Some(Fault::Rejected(rejection)) => {
+                    served.plugin.count_failure();
+                    return Err(rejection);
+                }
                 Some(Fault::Outdated) => {
                     seat.discard();
                     tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the state has changed under its reads");
@@ -299,7 +302,10 @@ impl Dispatcher {
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
                         }
                         Err(CommitError::Contended) => return Err(contended()),
-                        Err(error @ CommitError::Full { .. }) => return Err(Rejection::TooLarge(error.to_string())),
+                        Err(error @ CommitError::Full { .. }) => {
+                            served.plugin.count_failure();
+                            return Err(Rejection::TooLarge(error.to_string()));
+                        }
                         Err(error) => return Err(self.unavailable(served, event, &error)),
                     }
                 }
@@ -336,6 +342,7 @@ impl Dispatcher {
     }
 
     fn unavailable(&self, served: &Served, event: &Event, error: &dyn std::error::Error) -> Rejection {
+        served.plugin.count_failure();
         tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), error = ?Cause(error), "state not written");
         Rejection::Unavailable("the plugin's state can't be written now".to_owned())
     }

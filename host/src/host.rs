@@ -32,10 +32,18 @@ use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
 use crate::rooms::{Outlet, Rooms};
 use crate::socket::Sockets;
 
-use lock::DataLock;
 use priority::stand_back;
 
+pub use lock::DataLock;
 pub use priority::wake_promptly;
+
+/// Keeps hosts away from a data directory for as long as the lock lives.
+///
+/// # Errors
+/// [`StartError::DataInUse`] while a host runs.
+pub fn lock_data(dir: &Path) -> Result<DataLock, StartError> {
+    DataLock::take(dir)
+}
 
 /// A host that listens, and has loaded what it serves.
 pub struct Host {
@@ -309,14 +317,14 @@ async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<O
 pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Loader {
     let data = &config.data.dir;
     let compiler = Compiler::new(compiler.to_owned(), cache_dir(data));
-    Loader::new(engine, Arc::clone(config), compiler, data.join("state"), alarm, metrics)
+    Loader::new(engine, Arc::clone(config), compiler, alarm, metrics)
 }
 
 /// What loads plugins to look at them: like [`loader`], with compiled code in `cache`, which may be that of a host that serves events.
 pub fn checking_loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, cache: PathBuf) -> Loader {
     let compiler = Compiler::new(compiler.to_owned(), cache);
     compiler.yield_to_events();
-    Loader::new(engine, Arc::clone(config), compiler, config.data.dir.join("state"), Arc::default(), Arc::default())
+    Loader::new(engine, Arc::clone(config), compiler, Arc::default(), Arc::default())
 }
 
 /// Where a host keeps compiled code. Another process of the same user may use it as well.

@@ -27,6 +27,11 @@ pub struct Metrics {
     breaker_open: Family<Labels, Gauge>,
     instances: Family<Labels, Gauge>,
     memory: Family<Labels, Gauge>,
+    state: Family<Labels, Gauge>,
+    state_wal: Family<Labels, Gauge>,
+    state_quota: Family<Labels, Gauge>,
+    state_failing: Family<Labels, Gauge>,
+    state_failures: Family<Labels, Counter>,
     connections: Gauge,
     mailbox_rejections: Counter,
     log_lines_dropped: Counter,
@@ -59,6 +64,23 @@ pub struct Gauges {
     pub is_open: bool,
     /// Host events that wait for it.
     pub host_events: usize,
+    /// What its state takes.
+    pub state: StateGauges,
+}
+
+/// The figures of one plugin's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StateGauges {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Those of them that are the write-ahead log.
+    pub wal: u64,
+    /// Bytes that it may take.
+    pub quota: u64,
+    /// What fails now.
+    pub failing: Option<&'static str>,
+    /// Failures so far, by what has failed.
+    pub failures: [(&'static str, u64); 3],
 }
 
 /// From 100 µs, doubling, to 6.5 s: a handler's time ends at 5 s.
@@ -83,6 +105,22 @@ impl Default for Metrics {
         registry.register("plugin_instances", "Instances of a plugin, at work and waiting", instances.clone());
         let memory = Family::default();
         registry.register_with_unit("plugin_memory", "Memory of all instances of a plugin", Unit::Bytes, memory.clone());
+        let (state, state_wal, state_quota) = (Family::default(), Family::default(), Family::default());
+        registry.register_with_unit(
+            "plugin_state",
+            "Disk space of a plugin's state, its write-ahead log included",
+            Unit::Bytes,
+            state.clone(),
+        );
+        registry.register_with_unit("plugin_state_wal", "The write-ahead log of a plugin's state", Unit::Bytes, state_wal.clone());
+        registry.register_with_unit("plugin_state_quota", "Disk space that a plugin's state may take", Unit::Bytes, state_quota.clone());
+        let (state_failing, state_failures) = (Family::default(), Family::default());
+        registry.register(
+            "plugin_state_failing",
+            "Whether a plugin's state can't be read, can't be written or has met its quota (1), until that works again",
+            state_failing.clone(),
+        );
+        registry.register("plugin_state_failures", "Calls and commits that failed because of a plugin's state", state_failures.clone());
         let (connections, mailbox_rejections, generation) = (Gauge::default(), Counter::default(), Gauge::default());
         registry.register("connections", "Connections to all namespaces", connections.clone());
         registry.register("mailbox_rejections", "Events that found their connection's mailbox full", mailbox_rejections.clone());
@@ -106,6 +144,11 @@ impl Default for Metrics {
             breaker_open,
             instances,
             memory,
+            state,
+            state_wal,
+            state_quota,
+            state_failing,
+            state_failures,
             connections,
             mailbox_rejections,
             log_lines_dropped,
@@ -173,12 +216,25 @@ impl Metrics {
         self.instances.clear();
         self.memory.clear();
         self.host_events_waiting.clear();
+        for family in [&self.state, &self.state_wal, &self.state_quota, &self.state_failing] {
+            family.clear();
+        }
+        self.state_failures.clear();
         for plugin in plugins {
             let labels = vec![("plugin", plugin.plugin.clone())];
             self.breaker_open.get_or_create(&labels).set(i64::from(plugin.is_open));
             self.instances.get_or_create(&labels).set(number(plugin.instances));
             self.memory.get_or_create(&labels).set(number(plugin.memory));
             self.host_events_waiting.get_or_create(&labels).set(number(plugin.host_events));
+            let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.state.get_or_create(&labels).set(bytes(plugin.state.bytes));
+            self.state_wal.get_or_create(&labels).set(bytes(plugin.state.wal));
+            self.state_quota.get_or_create(&labels).set(bytes(plugin.state.quota));
+            for (kind, count) in plugin.state.failures {
+                let labels = vec![("plugin", plugin.plugin.clone()), ("kind", kind.to_owned())];
+                self.state_failing.get_or_create(&labels).set(i64::from(plugin.state.failing == Some(kind)));
+                self.state_failures.get_or_create(&labels).inc_by(count);
+            }
         }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -219,7 +275,9 @@ mod tests {
         meter.record(Some("refused"), Duration::from_millis(1));
         metrics.unknown_event();
         metrics.log_lines_dropped(5);
-        let lab = Gauges { plugin: "lab".to_owned(), instances: 2, memory: 100, is_open: true, host_events: 5 };
+        let failures = [("read", 0), ("write", 5), ("quota", 0)];
+        let state = StateGauges { bytes: 300, wal: 200, quota: 1_000, failing: Some("write"), failures };
+        let lab = Gauges { plugin: "lab".to_owned(), instances: 2, memory: 100, is_open: true, host_events: 5, state };
         let text = metrics.render(3, 4, &[lab]).unwrap();
         for line in [
             r#"sockhop_events_total{plugin="lab",event="echo",outcome="ok"} 1"#,
@@ -230,6 +288,12 @@ mod tests {
             r#"sockhop_breaker_open{plugin="lab"} 1"#,
             "sockhop_log_lines_dropped_total 5",
             r#"sockhop_host_events_waiting{plugin="lab"} 5"#,
+            r#"sockhop_plugin_state_bytes{plugin="lab"} 300"#,
+            r#"sockhop_plugin_state_wal_bytes{plugin="lab"} 200"#,
+            r#"sockhop_plugin_state_quota_bytes{plugin="lab"} 1000"#,
+            r#"sockhop_plugin_state_failing{plugin="lab",kind="write"} 1"#,
+            r#"sockhop_plugin_state_failing{plugin="lab",kind="read"} 0"#,
+            r#"sockhop_plugin_state_failures_total{plugin="lab",kind="write"} 5"#,
             "sockhop_connections 3",
             "sockhop_generation 4",
         ] {

@@ -136,6 +136,11 @@ impl Plugin {
         }
     }
 
+    /// Counts a failure that is not the handler's own: its state could not be read or written, or is full.
+    pub fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Events that the plugin was asked to handle, and those of them at which it failed.
     pub fn counts(&self) -> (u64, u64) {
         (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))

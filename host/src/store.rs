@@ -8,26 +8,36 @@
 //! then the last moments may be missing, but never a part of a commit.
 
 mod commit;
+mod error;
+mod health;
 mod ids;
+mod manifest;
+mod opening;
 mod queue;
 mod snapshot;
+mod verify;
 mod view;
 mod wal;
 
-use std::fs::OpenOptions;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
+pub use error::{CommitError, StoreError, ViewError};
+use health::Health;
+pub use health::{FailureKind, Trouble};
 use ids::Ids;
+pub use manifest::{Fault, FaultKind};
+use manifest::{Manifest, Record};
+use opening::{Opened, beside, checkpoint};
 pub use queue::{Queue, Taken, Ticket};
 use snapshot::Readers;
+pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::{Changes, View};
-use wal::Wal;
+use wal::{Held, Wal};
 
 /// Marks a file as one of ours, for `file(1)` and for us: `Sock`.
 const APPLICATION_ID: u32 = 0x536F_636B;
@@ -105,143 +115,61 @@ impl StoreLimits {
     }
 }
 
-/// The file does not do what it should, for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file can't be created or opened.
-    #[error("the state in {} can't be opened", .file.display())]
-    Open {
-        /// The file.
-        file: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A file of something else.
-    #[error("{} is not a store of plugin state", .file.display())]
-    NotOurs {
-        /// The file.
-        file: PathBuf,
-    },
-    /// A file of a newer host.
-    #[error("the state in {} has format {found}, and this host knows formats up to {FORMAT}", .file.display())]
-    Newer {
-        /// The file.
-        file: PathBuf,
-        /// Its format.
-        found: i64,
-    },
-    /// What is stored is not what was written.
-    #[error("the state is damaged: {0}")]
-    Damaged(&'static str),
-    /// SQLite's own.
-    #[error("the state can't be read or written")]
-    Sqlite(#[from] rusqlite::Error),
-}
-
-/// Why a handler's call is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ViewError {
-    /// One of the limits; the text says which.
-    #[error("{0}")]
-    Limit(String),
-    /// Arguments that can't be right.
-    #[error("{0}")]
-    Misuse(String),
-    /// What the view has read has changed, and the store has ended its snapshot: what it reads now would not go with that. The handler is to be
-    /// run again.
-    #[error("what was read before has changed meanwhile")]
-    Outdated,
-    /// The write-ahead log is full, and a reader outside of the host keeps it so.
-    #[error("the state can't be written now")]
-    Contended,
-    /// The host's fault, not the handler's.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<rusqlite::Error> for ViewError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-/// Why changes were not stored. Nothing of them was, but where it says otherwise.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// Something that the view read has changed since.
-    #[error("what was read has changed meanwhile")]
-    Conflict,
-    /// The plugin would have more than it may.
-    #[error("the plugin's state would take more than {used} bytes, its quota is {quota}")]
-    Full {
-        /// What it would have.
-        used: u64,
-        /// What it may have.
-        quota: u64,
-    },
-    /// The write-ahead log is full, and a reader outside of the host keeps it so.
-    #[error("the write-ahead log is full, and another process reads from it")]
-    Contended,
-    /// The host's fault, not the handler's.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The host panicked over it.
-    #[error("whether it was stored is not known")]
-    Unknown,
-}
-
-impl From<rusqlite::Error> for CommitError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
 /// One plugin's state. Reading happens in [`View`]s, any number at once; writing in [`Store::commit`], one at a time.
 pub struct Store {
     file: PathBuf,
     limits: StoreLimits,
     /// Locked before `writer` where both are.
     ids: Mutex<Ids>,
-    writer: Mutex<Connection>,
+    /// `None` while nobody has written for a while: see [`Store::tend`].
+    writer: Mutex<Option<Connection>>,
     readers: Mutex<Readers>,
+    manifest: Manifest,
+    /// Whether there is a writer, and the manifest says so: only then may a commit be made on a thread that serves others.
+    is_awake: AtomicBool,
+    /// Calls of [`Store::tend`] since the store was used.
+    idle: AtomicU64,
     /// What `meta.bytes` is, to say no to a write without asking the file.
     used: AtomicU64,
+    /// What `meta.commits` is, to notice that the file was exchanged.
+    commits: AtomicI64,
+    /// The commits that are in the file and on the disk: a power cut takes none of them.
+    saved: AtomicI64,
     wal: Wal,
+    health: Health,
     /// Writers who wait for their turn.
     pub queue: Queue,
 }
 
 impl Store {
-    /// Opens the state in `file`, and creates it (readable by nobody else) where there is none.
+    /// Opens the state in `file`, and creates it (readable by nobody else) where there is none. What is remembered of it is kept in the file
+    /// `manifest`, which should be in another directory.
     ///
     /// # Errors
-    /// The file can't be opened, is not one of ours, or was written by a newer host: then it is left as it is.
-    pub fn open(file: &Path, limits: StoreLimits) -> Result<Self, StoreError> {
-        let mut create = OpenOptions::new();
-        create.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        {
-            // SQLite gives the files beside it the same mode.
-            use std::os::unix::fs::OpenOptionsExt;
-            create.mode(0o600);
-        }
-        create.open(file).map_err(|source| StoreError::Open { file: file.to_owned(), source })?;
-        let mut writer = connect(file)?;
-        prepare(&mut writer, file)?;
+    /// The file can't be opened, is not one of ours, or was written by a newer host: then it is left as it is. [`StoreError::Lost`] where
+    /// there was a state that is not there any more.
+    pub fn open(file: &Path, manifest: &Path, limits: StoreLimits) -> Result<Self, StoreError> {
+        let manifest = Manifest::new(manifest);
+        let Opened { mut writer, saved } = opening::open(file, &manifest)?;
         let page_bytes: u32 = writer.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let page_bytes = u64::from(page_bytes.max(1));
-        writer.pragma_update(None, "max_page_count", integer(limits.file_bytes(page_bytes) / page_bytes))?;
         let wal = Wal::new(limits.wal_bound(), page_bytes);
-        wal.follow(&mut writer)?;
-        let Meta { bytes, .. } = meta(&writer)?;
+        set_up(&mut writer, &limits, &wal)?;
+        let Meta { bytes, commits } = meta(&writer)?;
         Ok(Self {
             file: file.to_owned(),
             limits,
             ids: Mutex::default(),
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Some(writer)),
             readers: Mutex::default(),
+            manifest,
+            is_awake: AtomicBool::new(false),
+            idle: AtomicU64::new(0),
             used: AtomicU64::new(bytes),
+            commits: AtomicI64::new(commits),
+            saved: AtomicI64::new(saved),
             wal,
+            health: Health::default(),
             queue: Queue::default(),
         })
     }
@@ -256,8 +184,25 @@ impl Store {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Gives back the numbers that were taken and not given out, and moves the log into the file. The store can still be used, at the price
-    /// of doing it again.
+    /// What is wrong with the state now.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.health.trouble()
+    }
+
+    /// How often something failed since the store was opened.
+    pub fn failures(&self, kind: FailureKind) -> u64 {
+        self.health.count(kind)
+    }
+
+    /// What the state takes on the disk, as far as that can be seen.
+    pub fn disk(&self) -> Disk {
+        let bytes = |suffix| std::fs::metadata(beside(&self.file, suffix)).map_or(0, |file| file.len());
+        let wal = bytes("-wal");
+        Disk { bytes: bytes("") + wal + bytes("-shm"), wal, quota: self.limits.quota }
+    }
+
+    /// Gives back the numbers that were taken and not given out, moves the log into the file, and closes all files. The store can still be
+    /// used, at the price of doing it again.
     ///
     /// # Errors
     /// The file can't be written. Nothing is lost then but a few numbers: what was committed is safe in the log.
@@ -265,10 +210,71 @@ impl Store {
         let mut ids = lock(&self.ids);
         let mut writer = self.hold_writer();
         ids.give_back(&mut writer)?;
-        lock(&self.readers).idle.clear();
-        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        Ok(())
+        self.end_snapshots(Duration::ZERO);
+        self.sleep(writer).map(drop)
     }
+
+    /// A connection for the writer, after one was closed.
+    fn reopen(&self) -> Result<Connection, StoreError> {
+        let mut writer = connect(&self.file)?;
+        set_up(&mut writer, &self.limits, &self.wal)?;
+        let (found, known) = (meta(&writer)?.commits, self.commits.load(Ordering::Relaxed));
+        if found < known {
+            return Err(FaultKind::Older.because(format!("{} has {found} commits, and had {known} just now", self.file.display())).into());
+        }
+        Ok(writer)
+    }
+
+    /// Has the manifest say that commits may be in the log alone. It is not worth a commit that is stored already: where the disk is full, a
+    /// log that is lost would not be noticed.
+    fn wake(&self) {
+        if !self.is_awake.load(Ordering::Relaxed) {
+            let record = Record { commits: self.saved.load(Ordering::Relaxed), ..Record::open() };
+            let written = self.manifest.write(&record, false);
+            self.is_awake.store(written.is_ok(), Ordering::Relaxed);
+        }
+    }
+
+    /// Closes the files of a store whose log is in its file; whether that could be done now.
+    fn sleep(&self, mut writer: Held<'_>) -> Result<bool, StoreError> {
+        lock(&self.readers).idle.clear();
+        let Some(connection) = writer.as_ref() else { return Ok(true) };
+        if checkpoint(connection, "TRUNCATE")?.is_busy {
+            return Ok(false);
+        }
+        // Before the log goes with its last connection: a host that is killed between the two must not miss it.
+        let record = Record { commits: meta(connection)?.commits, ..Record::default() };
+        self.saved.store(record.commits, Ordering::Relaxed);
+        self.manifest.write(&record, true).map_err(|source| StoreError::Open { file: self.file.clone(), source })?;
+        self.is_awake.store(false, Ordering::Relaxed);
+        writer.take();
+        self.wal.note(true);
+        Ok(true)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::debug!(file = %self.file.display(), %error, "a store is not closed cleanly");
+        }
+    }
+}
+
+/// What a store takes on the disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Disk {
+    /// The file, its write-ahead log, and the log's index.
+    pub bytes: u64,
+    /// The write-ahead log.
+    pub wal: u64,
+    /// What all of it may take.
+    pub quota: u64,
+}
+
+/// Where a host with this data directory keeps the state of `plugin`: the store's file, and its record in the manifest.
+pub fn files(data: &Path, plugin: &str) -> (PathBuf, PathBuf) {
+    (data.join("state").join(format!("{plugin}.sqlite")), data.join("manifest").join(format!("{plugin}.json")))
 }
 
 /// The one row of `meta`: changes with every commit, so it tells whether a snapshot is still the newest.
@@ -305,6 +311,13 @@ fn natural(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
+/// Prepares a connection to write.
+fn set_up(writer: &mut Connection, limits: &StoreLimits, wal: &Wal) -> Result<(), rusqlite::Error> {
+    let page_bytes = natural(writer.pragma_query_value(None, "page_size", |row| row.get(0))?).max(1);
+    writer.pragma_update(None, "max_page_count", integer(limits.file_bytes(page_bytes) / page_bytes))?;
+    wal.follow(writer)
+}
+
 fn connect(file: &Path) -> Result<Connection, StoreError> {
     // One thread at a time uses a connection, which the type system sees to; so SQLite need not lock it.
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -319,33 +332,6 @@ fn connect(file: &Path) -> Result<Connection, StoreError> {
             _ => error.into(),
         })?;
     Ok(connection)
-}
-
-/// Makes an empty file a store, and makes sure that any other is one.
-fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
-    let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (application, format) = (read("application_id")?, read("user_version")?);
-    let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let is_new = tables == 0 && application == 0 && format == 0;
-    if !is_new && application != i64::from(APPLICATION_ID) {
-        return Err(StoreError::NotOurs { file: file.to_owned() });
-    }
-    if format > i64::from(FORMAT) {
-        return Err(StoreError::Newer { file: file.to_owned(), found: format });
-    }
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    if mode != "wal" {
-        // A file system without shared memory: then readers would block the writer, and a crash might cost a commit.
-        return Err(StoreError::Damaged("its file system does not support write-ahead logging"));
-    }
-    if is_new {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(TABLES)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", FORMAT)?;
-        transaction.commit()?;
-    }
-    Ok(())
 }
 
 /// Locks, also where a holder has panicked: what these locks guard is whole between any two calls.

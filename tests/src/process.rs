@@ -67,6 +67,25 @@ impl HostProcess {
         Self { child, url, key: own_key(data) }
     }
 
+    /// The same where a write beyond the limit for file sizes is an error, as on a full disk, and does not end the process; with these settings in
+    /// its environment. See [`HostProcess::limit_files`].
+    #[cfg(target_os = "linux")]
+    pub fn start_on_small_disk(plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(binary());
+        let mut command = serve(plugins, data, command);
+        command.envs(settings.iter().copied());
+        Self::of(command, data)
+    }
+
+    /// Has every write to a file beyond `bytes` fail from now on; `None` ends that.
+    #[cfg(target_os = "linux")]
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let pid = i32::try_from(self.pid()).expect("a process id");
+        let soft = bytes.unwrap_or(rlimit::INFINITY);
+        rlimit::prlimit(pid, rlimit::Resource::FSIZE, Some((soft, rlimit::INFINITY)), None).expect("a limit");
+    }
+
     fn of(mut command: Command, data: &Path) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = child.stdout.take().expect("its output");

@@ -114,7 +114,7 @@ mod tests {
     use crate::store::StoreLimits;
 
     fn state(dir: &tempfile::TempDir) -> State {
-        let store = Store::open(&dir.path().join("state.sqlite"), StoreLimits::default()).unwrap();
+        let store = Store::open(&dir.path().join("state.sqlite"), &dir.path().join("state.json"), StoreLimits::default()).unwrap();
         State { store: Arc::new(store), commit: Arc::default(), memory: Arc::default() }
     }
 

@@ -140,6 +140,10 @@ impl Run {
     fn refuse(&mut self, error: ViewError) -> Refusal {
         match error {
             ViewError::Limit(message) => Refusal::limit(message),
+            ViewError::Full { .. } => {
+                self.served.plugin.count_failure();
+                Refusal::limit(error.to_string())
+            }
             ViewError::Misuse(message) => Refusal::misuse(message),
             ViewError::Outdated => self.fail(Fault::Outdated),
             ViewError::Contended => self.fail(Fault::Rejected(super::contended())),

@@ -13,7 +13,7 @@ use super::StartError;
 /// The lock on a data directory. It is the process's own (POSIX `fcntl`), unlike a lock of the open file (`flock`): that one would be shared by
 /// a compiler which a host that is killed has just begun to start, and outlive the host for a moment.
 #[derive(Debug)]
-pub(super) struct DataLock {
+pub struct DataLock {
     file: Option<File>,
     dir: PathBuf,
 }

@@ -7,7 +7,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::config::Scope;
-use crate::metrics::Gauges;
+use crate::metrics::{Gauges, StateGauges};
+use crate::store::FailureKind;
 
 use super::Api;
 use super::problem::Problem;
@@ -23,7 +24,15 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
         let (memory, instances) = served.plugin.memory_and_instances();
         let name = served.plugin.name();
         let host_events = api.dispatcher.waiting_host_events(name);
-        Gauges { plugin: name.to_owned(), instances, memory, is_open: served.health.is_open(), host_events }
+        let (store, disk) = (&served.state.store, served.state.store.disk());
+        let state = StateGauges {
+            bytes: disk.bytes,
+            wal: disk.wal,
+            quota: disk.quota,
+            failing: store.trouble().map(|trouble| trouble.kind.name()),
+            failures: FailureKind::ALL.map(|kind| (kind.name(), store.failures(kind))),
+        };
+        Gauges { plugin: name.to_owned(), instances, memory, is_open: served.health.is_open(), host_events, state }
     };
     let gauges: Vec<_> = routes.plugins.iter().map(gauges).collect();
     api.metrics.log_lines_dropped(crate::log::lines_dropped());

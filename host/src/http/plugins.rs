@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Scope;
+use crate::registry::Served;
 use crate::reload::slots::OperatorError;
 use crate::reload::{Row, Word};
 
@@ -109,13 +110,20 @@ fn row(row: &Row) -> Value {
         "file": row.file.to_string_lossy(),
         "events": served.map(|served| served.inbound.keys().collect::<Vec<_>>()).unwrap_or_default(),
         "loaded_at": plugin.map(|plugin| rfc3339(plugin.loaded_at)),
-        "last_error": row.last_error.as_ref().map(error),
+        "last_error": row.last_error.as_ref().map(error).or_else(|| served.and_then(state_error)),
         "calls": calls,
         "failures": failures,
         "instances": instances,
         "memory_bytes": memory,
         "draining": row.draining,
     })
+}
+
+/// What is wrong with the state of a plugin that serves.
+fn state_error(served: &Served) -> Option<Value> {
+    let trouble = served.state.store.trouble()?;
+    let reason = format!("{} failed: {}", trouble.kind.operation(), trouble.reason);
+    Some(json!({"digest": served.plugin.digest, "reason": reason, "at": rfc3339(trouble.at)}))
 }
 
 /// RFC 3339 in UTC with milliseconds.

@@ -1,7 +1,7 @@
 //! From a file to a version that could serve, or to a reason that helps.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::plugin::{self, Compiler, Engine, Retry, Source};
 use crate::registry::{Served, State};
-use crate::store::{Store, StoreLimits};
+use crate::store::{self, Store, StoreError, StoreLimits};
 
 use super::chain;
 use super::slots::{Digest, LastError};
@@ -21,8 +21,6 @@ pub struct Loader {
     engine: Arc<Engine>,
     config: Arc<Config>,
     compiler: Compiler,
-    /// Where plugins keep their state: a file for each.
-    state_dir: PathBuf,
     /// The state of each plugin that is loaded, shared by its versions.
     states: Mutex<HashMap<String, State>>,
     /// Woken when the breaker of a plugin opens.
@@ -56,16 +54,9 @@ impl Failure {
 }
 
 impl Loader {
-    /// A loader whose plugins are compiled by `compiler` and keep their state in `state_dir`.
-    pub fn new(
-        engine: Arc<Engine>,
-        config: Arc<Config>,
-        compiler: Compiler,
-        state_dir: PathBuf,
-        alarm: Arc<Notify>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { engine, config, compiler, state_dir, states: Mutex::default(), alarm, metrics }
+    /// A loader whose plugins are compiled by `compiler` and keep their state in the data directory of `config`.
+    pub fn new(engine: Arc<Engine>, config: Arc<Config>, compiler: Compiler, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Self {
+        Self { engine, config, compiler, states: Mutex::default(), alarm, metrics }
     }
 
     /// Reads a file that should be the plugin `name`: until it has registered, its limits are those that hold. Waits for the disk.
@@ -146,7 +137,8 @@ impl Loader {
             return Ok(state.clone());
         }
         let limits = self.config.of_plugin(name).limits;
-        std::fs::create_dir_all(&self.state_dir)?;
+        let state_dir = self.config.data.dir.join("state");
+        std::fs::create_dir_all(state_dir)?;
         let limits = StoreLimits {
             quota: limits.state_bytes.get(),
             wal: limits.state_wal_bytes.get(),
@@ -155,7 +147,18 @@ impl Loader {
             scan: limits.host_call_bytes.get(),
             ..StoreLimits::default()
         };
-        let store = Store::open(&self.state_dir.join(format!("{name}.sqlite")), limits)?;
+        let (file, manifest) = store::files(&self.config.data.dir, name);
+        let store = Store::open(&file, &manifest, limits).map_err(|error| match error {
+            StoreError::Lost(fault) => {
+                let (kind, reason) = (fault.kind, fault.reason);
+                format!(
+                    "state was lost: {reason}. Restore it from a backup, or run `sockhop data accept-loss {name}`: then {}",
+                    kind.consequence()
+                )
+                .into()
+            }
+            error => Box::<dyn std::error::Error + Send + Sync>::from(error),
+        })?;
         let state = State { store: Arc::new(store), commit: Arc::default(), memory: Arc::default() };
         states.insert(name.to_owned(), state.clone());
         Ok(state)

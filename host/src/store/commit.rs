@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::view::{Scanned, Tracked};
-use super::{BUSY_TIMEOUT, Changes, CommitError, Meta, Store, entry_bytes, integer, meta, natural, stored_bytes};
+use super::{BUSY_TIMEOUT, Changes, CommitError, FailureKind, Meta, Store, entry_bytes, integer, meta, natural, stored_bytes};
 
 /// What a commit may write and still take microseconds: a handful of records. A key is some pages of the log.
 const SMALL_KEYS: usize = 16;
@@ -35,33 +35,49 @@ impl Store {
         if changes.writes.is_empty() {
             return Ok(());
         }
+        let committed = self.commit_one(changes);
+        self.note(&committed);
+        committed
+    }
+
+    fn commit_one(&self, changes: &Changes) -> Result<(), CommitError> {
         let mut writer = self.hold_writer();
-        self.make_room(&writer)?;
-        let mut committed = self.commit_by(&mut writer, &[changes]).map_err(|error| self.full_or(error, &writer, changes))?;
+        let writer = writer.connection()?;
+        self.make_room(writer)?;
+        let mut committed = self.commit_by(writer, &[changes]).map_err(|error| self.full_or(error, writer, changes))?;
         committed.pop().unwrap_or(Ok(()))
     }
 
     /// Commits each of `group` in its turn, as [`Store::commit`] would, with as many as one transaction may have: one that is refused changes
     /// nothing, and the next sees what those before it have stored.
     pub fn commit_all(&self, mut group: &[&Changes]) -> Vec<Result<(), CommitError>> {
-        let mut results = Vec::with_capacity(group.len());
+        let mut results: Vec<Result<(), CommitError>> = Vec::with_capacity(group.len());
+        let fail_all = |results: &mut Vec<_>, part: &[&Changes], rest: &[&Changes], error: &dyn Fn() -> CommitError| {
+            results.extend(part.iter().chain(rest).map(|_| {
+                let failed = Err(error());
+                self.note(&failed);
+                failed
+            }));
+        };
         while !group.is_empty() {
             let (part, rest) = group.split_at(transaction_size(group));
             group = rest;
             let mut writer = self.hold_writer();
-            let committed = self.make_room(&writer).map(|()| self.commit_by(&mut writer, part));
+            let committed = writer.connection().map_err(CommitError::from).and_then(|writer| {
+                self.make_room(writer)?;
+                Ok(self.commit_by(writer, part))
+            });
             drop(writer);
             match committed {
                 Ok(Ok(committed)) => results.extend(committed),
                 // What keeps the log full keeps it full for all of them: to wait for it once is enough.
                 Err(CommitError::Contended) => {
-                    results.extend(part.iter().chain(group).map(|_| Err(CommitError::Contended)));
+                    fail_all(&mut results, part, group, &|| CommitError::Contended);
                     return results;
                 }
                 // So it is with another process that holds the file.
                 Ok(Err(rusqlite::Error::SqliteFailure(failure, message))) if is_busy(failure) => {
-                    let busy = || Err(rusqlite::Error::SqliteFailure(failure, message.clone()).into());
-                    results.extend(part.iter().chain(group).map(|_| busy()));
+                    fail_all(&mut results, part, group, &|| rusqlite::Error::SqliteFailure(failure, message.clone()).into());
                     return results;
                 }
                 // What is wrong with one of them is no matter of the others.
@@ -80,12 +96,13 @@ impl Store {
         if group.len() > 1 && group.iter().map(|changes| changes.tracked.entries()).sum::<usize>() > SMALL_READS {
             return None;
         }
-        if self.wal.is_full() {
+        if self.wal.is_full() || !self.is_awake.load(Ordering::Relaxed) {
             return None;
         }
         let mut writer = self.writer.try_lock().ok()?;
+        let writer = writer.as_mut()?;
         writer.busy_timeout(Duration::ZERO).ok()?;
-        let committed = self.commit_by(&mut writer, group);
+        let committed = self.commit_by(writer, group);
         let _ = writer.busy_timeout(BUSY_TIMEOUT);
         // Whatever went wrong is tried again by one who may wait, and told then.
         committed.ok()
@@ -106,6 +123,9 @@ impl Store {
             transaction.prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?.execute([now.commits, integer(now.bytes)])?;
             transaction.commit()?;
             self.used.store(now.bytes, Ordering::Relaxed);
+            self.commits.store(now.commits, Ordering::Relaxed);
+            self.wake();
+            self.health.worked(FailureKind::Write);
         }
         Ok(committed)
     }
@@ -121,7 +141,7 @@ impl Store {
             then.bytes = then.bytes.saturating_sub(stored_bytes(transaction, key)?) + added;
         }
         if then.bytes > self.limits.quota && then.bytes > now.bytes {
-            return Ok(Err(CommitError::Full { used: then.bytes, quota: self.limits.quota }));
+            return Ok(Err(self.full(then.bytes)));
         }
         for (key, value) in &changes.writes {
             match value {
@@ -138,6 +158,23 @@ impl Store {
         Ok(Ok(then))
     }
 
+    /// Notes for the operator that a commit has failed.
+    fn note(&self, committed: &Result<(), CommitError>) {
+        match committed {
+            Err(CommitError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
+            Err(error @ CommitError::Contended) => self.health.failed(FailureKind::Write, error.to_string()),
+            // The last was noted where it was found.
+            Ok(()) | Err(CommitError::Conflict | CommitError::Unknown | CommitError::Full { .. }) => {}
+        }
+    }
+
+    /// Notes for the operator that the quota was met.
+    fn full(&self, used: u64) -> CommitError {
+        let full = CommitError::Full { used, quota: self.limits.quota };
+        self.health.failed(FailureKind::Quota, full.to_string());
+        full
+    }
+
     /// Tells a full quota from a full disk, which SQLite does not: `changes` met the quota if they may have had no room in the file.
     fn full_or(&self, error: rusqlite::Error, writer: &Connection, changes: &Changes) -> CommitError {
         let pragma = |name| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map(natural);
@@ -148,7 +185,7 @@ impl Store {
             let wanted = PAGES_PER_KEY * changes.writes.len() as u64 + 2 * bytes as u64 / page_bytes.max(1);
             if (pages + wanted) * page_bytes >= self.limits.file_bytes(page_bytes) {
                 let used = pages * page_bytes + self.limits.wal_reserve(page_bytes);
-                return CommitError::Full { used, quota: self.limits.quota };
+                return self.full(used);
             }
         }
         error.into()

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
-use super::{CommitError, Store, StoreError, ViewError, integer, lock, natural};
+use super::wal::Held;
+use super::{CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural};
 
 /// Numbers of a sequence that are taken from the file at once. A stop without [`Store::close`] leaves a gap of at most that many; a commit
 /// to the file is saved for all but one of them.
@@ -31,11 +32,11 @@ struct Block {
 
 impl Ids {
     /// Gives back to the file what was not given out.
-    pub(super) fn give_back(&mut self, writer: &mut Connection) -> Result<(), StoreError> {
+    pub(super) fn give_back(&mut self, writer: &mut Held<'_>) -> Result<(), StoreError> {
         if self.0.is_empty() {
             return Ok(());
         }
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = writer.connection()?.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for (sequence, Block { next, end }) in &self.0 {
             let mut give_back = transaction.prepare_cached("UPDATE sequences SET next = ?2 WHERE name = ?1 AND next = ?3")?;
             give_back.execute(params![sequence, integer(*next), integer(*end)])?;
@@ -68,15 +69,22 @@ impl Store {
             block.next += 1;
             return Ok(id);
         }
-        let Block { next, end } = self.reserve(sequence)?;
+        let reserved = self.reserve(sequence);
+        match &reserved {
+            Err(ViewError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
+            Err(error @ ViewError::Contended) => self.health.failed(FailureKind::Write, error.to_string()),
+            _ => {}
+        }
+        let Block { next, end } = reserved?;
         ids.0.insert(sequence.to_owned(), Block { next: next + 1, end });
         Ok(next)
     }
 
     /// Takes the next numbers of `sequence` from the file, for good, before the first of them is given out.
     fn reserve(&self, sequence: &str) -> Result<Block, ViewError> {
-        let mut writer = lock(&self.writer);
-        self.make_room(&writer).map_err(|error| match error {
+        let mut writer = if self.may_wait() { self.hold_writer() } else { self.take_writer() };
+        let writer = writer.connection()?;
+        self.make_room(writer).map_err(|error| match error {
             CommitError::Store(error) => ViewError::Store(error),
             _ => ViewError::Contended,
         })?;
@@ -100,6 +108,8 @@ impl Store {
         }
         transaction.prepare_cached("INSERT OR REPLACE INTO sequences VALUES (?1, ?2)")?.execute(params![sequence, integer(end)])?;
         transaction.commit()?;
+        self.wake();
+        self.health.worked(FailureKind::Write);
         Ok(Block { next, end })
     }
 }

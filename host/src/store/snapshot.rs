@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use super::commit::is_unchanged;
 use super::view::Tracked;
-use super::{Meta, Store, StoreError, ViewError, connect, lock, meta};
+use super::{FailureKind, Meta, Store, StoreError, ViewError, connect, lock, meta};
 
 /// Connections kept for the next readers. More at once are opened when they are needed, and closed after.
 pub(super) const IDLE_READERS: usize = 16;
@@ -24,6 +24,8 @@ pub(super) struct Readers {
     /// The snapshots of views, with the time at which each was taken.
     open: HashMap<u64, (Instant, Pinned)>,
     next: u64,
+    /// Whether anyone has read since the last look whether the store is idle.
+    pub(super) was_used: bool,
 }
 
 /// A connection in a read transaction; `None` once the transaction was ended. Locked for the time of one call.
@@ -72,6 +74,21 @@ pub(super) fn read<T>(
     tracked: &Tracked,
     read: impl FnOnce(&Connection, &Meta) -> Result<T, StoreError>,
 ) -> Result<T, ViewError> {
+    let result = read_from(snapshot, store, tracked, read);
+    match &result {
+        Ok(_) => store.health.worked(FailureKind::Read),
+        Err(ViewError::Store(error)) => store.health.failed(FailureKind::Read, error.chain()),
+        Err(_) => {}
+    }
+    result
+}
+
+fn read_from<T>(
+    snapshot: &mut Option<Snapshot>,
+    store: &Arc<Store>,
+    tracked: &Tracked,
+    read: impl FnOnce(&Connection, &Meta) -> Result<T, StoreError>,
+) -> Result<T, ViewError> {
     if let Some(snapshot) = snapshot
         && let Some(connection) = &*lock(&snapshot.pinned)
     {
@@ -94,7 +111,10 @@ pub(super) fn read<T>(
 impl Store {
     /// A connection for one reader.
     pub(super) fn reader(&self) -> Result<Connection, StoreError> {
-        let idle = lock(&self.readers).idle.pop();
+        let mut readers = lock(&self.readers);
+        readers.was_used = true;
+        let idle = readers.idle.pop();
+        drop(readers);
         match idle {
             Some(reader) => Ok(reader),
             None => connect(&self.file),

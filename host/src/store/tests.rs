@@ -1,5 +1,6 @@
 //! The store as its users see it; what needs to look inside is tested beside it.
 
+mod damage;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,15 @@ use super::*;
 type Entries = Vec<(String, Vec<u8>)>;
 
 fn open(dir: &TempDir, limits: StoreLimits) -> Arc<Store> {
-    Arc::new(Store::open(&dir.path().join("state.db"), limits).unwrap())
+    Arc::new(try_open(dir, limits).unwrap())
+}
+
+fn try_open(dir: &TempDir, limits: StoreLimits) -> Result<Store, StoreError> {
+    Store::open(&dir.path().join("state.db"), &manifest(dir), limits)
+}
+
+fn manifest(dir: &TempDir) -> PathBuf {
+    dir.path().join("manifest").join("state.json")
 }
 
 fn fresh() -> (TempDir, Arc<Store>) {
@@ -53,7 +62,7 @@ fn is_conflict(result: Result<(), CommitError>) -> bool {
 }
 
 fn is_limit<T>(result: Result<T, ViewError>) -> bool {
-    matches!(result, Err(ViewError::Limit(_)))
+    matches!(result, Err(ViewError::Limit(_) | ViewError::Full { .. }))
 }
 
 fn is_misuse<T>(result: Result<T, ViewError>) -> bool {
@@ -320,7 +329,7 @@ fn a_sequence_has_a_name_an_end_and_a_limited_number_of_siblings() {
     let (_dir, store) = fresh();
     assert!(is_misuse(store.next_id("")));
     assert!(is_limit(store.next_id(&"x".repeat(129))));
-    lock(&store.writer).execute("INSERT INTO sequences VALUES ('end', ?1)", [integer(END_OF_IDS - 2)]).unwrap();
+    lock(&store.writer).as_ref().unwrap().execute("INSERT INTO sequences VALUES ('end', ?1)", [integer(END_OF_IDS - 2)]).unwrap();
     assert_eq!((store.next_id("end").unwrap(), store.next_id("end").unwrap()), (END_OF_IDS - 2, END_OF_IDS - 1));
     assert!(is_limit(store.next_id("end")));
     for i in 1..MAX_SEQUENCES {
@@ -360,7 +369,7 @@ fn four_threads_that_count_and_try_again_lose_nothing() {
 fn a_file_of_something_else_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("state.db");
-    let open_error = || Store::open(&file, StoreLimits::default()).err().unwrap();
+    let open_error = || try_open(&dir, StoreLimits::default()).err().unwrap();
     std::fs::write(&file, "a text that is long enough to be looked at as a database, were it one".repeat(100)).unwrap();
     assert!(matches!(open_error(), StoreError::NotOurs { .. }));
 
@@ -375,7 +384,10 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
     Connection::open(&file).unwrap().pragma_update(None, "user_version", FORMAT + 1).unwrap();
     assert!(matches!(open_error(), StoreError::Newer { found, .. } if found == i64::from(FORMAT) + 1));
 
-    assert!(matches!(Store::open(&dir.path().join("no/such"), StoreLimits::default()), Err(StoreError::Open { .. })));
+    assert!(matches!(
+        Store::open(&dir.path().join("no/such"), &dir.path().join("unknown.json"), StoreLimits::default()),
+        Err(StoreError::Open { .. })
+    ));
 }
 
 #[cfg(unix)]
@@ -384,8 +396,8 @@ fn the_files_are_readable_by_nobody_else() {
     use std::os::unix::fs::PermissionsExt;
     let (dir, store) = fresh();
     put(&store, &[("a", "1")]);
-    let modes: Vec<u32> =
-        std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect();
+    let files = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap());
+    let modes: Vec<u32> = files.filter(std::fs::Metadata::is_file).map(|file| file.permissions().mode() & 0o777).collect();
     assert_eq!(modes, [0o600; 3]);
 }
 

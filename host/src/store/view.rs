@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::snapshot::{Snapshot, read};
-use super::{Store, StoreError, ViewError, entry_bytes, stored_bytes};
+use super::{FailureKind, Store, StoreError, ViewError, entry_bytes, stored_bytes};
 
 /// Keys that are remembered of what a view reads, those of scans included. Beyond it any commit since the snapshot is a conflict: a handler
 /// that reads this much and then writes is rare, and the memory of one that only reads must have an end.
@@ -302,7 +302,9 @@ impl View {
         })?;
         let used = before.saturating_sub(replaced).saturating_add(self.written);
         if used > quota && used > before {
-            return Err(ViewError::Limit(format!("the plugin's state would have {used} bytes, its quota is {quota}")));
+            let full = ViewError::Full { used, quota };
+            self.store.health.failed(FailureKind::Quota, full.to_string());
+            return Err(full);
         }
         Ok(())
     }

@@ -5,7 +5,6 @@
 //! here has two steps: a passive one beside the writer moves nearly everything, then a short one holds the writer and moves the rest.
 //! Snapshots that are old are ended before it. Where all this does not help, writers wait when the log has reached its bound.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::thread;
@@ -13,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::{BUSY_TIMEOUT, CommitError, Store, StoreError, lock};
+use super::opening::checkpoint;
+use super::{CommitError, FailureKind, Store, StoreError, lock, meta};
 
 /// Bytes of a frame's header, which stands before each page.
 const FRAME_HEADER: u64 = 24;
@@ -24,11 +24,14 @@ const MIN_FRAMES: u64 = 64;
 /// A checkpoint is due at this part of the bound. It leaves the writers room to go on while the checkpoint runs.
 const DUE_PART: u64 = 4;
 
-/// How long a commit waits for room in the log. Only a reader outside of this process can make it wait this long.
+/// How long a commit waits for room in the log. Only a reader outside of this process, or a disk that is very slow, makes it wait this long.
 pub(super) const STALL: Duration = Duration::from_secs(1);
 
 /// How often a waiting commit looks whether the last reader has left the log.
 const POLL: Duration = Duration::from_millis(2);
+
+/// Calls of [`Store::tend`] after which the files of a store that nobody uses are closed: opening them again costs a millisecond.
+const CLOSED_WHEN_IDLE: u64 = 3;
 
 /// Frames of one block of the wal-index, and bytes of it.
 const INDEX_BLOCK: (u64, u64) = (4096, 32 * 1024);
@@ -81,7 +84,7 @@ impl Wal {
     }
 
     /// A checkpoint has ended: with the log at its beginning, or with frames left that need another one.
-    fn note(&self, has_restarted: bool) {
+    pub(super) fn note(&self, has_restarted: bool) {
         if has_restarted {
             self.frames.store(0, Ordering::Relaxed);
         }
@@ -98,27 +101,33 @@ pub(super) fn reserved(bytes: u64, page_bytes: u64) -> u64 {
 
 /// The writer, held by one who may take milliseconds.
 pub(super) struct Held<'store> {
-    wal: &'store Wal,
-    writer: MutexGuard<'store, Connection>,
+    store: &'store Store,
+    writer: MutexGuard<'store, Option<Connection>>,
 }
 
-impl Deref for Held<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        &self.writer
+impl Held<'_> {
+    /// The connection, which is opened where there is none.
+    pub(super) fn connection(&mut self) -> Result<&mut Connection, StoreError> {
+        match &mut *self.writer {
+            Some(writer) => Ok(writer),
+            closed @ None => Ok(closed.insert(self.store.reopen()?)),
+        }
     }
-}
 
-impl DerefMut for Held<'_> {
-    fn deref_mut(&mut self) -> &mut Connection {
-        &mut self.writer
+    /// The connection where there is one.
+    pub(super) fn as_ref(&self) -> Option<&Connection> {
+        self.writer.as_ref()
+    }
+
+    /// Takes the connection away.
+    pub(super) fn take(&mut self) {
+        self.writer.take();
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.wal.holders.fetch_sub(1, Ordering::Relaxed);
+        self.store.wal.holders.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -127,12 +136,19 @@ impl Store {
     pub(super) fn hold_writer(&self) -> Held<'_> {
         // Before the lock: who comes meanwhile would wait behind this one.
         self.wal.holders.fetch_add(1, Ordering::Relaxed);
-        Held { wal: &self.wal, writer: lock(&self.writer) }
+        Held { store: self, writer: lock(&self.writer) }
+    }
+
+    /// Takes the writer for microseconds.
+    pub(super) fn take_writer(&self) -> Held<'_> {
+        let writer = lock(&self.writer);
+        self.wal.holders.fetch_add(1, Ordering::Relaxed);
+        Held { store: self, writer }
     }
 
     /// Whether a call that writes ([`Store::next_id`]) may wait for milliseconds now, and so must not be made on a thread that serves others.
     pub fn may_wait(&self) -> bool {
-        self.wal.holders.load(Ordering::Relaxed) > 0 || self.wal.is_full()
+        self.wal.holders.load(Ordering::Relaxed) > 0 || self.wal.is_full() || !self.is_awake.load(Ordering::Relaxed)
     }
 
     /// Whether a checkpoint is due. Says so to one caller, until that has done it.
@@ -148,7 +164,7 @@ impl Store {
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         let moved = self.checkpoint_beside_writers().and_then(|()| {
             self.end_snapshots(self.limits.snapshot_grace);
-            Ok(restart(&self.hold_writer(), "RESTART")?)
+            Ok(!checkpoint(self.hold_writer().connection()?, "RESTART")?.is_busy)
         });
         self.wal.note(matches!(moved, Ok(true)));
         self.wal.is_running.store(false, Ordering::Relaxed);
@@ -169,7 +185,7 @@ impl Store {
     pub(super) fn make_room(&self, writer: &Connection) -> Result<(), CommitError> {
         let until = Instant::now() + STALL;
         while self.wal.is_full() {
-            if restart(writer, "RESTART")? {
+            if !checkpoint(writer, "RESTART")?.is_busy {
                 self.wal.note(true);
                 return Ok(());
             }
@@ -182,33 +198,55 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back what an idle store does not need: a log to which nothing was added since the last call is moved into the file and truncated.
-    /// To be called about once a second. Takes milliseconds where there is something to do.
+    /// Looks whether what has failed works again: an operator, or a load balancer, may keep away the events that would show it.
+    fn probe(&self) {
+        let write = || {
+            let mut writer = self.hold_writer();
+            Ok::<_, StoreError>(writer.connection()?.execute("UPDATE meta SET bytes = bytes", [])?)
+        };
+        let read = || {
+            let reader = self.reader()?;
+            meta(&reader)?;
+            self.keep_reader(reader);
+            Ok::<_, StoreError>(())
+        };
+        match self.health.trouble().map(|trouble| trouble.kind) {
+            Some(FailureKind::Write) if write().is_ok() => self.health.worked(FailureKind::Write),
+            Some(FailureKind::Read) if read().is_ok() => self.health.worked(FailureKind::Read),
+            _ => {}
+        }
+    }
+
+    /// Gives back what an idle store does not need. A log to which nothing was added since the last call is moved into the file and truncated;
+    /// when the store was not used at all for some calls, its files are closed. To be called about once a second. Takes milliseconds where
+    /// there is something to do.
     ///
     /// # Errors
     /// The file can't be written: what was committed stays in the log.
     pub fn tend(&self) -> Result<(), StoreError> {
-        if self.wal.commits.swap(0, Ordering::Relaxed) > 0 {
+        self.probe();
+        let has_written = self.wal.commits.swap(0, Ordering::Relaxed) > 0;
+        let has_read = std::mem::take(&mut lock(&self.readers).was_used);
+        if has_written || has_read {
+            self.idle.store(0, Ordering::Relaxed);
+        }
+        if has_written {
             self.wal.is_truncated.store(false, Ordering::Relaxed);
             return Ok(());
         }
-        if self.wal.is_truncated.load(Ordering::Relaxed) {
-            return Ok(());
+        let idle = self.idle.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_due = !self.wal.is_truncated.load(Ordering::Relaxed);
+        if is_due || idle >= CLOSED_WHEN_IDLE {
+            self.end_snapshots(self.limits.snapshot_grace);
         }
-        self.end_snapshots(self.limits.snapshot_grace);
-        let writer = self.hold_writer();
-        if restart(&writer, "TRUNCATE")? {
-            self.wal.note(true);
-            self.wal.is_truncated.store(true, Ordering::Relaxed);
+        if is_due && let Some(writer) = self.hold_writer().as_ref() {
+            let has_restarted = !checkpoint(writer, "TRUNCATE")?.is_busy;
+            self.wal.note(has_restarted);
+            self.wal.is_truncated.store(has_restarted, Ordering::Relaxed);
+        }
+        if idle >= CLOSED_WHEN_IDLE {
+            self.sleep(self.hold_writer())?;
         }
         Ok(())
     }
-}
-
-/// Moves the rest of the log into the file; whether no reader is in the log, so that it begins anew. Waits for nobody.
-fn restart(writer: &Connection, mode: &str) -> Result<bool, rusqlite::Error> {
-    writer.busy_timeout(Duration::ZERO)?;
-    let is_busy: Result<i64, _> = writer.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(0));
-    writer.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(is_busy? == 0)
 }

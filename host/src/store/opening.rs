@@ -1,0 +1,265 @@
+//! From a path to a connection that may write: creates a store, and makes sure that one which existed is there, whole, and no older than it
+//! was. Nothing is changed in a file that is not in order.
+//!
+//! Noticed are: a file that is gone or empty; one that is no database, or whose pages contradict each other (where it is small enough to be
+//! read at each start); one with fewer commits than it had at its last clean close; and a write-ahead log that is gone, truncated, replaced
+//! or damaged after the process was killed. The last is known from the log's index, which survives the process. Not noticed are: values
+//! that were changed without harm to SQLite's pages; an older copy with as many commits; and, after a power cut, what the log has lost.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+
+use super::manifest::{FaultKind, Manifest, Record, boot};
+use super::{APPLICATION_ID, BUSY_TIMEOUT, FORMAT, StoreError, TABLES, connect, meta};
+
+/// Bytes of a file whose pages are all looked at on each start: this takes some ten milliseconds.
+const QUICK_CHECK_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Bytes of the wal-index that are read: two copies of its header, and how many frames are in the file.
+const INDEX_BYTES: usize = 100;
+
+/// Bytes of a log's own header.
+const LOG_HEADER_BYTES: u64 = 32;
+
+/// A store that is ready to be written.
+pub(super) struct Opened {
+    pub(super) writer: Connection,
+    /// Commits that are in the file and on the disk.
+    pub(super) saved: i64,
+}
+
+/// Opens the state in `file` for writing, and creates it (readable by nobody else) where there never was any.
+///
+/// # Errors
+/// [`StoreError::Lost`] where what is there is not what there was; an operator may accept it.
+pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreError> {
+    let unusable = |source| StoreError::Open { file: file.to_owned(), source };
+    let known = manifest.read().map_err(unusable)?;
+    let opened = match open_known(file, known.as_ref(), None) {
+        Err(StoreError::Lost(fault)) if manifest.accepted() == Some(fault.kind) => {
+            tracing::warn!(file = %file.display(), reason = fault.reason, "an operator has accepted a loss of state: {}", fault.kind.consequence());
+            if fault.kind != FaultKind::Older {
+                put_aside(file).map_err(unusable)?;
+            }
+            open_known(file, known.as_ref(), Some(fault.kind))
+        }
+        other => other,
+    };
+    let (record, result) = match opened {
+        // What the log held is in the file and on the disk, unless the disk is full: then the record stays what it was.
+        Ok(writer) => match checkpoint(&writer, "TRUNCATE") {
+            Ok(log) if !log.is_busy => {
+                let saved = meta(&writer)?.commits;
+                (Some(Record { commits: saved, ..Record::default() }), Ok(Opened { writer, saved }))
+            }
+            _ => (None, Ok(Opened { writer, saved: known.as_ref().map_or(0, |known| known.commits) })),
+        },
+        // The index that shows a loss is made anew by whoever opens the file next, so that the loss must be remembered.
+        Err(StoreError::Lost(fault)) => {
+            (Some(Record { fault: Some(fault.clone()), ..known.clone().unwrap_or_default() }), Err(StoreError::Lost(fault)))
+        }
+        Err(other) => (None, Err(other)),
+    };
+    if result.is_ok() {
+        // It was for the loss of this time.
+        manifest.forget_accepted();
+    }
+    if let Some(record) = record.filter(|record| known.as_ref() != Some(record)) {
+        manifest.write(&record, true).map_err(unusable)?;
+    }
+    result
+}
+
+/// `accepted` is the loss that an operator has accepted, with which the file is opened all the same.
+pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<FaultKind>) -> Result<Connection, StoreError> {
+    let is_new = fs::metadata(file).map_or(0, |file| file.len()) == 0;
+    let known = known.filter(|_| accepted != Some(FaultKind::Missing) && accepted != Some(FaultKind::Damaged));
+    let is_accepted = accepted == Some(FaultKind::Older);
+    if let Some(known) = known {
+        // That commits are missing can't be seen a second time; that a file is missing or damaged is, unless it was restored.
+        if let Some(fault) = known.fault.as_ref().filter(|fault| fault.kind == FaultKind::Older && !is_accepted) {
+            return Err(StoreError::Lost(fault.clone()));
+        }
+        if is_new {
+            return Err(StoreError::Lost(FaultKind::Missing.because(format!("{} is gone or empty", file.display()))));
+        }
+    }
+    let index =
+        known.filter(|known| known.is_open && known.boot.is_some() && known.boot == boot() && !is_accepted).map(|_| Index::of(file));
+    if let Some(index) = &index {
+        index.check_log(file)?;
+    }
+    if is_new {
+        create(file)?;
+    }
+    let damaged = |error: StoreError| match (error, known) {
+        (StoreError::NotOurs { .. }, Some(_)) => {
+            StoreError::Lost(FaultKind::Damaged.because(format!("{} is no store of plugin state any more", file.display())))
+        }
+        (StoreError::Sqlite(error), Some(_)) if is_corrupt(&error) => {
+            StoreError::Lost(FaultKind::Damaged.because(format!("{} is damaged: {error}", file.display())))
+        }
+        (error, _) => error,
+    };
+    let mut writer = connect(file).map_err(damaged)?;
+    // Whatever is found to be wrong is left as it is.
+    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    prepare(&mut writer, file).map_err(damaged)?;
+    if let Some(Index { frames, .. }) = index
+        && let found = checkpoint(&writer, "NOOP")?.frames
+        && found < i64::from(frames)
+    {
+        let reason = format!("{} of {frames} frames in the write-ahead log of {} can't be read", i64::from(frames) - found, file.display());
+        return Err(StoreError::Lost(FaultKind::Older.because(reason)));
+    }
+    if let Some(known) = known.filter(|_| !is_accepted) {
+        let commits = meta(&writer).map_err(|error| damaged(error.into()))?.commits;
+        if commits < known.commits {
+            let reason = format!("{} has {commits} commits, and had {} when it was closed last", file.display(), known.commits);
+            return Err(StoreError::Lost(FaultKind::Older.because(reason)));
+        }
+    }
+    if is_accepted || fs::metadata(file).is_ok_and(|file| file.len() <= QUICK_CHECK_BYTES) {
+        let found: String = writer
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .or_else(|error| if is_corrupt(&error) { Ok(error.to_string()) } else { Err(error) })?;
+        if found != "ok" {
+            return Err(StoreError::Lost(FaultKind::Damaged.because(format!("{} is damaged: {found}", file.display()))));
+        }
+    }
+    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    Ok(writer)
+}
+
+/// Makes an empty file a store, and makes sure that any other is one.
+fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
+    let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application, format) = (read("application_id")?, read("user_version")?);
+    let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let is_new = tables == 0 && application == 0 && format == 0;
+    if !is_new && application != i64::from(APPLICATION_ID) {
+        return Err(StoreError::NotOurs { file: file.to_owned() });
+    }
+    if format > i64::from(FORMAT) {
+        return Err(StoreError::Newer { file: file.to_owned(), found: format });
+    }
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        // A file system without shared memory: then readers would block the writer, and a crash might cost a commit.
+        return Err(StoreError::Damaged("its file system does not support write-ahead logging"));
+    }
+    if is_new {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn is_corrupt(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn create(file: &Path) -> Result<(), StoreError> {
+    let mut create = OpenOptions::new();
+    create.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        // SQLite gives the files beside it the same mode.
+        use std::os::unix::fs::OpenOptionsExt;
+        create.mode(0o600);
+    }
+    create.open(file).map(drop).map_err(|source| StoreError::Open { file: file.to_owned(), source })
+}
+
+/// Gives the files of a store other names, under which an operator finds them.
+fn put_aside(file: &Path) -> io::Result<()> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    for suffix in ["", "-wal", "-shm"] {
+        let from = beside(file, suffix);
+        if from.exists() {
+            fs::rename(&from, beside(file, &format!(".lost-{seconds}{suffix}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// The file beside `file` whose name goes on with `suffix`.
+pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// What the index of a write-ahead log says of it. It is a file in shared memory, which the death of a process leaves as it was; its format
+/// is documented at sqlite.org/walformat.html.
+struct Index {
+    /// Committed frames; 0 where the index can't be read.
+    frames: u32,
+    /// Those of them that are in the file already.
+    in_file: u32,
+    salt: Option<[u8; 8]>,
+}
+
+impl Index {
+    fn of(file: &Path) -> Self {
+        let none = Self { frames: 0, in_file: 0, salt: None };
+        let mut bytes = [0; INDEX_BYTES];
+        if File::open(beside(file, "-shm")).and_then(|mut index| index.read_exact(&mut bytes)).is_err() {
+            return none;
+        }
+        let [header, copy] = [bytes.get(..48), bytes.get(48..96)];
+        let number = |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        // It was being written when the process was killed: the log holds the commit or does not.
+        if header != copy || bytes.get(12) != Some(&1) {
+            return none;
+        }
+        Self { frames: number(16), in_file: number(96), salt: bytes.get(32..40).and_then(|salt| salt.try_into().ok()) }
+    }
+
+    /// Whether the log is there, and the one that the index is of.
+    fn check_log(&self, file: &Path) -> Result<(), StoreError> {
+        let log = beside(file, "-wal");
+        let lost = |what: &str| {
+            let reason = format!("the host was killed, and its write-ahead log {} {what}", log.display());
+            Err(StoreError::Lost(FaultKind::Older.because(reason)))
+        };
+        let bytes = fs::metadata(&log).map_or(0, |log| log.len());
+        // Without an index it is somebody else who has removed files.
+        let needs_log = self.salt.is_none() || self.in_file < self.frames;
+        if bytes < LOG_HEADER_BYTES {
+            return if needs_log { lost("is gone or empty") } else { Ok(()) };
+        }
+        let mut header = [0; LOG_HEADER_BYTES as usize];
+        let read = File::open(&log).and_then(|mut log| log.read_exact(&mut header));
+        match self.salt {
+            _ if read.is_err() => lost("can't be read"),
+            Some(salt) if self.frames > 0 && header.get(16..24) != Some(&salt[..]) => lost("is not the one that it wrote"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a checkpoint has found.
+pub(super) struct Log {
+    /// Whether readers or another process kept it from its end.
+    pub(super) is_busy: bool,
+    pub(super) frames: i64,
+}
+
+/// Moves the log into the file as `mode` says, waiting for nobody; `NOOP` only looks.
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Log, rusqlite::Error> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let log = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+        Ok(Log { is_busy: row.get::<_, i64>(0)? != 0, frames: row.get(1)? })
+    });
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    log
+}

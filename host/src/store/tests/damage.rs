@@ -1,0 +1,211 @@
+//! State that is gone or damaged is noticed, and an operator decides. State that is in order never is taken for damaged.
+
+use std::fs;
+
+use super::*;
+use crate::store::manifest::Manifest;
+
+/// The files as a host that is killed now would leave them.
+fn killed(dir: &TempDir) -> TempDir {
+    let image = tempfile::tempdir().unwrap();
+    fs::create_dir(image.path().join("manifest")).unwrap();
+    for name in ["state.db", "state.db-wal", "state.db-shm", "manifest/state.json"] {
+        if dir.path().join(name).exists() {
+            fs::copy(dir.path().join(name), image.path().join(name)).unwrap();
+        }
+    }
+    image
+}
+
+/// A store with some records in its file, more in its write-ahead log, and nobody who closes it.
+fn killed_with_a_log() -> TempDir {
+    let (dir, store) = fresh();
+    put(&store, &[("a", "1")]);
+    store.close().unwrap();
+    for number in 0..20 {
+        put(&store, &[("b", &number.to_string())]);
+    }
+    killed(&dir)
+}
+
+fn lost(dir: &TempDir) -> FaultKind {
+    match try_open(dir, StoreLimits::default()).err() {
+        Some(StoreError::Lost(fault)) => fault.kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn log_of(dir: &TempDir) -> PathBuf {
+    dir.path().join("state.db-wal")
+}
+
+#[test]
+fn a_host_that_was_killed_finds_every_commit_and_nothing_wrong() {
+    let dir = killed_with_a_log();
+    for _ in 0..2 {
+        let store = open(&dir, StoreLimits::default());
+        assert_eq!((get(&store, "a"), get(&store, "b")), (Some("1".into()), Some("19".into())));
+    }
+    // At other moments: before any commit, after a checkpoint of each kind, and while nobody uses it.
+    let (dir, store) = fresh();
+    open(&killed(&dir), StoreLimits::default());
+    put(&store, &[("a", "1")]);
+    store.checkpoint().unwrap();
+    open(&killed(&dir), StoreLimits::default());
+    put(&store, &[("a", "2")]);
+    assert_eq!(get(&open(&killed(&dir), StoreLimits::default()), "a"), Some("2".into()));
+    for _ in 0..5 {
+        store.tend().unwrap();
+        assert_eq!(get(&open(&killed(&dir), StoreLimits::default()), "a"), Some("2".into()));
+        thread::sleep(SNAPSHOT_GRACE / 4);
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_or_empty_is_no_empty_state() {
+    for remove in [|file: &Path| fs::remove_file(file).unwrap(), |file: &Path| fs::write(file, "").unwrap()] {
+        let (dir, store) = fresh();
+        put(&store, &[("a", "1")]);
+        drop(store);
+        remove(&dir.path().join("state.db"));
+        for _ in 0..2 {
+            assert_eq!(lost(&dir), FaultKind::Missing);
+        }
+        Manifest::new(&manifest(&dir)).accept(FaultKind::Older).unwrap();
+        assert_eq!(lost(&dir), FaultKind::Missing, "another loss was accepted");
+        Manifest::new(&manifest(&dir)).accept(FaultKind::Missing).unwrap();
+        let store = open(&dir, StoreLimits::default());
+        assert_eq!(all(&store), []);
+        put(&store, &[("a", "2")]);
+        drop(store);
+        fs::remove_file(dir.path().join("state.db")).unwrap();
+        assert_eq!(lost(&dir), FaultKind::Missing, "it was accepted once");
+    }
+}
+
+#[test]
+fn a_write_ahead_log_that_is_gone_cut_changed_or_exchanged_is_noticed() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 6] = [
+        ("gone", |log| fs::remove_file(log).unwrap()),
+        ("gone with its index", |log| {
+            fs::remove_file(log.with_extension("db-shm")).unwrap();
+            fs::remove_file(log).unwrap();
+        }),
+        ("empty", |log| fs::write(log, "").unwrap()),
+        ("cut", |log| {
+            let bytes = fs::read(log).unwrap();
+            fs::write(log, &bytes[..bytes.len() / 2]).unwrap();
+        }),
+        ("changed", |log| {
+            let mut bytes = fs::read(log).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(log, bytes).unwrap();
+        }),
+        ("another", |log| {
+            let other = killed_with_a_log();
+            fs::copy(log_of(&other), log).unwrap();
+        }),
+    ];
+    for (what, damage) in damages {
+        let dir = killed_with_a_log();
+        let before = fs::read(dir.path().join("state.db")).unwrap();
+        damage(&log_of(&dir));
+        for _ in 0..2 {
+            assert_eq!(lost(&dir), FaultKind::Older, "{what}: also when it is tried again");
+        }
+        assert_eq!(fs::read(dir.path().join("state.db")).unwrap(), before, "{what}: nothing is changed");
+        Manifest::new(&manifest(&dir)).accept(FaultKind::Older).unwrap();
+        let store = open(&dir, StoreLimits::default());
+        assert_eq!(get(&store, "a"), Some("1".into()), "{what}");
+        put(&store, &[("c", "1")]);
+        drop(store);
+        open(&dir, StoreLimits::default());
+    }
+}
+
+#[test]
+fn a_log_that_a_power_cut_has_shortened_is_no_fault() {
+    let dir = killed_with_a_log();
+    fs::remove_file(log_of(&dir)).unwrap();
+    let record = fs::read_to_string(manifest(&dir)).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["boot"] = "another run of the machine".into();
+    fs::write(manifest(&dir), record.to_string()).unwrap();
+    assert_eq!(get(&open(&dir, StoreLimits::default()), "a"), Some("1".into()));
+}
+
+#[test]
+fn an_older_copy_of_the_file_is_noticed() {
+    let (dir, store) = fresh();
+    put(&store, &[("a", "1")]);
+    store.close().unwrap();
+    let copy = fs::read(dir.path().join("state.db")).unwrap();
+    put(&store, &[("a", "2")]);
+    drop(store);
+    fs::write(dir.path().join("state.db"), copy).unwrap();
+    assert_eq!(lost(&dir), FaultKind::Older);
+    Manifest::new(&manifest(&dir)).accept(FaultKind::Older).unwrap();
+    assert_eq!(get(&open(&dir, StoreLimits::default()), "a"), Some("1".into()));
+}
+
+#[test]
+fn a_damaged_file_is_noticed_and_put_aside_when_that_is_accepted() {
+    let (dir, store) = fresh();
+    let records: Vec<String> = (0..500).map(|number| format!("record {number}")).collect();
+    put(&store, &records.iter().map(|key| (key.as_str(), "value")).collect::<Vec<_>>());
+    drop(store);
+    let file = dir.path().join("state.db");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 512].fill(0xA5);
+    fs::write(&file, &bytes).unwrap();
+    assert_eq!(lost(&dir), FaultKind::Damaged);
+    Manifest::new(&manifest(&dir)).accept(FaultKind::Damaged).unwrap();
+    assert_eq!(all(&open(&dir, StoreLimits::default())), []);
+    let aside = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()).find(|file| file.to_string_lossy().contains(".lost-"));
+    assert_eq!(fs::read(aside.unwrap()).unwrap(), bytes);
+
+    // So is one whose first page is something else.
+    fs::write(&file, "this is no database any more".repeat(300)).unwrap();
+    assert_eq!(lost(&dir), FaultKind::Damaged);
+}
+
+#[test]
+fn an_idle_store_holds_no_file_and_goes_on_as_before() {
+    let (dir, store) = fresh();
+    put(&store, &[("a", "1")]);
+    let number = store.next_id("ids").unwrap();
+    get(&store, "a");
+    let is_closed = || lock(&store.writer).is_none() && lock(&store.readers).idle.is_empty();
+    for _ in 0..3 {
+        assert!(!is_closed());
+        store.tend().unwrap();
+    }
+    store.tend().unwrap();
+    assert!(is_closed() && !log_of(&dir).exists());
+    assert!(store.may_wait(), "to open a file is nothing for a thread that serves others");
+    assert_eq!(get(&store, "a"), Some("1".into()));
+    assert_eq!(store.next_id("ids").unwrap(), number + 1);
+    put(&store, &[("a", "2")]);
+    assert!(!store.may_wait());
+    assert_eq!(get(&store, "a"), Some("2".into()));
+    drop(store);
+    assert_eq!(get(&open(&dir, StoreLimits::default()), "a"), Some("2".into()));
+}
+
+#[test]
+fn a_file_that_goes_while_the_store_is_idle_is_not_made_anew() {
+    let (dir, store) = fresh();
+    put(&store, &[("a", "1")]);
+    for _ in 0..5 {
+        store.tend().unwrap();
+    }
+    fs::remove_file(dir.path().join("state.db")).unwrap();
+    assert!(matches!(store.view().get("a"), Err(ViewError::Store(_))));
+    let mut view = store.view();
+    view.set("a", Vec::new()).unwrap();
+    assert!(matches!(store.commit(&view.into_changes()), Err(CommitError::Store(_))));
+    assert!(!dir.path().join("state.db").exists());
+}
