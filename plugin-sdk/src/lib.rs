@@ -113,6 +113,9 @@
 //! absent or `null`. Unknown fields are ignored. What a schema can't tell, such as `7.0` for an integer, becomes a refusal
 //! `invalid_payload`.
 //!
+//! Numbers keep their value: a double that comes in goes out as the same double, as `f64`, as `serde_json::Number` or in a
+//! `serde_json::Value`. A `u64` keeps all its digits too, but JavaScript clients round integers beyond 2^53: send those as text.
+//!
 //! # Settings
 //!
 //! What an operator writes under `[plugins.NAME.config]` a handler reads with [`Context::setting`], and a test sets with

@@ -25,6 +25,7 @@ mod http;
 mod leaving;
 mod links;
 mod logging;
+mod numbers;
 mod order;
 mod reload;
 mod rooms;

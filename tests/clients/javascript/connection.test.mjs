@@ -58,6 +58,16 @@ test("a timestamp may be any number and comes back as it was", () =>
     }
   }));
 
+test("readings of a clock come back to their last digit", () =>
+  withClients(host.url, 1, async (client) => {
+    const readings = Array.from({ length: 200 }, (_, index) => performance.now() * (1 + index / 7));
+    const replies = await Promise.all(readings.map((timestamp) => client.ask("ping", { timestamp })));
+    assert.deepEqual(
+      replies.map(({ timestamp }) => timestamp),
+      readings,
+    );
+  }));
+
 test("a pong goes to the sender alone", () =>
   withClients(host.url, 2, async (sender, other) => {
     await sender.ask("ping", { timestamp: 77 });

@@ -173,16 +173,17 @@ fn spread(ctx: &Context, to: String) -> Result {
     ctx.emit(target, &GOSSIP, &to)
 }
 
-/// Sends back the bytes that came, to the sender and to the room.
+/// Sends back the bytes and the weight that came.
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Parcel {
     bytes: Attachment,
+    weight: Option<f64>,
 }
 
-fn parcel(ctx: &Context, _: Parcel) -> Result<usize> {
+fn parcel(ctx: &Context, parcel: Parcel) -> Result<usize> {
     let bytes = ctx.attachments().first().cloned().unwrap_or_default();
     let size = bytes.len();
-    ctx.emit_binary(Target::Sender, &PARCEL, &Parcel { bytes: Attachment::new(0) }, &[bytes])?;
+    ctx.emit_binary(Target::Sender, &PARCEL, &Parcel { bytes: Attachment::new(0), ..parcel }, &[bytes])?;
     Ok(size)
 }
 
