@@ -159,7 +159,7 @@ impl Dispatcher {
         if is_deeper(text, most) {
             return Err(Rejection::TooLarge(format!("the payload nests deeper than {most}")));
         }
-        serde_json::from_str(text).map_err(|_| Rejection::invalid("the payload is not JSON, or more than one argument"))
+        serde_json::from_str(text).map_err(|error| unreadable(text, &error))
     }
 
     /// Whether an event of a client may run now.
@@ -356,6 +356,18 @@ fn disabled() -> Rejection {
 /// What a client is told when the state could not be written in the event's time.
 fn contended() -> Rejection {
     Rejection::Busy("the plugin's state is contended".to_owned())
+}
+
+/// What is wrong with a payload that `error` stopped: the text between the event's name and the end of the packet is one argument, several
+/// arguments, or no JSON. The parser's message never quotes the text.
+fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
+    let arguments = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&format!("[{text}]"));
+    match arguments.map(|arguments| arguments.len()) {
+        Ok(count @ 2..) => {
+            Rejection::invalid(format!("an event has at most one argument, and this one has {count}; put them into one object"))
+        }
+        _ => Rejection::invalid(format!("the payload is not JSON: {error}")),
+    }
 }
 
 /// What a client is told whose event is not handled now.

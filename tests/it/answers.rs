@@ -106,6 +106,25 @@ async fn a_packet_with_garbage_behind_it_is_not_taken_for_its_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_is_not_json_is_told_apart_from_one_argument_too_many() {
+    let host = TestHost::start(&[guest("lab")]).await;
+    let client = host.client().await;
+    for (packet, message) in [
+        (r#"["echo",1,{"a":2}]"#, "an event has at most one argument, and this one has 2; put them into one object"),
+        (r#"["echo",1,2,3]"#, "an event has at most one argument, and this one has 3; put them into one object"),
+        (r#"["echo",nope]"#, "the payload is not JSON: expected ident at line 1 column 2"),
+        (r#"["echo",{"a":1]"#, "the payload is not JSON: EOF while parsing an object at line 1 column 6"),
+        (r#"["echo",1,]"#, "the payload is not JSON: trailing characters at line 1 column 2"),
+        (r#"["echo",]"#, "the payload is not JSON: EOF while parsing a value at line 1 column 0"),
+        (r#"["echo",1e999]"#, "the payload is not JSON: number out of range at line 1 column 5"),
+    ] {
+        let answer = client.ask_raw(packet).await;
+        assert_eq!(code(&answer), "invalid_payload", "{packet}: {answer}");
+        assert_eq!(answer["error"]["message"], json!(message), "{packet}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_mailbox_answers_busy_and_loses_nothing() {
     let host = TestHost::start(&[guest("lab")]).await;
     let client = host.client().await;
