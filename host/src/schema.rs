@@ -5,6 +5,7 @@
 //! plugin's, a document a client's. Neither may make a check overflow the stack, and what a check says never repeats the document.
 
 mod findings;
+mod forms;
 mod graph;
 #[cfg(test)]
 mod tests;

@@ -9,13 +9,14 @@ use serde_json::Value;
 
 use crate::rejection::{Detail, truncate};
 
+use super::forms::{self, Misfit};
 use super::{MAX_DETAILS, SchemaError};
 
 /// Bytes of a pointer in a [`Detail`]: it may hold names that a client chose.
 const MAX_PATH: usize = 256;
 
 /// Bytes of what a message repeats from the schema.
-const MAX_QUOTE: usize = 160;
+pub(super) const MAX_QUOTE: usize = 160;
 
 /// What a schema that the library refuses is told.
 pub(super) fn refusal(error: &ValidationError<'_>) -> SchemaError {
@@ -31,7 +32,7 @@ pub(super) fn refusal(error: &ValidationError<'_>) -> SchemaError {
     describe(error, &mut details);
     match details.into_iter().next() {
         Some(Detail { path, message, .. }) => SchemaError::Invalid { path, message },
-        None => SchemaError::Invalid { path: cut_to(path, MAX_PATH), message: message(error.kind()) },
+        None => SchemaError::Invalid { path: cut_to(path, MAX_PATH), message: message(error) },
     }
 }
 
@@ -50,29 +51,23 @@ pub(super) fn describe(error: &ValidationError<'_>, details: &mut Vec<Detail>) {
     let rule = error.kind().keyword();
     let mut add = |path: String, message: String| details.push(Detail { path, rule: rule.to_owned(), message });
     match error.kind() {
-        ValidationErrorKind::Required { property } => add(member(at, property.as_str().unwrap_or_default()), message(error.kind())),
+        ValidationErrorKind::Required { property } => add(member(at, property.as_str().unwrap_or_default()), message(error)),
         ValidationErrorKind::AdditionalProperties { unexpected } | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
             for name in unexpected.iter().take(MAX_DETAILS) {
-                add(member(at, name), message(error.kind()));
+                add(member(at, name), message(error));
             }
         }
-        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => match nearest(at, context) {
-            Some(branch) => branch.iter().take(MAX_DETAILS).for_each(|error| describe(error, details)),
-            None => add(cut_to(at, MAX_PATH), message(error.kind())),
+        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => match forms::misfit(at, context) {
+            Misfit::Within(errors) => errors.iter().take(MAX_DETAILS).for_each(|error| describe(error, details)),
+            Misfit::Tag { path, rule, message } => {
+                details.push(Detail { path: cut_to(path, MAX_PATH), rule: rule.to_owned(), message });
+            }
+            Misfit::Missing(property) => {
+                details.push(Detail { path: member(at, property), rule: "required".to_owned(), message: "is required".to_owned() });
+            }
+            Misfit::Unknown => add(cut_to(at, MAX_PATH), message(error)),
         },
-        kind => add(cut_to(at, MAX_PATH), message(kind)),
-    }
-}
-
-/// The one alternative that the value at `path` was meant for: the others are of another type altogether. `null or an object` is how an
-/// optional record is written, and what is wrong within the record is the only thing worth saying about it.
-fn nearest<'a>(path: &str, alternatives: &'a [Vec<ValidationError<'static>>]) -> Option<&'a [ValidationError<'static>]> {
-    let is_other_type =
-        |error: &ValidationError<'_>| matches!(error.kind(), ValidationErrorKind::Type { .. }) && error.instance_path().as_str() == path;
-    let mut meant = alternatives.iter().filter(|errors| !errors.is_empty() && !errors.iter().any(is_other_type));
-    match (meant.next(), meant.next()) {
-        (Some(only), None) => Some(only),
-        _ => None,
+        _ => add(cut_to(at, MAX_PATH), message(error)),
     }
 }
 
@@ -84,16 +79,13 @@ fn member(path: &str, name: &str) -> String {
     format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// What a kind of finding means, as a fragment that follows the name of the place. Written here for every kind, because the library's own
-/// words repeat the document in some of them.
-fn message(kind: &ValidationErrorKind) -> String {
+/// What a finding means, as a fragment that follows the name of the place. Written here for every kind, because the library's own words
+/// repeat the document in some of them.
+pub(super) fn message(error: &ValidationError<'_>) -> String {
     use ValidationErrorKind as Kind;
-    match kind {
+    match error.kind() {
         Kind::Required { .. } => "is required".to_owned(),
-        Kind::Type { kind: TypeKind::Single(only) } => format!("must be {}", with_article(*only)),
-        Kind::Type { kind: TypeKind::Multiple(any) } => {
-            format!("must be {}", any.into_iter().map(with_article).collect::<Vec<_>>().join(" or "))
-        }
+        Kind::Type { kind } => format!("must be {}", types(kind)),
         Kind::MinLength { limit } => format!("must be at least {} long", counted(*limit, "character", "characters")),
         Kind::MaxLength { limit } => format!("must be at most {} long", counted(*limit, "character", "characters")),
         Kind::MinItems { limit } => format!("must have at least {}", counted(*limit, "item", "items")),
@@ -105,7 +97,7 @@ fn message(kind: &ValidationErrorKind) -> String {
         Kind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),
         Kind::ExclusiveMaximum { limit } => format!("must be less than {limit}"),
         Kind::MultipleOf { multiple_of } => format!("must be a multiple of {multiple_of}"),
-        Kind::Enum { options } => one_of(options),
+        Kind::Enum { options } => one_of(options.as_array().into_iter().flatten()),
         Kind::Constant { expected_value } => format!("must be {}", quote(expected_value)),
         Kind::Format { format } => format!("must match the format `{}`", cut(format)),
         Kind::Pattern { pattern } => format!("must match the pattern `{}`", cut(pattern)),
@@ -113,15 +105,24 @@ fn message(kind: &ValidationErrorKind) -> String {
         Kind::Contains => "does not have enough, or has too many, of the items that it must contain".to_owned(),
         Kind::AdditionalItems { .. } | Kind::UnevaluatedItems { .. } => "has more items than are allowed".to_owned(),
         Kind::AdditionalProperties { .. } | Kind::UnevaluatedProperties { .. } | Kind::FalseSchema => "is not allowed".to_owned(),
-        Kind::PropertyNames { error } => format!("has a property whose name {}", message(error.kind())),
+        Kind::PropertyNames { error } => format!("has a property whose name {}", message(error)),
         Kind::Not { .. } => "is of a form that is not allowed".to_owned(),
-        Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } => "fits none of the allowed forms".to_owned(),
+        Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
+            format!("fits none of the allowed forms: {}", forms::names(error.instance_path().as_str(), context))
+        }
         Kind::OneOfMultipleValid { .. } => "fits more than one of the allowed forms, of which it may fit only one".to_owned(),
         Kind::ContentEncoding { content_encoding } => format!("must be encoded as `{}`", cut(content_encoding)),
         Kind::ContentMediaType { content_media_type } => format!("must be of the media type `{}`", cut(content_media_type)),
         Kind::FromUtf8 { .. } => "must be UTF-8 when it is decoded".to_owned(),
         Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => "could not be matched with its pattern".to_owned(),
         Kind::Referencing(_) | Kind::Custom { .. } => "does not fit the schema".to_owned(),
+    }
+}
+
+pub(super) fn types(kind: &TypeKind) -> String {
+    match kind {
+        TypeKind::Single(only) => with_article(*only).to_owned(),
+        TypeKind::Multiple(any) => any.into_iter().map(with_article).collect::<Vec<_>>().join(" or "),
     }
 }
 
@@ -141,17 +142,23 @@ fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-fn one_of(options: &Value) -> String {
-    let mut list = String::new();
-    for option in options.as_array().into_iter().flatten() {
+/// A list of constants; of a long one, its beginning.
+pub(super) fn one_of<'value>(options: impl Iterator<Item = &'value Value>) -> String {
+    let (mut list, mut left) = (String::new(), 0_usize);
+    for option in options {
         let separator = if list.is_empty() { "" } else { ", " };
+        let option = quote(option);
+        if left > 0 || list.len() + separator.len() + option.len() > MAX_QUOTE {
+            left += 1;
+            continue;
+        }
         // Writing to a string cannot fail.
         let _ = write!(list, "{separator}{option}");
-        if list.len() > MAX_QUOTE {
-            return "must be one of the allowed values".to_owned();
-        }
     }
-    format!("must be one of {list}")
+    match left {
+        0 => format!("must be one of {list}"),
+        left => format!("must be one of {list} and {left} more"),
+    }
 }
 
 pub(super) fn quote(value: &Value) -> String {

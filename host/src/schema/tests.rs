@@ -79,6 +79,8 @@ fn findings_never_repeat_the_document() {
         (json!({"prefixItems": [true], "unevaluatedItems": false}), json!([1, secret])),
         (json!({"anyOf": [{"type": "integer"}, {"maxLength": 2}, {"minLength": 20}]}), json!(secret)),
         (json!({"oneOf": [true, true]}), json!(secret)),
+        (json!({"anyOf": [{"additionalProperties": {"const": 1}}, {"additionalProperties": {"enum": [2]}}]}), json!({(secret): secret})),
+        (json!({"anyOf": [{"additionalProperties": {"type": "null"}}, {"required": ["a"]}]}), json!({(secret): secret})),
         (json!({"dependentRequired": {"a": ["b"]}}), json!({"a": secret})),
         (json!({"contentEncoding": "base64", "type": "integer"}), json!(secret)),
         (json!(false), json!(secret)),
@@ -103,7 +105,61 @@ fn an_optional_record_is_told_what_is_wrong_in_the_record() {
     let optional = json!({"properties": {"note": {"anyOf": [{"$ref": "#/$defs/Note"}, {"type": "null"}]}},
                           "$defs": {"Note": {"type": "object", "required": ["content"]}}});
     assert_eq!(one(&optional, &json!({"note": {}})), triple("/note/content", "required", "is required"));
-    assert_eq!(one(&optional, &json!({"note": 5})), triple("/note", "anyOf", "fits none of the allowed forms"));
+    assert_eq!(one(&optional, &json!({"note": 5})), triple("/note", "anyOf", "fits none of the allowed forms: an object or null"));
+}
+
+#[test]
+fn a_value_that_fits_no_alternative_is_told_which_there_are() {
+    let forms = "fits none of the allowed forms: ";
+    let unlike = json!({"anyOf": [{"type": ["string", "integer"]}, {"type": "array"}, {"type": "null"}]});
+    assert_eq!(one(&unlike, &json!(true)), triple("", "anyOf", &format!("{forms}an integer or a string, an array or null")));
+    // What schemars makes of an enum whose variants have documentation.
+    let words = json!({"oneOf": [{"const": "red", "type": "string"}, {"const": "blue", "type": "string"}]});
+    assert_eq!(one(&words, &json!("green")), triple("", "const", "must be one of \"red\", \"blue\""));
+    assert_eq!(one(&words, &json!(7)), triple("", "oneOf", &format!("{forms}a string")));
+    // An enum with data: each variant is an object with one property.
+    let variant = |name: &str| {
+        let properties = json!({(name): {"type": "integer"}});
+        json!({"type": "object", "properties": properties, "required": [name], "additionalProperties": false})
+    };
+    let variants = json!({"oneOf": [variant("Circle"), variant("Square")]});
+    assert_eq!(
+        one(&variants, &json!({"Line": 1})),
+        triple("", "oneOf", &format!("{forms}an object with `Circle` or an object with `Square`"))
+    );
+    let nested = json!({"anyOf": [variants, {"type": "null"}]});
+    assert_eq!(one(&nested, &json!({"Line": 1})).2, format!("{forms}an object with `Circle` or an object with `Square`"));
+    let bounds = json!({"anyOf": [{"type": "string", "maxLength": 3}, {"format": "email"}]});
+    let message = "one that must be at most 3 characters long or one that must match the format `email`";
+    assert_eq!(one(&bounds, &json!("abcde")).2, format!("{forms}{message}"));
+}
+
+#[test]
+fn a_value_with_a_tag_is_told_what_is_wrong_with_its_variant_or_its_tag() {
+    let variant = |tag: &str, rest: &str| {
+        let properties = json!({"kind": {"const": tag}, "size": {"type": "integer"}});
+        json!({"type": "object", "properties": properties, "required": ["kind", rest]})
+    };
+    let tagged = json!({"oneOf": [variant("circle", "size"), variant("square", "size"), variant("text", "content")]});
+    assert_eq!(one(&tagged, &json!({"kind": "circle"})), triple("/size", "required", "is required"));
+    assert_eq!(one(&tagged, &json!({"kind": "text", "size": 1})), triple("/content", "required", "is required"));
+    assert_eq!(
+        one(&tagged, &json!({"kind": "line", "size": 1})),
+        triple("/kind", "const", "must be one of \"circle\", \"square\", \"text\"")
+    );
+    assert_eq!(one(&tagged, &json!({"size": 1})), triple("/kind", "required", "is required"));
+}
+
+#[test]
+fn a_long_list_of_forms_or_constants_is_cut_and_says_so() {
+    let constants: Vec<_> = (0..100).map(|number| format!("constant-{number}")).collect();
+    let (_, _, message) = one(&json!({"enum": constants}), &json!("another"));
+    assert!(message.starts_with("must be one of \"constant-0\", \"constant-1\"") && message.ends_with(" more"), "{message}");
+    assert!(message.len() < 256, "{message}");
+    let variant = |number| json!({"type": "object", "required": [format!("variant-{number}")]});
+    let (_, _, message) = one(&json!({"oneOf": (0..100).map(variant).collect::<Vec<_>>()}), &json!({}));
+    assert!(message.contains("an object with `variant-1`") && message.ends_with(" and others"), "{message}");
+    assert!(message.len() < 256, "{message}");
 }
 
 #[test]
