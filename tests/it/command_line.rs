@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use sockhop_tests::{HostProcess, binary, bundled, bundled_plugin, chameleon, directory_of, guest};
+use sockhop_tests::{HostProcess, asynchronous, binary, bundled, bundled_plugin, chameleon, directory_of, guest};
 
 /// Exit status, standard output and standard error.
 fn run(arguments: &[&str]) -> (i32, String, String) {
@@ -53,6 +53,8 @@ fn check_refuses_what_is_no_plugin_with_a_reason_that_helps() {
         (made(dir.path(), "zero.wasm", b""), "no WebAssembly component"),
         (made(dir.path(), "text.wasm", b"hello"), "no WebAssembly component"),
         (dir.path().join("missing.wasm"), "can't be read"),
+        (made(dir.path(), "async.wasm", &asynchronous()), "async builtins, which this host does not have: `task.cancel`"),
+        (made(dir.path(), "not_sync.wasm", &asynchronous()), "`componentize-qjs --sync`"),
         (guest("register_traps"), "no plugin today"),
         (guest("register_spins"), "ran for more than"),
         (guest("register_unnamed"), "no plugin name"),

@@ -13,6 +13,11 @@ pub fn handmade(module: &str) -> Vec<u8> {
     ComponentEncoder::default().module(&module).expect("a module of the world").encode().expect("a component")
 }
 
+/// A component as JavaScript's `componentize-qjs` makes it without `--sync`: it asks the host for `task.cancel`.
+pub fn asynchronous() -> Vec<u8> {
+    wat::parse_str("(component (core func (canon task.cancel)))").expect("a component")
+}
+
 /// The plugin `nothing`: its event `nothing` does nothing, and has no reply.
 pub fn do_nothing() -> Vec<u8> {
     handmade(

@@ -24,7 +24,7 @@ pub use api::{ask, row_of};
 pub use client::TestClient;
 pub use dispatch::TestDispatcher;
 pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
-pub use handmade::{do_nothing, handmade, table_filler};
+pub use handmade::{asynchronous, do_nothing, handmade, table_filler};
 pub use host::TestHost;
 pub use process::HostProcess;
 #[cfg(target_os = "linux")]

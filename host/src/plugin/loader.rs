@@ -55,6 +55,12 @@ pub enum LoadError {
     /// Only the beginning of some, or something that the engine does not run: the compiler's reason.
     #[error("is no WebAssembly component, or only a part of one: {0}")]
     NotAComponent(String),
+    /// Built for asynchronous calls, with this builtin.
+    #[error(
+        "needs the component model's async builtins, which this host does not have: `{0}`; build it for synchronous calls \
+         (JavaScript: `componentize-qjs --sync`, or `jco componentize` with `--backend-qjs-disable-async`)"
+    )]
+    NeedsAsync(String),
     /// It may be a component, and was not compiled.
     #[error(transparent)]
     NotCompiled(CompileError),
@@ -110,6 +116,11 @@ impl LoadError {
 impl From<CompileError> for LoadError {
     fn from(error: CompileError) -> Self {
         match error {
+            // The validator's words on everything that belongs to the component model's async proposal: authors in JavaScript meet them
+            // first. Of "…: `task.cancel` requires … (at offset …)" only the name helps an author.
+            CompileError::Refused(reason) if reason.contains("requires the component model") && reason.contains("async") => {
+                Self::NeedsAsync(reason.split('`').nth(1).unwrap_or(&reason).to_owned())
+            }
             CompileError::Refused(reason) => Self::NotAComponent(reason),
             other => Self::NotCompiled(other),
         }
