@@ -1,6 +1,8 @@
 //! What the host serves: every event with its schema and its plugin, every room with its rule. One immutable [`Routes`] per generation; the
 //! cold path publishes it, the hot path takes a snapshot, so a schema is never paired with another generation's handler.
 
+mod lint;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,6 +20,8 @@ use crate::plugin::{Candidate, Plugin};
 use crate::rule::{Access, RoomPattern};
 use crate::schema::{Schema, SchemaError};
 use crate::store::Store;
+
+pub use lint::{Warning, lint};
 
 /// The published generation.
 pub struct Registry {

@@ -112,6 +112,11 @@ impl RoomPattern {
         self.template.is_some()
     }
 
+    /// The name of the pattern's variable: the property of an event's data that fills it.
+    pub fn variable(&self) -> Option<&str> {
+        self.template.as_ref().map(|(_, name, _)| name.as_str())
+    }
+
     /// Whether `room` is of this form; if so, what the variable stands for (nothing where there is none).
     pub fn matches<'room>(&self, room: &'room str) -> Option<Option<&'room str>> {
         match &self.template {

@@ -201,6 +201,11 @@ impl Schema {
     pub fn allows_top_level_property(&self, name: &str) -> bool {
         self.graph.names_property(name)
     }
+
+    /// Whether a document may have a property `name` at its top: one that the schema names, or any one where it lists none.
+    pub fn may_have_property(&self, name: &str) -> bool {
+        self.graph.names_property(name) || self.graph.takes_any_property()
+    }
 }
 
 /// A finding about the whole document that no keyword stands for.

@@ -91,6 +91,33 @@ fn check_tells_a_plugin_that_wants_what_another_has() {
 }
 
 #[test]
+fn check_warns_of_rooms_that_nobody_can_be_in_and_templates_that_nothing_fills() {
+    let doubtful = guest("doubtful");
+    let expected = [
+        "`waved` may go to `wave_{nothing}`, but no loaded plugin declares such a room",
+        "the template `wave_{nothing}` needs a property `nothing`, which the data of `waved` does not have",
+        "`waved` may go to `lost`, but no loaded plugin declares such a room",
+    ];
+    let (status, said) = check(&doubtful);
+    assert_eq!(status, 0, "a warning is no refusal: {said}");
+    let warnings: Vec<_> = said.lines().filter_map(|line| line.trim_start().strip_prefix("warning: ")).collect();
+    assert_eq!(warnings.len(), expected.len(), "{said}");
+    assert!(warnings.iter().zip(expected).all(|(warning, expected)| warning.starts_with(expected)), "{said}");
+
+    let (status, output, _) = run(&["check", "--json", doubtful.to_str().expect("UTF-8")]);
+    let document: Value = serde_json::from_str(&output).expect("JSON");
+    assert_eq!((status, document["plugins"][0]["warnings"].as_array().map(Vec::len)), (0, Some(expected.len())), "{output}");
+}
+
+#[test]
+fn the_bundled_plugins_are_checked_without_a_warning() {
+    let plugins = ["connection", "subscription", "memory_logs", "mental_notes"].map(bundled_plugin);
+    let files: Vec<_> = plugins.iter().map(|file| file.to_str().expect("UTF-8")).collect();
+    let (status, output, errors) = run(&[&["check"], &files[..]].concat());
+    assert_eq!((status, output.contains("warning"), errors.as_str()), (0, false, ""), "{output}");
+}
+
+#[test]
 fn a_bad_configuration_is_refused_before_listening() {
     let dir = tempfile::tempdir().expect("a directory");
     let cases = [

@@ -12,7 +12,7 @@ use sockhop::config::Config;
 use sockhop::host;
 use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
-use sockhop::registry::{Routes, Served};
+use sockhop::registry::{Routes, Served, Warning, lint};
 
 use super::output;
 
@@ -64,9 +64,15 @@ impl Check {
         if let Some(config) = &self.config {
             output::line(format_args!("{}: ok", config.display()));
         }
+        let warnings = warnings(checked);
         for (file, result) in checked {
             match result {
-                Ok(served) => print_plugin(file, served),
+                Ok(served) => {
+                    print_plugin(file, served);
+                    for warning in warnings_of(served, &warnings) {
+                        output::line(format_args!("  warning: {warning}"));
+                    }
+                }
                 Err(reason) => output::line(format_args!("{}: refused: {reason}", file.display())),
             }
         }
@@ -91,6 +97,16 @@ fn print_plugin(file: &Path, served: &Served) {
     for event in &registration.listens {
         output::line(format_args!("  listens  {event}"));
     }
+}
+
+/// What is doubtful in the plugins that would serve beside each other.
+fn warnings(checked: &[Checked]) -> Vec<Warning> {
+    let serving: Vec<_> = checked.iter().filter_map(|(_, result)| result.as_ref().ok().cloned()).collect();
+    lint(&serving)
+}
+
+fn warnings_of(served: &Served, warnings: &[Warning]) -> impl Iterator<Item = String> {
+    warnings.iter().filter(|warning| warning.plugin == served.plugin.name()).map(ToString::to_string)
 }
 
 /// A file with what it registers, or why it is refused.
@@ -152,6 +168,7 @@ impl Drop for Scratch {
 }
 
 fn document(checked: &[Checked]) -> Value {
+    let warnings = warnings(checked);
     let row = |(file, result): &Checked| match result {
         Err(reason) => json!({"file": file.to_string_lossy(), "ok": false, "reason": reason}),
         Ok(served) => {
@@ -159,7 +176,8 @@ fn document(checked: &[Checked]) -> Value {
             let room = |(room, access): &(_, _)| json!({"room": ToString::to_string(room), "access": ToString::to_string(access)});
             json!({"file": file.to_string_lossy(), "ok": true, "name": registration.name, "version": registration.version, "digest": served.plugin.digest,
                 "handles": served.inbound.keys().collect::<Vec<_>>(), "emits": served.outbound.keys().collect::<Vec<_>>(),
-                "rooms": registration.rooms.iter().map(room).collect::<Vec<_>>(), "listens": registration.listens})
+                "rooms": registration.rooms.iter().map(room).collect::<Vec<_>>(), "listens": registration.listens,
+                "warnings": warnings_of(served, &warnings).collect::<Vec<_>>()})
         }
     };
     json!({"ok": checked.iter().all(|(_, result)| result.is_ok()), "plugins": checked.iter().map(row).collect::<Vec<_>>()})

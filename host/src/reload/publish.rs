@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::registry::{AdmitError, Routes, Served};
+use crate::registry::{AdmitError, Routes, Served, lint};
 
 use super::Reloader;
 use super::files::Outcome;
@@ -66,6 +66,7 @@ impl Reloader {
             before.plugins.iter().filter(|old| !routes.serves(old)).for_each(|old| old.plugin.retire());
             // Only now: whoever takes a version out before another serves makes its events wait, or an instance for each of them.
             self.note_changes(&before, &routes);
+            warn_of_new(&before, &routes);
             if !routes.has_rooms_of(&before) {
                 self.rooms.recheck(|room, identity| routes.may_join(room, identity).is_ok());
             }
@@ -177,5 +178,13 @@ impl Reloader {
                 Err(error) => tracing::warn!(%error, "what serves can't be remembered for the next start"),
             }
         }
+    }
+}
+
+/// Logs the doubtful declarations of what `routes` serve, once: those that `before` had were logged then.
+fn warn_of_new(before: &Routes, routes: &Routes) {
+    let known = lint(&before.plugins);
+    for warning in lint(&routes.plugins).iter().filter(|warning| !known.contains(warning)) {
+        tracing::warn!(plugin = warning.plugin, %warning, "doubtful declaration");
     }
 }

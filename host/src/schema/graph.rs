@@ -51,6 +51,10 @@ struct Node {
     cost: usize,
     /// Whether it reads every byte of a string.
     has_pattern: bool,
+    /// Whether it admits objects.
+    is_object: bool,
+    /// Whether it says what properties beside those in `properties` must look like, and so expects some.
+    takes_others: bool,
 }
 
 /// Constants of an `enum` that are compared in the time of one evaluation.
@@ -112,15 +116,25 @@ impl Graph {
 
     /// Whether the schema names a property `name` of the document itself.
     pub(super) fn names_property(&self, name: &str) -> bool {
-        let (mut seen, mut open) = (HashSet::new(), vec![0]);
+        self.of_the_document().iter().any(|node| node.properties.contains_key(name) || node.required.contains(name))
+    }
+
+    /// Whether the document is an object of which the schema lists no properties, or more than those that it lists are expected.
+    pub(super) fn takes_any_property(&self) -> bool {
+        let nodes = self.of_the_document();
+        let lists_some = nodes.iter().any(|node| !node.properties.is_empty());
+        nodes.iter().any(|node| node.takes_others) || !lists_some && nodes.iter().any(|node| node.is_object)
+    }
+
+    /// The subschemas that may apply to the document itself.
+    fn of_the_document(&self) -> Vec<&Node> {
+        let (mut seen, mut open, mut nodes) = (HashSet::new(), vec![0], Vec::new());
         while let Some(number) = open.pop() {
             let Some(node) = self.nodes.get(number).filter(|_| seen.insert(number)) else { continue };
-            if node.properties.contains_key(name) || node.required.contains(name) {
-                return true;
-            }
+            nodes.push(node);
             open.extend(&node.in_place);
         }
-        false
+        nodes
     }
 
     /// What a check of `value` costs where nothing ends it early; nothing where it is more than `most`, or too much to be counted. Recurses
@@ -322,6 +336,10 @@ impl<'a> Reader<'a> {
             items: of(&["contains", "unevaluatedItems"], &[], &[]),
             cost: 1 + schema.get("enum").and_then(Value::as_array).map_or(0, Vec::len) / CONSTANTS_PER_COST,
             has_pattern: schema.get("pattern").is_some(),
+            is_object: admits_objects(schema),
+            takes_others: ["additionalProperties", "unevaluatedProperties", "patternProperties"]
+                .iter()
+                .any(|keyword| schema.get(keyword).is_some_and(|others| *others != Value::Bool(false))),
             asks_twice: ["unevaluatedItems", "unevaluatedProperties"].iter().any(|keyword| schema.get(keyword).is_some()),
         })
     }
@@ -334,6 +352,19 @@ fn subschemas<'a>(schema: &'a Value, one: &[&str], lists: &[&str], maps: &[&str]
     let lists = lists.iter().filter_map(|keyword| schema.get(*keyword)?.as_array()).flatten();
     let maps = maps.iter().filter_map(|keyword| schema.get(*keyword)?.as_object()).flat_map(|map| map.values());
     one.chain(lists).chain(maps).collect()
+}
+
+/// Whether the keywords `type`, `const` and `enum` of `schema` admit an object; a reference or a combination says nothing by itself.
+fn admits_objects(schema: &Value) -> bool {
+    let named =
+        schema.get("type").is_none_or(|kind| kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&"object".into())));
+    let constants = schema.get("enum").and_then(Value::as_array);
+    let combines = ["$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"].iter().any(|keyword| schema.get(keyword).is_some());
+    named
+        && !combines
+        && *schema != Value::Bool(false)
+        && schema.get("const").is_none_or(Value::is_object)
+        && constants.is_none_or(|constants| constants.iter().any(Value::is_object))
 }
 
 /// What `schema` refers to. A `$dynamicRef` counts as a `$ref`: in a document without inner `$id`s they mean the same.

@@ -367,6 +367,32 @@ fn a_property_of_the_document_is_found_wherever_it_is_named() {
 }
 
 #[test]
+fn a_property_may_be_there_where_it_is_listed_or_nothing_is() {
+    let listed = json!({"type": "object", "properties": {"a": true}});
+    let with_defs = |source: Value| json!({"$ref": "#/$defs/d", "$defs": {"d": source}});
+    for (source, may) in [
+        (json!({"type": "object", "properties": {"name": true}}), true),
+        (listed.clone(), false),
+        (with_defs(listed.clone()), false),
+        (json!({"anyOf": [listed, {"type": "null"}]}), false),
+        (json!({"properties": {"a": true}, "additionalProperties": {"type": "string"}}), true),
+        (json!({"properties": {"a": true}, "additionalProperties": false}), false),
+        (json!({"properties": {"a": true}, "patternProperties": {"^n": true}}), true),
+        (json!(true), true),
+        (json!({"type": "object"}), true),
+        (with_defs(json!({"type": ["object", "null"]})), true),
+        (json!({"type": "integer"}), false),
+        (with_defs(json!({"type": "string"})), false),
+        (json!({"anyOf": [{"type": "integer"}, {"type": "string"}]}), false),
+        (json!({"enum": ["a", "b"]}), false),
+        (json!({"const": null}), false),
+        (json!(false), false),
+    ] {
+        assert_eq!(schema(&source).may_have_property("name"), may, "{source}");
+    }
+}
+
+#[test]
 fn two_schemas_are_equal_when_their_documents_are() {
     let compile = |text| Schema::compile(text, MAX).unwrap();
     assert_eq!(compile(r#"{"type": "object", "required": []}"#), compile(r#"{ "required":[],"type":"object" }"#));

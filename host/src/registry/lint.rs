@@ -1,0 +1,82 @@
+//! Declarations that a host accepts, but that can't have the effect that their author means. `check` prints them, and the reload path logs
+//! them when they are served. Decides nothing: a handler may still name such rooms itself, and another plugin may declare them later.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::rule::RoomPattern;
+
+use super::Served;
+
+/// A doubtful declaration of one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The plugin that makes it.
+    pub plugin: String,
+    /// The emitted events that it is about, sorted.
+    events: Vec<String>,
+    /// Where they go.
+    room: RoomPattern,
+    fault: Fault,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fault {
+    /// No plugin declares such a room.
+    NotDeclared,
+    /// No event that goes there has the property that the template names.
+    NotFilled(String),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, room, .. } = self;
+        let events = events.iter().map(|event| format!("`{event}`")).collect::<Vec<_>>().join(", ");
+        match &self.fault {
+            Fault::NotDeclared => write!(
+                f,
+                "{events} may go to `{room}`, but no loaded plugin declares such a room, so nobody can join it; \
+                 declare it with `room`, or load the plugin that does"
+            ),
+            Fault::NotFilled(property) => write!(
+                f,
+                "the template `{room}` needs a property `{property}`, which the data of {events} does not have; \
+                 `POST /api/emit` can't fill it, and only a handler can name such a room"
+            ),
+        }
+    }
+}
+
+/// What is doubtful in the declarations of `plugins`, which serve beside each other.
+pub fn lint(plugins: &[Arc<Served>]) -> Vec<Warning> {
+    plugins.iter().flat_map(|served| lint_one(served, plugins)).collect()
+}
+
+fn lint_one(served: &Served, plugins: &[Arc<Served>]) -> Vec<Warning> {
+    let mut rooms: Vec<&RoomPattern> = Vec::new();
+    for room in served.outbound.values().flat_map(|outbound| &outbound.rooms) {
+        if !rooms.contains(&room) {
+            rooms.push(room);
+        }
+    }
+    let declared = plugins.iter().flat_map(|served| &served.plugin.registration.rooms);
+    let mut warnings = Vec::new();
+    for room in rooms {
+        let going: Vec<_> = served.outbound.iter().filter(|(_, outbound)| outbound.rooms.contains(room)).collect();
+        let mut warn = |fault| {
+            let events = going.iter().map(|(event, _)| (*event).clone()).collect();
+            warnings.push(Warning { plugin: served.plugin.name().to_owned(), events, room: room.clone(), fault });
+        };
+        if !declared.clone().any(|(pattern, _)| pattern.overlaps(room)) {
+            warn(Fault::NotDeclared);
+        }
+        // A template that one event fills is spelled as its author means it. Others may go there by their handler's word: a deletion, say,
+        // that tells an id alone.
+        if let Some(property) = room.variable()
+            && !going.iter().any(|(_, outbound)| outbound.data.may_have_property(property))
+        {
+            warn(Fault::NotFilled(property.to_owned()));
+        }
+    }
+    warnings
+}
