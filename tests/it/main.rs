@@ -27,6 +27,7 @@ mod links;
 mod logging;
 mod numbers;
 mod order;
+mod readme;
 mod reload;
 mod rooms;
 mod state;
