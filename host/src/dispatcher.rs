@@ -265,7 +265,7 @@ impl Dispatcher {
                     let rejection = Rejection::from_handler(refusal);
                     if rejection == Rejection::PluginFailed {
                         tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), code, message,
-                            "handler returned the host's refusal of its own call");
+                            "handler failed: it returned a refusal that is not its client's");
                     }
                     return Err(rejection);
                 }

@@ -116,8 +116,8 @@ impl Rejection {
             "invalid_payload" => Self::invalid(refusal.message),
             "too_large" | "limit" => Self::TooLarge(refusal.message),
             "unavailable" => Self::Unavailable(refusal.message),
-            // What the host said to a call that no client can put right.
-            "misuse" | "undeclared" | "invalid_data" => Self::PluginFailed,
+            // What the host said to a call that no client can put right, and what the handler itself failed at.
+            "misuse" | "undeclared" | "invalid_data" | "internal" => Self::PluginFailed,
             "rate_limited" => Self::RateLimited { message: refusal.message, retry_after: RETRY_AFTER },
             _ => {
                 truncate(&mut refusal.code, Self::MAX_REASON);
@@ -238,8 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_the_host_refused_for_the_plugins_own_fault_is_never_the_clients() {
-        for code in ["misuse", "undeclared", "invalid_data"] {
+    fn a_refusal_for_the_plugins_own_fault_is_never_the_clients() {
+        for code in ["misuse", "undeclared", "invalid_data", "internal"] {
             assert_eq!(Rejection::from_handler(Refusal::new(code, "internal")), Rejection::PluginFailed);
         }
     }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::handlers::Call;
+use crate::handlers::{Call, Output};
 use crate::host::Host;
 use crate::plugin::Emits;
 use crate::refusal::Result;
@@ -162,7 +162,7 @@ impl Context {
     /// `undeclared`: the plugin does not declare it ([`Plugin::emits`](crate::Plugin::emits)), or its declaration does not name the room.
     /// `invalid_data`: against a bound of its schema. `limit`: more than 256 effects or 1 MiB in one event.
     /// `misuse`: a sender where there is none.
-    pub fn emit<T: Serialize>(&self, to: Target, event: &Emits<T>, data: &T) -> Result {
+    pub fn emit<T: Output>(&self, to: Target, event: &Emits<T>, data: &T) -> Result {
         self.emit_binary(to, event, data, &[])
     }
 
@@ -170,15 +170,15 @@ impl Context {
     ///
     /// # Errors
     /// As [`emit`](Self::emit), and `misuse` where placeholders and attachments don't match.
-    pub fn emit_binary<T: Serialize>(&self, to: Target, event: &Emits<T>, data: &T, attachments: &[Vec<u8>]) -> Result {
+    pub fn emit_binary<T: Output>(&self, to: Target, event: &Emits<T>, data: &T, attachments: &[Vec<u8>]) -> Result {
         self.host.emit(to, event.name(), &event.encode(data)?, attachments)
     }
 
     /// Joins the caller to `room`; joining twice changes nothing.
     ///
     /// # Errors
-    /// `unknown_room`: no loaded plugin declares it. `forbidden`: its access rule. `limit`: 100 rooms of one connection. `misuse`: no
-    /// connection caused the event.
+    /// `unknown_room`: no loaded plugin declares it. `forbidden`: its access rule, whether the caller is anonymous or not. `limit`: 100
+    /// rooms of one connection. `misuse`: no connection caused the event.
     pub fn join(&self, room: &str) -> Result {
         self.host.join(room)
     }

@@ -144,16 +144,33 @@ mod time;
 pub use context::{Attachment, Connection, Context, Level, Target};
 pub use handlers::{Handler, Output, Payload};
 pub use plugin::{Access, Emits, Plugin};
-pub use refusal::{Refusal, Result};
+pub use refusal::{IntoRefusal, Refusal, Result};
 pub use state::{Scan, State};
 
-/// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. Once per crate, of crate type `cdylib`.
+/// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. Once per crate, of crate type `cdylib`: a component is
+/// one plugin, and a second call does not compile.
+///
+/// ```compile_fail,E0428
+/// # use sockhop_sdk::Plugin;
+/// fn one() -> Plugin { Plugin::new("one", "1.0.0", "") }
+/// fn two() -> Plugin { Plugin::new("two", "1.0.0", "") }
+/// sockhop_sdk::export!(one);
+/// sockhop_sdk::export!(two);
+/// ```
 ///
 /// On native targets it exports nothing, so that `cargo test` runs as for any crate.
 #[macro_export]
 macro_rules! export {
     ($plugin:path) => {
         const _: fn() -> $crate::Plugin = $plugin;
+
+        // A name at the root of the crate, wherever this stands: the compiler shows it where a crate has two.
+        #[doc(hidden)]
+        #[macro_export]
+        #[allow(unused_macros, non_local_definitions, reason = "it is never called; it can only be defined twice")]
+        macro_rules! sockhop_export_stands_once_in_a_crate {
+            () => {};
+        }
 
         #[cfg(target_family = "wasm")]
         const _: () = {

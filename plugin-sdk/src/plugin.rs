@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::context::{Context, Event};
@@ -127,7 +126,7 @@ impl Plugin {
 
     /// Declares an event that this plugin emits. Only declared events can be emitted.
     #[must_use]
-    pub fn emits<T: JsonSchema>(self, event: Emits<T>) -> Self {
+    pub fn emits<T: Output>(self, event: Emits<T>) -> Self {
         self.and(Declaration::Emits { event: event.name, data: output_schema::<T>, rooms: event.rooms })
     }
 
