@@ -56,7 +56,8 @@ impl Plugin {
         self.and(Declaration::Handles { event: event.into(), data: payload_schema::<T>, reply, call: erase(handler) })
     }
 
-    /// Lets only some callers send the event named just before with [`on`](Self::on). Without it, anyone may.
+    /// Lets only some callers send the event named just before with [`on`](Self::on). Without it, anyone may. An anonymous caller is
+    /// answered `unauthorized`, a user without the role `forbidden`.
     #[must_use]
     pub fn requires(self, access: Access) -> Self {
         // After anything but `on` there is no event to restrict; the host refuses the empty name and says why.
@@ -130,7 +131,8 @@ impl Plugin {
         self.and(Declaration::Emits { event: event.name, data: output_schema::<T>, rooms: event.rooms })
     }
 
-    /// Declares a room, or a template such as `user_{user}`, and who may join it. Only declared rooms can be joined, by any plugin.
+    /// Declares a room, or a template such as `user_{user}`, and who may join it. Only declared rooms can be joined, by any plugin. A caller
+    /// whom the rule keeps out is refused as `forbidden`, also an anonymous one.
     #[must_use]
     pub fn room(self, pattern: impl Into<Cow<'static, str>>, access: Access) -> Self {
         self.and(Declaration::Room { pattern: pattern.into(), access })
@@ -213,7 +215,8 @@ impl<T> Emits<T> {
     }
 
     /// The same event, which may also go to `rooms`: their names, templates filled from the data (`user_{user_id}`), or `*` for everyone.
-    /// `POST /api/emit` sends it there when it names no room.
+    /// `POST /api/emit` sends it there when it names no room. `sockhop check` warns of a room that no plugin declares, and of a template that
+    /// no data fills.
     #[must_use]
     pub const fn to(self, rooms: &'static [&'static str]) -> Self {
         Self { name: self.name, rooms, data: PhantomData }
