@@ -366,7 +366,7 @@ fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
         Ok(count @ 2..) => {
             Rejection::invalid(format!("an event has at most one argument, and this one has {count}; put them into one object"))
         }
-        _ => Rejection::invalid(format!("the payload is not JSON: {error}")),
+        _ => Rejection::invalid(format!("the payload can't be read as JSON: {error}")),
     }
 }
 
