@@ -15,7 +15,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value};
 use serde::{Deserialize, Deserializer, de};
 
-pub use limits::Limits;
+pub use limits::{DEFAULT_CONNECTIONS, Limits};
 pub use log::{Log, LogFilter, LogFormat};
 
 /// The names in the environment that are read as settings: `SOCKHOP_SERVER__LISTEN` is `server.listen`.

@@ -1,10 +1,12 @@
 //! The composition root: puts the parts together, starts them, and stops them in order.
 
+mod descriptors;
 mod lock;
 mod priority;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,14 +19,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_CONNECTIONS};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::keys::{KeyError, Keys, own_key_file};
 use crate::http::origin::{self, Origins};
-use crate::http::{self, Api};
+use crate::http::slots::{self, Slots};
+use crate::http::{self, Api, body};
 use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine, EngineError, this_program};
 use crate::registry::{Registry, Routes};
@@ -32,6 +34,7 @@ use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
 use crate::rooms::{Outlet, Rooms};
 use crate::socket::Sockets;
 
+use descriptors::TooFew;
 use priority::stand_back;
 
 pub use lock::DataLock;
@@ -101,6 +104,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The process may not have enough file descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// The thread that follows the plugin directory.
     #[error("can't start the thread that follows the plugin directory")]
     Thread(#[source] io::Error),
@@ -120,9 +126,6 @@ const CLOSE: Duration = Duration::from_secs(5);
 
 /// How often the state of idle plugins is looked after.
 const TEND: Duration = Duration::from_secs(1);
-
-/// How long a request's body may pause: a client that sends nothing is not worth its connection.
-const BODY_READ: Duration = Duration::from_secs(10);
 
 /// The library's own limits stand at this many times the host's, so that a client learns that its message was too large.
 const LIBRARY_LIMIT: usize = 2;
@@ -145,6 +148,7 @@ impl Host {
         let config = Arc::new(config);
         let lock = DataLock::take(&config.data.dir)?;
         let keys = Keys::load(&config)?;
+        let connections = connections(&config)?;
         let wanted = config.server.listen;
         let listen = |source| StartError::Listen { address: wanted, source };
         let listener = TcpListener::bind(wanted).await.map_err(listen)?;
@@ -165,6 +169,8 @@ impl Host {
                 .yielding_by(stand_back);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let slots = Slots::new(connections.get(), config.limits.reserved_connections.get(), Arc::clone(&metrics));
+        let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics), tasks.clone());
         let api = Api {
             config: Arc::clone(&config),
             registry: Arc::clone(&registry),
@@ -173,23 +179,25 @@ impl Host {
             rooms: Arc::clone(&rooms),
             metrics: Arc::clone(&metrics),
             keys,
+            slots: Arc::clone(&slots),
+            sockets: Arc::clone(&sockets),
             ready: Arc::clone(&ready),
         };
         let (layer, io) = socketio(&config, &rooms);
         rooms.attach(io.clone(), config.server.namespaces.clone());
-        let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics), tasks.clone());
         sockets.serve(&io, &config.server.namespaces);
         let origins = Arc::new(Origins::new(&config.server.allowed_origins, address));
         let router = http::router(api)
             .layer(layer)
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&loaded), http::wait_until_loaded))
-            .layer(RequestBodyTimeoutLayer::new(BODY_READ))
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&limits), body::pace))
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&slots), slots::admit))
             .layer(origin::cors(&origins))
             .layer(axum::middleware::from_fn_with_state(origins, origin::check));
         // Accepting before loading: whoever asks whether the host lives or is ready gets an answer, clients are asked to come back.
         let accepting = CancellationToken::new();
         let gives_up = accepting.clone().drop_guard();
-        let accept = accept(listener, router, Arc::clone(&rooms), limits, accepting.clone(), tasks.clone());
+        let accept = accept(listener, router, Arc::clone(&rooms), slots, limits, accepting.clone(), tasks.clone());
         let accepted = tasks.spawn(accept);
 
         let plugins = |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
@@ -266,6 +274,23 @@ impl Host {
         self.loader.close();
         tracing::info!("stopped");
     }
+}
+
+/// How many connections clients may have, by the configuration and the file descriptors.
+fn connections(config: &Config) -> Result<NonZeroUsize, TooFew> {
+    // A directory that can't be read is an error of its own, later.
+    let plugins = scan::scan(&config.plugins.dir).map_or(0, |files| files.len());
+    let limit = descriptors::raise_limit();
+    let needed = descriptors::needed(plugins, config.limits.reserved_connections);
+    let connections = descriptors::connections(limit, needed, config.limits.connections)?;
+    if config.limits.connections.is_none() && connections < DEFAULT_CONNECTIONS {
+        tracing::warn!(
+            connections,
+            descriptors = limit,
+            "few file descriptors: clients may have fewer connections; for more, raise the hard limit (`ulimit -n`, LimitNOFILE in systemd)"
+        );
+    }
+    Ok(connections)
 }
 
 /// Follows the plugin directory on a thread of its own until `stop`: what is read, hashed, linked and written there keeps no event waiting.

@@ -2,7 +2,9 @@
 //! dispatcher.
 
 pub(crate) mod accept;
+pub(crate) mod body;
 mod catalogue;
+mod connection;
 mod emit;
 mod health;
 pub(crate) mod keys;
@@ -10,6 +12,7 @@ mod metrics;
 pub(crate) mod origin;
 mod plugins;
 mod problem;
+pub(crate) mod slots;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +30,10 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
+use crate::socket::Sockets;
 
 use keys::Keys;
+use slots::Slots;
 
 /// What the endpoints answer from.
 pub(crate) struct Api {
@@ -39,6 +44,8 @@ pub(crate) struct Api {
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) keys: Keys,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) sockets: Arc<Sockets>,
     /// Set once the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
 }

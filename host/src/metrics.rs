@@ -39,6 +39,27 @@ pub struct Metrics {
     host_events_dropped: Family<Labels, Counter>,
     resyncs: Family<Labels, Counter>,
     generation: Gauge,
+    tcp_connections: Gauge,
+    sessions: Gauge,
+    connections_limit: Gauge,
+    connections_refused: Counter,
+    mailbox: Gauge,
+    mailbox_limit: Gauge,
+}
+
+/// How much is in use of what all clients share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// TCP connections of clients.
+    pub connections: usize,
+    /// Engine.IO sessions, those that are closing included.
+    pub sessions: usize,
+    /// The most of each.
+    pub limit: usize,
+    /// Bytes that wait in all mailboxes.
+    pub mailbox: usize,
+    /// The most of them.
+    pub mailbox_limit: usize,
 }
 
 /// The figures of one event type, found once: counting one that succeeds allocates nothing.
@@ -132,6 +153,16 @@ impl Default for Metrics {
         registry.register("host_events_waiting", "Host events that a plugin has not handled yet", host_events_waiting.clone());
         registry.register("host_events_dropped", "Host events that a plugin has missed: too many waited", host_events_dropped.clone());
         registry.register("resyncs", "Times that a plugin was told to read the connections again", resyncs.clone());
+        let (tcp_connections, sessions, connections_limit) = (Gauge::default(), Gauge::default(), Gauge::default());
+        registry.register("tcp_connections", "TCP connections of clients", tcp_connections.clone());
+        registry.register("sessions", "Engine.IO sessions, those that are closing included", sessions.clone());
+        registry.register("connections_limit", "TCP connections, and sessions, that clients may have at once", connections_limit.clone());
+        let connections_refused = Counter::default();
+        let help = "Connections and handshakes refused because the host was at its limit";
+        registry.register("connections_refused", help, connections_refused.clone());
+        let (mailbox, mailbox_limit) = (Gauge::default(), Gauge::default());
+        registry.register_with_unit("mailbox", "Memory of the events that wait in all mailboxes", Unit::Bytes, mailbox.clone());
+        registry.register_with_unit("mailbox_limit", "The most of that memory", Unit::Bytes, mailbox_limit.clone());
         let build = Family::<Labels, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         registry.register("build_info", "The host's version", build);
@@ -156,6 +187,12 @@ impl Default for Metrics {
             host_events_dropped,
             resyncs,
             generation,
+            tcp_connections,
+            sessions,
+            connections_limit,
+            connections_refused,
+            mailbox,
+            mailbox_limit,
         }
     }
 }
@@ -183,6 +220,20 @@ impl Metrics {
         self.log_lines_dropped.inner().fetch_max(lines, Ordering::Relaxed);
     }
 
+    /// A connection or a handshake found no slot.
+    pub fn connection_refused(&self) {
+        self.connections_refused.inc();
+    }
+
+    /// Sets the figures that are read when they are asked for.
+    pub fn show_usage(&self, usage: &Usage) {
+        self.tcp_connections.set(number(usage.connections));
+        self.sessions.set(number(usage.sessions));
+        self.connections_limit.set(number(usage.limit));
+        self.mailbox.set(number(usage.mailbox));
+        self.mailbox_limit.set(number(usage.mailbox_limit));
+    }
+
     /// A version of `plugin` was loaded; `outcome` is `active`, `failed` or `removed`.
     pub fn reload(&self, plugin: &str, outcome: &'static str) {
         self.reloads.get_or_create(&vec![("plugin", plugin.to_owned()), ("outcome", outcome.to_owned())]).inc();
@@ -208,7 +259,6 @@ impl Metrics {
     /// # Errors
     /// None that is known: the format is written into memory.
     pub fn render(&self, connections: usize, generation: u64, plugins: &[Gauges]) -> Result<String, fmt::Error> {
-        let number = |figure: usize| i64::try_from(figure).unwrap_or(i64::MAX);
         self.connections.set(number(connections));
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         // Those of plugins that are gone are not shown as if they still were.
@@ -257,6 +307,10 @@ impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
     }
+}
+
+fn number(figure: usize) -> i64 {
+    i64::try_from(figure).unwrap_or(i64::MAX)
 }
 
 fn labels(plugin: &str, event: &str, outcome: &str) -> Labels {

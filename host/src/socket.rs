@@ -3,6 +3,7 @@
 //! The library calls [`Intake`] in its reader task, in the order in which events arrive; all that happens there is to put the raw payload
 //! into the mailbox. Events are handled one at a time after that, each is answered, and `$disconnect` comes when all have been.
 
+mod memory;
 mod packet;
 
 use std::collections::{HashMap, VecDeque};
@@ -27,7 +28,11 @@ use crate::event::{Connection, Event, EventId, Identity};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rooms::{Outlet, ReplyTo, Rooms};
-use crate::transport::Peer;
+use crate::transport::{Peer, SessionSlot};
+
+use memory::{ANSWER_BYTES, EVENT_BYTES};
+
+pub(crate) use memory::MailboxMemory;
 
 /// Takes connections and their events.
 pub(crate) struct Sockets {
@@ -36,6 +41,7 @@ pub(crate) struct Sockets {
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
+    memory: MailboxMemory,
     /// Every connection, by its public id: who is to be told when the host stops.
     clients: Mutex<HashMap<String, Weak<Client>>>,
     /// Set when the host stops: what comes then is not handled any more.
@@ -52,7 +58,13 @@ impl Sockets {
         tasks: TaskTracker,
     ) -> Arc<Self> {
         let (clients, is_stopping) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { dispatcher, rooms, limits, metrics, tasks, clients, is_stopping })
+        let memory = MailboxMemory::new(limits.mailboxes_bytes.get());
+        Arc::new(Self { dispatcher, rooms, limits, metrics, tasks, memory, clients, is_stopping })
+    }
+
+    /// The memory of all mailboxes.
+    pub(crate) fn memory(&self) -> &MailboxMemory {
+        &self.memory
     }
 
     /// Handles no event that comes from now on, those that came to their end, and tells `$disconnect` for every connection.
@@ -114,6 +126,8 @@ struct Client {
     drained: Notify,
     /// Filled when the connection has been told to plugins as gone: once, whoever notices first.
     left: OnceCell<()>,
+    /// Kept until the last task of the client has ended: a session that is closing counts against the limit of connections.
+    _slot: Option<SessionSlot>,
 }
 
 #[derive(Default)]
@@ -156,6 +170,7 @@ struct Incoming {
 struct Overdue {
     event: String,
     id: EventId,
+    busy: Busy,
     to: ReplyTo,
 }
 
@@ -186,6 +201,7 @@ impl Client {
             mailbox: Mutex::default(),
             drained: Notify::new(),
             left: OnceCell::new(),
+            _slot: socket.req_parts().extensions.get::<SessionSlot>().cloned(),
         });
         sockets.clients().insert(client.connection.public_id.clone(), Arc::downgrade(&client));
         client
@@ -221,17 +237,21 @@ impl Client {
             return;
         }
         let bytes = mailbox.bytes.saturating_add(incoming.size);
-        if mailbox.events.len() + mailbox.handling < limits.mailbox_events.get() && bytes <= limits.mailbox_bytes.get() {
+        let busy = if mailbox.events.len() + mailbox.handling >= limits.mailbox_events.get() || bytes > limits.mailbox_bytes.get() {
+            Busy::Mailbox
+        } else if self.sockets.memory.take(charge(incoming.size), mailbox.memory()) {
             mailbox.bytes = bytes;
             mailbox.events.push_back(incoming);
             wake(mailbox);
             return;
-        }
+        } else {
+            Busy::Host
+        };
         self.sockets.metrics.mailbox_rejection();
         let Incoming { event, to, .. } = incoming;
-        if self.sockets.rooms.try_answer(&to, &event.name, event.id, &Err(busy())).is_err() {
-            let overdue = Overdue { event: event.name.clone(), id: event.id, to };
-            if mailbox.overdue.len() < MAX_OVERDUE {
+        if self.sockets.rooms.try_answer(&to, &event.name, event.id, &Err(busy.into())).is_err() {
+            let overdue = Overdue { event: event.name.clone(), id: event.id, busy, to };
+            if mailbox.overdue.len() < MAX_OVERDUE && self.sockets.memory.take(ANSWER_BYTES, mailbox.memory()) {
                 mailbox.overdue.push_back(overdue);
                 wake(mailbox);
             } else {
@@ -249,17 +269,17 @@ impl Client {
         // In a box from the start: the scheduler would move it about.
         tasks.spawn(Box::pin(async move {
             self.sockets.dispatcher.connected(&self.connection);
-            let mut handled = 0;
+            let mut handled = None;
             while let Some(next) = self.next(handled).await {
                 handled = match next {
                     Next::Event(incoming) => {
                         let size = incoming.size;
                         self.handle(incoming).await;
-                        size
+                        Some(size)
                     }
-                    Next::Overdue(Overdue { event, id, to }) => {
-                        self.sockets.rooms.answer(&to, &event, id, &Err(busy())).await;
-                        0
+                    Next::Overdue(Overdue { event, id, busy, to }) => {
+                        self.sockets.rooms.answer(&to, &event, id, &Err(busy.into())).await;
+                        None
                     }
                 };
             }
@@ -269,22 +289,26 @@ impl Client {
 
     /// What comes next, as soon as there is something; nothing when there will be no more. The place in the mailbox of an event of `handled`
     /// bytes is free only now, when its answer has found room.
-    async fn next(&self, mut handled: usize) -> Option<Next> {
-        poll_fn(|context| self.poll_next(context, std::mem::take(&mut handled))).await
+    async fn next(&self, mut handled: Option<usize>) -> Option<Next> {
+        poll_fn(|context| self.poll_next(context, handled.take())).await
     }
 
-    fn poll_next(&self, context: &Context<'_>, handled: usize) -> Poll<Option<Next>> {
+    fn poll_next(&self, context: &Context<'_>, handled: Option<usize>) -> Poll<Option<Next>> {
         let mut mailbox = self.mailbox();
-        mailbox.bytes -= handled;
+        if let Some(size) = handled {
+            mailbox.bytes -= size;
+            mailbox.handling = 0;
+            self.sockets.memory.give_back(charge(size));
+        }
         // Now that there may be room for them.
         if let Some(overdue) = mailbox.overdue.pop_front() {
+            self.sockets.memory.give_back(ANSWER_BYTES);
             return Poll::Ready(Some(Next::Overdue(overdue)));
         }
         if let Some(incoming) = mailbox.events.pop_front() {
             mailbox.handling = 1;
             return Poll::Ready(Some(Next::Event(incoming)));
         }
-        mailbox.handling = 0;
         // A burst leaves its queue's memory behind; an idle connection needs no more than its next event does.
         if mailbox.events.capacity() > IDLE_QUEUE {
             mailbox.events = VecDeque::new();
@@ -353,6 +377,10 @@ impl Client {
 /// However a connection ends, and also where it never came to be, nobody finds it any more.
 impl Drop for Client {
     fn drop(&mut self) {
+        // Events wait here only if the connection never came to be: then nobody has handled them.
+        let mailbox = self.mailbox.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let waiting: usize = mailbox.events.iter().map(|incoming| charge(incoming.size)).sum();
+        self.sockets.memory.give_back(waiting + mailbox.overdue.len() * ANSWER_BYTES);
         self.sockets.rooms.forget(&self.connection.public_id);
         self.sockets.clients().remove(&self.connection.public_id);
     }
@@ -367,8 +395,35 @@ fn wake(mut mailbox: MutexGuard<'_, Mailbox>) {
     }
 }
 
-fn busy() -> Rejection {
-    Rejection::Busy("too many events of this connection are waiting".to_owned())
+impl Mailbox {
+    /// Bytes of [`MailboxMemory`] that it has.
+    fn memory(&self) -> usize {
+        self.bytes + (self.events.len() + self.handling) * EVENT_BYTES + self.overdue.len() * ANSWER_BYTES
+    }
+}
+
+/// Bytes of [`MailboxMemory`] that an event with a payload of `size` bytes takes.
+const fn charge(size: usize) -> usize {
+    size.saturating_add(EVENT_BYTES)
+}
+
+/// What has no space for an event.
+#[derive(Debug, Clone, Copy)]
+enum Busy {
+    /// The connection's own mailbox.
+    Mailbox,
+    /// The memory of all mailboxes.
+    Host,
+}
+
+impl From<Busy> for Rejection {
+    fn from(busy: Busy) -> Self {
+        let message = match busy {
+            Busy::Mailbox => "too many events of this connection are waiting",
+            Busy::Host => "too many events of all connections are waiting",
+        };
+        Self::Busy(message.to_owned())
+    }
 }
 
 /// What the library calls for every event of a connection. Not a closure: those are spawned as tasks, and tasks lose the order.

@@ -1,6 +1,9 @@
 //! A client's TCP connection, as far as the host must be able to end it: a client that does not read can't be told anything any more.
 
+mod stage;
+
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -10,11 +13,27 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
+
+use stage::StageCell;
+
+pub use stage::Stage;
 
 /// Where a TCP connection comes from.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
+
+/// The slot of one Engine.IO session: it is free when the last copy is dropped, so whatever works for the session holds one.
+#[derive(Debug, Clone)]
+pub struct SessionSlot {
+    _held: Arc<dyn fmt::Debug + Send + Sync>,
+}
+
+impl SessionSlot {
+    /// A slot that drops `held` when it is free.
+    pub fn new(held: impl fmt::Debug + Send + Sync + 'static) -> Self {
+        Self { _held: Arc::new(held) }
+    }
+}
 
 /// Ends one TCP connection, whatever state it is in.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +44,7 @@ pub struct Cut(Arc<State>);
 struct State {
     is_cut: AtomicBool,
     reader: AtomicWaker,
+    stage: StageCell,
 }
 
 impl Cut {
@@ -32,6 +52,24 @@ impl Cut {
     pub fn now(&self) {
         self.0.is_cut.store(true, Ordering::Release);
         self.0.reader.wake();
+    }
+
+    /// What the connection waits for, and a number that differs after each change.
+    pub fn stage(&self) -> (Stage, u32) {
+        self.0.stage.get()
+    }
+
+    /// Says what the connection waits for from now on.
+    pub fn enter(&self, stage: Stage) {
+        self.0.stage.set(stage);
+    }
+
+    /// Passes on what became of a write.
+    fn sent(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if poll.is_ready() {
+            self.0.stage.sent();
+        }
+        poll
     }
 
     fn check(&self) -> io::Result<()> {
@@ -68,28 +106,28 @@ impl Upgrades {
 
 /// A stream that fails as soon as its [`Cut`] says so. Whoever reads is woken by it; a writer that waits has a reader beside it.
 #[derive(Debug)]
-pub struct Cuttable<S> {
+pub struct Cuttable<S, P> {
     stream: S,
-    /// Its place among the connections that the host has at once, given back with the stream, also after an upgrade.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Its slot among the connections that the host has at once, given back with the stream, also after an upgrade.
+    _slot: P,
     cut: Cut,
 }
 
-impl<S> Cuttable<S> {
-    /// Makes `stream` end with `cut`, and give back its place among the connections.
-    pub fn new(stream: S, cut: &Cut, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { stream, _place: place, cut: cut.clone() }
+impl<S, P> Cuttable<S, P> {
+    /// Makes `stream` end with `cut`, and drop its `slot` when it ends.
+    pub fn new(stream: S, cut: &Cut, slot: P) -> Self {
+        Self { stream, _slot: slot, cut: cut.clone() }
     }
 }
 
 /// A handshake knows its connection's cut for as long as the client lives: not the task of a connection that has ended as well.
-impl<S> Drop for Cuttable<S> {
+impl<S, P> Drop for Cuttable<S, P> {
     fn drop(&mut self) {
         drop(self.cut.0.reader.take());
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
+impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Cuttable<S, P> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.cut.check()?;
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
@@ -97,15 +135,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Cuttable<S> {
             self.cut.0.reader.register(context.waker());
             // Where the cut came before there was somebody to wake.
             self.cut.check()?;
+        } else {
+            self.cut.0.stage.received();
         }
         poll
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Cuttable<S> {
+impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Cuttable<S, P> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.cut.check()?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.cut.sent(poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -119,7 +160,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Cuttable<S> {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.cut.check()?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.cut.sent(poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -136,7 +178,7 @@ mod tests {
     async fn cutting_wakes_a_reader_and_fails_a_writer() {
         let (near, _far) = tokio::io::duplex(8);
         let cut = Cut::default();
-        let mut stream = Cuttable::new(near, &cut, None);
+        let mut stream = Cuttable::new(near, &cut, ());
         stream.write_all(b"fits").await.unwrap();
         let (read, ()) = tokio::join!(stream.read_u8(), async { cut.now() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);

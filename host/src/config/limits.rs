@@ -92,12 +92,31 @@ pub struct Limits {
     pub log_lines_per_second: NonZeroU32,
     /// One log line of a plugin; the rest is cut.
     pub log_line_bytes: NonZeroUsize,
-    /// TCP connections at once; more wait until one ends.
-    pub connections: NonZeroUsize,
+    /// TCP connections of clients at once, and Engine.IO sessions; beyond, clients are answered 503. Without a value: 50,000, or as many as
+    /// the file descriptors of the process allow.
+    pub connections: Option<NonZeroUsize>,
+    /// Connections beyond, which only `/healthz`, `/readyz`, `/metrics` and `/api` are served on.
+    pub reserved_connections: NonZeroUsize,
+    /// From a TCP connection's beginning to the first byte of its first request.
+    #[serde(deserialize_with = "milliseconds")]
+    pub first_byte_ms: Duration,
+    /// From the first byte of a request to the end of its head.
+    #[serde(deserialize_with = "milliseconds")]
+    pub head_ms: Duration,
+    /// From the end of a request's head to the end of its body.
+    #[serde(deserialize_with = "milliseconds")]
+    pub body_ms: Duration,
+    /// How fast a body must come, after its first seconds.
+    pub body_bytes_per_second: NonZeroU32,
+    /// How long an HTTP connection may be idle between two requests.
+    #[serde(deserialize_with = "milliseconds")]
+    pub keep_alive_ms: Duration,
     /// Events of one connection that wait for their turn; beyond, `busy`.
     pub mailbox_events: NonZeroUsize,
     /// The same in bytes.
     pub mailbox_bytes: NonZeroUsize,
+    /// Memory of the events that wait in all mailboxes together; beyond, `busy`.
+    pub mailboxes_bytes: NonZeroUsize,
     /// One message of a client. The connection is closed only beyond twice as much.
     pub message_bytes: NonZeroUsize,
     /// Attachments of one message.
@@ -191,9 +210,16 @@ impl Default for Limits {
             state_wal_bytes: nonzero!(NonZeroU64, 16 * MIB as u64),
             log_lines_per_second: nonzero!(NonZeroU32, 100),
             log_line_bytes: nonzero!(NonZeroUsize, 8 * KIB),
-            connections: nonzero!(NonZeroUsize, 50_000),
+            connections: None,
+            reserved_connections: nonzero!(NonZeroUsize, 32),
+            first_byte_ms: Duration::from_secs(10),
+            head_ms: Duration::from_secs(10),
+            body_ms: Duration::from_secs(60),
+            body_bytes_per_second: nonzero!(NonZeroU32, 1024),
+            keep_alive_ms: Duration::from_secs(10),
             mailbox_events: nonzero!(NonZeroUsize, 256),
             mailbox_bytes: nonzero!(NonZeroUsize, 2 * MIB),
+            mailboxes_bytes: nonzero!(NonZeroUsize, 256 * MIB),
             message_bytes: nonzero!(NonZeroUsize, 128 * KIB),
             attachments: 4,
             attachment_bytes: nonzero!(NonZeroUsize, 256 * KIB),
@@ -218,6 +244,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// TCP connections of clients at once where the configuration names no number and the file descriptors suffice.
+pub const DEFAULT_CONNECTIONS: NonZeroUsize = nonzero!(NonZeroUsize, 50_000);
 
 impl Limits {
     /// When a plugin's breaker opens, and for how long.

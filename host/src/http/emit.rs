@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -15,12 +14,12 @@ use crate::effect::Target;
 use crate::event::{Event, Payload};
 use crate::rejection::Rejection;
 
-use super::Api;
 use super::problem::Problem;
+use super::{Api, body};
 
 /// The body. `room`, `rooms` and `everyone` exclude each other; without any of them the event's declaration says where it goes.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct EmitBody {
     event: String,
     #[serde(default = "null")]
@@ -44,14 +43,14 @@ pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Resul
     // The id of the request, as of any other event.
     let id = Event::now("", Payload::null(), None).id;
     let problem = |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());
-    let body = read(&api, request.into_body()).await.map_err(|rejection| problem("", rejection))?;
+    let most = api.config.limits.message_bytes.get();
+    let body = body::read(request.into_body(), most + ENVELOPE_BYTES).await.map_err(|rejection| problem("", rejection))?;
     let body: EmitBody = serde_json::from_slice(&body).map_err(|error| {
         let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
         let message = format!("the body must be a JSON object {{event, data, room | rooms | everyone: true}}: {error}");
         problem("", Rejection::invalid(message)).with_status(status)
     })?;
     let event = body.event.as_str();
-    let most = api.config.limits.message_bytes.get();
     if body.data.get().len() > most {
         return Err(problem(event, Rejection::TooLarge(format!("the data has at most {most} bytes"))));
     }
@@ -65,9 +64,4 @@ pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Resul
     let emitted = api.dispatcher.emit(id, event, body.data.as_ref(), to).map_err(|rejection| problem(event, rejection))?;
     let answer = json!({"id": id.to_string(), "rooms": emitted.rooms, "receivers": emitted.receivers});
     Ok((StatusCode::ACCEPTED, Json(answer)))
-}
-
-async fn read(api: &Api, body: Body) -> Result<axum::body::Bytes, Rejection> {
-    let most = api.config.limits.message_bytes.get() + ENVELOPE_BYTES;
-    to_bytes(body, most).await.map_err(|_| Rejection::TooLarge(format!("the body has at most {most} bytes, or it ended too soon")))
 }

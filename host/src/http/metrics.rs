@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::config::Scope;
-use crate::metrics::{Gauges, StateGauges};
+use crate::metrics::{Gauges, StateGauges, Usage};
 use crate::store::FailureKind;
 
 use super::Api;
@@ -36,6 +36,9 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
     };
     let gauges: Vec<_> = routes.plugins.iter().map(gauges).collect();
     api.metrics.log_lines_dropped(crate::log::lines_dropped());
+    let (connections, sessions, limit) = api.slots.used();
+    let (mailbox, mailbox_limit) = api.sockets.memory().usage();
+    api.metrics.show_usage(&Usage { connections, sessions, limit, mailbox, mailbox_limit });
     let text = api.metrics.render(api.rooms.connections(), routes.generation, &gauges).map_err(|error| {
         tracing::error!(%error, "metrics not rendered");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unavailable", "the figures can't be shown")

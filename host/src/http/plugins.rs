@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,8 +14,8 @@ use crate::registry::Served;
 use crate::reload::slots::OperatorError;
 use crate::reload::{Row, Word};
 
-use super::Api;
 use super::problem::Problem;
+use super::{Api, body};
 
 /// One row for each plugin, and for each file that is none.
 pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
@@ -32,19 +31,19 @@ pub(super) async fn show(State(api): State<Arc<Api>>, headers: HeaderMap, Path(n
 
 /// The body of a rollback; without one, or without `to`, it goes to the version before.
 #[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a JSON object")]
 struct RollBack {
     to: Option<String>,
 }
 
+/// Bytes of such a body: a digest has 64.
+const MAX_BODY: usize = 4096;
+
 /// Goes back to an earlier version.
-pub(super) async fn roll_back(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    Path(name): Path<String>,
-    body: Bytes,
-) -> Result<Json<Value>, Problem> {
-    api.keys.allow(&headers, Scope::Operate)?;
+pub(super) async fn roll_back(State(api): State<Arc<Api>>, Path(name): Path<String>, request: Request) -> Result<Json<Value>, Problem> {
+    // The key first: nobody else may keep the host waiting for a body.
+    api.keys.allow(request.headers(), Scope::Operate)?;
+    let body = body::read(request.into_body(), MAX_BODY).await.map_err(|rejection| Problem::rejection(&rejection))?;
     let RollBack { to } = match body.is_empty() {
         true => RollBack::default(),
         false => serde_json::from_slice(&body).map_err(|error| {

@@ -1,10 +1,15 @@
 //! Errors over HTTP: RFC 9457 problem documents with the members of every other rejection.
 
+use std::fmt;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::rejection::Rejection;
+
+/// The media type of problem documents.
+const MEDIA_TYPE: &str = "application/problem+json";
 
 /// An error as an HTTP answer.
 #[derive(Debug)]
@@ -25,6 +30,20 @@ impl Problem {
         Self { status, document: rejection.document(event, id) }
     }
 
+    /// A rejection of something that is no event.
+    pub(super) fn rejection(rejection: &Rejection) -> Self {
+        let mut problem = Self::rejected(rejection, "", "");
+        if let Some(members) = problem.document.as_object_mut() {
+            members.retain(|name, _| !["event", "id"].contains(&name.as_str()));
+        }
+        problem
+    }
+
+    /// A request that did not come in time.
+    pub(super) fn too_slow(message: &str) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "timed_out", message)
+    }
+
     /// The same with another status.
     pub(super) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
@@ -32,9 +51,11 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(mut self) -> Response {
-        if let Some(members) = self.document.as_object_mut() {
+/// The whole document as text.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut document = self.document.clone();
+        if let Some(members) = document.as_object_mut() {
             // `about:blank`: the status says what kind of problem it is, `code` which one.
             members.insert("type".to_owned(), json!("about:blank"));
             members.insert("title".to_owned(), json!(self.status.canonical_reason()));
@@ -43,8 +64,14 @@ impl IntoResponse for Problem {
                 members.insert("detail".to_owned(), message);
             }
         }
-        let mut response = (self.status, self.document.to_string()).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        document.fmt(f)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.to_string()).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

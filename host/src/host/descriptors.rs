@@ -1,0 +1,112 @@
+//! File descriptors: how many the process may have, and how many of them are left for clients.
+//!
+//! A host without descriptors could not read state or compile plugins, so clients get only those that nothing else needs.
+
+use std::num::NonZeroUsize;
+
+use crate::config::DEFAULT_CONNECTIONS;
+
+/// What the host has open whatever it serves: standard streams, the runtimes' polls, listeners, lock, watch, a log file. A host without
+/// plugins has about 25.
+const HOST: u64 = 64;
+
+/// What compiling and loading plugins has open at once: pipes to the compilers, files that are read, written and hashed.
+const LOADING: u64 = 32;
+
+/// What one plugin's state has open: two files at rest, and a few more for each of its readers while it is busy.
+const PLUGIN: u64 = 8;
+
+/// Plugins for which there is space at least: some come later.
+const PLUGINS: u64 = 16;
+
+/// Connections of clients without which a host is not worth starting.
+const FEWEST: u64 = 16;
+
+/// Raises the soft limit to the hard one. Returns the limit that holds then, or `None` where the system has none that could be asked for.
+pub(super) fn raise_limit() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        // Where the system refuses, what holds already has to do.
+        let raised = rlimit::increase_nofile_limit(u64::MAX).ok();
+        raised.or_else(|| rlimit::Resource::NOFILE.get_soft().ok())
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// How many descriptors everything but clients' connections needs, with `plugins` files in the plugin directory.
+pub(super) fn needed(plugins: usize, reserved: NonZeroUsize) -> u64 {
+    let plugins = u64::try_from(plugins).unwrap_or(u64::MAX).saturating_add(PLUGINS);
+    let reserved = u64::try_from(reserved.get()).unwrap_or(u64::MAX);
+    plugins.saturating_mul(PLUGIN).saturating_add(HOST + LOADING).saturating_add(reserved)
+}
+
+/// How many connections clients may have, one descriptor each: as many as are configured, else the default or what is left.
+///
+/// # Errors
+/// Where the configured number does not fit, or too few are left.
+pub(super) fn connections(limit: Option<u64>, needed: u64, configured: Option<NonZeroUsize>) -> Result<NonZeroUsize, TooFew> {
+    let wanted = configured.unwrap_or(DEFAULT_CONNECTIONS);
+    let Some(limit) = limit else { return Ok(wanted) };
+    let left = limit.saturating_sub(needed);
+    let too_few = TooFew { limit, needed, left, configured };
+    match (configured, NonZeroUsize::new(usize::try_from(left).unwrap_or(usize::MAX))) {
+        (_, Some(left)) if wanted <= left => Ok(wanted),
+        (None, Some(left)) if left.get() as u64 >= FEWEST => Ok(left),
+        _ => Err(too_few),
+    }
+}
+
+/// The process may not have enough file descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{}: the process may have {limit} file descriptors, and files, plugins and reserved connections need {needed} of them; raise the hard \
+     limit (`ulimit -n`, or LimitNOFILE in systemd){}",
+    match configured {
+        Some(configured) => format!("limits.connections: {configured} do not fit, only {left} do"),
+        None => format!("too few file descriptors are left for connections ({left}; at least {FEWEST} are needed)"),
+    },
+    match configured {
+        Some(_) => ", or lower `connections` in `[limits]`",
+        None => ", or lower `reserved_connections` in `[limits]`",
+    }
+)]
+pub struct TooFew {
+    limit: u64,
+    needed: u64,
+    left: u64,
+    configured: Option<NonZeroUsize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(number: usize) -> NonZeroUsize {
+        NonZeroUsize::new(number).unwrap()
+    }
+
+    #[test]
+    fn the_default_adapts_to_what_is_left_and_a_configured_number_must_fit() {
+        let needed = needed(4, number(32));
+        assert_eq!(needed, 288);
+        let of = |limit, configured: Option<usize>| connections(Some(limit), needed, configured.map(number)).map(NonZeroUsize::get);
+        assert_eq!(of(1_024, None), Ok(736));
+        assert_eq!(of(1_048_576, None), Ok(50_000));
+        assert_eq!(of(1_024, Some(736)), Ok(736));
+        assert!(of(1_024, Some(737)).is_err());
+        assert_eq!(of(304, None), Ok(16));
+        assert!(of(303, None).is_err() && of(64, None).is_err() && of(0, None).is_err());
+        assert_eq!(of(290, Some(2)), Ok(2), "whoever asks for few has them");
+        assert_eq!(connections(None, needed, None), Ok(DEFAULT_CONNECTIONS));
+        assert!(connections(Some(u64::MAX), u64::MAX, None).is_err());
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_is_named_with_the_one_that_does() {
+        let error = connections(Some(1_024), 288, Some(number(50_000))).unwrap_err().to_string();
+        for part in ["limits.connections", "50000", "1024", "736", "ulimit -n", "LimitNOFILE"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}

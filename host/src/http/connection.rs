@@ -1,0 +1,257 @@
+//! Serves HTTP/1.1 on one TCP connection, with deadlines for everything that it waits for.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Response, header};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1::{Builder, UpgradeableConnection};
+use hyper::service::HttpService;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::config::Limits;
+use crate::rooms::Rooms;
+use crate::transport::{Cut, Cuttable, Peer, Stage};
+
+use super::problem::Problem;
+use super::slots::Slot;
+
+/// The most that hyper buffers of one connection: so long may a request's head be. Its own 400 KiB would be memory that anyone can take.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// How long a connection in a reserved slot may wait: there are few of them, and an operator's request comes at once.
+const RESERVED: Duration = Duration::from_secs(2);
+
+/// How long the answer to a head that did not come may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+type Io = TokioIo<Cuttable<TcpStream, Arc<Slot>>>;
+
+/// What serves every connection of a host.
+pub(super) struct Server {
+    pub(super) router: Router,
+    pub(super) rooms: Arc<Rooms>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) stop: CancellationToken,
+}
+
+/// How long a connection may wait for what its client sends next.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    first_byte: Duration,
+    head: Duration,
+    idle: Duration,
+}
+
+impl Deadlines {
+    fn of(limits: &Limits, slot: &Slot) -> Self {
+        let most = if slot.is_reserved() { RESERVED } else { Duration::MAX };
+        let (first_byte, head, idle) = (limits.first_byte_ms, limits.head_ms, limits.keep_alive_ms);
+        Self { first_byte: first_byte.min(most), head: head.min(most), idle: idle.min(most) }
+    }
+
+    /// How long a connection may stay in `stage`; `None` if it waits for the host and not for its client.
+    fn at(self, stage: Stage) -> Option<Duration> {
+        match stage {
+            Stage::Opened => Some(self.first_byte),
+            Stage::Head => Some(self.head),
+            Stage::Request => None,
+            Stage::Idle => Some(self.idle),
+        }
+    }
+}
+
+impl Server {
+    /// Serves requests until the client, a deadline or the end of the host ends the connection, or a WebSocket takes it over.
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, slot: Arc<Slot>, cut: Cut) {
+        let deadlines = Deadlines::of(&self.limits, &slot);
+        let io = TokioIo::new(Cuttable::new(stream, &cut, Arc::clone(&slot)));
+        let (is_upgraded, has_answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (rooms, own, answered) = (Arc::clone(&self.rooms), cut.clone(), Arc::clone(&has_answered));
+        let service = self.router.clone().map_request(move |mut request: Request<Incoming>| {
+            own.enter(Stage::Request);
+            if let Some(sid) = upgrading_sid(&request)
+                // A TCP connection goes on as one client's: whoever names more only wants to be remembered.
+                && !is_upgraded.swap(true, Ordering::Relaxed)
+            {
+                rooms.upgrades.remember(sid, &own);
+            }
+            request.extensions_mut().insert(own.clone());
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(Arc::clone(&slot));
+            request
+        });
+        let own = cut.clone();
+        let service = service.map_response(move |response: Response<Body>| {
+            answered.store(true, Ordering::Relaxed);
+            response.map(|body| Answer { body, cut: own.clone() })
+        });
+        let mut builder = Builder::new();
+        // HTTP/1.1 only, and without hyper's own deadline: it has one for head and idleness together.
+        builder.max_buf_size(BUFFER_BYTES).header_read_timeout(None);
+        let connection = builder.serve_connection(io, TowerToHyperService::new(service)).with_upgrades();
+        let mut connection = Timed::new(connection, cut.clone(), deadlines);
+        let ended = tokio::select! {
+            ended = &mut connection => Some(ended),
+            () = self.stop.cancelled() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            // A client that has not sent anything has no answer to wait for.
+            None if cut.stage().0 == Stage::Opened => return,
+            None => {
+                // Answers the request that it is at, and takes no other.
+                Pin::new(&mut connection.connection).graceful_shutdown();
+                (&mut connection).await
+            }
+        };
+        match ended {
+            Ended::Served(Ok(())) => {}
+            Ended::Served(Err(error)) => tracing::debug!(%error, "connection ended"),
+            Ended::Overdue(stage) => {
+                tracing::debug!(?stage, "connection ended: its client was too slow");
+                // Otherwise an answer that the client has not read may be in hyper's buffer, and this one would stand in the middle of it.
+                if stage == Stage::Head
+                    && !has_answered.load(Ordering::Relaxed)
+                    && let Some(parts) = connection.connection.into_parts()
+                {
+                    let _ = tokio::time::timeout(LAST_WORDS, say_too_slow(parts.io)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Tells the client that its request's head took too long.
+async fn say_too_slow(io: Io) -> io::Result<()> {
+    let problem = Problem::too_slow("the head of the request took too long").to_string();
+    let head = format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        problem.len()
+    );
+    let mut stream = io.into_inner();
+    stream.write_all((head + &problem).as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// How a connection ended.
+enum Ended {
+    /// By its client, by the host, or by an upgrade.
+    Served(hyper::Result<()>),
+    /// By a deadline, in this stage.
+    Overdue(Stage),
+}
+
+/// A connection with the deadline of the stage that it is in. The clock is asked only when the stage has changed.
+struct Timed<S: HttpService<Incoming>> {
+    connection: UpgradeableConnection<Io, S>,
+    cut: Cut,
+    deadlines: Deadlines,
+    /// The stage's turn for which `sleep` is set.
+    turn: Option<u32>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl<S: HttpService<Incoming>> Timed<S> {
+    fn new(connection: UpgradeableConnection<Io, S>, cut: Cut, deadlines: Deadlines) -> Self {
+        Self { connection, cut, deadlines, turn: None, sleep: Box::pin(tokio::time::sleep(deadlines.first_byte)) }
+    }
+}
+
+impl<S> Future for Timed<S>
+where
+    S: HttpService<Incoming, ResBody = Answer> + Unpin,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
+        let this = &mut *self;
+        if let Poll::Ready(served) = Pin::new(&mut this.connection).poll(context) {
+            return Poll::Ready(Ended::Served(served));
+        }
+        let (stage, turn) = this.cut.stage();
+        let Some(limit) = this.deadlines.at(stage) else { return Poll::Pending };
+        if this.turn.replace(turn) != Some(turn) {
+            let now = Instant::now();
+            this.sleep.as_mut().reset(now.checked_add(limit).unwrap_or(now + FAR));
+        }
+        this.sleep.as_mut().poll(context).map(|()| Ended::Overdue(stage))
+    }
+}
+
+/// For a deadline beyond what the clock can say.
+const FAR: Duration = Duration::from_hours(24 * 365);
+
+/// The body of an answer. When hyper drops it, all of it has been handed on, and the connection waits for the next request.
+struct Answer {
+    body: Body,
+    cut: Cut,
+}
+
+impl HttpBody for Answer {
+    type Data = <Body as HttpBody>::Data;
+    type Error = <Body as HttpBody>::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.cut.enter(Stage::Idle);
+    }
+}
+
+/// The client that asks by this request to go on over a WebSocket.
+fn upgrading_sid<B>(request: &Request<B>) -> Option<&str> {
+    let asks = request.uri().path().trim_end_matches('/') == "/socket.io" && request.headers().contains_key(header::UPGRADE);
+    let query = request.uri().query().filter(|_| asks)?;
+    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    (value("transport")? == "websocket").then(|| value("sid")).flatten().filter(|sid| sid.len() <= MAX_SID)
+}
+
+/// Characters of a Socket.IO id, with room for those of a later library.
+const MAX_SID: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_upgrade_names_its_client() {
+        let sid = |uri: &str, upgrade: bool| {
+            let request = Request::builder().uri(uri);
+            let request = if upgrade { request.header(header::UPGRADE, "websocket") } else { request };
+            upgrading_sid(&request.body(()).unwrap()).map(str::to_owned)
+        };
+        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", true), Some("abc".to_owned()));
+        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", false), None);
+        assert_eq!(sid("/elsewhere?EIO=4&transport=websocket&sid=abc", true), None);
+        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket", true), None);
+        assert_eq!(sid("/socket.io/?EIO=4&transport=polling&sid=abc", true), None);
+        assert_eq!(sid(&format!("/socket.io/?transport=websocket&sid={}", "x".repeat(65)), true), None);
+    }
+}

@@ -1,0 +1,324 @@
+//! The slots of connections: how many the host has at once, and which of them clients can't take.
+//!
+//! A client's TCP connection takes one slot, and its Engine.IO session another, from pools of the same size. A session keeps its slot until
+//! its last event is handled and `$disconnect` is dispatched, so connections that are closing count against the limit. Beyond the limit
+//! there are a few reserved slots: the host reads one request on such a connection, and answers it only if it is an operator's.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::metrics::Metrics;
+use crate::rejection::Rejection;
+use crate::transport::{Cut, SessionSlot, Stage};
+
+use super::problem::Problem;
+
+/// All slots of one host.
+pub(crate) struct Slots {
+    /// TCP connections of clients.
+    connections: Arc<Pool>,
+    /// Engine.IO sessions, those that are closing included.
+    sessions: Arc<Pool>,
+    reserve: Mutex<Reserve>,
+    next_id: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+impl Slots {
+    /// `limit` slots for clients' connections, as many for their sessions, and `reserved` for operators.
+    pub(crate) fn new(limit: usize, reserved: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        let reserve = Mutex::new(Reserve { held: Vec::new(), most: reserved });
+        let (connections, sessions) = (Pool::new("TCP connections", limit), Pool::new("sessions", limit));
+        Arc::new(Self { connections, sessions, reserve, next_id: AtomicU64::new(0), metrics })
+    }
+
+    /// A slot for a new connection of `address`, which `cut` ends. Returns `None` if even the reserve has none.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr, cut: &Cut) -> Option<Arc<Slot>> {
+        let kind = match self.connections.take() {
+            Some(taken) => Kind::Client { _taken: taken },
+            None => {
+                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                let held = Held { id, network: network(address), cut: cut.clone() };
+                if !self.reserve().admit(held) {
+                    self.metrics.connection_refused();
+                    return None;
+                }
+                Kind::Reserved(id)
+            }
+        };
+        Some(Arc::new(Slot { slots: Arc::clone(self), kind: Mutex::new(kind) }))
+    }
+
+    /// TCP connections and sessions of clients now, and the most of each.
+    pub(super) fn used(&self) -> (usize, usize, usize) {
+        (self.connections.used(), self.sessions.used(), self.connections.limit)
+    }
+
+    /// The lock is held for a search in a list of [`Reserve::most`] entries, and only while the host is at its limit.
+    fn reserve(&self) -> MutexGuard<'_, Reserve> {
+        self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The slot of one TCP connection; it is free when the connection is closed.
+pub(super) struct Slot {
+    slots: Arc<Slots>,
+    kind: Mutex<Kind>,
+}
+
+enum Kind {
+    /// One of those for clients.
+    Client { _taken: Taken },
+    /// A reserved one, by its number.
+    Reserved(u64),
+}
+
+impl Slot {
+    /// Whether requests of clients are served on this connection. A reserved slot becomes a client's if one of those is free by now.
+    fn serves_clients(&self) -> bool {
+        let mut kind = self.kind();
+        let Kind::Reserved(id) = *kind else { return true };
+        let Some(taken) = self.slots.connections.take() else { return false };
+        *kind = Kind::Client { _taken: taken };
+        self.slots.reserve().forget(id);
+        true
+    }
+
+    /// Whether the slot is a reserved one.
+    pub(super) fn is_reserved(&self) -> bool {
+        matches!(*self.kind(), Kind::Reserved(_))
+    }
+
+    fn kind(&self) -> MutexGuard<'_, Kind> {
+        self.kind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let reserved = match *self.kind() {
+            Kind::Client { .. } => None,
+            Kind::Reserved(id) => Some(id),
+        };
+        if let Some(id) = reserved {
+            self.slots.reserve().forget(id);
+        }
+    }
+}
+
+/// Slots of one kind, counted. The log says once that all are taken, and once that some are free again.
+struct Pool {
+    of: &'static str,
+    used: AtomicUsize,
+    limit: usize,
+    is_full: AtomicBool,
+}
+
+impl Pool {
+    fn new(of: &'static str, limit: usize) -> Arc<Self> {
+        Arc::new(Self { of, used: AtomicUsize::new(0), limit, is_full: AtomicBool::new(false) })
+    }
+
+    fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Taken> {
+        let one_more = |used: usize| (used < self.limit).then_some(used + 1);
+        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok() {
+            return Some(Taken(Arc::clone(self)));
+        }
+        if !self.is_full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                of = self.of,
+                limit = self.limit,
+                "connection limit reached: new clients are answered 503 until others leave; the limit is `connections` in `[limits]`"
+            );
+        }
+        None
+    }
+
+    /// Use at which a full pool counts as relieved: a twentieth below the limit, so that a pool at its limit is not logged again and again.
+    fn relieved_at(&self) -> usize {
+        self.limit - (self.limit / 20).max(1).min(self.limit)
+    }
+}
+
+/// One slot of a [`Pool`], free again when it is dropped.
+struct Taken(Arc<Pool>);
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a slot of {}", self.0.of)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let pool = &self.0;
+        let used = pool.used.fetch_sub(1, Ordering::Relaxed) - 1;
+        if pool.is_full.load(Ordering::Relaxed) && used <= pool.relieved_at() && pool.is_full.swap(false, Ordering::Relaxed) {
+            tracing::info!(of = pool.of, used, limit = pool.limit, "below the connection limit again");
+        }
+    }
+}
+
+/// The connections in reserved slots, oldest first.
+struct Reserve {
+    held: Vec<Held>,
+    most: usize,
+}
+
+struct Held {
+    id: u64,
+    network: IpAddr,
+    cut: Cut,
+}
+
+impl Reserve {
+    /// Takes a slot, if need be from the oldest connection that has not sent a whole request yet: an operator's request comes within
+    /// milliseconds, and a connection that only waits can't keep it out. One network has at most half of the slots.
+    fn admit(&mut self, held: Held) -> bool {
+        let of_network = self.held.iter().filter(|other| other.network == held.network).count();
+        let at_most = self.most.div_ceil(2);
+        if self.held.len() >= self.most || of_network >= at_most {
+            let may_go = |other: &Held| {
+                matches!(other.cut.stage().0, Stage::Opened | Stage::Head) && (of_network < at_most || other.network == held.network)
+            };
+            let Some(at) = self.held.iter().position(may_go) else { return false };
+            self.held.remove(at).cut.now();
+        }
+        self.held.push(held);
+        true
+    }
+
+    fn forget(&mut self, id: u64) {
+        self.held.retain(|held| held.id != id);
+    }
+}
+
+/// What one user of the network may choose addresses from: an IPv6 host has a whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+/// Answers 503 where a client's request came in a reserved slot, or where a handshake would begin one session too many.
+pub(crate) async fn admit(State(slots): State<Arc<Slots>>, mut request: Request, next: Next) -> Response {
+    // Taken out: the library keeps a handshake's extensions for as long as its session, which may leave this connection.
+    let slot = request.extensions_mut().remove::<Arc<Slot>>();
+    let is_reserved = slot.is_some_and(|slot| !slot.serves_clients());
+    let is_refused = match request.uri().path() {
+        path if is_handshake(path, request.uri().query()) => match (is_reserved, slots.sessions.take()) {
+            (false, Some(taken)) => {
+                request.extensions_mut().insert(SessionSlot::new(taken));
+                false
+            }
+            _ => true,
+        },
+        path => is_reserved && !is_operators(path),
+    };
+    let mut response = if is_refused {
+        slots.metrics.connection_refused();
+        full().into_response()
+    } else {
+        next.run(request).await
+    };
+    if is_reserved || is_refused {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn full() -> Problem {
+    Problem::rejection(&Rejection::Busy("the host has as many connections as it may have; come back later".to_owned()))
+}
+
+/// Whether a request begins an Engine.IO session: the library takes any other for one of the session that it names.
+fn is_handshake(path: &str, query: Option<&str>) -> bool {
+    let rest = path.strip_prefix("/socket.io");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        && !query.unwrap_or_default().split('&').any(|pair| pair.starts_with("sid="))
+}
+
+/// Whether a path is for those who watch and operate the host.
+fn is_operators(path: &str) -> bool {
+    ["/healthz", "/readyz", "/metrics"].contains(&path) || path.starts_with("/api/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(id: u64, network: u8) -> Held {
+        Held { id, network: IpAddr::from([10, 0, 0, network]), cut: Cut::default() }
+    }
+
+    fn ids(reserve: &Reserve) -> Vec<u64> {
+        reserve.held.iter().map(|held| held.id).collect()
+    }
+
+    #[test]
+    fn a_reserved_slot_goes_from_the_oldest_that_only_waits_to_the_newest() {
+        let mut reserve = Reserve { held: Vec::new(), most: 4 };
+        assert!(reserve.admit(held(1, 1)) && reserve.admit(held(2, 1)) && reserve.admit(held(3, 2)) && reserve.admit(held(4, 3)));
+        assert!(reserve.admit(held(5, 4)), "any that waits");
+        assert_eq!(ids(&reserve), [2, 3, 4, 5]);
+        reserve.held.iter().for_each(|held| held.cut.enter(Stage::Request));
+        assert!(!reserve.admit(held(6, 5)), "a request that is being answered is not cut");
+        reserve.forget(4);
+        assert!(reserve.admit(held(6, 5)));
+        assert_eq!(ids(&reserve), [2, 3, 5, 6]);
+    }
+
+    #[test]
+    fn one_network_has_at_most_half_of_the_reserve() {
+        let mut reserve = Reserve { held: Vec::new(), most: 4 };
+        assert!(reserve.admit(held(1, 1)) && reserve.admit(held(2, 1)));
+        assert!(reserve.admit(held(3, 1)), "in the place of its own network's oldest");
+        assert_eq!(ids(&reserve), [2, 3]);
+        reserve.held.iter().for_each(|held| held.cut.enter(Stage::Request));
+        assert!(!reserve.admit(held(4, 1)));
+        assert!(reserve.admit(held(5, 2)));
+    }
+
+    #[test]
+    fn an_ipv6_network_is_its_first_half_and_an_embedded_ipv4_address_itself() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::1"));
+        assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+
+    #[test]
+    fn a_pool_that_was_full_is_relieved_a_twentieth_below_its_limit() {
+        let relieved_at = |limit: usize| Pool::new("", limit).relieved_at();
+        assert_eq!([1, 2, 20, 100, 50_000].map(relieved_at), [0, 1, 19, 95, 47_500]);
+        let pool = Pool::new("", 2);
+        let (first, second) = (pool.take(), pool.take());
+        assert!(first.is_some() && second.is_some() && pool.take().is_none());
+        assert!(pool.is_full.load(Ordering::Relaxed));
+        drop(first);
+        assert!(!pool.is_full.load(Ordering::Relaxed) && pool.used() == 1 && pool.take().is_some());
+    }
+
+    #[test]
+    fn only_a_request_without_a_session_begins_one() {
+        let handshake = |uri: &str| {
+            let uri: http::Uri = uri.parse().unwrap();
+            is_handshake(uri.path(), uri.query())
+        };
+        assert!(handshake("/socket.io/?EIO=4&transport=polling") && handshake("/socket.io") && handshake("/socket.io/x?asid=1"));
+        assert!(!handshake("/socket.io/?EIO=4&transport=polling&sid=abc") && !handshake("/socket.iox/") && !handshake("/api/emit"));
+    }
+}

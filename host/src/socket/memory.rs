@@ -1,0 +1,85 @@
+//! The memory of all mailboxes together: bounded, and shared so that a few clients can't take all of it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Memory of an event in a mailbox beside its payload: the event itself, its name, its place in the queue, what the allocator adds.
+pub(super) const EVENT_BYTES: usize = 512;
+
+/// The same of an answer that waits for space in the outgoing buffer.
+pub(super) const ANSWER_BYTES: usize = 256;
+
+/// A mailbox may hold as much as one part in so many of what is free. So the more mailboxes are long, the shorter each must be, and there is
+/// always space for the first events of another client: with 16, ten thousand clients that send as much as they can leave 1.6 ‰ free.
+const SHARE: usize = 16;
+
+/// Bytes that wait in all mailboxes together.
+pub(crate) struct MailboxMemory {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl MailboxMemory {
+    /// Memory of at most `limit` bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { used: AtomicUsize::new(0), limit }
+    }
+
+    /// Takes `bytes` for a mailbox that holds `held` bytes already; returns `false` if that is too much now.
+    pub(super) fn take(&self, bytes: usize, held: usize) -> bool {
+        let free = self.limit.saturating_sub(self.used.load(Ordering::Relaxed));
+        if held.saturating_add(bytes) > free / SHARE {
+            return false;
+        }
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        // Other readers may have taken what was free.
+        let is_within = before.saturating_add(bytes) <= self.limit;
+        if !is_within {
+            self.give_back(bytes);
+        }
+        is_within
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes in use, and the limit.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        (self.used.load(Ordering::Relaxed), self.limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_mailboxes_are_full_the_limit_holds_and_another_has_space() {
+        let memory = MailboxMemory::new(64 << 20);
+        for _ in 0..10_000 {
+            let mut held = 0;
+            while memory.take(7 << 10, held) {
+                held += 7 << 10;
+            }
+        }
+        let (used, limit) = memory.usage();
+        assert!(used <= limit, "{used}");
+        assert!(memory.take(EVENT_BYTES + 64, 0), "the first event of a client that has none: {} free", limit - used);
+        memory.give_back(EVENT_BYTES + 64);
+        memory.give_back(used);
+        assert_eq!(memory.usage().0, 0);
+        assert!(!memory.take(limit, 0) && memory.take(limit / SHARE, 0));
+    }
+
+    #[test]
+    fn readers_that_take_at_once_do_not_pass_the_limit() {
+        let memory = MailboxMemory::new(1 << 20);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| while memory.take(1 << 10, 0) {});
+            }
+        });
+        assert!(memory.usage().0 <= 1 << 20);
+    }
+}
