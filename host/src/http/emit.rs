@@ -34,12 +34,19 @@ fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()
 }
 
+/// A client that sends it relies on it, so ignoring it would emit events twice.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// What a body may have beside its data: names and rooms.
 const ENVELOPE_BYTES: usize = 64 << 10;
 
 /// Emits an event; 202 with its id, its rooms, and how many connections it was handed to.
 pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Result<(StatusCode, Json<Value>), Problem> {
     api.keys.allow(request.headers(), Scope::Emit)?;
+    if request.headers().contains_key(IDEMPOTENCY_KEY) {
+        let message = "`Idempotency-Key` is not supported yet: nothing was emitted; leave the header out, and a repetition emits again";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message));
+    }
     // The id of the request, as of any other event.
     let id = Event::now("", Payload::null(), None).id;
     let problem = |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());

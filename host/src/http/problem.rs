@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use axum::body::to_bytes;
+use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -87,4 +90,44 @@ pub(super) async fn not_found() -> Problem {
 /// For a path that the host has, with another method.
 pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method; see the header `Allow`")
+}
+
+/// Makes a problem document of every error that has another form: those of the Socket.IO library and of extractors have text or no body.
+pub(crate) async fn unify(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE);
+    if is_problem || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    // Engine.IO's errors say in a member what is wrong. Any text is of the library, not for people, or of nobody knows which length.
+    let said = to_bytes(body, MAX_SAID).await.ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let said = said.as_ref().and_then(|said| said.get("message")?.as_str());
+    let (code, message) = of_status(status);
+    let mut problem = Problem::new(status, code, said.unwrap_or(message)).into_response();
+    for (name, value) in &parts.headers {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name) {
+            problem.headers_mut().append(name, value.clone());
+        }
+    }
+    problem
+}
+
+/// Bytes of an error's body in which its message is looked for.
+const MAX_SAID: usize = 4096;
+
+/// Code and message of an error of which nothing but its status is known.
+fn of_status(status: StatusCode) -> (&'static str, &'static str) {
+    match status {
+        StatusCode::UNAUTHORIZED => ("unauthorized", "send a key: `Authorization: Bearer KEY`"),
+        StatusCode::FORBIDDEN => ("forbidden", "this is not allowed"),
+        StatusCode::NOT_FOUND => ("not_found", "there is nothing at this path"),
+        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this path takes another method"),
+        StatusCode::REQUEST_TIMEOUT => ("timed_out", "the request came too slowly"),
+        StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "the request is too large"),
+        StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "the host can't answer now"),
+        _ if status.is_server_error() => ("internal_error", "the host failed; its log has more"),
+        _ => ("bad_request", "the request is not one that the host understands"),
+    }
 }
