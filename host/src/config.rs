@@ -1,12 +1,15 @@
 //! What an operator can set: read once, from a file and the environment, into validated types. Every key has a default, and a line in
 //! `sockhop.example.toml`.
 
+mod environment;
 mod limits;
+mod listen;
 mod log;
+mod message;
+mod origins;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +19,9 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Deserializer, de};
 
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
+pub use listen::{InvalidListen, Listen};
 pub use log::{Log, LogFilter, LogFormat};
+pub use origins::AllowedOrigin;
 
 /// The names in the environment that are read as settings: `SOCKHOP_SERVER__LISTEN` is `server.listen`.
 const ENV_PREFIX: &str = "SOCKHOP_";
@@ -46,19 +51,17 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// The address for clients and `/api`; port 0 takes a free one.
-    #[serde(deserialize_with = "address")]
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// The Socket.IO namespaces.
     #[serde(deserialize_with = "namespaces")]
     pub namespaces: Vec<String>,
     /// Origins whose pages may connect, beside those of this machine while the host listens on loopback.
-    #[serde(deserialize_with = "origins")]
-    pub allowed_origins: Vec<String>,
+    pub allowed_origins: Vec<AllowedOrigin>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 4000)), namespaces: vec!["/".to_owned()], allowed_origins: Vec::new() }
+        Self { listen: ([127, 0, 0, 1], 4000).into(), namespaces: vec!["/".to_owned()], allowed_origins: Vec::new() }
     }
 }
 
@@ -224,6 +227,11 @@ impl Config {
             let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
             figment = figment.merge(Toml::string(&text));
         }
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        if let Some((name, right)) = environment::misspelt(names, &SECTIONS, allowed_keys, limits::KEYS_OF_A_PLUGIN) {
+            let problem = format!("{name}: not read as a setting; write {right}, with two underscores after each table's name");
+            return Err(ConfigError::Wrong { file: None, problem });
+        }
         let environment = Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
         let figment = figment.merge(environment);
         let mut config: Self = figment.extract().map_err(|error| ConfigError::wrong(file, error))?;
@@ -242,6 +250,16 @@ impl Config {
     pub fn largest_instance_memory(&self) -> usize {
         let own = self.plugins.by_name.values().map(|settings| settings.limits.instance_memory_bytes);
         own.fold(self.limits.instance_memory_bytes, Ord::max).get()
+    }
+
+    /// The tables `[plugins.NAME]` of which no plugin in `names` has the name, each with the name that is most like it.
+    pub fn tables_without_plugin<'n>(&self, names: &[&'n str]) -> Vec<(&str, Option<&'n str>)> {
+        let nearest = |table: &str| {
+            let by_likeness = names.iter().map(|name| (strsim::damerau_levenshtein(table, name), *name));
+            by_likeness.min().filter(|(edits, _)| *edits <= MOST_EDITS).map(|(_, name)| name)
+        };
+        let tables = self.plugins.by_name.keys().map(String::as_str).filter(|table| !names.contains(table));
+        tables.map(|table| (table, nearest(table))).collect()
     }
 
     /// What no single key can tell.
@@ -276,6 +294,26 @@ impl Config {
     }
 }
 
+/// The tables of a configuration whose keys the environment can set.
+const SECTIONS: [&str; 6] = ["server", "plugins", "data", "contract", "log", "limits"];
+
+/// The keys that `[section]` may have: what is said of one that it may not.
+fn allowed_keys(section: &str) -> Vec<&'static str> {
+    if section == "plugins" {
+        return KEYS_OF_PLUGINS.to_vec();
+    }
+    let no_key = BTreeMap::from([(section, BTreeMap::from([("", 0)]))]);
+    let error = Figment::from(Serialized::defaults(no_key)).extract::<Config>().err();
+    error
+        .into_iter()
+        .flatten()
+        .find_map(|error| match error.kind {
+            figment::error::Kind::UnknownField(_, allowed) => Some(allowed.to_vec()),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
 /// The tables `[plugins.NAME]`, which stand beside `dir` and its like.
 #[allow(clippy::result_large_err, reason = "once at the start, and the library's own error says what is wrong best")]
 fn plugin_tables(figment: &Figment) -> Result<BTreeMap<String, PluginSettings>, figment::Error> {
@@ -303,8 +341,11 @@ fn plugin_tables(figment: &Figment) -> Result<BTreeMap<String, PluginSettings>, 
 /// The keys of `[plugins]` that are no plugin's table.
 pub const KEYS_OF_PLUGINS: [&str; 3] = ["dir", "required", "rescan_s"];
 
+/// Letters by which a misspelt name may differ from the one that was meant.
+const MOST_EDITS: usize = 3;
+
 /// Characters of a key: fewer could be guessed over the network.
-const MIN_SECRET: usize = 16;
+pub const MIN_SECRET: usize = 16;
 
 /// Why a configuration is refused, before anything listens.
 #[derive(Debug, thiserror::Error)]
@@ -341,8 +382,8 @@ impl ConfigError {
                     let key = if key.ends_with(field.as_str()) { key } else { join(&key, field) };
                     format!("{key}: unknown key; allowed here: {}", allowed.join(", "))
                 }
-                kind if key.is_empty() => kind.to_string(),
-                kind => format!("{key}: {kind}"),
+                kind if key.is_empty() => message::of(kind),
+                kind => format!("{key}: {}", message::of(kind)),
             }
         });
         Self::Wrong { file: file.map(Path::to_owned), problem: lines.collect::<Vec<_>>().join("\n") }
@@ -351,11 +392,6 @@ impl ConfigError {
 
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
-}
-
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|_| de::Error::invalid_value(de::Unexpected::Str(&text), &"an IP address with a port, such as \"127.0.0.1:4000\""))
 }
 
 fn namespaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -367,19 +403,6 @@ fn namespaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>,
         }
         None if names.is_empty() => Err(de::Error::invalid_length(0, &"at least one namespace, such as \"/\"")),
         None => Ok(names),
-    }
-}
-
-fn origins<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let origins = Vec::<String>::deserialize(deserializer)?;
-    let good = |origin: &String| {
-        origin.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.contains('/'))
-    };
-    match origins.iter().find(|origin| !good(origin)) {
-        Some(origin) => {
-            Err(de::Error::invalid_value(de::Unexpected::Str(origin), &"an origin such as \"https://app.example.com\", without a path"))
-        }
-        None => Ok(origins),
     }
 }
 
@@ -424,18 +447,39 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_no_plugin_is_found_with_the_name_that_is_meant() {
+        let config = load("[plugins.wavee]\n[plugins.wave]\n[plugins.billing]\n").unwrap();
+        let tables = config.tables_without_plugin(&["connection", "wave"]);
+        assert_eq!(tables, [("billing", None), ("wavee", Some("wave"))]);
+    }
+
+    #[test]
+    fn the_keys_of_every_section_are_known_by_name() {
+        for (section, key) in [("server", "listen"), ("plugins", "dir"), ("data", "dir"), ("log", "filter"), ("limits", "event_cpu_ms")] {
+            assert!(allowed_keys(section).contains(&key), "{section}: {:?}", allowed_keys(section));
+        }
+        assert!(SECTIONS.iter().all(|section| !allowed_keys(section).is_empty()));
+    }
+
+    #[test]
     fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
         let cases = [
-            ("[server]\nlisten = \"nonsense\"", "server.listen", "\"nonsense\", expected an IP address with a port"),
+            ("[server]\nlisten = \"nonsense\"", "server.listen", "\"nonsense\", expected an address with a port"),
             ("[server]\nport = 1", "server.port", "listen"),
             ("[serve]\n", "serve", "server"),
-            ("[limits]\nevent_cpu_ms = 0", "limits.event_cpu_ms", "nonzero"),
+            ("[limits]\nevent_cpu_ms = 0", "limits.event_cpu_ms", "found 0, expected a whole number of at least 1"),
             ("[limits]\nevent_cpu_ms = \"fast\"", "limits.event_cpu_ms", "\"fast\""),
             ("[plugins.ping]\ninstance_policy = \"hot\"", "plugins.ping.instance_policy", "warm"),
             ("[plugins.ping]\ncpu = 1", "plugins.ping.cpu", "instance_policy"),
-            ("[plugins.ping]\nevent_cpu_ms = 0", "plugins.ping.event_cpu_ms", "nonzero"),
+            ("[plugins.ping]\nevent_cpu_ms = 0", "plugins.ping.event_cpu_ms", "at least 1"),
             ("[plugins.ping]\nmailbox_events = 5", "plugins.ping.mailbox_events", "event_cpu_ms"),
             ("[server]\nallowed_origins = [\"app.example.com\"]", "allowed_origins", "https://app.example.com"),
+            ("[server]\nallowed_origins = [\"https://x.example/\"]", "allowed_origins", "write \"https://x.example\""),
+            ("[server]\nlisten = 4000", "server.listen", "found 4000, expected text in quotes"),
+            ("server = 1", "server", "found 1, expected a table"),
+            ("[plugins]\nrequired = \"ping\"", "plugins.required", "found \"ping\", expected a list"),
+            ("[contract]\npublic = \"yes\"", "contract.public", "found \"yes\", expected true or false"),
+            ("[limits]\nbreaker_calls = 5_000_000_000", "limits.breaker_calls", "from 1 to 4294967295"),
             ("[[keys]]\nname = \"shop\"\nscopes = [\"emit\"]", "shop", "secret_file"),
             ("[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"fly\"]", "scopes", "operate"),
             ("[server]\nnamespaces = [\"/\", \"/\"]", "server.namespaces", "twice"),

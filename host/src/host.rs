@@ -1,6 +1,7 @@
 //! The composition root: puts the parts together, starts them, and stops them in order.
 
 mod descriptors;
+mod listen;
 mod lock;
 mod priority;
 
@@ -14,19 +15,18 @@ use std::thread;
 use std::time::Duration;
 
 use socketioxide::{ParserConfig, SocketIo};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, DEFAULT_CONNECTIONS};
+use crate::config::{Config, DEFAULT_CONNECTIONS, Listen};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::keys::{KeyError, Keys, own_key_file};
 use crate::http::origin::{self, Origins};
 use crate::http::slots::{self, Slots};
-use crate::http::{self, Api, body};
+use crate::http::{self, Api, body, problem};
 use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine, EngineError, this_program};
 use crate::registry::{Registry, Routes};
@@ -100,7 +100,7 @@ pub enum StartError {
     #[error("can't listen on {address}; choose another address with --listen")]
     Listen {
         /// Which.
-        address: SocketAddr,
+        address: Listen,
         /// Why.
         source: io::Error,
     },
@@ -149,9 +149,8 @@ impl Host {
         let lock = DataLock::take(&config.data.dir)?;
         let keys = Keys::load(&config)?;
         let connections = connections(&config)?;
-        let wanted = config.server.listen;
-        let listen = |source| StartError::Listen { address: wanted, source };
-        let listener = TcpListener::bind(wanted).await.map_err(listen)?;
+        let listen = |source| StartError::Listen { address: config.server.listen.clone(), source };
+        let listener = listen::bind(&config.server.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
         let limits = Arc::new(config.limits.clone());
@@ -190,6 +189,7 @@ impl Host {
         let router = http::router(api)
             .layer(layer)
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&loaded), http::wait_until_loaded))
+            .layer(axum::middleware::from_fn(problem::unify))
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&limits), body::pace))
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&slots), slots::admit))
             .layer(origin::cors(&origins))
@@ -206,6 +206,7 @@ impl Host {
         let (begun, go_on) = follow(reloader, reloading.clone(), &tasks).map_err(StartError::Thread)?;
         let ended = |_| Err(ScanError::from(io::Error::other("the thread that follows it has ended")));
         begun.await.unwrap_or_else(ended).map_err(plugins)?;
+        warn_of_tables_without_plugin(&config, &operator.rows());
         dispatcher.start().await;
         // Nobody is there to be told only where the thread has ended already.
         let _ = go_on.send(());
@@ -291,6 +292,20 @@ fn connections(config: &Config) -> Result<NonZeroUsize, TooFew> {
         );
     }
     Ok(connections)
+}
+
+/// Says which tables of the configuration concern no plugin: a misspelt name would otherwise pass silently.
+fn warn_of_tables_without_plugin(config: &Config, rows: &[Row]) {
+    let stems = rows.iter().filter_map(|row| row.file.file_stem()?.to_str());
+    let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).chain(stems).collect();
+    for (table, nearest) in config.tables_without_plugin(&names) {
+        match nearest {
+            Some(nearest) => {
+                tracing::warn!(plugin = table, nearest, "a table `[plugins.NAME]` has the name of no plugin; is the nearest meant?")
+            }
+            None => tracing::warn!(plugin = table, "a table `[plugins.NAME]` has the name of no plugin in the plugin directory"),
+        }
+    }
 }
 
 /// Follows the plugin directory on a thread of its own until `stop`: what is read, hashed, linked and written there keeps no event waiting.

@@ -11,7 +11,7 @@ pub(crate) mod keys;
 mod metrics;
 pub(crate) mod origin;
 mod plugins;
-mod problem;
+pub(crate) mod problem;
 pub(crate) mod slots;
 
 use std::sync::Arc;

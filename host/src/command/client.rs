@@ -52,7 +52,7 @@ impl Target {
     /// Asks the host.
     pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let config = super::load(self.config.as_ref())?;
-        let url = self.url.clone().unwrap_or_else(|| format!("http://{}", config.server.listen));
+        let url = self.url.clone().unwrap_or_else(|| config.server.listen.local_url());
         let key_file = self.key_file.clone().or_else(|| match &self.key {
             Some(_) => None,
             None => Some(host::key_file(self.data_dir(&config))),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use sockhop::config::{Config, LogFormat};
+use sockhop::config::{Config, Listen, LogFormat};
 use sockhop::host::{self, Host};
 use sockhop::log;
 use tokio_util::sync::CancellationToken;
@@ -22,9 +22,9 @@ pub(crate) struct Serve {
     /// Configuration file; without it `sockhop.toml` is read where there is one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on: an IP address or a name with a port; `:4000` is all addresses, port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
-    listen: Option<SocketAddr>,
+    listen: Option<Listen>,
     /// Directory whose `.wasm` files are loaded
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
@@ -37,7 +37,9 @@ impl Serve {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let file = super::config_file(self.config.as_ref());
         let mut config = super::load(file.as_ref())?;
-        config.server.listen = self.listen.unwrap_or(config.server.listen);
+        if let Some(listen) = self.listen {
+            config.server.listen = listen;
+        }
         config.plugins.dir = absolute(self.plugins.as_deref().unwrap_or(&config.plugins.dir))?;
         config.data.dir = absolute(self.data.as_deref().unwrap_or(&config.data.dir))?;
         let log = log::start(&config.log)?;

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::config::{Config, ConfigError, Scope};
+use crate::config::{Config, ConfigError, MIN_SECRET, Scope};
 
 use super::problem::Problem;
 
@@ -72,11 +72,16 @@ fn digest(secret: &str) -> [u8; 32] {
 fn own_key(file: &Path) -> Result<String, KeyError> {
     let wrong = |source| KeyError::Own { file: file.to_owned(), source };
     if file.exists() {
+        if let Some(mode) = readable_by_others(file).map_err(wrong)? {
+            return Err(KeyError::Readable { file: file.to_owned(), mode });
+        }
         let text = std::fs::read_to_string(file).map_err(wrong)?;
-        return match text.lines().next().map(str::trim) {
-            Some(line) if !line.is_empty() => Ok(line.to_owned()),
-            _ => Err(wrong(io::Error::new(io::ErrorKind::InvalidData, "its first line is empty; delete it, and a new key is made"))),
-        };
+        let secret = text.lines().next().unwrap_or_default().trim();
+        if secret.len() < MIN_SECRET {
+            let file = file.to_owned();
+            return Err(KeyError::Short { file, length: secret.len() });
+        }
+        return Ok(secret.to_owned());
     }
     let mut random = [0_u8; OWN_KEY_BYTES];
     getrandom::fill(&mut random).map_err(|error| wrong(io::Error::other(error.to_string())))?;
@@ -93,12 +98,49 @@ fn own_key(file: &Path) -> Result<String, KeyError> {
     Ok(secret)
 }
 
-/// The keys can't be read.
+/// The mode of a file that others than its owner may read or write.
+#[cfg(unix)]
+fn readable_by_others(file: &Path) -> io::Result<Option<u32>> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(file)?.permissions().mode() & 0o777;
+    Ok((mode & 0o077 != 0).then_some(mode))
+}
+
+/// Elsewhere, files have no such mode.
+#[cfg(not(unix))]
+fn readable_by_others(_: &Path) -> io::Result<Option<u32>> {
+    Ok(None)
+}
+
+/// The keys can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Those of the configuration.
     #[error(transparent)]
     Configured(ConfigError),
+    /// The host's own may be known to others.
+    #[error(
+        "the key file {} is open to others (mode {mode:o}): anyone who has read it can operate this host; delete it, and a new key is made at \
+         the next start, or keep the key with `chmod 600`",
+        file.display()
+    )]
+    Readable {
+        /// Which.
+        file: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The host's own could be guessed.
+    #[error(
+        "the key in {} has {length} characters, and at least {MIN_SECRET} are needed; delete the file, and a new key is made at the next start",
+        file.display()
+    )]
+    Short {
+        /// Which.
+        file: PathBuf,
+        /// Characters in its first line.
+        length: usize,
+    },
     /// The host's own.
     #[error("can't use the key file {}", file.display())]
     Own {

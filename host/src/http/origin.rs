@@ -11,11 +11,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::config::AllowedOrigin;
+
 use super::problem::Problem;
 
 /// The pages that may connect.
 pub(crate) struct Origins {
-    allowed: Vec<String>,
+    allowed: Vec<AllowedOrigin>,
     /// Whether pages of this machine may, because nobody else can reach the host.
     local: bool,
     /// Refused origins that the log has.
@@ -27,12 +29,12 @@ const MAX_LOGGED: usize = 256;
 
 impl Origins {
     /// `allowed` and, where `listen` is a loopback address, pages of this machine.
-    pub(crate) fn new(allowed: &[String], listen: SocketAddr) -> Self {
+    pub(crate) fn new(allowed: &[AllowedOrigin], listen: SocketAddr) -> Self {
         Self { allowed: allowed.to_vec(), local: listen.ip().is_loopback(), logged: Mutex::default() }
     }
 
     fn allow(&self, origin: &str) -> bool {
-        self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) || (self.local && is_local(origin))
+        self.allowed.iter().any(|allowed| allowed.allows(origin)) || (self.local && is_local(origin))
     }
 
     fn log(&self, origin: &str) {
@@ -84,7 +86,7 @@ mod tests {
         for other in ["https://localhost:3000", "http://localhost.evil.example", "http://localhost:evil", "http://evil.example", "null"] {
             assert!(!loopback.allow(other), "{other}");
         }
-        let open = Origins::new(&["https://app.example.com".to_owned()], SocketAddr::from(([0, 0, 0, 0], 4000)));
+        let open = Origins::new(&[AllowedOrigin::parse("https://app.example.com").unwrap()], SocketAddr::from(([0, 0, 0, 0], 4000)));
         assert!(open.allow("https://app.example.com") && !open.allow("http://localhost:3000"));
     }
 }

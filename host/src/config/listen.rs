@@ -1,0 +1,166 @@
+//! The address to listen on, as an operator writes it: `127.0.0.1:4000`, `[::1]:4000`, `localhost:4000`, or `:4000` for all addresses.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// Where the host listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    host: Host,
+    port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Host {
+    /// All addresses of this machine.
+    All,
+    Address(IpAddr),
+    /// Looked up when the host starts.
+    Name(String),
+}
+
+/// What is allowed, for people.
+pub(super) const EXPECTED: &str =
+    "an address with a port: \"127.0.0.1:4000\", \"[::1]:4000\", \"localhost:4000\" (a name), or \":4000\" (all addresses)";
+
+/// A text is no address with a port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {EXPECTED}")]
+pub struct InvalidListen;
+
+impl Listen {
+    /// The addresses to try in this order, until one can be listened on.
+    ///
+    /// All addresses means IPv6's and IPv4's by one socket, or IPv4's alone on a machine without IPv6. A name stands for one address: the
+    /// first of IPv4, else the first of IPv6, as a browser of this machine that is given `localhost` finds it.
+    ///
+    /// # Errors
+    /// Where a name is not known here.
+    pub fn candidates(&self) -> io::Result<Vec<SocketAddr>> {
+        let at = |ip: IpAddr| SocketAddr::new(ip, self.port);
+        match &self.host {
+            Host::All => Ok(vec![at(Ipv6Addr::UNSPECIFIED.into()), at(Ipv4Addr::UNSPECIFIED.into())]),
+            Host::Address(ip) => Ok(vec![at(*ip)]),
+            Host::Name(name) => {
+                let found: Vec<_> = (name.as_str(), self.port).to_socket_addrs()?.collect();
+                let first = found.iter().find(|address| address.is_ipv4()).or_else(|| found.first());
+                first.map(|first| vec![*first]).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+            }
+        }
+    }
+
+    /// Whether all addresses are meant, so that one socket should serve IPv6 and IPv4.
+    pub fn is_all(&self) -> bool {
+        self.host == Host::All
+    }
+
+    /// Where a program on this machine reaches a host that listens there.
+    pub fn local_url(&self) -> String {
+        match &self.host {
+            Host::All => format!("http://127.0.0.1:{}", self.port),
+            Host::Address(IpAddr::V4(ip)) if ip.is_unspecified() => format!("http://127.0.0.1:{}", self.port),
+            Host::Address(IpAddr::V6(ip)) if ip.is_unspecified() => format!("http://[::1]:{}", self.port),
+            _ => format!("http://{self}"),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = InvalidListen;
+
+    fn from_str(text: &str) -> Result<Self, InvalidListen> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(address.into());
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(InvalidListen)?;
+        // The standard library also takes "+4000".
+        let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| is_number).ok_or(InvalidListen)?;
+        match host {
+            "" => Ok(Self { host: Host::All, port }),
+            name if is_host_name(name) => Ok(Self { host: Host::Name(name.to_owned()), port }),
+            _ => Err(InvalidListen),
+        }
+    }
+}
+
+/// Whether a text is a name of a host: labels of letters, digits, `-` and `_`. A last label of digits only would be a mistyped IPv4 address.
+pub(super) fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 253 && text.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: Host::Address(address.ip()), port: address.port() }
+    }
+}
+
+impl From<([u8; 4], u16)> for Listen {
+    fn from(address: ([u8; 4], u16)) -> Self {
+        SocketAddr::from(address).into()
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::All => write!(f, ":{}", self.port),
+            Host::Address(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|InvalidListen| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_a_name_or_only_a_port_says_where_to_listen() {
+        for text in ["127.0.0.1:4000", "[::1]:4000", "localhost:4000", ":4000", "0.0.0.0:0", "my-host.example.com:80"] {
+            assert_eq!(text.parse::<Listen>().map(|listen| listen.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "4000", "localhost", "localhost:", "localhost:x", "localhost:+1", "localhost:65536", "127.0.0:1", "::1:4000"] {
+            assert_eq!(text.parse::<Listen>(), Err(InvalidListen), "{text}");
+        }
+        for text in ["http://x:1", "-x:1", "a..b:1", "a b:1", "[::1:4000", "*:4000"] {
+            assert_eq!(text.parse::<Listen>(), Err(InvalidListen), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_addresses_are_both_families_and_a_name_is_one_address() {
+        let of = |text: &str| text.parse::<Listen>().unwrap().candidates().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(of(":4000"), ["[::]:4000", "0.0.0.0:4000"]);
+        assert_eq!(of("127.0.0.1:4000"), ["127.0.0.1:4000"]);
+        assert_eq!(of("localhost:4000").len(), 1);
+    }
+
+    #[test]
+    fn a_program_beside_the_host_finds_it() {
+        let of = |text: &str| text.parse::<Listen>().unwrap().local_url();
+        assert_eq!(of(":4000"), "http://127.0.0.1:4000");
+        assert_eq!(of("0.0.0.0:4000"), "http://127.0.0.1:4000");
+        assert_eq!(of("[::]:4000"), "http://[::1]:4000");
+        assert_eq!(of("localhost:4000"), "http://localhost:4000");
+        assert_eq!(of("10.0.0.1:4000"), "http://10.0.0.1:4000");
+    }
+}

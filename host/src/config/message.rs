@@ -1,0 +1,57 @@
+//! What is wrong with a value of the configuration, for people: they know TOML, and not the types of Rust.
+
+use figment::error::{Actual, Kind};
+
+/// What was found, and what is expected.
+pub(super) fn of(kind: &Kind) -> String {
+    match kind {
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            format!("found {}, expected {}", value(found), of_expected(expected))
+        }
+        Kind::InvalidLength(length, expected) => format!("found {length} values, expected {}", of_expected(expected)),
+        Kind::UnknownVariant(found, allowed) => {
+            let allowed: Vec<_> = allowed.iter().map(|name| format!("\"{name}\"")).collect();
+            format!("found \"{found}\", expected {}", allowed.join(" or "))
+        }
+        Kind::MissingField(key) => format!("the key `{key}` is missing"),
+        Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => "the number is too large or too small".to_owned(),
+        Kind::Message(message) => message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A value as TOML writes it.
+fn value(found: &Actual) -> String {
+    match found {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(number) => number.to_string(),
+        Actual::Signed(number) => number.to_string(),
+        Actual::Float(number) => number.to_string(),
+        Actual::Char(text) => format!("\"{text}\""),
+        Actual::Str(text) => format!("\"{text}\""),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What a type of Rust expects. Descriptions that the host has written itself pass as they are.
+fn of_expected(expected: &str) -> String {
+    let whole = |from: &str, to: &dyn std::fmt::Display| format!("a whole number from {from} to {to}");
+    match expected {
+        "a nonzero u64" | "a nonzero usize" => "a whole number of at least 1".to_owned(),
+        "a nonzero u32" => whole("1", &u32::MAX),
+        "a nonzero u16" => whole("1", &u16::MAX),
+        "u64" | "usize" | "i64" => "a whole number".to_owned(),
+        "u32" => whole("0", &u32::MAX),
+        "u16" => whole("0", &u16::MAX),
+        "f64" | "f32" => "a number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a string" | "path string" | "a borrowed string" => "text in quotes".to_owned(),
+        "a sequence" => "a list in brackets".to_owned(),
+        "a map" => "a table".to_owned(),
+        _ if expected.starts_with("struct ") => "a table".to_owned(),
+        _ if expected.starts_with("enum ") => "one of its names in quotes".to_owned(),
+        _ => expected.to_owned(),
+    }
+}

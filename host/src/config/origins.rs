@@ -1,0 +1,168 @@
+//! Origins whose pages may connect, as an operator writes them: only values that a browser can send, or a pattern of such values.
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::listen::is_host_name;
+
+/// An allowed origin: `https://app.example.com`, or `https://*.example.com` for every name below `example.com`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedOrigin {
+    /// In lower case, as browsers send it; without the wildcard label.
+    text: String,
+    /// Where in `text` the names below begin, if there is a wildcard label: after `://`.
+    wildcard_at: Option<usize>,
+}
+
+impl AllowedOrigin {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// Says why no browser sends such an origin, and what to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.to_ascii_lowercase();
+        if text == "*" || text == "null" {
+            return Err("names no origin; list each one, such as \"https://app.example.com\" or \"https://*.example.com\"".to_owned());
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err("has no scheme; write it as \"https://app.example.com\"".to_owned());
+        };
+        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        if !is_scheme {
+            return Err("has no scheme that a browser knows, such as \"https\"".to_owned());
+        }
+        if let Some(bare) = rest.split(['/', '?', '#']).next().filter(|bare| bare.len() < rest.len()) {
+            return Err(format!("has a path, which no origin has; write \"{scheme}://{bare}\""));
+        }
+        if !rest.is_ascii() {
+            return Err("is not ASCII; browsers send such a name in its form \"xn--…\"".to_owned());
+        }
+        let (host, port) = split_port(rest)?;
+        if let Some(port) = port
+            && [("http", 80), ("https", 443)].contains(&(scheme, port))
+        {
+            return Err(format!("has the port that \"{scheme}\" means anyway, which browsers leave out; write \"{scheme}://{host}\""));
+        }
+        let base = host.strip_prefix("*.");
+        let bare = base.unwrap_or(host);
+        if bare.contains('*') {
+            return Err("has a wildcard; it may only be the whole first label, as in \"https://*.example.com\"".to_owned());
+        }
+        let is_address = bare.parse::<std::net::Ipv4Addr>().is_ok()
+            || bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
+        let is_host = is_host_name(bare) || (base.is_none() && is_address);
+        if !is_host {
+            return Err("has no host name that a browser could send; write it as \"https://app.example.com\"".to_owned());
+        }
+        let after_scheme = scheme.len() + "://".len();
+        match base {
+            None => Ok(Self { text, wildcard_at: None }),
+            Some(_) => Ok(Self { text: text.replacen("*.", "", 1), wildcard_at: Some(after_scheme) }),
+        }
+    }
+
+    /// Whether a page of `origin` may connect. A wildcard stands for one label or more, never for none.
+    pub fn allows(&self, origin: &str) -> bool {
+        let Some(at) = self.wildcard_at else { return self.text.eq_ignore_ascii_case(origin) };
+        let (scheme, base) = self.text.split_at(at);
+        let same = |a: Option<&str>, b: &str| a.is_some_and(|a| a.eq_ignore_ascii_case(b));
+        let Some(base_at) = origin.len().checked_sub(base.len()) else { return false };
+        let below = origin.get(scheme.len()..base_at).and_then(|below| below.strip_suffix('.'));
+        same(origin.get(..scheme.len()), scheme) && same(origin.get(base_at..), base) && below.is_some_and(is_below)
+    }
+}
+
+/// Whether a text can stand before `.example.com`: so no `user@`, no port, no path comes into the comparison.
+fn is_below(labels: &str) -> bool {
+    !labels.is_empty()
+        && labels
+            .split('.')
+            .all(|label| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
+}
+
+/// The host of an origin, and its port where it has one.
+fn split_port(rest: &str) -> Result<(&str, Option<u16>), String> {
+    // The colons of an IPv6 address stand in brackets.
+    let Some((host, port)) = rest.rsplit_once(':').filter(|(host, _)| !host.starts_with('[') || host.ends_with(']')) else {
+        return Ok((rest, None));
+    };
+    match port.parse::<u16>() {
+        Ok(number) if number > 0 && number.to_string() == port => Ok((host, Some(number))),
+        _ => Err("has a port that is no number from 1 to 65535; each port is an origin of its own".to_owned()),
+    }
+}
+
+impl<'de> Deserialize<'de> for AllowedOrigin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(|problem| de::Error::custom(format!("\"{text}\" {problem}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_allows_itself_and_a_wildcard_every_name_below() {
+        let plain = AllowedOrigin::parse("https://App.example.com:8443").unwrap();
+        assert!(plain.allows("https://app.example.com:8443"));
+        for other in ["https://app.example.com", "http://app.example.com:8443", "https://x.app.example.com:8443"] {
+            assert!(!plain.allows(other), "{other}");
+        }
+        let wildcard = AllowedOrigin::parse("https://*.example.com").unwrap();
+        assert!(wildcard.allows("https://app.example.com") && wildcard.allows("https://a.b.EXAMPLE.com"));
+        for other in [
+            "https://example.com",
+            "https://.example.com",
+            "http://app.example.com",
+            "https://app.example.com:8443",
+            "https://appexample.com",
+            "https://evil.com/.example.com",
+            "https://evil.com#.example.com",
+            "https://evil.com:1.example.com",
+            "https://user@app.example.com",
+            "https://é.example.com",
+            "https:/",
+            "",
+        ] {
+            assert!(!wildcard.allows(other), "{other}");
+        }
+        let with_port = AllowedOrigin::parse("http://*.localhost:3000").unwrap();
+        assert!(with_port.allows("http://app.localhost:3000") && !with_port.allows("http://app.localhost"));
+        for good in ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:3000", "capacitor://localhost", "https://a_b.example.com"] {
+            assert!(AllowedOrigin::parse(good).unwrap().allows(good), "{good}");
+        }
+    }
+
+    #[test]
+    fn an_origin_that_no_browser_sends_is_refused_with_what_to_write() {
+        let cases = [
+            ("app.example.com", "no scheme"),
+            ("*", "list each"),
+            ("null", "list each"),
+            ("https://app.example.com/", "write \"https://app.example.com\""),
+            ("https://app.example.com/path", "path"),
+            ("https://app.example.com:443", "write \"https://app.example.com\""),
+            ("http://localhost:80", "leave out"),
+            ("http://localhost:*", "port"),
+            ("http://localhost:0", "port"),
+            ("http://localhost:03000", "port"),
+            ("https://*", "first label"),
+            ("*://example.com", "scheme"),
+            ("https://app.*.com", "first label"),
+            ("https://a*.example.com", "first label"),
+            ("https://*.*.example.com", "first label"),
+            ("https://bücher.example", "xn--"),
+            ("https://user@example.com", "host name"),
+            ("https://", "host name"),
+            ("https://*.127.0.0.1", "host name"),
+            ("https://*.", "host name"),
+            ("https://exa mple.com", "host name"),
+        ];
+        for (text, said) in cases {
+            let problem = AllowedOrigin::parse(text).expect_err(text);
+            assert!(problem.contains(said), "{text}: {problem}");
+        }
+    }
+}
