@@ -123,7 +123,7 @@ fn a_bad_configuration_is_refused_before_listening() {
     let cases = [
         ("[server]\nlisten = \"nowhere\"\n", ["server.listen", "nowhere"]),
         ("[server]\nport = 4000\n", ["server.port", "listen"]),
-        ("[limits]\nmailbox_events = 0\n", ["limits.mailbox_events", "nonzero"]),
+        ("[limits]\nmailbox_events = 0\n", ["limits.mailbox_events", "at least 1"]),
         ("[plugins.lab]\ninstance_policy = \"hot\"\n", ["plugins.lab.instance_policy", "warm"]),
         ("[log]\nfilter = \"a=b=c\"\n", ["log.filter", "a=b=c"]),
         ("[log]\nfilter = \"verbose\"\n", ["log.filter", "off, error, warn, info, debug or trace"]),

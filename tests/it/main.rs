@@ -19,6 +19,7 @@ mod cost;
 mod cpu_time;
 mod delivery;
 mod durability;
+mod edge;
 mod faults;
 mod host_events;
 mod http;

@@ -147,6 +147,11 @@ impl TestHost {
         tokio::task::spawn_blocking(ask).await.expect("an answer over HTTP")
     }
 
+    /// The host's own key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Stops the host, and waits until it has.
     pub async fn stop(mut self) {
         self.stop.cancel();

@@ -26,9 +26,9 @@ pub use dispatch::TestDispatcher;
 pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
 pub use handmade::{asynchronous, do_nothing, handmade, table_filler};
 pub use host::TestHost;
-pub use process::HostProcess;
 #[cfg(target_os = "linux")]
 pub use process::bound_by_permissions;
+pub use process::{HostProcess, serve};
 
 use std::path::PathBuf;
 use std::time::Duration;

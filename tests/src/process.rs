@@ -28,7 +28,7 @@ impl HostProcess {
 
     /// The same with another copy of the command.
     pub fn start_program(program: &Path, plugins: &Path, data: &Path) -> Self {
-        Self::of(serve(plugins, data, Command::new(program)), data)
+        Self::of(serve_by(plugins, data, Command::new(program)), data)
     }
 
     /// The same with settings of its own in the environment.
@@ -40,14 +40,14 @@ impl HostProcess {
 
     /// The same with other settings or another standard error.
     pub fn with(plugins: &Path, data: &Path, change: impl FnOnce(&mut Command)) -> Self {
-        let mut command = serve(plugins, data, Command::new(binary()));
+        let mut command = serve(plugins, data);
         change(&mut command);
         Self::of(command, data)
     }
 
     /// The same with its log, of everything from `info` on, in a file.
     pub fn start_logging(plugins: &Path, data: &Path, log: &Path) -> Self {
-        let mut command = serve(plugins, data, Command::new(binary()));
+        let mut command = serve(plugins, data);
         command.env("SOCKHOP_LOG__FILTER", "info").stderr(File::create(log).expect("a file"));
         Self::of(command, data)
     }
@@ -60,7 +60,7 @@ impl HostProcess {
 
     /// Starts one whose standard output is no pipe of this test; `url` finds out where it listens.
     pub fn unheard(plugins: &Path, data: &Path, change: impl FnOnce(&mut Command), url: impl FnOnce(&mut Child) -> String) -> Self {
-        let mut command = serve(plugins, data, Command::new(binary()));
+        let mut command = serve(plugins, data);
         change(&mut command);
         let mut child = command.spawn().expect("the command starts");
         let url = url(&mut child);
@@ -73,7 +73,7 @@ impl HostProcess {
     pub fn start_on_small_disk(plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(binary());
-        let mut command = serve(plugins, data, command);
+        let mut command = serve_by(plugins, data, command);
         command.envs(settings.iter().copied());
         Self::of(command, data)
     }
@@ -86,7 +86,8 @@ impl HostProcess {
         rlimit::prlimit(pid, rlimit::Resource::FSIZE, Some((soft, rlimit::INFINITY)), None).expect("a limit");
     }
 
-    fn of(mut command: Command, data: &Path) -> Self {
+    /// The process that `command` starts with this data directory, once it listens.
+    pub fn of(mut command: Command, data: &Path) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = child.stdout.take().expect("its output");
         let mut lines = BufReader::new(output).lines();
@@ -206,8 +207,13 @@ fn own_key(data: &Path) -> String {
     std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned()
 }
 
-/// `sockhop serve` on these directories, by `program`.
-fn serve(plugins: &Path, data: &Path, mut program: Command) -> Command {
+/// `sockhop serve` on these directories.
+pub fn serve(plugins: &Path, data: &Path) -> Command {
+    serve_by(plugins, data, Command::new(binary()))
+}
+
+/// The same by another program.
+fn serve_by(plugins: &Path, data: &Path, mut program: Command) -> Command {
     program.args(["serve", "--listen", "127.0.0.1:0"]).arg("--plugins").arg(plugins).arg("--data").arg(data);
     program.env("SOCKHOP_LOG__FILTER", "warn");
     // Tests have no load balancer.
@@ -221,5 +227,5 @@ pub fn bound_by_permissions(plugins: &Path, data: &Path) -> Command {
     // Of util-linux, which every distribution has.
     let mut command = Command::new("setpriv");
     command.arg("--bounding-set=-dac_override,-dac_read_search").arg(binary());
-    serve(plugins, data, command)
+    serve_by(plugins, data, command)
 }

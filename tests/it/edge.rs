@@ -1,0 +1,446 @@
+//! The edge of the host: connections that keep it waiting, connections beyond its limit, and what they may take of its memory.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sockhop::config::{AllowedOrigin, Config};
+use sockhop_tests::{HostProcess, PATIENCE, TestClient, TestHost, bundled_plugin, directory_of, eventually, guest, serve};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A TCP connection that can say anything.
+async fn raw(host: &TestHost) -> TcpStream {
+    TcpStream::connect(host.url.trim_start_matches("http://")).await.expect("a host to connect to")
+}
+
+/// What the host says until it closes the connection.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A host that has not read everything resets the connection after its answer.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("a connection that is closed");
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+/// Sends one request on a connection of its own, and returns status, head and body.
+async fn ask(host: &TestHost, request: &str) -> (u16, String, String) {
+    let mut stream = raw(host).await;
+    stream.write_all(request.as_bytes()).await.expect("a connection to write to");
+    let answer = rest(&mut stream).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("an answer, not {answer:?}"));
+    (status, head.to_owned(), body.to_owned())
+}
+
+/// Reads one whole response of a connection that stays open.
+async fn response(stream: &mut TcpStream) -> (u16, String) {
+    let mut text = String::new();
+    loop {
+        let mut bytes = [0; 4096];
+        let read = timeout(PATIENCE, stream.read(&mut bytes)).await.expect("an answer in time").expect("an answer");
+        assert!(read > 0, "an answer before the end of the connection, not {text:?}");
+        text += std::str::from_utf8(&bytes[..read]).expect("UTF-8");
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+        if body.len() >= length {
+            let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+            return (status, body.to_owned());
+        }
+    }
+}
+
+/// Begins a session over long-polling, and returns its id.
+async fn handshake(stream: &mut TcpStream) -> String {
+    stream.write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a connection");
+    let (status, open) = response(stream).await;
+    assert_eq!(status, 200, "{open}");
+    let open: Value = serde_json::from_str(open.trim_start_matches('0')).expect("an open packet");
+    open["sid"].as_str().expect("a sid").to_owned()
+}
+
+fn is_problem(head: &str, body: &str, status: u16, code: &str) {
+    assert!(head.to_ascii_lowercase().contains("content-type: application/problem+json"), "{head}");
+    let problem: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}"));
+    assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code)), "{problem}");
+    assert!(["message", "title", "type", "detail"].iter().all(|member| problem[member].is_string()), "{problem}");
+}
+
+fn number(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).expect("a number above zero")
+}
+
+/// Deadlines that a test can wait for.
+fn soon(config: &mut Config) {
+    let soon = Duration::from_millis(300);
+    config.limits.first_byte_ms = soon;
+    config.limits.head_ms = soon;
+    config.limits.body_ms = soon;
+    config.limits.keep_alive_ms = soon;
+}
+
+async fn figure(host: &TestHost, name: &str) -> u64 {
+    let (status, text) = host.http("/metrics", None).await;
+    assert_eq!(status, 200, "{text}");
+    let text = text.as_str().expect("text");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
+    let host = TestHost::with(&[], soon).await;
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for begun in ["", "P", "PRI * HT", preface, "GET /healthz HTTP/1.1\r\nhost: "] {
+        let mut stream = raw(&host).await;
+        stream.write_all(begun.as_bytes()).await.expect("a connection to write to");
+        let answer = rest(&mut stream).await;
+        match begun {
+            "" => assert_eq!(answer, ""),
+            // Refused at once: the host speaks HTTP/1.1 only, and a frame of HTTP/2 would begin with its length.
+            _ if begun == preface => assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}"),
+            _ => {
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("an answer to {begun:?}, not {answer:?}"));
+                assert!(head.starts_with("HTTP/1.1 408"), "{begun:?}: {head}");
+                is_problem(head, body, 408, "timed_out");
+            }
+        }
+    }
+    // A head that comes in pieces has one deadline, not one for each piece.
+    let mut stream = raw(&host).await;
+    let mut trickle = "GET /healthz HTTP/1.1\r\nhost: x".bytes().chain(std::iter::repeat(b'x'));
+    let pieces = async {
+        while stream.write_all(&[trickle.next().expect("endless")]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, pieces).await.expect("a connection that is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_may_be_idle_between_two_requests_for_so_long_as_is_set() {
+    let host = TestHost::with(&[], |config| {
+        soon(config);
+        config.limits.keep_alive_ms = Duration::from_secs(1);
+    })
+    .await;
+    let mut stream = raw(&host).await;
+    for _ in 0..2 {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a connection to write to");
+        assert_eq!(response(&mut stream).await, (200, "alive\n".to_owned()));
+        // Longer than the deadlines of a first byte and of a head.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    assert_eq!(rest(&mut stream).await, "", "an idle connection is closed without a word");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_answered_408_whoever_reads_it() {
+    let host = TestHost::with(&[], soon).await;
+    let mut stream = raw(&host).await;
+    let sid = handshake(&mut stream).await;
+    let key = host.key().to_owned();
+    let paths = [
+        (format!("/socket.io/?EIO=4&transport=polling&sid={sid}"), ""),
+        ("/api/emit".to_owned(), key.as_str()),
+        ("/api/plugins/x/rollback".to_owned(), key.as_str()),
+    ];
+    for (path, key) in paths {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer {key}\r\n\r\n4");
+        let (status, head, body) = ask(&host, &head).await;
+        assert_eq!(status, 408, "{path}: {head}");
+        is_problem(&head, &body, 408, "timed_out");
+    }
+    // Without a key, nobody waits for the body at all.
+    let (status, head, body) = ask(&host, "POST /api/plugins/x/rollback HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n4").await;
+    assert_eq!(status, 401);
+    is_problem(&head, &body, 401, "unauthorized");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_poll_and_a_websocket_wait_longer_than_any_deadline() {
+    let host = TestHost::with(&[guest("lab")], soon).await;
+    let websocket = host.client().await;
+    let (mut polling, mut posting) = (raw(&host).await, raw(&host).await);
+    let sid = handshake(&mut polling).await;
+    let path = format!("/socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\n");
+    let get = format!("GET {path}\r\n");
+    let post = |packet: &str| format!("POST {path}content-length: {}\r\n\r\n{packet}", packet.len());
+    posting.write_all(post("40").as_bytes()).await.expect("a connection");
+    assert_eq!(response(&mut posting).await.0, 200);
+    polling.write_all(get.as_bytes()).await.expect("a connection");
+    assert!(response(&mut polling).await.1.starts_with("40{"));
+    polling.write_all(get.as_bytes()).await.expect("a connection");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut posting = raw(&host).await;
+    posting.write_all(post(r#"420["echo","late"]"#).as_bytes()).await.expect("a connection");
+    assert_eq!(response(&mut posting).await.0, 200);
+    assert_eq!(response(&mut polling).await, (200, r#"430["late"]"#.to_owned()));
+    assert_eq!(websocket.ask("echo", json!("late")).await, json!("late"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.connections = Some(number(2));
+        config.limits.reserved_connections = number(4);
+    })
+    .await;
+    let (first, _second) = (host.client().await, host.client().await);
+    for path in ["/healthz", "/readyz"] {
+        let (status, head, _) = ask(&host, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        assert_eq!(status, 200, "{path}");
+        assert!(head.to_ascii_lowercase().contains("connection: close"), "a reserved slot is soon free: {head}");
+    }
+    assert_eq!(host.row("connection").await["state"], json!("active"));
+    for path in ["/socket.io/?EIO=4&transport=polling", "/socket.io/?EIO=4&transport=websocket", "/elsewhere"] {
+        let (status, head, body) = ask(&host, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        assert_eq!(status, 503, "{path}: {body}");
+        is_problem(&head, &body, 503, "busy");
+    }
+    assert_eq!(figure(&host, "sockhop_tcp_connections").await, 2);
+    assert_eq!(figure(&host, "sockhop_connections_limit").await, 2);
+    assert_eq!(figure(&host, "sockhop_connections_refused_total").await, 3);
+    // Strangers who hold all that they can get, also of the reserve.
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        strangers.push(raw(&host).await);
+    }
+    assert_eq!(ask(&host, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.0, 200);
+    drop(strangers);
+    drop(first);
+    let again = eventually("a slot that is free again", async || {
+        let answer = ask(&host, "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        (answer.0 == 200).then_some(answer.2)
+    });
+    assert!(again.await.starts_with("0{"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_closing_keeps_its_slot_until_its_events_are_handled() {
+    let host = TestHost::with(&[guest("lab")], |config| {
+        config.limits.connections = Some(number(2));
+        config.limits.event_wall_ms = PATIENCE;
+    })
+    .await;
+    let clients = [host.client().await, host.client().await];
+    for client in &clients {
+        client.emit("sleep", json!(3_000)).await;
+        // The ack of an event after it says that it is being handled, or waits.
+        client.emit("note", json!("after")).await;
+    }
+    drop(clients);
+    // The connection that asks is one itself.
+    eventually("two TCP connections that are closed", async || (figure(&host, "sockhop_tcp_connections").await <= 1).then_some(())).await;
+    assert_eq!(figure(&host, "sockhop_sessions").await, 2);
+    let (status, head, body) = ask(&host, "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert_eq!(status, 503, "{body}");
+    is_problem(&head, &body, 503, "busy");
+    eventually("two slots that are free", async || (figure(&host, "sockhop_sessions").await == 0).then_some(())).await;
+    host.client().await.ask("echo", json!(null)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_mailboxes_together_have_no_more_than_their_memory() {
+    const LIMIT: usize = 2 << 20;
+    let host = TestHost::with(&[guest("lab")], |config| config.limits.mailboxes_bytes = number(LIMIT)).await;
+    let honest = host.client().await;
+    let mut greedy = Vec::new();
+    for _ in 0..8 {
+        let client = host.client().await;
+        client.emit("sleep", json!(2_000)).await;
+        greedy.push(client);
+    }
+    let text = "x".repeat(7 << 10);
+    let mut most = 0;
+    for client in &greedy {
+        for _ in 0..150 {
+            client.emit("echo", json!(text)).await;
+        }
+        most = most.max(figure(&host, "sockhop_mailbox_bytes").await);
+        assert_eq!(honest.ask("echo", json!("hello")).await, json!("hello"), "a client that waits for its answers has space");
+    }
+    assert_eq!(figure(&host, "sockhop_mailbox_limit_bytes").await, LIMIT as u64);
+    assert!(most > 0 && most <= LIMIT as u64, "{most}");
+    let busy = eventually("events that were answered", async || {
+        let errors: usize = greedy.iter_mut().map(busy).sum();
+        (errors > 0).then_some(errors)
+    });
+    assert!(busy.await > 0);
+    drop(greedy);
+    eventually("mailboxes that are empty", async || (figure(&host, "sockhop_mailbox_bytes").await == 0).then_some(())).await;
+}
+
+/// Events that were answered `busy` for want of the host's memory.
+fn busy(client: &mut TestClient) -> usize {
+    let is_busy = |(event, data): &(String, Value)| {
+        event == "error" && data["code"] == "busy" && data["message"].as_str().is_some_and(|message| message.contains("all connections"))
+    };
+    client.pending().iter().filter(|event| is_busy(event)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_error_over_http_is_a_problem_document() {
+    let host = TestHost::with(&[guest("lab")], |config| {
+        config.server.allowed_origins = vec![AllowedOrigin::parse("https://*.example.com").expect("an origin")];
+    })
+    .await;
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}\r\n");
+    let post = |path: &str, body: &str, more: &str| {
+        let key = host.key();
+        let length = body.len();
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n{more}content-length: {length}\r\n\r\n{body}"
+        )
+    };
+    let mut session = raw(&host).await;
+    let sid = handshake(&mut session).await;
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let (large, huge) = ("x".repeat(8_000), "4".repeat(600_000));
+    let cases = [
+        (get("/nowhere", ""), 404, "not_found"),
+        (get("/api/emit", ""), 405, "method_not_allowed"),
+        (get("/healthz", "origin: https://evil.example\r\n"), 403, "forbidden"),
+        (get("/api/plugins", ""), 401, "unauthorized"),
+        (get("/api/plugins/%FF", ""), 400, "bad_request"),
+        (get("/socket.io/?EIO=4&transport=carrier_pigeon", ""), 400, "bad_request"),
+        (get("/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA", ""), 400, "bad_request"),
+        (post(&format!("{polling}&sid={sid}"), &huge, ""), 413, "too_large"),
+        (post("/api/plugins/lab/rollback", &large, ""), 413, "too_large"),
+        (post("/api/emit", &huge, ""), 413, "too_large"),
+        (post("/api/emit", "1", ""), 422, "invalid_payload"),
+        (post("/api/emit", "{", ""), 400, "invalid_payload"),
+        (post("/api/emit", r#"{"event": "noise", "data": 1, "everyone": true}"#, "idempotency-key: \"1\"\r\n"), 501, "not_implemented"),
+    ];
+    for (request, status, code) in cases {
+        let (found, head, body) = ask(&host, &request).await;
+        assert_eq!(found, status, "{request:.200}: {body}");
+        is_problem(&head, &body, status, code);
+        assert!(!body.contains("struct "), "a type of Rust says nothing to people: {body}");
+    }
+    let allowed = ask(&host, &get("/healthz", "origin: https://app.example.com\r\n")).await;
+    assert_eq!(allowed.0, 200);
+    assert!(allowed.1.to_ascii_lowercase().contains("access-control-allow-origin: https://app.example.com"), "{}", allowed.1);
+}
+
+/// What `sockhop serve` says on its two streams before it ends by itself.
+fn refusal(plugins: &Path, data: &Path, environment: &[(&str, &str)]) -> String {
+    let mut command = serve(plugins, data);
+    let output = command.envs(environment.iter().copied()).output().expect("the command runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(!said.contains("listening on"), "{said}");
+    said
+}
+
+#[test]
+fn a_setting_with_one_underscore_is_refused_with_the_right_name() {
+    let (plugins, data) = (directory_of(&[]), directory_of(&[]));
+    let said = refusal(plugins.path(), data.path(), &[("SOCKHOP_SERVER_LISTEN", "127.0.0.1:0")]);
+    assert!(said.contains("SOCKHOP_SERVER_LISTEN") && said.contains("SOCKHOP_SERVER__LISTEN"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_key_that_is_short_or_open_to_others_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let (plugins, data) = (directory_of(&[]), directory_of(&[]));
+    let file = data.path().join("key");
+    for (key, mode, parts) in [
+        ("12345", 0o600, ["5 characters", "at least 16"]),
+        ("0123456789abcdef", 0o644, ["mode 644", "chmod 600"]),
+        ("0123456789abcdef", 0o660, ["mode 660", "chmod 600"]),
+    ] {
+        std::fs::write(&file, key).expect("a file");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("its mode");
+        let said = refusal(plugins.path(), data.path(), &[]);
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_no_plugin_is_said_with_the_nearest_name() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), directory_of(&[]));
+    let log = data.path().join("log");
+    let mut command = serve(plugins.path(), data.path());
+    command.env("SOCKHOP_PLUGINS__CONECTION__EVENT_CPU_MS", "100").stderr(std::fs::File::create(&log).expect("a file"));
+    let _host = HostProcess::of(command, data.path());
+    // The log may be written by another thread.
+    let said = eventually("a warning", async || {
+        let log = std::fs::read_to_string(&log).expect("its log");
+        log.lines().find(|line| line.contains("conection")).map(str::to_owned)
+    });
+    let said = said.await;
+    assert!(said.contains("WARN") && said.contains("nearest") && said.contains("connection"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_in_the_listen_address_is_looked_up() {
+    let (plugins, data) = (directory_of(&[]), directory_of(&[]));
+    let mut command = Command::new(sockhop_tests::binary());
+    command.args(["serve", "--listen", "localhost:0", "--plugins"]).arg(plugins.path()).arg("--data").arg(data.path());
+    let host = HostProcess::of(command, data.path());
+    assert!(host.url.starts_with("http://127.0.0.1:"), "{}", host.url);
+}
+
+/// `sockhop serve` in a shell that allows its process so many file descriptors.
+#[cfg(unix)]
+fn with_descriptors(plugins: &Path, data: &Path, most: u64) -> Command {
+    let inner = serve(plugins, data);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")]).arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+#[cfg(unix)]
+#[test]
+fn connections_that_the_file_descriptors_do_not_allow_are_refused_with_both_numbers() {
+    let (plugins, data) = (directory_of(&[]), directory_of(&[]));
+    let refused = |most, connections: Option<&str>| {
+        let mut command = with_descriptors(plugins.path(), data.path(), most);
+        command.envs(connections.map(|connections| ("SOCKHOP_LIMITS__CONNECTIONS", connections)));
+        let output = command.output().expect("the command runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        said
+    };
+    let said = refused(1_024, Some("50000"));
+    for part in ["limits.connections", "50000", "1024", "ulimit -n", "LimitNOFILE"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said = refused(64, None);
+    assert!(said.contains("too few file descriptors") && said.contains("64"), "{said}");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn where_clients_have_all_their_descriptors_state_is_read_and_operators_are_answered() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("memory_logs"), bundled_plugin("connection")]), directory_of(&[]));
+    let host = HostProcess::of(with_descriptors(plugins.path(), data.path(), 400), data.path());
+    let client = TestClient::connect(&host.url).await;
+    let record = client.ask("memory_log_create", json!({"user_id": 7, "content": "before"})).await;
+    assert_eq!(record["content"], json!("before"), "{record}");
+    let address = host.url.trim_start_matches("http://");
+    let mut idle = Vec::new();
+    for _ in 0..400 {
+        // Those that the host refuses are closed by it.
+        idle.push(TcpStream::connect(address).await.expect("a host to connect to"));
+    }
+    let health = eventually("the host's health", async || {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    });
+    assert!(health.await.starts_with("HTTP/1.1 200"));
+    let list = client.ask("memory_log_list", json!({})).await;
+    assert_eq!(list["items"][0]["content"], json!("before"), "{list}");
+    let record = client.ask("memory_log_create", json!({"user_id": 7, "content": "meanwhile"})).await;
+    assert_eq!(record["content"], json!("meanwhile"), "{record}");
+    let open = host.footprint().2;
+    assert!(open < 400, "{open} of 400 descriptors are in use");
+}
