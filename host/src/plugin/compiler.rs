@@ -205,7 +205,11 @@ impl Compiler {
         let niceness = if self.yields.load(Ordering::Relaxed) { NICENESS } else { 0 };
         let bounds = CompileBounds { memory: limits.compile_memory_bytes.get(), cpu: limits.compile_ms, niceness };
         let not_run = |source| CompileError::NotRun { program: self.program.clone(), source };
-        let mut child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        // In lists of processes, whatever the path is.
+        #[cfg(unix)]
+        command.arg0("sockhop");
+        let mut child = command
             .arg(COMPILE_COMMAND)
             .args(bounds.arguments())
             .env_clear()

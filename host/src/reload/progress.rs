@@ -24,7 +24,9 @@ pub(super) struct Progress {
 impl Progress {
     /// Of `total` files, none of which is loaded yet.
     pub(super) fn of(total: usize, now: Instant) -> Self {
-        tracing::info!(loaded = 0, total, "loading plugins");
+        if total > 0 {
+            tracing::info!(loaded = 0, total, "loading plugins");
+        }
         Self { total, done: 0, failed: 0, began: now, told: (0, now) }
     }
 
@@ -52,8 +54,10 @@ impl Progress {
 
     /// Tells that all is done.
     pub(super) fn end(self) {
-        let elapsed_ms = self.began.elapsed().as_millis();
-        tracing::info!(loaded = self.done, total = self.total, failed = self.failed, elapsed_ms, "plugins loaded");
+        if self.total > 0 {
+            let elapsed_ms = self.began.elapsed().as_millis();
+            tracing::info!(loaded = self.done, total = self.total, failed = self.failed, elapsed_ms, "plugins loaded");
+        }
     }
 }
 
