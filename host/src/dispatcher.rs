@@ -240,9 +240,15 @@ impl Dispatcher {
             };
             runs += 1;
             let run = Run::new(event, routes, served, &self.rooms);
+            let faults = served.state.store.faults();
             let (answer, calls) = match seat.handle(event, Box::new(run), &mut budget).await {
                 Ok(returned) => returned,
-                Err(failure) => return Err(self.fail(served, event, &failure)),
+                Err(failure) => {
+                    let rejection = self.fail(served, event, &failure);
+                    // A handler that can't do without its state may trap.
+                    let is_hosts_own = rejection == Rejection::PluginFailed && served.state.store.faults() != faults;
+                    return Err(if is_hosts_own { state_failed(served) } else { rejection });
+                }
             };
             let Some(mut run) = Run::from_calls(calls) else { return Err(Rejection::PluginFailed) };
             match run.take_fault() {
@@ -351,6 +357,12 @@ impl Dispatcher {
 /// What a client is told whose event is for a disabled plugin.
 fn disabled() -> Rejection {
     Rejection::Unavailable("an operator has disabled this plugin".to_owned())
+}
+
+/// What a client is told when the state could not be read under its handler.
+fn state_failed(served: &Served) -> Rejection {
+    served.plugin.count_failure();
+    Rejection::Unavailable("the plugin's state can't be read now".to_owned())
 }
 
 /// What a client is told when the state could not be written in the event's time.

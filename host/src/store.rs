@@ -189,6 +189,11 @@ impl Store {
         self.health.trouble()
     }
 
+    /// Calls so far that failed through no fault of the handler. Two numbers that differ tell that one may have failed between them.
+    pub fn faults(&self) -> u64 {
+        self.health.faults()
+    }
+
     /// How often something failed since the store was opened.
     pub fn failures(&self, kind: FailureKind) -> u64 {
         self.health.count(kind)

@@ -85,6 +85,28 @@ async fn a_full_quota_is_shown_to_operators_and_goes_when_there_is_room() {
     assert_eq!(host.row("lab").await["last_error"], Value::Null);
 }
 
+/// A failed read is the host's failure, whatever the handler makes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn state_that_cannot_be_read_is_the_hosts_failure_and_shown_to_operators() {
+    let host = TestHost::start(&[guest("lab")]).await;
+    let client = host.client().await;
+    assert_eq!(client.ask("increment", json!(null)).await, json!(1));
+    // The file is opened again when it is needed; then it is not there.
+    let (file, away) = (host.data().join("state/lab.sqlite"), host.data().join("away"));
+    eventually("the state of an idle plugin is closed", async || (!file.with_extension("sqlite-wal").exists()).then_some(())).await;
+    std::fs::rename(&file, &away).expect("a file that is moved away");
+    for (failures, event) in ["counter", "stubborn"].into_iter().enumerate() {
+        let answer = client.ask(event, json!(null)).await;
+        assert_eq!(answer["error"]["code"], json!("unavailable"), "{event}: {answer}");
+        let row = host.row("lab").await;
+        assert_eq!((&row["state"], &row["failures"]), (&json!("active"), &json!(failures + 1)), "{event}");
+        assert!(row["last_error"]["reason"].as_str().is_some_and(|reason| reason.contains("reading its state failed")), "{row}");
+    }
+    std::fs::rename(&away, &file).expect("a file that is moved back");
+    assert_eq!(client.ask("stubborn", json!(null)).await, json!(1));
+    assert_eq!(host.row("lab").await["last_error"], Value::Null);
+}
+
 /// What `sockhop` prints to this command, as JSON, and whether it succeeded.
 fn command(arguments: &[&str], data: &Path, url: &str) -> (bool, Value, String) {
     let mut command = std::process::Command::new(binary());

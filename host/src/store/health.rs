@@ -58,6 +58,8 @@ pub(super) struct Health {
     /// 1 more than the kind of `trouble`, 0 without any: so that a success need not lock.
     kind: AtomicU8,
     counts: [AtomicU64; 3],
+    /// Calls that failed through no fault of the handler.
+    faults: AtomicU64,
 }
 
 impl Health {
@@ -65,6 +67,9 @@ impl Health {
     pub(super) fn failed(&self, kind: FailureKind, reason: String) {
         if let Some(count) = self.counts.get(kind as usize) {
             count.fetch_add(1, Ordering::Relaxed);
+        }
+        if kind != FailureKind::Quota {
+            self.count_fault();
         }
         let mut trouble = lock(&self.trouble);
         self.kind.store(kind as u8 + 1, Ordering::Relaxed);
@@ -81,6 +86,15 @@ impl Health {
             self.kind.store(0, Ordering::Relaxed);
             *trouble = None;
         }
+    }
+
+    /// A call has failed through no fault of the handler.
+    pub(super) fn count_fault(&self) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
     }
 
     pub(super) fn trouble(&self) -> Option<Trouble> {

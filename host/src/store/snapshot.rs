@@ -78,6 +78,7 @@ pub(super) fn read<T>(
     match &result {
         Ok(_) => store.health.worked(FailureKind::Read),
         Err(ViewError::Store(error)) => store.health.failed(FailureKind::Read, error.chain()),
+        Err(ViewError::Outdated) => store.health.count_fault(),
         Err(_) => {}
     }
     result

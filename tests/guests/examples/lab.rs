@@ -210,6 +210,11 @@ fn counter(ctx: &Context, _: ()) -> Result<u64> {
     Ok(ctx.state().get::<u64>("counter")?.unwrap_or(0))
 }
 
+/// Can't do without its state.
+fn stubborn(ctx: &Context, _: ()) -> Result<u64> {
+    Ok(ctx.state().get::<u64>("counter").unwrap_or_else(|refusal| panic!("{}", refusal.message)).unwrap_or(0))
+}
+
 /// Reads, waits, and reads again: its view of the state is open all that time.
 fn slow_read(ctx: &Context, ms: u64) -> Result<u64> {
     ctx.state().get::<bool>("trace")?;
@@ -331,6 +336,7 @@ fn plugin() -> Plugin {
         .on("increment", increment)
         .on("counter", counter)
         .on("slow_read", slow_read)
+        .on("stubborn", stubborn)
         .on("note", note)
         .on("slow_note", slow_note)
         .on("notes", notes)
