@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::slots::{Digest, Slots};
 
@@ -19,11 +19,13 @@ pub(super) struct Contents {
     dir: PathBuf,
     /// Set where it is not known what is to be kept: then all is.
     keeps_all: AtomicBool,
+    /// Files that were written so far. Two writers of one file, such as two plugin files with the same bytes, need names of their own meanwhile.
+    written: AtomicU64,
 }
 
 impl Contents {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, keeps_all: AtomicBool::new(false) }
+        Self { dir, keeps_all: AtomicBool::new(false), written: AtomicU64::new(0) }
     }
 
     /// Where the bytes of a version are.
@@ -103,7 +105,8 @@ impl Contents {
     /// Whole and on the disk, or as it was before: also where the host is killed meanwhile.
     fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
         self.make_dir()?;
-        let unfinished = file.with_extension(UNFINISHED);
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        let unfinished = file.with_extension(format!("{number}.{UNFINISHED}"));
         let mut opened = File::create(&unfinished)?;
         let written = opened.write_all(bytes).and_then(|()| opened.sync_all()).and_then(|()| fs::rename(&unfinished, file));
         if written.is_err() {
@@ -193,6 +196,21 @@ mod tests {
         contents.keep_only(&HashSet::new());
         assert!(contents.file("1").exists());
         assert_eq!(fs::read_to_string(dir.path().join("slots.unreadable")).unwrap(), "{");
+    }
+
+    #[test]
+    fn several_writers_of_one_version_keep_it_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let contents = Contents::new(dir.path().to_owned());
+        for round in 0..20 {
+            let digest = round.to_string();
+            std::thread::scope(|scope| {
+                let writers: Vec<_> = (0..4).map(|_| scope.spawn(|| contents.put(&digest, &[7; 10_000]))).collect();
+                writers.into_iter().for_each(|writer| writer.join().unwrap().unwrap());
+            });
+            assert_eq!(fs::read(contents.file(&digest)).unwrap(), [7; 10_000]);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 20, "nothing unfinished is left");
     }
 
     #[test]
