@@ -120,6 +120,8 @@ pub trait HostCalls: Any + Send {
     fn sid(&self) -> String;
     /// The event's id.
     fn event_id(&self) -> String;
+    /// The generation to which the event is bound, for the log.
+    fn generation(&self) -> u64;
     /// When the host received the event, milliseconds since 1970.
     fn received_at(&self) -> u64;
     /// Ends the caller's connection after the effects are delivered.

@@ -52,6 +52,17 @@ impl EventId {
     pub fn new(at: SystemTime) -> Self {
         Self(ulid::Ulid::from_datetime(at))
     }
+
+    /// The id as two numbers, the high one first.
+    pub fn halves(self) -> [u64; 2] {
+        let (high, low): (u64, u64) = self.0.into();
+        [high, low]
+    }
+
+    /// The id of these halves.
+    pub fn of_halves([high, low]: [u64; 2]) -> Self {
+        Self((high, low).into())
+    }
 }
 
 impl fmt::Display for EventId {

@@ -70,7 +70,7 @@ impl Plugin {
         let Candidate { registration, file, digest, engine, pre } = candidate;
         let limits = Arc::new(settings.limits.clone());
         let instances = engine.instances(&limits);
-        let output = Arc::new(output::Output::new(&registration.name, &limits));
+        let output = Arc::new(output::Output::new(&registration.name, Some(registration.version.clone()), &limits));
         let config = settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let retired = CancellationToken::new();
         let code = Code { engine, pre, limits, config: Arc::new(config), output, memory, retired };

@@ -11,6 +11,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
 use crate::event::{Connection, Event, Json};
+use crate::log::Chain;
 use crate::registry::{Inbound, NotJoined, Outbound, Routes, Served};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
@@ -148,7 +149,8 @@ impl Run {
             ViewError::Outdated => self.fail(Fault::Outdated),
             ViewError::Contended => self.fail(Fault::Rejected(super::contended())),
             ViewError::Store(error) => {
-                tracing::error!(plugin = self.served.plugin.name(), id = %self.event.id, error = ?super::Cause(&error), "state not read");
+                tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.served.plugin.name(), error = %Chain(&error),
+                    "state not read");
                 self.fail(Fault::Rejected(Rejection::Unavailable("the plugin's state can't be read now".to_owned())))
             }
         }
@@ -341,6 +343,10 @@ impl HostCalls for Run {
 
     fn event_id(&self) -> String {
         self.event.id.to_string()
+    }
+
+    fn generation(&self) -> u64 {
+        self.routes.generation
     }
 
     fn received_at(&self) -> u64 {

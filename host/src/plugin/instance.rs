@@ -134,6 +134,7 @@ impl Instance {
         });
         store.set_epoch_deadline(FIRST_LOOK);
         let made = within(&clock, budget, &code.retired, pin!(code.pre.instantiate_async(&mut store))).await;
+        store.data().stderr.release();
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => Failure::NoRoom(error),
             Failure::Trapped(error) => Failure::NotInstantiated(error),
@@ -154,6 +155,7 @@ impl Instance {
             let call = pin!(self.guest.call_register(&mut self.store));
             within(&self.clock, budget, &self.retired, call).await
         };
+        self.store.data().stderr.release();
         let returned = returned.map_err(|error| explain(error, &self.store, budget))?;
         match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
             Phase::Registering(declarations) => Ok(returned.map_err(Refusal::from).and_then(|()| declarations.finish())),
@@ -169,6 +171,7 @@ impl Instance {
         budget: &mut Budget,
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
         self.handled += 1;
+        self.store.data().current.set(event.id, calls.generation());
         self.store.data_mut().phase = Phase::Handling(calls);
         let attachments: Vec<&[u8]> = event.payload.attachments.iter().map(AsRef::as_ref).collect();
         self.store.set_epoch_deadline(FIRST_LOOK);
@@ -178,10 +181,18 @@ impl Instance {
         };
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
         match (returned, phase) {
-            (Ok(answer), Phase::Handling(calls)) => Ok((answer.map_err(Refusal::from), calls)),
+            (Ok(answer), Phase::Handling(calls)) => {
+                self.store.data().stderr.release();
+                Ok((answer.map_err(Refusal::from), calls))
+            }
             (Ok(_), Phase::Idle | Phase::Registering(_)) => Err(Failure::Trapped(wasmtime::Error::msg("the event's calls are gone"))),
             (Err(error), _) => Err(explain(error, &self.store, budget)),
         }
+    }
+
+    /// What the guest said on its standard error of the call that has failed.
+    pub(super) fn take_output(&self) -> String {
+        self.store.data().stderr.take_held()
     }
 
     /// Whether the instance has served its time, or has grown too much.

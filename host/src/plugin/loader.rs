@@ -195,7 +195,7 @@ async fn register(
     limits: &Arc<Limits>,
 ) -> Result<Registration, LoadError> {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let output = Arc::new(Output::new(&stem, limits));
+    let output = Arc::new(Output::new(&stem, None, limits));
     let (config, memory, retired) = (Arc::default(), Arc::default(), CancellationToken::new());
     let code = Code { engine: Arc::clone(engine), pre: pre.clone(), limits: Arc::clone(limits), config, output, memory, retired };
     let mut budget = Budget::in_background(limits.register_cpu_ms, limits.event_wall_ms);

@@ -1,7 +1,8 @@
 //! What a plugin says: its log lines and its standard output, limited and shown with its name. Never fatal to the plugin.
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,13 +12,16 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::config::Limits;
 use crate::effect::LogLevel;
+use crate::event::EventId;
 use crate::rejection::truncate;
 
-/// One plugin's voice in the host's log, shared by its instances.
+/// What one plugin writes to the host's log, shared by its instances.
 #[derive(Debug)]
 pub(super) struct Output {
     /// As it was registered; the file's name before that.
     plugin: Arc<str>,
+    /// As it was registered; none before that.
+    version: Option<String>,
     lines_per_second: NonZeroU32,
     line_bytes: NonZeroUsize,
     state: Mutex<OutputState>,
@@ -35,17 +39,43 @@ struct OutputState {
 /// The length of a window in which lines are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
+/// The event that one instance handles, for the lines that it writes meanwhile. An instance runs on one thread at a time, so plain stores
+/// are enough; they are made for each event, and a lock would cost more.
+#[derive(Debug, Default)]
+pub(super) struct CurrentEvent {
+    id: [AtomicU64; 2],
+    /// Zero before the first event.
+    generation: AtomicU64,
+}
+
+impl CurrentEvent {
+    /// From now on the instance handles this event.
+    pub(super) fn set(&self, id: EventId, generation: u64) {
+        for (half, value) in self.id.iter().zip(id.halves()) {
+            half.store(value, Ordering::Relaxed);
+        }
+        self.generation.store(generation, Ordering::Relaxed);
+    }
+
+    /// The event's id and its generation; `None` before the first event.
+    fn get(&self) -> Option<(EventId, u64)> {
+        let [high, low] = &self.id;
+        let halves = [high.load(Ordering::Relaxed), low.load(Ordering::Relaxed)];
+        (halves != [0, 0]).then(|| (EventId::of_halves(halves), self.generation.load(Ordering::Relaxed)))
+    }
+}
+
 impl Output {
-    /// The voice of `plugin`, as loud as its limits allow.
-    pub(super) fn new(plugin: &str, limits: &Limits) -> Self {
+    /// The output of `plugin`, within its limits.
+    pub(super) fn new(plugin: &str, version: Option<String>, limits: &Limits) -> Self {
         let state = OutputState { window: Instant::now(), shown: 0, dropped: 0 };
         let (lines_per_second, line_bytes) = (limits.log_lines_per_second, limits.log_line_bytes);
-        Self { plugin: plugin.into(), lines_per_second, line_bytes, state: Mutex::new(state) }
+        Self { plugin: plugin.into(), version, lines_per_second, line_bytes, state: Mutex::new(state) }
     }
 
     /// Writes one line; beyond the rate it is counted and dropped.
-    pub(super) fn write(&self, level: LogLevel, event: &str, mut message: String) {
-        let plugin = &self.plugin;
+    pub(super) fn write(&self, level: LogLevel, current: &CurrentEvent, mut message: String) {
+        let (plugin, version) = (&*self.plugin, self.version.as_deref());
         let dropped = {
             // The lock guards counters only: a panic elsewhere leaves them whole.
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,47 +90,122 @@ impl Output {
             std::mem::take(&mut state.dropped)
         };
         if dropped > 0 {
-            tracing::warn!(target: "plugin", %plugin, dropped, "log lines dropped: over the plugin's rate");
+            tracing::warn!(target: "plugin", plugin, version, dropped, "log lines dropped: over the plugin's rate");
         }
         truncate(&mut message, self.line_bytes.get());
-        // One line is one line: a plugin can't write what looks like another's.
-        if message.contains(char::is_control) {
-            message = message.replace(char::is_control, " ");
-        }
+        let event = current.get();
+        let (id, generation) = (event.map(|(id, _)| id.to_string()), event.map(|(_, generation)| generation));
         match level {
-            LogLevel::Trace => tracing::trace!(target: "plugin", %plugin, event, "{message}"),
-            LogLevel::Debug => tracing::debug!(target: "plugin", %plugin, event, "{message}"),
-            LogLevel::Info => tracing::info!(target: "plugin", %plugin, event, "{message}"),
-            LogLevel::Warn => tracing::warn!(target: "plugin", %plugin, event, "{message}"),
-            LogLevel::Error => tracing::error!(target: "plugin", %plugin, event, "{message}"),
+            LogLevel::Trace => tracing::trace!(target: "plugin", plugin, version, generation, id, "{message}"),
+            LogLevel::Debug => tracing::debug!(target: "plugin", plugin, version, generation, id, "{message}"),
+            LogLevel::Info => tracing::info!(target: "plugin", plugin, version, generation, id, "{message}"),
+            LogLevel::Warn => tracing::warn!(target: "plugin", plugin, version, generation, id, "{message}"),
+            LogLevel::Error => tracing::error!(target: "plugin", plugin, version, generation, id, "{message}"),
         }
     }
 }
 
 /// Standard output or error of one instance: always takes what it is given, and logs it by lines.
 #[derive(Clone)]
-pub(super) struct LineStream {
+pub(super) struct LineStream(Arc<Stream>);
+
+struct Stream {
     output: Arc<Output>,
     level: LogLevel,
-    /// What came since the last line's end, at most one line's bytes.
-    pending: Arc<Mutex<Vec<u8>>>,
+    current: Arc<CurrentEvent>,
+    /// Whether lines are held until the call has ended: what a guest says of its own failure belongs into the failure's record.
+    holds: bool,
+    /// Whether lines are held now: read after each event, so it needs no lock.
+    has_held: AtomicBool,
+    text: Mutex<Text>,
 }
 
+#[derive(Default)]
+struct Text {
+    /// What came since the last line's end, at most one line's bytes.
+    pending: Vec<u8>,
+    held: Vec<String>,
+    /// Of the lines that are held.
+    held_bytes: usize,
+}
+
+/// Bytes of lines that are held: a panic's message and some of what came before. Beyond, they are logged at once.
+const MAX_HELD: usize = 4 << 10;
+
 impl LineStream {
-    pub(super) fn new(output: Arc<Output>, level: LogLevel) -> Self {
-        Self { output, level, pending: Arc::default() }
+    /// Standard output: each line is logged as it comes.
+    pub(super) fn stdout(output: &Arc<Output>, current: &Arc<CurrentEvent>) -> Self {
+        Self::new(output, LogLevel::Info, current, false)
+    }
+
+    /// Standard error: lines are held until [`LineStream::release`] or [`LineStream::take_held`].
+    pub(super) fn stderr(output: &Arc<Output>, current: &Arc<CurrentEvent>) -> Self {
+        Self::new(output, LogLevel::Warn, current, true)
+    }
+
+    fn new(output: &Arc<Output>, level: LogLevel, current: &Arc<CurrentEvent>, holds: bool) -> Self {
+        let (output, current) = (Arc::clone(output), Arc::clone(current));
+        Self(Arc::new(Stream { output, level, current, holds, has_held: AtomicBool::new(false), text: Mutex::default() }))
+    }
+
+    /// The call has ended well: logs the lines that are held.
+    pub(super) fn release(&self) {
+        if self.0.has_held.load(Ordering::Relaxed) {
+            let held = self.0.take(&mut self.0.text());
+            self.0.log(held);
+        }
+    }
+
+    /// The call has failed: what it said of that, its last line included.
+    pub(super) fn take_held(&self) -> String {
+        let mut text = self.0.text();
+        let mut said = self.0.take(&mut text);
+        let pending = std::mem::take(&mut text.pending);
+        said.push(String::from_utf8_lossy(&pending).into_owned());
+        said.join("\n").trim().to_owned()
     }
 
     fn take(&self, bytes: &[u8]) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = &self.0;
+        let mut text = stream.text();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = self.output.line_bytes.get().saturating_sub(pending.len());
-            pending.extend(piece.iter().take(room).filter(|byte| **byte != b'\n'));
+            let room = stream.output.line_bytes.get().saturating_sub(text.pending.len());
+            text.pending.extend(piece.iter().take(room).filter(|byte| **byte != b'\n'));
             if piece.ends_with(b"\n") {
-                let line = String::from_utf8_lossy(&pending).trim_end().to_owned();
-                pending.clear();
-                self.output.write(self.level, "", line);
+                let line = String::from_utf8_lossy(&text.pending).trim_end().to_owned();
+                text.pending.clear();
+                if !stream.holds {
+                    stream.output.write(stream.level, &stream.current, line);
+                    continue;
+                }
+                text.held_bytes += line.len();
+                text.held.push(line);
+                stream.has_held.store(true, Ordering::Relaxed);
+                // Empty lines cost memory as well.
+                if text.held_bytes + text.held.len() * size_of::<String>() > MAX_HELD {
+                    let held = stream.take(&mut text);
+                    stream.log(held);
+                }
             }
+        }
+    }
+}
+
+impl Stream {
+    /// The lock guards text that is whole between any two of its calls.
+    fn text(&self) -> MutexGuard<'_, Text> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, text: &mut Text) -> Vec<String> {
+        self.has_held.store(false, Ordering::Relaxed);
+        text.held_bytes = 0;
+        std::mem::take(&mut text.held)
+    }
+
+    fn log(&self, lines: Vec<String>) {
+        for line in lines.into_iter().filter(|line| !line.is_empty()) {
+            self.output.write(self.level, &self.current, line);
         }
     }
 }
@@ -156,20 +261,40 @@ mod tests {
 
     #[test]
     fn lines_over_the_rate_are_counted_and_dropped() {
-        let output = Output::new("loud", &limits(2));
+        let output = Output::new("loud", None, &limits(2));
         for _ in 0..5 {
-            output.write(LogLevel::Info, "", "hello".to_owned());
+            output.write(LogLevel::Info, &CurrentEvent::default(), "hello".to_owned());
         }
         let state = output.state.lock().unwrap();
         assert_eq!((state.shown, state.dropped), (2, 3));
     }
 
+    fn streams(lines: u32) -> [LineStream; 2] {
+        let (output, current) = (Arc::new(Output::new("loud", None, &limits(lines))), Arc::default());
+        [LineStream::stdout(&output, &current), LineStream::stderr(&output, &current)]
+    }
+
     #[test]
     fn a_line_without_an_end_takes_no_more_memory_than_a_line_may() {
-        let stream = LineStream::new(Arc::new(Output::new("loud", &limits(1))), LogLevel::Info);
-        for _ in 0..1000 {
-            stream.take(b"no end in sight ");
+        for stream in streams(1) {
+            for _ in 0..1000 {
+                stream.take(b"no end in sight ");
+            }
+            assert_eq!(stream.0.text().pending.len(), 8);
         }
-        assert_eq!(stream.pending.lock().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn standard_error_is_held_for_the_record_of_a_failure_and_bounded() {
+        let [_, stream] = streams(u32::MAX);
+        stream.take(b"one\ntwo\nthr");
+        assert_eq!(stream.take_held(), "one\ntwo\nthr");
+        stream.take(b"three\n");
+        stream.release();
+        assert_eq!(stream.take_held(), "", "released lines are in the log");
+        for _ in 0..10_000 {
+            stream.take(b"\n");
+        }
+        assert!(stream.0.text().held.len() <= MAX_HELD / size_of::<String>());
     }
 }

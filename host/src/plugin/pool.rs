@@ -118,7 +118,7 @@ impl Pool {
     }
 
     fn seated(&self, instance: Option<Instance>) -> Seat {
-        Seat { shared: Arc::clone(&self.shared), instance, kept: None }
+        Seat { shared: Arc::clone(&self.shared), instance, kept: None, output: Box::default() }
     }
 }
 
@@ -145,6 +145,8 @@ pub struct Seat {
     instance: Option<Instance>,
     /// What the next event is to find.
     kept: Option<Instance>,
+    /// What the guest said of the call that has failed.
+    output: Box<str>,
 }
 
 impl Seat {
@@ -163,9 +165,17 @@ impl Seat {
             Some(instance) => instance,
             None => Instance::new(&self.shared.code, budget).await?,
         };
-        let returned = instance.handle(event, calls, budget).await?;
-        self.instance = Some(instance);
-        Ok(returned)
+        let returned = instance.handle(event, calls, budget).await;
+        match returned {
+            Ok(_) => self.instance = Some(instance),
+            Err(_) => self.output = instance.take_output().into(),
+        }
+        returned
+    }
+
+    /// What the guest said on its standard error of the call that has failed.
+    pub fn take_output(&mut self) -> String {
+        std::mem::take(&mut self.output).into()
     }
 
     /// The run counts: its instance may serve another event. Not called for a run whose writes were dropped, because what the guest

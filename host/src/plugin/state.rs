@@ -13,7 +13,7 @@ use crate::effect::{HostCalls, LogLevel, Target};
 use crate::rejection::Refusal;
 
 use super::bindings::sockhop::plugin::{connections, emitter, identity, log, registry, rooms, state, types};
-use super::output::{LineStream, Output};
+use super::output::{CurrentEvent, LineStream, Output};
 use super::registration::Declarations;
 
 /// The data of one store.
@@ -23,6 +23,10 @@ pub(super) struct InstanceState {
     /// The plugin's own settings.
     pub(super) config: Arc<WasiConfigVariables>,
     output: Arc<Output>,
+    /// The event that is being handled.
+    pub(super) current: Arc<CurrentEvent>,
+    /// What the guest prints on its standard error.
+    pub(super) stderr: LineStream,
     wasi: WasiCtx,
     resources: ResourceTable,
 }
@@ -39,9 +43,11 @@ pub(super) enum Phase {
 
 impl InstanceState {
     pub(super) fn new(limits: &Limits, config: &Arc<WasiConfigVariables>, output: &Arc<Output>, plugin_memory: &Arc<AtomicUsize>) -> Self {
+        let current = Arc::default();
+        let stderr = LineStream::stderr(output, &current);
         let wasi = WasiCtx::builder()
-            .stdout(LineStream::new(Arc::clone(output), LogLevel::Info))
-            .stderr(LineStream::new(Arc::clone(output), LogLevel::Warn))
+            .stdout(LineStream::stdout(output, &current))
+            .stderr(stderr.clone())
             .max_random_size(limits.random_bytes.get())
             .allow_tcp(false)
             .allow_udp(false)
@@ -49,7 +55,8 @@ impl InstanceState {
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(limits.handles.get());
         let memory = MemoryLimiter::new(limits, plugin_memory);
-        Self { phase: Phase::Idle, memory, config: Arc::clone(config), output: Arc::clone(output), wasi, resources }
+        let (config, output) = (Arc::clone(config), Arc::clone(output));
+        Self { phase: Phase::Idle, memory, config, output, current, stderr, wasi, resources }
     }
 
     fn handling(&mut self) -> std::result::Result<&mut dyn HostCalls, Refusal> {
@@ -302,7 +309,6 @@ impl log::Host for InstanceState {
             log::Level::Warn => LogLevel::Warn,
             log::Level::Error => LogLevel::Error,
         };
-        let event = self.handling().map_or_else(|_| String::new(), |calls| calls.event_id());
-        self.output.write(level, &event, message);
+        self.output.write(level, &self.current, message);
     }
 }
