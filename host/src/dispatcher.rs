@@ -15,7 +15,8 @@ use serde_json::value::RawValue;
 use crate::breaker::{Change, Denied, Outcome, Permit};
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
-use crate::event::{Event, EventId, Identity, Json, is_deeper};
+use crate::event::{Event, Identity, Json, is_deeper};
+use crate::log::{self, Chain, Handler};
 use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
 use crate::registry::{Inbound, Registry, Routes, Served};
@@ -49,6 +50,26 @@ pub struct Reply {
 /// What becomes of an event.
 pub type Answer = Result<Reply, Rejection>;
 
+/// Why an event had no effects: what its sender is told, and what only operators are told.
+#[derive(Debug)]
+struct Failed {
+    rejection: Rejection,
+    /// In a box: a success pays for its room.
+    fault: Option<Box<log::Fault>>,
+}
+
+impl Failed {
+    fn new(rejection: Rejection, fault: log::Fault) -> Self {
+        Self { rejection, fault: Some(Box::new(fault)) }
+    }
+}
+
+impl From<Rejection> for Failed {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, fault: None }
+    }
+}
+
 /// Runs after which a handler that keeps meeting conflicts has its plugin's turn to commit from its begin, so that the next run ends.
 const OPTIMISTIC_RUNS: u32 = 2;
 
@@ -67,6 +88,7 @@ impl Dispatcher {
         let routes = self.registry.snapshot();
         let Some(route) = routes.route(&event.name) else {
             self.metrics.unknown_event();
+            log::rejected(&event.name, event.id, event.caller.as_deref(), None, &Rejection::UnknownEvent, None);
             return Err(Rejection::UnknownEvent);
         };
         let began = Instant::now();
@@ -80,21 +102,18 @@ impl Dispatcher {
         }
         let (answer, ended) = match checked.and_then(|()| Self::admit(&routes, &route.plugin, &event, began)) {
             Ok(permit) => self.run(permit, &routes, &route.plugin, &event, Some(route.inbound.as_ref()), began).await,
-            Err(rejection) => (Err(rejection), Instant::now()),
+            Err(rejection) => (Err(rejection.into()), Instant::now()),
         };
-        route.inbound.meter.record(answer.as_ref().err().map(Rejection::code), ended.saturating_duration_since(began));
-        if let Err(rejection) = &answer {
-            tracing::debug!(event = %event.name, id = %event.id, plugin = route.plugin.plugin.name(), rejection = rejection.code(),
-                "event rejected");
-        }
-        answer
+        let code = answer.as_ref().err().map(|failed| failed.rejection.code());
+        route.inbound.meter.record(code, ended.saturating_duration_since(began));
+        answer.map_err(|failed| report(&routes, &route.plugin, &event, failed))
     }
 
     /// Emits `event` for a business system: to the rooms that it names, to everyone, or to where the event's declaration sends it.
     ///
     /// # Errors
     /// Where nobody declares the event, its data does not fit, it may not go there, or no room is known.
-    pub fn emit(&self, id: EventId, event: &str, data: &RawValue, to: Option<Target>) -> Result<Emitted, Rejection> {
+    pub fn emit(&self, event: &str, data: &RawValue, to: Option<Target>) -> Result<Emitted, Rejection> {
         let routes = self.registry.snapshot();
         let declarations: Vec<_> = routes.outbound(event).collect();
         // All declarations of an event have the same schema.
@@ -132,7 +151,6 @@ impl Dispatcher {
         };
         let emit = Emit { to, event: event.to_owned(), data: Json::of(data.get().to_owned(), &value), attachments: Vec::new() };
         let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]).receivers;
-        tracing::debug!(event, %id, receivers, "emitted over HTTP");
         Ok(Emitted { rooms, receivers })
     }
 
@@ -180,13 +198,13 @@ impl Dispatcher {
         event: &Arc<Event>,
         inbound: Option<&Inbound>,
         began: Instant,
-    ) -> (Answer, Instant) {
+    ) -> (Result<Reply, Failed>, Instant) {
         let client = event.caller.as_ref().map(|caller| &caller.client);
         let answer = self.run_within(routes, served, event, inbound, began).await;
         let ended = Instant::now();
         // Whatever became of the event: numbers that it took are written as well.
         checkpoint_if_due(served);
-        let outcome = match &answer {
+        let outcome = match answer.as_ref().map_err(|failed| &failed.rejection) {
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
             Err(Rejection::Busy(_) | Rejection::Unavailable(_)) => Outcome::Unknown,
             _ => Outcome::Answered,
@@ -204,7 +222,7 @@ impl Dispatcher {
                     self.registry.tell_change();
                 }
                 Change::Throttled(client, time) => {
-                    tracing::warn!(plugin, %client, throttled_ms = time.as_millis(), "client throttled: the plugin fails on its events");
+                    tracing::warn!(plugin, throttled = %client, throttled_ms = time.as_millis(), "client throttled: the plugin fails on its events");
                 }
             }
         }
@@ -218,7 +236,7 @@ impl Dispatcher {
         event: &Arc<Event>,
         inbound: Option<&Inbound>,
         began: Instant,
-    ) -> Answer {
+    ) -> Result<Reply, Failed> {
         let limits = served.plugin.limits();
         // What the host itself tells is never `busy`: it waits for its place, and its time begins after that.
         let (seat, mut budget) = match inbound {
@@ -229,7 +247,7 @@ impl Dispatcher {
             }
         };
         let Some(mut seat) = seat else {
-            return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()));
+            return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()).into());
         };
         let patience = inbound.map(|_| budget.until());
         let mut runs = 0;
@@ -244,18 +262,22 @@ impl Dispatcher {
             let (answer, calls) = match seat.handle(event, Box::new(run), &mut budget).await {
                 Ok(returned) => returned,
                 Err(failure) => {
-                    let rejection = self.fail(served, event, &failure);
+                    let mut failed = fail(&failure, seat.take_output());
                     // A handler that can't do without its state may trap.
-                    let is_hosts_own = rejection == Rejection::PluginFailed && served.state.store.faults() != faults;
-                    return Err(if is_hosts_own { state_failed(served) } else { rejection });
+                    if failed.rejection == Rejection::PluginFailed && served.state.store.faults() != faults {
+                        failed.rejection = state_failed(served);
+                    }
+                    return Err(failed);
                 }
             };
-            let Some(mut run) = Run::from_calls(calls) else { return Err(Rejection::PluginFailed) };
+            let Some(mut run) = Run::from_calls(calls) else {
+                return Err(Rejection::PluginFailed.into());
+            };
             match run.take_fault() {
                 None => {}
                 Some(Fault::Rejected(rejection)) => {
                     served.plugin.count_failure();
-                    return Err(rejection);
+                    return Err(rejection.into());
                 }
                 Some(Fault::Outdated) => {
                     seat.discard();
@@ -269,18 +291,19 @@ impl Dispatcher {
                     seat.keep();
                     let (code, message) = (refusal.code.clone(), refusal.message.clone());
                     let rejection = Rejection::from_handler(refusal);
-                    if rejection == Rejection::PluginFailed {
-                        tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), code, message,
-                            "handler failed: it returned a refusal that is not its client's");
-                    }
-                    return Err(rejection);
+                    return Err(match rejection {
+                        Rejection::PluginFailed => {
+                            let error = format!("the handler returned a refusal that is not its client's: {code}: {message}");
+                            Failed::new(rejection, log::Fault::new(error))
+                        }
+                        rejection => rejection.into(),
+                    });
                 }
             };
             let reply = match run.check_reply(reply, inbound) {
                 Ok(reply) => reply,
                 Err(reason) => {
-                    tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), reason, "reply refused");
-                    return Err(Rejection::PluginFailed);
+                    return Err(Failed::new(Rejection::PluginFailed, log::Fault::new(format!("reply refused: {reason}"))));
                 }
             };
             let (effects, view) = run.finish();
@@ -307,12 +330,16 @@ impl Dispatcher {
                             seat.discard();
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
                         }
-                        Err(CommitError::Contended) => return Err(contended()),
+                        Err(CommitError::Contended) => return Err(contended().into()),
                         Err(error @ CommitError::Full { .. }) => {
                             served.plugin.count_failure();
-                            return Err(Rejection::TooLarge(error.to_string()));
+                            return Err(Rejection::TooLarge(error.to_string()).into());
                         }
-                        Err(error) => return Err(self.unavailable(served, event, &error)),
+                        Err(error) => {
+                            served.plugin.count_failure();
+                            let rejection = Rejection::Unavailable("the plugin's state can't be written now".to_owned());
+                            return Err(Failed::new(rejection, log::Fault::new(format!("state not written: {}", Chain(&error)))));
+                        }
                     }
                 }
             }
@@ -333,25 +360,28 @@ impl Dispatcher {
         }
         applied
     }
+}
 
-    /// Logs what the client is not told.
-    fn fail(&self, served: &Served, event: &Event, failure: &Failure) -> Rejection {
-        let cause = std::error::Error::source(failure).map(|_| format!("{:?}", Cause(failure))).unwrap_or_default();
-        let ran_ms = if let Failure::CpuExceeded { ran, .. } = failure { Some(ran.as_secs_f64() * 1000.0) } else { None };
-        tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), version = served.plugin.registration.version,
-            reason = %failure, ran_ms, cause, "handler failed");
-        match failure {
-            Failure::CpuExceeded { .. } | Failure::WallExceeded(_) => Rejection::TimedOut,
-            Failure::NoRoom(_) => Rejection::Busy("there is no room for another instance of the plugin now".to_owned()),
-            Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => Rejection::PluginFailed,
-        }
-    }
+/// Logs why an event had no effects, once; what its sender is told.
+fn report(routes: &Routes, served: &Served, event: &Event, failed: Failed) -> Rejection {
+    let Failed { rejection, fault } = failed;
+    let handler = Handler { plugin: served.plugin.name(), version: &served.plugin.registration.version, generation: routes.generation };
+    log::rejected(&event.name, event.id, event.caller.as_deref(), Some(handler), &rejection, fault.as_deref());
+    rejection
+}
 
-    fn unavailable(&self, served: &Served, event: &Event, error: &dyn std::error::Error) -> Rejection {
-        served.plugin.count_failure();
-        tracing::error!(event = %event.name, id = %event.id, plugin = served.plugin.name(), error = ?Cause(error), "state not written");
-        Rejection::Unavailable("the plugin's state can't be written now".to_owned())
+/// What a guest's call that ended without an answer means to the event's sender, and to operators.
+fn fail(failure: &Failure, output: String) -> Failed {
+    let mut fault = log::Fault::new(Chain(failure).to_string()).with_output(output);
+    if let Failure::CpuExceeded { ran, .. } = failure {
+        fault.ran_ms = Some(ran.as_secs_f64() * 1000.0);
     }
+    let rejection = match failure {
+        Failure::CpuExceeded { .. } | Failure::WallExceeded(_) => Rejection::TimedOut,
+        Failure::NoRoom(_) => Rejection::Busy("there is no room for another instance of the plugin now".to_owned()),
+        Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => Rejection::PluginFailed,
+    };
+    Failed::new(rejection, fault)
 }
 
 /// What a client is told whose event is for a disabled plugin.
@@ -389,21 +419,6 @@ fn refuse(denied: Denied) -> Rejection {
         Denied::Throttled { retry_after } => {
             Rejection::RateLimited { message: "this plugin has failed too often on events of this client".to_owned(), retry_after }
         }
-    }
-}
-
-/// An error with all that caused it, on one line for each.
-struct Cause<'error>(&'error dyn std::error::Error);
-
-impl std::fmt::Debug for Cause<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ mod format;
 mod panics;
 mod queue;
 mod record;
+mod rejected;
 mod repeats;
 mod writer;
 
@@ -44,6 +45,7 @@ use writer::Chores;
 pub use escape::{escape, escape_json, is_unsafe};
 pub use panics::{Panic, catch};
 pub use record::Chain;
+pub use rejected::{Fault, Handler, rejected};
 pub use writer::Writer;
 
 /// The target of the lines of plugins. They have a rate of their own (`log_lines_per_second`), so none of them is collapsed.

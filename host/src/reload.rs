@@ -328,7 +328,7 @@ impl Reloader {
             (Subject::File(path, stamp), result) => {
                 if let Err(failure) = &result {
                     self.metrics.reload(failure.name.as_deref().unwrap_or(&stem(&path)), "failed");
-                    tracing::error!(file = %path.display(), plugin = failure.name, digest = failure.digest, reason = failure.reason,
+                    tracing::error!(file = %path.display(), plugin = failure.name, digest = failure.digest, error = failure.reason,
                         "plugin failed");
                     let under = self.assumed_name(&path);
                     if failure.is_by_bytes() && !self.bad.iter().any(|(other, bad)| *other == under && bad.digest == failure.digest) {
@@ -341,7 +341,7 @@ impl Reloader {
             }
             (Subject::Kept(..), Ok(_)) => {}
             (Subject::Kept(name, digest), Err(failure)) => {
-                tracing::error!(plugin = name, digest, reason = failure.reason, "a kept version can't be loaded");
+                tracing::error!(plugin = name, digest, error = failure.reason, "a kept version can't be loaded");
                 self.slots.refused(&name, failure.now(), failure.is_by_bytes());
                 self.lost.insert(digest, failure);
             }
@@ -384,7 +384,7 @@ impl Reloader {
                 return;
             }
         };
-        tracing::info!(plugin = name, ?word, "an operator's word");
+        tracing::debug!(plugin = name, command = ?word, "operator command begins");
         if word == Word::Enable
             && let Some(served) = self.registry.snapshot().plugins.iter().find(|served| served.plugin.name() == name)
         {

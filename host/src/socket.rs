@@ -8,23 +8,22 @@ mod packet;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use futures_util::FutureExt;
 use socketioxide::SocketIo;
 use socketioxide::extract::SocketRef;
 use socketioxide::handler::{ConnectHandler, MessageHandler, Value};
-use socketioxide::socket::Socket;
+use socketioxide::socket::{DisconnectReason, Socket};
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
 use crate::event::{Connection, Event, EventId, Identity};
+use crate::log;
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rooms::{Outlet, ReplyTo, Rooms};
@@ -97,7 +96,10 @@ impl Sockets {
                 let client = Client::new(&sockets, &socket, &name);
                 socket.on_fallback(Intake(Arc::clone(&client)));
                 let leaving = Arc::clone(&client);
-                socket.on_disconnect(async move || leaving.leave().await);
+                socket.on_disconnect(async move |reason: DisconnectReason| {
+                    tracing::debug!(client = leaving.connection.public_id, %reason, "client disconnected");
+                    leaving.leave().await;
+                });
                 socket.extensions.insert(client);
                 std::future::ready(Ok(()))
             };
@@ -193,6 +195,8 @@ impl Client {
         let address = socket.req_parts().extensions.get::<Peer>().map(|Peer(address)| *address);
         let identity = Arc::new(Identity::default());
         let public_id = EventId::new(std::time::SystemTime::now()).to_string();
+        let address_shown = address.map(tracing::field::display);
+        tracing::debug!(client = public_id, address = address_shown, namespace = &**namespace, "client connected");
         let connection = Arc::new(Connection::new(socket.id.to_string(), public_id, Arc::clone(namespace), identity, address));
         sockets.rooms.enter(&connection, socket.id);
         let client = Arc::new(Self {
@@ -228,7 +232,9 @@ impl Client {
         let mut mailbox = self.mailbox();
         if self.sockets.is_stopping.load(Ordering::Acquire) {
             drop(mailbox);
-            let stopping = Err(Rejection::Unavailable("the host is stopping".to_owned()));
+            let stopping = Rejection::Unavailable("the host is stopping".to_owned());
+            self.log(&incoming.event, &stopping);
+            let stopping = Err(stopping);
             // A full buffer's client learns of it by the end of its connection, which is next.
             let _ = self.sockets.rooms.try_answer(&incoming.to, &incoming.event.name, incoming.event.id, &stopping);
             return;
@@ -248,8 +254,10 @@ impl Client {
             Busy::Host
         };
         self.sockets.metrics.mailbox_rejection();
+        let rejection = Rejection::from(busy);
+        self.log(&incoming.event, &rejection);
         let Incoming { event, to, .. } = incoming;
-        if self.sockets.rooms.try_answer(&to, &event.name, event.id, &Err(busy.into())).is_err() {
+        if self.sockets.rooms.try_answer(&to, &event.name, event.id, &Err(rejection)).is_err() {
             let overdue = Overdue { event: event.name.clone(), id: event.id, busy, to };
             if mailbox.overdue.len() < MAX_OVERDUE && self.sockets.memory.take(ANSWER_BYTES, mailbox.memory()) {
                 mailbox.overdue.push_back(overdue);
@@ -329,12 +337,16 @@ impl Client {
             None => {
                 // Pinned where it is: handed on by value, its 3 KiB would be copied for each event.
                 let handling = pin!(self.sockets.dispatcher.handle(Arc::clone(&event)));
-                AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|_| {
-                    tracing::error!(event = event.name, id = %event.id, "the host panicked while it handled an event");
+                log::catch(handling).await.unwrap_or_else(|panic| {
+                    let (caller, fault) = (Some(&*self.connection), panic.into());
+                    log::rejected(&event.name, event.id, caller, None, &Rejection::PluginFailed, Some(&fault));
                     Err(Rejection::PluginFailed)
                 })
             }
-            Some(rejection) => Err(rejection),
+            Some(rejection) => {
+                self.log(&event, &rejection);
+                Err(rejection)
+            }
         };
         let ends = answer.as_ref().is_ok_and(|reply| reply.ends);
         let answer = answer.map(|reply| reply.json);
@@ -342,6 +354,11 @@ impl Client {
         if ends {
             self.sockets.rooms.end(&self.connection);
         }
+    }
+
+    /// Logs why an event is not handled that no plugin was asked for.
+    fn log(&self, event: &Event, rejection: &Rejection) {
+        log::rejected(&event.name, event.id, Some(&self.connection), None, rejection, None);
     }
 
     /// The client is gone. What was received is handled; then `$disconnect`, with the rooms as they were; when this returns, the library

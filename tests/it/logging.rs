@@ -274,3 +274,100 @@ fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
     let errors = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(errors.contains("no plugin today") && !errors.contains('\x1b'), "{errors:?}");
 }
+
+/// The records of a JSON log, as `(target, fields)`.
+fn records(lines: &[String]) -> Vec<(String, Value)> {
+    let parse = |line: &String| {
+        let mut document: Value = serde_json::from_str(line).expect("JSON");
+        (document["target"].as_str().expect("a target").to_owned(), document["fields"].take())
+    };
+    lines.iter().map(parse).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rejection_is_one_record_under_its_id() {
+    let data = tempfile::tempdir().expect("a directory");
+    let settings = [("FORMAT", "json"), ("FILTER", "info"), ("COLLAPSE", "false")];
+    let (_plugins, host) = lab(data.path(), &settings, Stdio::piped());
+    let client = TestClient::connect(&host.url).await;
+    let me = client.ask("me", json!(null)).await;
+    let mut rejected = Vec::new();
+    for (event, payload, code) in [
+        ("small", json!({"number": 1_000}), "invalid_payload"),
+        ("refuse", json!(null), "refused"),
+        ("nobody", json!(null), "unknown_event"),
+        ("for_users", json!(null), "unauthorized"),
+        ("undeclared", json!(null), "plugin_failed"),
+        ("trap", json!(null), "plugin_failed"),
+    ] {
+        let error = client.ask(event, payload).await["error"].take();
+        assert_eq!(error["code"], code, "{event}: {error}");
+        rejected.push(error);
+    }
+    for (path, body, key, status) in
+        [("/api/plugins", None, None, 401), ("/api/plugins/nobody/disable", Some(json!({})), Some(()), 404), ("/metrics", None, None, 401)]
+    {
+        let (answered, problem) = match key {
+            Some(()) => host.http(path, body),
+            None => sockhop_tests::ask(&host.url, path, body, None),
+        };
+        assert_eq!(answered, status, "{path}: {problem}");
+        rejected.push(problem);
+    }
+    let emitted = host.http("/api/emit", Some(json!({"event": "nobody", "data": 1}))).1;
+    assert_eq!(emitted["code"], "unknown_event");
+    rejected.push(emitted);
+    let lines = stopped(host);
+    let records = records(&lines);
+    for error in &rejected {
+        let of_this: Vec<_> = records.iter().filter(|(_, fields)| fields["id"] == error["id"]).map(|(_, fields)| fields).collect();
+        assert_eq!(of_this.len(), 1, "{error}: {of_this:#?}");
+        for member in ["code", "event", "reason"] {
+            assert_eq!(of_this[0][member], error[member], "{member} of {error}: {}", of_this[0]);
+        }
+        assert_eq!(of_this[0]["detail"], error["message"], "{}", of_this[0]);
+    }
+    let of = |event: &str| records.iter().map(|(_, fields)| fields).find(|fields| fields["event"] == event).expect("a record");
+    for event in ["small", "refuse", "trap"] {
+        let (record, known) = (of(event), json!({"plugin": "lab", "version": "1.0.0", "generation": 1, "client": me}));
+        for (name, value) in known.as_object().expect("an object") {
+            assert_eq!(&record[name], value, "{name}: {record}");
+        }
+    }
+    let trap = of("trap");
+    assert!(trap["output"].as_str().expect("what it printed").contains("secret path: /etc/shadow"), "{trap}");
+    assert!(trap["location"].as_str().expect("a place").contains("examples/lab.rs:"), "{trap}");
+    assert!(trap["error"].as_str().expect("a reason").contains("trapped: "), "{trap}");
+    assert!(of("undeclared")["error"].as_str().expect("a reason").contains("secret"), "{}", of("undeclared"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_says_carries_its_code_and_the_events_id() {
+    let data = tempfile::tempdir().expect("a directory");
+    let (_plugins, host) = lab(data.path(), &[("FORMAT", "json"), ("FILTER", "info")], Stdio::piped());
+    let client = TestClient::connect(&host.url).await;
+    let id = client.ask("say", json!("to the log")).await["error"]["id"].take();
+    let lines = stopped(host);
+    let said: Vec<_> = records(&lines).into_iter().filter(|(target, _)| target == "plugin").map(|(_, fields)| fields).collect();
+    let expected = json!({"message": "to the log", "plugin": "lab", "version": "1.0.0", "generation": 1, "id": id});
+    assert_eq!(said, vec![expected; 3], "its log, its standard output and its standard error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_and_operators_are_logged_with_their_names() {
+    let data = tempfile::tempdir().expect("a directory");
+    let (_plugins, host) = lab(data.path(), &[("FORMAT", "json"), ("FILTER", "debug")], Stdio::piped());
+    let client = TestClient::connect(&host.url).await;
+    let me = client.ask("me", json!(null)).await;
+    assert_eq!(host.http("/api/plugins/lab/disable", Some(json!({}))).0, 200);
+    drop(client);
+    let lines = stopped(host);
+    let records = records(&lines);
+    let of = |message: &str| records.iter().map(|(_, fields)| fields).find(|fields| fields["message"] == message).expect("a record");
+    let connected = of("client connected");
+    assert_eq!((&connected["client"], &connected["address"]), (&me, &json!("127.0.0.1")), "{connected}");
+    let gone = of("client disconnected");
+    assert!(gone["client"] == me && gone["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{gone}");
+    let command = of("operator command");
+    assert_eq!((&command["key"], &command["command"], &command["plugin"]), (&json!("host"), &json!("disable"), &json!("lab")), "{command}");
+}

@@ -9,10 +9,9 @@ use std::time::Instant;
 
 use tokio::sync::OwnedMutexGuard;
 
+use crate::log::Chain;
 use crate::registry::{Served, State};
 use crate::store::{Changes, CommitError, Store, Taken, Ticket};
-
-use super::Cause;
 
 /// The right to commit to one plugin's state, and to deliver what follows from it.
 pub(super) type Turn = OwnedMutexGuard<()>;
@@ -100,7 +99,7 @@ pub(super) fn checkpoint_if_due(served: &Served) {
         let (store, plugin) = (Arc::clone(&served.state.store), served.plugin.name().to_owned());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.checkpoint() {
-                tracing::warn!(plugin, error = ?Cause(&error), "checkpoint of the state failed: its write-ahead log stays as long as it is");
+                tracing::warn!(plugin, error = %Chain(&error), "checkpoint of the state failed: its write-ahead log stays as long as it is");
             }
         });
     }

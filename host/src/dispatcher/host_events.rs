@@ -2,21 +2,20 @@
 //! because it does not serve for a while.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::breaker::Denied;
 use crate::event::{Connection, Connections, Event, EventId, Payload, host_event};
+use crate::log;
 use crate::registry::{Routes, Served};
 use crate::rejection::Rejection;
 
 use super::backlog::{Backlog, Delivery, HostEvent, Kind};
-use super::{Dispatcher, Reply, refuse};
+use super::{Dispatcher, Failed, Reply, refuse, report};
 
 /// The host events that plugins have not handled yet.
 #[derive(Default)]
@@ -181,11 +180,17 @@ impl Dispatcher {
     /// Delivers what waits for one plugin, one after the other, until nothing does.
     async fn work(self: Arc<Self>, plugin: &Arc<str>) {
         while let Some((delivery, snapshot)) = self.next_delivery(plugin) {
-            let delivered = AssertUnwindSafe(Box::pin(self.deliver(plugin, &delivery, snapshot))).catch_unwind().await;
-            let outcome = delivered.unwrap_or_else(|_| {
-                tracing::error!(plugin = &**plugin, "the host panicked while it delivered a host event");
+            let mut delivering = Box::pin(self.deliver(plugin, &delivery, snapshot));
+            let outcome = log::catch(delivering.as_mut()).await.unwrap_or_else(|panic| {
+                tracing::error!(
+                    plugin = &**plugin,
+                    error = panic.message,
+                    location = panic.location,
+                    "the host panicked while it delivered a host event"
+                );
                 Outcome::Delivered
             });
+            drop(delivering);
             match outcome {
                 Outcome::Delivered => {
                     if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
@@ -286,11 +291,8 @@ impl Dispatcher {
             (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
             (Ok(_), _) => {}
             // There was no room for an instance: the plugin has not seen it.
-            (Err(Rejection::Busy(_)), _) => return Outcome::NotServing(RETRY),
-            (Err(rejection), _) => {
-                tracing::warn!(event = name, id = %event.id, plugin, rejection = rejection.code(), reason = rejection.message(),
-                    "host event not handled");
-            }
+            (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => return Outcome::NotServing(RETRY),
+            (Err(failed), _) => drop(report(&routes, served, &event, failed)),
         }
         Outcome::Delivered
     }

@@ -137,7 +137,9 @@ impl Server {
 
 /// Tells the client that its request's head took too long.
 async fn say_too_slow(io: Io) -> io::Result<()> {
-    let problem = Problem::too_slow("the head of the request took too long").to_string();
+    let problem = Problem::too_slow("the head of the request took too long");
+    problem.log();
+    let problem = problem.to_string();
     let head = format!(
         "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         problem.len()

@@ -42,7 +42,7 @@ const ENVELOPE_BYTES: usize = 64 << 10;
 
 /// Emits an event; 202 with its id, its rooms, and how many connections it was handed to.
 pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Result<(StatusCode, Json<Value>), Problem> {
-    api.keys.allow(request.headers(), Scope::Emit)?;
+    let key = api.keys.allow(request.headers(), Scope::Emit)?;
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
         let message = "`Idempotency-Key` is not supported yet: nothing was emitted; leave the header out, and a repetition emits again";
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message));
@@ -68,7 +68,8 @@ pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Resul
         (None, None, true) => Some(Target::Everyone),
         _ => return Err(problem(event, Rejection::invalid("give one of `room`, `rooms` (not empty) and `everyone: true`, or none"))),
     };
-    let emitted = api.dispatcher.emit(id, event, body.data.as_ref(), to).map_err(|rejection| problem(event, rejection))?;
+    let emitted = api.dispatcher.emit(event, body.data.as_ref(), to).map_err(|rejection| problem(event, rejection))?;
+    tracing::debug!(key, event, %id, receivers = emitted.receivers, "emitted over HTTP");
     let answer = json!({"id": id.to_string(), "rooms": emitted.rooms, "receivers": emitted.receivers});
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }

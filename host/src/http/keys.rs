@@ -35,8 +35,8 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// Whether the request carries a key that allows `scope`.
-    pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Problem> {
+    /// The name of the request's key, where it allows `scope`.
+    pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<&str, Problem> {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
             let (scheme, secret) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| digest(secret.trim()))
@@ -45,13 +45,13 @@ impl Keys {
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send a key: `Authorization: Bearer KEY`"));
         };
         // Every key is compared, in a time that says nothing about which.
-        let scopes = self.0.iter().fold(None, |found, (_, digest, scopes)| match bool::from(same(digest, &given)) {
-            true => Some(scopes),
+        let found = self.0.iter().fold(None, |found, (name, digest, scopes)| match bool::from(same(digest, &given)) {
+            true => Some((name, scopes)),
             false => found,
         });
-        match scopes {
+        match found {
             None => Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "this key is not known here")),
-            Some(scopes) if scopes.contains(&scope) => Ok(()),
+            Some((name, scopes)) if scopes.contains(&scope) => Ok(name),
             Some(_) => {
                 let message = format!("this key does not have the scope `{}`", scope.name());
                 Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &message))

@@ -42,7 +42,7 @@ const MAX_BODY: usize = 4096;
 /// Goes back to an earlier version.
 pub(super) async fn roll_back(State(api): State<Arc<Api>>, Path(name): Path<String>, request: Request) -> Result<Json<Value>, Problem> {
     // The key first: nobody else may keep the host waiting for a body.
-    api.keys.allow(request.headers(), Scope::Operate)?;
+    let key = api.keys.allow(request.headers(), Scope::Operate)?;
     let body = body::read(request.into_body(), MAX_BODY).await.map_err(|rejection| Problem::rejection(&rejection))?;
     let RollBack { to } = match body.is_empty() {
         true => RollBack::default(),
@@ -50,23 +50,31 @@ pub(super) async fn roll_back(State(api): State<Arc<Api>>, Path(name): Path<Stri
             Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", &format!("the body must be a JSON object {{to?: DIGEST}}: {error}"))
         })?,
     };
-    say(&api, &name, Word::RollBack(to)).await
+    say(&api, key, &name, Word::RollBack(to)).await
 }
 
 /// Answers the plugin's events `unavailable`.
 pub(super) async fn disable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
-    api.keys.allow(&headers, Scope::Operate)?;
-    say(&api, &name, Word::Disable).await
+    let key = api.keys.allow(&headers, Scope::Operate)?;
+    say(&api, key, &name, Word::Disable).await
 }
 
 /// Serves it again.
 pub(super) async fn enable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
-    api.keys.allow(&headers, Scope::Operate)?;
-    say(&api, &name, Word::Enable).await
+    let key = api.keys.allow(&headers, Scope::Operate)?;
+    say(&api, key, &name, Word::Enable).await
 }
 
-async fn say(api: &Api, name: &str, word: Word) -> Result<Json<Value>, Problem> {
-    api.operator.say(name, word).await.map_err(|error| {
+async fn say(api: &Api, key: &str, name: &str, word: Word) -> Result<Json<Value>, Problem> {
+    let (command, to) = match &word {
+        Word::RollBack(to) => ("rollback", to.clone()),
+        Word::Disable => ("disable", None),
+        Word::Enable => ("enable", None),
+    };
+    let obeyed = api.operator.say(name, word).await;
+    let error = obeyed.as_ref().err().map(ToString::to_string);
+    tracing::info!(key, command, plugin = name, to, error, "operator command");
+    obeyed.map_err(|error| {
         let (status, code) = match &error {
             OperatorError::Unknown(_) => (StatusCode::NOT_FOUND, "not_found"),
             OperatorError::NoEarlier(_)

@@ -1,6 +1,7 @@
 //! Errors over HTTP: RFC 9457 problem documents with the members of every other rejection.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use axum::body::to_bytes;
 use axum::extract::Request;
@@ -9,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::event::EventId;
 use crate::rejection::Rejection;
 
 /// The media type of problem documents.
@@ -22,9 +24,10 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// An error that no event has a word for.
+    /// An error that no event has a word for. Its id is the request's.
     pub(super) fn new(status: StatusCode, code: &str, message: &str) -> Self {
-        Self { status, document: json!({"code": code, "message": message}) }
+        let id = EventId::new(SystemTime::now()).to_string();
+        Self { status, document: json!({"code": code, "message": message, "id": id}) }
     }
 
     /// Why an event was not emitted.
@@ -35,9 +38,9 @@ impl Problem {
 
     /// A rejection of something that is no event.
     pub(super) fn rejection(rejection: &Rejection) -> Self {
-        let mut problem = Self::rejected(rejection, "", "");
+        let mut problem = Self::rejected(rejection, "", &EventId::new(SystemTime::now()).to_string());
         if let Some(members) = problem.document.as_object_mut() {
-            members.retain(|name, _| !["event", "id"].contains(&name.as_str()));
+            members.remove("event");
         }
         problem
     }
@@ -45,6 +48,17 @@ impl Problem {
     /// A request that did not come in time.
     pub(super) fn too_slow(message: &str) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timed_out", message)
+    }
+
+    /// Logs the problem under its id, as every one that is answered.
+    pub(super) fn log(&self) {
+        let member = |name: &str| self.document.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let (event, id, code, detail) = (member("event"), member("id"), member("code"), member("message"));
+        let (status, reason) = (self.status.as_u16(), member("reason"));
+        match self.status {
+            StatusCode::INTERNAL_SERVER_ERROR => tracing::error!(event, id, code, reason, status, detail, "request failed"),
+            _ => tracing::info!(event, id, code, reason, status, detail, "request rejected"),
+        }
     }
 
     /// The same with another status.
@@ -73,6 +87,7 @@ impl fmt::Display for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        self.log();
         let mut response = (self.status, self.to_string()).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if self.status == StatusCode::UNAUTHORIZED {

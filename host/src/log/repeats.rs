@@ -35,7 +35,7 @@ const MAX_KINDS: usize = 1024;
 
 /// The fields that make two records of one call in the source different kinds: names that an operator has chosen, not values that differ
 /// each time. An event's name counts only beside a plugin's, because a client can invent names that no plugin handles.
-const KIND_FIELDS: [&str; 10] = ["plugin", "event", "code", "reason", "command", "key", "file", "dir", "digest", "location"];
+const KIND_FIELDS: [&str; 9] = ["plugin", "event", "code", "command", "key", "file", "dir", "digest", "location"];
 
 impl Repeats {
     pub(super) fn new() -> Self {

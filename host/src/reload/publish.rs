@@ -27,7 +27,7 @@ impl Reloader {
         };
         let taken: Vec<_> = taken.into_iter().filter_map(conflict).collect();
         for (file, error) in self.files.note_conflicts(&taken) {
-            tracing::error!(file = %file.display(), digest = error.digest, reason = error.reason, "plugin failed");
+            tracing::error!(file = %file.display(), digest = error.digest, error = error.reason, "plugin failed");
             self.metrics.reload(&stem(&file), "failed");
         }
         for (path, seen) in self.files.iter() {
@@ -54,7 +54,7 @@ impl Reloader {
             let error = LastError { digest: Some(digest), reason: error.to_string(), at: SystemTime::now() };
             let known = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
             if known.is_none_or(|known| (&known.digest, &known.reason) != (&error.digest, &error.reason)) {
-                tracing::error!(plugin = name, digest = error.digest, reason = error.reason, "plugin failed");
+                tracing::error!(plugin = name, digest = error.digest, error = error.reason, "plugin failed");
                 self.metrics.reload(&name, "failed");
                 self.slots.refused(&name, error, false);
             }
