@@ -401,6 +401,12 @@ fn the_files_are_readable_by_nobody_else() {
     assert_eq!(modes, [0o600; 3]);
 }
 
+/// Versions before it can damage a file that two connections write and checkpoint at once (sqlite.org/wal.html#walresetbug), as they do here.
+#[test]
+fn sqlite_is_one_without_the_wal_reset_bug() {
+    assert!(rusqlite::version_number() >= 3_051_003, "{}", rusqlite::version());
+}
+
 #[test]
 fn readers_are_used_again() {
     let (_dir, store) = fresh();
