@@ -76,6 +76,12 @@ pub struct Plugins {
     /// Seconds after which the directory is looked at again where nothing told of a change.
     #[serde(deserialize_with = "limits::seconds")]
     pub rescan_s: Duration,
+    /// Seconds that a directory must stay empty before the plugins that it held are taken out.
+    #[serde(deserialize_with = "limits::seconds")]
+    pub empty_after_s: Duration,
+    /// Seconds after which a plugin whose file is gone is forgotten, with what was decided of it.
+    #[serde(deserialize_with = "limits::seconds")]
+    pub forget_after_s: Duration,
     /// By name; those that no table names are as the rest.
     #[serde(skip)]
     pub by_name: BTreeMap<String, PluginSettings>,
@@ -83,7 +89,16 @@ pub struct Plugins {
 
 impl Default for Plugins {
     fn default() -> Self {
-        Self { dir: PathBuf::from("plugins"), required: Vec::new(), rescan_s: Duration::from_secs(30), by_name: BTreeMap::new() }
+        Self {
+            dir: PathBuf::from("plugins"),
+            required: Vec::new(),
+            rescan_s: Duration::from_secs(30),
+            // Longer than a volume takes to be mounted again, or a deployment to delete a directory and fill it.
+            empty_after_s: Duration::from_secs(10),
+            // 30 days: longer than anyone leaves a plugin out by mistake.
+            forget_after_s: Duration::from_secs(30 * 24 * 60 * 60),
+            by_name: BTreeMap::new(),
+        }
     }
 }
 
@@ -324,8 +339,9 @@ fn plugin_tables(figment: &Figment) -> Result<BTreeMap<String, PluginSettings>, 
         let table = match value {
             Value::Dict(_, table) if is_plugin_name(&name) => table,
             _ => {
-                let error: figment::Error =
-                    de::Error::unknown_field(&name, &["dir", "required", "rescan_s", "NAME ([a-z][a-z0-9_]*, a table)"]);
+                const ALLOWED: &[&str] =
+                    &["dir", "required", "rescan_s", "empty_after_s", "forget_after_s", "NAME ([a-z][a-z0-9_]*, a table)"];
+                let error: figment::Error = de::Error::unknown_field(&name, ALLOWED);
                 return Err(error.with_path("plugins"));
             }
         };
@@ -339,7 +355,7 @@ fn plugin_tables(figment: &Figment) -> Result<BTreeMap<String, PluginSettings>, 
 }
 
 /// The keys of `[plugins]` that are no plugin's table.
-pub const KEYS_OF_PLUGINS: [&str; 3] = ["dir", "required", "rescan_s"];
+pub const KEYS_OF_PLUGINS: [&str; 5] = ["dir", "required", "rescan_s", "empty_after_s", "forget_after_s"];
 
 /// Letters by which a misspelt name may differ from the one that was meant.
 const MOST_EDITS: usize = 3;

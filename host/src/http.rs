@@ -63,6 +63,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
         .route("/api/plugins/{name}/disable", post(plugins::disable))
         .route("/api/plugins/{name}/enable", post(plugins::enable))
+        .route("/api/plugins/{name}/forget", post(plugins::forget))
         .route("/metrics", get(metrics::metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -39,6 +39,7 @@ pub struct Metrics {
     host_events_dropped: Family<Labels, Counter>,
     resyncs: Family<Labels, Counter>,
     generation: Gauge,
+    directory_ok: Gauge,
     tcp_connections: Gauge,
     sessions: Gauge,
     connections_limit: Gauge,
@@ -153,6 +154,9 @@ impl Default for Metrics {
         registry.register("host_events_waiting", "Host events that a plugin has not handled yet", host_events_waiting.clone());
         registry.register("host_events_dropped", "Host events that a plugin has missed: too many waited", host_events_dropped.clone());
         registry.register("resyncs", "Times that a plugin was told to read the connections again", resyncs.clone());
+        let directory_ok = Gauge::default();
+        let help = "Whether the plugin directory can be read and is not suddenly empty (1); if not (0), its plugins keep serving";
+        registry.register("plugin_directory_ok", help, directory_ok.clone());
         let (tcp_connections, sessions, connections_limit) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("tcp_connections", "TCP connections of clients", tcp_connections.clone());
         registry.register("sessions", "Engine.IO sessions, those that are closing included", sessions.clone());
@@ -187,6 +191,7 @@ impl Default for Metrics {
             host_events_dropped,
             resyncs,
             generation,
+            directory_ok,
             tcp_connections,
             sessions,
             connections_limit,
@@ -208,6 +213,11 @@ impl Metrics {
     /// An event that nobody handles.
     pub fn unknown_event(&self) {
         self.events.get_or_create(&labels("", "", "unknown_event")).inc();
+    }
+
+    /// Whether the plugin directory is as it should be.
+    pub fn directory(&self, is_ok: bool) {
+        self.directory_ok.set(is_ok.into());
     }
 
     /// A mailbox had no room for an event.

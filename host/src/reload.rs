@@ -5,6 +5,7 @@
 //! version should serve.
 
 mod contents;
+mod directory;
 mod draining;
 mod files;
 mod load;
@@ -34,12 +35,13 @@ use crate::registry::{Registry, Served};
 use crate::rooms::Rooms;
 
 use contents::Contents;
+use directory::{Directory, Doubt, Look, News};
 use draining::Draining;
 use files::Files;
 pub use load::{Failure, Loader};
 use loads::{Known, Loads, Subject, Version};
+pub use operator::{Absent, Operator, Row, Word};
 use operator::{Command, Waiting};
-pub use operator::{Operator, Row, Word};
 use progress::Progress;
 use slots::{Digest, OperatorError, Slots, Verdict};
 use watch::Watch;
@@ -51,7 +53,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// take to compile; a larger one comes by itself when it is ready.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// How soon a directory that can't be read is looked at again, at the latest.
+/// How soon a directory that can't be read, or is suddenly empty, is looked at again, at the latest.
 const UNREADABLE: Duration = Duration::from_secs(5);
 
 /// Contents that are remembered as bad.
@@ -61,6 +63,7 @@ const MAX_BAD: usize = 64;
 pub struct Reloader {
     dir: PathBuf,
     rescan: Duration,
+    forget_after: Duration,
     loader: Arc<Loader>,
     registry: Arc<Registry>,
     rooms: Arc<Rooms>,
@@ -73,8 +76,8 @@ pub struct Reloader {
     loads: Loads,
     /// When the directory is looked at next, though nothing tells of a change.
     look_at: Instant,
-    /// Whether it could be read when it was looked at last.
-    is_readable: bool,
+    /// Whether what the last look found is believed.
+    directory: Directory,
     /// Set while there are findings that are not published: until when they wait for those that come with them.
     together: Option<Instant>,
     /// What failed by its bytes, the newest first, with the name under whose limits it did: it would fail again.
@@ -120,6 +123,7 @@ impl Reloader {
         Self {
             dir: config.plugins.dir.clone(),
             rescan: config.plugins.rescan_s,
+            forget_after: config.plugins.forget_after_s,
             loads: Loads::new(Arc::clone(&loader), Arc::clone(&contents)),
             loader,
             registry,
@@ -130,7 +134,7 @@ impl Reloader {
             slots,
             files: Files::default(),
             look_at: Instant::now(),
-            is_readable: true,
+            directory: Directory::new(config.plugins.empty_after_s),
             together: None,
             bad: VecDeque::new(),
             ready: HashMap::new(),
@@ -165,6 +169,7 @@ impl Reloader {
     /// Where it can't be read.
     pub async fn begin(&mut self) -> Result<(), ScanError> {
         let found = scan::scan(&self.dir)?;
+        self.metrics.directory(true);
         self.files.observe(found, true);
         self.look_into_due();
         let mut progress = Progress::of(self.loads.len(), Instant::now());
@@ -252,15 +257,19 @@ impl Reloader {
 
     /// When the directory is looked at next: also to try again what failed, where it can be looked at.
     fn next_look(&self) -> Instant {
-        self.files.next_retry().filter(|_| self.is_readable).map_or(self.look_at, |again| again.min(self.look_at))
+        self.files.next_retry().filter(|_| !self.directory.is_doubted()).map_or(self.look_at, |again| again.min(self.look_at))
     }
 
     /// Looks at the directory.
     fn look(&mut self) {
         let scanned = scan::scan(&self.dir);
-        self.is_readable = scanned.is_ok();
+        let look = scanned.as_ref().map_or(Look::Unreadable, |found| Look::Files(found.len()));
+        let known = self.files.iter().count();
+        let judgement = self.directory.judge(look, known, Instant::now());
+        self.metrics.directory(!self.directory.is_doubted());
+        self.tell_of_directory(judgement.news, known, scanned.as_ref().err());
         match scanned {
-            Ok(found) => {
+            Ok(found) if judgement.is_believed => {
                 for changed in self.files.observe(found, false) {
                     self.loads.give_up(&changed);
                 }
@@ -268,15 +277,35 @@ impl Reloader {
                 self.look_into_due();
                 self.together.get_or_insert_with(|| Instant::now() + TOGETHER);
             }
-            // Nothing is known of the files: what serves goes on.
-            Err(error) => tracing::error!(dir = %self.dir.display(), %error, "the plugin directory can't be read"),
+            // What serves goes on.
+            _ => {}
         }
-        self.look_at = Instant::now()
-            + match self.is_readable {
-                true if self.files.any_unsettled() => SETTLE,
-                true => self.rescan,
-                false => self.rescan.min(UNREADABLE),
-            };
+        let again = if self.directory.is_doubted() {
+            self.rescan.min(UNREADABLE)
+        } else if self.files.any_unsettled() {
+            SETTLE
+        } else {
+            self.rescan
+        };
+        let at = Instant::now() + again;
+        self.look_at = self.directory.believed_at().map_or(at, |believed| believed.min(at));
+    }
+
+    /// Logs that the directory is not believed, or is again: once each time.
+    fn tell_of_directory(&self, news: Option<News>, plugins: usize, error: Option<&io::Error>) {
+        let dir = self.dir.display();
+        match news {
+            None => {}
+            Some(News::Doubted(Doubt::Empty)) => {
+                tracing::warn!(%dir, plugins, "the plugin directory is empty: its plugins keep serving for now, and are taken out if it stays so");
+            }
+            Some(News::Doubted(Doubt::Unreadable)) => {
+                tracing::error!(%dir, plugins, error = error.map(tracing::field::display), "the plugin directory can't be read: its plugins keep serving until it can be");
+            }
+            Some(News::StayedEmpty) => tracing::warn!(%dir, plugins, "the plugin directory has stayed empty: its plugins are taken out"),
+            Some(News::Over(Doubt::Empty)) => tracing::info!(%dir, "the plugin directory holds plugins again"),
+            Some(News::Over(Doubt::Unreadable)) => tracing::info!(%dir, "the plugin directory can be read again"),
+        }
     }
 
     /// Begins to look into the files that are new, have changed, or are to be tried again.
@@ -295,7 +324,7 @@ impl Reloader {
 
     /// The plugin that a file is, until it has said its name.
     fn assumed_name(&self, path: &Path) -> String {
-        self.slots.of_file(path).map_or_else(|| stem(path), str::to_owned)
+        self.slots.of_file(path).or_else(|| self.slots.was_of_file(path)).map_or_else(|| stem(path), str::to_owned)
     }
 
     /// What is known of versions by their content, for a file that should be the plugin `name`: what is ready, what is bad, and what was taken
@@ -375,6 +404,7 @@ impl Reloader {
             Word::RollBack(to) => self.slots.roll_back(&name, to.as_deref()).map(Some),
             Word::Disable => self.slots.set_disabled(&name, true).map(|()| None),
             Word::Enable => self.slots.set_disabled(&name, false).map(|()| None),
+            Word::Forget => self.slots.forget(&name).map(|()| None),
         };
         let target = match followed {
             Ok(target) => target,
@@ -431,7 +461,8 @@ impl Reloader {
 
     /// Shows operators what there is.
     fn show(&self) {
-        self.operator.show(operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining));
+        let rows = operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
+        self.operator.show(rows, operator::absent(&self.slots, self.forget_after));
     }
 }
 

@@ -27,6 +27,7 @@ mod leaving;
 mod links;
 mod logging;
 mod numbers;
+mod operators;
 mod order;
 mod readme;
 mod reload;

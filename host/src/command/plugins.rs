@@ -21,7 +21,13 @@ pub(crate) struct Plugins {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Lists the plugins: what serves, what failed and why
-    List(Asked),
+    List {
+        /// Also plugins whose file is gone, and of which something is remembered
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        asked: Asked,
+    },
     /// Shows one plugin, with the versions that can be gone back to
     Show(Named),
     /// Goes back to the version before, or to a kept one; state is not rolled back
@@ -36,6 +42,8 @@ enum Command {
     Disable(Named),
     /// Serves a disabled plugin again, and takes its breaker for closed
     Enable(Named),
+    /// Forgets what was decided of a plugin whose file is gone (disabled, kept versions, versions that failed); its state stays
+    Forget(Named),
 }
 
 #[derive(Debug, Args)]
@@ -59,13 +67,14 @@ impl Plugins {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let (asked, path, body) = match self.command {
             None => (self.list, "/api/plugins".to_owned(), None),
-            Some(Command::List(asked)) => (asked, "/api/plugins".to_owned(), None),
+            Some(Command::List { all, asked }) => (asked, if all { "/api/plugins?all=true" } else { "/api/plugins" }.to_owned(), None),
             Some(Command::Show(Named { name, asked })) => (asked, format!("/api/plugins/{name}"), None),
             Some(Command::Rollback { named: Named { name, asked }, to }) => {
                 (asked, format!("/api/plugins/{name}/rollback"), Some(json!({"to": to})))
             }
             Some(Command::Disable(Named { name, asked })) => (asked, format!("/api/plugins/{name}/disable"), Some(json!({}))),
             Some(Command::Enable(Named { name, asked })) => (asked, format!("/api/plugins/{name}/enable"), Some(json!({}))),
+            Some(Command::Forget(Named { name, asked })) => (asked, format!("/api/plugins/{name}/forget"), Some(json!({}))),
         };
         let document = asked.target.ask(&path, body.as_ref())?.success()?;
         match (asked.json, document) {
@@ -107,7 +116,7 @@ fn print(rows: &[Value]) {
         vec![
             text(row, "name"),
             text(row, "version"),
-            text(row, "state"),
+            if row.get("absent_since").is_some() { "(file gone)".to_owned() } else { text(row, "state") },
             digest.get(..SHORT_DIGEST).unwrap_or(&digest).to_owned(),
             text(row, "calls"),
             text(row, "failures"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,15 +12,19 @@ use serde_json::{Value, json};
 use crate::config::Scope;
 use crate::registry::Served;
 use crate::reload::slots::OperatorError;
-use crate::reload::{Row, Word};
+use crate::reload::{Absent, Row, Word};
 
 use super::problem::Problem;
 use super::{Api, body};
 
-/// One row for each plugin, and for each file that is none.
-pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
+/// One row for each plugin, and for each file that is none; with `?all=true` also for each plugin whose file is gone.
+pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
     api.keys.allow(&headers, Scope::Operate)?;
-    Ok(Json(api.operator.rows().iter().map(row).collect()))
+    let mut rows: Vec<Value> = api.operator.rows().iter().map(row).collect();
+    if query.is_some_and(|query| query.split('&').any(|part| part == "all=true")) {
+        rows.extend(api.operator.absent().iter().map(absent));
+    }
+    Ok(Json(Value::Array(rows)))
 }
 
 /// One plugin, with the versions that can be gone back to.
@@ -65,11 +69,25 @@ pub(super) async fn enable(State(api): State<Arc<Api>>, headers: HeaderMap, Path
     say(&api, key, &name, Word::Enable).await
 }
 
+/// Forgets what was decided of a plugin whose file is gone: whether it is disabled, its kept versions, the verdict on a
+/// version that failed. What the plugin has stored stays.
+pub(super) async fn forget(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+    let key = api.keys.allow(&headers, Scope::Operate)?;
+    submit(&api, key, &name, Word::Forget).await?;
+    Ok(Json(json!({"name": name, "forgotten": true})))
+}
+
 async fn say(api: &Api, key: &str, name: &str, word: Word) -> Result<Json<Value>, Problem> {
+    submit(api, key, name, word).await?;
+    shown(api, name)
+}
+
+async fn submit(api: &Api, key: &str, name: &str, word: Word) -> Result<(), Problem> {
     let (command, to) = match &word {
         Word::RollBack(to) => ("rollback", to.clone()),
         Word::Disable => ("disable", None),
         Word::Enable => ("enable", None),
+        Word::Forget => ("forget", None),
     };
     let obeyed = api.operator.say(name, word).await;
     let error = obeyed.as_ref().err().map(ToString::to_string);
@@ -78,28 +96,44 @@ async fn say(api: &Api, key: &str, name: &str, word: Word) -> Result<Json<Value>
         let (status, code) = match &error {
             OperatorError::Unknown(_) => (StatusCode::NOT_FOUND, "not_found"),
             OperatorError::NoEarlier(_)
+            | OperatorError::Absent { .. }
+            | OperatorError::HasFile { .. }
             | OperatorError::NotKept { .. }
             | OperatorError::Ambiguous { .. }
             | OperatorError::NotServed { .. } => (StatusCode::CONFLICT, "refused"),
             OperatorError::NotRemembered => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
         Problem::new(status, code, &error.to_string())
-    })?;
-    shown(api, name)
+    })
 }
 
 fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
     let rows = api.operator.rows();
-    let Some(found) = rows.iter().find(|row| row.name == name) else {
-        return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", &format!("no plugin `{name}` is known here")));
+    let gone = api.operator.absent();
+    let (mut document, slot) = match (rows.iter().find(|row| row.name == name), gone.iter().find(|absent| absent.name == name)) {
+        (Some(found), _) => (row(found), found.slot.as_ref()),
+        (None, Some(found)) => (absent(found), Some(&found.slot)),
+        (None, None) => return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", &format!("no plugin `{name}` is known here"))),
     };
-    let mut document = row(found);
-    if let (Some(members), Some(slot)) = (document.as_object_mut(), &found.slot) {
+    if let (Some(members), Some(slot)) = (document.as_object_mut(), slot) {
         members.insert("kept".to_owned(), json!(slot.kept));
         members.insert("in_file".to_owned(), json!(slot.in_file));
         members.insert("pinned".to_owned(), json!(slot.pinned));
+        members.insert("disabled".to_owned(), json!(slot.is_disabled(&slot.in_file)));
     }
     Ok(Json(document))
+}
+
+/// A plugin whose file is gone has the members of every other, and no state.
+fn absent(absent: &Absent) -> Value {
+    let plain = Row::without_file(absent);
+    let mut document = row(&plain);
+    if let Some(members) = document.as_object_mut() {
+        members.insert("state".to_owned(), Value::Null);
+        members.insert("absent_since".to_owned(), json!(absent.slot.absent_since.map(rfc3339)));
+        members.insert("forgotten_at".to_owned(), json!(absent.until.map(rfc3339)));
+    }
+    document
 }
 
 fn row(row: &Row) -> Value {

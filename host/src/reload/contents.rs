@@ -149,7 +149,7 @@ mod tests {
         let contents = Contents::new(dir.path().join("plugins"));
         assert_eq!(contents.load(), Slots::default());
         let mut slots = Slots::default();
-        slots.claim(&[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }], false);
+        slots.claim(&[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }], false, SystemTime::UNIX_EPOCH);
         slots.served("a", "1", SystemTime::UNIX_EPOCH);
         contents.save(&slots).unwrap();
         assert_eq!(contents.load(), slots);

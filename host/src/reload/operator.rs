@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
@@ -42,12 +43,26 @@ pub enum Word {
     Disable,
     /// Serve it again, and take its breaker for closed.
     Enable,
+    /// Forget what was decided of a plugin whose file is gone.
+    Forget,
 }
 
 /// What operators see and say.
 pub struct Operator {
     rows: ArcSwap<Vec<Row>>,
+    absent: ArcSwap<Vec<Absent>>,
     commands: mpsc::Sender<Command>,
+}
+
+/// A plugin whose file is gone, and of which something is remembered.
+#[derive(Debug, Clone)]
+pub struct Absent {
+    /// The plugin's name.
+    pub name: String,
+    /// What is remembered.
+    pub slot: Slot,
+    /// When it is forgotten.
+    pub until: Option<SystemTime>,
 }
 
 /// One plugin, or one file that is none.
@@ -71,6 +86,17 @@ pub struct Row {
 }
 
 impl Row {
+    /// One of which nothing is known but its name and its file.
+    fn plain(name: String, file: PathBuf, generation: u64) -> Self {
+        Self { name, file, slot: None, served: None, generation, last_error: None, is_loading: false, draining: 0 }
+    }
+
+    /// What is shown of a plugin whose file is gone.
+    pub fn without_file(absent: &Absent) -> Self {
+        let last_error = absent.slot.last_error.clone();
+        Self { last_error, ..Self::plain(absent.name.clone(), absent.slot.file.clone(), 0) }
+    }
+
     /// The plugin's state now.
     pub fn state(&self) -> PluginState {
         let signs = Signs {
@@ -87,12 +113,18 @@ impl Operator {
     /// One who sees nothing yet, and where his words arrive.
     pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<Command>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        (Arc::new(Self { rows: ArcSwap::default(), commands: sender }), commands)
+        (Arc::new(Self { rows: ArcSwap::default(), absent: ArcSwap::default(), commands: sender }), commands)
     }
 
     /// Shows what there is now.
-    pub(super) fn show(&self, rows: Vec<Row>) {
+    pub(super) fn show(&self, rows: Vec<Row>, absent: Vec<Absent>) {
         self.rows.store(Arc::new(rows));
+        self.absent.store(Arc::new(absent));
+    }
+
+    /// Every plugin whose file is gone.
+    pub fn absent(&self) -> Arc<Vec<Absent>> {
+        self.absent.load_full()
     }
 
     /// Every plugin, and every file that is none.
@@ -113,11 +145,17 @@ impl Operator {
     }
 }
 
+/// The plugins whose file is gone, each forgotten `after` that time.
+pub(super) fn absent(slots: &Slots, after: Duration) -> Vec<Absent> {
+    let until = |slot: &Slot| slot.absent_since.and_then(|since| since.checked_add(after));
+    slots.absent().map(|(name, slot)| Absent { name: name.to_owned(), slot: slot.clone(), until: until(slot) }).collect()
+}
+
 /// What operators see: one row for each slot, for each file that has none, and for what is left of a slot that is gone.
 pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Draining) -> Vec<Row> {
     let generation = routes.generation;
     let is_loading = |path: &PathBuf| files.iter().any(|(file, seen)| file == path && seen.is_loading);
-    let of_slots = slots.iter().map(|(name, slot)| Row {
+    let of_slots = slots.present().map(|(name, slot)| Row {
         name: name.to_owned(),
         file: slot.file.clone(),
         slot: Some(slot.clone()),
@@ -127,16 +165,7 @@ pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Dra
         is_loading: is_loading(&slot.file),
         draining: draining.count(name),
     });
-    let plain = |name: String, file: PathBuf| Row {
-        name,
-        file,
-        slot: None,
-        served: None,
-        generation,
-        last_error: None,
-        is_loading: false,
-        draining: 0,
-    };
+    let plain = |name: String, file: PathBuf| Row::plain(name, file, generation);
     let of_files = files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| match &seen.outcome {
         Some(Outcome::Plugin { name, .. }) => Row { last_error: seen.conflict.clone(), ..plain(name.clone(), path.to_owned()) },
         Some(Outcome::Failed { failure, error, .. }) => Row {

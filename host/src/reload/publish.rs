@@ -19,7 +19,8 @@ impl Reloader {
     pub(super) fn claim(&mut self) {
         self.together = None;
         let claims = self.files.claims();
-        let taken = self.slots.claim(&claims, self.files.any_unknown());
+        let now = SystemTime::now();
+        let taken = self.slots.claim(&claims, self.files.any_unknown(), now);
         let conflict = |(file, other): (&Path, PathBuf)| {
             let (name, digest) = claims.iter().find(|claim| claim.file == file).and_then(|claim| claim.holds)?;
             let reason = AdmitError::NameTaken { name: name.to_owned(), file: other }.to_string();
@@ -35,12 +36,15 @@ impl Reloader {
                 self.slots.broken(path, error.clone(), failure.is_by_bytes());
             }
         }
+        for plugin in self.slots.forget_absent(now, self.forget_after) {
+            tracing::info!(plugin, "forgotten: its file has been gone for too long");
+        }
     }
 
     /// Decides which version of each plugin serves, and serves it.
     pub(super) fn publish(&mut self) {
         let before = self.registry.snapshot();
-        let mut names: Vec<(PathBuf, String)> = self.slots.iter().map(|(name, slot)| (slot.file.clone(), name.to_owned())).collect();
+        let mut names: Vec<(PathBuf, String)> = self.slots.present().map(|(name, slot)| (slot.file.clone(), name.to_owned())).collect();
         names.sort();
         let mut choices = Vec::new();
         for (_, name) in names {

@@ -2,21 +2,27 @@
 //! in; versions to try come out. The only state of it all, and what survives a restart.
 //!
 //! A plugin's name is its slot; a file claims it by registering that name, and keeps it for as long as it is there and registers it. Then
-//! another file of that name may go on with it: a slot is gone only when no file has its name. A slot's state, as operators see it:
+//! another file of that name may go on with it. Without a file the slot is absent: what was decided of it waits for a file of its name. A
+//! slot's state, as operators see it:
 //!
 //! ```text
 //!   (file appears) -> loading -> active <-> quarantined (its breaker is open)
 //!                        \-> failed  \-> disabled (an operator's word; enabling goes back to active)
-//!                                     \-> draining (its file is gone, events still run) -> (nothing)
+//!                                     \-> draining (its file is gone, events still run) -> (absent: no state)
 //! ```
 
+mod claims;
 mod saved_path;
+mod state;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+
+pub use claims::{Claim, MAX_ABSENT};
+pub use state::{PluginState, Signs};
 
 /// Versions of a plugin that are kept to go back to, the one that serves among them.
 pub const KEPT: usize = 5;
@@ -57,6 +63,9 @@ pub struct Slot {
     /// What the file held when an operator disabled the plugin: every version is disabled but one that the file has changed to since.
     #[serde(default)]
     pub disabled: Option<Digest>,
+    /// Since when no file of the directory registers the name; `None` while one does.
+    #[serde(default)]
+    pub absent_since: Option<SystemTime>,
     /// What failed last, until a newer version serves.
     pub last_error: Option<LastError>,
 }
@@ -74,15 +83,6 @@ pub enum Verdict {
     TakenBack,
 }
 
-/// A file of the plugin directory, as far as it claims a slot.
-#[derive(Debug, Clone, Copy)]
-pub struct Claim<'files> {
-    /// Which.
-    pub file: &'files Path,
-    /// The name that it registers, and its version; nothing while that is not known, or where it is no plugin.
-    pub holds: Option<(&'files str, &'files str)>,
-}
-
 /// Why a version does not serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastError {
@@ -94,57 +94,28 @@ pub struct LastError {
     pub at: SystemTime,
 }
 
-/// A slot's state, as operators see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PluginState {
-    /// Its first version is being compiled.
-    Loading,
-    /// It serves.
-    Active,
-    /// Its file is gone, and its last events run.
-    Draining,
-    /// Its breaker is open: its events are answered `unavailable`.
-    Quarantined,
-    /// An operator disabled it: its events are answered `unavailable`.
-    Disabled,
-    /// Nothing of it serves.
-    Failed,
-}
-
-/// What is known of a slot beside what [`Slot`] says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Signs {
-    /// A version is in the registry.
-    pub is_served: bool,
-    /// Its breaker is open.
-    pub is_open: bool,
-    /// A version is being loaded.
-    pub is_loading: bool,
-    /// Events run on code that was taken out.
-    pub is_draining: bool,
-}
-
-impl PluginState {
-    /// The state of a slot, or of what is left of one.
-    pub fn of(slot: Option<&Slot>, signs: Signs) -> Self {
-        match slot {
-            Some(slot) if signs.is_served && slot.is_serving_disabled() => Self::Disabled,
-            Some(_) if signs.is_served && signs.is_open => Self::Quarantined,
-            Some(_) if signs.is_served => Self::Active,
-            _ if signs.is_loading => Self::Loading,
-            None if signs.is_draining => Self::Draining,
-            _ => Self::Failed,
-        }
-    }
-}
-
 /// Why an operator's word is not followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorError {
     /// No such slot.
     #[error("no plugin `{0}` is known here")]
     Unknown(String),
+    /// No file of the directory registers the name.
+    #[error("the file of `{name}` is gone from the plugin directory ({}); put it back first", file.display())]
+    Absent {
+        /// The plugin.
+        name: String,
+        /// The file that it had.
+        file: PathBuf,
+    },
+    /// A file of the directory registers the name.
+    #[error("`{name}` has a file in the plugin directory ({}), and only what is gone can be forgotten; remove the file first", file.display())]
+    HasFile {
+        /// The plugin.
+        name: String,
+        /// The file.
+        file: PathBuf,
+    },
     /// Nothing to go back to.
     #[error("there is no earlier version of `{0}` to go back to")]
     NoEarlier(String),
@@ -202,11 +173,6 @@ impl Slots {
         self.by_name.iter().map(|(name, slot)| (name.as_str(), slot))
     }
 
-    /// The slot that `file` claims.
-    pub fn of_file(&self, file: &Path) -> Option<&str> {
-        self.iter().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
-    }
-
     /// Every version that must be kept.
     pub fn kept(&self) -> impl Iterator<Item = &Digest> {
         self.by_name.values().flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(&slot.pinned))
@@ -214,81 +180,7 @@ impl Slots {
 
     /// The version of each plugin that served before the one that serves.
     pub fn before(&self) -> impl Iterator<Item = Digest> {
-        self.by_name.values().filter_map(|slot| slot.before(slot.serving.as_ref()))
-    }
-
-    /// Lets `files`, which are all that there are, claim their slots, in their order. A slot whose file is gone, or has become another
-    /// plugin, goes on with another file of its name; without one it is gone, unless `more_may_come`: files of which it is not known yet
-    /// what they are. Those that claim the slot of another file, which is said as well.
-    pub fn claim<'files>(&mut self, files: &[Claim<'files>], more_may_come: bool) -> Vec<(&'files Path, PathBuf)> {
-        let is_there = |file: &Path| files.iter().any(|claim| claim.file == file);
-        self.by_name.retain(|name, slot| {
-            let of_file = files.iter().find(|claim| claim.file == slot.file);
-            if of_file.is_some_and(|claim| claim.holds.is_none_or(|(held, _)| held == name)) {
-                return true;
-            }
-            match files.iter().find(|claim| claim.holds.is_some_and(|(held, _)| held == name)) {
-                Some(heir) => {
-                    heir.file.clone_into(&mut slot.file);
-                    true
-                }
-                None => more_may_come && !is_there(&slot.file),
-            }
-        });
-        let mut taken = Vec::new();
-        for Claim { file, holds } in files {
-            if let Some((name, digest)) = holds
-                && let Err(other) = self.found(file, digest, name)
-            {
-                taken.push((*file, other));
-            }
-        }
-        taken
-    }
-
-    /// `file` holds `digest`, which registers `name`. A rollback ends when the file has changed, and the word that the plugin is disabled
-    /// when a version has served since.
-    fn found(&mut self, file: &Path, digest: &str, name: &str) -> Result<(), PathBuf> {
-        match self.by_name.get_mut(name) {
-            Some(slot) if slot.file != file => return Err(slot.file.clone()),
-            Some(slot) if slot.in_file == digest => {
-                if slot.serving.as_deref() == Some(digest) {
-                    slot.last_error = None;
-                }
-            }
-            Some(slot) => {
-                slot.hold(digest, Verdict::Good);
-                slot.pinned = None;
-                if slot.serving.as_deref() == Some(digest) {
-                    slot.last_error = None;
-                }
-            }
-            None => {
-                let slot = Slot {
-                    file: file.to_owned(),
-                    in_file: digest.to_owned(),
-                    verdict: Verdict::Good,
-                    serving: None,
-                    serving_since: long_ago(),
-                    kept: VecDeque::new(),
-                    pinned: None,
-                    disabled: None,
-                    last_error: None,
-                };
-                self.by_name.insert(name.to_owned(), slot);
-            }
-        }
-        Ok(())
-    }
-
-    /// `file` holds something that is no plugin. The version that served before goes on; a choice of the operator's stands.
-    pub fn broken(&mut self, file: &Path, error: LastError, by_its_bytes: bool) {
-        if let Some(slot) = self.by_name.values_mut().find(|slot| slot.file == file) {
-            if let Some(digest) = error.digest.as_ref().filter(|_| by_its_bytes) {
-                slot.hold(digest, Verdict::Bad);
-            }
-            slot.last_error = Some(error);
-        }
+        self.present().filter_map(|(_, slot)| slot.before(slot.serving.as_ref()))
     }
 
     /// For a host that starts: what failed before may not fail here.
@@ -302,7 +194,7 @@ impl Slots {
 
     /// The versions of `name` to try, the best first.
     pub fn wanted(&self, name: &str) -> Vec<Digest> {
-        let Some(slot) = self.by_name.get(name) else { return Vec::new() };
+        let Some(slot) = self.by_name.get(name).filter(|slot| !slot.is_absent()) else { return Vec::new() };
         let newest = Some(&slot.in_file).filter(|_| slot.verdict == Verdict::Good);
         let mut wanted: Vec<Digest> = Vec::new();
         for digest in slot.pinned.iter().chain(newest.filter(|_| slot.pinned.is_none())).chain(&slot.serving).chain(newest) {
@@ -317,7 +209,11 @@ impl Slots {
     pub fn served(&mut self, name: &str, digest: &str, now: SystemTime) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if slot.serving.as_deref() != Some(digest) {
-            (slot.serving, slot.serving_since) = (Some(digest.to_owned()), now);
+            // A version that only its file's absence has interrupted is as old as it was.
+            if slot.serving.is_some() || slot.kept.front().is_none_or(|last| last != digest) {
+                slot.serving_since = now;
+            }
+            slot.serving = Some(digest.to_owned());
         }
         if slot.in_file == digest {
             slot.last_error = None;
@@ -350,6 +246,9 @@ impl Slots {
     /// Where there is none, or several.
     pub fn roll_back(&mut self, name: &str, to: Option<&str>) -> Result<Digest, OperatorError> {
         let slot = self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
+        if slot.is_absent() {
+            return Err(OperatorError::Absent { name: name.to_owned(), file: slot.file.clone() });
+        }
         let target = match to {
             Some(to) => slot.begins_with(to).map_err(|(mut found, digest)| {
                 let name = name.to_owned();
@@ -418,7 +317,8 @@ impl Slot {
 
     /// The file holds `digest` now. The word that the plugin is disabled was about what served then: it ends where that is not so any more.
     fn hold(&mut self, digest: &str, verdict: Verdict) {
-        if self.in_file != digest && self.serving.as_ref() == Some(&self.in_file) && !self.is_serving_disabled() {
+        let last = self.serving.as_ref().or(self.kept.front());
+        if self.in_file != digest && last == Some(&self.in_file) && !self.is_disabled(&self.in_file) {
             self.disabled = None;
         }
         digest.clone_into(&mut self.in_file);

@@ -1,5 +1,7 @@
 //! What becomes of slots: single promises, and any order of events against a simple model.
 
+use std::path::Path;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -105,12 +107,13 @@ fn a_name_has_one_file_and_a_file_one_name() {
     let mut slots = after(&["1"]);
     let (file, other) = (file(), PathBuf::from("b.wasm"));
     let holds = |file, name, digest| Claim { file, holds: Some((name, digest)) };
-    assert_eq!(slots.claim(&[holds(&file, "a", "1"), holds(&other, "a", "2")], false), [(other.as_path(), file.clone())]);
+    assert_eq!(slots.claim(&[holds(&file, "a", "1"), holds(&other, "a", "2")], false, NOW), [(other.as_path(), file.clone())]);
     assert_eq!(slots.get("a").map(|slot| slot.in_file.as_str()), Some("1"));
-    assert_eq!(slots.claim(&[holds(&file, "other", "3")], false), []);
-    assert_eq!((slots.get("a"), slots.of_file(&file)), (None, Some("other")));
-    slots.claim(&[], false);
-    assert_eq!(slots, Slots::default());
+    assert_eq!(slots.claim(&[holds(&file, "other", "3")], false, NOW), []);
+    assert_eq!((slots.get("a").map(Slot::is_absent), slots.of_file(&file)), (Some(true), Some("other")));
+    slots.forget("a").unwrap();
+    slots.claim(&[], false, NOW);
+    assert_eq!(slots, Slots::default(), "what never served leaves nothing behind");
 }
 
 #[test]
@@ -120,13 +123,73 @@ fn a_slot_goes_on_with_another_file_of_its_name() {
     let before = slots.get("a").cloned().unwrap();
     let (file, other) = (file(), PathBuf::from("b.wasm"));
     // Renamed: all that was known and chosen stays.
-    slots.claim(&[Claim { file: &other, holds: Some(("a", "2")) }], false);
+    slots.claim(&[Claim { file: &other, holds: Some(("a", "2")) }], false, NOW);
     assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
     // Gone, and a file that may be it is not known yet.
-    slots.claim(&[Claim { file: &file, holds: None }], true);
+    slots.claim(&[Claim { file: &file, holds: None }], true, NOW);
     assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
-    slots.claim(&[Claim { file: &file, holds: None }], false);
-    assert_eq!(slots.get("a"), None);
+    slots.claim(&[Claim { file: &file, holds: None }], false, NOW);
+    assert_eq!(slots.get("a").map(Slot::is_absent), Some(true));
+}
+
+/// The claim of the file `a.wasm` that holds this version of `a`.
+fn holds<'files>(file: &'files Path, version: &'files str) -> [Claim<'files>; 1] {
+    [Claim { file, holds: Some(("a", version)) }]
+}
+
+#[test]
+fn a_file_that_comes_back_finds_what_was_decided() {
+    let mut slots = after(&["1", "2", "3"]);
+    slots.roll_back("a", Some("2")).unwrap();
+    slots.served("a", "2", NOW);
+    slots.set_disabled("a", true).unwrap();
+    let before = slots.get("a").cloned().unwrap();
+    slots.claim(&[], false, NOW);
+    assert_eq!(slots.wanted("a"), [""; 0], "nothing of it serves");
+    assert!(matches!(slots.roll_back("a", None), Err(OperatorError::Absent { .. })));
+    // A host that starts meanwhile knows it as well.
+    let saved = serde_json::to_string(&slots).unwrap();
+    let mut slots = serde_json::from_str::<Slots>(&saved).unwrap().at_start();
+    // A file that is no plugin brings nothing back.
+    slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
+    slots.broken(&file(), error("9"), true);
+    assert_eq!(slots.wanted("a"), [""; 0]);
+    slots.claim(&holds(&file(), "3"), false, NOW + TRIAL);
+    slots.served("a", "2", NOW + TRIAL);
+    assert_eq!(slots.get("a"), Some(&before), "a version is not newer for having been away");
+}
+
+#[test]
+fn a_version_that_was_taken_back_is_not_tried_again_when_its_file_comes_back() {
+    let mut slots = after(&["1", "2"]);
+    slots.tripped("a", NOW).unwrap();
+    slots.served("a", "1", NOW);
+    slots.claim(&[], false, NOW);
+    slots.claim(&holds(&file(), "2"), false, NOW);
+    assert_eq!(slots.wanted("a"), ["1"]);
+    // Another content is another decision.
+    slots.claim(&[], false, NOW);
+    slots.claim(&holds(&file(), "3"), false, NOW);
+    assert_eq!(slots.wanted("a"), ["3"]);
+}
+
+#[test]
+fn an_absent_plugin_is_forgotten_after_its_time_by_an_operator_or_for_another() {
+    const AFTER: Duration = Duration::from_secs(60);
+    let mut slots = after(&["1"]);
+    assert!(matches!(slots.forget("a"), Err(OperatorError::HasFile { .. })));
+    assert!(matches!(slots.forget("b"), Err(OperatorError::Unknown(_))));
+    slots.claim(&[], false, NOW + AFTER);
+    assert_eq!(slots.forget_absent(NOW, AFTER), [""; 0], "also where the clock was set back");
+    assert_eq!(slots.clone().forget("a"), Ok(()));
+    assert_eq!(slots.forget_absent(NOW + AFTER + AFTER, AFTER), ["a"]);
+    for number in 0..=MAX_ABSENT {
+        let (file, name) = (PathBuf::from(format!("{number}.wasm")), format!("p{number:03}"));
+        slots.claim(&[Claim { file: &file, holds: Some((&name, "1")) }], false, NOW + Duration::from_secs(number as u64));
+        slots.served(&name, "1", NOW);
+    }
+    slots.claim(&[], false, NOW + AFTER * 9);
+    assert_eq!(slots.forget_absent(NOW + AFTER * 9, AFTER), ["p000"], "the one that has been absent for longest");
 }
 
 #[test]
@@ -134,8 +197,8 @@ fn two_files_that_swap_their_plugins_leave_both_slots() {
     let (file, other) = (file(), PathBuf::from("b.wasm"));
     let holds = |file, name| Claim { file, holds: Some((name, "1")) };
     let mut slots = Slots::default();
-    slots.claim(&[holds(&file, "a"), holds(&other, "b")], false);
-    assert_eq!(slots.claim(&[holds(&file, "b"), holds(&other, "a")], false), []);
+    slots.claim(&[holds(&file, "a"), holds(&other, "b")], false, NOW);
+    assert_eq!(slots.claim(&[holds(&file, "b"), holds(&other, "a")], false, NOW), []);
     assert_eq!((slots.of_file(&file), slots.of_file(&other)), (Some("b"), Some("a")));
 }
 
@@ -211,6 +274,8 @@ enum Happening {
     /// The file is looked at again, unchanged.
     Rescan,
     Removed,
+    /// An operator forgets the plugin.
+    Forget,
     RollBack,
     RollBackTo(u8),
     Disable,
@@ -226,7 +291,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => (0_u8..6).prop_map(Happening::Good),
         2 => (6_u8..9).prop_map(Happening::Broken),
         2 => Just(Happening::Rescan),
-        1 => Just(Happening::Removed),
+        2 => Just(Happening::Removed),
+        1 => Just(Happening::Forget),
         2 => Just(Happening::RollBack),
         1 => (0_u8..6).prop_map(Happening::RollBackTo),
         1 => Just(Happening::Disable),
@@ -249,6 +315,8 @@ struct Model {
     disabled: Option<u8>,
     /// Whether an operator, or a breaker, went back to what serves.
     is_chosen: bool,
+    /// Whether the file is gone.
+    is_absent: bool,
 }
 
 impl Model {
@@ -258,7 +326,8 @@ impl Model {
 
     /// The file holds something else.
     fn hold(&mut self, version: u8) {
-        if self.in_file != Some(version) && self.serving == self.in_file && !self.is_disabled() {
+        let last = self.serving.or(self.served.first().copied());
+        if self.in_file != Some(version) && last == self.in_file && self.disabled != self.in_file {
             self.disabled = None;
         }
         self.in_file = Some(version);
@@ -284,7 +353,11 @@ proptest! {
             match happening {
                 Happening::Good(version) => {
                     let is_new = model.in_file != Some(version) || model.is_broken;
-                    slots.found(&file(), &text(version), "a").unwrap();
+                    slots.claim(&holds(&file(), &text(version)), false, NOW);
+                    if std::mem::take(&mut model.is_absent) && !is_new {
+                        // What served last serves again.
+                        model.serve(model.served[0]);
+                    }
                     if is_new {
                         // A version that was taken back is as good as any other once the file has changed to it again.
                         taken_back.clear();
@@ -294,31 +367,39 @@ proptest! {
                     }
                 }
                 Happening::Broken(version) => {
+                    slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
                     slots.broken(&file(), error(&text(version)), true);
-                    if model.in_file.is_some() {
+                    if model.in_file.is_some() && !model.is_absent {
                         model.hold(version);
                         model.is_broken = true;
                     }
                 }
                 Happening::Rescan => {
-                    if let (Some(version), false) = (model.in_file, model.is_broken) {
+                    if let (Some(version), false) = (model.in_file, model.is_broken || model.is_absent) {
                         slots.found(&file(), &text(version), "a").unwrap();
                     }
                 }
                 Happening::Removed => {
-                    slots.claim(&[], false);
-                    model = Model::default();
-                    taken_back.clear();
+                    slots.claim(&[], false, NOW);
+                    model.is_absent = model.in_file.is_some();
+                    model.serving = None;
+                }
+                Happening::Forget => {
+                    prop_assert_eq!(slots.forget("a").is_ok(), model.is_absent);
+                    if model.is_absent {
+                        model = Model::default();
+                        taken_back.clear();
+                    }
                 }
                 Happening::RollBack => {
-                    let target = model.served.iter().copied().find(|version| Some(*version) != model.serving);
+                    let target = model.served.iter().copied().find(|version| Some(*version) != model.serving).filter(|_| !model.is_absent);
                     prop_assert_eq!(slots.roll_back("a", None).ok(), target.map(text));
                     if let Some(target) = target {
                         model.serve(target);
                     }
                 }
                 Happening::RollBackTo(version) => {
-                    let is_kept = model.served.contains(&version) || model.in_file == Some(version);
+                    let is_kept = !model.is_absent && (model.served.contains(&version) || model.in_file == Some(version));
                     prop_assert_eq!(slots.roll_back("a", Some(&text(version))).is_ok(), is_kept);
                     if is_kept {
                         taken_back.retain(|bad| *bad != version);

@@ -1,0 +1,173 @@
+//! Which file claims which slot, and what becomes of a slot without a file. Pure.
+//!
+//! What was decided of a plugin belongs to its name: it outlives the file, so that a file which is away for a moment, or for
+//! a week, comes back to the same version, disabled or not. A slot without a file is absent: nothing of it serves.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::{LastError, OperatorError, Slot, Slots, Verdict, long_ago};
+
+/// Absent plugins that are remembered: each has up to [`KEPT`](super::KEPT) versions on the disk. Beyond, the one that has
+/// been absent for longest is forgotten.
+pub const MAX_ABSENT: usize = 64;
+
+/// A file of the plugin directory, as far as it claims a slot.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'files> {
+    /// Which.
+    pub file: &'files Path,
+    /// The name that it registers, and its version; `None` while that is not known, or if it is no plugin.
+    pub holds: Option<(&'files str, &'files str)>,
+}
+
+impl Claim<'_> {
+    fn registers(&self, name: &str) -> bool {
+        self.holds.is_some_and(|(held, _)| held == name)
+    }
+}
+
+impl Slots {
+    /// Lets `files`, which are all that there are, claim their slots, in their order. Returns those that claim the slot of
+    /// another file, with that file.
+    ///
+    /// A slot whose file is gone, or has become another plugin, goes on with another file of its name. Without one it is
+    /// absent, unless `more_may_come`: files of which it is not known yet what they are. An absent slot comes back with a file
+    /// that registers its name; a file that fails to load brings nothing back.
+    pub fn claim<'files>(&mut self, files: &[Claim<'files>], more_may_come: bool, now: SystemTime) -> Vec<(&'files Path, PathBuf)> {
+        for (name, slot) in &mut self.by_name {
+            let own = files.iter().find(|claim| claim.file == slot.file);
+            if own.is_some_and(|claim| claim.registers(name) || (claim.holds.is_none() && !slot.is_absent())) {
+                slot.come_back();
+            } else if let Some(heir) = files.iter().find(|claim| claim.registers(name)) {
+                heir.file.clone_into(&mut slot.file);
+                slot.come_back();
+            } else if !(slot.is_absent() || more_may_come && own.is_none()) {
+                slot.absent_since = Some(now);
+                slot.serving = None;
+            }
+        }
+        self.by_name.retain(|_, slot| !slot.is_absent() || slot.has_decisions());
+        let mut taken = Vec::new();
+        for Claim { file, holds } in files {
+            if let Some((name, digest)) = holds
+                && let Err(other) = self.found(file, digest, name)
+            {
+                taken.push((*file, other));
+            }
+        }
+        taken
+    }
+
+    /// `file` holds `digest`, which registers `name`. A rollback ends when the content has changed, and the decision that the
+    /// plugin is disabled when another version has served since.
+    pub(super) fn found(&mut self, file: &Path, digest: &str, name: &str) -> Result<(), PathBuf> {
+        match self.by_name.get_mut(name) {
+            Some(slot) if slot.file != file => return Err(slot.file.clone()),
+            Some(slot) => {
+                if slot.in_file != digest {
+                    slot.hold(digest, Verdict::Good);
+                    slot.pinned = None;
+                }
+                // An error of the serving version itself is not over because its file is still there.
+                if slot.serving.as_deref() == Some(digest) {
+                    slot.last_error.take_if(|error| error.digest.as_deref() != Some(digest));
+                }
+            }
+            None => {
+                let slot = Slot {
+                    file: file.to_owned(),
+                    in_file: digest.to_owned(),
+                    verdict: Verdict::Good,
+                    serving: None,
+                    serving_since: long_ago(),
+                    kept: VecDeque::new(),
+                    pinned: None,
+                    disabled: None,
+                    absent_since: None,
+                    last_error: None,
+                };
+                self.by_name.insert(name.to_owned(), slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// `file` holds something that is no plugin. The version that served before goes on; what an operator chose stands.
+    pub fn broken(&mut self, file: &Path, error: LastError, by_its_bytes: bool) {
+        if let Some(slot) = self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent()) {
+            if let Some(digest) = error.digest.as_ref().filter(|_| by_its_bytes) {
+                slot.hold(digest, Verdict::Bad);
+            }
+            slot.last_error = Some(error);
+        }
+    }
+
+    /// The plugins that have a file, by name.
+    pub fn present(&self) -> impl Iterator<Item = (&str, &Slot)> {
+        self.iter().filter(|(_, slot)| !slot.is_absent())
+    }
+
+    /// The plugins that have no file, by name.
+    pub fn absent(&self) -> impl Iterator<Item = (&str, &Slot)> {
+        self.iter().filter(|(_, slot)| slot.is_absent())
+    }
+
+    /// The name of the slot that `file` claims.
+    pub fn of_file(&self, file: &Path) -> Option<&str> {
+        self.present().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
+    }
+
+    /// The name that `file` had when it was there last.
+    pub fn was_of_file(&self, file: &Path) -> Option<&str> {
+        self.absent().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
+    }
+
+    /// Forgets plugins that have been absent for `after`, and the oldest of more than [`MAX_ABSENT`]. Returns their names.
+    pub fn forget_absent(&mut self, now: SystemTime, after: Duration) -> Vec<String> {
+        let mut absent: Vec<_> = self.absent().filter_map(|(name, slot)| Some((slot.absent_since?, name.to_owned()))).collect();
+        absent.sort();
+        let excess = absent.len().saturating_sub(MAX_ABSENT);
+        // A clock that was set back ends nothing early.
+        let is_over = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= after);
+        let over = absent.into_iter().enumerate().filter(|(at, (since, _))| *at < excess || is_over(*since));
+        let names: Vec<String> = over.map(|(_, (_, name))| name).collect();
+        self.by_name.retain(|name, _| !names.contains(name));
+        names
+    }
+
+    /// Forgets what was decided of an absent plugin.
+    ///
+    /// # Errors
+    /// If there is no such plugin, or it has a file.
+    pub fn forget(&mut self, name: &str) -> Result<(), OperatorError> {
+        match self.get(name) {
+            None => Err(OperatorError::Unknown(name.to_owned())),
+            Some(slot) if !slot.is_absent() => Err(OperatorError::HasFile { name: name.to_owned(), file: slot.file.clone() }),
+            Some(_) => {
+                self.by_name.remove(name);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Whether no file of the directory registers the name.
+    pub fn is_absent(&self) -> bool {
+        self.absent_since.is_some()
+    }
+
+    /// Whether there is anything to remember once the file is gone.
+    fn has_decisions(&self) -> bool {
+        !self.kept.is_empty() || self.disabled.is_some() || self.pinned.is_some() || self.verdict == Verdict::TakenBack
+    }
+
+    /// A file registers the name again: what failed by its bytes has been loaded since.
+    fn come_back(&mut self) {
+        if self.absent_since.take().is_some() && self.verdict == Verdict::Bad {
+            self.verdict = Verdict::Good;
+        }
+    }
+}
