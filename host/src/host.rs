@@ -1,5 +1,6 @@
 //! The composition root: puts the parts together, starts them, and stops them in order.
 
+mod address;
 mod descriptors;
 mod listen;
 mod lock;
@@ -34,6 +35,7 @@ use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
 use crate::rooms::{Outlet, Rooms};
 use crate::socket::Sockets;
 
+use address::AddressFile;
 use descriptors::TooFew;
 use priority::stand_back;
 
@@ -65,6 +67,8 @@ pub struct Host {
     dispatcher: Arc<Dispatcher>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
+    /// Tells commands on this machine where the host listens; before the lock, so that the next host's file is not removed.
+    _said: Option<AddressFile>,
     /// Keeps a second host away from the data directory for as long as this one lives.
     _lock: DataLock,
 }
@@ -152,6 +156,10 @@ impl Host {
         let listen = |source| StartError::Listen { address: config.server.listen.clone(), source };
         let listener = listen::bind(&config.server.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+        let said = AddressFile::write(&config.data.dir, address);
+        if let Err(error) = &said {
+            tracing::warn!(%error, "the address is not written to the data directory: commands need --url");
+        }
 
         let limits = Arc::new(config.limits.clone());
         let tasks = TaskTracker::new();
@@ -227,6 +235,7 @@ impl Host {
             dispatcher,
             ready,
             tasks,
+            _said: said.ok(),
             _lock: lock,
         })
     }
@@ -375,6 +384,11 @@ pub fn cache_dir(data_dir: &Path) -> PathBuf {
 /// Where a host keeps the key that it made for itself.
 pub fn key_file(data_dir: &Path) -> PathBuf {
     own_key_file(data_dir)
+}
+
+/// Where a running host says its address.
+pub fn address_file(data_dir: &Path) -> PathBuf {
+    address::address_file(data_dir)
 }
 
 /// Whether a directory holds no plugin at all.

@@ -12,7 +12,7 @@ use sockhop::host;
 /// Where the host is, and the key to it
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// The host's address; without it, the one that the configuration listens on
+    /// The host's address; without it, the one in the data directory of a running host, else the one of the configuration
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// File whose first line is the key; without it `SOCKHOP_KEY`, else the host's own in the data directory
@@ -24,7 +24,7 @@ pub(crate) struct Target {
     /// Configuration file of the host
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Data directory of the host, where its own key is
+    /// Data directory of the host, where its own key and its address are
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -52,10 +52,11 @@ impl Target {
     /// Asks the host.
     pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let config = super::load(self.config.as_ref())?;
-        let url = self.url.clone().unwrap_or_else(|| config.server.listen.local_url());
+        let data = self.data_dir(&config);
+        let (url, source) = self.address(&config, data);
         let key_file = self.key_file.clone().or_else(|| match &self.key {
             Some(_) => None,
-            None => Some(host::key_file(self.data_dir(&config))),
+            None => Some(host::key_file(data)),
         });
         let key = match (&key_file, &self.key) {
             (Some(file), _) => first_line(file)?,
@@ -75,10 +76,25 @@ impl Target {
             Some(body) => agent.post(&url).header("Authorization", authorization).send_json(body),
             None => agent.get(&url).header("Authorization", authorization).call(),
         };
-        let mut answer = sent.with_context(|| format!("can't reach a host at {url}; is it running? name it with --url"))?;
+        let mut answer =
+            sent.with_context(|| format!("can't reach a host at {url} ({source}); is it running? name it with --url or --data"))?;
         let status = answer.status().as_u16();
         let document = answer.body_mut().read_json().with_context(|| format!("{url} did not answer as a Sockhop host does"))?;
         Ok(Answer { status, document })
+    }
+}
+
+impl Target {
+    /// The host's address, and who says so.
+    fn address(&self, config: &Config, data: &Path) -> (String, String) {
+        if let Some(url) = &self.url {
+            return (url.clone(), "--url".to_owned());
+        }
+        let file = host::address_file(data);
+        match std::fs::read_to_string(&file) {
+            Ok(text) => (text.lines().next().unwrap_or_default().trim().to_owned(), file.display().to_string()),
+            Err(_) => (config.server.listen.local_url(), "the configuration".to_owned()),
+        }
     }
 }
 

@@ -1,0 +1,70 @@
+//! Where the host listens, for commands on the same machine: one line in a file of its data directory.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The file, for as long as the host listens.
+#[derive(Debug)]
+pub(super) struct AddressFile {
+    file: PathBuf,
+    url: String,
+}
+
+/// Where a host says its address.
+pub(super) fn address_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("address")
+}
+
+impl AddressFile {
+    /// Says that the host of this data directory listens on `address`.
+    ///
+    /// # Errors
+    /// If the file can't be written; then it is as it was.
+    pub(super) fn write(data_dir: &Path, address: SocketAddr) -> io::Result<Self> {
+        let (file, url) = (address_file(data_dir), url(address));
+        let unfinished = file.with_extension("new");
+        let mut opened = std::fs::File::create(&unfinished)?;
+        let written = writeln!(opened, "{url}").and_then(|()| std::fs::rename(&unfinished, &file));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&unfinished);
+        }
+        written.map(|()| Self { file, url })
+    }
+}
+
+impl Drop for AddressFile {
+    fn drop(&mut self) {
+        if std::fs::read_to_string(&self.file).is_ok_and(|text| text.trim() == self.url) {
+            let _ = std::fs::remove_file(&self.file);
+        }
+    }
+}
+
+/// How to reach a host that listens on `address` from its own machine.
+fn url(mut address: SocketAddr) -> String {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("http://{address}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_there_while_the_host_is_and_can_be_reached_from_its_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        for (listen, said) in
+            [("0.0.0.0:80", "http://127.0.0.1:80\n"), ("[::]:80", "http://[::1]:80\n"), ("10.1.2.3:80", "http://10.1.2.3:80\n")]
+        {
+            let written = AddressFile::write(dir.path(), listen.parse().unwrap()).unwrap();
+            assert_eq!(std::fs::read_to_string(address_file(dir.path())).unwrap(), said);
+            drop(written);
+            assert!(!address_file(dir.path()).exists());
+        }
+    }
+}
