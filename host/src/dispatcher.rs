@@ -210,6 +210,10 @@ impl Dispatcher {
             _ => Outcome::Answered,
         };
         served.plugin.count(outcome == Outcome::Failed);
+        // Before the breaker can open: what becomes of the version then is shown with the reason.
+        if let (Outcome::Failed, Err(Failed { fault: Some(fault), .. })) = (outcome, &answer) {
+            served.health.note_failure(format!("{}: {}", event.name, fault.error));
+        }
         if let Some(change) = served.health.record(permit, client, outcome, ended) {
             let (plugin, digest) = (served.plugin.name(), &served.plugin.digest);
             match change {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -17,6 +17,7 @@ use crate::config::{Limits, PluginSettings};
 use crate::event::Identity;
 use crate::metrics::{Meter, Metrics};
 use crate::plugin::{Candidate, Plugin};
+use crate::rejection::truncate;
 use crate::rule::{Access, RoomPattern};
 use crate::schema::{Schema, SchemaError};
 use crate::store::Store;
@@ -102,11 +103,21 @@ pub struct Health {
     has_tripped: AtomicBool,
     /// Woken then.
     alarm: Arc<Notify>,
+    /// What failed last, for operators.
+    last_failure: Mutex<Option<(String, SystemTime)>>,
 }
+
+/// Bytes of the reason of a failure that are remembered: enough for a sentence and a trap's message.
+const MAX_FAILURE: usize = 1024;
 
 impl Health {
     fn new(limits: &Limits, alarm: Arc<Notify>) -> Self {
-        Self { breaker: Mutex::new(Breaker::new(limits.breaker())), has_tripped: AtomicBool::new(false), alarm }
+        Self {
+            breaker: Mutex::new(Breaker::new(limits.breaker())),
+            has_tripped: AtomicBool::new(false),
+            alarm,
+            last_failure: Mutex::default(),
+        }
     }
 
     /// The lock is held for a few moves; a panic leaves counters that are whole.
@@ -130,6 +141,17 @@ impl Health {
             self.alarm.notify_one();
         }
         change
+    }
+
+    /// Remembers why a handler failed, for operators: at most [`MAX_FAILURE`] bytes of it.
+    pub fn note_failure(&self, mut reason: String) {
+        truncate(&mut reason, MAX_FAILURE);
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, SystemTime::now()));
+    }
+
+    /// Why a handler of this version failed last, and when.
+    pub fn last_failure(&self) -> Option<(String, SystemTime)> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the breaker is open or half-open.
@@ -387,6 +409,18 @@ impl AdmitError {
             Self::EventTaken { by, .. } | Self::SchemaDiffers { by, .. } | Self::RoomTaken { by, .. } => Some(by),
             Self::NameTaken { name, .. } => Some(name),
             Self::Schema { .. } | Self::TooManyPatterns | Self::ReplyHasError { .. } => None,
+        }
+    }
+
+    /// The same conflict, told to the plugin that was admitted first: `winner`, which came second, has what both claim.
+    #[must_use]
+    pub fn seen_by_the_other(self, winner: &str) -> Self {
+        let by = winner.to_owned();
+        match self {
+            Self::EventTaken { event, .. } => Self::EventTaken { event, by },
+            Self::SchemaDiffers { event, .. } => Self::SchemaDiffers { event, by },
+            Self::RoomTaken { room, as_room, .. } => Self::RoomTaken { room: as_room, as_room: room, by },
+            other => other,
         }
     }
 }

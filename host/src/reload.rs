@@ -10,6 +10,7 @@ mod draining;
 mod files;
 mod load;
 mod loads;
+mod look;
 mod operator;
 mod progress;
 mod publish;
@@ -35,15 +36,15 @@ use crate::registry::{Registry, Served};
 use crate::rooms::Rooms;
 
 use contents::Contents;
-use directory::{Directory, Doubt, Look, News};
+use directory::Directory;
 use draining::Draining;
 use files::Files;
 pub use load::{Failure, Loader};
-use loads::{Known, Loads, Subject, Version};
+use loads::{Loads, Subject, Version};
 pub use operator::{Absent, Operator, Row, Word};
 use operator::{Command, Waiting};
 use progress::Progress;
-use slots::{Digest, OperatorError, Slots, Verdict};
+use slots::{Digest, LastError, OperatorError, Slots};
 use watch::Watch;
 
 /// How soon after a change the directory is looked at, and how long a file must stand still: a copy takes many writes.
@@ -72,6 +73,8 @@ pub struct Reloader {
     slots: Slots,
     /// As they are remembered for the next start.
     saved: Slots,
+    /// Why they are not as they are remembered, and since when.
+    unsaved: Option<(String, SystemTime)>,
     files: Files,
     loads: Loads,
     /// When the directory is looked at next, though nothing tells of a change.
@@ -131,6 +134,7 @@ impl Reloader {
             metrics,
             contents,
             saved: slots.clone(),
+            unsaved: None,
             slots,
             files: Files::default(),
             look_at: Instant::now(),
@@ -190,9 +194,10 @@ impl Reloader {
                 progress.tell(Instant::now());
             }
             self.claim();
-            self.publish();
-            // Publishing may have asked for versions that were kept.
+            // A plugin that served before may need a version that was kept: nobody takes its events before that is loaded.
+            self.load_kept();
             if self.loads.is_empty() {
+                self.publish();
                 progress.end();
                 self.yield_once_served();
                 return Ok(());
@@ -255,89 +260,6 @@ impl Reloader {
         others.into_iter().flatten().chain([self.next_look()]).min().unwrap_or(self.look_at)
     }
 
-    /// When the directory is looked at next: also to try again what failed, where it can be looked at.
-    fn next_look(&self) -> Instant {
-        self.files.next_retry().filter(|_| !self.directory.is_doubted()).map_or(self.look_at, |again| again.min(self.look_at))
-    }
-
-    /// Looks at the directory.
-    fn look(&mut self) {
-        let scanned = scan::scan(&self.dir);
-        let look = scanned.as_ref().map_or(Look::Unreadable, |found| Look::Files(found.len()));
-        let known = self.files.iter().count();
-        let judgement = self.directory.judge(look, known, Instant::now());
-        self.metrics.directory(!self.directory.is_doubted());
-        self.tell_of_directory(judgement.news, known, scanned.as_ref().err());
-        match scanned {
-            Ok(found) if judgement.is_believed => {
-                for changed in self.files.observe(found, false) {
-                    self.loads.give_up(&changed);
-                }
-                self.lost.clear();
-                self.look_into_due();
-                self.together.get_or_insert_with(|| Instant::now() + TOGETHER);
-            }
-            // What serves goes on.
-            _ => {}
-        }
-        let again = if self.directory.is_doubted() {
-            self.rescan.min(UNREADABLE)
-        } else if self.files.any_unsettled() {
-            SETTLE
-        } else {
-            self.rescan
-        };
-        let at = Instant::now() + again;
-        self.look_at = self.directory.believed_at().map_or(at, |believed| believed.min(at));
-    }
-
-    /// Logs that the directory is not believed, or is again: once each time.
-    fn tell_of_directory(&self, news: Option<News>, plugins: usize, error: Option<&io::Error>) {
-        let dir = self.dir.display();
-        match news {
-            None => {}
-            Some(News::Doubted(Doubt::Empty)) => {
-                tracing::warn!(%dir, plugins, "the plugin directory is empty: its plugins keep serving for now, and are taken out if it stays so");
-            }
-            Some(News::Doubted(Doubt::Unreadable)) => {
-                tracing::error!(%dir, plugins, error = error.map(tracing::field::display), "the plugin directory can't be read: its plugins keep serving until it can be");
-            }
-            Some(News::StayedEmpty) => tracing::warn!(%dir, plugins, "the plugin directory has stayed empty: its plugins are taken out"),
-            Some(News::Over(Doubt::Empty)) => tracing::info!(%dir, "the plugin directory holds plugins again"),
-            Some(News::Over(Doubt::Unreadable)) => tracing::info!(%dir, "the plugin directory can be read again"),
-        }
-    }
-
-    /// Begins to look into the files that are new, have changed, or are to be tried again.
-    fn look_into_due(&mut self) {
-        let due = self.files.take_due();
-        if due.is_empty() {
-            return;
-        }
-        for (path, stamp) in due {
-            let name = self.assumed_name(&path);
-            let known = self.known(&name);
-            self.loads.file(&path, stamp, name, known);
-        }
-        self.show();
-    }
-
-    /// The plugin that a file is, until it has said its name.
-    fn assumed_name(&self, path: &Path) -> String {
-        self.slots.of_file(path).or_else(|| self.slots.was_of_file(path)).map_or_else(|| stem(path), str::to_owned)
-    }
-
-    /// What is known of versions by their content, for a file that should be the plugin `name`: what is ready, what is bad, and what was taken
-    /// back before the host was restarted.
-    fn known(&self, name: &str) -> Known {
-        let taken_back = self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::TakenBack);
-        let taken_back = taken_back.map(|(name, slot)| (slot.in_file.clone(), Ok(name.to_owned())));
-        let ready = self.ready.iter().chain(&self.stand_by).map(|(digest, served)| (digest.clone(), Ok(served.plugin.name().to_owned())));
-        let bad = self.bad.iter().filter(|(under, _)| under == name);
-        let bad = bad.filter_map(|(_, failure)| Some((failure.digest.clone()?, Err(failure.clone()))));
-        taken_back.chain(ready).chain(bad).collect()
-    }
-
     /// Notes what became of a load.
     fn note_loaded(&mut self, subject: Subject, result: Result<Version, Failure>) {
         if !matches!(result, Ok(Version::Known(..))) {
@@ -382,7 +304,8 @@ impl Reloader {
         for served in &self.registry.snapshot().plugins {
             let name = served.plugin.name();
             if served.health.take_trip()
-                && let Some(target) = self.slots.tripped(name, SystemTime::now())
+                && let Some(target) =
+                    self.slots.tripped(name, served.health.last_failure().map(|(why, _)| why).as_deref(), SystemTime::now())
             {
                 let is_kept = self.contents.file(&target).exists();
                 tracing::error!(
@@ -459,9 +382,27 @@ impl Reloader {
         }
     }
 
+    /// Why the next start will not serve this version as this host does, if so: the disk is full, or the data directory can't be written.
+    fn not_remembered(&self, served: &Served) -> Option<LastError> {
+        let digest = &served.plugin.digest;
+        let (reason, at) = match &self.unsaved {
+            Some((error, since)) => (format!("serves, but this can't be remembered for the next start: {error}"), *since),
+            None if self.contents.file(digest).exists() => return None,
+            None => ("serves, but its file can't be kept for the next start and for rollbacks".to_owned(), served.plugin.loaded_at),
+        };
+        let reason = format!("{reason}; see to it that the data directory can be written");
+        Some(LastError { digest: Some(digest.clone()), reason, at })
+    }
+
     /// Shows operators what there is.
     fn show(&self) {
-        let rows = operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
+        let mut rows = operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
+        for row in &mut rows {
+            row.is_loading |= self.loads.is_loading_kept(&row.name);
+            if let (None, Some(served)) = (&row.last_error, &row.served) {
+                row.last_error = self.not_remembered(served);
+            }
+        }
         self.operator.show(rows, operator::absent(&self.slots, self.forget_after));
     }
 }

@@ -1,7 +1,10 @@
 //! What operators decided holds, whatever becomes of files, directories and the host.
 
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::{Value, json};
-use sockhop_tests::{TestHost, bundled_plugin, chameleon, drop_in, eventually};
+use sockhop_tests::{HostProcess, TestHost, binary, bundled_plugin, chameleon, directory_of, drop_in, eventually, guest};
 
 fn serves(version: &str) -> impl Fn(&Value) -> bool {
     let version = format!("{version}.0.0");
@@ -9,7 +12,7 @@ fn serves(version: &str) -> impl Fn(&Value) -> bool {
 }
 
 /// A host in which these versions of `chameleon` have served, one after the other.
-async fn host_after(versions: &[&str], data: &std::path::Path) -> TestHost {
+async fn host_after(versions: &[&str], data: &Path) -> TestHost {
     let host = TestHost::with_data(&[bundled_plugin("connection")], data).await;
     for version in versions {
         drop_in(host.plugins(), "chameleon.wasm", &chameleon(&format!("version={version}")));
@@ -87,7 +90,7 @@ async fn a_directory_that_is_suddenly_empty_or_away_stops_nothing() {
     let ping = async || client.ask("ping", json!({"timestamp": 1})).await["timestamp"].clone();
     let outside = tempfile::tempdir_in(host.plugins().parent().expect("a directory above")).expect("a directory");
     let files = ["connection.wasm", "subscription.wasm"];
-    let move_all = |from: &std::path::Path, to: &std::path::Path| {
+    let move_all = |from: &Path, to: &Path| {
         files.iter().for_each(|file| std::fs::rename(from.join(file), to.join(file)).expect("a file to move"));
     };
     move_all(host.plugins(), outside.path());
@@ -118,4 +121,161 @@ async fn a_directory_that_stays_empty_serves_nothing() {
     host.until("connection", Value::is_null).await;
     let client = host.client().await;
     assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["error"]["code"], json!("unknown_event"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantined_plugin_says_why() {
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.breaker_failures = std::num::NonZeroU32::new(5).expect("not zero");
+        config.limits.breaker_open_ms = std::time::Duration::from_secs(60);
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
+    let client = host.client().await;
+    for _ in 0..5 {
+        assert_eq!(client.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+    }
+    let row = host.until("chameleon", |row| row["state"] == "quarantined").await;
+    assert!(row["last_error"]["reason"].as_str().is_some_and(|reason| reason.contains("behave")), "{row}");
+    assert_eq!(operate(&host, "enable").await["last_error"], json!(null));
+}
+
+/// Exit status and all that was printed by `sockhop`, with the data directory in place of the address and the key.
+fn sockhop(data: &Path, arguments: &[&str]) -> (i32, String) {
+    let output =
+        Command::new(binary()).args(arguments).arg("--data").arg(data).env_remove("SOCKHOP_KEY").output().expect("the command runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("an exit status"), text(output.stdout) + &text(output.stderr))
+}
+
+fn file_in(dir: &Path, name: &str, bytes: &[u8]) -> String {
+    std::fs::write(dir.join(name), bytes).expect("a file");
+    dir.join(name).to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_newcomer_that_was_refused_stays_so_after_a_restart_whatever_its_file_is_called() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start(plugins.path(), data.path());
+    // Before `connection.wasm` in the order of the files.
+    drop_in(plugins.path(), "a_collider.wasm", &chameleon("version=1 name=collider claims=ping"));
+    let is_refused = |row: &Value| {
+        let reason = row["last_error"]["reason"].as_str().unwrap_or_default();
+        row["state"] == "failed" && reason.contains("event `ping` is taken by plugin `connection`")
+    };
+    host.until("collider", is_refused);
+    host.kill();
+    let host = HostProcess::start(plugins.path(), data.path());
+    assert_eq!((&host.row("connection")["state"], &host.row("connection")["last_error"]), (&json!("active"), &json!(null)));
+    host.until("collider", is_refused);
+    // When it is free, the newcomer has it.
+    std::fs::remove_file(plugins.path().join("connection.wasm")).expect("a file to remove");
+    host.until("collider", |row| row["state"] == "active");
+}
+
+#[test]
+fn deploy_leaves_nothing_behind_of_a_plugin_that_the_host_refuses() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(plugins.path()).expect("entries").map(|e| e.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    };
+    let collider = file_in(files.path(), "collider.wasm", &chameleon("version=1 name=collider claims=ping"));
+    for arguments in [&["deploy", &collider, "--wait"][..], &["deploy", &collider]] {
+        let (status, said) = sockhop(data.path(), arguments);
+        assert_eq!(status, 1, "{said}");
+        assert!(said.contains("taken by plugin `connection`"), "{said}");
+        assert_eq!(names(), ["connection.wasm"]);
+    }
+}
+
+#[test]
+fn deploy_puts_back_what_it_replaced_where_only_the_host_finds_the_fault() {
+    // `user_{anyone}`, which the guest `taker` declares, overlaps a room of `subscription`.
+    let (plugins, data) = (directory_of(&[bundled_plugin("subscription")]), tempfile::tempdir().expect("a directory"));
+    let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
+    let (taker, place) = (guest("taker").to_str().expect("UTF-8").to_owned(), plugins.path().join("taker.wasm"));
+    let (status, said) = sockhop(data.path(), &["deploy", &taker, "--wait"]);
+    assert!(status == 1 && said.contains("room `user_{anyone}` is taken by plugin `subscription`"), "{said}");
+    assert!(said.contains("removed") && !place.exists(), "{said}");
+    let good = chameleon("version=1 name=taker claims=free");
+    let (status, said) = sockhop(data.path(), &["deploy", &file_in(files.path(), "good.wasm", &good), "--wait"]);
+    assert!(status == 0 && said.contains("serves"), "{said}");
+    let (status, said) = sockhop(data.path(), &["deploy", &taker, "--wait"]);
+    assert!(status == 1 && said.contains("was put back"), "{said}");
+    assert!(std::fs::read(&place).expect("a file") == good);
+    let (status, said) = sockhop(data.path(), &["plugins", "list"]);
+    assert!(status == 0 && said.lines().any(|line| line.starts_with("taker") && line.contains("active")), "{said}");
+}
+
+#[test]
+fn deploy_that_waits_for_a_host_that_is_not_there_places_nothing() {
+    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    std::fs::write(data.path().join("key"), "0123456789abcdef0123456789abcdef\n").expect("a file");
+    let (dir, connection) = (plugins.path().to_str().expect("UTF-8"), bundled_plugin("connection"));
+    let arguments = ["deploy", connection.to_str().expect("UTF-8"), "--wait", "--plugins", dir, "--url", "http://127.0.0.1:9"];
+    let (status, said) = sockhop(data.path(), &arguments);
+    assert!(status == 1 && said.contains("nothing was deployed") && said.contains("can't reach a host"), "{said}");
+    assert_eq!(std::fs::read_dir(plugins.path()).expect("entries").count(), 0);
+}
+
+#[test]
+fn deploy_says_at_once_why_the_same_bytes_do_not_serve() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
+    let deployed = |version: u8| {
+        let file = file_in(files.path(), "chameleon.wasm", &chameleon(&format!("version={version}")));
+        sockhop(data.path(), &["deploy", &file, "--wait", "--timeout", "600"])
+    };
+    assert_eq!((deployed(1).0, deployed(2).0), (0, 0));
+    assert_eq!(sockhop(data.path(), &["plugins", "disable", "chameleon"]).0, 0);
+    let (status, said) = deployed(2);
+    assert!(status == 1 && said.contains("sockhop plugins enable chameleon"), "{said}");
+    assert_eq!(sockhop(data.path(), &["plugins", "enable", "chameleon"]).0, 0);
+    assert_eq!(sockhop(data.path(), &["plugins", "rollback", "chameleon"]).0, 0);
+    let (status, said) = deployed(2);
+    assert!(status == 1 && said.contains("sockhop plugins rollback chameleon --to"), "{said}");
+    let (_, said) = sockhop(data.path(), &["plugins", "show", "chameleon"]);
+    let kept: Vec<_> = said.lines().filter(|line| line.starts_with("kept")).collect();
+    assert!(kept.len() == 2 && kept[0].contains("1.0.0") && kept[1].contains("2.0.0") && kept[0].contains("since 20"), "{said}");
+}
+
+#[test]
+fn a_version_that_cannot_be_kept_is_not_said_to_serve() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
+    // As a full disk does: nothing more can be written where versions are kept.
+    let kept = data.path().join("plugins");
+    std::fs::rename(&kept, data.path().join("aside")).expect("a directory to rename");
+    std::fs::write(&kept, "").expect("a file");
+    let file = file_in(files.path(), "chameleon.wasm", &chameleon("version=1"));
+    let (status, said) = sockhop(data.path(), &["deploy", &file, "--wait"]);
+    assert!(status == 1 && !said.contains("chameleon serves") && said.contains("next start"), "{said}");
+    let (_, said) = sockhop(data.path(), &["plugins", "list"]);
+    assert!(said.lines().any(|line| line.starts_with("chameleon") && line.contains("active") && line.contains("next start")), "{said}");
+    std::fs::remove_file(&kept).expect("a file to remove");
+    std::fs::rename(data.path().join("aside"), &kept).expect("a directory to rename");
+    // Any change makes the host look again.
+    drop_in(plugins.path(), "other.wasm", &chameleon("version=1 name=other claims=other"));
+    let until = std::time::Instant::now() + sockhop_tests::PATIENCE;
+    while sockhop(data.path(), &["plugins", "list"]).1.contains("next start") {
+        assert!(std::time::Instant::now() < until, "it is never said to be kept again");
+    }
+    let (status, said) = sockhop(data.path(), &["deploy", &file, "--wait"]);
+    assert!(status == 0 && said.contains("serves"), "{said}");
+}
+
+#[test]
+fn a_starting_host_says_what_is_disabled_and_where_it_listens() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start(plugins.path(), data.path());
+    assert_eq!(std::fs::read_to_string(data.path().join("address")).expect("an address").trim(), host.url);
+    assert_eq!(sockhop(data.path(), &["plugins", "disable", "connection"]).0, 0);
+    host.kill();
+    let host = HostProcess::start(plugins.path(), data.path());
+    assert!(host.said.iter().any(|line| line.starts_with("disabled connection")), "{:?}", host.said);
+    assert!(!host.said.iter().any(|line| line.starts_with("active")), "{:?}", host.said);
 }

@@ -18,6 +18,8 @@ pub struct HostProcess {
     pub url: String,
     /// The host's own key.
     key: String,
+    /// What it printed before it listened.
+    pub said: Vec<String>,
 }
 
 impl HostProcess {
@@ -64,7 +66,7 @@ impl HostProcess {
         change(&mut command);
         let mut child = command.spawn().expect("the command starts");
         let url = url(&mut child);
-        Self { child, url, key: own_key(data) }
+        Self { child, url, key: own_key(data), said: Vec::new() }
     }
 
     /// The same where a write beyond the limit for file sizes is an error, as on a full disk, and does not end the process; with these settings in
@@ -90,13 +92,16 @@ impl HostProcess {
     pub fn of(mut command: Command, data: &Path) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = child.stdout.take().expect("its output");
-        let mut lines = BufReader::new(output).lines();
-        let url = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned))
-            .expect("a line that says where it listens");
-        Self { child, url, key: own_key(data) }
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        let mut said = Vec::new();
+        let url = loop {
+            let line = lines.next().expect("a line that says where it listens");
+            match line.strip_prefix("listening on ") {
+                Some(url) => break url.to_owned(),
+                None => said.push(line),
+            }
+        };
+        Self { child, url, key: own_key(data), said }
     }
 
     /// What operators see of the plugin `name`; null if nothing is known of it.

@@ -1,5 +1,7 @@
 //! `sockhop deploy`
 
+mod outcome;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -9,11 +11,15 @@ use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
 use sockhop::host;
+use sockhop::registry::Served;
 
 use super::client::Target;
 use super::output;
+use outcome::{Asked, Outcome};
 
 /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
+///
+/// A plugin that the running host would refuse, or refuses, does not stay in the directory: the file that it replaced is put back.
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     /// The plugin
@@ -41,6 +47,12 @@ const ASK: Duration = Duration::from_millis(50);
 impl Deploy {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = super::load(self.target.config())?;
+        // Before anything is placed: a host that can't be asked can't be waited for.
+        let rows = match self.target.ask("/api/plugins", None) {
+            Ok(answer) => answer.success()?.as_array().cloned(),
+            Err(error) if self.wait => return Err(error.context("nothing was deployed: --wait needs a running host")),
+            Err(_) => None,
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         // What is compiled here need not be compiled again by the host.
         let cache = Some(host::cache_dir(self.target.data_dir(&config))).filter(|cache| cache.is_dir());
@@ -51,50 +63,71 @@ impl Deploy {
             None => bail!("there is no file to deploy"),
         };
         let (name, digest) = (served.plugin.name(), served.plugin.digest.as_str());
-        let place = self.place(&config, name)?;
-        put(&self.file, &place)?;
+        if let Some((event, owner)) = rows.iter().flatten().find_map(|row| claimed(&served, row)) {
+            bail!("{name} would be refused by the host, and was not deployed: event `{event}` is taken by plugin `{owner}`");
+        }
+        let place = self.place(&config, name, rows.as_deref());
+        let bytes = std::fs::read(&self.file).with_context(|| format!("can't read {}", self.file.display()))?;
+        let replaced = std::fs::read(&place).ok();
+        let error_before = self.row(name)?.get("last_error").cloned().unwrap_or_default();
+        let asked = Asked { digest, is_new: replaced.as_deref() != Some(&bytes), error_before };
+        put(&bytes, &place)?;
         if !self.wait {
             return Ok(self.say(name, digest, &place, "deployed"));
         }
         let until = Instant::now() + Duration::from_secs(self.timeout);
         while Instant::now() < until {
-            let answer = self.target.ask(&format!("/api/plugins/{name}"), None)?;
-            if matches!(answer.status, 401 | 403) {
-                return answer.success().map(|_| ExitCode::FAILURE);
+            match asked.outcome(&self.row(name)?) {
+                None => std::thread::sleep(ASK),
+                Some(Outcome::Serves) => return Ok(self.say(name, digest, &place, "serves")),
+                Some(Outcome::ServesBut(reason)) => bail!("{name} {digest} was deployed, but: {reason}"),
+                Some(Outcome::Disabled) => {
+                    bail!("{name} is deployed, but disabled; `sockhop plugins enable {name}` serves it")
+                }
+                Some(Outcome::HeldBack(version)) => {
+                    bail!(
+                        "{name} is deployed, but an operator went back to {version}; `sockhop plugins rollback {name} --to {digest}` serves it"
+                    )
+                }
+                Some(Outcome::Quarantined(reason)) => bail!("{name} is deployed, but quarantined: {reason}"),
+                Some(Outcome::Refused(reason)) if asked.is_new => {
+                    let done = take_back(&place, &bytes, replaced.as_deref());
+                    bail!("{name} is refused by the host: {reason}; {done}");
+                }
+                Some(Outcome::Refused(reason)) => bail!("{name} is refused by the host: {reason}; its file was there before, and stays"),
             }
-            let is = |member: &str| answer.document.pointer(member).and_then(Value::as_str).unwrap_or_default().to_owned();
-            if is("/digest") == digest && is("/state") == "active" {
-                return Ok(self.say(name, digest, &place, "serves"));
-            }
-            if is("/last_error/digest") == digest {
-                bail!("{name} is refused by the host: {}", is("/last_error/reason"));
-            }
-            std::thread::sleep(ASK);
         }
         bail!("the host has not served {name} within {} s; `sockhop plugins show {name}` says what it does", self.timeout)
     }
 
+    /// What the host knows of the plugin; null if nothing, or if no host has to be asked.
+    fn row(&self, name: &str) -> anyhow::Result<Value> {
+        if !self.wait {
+            return Ok(Value::Null);
+        }
+        let answer = self.target.ask(&format!("/api/plugins/{name}"), None)?;
+        match answer.status {
+            401 | 403 => answer.success(),
+            _ => Ok(answer.document),
+        }
+    }
+
     /// The file that the plugin has already; else one of its name, in the directory that was named, or that the host says it follows, or that
     /// the configuration names where no host runs.
-    fn place(&self, config: &Config, name: &str) -> anyhow::Result<PathBuf> {
-        let Ok(answer) = self.target.ask("/api/plugins", None) else {
-            let dir = self.plugins.as_ref().unwrap_or(&config.plugins.dir);
-            return Ok(dir.join(format!("{name}.wasm")));
-        };
-        let rows = answer.success()?;
-        let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
+    fn place(&self, config: &Config, name: &str, rows: Option<&[Value]>) -> PathBuf {
+        let rows = rows.unwrap_or_default();
         let file = |row: &Value| row.get("file").and_then(Value::as_str).map(PathBuf::from);
         let own = rows.iter().find(|row| row.get("name").and_then(Value::as_str) == Some(name)).and_then(file);
         let theirs = rows.iter().find_map(|row| file(row)?.parent().map(Path::to_owned));
         let dir = self.plugins.clone().or(theirs).unwrap_or_else(|| config.plugins.dir.clone());
-        let Some(own) = own else { return Ok(dir.join(format!("{name}.wasm"))) };
+        let Some(own) = own else { return dir.join(format!("{name}.wasm")) };
         if own.exists() {
-            return Ok(own);
+            return own;
         }
         // The host's path as it was read is no path from here: the directory is called otherwise, or the path is no UTF-8.
         let file_name = own.file_name().map(Path::new).unwrap_or(&own);
         let places = [own.parent(), Some(dir.as_path())];
-        Ok(places.into_iter().flatten().find_map(|dir| spelled(dir, file_name)).unwrap_or_else(|| dir.join(file_name)))
+        places.into_iter().flatten().find_map(|dir| spelled(dir, file_name)).unwrap_or_else(|| dir.join(file_name))
     }
 
     fn say(&self, name: &str, digest: &str, place: &Path, word: &str) -> ExitCode {
@@ -112,13 +145,32 @@ fn spelled(dir: &Path, file_name: &Path) -> Option<PathBuf> {
     names.find(|name| name.to_string_lossy() == file_name.to_string_lossy()).map(|name| dir.join(name))
 }
 
-/// Copies beside the place, under a name that no host reads, and renames: whoever looks sees the old file or the new one, whole.
-fn put(file: &Path, place: &Path) -> anyhow::Result<()> {
+/// An event of this plugin that the plugin of `row` handles already, and its name.
+fn claimed<'row>(served: &Served, row: &'row Value) -> Option<(&'row str, &'row str)> {
+    let owner = row.get("name")?.as_str().filter(|owner| *owner != served.plugin.name())?;
+    let events = row.get("events")?.as_array()?.iter().filter_map(Value::as_str);
+    events.into_iter().find(|event| served.inbound.contains_key(*event)).map(|event| (event, owner))
+}
+
+/// Undoes what was placed, unless the file has been changed since. Returns what was done, for the operator.
+fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
+    if std::fs::read(place).ok().as_deref() != Some(placed) {
+        return format!("{} has been changed since, and stays", place.display());
+    }
+    let undone = match replaced {
+        Some(replaced) => put(replaced, place).map(|()| "the file that it replaced was put back"),
+        None => std::fs::remove_file(place).map(|()| "its file was removed again").map_err(Into::into),
+    };
+    undone.map_or_else(|error| format!("{} can't be taken back ({error:#}): remove it", place.display()), str::to_owned)
+}
+
+/// Writes beside the place, under a name that no host reads, and renames: whoever looks sees the old file or the new one, whole.
+fn put(bytes: &[u8], place: &Path) -> anyhow::Result<()> {
     let name = place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let unfinished = place.with_file_name(format!(".{name}.{}", std::process::id()));
-    let put = std::fs::copy(file, &unfinished).and_then(|_| std::fs::rename(&unfinished, place));
+    let put = std::fs::write(&unfinished, bytes).and_then(|()| std::fs::rename(&unfinished, place));
     if put.is_err() {
         let _ = std::fs::remove_file(&unfinished);
     }
-    put.with_context(|| format!("can't put {} to {}", file.display(), place.display()))
+    put.with_context(|| format!("can't write {}", place.display()))
 }

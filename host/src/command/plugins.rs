@@ -92,6 +92,10 @@ fn print_one(plugin: &Value) {
         let text = match value {
             Value::Null => continue,
             Value::String(text) => text.clone(),
+            Value::Array(all) if member == "kept" => {
+                all.iter().for_each(|version| print_kept(member, version));
+                continue;
+            }
             Value::Array(all) => {
                 all.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect::<Vec<_>>().join(" ")
             }
@@ -99,6 +103,12 @@ fn print_one(plugin: &Value) {
         };
         output::line(format_args!("{member:<13}{text}"));
     }
+}
+
+/// A version that can be gone back to.
+fn print_kept(member: &str, version: &Value) {
+    let text = |name: &str| version.get(name).and_then(Value::as_str).unwrap_or("-");
+    output::line(format_args!("{member:<13}{} {} since {}", text("digest"), text("version"), text("served_since")));
 }
 
 /// Characters of a digest that a person needs to tell two versions apart.

@@ -11,6 +11,7 @@ use clap::Args;
 use sockhop::config::{Config, Listen, LogFormat};
 use sockhop::host::{self, Host};
 use sockhop::log;
+use sockhop::reload::Row;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -139,17 +140,7 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
         tracing::warn!(dir = %plugins.display(), "the plugin directory holds no .wasm; put one there");
     }
     let host = Host::bind(config).await?;
-    let routes = host.routes();
-    for served in &routes.plugins {
-        let registration = &served.plugin.registration;
-        let events: Vec<_> = served.inbound.keys().map(String::as_str).collect();
-        output.line(format_args!("active   {} {}: {}", registration.name, registration.version, events.join(", ")));
-    }
-    for row in host.rows().iter() {
-        if let Some(error) = &row.last_error {
-            output.line(format_args!("failed   {}: {}", row.file.display(), error.reason));
-        }
-    }
+    host.rows().iter().for_each(|row| say_plugin(output, row));
     let address = host.local_addr();
     if !configured_keys {
         say_key(output, &host::key_file(&data), address);
@@ -165,6 +156,25 @@ async fn run(host: Host, stopping: StopSignals) {
     let signals = TaskTracker::new().spawn(wait_for_signals(stopping, stop.clone(), at_once.clone()));
     host.run(stop, at_once).await;
     signals.abort();
+}
+
+/// Says what became of a plugin at the start.
+fn say_plugin(output: &Background, row: &Row) {
+    let state = row.state().name();
+    match &row.served {
+        Some(served) => {
+            let registration = &served.plugin.registration;
+            let events: Vec<_> = served.inbound.keys().map(String::as_str).collect();
+            output.line(format_args!("{state:<8} {} {}: {}", registration.name, registration.version, events.join(", ")));
+            if let Some(error) = row.error() {
+                output.line(format_args!("error    {}: {}", row.file.display(), error.reason));
+            }
+        }
+        None => {
+            let reason = row.error().map(|error| error.reason).unwrap_or_default();
+            output.line(format_args!("{state:<8} {}: {reason}", row.file.display()));
+        }
+    }
 }
 
 /// Says where the host's own key is and how to use it; the key itself only to a person's eyes.

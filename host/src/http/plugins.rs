@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::config::Scope;
 use crate::registry::Served;
-use crate::reload::slots::OperatorError;
+use crate::reload::slots::{LastError, OperatorError, Slot};
 use crate::reload::{Absent, Row, Word};
 
 use super::problem::Problem;
@@ -116,12 +116,18 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
         (None, None) => return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", &format!("no plugin `{name}` is known here"))),
     };
     if let (Some(members), Some(slot)) = (document.as_object_mut(), slot) {
-        members.insert("kept".to_owned(), json!(slot.kept));
+        members.insert("kept".to_owned(), slot.kept.iter().map(|digest| kept(slot, digest)).collect());
         members.insert("in_file".to_owned(), json!(slot.in_file));
         members.insert("pinned".to_owned(), json!(slot.pinned));
         members.insert("disabled".to_owned(), json!(slot.is_disabled(&slot.in_file)));
     }
     Ok(Json(document))
+}
+
+/// A version that can be gone back to. Its name and its time are null if a host of an earlier version kept it.
+fn kept(slot: &Slot, digest: &String) -> Value {
+    let known = slot.versions.get(digest);
+    json!({"digest": digest, "version": known.map(|known| &known.version), "served_since": known.map(|known| rfc3339(known.served_since))})
 }
 
 /// A plugin whose file is gone has the members of every other, and no state.
@@ -130,6 +136,7 @@ fn absent(absent: &Absent) -> Value {
     let mut document = row(&plain);
     if let Some(members) = document.as_object_mut() {
         members.insert("state".to_owned(), Value::Null);
+        members.insert("last_error".to_owned(), json!(absent.slot.last_error.as_ref().map(error)));
         members.insert("absent_since".to_owned(), json!(absent.slot.absent_since.map(rfc3339)));
         members.insert("forgotten_at".to_owned(), json!(absent.until.map(rfc3339)));
     }
@@ -141,7 +148,6 @@ fn row(row: &Row) -> Value {
     let plugin = served.map(|served| &served.plugin);
     let (calls, failures) = plugin.map_or((0, 0), |plugin| plugin.counts());
     let (memory, instances) = plugin.map_or((0, 0), |plugin| plugin.memory_and_instances());
-    let error = |error: &crate::reload::slots::LastError| json!({"digest": error.digest, "reason": error.reason, "at": rfc3339(error.at)});
     json!({
         "name": row.name,
         "version": plugin.map(|plugin| &plugin.registration.version),
@@ -151,7 +157,7 @@ fn row(row: &Row) -> Value {
         "file": row.file.to_string_lossy(),
         "events": served.map(|served| served.inbound.keys().collect::<Vec<_>>()).unwrap_or_default(),
         "loaded_at": plugin.map(|plugin| rfc3339(plugin.loaded_at)),
-        "last_error": row.last_error.as_ref().map(error).or_else(|| served.and_then(state_error)),
+        "last_error": row.error().as_ref().map(error).or_else(|| served.and_then(state_error)),
         "calls": calls,
         "failures": failures,
         "instances": instances,
@@ -165,6 +171,10 @@ fn state_error(served: &Served) -> Option<Value> {
     let trouble = served.state.store.trouble()?;
     let reason = format!("{} failed: {}", trouble.kind.operation(), trouble.reason);
     Some(json!({"digest": served.plugin.digest, "reason": reason, "at": rfc3339(trouble.at)}))
+}
+
+fn error(error: &LastError) -> Value {
+    json!({"digest": error.digest, "reason": error.reason, "at": rfc3339(error.at)})
 }
 
 /// RFC 3339 in UTC with milliseconds.

@@ -178,7 +178,11 @@ mod tests {
         let mut slots = Slots::default();
         let file = Path::new(std::ffi::OsStr::from_bytes(b"/plugins/\xff.wasm"));
         let text = Path::new("/plugins/b.wasm");
-        slots.claim(&[Claim { file, holds: Some(("a", "1")) }, Claim { file: text, holds: Some(("b", "2")) }], false);
+        slots.claim(
+            &[Claim { file, holds: Some(("a", "1")) }, Claim { file: text, holds: Some(("b", "2")) }],
+            false,
+            SystemTime::UNIX_EPOCH,
+        );
         contents.save(&slots).unwrap();
         assert_eq!(contents.load(), slots);
         let saved = fs::read_to_string(contents.slots_file()).unwrap();

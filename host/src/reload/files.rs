@@ -168,6 +168,13 @@ impl Files {
         }
     }
 
+    /// A file is looked into again, though it has not changed.
+    pub(super) fn read_again(&mut self, path: &Path) {
+        if let Some(seen) = self.by_path.get_mut(path).filter(|seen| !seen.is_loading) {
+            seen.outcome = None;
+        }
+    }
+
     /// Whether any file did not stand still when it was looked at last.
     pub(super) fn any_unsettled(&self) -> bool {
         self.by_path.values().any(|seen| !seen.is_settled)

@@ -104,6 +104,11 @@ impl Loads {
         self.subjects.values().any(|(other, _)| other == subject)
     }
 
+    /// Whether a kept version of the plugin `name` is being loaded.
+    pub(super) fn is_loading_kept(&self, name: &str) -> bool {
+        self.subjects.values().any(|(subject, _)| matches!(subject, Subject::Kept(of, _) if of == name))
+    }
+
     /// Whether nothing is.
     pub(super) fn is_empty(&self) -> bool {
         self.subjects.is_empty()

@@ -107,6 +107,23 @@ impl Row {
         };
         PluginState::of(self.slot.as_ref(), signs)
     }
+
+    /// Why it does not serve, or what failed last. A plugin that is quarantined, or has failed, always has a reason.
+    pub fn error(&self) -> Option<LastError> {
+        match (self.state(), &self.served) {
+            (PluginState::Quarantined, Some(served)) => {
+                let (failure, at) = served.health.last_failure().unwrap_or(("unknown".to_owned(), served.plugin.loaded_at));
+                let reason = format!("failed too often, and is tried again soon (or now: `enable`); its last failure: {failure}");
+                Some(LastError { digest: Some(served.plugin.digest.clone()), reason, at })
+            }
+            (PluginState::Failed, _) => Some(self.last_error.clone().unwrap_or_else(|| LastError {
+                digest: None,
+                reason: "no version of it can be loaded; the host's log says why".to_owned(),
+                at: SystemTime::now(),
+            })),
+            _ => self.last_error.clone(),
+        }
+    }
 }
 
 impl Operator {
@@ -167,7 +184,10 @@ pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Dra
     });
     let plain = |name: String, file: PathBuf| Row::plain(name, file, generation);
     let of_files = files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| match &seen.outcome {
-        Some(Outcome::Plugin { name, .. }) => Row { last_error: seen.conflict.clone(), ..plain(name.clone(), path.to_owned()) },
+        // Without a conflict it has not claimed its slot yet.
+        Some(Outcome::Plugin { name, .. }) => {
+            Row { last_error: seen.conflict.clone(), is_loading: seen.conflict.is_none(), ..plain(name.clone(), path.to_owned()) }
+        }
         Some(Outcome::Failed { failure, error, .. }) => Row {
             last_error: Some(error.clone()),
             is_loading: seen.is_loading,

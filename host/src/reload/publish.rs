@@ -10,7 +10,7 @@ use crate::registry::{AdmitError, Routes, Served, lint};
 
 use super::Reloader;
 use super::files::Outcome;
-use super::settle::{Choice, settle};
+use super::settle::{Choice, Version, settle};
 use super::slots::{Digest, LastError};
 use super::stem;
 
@@ -41,6 +41,14 @@ impl Reloader {
         }
     }
 
+    /// Begins to load the kept versions that plugins need now.
+    pub(super) fn load_kept(&mut self) {
+        let (before, names) = (self.registry.snapshot(), self.slots.present().map(|(name, _)| name.to_owned()).collect::<Vec<_>>());
+        for name in names {
+            self.versions(&name, &before);
+        }
+    }
+
     /// Decides which version of each plugin serves, and serves it.
     pub(super) fn publish(&mut self) {
         let before = self.registry.snapshot();
@@ -49,18 +57,32 @@ impl Reloader {
         let mut choices = Vec::new();
         for (_, name) in names {
             let versions = self.versions(&name, &before);
-            let disabled = |version: &Arc<Served>| self.slots.get(&name).is_some_and(|slot| slot.is_disabled(&version.plugin.digest));
-            let versions = versions.into_iter().map(|version| (disabled(&version), version)).collect();
+            let slot = self.slots.get(&name);
+            // At the start nothing serves yet, and what served before is remembered.
+            let is_incumbent = |served: &Arc<Served>| match before.generation {
+                0 => slot.is_some_and(|slot| slot.serving.as_ref() == Some(&served.plugin.digest)),
+                _ => before.serves(served),
+            };
+            let of = |served: Arc<Served>| Version {
+                is_disabled: slot.is_some_and(|slot| slot.is_disabled(&served.plugin.digest)),
+                is_incumbent: is_incumbent(&served),
+                served,
+            };
+            let versions = versions.into_iter().map(of).collect();
             choices.push(Choice { name, versions });
         }
         let (routes, refused) = settle(&before, &mut choices);
         for (name, digest, error) in refused {
-            let error = LastError { digest: Some(digest), reason: error.to_string(), at: SystemTime::now() };
+            let error = LastError { digest: Some(digest.clone()), reason: error.to_string(), at: SystemTime::now() };
             let known = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
             if known.is_none_or(|known| (&known.digest, &known.reason) != (&error.digest, &error.reason)) {
                 tracing::error!(plugin = name, digest = error.digest, error = error.reason, "plugin failed");
                 self.metrics.reload(&name, "failed");
                 self.slots.refused(&name, error, false);
+            }
+            // What served when the host before ended does not serve in this one.
+            if before.generation == 0 && self.slots.get(&name).is_some_and(|slot| slot.serving.as_ref() == Some(&digest)) {
+                self.slots.unserved(&name);
             }
         }
         if before.generation == 0 || !routes.serves_what(&before) {
@@ -125,6 +147,7 @@ impl Reloader {
                 tracing::info!(plugin = name, version = served.plugin.registration.version, digest, file = %file.display(),
                     generation = routes.generation, replaces = old.as_ref().map(|old| old.plugin.digest.as_str()), "plugin active");
                 self.slots.served(name, digest, SystemTime::now());
+                self.slots.describe(name, &served.plugin.registration.version);
                 self.metrics.reload(name, "active");
             }
             if before.is_disabled(name) != routes.is_disabled(name) {
@@ -178,8 +201,14 @@ impl Reloader {
     fn save(&mut self) {
         if self.slots != self.saved {
             match self.contents.save(&self.slots) {
-                Ok(()) => self.saved.clone_from(&self.slots),
-                Err(error) => tracing::warn!(%error, "what serves can't be remembered for the next start"),
+                Ok(()) => {
+                    self.saved.clone_from(&self.slots);
+                    self.unsaved = None;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what serves can't be remembered for the next start");
+                    self.unsaved.get_or_insert((error.to_string(), SystemTime::now()));
+                }
             }
         }
     }

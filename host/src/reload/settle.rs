@@ -9,42 +9,48 @@ use super::slots::Digest;
 /// A plugin on its way into a generation: its versions that could serve, the best first.
 pub(super) struct Choice {
     pub(super) name: String,
-    /// With whether an operator has disabled each.
-    pub(super) versions: Vec<(bool, Arc<Served>)>,
+    pub(super) versions: Vec<Version>,
+}
+
+/// A version of a plugin on its way into a generation.
+pub(super) struct Version {
+    pub(super) served: Arc<Served>,
+    /// Whether an operator has disabled it.
+    pub(super) is_disabled: bool,
+    /// Whether it serves already; at a host's start, whether it served when the host before ended.
+    pub(super) is_incumbent: bool,
 }
 
 /// What a version was refused for.
 pub(super) type Refused = (String, Digest, AdmitError);
 
-/// The generation in which every plugin serves the best of its versions that goes with the others. Where two don't go together, the one that
-/// is new here loses: what serves is never pushed out.
+/// The generation in which every plugin serves the best of its versions that goes with the others. If two don't go together, the one that
+/// is new loses, whatever the order of the files: a newcomer never pushes an incumbent out. Each refusal names the winner.
 pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Refused>) {
-    let serves = |served: &Arc<Served>| before.plugins.iter().any(|other| Arc::ptr_eq(other, served));
     let mut refused = Vec::new();
     loop {
         let mut routes = Routes::after(before);
         let mut conflict = None;
         for choice in choices.iter() {
-            if let Some((is_disabled, version)) = choice.versions.first()
-                && let Err(error) = routes.admit(version, *is_disabled)
+            if let Some(version) = choice.versions.first()
+                && let Err(error) = routes.admit(&version.served, version.is_disabled)
             {
                 let is_new = |name: &str| {
                     let choice = choices.iter().find(|choice| choice.name == name);
-                    choice.and_then(|choice| choice.versions.first()).is_some_and(|(_, version)| !serves(version))
+                    choice.and_then(|choice| choice.versions.first()).is_some_and(|version| !version.is_incumbent)
                 };
-                let loser = match error.taken_by() {
-                    Some(other) if serves(version) && is_new(other) => other.to_owned(),
-                    _ => choice.name.clone(),
-                };
-                conflict = Some((loser, error));
+                conflict = Some(match error.taken_by().filter(|other| version.is_incumbent && is_new(other)).map(str::to_owned) {
+                    Some(loser) => (loser, error.seen_by_the_other(&choice.name)),
+                    None => (choice.name.clone(), error),
+                });
                 break;
             }
         }
         let Some((loser, error)) = conflict else { return (routes, refused) };
         match choices.iter_mut().find(|choice| choice.name == loser) {
             Some(choice) if !choice.versions.is_empty() => {
-                let (_, version) = choice.versions.remove(0);
-                refused.push((loser, version.plugin.digest.clone(), error));
+                let version = choice.versions.remove(0);
+                refused.push((loser, version.served.plugin.digest.clone(), error));
             }
             // Whoever is in the way is nobody that could step back: an impossible case that must not go in circles.
             _ => return (routes, refused),

@@ -58,6 +58,9 @@ pub struct Slot {
     pub serving_since: SystemTime,
     /// Versions that served, the newest first.
     pub kept: VecDeque<Digest>,
+    /// What people know the kept versions by.
+    #[serde(default)]
+    pub versions: BTreeMap<Digest, KeptVersion>,
     /// The version that an operator went back to, for as long as the file stays what it is.
     pub pinned: Option<Digest>,
     /// What the file held when an operator disabled the plugin: every version is disabled but one that the file has changed to since.
@@ -68,6 +71,15 @@ pub struct Slot {
     pub absent_since: Option<SystemTime>,
     /// What failed last, until a newer version serves.
     pub last_error: Option<LastError>,
+}
+
+/// What people know a kept version by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptVersion {
+    /// The version that it registers.
+    pub version: String,
+    /// When it began to serve, the last time.
+    pub served_since: SystemTime,
 }
 
 /// What is known of the version in a slot's file.
@@ -223,6 +235,16 @@ impl Slots {
         slot.kept.truncate(KEPT);
     }
 
+    /// The version of `name` that serves calls itself `version`.
+    pub fn describe(&mut self, name: &str, version: &str) {
+        let Some(slot) = self.by_name.get_mut(name) else { return };
+        if let Some(serving) = &slot.serving {
+            let known = KeptVersion { version: version.to_owned(), served_since: slot.serving_since };
+            slot.versions.insert(serving.clone(), known);
+        }
+        slot.versions.retain(|digest, _| slot.kept.contains(digest));
+    }
+
     /// A version of `name` could not be made to serve. `by_its_bytes`: it never will.
     pub fn refused(&mut self, name: &str, error: LastError, by_its_bytes: bool) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
@@ -290,9 +312,9 @@ impl Slots {
         Ok(())
     }
 
-    /// The version that serves has tripped its breaker. Goes back to the one before it where it is new, nobody chose it, and there is one;
+    /// The version that serves has tripped its breaker, at last by `failure`. Goes back to the one before it where it is new, nobody chose it, and there is one;
     /// which that is.
-    pub fn tripped(&mut self, name: &str, at: SystemTime) -> Option<Digest> {
+    pub fn tripped(&mut self, name: &str, failure: Option<&str>, at: SystemTime) -> Option<Digest> {
         let slot = self.by_name.get_mut(name)?;
         // A clock that was set back says nothing about age: then the version stays, and its breaker guards it.
         let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
@@ -303,7 +325,8 @@ impl Slots {
         }
         slot.pinned = (target != slot.in_file).then(|| target.clone());
         slot.kept.retain(|kept| *kept != tripped);
-        let reason = "failed too often in its first minute; the version before it serves again".to_owned();
+        let last = failure.map(|failure| format!("; its last failure: {failure}")).unwrap_or_default();
+        let reason = format!("failed too often in its first minute; the version before it serves again{last}");
         slot.last_error = Some(LastError { digest: Some(tripped), reason, at });
         Some(target)
     }

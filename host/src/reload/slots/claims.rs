@@ -3,7 +3,7 @@
 //! What was decided of a plugin belongs to its name: it outlives the file, so that a file which is away for a moment, or for
 //! a week, comes back to the same version, disabled or not. A slot without a file is absent: nothing of it serves.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -83,6 +83,7 @@ impl Slots {
                     serving: None,
                     serving_since: long_ago(),
                     kept: VecDeque::new(),
+                    versions: BTreeMap::new(),
                     pinned: None,
                     disabled: None,
                     absent_since: None,

@@ -36,6 +36,18 @@ pub struct Signs {
 }
 
 impl PluginState {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Quarantined => "quarantined",
+            Self::Disabled => "disabled",
+            Self::Failed => "failed",
+        }
+    }
+
     /// The state of a slot, or of what is left of one.
     pub fn of(slot: Option<&Slot>, signs: Signs) -> Self {
         match slot {

@@ -1,0 +1,90 @@
+//! What a row of the running host says about a version that was deployed. Pure.
+
+use serde_json::Value;
+
+/// A version that was placed, and what was known before.
+pub(super) struct Asked<'version> {
+    pub(super) digest: &'version str,
+    /// Whether the file had another content, or was not there.
+    pub(super) is_new: bool,
+    /// The plugin's `last_error` before it was placed: it says nothing about what follows.
+    pub(super) error_before: Value,
+}
+
+/// What became of the version.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It serves.
+    Serves,
+    /// It serves now, and something about it is wrong: it may not outlive a restart.
+    ServesBut(String),
+    /// It would serve if an operator had not disabled the plugin.
+    Disabled,
+    /// An operator went back to this version, and the file has not changed.
+    HeldBack(String),
+    /// It has failed too often.
+    Quarantined(String),
+    /// It does not serve, for this reason.
+    Refused(String),
+}
+
+impl Asked<'_> {
+    /// What became of the version, as the plugin's row says; `None` while that is not known.
+    pub(super) fn outcome(&self, row: &Value) -> Option<Outcome> {
+        let text = |pointer: &str| row.pointer(pointer).and_then(Value::as_str);
+        let error = text("/last_error/reason").filter(|_| text("/last_error/digest") == Some(self.digest)).map(str::to_owned);
+        if text("/digest") == Some(self.digest) {
+            match (text("/state")?, &error) {
+                ("active", None) => return Some(Outcome::Serves),
+                ("active", Some(reason)) => return Some(Outcome::ServesBut(reason.clone())),
+                ("disabled", _) => return Some(Outcome::Disabled),
+                ("quarantined", reason) => return Some(Outcome::Quarantined(reason.clone().unwrap_or_default())),
+                _ => {}
+            }
+        }
+        let is_stale = self.is_new && row.get("last_error") == Some(&self.error_before);
+        match (error, text("/pinned")) {
+            (Some(reason), _) if !is_stale => Some(Outcome::Refused(reason)),
+            (_, Some(pinned)) if !self.is_new => Some(Outcome::HeldBack(pinned.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const NEW: Asked<'_> = Asked { digest: "b", is_new: true, error_before: Value::Null };
+    const SAME: Asked<'_> = Asked { digest: "b", is_new: false, error_before: Value::Null };
+
+    #[test]
+    fn a_version_serves_is_refused_or_is_waited_for() {
+        let error = json!({"digest": "b", "reason": "no", "at": "t"});
+        for (asked, row, outcome) in [
+            (&NEW, json!({"code": "not_found"}), None),
+            (&NEW, json!({"digest": "a", "state": "active", "last_error": null}), None),
+            (&NEW, json!({"digest": "a", "state": "disabled", "last_error": null}), None),
+            (&NEW, json!({"digest": "b", "state": "active", "last_error": null}), Some(Outcome::Serves)),
+            (&NEW, json!({"digest": "b", "state": "active", "last_error": error}), Some(Outcome::ServesBut("no".to_owned()))),
+            (&NEW, json!({"digest": "a", "state": "active", "last_error": error}), Some(Outcome::Refused("no".to_owned()))),
+            (&NEW, json!({"digest": null, "state": "failed", "last_error": error}), Some(Outcome::Refused("no".to_owned()))),
+            (&SAME, json!({"digest": "b", "state": "disabled", "last_error": null}), Some(Outcome::Disabled)),
+            (&SAME, json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a"}), Some(Outcome::HeldBack("a".to_owned()))),
+            (&NEW, json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a"}), None),
+            (&SAME, json!({"digest": "b", "state": "quarantined", "last_error": error}), Some(Outcome::Quarantined("no".to_owned()))),
+        ] {
+            assert_eq!(asked.outcome(&row), outcome, "{row}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_was_there_before_the_new_content_is_not_about_it() {
+        let error = json!({"digest": "b", "reason": "no", "at": "then"});
+        let row = json!({"digest": "a", "state": "active", "last_error": error});
+        assert_eq!(Asked { error_before: error, ..NEW }.outcome(&row), None);
+        let again = json!({"digest": "a", "state": "active", "last_error": {"digest": "b", "reason": "no", "at": "now"}});
+        assert_eq!(Asked { error_before: row["last_error"].clone(), ..NEW }.outcome(&again), Some(Outcome::Refused("no".to_owned())));
+    }
+}

@@ -1,0 +1,107 @@
+//! Looks at the plugin directory: which files are new, have changed or are to be tried again, and whether a look can be believed.
+
+use std::io;
+use std::path::Path;
+
+use tokio::time::Instant;
+
+use super::directory::{Doubt, Look, News};
+use super::loads::Known;
+use super::scan;
+use super::slots::Verdict;
+use super::{Reloader, SETTLE, TOGETHER, UNREADABLE, stem};
+
+impl Reloader {
+    /// When the directory is looked at next: also to try again what failed, where it can be looked at.
+    pub(super) fn next_look(&self) -> Instant {
+        self.files.next_retry().filter(|_| !self.directory.is_doubted()).map_or(self.look_at, |again| again.min(self.look_at))
+    }
+
+    /// Looks at the directory.
+    pub(super) fn look(&mut self) {
+        let scanned = scan::scan(&self.dir);
+        let look = scanned.as_ref().map_or(Look::Unreadable, |found| Look::Files(found.len()));
+        let known = self.files.iter().count();
+        let judgement = self.directory.judge(look, known, Instant::now());
+        self.metrics.directory(!self.directory.is_doubted());
+        self.tell_of_directory(judgement.news, known, scanned.as_ref().err());
+        match scanned {
+            Ok(found) if judgement.is_believed => {
+                for changed in self.files.observe(found, false) {
+                    self.loads.give_up(&changed);
+                }
+                self.lost.clear();
+                // What could not be kept when it came may be kept now.
+                for (_, slot) in self.slots.present().filter(|(_, slot)| slot.serving.as_ref() == Some(&slot.in_file)) {
+                    if !self.contents.file(&slot.in_file).exists() {
+                        self.files.read_again(&slot.file);
+                    }
+                }
+                self.look_into_due();
+                self.together.get_or_insert_with(|| Instant::now() + TOGETHER);
+            }
+            // What serves goes on.
+            _ => {}
+        }
+        let again = if self.directory.is_doubted() {
+            self.rescan.min(UNREADABLE)
+        } else if self.files.any_unsettled() {
+            SETTLE
+        } else {
+            self.rescan
+        };
+        let at = Instant::now() + again;
+        self.look_at = self.directory.believed_at().map_or(at, |believed| believed.min(at));
+    }
+
+    /// Logs that the directory is not believed, or is again: once each time.
+    pub(super) fn tell_of_directory(&self, news: Option<News>, plugins: usize, error: Option<&io::Error>) {
+        let dir = self.dir.display();
+        match news {
+            None => {}
+            Some(News::Doubted(Doubt::Empty)) => {
+                tracing::warn!(%dir, plugins, "the plugin directory is empty: its plugins keep serving for now, and are taken out if it stays so");
+            }
+            Some(News::Doubted(Doubt::Unreadable)) => {
+                tracing::error!(%dir, plugins, error = error.map(tracing::field::display), "the plugin directory can't be read: its plugins keep serving until it can be");
+            }
+            Some(News::StayedEmpty) => tracing::warn!(%dir, plugins, "the plugin directory has stayed empty: its plugins are taken out"),
+            Some(News::Over(Doubt::Empty)) => tracing::info!(%dir, "the plugin directory holds plugins again"),
+            Some(News::Over(Doubt::Unreadable)) => tracing::info!(%dir, "the plugin directory can be read again"),
+        }
+    }
+
+    /// Begins to look into the files that are new, have changed, or are to be tried again.
+    pub(super) fn look_into_due(&mut self) {
+        let mut due = self.files.take_due();
+        // Plugins that served before come first: the others wait for a place behind them.
+        let has_served =
+            |path: &Path| self.slots.of_file(path).and_then(|name| self.slots.get(name)).is_some_and(|slot| slot.serving.is_some());
+        due.sort_by_key(|(path, _)| !has_served(path));
+        if due.is_empty() {
+            return;
+        }
+        for (path, stamp) in due {
+            let name = self.assumed_name(&path);
+            let known = self.known(&name);
+            self.loads.file(&path, stamp, name, known);
+        }
+        self.show();
+    }
+
+    /// The plugin that a file is, until it has said its name.
+    pub(super) fn assumed_name(&self, path: &Path) -> String {
+        self.slots.of_file(path).or_else(|| self.slots.was_of_file(path)).map_or_else(|| stem(path), str::to_owned)
+    }
+
+    /// What is known of versions by their content, for a file that should be the plugin `name`: what is ready, what is bad, and what was taken
+    /// back before the host was restarted.
+    pub(super) fn known(&self, name: &str) -> Known {
+        let taken_back = self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::TakenBack);
+        let taken_back = taken_back.map(|(name, slot)| (slot.in_file.clone(), Ok(name.to_owned())));
+        let ready = self.ready.iter().chain(&self.stand_by).map(|(digest, served)| (digest.clone(), Ok(served.plugin.name().to_owned())));
+        let bad = self.bad.iter().filter(|(under, _)| under == name);
+        let bad = bad.filter_map(|(_, failure)| Some((failure.digest.clone()?, Err(failure.clone()))));
+        taken_back.chain(ready).chain(bad).collect()
+    }
+}
