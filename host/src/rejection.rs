@@ -116,8 +116,9 @@ impl Rejection {
             "invalid_payload" => Self::invalid(refusal.message),
             "too_large" | "limit" => Self::TooLarge(refusal.message),
             "unavailable" => Self::Unavailable(refusal.message),
-            // What the host said to a call that no client can put right, and what the handler itself failed at.
-            "misuse" | "undeclared" | "invalid_data" | "internal" => Self::PluginFailed,
+            // What the host said to a call that no client can put right, what the handler itself failed at, and a stored value that this
+            // version can't read, as one that follows a newer version by a rollback.
+            "misuse" | "undeclared" | "invalid_data" | "internal" | "corrupt_state" => Self::PluginFailed,
             "rate_limited" => Self::RateLimited { message: refusal.message, retry_after: RETRY_AFTER },
             _ => {
                 truncate(&mut refusal.code, Self::MAX_REASON);
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_refusal_for_the_plugins_own_fault_is_never_the_clients() {
-        for code in ["misuse", "undeclared", "invalid_data", "internal"] {
+        for code in ["misuse", "undeclared", "invalid_data", "internal", "corrupt_state"] {
             assert_eq!(Rejection::from_handler(Refusal::new(code, "internal")), Rejection::PluginFailed);
         }
     }

@@ -9,8 +9,9 @@ pub type Result<T = (), E = Refusal> = std::result::Result<T, E>;
 ///
 /// Returned from a handler, nothing that the handler did is applied. The codes `forbidden`, `unauthorized`, `invalid_payload`,
 /// `too_large` and `rate_limited` reach the client as they are, and `limit` as `too_large`. What the host says to a call that no client can put
-/// right (`misuse`, `undeclared`, `invalid_data`), and [`internal`](Self::internal), reaches the client as `plugin_failed`, and its message
-/// only the host's log. Any other code reaches the client as `refused`, with the code as its `reason`.
+/// right (`misuse`, `undeclared`, `invalid_data`), [`internal`](Self::internal), and `corrupt_state` (a stored value that this version
+/// can't read) are failures of the plugin: they count as a trap does, reach the client as `plugin_failed`, and their message only the
+/// operator. Any other code reaches the client as `refused`, with the code as its `reason`.
 ///
 /// `?` converts no error of another kind by itself, because only the handler knows whose fault it is:
 ///

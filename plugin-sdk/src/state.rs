@@ -14,8 +14,9 @@ use crate::refusal::{Refusal, Result};
 ///
 /// Reads see one consistent view and the handler's own writes; writes are applied with the handler's other effects, or not at all. If what
 /// a handler that writes has read was changed meanwhile, the host drops its effects and runs it again: so a handler must not depend on
-/// what it remembers outside of the state. What one version writes, its predecessor must be able to read: a rollback changes code, never
-/// data.
+/// what it remembers outside of the state. What one version writes, its predecessor and its successor must be able to read: a rollback
+/// changes code, never data. A value that a version can't read is `corrupt_state`: a handler that passes it on has failed (`plugin_failed`),
+/// and a new version that does so in its first minute is rolled back.
 ///
 /// Every call is refused as `limit` where a key has more than 512 bytes, a value more than 256 KiB, the plugin more than 256 MiB, or a
 /// scan would return more than 2 MiB, or one event's stored values and other effects are more than 256 or have more than 1 MiB; as `misuse`
@@ -86,12 +87,12 @@ impl State<'_> {
     /// Reads the stored `value` of `key` from JSON, as [`get`](Self::get) and [`scan`](Self::scan) do.
     ///
     /// # Errors
-    /// `corrupt_state`: it is not a `T`. What is wrong with it stands in the log alone: it may quote the value, and a refusal may reach a
-    /// client whose value it is not.
+    /// `corrupt_state`: it is not a `T`. Passed on by a handler, it is the plugin's own failure: the client is told `plugin_failed`, and
+    /// the operator this message, which names the key. What is wrong with the value stands in the log alone, because it may quote the value.
     pub fn decode<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T> {
         serde_json::from_slice(value).map_err(|error| {
             self.host.log(Level::Error, &format!("the value of `{key}` is not what this version stores: {error}"));
-            Refusal::new("corrupt_state", "a stored value is not what this version of the plugin stores")
+            Refusal::new("corrupt_state", format!("the value of `{key}` is not what this version of the plugin stores"))
         })
     }
 

@@ -123,6 +123,42 @@ async fn a_directory_that_stays_empty_serves_nothing() {
     assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["error"]["code"], json!("unknown_event"));
 }
 
+/// A version that can't read the records of the one before is no better than one that traps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_cannot_read_what_is_stored_fails_and_goes_back_in_its_first_minute() {
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.breaker_failures = std::num::NonZeroU32::new(5).expect("not zero");
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1")).await;
+    let client = host.client().await;
+    assert_eq!(client.ask("call", json!(null)).await["calls"], json!(1));
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 reads=text"));
+    host.until("chameleon", serves("2")).await;
+    let mut failed = 0;
+    eventually("the version before serves again", async || {
+        let answer = client.ask("call", json!(null)).await;
+        match answer["error"]["code"].as_str() {
+            None => {
+                assert_eq!(answer["version"], json!("1"), "{answer}");
+                Some(())
+            }
+            Some("unavailable") => None,
+            Some(code) => {
+                assert_eq!((code, &answer["error"]["reason"]), ("plugin_failed", &json!(null)), "{answer}");
+                failed += 1;
+                None
+            }
+        }
+    })
+    .await;
+    assert!(failed >= 5, "{failed} failures were told to the client");
+    let row = host.until("chameleon", serves("1")).await;
+    let reason = row["last_error"]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("first minute") && reason.contains("corrupt_state") && reason.contains("`calls`"), "{row}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quarantined_plugin_says_why() {
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {

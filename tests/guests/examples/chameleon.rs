@@ -70,6 +70,10 @@ fn which(ctx: &Context, _: ()) -> Result<Which> {
 }
 
 fn call(ctx: &Context, _: ()) -> Result<Which> {
+    // A version that stores something else under this key, and does not know what stood there before.
+    if mood("reads").as_deref() == Some("text") {
+        ctx.state().get::<String>("calls")?;
+    }
     let calls = ctx.state().get::<u64>("calls")?.unwrap_or(0) + 1;
     ctx.state().set("calls", &calls)?;
     Ok(Which { version: version(), calls })
