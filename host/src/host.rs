@@ -250,6 +250,11 @@ impl Host {
         self.operator.rows()
     }
 
+    /// What a process may ask of its host while it runs.
+    pub fn monitor(&self) -> Monitor {
+        Monitor { operator: Arc::clone(&self.operator), registry: Arc::clone(&self.registry), rooms: Arc::clone(&self.rooms) }
+    }
+
     /// What it serves.
     pub fn routes(&self) -> Arc<Routes> {
         self.registry.snapshot()
@@ -313,6 +318,32 @@ fn warn_of_tables_without_plugin(config: &Config, rows: &[Row]) {
                 tracing::warn!(plugin = table, nearest, "a table `[plugins.NAME]` has the name of no plugin; is the nearest meant?")
             }
             None => tracing::warn!(plugin = table, "a table `[plugins.NAME]` has the name of no plugin in the plugin directory"),
+        }
+    }
+}
+
+/// What a process may ask of its host while it runs.
+pub struct Monitor {
+    operator: Arc<Operator>,
+    registry: Arc<Registry>,
+    rooms: Arc<Rooms>,
+}
+
+impl Monitor {
+    /// Looks at the plugin directory now, and tries again what failed for its surroundings.
+    pub fn look_again(&self) {
+        self.operator.look_again();
+    }
+
+    /// Logs what is served now.
+    pub fn log_status(&self) {
+        tracing::info!(connections = self.rooms.connections(), generation = self.registry.snapshot().generation, "host status");
+        for row in self.operator.rows().iter() {
+            let served = row.served.as_ref().map(|served| &served.plugin);
+            let (calls, failures) = served.map_or((0, 0), |plugin| plugin.counts());
+            let version = served.map(|plugin| plugin.registration.version.as_str());
+            let reason = row.error().map(|error| error.reason);
+            tracing::info!(plugin = row.name, state = row.state().name(), version, calls, failures, reason, "plugin status");
         }
     }
 }

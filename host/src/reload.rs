@@ -217,6 +217,10 @@ impl Reloader {
                 // Where it is looked at soon, it need not be known that more has changed: a copy tells of each of its writes.
                 () = watch.changed(), if self.look_at > Instant::now() + SETTLE => self.look_at = Instant::now() + SETTLE,
                 () = self.alarm.notified() => self.take_back(),
+                () = self.operator.look_asked() => {
+                    self.files.retry_now();
+                    self.look_at = Instant::now();
+                }
                 Some(command) = self.commands.recv() => self.obey(command),
                 Some((subject, result)) = self.loads.next() => {
                     self.note_loaded(subject, result);

@@ -1,5 +1,7 @@
 //! `sockhop serve`
 
+mod signals;
+
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,9 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::output::Background;
+use signals::Signals;
 
 /// Runs the host
 #[derive(Debug, Args)]
+#[command(after_help = signals::HELP)]
 pub(crate) struct Serve {
     /// Configuration file; without it `sockhop.toml` is read where there is one
     #[arg(long, value_name = "FILE")]
@@ -93,7 +97,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
     let output = Background::start()?;
     let result = runtime.block_on(async {
         // Taken before anybody can know that the host lives: from now on a signal ends nothing in the middle.
-        let mut stopping = StopSignals::take().context("can't take signals from the system")?;
+        let taken = StopSignals::take().and_then(|stopping| Ok((stopping, Signals::take()?)));
+        let (mut stopping, others) = taken.context("can't take signals from the system")?;
         let host = tokio::select! {
             started = start(config, &output) => started?,
             () = stopping.next() => {
@@ -102,7 +107,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
             }
         };
         output.close();
-        run(host, stopping).await;
+        run(host, stopping, others).await;
         Ok(())
     });
     // A handler that is still running when everything else has ended is not waited for.
@@ -151,11 +156,12 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
 }
 
 /// Serves until a signal.
-async fn run(host: Host, stopping: StopSignals) {
+async fn run(host: Host, stopping: StopSignals, others: Signals) {
     let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
-    let signals = TaskTracker::new().spawn(wait_for_signals(stopping, stop.clone(), at_once.clone()));
+    let tasks = TaskTracker::new();
+    let signals = [tasks.spawn(wait_for_signals(stopping, stop.clone(), at_once.clone())), tasks.spawn(others.follow(host.monitor()))];
     host.run(stop, at_once).await;
-    signals.abort();
+    signals.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 /// Says what became of a plugin at the start.

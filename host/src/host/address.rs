@@ -1,8 +1,10 @@
 //! Where the host listens, for commands on the same machine: one line in a file of its data directory.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+use crate::config::Listen;
 
 /// The file, for as long as the host listens.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ impl AddressFile {
     /// # Errors
     /// If the file can't be written; then it is as it was.
     pub(super) fn write(data_dir: &Path, address: SocketAddr) -> io::Result<Self> {
-        let (file, url) = (address_file(data_dir), url(address));
+        let (file, url) = (address_file(data_dir), Listen::from(address).local_url());
         let unfinished = file.with_extension("new");
         let mut opened = std::fs::File::create(&unfinished)?;
         let written = writeln!(opened, "{url}").and_then(|()| std::fs::rename(&unfinished, &file));
@@ -39,16 +41,6 @@ impl Drop for AddressFile {
             let _ = std::fs::remove_file(&self.file);
         }
     }
-}
-
-/// How to reach a host that listens on `address` from its own machine.
-fn url(mut address: SocketAddr) -> String {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    format!("http://{address}")
 }
 
 #[cfg(test)]

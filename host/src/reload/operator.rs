@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::registry::{Routes, Served};
 
@@ -52,6 +52,8 @@ pub struct Operator {
     rows: ArcSwap<Vec<Row>>,
     absent: ArcSwap<Vec<Absent>>,
     commands: mpsc::Sender<Command>,
+    /// Told when the directory is to be looked at now.
+    look: Notify,
 }
 
 /// A plugin whose file is gone, and of which something is remembered.
@@ -130,13 +132,23 @@ impl Operator {
     /// One who sees nothing yet, and where his words arrive.
     pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<Command>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        (Arc::new(Self { rows: ArcSwap::default(), absent: ArcSwap::default(), commands: sender }), commands)
+        (Arc::new(Self { rows: ArcSwap::default(), absent: ArcSwap::default(), commands: sender, look: Notify::new() }), commands)
     }
 
     /// Shows what there is now.
     pub(super) fn show(&self, rows: Vec<Row>, absent: Vec<Absent>) {
         self.rows.store(Arc::new(rows));
         self.absent.store(Arc::new(absent));
+    }
+
+    /// Has the directory looked at now, and what failed for its surroundings tried again.
+    pub fn look_again(&self) {
+        self.look.notify_one();
+    }
+
+    /// Waits until [`look_again`](Self::look_again) is called.
+    pub(super) async fn look_asked(&self) {
+        self.look.notified().await;
     }
 
     /// Every plugin whose file is gone.

@@ -1,0 +1,68 @@
+//! What signals do to a running host, beside those that stop it. Without a handler each of these would end the process at
+//! once, and every connection with it.
+
+use std::io;
+
+use sockhop::host::Monitor;
+
+/// The part of `serve --help` that is about signals.
+pub(super) const HELP: &str = "\
+Signals:
+  SIGTERM, SIGINT  stop in order: not ready, then no new clients, then what was begun is ended; a second one stops at once
+  SIGHUP           look at the plugin directory now, and try again what failed (the configuration is read at the start only)
+  SIGUSR1          write to the log what is served now
+  SIGUSR2          nothing but a line in the log
+  SIGPIPE          ignored";
+
+/// The signals, held from now on: one that comes before [`follow`](Signals::follow) waits for it.
+#[cfg(unix)]
+pub(super) struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    user1: tokio::signal::unix::Signal,
+    user2: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    /// Takes the signals from the system.
+    pub(super) fn take() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let take = |kind: SignalKind| signal(kind);
+        Ok(Self {
+            hangup: take(SignalKind::hangup())?,
+            user1: take(SignalKind::user_defined1())?,
+            user2: take(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Does what they ask for, until the host ends.
+    pub(super) async fn follow(mut self, monitor: Monitor) {
+        loop {
+            tokio::select! {
+                Some(()) = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: looking at the plugin directory now; the configuration is read at the start only");
+                    monitor.look_again();
+                }
+                Some(()) = self.user1.recv() => {
+                    tracing::info!("SIGUSR1: what is served now follows");
+                    monitor.log_status();
+                }
+                Some(()) = self.user2.recv() => tracing::info!("SIGUSR2: ignored; stop with SIGTERM, look at the plugin directory with SIGHUP"),
+                else => return,
+            }
+        }
+    }
+}
+
+/// Other systems have none of them.
+#[cfg(not(unix))]
+pub(super) struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    pub(super) fn take() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    pub(super) async fn follow(self, _: Monitor) {}
+}
