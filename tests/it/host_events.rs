@@ -41,7 +41,11 @@ async fn set(host: &TestHost, what: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_connect_delays_the_plugins_own_events_and_no_others() {
     // Nothing but the gate ends a handler that is held.
-    let host = host(|config| config.limits.event_wall_ms = sockhop_tests::PATIENCE * 10).await;
+    let host = host(|config| {
+        config.limits.event_wall_ms = sockhop_tests::PATIENCE * 10;
+        config.limits.event_cpu_ms = sockhop_tests::PATIENCE * 10;
+    })
+    .await;
     let first = host.client().await;
     first.ask("hold", json!(null)).await;
     let mut clients = Vec::new();
