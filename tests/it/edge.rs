@@ -72,9 +72,9 @@ fn number(number: usize) -> NonZeroUsize {
     NonZeroUsize::new(number).expect("a number above zero")
 }
 
-/// Deadlines that a test can wait for.
+/// Deadlines that a test can wait for, and that a test on a busy machine still meets where it means to.
 fn soon(config: &mut Config) {
-    let soon = Duration::from_millis(300);
+    let soon = Duration::from_secs(1);
     config.limits.first_byte_ms = soon;
     config.limits.head_ms = soon;
     config.limits.body_ms = soon;
@@ -113,7 +113,7 @@ async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
     let mut trickle = "GET /healthz HTTP/1.1\r\nhost: x".bytes().chain(std::iter::repeat(b'x'));
     let pieces = async {
         while stream.write_all(&[trickle.next().expect("endless")]).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     timeout(PATIENCE, pieces).await.expect("a connection that is closed");
@@ -123,7 +123,7 @@ async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
 async fn a_connection_may_be_idle_between_two_requests_for_so_long_as_is_set() {
     let host = TestHost::with(&[], |config| {
         soon(config);
-        config.limits.keep_alive_ms = Duration::from_secs(1);
+        config.limits.keep_alive_ms = Duration::from_secs(5);
     })
     .await;
     let mut stream = raw(&host).await;
@@ -131,7 +131,7 @@ async fn a_connection_may_be_idle_between_two_requests_for_so_long_as_is_set() {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a connection to write to");
         assert_eq!(response(&mut stream).await, (200, "alive\n".to_owned()));
         // Longer than the deadlines of a first byte and of a head.
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
     }
     assert_eq!(rest(&mut stream).await, "", "an idle connection is closed without a word");
 }
@@ -163,21 +163,35 @@ async fn a_body_that_does_not_come_is_answered_408_whoever_reads_it() {
 async fn a_long_poll_and_a_websocket_wait_longer_than_any_deadline() {
     let host = TestHost::with(&[guest("lab")], soon).await;
     let websocket = host.client().await;
-    let (mut polling, mut posting) = (raw(&host).await, raw(&host).await);
-    let sid = handshake(&mut polling).await;
+    let sid = handshake(&mut raw(&host).await).await;
     let path = format!("/socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\n");
-    let get = format!("GET {path}\r\n");
-    let post = |packet: &str| format!("POST {path}content-length: {}\r\n\r\n{packet}", packet.len());
-    posting.write_all(post("40").as_bytes()).await.expect("a connection");
-    assert_eq!(response(&mut posting).await.0, 200);
-    polling.write_all(get.as_bytes()).await.expect("a connection");
-    assert!(response(&mut polling).await.1.starts_with("40{"));
-    polling.write_all(get.as_bytes()).await.expect("a connection");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let mut posting = raw(&host).await;
-    posting.write_all(post(r#"420["echo","late"]"#).as_bytes()).await.expect("a connection");
-    assert_eq!(response(&mut posting).await.0, 200);
-    assert_eq!(response(&mut polling).await, (200, r#"430["late"]"#.to_owned()));
+    let post = async |packet: &str| {
+        let mut stream = raw(&host).await;
+        let request = format!("POST {path}content-length: {}\r\n\r\n{packet}", packet.len());
+        stream.write_all(request.as_bytes()).await.expect("a connection");
+        assert_eq!(response(&mut stream).await.0, 200);
+    };
+    let get = async || {
+        let mut stream = raw(&host).await;
+        stream.write_all(format!("GET {path}\r\n").as_bytes()).await.expect("a connection");
+        stream
+    };
+    post("40").await;
+    // Pings come between: one at once, one where the machine is busy.
+    let packet = async |mut polling: TcpStream| loop {
+        let (status, packets) = response(&mut polling).await;
+        assert_eq!(status, 200, "{packets}");
+        if let Some(packet) = packets.split('\u{1e}').find(|packet| *packet != "2") {
+            return packet.to_owned();
+        }
+        post("3").await;
+        polling = get().await;
+    };
+    assert!(packet(get().await).await.starts_with("40{"));
+    let polling = get().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    post(r#"420["echo","late"]"#).await;
+    assert_eq!(packet(polling).await, r#"430["late"]"#);
     assert_eq!(websocket.ask("echo", json!("late")).await, json!("late"));
 }
 
