@@ -21,6 +21,8 @@ pub(super) const IDLE_READERS: usize = 16;
 pub(super) struct Readers {
     /// Those outside of any transaction.
     pub(super) idle: Vec<Connection>,
+    /// The fewest of them that there were at once since the last trim: so many were not needed.
+    unneeded: usize,
     /// The snapshots of views, with the time at which each was taken.
     open: HashMap<u64, (Instant, Pinned)>,
     next: u64,
@@ -115,11 +117,23 @@ impl Store {
         let mut readers = lock(&self.readers);
         readers.was_used = true;
         let idle = readers.idle.pop();
+        readers.unneeded = readers.unneeded.min(readers.idle.len());
         drop(readers);
         match idle {
             Some(reader) => Ok(reader),
             None => connect(&self.file),
         }
+    }
+
+    /// Closes the connections that no reader has needed since the last call: what a burst has opened does not stay open while the store is used.
+    pub(super) fn trim_readers(&self) {
+        let mut readers = lock(&self.readers);
+        // The newest are used first, so the oldest are those that were not.
+        let unneeded = readers.unneeded.min(readers.idle.len());
+        let closed: Vec<_> = readers.idle.drain(..unneeded).collect();
+        readers.unneeded = readers.idle.len();
+        drop(readers);
+        drop(closed);
     }
 
     /// Keeps a connection, outside of any transaction, for the next reader.

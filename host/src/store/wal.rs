@@ -225,6 +225,7 @@ impl Store {
     /// The file can't be written: what was committed stays in the log.
     pub fn tend(&self) -> Result<(), StoreError> {
         self.probe();
+        self.trim_readers();
         let has_written = self.wal.commits.swap(0, Ordering::Relaxed) > 0;
         let has_read = std::mem::take(&mut lock(&self.readers).was_used);
         if has_written || has_read {

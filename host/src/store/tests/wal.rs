@@ -140,6 +140,24 @@ fn the_log_of_an_idle_store_is_truncated() {
 }
 
 #[test]
+fn connections_that_a_burst_of_readers_has_opened_are_closed_while_the_store_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_small(&dir, SNAPSHOT_GRACE);
+    let read = |views: &mut [View]| views.iter_mut().for_each(|view| drop(view.get("key").unwrap()));
+    let mut burst: Vec<_> = (0..8).map(|_| store.view()).collect();
+    read(&mut burst);
+    drop(burst);
+    assert_eq!(lock(&store.readers).idle.len(), 8);
+    for _ in 0..2 {
+        store.tend().unwrap();
+        // One at a time needs one.
+        read(&mut [store.view()]);
+        read(&mut [store.view()]);
+    }
+    assert_eq!(lock(&store.readers).idle.len(), 1);
+}
+
+#[test]
 fn many_writers_are_committed_in_transactions_of_limited_size() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_small(&dir, Duration::ZERO);
