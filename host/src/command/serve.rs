@@ -127,8 +127,12 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         }
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.enable_all().thread_name("sockhop").on_thread_start(host::wake_promptly).build()
+    builder.enable_all().thread_name("sockhop").thread_keep_alive(KEEP_ALIVE).on_thread_start(host::wake_promptly).build()
 }
+
+/// How long a thread that waits for the disk stays without work. Less than a second: idle state is looked after once a second, by these threads in
+/// turn, so with tokio's own 10 s each that a burst has started would stay for ever.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
 /// Tasks that the only worker runs, while it is busy, before it asks the system for what has come. An event takes three: with tokio's own 61 the
 /// system is asked for each twenty events, which is 3 % of what they cost. A handler that is slow without waiting keeps timers and new packets from
