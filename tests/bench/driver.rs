@@ -55,6 +55,11 @@ impl Outbox {
         self.bytes.truncate(start + used + length);
     }
 
+    /// The frames that were added.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     fn flush(&mut self, stream: &mut impl Write) -> io::Result<()> {
         while self.written < self.bytes.len() {
             match stream.write(&self.bytes[self.written..]) {

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::driver::{Driver, Outbox, PATIENCE};
 use crate::question::{Answer, Question};
+use crate::report::note;
 use crate::sequence::{Faults, Sequence};
 use crate::servers::cpu_time;
+
+/// Wrong answers of one load that are shown as they came.
+const SHOWN: u64 = 5;
 
 /// What one measured time has shown.
 #[derive(Debug, Default)]
@@ -165,6 +169,9 @@ impl Load {
             let now = Instant::now();
             match question.answer(packet) {
                 Answer::Ack(number, is_right) => {
+                    if !is_right && *wrong < SHOWN {
+                        note(&format!("  wrong answer: {}", String::from_utf8_lossy(packet)));
+                    }
                     *wrong += u64::from(!is_right);
                     let took = asked[connection].acks.receive(number, now);
                     if let Some(took) = took.filter(|_| counts) {

@@ -20,6 +20,7 @@ mod report;
 mod scale;
 mod sequence;
 mod servers;
+mod soak;
 mod startup;
 
 use std::ffi::OsString;
@@ -39,7 +40,7 @@ use servers::{Kind, Stage};
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
-    /// Only these parts [default: all but `scale`]
+    /// Only these parts [default: all but `scale` and `soak`]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Only these servers
@@ -72,6 +73,9 @@ struct Arguments {
     /// Prints one JSON document instead of tables
     #[arg(long)]
     json: bool,
+    /// Minutes of the storm of `soak`; `--quick` makes it a quarter of a minute, and judges neither time nor memory
+    #[arg(long, default_value_t = 60.0)]
+    minutes: f64,
 }
 
 /// The parts of a run, in their order.
@@ -93,6 +97,8 @@ enum Part {
     Spinners,
     /// How costs grow with connections, rooms, receivers, plugins and payloads
     Scale,
+    /// Honest clients beside every abuse that the host must contain
+    Soak,
 }
 
 /// Connections of `ping`.
@@ -118,7 +124,7 @@ struct Run {
 
 impl Run {
     fn does(&self, part: Part) -> bool {
-        if self.arguments.only.is_empty() { part != Part::Scale } else { self.arguments.only.contains(&part) }
+        if self.arguments.only.is_empty() { !matches!(part, Part::Scale | Part::Soak) } else { self.arguments.only.contains(&part) }
     }
 
     fn measures(&self, kind: Kind) -> bool {
@@ -261,12 +267,24 @@ impl Run {
     }
 }
 
+/// A soak by itself: it judges, where the other parts measure.
+fn soak(arguments: &Arguments, stage: &Stage) -> ExitCode {
+    let extent = if arguments.quick { soak::Extent::short() } else { soak::Extent::of_minutes(arguments.minutes) };
+    let soaked = soak::soak(stage, extent);
+    report::print_verdicts(&soaked.verdicts, &soaked.document, arguments.json);
+    if soaked.verdicts.iter().all(|verdict| verdict.is_kept) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     if arguments.quick {
         (arguments.rounds, arguments.seconds, arguments.reloads) = (1, 1.0, arguments.reloads.min(20));
     }
     let stage = Stage::new(arguments.native.clone());
+    if arguments.only == [Part::Soak] {
+        return soak(&arguments, &stage);
+    }
+    assert!(!arguments.only.contains(&Part::Soak), "`soak` runs by itself: `--only soak`");
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut run = Run { arguments, stage, report: Report::default(), time };
     if run.measures(Kind::Sockhop) {

@@ -196,7 +196,8 @@ impl Turns {
     }
 }
 
-struct SetAtEnd<'a>(&'a AtomicBool);
+/// Ends what goes on beside this, also where this panics.
+pub(crate) struct SetAtEnd<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for SetAtEnd<'_> {
     fn drop(&mut self) {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::sequence::Faults;
 use crate::servers::Kind;
+use crate::soak::Verdict;
 
 /// Progress, on standard error.
 pub(crate) fn note(text: &str) {
@@ -18,6 +19,19 @@ pub(crate) fn note(text: &str) {
 /// The document, on standard output.
 pub(crate) fn print_document(document: &Value) {
     println!("{document}");
+}
+
+/// What a soak has found: a row for each promise, and the figures below.
+pub(crate) fn print_verdicts(verdicts: &[Verdict], document: &Value, as_json: bool) {
+    if as_json {
+        let verdicts: Vec<_> = verdicts.iter().map(|v| json!({"promise": v.what, "found": v.found, "is_kept": v.is_kept})).collect();
+        return print_document(&json!({"verdicts": verdicts, "figures": document}));
+    }
+    let mut table = empty(["promise", "", "found"].map(str::to_owned).to_vec());
+    for verdict in verdicts {
+        table.add_row([verdict.what.as_str(), if verdict.is_kept { "✓" } else { "✗" }, verdict.found.as_str()]);
+    }
+    println!("{table}\n\n{document:#}");
 }
 
 /// Figures of one measure: of each server, one for each round.

@@ -2,7 +2,6 @@
 //! system says of them. Knows nothing of what is asked of them.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -153,7 +152,7 @@ impl Stage {
     }
 
     /// The same with its log in `log`, as JSON, each record by itself.
-    pub(crate) fn host_with_log(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)], log: File) -> Server {
+    pub(crate) fn host_with_log(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)], log: impl Into<Stdio>) -> Server {
         let mut command = self.host_command(plugins, data, settings);
         command.env("SOCKHOP_LOG__FORMAT", "json").env("SOCKHOP_LOG__COLLAPSE", "false").stderr(log);
         listening(command)

@@ -32,6 +32,7 @@ mod order;
 mod readme;
 mod reload;
 mod rooms;
+mod soak;
 mod state;
 mod tidy;
 mod transactions;

@@ -26,6 +26,7 @@ cargo xtask release         build the host as it is released: twice, and optimis
 cargo xtask bench [-- ARGS] measure the released host beside native, Node and Python servers; `-- --help` lists its settings
 cargo xtask bench --plain [-- ARGS]
                             the same with what `cargo build --release` builds, for work on the host
+cargo xtask soak [-- ARGS]  let honest clients work for an hour beside every abuse that the host must contain; `-- --minutes N` for another time
 cargo xtask micro [-- ARGS] measure what `cargo build --release` builds part by part; ARGS are those of Criterion, such as a part's name
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
 cargo xtask guests          build the plugins that only tests load
@@ -69,6 +70,7 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
         ("test", []) => test(),
         ("release", []) => release(),
         ("bench", _) => bench(rest),
+        ("soak", _) => soak(rest),
         ("micro", _) => micro(rest),
         ("plugins", []) => plugins(),
         ("guests", []) => guests(),
@@ -201,6 +203,18 @@ fn bench(rest: &[OsString]) -> Result<(), Failure> {
     build_released(&workspace, &pgo, &mut steps)?;
     peers(&mut steps)?;
     bench::run(&workspace, |name| pgo.released(name), &arguments(rest))
+}
+
+/// `cargo xtask soak`
+fn soak(rest: &[OsString]) -> Result<(), Failure> {
+    tools::require(&[tools::CC, tools::TASKSET, tools::SETPRIV])?;
+    let workspace = Workspace::find()?;
+    let mut steps = Steps::of(PLUGIN_STEPS + 1);
+    build_plugins(&workspace, &mut steps)?;
+    steps.step("host and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+    let mut arguments: Vec<OsString> = ["--only", "soak"].map(OsString::from).into();
+    arguments.extend_from_slice(rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest));
+    bench::run(&workspace, |name| workspace.optimised(name), &arguments)
 }
 
 /// `cargo xtask plugins`

@@ -1,0 +1,349 @@
+//! The soak: honest clients work while every abuse that the host must contain goes on beside them, plugins are reloaded, and nobody reads the
+//! log for a part of each minute. Shows what honest clients notice, and what the host holds afterwards.
+//!
+//! ```text
+//! rehearsal (all abuse, not measured) -> rest -> steady (honest clients alone) -> storm (all abuse) -> rest -> steady -> verdicts
+//! ```
+//!
+//! The rehearsal creates what stays for as long as the host runs, such as warm instances and idle threads. So what the host holds before and
+//! after the storm can be compared.
+
+mod abuse;
+mod api;
+mod visitor;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::driver::Driver;
+use crate::files::{bundled_plugin, chameleon, drop_in, guest, put};
+use crate::load::{Load, Phase};
+use crate::question::Question;
+use crate::report::note;
+use crate::sequence::Faults;
+use crate::servers::{Server, Stage};
+
+use abuse::{ABSENT, Scene};
+use api::Api;
+use watch::{Pauses, Peaks};
+
+/// How long each part takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    rehearsal: Duration,
+    rest: Duration,
+    steady: Duration,
+    storm: Duration,
+    pauses: Pauses,
+    /// Events a second of all honest clients together: far below what one processor handles.
+    rate: f64,
+    /// How many times slower than usual each abuse goes on.
+    slowness: u32,
+    /// Whether time and memory are judged: a short soak beside other work shows nothing of them.
+    judges_figures: bool,
+}
+
+impl Extent {
+    /// A storm of so many minutes, and what it is compared with.
+    pub(crate) fn of_minutes(minutes: f64) -> Self {
+        let storm = Duration::from_secs_f64(minutes * 60.0);
+        Self {
+            rehearsal: Duration::from_secs(90),
+            rest: Duration::from_secs(30),
+            steady: (storm / 10).clamp(Duration::from_secs(20), Duration::from_secs(180)),
+            storm,
+            pauses: Pauses { every: Duration::from_secs(60), length: Duration::from_secs(10) },
+            rate: 1_000.0,
+            slowness: 1,
+            judges_figures: true,
+        }
+    }
+
+    /// Less than a minute in all, for a host that is not optimised: whether everything is survived, not how fast.
+    pub(crate) fn short() -> Self {
+        Self {
+            rehearsal: Duration::from_secs(4),
+            rest: Duration::from_secs(13),
+            steady: Duration::from_secs(1),
+            storm: Duration::from_secs(14),
+            pauses: Pauses { every: Duration::from_secs(5), length: Duration::from_secs(3) },
+            rate: 200.0,
+            slowness: 4,
+            judges_figures: false,
+        }
+    }
+}
+
+/// What was found.
+pub(crate) struct Soaked {
+    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) document: Value,
+}
+
+/// One promise, and whether it was kept.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) what: String,
+    pub(crate) found: String,
+    pub(crate) is_kept: bool,
+}
+
+/// Seconds beyond the rest that the host may take to give back threads and files, on a busy machine.
+const PATIENCE_S: u32 = 30;
+
+/// Honest clients.
+const HONEST: usize = 200;
+
+/// The most that an honest event's p99 may be, as a multiple of the steady one.
+const P99_RATIO: f64 = 3.0;
+
+/// The most that the host's memory may differ from its memory before the storm.
+const MEMORY_RATIO: f64 = 1.1;
+
+/// The most that a write-ahead log may have: twice the default of `[limits] state_wal_bytes`, which it exceeds by at most one transaction.
+const WAL_BYTES: u64 = 2 * (16 << 20);
+
+/// The host's settings, where they are not the defaults. More instances than the host's one processor gives a plugin: two readers that take 4 s
+/// are not to take all of them.
+const SETTINGS: [(&str, &str); 2] = [("LOG__FILTER", "info"), ("LIMITS__INSTANCES", "8")];
+
+/// Runs a soak.
+pub(crate) fn soak(stage: &Stage, extent: Extent) -> Soaked {
+    let [plugins, aside, data] = [(); 3].map(|()| tempfile::tempdir().expect("a directory"));
+    let versions = [chameleon("version=2 claims=turn"), chameleon("version=1 claims=turn")];
+    fill(plugins.path(), &versions);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let host = stage.host_with_log(plugins.path(), data.path(), &SETTINGS, writer);
+    let (stops, peaks) = (AtomicBool::new(false), Peaks::default());
+    thread::scope(|scope| {
+        scope.spawn(|| watch::log(reader, extent.pauses, &stops, &peaks));
+        let scene =
+            Setting { plugins: plugins.path(), aside: aside.path(), data: data.path(), versions: &versions, stops: &stops, peaks: &peaks };
+        let soaked = scene.run(&host, extent);
+        // The reader of the log ends with it.
+        drop(host);
+        soaked
+    })
+}
+
+/// The bundled plugins, and those that misbehave.
+fn fill(plugins: &Path, versions: &[Vec<u8>; 2]) {
+    for name in ["connection", "subscription", "memory_logs"] {
+        put(plugins, &bundled_plugin(name));
+    }
+    for name in ["lab", "dozer"] {
+        put(plugins, &guest(name));
+    }
+    drop_in(plugins, "chameleon.wasm", &versions[1]);
+    drop_in(plugins, &format!("{ABSENT}.wasm"), &chameleon(&format!("version=1 name={ABSENT} claims=absent")));
+}
+
+/// What a soak has around its host.
+struct Setting<'a> {
+    plugins: &'a Path,
+    aside: &'a Path,
+    data: &'a Path,
+    versions: &'a [Vec<u8>; 2],
+    /// Whether nobody reads the log in its pauses.
+    stops: &'a AtomicBool,
+    peaks: &'a Peaks,
+}
+
+/// What a storm has shown.
+struct Storm {
+    honest: Phase,
+    /// How often each abuse was done.
+    counts: Vec<(&'static str, u64)>,
+    /// Promises that an abuse found broken.
+    broken: Vec<String>,
+}
+
+impl Setting<'_> {
+    fn run(&self, host: &Server, extent: Extent) -> Soaked {
+        let address: SocketAddr = host.address.parse().expect("an address");
+        let api = Api::new(&host.address, self.data);
+        let mut honest = Load::new(Driver::connect(&host.address, HONEST, false), Question::Texts(honest_events()), host.pid());
+        note(&format!("rehearsal, {} s", extent.rehearsal.as_secs()));
+        let rehearsed = self.storm(&mut honest, address, &api, (extent, extent.rehearsal));
+        note(&format!("rest, {} s", extent.rest.as_secs()));
+        rest(&mut honest, extent.rest);
+        let before = host.footprint();
+        note(&format!("steady, {} s", extent.steady.as_secs()));
+        let steady = alone(&mut honest, extent, extent.steady);
+        note(&format!("storm, {} s", extent.storm.as_secs()));
+        let mut storm = self.storm(&mut honest, address, &api, (extent, extent.storm));
+        storm.broken.extend(rehearsed.broken);
+        note(&format!("rest, {} s", extent.rest.as_secs()));
+        rest(&mut honest, extent.rest);
+        // Idle threads and files are given back in time, not at once.
+        for _ in 0..PATIENCE_S {
+            let (_, threads, files) = host.footprint();
+            if threads <= before.1 && files <= before.2 {
+                break;
+            }
+            rest(&mut honest, Duration::from_secs(1));
+        }
+        let after = host.footprint();
+        // Everything is as it was for honest clients too.
+        let rested = alone(&mut honest, extent, extent.steady);
+        let dropped = api.metric("sockhop_log_lines_dropped_total").unwrap_or_else(|error| {
+            storm.broken.push(error);
+            None
+        });
+        let faults = rested.faults;
+        let verdicts = self.verdicts(extent, &storm, faults, (&steady, before), after);
+        let counts: serde_json::Map<String, Value> =
+            storm.counts.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect();
+        let figures = |phase: &Phase| {
+            json!({"events": phase.events, "p50_us": phase.percentile(0.5), "p99_us": phase.percentile(0.99), "p999_us": phase.percentile(0.999),
+                "server_cpu_s": phase.server.as_secs_f64(), "driver_late_p99_us": phase.delay(0.99)})
+        };
+        let document = json!({
+            "seconds": extent.storm.as_secs(), "honest_clients": HONEST, "steady": figures(&steady), "storm": figures(&storm.honest),
+            "abuse": counts, "before": held(before), "after": held(after),
+            "wal_bytes_most": self.peaks.wal_bytes.load(Ordering::Relaxed), "state_bytes_most": self.peaks.state_bytes.load(Ordering::Relaxed),
+            "log_lines": self.peaks.log_lines.load(Ordering::Relaxed), "log_lines_dropped": dropped,
+        });
+        Soaked { verdicts, document }
+    }
+
+    /// The honest clients among all abuse.
+    fn storm(&self, honest: &mut Load, host: SocketAddr, api: &Api, (extent, time): (Extent, Duration)) -> Storm {
+        let is_over = AtomicBool::new(false);
+        let counts: Vec<AtomicU64> = abuse::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        self.stops.store(true, Ordering::Relaxed);
+        let (phase, broken) = thread::scope(|scope| {
+            scope.spawn(|| watch::files(self.data, self.peaks, &is_over));
+            let running: Vec<_> = abuse::ALL
+                .iter()
+                .zip(&counts)
+                .map(|(abuse, count)| {
+                    let scene = Scene {
+                        host,
+                        api,
+                        plugins: self.plugins,
+                        aside: self.aside,
+                        versions: self.versions,
+                        slowness: extent.slowness,
+                        is_over: &is_over,
+                    };
+                    scope.spawn(move || {
+                        // So that the honest clients' driver does not wait for the abusers, with which it shares a processor.
+                        lower_priority();
+                        (abuse.run)(&scene, count)
+                    })
+                })
+                .collect();
+            let _end = crate::reload::SetAtEnd(&is_over);
+            let phase = honest.open(extent.rate, 1, Duration::ZERO, |elapsed| elapsed >= time);
+            is_over.store(true, Ordering::Relaxed);
+            let ended = running.into_iter().zip(&abuse::ALL).filter_map(|(thread, abuse)| match thread.join() {
+                Ok(result) => result.err().map(|error| format!("{}: {error}", abuse.name)),
+                Err(_) => Some(format!("{}: the abuser panicked", abuse.name)),
+            });
+            (phase, ended.collect::<Vec<_>>())
+        });
+        self.stops.store(false, Ordering::Relaxed);
+        let counts = abuse::ALL.iter().zip(counts).map(|(abuse, count)| (abuse.name, count.into_inner())).collect();
+        Storm { honest: phase, counts, broken }
+    }
+
+    fn verdicts(
+        &self,
+        extent: Extent,
+        storm: &Storm,
+        faults: Faults,
+        (steady, before): (&Phase, Footprint),
+        after: Footprint,
+    ) -> Vec<Verdict> {
+        let mut verdicts = vec![
+            Verdict {
+                what: "honest clients: nothing lost, doubled, out of order, wrong or closed".to_owned(),
+                found: format!("{faults:?}"),
+                is_kept: faults.is_none(),
+            },
+            Verdict {
+                what: "every promise that an abuser looks at is kept".to_owned(),
+                found: storm.broken.join("\n"),
+                is_kept: storm.broken.is_empty(),
+            },
+        ];
+        let idle: Vec<_> = storm.counts.iter().filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect();
+        verdicts.push(Verdict { what: "every abuse took place".to_owned(), found: idle.join("\n"), is_kept: idle.is_empty() });
+        let wal = self.peaks.wal_bytes.load(Ordering::Relaxed);
+        verdicts.push(Verdict {
+            what: format!("no write-ahead log over {} MiB", WAL_BYTES >> 20),
+            found: format!("{} KiB", wal >> 10),
+            is_kept: wal <= WAL_BYTES,
+        });
+        let (memory_before, threads_before, files_before) = before;
+        let (memory_after, threads_after, files_after) = after;
+        verdicts.push(Verdict {
+            what: "the same number of threads".to_owned(),
+            found: format!("{threads_before}, then {threads_after}"),
+            is_kept: threads_after <= threads_before,
+        });
+        verdicts.push(Verdict {
+            what: "the same number of file descriptors".to_owned(),
+            found: format!("{files_before}, then {files_after}"),
+            is_kept: files_after <= files_before,
+        });
+        if extent.judges_figures {
+            let memory = memory_after as f64 / memory_before as f64;
+            verdicts.push(Verdict {
+                what: format!("memory at most {MEMORY_RATIO} × of before"),
+                found: format!("{memory_before} KiB, then {memory_after}: {memory:.2} ×"),
+                is_kept: memory <= MEMORY_RATIO,
+            });
+            let (calm, rough) = (steady.percentile(0.99), storm.honest.percentile(0.99));
+            let ratio = rough / calm.max(1.0);
+            verdicts.push(Verdict {
+                what: format!("honest p99 at most {P99_RATIO} × steady"),
+                found: format!("{calm} µs, then {rough}: {ratio:.2} ×"),
+                is_kept: ratio <= P99_RATIO,
+            });
+        }
+        verdicts
+    }
+}
+
+/// KiB of memory, threads, file descriptors.
+type Footprint = (u64, usize, usize);
+
+fn held((memory, threads, files): Footprint) -> Value {
+    json!({"resident_kib": memory, "threads": threads, "file_descriptors": files})
+}
+
+/// The honest clients stay connected and ask nothing: what the host holds for work is given back.
+fn rest(honest: &mut Load, time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        honest.answer_heartbeats();
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The honest clients alone.
+fn alone(honest: &mut Load, extent: Extent, time: Duration) -> Phase {
+    honest.open(extent.rate, 1, Duration::ZERO, |elapsed| elapsed >= time)
+}
+
+/// What honest clients ask, in turn: mostly what is cheap, now and then a write. Every answer is a reply, never a rejection.
+fn honest_events() -> Vec<String> {
+    let cheap = [r#"["ping",{"timestamp":1}]"#, r#"["turn"]"#, r#"["echo","hello"]"#, r#"["memory_log_list",{"user_id":7,"limit":1}]"#];
+    let create = r#"["memory_log_create",{"user_id":7,"content":"from a soak"}]"#;
+    (0..5).flat_map(|_| cheap).chain([create]).map(str::to_owned).collect()
+}
+
+/// Makes this thread yield to the others of this process.
+fn lower_priority() {
+    const NICENESS: i32 = 10;
+    // Without it the honest clients' latencies contain more of the abusers' processor time; the report shows how late the driver was.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+}

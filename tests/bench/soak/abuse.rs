@@ -1,0 +1,247 @@
+//! What strangers, faulty plugins and hasty operators do to the host during a soak. Each abuse runs in its own thread with a fixed pace, so that
+//! the soak shows containment, not which side has more processor time.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::api::Api;
+use super::visitor::{self, Visitor};
+
+/// Where the abuse happens, and what is known of it.
+pub(super) struct Scene<'a> {
+    pub(super) host: SocketAddr,
+    pub(super) api: &'a Api,
+    /// The plugin directory.
+    pub(super) plugins: &'a Path,
+    /// A directory beside it, on the same file system.
+    pub(super) aside: &'a Path,
+    /// Versions of `chameleon` that replace each other.
+    pub(super) versions: &'a [Vec<u8>; 2],
+    /// How many times slower than usual everything goes on.
+    pub(super) slowness: u32,
+    pub(super) is_over: &'a AtomicBool,
+}
+
+/// One kind of abuse.
+pub(super) struct Abuse {
+    /// The item of the issue, and what is done.
+    pub(super) name: &'static str,
+    /// Runs until the scene is over; counts what it did. An error text is a promise that the host broke.
+    pub(super) run: fn(&Scene<'_>, &AtomicU64) -> Result<(), String>,
+}
+
+/// All of them, at once.
+pub(super) const ALL: [Abuse; 9] = [
+    Abuse { name: "A1: events of two addresses trap, and the host logs each", run: fail },
+    Abuse { name: "A2: clients subscribe and never read", run: never_read },
+    Abuse { name: "B1: one client updates one record", run: update },
+    Abuse { name: "B1: overlapping readers hold a snapshot for 4 s", run: read_slowly },
+    Abuse { name: "B2: connect, send 256 events of 7 KB, close", run: flood },
+    Abuse { name: "B3: connections that send nothing, or too little", run: stay_silent },
+    Abuse { name: "C1: clients connect while a plugin sleeps in $connect", run: come_and_go },
+    Abuse { name: "D2: the file of a disabled plugin is absent for 0.3 s", run: remove_for_a_moment },
+    Abuse { name: "reloads", run: reload },
+];
+
+/// The name of the plugin that [`remove_for_a_moment`] removes, and of its file.
+pub(super) const ABSENT: &str = "absentee";
+
+impl Scene<'_> {
+    fn goes_on(&self) -> bool {
+        !self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Waits for `time` at the scene's pace, or until the scene is over.
+    fn pause(&self, time: Duration) {
+        let time = time * self.slowness;
+        let until = Instant::now() + time;
+        while self.goes_on() && Instant::now() < until {
+            thread::sleep(time.min(Duration::from_millis(20)));
+        }
+    }
+
+    /// Asks again and again, `pace` apart, and connects again after every failure.
+    fn ask_often(&self, from: IpAddr, pace: Duration, count: &AtomicU64, ask: impl Fn(&mut Visitor) -> std::io::Result<String>) {
+        while self.goes_on() {
+            let Ok(mut visitor) = Visitor::connect(self.host, from) else {
+                self.pause(Duration::from_millis(200));
+                continue;
+            };
+            // A new connection now and then: what the host knows of an offender must outlive its connection.
+            for _ in 0..200 {
+                if !self.goes_on() || ask(&mut visitor).is_err() {
+                    break;
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(pace * self.slowness);
+            }
+        }
+    }
+}
+
+/// Addresses of the abusers; honest clients come from 127.0.0.1.
+const fn address(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
+}
+
+fn fail(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    thread::scope(|scope| {
+        for from in [address(2), address(3)] {
+            scope.spawn(move || scene.ask_often(from, Duration::from_millis(50), count, |visitor| visitor.ask("trap", "null")));
+        }
+    });
+    Ok(())
+}
+
+fn never_read(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    while scene.goes_on() {
+        let mut deaf = Vec::new();
+        for _ in 0..5 {
+            if let Ok(mut visitor) = Visitor::connect(scene.host, address(4))
+                && visitor.ask("subscribe_event", r#"{"event_type":"memory_logs"}"#).is_ok()
+            {
+                count.fetch_add(1, Ordering::Relaxed);
+                deaf.push(visitor);
+            }
+        }
+        scene.pause(Duration::from_secs(30));
+    }
+    Ok(())
+}
+
+fn update(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    scene.ask_often(address(5), Duration::from_micros(500), count, |visitor| visitor.ask("increment", "null"));
+    Ok(())
+}
+
+fn read_slowly(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    thread::scope(|scope| {
+        for offset in [0, 2] {
+            scope.spawn(move || {
+                scene.pause(Duration::from_secs(offset));
+                scene.ask_often(address(6), Duration::from_millis(1), count, |visitor| visitor.ask("slow_read", "4000"));
+            });
+        }
+    });
+    Ok(())
+}
+
+fn flood(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    let event = visitor::frame(format!("420[\"echo\",\"{}\"]", "x".repeat(7 << 10)).as_bytes());
+    let burst = event.repeat(256);
+    while scene.goes_on() {
+        if let Ok(visitor) = Visitor::connect(scene.host, address(7)) {
+            let mut stream = visitor.into_stream();
+            // The host may close the connection in the middle of it.
+            if stream.write_all(&burst).is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        scene.pause(Duration::from_millis(250));
+    }
+    Ok(())
+}
+
+/// What a silent connection sends first.
+const BEGINNINGS: [&[u8]; 5] = [
+    b"",
+    b"P",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+    b"POST /socket.io/?EIO=4&transport=polling&sid=none HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n4",
+];
+
+/// Silent connections at once.
+const SILENT: usize = 50;
+
+fn stay_silent(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    let mut held: Vec<Option<TcpStream>> = Vec::new();
+    held.resize_with(SILENT, || None);
+    while scene.goes_on() {
+        for (place, slot) in held.iter_mut().enumerate() {
+            // One more byte, for as long as the host takes it.
+            let is_open =
+                slot.as_mut().is_some_and(|stream| !is_closed(stream) && (place % BEGINNINGS.len() < 3 || stream.write_all(b"x").is_ok()));
+            if !is_open {
+                *slot = visitor::tcp(scene.host, address(8)).ok().and_then(|mut stream| {
+                    stream.write_all(BEGINNINGS[place % BEGINNINGS.len()]).ok()?;
+                    stream.set_nonblocking(true).ok()?;
+                    count.fetch_add(1, Ordering::Relaxed);
+                    Some(stream)
+                });
+            }
+        }
+        scene.pause(Duration::from_secs(2));
+    }
+    Ok(())
+}
+
+/// Whether the host has closed a connection that does not block.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 4096]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+fn come_and_go(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    while scene.goes_on() {
+        // What the other plugins answer must not wait for the one that sleeps.
+        if let Ok(mut visitor) = Visitor::connect(scene.host, address(9)) {
+            let began = Instant::now();
+            let answer = visitor.ask("ping", r#"{"timestamp":1}"#);
+            if answer.is_ok_and(|answer| answer.starts_with(r#"{"timestamp""#)) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            if began.elapsed() > FIRST_ANSWER {
+                return Err(format!("the first answer of a new connection took {} ms", began.elapsed().as_millis()));
+            }
+        }
+        scene.pause(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// How long the first answer of a new connection may take: less than the plugin sleeps in `$connect`.
+const FIRST_ANSWER: Duration = Duration::from_secs(4);
+
+fn remove_for_a_moment(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    let file = format!("{ABSENT}.wasm");
+    let (there, away) = (scene.plugins.join(&file), scene.aside.join(&file));
+    scene.api.post(&format!("/api/plugins/{ABSENT}/disable"))?;
+    while scene.goes_on() {
+        std::fs::rename(&there, &away).map_err(|error| format!("{file}: {error}"))?;
+        thread::sleep(Duration::from_millis(300));
+        std::fs::rename(&away, &there).map_err(|error| format!("{file}: {error}"))?;
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut state = String::new();
+        while state != "disabled" && Instant::now() < until {
+            thread::sleep(Duration::from_millis(100));
+            state = scene.api.state_of(ABSENT)?;
+        }
+        if state != "disabled" {
+            return Err(format!("the operator disabled `{ABSENT}`; after its file came back it was `{state}`"));
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+        scene.pause(Duration::from_secs(5));
+    }
+    scene.api.post(&format!("/api/plugins/{ABSENT}/enable"))
+}
+
+fn reload(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    while scene.goes_on() {
+        for version in scene.versions {
+            let staged = scene.aside.join("chameleon");
+            let placed = std::fs::write(&staged, version).and_then(|()| std::fs::rename(&staged, scene.plugins.join("chameleon.wasm")));
+            placed.map_err(|error| format!("chameleon.wasm: {error}"))?;
+            count.fetch_add(1, Ordering::Relaxed);
+            scene.pause(Duration::from_secs(1));
+        }
+    }
+    Ok(())
+}

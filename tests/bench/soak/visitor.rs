@@ -1,0 +1,142 @@
+//! A Socket.IO client over WebSocket that blocks, may come from any loopback address, and survives whatever the host does to it: a closed
+//! connection is an answer here, not a fault of the measurement.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// How long a visitor waits for anything; longer than an event may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of answers that a visitor keeps while it looks for its own.
+const INBOX: usize = 4 << 20;
+
+/// One connection.
+pub(super) struct Visitor {
+    stream: TcpStream,
+    inbox: Vec<u8>,
+    next_ack: u64,
+}
+
+/// Opens a TCP connection from one address of this machine.
+///
+/// # Errors
+/// The host refuses it, or does not accept it in time.
+pub(super) fn tcp(host: SocketAddr, from: IpAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&host.into(), PATIENCE)?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+impl Visitor {
+    /// Connects to the namespace `/`.
+    ///
+    /// # Errors
+    /// The host refuses the connection.
+    pub(super) fn connect(host: SocketAddr, from: IpAddr) -> io::Result<Self> {
+        let mut visitor = Self { stream: tcp(host, from)?, inbox: Vec::new(), next_ack: 0 };
+        let request = format!(
+            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29ja2hvcC1iZW5jaG1rIQ==\r\n\r\n"
+        );
+        visitor.stream.write_all(request.as_bytes())?;
+        let until = Instant::now() + PATIENCE;
+        let head = loop {
+            if let Some(at) = visitor.inbox.windows(4).position(|window| window == b"\r\n\r\n") {
+                break visitor.inbox.drain(..at + 4).collect::<Vec<_>>();
+            }
+            visitor.fill(until)?;
+        };
+        if !head.starts_with(b"HTTP/1.1 101") {
+            return Err(io::Error::other(String::from_utf8_lossy(&head).into_owned()));
+        }
+        visitor.send(b"40")?;
+        visitor.until(|packet| packet.starts_with(b"40").then_some(()))?;
+        Ok(visitor)
+    }
+
+    /// The TCP connection below.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    /// Sends one packet.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub(super) fn send(&mut self, packet: &[u8]) -> io::Result<()> {
+        self.stream.write_all(&frame(packet))
+    }
+
+    /// Sends an event and waits for its ack: the text of the ack's arguments.
+    ///
+    /// # Errors
+    /// The connection is closed, or the ack does not come.
+    pub(super) fn ask(&mut self, event: &str, data: &str) -> io::Result<String> {
+        let id = self.next_ack;
+        self.next_ack += 1;
+        self.send(format!("42{id}[\"{event}\",{data}]").as_bytes())?;
+        let prefix = format!("43{id}[").into_bytes();
+        self.until(|packet| packet.strip_prefix(prefix.as_slice()).map(|rest| String::from_utf8_lossy(rest).into_owned()))
+    }
+
+    /// Reads packets until `wanted` takes one.
+    fn until<T>(&mut self, wanted: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            while let Some((opcode, packet)) = self.take_frame() {
+                match (opcode, packet.as_slice()) {
+                    (1, b"2") => self.send(b"3")?,
+                    (1, packet) => {
+                        if let Some(found) = wanted(packet) {
+                            return Ok(found);
+                        }
+                    }
+                    (8, _) => return Err(ErrorKind::ConnectionAborted.into()),
+                    _ => {}
+                }
+            }
+            self.fill(until)?;
+        }
+    }
+
+    fn fill(&mut self, until: Instant) -> io::Result<()> {
+        let mut some = [0; 16 << 10];
+        match self.stream.read(&mut some)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            _ if Instant::now() > until || self.inbox.len() > INBOX => Err(ErrorKind::TimedOut.into()),
+            read => {
+                self.inbox.extend_from_slice(&some[..read]);
+                Ok(())
+            }
+        }
+    }
+
+    /// The first frame of the inbox, if all of it is there: its opcode and its payload.
+    fn take_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let bytes = &self.inbox;
+        let (first, second) = (*bytes.first()?, *bytes.get(1)?);
+        let (head, length) = match second & 0x7f {
+            126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
+            127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?),
+            short => (2, usize::from(short)),
+        };
+        let payload = bytes.get(head..head + length)?.to_vec();
+        self.inbox.drain(..head + length);
+        Some((first & 0x0f, payload))
+    }
+}
+
+/// A masked text frame. The mask is zero, which leaves the bytes as they are.
+pub(super) fn frame(packet: &[u8]) -> Vec<u8> {
+    let mut outbox = crate::driver::Outbox::default();
+    outbox.frame(|bytes| bytes.extend_from_slice(packet));
+    outbox.into_bytes()
+}

@@ -1,0 +1,65 @@
+//! What the host holds while it is abused, looked at from outside: the size of its write-ahead logs, its memory, and the log that it writes.
+
+use std::io::{BufRead, BufReader, PipeReader};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::report::note;
+
+/// The largest figures that were seen.
+#[derive(Debug, Default)]
+pub(super) struct Peaks {
+    /// Bytes of the largest write-ahead log.
+    pub(super) wal_bytes: AtomicU64,
+    /// Bytes of all state files together.
+    pub(super) state_bytes: AtomicU64,
+    /// Lines of the host's log.
+    pub(super) log_lines: AtomicU64,
+}
+
+/// How often the host is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Looks at the state files in `data` until `is_over`.
+pub(super) fn files(data: &Path, peaks: &Peaks, is_over: &AtomicBool) {
+    while !is_over.load(Ordering::Relaxed) {
+        let mut all = 0;
+        for entry in std::fs::read_dir(data.join("state")).into_iter().flatten().flatten() {
+            // A file may go between the two calls.
+            let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
+            all += bytes;
+            if entry.file_name().to_string_lossy().ends_with("-wal") {
+                peaks.wal_bytes.fetch_max(bytes, Ordering::Relaxed);
+            }
+        }
+        peaks.state_bytes.fetch_max(all, Ordering::Relaxed);
+        thread::sleep(LOOK);
+    }
+}
+
+/// When nobody reads the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pauses {
+    /// From the beginning of one to that of the next.
+    pub(super) every: Duration,
+    /// How long each is.
+    pub(super) length: Duration,
+}
+
+/// Reads the host's log to its end. While `stops`, nobody reads it in the pauses, so that the pipe is full.
+pub(super) fn log(pipe: PipeReader, pauses: Pauses, stops: &AtomicBool, peaks: &Peaks) {
+    let mut last_pause = Instant::now();
+    for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+        peaks.log_lines.fetch_add(1, Ordering::Relaxed);
+        // No abuse is to make the host refuse a plugin.
+        if line.contains(r#""level":"ERROR""#) && line.contains(r#""target":"sockhop::reload"#) {
+            note(&format!("  {line}"));
+        }
+        if stops.load(Ordering::Relaxed) && last_pause.elapsed() >= pauses.every {
+            last_pause = Instant::now();
+            thread::sleep(pauses.length);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Sleeps for every client that connects: nobody else's first event must wait for that.
+
+#![allow(missing_docs, reason = "nobody reads it")]
+
+use std::time::Duration;
+
+use sockhop_sdk::{Context, Plugin, Result};
+
+/// As long as an event may take by default, nearly.
+const NAP: Duration = Duration::from_millis(4_500);
+
+#[allow(clippy::unnecessary_wraps, reason = "a handler's signature")]
+fn doze(_: &Context) -> Result {
+    std::thread::sleep(NAP);
+    Ok(())
+}
+
+fn plugin() -> Plugin {
+    Plugin::new("dozer", "0.1.0", "Sleeps for every client that connects").on_connect(doze)
+}
+
+sockhop_sdk::export!(plugin);
