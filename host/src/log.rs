@@ -1,7 +1,7 @@
 //! The host's log: one record per occurrence, written by one thread of its own. A log that nobody reads, or that can't be written, costs
 //! lines, and nothing else: whoever logs never waits and never fails.
 //!
-//! The way of a record: `tracing` → filter → [`repeats`] → [`format`] → [`queue`] → [`writer`]. The only part that knows
+//! The way of a record: `tracing` → filter → `repeats` → `format` → `queue` → `writer`. The only part that knows
 //! tracing-subscriber. Fields have one meaning everywhere:
 //!
 //! | field | is |

@@ -143,7 +143,7 @@ impl Health {
         change
     }
 
-    /// Remembers why a handler failed, for operators: at most [`MAX_FAILURE`] bytes of it.
+    /// Remembers why a handler failed, for operators: at most `MAX_FAILURE` bytes of it.
     pub fn note_failure(&self, mut reason: String) {
         truncate(&mut reason, MAX_FAILURE);
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, SystemTime::now()));
