@@ -131,7 +131,7 @@ fn get(url: &str, key: &str) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_shown_to_operators_and_ends_when_there_is_room() {
     let (plugins, data) = (directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
-    let host = HostProcess::start_on_small_disk(plugins.path(), data.path(), &[("SOCKHOP_PLUGINS__REQUIRED", r#"["lab"]"#)]);
+    let host = HostProcess::start_with(plugins.path(), data.path(), &[("SOCKHOP_PLUGINS__REQUIRED", r#"["lab"]"#)]);
     let key = std::fs::read_to_string(data.path().join("key")).expect("the host's key");
     let key = key.trim();
     let client = TestClient::connect(&host.url).await;

@@ -69,18 +69,7 @@ impl HostProcess {
         Self { child, url, key: own_key(data), said: Vec::new() }
     }
 
-    /// The same where a write beyond the limit for file sizes is an error, as on a full disk, and does not end the process; with these settings in
-    /// its environment. See [`HostProcess::limit_files`].
-    #[cfg(target_os = "linux")]
-    pub fn start_on_small_disk(plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new("sh");
-        command.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(binary());
-        let mut command = serve_by(plugins, data, command);
-        command.envs(settings.iter().copied());
-        Self::of(command, data)
-    }
-
-    /// Has every write to a file beyond `bytes` fail from now on; `None` ends that.
+    /// Has every write to a file beyond `bytes` fail from now on, as on a full disk; `None` ends that.
     #[cfg(target_os = "linux")]
     pub fn limit_files(&self, bytes: Option<u64>) {
         let pid = i32::try_from(self.pid()).expect("a process id");

@@ -12,6 +12,7 @@ Signals:
   SIGHUP           look at the plugin directory now, and try again what failed (the configuration is read at the start only)
   SIGUSR1          write to the log what is served now
   SIGUSR2          nothing but a line in the log
+  SIGXFSZ          nothing but a line in the log: the write that meets the limit for file sizes fails, as on a full disk
   SIGPIPE          ignored";
 
 /// The signals, held from now on: one that comes before [`follow`](Signals::follow) waits for it.
@@ -20,6 +21,7 @@ pub(super) struct Signals {
     hangup: tokio::signal::unix::Signal,
     user1: tokio::signal::unix::Signal,
     user2: tokio::signal::unix::Signal,
+    file_size: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
@@ -32,6 +34,7 @@ impl Signals {
             hangup: take(SignalKind::hangup())?,
             user1: take(SignalKind::user_defined1())?,
             user2: take(SignalKind::user_defined2())?,
+            file_size: take(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
     }
 
@@ -48,6 +51,9 @@ impl Signals {
                     monitor.log_status();
                 }
                 Some(()) = self.user2.recv() => tracing::info!("SIGUSR2: ignored; stop with SIGTERM, look at the plugin directory with SIGHUP"),
+                Some(()) = self.file_size.recv() => {
+                    tracing::warn!("SIGXFSZ: a write was refused; raise the limit for file sizes (`ulimit -f`, LimitFSIZE in systemd)");
+                }
                 else => return,
             }
         }
