@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 pub use error::{CommitError, StoreError, ViewError};
@@ -214,9 +215,11 @@ impl Store {
     pub fn close(&self) -> Result<(), StoreError> {
         let mut ids = lock(&self.ids);
         let mut writer = self.hold_writer();
-        ids.give_back(&mut writer)?;
+        // Where this fails (the disk is full) the files are closed all the same: it costs a gap in a sequence.
+        let given_back = ids.give_back(&mut writer);
         self.end_snapshots(Duration::ZERO);
-        self.sleep(writer).map(drop)
+        let slept = self.sleep(writer).map(drop);
+        given_back.and(slept)
     }
 
     /// A connection for the writer, after one was closed.
@@ -242,8 +245,12 @@ impl Store {
 
     /// Closes the files of a store whose log is in its file; whether that could be done now.
     fn sleep(&self, mut writer: Held<'_>) -> Result<bool, StoreError> {
-        lock(&self.readers).idle.clear();
-        let Some(connection) = writer.as_ref() else { return Ok(true) };
+        let readers = std::mem::take(&mut lock(&self.readers).idle);
+        let Some(connection) = writer.as_ref() else {
+            // The manifest has said since the writer was closed that the log may go.
+            return readers.into_iter().try_for_each(close_with_log).map(|()| true).map_err(StoreError::from);
+        };
+        drop(readers);
         if checkpoint(connection, "TRUNCATE")?.is_busy {
             return Ok(false);
         }
@@ -252,8 +259,8 @@ impl Store {
         self.saved.store(record.commits, Ordering::Relaxed);
         self.manifest.write(&record, true).map_err(|source| StoreError::Open { file: self.file.clone(), source })?;
         self.is_awake.store(false, Ordering::Relaxed);
-        writer.take();
         self.wal.note(true);
+        writer.take().map_or(Ok(()), close_with_log)?;
         Ok(true)
     }
 }
@@ -323,9 +330,17 @@ fn set_up(writer: &mut Connection, limits: &StoreLimits, wal: &Wal) -> Result<()
     wal.follow(writer)
 }
 
+/// Closes a connection; if it is the last one, the log goes with it. Only after the manifest says so: a log that it expects would be missed.
+fn close_with_log(connection: Connection) -> Result<(), rusqlite::Error> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    connection.close().map_err(|(_, error)| error)
+}
+
+/// A connection that leaves the log as it is when it is closed, unless [`close_with_log`] closes it.
 fn connect(file: &Path) -> Result<Connection, StoreError> {
     // One thread at a time uses a connection, which the type system sees to; so SQLite need not lock it.
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // The first of these reads the file, so it is what fails where that is no database.
     connection

@@ -11,7 +11,6 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::manifest::{FaultKind, Manifest, Record, boot};
@@ -107,8 +106,6 @@ pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<F
         (error, _) => error,
     };
     let mut writer = connect(file).map_err(damaged)?;
-    // Whatever is found to be wrong is left as it is.
-    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     prepare(&mut writer, file).map_err(damaged)?;
     if let Some(Index { frames, .. }) = index
         && let found = checkpoint(&writer, "NOOP")?.frames
@@ -132,7 +129,6 @@ pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<F
             return Err(StoreError::Lost(FaultKind::Damaged.because(format!("{} is damaged: {found}", file.display()))));
         }
     }
-    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(writer)
 }
 

@@ -120,8 +120,8 @@ impl Held<'_> {
     }
 
     /// Takes the connection away.
-    pub(super) fn take(&mut self) {
-        self.writer.take();
+    pub(super) fn take(&mut self) -> Option<Connection> {
+        self.writer.take()
     }
 }
 

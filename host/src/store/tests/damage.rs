@@ -61,6 +61,50 @@ fn a_host_that_was_killed_finds_every_commit_and_nothing_wrong() {
     }
 }
 
+/// As on a full disk: the record can't be replaced until what this returns is called.
+fn block_manifest(dir: &TempDir) -> impl FnOnce() {
+    let (manifest, away) = (dir.path().join("manifest"), dir.path().join("away"));
+    fs::rename(&manifest, &away).unwrap();
+    fs::write(&manifest, "no directory").unwrap();
+    move || {
+        fs::remove_file(&manifest).unwrap();
+        fs::rename(&away, &manifest).unwrap();
+    }
+}
+
+#[test]
+fn a_store_that_is_closed_while_its_record_cannot_be_written_is_not_lost() {
+    for fill_sequence in [false, true] {
+        let (dir, store) = fresh();
+        put(&store, &[("a", "1")]);
+        get(&store, "a");
+        if fill_sequence {
+            // Then numbers can't be given back either.
+            store.next_id("ids").unwrap();
+            store.hold_writer().connection().unwrap().pragma_update(None, "query_only", true).unwrap();
+        }
+        let unblock = block_manifest(&dir);
+        assert!(store.close().is_err());
+        drop(store);
+        unblock();
+        assert!(log_of(&dir).exists(), "a log that the record expects");
+        for _ in 0..2 {
+            assert_eq!(get(&open(&dir, StoreLimits::default()), "a"), Some("1".into()));
+        }
+    }
+}
+
+#[test]
+fn a_store_whose_last_numbers_cannot_be_given_back_is_closed_all_the_same() {
+    let (dir, store) = fresh();
+    put(&store, &[("a", "1")]);
+    store.next_id("ids").unwrap();
+    // It is wrong only in the transaction.
+    store.hold_writer().connection().unwrap().execute_batch("ALTER TABLE sequences RENAME TO away").unwrap();
+    assert!(store.close().is_err());
+    assert!(!log_of(&dir).exists() && lock(&store.writer).is_none());
+}
+
 #[test]
 fn a_file_that_is_gone_or_empty_is_no_empty_state() {
     for remove in [|file: &Path| fs::remove_file(file).unwrap(), |file: &Path| fs::write(file, "").unwrap()] {
