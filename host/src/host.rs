@@ -201,7 +201,9 @@ impl Host {
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&limits), body::pace))
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&slots), slots::admit))
             .layer(origin::cors(&origins))
-            .layer(axum::middleware::from_fn_with_state(origins, origin::check));
+            .layer(axum::middleware::from_fn_with_state(origins, origin::check))
+            // Outside of everything that answers by itself: a reserved slot is free again after any answer.
+            .layer(axum::middleware::from_fn(slots::close_reserved));
         // Accepting before loading: whoever asks whether the host lives or is ready gets an answer, clients are asked to come back.
         let accepting = CancellationToken::new();
         let gives_up = accepting.clone().drop_guard();

@@ -217,10 +217,30 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
     assert_eq!(figure(&host, "sockhop_tcp_connections").await, 2);
     assert_eq!(figure(&host, "sockhop_connections_limit").await, 2);
     assert_eq!(figure(&host, "sockhop_connections_refused_total").await, 3);
+    // Answers of the layers for CORS and origins free a reserved slot as well.
+    let local = "host: x\r\norigin: http://localhost:1\r\naccess-control-request-method: GET\r\n\r\n";
+    let preflight = format!("OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n{local}");
+    for (request, status) in [
+        (preflight.as_str(), 200),
+        ("OPTIONS /nowhere HTTP/1.1\r\nhost: x\r\n\r\n", 200),
+        ("GET /healthz HTTP/1.1\r\nhost: x\r\norigin: https://evil.example\r\n\r\n", 403),
+        (&format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n{local}"), 503),
+    ] {
+        let (found, head, body) = ask(&host, request).await;
+        let head = head.to_ascii_lowercase();
+        assert_eq!(found, status, "{request}: {body}");
+        assert!(head.contains("connection: close"), "{request}: {head}");
+        assert_eq!(head.contains("access-control-allow-origin: http://localhost:1"), request.contains("localhost"), "{request}: {head}");
+    }
     // Strangers who hold all that they can get, also of the reserve.
     let mut strangers = Vec::new();
-    for _ in 0..40 {
-        strangers.push(raw(&host).await);
+    for at in 0..40 {
+        let mut stranger = raw(&host).await;
+        if at % 2 == 0 {
+            // The host may have closed it already.
+            let _ = stranger.write_all(preflight.as_bytes()).await;
+        }
+        strangers.push(stranger);
     }
     assert_eq!(ask(&host, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.0, 200);
     drop(strangers);

@@ -183,15 +183,13 @@ struct Held {
 }
 
 impl Reserve {
-    /// Takes a slot, if need be from the oldest connection that has not sent a whole request yet: an operator's request comes within
-    /// milliseconds, and a connection that only waits can't keep it out. One network has at most half of the slots.
+    /// Takes a slot, if need be from the oldest connection that waits for its client: an operator's request comes within milliseconds,
+    /// and a client that sends none, or does not read its answer, can't keep it out. One network has at most half of the slots.
     fn admit(&mut self, held: Held) -> bool {
         let of_network = self.held.iter().filter(|other| other.network == held.network).count();
         let at_most = self.most.div_ceil(2);
         if self.held.len() >= self.most || of_network >= at_most {
-            let may_go = |other: &Held| {
-                matches!(other.cut.stage().0, Stage::Opened | Stage::Head) && (of_network < at_most || other.network == held.network)
-            };
+            let may_go = |other: &Held| other.cut.stage().0 != Stage::Request && (of_network < at_most || other.network == held.network);
             let Some(at) = self.held.iter().position(may_go) else { return false };
             self.held.remove(at).cut.now();
         }
@@ -212,11 +210,26 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Answers 503 where a client's request came in a reserved slot, or where a handshake would begin one session too many.
-pub(crate) async fn admit(State(slots): State<Arc<Slots>>, mut request: Request, next: Next) -> Response {
+/// The mark of a request that came in a reserved slot.
+#[derive(Clone, Copy)]
+struct IsReserved;
+
+/// Closes a connection in a reserved slot after its answer, whichever layer gives it, and marks its requests for [`admit`].
+pub(crate) async fn close_reserved(mut request: Request, next: Next) -> Response {
     // Taken out: the library keeps a handshake's extensions for as long as its session, which may leave this connection.
     let slot = request.extensions_mut().remove::<Arc<Slot>>();
-    let is_reserved = slot.is_some_and(|slot| !slot.serves_clients());
+    if slot.is_none_or(|slot| slot.serves_clients()) {
+        return next.run(request).await;
+    }
+    request.extensions_mut().insert(IsReserved);
+    let mut response = next.run(request).await;
+    close(&mut response);
+    response
+}
+
+/// Answers 503 where a client's request came in a reserved slot, or where a handshake would begin one session too many.
+pub(crate) async fn admit(State(slots): State<Arc<Slots>>, mut request: Request, next: Next) -> Response {
+    let is_reserved = request.extensions_mut().remove::<IsReserved>().is_some();
     let is_refused = match request.uri().path() {
         path if is_handshake(path, request.uri().query()) => match (is_reserved, slots.sessions.take()) {
             (false, Some(taken)) => {
@@ -227,16 +240,18 @@ pub(crate) async fn admit(State(slots): State<Arc<Slots>>, mut request: Request,
         },
         path => is_reserved && !is_operators(path),
     };
-    let mut response = if is_refused {
-        slots.metrics.connection_refused();
-        full().into_response()
-    } else {
-        next.run(request).await
-    };
-    if is_reserved || is_refused {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if !is_refused {
+        return next.run(request).await;
     }
+    slots.metrics.connection_refused();
+    let mut response = full().into_response();
+    close(&mut response);
     response
+}
+
+/// Has the connection closed after `response`.
+fn close(response: &mut Response) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 fn full() -> Problem {
@@ -278,6 +293,10 @@ mod tests {
         reserve.forget(4);
         assert!(reserve.admit(held(6, 5)));
         assert_eq!(ids(&reserve), [2, 3, 5, 6]);
+        reserve.held.iter().for_each(|held| held.cut.enter(Stage::Request));
+        reserve.held[1].cut.enter(Stage::Idle);
+        assert!(reserve.admit(held(7, 6)), "in the place of one that does not read its answer");
+        assert_eq!(ids(&reserve), [2, 5, 6, 7]);
     }
 
     #[test]
