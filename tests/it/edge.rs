@@ -253,6 +253,40 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_in_a_reserved_slot_that_has_become_a_clients_waits_as_long_as_any() {
+    let host = TestHost::with(&[], |config| {
+        config.limits.connections = Some(number(1));
+        config.limits.keep_alive_ms = PATIENCE;
+    })
+    .await;
+    let health = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let promoted = eventually("a connection whose slot has become a client's", async || {
+        let mut first = raw(&host).await;
+        first.write_all(health.as_bytes()).await.ok()?;
+        response(&mut first).await;
+        let mut second = raw(&host).await;
+        // Accepted after the second, which therefore has a reserved slot by now.
+        ask(&host, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        drop(first);
+        eventually("the slot of the first", async || {
+            let status = ask(&host, "GET /elsewhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.0;
+            (status == 404).then_some(())
+        })
+        .await;
+        second.write_all(health.as_bytes()).await.ok()?;
+        let mut bytes = [0; 4096];
+        let read = timeout(PATIENCE, second.read(&mut bytes)).await.expect("an answer in time").ok()?;
+        let answer = String::from_utf8_lossy(&bytes[..read]).to_ascii_lowercase();
+        (answer.starts_with("http/1.1 200") && answer.ends_with("alive\n") && !answer.contains("connection: close")).then_some(second)
+    });
+    let mut stream = promoted.await;
+    // Longer than a connection in a reserved slot may wait.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    stream.write_all(health.as_bytes()).await.expect("a connection to write to");
+    assert_eq!(response(&mut stream).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_closing_keeps_its_slot_until_its_events_are_handled() {
     let host = TestHost::with(&[guest("lab")], |config| {
         config.limits.connections = Some(number(2));

@@ -48,39 +48,24 @@ pub(super) struct Server {
     pub(super) stop: CancellationToken,
 }
 
-/// How long a connection may wait for what its client sends next.
-#[derive(Debug, Clone, Copy)]
-struct Deadlines {
-    first_byte: Duration,
-    head: Duration,
-    idle: Duration,
-}
-
-impl Deadlines {
-    fn of(limits: &Limits, slot: &Slot) -> Self {
-        let most = if slot.is_reserved() { RESERVED } else { Duration::MAX };
-        let (first_byte, head, idle) = (limits.first_byte_ms, limits.head_ms, limits.keep_alive_ms);
-        Self { first_byte: first_byte.min(most), head: head.min(most), idle: idle.min(most) }
-    }
-
-    /// How long a connection may stay in `stage`; `None` if it waits for the host and not for its client.
-    fn at(self, stage: Stage) -> Option<Duration> {
-        match stage {
-            Stage::Opened => Some(self.first_byte),
-            Stage::Head => Some(self.head),
-            Stage::Request => None,
-            Stage::Idle => Some(self.idle),
-        }
-    }
+/// How long a connection may stay in `stage`; `None` if it waits for the host and not for its client.
+fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration> {
+    let limit = match stage {
+        Stage::Opened => limits.first_byte_ms,
+        Stage::Head => limits.head_ms,
+        Stage::Request => return None,
+        Stage::Idle => limits.keep_alive_ms,
+    };
+    Some(if is_reserved { limit.min(RESERVED) } else { limit })
 }
 
 impl Server {
     /// Serves requests until the client, a deadline or the end of the host ends the connection, or a WebSocket takes it over.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, slot: Arc<Slot>, cut: Cut) {
-        let deadlines = Deadlines::of(&self.limits, &slot);
         let io = TokioIo::new(Cuttable::new(stream, &cut, Arc::clone(&slot)));
         let (is_upgraded, has_answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (rooms, own, answered) = (Arc::clone(&self.rooms), cut.clone(), Arc::clone(&has_answered));
+        let timed = Arc::clone(&slot);
         let service = self.router.clone().map_request(move |mut request: Request<Incoming>| {
             own.enter(Stage::Request);
             if let Some(sid) = upgrading_sid(&request)
@@ -103,7 +88,7 @@ impl Server {
         // HTTP/1.1 only, and without hyper's own deadline: it has one for head and idleness together.
         builder.max_buf_size(BUFFER_BYTES).header_read_timeout(None);
         let connection = builder.serve_connection(io, TowerToHyperService::new(service)).with_upgrades();
-        let mut connection = Timed::new(connection, cut.clone(), deadlines);
+        let mut connection = Timed::new(connection, cut.clone(), Arc::clone(&self.limits), timed);
         let ended = tokio::select! {
             ended = &mut connection => Some(ended),
             () = self.stop.cancelled() => None,
@@ -157,19 +142,22 @@ enum Ended {
     Overdue(Stage),
 }
 
-/// A connection with the deadline of the stage that it is in. The clock is asked only when the stage has changed.
+/// A connection with the deadline of the stage that it is in. The clock and the slot are asked only when the stage has changed: a reserved
+/// slot may have become a client's by then.
 struct Timed<S: HttpService<Incoming>> {
     connection: UpgradeableConnection<Io, S>,
     cut: Cut,
-    deadlines: Deadlines,
+    limits: Arc<Limits>,
+    slot: Arc<Slot>,
     /// The stage's turn for which `sleep` is set.
     turn: Option<u32>,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl<S: HttpService<Incoming>> Timed<S> {
-    fn new(connection: UpgradeableConnection<Io, S>, cut: Cut, deadlines: Deadlines) -> Self {
-        Self { connection, cut, deadlines, turn: None, sleep: Box::pin(tokio::time::sleep(deadlines.first_byte)) }
+    fn new(connection: UpgradeableConnection<Io, S>, cut: Cut, limits: Arc<Limits>, slot: Arc<Slot>) -> Self {
+        let sleep = Box::pin(tokio::time::sleep(limits.first_byte_ms));
+        Self { connection, cut, limits, slot, turn: None, sleep }
     }
 }
 
@@ -186,8 +174,11 @@ where
             return Poll::Ready(Ended::Served(served));
         }
         let (stage, turn) = this.cut.stage();
-        let Some(limit) = this.deadlines.at(stage) else { return Poll::Pending };
+        if stage == Stage::Request {
+            return Poll::Pending;
+        }
         if this.turn.replace(turn) != Some(turn) {
+            let Some(limit) = deadline(&this.limits, stage, this.slot.is_reserved()) else { return Poll::Pending };
             let now = Instant::now();
             this.sleep.as_mut().reset(now.checked_add(limit).unwrap_or(now + FAR));
         }
@@ -241,6 +232,16 @@ const MAX_SID: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_waits_less_long_in_a_reserved_slot() {
+        let limits = Limits { head_ms: Duration::from_secs(1), ..Limits::default() };
+        let of = |is_reserved: bool| {
+            [Stage::Opened, Stage::Head, Stage::Request, Stage::Idle].map(|stage| deadline(&limits, stage, is_reserved))
+        };
+        assert_eq!(of(false), [Some(limits.first_byte_ms), Some(limits.head_ms), None, Some(limits.keep_alive_ms)]);
+        assert_eq!(of(true), [Some(RESERVED), Some(limits.head_ms), None, Some(RESERVED)]);
+    }
 
     #[test]
     fn only_an_upgrade_names_its_client() {
