@@ -19,7 +19,7 @@ use crate::transport::{Cut, Peer};
 use super::connection::Server;
 use super::slots::Slots;
 
-/// How long accepting rests when the host has no file descriptors left.
+/// How long accepting rests when the host can't accept anything, as without file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` on `listener` until `stop`, then lets what was accepted go on.
@@ -33,7 +33,7 @@ pub(crate) async fn accept(
     tasks: TaskTracker,
 ) {
     let server = Arc::new(Server { router, rooms, limits, stop: stop.clone() });
-    let mut is_exhausted = false;
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -41,23 +41,42 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                is_exhausted = false;
+                is_failing = false;
                 take(&server, stream, peer, &slots, &tasks);
             }
-            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
-                // Said once: until a descriptor is free, every attempt fails.
-                if !is_exhausted {
-                    tracing::error!(%error, "no file descriptors left: new clients wait; raise `ulimit -n` (LimitNOFILE in systemd)");
-                }
-                is_exhausted = true;
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-            // The client has gone already, as a rule.
-            Err(error) => {
+            Err(error) if is_of_one_connection(&error) => {
                 tracing::debug!(%error, "connection not accepted");
                 tokio::task::yield_now().await;
             }
+            Err(error) => {
+                // Said once: until the cause has gone, every attempt fails.
+                if !is_failing {
+                    say_failing(&error);
+                }
+                is_failing = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
+    }
+}
+
+/// Whether accepting failed for a reason that concerns one connection only, so that the next attempt may succeed: its client has gone, its
+/// network failed, a firewall refused it.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use Errno as E;
+    let gone = matches!(Errno::from_io_error(error), Some(E::CONNABORTED | E::INTR | E::PERM | E::PROTO));
+    let network = matches!(
+        Errno::from_io_error(error),
+        Some(E::NETDOWN | E::NETUNREACH | E::HOSTDOWN | E::HOSTUNREACH | E::NOPROTOOPT | E::OPNOTSUPP)
+    );
+    gone || network
+}
+
+fn say_failing(error: &io::Error) {
+    if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
+        tracing::error!(%error, "no file descriptors left: new clients wait; raise `ulimit -n` (LimitNOFILE in systemd)");
+    } else {
+        tracing::error!(%error, "can't accept connections: new clients wait until the system allows it again");
     }
 }
 
@@ -79,4 +98,16 @@ fn tune(stream: &TcpStream, stalled: Duration) -> io::Result<()> {
     #[cfg(not(target_os = "linux"))]
     let _ = (SockRef::from(stream), stalled);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepting_rests_unless_an_error_concerns_one_connection() {
+        let goes_on = |errno: Errno| is_of_one_connection(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!([Errno::CONNABORTED, Errno::INTR, Errno::PERM, Errno::PROTO, Errno::NETUNREACH, Errno::HOSTDOWN].into_iter().all(goes_on));
+        assert!(![Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::INVAL, Errno::BADF].into_iter().any(goes_on));
+    }
 }
