@@ -19,6 +19,7 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Deserializer, de};
 
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
+pub(crate) use limits::{EVENT_BYTES, MAILBOX_SHARE};
 pub use listen::{InvalidListen, Listen};
 pub use log::{Log, LogFilter, LogFormat};
 pub use origins::AllowedOrigin;
@@ -281,7 +282,7 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         match self.keys.iter().find(|key| key.secret.is_some() == key.secret_file.is_some()) {
             Some(key) => Err(format!("keys: `{}` needs exactly one of `secret` and `secret_file`", key.name)),
-            None => Ok(()),
+            None => self.limits.check(),
         }
     }
 
@@ -495,6 +496,7 @@ mod tests {
             ("server = 1", "server", "found 1, expected a table"),
             ("[plugins]\nrequired = \"ping\"", "plugins.required", "found \"ping\", expected a list"),
             ("[contract]\npublic = \"yes\"", "contract.public", "found \"yes\", expected true or false"),
+            ("[limits]\nmailboxes_bytes = 6_000_000", "limits.mailboxes_bytes", "found 6000000, expected at least 6299648: 16 times"),
             ("[limits]\nbreaker_calls = 5_000_000_000", "limits.breaker_calls", "from 1 to 4294967295"),
             ("[[keys]]\nname = \"shop\"\nscopes = [\"emit\"]", "shop", "secret_file"),
             ("[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"fly\"]", "scopes", "operate"),

@@ -20,7 +20,7 @@ use socketioxide::socket::{DisconnectReason, Socket};
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
-use crate::config::Limits;
+use crate::config::{EVENT_BYTES, Limits};
 use crate::dispatcher::Dispatcher;
 use crate::event::{Connection, Event, EventId, Identity};
 use crate::log;
@@ -29,7 +29,7 @@ use crate::rejection::Rejection;
 use crate::rooms::{Outlet, ReplyTo, Rooms};
 use crate::transport::{Peer, SessionSlot};
 
-use memory::{ANSWER_BYTES, EVENT_BYTES};
+use memory::ANSWER_BYTES;
 
 pub(crate) use memory::MailboxMemory;
 

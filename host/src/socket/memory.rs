@@ -2,15 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Memory of an event in a mailbox beside its payload: the event itself, its name, its place in the queue, what the allocator adds.
-pub(super) const EVENT_BYTES: usize = 512;
+use crate::config::MAILBOX_SHARE;
 
-/// The same of an answer that waits for space in the outgoing buffer.
+/// Memory of an answer that waits for space in the outgoing buffer.
 pub(super) const ANSWER_BYTES: usize = 256;
-
-/// A mailbox may hold as much as one part in so many of what is free. So the more mailboxes are long, the shorter each must be, and there is
-/// always space for the first events of another client: with 16, ten thousand clients that send as much as they can leave 1.6 ‰ free.
-const SHARE: usize = 16;
 
 /// Bytes that wait in all mailboxes together.
 pub(crate) struct MailboxMemory {
@@ -27,7 +22,7 @@ impl MailboxMemory {
     /// Takes `bytes` for a mailbox that holds `held` bytes already; returns `false` if that is too much now.
     pub(super) fn take(&self, bytes: usize, held: usize) -> bool {
         let free = self.limit.saturating_sub(self.used.load(Ordering::Relaxed));
-        if held.saturating_add(bytes) > free / SHARE {
+        if held.saturating_add(bytes) > free / MAILBOX_SHARE {
             return false;
         }
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -53,6 +48,7 @@ impl MailboxMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::EVENT_BYTES;
 
     #[test]
     fn however_many_mailboxes_are_full_the_limit_holds_and_another_has_space() {
@@ -69,7 +65,7 @@ mod tests {
         memory.give_back(EVENT_BYTES + 64);
         memory.give_back(used);
         assert_eq!(memory.usage().0, 0);
-        assert!(!memory.take(limit, 0) && memory.take(limit / SHARE, 0));
+        assert!(!memory.take(limit, 0) && memory.take(limit / MAILBOX_SHARE, 0));
     }
 
     #[test]
