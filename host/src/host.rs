@@ -53,6 +53,8 @@ pub fn lock_data(dir: &Path) -> Result<DataLock, StartError> {
 /// A host that listens, and has loaded what it serves.
 pub struct Host {
     config: Arc<Config>,
+    /// As many as clients may have, by the configuration and the file descriptors.
+    connections: NonZeroUsize,
     address: SocketAddr,
     /// Ends accepting.
     accepting: CancellationToken,
@@ -225,6 +227,7 @@ impl Host {
         gives_up.disarm();
         Ok(Self {
             config,
+            connections,
             address,
             accepting,
             accepted,
@@ -245,6 +248,11 @@ impl Host {
     /// Where the host listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many TCP connections clients may have: as many as are configured, or as the file descriptors allow.
+    pub fn connections(&self) -> NonZeroUsize {
+        self.connections
     }
 
     /// What operators see.

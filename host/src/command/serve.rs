@@ -78,7 +78,6 @@ fn say_start(config: &Config, file: Option<&Path>) {
         plugins_dir = %config.plugins.dir.display(),
         data_dir = %config.data.dir.display(),
         listen = %config.server.listen,
-        connections = limits.connections,
         message_bytes = limits.message_bytes,
         event_cpu_ms = limits.event_cpu_ms.as_millis(),
         event_wall_ms = limits.event_wall_ms.as_millis(),
@@ -143,6 +142,7 @@ const EVENT_INTERVAL: u32 = 128;
 async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
     let configured_keys = !config.keys.is_empty();
+    let (reserved_connections, mailboxes_bytes) = (config.limits.reserved_connections, config.limits.mailboxes_bytes);
     output.line(format_args!("plugins  {}", plugins.display()));
     output.line(format_args!("data     {}", data.display()));
     if host::is_empty(&plugins) {
@@ -155,7 +155,7 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
         say_key(output, &host::key_file(&data), address);
     }
     output.line(format_args!("listening on http://{address}"));
-    tracing::info!(listen = %address, "listening");
+    tracing::info!(listen = %address, connections = host.connections(), reserved_connections, mailboxes_bytes, "listening");
     Ok(host)
 }
 
