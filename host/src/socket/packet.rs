@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use socketioxide::handler::Value;
 
 use crate::config::Limits;
@@ -30,7 +31,7 @@ pub(super) fn read(value: Value, limits: &Limits) -> Packet {
         Value::Bytes(_) => return Packet::rejected("", Rejection::invalid("the packet is not text")),
     };
     let text = text.as_str();
-    let attached: usize = attachments.iter().map(bytes::Bytes::len).sum();
+    let attached: usize = attachments.iter().map(Bytes::len).sum();
     let Some((name, arguments)) = split(text) else {
         return Packet::rejected("", Rejection::invalid("the packet is not a JSON array that begins with a name"));
     };
@@ -49,8 +50,21 @@ pub(super) fn read(value: Value, limits: &Limits) -> Packet {
         None => "null",
         Some(argument) => argument,
     };
-    Packet { name: name.into_owned(), payload: Payload { text: text.into(), attachments: attachments.into() }, rejection: None }
+    Packet {
+        name: name.into_owned(),
+        payload: Payload { text: text.into(), attachments: attachments.into_iter().map(own).collect() },
+        rejection: None,
+    }
 }
+
+/// An attachment that keeps no more memory than is counted for it: a small one would keep the buffer in which its transport read it, which
+/// is larger by far.
+fn own(attachment: Bytes) -> Bytes {
+    if attachment.len() < READ_BUFFER_BYTES { Bytes::copy_from_slice(&attachment) } else { attachment }
+}
+
+/// Attachments of at least as many bytes are about as large as the buffer in which they were read.
+const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// The name in `["name",argument]`, and what stands between it and the last bracket: one argument, if the dispatcher finds that it is JSON.
 /// So nothing is parsed here but the name.
@@ -81,6 +95,17 @@ mod tests {
         match packet.rejection {
             None => Ok((packet.name, packet.payload.text.into_string())),
             Some(rejection) => Err((packet.name, rejection.code())),
+        }
+    }
+
+    #[test]
+    fn a_small_attachment_does_not_keep_the_buffer_in_which_it_was_read() {
+        for (length, is_copied) in [(1, true), (READ_BUFFER_BYTES - 1, true), (READ_BUFFER_BYTES, false)] {
+            let buffer = Bytes::from(vec![7; 2 * READ_BUFFER_BYTES]);
+            let value = Value::Str(r#"["note",{"_placeholder":true,"num":0}]"#.into(), Some([buffer.slice(..length)].into()));
+            let packet = read(value, &Limits::default());
+            assert_eq!(packet.payload.attachments, [buffer.slice(..length)]);
+            assert_eq!(packet.payload.attachments[0].as_ptr() != buffer.as_ptr(), is_copied, "{length}");
         }
     }
 
