@@ -2,8 +2,8 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sockhop::config::{AllowedOrigin, Config};
@@ -393,10 +393,26 @@ async fn every_error_over_http_is_a_problem_document() {
     assert!(allowed.1.to_ascii_lowercase().contains("access-control-allow-origin: https://app.example.com"), "{}", allowed.1);
 }
 
+/// What a command that should end by itself says, and how it ends.
+fn output(mut command: Command) -> Output {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command runs");
+    let until = Instant::now() + PATIENCE;
+    while child.try_wait().expect("its state").is_none() {
+        if Instant::now() > until {
+            child.kill().expect("its end");
+            let said = child.wait_with_output().expect("its output");
+            panic!("a command that ends by itself, not one that goes on: {said:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().expect("its output")
+}
+
 /// What `sockhop serve` says on its two streams before it ends by itself.
 fn refusal(plugins: &Path, data: &Path, environment: &[(&str, &str)]) -> String {
     let mut command = serve(plugins, data);
-    let output = command.envs(environment.iter().copied()).output().expect("the command runs");
+    command.envs(environment.iter().copied());
+    let output = output(command);
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(!said.contains("listening on"), "{said}");
@@ -470,7 +486,7 @@ fn connections_that_the_file_descriptors_do_not_allow_are_refused_with_both_numb
     let refused = |most, connections: Option<&str>| {
         let mut command = with_descriptors(plugins.path(), data.path(), most);
         command.envs(connections.map(|connections| ("SOCKHOP_LIMITS__CONNECTIONS", connections)));
-        let output = command.output().expect("the command runs");
+        let output = output(command);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
         said
