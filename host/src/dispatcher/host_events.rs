@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What became of a delivery.
 enum Outcome {
-    /// The plugin has handled it, or has failed to; or there is no such plugin any more.
+    /// The plugin has handled it, or does not listen for it.
     Delivered,
     /// The plugin was not asked; after this time it may be.
     NotServing(Duration),
@@ -54,8 +54,7 @@ impl Dispatcher {
         self.host_events.tasks.spawn(async move {
             let mut changes = this.registry.changes();
             while let Some(Ok(())) = this.host_events.stopped.run_until_cancelled(changes.changed()).await {
-                let routes = this.registry.snapshot();
-                this.follow(&mut this.host_events.backlogs(), &routes);
+                drop(this.backlogs_of_now());
             }
         });
     }
@@ -109,10 +108,9 @@ impl Dispatcher {
 
     /// Puts an event into the backlogs of the plugins that listen for it. What is returned is empty when those that serve have handled it.
     fn dispatch_host_event(self: &Arc<Self>, kind: Kind, connection: Option<&Arc<Connection>>) -> TaskTracker {
-        let (routes, at, awaited) = (self.registry.snapshot(), SystemTime::now(), TaskTracker::new());
+        let (at, awaited) = (SystemTime::now(), TaskTracker::new());
         // The directory and the backlogs change together, so that what a plugin reads there agrees with what it is told next.
-        let mut backlogs = self.host_events.backlogs();
-        self.follow(&mut backlogs, &routes);
+        let (mut backlogs, routes) = self.backlogs_of_now();
         match (kind, connection) {
             (Kind::Connect, Some(connection)) => self.rooms.directory.add(connection),
             (Kind::Disconnect, Some(connection)) => self.rooms.directory.remove(connection),
@@ -146,6 +144,15 @@ impl Dispatcher {
         drop(backlogs);
         awaited.close();
         awaited
+    }
+
+    /// Locks the backlogs, and makes them those of the plugins that serve now. The snapshot is taken under the lock: an older one would undo
+    /// what a newer one has done.
+    fn backlogs_of_now(self: &Arc<Self>) -> (MutexGuard<'_, HashMap<Arc<str>, Backlog>>, Arc<Routes>) {
+        let mut backlogs = self.host_events.backlogs();
+        let routes = self.registry.snapshot();
+        self.follow(&mut backlogs, &routes);
+        (backlogs, routes)
     }
 
     /// Has a backlog for each plugin that listens and for no other. A plugin that is new beside existing connections reads them.
@@ -261,7 +268,10 @@ impl Dispatcher {
             Delivery::Resync => (host_event::RESYNC, None, SystemTime::now()),
         };
         let routes = self.registry.snapshot();
-        let Some(served) = routes.plugins.iter().find(|served| served.plugin.name() == plugin) else { return Outcome::Delivered };
+        let Some(served) = routes.plugins.iter().find(|served| served.plugin.name() == plugin) else {
+            // If it is gone for good, its backlog ends with its events; if it comes back, it must not have missed one.
+            return Outcome::NotServing(RETRY);
+        };
         if !listens(served, name) {
             return Outcome::Delivered;
         }
