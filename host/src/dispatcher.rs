@@ -20,7 +20,7 @@ use crate::log::{self, Chain, Handler};
 use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
 use crate::registry::{Inbound, Registry, Routes, Served};
-use crate::rejection::Rejection;
+use crate::rejection::{Refusal, Rejection};
 use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
 use crate::store::CommitError;
@@ -294,7 +294,11 @@ impl Dispatcher {
                 Err(refusal) => {
                     seat.keep();
                     let (code, message) = (refusal.code.clone(), refusal.message.clone());
-                    let rejection = Rejection::from_handler(refusal);
+                    let rejection = match Rejection::from_handler(refusal) {
+                        // Of a host event, `unavailable` is what the host itself says, and then the event is kept.
+                        Rejection::Unavailable(message) if inbound.is_none() => Rejection::Refused(Refusal::new(code.as_str(), message)),
+                        rejection => rejection,
+                    };
                     return Err(match rejection {
                         Rejection::PluginFailed => {
                             let error = format!("the handler returned a refusal that is not its client's: {code}: {message}");

@@ -38,6 +38,7 @@ pub struct Metrics {
     host_events_waiting: Family<Labels, Gauge>,
     host_events_dropped: Family<Labels, Counter>,
     resyncs: Family<Labels, Counter>,
+    resync_failures: Family<Labels, Counter>,
     generation: Gauge,
     directory_ok: Gauge,
     tcp_connections: Gauge,
@@ -154,6 +155,8 @@ impl Default for Metrics {
         registry.register("host_events_waiting", "Host events that a plugin has not handled yet", host_events_waiting.clone());
         registry.register("host_events_dropped", "Host events that a plugin has missed: too many waited", host_events_dropped.clone());
         registry.register("resyncs", "Times that a plugin was told to read the connections again", resyncs.clone());
+        let resync_failures = Family::default();
+        registry.register("resync_failures", "Times that a plugin failed to do so, and is told again", resync_failures.clone());
         let directory_ok = Gauge::default();
         let help = "Whether the plugin directory can be read and is not suddenly empty (1); if not (0), its plugins keep serving";
         registry.register("plugin_directory_ok", help, directory_ok.clone());
@@ -190,6 +193,7 @@ impl Default for Metrics {
             host_events_waiting,
             host_events_dropped,
             resyncs,
+            resync_failures,
             generation,
             directory_ok,
             tcp_connections,
@@ -262,6 +266,11 @@ impl Metrics {
     /// `plugin` is told to read the connections again.
     pub fn resync(&self, plugin: &str) {
         self.resyncs.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
+    }
+
+    /// `plugin` has failed to read the connections again.
+    pub fn resync_failed(&self, plugin: &str) {
+        self.resync_failures.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
     }
 
     /// All figures as text, in the OpenMetrics format.

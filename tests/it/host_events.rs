@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use sockhop::config::Config;
+#[cfg(target_os = "linux")]
+use sockhop_tests::{HostProcess, directory_of};
 use sockhop_tests::{TestClient, TestHost, bundled_plugin, drop_in, eventually, guest};
 
 async fn host(change: impl FnOnce(&mut Config)) -> TestHost {
@@ -160,4 +162,50 @@ async fn a_plugin_that_is_loaded_beside_connections_reads_them() {
     assert_eq!(told(&client, 2).await, expected);
     drop(other);
     assert!(told(&client, 3).await[2].starts_with('-'));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_fails_to_read_the_connections_reads_them_again() {
+    // Three connections do not fit, and one does.
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.effects_bytes = NonZeroUsize::new(80).expect("not zero");
+    })
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(host.client().await);
+    }
+    until_connections(&host, 3).await;
+    drop_in(host.plugins(), "presence.wasm", &std::fs::read(guest("presence")).expect("a guest"));
+    eventually("the plugin to fail", async || {
+        let failed = metrics(&host).await.lines().any(|line| line.starts_with("sockhop_resync_failures_total{plugin=\"presence\"}"));
+        failed.then_some(())
+    })
+    .await;
+    clients.truncate(1);
+    let only = format!("={}", id(&clients[0]).await);
+    eventually("the plugin to read the connections", async || (clients[0].ask("told", json!(null)).await == json!([only])).then_some(()))
+        .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_whose_state_could_not_be_written_is_told_when_it_can() {
+    let (plugins, data) = (directory_of(&[guest("presence")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start_with(plugins.path(), data.path(), &[("SOCKHOP_PLUGINS__REQUIRED", r#"["presence"]"#)]);
+    let key = std::fs::read_to_string(data.path().join("key")).expect("the host's key");
+    let first = TestClient::connect(&host.url).await;
+    told(&first, 1).await;
+    host.limit_files(Some(0));
+    let second = TestClient::connect(&host.url).await;
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+    eventually("the state can't be written", async || {
+        let request = agent.get(format!("{}/metrics", host.url)).header("Authorization", format!("Bearer {}", key.trim()));
+        let metrics = request.call().expect("an answer").body_mut().read_to_string().expect("a body");
+        metrics.contains(r#"sockhop_plugin_state_failing{plugin="presence",kind="write"} 1"#).then_some(())
+    })
+    .await;
+    host.limit_files(None);
+    let second = eventually("the plugin to serve", async || second.ask("presence_id", json!(null)).await.as_str().map(str::to_owned)).await;
+    assert_eq!(told(&first, 2).await[1], format!("+{second}"));
 }

@@ -4,11 +4,12 @@
 //! - The events of one connection are delivered one at a time, in order. Connections don't wait for each other.
 //! - Where too many wait, all of them are dropped, and one `$resync` takes their place. It is delivered alone, and stands for everything
 //!   that happens until its delivery begins.
+//! - A `$resync` that fails is tried again, after growing waits. The plugin is told of connections meanwhile.
 //! - While the plugin does not serve, the backlog is parked, and nothing is lost but by the bound.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -59,6 +60,10 @@ pub(super) enum Delivery {
     Resync,
 }
 
+/// How long after a failed `$resync` it is tried again: so long at first, twice as long after each failure, and this long at most. Failures
+/// at these times are too few to open a breaker of the default limits by themselves.
+const RESYNC_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
 /// The host events of one plugin.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
@@ -69,6 +74,10 @@ pub(super) struct Backlog {
     is_alone: bool,
     /// Whether `$resync` is to be delivered.
     needs_resync: bool,
+    /// Times that `$resync` has failed since it last succeeded.
+    failed_resyncs: u32,
+    /// Whether somebody waits to try it again.
+    will_retry_resync: bool,
     is_parked: bool,
     /// Tasks that deliver.
     workers: usize,
@@ -140,6 +149,29 @@ impl Backlog {
 
     /// A delivery has ended.
     pub(super) fn done(&mut self, delivery: &Delivery) {
+        if matches!(delivery, Delivery::Resync) {
+            self.failed_resyncs = 0;
+        }
+        self.release(delivery);
+    }
+
+    /// The plugin has failed to handle `$resync`. Returns after how long to call [`Backlog::retry_resync`], unless somebody will already.
+    pub(super) fn resync_failed(&mut self) -> Option<Duration> {
+        self.release(&Delivery::Resync);
+        let (first, longest) = RESYNC_RETRY;
+        let wait = first.saturating_mul(1_u32.checked_shl(self.failed_resyncs).unwrap_or(u32::MAX)).min(longest);
+        self.failed_resyncs = self.failed_resyncs.saturating_add(1);
+        (!std::mem::replace(&mut self.will_retry_resync, true)).then_some(wait)
+    }
+
+    /// The wait after a failed `$resync` is over: it is due again, unless one has succeeded meanwhile. Returns the events that will not be
+    /// delivered.
+    pub(super) fn retry_resync(&mut self) -> Vec<HostEvent> {
+        self.will_retry_resync = false;
+        if self.failed_resyncs == 0 { Vec::new() } else { self.resync() }
+    }
+
+    fn release(&mut self, delivery: &Delivery) {
         match delivery {
             Delivery::Event(event) => match event.address() {
                 None => self.is_alone = false,
@@ -156,7 +188,7 @@ impl Backlog {
     /// The plugin does not serve: nothing is delivered until [`Backlog::resume`], and nobody waits for it. Returns whether it was not
     /// parked before, and the events that will not be delivered.
     pub(super) fn park(&mut self, delivery: Delivery) -> (bool, Vec<HostEvent>) {
-        self.done(&delivery);
+        self.release(&delivery);
         let dropped = match delivery {
             Delivery::Resync => self.resync(),
             Delivery::Event(event) if self.needs_resync && event.kind != Kind::Start => vec![event],
@@ -260,6 +292,40 @@ mod tests {
         assert!(backlog.next(MOST).is_none());
         backlog.done(&start);
         assert!(matches!(backlog.next(MOST), Some(Delivery::Resync)));
+    }
+
+    #[test]
+    fn a_resync_that_fails_is_tried_again_after_growing_waits_until_it_succeeds() {
+        let mut backlog = Backlog::default();
+        backlog.resync();
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            assert!(matches!(backlog.next(MOST), Some(Delivery::Resync)));
+            waits.push(backlog.resync_failed().unwrap().as_secs());
+            assert!(backlog.push(event(Kind::Connect, &connection(1)), BOUND, true).is_empty(), "it is told meanwhile");
+            let connect = backlog.next(MOST).unwrap();
+            assert!(matches!(&connect, Delivery::Event(_)));
+            backlog.done(&connect);
+            backlog.push(event(Kind::Connect, &connection(2)), BOUND, true);
+            assert_eq!(backlog.retry_resync().len(), 1, "the connections that are read stand for it");
+        }
+        assert_eq!(waits[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(waits[39], 60);
+        // One that fails while another waits to be tried again has no wait of its own.
+        assert!(backlog.next(MOST).is_some() && backlog.resync_failed().is_some());
+        backlog.resync();
+        assert!(backlog.next(MOST).is_some() && backlog.resync_failed().is_none());
+        // One that was not asked because the plugin does not serve is no success.
+        backlog.resync();
+        let delivery = backlog.next(MOST).unwrap();
+        backlog.park(delivery);
+        backlog.resume();
+        let delivery = backlog.next(MOST).unwrap();
+        backlog.done(&delivery);
+        assert!(backlog.retry_resync().is_empty() && backlog.next(MOST).is_none(), "it has succeeded");
+        backlog.resync();
+        assert!(backlog.next(MOST).is_some());
+        assert_eq!(backlog.resync_failed(), Some(RESYNC_RETRY.0));
     }
 
     proptest! {

@@ -34,7 +34,9 @@ const RETRY: Duration = Duration::from_secs(1);
 enum Outcome {
     /// The plugin has handled it, or does not listen for it.
     Delivered,
-    /// The plugin was not asked; after this time it may be.
+    /// The plugin was asked, and has failed.
+    Failed,
+    /// The plugin was not asked, or the host could not read or write its state: after this time it may be asked, perhaps again.
     NotServing(Duration),
 }
 
@@ -195,11 +197,12 @@ impl Dispatcher {
                     location = panic.location,
                     "the host panicked while it delivered a host event"
                 );
-                Outcome::Delivered
+                Outcome::Failed
             });
             drop(delivering);
             match outcome {
-                Outcome::Delivered => {
+                Outcome::Failed if matches!(delivery, Delivery::Resync) => self.resync_failed(plugin),
+                Outcome::Delivered | Outcome::Failed => {
                     if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
                         backlog.done(&delivery);
                     }
@@ -222,6 +225,25 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// A plugin that has failed to read the connections reads them again later.
+    fn resync_failed(self: &Arc<Self>, plugin: &Arc<str>) {
+        self.metrics.resync_failed(plugin);
+        let wait = self.host_events.backlogs().get_mut(plugin).and_then(Backlog::resync_failed);
+        let Some(wait) = wait else { return };
+        tracing::warn!(plugin = &**plugin, retry_ms = wait.as_millis(), "the plugin failed to read the connections: it is told again");
+        let (this, plugin) = (Arc::clone(self), Arc::clone(plugin));
+        self.host_events.tasks.spawn(async move {
+            if this.host_events.stopped.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
+            let (mut backlogs, routes) = this.backlogs_of_now();
+            let served = routes.plugins.iter().find(|served| served.plugin.name() == &*plugin);
+            let (Some(served), Some(backlog)) = (served, backlogs.get_mut(&plugin)) else { return };
+            this.drop_events(&plugin, &backlog.retry_resync());
+            this.hire(&plugin, backlog, served);
+        });
     }
 
     /// Parks what waits for one plugin. Returns whether this worker is to try again later: the first one that finds it not serving does.
@@ -302,7 +324,11 @@ impl Dispatcher {
             (Ok(_), _) => {}
             // There was no room for an instance: the plugin has not seen it.
             (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => return Outcome::NotServing(RETRY),
-            (Err(failed), _) => drop(report(&routes, served, &event, failed)),
+            (Err(failed), _) => {
+                let rejection = report(&routes, served, &event, failed);
+                // The host's own failure. Where it is not known whether the state was written, the plugin may be told again.
+                return if matches!(rejection, Rejection::Unavailable(_)) { Outcome::NotServing(RETRY) } else { Outcome::Failed };
+            }
         }
         Outcome::Delivered
     }
