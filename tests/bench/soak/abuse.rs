@@ -130,19 +130,29 @@ fn read_slowly(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     Ok(())
 }
 
+/// Clients that flood at once.
+const FLOODERS: usize = 4;
+
 fn flood(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     let event = visitor::frame(format!("420[\"echo\",\"{}\"]", "x".repeat(7 << 10)).as_bytes());
     let burst = event.repeat(256);
-    while scene.goes_on() {
-        if let Ok(visitor) = Visitor::connect(scene.host, address(7)) {
-            let mut stream = visitor.into_stream();
-            // The host may close the connection in the middle of it.
-            if stream.write_all(&burst).is_ok() {
-                count.fetch_add(1, Ordering::Relaxed);
+    let flood = || {
+        while scene.goes_on() {
+            if let Ok(visitor) = Visitor::connect(scene.host, address(7)) {
+                let mut stream = visitor.into_stream();
+                // The host may close the connection in the middle of it.
+                if stream.write_all(&burst).is_ok() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
             }
+            scene.pause(Duration::from_millis(500));
         }
-        scene.pause(Duration::from_millis(250));
-    }
+    };
+    thread::scope(|scope| {
+        for _ in 0..FLOODERS {
+            scope.spawn(flood);
+        }
+    });
     Ok(())
 }
 
@@ -158,22 +168,34 @@ const BEGINNINGS: [&[u8]; 5] = [
 /// Silent connections at once.
 const SILENT: usize = 50;
 
+/// How long the host may keep a silent connection: the longest of its deadlines, and as much again.
+const MAX_SILENCE: Duration = Duration::from_secs(180);
+
 fn stay_silent(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
-    let mut held: Vec<Option<TcpStream>> = Vec::new();
+    let mut held: Vec<Option<(Instant, TcpStream)>> = Vec::new();
     held.resize_with(SILENT, || None);
     while scene.goes_on() {
         for (place, slot) in held.iter_mut().enumerate() {
-            // One more byte, for as long as the host takes it.
-            let is_open =
-                slot.as_mut().is_some_and(|stream| !is_closed(stream) && (place % BEGINNINGS.len() < 3 || stream.write_all(b"x").is_ok()));
-            if !is_open {
-                *slot = visitor::tcp(scene.host, address(8)).ok().and_then(|mut stream| {
-                    stream.write_all(BEGINNINGS[place % BEGINNINGS.len()]).ok()?;
-                    stream.set_nonblocking(true).ok()?;
-                    count.fetch_add(1, Ordering::Relaxed);
-                    Some(stream)
-                });
+            if let Some((since, stream)) = slot {
+                // One more byte of what has no end, for as long as the host takes it.
+                let is_open = !is_closed(stream) && (place % BEGINNINGS.len() < 3 || stream.write_all(b"x").is_ok());
+                if is_open && since.elapsed() > MAX_SILENCE {
+                    return Err(format!(
+                        "a connection that began with {:?} is open for {} s",
+                        BEGINNINGS[place % BEGINNINGS.len()],
+                        since.elapsed().as_secs()
+                    ));
+                }
+                if is_open {
+                    continue;
+                }
             }
+            *slot = visitor::tcp(scene.host, address(8)).ok().and_then(|mut stream| {
+                stream.write_all(BEGINNINGS[place % BEGINNINGS.len()]).ok()?;
+                stream.set_nonblocking(true).ok()?;
+                count.fetch_add(1, Ordering::Relaxed);
+                Some((Instant::now(), stream))
+            });
         }
         scene.pause(Duration::from_secs(2));
     }

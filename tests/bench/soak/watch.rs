@@ -7,12 +7,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::report::note;
+use crate::servers::Server;
 
 /// The largest figures that were seen.
 #[derive(Debug, Default)]
 pub(super) struct Peaks {
     /// Bytes of the largest write-ahead log.
     pub(super) wal_bytes: AtomicU64,
+    /// KiB of memory.
+    pub(super) resident_kib: AtomicU64,
     /// Bytes of all state files together.
     pub(super) state_bytes: AtomicU64,
     /// Lines of the host's log.
@@ -22,9 +25,10 @@ pub(super) struct Peaks {
 /// How often the host is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Looks at the state files in `data` until `is_over`.
-pub(super) fn files(data: &Path, peaks: &Peaks, is_over: &AtomicBool) {
+/// Looks at the memory of `host` and at the state files in `data` until `is_over`.
+pub(super) fn host(host: &Server, data: &Path, peaks: &Peaks, is_over: &AtomicBool) {
     while !is_over.load(Ordering::Relaxed) {
+        peaks.resident_kib.fetch_max(host.resident_kib(), Ordering::Relaxed);
         let mut all = 0;
         for entry in std::fs::read_dir(data.join("state")).into_iter().flatten().flatten() {
             // A file may go between the two calls.
