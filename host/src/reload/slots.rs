@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-pub use claims::{Claim, MAX_ABSENT};
+pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER};
 pub use state::{PluginState, Signs};
 
 /// Versions of a plugin that are kept to go back to, the one that serves among them.

@@ -9,9 +9,16 @@ use std::time::{Duration, SystemTime};
 
 use super::{LastError, OperatorError, Slot, Slots, Verdict, long_ago};
 
-/// Absent plugins that are remembered: each has up to [`KEPT`](super::KEPT) versions on the disk. Beyond, the one that has
-/// been absent for longest is forgotten.
-pub const MAX_ABSENT: usize = 64;
+/// Absent plugins that are remembered at most: each takes about 1 KB of memory, and has up to [`KEPT`](super::KEPT) versions
+/// on the disk. Beyond, the one that has been absent for longest is forgotten; one with a decision only where all have one.
+pub const MAX_ABSENT: usize = 1_000;
+
+/// An absent plugin without a decision is forgotten when so many others have gone at least [`LATER`] than it.
+pub const MAX_LATER: usize = 64;
+
+/// Plugins that go within this time go together, however many: a volume is unmounted, or a host starts without it. Nothing is
+/// forgotten for that.
+pub const LATER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A file of the plugin directory, as far as it claims a slot.
 #[derive(Debug, Clone, Copy)]
@@ -125,15 +132,21 @@ impl Slots {
         self.absent().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
     }
 
-    /// Forgets plugins that have been absent for `after`, and the oldest of more than [`MAX_ABSENT`]. Returns their names.
+    /// Forgets plugins that have been absent for `after`, those that [`MAX_LATER`] others have followed, and what is beyond
+    /// [`MAX_ABSENT`]. Returns their names.
     pub fn forget_absent(&mut self, now: SystemTime, after: Duration) -> Vec<String> {
-        let mut absent: Vec<_> = self.absent().filter_map(|(name, slot)| Some((slot.absent_since?, name.to_owned()))).collect();
-        absent.sort();
-        let excess = absent.len().saturating_sub(MAX_ABSENT);
         // A clock that was set back ends nothing early.
         let is_over = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= after);
-        let over = absent.into_iter().enumerate().filter(|(at, (since, _))| *at < excess || is_over(*since));
-        let names: Vec<String> = over.map(|(_, (_, name))| name).collect();
+        let absent: Vec<_> = self.absent().filter_map(|(name, slot)| Some((slot, slot.absent_since?, name))).collect();
+        let mut newest_first: Vec<_> = absent.iter().map(|(_, since, _)| *since).collect();
+        newest_first.sort_by(|a, b| b.cmp(a));
+        let last = newest_first.get(MAX_LATER - 1);
+        let are_later = |since| last.is_some_and(|last| last.duration_since(since).is_ok_and(|gap| gap >= LATER));
+        let is_forgotten = |slot: &Slot, since| is_over(since) || !slot.is_decided() && are_later(since);
+        let (forgotten, mut rest): (Vec<_>, Vec<_>) = absent.iter().partition(|(slot, since, _)| is_forgotten(slot, *since));
+        rest.sort_by_key(|(slot, since, name)| (slot.is_decided(), *since, *name));
+        let excess = rest.len().saturating_sub(MAX_ABSENT);
+        let names: Vec<String> = forgotten.iter().chain(rest.iter().take(excess)).map(|(_, _, name)| (*name).to_owned()).collect();
         self.by_name.retain(|name, _| !names.contains(name));
         names
     }
@@ -162,7 +175,12 @@ impl Slot {
 
     /// Whether there is anything to remember once the file is gone.
     fn has_decisions(&self) -> bool {
-        !self.kept.is_empty() || self.disabled.is_some() || self.pinned.is_some() || self.verdict == Verdict::TakenBack
+        !self.kept.is_empty() || self.is_decided()
+    }
+
+    /// Whether an operator or a breaker has decided what becomes of the plugin.
+    fn is_decided(&self) -> bool {
+        self.disabled.is_some() || self.pinned.is_some() || self.verdict == Verdict::TakenBack
     }
 
     /// A file registers the name again: what failed by its bytes has been loaded since.

@@ -183,13 +183,45 @@ fn an_absent_plugin_is_forgotten_after_its_time_by_an_operator_or_for_another() 
     assert_eq!(slots.forget_absent(NOW, AFTER), [""; 0], "also where the clock was set back");
     assert_eq!(slots.clone().forget("a"), Ok(()));
     assert_eq!(slots.forget_absent(NOW + AFTER + AFTER, AFTER), ["a"]);
-    for number in 0..=MAX_ABSENT {
-        let (file, name) = (PathBuf::from(format!("{number}.wasm")), format!("p{number:03}"));
-        slots.claim(&[Claim { file: &file, holds: Some((&name, "1")) }], false, NOW + Duration::from_secs(number as u64));
-        slots.served(&name, "1", NOW);
-    }
-    slots.claim(&[], false, NOW + AFTER * 2);
-    assert_eq!(slots.forget_absent(NOW + AFTER * 2, AFTER * 9), ["p000"], "the one that has been absent for longest");
+}
+
+/// Slots in which plugins of these numbers have served.
+fn crowd(slots: &mut Slots, numbers: std::ops::Range<usize>) {
+    let crowd: Vec<_> = numbers.map(|number| (PathBuf::from(format!("{number}.wasm")), format!("p{number:04}"))).collect();
+    let claims: Vec<_> = crowd.iter().map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
+    slots.claim(&claims, false, NOW);
+    crowd.iter().for_each(|(_, name)| slots.served(name, "1", NOW));
+}
+
+#[test]
+fn plugins_that_go_together_are_all_remembered_and_decisions_outlive_those_that_go_later() {
+    let (mut slots, after) = (Slots::default(), LATER * 100);
+    crowd(&mut slots, 0..200);
+    slots.set_disabled("p0007", true).unwrap();
+    // An unmounted volume, or a start without it: whether or not one look finds it all gone.
+    slots.claim(&[], false, NOW);
+    assert_eq!(slots.forget_absent(NOW, after), [""; 0]);
+    crowd(&mut slots, 200..200 + MAX_LATER);
+    slots.claim(&[], false, NOW + LATER / 2);
+    assert_eq!(slots.forget_absent(NOW + LATER / 2, after), [""; 0]);
+    // Others come and go later: those that went first make room, but for what was decided.
+    crowd(&mut slots, 300..300 + MAX_LATER - 1);
+    slots.claim(&[], false, NOW + LATER);
+    assert_eq!(slots.forget_absent(NOW + LATER, after), [""; 0]);
+    crowd(&mut slots, 400..401);
+    slots.claim(&[], false, NOW + LATER);
+    assert_eq!(slots.forget_absent(NOW + LATER, after).len(), 199);
+    assert!(slots.get("p0007").is_some_and(|slot| slot.disabled.is_some()));
+}
+
+#[test]
+fn absent_plugins_are_bounded_and_those_without_a_decision_go_first() {
+    let mut slots = Slots::default();
+    crowd(&mut slots, 0..MAX_ABSENT + 2);
+    slots.set_disabled("p0000", true).unwrap();
+    slots.claim(&[], false, NOW);
+    assert_eq!(slots.forget_absent(NOW, LATER), ["p0001", "p0002"]);
+    assert_eq!(slots.absent().count(), MAX_ABSENT);
 }
 
 #[test]
