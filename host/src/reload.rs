@@ -65,6 +65,8 @@ pub struct Reloader {
     dir: PathBuf,
     rescan: Duration,
     forget_after: Duration,
+    /// How long a version must have served to keep what it has against a plugin whose file was away.
+    settled_after: Duration,
     loader: Arc<Loader>,
     registry: Arc<Registry>,
     rooms: Arc<Rooms>,
@@ -127,6 +129,7 @@ impl Reloader {
             dir: config.plugins.dir.clone(),
             rescan: config.plugins.rescan_s,
             forget_after: config.plugins.forget_after_s,
+            settled_after: config.plugins.empty_after_s,
             loads: Loads::new(Arc::clone(&loader), Arc::clone(&contents)),
             loader,
             registry,

@@ -211,6 +211,65 @@ fn a_newcomer_that_was_refused_stays_so_after_a_restart_whatever_its_file_is_cal
 }
 
 #[test]
+fn a_plugin_whose_file_was_away_for_a_moment_takes_back_what_a_newcomer_took() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let start = || HostProcess::start_with(plugins.path(), data.path(), &[("SOCKHOP_PLUGINS__EMPTY_AFTER_S", "600")]);
+    let (file, aside) = (plugins.path().join("connection.wasm"), data.path().join("aside.wasm"));
+    let (away, back) = (|| std::fs::rename(&file, &aside).expect("a file"), || std::fs::rename(&aside, &file).expect("a file"));
+    let is = |state| move |row: &Value| row["state"] == state;
+    let host = start();
+    // Before `connection.wasm` in the order of the files.
+    drop_in(plugins.path(), "a_collider.wasm", &chameleon("version=1 name=collider claims=ping"));
+    host.until("collider", is("failed"));
+    away();
+    host.until("collider", is("active"));
+    back();
+    host.until("connection", is("active"));
+    host.until("collider", is("failed"));
+    // The same if the host was restarted meanwhile, before or after the file has come back.
+    away();
+    host.until("collider", is("active"));
+    host.kill();
+    let host = start();
+    host.until("collider", is("active"));
+    back();
+    host.until("connection", is("active"));
+    away();
+    host.until("collider", is("active"));
+    host.kill();
+    back();
+    let host = start();
+    host.until("connection", is("active"));
+    host.until("collider", is("failed"));
+}
+
+#[test]
+fn a_start_with_an_empty_directory_gives_nothing_away() {
+    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let start = || HostProcess::start_with(plugins.path(), data.path(), &[("SOCKHOP_PLUGINS__EMPTY_AFTER_S", "600")]);
+    let host = start();
+    drop_in(plugins.path(), "a_collider.wasm", &chameleon("version=1 name=collider claims=ping"));
+    drop_in(plugins.path(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1"));
+    drop_in(plugins.path(), "chameleon.wasm", &chameleon("version=2"));
+    host.until("chameleon", serves("2"));
+    assert_eq!(host.http("/api/plugins/chameleon/rollback", Some(json!({}))).0, 200);
+    assert_eq!(host.http("/api/plugins/chameleon/disable", Some(json!({}))).0, 200);
+    host.kill();
+    let (full, empty) = (data.path().join("full"), plugins.path());
+    std::fs::rename(empty, &full).expect("a directory");
+    std::fs::create_dir(empty).expect("a directory");
+    let host = start();
+    assert_eq!(host.http("/api/plugins", None).1, json!([]));
+    std::fs::remove_dir(empty).expect("a directory");
+    std::fs::rename(&full, empty).expect("a directory");
+    let row = host.until("chameleon", |row| row["state"] == "disabled");
+    assert_eq!(row["version"], json!("1.0.0"), "{row}");
+    host.until("connection", |row| row["state"] == "active");
+    host.until("collider", |row| row["state"] == "failed");
+}
+
+#[test]
 fn deploy_leaves_nothing_behind_of_a_plugin_that_the_host_refuses() {
     let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));

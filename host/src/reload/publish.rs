@@ -11,7 +11,7 @@ use crate::registry::{AdmitError, Routes, Served, lint};
 use super::Reloader;
 use super::files::Outcome;
 use super::settle::{Choice, Version, settle};
-use super::slots::{Digest, LastError};
+use super::slots::{Digest, LastError, Slot, Standing};
 use super::stem;
 
 impl Reloader {
@@ -58,14 +58,14 @@ impl Reloader {
         for (_, name) in names {
             let versions = self.versions(&name, &before);
             let slot = self.slots.get(&name);
-            // At the start nothing serves yet, and what served before is remembered.
-            let is_incumbent = |served: &Arc<Served>| match before.generation {
-                0 => slot.is_some_and(|slot| slot.serving.as_ref() == Some(&served.plugin.digest)),
-                _ => before.serves(served),
+            let (is_start, now) = (before.generation == 0, SystemTime::now());
+            let standing = |served: &Arc<Served>| {
+                let of = |slot: &Slot| slot.standing(&served.plugin.digest, before.serves(served), is_start, now, self.settled_after);
+                slot.map_or(Standing::New, of)
             };
             let of = |served: Arc<Served>| Version {
                 is_disabled: slot.is_some_and(|slot| slot.is_disabled(&served.plugin.digest)),
-                is_incumbent: is_incumbent(&served),
+                standing: standing(&served),
                 served,
             };
             let versions = versions.into_iter().map(of).collect();
@@ -80,8 +80,8 @@ impl Reloader {
                 self.metrics.reload(&name, "failed");
                 self.slots.refused(&name, error, false);
             }
-            // What served when the host before ended does not serve in this one.
-            if before.generation == 0 && self.slots.get(&name).is_some_and(|slot| slot.serving.as_ref() == Some(&digest)) {
+            // What served when the host before ended, or until its file went, has lost its place.
+            if self.slots.get(&name).is_some_and(|slot| slot.serving.as_ref() == Some(&digest)) {
                 self.slots.unserved(&name);
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::registry::{AdmitError, Routes, Served};
 
-use super::slots::Digest;
+use super::slots::{Digest, Standing};
 
 /// A plugin on its way into a generation: its versions that could serve, the best first.
 pub(super) struct Choice {
@@ -17,15 +17,17 @@ pub(super) struct Version {
     pub(super) served: Arc<Served>,
     /// Whether an operator has disabled it.
     pub(super) is_disabled: bool,
-    /// Whether it serves already; at a host's start, whether it served when the host before ended.
-    pub(super) is_incumbent: bool,
+    /// How it stands against what another plugin claims.
+    pub(super) standing: Standing,
 }
 
 /// What a version was refused for.
 pub(super) type Refused = (String, Digest, AdmitError);
 
 /// The generation in which every plugin serves the best of its versions that goes with the others. If two don't go together, the one that
-/// is new loses, whatever the order of the files: a newcomer never pushes an incumbent out. Each refusal names the winner.
+/// is new loses, whatever the order of the files: a newcomer never pushes an incumbent out, and what it took while another's file was away it
+/// keeps only when it is settled. Each
+/// refusal names the winner.
 pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Refused>) {
     let mut refused = Vec::new();
     loop {
@@ -35,11 +37,11 @@ pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Re
             if let Some(version) = choice.versions.first()
                 && let Err(error) = routes.admit(&version.served, version.is_disabled)
             {
-                let is_new = |name: &str| {
+                let is_weaker = |name: &str| {
                     let choice = choices.iter().find(|choice| choice.name == name);
-                    choice.and_then(|choice| choice.versions.first()).is_some_and(|version| !version.is_incumbent)
+                    choice.and_then(|choice| choice.versions.first()).is_some_and(|other| other.standing < version.standing)
                 };
-                conflict = Some(match error.taken_by().filter(|other| version.is_incumbent && is_new(other)).map(str::to_owned) {
+                conflict = Some(match error.taken_by().filter(|other| is_weaker(other)).map(str::to_owned) {
                     Some(loser) => (loser, error.seen_by_the_other(&choice.name)),
                     None => (choice.name.clone(), error),
                 });

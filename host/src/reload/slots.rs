@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER};
+pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER, Standing};
 pub use state::{PluginState, Signs};
 
 /// Versions of a plugin that are kept to go back to, the one that serves among them.
@@ -51,7 +51,7 @@ pub struct Slot {
     /// Whether that version may be tried.
     #[serde(default)]
     pub verdict: Verdict,
-    /// The version that serves, or would if the plugin were not disabled.
+    /// The version that serves, or would if the plugin were not disabled; of an absent plugin, the one that served until its file went.
     pub serving: Option<Digest>,
     /// Since when, over restarts: a version is new for [`TRIAL`].
     #[serde(default = "long_ago")]
@@ -69,6 +69,9 @@ pub struct Slot {
     /// Since when no file of the directory registers the name; `None` while one does.
     #[serde(default)]
     pub absent_since: Option<SystemTime>,
+    /// Whether its file was away and has come back, until a version serves again or has lost its place.
+    #[serde(default)]
+    pub has_come_back: bool,
     /// What failed last, until a newer version serves.
     pub last_error: Option<LastError>,
 }
@@ -220,11 +223,10 @@ impl Slots {
     /// `digest` of `name` serves now. A version that served before the host was restarted has served since then.
     pub fn served(&mut self, name: &str, digest: &str, now: SystemTime) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
+        slot.has_come_back = false;
+        // A version that only its file's absence has interrupted is as old as it was.
         if slot.serving.as_deref() != Some(digest) {
-            // A version that only its file's absence has interrupted is as old as it was.
-            if slot.serving.is_some() || slot.kept.front().is_none_or(|last| last != digest) {
-                slot.serving_since = now;
-            }
+            slot.serving_since = now;
             slot.serving = Some(digest.to_owned());
         }
         if slot.in_file == digest {
@@ -254,10 +256,10 @@ impl Slots {
         slot.last_error = Some(error);
     }
 
-    /// Nothing of `name` serves any more.
+    /// Nothing of `name` serves any more. What an absent plugin served is remembered for when it comes back.
     pub fn unserved(&mut self, name: &str) {
-        if let Some(slot) = self.by_name.get_mut(name) {
-            slot.serving = None;
+        if let Some(slot) = self.by_name.get_mut(name).filter(|slot| !slot.is_absent()) {
+            (slot.serving, slot.has_come_back) = (None, false);
         }
     }
 
@@ -315,7 +317,7 @@ impl Slots {
     /// The version that serves has tripped its breaker, at last by `failure`. Goes back to the one before it where it is new, nobody chose it, and there is one;
     /// which that is.
     pub fn tripped(&mut self, name: &str, failure: Option<&str>, at: SystemTime) -> Option<Digest> {
-        let slot = self.by_name.get_mut(name)?;
+        let slot = self.by_name.get_mut(name).filter(|slot| !slot.is_absent())?;
         // A clock that was set back says nothing about age: then the version stays, and its breaker guards it.
         let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
         let tripped = slot.serving.clone().filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;

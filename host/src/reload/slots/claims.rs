@@ -29,6 +29,22 @@ pub struct Claim<'files> {
     pub holds: Option<(&'files str, &'files str)>,
 }
 
+/// How a version stands if another plugin claims the same, the weakest first: the weaker loses; if both are alike, the one
+/// whose file comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Nothing of its plugin serves.
+    New,
+    /// Another version of its plugin serves, or did when its file went.
+    Upgrade,
+    /// It serves, but not for long; at a start, it served when the host before ended.
+    Serves,
+    /// It served until its file went, or until the host before ended: what others have of its claims they took meanwhile.
+    Back,
+    /// It has served for so long that what it has is its own.
+    Settled,
+}
+
 impl Claim<'_> {
     fn registers(&self, name: &str) -> bool {
         self.holds.is_some_and(|(held, _)| held == name)
@@ -52,7 +68,6 @@ impl Slots {
                 slot.come_back();
             } else if !(slot.is_absent() || more_may_come && own.is_none()) {
                 slot.absent_since = Some(now);
-                slot.serving = None;
             }
         }
         self.by_name.retain(|_, slot| !slot.is_absent() || slot.has_decisions());
@@ -94,6 +109,7 @@ impl Slots {
                     pinned: None,
                     disabled: None,
                     absent_since: None,
+                    has_come_back: false,
                     last_error: None,
                 };
                 self.by_name.insert(name.to_owned(), slot);
@@ -185,8 +201,27 @@ impl Slot {
 
     /// A file registers the name again: what failed by its bytes has been loaded since.
     fn come_back(&mut self) {
-        if self.absent_since.take().is_some() && self.verdict == Verdict::Bad {
-            self.verdict = Verdict::Good;
+        if self.absent_since.take().is_some() {
+            self.has_come_back = true;
+            if self.verdict == Verdict::Bad {
+                self.verdict = Verdict::Good;
+            }
+        }
+    }
+
+    /// How `version` stands if another plugin claims the same. `serves`: in this host, now. `is_start`: nothing does yet.
+    /// `settled`: how long a version must have served to keep what it has against a plugin whose file was away.
+    pub fn standing(&self, version: &str, serves: bool, is_start: bool, now: SystemTime, settled: Duration) -> Standing {
+        let is_last = self.serving.as_deref() == Some(version);
+        if serves || is_start && is_last && !self.has_come_back {
+            // A clock that was set back does not say how long: as if it had been a moment.
+            let is_settled = now.duration_since(self.serving_since).is_ok_and(|age| age >= settled);
+            return if is_settled { Standing::Settled } else { Standing::Serves };
+        }
+        match &self.serving {
+            Some(_) if is_last => Standing::Back,
+            Some(_) => Standing::Upgrade,
+            None => Standing::New,
         }
     }
 }

@@ -170,7 +170,34 @@ fn a_version_that_was_taken_back_is_not_tried_again_when_its_file_comes_back() {
     // Another content is another decision.
     slots.claim(&[], false, NOW);
     slots.claim(&holds(&file(), "3"), false, NOW);
-    assert_eq!(slots.wanted("a"), ["3"]);
+    assert_eq!(slots.wanted("a"), ["3", "1"]);
+}
+
+#[test]
+fn what_served_until_its_file_went_stands_before_all_but_those_that_are_settled() {
+    const SETTLED: Duration = Duration::from_secs(10);
+    let standing = |slots: &Slots, version, serves, is_start| slots.get("a").unwrap().standing(version, serves, is_start, NOW, SETTLED);
+    let mut slots = after(&["1"]);
+    assert_eq!(standing(&slots, "1", true, false), Standing::Serves);
+    assert_eq!(standing(&slots, "1", false, true), Standing::Serves, "as when the host before ended");
+    assert_eq!(slots.get("a").unwrap().standing("1", true, false, NOW + SETTLED, SETTLED), Standing::Settled);
+    assert_eq!(standing(&slots, "2", false, false), Standing::Upgrade);
+    slots.claim(&[], false, NOW);
+    // What is published then serves nothing of it.
+    slots.unserved("a");
+    slots.claim(&holds(&file(), "1"), false, NOW);
+    for is_start in [false, true] {
+        assert_eq!(standing(&slots, "1", false, is_start), Standing::Back);
+        assert_eq!(standing(&slots, "2", false, is_start), Standing::Upgrade);
+    }
+    slots.served("a", "1", NOW);
+    assert_eq!(standing(&slots, "1", false, true), Standing::Serves);
+    slots.unserved("a");
+    assert_eq!(standing(&slots, "1", false, false), Standing::New, "what has lost its place has lost it");
+    slots.served("a", "1", NOW + TRIAL);
+    assert_eq!(slots.get("a").unwrap().serving_since, NOW + TRIAL, "it serves anew");
+    let order = [Standing::New, Standing::Upgrade, Standing::Serves, Standing::Back, Standing::Settled];
+    assert!(order.is_sorted());
 }
 
 #[test]
@@ -465,10 +492,11 @@ proptest! {
                 slots.served("a", &best, NOW);
             }
             let slot = slots.get("a");
-            prop_assert_eq!(slot.and_then(|slot| slot.serving.clone()), model.serving.map(text));
+            let present = slot.filter(|slot| !slot.is_absent());
+            prop_assert_eq!(present.and_then(|slot| slot.serving.clone()), model.serving.map(text));
             prop_assert_eq!(slot.map(|slot| slot.kept.iter().cloned().collect::<Vec<_>>()).unwrap_or_default(),
                 model.served.iter().copied().map(text).collect::<Vec<_>>());
-            prop_assert_eq!(slot.is_some_and(Slot::is_serving_disabled), model.is_disabled());
+            prop_assert_eq!(present.is_some_and(Slot::is_serving_disabled), model.is_disabled());
             prop_assert!(slots.kept().count() <= 2 + KEPT);
         }
     }
