@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use super::commit::is_unchanged;
 use super::view::Tracked;
-use super::{FailureKind, Meta, Store, StoreError, ViewError, connect, lock, meta};
+use super::{FailureKind, Meta, Store, StoreError, ViewError, close_with_log, connect, lock, meta};
 
 /// Connections kept for the next readers. More at once are opened when they are needed, and closed after.
 pub(super) const IDLE_READERS: usize = 16;
@@ -133,7 +133,10 @@ impl Store {
         let closed: Vec<_> = readers.idle.drain(..unneeded).collect();
         readers.unneeded = readers.idle.len();
         drop(readers);
-        drop(closed);
+        for reader in closed {
+            // There is a writer, so that this is not the last connection, or the manifest says that the log may go.
+            let _ = close_with_log(reader);
+        }
     }
 
     /// Keeps a connection, outside of any transaction, for the next reader.
