@@ -100,10 +100,8 @@ pub struct StateGauges {
     pub wal: u64,
     /// Bytes that it may take.
     pub quota: u64,
-    /// What fails now.
-    pub failing: Option<&'static str>,
-    /// Failures so far, by what has failed.
-    pub failures: [(&'static str, u64); 3],
+    /// By what can fail: whether it fails now, and failures so far.
+    pub failures: Vec<(&'static str, bool, u64)>,
 }
 
 /// From 100 µs, doubling, to 6.5 s: a handler's time ends at 5 s.
@@ -140,7 +138,7 @@ impl Default for Metrics {
         let (state_failing, state_failures) = (Family::default(), Family::default());
         registry.register(
             "plugin_state_failing",
-            "Whether a plugin's state can't be read, can't be written or has met its quota (1), until that works again",
+            "Whether a plugin's state fails (1), by kind: can't be read or written, waits for another process, or met its quota",
             state_failing.clone(),
         );
         registry.register("plugin_state_failures", "Calls and commits that failed because of a plugin's state", state_failures.clone());
@@ -299,9 +297,9 @@ impl Metrics {
             self.state.get_or_create(&labels).set(bytes(plugin.state.bytes));
             self.state_wal.get_or_create(&labels).set(bytes(plugin.state.wal));
             self.state_quota.get_or_create(&labels).set(bytes(plugin.state.quota));
-            for (kind, count) in plugin.state.failures {
+            for &(kind, is_failing, count) in &plugin.state.failures {
                 let labels = vec![("plugin", plugin.plugin.clone()), ("kind", kind.to_owned())];
-                self.state_failing.get_or_create(&labels).set(i64::from(plugin.state.failing == Some(kind)));
+                self.state_failing.get_or_create(&labels).set(i64::from(is_failing));
                 self.state_failures.get_or_create(&labels).inc_by(count);
             }
         }
@@ -348,8 +346,8 @@ mod tests {
         meter.record(Some("refused"), Duration::from_millis(1));
         metrics.unknown_event();
         metrics.log_lines_dropped(5);
-        let failures = [("read", 0), ("write", 5), ("quota", 0)];
-        let state = StateGauges { bytes: 300, wal: 200, quota: 1_000, failing: Some("write"), failures };
+        let failures = vec![("read", false, 0), ("write", true, 5), ("quota", true, 0)];
+        let state = StateGauges { bytes: 300, wal: 200, quota: 1_000, failures };
         let lab = Gauges { plugin: "lab".to_owned(), instances: 2, memory: 100, is_open: true, host_events: 5, state };
         let text = metrics.render(3, 4, &[lab]).unwrap();
         for line in [
@@ -366,6 +364,7 @@ mod tests {
             r#"sockhop_plugin_state_quota_bytes{plugin="lab"} 1000"#,
             r#"sockhop_plugin_state_failing{plugin="lab",kind="write"} 1"#,
             r#"sockhop_plugin_state_failing{plugin="lab",kind="read"} 0"#,
+            r#"sockhop_plugin_state_failing{plugin="lab",kind="quota"} 1"#,
             r#"sockhop_plugin_state_failures_total{plugin="lab",kind="write"} 5"#,
             "sockhop_connections 3",
             "sockhop_generation 4",

@@ -185,7 +185,7 @@ impl Store {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// What is wrong with the state now.
+    /// What is wrong with the state now: the worst, where it is several things.
     pub fn trouble(&self) -> Option<Trouble> {
         self.health.trouble()
     }
@@ -193,6 +193,11 @@ impl Store {
     /// Calls so far that failed through no fault of the handler. Two numbers that differ tell that one may have failed between them.
     pub fn faults(&self) -> u64 {
         self.health.faults()
+    }
+
+    /// Whether this fails now.
+    pub fn is_failing(&self, kind: FailureKind) -> bool {
+        self.health.has(kind)
     }
 
     /// How often something failed since the store was opened.

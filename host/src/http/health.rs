@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use crate::registry::Served;
-use crate::store::FailureKind;
 
 use super::Api;
 use super::problem::Problem;
@@ -19,7 +18,7 @@ pub(super) async fn alive() -> &'static str {
 
 /// 200 once the first scan is loaded and every required plugin serves; 503 before that and while the host stops. A required plugin whose state
 /// can't be read or written does not serve. A full quota is no reason for 503: clients can cause it, and must not take the host away from
-/// others.
+/// others. Nor is another process that reads the state, such as a backup.
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
     let unready = |message: &str| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message));
     if !api.ready.load(Ordering::Acquire) {
@@ -29,7 +28,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
     let serves = |name: &String| {
         !routes.is_disabled(name) && routes.plugins.iter().any(|served| served.plugin.name() == name && !served.health.is_open())
     };
-    let fails = |served: &Arc<Served>| served.state.store.trouble().is_some_and(|trouble| trouble.kind != FailureKind::Quota);
+    let fails = |served: &Arc<Served>| served.state.store.trouble().is_some_and(|trouble| trouble.kind.is_outage());
     let is_required = |served: &&Arc<Served>| api.config.plugins.required.iter().any(|name| name == served.plugin.name());
     if let Some(failing) = routes.plugins.iter().filter(is_required).find(|served| fails(served)) {
         return unready(&format!("the state of the required plugin `{}` can't be read or written", failing.plugin.name()));

@@ -29,8 +29,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
             bytes: disk.bytes,
             wal: disk.wal,
             quota: disk.quota,
-            failing: store.trouble().map(|trouble| trouble.kind.name()),
-            failures: FailureKind::ALL.map(|kind| (kind.name(), store.failures(kind))),
+            failures: FailureKind::ALL.map(|kind| (kind.name(), store.is_failing(kind), store.failures(kind))).into(),
         };
         Gauges { plugin: name.to_owned(), instances, memory, is_open: served.health.is_open(), host_events, state }
     };

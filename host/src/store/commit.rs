@@ -125,7 +125,7 @@ impl Store {
             self.used.store(now.bytes, Ordering::Relaxed);
             self.commits.store(now.commits, Ordering::Relaxed);
             self.wake();
-            self.health.worked(FailureKind::Write);
+            self.health.stored();
         }
         Ok(committed)
     }
@@ -162,7 +162,7 @@ impl Store {
     fn note(&self, committed: &Result<(), CommitError>) {
         match committed {
             Err(CommitError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
-            Err(error @ CommitError::Contended) => self.health.failed(FailureKind::Write, error.to_string()),
+            Err(error @ CommitError::Contended) => self.health.failed(FailureKind::Contended, error.to_string()),
             // The last was noted where it was found.
             Ok(()) | Err(CommitError::Conflict | CommitError::Unknown | CommitError::Full { .. }) => {}
         }

@@ -72,7 +72,7 @@ impl Store {
         let reserved = self.reserve(sequence);
         match &reserved {
             Err(ViewError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
-            Err(error @ ViewError::Contended) => self.health.failed(FailureKind::Write, error.to_string()),
+            Err(error @ ViewError::Contended) => self.health.failed(FailureKind::Contended, error.to_string()),
             _ => {}
         }
         let Block { next, end } = reserved?;
@@ -109,7 +109,7 @@ impl Store {
         transaction.prepare_cached("INSERT OR REPLACE INTO sequences VALUES (?1, ?2)")?.execute(params![sequence, integer(end)])?;
         transaction.commit()?;
         self.wake();
-        self.health.worked(FailureKind::Write);
+        self.health.stored();
         Ok(Block { next, end })
     }
 }

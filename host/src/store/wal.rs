@@ -199,10 +199,19 @@ impl Store {
     }
 
     /// Looks whether what has failed works again: an operator, or a load balancer, may keep away the events that would show it.
-    fn probe(&self) {
+    pub(super) fn probe(&self) {
+        // Whether there is room in the log. None is waited for, and nothing is added to a log that is full.
+        let has_room = |writer: &Connection| {
+            if self.wal.is_full() && !checkpoint(writer, "RESTART")?.is_busy {
+                self.wal.note(true);
+            }
+            Ok::<_, StoreError>(!self.wal.is_full())
+        };
+        let room = || has_room(self.hold_writer().connection()?);
         let write = || {
             let mut writer = self.hold_writer();
-            Ok::<_, StoreError>(writer.connection()?.execute("UPDATE meta SET bytes = bytes", [])?)
+            let writer = writer.connection()?;
+            Ok::<_, StoreError>(has_room(writer)? && writer.execute("UPDATE meta SET bytes = bytes", []).is_ok())
         };
         let read = || {
             let reader = self.reader()?;
@@ -210,10 +219,17 @@ impl Store {
             self.keep_reader(reader);
             Ok::<_, StoreError>(())
         };
-        match self.health.trouble().map(|trouble| trouble.kind) {
-            Some(FailureKind::Write) if write().is_ok() => self.health.worked(FailureKind::Write),
-            Some(FailureKind::Read) if read().is_ok() => self.health.worked(FailureKind::Read),
-            _ => {}
+        let works = |kind| match kind {
+            FailureKind::Write => write().is_ok_and(|is_written| is_written),
+            FailureKind::Read => read().is_ok(),
+            FailureKind::Contended => room().is_ok_and(|has_room| has_room),
+            // Only a plugin that stores something shows it.
+            FailureKind::Quota => false,
+        };
+        for kind in FailureKind::ALL.into_iter().filter(|kind| self.health.has(*kind)) {
+            if works(kind) {
+                self.health.worked(kind);
+            }
         }
     }
 

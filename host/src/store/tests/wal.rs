@@ -114,6 +114,16 @@ fn a_reader_of_another_process_makes_writers_wait_and_not_the_log_grow() {
         view.set(key, vec![1]).unwrap();
         view.into_changes()
     };
+    // The host looks each second whether it works again, and does not make it worse.
+    let before = wal_bytes(&dir);
+    store.health.failed(FailureKind::Write, "the disk is full".to_owned());
+    for _ in 0..3 {
+        store.probe();
+        assert!(store.is_failing(FailureKind::Write) && store.is_failing(FailureKind::Contended));
+    }
+    assert_eq!(wal_bytes(&dir), before);
+    store.health.worked(FailureKind::Write);
+    assert!(store.trouble().is_some_and(|trouble| !trouble.kind.is_outage()), "a backup is no outage");
     let (one, two) = (changes("one"), changes("two"));
     assert!(store.commit_at_once(&[&one]).is_none(), "it would wait");
     let began = Instant::now();
@@ -121,6 +131,8 @@ fn a_reader_of_another_process_makes_writers_wait_and_not_the_log_grow() {
     assert!(matches!(refused.as_slice(), [Err(CommitError::Contended), Err(CommitError::Contended)]));
     assert!(began.elapsed() < 2 * super::super::wal::STALL, "they wait together");
     tool.execute_batch("COMMIT").unwrap();
+    store.probe();
+    assert_eq!(store.trouble(), None);
     write(1).unwrap();
     assert!(!store.may_wait());
 }
