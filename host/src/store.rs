@@ -151,12 +151,16 @@ impl Store {
     /// there was a state that is not there any more.
     pub fn open(file: &Path, manifest: &Path, limits: StoreLimits) -> Result<Self, StoreError> {
         let manifest = Manifest::new(manifest);
-        let Opened { mut writer, saved } = opening::open(file, &manifest)?;
+        let Opened { mut writer, saved, unrecorded } = opening::open(file, &manifest)?;
         let page_bytes: u32 = writer.pragma_query_value(None, "page_size", |row| row.get(0))?;
         let page_bytes = u64::from(page_bytes.max(1));
         let wal = Wal::new(limits.wal_bound(), page_bytes);
         set_up(&mut writer, &limits, &wal)?;
         let Meta { bytes, commits } = meta(&writer)?;
+        let health = Health::default();
+        if let Some(reason) = unrecorded {
+            health.failed(FailureKind::Record, reason);
+        }
         Ok(Self {
             file: file.to_owned(),
             limits,
@@ -170,7 +174,7 @@ impl Store {
             commits: AtomicI64::new(commits),
             saved: AtomicI64::new(saved),
             wal,
-            health: Health::default(),
+            health,
             queue: Queue::default(),
         })
     }
@@ -243,8 +247,13 @@ impl Store {
     fn wake(&self) {
         if !self.is_awake.load(Ordering::Relaxed) {
             let record = Record { commits: self.saved.load(Ordering::Relaxed), ..Record::open() };
-            let written = self.manifest.write(&record, false);
-            self.is_awake.store(written.is_ok(), Ordering::Relaxed);
+            match self.manifest.write(&record, false) {
+                Ok(()) => {
+                    self.is_awake.store(true, Ordering::Relaxed);
+                    self.health.worked(FailureKind::Record);
+                }
+                Err(error) => self.health.failed(FailureKind::Record, error.to_string()),
+            }
         }
     }
 
@@ -264,6 +273,7 @@ impl Store {
         self.saved.store(record.commits, Ordering::Relaxed);
         self.manifest.write(&record, true).map_err(|source| StoreError::Open { file: self.file.clone(), source })?;
         self.is_awake.store(false, Ordering::Relaxed);
+        self.health.worked(FailureKind::Record);
         self.wal.note(true);
         writer.take().map_or(Ok(()), close_with_log)?;
         Ok(true)

@@ -152,7 +152,8 @@ impl Loader {
             StoreError::Lost(fault) => {
                 let (kind, reason) = (fault.kind, fault.reason);
                 format!(
-                    "state was lost: {reason}. Restore it from a backup, or run `sockhop data accept-loss {name}`: then {}",
+                    "state was lost: {reason}. If you have a backup, stop the host, restore it and remove the log beside it. Then, or without \
+                     a backup, run `sockhop data accept-loss {name}`: {}",
                     kind.consequence()
                 )
                 .into()

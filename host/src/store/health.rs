@@ -15,19 +15,22 @@ pub enum FailureKind {
     Read,
     /// The write-ahead log is full, and a reader outside of the host, such as a backup, keeps it so.
     Contended,
+    /// What the host remembers of the state can't be written. The state works, but its loss would not be noticed.
+    Record,
     /// The plugin may not store more.
     Quota,
 }
 
 impl FailureKind {
     /// All of them, the worst first.
-    pub const ALL: [Self; 4] = [Self::Write, Self::Read, Self::Contended, Self::Quota];
+    pub const ALL: [Self; 5] = [Self::Write, Self::Read, Self::Contended, Self::Record, Self::Quota];
 
     /// What has failed, for people.
     pub const fn operation(self) -> &'static str {
         match self {
             Self::Write | Self::Contended => "writing its state",
             Self::Read => "reading its state",
+            Self::Record => "writing the record of its state",
             Self::Quota => "storing more",
         }
     }
@@ -38,6 +41,7 @@ impl FailureKind {
             Self::Write => "write",
             Self::Read => "read",
             Self::Contended => "contended",
+            Self::Record => "record",
             Self::Quota => "quota",
         }
     }
@@ -82,7 +86,7 @@ impl Health {
         if let Some(count) = self.counts.get(kind as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        if kind != FailureKind::Quota {
+        if !matches!(kind, FailureKind::Quota | FailureKind::Record) {
             self.count_fault();
         }
         let mut troubles = lock(&self.troubles);
@@ -154,6 +158,8 @@ mod tests {
         health.stored();
         assert_eq!(shown(), Some(FailureKind::Read), "the quota and the log have room, and reads fail still");
         health.worked(FailureKind::Read);
+        assert_eq!(shown(), Some(FailureKind::Record));
+        health.worked(FailureKind::Record);
         assert_eq!(shown(), None);
     }
 }

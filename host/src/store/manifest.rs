@@ -59,9 +59,19 @@ impl FaultKind {
     /// What follows where an operator accepts the loss.
     pub const fn consequence(self) -> &'static str {
         match self {
-            Self::Missing => "the plugin begins with an empty state",
+            Self::Missing => "the plugin begins with an empty state, unless its file was restored",
             Self::Older => "the plugin goes on with the records that can be read",
-            Self::Damaged => "the damaged files are put aside beside it, and the plugin begins with an empty state",
+            Self::Damaged => "damaged files are put aside, and the plugin begins with an empty state, unless its file was restored",
+        }
+    }
+
+    /// Whether an operator who has accepted a loss of this kind has accepted `found` as well: it takes no more. So it is where a host was
+    /// killed after it had put a damaged file aside, and where a file was restored that is older than the lost one.
+    pub(super) const fn covers(self, found: Self) -> bool {
+        match self {
+            Self::Damaged => true,
+            Self::Missing => matches!(found, Self::Missing | Self::Older),
+            Self::Older => matches!(found, Self::Older),
         }
     }
 
@@ -73,6 +83,10 @@ impl FaultKind {
 impl Manifest {
     pub(super) fn new(file: &Path) -> Self {
         Self { file: file.to_owned() }
+    }
+
+    pub(super) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// The record; `None` where the store was never known. One that can't be read still tells that there was a store.

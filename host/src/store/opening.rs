@@ -30,6 +30,8 @@ pub(super) struct Opened {
     pub(super) writer: Connection,
     /// Commits that are in the file and on the disk.
     pub(super) saved: i64,
+    /// Why the manifest could not be written.
+    pub(super) unrecorded: Option<String>,
 }
 
 /// Opens the state in `file` for writing, and creates it (readable by nobody else) where there never was any.
@@ -38,25 +40,35 @@ pub(super) struct Opened {
 /// [`StoreError::Lost`] where what is there is not what there was; an operator may accept it.
 pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreError> {
     let unusable = |source| StoreError::Open { file: file.to_owned(), source };
-    let known = manifest.read().map_err(unusable)?;
-    let opened = match open_known(file, known.as_ref(), None) {
-        Err(StoreError::Lost(fault)) if manifest.accepted() == Some(fault.kind) => {
-            tracing::warn!(file = %file.display(), reason = fault.reason, "an operator has accepted a loss of state: {}", fault.kind.consequence());
-            if fault.kind != FaultKind::Older {
-                put_aside(file).map_err(unusable)?;
-            }
-            open_known(file, known.as_ref(), Some(fault.kind))
+    let mut known = manifest.read().map_err(unusable)?;
+    let mut opened = open_known(file, known.as_ref(), None);
+    let decision = manifest.accepted();
+    let mut is_accepted = false;
+    // Twice at most: a file that is opened without its log may be found to be damaged.
+    for _ in 0..2 {
+        let Err(StoreError::Lost(fault)) = &opened else { break };
+        let kind = fault.kind;
+        if !decision.is_some_and(|decision| decision.covers(kind)) {
+            break;
         }
-        other => other,
-    };
-    let (record, result) = match opened {
+        tracing::warn!(file = %file.display(), reason = fault.reason, "an operator has accepted a loss of state: {}", kind.consequence());
+        is_accepted = true;
+        if kind != FaultKind::Older {
+            put_aside(file).map_err(unusable)?;
+            // A host that is killed now finds a file that is missing, or new, and goes on here.
+            known = Some(Record::default());
+            manifest.write(&Record::default(), true).map_err(unusable)?;
+        }
+        opened = open_known(file, known.as_ref(), Some(kind));
+    }
+    let (record, mut result) = match opened {
         // What the log held is in the file and on the disk, unless the disk is full: then the record stays what it was.
         Ok(writer) => match checkpoint(&writer, "TRUNCATE") {
             Ok(log) if !log.is_busy => {
                 let saved = meta(&writer)?.commits;
-                (Some(Record { commits: saved, ..Record::default() }), Ok(Opened { writer, saved }))
+                (Some(Record { commits: saved, ..Record::default() }), Ok(Opened { writer, saved, unrecorded: None }))
             }
-            _ => (None, Ok(Opened { writer, saved: known.as_ref().map_or(0, |known| known.commits) })),
+            _ => (None, Ok(Opened { writer, saved: known.as_ref().map_or(0, |known| known.commits), unrecorded: None })),
         },
         // The index that shows a loss is made anew by whoever opens the file next, so that the loss must be remembered.
         Err(StoreError::Lost(fault)) => {
@@ -64,12 +76,23 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         }
         Err(other) => (None, Err(other)),
     };
+    if let Some(record) = record.filter(|record| known.as_ref() != Some(record))
+        && let Err(error) = manifest.write(&record, true)
+    {
+        match &mut result {
+            // A state that is in order is served. The record is written later: see `Store::wake` and `Store::sleep`.
+            Ok(opened) if !is_accepted => {
+                let record = manifest.file().display().to_string();
+                tracing::warn!(file = %file.display(), record, %error, "the record of a state can't be written: until it is, a loss is not noticed");
+                opened.unrecorded = Some(format!("its record {record} can't be written: {error}"));
+            }
+            // The decision stays, and is acted on when it is tried again.
+            _ => return Err(unusable(error)),
+        }
+    }
     if result.is_ok() {
         // It was for the loss of this time.
         manifest.forget_accepted();
-    }
-    if let Some(record) = record.filter(|record| known.as_ref() != Some(record)) {
-        manifest.write(&record, true).map_err(unusable)?;
     }
     result
 }

@@ -223,8 +223,8 @@ impl Store {
             FailureKind::Write => write().is_ok_and(|is_written| is_written),
             FailureKind::Read => read().is_ok(),
             FailureKind::Contended => room().is_ok_and(|has_room| has_room),
-            // Only a plugin that stores something shows it.
-            FailureKind::Quota => false,
+            // The next commit writes the record, or the end of a while without any; only a plugin that stores something shows the quota.
+            FailureKind::Record | FailureKind::Quota => false,
         };
         for kind in FailureKind::ALL.into_iter().filter(|kind| self.health.has(*kind)) {
             if works(kind) {

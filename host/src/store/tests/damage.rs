@@ -256,3 +256,67 @@ fn a_file_that_goes_while_the_store_is_idle_is_not_made_anew() {
     assert!(matches!(store.commit(&view.into_changes()), Err(CommitError::Store(_))));
     assert!(!dir.path().join("state.db").exists());
 }
+
+#[test]
+fn a_store_whose_record_cannot_be_written_is_served_and_says_so() {
+    let dir = killed_with_a_log();
+    let record = dir.path().join("manifest/state.new");
+    // As on a full disk: the record can be read, and not be replaced.
+    fs::create_dir(&record).unwrap();
+    let store = open(&dir, StoreLimits::default());
+    assert_eq!(get(&store, "b"), Some("19".into()));
+    put(&store, &[("c", "1")]);
+    assert!(store.is_failing(FailureKind::Record) && store.trouble().is_some_and(|trouble| !trouble.kind.is_outage()));
+    fs::remove_dir(&record).unwrap();
+    put(&store, &[("c", "2")]);
+    assert_eq!(store.trouble(), None);
+    drop(store);
+    assert_eq!(get(&open(&dir, StoreLimits::default()), "c"), Some("2".into()));
+}
+
+#[test]
+fn a_loss_that_was_accepted_stays_so_when_the_host_is_killed_meanwhile() {
+    type Killed = fn(&Path);
+    let kills: [Killed; 3] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| fs::write(file, "").unwrap(),
+        // The new file is there, and the record is that of the old one.
+        |file| {
+            fs::remove_file(file).unwrap();
+            drop(Store::open(file, &file.with_extension("json"), StoreLimits::default()).unwrap());
+        },
+    ];
+    for kill in kills {
+        let (dir, store) = fresh();
+        put(&store, &[("a", "1")]);
+        drop(store);
+        let file = dir.path().join("state.db");
+        fs::write(&file, "this is no database any more".repeat(300)).unwrap();
+        assert_eq!(lost(&dir), FaultKind::Damaged);
+        Manifest::new(&manifest(&dir)).accept(FaultKind::Damaged).unwrap();
+        kill(&file);
+        assert_eq!(all(&open(&dir, StoreLimits::default())), []);
+    }
+}
+
+#[test]
+fn a_backup_that_is_restored_serves_once_the_loss_is_accepted() {
+    for is_told_before in [false, true] {
+        let (dir, store) = fresh();
+        put(&store, &[("a", "1")]);
+        store.close().unwrap();
+        let (file, backup) = (dir.path().join("state.db"), dir.path().join("backup"));
+        fs::copy(&file, &backup).unwrap();
+        put(&store, &[("a", "2")]);
+        drop(store);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(lost(&dir), FaultKind::Missing);
+        fs::copy(&backup, &file).unwrap();
+        if !is_told_before {
+            assert_eq!(lost(&dir), FaultKind::Older);
+        }
+        let accepted = if is_told_before { FaultKind::Missing } else { FaultKind::Older };
+        Manifest::new(&manifest(&dir)).accept(accepted).unwrap();
+        assert_eq!(get(&open(&dir, StoreLimits::default()), "a"), Some("1".into()), "it keeps what is there");
+    }
+}
