@@ -62,6 +62,10 @@ const CACHE_KIB: i64 = 512;
 /// Bytes that an entry counts beside its key and its value, so that a million tiny ones are not free.
 const ENTRY_BYTES: u64 = 32;
 
+/// What the log says of a file that is larger than it may be.
+const TOO_LARGE: &str = "the file of a plugin's state is larger than its part of `state_bytes`, which counts the disk: what is larger than before is \
+                         refused (`too_large`); raise `state_bytes`";
+
 /// Pages that the file may always have: the empty tables, and something in them.
 const MIN_FILE_PAGES: u64 = 64;
 
@@ -156,6 +160,12 @@ impl Store {
         let page_bytes = u64::from(page_bytes.max(1));
         let wal = Wal::new(limits.wal_bound(), page_bytes);
         set_up(&mut writer, &limits, &wal)?;
+        let file_bytes = page_bytes * natural(writer.pragma_query_value(None, "page_count", |row| row.get(0))?);
+        let file_limit = limits.file_bytes(page_bytes);
+        if file_bytes > file_limit {
+            let file = file.display().to_string();
+            tracing::warn!(file, file_bytes, file_limit, quota = limits.quota, "{TOO_LARGE}");
+        }
         let Meta { bytes, commits } = meta(&writer)?;
         let health = Health::default();
         if let Some(reason) = unrecorded {
