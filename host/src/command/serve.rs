@@ -78,6 +78,7 @@ fn say_start(config: &Config, file: Option<&Path>) {
         plugins_dir = %config.plugins.dir.display(),
         data_dir = %config.data.dir.display(),
         listen = %config.server.listen,
+        connections = limits.connections,
         message_bytes = limits.message_bytes,
         event_cpu_ms = limits.event_cpu_ms.as_millis(),
         event_wall_ms = limits.event_wall_ms.as_millis(),
