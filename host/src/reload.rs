@@ -65,7 +65,8 @@ pub struct Reloader {
     dir: PathBuf,
     rescan: Duration,
     forget_after: Duration,
-    /// How long a version must have served to keep what it has against a plugin whose file was away.
+    /// How long a version must have served to keep what it has against a plugin whose file was away; and how long a plugin without a file
+    /// waits for a new one that may be its own.
     settled_after: Duration,
     loader: Arc<Loader>,
     registry: Arc<Registry>,

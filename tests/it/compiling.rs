@@ -52,6 +52,21 @@ async fn a_file_that_takes_long_to_compile_holds_up_no_other_and_no_operator() {
     host.until("bomb", |row| row["version"] == "9.0.0").await;
 }
 
+/// A new file may be the plugin under another name, but not for as long as it may take to compile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_whose_file_is_gone_does_not_wait_for_all_that_is_compiled() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let change = |config: &mut sockhop::config::Config| config.plugins.empty_after_s = Duration::from_millis(100);
+    let host = TestHost::compiling_with(&[bundled_plugin("connection")], &patient_compiler(dir.path()), change).await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", |row| row["state"] == "active").await;
+    drop_in(host.plugins(), "bomb.wasm", &chameleon("version=8 name=bomb claims=bomb"));
+    host.until("bomb", |row| row["state"] == "loading").await;
+    std::fs::remove_file(host.plugins().join("chameleon.wasm")).expect("a file to remove");
+    host.until("chameleon", serde_json::Value::is_null).await;
+    assert_eq!(host.row("bomb").await["state"], json!("loading"), "it is still at it");
+}
+
 #[test]
 fn a_start_tells_in_the_log_how_far_it_is() {
     let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));

@@ -28,6 +28,8 @@ pub(super) struct Files {
 /// What is known of a file.
 pub(super) struct Seen {
     stamp: Stamp,
+    /// Since when it has that stamp.
+    since: Instant,
     /// Whether it was the same when it was looked at before.
     is_settled: bool,
     /// Whether it is being looked into now.
@@ -77,7 +79,8 @@ impl Files {
         let mut changed: Vec<PathBuf> = self.by_path.keys().filter(|path| !is_there(path)).cloned().collect();
         self.by_path.retain(|path, _| is_there(path));
         for (path, stamp) in found {
-            let new = |stamp, is_settled| Seen { stamp, is_settled, is_loading: false, outcome: None, conflict: None };
+            let since = Instant::now();
+            let new = |stamp, is_settled| Seen { stamp, since, is_settled, is_loading: false, outcome: None, conflict: None };
             let Some(stamp) = stamp else { continue };
             match self.by_path.get_mut(&path) {
                 Some(seen) if seen.stamp == stamp => seen.is_settled = true,
@@ -138,9 +141,10 @@ impl Files {
         claims.collect()
     }
 
-    /// Whether there is a file of which it is not known what it is.
-    pub(super) fn any_unknown(&self) -> bool {
-        self.by_path.values().any(|seen| seen.outcome.is_none())
+    /// Until when a file of which it is not known what it is may be what a slot without a file waits for: `patience` after the newest came.
+    pub(super) fn unknown_until(&self, patience: Duration) -> Option<Instant> {
+        let unknown = self.by_path.values().filter(|seen| seen.outcome.is_none());
+        unknown.map(|seen| seen.since + patience).max()
     }
 
     /// Notes which files can't serve because another file has their name; those of which that is new.

@@ -50,8 +50,9 @@ impl Reloader {
         } else {
             self.rescan
         };
-        let at = Instant::now() + again;
-        self.look_at = self.directory.believed_at().map_or(at, |believed| believed.min(at));
+        let now = Instant::now();
+        let waited = self.files.unknown_until(self.settled_after).filter(|until| *until > now);
+        self.look_at = self.directory.believed_at().into_iter().chain(waited).fold(now + again, Instant::min);
     }
 
     /// Logs that the directory is not believed, or is again: once each time.

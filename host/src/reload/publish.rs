@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use crate::registry::{AdmitError, Routes, Served, lint};
 
 use super::Reloader;
@@ -20,7 +22,8 @@ impl Reloader {
         self.together = None;
         let claims = self.files.claims();
         let now = SystemTime::now();
-        let taken = self.slots.claim(&claims, self.files.any_unknown(), now);
+        let more_may_come = self.files.unknown_until(self.settled_after).is_some_and(|until| until > Instant::now());
+        let taken = self.slots.claim(&claims, more_may_come, now);
         let conflict = |(file, other): (&Path, PathBuf)| {
             let (name, digest) = claims.iter().find(|claim| claim.file == file).and_then(|claim| claim.holds)?;
             let reason = AdmitError::NameTaken { name: name.to_owned(), file: other }.to_string();

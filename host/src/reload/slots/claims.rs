@@ -56,7 +56,7 @@ impl Slots {
     /// another file, with that file.
     ///
     /// A slot whose file is gone, or has become another plugin, goes on with another file of its name. Without one it is
-    /// absent, unless `more_may_come`: files of which it is not known yet what they are. An absent slot comes back with a file
+    /// absent, unless `more_may_come`: files that are new, and of which it is not known yet what they are. An absent slot comes back with a file
     /// that registers its name; a file that fails to load brings nothing back.
     pub fn claim<'files>(&mut self, files: &[Claim<'files>], more_may_come: bool, now: SystemTime) -> Vec<(&'files Path, PathBuf)> {
         for (name, slot) in &mut self.by_name {
