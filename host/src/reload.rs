@@ -399,7 +399,7 @@ impl Reloader {
             None => ("serves, but its file can't be kept for the next start and for rollbacks".to_owned(), served.plugin.loaded_at),
         };
         let reason = format!("{reason}; see to it that the data directory can be written");
-        Some(LastError { digest: Some(digest.clone()), reason, at })
+        Some(LastError { digest: Some(digest.clone()), reason, at, is_retried: false })
     }
 
     /// Shows operators what there is.

@@ -19,13 +19,15 @@ use outcome::{Asked, Outcome};
 
 /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
 ///
-/// A plugin that the running host would refuse, or refuses, does not stay in the directory: the file that it replaced is put back.
+/// An event that another plugin of the running host handles is found before anything is placed. What only the host finds, it finds later: with
+/// --wait, a file that it refuses is taken back, and the one that it replaced is put back. Without --wait, when the time of --timeout is over,
+/// while the host tries a file again, and when the host is lost, the file stays; `sockhop plugins show NAME` says what became of it.
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     /// The plugin
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
-    /// Waits until the host serves it (exit status 0) or has refused it (1, with the reason)
+    /// Waits until the host serves it (exit status 0) or has refused it (1, with the reason); a refused file is taken back
     #[arg(long)]
     wait: bool,
     /// How long to wait, seconds
@@ -76,8 +78,13 @@ impl Deploy {
             return Ok(self.say(name, digest, &place, "deployed"));
         }
         let until = Instant::now() + Duration::from_secs(self.timeout);
+        let mut trouble = None;
         while Instant::now() < until {
-            match asked.outcome(&self.row(name)?) {
+            let row = self
+                .row(name)
+                .with_context(|| format!("{name} was placed as {}, and stays there; what becomes of it is not known", place.display()))?;
+            trouble = asked.trouble(&row).map(str::to_owned);
+            match asked.outcome(&row) {
                 None => std::thread::sleep(ASK),
                 Some(Outcome::Serves) => return Ok(self.say(name, digest, &place, "serves")),
                 Some(Outcome::ServesBut(reason)) => bail!("{name} {digest} was deployed, but: {reason}"),
@@ -86,7 +93,8 @@ impl Deploy {
                 }
                 Some(Outcome::HeldBack(version)) => {
                     bail!(
-                        "{name} is deployed, but an operator went back to {version}; `sockhop plugins rollback {name} --to {digest}` serves it"
+                        "{name} is deployed, but {version} was gone back to, by an operator or because this version had failed too often; \
+                         `sockhop plugins rollback {name} --to {digest}` serves it"
                     )
                 }
                 Some(Outcome::Quarantined(reason)) => bail!("{name} is deployed, but quarantined: {reason}"),
@@ -97,7 +105,13 @@ impl Deploy {
                 Some(Outcome::Refused(reason)) => bail!("{name} is refused by the host: {reason}; its file was there before, and stays"),
             }
         }
-        bail!("the host has not served {name} within {} s; `sockhop plugins show {name}` says what it does", self.timeout)
+        let trouble = trouble.map(|reason| format!("; it failed, and is tried again: {reason}")).unwrap_or_default();
+        bail!(
+            "the host has not served {name} within {} s{trouble}; its file stays at {}, and may serve later: \
+             `sockhop plugins show {name}` says what becomes of it",
+            self.timeout,
+            place.display()
+        )
     }
 
     /// What the host knows of the plugin; null if nothing, or if no host has to be asked.

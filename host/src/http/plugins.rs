@@ -110,11 +110,14 @@ async fn submit(api: &Api, key: &str, name: &str, word: Word) -> Result<(), Prob
 fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
     let rows = api.operator.rows();
     let gone = api.operator.absent();
-    let (mut document, slot) = match (rows.iter().find(|row| row.name == name), gone.iter().find(|absent| absent.name == name)) {
-        (Some(found), _) => (row(found), found.slot.as_ref()),
-        (None, Some(found)) => (absent(found), Some(&found.slot)),
+    let (mut document, slot, error) = match (rows.iter().find(|row| row.name == name), gone.iter().find(|absent| absent.name == name)) {
+        (Some(found), _) => (row(found), found.slot.as_ref(), found.error()),
+        (None, Some(found)) => (absent(found), Some(&found.slot), None),
         (None, None) => return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", &format!("no plugin `{name}` is known here"))),
     };
+    if let Some(members) = document.as_object_mut() {
+        members.insert("retried".to_owned(), json!(error.is_some_and(|error| error.is_retried)));
+    }
     if let (Some(members), Some(slot)) = (document.as_object_mut(), slot) {
         members.insert("kept".to_owned(), slot.kept.iter().map(|digest| kept(slot, digest)).collect());
         members.insert("in_file".to_owned(), json!(slot.in_file));

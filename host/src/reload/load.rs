@@ -49,7 +49,8 @@ impl Failure {
 
     /// As it is shown.
     pub fn now(&self) -> LastError {
-        LastError { digest: self.digest.clone(), reason: self.reason.clone(), at: SystemTime::now() }
+        let is_retried = !self.is_by_bytes();
+        LastError { digest: self.digest.clone(), reason: self.reason.clone(), at: SystemTime::now(), is_retried }
     }
 }
 

@@ -116,12 +116,13 @@ impl Row {
             (PluginState::Quarantined, Some(served)) => {
                 let (failure, at) = served.health.last_failure().unwrap_or(("unknown".to_owned(), served.plugin.loaded_at));
                 let reason = format!("failed too often, and is tried again soon (or now: `enable`); its last failure: {failure}");
-                Some(LastError { digest: Some(served.plugin.digest.clone()), reason, at })
+                Some(LastError { digest: Some(served.plugin.digest.clone()), reason, at, is_retried: true })
             }
             (PluginState::Failed, _) => Some(self.last_error.clone().unwrap_or_else(|| LastError {
                 digest: None,
                 reason: "no version of it can be loaded; the host's log says why".to_owned(),
                 at: SystemTime::now(),
+                is_retried: false,
             })),
             _ => self.last_error.clone(),
         }

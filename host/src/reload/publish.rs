@@ -27,7 +27,7 @@ impl Reloader {
         let conflict = |(file, other): (&Path, PathBuf)| {
             let (name, digest) = claims.iter().find(|claim| claim.file == file).and_then(|claim| claim.holds)?;
             let reason = AdmitError::NameTaken { name: name.to_owned(), file: other }.to_string();
-            Some((file.to_owned(), LastError { digest: Some(digest.to_owned()), reason, at: SystemTime::now() }))
+            Some((file.to_owned(), LastError { digest: Some(digest.to_owned()), reason, at: SystemTime::now(), is_retried: false }))
         };
         let taken: Vec<_> = taken.into_iter().filter_map(conflict).collect();
         for (file, error) in self.files.note_conflicts(&taken) {
@@ -76,7 +76,7 @@ impl Reloader {
         }
         let (routes, refused) = settle(&before, &mut choices);
         for (name, digest, error) in refused {
-            let error = LastError { digest: Some(digest.clone()), reason: error.to_string(), at: SystemTime::now() };
+            let error = LastError { digest: Some(digest.clone()), reason: error.to_string(), at: SystemTime::now(), is_retried: false };
             let known = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
             if known.is_none_or(|known| (&known.digest, &known.reason) != (&error.digest, &error.reason)) {
                 tracing::error!(plugin = name, digest = error.digest, error = error.reason, "plugin failed");

@@ -107,6 +107,9 @@ pub struct LastError {
     pub reason: String,
     /// When.
     pub at: SystemTime,
+    /// Whether the host tries again by itself, though nothing changes: not the version is at fault.
+    #[serde(default)]
+    pub is_retried: bool,
 }
 
 /// Why an operator's word is not followed.
@@ -329,7 +332,7 @@ impl Slots {
         slot.kept.retain(|kept| *kept != tripped);
         let last = failure.map(|failure| format!("; its last failure: {failure}")).unwrap_or_default();
         let reason = format!("failed too often in its first minute; the version before it serves again{last}");
-        slot.last_error = Some(LastError { digest: Some(tripped), reason, at });
+        slot.last_error = Some(LastError { digest: Some(tripped), reason, at, is_retried: false });
         Some(target)
     }
 }

@@ -20,7 +20,7 @@ pub(super) enum Outcome {
     ServesBut(String),
     /// It would serve if an operator had not disabled the plugin.
     Disabled,
-    /// An operator went back to this version, and the file has not changed.
+    /// An operator, or the host after it had failed too often, went back to this version, and the file's content is the same.
     HeldBack(String),
     /// It has failed too often.
     Quarantined(String),
@@ -43,12 +43,25 @@ impl Asked<'_> {
             }
         }
         let is_stale = self.is_new && row.get("last_error") == Some(&self.error_before);
+        let is_known = !self.is_new || text("/in_file") == Some(self.digest);
         match (error, text("/pinned")) {
+            // What the host tries again is not refused.
+            (Some(_), _) if !is_stale && is_retried(row) => None,
             (Some(reason), _) if !is_stale => Some(Outcome::Refused(reason)),
-            (_, Some(pinned)) if !self.is_new => Some(Outcome::HeldBack(pinned.to_owned())),
+            (_, Some(pinned)) if is_known => Some(Outcome::HeldBack(pinned.to_owned())),
             _ => None,
         }
     }
+
+    /// Why the version does not serve yet, if the host tries it again.
+    pub(super) fn trouble<'row>(&self, row: &'row Value) -> Option<&'row str> {
+        let is_its_own = row.pointer("/last_error/digest").and_then(Value::as_str) == Some(self.digest);
+        row.pointer("/last_error/reason").and_then(Value::as_str).filter(|_| is_its_own && is_retried(row))
+    }
+}
+
+fn is_retried(row: &Value) -> bool {
+    row.get("retried").and_then(Value::as_bool) == Some(true)
 }
 
 #[cfg(test)]
@@ -72,7 +85,13 @@ mod tests {
             (&NEW, json!({"digest": null, "state": "failed", "last_error": error}), Some(Outcome::Refused("no".to_owned()))),
             (&SAME, json!({"digest": "b", "state": "disabled", "last_error": null}), Some(Outcome::Disabled)),
             (&SAME, json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a"}), Some(Outcome::HeldBack("a".to_owned()))),
-            (&NEW, json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a"}), None),
+            (&NEW, json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a", "in_file": "a"}), None),
+            (&NEW, json!({"digest": null, "state": "failed", "last_error": error, "retried": true}), None),
+            (
+                &NEW,
+                json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a", "in_file": "b"}),
+                Some(Outcome::HeldBack("a".to_owned())),
+            ),
             (&SAME, json!({"digest": "b", "state": "quarantined", "last_error": error}), Some(Outcome::Quarantined("no".to_owned()))),
         ] {
             assert_eq!(asked.outcome(&row), outcome, "{row}");

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn error(digest: &str) -> LastError {
-    LastError { digest: Some(digest.to_owned()), reason: "bad".to_owned(), at: SystemTime::UNIX_EPOCH }
+    LastError { digest: Some(digest.to_owned()), reason: "bad".to_owned(), at: SystemTime::UNIX_EPOCH, is_retried: false }
 }
 
 fn file() -> PathBuf {
