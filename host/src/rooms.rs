@@ -6,7 +6,7 @@ mod directory;
 mod outlet;
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use socketioxide::extract::SocketRef;
@@ -52,7 +52,8 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Where an answer goes: the ack that the client asked for, or its socket.
 #[derive(Clone)]
 pub struct ReplyTo {
-    pub(crate) socket: Arc<Socket<Outlet>>,
+    /// Weak: the library owns the socket while there is somebody to answer, and the socket owns the mailbox in which this waits.
+    pub(crate) socket: Weak<Socket<Outlet>>,
     pub(crate) ack: Option<i64>,
 }
 
@@ -189,7 +190,9 @@ impl Rooms {
             let now = Instant::now();
             if now >= *until.get_or_insert(now + self.stalled) {
                 tracing::warn!(event, %id, "client cut: it does not read its answers");
-                self.cut(&SocketRef::from(Arc::clone(&to.socket)));
+                if let Some(socket) = to.socket.upgrade() {
+                    self.cut(&SocketRef::from(socket));
+                }
                 return;
             }
             tokio::time::sleep(RETRY).await;
@@ -202,13 +205,14 @@ impl Rooms {
     /// Where the outgoing buffer has no room.
     pub fn try_answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) -> Result<(), Full> {
         // Whoever is gone needs no answer, and so does the client of a namespace that is.
-        let Some(outlet) = self.outlets.of(to.socket.ns()) else { return Ok(()) };
+        let Some(socket) = to.socket.upgrade() else { return Ok(()) };
+        let Some(outlet) = self.outlets.of(socket.ns()) else { return Ok(()) };
         let document = |rejection: &Rejection| rejection.document(event, &id.to_string());
         let sent = match (to.ack, answer) {
             (None, Ok(_)) => return Ok(()),
-            (None, Err(rejection)) => outlet.event(to.socket.id, argument::of_event(ERROR, &Json::from(&document(rejection)))),
-            (Some(ack), Ok(reply)) => outlet.ack(to.socket.id, ack, argument::of_reply(reply)),
-            (Some(ack), Err(rejection)) => outlet.ack(to.socket.id, ack, argument::of_rejection(&document(rejection))),
+            (None, Err(rejection)) => outlet.event(socket.id, argument::of_event(ERROR, &Json::from(&document(rejection)))),
+            (Some(ack), Ok(reply)) => outlet.ack(socket.id, ack, argument::of_reply(reply)),
+            (Some(ack), Err(rejection)) => outlet.ack(socket.id, ack, argument::of_rejection(&document(rejection))),
         };
         match sent {
             Err(SocketError::InternalChannelFull) => Err(Full),

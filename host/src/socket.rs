@@ -93,14 +93,7 @@ impl Sockets {
             // Awaited before CONNECT is answered: no event of the client can come before there is a mailbox for it.
             let prepare = move |socket: SocketRef<Outlet>| {
                 let Some(sockets) = sockets.upgrade() else { return std::future::ready(Err(Stopped)) };
-                let client = Client::new(&sockets, &socket, &name);
-                socket.on_fallback(Intake(Arc::clone(&client)));
-                let leaving = Arc::clone(&client);
-                socket.on_disconnect(async move |reason: DisconnectReason| {
-                    tracing::debug!(client = leaving.connection.public_id, %reason, "client disconnected");
-                    leaving.leave().await;
-                });
-                socket.extensions.insert(client);
+                Client::prepare(&sockets, &socket, &name);
                 std::future::ready(Ok(()))
             };
             // Spawned after CONNECT was sent: what `$connect` emits can't overtake it.
@@ -211,6 +204,19 @@ impl Client {
         client
     }
 
+    /// Makes the client of a socket. The library may drop the socket without a word, where CONNECT finds no room: nothing that the socket
+    /// owns may own the socket, also not an event that waits.
+    fn prepare(sockets: &Arc<Sockets>, socket: &SocketRef<Outlet>, namespace: &Arc<str>) {
+        let client = Self::new(sockets, socket, namespace);
+        socket.on_fallback(Intake(Arc::clone(&client)));
+        let leaving = Arc::clone(&client);
+        socket.on_disconnect(async move |reason: DisconnectReason| {
+            tracing::debug!(client = leaving.connection.public_id, %reason, "client disconnected");
+            leaving.leave().await;
+        });
+        socket.extensions.insert(client);
+    }
+
     /// The lock is held for a few moves and never across an await; a panic leaves the queue whole.
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
@@ -265,7 +271,9 @@ impl Client {
             } else {
                 drop(mailbox);
                 tracing::warn!(client = self.connection.public_id, "client cut: it sends without reading its answers");
-                self.sockets.rooms.cut(&SocketRef::from(overdue.to.socket));
+                if let Some(socket) = overdue.to.socket.upgrade() {
+                    self.sockets.rooms.cut(&SocketRef::from(socket));
+                }
             }
         }
     }
@@ -455,6 +463,68 @@ impl MessageHandler<Outlet, InReaderTask> for Intake {
         let read = packet::read(value, &client.sockets.limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
         let event = Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&client.connection))));
-        client.take(Incoming { event, rejection: read.rejection, to: ReplyTo { socket, ack }, size });
+        client.take(Incoming { event, rejection: read.rejection, to: ReplyTo { socket: Arc::downgrade(&socket), ack }, size });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt, Full};
+    use socketioxide::handler::FromConnectParts;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::registry::Registry;
+
+    /// The library's own reference to a socket.
+    struct Held(Arc<Socket<Outlet>>);
+
+    impl FromConnectParts<Outlet> for Held {
+        type Error = Infallible;
+
+        fn from_connect_parts(socket: &Arc<Socket<Outlet>>, _: &Option<Value>) -> Result<Self, Infallible> {
+            Ok(Self(Arc::clone(socket)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_came_to_be_leaves_nothing_though_an_event_waits() {
+        let (tasks, limits, metrics) = (TaskTracker::new(), Arc::new(Limits::default()), Arc::new(Metrics::default()));
+        let rooms = Arc::new(Rooms::new(Duration::from_secs(1), tasks.clone()));
+        let dispatcher = Dispatcher::new(Arc::new(Registry::default()), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics));
+        let sockets = Sockets::new(Arc::new(dispatcher), Arc::clone(&rooms), limits, metrics, tasks);
+        let (service, io) = SocketIo::builder().with_adapter::<Outlet>(rooms.outlets()).build_svc();
+        let (tell, mut told) = tokio::sync::mpsc::channel(1);
+        let serving = Arc::clone(&sockets);
+        let refuse = move |Held(socket): Held| {
+            Client::prepare(&serving, &SocketRef::from(Arc::clone(&socket)), &"/".into());
+            let client = socket.extensions.get::<Arc<Client>>().unwrap();
+            Intake(Arc::clone(&client)).call(Arc::clone(&socket), Value::Str("[\"ping\"]".to_owned().into(), None), None);
+            tell.try_send((client.mailbox().events.len(), Arc::downgrade(&socket))).unwrap();
+            std::future::ready(Err::<(), _>(Stopped))
+        };
+        io.ns("/", (async |_: SocketRef<Outlet>| {}).with(refuse));
+        let ask = async |query: &str, body: Option<&'static str>| {
+            let request = http::Request::builder().uri(format!("http://host/socket.io/?EIO=4&transport=polling{query}"));
+            let request = request.method(if body.is_some() { "POST" } else { "GET" });
+            let request = request.body(Full::new(bytes::Bytes::from(body.unwrap_or_default()))).unwrap();
+            let body = service.clone().oneshot(request).await.unwrap().into_body();
+            String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+        };
+        let opened = ask("", None).await;
+        let sid = opened.split('"').nth(3).unwrap();
+        ask(&format!("&sid={sid}"), Some("40")).await;
+        let (waiting, socket) = told.recv().await.unwrap();
+        assert_eq!(waiting, 1);
+        // The refusal is sent, and then the library drops the socket.
+        let until = tokio::time::Instant::now() + Duration::from_secs(20);
+        while socket.strong_count() > 0 {
+            assert!(tokio::time::Instant::now() < until, "the socket is held");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(sockets.clients().is_empty() && sockets.memory().usage().0 == 0 && rooms.connections() == 0);
     }
 }
