@@ -118,7 +118,9 @@ fn a_host_starts_whether_anybody_reads_its_output() {
         let mut host = HostProcess::unheard(plugins.path(), data.path(), change, |child| {
             let log = BufReader::new(child.stderr.take().expect("a pipe"));
             let mut lines = log.lines().map_while(Result::ok);
-            let address = lines.find_map(|line| Some(line.split_once("listening listen=")?.1.to_owned())).expect("where it listens");
+            let address = lines
+                .find_map(|line| line.split_once("listening listen=")?.1.split(' ').next().map(str::to_owned))
+                .expect("where it listens");
             // Read to its end, so that the pipe never breaks.
             std::thread::spawn(move || lines.count());
             format!("http://{address}")
