@@ -120,8 +120,10 @@ impl CompileError {
             Some(OUT_OF_TIME) => Self::OutOfTime(bounds.cpu),
             Some(OUT_OF_MEMORY) => Self::OutOfMemory(bounds.memory),
             _ if is_by_cpu_limit(status) => Self::OutOfTime(bounds.cpu),
-            // Rust's own words before it aborts.
-            _ if said.contains("memory allocation of") => Self::OutOfMemory(bounds.memory),
+            // Rust's own words before it aborts, and the allocator's, which goes on to use what it did not get.
+            _ if said.contains("memory allocation of") || said.contains("<jemalloc>: Failed to allocate") => {
+                Self::OutOfMemory(bounds.memory)
+            }
             _ => Self::Died { status, said: said.to_owned() },
         }
     }
@@ -289,6 +291,12 @@ mod tests {
             (
                 signalled(abort),
                 "memory allocation of 9 bytes failed",
+                "could not be compiled within 7 bytes of memory (limits.compile_memory_bytes)",
+                Retry::Later,
+            ),
+            (
+                signalled(rustix::process::Signal::SEGV),
+                "<jemalloc>: Failed to allocate tcache data",
                 "could not be compiled within 7 bytes of memory (limits.compile_memory_bytes)",
                 Retry::Later,
             ),
