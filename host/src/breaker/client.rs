@@ -36,7 +36,7 @@ pub struct ClientKeys {
     address: Option<ClientKey>,
     /// The connection's mark.
     pub(super) connection_mark: Mark,
-    /// The mark of whoever has the connection: the user, else the address.
+    /// Identifies the owner of the connection: the user, else the address.
     pub(super) party_mark: Mark,
 }
 

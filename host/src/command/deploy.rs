@@ -178,7 +178,7 @@ fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
     undone.map_or_else(|error| format!("{} can't be taken back ({error:#}): remove it", place.display()), str::to_owned)
 }
 
-/// Writes beside the place, under a name that no host reads, and renames: whoever looks sees the old file or the new one, whole.
+/// Writes a temporary file that no host reads, and renames it. A reader sees the whole old file or the whole new one.
 fn put(bytes: &[u8], place: &Path) -> anyhow::Result<()> {
     let name = place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let unfinished = place.with_file_name(format!(".{name}.{}", std::process::id()));

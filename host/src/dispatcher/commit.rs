@@ -93,7 +93,7 @@ fn tell(writers: Vec<Taken>, committed: Vec<Result<(), CommitError>>) {
     writers.into_iter().zip(committed).for_each(|(writer, result)| writer.done(result));
 }
 
-/// Has a checkpoint made of a plugin's state, where one is due. Nobody waits for it: what is in the write-ahead log is safe there.
+/// Starts a checkpoint of a plugin's state if one is due. No task waits for it: committed data is safe in the write-ahead log.
 pub(super) fn checkpoint_if_due(served: &Served) {
     if served.state.store.checkpoint_is_due() {
         let (store, plugin) = (Arc::clone(&served.state.store), served.plugin.name().to_owned());
