@@ -168,7 +168,7 @@ impl Host {
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), workers)?);
         let (registry, metrics) = (Arc::new(Registry::default()), Arc::new(Metrics::default()));
-        let rooms = Arc::new(Rooms::new(config.limits.stalled_reader_ms, tasks.clone()));
+        let rooms = Rooms::new(&limits, tasks.clone());
         let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics)));
         let alarm = Arc::new(Notify::new());
         let loader = Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));

@@ -14,7 +14,7 @@
 //!
 //! | part | owns | knows |
 //! |---|---|---|
-//! | [`breaker`], [`config`], [`event`], [`effect`], [`rejection`], [`rule`], [`transport`] | words | no I/O |
+//! | [`breaker`], [`config`], [`event`], [`effect`], [`memory`], [`rejection`], [`rule`], [`transport`] | words | no I/O |
 //! | [`log`] | what the host tells its operator | `tracing-subscriber` |
 //! | [`metrics`] | what the host counts of itself | `prometheus-client` |
 //! | [`schema`] | checks of payloads | `jsonschema` |
@@ -32,6 +32,7 @@ pub mod breaker;
 pub mod config;
 pub mod effect;
 pub mod event;
+pub mod memory;
 pub mod rejection;
 pub mod rule;
 pub mod transport;

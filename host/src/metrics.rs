@@ -47,6 +47,8 @@ pub struct Metrics {
     connections_refused: Counter,
     mailbox: Gauge,
     mailbox_limit: Gauge,
+    overflow: Gauge,
+    overflow_limit: Gauge,
 }
 
 /// How much is in use of what all clients share.
@@ -62,6 +64,10 @@ pub struct Usage {
     pub mailbox: usize,
     /// The most of them.
     pub mailbox_limit: usize,
+    /// Bytes of emits for which outgoing buffers have no space.
+    pub overflow: usize,
+    /// The most of them.
+    pub overflow_limit: usize,
 }
 
 /// The figures of one event type, found once: counting one that succeeds allocates nothing.
@@ -168,6 +174,10 @@ impl Default for Metrics {
         let (mailbox, mailbox_limit) = (Gauge::default(), Gauge::default());
         registry.register_with_unit("mailbox", "Memory of the events that wait in all mailboxes", Unit::Bytes, mailbox.clone());
         registry.register_with_unit("mailbox_limit", "The most of that memory", Unit::Bytes, mailbox_limit.clone());
+        let (overflow, overflow_limit) = (Gauge::default(), Gauge::default());
+        let help = "Memory of the emits for which the buffers of their clients have no space";
+        registry.register_with_unit("overflow", help, Unit::Bytes, overflow.clone());
+        registry.register_with_unit("overflow_limit", "The most of that memory", Unit::Bytes, overflow_limit.clone());
         let build = Family::<Labels, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         registry.register("build_info", "The host's version", build);
@@ -200,6 +210,8 @@ impl Default for Metrics {
             connections_refused,
             mailbox,
             mailbox_limit,
+            overflow,
+            overflow_limit,
         }
     }
 }
@@ -244,6 +256,8 @@ impl Metrics {
         self.connections_limit.set(number(usage.limit));
         self.mailbox.set(number(usage.mailbox));
         self.mailbox_limit.set(number(usage.mailbox_limit));
+        self.overflow.set(number(usage.overflow));
+        self.overflow_limit.set(number(usage.overflow_limit));
     }
 
     /// A version of `plugin` was loaded; `outcome` is `active`, `failed` or `removed`.

@@ -4,6 +4,7 @@
 mod argument;
 mod directory;
 mod outlet;
+mod overflow;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
@@ -16,21 +17,27 @@ use socketioxide_core::Value as Serialized;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
 use crate::event::{Connection, EventId, Identity, Json};
+use crate::memory::QueueMemory;
 use crate::rejection::Rejection;
 use crate::transport::{Cut, Upgrades};
 
 use directory::Directory;
+use overflow::{Drained, Handed, Overflow, Way};
 
 pub(crate) use directory::page_of;
 pub(crate) use outlet::{Outlet, Outlets};
 
 /// Connections and their rooms.
 pub struct Rooms {
+    /// For tasks that must not keep it.
+    itself: Weak<Self>,
     /// Set once, before anything listens.
     io: OnceLock<(SocketIo<Outlet>, Vec<String>)>,
     outlets: Outlets,
+    overflow: Overflow,
     /// The connections by their public ids.
     /// Hashed fast: the host makes these ids.
     by_public_id: RwLock<HashMap<String, (Sid, Arc<Connection>), foldhash::fast::RandomState>>,
@@ -71,11 +78,19 @@ pub struct Applied {
 pub struct Full;
 
 impl Rooms {
-    /// Rooms without anybody in them, for a host that cuts clients which do not read for `stalled`.
-    pub fn new(stalled: Duration, tasks: TaskTracker) -> Self {
-        let (io, outlets) = (OnceLock::new(), Outlets::default());
-        let directory = Directory::default();
-        Self { io, outlets, by_public_id: RwLock::default(), directory, upgrades: Upgrades::default(), stalled, tasks }
+    /// Rooms without connections.
+    pub fn new(limits: &Limits, tasks: TaskTracker) -> Arc<Self> {
+        Arc::new_cyclic(|itself| Self {
+            itself: Weak::clone(itself),
+            io: OnceLock::new(),
+            outlets: Outlets::default(),
+            overflow: Overflow::new(limits.outgoing_packets.get(), QueueMemory::new(limits.overflow_bytes.get())),
+            by_public_id: RwLock::default(),
+            directory: Directory::default(),
+            upgrades: Upgrades::default(),
+            stalled: limits.stalled_reader_ms,
+            tasks,
+        })
     }
 
     /// Where the library's namespaces are to put their adapters.
@@ -98,6 +113,11 @@ impl Rooms {
     /// Forgets it.
     pub(crate) fn forget(&self, public_id: &str) {
         self.by_public_id.write().unwrap_or_else(PoisonError::into_inner).remove(public_id);
+    }
+
+    /// The memory of emits that wait for space in an outgoing buffer.
+    pub(crate) fn overflow(&self) -> &QueueMemory {
+        self.overflow.memory()
     }
 
     /// Connections that the host knows.
@@ -165,8 +185,11 @@ impl Rooms {
 
     /// Ends the connection, after whatever it was sent before.
     pub fn end(&self, connection: &Connection) {
-        if let Some(socket) = self.find(&connection.namespace, &connection.public_id) {
-            self.disconnect(socket);
+        let Some(socket) = self.find(&connection.namespace, &connection.public_id) else { return };
+        let Some(outlet) = self.outlets.of(socket.ns()) else { return };
+        let sid = socket.id;
+        if self.overflow.way(&outlet, sid) != Way::Free || Self::try_disconnect(socket).is_err() {
+            self.overflow.end(&outlet, sid, false, || self.attend(&outlet, sid));
         }
     }
 
@@ -207,6 +230,11 @@ impl Rooms {
         // Whoever is gone needs no answer, and so does the client of a namespace that is.
         let Some(socket) = to.socket.upgrade() else { return Ok(()) };
         let Some(outlet) = self.outlets.of(socket.ns()) else { return Ok(()) };
+        match self.overflow.way(&outlet, socket.id) {
+            Way::Free => {}
+            Way::Waits => return Err(Full),
+            Way::Ends => return Ok(()),
+        }
         let document = |rejection: &Rejection| rejection.document(event, &id.to_string());
         let sent = match (to.ack, answer) {
             (None, Ok(_)) => return Ok(()),
@@ -222,6 +250,9 @@ impl Rooms {
 
     /// Ends a connection that can't be told any more what it should be: its next bytes would hide that some are missing.
     pub(crate) fn cut(&self, socket: &SocketRef<Outlet>) {
+        if let Some(outlet) = self.outlets.of(socket.ns()) {
+            self.overflow.end(&outlet, socket.id, true, || self.attend(&outlet, socket.id));
+        }
         // Where the handshake was a WebSocket's own, that is the connection, whatever a later request has claimed.
         let handshake = socket.req_parts();
         let was_upgraded = !handshake.uri.query().unwrap_or_default().split('&').any(|pair| pair == "transport=websocket");
@@ -229,12 +260,16 @@ impl Rooms {
             true => self.upgrades.find(socket.id.as_str()),
             false => handshake.extensions.get::<Cut>().cloned(),
         };
-        match socket.transport_type() {
-            TransportType::Websocket => match cut() {
-                Some(cut) => cut.now(),
-                None => self.disconnect(socket.clone()),
-            },
-            TransportType::Polling => self.disconnect(socket.clone()),
+        if socket.transport_type() == TransportType::Websocket
+            && let Some(cut) = cut()
+        {
+            cut.now();
+        }
+    }
+
+    fn cut_receiver(&self, outlet: &Outlet, receiver: Sid) {
+        if let Some(socket) = self.socket(outlet, receiver) {
+            self.cut(&socket);
         }
     }
 
@@ -262,24 +297,22 @@ impl Rooms {
         self.deliver_to(&outlet, receivers, emit)
     }
 
-    /// Hands one event to connections; how many had a buffer that took it.
-    fn deliver_to(&self, outlet: &Outlet, receivers: impl IntoIterator<Item = Sid>, emit: &Emit) -> usize {
+    /// Hands one event to connections; how many there are to receive it.
+    fn deliver_to(&self, outlet: &Arc<Outlet>, receivers: impl IntoIterator<Item = Sid>, emit: &Emit) -> usize {
         // Serialized once for all of them.
         let Some(event) = argument::of_emit(outlet, emit) else { return 0 };
-        receivers.into_iter().filter(|receiver| self.deliver(outlet, *receiver, &emit.event, event.clone())).count()
+        receivers.into_iter().filter(|receiver| self.deliver(outlet, *receiver, &emit.event, &event)).count()
     }
 
-    fn deliver(&self, outlet: &Outlet, receiver: Sid, event: &str, serialized: Serialized) -> bool {
-        match outlet.event(receiver, serialized) {
-            Ok(()) => true,
-            Err(SocketError::InternalChannelFull) => {
-                tracing::warn!(event, "client cut: its buffer is full, and it would have missed an event");
-                if let Some(socket) = self.io.get().and_then(|(io, _)| io.of(outlet.namespace())?.get_socket(receiver)) {
-                    self.cut(&socket);
-                }
+    fn deliver(&self, outlet: &Arc<Outlet>, receiver: Sid, event: &str, serialized: &Serialized) -> bool {
+        match self.overflow.emit(outlet, receiver, serialized, || self.attend(outlet, receiver)) {
+            Handed::Taken => true,
+            Handed::NoMemory => {
+                tracing::warn!(event, "client cut: no memory is left for events that it does not read, and it would have missed one");
+                self.cut_receiver(outlet, receiver);
                 false
             }
-            Err(SocketError::Closed) => false,
+            Handed::Gone => false,
         }
     }
 
@@ -294,16 +327,45 @@ impl Rooms {
         self.io.get()?.0.of(namespace)?.get_socket(sid)
     }
 
-    /// Disconnects a socket, as soon as its buffer has room for saying so.
-    fn disconnect(&self, socket: SocketRef<Outlet>) {
-        if matches!(socket.clone().disconnect(), Err(SocketError::InternalChannelFull)) {
-            let until = Instant::now() + self.stalled;
-            // Where nobody reads, the heartbeat finds no room either and ends the connection.
-            self.tasks.spawn(async move {
-                while Instant::now() < until && matches!(socket.clone().disconnect(), Err(SocketError::InternalChannelFull)) {
-                    tokio::time::sleep(RETRY).await;
+    fn socket(&self, outlet: &Outlet, sid: Sid) -> Option<SocketRef<Outlet>> {
+        self.io.get()?.0.of(outlet.path().as_str())?.get_socket(sid)
+    }
+
+    /// Disconnects a socket, if its buffer has space for saying so.
+    fn try_disconnect(socket: SocketRef<Outlet>) -> Result<(), Full> {
+        match socket.disconnect() {
+            Err(SocketError::InternalChannelFull) => Err(Full),
+            Ok(()) | Err(SocketError::Closed) => Ok(()),
+        }
+    }
+
+    /// Sees in a task of its own to what waits for a client.
+    fn attend(&self, outlet: &Arc<Outlet>, client: Sid) {
+        self.tasks.spawn(attend(Weak::clone(&self.itself), Arc::clone(outlet), client, self.stalled));
+    }
+}
+
+/// Sends what waits for `client`, until nothing does or the connection has ended; a client that makes no space for `stalled` is cut.
+async fn attend(rooms: Weak<Rooms>, outlet: Arc<Outlet>, client: Sid, stalled: Duration) {
+    let mut until = Instant::now() + stalled;
+    loop {
+        tokio::time::sleep(RETRY).await;
+        let Some(rooms) = rooms.upgrade() else { return };
+        match rooms.overflow.drain(&outlet, client) {
+            Drained::All => return,
+            Drained::Some => until = Instant::now() + stalled,
+            Drained::None if Instant::now() < until => {}
+            Drained::None => {
+                tracing::warn!("client cut: it does not read its events");
+                rooms.cut_receiver(&outlet, client);
+            }
+            // If the client does not read, the heartbeat finds no space either and ends the session.
+            Drained::Ends => {
+                if rooms.socket(&outlet, client).is_none_or(|socket| Rooms::try_disconnect(socket).is_ok()) {
+                    rooms.overflow.forget(&outlet, client);
+                    return;
                 }
-            });
+            }
         }
     }
 }

@@ -3,7 +3,6 @@
 //! The library calls [`Intake`] in its reader task, in the order in which events arrive; all that happens there is to put the raw payload
 //! into the mailbox. Events are handled one at a time after that, each is answered, and `$disconnect` comes when all have been.
 
-mod memory;
 mod packet;
 
 use std::collections::{HashMap, VecDeque};
@@ -24,14 +23,11 @@ use crate::config::{EVENT_BYTES, Limits};
 use crate::dispatcher::Dispatcher;
 use crate::event::{Connection, Event, EventId, Identity};
 use crate::log;
+use crate::memory::{ANSWER_BYTES, QueueMemory};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
 use crate::rooms::{Outlet, ReplyTo, Rooms};
 use crate::transport::{Peer, SessionSlot};
-
-use memory::ANSWER_BYTES;
-
-pub(crate) use memory::MailboxMemory;
 
 /// Takes connections and their events.
 pub(crate) struct Sockets {
@@ -40,7 +36,7 @@ pub(crate) struct Sockets {
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
-    memory: MailboxMemory,
+    memory: QueueMemory,
     /// Every connection, by its public id: who is to be told when the host stops.
     clients: Mutex<HashMap<String, Weak<Client>>>,
     /// Set when the host stops: what comes then is not handled any more.
@@ -57,12 +53,12 @@ impl Sockets {
         tasks: TaskTracker,
     ) -> Arc<Self> {
         let (clients, is_stopping) = (Mutex::default(), AtomicBool::new(false));
-        let memory = MailboxMemory::new(limits.mailboxes_bytes.get());
+        let memory = QueueMemory::new(limits.mailboxes_bytes.get());
         Arc::new(Self { dispatcher, rooms, limits, metrics, tasks, memory, clients, is_stopping })
     }
 
     /// The memory of all mailboxes.
-    pub(crate) fn memory(&self) -> &MailboxMemory {
+    pub(crate) fn memory(&self) -> &QueueMemory {
         &self.memory
     }
 
@@ -421,13 +417,13 @@ fn wake(mut mailbox: MutexGuard<'_, Mailbox>) {
 }
 
 impl Mailbox {
-    /// Bytes of [`MailboxMemory`] that it has.
+    /// Bytes of [`QueueMemory`] that it has.
     fn memory(&self) -> usize {
         self.bytes + (self.events.len() + self.handling) * EVENT_BYTES + self.overdue.len() * ANSWER_BYTES
     }
 }
 
-/// Bytes of [`MailboxMemory`] that an event with a payload of `size` bytes takes.
+/// Bytes of [`QueueMemory`] that an event with a payload of `size` bytes takes.
 const fn charge(size: usize) -> usize {
     size.saturating_add(EVENT_BYTES)
 }
@@ -493,7 +489,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_never_came_to_be_leaves_nothing_though_an_event_waits() {
         let (tasks, limits, metrics) = (TaskTracker::new(), Arc::new(Limits::default()), Arc::new(Metrics::default()));
-        let rooms = Arc::new(Rooms::new(Duration::from_secs(1), tasks.clone()));
+        let rooms = Rooms::new(&limits, tasks.clone());
         let dispatcher = Dispatcher::new(Arc::new(Registry::default()), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics));
         let sockets = Sockets::new(Arc::new(dispatcher), Arc::clone(&rooms), limits, metrics, tasks);
         let (service, io) = SocketIo::builder().with_adapter::<Outlet>(rooms.outlets()).build_svc();

@@ -130,8 +130,8 @@ async fn a_full_mailbox_answers_busy_and_loses_nothing() {
     let client = host.client().await;
     let mut answers = Vec::new();
     let sleeping = client.ask_later(r#"["sleep",300]"#).await;
-    // Fewer than the packets that may wait for a client: what `sleep` emits would find no room on a busy machine, and the host cuts such a client.
-    for number in 0..4_000 {
+    // More than the packets that may wait for a client.
+    for number in 0..5_000 {
         answers.push(client.ask_later(&format!(r#"["echo",{number}]"#)).await);
     }
     let (mut replies, mut busy) = (0, 0);

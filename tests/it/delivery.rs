@@ -1,7 +1,10 @@
 //! Who receives what: each receiver once, and nobody else.
 
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
 use serde_json::json;
-use sockhop_tests::{TestHost, guest};
+use sockhop_tests::{TestHost, eventually, guest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_in_several_rooms_receives_an_event_once() {
@@ -60,4 +63,73 @@ async fn namespaces_do_not_hear_each_other() {
 async fn start_is_told_once_before_the_first_client_and_without_a_caller() {
     let host = TestHost::start(&[guest("lab")]).await;
     assert_eq!(host.client().await.ask("has_started", json!(null)).await, json!(true));
+}
+
+const BURST: u64 = 200;
+
+/// A host in which few packets wait in the buffer of a client.
+async fn host_with_small_buffers(stalled: Duration, overflow_bytes: usize) -> TestHost {
+    TestHost::with(&[guest("lab")], |config| {
+        config.limits.outgoing_packets = NonZeroUsize::new(16).expect("not zero");
+        config.limits.overflow_bytes = NonZeroUsize::new(overflow_bytes).expect("not zero");
+        config.limits.stalled_reader_ms = stalled;
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_for_which_more_waits_than_its_buffer_holds_misses_nothing() {
+    let host = host_with_small_buffers(sockhop_tests::PATIENCE, 4 << 20).await;
+    let mut client = host.client().await;
+    // The library closes a session whose buffer has no space for a ping.
+    client.pinged().await;
+    let bursts: Vec<_> = (0..BURST).map(|number| ("noise".to_owned(), json!(number))).collect();
+    for _ in 0..5 {
+        assert_eq!(client.ask("burst", json!(BURST)).await, json!(null));
+        assert_eq!(client.pending(), bursts, "in their order, and before the ack");
+    }
+    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    // The end of a connection comes after what waits for it.
+    client.emit("burst", json!(BURST)).await;
+    client.ask("goodbye", json!(null)).await;
+    for number in 0..BURST {
+        assert_eq!(client.expect("noise").await, json!(number));
+    }
+    assert_eq!(client.expect("noise").await, json!(null));
+    client.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_its_events_is_cut_and_leaves_no_memory_behind() {
+    let host = host_with_small_buffers(Duration::from_secs(1), 4 << 20).await;
+    let honest = host.client().await;
+    // Long-polling: what nobody asks for stays in the buffer.
+    let session = host.polling_session().await;
+    session.send(&format!("42[\"burst\",{BURST}]")).await;
+    let waiting = eventually("emits that wait", async || Some(host.figure("sockhop_overflow_bytes").await).filter(|waiting| *waiting > 0));
+    assert!(waiting.await < 4 << 20);
+    assert_eq!(honest.ask("echo", json!(1)).await, json!(1));
+    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    // What is in its buffer, and then the end.
+    eventually("the end of the session", async || session.poll().await.filter(|packets| packets.ends_with("41")).map(|_| ())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_for_whose_events_no_memory_is_left_is_cut_at_once() {
+    const MEMORY: usize = 256 << 10;
+    let host = host_with_small_buffers(sockhop_tests::PATIENCE, MEMORY).await;
+    let honest = host.client().await;
+    assert_eq!(host.figure("sockhop_overflow_limit_bytes").await, MEMORY as u64);
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        let session = host.polling_session().await;
+        session.send(&format!("42[\"burst\",{BURST}]")).await;
+        sessions.push(session);
+        assert!(host.figure("sockhop_overflow_bytes").await <= MEMORY as u64);
+        assert_eq!(honest.ask("echo", json!(1)).await, json!(1), "nobody else notices");
+    }
+    for session in sessions {
+        eventually("the end of the session", async || session.poll().await.filter(|packets| packets.ends_with("41")).map(|_| ())).await;
+    }
+    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
 }

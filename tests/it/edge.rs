@@ -81,14 +81,6 @@ fn soon(config: &mut Config) {
     config.limits.keep_alive_ms = soon;
 }
 
-async fn figure(host: &TestHost, name: &str) -> u64 {
-    let (status, text) = host.http("/metrics", None).await;
-    assert_eq!(status, 200, "{text}");
-    let text = text.as_str().expect("text");
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_else(|| panic!("no {name} in {text}"));
-    line.parse().expect("a number")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
     let host = TestHost::with(&[], soon).await;
@@ -214,9 +206,9 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
         assert_eq!(status, 503, "{path}: {body}");
         is_problem(&head, &body, 503, "busy");
     }
-    assert_eq!(figure(&host, "sockhop_tcp_connections").await, 2);
-    assert_eq!(figure(&host, "sockhop_connections_limit").await, 2);
-    assert_eq!(figure(&host, "sockhop_connections_refused_total").await, 3);
+    assert_eq!(host.figure("sockhop_tcp_connections").await, 2);
+    assert_eq!(host.figure("sockhop_connections_limit").await, 2);
+    assert_eq!(host.figure("sockhop_connections_refused_total").await, 3);
     // Answers of the layers for CORS and origins free a reserved slot as well.
     let local = "host: x\r\norigin: http://localhost:1\r\naccess-control-request-method: GET\r\n\r\n";
     let preflight = format!("OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n{local}");
@@ -301,12 +293,12 @@ async fn a_session_that_is_closing_keeps_its_slot_until_its_events_are_handled()
     }
     drop(clients);
     // The connection that asks is one itself.
-    eventually("two TCP connections that are closed", async || (figure(&host, "sockhop_tcp_connections").await <= 1).then_some(())).await;
-    assert_eq!(figure(&host, "sockhop_sessions").await, 2);
+    eventually("two TCP connections that are closed", async || (host.figure("sockhop_tcp_connections").await <= 1).then_some(())).await;
+    assert_eq!(host.figure("sockhop_sessions").await, 2);
     let (status, head, body) = ask(&host, "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert_eq!(status, 503, "{body}");
     is_problem(&head, &body, 503, "busy");
-    eventually("two slots that are free", async || (figure(&host, "sockhop_sessions").await == 0).then_some(())).await;
+    eventually("two slots that are free", async || (host.figure("sockhop_sessions").await == 0).then_some(())).await;
     host.client().await.ask("echo", json!(null)).await;
 }
 
@@ -327,10 +319,10 @@ async fn all_mailboxes_together_have_no_more_than_their_memory() {
         for _ in 0..150 {
             client.emit("echo", json!(text)).await;
         }
-        most = most.max(figure(&host, "sockhop_mailbox_bytes").await);
+        most = most.max(host.figure("sockhop_mailbox_bytes").await);
         assert_eq!(honest.ask("echo", json!("hello")).await, json!("hello"), "a client that waits for its answers has space");
     }
-    assert_eq!(figure(&host, "sockhop_mailbox_limit_bytes").await, LIMIT as u64);
+    assert_eq!(host.figure("sockhop_mailbox_limit_bytes").await, LIMIT as u64);
     assert!(most > 0 && most <= LIMIT as u64, "{most}");
     let busy = eventually("events that were answered", async || {
         let errors: usize = greedy.iter_mut().map(busy).sum();
@@ -338,7 +330,7 @@ async fn all_mailboxes_together_have_no_more_than_their_memory() {
     });
     assert!(busy.await > 0);
     drop(greedy);
-    eventually("mailboxes that are empty", async || (figure(&host, "sockhop_mailbox_bytes").await == 0).then_some(())).await;
+    eventually("mailboxes that are empty", async || (host.figure("sockhop_mailbox_bytes").await == 0).then_some(())).await;
 }
 
 /// Events that were answered `busy` for want of the host's memory.

@@ -57,7 +57,7 @@ fn each_heavy_dependency_is_known_to_one_part() {
 fn no_part_uses_one_that_stands_behind_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
     let layers: [&[&str]; 8] = [
-        &["breaker", "config", "effect", "event", "rejection", "rule", "transport"],
+        &["breaker", "config", "effect", "event", "memory", "rejection", "rule", "transport"],
         &["log", "metrics", "schema", "store", "plugin", "rooms"],
         &["registry"],
         &["dispatcher"],

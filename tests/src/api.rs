@@ -5,7 +5,7 @@ use serde_json::Value;
 /// Asks the host at `url`, with a key or without: status and document. Waits for the answer.
 pub fn ask(url: &str, path: &str, body: Option<Value>, key: Option<&str>) -> (u16, Value) {
     let url = format!("{url}{path}");
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+    let agent = agent();
     let key = key.map(|key| format!("Bearer {key}")).unwrap_or_default();
     let mut answer = match body {
         Some(body) => agent.post(&url).header("Authorization", key).send_json(body),
@@ -14,6 +14,20 @@ pub fn ask(url: &str, path: &str, body: Option<Value>, key: Option<&str>) -> (u1
     .expect("an answer over HTTP");
     let text = answer.body_mut().read_to_string().expect("a body");
     (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// Asks for `url`, or sends a text to it: status and body.
+pub(crate) fn ask_text(url: &str, text: Option<String>) -> (u16, String) {
+    let answer = match text {
+        Some(text) => agent().post(url).send(text),
+        None => agent().get(url).call(),
+    };
+    let mut answer = answer.expect("an answer over HTTP");
+    (answer.status().as_u16(), answer.body_mut().read_to_string().expect("a body"))
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into()
 }
 
 /// The row of the plugin `name` among all rows; null if there is none.

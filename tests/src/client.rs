@@ -10,7 +10,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -34,6 +34,7 @@ pub struct TestClient {
     acked: Arc<Mutex<Vec<u64>>>,
     next_ack: AtomicU64,
     events: mpsc::Receiver<(String, Value)>,
+    pinged: Arc<Notify>,
     reader: tokio::task::JoinHandle<()>,
 }
 
@@ -65,11 +66,13 @@ impl TestClient {
         let request = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");
         let (mut writer, mut reader) = socket.split();
+        let pinged = Arc::<Notify>::default();
         assert!(text(&mut reader).await.expect("an open packet").starts_with('0'));
         writer.send(Message::text(format!("40{namespace}"))).await.expect("a socket to write to");
         let mut packet = text(&mut reader).await.expect("a connect packet");
         // The host's first ping may come before.
         while packet == "2" {
+            pinged.notify_one();
             writer.send(Message::text("3")).await.expect("a socket to write to");
             packet = text(&mut reader).await.expect("a connect packet");
         }
@@ -80,8 +83,16 @@ impl TestClient {
         let acks = Acks::default();
         let (events, receiver) = mpsc::channel(EVENTS);
         let acked = Arc::<Mutex<Vec<u64>>>::default();
-        let reader = tokio::spawn(read(reader, Arc::clone(&writer), Arc::clone(&acks), Arc::clone(&acked), events, namespace.clone()));
-        Self { sid, namespace, writer, acks, acked, next_ack: AtomicU64::new(0), events: receiver, reader }
+        let reader = tokio::spawn(read(
+            reader,
+            Arc::clone(&writer),
+            Arc::clone(&acks),
+            Arc::clone(&acked),
+            events,
+            namespace.clone(),
+            Arc::clone(&pinged),
+        ));
+        Self { sid, namespace, writer, acks, acked, next_ack: AtomicU64::new(0), events: receiver, pinged, reader }
     }
 
     /// Sends an Engine.IO packet as it is.
@@ -138,6 +149,11 @@ impl TestClient {
         self.acked.lock().expect("no panic under the lock").is_sorted()
     }
 
+    /// Waits for a ping of the host. The first comes at once, whatever waits in the client's buffer.
+    pub async fn pinged(&self) {
+        tokio::time::timeout(PATIENCE, self.pinged.notified()).await.expect("a ping");
+    }
+
     /// Whether the host has closed the connection.
     pub fn is_closed(&self) -> bool {
         self.reader.is_finished()
@@ -176,10 +192,12 @@ async fn read(
     acked: Arc<Mutex<Vec<u64>>>,
     events: mpsc::Sender<(String, Value)>,
     namespace: String,
+    pinged: Arc<Notify>,
 ) {
     let (ack_prefix, event_prefix) = (format!("43{namespace}"), format!("42{namespace}"));
     while let Some(packet) = text(&mut reader).await {
         if packet == "2" {
+            pinged.notify_one();
             let _ = writer.lock().await.send(Message::text("3")).await;
         } else if let Some(ack) = packet.strip_prefix(&ack_prefix) {
             let (id, arguments) = ack.split_at(ack.find('[').expect("arguments"));

@@ -14,8 +14,6 @@ use sockhop::rooms::Rooms;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
-use crate::PATIENCE;
-
 /// A dispatcher of some plugins, with a client that nobody serves: what is emitted to it goes nowhere.
 pub struct TestDispatcher {
     dispatcher: Dispatcher,
@@ -48,7 +46,7 @@ impl TestDispatcher {
             served.push(version);
         }
         registry.publish(routes);
-        let rooms = Arc::new(Rooms::new(PATIENCE, TaskTracker::new()));
+        let rooms = Rooms::new(&config.limits, TaskTracker::new());
         let dispatcher = Dispatcher::new(registry, rooms, Arc::new(config.limits.clone()), metrics);
         let (sid, public_id) = ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned());
         let address = Some([127, 0, 0, 1].into());

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{TestClient, api, directory_of};
+use crate::{PollingSession, TestClient, api, directory_of};
 
 /// A host that ends with the test.
 pub struct TestHost {
@@ -133,6 +133,21 @@ impl TestHost {
     /// A client that is connected to one namespace.
     pub async fn client_of(&self, namespace: &str) -> TestClient {
         TestClient::connect_to(&self.url, namespace).await
+    }
+
+    /// A client over long-polling that is connected.
+    pub async fn polling_session(&self) -> PollingSession {
+        PollingSession::connect(&self.url).await
+    }
+
+    /// The value of a metric without labels.
+    pub async fn figure(&self, name: &str) -> u64 {
+        let (status, text) = self.http("/metrics", None).await;
+        assert_eq!(status, 200, "{text}");
+        let text = text.as_str().expect("text");
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_else(|| panic!("no {name} in {text}"));
+        line.parse().expect("a number")
     }
 
     /// Asks over HTTP with the host's own key: status and document.

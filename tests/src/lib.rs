@@ -18,6 +18,7 @@ mod dispatch;
 mod files;
 mod handmade;
 mod host;
+mod polling;
 mod process;
 
 pub use api::{ask, row_of};
@@ -26,6 +27,7 @@ pub use dispatch::TestDispatcher;
 pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
 pub use handmade::{asynchronous, do_nothing, handmade, table_filler};
 pub use host::TestHost;
+pub use polling::PollingSession;
 #[cfg(target_os = "linux")]
 pub use process::bound_by_permissions;
 pub use process::{HostProcess, serve};

@@ -135,6 +135,8 @@ pub struct Limits {
     pub stalled_reader_ms: Duration,
     /// Packets that wait for a client to read them; one that would miss an emit is cut.
     pub outgoing_packets: NonZeroUsize,
+    /// Memory of the emits beyond, of all clients together, which wait as long; a client for which there is none is cut.
+    pub overflow_bytes: NonZeroUsize,
     /// How long events that run on a version that was replaced may go on.
     #[serde(deserialize_with = "milliseconds")]
     pub drain_ms: Duration,
@@ -228,6 +230,7 @@ impl Default for Limits {
             connect_ms: Duration::from_secs(10),
             stalled_reader_ms: Duration::from_secs(20),
             outgoing_packets: nonzero!(NonZeroUsize, 4096),
+            overflow_bytes: nonzero!(NonZeroUsize, 64 * MIB),
             drain_ms: Duration::from_secs(10),
             host_events: nonzero!(NonZeroUsize, 50_000),
             compile_ms: Duration::from_secs(30),

@@ -9,10 +9,10 @@ use serde::Serialize;
 use socketioxide::SocketError;
 use socketioxide::adapter::Emitter;
 use socketioxide::socket::Sid;
-use socketioxide_core::Value as Serialized;
 use socketioxide_core::adapter::{BroadcastFlags, BroadcastOptions, CoreAdapter, CoreLocalAdapter, DefinedAdapter, SocketEmitter};
 use socketioxide_core::packet::{Packet, PacketData};
 use socketioxide_core::parser::{Parse, ParserError};
+use socketioxide_core::{Str, Value as Serialized};
 
 /// Where the packets of one namespace leave.
 pub(crate) struct Outlet {
@@ -45,7 +45,7 @@ impl Outlet {
     }
 
     /// The namespace.
-    pub(super) fn namespace(&self) -> &str {
+    pub(super) fn path(&self) -> &Str {
         self.local.path()
     }
 

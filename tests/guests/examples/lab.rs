@@ -98,6 +98,11 @@ fn bad_reply(ctx: &Context, _: ()) -> Result<Number> {
     Ok(Number { number: 1 })
 }
 
+/// Emits so many numbers to the caller.
+fn burst(ctx: &Context, events: u64) -> Result {
+    (0..events).try_for_each(|number| ctx.emit(Target::Sender, &NOISE, &number.into()))
+}
+
 fn flood(ctx: &Context, _: ()) -> Result {
     loop {
         ctx.emit(Target::Sender, &NOISE, &Value::Null)?;
@@ -318,6 +323,7 @@ fn plugin() -> Plugin {
         .on("sleep", sleep)
         .on("grow", grow)
         .on("bad_reply", bad_reply)
+        .on("burst", burst)
         .on("flood", flood)
         .on("deep", deep)
         .on("undeclared", undeclared)

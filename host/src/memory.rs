@@ -1,26 +1,26 @@
-//! The memory of all mailboxes together: bounded, and shared so that a few clients can't take all of it.
+//! The memory of queues: all queues of one kind together are bounded, and share it so that those of a few clients can't take all of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::MAILBOX_SHARE;
 
 /// Memory of an answer that waits for space in the outgoing buffer.
-pub(super) const ANSWER_BYTES: usize = 256;
+pub(crate) const ANSWER_BYTES: usize = 256;
 
-/// Bytes that wait in all mailboxes together.
-pub(crate) struct MailboxMemory {
+/// Bytes that wait in all queues of one kind.
+pub struct QueueMemory {
     used: AtomicUsize,
     limit: usize,
 }
 
-impl MailboxMemory {
+impl QueueMemory {
     /// Memory of at most `limit` bytes.
-    pub(crate) fn new(limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         Self { used: AtomicUsize::new(0), limit }
     }
 
-    /// Takes `bytes` for a mailbox that holds `held` bytes already; returns `false` if that is too much now.
-    pub(super) fn take(&self, bytes: usize, held: usize) -> bool {
+    /// Takes `bytes` for a queue that holds `held` bytes already; returns `false` if that is too much now.
+    pub(crate) fn take(&self, bytes: usize, held: usize) -> bool {
         let free = self.limit.saturating_sub(self.used.load(Ordering::Relaxed));
         if held.saturating_add(bytes) > free / MAILBOX_SHARE {
             return false;
@@ -35,7 +35,7 @@ impl MailboxMemory {
     }
 
     /// Gives back what was taken.
-    pub(super) fn give_back(&self, bytes: usize) {
+    pub(crate) fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn however_many_mailboxes_are_full_the_limit_holds_and_another_has_space() {
-        let memory = MailboxMemory::new(64 << 20);
+        let memory = QueueMemory::new(64 << 20);
         for _ in 0..10_000 {
             let mut held = 0;
             while memory.take(7 << 10, held) {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn readers_that_take_at_once_do_not_pass_the_limit() {
-        let memory = MailboxMemory::new(1 << 20);
+        let memory = QueueMemory::new(1 << 20);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| while memory.take(1 << 10, 0) {});

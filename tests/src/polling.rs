@@ -1,0 +1,43 @@
+//! A client that uses long-polling and asks for packets only when a test says so: meanwhile they wait in the host.
+
+use crate::api;
+
+/// A session that is connected to the main namespace.
+pub struct PollingSession {
+    url: String,
+}
+
+impl PollingSession {
+    /// Connects to the host at `url`.
+    pub async fn connect(url: &str) -> Self {
+        let url = format!("{url}/socket.io/?EIO=4&transport=polling");
+        let open = request(&url, None).await.expect("an open packet");
+        let sid = open.split('"').nth(3).expect("a session's id");
+        let session = Self { url: format!("{url}&sid={sid}") };
+        session.send("40").await;
+        // The first ping comes at once, before the connect packet or after it.
+        let mut packets = String::new();
+        while !(packets.contains("40{") && packets.split('\u{1e}').any(|packet| packet == "2")) {
+            packets += &session.poll().await.expect("a connect packet and a ping");
+            packets.push('\u{1e}');
+        }
+        session.send("3").await;
+        session
+    }
+
+    /// Sends an Engine.IO packet.
+    pub async fn send(&self, packet: &str) {
+        assert_eq!(request(&self.url, Some(packet)).await.as_deref(), Some("ok"));
+    }
+
+    /// The packets that wait, or the next one; `None` if the session has ended.
+    pub async fn poll(&self) -> Option<String> {
+        request(&self.url, None).await
+    }
+}
+
+async fn request(url: &str, packet: Option<&str>) -> Option<String> {
+    let (url, packet) = (url.to_owned(), packet.map(str::to_owned));
+    let (status, body) = tokio::task::spawn_blocking(move || api::ask_text(&url, packet)).await.expect("an answer over HTTP");
+    (status == 200).then_some(body)
+}
