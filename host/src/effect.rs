@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use crate::event::{Connection, Json};
 use crate::rejection::Refusal;
@@ -86,7 +87,8 @@ pub enum LogLevel {
 ///
 /// [`Any`], so that whoever handed it to an instance gets its own type back afterwards.
 ///
-/// Called from within the guest's call, on whichever worker polls it; no call may wait for anything but a read of local state.
+/// Called from within the guest's call, on whichever worker polls it; no call but [`HostCalls::next_id`] may wait for anything but a read of local
+/// state.
 pub trait HostCalls: Any + Send {
     /// Sends an event.
     ///
@@ -129,26 +131,26 @@ pub trait HostCalls: Any + Send {
     /// A stored value.
     ///
     /// # Errors
-    /// `limit`, `misuse`.
+    /// `limit`, `misuse`, `unavailable`.
     fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Refusal>;
     /// Stores a value.
     ///
     /// # Errors
-    /// `limit`, `misuse`.
+    /// `limit`, `misuse`, `unavailable`.
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Refusal>;
     /// Removes a value.
     ///
     /// # Errors
-    /// `limit`, `misuse`.
+    /// `limit`, `misuse`, `unavailable`.
     fn delete(&mut self, key: &str) -> Result<(), Refusal>;
     /// Entries by prefix.
     ///
     /// # Errors
-    /// `limit`, `misuse`.
+    /// `limit`, `misuse`, `unavailable`.
     fn scan(&mut self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<(String, Vec<u8>)>, Refusal>;
-    /// The next number of a sequence.
+    /// The next number of a sequence. It may have to wait for the disk, and then no thread waits with it.
     ///
     /// # Errors
-    /// `limit`, `misuse`.
-    fn next_id(&mut self, sequence: &str) -> Result<u64, Refusal>;
+    /// `limit`, `misuse`, `unavailable`.
+    fn next_id(&mut self, sequence: String) -> BoxFuture<'_, Result<u64, Refusal>>;
 }

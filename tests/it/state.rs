@@ -107,6 +107,24 @@ async fn state_that_cannot_be_read_is_the_hosts_failure_and_shown_to_operators()
     assert_eq!(host.row("lab").await["last_error"], Value::Null);
 }
 
+/// All in one thread: what blocks it, blocks everything.
+#[tokio::test]
+async fn a_handler_that_waits_for_the_next_number_keeps_nobody_waiting() {
+    let host = TestHost::start(&[guest("lab")]).await;
+    let (client, other) = (host.client().await, host.client().await);
+    assert_eq!(client.ask("increment", json!(null)).await, json!(1));
+    // An operator's tool, for less than the host waits.
+    let tool = rusqlite::Connection::open(host.data().join("state/lab.sqlite")).expect("a file of SQLite's");
+    tool.execute_batch("BEGIN IMMEDIATE").expect("a lock");
+    let mut waiting = client.ask_later(r#"["began",null]"#).await;
+    for number in 0..100 {
+        assert_eq!(other.ask("echo", json!(number)).await, json!(number));
+    }
+    assert!(waiting.try_recv().is_err(), "it waits for the tool");
+    tool.execute_batch("COMMIT").expect("no lock");
+    assert_eq!(waiting.await, Ok(json!(0)));
+}
+
 /// What `sockhop` prints to this command, as JSON, and whether it succeeded.
 fn command(arguments: &[&str], data: &Path, url: &str) -> (bool, Value, String) {
     let mut command = std::process::Command::new(binary());

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
@@ -220,14 +220,6 @@ fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool)
     }
 }
 
-/// Does what may wait for milliseconds: a thread of a runtime with several hands its other tasks to another meanwhile.
-fn may_block<T>(wait: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
-        _ => wait(),
-    }
-}
-
 /// Whether the placeholders of `data` name each of `attachments` exactly once, and nothing else.
 pub(super) fn names_each(data: &Value, attachments: usize) -> bool {
     fn collect(value: &Value, found: &mut Vec<u64>) {
@@ -381,9 +373,14 @@ impl HostCalls for Run {
         self.view().scan(prefix, cursor, backwards, limit).map_err(|error| self.refuse(error))
     }
 
-    fn next_id(&mut self, sequence: &str) -> Result<u64, Refusal> {
-        let store = &self.served.state.store;
-        let next = if store.may_wait() { may_block(|| store.next_id(sequence)) } else { store.next_id(sequence) };
-        next.map_err(|error| self.refuse(error))
+    fn next_id(&mut self, sequence: String) -> BoxFuture<'_, Result<u64, Refusal>> {
+        Box::pin(async move {
+            let store = Arc::clone(&self.served.state.store);
+            let next = match store.next_id_at_once(&sequence) {
+                Some(next) => next,
+                None => tokio::task::spawn_blocking(move || store.next_id(&sequence)).await.unwrap_or(Err(ViewError::Contended)),
+            };
+            next.map_err(|error| self.refuse(error))
+        })
     }
 }

@@ -14,6 +14,7 @@ wasmtime::component::bindgen!({
     path: "../wit/v0.1",
     world: "plugin",
     exports: { default: async },
+    imports: { "sockhop:plugin/state.next-id": async },
     // An event's texts are lowered from where they are.
     ownership: Borrowing { duplicate_if_necessary: true },
 });

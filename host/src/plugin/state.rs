@@ -295,8 +295,8 @@ impl state::Host for InstanceState {
         Ok(entries.into_iter().map(|(key, value)| state::Entry { key, value }).collect())
     }
 
-    fn next_id(&mut self, sequence: String) -> Answer<u64> {
-        Ok(self.handling()?.next_id(&sequence)?)
+    async fn next_id(&mut self, sequence: String) -> Answer<u64> {
+        Ok(self.handling()?.next_id(sequence).await?)
     }
 }
 

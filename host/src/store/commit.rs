@@ -1,12 +1,11 @@
 //! Writing: changes that are stored all or not at all, unless what they were made from has changed.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::view::{Scanned, Tracked};
-use super::{BUSY_TIMEOUT, Changes, CommitError, FailureKind, Meta, Store, entry_bytes, integer, meta, natural, stored_bytes};
+use super::{Changes, CommitError, FailureKind, Meta, Store, entry_bytes, integer, meta, natural, stored_bytes};
 
 /// What a commit may write and still take microseconds: a handful of records. A key is some pages of the log.
 const SMALL_KEYS: usize = 16;
@@ -96,16 +95,8 @@ impl Store {
         if group.len() > 1 && group.iter().map(|changes| changes.tracked.entries()).sum::<usize>() > SMALL_READS {
             return None;
         }
-        if self.wal.is_full() || !self.is_awake.load(Ordering::Relaxed) {
-            return None;
-        }
-        let mut writer = self.writer.try_lock().ok()?;
-        let writer = writer.as_mut()?;
-        writer.busy_timeout(Duration::ZERO).ok()?;
-        let committed = self.commit_by(writer, group);
-        let _ = writer.busy_timeout(BUSY_TIMEOUT);
         // Whatever went wrong is tried again by one who may wait, and told then.
-        committed.ok()
+        self.with_writer_at_once(|writer| self.commit_by(writer, group))?.ok()
     }
 
     /// Nothing of any is stored where SQLite fails.

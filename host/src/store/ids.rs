@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::wal::Held;
 use super::{CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural};
@@ -31,6 +31,19 @@ struct Block {
 }
 
 impl Ids {
+    /// The next of the numbers of `sequence` that are taken already.
+    fn next(&mut self, sequence: &str) -> Option<u64> {
+        let block = self.0.get_mut(sequence).filter(|block| block.next < block.end)?;
+        block.next += 1;
+        Some(block.next - 1)
+    }
+
+    /// The first number of a block that was taken for `sequence`.
+    fn begin(&mut self, sequence: &str, Block { next, end }: Block) -> u64 {
+        self.0.insert(sequence.to_owned(), Block { next: next + 1, end });
+        next
+    }
+
     /// Gives back to the file what was not given out.
     pub(super) fn give_back(&mut self, writer: &mut Held<'_>) -> Result<(), StoreError> {
         if self.0.is_empty() {
@@ -48,25 +61,15 @@ impl Ids {
 }
 
 impl Store {
-    /// The next number of `sequence`: from 1, growing, below 2^53. It is taken at once, whatever becomes of who asked.
+    /// The next number of `sequence`: from 1, growing, below 2^53. It is taken at once, whatever becomes of who asked. Waits for others who
+    /// write, for a log that is full, and for the disk.
     ///
     /// # Errors
     /// [`ViewError::Misuse`] for a name that is empty, [`ViewError::Limit`] for one that is too long, a sequence too many, or one at its end.
-    ///
-    /// Takes microseconds, unless [`Store::may_wait`].
     pub fn next_id(&self, sequence: &str) -> Result<u64, ViewError> {
-        if sequence.is_empty() {
-            return Err(ViewError::Misuse("a sequence needs a name".to_owned()));
-        }
-        if sequence.len() > MAX_SEQUENCE_NAME {
-            return Err(ViewError::Limit(format!("a sequence's name may have {MAX_SEQUENCE_NAME} bytes")));
-        }
+        check_name(sequence)?;
         let mut ids = lock(&self.ids);
-        if let Some(block) = ids.0.get_mut(sequence)
-            && block.next < block.end
-        {
-            let id = block.next;
-            block.next += 1;
+        if let Some(id) = ids.next(sequence) {
             return Ok(id);
         }
         let reserved = self.reserve(sequence);
@@ -75,19 +78,37 @@ impl Store {
             Err(error @ ViewError::Contended) => self.health.failed(FailureKind::Contended, error.to_string()),
             _ => {}
         }
-        let Block { next, end } = reserved?;
-        ids.0.insert(sequence.to_owned(), Block { next: next + 1, end });
-        Ok(next)
+        Ok(ids.begin(sequence, reserved?))
+    }
+
+    /// The same where it takes microseconds; nothing where it may take longer.
+    pub fn next_id_at_once(&self, sequence: &str) -> Option<Result<u64, ViewError>> {
+        if let Err(error) = check_name(sequence) {
+            return Some(Err(error));
+        }
+        let mut ids = self.ids.try_lock().ok()?;
+        if let Some(id) = ids.next(sequence) {
+            return Some(Ok(id));
+        }
+        match self.with_writer_at_once(|writer| self.reserve_by(writer, sequence))? {
+            // It is tried again by one who may wait, and told then.
+            Err(ViewError::Store(_)) => None,
+            reserved => Some(reserved.map(|block| ids.begin(sequence, block))),
+        }
     }
 
     /// Takes the next numbers of `sequence` from the file, for good, before the first of them is given out.
     fn reserve(&self, sequence: &str) -> Result<Block, ViewError> {
-        let mut writer = if self.may_wait() { self.hold_writer() } else { self.take_writer() };
+        let mut writer = self.hold_writer();
         let writer = writer.connection()?;
         self.make_room(writer).map_err(|error| match error {
             CommitError::Store(error) => ViewError::Store(error),
             _ => ViewError::Contended,
         })?;
+        self.reserve_by(writer, sequence)
+    }
+
+    fn reserve_by(&self, writer: &mut Connection, sequence: &str) -> Result<Block, ViewError> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut select = transaction.prepare_cached("SELECT next FROM sequences WHERE name = ?1")?;
         let known = select.query_row([sequence], |row| row.get(0)).optional()?;
@@ -112,4 +133,14 @@ impl Store {
         self.health.stored();
         Ok(Block { next, end })
     }
+}
+
+fn check_name(sequence: &str) -> Result<(), ViewError> {
+    if sequence.is_empty() {
+        return Err(ViewError::Misuse("a sequence needs a name".to_owned()));
+    }
+    if sequence.len() > MAX_SEQUENCE_NAME {
+        return Err(ViewError::Limit(format!("a sequence's name may have {MAX_SEQUENCE_NAME} bytes")));
+    }
+    Ok(())
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::opening::checkpoint;
-use super::{CommitError, FailureKind, Store, StoreError, lock, meta};
+use super::{BUSY_TIMEOUT, CommitError, FailureKind, Store, StoreError, lock, meta};
 
 /// Bytes of a frame's header, which stands before each page.
 const FRAME_HEADER: u64 = 24;
@@ -46,8 +46,6 @@ pub(super) struct Wal {
     /// Frames at which the next checkpoint is due.
     due: AtomicU32,
     is_running: AtomicBool,
-    /// Those who hold the writer, or wait for it, for more than microseconds.
-    holders: AtomicU32,
     /// Commits since the last look whether the store is idle; see [`Store::tend`].
     commits: Arc<AtomicU64>,
     /// Whether the log was truncated, and no commit has come since.
@@ -59,8 +57,8 @@ impl Wal {
     pub(super) fn new(bytes: u64, page_bytes: u64) -> Self {
         let bound = (bytes / (page_bytes + FRAME_HEADER)).max(MIN_FRAMES);
         let bound = u32::try_from(bound).unwrap_or(u32::MAX);
-        let (due, is_running, holders) = (AtomicU32::new(bound / DUE_PART as u32), AtomicBool::new(false), AtomicU32::new(0));
-        Self { frames: Arc::default(), bound, due, is_running, holders, commits: Arc::default(), is_truncated: AtomicBool::new(false) }
+        let (due, is_running) = (AtomicU32::new(bound / DUE_PART as u32), AtomicBool::new(false));
+        Self { frames: Arc::default(), bound, due, is_running, commits: Arc::default(), is_truncated: AtomicBool::new(false) }
     }
 
     /// Has `writer` say after each commit how long the log is.
@@ -99,7 +97,7 @@ pub(super) fn reserved(bytes: u64, page_bytes: u64) -> u64 {
     log + blocks * INDEX_BLOCK.1
 }
 
-/// The writer, held by one who may take milliseconds.
+/// The writer, held for as long as a write takes.
 pub(super) struct Held<'store> {
     store: &'store Store,
     writer: MutexGuard<'store, Option<Connection>>,
@@ -125,30 +123,24 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.store.wal.holders.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Store {
-    /// Takes the writer for more than microseconds.
+    /// Waits for the writer.
     pub(super) fn hold_writer(&self) -> Held<'_> {
-        // Before the lock: who comes meanwhile would wait behind this one.
-        self.wal.holders.fetch_add(1, Ordering::Relaxed);
         Held { store: self, writer: lock(&self.writer) }
     }
 
-    /// Takes the writer for microseconds.
-    pub(super) fn take_writer(&self) -> Held<'_> {
-        let writer = lock(&self.writer);
-        self.wal.holders.fetch_add(1, Ordering::Relaxed);
-        Held { store: self, writer }
-    }
-
-    /// Whether a call that writes ([`Store::next_id`]) may wait for milliseconds now, and so must not be made on a thread that serves others.
-    pub fn may_wait(&self) -> bool {
-        self.wal.holders.load(Ordering::Relaxed) > 0 || self.wal.is_full() || !self.is_awake.load(Ordering::Relaxed)
+    /// Writes where that takes microseconds; nothing where it may take longer: another thread writes, the log is full, or no file is open. A
+    /// file that another process has locked is an error at once.
+    pub(super) fn with_writer_at_once<T>(&self, write: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        if self.wal.is_full() || !self.is_awake.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut writer = self.writer.try_lock().ok()?;
+        let writer = writer.as_mut()?;
+        writer.busy_timeout(Duration::ZERO).ok()?;
+        let written = write(writer);
+        let _ = writer.busy_timeout(BUSY_TIMEOUT);
+        Some(written)
     }
 
     /// Whether a checkpoint is due. Says so to one caller, until that has done it.
