@@ -111,16 +111,18 @@ const WAL_BYTES: u64 = 2 * (16 << 20);
 
 /// The host's settings, where they are not the defaults. Limits are low, so that the abuse meets them; a plugin has more instances than the
 /// host's one processor gives it, because two readers that take 4 s are not to take all of them.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 6] = [
     ("LOG__FILTER", "info"),
     ("LOG__QUEUE_BYTES", "65536"),
     ("LIMITS__INSTANCES", "8"),
     ("LIMITS__CONNECTIONS", "300"),
     ("LIMITS__MAILBOXES_BYTES", "33554432"),
+    ("LIMITS__OVERFLOW_BYTES", "16777216"),
 ];
 
-/// KiB that the host may take during the storm beyond what it had before: all mailboxes, and what their events take while they are handled.
-const STORM_KIB: u64 = (32 + 160) << 10;
+/// KiB that the host may take during the storm beyond what it had before: all mailboxes, the emits that wait for slow clients, and what events
+/// take while they are handled.
+const STORM_KIB: u64 = (32 + 16 + 160) << 10;
 
 /// Runs a soak.
 pub(crate) fn soak(stage: &Stage, extent: Extent) -> Soaked {
