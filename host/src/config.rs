@@ -19,7 +19,7 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Deserializer, de};
 
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
-pub(crate) use limits::{EVENT_BYTES, MAILBOX_SHARE};
+pub(crate) use limits::{EVENT_BYTES, QUEUE_SHARE};
 pub use listen::{InvalidListen, Listen};
 pub use log::{Log, LogFilter, LogFormat};
 pub use origins::AllowedOrigin;
@@ -496,6 +496,7 @@ mod tests {
             ("server = 1", "server", "found 1, expected a table"),
             ("[plugins]\nrequired = \"ping\"", "plugins.required", "found \"ping\", expected a list"),
             ("[contract]\npublic = \"yes\"", "contract.public", "found \"yes\", expected true or false"),
+            ("[limits]\noverflow_bytes = 16_777_216", "limits.overflow_bytes", "found 16777216, expected at least 16785408: 16 times"),
             ("[limits]\nmailboxes_bytes = 6_000_000", "limits.mailboxes_bytes", "found 6000000, expected at least 6299648: 16 times"),
             ("[limits]\nbreaker_calls = 5_000_000_000", "limits.breaker_calls", "from 1 to 4294967295"),
             ("[[keys]]\nname = \"shop\"\nscopes = [\"emit\"]", "shop", "secret_file"),

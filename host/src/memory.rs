@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::MAILBOX_SHARE;
+use crate::config::QUEUE_SHARE;
 
 /// Memory of an answer that waits for space in the outgoing buffer.
 pub(crate) const ANSWER_BYTES: usize = 256;
@@ -22,7 +22,7 @@ impl QueueMemory {
     /// Takes `bytes` for a queue that holds `held` bytes already; returns `false` if that is too much now.
     pub(crate) fn take(&self, bytes: usize, held: usize) -> bool {
         let free = self.limit.saturating_sub(self.used.load(Ordering::Relaxed));
-        if held.saturating_add(bytes) > free / MAILBOX_SHARE {
+        if held.saturating_add(bytes) > free / QUEUE_SHARE {
             return false;
         }
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -65,7 +65,7 @@ mod tests {
         memory.give_back(EVENT_BYTES + 64);
         memory.give_back(used);
         assert_eq!(memory.usage().0, 0);
-        assert!(!memory.take(limit, 0) && memory.take(limit / MAILBOX_SHARE, 0));
+        assert!(!memory.take(limit, 0) && memory.take(limit / QUEUE_SHARE, 0));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::rejection::Rejection;
 use crate::transport::{Cut, Upgrades};
 
 use directory::Directory;
-use overflow::{Drained, Handed, Overflow, Way};
+use overflow::{Drained, Handed, Overflow, Packet};
 
 pub(crate) use directory::page_of;
 pub(crate) use outlet::{Outlet, Outlets};
@@ -53,8 +53,9 @@ pub struct Rooms {
 /// The event by which a client is told of a rejection where it asked for no ack.
 const ERROR: &str = "error";
 
-/// How often a full buffer is tried again. There is no signal for room in it.
-const RETRY: Duration = Duration::from_millis(5);
+/// How soon a full buffer is tried again, at first and at most: each try without success doubles the time. There is no signal for space in
+/// a buffer, and many clients that do not read must not keep a processor busy.
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
 /// Where an answer goes: the ack that the client asked for, or its socket.
 #[derive(Clone)]
@@ -108,6 +109,15 @@ impl Rooms {
     pub(crate) fn enter(&self, connection: &Arc<Connection>, sid: Sid) {
         let known = (sid, Arc::clone(connection));
         self.by_public_id.write().unwrap_or_else(PoisonError::into_inner).insert(connection.public_id.clone(), known);
+    }
+
+    /// Drops what still waits for a connection that has ended: its client may connect again in the same session.
+    pub(crate) fn leave(&self, connection: &Connection) {
+        if let Some(outlet) = self.outlets.of(&connection.namespace)
+            && let Some(sid) = self.sid(&connection.namespace, &connection.public_id)
+        {
+            self.overflow.forget(&outlet, sid);
+        }
     }
 
     /// Forgets it.
@@ -188,7 +198,7 @@ impl Rooms {
         let Some(socket) = self.find(&connection.namespace, &connection.public_id) else { return };
         let Some(outlet) = self.outlets.of(socket.ns()) else { return };
         let sid = socket.id;
-        if self.overflow.way(&outlet, sid) != Way::Free || Self::try_disconnect(socket).is_err() {
+        if self.overflow.has(&outlet, sid) || Self::try_disconnect(socket).is_err() {
             self.overflow.end(&outlet, sid, false, || self.attend(&outlet, sid));
         }
     }
@@ -204,52 +214,42 @@ impl Rooms {
         self.outlets.of(namespace).map_or(0, |outlet| outlet.members(&[room.to_owned()]).len())
     }
 
-    /// Answers an event: by the ack, where one was asked for; otherwise a rejection is an `error` event and a success is silent. Waits for
-    /// room in the outgoing buffer; a client that leaves none for too long is cut.
+    /// Answers an event: by the ack, if one was asked for; otherwise a rejection is an `error` event and a success is silent. Returns when the
+    /// answer is in the outgoing buffer, or when there is nobody to answer. A client that makes no space in its buffer for too long is cut.
     pub async fn answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) {
-        let mut until = None;
-        while self.try_answer(to, event, id, answer).is_err() {
-            // Asked for the time only now: nearly always there is room at once.
-            let now = Instant::now();
-            if now >= *until.get_or_insert(now + self.stalled) {
-                tracing::warn!(event, %id, "client cut: it does not read its answers");
-                if let Some(socket) = to.socket.upgrade() {
-                    self.cut(&SocketRef::from(socket));
-                }
-                return;
-            }
-            tokio::time::sleep(RETRY).await;
+        let Some((outlet, client)) = self.receiver(to) else { return };
+        if to.ack.is_none() && answer.is_ok() {
+            return;
+        }
+        let packet = || packet(to.ack, event, id, answer);
+        if let Handed::Waits(sent) = self.overflow.send(&outlet, client, packet, || self.attend(&outlet, client)) {
+            // An error says that the connection has ended.
+            let _ = sent.await;
         }
     }
 
     /// The same without waiting.
     ///
     /// # Errors
-    /// Where the outgoing buffer has no room.
+    /// If the outgoing buffer has no space.
     pub fn try_answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) -> Result<(), Full> {
-        // Whoever is gone needs no answer, and so does the client of a namespace that is.
-        let Some(socket) = to.socket.upgrade() else { return Ok(()) };
-        let Some(outlet) = self.outlets.of(socket.ns()) else { return Ok(()) };
-        match self.overflow.way(&outlet, socket.id) {
-            Way::Free => {}
-            Way::Waits => return Err(Full),
-            Way::Ends => return Ok(()),
+        let Some((outlet, client)) = self.receiver(to) else { return Ok(()) };
+        if to.ack.is_none() && answer.is_ok() || self.overflow.try_send(&outlet, client, packet(to.ack, event, id, answer)) {
+            return Ok(());
         }
-        let document = |rejection: &Rejection| rejection.document(event, &id.to_string());
-        let sent = match (to.ack, answer) {
-            (None, Ok(_)) => return Ok(()),
-            (None, Err(rejection)) => outlet.event(socket.id, argument::of_event(ERROR, &Json::from(&document(rejection)))),
-            (Some(ack), Ok(reply)) => outlet.ack(socket.id, ack, argument::of_reply(reply)),
-            (Some(ack), Err(rejection)) => outlet.ack(socket.id, ack, argument::of_rejection(&document(rejection))),
-        };
-        match sent {
-            Err(SocketError::InternalChannelFull) => Err(Full),
-            Ok(()) | Err(SocketError::Closed) => Ok(()),
-        }
+        Err(Full)
+    }
+
+    /// Where an answer goes. Returns `None` if its client is gone, or the namespace.
+    fn receiver(&self, to: &ReplyTo) -> Option<(Arc<Outlet>, Sid)> {
+        let socket = to.socket.upgrade()?;
+        Some((self.outlets.of(socket.ns())?, socket.id))
     }
 
     /// Ends a connection that can't be told any more what it should be: its next bytes would hide that some are missing.
-    pub(crate) fn cut(&self, socket: &SocketRef<Outlet>) {
+    pub(crate) fn cut(&self, socket: &SocketRef<Outlet>, reason: &str) {
+        let connection = socket.extensions.get::<Arc<Connection>>();
+        tracing::warn!(client = connection.map(|connection| connection.public_id.clone()), reason, "client cut");
         if let Some(outlet) = self.outlets.of(socket.ns()) {
             self.overflow.end(&outlet, socket.id, true, || self.attend(&outlet, socket.id));
         }
@@ -267,9 +267,9 @@ impl Rooms {
         }
     }
 
-    fn cut_receiver(&self, outlet: &Outlet, receiver: Sid) {
+    fn cut_receiver(&self, outlet: &Outlet, receiver: Sid, reason: &str) {
         if let Some(socket) = self.socket(outlet, receiver) {
-            self.cut(&socket);
+            self.cut(&socket, reason);
         }
     }
 
@@ -301,15 +301,15 @@ impl Rooms {
     fn deliver_to(&self, outlet: &Arc<Outlet>, receivers: impl IntoIterator<Item = Sid>, emit: &Emit) -> usize {
         // Serialized once for all of them.
         let Some(event) = argument::of_emit(outlet, emit) else { return 0 };
-        receivers.into_iter().filter(|receiver| self.deliver(outlet, *receiver, &emit.event, &event)).count()
+        receivers.into_iter().filter(|receiver| self.deliver(outlet, *receiver, &event)).count()
     }
 
-    fn deliver(&self, outlet: &Arc<Outlet>, receiver: Sid, event: &str, serialized: &Serialized) -> bool {
-        match self.overflow.emit(outlet, receiver, serialized, || self.attend(outlet, receiver)) {
-            Handed::Taken => true,
+    fn deliver(&self, outlet: &Arc<Outlet>, receiver: Sid, event: &Serialized) -> bool {
+        let packet = || Packet::Emit(event.clone());
+        match self.overflow.send(outlet, receiver, packet, || self.attend(outlet, receiver)) {
+            Handed::Sent | Handed::Waits(_) => true,
             Handed::NoMemory => {
-                tracing::warn!(event, "client cut: no memory is left for events that it does not read, and it would have missed one");
-                self.cut_receiver(outlet, receiver);
+                self.cut_receiver(outlet, receiver, "no memory is left for the events that it does not read");
                 false
             }
             Handed::Gone => false,
@@ -345,27 +345,44 @@ impl Rooms {
     }
 }
 
-/// Sends what waits for `client`, until nothing does or the connection has ended; a client that makes no space for `stalled` is cut.
+/// The answer to an event as it is sent: an ack, or an `error` event without one.
+fn packet(ack: Option<i64>, event: &str, id: EventId, answer: &Result<Json, Rejection>) -> Packet {
+    match (ack, answer) {
+        (Some(ack), Ok(reply)) => Packet::Ack(ack, argument::of_reply(reply)),
+        (Some(ack), Err(rejection)) => Packet::Ack(ack, argument::of_rejection(&rejection.document(event, &id.to_string()))),
+        (None, Ok(reply)) => Packet::Error(argument::of_event(ERROR, reply)),
+        (None, Err(rejection)) => Packet::Error(argument::of_event(ERROR, &Json::from(&rejection.document(event, &id.to_string())))),
+    }
+}
+
+/// Sends what waits for `client`, until nothing does or the connection has ended. A client that makes no space for `stalled` is cut.
 async fn attend(rooms: Weak<Rooms>, outlet: Arc<Outlet>, client: Sid, stalled: Duration) {
-    let mut until = Instant::now() + stalled;
+    let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);
     loop {
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(pause).await;
         let Some(rooms) = rooms.upgrade() else { return };
-        match rooms.overflow.drain(&outlet, client) {
+        let drained = rooms.overflow.drain(&outlet, client);
+        // A client that makes little space is not looked at more often for that.
+        pause = match drained {
+            Drained::Batch => RETRY.0,
+            Drained::Some => pause,
+            Drained::All | Drained::None | Drained::Ends => (pause * 2).min(RETRY.1),
+        };
+        match drained {
             Drained::All => return,
-            Drained::Some => until = Instant::now() + stalled,
+            Drained::Batch | Drained::Some => until = Instant::now() + stalled,
             Drained::None if Instant::now() < until => {}
-            Drained::None => {
-                tracing::warn!("client cut: it does not read its events");
-                rooms.cut_receiver(&outlet, client);
-            }
-            // If the client does not read, the heartbeat finds no space either and ends the session.
-            Drained::Ends => {
-                if rooms.socket(&outlet, client).is_none_or(|socket| Rooms::try_disconnect(socket).is_ok()) {
+            Drained::None => rooms.cut_receiver(&outlet, client, "it does not read what is sent to it"),
+            // Known until the connection is gone, so that nothing follows its DISCONNECT packet. If the client reads nothing at all, the
+            // heartbeat ends the session.
+            Drained::Ends => match rooms.socket(&outlet, client) {
+                None => {
                     rooms.overflow.forget(&outlet, client);
                     return;
                 }
-            }
+                Some(socket) if !is_told => is_told = Rooms::try_disconnect(socket).is_ok(),
+                Some(_) => {}
+            },
         }
     }
 }

@@ -210,6 +210,7 @@ impl Client {
             tracing::debug!(client = leaving.connection.public_id, %reason, "client disconnected");
             leaving.leave().await;
         });
+        socket.extensions.insert(Arc::clone(&client.connection));
         socket.extensions.insert(client);
     }
 
@@ -266,9 +267,8 @@ impl Client {
                 wake(mailbox);
             } else {
                 drop(mailbox);
-                tracing::warn!(client = self.connection.public_id, "client cut: it sends without reading its answers");
                 if let Some(socket) = overdue.to.socket.upgrade() {
-                    self.sockets.rooms.cut(&SocketRef::from(socket));
+                    self.sockets.rooms.cut(&SocketRef::from(socket), "it sends without reading its answers");
                 }
             }
         }
@@ -369,6 +369,7 @@ impl Client {
     /// takes the socket out of its rooms, so that no join of an earlier event can outlive it.
     async fn leave(self: Arc<Self>) {
         self.left.get_or_init(|| self.finish()).await;
+        self.sockets.rooms.leave(&self.connection);
     }
 
     /// Takes no event from now on; the stage until now.

@@ -117,12 +117,12 @@ const SETTINGS: [(&str, &str); 6] = [
     ("LIMITS__INSTANCES", "8"),
     ("LIMITS__CONNECTIONS", "300"),
     ("LIMITS__MAILBOXES_BYTES", "33554432"),
-    ("LIMITS__OVERFLOW_BYTES", "16777216"),
+    ("LIMITS__OVERFLOW_BYTES", "33554432"),
 ];
 
 /// KiB that the host may take during the storm beyond what it had before: all mailboxes, the emits that wait for slow clients, and what events
 /// take while they are handled.
-const STORM_KIB: u64 = (32 + 16 + 160) << 10;
+const STORM_KIB: u64 = (32 + 32 + 160) << 10;
 
 /// Runs a soak.
 pub(crate) fn soak(stage: &Stage, extent: Extent) -> Soaked {

@@ -89,6 +89,15 @@ async fn a_client_for_which_more_waits_than_its_buffer_holds_misses_nothing() {
         assert_eq!(client.pending(), bursts, "in their order, and before the ack");
     }
     eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    // Events that need no answer wait for nothing, though something waits for their client.
+    client.emit("burst", json!(BURST)).await;
+    for number in 0..10 {
+        client.emit("note", json!(number.to_string())).await;
+    }
+    let me = client.ask("me", json!(null)).await;
+    assert_eq!(client.pending(), bursts);
+    let notes: Vec<_> = (0..10).map(|number| number.to_string()).collect();
+    assert_eq!(client.ask("notes", me).await, json!(notes));
     // The end of a connection comes after what waits for it.
     client.emit("burst", json!(BURST)).await;
     client.ask("goodbye", json!(null)).await;
@@ -132,4 +141,22 @@ async fn a_client_for_whose_events_no_memory_is_left_is_cut_at_once() {
         eventually("the end of the session", async || session.poll().await.filter(|packets| packets.ends_with("41")).map(|_| ())).await;
     }
     eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_is_entered_again_gets_nothing_that_waited_before() {
+    let host = host_with_small_buffers(sockhop_tests::PATIENCE, 4 << 20).await;
+    let session = host.polling_session().await;
+    session.send(&format!("42[\"burst\",{BURST}]")).await;
+    eventually("emits that wait", async || (host.figure("sockhop_overflow_bytes").await > 0).then_some(())).await;
+    session.send("41").await;
+    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    // What was in its buffer already. The library drops a CONNECT whose answer finds no space.
+    let mut packets = session.poll().await.expect("a session that goes on");
+    session.send("40").await;
+    while !packets.contains("40{") {
+        packets += &session.poll().await.expect("a session that goes on");
+    }
+    let (_, after) = packets.split_once("40{").expect("an answer to CONNECT");
+    assert!(!after.contains("noise"), "{after}");
 }

@@ -248,30 +248,42 @@ impl Default for Limits {
     }
 }
 
-/// Memory of an event in a mailbox beside its payload: the event itself, its name, its place in the queue, what the allocator adds.
+/// Memory of an event in a queue beside its payload: the event itself, its name, its place, what the allocator adds. An emit that waits for a
+/// slow client is counted in the same way.
 pub(crate) const EVENT_BYTES: usize = 512;
 
-/// A mailbox may hold as much as one part in so many of what is free. So the more mailboxes are long, the shorter each must be, and there is
+/// A queue (a mailbox, or the emits that wait for a slow client) may hold as much as one part in so many of what is free for its kind. So the
+/// more queues are long, the shorter each must be, and there is
 /// always space for the first events of another client: with 16, ten thousand clients that send as much as they can leave 1.6 ‰ free.
-pub(crate) const MAILBOX_SHARE: usize = 16;
+pub(crate) const QUEUE_SHARE: usize = 16;
 
 /// TCP connections of clients at once where the configuration names no number and the file descriptors suffice.
 pub const DEFAULT_CONNECTIONS: NonZeroUsize = nonzero!(NonZeroUsize, 50_000);
 
 impl Limits {
-    /// Why limits that are right each do not fit together: a message of the largest size would never fit into a mailbox.
+    /// Why limits that are right each do not fit together: the largest message would never fit into a mailbox, or the largest emit would never
+    /// wait for a client.
     pub(super) fn check(&self) -> Result<(), String> {
-        let (message, attachments) = (self.message_bytes.get(), self.attachment_bytes.get());
-        let least = message.saturating_add(attachments).saturating_add(EVENT_BYTES).saturating_mul(MAILBOX_SHARE);
-        if self.mailboxes_bytes.get() >= least {
-            return Ok(());
+        let least = |bytes: usize| bytes.saturating_add(EVENT_BYTES).saturating_mul(QUEUE_SHARE);
+        let (message, attachments, effects) = (self.message_bytes.get(), self.attachment_bytes.get(), self.effects_bytes.get());
+        let (mailboxes, overflow) = (least(message.saturating_add(attachments)), least(effects));
+        if self.mailboxes_bytes.get() < mailboxes {
+            return Err(format!(
+                "limits.mailboxes_bytes: found {}, expected at least {mailboxes}: {QUEUE_SHARE} times the largest message (message_bytes \
+                 {message} + attachment_bytes {attachments} + {EVENT_BYTES} for each event), because one mailbox may take a sixteenth of the \
+                 memory; raise it, or lower message_bytes or attachment_bytes",
+                self.mailboxes_bytes
+            ));
         }
-        Err(format!(
-            "limits.mailboxes_bytes: found {}, expected at least {least}: {MAILBOX_SHARE} times the largest message (message_bytes {message} + \
-             attachment_bytes {attachments} + {EVENT_BYTES} for each event), because one mailbox may take a sixteenth of the memory; raise it, \
-             or lower message_bytes or attachment_bytes",
-            self.mailboxes_bytes
-        ))
+        if self.overflow_bytes.get() < overflow {
+            return Err(format!(
+                "limits.overflow_bytes: found {}, expected at least {overflow}: {QUEUE_SHARE} times the largest emit (effects_bytes {effects} + \
+                 {EVENT_BYTES} for each event), because the emits for one client may take a sixteenth of the memory; raise it, or lower \
+                 effects_bytes",
+                self.overflow_bytes
+            ));
+        }
+        Ok(())
     }
 
     /// When a plugin's breaker opens, and for how long.

@@ -1,82 +1,103 @@
-//! Clients whose outgoing buffer was full: emits that wait for space in it, in their order, and connections that are to be ended. Nothing
-//! else goes to such a client before them.
+//! Connections whose outgoing buffer was full: the packets that wait for space in it, in their order, and whether the connection is to be
+//! ended after them. While something waits for a connection, nothing is sent to it in another way.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socketioxide::SocketError;
 use socketioxide::socket::Sid;
 use socketioxide_core::{Str, Value as Serialized};
+use tokio::sync::oneshot;
 
 use crate::config::EVENT_BYTES;
 use crate::memory::QueueMemory;
 
 use super::outlet::Outlet;
 
-/// A connection: a session and its namespace.
+/// A connection: its session and its namespace.
 type Key = (Sid, Str);
 
-/// What waits for all clients.
+/// The most packets that [`Overflow::drain`] sends in one call.
+const LARGEST_BATCH: usize = 256;
+
+/// What waits for all connections.
 pub(super) struct Overflow {
-    /// Number of clients in `waiting`. Each packet looks at it, so it has no lock.
-    clients: AtomicUsize,
-    waiting: Mutex<HashMap<Key, Waiting>>,
-    /// Emits that [`Overflow::drain`] sends in one call.
-    batch: usize,
+    /// Number of entries in `queues`. Each packet reads it, so it has no lock.
+    connections: AtomicUsize,
+    queues: Mutex<HashMap<Key, Arc<Queue>>>,
+    largest_batch: usize,
     memory: QueueMemory,
 }
 
-/// What waits for one client.
+/// What waits for one connection. A queue's lock may be held while the map's is taken, never the other way round.
 #[derive(Default)]
-struct Waiting {
-    emits: VecDeque<Serialized>,
-    /// Bytes of the memory that they take.
+struct Queue(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    packets: VecDeque<Waiting>,
+    /// Bytes of the memory that the emits among them take.
     bytes: usize,
-    /// The connection is to be ended after them. It gets nothing more.
+    /// Packets that the next call of [`Overflow::drain`] sends; 0 before the first.
+    batch: usize,
+    /// The connection is to be ended after the packets, and accepts no others.
     ends: bool,
+    /// The queue is no longer in the map.
+    is_removed: bool,
 }
 
-/// Whether a client may be sent something.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Nothing waits for it.
-    Free,
-    /// Something waits, and comes first.
-    Waits,
-    /// Its connection is to be ended.
-    Ends,
+struct Waiting {
+    packet: Packet,
+    /// Bytes of the memory that it takes.
+    charge: usize,
+    /// Resolved when the packet is in the buffer; dropped when it never will be.
+    sent: Option<oneshot::Sender<()>>,
 }
 
-/// What became of an emit.
-#[derive(Debug, PartialEq, Eq)]
+/// What can be sent to a connection.
+pub(super) enum Packet {
+    /// An event that an effect or a business system emits.
+    Emit(Serialized),
+    /// An event that answers one of the client's.
+    Error(Serialized),
+    /// The answer to the client's event of this number.
+    Ack(i64, Serialized),
+}
+
+/// What became of a packet.
+#[derive(Debug)]
 pub(super) enum Handed {
-    /// It is in the outgoing buffer, or waits for space in it.
-    Taken,
-    /// There is no memory for it: the client would miss it.
+    /// It is in the outgoing buffer.
+    Sent,
+    /// It waits for space in the outgoing buffer. The receiver resolves when it has it, and fails if the connection ends before.
+    Waits(oneshot::Receiver<()>),
+    /// There is no memory for it. The client would miss it, so it gets nothing more.
     NoMemory,
-    /// The client is gone, or its connection is to be ended.
+    /// The connection has ended, or is to be ended.
     Gone,
 }
 
-/// How far what waited for a client could be sent.
+/// How far what waited for a connection could be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Drained {
     /// Nothing waits any more.
     All,
-    /// There was space for some of it.
+    /// A whole batch was sent, and there is more.
+    Batch,
+    /// Some packets were sent, then the buffer was full.
     Some,
-    /// There was no space.
+    /// The buffer was full.
     None,
     /// Nothing waits any more, and the connection is to be ended.
     Ends,
 }
 
 impl Overflow {
-    /// An empty one with its `memory`, for buffers of so many `packets`. A call of [`Overflow::drain`] fills a half of a buffer, because the
-    /// library closes a session if its ping finds no space.
+    /// An empty one with its `memory`, for buffers of so many `packets`.
     pub(super) fn new(packets: usize, memory: QueueMemory) -> Self {
-        Self { clients: AtomicUsize::new(0), waiting: Mutex::default(), batch: packets.div_ceil(2), memory }
+        let largest_batch = packets.div_ceil(2).min(LARGEST_BATCH);
+        Self { connections: AtomicUsize::new(0), queues: Mutex::default(), largest_batch, memory }
     }
 
     /// Its memory.
@@ -84,103 +105,183 @@ impl Overflow {
         &self.memory
     }
 
-    /// Whether `client` may be sent something.
-    pub(super) fn way(&self, outlet: &Outlet, client: Sid) -> Way {
-        if self.clients.load(Ordering::Acquire) == 0 {
-            return Way::Free;
-        }
-        match self.waiting().get(&key(outlet, client)) {
-            None => Way::Free,
-            Some(Waiting { ends: false, .. }) => Way::Waits,
-            Some(Waiting { ends: true, .. }) => Way::Ends,
-        }
-    }
-
-    /// Hands an event to `client`, after what waits for it. Calls `attend` if nothing waited before: somebody has to call
+    /// Sends a packet to `client` after what waits for it. An emit waits in the memory of all connections. An answer takes none of it: its sender
+    /// keeps it until it is sent, and has one at a time. `attend` is called for a connection for which nothing waited: it has to see to
     /// [`Overflow::drain`] from then on.
-    pub(super) fn emit(&self, outlet: &Outlet, client: Sid, event: &Serialized, attend: impl FnOnce()) -> Handed {
-        match self.way(outlet, client) {
-            Way::Ends => return Handed::Gone,
-            Way::Waits => {}
-            Way::Free => match outlet.event(client, event.clone()) {
-                Ok(()) => return Handed::Taken,
-                Err(SocketError::Closed) => return Handed::Gone,
-                Err(SocketError::InternalChannelFull) => {}
-            },
-        }
-        let (key, bytes) = (key(outlet, client), charge(event));
-        let mut waiting = self.waiting();
-        let held = waiting.get(&key).map_or(0, |waiting| waiting.bytes);
-        if !self.memory.take(bytes, held) {
-            return Handed::NoMemory;
-        }
-        let of_client = self.of_client(&mut waiting, key, attend);
-        of_client.emits.push_back(event.clone());
-        of_client.bytes += bytes;
-        Handed::Taken
-    }
-
-    /// Ends the connection of `client` after what waits for it, or at once if it is to be `cut`. Calls `attend` as [`Overflow::emit`] does.
-    pub(super) fn end(&self, outlet: &Outlet, client: Sid, cut: bool, attend: impl FnOnce()) {
-        let mut waiting = self.waiting();
-        let of_client = self.of_client(&mut waiting, key(outlet, client), attend);
-        of_client.ends = true;
-        if cut {
-            self.memory.give_back(of_client.bytes);
-            (of_client.emits, of_client.bytes) = (VecDeque::new(), 0);
-        }
-    }
-
-    /// Sends some of what waits for `client`, as far as its buffer has space.
-    pub(super) fn drain(&self, outlet: &Outlet, client: Sid) -> Drained {
-        let (key, mut drained) = (key(outlet, client), Drained::None);
-        let mut waiting = self.waiting();
-        let Some(of_client) = waiting.get_mut(&key) else { return Drained::All };
-        for _ in 0..self.batch {
-            let Some(event) = of_client.emits.front() else { break };
-            let bytes = charge(event);
-            match outlet.event(client, event.clone()) {
-                Err(SocketError::InternalChannelFull) => return drained,
-                // One that is gone takes everything.
-                Ok(()) | Err(SocketError::Closed) => drained = Drained::Some,
+    pub(super) fn send(&self, outlet: &Outlet, client: Sid, packet: impl Fn() -> Packet, attend: impl Fn()) -> Handed {
+        loop {
+            let queue = match self.find(outlet, client) {
+                Some(queue) => queue,
+                None => match packet().send(outlet, client) {
+                    Ok(()) => return Handed::Sent,
+                    Err(SocketError::Closed) => return Handed::Gone,
+                    Err(SocketError::InternalChannelFull) => self.find_or_insert(outlet, client, &attend),
+                },
+            };
+            let mut state = queue.state();
+            // Drained meanwhile: the buffer has space.
+            if state.is_removed {
+                continue;
             }
-            of_client.emits.pop_front();
-            of_client.bytes -= bytes;
-            self.memory.give_back(bytes);
+            if state.ends {
+                return Handed::Gone;
+            }
+            let packet = packet();
+            let charge = packet.charge();
+            if charge > 0 && !self.memory.take(charge, state.bytes) {
+                state.ends = true;
+                state.clear(&self.memory);
+                return Handed::NoMemory;
+            }
+            let (sent, is_sent) = oneshot::channel();
+            state.bytes += charge;
+            state.packets.push_back(Waiting { packet, charge, sent: Some(sent) });
+            return Handed::Waits(is_sent);
         }
-        if !of_client.emits.is_empty() {
-            return drained;
-        }
-        if of_client.ends {
-            return Drained::Ends;
-        }
-        self.remove(&mut waiting, &key);
-        Drained::All
     }
 
-    /// Forgets a client whose connection has ended.
+    /// The same for a packet that its sender keeps if it can't be sent now: returns whether it is done with.
+    pub(super) fn try_send(&self, outlet: &Outlet, client: Sid, packet: Packet) -> bool {
+        match self.find(outlet, client) {
+            None => !matches!(packet.send(outlet, client), Err(SocketError::InternalChannelFull)),
+            // Nobody waits for the answer of a connection that ends.
+            Some(queue) => queue.state().ends,
+        }
+    }
+
+    /// Whether something waits for `client`, or its connection is to be ended.
+    pub(super) fn has(&self, outlet: &Outlet, client: Sid) -> bool {
+        self.find(outlet, client).is_some()
+    }
+
+    /// Ends the connection of `client` after what waits for it, or without that if it is `cut`. Calls `attend` as [`Overflow::send`] does.
+    pub(super) fn end(&self, outlet: &Outlet, client: Sid, cut: bool, attend: impl Fn()) {
+        loop {
+            let queue = self.find_or_insert(outlet, client, &attend);
+            let mut state = queue.state();
+            if state.is_removed {
+                continue;
+            }
+            state.ends = true;
+            if cut {
+                state.clear(&self.memory);
+            }
+            return;
+        }
+    }
+
+    /// Sends some of what waits for `client`, as far as its buffer has space. The library ends a session whose ping finds no space, so a full
+    /// buffer halves the next batch, until the client makes space faster than it is filled.
+    pub(super) fn drain(&self, outlet: &Outlet, client: Sid) -> Drained {
+        let Some(queue) = self.find(outlet, client) else { return Drained::All };
+        let mut state = queue.state();
+        let batch = if state.batch == 0 { self.largest_batch } else { state.batch };
+        for number in 0..batch {
+            let Some(first) = state.packets.front() else { break };
+            if matches!(first.packet.send(outlet, client), Err(SocketError::InternalChannelFull)) {
+                state.batch = (number / 2).max(1);
+                return if number > 0 { Drained::Some } else { Drained::None };
+            }
+            state.pop(&self.memory);
+        }
+        state.batch = (batch + batch.div_ceil(4)).min(self.largest_batch);
+        match (state.packets.is_empty(), state.ends) {
+            (false, _) => Drained::Batch,
+            (true, true) => Drained::Ends,
+            (true, false) => {
+                self.remove(outlet, client, &queue, &mut state);
+                Drained::All
+            }
+        }
+    }
+
+    /// Forgets a connection that has ended.
     pub(super) fn forget(&self, outlet: &Outlet, client: Sid) {
-        self.remove(&mut self.waiting(), &key(outlet, client));
-    }
-
-    fn of_client<'map>(&self, waiting: &'map mut HashMap<Key, Waiting>, key: Key, attend: impl FnOnce()) -> &'map mut Waiting {
-        waiting.entry(key).or_insert_with(|| {
-            self.clients.fetch_add(1, Ordering::Release);
-            attend();
-            Waiting::default()
-        })
-    }
-
-    fn remove(&self, waiting: &mut HashMap<Key, Waiting>, key: &Key) {
-        if let Some(Waiting { bytes, .. }) = waiting.remove(key) {
-            self.memory.give_back(bytes);
-            self.clients.fetch_sub(1, Ordering::Release);
+        if let Some(queue) = self.find(outlet, client) {
+            let mut state = queue.state();
+            state.clear(&self.memory);
+            self.remove(outlet, client, &queue, &mut state);
         }
     }
 
-    /// The lock is held for a few moves of packets; a panic leaves the map whole.
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Key, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn find(&self, outlet: &Outlet, client: Sid) -> Option<Arc<Queue>> {
+        if self.connections.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.queues().get(&key(outlet, client)).cloned()
+    }
+
+    fn find_or_insert(&self, outlet: &Outlet, client: Sid, attend: impl Fn()) -> Arc<Queue> {
+        let (mut is_new, mut queues) = (false, self.queues());
+        let queue = queues.entry(key(outlet, client)).or_insert_with(|| {
+            is_new = true;
+            self.connections.fetch_add(1, Ordering::Release);
+            Arc::default()
+        });
+        let queue = Arc::clone(queue);
+        drop(queues);
+        if is_new {
+            attend();
+        }
+        queue
+    }
+
+    fn remove(&self, outlet: &Outlet, client: Sid, queue: &Arc<Queue>, state: &mut State) {
+        if std::mem::replace(&mut state.is_removed, true) {
+            return;
+        }
+        let (mut queues, key) = (self.queues(), key(outlet, client));
+        if queues.get(&key).is_some_and(|other| Arc::ptr_eq(other, queue)) {
+            queues.remove(&key);
+            self.connections.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// The lock is held for one access to the map; a panic leaves it whole.
+    fn queues(&self) -> MutexGuard<'_, HashMap<Key, Arc<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// The lock is held for at most [`LARGEST_BATCH`] packets; a panic leaves the queue whole.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Removes the first packet, which was sent.
+    fn pop(&mut self, memory: &QueueMemory) {
+        if let Some(Waiting { charge, sent, .. }) = self.packets.pop_front() {
+            self.bytes -= charge;
+            memory.give_back(charge);
+            // The sender of an emit does not wait.
+            let _ = sent.map(|sent| sent.send(()));
+        }
+    }
+
+    fn clear(&mut self, memory: &QueueMemory) {
+        self.packets = VecDeque::new();
+        memory.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Packet {
+    fn send(&self, outlet: &Outlet, client: Sid) -> Result<(), SocketError> {
+        match self {
+            Self::Emit(event) | Self::Error(event) => outlet.event(client, event.clone()),
+            Self::Ack(id, arguments) => outlet.ack(client, *id, arguments.clone()),
+        }
+    }
+
+    /// Bytes of the memory that it takes while it waits: text, attachments and its place. An event that waits for several connections is counted
+    /// for each, though they share its text.
+    fn charge(&self) -> usize {
+        match self {
+            Self::Emit(event) => EVENT_BYTES.saturating_add(size(event)),
+            Self::Error(_) | Self::Ack(..) => 0,
+        }
     }
 }
 
@@ -188,11 +289,9 @@ fn key(outlet: &Outlet, client: Sid) -> Key {
     (client, outlet.path().clone())
 }
 
-/// Bytes of the memory that an event takes: its text, its attachments and its place.
-fn charge(event: &Serialized) -> usize {
-    let size = match event {
+fn size(value: &Serialized) -> usize {
+    match value {
         Serialized::Str(text, attachments) => text.len() + attachments.iter().flatten().map(|bytes| bytes.len()).sum::<usize>(),
         Serialized::Bytes(bytes) => bytes.len(),
-    };
-    EVENT_BYTES.saturating_add(size)
+    }
 }
