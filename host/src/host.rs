@@ -154,7 +154,7 @@ impl Host {
         let config = Arc::new(config);
         let lock = DataLock::take(&config.data.dir)?;
         let keys = Keys::load(&config)?;
-        let connections = connections(&config)?;
+        let allowed = allowed(&config)?;
         let listen = |source| StartError::Listen { address: config.server.listen.clone(), source };
         let listener = listen::bind(&config.server.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -178,7 +178,7 @@ impl Host {
                 .yielding_by(stand_back);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let slots = Slots::new(connections.get(), config.limits.reserved_connections.get(), Arc::clone(&metrics));
+        let slots = Slots::new(allowed.connections.get(), config.limits.reserved_connections.get(), Arc::clone(&metrics));
         let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics), tasks.clone());
         let api = Api {
             config: Arc::clone(&config),
@@ -209,12 +209,14 @@ impl Host {
         // Accepting before loading: whoever asks whether the host lives or is ready gets an answer, clients are asked to come back.
         let accepting = CancellationToken::new();
         let gives_up = accepting.clone().drop_guard();
-        let accept = accept(listener, router, Arc::clone(&rooms), slots, limits, accepting.clone(), tasks.clone());
+        let accept = accept(listener, router, Arc::clone(&rooms), Arc::clone(&slots), limits, accepting.clone(), tasks.clone());
         let accepted = tasks.spawn(accept);
 
         let plugins = |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
         let reloading = CancellationToken::new();
         tasks.spawn(tend(Arc::clone(&loader), reloading.clone()));
+        let adapting = adapt_to_plugins(Arc::clone(&slots), Arc::clone(&registry), config.limits.reserved_connections, allowed);
+        tasks.spawn(reloading.clone().run_until_cancelled_owned(adapting));
         let (begun, go_on) = follow(reloader, reloading.clone(), &tasks).map_err(StartError::Thread)?;
         let ended = |_| Err(ScanError::from(io::Error::other("the thread that follows it has ended")));
         begun.await.unwrap_or_else(ended).map_err(plugins)?;
@@ -227,7 +229,7 @@ impl Host {
         gives_up.disarm();
         Ok(Self {
             config,
-            connections,
+            connections: allowed.connections,
             address,
             accepting,
             accepted,
@@ -301,21 +303,53 @@ impl Host {
     }
 }
 
-/// How many connections clients may have, by the configuration and the file descriptors.
-fn connections(config: &Config) -> Result<NonZeroUsize, TooFew> {
+/// What the file descriptors of the process allow.
+#[derive(Debug, Clone, Copy)]
+struct Allowed {
+    /// Connections of clients.
+    connections: NonZeroUsize,
+    /// Plugins beside so many connections.
+    plugins: usize,
+    /// All descriptors; `None` if the system has no limit.
+    descriptors: Option<u64>,
+}
+
+/// How many connections clients may have at the start, by the configuration and the file descriptors.
+fn allowed(config: &Config) -> Result<Allowed, TooFew> {
     // A directory that can't be read is an error of its own, later.
-    let plugins = scan::scan(&config.plugins.dir).map_or(0, |files| files.len());
-    let limit = descriptors::raise_limit();
+    let plugins = scan::scan(&config.plugins.dir).map_or(0, |files| files.len()) + descriptors::MORE_PLUGINS;
+    let descriptors = descriptors::raise_limit();
     let needed = descriptors::needed(plugins, config.limits.reserved_connections);
-    let connections = descriptors::connections(limit, needed, config.limits.connections)?;
+    let connections = descriptors::connections(descriptors, needed, config.limits.connections)?;
     if config.limits.connections.is_none() && connections < DEFAULT_CONNECTIONS {
         tracing::warn!(
             connections,
-            descriptors = limit,
+            descriptors,
             "few file descriptors: clients may have fewer connections; for more, raise the hard limit (`ulimit -n`, LimitNOFILE in systemd)"
         );
     }
-    Ok(connections)
+    Ok(Allowed { connections, plugins, descriptors })
+}
+
+/// Allows clients fewer connections while there are more plugins than were reckoned with at the start: each plugin needs file descriptors, and
+/// only new clients may be refused if none are left.
+async fn adapt_to_plugins(slots: Arc<Slots>, registry: Arc<Registry>, reserved: NonZeroUsize, allowed: Allowed) {
+    let (mut changes, mut before) = (registry.changes(), allowed.connections.get());
+    loop {
+        let now = registry.snapshot().plugins.len();
+        let needed = descriptors::needed(now.max(allowed.plugins), reserved);
+        let connections = descriptors::left(allowed.descriptors, needed, allowed.connections);
+        if connections < before {
+            tracing::warn!(connections, plugins = now, "clients may have fewer connections: more plugins need file descriptors");
+        }
+        if connections != before {
+            slots.set_limit(connections);
+            before = connections;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Says which tables of the configuration concern no plugin: a misspelt name would otherwise pass silently.

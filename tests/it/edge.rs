@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sockhop::config::{AllowedOrigin, Config};
-use sockhop_tests::{HostProcess, PATIENCE, TestClient, TestHost, bundled_plugin, directory_of, eventually, guest, serve};
+use sockhop_tests::{
+    HostProcess, PATIENCE, TestClient, TestHost, bundled_plugin, directory_of, do_nothing_as, drop_in, eventually, guest, serve,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -489,6 +491,32 @@ fn connections_that_the_file_descriptors_do_not_allow_are_refused_with_both_numb
     }
     let said = refused(64, None);
     assert!(said.contains("too few file descriptors") && said.contains("64"), "{said}");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() {
+    const MORE: usize = 20;
+    let (plugins, data) = (directory_of(&[]), directory_of(&[]));
+    let host = HostProcess::of(with_descriptors(plugins.path(), data.path(), 400), data.path());
+    let limit = || {
+        let (_, text) = host.http("/metrics", None);
+        let line = text.as_str().and_then(|text| text.lines().find_map(|line| line.strip_prefix("sockhop_connections_limit ")));
+        line.and_then(|limit| limit.parse::<usize>().ok()).expect("a number")
+    };
+    let before = limit();
+    let files: Vec<_> = (0..MORE)
+        .map(|number| {
+            let (name, bytes) = do_nothing_as(number);
+            drop_in(plugins.path(), &format!("{name}.wasm"), &bytes)
+        })
+        .collect();
+    // Sixteen were reckoned with, and each further one may take eight.
+    eventually("fewer connections", async || (limit() == before - (MORE - 16) * 8).then_some(())).await;
+    for file in &files[..4] {
+        std::fs::remove_file(file).expect("a plugin that is removed");
+    }
+    eventually("as many connections as before", async || (limit() == before).then_some(())).await;
 }
 
 #[cfg(unix)]

@@ -48,6 +48,15 @@ pub fn do_nothing() -> Vec<u8> {
     )
 }
 
+/// The same plugin under another name, which is its event's name as well.
+pub fn do_nothing_as(number: usize) -> (String, Vec<u8>) {
+    let name = format!("noth{number:03}");
+    let mut bytes = do_nothing();
+    let place = bytes.windows(12).position(|window| window == b"nothing1.0.0").expect("the place of its name");
+    bytes[place..place + name.len()].copy_from_slice(name.as_bytes());
+    (name, bytes)
+}
+
 /// The plugin `tables`: its event `fill` lets a table grow until the host says no, and replies how many elements it has then.
 pub fn table_filler() -> Vec<u8> {
     handmade(

@@ -25,7 +25,7 @@ pub use api::{ask, row_of};
 pub use client::TestClient;
 pub use dispatch::TestDispatcher;
 pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
-pub use handmade::{asynchronous, do_nothing, handmade, table_filler};
+pub use handmade::{asynchronous, do_nothing, do_nothing_as, handmade, table_filler};
 pub use host::TestHost;
 pub use polling::PollingSession;
 #[cfg(target_os = "linux")]

@@ -16,8 +16,8 @@ const LOADING: u64 = 32;
 /// What one plugin's state has open: two files at rest, and a few more for each of its readers while it is busy.
 const PLUGIN: u64 = 8;
 
-/// Plugins for which there is space at least: some come later.
-const PLUGINS: u64 = 16;
+/// Plugins that may come later before clients get fewer connections.
+pub(super) const MORE_PLUGINS: usize = 16;
 
 /// Connections of clients without which a host is not worth starting.
 const FEWEST: u64 = 16;
@@ -34,9 +34,9 @@ pub(super) fn raise_limit() -> Option<u64> {
     None
 }
 
-/// How many descriptors everything but clients' connections needs, with `plugins` files in the plugin directory.
+/// How many descriptors everything but clients' connections needs beside so many plugins.
 pub(super) fn needed(plugins: usize, reserved: NonZeroUsize) -> u64 {
-    let plugins = u64::try_from(plugins).unwrap_or(u64::MAX).saturating_add(PLUGINS);
+    let plugins = u64::try_from(plugins).unwrap_or(u64::MAX);
     let reserved = u64::try_from(reserved.get()).unwrap_or(u64::MAX);
     plugins.saturating_mul(PLUGIN).saturating_add(HOST + LOADING).saturating_add(reserved)
 }
@@ -55,6 +55,12 @@ pub(super) fn connections(limit: Option<u64>, needed: u64, configured: Option<No
         (None, Some(left)) if left.get() as u64 >= FEWEST => Ok(left),
         _ => Err(too_few),
     }
+}
+
+/// How many of `connections` clients may have now that more plugins need descriptors: those for which one is left.
+pub(super) fn left(limit: Option<u64>, needed: u64, connections: NonZeroUsize) -> usize {
+    let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(needed));
+    connections.get().min(usize::try_from(left).unwrap_or(usize::MAX))
 }
 
 /// The process may not have enough file descriptors.
@@ -88,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_default_adapts_to_what_is_left_and_a_configured_number_must_fit() {
-        let needed = needed(4, number(32));
+        let needed = needed(4 + MORE_PLUGINS, number(32));
         assert_eq!(needed, 288);
         let of = |limit, configured: Option<usize>| connections(Some(limit), needed, configured.map(number)).map(NonZeroUsize::get);
         assert_eq!(of(1_024, None), Ok(736));
@@ -100,6 +106,13 @@ mod tests {
         assert_eq!(of(290, Some(2)), Ok(2), "whoever asks for few has them");
         assert_eq!(connections(None, needed, None), Ok(DEFAULT_CONNECTIONS));
         assert!(connections(Some(u64::MAX), u64::MAX, None).is_err());
+    }
+
+    #[test]
+    fn plugins_that_come_later_take_their_descriptors_from_clients() {
+        let left = |plugins| left(Some(1_024), needed(plugins, number(32)), number(736));
+        assert_eq!((left(20), left(21), left(30), left(1_000)), (736, 728, 656, 0));
+        assert_eq!(super::left(None, needed(1_000, number(32)), number(736)), 736);
     }
 
     #[test]

@@ -58,7 +58,14 @@ impl Slots {
 
     /// TCP connections and sessions of clients now, and the most of each.
     pub(super) fn used(&self) -> (usize, usize, usize) {
-        (self.connections.used(), self.sessions.used(), self.connections.limit)
+        (self.connections.used(), self.sessions.used(), self.connections.limit())
+    }
+
+    /// Changes how many connections, and as many sessions, clients may have. Those that are beyond the new limit stay.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        for pool in [&self.connections, &self.sessions] {
+            pool.limit.store(limit, Ordering::Relaxed);
+        }
     }
 
     /// The lock is held for a search in a list of [`Reserve::most`] entries, and only while the host is at its limit.
@@ -117,13 +124,17 @@ impl Drop for Slot {
 struct Pool {
     of: &'static str,
     used: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
     is_full: AtomicBool,
 }
 
 impl Pool {
     fn new(of: &'static str, limit: usize) -> Arc<Self> {
-        Arc::new(Self { of, used: AtomicUsize::new(0), limit, is_full: AtomicBool::new(false) })
+        Arc::new(Self { of, used: AtomicUsize::new(0), limit: AtomicUsize::new(limit), is_full: AtomicBool::new(false) })
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
     }
 
     fn used(&self) -> usize {
@@ -131,14 +142,15 @@ impl Pool {
     }
 
     fn take(self: &Arc<Self>) -> Option<Taken> {
-        let one_more = |used: usize| (used < self.limit).then_some(used + 1);
+        let limit = self.limit();
+        let one_more = |used: usize| (used < limit).then_some(used + 1);
         if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok() {
             return Some(Taken(Arc::clone(self)));
         }
         if !self.is_full.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 of = self.of,
-                limit = self.limit,
+                limit,
                 "connection limit reached: new clients are answered 503 until others leave; the limit is `connections` in `[limits]`"
             );
         }
@@ -147,7 +159,8 @@ impl Pool {
 
     /// Use at which a full pool counts as relieved: a twentieth below the limit, so that a pool at its limit is not logged again and again.
     fn relieved_at(&self) -> usize {
-        self.limit - (self.limit / 20).max(1).min(self.limit)
+        let limit = self.limit();
+        limit - (limit / 20).max(1).min(limit)
     }
 }
 
@@ -165,7 +178,7 @@ impl Drop for Taken {
         let pool = &self.0;
         let used = pool.used.fetch_sub(1, Ordering::Relaxed) - 1;
         if pool.is_full.load(Ordering::Relaxed) && used <= pool.relieved_at() && pool.is_full.swap(false, Ordering::Relaxed) {
-            tracing::info!(of = pool.of, used, limit = pool.limit, "below the connection limit again");
+            tracing::info!(of = pool.of, used, limit = pool.limit(), "below the connection limit again");
         }
     }
 }
