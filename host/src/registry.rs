@@ -178,6 +178,8 @@ pub struct State {
     /// The turn: held until the effects of one's commit are delivered, so that every receiver sees changes in the order of their commits. A
     /// [`tokio::sync::Mutex`], because a commit is awaited under it.
     pub commit: Arc<tokio::sync::Mutex<()>>,
+    /// Held by the one thread that waits for a sequence's next number; see [`Store::next_id`].
+    pub numbers: Arc<tokio::sync::Mutex<()>>,
     /// Bytes that the instances take, those of versions whose last events run among them.
     pub memory: Arc<AtomicUsize>,
 }

@@ -114,7 +114,7 @@ mod tests {
 
     fn state(dir: &tempfile::TempDir) -> State {
         let store = Store::open(&dir.path().join("state.sqlite"), &dir.path().join("state.json"), StoreLimits::default()).unwrap();
-        State { store: Arc::new(store), commit: Arc::default(), memory: Arc::default() }
+        State { store: Arc::new(store), commit: Arc::default(), numbers: Arc::default(), memory: Arc::default() }
     }
 
     fn change(state: &State, key: &str) -> Changes {

@@ -3,16 +3,18 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
+use tokio::task::JoinError;
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
 use crate::event::{Connection, Event, Json};
 use crate::log::Chain;
-use crate::registry::{Inbound, NotJoined, Outbound, Routes, Served};
+use crate::registry::{Inbound, NotJoined, Outbound, Routes, Served, State};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
 use crate::rule::is_room_name;
@@ -220,6 +222,31 @@ fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool)
     }
 }
 
+/// Waits for the next number of a sequence, at most [`NUMBER_WAIT`]. One thread waits for each store, and the others wait for that one without a
+/// thread: an event that is given up leaves none behind.
+async fn next_id(state: &State, sequence: String) -> Result<u64, ViewError> {
+    let waiting = async {
+        let turn = Arc::clone(&state.numbers).lock_owned().await;
+        let store = Arc::clone(&state.store);
+        let next = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            store.next_id(&sequence)
+        });
+        match next.await.map_err(JoinError::try_into_panic) {
+            Ok(next) => next,
+            // As if it had been called here.
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The host has ended.
+            Err(Err(_)) => Err(ViewError::Contended),
+        }
+    };
+    tokio::time::timeout(NUMBER_WAIT, waiting).await.unwrap_or(Err(ViewError::Contended))
+}
+
+/// How long an event waits for a number while another process holds the state's file, or a checkpoint goes on, before it is answered `busy`. Far
+/// less than the time of an event, so that it is not the plugin that fails.
+const NUMBER_WAIT: Duration = Duration::from_secs(2);
+
 /// Whether the placeholders of `data` name each of `attachments` exactly once, and nothing else.
 pub(super) fn names_each(data: &Value, attachments: usize) -> bool {
     fn collect(value: &Value, found: &mut Vec<u64>) {
@@ -375,10 +402,9 @@ impl HostCalls for Run {
 
     fn next_id(&mut self, sequence: String) -> BoxFuture<'_, Result<u64, Refusal>> {
         Box::pin(async move {
-            let store = Arc::clone(&self.served.state.store);
-            let next = match store.next_id_at_once(&sequence) {
+            let next = match self.served.state.store.next_id_at_once(&sequence) {
                 Some(next) => next,
-                None => tokio::task::spawn_blocking(move || store.next_id(&sequence)).await.unwrap_or(Err(ViewError::Contended)),
+                None => next_id(&self.served.state, sequence).await,
             };
             next.map_err(|error| self.refuse(error))
         })

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::wal::Held;
-use super::{CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural};
+use super::{CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural, try_lock};
 
 /// Numbers of a sequence that are taken from the file at once. A stop without [`Store::close`] leaves a gap of at most that many; a commit
 /// to the file is saved for all but one of them.
@@ -65,7 +65,8 @@ impl Store {
     /// write, for a log that is full, and for the disk.
     ///
     /// # Errors
-    /// [`ViewError::Misuse`] for a name that is empty, [`ViewError::Limit`] for one that is too long, a sequence too many, or one at its end.
+    /// [`ViewError::Misuse`] for a name that is empty, [`ViewError::Limit`] for one that is too long, a sequence too many, or one at its end;
+    /// [`ViewError::Contended`] and [`ViewError::Store`] if the file can't be written.
     pub fn next_id(&self, sequence: &str) -> Result<u64, ViewError> {
         check_name(sequence)?;
         let mut ids = lock(&self.ids);
@@ -86,7 +87,7 @@ impl Store {
         if let Err(error) = check_name(sequence) {
             return Some(Err(error));
         }
-        let mut ids = self.ids.try_lock().ok()?;
+        let mut ids = try_lock(&self.ids)?;
         if let Some(id) = ids.next(sequence) {
             return Some(Ok(id));
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::opening::checkpoint;
-use super::{BUSY_TIMEOUT, CommitError, FailureKind, Store, StoreError, lock, meta};
+use super::{BUSY_TIMEOUT, CommitError, FailureKind, Store, StoreError, lock, meta, try_lock};
 
 /// Bytes of a frame's header, which stands before each page.
 const FRAME_HEADER: u64 = 24;
@@ -135,7 +135,7 @@ impl Store {
         if self.wal.is_full() || !self.is_awake.load(Ordering::Relaxed) {
             return None;
         }
-        let mut writer = self.writer.try_lock().ok()?;
+        let mut writer = try_lock(&self.writer)?;
         let writer = writer.as_mut()?;
         writer.busy_timeout(Duration::ZERO).ok()?;
         let written = write(writer);
