@@ -75,6 +75,7 @@ const MODULES: &[&str] = &[
     "host",
     "http",
     "log",
+    "memory",
     "metrics",
     "plugin",
     "registry",
