@@ -7,6 +7,7 @@ mod outlet;
 mod overflow;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -20,12 +21,13 @@ use tokio_util::task::TaskTracker;
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
 use crate::event::{Connection, EventId, Identity, Json};
+use crate::log;
 use crate::memory::QueueMemory;
 use crate::rejection::Rejection;
 use crate::transport::{Cut, Upgrades};
 
 use directory::Directory;
-use overflow::{Drained, Handed, Overflow, Packet};
+use overflow::{Drained, Handed, Overflow, Packet, Queue};
 
 pub(crate) use directory::page_of;
 pub(crate) use outlet::{Outlet, Outlets};
@@ -199,7 +201,7 @@ impl Rooms {
         let Some(outlet) = self.outlets.of(socket.ns()) else { return };
         let sid = socket.id;
         if self.overflow.has(&outlet, sid) || Self::try_disconnect(socket).is_err() {
-            self.overflow.end(&outlet, sid, false, || self.attend(&outlet, sid));
+            self.overflow.end(&outlet, sid, false, |queue| self.attend(&outlet, sid, queue));
         }
     }
 
@@ -222,7 +224,7 @@ impl Rooms {
             return;
         }
         let packet = || packet(to.ack, event, id, answer);
-        if let Handed::Waits(sent) = self.overflow.send(&outlet, client, packet, || self.attend(&outlet, client)) {
+        if let Handed::Waits(Some(sent)) = self.overflow.send(&outlet, client, packet, |queue| self.attend(&outlet, client, queue)) {
             // An error says that the connection has ended.
             let _ = sent.await;
         }
@@ -251,7 +253,7 @@ impl Rooms {
         let connection = socket.extensions.get::<Arc<Connection>>();
         tracing::warn!(client = connection.map(|connection| connection.public_id.clone()), reason, "client cut");
         if let Some(outlet) = self.outlets.of(socket.ns()) {
-            self.overflow.end(&outlet, socket.id, true, || self.attend(&outlet, socket.id));
+            self.overflow.end(&outlet, socket.id, true, |queue| self.attend(&outlet, socket.id, queue));
         }
         // Where the handshake was a WebSocket's own, that is the connection, whatever a later request has claimed.
         let handshake = socket.req_parts();
@@ -306,7 +308,7 @@ impl Rooms {
 
     fn deliver(&self, outlet: &Arc<Outlet>, receiver: Sid, event: &Serialized) -> bool {
         let packet = || Packet::Emit(event.clone());
-        match self.overflow.send(outlet, receiver, packet, || self.attend(outlet, receiver)) {
+        match self.overflow.send(outlet, receiver, packet, |queue| self.attend(outlet, receiver, queue)) {
             Handed::Sent | Handed::Waits(_) => true,
             Handed::NoMemory => {
                 self.cut_receiver(outlet, receiver, "no memory is left for the events that it does not read");
@@ -340,8 +342,14 @@ impl Rooms {
     }
 
     /// Sees in a task of its own to what waits for a client.
-    fn attend(&self, outlet: &Arc<Outlet>, client: Sid) {
-        self.tasks.spawn(attend(Weak::clone(&self.itself), Arc::clone(outlet), client, self.stalled));
+    fn attend(&self, outlet: &Arc<Outlet>, client: Sid, queue: Arc<Queue>) {
+        let attendant = Attendant { rooms: Weak::clone(&self.itself), outlet: Arc::clone(outlet), client, queue };
+        let stalled = self.stalled;
+        self.tasks.spawn(async move {
+            if let Err(panic) = log::catch(pin!(attendant.run(stalled))).await {
+                attendant.give_up(&panic);
+            }
+        });
     }
 }
 
@@ -355,34 +363,61 @@ fn packet(ack: Option<i64>, event: &str, id: EventId, answer: &Result<Json, Reje
     }
 }
 
-/// Sends what waits for `client`, until nothing does or the connection has ended. A client that makes no space for `stalled` is cut.
-async fn attend(rooms: Weak<Rooms>, outlet: Arc<Outlet>, client: Sid, stalled: Duration) {
-    let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);
-    loop {
-        tokio::time::sleep(pause).await;
-        let Some(rooms) = rooms.upgrade() else { return };
-        let drained = rooms.overflow.drain(&outlet, client);
-        // A client that makes little space is not looked at more often for that.
-        pause = match drained {
-            Drained::Batch => RETRY.0,
-            Drained::Some => pause,
-            Drained::All | Drained::None | Drained::Ends => (pause * 2).min(RETRY.1),
-        };
-        match drained {
-            Drained::All => return,
-            Drained::Batch | Drained::Some => until = Instant::now() + stalled,
-            Drained::None if Instant::now() < until => {}
-            Drained::None => rooms.cut_receiver(&outlet, client, "it does not read what is sent to it"),
-            // Known until the connection is gone, so that nothing follows its DISCONNECT packet. If the client reads nothing at all, the
-            // heartbeat ends the session.
-            Drained::Ends => match rooms.socket(&outlet, client) {
-                None => {
-                    rooms.overflow.forget(&outlet, client);
-                    return;
-                }
-                Some(socket) if !is_told => is_told = Rooms::try_disconnect(socket).is_ok(),
-                Some(_) => {}
-            },
+/// Sends what waits for one client.
+struct Attendant {
+    rooms: Weak<Rooms>,
+    outlet: Arc<Outlet>,
+    client: Sid,
+    queue: Arc<Queue>,
+}
+
+impl Attendant {
+    /// Works until nothing waits or the connection has ended. A client that makes no space for `stalled` is cut.
+    async fn run(&self, stalled: Duration) {
+        let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);
+        loop {
+            tokio::time::sleep(pause).await;
+            let Some(rooms) = self.rooms.upgrade() else { return };
+            let drained = rooms.overflow.drain(&self.outlet, self.client, &self.queue);
+            // A client that makes little space is not looked at more often for that.
+            pause = match drained {
+                Drained::Batch => RETRY.0,
+                Drained::Some => pause,
+                Drained::All | Drained::None | Drained::Ends => (pause * 2).min(RETRY.1),
+            };
+            let is_late = Instant::now() >= until;
+            match drained {
+                Drained::All => return,
+                Drained::Batch | Drained::Some => until = Instant::now() + stalled,
+                Drained::None if is_late => rooms.cut_receiver(&self.outlet, self.client, "it does not read what is sent to it"),
+                Drained::None => {}
+                // Known until the connection is gone, so that nothing follows its DISCONNECT packet.
+                Drained::Ends => match rooms.socket(&self.outlet, self.client) {
+                    None => {
+                        rooms.overflow.forget(&self.outlet, self.client);
+                        return;
+                    }
+                    Some(socket) if !is_told => {
+                        is_told = Rooms::try_disconnect(socket).is_ok();
+                        if !is_told && is_late {
+                            rooms.cut_receiver(&self.outlet, self.client, "it does not read that its connection ends");
+                            // A polling client can't be cut: if it never polls again, the heartbeat ends its session.
+                            until = Instant::now() + stalled;
+                        }
+                    }
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+
+    /// After a panic nothing would see to the queue, and its client would wait for ever.
+    fn give_up(&self, panic: &log::Panic) {
+        let error = &panic.message;
+        tracing::error!(error, location = panic.location, "the host panicked while it sent what waited for a client");
+        if let Some(rooms) = self.rooms.upgrade() {
+            rooms.overflow.forget(&self.outlet, self.client);
+            rooms.cut_receiver(&self.outlet, self.client, "the host failed to send what waited for it");
         }
     }
 }

@@ -208,7 +208,8 @@ impl Client {
         let leaving = Arc::clone(&client);
         socket.on_disconnect(async move |reason: DisconnectReason| {
             tracing::debug!(client = leaving.connection.public_id, %reason, "client disconnected");
-            leaving.leave().await;
+            Arc::clone(&leaving).leave().await;
+            leaving.sockets.rooms.leave(&leaving.connection);
         });
         socket.extensions.insert(Arc::clone(&client.connection));
         socket.extensions.insert(client);
@@ -369,7 +370,6 @@ impl Client {
     /// takes the socket out of its rooms, so that no join of an earlier event can outlive it.
     async fn leave(self: Arc<Self>) {
         self.left.get_or_init(|| self.finish()).await;
-        self.sockets.rooms.leave(&self.connection);
     }
 
     /// Takes no event from now on; the stage until now.

@@ -94,6 +94,12 @@ pub(crate) struct Verdict {
     pub(crate) is_kept: bool,
 }
 
+/// How often a plugin is replaced in the rehearsal: then it has as many versions in memory as it ever has. Every other abuse takes place once.
+const REHEARSED_RELOADS: u64 = 3;
+
+/// The longest rehearsal.
+const REHEARSAL_AT_MOST: Duration = Duration::from_secs(120);
+
 /// Seconds beyond the rest that the host may take to give back threads and files, on a busy machine.
 const PATIENCE_S: u32 = 30;
 
@@ -180,14 +186,17 @@ impl Setting<'_> {
         let api = Api::new(&host.address, self.data);
         let mut honest = Load::new(Driver::connect(&host.address, HONEST, false), Question::Texts(honest_events()), host.pid());
         note(&format!("rehearsal, {} s", extent.rehearsal.as_secs()));
-        let rehearsed = self.storm(&mut honest, host, &api, (extent, extent.rehearsal));
+        // Until everything has happened that stays: on a slow machine the time alone is too short for it.
+        let rehearsed = self.storm(&mut honest, host, &api, extent, |elapsed, is_complete| {
+            elapsed >= extent.rehearsal && (is_complete || elapsed >= REHEARSAL_AT_MOST)
+        });
         note(&format!("rest, {} s", extent.rest.as_secs()));
         rest(&mut honest, extent.rest);
         let before = host.footprint();
         note(&format!("steady, {} s", extent.steady.as_secs()));
         let steady = alone(&mut honest, extent, extent.steady);
         note(&format!("storm, {} s", extent.storm.as_secs()));
-        let mut storm = self.storm(&mut honest, host, &api, (extent, extent.storm));
+        let mut storm = self.storm(&mut honest, host, &api, extent, |elapsed, _| elapsed >= extent.storm);
         storm.broken.extend(rehearsed.broken);
         note(&format!("rest, {} s", extent.rest.as_secs()));
         rest(&mut honest, extent.rest);
@@ -231,7 +240,7 @@ impl Setting<'_> {
     }
 
     /// The honest clients among all abuse.
-    fn storm(&self, honest: &mut Load, server: &Server, api: &Api, (extent, time): (Extent, Duration)) -> Storm {
+    fn storm(&self, honest: &mut Load, server: &Server, api: &Api, extent: Extent, ends: impl Fn(Duration, bool) -> bool) -> Storm {
         let (is_over, host): (_, SocketAddr) = (AtomicBool::new(false), server.address.parse().expect("an address"));
         let counts: Vec<AtomicU64> = abuse::ALL.iter().map(|_| AtomicU64::new(0)).collect();
         self.stops.store(true, Ordering::Relaxed);
@@ -258,7 +267,11 @@ impl Setting<'_> {
                 })
                 .collect();
             let _end = crate::reload::SetAtEnd(&is_over);
-            let phase = honest.open(extent.rate, 1, Duration::ZERO, |elapsed| elapsed >= time);
+            let is_complete = || {
+                let least = |abuse: &abuse::Abuse| if abuse.name == abuse::RELOADS { REHEARSED_RELOADS } else { 1 };
+                abuse::ALL.iter().zip(&counts).all(|(abuse, count)| count.load(Ordering::Relaxed) >= least(abuse))
+            };
+            let phase = honest.open(extent.rate, 1, Duration::ZERO, |elapsed| ends(elapsed, is_complete()));
             is_over.store(true, Ordering::Relaxed);
             let ended = running.into_iter().zip(&abuse::ALL).filter_map(|(thread, abuse)| match thread.join() {
                 Ok(result) => result.err().map(|error| format!("{}: {error}", abuse.name)),

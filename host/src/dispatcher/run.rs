@@ -240,7 +240,11 @@ async fn next_id(state: &State, sequence: String) -> Result<u64, ViewError> {
             Err(Err(_)) => Err(ViewError::Contended),
         }
     };
-    tokio::time::timeout(NUMBER_WAIT, waiting).await.unwrap_or(Err(ViewError::Contended))
+    tokio::time::timeout(NUMBER_WAIT, waiting).await.unwrap_or_else(|_| {
+        // A handler that can't do without the number may trap: that is not its plugin's failure.
+        state.store.count_fault();
+        Err(ViewError::Contended)
+    })
 }
 
 /// How long an event waits for a number while another process holds the state's file, or a checkpoint goes on, before it is answered `busy`. Far
@@ -402,6 +406,10 @@ impl HostCalls for Run {
 
     fn next_id(&mut self, sequence: String) -> BoxFuture<'_, Result<u64, Refusal>> {
         Box::pin(async move {
+            // One wait is enough: the event is rejected whatever the handler makes of it.
+            if self.fault.is_some() {
+                return Err(self.fail(Fault::Rejected(super::contended())));
+            }
             let next = match self.served.state.store.next_id_at_once(&sequence) {
                 Some(next) => next,
                 None => next_id(&self.served.state, sequence).await,

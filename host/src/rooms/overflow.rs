@@ -32,7 +32,7 @@ pub(super) struct Overflow {
 
 /// What waits for one connection. A queue's lock may be held while the map's is taken, never the other way round.
 #[derive(Default)]
-struct Queue(Mutex<State>);
+pub(super) struct Queue(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -51,7 +51,7 @@ struct Waiting {
     packet: Packet,
     /// Bytes of the memory that it takes.
     charge: usize,
-    /// Resolved when the packet is in the buffer; dropped when it never will be.
+    /// For an answer: resolved when it is in the buffer, dropped when it never will be.
     sent: Option<oneshot::Sender<()>>,
 }
 
@@ -70,8 +70,8 @@ pub(super) enum Packet {
 pub(super) enum Handed {
     /// It is in the outgoing buffer.
     Sent,
-    /// It waits for space in the outgoing buffer. The receiver resolves when it has it, and fails if the connection ends before.
-    Waits(oneshot::Receiver<()>),
+    /// It waits for space in the outgoing buffer. An answer's receiver resolves when it has it, and fails if the connection ends before.
+    Waits(Option<oneshot::Receiver<()>>),
     /// There is no memory for it. The client would miss it, so it gets nothing more.
     NoMemory,
     /// The connection has ended, or is to be ended.
@@ -106,9 +106,9 @@ impl Overflow {
     }
 
     /// Sends a packet to `client` after what waits for it. An emit waits in the memory of all connections. An answer takes none of it: its sender
-    /// keeps it until it is sent, and has one at a time. `attend` is called for a connection for which nothing waited: it has to see to
-    /// [`Overflow::drain`] from then on.
-    pub(super) fn send(&self, outlet: &Outlet, client: Sid, packet: impl Fn() -> Packet, attend: impl Fn()) -> Handed {
+    /// keeps it until it is sent, and has one at a time. `attend` is called with the new queue of a connection for which nothing waited: it has to
+    /// see to [`Overflow::drain`] from then on.
+    pub(super) fn send(&self, outlet: &Outlet, client: Sid, packet: impl Fn() -> Packet, attend: impl Fn(Arc<Queue>)) -> Handed {
         loop {
             let queue = match self.find(outlet, client) {
                 Some(queue) => queue,
@@ -133,9 +133,9 @@ impl Overflow {
                 state.clear(&self.memory);
                 return Handed::NoMemory;
             }
-            let (sent, is_sent) = oneshot::channel();
+            let (sent, is_sent) = (!matches!(packet, Packet::Emit(_))).then(oneshot::channel).unzip();
             state.bytes += charge;
-            state.packets.push_back(Waiting { packet, charge, sent: Some(sent) });
+            state.packets.push_back(Waiting { packet, charge, sent });
             return Handed::Waits(is_sent);
         }
     }
@@ -155,7 +155,7 @@ impl Overflow {
     }
 
     /// Ends the connection of `client` after what waits for it, or without that if it is `cut`. Calls `attend` as [`Overflow::send`] does.
-    pub(super) fn end(&self, outlet: &Outlet, client: Sid, cut: bool, attend: impl Fn()) {
+    pub(super) fn end(&self, outlet: &Outlet, client: Sid, cut: bool, attend: impl Fn(Arc<Queue>)) {
         loop {
             let queue = self.find_or_insert(outlet, client, &attend);
             let mut state = queue.state();
@@ -170,11 +170,13 @@ impl Overflow {
         }
     }
 
-    /// Sends some of what waits for `client`, as far as its buffer has space. The library ends a session whose ping finds no space, so a full
+    /// Sends some of what waits in the queue of `client`, as far as its buffer has space. The library ends a session whose ping finds no space, so a full
     /// buffer halves the next batch, until the client makes space faster than it is filled.
-    pub(super) fn drain(&self, outlet: &Outlet, client: Sid) -> Drained {
-        let Some(queue) = self.find(outlet, client) else { return Drained::All };
+    pub(super) fn drain(&self, outlet: &Outlet, client: Sid, queue: &Arc<Queue>) -> Drained {
         let mut state = queue.state();
+        if state.is_removed {
+            return Drained::All;
+        }
         let batch = if state.batch == 0 { self.largest_batch } else { state.batch };
         for number in 0..batch {
             let Some(first) = state.packets.front() else { break };
@@ -189,7 +191,7 @@ impl Overflow {
             (false, _) => Drained::Batch,
             (true, true) => Drained::Ends,
             (true, false) => {
-                self.remove(outlet, client, &queue, &mut state);
+                self.remove(outlet, client, queue, &mut state);
                 Drained::All
             }
         }
@@ -211,7 +213,7 @@ impl Overflow {
         self.queues().get(&key(outlet, client)).cloned()
     }
 
-    fn find_or_insert(&self, outlet: &Outlet, client: Sid, attend: impl Fn()) -> Arc<Queue> {
+    fn find_or_insert(&self, outlet: &Outlet, client: Sid, attend: impl Fn(Arc<Queue>)) -> Arc<Queue> {
         let (mut is_new, mut queues) = (false, self.queues());
         let queue = queues.entry(key(outlet, client)).or_insert_with(|| {
             is_new = true;
@@ -221,7 +223,7 @@ impl Overflow {
         let queue = Arc::clone(queue);
         drop(queues);
         if is_new {
-            attend();
+            attend(Arc::clone(&queue));
         }
         queue
     }
@@ -256,7 +258,6 @@ impl State {
         if let Some(Waiting { charge, sent, .. }) = self.packets.pop_front() {
             self.bytes -= charge;
             memory.give_back(charge);
-            // The sender of an emit does not wait.
             let _ = sent.map(|sent| sent.send(()));
         }
     }

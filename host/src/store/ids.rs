@@ -82,7 +82,12 @@ impl Store {
         Ok(ids.begin(sequence, reserved?))
     }
 
-    /// The same where it takes microseconds; nothing where it may take longer.
+    /// Counts a failure of the store that an event has met which gave up waiting.
+    pub fn count_fault(&self) {
+        self.health.count_fault();
+    }
+
+    /// The same as [`Store::next_id`] where it takes microseconds; nothing where it may take longer.
     pub fn next_id_at_once(&self, sequence: &str) -> Option<Result<u64, ViewError>> {
         if let Err(error) = check_name(sequence) {
             return Some(Err(error));

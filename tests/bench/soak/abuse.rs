@@ -44,8 +44,11 @@ pub(super) const ALL: [Abuse; 9] = [
     Abuse { name: "B3: connections that send nothing, or too little", run: stay_silent },
     Abuse { name: "C1: clients connect while a plugin sleeps in $connect", run: come_and_go },
     Abuse { name: "D2: the file of a disabled plugin is absent for 0.3 s", run: remove_for_a_moment },
-    Abuse { name: "reloads", run: reload },
+    Abuse { name: RELOADS, run: reload },
 ];
+
+/// The name of the abuse that replaces a plugin.
+pub(super) const RELOADS: &str = "reloads";
 
 /// The name of the plugin that [`remove_for_a_moment`] removes, and of its file.
 pub(super) const ABSENT: &str = "absentee";
