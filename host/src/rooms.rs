@@ -7,7 +7,6 @@ mod outlet;
 mod overflow;
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -21,7 +20,6 @@ use tokio_util::task::TaskTracker;
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, Target};
 use crate::event::{Connection, EventId, Identity, Json};
-use crate::log;
 use crate::memory::QueueMemory;
 use crate::rejection::Rejection;
 use crate::transport::{Cut, Upgrades};
@@ -255,6 +253,11 @@ impl Rooms {
         if let Some(outlet) = self.outlets.of(socket.ns()) {
             self.overflow.end(&outlet, socket.id, true, |queue| self.attend(&outlet, socket.id, queue));
         }
+        self.abort(socket);
+    }
+
+    /// Ends the WebSocket of a client. One that polls has none.
+    fn abort(&self, socket: &SocketRef<Outlet>) {
         // Where the handshake was a WebSocket's own, that is the connection, whatever a later request has claimed.
         let handshake = socket.req_parts();
         let was_upgraded = !handshake.uri.query().unwrap_or_default().split('&').any(|pair| pair == "transport=websocket");
@@ -344,12 +347,7 @@ impl Rooms {
     /// Sees in a task of its own to what waits for a client.
     fn attend(&self, outlet: &Arc<Outlet>, client: Sid, queue: Arc<Queue>) {
         let attendant = Attendant { rooms: Weak::clone(&self.itself), outlet: Arc::clone(outlet), client, queue };
-        let stalled = self.stalled;
-        self.tasks.spawn(async move {
-            if let Err(panic) = log::catch(pin!(attendant.run(stalled))).await {
-                attendant.give_up(&panic);
-            }
-        });
+        self.tasks.spawn(attendant.run(self.stalled));
     }
 }
 
@@ -373,7 +371,7 @@ struct Attendant {
 
 impl Attendant {
     /// Works until nothing waits or the connection has ended. A client that makes no space for `stalled` is cut.
-    async fn run(&self, stalled: Duration) {
+    async fn run(self, stalled: Duration) {
         let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);
         loop {
             tokio::time::sleep(pause).await;
@@ -410,14 +408,20 @@ impl Attendant {
             }
         }
     }
+}
 
-    /// After a panic nothing would see to the queue, and its client would wait for ever.
-    fn give_up(&self, panic: &log::Panic) {
-        let error = &panic.message;
-        tracing::error!(error, location = panic.location, "the host panicked while it sent what waited for a client");
-        if let Some(rooms) = self.rooms.upgrade() {
+/// After a panic nothing would see to the queue, and its client would wait for ever.
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(rooms) = self.rooms.upgrade()
+        {
             rooms.overflow.forget(&self.outlet, self.client);
-            rooms.cut_receiver(&self.outlet, self.client, "the host failed to send what waited for it");
+            if let Some(socket) = rooms.socket(&self.outlet, self.client) {
+                rooms.abort(&socket);
+                // Without space for it, the heartbeat ends the session of a client that polls.
+                let _ = Rooms::try_disconnect(socket);
+            }
         }
     }
 }
