@@ -1,0 +1,93 @@
+//! The settings of an Engine.IO server, each with its unit and its default.
+use std::time::Duration;
+
+/// Which transports a server offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transports {
+    /// HTTP long polling.
+    pub polling: bool,
+    /// WebSocket.
+    pub websocket: bool,
+    /// Whether a polling session may move on to a WebSocket. Needs both.
+    pub upgrade: bool,
+}
+
+impl Default for Transports {
+    /// All of them.
+    fn default() -> Self {
+        Self { polling: true, websocket: true, upgrade: true }
+    }
+}
+
+/// The settings of an Engine.IO server.
+///
+/// Every bound is enforced: what exceeds it ends the session (see [`End`](super::End)) or is
+/// answered with an error, and never waits in memory.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The path of all requests, without a slash at its end. Default: `/socket.io`.
+    pub path: String,
+    /// The transports on offer. Default: all.
+    pub transports: Transports,
+    /// How long after a pong the next ping is sent. Default: 25 s, as the reference server.
+    pub ping_interval: Duration,
+    /// How long the pong may take before the session ends. Default: 20 s, as the reference server.
+    pub ping_timeout: Duration,
+    /// How long a session may exist before [`Session::connected`](super::Session::connected) is
+    /// called. Default: 45 s, as the reference server.
+    pub connect_timeout: Duration,
+    /// How long an upgrade may take, and the request that starts it. Default: 10 s.
+    pub upgrade_timeout: Duration,
+    /// How long a message may take from its first byte to its last: a frame, a fragmented
+    /// message, a packet with its attachments, the body of a POST. Default: 30 s.
+    pub receive_timeout: Duration,
+    /// How long a session that the server ends may take to deliver what is queued.
+    /// Default: 1 s.
+    pub linger: Duration,
+    /// The longest message and the longest body of a POST, in bytes. Clients are told.
+    /// Default: 1,000,000, as the reference server.
+    pub max_payload: usize,
+    /// How many fragments one WebSocket message may have. Default: 1,024.
+    pub max_fragments: usize,
+    /// How many bytes may wait for one client that does not read; beyond, its session ends with
+    /// [`End::Overflow`](super::End::Overflow). Default: 4 MiB.
+    pub max_queued: usize,
+    /// How many bytes may wait for all clients together; a shared [`Frame`](super::Frame) counts
+    /// once. From half of it on, a session ends with [`End::Overflow`](super::End::Overflow) when
+    /// more is queued for it while it already has more than an equal share of that half.
+    /// Default: 256 MiB.
+    pub max_queued_total: usize,
+    /// How many bytes of unfinished messages all sessions together may hold. From half of it on,
+    /// a session that holds more than an equal share of that half and wants more ends with
+    /// [`End::Overload`](super::End::Overload). Default: 64 MiB.
+    pub max_unfinished_total: usize,
+    /// How many attachments one packet may announce. Default: 1,000.
+    pub max_attachments: usize,
+    /// How many bytes the attachments of one packet may have together. Default: 10 MiB.
+    pub max_attachment_bytes: usize,
+    /// How many sessions may exist, those included that are closing. Default: 10,000.
+    pub max_sessions: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: "/socket.io".into(),
+            transports: Transports::default(),
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(45),
+            upgrade_timeout: Duration::from_secs(10),
+            receive_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
+            max_payload: 1_000_000,
+            max_fragments: 1024,
+            max_queued: 4 << 20,
+            max_queued_total: 256 << 20,
+            max_unfinished_total: 64 << 20,
+            max_attachments: 1000,
+            max_attachment_bytes: 10 << 20,
+            max_sessions: 10_000,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What an application implements to speak over sessions, and what it flushes after its work.
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+
+use super::config::Config;
+use super::http::{Abort, Answer};
+use super::memory::{Memory, Usage};
+use super::outgoing::Frame;
+use super::session::{End, Session};
+use super::stream::Io;
+
+/// Sessions for which somebody has queued something: each is flushed when a batch of work is over,
+/// at the latest when this is dropped.
+#[derive(Debug, Default)]
+pub struct Batch(Mutex<Vec<Arc<Session>>>);
+
+impl Batch {
+    /// Has `session` flushed at the end of the batch.
+    pub fn add(&self, session: &Arc<Session>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(session));
+    }
+
+    /// Flushes all sessions now.
+    pub fn flush(&self) {
+        let sessions = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for session in sessions {
+            session.flush();
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// What speaks over one session.
+///
+/// All methods are called one at a time, in the order in which messages arrive, from a task of the
+/// session. While one runs, nothing more is read from the client and its heartbeat is suspended;
+/// what is queued meanwhile is sent. The session itself is flushed after each call, other sessions
+/// through the `batch`. The futures are not cancelled: a client that goes away does not stop them.
+pub trait Protocol: Send + 'static {
+    /// Handles one text message.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the session ends.
+    fn text(&mut self, text: &str, batch: &Batch) -> impl Future<Output = Result<(), End>> + Send;
+
+    /// Handles one binary message.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the session ends.
+    fn binary(&mut self, data: &[u8], batch: &Batch) -> impl Future<Output = Result<(), End>> + Send;
+
+    /// Cleans up: called exactly once, after everything else. The session occupies its place among
+    /// [`Config::max_sessions`](super::Config::max_sessions) until the future has returned.
+    fn closed(&mut self, end: End, batch: &Batch) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a session is refused: an HTTP answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// The body of the answer, as text for people.
+    pub message: String,
+}
+
+/// Makes the protocol of each session.
+pub trait Service: Send + Sync + 'static {
+    /// What speaks over a session.
+    type Protocol: Protocol;
+
+    /// Accepts a session. Called once for each handshake, before it is answered; what is queued
+    /// here follows the handshake.
+    ///
+    /// # Errors
+    ///
+    /// The answer to the handshake, if there is to be no session.
+    fn open(self: &Arc<Self>, session: &Arc<Session>, request: &Parts) -> Result<Self::Protocol, Refused>;
+}
+
+/// An Engine.IO server.
+#[derive(Debug)]
+pub struct Engine<S> {
+    config: Config,
+    service: Arc<S>,
+    memory: Arc<Memory>,
+}
+
+impl<S: Service> Engine<S> {
+    /// Returns a server with these settings.
+    pub fn new(config: Config, service: Arc<S>) -> Arc<Self> {
+        let memory = Arc::new(Memory::new(&config));
+        Arc::new(Self { config, service, memory })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The service.
+    pub fn service(&self) -> &Arc<S> {
+        &self.service
+    }
+
+    /// Encodes a message for [`Session::shared`].
+    pub fn frame(&self, text: &[&[u8]], attachments: &[Bytes]) -> Frame {
+        Frame::new(&self.memory, text, attachments)
+    }
+
+    /// Whether requests for this path are the server's.
+    pub fn serves(&self, path: &str) -> bool {
+        path.strip_prefix(&*self.config.path).is_some_and(|rest| matches!(rest, "" | "/"))
+    }
+
+    /// How much of its bounds the server uses.
+    pub fn usage(&self) -> Usage {
+        Usage::default()
+    }
+
+    /// Answers one request. The server of the application must serve the connection with the type
+    /// `I` and with upgrades.
+    ///
+    /// # Errors
+    ///
+    /// [`Abort`] if the connection must be closed without an answer.
+    pub async fn handle<I: Io>(self: &Arc<Self>, request: Request<Incoming>) -> Result<Answer, Abort> {
+        std::future::ready(drop(request)).await;
+        Err(Abort)
+    }
+
+    /// Ends all sessions with [`End::Shutdown`] and refuses new ones.
+    pub fn close(&self) {}
+
+    /// Waits until all sessions and tasks have ended, after [`close`](Self::close).
+    pub async fn wait(&self) {
+        std::future::ready(()).await;
+    }
+}
