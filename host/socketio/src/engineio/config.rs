@@ -65,6 +65,8 @@ pub struct Config {
     pub max_attachments: usize,
     /// How many bytes the attachments of one packet may have together. Default: 10 MiB.
     pub max_attachment_bytes: usize,
+    /// How many answers the server may wait for from one connection. Default: 1,024.
+    pub max_pending_acks: usize,
     /// How many sessions may exist, those included that are closing. Default: 10,000.
     pub max_sessions: usize,
 }
@@ -87,6 +89,7 @@ impl Default for Config {
             max_unfinished_total: 64 << 20,
             max_attachments: 1000,
             max_attachment_bytes: 10 << 20,
+            max_pending_acks: 1024,
             max_sessions: 10_000,
         }
     }

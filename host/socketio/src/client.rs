@@ -1,0 +1,209 @@
+//! Socket.IO over one session: reads the client's packets and calls the handler.
+//!
+//! A client belongs to the task of its session, so packets of one client can't overtake each other:
+//! a namespace that is left and entered again is left first. Whether a packet is well formed is
+//! decided in `packet` and `call`; what waits for the client is the session's.
+
+use std::mem::take;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tracing::info;
+
+use crate::call::{Call, Rejected, parse_auth, parse_reply};
+use crate::connection::{Connection, Reply};
+use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid};
+use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
+use crate::hub::Hub;
+use crate::packet::{Head, Kind, Packet};
+
+/// The protocol of one session.
+pub(crate) struct Client<H: Handler> {
+    hub: Arc<Hub<H>>,
+    session: Arc<Session>,
+    value: Arc<H::Session>,
+    /// At most one for each namespace.
+    connections: SmallVec<[Arc<Connection<H>>; 1]>,
+    partial: Option<Box<Partial>>,
+    /// Whether a namespace was ever entered. Then packets for a namespace that was left are late,
+    /// not wrong.
+    was_connected: bool,
+}
+
+/// A packet whose attachments have not all arrived.
+struct Partial {
+    text: String,
+    announced: usize,
+    attachments: Vec<Bytes>,
+    attached_bytes: usize,
+    /// The bytes of text and attachments, among those of all sessions.
+    reservation: Reservation,
+}
+
+impl<H: Handler> Client<H> {
+    pub(crate) fn new(hub: &Arc<Hub<H>>, session: &Arc<Session>, value: H::Session) -> Self {
+        Self {
+            hub: Arc::clone(hub),
+            session: Arc::clone(session),
+            value: Arc::new(value),
+            connections: SmallVec::new(),
+            partial: None,
+            was_connected: false,
+        }
+    }
+
+    /// Ends the session because of a packet, with one log line.
+    fn reject(&self, rejected: Rejected) -> End {
+        info!(client = ?self.session.sid(), error = %rejected, "packet rejected, session ends");
+        End::Parse
+    }
+
+    fn position(&self, namespace: &str) -> Option<usize> {
+        self.connections.iter().position(|connection| connection.namespace() == namespace)
+    }
+
+    /// Handles a complete packet.
+    async fn packet(&mut self, packet: &Packet<'_>, attachments: Vec<Bytes>, batch: &Batch) -> Result<(), End> {
+        let position = self.position(packet.namespace);
+        let connection = position.and_then(|at| self.connections.get(at));
+        match (packet.kind, connection) {
+            (Kind::Event | Kind::BinaryEvent, Some(connection)) => {
+                let call = Call::parse(packet.data).map_err(|rejected| self.reject(rejected))?;
+                let event =
+                    Event { name: &call.name, arguments: &call.arguments, text: call.text, attachments: &attachments, ack: packet.id };
+                self.hub.handler().event(&Context::new(connection, batch), &event).await;
+                Ok(())
+            }
+            (Kind::Ack | Kind::BinaryAck, Some(connection)) => {
+                let arguments = parse_reply(packet.data).map_err(|rejected| self.reject(rejected))?;
+                let id = packet.id.ok_or(Rejected::Id).map_err(|rejected| self.reject(rejected))?;
+                connection.complete_ack(id, || Reply { arguments: arguments.to_owned(), attachments });
+                Ok(())
+            }
+            (Kind::Connect, None) => self.connect(packet, batch).await,
+            (Kind::Disconnect, Some(_)) if packet.data.is_empty() => {
+                let left = position.map(|at| self.connections.swap_remove(at));
+                if let Some(connection) = left {
+                    self.leave(&connection, DisconnectReason::Left, batch).await;
+                }
+                Ok(())
+            }
+            // The client wrote this before it knew that it had left.
+            (Kind::Disconnect | Kind::Event | Kind::Ack | Kind::BinaryEvent | Kind::BinaryAck, None) if self.was_connected => Ok(()),
+            (Kind::Connect | Kind::ConnectError, _) | (_, None) => Err(self.reject(Rejected::Kind)),
+            (Kind::Disconnect, Some(_)) => Err(self.reject(Rejected::Payload)),
+        }
+    }
+
+    /// Answers CONNECT for a namespace in which the client has no connection.
+    async fn connect(&mut self, packet: &Packet<'_>, batch: &Batch) -> Result<(), End> {
+        let auth = parse_auth(packet.data).map_err(|rejected| self.reject(rejected))?;
+        let hub = Arc::clone(&self.hub);
+        let Some(namespace) = hub.namespace(packet.namespace) else {
+            info!(client = ?self.session.sid(), "connection refused: unknown namespace");
+            // The reference server's words.
+            self.refuse(packet.namespace, &ConnectError::new("Invalid namespace"));
+            return Ok(());
+        };
+        // Without random numbers nothing can be identified.
+        let id = Sid::random().map_err(|_| End::Aborted)?;
+        let request = ConnectRequest { id, namespace: namespace.name(), session: &*self.value, auth };
+        let data = match hub.handler().connect(&request).await {
+            Ok(data) => data,
+            Err(error) => {
+                self.refuse(namespace.name(), &error);
+                return Ok(());
+            }
+        };
+        let connection = Connection::new(id, &hub, namespace, &self.session, &self.value, data);
+        self.was_connected = true;
+        self.session.connected();
+        let head = Head::new(Kind::Connect, 0, namespace.name(), None);
+        self.session.text(&[head.as_bytes(), br#"{"sid":""#, id.as_str().as_bytes(), br#""}"#], &[]);
+        self.connections.push(Arc::clone(&connection));
+        hub.handler().connected(&Context::new(&connection, batch)).await;
+        Ok(())
+    }
+
+    fn refuse(&self, namespace: &str, error: &ConnectError) {
+        let head = Head::new(Kind::ConnectError, 0, namespace, None);
+        self.session.text(&[head.as_bytes(), error.as_json().as_bytes()], &[]);
+    }
+
+    async fn leave(&self, connection: &Arc<Connection<H>>, reason: DisconnectReason, batch: &Batch) {
+        connection.finish();
+        self.hub.handler().disconnected(&Context::new(connection, batch), reason).await;
+    }
+
+    /// Keeps a packet until its attachments have arrived.
+    fn begin(&mut self, text: &str, announced: usize) -> Result<(), End> {
+        if announced > self.hub.max_attachments() {
+            info!(client = ?self.session.sid(), "too many attachments announced, session ends");
+            return Err(End::TooBig);
+        }
+        let mut reservation = self.session.reserve();
+        if !reservation.resize(text.len()) {
+            return Err(End::Overload);
+        }
+        self.session.begin_packet();
+        self.partial =
+            Some(Box::new(Partial { text: text.to_owned(), announced, attachments: Vec::new(), attached_bytes: 0, reservation }));
+        Ok(())
+    }
+
+    /// Adds an attachment, and returns the packet if it was the last one.
+    fn attach(&mut self, data: &[u8]) -> Result<Option<Box<Partial>>, End> {
+        // A client with another parser, such as msgpack's, begins with a binary message.
+        let Some(partial) = &mut self.partial else { return Err(self.reject(Rejected::Attachments)) };
+        partial.attached_bytes += data.len();
+        if partial.attached_bytes > self.hub.max_attachment_bytes() {
+            info!(client = ?self.session.sid(), "attachments too large, session ends");
+            return Err(End::TooBig);
+        }
+        if !partial.reservation.resize(partial.text.len() + partial.attached_bytes) {
+            return Err(End::Overload);
+        }
+        // A copy of its own: an application that keeps an attachment must not keep a read buffer.
+        partial.attachments.push(Bytes::copy_from_slice(data));
+        let complete = self.partial.take_if(|partial| partial.attachments.len() == partial.announced);
+        if complete.is_some() {
+            self.session.finish_packet();
+        }
+        Ok(complete)
+    }
+}
+
+impl<H: Handler> Protocol for Client<H> {
+    async fn text(&mut self, text: &str, batch: &Batch) -> Result<(), End> {
+        if self.partial.is_some() {
+            return Err(self.reject(Rejected::Attachments));
+        }
+        let packet = Packet::parse(text).map_err(|rejected| self.reject(rejected))?;
+        if packet.attachments > 0 {
+            return self.begin(text, packet.attachments);
+        }
+        self.packet(&packet, Vec::new(), batch).await
+    }
+
+    async fn binary(&mut self, data: &[u8], batch: &Batch) -> Result<(), End> {
+        let Some(partial) = self.attach(data)? else { return Ok(()) };
+        let Partial { text, attachments, reservation, .. } = *partial;
+        // It was a packet when it began.
+        let packet = Packet::parse(&text).map_err(|rejected| self.reject(rejected))?;
+        let handled = self.packet(&packet, attachments, batch).await;
+        drop(reservation);
+        handled
+    }
+
+    async fn closed(&mut self, end: End, batch: &Batch) {
+        self.partial = None;
+        // All at once, so that the first `disconnected` can't reach the others.
+        for connection in &self.connections {
+            connection.finish();
+        }
+        for connection in take(&mut self.connections) {
+            self.leave(&connection, DisconnectReason::SessionEnded(end), batch).await;
+        }
+    }
+}

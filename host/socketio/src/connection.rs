@@ -1,0 +1,313 @@
+//! One client in one namespace, as the application sees it: send, wait for an answer, disconnect.
+//!
+//! Any task may use a connection. It knows its session, but neither other connections nor rooms.
+
+mod ack;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::call::quote;
+use crate::engineio::{Batch, End, Frame, Session, Sid, Transport};
+use crate::handler::Handler;
+use crate::hub::{Hub, Namespace};
+use crate::packet::{Head, Kind};
+
+pub use ack::{AckReceiver, EmitError, NoReply, Reply};
+
+/// One client in one namespace.
+///
+/// All methods may be called from any task, and none waits. What is sent is queued in the order of
+/// the calls and written at once, as far as the client reads. The rest is bounded by
+/// [`Config::max_queued`](crate::Config::max_queued); beyond, the session ends with
+/// [`End::Overflow`].
+pub struct Connection<H: Handler> {
+    id: Sid,
+    hub: Arc<Hub<H>>,
+    namespace: Arc<Namespace>,
+    session: Arc<Session>,
+    session_value: Arc<H::Session>,
+    data: H::Data,
+    /// Held while a packet is queued. So a packet of a connection that has ended can't follow the
+    /// CONNECT with which its client entered the namespace again.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    has_ended: bool,
+    next_ack: u64,
+    /// The answers that are waited for, by the id of their event.
+    acks: BTreeMap<u64, oneshot::Sender<Reply>>,
+}
+
+impl<H: Handler> Connection<H> {
+    pub(crate) fn new(
+        id: Sid,
+        hub: &Arc<Hub<H>>,
+        namespace: &Arc<Namespace>,
+        session: &Arc<Session>,
+        session_value: &Arc<H::Session>,
+        data: H::Data,
+    ) -> Arc<Self> {
+        namespace.add_connection();
+        Arc::new(Self {
+            id,
+            hub: Arc::clone(hub),
+            namespace: Arc::clone(namespace),
+            session: Arc::clone(session),
+            session_value: Arc::clone(session_value),
+            data,
+            state: Mutex::default(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection's id, which its client knows too. It is not the id of the session, so it may
+    /// be shown to other clients.
+    pub fn id(&self) -> Sid {
+        self.id
+    }
+
+    /// The name of the namespace, such as `/`.
+    pub fn namespace(&self) -> &str {
+        self.namespace.name()
+    }
+
+    /// What [`Handler::open`] returned for the session of this connection.
+    pub fn session(&self) -> &H::Session {
+        &self.session_value
+    }
+
+    /// What [`Handler::connect`] returned for this connection.
+    pub fn data(&self) -> &H::Data {
+        &self.data
+    }
+
+    /// Sends an event.
+    ///
+    /// `arguments` are JSON texts separated by commas; none is an empty string. A placeholder
+    /// `{"_placeholder":true,"num":N}` stands for attachment `N`. The text is not checked: what is
+    /// not JSON makes a stock client disconnect.
+    ///
+    /// Returns false if the connection has ended. True is no promise that the client receives it.
+    pub fn emit(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.queue_event(name, arguments, attachments) && self.flushed()
+    }
+
+    /// Answers the event with this ack id, like [`emit`](Self::emit).
+    ///
+    /// At most one answer must be sent for an event. A handler that answers while it handles the
+    /// event uses [`Context::ack`](crate::Context::ack).
+    pub fn ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.queue_ack(id, arguments, attachments) && self.flushed()
+    }
+
+    /// Sends an event that was encoded before, like [`emit`](Self::emit).
+    ///
+    /// Also returns false, and sends nothing, if the event is for another namespace.
+    pub fn send(&self, event: &EventFrame) -> bool {
+        self.queue_frame(event) && self.flushed()
+    }
+
+    /// Queues an event that was encoded before. It leaves when the batch is flushed, together with
+    /// all else that the batch has for this client. Returns the same as [`send`](Self::send).
+    pub fn send_in(&self, batch: &Batch, event: &EventFrame) -> bool {
+        let is_queued = self.queue_frame(event);
+        if is_queued {
+            batch.add(&self.session);
+        }
+        is_queued
+    }
+
+    /// Sends an event that the client must answer, and returns a future of the answer.
+    ///
+    /// The future must not be awaited in the handler of an event of the same client: while the
+    /// handler runs, nothing is read from the client, and so no answer. A dropped future frees its
+    /// place, so a timeout around it needs nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError::Disconnected`] if the connection has ended, [`EmitError::TooManyAcks`] if
+    /// [`Config::max_pending_acks`](crate::Config::max_pending_acks) answers of this connection are
+    /// waited for. Nothing was sent then.
+    pub fn emit_with_ack(self: &Arc<Self>, name: &str, arguments: &str, attachments: &[Bytes]) -> Result<AckReceiver<H>, EmitError> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        if state.has_ended {
+            return Err(EmitError::Disconnected);
+        }
+        if state.acks.len() >= self.hub.max_pending_acks() {
+            return Err(EmitError::TooManyAcks);
+        }
+        let id = state.next_ack;
+        state.next_ack += 1;
+        state.acks.insert(id, sender);
+        self.hub.add_pending_acks(1);
+        self.write_event(name, arguments, attachments, Some(id));
+        drop(state);
+        self.session.flush();
+        Ok(AckReceiver::new(self, id, receiver))
+    }
+
+    /// Encodes an event for any number of connections in this connection's namespace.
+    pub fn encode(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> EventFrame {
+        let frame = |parts: &[&[u8]]| self.session.frame(parts, attachments);
+        EventFrame::new(&self.namespace, name, arguments, attachments.len(), frame)
+    }
+
+    /// How many bytes of the session wait for the client, of all its namespaces together.
+    pub fn queued_bytes(&self) -> usize {
+        self.session.queued_bytes()
+    }
+
+    /// What carries the session now.
+    pub fn transport(&self) -> Transport {
+        self.session.transport()
+    }
+
+    /// Whether the connection has ended: the client has left the namespace, or its session is over.
+    pub fn has_ended(&self) -> bool {
+        self.state().has_ended || self.session.ended().is_some()
+    }
+
+    /// Sends the client away: it receives what is queued, then DISCONNECT, and its session ends.
+    ///
+    /// A stock client does not connect to this namespace again by itself. If it has connections in
+    /// other namespaces, these end with the session too, and the client opens them again.
+    pub fn disconnect(&self) {
+        {
+            let state = self.state();
+            if state.has_ended {
+                return;
+            }
+            let head = Head::new(Kind::Disconnect, 0, self.namespace.name(), None);
+            self.session.text(&[head.as_bytes()], &[]);
+        }
+        self.session.end(End::Server);
+    }
+
+    /// Ends the client's session at once. What is queued is lost, and a stock client connects
+    /// again.
+    pub fn abort(&self) {
+        self.session.end(End::Aborted);
+    }
+
+    pub(crate) fn queue_event(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.queue(|| self.write_event(name, arguments, attachments, None))
+    }
+
+    pub(crate) fn queue_ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.queue(|| {
+            let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
+            self.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments);
+        })
+    }
+
+    fn queue_frame(&self, event: &EventFrame) -> bool {
+        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(|| self.session.shared(&event.frame))
+    }
+
+    /// Calls `write` unless the connection has ended, and returns whether it did.
+    fn queue(&self, write: impl FnOnce()) -> bool {
+        let state = self.state();
+        if state.has_ended {
+            return false;
+        }
+        write();
+        true
+    }
+
+    fn write_event(&self, name: &str, arguments: &str, attachments: &[Bytes], id: Option<u64>) {
+        let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), id);
+        self.session.text(&event_parts(&head, &quote(name), arguments), attachments);
+    }
+
+    fn flushed(&self) -> bool {
+        self.session.flush();
+        true
+    }
+
+    /// Passes an answer to the task that waits for it. An answer that nobody waits for is dropped.
+    pub(crate) fn complete_ack(&self, id: u64, reply: impl FnOnce() -> Reply) {
+        let Some(sender) = self.forget_ack(id) else { return };
+        // The receiver may be dropped at this moment.
+        let _ = sender.send(reply());
+    }
+
+    fn forget_ack(&self, id: u64) -> Option<oneshot::Sender<Reply>> {
+        let sender = self.state().acks.remove(&id)?;
+        self.hub.remove_pending_acks(1);
+        Some(sender)
+    }
+
+    /// Ends the connection: nothing is queued from here on, and no answer is waited for.
+    pub(crate) fn finish(&self) {
+        let acks = {
+            let mut state = self.state();
+            state.has_ended = true;
+            std::mem::take(&mut state.acks)
+        };
+        self.hub.remove_pending_acks(acks.len());
+    }
+}
+
+impl<H: Handler> Drop for Connection<H> {
+    fn drop(&mut self) {
+        self.namespace.remove_connection();
+    }
+}
+
+impl<H: Handler> fmt::Debug for Connection<H> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connection").field("id", &self.id).field("namespace", &self.namespace.name()).finish_non_exhaustive()
+    }
+}
+
+/// An event that is encoded once and sent to many connections of one namespace.
+///
+/// Clones and queues share its bytes, which count once in
+/// [`Config::max_queued_total`](crate::Config::max_queued_total).
+#[derive(Debug, Clone)]
+pub struct EventFrame {
+    namespace: Arc<Namespace>,
+    frame: Frame,
+}
+
+impl EventFrame {
+    /// Writes the packet's text, and has `frame` encode it together with its attachments.
+    pub(crate) fn new(
+        namespace: &Arc<Namespace>,
+        name: &str,
+        arguments: &str,
+        attachments: usize,
+        frame: impl FnOnce(&[&[u8]]) -> Frame,
+    ) -> Self {
+        let head = Head::new(Kind::Event, attachments, namespace.name(), None);
+        let frame = frame(&event_parts(&head, &quote(name), arguments));
+        Self { namespace: Arc::clone(namespace), frame }
+    }
+
+    /// The name of the namespace whose connections can send this.
+    pub fn namespace(&self) -> &str {
+        self.namespace.name()
+    }
+
+    /// How many bytes it adds to the queue of a client.
+    #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
+    pub fn len(&self) -> usize {
+        self.frame.len()
+    }
+}
+
+fn event_parts<'a>(head: &'a Head, name: &'a [u8], arguments: &'a str) -> [&'a [u8]; 6] {
+    let comma: &[u8] = if arguments.is_empty() { b"" } else { b"," };
+    [head.as_bytes(), b"[", name, comma, arguments.as_bytes(), b"]"]
+}

@@ -1,0 +1,185 @@
+//! What an application implements, and what its methods receive.
+
+use std::fmt;
+use std::future::{Future, ready};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+
+use crate::call::{placeholders_are_valid, quote};
+use crate::connection::{Connection, EventFrame};
+use crate::engineio::{Batch, End, Refused, Sid};
+
+/// The application's part of a server.
+///
+/// All methods for one session are called one at a time, in the order of the client's packets.
+/// While one is running, nothing more is read from this client and its heartbeat is suspended, so a
+/// slow handler slows its client down instead of filling memory. Other sessions go on. The futures
+/// are never cancelled; a client that goes away meanwhile does not stop them.
+///
+/// Each connection that [`connect`](Self::connect) accepts gets exactly one call of
+/// [`connected`](Self::connected), then its events, and exactly one call of
+/// [`disconnected`](Self::disconnected).
+pub trait Handler: Sized + Send + Sync + 'static {
+    /// What the application keeps of a session, such as the client's address or its identity. All
+    /// connections of the session share it.
+    type Session: Send + Sync + 'static;
+
+    /// What the application keeps of one connection.
+    type Data: Send + Sync + 'static;
+
+    /// Accepts a session. Called once for each, before its handshake is answered, with the request
+    /// of the handshake: its address, query and headers, and the extensions of the application's
+    /// own HTTP service.
+    ///
+    /// # Errors
+    ///
+    /// The HTTP answer for a client that may not have a session.
+    fn open(&self, request: &Parts) -> Result<Self::Session, Refused>;
+
+    /// Accepts a connection. Called for each CONNECT to a namespace of the server, before it is
+    /// answered.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told. Its session goes on, so the client may try again.
+    fn connect(&self, request: &ConnectRequest<'_, Self>) -> impl Future<Output = Result<Self::Data, ConnectError>> + Send;
+
+    /// A connection was accepted and CONNECT is answered: what is sent here, the client receives
+    /// first.
+    fn connected(&self, cx: &Context<'_, Self>) -> impl Future<Output = ()> + Send {
+        let _ = cx;
+        ready(())
+    }
+
+    /// Handles an event.
+    fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) -> impl Future<Output = ()> + Send;
+
+    /// A connection has ended: nothing can be sent to it any more. The session occupies its place
+    /// among [`Config::max_sessions`](crate::Config::max_sessions) until this has returned.
+    fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) -> impl Future<Output = ()> + Send {
+        let _ = (cx, reason);
+        ready(())
+    }
+}
+
+/// A client that asks for a namespace.
+#[derive(Debug)]
+pub struct ConnectRequest<'a, H: Handler> {
+    /// The id that the connection will have.
+    pub id: Sid,
+    /// The name of the namespace.
+    pub namespace: &'a str,
+    /// What [`Handler::open`] returned for the session.
+    pub session: &'a H::Session,
+    /// The `auth` of the client: a well-formed JSON object, `{}` if it sent none.
+    pub auth: &'a str,
+}
+
+/// What a client is told that may not connect: the JSON of CONNECT_ERROR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectError(String);
+
+impl ConnectError {
+    /// A message. A stock client finds it as the `message` of its `connect_error`.
+    pub fn new(message: &str) -> Self {
+        Self(format!(r#"{{"message":{}}}"#, json(message)))
+    }
+
+    /// A message and further data as JSON text, which is not checked. A stock client finds it as
+    /// the `data` of its `connect_error`.
+    pub fn with_data(message: &str, data: &str) -> Self {
+        Self(format!(r#"{{"message":{},"data":{data}}}"#, json(message)))
+    }
+
+    /// The JSON text.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
+
+fn json(text: &str) -> String {
+    String::from_utf8_lossy(&quote(text)).into_owned()
+}
+
+/// An event of a client, borrowed from the buffer that it was read into.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// The name. Never one of the libraries' own, such as `disconnect`.
+    pub name: &'a str,
+    /// Each argument as well-formed JSON text. Placeholders stand for attachments.
+    pub arguments: &'a [&'a str],
+    /// All arguments as the client wrote them, separated by commas; an empty string without any.
+    pub text: &'a str,
+    /// The attachments, exactly as many as the client announced. Each owns its memory.
+    pub attachments: &'a [Bytes],
+    /// The id for an answer, if the client wants one.
+    pub ack: Option<u64>,
+}
+
+impl Event<'_> {
+    /// Whether each placeholder in the arguments names an attachment of this event.
+    ///
+    /// A stock client never sends another. The server does not check this itself, so that the
+    /// application can answer such an event; the reference server ends the session.
+    pub fn placeholders_are_valid(&self) -> bool {
+        placeholders_are_valid(self.text, self.attachments.len())
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DisconnectReason {
+    /// The client left the namespace. Its session goes on.
+    Left,
+    /// The session ended. [`End::Server`] if the application called
+    /// [`Connection::disconnect`](crate::Connection::disconnect).
+    SessionEnded(End),
+}
+
+/// The connection for which a method of [`Handler`] was called, and what must be flushed after it.
+///
+/// What is sent through the context leaves when the handler returns or waits for something,
+/// together with the answers to all other events that arrived in the same read: one write for all.
+pub struct Context<'a, H: Handler> {
+    connection: &'a Arc<Connection<H>>,
+    batch: &'a Batch,
+}
+
+impl<'a, H: Handler> Context<'a, H> {
+    pub(crate) fn new(connection: &'a Arc<Connection<H>>, batch: &'a Batch) -> Self {
+        Self { connection, batch }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &'a Arc<Connection<H>> {
+        self.connection
+    }
+
+    /// The batch of this turn, for [`Connection::send_in`].
+    pub fn batch(&self) -> &'a Batch {
+        self.batch
+    }
+
+    /// Sends an event to the connection, like [`Connection::emit`].
+    pub fn emit(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.connection.queue_event(name, arguments, attachments)
+    }
+
+    /// Answers an event, like [`Connection::ack`]. Returns false if the client wants no answer.
+    pub fn ack(&self, event: &Event<'_>, arguments: &str, attachments: &[Bytes]) -> bool {
+        event.ack.is_some_and(|id| self.connection.queue_ack(id, arguments, attachments))
+    }
+
+    /// Sends an encoded event to any connection, like [`Connection::send_in`] in this batch.
+    pub fn send(&self, receiver: &Connection<H>, event: &EventFrame) -> bool {
+        receiver.send_in(self.batch, event)
+    }
+}
+
+impl<H: Handler> fmt::Debug for Context<'_, H> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Context").field("connection", self.connection).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,112 @@
+//! What all clients of a server share: the handler, the namespaces, the limits and the counters.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::request::Parts;
+
+use crate::client::Client;
+use crate::engineio::{Config, Refused, Service, Session};
+use crate::handler::Handler;
+use crate::server::InvalidNamespace;
+
+/// A namespace of the server.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    name: String,
+    connections: AtomicUsize,
+}
+
+impl Namespace {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn add_connection(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_connection(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The service of the Engine.IO server: each session speaks through a [`Client`].
+#[derive(Debug)]
+pub(crate) struct Hub<H> {
+    handler: H,
+    namespaces: BTreeMap<String, Arc<Namespace>>,
+    pending_acks: AtomicUsize,
+    max_pending_acks: usize,
+    max_attachments: usize,
+    max_attachment_bytes: usize,
+}
+
+impl<H: Handler> Hub<H> {
+    pub(crate) fn new<N: Into<String>>(config: &Config, handler: H, names: impl IntoIterator<Item = N>) -> Result<Self, InvalidNamespace> {
+        let mut namespaces = BTreeMap::new();
+        for name in names {
+            let name = name.into();
+            // The two characters end a name in a packet.
+            if !name.starts_with('/') || name.contains([',', '?']) {
+                return Err(InvalidNamespace(name));
+            }
+            let namespace = Namespace { name: name.clone(), connections: AtomicUsize::new(0) };
+            namespaces.insert(name, Arc::new(namespace));
+        }
+        Ok(Self {
+            handler,
+            namespaces,
+            pending_acks: AtomicUsize::new(0),
+            max_pending_acks: config.max_pending_acks,
+            max_attachments: config.max_attachments,
+            max_attachment_bytes: config.max_attachment_bytes,
+        })
+    }
+
+    pub(crate) fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    pub(crate) fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(name)
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.namespaces.values().map(|namespace| namespace.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn pending_acks(&self) -> usize {
+        self.pending_acks.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_pending_acks(&self, count: usize) {
+        self.pending_acks.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_pending_acks(&self, count: usize) {
+        self.pending_acks.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn max_pending_acks(&self) -> usize {
+        self.max_pending_acks
+    }
+
+    pub(crate) fn max_attachments(&self) -> usize {
+        self.max_attachments
+    }
+
+    pub(crate) fn max_attachment_bytes(&self) -> usize {
+        self.max_attachment_bytes
+    }
+}
+
+impl<H: Handler> Service for Hub<H> {
+    type Protocol = Client<H>;
+
+    fn open(self: &Arc<Self>, session: &Arc<Session>, request: &Parts) -> Result<Client<H>, Refused> {
+        let value = self.handler.open(request)?;
+        Ok(Client::new(self, session, value))
+    }
+}
