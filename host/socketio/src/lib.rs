@@ -1,4 +1,76 @@
-//! A Socket.IO v5 server for tokio and hyper.
+//! A Socket.IO v5 server for tokio and hyper, with Engine.IO v4 over polling and WebSocket.
+//!
+//! An application implements [`Handler`], makes a [`Server`] of it, and passes the requests of its
+//! own HTTP server to [`Server::handle`]. For each client in each namespace it gets a
+//! [`Connection`], with which any task can send events, answer events, wait for a client's answer
+//! and send the client away.
+//!
+//! The crate knows no rooms, no origins and no CORS. It does not parse the arguments of events, it
+//! only makes sure that they are JSON. So it can stand below an application that has all of these.
+//!
+//! # Example
+//!
+//! ```no_run
+#![doc = include_str!("../examples/chat.rs")]
+//! ```
+//!
+//! # Order and back-pressure
+//!
+//! Everything that a client sends is handled in one task, one packet after the other, in the order
+//! in which it was sent. While [`Handler::event`] waits, nothing more is read from this client: TCP
+//! slows it down, and what it has sent costs no memory here. Other clients are not affected. A task
+//! that must wait for the client itself, as with [`Connection::emit_with_ack`], must be another one.
+//!
+//! What is sent to a client arrives in the order of the calls. What handlers send is written when
+//! all events of one read are handled, with one system call; what other tasks send is written at
+//! once. What a client does not read waits in its queue, and the application may look at
+//! [`Connection::queued_bytes`] to wait or to leave something out.
+//!
+//! # Bounds
+//!
+//! Every queue and every buffer is bounded in bytes by a setting of [`Config`], and
+//! [`Server::usage`] tells how much is in use.
+//!
+//! | setting | bounds | what happens beyond |
+//! |---|---|---|
+//! | `max_payload` | a message, the body of a POST | [`End::TooBig`], or 413 |
+//! | `max_fragments` | the frames of one message | [`End::TooBig`] |
+//! | `max_attachments`, `max_attachment_bytes` | the attachments of one packet | [`End::TooBig`] |
+//! | `receive_timeout` | the time from a message's begin to its end | [`End::ReceiveTimeout`] |
+//! | `max_unfinished_total` | what has arrived of all unfinished messages | [`End::Overload`] |
+//! | `max_queued` | what waits for one client | [`End::Overflow`] |
+//! | `max_queued_total` | what waits for all clients | [`End::Overflow`] |
+//! | `max_pending_acks` | the answers that are waited for, per connection | [`EmitError`] |
+//! | `max_sessions` | the sessions, those included that are ending | 503 |
+//!
+//! # What clients see
+//!
+//! | a client sends | the server |
+//! |---|---|
+//! | CONNECT to an unknown namespace | answers CONNECT_ERROR `{"message":"Invalid namespace"}` |
+//! | CONNECT that [`Handler::connect`] refuses | answers CONNECT_ERROR with its JSON |
+//! | CONNECT to a namespace in which it is | ends the session |
+//! | an event for a namespace that it has left | ignores it |
+//! | an event before its first CONNECT | ends the session |
+//! | a packet that is not one, or whose data is not JSON | ends the session, with a log line |
+//! | an event with a reserved name, such as `disconnect` | ends the session, with a log line |
+//! | an attachment that was not announced, or a text in its place | ends the session |
+//! | a placeholder without an attachment | passes it on: [`Event::placeholders_are_valid`] tells |
+//! | an answer that nobody waits for | ignores it |
+//!
+//! A client is never told that the server stops: it sees its connection break, and a stock client
+//! connects again. Only [`Connection::disconnect`] tells a client to stay away.
+//!
+//! # Conformance
+//!
+//! The official test suite of Socket.IO needs Node.js and port 3000:
+//!
+//! ```text
+//! git clone https://github.com/socketio/socket.io-protocol SUITE
+//! npm --prefix SUITE/test-suite ci
+//! cargo run -p sockhop-socketio --example conformance &
+//! npm --prefix SUITE/test-suite test
+//! ```
 #![forbid(unsafe_code)]
 
 mod call;
