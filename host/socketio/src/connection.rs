@@ -184,10 +184,11 @@ impl<H: Handler> Connection<H> {
     /// other namespaces, these end with the session too, and the client opens them again.
     pub fn disconnect(&self) {
         {
-            let state = self.state();
+            let mut state = self.state();
             if state.has_ended {
                 return;
             }
+            state.has_ended = true;
             let head = Head::new(Kind::Disconnect, 0, self.namespace.name(), None);
             self.session.text(&[head.as_bytes()], &[]);
         }
