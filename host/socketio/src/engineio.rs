@@ -3,16 +3,26 @@
 //! It knows nothing of Socket.IO: a [`Protocol`] receives the messages of one session, and a
 //! [`Service`] makes a protocol for each new session. Everything that waits or is unfinished is
 //! bounded in bytes by [`Config`].
+mod body;
+mod buffer;
 mod config;
 mod engine;
 mod frame;
+mod heartbeat;
 mod http;
+mod incoming;
 mod memory;
 mod outgoing;
+mod packet;
+mod polling;
 mod session;
+mod sessions;
 mod sid;
 mod stream;
+mod upgrade;
+mod websocket;
 
+pub use body::Body;
 pub use config::{Config, Transports};
 pub use engine::{Batch, Engine, Protocol, Refused, Service};
 pub use http::{Abort, Answer};

@@ -1,18 +1,20 @@
 //! What an application implements to speak over sessions, and what it flushes after its work.
+use std::fmt;
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::request::Parts;
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
 
 use super::config::Config;
-use super::http::{Abort, Answer};
 use super::memory::{Memory, Usage};
 use super::outgoing::Frame;
-use super::session::{End, Session};
-use super::stream::Io;
+use super::session::{End, Session, Transport};
+use super::sessions::Sessions;
+use super::sid::Sid;
 
 /// Sessions for which somebody has queued something: each is flushed when a batch of work is over,
 /// at the latest when this is dropped.
@@ -43,8 +45,8 @@ impl Drop for Batch {
 /// What speaks over one session.
 ///
 /// All methods are called one at a time, in the order in which messages arrive, from a task of the
-/// session. While one runs, nothing more is read from the client and its heartbeat is suspended;
-/// what is queued meanwhile is sent. The session itself is flushed after each call, other sessions
+/// session. While one runs, nothing more is read from the client and its pong is not missed; what is
+/// queued meanwhile is sent. The session itself is flushed after each call, other sessions
 /// through the `batch`. The futures are not cancelled: a client that goes away does not stop them.
 pub trait Protocol: Send + 'static {
     /// Handles one text message.
@@ -90,18 +92,26 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// An Engine.IO server.
-#[derive(Debug)]
-pub struct Engine<S> {
-    config: Config,
+pub struct Engine<S: Service> {
+    config: Arc<Config>,
     service: Arc<S>,
     memory: Arc<Memory>,
+    sessions: Arc<Sessions<S::Protocol>>,
+    tasks: TaskTracker,
+}
+
+impl<S: Service> fmt::Debug for Engine<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("usage", &self.usage()).finish_non_exhaustive()
+    }
 }
 
 impl<S: Service> Engine<S> {
-    /// Returns a server with these settings.
+    /// Returns a server with these settings. Its methods must be called in a tokio runtime.
     pub fn new(config: Config, service: Arc<S>) -> Arc<Self> {
         let memory = Arc::new(Memory::new(&config));
-        Arc::new(Self { config, service, memory })
+        let sessions = Arc::new(Sessions::new(&memory, config.max_sessions));
+        Arc::new(Self { config: Arc::new(config), service, memory, sessions, tasks: TaskTracker::new() })
     }
 
     /// The settings.
@@ -126,25 +136,38 @@ impl<S: Service> Engine<S> {
 
     /// How much of its bounds the server uses.
     pub fn usage(&self) -> Usage {
-        Usage::default()
+        Usage {
+            sessions: self.memory.sessions.load(Ordering::Relaxed),
+            queued_bytes: self.memory.outgoing.used(),
+            unfinished_bytes: self.memory.incoming.used(),
+            tasks: self.tasks.len(),
+        }
     }
 
-    /// Answers one request. The server of the application must serve the connection with the type
-    /// `I` and with upgrades.
-    ///
-    /// # Errors
-    ///
-    /// [`Abort`] if the connection must be closed without an answer.
-    pub async fn handle<I: Io>(self: &Arc<Self>, request: Request<Incoming>) -> Result<Answer, Abort> {
-        std::future::ready(drop(request)).await;
-        Err(Abort)
+    /// The tasks of the server: a task that is spawned here is awaited by [`wait`](Self::wait).
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
     }
 
-    /// Ends all sessions with [`End::Shutdown`] and refuses new ones.
-    pub fn close(&self) {}
+    /// Ends all sessions with [`End::Shutdown`] and refuses new ones. What the kernel takes at once
+    /// is still sent; clients are not told, so that they connect again.
+    pub fn close(&self) {
+        self.sessions.close();
+        self.tasks.close();
+    }
 
-    /// Waits until all sessions and tasks have ended, after [`close`](Self::close).
+    /// Waits until all tasks have ended, after [`close`](Self::close). Handlers that run are
+    /// awaited, so the caller may want a deadline.
     pub async fn wait(&self) {
-        std::future::ready(()).await;
+        self.tasks.wait().await;
+    }
+
+    pub(crate) fn sessions(&self) -> &Arc<Sessions<S::Protocol>> {
+        &self.sessions
+    }
+
+    pub(crate) fn new_session(&self, transport: Transport) -> Result<Arc<Session>, getrandom::Error> {
+        let sid = Sid::random()?;
+        Ok(Session::new(sid, &self.config, &self.memory, transport))
     }
 }

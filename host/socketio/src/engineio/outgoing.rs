@@ -1,10 +1,21 @@
-//! Frames that many sessions share, and the queue of what waits for one client.
+//! What waits for one client, and frames that many sessions share.
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
 
+use super::buffer;
 use super::frame::{self, op};
 use super::memory::Memory;
+
+/// A shared frame of at most so many bytes is copied if something waits already: that costs less
+/// than one more chunk, and bounds the number of chunks by the bytes that wait.
+const COPIED: usize = 1024;
+
+/// How many chunks one system call may write.
+const SLICES: usize = 32;
 
 /// A message with its attachments, encoded once, for any number of sessions of one server.
 ///
@@ -51,8 +62,298 @@ impl Drop for Counted {
 
 /// Appends the frames of a text message and of the binary messages that directly follow it.
 pub(crate) fn write_message(out: &mut Vec<u8>, text: &[&[u8]], attachments: &[Bytes]) {
-    frame::write_text(out, b"4", text);
+    frame::write_text(out, b'4', text);
     for attachment in attachments {
         frame::write(out, op::BINARY, &[attachment]);
+    }
+}
+
+/// Whole frames that wait for one client. (A WebSocket may have taken a part of the first.)
+///
+/// The caller passes the same [`Memory`] to every method, and [`clear`](Self::clear)s the queue
+/// before it drops it: what is queued here is counted there.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    /// Before what is in `tail`.
+    chunks: VecDeque<Chunk>,
+    tail: Vec<u8>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Bytes,
+    /// Its frame counts itself.
+    shared: bool,
+}
+
+impl Queue {
+    /// How many bytes wait.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Queues what `write` appends. `soon`: it is likely to be written at once.
+    pub(crate) fn push(&mut self, memory: &Memory, soon: bool, write: impl FnOnce(&mut Vec<u8>)) {
+        if soon && self.tail.capacity() == 0 {
+            self.tail = buffer::take();
+        }
+        let before = self.tail.len();
+        write(&mut self.tail);
+        let more = self.tail.len() - before;
+        self.len += more;
+        memory.outgoing.add(more);
+    }
+
+    /// Queues a shared frame.
+    pub(crate) fn push_shared(&mut self, memory: &Memory, frame: &Frame) {
+        let bytes = frame.bytes();
+        if !self.is_empty() && bytes.len() <= COPIED {
+            return self.push(memory, false, |tail| tail.extend_from_slice(bytes));
+        }
+        self.chunk_tail();
+        self.chunks.push_back(Chunk { bytes: bytes.clone(), shared: true });
+        self.len += bytes.len();
+    }
+
+    /// Makes the tail a chunk of its exact size.
+    fn chunk_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let bytes = Bytes::copy_from_slice(&self.tail);
+            self.chunks.push_back(Chunk { bytes, shared: false });
+        }
+        buffer::give(std::mem::take(&mut self.tail));
+    }
+
+    /// Writes until nothing waits (true) or the kernel takes no more (false).
+    ///
+    /// # Errors
+    ///
+    /// If the connection is broken.
+    pub(crate) fn write(&mut self, memory: &Memory, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<bool> {
+        while !self.is_empty() {
+            let written = if self.chunks.is_empty() {
+                write(&[IoSlice::new(&self.tail)])
+            } else {
+                let chunks = self.chunks.iter().map(|chunk| &*chunk.bytes);
+                let tail = [&*self.tail].into_iter().filter(|tail| !tail.is_empty());
+                let slices: SmallVec<[IoSlice<'_>; SLICES]> = chunks.chain(tail).take(SLICES).map(IoSlice::new).collect();
+                write(&slices)
+            };
+            match written {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.written(memory, n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    buffer::shrink(&mut self.tail);
+                    return Ok(false);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    fn written(&mut self, memory: &Memory, mut n: usize) {
+        self.len -= n;
+        while let Some(first) = self.chunks.front_mut() {
+            let taken = n.min(first.bytes.len());
+            if !first.shared {
+                memory.outgoing.remove(taken);
+            }
+            if taken < first.bytes.len() {
+                first.bytes.advance(taken);
+                return;
+            }
+            n -= taken;
+            self.chunks.pop_front();
+        }
+        if n < self.tail.len() {
+            // Copied once: afterwards it is a chunk, of which parts can be taken.
+            self.tail.drain(..n);
+            self.chunk_tail();
+        } else {
+            buffer::give(std::mem::take(&mut self.tail));
+        }
+        memory.outgoing.remove(n);
+        if self.is_empty() && self.chunks.capacity() > SLICES {
+            self.chunks = VecDeque::new();
+        }
+    }
+
+    /// Takes everything out, as the body of a poll's answer.
+    pub(crate) fn take_packets(&mut self, memory: &Memory) -> Vec<u8> {
+        let mut body = Vec::with_capacity(self.len);
+        for chunk in &self.chunks {
+            frame::append_packets(&chunk.bytes, &mut body);
+        }
+        frame::append_packets(&self.tail, &mut body);
+        self.clear(memory);
+        body
+    }
+
+    /// Discards everything, and all memory.
+    pub(crate) fn clear(&mut self, memory: &Memory) {
+        let shared = self.chunks.iter().filter(|chunk| chunk.shared);
+        let shared: usize = shared.map(|chunk| chunk.bytes.len()).sum();
+        memory.outgoing.remove(self.len - shared);
+        buffer::give(std::mem::take(&mut self.tail));
+        self.chunks = VecDeque::new();
+        self.len = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engineio::Config;
+
+    fn memory() -> Arc<Memory> {
+        Arc::new(Memory::new(&Config::default()))
+    }
+
+    fn push(queue: &mut Queue, memory: &Memory, text: &str) {
+        queue.push(memory, true, |out| write_message(out, &[text.as_bytes()], &[]));
+    }
+
+    #[test]
+    fn a_shared_frame_counts_once_until_it_is_gone() {
+        let memory = memory();
+        let frame = Frame::new(&memory, &[&[b'x'; 2000]], &[Bytes::from_static(&[0; 500])]);
+        assert_eq!((frame.len(), memory.outgoing.used()), (2001 + 4 + 500 + 4, 2509));
+        let mut queues: [Queue; 3] = Default::default();
+        for queue in &mut queues {
+            queue.push_shared(&memory, &frame);
+            assert_eq!(queue.len(), 2509);
+        }
+        drop(frame);
+        assert_eq!(memory.outgoing.used(), 2509);
+        for queue in &mut queues {
+            assert_eq!(queue.write(&memory, |slices| Ok(slices[0].len())).ok(), Some(true));
+        }
+        assert_eq!(memory.outgoing.used(), 0);
+    }
+
+    #[test]
+    fn small_shared_frames_that_wait_are_not_chunks() {
+        let memory = memory();
+        let mut queue = Queue::default();
+        let frame = Frame::new(&memory, &[b"small"], &[]);
+        for _ in 0..1000 {
+            queue.push_shared(&memory, &frame);
+        }
+        assert_eq!(queue.chunks.len(), 1);
+        assert_eq!(memory.outgoing.used(), 1000 * frame.len());
+        let body = queue.take_packets(&memory);
+        assert_eq!(body.len(), 1000 * (6 + 1) - 1);
+        assert_eq!((queue.len(), memory.outgoing.used()), (0, frame.len()));
+    }
+
+    #[test]
+    fn a_queue_without_content_holds_no_buffer() {
+        let memory = memory();
+        let mut queue = Queue::default();
+        push(&mut queue, &memory, "hello");
+        assert!(queue.tail.capacity() >= buffer::SIZE);
+        let blocked = queue.write(&memory, |_| Err(io::ErrorKind::WouldBlock.into()));
+        assert_eq!(blocked.ok(), Some(false));
+        assert!(queue.tail.capacity() < 100, "what waits has its own size");
+        assert_eq!(queue.write(&memory, |slices| Ok(slices[0].len())).ok(), Some(true));
+        assert_eq!((queue.tail.capacity(), queue.chunks.capacity()), (0, 0));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Own(usize),
+        Shared(usize),
+        Write(usize),
+        Block,
+        Poll,
+        Clear,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0..3000usize).prop_map(Step::Own),
+            (0..3000usize).prop_map(Step::Shared),
+            (1..4000usize).prop_map(Step::Write),
+            Just(Step::Block),
+            Just(Step::Poll),
+            Just(Step::Clear),
+        ];
+        proptest::collection::vec(step, 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn everything_leaves_once_and_in_order(steps in steps()) {
+            let memory = memory();
+            let mut queue = Queue::default();
+            // What waits, as one piece; and whether a part of a frame has left.
+            let mut expected: Vec<u8> = Vec::new();
+            let mut partly = false;
+            for (i, step) in steps.into_iter().enumerate() {
+                let text = |len| vec![b'a' + (i % 26) as u8; len];
+                match step {
+                    Step::Own(len) => {
+                        queue.push(&memory, i % 2 == 0, |out| write_message(out, &[&text(len)], &[]));
+                        write_message(&mut expected, &[&text(len)], &[]);
+                    }
+                    Step::Shared(len) => {
+                        queue.push_shared(&memory, &Frame::new(&memory, &[&text(len)], &[]));
+                        write_message(&mut expected, &[&text(len)], &[]);
+                    }
+                    Step::Write(max) if !expected.is_empty() => {
+                        let mut left = max;
+                        let mut got = Vec::new();
+                        let all = queue.write(&memory, |slices| {
+                            if left == 0 {
+                                return Err(io::ErrorKind::WouldBlock.into());
+                            }
+                            let before = left;
+                            for slice in slices {
+                                let n = slice.len().min(left);
+                                got.extend_from_slice(&slice[..n]);
+                                left -= n;
+                            }
+                            Ok(before - left)
+                        });
+                        prop_assert_eq!(all.ok(), Some(queue.is_empty()));
+                        prop_assert_eq!(&got, &expected[..max.min(expected.len())]);
+                        expected.drain(..got.len());
+                        partly = true;
+                    }
+                    Step::Block => {
+                        let _ = queue.write(&memory, |_| Err(io::ErrorKind::WouldBlock.into()));
+                    }
+                    // Only a session that never wrote to a WebSocket is polled.
+                    Step::Poll if !partly => {
+                        let mut body = Vec::new();
+                        frame::append_packets(&expected, &mut body);
+                        prop_assert_eq!(queue.take_packets(&memory), body);
+                        expected.clear();
+                    }
+                    Step::Clear => {
+                        queue.clear(&memory);
+                        expected.clear();
+                        partly = false;
+                    }
+                    Step::Write(_) | Step::Poll => {}
+                }
+                prop_assert_eq!(queue.len(), expected.len());
+                prop_assert!(memory.outgoing.used() >= queue.tail.len());
+                if expected.is_empty() {
+                    prop_assert_eq!(memory.outgoing.used(), 0);
+                }
+            }
+            queue.clear(&memory);
+            prop_assert_eq!(memory.outgoing.used(), 0);
+        }
     }
 }

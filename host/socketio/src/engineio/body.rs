@@ -1,0 +1,106 @@
+//! The bodies of requests and answers.
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming, SizeHint};
+
+use super::http::Abort;
+use super::memory::Reservation;
+use super::session::{Delivering, End, Session};
+
+/// How much of an answer the HTTP server gets at once, in bytes.
+const CHUNK: usize = 64 << 10;
+
+/// The body of an answer. What it holds of a session's messages counts as queued until the HTTP
+/// server has written it; when the session ends meanwhile, the body fails, so that the connection
+/// of a client that reads too slowly is closed.
+#[derive(Debug, Default)]
+pub struct Body {
+    bytes: Bytes,
+    session: Option<Arc<Session>>,
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self { bytes: text.into(), session: None }
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Self { bytes: Bytes::from_static(text.as_bytes()), session: None }
+    }
+}
+
+impl From<Delivering> for Body {
+    fn from(packets: Delivering) -> Self {
+        let session = Arc::clone(packets.session());
+        Self { bytes: Bytes::from_owner(packets), session: Some(session) }
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Abort;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        if self.bytes.is_empty() {
+            return Poll::Ready(None);
+        }
+        let ended = self.session.as_ref().and_then(|session| session.ended());
+        if ended.is_some_and(|end| !matches!(end, End::Server | End::Client | End::Overlap)) {
+            return Poll::Ready(Some(Err(Abort)));
+        }
+        let len = self.bytes.len().min(CHUNK);
+        Poll::Ready(Some(Ok(Frame::data(self.bytes.split_to(len)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.len() as u64)
+    }
+}
+
+/// Why a request's body is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreceived {
+    /// Longer than allowed.
+    TooBig,
+    /// All sessions together hold too much.
+    Overload,
+    /// The client has gone.
+    Broken,
+}
+
+/// Receives the body of a request, of at most `max` bytes, counted as it arrives.
+pub(crate) async fn receive(mut body: Incoming, max: usize, held: &mut Reservation) -> Result<Bytes, Unreceived> {
+    let mut first = Bytes::new();
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Err(Unreceived::Broken) };
+        let Ok(data) = frame.into_data() else { continue };
+        let len = held.bytes() + data.len();
+        if len > max {
+            return Err(Unreceived::TooBig);
+        }
+        if !held.resize(len) {
+            return Err(Unreceived::Overload);
+        }
+        if first.is_empty() {
+            // Mostly there is one piece, which is not copied.
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.into() })
+}

@@ -1,0 +1,104 @@
+//! A session that begins with polling: its keeper, its polls, and the packets of its posts.
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::{sleep_until, timeout};
+
+use super::engine::{Batch, Protocol};
+use super::frame;
+use super::memory::Reservation;
+use super::packet::handle;
+use super::session::{End, Polled, PostGuard, Session};
+use super::sessions::{Place, Shared};
+use super::websocket::{self, Receiver};
+
+/// Owns a session from its handshake to its end: sends the pings and enforces the deadlines. After
+/// an upgrade, it serves the WebSocket.
+pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>, mut place: Place<P>) {
+    match watch(&session).await {
+        Ok(receiver) => {
+            // A POST that is still being handled comes first.
+            let protocol = &mut *protocol.lock().await;
+            Box::pin(websocket::pump(&session, protocol, *receiver, &mut place)).await;
+        }
+        Err(end) => {
+            if end == End::Server {
+                // The client fetches with one more poll what is queued.
+                let _ = timeout(session.config().linger, drained(&session)).await;
+            }
+            session.finish();
+            place.unlist();
+            protocol.lock().await.closed(end, &Batch::default()).await;
+        }
+    }
+}
+
+/// Returns when a WebSocket has taken over, or why the session has ended.
+async fn watch(session: &Session) -> Result<Box<Receiver>, End> {
+    loop {
+        if let Some(receiver) = session.take_receiver() {
+            return Ok(receiver);
+        }
+        let next = session.beat(false)?;
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = session.turned() => {}
+        }
+    }
+}
+
+async fn drained(session: &Session) {
+    while !session.is_drained() {
+        session.turned().await;
+    }
+}
+
+/// Waits for the answer to a GET.
+pub(crate) async fn poll(session: &Arc<Session>) -> Polled {
+    match session.start_poll() {
+        Some(mut guard) => poll_fn(|cx| guard.poll_packets(cx)).await,
+        None => Polled::Refused,
+    }
+}
+
+/// Handles the body of a POST, in a task of its own: a client that goes away does not stop a
+/// handler in the middle.
+///
+/// # Errors
+///
+/// Why the session has ended, or `None` if it does not poll any more.
+pub(crate) async fn receive<P: Protocol>(
+    mut guard: PostGuard,
+    protocol: Shared<P>,
+    body: Bytes,
+    held: Reservation,
+) -> Result<(), Option<End>> {
+    guard.received();
+    let session = Arc::clone(guard.session());
+    let mut protocol = protocol.lock().await;
+    if !session.is_polling() {
+        guard.handled();
+        return Err(session.ended());
+    }
+    let batch = Batch::default();
+    let result = handle_body(&session, &mut *protocol, &body, &batch).await;
+    match result {
+        Ok(()) => session.flush(),
+        Err(end) => session.end(end),
+    }
+    drop((batch, protocol, held));
+    guard.handled();
+    result.map_err(Some)
+}
+
+async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &mut P, body: &[u8], batch: &Batch) -> Result<(), End> {
+    let body = str::from_utf8(body).map_err(|_| End::Parse)?;
+    for packet in body.split(char::from(frame::SEPARATOR)) {
+        if session.is_over() {
+            return Err(session.ended().unwrap_or(End::Aborted));
+        }
+        handle(session, protocol, packet, batch, None).await?;
+    }
+    Ok(())
+}

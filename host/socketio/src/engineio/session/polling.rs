@@ -1,0 +1,264 @@
+//! The transitions of a session that polls: polls, posts, and the upgrade to a WebSocket.
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use super::{Carrier, End, Session};
+use crate::engineio::memory::Memory;
+use crate::engineio::stream::Writer;
+use crate::engineio::websocket::Receiver;
+
+/// What the requests of one polling session are doing.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// A GET waits for something to answer.
+    waiting: bool,
+    /// A POST is being received or handled.
+    posting: bool,
+    /// A WebSocket tries to take over.
+    upgrading: bool,
+    /// The WebSocket's probe has been answered: the poll that waits is answered with a `6`, so that
+    /// the client can stop polling.
+    released: bool,
+}
+
+impl State {
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting
+    }
+}
+
+/// How a poll is answered.
+#[derive(Debug)]
+pub(crate) enum Polled {
+    /// With what was queued.
+    Packets(Delivering),
+    /// With one packet of the engine.
+    Packet(&'static str),
+    /// With an error.
+    Refused,
+    /// Not at all: the connection is closed, and the client finds out by itself.
+    Cut,
+}
+
+/// The body of an answer, counted as queued until the HTTP server has written it.
+#[derive(Debug)]
+pub(crate) struct Delivering {
+    session: Arc<Session>,
+    memory: Arc<Memory>,
+    body: Vec<u8>,
+}
+
+impl Delivering {
+    fn new(session: &Arc<Session>, body: Vec<u8>) -> Self {
+        session.delivering.fetch_add(body.len(), Ordering::Relaxed);
+        session.memory.outgoing.add(body.len());
+        Self { session: Arc::clone(session), memory: Arc::clone(&session.memory), body }
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+}
+
+impl AsRef<[u8]> for Delivering {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Delivering {
+    fn drop(&mut self) {
+        self.session.delivering.fetch_sub(self.body.len(), Ordering::Relaxed);
+        self.memory.outgoing.remove(self.body.len());
+    }
+}
+
+/// A GET that waits. If it is dropped before it was answered, the client has hung up in the middle
+/// of a poll, and the session ends.
+#[derive(Debug)]
+pub(crate) struct PollGuard {
+    session: Arc<Session>,
+    answered: bool,
+}
+
+impl PollGuard {
+    /// Waits for something to answer.
+    pub(crate) fn poll_packets(&mut self, cx: &mut Context<'_>) -> Poll<Polled> {
+        let polled = self.session.poll_packets(cx);
+        self.answered = polled.is_ready();
+        polled
+    }
+}
+
+impl Drop for PollGuard {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let state = &mut *self.session.state();
+        if let Carrier::Polling(polling) = &mut state.carrier {
+            polling.waiting = false;
+            self.session.end_with(state, End::Transport);
+        }
+    }
+}
+
+/// A POST. If it is dropped too early, the session ends: the client has hung up in the middle of
+/// it, or its handler has panicked.
+#[derive(Debug)]
+pub(crate) struct PostGuard {
+    session: Arc<Session>,
+    /// What an early drop means.
+    unfinished: Option<End>,
+}
+
+impl PostGuard {
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The body is there: what becomes of the request no longer matters to the session.
+    pub(crate) fn received(&mut self) {
+        self.unfinished = Some(End::Aborted);
+    }
+
+    /// The body was handled.
+    pub(crate) fn handled(mut self) {
+        self.unfinished = None;
+    }
+}
+
+impl Drop for PostGuard {
+    fn drop(&mut self) {
+        let state = &mut *self.session.state();
+        if let Carrier::Polling(polling) = &mut state.carrier {
+            polling.posting = false;
+        }
+        if let Some(end) = self.unfinished {
+            self.session.end_with(state, end);
+        }
+    }
+}
+
+impl Session {
+    /// Whether the session lives and polls.
+    pub(crate) fn is_polling(&self) -> bool {
+        let state = self.state();
+        state.end.is_none() && matches!(state.carrier, Carrier::Polling(_))
+    }
+
+    /// Whether nothing is queued.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.state().queue.is_empty()
+    }
+
+    /// A GET begins to wait. Returns `None` if it is refused: a second one ends the session.
+    pub(crate) fn start_poll(self: &Arc<Self>) -> Option<PollGuard> {
+        let state = &mut *self.state();
+        if state.end.is_some_and(|end| end != End::Server) {
+            return None;
+        }
+        let Carrier::Polling(polling) = &mut state.carrier else { return None };
+        if polling.waiting {
+            self.end_with(state, End::Overlap);
+            return None;
+        }
+        polling.waiting = true;
+        Some(PollGuard { session: Arc::clone(self), answered: false })
+    }
+
+    fn poll_packets(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Polled> {
+        let mut state = self.state();
+        let released = match &state.carrier {
+            Carrier::Polling(polling) => polling.released,
+            Carrier::Opening | Carrier::WebSocket(_) => return Poll::Ready(Polled::Refused),
+            Carrier::Gone => false,
+        };
+        let polled = match state.end {
+            Some(End::Client) => Polled::Packet("6"),
+            Some(End::Overlap) => Polled::Packet("1"),
+            _ if !state.queue.is_empty() => {
+                let body = state.queue.take_packets(&self.memory);
+                // The keeper of a session that was ended waits for this.
+                self.turned.notify_one();
+                Polled::Packets(Delivering::new(self, body))
+            }
+            Some(_) => Polled::Cut,
+            None if released => Polled::Packet("6"),
+            None => {
+                state.register(cx);
+                return Poll::Pending;
+            }
+        };
+        if let Carrier::Polling(polling) = &mut state.carrier {
+            (polling.waiting, polling.released) = (false, false);
+        }
+        Poll::Ready(polled)
+    }
+
+    /// A POST begins. Returns `None` if it is refused: a second one ends the session.
+    pub(crate) fn start_post(self: &Arc<Self>) -> Option<PostGuard> {
+        let state = &mut *self.state();
+        if state.end.is_some() {
+            return None;
+        }
+        let Carrier::Polling(polling) = &mut state.carrier else { return None };
+        if polling.posting {
+            self.end_with(state, End::Overlap);
+            return None;
+        }
+        polling.posting = true;
+        Some(PostGuard { session: Arc::clone(self), unfinished: Some(End::Transport) })
+    }
+
+    /// A WebSocket wants to take over. Returns false if there is one already. Until
+    /// [`upgrade`](Self::upgrade) the session continues as it is.
+    pub(crate) fn start_upgrade(&self) -> bool {
+        let state = &mut *self.state();
+        match &mut state.carrier {
+            Carrier::Polling(polling) if state.end.is_none() && !polling.upgrading => {
+                polling.upgrading = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The WebSocket failed.
+    pub(crate) fn abandon_upgrade(&self) {
+        if let Carrier::Polling(polling) = &mut self.state().carrier {
+            (polling.upgrading, polling.released) = (false, false);
+        }
+    }
+
+    /// The probe is answered: answers the poll that waits now.
+    pub(crate) fn release_poll(&self) {
+        let state = &mut *self.state();
+        if let Carrier::Polling(polling) = &mut state.carrier
+            && polling.waiting
+        {
+            polling.released = true;
+            state.wake();
+        }
+    }
+
+    /// From here on the WebSocket carries the session, and what is queued is the WebSocket's to
+    /// send. The keeper takes the receiver. Has no effect if the session has ended.
+    pub(crate) fn upgrade(&self, writer: Writer, receiver: Receiver) {
+        let state = &mut *self.state();
+        if state.end.is_some() || !matches!(state.carrier, Carrier::Polling(_)) {
+            return;
+        }
+        state.carrier = Carrier::WebSocket(writer);
+        state.receiver = Some(Box::new(receiver));
+        // A poll that still waits is refused.
+        state.wake();
+        self.turned.notify_one();
+    }
+
+    /// For the keeper: the other half of the WebSocket that has taken over, once.
+    pub(crate) fn take_receiver(&self) -> Option<Box<Receiver>> {
+        self.state().receiver.take()
+    }
+}

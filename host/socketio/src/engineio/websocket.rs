@@ -1,0 +1,255 @@
+//! The task of a WebSocket: one read, all frames in it handled, one write.
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use super::engine::{Batch, Protocol};
+use super::frame::{Bad, op};
+use super::incoming::{Incoming, Next};
+use super::memory::Reservation;
+use super::packet::{drive, handle};
+use super::session::{End, Session};
+use super::sessions::Place;
+use super::stream::{Reader, Writer};
+
+/// How many times the longest message a client that is told to leave may still send, before its
+/// connection is cut.
+const DISCARDED: usize = 4;
+
+/// The receiving half of a WebSocket.
+pub(crate) struct Receiver {
+    reader: Reader,
+    incoming: Incoming,
+    /// What an unfinished message holds.
+    held: Option<Reservation>,
+    /// When the message that has begun must be complete.
+    complete_by: Option<Instant>,
+    /// What the application's server keeps with the connection. Dropped last.
+    _guard: Box<dyn Any + Send>,
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver").field("incoming", &self.incoming).finish_non_exhaustive()
+    }
+}
+
+impl Receiver {
+    /// `first`: what has arrived together with the request.
+    pub(crate) fn new(reader: Reader, first: &[u8], session: &Session, guard: Box<dyn Any + Send>) -> Self {
+        let config = session.config();
+        let incoming = Incoming::new(first, config.max_payload, config.max_fragments);
+        Self { reader, incoming, held: None, complete_by: None, _guard: guard }
+    }
+
+    /// Everything that has arrived is handled, except for the message that has begun: counts it.
+    ///
+    /// # Errors
+    ///
+    /// [`End::Overload`] if there is no room for it.
+    fn settle(&mut self, session: &Session) -> Result<(), End> {
+        self.incoming.settle();
+        let held = self.incoming.held();
+        if held == 0 {
+            (self.held, self.complete_by) = (None, None);
+            return Ok(());
+        }
+        let deadline = || Instant::now() + session.config().receive_timeout;
+        self.complete_by.get_or_insert_with(deadline);
+        let counted = self.held.get_or_insert_with(|| session.reserve()).resize(held);
+        counted.then_some(()).ok_or(End::Overload)
+    }
+
+    /// Reads what is there. Pending holds no memory of its own.
+    fn poll_read(&mut self, cx: &mut Context<'_>, more: usize) -> Poll<Result<(), End>> {
+        match self.reader.poll_read(cx, self.incoming.room(more)) {
+            Poll::Ready(Ok(1..)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(End::Transport)),
+            Poll::Pending => {
+                self.incoming.idle();
+                if let Some(held) = &mut self.held {
+                    // Never more than before.
+                    let _ = held.resize(self.incoming.held().min(held.bytes()));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Returns the next text message, for the few that come before the WebSocket carries the
+    /// session; `None` if anything else comes. It may be cancelled: nothing is lost.
+    pub(crate) async fn text(&mut self, session: &Session) -> Option<String> {
+        loop {
+            match self.incoming.next().ok()? {
+                Next::More(more) => {
+                    self.settle(session).ok()?;
+                    poll_fn(|cx| self.poll_read(cx, more)).await.ok()?;
+                }
+                Next::Message { op: op::TEXT, data } => {
+                    return Some(str::from_utf8(self.incoming.bytes(&data)).ok()?.to_owned());
+                }
+                Next::Message { .. } | Next::Control { .. } => return None,
+            }
+        }
+    }
+}
+
+/// Serves a session whose WebSocket is open, and calls `closed` at its end.
+pub(crate) async fn pump<P: Protocol>(session: &Arc<Session>, protocol: &mut P, mut receiver: Receiver, place: &mut Place<P>) {
+    let end = serve(session, protocol, &mut receiver).await;
+    let end = session.conclude(end);
+    if matches!(end, End::Client | End::Server) {
+        session.farewell(&1000_u16.to_be_bytes());
+    }
+    let linger = session.config().linger;
+    let _ = timeout(linger, poll_fn(|cx| session.poll_drained(cx))).await;
+    let writer = session.finish();
+    place.unlist();
+    protocol.closed(end, &Batch::default()).await;
+    disconnect(end, writer, receiver, session).await;
+}
+
+/// Closes the connection so that the client learns why, or so that the kernel forgets it at once.
+async fn disconnect(end: End, writer: Option<Writer>, mut receiver: Receiver, session: &Session) {
+    match end {
+        // If the kernel had unread bytes when the connection is closed, it would reset it, and the
+        // client would not see the close frame.
+        End::Client | End::Server | End::Parse | End::TooBig | End::Overload => {
+            drop(writer);
+            let mut max = session.config().max_payload.saturating_mul(DISCARDED);
+            let discarded = poll_fn(|cx| receiver.reader.poll_discard(cx, &mut max));
+            let _ = timeout(session.config().linger, discarded).await;
+        }
+        // Such a client does not read: what the kernel holds for it is discarded.
+        End::Overflow | End::PingTimeout | End::Aborted => {
+            if let Some(writer) = writer {
+                writer.discard_on_close();
+            }
+        }
+        _ => {}
+    }
+}
+
+async fn serve<P: Protocol>(session: &Arc<Session>, protocol: &mut P, receiver: &mut Receiver) -> End {
+    let batch = Batch::default();
+    let mut alarm = pin!(sleep_until(Instant::now()));
+    match session.beat(true) {
+        Ok(next) => alarm.as_mut().reset(next),
+        Err(end) => return end,
+    }
+    loop {
+        let handled = handle_all(session, protocol, receiver, &batch, &mut alarm).await;
+        session.flush();
+        batch.flush();
+        let more = match handled {
+            Ok(more) => more,
+            Err(end) => return end,
+        };
+        if let Err(end) = receiver.settle(session) {
+            session.control(op::CLOSE, &1013_u16.to_be_bytes());
+            return end;
+        }
+        if session.take_rearm() {
+            match session.beat(true) {
+                Ok(next) => alarm.as_mut().reset(next),
+                Err(end) => return end,
+            }
+        }
+        if let Some(by) = receiver.complete_by.filter(|by| *by < alarm.deadline()) {
+            alarm.as_mut().reset(by);
+        }
+        let read = poll_fn(|cx| poll_transport(session, receiver, &mut alarm, more, cx));
+        if let Err(end) = read.await {
+            return end;
+        }
+    }
+}
+
+/// Handles all frames that have arrived. Returns how many bytes are missing for the next one.
+async fn handle_all<P: Protocol>(
+    session: &Arc<Session>,
+    protocol: &mut P,
+    receiver: &mut Receiver,
+    batch: &Batch,
+    alarm: &mut Pin<&mut Sleep>,
+) -> Result<usize, End> {
+    loop {
+        let next = receiver.incoming.next();
+        match next {
+            Ok(Next::More(more)) => return Ok(more),
+            Ok(Next::Message { op, data }) => {
+                receiver.complete_by = None;
+                if session.is_over() {
+                    return Err(session.ended().unwrap_or(End::Aborted));
+                }
+                let data = receiver.incoming.bytes(&data);
+                let handled = if op == op::BINARY {
+                    let handler = protocol.binary(data, batch);
+                    drive(session, batch, Some(&mut *alarm), handler).await
+                } else if let Ok(text) = str::from_utf8(data) {
+                    handle(session, protocol, text, batch, Some(&mut *alarm)).await
+                } else {
+                    return Err(refuse(session, Bad::Text));
+                };
+                handled.inspect_err(|end| close_with(session, *end))?;
+            }
+            Ok(Next::Control { op: op::PING, payload }) => session.control(op::PONG, &payload),
+            Ok(Next::Control { op: op::CLOSE, payload }) => {
+                // The client gets its own status back, as the protocol asks.
+                session.control(op::CLOSE, payload.get(..2).unwrap_or_default());
+                return Err(End::Transport);
+            }
+            Ok(Next::Control { .. }) => {}
+            Err(bad) => return Err(refuse(session, bad)),
+        }
+    }
+}
+
+fn refuse(session: &Session, bad: Bad) -> End {
+    session.control(op::CLOSE, &bad.code().to_be_bytes());
+    if bad == Bad::TooBig { End::TooBig } else { End::Parse }
+}
+
+/// Tells the client why what its message asked for ends the session.
+fn close_with(session: &Session, end: End) {
+    let code: u16 = match end {
+        End::Parse => 1008,
+        End::TooBig => 1009,
+        End::Overload => 1013,
+        _ => return,
+    };
+    session.control(op::CLOSE, &code.to_be_bytes());
+}
+
+/// Waits for bytes, and meanwhile writes and pings. Reads before it looks at the clock: after a
+/// pause of the whole process, the pong may be there.
+fn poll_transport(
+    session: &Session,
+    receiver: &mut Receiver,
+    alarm: &mut Pin<&mut Sleep>,
+    more: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), End>> {
+    if let Poll::Ready(end) = session.poll_sender(cx) {
+        return Poll::Ready(Err(end));
+    }
+    let read = receiver.poll_read(cx, more);
+    while alarm.as_mut().poll(cx).is_ready() {
+        let complete_by = receiver.complete_by;
+        if read.is_pending() && complete_by.is_some_and(|by| by <= Instant::now()) {
+            return Poll::Ready(Err(End::ReceiveTimeout));
+        }
+        match session.beat(read.is_ready()) {
+            Ok(next) => alarm.as_mut().reset(complete_by.map_or(next, |by| by.min(next))),
+            Err(end) => return Poll::Ready(Err(end)),
+        }
+        if read.is_ready() {
+            break;
+        }
+    }
+    read
+}
