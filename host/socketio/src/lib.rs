@@ -77,6 +77,8 @@ mod call;
 mod client;
 mod connection;
 pub mod engineio;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod hub;
 mod packet;
