@@ -1,0 +1,64 @@
+//! What waits for clients: bounded in bytes, and shared where clients get the same.
+
+use sockhop_socketio::{Batch, Config};
+
+use crate::raw::RawClient;
+use crate::server::{Fixture, wait_until};
+
+#[tokio::test]
+async fn an_event_for_many_is_encoded_once() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(RawClient::connect(fixture.address).await);
+    }
+    let large = format!("\"{}\"", "x".repeat(100_000));
+    let event = fixture.server.encode("/", "news", &large, &[]).unwrap();
+    assert_eq!(fixture.server.usage().engine.queued_bytes, event.len());
+    let batch = Batch::default();
+    for connection in fixture.app().connections() {
+        assert!(connection.send_in(&batch, &event));
+        assert_eq!(connection.queued_bytes(), event.len());
+    }
+    assert_eq!(fixture.server.usage().engine.queued_bytes, event.len());
+    drop(batch);
+    for client in &mut clients {
+        assert_eq!(client.text().await, format!("42[\"news\",{large}]"));
+    }
+    drop(event);
+    wait_until(|| fixture.server.usage().engine.queued_bytes == 0, || "all is sent".into()).await;
+}
+
+#[tokio::test]
+async fn an_event_is_sent_in_its_namespace_only() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    let connection = fixture.app().connection();
+    let event = fixture.server.encode("/a", "news", "1", &[]).unwrap();
+    assert_eq!(event.namespace(), "/a");
+    assert!(!connection.send(&event));
+    assert!(connection.send(&connection.encode("news", "2", &[])));
+    assert_eq!(client.text().await, "42[\"news\",2]");
+    assert!(fixture.server.encode("/unknown", "news", "", &[]).is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_its_bound() {
+    let config = Config { max_queued: 1 << 20, ..Config::default() };
+    let fixture = Fixture::start(config).await;
+    let client = RawClient::connect(fixture.address).await;
+    let connection = fixture.app().connection();
+    let page = format!("\"{}\"", "x".repeat(64 << 10));
+    // What the kernel takes comes on top of the bound.
+    for _ in 0..1000 {
+        connection.emit("page", &page, &[]);
+        assert!(connection.queued_bytes() <= (1 << 20) + (65 << 10));
+        if connection.has_ended() {
+            break;
+        }
+    }
+    assert!(connection.has_ended());
+    fixture.app().expect(&["connect / {}", "connected /", "disconnected / SessionEnded(Overflow)"]).await;
+    drop((client, connection));
+    fixture.expect_empty().await;
+}

@@ -1,0 +1,12 @@
+//! Socket.IO over real TCP connections, with raw packets and with stock clients.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod acks;
+mod attachments;
+mod bounds;
+mod ending;
+mod malformed;
+mod namespaces;
+mod raw;
+mod server;
+mod stock;
