@@ -12,6 +12,8 @@ mod heartbeat;
 mod http;
 mod incoming;
 mod memory;
+#[cfg(test)]
+mod model;
 mod outgoing;
 mod packet;
 mod polling;

@@ -27,7 +27,7 @@ pub struct Abort;
 
 /// Why a request is refused, with the reference server's numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Refusal {
+pub(crate) enum Refusal {
     UnknownTransport,
     UnknownSid,
     BadMethod,
@@ -164,7 +164,7 @@ impl<S: Service> Engine<S> {
         Ok((session, protocol, place))
     }
 
-    fn open_polling(&self, parts: &Parts) -> Result<Answer, Failure> {
+    pub(crate) fn open_polling(&self, parts: &Parts) -> Result<Answer, Failure> {
         let (session, protocol, mut place) = self.open(parts, Transport::Polling)?;
         let protocol = Shared::new(tokio::sync::Mutex::new(protocol));
         let entry = Entry { session: Arc::clone(&session), protocol: Some(Arc::clone(&protocol)) };
@@ -274,7 +274,8 @@ async fn upgraded<I: Io>(on_upgrade: OnUpgrade, deadline: Instant, session: &Ses
 }
 
 /// Why [`Engine::route`] has no answer.
-enum Failure {
+#[derive(Debug)]
+pub(crate) enum Failure {
     Refusal(Refusal),
     Abort,
 }
