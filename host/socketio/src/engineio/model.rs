@@ -220,7 +220,9 @@ impl Client {
             }
             Step::CutWebSocket => {
                 self.reasons.extend(self.upgraded.then_some(End::Transport));
-                self.websocket = None;
+                if let Some((mut to_server, _)) = self.websocket.take() {
+                    let _ = to_server.shutdown().await;
+                }
             }
             Step::Advance(ms) => advance(Duration::from_millis(ms)).await,
             Step::End(end) => {

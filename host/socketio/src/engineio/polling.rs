@@ -76,11 +76,12 @@ pub(crate) async fn receive<P: Protocol>(
 ) -> Result<(), Option<End>> {
     guard.received();
     let session = Arc::clone(guard.session());
-    let mut protocol = protocol.lock().await;
-    if !session.is_polling() {
+    // The keeper holds the lock for as long as a WebSocket carries the session.
+    let lock = async { if session.is_polling() { Some(protocol.lock().await) } else { None } };
+    let Some(mut protocol) = lock.await.filter(|_| session.is_polling()) else {
         guard.handled();
         return Err(session.ended());
-    }
+    };
     let batch = Batch::default();
     let result = handle_body(&session, &mut *protocol, &body, &batch).await;
     match result {
