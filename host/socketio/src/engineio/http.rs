@@ -151,7 +151,7 @@ impl<S: Service> Engine<S> {
     }
 
     /// Makes a session and its protocol, and the place that they occupy.
-    fn open(&self, parts: &Parts, transport: Transport) -> Result<(Arc<Session>, S::Protocol, Place<S::Protocol>), Refusal> {
+    fn open(&self, parts: &Parts, transport: Transport) -> Result<Opened<S::Protocol>, Refusal> {
         let place = self.sessions().place().ok_or(Refusal::Overload)?;
         let session = self.new_session(transport).map_err(|error| {
             tracing::error!(%error, "the system has no random numbers");
@@ -161,11 +161,11 @@ impl<S: Service> Engine<S> {
             session.packet(b'0', handshake(&session, self.config(), false).as_bytes());
         }
         let protocol = self.service().open(&session, parts).map_err(Refusal::Service)?;
-        Ok((session, protocol, place))
+        Ok(Opened { session, protocol, place })
     }
 
     pub(crate) fn open_polling(&self, parts: &Parts) -> Result<Answer, Failure> {
-        let (session, protocol, mut place) = self.open(parts, Transport::Polling)?;
+        let Opened { session, protocol, mut place } = self.open(parts, Transport::Polling)?;
         let protocol = Shared::new(tokio::sync::Mutex::new(protocol));
         let entry = Entry { session: Arc::clone(&session), protocol: Some(Arc::clone(&protocol)) };
         place.list(entry);
@@ -182,10 +182,16 @@ impl<S: Service> Engine<S> {
         let mut held = session.reserve();
         let announced = parts.headers.get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        let received = if announced.is_some_and(|length| length > max) {
-            Ok(Err(Unreceived::TooBig))
-        } else {
-            timeout(self.config().receive_timeout, body::receive(body, max, &mut held)).await
+        if announced.is_some_and(|length| length > max) {
+            session.end(End::TooBig);
+            return Err(Refusal::TooBig.into());
+        }
+        let received = tokio::select! {
+            received = timeout(
+                self.config().receive_timeout,
+                body::receive(body, max, &mut held),
+            ) => received,
+            () = guard.over() => return Err(Refusal::BadRequest.into()),
         };
         let (end, failure) = match received {
             Ok(Ok(body)) => {
@@ -216,7 +222,7 @@ impl<S: Service> Engine<S> {
         match entry {
             None => {
                 let parts = request.into_parts().0;
-                let (session, protocol, mut place) = self.open(&parts, Transport::WebSocket)?;
+                let Opened { session, protocol, mut place } = self.open(&parts, Transport::WebSocket)?;
                 place.list(Entry { session: Arc::clone(&session), protocol: None });
                 self.tasks().spawn(async move {
                     let stream = upgraded::<I>(on_upgrade, deadline, &session).await;
@@ -240,6 +246,13 @@ impl<S: Service> Engine<S> {
         }
         Ok(answer)
     }
+}
+
+/// A session that was accepted, and is not listed yet.
+struct Opened<P> {
+    session: Arc<Session>,
+    protocol: P,
+    place: Place<P>,
 }
 
 /// Serves a session that begins with a WebSocket.

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, SimplexStream, WriteHalf, simplex};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
+use tokio_util::task::TaskTracker;
 
 use super::session::Polled;
 use super::stream::{Reader, Writer};
@@ -53,9 +54,12 @@ impl Protocol for Recorder {
     }
 }
 
+/// A session, and what its protocol saw.
+type Opened = (Arc<Session>, Arc<Mutex<Log>>);
+
 #[derive(Default)]
 struct Recorders {
-    opened: Mutex<Option<(Arc<Session>, Arc<Mutex<Log>>)>>,
+    opened: Mutex<Option<Opened>>,
 }
 
 impl Service for Recorders {
@@ -112,6 +116,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..40)
 }
 
+type Posted = JoinHandle<Result<(), Option<End>>>;
+
 struct Client {
     engine: Arc<Engine<Recorders>>,
     session: Arc<Session>,
@@ -123,7 +129,7 @@ struct Client {
     next: u32,
     promised: Vec<u32>,
     get: Option<JoinHandle<Polled>>,
-    post: Option<(Vec<u32>, JoinHandle<Result<(), Option<End>>>)>,
+    post: Option<(Vec<u32>, Posted)>,
     websocket: Option<(WriteHalf<SimplexStream>, ReadHalf<SimplexStream>)>,
     probed: bool,
     upgraded: bool,
@@ -190,16 +196,16 @@ impl Client {
                 let numbers: Vec<u32> = (self.next..).take(count.into()).collect();
                 self.next += u32::from(count);
                 let packets: Vec<String> = numbers.iter().map(|n| format!("4{n}")).collect();
-                self.post(numbers, packets.join("\x1e")).await;
+                self.post(numbers, packets.join("\x1e"));
             }
             Step::CancelPost => {
                 let started = self.session.start_post().is_some();
                 self.reasons.push(if started { End::Transport } else { End::Overlap });
             }
-            Step::PostPong => self.post(Vec::new(), "3".into()).await,
+            Step::PostPong => self.post(Vec::new(), "3".into()),
             Step::PostClose => {
                 self.reasons.push(End::Client);
-                self.post(Vec::new(), "1".into()).await;
+                self.post(Vec::new(), "1".into());
             }
             Step::OpenWebSocket => self.open_websocket(),
             Step::Probe => {
@@ -241,7 +247,7 @@ impl Client {
 
     async fn get(&mut self) {
         let session = Arc::clone(&self.session);
-        let get = tokio::spawn(async move { polling::poll(&session).await });
+        let get = TaskTracker::new().spawn(async move { polling::poll(&session).await });
         if self.get.is_none() {
             self.get = Some(get);
         } else {
@@ -250,7 +256,7 @@ impl Client {
         }
     }
 
-    async fn post(&mut self, numbers: Vec<u32>, body: String) {
+    fn post(&mut self, numbers: Vec<u32>, body: String) {
         let entry = self.engine.sessions().find(self.session.sid().as_str());
         let Some(protocol) = entry.and_then(|entry| entry.protocol) else { return };
         self.reasons.extend(self.post.is_some().then_some(End::Overlap));

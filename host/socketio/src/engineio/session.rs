@@ -303,6 +303,9 @@ impl Session {
         if end != End::Server {
             state.queue.clear(&self.memory);
         }
+        if let Carrier::Polling(polling) = &mut state.carrier {
+            polling.wake_post();
+        }
         state.wake();
         self.turned.notify_one();
     }

@@ -14,8 +14,7 @@ async fn a_server_that_stops_cuts_its_clients_without_a_word() {
     let mut waiting = Raw::connect(server.port).await;
     waiting.request(&format!("GET {polling}"), "", "").await;
     let upgrading = open_polling(server.port).await;
-    let mut probed =
-        open_websocket(server.port, &format!("{upgrading}&transport=websocket")).await;
+    let mut probed = open_websocket(server.port, &format!("{upgrading}&transport=websocket")).await;
     probed.text("2probe").await;
     assert_eq!(probed.read_text().await, "3probe");
     websocket.text("4answered").await;

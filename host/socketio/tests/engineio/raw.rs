@@ -44,11 +44,7 @@ impl Raw {
     }
 
     pub(crate) async fn request(&mut self, line: &str, headers: &str, body: &str) {
-        let length = if body.is_empty() && line.starts_with("GET") {
-            String::new()
-        } else {
-            format!("Content-Length: {}\r\n", body.len())
-        };
+        let length = if body.is_empty() && line.starts_with("GET") { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         self.write(format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}{length}\r\n{body}")).await;
     }
 
@@ -63,9 +59,7 @@ impl Raw {
             }
         };
         let head = String::from_utf8(self.buf.drain(..end).collect()).unwrap().to_lowercase();
-        let length = head.split("content-length: ").nth(1).map_or(0, |rest| {
-            rest.split("\r\n").next().unwrap().parse::<usize>().unwrap()
-        });
+        let length = head.split("content-length: ").nth(1).map_or(0, |rest| rest.split("\r\n").next().unwrap().parse::<usize>().unwrap());
         while self.buf.len() < length {
             if !self.more().await {
                 return None;
@@ -89,9 +83,7 @@ impl Raw {
             if let [first, second, rest @ ..] = &self.buf[..] {
                 let (len, header) = match (*second, rest) {
                     (126, [a, b, ..]) => (usize::from(u16::from_be_bytes([*a, *b])), 4),
-                    (127, rest) if rest.len() >= 8 => {
-                        (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, 10)
-                    }
+                    (127, rest) if rest.len() >= 8 => (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, 10),
                     (126 | 127, _) => (usize::MAX - 100, 10),
                     (short, _) => (usize::from(short), 2),
                 };

@@ -87,15 +87,8 @@ impl Server {
     }
 
     /// Serves each connection with the wrapper that `wrap` makes.
-    pub(crate) async fn with<I: Io>(
-        config: Config,
-        wrap: impl Fn(TcpStream) -> I + Send + 'static,
-    ) -> Self {
-        let service = EchoService {
-            ends: Mutex::default(),
-            sessions: Mutex::default(),
-            gate: Semaphore::new(1),
-        };
+    pub(crate) async fn with<I: Io>(config: Config, wrap: impl Fn(TcpStream) -> I + Send + 'static) -> Self {
+        let service = EchoService { ends: Mutex::default(), sessions: Mutex::default(), gate: Semaphore::new(1) };
         let engine = Engine::new(config, Arc::new(service));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

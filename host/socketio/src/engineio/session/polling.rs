@@ -1,7 +1,8 @@
 //! The transitions of a session that polls: polls, posts, and the upgrade to a WebSocket.
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::{Carrier, End, Session};
 use crate::engineio::memory::Memory;
@@ -15,6 +16,8 @@ pub(crate) struct State {
     waiting: bool,
     /// A POST is being received or handled.
     posting: bool,
+    /// The POST whose body is being received: it is given up when the session ends.
+    receiving: Option<Waker>,
     /// A WebSocket tries to take over.
     upgrading: bool,
     /// The WebSocket's probe has been answered: the poll that waits is answered with a `6`, so that
@@ -25,6 +28,13 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting
+    }
+
+    /// Wakes the POST that is being received.
+    pub(super) fn wake_post(&mut self) {
+        if let Some(post) = self.receiving.take() {
+            post.wake();
+        }
     }
 }
 
@@ -118,6 +128,21 @@ impl PostGuard {
         &self.session
     }
 
+    /// Waits for the session's end.
+    pub(crate) async fn over(&self) {
+        poll_fn(|cx| {
+            let state = &mut *self.session.state();
+            match &mut state.carrier {
+                Carrier::Polling(polling) if state.end.is_none() => {
+                    polling.receiving = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+
     /// The body is there: what becomes of the request no longer matters to the session.
     pub(crate) fn received(&mut self) {
         self.unfinished = Some(End::Aborted);
@@ -132,10 +157,14 @@ impl PostGuard {
 impl Drop for PostGuard {
     fn drop(&mut self) {
         let state = &mut *self.session.state();
-        if let Carrier::Polling(polling) = &mut state.carrier {
-            polling.posting = false;
-        }
-        if let Some(end) = self.unfinished {
+        let polls = if let Carrier::Polling(polling) = &mut state.carrier {
+            (polling.posting, polling.receiving) = (false, None);
+            true
+        } else {
+            false
+        };
+        // What becomes of a request does not matter to a WebSocket that has taken over.
+        if let Some(end) = self.unfinished.filter(|end| polls || *end == End::Aborted) {
             self.session.end_with(state, end);
         }
     }
@@ -250,7 +279,9 @@ impl Session {
         if state.end.is_some() || !matches!(state.carrier, Carrier::Polling(_)) {
             return;
         }
-        state.carrier = Carrier::WebSocket(writer);
+        if let Carrier::Polling(mut polling) = std::mem::replace(&mut state.carrier, Carrier::WebSocket(writer)) {
+            polling.wake_post();
+        }
         state.receiver = Some(Box::new(receiver));
         // A poll that still waits is refused.
         state.wake();
