@@ -8,6 +8,8 @@ mod buffer;
 mod config;
 mod engine;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod heartbeat;
 mod http;
 mod incoming;

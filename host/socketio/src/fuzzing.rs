@@ -8,6 +8,8 @@ use serde_json::value::RawValue;
 use crate::call::{Call, parse_auth, parse_reply, placeholders_are_valid};
 use crate::packet::{Kind, Packet};
 
+pub use crate::engineio::fuzzing::{frames, polling_body};
+
 /// A Socket.IO packet.
 pub fn packet(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

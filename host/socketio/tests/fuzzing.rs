@@ -28,6 +28,18 @@ const PLACEHOLDERS: [&[u8]; 6] = [
     b"\x01{\"_placeholder\":true,\"num\":{\"_placeholder\":true,\"num\":0}}",
 ];
 
+/// The first byte says in which pieces the frames arrive; the mask of each is zero or `1234`.
+const FRAMES: [&[u8]; 6] = [
+    b"\x00\x81\x83\0\0\0\x0042x\x89\x80\0\0\0\0",
+    b"\x05\x01\x82\0\0\0\x0042\x00\x81\0\0\0\0x\x80\x80\0\0\0\0",
+    b"\xff\x02\x81\x31\x32\x33\x34a\x8a\x81\0\0\0\0z\x80\x81\0\0\0\0b",
+    b"\x02\x88\x82\0\0\0\0\x03\xe8",
+    b"\x01\x82\xfe\x00\x80\0\0\0\0",
+    b"\x07\x81\xff\0\0\0\0\0\x01\0\0\0\0\0\0",
+];
+
+const BODIES: [&[u8]; 5] = [b"42[\"x\"]", b"40\x1e42[\"x\"]\x1e3", b"451-[]\x1ebAQIDBA==\x1e4", b"6\x1e1", "4é\u{1e}bAA==".as_bytes()];
+
 #[derive(Debug, Clone)]
 enum Mutation {
     Flip(Index, u8),
@@ -101,6 +113,16 @@ proptest! {
     #[test]
     fn packets(data in mutated(PACKETS)) {
         fuzzing::packet(&data);
+    }
+
+    #[test]
+    fn frames(data in mutated(FRAMES)) {
+        fuzzing::frames(&data);
+    }
+
+    #[test]
+    fn polling_bodies(data in mutated(BODIES)) {
+        fuzzing::polling_body(&data);
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(crate) async fn receive<P: Protocol>(
     result.map_err(Some)
 }
 
-async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &mut P, body: &[u8], batch: &Batch) -> Result<(), End> {
+pub(super) async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &mut P, body: &[u8], batch: &Batch) -> Result<(), End> {
     let body = str::from_utf8(body).map_err(|_| End::Parse)?;
     for packet in body.split(char::from(frame::SEPARATOR)) {
         if session.is_over() {

@@ -1,0 +1,4 @@
+//! The frames of a WebSocket, see `sockhop_socketio::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sockhop_socketio::fuzzing::frames(data));

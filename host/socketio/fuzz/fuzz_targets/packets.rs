@@ -1,0 +1,4 @@
+//! The packets of a client, see `sockhop_socketio::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sockhop_socketio::fuzzing::packet(data));

@@ -1,0 +1,4 @@
+//! The bodies of POSTs, see `sockhop_socketio::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sockhop_socketio::fuzzing::polling_body(data));
