@@ -32,6 +32,9 @@ pub(crate) enum Rejected {
     /// The data is not the JSON that a packet of this type has.
     #[error("invalid payload")]
     Payload,
+    /// The packet is not one that a client may send now.
+    #[error("unexpected packet")]
+    Unexpected,
     /// The name is one that no client may send, such as `disconnect`.
     #[error("reserved event name")]
     ReservedName,

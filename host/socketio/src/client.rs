@@ -4,12 +4,16 @@
 //! a namespace that is left and entered again is left first. Whether a packet is well formed is
 //! decided in `packet` and `call`; what waits for the client is the session's.
 
+use std::future::{Future, poll_fn};
 use std::mem::take;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::call::{Call, Rejected, parse_auth, parse_reply};
 use crate::connection::{Connection, Reply};
@@ -72,8 +76,8 @@ impl<H: Handler> Client<H> {
                 let call = Call::parse(packet.data).map_err(|rejected| self.reject(rejected))?;
                 let event =
                     Event { name: &call.name, arguments: &call.arguments, text: call.text, attachments: &attachments, ack: packet.id };
-                self.hub.handler().event(&Context::new(connection, batch), &event).await;
-                Ok(())
+                let cx = Context::new(connection, batch);
+                self.guard(self.hub.handler().event(&cx, &event)).await
             }
             (Kind::Ack | Kind::BinaryAck, Some(connection)) => {
                 let arguments = parse_reply(packet.data).map_err(|rejected| self.reject(rejected))?;
@@ -84,14 +88,14 @@ impl<H: Handler> Client<H> {
             (Kind::Connect, None) => self.connect(packet, batch).await,
             (Kind::Disconnect, Some(_)) if packet.data.is_empty() => {
                 let left = position.map(|at| self.connections.swap_remove(at));
-                if let Some(connection) = left {
-                    self.leave(&connection, DisconnectReason::Left, batch).await;
+                match left {
+                    Some(connection) => self.leave(&connection, DisconnectReason::Left, batch).await,
+                    None => Ok(()),
                 }
-                Ok(())
             }
             // The client wrote this before it knew that it had left.
             (Kind::Disconnect | Kind::Event | Kind::Ack | Kind::BinaryEvent | Kind::BinaryAck, None) if self.was_connected => Ok(()),
-            (Kind::Connect | Kind::ConnectError, _) | (_, None) => Err(self.reject(Rejected::Kind)),
+            (Kind::Connect | Kind::ConnectError, _) | (_, None) => Err(self.reject(Rejected::Unexpected)),
             (Kind::Disconnect, Some(_)) => Err(self.reject(Rejected::Payload)),
         }
     }
@@ -109,7 +113,7 @@ impl<H: Handler> Client<H> {
         // Without random numbers nothing can be identified.
         let id = Sid::random().map_err(|_| End::Aborted)?;
         let request = ConnectRequest { id, namespace: namespace.name(), session: &*self.value, auth };
-        let data = match hub.handler().connect(&request).await {
+        let data = match self.guard(hub.handler().connect(&request)).await? {
             Ok(data) => data,
             Err(error) => {
                 self.refuse(namespace.name(), &error);
@@ -122,8 +126,7 @@ impl<H: Handler> Client<H> {
         let head = Head::new(Kind::Connect, 0, namespace.name(), None);
         self.session.text(&[head.as_bytes(), br#"{"sid":""#, id.as_str().as_bytes(), br#""}"#], &[]);
         self.connections.push(Arc::clone(&connection));
-        hub.handler().connected(&Context::new(&connection, batch)).await;
-        Ok(())
+        self.guard(hub.handler().connected(&Context::new(&connection, batch))).await
     }
 
     fn refuse(&self, namespace: &str, error: &ConnectError) {
@@ -131,9 +134,24 @@ impl<H: Handler> Client<H> {
         self.session.text(&[head.as_bytes(), error.as_json().as_bytes()], &[]);
     }
 
-    async fn leave(&self, connection: &Arc<Connection<H>>, reason: DisconnectReason, batch: &Batch) {
+    async fn leave(&self, connection: &Arc<Connection<H>>, reason: DisconnectReason, batch: &Batch) -> Result<(), End> {
         connection.finish();
-        self.hub.handler().disconnected(&Context::new(connection, batch), reason).await;
+        let cx = Context::new(connection, batch);
+        self.guard(self.hub.handler().disconnected(&cx, reason)).await
+    }
+
+    /// Runs a method of the handler. A panic of it ends the session, but not the session's task:
+    /// the application still learns of the end of its connections.
+    async fn guard<T>(&self, method: impl Future<Output = T>) -> Result<T, End> {
+        let mut method = pin!(method);
+        let done = poll_fn(|cx| {
+            // The handler is not used by this session again, except for `disconnected`.
+            catch_unwind(AssertUnwindSafe(|| method.as_mut().poll(cx))).map_or_else(|_| Poll::Ready(None), |poll| poll.map(Some))
+        });
+        done.await.ok_or_else(|| {
+            error!(client = ?self.session.sid(), "handler panicked, session ends");
+            End::Aborted
+        })
     }
 
     /// Keeps a packet until its attachments have arrived.
@@ -155,7 +173,9 @@ impl<H: Handler> Client<H> {
     /// Adds an attachment, and returns the packet if it was the last one.
     fn attach(&mut self, data: &[u8]) -> Result<Option<Box<Partial>>, End> {
         // A client with another parser, such as msgpack's, begins with a binary message.
-        let Some(partial) = &mut self.partial else { return Err(self.reject(Rejected::Attachments)) };
+        let Some(partial) = &mut self.partial else {
+            return Err(self.reject(Rejected::Unexpected));
+        };
         partial.attached_bytes += data.len();
         if partial.attached_bytes > self.hub.max_attachment_bytes() {
             info!(client = ?self.session.sid(), "attachments too large, session ends");
@@ -177,7 +197,7 @@ impl<H: Handler> Client<H> {
 impl<H: Handler> Protocol for Client<H> {
     async fn text(&mut self, text: &str, batch: &Batch) -> Result<(), End> {
         if self.partial.is_some() {
-            return Err(self.reject(Rejected::Attachments));
+            return Err(self.reject(Rejected::Unexpected));
         }
         let packet = Packet::parse(text).map_err(|rejected| self.reject(rejected))?;
         if packet.attachments > 0 {
@@ -203,7 +223,8 @@ impl<H: Handler> Protocol for Client<H> {
             connection.finish();
         }
         for connection in take(&mut self.connections) {
-            self.leave(&connection, DisconnectReason::SessionEnded(end), batch).await;
+            // A panic here must not keep the others from being called.
+            let _ = self.leave(&connection, DisconnectReason::SessionEnded(end), batch).await;
         }
     }
 }

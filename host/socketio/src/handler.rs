@@ -14,13 +14,15 @@ use crate::engineio::{Batch, End, Refused, Sid};
 /// The application's part of a server.
 ///
 /// All methods for one session are called one at a time, in the order of the client's packets.
-/// While one is running, nothing more is read from this client and its heartbeat is suspended, so a
-/// slow handler slows its client down instead of filling memory. Other sessions go on. The futures
-/// are never cancelled; a client that goes away meanwhile does not stop them.
+/// While one is running, nothing more is read from this client, so a slow handler slows its client
+/// down instead of filling memory. The client is still pinged, and its pongs are not missed. Other
+/// sessions go on. The futures are never cancelled; a client that goes away meanwhile does not stop
+/// them.
 ///
 /// Each connection that [`connect`](Self::connect) accepts gets exactly one call of
 /// [`connected`](Self::connected), then its events, and exactly one call of
-/// [`disconnected`](Self::disconnected).
+/// [`disconnected`](Self::disconnected). This also holds if a method panics: the panic ends the
+/// session, with [`End::Aborted`] and a log line.
 pub trait Handler: Sized + Send + Sync + 'static {
     /// What the application keeps of a session, such as the client's address or its identity. All
     /// connections of the session share it.
@@ -181,5 +183,17 @@ impl<'a, H: Handler> Context<'a, H> {
 impl<H: Handler> fmt::Debug for Context<'_, H> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Context").field("connection", self.connection).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_json() {
+        assert_eq!(ConnectError::new("no \"way\"").as_json(), r#"{"message":"no \"way\""}"#);
+        let error = ConnectError::with_data("no", r#"{"code":[1]}"#);
+        assert_eq!(error.as_json(), r#"{"message":"no","data":{"code":[1]}}"#);
     }
 }

@@ -110,3 +110,41 @@ impl<H: Handler> Service for Hub<H> {
         Ok(Client::new(self, session, value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handler::{ConnectError, ConnectRequest, Context, Event};
+
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Handler for Silent {
+        type Session = ();
+        type Data = ();
+
+        fn open(&self, _request: &Parts) -> Result<(), Refused> {
+            Ok(())
+        }
+
+        async fn connect(&self, _request: &ConnectRequest<'_, Self>) -> Result<(), ConnectError> {
+            std::future::ready(Ok(())).await
+        }
+
+        async fn event(&self, _cx: &Context<'_, Self>, _event: &Event<'_>) {
+            std::future::ready(()).await;
+        }
+    }
+
+    #[test]
+    fn only_a_name_that_a_client_can_ask_for_is_a_namespace() {
+        let config = Config::default();
+        let hub = Hub::new(&config, Silent, ["/", "/a/b", "/é", "/"]).unwrap();
+        assert!(hub.namespace("/").is_some() && hub.namespace("/é").is_some());
+        assert!(hub.namespace("").is_none() && hub.namespace("/a").is_none());
+        for name in ["", "a", "/a,b", "/a?b"] {
+            let error = Hub::new(&config, Silent, [name]).unwrap_err();
+            assert_eq!(error, InvalidNamespace(name.into()));
+        }
+    }
+}

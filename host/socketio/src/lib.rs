@@ -19,7 +19,8 @@
 //! Everything that a client sends is handled in one task, one packet after the other, in the order
 //! in which it was sent. While [`Handler::event`] waits, nothing more is read from this client: TCP
 //! slows it down, and what it has sent costs no memory here. Other clients are not affected. A task
-//! that must wait for the client itself, as with [`Connection::emit_with_ack`], must be another one.
+//! that must wait for the client itself, as with [`Connection::emit_with_ack`], must be another
+//! one.
 //!
 //! What is sent to a client arrives in the order of the calls. What handlers send is written when
 //! all events of one read are handled, with one system call; what other tasks send is written at

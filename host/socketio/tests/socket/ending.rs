@@ -64,6 +64,21 @@ async fn a_client_that_goes_away_while_it_is_being_accepted() {
 }
 
 #[tokio::test]
+async fn a_handler_that_panics_ends_its_session_only() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut honest = RawClient::connect(fixture.address).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    client.send(&["42[\"panic\"]", "42[\"x\"]"]).await;
+    client.texts_until_end().await;
+    let once = ["connect / {}", "connected /"];
+    let log = [&once[..], &once, &["disconnected / SessionEnded(Aborted)"]].concat();
+    fixture.app().expect(&log).await;
+    honest.assert_alive().await;
+    honest.hang_up().await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
 async fn a_client_says_goodbye() {
     let fixture = Fixture::start(Config::default()).await;
     let mut client = RawClient::connect(fixture.address).await;

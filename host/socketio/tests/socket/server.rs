@@ -108,6 +108,7 @@ impl Handler for App {
                 self.log("wait ends".into());
                 cx.ack(event, event.text, &[]);
             }
+            "panic" => panic!("as the test wants"),
             "bye" => {
                 cx.emit("last", "1", &[]);
                 cx.connection().disconnect();
