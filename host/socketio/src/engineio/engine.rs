@@ -45,8 +45,8 @@ impl Drop for Batch {
 /// What speaks over one session.
 ///
 /// All methods are called one at a time, in the order in which messages arrive, from a task of the
-/// session. While one runs, nothing more is read from the client and its pong is not missed; what is
-/// queued meanwhile is sent. The session itself is flushed after each call, other sessions
+/// session. While one runs, nothing more is read from the client, it is pinged and its pong is not
+/// missed; what is queued meanwhile is sent. The session itself is flushed after each call, other sessions
 /// through the `batch`. The futures are not cancelled: a client that goes away does not stop them.
 pub trait Protocol: Send + 'static {
     /// Handles one text message.

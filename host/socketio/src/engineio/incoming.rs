@@ -171,6 +171,8 @@ mod tests {
     const FOUND: &[&str] = &["t:4one", "9:ping", "t:4two", "b:abcd", "b:", "8:bye"];
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn messages_are_the_same_however_the_stream_is_cut(cuts in proptest::collection::vec(0..70usize, 0..20)) {
             let stream = frames(STREAM);

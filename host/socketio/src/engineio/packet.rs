@@ -1,4 +1,4 @@
-//! One Engine.IO packet: its type and what it asks for.
+//! Engine.IO packets as text: parsed, and handled by the protocol of their session.
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -13,6 +13,35 @@ use super::session::{End, Session};
 /// The alarm of a WebSocket's task, for the time in which a handler runs.
 pub(crate) type Alarm<'a, 'b> = Option<&'a mut Pin<&'b mut Sleep>>;
 
+/// What a client's packet asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Packet<'a> {
+    Text(&'a str),
+    Binary(Vec<u8>),
+    Pong,
+    Close,
+    /// An upgrade or a noop: nothing is to be done.
+    Ignored,
+}
+
+/// Parses one packet that came as text; `None` if no client may send it.
+pub(crate) fn parse(packet: &str) -> Option<Packet<'_>> {
+    let data = packet.get(1..)?;
+    match packet.as_bytes().first()? {
+        b'4' => Some(Packet::Text(data)),
+        b'b' => frame::decode_base64(data).map(Packet::Binary),
+        b'3' => Some(Packet::Pong),
+        b'1' => Some(Packet::Close),
+        b'5' | b'6' => Some(Packet::Ignored),
+        _ => None,
+    }
+}
+
+/// Splits the body of a POST into its packets; `None` if it is not UTF-8.
+pub(crate) fn split(body: &[u8]) -> Option<impl Iterator<Item = &str>> {
+    Some(str::from_utf8(body).ok()?.split(char::from(frame::SEPARATOR)))
+}
+
 /// Handles one packet that came as text.
 ///
 /// # Errors
@@ -25,21 +54,15 @@ pub(crate) async fn handle<P: Protocol>(
     batch: &Batch,
     alarm: Alarm<'_, '_>,
 ) -> Result<(), End> {
-    let data = packet.get(1..).unwrap_or_default();
-    match packet.as_bytes().first() {
-        Some(b'4') => drive(session, batch, alarm, protocol.text(data, batch)).await,
-        Some(b'b') => {
-            let data = frame::decode_base64(data).ok_or(End::Parse)?;
-            drive(session, batch, alarm, protocol.binary(&data, batch)).await
-        }
-        Some(b'3') => {
+    match parse(packet).ok_or(End::Parse)? {
+        Packet::Text(text) => drive(session, batch, alarm, protocol.text(text, batch)).await,
+        Packet::Binary(data) => drive(session, batch, alarm, protocol.binary(&data, batch)).await,
+        Packet::Pong => {
             session.pong();
             Ok(())
         }
-        Some(b'1') => Err(End::Client),
-        // An upgrade or a noop: nothing is to be done.
-        Some(b'5' | b'6') => Ok(()),
-        _ => Err(End::Parse),
+        Packet::Close => Err(End::Client),
+        Packet::Ignored => Ok(()),
     }
 }
 
@@ -93,4 +116,30 @@ pub(crate) fn handshake(session: &Session, config: &Config, upgrades: bool) -> S
         config.ping_timeout.as_millis(),
         config.max_payload,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_is_what_the_protocol_says() {
+        assert_eq!(parse("4"), Some(Packet::Text("")));
+        assert_eq!(parse("42[\"é\"]"), Some(Packet::Text("2[\"é\"]")));
+        assert_eq!(parse("bAQID"), Some(Packet::Binary(vec![1, 2, 3])));
+        assert_eq!(parse("3probe"), Some(Packet::Pong));
+        assert_eq!(parse("1"), Some(Packet::Close));
+        assert_eq!((parse("5"), parse("6")), (Some(Packet::Ignored), Some(Packet::Ignored)));
+        // The server's own packets, and others.
+        for bad in ["", "0{}", "2", "2probe", "7", "x", "é", "b!", "bAQ"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_split_at_each_separator() {
+        let packets: Vec<_> = split(b"4a\x1e4b\x1e").unwrap().collect();
+        assert_eq!(packets, ["4a", "4b", ""]);
+        assert!(split(b"4\xFF").is_none());
+    }
 }

@@ -6,9 +6,8 @@ use bytes::Bytes;
 use tokio::time::{sleep_until, timeout};
 
 use super::engine::{Batch, Protocol};
-use super::frame;
 use super::memory::Reservation;
-use super::packet::handle;
+use super::packet;
 use super::session::{End, Polled, PostGuard, Session};
 use super::sessions::{Place, Shared};
 use super::websocket::{self, Receiver};
@@ -94,12 +93,11 @@ pub(crate) async fn receive<P: Protocol>(
 }
 
 pub(super) async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &mut P, body: &[u8], batch: &Batch) -> Result<(), End> {
-    let body = str::from_utf8(body).map_err(|_| End::Parse)?;
-    for packet in body.split(char::from(frame::SEPARATOR)) {
+    for packet in packet::split(body).ok_or(End::Parse)? {
         if session.is_over() {
             return Err(session.ended().unwrap_or(End::Aborted));
         }
-        handle(session, protocol, packet, batch, None).await?;
+        packet::handle(session, protocol, packet, batch, None).await?;
     }
     Ok(())
 }

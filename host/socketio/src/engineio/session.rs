@@ -1,9 +1,9 @@
 //! One Engine.IO session: its outgoing queue, what carries it now, its heartbeat, its end.
 //!
 //! Everything that changes a session happens under its one lock, which is never held while
-//! something waits. One task owns the session from its handshake to its end: the keeper of a session
-//! that began with polling, or the task of a WebSocket. It calls [`Session::finish`], and then
-//! `closed` of the protocol, once.
+//! something waits. One task owns the session from its handshake to its end: the keeper of a
+//! session that began with polling, or the task of a WebSocket. It calls [`Session::finish`], and
+//! then `closed` of the protocol, once.
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};

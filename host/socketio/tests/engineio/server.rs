@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// Sends every message back, except for commands: `page:N` asks for N bytes, `sleep:MS` is answered
-/// later, `packet:begin` and `packet:finish` announce, `end`, `abort` and `panic` are what they say.
+/// later, `packet:begin` and `packet:finish` stand for attachments, and `end`, `abort` and `panic`
+/// do what they say.
 pub(crate) struct Echo {
     session: Arc<Session>,
     service: Arc<EchoService>,
