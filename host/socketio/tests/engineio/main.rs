@@ -6,5 +6,6 @@ mod ending;
 mod raw;
 mod requests;
 mod server;
+mod storm;
 mod upgrades;
 mod websockets;
