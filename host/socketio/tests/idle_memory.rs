@@ -1,0 +1,110 @@
+//! What an idle connection costs.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream as Client;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use sockhop_socketio::engineio::{Batch, Config, End, Engine};
+use sockhop_socketio::engineio::{Protocol, Refused, Service, Session};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
+
+/// The most that an idle WebSocket connection may cost, in bytes, with tokio's part of the TCP
+/// connection and without the application's.
+const MAX: u64 = 4 << 10;
+
+const CONNECTIONS: u64 = 100;
+
+struct Echo(Arc<Session>);
+
+impl Protocol for Echo {
+    async fn text(&mut self, text: &str, _batch: &Batch) -> Result<(), End> {
+        self.0.text(&[text.as_bytes()], &[]);
+        Ok(())
+    }
+
+    async fn binary(&mut self, _data: &[u8], _batch: &Batch) -> Result<(), End> {
+        Ok(())
+    }
+
+    async fn closed(&mut self, _end: End, _batch: &Batch) {}
+}
+
+struct EchoService;
+
+impl Service for EchoService {
+    type Protocol = Echo;
+
+    fn open(self: &Arc<Self>, session: &Arc<Session>, _request: &Parts) -> Result<Echo, Refused> {
+        session.connected();
+        Ok(Echo(Arc::clone(session)))
+    }
+}
+
+/// Opens a WebSocket and sends one message, whose echo it waits for.
+fn connect(port: u16) -> Client {
+    let mut client = Client::connect(("127.0.0.1", port)).unwrap();
+    let request = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\n\
+        Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(request.as_bytes()).unwrap();
+    client.write_all(b"\x81\x85\0\0\0\x004echo").unwrap();
+    let mut received = Vec::new();
+    while !received.ends_with(b"\x81\x054echo") {
+        let mut buf = [0; 1024];
+        let read = client.read(&mut buf).unwrap();
+        assert!(read > 0);
+        received.extend_from_slice(&buf[..read]);
+    }
+    client
+}
+
+/// Serves an echo. Returns its port.
+async fn serve() -> u16 {
+    let engine = Engine::new(Config::default(), Arc::new(EchoService));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = TaskTracker::new();
+    connections.clone().spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let engine = Arc::clone(&engine);
+            connections.spawn(async move {
+                let service = service_fn(move |request| {
+                    let engine = Arc::clone(&engine);
+                    async move { engine.handle::<TokioIo<TcpStream>>(request).await }
+                });
+                let http = http1::Builder::new();
+                let served = http.serve_connection(TokioIo::new(stream), service);
+                let _ = served.with_upgrades().await;
+            });
+        }
+    });
+    port
+}
+
+/// Opens connections from another thread, whose memory is not counted.
+async fn clients(port: u16) -> Vec<Client> {
+    let connect = move || (0..CONNECTIONS).map(|_| connect(port)).collect();
+    let clients = tokio::task::spawn_blocking(connect).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    clients
+}
+
+#[test]
+fn an_idle_connection_holds_no_buffers() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let port = runtime.block_on(serve());
+    let warm = runtime.block_on(clients(port));
+    let mut measured = Vec::new();
+    let counted = allocation_counter::measure(|| measured = runtime.block_on(clients(port)));
+    let each = counted.bytes_current.max(0).unsigned_abs() / CONNECTIONS;
+    assert!((500..=MAX).contains(&each), "{each} bytes for each connection: {counted:?}");
+    drop((warm, measured));
+}
