@@ -1,8 +1,61 @@
 //! Engine.IO v4: sessions over polling and WebSocket connections, with upgrade and heartbeat.
 //!
 //! It knows nothing of Socket.IO: a [`Protocol`] receives the messages of one session, and a
-//! [`Service`] makes a protocol for each new session. Everything that waits or is unfinished is
-//! bounded in bytes by [`Config`].
+//! [`Service`] makes a protocol for each new session. The crate's [`Server`](crate::Server) is such
+//! a service; another one can use this module alone.
+//!
+//! # Example
+//!
+//! A server that sends every message back:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/echo.rs")]
+//! ```
+//!
+//! # Sessions
+//!
+//! A session begins with a handshake, which [`Service::open`] accepts or refuses, and ends for one
+//! of the reasons of [`End`], which [`Protocol::closed`] learns once and last. One task of the
+//! engine owns each session from its beginning to its end; [`Engine::wait`] waits for all of them.
+//!
+//! Any task can send with a [`Session`]: [`text`](Session::text), [`binary`](Session::binary) and
+//! [`shared`](Session::shared) queue a message, [`flush`](Session::flush) writes what is queued
+//! with one system call, or answers the poll that waits. A [`Batch`] flushes each of many sessions
+//! once. Messages arrive in the order in which they were queued. They survive an upgrade, however
+//! it goes: until the client has confirmed its WebSocket, the session polls as before.
+//!
+//! While a handler of the [`Protocol`] runs, nothing more is read from its client. What the handler
+//! queues is sent meanwhile, and the client is pinged.
+//!
+//! # Memory
+//!
+//! Everything that waits or is unfinished is bounded in bytes by [`Config`], and [`Engine::usage`]
+//! tells how much there is. An answer to a poll counts until the HTTP server has written it, and
+//! breaks off if its session ends meanwhile. An idle WebSocket holds no buffer: it costs about
+//! 2.4 KiB, with tokio's part and without the application's.
+//!
+//! The engine bounds what it holds itself. The HTTP server of the application must bound the time
+//! for the head of a request, and the kernel's time for a peer that is gone (`TCP_USER_TIMEOUT`).
+//!
+//! # Closing
+//!
+//! A client that broke the protocol or the bounds of a message is told by a WebSocket close frame:
+//! 1002 (no WebSocket frame of a client), 1007 (no UTF-8), 1008 (no packet), 1009 (too long),
+//! 1013 (the server holds too much). A session that the server ([`End::Server`]) or the client ends
+//! closes with 1000. All others are cut, above all when the server stops: the engine never sends an
+//! Engine.IO `1` for this, so that stock clients connect again. (As with the reference server, a
+//! client that sends two polls at once gets it.)
+//!
+//! # Conformance
+//!
+//! The official test suite of Engine.IO needs Node.js and port 3000:
+//!
+//! ```text
+//! git clone https://github.com/socketio/socket.io SUITE
+//! npm --prefix SUITE/docs/engine.io-protocol/v4-test-suite ci
+//! cargo run -p sockhop-socketio --example echo &
+//! npm --prefix SUITE/docs/engine.io-protocol/v4-test-suite test
+//! ```
 mod body;
 mod buffer;
 mod config;
