@@ -1,5 +1,9 @@
-//! The stock JavaScript client against the server. `tests/clients/javascript` must have its
-//! `node_modules`, or the variable `SOCKHOP_JAVASCRIPT_CLIENT` name a folder that has them.
+//! The stock clients against the server.
+//!
+//! The JavaScript client is taken from the folder in `SOCKHOP_JAVASCRIPT_CLIENT`, by default
+//! `tests/clients/javascript`, which must have its `node_modules`. The Python clients are tested if
+//! `SOCKHOP_PYTHON` names an interpreter that has python-socketio with requests, websocket-client
+//! and aiohttp. A client that is not there is skipped.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,33 +19,47 @@ use crate::server::{Fixture, wait_until};
 
 const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
 
-/// A running scenario of `stock.cjs`, and what it prints.
+/// The two kinds of Python client.
+const PYTHON: [&str; 2] = ["sync", "async"];
+
+/// A running scenario of `stock.cjs` or `stock.py`, and what it prints.
 struct Scenario {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Scenario {
-    /// `None` if there is no stock client on this machine.
+    /// `None` if there is no JavaScript client on this machine.
     fn start(fixture: &Fixture, name: &str, transports: &str) -> Option<Self> {
-        let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
         let clients = std::env::var_os("SOCKHOP_JAVASCRIPT_CLIENT")
-            .map_or_else(|| crate_directory.join("../../tests/clients/javascript"), PathBuf::from);
+            .map_or_else(|| crate_directory().join("../../tests/clients/javascript"), PathBuf::from);
         let modules = clients.join("node_modules");
         if !modules.join("socket.io-client").exists() {
-            skip();
+            skip("socket.io-client");
             return None;
         }
-        let mut child = Command::new("node")
-            .arg(crate_directory.join("tests/socket/stock.cjs"))
-            .args([&format!("http://{}", fixture.address), name, transports])
-            .env("NODE_PATH", modules)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut node = Command::new("node");
+        node.arg(crate_directory().join("tests/socket/stock.cjs")).env("NODE_PATH", modules);
+        Some(Self::spawn(node, fixture, &[name, transports]))
+    }
+
+    /// `None` if there is no Python client on this machine.
+    fn start_python(fixture: &Fixture, name: &str, transports: &str, kind: &str) -> Option<Self> {
+        let Some(interpreter) = std::env::var_os("SOCKHOP_PYTHON") else {
+            skip("python-socketio");
+            return None;
+        };
+        let mut python = Command::new(interpreter);
+        python.arg(crate_directory().join("tests/socket/stock.py"));
+        Some(Self::spawn(python, fixture, &[name, transports, kind]))
+    }
+
+    fn spawn(mut command: Command, fixture: &Fixture, arguments: &[&str]) -> Self {
+        let url = format!("http://{}", fixture.address);
+        let command = command.arg(url).args(arguments).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Some(Self { child, lines })
+        Self { child, lines }
     }
 
     /// Waits until the client prints this line.
@@ -57,9 +75,13 @@ impl Scenario {
     }
 }
 
+fn crate_directory() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 #[expect(clippy::print_stderr, reason = "a test that does nothing says so")]
-fn skip() {
-    eprintln!("skipped: no socket.io-client on this machine");
+fn skip(client: &str) {
+    eprintln!("skipped: no {client} on this machine");
 }
 
 #[tokio::test]
@@ -115,16 +137,45 @@ async fn a_client_learns_why_it_is_refused() {
 async fn a_client_returns_after_the_server_was_restarted() {
     for transports in TRANSPORTS {
         let fixture = Fixture::start(Config::default()).await;
-        let Some(mut client) = Scenario::start(&fixture, "restart", transports) else { return };
+        let Some(client) = Scenario::start(&fixture, "restart", transports) else { return };
+        restart(fixture, client).await;
+    }
+}
+
+async fn restart(fixture: Fixture, mut client: Scenario) {
+    client.expect("connected").await;
+    fixture.server.close();
+    fixture.server.wait().await;
+    client.expect("disconnected").await;
+    let address = fixture.stop_listening().await;
+    // A Python client that polls may end without a word: the server must find out by itself.
+    let (ping_interval, ping_timeout) = (Duration::from_secs(2), Duration::from_secs(3));
+    let config = Config { ping_interval, ping_timeout, ..Config::default() };
+    let fixture = Fixture::start_at(address, config).await;
+    client.expect("connected").await;
+    client.succeed().await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn python_clients_talk_over_every_transport() {
+    for (transports, kind) in TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind))) {
+        let fixture = Fixture::start(Config::default()).await;
+        let Some(mut client) = Scenario::start_python(&fixture, "talk", transports, kind) else { return };
         client.expect("connected").await;
-        fixture.server.close();
-        fixture.server.wait().await;
-        client.expect("disconnected").await;
-        let address = fixture.stop_listening().await;
-        let fixture = Fixture::start_at(address, Config::default()).await;
-        client.expect("connected").await;
+        let asked = fixture.app().connection().emit_with_ack("ask", "1,\"two\"", &[]).unwrap();
+        assert_eq!(asked.await.unwrap().arguments, "[1,\"two\"],\"yes\"");
         client.succeed().await;
         fixture.expect_empty().await;
+    }
+}
+
+#[tokio::test]
+async fn python_clients_return_after_the_server_was_restarted() {
+    for (transports, kind) in TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind))) {
+        let fixture = Fixture::start(Config::default()).await;
+        let Some(client) = Scenario::start_python(&fixture, "restart", transports, kind) else { return };
+        restart(fixture, client).await;
     }
 }
 

@@ -1,0 +1,106 @@
+"""Scenarios of the stock Python clients: `python stock.py URL SCENARIO TRANSPORTS sync|async`.
+
+A scenario that fails ends with an error. What it prints tells the test how far it is.
+"""
+
+import asyncio
+import sys
+import threading
+
+import socketio
+
+URL, SCENARIO, TRANSPORTS, KIND = sys.argv[1:]
+OPTIONS = {"reconnection_delay": 0.02, "reconnection_delay_max": 0.05}
+TIMEOUT = 20
+BLOB = bytes([0, 1, 254, 255]) * 1000
+
+
+def say(line):
+    print(line, flush=True)
+
+
+def sync():
+    client = socketio.Client(**OPTIONS)
+    connects = threading.Semaphore(0)
+    disconnects = threading.Semaphore(0)
+
+    @client.event
+    def connect():
+        connects.release()
+
+    @client.event
+    def disconnect(reason=None):
+        disconnects.release()
+
+    @client.event
+    def ask(*args):
+        return list(args), "yes"
+
+    def call(*args):
+        answer = client.call("answer", args, timeout=TIMEOUT)
+        assert answer == (args if len(args) > 1 else args[0]), answer
+
+    client.connect(URL, transports=TRANSPORTS.split(","), auth={}, wait_timeout=TIMEOUT)
+    assert connects.acquire(timeout=TIMEOUT)
+    say("connected")
+    if SCENARIO == "talk":
+        for _ in range(3):
+            call(1)
+            call("zwei", {"drei": [None, True]}, BLOB)
+            client.sleep(0.05)
+        client.disconnect()
+    elif SCENARIO == "restart":
+        assert disconnects.acquire(timeout=TIMEOUT)
+        say("disconnected")
+        assert connects.acquire(timeout=TIMEOUT)
+        call(2)
+        say("connected")
+        client.disconnect()
+
+
+async def asynchronous():
+    client = socketio.AsyncClient(**OPTIONS)
+    connects = asyncio.Semaphore(0)
+    disconnects = asyncio.Semaphore(0)
+
+    @client.event
+    async def connect():
+        connects.release()
+
+    @client.event
+    async def disconnect(reason=None):
+        disconnects.release()
+
+    @client.event
+    async def ask(*args):
+        return list(args), "yes"
+
+    async def happens(semaphore):
+        await asyncio.wait_for(semaphore.acquire(), TIMEOUT)
+
+    async def call(*args):
+        answer = await client.call("answer", args, timeout=TIMEOUT)
+        assert answer == (args if len(args) > 1 else args[0]), answer
+
+    await client.connect(URL, transports=TRANSPORTS.split(","), auth={}, wait_timeout=TIMEOUT)
+    await happens(connects)
+    say("connected")
+    if SCENARIO == "talk":
+        for _ in range(3):
+            await call(1)
+            await call("zwei", {"drei": [None, True]}, BLOB)
+            await asyncio.sleep(0.05)
+        await client.disconnect()
+    elif SCENARIO == "restart":
+        await happens(disconnects)
+        say("disconnected")
+        await happens(connects)
+        await call(2)
+        say("connected")
+        await client.disconnect()
+
+
+if KIND == "sync":
+    sync()
+else:
+    asyncio.run(asynchronous())
