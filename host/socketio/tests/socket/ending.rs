@@ -1,9 +1,8 @@
 //! How connections end, and what the application and the client learn of it.
 
 use sockhop_socketio::{Config, End};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
+use crate::polling::handshake;
 use crate::raw::{RawClient, Received};
 use crate::server::{App, Fixture, wait_until};
 
@@ -97,18 +96,18 @@ async fn a_session_occupies_its_place_until_the_application_is_done() {
     RawClient::connect(fixture.address).await.hang_up().await;
     wait_until(|| fixture.app().connection().has_ended(), || "the session ends".into()).await;
     assert_eq!(fixture.server.usage().engine.sessions, 1);
-    let refused = handshake(&fixture, "").await;
+    let refused = handshake(fixture.address, "").await;
     assert!(!refused.starts_with("HTTP/1.1 200 "), "{refused}");
     fixture.app().gate.add_permits(10);
     fixture.expect_empty().await;
-    let accepted = handshake(&fixture, "").await;
+    let accepted = handshake(fixture.address, "").await;
     assert!(accepted.starts_with("HTTP/1.1 200 "), "{accepted}");
 }
 
 #[tokio::test]
 async fn the_application_refuses_a_session() {
     let fixture = Fixture::start(Config::default()).await;
-    let answer = handshake(&fixture, "&refuse=1").await;
+    let answer = handshake(fixture.address, "&refuse=1").await;
     assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("refused"), "{answer}");
     fixture.expect_empty().await;
 }
@@ -123,16 +122,6 @@ async fn clients_are_not_told_when_the_server_stops() {
     assert_eq!(fixture.server.usage(), Default::default());
     let log = ["connect / {}", "connected /", &format!("disconnected / SessionEnded({:?})", End::Shutdown)];
     fixture.app().expect(&log).await;
-    let refused = handshake(&fixture, "").await;
+    let refused = handshake(fixture.address, "").await;
     assert!(!refused.starts_with("HTTP/1.1 200 "), "{refused}");
-}
-
-/// The answer to a polling handshake.
-async fn handshake(fixture: &Fixture, query: &str) -> String {
-    let mut stream = TcpStream::connect(fixture.address).await.unwrap();
-    let request = format!("GET /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }

@@ -7,6 +7,7 @@ mod bounds;
 mod ending;
 mod malformed;
 mod namespaces;
+mod polling;
 mod raw;
 mod server;
 mod stock;

@@ -1,0 +1,104 @@
+//! Socket.IO in the bodies of polls and posts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sockhop_socketio::{Config, Transport};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::raw::PATIENCE;
+use crate::server::Fixture;
+
+/// The whole answer to a request on a connection of its own.
+async fn request(address: SocketAddr, method: &str, query: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: x\r\n\
+         Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+    read.expect("the server answers").unwrap();
+    answer
+}
+
+/// The answer to a handshake.
+pub(crate) async fn handshake(address: SocketAddr, query: &str) -> String {
+    request(address, "GET", query, "").await
+}
+
+/// A client that polls, with a TCP connection for each request.
+struct PollingClient {
+    address: SocketAddr,
+    query: String,
+}
+
+impl PollingClient {
+    async fn open(address: SocketAddr) -> Self {
+        let answer = handshake(address, "").await;
+        let sid = answer.split("\"sid\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        Self { address, query: format!("&sid={}", sid.expect(&answer)) }
+    }
+
+    async fn post(&self, packets: &[&str]) -> String {
+        request(self.address, "POST", &self.query, &packets.join("\u{1e}")).await
+    }
+
+    async fn poll(&self) -> Vec<String> {
+        let answer = request(self.address, "GET", &self.query, "").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        body.split('\u{1e}').map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test]
+async fn events_answers_and_attachments() {
+    let fixture = Fixture::start(Config::default()).await;
+    let client = PollingClient::open(fixture.address).await;
+    let event = r#"451-["echo",{"_placeholder":true,"num":0}]"#;
+    let answer = client.post(&["40{\"greet\":1}", event, "bAQID", "427[\"answer\",\"é\"]"]).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"), "{answer}");
+    assert_eq!(fixture.app().connection().transport(), Transport::Polling);
+    let received = client.poll().await;
+    assert!(received[0].starts_with("40{\"sid\":\""));
+    assert_eq!(received[1..], ["42[\"welcome\"]", event, "bAQID", "437[\"é\"]"]);
+}
+
+#[tokio::test]
+async fn leave_enter_leave_in_one_post_before_the_client_is_gone() {
+    let (ping_interval, ping_timeout) = (Duration::from_millis(200), Duration::from_millis(300));
+    let fixture = Fixture::start(Config { ping_interval, ping_timeout, ..Config::default() }).await;
+    let client = PollingClient::open(fixture.address).await;
+    client.post(&["40", "41", "40", "41"]).await;
+    let once = ["connect / {}", "connected /", "disconnected / Left"];
+    fixture.app().expect(&[once, once].concat()).await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_sent_away_fetches_what_is_queued() {
+    let fixture = Fixture::start(Config::default()).await;
+    let client = PollingClient::open(fixture.address).await;
+    client.post(&["40", "42[\"bye\"]"]).await;
+    let received = client.poll().await;
+    assert_eq!(received[1..], ["42[\"last\",1]", "41"]);
+    let log = ["connect / {}", "connected /", "disconnected / SessionEnded(Server)"];
+    fixture.app().expect(&log).await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn a_malformed_packet_ends_the_session() {
+    let fixture = Fixture::start(Config::default()).await;
+    for body in [&["40", "42{}"][..], &["40", "451-[\"x\"]", "40"], &["40", "bAQID"], &["40", "42[\"x\""]] {
+        let client = PollingClient::open(fixture.address).await;
+        let answer = client.post(body).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{body:?}: {answer}");
+    }
+    fixture.expect_empty().await;
+}
