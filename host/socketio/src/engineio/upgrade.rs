@@ -14,7 +14,7 @@ use super::websocket::Receiver;
 /// How long a poll waits at most that arrives between the answer to the probe and the client's
 /// decision: as with the reference server. A client that polls on although its WebSocket was
 /// answered is thus answered ten times a second.
-const RELEASE: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(100);
 
 /// Lets a WebSocket take over a polling session. Until the client's `5`, the session continues as
 /// it is, whatever becomes of this; what is queued is not touched.
@@ -29,18 +29,25 @@ pub(crate) async fn upgrade(session: Arc<Session>, mut receiver: Receiver, mut w
 
 /// Returns `None` if the client does not follow the protocol or the session has ended.
 async fn probe(session: &Session, receiver: &mut Receiver, writer: &mut Writer) -> Option<()> {
-    if receiver.text(session).await? != "2probe" {
+    if text(session, receiver, || {}).await? != "2probe" {
         return None;
     }
     let mut answer = Vec::new();
     frame::write_text(&mut answer, b'3', &[b"probe"]);
     write_all(writer, &answer).await?;
+    let release = || session.release_poll();
+    release();
+    (text(session, receiver, release).await? == "5").then_some(())
+}
+
+/// Waits for a text message of the WebSocket, and calls `tick` from time to time; `None` if
+/// something else comes or the session has ended.
+async fn text(session: &Session, receiver: &mut Receiver, tick: impl Fn()) -> Option<String> {
     loop {
-        session.release_poll();
-        match timeout(RELEASE, receiver.text(session)).await {
-            Ok(text) => return (text? == "5").then_some(()),
+        match timeout(TICK, receiver.text(session)).await {
+            Ok(text) => return text,
             Err(_) if session.is_over() => return None,
-            Err(_) => {}
+            Err(_) => tick(),
         }
     }
 }

@@ -35,6 +35,17 @@ async fn a_server_that_stops_cuts_its_clients_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_server_that_stops_does_not_wait_for_an_upgrade() {
+    let server = Server::start(Config::default()).await;
+    let path = open_polling(server.port).await;
+    let mut silent = open_websocket(server.port, &format!("{path}&transport=websocket")).await;
+    server.engine.close();
+    let stopped = tokio::time::timeout(Duration::from_secs(2), server.engine.wait()).await;
+    assert!(stopped.is_ok());
+    assert_eq!(silent.end().await, b"");
+}
+
+#[tokio::test]
 async fn a_session_that_the_application_ends_delivers_what_is_queued() {
     let server = Server::start(Config::default()).await;
     let (mut raw, _) = connect(server.port).await;
