@@ -59,6 +59,7 @@
 mod body;
 mod buffer;
 mod config;
+mod end;
 mod engine;
 mod frame;
 #[doc(hidden)]
@@ -81,10 +82,11 @@ mod websocket;
 
 pub use body::Body;
 pub use config::{Config, Transports};
+pub use end::End;
 pub use engine::{Batch, Engine, Protocol, Refused, Service};
 pub use http::{Abort, Answer};
 pub use memory::{Reservation, Usage};
 pub use outgoing::Frame;
-pub use session::{End, Session, Transport};
+pub use session::{Session, Transport};
 pub use sid::Sid;
 pub use stream::Io;

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming, SizeHint};
 
+use super::end::End;
 use super::http::Abort;
 use super::memory::Reservation;
-use super::session::{Delivering, End, Session};
+use super::session::{Delivering, Session};
 
 /// How much of an answer the HTTP server gets at once, in bytes.
 const CHUNK: usize = 64 << 10;

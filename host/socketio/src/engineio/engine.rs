@@ -10,9 +10,10 @@ use http::request::Parts;
 use tokio_util::task::TaskTracker;
 
 use super::config::Config;
+use super::end::End;
 use super::memory::{Memory, Usage};
 use super::outgoing::Frame;
-use super::session::{End, Session, Transport};
+use super::session::{Session, Transport};
 use super::sessions::Sessions;
 use super::sid::Sid;
 

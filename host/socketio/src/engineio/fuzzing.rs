@@ -6,12 +6,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::config::Config;
+use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::frame::{Bad, op};
 use super::incoming::{Incoming, Next};
 use super::memory::Memory;
 use super::polling::handle_body;
-use super::session::{End, Session, Transport};
+use super::session::{Session, Transport};
 use super::sid::Sid;
 
 const MAX_PAYLOAD: usize = 4096;

@@ -1,10 +1,15 @@
 //! The deadlines of one session: pings and pongs, the connect timeout, unfinished packets.
 //!
 //! Pure: the session asks with the time, and does what the answer says.
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::config::Config;
-use super::session::End;
+use super::end::End;
+
+/// The least time until the next check, whatever the settings: the caller may ask in a loop.
+const LEAST: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
@@ -59,7 +64,7 @@ impl Heartbeat {
         }
         // While a handler runs, the client still needs pings, or it would leave.
         let wait = if self.suspended { config.ping_interval } else { config.ping_timeout };
-        (self.due, self.pinged) = (now + wait, true);
+        (self.due, self.pinged) = (now + wait.max(LEAST), true);
         Beat::Ping(self.next())
     }
 
@@ -99,8 +104,6 @@ impl Heartbeat {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn config() -> Config {
@@ -169,6 +172,20 @@ mod tests {
         assert_eq!(heart.check(start + secs(30), &config(), true), end);
         heart.finish_packet();
         assert_eq!(heart.check(start + secs(30), &config(), true), Beat::Wait(start + secs(45)));
+    }
+
+    #[test]
+    fn no_setting_makes_a_loop() {
+        let zero = Duration::ZERO;
+        let config = Config { ping_interval: zero, ping_timeout: zero, ..config() };
+        let (mut heart, start) = connected();
+        heart.suspend();
+        let now = start + secs(25);
+        for _ in 0..3 {
+            let next = now + LEAST;
+            let beat = heart.check(now, &config, true);
+            assert!(beat == Beat::Ping(next) || beat == Beat::Wait(next), "{beat:?}");
+        }
     }
 
     #[test]

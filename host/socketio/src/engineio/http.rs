@@ -9,9 +9,10 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::{self, Body, Unreceived};
+use super::end::End;
 use super::engine::{Engine, Refused, Service};
 use super::packet::handshake;
-use super::session::{End, Polled, Session, Transport};
+use super::session::{Polled, Session, Transport};
 use super::sessions::{Entry, Place, Shared};
 use super::stream::{Io, Reader, Writer, split};
 use super::websocket::Receiver;

@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep};
 
 use super::config::Config;
+use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::frame;
-use super::session::{End, Session};
+use super::session::Session;
 
 /// The alarm of a WebSocket's task, for the time in which a handler runs.
 pub(crate) type Alarm<'a, 'b> = Option<&'a mut Pin<&'b mut Sleep>>;

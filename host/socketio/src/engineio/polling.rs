@@ -3,12 +3,14 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::task::coop;
 use tokio::time::{sleep_until, timeout};
 
+use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::memory::Reservation;
 use super::packet;
-use super::session::{End, Polled, PostGuard, Session};
+use super::session::{Polled, PostGuard, Session};
 use super::sessions::{Place, Shared};
 use super::websocket::{self, Receiver};
 
@@ -98,6 +100,8 @@ pub(super) async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &
             return Err(session.ended().unwrap_or(End::Aborted));
         }
         packet::handle(session, protocol, packet, batch, None).await?;
+        // A body can have hundreds of thousands of packets: other tasks have their turn between.
+        coop::consume_budget().await;
     }
     Ok(())
 }

@@ -6,13 +6,14 @@
 //! then `closed` of the protocol, once.
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::config::Config;
+use super::end::End;
 use super::frame::{self, op};
 use super::heartbeat::{Beat, Heartbeat};
 use super::memory::{Memory, Reservation};
@@ -22,42 +23,9 @@ use super::stream::Writer;
 use super::websocket::Receiver;
 
 mod polling;
+mod websocket;
 
 pub(crate) use polling::{Delivering, Polled, PostGuard};
-
-/// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum End {
-    /// The client said so, with an Engine.IO `1`.
-    Client,
-    /// The transport is gone: the WebSocket was closed or cut, or a pending poll was cancelled.
-    Transport,
-    /// The pong did not come in time.
-    PingTimeout,
-    /// [`Session::connected`] was not called in time.
-    ConnectTimeout,
-    /// A message was begun and not finished in time.
-    ReceiveTimeout,
-    /// The client did not speak the protocol.
-    Parse,
-    /// The client sent two polls or two posts at once.
-    Overlap,
-    /// A message was longer than [`Config::max_payload`], or had more fragments or attachments
-    /// than allowed.
-    TooBig,
-    /// More waited for the client than [`Config::max_queued`], or than its share of
-    /// [`Config::max_queued_total`].
-    Overflow,
-    /// All sessions together hold too many bytes of unfinished messages.
-    Overload,
-    /// The application wanted it; what is queued is still delivered.
-    Server,
-    /// The application wanted it at once.
-    Aborted,
-    /// The server stops. The client is not told, so that it connects again.
-    Shutdown,
-}
 
 /// What carries a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -369,69 +337,12 @@ impl Session {
         self.rearm();
     }
 
-    /// For the task of a WebSocket: writes what the kernel did not take at once. Ready when the
-    /// session has ended.
-    pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<End> {
-        let mut state = self.state();
-        state.register(cx);
-        if state.end.is_none() {
-            let _ = self.poll_write(&mut state, cx);
-        }
-        state.end.map_or(Poll::Pending, Poll::Ready)
-    }
-
-    /// Ready when nothing is queued for a WebSocket any more, or its connection is broken.
-    pub(crate) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.state();
-        state.register(cx);
-        self.poll_write(&mut state, cx)
-    }
-
-    fn poll_write(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
-        let State { queue, carrier: Carrier::WebSocket(writer), stalled, .. } = &mut *state else {
-            return Poll::Ready(());
-        };
-        while !queue.is_empty() {
-            *stalled = false;
-            let written = match writer.poll_ready(cx) {
-                Poll::Pending => {
-                    *stalled = true;
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(())) => queue.write(&self.memory, |data| writer.try_write(data)),
-                Poll::Ready(Err(e)) => Err(e),
-            };
-            if written.is_err() {
-                queue.clear(&self.memory);
-                self.end_with(state, End::Transport);
-                break;
-            }
-        }
-        Poll::Ready(())
-    }
-
-    /// From here on the WebSocket that was being opened carries the session. Returns false if the
-    /// session has ended.
-    pub(crate) fn opened(&self, writer: Writer) -> bool {
-        let mut state = self.state();
-        state.carrier = Carrier::WebSocket(writer);
-        state.end.is_none()
-    }
-
     /// The owner has a reason to end the session. Returns the reason that came first. What is
     /// queued stays queued until [`finish`](Self::finish).
     pub(crate) fn conclude(&self, end: End) -> End {
         let mut state = self.state();
         self.over.store(true, Ordering::Relaxed);
         *state.end.get_or_insert(end)
-    }
-
-    /// Queues the last frame of a WebSocket, also after the session's end.
-    pub(crate) fn farewell(&self, payload: &[u8]) {
-        let mut state = self.state();
-        if matches!(state.carrier, Carrier::WebSocket(_)) {
-            state.queue.push(&self.memory, true, |out| frame::write(out, op::CLOSE, &[payload]));
-        }
     }
 
     /// Takes the transport away and discards what is queued. Returns the WebSocket, if there is

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foldhash::fast::RandomState;
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::end::End;
 use super::memory::Memory;
-use super::session::{End, Session};
+use super::session::Session;
 use super::sid::Sid;
 
 /// The protocol of a session that began with polling: a POST, the keeper or the WebSocket that

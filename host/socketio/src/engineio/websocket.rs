@@ -7,12 +7,13 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::frame::{Bad, op};
 use super::incoming::{Incoming, Next};
 use super::memory::Reservation;
 use super::packet::{drive, handle};
-use super::session::{End, Session};
+use super::session::Session;
 use super::sessions::Place;
 use super::stream::{Reader, Writer};
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
-use super::{Carrier, End, Session};
+use super::{Carrier, Session};
+use crate::engineio::end::End;
 use crate::engineio::memory::Memory;
 use crate::engineio::stream::Writer;
 use crate::engineio::websocket::Receiver;

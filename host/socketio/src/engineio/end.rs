@@ -1,0 +1,37 @@
+//! The reasons for which sessions end.
+#[cfg(doc)]
+use super::{Config, Session};
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum End {
+    /// The client said so, with an Engine.IO `1`.
+    Client,
+    /// The transport is gone: the WebSocket was closed or cut, or a pending poll was cancelled.
+    Transport,
+    /// The pong did not come in time.
+    PingTimeout,
+    /// [`Session::connected`] was not called in time.
+    ConnectTimeout,
+    /// A message was begun and not finished in time.
+    ReceiveTimeout,
+    /// The client did not speak the protocol.
+    Parse,
+    /// The client sent two polls or two posts at once.
+    Overlap,
+    /// A message was longer than [`Config::max_payload`], or had more fragments or attachments
+    /// than allowed.
+    TooBig,
+    /// More waited for the client than [`Config::max_queued`], or than its share of
+    /// [`Config::max_queued_total`].
+    Overflow,
+    /// All sessions together hold too many bytes of unfinished messages.
+    Overload,
+    /// The application wanted it; what is queued is still delivered.
+    Server,
+    /// The application wanted it at once.
+    Aborted,
+    /// The server stops. The client is not told, so that it connects again.
+    Shutdown,
+}

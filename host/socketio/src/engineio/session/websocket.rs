@@ -1,0 +1,66 @@
+//! The sending half of a session that a WebSocket carries.
+use std::task::{Context, Poll};
+
+use super::{Carrier, Session, State};
+use crate::engineio::end::End;
+use crate::engineio::frame::{self, op};
+use crate::engineio::stream::Writer;
+
+impl Session {
+    /// For the task of a WebSocket: writes what the kernel did not take at once. Ready when the
+    /// session has ended.
+    pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut state = self.state();
+        state.register(cx);
+        if state.end.is_none() {
+            let _ = self.poll_write(&mut state, cx);
+        }
+        state.end.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Ready when nothing is queued for a WebSocket any more, or its connection is broken.
+    pub(crate) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        state.register(cx);
+        self.poll_write(&mut state, cx)
+    }
+
+    fn poll_write(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
+        let State { queue, carrier: Carrier::WebSocket(writer), stalled, .. } = &mut *state else {
+            return Poll::Ready(());
+        };
+        while !queue.is_empty() {
+            *stalled = false;
+            let written = match writer.poll_ready(cx) {
+                Poll::Pending => {
+                    *stalled = true;
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) => queue.write(&self.memory, |data| writer.try_write(data)),
+                Poll::Ready(Err(e)) => Err(e),
+            };
+            if written.is_err() {
+                queue.clear(&self.memory);
+                self.end_with(state, End::Transport);
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// From here on the WebSocket that was being opened carries the session. Returns false if the
+    /// session has ended.
+    pub(crate) fn opened(&self, writer: Writer) -> bool {
+        let mut state = self.state();
+        state.carrier = Carrier::WebSocket(writer);
+        state.end.is_none()
+    }
+
+    /// Queues the last frame of a WebSocket, also after the session's end.
+    pub(crate) fn farewell(&self, payload: &[u8]) {
+        let mut state = self.state();
+        if matches!(state.carrier, Carrier::WebSocket(_)) {
+            state.queue.push(&self.memory, true, |out| frame::write(out, op::CLOSE, &[payload]));
+        }
+    }
+}
