@@ -228,3 +228,6 @@ impl<H: Handler> Protocol for Client<H> {
         }
     }
 }
+
+#[cfg(test)]
+mod model;

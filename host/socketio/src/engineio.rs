@@ -77,6 +77,8 @@ mod session;
 mod sessions;
 mod sid;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 mod upgrade;
 mod websocket;
 

@@ -1,0 +1,289 @@
+//! A model of one client in several namespaces, against any sequence of its packets and of what the
+//! application does with connections, also with those that have ended.
+
+use std::collections::BTreeMap;
+use std::future::ready;
+use std::sync::Mutex;
+use std::task::Waker;
+
+use http::request::Parts;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+use crate::connection::{AckReceiver, NoReply};
+use crate::engineio::testing::{session, take_packets};
+use crate::engineio::{Config, Refused};
+
+/// The last one is unknown to the server.
+const NAMESPACES: [&str; 4] = ["/", "/a", "/b", "/unknown"];
+
+/// Records what it is called with, and answers what is to be answered.
+#[derive(Default)]
+struct App {
+    log: Mutex<Vec<String>>,
+    connected: Mutex<Vec<Arc<Connection<App>>>>,
+}
+
+impl App {
+    fn log(&self, entry: String) {
+        self.log.lock().unwrap().push(entry);
+    }
+}
+
+impl Handler for App {
+    type Session = ();
+    type Data = ();
+
+    fn open(&self, _request: &Parts) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn connect(&self, request: &ConnectRequest<'_, Self>) -> impl Future<Output = Result<(), ConnectError>> + Send {
+        let is_refused = request.auth.contains("refuse");
+        ready(if is_refused { Err(ConnectError::new("no")) } else { Ok(()) })
+    }
+
+    async fn connected(&self, cx: &Context<'_, Self>) {
+        self.log(format!("connected {}", cx.connection().namespace()));
+        self.connected.lock().unwrap().push(Arc::clone(cx.connection()));
+        ready(()).await;
+    }
+
+    async fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) {
+        let attachments = event.attachments.len();
+        self.log(format!("event {} {} {attachments}", cx.connection().namespace(), event.text));
+        ready(cx.ack(event, "true", &[])).await;
+    }
+
+    async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {
+        self.log(format!("disconnected {} {reason:?}", cx.connection().namespace()));
+        ready(()).await;
+    }
+}
+
+/// What happens next. The client writes, or the application uses one of the connections it ever had.
+#[derive(Debug, Clone)]
+enum Step {
+    Connect { namespace: usize, is_refused: bool },
+    Disconnect { namespace: usize },
+    Event { namespace: usize, id: Option<u8>, attachments: usize },
+    Answer { namespace: usize, id: u64 },
+    Attachment,
+    Emit(Index),
+    Ask(Index),
+    Forget(Index),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let namespace = || prop_oneof![9 => 0usize..3, 1 => Just(3)];
+    let attachments = prop_oneof![6 => Just(0), 1 => 1usize..3];
+    prop_oneof![
+        6 => (namespace(), prop::bool::weighted(0.2))
+            .prop_map(|(namespace, is_refused)| Step::Connect { namespace, is_refused }),
+        3 => namespace().prop_map(|namespace| Step::Disconnect { namespace }),
+        4 => (namespace(), any::<Option<u8>>(), attachments)
+            .prop_map(|(namespace, id, attachments)| Step::Event { namespace, id, attachments }),
+        3 => (namespace(), 0u64..3).prop_map(|(namespace, id)| Step::Answer { namespace, id }),
+        1 => Just(Step::Attachment),
+        2 => any::<Index>().prop_map(Step::Emit),
+        4 => any::<Index>().prop_map(Step::Ask),
+        1 => any::<Index>().prop_map(Step::Forget),
+    ]
+}
+
+/// What the client and the application must see.
+#[derive(Default)]
+struct Model {
+    /// The number of the connection in each namespace.
+    inside: BTreeMap<usize, usize>,
+    connections: usize,
+    /// How many answers each connection has asked for.
+    asked: BTreeMap<usize, u64>,
+    was_connected: bool,
+    /// An event whose attachments are missing, and how many.
+    partial: Option<(usize, Option<u8>, usize, usize)>,
+    log: Vec<String>,
+    packets: Vec<String>,
+}
+
+fn prefix(namespace: usize) -> String {
+    if namespace == 0 { String::new() } else { format!("{},", NAMESPACES[namespace]) }
+}
+
+impl Model {
+    /// Whether a packet for the namespace reaches a connection. An error if the session ends.
+    fn reaches(&self, namespace: usize) -> Result<bool, End> {
+        match self.inside.contains_key(&namespace) {
+            false if !self.was_connected => Err(End::Parse),
+            is_inside => Ok(is_inside),
+        }
+    }
+
+    fn event(&mut self, namespace: usize, id: Option<u8>, attachments: usize) -> Result<(), End> {
+        if self.reaches(namespace)? {
+            self.log.push(format!("event {} 1 {attachments}", NAMESPACES[namespace]));
+            self.packets.extend(id.map(|id| format!("43{}{id}[true]", prefix(namespace))));
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step, connections: &[Arc<Connection<App>>]) -> Result<(), End> {
+        let is_text = matches!(step, Step::Connect { .. } | Step::Disconnect { .. } | Step::Event { .. } | Step::Answer { .. });
+        if is_text && self.partial.is_some() {
+            return Err(End::Parse);
+        }
+        match *step {
+            Step::Connect { namespace, .. } if self.inside.contains_key(&namespace) => return Err(End::Parse),
+            Step::Connect { namespace: 3, .. } => {
+                self.packets.push(r#"44/unknown,{"message":"Invalid namespace"}"#.into());
+            }
+            Step::Connect { namespace, is_refused: true } => {
+                self.packets.push(format!(r#"44{}{{"message":"no"}}"#, prefix(namespace)));
+            }
+            Step::Connect { namespace, .. } => {
+                let id = connections.last().unwrap().id();
+                self.packets.push(format!(r#"40{}{{"sid":"{id}"}}"#, prefix(namespace)));
+                self.log.push(format!("connected {}", NAMESPACES[namespace]));
+                self.inside.insert(namespace, self.connections);
+                self.connections += 1;
+                self.was_connected = true;
+            }
+            Step::Disconnect { namespace } => {
+                if self.reaches(namespace)? {
+                    self.inside.remove(&namespace);
+                    self.log.push(format!("disconnected {} Left", NAMESPACES[namespace]));
+                }
+            }
+            Step::Event { namespace, id, attachments: 0 } => self.event(namespace, id, 0)?,
+            Step::Event { namespace, id, attachments } => {
+                self.partial = Some((namespace, id, attachments, attachments));
+            }
+            Step::Answer { namespace, .. } => drop(self.reaches(namespace)?),
+            Step::Attachment => {
+                let Some((namespace, id, attachments, missing)) = self.partial else { return Err(End::Parse) };
+                self.partial = (missing > 1).then_some((namespace, id, attachments, missing - 1));
+                if missing == 1 {
+                    self.event(namespace, id, attachments)?;
+                }
+            }
+            Step::Emit(_) | Step::Ask(_) | Step::Forget(_) => {}
+        }
+        Ok(())
+    }
+
+    fn is_open(&self, connection: usize) -> bool {
+        self.inside.values().any(|inside| *inside == connection)
+    }
+
+    fn namespace(&self, connection: usize) -> usize {
+        let inside = self.inside.iter().find(|(_, inside)| **inside == connection);
+        *inside.unwrap().0
+    }
+}
+
+/// The packet of a step of the client. `None` for an attachment and for what the application does.
+fn packet(step: &Step) -> Option<String> {
+    Some(match *step {
+        Step::Connect { namespace, is_refused } => {
+            let auth = if is_refused { r#"{"refuse":1}"# } else { "" };
+            format!("0{}{auth}", prefix(namespace))
+        }
+        Step::Disconnect { namespace } => format!("1{}", prefix(namespace)),
+        Step::Event { namespace, id, attachments } => {
+            let id = id.map(|id| id.to_string()).unwrap_or_default();
+            let kind = if attachments == 0 { "2".into() } else { format!("5{attachments}-") };
+            format!("{kind}{}{id}[\"x\",1]", prefix(namespace))
+        }
+        Step::Answer { namespace, id } => format!("3{}{id}[{id}]", prefix(namespace)),
+        Step::Attachment | Step::Emit(_) | Step::Ask(_) | Step::Forget(_) => return None,
+    })
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut std::task::Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => panic!("the application never waits"),
+    }
+}
+
+/// An answer that the application waits for, of which connection, and its id.
+type Waiting = (usize, u64, AckReceiver<App>);
+
+fn run(steps: &[Step]) -> Result<(), TestCaseError> {
+    let hub = Arc::new(Hub::new(&Config::default(), App::default(), NAMESPACES.into_iter().take(3)).unwrap());
+    let session = session();
+    let mut client = Client::new(&hub, &session, ());
+    let mut model = Model::default();
+    let mut waiting: Vec<Waiting> = Vec::new();
+    let batch = Batch::default();
+    for step in steps {
+        let answering = match *step {
+            Step::Answer { namespace, id } => model.inside.get(&namespace).map(|connection| (*connection, id)),
+            _ => None,
+        };
+        let result = match packet(step) {
+            Some(packet) => now(client.text(&packet, &batch)),
+            None if matches!(step, Step::Attachment) => now(client.binary(b"x", &batch)),
+            None => Ok(()),
+        };
+        let connections = hub.handler().connected.lock().unwrap().clone();
+        let expected = model.step(step, &connections);
+        prop_assert_eq!(result, expected, "{:?}", step);
+        if let Err(end) = result {
+            session.end(end);
+            now(client.closed(end, &batch));
+            for namespace in model.inside.keys() {
+                let entry = format!("disconnected {} SessionEnded({end:?})", NAMESPACES[*namespace]);
+                prop_assert!(hub.handler().log.lock().unwrap().contains(&entry));
+            }
+            prop_assert!(connections.iter().all(|connection| connection.has_ended()));
+            prop_assert!(waiting.into_iter().all(|(_, _, answer)| now(answer) == Err(NoReply)));
+            prop_assert_eq!(hub.pending_acks(), 0);
+            return Ok(());
+        }
+        // An answer reaches who waits for it. Where a connection has ended, nobody waits any more.
+        let ready = |(connection, id, _): &mut Waiting| answering == Some((*connection, *id)) || !model.is_open(*connection);
+        for (connection, id, answer) in waiting.extract_if(.., ready) {
+            let reply = now(answer).map(|reply| reply.arguments);
+            let is_answered = answering == Some((connection, id));
+            prop_assert_eq!(reply, if is_answered { Ok(id.to_string()) } else { Err(NoReply) });
+        }
+        match step {
+            Step::Emit(index) if !connections.is_empty() => {
+                let at = index.index(connections.len());
+                prop_assert_eq!(connections[at].emit("note", "", &[]), model.is_open(at));
+                if model.is_open(at) {
+                    let namespace = prefix(model.namespace(at));
+                    model.packets.push(format!("42{namespace}[\"note\"]"));
+                }
+            }
+            Step::Ask(index) if !connections.is_empty() => {
+                let at = index.index(connections.len());
+                let asked = connections[at].emit_with_ack("ask", "", &[]);
+                prop_assert_eq!(asked.is_ok(), model.is_open(at));
+                if let Ok(answer) = asked {
+                    let id = *model.asked.entry(at).and_modify(|asked| *asked += 1).or_insert(0);
+                    let namespace = prefix(model.namespace(at));
+                    model.packets.push(format!("42{namespace}{id}[\"ask\"]"));
+                    waiting.push((at, id, answer));
+                }
+            }
+            Step::Forget(index) if !waiting.is_empty() => drop(waiting.remove(index.index(waiting.len()))),
+            _ => {}
+        }
+        prop_assert_eq!(take_packets(&session), take(&mut model.packets));
+        prop_assert_eq!(&*hub.handler().log.lock().unwrap(), &model.log);
+        prop_assert_eq!(hub.pending_acks(), waiting.len());
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_client_is_what_its_model_is(steps in prop::collection::vec(step(), 0..40)) {
+        run(&steps)?;
+    }
+}
