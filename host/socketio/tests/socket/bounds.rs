@@ -62,3 +62,17 @@ async fn a_client_that_does_not_read_costs_its_bound() {
     drop((client, connection));
     fixture.expect_empty().await;
 }
+
+#[tokio::test]
+async fn a_client_is_not_read_while_its_handler_waits() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    client.send(&["421[\"wait\"]"]).await;
+    fixture.app().expect(&["connect / {}", "connected /", "wait begins"]).await;
+    let event = format!("42[\"x\",\"{}\"]", "x".repeat(500_000));
+    // The kernel takes a few megabytes, and then the client can write no more.
+    let written = client.write_until_stalled(&event, 200).await;
+    assert!(written < 100, "{written} events were written");
+    assert!(fixture.server.usage().engine.unfinished_bytes < 2_000_000);
+    assert_eq!(fixture.server.usage().engine.sessions, 1);
+}

@@ -84,6 +84,19 @@ impl RawClient {
         let _ = timeout(PATIENCE, self.stream.write_all(&bytes)).await.expect("the server reads");
     }
 
+    /// Sends a text up to `times` times, until the server reads nothing for a while. Returns how
+    /// many were written. The client is of no use after that.
+    pub(crate) async fn write_until_stalled(&mut self, text: &str, times: usize) -> usize {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, TEXT, text.as_bytes());
+        for written in 0..times {
+            if timeout(Duration::from_secs(1), self.stream.write_all(&bytes)).await.is_err() {
+                return written;
+            }
+        }
+        times
+    }
+
     /// The next message that is no ping, or the end.
     pub(crate) async fn receive(&mut self) -> Received {
         loop {
