@@ -72,6 +72,11 @@
 //! cargo run -p sockhop-socketio --example conformance &
 //! npm --prefix SUITE/test-suite test
 //! ```
+//!
+//! The crate's tests run the stock JavaScript client if `tests/clients/javascript` has its
+//! `node_modules`, and the stock Python clients if `SOCKHOP_PYTHON` names an interpreter that has
+//! them. With a nightly compiler, `cargo fuzz run packets` in the crate's folder fuzzes without end
+//! what `cargo test` fuzzes for a moment; `fuzz/fuzz_targets` has the other targets.
 #![forbid(unsafe_code)]
 
 mod call;

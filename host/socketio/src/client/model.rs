@@ -287,3 +287,43 @@ proptest! {
         run(&steps)?;
     }
 }
+
+#[test]
+fn an_event_and_its_answer_allocate_nothing_of_their_own() {
+    const EVENTS: u64 = 100;
+    let hub = Arc::new(Hub::new(&Config::default(), Echo, ["/"]).unwrap());
+    let session = session();
+    let mut client = Client::new(&hub, &session, ());
+    let batch = Batch::default();
+    now(client.text("0", &batch)).unwrap();
+    let mut counted = 0;
+    for _ in 0..EVENTS {
+        let text = r#"212["ping",{"timestamp":1767225600123},[1,2]]"#;
+        let handled = || now(client.text(text, &batch)).unwrap();
+        counted += allocation_counter::measure(handled).count_total;
+        take_packets(&session);
+    }
+    // Of a session that polls, the queue grows with each of the two packets.
+    assert!(counted <= 2 * EVENTS, "{counted} allocations for {EVENTS} events");
+}
+
+/// Answers every event.
+struct Echo;
+
+impl Handler for Echo {
+    type Session = ();
+    type Data = ();
+
+    fn open(&self, _request: &Parts) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    async fn connect(&self, _request: &ConnectRequest<'_, Self>) -> Result<(), ConnectError> {
+        ready(Ok(())).await
+    }
+
+    async fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) {
+        cx.emit("pong", event.text, &[]);
+        ready(cx.ack(event, event.text, &[])).await;
+    }
+}
