@@ -1,6 +1,9 @@
 //! The reasons for which sessions end.
+use tracing::{debug, info};
+
 #[cfg(doc)]
-use super::{Config, Session};
+use super::Config;
+use super::session::Session;
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,4 +37,18 @@ pub enum End {
     Aborted,
     /// The server stops. The client is not told, so that it connects again.
     Shutdown,
+}
+
+impl End {
+    /// Writes one line about a session's end: visible to operators if the client did what no stock
+    /// client does, or did not keep up.
+    pub(crate) fn log(self, session: &Session) {
+        let (client, end) = (session.sid(), self);
+        match self {
+            End::Parse | End::Overlap | End::TooBig | End::Overflow | End::Overload => {
+                info!(?client, ?end, "session ended by a limit or a protocol error");
+            }
+            _ => debug!(?client, ?end, "session ended"),
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>
             Box::pin(websocket::pump(&session, protocol, *receiver, &mut place)).await;
         }
         Err(end) => {
+            end.log(&session);
             if end == End::Server {
                 // The client fetches with one more poll what is queued.
                 let _ = timeout(session.config().linger, drained(&session)).await;

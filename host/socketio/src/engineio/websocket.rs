@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::end::End;
@@ -103,6 +104,7 @@ impl Receiver {
 pub(crate) async fn pump<P: Protocol>(session: &Arc<Session>, protocol: &mut P, mut receiver: Receiver, place: &mut Place<P>) {
     let end = serve(session, protocol, &mut receiver).await;
     let end = session.conclude(end);
+    end.log(session);
     if matches!(end, End::Client | End::Server) {
         session.farewell(&1000_u16.to_be_bytes());
     }
@@ -200,13 +202,27 @@ async fn handle_all<P: Protocol>(
             }
             Ok(Next::Control { op: op::PING, payload }) => session.control(op::PONG, &payload),
             Ok(Next::Control { op: op::CLOSE, payload }) => {
-                // The client gets its own status back, as the protocol asks.
-                session.control(op::CLOSE, payload.get(..2).unwrap_or_default());
+                session.control(op::CLOSE, &close_status(&payload));
                 return Err(End::Transport);
             }
             Ok(Next::Control { .. }) => {}
             Err(bad) => return Err(refuse(session, bad)),
         }
+    }
+}
+
+/// Returns the status with which a client's close frame is answered: its own, or none, as in its
+/// frame; 1002 if it is none that a client may send.
+fn close_status(payload: &[u8]) -> SmallVec<[u8; 2]> {
+    let Some(status) = payload.first_chunk() else {
+        return match payload {
+            [] => SmallVec::new(),
+            _ => Bad::Protocol.code().to_be_bytes().into(),
+        };
+    };
+    match u16::from_be_bytes(*status) {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => (*status).into(),
+        _ => Bad::Protocol.code().to_be_bytes().into(),
     }
 }
 
@@ -253,4 +269,23 @@ fn poll_transport(
         }
     }
     read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_frame_is_answered_with_its_status_if_that_is_one() {
+        let answer = |payload: &[u8]| close_status(payload).to_vec();
+        assert_eq!(answer(b""), b"");
+        for status in [1000_u16, 1001, 1011, 3000, 4999] {
+            let payload = [&status.to_be_bytes()[..], b"reason"].concat();
+            assert_eq!(answer(&payload), status.to_be_bytes());
+        }
+        for status in [0_u16, 999, 1005, 1006, 1015, 2999, 5000] {
+            assert_eq!(answer(&status.to_be_bytes()), 1002_u16.to_be_bytes());
+        }
+        assert_eq!(answer(b"x"), 1002_u16.to_be_bytes());
+    }
 }
