@@ -1,4 +1,4 @@
-//! What an idle connection costs.
+//! What a connection and a message cost in memory.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
@@ -90,8 +90,8 @@ async fn serve() -> u16 {
 }
 
 /// Opens connections from another thread, whose memory is not counted.
-async fn clients(port: u16) -> Vec<Client> {
-    let connect = move || (0..CONNECTIONS).map(|_| connect(port)).collect();
+async fn clients(port: u16, count: u64) -> Vec<Client> {
+    let connect = move || (0..count).map(|_| connect(port)).collect();
     let clients = tokio::task::spawn_blocking(connect).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     clients
@@ -101,10 +101,31 @@ async fn clients(port: u16) -> Vec<Client> {
 fn an_idle_connection_holds_no_buffers() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let port = runtime.block_on(serve());
-    let warm = runtime.block_on(clients(port));
+    let warm = runtime.block_on(clients(port, CONNECTIONS));
     let mut measured = Vec::new();
-    let counted = allocation_counter::measure(|| measured = runtime.block_on(clients(port)));
+    let counted = allocation_counter::measure(|| measured = runtime.block_on(clients(port, CONNECTIONS)));
     let each = counted.bytes_current.max(0).unsigned_abs() / CONNECTIONS;
     assert!((500..=MAX).contains(&each), "{each} bytes for each connection: {counted:?}");
     drop((warm, measured));
+}
+
+#[test]
+fn a_message_needs_no_allocation() {
+    const MESSAGES: u64 = 200;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let port = runtime.block_on(serve());
+    let mut client = runtime.block_on(clients(port, 1)).remove(0);
+    let talk = move || {
+        let mut echo = [0; 7];
+        for _ in 0..MESSAGES {
+            client.write_all(b"\x81\x85\0\0\0\x004echo").unwrap();
+            client.read_exact(&mut echo).unwrap();
+            assert_eq!(&echo, b"\x81\x054echo");
+        }
+        client
+    };
+    let counted = allocation_counter::measure(|| {
+        runtime.block_on(async { tokio::task::spawn_blocking(talk).await.unwrap() });
+    });
+    assert!(counted.count_total < 10, "{counted:?}");
 }
