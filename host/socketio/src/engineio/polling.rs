@@ -1,10 +1,11 @@
 //! A session that begins with polling: its keeper, its polls, and the packets of its posts.
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::coop;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::end::End;
 use super::engine::{Batch, Protocol};
@@ -19,9 +20,11 @@ use super::websocket::{self, Receiver};
 pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>, mut place: Place<P>) {
     match watch(&session).await {
         Ok(receiver) => {
-            // A POST that is still being handled comes first.
-            let protocol = &mut *protocol.lock().await;
-            Box::pin(websocket::pump(&session, protocol, *receiver, &mut place)).await;
+            // A POST that is still being handled comes first. The client is pinged meanwhile.
+            let mut alarm = pin!(sleep_until(Instant::now()));
+            let (batch, lock) = (Batch::default(), protocol.lock());
+            let mut protocol = packet::drive(&session, &batch, Some(&mut alarm), lock).await;
+            Box::pin(websocket::pump(&session, &mut *protocol, *receiver, &mut place)).await;
         }
         Err(end) => {
             end.log(&session);

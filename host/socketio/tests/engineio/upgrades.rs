@@ -120,3 +120,26 @@ async fn a_post_that_is_being_handled_comes_before_the_websocket() {
     }
     assert_eq!(posted.await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn a_client_that_waits_for_its_post_during_the_upgrade_is_pinged() {
+    let interval = Duration::from_millis(60);
+    let config = Config { ping_interval: interval, ping_timeout: interval, ..Config::default() };
+    let server = Server::start(config).await;
+    let path = open_polling(server.port).await;
+    let (port, polling) = (server.port, format!("{path}&transport=polling"));
+    let posted = async move { post(port, &polling, "4sleep:400").await };
+    let posted = tokio_util::task::TaskTracker::new().spawn(posted);
+    eventually(|| server.session(0).queued_bytes() > 0).await;
+    let mut raw = open_websocket(port, &format!("{path}&transport=websocket")).await;
+    raw.write([masked(0x81, b"2probe"), masked(0x81, b"5")].concat()).await;
+    assert_eq!(raw.read_text().await, "3probe");
+    assert_eq!(raw.read_text().await, "4asleep");
+    let mut pings = 0;
+    while raw.read_text().await == "2" {
+        pings += 1;
+    }
+    assert!((3..=7).contains(&pings), "{pings}");
+    assert_eq!(posted.await.unwrap().status, 200);
+    assert_eq!(server.ends(), []);
+}
