@@ -1,8 +1,12 @@
 //! Which requests are accepted, and how the others are answered.
+use std::time::Duration;
+
 use sockhop_socketio::engineio::{Config, End, Transports};
+use tokio::io::AsyncWriteExt;
 
 use crate::raw::{POLLING, Raw, UPGRADE, WEBSOCKET, connect, get, open_polling, post, request};
 use crate::server::Server;
+use crate::storm::Random;
 
 /// The number in the body of an error.
 fn code(body: &str) -> u64 {
@@ -147,7 +151,7 @@ async fn two_polls_or_two_posts_at_once_end_the_session() {
     let mut first = Raw::connect(server.port).await;
     first.request(&format!("GET {path}"), "", "").await;
     crate::server::eventually(|| server.engine.usage().tasks == 1).await;
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(get(server.port, &path).await.status, 400);
     assert_eq!(first.answer().await.unwrap().body, "1");
     server.ended(&[End::Overlap]).await;
@@ -155,8 +159,46 @@ async fn two_polls_or_two_posts_at_once_end_the_session() {
     let path = format!("{}&transport=polling", open_polling(server.port).await);
     let mut first = Raw::connect(server.port).await;
     first.write(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n4half")).await;
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(post(server.port, &path, "4two").await.status, 400);
     server.ended(&[End::Overlap; 2]).await;
+    server.empty().await;
+}
+
+/// Mutations of requests, with the bytes that mean something to a parser.
+#[tokio::test]
+async fn no_request_disturbs_the_server() {
+    const BYTES: &[u8] = b"\r\n :;,=?&%/0149GETPOS\0\xff\x1e";
+    let config = Config { receive_timeout: Duration::from_millis(20), ..Config::default() };
+    let server = Server::start(config).await;
+    let (mut honest, sid) = connect(server.port).await;
+    let seeds = [
+        format!("GET {POLLING}&t=x HTTP/1.1\r\nHost: x\r\n\r\n"),
+        format!("GET {WEBSOCKET} HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n"),
+        format!("GET {WEBSOCKET}&sid={sid} HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n"),
+        format!("POST {POLLING}&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n4a"),
+    ];
+    let mut random = Random::new(1);
+    for round in 0..200 {
+        let mut request = seeds[round % seeds.len()].clone().into_bytes();
+        for _ in 0..=random.below(3) {
+            let at = random.index(request.len());
+            let byte = BYTES[random.index(BYTES.len())];
+            match random.below(3) {
+                0 => request[at] = byte,
+                1 => request.insert(at, byte),
+                _ => request.truncate(at.max(1)),
+            }
+        }
+        let mut raw = Raw::connect(server.port).await;
+        raw.write(&request).await;
+        let _ = raw.stream.shutdown().await;
+        let _ = tokio::time::timeout(Duration::from_millis(200), raw.end()).await;
+    }
+    honest.text("4still here").await;
+    assert_eq!(honest.read_text().await, "4still here");
+    drop(honest);
+    server.engine.close();
+    server.engine.wait().await;
     server.empty().await;
 }

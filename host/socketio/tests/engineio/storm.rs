@@ -10,10 +10,18 @@ use crate::raw::{Raw, UPGRADE, connect, masked, open_polling, request};
 use crate::server::Server;
 
 /// Random enough to differ between the clients, and the same in each run.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    pub(crate) fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).unwrap()
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -59,7 +67,7 @@ async fn misbehave(port: u16, random: &mut Random) {
                     continue;
                 }
                 let steps = [masked(0x81, b"2probe"), masked(0x81, b"5"), masked(0x81, b"4page:9")];
-                let count = usize::try_from(random.below(4)).unwrap();
+                let count = random.index(4);
                 let bytes = steps[..count].concat();
                 raw.write(bytes).await;
                 if random.below(2) == 0 {
@@ -87,7 +95,7 @@ async fn a_storm_leaves_nothing_and_does_not_disturb_others() {
     for seed in 1..=8 {
         let port = server.port;
         clients.spawn(async move {
-            let mut random = Random(seed * 0x9E37_79B9_7F4A_7C15);
+            let mut random = Random::new(seed);
             while Instant::now() < until {
                 misbehave(port, &mut random).await;
             }
