@@ -150,9 +150,9 @@ impl Drop for Guard {
 }
 
 impl Client {
-    fn open() -> Self {
+    fn open(config: Config) -> Self {
         let service = Arc::new(Recorders::default());
-        let engine = Engine::new(Config::default(), Arc::clone(&service));
+        let engine = Engine::new(config, Arc::clone(&service));
         let parts = http::Request::new(()).into_parts().0;
         assert!(engine.open_polling(&parts).is_ok());
         let (session, log) = service.opened.lock().unwrap().take().unwrap();
@@ -282,8 +282,12 @@ impl Client {
     }
 
     async fn write(&mut self, packet: &[u8]) {
+        self.write_raw(&masked(0x81, packet)).await;
+    }
+
+    async fn write_raw(&mut self, bytes: &[u8]) {
         if let Some((to_server, _)) = &mut self.websocket {
-            let _ = to_server.write_all(&masked(0x81, packet)).await;
+            let _ = to_server.write_all(bytes).await;
         }
     }
 
@@ -373,11 +377,15 @@ impl Client {
     }
 }
 
-fn run(steps: Vec<Step>) {
+/// Runs a test with a clock that only the test moves.
+fn with_clock(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async {
-        let mut client = Client::open();
+    runtime.enable_time().start_paused(true).build().unwrap().block_on(test);
+}
+
+fn run(steps: Vec<Step>) {
+    with_clock(async {
+        let mut client = Client::open(Config::default());
         for step in steps {
             client.step(step).await;
         }
@@ -404,4 +412,34 @@ fn an_upgrade_with_a_post_that_takes_a_while_keeps_the_order() {
     let mut steps = vec![Step::Post(3), Step::Post(3), Step::OpenWebSocket, Step::Probe];
     steps.extend([Step::Upgrade, Step::WebSocketSend, Step::Send, Step::Advance(40)]);
     run(steps);
+}
+
+#[test]
+fn each_message_has_the_whole_time_to_arrive() {
+    let config = Config { ping_interval: Duration::from_secs(1000), ..Config::default() };
+    with_clock(async {
+        let mut client = Client::open(config);
+        for step in [Step::OpenWebSocket, Step::Probe, Step::Upgrade] {
+            client.step(step).await;
+        }
+        let mut half = Vec::new();
+        for number in ["1", "2", "3", "4"] {
+            // A whole fragment and the beginning of the next one, then the rest.
+            let last = masked(0x80, number.as_bytes());
+            half = [masked(0x01, b"4"), last[..3].to_vec()].concat();
+            client.write_raw(&half).await;
+            client.settle().await;
+            client.step(Step::Advance(20_000)).await;
+            client.write_raw(&last[3..]).await;
+            client.settle().await;
+        }
+        assert_eq!(client.log.lock().unwrap().handled, [1, 2, 3, 4]);
+        client.reasons.push(End::ReceiveTimeout);
+        client.write_raw(&half).await;
+        client.settle().await;
+        client.step(Step::Advance(29_000)).await;
+        assert_eq!(client.session.ended(), None);
+        client.step(Step::Advance(1_001)).await;
+        assert_eq!(client.session.ended(), Some(End::ReceiveTimeout));
+    });
 }

@@ -102,7 +102,8 @@ async fn a_client_that_leaves_does_not_stop_its_handler() {
     posting.request(&format!("POST {path}"), "", "4sleep:150").await;
     eventually(|| server.session(0).queued_bytes() > 0).await;
     drop(posting);
-    tokio::time::sleep(Duration::from_millis(250)).await;
+    // The frames of both answers.
+    eventually(|| server.session(0).queued_bytes() == 9 + 8).await;
     assert_eq!(get(server.port, &path).await.body, "4asleep\x1e4awake");
     assert_eq!(server.ends(), []);
 }
@@ -125,7 +126,7 @@ async fn a_handler_that_panics_leaves_no_session() {
 
 #[tokio::test]
 async fn a_client_without_pongs_is_ended_over_either_transport() {
-    let interval = Duration::from_millis(100);
+    let interval = Duration::from_millis(300);
     let config = Config { ping_interval: interval, ping_timeout: interval, ..Config::default() };
     let server = Server::start(config).await;
     let (mut raw, _) = connect(server.port).await;

@@ -82,7 +82,7 @@ async fn misbehave(port: u16, random: &mut Random) {
 async fn a_storm_leaves_nothing_and_does_not_disturb_others() {
     let millis = Duration::from_millis;
     let config = Config {
-        ping_timeout: millis(200),
+        ping_timeout: millis(1000),
         ping_interval: millis(400),
         upgrade_timeout: millis(100),
         receive_timeout: millis(100),
@@ -119,7 +119,7 @@ async fn a_storm_leaves_nothing_and_does_not_disturb_others() {
     clients.close();
     clients.wait().await;
     drop(honest);
-    assert!(server.ends().len() > 50, "{}", server.ends().len());
+    assert!(server.ends().len() > 5, "{}", server.ends().len());
     server.empty().await;
     let opened = server.ends().len();
     server.engine.close();

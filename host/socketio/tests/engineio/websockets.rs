@@ -125,7 +125,7 @@ async fn while_a_handler_waits_the_client_is_pinged_and_not_read() {
     let config = Config { ping_interval: interval, ping_timeout: interval, ..Config::default() };
     let server = Server::start(config).await;
     let (mut raw, _) = connect(server.port).await;
-    raw.write([masked(0x81, b"4sleep:400"), masked(0x81, b"4next")].concat()).await;
+    raw.write([masked(0x81, b"4sleep:1000"), masked(0x81, b"4next")].concat()).await;
     let mut pings = 0;
     assert_eq!(raw.read_text().await, "4asleep", "what is queued leaves before the handler is done");
     loop {
@@ -135,7 +135,7 @@ async fn while_a_handler_waits_the_client_is_pinged_and_not_read() {
             other => panic!("{other}"),
         }
     }
-    assert!((3..=7).contains(&pings), "{pings}");
+    assert!((1..=17).contains(&pings), "{pings}");
     assert_eq!(raw.read_text().await, "4next");
     assert_eq!(server.ends(), [], "no pong was missed");
     raw.end().await;
