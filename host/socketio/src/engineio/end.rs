@@ -31,9 +31,9 @@ pub enum End {
     Overflow,
     /// All sessions together hold too many bytes of unfinished messages.
     Overload,
-    /// The application wanted it; what is queued is still delivered.
+    /// The application ended it; queued messages are still delivered.
     Server,
-    /// The application wanted it at once.
+    /// The application ended it at once; queued messages are discarded.
     Aborted,
     /// The server stops. The client is not told, so that it connects again.
     Shutdown,

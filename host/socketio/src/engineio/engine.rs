@@ -17,8 +17,8 @@ use super::session::{Session, Transport};
 use super::sessions::Sessions;
 use super::sid::Sid;
 
-/// Sessions for which somebody has queued something: each is flushed when a batch of work is over,
-/// at the latest when this is dropped.
+/// Sessions with queued messages. Each is flushed when a batch of work is over, at the latest when
+/// this is dropped.
 #[derive(Debug, Default)]
 pub struct Batch(Mutex<Vec<Arc<Session>>>);
 
@@ -46,9 +46,10 @@ impl Drop for Batch {
 /// What speaks over one session.
 ///
 /// All methods are called one at a time, in the order in which messages arrive, from a task of the
-/// session. While one runs, nothing more is read from the client, it is pinged and its pong is not
-/// missed; what is queued meanwhile is sent. The session itself is flushed after each call, other sessions
-/// through the `batch`. The futures are not cancelled: a client that goes away does not stop them.
+/// session. While one runs, nothing more is read from the client. The client is still pinged, a
+/// missing pong does not end the session, and messages that are queued meanwhile are sent. The
+/// session itself is flushed after each call; other sessions must be added to the `batch`. The
+/// futures are not cancelled when the client disconnects.
 pub trait Protocol: Send + 'static {
     /// Handles one text message.
     ///
@@ -83,7 +84,7 @@ pub trait Service: Send + Sync + 'static {
     /// What speaks over a session.
     type Protocol: Protocol;
 
-    /// Accepts a session. Called once for each handshake, before it is answered; what is queued
+    /// Accepts a session. Called once for each handshake, before it is answered; messages queued
     /// here follows the handshake.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::end::End;
 
-/// The least time until the next check, whatever the settings: the caller may ask in a loop.
+/// The least time until the next check. Without it, settings of zero would make the caller loop.
 const LEAST: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]

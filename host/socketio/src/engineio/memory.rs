@@ -1,7 +1,7 @@
 //! What all sessions of a server hold together, counted against the server's bounds.
 //!
-//! Counting takes no lock. When more than half of a bound is used, each session is held to an
-//! equal share of the other half: who is slow ends, and who reads what it gets does not notice.
+//! Counting takes no lock. When more than half of a bound is used, each session is limited to an
+//! equal share of the other half. So slow clients are disconnected, and fast clients are not.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

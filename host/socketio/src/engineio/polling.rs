@@ -29,7 +29,7 @@ pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>
         Err(end) => {
             end.log(&session);
             if end == End::Server {
-                // The client fetches with one more poll what is queued.
+                // The client fetches queued messages with one more poll.
                 let _ = timeout(session.config().linger, drained(&session)).await;
             }
             session.finish();

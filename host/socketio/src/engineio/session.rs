@@ -129,7 +129,7 @@ impl Session {
         Frame::new(&self.memory, text, attachments)
     }
 
-    /// Hands what is queued to the kernel, or to the poll that waits.
+    /// Passes queued messages to the kernel, or to the pending poll.
     pub fn flush(&self) {
         let mut state = self.state();
         let State { queue, carrier, stalled, .. } = &mut *state;
@@ -150,7 +150,7 @@ impl Session {
         }
     }
 
-    /// Ends the session, if it has not ended. With [`End::Server`], what is queued is still
+    /// Ends the session, if it has not ended. With [`End::Server`], queued messages are still
     /// delivered, within [`Config::linger`]; otherwise it is discarded.
     pub fn end(&self, end: End) {
         self.end_with(&mut self.state(), end);

@@ -81,8 +81,8 @@ impl<P> Sessions<P> {
     }
 }
 
-/// The place of one session among [`Config::max_sessions`](super::Config::max_sessions). Whoever
-/// owns the session holds it; when it is dropped, nothing of the session is left.
+/// The permit of one session among [`Config::max_sessions`](super::Config::max_sessions). The task
+/// that owns the session holds it. Dropping it removes the session.
 #[derive(Debug)]
 pub(crate) struct Place<P> {
     sessions: Arc<Sessions<P>>,

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// The id of a session: 96 random bits.
 ///
-/// Who knows the id of a polling session can speak for its client, so it must not be shown to
+/// A request with the id of a polling session acts as its client, so the id must not be shown to
 /// other clients.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sid([u8; 16]);

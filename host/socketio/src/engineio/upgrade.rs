@@ -17,7 +17,7 @@ use super::websocket::Receiver;
 const TICK: Duration = Duration::from_millis(100);
 
 /// Lets a WebSocket take over a polling session. Until the client's `5`, the session continues as
-/// it is, whatever becomes of this; what is queued is not touched.
+/// it is, even if the upgrade fails; queued messages are not touched.
 pub(crate) async fn upgrade(session: Arc<Session>, mut receiver: Receiver, mut writer: Writer, deadline: tokio::time::Instant) {
     let probed = probe(&session, &mut receiver, &mut writer);
     if timeout_at(deadline, probed).await == Ok(Some(())) {
