@@ -151,7 +151,7 @@ impl Session {
     }
 
     /// Ends the session, if it has not ended. With [`End::Server`], queued messages are still
-    /// delivered, within [`Config::linger`]; otherwise it is discarded.
+    /// delivered, within [`Config::linger`]; otherwise they are discarded.
     pub fn end(&self, end: End) {
         self.end_with(&mut self.state(), end);
     }
