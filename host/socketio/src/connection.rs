@@ -40,7 +40,6 @@ pub struct Connection<H: Handler> {
 #[derive(Default)]
 struct State {
     has_ended: bool,
-    next_ack: u64,
     /// The answers that are waited for, by the id of their event.
     acks: BTreeMap<u64, oneshot::Sender<Reply>>,
 }
@@ -147,8 +146,7 @@ impl<H: Handler> Connection<H> {
         if state.acks.len() >= self.hub.max_pending_acks() {
             return Err(EmitError::TooManyAcks);
         }
-        let id = state.next_ack;
-        state.next_ack += 1;
+        let id = self.namespace.next_ack();
         state.acks.insert(id, sender);
         self.hub.add_pending_acks(1);
         self.write_event(name, arguments, attachments, Some(id));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use http::request::Parts;
 
@@ -16,11 +16,18 @@ use crate::server::InvalidNamespace;
 pub(crate) struct Namespace {
     name: String,
     connections: AtomicUsize,
+    next_ack: AtomicU64,
 }
 
 impl Namespace {
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// An id for an answer. It is new in the namespace: a client that has left and entered again may
+    /// still answer what its earlier connection was asked.
+    pub(crate) fn next_ack(&self) -> u64 {
+        self.next_ack.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn add_connection(&self) {
@@ -52,7 +59,7 @@ impl<H: Handler> Hub<H> {
             if !name.starts_with('/') || name.contains([',', '?']) {
                 return Err(InvalidNamespace(name));
             }
-            let namespace = Namespace { name: name.clone(), connections: AtomicUsize::new(0) };
+            let namespace = Namespace { name: name.clone(), connections: AtomicUsize::new(0), next_ack: AtomicU64::new(0) };
             namespaces.insert(name, Arc::new(namespace));
         }
         Ok(Self {

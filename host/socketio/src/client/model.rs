@@ -98,7 +98,7 @@ struct Model {
     /// The number of the connection in each namespace.
     inside: BTreeMap<usize, usize>,
     connections: usize,
-    /// How many answers each connection has asked for.
+    /// How many answers were asked for in each namespace.
     asked: BTreeMap<usize, u64>,
     was_connected: bool,
     /// An event whose attachments are missing, and how many.
@@ -263,8 +263,11 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
                 let asked = connections[at].emit_with_ack("ask", "", &[]);
                 prop_assert_eq!(asked.is_ok(), model.is_open(at));
                 if let Ok(answer) = asked {
-                    let id = *model.asked.entry(at).and_modify(|asked| *asked += 1).or_insert(0);
-                    let namespace = prefix(model.namespace(at));
+                    let namespace = model.namespace(at);
+                    let asked = model.asked.entry(namespace).or_insert(0);
+                    let id = *asked;
+                    *asked += 1;
+                    let namespace = prefix(namespace);
                     model.packets.push(format!("42{namespace}{id}[\"ask\"]"));
                     waiting.push((at, id, answer));
                 }

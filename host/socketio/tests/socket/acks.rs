@@ -88,7 +88,11 @@ async fn an_answer_that_never_comes_is_an_error_when_the_connection_ends() {
     client.send(&["40"]).await;
     assert_eq!(client.text().await, "420[\"ask\"]");
     assert!(client.text().await.starts_with("40{"));
+    // A late answer to the earlier connection is not taken for one to this connection.
     let waiting = fixture.app().connection().emit_with_ack("ask", "", &[]).unwrap();
+    assert_eq!(client.text().await, "421[\"ask\"]");
+    client.send(&["430[\"late\"]"]).await;
+    client.assert_alive().await;
     client.hang_up().await;
     assert_eq!(waiting.await, Err(NoReply));
     drop(connection);
