@@ -195,8 +195,12 @@ impl<H: Handler> Connection<H> {
 
     /// Ends the client's session at once. What is queued is lost, and a stock client connects
     /// again.
+    ///
+    /// Does nothing if the connection has ended: its client may have another one by now.
     pub fn abort(&self) {
-        self.session.end(End::Aborted);
+        if !self.state().has_ended {
+            self.session.end(End::Aborted);
+        }
     }
 
     pub(crate) fn queue_event(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {

@@ -24,6 +24,7 @@ async fn any_task_can_send_a_client_away_or_cut_it_off() {
     let connection = fixture.app().connection();
     connection.disconnect();
     connection.disconnect();
+    connection.abort();
     assert!(connection.has_ended() && !connection.emit("x", "", &[]));
     assert_eq!(client.texts_until_end().await, ["41"]);
     drop(connection);
