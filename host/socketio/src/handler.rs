@@ -67,7 +67,6 @@ pub trait Handler: Sized + Send + Sync + 'static {
 }
 
 /// A client that asks for a namespace.
-#[derive(Debug)]
 pub struct ConnectRequest<'a, H: Handler> {
     /// The id that the connection will have.
     pub id: Sid,
@@ -77,6 +76,13 @@ pub struct ConnectRequest<'a, H: Handler> {
     pub session: &'a H::Session,
     /// The `auth` of the client: a well-formed JSON object, `{}` if it sent none.
     pub auth: &'a str,
+}
+
+/// Without `auth`, which may hold a secret.
+impl<H: Handler> fmt::Debug for ConnectRequest<'_, H> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ConnectRequest").field("id", &self.id).field("namespace", &self.namespace).finish_non_exhaustive()
+    }
 }
 
 /// What a client is told that may not connect: the JSON of CONNECT_ERROR.
