@@ -77,7 +77,7 @@ impl<H: Handler> Client<H> {
                 let event =
                     Event { name: &call.name, arguments: &call.arguments, text: call.text, attachments: &attachments, ack: packet.id };
                 let cx = Context::new(connection, batch);
-                self.guard(self.hub.handler().event(&cx, &event)).await
+                self.guard(async { self.hub.handler().event(&cx, &event).await }).await
             }
             (Kind::Ack | Kind::BinaryAck, Some(connection)) => {
                 let arguments = parse_reply(packet.data).map_err(|rejected| self.reject(rejected))?;
@@ -113,7 +113,7 @@ impl<H: Handler> Client<H> {
         // Without random numbers nothing can be identified.
         let id = Sid::random().map_err(|_| End::Aborted)?;
         let request = ConnectRequest { id, namespace: namespace.name(), session: &*self.value, auth };
-        let data = match self.guard(hub.handler().connect(&request)).await? {
+        let data = match self.guard(async { hub.handler().connect(&request).await }).await? {
             Ok(data) => data,
             Err(error) => {
                 self.refuse(namespace.name(), &error);
@@ -126,7 +126,8 @@ impl<H: Handler> Client<H> {
         let head = Head::new(Kind::Connect, 0, namespace.name(), None);
         self.session.text(&[head.as_bytes(), br#"{"sid":""#, id.as_str().as_bytes(), br#""}"#], &[]);
         self.connections.push(Arc::clone(&connection));
-        self.guard(hub.handler().connected(&Context::new(&connection, batch))).await
+        let cx = Context::new(&connection, batch);
+        self.guard(async { hub.handler().connected(&cx).await }).await
     }
 
     fn refuse(&self, namespace: &str, error: &ConnectError) {
@@ -137,11 +138,14 @@ impl<H: Handler> Client<H> {
     async fn leave(&self, connection: &Arc<Connection<H>>, reason: DisconnectReason, batch: &Batch) -> Result<(), End> {
         connection.finish();
         let cx = Context::new(connection, batch);
-        self.guard(self.hub.handler().disconnected(&cx, reason)).await
+        self.guard(async { self.hub.handler().disconnected(&cx, reason).await }).await
     }
 
     /// Runs a method of the handler. A panic of it ends the session, but not the session's task:
     /// the application still learns of the end of its connections.
+    ///
+    /// `method` must call the handler only when it is polled, so that what happens before a method
+    /// returns its future is covered too.
     async fn guard<T>(&self, method: impl Future<Output = T>) -> Result<T, End> {
         let mut method = pin!(method);
         let done = poll_fn(|cx| {
@@ -225,6 +229,8 @@ impl<H: Handler> Protocol for Client<H> {
         for connection in take(&mut self.connections) {
             // A panic here must not keep the others from being called.
             let _ = self.leave(&connection, DisconnectReason::SessionEnded(end), batch).await;
+            // What was sent to others need not wait for the next one.
+            batch.flush();
         }
     }
 }
