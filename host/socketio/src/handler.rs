@@ -114,7 +114,8 @@ fn json(text: &str) -> String {
 /// An event of a client, borrowed from the buffer that it was read into.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'a> {
-    /// The name. Never one of the libraries' own, such as `disconnect`.
+    /// The name, or a number as the client wrote it. Never one of the libraries' own names, such as
+    /// `disconnect`.
     pub name: &'a str,
     /// Each argument as well-formed JSON text. Placeholders stand for attachments.
     pub arguments: &'a [&'a str],
@@ -148,8 +149,8 @@ pub enum DisconnectReason {
 
 /// The connection for which a method of [`Handler`] was called, and what must be flushed after it.
 ///
-/// What is sent through the context leaves when the handler returns or waits for something,
-/// together with the answers to all other events that arrived in the same read: one write for all.
+/// What is sent through the context leaves when all events that arrived in the same read are
+/// handled, with one write, or when a handler waits for something.
 pub struct Context<'a, H: Handler> {
     connection: &'a Arc<Connection<H>>,
     batch: &'a Batch,

@@ -55,6 +55,8 @@
 //! | an event before its first CONNECT | ends the session |
 //! | a packet that is not one, or whose data is not JSON | ends the session, with a log line |
 //! | an event with a reserved name, such as `disconnect` | ends the session, with a log line |
+//! | CONNECT whose `auth` is not an object | ends the session, with a log line |
+//! | no CONNECT that is accepted within `connect_timeout` | ends the session |
 //! | an attachment that was not announced, or a text in its place | ends the session |
 //! | a placeholder without an attachment | passes it on: [`Event::placeholders_are_valid`] tells |
 //! | an answer that nobody waits for | ignores it |
