@@ -69,7 +69,12 @@ impl<H: Handler> Client<H> {
 
     /// Handles a complete packet.
     async fn packet(&mut self, packet: &Packet<'_>, attachments: Vec<Bytes>, batch: &Batch) -> Result<(), End> {
-        let position = self.position(packet.namespace);
+        let mut position = self.position(packet.namespace);
+        // What the application has disconnected has left. The client may enter again.
+        if let Some(at) = position.filter(|at| self.connections.get(*at).is_some_and(|connection| connection.is_finished())) {
+            position = None;
+            self.leave(at, batch).await?;
+        }
         let connection = position.and_then(|at| self.connections.get(at));
         match (packet.kind, connection) {
             (Kind::Event | Kind::BinaryEvent, Some(connection)) => {
@@ -77,7 +82,7 @@ impl<H: Handler> Client<H> {
                 let event =
                     Event { name: &call.name, arguments: &call.arguments, text: call.text, attachments: &attachments, ack: packet.id };
                 let cx = Context::new(connection, batch);
-                self.guard(async { self.hub.handler().event(&cx, &event).await }).await
+                self.guard(batch, async { self.hub.handler().event(&cx, &event).await }).await
             }
             (Kind::Ack | Kind::BinaryAck, Some(connection)) => {
                 let arguments = parse_reply(packet.data).map_err(|rejected| self.reject(rejected))?;
@@ -86,13 +91,10 @@ impl<H: Handler> Client<H> {
                 Ok(())
             }
             (Kind::Connect, None) => self.connect(packet, batch).await,
-            (Kind::Disconnect, Some(_)) if packet.data.is_empty() => {
-                let left = position.map(|at| self.connections.swap_remove(at));
-                match left {
-                    Some(connection) => self.leave(&connection, DisconnectReason::Left, batch).await,
-                    None => Ok(()),
-                }
-            }
+            (Kind::Disconnect, Some(_)) if packet.data.is_empty() => match position {
+                Some(at) => self.leave(at, batch).await,
+                None => Ok(()),
+            },
             // The client wrote this before it knew that it had left.
             (Kind::Disconnect | Kind::Event | Kind::Ack | Kind::BinaryEvent | Kind::BinaryAck, None) if self.was_connected => Ok(()),
             (Kind::Connect | Kind::ConnectError, _) | (_, None) => Err(self.reject(Rejected::Unexpected)),
@@ -113,7 +115,7 @@ impl<H: Handler> Client<H> {
         // Without random numbers nothing can be identified.
         let id = Sid::random().map_err(|_| End::Aborted)?;
         let request = ConnectRequest { id, namespace: namespace.name(), session: &*self.value, auth };
-        let data = match self.guard(async { hub.handler().connect(&request).await }).await? {
+        let data = match self.guard(batch, async { hub.handler().connect(&request).await }).await? {
             Ok(data) => data,
             Err(error) => {
                 self.refuse(namespace.name(), &error);
@@ -127,7 +129,7 @@ impl<H: Handler> Client<H> {
         self.session.text(&[head.as_bytes(), br#"{"sid":""#, id.as_str().as_bytes(), br#""}"#], &[]);
         self.connections.push(Arc::clone(&connection));
         let cx = Context::new(&connection, batch);
-        self.guard(async { hub.handler().connected(&cx).await }).await
+        self.guard(batch, async { hub.handler().connected(&cx).await }).await
     }
 
     fn refuse(&self, namespace: &str, error: &ConnectError) {
@@ -135,10 +137,19 @@ impl<H: Handler> Client<H> {
         self.session.text(&[head.as_bytes(), error.as_json().as_bytes()], &[]);
     }
 
-    async fn leave(&self, connection: &Arc<Connection<H>>, reason: DisconnectReason, batch: &Batch) -> Result<(), End> {
-        connection.finish();
+    /// Removes the connection at this position, because its client or the application wants it.
+    async fn leave(&mut self, at: usize, batch: &Batch) -> Result<(), End> {
+        let connection = self.connections.remove(at);
+        let reason = if connection.finish() { DisconnectReason::Left } else { DisconnectReason::Server };
+        self.disconnected(&connection, reason, batch).await
+    }
+
+    async fn disconnected(&self, connection: &Arc<Connection<H>>, reason: DisconnectReason, batch: &Batch) -> Result<(), End> {
         let cx = Context::new(connection, batch);
-        self.guard(async { self.hub.handler().disconnected(&cx, reason).await }).await
+        let result = self.guard(batch, async { self.hub.handler().disconnected(&cx, reason).await }).await;
+        // What was sent to others need not wait for what this client does next.
+        batch.flush();
+        result
     }
 
     /// Runs a method of the handler. A panic of it ends the session, but not the session's task:
@@ -146,11 +157,16 @@ impl<H: Handler> Client<H> {
     ///
     /// `method` must call the handler only when it is polled, so that what happens before a method
     /// returns its future is covered too.
-    async fn guard<T>(&self, method: impl Future<Output = T>) -> Result<T, End> {
+    async fn guard<T>(&self, batch: &Batch, method: impl Future<Output = T>) -> Result<T, End> {
         let mut method = pin!(method);
         let done = poll_fn(|cx| {
             // The handler is not used by this session again, except for `disconnected`.
-            catch_unwind(AssertUnwindSafe(|| method.as_mut().poll(cx))).map_or_else(|_| Poll::Ready(None), |poll| poll.map(Some))
+            let poll = catch_unwind(AssertUnwindSafe(|| method.as_mut().poll(cx)));
+            let poll = poll.map_or(Poll::Ready(None), |poll| poll.map(Some));
+            if poll.is_pending() {
+                batch.flush();
+            }
+            poll
         });
         done.await.ok_or_else(|| {
             error!(client = ?self.session.sid(), "handler panicked, session ends");
@@ -220,17 +236,25 @@ impl<H: Handler> Protocol for Client<H> {
         handled
     }
 
+    async fn woken(&mut self, batch: &Batch) -> Result<(), End> {
+        while let Some(at) = self.connections.iter().position(|connection| connection.is_finished()) {
+            self.leave(at, batch).await?;
+        }
+        // What is queued, DISCONNECT above all, still reaches the client.
+        if self.connections.is_empty() { Err(End::Server) } else { Ok(()) }
+    }
+
     async fn closed(&mut self, end: End, batch: &Batch) {
         self.partial = None;
         // All at once, so that the first `disconnected` can't reach the others.
-        for connection in &self.connections {
-            connection.finish();
-        }
-        for connection in take(&mut self.connections) {
+        let finish = |connection: Arc<Connection<H>>| {
+            let reason = if connection.finish() { DisconnectReason::SessionEnded(end) } else { DisconnectReason::Server };
+            (connection, reason)
+        };
+        let finished: SmallVec<[_; 1]> = take(&mut self.connections).into_iter().map(finish).collect();
+        for (connection, reason) in finished {
             // A panic here must not keep the others from being called.
-            let _ = self.leave(&connection, DisconnectReason::SessionEnded(end), batch).await;
-            // What was sent to others need not wait for the next one.
-            batch.flush();
+            let _ = self.disconnected(&connection, reason, batch).await;
         }
     }
 }

@@ -6,6 +6,7 @@ mod ack;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -32,17 +33,15 @@ pub struct Connection<H: Handler> {
     session: Arc<Session>,
     session_value: Arc<H::Session>,
     data: H::Data,
-    /// Held while a packet is queued. So a packet of a connection that has ended can't follow the
-    /// CONNECT with which its client entered the namespace again.
-    state: Mutex<State>,
+    /// Changes only while `acks` is locked.
+    has_ended: AtomicBool,
+    /// The answers that are waited for, by the id of their event. The lock is held while a packet
+    /// is queued. So a packet of a connection that has ended can't follow the CONNECT with which its
+    /// client entered the namespace again.
+    acks: Mutex<Acks>,
 }
 
-#[derive(Default)]
-struct State {
-    has_ended: bool,
-    /// The answers that are waited for, by the id of their event.
-    acks: BTreeMap<u64, oneshot::Sender<Reply>>,
-}
+type Acks = BTreeMap<u64, oneshot::Sender<Reply>>;
 
 impl<H: Handler> Connection<H> {
     pub(crate) fn new(
@@ -61,12 +60,13 @@ impl<H: Handler> Connection<H> {
             session: Arc::clone(session),
             session_value: Arc::clone(session_value),
             data,
-            state: Mutex::default(),
+            has_ended: AtomicBool::new(false),
+            acks: Mutex::default(),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn acks(&self) -> MutexGuard<'_, Acks> {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection's id, which its client knows too. It is not the id of the session, so it may
@@ -139,18 +139,18 @@ impl<H: Handler> Connection<H> {
     /// waited for. Nothing was sent then.
     pub fn emit_with_ack(self: &Arc<Self>, name: &str, arguments: &str, attachments: &[Bytes]) -> Result<AckReceiver<H>, EmitError> {
         let (sender, receiver) = oneshot::channel();
-        let mut state = self.state();
-        if state.has_ended {
+        let mut acks = self.acks();
+        if self.has_ended() {
             return Err(EmitError::Disconnected);
         }
-        if state.acks.len() >= self.hub.max_pending_acks() {
+        if acks.len() >= self.hub.max_pending_acks() {
             return Err(EmitError::TooManyAcks);
         }
         let id = self.namespace.next_ack();
-        state.acks.insert(id, sender);
+        acks.insert(id, sender);
         self.hub.add_pending_acks(1);
         self.write_event(name, arguments, attachments, Some(id));
-        drop(state);
+        drop(acks);
         self.session.flush();
         Ok(AckReceiver::new(self, id, receiver))
     }
@@ -171,26 +171,52 @@ impl<H: Handler> Connection<H> {
         self.session.transport()
     }
 
-    /// Whether the connection has ended: the client has left the namespace, or its session is over.
+    /// Whether the connection has ended: the client has left the namespace, the application has
+    /// disconnected it, or its session is over.
     pub fn has_ended(&self) -> bool {
-        self.state().has_ended || self.session.ended().is_some()
+        self.is_finished() || self.session.is_over()
     }
 
-    /// Sends the client away: it receives what is queued, then DISCONNECT, and its session ends.
+    /// Disconnects the client from this namespace: it receives what is queued, then DISCONNECT.
     ///
-    /// A stock client does not connect to this namespace again by itself. If it has connections in
-    /// other namespaces, these end with the session too, and the client opens them again.
+    /// Nothing can be sent from now on, and events of the client that are under way are ignored.
+    /// [`Handler::disconnected`] is called with [`DisconnectReason::Server`] when the client's
+    /// packet that is being handled is finished. Connections in other namespaces go on. If there is
+    /// none, the session ends with [`End::Server`]. A stock client does not connect to the
+    /// namespace again by itself.
+    ///
+    /// [`DisconnectReason::Server`]: crate::DisconnectReason::Server
     pub fn disconnect(&self) {
-        {
-            let mut state = self.state();
-            if state.has_ended {
-                return;
+        if self.queue_disconnect() {
+            self.session.flush();
+            self.session.wake();
+        }
+    }
+
+    /// Ends the client's session: it receives what is queued, then DISCONNECT for this namespace.
+    ///
+    /// A stock client that has connections in other namespaces opens these again, in a new session.
+    /// Does nothing if the connection has ended.
+    pub fn close_session(&self) {
+        if self.queue_disconnect() {
+            self.session.end(End::Server);
+        }
+    }
+
+    /// Ends the connection with DISCONNECT. Returns false if it has ended before.
+    fn queue_disconnect(&self) -> bool {
+        let acks = {
+            let mut acks = self.acks();
+            if self.has_ended() {
+                return false;
             }
-            state.has_ended = true;
+            self.has_ended.store(true, Ordering::Relaxed);
             let head = Head::new(Kind::Disconnect, 0, self.namespace.name(), None);
             self.session.text(&[head.as_bytes()], &[]);
-        }
-        self.session.end(End::Server);
+            std::mem::take(&mut *acks)
+        };
+        self.hub.remove_pending_acks(acks.len());
+        true
     }
 
     /// Ends the client's session at once. What is queued is lost, and a stock client connects
@@ -198,7 +224,7 @@ impl<H: Handler> Connection<H> {
     ///
     /// Does nothing if the connection has ended: its client may have another one by now.
     pub fn abort(&self) {
-        if !self.state().has_ended {
+        if !self.has_ended() {
             self.session.end(End::Aborted);
         }
     }
@@ -220,12 +246,12 @@ impl<H: Handler> Connection<H> {
 
     /// Calls `write` unless the connection has ended, and returns whether it did.
     fn queue(&self, write: impl FnOnce()) -> bool {
-        let state = self.state();
-        if state.has_ended {
-            return false;
+        let _acks = self.acks();
+        let is_open = !self.has_ended();
+        if is_open {
+            write();
         }
-        write();
-        true
+        is_open
     }
 
     fn write_event(&self, name: &str, arguments: &str, attachments: &[Bytes], id: Option<u64>) {
@@ -246,19 +272,25 @@ impl<H: Handler> Connection<H> {
     }
 
     fn forget_ack(&self, id: u64) -> Option<oneshot::Sender<Reply>> {
-        let sender = self.state().acks.remove(&id)?;
+        let sender = self.acks().remove(&id)?;
         self.hub.remove_pending_acks(1);
         Some(sender)
     }
 
-    /// Ends the connection: nothing is queued from here on, and no answer is waited for.
-    pub(crate) fn finish(&self) {
-        let acks = {
-            let mut state = self.state();
-            state.has_ended = true;
-            std::mem::take(&mut state.acks)
+    /// Whether the client has left or was disconnected, although its session may go on.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connection: nothing is queued from here on, and no answer is waited for. Returns
+    /// false if the application has ended it before.
+    pub(crate) fn finish(&self) -> bool {
+        let (is_first, acks) = {
+            let mut acks = self.acks();
+            (!self.has_ended.swap(true, Ordering::Relaxed), std::mem::take(&mut *acks))
         };
         self.hub.remove_pending_acks(acks.len());
+        is_first
     }
 }
 

@@ -65,14 +65,30 @@ impl Handler for App {
 /// What happens next. The client writes, or the application uses one of the connections it ever had.
 #[derive(Debug, Clone)]
 enum Step {
-    Connect { namespace: usize, is_refused: bool },
-    Disconnect { namespace: usize },
-    Event { namespace: usize, id: Option<u8>, attachments: usize },
-    Answer { namespace: usize, id: u64 },
+    Connect {
+        namespace: usize,
+        is_refused: bool,
+    },
+    Disconnect {
+        namespace: usize,
+    },
+    Event {
+        namespace: usize,
+        id: Option<u8>,
+        attachments: usize,
+    },
+    Answer {
+        namespace: usize,
+        id: u64,
+    },
     Attachment,
     Emit(Index),
     Ask(Index),
     Forget(Index),
+    /// The application disconnects the client from the namespace.
+    SendAway(Index),
+    /// The session's task calls the client, if it must.
+    Wake,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -89,6 +105,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<Index>().prop_map(Step::Emit),
         4 => any::<Index>().prop_map(Step::Ask),
         1 => any::<Index>().prop_map(Step::Forget),
+        2 => any::<Index>().prop_map(Step::SendAway),
+        2 => Just(Step::Wake),
     ]
 }
 
@@ -98,6 +116,9 @@ struct Model {
     /// The number of the connection in each namespace.
     inside: BTreeMap<usize, usize>,
     connections: usize,
+    /// Connections that were disconnected, with their namespaces, in the order of their begin.
+    sent_away: BTreeMap<usize, usize>,
+    is_woken: bool,
     /// How many answers were asked for in each namespace.
     asked: BTreeMap<usize, u64>,
     was_connected: bool,
@@ -112,8 +133,16 @@ fn prefix(namespace: usize) -> String {
 }
 
 impl Model {
+    /// The application learns that a connection in the namespace was disconnected.
+    fn notice(&mut self, namespace: usize) {
+        for _ in self.sent_away.extract_if(.., |_, sent_away| *sent_away == namespace) {
+            self.log.push(format!("disconnected {} Server", NAMESPACES[namespace]));
+        }
+    }
+
     /// Whether a packet for the namespace reaches a connection. An error if the session ends.
-    fn reaches(&self, namespace: usize) -> Result<bool, End> {
+    fn reaches(&mut self, namespace: usize) -> Result<bool, End> {
+        self.notice(namespace);
         match self.inside.contains_key(&namespace) {
             false if !self.was_connected => Err(End::Parse),
             is_inside => Ok(is_inside),
@@ -132,6 +161,9 @@ impl Model {
         let is_text = matches!(step, Step::Connect { .. } | Step::Disconnect { .. } | Step::Event { .. } | Step::Answer { .. });
         if is_text && self.partial.is_some() {
             return Err(End::Parse);
+        }
+        if let Step::Connect { namespace, .. } = *step {
+            self.notice(namespace);
         }
         match *step {
             Step::Connect { namespace, .. } if self.inside.contains_key(&namespace) => return Err(End::Parse),
@@ -167,7 +199,13 @@ impl Model {
                     self.event(namespace, id, attachments)?;
                 }
             }
-            Step::Emit(_) | Step::Ask(_) | Step::Forget(_) => {}
+            Step::Wake if take(&mut self.is_woken) => {
+                for (_, namespace) in take(&mut self.sent_away) {
+                    self.log.push(format!("disconnected {} Server", NAMESPACES[namespace]));
+                }
+                return if self.inside.is_empty() { Err(End::Server) } else { Ok(()) };
+            }
+            Step::Emit(_) | Step::Ask(_) | Step::Forget(_) | Step::SendAway(_) | Step::Wake => {}
         }
         Ok(())
     }
@@ -196,7 +234,7 @@ fn packet(step: &Step) -> Option<String> {
             format!("{kind}{}{id}[\"x\",1]", prefix(namespace))
         }
         Step::Answer { namespace, id } => format!("3{}{id}[{id}]", prefix(namespace)),
-        Step::Attachment | Step::Emit(_) | Step::Ask(_) | Step::Forget(_) => return None,
+        Step::Attachment | Step::Emit(_) | Step::Ask(_) | Step::Forget(_) | Step::SendAway(_) | Step::Wake => return None,
     })
 }
 
@@ -225,6 +263,7 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
         let result = match packet(step) {
             Some(packet) => now(client.text(&packet, &batch)),
             None if matches!(step, Step::Attachment) => now(client.binary(b"x", &batch)),
+            None if matches!(step, Step::Wake) && session.take_woken() => now(client.woken(&batch)),
             None => Ok(()),
         };
         let connections = hub.handler().connected.lock().unwrap().clone();
@@ -237,6 +276,10 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
                 let entry = format!("disconnected {} SessionEnded({end:?})", NAMESPACES[*namespace]);
                 prop_assert!(hub.handler().log.lock().unwrap().contains(&entry));
             }
+            let log = hub.handler().log.lock().unwrap();
+            let count = |reason: &str| log.iter().filter(|entry| entry.ends_with(reason)).count();
+            let noticed = model.log.iter().filter(|entry| entry.ends_with(" Server")).count();
+            prop_assert_eq!(count(" Server"), noticed + model.sent_away.len());
             prop_assert!(connections.iter().all(|connection| connection.has_ended()));
             prop_assert!(waiting.into_iter().all(|(_, _, answer)| now(answer) == Err(NoReply)));
             prop_assert_eq!(hub.pending_acks(), 0);
@@ -270,6 +313,20 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
                     let namespace = prefix(namespace);
                     model.packets.push(format!("42{namespace}{id}[\"ask\"]"));
                     waiting.push((at, id, answer));
+                }
+            }
+            Step::SendAway(index) if !connections.is_empty() => {
+                let at = index.index(connections.len());
+                connections[at].disconnect();
+                if model.is_open(at) {
+                    let namespace = model.namespace(at);
+                    model.inside.remove(&namespace);
+                    model.sent_away.insert(at, namespace);
+                    model.is_woken = true;
+                    model.packets.push(format!("41{}", prefix(namespace)));
+                    for (_, _, answer) in waiting.extract_if(.., |(connection, _, _)| *connection == at) {
+                        prop_assert_eq!(now(answer), Err(NoReply));
+                    }
                 }
             }
             Step::Forget(index) if !waiting.is_empty() => drop(waiting.remove(index.index(waiting.len()))),

@@ -65,6 +65,17 @@ pub trait Protocol: Send + 'static {
     /// The reason for which the session ends.
     fn binary(&mut self, data: &[u8], batch: &Batch) -> impl Future<Output = Result<(), End>> + Send;
 
+    /// Called after [`Session::wake`], also if it was called many times. Not called between two
+    /// messages of one read, and not after the session's end.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the session ends.
+    fn woken(&mut self, batch: &Batch) -> impl Future<Output = Result<(), End>> + Send {
+        let _ = batch;
+        std::future::ready(Ok(()))
+    }
+
     /// Cleans up: called exactly once, after everything else. The session occupies its place among
     /// [`Config::max_sessions`](super::Config::max_sessions) until the future has returned.
     fn closed(&mut self, end: End, batch: &Batch) -> impl Future<Output = ()> + Send;

@@ -2,6 +2,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::coop;
@@ -18,7 +19,7 @@ use super::websocket::{self, Receiver};
 /// Owns a session from its handshake to its end: sends the pings and enforces the deadlines. After
 /// an upgrade, it serves the WebSocket.
 pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>, mut place: Place<P>) {
-    match watch(&session).await {
+    match watch(&session, &protocol).await {
         Ok(receiver) => {
             // A POST that is still being handled comes first. The client is pinged meanwhile.
             let mut alarm = pin!(sleep_until(Instant::now()));
@@ -40,16 +41,43 @@ pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>
 }
 
 /// Returns when a WebSocket has taken over, or why the session has ended.
-async fn watch(session: &Session) -> Result<Box<Receiver>, End> {
+async fn watch<P: Protocol>(session: &Session, protocol: &Shared<P>) -> Result<Box<Receiver>, End> {
     loop {
         if let Some(receiver) = session.take_receiver() {
             return Ok(receiver);
         }
         let next = session.beat(false)?;
+        if session.take_woken() {
+            wake(session, protocol).await;
+            continue;
+        }
         tokio::select! {
             () = sleep_until(next) => {}
             () = session.turned() => {}
         }
+    }
+}
+
+/// Calls `woken` of the protocol, after a POST that is being handled. The client is pinged meanwhile.
+async fn wake<P: Protocol>(session: &Session, protocol: &Shared<P>) {
+    /// After the session's end, only the protocol is waited for.
+    const NEVER: Duration = Duration::from_secs(86_400);
+    let batch = Batch::default();
+    let mut woken = pin!(async {
+        let mut protocol = protocol.lock().await;
+        packet::drive(session, &batch, None, protocol.woken(&batch)).await
+    });
+    let result = loop {
+        let next = session.beat(false).unwrap_or_else(|_| Instant::now() + NEVER);
+        tokio::select! {
+            result = &mut woken => break result,
+            () = sleep_until(next) => {}
+            () = session.turned() => {}
+        }
+    };
+    session.flush();
+    if let Err(end) = result {
+        session.end(end);
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Session {
     state: Mutex<State>,
     /// Whether `state.end` is set, without a lock: nothing that arrives later is handled.
     over: AtomicBool,
+    /// The protocol must be called: [`wake`](Self::wake).
+    woken: AtomicBool,
     /// A deadline may have come nearer: the owner must ask for it again.
     rearm: AtomicBool,
     /// Bytes of answers to polls that the HTTP server has not yet written.
@@ -184,6 +186,15 @@ impl Session {
         self.state().heart.finish_packet();
     }
 
+    /// Has the session's task call [`Protocol::woken`](super::Protocol::woken) soon, unless the
+    /// session ends before.
+    pub fn wake(&self) {
+        self.woken.store(true, Ordering::Relaxed);
+        // The lock orders this before the task looks again, or wakes it.
+        self.state().wake();
+        self.turned.notify_one();
+    }
+
     /// Returns a counter for bytes of an unfinished message, such as attachments that wait for
     /// others.
     pub fn reserve(&self) -> Reservation {
@@ -213,6 +224,7 @@ impl Session {
                 stalled: false,
             }),
             over: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
             rearm: AtomicBool::new(false),
             delivering: AtomicUsize::new(0),
             turned: Notify::new(),
@@ -291,6 +303,16 @@ impl Session {
     /// Whether a deadline may have come nearer since this was last called.
     pub(crate) fn take_rearm(&self) -> bool {
         self.rearm.load(Ordering::Relaxed) && self.rearm.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the protocol must be called, without a change.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::Relaxed)
+    }
+
+    /// Whether [`wake`](Self::wake) was called since this was last called.
+    pub(crate) fn take_woken(&self) -> bool {
+        self.is_woken() && self.woken.swap(false, Ordering::Relaxed)
     }
 
     /// Waits until the session may have ended, been upgraded or been given a nearer deadline.

@@ -146,6 +146,13 @@ async fn serve<P: Protocol>(session: &Arc<Session>, protocol: &mut P, receiver: 
     }
     loop {
         let handled = handle_all(session, protocol, receiver, &batch, &mut alarm).await;
+        let handled = match handled {
+            Ok(more) if session.take_woken() => {
+                let woken = drive(session, &batch, Some(&mut alarm), protocol.woken(&batch)).await;
+                woken.map(|()| more)
+            }
+            handled => handled,
+        };
         session.flush();
         batch.flush();
         let more = match handled {
@@ -253,6 +260,10 @@ fn poll_transport(
 ) -> Poll<Result<(), End>> {
     if let Poll::Ready(end) = session.poll_sender(cx) {
         return Poll::Ready(Err(end));
+    }
+    // The frames that are there are handled again, to no effect, and then the protocol is called.
+    if session.is_woken() {
+        return Poll::Ready(Ok(()));
     }
     let read = receiver.poll_read(cx, more);
     while alarm.as_mut().poll(cx).is_ready() {

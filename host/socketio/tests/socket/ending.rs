@@ -1,6 +1,6 @@
 //! How connections end, and what the application and the client learn of it.
 
-use sockhop_socketio::{Config, End};
+use sockhop_socketio::{Config, End, NoReply};
 
 use crate::polling::handshake;
 use crate::raw::{RawClient, Received};
@@ -12,7 +12,7 @@ async fn a_client_that_is_sent_away_receives_what_is_queued() {
     let mut client = RawClient::connect(fixture.address).await;
     client.send(&["42[\"bye\"]", "42[\"x\"]"]).await;
     assert_eq!(client.texts_until_end().await, ["42[\"last\",1]", "41"]);
-    let log = ["connect / {}", "connected /", "disconnected / SessionEnded(Server)"];
+    let log = ["connect / {}", "connected /", "disconnected / Server"];
     fixture.app().expect(&log).await;
     fixture.expect_empty().await;
 }
@@ -34,19 +34,61 @@ async fn any_task_can_send_a_client_away_or_cut_it_off() {
     fixture.app().connection().abort();
     assert_eq!(client.texts_until_end().await, Vec::<String>::new());
     let once = ["connect / {}", "connected /"];
-    let log = [once[0], once[1], "disconnected / SessionEnded(Server)", once[0], once[1]];
+    let log = [once[0], once[1], "disconnected / Server", once[0], once[1]];
     fixture.app().expect(&[&log[..], &["disconnected / SessionEnded(Aborted)"]].concat()).await;
     fixture.expect_empty().await;
 }
 
 #[tokio::test]
-async fn a_session_takes_all_its_connections_with_it() {
+async fn a_client_is_disconnected_from_one_namespace_and_stays_in_the_other() {
     let fixture = Fixture::start(Config::default()).await;
     let mut client = RawClient::connect(fixture.address).await;
     client.send(&["40/a,"]).await;
     assert!(client.text().await.starts_with("40/a,"));
+    let connection = fixture.app().connection();
+    let asked = connection.emit_with_ack("ask", "", &[]).unwrap();
+    // The client says nothing meanwhile.
+    connection.disconnect();
+    let mut log = vec!["connect / {}", "connected /", "connect /a {}", "connected /a", "disconnected /a Server"];
+    fixture.app().expect(&log).await;
+    assert_eq!(asked.await, Err(NoReply));
+    assert_eq!([client.text().await, client.text().await], ["42/a,0[\"ask\"]", "41/a,"]);
+    client.send(&["42/a,[\"x\"]", "43/a,0[]", "41/a"]).await;
+    client.assert_alive().await;
+    client.send(&["40/a,"]).await;
+    assert!(client.text().await.starts_with("40/a,"));
+    fixture.app().connections()[0].disconnect();
+    assert_eq!(client.text().await, "41");
     fixture.app().connection().disconnect();
     assert_eq!(client.texts_until_end().await, ["41/a,"]);
+    log.extend(["connect /a {}", "connected /a", "disconnected / Server", "disconnected /a Server"]);
+    fixture.app().expect(&log).await;
+    drop(connection);
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn a_client_that_was_disconnected_may_enter_at_once() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    client.send(&["42[\"bye\"]", "42[\"x\"]", "40", "42[\"y\"]"]).await;
+    assert_eq!([client.text().await, client.text().await], ["42[\"last\",1]", "41"]);
+    assert!(client.text().await.starts_with("40{"));
+    client.assert_alive().await;
+    let log = ["connect / {}", "connected /", "disconnected / Server", "connect / {}", "connected /", "y() []"];
+    fixture.app().expect(&log).await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_closed_takes_all_its_connections_with_it() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    client.send(&["40/a,"]).await;
+    assert!(client.text().await.starts_with("40/a,"));
+    fixture.app().connection().close_session();
+    assert_eq!(client.until_end().await, (vec!["41/a,".into()], Some(1000)));
+    let log = ["connect / {}", "connected /", "connect /a {}", "connected /a"];
+    fixture.app().expect(&[&log[..], &["disconnected / SessionEnded(Server)", "disconnected /a Server"]].concat()).await;
     fixture.expect_empty().await;
 }
 

@@ -87,8 +87,27 @@ async fn a_client_that_is_sent_away_fetches_what_is_queued() {
     client.post(&["40", "42[\"bye\"]"]).await;
     let received = client.poll().await;
     assert_eq!(received[1..], ["42[\"last\",1]", "41"]);
-    let log = ["connect / {}", "connected /", "disconnected / SessionEnded(Server)"];
+    let log = ["connect / {}", "connected /", "disconnected / Server"];
     fixture.app().expect(&log).await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn a_client_is_disconnected_from_one_namespace_and_stays_in_the_other() {
+    let fixture = Fixture::start(Config::default()).await;
+    let client = PollingClient::open(fixture.address).await;
+    client.post(&["40", "40/a,"]).await;
+    assert_eq!(client.poll().await.len(), 2);
+    // The client neither polls nor posts meanwhile.
+    fixture.app().connection().disconnect();
+    let log = ["connect / {}", "connected /", "connect /a {}", "connected /a", "disconnected /a Server"];
+    fixture.app().expect(&log).await;
+    assert_eq!(client.poll().await, ["41/a,"]);
+    client.post(&["42/a,[\"x\"]", "421[\"answer\"]"]).await;
+    assert_eq!(client.poll().await, ["431[]"]);
+    fixture.app().connections()[0].disconnect();
+    assert_eq!(client.poll().await, ["41"]);
+    fixture.app().expect(&[&log[..], &["disconnected / Server"]].concat()).await;
     fixture.expect_empty().await;
 }
 

@@ -136,12 +136,17 @@ impl RawClient {
 
     /// Reads until the server ends the connection, and returns the texts until then.
     pub(crate) async fn texts_until_end(&mut self) -> Vec<String> {
+        self.until_end().await.0
+    }
+
+    /// Like [`texts_until_end`](Self::texts_until_end), with the code of the close frame.
+    pub(crate) async fn until_end(&mut self) -> (Vec<String>, Option<u16>) {
         let mut texts = Vec::new();
         loop {
             match self.receive().await {
                 Received::Text(text) => texts.push(text),
                 Received::Binary(_) => {}
-                Received::End(_) => return texts,
+                Received::End(code) => return (texts, code),
             }
         }
     }

@@ -97,8 +97,29 @@ const scenarios = {
     assert.equal(reason, "io server disconnect");
     await new Promise((resolve) => setTimeout(resolve, 200));
     assert.equal(socket.active, false);
-    console.log("sent away");
+    console.log("stays away");
     socket.io._close();
+  },
+
+  async namespaces() {
+    const shared = manager();
+    const main = await connected(connect("/", {}, shared));
+    const socket = await connected(connect("/a", {}, shared));
+    await upgraded(main);
+    const before = main.id;
+    main.on("disconnect", (reason) => assert.equal(reason, "io client disconnect"));
+    const left = once(socket, "disconnect");
+    console.log("connected");
+    assert.equal((await left)[0], "io server disconnect");
+    await echo(main, 1);
+    assert.equal(socket.active, false);
+    socket.connect();
+    await connected(socket);
+    await echo(socket, 2);
+    await echo(main, 3);
+    assert.equal(main.id, before);
+    socket.disconnect();
+    main.disconnect();
   },
 
   async refused() {

@@ -12,6 +12,12 @@ import socketio
 URL, SCENARIO, TRANSPORTS, KIND = sys.argv[1:]
 OPTIONS = {"reconnection_delay": 0.02, "reconnection_delay_max": 0.05}
 TIMEOUT = 20
+CONNECT = {
+    "transports": TRANSPORTS.split(","),
+    "auth": {},
+    "namespaces": ["/", "/a"] if SCENARIO == "namespaces" else ["/"],
+    "wait_timeout": TIMEOUT,
+}
 BLOB = bytes([0, 1, 254, 255]) * 1000
 
 
@@ -23,6 +29,7 @@ def sync():
     client = socketio.Client(**OPTIONS)
     connects = threading.Semaphore(0)
     disconnects = threading.Semaphore(0)
+    left = threading.Semaphore(0)
 
     @client.event
     def connect():
@@ -40,7 +47,8 @@ def sync():
         answer = client.call("answer", args, timeout=TIMEOUT)
         assert answer == (args if len(args) > 1 else args[0]), answer
 
-    client.connect(URL, transports=TRANSPORTS.split(","), auth={}, wait_timeout=TIMEOUT)
+    client.on("disconnect", lambda reason=None: left.release(), namespace="/a")
+    client.connect(URL, **CONNECT)
     assert connects.acquire(timeout=TIMEOUT)
     say("connected")
     if SCENARIO == "talk":
@@ -56,12 +64,18 @@ def sync():
         call(2)
         say("connected")
         client.disconnect()
+    elif SCENARIO == "namespaces":
+        assert left.acquire(timeout=TIMEOUT)
+        assert list(client.namespaces) == ["/"]
+        call(3)
+        client.disconnect()
 
 
 async def asynchronous():
     client = socketio.AsyncClient(**OPTIONS)
     connects = asyncio.Semaphore(0)
     disconnects = asyncio.Semaphore(0)
+    left = asyncio.Semaphore(0)
 
     @client.event
     async def connect():
@@ -82,7 +96,8 @@ async def asynchronous():
         answer = await client.call("answer", args, timeout=TIMEOUT)
         assert answer == (args if len(args) > 1 else args[0]), answer
 
-    await client.connect(URL, transports=TRANSPORTS.split(","), auth={}, wait_timeout=TIMEOUT)
+    client.on("disconnect", lambda reason=None: left.release(), namespace="/a")
+    await client.connect(URL, **CONNECT)
     await happens(connects)
     say("connected")
     if SCENARIO == "talk":
@@ -97,6 +112,11 @@ async def asynchronous():
         await happens(connects)
         await call(2)
         say("connected")
+        await client.disconnect()
+    elif SCENARIO == "namespaces":
+        await happens(left)
+        assert list(client.namespaces) == ["/"]
+        await call(3)
         await client.disconnect()
 
 

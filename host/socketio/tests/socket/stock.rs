@@ -3,7 +3,8 @@
 //! The JavaScript client is taken from the folder in `SOCKHOP_JAVASCRIPT_CLIENT`, by default
 //! `tests/clients/javascript`, which must have its `node_modules`. The Python clients are tested if
 //! `SOCKHOP_PYTHON` names an interpreter that has python-socketio with requests, websocket-client
-//! and aiohttp. A client that is not there is skipped.
+//! and aiohttp. A client that is not there is skipped, but a test fails if a variable is set and its
+//! client can't be used.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -31,13 +32,10 @@ struct Scenario {
 impl Scenario {
     /// `None` if there is no JavaScript client on this machine.
     fn start(fixture: &Fixture, name: &str, transports: &str) -> Option<Self> {
-        let clients = std::env::var_os("SOCKHOP_JAVASCRIPT_CLIENT")
-            .map_or_else(|| crate_directory().join("../../tests/clients/javascript"), PathBuf::from);
-        let modules = clients.join("node_modules");
-        if !modules.join("socket.io-client").exists() {
+        let Some(modules) = javascript_modules(std::env::var_os("SOCKHOP_JAVASCRIPT_CLIENT").map(PathBuf::from)) else {
             skip("socket.io-client");
             return None;
-        }
+        };
         let mut node = Command::new("node");
         node.arg(crate_directory().join("tests/socket/stock.cjs")).env("NODE_PATH", modules);
         Some(Self::spawn(node, fixture, &[name, transports]))
@@ -75,6 +73,23 @@ impl Scenario {
     }
 }
 
+/// The modules of the JavaScript client in the folder that the developer has named, or in that of
+/// this repository. A folder that is named must have the client.
+fn javascript_modules(named: Option<PathBuf>) -> Option<PathBuf> {
+    let is_named = named.is_some();
+    let clients = named.unwrap_or_else(|| crate_directory().join("../../tests/clients/javascript"));
+    let modules = clients.join("node_modules");
+    let has_client = modules.join("socket.io-client/package.json").exists();
+    assert!(has_client || !is_named, "no socket.io-client in {}", modules.display());
+    has_client.then_some(modules)
+}
+
+#[test]
+#[should_panic(expected = "no socket.io-client in")]
+fn a_javascript_client_that_is_named_must_be_there() {
+    javascript_modules(Some(crate_directory().join("src")));
+}
+
 fn crate_directory() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -108,7 +123,7 @@ async fn a_namespace_is_left_and_entered_again_with_events_in_flight() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_sent_away_stays_away_and_one_that_is_cut_off_returns() {
+async fn a_client_that_is_disconnected_stays_away_and_one_that_is_aborted_returns() {
     for transports in TRANSPORTS {
         let fixture = Fixture::start(Config::default()).await;
         let Some(mut client) = Scenario::start(&fixture, "away", transports) else { return };
@@ -117,7 +132,38 @@ async fn a_client_that_is_sent_away_stays_away_and_one_that_is_cut_off_returns()
         client.expect("disconnected").await;
         client.expect("connected").await;
         fixture.app().connection().disconnect();
-        client.expect("sent away").await;
+        client.expect("stays away").await;
+        client.succeed().await;
+        fixture.expect_empty().await;
+    }
+}
+
+fn disconnect_from_a(fixture: &Fixture) {
+    let connections = fixture.app().connections();
+    connections.iter().find(|connection| connection.namespace() == "/a").unwrap().disconnect();
+}
+
+#[tokio::test]
+async fn a_client_that_is_disconnected_from_one_namespace_stays_in_the_other() {
+    for transports in TRANSPORTS {
+        let fixture = Fixture::start(Config::default()).await;
+        let Some(mut client) = Scenario::start(&fixture, "namespaces", transports) else { return };
+        client.expect("connected").await;
+        disconnect_from_a(&fixture);
+        client.succeed().await;
+        fixture.expect_empty().await;
+    }
+}
+
+#[tokio::test]
+async fn python_clients_that_are_disconnected_from_one_namespace_stay_in_the_other() {
+    for (transports, kind) in TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind))) {
+        let (ping_interval, ping_timeout) = (Duration::from_secs(2), Duration::from_secs(3));
+        let fixture = Fixture::start(Config { ping_interval, ping_timeout, ..Config::default() }).await;
+        let Some(mut client) = Scenario::start_python(&fixture, "namespaces", transports, kind) else { return };
+        client.expect("connected").await;
+        wait_until(|| fixture.app().connections().len() == 2, || "both are entered".into()).await;
+        disconnect_from_a(&fixture);
         client.succeed().await;
         fixture.expect_empty().await;
     }
