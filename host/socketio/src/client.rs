@@ -13,9 +13,9 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
-use crate::call::{Call, Rejected, parse_auth, parse_reply};
+use crate::call::{Arguments, Call, Rejected, parse_auth, parse_reply};
 use crate::connection::{Connection, Reply};
 use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid};
 use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
@@ -33,7 +33,15 @@ pub(crate) struct Client<H: Handler> {
     /// Whether a namespace was ever entered. Then packets for a namespace that was left are late,
     /// not wrong.
     was_connected: bool,
+    /// Whether an unknown namespace was logged: once for each session.
+    has_logged_namespace: bool,
 }
+
+/// What an attachment costs beside its bytes: its place in the list and in the allocator.
+const ATTACHMENT_COST: usize = 64;
+
+/// How much of an unknown namespace's name is logged, in characters.
+const LOGGED_NAME: usize = 64;
 
 /// A packet whose attachments have not all arrived.
 struct Partial {
@@ -54,13 +62,25 @@ impl<H: Handler> Client<H> {
             connections: SmallVec::new(),
             partial: None,
             was_connected: false,
+            has_logged_namespace: false,
         }
     }
 
-    /// Ends the session because of a packet, with one log line.
+    /// Ends the session because of a packet. The end of the session has a log line for operators;
+    /// this one has the details.
     fn reject(&self, rejected: Rejected) -> End {
-        info!(client = ?self.session.sid(), error = %rejected, "packet rejected, session ends");
+        debug!(client = ?self.session.sid(), error = %rejected, "packet rejected");
         End::Parse
+    }
+
+    /// Counts the list of an event's arguments while it is handled, if it is in memory of its own.
+    fn count_list(&self, arguments: &Arguments<'_>) -> Result<Option<Reservation>, End> {
+        if !arguments.spilled() {
+            return Ok(None);
+        }
+        let mut reservation = self.session.reserve();
+        let is_counted = reservation.resize(arguments.capacity() * size_of::<&str>());
+        is_counted.then_some(Some(reservation)).ok_or(End::Overload)
     }
 
     fn position(&self, namespace: &str) -> Option<usize> {
@@ -79,6 +99,7 @@ impl<H: Handler> Client<H> {
         match (packet.kind, connection) {
             (Kind::Event | Kind::BinaryEvent, Some(connection)) => {
                 let call = Call::parse(packet.data).map_err(|rejected| self.reject(rejected))?;
+                let _list = self.count_list(&call.arguments)?;
                 let event =
                     Event { name: &call.name, arguments: &call.arguments, text: call.text, attachments: &attachments, ack: packet.id };
                 let cx = Context::new(connection, batch);
@@ -107,7 +128,10 @@ impl<H: Handler> Client<H> {
         let auth = parse_auth(packet.data).map_err(|rejected| self.reject(rejected))?;
         let hub = Arc::clone(&self.hub);
         let Some(namespace) = hub.namespace(packet.namespace) else {
-            info!(client = ?self.session.sid(), "connection refused: unknown namespace");
+            if !std::mem::replace(&mut self.has_logged_namespace, true) {
+                let namespace: String = packet.namespace.chars().take(LOGGED_NAME).collect();
+                info!(client = ?self.session.sid(), ?namespace, "connection refused: unknown namespace");
+            }
             // The reference server's words.
             self.refuse(packet.namespace, &ConnectError::new("Invalid namespace"));
             return Ok(());
@@ -177,7 +201,7 @@ impl<H: Handler> Client<H> {
     /// Keeps a packet until its attachments have arrived.
     fn begin(&mut self, text: &str, announced: usize) -> Result<(), End> {
         if announced > self.hub.max_attachments() {
-            info!(client = ?self.session.sid(), "too many attachments announced, session ends");
+            debug!(client = ?self.session.sid(), announced, "too many attachments announced");
             return Err(End::TooBig);
         }
         let mut reservation = self.session.reserve();
@@ -198,10 +222,11 @@ impl<H: Handler> Client<H> {
         };
         partial.attached_bytes += data.len();
         if partial.attached_bytes > self.hub.max_attachment_bytes() {
-            info!(client = ?self.session.sid(), "attachments too large, session ends");
+            debug!(client = ?self.session.sid(), "attachments too large");
             return Err(End::TooBig);
         }
-        if !partial.reservation.resize(partial.text.len() + partial.attached_bytes) {
+        let cost = partial.text.len() + partial.attached_bytes + (partial.attachments.len() + 1) * ATTACHMENT_COST;
+        if !partial.reservation.resize(cost) {
             return Err(End::Overload);
         }
         // A copy of its own: an application that keeps an attachment must not keep a read buffer.
