@@ -1,13 +1,13 @@
 //! How connections end, and what the application and the client learn of it.
 
-use sockhop_socketio::{Config, End, NoReply};
+use sockhop_socketio::{Config, EmitError, End, NoReply};
 
 use crate::polling::handshake;
 use crate::raw::{RawClient, Received};
 use crate::server::{App, Fixture, wait_until};
 
 #[tokio::test]
-async fn a_client_that_is_sent_away_receives_what_is_queued() {
+async fn a_client_that_is_disconnected_receives_what_is_queued() {
     let fixture = Fixture::start(Config::default()).await;
     let mut client = RawClient::connect(fixture.address).await;
     client.send(&["42[\"bye\"]", "42[\"x\"]"]).await;
@@ -18,7 +18,7 @@ async fn a_client_that_is_sent_away_receives_what_is_queued() {
 }
 
 #[tokio::test]
-async fn any_task_can_send_a_client_away_or_cut_it_off() {
+async fn any_task_can_disconnect_or_abort() {
     let fixture = Fixture::start(Config::default()).await;
     let mut client = RawClient::connect(fixture.address).await;
     let connection = fixture.app().connection();
@@ -117,6 +117,58 @@ async fn a_handler_that_panics_ends_its_session_only() {
     fixture.app().expect(&log).await;
     honest.assert_alive().await;
     honest.hang_up().await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_before_it_returns_a_future_ends_its_session_only() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    client.send(&["42[\"eager panic\"]", "42[\"x\"]"]).await;
+    client.texts_until_end().await;
+    let log = ["connect / {}", "connected /", "disconnected / SessionEnded(Aborted)"];
+    fixture.app().expect(&log).await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn a_panic_in_disconnected_keeps_no_other_connection_from_being_called() {
+    let fixture = Fixture::start(Config::default()).await;
+    let mut client = RawClient::open(fixture.address).await;
+    client.send(&["40{\"panic\":1}", "40/a,"]).await;
+    assert!(client.text().await.starts_with("40{"));
+    assert!(client.text().await.starts_with("40/a,{"));
+    client.hang_up().await;
+    let ended = ["disconnected / SessionEnded(Transport)", "disconnected /a SessionEnded(Transport)"];
+    let log = ["connect / {\"panic\":1}", "connected /", "connect /a {}", "connected /a", ended[0], ended[1]];
+    fixture.app().expect(&log).await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn what_disconnected_sends_to_others_leaves_while_it_waits() {
+    let fixture = Fixture::start_app(Config::default(), App::holding_disconnects()).await;
+    let mut watcher = RawClient::open(fixture.address).await;
+    watcher.send(&["40{\"watch\":1}"]).await;
+    assert!(watcher.text().await.starts_with("40{"));
+    RawClient::connect(fixture.address).await.hang_up().await;
+    assert_eq!(watcher.text().await, "42[\"gone\"]");
+    fixture.app().gate.add_permits(10);
+    watcher.hang_up().await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_after_the_end_of_the_session() {
+    let fixture = Fixture::start_app(Config::default(), App::holding_disconnects()).await;
+    let _client = RawClient::connect(fixture.address).await;
+    let connection = fixture.app().connection();
+    connection.abort();
+    assert!(!connection.emit("x", "", &[]) && !connection.ack(1, "", &[]));
+    assert!(!connection.send(&connection.encode("x", "", &[])));
+    assert_eq!(connection.emit_with_ack("x", "", &[]).unwrap_err(), EmitError::Disconnected);
+    fixture.app().gate.add_permits(10);
+    drop(connection);
     fixture.expect_empty().await;
 }
 

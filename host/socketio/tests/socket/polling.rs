@@ -81,7 +81,7 @@ async fn leave_enter_leave_in_one_post_before_the_client_is_gone() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_sent_away_fetches_what_is_queued() {
+async fn a_client_that_is_disconnected_fetches_what_is_queued() {
     let fixture = Fixture::start(Config::default()).await;
     let client = PollingClient::open(fixture.address).await;
     client.post(&["40", "42[\"bye\"]"]).await;
@@ -108,6 +108,19 @@ async fn a_client_is_disconnected_from_one_namespace_and_stays_in_the_other() {
     fixture.app().connections()[0].disconnect();
     assert_eq!(client.poll().await, ["41"]);
     fixture.app().expect(&[&log[..], &["disconnected / Server"]].concat()).await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_ends_the_session_only() {
+    let fixture = Fixture::start(Config::default()).await;
+    for event in ["42[\"panic\"]", "42[\"eager panic\"]"] {
+        let client = PollingClient::open(fixture.address).await;
+        let answer = client.post(&["40", event]).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    let once = ["connect / {}", "connected /", "disconnected / SessionEnded(Aborted)"];
+    fixture.app().expect(&[once, once].concat()).await;
     fixture.expect_empty().await;
 }
 

@@ -1,5 +1,6 @@
 //! The server of the tests: it records what its handler is called with.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -94,7 +95,30 @@ impl Handler for App {
         }
     }
 
-    async fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) {
+    /// Not `async`, to panic before there is a future.
+    fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) -> impl Future<Output = ()> + Send {
+        assert!(event.name != "eager panic", "as the test wants");
+        self.handle(cx, event)
+    }
+
+    async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {
+        assert!(!cx.emit("too late", "", &[]), "nothing can be sent any more");
+        let event = cx.connection().encode("gone", "", &[]);
+        let others = self.connections();
+        for watcher in others.iter().filter(|other| other.data().contains("watch")) {
+            cx.send(watcher, &event);
+        }
+        if self.hold_disconnects {
+            self.pass_gate().await;
+        }
+        self.connections.lock().unwrap().retain(|connection| connection.id() != cx.connection().id());
+        self.log(format!("disconnected {} {reason:?}", cx.connection().namespace()));
+        assert!(!cx.connection().data().contains("panic"), "as the test wants");
+    }
+}
+
+impl App {
+    async fn handle(&self, cx: &Context<'_, Self>, event: &Event<'_>) {
         match event.name {
             "echo" => {
                 cx.emit("echo", event.text, event.attachments);
@@ -120,15 +144,6 @@ impl Handler for App {
                 self.log(format!("{name}({}) {attachments:?}{validity}", event.arguments.join("|")));
             }
         }
-    }
-
-    async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {
-        assert!(!cx.emit("too late", "", &[]), "nothing can be sent any more");
-        if self.hold_disconnects {
-            self.pass_gate().await;
-        }
-        self.connections.lock().unwrap().retain(|connection| connection.id() != cx.connection().id());
-        self.log(format!("disconnected {} {reason:?}", cx.connection().namespace()));
     }
 }
 
