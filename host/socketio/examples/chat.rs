@@ -21,6 +21,12 @@ struct Chat {
     rooms: Mutex<HashMap<String, Vec<Arc<Connection<Chat>>>>>,
 }
 
+/// In how many rooms a client can be.
+const MAX_ROOMS: usize = 10;
+
+/// How long the name of a room can be, in bytes of JSON.
+const MAX_NAME: usize = 100;
+
 #[derive(Deserialize)]
 struct Auth {
     name: String,
@@ -44,8 +50,8 @@ impl Handler for Chat {
     async fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) {
         match (event.name, event.arguments) {
             ("join", [room]) => {
-                self.join(room, cx.connection());
-                cx.ack(event, "", &[]);
+                let has_joined = self.join(room, cx.connection());
+                cx.ack(event, if has_joined { "true" } else { "false" }, &[]);
             }
             ("say", [room, text]) => {
                 let name = serde_json::json!(cx.connection().data());
@@ -68,12 +74,18 @@ impl Handler for Chat {
 }
 
 impl Chat {
-    fn join(&self, room: &str, connection: &Arc<Connection<Self>>) {
+    /// Returns false if the client is in too many rooms or the name is too long.
+    fn join(&self, room: &str, connection: &Arc<Connection<Self>>) -> bool {
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        let members = rooms.entry(room.to_owned()).or_default();
-        if members.iter().all(|member| member.id() != connection.id()) {
-            members.push(Arc::clone(connection));
+        let is_in = |members: &[Arc<Connection<Self>>]| members.iter().any(|member| member.id() == connection.id());
+        if rooms.get(room).is_some_and(|members| is_in(members)) {
+            return true;
         }
+        let is_allowed = room.len() <= MAX_NAME && rooms.values().filter(|members| is_in(members)).count() < MAX_ROOMS;
+        if is_allowed {
+            rooms.entry(room.to_owned()).or_default().push(Arc::clone(connection));
+        }
+        is_allowed
     }
 
     /// Sends an event to all members of a room, encoded once.

@@ -55,8 +55,8 @@ impl<H: Handler> Hub<H> {
         let mut namespaces = BTreeMap::new();
         for name in names {
             let name = name.into();
-            // The two characters end a name in a packet.
-            if !name.starts_with('/') || name.contains([',', '?']) {
+            // Comma and question mark end a name in a packet; U+001E ends a packet in a POST.
+            if !name.starts_with('/') || name.contains([',', '?']) || name.contains(char::is_control) {
                 return Err(InvalidNamespace(name));
             }
             let namespace = Namespace { name: name.clone(), connections: AtomicUsize::new(0), next_ack: AtomicU64::new(0) };
@@ -149,7 +149,7 @@ mod tests {
         let hub = Hub::new(&config, Silent, ["/", "/a/b", "/é", "/"]).unwrap();
         assert!(hub.namespace("/").is_some() && hub.namespace("/é").is_some());
         assert!(hub.namespace("").is_none() && hub.namespace("/a").is_none());
-        for name in ["", "a", "/a,b", "/a?b"] {
+        for name in ["", "a", "/a,b", "/a?b", "/a\u{1e}b", "/\n"] {
             let error = Hub::new(&config, Silent, [name]).unwrap_err();
             assert_eq!(error, InvalidNamespace(name.into()));
         }

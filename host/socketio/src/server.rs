@@ -36,7 +36,8 @@ impl<H: Handler> Server<H> {
     ///
     /// # Errors
     ///
-    /// [`InvalidNamespace`] if a name does not begin with `/`, or has a comma or a question mark.
+    /// [`InvalidNamespace`] if a name does not begin with `/`, or has a comma, a question mark or a
+    /// control character.
     pub fn new<N: Into<String>>(config: Config, handler: H, namespaces: impl IntoIterator<Item = N>) -> Result<Self, InvalidNamespace> {
         let hub = Hub::new(&config, handler, namespaces)?;
         Ok(Self { engine: Engine::new(config, Arc::new(hub)) })
@@ -112,5 +113,5 @@ pub struct Usage {
 
 /// The name of a namespace that no client could ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("invalid namespace {0:?}: it must begin with `/` and have neither `,` nor `?`")]
+#[error("invalid namespace {0:?}: it must begin with `/` and have neither `,` nor `?` nor control characters")]
 pub struct InvalidNamespace(pub String);
