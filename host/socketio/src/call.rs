@@ -17,7 +17,7 @@ use thiserror::Error;
 
 pub use placeholders::placeholders_are_valid;
 
-/// Why a packet of a client is not one. The session ends then, as with the reference server.
+/// Why a packet of a client is invalid. The session ends then, as with the reference server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum Rejected {
     /// The first character is not a packet type.
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_is_none_is_rejected() {
+    fn an_invalid_call_is_rejected() {
         for data in [
             "",
             "{}",

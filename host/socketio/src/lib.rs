@@ -3,7 +3,7 @@
 //! An application implements [`Handler`], makes a [`Server`] of it, and passes the requests of its
 //! own HTTP server to [`Server::handle`]. For each client in each namespace it gets a
 //! [`Connection`], with which any task can send events, answer events, wait for a client's answer
-//! and send the client away.
+//! and disconnect the client.
 //!
 //! The crate knows no rooms, no origins and no CORS. It does not parse the arguments of events, it
 //! only makes sure that they are JSON. So it can stand below an application that has all of these.
@@ -18,7 +18,9 @@
 //!
 //! Everything that a client sends is handled in one task, one packet after the other, in the order
 //! in which it was sent. While [`Handler::event`] waits, nothing more is read from this client: TCP
-//! slows it down, and what it has sent costs no memory here. Other clients are not affected. A task
+//! slows it down, and what it has sent costs no more memory here than what was read with the event.
+//! So a slow handler in one namespace also holds up the others of the same client. Other clients are
+//! not affected. A task
 //! that must wait for the client itself, as with [`Connection::emit_with_ack`], must be another
 //! one.
 //!
@@ -43,26 +45,34 @@
 //! | `max_queued_total` | what waits for all clients | [`End::Overflow`] |
 //! | `max_pending_acks` | the answers that are waited for, per connection | [`EmitError`] |
 //! | `max_sessions` | the sessions, those included that are ending | 503 |
+//! | `connect_timeout` | the time to the first CONNECT that is accepted | [`End::ConnectTimeout`] |
+//! | `upgrade_timeout` | the time of an upgrade | the session polls on |
+//! | `linger` | the time to deliver what is queued when the server ends a session | it is lost |
+//!
+//! Attachments are counted with 64 bytes more than their own, and so is a long list of arguments.
+//! While a handler runs, its event's message is not counted, nor is what the same read has brought
+//! beyond it, at most 64 KiB.
 //!
 //! # What clients see
 //!
 //! | a client sends | the server |
 //! |---|---|
-//! | CONNECT to an unknown namespace | answers CONNECT_ERROR `{"message":"Invalid namespace"}` |
+//! | CONNECT to an unknown namespace | answers CONNECT_ERROR `{"message":"Invalid namespace"}`, with the name that was asked for |
 //! | CONNECT that [`Handler::connect`] refuses | answers CONNECT_ERROR with its JSON |
 //! | CONNECT to a namespace in which it is | ends the session |
 //! | an event for a namespace that it has left | ignores it |
 //! | an event before its first CONNECT | ends the session |
-//! | a packet that is not one, or whose data is not JSON | ends the session, with a log line |
+//! | an invalid packet, or one whose data is not JSON | ends the session, with a log line |
 //! | an event with a reserved name, such as `disconnect` | ends the session, with a log line |
-//! | CONNECT whose `auth` is not an object | ends the session, with a log line |
+//! | CONNECT with data that is not an object | ends the session, with a log line |
 //! | no CONNECT that is accepted within `connect_timeout` | ends the session |
 //! | an attachment that was not announced, or a text in its place | ends the session |
 //! | a placeholder without an attachment | passes it on: [`Event::placeholders_are_valid`] tells |
 //! | an answer that nobody waits for | ignores it |
 //!
 //! A client is never told that the server stops: it sees its connection break, and a stock client
-//! connects again. Only [`Connection::disconnect`] tells a client to stay away.
+//! connects again. [`Connection::disconnect`] tells a client to leave one namespace, and its session
+//! goes on while it is in another one.
 //!
 //! # Conformance
 //!
@@ -75,9 +85,10 @@
 //! npm --prefix SUITE/test-suite test
 //! ```
 //!
-//! The crate's tests run the stock JavaScript client if `tests/clients/javascript` has its
-//! `node_modules`, and the stock Python clients if `SOCKHOP_PYTHON` names an interpreter that has
-//! them. With a nightly compiler, `cargo fuzz run packets` in the crate's folder fuzzes without end
+//! The crate's tests run the stock JavaScript client if `tests/clients/javascript`, or the folder in
+//! `SOCKHOP_JAVASCRIPT_CLIENT`, has its `node_modules`, and the stock Python clients if
+//! `SOCKHOP_PYTHON` names an interpreter that has them. If a variable is set, its client must be
+//! there. With a nightly compiler, `cargo fuzz run packets` in the crate's folder fuzzes without end
 //! what `cargo test` fuzzes for a moment; `fuzz/fuzz_targets` has the other targets.
 #![forbid(unsafe_code)]
 

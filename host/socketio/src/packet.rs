@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_is_none_is_rejected() {
+    fn an_invalid_packet_is_rejected() {
         for text in ["", "7", "abc", "é", "-1[]"] {
             assert_eq!(fields(text), Err(Rejected::Kind), "{text}");
         }

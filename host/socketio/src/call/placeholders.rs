@@ -29,8 +29,7 @@ pub fn placeholders_are_valid(arguments: &str, attachments: usize) -> bool {
     let mut open: Vec<Object> = Vec::new();
     let mut rest = arguments;
     while let Some(at) = rest.find(['{', '}', '"']) {
-        let (token, after) = rest.split_at(at);
-        debug_assert!(!token.contains('"'), "between two strings");
+        let (_, after) = rest.split_at(at);
         rest = match after.as_bytes().first() {
             Some(b'{') => {
                 open.push(Object::default());

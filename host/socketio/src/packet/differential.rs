@@ -218,7 +218,7 @@ fn both_accept_what_stock_clients_send() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4096))]
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn mutated_packets_differ_only_as_known(text in mutated()) {
@@ -232,6 +232,8 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn a_written_packet_is_read_as_the_same(
         namespace in namespace(),
