@@ -87,6 +87,8 @@ pub(crate) fn parse(buf: &mut [u8], at: usize, max: usize) -> Result<Parsed, Bad
     if op >= op::CLOSE && (len > 125 || !fin) {
         return Err(Bad::Protocol);
     }
+    // No buffer is longer than `isize::MAX`: without it, the sums below could overflow.
+    let max = max.min(isize::MAX.unsigned_abs() - 1024);
     let len = usize::try_from(len).ok().filter(|len| *len <= max).ok_or(Bad::TooBig)?;
     let header = have - tail.len() + 4;
     let Some((key, tail)) = tail.split_first_chunk() else {

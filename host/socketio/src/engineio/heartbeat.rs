@@ -11,6 +11,14 @@ use super::end::End;
 /// The least time until the next check. Without it, settings of zero would make the caller loop.
 const LEAST: Duration = Duration::from_millis(1);
 
+/// More than this is as good as for ever, and can be added to any instant.
+const LONGEST: Duration = Duration::from_secs(86_400 * 365);
+
+/// The instant after `wait`, which may be any setting.
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
+    now + wait.min(LONGEST)
+}
+
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     /// When the next ping is due, or the pong to the last one.
@@ -33,10 +41,10 @@ pub(crate) enum Beat {
 impl Heartbeat {
     pub(crate) fn new(now: Instant, config: &Config) -> Self {
         Self {
-            due: now + config.ping_interval,
+            due: after(now, config.ping_interval),
             pinged: false,
             suspended: false,
-            connect_by: Some(now + config.connect_timeout),
+            connect_by: Some(after(now, config.connect_timeout)),
             packet_by: None,
         }
     }
@@ -56,7 +64,7 @@ impl Heartbeat {
                 if !alive {
                     return Beat::End(End::PingTimeout);
                 }
-                self.due = now + config.ping_timeout;
+                self.due = after(now, config.ping_timeout);
             }
         }
         if self.due > now {
@@ -64,7 +72,7 @@ impl Heartbeat {
         }
         // While a handler runs, the client still needs pings, or it would leave.
         let wait = if self.suspended { config.ping_interval } else { config.ping_timeout };
-        (self.due, self.pinged) = (now + wait.max(LEAST), true);
+        (self.due, self.pinged) = (after(now, wait.max(LEAST)), true);
         Beat::Ping(self.next())
     }
 
@@ -73,8 +81,15 @@ impl Heartbeat {
         others.filter(|_| !self.suspended).fold(self.due, Instant::min)
     }
 
-    pub(crate) fn pong(&mut self, now: Instant, config: &Config) {
-        (self.due, self.pinged) = (now + config.ping_interval, false);
+    /// A pong has come. One that was not asked for means nothing. Returns whether the next check is
+    /// due earlier than before.
+    pub(crate) fn pong(&mut self, now: Instant, config: &Config) -> bool {
+        if !self.pinged {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.due, after(now, config.ping_interval));
+        self.pinged = false;
+        self.due < before
     }
 
     pub(crate) fn suspend(&mut self) {
@@ -85,7 +100,7 @@ impl Heartbeat {
     pub(crate) fn resume(&mut self, now: Instant, config: &Config) {
         self.suspended = false;
         if self.pinged {
-            self.due = now + config.ping_timeout;
+            self.due = after(now, config.ping_timeout);
         }
     }
 
@@ -94,7 +109,7 @@ impl Heartbeat {
     }
 
     pub(crate) fn begin_packet(&mut self, now: Instant, config: &Config) {
-        self.packet_by = Some(now + config.receive_timeout);
+        self.packet_by = Some(after(now, config.receive_timeout));
     }
 
     pub(crate) fn finish_packet(&mut self) {
@@ -166,12 +181,40 @@ mod tests {
     fn a_packet_must_be_finished_in_time() {
         let (mut heart, start) = connected();
         heart.begin_packet(start, &config());
-        heart.pong(start + secs(20), &config());
-        assert_eq!(heart.check(start + secs(20), &config(), true), Beat::Wait(start + secs(30)));
+        assert_eq!(heart.check(start + secs(25), &config(), true), Beat::Ping(start + secs(30)));
+        heart.pong(start + secs(25), &config());
+        assert_eq!(heart.check(start + secs(26), &config(), true), Beat::Wait(start + secs(30)));
         let end = Beat::End(End::ReceiveTimeout);
         assert_eq!(heart.check(start + secs(30), &config(), true), end);
         heart.finish_packet();
-        assert_eq!(heart.check(start + secs(30), &config(), true), Beat::Wait(start + secs(45)));
+        assert_eq!(heart.check(start + secs(30), &config(), true), Beat::Wait(start + secs(50)));
+    }
+
+    #[test]
+    fn a_pong_that_was_not_asked_for_does_not_postpone_the_ping() {
+        let (mut heart, start) = connected();
+        let config = config();
+        assert!(!heart.pong(start + secs(24), &config));
+        assert_eq!(heart.check(start + secs(25), &config, false), Beat::Ping(start + secs(45)));
+    }
+
+    #[test]
+    fn a_pong_brings_the_next_ping_nearer_than_its_own_deadline() {
+        let (mut heart, start) = connected();
+        let config = Config { ping_timeout: secs(60), ..config() };
+        assert_eq!(heart.check(start + secs(25), &config, false), Beat::Ping(start + secs(85)));
+        assert!(heart.pong(start + secs(26), &config), "the caller must ask earlier");
+        assert_eq!(heart.check(start + secs(51), &config, false), Beat::Ping(start + secs(111)));
+    }
+
+    #[test]
+    fn settings_may_be_for_ever() {
+        let ever = Duration::MAX;
+        let config = Config { ping_interval: ever, connect_timeout: ever, receive_timeout: ever, ..config() };
+        let start = Instant::now();
+        let mut heart = Heartbeat::new(start, &config);
+        heart.begin_packet(start, &config);
+        assert_eq!(heart.check(start, &config, false), Beat::Wait(start + LONGEST));
     }
 
     #[test]
