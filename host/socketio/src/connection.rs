@@ -241,7 +241,10 @@ impl<H: Handler> Connection<H> {
     }
 
     fn queue_frame(&self, event: &EventFrame) -> bool {
-        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(|| self.session.shared(&event.frame))
+        Arc::ptr_eq(&event.namespace, &self.namespace)
+            && self.queue(|| {
+                self.session.shared(&event.frame);
+            })
     }
 
     /// Calls `write` unless the connection has ended, and returns whether it did.

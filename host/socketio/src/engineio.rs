@@ -30,12 +30,19 @@
 //! # Memory
 //!
 //! Everything that waits or is unfinished is bounded in bytes by [`Config`], and [`Engine::usage`]
-//! tells how much there is. An answer to a poll counts until the HTTP server has written it, and
-//! breaks off if its session ends meanwhile. An idle WebSocket holds no buffer: it costs about
+//! tells how much there is. An answer to a poll counts until the HTTP server has written it, and so
+//! does the place of its session. It breaks off if its session ends meanwhile, but only when the
+//! HTTP server asks for more of it. An idle WebSocket holds no buffer: it costs about
 //! 2.4 KiB, with tokio's part and without the application's.
 //!
+//! What the kernel takes at once does not wait. A message that finds nothing waiting is always
+//! queued; a handler that sends much can wait with [`Session::writable`]. What one client asks for
+//! in one go is answered as fast as it reads: above half of [`Config::max_queued`], its next
+//! message waits.
+//!
 //! The engine bounds what it holds itself. The HTTP server of the application must bound the time
-//! for the head of a request, and the kernel's time for a peer that is gone (`TCP_USER_TIMEOUT`).
+//! for the head of a request, the time that a write may wait (with [`WriteDeadline`], for example),
+//! and the kernel's time for a peer that is gone (`TCP_USER_TIMEOUT`).
 //!
 //! # Closing
 //!
@@ -59,6 +66,7 @@
 mod body;
 mod buffer;
 mod config;
+mod deadline;
 mod end;
 mod engine;
 mod frame;
@@ -84,6 +92,7 @@ mod websocket;
 
 pub use body::Body;
 pub use config::{Config, Transports};
+pub use deadline::WriteDeadline;
 pub use end::End;
 pub use engine::{Batch, Engine, Protocol, Refused, Service};
 pub use http::{Abort, Answer};
@@ -91,4 +100,4 @@ pub use memory::{Reservation, Usage};
 pub use outgoing::Frame;
 pub use session::{Session, Transport};
 pub use sid::Sid;
-pub use stream::Io;
+pub use stream::{Io, Stream};

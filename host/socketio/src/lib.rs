@@ -105,6 +105,6 @@ mod server;
 
 pub use call::placeholders_are_valid;
 pub use connection::{AckReceiver, Connection, EmitError, EventFrame, NoReply, Reply};
-pub use engineio::{Abort, Answer, Batch, Config, End, Io, Refused, Sid, Transport, Transports};
+pub use engineio::{Abort, Answer, Batch, Config, End, Io, Refused, Sid, Stream, Transport, Transports, WriteDeadline};
 pub use handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 pub use server::{InvalidNamespace, Server, Usage};

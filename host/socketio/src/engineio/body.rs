@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming, SizeHint};
 
-use super::end::End;
 use super::http::Abort;
 use super::memory::Reservation;
 use super::session::{Delivering, Session};
@@ -51,8 +50,7 @@ impl hyper::body::Body for Body {
         if self.bytes.is_empty() {
             return Poll::Ready(None);
         }
-        let ended = self.session.as_ref().and_then(|session| session.ended());
-        if ended.is_some_and(|end| !matches!(end, End::Server | End::Client | End::Overlap)) {
+        if self.session.as_ref().is_some_and(|session| session.breaks_off()) {
             return Poll::Ready(Some(Err(Abort)));
         }
         let len = self.bytes.len().min(CHUNK);
@@ -86,7 +84,7 @@ pub(crate) async fn receive(mut body: Incoming, max: usize, held: &mut Reservati
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Err(Unreceived::Broken) };
         let Ok(data) = frame.into_data() else { continue };
-        let len = held.bytes() + data.len();
+        let len = data.len() + if rest.is_empty() { first.len() } else { rest.len() };
         if len > max {
             return Err(Unreceived::TooBig);
         }
@@ -101,6 +99,9 @@ pub(crate) async fn receive(mut body: Incoming, max: usize, held: &mut Reservati
                 rest.extend_from_slice(&first);
             }
             rest.extend_from_slice(&data);
+            if !held.resize(rest.capacity()) {
+                return Err(Unreceived::Overload);
+            }
         }
     }
     Ok(if rest.is_empty() { first } else { rest.into() })

@@ -50,16 +50,19 @@ pub struct Config {
     /// How many fragments one WebSocket message may have. Default: 1,024.
     pub max_fragments: usize,
     /// How many bytes may wait for one client that does not read; beyond, its session ends with
-    /// [`End::Overflow`](super::End::Overflow). Default: 4 MiB.
+    /// [`End::Overflow`](super::End::Overflow). A message with its attachments that finds nothing
+    /// waiting may be longer; until nothing waits again, so many bytes more may wait behind it.
+    /// Default: 4 MiB.
     pub max_queued: usize,
     /// How many bytes may wait for all clients together; a shared [`Frame`](super::Frame) counts
-    /// once. From half of it on, a session ends with [`End::Overflow`](super::End::Overflow) when
-    /// more is queued for it while it already has more than an equal share of that half.
-    /// Default: 256 MiB.
+    /// once. Beyond half of it, a session for which more than an equal share of that half waits
+    /// ends with [`End::Overflow`](super::End::Overflow). A frame that the application holds is
+    /// counted and not refused. Default: 256 MiB.
     pub max_queued_total: usize,
-    /// How many bytes of unfinished messages all sessions together may hold. From half of it on,
-    /// a session that holds more than an equal share of that half and wants more ends with
-    /// [`End::Overload`](super::End::Overload). Default: 64 MiB.
+    /// How many bytes of unfinished messages all sessions together may hold. Beyond half of it, a
+    /// session that wants more than an equal share of that half ends with
+    /// [`End::Overload`](super::End::Overload). Not counted: the buffer of the last read, of 16 KiB
+    /// mostly, while a handler of its messages runs. Default: 64 MiB.
     pub max_unfinished_total: usize,
     /// How many attachments one packet may announce. Default: 1,000.
     pub max_attachments: usize,

@@ -27,7 +27,7 @@ pub enum End {
     /// than allowed.
     TooBig,
     /// More waited for the client than [`Config::max_queued`], or than its share of
-    /// [`Config::max_queued_total`].
+    /// [`Config::max_queued_total`], or it took nothing while [`Session::writable`] waited.
     Overflow,
     /// All sessions together hold too many bytes of unfinished messages.
     Overload,

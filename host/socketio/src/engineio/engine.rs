@@ -18,7 +18,7 @@ use super::sessions::Sessions;
 use super::sid::Sid;
 
 /// Sessions with queued messages. Each is flushed when a batch of work is over, at the latest when
-/// this is dropped.
+/// this is dropped. Where 64 KiB wait for a session, they are passed on earlier.
 #[derive(Debug, Default)]
 pub struct Batch(Mutex<Vec<Arc<Session>>>);
 
@@ -76,7 +76,8 @@ pub trait Protocol: Send + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Cleans up: called exactly once, after everything else. The session occupies its place among
+    /// Cleans up: called once, after everything else, unless a method has panicked. The session
+    /// occupies its place among
     /// [`Config::max_sessions`](super::Config::max_sessions) until the future has returned.
     fn closed(&mut self, end: End, batch: &Batch) -> impl Future<Output = ()> + Send;
 }
@@ -96,7 +97,7 @@ pub trait Service: Send + Sync + 'static {
     type Protocol: Protocol;
 
     /// Accepts a session. Called once for each handshake, before it is answered; messages queued
-    /// here follows the handshake.
+    /// here follow the handshake.
     ///
     /// # Errors
     ///
@@ -123,8 +124,9 @@ impl<S: Service> Engine<S> {
     /// Returns a server with these settings. Its methods must be called in a tokio runtime.
     pub fn new(config: Config, service: Arc<S>) -> Arc<Self> {
         let memory = Arc::new(Memory::new(&config));
-        let sessions = Arc::new(Sessions::new(&memory, config.max_sessions));
-        Arc::new(Self { config: Arc::new(config), service, memory, sessions, tasks: TaskTracker::new() })
+        let tasks = TaskTracker::new();
+        let sessions = Arc::new(Sessions::new(&memory, config.max_sessions, &tasks));
+        Arc::new(Self { config: Arc::new(config), service, memory, sessions, tasks })
     }
 
     /// The settings.

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::body::{self, Body, Unreceived};
 use super::end::End;
 use super::engine::{Engine, Refused, Service};
+use super::heartbeat::after;
 use super::packet::handshake;
 use super::session::{Polled, Session, Transport};
 use super::sessions::{Entry, Place, Shared};
@@ -219,13 +220,14 @@ impl<S: Service> Engine<S> {
             return Err(Refusal::BadRequest.into());
         }
         let on_upgrade = hyper::upgrade::on(&mut request);
-        let deadline = Instant::now() + self.config().upgrade_timeout;
+        let deadline = after(Instant::now(), self.config().upgrade_timeout);
         match entry {
             None => {
                 let parts = request.into_parts().0;
                 let Opened { session, protocol, mut place } = self.open(&parts, Transport::WebSocket)?;
                 place.list(Entry { session: Arc::clone(&session), protocol: None });
                 self.tasks().spawn(async move {
+                    place.begun();
                     let stream = upgraded::<I>(on_upgrade, deadline, &session).await;
                     open_websocket(session, protocol, place, stream).await;
                 });
@@ -277,7 +279,10 @@ async fn open_websocket<P: super::Protocol>(
 
 /// Waits for the connection after the answer to an upgrade; `None` if the client has gone.
 async fn upgraded<I: Io>(on_upgrade: OnUpgrade, deadline: Instant, session: &Session) -> Option<(Receiver, Writer)> {
-    let upgraded = timeout_at(deadline, on_upgrade).await.ok()?.ok()?;
+    let upgraded = tokio::select! {
+        upgraded = timeout_at(deadline, on_upgrade) => upgraded.ok()?.ok()?,
+        () = session.over() => return None,
+    };
     let Ok(parts) = upgraded.downcast::<I>() else {
         tracing::error!("the HTTP server does not serve connections with the type of `handle`");
         return None;

@@ -1,7 +1,8 @@
 //! What all sessions of a server hold together, counted against the server's bounds.
 //!
-//! Counting takes no lock. When more than half of a bound is used, each session is limited to an
-//! equal share of the other half. So slow clients are disconnected, and fast clients are not.
+//! Counting takes no lock. A bound is never exceeded. When more than half of it would be used, each
+//! session is limited to an equal share of the other half. So slow clients are disconnected, and
+//! fast clients are not.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -44,10 +45,19 @@ impl Budget {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Whether a session that holds `own` bytes may have more.
-    fn admits(&self, own: usize, sessions: usize) -> bool {
+    /// Whether a session may hold `own` bytes while all sessions together hold `used`.
+    fn allows(&self, used: usize, own: usize, sessions: usize) -> bool {
         let half = self.max / 2;
-        self.used() <= half || own <= half / sessions.max(1)
+        used <= half || (used <= self.max && own <= half / sessions.max(1))
+    }
+
+    /// Counts `more` bytes, with which a session holds `own`, if there is room for them.
+    fn try_add(&self, more: usize, own: usize, sessions: usize) -> bool {
+        let add = |used: usize| {
+            let used = used.checked_add(more)?;
+            self.allows(used, own, sessions).then_some(used)
+        };
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 }
 
@@ -68,13 +78,38 @@ impl Memory {
         }
     }
 
-    /// Whether more may be queued for a session for which `own` bytes wait.
-    pub(crate) fn admits_outgoing(&self, own: usize) -> bool {
-        self.outgoing.admits(own, self.sessions.load(Ordering::Relaxed))
+    /// Whether `own` bytes, which are counted already, may wait for a session.
+    pub(crate) fn allows_outgoing(&self, own: usize) -> bool {
+        self.outgoing.allows(self.outgoing.used(), own, self.sessions.load(Ordering::Relaxed))
     }
 
-    fn admits_incoming(&self, own: usize) -> bool {
-        self.incoming.admits(own, self.sessions.load(Ordering::Relaxed))
+    /// Counts `more` outgoing bytes, with which `own` wait for a session, if there is room.
+    pub(crate) fn add_outgoing(&self, more: usize, own: usize) -> bool {
+        self.outgoing.try_add(more, own, self.sessions.load(Ordering::Relaxed))
+    }
+
+    fn add_incoming(&self, more: usize, own: usize) -> bool {
+        self.incoming.try_add(more, own, self.sessions.load(Ordering::Relaxed))
+    }
+}
+
+/// The permit of one session among [`Config::max_sessions`]. The session's owner shares it with the
+/// answers to polls that the HTTP server still holds.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Memory>);
+
+impl Slot {
+    /// Returns `None` if there are `max` sessions.
+    pub(crate) fn take(memory: &Arc<Memory>, max: usize) -> Option<Arc<Self>> {
+        let free = |count: usize| (count < max).then_some(count + 1);
+        memory.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
+        Some(Arc::new(Self(Arc::clone(memory))))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -95,10 +130,9 @@ impl Reservation {
     #[must_use]
     pub fn resize(&mut self, bytes: usize) -> bool {
         if let Some(more) = bytes.checked_sub(self.bytes) {
-            if more > 0 && !self.memory.admits_incoming(self.bytes) {
+            if more > 0 && !self.memory.add_incoming(more, bytes) {
                 return false;
             }
-            self.memory.incoming.add(more);
         } else {
             self.memory.incoming.remove(self.bytes - bytes);
         }
@@ -142,14 +176,28 @@ mod tests {
     fn above_half_of_the_bound_each_session_has_an_equal_share() {
         let memory = memory(1000, 5);
         let mut large = Reservation::new(&memory);
-        assert!(large.resize(600));
-        assert!(!large.resize(601), "more than 100 bytes");
-        assert_eq!(large.bytes(), 600);
+        assert!(large.resize(500));
+        assert!(!large.resize(501), "more than 100 bytes");
+        assert_eq!(large.bytes(), 500);
         let mut small = Reservation::new(&memory);
-        assert!(small.resize(100) && small.resize(101));
-        assert!(!small.resize(102));
+        assert!(small.resize(99) && small.resize(100));
+        assert!(!small.resize(101));
         assert!(large.resize(300), "giving back is always possible");
-        assert!(small.resize(102));
-        assert!(!memory.admits_outgoing(0) || memory.outgoing.used() == 0);
+        assert!(small.resize(200));
+    }
+
+    #[test]
+    fn no_bound_is_exceeded_even_if_a_share_is_far_below_one_message() {
+        let memory = memory(1000, 100);
+        let mut held: Vec<_> = (0..100).map(|_| Reservation::new(&memory)).collect();
+        for (i, reservation) in held.iter_mut().enumerate() {
+            assert_eq!(reservation.resize(200), i < 2, "{i}");
+            assert!(reservation.bytes() > 0 || reservation.resize(5));
+        }
+        assert_eq!(memory.incoming.used(), 2 * 200 + 98 * 5);
+        assert!(!held[0].resize(usize::MAX));
+        assert!(!memory.add_outgoing(600, 600) && memory.add_outgoing(500, 500));
+        assert!(!memory.add_outgoing(6, 6) && memory.add_outgoing(5, 5));
+        assert!(memory.allows_outgoing(5) && !memory.allows_outgoing(6));
     }
 }

@@ -67,6 +67,18 @@ pub(crate) async fn handle<P: Protocol>(
     }
 }
 
+/// Waits before the next packet is handled while much waits for the client: what a client asks for
+/// in one go may be more than it can take at once.
+pub(crate) async fn pause(session: &Session, batch: &Batch, alarm: Alarm<'_, '_>) {
+    let half = session.config().max_queued / 2;
+    if session.queued_bytes() > half {
+        session.flush();
+        if session.queued_bytes() > half {
+            drive(session, batch, alarm, session.writable(half)).await;
+        }
+    }
+}
+
 /// Runs a handler to its end. Most are ready at once. Where one waits, what it has queued is sent
 /// meanwhile, and the client is still pinged.
 pub(crate) async fn drive<T>(session: &Session, batch: &Batch, mut alarm: Alarm<'_, '_>, handler: impl Future<Output = T>) -> T {

@@ -19,7 +19,14 @@ use super::websocket::{self, Receiver};
 /// Owns a session from its handshake to its end: sends the pings and enforces the deadlines. After
 /// an upgrade, it serves the WebSocket.
 pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>, mut place: Place<P>) {
-    match watch(&session, &protocol).await {
+    place.begun();
+    let watched = match watch(&session, &protocol).await {
+        Err(End::Server) => linger(&session).await.ok_or(End::Server),
+        // A WebSocket may have taken over just before.
+        Err(end) => session.take_receiver().ok_or(end),
+        Ok(receiver) => Ok(receiver),
+    };
+    match watched {
         Ok(receiver) => {
             // A POST that is still being handled comes first. The client is pinged meanwhile.
             let mut alarm = pin!(sleep_until(Instant::now()));
@@ -29,10 +36,6 @@ pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>
         }
         Err(end) => {
             end.log(&session);
-            if end == End::Server {
-                // The client fetches queued messages with one more poll.
-                let _ = timeout(session.config().linger, drained(&session)).await;
-            }
             session.finish();
             place.unlist();
             protocol.lock().await.closed(end, &Batch::default()).await;
@@ -81,10 +84,16 @@ async fn wake<P: Protocol>(session: &Session, protocol: &Shared<P>) {
     }
 }
 
-async fn drained(session: &Session) {
-    while !session.is_drained() {
-        session.turned().await;
-    }
+/// The server has ended the session: the client fetches queued messages with one more poll, or
+/// with the WebSocket that is about to take over, which is returned.
+async fn linger(session: &Session) -> Option<Box<Receiver>> {
+    let delivered = async {
+        while !session.is_delivered() {
+            session.turned().await;
+        }
+    };
+    let _ = timeout(session.config().linger, delivered).await;
+    session.take_receiver()
 }
 
 /// Waits for the answer to a GET.
@@ -110,7 +119,14 @@ pub(crate) async fn receive<P: Protocol>(
     guard.received();
     let session = Arc::clone(guard.session());
     // The keeper holds the lock for as long as a WebSocket carries the session.
-    let lock = async { if session.is_polling() { Some(protocol.lock().await) } else { None } };
+    // A WebSocket that has taken over keeps the lock.
+    let lock = async {
+        tokio::select! {
+            biased;
+            () = session.not_polling() => None,
+            lock = protocol.lock() => Some(lock),
+        }
+    };
     let Some(mut protocol) = lock.await.filter(|_| session.is_polling()) else {
         guard.handled();
         return Err(session.ended());
@@ -127,7 +143,11 @@ pub(crate) async fn receive<P: Protocol>(
 }
 
 pub(super) async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &mut P, body: &[u8], batch: &Batch) -> Result<(), End> {
-    for packet in packet::split(body).ok_or(End::Parse)? {
+    for (i, packet) in packet::split(body).ok_or(End::Parse)?.enumerate() {
+        // Not before the first: a client may poll only when its POST has been answered.
+        if i > 0 {
+            packet::pause(session, batch, None).await;
+        }
         if session.is_over() {
             return Err(session.ended().unwrap_or(End::Aborted));
         }

@@ -7,16 +7,17 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::config::Config;
 use super::end::End;
 use super::frame::{self, op};
 use super::heartbeat::{Beat, Heartbeat};
-use super::memory::{Memory, Reservation};
+use super::memory::{Memory, Reservation, Slot};
 use super::outgoing::{Frame, Queue, write_message};
 use super::sid::Sid;
 use super::stream::Writer;
@@ -24,6 +25,9 @@ use super::websocket::Receiver;
 
 mod polling;
 mod websocket;
+
+/// From so many queued bytes on, a message is passed on without waiting for the end of the batch.
+const EARLY: usize = 64 << 10;
 
 pub(crate) use polling::{Delivering, Polled, PostGuard};
 
@@ -36,7 +40,8 @@ pub enum Transport {
     WebSocket,
 }
 
-/// One Engine.IO session. All methods may be called from any task, and none waits.
+/// One Engine.IO session. All methods may be called from any task, and only
+/// [`writable`](Session::writable) waits.
 #[derive(Debug)]
 pub struct Session {
     sid: Sid,
@@ -53,15 +58,25 @@ pub struct Session {
     delivering: AtomicUsize,
     /// Tells the keeper of a polling session that something changed.
     turned: Notify,
+    /// Tells those who wait for room or for the session's end that something changed.
+    room: Notify,
+    /// Whether somebody waits for `room`.
+    room_wanted: AtomicBool,
 }
 
 #[derive(Debug)]
 struct State {
     queue: Queue,
+    /// How much more than [`Config::max_queued`] may wait, because of a longer message that found
+    /// nothing waiting.
+    extra: usize,
     carrier: Carrier,
     /// The other half of a WebSocket that has taken over, until the keeper takes it.
     receiver: Option<Box<Receiver>>,
     end: Option<End>,
+    ended_at: Option<Instant>,
+    /// Shared with the answers to polls.
+    slot: Option<Arc<Slot>>,
     heart: Heartbeat,
     /// The task that sends what is queued: that of the WebSocket, or the poll that waits.
     sender: Option<Waker>,
@@ -110,20 +125,21 @@ impl Session {
     }
 
     /// Queues a text message (the concatenation of `text`) and the binary messages that directly
-    /// follow it. They leave with the next [`flush`](Self::flush). After the session's end,
-    /// nothing is queued; beyond [`Config::max_queued`], the session ends.
-    pub fn text(&self, text: &[&[u8]], attachments: &[Bytes]) {
-        self.push(|out| write_message(out, text, attachments));
+    /// follow it. They leave with the next [`flush`](Self::flush), or at once if much waits.
+    /// Returns whether they were queued: not after the session's end. A message for which there is
+    /// no room (see [`Config::max_queued`]) ends the session.
+    pub fn text(&self, text: &[&[u8]], attachments: &[Bytes]) -> bool {
+        self.push(|out| write_message(out, text, attachments))
     }
 
     /// Queues one binary message, like [`text`](Self::text).
-    pub fn binary(&self, data: &[u8]) {
-        self.push(|out| frame::write(out, op::BINARY, &[data]));
+    pub fn binary(&self, data: &[u8]) -> bool {
+        self.push(|out| frame::write(out, op::BINARY, &[data]))
     }
 
     /// Queues a frame that other sessions get as well, like [`text`](Self::text).
-    pub fn shared(&self, frame: &Frame) {
-        self.queue(|queue, _| queue.push_shared(&self.memory, frame));
+    pub fn shared(&self, frame: &Frame) -> bool {
+        self.queue(|queue, _| queue.push_shared(&self.memory, frame))
     }
 
     /// Encodes a message for [`shared`](Self::shared).
@@ -134,21 +150,74 @@ impl Session {
     /// Passes queued messages to the kernel, or to the pending poll.
     pub fn flush(&self) {
         let mut state = self.state();
+        self.write(&mut state);
+    }
+
+    fn write(&self, state: &mut State) {
         let State { queue, carrier, stalled, .. } = &mut *state;
         if queue.is_empty() || *stalled {
             return;
         }
         match carrier {
             Carrier::WebSocket(writer) => {
-                match queue.write(&self.memory, |slices| writer.try_write(slices)) {
+                let before = queue.len();
+                let written = queue.write(&self.memory, |slices| writer.try_write(slices));
+                if queue.len() < before {
+                    self.made_room();
+                }
+                match written {
                     Ok(true) => {}
                     // The sender waits for room.
-                    Ok(false) => state.wake(),
-                    Err(_) => self.end_with(&mut state, End::Transport),
+                    Ok(false) => {
+                        *stalled = true;
+                        state.wake();
+                    }
+                    Err(_) => self.end_with(state, End::Transport),
                 }
             }
             Carrier::Polling(polling) if polling.is_waiting() => state.wake(),
             Carrier::Opening | Carrier::Polling(_) | Carrier::Gone => {}
+        }
+    }
+
+    /// Waits until at most so many bytes wait for the client, or until the session has ended. A
+    /// handler that sends much waits here instead of exceeding [`Config::max_queued`].
+    ///
+    /// A client that takes nothing for [`Config::ping_interval`] and [`Config::ping_timeout`]
+    /// together ends the session with [`End::Overflow`]. Dropping the future changes nothing.
+    pub async fn writable(&self, at_most_bytes: usize) {
+        let patience = self.config.ping_interval.saturating_add(self.config.ping_timeout);
+        let room = || self.is_over() || self.queued_bytes() <= at_most_bytes;
+        if !self.until(patience, room).await {
+            self.end(End::Overflow);
+        }
+    }
+
+    /// Waits for the session's end.
+    pub(crate) async fn over(&self) {
+        self.until(Duration::MAX, || self.is_over()).await;
+    }
+
+    /// Waits until `condition` holds, which is asked again when bytes have left or the session has
+    /// ended. Returns false if neither happens for as long as `patience`.
+    async fn until(&self, patience: Duration, condition: impl Fn() -> bool) -> bool {
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            room.as_mut().enable();
+            self.room_wanted.store(true, Ordering::SeqCst);
+            if condition() {
+                return true;
+            }
+            if timeout(patience, room).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Bytes have left, or the session has ended.
+    fn made_room(&self) {
+        if self.room_wanted.load(Ordering::SeqCst) && self.room_wanted.swap(false, Ordering::SeqCst) {
+            self.room.notify_waiters();
         }
     }
 
@@ -165,7 +234,11 @@ impl Session {
 
     /// How many bytes wait for the client.
     pub fn queued_bytes(&self) -> usize {
-        self.state().queue.len() + self.delivering.load(Ordering::Relaxed)
+        self.waiting(&self.state())
+    }
+
+    fn waiting(&self, state: &State) -> usize {
+        state.queue.len() + self.delivering.load(Ordering::SeqCst)
     }
 
     /// Stops the connect timeout.
@@ -216,9 +289,12 @@ impl Session {
             memory: Arc::clone(memory),
             state: Mutex::new(State {
                 queue: Queue::default(),
+                extra: 0,
                 carrier,
                 receiver: None,
                 end: None,
+                ended_at: None,
+                slot: None,
                 heart: Heartbeat::new(Instant::now(), config),
                 sender: None,
                 stalled: false,
@@ -228,6 +304,8 @@ impl Session {
             rearm: AtomicBool::new(false),
             delivering: AtomicUsize::new(0),
             turned: Notify::new(),
+            room: Notify::new(),
+            room_wanted: AtomicBool::new(false),
         })
     }
 
@@ -249,24 +327,38 @@ impl Session {
         self.push(|out| frame::write(out, op, &[payload]));
     }
 
-    fn push(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        self.queue(|queue, soon| queue.push(&self.memory, soon, write));
+    fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.queue(|queue, soon| queue.push(&self.memory, soon, write))
     }
 
-    fn queue(&self, push: impl FnOnce(&mut Queue, bool)) {
-        let mut state = self.state();
+    fn queue(&self, push: impl FnOnce(&mut Queue, bool)) -> bool {
+        let mut guard = self.state();
+        let state = &mut *guard;
         if state.end.is_some() {
-            return;
+            return false;
         }
-        let before = state.queue.len() + self.delivering.load(Ordering::Relaxed);
-        if !self.memory.admits_outgoing(before) {
-            return self.end_with(&mut state, End::Overflow);
-        }
-        let soon = matches!(state.carrier, Carrier::WebSocket(_));
+        let before = self.waiting(state);
+        let soon = matches!(state.carrier, Carrier::WebSocket(_)) && !state.stalled;
         push(&mut state.queue, soon);
-        if state.queue.len() + self.delivering.load(Ordering::Relaxed) > self.config.max_queued {
-            self.end_with(&mut state, End::Overflow);
+        if before == 0 {
+            let waiting = self.waiting(state);
+            state.extra = if waiting > self.config.max_queued { waiting } else { 0 };
         }
+        // What the kernel takes does not wait: only the rest is compared with the bounds.
+        if state.queue.len() >= EARLY || !self.allows(state) {
+            self.write(state);
+        }
+        if state.end.is_none() && !self.allows(state) {
+            self.end_with(state, End::Overflow);
+        }
+        state.end.is_none()
+    }
+
+    /// Whether what waits for the client is within all bounds.
+    fn allows(&self, state: &State) -> bool {
+        let waiting = self.waiting(state);
+        let max = self.config.max_queued.saturating_add(state.extra);
+        waiting == 0 || (waiting <= max && self.memory.allows_outgoing(waiting))
     }
 
     fn end_with(&self, state: &mut State, end: End) {
@@ -274,6 +366,7 @@ impl Session {
             return;
         }
         state.end = Some(end);
+        state.ended_at = Some(Instant::now());
         self.over.store(true, Ordering::Relaxed);
         if end == End::Shutdown
             && let State { queue, carrier: Carrier::WebSocket(writer), .. } = state
@@ -288,6 +381,7 @@ impl Session {
         }
         state.wake();
         self.turned.notify_one();
+        self.made_room();
     }
 
     /// Whether the session has ended: cheap enough to ask before each message.
@@ -346,7 +440,10 @@ impl Session {
     }
 
     pub(crate) fn pong(&self) {
-        self.state().heart.pong(Instant::now(), &self.config);
+        let nearer = self.state().heart.pong(Instant::now(), &self.config);
+        if nearer {
+            self.rearm();
+        }
     }
 
     /// A handler takes longer than a moment: nothing is read until [`resume`](Self::resume).
@@ -364,7 +461,24 @@ impl Session {
     pub(crate) fn conclude(&self, end: End) -> End {
         let mut state = self.state();
         self.over.store(true, Ordering::Relaxed);
+        self.made_room();
+        state.ended_at.get_or_insert_with(Instant::now);
         *state.end.get_or_insert(end)
+    }
+
+    /// From here on the session holds its permit.
+    pub(crate) fn occupy(&self, slot: &Arc<Slot>) {
+        self.state().slot = Some(Arc::clone(slot));
+    }
+
+    /// Whether an answer to a poll that is being written must break off.
+    pub(crate) fn breaks_off(&self) -> bool {
+        let state = self.state();
+        match state.end {
+            None => false,
+            Some(End::Server | End::Client | End::Overlap) => state.ended_at.is_some_and(|at| at.elapsed() > self.config.linger),
+            Some(_) => true,
+        }
     }
 
     /// Takes the transport away and discards what is queued. Returns the WebSocket, if there is
@@ -374,6 +488,7 @@ impl Session {
         state.queue.clear(&self.memory);
         state.wake();
         state.sender = None;
+        state.slot = None;
         state.receiver = None;
         match std::mem::replace(&mut state.carrier, Carrier::Gone) {
             Carrier::WebSocket(writer) => Some(writer),

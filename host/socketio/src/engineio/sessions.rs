@@ -1,13 +1,14 @@
 //! The table of sessions, and the place that each occupies until it has ended completely.
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::end::End;
-use super::memory::Memory;
+use super::memory::{Memory, Slot};
 use super::session::Session;
 use super::sid::Sid;
 
@@ -34,6 +35,7 @@ impl<P> Clone for Entry<P> {
 pub(crate) struct Sessions<P> {
     memory: Arc<Memory>,
     max: usize,
+    tasks: TaskTracker,
     table: Mutex<Table<P>>,
 }
 
@@ -44,9 +46,9 @@ struct Table<P> {
 }
 
 impl<P> Sessions<P> {
-    pub(crate) fn new(memory: &Arc<Memory>, max: usize) -> Self {
+    pub(crate) fn new(memory: &Arc<Memory>, max: usize, tasks: &TaskTracker) -> Self {
         let table = Table { closed: false, entries: HashMap::default() };
-        Self { memory: Arc::clone(memory), max, table: Mutex::new(table) }
+        Self { memory: Arc::clone(memory), max, tasks: tasks.clone(), table: Mutex::new(table) }
     }
 
     fn table(&self) -> MutexGuard<'_, Table<P>> {
@@ -55,13 +57,15 @@ impl<P> Sessions<P> {
 
     /// Returns a place for one more session, or `None` if there are too many or the server stops.
     pub(crate) fn place(self: &Arc<Self>) -> Option<Place<P>> {
-        if self.table().closed {
+        let table = self.table();
+        if table.closed {
             return None;
         }
-        let count = &self.memory.sessions;
-        let free = |count: usize| (count < self.max).then_some(count + 1);
-        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
-        Some(Place { sessions: Arc::clone(self), session: None })
+        let slot = Slot::take(&self.memory, self.max)?;
+        // Taken under the lock: a server that stops waits for every session that it lets open.
+        let token = Some(self.tasks.token());
+        drop(table);
+        Some(Place { sessions: Arc::clone(self), session: None, slot, token })
     }
 
     pub(crate) fn find(&self, sid: &str) -> Option<Entry<P>> {
@@ -87,12 +91,21 @@ impl<P> Sessions<P> {
 pub(crate) struct Place<P> {
     sessions: Arc<Sessions<P>>,
     session: Option<Arc<Session>>,
+    slot: Arc<Slot>,
+    /// Counts as a task until the task that owns the session counts itself.
+    token: Option<TaskTrackerToken>,
 }
 
 impl<P> Place<P> {
+    /// The task that owns the session has begun.
+    pub(crate) fn begun(&mut self) {
+        self.token = None;
+    }
+
     /// Lets requests find the session.
     pub(crate) fn list(&mut self, entry: Entry<P>) {
         let session = Arc::clone(&entry.session);
+        session.occupy(&self.slot);
         self.session = Some(Arc::clone(&session));
         let closed = {
             let mut table = self.sessions.table();
@@ -123,19 +136,20 @@ impl<P> Drop for Place<P> {
             session.end(End::Aborted);
             session.finish();
         }
-        self.sessions.memory.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::super::config::Config;
     use super::super::session::Transport;
     use super::*;
 
     fn sessions(max: usize) -> Arc<Sessions<()>> {
         let memory = Arc::new(Memory::new(&Config::default()));
-        Arc::new(Sessions::new(&memory, max))
+        Arc::new(Sessions::new(&memory, max, &TaskTracker::new()))
     }
 
     fn session(sessions: &Sessions<()>) -> Arc<Session> {
@@ -164,6 +178,19 @@ mod tests {
         drop(place);
         assert!(sessions.find(session.sid().as_str()).is_none());
         assert_eq!(session.ended(), Some(End::Aborted));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stops_waits_for_a_session_that_is_being_opened() {
+        let sessions = sessions(1);
+        let place = sessions.place().unwrap();
+        sessions.close();
+        sessions.tasks.close();
+        let mut wait = std::pin::pin!(sessions.tasks.wait());
+        let at_once = tokio::time::timeout(std::time::Duration::from_millis(20), wait.as_mut());
+        assert!(at_once.await.is_err());
+        drop(place);
+        wait.await;
     }
 
     #[test]

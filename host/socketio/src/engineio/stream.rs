@@ -5,14 +5,33 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+/// A TCP connection, or what an application wraps around one: to count connections, for example, or
+/// to close those that take too long.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// What must live as long as the connection, such as its permit. It is dropped when a
+    /// WebSocket's connection has ended.
+    type Guard: Send + 'static;
+
+    /// Takes the wrapper apart.
+    fn into_parts(self) -> (TcpStream, Self::Guard);
+}
+
+impl Stream for TcpStream {
+    type Guard = ();
+
+    fn into_parts(self) -> (TcpStream, ()) {
+        (self, ())
+    }
+}
+
 /// The type with which the application's HTTP server serves its connections.
 ///
-/// It is implemented for `TokioIo<TcpStream>`; an application that wraps the stream, to count
-/// connections for example, implements it for its wrapper.
+/// It is implemented for `TokioIo<TcpStream>`, and for `TokioIo<S>` with any [`Stream`] of the
+/// application. An application that does not use `TokioIo` implements it for its own type.
 pub trait Io: Read + Write + Unpin + Send + 'static {
     /// What must live as long as the connection, such as its permit. It is dropped when a
     /// WebSocket's connection has ended.
@@ -22,11 +41,11 @@ pub trait Io: Read + Write + Unpin + Send + 'static {
     fn into_parts(self) -> (TcpStream, Self::Guard);
 }
 
-impl Io for TokioIo<TcpStream> {
-    type Guard = ();
+impl<S: Stream> Io for TokioIo<S> {
+    type Guard = S::Guard;
 
-    fn into_parts(self) -> (TcpStream, ()) {
-        (self.into_inner(), ())
+    fn into_parts(self) -> (TcpStream, S::Guard) {
+        self.into_inner().into_parts()
     }
 }
 
@@ -108,7 +127,6 @@ impl Writer {
             },
             #[cfg(test)]
             Writer::Pipe(writer) => {
-                use tokio::io::AsyncWrite;
                 let cx = &mut Context::from_waker(std::task::Waker::noop());
                 match Pin::new(writer).poll_write_vectored(cx, slices) {
                     Poll::Ready(result) => result,

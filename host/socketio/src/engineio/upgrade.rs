@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{timeout, timeout_at};
 
-use super::frame;
+use super::frame::{self, op};
 use super::session::Session;
 use super::stream::Writer;
-use super::websocket::Receiver;
+use super::websocket::{Early, Receiver, close_status};
 
 /// How long a poll waits at most that arrives between the answer to the probe and the client's
 /// decision: as with the reference server. A client that polls on although its WebSocket was
@@ -29,7 +29,7 @@ pub(crate) async fn upgrade(session: Arc<Session>, mut receiver: Receiver, mut w
 
 /// Returns `None` if the client does not follow the protocol or the session has ended.
 async fn probe(session: &Session, receiver: &mut Receiver, writer: &mut Writer) -> Option<()> {
-    if text(session, receiver, || {}).await? != "2probe" {
+    if text(session, receiver, writer, || {}).await? != "2probe" {
         return None;
     }
     let mut answer = Vec::new();
@@ -37,19 +37,32 @@ async fn probe(session: &Session, receiver: &mut Receiver, writer: &mut Writer) 
     write_all(writer, &answer).await?;
     let release = || session.release_poll();
     release();
-    (text(session, receiver, release).await? == "5").then_some(())
+    (text(session, receiver, writer, release).await? == "5").then_some(())
 }
 
-/// Waits for a text message of the WebSocket, and calls `tick` from time to time; `None` if
-/// something else comes or the session has ended.
-async fn text(session: &Session, receiver: &mut Receiver, tick: impl Fn()) -> Option<String> {
+/// Waits for a text message of the WebSocket, answers its control frames, and calls `tick` from
+/// time to time; `None` if something else comes or the session has ended.
+async fn text(session: &Session, receiver: &mut Receiver, writer: &mut Writer, tick: impl Fn()) -> Option<String> {
     loop {
-        match timeout(TICK, receiver.text(session)).await {
-            Ok(text) => return text,
-            Err(_) if session.is_over() => return None,
+        match timeout(TICK, receiver.early(session)).await {
+            Ok(Some(Early::Text(text))) => return Some(text),
+            Ok(Some(Early::Control(op::PING, payload))) => control(writer, op::PONG, &payload).await?,
+            Ok(Some(Early::Control(op::CLOSE, payload))) => {
+                control(writer, op::CLOSE, &close_status(&payload)).await?;
+                return None;
+            }
+            Ok(Some(Early::Control(..))) => {}
+            Ok(None) => return None,
+            Err(_) if !session.is_upgradable() => return None,
             Err(_) => tick(),
         }
     }
+}
+
+async fn control(writer: &mut Writer, op: u8, payload: &[u8]) -> Option<()> {
+    let mut frame = Vec::new();
+    frame::write(&mut frame, op, &[payload]);
+    write_all(writer, &frame).await
 }
 
 async fn write_all(writer: &mut Writer, mut data: &[u8]) -> Option<()> {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::frame::{Bad, op};
+use super::heartbeat::after;
 use super::incoming::{Incoming, Next};
 use super::memory::Reservation;
-use super::packet::{drive, handle};
+use super::packet::{drive, handle, pause};
 use super::session::Session;
 use super::sessions::Place;
 use super::stream::{Reader, Writer};
@@ -21,6 +23,13 @@ use super::stream::{Reader, Writer};
 /// How many times the longest message a client that is told to leave may still send, before its
 /// connection is cut.
 const DISCARDED: usize = 4;
+
+/// What a client sends over a WebSocket that does not carry its session yet.
+#[derive(Debug)]
+pub(crate) enum Early {
+    Text(String),
+    Control(u8, SmallVec<[u8; 125]>),
+}
 
 /// The receiving half of a WebSocket.
 pub(crate) struct Receiver {
@@ -60,7 +69,7 @@ impl Receiver {
             (self.held, self.complete_by) = (None, None);
             return Ok(());
         }
-        let deadline = || Instant::now() + session.config().receive_timeout;
+        let deadline = || after(Instant::now(), session.config().receive_timeout);
         self.complete_by.get_or_insert_with(deadline);
         let counted = self.held.get_or_insert_with(|| session.reserve()).resize(held);
         counted.then_some(()).ok_or(End::Overload)
@@ -68,23 +77,27 @@ impl Receiver {
 
     /// Reads what is there. Pending holds no memory of its own.
     fn poll_read(&mut self, cx: &mut Context<'_>, more: usize) -> Poll<Result<(), End>> {
-        match self.reader.poll_read(cx, self.incoming.room(more)) {
+        let room = self.incoming.room(more);
+        let read = self.reader.poll_read(cx, room);
+        if let (Poll::Ready(Ok(1..)), Some(held)) = (&read, &mut self.held)
+            && !held.resize(self.incoming.held())
+        {
+            return Poll::Ready(Err(End::Overload));
+        }
+        match read {
             Poll::Ready(Ok(1..)) => Poll::Ready(Ok(())),
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(End::Transport)),
             Poll::Pending => {
                 self.incoming.idle();
-                if let Some(held) = &mut self.held {
-                    // Never more than before.
-                    let _ = held.resize(self.incoming.held().min(held.bytes()));
-                }
-                Poll::Pending
+                let held = self.incoming.held();
+                if self.held.as_mut().is_none_or(|counted| counted.resize(held)) { Poll::Pending } else { Poll::Ready(Err(End::Overload)) }
             }
         }
     }
 
-    /// Returns the next text message, for the few that come before the WebSocket carries the
-    /// session; `None` if anything else comes. It may be cancelled: nothing is lost.
-    pub(crate) async fn text(&mut self, session: &Session) -> Option<String> {
+    /// Returns the next message or control frame before the WebSocket carries the session; `None`
+    /// if anything else comes. It may be cancelled: nothing is lost.
+    pub(crate) async fn early(&mut self, session: &Session) -> Option<Early> {
         loop {
             match self.incoming.next().ok()? {
                 Next::More(more) => {
@@ -92,9 +105,11 @@ impl Receiver {
                     poll_fn(|cx| self.poll_read(cx, more)).await.ok()?;
                 }
                 Next::Message { op: op::TEXT, data } => {
-                    return Some(str::from_utf8(self.incoming.bytes(&data)).ok()?.to_owned());
+                    let text = str::from_utf8(self.incoming.bytes(&data)).ok()?;
+                    return Some(Early::Text(text.to_owned()));
                 }
-                Next::Message { .. } | Next::Control { .. } => return None,
+                Next::Control { op, payload } => return Some(Early::Control(op, payload)),
+                Next::Message { .. } => return None,
             }
         }
     }
@@ -160,8 +175,11 @@ async fn serve<P: Protocol>(session: &Arc<Session>, protocol: &mut P, receiver: 
             Err(end) => return end,
         };
         if let Err(end) = receiver.settle(session) {
-            session.control(op::CLOSE, &1013_u16.to_be_bytes());
+            close_with(session, end);
             return end;
+        }
+        if receiver.complete_by.is_some_and(|by| by <= Instant::now()) {
+            return End::ReceiveTimeout;
         }
         if session.take_rearm() {
             match session.beat(true) {
@@ -174,6 +192,7 @@ async fn serve<P: Protocol>(session: &Arc<Session>, protocol: &mut P, receiver: 
         }
         let read = poll_fn(|cx| poll_transport(session, receiver, &mut alarm, more, cx));
         if let Err(end) = read.await {
+            close_with(session, end);
             return end;
         }
     }
@@ -206,6 +225,9 @@ async fn handle_all<P: Protocol>(
                     return Err(refuse(session, Bad::Text));
                 };
                 handled.inspect_err(|end| close_with(session, *end))?;
+                pause(session, batch, Some(&mut *alarm)).await;
+                // A read can hold thousands of messages: other tasks have their turn between.
+                coop::consume_budget().await;
             }
             Ok(Next::Control { op: op::PING, payload }) => session.control(op::PONG, &payload),
             Ok(Next::Control { op: op::CLOSE, payload }) => {
@@ -220,7 +242,7 @@ async fn handle_all<P: Protocol>(
 
 /// Returns the status with which a client's close frame is answered: its own, or none, as in its
 /// frame; 1002 if it is none that a client may send.
-fn close_status(payload: &[u8]) -> SmallVec<[u8; 2]> {
+pub(crate) fn close_status(payload: &[u8]) -> SmallVec<[u8; 2]> {
     let Some(status) = payload.first_chunk() else {
         return match payload {
             [] => SmallVec::new(),

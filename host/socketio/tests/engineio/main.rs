@@ -3,6 +3,7 @@
 
 mod bounds;
 mod ending;
+mod pressure;
 mod raw;
 mod requests;
 mod server;

@@ -24,7 +24,9 @@ impl Protocol for Echo {
     async fn text(&mut self, text: &str, _batch: &Batch) -> Result<(), End> {
         let (command, value) = text.split_once(':').unwrap_or((text, ""));
         match command {
-            "page" => self.session.text(&[&vec![b'p'; value.parse().unwrap()]], &[]),
+            "page" => {
+                self.session.text(&[&vec![b'p'; value.parse().unwrap()]], &[]);
+            }
             "sleep" => {
                 self.session.text(&[b"asleep"], &[]);
                 tokio::time::sleep(Duration::from_millis(value.parse().unwrap())).await;
@@ -38,7 +40,9 @@ impl Protocol for Echo {
             }
             "abort" => self.session.end(End::Aborted),
             "panic" => panic!("as the client wanted"),
-            _ => self.session.text(&[text.as_bytes()], &[]),
+            _ => {
+                self.session.text(&[text.as_bytes()], &[]);
+            }
         }
         Ok(())
     }

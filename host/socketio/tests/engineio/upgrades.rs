@@ -143,3 +143,59 @@ async fn a_client_that_waits_for_its_post_during_the_upgrade_is_pinged() {
     assert_eq!(posted.await.unwrap().status, 200);
     assert_eq!(server.ends(), []);
 }
+
+#[tokio::test]
+async fn a_websocket_may_ping_before_it_carries_the_session() {
+    let (server, polling, websocket) = start().await;
+    let mut raw = open_websocket(server.port, &websocket).await;
+    raw.frame(0x89, "one").await;
+    assert_eq!(raw.read_frame().await, Some((0x8a, b"one".to_vec())));
+    raw.frame(0x8a, "unasked").await;
+    raw.text("2probe").await;
+    assert_eq!(raw.read_text().await, "3probe");
+    raw.frame(0x89, "two").await;
+    assert_eq!(raw.read_frame().await, Some((0x8a, b"two".to_vec())));
+    raw.text("5").await;
+    raw.text("4here").await;
+    assert_eq!(raw.read_text().await, "4here");
+
+    let path = open_polling(server.port).await;
+    let mut raw = open_websocket(server.port, &format!("{path}&transport=websocket")).await;
+    raw.frame(0x88, 1001_u16.to_be_bytes()).await;
+    raw.closes_with(1001).await;
+    drop(polling);
+    polls_on(&server, &format!("{path}&transport=polling")).await;
+}
+
+#[tokio::test]
+async fn a_poll_that_waits_when_the_client_upgrades_is_released() {
+    let (server, polling, websocket) = start().await;
+    let mut raw = open_websocket(server.port, &websocket).await;
+    raw.text("2probe").await;
+    assert_eq!(raw.read_text().await, "3probe");
+    // Nothing waits when the probe is answered; the client polls, and upgrades at once.
+    let mut waiting = Raw::connect(server.port).await;
+    waiting.request(&format!("GET {polling}"), "", "").await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    raw.text("5").await;
+    assert_eq!(waiting.answer().await.unwrap().body, "6");
+}
+
+#[tokio::test]
+async fn a_session_that_the_server_ends_during_an_upgrade_delivers_what_is_queued() {
+    let (server, polling, websocket) = start().await;
+    let mut raw = open_websocket(server.port, &websocket).await;
+    let mut waiting = Raw::connect(server.port).await;
+    waiting.request(&format!("GET {polling}"), "", "").await;
+    raw.text("2probe").await;
+    assert_eq!(raw.read_text().await, "3probe");
+    assert_eq!(waiting.answer().await.unwrap().body, "6");
+    server.session(0).text(&[b"last"], &[]);
+    server.session(0).end(End::Server);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    raw.text("5").await;
+    assert_eq!(raw.read_text().await, "4last");
+    raw.closes_with(1000).await;
+    server.ended(&[End::Server]).await;
+    server.empty().await;
+}

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use sockhop_socketio::engineio::{Config, End, Io};
+use sockhop_socketio::engineio::{Config, End, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::raw::{Raw, UPGRADE, WEBSOCKET, connect, masked, request};
@@ -144,7 +144,7 @@ async fn while_a_handler_waits_the_client_is_pinged_and_not_read() {
 
 /// A stream of an application, which counts its connections.
 struct Counted {
-    io: TokioIo<TcpStream>,
+    stream: TcpStream,
     guard: CountGuard,
 }
 
@@ -156,31 +156,31 @@ impl Drop for CountGuard {
     }
 }
 
-impl Io for Counted {
+impl Stream for Counted {
     type Guard = CountGuard;
 
     fn into_parts(self) -> (TcpStream, CountGuard) {
-        (self.io.into_inner(), self.guard)
+        (self.stream, self.guard)
     }
 }
 
-impl Read for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl Write for Counted {
+impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -190,7 +190,7 @@ async fn the_applications_guard_lives_as_long_as_the_connection() {
     let counter = Arc::clone(&count);
     let server = Server::with(Config::default(), move |stream| {
         counter.fetch_add(1, Ordering::Relaxed);
-        Counted { io: TokioIo::new(stream), guard: CountGuard(Arc::clone(&counter)) }
+        TokioIo::new(Counted { stream, guard: CountGuard(Arc::clone(&counter)) })
     })
     .await;
     let (mut raw, _) = connect(server.port).await;

@@ -86,7 +86,7 @@ async fn nothing_may_come_between_a_packet_and_its_attachments() {
 
 #[tokio::test]
 async fn unfinished_packets_of_all_sessions_are_bounded_together() {
-    let config = Config { max_unfinished_total: 20_000, ..Config::default() };
+    let config = Config { max_unfinished_total: 40_000, ..Config::default() };
     let fixture = Fixture::start(config).await;
     let mut clients = Vec::new();
     for _ in 0..4 {

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::{Carrier, Session};
 use crate::engineio::end::End;
-use crate::engineio::memory::Memory;
+use crate::engineio::memory::{Memory, Slot};
+use crate::engineio::outgoing::Queue;
 use crate::engineio::stream::Writer;
 use crate::engineio::websocket::Receiver;
 
@@ -58,13 +59,24 @@ pub(crate) struct Delivering {
     session: Arc<Session>,
     memory: Arc<Memory>,
     body: Vec<u8>,
+    /// How much of it counts among what waits for the client: as much as before it was taken out of
+    /// the queue. (Base64 makes binary messages longer.)
+    queued: usize,
+    _slot: Option<Arc<Slot>>,
 }
 
 impl Delivering {
-    fn new(session: &Arc<Session>, body: Vec<u8>) -> Self {
-        session.delivering.fetch_add(body.len(), Ordering::Relaxed);
-        session.memory.outgoing.add(body.len());
-        Self { session: Arc::clone(session), memory: Arc::clone(&session.memory), body }
+    /// Takes out what is queued. Returns `None` if there is no room for the bytes that this adds to
+    /// those of all sessions: for base64, and for a copy of shared frames.
+    fn take(session: &Arc<Session>, queue: &mut Queue, slot: Option<Arc<Slot>>) -> Option<Self> {
+        let queued = queue.len();
+        let body = queue.take_packets(&session.memory);
+        let own = session.delivering.load(Ordering::SeqCst) + queued;
+        if !session.memory.add_outgoing(body.len(), own) {
+            return None;
+        }
+        session.delivering.fetch_add(queued, Ordering::SeqCst);
+        Some(Self { session: Arc::clone(session), memory: Arc::clone(&session.memory), body, queued, _slot: slot })
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -80,8 +92,9 @@ impl AsRef<[u8]> for Delivering {
 
 impl Drop for Delivering {
     fn drop(&mut self) {
-        self.session.delivering.fetch_sub(self.body.len(), Ordering::Relaxed);
+        self.session.delivering.fetch_sub(self.queued, Ordering::SeqCst);
         self.memory.outgoing.remove(self.body.len());
+        self.session.made_room();
     }
 }
 
@@ -178,9 +191,27 @@ impl Session {
         state.end.is_none() && matches!(state.carrier, Carrier::Polling(_))
     }
 
+    /// Waits until the session has ended or a WebSocket carries it.
+    pub(crate) async fn not_polling(&self) {
+        self.until(std::time::Duration::MAX, || !self.is_polling()).await;
+    }
+
     /// Whether nothing is queued.
+    #[cfg(test)]
     pub(crate) fn is_drained(&self) -> bool {
         self.state().queue.is_empty()
+    }
+
+    /// Whether the keeper has nothing to wait for: nothing is queued, or a WebSocket has taken
+    /// over.
+    pub(crate) fn is_delivered(&self) -> bool {
+        let state = self.state();
+        state.queue.is_empty() || !matches!(state.carrier, Carrier::Polling(_))
+    }
+
+    /// Whether a WebSocket may still take over.
+    pub(crate) fn is_upgradable(&self) -> bool {
+        self.state().end.is_none_or(|end| end == End::Server)
     }
 
     /// A GET begins to wait. Returns `None` if it is refused: a second one ends the session.
@@ -202,20 +233,28 @@ impl Session {
         let mut state = self.state();
         let released = match &state.carrier {
             Carrier::Polling(polling) => polling.released,
-            Carrier::Opening | Carrier::WebSocket(_) => return Poll::Ready(Polled::Refused),
+            Carrier::Opening | Carrier::WebSocket(_) => return Poll::Ready(Polled::Packet("6")),
             Carrier::Gone => false,
         };
         let polled = match state.end {
             Some(End::Client) => Polled::Packet("6"),
             Some(End::Overlap) => Polled::Packet("1"),
             _ if !state.queue.is_empty() => {
-                let body = state.queue.take_packets(&self.memory);
+                let packets = {
+                    let super::State { queue, slot, .. } = &mut *state;
+                    Delivering::take(self, queue, slot.clone())
+                };
                 // The keeper of a session that was ended waits for this.
                 self.turned.notify_one();
-                Polled::Packets(Delivering::new(self, body))
+                if let Some(packets) = packets {
+                    Polled::Packets(packets)
+                } else {
+                    self.end_with(&mut state, End::Overflow);
+                    Polled::Cut
+                }
             }
+            None | Some(End::Server) if released => Polled::Packet("6"),
             Some(_) => Polled::Cut,
-            None if released => Polled::Packet("6"),
             None => {
                 state.register(cx);
                 return Poll::Pending;
@@ -274,17 +313,20 @@ impl Session {
     }
 
     /// From here on the WebSocket carries the session, and what is queued is the WebSocket's to
-    /// send. The keeper takes the receiver. Has no effect if the session has ended.
+    /// send. The keeper takes the receiver. Has no effect if the session has ended, unless the
+    /// server has ended it: the WebSocket then delivers what is queued.
     pub(crate) fn upgrade(&self, writer: Writer, receiver: Receiver) {
         let state = &mut *self.state();
-        if state.end.is_some() || !matches!(state.carrier, Carrier::Polling(_)) {
+        let lives = state.end.is_none_or(|end| end == End::Server);
+        if !lives || !matches!(state.carrier, Carrier::Polling(_)) {
             return;
         }
         if let Carrier::Polling(mut polling) = std::mem::replace(&mut state.carrier, Carrier::WebSocket(writer)) {
             polling.wake_post();
         }
         state.receiver = Some(Box::new(receiver));
-        // A poll that still waits is refused.
+        self.made_room();
+        // A poll that still waits is released.
         state.wake();
         self.turned.notify_one();
     }
@@ -292,5 +334,28 @@ impl Session {
     /// For the keeper: the other half of the WebSocket that has taken over, once.
     pub(crate) fn take_receiver(&self) -> Option<Box<Receiver>> {
         self.state().receiver.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::engineio::testing;
+
+    #[test]
+    fn a_large_binary_answer_costs_no_more_of_the_bound_than_its_message() {
+        let session = testing::session();
+        assert!(session.binary(&[1; 3_500_000]));
+        let queued = session.queued_bytes();
+        let polled = session.start_poll().unwrap().poll_packets(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Polled::Packets(answer)) = polled else { panic!() };
+        assert!(answer.as_ref().len() > session.config().max_queued, "in base64");
+        assert_eq!(session.queued_bytes(), queued);
+        assert!(session.memory.outgoing.used() > session.config().max_queued, "what it holds");
+        assert!(session.text(&[&[b'x'; 500_000]], &[]));
+        drop(answer);
+        assert!(session.queued_bytes() < 501_000 && session.memory.outgoing.used() < 501_000);
     }
 }

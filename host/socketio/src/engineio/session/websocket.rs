@@ -31,6 +31,7 @@ impl Session {
         };
         while !queue.is_empty() {
             *stalled = false;
+            let before = queue.len();
             let written = match writer.poll_ready(cx) {
                 Poll::Pending => {
                     *stalled = true;
@@ -39,6 +40,9 @@ impl Session {
                 Poll::Ready(Ok(())) => queue.write(&self.memory, |data| writer.try_write(data)),
                 Poll::Ready(Err(e)) => Err(e),
             };
+            if queue.len() < before {
+                self.made_room();
+            }
             if written.is_err() {
                 queue.clear(&self.memory);
                 self.end_with(state, End::Transport);
