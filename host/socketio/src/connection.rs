@@ -22,7 +22,7 @@ pub use ack::{AckReceiver, EmitError, NoReply, Reply};
 
 /// One client in one namespace.
 ///
-/// All methods may be called from any task, and none waits. What is sent is queued in the order of
+/// All methods may be called from any task, and only [`writable`](Self::writable) waits. What is sent is queued in the order of
 /// the calls and written at once, as far as the client reads. The rest is bounded by
 /// [`Config::max_queued`](crate::Config::max_queued); beyond, the session ends with
 /// [`End::Overflow`].
@@ -96,7 +96,8 @@ impl<H: Handler> Connection<H> {
     /// `{"_placeholder":true,"num":N}` stands for attachment `N`. The text is not checked: what is
     /// not JSON makes a stock client disconnect.
     ///
-    /// Returns false if the connection has ended. True is no promise that the client receives it.
+    /// Returns false if the connection has ended, also because there was no room for this event.
+    /// True is no promise that the client receives it.
     pub fn emit(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
         self.queue_event(name, arguments, attachments) && self.flushed()
     }
@@ -147,9 +148,11 @@ impl<H: Handler> Connection<H> {
             return Err(EmitError::TooManyAcks);
         }
         let id = self.namespace.next_ack();
+        if !self.write_event(name, arguments, attachments, Some(id)) {
+            return Err(EmitError::Disconnected);
+        }
         acks.insert(id, sender);
         self.hub.add_pending_acks(1);
-        self.write_event(name, arguments, attachments, Some(id));
         drop(acks);
         self.session.flush();
         Ok(AckReceiver::new(self, id, receiver))
@@ -164,6 +167,16 @@ impl<H: Handler> Connection<H> {
     /// How many bytes of the session wait for the client, of all its namespaces together.
     pub fn queued_bytes(&self) -> usize {
         self.session.queued_bytes()
+    }
+
+    /// Waits until at most so many bytes of the session wait for the client, or until the session
+    /// has ended. A handler or a task that sends much waits here instead of exceeding
+    /// [`Config::max_queued`](crate::Config::max_queued).
+    ///
+    /// A client that takes nothing for the ping interval and the ping timeout together ends its
+    /// session with [`End::Overflow`]. The future may be dropped.
+    pub async fn writable(&self, at_most_bytes: usize) {
+        self.session.writable(at_most_bytes).await;
     }
 
     /// What carries the session now.
@@ -236,30 +249,23 @@ impl<H: Handler> Connection<H> {
     pub(crate) fn queue_ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
         self.queue(|| {
             let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
-            self.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments);
+            self.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments)
         })
     }
 
     fn queue_frame(&self, event: &EventFrame) -> bool {
-        Arc::ptr_eq(&event.namespace, &self.namespace)
-            && self.queue(|| {
-                self.session.shared(&event.frame);
-            })
+        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(|| self.session.shared(&event.frame))
     }
 
-    /// Calls `write` unless the connection has ended, and returns whether it did.
-    fn queue(&self, write: impl FnOnce()) -> bool {
+    /// Calls `write` unless the connection has ended, and returns whether something was queued.
+    fn queue(&self, write: impl FnOnce() -> bool) -> bool {
         let _acks = self.acks();
-        let is_open = !self.has_ended();
-        if is_open {
-            write();
-        }
-        is_open
+        !self.has_ended() && write()
     }
 
-    fn write_event(&self, name: &str, arguments: &str, attachments: &[Bytes], id: Option<u64>) {
+    fn write_event(&self, name: &str, arguments: &str, attachments: &[Bytes], id: Option<u64>) -> bool {
         let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), id);
-        self.session.text(&event_parts(&head, &quote(name), arguments), attachments);
+        self.session.text(&event_parts(&head, &quote(name), arguments), attachments)
     }
 
     fn flushed(&self) -> bool {

@@ -52,7 +52,8 @@ async fn a_client_that_does_not_read_costs_its_bound() {
     let page = format!("\"{}\"", "x".repeat(64 << 10));
     // What the kernel takes comes on top of the bound.
     for _ in 0..1000 {
-        connection.emit("page", &page, &[]);
+        let is_queued = connection.emit("page", &page, &[]);
+        assert_eq!(is_queued, !connection.has_ended());
         assert!(connection.queued_bytes() <= (1 << 20) + (65 << 10));
         if connection.has_ended() {
             break;
@@ -76,4 +77,26 @@ async fn a_client_is_not_read_while_its_handler_waits() {
     assert!(written < 100, "{written} events were written");
     assert!(fixture.server.usage().engine.unfinished_bytes < 2_000_000);
     assert_eq!(fixture.server.usage().engine.sessions, 1);
+}
+
+#[tokio::test]
+async fn a_task_that_sends_much_waits_until_the_client_has_read() {
+    let fixture = Fixture::start(Config { max_queued: 1 << 20, ..Config::default() }).await;
+    let mut client = RawClient::connect(fixture.address).await;
+    let connection = fixture.app().connection();
+    let page = format!("\"{}\"", "x".repeat(256 << 10));
+    let send = async {
+        for _ in 0..100 {
+            connection.writable(1 << 19).await;
+            assert!(connection.emit("page", &page, &[]));
+        }
+    };
+    let receive = async {
+        for _ in 0..100 {
+            assert_eq!(client.text().await.len(), page.len() + 11);
+        }
+    };
+    tokio::join!(send, receive);
+    connection.abort();
+    connection.writable(0).await;
 }
