@@ -103,15 +103,6 @@ impl Workspace {
         tools::run(self.cargo().args(["build", "--workspace"]))
     }
 
-    /// Runs the tests that are written in Rust.
-    ///
-    /// # Errors
-    ///
-    /// Where one fails.
-    pub(crate) fn run_rust_tests(&self) -> Result<(), Failure> {
-        tools::run(self.for_tests(&mut self.cargo()).args(["test", "--workspace", "--no-fail-fast"]))
-    }
-
     /// Builds the host, the benchmark and its native peer, optimised without the profile of [`Pgo`](crate::pgo::Pgo).
     ///
     /// # Errors

@@ -18,6 +18,18 @@ pub(crate) fn install_javascript(workspace: &Workspace) -> Result<(), Failure> {
     node_packages(&javascript(workspace))
 }
 
+/// Runs the tests in Rust, some of which use the stock clients: what they need is installed.
+///
+/// # Errors
+///
+/// Where one fails.
+pub(crate) fn test_rust(workspace: &Workspace) -> Result<(), Failure> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--workspace", "--no-fail-fast"]);
+    cargo.env("SOCKHOP_JAVASCRIPT_CLIENT", javascript(workspace)).env("SOCKHOP_PYTHON", python_program(&python_environment(workspace)));
+    tools::run(workspace.for_tests(&mut cargo))
+}
+
 /// Runs the JavaScript client's tests.
 ///
 /// # Errors
