@@ -2,6 +2,7 @@
 //! know that plugins exist.
 
 mod argument;
+mod attendant;
 mod directory;
 mod outlet;
 mod overflow;
@@ -14,7 +15,6 @@ use socketioxide::extract::SocketRef;
 use socketioxide::socket::{Sid, Socket};
 use socketioxide::{SocketError, SocketIo, TransportType};
 use socketioxide_core::Value as Serialized;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
@@ -24,8 +24,9 @@ use crate::memory::QueueMemory;
 use crate::rejection::Rejection;
 use crate::transport::{Cut, Upgrades};
 
+use attendant::Attendant;
 use directory::Directory;
-use overflow::{Drained, Handed, Overflow, Packet, Queue};
+use overflow::{Handed, Overflow, Packet, Queue};
 
 pub(crate) use directory::page_of;
 pub(crate) use outlet::{Outlet, Outlets};
@@ -52,10 +53,6 @@ pub struct Rooms {
 
 /// The event by which a client is told of a rejection where it asked for no ack.
 const ERROR: &str = "error";
-
-/// How soon a full buffer is tried again, at first and at most: each try without success doubles the time. There is no signal for space in
-/// a buffer, and many clients that do not read must not keep a processor busy.
-const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
 /// Where an answer goes: the ack that the client asked for, or its socket.
 #[derive(Clone)]
@@ -358,70 +355,5 @@ fn packet(ack: Option<i64>, event: &str, id: EventId, answer: &Result<Json, Reje
         (Some(ack), Err(rejection)) => Packet::Ack(ack, argument::of_rejection(&rejection.document(event, &id.to_string()))),
         (None, Ok(reply)) => Packet::Error(argument::of_event(ERROR, reply)),
         (None, Err(rejection)) => Packet::Error(argument::of_event(ERROR, &Json::from(&rejection.document(event, &id.to_string())))),
-    }
-}
-
-/// Sends what waits for one client.
-struct Attendant {
-    rooms: Weak<Rooms>,
-    outlet: Arc<Outlet>,
-    client: Sid,
-    queue: Arc<Queue>,
-}
-
-impl Attendant {
-    /// Works until nothing waits or the connection has ended. A client that makes no space for `stalled` is cut.
-    async fn run(self, stalled: Duration) {
-        let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);
-        loop {
-            tokio::time::sleep(pause).await;
-            let Some(rooms) = self.rooms.upgrade() else { return };
-            let drained = rooms.overflow.drain(&self.outlet, self.client, &self.queue);
-            // A client that makes little space is not looked at more often for that.
-            pause = match drained {
-                Drained::Batch => RETRY.0,
-                Drained::Some => pause,
-                Drained::All | Drained::None | Drained::Ends => (pause * 2).min(RETRY.1),
-            };
-            let is_late = Instant::now() >= until;
-            match drained {
-                Drained::All => return,
-                Drained::Batch | Drained::Some => until = Instant::now() + stalled,
-                Drained::None if is_late => rooms.cut_receiver(&self.outlet, self.client, "it does not read what is sent to it"),
-                Drained::None => {}
-                // Known until the connection is gone, so that nothing follows its DISCONNECT packet.
-                Drained::Ends => match rooms.socket(&self.outlet, self.client) {
-                    None => {
-                        rooms.overflow.forget(&self.outlet, self.client);
-                        return;
-                    }
-                    Some(socket) if !is_told => {
-                        is_told = Rooms::try_disconnect(socket).is_ok();
-                        if !is_told && is_late {
-                            rooms.cut_receiver(&self.outlet, self.client, "it does not read that its connection ends");
-                            // A polling client can't be cut: if it never polls again, the heartbeat ends its session.
-                            until = Instant::now() + stalled;
-                        }
-                    }
-                    Some(_) => {}
-                },
-            }
-        }
-    }
-}
-
-/// After a panic nothing would see to the queue, and its client would wait for ever.
-impl Drop for Attendant {
-    fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(rooms) = self.rooms.upgrade()
-        {
-            rooms.overflow.forget(&self.outlet, self.client);
-            if let Some(socket) = rooms.socket(&self.outlet, self.client) {
-                rooms.abort(&socket);
-                // Without space for it, the heartbeat ends the session of a client that polls.
-                let _ = Rooms::try_disconnect(socket);
-            }
-        }
     }
 }

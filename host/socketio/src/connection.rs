@@ -273,7 +273,7 @@ impl<H: Handler> Connection<H> {
         true
     }
 
-    /// Passes an answer to the task that waits for it. An answer that nobody waits for is dropped.
+    /// Passes an answer to the task that waits for it. An answer without a waiting task is dropped.
     pub(crate) fn complete_ack(&self, id: u64, reply: impl FnOnce() -> Reply) {
         let Some(sender) = self.forget_ack(id) else { return };
         // The receiver may be dropped at this moment.

@@ -68,7 +68,7 @@
 //! | no CONNECT that is accepted within `connect_timeout` | ends the session |
 //! | an attachment that was not announced, or a text in its place | ends the session |
 //! | a placeholder without an attachment | passes it on: [`Event::placeholders_are_valid`] tells |
-//! | an answer that nobody waits for | ignores it |
+//! | an answer to no pending question | ignores it |
 //!
 //! A client is never told that the server stops: it sees its connection break, and a stock client
 //! connects again. [`Connection::disconnect`] tells a client to leave one namespace, and its session

@@ -285,7 +285,7 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
             prop_assert_eq!(hub.pending_acks(), 0);
             return Ok(());
         }
-        // An answer reaches who waits for it. Where a connection has ended, nobody waits any more.
+        // An answer resolves its pending ack. The end of a connection drops all its pending acks.
         let ready = |(connection, id, _): &mut Waiting| answering == Some((*connection, *id)) || !model.is_open(*connection);
         for (connection, id, answer) in waiting.extract_if(.., ready) {
             let reply = now(answer).map(|reply| reply.arguments);

@@ -122,10 +122,10 @@ struct Client {
     engine: Arc<Engine<Recorders>>,
     session: Arc<Session>,
     log: Arc<Mutex<Log>>,
-    /// Numbers of the server: the last that was sent, and those that were received.
+    /// The server's messages: the number of the last one sent, and the numbers received.
     sent: u32,
     received: Vec<u32>,
-    /// Numbers of this client: the next, and those that must be handled if the session lives.
+    /// The client's messages: the next number, and the numbers to be handled if the session lives.
     next: u32,
     promised: Vec<u32>,
     get: Option<JoinHandle<Polled>>,

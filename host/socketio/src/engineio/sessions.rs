@@ -72,7 +72,7 @@ impl<P> Sessions<P> {
         self.table().entries.get(&Sid::parse(sid)?).cloned()
     }
 
-    /// Ends all sessions, and those that are still being opened.
+    /// Ends all sessions, also sessions that are still being opened.
     pub(crate) fn close(&self) {
         let sessions: Vec<_> = {
             let mut table = self.table();
