@@ -130,7 +130,7 @@ pub enum StartError {
 /// How long closing the transports may take: one that nobody reads would take for ever.
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// How often the state of idle plugins is looked after.
+/// How often instances and state of idle plugins are given back.
 const TEND: Duration = Duration::from_secs(1);
 
 /// The library's own limits stand at this many times the host's, so that a client learns that its message was too large.
@@ -214,7 +214,7 @@ impl Host {
 
         let plugins = |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
         let reloading = CancellationToken::new();
-        tasks.spawn(tend(Arc::clone(&loader), reloading.clone()));
+        tasks.spawn(tend(Arc::clone(&loader), Arc::clone(&registry), reloading.clone()));
         let adapting = adapt_to_plugins(Arc::clone(&slots), Arc::clone(&registry), config.limits.reserved_connections, allowed);
         tasks.spawn(reloading.clone().run_until_cancelled_owned(adapting));
         let (begun, go_on) = follow(reloader, reloading.clone(), &tasks).map_err(StartError::Thread)?;
@@ -420,11 +420,15 @@ fn follow(
     Ok((has_begun, go_on))
 }
 
-/// Looks after the state of idle plugins until `stop`.
-async fn tend(loader: Arc<Loader>, stop: CancellationToken) {
+/// Gives back what plugins do not need any more, instances and state, until `stop`.
+async fn tend(loader: Arc<Loader>, registry: Arc<Registry>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(TEND)).await.is_some() {
-        let loader = Arc::clone(&loader);
-        let _ = tokio::task::spawn_blocking(move || loader.tend()).await;
+        let (loader, routes) = (Arc::clone(&loader), registry.snapshot());
+        let trim = move || {
+            routes.plugins.iter().for_each(|served| served.plugin.trim());
+            loader.tend();
+        };
+        let _ = tokio::task::spawn_blocking(trim).await;
     }
 }
 

@@ -113,6 +113,11 @@ impl Plugin {
         &self.pool.code().limits
     }
 
+    /// Gives back the memory of instances that events do not need any more. To be called about once a second.
+    pub fn trim(&self) {
+        self.pool.trim();
+    }
+
     /// Another version serves: keeps no instance any more. Events that run go on until [`Plugin::end`].
     pub fn retire(&self) {
         self.pool.close();

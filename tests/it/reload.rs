@@ -350,6 +350,30 @@ async fn no_more_instances_of_a_plugin_run_at_once_than_may() {
     assert_eq!(waiting.await.map(|reply| reply["version"].clone()), Ok(json!("1")));
 }
 
+/// A burst of events starts an instance each; all but one are dropped when the burst is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_a_burst_has_started_do_not_stay() {
+    const BURST: u64 = 6;
+    let (host, _busy, holding) = busy_host(|limits| limits.instances = std::num::NonZeroUsize::new(16)).await;
+    let mut burst = vec![holding];
+    let mut clients = Vec::new();
+    for _ in 1..BURST {
+        let client = host.client().await;
+        burst.push(client.ask_later(r#"["hold"]"#).await);
+        clients.push(client);
+    }
+    host.until("chameleon", |row| row["instances"] == BURST).await;
+    let _entered = let_go(&host).await;
+    for holding in burst {
+        assert_eq!(holding.await, Ok(json!("1")));
+    }
+    let row = host.until("chameleon", |row| row["instances"] == 1).await;
+    assert!(row["memory_bytes"].as_u64().is_some_and(|bytes| bytes < 3 << 20), "{row}");
+    // The one that stays serves.
+    assert_eq!(clients[0].ask("which", json!(null)).await["version"], json!("1"));
+    assert_eq!(host.until("chameleon", |row| row["calls"] == BURST + 1).await["instances"], json!(1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_instances_of_a_plugin_share_what_memory_it_may_have() {
     let (host, _busy, holding) = busy_host(|limits| {

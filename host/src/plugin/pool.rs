@@ -32,10 +32,21 @@ struct Places {
     free: usize,
     /// Instances that wait for an event.
     idle: Vec<Instance>,
+    /// The fewest idle instances since the last [`Pool::trim`]: as many were not needed.
+    unneeded: usize,
     /// Whether instances are kept any more.
     is_open: bool,
     /// Events that wait for a place.
     waiting: usize,
+}
+
+impl Places {
+    /// Takes the instance that was used last, so that the oldest are those that are not needed.
+    fn take_idle(&mut self) -> Option<Instance> {
+        let instance = self.idle.pop();
+        self.unneeded = self.unneeded.min(self.idle.len());
+        instance
+    }
 }
 
 impl Shared {
@@ -47,7 +58,7 @@ impl Shared {
 
 impl Pool {
     pub(super) fn new(code: Code, policy: InstancePolicy, instances: usize) -> Self {
-        let places = Places { free: instances, idle: Vec::new(), is_open: policy == InstancePolicy::Warm, waiting: 0 };
+        let places = Places { free: instances, idle: Vec::new(), unneeded: 0, is_open: policy == InstancePolicy::Warm, waiting: 0 };
         Self { shared: Arc::new(Shared { code, places: Mutex::new(places), freed: Notify::new() }), policy, most: instances }
     }
 
@@ -69,6 +80,18 @@ impl Pool {
         // Dropped without the lock: each gives back its memory.
         drop(places);
         drop(instances);
+    }
+
+    /// Drops half of the idle instances that no event has needed since the last call, but never the last one. A burst of events starts
+    /// instances, each of a MiB or more, that would otherwise stay. To be called about once a second.
+    pub(super) fn trim(&self) {
+        let mut places = self.shared.places();
+        let unneeded = places.unneeded.min(places.idle.len().saturating_sub(1));
+        let dropped: Vec<_> = places.idle.drain(..unneeded.div_ceil(2)).collect();
+        places.unneeded = places.idle.len();
+        // Dropped without the lock: each gives back its memory.
+        drop(places);
+        drop(dropped);
     }
 
     /// Events that run at once at most.
@@ -114,7 +137,7 @@ impl Pool {
     fn take(&self) -> Option<Option<Instance>> {
         let mut places = self.shared.places();
         places.free = places.free.checked_sub(1)?;
-        Some(places.idle.pop())
+        Some(places.take_idle())
     }
 
     fn seated(&self, instance: Option<Instance>) -> Seat {
@@ -160,7 +183,7 @@ impl Seat {
         calls: Box<dyn HostCalls>,
         budget: &mut Budget,
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
-        let warm = self.instance.take().or_else(|| self.shared.places().idle.pop());
+        let warm = self.instance.take().or_else(|| self.shared.places().take_idle());
         let mut instance = match warm {
             Some(instance) => instance,
             None => Instance::new(&self.shared.code, budget).await?,
