@@ -101,7 +101,7 @@ async fn serve(server: Server<Chat>, stream: TcpStream) {
     let service = service_fn(|request: http::Request<Incoming>| {
         let server = server.clone();
         // A server with other paths asks `server.serves(path)` first, and adds CORS headers here.
-        async move { server.handle::<TokioIo<TcpStream>>(request).await }
+        async move { server.handle::<TokioIo<TcpStream>, _>(request).await }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));

@@ -51,7 +51,7 @@ impl Handler for Conformance {
 async fn serve(server: Arc<Server<Conformance>>, stream: TcpStream) {
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let server = Arc::clone(&server);
-        async move { server.handle::<TokioIo<TcpStream>>(request).await }
+        async move { server.handle::<TokioIo<TcpStream>, _>(request).await }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));

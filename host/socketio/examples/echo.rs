@@ -86,7 +86,7 @@ async fn serve(engine: Arc<Engine<EchoService>>, stream: TcpStream) {
         let engine = Arc::clone(&engine);
         async move {
             if engine.serves(request.uri().path()) {
-                return engine.handle::<TokioIo<TcpStream>>(request).await;
+                return engine.handle::<TokioIo<TcpStream>, _>(request).await;
             }
             Err(Abort)
         }

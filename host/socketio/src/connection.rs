@@ -110,6 +110,16 @@ impl<H: Handler> Connection<H> {
         self.queue_ack(id, arguments, attachments) && self.flushed()
     }
 
+    /// Queues an event like [`emit`](Self::emit), which leaves when the batch is flushed.
+    pub fn emit_in(&self, batch: &Batch, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.added_to(batch, self.queue_event(name, arguments, attachments))
+    }
+
+    /// Queues an answer like [`ack`](Self::ack), which leaves when the batch is flushed.
+    pub fn ack_in(&self, batch: &Batch, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.added_to(batch, self.queue_ack(id, arguments, attachments))
+    }
+
     /// Sends an event that was encoded before, like [`emit`](Self::emit).
     ///
     /// Also returns false, and sends nothing, if the event is for another namespace.
@@ -120,11 +130,7 @@ impl<H: Handler> Connection<H> {
     /// Queues an event that was encoded before. It leaves when the batch is flushed, together with
     /// all else that the batch has for this client. Returns the same as [`send`](Self::send).
     pub fn send_in(&self, batch: &Batch, event: &EventFrame) -> bool {
-        let is_queued = self.queue_frame(event);
-        if is_queued {
-            batch.add(&self.session);
-        }
-        is_queued
+        self.added_to(batch, self.queue_frame(event))
     }
 
     /// Sends an event that the client must answer, and returns a future of the answer.
@@ -173,8 +179,8 @@ impl<H: Handler> Connection<H> {
     /// has ended. A handler or a task that sends much waits here instead of exceeding
     /// [`Config::max_queued`](crate::Config::max_queued).
     ///
-    /// A client that takes nothing for the ping interval and the ping timeout together ends its
-    /// session with [`End::Overflow`]. The future may be dropped.
+    /// A client that takes nothing for [`Config::stall_timeout`](crate::Config::stall_timeout) ends
+    /// its session with [`End::Overflow`]. The future may be dropped.
     pub async fn writable(&self, at_most_bytes: usize) {
         self.session.writable(at_most_bytes).await;
     }
@@ -266,6 +272,13 @@ impl<H: Handler> Connection<H> {
     fn write_event(&self, name: &str, arguments: &str, attachments: &[Bytes], id: Option<u64>) -> bool {
         let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), id);
         self.session.text(&event_parts(&head, &quote(name), arguments), attachments)
+    }
+
+    fn added_to(&self, batch: &Batch, is_queued: bool) -> bool {
+        if is_queued {
+            batch.add(&self.session);
+        }
+        is_queued
     }
 
     fn flushed(&self) -> bool {

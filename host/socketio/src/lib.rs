@@ -47,6 +47,7 @@
 //! | `max_sessions` | the sessions, those included that are ending | 503 |
 //! | `connect_timeout` | the time to the first CONNECT that is accepted | [`End::ConnectTimeout`] |
 //! | `upgrade_timeout` | the time of an upgrade | the session polls on |
+//! | `stall_timeout` | the time in which a client must take something of what it is waited for | [`End::Overflow`] |
 //! | `linger` | the time to deliver what is queued when the server ends a session | it is lost |
 //!
 //! Attachments are counted with 64 bytes more than their own, and so is a long list of arguments.

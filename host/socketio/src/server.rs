@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
-use hyper::body::Incoming;
+use hyper::body::Body;
 use thiserror::Error;
 
 use crate::connection::EventFrame;
@@ -59,7 +59,8 @@ impl<H: Handler> Server<H> {
     }
 
     /// Answers one request, which the application's HTTP server received on a connection of type
-    /// `I` that it serves with upgrades.
+    /// `I` that it serves with upgrades. The body is hyper's own, or what the application's HTTP
+    /// framework makes of it.
     ///
     /// The answer has no CORS headers; the application adds them, and decides about origins before
     /// it calls this.
@@ -68,8 +69,11 @@ impl<H: Handler> Server<H> {
     ///
     /// [`Abort`] if the connection must be closed without an answer: return it as the error of the
     /// HTTP service.
-    pub async fn handle<I: Io>(&self, request: Request<Incoming>) -> Result<Answer, Abort> {
-        self.engine.handle::<I>(request).await
+    pub async fn handle<I: Io, B>(&self, request: Request<B>) -> Result<Answer, Abort>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        self.engine.handle::<I, B>(request).await
     }
 
     /// Encodes an event for any number of connections of a namespace. `None` if the server has no

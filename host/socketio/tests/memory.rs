@@ -104,7 +104,7 @@ async fn serve_echo() -> u16 {
     let engine = Engine::new(Config::default(), Arc::new(EchoService));
     let handle = move |request| {
         let engine = Arc::clone(&engine);
-        async move { engine.handle::<TokioIo<TcpStream>>(request).await }
+        async move { engine.handle::<TokioIo<TcpStream>, _>(request).await }
     };
     serve(handle).await
 }
@@ -114,7 +114,7 @@ async fn serve_socketio() -> u16 {
     let server = Server::new(Config::default(), EchoHandler, ["/"]).unwrap();
     let handle = move |request| {
         let server = server.clone();
-        async move { server.handle::<TokioIo<TcpStream>>(request).await }
+        async move { server.handle::<TokioIo<TcpStream>, _>(request).await }
     };
     serve(handle).await
 }

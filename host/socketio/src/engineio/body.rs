@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use super::http::Abort;
 use super::memory::Reservation;
@@ -42,7 +42,7 @@ impl From<Delivering> for Body {
     }
 }
 
-impl hyper::body::Body for Body {
+impl HttpBody for Body {
     type Data = Bytes;
     type Error = Abort;
 
@@ -78,7 +78,10 @@ pub(crate) enum Unreceived {
 }
 
 /// Receives the body of a request, of at most `max` bytes, counted as it arrives.
-pub(crate) async fn receive(mut body: Incoming, max: usize, held: &mut Reservation) -> Result<Bytes, Unreceived> {
+pub(crate) async fn receive<B>(mut body: B, max: usize, held: &mut Reservation) -> Result<Bytes, Unreceived>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
     let mut first = Bytes::new();
     let mut rest = Vec::new();
     while let Some(frame) = body.frame().await {

@@ -41,6 +41,10 @@ pub struct Config {
     /// How long a message may take from its first byte to its last: a frame, a fragmented
     /// message, a packet with its attachments, the body of a POST. Default: 30 s.
     pub receive_timeout: Duration,
+    /// How long a client may take nothing while [`Session::writable`](super::Session::writable)
+    /// waits for it; then its session ends with [`End::Overflow`](super::End::Overflow).
+    /// Default: 45 s, as long as a missing pong takes by default.
+    pub stall_timeout: Duration,
     /// How long a session that the server ends may take to deliver what is queued.
     /// Default: 1 s.
     pub linger: Duration,
@@ -84,6 +88,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(45),
             upgrade_timeout: Duration::from_secs(10),
             receive_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(45),
             linger: Duration::from_secs(1),
             max_payload: 1_000_000,
             max_fragments: 1024,

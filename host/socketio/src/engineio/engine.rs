@@ -18,18 +18,27 @@ use super::sessions::Sessions;
 use super::sid::Sid;
 
 /// Sessions with queued messages. Each is flushed when a batch of work is over, at the latest when
-/// this is dropped. Where 64 KiB wait for a session, they are passed on earlier.
+/// the last clone is dropped. Where 64 KiB wait for a session, they are passed on earlier.
+#[derive(Debug, Default, Clone)]
+pub struct Batch(Arc<Pending>);
+
 #[derive(Debug, Default)]
-pub struct Batch(Mutex<Vec<Arc<Session>>>);
+struct Pending(Mutex<Vec<Arc<Session>>>);
 
 impl Batch {
     /// Has `session` flushed at the end of the batch.
     pub fn add(&self, session: &Arc<Session>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(session));
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(session));
     }
 
     /// Flushes all sessions now.
     pub fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+impl Pending {
+    fn flush(&self) {
         let sessions = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         for session in sessions {
             session.flush();
@@ -37,7 +46,7 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl Drop for Pending {
     fn drop(&mut self) {
         self.flush();
     }

@@ -1,10 +1,11 @@
 //! Engine.IO's requests: handshakes, polls, posts, upgrades.
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -108,8 +109,11 @@ impl<S: Service> Engine<S> {
     /// # Errors
     ///
     /// [`Abort`] if the connection must be closed without an answer.
-    pub async fn handle<I: Io>(self: &Arc<Self>, request: Request<Incoming>) -> Result<Answer, Abort> {
-        match self.route::<I>(request).await {
+    pub async fn handle<I: Io, B>(self: &Arc<Self>, request: Request<B>) -> Result<Answer, Abort>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        match self.route::<I, B>(request).await {
             Ok(answer) => Ok(answer),
             Err(Failure::Refusal(refusal)) => {
                 if refusal == Refusal::UnsupportedVersion {
@@ -122,7 +126,10 @@ impl<S: Service> Engine<S> {
         }
     }
 
-    async fn route<I: Io>(self: &Arc<Self>, request: Request<Incoming>) -> Result<Answer, Failure> {
+    async fn route<I: Io, B>(self: &Arc<Self>, request: Request<B>) -> Result<Answer, Failure>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let transports = &self.config().transports;
         let transport = match query.transport {
@@ -138,7 +145,7 @@ impl<S: Service> Engine<S> {
             return Err(Refusal::UnsupportedVersion.into());
         }
         match (transport, entry, request.method()) {
-            (Transport::WebSocket, entry, &Method::GET) => self.websocket::<I>(request, entry),
+            (Transport::WebSocket, entry, &Method::GET) => self.websocket::<I, B>(request, entry),
             (_, None, method) if method != Method::GET => Err(Refusal::BadMethod.into()),
             // A WebSocket's request must say so.
             (Transport::Polling, ..) if has_token(request.headers(), &header::UPGRADE, "websocket") => Err(Refusal::BadRequest.into()),
@@ -178,7 +185,10 @@ impl<S: Service> Engine<S> {
         Ok(packets(format!("0{handshake}")))
     }
 
-    async fn post(&self, session: &Arc<Session>, protocol: Shared<S::Protocol>, parts: &Parts, body: Incoming) -> Result<Answer, Failure> {
+    async fn post<B>(&self, session: &Arc<Session>, protocol: Shared<S::Protocol>, parts: &Parts, body: B) -> Result<Answer, Failure>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
         let max = self.config().max_payload;
         let guard = session.start_post().ok_or(Refusal::BadRequest)?;
         let mut held = session.reserve();
@@ -214,7 +224,7 @@ impl<S: Service> Engine<S> {
         Err(failure)
     }
 
-    fn websocket<I: Io>(self: &Arc<Self>, mut request: Request<Incoming>, entry: Option<Entry<S::Protocol>>) -> Result<Answer, Failure> {
+    fn websocket<I: Io, B>(self: &Arc<Self>, mut request: Request<B>, entry: Option<Entry<S::Protocol>>) -> Result<Answer, Failure> {
         let answer = accept(&request).ok_or(Refusal::BadRequest)?;
         if entry.is_some() && !self.config().transports.upgrade {
             return Err(Refusal::BadRequest.into());
@@ -315,7 +325,7 @@ async fn poll(session: &Arc<Session>) -> Result<Answer, Failure> {
 }
 
 /// Returns the answer to a correct upgrade request, and `None` to any other request.
-fn accept(request: &Request<Incoming>) -> Option<Answer> {
+fn accept<B>(request: &Request<B>) -> Option<Answer> {
     let headers = request.headers();
     let correct = request.version() == Version::HTTP_11
         && has_token(headers, &header::CONNECTION, "upgrade")

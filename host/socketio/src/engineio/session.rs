@@ -186,9 +186,8 @@ impl Session {
     /// A client that takes nothing for [`Config::ping_interval`] and [`Config::ping_timeout`]
     /// together ends the session with [`End::Overflow`]. Dropping the future changes nothing.
     pub async fn writable(&self, at_most_bytes: usize) {
-        let patience = self.config.ping_interval.saturating_add(self.config.ping_timeout);
         let room = || self.is_over() || self.queued_bytes() <= at_most_bytes;
-        if !self.until(patience, room).await {
+        if !self.until(self.config.stall_timeout, room).await {
             self.end(End::Overflow);
         }
     }

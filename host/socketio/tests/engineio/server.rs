@@ -112,7 +112,7 @@ impl Server {
                             if !engine.serves(request.uri().path()) {
                                 return Err(Abort);
                             }
-                            engine.handle::<I>(request).await
+                            engine.handle::<I, _>(request).await
                         }
                     });
                     let http = http1::Builder::new();

@@ -202,7 +202,7 @@ impl Fixture {
 async fn serve(server: Server<App>, stream: TcpStream) {
     let service = service_fn(|request: Request<Incoming>| {
         let server = server.clone();
-        async move { server.handle::<TokioIo<TcpStream>>(request).await }
+        async move { server.handle::<TokioIo<TcpStream>, _>(request).await }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
