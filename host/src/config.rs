@@ -16,6 +16,7 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value};
+use http::HeaderName;
 use serde::{Deserialize, Deserializer, de};
 
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
@@ -58,11 +59,83 @@ pub struct Server {
     pub namespaces: Vec<String>,
     /// Origins whose pages may connect, beside those of this machine while the host listens on loopback.
     pub allowed_origins: Vec<AllowedOrigin>,
+    /// The request headers that pages may send. Without a value: those that a page asks for.
+    #[serde(deserialize_with = "headers")]
+    pub allowed_headers: Option<Vec<HeaderName>>,
+    /// The implementation of Socket.IO.
+    pub socketio: SocketIo,
+    /// How long after a pong the next ping is sent.
+    #[serde(deserialize_with = "limits::milliseconds")]
+    pub ping_interval_ms: Duration,
+    /// How long a pong may take before the connection is closed.
+    #[serde(deserialize_with = "limits::milliseconds")]
+    pub ping_timeout_ms: Duration,
+    /// The transports that clients may use.
+    pub transports: Vec<Transport>,
+    /// Whether a client that polls may go on over a WebSocket.
+    pub upgrade: bool,
+}
+
+/// `socketio`: the implementation of Socket.IO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SocketIo {
+    /// Sockhop's own.
+    Builtin,
+    /// The library socketioxide.
+    Socketioxide,
+}
+
+impl SocketIo {
+    /// The implementation as the configuration names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Socketioxide => "socketioxide",
+        }
+    }
+}
+
+/// A transport of Engine.IO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// HTTP long polling.
+    Polling,
+    /// WebSocket.
+    Websocket,
+}
+
+impl Server {
+    /// What no single key can tell.
+    fn check(&self) -> Result<(), String> {
+        if self.transports.is_empty() {
+            return Err("server.transports: found none, expected \"polling\", \"websocket\" or both".to_owned());
+        }
+        let can_upgrade = [Transport::Polling, Transport::Websocket].iter().all(|transport| self.transports.contains(transport));
+        if self.socketio == SocketIo::Socketioxide && can_upgrade && !self.upgrade {
+            return Err("server.upgrade: the library can't refuse an upgrade; set `socketio = \"builtin\"`, or leave one transport in \
+                        `transports`"
+                .to_owned());
+        }
+        Ok(())
+    }
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 4000).into(), namespaces: vec!["/".to_owned()], allowed_origins: Vec::new() }
+        Self {
+            listen: ([127, 0, 0, 1], 4000).into(),
+            namespaces: vec!["/".to_owned()],
+            allowed_origins: Vec::new(),
+            allowed_headers: None,
+            socketio: SocketIo::Socketioxide,
+            // As the reference server.
+            ping_interval_ms: Duration::from_secs(25),
+            ping_timeout_ms: Duration::from_secs(20),
+            transports: vec![Transport::Polling, Transport::Websocket],
+            upgrade: true,
+        }
     }
 }
 
@@ -282,7 +355,7 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         match self.keys.iter().find(|key| key.secret.is_some() == key.secret_file.is_some()) {
             Some(key) => Err(format!("keys: `{}` needs exactly one of `secret` and `secret_file`", key.name)),
-            None => self.limits.check(),
+            None => self.server.check().and_then(|()| self.limits.check()),
         }
     }
 
@@ -411,9 +484,18 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
+fn headers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<HeaderName>>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let parsed = names.iter().map(|name| {
+        let expected = "the name of a request header, such as \"x-request-id\"; leave the key out to allow all";
+        name.parse().map_err(|_| de::Error::invalid_value(de::Unexpected::Str(name), &expected))
+    });
+    parsed.collect::<Result<_, _>>().map(Some)
+}
+
 fn namespaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
-    match names.iter().find(|name| !name.starts_with('/') || name.contains([',', '{', '}', '?'])) {
+    match names.iter().find(|name| !name.starts_with('/') || name.contains([',', '{', '}', '?']) || name.contains(char::is_control)) {
         Some(name) => Err(de::Error::invalid_value(de::Unexpected::Str(name), &"a namespace such as \"/\" or \"/chat\"")),
         None if names.iter().enumerate().any(|(at, name)| names.iter().take(at).any(|other| other == name)) => {
             Err(de::Error::custom("the same namespace twice; each may be there once"))

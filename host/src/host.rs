@@ -15,13 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use socketioxide::{ParserConfig, SocketIo};
+use axum::Router;
+use axum::middleware::from_fn_with_state;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, DEFAULT_CONNECTIONS, Listen};
+use crate::config::{Config, DEFAULT_CONNECTIONS, Listen, SocketIo};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::keys::{KeyError, Keys, own_key_file};
@@ -32,8 +33,9 @@ use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine, EngineError, this_program};
 use crate::registry::{Registry, Routes};
 use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
-use crate::rooms::{Outlet, Rooms};
+use crate::rooms::Rooms;
 use crate::socket::Sockets;
+use crate::socketio::{Clients, Server, builtin, library};
 
 use address::AddressFile;
 use descriptors::TooFew;
@@ -66,6 +68,7 @@ pub struct Host {
     operator: Arc<Operator>,
     rooms: Arc<Rooms>,
     sockets: Arc<Sockets>,
+    socketio: Server,
     dispatcher: Arc<Dispatcher>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
@@ -110,6 +113,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// No client could ask for a namespace.
+    #[error("server.namespaces: {0}")]
+    Namespace(String),
     /// The process may not have enough file descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
@@ -132,9 +138,6 @@ const CLOSE: Duration = Duration::from_secs(5);
 
 /// How often instances and state of idle plugins are given back.
 const TEND: Duration = Duration::from_secs(1);
-
-/// The library's own limits stand at this many times the host's, so that a client learns that its message was too large.
-const LIBRARY_LIMIT: usize = 2;
 
 impl Host {
     /// Locks the data directory, listens, loads the plugins, and tells them `$start`.
@@ -168,7 +171,7 @@ impl Host {
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), workers)?);
         let (registry, metrics) = (Arc::new(Registry::default()), Arc::new(Metrics::default()));
-        let rooms = Rooms::new(&limits, tasks.clone());
+        let rooms = Arc::new(Rooms::default());
         let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics)));
         let alarm = Arc::new(Notify::new());
         let loader = Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
@@ -180,6 +183,7 @@ impl Host {
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let slots = Slots::new(allowed.connections.get(), config.limits.reserved_connections.get(), Arc::clone(&metrics));
         let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics), tasks.clone());
+        let socketio = socketio(&config, &sockets, tasks.clone())?;
         let api = Api {
             config: Arc::clone(&config),
             registry: Arc::clone(&registry),
@@ -190,26 +194,25 @@ impl Host {
             keys,
             slots: Arc::clone(&slots),
             sockets: Arc::clone(&sockets),
+            socketio: socketio.clone(),
             ready: Arc::clone(&ready),
         };
-        let (layer, io) = socketio(&config, &rooms);
-        rooms.attach(io.clone(), config.server.namespaces.clone());
-        sockets.serve(&io, &config.server.namespaces);
         let origins = Arc::new(Origins::new(&config.server.allowed_origins, address));
-        let router = http::router(api)
-            .layer(layer)
-            .layer(axum::middleware::from_fn_with_state(Arc::clone(&loaded), http::wait_until_loaded))
+        let router = with_socketio(http::router(api), &socketio)
+            .layer(from_fn_with_state(Arc::clone(&loaded), http::wait_until_loaded))
             .layer(axum::middleware::from_fn(problem::unify))
-            .layer(axum::middleware::from_fn_with_state(Arc::clone(&limits), body::pace))
-            .layer(axum::middleware::from_fn_with_state(Arc::clone(&slots), slots::admit))
-            .layer(origin::cors(&origins))
-            .layer(axum::middleware::from_fn_with_state(origins, origin::check))
+            .layer(from_fn_with_state(Arc::clone(&limits), body::pace))
+            .layer(from_fn_with_state(Arc::clone(&slots), slots::admit))
+            .layer(origin::cors(&origins, config.server.allowed_headers.as_deref()))
+            .layer(from_fn_with_state(origins, origin::check))
             // Outside of everything that answers by itself: a reserved slot is free again after any answer.
             .layer(axum::middleware::from_fn(slots::close_reserved));
         // Accepting before loading: whoever asks whether the host lives or is ready gets an answer, clients are asked to come back.
+        // The library cuts a client that does not read by itself, and says so.
+        let write_limit = if config.server.socketio == SocketIo::Builtin { limits.stalled_reader_ms } else { Duration::MAX };
         let accepting = CancellationToken::new();
         let gives_up = accepting.clone().drop_guard();
-        let accept = accept(listener, router, Arc::clone(&rooms), Arc::clone(&slots), limits, accepting.clone(), tasks.clone());
+        let accept = accept(listener, router, write_limit, Arc::clone(&slots), limits, accepting.clone(), tasks.clone());
         let accepted = tasks.spawn(accept);
 
         let plugins = |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
@@ -239,6 +242,7 @@ impl Host {
             operator,
             rooms,
             sockets,
+            socketio,
             dispatcher,
             ready,
             tasks,
@@ -293,7 +297,7 @@ impl Host {
             tracing::warn!("some host events were not handled in time");
         }
         tracing::info!("stopping: closing connections");
-        if !within(CLOSE, &at_once, self.rooms.close()).await {
+        if !within(CLOSE, &at_once, self.socketio.close()).await {
             tracing::warn!("some transports did not close in time");
         }
         self.tasks.close();
@@ -475,19 +479,23 @@ pub fn is_empty(plugins_dir: &Path) -> bool {
     scan::scan(plugins_dir).is_ok_and(|files| files.is_empty())
 }
 
-fn socketio(config: &Config, rooms: &Rooms) -> (socketioxide::layer::SocketIoLayer<Outlet>, SocketIo<Outlet>) {
-    let limits = &config.limits;
-    let largest = LIBRARY_LIMIT * limits.message_bytes.get().max(limits.attachment_bytes.get());
-    let parser = ParserConfig::common()
-        .max_incoming_binaries(LIBRARY_LIMIT * limits.attachments)
-        .max_incoming_binary_buf_size(LIBRARY_LIMIT * limits.attachment_bytes.get());
-    SocketIo::builder()
-        .with_adapter::<Outlet>(rooms.outlets())
-        .with_parser(parser)
-        .max_payload(largest as u64)
-        .ws_max_message_size(largest)
-        .ws_max_frame_size(largest)
-        .max_buffer_size(limits.outgoing_packets.get())
-        .connect_timeout(limits.connect_ms)
-        .build_layer()
+/// Whatever implementation of Socket.IO the configuration names.
+fn socketio(config: &Config, sockets: &Arc<Sockets>, tasks: TaskTracker) -> Result<Server, StartError> {
+    let sockets: Arc<dyn Clients> = Arc::clone(sockets) as _;
+    let clients = Arc::downgrade(&sockets);
+    match config.server.socketio {
+        SocketIo::Builtin => {
+            let server = builtin::Server::new(config, &clients).map_err(|error| StartError::Namespace(error.to_string()))?;
+            Ok(Server::Builtin(server))
+        }
+        SocketIo::Socketioxide => Ok(Server::Library(library::Server::new(config, &clients, tasks))),
+    }
+}
+
+/// Puts Socket.IO before the other endpoints.
+fn with_socketio(router: Router, server: &Server) -> Router {
+    match server {
+        Server::Builtin(server) => router.layer(from_fn_with_state(server.clone(), http::socketio::serve)),
+        Server::Library(server) => router.layer(server.layer()).layer(from_fn_with_state(server.clone(), http::socketio::note)),
+    }
 }

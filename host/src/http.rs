@@ -13,6 +13,7 @@ pub(crate) mod origin;
 mod plugins;
 pub(crate) mod problem;
 pub(crate) mod slots;
+pub(crate) mod socketio;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +32,7 @@ use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
 use crate::socket::Sockets;
+use crate::socketio::Server;
 
 use keys::Keys;
 use slots::Slots;
@@ -46,6 +48,7 @@ pub(crate) struct Api {
     pub(crate) keys: Keys,
     pub(crate) slots: Arc<Slots>,
     pub(crate) sockets: Arc<Sockets>,
+    pub(crate) socketio: Server,
     /// Set once the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `event`, `id` | the event type's name; the id of this one event, as its rejection shows it |
 //! | `plugin`, `version`, `digest`, `generation` | which code |
-//! | `client`, `address` | the connection's public id; the IP address that it comes from |
+//! | `client`, `address`, `transport` | the connection's public id; the IP address that it comes from; `polling` or `websocket`, at its beginning |
 //! | `code`, `reason` | a rejection's code; the word of the handler or the peer that gives the reason |
 //! | `detail` | what the client or the caller was told, in words |
 //! | `error`, `location` | what went wrong, in words for operators; where in which source |

@@ -1,21 +1,20 @@
-//! What clients say: one ordered, bounded mailbox for each connection, and one consumer of it.
+//! What clients say: one ordered, bounded mailbox for each connection, and at most one consumer of it.
 //!
-//! The library calls [`Intake`] in its reader task, in the order in which events arrive; all that happens there is to put the raw payload
-//! into the mailbox. Events are handled one at a time after that, each is answered, and `$disconnect` comes when all have been.
+//! An implementation of Socket.IO calls [`Client::event`] in its reader task, in the order in which events arrive. Where it allows that and nothing
+//! of the connection waits, the event is handled there and then; otherwise its raw payload waits in the mailbox. Events of a connection are handled
+//! one at a time, each is answered, and `$disconnect` comes when all have been.
 
 mod packet;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use socketioxide::SocketIo;
-use socketioxide::extract::SocketRef;
-use socketioxide::handler::{ConnectHandler, MessageHandler, Value};
-use socketioxide::socket::{DisconnectReason, Socket};
+use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::task::TaskTracker;
 
@@ -26,11 +25,14 @@ use crate::log;
 use crate::memory::{ANSWER_BYTES, QueueMemory};
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
-use crate::rooms::{Outlet, ReplyTo, Rooms};
-use crate::transport::{Peer, SessionSlot};
+use crate::rooms::{ReplyTo, Rooms};
+use crate::socketio::{self, Clients, Incoming, Link, Newcomer, Refused};
+use crate::transport::SessionSlot;
 
 /// Takes connections and their events.
 pub(crate) struct Sockets {
+    /// For clients, which keep it while they live.
+    itself: Weak<Self>,
     dispatcher: Arc<Dispatcher>,
     rooms: Arc<Rooms>,
     limits: Arc<Limits>,
@@ -54,7 +56,17 @@ impl Sockets {
     ) -> Arc<Self> {
         let (clients, is_stopping) = (Mutex::default(), AtomicBool::new(false));
         let memory = QueueMemory::new(limits.mailboxes_bytes.get());
-        Arc::new(Self { dispatcher, rooms, limits, metrics, tasks, memory, clients, is_stopping })
+        Arc::new_cyclic(|itself| Self {
+            itself: Weak::clone(itself),
+            dispatcher,
+            rooms,
+            limits,
+            metrics,
+            tasks,
+            memory,
+            clients,
+            is_stopping,
+        })
     }
 
     /// The memory of all mailboxes.
@@ -68,7 +80,7 @@ impl Sockets {
         let clients: Vec<_> = self.clients().values().filter_map(Weak::upgrade).collect();
         let leaving = TaskTracker::new();
         for client in clients {
-            leaving.spawn(client.leave());
+            leaving.spawn(async move { client.end().await });
         }
         leaving.close();
         leaving.wait().await;
@@ -78,40 +90,21 @@ impl Sockets {
     fn clients(&self) -> MutexGuard<'_, HashMap<String, Weak<Client>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Takes the connections of `namespaces` from now on. Each is registered once: a second time would orphan its sockets.
-    pub(crate) fn serve(self: &Arc<Self>, io: &SocketIo<Outlet>, namespaces: &[String]) {
-        let sockets = self;
-        for namespace in namespaces {
-            let name: Arc<str> = namespace.as_str().into();
-            // Weak: what holds the library's sockets is held by these, and would never end.
-            let sockets = Arc::downgrade(sockets);
-            // Awaited before CONNECT is answered: no event of the client can come before there is a mailbox for it.
-            let prepare = move |socket: SocketRef<Outlet>| {
-                let Some(sockets) = sockets.upgrade() else { return std::future::ready(Err(Stopped)) };
-                Client::prepare(&sockets, &socket, &name);
-                std::future::ready(Ok(()))
-            };
-            // Spawned after CONNECT was sent: what `$connect` emits can't overtake it.
-            let connected = async |socket: SocketRef<Outlet>| {
-                if let Some(client) = socket.extensions.get::<Arc<Client>>() {
-                    client.begin();
-                }
-            };
-            io.ns(namespace.clone(), connected.with(prepare));
-        }
-    }
 }
 
-/// Why a connection is refused where there is no host any more.
-#[derive(Debug, thiserror::Error)]
-#[error("unavailable")]
-struct Stopped;
+impl Clients for Sockets {
+    fn accept(&self, newcomer: Newcomer) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, Refused>> {
+        let client = self.itself.upgrade().map(|sockets| Client::new(&sockets, newcomer) as Arc<dyn socketio::Client>);
+        Box::pin(std::future::ready(client.ok_or(Refused("unavailable"))))
+    }
+}
 
 /// One connection to one namespace.
 struct Client {
     sockets: Arc<Sockets>,
     connection: Arc<Connection>,
+    /// For the log.
+    address: Option<IpAddr>,
     mailbox: Mutex<Mailbox>,
     /// Signalled when the consumer has found the mailbox empty and closed.
     drained: Notify,
@@ -123,22 +116,36 @@ struct Client {
 
 #[derive(Default)]
 struct Mailbox {
-    events: VecDeque<Incoming>,
+    events: VecDeque<Taken>,
     /// Events that are being handled: none or one.
     handling: usize,
+    /// Who handles what is in the mailbox.
+    consumer: Consumer,
+    /// Whether events may be handled without a consumer, which need not live as long as the connection then.
+    handles_now: bool,
     /// Of what waits and what is being handled.
     bytes: usize,
     /// Answers to events that found the mailbox full, for which the outgoing buffer had no room.
     overdue: VecDeque<Overdue>,
     stage: Stage,
-    /// The consumer, where it sleeps: to be woken when there is something, or nothing will be any more.
-    asleep: Option<Waker>,
+}
+
+/// Who handles what is in a mailbox.
+#[derive(Debug, Default)]
+enum Consumer {
+    /// Nobody: the next event starts a consumer, or is handled without one.
+    #[default]
+    None,
+    /// A task that is at work, or is woken already: it finds by itself what has come.
+    AtWork,
+    /// A task that waits for the next event.
+    Asleep(Waker),
 }
 
 /// What becomes of the next event.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It waits: CONNECT is not answered yet, and there is no consumer.
+    /// It waits: CONNECT is not answered yet.
     #[default]
     New,
     /// It is handled in its turn.
@@ -150,7 +157,7 @@ enum Stage {
 }
 
 /// An event as it came, and why it can't be handled, where it can't.
-struct Incoming {
+struct Taken {
     event: Arc<Event>,
     rejection: Option<Rejection>,
     to: ReplyTo,
@@ -168,7 +175,7 @@ struct Overdue {
 /// What a consumer is to do next.
 enum Next {
     /// Handle an event.
-    Event(Incoming),
+    Event(Taken),
     /// Answer one that was not kept.
     Overdue(Overdue),
 }
@@ -180,39 +187,22 @@ const IDLE_QUEUE: usize = 4;
 const MAX_OVERDUE: usize = 16_384;
 
 impl Client {
-    fn new(sockets: &Arc<Sockets>, socket: &SocketRef<Outlet>, namespace: &Arc<str>) -> Arc<Self> {
-        let address = socket.req_parts().extensions.get::<Peer>().map(|Peer(address)| *address);
+    fn new(sockets: &Arc<Sockets>, newcomer: Newcomer) -> Arc<Self> {
+        let Newcomer { sid, namespace, address, slot } = newcomer;
         let identity = Arc::new(Identity::default());
         let public_id = EventId::new(std::time::SystemTime::now()).to_string();
-        let address_shown = address.map(tracing::field::display);
-        tracing::debug!(client = public_id, address = address_shown, namespace = &**namespace, "client connected");
-        let connection = Arc::new(Connection::new(socket.id.to_string(), public_id, Arc::clone(namespace), identity, address));
-        sockets.rooms.enter(&connection, socket.id);
+        let connection = Arc::new(Connection::new(sid, public_id, namespace, identity, address));
         let client = Arc::new(Self {
             sockets: Arc::clone(sockets),
             connection,
+            address,
             mailbox: Mutex::default(),
             drained: Notify::new(),
             left: OnceCell::new(),
-            _slot: socket.req_parts().extensions.get::<SessionSlot>().cloned(),
+            _slot: slot,
         });
         sockets.clients().insert(client.connection.public_id.clone(), Arc::downgrade(&client));
         client
-    }
-
-    /// Makes the client of a socket. The library may drop the socket without a word, where CONNECT finds no room: nothing that the socket
-    /// owns may own the socket, also not an event that waits.
-    fn prepare(sockets: &Arc<Sockets>, socket: &SocketRef<Outlet>, namespace: &Arc<str>) {
-        let client = Self::new(sockets, socket, namespace);
-        socket.on_fallback(Intake(Arc::clone(&client)));
-        let leaving = Arc::clone(&client);
-        socket.on_disconnect(async move |reason: DisconnectReason| {
-            tracing::debug!(client = leaving.connection.public_id, %reason, "client disconnected");
-            Arc::clone(&leaving).leave().await;
-            leaving.sockets.rooms.leave(&leaving.connection);
-        });
-        socket.extensions.insert(Arc::clone(&client.connection));
-        socket.extensions.insert(client);
     }
 
     /// The lock is held for a few moves and never across an await; a panic leaves the queue whole.
@@ -220,18 +210,8 @@ impl Client {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// CONNECT was answered: `$connect` first, then whatever has come since.
-    fn begin(self: Arc<Self>) {
-        let mut mailbox = self.mailbox();
-        if mailbox.stage == Stage::New {
-            mailbox.stage = Stage::Open;
-            drop(mailbox);
-            self.consume();
-        }
-    }
-
-    /// Takes one event of the client, in the library's reader task.
-    fn take(self: &Arc<Self>, incoming: Incoming) {
+    /// Takes one event: handles it now if nothing waits and there is a `context`, or has it handled in its turn.
+    fn take(self: &Arc<Self>, incoming: Taken, context: Option<&mut Context<'_>>) {
         let limits = &self.sockets.limits;
         let mut mailbox = self.mailbox();
         if self.sockets.is_stopping.load(Ordering::Acquire) {
@@ -251,8 +231,18 @@ impl Client {
             Busy::Mailbox
         } else if self.sockets.memory.take(charge(incoming.size), mailbox.memory()) {
             mailbox.bytes = bytes;
-            mailbox.events.push_back(incoming);
-            wake(mailbox);
+            mailbox.handles_now = context.is_some();
+            match context {
+                Some(context) if mailbox.is_idle() => {
+                    mailbox.handling = 1;
+                    drop(mailbox);
+                    self.handle_now(incoming, context);
+                }
+                Some(_) | None => {
+                    mailbox.events.push_back(incoming);
+                    self.wake(mailbox);
+                }
+            }
             return;
         } else {
             Busy::Host
@@ -260,48 +250,85 @@ impl Client {
         self.sockets.metrics.mailbox_rejection();
         let rejection = Rejection::from(busy);
         self.log(&incoming.event, &rejection);
-        let Incoming { event, to, .. } = incoming;
+        let Taken { event, to, .. } = incoming;
         if self.sockets.rooms.try_answer(&to, &event.name, event.id, &Err(rejection)).is_err() {
             let overdue = Overdue { event: event.name.clone(), id: event.id, busy, to };
             if mailbox.overdue.len() < MAX_OVERDUE && self.sockets.memory.take(ANSWER_BYTES, mailbox.memory()) {
                 mailbox.overdue.push_back(overdue);
-                wake(mailbox);
+                self.wake(mailbox);
             } else {
                 drop(mailbox);
-                if let Some(socket) = overdue.to.socket.upgrade() {
-                    self.sockets.rooms.cut(&SocketRef::from(socket), "it sends without reading its answers");
-                }
+                overdue.to.link.abort("it sends without reading its answers");
             }
         }
     }
 
-    /// Dispatches `$connect`, and then handles what comes into the mailbox until it is closed, in a task of its own. The task lives
-    /// as long as the connection: to spawn one for each event costs more than its memory is worth.
-    fn consume(self: Arc<Self>) {
-        let tasks = self.sockets.tasks.clone();
+    /// Handles an event in the caller's task, until it is answered or has to wait for something: then it goes on in a task of its own.
+    fn handle_now(self: &Arc<Self>, incoming: Taken, context: &mut Context<'_>) {
+        let (client, size) = (Arc::clone(self), incoming.size);
+        let mut handling: BoxFuture<'static, ()> = Box::pin(async move { client.handle(incoming).await });
+        if handling.as_mut().poll(context).is_pending() {
+            self.mailbox().consumer = Consumer::AtWork;
+            self.consume(Some((handling, size)));
+            return;
+        }
+        let mut mailbox = self.mailbox();
+        self.free(&mut mailbox, size);
+        // Only the caller adds events, so nothing waits but the end of the connection.
+        if mailbox.stage == Stage::Closing {
+            mailbox.stage = Stage::Closed;
+            drop(mailbox);
+            self.drained.notify_one();
+        }
+    }
+
+    /// Sees that somebody handles what is in the mailbox, or that nothing will be any more.
+    fn wake(self: &Arc<Self>, mut mailbox: MutexGuard<'_, Mailbox>) {
+        match std::mem::replace(&mut mailbox.consumer, Consumer::AtWork) {
+            // Before CONNECT is answered, and while the caller's task handles an event, it is started later.
+            Consumer::None if mailbox.stage == Stage::New || mailbox.handling > 0 => mailbox.consumer = Consumer::None,
+            Consumer::None => {
+                drop(mailbox);
+                self.consume(None);
+            }
+            Consumer::AtWork => {}
+            Consumer::Asleep(waker) => {
+                drop(mailbox);
+                waker.wake();
+            }
+        }
+    }
+
+    /// Handles what comes into the mailbox until it is closed, in a task of its own, after an event that was `begun` with so many bytes.
+    ///
+    /// The task lives as long as the connection if every event needs it: to spawn one for each event costs more than its memory is worth.
+    fn consume(self: &Arc<Self>, begun: Option<(BoxFuture<'static, ()>, usize)>) {
+        let client = Arc::clone(self);
         // In a box from the start: the scheduler would move it about.
-        tasks.spawn(Box::pin(async move {
-            self.sockets.dispatcher.connected(&self.connection);
+        self.sockets.tasks.spawn(Box::pin(async move {
             let mut handled = None;
-            while let Some(next) = self.next(handled).await {
+            if let Some((handling, size)) = begun {
+                handling.await;
+                handled = Some(size);
+            }
+            while let Some(next) = client.next(handled).await {
                 handled = match next {
                     Next::Event(incoming) => {
                         let size = incoming.size;
-                        self.handle(incoming).await;
+                        client.handle(incoming).await;
                         Some(size)
                     }
                     Next::Overdue(Overdue { event, id, busy, to }) => {
-                        self.sockets.rooms.answer(&to, &event, id, &Err(busy.into())).await;
+                        client.sockets.rooms.answer(&to, &event, id, &Err(busy.into())).await;
                         None
                     }
                 };
             }
-            self.drained.notify_one();
         }));
     }
 
-    /// What comes next, as soon as there is something; nothing when there will be no more. The place in the mailbox of an event of `handled`
-    /// bytes is free only now, when its answer has found room.
+    /// What comes next, as soon as there is something; nothing when there will be no more, or when the next event needs no consumer. The place in
+    /// the mailbox of an event of `handled` bytes is free only now, when its answer has found room.
     async fn next(&self, mut handled: Option<usize>) -> Option<Next> {
         poll_fn(|context| self.poll_next(context, handled.take())).await
     }
@@ -309,9 +336,7 @@ impl Client {
     fn poll_next(&self, context: &Context<'_>, handled: Option<usize>) -> Poll<Option<Next>> {
         let mut mailbox = self.mailbox();
         if let Some(size) = handled {
-            mailbox.bytes -= size;
-            mailbox.handling = 0;
-            self.sockets.memory.give_back(charge(size));
+            self.free(&mut mailbox, size);
         }
         // Now that there may be room for them.
         if let Some(overdue) = mailbox.overdue.pop_front() {
@@ -327,16 +352,29 @@ impl Client {
             mailbox.events = VecDeque::new();
         }
         if mailbox.stage == Stage::Closing {
-            mailbox.stage = Stage::Closed;
+            (mailbox.stage, mailbox.consumer) = (Stage::Closed, Consumer::None);
+            drop(mailbox);
+            self.drained.notify_one();
             return Poll::Ready(None);
         }
-        mailbox.asleep = Some(context.waker().clone());
+        if mailbox.handles_now {
+            mailbox.consumer = Consumer::None;
+            return Poll::Ready(None);
+        }
+        mailbox.consumer = Consumer::Asleep(context.waker().clone());
         Poll::Pending
     }
 
+    /// Frees the place in the mailbox of an event of `size` bytes, which was handled.
+    fn free(&self, mailbox: &mut Mailbox, size: usize) {
+        mailbox.bytes -= size;
+        mailbox.handling = 0;
+        self.sockets.memory.give_back(charge(size));
+    }
+
     /// Handles one event to its end, and answers it.
-    async fn handle(&self, incoming: Incoming) {
-        let Incoming { event, rejection, to, .. } = incoming;
+    async fn handle(&self, incoming: Taken) {
+        let Taken { event, rejection, to, .. } = incoming;
         let answer = match rejection {
             // A panic of the host's own is one event's failure: the mailbox goes on, and the event has its answer.
             None => {
@@ -366,33 +404,75 @@ impl Client {
         log::rejected(&event.name, event.id, Some(&self.connection), None, rejection, None);
     }
 
-    /// The client is gone. What was received is handled; then `$disconnect`, with the rooms as they were; when this returns, the library
-    /// takes the socket out of its rooms, so that no join of an earlier event can outlive it.
-    async fn leave(self: Arc<Self>) {
+    /// Handles what was received, and then tells plugins that the client is gone, with the rooms as they were. Once, whoever notices first.
+    async fn end(self: &Arc<Self>) {
         self.left.get_or_init(|| self.finish()).await;
     }
 
-    /// Takes no event from now on; the stage until now.
-    fn close(&self) -> Stage {
-        let mut mailbox = self.mailbox();
-        let stage = mailbox.stage;
-        if stage != Stage::Closed {
-            mailbox.stage = Stage::Closing;
-        }
-        wake(mailbox);
-        stage
-    }
-
     async fn finish(self: &Arc<Self>) {
-        let stage = self.close();
-        if stage == Stage::New {
-            // The library's connect handler had not come so far.
-            Arc::clone(self).consume();
-        }
-        if stage != Stage::Closed {
+        if self.close() {
             self.drained.notified().await;
         }
         self.sockets.dispatcher.disconnected(&self.connection).await;
+    }
+
+    /// Takes no event from now on; returns whether some are still to be handled.
+    fn close(self: &Arc<Self>) -> bool {
+        let mut mailbox = self.mailbox();
+        if mailbox.stage == Stage::Closed {
+            return false;
+        }
+        if mailbox.stage == Stage::New {
+            // CONNECT was answered, and the implementation has not said so yet.
+            self.sockets.dispatcher.connected(&self.connection);
+        }
+        mailbox.stage = Stage::Closing;
+        if mailbox.has_nobody_at_work() && !mailbox.has_work() {
+            mailbox.stage = Stage::Closed;
+            return false;
+        }
+        self.wake(mailbox);
+        true
+    }
+}
+
+impl socketio::Client for Client {
+    fn id(&self) -> &str {
+        &self.connection.public_id
+    }
+
+    fn enter(&self, link: Link) {
+        let (client, namespace) = (self.connection.public_id.as_str(), &*self.connection.namespace);
+        let (address, transport) = (self.address.map(tracing::field::display), link.transport());
+        tracing::debug!(client, address, namespace, transport, "client connected");
+        self.sockets.rooms.enter(&self.connection, link);
+    }
+
+    /// `$connect` comes first, then whatever has come since.
+    fn begin(self: Arc<Self>) {
+        let mut mailbox = self.mailbox();
+        if mailbox.stage == Stage::New {
+            mailbox.stage = Stage::Open;
+            self.sockets.dispatcher.connected(&self.connection);
+            if mailbox.has_work() {
+                self.wake(mailbox);
+            }
+        }
+    }
+
+    fn event(self: Arc<Self>, incoming: Incoming<'_>, link: Link, context: Option<&mut Context<'_>>) {
+        let to = ReplyTo { link, ack: incoming.ack };
+        let read = packet::read(incoming, &self.sockets.limits);
+        let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
+        let event = Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&self.connection))));
+        self.take(Taken { event, rejection: read.rejection, to, size }, context);
+    }
+
+    fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.end().await;
+            self.sockets.rooms.leave(&self.connection);
+        })
     }
 }
 
@@ -403,21 +483,27 @@ impl Drop for Client {
         let mailbox = self.mailbox.get_mut().unwrap_or_else(PoisonError::into_inner);
         let waiting: usize = mailbox.events.iter().map(|incoming| charge(incoming.size)).sum();
         self.sockets.memory.give_back(waiting + mailbox.overdue.len() * ANSWER_BYTES);
-        self.sockets.rooms.forget(&self.connection.public_id);
+        self.sockets.rooms.leave(&self.connection);
         self.sockets.clients().remove(&self.connection.public_id);
     }
 }
 
-/// Wakes the consumer, where it sleeps: one that is at work, or is woken already, finds by itself what has come.
-fn wake(mut mailbox: MutexGuard<'_, Mailbox>) {
-    let asleep = mailbox.asleep.take();
-    drop(mailbox);
-    if let Some(consumer) = asleep {
-        consumer.wake();
-    }
-}
-
 impl Mailbox {
+    /// Whether nothing is handled or waits, so that an event may be handled at once.
+    fn is_idle(&self) -> bool {
+        self.stage == Stage::Open && self.has_nobody_at_work() && !self.has_work()
+    }
+
+    /// Whether nothing is handled now, and nobody will look for something to handle.
+    fn has_nobody_at_work(&self) -> bool {
+        self.handling == 0 && matches!(self.consumer, Consumer::None)
+    }
+
+    /// Whether something waits.
+    fn has_work(&self) -> bool {
+        !self.events.is_empty() || !self.overdue.is_empty()
+    }
+
     /// Bytes of [`QueueMemory`] that it has.
     fn memory(&self) -> usize {
         self.bytes + (self.events.len() + self.handling) * EVENT_BYTES + self.overdue.len() * ANSWER_BYTES
@@ -448,62 +534,63 @@ impl From<Busy> for Rejection {
     }
 }
 
-/// What the library calls for every event of a connection. Not a closure: those are spawned as tasks, and tasks lose the order.
-struct Intake(Arc<Client>);
-
-/// Tells the library's blanket implementations for closures from this one.
-struct InReaderTask;
-
-impl MessageHandler<Outlet, InReaderTask> for Intake {
-    fn call(&self, socket: Arc<Socket<Outlet>>, value: Value, ack: Option<i64>) {
-        let client = &self.0;
-        let read = packet::read(value, &client.sockets.limits);
-        let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
-        let event = Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&client.connection))));
-        client.take(Incoming { event, rejection: read.rejection, to: ReplyTo { socket: Arc::downgrade(&socket), ack }, size });
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::time::Duration;
 
     use http_body_util::{BodyExt, Full};
-    use socketioxide::handler::FromConnectParts;
-    use tower::ServiceExt;
+    use tower::{Layer, ServiceExt};
 
     use super::*;
+    use crate::config::Config;
     use crate::registry::Registry;
+    use crate::socketio::library;
 
-    /// The library's own reference to a socket.
-    struct Held(Arc<Socket<Outlet>>);
+    /// A host of whose connections none comes to be, though an event waits for each.
+    struct Refusing(Arc<Sockets>);
 
-    impl FromConnectParts<Outlet> for Held {
-        type Error = Infallible;
+    struct Waiting(Arc<dyn socketio::Client>);
 
-        fn from_connect_parts(socket: &Arc<Socket<Outlet>>, _: &Option<Value>) -> Result<Self, Infallible> {
-            Ok(Self(Arc::clone(socket)))
+    impl Clients for Refusing {
+        fn accept(&self, newcomer: Newcomer) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, Refused>> {
+            Box::pin(async {
+                let client = self.0.accept(newcomer).await?;
+                Ok(Arc::new(Waiting(client)) as Arc<dyn socketio::Client>)
+            })
+        }
+    }
+
+    impl socketio::Client for Waiting {
+        fn id(&self) -> &str {
+            self.0.id()
+        }
+
+        fn enter(&self, link: Link) {
+            let incoming = Incoming { call: Some(("ping".into(), "")), bytes: 8, attachments: Vec::new(), ack: None };
+            Arc::clone(&self.0).event(incoming, link.clone(), None);
+            self.0.enter(link);
+        }
+
+        fn begin(self: Arc<Self>) {}
+
+        fn event(self: Arc<Self>, _: Incoming<'_>, _: Link, _: Option<&mut Context<'_>>) {}
+
+        fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
         }
     }
 
     #[tokio::test]
     async fn a_connection_that_never_came_to_be_leaves_nothing_though_an_event_waits() {
         let (tasks, limits, metrics) = (TaskTracker::new(), Arc::new(Limits::default()), Arc::new(Metrics::default()));
-        let rooms = Rooms::new(&limits, tasks.clone());
+        let rooms = Arc::new(Rooms::default());
         let dispatcher = Dispatcher::new(Arc::new(Registry::default()), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics));
-        let sockets = Sockets::new(Arc::new(dispatcher), Arc::clone(&rooms), limits, metrics, tasks);
-        let (service, io) = SocketIo::builder().with_adapter::<Outlet>(rooms.outlets()).build_svc();
-        let (tell, mut told) = tokio::sync::mpsc::channel(1);
-        let serving = Arc::clone(&sockets);
-        let refuse = move |Held(socket): Held| {
-            Client::prepare(&serving, &SocketRef::from(Arc::clone(&socket)), &"/".into());
-            let client = socket.extensions.get::<Arc<Client>>().unwrap();
-            Intake(Arc::clone(&client)).call(Arc::clone(&socket), Value::Str("[\"ping\"]".to_owned().into(), None), None);
-            tell.try_send((client.mailbox().events.len(), Arc::downgrade(&socket))).unwrap();
-            std::future::ready(Err::<(), _>(Stopped))
-        };
-        io.ns("/", (async |_: SocketRef<Outlet>| {}).with(refuse));
+        let sockets = Sockets::new(Arc::new(dispatcher), Arc::clone(&rooms), limits, metrics, tasks.clone());
+        let clients: Arc<dyn Clients> = Arc::new(Refusing(Arc::clone(&sockets)));
+        let server = library::Server::new(&Config::default(), &Arc::downgrade(&clients), tasks);
+        let service = server
+            .layer()
+            .layer(tower::service_fn(async |_| Ok::<_, std::convert::Infallible>(http::Response::new(Full::<bytes::Bytes>::default()))));
         let ask = async |query: &str, body: Option<&'static str>| {
             let request = http::Request::builder().uri(format!("http://host/socket.io/?EIO=4&transport=polling{query}"));
             let request = request.method(if body.is_some() { "POST" } else { "GET" });
@@ -514,14 +601,15 @@ mod tests {
         let opened = ask("", None).await;
         let sid = opened.split('"').nth(3).unwrap();
         ask(&format!("&sid={sid}"), Some("40")).await;
-        let (waiting, socket) = told.recv().await.unwrap();
-        assert_eq!(waiting, 1);
-        // The refusal is sent, and then the library drops the socket.
+        ask(&format!("&sid={sid}"), None).await;
+        assert!(sockets.memory().usage().0 > 0 && rooms.connections() == 1);
+        ask(&format!("&sid={sid}"), Some("41")).await;
+        // The library drops the socket, which is held by nothing that it owns.
         let until = tokio::time::Instant::now() + Duration::from_secs(20);
-        while socket.strong_count() > 0 {
-            assert!(tokio::time::Instant::now() < until, "the socket is held");
+        while !sockets.clients().is_empty() {
+            assert!(tokio::time::Instant::now() < until, "the client is held");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(sockets.clients().is_empty() && sockets.memory().usage().0 == 0 && rooms.connections() == 0);
+        assert!(sockets.memory().usage().0 == 0 && rooms.connections() == 0);
     }
 }

@@ -2,13 +2,12 @@
 
 mod stage;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -43,6 +42,7 @@ pub struct Cut(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     is_cut: AtomicBool,
+    is_claimed: AtomicBool,
     reader: AtomicWaker,
     stage: StageCell,
 }
@@ -52,6 +52,16 @@ impl Cut {
     pub fn now(&self) {
         self.0.is_cut.store(true, Ordering::Release);
         self.0.reader.wake();
+    }
+
+    /// Returns `true` at the first call: a connection goes on as one client's only.
+    pub(crate) fn claim(&self) -> bool {
+        !self.0.is_claimed.swap(true, Ordering::Relaxed)
+    }
+
+    /// The same without keeping what it needs after the connection's end.
+    pub(crate) fn downgrade(&self) -> WeakCut {
+        WeakCut(Arc::downgrade(&self.0))
     }
 
     /// What the connection waits for, and a number that differs after each change.
@@ -77,30 +87,14 @@ impl Cut {
     }
 }
 
-/// The WebSocket connections that began as upgrades of long-polling: their handshake came over another TCP connection.
-#[derive(Debug, Default)]
-pub struct Upgrades {
-    by_sid: Mutex<HashMap<String, Weak<State>>>,
-}
+/// A [`Cut`] of a connection that may have ended.
+#[derive(Debug)]
+pub(crate) struct WeakCut(Weak<State>);
 
-/// Entries at which those of closed connections are swept, at least.
-const SWEEP_AT: usize = 1024;
-
-impl Upgrades {
-    /// Remembers that the client `sid` asks to go on over `cut`'s connection, for as long as that lives.
-    pub fn remember(&self, sid: &str, cut: &Cut) {
-        // The lock guards a map that is whole between any two of its calls.
-        let mut by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_sid.len() >= SWEEP_AT && by_sid.len() == by_sid.capacity() {
-            by_sid.retain(|_, cut| cut.strong_count() > 0);
-        }
-        by_sid.insert(sid.to_owned(), Arc::downgrade(&cut.0));
-    }
-
-    /// The connection to which the client `sid` was upgraded, where it still lives.
-    pub fn find(&self, sid: &str) -> Option<Cut> {
-        let by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
-        by_sid.get(sid).and_then(Weak::upgrade).map(Cut)
+impl WeakCut {
+    /// The cut, if the connection still lives.
+    pub(crate) fn upgrade(&self) -> Option<Cut> {
+        self.0.upgrade().map(Cut)
     }
 }
 
@@ -109,34 +103,42 @@ impl Upgrades {
 pub struct Cuttable<S, P> {
     stream: S,
     /// Its slot among the connections that the host has at once, given back with the stream, also after an upgrade.
-    _slot: P,
-    cut: Cut,
+    slot: P,
+    cut: Attached,
+}
+
+/// A handshake knows its connection's cut for as long as the client lives: not the task of a connection that has ended as well.
+#[derive(Debug)]
+struct Attached(Cut);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        drop(self.0.0.reader.take());
+    }
 }
 
 impl<S, P> Cuttable<S, P> {
     /// Makes `stream` end with `cut`, and drop its `slot` when it ends.
     pub fn new(stream: S, cut: &Cut, slot: P) -> Self {
-        Self { stream, _slot: slot, cut: cut.clone() }
+        Self { stream, slot, cut: Attached(cut.clone()) }
     }
-}
 
-/// A handshake knows its connection's cut for as long as the client lives: not the task of a connection that has ended as well.
-impl<S, P> Drop for Cuttable<S, P> {
-    fn drop(&mut self) {
-        drop(self.cut.0.reader.take());
+    /// The stream, which its cut does not end any more, and its slot.
+    pub fn into_parts(self) -> (S, P) {
+        (self.stream, self.slot)
     }
 }
 
 impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Cuttable<S, P> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.cut.check()?;
+        self.cut.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
         if poll.is_pending() {
-            self.cut.0.reader.register(context.waker());
+            self.cut.0.0.reader.register(context.waker());
             // Where the cut came before there was somebody to wake.
-            self.cut.check()?;
+            self.cut.0.check()?;
         } else {
-            self.cut.0.stage.received();
+            self.cut.0.0.stage.received();
         }
         poll
     }
@@ -144,13 +146,13 @@ impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Cuttable<S, P> {
 
 impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Cuttable<S, P> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.cut.check()?;
+        self.cut.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.cut.sent(poll)
+        self.cut.0.sent(poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.cut.check()?;
+        self.cut.0.check()?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -159,9 +161,9 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Cuttable<S, P> {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.cut.check()?;
+        self.cut.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.cut.sent(poll)
+        self.cut.0.sent(poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -183,16 +185,5 @@ mod tests {
         let (read, ()) = tokio::join!(stream.read_u8(), async { cut.now() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(stream.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
-    }
-
-    #[test]
-    fn an_upgrade_is_found_while_its_connection_lives() {
-        let upgrades = Upgrades::default();
-        let cut = Cut::default();
-        upgrades.remember("sid", &cut);
-        upgrades.find("sid").unwrap().now();
-        assert!(cut.check().is_err());
-        drop(cut);
-        assert!(upgrades.find("sid").is_none());
     }
 }

@@ -12,7 +12,6 @@ use sockhop::plugin::Engine;
 use sockhop::registry::{Registry, Routes, Served};
 use sockhop::rooms::Rooms;
 use tempfile::TempDir;
-use tokio_util::task::TaskTracker;
 
 /// A dispatcher of some plugins, with a client that nobody serves: what is emitted to it goes nowhere.
 pub struct TestDispatcher {
@@ -46,7 +45,7 @@ impl TestDispatcher {
             served.push(version);
         }
         registry.publish(routes);
-        let rooms = Rooms::new(&config.limits, TaskTracker::new());
+        let rooms = Arc::new(Rooms::default());
         let dispatcher = Dispatcher::new(registry, rooms, Arc::new(config.limits.clone()), metrics);
         let (sid, public_id) = ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned());
         let address = Some([127, 0, 0, 1].into());

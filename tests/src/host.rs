@@ -73,6 +73,7 @@ impl TestHost {
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.plugins.dir = plugins.path().to_owned();
         config.data.dir = data.to_owned();
+        config.server.socketio = crate::socketio();
         // A handler that is only slow, because the machine is busy with other tests, is not what a test of the limit is about.
         config.limits.event_cpu_ms = Duration::from_secs(1);
         config.limits.register_cpu_ms = Duration::from_secs(10);

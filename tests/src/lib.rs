@@ -35,6 +35,21 @@ pub use process::{HostProcess, serve};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sockhop::config::{Config, SocketIo};
+
+/// The variable of the environment that names the implementation of Socket.IO which tests use, as the configuration names it.
+pub(crate) const SOCKETIO: &str = "SOCKHOP_TEST_SOCKETIO";
+
+/// The implementation of Socket.IO that a test's host uses: the one that the environment names, or the default.
+pub fn socketio() -> SocketIo {
+    match std::env::var(SOCKETIO).as_deref() {
+        Ok("builtin") => SocketIo::Builtin,
+        Ok("socketioxide") => SocketIo::Socketioxide,
+        Ok(other) => panic!("{SOCKETIO}={other}: expected builtin or socketioxide"),
+        Err(_) => Config::default().server.socketio,
+    }
+}
+
 /// How long anything may take before a test gives up: far longer than it should on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -210,6 +210,9 @@ pub fn serve(plugins: &Path, data: &Path) -> Command {
 fn serve_by(plugins: &Path, data: &Path, mut program: Command) -> Command {
     program.args(["serve", "--listen", "127.0.0.1:0"]).arg("--plugins").arg(plugins).arg("--data").arg(data);
     program.env("SOCKHOP_LOG__FILTER", "warn");
+    if let Ok(name) = std::env::var(crate::SOCKETIO) {
+        program.env("SOCKHOP_SERVER__SOCKETIO", name);
+    }
     // Tests have no load balancer.
     program.env("SOCKHOP_LIMITS__SHUTDOWN_UNREADY_MS", "1");
     program

@@ -133,10 +133,13 @@ pub struct Limits {
     /// How long a client may not read before it is cut.
     #[serde(deserialize_with = "milliseconds")]
     pub stalled_reader_ms: Duration,
-    /// Packets that wait for a client to read them; one that would miss an emit is cut.
+    /// Packets in the library's buffer of one client.
     pub outgoing_packets: NonZeroUsize,
-    /// Memory of the emits beyond, of all clients together, which wait as long; a client for which there is none is cut.
+    /// Memory of what waits for all clients to read it; a client for which there is none is cut. With the library, of what finds no space in its
+    /// buffers.
     pub overflow_bytes: NonZeroUsize,
+    /// Memory of all messages that have begun to arrive and are not complete; a client for which there is none is cut. Not with the library.
+    pub unfinished_bytes: NonZeroUsize,
     /// How long events that run on a version that was replaced may go on.
     #[serde(deserialize_with = "milliseconds")]
     pub drain_ms: Duration,
@@ -231,6 +234,7 @@ impl Default for Limits {
             stalled_reader_ms: Duration::from_secs(20),
             outgoing_packets: nonzero!(NonZeroUsize, 4096),
             overflow_bytes: nonzero!(NonZeroUsize, 64 * MIB),
+            unfinished_bytes: nonzero!(NonZeroUsize, 64 * MIB),
             drain_ms: Duration::from_secs(10),
             host_events: nonzero!(NonZeroUsize, 50_000),
             compile_ms: Duration::from_secs(30),
@@ -299,7 +303,7 @@ impl Limits {
     }
 }
 
-fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let number = NonZeroU64::deserialize(deserializer)?;
     Ok(Duration::from_millis(number.get()))
 }

@@ -85,6 +85,7 @@ const MODULES: &[&str] = &[
     "rule",
     "schema",
     "socket",
+    "socketio",
     "store",
     "transport",
 ];

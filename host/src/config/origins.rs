@@ -4,7 +4,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::listen::is_host_name;
 
-/// An allowed origin: `https://app.example.com`, or `https://*.example.com` for every name below `example.com`.
+/// An allowed origin: `https://app.example.com`, or `https://*.example.com` for every name below `example.com`, or `null`, which browsers send for
+/// pages without an origin of their own, such as files and sandboxed frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedOrigin {
     /// In lower case, as browsers send it; without the wildcard label.
@@ -20,7 +21,10 @@ impl AllowedOrigin {
     /// Says why no browser sends such an origin, and what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.to_ascii_lowercase();
-        if text == "*" || text == "null" {
+        if text == "null" {
+            return Ok(Self { text, wildcard_at: None });
+        }
+        if text == "*" {
             return Err("names no origin; list each one, such as \"https://app.example.com\" or \"https://*.example.com\"".to_owned());
         }
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -130,7 +134,9 @@ mod tests {
         }
         let with_port = AllowedOrigin::parse("http://*.localhost:3000").unwrap();
         assert!(with_port.allows("http://app.localhost:3000") && !with_port.allows("http://app.localhost"));
-        for good in ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:3000", "capacitor://localhost", "https://a_b.example.com"] {
+        for good in
+            ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:3000", "capacitor://localhost", "https://a_b.example.com", "null"]
+        {
             assert!(AllowedOrigin::parse(good).unwrap().allows(good), "{good}");
         }
     }
@@ -140,7 +146,6 @@ mod tests {
         let cases = [
             ("app.example.com", "no scheme"),
             ("*", "list each"),
-            ("null", "list each"),
             ("https://app.example.com/", "write \"https://app.example.com\""),
             ("https://app.example.com/path", "path"),
             ("https://app.example.com:443", "write \"https://app.example.com\""),

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
-use crate::rooms::Rooms;
 use crate::transport::{Cut, Peer};
 
 use super::connection::Server;
@@ -22,17 +21,17 @@ use super::slots::Slots;
 /// How long accepting rests when the host can't accept anything, as without file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `stop`, then lets what was accepted go on.
+/// Serves `router` on `listener` until `stop`, then lets what was accepted go on. One write may wait for its client as long as `write_limit`.
 pub(crate) async fn accept(
     listener: TcpListener,
     router: Router,
-    rooms: Arc<Rooms>,
+    write_limit: Duration,
     slots: Arc<Slots>,
     limits: Arc<Limits>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let server = Arc::new(Server { router, rooms, limits, stop: stop.clone() });
+    let server = Arc::new(Server { router, limits, write_limit, stop: stop.clone() });
     let mut is_failing = false;
     loop {
         let accepted = tokio::select! {

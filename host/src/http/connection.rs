@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{Response, header};
+use axum::http::Response;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1::{Builder, UpgradeableConnection};
 use hyper::service::HttpService;
@@ -23,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::config::Limits;
-use crate::rooms::Rooms;
+use crate::socketio::builtin;
 use crate::transport::{Cut, Cuttable, Peer, Stage};
 
 use super::problem::Problem;
 use super::slots::Slot;
+use super::socketio::NoAnswer;
 
 /// The most that hyper buffers of one connection: so long may a request's head be. Its own 400 KiB would be memory that anyone can take.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -38,13 +39,15 @@ const RESERVED: Duration = Duration::from_secs(2);
 /// How long the answer to a head that did not come may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-type Io = TokioIo<Cuttable<TcpStream, Arc<Slot>>>;
+/// The stream of a connection. Writes fail after a time where our own implementation of Socket.IO serves.
+pub(super) type Io = TokioIo<builtin::WriteDeadline<Cuttable<TcpStream, Arc<Slot>>>>;
 
 /// What serves every connection of a host.
 pub(super) struct Server {
     pub(super) router: Router,
-    pub(super) rooms: Arc<Rooms>,
     pub(super) limits: Arc<Limits>,
+    /// How long one write may wait for the client.
+    pub(super) write_limit: Duration,
     pub(super) stop: CancellationToken,
 }
 
@@ -62,18 +65,13 @@ fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration
 impl Server {
     /// Serves requests until the client, a deadline or the end of the host ends the connection, or a WebSocket takes it over.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, slot: Arc<Slot>, cut: Cut) {
-        let io = TokioIo::new(Cuttable::new(stream, &cut, Arc::clone(&slot)));
-        let (is_upgraded, has_answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (rooms, own, answered) = (Arc::clone(&self.rooms), cut.clone(), Arc::clone(&has_answered));
+        let stream = Cuttable::new(stream, &cut, Arc::clone(&slot));
+        let io = TokioIo::new(builtin::WriteDeadline::new(stream, self.write_limit));
+        let has_answered = Arc::new(AtomicBool::new(false));
+        let (own, answered) = (cut.clone(), Arc::clone(&has_answered));
         let timed = Arc::clone(&slot);
         let service = self.router.clone().map_request(move |mut request: Request<Incoming>| {
             own.enter(Stage::Request);
-            if let Some(sid) = upgrading_sid(&request)
-                // A TCP connection goes on as one client's: whoever names more only wants to be remembered.
-                && !is_upgraded.swap(true, Ordering::Relaxed)
-            {
-                rooms.upgrades.remember(sid, &own);
-            }
             request.extensions_mut().insert(own.clone());
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(Arc::clone(&slot));
@@ -82,6 +80,9 @@ impl Server {
         let own = cut.clone();
         let service = service.map_response(move |response: Response<Body>| {
             answered.store(true, Ordering::Relaxed);
+            if response.extensions().get::<NoAnswer>().is_some() {
+                own.now();
+            }
             response.map(|body| Answer { body, cut: own.clone() })
         });
         let mut builder = Builder::new();
@@ -218,17 +219,6 @@ impl Drop for Answer {
     }
 }
 
-/// The client that asks by this request to go on over a WebSocket.
-fn upgrading_sid<B>(request: &Request<B>) -> Option<&str> {
-    let asks = request.uri().path().trim_end_matches('/') == "/socket.io" && request.headers().contains_key(header::UPGRADE);
-    let query = request.uri().query().filter(|_| asks)?;
-    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    (value("transport")? == "websocket").then(|| value("sid")).flatten().filter(|sid| sid.len() <= MAX_SID)
-}
-
-/// Characters of a Socket.IO id, with room for those of a later library.
-const MAX_SID: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,20 +231,5 @@ mod tests {
         };
         assert_eq!(of(false), [Some(limits.first_byte_ms), Some(limits.head_ms), None, Some(limits.keep_alive_ms)]);
         assert_eq!(of(true), [Some(RESERVED), Some(limits.head_ms), None, Some(RESERVED)]);
-    }
-
-    #[test]
-    fn only_an_upgrade_names_its_client() {
-        let sid = |uri: &str, upgrade: bool| {
-            let request = Request::builder().uri(uri);
-            let request = if upgrade { request.header(header::UPGRADE, "websocket") } else { request };
-            upgrading_sid(&request.body(()).unwrap()).map(str::to_owned)
-        };
-        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", true), Some("abc".to_owned()));
-        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", false), None);
-        assert_eq!(sid("/elsewhere?EIO=4&transport=websocket&sid=abc", true), None);
-        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket", true), None);
-        assert_eq!(sid("/socket.io/?EIO=4&transport=polling&sid=abc", true), None);
-        assert_eq!(sid(&format!("/socket.io/?transport=websocket&sid={}", "x".repeat(65)), true), None);
     }
 }

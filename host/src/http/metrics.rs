@@ -37,7 +37,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
     api.metrics.log_lines_dropped(crate::log::lines_dropped());
     let (connections, sessions, limit) = api.slots.used();
     let (mailbox, mailbox_limit) = api.sockets.memory().usage();
-    let (overflow, overflow_limit) = api.rooms.overflow().usage();
+    let (overflow, overflow_limit) = api.socketio.queued();
     api.metrics.show_usage(&Usage { connections, sessions, limit, mailbox, mailbox_limit, overflow, overflow_limit });
     let text = api.metrics.render(api.rooms.connections(), routes.generation, &gauges).map_err(|error| {
         tracing::error!(%error, "metrics not rendered");

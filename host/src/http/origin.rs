@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::config::AllowedOrigin;
 
@@ -64,14 +64,17 @@ pub(crate) async fn check(State(origins): State<Arc<Origins>>, request: Request,
     }
 }
 
-/// Tells browsers the same, for long-polling.
-pub(crate) fn cors(origins: &Arc<Origins>) -> CorsLayer {
+/// Tells browsers the same, for long-polling: and which `headers` pages may send, those that a page asks for if none are named.
+pub(crate) fn cors(origins: &Arc<Origins>, headers: Option<&[HeaderName]>) -> CorsLayer {
     let origins = Arc::clone(origins);
+    // These two are needed by every page that uses `/api`.
+    let always = [header::CONTENT_TYPE, header::AUTHORIZATION];
+    let headers = headers.map_or_else(AllowHeaders::mirror_request, |named| AllowHeaders::list(named.iter().cloned().chain(always)));
     let allowed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(|origin| origins.allow(origin));
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
+        .allow_headers(headers)
         .allow_credentials(true)
 }
 

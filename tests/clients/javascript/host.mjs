@@ -62,6 +62,8 @@ function fromEnvironment(name) {
 async function run(bin, args, cwd, settings) {
   // Settings of the caller's own environment are not this test's.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SOCKHOP_")));
+  // Each test is for both implementations of Socket.IO.
+  if (process.env.SOCKHOP_TEST_SOCKETIO) env.SOCKHOP_SERVER__SOCKETIO = process.env.SOCKHOP_TEST_SOCKETIO;
   Object.assign(env, settings);
   const child = spawn(bin, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
   // Nothing may outlive a test file that ends early; a signal would end this process without its `exit`.

@@ -38,11 +38,15 @@ class Host:
         data = Path(self._directory.name, "data")
         arguments = ["--listen", "127.0.0.1:0", "--plugins", os.environ["SOCKHOP_PLUGINS_DIR"], "--data", str(data)]
         self._output = ""
+        # No configuration of this machine, and no setting of the caller's environment, reaches the host.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SOCKHOP_")}
+        # Each test is for both implementations of Socket.IO.
+        if implementation := os.environ.get("SOCKHOP_TEST_SOCKETIO"):
+            environment["SOCKHOP_SERVER__SOCKETIO"] = implementation
         self._process = subprocess.Popen(
             [os.environ["SOCKHOP_BIN"], "serve", *arguments],
-            # No configuration of this machine, and no setting of the caller's environment, reaches the host.
             cwd=self._directory.name,
-            env={name: value for name, value in os.environ.items() if not name.startswith("SOCKHOP_")},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

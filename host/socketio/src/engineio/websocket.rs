@@ -127,8 +127,9 @@ pub(crate) async fn pump<P: Protocol>(session: &Arc<Session>, protocol: &mut P, 
     let _ = timeout(linger, poll_fn(|cx| session.poll_drained(cx))).await;
     let writer = session.finish();
     place.unlist();
-    protocol.closed(end, &Batch::default()).await;
-    disconnect(end, writer, receiver, session).await;
+    // The connection, with its file descriptor, need not wait for the application.
+    let batch = Batch::default();
+    tokio::join!(protocol.closed(end, &batch), disconnect(end, writer, receiver, session));
 }
 
 /// Closes the connection so that the client learns why, or so that the kernel forgets it at once.

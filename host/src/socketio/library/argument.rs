@@ -1,20 +1,22 @@
 //! An event's or an ack's arguments as they travel: the text that a plugin has written, as it is; or, with attachments, a document with
-//! bytes where its placeholders stand.
+//! bytes where its placeholders stand. And a client's packet as name and arguments.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 use socketioxide_core::Value as Serialized;
 
 use crate::effect::Emit;
-use crate::event::Json;
 
 use super::outlet::Outlet;
 
 /// `["event",data]`. An event's name has no character that JSON would escape.
 pub(super) fn of_emit(outlet: &Outlet, emit: &Emit) -> Option<Serialized> {
     if emit.attachments.is_empty() {
-        return Some(of_event(&emit.event, &emit.data));
+        return Some(of_event(&emit.event, emit.data.as_str()));
     }
     let document: Value = serde_json::from_str(emit.data.as_str()).ok()?;
     match outlet.serialize(&emit.event, &(WithAttachments(&document, &emit.attachments),)) {
@@ -27,18 +29,13 @@ pub(super) fn of_emit(outlet: &Outlet, emit: &Emit) -> Option<Serialized> {
 }
 
 /// The same without attachments.
-pub(super) fn of_event(event: &str, data: &Json) -> Serialized {
-    text(&["[\"", event, "\",", data.as_str(), "]"])
+pub(super) fn of_event(event: &str, data: &str) -> Serialized {
+    text(&["[\"", event, "\",", data, "]"])
 }
 
-/// `[reply]`
-pub(super) fn of_reply(reply: &Json) -> Serialized {
-    text(&["[", reply.as_str(), "]"])
-}
-
-/// `[{"error":rejection}]`
-pub(super) fn of_rejection(document: &Value) -> Serialized {
-    text(&["[{\"error\":", &document.to_string(), "}]"])
+/// `[arguments]`
+pub(super) fn of_ack(arguments: &str) -> Serialized {
+    text(&["[", arguments, "]"])
 }
 
 fn text(parts: &[&str]) -> Serialized {
@@ -74,6 +71,40 @@ impl Serialize for WithAttachments<'_> {
                 sequence.end()
             }
             plain => plain.serialize(serializer),
+        }
+    }
+}
+
+/// The name in `["name",argument]`, and what stands between it and the last bracket: one argument, if the dispatcher finds that it is JSON.
+/// So nothing is parsed here but the name.
+pub(super) fn split(text: &str) -> Option<(Cow<'_, str>, &str)> {
+    let inner = text.trim_ascii().strip_prefix('[')?.strip_suffix(']')?;
+    let mut values = serde_json::Deserializer::from_str(inner).into_iter::<Name<'_>>();
+    let Name(name) = values.next()?.ok()?;
+    let rest = inner.get(values.byte_offset()..)?.trim_ascii();
+    if rest.is_empty() { Some((name, "")) } else { rest.strip_prefix(',').map(|argument| (name, argument)) }
+}
+
+/// Borrowed from the packet, where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'packet>(#[serde(borrow)] Cow<'packet, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn a_packet_is_a_name_and_the_rest_of_an_array() {
+        let split = |text| split(text).map(|(name, rest)| (name.into_owned(), rest.to_owned()));
+        let some = |name: &str, rest: &str| Some((name.to_owned(), rest.to_owned()));
+        assert_eq!(split(r#"["ping",{"timestamp":1}]"#), some("ping", r#"{"timestamp":1}"#));
+        assert_eq!(split(r#"["ping"]"#), some("ping", ""));
+        assert_eq!(split(r#" [ "ping" , {} ] "#), some("ping", " {}"));
+        // What is not one argument is no JSON, as the dispatcher finds.
+        assert_eq!(split(r#"["ping",1,2]"#), some("ping", "1,2"));
+        assert_eq!(split(r#"["ping",1],["evil",2]"#), some("ping", r#"1],["evil",2"#));
+        for text in [r#"["ping" 1]"#, "[1]", "[]", "[", ""] {
+            assert_eq!(split(text), None, "{text}");
         }
     }
 }

@@ -1,35 +1,28 @@
 //! The task that sends what waits for one connection, and ends the connection if its client does not read.
 
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use socketioxide::socket::Sid;
 use tokio::time::Instant;
 
-use super::Rooms;
-use super::outlet::Outlet;
-use super::overflow::{Drained, Queue};
+use super::Link;
+use super::queue::Drained;
 
 /// How soon a full buffer is tried again, at first and at most: each try without success doubles the time. There is no signal for space in
 /// a buffer, and many clients that do not read must not keep a processor busy.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
 /// Sends what waits for one client.
-pub(super) struct Attendant {
-    pub(super) rooms: Weak<Rooms>,
-    pub(super) outlet: Arc<Outlet>,
-    pub(super) client: Sid,
-    pub(super) queue: Arc<Queue>,
-}
+pub(super) struct Attendant(pub(super) Link);
 
 impl Attendant {
     /// Works until nothing waits or the connection has ended. A client that makes no space for `stalled` is cut.
     pub(super) async fn run(self, stalled: Duration) {
+        let Self(link) = &self;
+        let reach = &*link.0;
         let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);
         loop {
             tokio::time::sleep(pause).await;
-            let Some(rooms) = self.rooms.upgrade() else { return };
-            let drained = rooms.overflow.drain(&self.outlet, self.client, &self.queue);
+            let drained = reach.queue.drain(reach);
             // A client that makes little space is not looked at more often for that.
             pause = match drained {
                 Drained::Batch => RETRY.0,
@@ -40,24 +33,19 @@ impl Attendant {
             match drained {
                 Drained::All => return,
                 Drained::Batch | Drained::Some => until = Instant::now() + stalled,
-                Drained::None if is_late => rooms.cut_receiver(&self.outlet, self.client, "it does not read what is sent to it"),
+                Drained::None if is_late => link.abort("it does not read what is sent to it"),
                 Drained::None => {}
-                // Known until the connection is gone, so that nothing follows its DISCONNECT packet.
-                Drained::Ends => match rooms.socket(&self.outlet, self.client) {
-                    None => {
-                        rooms.overflow.forget(&self.outlet, self.client);
-                        return;
+                // Kept until the connection is gone, so that nothing follows its DISCONNECT packet.
+                Drained::Ends if reach.socket().is_none() => return link.forget(),
+                Drained::Ends if !is_told => {
+                    is_told = reach.try_disconnect().is_ok();
+                    if !is_told && is_late {
+                        link.abort("it does not read that its connection ends");
+                        // A polling client can't be cut: if it never polls again, the heartbeat ends its session.
+                        until = Instant::now() + stalled;
                     }
-                    Some(socket) if !is_told => {
-                        is_told = Rooms::try_disconnect(socket).is_ok();
-                        if !is_told && is_late {
-                            rooms.cut_receiver(&self.outlet, self.client, "it does not read that its connection ends");
-                            // A polling client can't be cut: if it never polls again, the heartbeat ends its session.
-                            until = Instant::now() + stalled;
-                        }
-                    }
-                    Some(_) => {}
-                },
+                }
+                Drained::Ends => {}
             }
         }
     }
@@ -66,15 +54,12 @@ impl Attendant {
 /// After a panic nothing would see to the queue, and its client would wait for ever.
 impl Drop for Attendant {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(rooms) = self.rooms.upgrade()
-        {
-            rooms.overflow.forget(&self.outlet, self.client);
-            if let Some(socket) = rooms.socket(&self.outlet, self.client) {
-                rooms.abort(&socket);
-                // Without space for it, the heartbeat ends the session of a client that polls.
-                let _ = Rooms::try_disconnect(socket);
-            }
+        if std::thread::panicking() {
+            let Self(link) = self;
+            link.forget();
+            link.0.cut();
+            // Without space for it, the heartbeat ends the session of a client that polls.
+            let _ = link.0.try_disconnect();
         }
     }
 }

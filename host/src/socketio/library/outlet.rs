@@ -9,10 +9,10 @@ use serde::Serialize;
 use socketioxide::SocketError;
 use socketioxide::adapter::Emitter;
 use socketioxide::socket::Sid;
-use socketioxide_core::adapter::{BroadcastFlags, BroadcastOptions, CoreAdapter, CoreLocalAdapter, DefinedAdapter, SocketEmitter};
+use socketioxide_core::Value as Serialized;
+use socketioxide_core::adapter::{BroadcastOptions, CoreAdapter, CoreLocalAdapter, DefinedAdapter, SocketEmitter};
 use socketioxide_core::packet::{Packet, PacketData};
 use socketioxide_core::parser::{Parse, ParserError};
-use socketioxide_core::{Str, Value as Serialized};
 
 /// Where the packets of one namespace leave.
 pub(crate) struct Outlet {
@@ -34,28 +34,6 @@ impl Outlets {
 }
 
 impl Outlet {
-    /// Each connection of any of `rooms`, once. An empty list of rooms is nobody.
-    pub(super) fn members(&self, rooms: &[String]) -> Vec<Sid> {
-        if rooms.is_empty() {
-            return Vec::new();
-        }
-        let mut options = BroadcastOptions::default();
-        options.rooms = rooms.iter().map(|room| room.clone().into()).collect();
-        self.local.sockets(options)
-    }
-
-    /// The namespace.
-    pub(super) fn path(&self) -> &Str {
-        self.local.path()
-    }
-
-    /// Every connection.
-    pub(super) fn everyone(&self) -> Vec<Sid> {
-        let mut options = BroadcastOptions::default();
-        options.add_flag(BroadcastFlags::Broadcast);
-        self.local.sockets(options)
-    }
-
     /// Serializes an argument list with attachments, as only the library knows how.
     ///
     /// # Errors

@@ -1,50 +1,57 @@
-//! Connections whose outgoing buffer was full: the packets that wait for space in it, in their order, and whether the connection is to be
-//! ended after them. While something waits for a connection, nothing is sent to it in another way.
+//! What waits for one connection whose outgoing buffer is full: packets in their order, and whether the connection is to be ended after them.
+//! While something waits for a connection, nothing is sent to it in another way.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use socketioxide::SocketError;
-use socketioxide::socket::Sid;
-use socketioxide_core::{Str, Value as Serialized};
+use socketioxide_core::Value as Serialized;
 use tokio::sync::oneshot;
 
 use crate::config::EVENT_BYTES;
 use crate::memory::QueueMemory;
 
-use super::outlet::Outlet;
+use super::Reach;
 
-/// A connection: its session and its namespace.
-type Key = (Sid, Str);
-
-/// The most packets that [`Overflow::drain`] sends in one call.
+/// The most packets that [`Queue::drain`] sends in one call.
 const LARGEST_BATCH: usize = 256;
 
-/// What waits for all connections.
-pub(super) struct Overflow {
-    /// Number of entries in `queues`. Each packet reads it, so it has no lock.
-    connections: AtomicUsize,
-    queues: Mutex<HashMap<Key, Arc<Queue>>>,
-    largest_batch: usize,
-    memory: QueueMemory,
+/// The most packets that [`Queue::drain`] sends in one call to a client with a buffer of so many `packets`.
+pub(super) fn largest_batch(packets: usize) -> usize {
+    packets.div_ceil(2).min(LARGEST_BATCH)
 }
 
-/// What waits for one connection. A queue's lock may be held while the map's is taken, never the other way round.
+/// What waits for one connection.
 #[derive(Default)]
-pub(super) struct Queue(Mutex<State>);
+pub(super) struct Queue {
+    /// Whether packets must pass by `state`. Each packet reads it, so it has no lock.
+    is_in_use: AtomicBool,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
     packets: VecDeque<Waiting>,
     /// Bytes of the memory that the emits among them take.
     bytes: usize,
-    /// Packets that the next call of [`Overflow::drain`] sends; 0 before the first.
+    /// Packets that the next call of [`Queue::drain`] sends; 0 before the first.
     batch: usize,
-    /// The connection is to be ended after the packets, and accepts no others.
-    ends: bool,
-    /// The queue is no longer in the map.
-    is_removed: bool,
+    stage: Stage,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is sent at once: nothing waits.
+    #[default]
+    Idle,
+    /// It waits behind others.
+    Waiting,
+    /// It is too late: the connection is to be ended after what waits.
+    Ending,
+    /// It is too late: the connection has ended.
+    Ended,
 }
 
 struct Waiting {
@@ -93,162 +100,116 @@ pub(super) enum Drained {
     Ends,
 }
 
-impl Overflow {
-    /// An empty one with its `memory`, for buffers of so many `packets`.
-    pub(super) fn new(packets: usize, memory: QueueMemory) -> Self {
-        let largest_batch = packets.div_ceil(2).min(LARGEST_BATCH);
-        Self { connections: AtomicUsize::new(0), queues: Mutex::default(), largest_batch, memory }
-    }
-
-    /// Its memory.
-    pub(super) fn memory(&self) -> &QueueMemory {
-        &self.memory
-    }
-
-    /// Sends a packet to `client` after what waits for it. An emit waits in the memory of all connections. An answer takes none of it: its sender
-    /// keeps it until it is sent, and has one at a time. `attend` is called with the new queue of a connection for which nothing waited: it has to
-    /// see to [`Overflow::drain`] from then on.
-    pub(super) fn send(&self, outlet: &Outlet, client: Sid, packet: impl Fn() -> Packet, attend: impl Fn(Arc<Queue>)) -> Handed {
-        loop {
-            let queue = match self.find(outlet, client) {
-                Some(queue) => queue,
-                None => match packet().send(outlet, client) {
-                    Ok(()) => return Handed::Sent,
-                    Err(SocketError::Closed) => return Handed::Gone,
-                    Err(SocketError::InternalChannelFull) => self.find_or_insert(outlet, client, &attend),
-                },
-            };
-            let mut state = queue.state();
-            // Drained meanwhile: the buffer has space.
-            if state.is_removed {
-                continue;
+impl Queue {
+    /// Sends a packet after what waits. An emit waits in the memory of all connections. An answer takes none of it: its sender keeps it until it
+    /// is sent, and has one at a time. `attend` is called when something begins to wait: it has to see to [`Queue::drain`] from then on.
+    pub(super) fn send(&self, to: &Reach, packet: impl Fn() -> Packet, attend: impl FnOnce()) -> Handed {
+        if !self.has() {
+            match packet().send(to) {
+                Ok(()) => return Handed::Sent,
+                Err(SocketError::Closed) => return Handed::Gone,
+                Err(SocketError::InternalChannelFull) => {}
             }
-            if state.ends {
-                return Handed::Gone;
-            }
-            let packet = packet();
-            let charge = packet.charge();
-            if charge > 0 && !self.memory.take(charge, state.bytes) {
-                state.ends = true;
-                state.clear(&self.memory);
-                return Handed::NoMemory;
-            }
-            let (sent, is_sent) = (!matches!(packet, Packet::Emit(_))).then(oneshot::channel).unzip();
-            state.bytes += charge;
-            state.packets.push_back(Waiting { packet, charge, sent });
-            return Handed::Waits(is_sent);
         }
+        let mut state = self.state();
+        match state.stage {
+            // There may be space by now.
+            Stage::Idle => match packet().send(to) {
+                Ok(()) => return Handed::Sent,
+                Err(SocketError::Closed) => return Handed::Gone,
+                Err(SocketError::InternalChannelFull) => {
+                    self.enter(&mut state, Stage::Waiting);
+                    attend();
+                }
+            },
+            Stage::Waiting => {}
+            Stage::Ending | Stage::Ended => return Handed::Gone,
+        }
+        let (packet, memory) = (packet(), &to.shared.memory);
+        let charge = packet.charge();
+        if charge > 0 && !memory.take(charge, state.bytes) {
+            self.enter(&mut state, Stage::Ending);
+            state.clear(memory);
+            return Handed::NoMemory;
+        }
+        let (sent, is_sent) = (!matches!(packet, Packet::Emit(_))).then(oneshot::channel).unzip();
+        state.bytes += charge;
+        state.packets.push_back(Waiting { packet, charge, sent });
+        Handed::Waits(is_sent)
     }
 
     /// The same for a packet that its sender keeps if it can't be sent now: returns whether it is done with.
-    pub(super) fn try_send(&self, outlet: &Outlet, client: Sid, packet: Packet) -> bool {
-        match self.find(outlet, client) {
-            None => !matches!(packet.send(outlet, client), Err(SocketError::InternalChannelFull)),
+    pub(super) fn try_send(&self, to: &Reach, packet: &Packet) -> bool {
+        if self.has() {
             // Nobody waits for the answer of a connection that ends.
-            Some(queue) => queue.state().ends,
+            return matches!(self.state().stage, Stage::Ending | Stage::Ended);
+        }
+        !matches!(packet.send(to), Err(SocketError::InternalChannelFull))
+    }
+
+    /// Whether something waits, or the connection is to be ended or has ended.
+    pub(super) fn has(&self) -> bool {
+        self.is_in_use.load(Ordering::Acquire)
+    }
+
+    /// Ends the connection after what waits, or without that if it is `cut`. Calls `attend` as [`Queue::send`] does.
+    pub(super) fn end(&self, cut: bool, memory: &QueueMemory, attend: impl FnOnce()) {
+        let mut state = self.state();
+        let before = state.stage;
+        if before != Stage::Ended {
+            self.enter(&mut state, Stage::Ending);
+        }
+        if cut {
+            state.clear(memory);
+        }
+        if before == Stage::Idle {
+            attend();
         }
     }
 
-    /// Whether something waits for `client`, or its connection is to be ended.
-    pub(super) fn has(&self, outlet: &Outlet, client: Sid) -> bool {
-        self.find(outlet, client).is_some()
-    }
-
-    /// Ends the connection of `client` after what waits for it, or without that if it is `cut`. Calls `attend` as [`Overflow::send`] does.
-    pub(super) fn end(&self, outlet: &Outlet, client: Sid, cut: bool, attend: impl Fn(Arc<Queue>)) {
-        loop {
-            let queue = self.find_or_insert(outlet, client, &attend);
-            let mut state = queue.state();
-            if state.is_removed {
-                continue;
-            }
-            state.ends = true;
-            if cut {
-                state.clear(&self.memory);
-            }
-            return;
-        }
-    }
-
-    /// Sends some of what waits in the queue of `client`, as far as its buffer has space. The library ends a session whose ping finds no space, so a full
-    /// buffer halves the next batch, until the client makes space faster than it is filled.
-    pub(super) fn drain(&self, outlet: &Outlet, client: Sid, queue: &Arc<Queue>) -> Drained {
-        let mut state = queue.state();
-        if state.is_removed {
-            return Drained::All;
-        }
-        let batch = if state.batch == 0 { self.largest_batch } else { state.batch };
+    /// Sends some of what waits, as far as the buffer has space. The library ends a session whose ping finds no space, so a full buffer halves
+    /// the next batch, until the client makes space faster than it is filled.
+    pub(super) fn drain(&self, to: &Reach) -> Drained {
+        let (mut state, memory) = (self.state(), &to.shared.memory);
+        let largest = to.shared.largest_batch;
+        let batch = if state.batch == 0 { largest } else { state.batch };
         for number in 0..batch {
             let Some(first) = state.packets.front() else { break };
-            if matches!(first.packet.send(outlet, client), Err(SocketError::InternalChannelFull)) {
+            if matches!(first.packet.send(to), Err(SocketError::InternalChannelFull)) {
                 state.batch = (number / 2).max(1);
                 return if number > 0 { Drained::Some } else { Drained::None };
             }
-            state.pop(&self.memory);
+            state.pop(memory);
         }
-        state.batch = (batch + batch.div_ceil(4)).min(self.largest_batch);
-        match (state.packets.is_empty(), state.ends) {
+        state.batch = (batch + batch.div_ceil(4)).min(largest);
+        match (state.packets.is_empty(), state.stage) {
+            (_, Stage::Ended) => Drained::All,
             (false, _) => Drained::Batch,
-            (true, true) => Drained::Ends,
-            (true, false) => {
-                self.remove(outlet, client, queue, &mut state);
+            (true, Stage::Ending) => Drained::Ends,
+            (true, Stage::Idle | Stage::Waiting) => {
+                self.enter(&mut state, Stage::Idle);
+                (state.packets, state.batch) = (VecDeque::new(), 0);
                 Drained::All
             }
         }
     }
 
-    /// Forgets a connection that has ended.
-    pub(super) fn forget(&self, outlet: &Outlet, client: Sid) {
-        if let Some(queue) = self.find(outlet, client) {
-            let mut state = queue.state();
-            state.clear(&self.memory);
-            self.remove(outlet, client, &queue, &mut state);
-        }
+    /// The connection has ended: drops what waits, and accepts nothing more.
+    pub(super) fn forget(&self, memory: &QueueMemory) {
+        let mut state = self.state();
+        self.enter(&mut state, Stage::Ended);
+        state.clear(memory);
     }
 
-    fn find(&self, outlet: &Outlet, client: Sid) -> Option<Arc<Queue>> {
-        if self.connections.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        self.queues().get(&key(outlet, client)).cloned()
+    /// Called with the lock, so that the mark is never older than the stage.
+    fn enter(&self, state: &mut State, stage: Stage) {
+        state.stage = stage;
+        self.is_in_use.store(stage != Stage::Idle, Ordering::Release);
     }
 
-    fn find_or_insert(&self, outlet: &Outlet, client: Sid, attend: impl Fn(Arc<Queue>)) -> Arc<Queue> {
-        let (mut is_new, mut queues) = (false, self.queues());
-        let queue = queues.entry(key(outlet, client)).or_insert_with(|| {
-            is_new = true;
-            self.connections.fetch_add(1, Ordering::Release);
-            Arc::default()
-        });
-        let queue = Arc::clone(queue);
-        drop(queues);
-        if is_new {
-            attend(Arc::clone(&queue));
-        }
-        queue
-    }
-
-    fn remove(&self, outlet: &Outlet, client: Sid, queue: &Arc<Queue>, state: &mut State) {
-        if std::mem::replace(&mut state.is_removed, true) {
-            return;
-        }
-        let (mut queues, key) = (self.queues(), key(outlet, client));
-        if queues.get(&key).is_some_and(|other| Arc::ptr_eq(other, queue)) {
-            queues.remove(&key);
-            self.connections.fetch_sub(1, Ordering::Release);
-        }
-    }
-
-    /// The lock is held for one access to the map; a panic leaves it whole.
-    fn queues(&self) -> MutexGuard<'_, HashMap<Key, Arc<Queue>>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Queue {
     /// The lock is held for at most [`LARGEST_BATCH`] packets; a panic leaves the queue whole.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -269,10 +230,11 @@ impl State {
 }
 
 impl Packet {
-    fn send(&self, outlet: &Outlet, client: Sid) -> Result<(), SocketError> {
+    fn send(&self, to: &Reach) -> Result<(), SocketError> {
+        let outlet = to.outlet.upgrade().ok_or(SocketError::Closed)?;
         match self {
-            Self::Emit(event) | Self::Error(event) => outlet.event(client, event.clone()),
-            Self::Ack(id, arguments) => outlet.ack(client, *id, arguments.clone()),
+            Self::Emit(event) | Self::Error(event) => outlet.event(to.sid, event.clone()),
+            Self::Ack(id, arguments) => outlet.ack(to.sid, *id, arguments.clone()),
         }
     }
 
@@ -284,10 +246,6 @@ impl Packet {
             Self::Error(_) | Self::Ack(..) => 0,
         }
     }
-}
-
-fn key(outlet: &Outlet, client: Sid) -> Key {
-    (client, outlet.path().clone())
 }
 
 fn size(value: &Serialized) -> usize {

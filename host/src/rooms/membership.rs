@@ -1,0 +1,159 @@
+//! Which connections there are, and which rooms each is in: per namespace, a contiguous list of connections for each room.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+
+use crate::event::Connection;
+use crate::socketio::Link;
+
+/// One connection that can be reached.
+pub(super) struct Member {
+    pub(super) connection: Arc<Connection>,
+    pub(super) link: Link,
+    /// Its place in lists.
+    number: u64,
+}
+
+/// Members by their numbers, one after the other in memory. Hashed fast: the host makes the numbers.
+type List = IndexMap<u64, Arc<Member>, RandomState>;
+
+/// All connections of a host, by namespace.
+#[derive(Default)]
+pub(super) struct Membership {
+    namespaces: RwLock<HashMap<Arc<str>, Namespace>>,
+    next: AtomicU64,
+}
+
+#[derive(Default)]
+struct Namespace {
+    /// By public id. Hashed fast: the host makes these ids.
+    members: IndexMap<String, Entry, RandomState>,
+    rooms: HashMap<String, List>,
+}
+
+struct Entry {
+    member: Arc<Member>,
+    rooms: BTreeSet<String>,
+}
+
+impl Membership {
+    /// The locks guard maps that agree between any two calls.
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Arc<str>, Namespace>> {
+        self.namespaces.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Arc<str>, Namespace>> {
+        self.namespaces.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a connection, which is in no room.
+    pub(super) fn add(&self, connection: &Arc<Connection>, link: Link) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let member = Arc::new(Member { connection: Arc::clone(connection), link, number });
+        let entry = Entry { member, rooms: BTreeSet::new() };
+        let mut namespaces = self.write();
+        namespaces.entry(Arc::clone(&connection.namespace)).or_default().members.insert(connection.public_id.clone(), entry);
+    }
+
+    /// Removes a connection from its rooms and from the host. Does nothing if it is not there.
+    pub(super) fn remove(&self, connection: &Connection) {
+        let mut namespaces = self.write();
+        let Some(namespace) = namespaces.get_mut(&*connection.namespace) else { return };
+        let Some(entry) = namespace.members.swap_remove(connection.public_id.as_str()) else { return };
+        for room in &entry.rooms {
+            namespace.remove_from(room, entry.member.number);
+        }
+        // What the last copy of a link frees is freed without the lock.
+        drop(namespaces);
+        drop(entry);
+    }
+
+    /// Adds a connection to a room.
+    pub(super) fn join(&self, connection: &Connection, room: &str) {
+        let mut namespaces = self.write();
+        let Some(Namespace { members, rooms }) = namespaces.get_mut(&*connection.namespace) else { return };
+        let Some(entry) = members.get_mut(connection.public_id.as_str()) else { return };
+        if entry.rooms.insert(room.to_owned()) {
+            rooms.entry(room.to_owned()).or_default().insert(entry.member.number, Arc::clone(&entry.member));
+        }
+    }
+
+    /// Removes a connection from a room.
+    pub(super) fn leave(&self, connection: &Connection, room: &str) {
+        let mut namespaces = self.write();
+        let Some(namespace) = namespaces.get_mut(&*connection.namespace) else { return };
+        let Some(entry) = namespace.members.get_mut(connection.public_id.as_str()) else { return };
+        if entry.rooms.remove(room) {
+            let number = entry.member.number;
+            namespace.remove_from(room, number);
+        }
+    }
+
+    /// The connection with this public id.
+    pub(super) fn find(&self, namespace: &str, public_id: &str) -> Option<Arc<Member>> {
+        self.read().get(namespace)?.members.get(public_id).map(|entry| Arc::clone(&entry.member))
+    }
+
+    /// The rooms of a connection, sorted.
+    pub(super) fn rooms_of(&self, connection: &Connection) -> BTreeSet<String> {
+        let namespaces = self.read();
+        let entry = namespaces.get(&*connection.namespace).and_then(|namespace| namespace.members.get(connection.public_id.as_str()));
+        entry.map(|entry| entry.rooms.clone()).unwrap_or_default()
+    }
+
+    /// Each connection in any of `rooms`, once.
+    pub(super) fn in_rooms(&self, namespace: &str, rooms: &[String]) -> Vec<Arc<Member>> {
+        let namespaces = self.read();
+        let Some(namespace) = namespaces.get(namespace) else { return Vec::new() };
+        let mut lists = rooms.iter().filter_map(|room| namespace.rooms.get(room));
+        match (lists.next(), lists.next()) {
+            (None, _) => Vec::new(),
+            (Some(only), None) => only.values().cloned().collect(),
+            (Some(first), Some(second)) => {
+                let mut union = first.clone();
+                for list in [second].into_iter().chain(lists) {
+                    union.extend(list.iter().map(|(number, member)| (*number, Arc::clone(member))));
+                }
+                union.into_values().collect()
+            }
+        }
+    }
+
+    /// Connections in `room`.
+    pub(super) fn count(&self, namespace: &str, room: &str) -> usize {
+        self.read().get(namespace).and_then(|namespace| namespace.rooms.get(room)).map_or(0, IndexMap::len)
+    }
+
+    /// All connections of a namespace.
+    pub(super) fn everyone(&self, namespace: &str) -> Vec<Arc<Member>> {
+        let namespaces = self.read();
+        let members = namespaces.get(namespace).into_iter().flat_map(|namespace| namespace.members.values());
+        members.map(|entry| Arc::clone(&entry.member)).collect()
+    }
+
+    /// The connections of all namespaces.
+    pub(super) fn len(&self) -> usize {
+        self.read().values().map(|namespace| namespace.members.len()).sum()
+    }
+
+    /// The namespaces that have or had connections.
+    pub(super) fn namespaces(&self) -> Vec<Arc<str>> {
+        self.read().keys().cloned().collect()
+    }
+}
+
+impl Namespace {
+    /// An empty room is forgotten.
+    fn remove_from(&mut self, room: &str, number: u64) {
+        if let Some(list) = self.rooms.get_mut(room) {
+            list.swap_remove(&number);
+            if list.is_empty() {
+                self.rooms.remove(room);
+            }
+        }
+    }
+}

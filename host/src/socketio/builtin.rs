@@ -1,0 +1,275 @@
+//! Our own implementation of Socket.IO: the crate `sockhop-socketio`. Its bounds are in bytes. It handles an event in the task that reads the
+//! connection, and what the events of one read send leaves with one write.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::request::Parts;
+use hyper::body::Body;
+use sockhop_socketio::{
+    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event, EventFrame, Handler, InvalidNamespace,
+    Io, Stream, Transports,
+};
+use tokio::net::TcpStream;
+
+use crate::config::{Config, QUEUE_SHARE, Transport};
+use crate::effect::Emit;
+use crate::transport::{Cuttable, Peer, SessionSlot};
+
+use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused};
+
+/// A stream whose writes fail where its client takes nothing for a time.
+pub(crate) use sockhop_socketio::WriteDeadline;
+
+impl<P: Send + Unpin + 'static> Stream for Cuttable<TcpStream, P> {
+    type Guard = P;
+
+    fn into_parts(self) -> (TcpStream, P) {
+        Self::into_parts(self)
+    }
+}
+
+/// An event that is encoded once.
+pub(crate) type Frame = EventFrame;
+
+/// The server.
+#[derive(Clone)]
+pub(crate) struct Server(sockhop_socketio::Server<Bridge>);
+
+impl Server {
+    /// Serves the namespaces of `config`. Connections and their events go to `clients`.
+    ///
+    /// # Errors
+    /// If a namespace has a name for which no client could ask.
+    pub(crate) fn new(config: &Config, clients: &Weak<dyn Clients>) -> Result<Self, InvalidNamespace> {
+        let (server, limits) = (&config.server, &config.limits);
+        let has = |transport| server.transports.contains(&transport);
+        let transports = Transports { polling: has(Transport::Polling), websocket: has(Transport::Websocket), upgrade: server.upgrade };
+        let total = limits.overflow_bytes.get();
+        let settings = sockhop_socketio::Config {
+            transports,
+            ping_interval: server.ping_interval_ms,
+            ping_timeout: server.ping_timeout_ms,
+            connect_timeout: limits.connect_ms,
+            receive_timeout: limits.body_ms,
+            stall_timeout: limits.stalled_reader_ms,
+            max_payload: PROTOCOL_LIMIT * limits.message_bytes.get().max(limits.attachment_bytes.get()),
+            max_queued: total / QUEUE_SHARE,
+            max_queued_total: total,
+            max_unfinished_total: limits.unfinished_bytes.get(),
+            max_attachments: PROTOCOL_LIMIT * limits.attachments,
+            max_attachment_bytes: PROTOCOL_LIMIT * limits.attachment_bytes.get(),
+            // The host counts them itself: a session's slot is free when its last event is handled.
+            max_sessions: usize::MAX,
+            ..sockhop_socketio::Config::default()
+        };
+        let most_queued = settings.max_queued / 2;
+        let namespaces = server.namespaces.iter().map(|name| name.as_str().into()).collect();
+        let bridge = Bridge { clients: Weak::clone(clients), namespaces, most_queued };
+        sockhop_socketio::Server::new(settings, bridge, server.namespaces.iter().cloned()).map(Self)
+    }
+
+    /// Whether requests for this path are for Socket.IO.
+    pub(crate) fn serves(&self, path: &str) -> bool {
+        self.0.serves(path)
+    }
+
+    /// Answers one request of a connection whose stream has the type `I`.
+    ///
+    /// # Errors
+    /// If the connection must be closed without an answer.
+    pub(crate) async fn handle<I: Io, B>(&self, request: http::Request<B>) -> Result<sockhop_socketio::Answer, Abort>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        self.0.handle::<I, B>(request).await
+    }
+
+    pub(super) async fn close(&self) {
+        self.0.close();
+        self.0.wait().await;
+    }
+
+    pub(super) fn queued(&self) -> (usize, usize) {
+        (self.0.usage().engine.queued_bytes, self.0.config().max_queued_total)
+    }
+}
+
+tokio::task_local! {
+    /// What the events of one read send, while one of them is handled in the task that has read it.
+    static BATCH: Batch;
+}
+
+/// Passes on to the host what the crate tells.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    /// Weak: the host's connections own the crate's.
+    clients: Weak<dyn Clients>,
+    namespaces: Vec<Arc<str>>,
+    /// Bytes beyond which an answer's sender waits for its client.
+    most_queued: usize,
+}
+
+/// What the host keeps of a session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    address: Option<IpAddr>,
+    slot: Option<SessionSlot>,
+}
+
+impl Bridge {
+    fn link(&self, connection: &Arc<Connection<Self>>) -> super::Link {
+        super::Link::Builtin(Link { connection: Arc::downgrade(connection), most_queued: self.most_queued })
+    }
+}
+
+impl Handler for Bridge {
+    type Session = Session;
+    type Data = Arc<dyn Client>;
+
+    fn open(&self, request: &Parts) -> Result<Session, sockhop_socketio::Refused> {
+        let address = request.extensions.get::<Peer>().map(|Peer(address)| *address);
+        Ok(Session { address, slot: request.extensions.get::<SessionSlot>().cloned() })
+    }
+
+    async fn connect(&self, request: &ConnectRequest<'_, Self>) -> Result<Arc<dyn Client>, ConnectError> {
+        let refused = |Refused(code)| ConnectError::new(code);
+        let clients = self.clients.upgrade().ok_or_else(|| refused(Refused("unavailable")))?;
+        let namespace = self.namespaces.iter().find(|name| ***name == *request.namespace).cloned();
+        let newcomer = Newcomer {
+            sid: request.id.to_string(),
+            namespace: namespace.unwrap_or_else(|| request.namespace.into()),
+            address: request.session.address,
+            slot: request.session.slot.clone(),
+        };
+        clients.accept(newcomer).await.map_err(refused)
+    }
+
+    async fn connected(&self, cx: &Context<'_, Self>) {
+        let client = cx.connection().data();
+        client.enter(self.link(cx.connection()));
+        Arc::clone(client).begin();
+    }
+
+    async fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) {
+        let incoming = Incoming {
+            call: Some((Cow::Borrowed(event.name), event.text)),
+            bytes: event.name.len() + event.text.len() + PUNCTUATION,
+            attachments: event.attachments.to_vec(),
+            ack: event.ack,
+        };
+        let mut event = Some((Arc::clone(cx.connection().data()), incoming, self.link(cx.connection())));
+        poll_fn(|context| {
+            if let Some((client, incoming, link)) = event.take() {
+                BATCH.sync_scope(cx.batch().clone(), || client.event(incoming, link, Some(context)));
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {
+        let client = cx.connection().data();
+        match reason {
+            DisconnectReason::SessionEnded(end @ (End::Overflow | End::Overload)) => {
+                let reason =
+                    if end == End::Overflow { "it does not read what is sent to it" } else { "no memory is left for what it sends" };
+                tracing::warn!(client = client.id(), reason, "client cut");
+            }
+            _ => tracing::debug!(client = client.id(), ?reason, "client disconnected"),
+        }
+        Arc::clone(client).leave().await;
+    }
+}
+
+/// Bytes of a packet's text beside its name and its arguments: `["` and `",` and `]`.
+const PUNCTUATION: usize = 5;
+
+/// The way to one connection.
+#[derive(Clone)]
+pub(crate) struct Link {
+    /// Weak: a connection has a [`Client`], which has the whole host.
+    connection: Weak<Connection<Bridge>>,
+    most_queued: usize,
+}
+
+impl Link {
+    pub(super) fn emit(&self, emit: &Emit) -> bool {
+        let (name, data, attachments) = (emit.event.as_str(), emit.data.as_str(), emit.attachments.as_slice());
+        self.connection.upgrade().is_some_and(|connection| put_event(&connection, name, data, attachments))
+    }
+
+    pub(super) fn encode(&self, emit: &Emit) -> Option<Frame> {
+        let connection = self.connection.upgrade()?;
+        Some(connection.encode(&emit.event, emit.data.as_str(), &emit.attachments))
+    }
+
+    pub(super) fn send(&self, frame: &Frame) -> bool {
+        let Some(connection) = self.connection.upgrade() else { return false };
+        BATCH.try_with(|batch| connection.send_in(batch, frame)).unwrap_or_else(|_| connection.send(frame))
+    }
+
+    pub(super) async fn answer(&self, answer: Answer<'_>) {
+        let Some(connection) = self.connection.upgrade() else { return };
+        put(&connection, answer);
+        if self.is_full(&connection) {
+            connection.writable(self.most_queued).await;
+        }
+    }
+
+    pub(super) fn try_answer(&self, answer: Answer<'_>) -> Result<(), Full> {
+        let Some(connection) = self.connection.upgrade() else { return Ok(()) };
+        if self.is_full(&connection) {
+            return Err(Full);
+        }
+        put(&connection, answer);
+        Ok(())
+    }
+
+    fn is_full(&self, connection: &Connection<Bridge>) -> bool {
+        connection.queued_bytes() > self.most_queued
+    }
+
+    pub(super) fn close(&self) {
+        if let Some(connection) = self.connection.upgrade() {
+            connection.disconnect();
+        }
+    }
+
+    pub(super) fn abort(&self, reason: &str) {
+        if let Some(connection) = self.connection.upgrade() {
+            tracing::warn!(client = connection.data().id(), reason, "client cut");
+            connection.abort();
+        }
+    }
+
+    pub(super) fn transport(&self) -> &'static str {
+        match self.connection.upgrade().map(|connection| connection.transport()) {
+            Some(sockhop_socketio::Transport::WebSocket) => "websocket",
+            Some(sockhop_socketio::Transport::Polling) | None => "polling",
+        }
+    }
+}
+
+/// Sends an answer. Nobody waits for that of a connection that has ended.
+fn put(connection: &Connection<Bridge>, answer: Answer<'_>) {
+    match answer {
+        Answer::Ack(id, arguments) => {
+            let in_batch = BATCH.try_with(|batch| connection.ack_in(batch, id, arguments, &[]));
+            in_batch.unwrap_or_else(|_| connection.ack(id, arguments, &[]));
+        }
+        Answer::Event(name, argument) => {
+            put_event(connection, name, argument, &[]);
+        }
+    }
+}
+
+/// Sends an event, with the others of its batch if there is one; returns whether the connection is there to receive it.
+fn put_event(connection: &Connection<Bridge>, name: &str, argument: &str, attachments: &[Bytes]) -> bool {
+    let in_batch = BATCH.try_with(|batch| connection.emit_in(batch, name, argument, attachments));
+    in_batch.unwrap_or_else(|_| connection.emit(name, argument, attachments))
+}
