@@ -44,7 +44,7 @@ struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Only these servers
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Native, Kind::Pool, Kind::Node, Kind::Python])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Builtin, Kind::Native, Kind::Pool, Kind::Node, Kind::Python])]
     servers: Vec<Kind>,
     /// Rounds; in each, every server has its turn, and the median of all rounds counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]

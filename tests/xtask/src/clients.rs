@@ -18,6 +18,29 @@ pub(crate) fn install_javascript(workspace: &Workspace) -> Result<(), Failure> {
     node_packages(&javascript(workspace))
 }
 
+/// The implementations of Socket.IO, the default first. Scenarios of clients are tested with each.
+pub(crate) const IMPLEMENTATIONS: [&str; 2] = ["socketioxide", "builtin"];
+
+/// Names the implementation of Socket.IO to the tests.
+const IMPLEMENTATION: &str = "SOCKHOP_TEST_SOCKETIO";
+
+/// The modules of the tests in Rust whose subject is what clients see.
+const CLIENT_TESTS: [&str; 13] = [
+    "answers::",
+    "breaker::",
+    "delivery::",
+    "durability::",
+    "edge::",
+    "faults::",
+    "host_events::",
+    "leaving::",
+    "numbers::",
+    "order::",
+    "reload::",
+    "rooms::",
+    "transactions::",
+];
+
 /// Runs the tests in Rust, some of which use the stock clients: what they need is installed.
 ///
 /// # Errors
@@ -30,14 +53,25 @@ pub(crate) fn test_rust(workspace: &Workspace) -> Result<(), Failure> {
     tools::run(workspace.for_tests(&mut cargo))
 }
 
-/// Runs the JavaScript client's tests.
+/// Runs those of the tests in Rust whose subject is what clients see, with an implementation of Socket.IO that is not the default.
 ///
 /// # Errors
 ///
 /// Where one fails.
-pub(crate) fn test_javascript(workspace: &Workspace) -> Result<(), Failure> {
+pub(crate) fn test_rust_with(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--workspace", "--test", "it", "--"]).args(CLIENT_TESTS).env(IMPLEMENTATION, implementation);
+    tools::run(workspace.for_tests(&mut cargo))
+}
+
+/// Runs the JavaScript client's tests with an implementation of Socket.IO.
+///
+/// # Errors
+///
+/// Where one fails.
+pub(crate) fn test_javascript(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
     let mut node = Command::new("node");
-    node.current_dir(javascript(workspace)).args(["--test", "--test-reporter=spec"]);
+    node.current_dir(javascript(workspace)).args(["--test", "--test-reporter=spec"]).env(IMPLEMENTATION, implementation);
     tools::run(workspace.for_tests(&mut node))
 }
 
@@ -50,15 +84,16 @@ pub(crate) fn install_python(workspace: &Workspace) -> Result<(), Failure> {
     python_packages(&python(workspace).join("requirements.txt"), &python_environment(workspace))
 }
 
-/// Runs the Python client's tests.
+/// Runs the Python client's tests with an implementation of Socket.IO.
 ///
 /// # Errors
 ///
 /// Where one fails.
-pub(crate) fn test_python(workspace: &Workspace) -> Result<(), Failure> {
+pub(crate) fn test_python(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
     let mut pytest = Command::new(python_program(&python_environment(workspace)));
     // Neither option is about the tests: they keep caches out of the sources.
     pytest.current_dir(python(workspace)).args(["-m", "pytest", "-p", "no:cacheprovider"]).env("PYTHONDONTWRITEBYTECODE", "1");
+    pytest.env(IMPLEMENTATION, implementation);
     tools::run(workspace.for_tests(&mut pytest))
 }
 

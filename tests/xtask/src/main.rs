@@ -122,7 +122,7 @@ fn tested_plugins(workspace: &Workspace) -> Result<(), Failure> {
 fn test() -> Result<(), Failure> {
     tools::require(&[tools::CC, tools::NODE, tools::NPM, tools::PYTHON, tools::PYTHON_VENV])?;
     let workspace = Workspace::find()?;
-    let mut steps = Steps::of(9);
+    let mut steps = Steps::of(12);
     steps.step("WebAssembly target", tools::wasm_target)?;
     steps.step("bundled plugins", || tested_plugins(&workspace))?;
     steps.step("plugins that only tests load", || workspace.build_guests())?;
@@ -130,8 +130,12 @@ fn test() -> Result<(), Failure> {
     steps.step("JavaScript client: packages", || clients::install_javascript(&workspace))?;
     steps.step("Python client: packages", || clients::install_python(&workspace))?;
     steps.step("Rust tests", || clients::test_rust(&workspace))?;
-    steps.step("JavaScript client: tests", || clients::test_javascript(&workspace))?;
-    steps.step("Python client: tests", || clients::test_python(&workspace))?;
+    let [default, other] = clients::IMPLEMENTATIONS;
+    steps.step(&format!("Rust tests of what clients see, {other}"), || clients::test_rust_with(&workspace, other))?;
+    for implementation in [default, other] {
+        steps.step(&format!("JavaScript client: tests, {implementation}"), || clients::test_javascript(&workspace, implementation))?;
+        steps.step(&format!("Python client: tests, {implementation}"), || clients::test_python(&workspace, implementation))?;
+    }
     report::text("every test passed");
     Ok(())
 }
