@@ -75,15 +75,23 @@ impl Sockets {
     }
 
     /// Handles no event that comes from now on, those that came to their end, and tells `$disconnect` for every connection.
-    pub(crate) async fn stop(&self) {
+    pub(crate) async fn stop(self: &Arc<Self>) {
         self.is_stopping.store(true, Ordering::Release);
         let clients: Vec<_> = self.clients().values().filter_map(Weak::upgrade).collect();
         let leaving = TaskTracker::new();
         for client in clients {
-            leaving.spawn(async move { client.end().await });
+            let sockets = Arc::clone(self);
+            leaving.spawn(async move { client.end(&sockets).await });
         }
         leaving.close();
         leaving.wait().await;
+    }
+
+    /// Frees the place in the mailbox of an event of `size` bytes, which was handled.
+    fn free(&self, mailbox: &mut Mailbox, size: usize) {
+        mailbox.bytes -= size;
+        mailbox.handling = 0;
+        self.memory.give_back(charge(size));
     }
 
     /// The lock guards a map that is whole between any two of its calls.
@@ -101,7 +109,8 @@ impl Clients for Sockets {
 
 /// One connection to one namespace.
 struct Client {
-    sockets: Arc<Sockets>,
+    /// Weak: a connection that an implementation never gives up must not keep the whole host.
+    sockets: Weak<Sockets>,
     connection: Arc<Connection>,
     /// For the log.
     address: Option<IpAddr>,
@@ -193,7 +202,7 @@ impl Client {
         let public_id = EventId::new(std::time::SystemTime::now()).to_string();
         let connection = Arc::new(Connection::new(sid, public_id, namespace, identity, address));
         let client = Arc::new(Self {
-            sockets: Arc::clone(sockets),
+            sockets: Arc::downgrade(sockets),
             connection,
             address,
             mailbox: Mutex::default(),
@@ -211,16 +220,16 @@ impl Client {
     }
 
     /// Takes one event: handles it now if nothing waits and there is a `context`, or has it handled in its turn.
-    fn take(self: &Arc<Self>, incoming: Taken, context: Option<&mut Context<'_>>) {
-        let limits = &self.sockets.limits;
+    fn take(self: &Arc<Self>, sockets: &Arc<Sockets>, incoming: Taken, context: Option<&mut Context<'_>>) {
+        let limits = &sockets.limits;
         let mut mailbox = self.mailbox();
-        if self.sockets.is_stopping.load(Ordering::Acquire) {
+        if sockets.is_stopping.load(Ordering::Acquire) {
             drop(mailbox);
             let stopping = Rejection::Unavailable("the host is stopping".to_owned());
             self.log(&incoming.event, &stopping);
             let stopping = Err(stopping);
             // A full buffer's client learns of it by the end of its connection, which is next.
-            let _ = self.sockets.rooms.try_answer(&incoming.to, &incoming.event.name, incoming.event.id, &stopping);
+            let _ = sockets.rooms.try_answer(&incoming.to, &incoming.event.name, incoming.event.id, &stopping);
             return;
         }
         if matches!(mailbox.stage, Stage::Closing | Stage::Closed) {
@@ -229,33 +238,33 @@ impl Client {
         let bytes = mailbox.bytes.saturating_add(incoming.size);
         let busy = if mailbox.events.len() + mailbox.handling >= limits.mailbox_events.get() || bytes > limits.mailbox_bytes.get() {
             Busy::Mailbox
-        } else if self.sockets.memory.take(charge(incoming.size), mailbox.memory()) {
+        } else if sockets.memory.take(charge(incoming.size), mailbox.memory()) {
             mailbox.bytes = bytes;
             mailbox.handles_now = context.is_some();
             match context {
                 Some(context) if mailbox.is_idle() => {
                     mailbox.handling = 1;
                     drop(mailbox);
-                    self.handle_now(incoming, context);
+                    self.handle_now(sockets, incoming, context);
                 }
                 Some(_) | None => {
                     mailbox.events.push_back(incoming);
-                    self.wake(mailbox);
+                    self.wake(sockets, mailbox);
                 }
             }
             return;
         } else {
             Busy::Host
         };
-        self.sockets.metrics.mailbox_rejection();
+        sockets.metrics.mailbox_rejection();
         let rejection = Rejection::from(busy);
         self.log(&incoming.event, &rejection);
         let Taken { event, to, .. } = incoming;
-        if self.sockets.rooms.try_answer(&to, &event.name, event.id, &Err(rejection)).is_err() {
+        if sockets.rooms.try_answer(&to, &event.name, event.id, &Err(rejection)).is_err() {
             let overdue = Overdue { event: event.name.clone(), id: event.id, busy, to };
-            if mailbox.overdue.len() < MAX_OVERDUE && self.sockets.memory.take(ANSWER_BYTES, mailbox.memory()) {
+            if mailbox.overdue.len() < MAX_OVERDUE && sockets.memory.take(ANSWER_BYTES, mailbox.memory()) {
                 mailbox.overdue.push_back(overdue);
-                self.wake(mailbox);
+                self.wake(sockets, mailbox);
             } else {
                 drop(mailbox);
                 overdue.to.link.abort("it sends without reading its answers");
@@ -264,16 +273,16 @@ impl Client {
     }
 
     /// Handles an event in the caller's task, until it is answered or has to wait for something: then it goes on in a task of its own.
-    fn handle_now(self: &Arc<Self>, incoming: Taken, context: &mut Context<'_>) {
-        let (client, size) = (Arc::clone(self), incoming.size);
-        let mut handling: BoxFuture<'static, ()> = Box::pin(async move { client.handle(incoming).await });
+    fn handle_now(self: &Arc<Self>, sockets: &Arc<Sockets>, incoming: Taken, context: &mut Context<'_>) {
+        let (client, host, size) = (Arc::clone(self), Arc::clone(sockets), incoming.size);
+        let mut handling: BoxFuture<'static, ()> = Box::pin(async move { client.handle(&host, incoming).await });
         if handling.as_mut().poll(context).is_pending() {
             self.mailbox().consumer = Consumer::AtWork;
-            self.consume(Some((handling, size)));
+            self.consume(sockets, Some((handling, size)));
             return;
         }
         let mut mailbox = self.mailbox();
-        self.free(&mut mailbox, size);
+        sockets.free(&mut mailbox, size);
         // Only the caller adds events, so nothing waits but the end of the connection.
         if mailbox.stage == Stage::Closing {
             mailbox.stage = Stage::Closed;
@@ -283,13 +292,13 @@ impl Client {
     }
 
     /// Sees that somebody handles what is in the mailbox, or that nothing will be any more.
-    fn wake(self: &Arc<Self>, mut mailbox: MutexGuard<'_, Mailbox>) {
+    fn wake(self: &Arc<Self>, sockets: &Arc<Sockets>, mut mailbox: MutexGuard<'_, Mailbox>) {
         match std::mem::replace(&mut mailbox.consumer, Consumer::AtWork) {
             // Before CONNECT is answered, and while the caller's task handles an event, it is started later.
             Consumer::None if mailbox.stage == Stage::New || mailbox.handling > 0 => mailbox.consumer = Consumer::None,
             Consumer::None => {
                 drop(mailbox);
-                self.consume(None);
+                self.consume(sockets, None);
             }
             Consumer::AtWork => {}
             Consumer::Asleep(waker) => {
@@ -302,24 +311,24 @@ impl Client {
     /// Handles what comes into the mailbox until it is closed, in a task of its own, after an event that was `begun` with so many bytes.
     ///
     /// The task lives as long as the connection if every event needs it: to spawn one for each event costs more than its memory is worth.
-    fn consume(self: &Arc<Self>, begun: Option<(BoxFuture<'static, ()>, usize)>) {
-        let client = Arc::clone(self);
+    fn consume(self: &Arc<Self>, sockets: &Arc<Sockets>, begun: Option<(BoxFuture<'static, ()>, usize)>) {
+        let (client, host) = (Arc::clone(self), Arc::clone(sockets));
         // In a box from the start: the scheduler would move it about.
-        self.sockets.tasks.spawn(Box::pin(async move {
+        sockets.tasks.spawn(Box::pin(async move {
             let mut handled = None;
             if let Some((handling, size)) = begun {
                 handling.await;
                 handled = Some(size);
             }
-            while let Some(next) = client.next(handled).await {
+            while let Some(next) = client.next(&host, handled).await {
                 handled = match next {
                     Next::Event(incoming) => {
                         let size = incoming.size;
-                        client.handle(incoming).await;
+                        client.handle(&host, incoming).await;
                         Some(size)
                     }
                     Next::Overdue(Overdue { event, id, busy, to }) => {
-                        client.sockets.rooms.answer(&to, &event, id, &Err(busy.into())).await;
+                        host.rooms.answer(&to, &event, id, &Err(busy.into())).await;
                         None
                     }
                 };
@@ -329,18 +338,18 @@ impl Client {
 
     /// What comes next, as soon as there is something; nothing when there will be no more, or when the next event needs no consumer. The place in
     /// the mailbox of an event of `handled` bytes is free only now, when its answer has found room.
-    async fn next(&self, mut handled: Option<usize>) -> Option<Next> {
-        poll_fn(|context| self.poll_next(context, handled.take())).await
+    async fn next(&self, sockets: &Sockets, mut handled: Option<usize>) -> Option<Next> {
+        poll_fn(|context| self.poll_next(sockets, context, handled.take())).await
     }
 
-    fn poll_next(&self, context: &Context<'_>, handled: Option<usize>) -> Poll<Option<Next>> {
+    fn poll_next(&self, sockets: &Sockets, context: &Context<'_>, handled: Option<usize>) -> Poll<Option<Next>> {
         let mut mailbox = self.mailbox();
         if let Some(size) = handled {
-            self.free(&mut mailbox, size);
+            sockets.free(&mut mailbox, size);
         }
         // Now that there may be room for them.
         if let Some(overdue) = mailbox.overdue.pop_front() {
-            self.sockets.memory.give_back(ANSWER_BYTES);
+            sockets.memory.give_back(ANSWER_BYTES);
             return Poll::Ready(Some(Next::Overdue(overdue)));
         }
         if let Some(incoming) = mailbox.events.pop_front() {
@@ -365,21 +374,14 @@ impl Client {
         Poll::Pending
     }
 
-    /// Frees the place in the mailbox of an event of `size` bytes, which was handled.
-    fn free(&self, mailbox: &mut Mailbox, size: usize) {
-        mailbox.bytes -= size;
-        mailbox.handling = 0;
-        self.sockets.memory.give_back(charge(size));
-    }
-
     /// Handles one event to its end, and answers it.
-    async fn handle(&self, incoming: Taken) {
+    async fn handle(&self, sockets: &Arc<Sockets>, incoming: Taken) {
         let Taken { event, rejection, to, .. } = incoming;
         let answer = match rejection {
             // A panic of the host's own is one event's failure: the mailbox goes on, and the event has its answer.
             None => {
                 // Pinned where it is: handed on by value, its 3 KiB would be copied for each event.
-                let handling = pin!(self.sockets.dispatcher.handle(Arc::clone(&event)));
+                let handling = pin!(sockets.dispatcher.handle(Arc::clone(&event)));
                 log::catch(handling).await.unwrap_or_else(|panic| {
                     let (caller, fault) = (Some(&*self.connection), panic.into());
                     log::rejected(&event.name, event.id, caller, None, &Rejection::PluginFailed, Some(&fault));
@@ -393,9 +395,9 @@ impl Client {
         };
         let ends = answer.as_ref().is_ok_and(|reply| reply.ends);
         let answer = answer.map(|reply| reply.json);
-        self.sockets.rooms.answer(&to, &event.name, event.id, &answer).await;
+        sockets.rooms.answer(&to, &event.name, event.id, &answer).await;
         if ends {
-            self.sockets.rooms.end(&self.connection);
+            sockets.rooms.end(&self.connection);
         }
     }
 
@@ -405,33 +407,33 @@ impl Client {
     }
 
     /// Handles what was received, and then tells plugins that the client is gone, with the rooms as they were. Once, whoever notices first.
-    async fn end(self: &Arc<Self>) {
-        self.left.get_or_init(|| self.finish()).await;
+    async fn end(self: &Arc<Self>, sockets: &Arc<Sockets>) {
+        self.left.get_or_init(|| self.finish(sockets)).await;
     }
 
-    async fn finish(self: &Arc<Self>) {
-        if self.close() {
+    async fn finish(self: &Arc<Self>, sockets: &Arc<Sockets>) {
+        if self.close(sockets) {
             self.drained.notified().await;
         }
-        self.sockets.dispatcher.disconnected(&self.connection).await;
+        sockets.dispatcher.disconnected(&self.connection).await;
     }
 
     /// Takes no event from now on; returns whether some are still to be handled.
-    fn close(self: &Arc<Self>) -> bool {
+    fn close(self: &Arc<Self>, sockets: &Arc<Sockets>) -> bool {
         let mut mailbox = self.mailbox();
         if mailbox.stage == Stage::Closed {
             return false;
         }
         if mailbox.stage == Stage::New {
             // CONNECT was answered, and the implementation has not said so yet.
-            self.sockets.dispatcher.connected(&self.connection);
+            sockets.dispatcher.connected(&self.connection);
         }
         mailbox.stage = Stage::Closing;
         if mailbox.has_nobody_at_work() && !mailbox.has_work() {
             mailbox.stage = Stage::Closed;
             return false;
         }
-        self.wake(mailbox);
+        self.wake(sockets, mailbox);
         true
     }
 }
@@ -445,33 +447,39 @@ impl socketio::Client for Client {
         let (client, namespace) = (self.connection.public_id.as_str(), &*self.connection.namespace);
         let (address, transport) = (self.address.map(tracing::field::display), link.transport());
         tracing::debug!(client, address, namespace, transport, "client connected");
-        self.sockets.rooms.enter(&self.connection, link);
+        if let Some(sockets) = self.sockets.upgrade() {
+            sockets.rooms.enter(&self.connection, link);
+        }
     }
 
     /// `$connect` comes first, then whatever has come since.
     fn begin(self: Arc<Self>) {
+        let Some(sockets) = self.sockets.upgrade() else { return };
         let mut mailbox = self.mailbox();
         if mailbox.stage == Stage::New {
             mailbox.stage = Stage::Open;
-            self.sockets.dispatcher.connected(&self.connection);
+            sockets.dispatcher.connected(&self.connection);
             if mailbox.has_work() {
-                self.wake(mailbox);
+                self.wake(&sockets, mailbox);
             }
         }
     }
 
     fn event(self: Arc<Self>, incoming: Incoming<'_>, link: Link, context: Option<&mut Context<'_>>) {
+        let Some(sockets) = self.sockets.upgrade() else { return };
         let to = ReplyTo { link, ack: incoming.ack };
-        let read = packet::read(incoming, &self.sockets.limits);
+        let read = packet::read(incoming, &sockets.limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
         let event = Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&self.connection))));
-        self.take(Taken { event, rejection: read.rejection, to, size }, context);
+        self.take(&sockets, Taken { event, rejection: read.rejection, to, size }, context);
     }
 
     fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            self.end().await;
-            self.sockets.rooms.leave(&self.connection);
+            if let Some(sockets) = self.sockets.upgrade() {
+                self.end(&sockets).await;
+                sockets.rooms.leave(&self.connection);
+            }
         })
     }
 }
@@ -479,12 +487,13 @@ impl socketio::Client for Client {
 /// However a connection ends, and also where it never came to be, nobody finds it any more.
 impl Drop for Client {
     fn drop(&mut self) {
+        let Some(sockets) = self.sockets.upgrade() else { return };
         // Events wait here only if the connection never came to be: then nobody has handled them.
         let mailbox = self.mailbox.get_mut().unwrap_or_else(PoisonError::into_inner);
         let waiting: usize = mailbox.events.iter().map(|incoming| charge(incoming.size)).sum();
-        self.sockets.memory.give_back(waiting + mailbox.overdue.len() * ANSWER_BYTES);
-        self.sockets.rooms.leave(&self.connection);
-        self.sockets.clients().remove(&self.connection.public_id);
+        sockets.memory.give_back(waiting + mailbox.overdue.len() * ANSWER_BYTES);
+        sockets.rooms.leave(&self.connection);
+        sockets.clients().remove(&self.connection.public_id);
     }
 }
 
