@@ -13,14 +13,16 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+use tokio::time::timeout;
 use tracing::{debug, error, info};
 
 use crate::call::{Arguments, Call, Rejected, parse_auth, parse_reply};
-use crate::connection::{Connection, Reply};
+use crate::connection::{Connection, Reattached, Reply};
 use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid};
 use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
-use crate::hub::Hub;
+use crate::hub::{Hub, Namespace};
 use crate::packet::{Head, Kind, Packet};
+use crate::recovery::{MAX_TAKEOVER, Resume};
 
 /// The protocol of one session.
 pub(crate) struct Client<H: Handler> {
@@ -136,6 +138,9 @@ impl<H: Handler> Client<H> {
             self.refuse(packet.namespace, &ConnectError::new("Invalid namespace"));
             return Ok(());
         };
+        if self.recover(namespace, auth, batch).await? {
+            return Ok(());
+        }
         // Without random numbers nothing can be identified.
         let id = Sid::random().map_err(|_| End::Aborted)?;
         let request = ConnectRequest { id, namespace: namespace.name(), session: &*self.value, auth };
@@ -146,14 +151,63 @@ impl<H: Handler> Client<H> {
                 return Ok(());
             }
         };
-        let connection = Connection::new(id, &hub, namespace, &self.session, &self.value, data);
-        self.was_connected = true;
-        self.session.connected();
-        let head = Head::new(Kind::Connect, 0, namespace.name(), None);
-        self.session.text(&[head.as_bytes(), br#"{"sid":""#, id.as_str().as_bytes(), br#""}"#], &[]);
-        self.connections.push(Arc::clone(&connection));
+        let connection = Connection::new(id, &hub, namespace, &self.session, &self.value, data).map_err(|_| End::Aborted)?;
+        connection.answer_connect(&self.session);
+        self.enter(&connection);
         let cx = Context::new(&connection, batch);
         self.guard(batch, async { hub.handler().connected(&cx).await }).await
+    }
+
+    /// CONNECT is answered.
+    fn enter(&mut self, connection: &Arc<Connection<H>>) {
+        self.was_connected = true;
+        self.session.connected();
+        self.connections.push(Arc::clone(connection));
+    }
+
+    /// Attaches the connection to which the client wants to return. Returns false if there is none
+    /// to which it can return: then it gets a new one.
+    async fn recover(&mut self, namespace: &Arc<Namespace>, auth: &str, batch: &Batch) -> Result<bool, End> {
+        let hub = Arc::clone(&self.hub);
+        let Some(recovery) = hub.recovery() else { return Ok(false) };
+        let Some(resume) = Resume::parse(auth) else { return Ok(false) };
+        let found = recovery.find(resume.pid).filter(|connection| connection.is_in(namespace));
+        let Some(connection) = found else { return Ok(false) };
+        loop {
+            match connection.reattach(&self.session, &self.value, resume.offset) {
+                Reattached::Done => break,
+                Reattached::Attached(old) => {
+                    if !self.take_over(&connection, &old).await? {
+                        return Ok(false);
+                    }
+                }
+                Reattached::Ended(reason) => {
+                    // The application learns of the end before it learns of the new connection.
+                    if let Some(end) = reason {
+                        self.disconnected(&connection, DisconnectReason::SessionEnded(end), batch).await?;
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        self.enter(&connection);
+        let cx = Context::new(&connection, batch);
+        self.guard(batch, async { hub.handler().recovered(&cx).await }).await?;
+        Ok(true)
+    }
+
+    /// The client has left its old session, which has not noticed it. Ends that session, and waits
+    /// until it does not use the connection any more. Returns false if that takes too long.
+    async fn take_over(&self, connection: &Connection<H>, old: &Arc<Session>) -> Result<bool, End> {
+        if Arc::ptr_eq(old, &self.session) {
+            return Ok(false);
+        }
+        old.end(End::Transport);
+        tokio::select! {
+            // Two sessions that take over from each other must not wait for each other.
+            () = self.session.over() => Err(self.session.ended().unwrap_or(End::Aborted)),
+            detached = timeout(MAX_TAKEOVER, connection.until_detached_from(old)) => Ok(detached.is_ok()),
+        }
     }
 
     fn refuse(&self, namespace: &str, error: &ConnectError) {
@@ -176,26 +230,8 @@ impl<H: Handler> Client<H> {
         result
     }
 
-    /// Runs a method of the handler. A panic of it ends the session, but not the session's task:
-    /// the application still learns of the end of its connections.
-    ///
-    /// `method` must call the handler only when it is polled, so that what happens before a method
-    /// returns its future is covered too.
     async fn guard<T>(&self, batch: &Batch, method: impl Future<Output = T>) -> Result<T, End> {
-        let mut method = pin!(method);
-        let done = poll_fn(|cx| {
-            // The handler is not used by this session again, except for `disconnected`.
-            let poll = catch_unwind(AssertUnwindSafe(|| method.as_mut().poll(cx)));
-            let poll = poll.map_or(Poll::Ready(None), |poll| poll.map(Some));
-            if poll.is_pending() {
-                batch.flush();
-            }
-            poll
-        });
-        done.await.ok_or_else(|| {
-            error!(client = ?self.session.sid(), "handler panicked, session ends");
-            End::Aborted
-        })
+        guard(self.session.sid(), batch, method).await
     }
 
     /// Keeps a packet until its attachments have arrived.
@@ -272,16 +308,35 @@ impl<H: Handler> Protocol for Client<H> {
     async fn closed(&mut self, end: End, batch: &Batch) {
         self.partial = None;
         // All at once, so that the first `disconnected` can't reach the others.
-        let finish = |connection: Arc<Connection<H>>| {
-            let reason = if connection.finish() { DisconnectReason::SessionEnded(end) } else { DisconnectReason::Server };
-            (connection, reason)
-        };
-        let finished: SmallVec<[_; 1]> = take(&mut self.connections).into_iter().map(finish).collect();
+        let finish = |connection: Arc<Connection<H>>| connection.close(end).map(|reason| (connection, reason));
+        let finished: SmallVec<[_; 1]> = take(&mut self.connections).into_iter().filter_map(finish).collect();
         for (connection, reason) in finished {
             // A panic here must not keep the others from being called.
             let _ = self.disconnected(&connection, reason, batch).await;
         }
     }
+}
+
+/// Runs a method of the handler. A panic of it ends the session, but not the session's task: the
+/// application still learns of the end of its connections.
+///
+/// `method` must call the handler only when it is polled, so that what happens before a method
+/// returns its future is covered too.
+pub(crate) async fn guard<T>(client: Sid, batch: &Batch, method: impl Future<Output = T>) -> Result<T, End> {
+    let mut method = pin!(method);
+    let done = poll_fn(|cx| {
+        // The handler is not used by this session again, except for `disconnected`.
+        let poll = catch_unwind(AssertUnwindSafe(|| method.as_mut().poll(cx)));
+        let poll = poll.map_or(Poll::Ready(None), |poll| poll.map(Some));
+        if poll.is_pending() {
+            batch.flush();
+        }
+        poll
+    });
+    done.await.ok_or_else(|| {
+        error!(?client, "handler panicked, session ends");
+        End::Aborted
+    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Any task may use a connection. It knows its session, but neither other connections nor rooms.
 
 mod ack;
+mod frame;
+mod recovery;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,12 +15,18 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::call::quote;
-use crate::engineio::{Batch, End, Frame, Session, Sid, Transport};
+use crate::engineio::{Batch, End, Session, Sid, Transport};
 use crate::handler::Handler;
 use crate::hub::{Hub, Namespace};
 use crate::packet::{Head, Kind};
+use crate::recovery::Pid;
 
 pub use ack::{AckReceiver, EmitError, NoReply, Reply};
+pub use frame::EventFrame;
+pub(crate) use recovery::Reattached;
+
+use frame::{closed, event_parts};
+use recovery::{Keep, Lasting, is_lost};
 
 /// One client in one namespace.
 ///
@@ -30,43 +38,72 @@ pub struct Connection<H: Handler> {
     id: Sid,
     hub: Arc<Hub<H>>,
     namespace: Arc<Namespace>,
-    session: Arc<Session>,
-    session_value: Arc<H::Session>,
     data: H::Data,
-    /// Changes only while `acks` is locked.
+    /// Changes only while `state` is locked.
     has_ended: AtomicBool,
-    /// The answers that are waited for, by the id of their event. The lock is held while a packet
-    /// is queued. So a packet of a connection that has ended can't follow the CONNECT with which its
-    /// client entered the namespace again.
-    acks: Mutex<Acks>,
+    /// `None` if the server has no recovery.
+    lasting: Option<Box<Lasting>>,
+    /// The lock is held while a packet is queued. So a packet of a connection that has ended can't
+    /// follow the CONNECT with which its client entered the namespace again, and packets are queued
+    /// in the order in which they are kept. The session's lock is taken while this one is held,
+    /// never the other way round.
+    state: Mutex<State<H>>,
+}
+
+struct State<H: Handler> {
+    /// The session, or the last one of a connection that is detached.
+    session: Arc<Session>,
+    /// What [`Handler::open`] returned for it.
+    value: Arc<H::Session>,
+    /// The answers that are waited for, by the id of their event.
+    acks: Acks,
+    /// `None` if the server has no recovery.
+    keep: Option<Box<Keep>>,
 }
 
 type Acks = BTreeMap<u64, oneshot::Sender<Reply>>;
 
+/// When what was queued is written.
+enum Leave<'a> {
+    AtOnce,
+    /// When the batch is flushed.
+    With(&'a Batch),
+    /// When the handler that runs for this session has returned or waits.
+    AfterHandler,
+}
+
 impl<H: Handler> Connection<H> {
+    /// # Errors
+    ///
+    /// If the system has no random numbers.
     pub(crate) fn new(
         id: Sid,
         hub: &Arc<Hub<H>>,
         namespace: &Arc<Namespace>,
         session: &Arc<Session>,
-        session_value: &Arc<H::Session>,
+        value: &Arc<H::Session>,
         data: H::Data,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, getrandom::Error> {
+        let pid = hub.recovery().map(|_| Pid::random()).transpose()?;
+        let keep = hub.recovery().map(|recovery| Box::new(Keep::new(recovery.ring())));
         namespace.add_connection();
-        Arc::new(Self {
+        let connection = Arc::new(Self {
             id,
             hub: Arc::clone(hub),
             namespace: Arc::clone(namespace),
-            session: Arc::clone(session),
-            session_value: Arc::clone(session_value),
             data,
             has_ended: AtomicBool::new(false),
-            acks: Mutex::default(),
-        })
+            lasting: pid.map(|pid| Box::new(Lasting::new(pid))),
+            state: Mutex::new(State { session: Arc::clone(session), value: Arc::clone(value), acks: Acks::new(), keep }),
+        });
+        if let (Some(recovery), Some(pid)) = (hub.recovery(), pid) {
+            recovery.insert(pid, &connection);
+        }
+        Ok(connection)
     }
 
-    fn acks(&self) -> MutexGuard<'_, Acks> {
-        self.acks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State<H>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection's id, which its client knows too. It is not the id of the session, so it may
@@ -80,9 +117,11 @@ impl<H: Handler> Connection<H> {
         self.namespace.name()
     }
 
-    /// What [`Handler::open`] returned for the session of this connection.
-    pub fn session(&self) -> &H::Session {
-        &self.session_value
+    /// What [`Handler::open`] returned for the session of this connection. After a recovery, this is
+    /// the value of the new session, and the connection has dropped the old one. While it is
+    /// detached, it has the old one.
+    pub fn session(&self) -> Arc<H::Session> {
+        Arc::clone(&self.state().value)
     }
 
     /// What [`Handler::connect`] returned for this connection.
@@ -99,7 +138,7 @@ impl<H: Handler> Connection<H> {
     /// Returns false if the connection has ended, also because there was no room for this event.
     /// True is no promise that the client receives it.
     pub fn emit(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.queue_event(name, arguments, attachments) && self.flushed()
+        self.write_event(Leave::AtOnce, name, arguments, attachments)
     }
 
     /// Answers the event with this ack id, like [`emit`](Self::emit).
@@ -107,30 +146,30 @@ impl<H: Handler> Connection<H> {
     /// At most one answer must be sent for an event. A handler that answers while it handles the
     /// event uses [`Context::ack`](crate::Context::ack).
     pub fn ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.queue_ack(id, arguments, attachments) && self.flushed()
+        self.write_ack(Leave::AtOnce, id, arguments, attachments)
     }
 
     /// Queues an event like [`emit`](Self::emit), which leaves when the batch is flushed.
     pub fn emit_in(&self, batch: &Batch, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.added_to(batch, self.queue_event(name, arguments, attachments))
+        self.write_event(Leave::With(batch), name, arguments, attachments)
     }
 
     /// Queues an answer like [`ack`](Self::ack), which leaves when the batch is flushed.
     pub fn ack_in(&self, batch: &Batch, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.added_to(batch, self.queue_ack(id, arguments, attachments))
+        self.write_ack(Leave::With(batch), id, arguments, attachments)
     }
 
     /// Sends an event that was encoded before, like [`emit`](Self::emit).
     ///
     /// Also returns false, and sends nothing, if the event is for another namespace.
     pub fn send(&self, event: &EventFrame) -> bool {
-        self.queue_frame(event) && self.flushed()
+        self.write_frame(Leave::AtOnce, event)
     }
 
     /// Queues an event that was encoded before. It leaves when the batch is flushed, together with
     /// all else that the batch has for this client. Returns the same as [`send`](Self::send).
     pub fn send_in(&self, batch: &Batch, event: &EventFrame) -> bool {
-        self.added_to(batch, self.queue_frame(event))
+        self.write_frame(Leave::With(batch), event)
     }
 
     /// Sends an event that the client must answer, and returns a future of the answer.
@@ -146,33 +185,33 @@ impl<H: Handler> Connection<H> {
     /// waited for. Nothing was sent then.
     pub fn emit_with_ack(self: &Arc<Self>, name: &str, arguments: &str, attachments: &[Bytes]) -> Result<AckReceiver<H>, EmitError> {
         let (sender, receiver) = oneshot::channel();
-        let mut acks = self.acks();
-        if self.has_ended() {
+        let mut state = self.state();
+        if self.is_finished() || state.session.is_over() {
             return Err(EmitError::Disconnected);
         }
-        if acks.len() >= self.hub.max_pending_acks() {
+        if state.acks.len() >= self.hub.max_pending_acks() {
             return Err(EmitError::TooManyAcks);
         }
         let id = self.namespace.next_ack();
-        if !self.write_event(name, arguments, attachments, Some(id)) {
+        let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), Some(id));
+        if !state.session.text(&closed(event_parts(&head, &quote(name), arguments)), attachments) {
             return Err(EmitError::Disconnected);
         }
-        acks.insert(id, sender);
+        state.acks.insert(id, sender);
         self.hub.add_pending_acks(1);
-        drop(acks);
-        self.session.flush();
+        state.session.flush();
+        drop(state);
         Ok(AckReceiver::new(self, id, receiver))
     }
 
     /// Encodes an event for any number of connections in this connection's namespace.
     pub fn encode(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> EventFrame {
-        let frame = |parts: &[&[u8]]| self.session.frame(parts, attachments);
-        EventFrame::new(&self.namespace, name, arguments, attachments.len(), frame)
+        EventFrame::new(&self.hub, self.current().memory(), &self.namespace, name, arguments, attachments)
     }
 
     /// How many bytes of the session wait for the client, of all its namespaces together.
     pub fn queued_bytes(&self) -> usize {
-        self.session.queued_bytes()
+        self.current().queued_bytes()
     }
 
     /// Waits until at most so many bytes of the session wait for the client, or until the session
@@ -182,18 +221,27 @@ impl<H: Handler> Connection<H> {
     /// A client that takes nothing for [`Config::stall_timeout`](crate::Config::stall_timeout) ends
     /// its session with [`End::Overflow`]. The future may be dropped.
     pub async fn writable(&self, at_most_bytes: usize) {
-        self.session.writable(at_most_bytes).await;
+        let session = self.current();
+        session.writable(at_most_bytes).await;
     }
 
     /// What carries the session now.
     pub fn transport(&self) -> Transport {
-        self.session.transport()
+        self.current().transport()
+    }
+
+    fn current(&self) -> Arc<Session> {
+        Arc::clone(&self.state().session)
     }
 
     /// Whether the connection has ended: the client has left the namespace, the application has
-    /// disconnected it, or its session is over.
+    /// disconnected it, or its session is over and the client can't return to it.
     pub fn has_ended(&self) -> bool {
-        self.is_finished() || self.session.is_over()
+        self.is_finished() || self.is_over(&self.state())
+    }
+
+    fn is_over(&self, state: &State<H>) -> bool {
+        self.is_finished() || (state.session.is_over() && !(state.keep.is_some() && is_lost(&state.session)))
     }
 
     /// Disconnects the client from this namespace: it receives what is queued, then DISCONNECT.
@@ -206,10 +254,10 @@ impl<H: Handler> Connection<H> {
     ///
     /// [`DisconnectReason::Server`]: crate::DisconnectReason::Server
     pub fn disconnect(&self) {
-        if self.queue_disconnect() {
-            self.session.flush();
-            self.session.wake();
-        }
+        self.end_with(|session| {
+            session.flush();
+            session.wake();
+        });
     }
 
     /// Ends the client's session: it receives what is queued, then DISCONNECT for this namespace.
@@ -217,25 +265,34 @@ impl<H: Handler> Connection<H> {
     /// A stock client that has connections in other namespaces opens these again, in a new session.
     /// Does nothing if the connection has ended.
     pub fn close_session(&self) {
-        if self.queue_disconnect() {
-            self.session.end(End::Server);
-        }
+        self.end_with(|session| session.end(End::Server));
     }
 
-    /// Ends the connection with DISCONNECT. Returns false if it has ended before.
-    fn queue_disconnect(&self) -> bool {
-        let acks = {
-            let mut acks = self.acks();
-            if self.has_ended() {
-                return false;
-            }
-            self.has_ended.store(true, Ordering::Relaxed);
-            let head = Head::new(Kind::Disconnect, 0, self.namespace.name(), None);
-            self.session.text(&[head.as_bytes()], &[]);
-            std::mem::take(&mut *acks)
-        };
-        self.hub.remove_pending_acks(acks.len());
-        true
+    /// Ends the connection with DISCONNECT, and has `then` do the rest.
+    fn end_with(&self, then: impl FnOnce(&Session)) {
+        let mut state = self.state();
+        if self.is_over(&state) {
+            return;
+        }
+        if state.session.is_over() {
+            return self.end_lost(state);
+        }
+        let acks = self.end(&mut state).1;
+        let head = Head::new(Kind::Disconnect, 0, self.namespace.name(), None);
+        state.session.text(&[head.as_bytes()], &[]);
+        then(&state.session);
+        drop(state);
+        drop(acks);
+    }
+
+    /// Ends a connection whose transport is lost: its client can't return.
+    fn end_lost(&self, mut state: MutexGuard<'_, State<H>>) {
+        if let Some(keep) = &mut state.keep {
+            keep.end_lost();
+        }
+        let acks = self.end(&mut state).1;
+        drop(state);
+        drop(acks);
     }
 
     /// Ends the client's session at once. What is queued is lost, and a stock client connects
@@ -243,46 +300,71 @@ impl<H: Handler> Connection<H> {
     ///
     /// Does nothing if the connection has ended: its client may have another one by now.
     pub fn abort(&self) {
-        if !self.has_ended() {
-            self.session.end(End::Aborted);
+        let state = self.state();
+        if self.is_over(&state) {
+            return;
         }
+        if state.session.is_over() {
+            return self.end_lost(state);
+        }
+        state.session.end(End::Aborted);
     }
 
     pub(crate) fn queue_event(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.queue(|| self.write_event(name, arguments, attachments, None))
+        self.write_event(Leave::AfterHandler, name, arguments, attachments)
     }
 
     pub(crate) fn queue_ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.queue(|| {
-            let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
-            self.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments)
+        self.write_ack(Leave::AfterHandler, id, arguments, attachments)
+    }
+
+    fn write_event(&self, leave: Leave<'_>, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.queue(leave, |State { session, keep, .. }| {
+            let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), None);
+            let name = quote(name);
+            let parts = event_parts(&head, &name, arguments);
+            let (Some(keep), Some(recovery)) = (keep, self.hub.recovery()) else {
+                return session.text(&closed(parts), attachments);
+            };
+            let event = recovery.encode(parts, attachments);
+            keep.push(&event);
+            session.encoded(event.bytes()) || is_lost(session)
         })
     }
 
-    fn queue_frame(&self, event: &EventFrame) -> bool {
-        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(|| self.session.shared(&event.frame))
+    fn write_ack(&self, leave: Leave<'_>, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.queue(leave, |state| {
+            let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
+            state.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments)
+        })
     }
 
-    /// Calls `write` unless the connection has ended, and returns whether something was queued.
-    fn queue(&self, write: impl FnOnce() -> bool) -> bool {
-        let _acks = self.acks();
-        !self.has_ended() && write()
+    fn write_frame(&self, leave: Leave<'_>, event: &EventFrame) -> bool {
+        let write = |State { session, keep, .. }: &mut State<H>| {
+            let (Some(keep), Some(kept)) = (keep, &event.kept) else {
+                return session.shared(&event.frame);
+            };
+            let is_queued = match keep.push_shared(&self.hub, kept) {
+                None => session.shared(&event.frame),
+                Some(again) => session.encoded(again.bytes()),
+            };
+            is_queued || is_lost(session)
+        };
+        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(leave, write)
     }
 
-    fn write_event(&self, name: &str, arguments: &str, attachments: &[Bytes], id: Option<u64>) -> bool {
-        let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), id);
-        self.session.text(&event_parts(&head, &quote(name), arguments), attachments)
-    }
-
-    fn added_to(&self, batch: &Batch, is_queued: bool) -> bool {
-        if is_queued {
-            batch.add(&self.session);
+    /// Calls `write` unless the connection has ended. Returns what it returns: whether something
+    /// was queued, or kept.
+    fn queue(&self, leave: Leave<'_>, write: impl FnOnce(&mut State<H>) -> bool) -> bool {
+        let mut state = self.state();
+        if self.is_over(&state) || !write(&mut state) {
+            return false;
         }
-        is_queued
-    }
-
-    fn flushed(&self) -> bool {
-        self.session.flush();
+        match leave {
+            Leave::AtOnce => state.session.flush(),
+            Leave::With(batch) => batch.add(&state.session),
+            Leave::AfterHandler => {}
+        }
         true
     }
 
@@ -294,7 +376,7 @@ impl<H: Handler> Connection<H> {
     }
 
     fn forget_ack(&self, id: u64) -> Option<oneshot::Sender<Reply>> {
-        let sender = self.acks().remove(&id)?;
+        let sender = self.state().acks.remove(&id)?;
         self.hub.remove_pending_acks(1);
         Some(sender)
     }
@@ -307,17 +389,28 @@ impl<H: Handler> Connection<H> {
     /// Ends the connection: nothing is queued from here on, and no answer is waited for. Returns
     /// false if the application has ended it before.
     pub(crate) fn finish(&self) -> bool {
-        let (is_first, acks) = {
-            let mut acks = self.acks();
-            (!self.has_ended.swap(true, Ordering::Relaxed), std::mem::take(&mut *acks))
-        };
-        self.hub.remove_pending_acks(acks.len());
+        // Dropped without the lock, which a task that is woken by it may want.
+        let (is_first, _acks) = self.end(&mut self.state());
         is_first
+    }
+
+    /// Ends the connection. Returns whether it has not ended before, and the answers that are not
+    /// waited for any more.
+    fn end(&self, state: &mut State<H>) -> (bool, Acks) {
+        let is_first = !self.has_ended.swap(true, Ordering::Relaxed);
+        let acks = std::mem::take(&mut state.acks);
+        self.hub.remove_pending_acks(acks.len());
+        if let Some(keep) = &mut state.keep {
+            keep.clear();
+            self.unregister();
+        }
+        (is_first, acks)
     }
 }
 
 impl<H: Handler> Drop for Connection<H> {
     fn drop(&mut self) {
+        self.unregister();
         self.namespace.remove_connection();
     }
 }
@@ -326,45 +419,4 @@ impl<H: Handler> fmt::Debug for Connection<H> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Connection").field("id", &self.id).field("namespace", &self.namespace.name()).finish_non_exhaustive()
     }
-}
-
-/// An event that is encoded once and sent to many connections of one namespace.
-///
-/// Clones and queues share its bytes, which count once in
-/// [`Config::max_queued_total`](crate::Config::max_queued_total).
-#[derive(Debug, Clone)]
-pub struct EventFrame {
-    namespace: Arc<Namespace>,
-    frame: Frame,
-}
-
-impl EventFrame {
-    /// Writes the packet's text, and has `frame` encode it together with its attachments.
-    pub(crate) fn new(
-        namespace: &Arc<Namespace>,
-        name: &str,
-        arguments: &str,
-        attachments: usize,
-        frame: impl FnOnce(&[&[u8]]) -> Frame,
-    ) -> Self {
-        let head = Head::new(Kind::Event, attachments, namespace.name(), None);
-        let frame = frame(&event_parts(&head, &quote(name), arguments));
-        Self { namespace: Arc::clone(namespace), frame }
-    }
-
-    /// The name of the namespace whose connections can send this.
-    pub fn namespace(&self) -> &str {
-        self.namespace.name()
-    }
-
-    /// How many bytes it adds to the queue of a client.
-    #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
-    pub fn len(&self) -> usize {
-        self.frame.len()
-    }
-}
-
-fn event_parts<'a>(head: &'a Head, name: &'a [u8], arguments: &'a str) -> [&'a [u8]; 6] {
-    let comma: &[u8] = if arguments.is_empty() { b"" } else { b"," };
-    [head.as_bytes(), b"[", name, comma, arguments.as_bytes(), b"]"]
 }

@@ -91,13 +91,15 @@ mod upgrade;
 mod websocket;
 
 pub use body::Body;
-pub use config::{Config, Transports};
+pub use config::{Config, Recovery, Transports};
 pub use deadline::WriteDeadline;
 pub use end::End;
 pub use engine::{Batch, Engine, Protocol, Refused, Service};
 pub use http::{Abort, Answer};
+pub(crate) use memory::{Budget, Memory};
 pub use memory::{Reservation, Usage};
 pub use outgoing::Frame;
+pub(crate) use outgoing::{write_attachments, write_message};
 pub use session::{Session, Transport};
 pub use sid::Sid;
 pub use stream::{Io, Stream};

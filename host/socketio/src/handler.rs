@@ -21,7 +21,9 @@ use crate::engineio::{Batch, End, Refused, Sid};
 ///
 /// Each connection that [`connect`](Self::connect) accepts gets exactly one call of
 /// [`connected`](Self::connected), then its events, and exactly one call of
-/// [`disconnected`](Self::disconnected). This also holds if a method panics: the panic ends the
+/// [`disconnected`](Self::disconnected). If its client returns to it in a new session, there is a
+/// call of [`recovered`](Self::recovered) between the events; all calls for one connection are made
+/// one at a time, in whichever session it is. This also holds if a method panics: the panic ends the
 /// session, with [`End::Aborted`] and a log line.
 pub trait Handler: Sized + Send + Sync + 'static {
     /// What the application keeps of a session, such as the client's address or its identity. All
@@ -55,11 +57,26 @@ pub trait Handler: Sized + Send + Sync + 'static {
         ready(())
     }
 
+    /// A client has returned to a connection whose transport was lost. CONNECT is answered, and what
+    /// the client has missed is queued: what is sent here, the client receives after it.
+    ///
+    /// [`open`](Self::open) was called for the new session, whose value the connection has from now
+    /// on. [`connect`](Self::connect) is not called, so the `auth` that the client sent is not
+    /// looked at again. Only called with [`Config::recovery`](crate::Config::recovery).
+    fn recovered(&self, cx: &Context<'_, Self>) -> impl Future<Output = ()> + Send {
+        let _ = cx;
+        ready(())
+    }
+
     /// Handles an event.
     fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) -> impl Future<Output = ()> + Send;
 
     /// A connection has ended: nothing can be sent to it any more. The session occupies its place
     /// among [`Config::max_sessions`](crate::Config::max_sessions) until this has returned.
+    ///
+    /// With [`Config::recovery`](crate::Config::recovery), a connection whose transport was lost
+    /// ends when its time is over, and its session does not wait for it. It has the reason for which
+    /// its transport was lost.
     fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) -> impl Future<Output = ()> + Send {
         let _ = (cx, reason);
         ready(())
@@ -74,7 +91,8 @@ pub struct ConnectRequest<'a, H: Handler> {
     pub namespace: &'a str,
     /// What [`Handler::open`] returned for the session.
     pub session: &'a H::Session,
-    /// The `auth` of the client: a well-formed JSON object, `{}` if it sent none.
+    /// The `auth` of the client: a well-formed JSON object, `{}` if it sent none. A stock client
+    /// that could not be recovered has added the `pid` and `offset` of its earlier connection.
     pub auth: &'a str,
 }
 

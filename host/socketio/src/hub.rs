@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use http::request::Parts;
+use tokio_util::task::TaskTracker;
 
 use crate::client::Client;
 use crate::engineio::{Config, Refused, Service, Session};
 use crate::handler::Handler;
+use crate::recovery::Recoveries;
 use crate::server::InvalidNamespace;
 
 /// A namespace of the server.
@@ -41,13 +43,15 @@ impl Namespace {
 
 /// The service of the Engine.IO server: each session speaks through a [`Client`].
 #[derive(Debug)]
-pub(crate) struct Hub<H> {
+pub(crate) struct Hub<H: Handler> {
     handler: H,
+    recovery: Option<Recoveries<H>>,
     namespaces: BTreeMap<String, Arc<Namespace>>,
     pending_acks: AtomicUsize,
     max_pending_acks: usize,
     max_attachments: usize,
     max_attachment_bytes: usize,
+    tasks: TaskTracker,
 }
 
 impl<H: Handler> Hub<H> {
@@ -62,8 +66,11 @@ impl<H: Handler> Hub<H> {
             let namespace = Namespace { name: name.clone(), connections: AtomicUsize::new(0), next_ack: AtomicU64::new(0) };
             namespaces.insert(name, Arc::new(namespace));
         }
+        let tasks = TaskTracker::new();
         Ok(Self {
             handler,
+            recovery: config.recovery.as_ref().map(|recovery| Recoveries::new(recovery, config, &tasks)),
+            tasks,
             namespaces,
             pending_acks: AtomicUsize::new(0),
             max_pending_acks: config.max_pending_acks,
@@ -74,6 +81,16 @@ impl<H: Handler> Hub<H> {
 
     pub(crate) fn handler(&self) -> &H {
         &self.handler
+    }
+
+    /// What recovery needs, if the server has it.
+    pub(crate) fn recovery(&self) -> Option<&Recoveries<H>> {
+        self.recovery.as_ref()
+    }
+
+    /// The tasks of the server.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
     }
 
     pub(crate) fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {

@@ -49,10 +49,49 @@
 //! | `upgrade_timeout` | the time of an upgrade | the session polls on |
 //! | `stall_timeout` | the time in which a client must take something of what it is waited for | [`End::Overflow`] |
 //! | `linger` | the time to deliver what is queued when the server ends a session | it is lost |
+//! | [`Recovery::duration`] | the time for which a detached connection is kept | [`Handler::disconnected`] |
+//! | [`Recovery::max_bytes`] | the events that are kept for clients that return | the oldest are dropped |
+//! | `max_sessions`, with recovery | the connections that are detached | they end with their sessions |
 //!
 //! Attachments are counted with 64 bytes more than their own, and so is a long list of arguments.
 //! While a handler runs, its event's message is not counted, nor is what the same read has brought
 //! beyond it, at most 64 KiB.
+//!
+//! # Connection state recovery
+//!
+//! With [`Config::recovery`], a client whose transport was lost returns to its connection in a new
+//! session, and receives what it has missed: the *connection state recovery* of Socket.IO, which
+//! the stock JavaScript client has since version 4.6. Its `socket.recovered` is then true.
+//!
+//! A session that ends with [`End::Transport`], [`End::PingTimeout`] or [`End::ReceiveTimeout`] does
+//! not end its connections: they are *detached*. [`Handler::disconnected`] is not called,
+//! [`Connection::has_ended`] is false, and events that are sent are kept. Answers that the server
+//! waits for end with [`NoReply`], [`Connection::ack`] returns false, and
+//! [`Connection::emit_with_ack`] fails. All other ends are final, also a client that leaves (with
+//! DISCONNECT, or the Engine.IO `1` with which a polling client closes) or that does not keep up
+//! ([`End::Overflow`]).
+//!
+//! A detached connection ends, with the reason for which its transport was lost, after
+//! [`Recovery::duration`], when the application disconnects or aborts it, when the server closes,
+//! and when its client returns and cannot be recovered. [`Handler::disconnected`] is called once.
+//!
+//! The answer to CONNECT has a secret, `pid`, with which a client finds its connection again:
+//! whoever has it takes the connection over. Each event without an ack id has one argument more, its
+//! offset, as with the reference server: a listener that counts its arguments sees it, and clients
+//! of other languages too. A client that returns names the offset of its last event. If its
+//! connection still has all later ones, the client gets the same id, then these events, and
+//! [`Handler::recovered`] is called instead of [`Handler::connect`]: what `connect` checks, such as a
+//! token in the `auth`, is not checked again. [`Connection::session`] is then the new session's
+//! value, and the old one is dropped. Otherwise the client gets a new connection, after the end of
+//! the old one.
+//!
+//! An event is kept until it is dropped for a newer one, also while its client is there. Events that
+//! want an answer are not kept, and neither are answers: what of these is under way when a transport
+//! is lost, is lost. What others send while a client returns arrives once and in order.
+//!
+//! If a client returns before its old session has noticed its end, that session ends with
+//! [`End::Transport`], and the client waits until the old session's handler has returned. After 10 s
+//! it gets a new connection.
 //!
 //! # What clients see
 //!
@@ -70,6 +109,8 @@
 //! | an attachment that was not announced, or a text in its place | ends the session |
 //! | a placeholder without an attachment | passes it on: [`Event::placeholders_are_valid`] tells |
 //! | an answer to no pending question | ignores it |
+//! | CONNECT with the `pid` of a connection that is still kept, and an offset from which on it has everything | continues that connection |
+//! | CONNECT with another `pid`, or one of another namespace, or an offset of which it lacks something | makes a new connection, with a new `pid` |
 //!
 //! A client is never told that the server stops: it sees its connection break, and a stock client
 //! connects again. [`Connection::disconnect`] tells a client to leave one namespace, and its session
@@ -102,10 +143,11 @@ pub mod fuzzing;
 mod handler;
 mod hub;
 mod packet;
+mod recovery;
 mod server;
 
 pub use call::placeholders_are_valid;
 pub use connection::{AckReceiver, Connection, EmitError, EventFrame, NoReply, Reply};
-pub use engineio::{Abort, Answer, Batch, Config, End, Io, Refused, Sid, Stream, Transport, Transports, WriteDeadline};
+pub use engineio::{Abort, Answer, Batch, Config, End, Io, Recovery, Refused, Sid, Stream, Transport, Transports, WriteDeadline};
 pub use handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 pub use server::{InvalidNamespace, Server, Usage};

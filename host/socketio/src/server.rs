@@ -12,6 +12,7 @@ use crate::connection::EventFrame;
 use crate::engineio::{self, Abort, Answer, Config, Engine, Io};
 use crate::handler::Handler;
 use crate::hub::Hub;
+use crate::recovery::Recoveries;
 
 /// A Socket.IO server. Clones are the same server.
 pub struct Server<H: Handler> {
@@ -40,7 +41,8 @@ impl<H: Handler> Server<H> {
     /// control character.
     pub fn new<N: Into<String>>(config: Config, handler: H, namespaces: impl IntoIterator<Item = N>) -> Result<Self, InvalidNamespace> {
         let hub = Hub::new(&config, handler, namespaces)?;
-        Ok(Self { engine: Engine::new(config, Arc::new(hub)) })
+        let tasks = hub.tasks().clone();
+        Ok(Self { engine: Engine::with_tasks(config, Arc::new(hub), tasks) })
     }
 
     /// The settings.
@@ -79,20 +81,30 @@ impl<H: Handler> Server<H> {
     /// Encodes an event for any number of connections of a namespace. `None` if the server has no
     /// such namespace. The arguments are those of [`Connection::emit`](crate::Connection::emit).
     pub fn encode(&self, namespace: &str, name: &str, arguments: &str, attachments: &[Bytes]) -> Option<EventFrame> {
-        let namespace = self.engine.service().namespace(namespace)?;
-        let frame = |parts: &[&[u8]]| self.engine.frame(parts, attachments);
-        Some(EventFrame::new(namespace, name, arguments, attachments.len(), frame))
+        let hub = self.engine.service();
+        let namespace = hub.namespace(namespace)?;
+        Some(EventFrame::new(hub, self.engine.memory(), namespace, name, arguments, attachments))
     }
 
     /// How much of its bounds the server uses at this moment.
     pub fn usage(&self) -> Usage {
         let hub = self.engine.service();
-        Usage { engine: self.engine.usage(), connections: hub.connections(), pending_acks: hub.pending_acks() }
+        let recovery = hub.recovery();
+        Usage {
+            engine: self.engine.usage(),
+            connections: hub.connections(),
+            pending_acks: hub.pending_acks(),
+            detached: recovery.map_or(0, Recoveries::detached),
+            recovery_bytes: recovery.map_or(0, Recoveries::used),
+        }
     }
 
-    /// Ends all sessions and refuses new ones. Clients are not told, so stock clients connect
-    /// again, to this address.
+    /// Ends all sessions and all detached connections, and refuses new ones. Clients are not told,
+    /// so stock clients connect again, to this address.
     pub fn close(&self) {
+        if let Some(recovery) = self.engine.service().recovery() {
+            recovery.close();
+        }
         self.engine.close();
     }
 
@@ -109,10 +121,15 @@ pub struct Usage {
     /// Sessions, bytes and tasks.
     pub engine: engineio::Usage,
     /// Connections that exist, those included that have ended while the application still holds
-    /// them.
+    /// them, and those that are detached.
     pub connections: usize,
     /// Answers of clients that are waited for.
     pub pending_acks: usize,
+    /// Connections whose transport was lost and whose client may return.
+    pub detached: usize,
+    /// Bytes of the events that are kept for clients that return: at most
+    /// [`Recovery::max_bytes`](crate::Recovery::max_bytes), and what the application holds encoded.
+    pub recovery_bytes: usize,
 }
 
 /// The name of a namespace that no client could ask for.

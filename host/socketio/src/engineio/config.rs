@@ -19,6 +19,31 @@ impl Default for Transports {
     }
 }
 
+/// The settings of connection state recovery: what the server keeps so that a client whose transport
+/// was lost can return to its connection. See the crate's docs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovery {
+    /// How long a connection is kept after its transport was lost. Default: 2 min, as the reference
+    /// server.
+    pub duration: Duration,
+    /// How many bytes the kept events of all connections together may take, those of connections
+    /// that are not lost included. An event that many connections keep counts once, and then 16
+    /// bytes for each of them; each event counts 128 bytes more than its own.
+    ///
+    /// One connection keeps at most a sixteenth of it, and at most half of
+    /// [`Config::max_queued`], because all of it may have to be sent at once. When more than half is
+    /// in use, each connection keeps at most an equal share of the other half. Beyond, a connection
+    /// drops its oldest events. A client that has missed one of these is not recovered. An event
+    /// that the application holds encoded is counted and not refused. Default: 64 MiB.
+    pub max_bytes: usize,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self { duration: Duration::from_secs(120), max_bytes: 64 << 20 }
+    }
+}
+
 /// The settings of an Engine.IO server.
 ///
 /// Every bound is enforced: what exceeds it ends the session (see [`End`](super::End)) or is
@@ -76,6 +101,11 @@ pub struct Config {
     pub max_pending_acks: usize,
     /// How many sessions may exist, those included that are closing. Default: 10,000.
     pub max_sessions: usize,
+    /// Whether and how the connection of a client whose transport was lost is kept, until the client
+    /// returns. At most [`max_sessions`](Self::max_sessions) connections are kept, beside the
+    /// sessions; beyond, a connection ends together with its session. Default: `None`, connections
+    /// end with their sessions.
+    pub recovery: Option<Recovery>,
 }
 
 impl Default for Config {
@@ -99,6 +129,7 @@ impl Default for Config {
             max_attachment_bytes: 10 << 20,
             max_pending_acks: 1024,
             max_sessions: 10_000,
+            recovery: None,
         }
     }
 }

@@ -40,6 +40,26 @@ pub enum End {
 }
 
 impl End {
+    /// Whether the transport was lost, so that a stock client connects again by itself and wants
+    /// to go on where it was. Not if one of the two sides has decided that the session ends, or if
+    /// the client has exceeded a bound: it would do so again.
+    pub(crate) fn is_recoverable(self) -> bool {
+        match self {
+            // A message that was begun and stays unfinished is a network that carries nothing.
+            End::Transport | End::PingTimeout | End::ReceiveTimeout => true,
+            End::Client
+            | End::ConnectTimeout
+            | End::Parse
+            | End::Overlap
+            | End::TooBig
+            | End::Overflow
+            | End::Overload
+            | End::Server
+            | End::Aborted
+            | End::Shutdown => false,
+        }
+    }
+
     /// Writes one line about a session's end: visible to operators if the client did what no stock
     /// client does, or did not keep up.
     pub(crate) fn log(self, session: &Session) {

@@ -132,8 +132,12 @@ impl<S: Service> fmt::Debug for Engine<S> {
 impl<S: Service> Engine<S> {
     /// Returns a server with these settings. Its methods must be called in a tokio runtime.
     pub fn new(config: Config, service: Arc<S>) -> Arc<Self> {
+        Self::with_tasks(config, service, TaskTracker::new())
+    }
+
+    /// Like [`new`](Self::new), for a service that spawns tasks of its own in `tasks`.
+    pub(crate) fn with_tasks(config: Config, service: Arc<S>, tasks: TaskTracker) -> Arc<Self> {
         let memory = Arc::new(Memory::new(&config));
-        let tasks = TaskTracker::new();
         let sessions = Arc::new(Sessions::new(&memory, config.max_sessions, &tasks));
         Arc::new(Self { config: Arc::new(config), service, memory, sessions, tasks })
     }
@@ -184,6 +188,10 @@ impl<S: Service> Engine<S> {
     /// awaited, so the caller may want a deadline.
     pub async fn wait(&self) {
         self.tasks.wait().await;
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     pub(crate) fn sessions(&self) -> &Arc<Sessions<S::Protocol>> {

@@ -29,7 +29,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { used: AtomicUsize::new(0), max }
     }
 
@@ -52,7 +52,7 @@ impl Budget {
     }
 
     /// Counts `more` bytes, with which a session holds `own`, if there is room for them.
-    fn try_add(&self, more: usize, own: usize, sessions: usize) -> bool {
+    pub(crate) fn try_add(&self, more: usize, own: usize, sessions: usize) -> bool {
         let add = |used: usize| {
             let used = used.checked_add(more)?;
             self.allows(used, own, sessions).then_some(used)

@@ -12,7 +12,7 @@ use super::memory::Memory;
 
 /// A shared frame of at most so many bytes is copied if something waits already: that costs less
 /// than one more chunk, and bounds the number of chunks by the bytes that wait.
-const COPIED: usize = 1024;
+pub(crate) const COPIED: usize = 1024;
 
 /// How many chunks one system call may write.
 const SLICES: usize = 32;
@@ -27,7 +27,13 @@ impl Frame {
     pub(crate) fn new(memory: &Arc<Memory>, text: &[&[u8]], attachments: &[Bytes]) -> Self {
         let mut bytes = Vec::new();
         write_message(&mut bytes, text, attachments);
-        memory.outgoing.add(bytes.len());
+        Self::count(memory, bytes)
+    }
+
+    /// Counts whole frames that are encoded already. `bytes` may be shared with others, who count
+    /// them elsewhere.
+    pub(crate) fn count(memory: &Arc<Memory>, bytes: impl AsRef<[u8]> + Send + 'static) -> Self {
+        memory.outgoing.add(bytes.as_ref().len());
         Self(Bytes::from_owner(Counted { bytes, memory: Arc::clone(memory) }))
     }
 
@@ -43,26 +49,31 @@ impl Frame {
 }
 
 /// The memory of a shared frame.
-struct Counted {
-    bytes: Vec<u8>,
+struct Counted<B: AsRef<[u8]>> {
+    bytes: B,
     memory: Arc<Memory>,
 }
 
-impl AsRef<[u8]> for Counted {
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Counted<B> {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
     }
 }
 
-impl Drop for Counted {
+impl<B: AsRef<[u8]>> Drop for Counted<B> {
     fn drop(&mut self) {
-        self.memory.outgoing.remove(self.bytes.len());
+        self.memory.outgoing.remove(self.bytes.as_ref().len());
     }
 }
 
 /// Appends the frames of a text message and of the binary messages that directly follow it.
 pub(crate) fn write_message(out: &mut Vec<u8>, text: &[&[u8]], attachments: &[Bytes]) {
     frame::write_text(out, b'4', text);
+    write_attachments(out, attachments);
+}
+
+/// Appends the frames of the binary messages that follow a text message.
+pub(crate) fn write_attachments(out: &mut Vec<u8>, attachments: &[Bytes]) {
     for attachment in attachments {
         frame::write(out, op::BINARY, &[attachment]);
     }

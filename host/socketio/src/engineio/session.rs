@@ -18,7 +18,7 @@ use super::end::End;
 use super::frame::{self, op};
 use super::heartbeat::{Beat, Heartbeat};
 use super::memory::{Memory, Reservation, Slot};
-use super::outgoing::{Frame, Queue, write_message};
+use super::outgoing::{COPIED, Frame, Queue, write_message};
 use super::sid::Sid;
 use super::stream::Writer;
 use super::websocket::Receiver;
@@ -140,6 +140,16 @@ impl Session {
     /// Queues a frame that other sessions get as well, like [`text`](Self::text).
     pub fn shared(&self, frame: &Frame) -> bool {
         self.queue(|queue, _| queue.push_shared(&self.memory, frame))
+    }
+
+    /// Queues whole frames that are encoded already, like [`text`](Self::text). Large ones are not
+    /// copied.
+    pub(crate) fn encoded(&self, bytes: &Bytes) -> bool {
+        if bytes.len() <= COPIED {
+            self.push(|out| out.extend_from_slice(bytes))
+        } else {
+            self.shared(&Frame::count(&self.memory, bytes.clone()))
+        }
     }
 
     /// Encodes a message for [`shared`](Self::shared).
@@ -314,6 +324,10 @@ impl Session {
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Queues a packet that is no message.

@@ -1,0 +1,222 @@
+//! The recent events of one connection, in the order in which they were sent, and their bounds.
+//!
+//! It knows neither connections nor sessions: it keeps encoded events and finds those that follow
+//! an offset.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+
+use crate::engineio::{Budget, write_attachments, write_message};
+
+/// What a kept event costs beside its bytes: its place in the allocator and its counters, in bytes.
+const EVENT_COST: usize = 128;
+
+/// What one more connection costs that keeps an event, in bytes: a pointer, in a list that may be
+/// half empty.
+const ENTRY_COST: usize = 16;
+
+/// How many characters an offset has. All have the same length, so that one can replace another in
+/// an encoded event.
+const OFFSET: usize = 11;
+
+/// The place of an event among all events of a server: a later event has a greater offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Offset(pub(crate) u64);
+
+impl Offset {
+    /// Returns `None` if no offset looks like this.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 9];
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        let bytes = bytes.get(..length)?.try_into().ok()?;
+        Some(Self(u64::from_be_bytes(bytes)))
+    }
+
+    fn text(self) -> [u8; OFFSET] {
+        let mut text = [b'A'; OFFSET];
+        // 8 bytes are 11 characters: this can't fail.
+        let _ = URL_SAFE_NO_PAD.encode_slice(self.0.to_be_bytes(), &mut text);
+        text
+    }
+}
+
+/// The bound of all rings of a server.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    budget: Budget,
+    rings: AtomicUsize,
+    max_each: usize,
+}
+
+impl Bounds {
+    /// `max`: for all rings together, in bytes. `max_each`: for one of them.
+    pub(crate) fn new(max: usize, max_each: usize) -> Arc<Self> {
+        Arc::new(Self { budget: Budget::new(max), rings: AtomicUsize::new(0), max_each })
+    }
+
+    /// How many bytes are kept.
+    pub(crate) fn used(&self) -> usize {
+        self.budget.used()
+    }
+}
+
+/// An encoded event with its offset. It counts for as long as it exists.
+pub(crate) struct Kept {
+    offset: Offset,
+    bytes: Bytes,
+    /// Where the text of the offset begins in `bytes`.
+    offset_at: usize,
+    bounds: Arc<Bounds>,
+}
+
+impl Kept {
+    /// Encodes an event. `parts` is the packet's text without its last character, the bracket.
+    pub(crate) fn encode(bounds: &Arc<Bounds>, offset: Offset, parts: [&[u8]; 5], attachments: &[Bytes]) -> Arc<Self> {
+        let [head, bracket, name, comma, arguments] = parts;
+        let mut bytes = Vec::new();
+        write_message(&mut bytes, &[head, bracket, name, comma, arguments, b",\"", &offset.text(), b"\"]"], &[]);
+        let offset_at = bytes.len().saturating_sub(OFFSET + 2);
+        write_attachments(&mut bytes, attachments);
+        Self::new(bounds, offset, bytes, offset_at)
+    }
+
+    fn new(bounds: &Arc<Bounds>, offset: Offset, mut bytes: Vec<u8>, offset_at: usize) -> Arc<Self> {
+        // Attachments may have left much room, which would be kept and not counted.
+        if bytes.capacity() - bytes.len() > EVENT_COST / 4 {
+            bytes.shrink_to_fit();
+        }
+        bounds.budget.add(bytes.len() + EVENT_COST);
+        Arc::new(Self { offset, bytes: bytes.into(), offset_at, bounds: Arc::clone(bounds) })
+    }
+
+    /// The same event with another offset.
+    pub(crate) fn with_offset(&self, offset: Offset) -> Arc<Self> {
+        let mut bytes = self.bytes.to_vec();
+        if let Some(text) = bytes.get_mut(self.offset_at..).and_then(|rest| rest.first_chunk_mut()) {
+            *text = offset.text();
+        }
+        Self::new(&self.bounds, offset, bytes, self.offset_at)
+    }
+
+    pub(crate) fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// The frames of the event's messages.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What this costs a connection that keeps it alone.
+    fn cost(&self) -> usize {
+        self.bytes.len() + EVENT_COST + ENTRY_COST
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.bounds.budget.remove(self.bytes.len() + EVENT_COST);
+    }
+}
+
+/// Without the event's content.
+impl fmt::Debug for Kept {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Kept").field("offset", &self.offset).field("len", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
+/// The recent events of one connection, with growing offsets.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    bounds: Arc<Bounds>,
+    entries: VecDeque<Arc<Kept>>,
+    /// What the entries cost, as if no other connection kept them.
+    cost: usize,
+    /// The offset of the event that was dropped last. A client whose last event this was has missed
+    /// nothing that was dropped.
+    dropped: Option<Offset>,
+    /// The offset of the event that was sent last, or the server's last one when the ring was made.
+    newest: Offset,
+}
+
+impl Ring {
+    /// `newest`: the offset that the server has given last.
+    pub(crate) fn new(bounds: &Arc<Bounds>, newest: Offset) -> Self {
+        bounds.rings.fetch_add(1, Ordering::Relaxed);
+        Self { bounds: Arc::clone(bounds), entries: VecDeque::new(), cost: 0, dropped: None, newest }
+    }
+
+    /// Whether an event with this offset may follow. An event that was encoded before the last one
+    /// that was sent, or that is sent twice, needs a new offset, so that each offset means one place
+    /// in the order.
+    pub(crate) fn accepts(&self, offset: Offset) -> bool {
+        offset > self.newest
+    }
+
+    /// Keeps an event, whose offset it [`accepts`](Self::accepts), and drops the oldest ones for
+    /// which there is no room.
+    pub(crate) fn push(&mut self, event: Arc<Kept>) {
+        self.newest = event.offset;
+        let cost = event.cost();
+        while !self.has_room(cost) {
+            let Some(oldest) = self.entries.pop_front() else {
+                self.dropped = Some(event.offset);
+                return;
+            };
+            self.forget(&oldest);
+        }
+        self.cost += cost;
+        self.entries.push_back(event);
+    }
+
+    /// Counts the place of an entry with this cost, if there is room for it.
+    fn has_room(&self, cost: usize) -> bool {
+        let own = self.cost + cost;
+        own <= self.bounds.max_each && self.bounds.budget.try_add(ENTRY_COST, own, self.bounds.rings.load(Ordering::Relaxed))
+    }
+
+    fn forget(&mut self, entry: &Kept) {
+        self.dropped = Some(entry.offset);
+        self.cost -= entry.cost();
+        self.bounds.budget.remove(ENTRY_COST);
+    }
+
+    /// The events after the one with this offset, which is the last that the client has received.
+    /// `None` if some of them were dropped.
+    ///
+    /// A client without an offset has received nothing. The same holds for an offset that is
+    /// unknown here while nothing was dropped: a stock client keeps the offset of an earlier
+    /// connection until it receives an event of the next one.
+    pub(crate) fn after(&self, offset: Option<Offset>) -> Option<impl ExactSizeIterator<Item = &Arc<Kept>>> {
+        let begin = match offset.map(|offset| self.entries.binary_search_by_key(&offset, |entry| entry.offset)) {
+            Some(Ok(at)) => at + 1,
+            _ if self.dropped.is_none() || self.dropped == offset => 0,
+            _ => return None,
+        };
+        Some(self.entries.range(begin..))
+    }
+
+    /// Drops all events and their memory.
+    pub(crate) fn clear(&mut self) {
+        for entry in std::mem::take(&mut self.entries) {
+            self.forget(&entry);
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.clear();
+        self.bounds.rings.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;
