@@ -9,5 +9,6 @@ mod malformed;
 mod namespaces;
 mod polling;
 mod raw;
+mod recovery;
 mod server;
 mod stock;

@@ -164,6 +164,11 @@ impl RawClient {
 
     /// Closes the TCP connection.
     pub(crate) async fn hang_up(mut self) {
+        self.shut_down().await;
+    }
+
+    /// Ends what is sent, as a client that closes.
+    pub(crate) async fn shut_down(&mut self) {
         let _ = self.stream.shutdown().await;
     }
 

@@ -95,6 +95,11 @@ impl Handler for App {
         }
     }
 
+    async fn recovered(&self, cx: &Context<'_, Self>) {
+        self.log(format!("recovered {}", cx.connection().namespace()));
+        std::future::ready(()).await;
+    }
+
     /// Not `async`, to panic before there is a future.
     fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) -> impl Future<Output = ()> + Send {
         assert!(event.name != "eager panic", "as the test wants");
