@@ -7,11 +7,12 @@ const { Manager } = require("socket.io-client");
 const [url, scenario, transports] = process.argv.slice(2);
 const upgrades = transports.includes(",");
 
-function manager() {
+function manager(options = {}) {
   return new Manager(url, {
     transports: transports.split(","),
     reconnectionDelay: 20,
     reconnectionDelayMax: 50,
+    ...options,
   });
 }
 
@@ -39,6 +40,14 @@ async function echo(socket, ...args) {
   const received = new Promise((resolve) => socket.once("echo", (...back) => resolve(back)));
   socket.emit("echo", ...args);
   assert.deepEqual(await received, args);
+}
+
+// The server sees the end of the connection, or a close frame, or nothing at all.
+function cut(engine, how) {
+  const { ws } = engine.transport;
+  if (!ws || how % 3 === 2) engine.transport.onClose();
+  else if (how % 3 === 1) engine.close();
+  else ws.terminate();
 }
 
 const scenarios = {
@@ -150,6 +159,42 @@ const scenarios = {
     await once(socket, "connect");
     await echo(socket, 1);
     console.log("connected");
+    socket.disconnect();
+  },
+
+  // Is cut off again and again, and gets every number once and in order, unless it learns that it was
+  // not recovered.
+  async cut() {
+    const socket = connect("/", {}, manager({ reconnectionDelay: 1, reconnectionDelayMax: 5 }));
+    let [expected, recovered, restarts, cuts] = [null, 0, 0, 0];
+    let received = () => {};
+    socket.on("connect", () => {
+      if (socket.recovered) {
+        recovered++;
+      } else {
+        restarts++;
+        expected = null;
+      }
+    });
+    socket.on("number", (number) => {
+      if (expected !== null) assert.equal(number, expected);
+      expected = number + 1;
+      received();
+    });
+    const numbers = async (count) => {
+      for (let i = 0; i < count; i++) await new Promise((resolve) => (received = resolve));
+    };
+    const all = transports === "websocket" ? 200 : 50;
+    for (; cuts < all; cuts++) {
+      await numbers(1 + (cuts % 3));
+      await upgraded(socket);
+      const gone = once(socket, "disconnect");
+      cut(socket.io.engine, cuts);
+      await gone;
+    }
+    await numbers(10);
+    assert.equal(recovered + restarts, cuts + 1);
+    console.log(restarts > 1 ? "missed some" : "missed none");
     socket.disconnect();
   },
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use sockhop_socketio::Config;
+use sockhop_socketio::{Batch, Config, Recovery};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -223,6 +223,66 @@ async fn python_clients_return_after_the_server_was_restarted() {
         let Some(client) = Scenario::start_python(&fixture, "restart", transports, kind) else { return };
         restart(fixture, client).await;
     }
+}
+
+/// Sends the numbers from 0 on to all connections, each number in one of three ways, until dropped.
+async fn send_numbers(fixture: &Fixture) {
+    let mut pace = tokio::time::interval(Duration::from_millis(1));
+    for number in 0u64.. {
+        if number % 4 == 0 {
+            pace.tick().await;
+        }
+        let (text, connections) = (number.to_string(), fixture.app().connections());
+        let event = fixture.server.encode("/", "number", &text, &[]).unwrap();
+        let batch = Batch::default();
+        for connection in connections {
+            match number % 3 {
+                0 => drop(connection.emit("number", &text, &[])),
+                1 => drop(connection.send(&event)),
+                _ => drop(connection.send_in(&batch, &event)),
+            }
+        }
+    }
+}
+
+/// Sends other events meanwhile, until dropped.
+async fn send_noise(fixture: &Fixture) {
+    let mut pace = tokio::time::interval(Duration::from_micros(700));
+    loop {
+        pace.tick().await;
+        for connection in fixture.app().connections() {
+            connection.emit("noise", "", &[]);
+        }
+    }
+}
+
+async fn cut_off(max_bytes: usize, expected: &str) {
+    for transports in TRANSPORTS {
+        let recovery = Recovery { max_bytes, ..Recovery::default() };
+        let fixture = Fixture::start(Config { recovery: Some(recovery), ..Config::default() }).await;
+        let Some(mut client) = Scenario::start(&fixture, "cut", transports) else { return };
+        let talk = async {
+            client.expect(expected).await;
+            client.succeed().await;
+        };
+        tokio::select! {
+            () = talk => {}
+            () = send_numbers(&fixture) => {}
+            () = send_noise(&fixture) => {}
+        }
+        fixture.expect_empty().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_client_that_is_cut_off_again_and_again_gets_everything_once_and_in_order() {
+    cut_off(64 << 20, "missed none").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_client_that_is_cut_off_for_too_many_events_learns_that_it_missed_some() {
+    // Room for a handful of events.
+    cut_off(16 << 10, "missed some").await;
 }
 
 #[tokio::test]
