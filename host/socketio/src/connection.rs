@@ -136,12 +136,15 @@ impl<H: Handler> Connection<H> {
     /// not JSON makes a stock client disconnect.
     ///
     /// Returns false if the connection has ended, also because there was no room for this event.
-    /// True is no promise that the client receives it.
+    /// True is no promise that the client receives it. With
+    /// [`Config::recovery`](crate::Config::recovery), an event for a client whose transport is lost
+    /// is kept until the client returns, and this returns true.
     pub fn emit(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
         self.write_event(Leave::AtOnce, name, arguments, attachments)
     }
 
-    /// Answers the event with this ack id, like [`emit`](Self::emit).
+    /// Answers the event with this ack id, like [`emit`](Self::emit). Returns false also while the
+    /// transport is lost: answers are not kept.
     ///
     /// At most one answer must be sent for an event. A handler that answers while it handles the
     /// event uses [`Context::ack`](crate::Context::ack).
@@ -180,7 +183,7 @@ impl<H: Handler> Connection<H> {
     ///
     /// # Errors
     ///
-    /// [`EmitError::Disconnected`] if the connection has ended, [`EmitError::TooManyAcks`] if
+    /// [`EmitError::Disconnected`] if the connection has ended or its transport is lost, [`EmitError::TooManyAcks`] if
     /// [`Config::max_pending_acks`](crate::Config::max_pending_acks) answers of this connection are
     /// waited for. Nothing was sent then.
     pub fn emit_with_ack(self: &Arc<Self>, name: &str, arguments: &str, attachments: &[Bytes]) -> Result<AckReceiver<H>, EmitError> {
@@ -250,7 +253,8 @@ impl<H: Handler> Connection<H> {
     /// [`Handler::disconnected`] is called with [`DisconnectReason::Server`] when the client's
     /// packet that is being handled is finished. Connections in other namespaces go on. If there is
     /// none, the session ends with [`End::Server`]. A stock client does not connect to the
-    /// namespace again by itself.
+    /// namespace again by itself. A client whose transport is lost is not told, and can't return to
+    /// this connection; the reason is then that of its transport.
     ///
     /// [`DisconnectReason::Server`]: crate::DisconnectReason::Server
     pub fn disconnect(&self) {

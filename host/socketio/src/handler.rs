@@ -75,8 +75,8 @@ pub trait Handler: Sized + Send + Sync + 'static {
     /// among [`Config::max_sessions`](crate::Config::max_sessions) until this has returned.
     ///
     /// With [`Config::recovery`](crate::Config::recovery), a connection whose transport was lost
-    /// ends when its time is over, and its session does not wait for it. It has the reason for which
-    /// its transport was lost.
+    /// ends later, if its client does not return. Then this is called from a task of its own, or from
+    /// that of the client's next session, with the reason for which the transport was lost.
     fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) -> impl Future<Output = ()> + Send {
         let _ = (cx, reason);
         ready(())

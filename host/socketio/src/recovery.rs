@@ -212,6 +212,9 @@ impl<H: Handler> fmt::Debug for Recoveries<H> {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
