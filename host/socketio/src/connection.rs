@@ -5,6 +5,7 @@
 mod ack;
 mod frame;
 mod recovery;
+mod send;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,7 @@ pub(crate) use recovery::Reattached;
 
 use frame::{closed, event_parts};
 use recovery::{Keep, Lasting, is_lost};
+use send::Leave;
 
 /// One client in one namespace.
 ///
@@ -62,15 +64,6 @@ struct State<H: Handler> {
 }
 
 type Acks = BTreeMap<u64, oneshot::Sender<Reply>>;
-
-/// When what was queued is written.
-enum Leave<'a> {
-    AtOnce,
-    /// When the batch is flushed.
-    With(&'a Batch),
-    /// When the handler that runs for this session has returned or waits.
-    AfterHandler,
-}
 
 impl<H: Handler> Connection<H> {
     /// # Errors
@@ -312,64 +305,6 @@ impl<H: Handler> Connection<H> {
             return self.end_lost(state);
         }
         state.session.end(End::Aborted);
-    }
-
-    pub(crate) fn queue_event(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.write_event(Leave::AfterHandler, name, arguments, attachments)
-    }
-
-    pub(crate) fn queue_ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.write_ack(Leave::AfterHandler, id, arguments, attachments)
-    }
-
-    fn write_event(&self, leave: Leave<'_>, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.queue(leave, |State { session, keep, .. }| {
-            let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), None);
-            let name = quote(name);
-            let parts = event_parts(&head, &name, arguments);
-            let (Some(keep), Some(recovery)) = (keep, self.hub.recovery()) else {
-                return session.text(&closed(parts), attachments);
-            };
-            let event = recovery.encode(parts, attachments);
-            keep.push(&event);
-            session.encoded(event.bytes()) || is_lost(session)
-        })
-    }
-
-    fn write_ack(&self, leave: Leave<'_>, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.queue(leave, |state| {
-            let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
-            state.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments)
-        })
-    }
-
-    fn write_frame(&self, leave: Leave<'_>, event: &EventFrame) -> bool {
-        let write = |State { session, keep, .. }: &mut State<H>| {
-            let (Some(keep), Some(kept)) = (keep, &event.kept) else {
-                return session.shared(&event.frame);
-            };
-            let is_queued = match keep.push_shared(&self.hub, kept) {
-                None => session.shared(&event.frame),
-                Some(again) => session.encoded(again.bytes()),
-            };
-            is_queued || is_lost(session)
-        };
-        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(leave, write)
-    }
-
-    /// Calls `write` unless the connection has ended. Returns what it returns: whether something
-    /// was queued, or kept.
-    fn queue(&self, leave: Leave<'_>, write: impl FnOnce(&mut State<H>) -> bool) -> bool {
-        let mut state = self.state();
-        if self.is_over(&state) || !write(&mut state) {
-            return false;
-        }
-        match leave {
-            Leave::AtOnce => state.session.flush(),
-            Leave::With(batch) => batch.add(&state.session),
-            Leave::AfterHandler => {}
-        }
-        true
     }
 
     /// Passes an answer to the task that waits for it. An answer without a waiting task is dropped.

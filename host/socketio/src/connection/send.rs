@@ -1,0 +1,82 @@
+//! How events and answers are queued for the client, and kept if it may return.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::frame::{closed, event_parts};
+use super::recovery::is_lost;
+use super::{Connection, EventFrame, State};
+use crate::call::quote;
+use crate::engineio::Batch;
+use crate::handler::Handler;
+use crate::packet::{Head, Kind};
+
+/// When what was queued is written.
+pub(super) enum Leave<'a> {
+    AtOnce,
+    /// When the batch is flushed.
+    With(&'a Batch),
+    /// When the handler that runs for this session has returned or waits.
+    AfterHandler,
+}
+
+impl<H: Handler> Connection<H> {
+    pub(crate) fn queue_event(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.write_event(Leave::AfterHandler, name, arguments, attachments)
+    }
+
+    pub(crate) fn queue_ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.write_ack(Leave::AfterHandler, id, arguments, attachments)
+    }
+
+    pub(super) fn write_event(&self, leave: Leave<'_>, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.queue(leave, |State { session, keep, .. }| {
+            let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), None);
+            let name = quote(name);
+            let parts = event_parts(&head, &name, arguments);
+            let (Some(keep), Some(recovery)) = (keep, self.hub.recovery()) else {
+                return session.text(&closed(parts), attachments);
+            };
+            let event = recovery.encode(parts, attachments);
+            keep.push(&event);
+            session.encoded(event.bytes()) || is_lost(session)
+        })
+    }
+
+    pub(super) fn write_ack(&self, leave: Leave<'_>, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
+        self.queue(leave, |state| {
+            let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
+            state.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments)
+        })
+    }
+
+    pub(super) fn write_frame(&self, leave: Leave<'_>, event: &EventFrame) -> bool {
+        let write = |State { session, keep, .. }: &mut State<H>| {
+            let (Some(keep), Some(kept)) = (keep, &event.kept) else {
+                return session.shared(&event.frame);
+            };
+            let is_queued = match keep.push_shared(&self.hub, kept) {
+                None => session.shared(&event.frame),
+                Some(again) => session.encoded(again.bytes()),
+            };
+            is_queued || is_lost(session)
+        };
+        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(leave, write)
+    }
+
+    /// Calls `write` unless the connection has ended. Returns what it returns: whether something
+    /// was queued, or kept.
+    fn queue(&self, leave: Leave<'_>, write: impl FnOnce(&mut State<H>) -> bool) -> bool {
+        let mut state = self.state();
+        if self.is_over(&state) || !write(&mut state) {
+            return false;
+        }
+        match leave {
+            Leave::AtOnce => state.session.flush(),
+            Leave::With(batch) => batch.add(&state.session),
+            Leave::AfterHandler => {}
+        }
+        true
+    }
+}
