@@ -10,6 +10,7 @@ mod origins;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,6 +75,25 @@ pub struct Server {
     pub transports: Vec<Transport>,
     /// Whether a client that polls may go on over a WebSocket.
     pub upgrade: bool,
+    /// Connection state recovery: off without the table.
+    pub recovery: Option<Recovery>,
+}
+
+/// `[server.recovery]`: a client whose transport was lost may return to its connection.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recovery {
+    /// How long a connection is kept after its transport was lost.
+    #[serde(deserialize_with = "limits::seconds")]
+    pub seconds: Duration,
+    /// Memory of the events that are kept for all clients.
+    pub bytes: NonZeroUsize,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self { seconds: Duration::from_secs(120), bytes: limits::nonzero!(NonZeroUsize, 64 << 20) }
+    }
 }
 
 /// `socketio`: the implementation of Socket.IO.
@@ -118,6 +138,9 @@ impl Server {
                         `transports`"
                 .to_owned());
         }
+        if self.socketio == SocketIo::Socketioxide && self.recovery.is_some() {
+            return Err("server.recovery: the library has no connection state recovery; set `socketio = \"builtin\"`".to_owned());
+        }
         Ok(())
     }
 }
@@ -135,6 +158,7 @@ impl Default for Server {
             ping_timeout_ms: Duration::from_secs(20),
             transports: vec![Transport::Polling, Transport::Websocket],
             upgrade: true,
+            recovery: None,
         }
     }
 }
@@ -529,10 +553,13 @@ mod tests {
         for section in ["server", "data", "contract", "log", "limits"] {
             let error = load(&format!("[{section}]\nno_such_key = 1")).unwrap_err();
             for key in error.split_once("allowed here: ").unwrap().1.split(", ") {
-                assert!(text.lines().any(|line| line.trim_start_matches("#:").starts_with(&format!("{key} ="))), "{section}.{key}");
+                let is_there = |line: &str| line.starts_with(&format!("{key} =")) || line == format!("[{section}.{key}]");
+                assert!(text.lines().any(|line| is_there(line.trim_start_matches("#:"))), "{section}.{key}");
             }
         }
         let text: String = text.lines().map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n").collect();
+        // The only key that does not go with the default of another one.
+        let text = text.replace("socketio = \"socketioxide\"", "socketio = \"builtin\"");
         load(&text).unwrap();
     }
 

@@ -49,6 +49,9 @@ pub struct Metrics {
     mailbox_limit: Gauge,
     overflow: Gauge,
     overflow_limit: Gauge,
+    detached: Gauge,
+    recovery: Gauge,
+    recovery_limit: Gauge,
 }
 
 /// How much is in use of what all clients share.
@@ -68,6 +71,12 @@ pub struct Usage {
     pub overflow: usize,
     /// The most of them.
     pub overflow_limit: usize,
+    /// Connections whose transport was lost and whose client may return.
+    pub detached: usize,
+    /// Bytes of the events that are kept for clients that return.
+    pub recovery: usize,
+    /// The most of them.
+    pub recovery_limit: usize,
 }
 
 /// The figures of one event type, found once: counting one that succeeds allocates nothing.
@@ -178,6 +187,15 @@ impl Default for Metrics {
         let help = "Memory of the emits for which the buffers of their clients have no space";
         registry.register_with_unit("overflow", help, Unit::Bytes, overflow.clone());
         registry.register_with_unit("overflow_limit", "The most of that memory", Unit::Bytes, overflow_limit.clone());
+        let [detached, recovery, recovery_limit] = [(); 3].map(|()| Gauge::default());
+        registry.register("detached_connections", "Connections whose transport was lost and whose client may return", detached.clone());
+        registry.register_with_unit(
+            "recovery",
+            "Memory of the events that are kept for clients that return",
+            Unit::Bytes,
+            recovery.clone(),
+        );
+        registry.register_with_unit("recovery_limit", "The most of that memory", Unit::Bytes, recovery_limit.clone());
         let build = Family::<Labels, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         registry.register("build_info", "The host's version", build);
@@ -212,6 +230,9 @@ impl Default for Metrics {
             mailbox_limit,
             overflow,
             overflow_limit,
+            detached,
+            recovery,
+            recovery_limit,
         }
     }
 }
@@ -258,6 +279,9 @@ impl Metrics {
         self.mailbox_limit.set(number(usage.mailbox_limit));
         self.overflow.set(number(usage.overflow));
         self.overflow_limit.set(number(usage.overflow_limit));
+        self.detached.set(number(usage.detached));
+        self.recovery.set(number(usage.recovery));
+        self.recovery_limit.set(number(usage.recovery_limit));
     }
 
     /// A version of `plugin` was loaded; `outcome` is `active`, `failed` or `removed`.

@@ -63,6 +63,9 @@ pub(crate) trait Client: Send + Sync + 'static {
     /// task of its own if it has to wait for something.
     fn event(self: Arc<Self>, incoming: Incoming<'_>, link: Link, context: Option<&mut Context<'_>>);
 
+    /// The client has returned to its connection in another session, which has this slot.
+    fn resume(&self, slot: Option<SessionSlot>);
+
     /// The connection has ended. Resolves when all its events are handled and `$disconnect` is dispatched; nobody can reach it any more then.
     fn leave(self: Arc<Self>) -> BoxFuture<'static, ()>;
 }
@@ -181,6 +184,17 @@ pub(crate) enum Frame {
     Library(library::Frame),
 }
 
+/// What is kept for clients that may return.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Kept {
+    /// Connections whose transport was lost.
+    pub(crate) connections: usize,
+    /// Bytes of events.
+    pub(crate) bytes: usize,
+    /// The most of them.
+    pub(crate) limit: usize,
+}
+
 /// The implementation that serves the host's clients.
 #[derive(Clone)]
 pub(crate) enum Server {
@@ -196,6 +210,14 @@ impl Server {
         match self {
             Self::Builtin(server) => server.close().await,
             Self::Library(server) => server.close().await,
+        }
+    }
+
+    /// What is kept for clients that may return.
+    pub(crate) fn kept(&self) -> Kept {
+        match self {
+            Self::Builtin(server) => server.kept(),
+            Self::Library(_) => Kept::default(),
         }
     }
 

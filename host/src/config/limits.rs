@@ -192,6 +192,8 @@ macro_rules! nonzero {
     };
 }
 
+pub(super) use nonzero;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

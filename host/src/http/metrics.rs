@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::config::Scope;
 use crate::metrics::{Gauges, StateGauges, Usage};
+use crate::socketio::Kept;
 use crate::store::FailureKind;
 
 use super::Api;
@@ -38,7 +39,19 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
     let (connections, sessions, limit) = api.slots.used();
     let (mailbox, mailbox_limit) = api.sockets.memory().usage();
     let (overflow, overflow_limit) = api.socketio.queued();
-    api.metrics.show_usage(&Usage { connections, sessions, limit, mailbox, mailbox_limit, overflow, overflow_limit });
+    let Kept { connections: detached, bytes: recovery, limit: recovery_limit } = api.socketio.kept();
+    api.metrics.show_usage(&Usage {
+        connections,
+        sessions,
+        limit,
+        mailbox,
+        mailbox_limit,
+        overflow,
+        overflow_limit,
+        detached,
+        recovery,
+        recovery_limit,
+    });
     let text = api.metrics.render(api.rooms.connections(), routes.generation, &gauges).map_err(|error| {
         tracing::error!(%error, "metrics not rendered");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unavailable", "the figures can't be shown")

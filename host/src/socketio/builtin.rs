@@ -12,7 +12,7 @@ use http::request::Parts;
 use hyper::body::Body;
 use sockhop_socketio::{
     Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event, EventFrame, Handler, InvalidNamespace,
-    Io, Stream, Transports,
+    Io, Recovery, Stream, Transports,
 };
 use tokio::net::TcpStream;
 
@@ -20,7 +20,7 @@ use crate::config::{Config, QUEUE_SHARE, Transport};
 use crate::effect::Emit;
 use crate::transport::{Cuttable, Peer, SessionSlot};
 
-use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused};
+use super::{Answer, Client, Clients, Full, Incoming, Kept, Newcomer, PROTOCOL_LIMIT, Refused};
 
 /// A stream whose writes fail where its client takes nothing for a time.
 pub(crate) use sockhop_socketio::WriteDeadline;
@@ -65,6 +65,7 @@ impl Server {
             max_attachment_bytes: PROTOCOL_LIMIT * limits.attachment_bytes.get(),
             // The host counts them itself: a session's slot is free when its last event is handled.
             max_sessions: usize::MAX,
+            recovery: server.recovery.as_ref().map(|kept| Recovery { duration: kept.seconds, max_bytes: kept.bytes.get() }),
             ..sockhop_socketio::Config::default()
         };
         let most_queued = settings.max_queued / 2;
@@ -92,6 +93,12 @@ impl Server {
     pub(super) async fn close(&self) {
         self.0.close();
         self.0.wait().await;
+    }
+
+    pub(super) fn kept(&self) -> Kept {
+        let usage = self.0.usage();
+        let limit = self.0.config().recovery.map_or(0, |recovery| recovery.max_bytes);
+        Kept { connections: usage.detached, bytes: usage.recovery_bytes, limit }
     }
 
     pub(super) fn queued(&self) -> (usize, usize) {
@@ -172,6 +179,13 @@ impl Handler for Bridge {
         .await;
     }
 
+    async fn recovered(&self, cx: &Context<'_, Self>) {
+        let (client, session) = (cx.connection().data(), cx.connection().session());
+        let address = session.address.map(tracing::field::display);
+        tracing::debug!(client = client.id(), address, transport = transport(cx.connection()), "client returned");
+        client.resume(session.slot.clone());
+    }
+
     async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {
         let client = cx.connection().data();
         match reason {
@@ -248,10 +262,14 @@ impl Link {
     }
 
     pub(super) fn transport(&self) -> &'static str {
-        match self.connection.upgrade().map(|connection| connection.transport()) {
-            Some(sockhop_socketio::Transport::WebSocket) => "websocket",
-            Some(sockhop_socketio::Transport::Polling) | None => "polling",
-        }
+        self.connection.upgrade().map_or("polling", |connection| transport(&connection))
+    }
+}
+
+fn transport(connection: &Connection<Bridge>) -> &'static str {
+    match connection.transport() {
+        sockhop_socketio::Transport::Polling => "polling",
+        sockhop_socketio::Transport::WebSocket => "websocket",
     }
 }
 
