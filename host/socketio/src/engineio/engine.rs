@@ -18,17 +18,31 @@ use super::sessions::Sessions;
 use super::sid::Sid;
 
 /// Sessions with queued messages. Each is flushed when a batch of work is over, at the latest when
-/// the last clone is dropped. Where 64 KiB wait for a session, they are passed on earlier.
+/// the last clone is dropped. Where 64 KiB wait for a session, or where the batch has as many
+/// entries as it may have, they are passed on earlier.
 #[derive(Debug, Default, Clone)]
 pub struct Batch(Arc<Pending>);
 
 #[derive(Debug, Default)]
 struct Pending(Mutex<Vec<Arc<Session>>>);
 
+/// The most entries of a batch, one for each message: what one read asks for may be sent to any
+/// number of sessions.
+const MAX_PENDING: usize = 1024;
+
 impl Batch {
     /// Has `session` flushed at the end of the batch.
     pub fn add(&self, session: &Arc<Session>) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(session));
+        let mut pending = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.last().is_some_and(|last| Arc::ptr_eq(last, session)) {
+            return;
+        }
+        pending.push(Arc::clone(session));
+        let is_full = pending.len() >= MAX_PENDING;
+        drop(pending);
+        if is_full {
+            self.flush();
+        }
     }
 
     /// Flushes all sessions now.
@@ -201,5 +215,26 @@ impl<S: Service> Engine<S> {
     pub(crate) fn new_session(&self, transport: Transport) -> Result<Arc<Session>, getrandom::Error> {
         let sid = Sid::random()?;
         Ok(Session::new(sid, &self.config, &self.memory, transport))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engineio::testing::session;
+
+    #[test]
+    fn a_batch_has_no_more_entries_than_it_may_have() {
+        let (batch, one, other) = (Batch::default(), session(), session());
+        let entries = || batch.0.0.lock().unwrap().len();
+        for _ in 0..10 {
+            batch.add(&one);
+        }
+        assert_eq!(entries(), 1);
+        for _ in 0..10 * MAX_PENDING {
+            batch.add(&other);
+            batch.add(&one);
+            assert!(entries() < MAX_PENDING);
+        }
     }
 }

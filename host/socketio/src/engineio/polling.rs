@@ -153,6 +153,10 @@ pub(super) async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &
         }
         packet::handle(session, protocol, packet, batch, None).await?;
         // A body can have hundreds of thousands of packets: other tasks have their turn between.
+        if !coop::has_budget_remaining() {
+            session.flush();
+            batch.flush();
+        }
         coop::consume_budget().await;
     }
     Ok(())

@@ -228,6 +228,10 @@ async fn handle_all<P: Protocol>(
                 handled.inspect_err(|end| close_with(session, *end))?;
                 pause(session, batch, Some(&mut *alarm)).await;
                 // A read can hold thousands of messages: other tasks have their turn between.
+                if !coop::has_budget_remaining() {
+                    session.flush();
+                    batch.flush();
+                }
                 coop::consume_budget().await;
             }
             Ok(Next::Control { op: op::PING, payload }) => session.control(op::PONG, &payload),
