@@ -395,9 +395,17 @@ impl Client {
         };
         let ends = answer.as_ref().is_ok_and(|reply| reply.ends);
         let answer = answer.map(|reply| reply.json);
-        sockets.rooms.answer(&to, &event.name, event.id, &answer).await;
-        if ends {
-            sockets.rooms.end(&self.connection);
+        // The same for its answer: whoever handles the mailbox goes on.
+        let answering = pin!(async {
+            sockets.rooms.answer(&to, &event.name, event.id, &answer).await;
+            if ends {
+                sockets.rooms.end(&self.connection);
+            }
+        });
+        if let Err(panic) = log::catch(answering).await {
+            let fault = log::Fault::from(panic);
+            log::rejected(&event.name, event.id, Some(&self.connection), None, &Rejection::PluginFailed, Some(&fault));
+            to.link.abort("its answer could not be sent");
         }
     }
 
