@@ -387,6 +387,28 @@ async fn every_error_over_http_is_a_problem_document() {
     assert!(allowed.1.to_ascii_lowercase().contains("access-control-allow-origin: https://app.example.com"), "{}", allowed.1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_may_send_the_headers_that_it_asks_for_unless_others_are_named() {
+    let preflight = "OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\nconnection: close\r\norigin: null\r\n\
+                     access-control-request-method: POST\r\naccess-control-request-headers: x-tenant\r\n\r\n";
+    let allowed_headers = async |named: &[&str]| {
+        let host = TestHost::with(&[], |config| {
+            // Of a sandboxed frame, or a file.
+            config.server.allowed_origins = vec![AllowedOrigin::parse("null").expect("an origin")];
+            let headers = || named.iter().map(|name| name.parse().expect("the name of a header")).collect();
+            config.server.allowed_headers = (!named.is_empty()).then(headers);
+        })
+        .await;
+        let (status, head, _) = ask(&host, preflight).await;
+        assert_eq!(status, 200, "{head}");
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("access-control-allow-origin: null"), "{head}");
+        head.lines().find_map(|line| line.strip_prefix("access-control-allow-headers: ")).unwrap_or_default().to_owned()
+    };
+    assert_eq!(allowed_headers(&[]).await, "x-tenant");
+    assert_eq!(allowed_headers(&["x-request-id"]).await, "x-request-id,content-type,authorization");
+}
+
 /// What a command that should end by itself says, and how it ends.
 fn output(mut command: Command) -> Output {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command runs");
