@@ -184,7 +184,7 @@ impl Default for Metrics {
         registry.register_with_unit("mailbox", "Memory of the events that wait in all mailboxes", Unit::Bytes, mailbox.clone());
         registry.register_with_unit("mailbox_limit", "The most of that memory", Unit::Bytes, mailbox_limit.clone());
         let (overflow, overflow_limit) = (Gauge::default(), Gauge::default());
-        let help = "Memory of the emits for which the buffers of their clients have no space";
+        let help = "Memory of what waits for clients that are slow to read";
         registry.register_with_unit("overflow", help, Unit::Bytes, overflow.clone());
         registry.register_with_unit("overflow_limit", "The most of that memory", Unit::Bytes, overflow_limit.clone());
         let [detached, recovery, recovery_limit] = [(); 3].map(|()| Gauge::default());

@@ -1,8 +1,8 @@
 //! How the host knows its clients, whichever implementation of Socket.IO serves them: what an implementation tells the host ([`Clients`],
 //! [`Client`]), and how the host reaches one connection ([`Link`]).
 //!
-//! Each implementation is one file: [`builtin`] is the default of a later version and has bounds in bytes; [`library`] is socketioxide. Neither
-//! knows rooms, plugins or what an event means.
+//! Each implementation is one file: [`builtin`] passes on to a crate of ours; [`library`] to socketioxide, with what that lacks in files below.
+//! Neither knows rooms, plugins or what an event means.
 
 pub(crate) mod builtin;
 pub(crate) mod library;

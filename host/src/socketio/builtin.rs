@@ -63,7 +63,7 @@ impl Server {
             max_unfinished_total: limits.unfinished_bytes.get(),
             max_attachments: PROTOCOL_LIMIT * limits.attachments,
             max_attachment_bytes: PROTOCOL_LIMIT * limits.attachment_bytes.get(),
-            // The host counts them itself: a session's slot is free when its last event is handled.
+            // The host counts them itself: a session's slot is free when its last event is handled, or when a client does not return.
             max_sessions: usize::MAX,
             recovery: server.recovery.as_ref().map(|kept| Recovery { duration: kept.seconds, max_bytes: kept.bytes.get() }),
             ..sockhop_socketio::Config::default()
@@ -114,7 +114,7 @@ tokio::task_local! {
 /// Passes on to the host what the crate tells.
 #[derive(Debug)]
 pub(crate) struct Bridge {
-    /// Weak: the host's connections own the crate's.
+    /// Weak: the host owns the server.
     clients: Weak<dyn Clients>,
     namespaces: Vec<Arc<str>>,
     /// Bytes beyond which an answer's sender waits for its client.
@@ -206,7 +206,7 @@ const PUNCTUATION: usize = 5;
 /// The way to one connection.
 #[derive(Clone)]
 pub(crate) struct Link {
-    /// Weak: a connection has a [`Client`], which has the whole host.
+    /// Weak: a connection has a [`Client`], in whose mailbox answers wait for a link.
     connection: Weak<Connection<Bridge>>,
     most_queued: usize,
 }

@@ -57,8 +57,7 @@ struct Shared {
 }
 
 impl Server {
-    /// Serves the namespaces of `config`. Connections and their events go to `clients`: weak, because what holds the library's sockets is held by
-    /// `clients`, and would never end.
+    /// Serves the namespaces of `config`. Connections and their events go to `clients`, which the library's sockets must not keep.
     pub(crate) fn new(config: &Config, clients: &Weak<dyn Clients>, tasks: TaskTracker) -> Self {
         let limits = &config.limits;
         let shared = Arc::new(Shared {
