@@ -314,6 +314,8 @@ impl<H: Handler> Protocol for Client<H> {
             // A panic here must not keep the others from being called.
             let _ = self.disconnected(&connection, reason, batch).await;
         }
+        // The same here.
+        let _ = self.guard(batch, async { self.hub.handler().closed(&self.value) }).await;
     }
 }
 

@@ -68,6 +68,13 @@ pub trait Handler: Sized + Send + Sync + 'static {
         ready(())
     }
 
+    /// A session has ended, and its connections have ended or are detached. What the application
+    /// keeps for a session, and not for its connections, may go: a detached connection keeps the
+    /// value of its last session.
+    fn closed(&self, session: &Self::Session) {
+        let _ = session;
+    }
+
     /// Handles an event.
     fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) -> impl Future<Output = ()> + Send;
 
