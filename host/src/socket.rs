@@ -120,7 +120,7 @@ struct Client {
     /// Filled when the connection has been told to plugins as gone: once, whoever notices first.
     left: OnceCell<()>,
     /// Kept until the last task of the client has ended: a session that is closing counts against the limit of connections.
-    slot: Mutex<Option<SessionSlot>>,
+    _slot: Option<SessionSlot>,
 }
 
 #[derive(Default)]
@@ -208,7 +208,7 @@ impl Client {
             mailbox: Mutex::default(),
             drained: Notify::new(),
             left: OnceCell::new(),
-            slot: Mutex::new(slot),
+            _slot: slot,
         });
         sockets.clients().insert(client.connection.public_id.clone(), Arc::downgrade(&client));
         client
@@ -482,10 +482,6 @@ impl socketio::Client for Client {
         self.take(&sockets, Taken { event, rejection: read.rejection, to, size }, context);
     }
 
-    fn resume(&self, slot: Option<SessionSlot>) {
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = slot;
-    }
-
     fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             if let Some(sockets) = self.sockets.upgrade() {
@@ -595,8 +591,6 @@ mod tests {
         fn begin(self: Arc<Self>) {}
 
         fn event(self: Arc<Self>, _: Incoming<'_>, _: Link, _: Option<&mut Context<'_>>) {}
-
-        fn resume(&self, _: Option<SessionSlot>) {}
 
         fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
             Box::pin(std::future::ready(()))

@@ -29,7 +29,7 @@ pub(crate) struct Newcomer {
     pub(crate) namespace: Arc<str>,
     /// Where its handshake came from.
     pub(crate) address: Option<IpAddr>,
-    /// The slot of its session: whatever works for the client keeps a copy.
+    /// The slot of its session, if the client has to keep it until its last event is handled.
     pub(crate) slot: Option<SessionSlot>,
 }
 
@@ -62,9 +62,6 @@ pub(crate) trait Client: Send + Sync + 'static {
     /// Takes one event. With a `context`, the event is handled at once in the caller's task if nothing of this connection waits, and goes on in a
     /// task of its own if it has to wait for something.
     fn event(self: Arc<Self>, incoming: Incoming<'_>, link: Link, context: Option<&mut Context<'_>>);
-
-    /// The client has returned to its connection in another session, which has this slot.
-    fn resume(&self, slot: Option<SessionSlot>);
 
     /// The connection has ended. Resolves when all its events are handled and `$disconnect` is dispatched; nobody can reach it any more then.
     fn leave(self: Arc<Self>) -> BoxFuture<'static, ()>;

@@ -1,7 +1,7 @@
 //! The slots of connections: how many the host has at once, and which of them clients can't take.
 //!
 //! A client's TCP connection takes one slot, and its Engine.IO session another, from pools of the same size. A session keeps its slot until
-//! its last event is handled and `$disconnect` is dispatched, so connections that are closing, or whose client may return, count against the limit. Beyond the limit
+//! its last event is handled and `$disconnect` is dispatched, so connections that are closing count against the limit. Beyond the limit
 //! there are a few reserved slots: the host reads one request on such a connection, and answers it only if it is an operator's.
 
 use std::fmt;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use sockhop_socketio::{
 };
 use tokio::net::TcpStream;
 
-use crate::config::{Config, QUEUE_SHARE, Transport};
+use crate::config::{Config, DEFAULT_CONNECTIONS, QUEUE_SHARE, Transport};
 use crate::effect::Emit;
 use crate::transport::{Cuttable, Peer, SessionSlot};
 
@@ -63,8 +63,9 @@ impl Server {
             max_unfinished_total: limits.unfinished_bytes.get(),
             max_attachments: PROTOCOL_LIMIT * limits.attachments,
             max_attachment_bytes: PROTOCOL_LIMIT * limits.attachment_bytes.get(),
-            // The host counts them itself: a session's slot is free when its last event is handled, or when a client does not return.
-            max_sessions: usize::MAX,
+            // Of sessions and, beside them, of connections whose client may return. The host counts sessions itself, and frees their slots a
+            // moment before the crate does.
+            max_sessions: limits.connections.unwrap_or(DEFAULT_CONNECTIONS).get().saturating_add(MORE_SESSIONS),
             recovery: server.recovery.as_ref().map(|kept| Recovery { duration: kept.seconds, max_bytes: kept.bytes.get() }),
             ..sockhop_socketio::Config::default()
         };
@@ -106,6 +107,9 @@ impl Server {
     }
 }
 
+/// Sessions that the crate may count more than the host.
+const MORE_SESSIONS: usize = 256;
+
 tokio::task_local! {
     /// What the events of one read send, while one of them is handled in the task that has read it.
     static BATCH: Batch;
@@ -125,7 +129,8 @@ pub(crate) struct Bridge {
 #[derive(Debug)]
 pub(crate) struct Session {
     address: Option<IpAddr>,
-    slot: Option<SessionSlot>,
+    /// Until the session has ended: connections whose client may return are counted by themselves.
+    slot: Mutex<Option<SessionSlot>>,
 }
 
 impl Bridge {
@@ -140,7 +145,7 @@ impl Handler for Bridge {
 
     fn open(&self, request: &Parts) -> Result<Session, sockhop_socketio::Refused> {
         let address = request.extensions.get::<Peer>().map(|Peer(address)| *address);
-        Ok(Session { address, slot: request.extensions.get::<SessionSlot>().cloned() })
+        Ok(Session { address, slot: Mutex::new(request.extensions.get::<SessionSlot>().cloned()) })
     }
 
     async fn connect(&self, request: &ConnectRequest<'_, Self>) -> Result<Arc<dyn Client>, ConnectError> {
@@ -151,7 +156,8 @@ impl Handler for Bridge {
             sid: request.id.to_string(),
             namespace: namespace.unwrap_or_else(|| request.namespace.into()),
             address: request.session.address,
-            slot: request.session.slot.clone(),
+            // The session has it, until all events of its connections are handled.
+            slot: None,
         };
         clients.accept(newcomer).await.map_err(refused)
     }
@@ -183,7 +189,10 @@ impl Handler for Bridge {
         let (client, session) = (cx.connection().data(), cx.connection().session());
         let address = session.address.map(tracing::field::display);
         tracing::debug!(client = client.id(), address, transport = transport(cx.connection()), "client returned");
-        client.resume(session.slot.clone());
+    }
+
+    fn closed(&self, session: &Session) {
+        drop(session.slot.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {

@@ -10,8 +10,11 @@ const CUTS = 200;
 /** Returns at once: the stock client waits up to five seconds otherwise. */
 const PROMPT = { transports: ["websocket"], reconnectionDelay: 1, reconnectionDelayMax: 5 };
 
-const startRecovering = (seconds) =>
-  startHost({ settings: { SOCKHOP_SERVER__SOCKETIO: "builtin", SOCKHOP_SERVER__RECOVERY__SECONDS: String(seconds) } });
+/** A client that never returns fails its test. */
+const LIMIT = { timeout: 120_000 };
+
+const startRecovering = (seconds, settings = {}) =>
+  startHost({ settings: { SOCKHOP_SERVER__SOCKETIO: "builtin", SOCKHOP_SERVER__RECOVERY__SECONDS: String(seconds), ...settings } });
 
 /** Cuts the client's transport, and waits until it is connected again. */
 async function cut({ socket }) {
@@ -22,7 +25,7 @@ async function cut({ socket }) {
   await returned;
 }
 
-test(`a client that is cut ${CUTS} times in a busy room receives what one that was never cut receives`, async () => {
+test(`a client that is cut ${CUTS} times in a busy room receives what one that was never cut receives`, LIMIT, async () => {
   const host = await startRecovering(60);
   const clients = [];
   try {
@@ -57,7 +60,24 @@ test(`a client that is cut ${CUTS} times in a busy room receives what one that w
   }
 });
 
-test("a client that returns too late has a new connection, and is in no room", async () => {
+test("where all clients are cut at once, all return, though the host may have no more connections", LIMIT, async () => {
+  const host = await startRecovering(60, { SOCKHOP_LIMITS__CONNECTIONS: "3" });
+  const clients = [];
+  try {
+    // Ends the connection that has asked whether the host is ready.
+    await fetch(`${host.url}/healthz`, { headers: { connection: "close" } });
+    for (let i = 0; i < 3; i += 1) clients.push(await connect(host.url, PROMPT));
+    for (let round = 0; round < 5; round += 1) {
+      await Promise.all(clients.map((client) => cut(client)));
+      for (const { socket } of clients) assert.equal(socket.recovered, true, `round ${round + 1}`);
+    }
+  } finally {
+    for (const client of clients) client.close();
+    await host.stop();
+  }
+});
+
+test("a client that returns too late has a new connection, and is in no room", LIMIT, async () => {
   const host = await startRecovering(1);
   let client;
   try {
