@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sockhop_tests::{TestHost, bundled_plugin, chameleon, drop_in, guest, table_filler};
+use sockhop_tests::{PATIENCE, TestHost, bundled_plugin, chameleon, drop_in, guest, table_filler};
 
 async fn host() -> TestHost {
     let host = TestHost::start(&[bundled_plugin("connection")]).await;
@@ -64,6 +64,8 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
     ];
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
         config.limits.register_cpu_ms = Duration::from_secs(2);
+        // So that one that spins uses up its CPU time first, however busy the machine is.
+        config.limits.event_wall_ms = PATIENCE;
         config.limits.compile_wall_ms = Duration::from_secs(20);
     })
     .await;
