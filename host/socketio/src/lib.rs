@@ -75,9 +75,9 @@
 //! [`Recovery::duration`], when the application disconnects or aborts it, when the server closes,
 //! and when its client returns and cannot be recovered. [`Handler::disconnected`] is called once.
 //!
-//! The answer to CONNECT has a secret, `pid`, with which a client finds its connection again:
-//! whoever has it takes the connection over. Each event without an ack id has one argument more, its
-//! offset, as with the reference server: a listener that counts its arguments sees it, and clients
+//! The answer to CONNECT contains a secret, `pid`, which identifies the connection when the client
+//! returns: a client with this `pid` takes the connection over. Each event without an ack id has an
+//! additional last argument, its offset, as with the reference server: a listener that counts its arguments sees it, and clients
 //! of other languages too. A client that returns names the offset of its last event. If its
 //! connection still has all later ones, the client gets the same id, then these events, and
 //! [`Handler::recovered`] is called instead of [`Handler::connect`]: what `connect` checks, such as a

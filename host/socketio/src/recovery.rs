@@ -62,7 +62,7 @@ impl Pid {
     }
 }
 
-/// Shows nothing: whoever knows the secret takes the connection over.
+/// Does not show the secret: a client that knows it can take the connection over.
 impl fmt::Debug for Pid {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Pid(…)")
@@ -199,7 +199,7 @@ impl<H: Handler> Recoveries<H> {
         });
     }
 
-    /// Ends all detached connections. Those that lose their transports from now on end at once.
+    /// Ends all detached connections. From now on, a connection ends when its transport is lost.
     pub(crate) fn close(&self) {
         self.closing.cancel();
     }

@@ -120,8 +120,8 @@ impl<H: Handler> Server<H> {
 pub struct Usage {
     /// Sessions, bytes and tasks.
     pub engine: engineio::Usage,
-    /// Connections that exist, those included that have ended while the application still holds
-    /// them, and those that are detached.
+    /// Connections that exist. This includes detached connections, and ended connections that the
+    /// application still holds.
     pub connections: usize,
     /// Answers of clients that are waited for.
     pub pending_acks: usize,

@@ -1,5 +1,5 @@
 //! A model of one client in several namespaces, against any sequence of its packets and of what the
-//! application does with connections, also with those that have ended.
+//! application does with connections, ended ones included.
 
 use std::collections::BTreeMap;
 use std::future::ready;

@@ -1,9 +1,8 @@
 //! How a connection outlives its session: it is detached when its transport is lost, keeps its
 //! events, and is attached to the session with which its client returns.
 //!
-//! Everything happens under the connection's lock, under which events are queued too. So an event
-//! that another task sends meanwhile is either among those that are sent again, or queued after
-//! them.
+//! All of this happens under the connection's lock, and so does the queueing of events. An event
+//! that another task sends during a reattachment is either replayed or queued after the replay.
 
 use std::mem::replace;
 use std::pin::pin;

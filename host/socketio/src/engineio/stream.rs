@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-/// A TCP connection, or what an application wraps around one: to count connections, for example, or
-/// to close those that take too long.
+/// A TCP connection, or an application's wrapper around one, for example to count connections or to
+/// enforce deadlines.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// What must live as long as the connection, such as its permit. It is dropped when a
     /// WebSocket's connection has ended.

@@ -1,7 +1,7 @@
 //! The recent events of one connection, in the order in which they were sent, and their bounds.
 //!
-//! It knows neither connections nor sessions: it keeps encoded events and finds those that follow
-//! an offset.
+//! The ring stores encoded events and returns the events after an offset. It does not depend on
+//! connections or sessions.
 
 use std::collections::VecDeque;
 use std::fmt;
