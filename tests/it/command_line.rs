@@ -83,6 +83,16 @@ fn check_prints_what_a_plugin_registers() {
 }
 
 #[test]
+fn check_leaves_nothing_in_the_temporary_directory() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    for file in [bundled_plugin("memory_logs"), temporary.path().join("none.wasm")] {
+        let output = Command::new(binary()).arg("check").arg(file).env("TMPDIR", temporary.path()).output().expect("the command runs");
+        let left: Vec<_> = std::fs::read_dir(temporary.path()).expect("its entries").collect();
+        assert!(left.is_empty(), "{left:?}: {output:?}");
+    }
+}
+
+#[test]
 fn check_tells_a_plugin_that_wants_what_another_has() {
     let (status, output, _) =
         run(&["check", bundled_plugin("connection").to_str().expect("UTF-8"), guest("taker").to_str().expect("UTF-8")]);

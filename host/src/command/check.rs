@@ -44,8 +44,9 @@ impl Check {
         // What a plugin prints or logs while it registers, the message of its panic among it, is what its author needs. What the host itself
         // would log is in the result.
         let log = log::start_for_command()?;
+        let scratch = Scratch::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let checked = runtime.block_on(check(config, &self.files, None));
+        let checked = runtime.block_on(check(config, &self.files, &scratch, None));
         log.finish(FLUSH);
         let checked = checked?;
         if self.json {
@@ -121,15 +122,19 @@ fn readable(config: Config) -> anyhow::Result<Config> {
 /// How long the end of the command waits for a reader of what plugins said.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// Loads the files beside each other, as a host would load a directory; what they would store goes to a directory that is thrown away, and
-/// so does what is compiled, unless there is a `cache` for it.
-pub(super) async fn check(mut config: Config, files: &[PathBuf], cache: Option<PathBuf>) -> anyhow::Result<Vec<Checked>> {
+/// Loads the files beside each other, as a host would load a directory; what they would store goes to `scratch`, which must stay until the result
+/// is dropped, and so does what is compiled, unless there is a `cache` for it.
+pub(super) async fn check(
+    mut config: Config,
+    files: &[PathBuf],
+    scratch: &Scratch,
+    cache: Option<PathBuf>,
+) -> anyhow::Result<Vec<Checked>> {
     let mut checked = Vec::new();
     if files.is_empty() {
         return Ok(checked);
     }
     let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1)?);
-    let scratch = Scratch::new()?;
     config.data.dir.clone_from(&scratch.0);
     let compiler = this_program().context("can't find this program, which compiles plugins")?;
     let cache = cache.unwrap_or_else(|| host::cache_dir(&scratch.0));
@@ -150,11 +155,12 @@ pub(super) async fn check(mut config: Config, files: &[PathBuf], cache: Option<P
     Ok(checked)
 }
 
-/// A directory that goes with the check.
-struct Scratch(PathBuf);
+/// A directory that goes with its value. What a plugin stores is closed, and written a last time, when the plugin is dropped: that comes before.
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> anyhow::Result<Self> {
+    /// An empty one, where the system keeps temporary files.
+    pub(super) fn new() -> anyhow::Result<Self> {
         let dir = std::env::temp_dir().join(format!("sockhop-check-{}", ulid::Ulid::new()));
         std::fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         Ok(Self(dir))

@@ -13,6 +13,7 @@ use sockhop::config::Config;
 use sockhop::host;
 use sockhop::registry::Served;
 
+use super::check::{Scratch, check};
 use super::client::Target;
 use super::output;
 use outcome::{Asked, Outcome};
@@ -55,10 +56,11 @@ impl Deploy {
             Err(error) if self.wait => return Err(error.context("nothing was deployed: --wait needs a running host")),
             Err(_) => None,
         };
+        let scratch = Scratch::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         // What is compiled here need not be compiled again by the host.
         let cache = Some(host::cache_dir(self.target.data_dir(&config))).filter(|cache| cache.is_dir());
-        let checked = runtime.block_on(super::check::check(config.clone(), std::slice::from_ref(&self.file), cache))?;
+        let checked = runtime.block_on(check(config.clone(), std::slice::from_ref(&self.file), &scratch, cache))?;
         let served = match checked.into_iter().next() {
             Some((_, Ok(served))) => served,
             Some((file, Err(reason))) => bail!("{} is refused: {reason}", file.display()),
