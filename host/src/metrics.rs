@@ -49,6 +49,8 @@ pub struct Metrics {
     mailbox_limit: Gauge,
     overflow: Gauge,
     overflow_limit: Gauge,
+    unfinished: Gauge,
+    unfinished_limit: Gauge,
     detached: Gauge,
     recovery: Gauge,
     recovery_limit: Gauge,
@@ -71,6 +73,10 @@ pub struct Usage {
     pub overflow: usize,
     /// The most of them.
     pub overflow_limit: usize,
+    /// Bytes of messages whose end has not come.
+    pub unfinished: usize,
+    /// The most of them.
+    pub unfinished_limit: usize,
     /// Connections whose transport was lost and whose client may return.
     pub detached: usize,
     /// Bytes of the events that are kept for clients that return.
@@ -187,6 +193,9 @@ impl Default for Metrics {
         let help = "Memory of what waits for clients that are slow to read";
         registry.register_with_unit("overflow", help, Unit::Bytes, overflow.clone());
         registry.register_with_unit("overflow_limit", "The most of that memory", Unit::Bytes, overflow_limit.clone());
+        let (unfinished, unfinished_limit) = (Gauge::default(), Gauge::default());
+        registry.register_with_unit("unfinished", "Memory of messages whose end has not come", Unit::Bytes, unfinished.clone());
+        registry.register_with_unit("unfinished_limit", "The most of that memory", Unit::Bytes, unfinished_limit.clone());
         let [detached, recovery, recovery_limit] = [(); 3].map(|()| Gauge::default());
         registry.register("detached_connections", "Connections whose transport was lost and whose client may return", detached.clone());
         registry.register_with_unit(
@@ -230,6 +239,8 @@ impl Default for Metrics {
             mailbox_limit,
             overflow,
             overflow_limit,
+            unfinished,
+            unfinished_limit,
             detached,
             recovery,
             recovery_limit,
@@ -279,6 +290,8 @@ impl Metrics {
         self.mailbox_limit.set(number(usage.mailbox_limit));
         self.overflow.set(number(usage.overflow));
         self.overflow_limit.set(number(usage.overflow_limit));
+        self.unfinished.set(number(usage.unfinished));
+        self.unfinished_limit.set(number(usage.unfinished_limit));
         self.detached.set(number(usage.detached));
         self.recovery.set(number(usage.recovery));
         self.recovery_limit.set(number(usage.recovery_limit));

@@ -181,14 +181,25 @@ pub(crate) enum Frame {
     Library(library::Frame),
 }
 
-/// What is kept for clients that may return.
+/// What clients make an implementation hold, each with the most of it. What an implementation does not count is zero of zero.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Kept {
-    /// Connections whose transport was lost.
-    pub(crate) connections: usize,
-    /// Bytes of events.
-    pub(crate) bytes: usize,
-    /// The most of them.
+pub(crate) struct Usage {
+    /// Bytes that wait for clients that read slowly.
+    pub(crate) queued: Share,
+    /// Bytes of messages whose end has not come.
+    pub(crate) unfinished: Share,
+    /// Connections whose transport was lost and whose client may return.
+    pub(crate) detached: usize,
+    /// Bytes of the events that are kept for them.
+    pub(crate) recovery: Share,
+}
+
+/// How much is in use, and the most of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Share {
+    /// In use.
+    pub(crate) used: usize,
+    /// The most.
     pub(crate) limit: usize,
 }
 
@@ -210,19 +221,11 @@ impl Server {
         }
     }
 
-    /// What is kept for clients that may return.
-    pub(crate) fn kept(&self) -> Kept {
+    /// What clients make it hold.
+    pub(crate) fn usage(&self) -> Usage {
         match self {
-            Self::Builtin(server) => server.kept(),
-            Self::Library(_) => Kept::default(),
-        }
-    }
-
-    /// Bytes that wait for clients that read slowly, and their limit.
-    pub(crate) fn queued(&self) -> (usize, usize) {
-        match self {
-            Self::Builtin(server) => server.queued(),
-            Self::Library(server) => server.queued(),
+            Self::Builtin(server) => server.usage(),
+            Self::Library(server) => server.usage(),
         }
     }
 }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::config::Scope;
 use crate::metrics::{Gauges, StateGauges, Usage};
-use crate::socketio::Kept;
+use crate::socketio;
 use crate::store::FailureKind;
 
 use super::Api;
@@ -38,19 +38,20 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
     api.metrics.log_lines_dropped(crate::log::lines_dropped());
     let (connections, sessions, limit) = api.slots.used();
     let (mailbox, mailbox_limit) = api.sockets.memory().usage();
-    let (overflow, overflow_limit) = api.socketio.queued();
-    let Kept { connections: detached, bytes: recovery, limit: recovery_limit } = api.socketio.kept();
+    let socketio::Usage { queued, unfinished, detached, recovery } = api.socketio.usage();
     api.metrics.show_usage(&Usage {
         connections,
         sessions,
         limit,
         mailbox,
         mailbox_limit,
-        overflow,
-        overflow_limit,
+        overflow: queued.used,
+        overflow_limit: queued.limit,
+        unfinished: unfinished.used,
+        unfinished_limit: unfinished.limit,
         detached,
-        recovery,
-        recovery_limit,
+        recovery: recovery.used,
+        recovery_limit: recovery.limit,
     });
     let text = api.metrics.render(api.rooms.connections(), routes.generation, &gauges).map_err(|error| {
         tracing::error!(%error, "metrics not rendered");

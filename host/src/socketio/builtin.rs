@@ -20,7 +20,7 @@ use crate::config::{Config, DEFAULT_CONNECTIONS, QUEUE_SHARE, Transport};
 use crate::effect::Emit;
 use crate::transport::{Cuttable, Peer, SessionSlot};
 
-use super::{Answer, Client, Clients, Full, Incoming, Kept, Newcomer, PROTOCOL_LIMIT, Refused};
+use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage};
 
 /// A stream whose writes fail where its client takes nothing for a time.
 pub(crate) use sockhop_socketio::WriteDeadline;
@@ -96,14 +96,14 @@ impl Server {
         self.0.wait().await;
     }
 
-    pub(super) fn kept(&self) -> Kept {
-        let usage = self.0.usage();
-        let limit = self.0.config().recovery.map_or(0, |recovery| recovery.max_bytes);
-        Kept { connections: usage.detached, bytes: usage.recovery_bytes, limit }
-    }
-
-    pub(super) fn queued(&self) -> (usize, usize) {
-        (self.0.usage().engine.queued_bytes, self.0.config().max_queued_total)
+    pub(super) fn usage(&self) -> Usage {
+        let (usage, config) = (self.0.usage(), self.0.config());
+        Usage {
+            queued: Share { used: usage.engine.queued_bytes, limit: config.max_queued_total },
+            unfinished: Share { used: usage.engine.unfinished_bytes, limit: config.max_unfinished_total },
+            detached: usage.detached,
+            recovery: Share { used: usage.recovery_bytes, limit: config.recovery.map_or(0, |recovery| recovery.max_bytes) },
+        }
     }
 }
 

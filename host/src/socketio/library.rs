@@ -24,7 +24,7 @@ use crate::effect::Emit;
 use crate::memory::QueueMemory;
 use crate::transport::{Cut, Peer, SessionSlot};
 
-use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused};
+use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage};
 
 use attendant::Attendant;
 use outlet::{Outlet, Outlets};
@@ -136,8 +136,9 @@ impl Server {
         self.io.close().await;
     }
 
-    pub(super) fn queued(&self) -> (usize, usize) {
-        self.shared.memory.usage()
+    pub(super) fn usage(&self) -> Usage {
+        let (used, limit) = self.shared.memory.usage();
+        Usage { queued: Share { used, limit }, ..Usage::default() }
     }
 }
 
