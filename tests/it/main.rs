@@ -11,6 +11,7 @@
 )]
 
 mod answers;
+mod bounds;
 mod breaker;
 mod command_line;
 mod compiling;

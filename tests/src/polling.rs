@@ -30,6 +30,11 @@ impl PollingSession {
         session
     }
 
+    /// Its id.
+    pub fn sid(&self) -> &str {
+        self.url.rsplit_once("sid=").map_or("", |(_, sid)| sid)
+    }
+
     /// Sends an Engine.IO packet.
     pub async fn send(&self, packet: &str) {
         assert!(self.try_send(packet).await);

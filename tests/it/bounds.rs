@@ -1,0 +1,163 @@
+//! What one client can make the host hold: what it does not read, and what it does not finish.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use serde_json::json;
+use sockhop::config::SocketIo;
+use sockhop_tests::{PATIENCE, TestHost, bundled_plugin, eventually, guest, socketio};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+/// A TCP connection of a client for which the system holds little.
+async fn narrow(host: &TestHost) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4 << 10).expect("a smaller buffer");
+    let address: SocketAddr = host.url.trim_start_matches("http://").parse().expect("the host's address");
+    socket.connect(address).await.expect("a host to connect to")
+}
+
+/// Reads until the host has said `end`.
+async fn until(stream: &mut TcpStream, end: &str) -> String {
+    let mut said = Vec::new();
+    while !String::from_utf8_lossy(&said).contains(end) {
+        let byte = timeout(PATIENCE, stream.read_u8()).await.expect("an answer in time").expect("an answer");
+        said.push(byte);
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// A WebSocket in the namespace `/`.
+async fn websocket(host: &TestHost) -> TcpStream {
+    let mut stream = narrow(host).await;
+    let request = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("a connection");
+    until(&mut stream, "\r\n\r\n").await;
+    stream.write_all(&frame("40")).await.expect("a connection");
+    until(&mut stream, "40{").await;
+    stream
+}
+
+/// A masked frame of a short text. The mask is zero, which leaves the text as it is.
+fn frame(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).ok().filter(|length| *length < 126).expect("a short text");
+    [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
+}
+
+/// Records that are one answer of some 270 KB.
+const RECORDS: usize = 70;
+const LIST: &str = r#"["memory_log_list",{"user_id":7,"limit":70}]"#;
+
+const MEMORY: usize = 16 << 20;
+const STALLED: Duration = Duration::from_secs(2);
+
+async fn host_with_a_long_list() -> TestHost {
+    let host = TestHost::with(&[bundled_plugin("memory_logs")], |config| {
+        config.limits.overflow_bytes = NonZeroUsize::new(MEMORY).expect("not zero");
+        config.limits.stalled_reader_ms = STALLED;
+        config.limits.body_ms = STALLED;
+    })
+    .await;
+    let client = host.client().await;
+    let content = "x".repeat(3_900);
+    for _ in 0..RECORDS {
+        client.ask("memory_log_create", json!({"user_id": 7, "content": content})).await;
+    }
+    let list = client.ask_raw(LIST).await;
+    assert!(list.to_string().len() > 250_000, "{:.200}", list.to_string());
+    host
+}
+
+/// Reads 1 KB a second of what the host sends, while the client asks until it is disconnected. What the host held at most.
+async fn read_slowly(host: &TestHost, mut reader: impl AsyncRead + Unpin, asks: impl Future<Output = ()>) -> u64 {
+    let reads = async {
+        let mut some = [0; 100];
+        while reader.read(&mut some).await.is_ok_and(|read| read > 0) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // The end of the asking is what counts.
+        std::future::pending::<()>().await;
+    };
+    let honest = host.client().await;
+    let mut most = 0;
+    let watches = async {
+        loop {
+            most = most.max(host.figure("sockhop_overflow_bytes").await);
+            assert!(honest.ask_raw(LIST).await.to_string().len() > 250_000, "nobody else notices");
+        }
+    };
+    tokio::select! {
+        () = reads => {}
+        () = watches => {}
+        ended = timeout(PATIENCE, asks) => ended.expect("a client that does not read what it asks for is disconnected"),
+    }
+    most
+}
+
+/// A client's share, and the answer that found it full.
+const MOST: u64 = (MEMORY / 16 + (600 << 10)) as u64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_that_reads_slower_than_it_asks_costs_its_share_and_is_disconnected() {
+    let host = host_with_a_long_list().await;
+    let (reader, mut writer) = websocket(&host).await.into_split();
+    let question = frame(&format!("420{LIST}"));
+    let most = read_slowly(&host, reader, async { while writer.write_all(&question).await.is_ok() {} }).await;
+    assert!(most <= MOST, "{most}");
+    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polling_client_that_reads_slower_than_it_asks_costs_its_share_and_is_disconnected() {
+    let host = host_with_a_long_list().await;
+    let session = host.polling_session().await;
+    let mut stream = narrow(&host).await;
+    let path = format!("/socket.io/?EIO=4&transport=polling&sid={}", session.sid());
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.expect("a connection");
+    // Other connections ask; what is answered goes to the one that polls, and waits there.
+    let question = format!("420{LIST}");
+    let most = read_slowly(&host, stream, async { while session.try_send(&question).await {} }).await;
+    assert!(most <= MOST, "{most}");
+    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+}
+
+/// With `builtin` only: the library does not count them.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_never_finished_have_a_bound_together_and_short_ones_are_answered() {
+    if socketio() != SocketIo::Builtin {
+        return;
+    }
+    const UNFINISHED: usize = 512 << 10;
+    const BEGUN: usize = 60_000;
+    let host = TestHost::with(&[guest("lab")], |config| {
+        config.limits.unfinished_bytes = NonZeroUsize::new(UNFINISHED).expect("not zero");
+        // No deadline is to end them first.
+        config.limits.body_ms = PATIENCE;
+    })
+    .await;
+    assert_eq!(host.figure("sockhop_unfinished_limit_bytes").await, UNFINISHED as u64);
+    let honest = host.client().await;
+    let short = json!("x".repeat(1_000));
+    // A frame of 64,000 bytes, of which so many come.
+    let begun = [&[0x81, 0x80 | 126, 0xfa, 0, 0, 0, 0, 0], vec![b'x'; BEGUN].as_slice()].concat();
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        let mut stream = websocket(&host).await;
+        stream.write_all(&begun).await.expect("a connection");
+        strangers.push(stream);
+        assert!(host.figure("sockhop_unfinished_bytes").await <= UNFINISHED as u64);
+        assert_eq!(honest.ask("echo", short.clone()).await, short, "who finishes what it sends is answered");
+    }
+    assert!(host.figure("sockhop_unfinished_bytes").await >= BEGUN as u64, "some are within the bound");
+    let mut open = 0;
+    for stream in &mut strangers {
+        let closed = timeout(Duration::from_millis(20), stream.read(&mut [0; 64])).await.is_ok();
+        open += usize::from(!closed);
+    }
+    assert!(open * BEGUN <= UNFINISHED, "{open} of 40 are still there");
+    drop(strangers);
+    eventually("memory that is free again", async || (host.figure("sockhop_unfinished_bytes").await == 0).then_some(())).await;
+}
