@@ -55,13 +55,12 @@
 //!
 //! # Conformance
 //!
-//! The official test suite of Engine.IO needs Node.js and port 3000:
+//! The official test suite of Engine.IO needs Node.js and port 3000. From a checkout, in `SUITE`, the
+//! workspace's command runs it on `examples/echo.rs`:
 //!
 //! ```text
 //! git clone https://github.com/socketio/socket.io SUITE
-//! npm --prefix SUITE/docs/engine.io-protocol/v4-test-suite ci
-//! cargo run -p sockhop-socketio --example echo &
-//! npm --prefix SUITE/docs/engine.io-protocol/v4-test-suite test
+//! cargo xtask suite SUITE/docs/engine.io-protocol/v4-test-suite
 //! ```
 mod body;
 mod buffer;

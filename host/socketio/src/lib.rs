@@ -118,13 +118,13 @@
 //!
 //! # Conformance
 //!
-//! The official test suite of Socket.IO needs Node.js and port 3000:
+//! The official test suite of Socket.IO needs Node.js and port 3000. From a checkout, in `SUITE`, the
+//! workspace's command runs it on `examples/conformance.rs`, and then on the host, but for the cases
+//! with several arguments and with an echo of `auth`:
 //!
 //! ```text
 //! git clone https://github.com/socketio/socket.io-protocol SUITE
-//! npm --prefix SUITE/test-suite ci
-//! cargo run -p sockhop-socketio --example conformance &
-//! npm --prefix SUITE/test-suite test
+//! cargo xtask suite SUITE/test-suite
 //! ```
 //!
 //! The crate's tests run the stock JavaScript client if `tests/clients/javascript`, or the folder in

@@ -60,6 +60,11 @@ impl Workspace {
         self.target.join("debug").join(format!("sockhop{}", env::consts::EXE_SUFFIX))
     }
 
+    /// A built example of `sockhop-socketio`.
+    pub(crate) fn example(&self, name: &str) -> PathBuf {
+        self.target.join("debug").join("examples").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+    }
+
     /// A cargo command in this workspace.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = tools::cargo();

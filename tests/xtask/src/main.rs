@@ -8,9 +8,11 @@ mod bench;
 mod clients;
 mod pgo;
 mod report;
+mod suite;
 mod tools;
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::{env, fmt};
 
@@ -27,6 +29,7 @@ cargo xtask bench [-- ARGS] measure the released host beside native, Node and Py
 cargo xtask bench --plain [-- ARGS]
                             the same with what `cargo build --release` builds, for work on the host
 cargo xtask soak [-- ARGS]  let honest clients work for an hour beside every abuse that the host must contain; `-- --minutes N` for another time
+cargo xtask suite DIR       run the official test suite of Engine.IO or Socket.IO in DIR, a checkout, on the crate's server and on the host
 cargo xtask micro [-- ARGS] measure what `cargo build --release` builds part by part; ARGS are those of Criterion, such as a part's name
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
 cargo xtask guests          build the plugins that only tests load
@@ -35,7 +38,7 @@ cargo xtask help            show this
 ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, `--plugins` and `--data` replace what `run` would
 have passed itself (127.0.0.1:4000, target/plugins, target/data); with `--config` it passes none of them.
 
-What they need beside Rust: a C compiler; `test` and `bench` also Node.js with npm, and Python 3 with venv; `release` and `bench` also Linux with
+What they need beside Rust: a C compiler; `test`, `suite` and `bench` also Node.js with npm; `test` and `bench` also Python 3 with venv; `release` and `bench` also Linux with
 taskset and setpriv. What is missing is named before anything is built. `release`, and `bench` without `--plain`, build for half an hour on two
 processors the first time, and some 20 minutes after each change of the host.";
 
@@ -71,6 +74,8 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
         ("release", []) => release(),
         ("bench", _) => bench(rest),
         ("soak", _) => soak(rest),
+        ("suite", [directory]) => suite(Path::new(directory)),
+        ("suite", _) => Err(Failure(format!("`suite` takes the directory of one suite\n\n{HELP}"))),
         ("micro", _) => micro(rest),
         ("plugins", []) => plugins(),
         ("guests", []) => guests(),
@@ -219,6 +224,14 @@ fn soak(rest: &[OsString]) -> Result<(), Failure> {
     let mut arguments: Vec<OsString> = ["--only", "soak"].map(OsString::from).into();
     arguments.extend_from_slice(rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest));
     bench::run(&workspace, |name| workspace.optimised(name), &arguments)
+}
+
+/// `cargo xtask suite`
+fn suite(directory: &Path) -> Result<(), Failure> {
+    tools::require(&[tools::CC, tools::NODE, tools::NPM])?;
+    suite::run(&Workspace::find()?, directory)?;
+    report::text("every case passed");
+    Ok(())
 }
 
 /// `cargo xtask plugins`

@@ -1,0 +1,120 @@
+//! The official test suites of Engine.IO and Socket.IO, from a checkout: against the crate's example servers, and against the host.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use crate::artifacts::{Workspace, cannot, create};
+use crate::report::Steps;
+use crate::{Failure, tools};
+
+/// Where the suites expect a server. They can't be told otherwise.
+const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
+
+/// How long a server may take to listen: a host may have to compile a plugin.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Cases that the host does not pass, because it is not meant to: an event has one argument, and no plugin sees what a client sent as `auth`.
+const NOT_OF_THE_HOST: &str = "with a payload|should send a (plain-text )?packet";
+
+/// The host's settings where the suite expects other figures than the defaults.
+const SETTINGS: [(&str, &str); 6] = [
+    ("SOCKHOP_SERVER__NAMESPACES", r#"["/", "/custom"]"#),
+    ("SOCKHOP_SERVER__PING_INTERVAL_MS", "300"),
+    ("SOCKHOP_SERVER__PING_TIMEOUT_MS", "200"),
+    ("SOCKHOP_LIMITS__CONNECT_MS", "1000"),
+    // A session's `maxPayload` is twice that.
+    ("SOCKHOP_LIMITS__MESSAGE_BYTES", "500000"),
+    ("SOCKHOP_LIMITS__ATTACHMENT_BYTES", "500000"),
+];
+
+/// Runs the suite whose `package.json` is in `directory`.
+///
+/// # Errors
+///
+/// Where a case fails, or there is no suite.
+pub(crate) fn run(workspace: &Workspace, directory: &Path) -> Result<(), Failure> {
+    let manifest = directory.join("package.json");
+    let text = fs::read_to_string(&manifest).map_err(|error| cannot("read", &manifest, &error))?;
+    let is_engine = text.contains("\"engine.io-protocol");
+    if !is_engine && !text.contains("\"socket.io-protocol") {
+        return Err(Failure(format!(
+            "{} is no official suite: expected `test-suite` of github.com/socketio/socket.io-protocol, or \
+             `docs/engine.io-protocol/v4-test-suite` of github.com/socketio/socket.io",
+            directory.display()
+        )));
+    }
+    if TcpStream::connect(ADDRESS).is_ok() {
+        return Err(Failure(format!("something listens on {ADDRESS} already, where the suite expects its server: stop it first")));
+    }
+    let mut steps = Steps::of(if is_engine { 3 } else { 6 });
+    steps.step("the suite's packages", || npm(directory, &["ci", "--no-audit", "--no-fund"]))?;
+    let example = if is_engine { "echo" } else { "conformance" };
+    steps.step("the crate's example server", || {
+        tools::run(workspace.cargo().args(["build", "--package", "sockhop-socketio", "--example", example]))
+    })?;
+    steps.step("the suite on the crate's example server", || {
+        let _server = Server::start(&mut Command::new(workspace.example(example)))?;
+        npm(directory, &["test"])
+    })?;
+    if is_engine {
+        return Ok(());
+    }
+    steps.step("the plugin that the suite's events go to", || {
+        tools::wasm_target()?;
+        workspace.build_guests()
+    })?;
+    steps.step("host (the first time takes some minutes)", || workspace.build_host())?;
+    steps.step("the suite on the host, but for several arguments and `auth`", || {
+        let _server = Server::start(&mut host(workspace)?)?;
+        npm(directory, &["test", "--", "--invert", "--grep", NOT_OF_THE_HOST])
+    })
+}
+
+/// The host with the one plugin.
+fn host(workspace: &Workspace) -> Result<Command, Failure> {
+    let directory = workspace.target.join("suite");
+    let (plugins, data) = (directory.join("plugins"), directory.join("data"));
+    create(&plugins)?;
+    let (from, to) = (workspace.guests_dir().join("conformance.wasm"), plugins.join("conformance.wasm"));
+    fs::copy(&from, &to).map_err(|error| cannot("copy", &from, &error))?;
+    let mut command = Command::new(workspace.host_binary());
+    command.args(["serve", "--listen", &ADDRESS.to_string(), "--plugins"]).arg(plugins).arg("--data").arg(data).envs(SETTINGS);
+    Ok(command)
+}
+
+fn npm(directory: &Path, arguments: &[&str]) -> Result<(), Failure> {
+    tools::run(Command::new(tools::NPM_PROGRAM).current_dir(directory).args(arguments))
+}
+
+/// A server that ends with its value.
+struct Server(Child);
+
+impl Server {
+    /// Starts it, and waits until it listens.
+    fn start(command: &mut Command) -> Result<Self, Failure> {
+        let program = PathBuf::from(command.get_program());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| cannot("run", &program, &error))?;
+        let mut server = Self(child);
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(ADDRESS).is_err() {
+            if let Ok(Some(status)) = server.0.try_wait() {
+                return Err(Failure(format!("{} ended before it listened: {status}", program.display())));
+            }
+            if Instant::now() > until {
+                return Err(Failure(format!("{} does not listen on {ADDRESS}", program.display())));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
