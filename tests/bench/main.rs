@@ -44,7 +44,7 @@ struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Only these servers
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Builtin, Kind::Native, Kind::Pool, Kind::Node, Kind::Python])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Library, Kind::Native, Kind::Pool, Kind::Node, Kind::Python])]
     servers: Vec<Kind>,
     /// Rounds; in each, every server has its turn, and the median of all rounds counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -76,6 +76,9 @@ struct Arguments {
     /// Minutes of the storm of `soak`; `--quick` makes it a quarter of a minute, and judges neither time nor memory
     #[arg(long, default_value_t = 60.0)]
     minutes: f64,
+    /// What goes on beside the honest clients of `soak`
+    #[arg(long, value_enum, default_value_t = soak::Abuses::All)]
+    abuses: soak::Abuses,
 }
 
 /// The parts of a run, in their order.
@@ -269,7 +272,8 @@ impl Run {
 
 /// A soak by itself: it judges, where the other parts measure.
 fn soak(arguments: &Arguments, stage: &Stage) -> ExitCode {
-    let extent = if arguments.quick { soak::Extent::short() } else { soak::Extent::of_minutes(arguments.minutes) };
+    let abuses = arguments.abuses;
+    let extent = if arguments.quick { soak::Extent::short(abuses) } else { soak::Extent::of_minutes(arguments.minutes, abuses) };
     let soaked = soak::soak(stage, extent);
     report::print_verdicts(&soaked.verdicts, &soaked.document, arguments.json);
     if soaked.verdicts.iter().all(|verdict| verdict.is_kept) { ExitCode::SUCCESS } else { ExitCode::FAILURE }

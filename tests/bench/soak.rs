@@ -10,6 +10,7 @@
 
 mod abuse;
 mod api;
+mod protocol;
 mod visitor;
 mod watch;
 
@@ -29,7 +30,7 @@ use crate::report::note;
 use crate::sequence::Faults;
 use crate::servers::{Server, Stage};
 
-use abuse::{ABSENT, Scene};
+use abuse::{ABSENT, Abuse, Scene};
 use api::Api;
 use watch::{Pauses, Peaks};
 
@@ -47,11 +48,27 @@ pub(crate) struct Extent {
     slowness: u32,
     /// Whether time and memory are judged: a short soak beside other work shows nothing of them.
     judges_figures: bool,
+    abuses: Abuses,
+}
+
+/// What goes on beside the honest clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Abuses {
+    /// Everything that the host must contain
+    All,
+    /// What strangers do to the Socket.IO layer alone: mutated frames, and clients that connect, leave, upgrade and break off
+    Protocol,
+}
+
+impl Abuses {
+    fn list(self) -> Vec<&'static Abuse> {
+        abuse::ALL.iter().filter(|abuse| self == Self::All || abuse::PROTOCOL.contains(&abuse.name)).collect()
+    }
 }
 
 impl Extent {
     /// A storm of so many minutes, and what it is compared with.
-    pub(crate) fn of_minutes(minutes: f64) -> Self {
+    pub(crate) fn of_minutes(minutes: f64, abuses: Abuses) -> Self {
         let storm = Duration::from_secs_f64(minutes * 60.0);
         Self {
             rehearsal: Duration::from_secs(90),
@@ -62,11 +79,12 @@ impl Extent {
             rate: 1_000.0,
             slowness: 1,
             judges_figures: true,
+            abuses,
         }
     }
 
     /// Less than a minute in all, for a host that is not optimised: whether everything is survived, not how fast.
-    pub(crate) fn short() -> Self {
+    pub(crate) fn short(abuses: Abuses) -> Self {
         Self {
             rehearsal: Duration::from_secs(4),
             rest: Duration::from_secs(13),
@@ -76,6 +94,7 @@ impl Extent {
             rate: 200.0,
             slowness: 4,
             judges_figures: false,
+            abuses,
         }
     }
 }
@@ -217,7 +236,7 @@ impl Setting<'_> {
         });
         let faults = rested.faults;
         let mut verdicts = self.verdicts(extent, &storm, faults, (&steady, before), after);
-        if extent.judges_figures {
+        if extent.judges_figures && extent.abuses == Abuses::All {
             verdicts.push(Verdict {
                 what: "the log was full at times, and what did not fit was counted".to_owned(),
                 found: format!("{} lines dropped", dropped.unwrap_or_default()),
@@ -242,11 +261,12 @@ impl Setting<'_> {
     /// The honest clients among all abuse.
     fn storm(&self, honest: &mut Load, server: &Server, api: &Api, extent: Extent, ends: impl Fn(Duration, bool) -> bool) -> Storm {
         let (is_over, host): (_, SocketAddr) = (AtomicBool::new(false), server.address.parse().expect("an address"));
-        let counts: Vec<AtomicU64> = abuse::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        let abuses = extent.abuses.list();
+        let counts: Vec<AtomicU64> = abuses.iter().map(|_| AtomicU64::new(0)).collect();
         self.stops.store(true, Ordering::Relaxed);
         let (phase, broken) = thread::scope(|scope| {
             scope.spawn(|| watch::host(server, self.data, self.peaks, &is_over));
-            let running: Vec<_> = abuse::ALL
+            let running: Vec<_> = abuses
                 .iter()
                 .zip(&counts)
                 .map(|(abuse, count)| {
@@ -268,19 +288,19 @@ impl Setting<'_> {
                 .collect();
             let _end = crate::reload::SetAtEnd(&is_over);
             let is_complete = || {
-                let least = |abuse: &abuse::Abuse| if abuse.name == abuse::RELOADS { REHEARSED_RELOADS } else { 1 };
-                abuse::ALL.iter().zip(&counts).all(|(abuse, count)| count.load(Ordering::Relaxed) >= least(abuse))
+                let least = |abuse: &Abuse| if abuse.name == abuse::RELOADS { REHEARSED_RELOADS } else { 1 };
+                abuses.iter().zip(&counts).all(|(abuse, count)| count.load(Ordering::Relaxed) >= least(abuse))
             };
             let phase = honest.open(extent.rate, 1, Duration::ZERO, |elapsed| ends(elapsed, is_complete()));
             is_over.store(true, Ordering::Relaxed);
-            let ended = running.into_iter().zip(&abuse::ALL).filter_map(|(thread, abuse)| match thread.join() {
+            let ended = running.into_iter().zip(&abuses).filter_map(|(thread, abuse)| match thread.join() {
                 Ok(result) => result.err().map(|error| format!("{}: {error}", abuse.name)),
                 Err(_) => Some(format!("{}: the abuser panicked", abuse.name)),
             });
             (phase, ended.collect::<Vec<_>>())
         });
         self.stops.store(false, Ordering::Relaxed);
-        let counts = abuse::ALL.iter().zip(counts).map(|(abuse, count)| (abuse.name, count.into_inner())).collect();
+        let counts = abuses.iter().zip(counts).map(|(abuse, count)| (abuse.name, count.into_inner())).collect();
         Storm { honest: phase, counts, broken }
     }
 

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::api::Api;
+use super::protocol;
 use super::visitor::{self, Visitor};
 
 /// Where the abuse happens, and what is known of it.
@@ -28,24 +29,32 @@ pub(super) struct Scene<'a> {
 
 /// One kind of abuse.
 pub(super) struct Abuse {
-    /// The item of the issue, and what is done.
+    /// What is done.
     pub(super) name: &'static str,
     /// Runs until the scene is over; counts what it did. An error text is a promise that the host broke.
     pub(super) run: fn(&Scene<'_>, &AtomicU64) -> Result<(), String>,
 }
 
 /// All of them, at once.
-pub(super) const ALL: [Abuse; 9] = [
-    Abuse { name: "A1: events of two addresses trap, and the host logs each", run: fail },
-    Abuse { name: "A2: clients subscribe and never read", run: never_read },
-    Abuse { name: "B1: one client updates one record", run: update },
-    Abuse { name: "B1: overlapping readers hold a snapshot for 4 s", run: read_slowly },
-    Abuse { name: "B2: connect, send 256 events of 7 KB, close", run: flood },
-    Abuse { name: "B3: connections that send nothing, or too little", run: stay_silent },
-    Abuse { name: "C1: clients connect while a plugin sleeps in $connect", run: come_and_go },
-    Abuse { name: "D2: the file of a disabled plugin is absent for 0.3 s", run: remove_for_a_moment },
+pub(super) const ALL: [Abuse; 11] = [
+    Abuse { name: "events of two addresses trap, and the host logs each", run: fail },
+    Abuse { name: "clients subscribe and never read", run: never_read },
+    Abuse { name: "one client updates one record", run: update },
+    Abuse { name: "overlapping readers hold a snapshot for 4 s", run: read_slowly },
+    Abuse { name: "connect, send 256 events of 7 KB, close", run: flood },
+    Abuse { name: "connections that send nothing, or too little", run: stay_silent },
+    Abuse { name: "clients connect while a plugin sleeps in $connect", run: come_and_go },
+    Abuse { name: "the file of a disabled plugin is absent for 0.3 s", run: remove_for_a_moment },
     Abuse { name: RELOADS, run: reload },
+    Abuse { name: MUTATIONS, run: protocol::mutate },
+    Abuse { name: STORMS, run: protocol::wander },
 ];
+
+/// The abuse of the Socket.IO layer alone.
+pub(super) const PROTOCOL: [&str; 2] = [MUTATIONS, STORMS];
+
+const MUTATIONS: &str = "frames, polling bodies and requests that are almost right";
+const STORMS: &str = "clients connect, leave, return, upgrade and break off";
 
 /// The name of the abuse that replaces a plugin.
 pub(super) const RELOADS: &str = "reloads";
@@ -54,12 +63,12 @@ pub(super) const RELOADS: &str = "reloads";
 pub(super) const ABSENT: &str = "absentee";
 
 impl Scene<'_> {
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         !self.is_over.load(Ordering::Relaxed)
     }
 
     /// Waits for `time` at the scene's pace, or until the scene is over.
-    fn pause(&self, time: Duration) {
+    pub(super) fn pause(&self, time: Duration) {
         let time = time * self.slowness;
         let until = Instant::now() + time;
         while self.goes_on() && Instant::now() < until {
@@ -87,7 +96,7 @@ impl Scene<'_> {
 }
 
 /// Addresses of the abusers; honest clients come from 127.0.0.1.
-const fn address(last: u8) -> IpAddr {
+pub(super) const fn address(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
 }
 
@@ -233,7 +242,7 @@ fn come_and_go(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
 }
 
 /// How long the first answer of a new connection may take: less than the plugin sleeps in `$connect`.
-const FIRST_ANSWER: Duration = Duration::from_secs(4);
+pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(4);
 
 fn remove_for_a_moment(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     let file = format!("{ABSENT}.wasm");

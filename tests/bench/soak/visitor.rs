@@ -41,9 +41,21 @@ impl Visitor {
     /// # Errors
     /// The host refuses the connection.
     pub(super) fn connect(host: SocketAddr, from: IpAddr) -> io::Result<Self> {
+        let mut visitor = Self::open(host, from, "")?;
+        visitor.send(b"40")?;
+        visitor.greeting()?;
+        Ok(visitor)
+    }
+
+    /// Opens a WebSocket: of a new session, or of the one that `sid` names.
+    ///
+    /// # Errors
+    /// The host refuses the connection.
+    pub(super) fn open(host: SocketAddr, from: IpAddr, sid: &str) -> io::Result<Self> {
         let mut visitor = Self { stream: tcp(host, from)?, inbox: Vec::new(), next_ack: 0 };
+        let session = if sid.is_empty() { String::new() } else { format!("&sid={sid}") };
         let request = format!(
-            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET /socket.io/?EIO=4&transport=websocket{session} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29ja2hvcC1iZW5jaG1rIQ==\r\n\r\n"
         );
         visitor.stream.write_all(request.as_bytes())?;
@@ -57,9 +69,23 @@ impl Visitor {
         if !head.starts_with(b"HTTP/1.1 101") {
             return Err(io::Error::other(String::from_utf8_lossy(&head).into_owned()));
         }
-        visitor.send(b"40")?;
-        visitor.until(|packet| packet.starts_with(b"40").then_some(()))?;
         Ok(visitor)
+    }
+
+    /// Waits for the answer to CONNECT.
+    ///
+    /// # Errors
+    /// The connection is closed, or the answer does not come.
+    pub(super) fn greeting(&mut self) -> io::Result<()> {
+        self.until(|packet| packet.starts_with(b"40").then_some(()))
+    }
+
+    /// Waits for the answer to the probe of an upgrade.
+    ///
+    /// # Errors
+    /// The connection is closed, or the answer does not come.
+    pub(super) fn probed(&mut self) -> io::Result<()> {
+        self.until(|packet| (packet == b"3probe").then_some(()))
     }
 
     /// The TCP connection below.
@@ -72,7 +98,15 @@ impl Visitor {
     /// # Errors
     /// The connection is closed.
     pub(super) fn send(&mut self, packet: &[u8]) -> io::Result<()> {
-        self.stream.write_all(&frame(packet))
+        self.write(&frame(packet))
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
     }
 
     /// Sends an event and waits for its ack: the text of the ack's arguments.

@@ -1,0 +1,285 @@
+//! What strangers do to the Socket.IO layer itself: packets that are almost right, and clients that leave, return, upgrade and break off at any
+//! moment.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use socket2::SockRef;
+
+use super::abuse::{FIRST_ANSWER, Scene, address};
+use super::visitor::{self, Visitor};
+
+/// WebSocket frames that are right, and some that never are.
+const FRAMES: [&[u8]; 9] = [
+    b"\x81\x8f\0\0\0\042[\"echo\",\"hi\"]",
+    b"\x81\x91\0\0\0\0420[\"echo\",[1,2]]",
+    b"\x01\x84\0\0\0\042[\"\x80\x86\0\0\0\0echo\"]",
+    b"\x81\xab\0\0\0\0451-3[\"echo\",{\"_placeholder\":true,\"num\":0}]",
+    b"\x82\x84\0\0\0\0abcd",
+    b"\x89\x82\0\0\0\0hi",
+    b"\x81\x82\0\0\0\041\x81\x82\0\0\0\040",
+    b"\x81\x81\0\0\0\06\x81\x81\0\0\0\03",
+    b"\x88\x82\0\0\0\0\x03\xe8",
+];
+
+/// The bodies of polling requests.
+const BODIES: [&[u8]; 6] = [
+    b"40",
+    b"42[\"echo\",1]",
+    b"40\x1e420[\"echo\",1]\x1e3",
+    b"451-[\"echo\",{\"_placeholder\":true,\"num\":0}]\x1ebAQIDBA==",
+    b"41\x1e40\x1e41",
+    b"6\x1e2probe",
+];
+
+/// Requests, each whole.
+const REQUESTS: [&[u8]; 4] = [
+    b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAA HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n40",
+    b"GET /socket.io/?EIO=3&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29ja2hvcC1iZW5jaG1rIQ==\r\n\r\n",
+    b"OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nAccess-Control-Request-Method: POST\r\n\r\n",
+];
+
+/// Bytes that mean something to a parser.
+const TELLING: &[u8] = b"0123456789-/,?[]{}\"\\:b\x1e\x80\x81\x82\x88\xff\x7e\x7f\r\n";
+
+/// Changes some bytes of one of `seeds`, or none.
+fn mutated(random: &mut Rng, seeds: &[&[u8]]) -> Vec<u8> {
+    let any = |random: &mut Rng| seeds[random.usize(..seeds.len())];
+    let mut bytes = any(random).to_vec();
+    for _ in 0..random.usize(..5) {
+        let at = random.usize(..=bytes.len());
+        match random.u8(..5) {
+            0 if at < bytes.len() => bytes[at] ^= random.u8(1..),
+            1 => bytes.insert(at, TELLING[random.usize(..TELLING.len())]),
+            2 => drop(bytes.drain(part(random, bytes.len()))),
+            3 => {
+                let range = part(random, bytes.len());
+                let repeated = bytes[range.clone()].repeat(random.usize(..4));
+                bytes.splice(range, repeated);
+            }
+            _ => {
+                let other = any(random);
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[random.usize(..other.len())..]);
+            }
+        }
+    }
+    bytes
+}
+
+fn part(random: &mut Rng, length: usize) -> Range<usize> {
+    let (from, to) = (random.usize(..=length), random.usize(..=length));
+    from.min(to)..from.max(to)
+}
+
+/// How long a stranger looks whether an answer comes.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How often each of the strangers does something.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Strangers at once, of each kind.
+const STRANGERS: usize = 4;
+
+/// Sends frames, polling bodies and requests that are almost right.
+pub(super) fn mutate(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    strangers(scene, count, |random| {
+        let from = address(10);
+        match random.u8(..3) {
+            0 => {
+                let mut stream = Visitor::connect(scene.host, from)?.into_stream();
+                for _ in 0..random.usize(1..6) {
+                    stream.write_all(&mutated(random, &FRAMES))?;
+                }
+                look(&mut stream);
+            }
+            1 => {
+                let mut session = Polling::open(scene.host, from)?;
+                let sent = session.post(&mutated(random, &BODIES)).and_then(|_| session.post(&mutated(random, &BODIES)));
+                // It has a slot of the host's: whatever has become of it, it is not to stay.
+                let _ = sent.and_then(|_| session.post(b"1"));
+            }
+            _ => {
+                let mut stream = visitor::tcp(scene.host, from)?;
+                stream.write_all(&mutated(random, &REQUESTS))?;
+                look(&mut stream);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Enters, leaves, upgrades, and breaks off in the middle of each.
+pub(super) fn wander(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    strangers(scene, count, |random| {
+        let from = address(11);
+        match random.u8(..4) {
+            // Leaves and returns, with events under way.
+            0 => {
+                let mut visitor = Visitor::connect(scene.host, from)?;
+                let packets = [&b"420[\"echo\",1]"[..], b"41", b"40", b"421[\"echo\",2]", b"41", b"40"];
+                let frames: Vec<u8> = packets.into_iter().flat_map(visitor::frame).collect();
+                visitor.write(&frames)?;
+                visitor.greeting()?;
+                visitor.greeting()?;
+                visitor.ask("ping", r#"{"timestamp":1}"#)?;
+            }
+            // The same, and is gone before the answer.
+            1 => {
+                let mut visitor = Visitor::connect(scene.host, from)?;
+                let packets = [&b"41"[..], b"40", b"41"];
+                let frames: Vec<u8> = packets.into_iter().take(random.usize(1..=3)).flat_map(visitor::frame).collect();
+                visitor.write(&frames)?;
+                abort(visitor.into_stream(), random);
+            }
+            2 => upgrade(scene.host, from, random)?,
+            // A second TCP connection claims a session: that goes on as it was.
+            _ => {
+                let mut session = Polling::open(scene.host, from)?;
+                session.post(b"40")?;
+                let mut thief = Visitor::open(scene.host, from, &session.sid)?;
+                thief.write(&mutated(random, &FRAMES))?;
+                abort(thief.into_stream(), random);
+                let status = session.post(b"420[\"echo\",1]")?;
+                if status != 200 {
+                    return Err(Fault::Broken(format!("a session that a second connection claimed answers {status}")));
+                }
+                session.post(b"1")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Goes from polling to WebSocket, or breaks off on the way.
+fn upgrade(host: SocketAddr, from: IpAddr, random: &mut Rng) -> Result<(), Fault> {
+    let mut session = Polling::open(host, from)?;
+    session.post(b"40")?;
+    let mut visitor = Visitor::open(host, from, &session.sid)?;
+    let step = random.u8(..5);
+    if step == 0 {
+        abort(visitor.into_stream(), random);
+        session.post(b"1")?;
+        return Ok(());
+    }
+    visitor.send(b"2probe")?;
+    if step == 1 {
+        abort(visitor.into_stream(), random);
+        session.post(b"1")?;
+        return Ok(());
+    }
+    visitor.probed()?;
+    visitor.send(b"5")?;
+    if step == 2 {
+        abort(visitor.into_stream(), random);
+        return Ok(());
+    }
+    visitor.ask("ping", r#"{"timestamp":1}"#)?;
+    Ok(())
+}
+
+/// Why a stranger gave up.
+enum Fault {
+    /// The host has ended the connection, or refused it: it may.
+    Ended,
+    /// What the host must not do.
+    Broken(String),
+}
+
+impl From<io::Error> for Fault {
+    fn from(_: io::Error) -> Self {
+        Self::Ended
+    }
+}
+
+/// Lets some do the same again and again. One that had to wait too long for an answer has found a broken promise.
+fn strangers(scene: &Scene<'_>, count: &AtomicU64, act: impl Fn(&mut Rng) -> Result<(), Fault> + Sync) -> Result<(), String> {
+    let act = &act;
+    thread::scope(|scope| {
+        let stranger = |seed| {
+            let mut random = Rng::with_seed(seed);
+            while scene.goes_on() {
+                let began = Instant::now();
+                match act(&mut random) {
+                    Ok(()) => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(Fault::Ended) => {}
+                    Err(Fault::Broken(what)) => return Err(what),
+                }
+                if began.elapsed() > FIRST_ANSWER {
+                    return Err(format!("an answer took {} ms", began.elapsed().as_millis()));
+                }
+                scene.pause(PACE);
+            }
+            Ok(())
+        };
+        let running: Vec<_> = (0..STRANGERS as u64).map(|seed| scope.spawn(move || stranger(seed))).collect();
+        running.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a stranger panicked".to_owned())))
+    })
+}
+
+/// Reads what comes, for a moment.
+fn look(stream: &mut TcpStream) {
+    let _ = stream.set_read_timeout(Some(LOOK));
+    let _ = stream.read(&mut [0; 4096]);
+}
+
+/// Closes a connection: in order, or by a reset.
+fn abort(stream: TcpStream, random: &mut Rng) {
+    if random.bool() {
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    }
+    drop(stream);
+}
+
+/// A session over polling, on one TCP connection.
+struct Polling {
+    stream: TcpStream,
+    sid: String,
+}
+
+impl Polling {
+    fn open(host: SocketAddr, from: IpAddr) -> io::Result<Self> {
+        let mut session = Self { stream: visitor::tcp(host, from)?, sid: String::new() };
+        session.stream.write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let (_, body) = session.answer()?;
+        session.sid = body.split('"').nth(3).ok_or(ErrorKind::InvalidData)?.to_owned();
+        Ok(session)
+    }
+
+    /// Sends a body: the status of the answer.
+    fn post(&mut self, body: &[u8]) -> io::Result<u16> {
+        let (sid, length) = (&self.sid, body.len());
+        let head = format!("POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        self.stream.write_all(&[head.as_bytes(), body].concat())?;
+        Ok(self.answer()?.0)
+    }
+
+    /// The status and the body of one answer.
+    fn answer(&mut self) -> io::Result<(u16, String)> {
+        let mut inbox = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&inbox);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+                if body.len() >= length.unwrap_or(0) {
+                    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+                    return Ok((status.ok_or(ErrorKind::InvalidData)?, body.to_owned()));
+                }
+            }
+            let mut some = [0; 4096];
+            match self.stream.read(&mut some)? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                read => inbox.extend_from_slice(&some[..read]),
+            }
+        }
+    }
+}
