@@ -152,7 +152,7 @@ impl Default for Server {
             namespaces: vec!["/".to_owned()],
             allowed_origins: Vec::new(),
             allowed_headers: None,
-            socketio: SocketIo::Socketioxide,
+            socketio: SocketIo::Builtin,
             // As the reference server.
             ping_interval_ms: Duration::from_secs(25),
             ping_timeout_ms: Duration::from_secs(20),
@@ -558,8 +558,6 @@ mod tests {
             }
         }
         let text: String = text.lines().map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n").collect();
-        // The only key that does not go with the default of another one.
-        let text = text.replace("socketio = \"socketioxide\"", "socketio = \"builtin\"");
         load(&text).unwrap();
     }
 

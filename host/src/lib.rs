@@ -31,8 +31,8 @@
 //!
 //! # Socket.IO
 //!
-//! `[server] socketio` chooses between two implementations, each in one file: `socketio/builtin` passes on to the crate `sockhop-socketio`,
-//! `socketio/library` to socketioxide, with what that library lacks in files below it. An implementation knows the host by two traits: `Clients` accepts or
+//! `[server] socketio` chooses between two implementations, each in one file: `socketio/builtin`, the default, passes on to the crate
+//! `sockhop-socketio`, `socketio/library` to socketioxide, with what that library lacks in files below it. An implementation knows the host by two traits: `Clients` accepts or
 //! refuses a client that asks for a namespace, and `Client` takes its events and learns of its end. The host knows a connection by its `Link`:
 //! emit, send a frame that was encoded for many, answer (which waits while the client does not read), close, abort. Which connections there are and
 //! in which rooms is the host's own knowledge ([`rooms`]).

@@ -212,7 +212,7 @@ impl Report {
 const fn peer_unit(peer: Kind) -> &'static str {
     match peer {
         Kind::Sockhop => "× sockhop",
-        Kind::Builtin => "× builtin",
+        Kind::Library => "× library",
         Kind::Native => "× native",
         Kind::Pool => "× pool",
         Kind::Node => "× node",

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 pub(crate) enum Kind {
     /// This repository's host with its bundled plugins
     Sockhop,
-    /// The same with its own implementation of Socket.IO
-    Builtin,
+    /// The same with the library socketioxide for Socket.IO
+    Library,
     /// Handlers in Rust on socketioxide, on a current-thread runtime
     Native,
     /// The same on tokio's multi-threaded runtime
@@ -35,7 +35,7 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Sockhop => "sockhop",
-            Self::Builtin => "builtin",
+            Self::Library => "library",
             Self::Native => "native",
             Self::Pool => "pool",
             Self::Node => "node",
@@ -134,7 +134,7 @@ impl Stage {
         let data = self.data.path().join(kind.name());
         match kind {
             Kind::Sockhop => self.host(&self.plugins, &data, &[]),
-            Kind::Builtin => self.host(&self.plugins, &data, &[("SERVER__SOCKETIO", "builtin")]),
+            Kind::Library => self.host(&self.plugins, &data, &[("SERVER__SOCKETIO", "socketioxide")]),
             Kind::Native => self.launch(beside("native_peer"), &self.native, &data),
             Kind::Pool => self.launch(beside("native_peer"), &["--runtime=multi".into()], &data),
             Kind::Node => {

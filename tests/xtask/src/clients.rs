@@ -19,14 +19,15 @@ pub(crate) fn install_javascript(workspace: &Workspace) -> Result<(), Failure> {
 }
 
 /// The implementations of Socket.IO, the default first. Scenarios of clients are tested with each.
-pub(crate) const IMPLEMENTATIONS: [&str; 2] = ["socketioxide", "builtin"];
+pub(crate) const IMPLEMENTATIONS: [&str; 2] = ["builtin", "socketioxide"];
 
 /// Names the implementation of Socket.IO to the tests.
 const IMPLEMENTATION: &str = "SOCKHOP_TEST_SOCKETIO";
 
 /// The modules of the tests in Rust whose subject is what clients see.
-const CLIENT_TESTS: [&str; 13] = [
+const CLIENT_TESTS: [&str; 14] = [
     "answers::",
+    "bounds::",
     "breaker::",
     "delivery::",
     "durability::",
