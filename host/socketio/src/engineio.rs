@@ -83,6 +83,7 @@ mod polling;
 mod session;
 mod sessions;
 mod sid;
+mod slice;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;

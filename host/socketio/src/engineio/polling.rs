@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::coop;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::end::End;
@@ -14,6 +13,7 @@ use super::memory::Reservation;
 use super::packet;
 use super::session::{Polled, PostGuard, Session};
 use super::sessions::{Place, Shared};
+use super::slice::TimeSlice;
 use super::websocket::{self, Receiver};
 
 /// Owns a session from its handshake to its end: sends the pings and enforces the deadlines. After
@@ -143,6 +143,7 @@ pub(crate) async fn receive<P: Protocol>(
 }
 
 pub(super) async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &mut P, body: &[u8], batch: &Batch) -> Result<(), End> {
+    let mut slice = TimeSlice::default();
     for (i, packet) in packet::split(body).ok_or(End::Parse)?.enumerate() {
         // Not before the first: a client may poll only when its POST has been answered.
         if i > 0 {
@@ -152,12 +153,8 @@ pub(super) async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &
             return Err(session.ended().unwrap_or(End::Aborted));
         }
         packet::handle(session, protocol, packet, batch, None).await?;
-        // A body can have hundreds of thousands of packets: other tasks have their turn between.
-        if !coop::has_budget_remaining() {
-            session.flush();
-            batch.flush();
-        }
-        coop::consume_budget().await;
+        // A body can have hundreds of thousands of packets.
+        slice.spend(session, batch).await;
     }
     Ok(())
 }

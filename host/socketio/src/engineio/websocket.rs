@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
-use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::end::End;
@@ -18,6 +17,7 @@ use super::memory::Reservation;
 use super::packet::{drive, handle, pause};
 use super::session::Session;
 use super::sessions::Place;
+use super::slice::TimeSlice;
 use super::stream::{Reader, Writer};
 
 /// How many times the longest message a client that is told to leave may still send, before its
@@ -39,6 +39,7 @@ pub(crate) struct Receiver {
     held: Option<Reservation>,
     /// When the message that has begun must be complete.
     complete_by: Option<Instant>,
+    slice: TimeSlice,
     /// What the application's server keeps with the connection. Dropped last.
     _guard: Box<dyn Any + Send>,
 }
@@ -54,7 +55,7 @@ impl Receiver {
     pub(crate) fn new(reader: Reader, first: &[u8], session: &Session, guard: Box<dyn Any + Send>) -> Self {
         let config = session.config();
         let incoming = Incoming::new(first, config.max_payload, config.max_fragments);
-        Self { reader, incoming, held: None, complete_by: None, _guard: guard }
+        Self { reader, incoming, held: None, complete_by: None, slice: TimeSlice::default(), _guard: guard }
     }
 
     /// Everything that has arrived is handled, except for the message that has begun: counts it.
@@ -88,6 +89,7 @@ impl Receiver {
             Poll::Ready(Ok(1..)) => Poll::Ready(Ok(())),
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(End::Transport)),
             Poll::Pending => {
+                self.slice.end();
                 self.incoming.idle();
                 let held = self.incoming.held();
                 if self.held.as_mut().is_none_or(|counted| counted.resize(held)) { Poll::Pending } else { Poll::Ready(Err(End::Overload)) }
@@ -227,12 +229,7 @@ async fn handle_all<P: Protocol>(
                 };
                 handled.inspect_err(|end| close_with(session, *end))?;
                 pause(session, batch, Some(&mut *alarm)).await;
-                // A read can hold thousands of messages: other tasks have their turn between.
-                if !coop::has_budget_remaining() {
-                    session.flush();
-                    batch.flush();
-                }
-                coop::consume_budget().await;
+                receiver.slice.spend(session, batch).await;
             }
             Ok(Next::Control { op: op::PING, payload }) => session.control(op::PONG, &payload),
             Ok(Next::Control { op: op::CLOSE, payload }) => {

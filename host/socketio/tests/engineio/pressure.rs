@@ -48,6 +48,27 @@ async fn what_a_client_asks_for_in_one_go_it_gets_if_it_reads() {
     assert_eq!(server.ends(), []);
 }
 
+/// Everything runs on one thread, so the order in which tasks run shows who waits for whom.
+#[tokio::test]
+async fn a_client_that_sends_much_at_once_delays_the_others_by_a_time_slice_only() {
+    let server = Server::start(Config::default()).await;
+    let (mut honest, _) = connect(server.port).await;
+    let (mut hasty, _) = connect(server.port).await;
+    let path = format!("{}&transport=polling", open_polling(server.port).await);
+    hasty.write(masked(0x81, b"4spin:500").repeat(200)).await;
+    honest.write(masked(0x81, b"4hello")).await;
+    assert_eq!(honest.read_text().await, "4hello");
+    assert!(server.spun() <= 20, "{} of 200 came first", server.spun());
+    eventually(|| server.spun() == 200).await;
+    let (port, body) = (server.port, ["4spin:500"; 200].join("\x1e"));
+    let posting = tokio_util::task::TaskTracker::new().spawn(async move { post(port, &path, &body).await });
+    eventually(|| server.spun() > 200).await;
+    honest.write(masked(0x81, b"4hello")).await;
+    assert_eq!(honest.read_text().await, "4hello");
+    assert!(server.spun() <= 300, "{} of 200 came first", server.spun() - 200);
+    assert_eq!(posting.await.unwrap().status, 200);
+}
+
 #[tokio::test]
 async fn a_client_that_reads_survives_a_burst_of_another() {
     let server = Server::start(Config { max_queued: 256 << 10, ..Config::default() }).await;

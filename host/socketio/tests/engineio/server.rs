@@ -1,4 +1,5 @@
 //! An Engine.IO server whose sessions do what their client says.
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// Sends every message back, except for commands: `page:N` asks for N bytes, `sleep:MS` is answered
-/// later, `packet:begin` and `packet:finish` stand for attachments, and `end`, `abort` and `panic`
+/// later, `spin:US` keeps the processor, `packet:begin` and `packet:finish` stand for attachments, and `end`, `abort` and `panic`
 /// do what they say.
 pub(crate) struct Echo {
     session: Arc<Session>,
@@ -31,6 +32,11 @@ impl Protocol for Echo {
                 self.session.text(&[b"asleep"], &[]);
                 tokio::time::sleep(Duration::from_millis(value.parse().unwrap())).await;
                 self.session.text(&[b"awake"], &[]);
+            }
+            "spin" => {
+                let until = std::time::Instant::now() + Duration::from_micros(value.parse().unwrap());
+                while std::time::Instant::now() < until {}
+                self.service.spun.fetch_add(1, Ordering::Relaxed);
             }
             "packet" if value == "begin" => self.session.begin_packet(),
             "packet" => self.session.finish_packet(),
@@ -62,6 +68,8 @@ impl Protocol for Echo {
 pub(crate) struct EchoService {
     pub(crate) ends: Mutex<Vec<End>>,
     pub(crate) sessions: Mutex<Vec<Arc<Session>>>,
+    /// `spin` commands that were handled.
+    pub(crate) spun: AtomicUsize,
     /// `closed` returns while it has a permit.
     pub(crate) gate: Semaphore,
 }
@@ -93,7 +101,8 @@ impl Server {
 
     /// Serves each connection with the wrapper that `wrap` makes.
     pub(crate) async fn with<I: Io>(config: Config, wrap: impl Fn(TcpStream) -> I + Send + 'static) -> Self {
-        let service = EchoService { ends: Mutex::default(), sessions: Mutex::default(), gate: Semaphore::new(1) };
+        let service =
+            EchoService { ends: Mutex::default(), sessions: Mutex::default(), spun: AtomicUsize::new(0), gate: Semaphore::new(1) };
         let engine = Engine::new(config, Arc::new(service));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -125,6 +134,10 @@ impl Server {
 
     pub(crate) fn ends(&self) -> Vec<End> {
         self.engine.service().ends.lock().unwrap().clone()
+    }
+
+    pub(crate) fn spun(&self) -> usize {
+        self.engine.service().spun.load(Ordering::Relaxed)
     }
 
     pub(crate) fn session(&self, index: usize) -> Arc<Session> {
