@@ -119,8 +119,11 @@ const REHEARSED_RELOADS: u64 = 3;
 /// The longest rehearsal.
 const REHEARSAL_AT_MOST: Duration = Duration::from_secs(120);
 
-/// Seconds beyond the rest that the host may take to give back threads and files, on a busy machine.
-const PATIENCE_S: u32 = 30;
+/// How long beyond the rest the host may take to give back threads and files, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether it has. No part of a second: the host looks after idle state once a second, by a thread that stays for half of one.
+const LOOK_AGAIN: Duration = Duration::from_millis(730);
 
 /// Honest clients.
 const HONEST: usize = 200;
@@ -220,12 +223,13 @@ impl Setting<'_> {
         note(&format!("rest, {} s", extent.rest.as_secs()));
         rest(&mut honest, extent.rest);
         // Idle threads and files are given back in time, not at once.
-        for _ in 0..PATIENCE_S {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
             let (_, threads, files) = host.footprint();
             if threads <= before.1 && files <= before.2 {
                 break;
             }
-            rest(&mut honest, Duration::from_secs(1));
+            rest(&mut honest, LOOK_AGAIN);
         }
         let after = host.footprint();
         // Everything is as it was for honest clients too.
