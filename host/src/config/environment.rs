@@ -1,16 +1,21 @@
-//! Names in the environment that look like settings and are none: `SOCKHOP_SERVER_LISTEN`, with one underscore where there must be two.
+//! Finds environment variables that are misspelt settings: `SOCKHOP_SERVER_LISTEN`, with one
+//! underscore instead of two.
 
 use super::ENV_PREFIX;
 
-/// Names without a section that are read elsewhere: the key for the command line, and what tests and tools are told.
+/// Names without a section that are read elsewhere: the key for the command line, and variables of
+/// tests and tools.
 const OTHERS: [&str; 3] = ["key", "bin", "guests_dir"];
 
-/// Tools name the directory of the plugins under test like this, beside one of the others; alone, it is meant as `plugins.dir`.
+/// Tools set this name, together with one of the others, for the directory of the plugins under
+/// test. Alone, it is a misspelt `plugins.dir`.
 const PLUGINS_OF_TOOLS: (&str, [&str; 2]) = ("plugins_dir", ["guests_dir", "bin"]);
 
-/// The first of `names` that is a setting but for an underscore, with the right spelling. `keys_of` lists the keys of a section.
+/// Returns the first of `names` that is a setting with underscores missing, and its correct
+/// spelling. `keys_of` lists the keys of a section.
 ///
-/// Other unknown names pass: systems make some up, as Kubernetes does `SOCKHOP_SERVICE_HOST` for a service called `sockhop`.
+/// Other unknown names are no errors: for a service named `sockhop`, Kubernetes sets
+/// `SOCKHOP_SERVICE_HOST`.
 pub(super) fn misspelt<'a>(
     names: impl IntoIterator<Item = String>,
     sections: &[&str],
@@ -36,7 +41,8 @@ pub(super) fn misspelt<'a>(
     })
 }
 
-/// What stands after the prefix, in lower case, where that is no setting already.
+/// The rest of `name` after the prefix, in lower case. Returns `None` if the prefix is missing, or
+/// if the name is correct already (it contains two underscores).
 fn setting(name: &str) -> Option<String> {
     let prefix = name.get(..ENV_PREFIX.len()).filter(|prefix| prefix.eq_ignore_ascii_case(ENV_PREFIX))?;
     let rest = name.get(prefix.len()..)?;

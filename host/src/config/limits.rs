@@ -1,4 +1,4 @@
-//! `[limits]`: how much one client, one event and one plugin may take.
+//! `[limits]`: the limits of one client, one event, one plugin and the host.
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer};
 
 use crate::breaker::BreakerLimits;
 
-/// The keys of `[plugins.NAME]`: two that are no limits, and the limits that a plugin can have of its own.
+/// The keys of `[plugins.NAME]`: two that are not limits, and the limits that can be set for a
+/// single plugin.
 pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "instance_policy",
     "config",
@@ -44,135 +45,143 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "breaker_open_at_most_ms",
 ];
 
-/// `[limits]`: how much one client, one event and one plugin may take. Units are in the names.
+/// `[limits]`: the limits of one client, one event, one plugin and the host. The names contain the
+/// units.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// A plugin's file. Larger ones are not read.
+    /// Size of a plugin's file. Larger files are not read.
     pub plugin_file_bytes: NonZeroU64,
-    /// All memories and tables of one instance.
+    /// Memory of all memories and tables of one instance.
     pub instance_memory_bytes: NonZeroUsize,
-    /// All instances of one plugin.
+    /// Memory of all instances of one plugin.
     pub plugin_memory_bytes: NonZeroUsize,
-    /// Instances of one plugin that run at once; twice the host's worker threads where it is not set. The last events of a version that was
-    /// replaced have places of their own.
+    /// Instances of one plugin that run at once. `None` is twice the number of worker threads. The
+    /// last events of a replaced version have permits of their own.
     pub instances: Option<NonZeroUsize>,
-    /// Running time of one event's handler, reruns included.
+    /// Running time of the handler of one event, reruns included.
     #[serde(deserialize_with = "milliseconds")]
     pub event_cpu_ms: Duration,
-    /// All the time of one event, waiting and reruns included.
+    /// Elapsed time of one event, waiting and reruns included.
     #[serde(deserialize_with = "milliseconds")]
     pub event_wall_ms: Duration,
     /// Running time of `register`.
     #[serde(deserialize_with = "milliseconds")]
     pub register_cpu_ms: Duration,
-    /// Calls of `registry` that one `register` may make.
+    /// Calls of `registry` in one `register`.
     pub declarations: NonZeroUsize,
-    /// One schema.
+    /// Size of one schema.
     pub schema_bytes: NonZeroUsize,
-    /// Effects of one event.
+    /// Number of effects of one event.
     pub effects: NonZeroUsize,
-    /// All data of one event's effects.
+    /// Data of all effects of one event.
     pub effects_bytes: NonZeroUsize,
-    /// Data that one host call may carry, either way.
+    /// Data of one host call, in each direction.
     pub host_call_bytes: NonZeroUsize,
     /// Component-model handles of one instance.
     pub handles: NonZeroUsize,
-    /// Random bytes that one call may ask for.
+    /// Random bytes of one call.
     pub random_bytes: NonZeroU64,
-    /// One key of a plugin's state.
+    /// Size of one key of a plugin's state.
     pub state_key_bytes: NonZeroUsize,
-    /// One value.
+    /// Size of one value of a plugin's state.
     pub state_value_bytes: NonZeroUsize,
-    /// What one plugin's state takes on the disk: its file, the write-ahead log, and the log's index.
+    /// Disk space of one plugin's state: its file, the write-ahead log, and the log's index.
     pub state_bytes: NonZeroU64,
-    /// The write-ahead log of one plugin's state: writers wait when it has this length. At most an eighth of `state_bytes` counts.
+    /// Size of the write-ahead log of one plugin's state. Writers wait when the log has this size.
+    /// The effective limit is at most an eighth of `state_bytes`.
     pub state_wal_bytes: NonZeroU64,
-    /// Log lines of one plugin in a second; the rest is counted.
+    /// Log lines of one plugin per second. Further lines are dropped and counted.
     pub log_lines_per_second: NonZeroU32,
-    /// One log line of a plugin; the rest is cut.
+    /// Size of one log line of a plugin. A longer line is truncated.
     pub log_line_bytes: NonZeroUsize,
-    /// TCP connections of clients at once, and Engine.IO sessions; beyond, clients are answered 503. Without a value: 50,000, or as many as
-    /// the file descriptors of the process allow.
+    /// TCP connections of clients at once, and as many Engine.IO sessions. Further clients get the
+    /// status 503. `None` is 50,000, or as many as the file descriptors of the process allow.
     pub connections: Option<NonZeroUsize>,
-    /// Connections beyond, which only `/healthz`, `/readyz`, `/metrics` and `/api` are served on.
+    /// Connections beyond `connections`, on which only `/healthz`, `/readyz`, `/metrics` and `/api`
+    /// are served.
     pub reserved_connections: NonZeroUsize,
-    /// From a TCP connection's beginning to the first byte of its first request.
+    /// Time from the start of a TCP connection to the first byte of its first request.
     #[serde(deserialize_with = "milliseconds")]
     pub first_byte_ms: Duration,
-    /// From the first byte of a request to the end of its head.
+    /// Time from the first byte of a request to the end of its head.
     #[serde(deserialize_with = "milliseconds")]
     pub head_ms: Duration,
-    /// From the end of a request's head to the end of its body.
+    /// Time from the end of a request's head to the end of its body.
     #[serde(deserialize_with = "milliseconds")]
     pub body_ms: Duration,
-    /// How fast a body must come, after its first seconds.
+    /// The lowest rate of a request's body, after its first seconds.
     pub body_bytes_per_second: NonZeroU32,
     /// How long an HTTP connection may be idle between two requests.
     #[serde(deserialize_with = "milliseconds")]
     pub keep_alive_ms: Duration,
-    /// Events of one connection that wait for their turn; beyond, `busy`.
+    /// Events of one connection that wait to be handled. Further events are answered `busy`.
     pub mailbox_events: NonZeroUsize,
-    /// The same in bytes.
+    /// Memory, in bytes, of the events of one connection that wait to be handled.
     pub mailbox_bytes: NonZeroUsize,
-    /// Memory of the events that wait in all mailboxes together; beyond, `busy`.
+    /// Memory of the events in all mailboxes together. Further events are answered `busy`.
     pub mailboxes_bytes: NonZeroUsize,
-    /// One message of a client. The connection is closed only beyond twice as much.
+    /// Size of one message of a client. Only a message of more than twice this size closes the
+    /// connection.
     pub message_bytes: NonZeroUsize,
-    /// Attachments of one message.
+    /// Number of attachments of one message.
     pub attachments: usize,
-    /// All attachments of one message.
+    /// Size of all attachments of one message.
     pub attachment_bytes: NonZeroUsize,
-    /// Nesting of a payload.
+    /// Nesting depth of a payload.
     pub json_depth: NonZeroUsize,
-    /// Rooms of one connection.
+    /// Rooms of one connection at once.
     pub rooms: NonZeroUsize,
-    /// From a connection's handshake to its CONNECT packet.
+    /// Time from a connection's handshake to its CONNECT packet.
     #[serde(deserialize_with = "milliseconds")]
     pub connect_ms: Duration,
-    /// How long a client may not read before it is cut.
+    /// How long a client may read nothing while an answer waits for it, before it is disconnected.
     #[serde(deserialize_with = "milliseconds")]
     pub stalled_reader_ms: Duration,
-    /// Packets in the library's buffer of one client.
+    /// With `socketio = "socketioxide"`: packets in the library's buffer of one client.
     pub outgoing_packets: NonZeroUsize,
-    /// Memory of what waits for all clients to read it; a client for which there is none is cut. With the library, of what finds no space in its
-    /// buffers.
+    /// Memory of the data that waits for all clients. A client for which no memory is left is
+    /// disconnected. With socketioxide, only emits that have no space in its buffers count.
     pub overflow_bytes: NonZeroUsize,
-    /// Memory of all messages that have begun to arrive and are not complete; a client for which there is none is cut. Not with the library.
+    /// Memory of the incomplete incoming messages of all clients. A client for which no memory is
+    /// left is disconnected. Not used with socketioxide.
     pub unfinished_bytes: NonZeroUsize,
-    /// How long events that run on a version that was replaced may go on.
+    /// How long events may still run on a replaced version.
     #[serde(deserialize_with = "milliseconds")]
     pub drain_ms: Duration,
-    /// Host events that wait for one plugin; beyond, they are dropped, and one `$resync` tells it to read the connections again.
+    /// Host events that wait for one plugin. If there are more, all are dropped, and one `$resync`
+    /// tells the plugin to read the connections again.
     pub host_events: NonZeroUsize,
-    /// CPU time that compiling one plugin may take, on all processors together.
+    /// CPU time of compiling one plugin, on all processors together.
     #[serde(deserialize_with = "milliseconds")]
     pub compile_ms: Duration,
-    /// All the time of compiling one plugin. Long, because a compiler gets little of a processor that others keep busy.
+    /// Elapsed time of compiling one plugin. It is long, because a compiler gets little CPU time on
+    /// a busy machine.
     #[serde(deserialize_with = "milliseconds")]
     pub compile_wall_ms: Duration,
-    /// Memory that compiling one plugin may take, in a process of its own.
+    /// Memory of the process that compiles one plugin.
     pub compile_memory_bytes: NonZeroU64,
-    /// Failures that open a plugin's breaker…
+    /// A plugin's breaker opens after this many failures…
     pub breaker_failures: NonZeroU32,
     /// …within this time.
     #[serde(deserialize_with = "milliseconds")]
     pub breaker_failures_within_ms: Duration,
-    /// So does a half of the calls, where there were at least this many…
+    /// It also opens when half of at least this many calls have failed…
     pub breaker_calls: NonZeroU32,
     /// …within this time.
     #[serde(deserialize_with = "milliseconds")]
     pub breaker_calls_within_ms: Duration,
-    /// How long a breaker stays open at first; each probe that fails doubles it…
+    /// How long a breaker stays open at first. Each failed probe doubles the time…
     #[serde(deserialize_with = "milliseconds")]
     pub breaker_open_ms: Duration,
-    /// …up to this.
+    /// …up to this time.
     #[serde(deserialize_with = "milliseconds")]
     pub breaker_open_at_most_ms: Duration,
-    /// How long a stopping host is not ready before it refuses new clients: time for a load balancer to see it.
+    /// How long a stopping host answers `/readyz` with 503 before it refuses new clients, so that a
+    /// load balancer notices it.
     #[serde(deserialize_with = "milliseconds")]
     pub shutdown_unready_ms: Duration,
-    /// How long a stopping host waits for what it has begun.
+    /// How long a stopping host waits for work that has begun.
     #[serde(deserialize_with = "milliseconds")]
     pub shutdown_drain_ms: Duration,
 }
@@ -180,7 +189,7 @@ pub struct Limits {
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// A non-zero constant; zero would not compile.
+/// A non-zero constant. Zero is a compile error.
 macro_rules! nonzero {
     ($kind:ty, $value:expr) => {
         const {
@@ -254,21 +263,24 @@ impl Default for Limits {
     }
 }
 
-/// Memory of an event in a queue beside its payload: the event itself, its name, its place, what the allocator adds. An emit that waits for a
-/// slow client is counted in the same way.
+/// Memory of a queued event in addition to its payload: the event itself, its name, its queue
+/// entry, and the overhead of the allocator. An emit that waits for a slow client counts in the
+/// same way.
 pub(crate) const EVENT_BYTES: usize = 512;
 
-/// A queue (a mailbox, or the emits that wait for a slow client) may hold as much as one part in so many of what is free for its kind. So the
-/// more queues are long, the shorter each must be, and there is
-/// always space for the first events of another client: with 16, ten thousand clients that send as much as they can leave 1.6 ‰ free.
+/// A queue (a mailbox, or the emits that wait for a slow client) may hold at most the free memory
+/// of its kind divided by this number. The more queues are long, the shorter each must be, so the
+/// first events of another client always have space. With 16, ten thousand clients that send as
+/// much as they can leave 1.6 ‰ free.
 pub(crate) const QUEUE_SHARE: usize = 16;
 
-/// TCP connections of clients at once where the configuration names no number and the file descriptors suffice.
+/// TCP connections of clients at once, if the configuration contains no number and the file
+/// descriptors suffice.
 pub const DEFAULT_CONNECTIONS: NonZeroUsize = nonzero!(NonZeroUsize, 50_000);
 
 impl Limits {
-    /// Why limits that are right each do not fit together: the largest message would never fit into a mailbox, or the largest emit would never
-    /// wait for a client.
+    /// Checks limits that depend on each other: the largest message must fit into a mailbox, and
+    /// the largest emit must fit into the memory of one slow client.
     pub(super) fn check(&self) -> Result<(), String> {
         let least = |bytes: usize| bytes.saturating_add(EVENT_BYTES).saturating_mul(QUEUE_SHARE);
         let (message, attachments, effects) = (self.message_bytes.get(), self.attachment_bytes.get(), self.effects_bytes.get());
@@ -292,7 +304,7 @@ impl Limits {
         Ok(())
     }
 
-    /// When a plugin's breaker opens, and for how long.
+    /// The limits of a plugin's breaker.
     pub fn breaker(&self) -> BreakerLimits {
         BreakerLimits {
             failures: self.breaker_failures.get(),
@@ -305,12 +317,13 @@ impl Limits {
     }
 }
 
+/// Reads a whole number of milliseconds, at least 1.
 pub(super) fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let number = NonZeroU64::deserialize(deserializer)?;
     Ok(Duration::from_millis(number.get()))
 }
 
-/// The same in whole seconds.
+/// Reads a whole number of seconds, at least 1.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let number = NonZeroU64::deserialize(deserializer)?;
     Ok(Duration::from_secs(number.get()))

@@ -1,4 +1,5 @@
-//! The address to listen on, as an operator writes it: `127.0.0.1:4000`, `[::1]:4000`, `localhost:4000`, or `:4000` for all addresses.
+//! The address to listen on, as an operator writes it: `127.0.0.1:4000`, `[::1]:4000`,
+//! `localhost:4000`, or `:4000` for all addresses.
 
 use std::fmt;
 use std::io;
@@ -7,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// Where the host listens.
+/// The address on which the host listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     host: Host,
@@ -23,23 +24,24 @@ enum Host {
     Name(String),
 }
 
-/// What is allowed, for people.
+/// The allowed values, for error messages.
 pub(super) const EXPECTED: &str =
     "an address with a port: \"127.0.0.1:4000\", \"[::1]:4000\", \"localhost:4000\" (a name), or \":4000\" (all addresses)";
 
-/// A text is no address with a port.
+/// The text is not an address with a port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {EXPECTED}")]
 pub struct InvalidListen;
 
 impl Listen {
-    /// The addresses to try in this order, until one can be listened on.
+    /// The addresses to bind, in this order, until one succeeds.
     ///
-    /// All addresses means IPv6's and IPv4's by one socket, or IPv4's alone on a machine without IPv6. A name stands for one address: the
-    /// first of IPv4, else the first of IPv6, as a browser of this machine that is given `localhost` finds it.
+    /// "All addresses" is one socket for IPv6 and IPv4, or IPv4 alone on a machine without IPv6. A
+    /// name stands for one address: its first IPv4 address, else its first IPv6 address. A browser
+    /// of this machine finds that address for `localhost`.
     ///
     /// # Errors
-    /// Where a name is not known here.
+    /// The name can't be resolved.
     pub fn candidates(&self) -> io::Result<Vec<SocketAddr>> {
         let at = |ip: IpAddr| SocketAddr::new(ip, self.port);
         match &self.host {
@@ -53,12 +55,12 @@ impl Listen {
         }
     }
 
-    /// Whether all addresses are meant, so that one socket should serve IPv6 and IPv4.
+    /// Whether the host listens on all addresses, so that one socket should serve IPv6 and IPv4.
     pub fn is_all(&self) -> bool {
         self.host == Host::All
     }
 
-    /// Where a program on this machine reaches a host that listens there.
+    /// The URL at which a program on this machine reaches the host.
     pub fn local_url(&self) -> String {
         match &self.host {
             Host::All => format!("http://127.0.0.1:{}", self.port),
@@ -77,7 +79,7 @@ impl FromStr for Listen {
             return Ok(address.into());
         }
         let (host, port) = text.rsplit_once(':').ok_or(InvalidListen)?;
-        // The standard library also takes "+4000".
+        // The standard library also accepts "+4000".
         let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|_| is_number).ok_or(InvalidListen)?;
         match host {
@@ -88,7 +90,8 @@ impl FromStr for Listen {
     }
 }
 
-/// Whether a text is a name of a host: labels of letters, digits, `-` and `_`. A last label of digits only would be a mistyped IPv4 address.
+/// Whether a text is a host name: labels of letters, digits, `-` and `_`. A last label of digits
+/// only is refused, because it is a mistyped IPv4 address.
 pub(super) fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -1,32 +1,34 @@
-//! `[log]`: what the host tells its operator while it runs, and how.
+//! `[log]`: which records the log contains, their format, and the queue of the log.
 
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Deserializer, de};
 use tracing::level_filters::LevelFilter;
 
-/// `[log]`
+/// `[log]`: which records the log contains, and their format.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// What is shown: a level (`info`), or one with exceptions, such as `info,sockhop::http=debug`.
+    /// Which records are shown: a level (`info`), or a level with exceptions, such as
+    /// `info,sockhop::http=debug`.
     pub filter: LogFilter,
-    /// How lines look.
+    /// The format of lines.
     pub format: LogFormat,
-    /// Bytes of lines that wait to be written; beyond, lines are dropped and counted.
+    /// Bytes of lines that may wait to be written. Further lines are dropped and counted.
     #[serde(deserialize_with = "queue_bytes")]
     pub queue_bytes: NonZeroUsize,
-    /// Whether repeats of a record within a second become one line with their number.
+    /// Whether repeats of a record within a second become one line that has their number.
     pub collapse: bool,
 }
 
-/// Some seconds of a busy log, and little beside what else the host needs.
+/// Some seconds of a busy log, and little compared with the other memory of the host.
 const QUEUE_BYTES: NonZeroUsize = match NonZeroUsize::new(1 << 20) {
     Some(bytes) => bytes,
     None => unreachable!(),
 };
 
-/// The least: a queue that is smaller has no room for a plugin's longest line with its escapes.
+/// The smallest queue: a smaller one has no space for the longest line of a plugin with its
+/// escapes.
 const MIN_QUEUE_BYTES: usize = 64 << 10;
 
 impl Default for Log {
@@ -35,17 +37,17 @@ impl Default for Log {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Which records are shown: a level for all, and others for some targets.
+/// Which records are shown: a level for all targets, and other levels for some of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter {
     level: LevelFilter,
@@ -58,13 +60,13 @@ impl Default for LogFilter {
     }
 }
 
-/// The target of plugins' own lines.
+/// The target of lines that plugins write.
 const PLUGIN: &str = "plugin";
 
-/// The target of the host's records; those of one of its modules are `sockhop::MODULE`.
+/// The target of the host's records. The target of one of its modules is `sockhop::MODULE`.
 const HOST: &str = "sockhop";
 
-/// The host's modules, each of which is a target.
+/// The host's modules. Each of them is a target.
 const MODULES: &[&str] = &[
     "breaker",
     "command",
@@ -91,22 +93,23 @@ const MODULES: &[&str] = &[
 ];
 
 impl LogFilter {
-    /// Only what plugins say.
+    /// Shows only the lines of plugins.
     pub fn plugins() -> Self {
         Self { level: LevelFilter::OFF, targets: vec![(PLUGIN.to_owned(), LevelFilter::DEBUG)] }
     }
 
-    /// The level of every target that has none of its own.
+    /// The level of every target that has no level of its own.
     pub fn level(&self) -> LevelFilter {
         self.level
     }
 
-    /// The targets that have one.
+    /// The targets that have a level of their own, with it.
     pub fn targets(&self) -> impl Iterator<Item = (&str, LevelFilter)> {
         self.targets.iter().map(|(target, level)| (target.as_str(), *level))
     }
 
-    /// Reads `level,target=level,…`; a target without a level is shown whole. `None` where some part can have no effect.
+    /// Parses `level,target=level,…`. All records of a target without a level are shown. Returns
+    /// `None` if some part can have no effect.
     fn parse(text: &str) -> Option<Self> {
         let mut filter = Self { level: LevelFilter::OFF, targets: Vec::new() };
         for part in text.split(',').map(str::trim) {
@@ -122,12 +125,13 @@ impl LogFilter {
     }
 }
 
-/// Digits are levels to `tracing`, and so is no text at all: both would pass for something else here.
+/// Parses the name of a level. `tracing` also accepts digits and an empty text as levels; here they
+/// are errors, because something else was meant.
 fn parse_level(text: &str) -> Option<LevelFilter> {
     text.chars().all(char::is_alphabetic).then_some(text).filter(|text| !text.is_empty())?.parse().ok()
 }
 
-/// The target, where the host has it.
+/// Returns `target` if the host has such a target.
 fn known(target: &str) -> Option<String> {
     let module = target.strip_prefix(HOST).and_then(|rest| rest.strip_prefix("::"));
     let top = module.map(|module| module.split("::").next().unwrap_or_default());

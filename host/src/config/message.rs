@@ -1,8 +1,9 @@
-//! What is wrong with a value of the configuration, for people: they know TOML, and not the types of Rust.
+//! Error messages for wrong values of the configuration. They use the words of TOML, because
+//! operators need not know Rust's types.
 
 use figment::error::{Actual, Kind};
 
-/// What was found, and what is expected.
+/// Says what was found and what is expected.
 pub(super) fn of(kind: &Kind) -> String {
     match kind {
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
@@ -20,7 +21,7 @@ pub(super) fn of(kind: &Kind) -> String {
     }
 }
 
-/// A value as TOML writes it.
+/// Formats a value as TOML writes it.
 fn value(found: &Actual) -> String {
     match found {
         Actual::Bool(value) => value.to_string(),
@@ -35,7 +36,8 @@ fn value(found: &Actual) -> String {
     }
 }
 
-/// What a type of Rust expects. Descriptions that the host has written itself pass as they are.
+/// Translates serde's description of an expected type. The host's own descriptions are returned
+/// unchanged.
 fn of_expected(expected: &str) -> String {
     let whole = |from: &str, to: &dyn std::fmt::Display| format!("a whole number from {from} to {to}");
     match expected {

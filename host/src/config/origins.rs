@@ -1,24 +1,27 @@
-//! Origins whose pages may connect, as an operator writes them: only values that a browser can send, or a pattern of such values.
+//! Origins whose pages may connect, as an operator writes them: only values that a browser can
+//! send, or patterns of such values.
 
 use serde::{Deserialize, Deserializer, de};
 
 use super::listen::is_host_name;
 
-/// An allowed origin: `https://app.example.com`, or `https://*.example.com` for every name below `example.com`, or `null`, which browsers send for
-/// pages without an origin of their own, such as files and sandboxed frames.
+/// An allowed origin: `https://app.example.com`, or `https://*.example.com` for every name below
+/// `example.com`, or `null`. Browsers send `null` for pages without an origin of their own, such as
+/// files and sandboxed frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedOrigin {
-    /// In lower case, as browsers send it; without the wildcard label.
+    /// The origin in lower case, as browsers send it, without the wildcard label.
     text: String,
-    /// Where in `text` the names below begin, if there is a wildcard label: after `://`.
+    /// The offset in `text` at which the wildcard label was, after `://`; `None` without a
+    /// wildcard.
     wildcard_at: Option<usize>,
 }
 
 impl AllowedOrigin {
-    /// Reads one.
+    /// Parses an origin or a pattern.
     ///
     /// # Errors
-    /// Says why no browser sends such an origin, and what to write instead.
+    /// No browser sends such an origin. The error says why, and what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.to_ascii_lowercase();
         if text == "null" {
@@ -65,7 +68,7 @@ impl AllowedOrigin {
         }
     }
 
-    /// Whether a page of `origin` may connect. A wildcard stands for one label or more, never for none.
+    /// Whether a page of `origin` may connect. A wildcard matches one label or more, never zero.
     pub fn allows(&self, origin: &str) -> bool {
         let Some(at) = self.wildcard_at else { return self.text.eq_ignore_ascii_case(origin) };
         let (scheme, base) = self.text.split_at(at);
@@ -76,7 +79,8 @@ impl AllowedOrigin {
     }
 }
 
-/// Whether a text can stand before `.example.com`: so no `user@`, no port, no path comes into the comparison.
+/// Whether a text consists of labels that can precede `.example.com`. This excludes `user@`, ports
+/// and paths.
 fn is_below(labels: &str) -> bool {
     !labels.is_empty()
         && labels
@@ -84,9 +88,9 @@ fn is_below(labels: &str) -> bool {
             .all(|label| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
 }
 
-/// The host of an origin, and its port where it has one.
+/// Splits an origin without its scheme into the host and the port, if it has one.
 fn split_port(rest: &str) -> Result<(&str, Option<u16>), String> {
-    // The colons of an IPv6 address stand in brackets.
+    // The colons of an IPv6 address are inside brackets.
     let Some((host, port)) = rest.rsplit_once(':').filter(|(host, _)| !host.starts_with('[') || host.ends_with(']')) else {
         return Ok((rest, None));
     };
