@@ -1,4 +1,4 @@
-//! What a client's packet says: the event's name and its payload, or why it is no event that can be handled.
+//! Reads a client's packet: the event's name and its payload, or why it can't be handled.
 
 use bytes::Bytes;
 
@@ -7,11 +7,11 @@ use crate::event::{Payload, is_event_name};
 use crate::rejection::Rejection;
 use crate::socketio::Incoming;
 
-/// What a packet says.
+/// The content of a packet.
 pub(super) struct Packet {
     pub(super) name: String,
     pub(super) payload: Payload,
-    /// Why it is no event that can be handled; the payload is empty then.
+    /// Why the packet is not an event that can be handled. The payload is `null` then.
     pub(super) rejection: Option<Rejection>,
 }
 
@@ -21,7 +21,7 @@ impl Packet {
     }
 }
 
-/// Reads a packet. The payload stays text: the dispatcher parses it, once.
+/// Reads a packet. The payload stays text, so that it is parsed only once, by the dispatcher.
 pub(super) fn read(incoming: Incoming<'_>, limits: &Limits) -> Packet {
     let Incoming { call, bytes, attachments, .. } = incoming;
     let attached: usize = attachments.iter().map(Bytes::len).sum();
@@ -43,7 +43,7 @@ pub(super) fn read(incoming: Incoming<'_>, limits: &Limits) -> Packet {
     Packet { name: name.into_owned(), payload: Payload { text: text.into(), attachments }, rejection: None }
 }
 
-/// Bytes of a name outside of the grammar that its rejection repeats.
+/// Maximum number of bytes of an invalid event name that its rejection repeats.
 const MAX_NAME_ECHOED: usize = 128;
 
 #[cfg(test)]

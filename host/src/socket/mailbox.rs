@@ -1,0 +1,130 @@
+//! The mailbox of one connection: the events that wait, and the stage of the connection.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::config::EVENT_BYTES;
+use crate::event::{Event, EventId};
+use crate::memory::ANSWER_BYTES;
+use crate::rejection::Rejection;
+use crate::rooms::ReplyTo;
+
+/// The waiting events and answers of one connection.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    pub(super) events: VecDeque<Taken>,
+    /// Number of events that are being handled: 0 or 1.
+    pub(super) handling: usize,
+    /// The task that handles the mailbox.
+    pub(super) consumer: Consumer,
+    /// Whether events may be handled without a consumer. The consumer then need not live as long as
+    /// the connection.
+    pub(super) handles_now: bool,
+    /// Bytes of the events that wait or are being handled.
+    pub(super) bytes: usize,
+    /// Answers to events that were not kept, and for whose answers the outgoing buffer had no
+    /// space.
+    pub(super) overdue: VecDeque<Overdue>,
+    pub(super) stage: Stage,
+}
+
+/// The task that handles a mailbox.
+#[derive(Debug, Default)]
+pub(super) enum Consumer {
+    /// None: the next event starts a consumer, or is handled without one.
+    #[default]
+    None,
+    /// A task that is running or already woken. It finds new events by itself.
+    AtWork,
+    /// A task that waits for the next event.
+    Asleep(Waker),
+}
+
+/// The stage of a connection, which decides what happens to the next event.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// CONNECT is not answered yet: the event waits.
+    #[default]
+    New,
+    /// The event is handled in its turn.
+    Open,
+    /// The client is gone, and the consumer handles earlier events: the event is dropped.
+    Closing,
+    /// The client is gone, and all events are handled: the event is dropped.
+    Closed,
+}
+
+/// A received event, with its rejection if it can't be handled.
+pub(super) struct Taken {
+    pub(super) event: Arc<Event>,
+    pub(super) rejection: Option<Rejection>,
+    pub(super) to: ReplyTo,
+    pub(super) size: usize,
+}
+
+/// The answer `busy` to an event that was not kept.
+pub(super) struct Overdue {
+    pub(super) event: String,
+    pub(super) id: EventId,
+    pub(super) busy: Busy,
+    pub(super) to: ReplyTo,
+}
+
+/// The next work of a consumer.
+pub(super) enum Next {
+    /// Handle an event.
+    Event(Taken),
+    /// Answer an event that was not kept.
+    Overdue(Overdue),
+}
+
+/// Number of events for which an idle mailbox keeps capacity.
+pub(super) const IDLE_QUEUE: usize = 4;
+
+impl Mailbox {
+    /// Whether nothing is handled or waits, so that an event may be handled at once.
+    pub(super) fn is_idle(&self) -> bool {
+        self.stage == Stage::Open && self.has_nobody_at_work() && !self.has_work()
+    }
+
+    /// Whether nothing is being handled, and no consumer will look for work.
+    pub(super) fn has_nobody_at_work(&self) -> bool {
+        self.handling == 0 && matches!(self.consumer, Consumer::None)
+    }
+
+    /// Whether events or overdue answers wait.
+    pub(super) fn has_work(&self) -> bool {
+        !self.events.is_empty() || !self.overdue.is_empty()
+    }
+
+    /// Bytes of [`QueueMemory`](crate::memory::QueueMemory) that the mailbox holds.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes + (self.events.len() + self.handling) * EVENT_BYTES + self.overdue.len() * ANSWER_BYTES
+    }
+}
+
+/// Bytes of [`QueueMemory`](crate::memory::QueueMemory) that an event with a payload of `size`
+/// bytes takes.
+pub(super) const fn charge(size: usize) -> usize {
+    size.saturating_add(EVENT_BYTES)
+}
+
+/// The bound that an event would exceed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Busy {
+    /// The connection's own mailbox.
+    Mailbox,
+    /// The memory of all mailboxes.
+    Host,
+}
+
+impl From<Busy> for Rejection {
+    fn from(busy: Busy) -> Self {
+        let message = match busy {
+            Busy::Mailbox => "too many events of this connection are waiting",
+            Busy::Host => "too many events of all connections are waiting",
+        };
+        Self::Busy(message.to_owned())
+    }
+}
