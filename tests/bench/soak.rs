@@ -1,12 +1,13 @@
-//! The soak: honest clients work while every abuse that the host must contain goes on beside them, plugins are reloaded, and nobody reads the
-//! log for a part of each minute. Shows what honest clients notice, and what the host holds afterwards.
+//! The soak: honest clients work beside every abuse that the host must contain. Meanwhile plugins
+//! are reloaded, and the log is not read for a part of each minute. It shows the effect on honest
+//! clients, and what the host holds afterwards.
 //!
 //! ```text
 //! rehearsal (all abuse, not measured) -> rest -> steady (honest clients alone) -> storm (all abuse) -> rest -> steady -> verdicts
 //! ```
 //!
-//! The rehearsal creates what stays for as long as the host runs, such as warm instances and idle threads. So what the host holds before and
-//! after the storm can be compared.
+//! The rehearsal creates what remains as long as the host runs, such as warm instances and idle
+//! threads. Therefore the state of the host before and after the storm can be compared.
 
 mod abuse;
 mod api;
@@ -42,16 +43,16 @@ pub(crate) struct Extent {
     steady: Duration,
     storm: Duration,
     pauses: Pauses,
-    /// Events a second of all honest clients together: far below what one processor handles.
+    /// Events per second of all honest clients together: far below what one processor handles.
     rate: f64,
-    /// How many times slower than usual each abuse goes on.
+    /// The factor by which each abuse is slower than usual.
     slowness: u32,
-    /// Whether time and memory are judged: a short soak beside other work shows nothing of them.
+    /// Whether time and memory are judged. A short soak beside other work shows nothing about them.
     judges_figures: bool,
     abuses: Abuses,
 }
 
-/// What goes on beside the honest clients.
+/// The abuses that run beside the honest clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Abuses {
     /// Everything that the host must contain
@@ -62,12 +63,15 @@ pub(crate) enum Abuses {
 
 impl Abuses {
     fn list(self) -> Vec<&'static Abuse> {
-        abuse::ALL.iter().filter(|abuse| self == Self::All || abuse::PROTOCOL.contains(&abuse.name)).collect()
+        match self {
+            Self::All => abuse::HOST.iter().chain(&abuse::PROTOCOL).collect(),
+            Self::Protocol => abuse::PROTOCOL.iter().collect(),
+        }
     }
 }
 
 impl Extent {
-    /// A storm of so many minutes, and what it is compared with.
+    /// Returns the extent with a storm of this many minutes and a matching steady part.
     pub(crate) fn of_minutes(minutes: f64, abuses: Abuses) -> Self {
         let storm = Duration::from_secs_f64(minutes * 60.0);
         Self {
@@ -83,7 +87,8 @@ impl Extent {
         }
     }
 
-    /// Less than a minute in all, for a host that is not optimised: whether everything is survived, not how fast.
+    /// Returns an extent of less than a minute in all, for a host that is not optimised. It shows
+    /// whether the host survives everything, not how fast it is.
     pub(crate) fn short(abuses: Abuses) -> Self {
         Self {
             rehearsal: Duration::from_secs(4),
@@ -99,7 +104,7 @@ impl Extent {
     }
 }
 
-/// What was found.
+/// The results of a soak.
 pub(crate) struct Soaked {
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) document: Value,
@@ -113,32 +118,36 @@ pub(crate) struct Verdict {
     pub(crate) is_kept: bool,
 }
 
-/// How often a plugin is replaced in the rehearsal: then it has as many versions in memory as it ever has. Every other abuse takes place once.
+/// How often a plugin is replaced in the rehearsal. After that, the plugin has as many versions in
+/// memory as it ever has. Every other abuse takes place at least once.
 const REHEARSED_RELOADS: u64 = 3;
 
-/// The longest rehearsal.
+/// The maximum length of the rehearsal.
 const REHEARSAL_AT_MOST: Duration = Duration::from_secs(120);
 
-/// How long beyond the rest the host may take to give back threads and files, on a busy machine.
+/// How long after the rest the host may still take to release threads and files, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether it has. No part of a second: the host looks after idle state once a second, by a thread that stays for half of one.
+/// Interval of the checks. It does not divide a second evenly: once a second the host starts a
+/// thread for half a second. Not every check may coincide with that thread.
 const LOOK_AGAIN: Duration = Duration::from_millis(730);
 
-/// Honest clients.
+/// Number of honest clients.
 const HONEST: usize = 200;
 
-/// The most that an honest event's p99 may be, as a multiple of the steady one.
+/// The maximum p99 of honest events, as a multiple of the steady p99.
 const P99_RATIO: f64 = 3.0;
 
-/// The most that the host's memory may differ from its memory before the storm.
+/// The maximum memory of the host after the storm, as a multiple of its memory before the storm.
 const MEMORY_RATIO: f64 = 1.1;
 
-/// The most that a write-ahead log may have: twice the default of `[limits] state_wal_bytes`, which it exceeds by at most one transaction.
+/// The maximum size of a write-ahead log: twice the default of `[limits] state_wal_bytes`, which a
+/// log exceeds by at most one transaction.
 const WAL_BYTES: u64 = 2 * (16 << 20);
 
-/// The host's settings, where they are not the defaults. Limits are low, so that the abuse meets them; a plugin has more instances than the
-/// host's one processor gives it, because two readers that take 4 s are not to take all of them.
+/// The host's settings that differ from the defaults. Limits are low, so that the abuse reaches
+/// them. A plugin gets more instances than the host's one processor would give it, so that two
+/// readers that take 4 s don't occupy all of them.
 const SETTINGS: [(&str, &str); 6] = [
     ("LOG__FILTER", "info"),
     ("LOG__QUEUE_BYTES", "65536"),
@@ -148,8 +157,8 @@ const SETTINGS: [(&str, &str); 6] = [
     ("LIMITS__OVERFLOW_BYTES", "33554432"),
 ];
 
-/// KiB that the host may take during the storm beyond what it had before: all mailboxes, the emits that wait for slow clients, and what events
-/// take while they are handled.
+/// KiB that the host may use during the storm in addition to its memory before. They are for all
+/// mailboxes, emits that wait for slow clients, and events that are being handled.
 const STORM_KIB: u64 = (32 + 32 + 160) << 10;
 
 /// Runs a soak.
@@ -165,13 +174,13 @@ pub(crate) fn soak(stage: &Stage, extent: Extent) -> Soaked {
         let scene =
             Setting { plugins: plugins.path(), aside: aside.path(), data: data.path(), versions: &versions, stops: &stops, peaks: &peaks };
         let soaked = scene.run(&host, extent);
-        // The reader of the log ends with it.
+        // The thread that reads the log ends when the host ends.
         drop(host);
         soaked
     })
 }
 
-/// The bundled plugins, and those that misbehave.
+/// Fills the plugin directory with bundled plugins and with those that misbehave.
 fn fill(plugins: &Path, versions: &[Vec<u8>; 2]) {
     for name in ["connection", "subscription", "memory_logs"] {
         put(plugins, &bundled_plugin(name));
@@ -183,18 +192,18 @@ fn fill(plugins: &Path, versions: &[Vec<u8>; 2]) {
     drop_in(plugins, &format!("{ABSENT}.wasm"), &chameleon(&format!("version=1 name={ABSENT} claims=absent")));
 }
 
-/// What a soak has around its host.
+/// The environment of the host during a soak.
 struct Setting<'a> {
     plugins: &'a Path,
     aside: &'a Path,
     data: &'a Path,
     versions: &'a [Vec<u8>; 2],
-    /// Whether nobody reads the log in its pauses.
+    /// Whether the log is not read during its pauses.
     stops: &'a AtomicBool,
     peaks: &'a Peaks,
 }
 
-/// What a storm has shown.
+/// The results of a storm.
 struct Storm {
     honest: Phase,
     /// How often each abuse was done.
@@ -208,7 +217,8 @@ impl Setting<'_> {
         let api = Api::new(&host.address, self.data);
         let mut honest = Load::new(Driver::connect(&host.address, HONEST, false), Question::Texts(honest_events()), host.pid());
         note(&format!("rehearsal, {} s", extent.rehearsal.as_secs()));
-        // Until everything has happened that stays: on a slow machine the time alone is too short for it.
+        // Continues until everything that has a lasting effect has happened. On a slow machine the
+        // time alone is too short for that.
         let rehearsed = self.storm(&mut honest, host, &api, extent, |elapsed, is_complete| {
             elapsed >= extent.rehearsal && (is_complete || elapsed >= REHEARSAL_AT_MOST)
         });
@@ -222,17 +232,16 @@ impl Setting<'_> {
         storm.broken.extend(rehearsed.broken);
         note(&format!("rest, {} s", extent.rest.as_secs()));
         rest(&mut honest, extent.rest);
-        // Idle threads and files are given back in time, not at once.
+        // The host releases idle threads and files after some time, not at once.
         let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            let (_, threads, files) = host.footprint();
-            if threads <= before.1 && files <= before.2 {
-                break;
+        let after = loop {
+            let now = host.footprint();
+            if now.1 <= before.1 && now.2 <= before.2 || Instant::now() >= until {
+                break now;
             }
             rest(&mut honest, LOOK_AGAIN);
-        }
-        let after = host.footprint();
-        // Everything is as it was for honest clients too.
+        };
+        // Shows that the honest clients are served as before.
         let rested = alone(&mut honest, extent, extent.steady);
         let dropped = api.metric("sockhop_log_lines_dropped_total").unwrap_or_else(|error| {
             storm.broken.push(error);
@@ -262,7 +271,7 @@ impl Setting<'_> {
         Soaked { verdicts, document }
     }
 
-    /// The honest clients among all abuse.
+    /// Runs the honest clients together with all abuses.
     fn storm(&self, honest: &mut Load, server: &Server, api: &Api, extent: Extent, ends: impl Fn(Duration, bool) -> bool) -> Storm {
         let (is_over, host): (_, SocketAddr) = (AtomicBool::new(false), server.address.parse().expect("an address"));
         let abuses = extent.abuses.list();
@@ -284,7 +293,8 @@ impl Setting<'_> {
                         is_over: &is_over,
                     };
                     scope.spawn(move || {
-                        // So that the honest clients' driver does not wait for the abusers, with which it shares a processor.
+                        // With a lower priority, so that the honest clients' driver does not wait
+                        // for the abusers, which share its processor.
                         lower_priority();
                         (abuse.run)(&scene, count)
                     })
@@ -380,7 +390,8 @@ fn held((memory, threads, files): Footprint) -> Value {
     json!({"resident_kib": memory, "threads": threads, "file_descriptors": files})
 }
 
-/// The honest clients stay connected and ask nothing: what the host holds for work is given back.
+/// Keeps the honest clients connected without events, so that the host can release what it holds
+/// for work.
 fn rest(honest: &mut Load, time: Duration) {
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -389,21 +400,23 @@ fn rest(honest: &mut Load, time: Duration) {
     }
 }
 
-/// The honest clients alone.
+/// Runs the honest clients alone.
 fn alone(honest: &mut Load, extent: Extent, time: Duration) -> Phase {
     honest.open(extent.rate, 1, Duration::ZERO, |elapsed| elapsed >= time)
 }
 
-/// What honest clients ask, in turn: mostly what is cheap, now and then a write. Every answer is a reply, never a rejection.
+/// The events of honest clients, sent in turn: mostly cheap ones, and now and then a write. Every
+/// answer is a reply, never a rejection.
 fn honest_events() -> Vec<String> {
     let cheap = [r#"["ping",{"timestamp":1}]"#, r#"["turn"]"#, r#"["echo","hello"]"#, r#"["memory_log_list",{"user_id":7,"limit":1}]"#];
     let create = r#"["memory_log_create",{"user_id":7,"content":"from a soak"}]"#;
     (0..5).flat_map(|_| cheap).chain([create]).map(str::to_owned).collect()
 }
 
-/// Makes this thread yield to the others of this process.
+/// Lowers the priority of this thread below the other threads of this process.
 fn lower_priority() {
     const NICENESS: i32 = 10;
-    // Without it the honest clients' latencies contain more of the abusers' processor time; the report shows how late the driver was.
+    // If this fails, the honest clients' latencies contain more of the abusers' processor time. The
+    // report shows how late the driver was.
     let _ = rustix::process::setpriority_process(None, NICENESS);
 }

@@ -1,5 +1,6 @@
-//! What strangers, faulty plugins and hasty operators do to the host during a soak. Each abuse runs in its own thread with a fixed pace, so that
-//! the soak shows containment, not which side has more processor time.
+//! What strangers, faulty plugins and careless operators do to the host during a soak. Each abuse
+//! runs in its own thread at a fixed pace, so that the soak shows containment, not which side has
+//! more processor time.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -12,31 +13,32 @@ use super::api::Api;
 use super::protocol;
 use super::visitor::{self, Visitor};
 
-/// Where the abuse happens, and what is known of it.
+/// What an abuse needs to know about the host and the soak.
 pub(super) struct Scene<'a> {
     pub(super) host: SocketAddr,
     pub(super) api: &'a Api,
     /// The plugin directory.
     pub(super) plugins: &'a Path,
-    /// A directory beside it, on the same file system.
+    /// A directory outside the plugin directory, on the same file system.
     pub(super) aside: &'a Path,
     /// Versions of `chameleon` that replace each other.
     pub(super) versions: &'a [Vec<u8>; 2],
-    /// How many times slower than usual everything goes on.
+    /// The factor by which everything is slower than usual.
     pub(super) slowness: u32,
     pub(super) is_over: &'a AtomicBool,
 }
 
 /// One kind of abuse.
 pub(super) struct Abuse {
-    /// What is done.
+    /// Describes what is done.
     pub(super) name: &'static str,
-    /// Runs until the scene is over; counts what it did. An error text is a promise that the host broke.
+    /// Runs until the scene is over, and counts its actions. An error describes a promise that the
+    /// host broke.
     pub(super) run: fn(&Scene<'_>, &AtomicU64) -> Result<(), String>,
 }
 
-/// All of them, at once.
-pub(super) const ALL: [Abuse; 11] = [
+/// Abuses of the whole host, by strangers, plugins and operators.
+pub(super) const HOST: [Abuse; 9] = [
     Abuse { name: "events of two addresses trap, and the host logs each", run: fail },
     Abuse { name: "clients subscribe and never read", run: never_read },
     Abuse { name: "one client updates one record", run: update },
@@ -46,15 +48,19 @@ pub(super) const ALL: [Abuse; 11] = [
     Abuse { name: "clients connect while a plugin sleeps in $connect", run: come_and_go },
     Abuse { name: "the file of a disabled plugin is absent for 0.3 s", run: remove_for_a_moment },
     Abuse { name: RELOADS, run: reload },
-    Abuse { name: MUTATIONS, run: protocol::mutate },
-    Abuse { name: STORMS, run: protocol::wander },
 ];
 
-/// The abuse of the Socket.IO layer alone.
-pub(super) const PROTOCOL: [&str; 2] = [MUTATIONS, STORMS];
-
-const MUTATIONS: &str = "frames, polling bodies and requests that are almost right";
-const STORMS: &str = "clients connect, leave, return, upgrade and break off";
+/// Abuses of the Socket.IO layer alone, by strangers.
+pub(super) const PROTOCOL: [Abuse; 8] = [
+    Abuse { name: "WebSocket frames that are almost right", run: protocol::mutate_frames },
+    Abuse { name: "polling bodies that are almost right", run: protocol::mutate_bodies },
+    Abuse { name: "requests that are almost right", run: protocol::mutate_requests },
+    Abuse { name: "clients leave and return with events under way", run: protocol::leave_and_return },
+    Abuse { name: "clients break off while they leave and return", run: protocol::break_off },
+    Abuse { name: "a second connection claims a session", run: protocol::claim },
+    Abuse { name: "clients go from polling to WebSocket", run: protocol::upgrade },
+    Abuse { name: "clients break off on the way from polling to WebSocket", run: protocol::break_off_upgrade },
+];
 
 /// The name of the abuse that replaces a plugin.
 pub(super) const RELOADS: &str = "reloads";
@@ -67,7 +73,7 @@ impl Scene<'_> {
         !self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Waits for `time` at the scene's pace, or until the scene is over.
+    /// Waits for `time` at the pace of the scene, or until the scene is over.
     pub(super) fn pause(&self, time: Duration) {
         let time = time * self.slowness;
         let until = Instant::now() + time;
@@ -76,14 +82,15 @@ impl Scene<'_> {
         }
     }
 
-    /// Asks again and again, `pace` apart, and connects again after every failure.
+    /// Sends events with an interval of `pace`, and reconnects after every failure.
     fn ask_often(&self, from: IpAddr, pace: Duration, count: &AtomicU64, ask: impl Fn(&mut Visitor) -> std::io::Result<String>) {
         while self.goes_on() {
             let Ok(mut visitor) = Visitor::connect(self.host, from) else {
                 self.pause(Duration::from_millis(200));
                 continue;
             };
-            // A new connection now and then: what the host knows of an offender must outlive its connection.
+            // The client reconnects now and then. The host must remember an offender beyond its
+            // connection.
             for _ in 0..200 {
                 if !self.goes_on() || ask(&mut visitor).is_err() {
                     break;
@@ -95,7 +102,7 @@ impl Scene<'_> {
     }
 }
 
-/// Addresses of the abusers; honest clients come from 127.0.0.1.
+/// Returns a loopback address for an abuser. Honest clients use 127.0.0.1.
 pub(super) const fn address(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
 }
@@ -142,7 +149,7 @@ fn read_slowly(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     Ok(())
 }
 
-/// Clients that flood at once.
+/// Number of clients that flood at the same time.
 const FLOODERS: usize = 4;
 
 fn flood(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
@@ -152,7 +159,7 @@ fn flood(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
         while scene.goes_on() {
             if let Ok(visitor) = Visitor::connect(scene.host, address(7)) {
                 let mut stream = visitor.into_stream();
-                // The host may close the connection in the middle of it.
+                // The host may close the connection during the write.
                 if stream.write_all(&burst).is_ok() {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
@@ -168,7 +175,7 @@ fn flood(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     Ok(())
 }
 
-/// What a silent connection sends first.
+/// The first bytes of a silent connection.
 const BEGINNINGS: [&[u8]; 5] = [
     b"",
     b"P",
@@ -177,10 +184,10 @@ const BEGINNINGS: [&[u8]; 5] = [
     b"POST /socket.io/?EIO=4&transport=polling&sid=none HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n4",
 ];
 
-/// Silent connections at once.
+/// Number of silent connections at the same time.
 const SILENT: usize = 50;
 
-/// How long the host may keep a silent connection: the longest of its deadlines, and as much again.
+/// How long the host may keep a silent connection: twice its longest deadline.
 const MAX_SILENCE: Duration = Duration::from_secs(180);
 
 fn stay_silent(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
@@ -189,7 +196,7 @@ fn stay_silent(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     while scene.goes_on() {
         for (place, slot) in held.iter_mut().enumerate() {
             if let Some((since, stream)) = slot {
-                // One more byte of what has no end, for as long as the host takes it.
+                // Adds one byte to the incomplete request for as long as the host accepts it.
                 let is_open = !is_closed(stream) && (place % BEGINNINGS.len() < 3 || stream.write_all(b"x").is_ok());
                 if is_open && since.elapsed() > MAX_SILENCE {
                     return Err(format!(
@@ -214,7 +221,7 @@ fn stay_silent(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the host has closed a connection that does not block.
+/// Whether the host has closed a non-blocking connection.
 fn is_closed(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0; 4096]) {
         Ok(0) => true,
@@ -225,7 +232,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 
 fn come_and_go(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     while scene.goes_on() {
-        // What the other plugins answer must not wait for the one that sleeps.
+        // Answers of other plugins must not wait for the sleeping plugin.
         if let Ok(mut visitor) = Visitor::connect(scene.host, address(9)) {
             let began = Instant::now();
             let answer = visitor.ask("ping", r#"{"timestamp":1}"#);
@@ -241,8 +248,9 @@ fn come_and_go(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     Ok(())
 }
 
-/// How long the first answer of a new connection may take: less than the plugin sleeps in `$connect`.
-pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(4);
+/// How long the first answer to a new connection may take: less than the plugin sleeps in
+/// `$connect`.
+const FIRST_ANSWER: Duration = Duration::from_secs(4);
 
 fn remove_for_a_moment(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     let file = format!("{ABSENT}.wasm");

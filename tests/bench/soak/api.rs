@@ -1,11 +1,11 @@
-//! The host's HTTP API, as an operator's script uses it.
+//! A client of the host's HTTP API, as an operator's script would use it.
 
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// Calls with the host's own key.
+/// An API client with the host's own key.
 pub(super) struct Api {
     agent: ureq::Agent,
     url: String,
@@ -13,7 +13,7 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// The API at `address`, with the key that the host keeps in `data`.
+    /// Creates a client of the API at `address`, with the key that the host keeps in `data`.
     pub(super) fn new(address: &str, data: &Path) -> Self {
         let key = std::fs::read_to_string(data.join("key")).expect("the host's own key");
         let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build();
@@ -25,13 +25,13 @@ impl Api {
         answer.and_then(|mut answer| answer.body_mut().read_to_string()).map_err(|error| format!("GET {path}: {error}"))
     }
 
-    /// Posts without a body.
+    /// Sends a POST request without a body.
     pub(super) fn post(&self, path: &str) -> Result<(), String> {
         let answer = self.agent.post(format!("{}{path}", self.url)).header("Authorization", &self.authorization).send_empty();
         answer.map(drop).map_err(|error| format!("POST {path}: {error}"))
     }
 
-    /// The state of one plugin; empty where the host does not list it.
+    /// Returns the state of one plugin, or an empty string if the host does not list it.
     pub(super) fn state_of(&self, plugin: &str) -> Result<String, String> {
         let rows: Value = serde_json::from_str(&self.get("/api/plugins")?).map_err(|error| format!("GET /api/plugins: {error}"))?;
         let rows = rows.as_array().or_else(|| rows["plugins"].as_array()).cloned().unwrap_or_default();
@@ -39,7 +39,8 @@ impl Api {
         Ok(row.and_then(|row| Some(row["state"].as_str()?.to_owned())).unwrap_or_default())
     }
 
-    /// One figure of `GET /metrics`: the sum over its labels; none where the host does not export it.
+    /// Returns one figure of `GET /metrics`, summed over its labels, or `None` if the host does not
+    /// export it.
     pub(super) fn metric(&self, name: &str) -> Result<Option<f64>, String> {
         let text = self.get("/metrics")?;
         let values = text.lines().filter_map(|line| {

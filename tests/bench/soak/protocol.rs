@@ -5,13 +5,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
 use socket2::SockRef;
 
-use super::abuse::{FIRST_ANSWER, Scene, address};
+use super::abuse::{Scene, address};
 use super::visitor::{self, Visitor};
 
 /// WebSocket frames that are right, and some that never are.
@@ -83,107 +82,117 @@ fn part(random: &mut Rng, length: usize) -> Range<usize> {
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How often each of the strangers does something.
-const PACE: Duration = Duration::from_millis(100);
+const PACE: Duration = Duration::from_millis(50);
 
-/// Strangers at once, of each kind.
-const STRANGERS: usize = 4;
+/// Addresses of those who send what is almost right, and of the others.
+const MUTATORS: IpAddr = address(10);
+const WANDERERS: IpAddr = address(11);
 
-/// Sends frames, polling bodies and requests that are almost right.
-pub(super) fn mutate(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
-    strangers(scene, count, |random| {
-        let from = address(10);
-        match random.u8(..3) {
-            0 => {
-                let mut stream = Visitor::connect(scene.host, from)?.into_stream();
-                for _ in 0..random.usize(1..6) {
-                    stream.write_all(&mutated(random, &FRAMES))?;
-                }
-                look(&mut stream);
-            }
-            1 => {
-                let mut session = Polling::open(scene.host, from)?;
-                let sent = session.post(&mutated(random, &BODIES)).and_then(|_| session.post(&mutated(random, &BODIES)));
-                // It has a slot of the host's: whatever has become of it, it is not to stay.
-                let _ = sent.and_then(|_| session.post(b"1"));
-            }
-            _ => {
-                let mut stream = visitor::tcp(scene.host, from)?;
-                stream.write_all(&mutated(random, &REQUESTS))?;
-                look(&mut stream);
-            }
+/// WebSocket frames that are almost right.
+pub(super) fn mutate_frames(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    stranger(scene, count, 1, |random| {
+        let mut stream = Visitor::connect(scene.host, MUTATORS)?.into_stream();
+        for _ in 0..random.usize(1..6) {
+            stream.write_all(&mutated(random, &FRAMES))?;
         }
+        look(&mut stream);
         Ok(())
     })
 }
 
-/// Enters, leaves, upgrades, and breaks off in the middle of each.
-pub(super) fn wander(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
-    strangers(scene, count, |random| {
-        let from = address(11);
-        match random.u8(..4) {
-            // Leaves and returns, with events under way.
-            0 => {
-                let mut visitor = Visitor::connect(scene.host, from)?;
-                let packets = [&b"420[\"echo\",1]"[..], b"41", b"40", b"421[\"echo\",2]", b"41", b"40"];
-                let frames: Vec<u8> = packets.into_iter().flat_map(visitor::frame).collect();
-                visitor.write(&frames)?;
-                visitor.greeting()?;
-                visitor.greeting()?;
-                visitor.ask("ping", r#"{"timestamp":1}"#)?;
-            }
-            // The same, and is gone before the answer.
-            1 => {
-                let mut visitor = Visitor::connect(scene.host, from)?;
-                let packets = [&b"41"[..], b"40", b"41"];
-                let frames: Vec<u8> = packets.into_iter().take(random.usize(1..=3)).flat_map(visitor::frame).collect();
-                visitor.write(&frames)?;
-                abort(visitor.into_stream(), random);
-            }
-            2 => upgrade(scene.host, from, random)?,
-            // A second TCP connection claims a session: that goes on as it was.
-            _ => {
-                let mut session = Polling::open(scene.host, from)?;
-                session.post(b"40")?;
-                let mut thief = Visitor::open(scene.host, from, &session.sid)?;
-                thief.write(&mutated(random, &FRAMES))?;
-                abort(thief.into_stream(), random);
-                let status = session.post(b"420[\"echo\",1]")?;
-                if status != 200 {
-                    return Err(Fault::Broken(format!("a session that a second connection claimed answers {status}")));
-                }
-                session.post(b"1")?;
-            }
-        }
+/// Bodies of polling requests that are almost right.
+pub(super) fn mutate_bodies(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    stranger(scene, count, 2, |random| {
+        let mut session = Polling::open(scene.host, MUTATORS)?;
+        let sent = session.post(&mutated(random, &BODIES)).and_then(|_| session.post(&mutated(random, &BODIES)));
+        // The session takes one of the host's slots, so it is closed in any case.
+        let _ = sent.and_then(|_| session.post(b"1"));
         Ok(())
     })
 }
 
-/// Goes from polling to WebSocket, or breaks off on the way.
-fn upgrade(host: SocketAddr, from: IpAddr, random: &mut Rng) -> Result<(), Fault> {
-    let mut session = Polling::open(host, from)?;
-    session.post(b"40")?;
-    let mut visitor = Visitor::open(host, from, &session.sid)?;
-    let step = random.u8(..5);
-    if step == 0 {
-        abort(visitor.into_stream(), random);
-        session.post(b"1")?;
-        return Ok(());
-    }
-    visitor.send(b"2probe")?;
-    if step == 1 {
-        abort(visitor.into_stream(), random);
-        session.post(b"1")?;
-        return Ok(());
-    }
-    visitor.probed()?;
-    visitor.send(b"5")?;
-    if step == 2 {
-        abort(visitor.into_stream(), random);
-        return Ok(());
-    }
-    visitor.ask("ping", r#"{"timestamp":1}"#)?;
-    Ok(())
+/// Requests that are almost right.
+pub(super) fn mutate_requests(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    stranger(scene, count, 3, |random| {
+        let mut stream = visitor::tcp(scene.host, MUTATORS)?;
+        stream.write_all(&mutated(random, &REQUESTS))?;
+        look(&mut stream);
+        Ok(())
+    })
 }
+
+/// Leaves the namespace and returns, with events under way: CONNECT is answered each time.
+pub(super) fn leave_and_return(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    stranger(scene, count, 4, |_| {
+        let mut visitor = Visitor::connect(scene.host, WANDERERS)?;
+        let packets = [&b"420[\"echo\",1]"[..], b"41", b"40", b"421[\"echo\",2]", b"41", b"40"];
+        let frames: Vec<u8> = packets.into_iter().flat_map(visitor::frame).collect();
+        let answered = visitor.write(&frames).and_then(|()| visitor.greeting()).and_then(|()| visitor.greeting());
+        let asked = answered.and_then(|()| visitor.ask("ping", PING).map(drop));
+        asked.map_err(|error| Fault::Broken(format!("a client that left and returned is not served: {error}")))
+    })
+}
+
+/// Leaves and returns, and breaks off before the answer.
+pub(super) fn break_off(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    stranger(scene, count, 5, |random| {
+        let mut visitor = Visitor::connect(scene.host, WANDERERS)?;
+        let packets = [&b"41"[..], b"40", b"41"];
+        let frames: Vec<u8> = packets.into_iter().take(random.usize(1..=3)).flat_map(visitor::frame).collect();
+        visitor.write(&frames)?;
+        abort(visitor.into_stream(), random);
+        Ok(())
+    })
+}
+
+/// Claims the session of another client on a second TCP connection: the session goes on as it was.
+pub(super) fn claim(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    stranger(scene, count, 6, |random| {
+        let mut session = Polling::open(scene.host, WANDERERS)?;
+        session.post(b"40")?;
+        let mut thief = Visitor::open(scene.host, WANDERERS, &session.sid)?;
+        thief.write(&mutated(random, &FRAMES))?;
+        abort(thief.into_stream(), random);
+        let status = session.post(b"420[\"echo\",1]")?;
+        session.post(b"1")?;
+        if status == 200 { Ok(()) } else { Err(Fault::Broken(format!("a session that a second connection claimed answers {status}"))) }
+    })
+}
+
+/// Goes from polling to WebSocket, and is served there.
+pub(super) fn upgrade(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    stranger(scene, count, 7, |_| {
+        let mut session = Polling::open(scene.host, WANDERERS)?;
+        session.post(b"40")?;
+        let mut visitor = Visitor::open(scene.host, WANDERERS, &session.sid)?;
+        let probed = visitor.send(b"2probe").and_then(|()| visitor.probed()).and_then(|()| visitor.send(b"5"));
+        let asked = probed.and_then(|()| visitor.ask("ping", PING).map(drop));
+        asked.map_err(|error| Fault::Broken(format!("a client that was upgraded is not served: {error}")))
+    })
+}
+
+/// Breaks off on the way from polling to WebSocket.
+pub(super) fn break_off_upgrade(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    stranger(scene, count, 8, |random| {
+        let mut session = Polling::open(scene.host, WANDERERS)?;
+        session.post(b"40")?;
+        let mut visitor = Visitor::open(scene.host, WANDERERS, &session.sid)?;
+        let steps = random.u8(..3);
+        if steps > 0 {
+            visitor.send(b"2probe")?;
+        }
+        if steps > 1 {
+            visitor.probed()?;
+            visitor.send(b"5")?;
+        }
+        abort(visitor.into_stream(), random);
+        // Where the upgrade was complete, the session is gone already.
+        let _ = session.post(b"1");
+        Ok(())
+    })
+}
+
+const PING: &str = r#"{"timestamp":1}"#;
 
 /// Why a stranger gave up.
 enum Fault {
@@ -194,36 +203,28 @@ enum Fault {
 }
 
 impl From<io::Error> for Fault {
-    fn from(_: io::Error) -> Self {
-        Self::Ended
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Broken("the host neither answers nor closes the connection".to_owned()),
+            _ => Self::Ended,
+        }
     }
 }
 
-/// Lets some do the same again and again. One that had to wait too long for an answer has found a broken promise.
-fn strangers(scene: &Scene<'_>, count: &AtomicU64, act: impl Fn(&mut Rng) -> Result<(), Fault> + Sync) -> Result<(), String> {
-    let act = &act;
-    thread::scope(|scope| {
-        let stranger = |seed| {
-            let mut random = Rng::with_seed(seed);
-            while scene.goes_on() {
-                let began = Instant::now();
-                match act(&mut random) {
-                    Ok(()) => {
-                        count.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Err(Fault::Ended) => {}
-                    Err(Fault::Broken(what)) => return Err(what),
-                }
-                if began.elapsed() > FIRST_ANSWER {
-                    return Err(format!("an answer took {} ms", began.elapsed().as_millis()));
-                }
-                scene.pause(PACE);
+/// Does the same again and again.
+fn stranger(scene: &Scene<'_>, count: &AtomicU64, seed: u64, act: impl Fn(&mut Rng) -> Result<(), Fault>) -> Result<(), String> {
+    let mut random = Rng::with_seed(seed);
+    while scene.goes_on() {
+        match act(&mut random) {
+            Ok(()) => {
+                count.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(())
-        };
-        let running: Vec<_> = (0..STRANGERS as u64).map(|seed| scope.spawn(move || stranger(seed))).collect();
-        running.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a stranger panicked".to_owned())))
-    })
+            Err(Fault::Ended) => {}
+            Err(Fault::Broken(what)) => return Err(what),
+        }
+        scene.pause(PACE);
+    }
+    Ok(())
 }
 
 /// Reads what comes, for a moment.

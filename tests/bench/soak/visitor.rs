@@ -1,5 +1,5 @@
-//! A Socket.IO client over WebSocket that blocks, may come from any loopback address, and survives whatever the host does to it: a closed
-//! connection is an answer here, not a fault of the measurement.
+//! A blocking Socket.IO client over WebSocket that can connect from any loopback address. It treats
+//! a closed connection as a result, not as a fault of the measurement.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How long a visitor waits for anything; longer than an event may take.
+/// How long a visitor waits for anything. It is longer than an event may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Bytes of answers that a visitor keeps while it looks for its own.
+/// Maximum number of bytes that a visitor buffers while it looks for its answer.
 const INBOX: usize = 4 << 20;
 
 /// One connection.
@@ -88,7 +88,7 @@ impl Visitor {
         self.until(|packet| (packet == b"3probe").then_some(()))
     }
 
-    /// The TCP connection below.
+    /// Returns the underlying TCP connection.
     pub(super) fn into_stream(self) -> TcpStream {
         self.stream
     }
@@ -101,7 +101,7 @@ impl Visitor {
         self.write(&frame(packet))
     }
 
-    /// Writes bytes as they are.
+    /// Writes raw bytes.
     ///
     /// # Errors
     /// The connection is closed.
@@ -121,7 +121,7 @@ impl Visitor {
         self.until(|packet| packet.strip_prefix(prefix.as_slice()).map(|rest| String::from_utf8_lossy(rest).into_owned()))
     }
 
-    /// Reads packets until `wanted` takes one.
+    /// Reads packets until `wanted` returns a value, and returns that value.
     fn until<T>(&mut self, wanted: impl Fn(&[u8]) -> Option<T>) -> io::Result<T> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -153,7 +153,8 @@ impl Visitor {
         }
     }
 
-    /// The first frame of the inbox, if all of it is there: its opcode and its payload.
+    /// Removes the first frame from the inbox and returns its opcode and its payload, or `None` if
+    /// it is incomplete.
     fn take_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let bytes = &self.inbox;
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
@@ -168,7 +169,7 @@ impl Visitor {
     }
 }
 
-/// A masked text frame. The mask is zero, which leaves the bytes as they are.
+/// Returns a masked text frame. The mask is zero, which leaves the bytes unchanged.
 pub(super) fn frame(packet: &[u8]) -> Vec<u8> {
     let mut outbox = crate::driver::Outbox::default();
     outbox.frame(|bytes| bytes.extend_from_slice(packet));
