@@ -1,7 +1,9 @@
-//! What the commands build, and where it ends up: plugins, the plugins that only tests load, the host.
+//! Builds the artifacts that the commands need and knows their paths: plugins, test-only plugins,
+//! the host.
 //!
-//! Everything that runs natively is built as one selection (the whole workspace, one profile), in `run` as in `test`: cargo unites the
-//! features of what it builds together, so that another selection would build wasmtime, most of the first build's time, a second time.
+//! Everything that runs natively is built as one selection (the whole workspace, one profile), in
+//! `run` as in `test`. Cargo unifies the features of the packages that it builds together. Another
+//! selection would build wasmtime a second time, which takes most of the time of the first build.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,23 +12,23 @@ use std::{env, fs, process};
 use crate::tools::{self, WASM_TARGET};
 use crate::{Failure, report};
 
-/// The bundled plugins, by package and file.
+/// The bundled plugins, by package name, which is also the name of the file.
 const PLUGINS: [&str; 4] = ["connection", "subscription", "memory_logs", "mental_notes"];
 
-/// Where this workspace is, and where cargo puts what it builds.
+/// The paths of this workspace and of cargo's output.
 pub(crate) struct Workspace {
     /// The directory of the workspace's `Cargo.toml`.
     pub(crate) root: PathBuf,
-    /// Cargo's target directory, wherever the environment or a configuration has put it.
+    /// Cargo's target directory, as set by the environment or by a configuration file.
     pub(crate) target: PathBuf,
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Asks `cargo metadata` for the paths.
     ///
     /// # Errors
     ///
-    /// Where cargo fails, or says neither.
+    /// Returns an error if cargo fails or does not report both paths.
     pub(crate) fn find() -> Result<Self, Failure> {
         let metadata = tools::output(tools::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
         let path = |key: &str| {
@@ -36,12 +38,12 @@ impl Workspace {
         Ok(Self { root: path("workspace_root")?, target: path("target_directory")? })
     }
 
-    /// Where `run` serves plugins from; what somebody else has put there stays.
+    /// The directory from which `run` serves plugins. Files that a user has put there are kept.
     pub(crate) fn plugins_dir(&self) -> PathBuf {
         self.target.join("plugins")
     }
 
-    /// The bundled plugins and nothing else, for tests.
+    /// A directory with only the bundled plugins, for tests.
     pub(crate) fn tested_plugins_dir(&self) -> PathBuf {
         self.target.join("tested-plugins")
     }
@@ -50,25 +52,26 @@ impl Workspace {
         self.target.join(WASM_TARGET).join("plugin")
     }
 
-    /// The plugins that only tests load.
+    /// The directory of the plugins that only tests load.
     pub(crate) fn guests_dir(&self) -> PathBuf {
         self.wasm_dir().join("examples")
     }
 
-    /// The built `sockhop`.
+    /// The path of the built `sockhop`.
     pub(crate) fn host_binary(&self) -> PathBuf {
         self.target.join("debug").join(format!("sockhop{}", env::consts::EXE_SUFFIX))
     }
 
-    /// A built example of `sockhop-socketio`.
+    /// The path of a built example of `sockhop-socketio`.
     pub(crate) fn example(&self, name: &str) -> PathBuf {
         self.target.join("debug").join("examples").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
-    /// A cargo command in this workspace.
+    /// Returns a cargo command that runs in this workspace.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = tools::cargo();
-        // A relative CARGO_TARGET_DIR means the directory that the user is in, which need not be the root.
+        // A relative CARGO_TARGET_DIR is relative to the user's directory, which need not be the
+        // root.
         cargo.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
         cargo
     }
@@ -83,7 +86,7 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// Where the build fails.
+    /// Returns an error if the build fails.
     pub(crate) fn build_plugins(&self) -> Result<(), Failure> {
         tools::run(self.cargo_build_wasm().args(PLUGINS.iter().flat_map(|name| ["--package", name])))
     }
@@ -92,38 +95,40 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// Where the build fails.
+    /// Returns an error if the build fails.
     pub(crate) fn build_guests(&self) -> Result<(), Failure> {
         tools::run(self.cargo_build_wasm().args(["--package", "sockhop-guests", "--examples"]))?;
-        // Cargo makes no directory where there is nothing to put into it.
+        // Cargo does not create the directory if it has nothing to put into it.
         create(&self.guests_dir())
     }
 
-    /// Builds the host, with everything else that runs natively; see the module.
+    /// Builds the host and everything else that runs natively. The module documentation gives the
+    /// reason.
     ///
     /// # Errors
     ///
-    /// Where the build fails.
+    /// Returns an error if the build fails.
     pub(crate) fn build_host(&self) -> Result<(), Failure> {
         tools::run(self.cargo().args(["build", "--workspace"]))
     }
 
-    /// Builds the host, the benchmark and its native peer, optimised without the profile of [`Pgo`](crate::pgo::Pgo).
+    /// Builds the host, the benchmark and its native peer, optimised but without the profile of
+    /// [`Pgo`](crate::pgo::Pgo).
     ///
     /// # Errors
     ///
-    /// Where they don't build.
+    /// Returns an error if the build fails.
     pub(crate) fn build_optimised(&self) -> Result<(), Failure> {
         let mut cargo = self.cargo();
         tools::run(cargo.args(["build", "--release", "--package", "sockhop", "--package", "sockhop-tests", "--bins"]))
     }
 
-    /// A program that [`Workspace::build_optimised`] has built.
+    /// The path of a program that [`Workspace::build_optimised`] has built.
     pub(crate) fn optimised(&self, name: &str) -> PathBuf {
         self.target.join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
-    /// Tells `command` where the things under test are.
+    /// Sets the environment variables that tell `command` where the tested host and plugins are.
     pub(crate) fn for_tests<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command
             .env("SOCKHOP_BIN", self.host_binary())
@@ -131,11 +136,11 @@ impl Workspace {
             .env("SOCKHOP_GUESTS_DIR", self.guests_dir())
     }
 
-    /// Puts the bundled plugins into `directory`.
+    /// Copies the bundled plugins into `directory`.
     ///
     /// # Errors
     ///
-    /// Where a file can't be read or written.
+    /// Returns an error if a file can't be read or written.
     pub(crate) fn place_plugins(&self, directory: &Path) -> Result<(), Failure> {
         create(directory)?;
         for name in PLUGINS {
@@ -147,11 +152,11 @@ impl Workspace {
         Ok(())
     }
 
-    /// The same, and takes everything else out of it.
+    /// Copies the bundled plugins into `directory` and removes every other file from it.
     ///
     /// # Errors
     ///
-    /// Where a file can't be read, written or removed.
+    /// Returns an error if a file can't be read, written or removed.
     pub(crate) fn place_plugins_alone(&self, directory: &Path) -> Result<(), Failure> {
         create(directory)?;
         let entries = fs::read_dir(directory).map_err(|error| cannot("read", directory, &error))?;
@@ -165,41 +170,44 @@ impl Workspace {
     }
 }
 
-/// Copies `source` to `destination` in one atomic step, so that a host that watches the directory never sees half a plugin. Returns whether
-/// there was anything to do: a file with the same bytes is left alone.
+/// Copies `source` to `destination` atomically, so that a host that watches the directory never
+/// sees a partial plugin. Returns whether it wrote the file: a file with the same bytes is left
+/// alone.
 ///
 /// # Errors
 ///
-/// Where a file can't be read or written.
+/// Returns an error if a file can't be read or written.
 fn place(source: &Path, destination: &Path) -> Result<bool, Failure> {
     let bytes = fs::read(source).map_err(|error| cannot("read", source, &error))?;
     if fs::read(destination).is_ok_and(|there| there == bytes) {
         return Ok(false);
     }
     let name = destination.file_name().unwrap_or_default().to_string_lossy();
-    // Beside its destination, since a rename is atomic only within one file system; the dot and the suffix keep every reader off.
+    // The temporary file is in the same directory, because a rename is atomic only within one file
+    // system. Readers ignore it because of its dot and its suffix.
     let unfinished = destination.with_file_name(format!(".{name}.{}", process::id()));
     fs::write(&unfinished, bytes).map_err(|error| cannot("write", &unfinished, &error))?;
     fs::rename(&unfinished, destination).map_err(|error| cannot("write", destination, &error))?;
     Ok(true)
 }
 
-/// Makes `directory` where it is missing.
+/// Creates `directory` if it is missing.
 ///
 /// # Errors
 ///
-/// Where it can't be made.
+/// Returns an error if it can't be created.
 pub(crate) fn create(directory: &Path) -> Result<(), Failure> {
     fs::create_dir_all(directory).map_err(|error| cannot("make", directory, &error))
 }
 
-/// A failure of the file system, with the file at fault.
+/// Returns a file system error that names the file.
 pub(crate) fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure(format!("can't {verb} {}: {error}", path.display()))
 }
 
-/// The text under `key` in compact JSON. A key inside of another text would have its quotes escaped, so what is found is a key; of keys with
-/// the same name the last counts, which is the outermost in what cargo writes.
+/// Returns the string value of `key` in compact JSON. The search finds only keys: inside of another
+/// string, the quotes of the key would be escaped. Of several keys with the same name, the last one
+/// counts. In cargo's output that is the outermost one.
 fn member(json: &str, key: &str) -> Option<String> {
     let (_, rest) = json.rsplit_once(&format!("\"{key}\":\""))?;
     let mut text = String::new();
@@ -209,7 +217,7 @@ fn member(json: &str, key: &str) -> Option<String> {
             '"' => return Some(text),
             '\\' => match characters.next()? {
                 plain @ ('"' | '\\' | '/') => text.push(plain),
-                // A control character in a path is nobody's wish.
+                // A path with a control character is not supported.
                 _ => return None,
             },
             plain => text.push(plain),

@@ -1,4 +1,4 @@
-//! The benchmark: the peers that Sockhop is measured beside, and the program that measures.
+//! Installs the peers of the benchmark, which Sockhop is compared with, and runs the benchmark.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,29 +7,29 @@ use std::process::Command;
 use crate::artifacts::Workspace;
 use crate::{Failure, clients, tools};
 
-/// Installs the peer on Node.js beside its source.
+/// Installs the Node.js peer in its source directory.
 ///
 /// # Errors
 ///
-/// Where npm fails.
+/// Returns an error if npm fails.
 pub(crate) fn install_node_peer(workspace: &Workspace) -> Result<(), Failure> {
     clients::node_packages(&peers(workspace).join("node"))
 }
 
-/// Installs the peer in Python into an environment of its own under the target directory.
+/// Installs the Python peer into its own virtual environment under the target directory.
 ///
 /// # Errors
 ///
-/// Where the environment can't be made, or pip fails.
+/// Returns an error if the environment can't be created or pip fails.
 pub(crate) fn install_python_peer(workspace: &Workspace) -> Result<(), Failure> {
     clients::python_packages(&peers(workspace).join("python").join("requirements.txt"), &python_environment(workspace))
 }
 
-/// Measures, by the programs that `built` finds by their names.
+/// Runs the benchmark. `built` returns the path of a built program by its name.
 ///
 /// # Errors
 ///
-/// Where something was lost on the way.
+/// Returns an error if the benchmark fails, such as when messages were lost.
 pub(crate) fn run(workspace: &Workspace, built: impl Fn(&str) -> PathBuf, arguments: &[OsString]) -> Result<(), Failure> {
     let mut bench = Command::new(built("bench"));
     workspace.for_tests(&mut bench).env("SOCKHOP_BIN", built("sockhop"));
@@ -45,11 +45,11 @@ fn python_environment(workspace: &Workspace) -> PathBuf {
     workspace.target.join("peers").join("python")
 }
 
-/// Measures an event part by part.
+/// Runs the micro-benchmark, which measures the parts of an event separately.
 ///
 /// # Errors
 ///
-/// Where the measurement does not build, or fails.
+/// Returns an error if the micro-benchmark does not build or fails.
 pub(crate) fn run_parts(workspace: &Workspace, arguments: &[OsString]) -> Result<(), Failure> {
     let mut cargo = workspace.cargo();
     workspace.for_tests(&mut cargo).env("SOCKHOP_BIN", workspace.optimised("sockhop"));

@@ -1,6 +1,7 @@
-//! The stock Socket.IO clients and their tests: installs each as its lock file says, and runs it against the built host.
+//! Installs the official Socket.IO clients as their lock files say, and runs their tests and the
+//! Rust tests against the built host.
 //!
-//! What is installed already is not installed again, so that a second run works without a network.
+//! Installed packages are not installed again, so that a second run works without a network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,22 +10,22 @@ use std::process::Command;
 use crate::artifacts::{Workspace, cannot, create};
 use crate::{Failure, tools};
 
-/// Installs the JavaScript client beside its tests, where Node.js looks for it.
+/// Installs the JavaScript client in the directory of its tests, where Node.js looks for it.
 ///
 /// # Errors
 ///
-/// Where npm fails.
+/// Returns an error if npm fails.
 pub(crate) fn install_javascript(workspace: &Workspace) -> Result<(), Failure> {
     node_packages(&javascript(workspace))
 }
 
-/// The implementations of Socket.IO, the default first. Scenarios of clients are tested with each.
+/// The implementations of Socket.IO, the default first. The client tests run with each of them.
 pub(crate) const IMPLEMENTATIONS: [&str; 2] = ["builtin", "socketioxide"];
 
-/// Names the implementation of Socket.IO to the tests.
+/// The environment variable that names the implementation of Socket.IO to the tests.
 const IMPLEMENTATION: &str = "SOCKHOP_TEST_SOCKETIO";
 
-/// The modules of the tests in Rust whose subject is what clients see.
+/// The modules of the Rust tests that check what clients see.
 const CLIENT_TESTS: [&str; 14] = [
     "answers::",
     "bounds::",
@@ -42,11 +43,11 @@ const CLIENT_TESTS: [&str; 14] = [
     "transactions::",
 ];
 
-/// Runs the tests in Rust, some of which use the stock clients: what they need is installed.
+/// Runs the Rust tests. Some of them use the official clients, which must be installed before.
 ///
 /// # Errors
 ///
-/// Where one fails.
+/// Returns an error if a test fails.
 pub(crate) fn test_rust(workspace: &Workspace) -> Result<(), Failure> {
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
@@ -54,11 +55,12 @@ pub(crate) fn test_rust(workspace: &Workspace) -> Result<(), Failure> {
     tools::run(workspace.for_tests(&mut cargo))
 }
 
-/// Runs those of the tests in Rust whose subject is what clients see, with an implementation of Socket.IO that is not the default.
+/// Runs the Rust tests that check what clients see, with an implementation of Socket.IO that is not
+/// the default.
 ///
 /// # Errors
 ///
-/// Where one fails.
+/// Returns an error if a test fails.
 pub(crate) fn test_rust_with(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--workspace", "--test", "it", "--"]).args(CLIENT_TESTS).env(IMPLEMENTATION, implementation);
@@ -69,18 +71,18 @@ pub(crate) fn test_rust_with(workspace: &Workspace, implementation: &str) -> Res
 ///
 /// # Errors
 ///
-/// Where one fails.
+/// Returns an error if a test fails.
 pub(crate) fn test_javascript(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
     let mut node = Command::new("node");
     node.current_dir(javascript(workspace)).args(["--test", "--test-reporter=spec"]).env(IMPLEMENTATION, implementation);
     tools::run(workspace.for_tests(&mut node))
 }
 
-/// Installs the Python client into an environment of its own under the target directory.
+/// Installs the Python client into its own virtual environment under the target directory.
 ///
 /// # Errors
 ///
-/// Where the environment can't be made, or pip fails.
+/// Returns an error if the environment can't be created or pip fails.
 pub(crate) fn install_python(workspace: &Workspace) -> Result<(), Failure> {
     python_packages(&python(workspace).join("requirements.txt"), &python_environment(workspace))
 }
@@ -89,10 +91,10 @@ pub(crate) fn install_python(workspace: &Workspace) -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// Where one fails.
+/// Returns an error if a test fails.
 pub(crate) fn test_python(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
     let mut pytest = Command::new(python_program(&python_environment(workspace)));
-    // Neither option is about the tests: they keep caches out of the sources.
+    // Both options only keep caches out of the source directories.
     pytest.current_dir(python(workspace)).args(["-m", "pytest", "-p", "no:cacheprovider"]).env("PYTHONDONTWRITEBYTECODE", "1");
     pytest.env(IMPLEMENTATION, implementation);
     tools::run(workspace.for_tests(&mut pytest))
@@ -110,16 +112,16 @@ fn python_environment(workspace: &Workspace) -> PathBuf {
     workspace.target.join("clients").join("python")
 }
 
-/// The interpreter of an environment.
+/// The path of the interpreter of a virtual environment.
 pub(crate) fn python_program(environment: &Path) -> PathBuf {
     if cfg!(windows) { environment.join("Scripts").join("python.exe") } else { environment.join("bin").join("python") }
 }
 
-/// Installs what the lock file in `directory` names, beside it.
+/// Installs the packages of the lock file in `directory` into the same directory.
 ///
 /// # Errors
 ///
-/// Where npm fails.
+/// Returns an error if npm fails.
 pub(crate) fn node_packages(directory: &Path) -> Result<(), Failure> {
     let stamp = directory.join("node_modules").join(".installed");
     once_for(&directory.join("package-lock.json"), &stamp, || {
@@ -128,11 +130,11 @@ pub(crate) fn node_packages(directory: &Path) -> Result<(), Failure> {
     })
 }
 
-/// Installs what `requirements` name into a Python environment of its own.
+/// Installs the packages of `requirements` into their own virtual environment.
 ///
 /// # Errors
 ///
-/// Where the environment can't be made, or pip fails.
+/// Returns an error if the environment can't be created or pip fails.
 pub(crate) fn python_packages(requirements: &Path, environment: &Path) -> Result<(), Failure> {
     once_for(requirements, &environment.join(".installed"), || {
         create(environment)?;
@@ -143,7 +145,8 @@ pub(crate) fn python_packages(requirements: &Path, environment: &Path) -> Result
     })
 }
 
-/// Does `install` unless it was done for this very `lock` before. The stamp is written last, so that an interrupted one is done again.
+/// Runs `install` unless it has succeeded before for the same content of `lock`. The stamp is
+/// written last, so that an interrupted installation is repeated.
 fn once_for(lock: &Path, stamp: &Path, install: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     let wanted = fs::read(lock).map_err(|error| cannot("read", lock, &error))?;
     if fs::read(stamp).is_ok_and(|installed| installed == wanted) {

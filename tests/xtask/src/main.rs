@@ -1,7 +1,8 @@
-//! The workspace's own commands, behind `cargo xtask`: from a fresh clone to a running host, or to every test, in one step each.
+//! The workspace's own commands, behind `cargo xtask`. One command leads from a fresh clone to a
+//! running host or to the result of every test.
 //!
-//! What is in which order stands here; how a thing is built, found or shown is the modules' business. Knows nothing of the host but its
-//! command line.
+//! This file owns the commands and the order of their steps. The modules know how to build, find
+//! and report each thing. Of the host, this program knows only the command line.
 
 mod artifacts;
 mod bench;
@@ -20,7 +21,7 @@ use artifacts::Workspace;
 use pgo::Pgo;
 use report::Steps;
 
-/// What `cargo xtask help` shows.
+/// The text that `cargo xtask help` shows.
 const HELP: &str = "\
 cargo xtask run [-- ARGS]   do all the set-up and serve on 127.0.0.1:4000 with the bundled plugins
 cargo xtask test            do all the set-up and run every test
@@ -42,7 +43,7 @@ What they need beside Rust: a C compiler; `test`, `suite` and `bench` also Node.
 taskset and setpriv. What is missing is named before anything is built. `release`, and `bench` without `--plain`, build for half an hour on two
 processors the first time, and some 20 minutes after each change of the host.";
 
-/// Why a command ended: a sentence for whoever ran it.
+/// The reason why a command failed: a sentence for the user.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure(pub(crate) String);
 
@@ -90,7 +91,8 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
     }
 }
 
-/// `cargo xtask run`: ends by becoming the host, so that signals reach it and its exit status is the command's.
+/// `cargo xtask run`: replaces this process by the host at the end, so that signals reach the host
+/// and its exit status is the command's.
 fn run(rest: &[OsString]) -> Result<(), Failure> {
     let extra = match rest.split_first() {
         Some((first, extra)) if first == "--" => extra,
@@ -117,7 +119,8 @@ fn run(rest: &[OsString]) -> Result<(), Failure> {
     become_process(serve.args(extra))
 }
 
-/// Puts the bundled plugins where tests and measurements find them.
+/// Builds the bundled plugins and copies them to the directory where tests and measurements find
+/// them.
 fn tested_plugins(workspace: &Workspace) -> Result<(), Failure> {
     workspace.build_plugins()?;
     workspace.place_plugins_alone(&workspace.tested_plugins_dir())
@@ -167,22 +170,23 @@ fn release() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Steps of [`build_plugins`].
+/// Number of steps of [`build_plugins`].
 const PLUGIN_STEPS: usize = 3;
 
-/// Builds every plugin that a measurement loads.
+/// Builds every plugin that the measurements load.
 fn build_plugins(workspace: &Workspace, steps: &mut Steps) -> Result<(), Failure> {
     steps.step("WebAssembly target", tools::wasm_target)?;
     steps.step("bundled plugins", || tested_plugins(workspace))?;
     steps.step("plugins that only tests load", || workspace.build_guests())
 }
 
-/// Steps of [`build_released`].
+/// Number of steps of [`build_released`].
 const RELEASE_STEPS: usize = PLUGIN_STEPS + 4;
 
-/// Builds the host as it is released, and the benchmark and its native peer likewise, with all that this takes.
+/// Builds the host as it is released, the benchmark and its native peer in the same way, and
+/// everything that these builds need.
 fn build_released(workspace: &Workspace, pgo: &Pgo<'_>, steps: &mut Steps) -> Result<(), Failure> {
-    // First: without it, nothing else is worth the time.
+    // This step is first, because without it the other steps are useless.
     steps.step("LLVM's tools", || pgo.add_tools())?;
     build_plugins(workspace, steps)?;
     steps.step("host, native peer and load, with counters (the first time takes many minutes)", || pgo.build_counting())?;
@@ -230,7 +234,7 @@ fn soak(rest: &[OsString]) -> Result<(), Failure> {
 fn suite(directory: &Path) -> Result<(), Failure> {
     tools::require(&[tools::CC, tools::NODE, tools::NPM])?;
     suite::run(&Workspace::find()?, directory)?;
-    report::text("every case passed");
+    report::text("every case passed that this server is meant to pass");
     Ok(())
 }
 
@@ -253,7 +257,7 @@ fn guests() -> Result<(), Failure> {
     steps.step("plugins that only tests load", || workspace.build_guests())
 }
 
-/// Whether `arguments` set `option`, as `--option value` or `--option=value`.
+/// Returns whether `arguments` set `option`, as `--option value` or `--option=value`.
 fn gives(arguments: &[OsString], option: &str) -> bool {
     arguments.iter().any(|argument| {
         let bytes = argument.as_encoded_bytes();

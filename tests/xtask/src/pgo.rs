@@ -1,8 +1,8 @@
-//! Profile-guided optimisation: the programs as they are released. They are built twice: first with counters, which a short load fills and
-//! which say what an event goes through; then optimised by what was counted.
+//! Profile-guided optimisation: builds the programs as they are released. They are built twice:
+//! first with counters, which a short load fills, then optimised with the recorded profile.
 //!
-//! The load is the benchmark's own, and what is counted of the host, the native peer and the driver goes into one profile: they share most of
-//! their crates.
+//! The load is the benchmark's own. The counts of the host, the native peer and the driver go into
+//! one profile, because these programs share most of their crates.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -12,62 +12,65 @@ use std::{env, fs};
 use crate::artifacts::{Workspace, cannot, create};
 use crate::{Failure, tools};
 
-/// What the counters see: above all events, one by one and many at once, and one message to many. What is rare must stay so: the compiler takes
-/// for cold what is little of all that was counted.
+/// The load for the counters: mainly events, one at a time and many at once, and one message to
+/// many receivers. Rare operations must stay rare here, because the compiler treats code with a
+/// small share of all counts as cold.
 const LOAD: [&str; 7] =
     ["--only=ping,fanout,reload", "--servers=sockhop,native", "--rounds=1", "--seconds=4", "--reloads=4", "--connections=100", "--json"];
 
-/// The programs that are built.
+/// The programs that are built: the host, the native peer, the benchmark.
 const PROGRAMS: [&str; 3] = ["sockhop", "native_peer", "bench"];
 
-/// The two builds, and the profile between them.
+/// The two builds and the profile that connects them.
 pub(crate) struct Pgo<'w> {
     workspace: &'w Workspace,
     toolchain: tools::Toolchain,
-    /// Where all of it is.
+    /// The directory of both builds and of the profile.
     directory: PathBuf,
 }
 
 impl<'w> Pgo<'w> {
-    /// For the machine that this runs on.
+    /// Prepares the builds for the target of this machine.
     ///
     /// # Errors
     ///
-    /// Where the compiler does not say which that is.
+    /// Returns an error if the compiler does not report that target.
     pub(crate) fn new(workspace: &'w Workspace) -> Result<Self, Failure> {
         Ok(Self { workspace, toolchain: tools::Toolchain::find()?, directory: workspace.target.join("pgo") })
     }
 
-    /// Adds to the toolchain what reads the counts, where it is missing.
+    /// Adds the LLVM tools that read the counts to the toolchain, if they are missing.
     ///
     /// # Errors
     ///
-    /// Names the command to run where it can't be added.
+    /// Returns an error with the command to run if the tools can't be added.
     pub(crate) fn add_tools(&self) -> Result<(), Failure> {
         self.toolchain.add_llvm_tools()
     }
 
-    /// Builds the programs that count.
+    /// Builds the programs with counters.
     ///
     /// # Errors
     ///
-    /// Where they don't build.
+    /// Returns an error if the build fails.
     pub(crate) fn build_counting(&self) -> Result<(), Failure> {
         self.build(&self.counting_dir(), "-Cprofile-generate=", &self.counts())
     }
 
-    /// Lets them count, unless these very programs have done so.
+    /// Runs the load with these programs and merges their counts, unless this was done before for
+    /// the same programs.
     ///
     /// # Errors
     ///
-    /// Where the load fails, or LLVM's tool.
+    /// Returns an error if the load or LLVM's tool fails.
     pub(crate) fn count(&self) -> Result<(), Failure> {
         let [host, _, bench] = PROGRAMS.map(|name| self.program(&self.counting_dir(), name));
         let (stamp, counted) = (self.directory.join("counted"), self.identity()?);
         if fs::read_to_string(&stamp).is_ok_and(|before| before == counted) {
             return Ok(());
         }
-        // What was built by another profile can't be linked with what this one will make, and other programs' counts are not these programs'.
+        // Objects that were built with another profile can't be linked with those of the new one,
+        // and counts of other programs are not valid for these programs.
         for stale in [self.counts(), self.released_dir()] {
             if stale.exists() {
                 fs::remove_dir_all(&stale).map_err(|error| cannot("remove", &stale, &error))?;
@@ -76,10 +79,10 @@ impl<'w> Pgo<'w> {
         create(&self.counts())?;
         let mut load = Command::new(bench);
         self.workspace.for_tests(&mut load).env("SOCKHOP_BIN", host).env_remove("LLVM_PROFILE_FILE");
-        // Its figures are those of programs that count: nobody is to read them.
+        // The figures of programs with counters are meaningless, so nothing shows them.
         tools::run(load.args(LOAD).stdout(Stdio::null()))?;
         tools::run(Command::new(self.toolchain.profdata()).arg("merge").arg("--output").arg(self.profile()).arg(self.counts()))?;
-        // Last, so that what was interrupted is done again.
+        // The stamp is written last, so that an interrupted run is repeated.
         fs::write(&stamp, counted).map_err(|error| cannot("write", &stamp, &error))
     }
 
@@ -87,18 +90,20 @@ impl<'w> Pgo<'w> {
     ///
     /// # Errors
     ///
-    /// Where they don't build.
+    /// Returns an error if the build fails.
     pub(crate) fn build_released(&self) -> Result<(), Failure> {
         self.build(&self.released_dir(), "-Cprofile-use=", &self.profile())
     }
 
-    /// A program that [`Pgo::build_released`] has built.
+    /// The path of a program that [`Pgo::build_released`] has built.
     pub(crate) fn released(&self, name: &str) -> PathBuf {
         self.program(&self.released_dir(), name)
     }
 
-    /// Both builds use the same cargo profile, `release`: it is part of every symbol, and what was counted is found by its symbol. They name the
-    /// target although it is the machine's own: only then do flags go to the programs alone, and not to what builds them as well.
+    /// Both builds use the same cargo profile, `release`: it is part of every symbol, and the
+    /// counts are found by symbol. Both name the target although it is the machine's own. Only then
+    /// do the flags apply to the programs alone, and not to build scripts and procedural macros as
+    /// well.
     fn build(&self, target: &Path, flag: &str, path: &Path) -> Result<(), Failure> {
         let mut cargo = self.workspace.cargo();
         cargo.env("CARGO_TARGET_DIR", target).args(["build", "--release", "--target", &self.toolchain.host]);
@@ -111,7 +116,7 @@ impl<'w> Pgo<'w> {
         target.join(&self.toolchain.host).join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
-    /// What says that the programs which count are the same, and are given the same load.
+    /// Identifies the programs with counters and the load that they are given.
     fn identity(&self) -> Result<String, Failure> {
         let mut identity = format!("{LOAD:?}\n");
         for name in PROGRAMS {
@@ -123,29 +128,30 @@ impl<'w> Pgo<'w> {
         Ok(identity)
     }
 
-    /// Cargo's directory of the programs that count.
+    /// Cargo's target directory for the programs with counters.
     fn counting_dir(&self) -> PathBuf {
         self.directory.join("counting")
     }
 
-    /// What each program counted, written as it ended.
+    /// The directory of the raw counts. Each program writes its counts when it ends.
     fn counts(&self) -> PathBuf {
         self.directory.join("counts")
     }
 
-    /// All of that, for the compiler.
+    /// The merged counts, as the compiler reads them.
     fn profile(&self) -> PathBuf {
         self.directory.join("all.profdata")
     }
 
-    /// Cargo's directory of the programs that are released.
+    /// Cargo's target directory for the released programs.
     fn released_dir(&self) -> PathBuf {
         self.directory.join("released")
     }
 }
 
-/// The flags that the environment gives, and one more, with cargo's own separator: a path may have blanks. Flags of cargo's configuration files
-/// do not count beside them, as they don't beside any of the environment.
+/// Returns the flags of the environment and one more, with cargo's own separator, because a path
+/// may contain blanks. Flags in cargo's configuration files are ignored, as with any flags from the
+/// environment.
 fn with_flag(encoded: Option<OsString>, plain: Option<OsString>, flag: &str, path: &Path) -> OsString {
     let plain = || plain.map(|flags| flags.to_string_lossy().split_ascii_whitespace().collect::<Vec<_>>().join(SEPARATOR).into());
     let mut flags = encoded.or_else(plain).unwrap_or_default();
@@ -157,7 +163,7 @@ fn with_flag(encoded: Option<OsString>, plain: Option<OsString>, flag: &str, pat
     flags
 }
 
-/// Between the flags in `CARGO_ENCODED_RUSTFLAGS`.
+/// The separator of the flags in `CARGO_ENCODED_RUSTFLAGS`.
 const SEPARATOR: &str = "\u{1f}";
 
 #[cfg(test)]

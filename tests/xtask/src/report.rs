@@ -1,27 +1,28 @@
-//! What `cargo xtask` says while it works: the only place here that writes to the terminal. Progress goes to standard error.
+//! The output of `cargo xtask`. Only this module writes to the terminal. Progress goes to standard
+//! error.
 
 use std::io::Write;
 use std::time::Instant;
 
 use crate::Failure;
 
-/// The steps of one command, counted.
+/// Numbers the steps of one command.
 pub(crate) struct Steps {
     total: usize,
     begun: usize,
 }
 
 impl Steps {
-    /// A command of `total` steps.
+    /// Returns the counter of a command with `total` steps.
     pub(crate) const fn of(total: usize) -> Self {
         Self { total, begun: 0 }
     }
 
-    /// Does one step and says how long it took.
+    /// Runs one step and reports how long it took.
     ///
     /// # Errors
     ///
-    /// What `action` failed with, after the step's number and name.
+    /// Returns the error of `action`, with the number and the name of the step in front.
     pub(crate) fn step(&mut self, what: &str, action: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         self.begun += 1;
         let number = format!("{}/{}", self.begun, self.total);
@@ -33,12 +34,12 @@ impl Steps {
     }
 }
 
-/// One line, or more. A reader that has gone ends no command.
+/// Writes one or more lines. A closed standard error does not end the command.
 pub(crate) fn text(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// The last line of a command that failed.
+/// Writes the last line of a failed command.
 pub(crate) fn failure(failure: &Failure) {
     text(&format!("xtask failed: {failure}"));
 }

@@ -1,5 +1,7 @@
-//! The official test suites of Engine.IO and Socket.IO, from a checkout: against the crate's example servers, and against the host.
+//! Runs the official test suites of Engine.IO and Socket.IO, from a checkout, against the crate's
+//! example servers and against the host.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,22 +12,23 @@ use crate::artifacts::{Workspace, cannot, create};
 use crate::report::Steps;
 use crate::{Failure, tools};
 
-/// Where the suites expect a server. They can't be told otherwise.
+/// The address at which the suites expect a server. It is fixed in the suites.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 
-/// How long a server may take to listen: a host may have to compile a plugin.
+/// How long a server may take until it serves. The host may have to compile a plugin.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Cases that the host does not pass, because it is not meant to: an event has one argument, and no plugin sees what a client sent as `auth`.
+/// Cases that the host is not meant to pass: an event has one argument, and no plugin sees what a
+/// client sent as `auth`.
 const NOT_OF_THE_HOST: &str = "with a payload|should send a (plain-text )?packet";
 
-/// The host's settings where the suite expects other figures than the defaults.
+/// Settings of the host for which the suite expects other values than the defaults.
 const SETTINGS: [(&str, &str); 6] = [
     ("SOCKHOP_SERVER__NAMESPACES", r#"["/", "/custom"]"#),
     ("SOCKHOP_SERVER__PING_INTERVAL_MS", "300"),
     ("SOCKHOP_SERVER__PING_TIMEOUT_MS", "200"),
     ("SOCKHOP_LIMITS__CONNECT_MS", "1000"),
-    // A session's `maxPayload` is twice that.
+    // The `maxPayload` of a session is twice this value.
     ("SOCKHOP_LIMITS__MESSAGE_BYTES", "500000"),
     ("SOCKHOP_LIMITS__ATTACHMENT_BYTES", "500000"),
 ];
@@ -34,7 +37,7 @@ const SETTINGS: [(&str, &str); 6] = [
 ///
 /// # Errors
 ///
-/// Where a case fails, or there is no suite.
+/// Returns an error if a case fails, or if `directory` contains no official suite.
 pub(crate) fn run(workspace: &Workspace, directory: &Path) -> Result<(), Failure> {
     let manifest = directory.join("package.json");
     let text = fs::read_to_string(&manifest).map_err(|error| cannot("read", &manifest, &error))?;
@@ -56,7 +59,7 @@ pub(crate) fn run(workspace: &Workspace, directory: &Path) -> Result<(), Failure
         tools::run(workspace.cargo().args(["build", "--package", "sockhop-socketio", "--example", example]))
     })?;
     steps.step("the suite on the crate's example server", || {
-        let _server = Server::start(&mut Command::new(workspace.example(example)))?;
+        let _server = Server::start(&mut Command::new(workspace.example(example)), || TcpStream::connect(ADDRESS).is_ok())?;
         npm(directory, &["test"])
     })?;
     if is_engine {
@@ -68,12 +71,12 @@ pub(crate) fn run(workspace: &Workspace, directory: &Path) -> Result<(), Failure
     })?;
     steps.step("host (the first time takes some minutes)", || workspace.build_host())?;
     steps.step("the suite on the host, but for several arguments and `auth`", || {
-        let _server = Server::start(&mut host(workspace)?)?;
+        let _server = Server::start(&mut host(workspace)?, is_ready)?;
         npm(directory, &["test", "--", "--invert", "--grep", NOT_OF_THE_HOST])
     })
 }
 
-/// The host with the one plugin.
+/// Returns the command that starts the host with only the plugin of the suite.
 fn host(workspace: &Workspace) -> Result<Command, Failure> {
     let directory = workspace.target.join("suite");
     let (plugins, data) = (directory.join("plugins"), directory.join("data"));
@@ -85,26 +88,38 @@ fn host(workspace: &Workspace) -> Result<Command, Failure> {
     Ok(command)
 }
 
+/// Returns whether the host has loaded its plugin. Before that, it answers clients with 503.
+fn is_ready() -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect(ADDRESS)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
 fn npm(directory: &Path, arguments: &[&str]) -> Result<(), Failure> {
     tools::run(Command::new(tools::NPM_PROGRAM).current_dir(directory).args(arguments))
 }
 
-/// A server that ends with its value.
+/// A server process that is killed when this value is dropped.
 struct Server(Child);
 
 impl Server {
-    /// Starts it, and waits until it listens.
-    fn start(command: &mut Command) -> Result<Self, Failure> {
+    /// Starts the server and waits until it serves.
+    fn start(command: &mut Command, serves: impl Fn() -> bool) -> Result<Self, Failure> {
         let program = PathBuf::from(command.get_program());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| cannot("run", &program, &error))?;
         let mut server = Self(child);
         let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(ADDRESS).is_err() {
+        while !serves() {
             if let Ok(Some(status)) = server.0.try_wait() {
-                return Err(Failure(format!("{} ended before it listened: {status}", program.display())));
+                return Err(Failure(format!("{} ended before it served: {status}", program.display())));
             }
             if Instant::now() > until {
-                return Err(Failure(format!("{} does not listen on {ADDRESS}", program.display())));
+                return Err(Failure(format!("{} does not serve on {ADDRESS}", program.display())));
             }
             thread::sleep(Duration::from_millis(50));
         }

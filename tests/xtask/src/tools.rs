@@ -1,4 +1,5 @@
-//! The programs that the commands start: which there are, how to get those that are missing, and how one that failed is reported.
+//! The external programs that the commands run: checks them, installs what can be installed, and
+//! reports failures.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,19 +11,20 @@ use crate::{Failure, report};
 /// The target of every plugin.
 pub(crate) const WASM_TARGET: &str = "wasm32-wasip2";
 
-/// A program that has to be there before the work begins, because nothing here can install it.
+/// A program that must be installed before the work begins, because no command here can install it.
 pub(crate) struct Tool {
-    /// What it is called.
+    /// The name that is shown to the user.
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
-    /// The oldest version that will do; the program's first output is a version then.
+    /// The oldest version that is supported. If it is set, the program's first output must be its
+    /// version.
     at_least: Option<(u32, u32)>,
     debian: &'static str,
     macos: &'static str,
 }
 
-/// SQLite and the allocator are built from C.
+/// Builds SQLite and the allocator, which are written in C.
 pub(crate) const CC: Tool = Tool {
     name: "a C compiler",
     program: "cc",
@@ -32,7 +34,7 @@ pub(crate) const CC: Tool = Tool {
     macos: "xcode-select --install",
 };
 
-/// Runs the JavaScript client's tests; 18 is the first with a test runner and `fetch`.
+/// Runs the JavaScript client's tests. Version 18 is the first with a test runner and `fetch`.
 pub(crate) const NODE: Tool = Tool {
     name: "Node.js 18.15 or newer",
     program: "node",
@@ -52,7 +54,7 @@ pub(crate) const NPM: Tool = Tool {
     macos: "brew install node",
 };
 
-/// Runs the Python client's tests; the pinned packages ask for 3.10.
+/// Runs the Python client's tests. The pinned packages require 3.10.
 pub(crate) const PYTHON: Tool = Tool {
     name: "Python 3.10 or newer",
     program: "python3",
@@ -62,7 +64,7 @@ pub(crate) const PYTHON: Tool = Tool {
     macos: "brew install python3",
 };
 
-/// Debian packs it apart from Python.
+/// Debian packages this module separately from Python.
 pub(crate) const PYTHON_VENV: Tool = Tool {
     name: "Python's venv module",
     program: "python3",
@@ -72,10 +74,10 @@ pub(crate) const PYTHON_VENV: Tool = Tool {
     macos: "brew install python3",
 };
 
-/// Runs the benchmark's peer, whose pinned packages and source ask for 3.11.
+/// Runs the Python peer of the benchmark. Its pinned packages and its source require 3.11.
 pub(crate) const NEWER_PYTHON: Tool = Tool { name: "Python 3.11 or newer", at_least: Some((3, 11)), ..PYTHON };
 
-/// Keeps servers and driver of the benchmark on processors of their own.
+/// Pins the servers and the driver of the benchmark to different processors.
 pub(crate) const TASKSET: Tool = Tool {
     name: "taskset",
     program: "taskset",
@@ -85,10 +87,10 @@ pub(crate) const TASKSET: Tool = Tool {
     macos: "the benchmark reads what only Linux tells",
 };
 
-/// Ends the benchmark's servers with it.
+/// Ends the servers of the benchmark when the benchmark ends.
 pub(crate) const SETPRIV: Tool = Tool { name: "setpriv", program: "setpriv", ..TASKSET };
 
-/// npm is a script on Windows, which is not found without its suffix.
+/// On Windows npm is a script, which is not found without its suffix.
 pub(crate) const NPM_PROGRAM: &str = if cfg!(windows) { "npm.cmd" } else { "npm" };
 
 impl Tool {
@@ -104,17 +106,17 @@ impl Tool {
     }
 }
 
-/// Major and minor of `v20.11.1` or `3.11`.
+/// Parses the major and minor version, such as of `v20.11.1` or `3.11`.
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.trim().trim_start_matches('v').split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Sees to it that `tools` are there, before anything long begins.
+/// Checks that `tools` are installed, before any long step begins.
 ///
 /// # Errors
 ///
-/// All that are missing, each with the command that installs it.
+/// Returns an error that names all missing tools, each with the command that installs it.
 pub(crate) fn require(tools: &[Tool]) -> Result<(), Failure> {
     let missing: Vec<String> =
         tools.iter().filter(|tool| !tool.is_there()).map(|tool| format!("  {}: {}", tool.name, tool.install())).collect();
@@ -124,11 +126,12 @@ pub(crate) fn require(tools: &[Tool]) -> Result<(), Failure> {
     Err(Failure(format!("these are missing here, or too old; each with the command that installs it:\n{}", missing.join("\n"))))
 }
 
-/// Adds the target of plugins to the toolchain where it is missing. Asks the compiler first: it needs no rustup, and rustup is slow.
+/// Adds the target of the plugins to the toolchain if it is missing. It asks the compiler first,
+/// because that needs no rustup, and rustup is slow.
 ///
 /// # Errors
 ///
-/// Names the command to run where there is no rustup, or where it failed.
+/// Returns an error with the command to run if there is no rustup, or if it failed.
 pub(crate) fn wasm_target() -> Result<(), Failure> {
     let directory = output(rustc().args(["--print", "target-libdir", "--target", WASM_TARGET]))?;
     if Path::new(directory.trim()).is_dir() {
@@ -140,20 +143,21 @@ pub(crate) fn wasm_target() -> Result<(), Failure> {
     })
 }
 
-/// What the commands must know of the compiler.
+/// What the commands need to know about the compiler.
 pub(crate) struct Toolchain {
-    /// The target that is this machine's own.
+    /// The target triple of this machine.
     pub(crate) host: String,
-    /// Where the programs of its component `llvm-tools` are, once it is installed.
+    /// The directory of the programs of the toolchain's component `llvm-tools`, once it is
+    /// installed.
     bin: PathBuf,
 }
 
 impl Toolchain {
-    /// Asks the compiler.
+    /// Asks the compiler for its target and its paths.
     ///
     /// # Errors
     ///
-    /// Where it fails, or does not say.
+    /// Returns an error if the compiler fails or does not report its target.
     pub(crate) fn find() -> Result<Self, Failure> {
         let version = output(rustc().arg("--version").arg("--verbose"))?;
         let host = version.lines().find_map(|line| line.strip_prefix("host: "));
@@ -162,16 +166,17 @@ impl Toolchain {
         Ok(Self { host, bin: Path::new(libraries.trim()).with_file_name("bin") })
     }
 
-    /// Merges what programs have counted.
+    /// The path of `llvm-profdata`, which merges the counts of the programs.
     pub(crate) fn profdata(&self) -> PathBuf {
         self.bin.join(format!("llvm-profdata{}", env::consts::EXE_SUFFIX))
     }
 
-    /// Adds LLVM's tools to the toolchain where they are missing: only its own read what its programs have counted.
+    /// Adds LLVM's tools to the toolchain if they are missing. Only the toolchain's own tools can
+    /// read the counts of its programs.
     ///
     /// # Errors
     ///
-    /// Names the command to run where there is no rustup, or where it failed.
+    /// Returns an error with the command to run if there is no rustup, or if it failed.
     pub(crate) fn add_llvm_tools(&self) -> Result<(), Failure> {
         if self.profdata().is_file() {
             return Ok(());
@@ -187,26 +192,26 @@ fn rustc() -> Command {
     Command::new(env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")))
 }
 
-/// The cargo that runs this command.
+/// Returns a command of the cargo that runs this program.
 pub(crate) fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
-/// Runs `command` with this process's own output.
+/// Runs `command`, which inherits the output of this process.
 ///
 /// # Errors
 ///
-/// Names the command, and how it ended or why it did not start.
+/// Returns an error that names the command, and how it ended or why it did not start.
 pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     let status = command.status().map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
     if status.success() { Ok(()) } else { Err(Failure(format!("`{}` ended with {status}", shown(command)))) }
 }
 
-/// What `command` writes to its standard output.
+/// Runs `command` and returns its standard output.
 ///
 /// # Errors
 ///
-/// As [`run`]; and where it is not UTF-8.
+/// Returns the errors of [`run`], and an error if the output is not UTF-8.
 pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     let output = command.stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
@@ -216,7 +221,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     String::from_utf8(output.stdout).map_err(|error| Failure(format!("`{}` wrote no text: {error}", shown(command))))
 }
 
-/// A command as somebody would type it, its program without the directory.
+/// Formats a command as a user would type it, without the directory of the program.
 fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
