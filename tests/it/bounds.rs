@@ -56,6 +56,7 @@ const STALLED: Duration = Duration::from_secs(2);
 
 async fn host_with_a_long_list() -> TestHost {
     let host = TestHost::with(&[bundled_plugin("memory_logs")], |config| {
+        config.limits.outgoing_packets = NonZeroUsize::new(16).expect("not zero");
         config.limits.overflow_bytes = NonZeroUsize::new(MEMORY).expect("not zero");
         config.limits.stalled_reader_ms = STALLED;
         config.limits.body_ms = STALLED;
@@ -97,8 +98,14 @@ async fn read_slowly(host: &TestHost, mut reader: impl AsyncRead + Unpin, asks: 
     most
 }
 
-/// A client's share, and the answer that found it full.
+/// A client's share, the answer that found it full, and that of the honest client beside it.
 const MOST: u64 = (MEMORY / 16 + (600 << 10)) as u64;
+
+fn is_a_share(most: u64) {
+    // In the library's buffer answers do not count.
+    let least = if socketio() == SocketIo::Builtin { MOST / 4 } else { 0 };
+    assert!((least..=MOST).contains(&most), "{most}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_that_reads_slower_than_it_asks_costs_its_share_and_is_disconnected() {
@@ -106,7 +113,7 @@ async fn a_websocket_that_reads_slower_than_it_asks_costs_its_share_and_is_disco
     let (reader, mut writer) = websocket(&host).await.into_split();
     let question = frame(&format!("420{LIST}"));
     let most = read_slowly(&host, reader, async { while writer.write_all(&question).await.is_ok() {} }).await;
-    assert!(most <= MOST, "{most}");
+    is_a_share(most);
     eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
 }
 
@@ -120,7 +127,7 @@ async fn a_polling_client_that_reads_slower_than_it_asks_costs_its_share_and_is_
     // Other connections ask; what is answered goes to the one that polls, and waits there.
     let question = format!("420{LIST}");
     let most = read_slowly(&host, stream, async { while session.try_send(&question).await {} }).await;
-    assert!(most <= MOST, "{most}");
+    is_a_share(most);
     eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
 }
 

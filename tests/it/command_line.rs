@@ -1,4 +1,4 @@
-//! What an operator and an author see on the command line.
+//! The output of the command line for operators and plugin authors.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sockhop_tests::{HostProcess, asynchronous, binary, bundled, bundled_plugin, chameleon, directory_of, guest};
 
-/// Exit status, standard output and standard error.
+/// Runs the command and returns its exit status, standard output and standard error.
 fn run(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(binary()).args(arguments).env_remove("SOCKHOP_KEY").output().expect("the command runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
@@ -18,7 +18,7 @@ fn check(file: &Path) -> (i32, String) {
     (status, output + &errors)
 }
 
-/// Files that no build would make, made from one that does.
+/// Writes a file that no build would produce.
 fn made(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let file = dir.join(name);
     std::fs::write(&file, bytes).expect("a file");
@@ -85,8 +85,9 @@ fn check_prints_what_a_plugin_registers() {
 #[test]
 fn check_leaves_nothing_in_the_temporary_directory() {
     let temporary = tempfile::tempdir().expect("a directory");
-    for file in [bundled_plugin("memory_logs"), temporary.path().join("none.wasm")] {
+    for (file, status) in [(bundled_plugin("memory_logs"), 0), (temporary.path().join("none.wasm"), 1)] {
         let output = Command::new(binary()).arg("check").arg(file).env("TMPDIR", temporary.path()).output().expect("the command runs");
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
         let left: Vec<_> = std::fs::read_dir(temporary.path()).expect("its entries").collect();
         assert!(left.is_empty(), "{left:?}: {output:?}");
     }
@@ -223,7 +224,8 @@ fn an_operator_deploys_shows_and_rolls_back() {
     assert!(errors.contains("no kept version"), "{errors}");
 }
 
-/// Every path that the host and the command print, remember or send, in directories and files that no text can name.
+/// Covers every path that the host and the command print, store or send, with names that are not
+/// valid UTF-8.
 #[cfg(target_os = "linux")]
 #[test]
 fn paths_that_are_not_utf_8_are_served_checked_and_deployed_to() {

@@ -1,5 +1,5 @@
-//! What an event costs, by what can be counted: so that nobody makes the hot path dearer without seeing it. Times are measured by
-//! `cargo xtask bench`.
+//! The cost of an event in countable units, so that no change makes the hot path more expensive
+//! unnoticed. `cargo xtask bench` measures times.
 
 use std::thread;
 
@@ -14,7 +14,8 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// What the host allocates for one event in a warm instance; the guest's memory is not counted.
+/// Returns the host's allocations for one event in a warm instance. The guest's memory is not
+/// counted.
 fn allocations_of(plugin: &str, event: &str, payload: &str) -> AllocationInfo {
     let runtime = runtime();
     let dispatcher = runtime.block_on(TestDispatcher::new(&[bundled_plugin(plugin)], InstancePolicy::Warm));
@@ -22,12 +23,12 @@ fn allocations_of(plugin: &str, event: &str, payload: &str) -> AllocationInfo {
         let reply = runtime.block_on(dispatcher.ask(event, payload)).expect("a reply");
         assert!(!reply.json.as_str().is_empty());
     };
-    // The first events make the instance, and grow what is reused.
+    // The first events create the instance and grow reused buffers.
     for _ in 0..10 {
         ask();
     }
     let info = measure(ask);
-    // The same each time, or it could not be a limit.
+    // The number must be the same each time, or it could not be used as a limit.
     assert_eq!(measure(ask).count_total, info.count_total);
     info
 }
@@ -38,7 +39,8 @@ fn a_ping_costs_the_host_no_more_allocations_than_it_did() {
     assert!(ping.count_total <= 16, "{} allocations of {} bytes", ping.count_total, ping.bytes_total);
 }
 
-/// From the socket to the socket: what the task that serves the connection allocates, and all others of the host beside it.
+/// Counts the allocations of all tasks of the host, from the read of an event to the write of its
+/// answer.
 #[test]
 fn a_ping_costs_the_whole_server_at_most_20_allocations() {
     const PINGS: u32 = 1_000;
@@ -48,7 +50,7 @@ fn a_ping_costs_the_whole_server_at_most_20_allocations() {
     let (start, started) = oneshot::channel::<()>();
     let (answered, is_answered) = oneshot::channel();
     let url = host.url.clone();
-    // Only this thread's allocations count, and the client has another one.
+    // Only the allocations of this thread are counted, and the client runs on another thread.
     let client = thread::spawn(move || {
         self::runtime().block_on(async {
             let client = TestClient::connect(&url).await;
@@ -71,7 +73,8 @@ fn a_ping_costs_the_whole_server_at_most_20_allocations() {
     });
     client.join().expect("a client");
     let each = info.count_total as f64 / f64::from(PINGS);
-    assert!((10.0..=20.0).contains(&each), "{each} allocations of {} bytes", info.bytes_total / u64::from(PINGS));
+    assert!(each <= 20.0, "{each} allocations of {} bytes", info.bytes_total / u64::from(PINGS));
+    assert!(each >= 5.0, "{each} allocations: the host does not run on this thread");
     runtime.block_on(host.stop());
 }
 
@@ -80,7 +83,7 @@ fn a_payload_is_held_in_few_copies() {
     let content = "x".repeat(10_000);
     let small = allocations_of("memory_logs", "memory_log_list", r#"{"limit":1}"#);
     let large = allocations_of("memory_logs", "memory_log_list", &format!(r#"{{"limit":1,"ignored":"{content}"}}"#));
-    // The event's own text, and the document that is checked.
+    // One copy is the text of the event, the other is the parsed document that is validated.
     let copies = (large.bytes_max - small.bytes_max) as f64 / content.len() as f64;
     assert!(copies < 2.5, "{copies} copies at once");
 }
