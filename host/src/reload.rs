@@ -1,8 +1,9 @@
-//! From a directory to what is served: watches it, looks at what has changed, loads it, publishes the result. A file that fails changes
-//! nothing for anybody, and is shown with its reason.
+//! Keeps the served plugins in step with the plugin directory: watches it, scans it, loads what has
+//! changed and publishes the result. A file that fails changes nothing that is served, and is shown
+//! with its reason.
 //!
-//! One task decides and acts, one step after the other, and never waits for a plugin: `loads` compiles beside it. [`slots`] says which
-//! version should serve.
+//! One task makes all decisions, one after the other, and never waits for a plugin: `loads`
+//! compiles plugins in separate tasks. [`slots`] decides which version should serve.
 
 mod contents;
 mod directory;
@@ -47,26 +48,29 @@ use progress::Progress;
 use slots::{Digest, LastError, OperatorError, Slots};
 use watch::Watch;
 
-/// How soon after a change the directory is looked at, and how long a file must stand still: a copy takes many writes.
+/// Debounce delay: from a change to the scan, and how long a file must stay unchanged before it is
+/// loaded. A copy takes many writes.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// How long what one scan found waits for the slowest of its files, so that all of it is published together. Longer than plugins in Rust
-/// take to compile; a larger one comes by itself when it is ready.
+/// How long the findings of one scan wait for the slowest of its files, so that all are published
+/// together. It is longer than plugins in Rust take to compile; a larger plugin is published by
+/// itself when it is ready.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// How soon a directory that can't be read, or is suddenly empty, is looked at again, at the latest.
+/// The longest delay until a directory that can't be read, or is suddenly empty, is scanned again.
 const UNREADABLE: Duration = Duration::from_secs(5);
 
-/// Contents that are remembered as bad.
+/// The maximum number of failed contents that are remembered.
 const MAX_BAD: usize = 64;
 
-/// Keeps what is served in step with a directory.
+/// Keeps the registry in step with the plugin directory.
 pub struct Reloader {
     dir: PathBuf,
     rescan: Duration,
     forget_after: Duration,
-    /// How long a version must have served to keep what it has against a plugin whose file was away; and how long a plugin without a file
-    /// waits for a new one that may be its own.
+    /// How long a version must have served to keep its claims against a plugin whose file was away.
+    /// Also how long a plugin without a file waits for new files to be identified: one of them may
+    /// be its own.
     settled_after: Duration,
     loader: Arc<Loader>,
     registry: Arc<Registry>,
@@ -74,35 +78,40 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     contents: Arc<Contents>,
     slots: Slots,
-    /// As they are remembered for the next start.
+    /// The slots as they were last saved for the next start.
     saved: Slots,
-    /// Why they are not as they are remembered, and since when.
+    /// Why `slots` can't be saved, and since when.
     unsaved: Option<(String, SystemTime)>,
     files: Files,
     loads: Loads,
-    /// When the directory is looked at next, though nothing tells of a change.
+    /// When the directory is scanned next if no change is reported.
     look_at: Instant,
-    /// Whether what the last look found is believed.
+    /// Whether the result of the last scan is believed.
     directory: Directory,
-    /// Set while there are findings that are not published: until when they wait for those that come with them.
+    /// Set while there are findings that are not published: the deadline until which they wait for
+    /// the other findings of the same scan.
     together: Option<Instant>,
-    /// What failed by its bytes, the newest first, with the name under whose limits it did: it would fail again.
+    /// Failures whose bytes are at fault, the newest first, each with the plugin name whose limits
+    /// applied: the same bytes would fail again.
     bad: VecDeque<(String, Failure)>,
-    /// Versions that are ready to serve, those that serve among them.
+    /// Versions that are ready to serve, including those that serve.
     ready: HashMap<Digest, Arc<Served>>,
-    /// Of each plugin the version before the one that serves: to go back to it asks neither the disk nor the compiler.
+    /// For each plugin, the version before the one that serves: a rollback to it needs neither disk
+    /// nor compiler.
     stand_by: HashMap<Digest, Arc<Served>>,
-    /// Kept versions that can't be loaded; the next scan lets them be tried again.
+    /// Kept versions that can't be loaded; they may be tried again after the next scan.
     lost: HashMap<Digest, Failure>,
-    /// The versions that were left on the disk when all others were forgotten there.
+    /// The versions that the last clean-up left on the disk; `None` if others may have been written
+    /// since.
     left: Option<HashSet<Digest>>,
     draining: Draining,
     alarm: Arc<Notify>,
     operator: Arc<Operator>,
     commands: mpsc::Receiver<Command>,
-    /// Operators whose words wait for a version to be loaded.
+    /// Operator commands that wait for a version to be loaded.
     waiting: Vec<Waiting>,
-    /// What lets this thread yield to those that serve events. `None` once it does.
+    /// Lowers the priority of this thread below that of the threads that serve events. `None` once
+    /// it is called.
     lower_priority: Option<fn()>,
 }
 
@@ -112,8 +121,9 @@ pub struct Reloader {
 pub struct ScanError(#[from] io::Error);
 
 impl Reloader {
-    /// Keeps `registry` in step with the plugin directory of `config`. What it must remember it keeps in `kept_dir`. `alarm` is what the
-    /// loader's plugins wake.
+    /// Creates a reloader that keeps `registry` in step with the plugin directory of `config`. It
+    /// stores its persistent data in `kept_dir`. `alarm` is notified by the loader's plugins when a
+    /// breaker opens.
     pub fn new(
         config: &Config,
         loader: Arc<Loader>,
@@ -158,23 +168,24 @@ impl Reloader {
         }
     }
 
-    /// Calls `lower_priority` on the thread of the reloader when the first plugin serves. Before that there is nothing to yield to, and
-    /// whatever else the machine does would only delay the start.
+    /// Calls `lower_priority` on the thread of the reloader once the first plugin serves. Before
+    /// that, there are no events to yield to, and a lower priority would only delay the start.
     #[must_use]
     pub fn yielding_by(mut self, lower_priority: fn()) -> Self {
         self.lower_priority = Some(lower_priority);
         self
     }
 
-    /// What operators see and say.
+    /// Returns the handle through which operators read the state of plugins and send commands.
     pub fn operator(&self) -> Arc<Operator> {
         Arc::clone(&self.operator)
     }
 
-    /// Loads the directory as it is, for the first time, all of it.
+    /// Loads all files of the directory for the first time. Returns when the first generation is
+    /// published: every file is loaded or has failed.
     ///
     /// # Errors
-    /// Where it can't be read.
+    /// If the directory can't be read.
     pub async fn begin(&mut self) -> Result<(), ScanError> {
         let found = scan::scan(&self.dir)?;
         self.metrics.directory(true);
@@ -198,7 +209,8 @@ impl Reloader {
                 progress.tell(Instant::now());
             }
             self.claim();
-            // A plugin that served before may need a version that was kept: nobody takes its events before that is loaded.
+            // A plugin that served before may need a kept version. That version is loaded before
+            // anything is published, so that no other plugin takes its events.
             self.load_kept();
             if self.loads.is_empty() {
                 self.publish();
@@ -209,16 +221,18 @@ impl Reloader {
         }
     }
 
-    /// Follows the directory, operators and breakers until `stop`.
+    /// Handles changes of the directory, operator commands and opened breakers until `stop` is
+    /// cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut watch = Watch::new(&self.dir);
-        // What changed between the first scan and now.
+        // Finds what changed between the first scan and now.
         self.look_at = Instant::now();
         loop {
             let next = self.next_step();
             tokio::select! {
                 () = stop.cancelled() => return,
-                // Where it is looked at soon, it need not be known that more has changed: a copy tells of each of its writes.
+                // If a scan is due soon, further changes need not be known: a copy reports each of
+                // its writes.
                 () = watch.changed(), if self.look_at > Instant::now() + SETTLE => self.look_at = Instant::now() + SETTLE,
                 () = self.alarm.notified() => self.take_back(),
                 () = self.operator.look_asked() => {
@@ -254,7 +268,8 @@ impl Reloader {
         }
     }
 
-    /// Lets this thread, and the compilers that it starts, yield to events as soon as there may be some.
+    /// Lowers the priority of this thread and of the compilers that it starts as soon as a plugin
+    /// serves, since events may then arrive.
     fn yield_once_served(&mut self) {
         if self.lower_priority.is_some() && !self.registry.snapshot().plugins.is_empty() {
             self.loader.yield_to_events();
@@ -262,23 +277,23 @@ impl Reloader {
         }
     }
 
-    /// When there is something to do, though nobody tells.
+    /// Returns when the next step is due if no event comes first.
     fn next_step(&self) -> Instant {
         let others = [self.together, self.draining.next_step()];
         others.into_iter().flatten().chain([self.next_look()]).min().unwrap_or(self.look_at)
     }
 
-    /// Notes what became of a load.
+    /// Records the result of a load.
     fn note_loaded(&mut self, subject: Subject, result: Result<Version, Failure>) {
         if !matches!(result, Ok(Version::Known(..))) {
-            // Something may have been written that nobody keeps.
+            // A version may have been written that nothing needs to keep.
             self.left = None;
         }
         let result = result.map(|version| match version {
             Version::Known(name, digest) => (name, digest),
             Version::New(served) => {
                 let (name, digest) = (served.plugin.name().to_owned(), served.plugin.digest.clone());
-                // One that is there already may serve.
+                // An existing entry is kept: it may be serving.
                 self.ready.entry(digest.clone()).or_insert(served);
                 (name, digest)
             }
@@ -307,7 +322,7 @@ impl Reloader {
         }
     }
 
-    /// A breaker has opened: a version that is new goes back to the one before it.
+    /// Handles an opened breaker: a new version is rolled back to the version before it.
     fn take_back(&mut self) {
         for served in &self.registry.snapshot().plugins {
             let name = served.plugin.name();
@@ -328,7 +343,7 @@ impl Reloader {
         self.publish();
     }
 
-    /// Follows an operator's word.
+    /// Starts to carry out an operator command.
     fn obey(&mut self, Command { name, word, answer }: Command) {
         let before = self.slots.get(&name).cloned();
         let followed = match &word {
@@ -340,7 +355,7 @@ impl Reloader {
         let target = match followed {
             Ok(target) => target,
             Err(error) => {
-                // Whoever does not wait for the answer any more needs none.
+                // The send fails only if the caller no longer waits for the answer.
                 let _ = answer.send(Err(error));
                 return;
             }
@@ -358,7 +373,8 @@ impl Reloader {
         self.publish();
     }
 
-    /// Answers operators whose words have been followed, or can't be: then everything is as it was before.
+    /// Answers operator commands that are complete or have failed. A rollback that has failed is
+    /// undone.
     fn answer_waiting(&mut self) {
         let routes = self.registry.snapshot();
         let mut undone = false;
@@ -376,7 +392,7 @@ impl Reloader {
                     let reason = self.lost.get(&target).map(|failure| failure.reason.clone()).or(error.map(|error| error.reason.clone()));
                     let _ = answer.send(Err(OperatorError::NotServed { name, digest: target, reason: reason.unwrap_or_default() }));
                 }
-                // What serves from memory must be there for the next start as well.
+                // A version that serves from memory must also be on the disk for the next start.
                 target if is_remembered && target.as_ref().is_none_or(|target| self.contents.file(target).exists()) => {
                     let _ = answer.send(Ok(()));
                 }
@@ -390,7 +406,8 @@ impl Reloader {
         }
     }
 
-    /// Why the next start will not serve this version as this host does, if so: the disk is full, or the data directory can't be written.
+    /// Returns why the next start would not serve this version, or `None` if it would. The causes
+    /// are a full disk, or a data directory that can't be written.
     fn not_remembered(&self, served: &Served) -> Option<LastError> {
         let digest = &served.plugin.digest;
         let (reason, at) = match &self.unsaved {
@@ -402,7 +419,7 @@ impl Reloader {
         Some(LastError { digest: Some(digest.clone()), reason, at, is_retried: false })
     }
 
-    /// Shows operators what there is.
+    /// Publishes the current state for operators.
     fn show(&self) {
         let mut rows = operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
         for row in &mut rows {
@@ -415,12 +432,13 @@ impl Reloader {
     }
 }
 
-/// What a file is called until its plugin has said a name.
+/// Returns the name of a file without its extension, which names it until its plugin has
+/// registered.
 fn stem(path: &Path) -> String {
     path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// An error with all its causes in one line, each once.
+/// Returns an error with all its causes in one line, each once.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,5 @@
-//! What must survive a restart: the versions of plugins that can be gone back to, by their content, and which of them serve.
+//! Data that must survive a restart: the versions of plugins that are kept for rollbacks, stored by
+//! their digest, and the slots.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
@@ -8,18 +9,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::slots::{Digest, Slots};
 
-/// The extension of what is being written, or was when the host was killed.
+/// The extension of a file that is being written, or was when the host was killed.
 const UNFINISHED: &str = "new";
 
-/// Lines after which only the newest is kept.
+/// About how many lines the slots file may have before it is replaced by the newest line alone.
 const MAX_LINES: u64 = 64;
 
 /// A directory that only the host writes.
 pub(super) struct Contents {
     dir: PathBuf,
-    /// Set where it is not known what is to be kept: then all is.
+    /// Set if it is not known which versions are to be kept: then all are kept.
     keeps_all: AtomicBool,
-    /// Files that were written so far. Two writers of one file, such as two plugin files with the same bytes, need names of their own meanwhile.
+    /// Number of files written so far, which makes temporary names unique: two plugin files with
+    /// the same bytes have two writers of one file.
     written: AtomicU64,
 }
 
@@ -28,18 +30,18 @@ impl Contents {
         Self { dir, keeps_all: AtomicBool::new(false), written: AtomicU64::new(0) }
     }
 
-    /// Where the bytes of a version are.
+    /// Returns the path of the bytes of a version.
     pub(super) fn file(&self, digest: &str) -> PathBuf {
         self.dir.join(format!("{digest}.wasm"))
     }
 
-    /// Keeps the bytes of a version.
+    /// Stores the bytes of a version, unless they are stored already.
     pub(super) fn put(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
         let file = self.file(digest);
         if file.exists() { Ok(()) } else { self.write(&file, bytes) }
     }
 
-    /// Forgets every other version.
+    /// Deletes every other version.
     pub(super) fn keep_only(&self, kept: &HashSet<Digest>) {
         if self.keeps_all.load(Ordering::Relaxed) {
             return;
@@ -54,10 +56,11 @@ impl Contents {
         }
     }
 
-    /// Remembers the slots: as one more line, of which the last that is whole counts.
+    /// Saves the slots by appending one line; the last complete line counts.
     ///
-    /// It survives the death of the process at once, and that of the machine once the system has written it, as the plugins' own state does:
-    /// to wait for the disk at every reload costs more than all else of it.
+    /// A line survives a crash of the process at once. It survives a crash of the machine once the
+    /// system has written it to the disk, like the plugins' own state. A wait for the disk at every
+    /// reload would cost more than the rest of the reload.
     pub(super) fn save(&self, slots: &Slots) -> io::Result<()> {
         let file = self.slots_file();
         let mut line = serde_json::to_vec(slots)?;
@@ -66,13 +69,14 @@ impl Contents {
             return self.write(&file, &line);
         }
         self.make_dir()?;
-        // What a full disk has left of a line before is a line of its own.
+        // The line begins with a line break, because a full disk may have left a partial line
+        // before it.
         line.insert(0, b'\n');
         File::options().append(true).create(true).open(file)?.write_all(&line)
     }
 
-    /// The slots as they were; none where there are none yet. Where they can't be read the host starts without them, and what there was stays
-    /// for whoever mends it: the file under another name, and every version.
+    /// Returns the saved slots, or no slots if there is no file yet. If the file can't be read, the
+    /// host starts without slots. For a repair, it renames the file and keeps every version.
     pub(super) fn load(&self) -> Slots {
         let file = self.slots_file();
         let read = match fs::read(&file) {
@@ -102,7 +106,8 @@ impl Contents {
         new.create(&self.dir)
     }
 
-    /// Whole and on the disk, or as it was before: also where the host is killed meanwhile.
+    /// Replaces a file atomically and syncs it to the disk: if the host is killed meanwhile, the
+    /// old content stays.
     fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
         self.make_dir()?;
         let number = self.written.fetch_add(1, Ordering::Relaxed);
@@ -116,10 +121,10 @@ impl Contents {
     }
 }
 
-/// The last line that is whole: a machine that stops may leave a part of one behind it.
+/// Returns the last complete line: a crash of the machine may leave a partial line after it.
 ///
 /// # Errors
-/// Where there is none.
+/// If there is no complete line.
 fn last_whole(text: &[u8]) -> io::Result<Slots> {
     let mut last = None;
     for line in text.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()) {
@@ -130,7 +135,7 @@ fn last_whole(text: &[u8]) -> io::Result<Slots> {
                 }
                 return Ok(slots);
             }
-            // The last one's error is what an operator wants to know.
+            // An operator needs the error of the newest line.
             Err(error) => last = last.or(Some(error)),
         }
     }
@@ -153,7 +158,8 @@ mod tests {
         slots.served("a", "1", SystemTime::UNIX_EPOCH);
         contents.save(&slots).unwrap();
         assert_eq!(contents.load(), slots);
-        // What comes after it counts, unless it is not whole; and the file does not grow for ever.
+        // The newest save counts unless its line is incomplete, and the file does not grow without
+        // bound.
         for _ in 0..=2 * MAX_LINES {
             contents.save(&Slots::default()).unwrap();
             assert_eq!(contents.load(), Slots::default());

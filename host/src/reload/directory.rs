@@ -1,55 +1,58 @@
-//! Whether a look at the plugin directory can be taken at its word. Pure; the reloader looks, logs and acts.
+//! Decides whether the result of a scan of the plugin directory is believed. Pure: the reloader
+//! scans, logs and acts.
 //!
-//! A directory that is suddenly empty is more often an unmounted volume or a mistake than a decision, so its plugins keep
-//! serving for a while. A directory that can't be read, or is not there, says nothing at all about its files.
+//! A directory that is suddenly empty is more often an unmounted volume or a mistake than a
+//! decision, so its plugins keep serving for a while. A directory that can't be read, or does not
+//! exist, says nothing about its files.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What is known of the directory beside its files.
+/// What is known of the directory apart from its files.
 #[derive(Debug)]
 pub(super) struct Directory {
-    /// How long it must stay empty.
+    /// How long the directory must stay empty before that is believed.
     empty_after: Duration,
     doubt: Option<(Doubt, Instant)>,
 }
 
-/// Why the files that were known are still taken to be there.
+/// Why the known files are still taken to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// No plugin is in it any more.
+    /// The directory holds no plugin any more.
     Empty,
-    /// It can't be read.
+    /// The directory can't be read.
     Unreadable,
 }
 
-/// What a look found.
+/// The result of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// So many plugins.
+    /// The number of files found.
     Files(usize),
-    /// An error.
+    /// The directory can't be read.
     Unreadable,
 }
 
-/// What follows from a look.
+/// The consequence of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Judgement {
-    /// Whether what was found is what there is; if not, the files that were known are still taken to be there.
+    /// Whether the result of the scan is believed; if not, the known files are still taken to be
+    /// there.
     pub(super) is_believed: bool,
-    /// What operators should read about it, once each time.
+    /// What to log about it, once per change.
     pub(super) news: Option<News>,
 }
 
 /// A change of what is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
-    /// From now on it is not believed.
+    /// The result is not believed from now on.
     Doubted(Doubt),
-    /// It is as it should be again, after this.
+    /// The doubt has ended: the directory can be read, and is not unexpectedly empty.
     Over(Doubt),
-    /// It has stayed empty: so it is meant.
+    /// The directory has stayed empty for long enough, which is now believed.
     StayedEmpty,
 }
 
@@ -58,7 +61,8 @@ impl Directory {
         Self { empty_after, doubt: None }
     }
 
-    /// Judges a look at `now`, before which the host knew so many plugins in the directory.
+    /// Judges the result of a scan at `now`; before it, the host knew `known` plugins in the
+    /// directory.
     pub(super) fn judge(&mut self, look: Look, known: usize, now: Instant) -> Judgement {
         let found = match look {
             Look::Files(0) if known > 0 => Some(Doubt::Empty),
@@ -82,12 +86,13 @@ impl Directory {
         }
     }
 
-    /// Whether the last look is not believed.
+    /// Whether the result of the last scan is not believed.
     pub(super) fn is_doubted(&self) -> bool {
         self.doubt.is_some()
     }
 
-    /// When an empty directory will be believed to be so.
+    /// Returns when an empty directory will be believed; `None` if the directory is not in doubt,
+    /// or can't be read.
     pub(super) fn believed_at(&self) -> Option<Instant> {
         self.doubt.filter(|(doubt, _)| *doubt == Doubt::Empty).map(|(_, since)| since + self.empty_after)
     }

@@ -1,4 +1,4 @@
-//! Versions that were taken out, while their last events run.
+//! Versions that were replaced or removed and still run their last events.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use crate::registry::Served;
 
-/// How often it is looked whether the last event has ended.
+/// How often to check whether the last event has ended.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Versions that were taken out.
+/// Versions that were taken out of service.
 #[derive(Default)]
 pub(super) struct Draining {
     leaving: Vec<Leaving>,
@@ -23,12 +23,13 @@ struct Leaving {
     name: String,
     file: PathBuf,
     served: Weak<Served>,
-    /// When what still runs is ended.
+    /// When the events that still run are ended.
     until: Instant,
 }
 
 impl Draining {
-    /// A version does not serve any more: it keeps no instance, and what runs on it goes on for a while.
+    /// Starts to drain a version that no longer serves: it keeps no idle instances, and its running
+    /// events have `drain_ms` to end.
     pub(super) fn begin(&mut self, old: &Arc<Served>) {
         old.plugin.retire();
         let until = Instant::now() + old.plugin.limits().drain_ms;
@@ -36,7 +37,8 @@ impl Draining {
         self.leaving.push(Leaving { name, file, served: Arc::downgrade(old), until });
     }
 
-    /// Ends what runs too long, and forgets those that have ended.
+    /// Ends events that have exceeded their time, and drops the entries of versions that have
+    /// drained.
     pub(super) fn step(&mut self) {
         let now = Instant::now();
         self.leaving.retain(|leaving| match leaving.served.upgrade() {
@@ -44,7 +46,8 @@ impl Draining {
             Some(served) if leaving.until <= now => {
                 tracing::warn!(plugin = leaving.name, digest = served.plugin.digest, "events on a version that was replaced are ended");
                 served.plugin.end();
-                // Nothing of it runs after its next step; who still holds it drops it.
+                // Its events end when they next yield to the host; the last holder then drops the
+                // version.
                 false
             }
             Some(_) => true,
@@ -52,17 +55,18 @@ impl Draining {
         self.next_look = self.leaving.iter().map(|leaving| leaving.until.min(now + LOOK)).min();
     }
 
-    /// When to look again; nothing where there is nothing to look at.
+    /// Returns when to check again, or `None` if no version is draining.
     pub(super) fn next_step(&self) -> Option<Instant> {
         self.next_look
     }
 
-    /// Versions of `name` on which events run.
+    /// Returns how many versions of `name` still run events.
     pub(super) fn count(&self, name: &str) -> usize {
         self.running().filter(|leaving| leaving.name == name).count()
     }
 
-    /// The plugins of which events run, with their files; one that has several versions is there several times.
+    /// Returns the plugins with draining versions, and their files; a plugin with several such
+    /// versions appears several times.
     pub(super) fn plugins(&self) -> impl Iterator<Item = (&str, &PathBuf)> {
         self.running().map(|leaving| (leaving.name.as_str(), &leaving.file))
     }

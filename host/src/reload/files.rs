@@ -1,5 +1,5 @@
-//! What is known of the files of the plugin directory: which stood still, what each was found to be, and when one is looked into again.
-//! Reads nothing itself.
+//! What is known of the files of the plugin directory: which are settled, what each was found to
+//! be, and when each is loaded again. Reads no files itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,15 @@ use super::load::Failure;
 use super::scan::Stamp;
 use super::slots::{Claim, Digest, LastError};
 
-/// After what time a file that failed for its surroundings is tried again, and at most; each time it is twice as long.
+/// The first and the longest delay before a file is tried again whose surroundings were at fault;
+/// the delay doubles each time.
 const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// The same if each attempt may cost as much as `limits.compile_ms`: a file that always takes that much takes a thirtieth of one processor.
+/// The same if each attempt may cost as much as `limits.compile_ms`: a file that always takes that
+/// much uses a thirtieth of one processor.
 const LATER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(900));
 
-/// The files of a directory, by their paths.
+/// The files of a directory, by path.
 #[derive(Default)]
 pub(super) struct Files {
     by_path: BTreeMap<PathBuf, Seen>,
@@ -28,27 +30,27 @@ pub(super) struct Files {
 /// What is known of a file.
 pub(super) struct Seen {
     stamp: Stamp,
-    /// Since when it has that stamp.
+    /// When the file was first seen with that stamp.
     since: Instant,
-    /// Whether it was the same when it was looked at before.
+    /// Whether the last scan found the file unchanged.
     is_settled: bool,
-    /// Whether it is being looked into now.
+    /// Whether it is being loaded now.
     pub(super) is_loading: bool,
-    /// What it was found to be, for that stamp.
+    /// The result of loading it with that stamp.
     pub(super) outcome: Option<Outcome>,
-    /// Why it can't serve though it is a plugin: another file has its name.
+    /// Why a valid plugin can't serve: another file has registered its name.
     pub(super) conflict: Option<LastError>,
 }
 
-/// What a file was found to be.
+/// The result of loading a file.
 pub(super) enum Outcome {
-    /// This version of this plugin.
+    /// It holds this version of this plugin.
     Plugin { name: String, digest: Digest },
-    /// No plugin.
+    /// It can't be loaded.
     Failed { failure: Failure, error: LastError, again: Option<Again> },
 }
 
-/// When a failure is tried again.
+/// When a failed load is tried again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Again {
     at: Instant,
@@ -56,7 +58,8 @@ pub(super) struct Again {
 }
 
 impl Outcome {
-    /// A failure of now, after one that was tried again after `before`.
+    /// Creates a failure that happened now. `before` is the delay of the retry before it, if it was
+    /// one.
     fn failed(failure: Failure, before: Option<Duration>) -> Self {
         let after = |(first, most): (Duration, Duration)| {
             let delay = before.map_or(first, |before| before * 2).clamp(first, most);
@@ -72,8 +75,9 @@ impl Outcome {
 }
 
 impl Files {
-    /// Notes which files there are, and which stood still; those that changed or went. At a host's start all stand still. Of a file without a
-    /// stamp nothing new is known: it is what it was.
+    /// Records the result of a scan: which files exist and which are settled. Returns the files
+    /// that have changed or are gone. At the start of the host all files count as settled. A file
+    /// without a stamp keeps its previous state.
     pub(super) fn observe(&mut self, found: Vec<(PathBuf, Option<Stamp>)>, is_first: bool) -> Vec<PathBuf> {
         let is_there = |path: &Path| found.iter().any(|(found, _)| found == path);
         let mut changed: Vec<PathBuf> = self.by_path.keys().filter(|path| !is_there(path)).cloned().collect();
@@ -96,7 +100,8 @@ impl Files {
         changed
     }
 
-    /// Takes the files that are to be looked into now: those that are new or have changed, and those whose failure is to be tried again.
+    /// Returns the files to load now, and marks them as loading: new or changed files that are
+    /// settled, and failed files whose retry is due.
     pub(super) fn take_due(&mut self) -> Vec<(PathBuf, Stamp)> {
         let now = Instant::now();
         let mut due = Vec::new();
@@ -114,7 +119,8 @@ impl Files {
         due
     }
 
-    /// What became of looking into a file, if it is still the file that was looked into.
+    /// Records the result of loading a file. Returns `false` and records nothing if the file has
+    /// changed since.
     pub(super) fn note(&mut self, path: &Path, stamp: &Stamp, result: Result<(String, Digest), Failure>) -> bool {
         let Some(seen) = self.by_path.get_mut(path).filter(|seen| seen.stamp == *stamp) else { return false };
         seen.is_loading = false;
@@ -129,7 +135,7 @@ impl Files {
         true
     }
 
-    /// What the files claim, in the order of their names.
+    /// Returns what the files claim, in the order of their paths.
     pub(super) fn claims(&self) -> Vec<Claim<'_>> {
         let claims = self.by_path.iter().map(|(file, seen)| {
             let holds = match &seen.outcome {
@@ -141,13 +147,15 @@ impl Files {
         claims.collect()
     }
 
-    /// Until when a file of which it is not known what it is may be what a slot without a file waits for: `patience` after the newest came.
+    /// Returns until when an unidentified file may belong to a slot without a file: `patience`
+    /// after the newest such file appeared. Returns `None` if every file is identified.
     pub(super) fn unknown_until(&self, patience: Duration) -> Option<Instant> {
         let unknown = self.by_path.values().filter(|seen| seen.outcome.is_none());
         unknown.map(|seen| seen.since + patience).max()
     }
 
-    /// Notes which files can't serve because another file has their name; those of which that is new.
+    /// Records which files can't serve because another file has their name. Returns the conflicts
+    /// that are new.
     pub(super) fn note_conflicts(&mut self, taken: &[(PathBuf, LastError)]) -> Vec<(PathBuf, LastError)> {
         let mut new = Vec::new();
         for (path, seen) in &mut self.by_path {
@@ -161,7 +169,7 @@ impl Files {
         new
     }
 
-    /// What failed for its surroundings may succeed in these.
+    /// Makes failures with [`Retry::Soon`] due now: their surroundings may have changed.
     pub(super) fn retry_now(&mut self) {
         for seen in self.by_path.values_mut() {
             if let Some(Outcome::Failed { again: Some(again), failure, .. }) = &mut seen.outcome
@@ -172,19 +180,19 @@ impl Files {
         }
     }
 
-    /// A file is looked into again, though it has not changed.
+    /// Makes a file due for loading, though it has not changed, unless it is being loaded.
     pub(super) fn read_again(&mut self, path: &Path) {
         if let Some(seen) = self.by_path.get_mut(path).filter(|seen| !seen.is_loading) {
             seen.outcome = None;
         }
     }
 
-    /// Whether any file did not stand still when it was looked at last.
+    /// Whether any file was not settled at the last scan.
     pub(super) fn any_unsettled(&self) -> bool {
         self.by_path.values().any(|seen| !seen.is_settled)
     }
 
-    /// When a failure is tried again next.
+    /// Returns when the next retry is due; `None` if there is none.
     pub(super) fn next_retry(&self) -> Option<Instant> {
         let waiting = self.by_path.values().filter(|seen| !seen.is_loading);
         let again = waiting.filter_map(|seen| match &seen.outcome {
@@ -194,12 +202,12 @@ impl Files {
         again.min()
     }
 
-    /// The files, by their paths.
+    /// Iterates over the files, in the order of their paths.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, &Seen)> {
         self.by_path.iter().map(|(path, seen)| (path.as_path(), seen))
     }
 
-    /// The versions that the files hold, as far as they are known.
+    /// Iterates over the versions in the files, as far as they are known.
     pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
         self.by_path.values().filter_map(|seen| match &seen.outcome {
             Some(Outcome::Plugin { digest, .. }) => Some(digest),

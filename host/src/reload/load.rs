@@ -1,4 +1,4 @@
-//! From a file to a version that could serve, or to a reason that helps.
+//! Loads a file: the result is a version that could serve, or the reason why not.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -16,14 +16,14 @@ use crate::store::{self, Store, StoreError, StoreLimits};
 use super::chain;
 use super::slots::{Digest, LastError};
 
-/// Loads plugins.
+/// Loads plugins, and owns the state stores that they use.
 pub struct Loader {
     engine: Arc<Engine>,
     config: Arc<Config>,
     compiler: Compiler,
-    /// The state of each plugin that is loaded, shared by its versions.
+    /// The state of each loaded plugin, shared by its versions.
     states: Mutex<HashMap<String, State>>,
-    /// Woken when the breaker of a plugin opens.
+    /// Notified when the breaker of a plugin opens.
     alarm: Arc<Notify>,
     metrics: Arc<Metrics>,
 }
@@ -31,23 +31,23 @@ pub struct Loader {
 /// Why a file does not serve.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// The name that it registered, where it came so far.
+    /// The registered name, if the load got that far.
     pub name: Option<String>,
-    /// Its content, where it could be read.
+    /// The digest of its content, if it could be read.
     pub digest: Option<Digest>,
-    /// The whole reason.
+    /// The full reason.
     pub reason: String,
-    /// When it may succeed.
+    /// When another attempt may succeed.
     pub retry: Retry,
 }
 
 impl Failure {
-    /// Whether its content is at fault: then it need not be tried again.
+    /// Whether its content is at fault: then another attempt is useless.
     pub fn is_by_bytes(&self) -> bool {
         self.retry == Retry::Never
     }
 
-    /// As it is shown.
+    /// Returns the failure as operators see it, with the current time.
     pub fn now(&self) -> LastError {
         let is_retried = !self.is_by_bytes();
         LastError { digest: self.digest.clone(), reason: self.reason.clone(), at: SystemTime::now(), is_retried }
@@ -55,24 +55,28 @@ impl Failure {
 }
 
 impl Loader {
-    /// A loader whose plugins are compiled by `compiler` and keep their state in the data directory of `config`.
+    /// Creates a loader. `compiler` compiles its plugins, which keep their state in the data
+    /// directory of `config`.
     pub fn new(engine: Arc<Engine>, config: Arc<Config>, compiler: Compiler, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Self {
         Self { engine, config, compiler, states: Mutex::default(), alarm, metrics }
     }
 
-    /// Reads a file that should be the plugin `name`: until it has registered, its limits are those that hold. Waits for the disk.
+    /// Reads a file that is expected to hold the plugin `name`, whose limits apply until the plugin
+    /// has registered. Blocks on disk I/O.
     ///
     /// # Errors
-    /// Where it can't be read, or is larger than the host reads.
+    /// If the file can't be read, or is larger than the limit `plugin_file_bytes`.
     pub fn read(&self, file: &Path, name: &str) -> Result<Source, Failure> {
         let failed = |error: plugin::LoadError| Failure { name: None, digest: None, reason: chain(&error), retry: error.retry() };
         plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get()).map_err(failed)
     }
 
-    /// Compiles what was read under the limits of the plugin `name`, lets it register, and makes it ready to serve.
+    /// Compiles `source` under the limits of the plugin `name`, runs its registration, and makes it
+    /// ready to serve.
     ///
     /// # Errors
-    /// Why it can't.
+    /// If the plugin can't be compiled, fails to register, breaks a rule for declarations, or its
+    /// state can't be opened.
     pub async fn load(&self, source: Source, name: &str) -> Result<Arc<Served>, Failure> {
         let limits = Arc::new(self.config.of_plugin(name).limits);
         let digest = Some(source.digest.clone());
@@ -91,16 +95,18 @@ impl Loader {
             .map_err(|error| failed(Some(&name), &error, Retry::Never))
     }
 
-    /// Closes the state of every plugin of which there is no version any more, neither one that serves nor one whose events still run.
+    /// Closes the state of every plugin that has no version left, neither serving nor draining.
     pub(super) fn forget_unused(&self) {
-        // Whoever asks for a state does so under the lock: one that nobody holds can't come to be held meanwhile.
+        // References are only handed out under this lock: the state of a plugin without holders
+        // can't gain one meanwhile.
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, state) in states.extract_if(|_, state| Arc::strong_count(&state.store) == 1) {
             close(&name, &state);
         }
     }
 
-    /// Gives back what the state of idle plugins does not need. To be called about once a second; waits for the disk.
+    /// Releases resources that the state of idle plugins does not need. Call it about once a
+    /// second; blocks on disk I/O.
     pub fn tend(&self) {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let stores: Vec<_> = states.iter().map(|(name, state)| (name.clone(), Arc::downgrade(&state.store))).collect();
@@ -121,18 +127,18 @@ impl Loader {
         }
     }
 
-    /// Lets plugins that are compiled from now on yield to events, which are served.
+    /// Lets compilations that start from now on yield to events, because plugins now serve.
     pub(super) fn yield_to_events(&self) {
         self.compiler.yield_to_events();
     }
 
-    /// Keeps compiled code of these versions only.
+    /// Deletes the cached compiled code of all other versions.
     pub(super) fn keep_only(&self, digests: &HashSet<Digest>) {
         self.compiler.keep_only(&self.engine, digests);
     }
 
     fn state(&self, name: &str) -> Result<State, Box<dyn std::error::Error + Send + Sync>> {
-        // Whoever panics under the lock leaves a map without the entry that it was about to make.
+        // A panic under the lock leaves a consistent map, without the new entry.
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = states.get(name) {
             return Ok(state.clone());

@@ -1,4 +1,5 @@
-//! What is being loaded, beside the task that decides: a file that takes its time to compile holds up nobody's reload, and no operator.
+//! Loads versions in tasks beside the task that decides: a file that is slow to compile delays no
+//! other reload and no operator command.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,11 @@ use super::load::{Failure, Loader};
 use super::scan::Stamp;
 use super::slots::Digest;
 
-/// Versions that are loaded at once: each holds a file's bytes. How many of them are compiled at once, the compiler knows.
+/// The most versions that are loaded concurrently: each holds the bytes of a file. The compiler
+/// itself limits how many of them are compiled concurrently.
 const AT_ONCE: usize = 16;
 
-/// What is being loaded.
+/// The loads in progress.
 pub(super) struct Loads {
     loader: Arc<Loader>,
     contents: Arc<Contents>,
@@ -30,21 +32,21 @@ pub(super) struct Loads {
 /// Where a version comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Subject {
-    /// A file of the plugin directory, as it was when it was looked at.
+    /// A file of the plugin directory, with its stamp at the scan.
     File(PathBuf, Stamp),
-    /// A version of this plugin that was kept to be gone back to.
+    /// A version of this plugin that is kept for rollbacks.
     Kept(String, Digest),
 }
 
-/// What a file holds.
+/// The result of a successful load.
 pub(super) enum Version {
-    /// A version that is known already, of this plugin.
+    /// A version of this plugin that is already known.
     Known(String, Digest),
-    /// One that was loaded now.
+    /// A version that was loaded now.
     New(Arc<Served>),
 }
 
-/// What is known of versions by their content, before they are loaded.
+/// What is known of versions before they are loaded, by digest.
 pub(super) type Known = HashMap<Digest, Result<String, Failure>>;
 
 impl Loads {
@@ -53,7 +55,8 @@ impl Loads {
         Self { loader, contents, places, running, subjects: HashMap::new() }
     }
 
-    /// Looks into a file that should be the plugin `name`. What is `known` by its content is not loaded.
+    /// Loads a file that is expected to hold the plugin `name`. Content that is in `known` is not
+    /// loaded again.
     pub(super) fn file(&mut self, path: &Path, stamp: Stamp, name: String, known: Known) {
         let (loader, contents, places, file) =
             (Arc::clone(&self.loader), Arc::clone(&self.contents), Arc::clone(&self.places), path.to_owned());
@@ -63,7 +66,7 @@ impl Loads {
             let digest = source.digest.clone();
             if let Some(known) = known.get(&digest) {
                 let name = known.clone()?;
-                // It may not have been kept when it came before.
+                // An earlier attempt to keep it may have failed.
                 keep(contents, digest.clone(), source.bytes).await;
                 return Ok(Version::Known(name, digest));
             }
@@ -74,7 +77,7 @@ impl Loads {
         });
     }
 
-    /// Loads a kept version, unless that is being done.
+    /// Loads a kept version, unless that is already in progress.
     pub(super) fn kept(&mut self, name: &str, digest: &Digest) {
         let subject = Subject::Kept(name.to_owned(), digest.clone());
         if self.is_loading(&subject) {
@@ -99,7 +102,7 @@ impl Loads {
         });
     }
 
-    /// Whether this is being loaded.
+    /// Whether this load is in progress.
     pub(super) fn is_loading(&self, subject: &Subject) -> bool {
         self.subjects.values().any(|(other, _)| other == subject)
     }
@@ -109,22 +112,22 @@ impl Loads {
         self.subjects.values().any(|(subject, _)| matches!(subject, Subject::Kept(of, _) if of == name))
     }
 
-    /// Whether nothing is.
+    /// Whether no load is in progress.
     pub(super) fn is_empty(&self) -> bool {
         self.subjects.is_empty()
     }
 
-    /// How many are.
+    /// Returns the number of loads in progress.
     pub(super) fn len(&self) -> usize {
         self.subjects.len()
     }
 
-    /// Whether any file is.
+    /// Whether any file is being loaded.
     pub(super) fn any_file(&self) -> bool {
         self.subjects.values().any(|(subject, _)| matches!(subject, Subject::File(..)))
     }
 
-    /// Gives up what is being made of a file that is not what it was.
+    /// Aborts the load of a file that has changed or is gone.
     pub(super) fn give_up(&mut self, path: &Path) {
         self.subjects.retain(|_, (subject, task)| {
             let is_other = !matches!(subject, Subject::File(file, _) if file == path);
@@ -135,15 +138,15 @@ impl Loads {
         });
     }
 
-    /// The next version that is loaded, or is not to be; nothing where none is being loaded. Nothing is lost when it is not awaited to its
-    /// end.
+    /// Waits for the next load that succeeds or fails. Returns `None` if none is in progress.
+    /// Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<(Subject, Result<Version, Failure>)> {
         loop {
             let (id, result) = match self.running.join_next_with_id().await? {
                 Ok((id, result)) => (id, result),
                 Err(error) => (error.id(), Err(panicked())),
             };
-            // One that was given up is nobody's any more.
+            // An aborted load has no subject any more.
             if let Some((subject, _)) = self.subjects.remove(&id) {
                 return Some((subject, result));
             }
@@ -156,35 +159,35 @@ impl Loads {
     }
 }
 
-/// Reads a file as one step on a thread that may wait, and keeps the place for what comes after. A thread that is waited for no more has it
-/// until it has read.
+/// Reads a file on a blocking thread. Returns the permit as well, so that it also covers the steps
+/// that follow. If the task is aborted, the thread holds the permit until it has read the file.
 async fn read(loader: &Arc<Loader>, places: Arc<Semaphore>, file: PathBuf, name: String) -> (Result<Source, Failure>, Place) {
-    // Never closed; and where it were, there would be nothing to wait for.
+    // The semaphore is never closed; if it were, the read would continue without a permit.
     let place = places.acquire_owned().await.ok();
     let loader = Arc::clone(loader);
     match tokio::task::spawn_blocking(move || (loader.read(&file, &name), place)).await.map_err(JoinError::try_into_panic) {
         Ok(read) => read,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime ends, and this with it.
+        // The runtime is shutting down, and will drop this task.
         Err(Err(_)) => std::future::pending().await,
     }
 }
 
-/// Keeps the bytes of a version, on a thread that may wait for the disk: other versions are loaded meanwhile.
+/// Stores the bytes of a version on a blocking thread, while other versions are loaded.
 async fn keep(contents: Arc<Contents>, digest: Digest, bytes: Vec<u8>) {
     let put = move || {
         if let Err(error) = contents.put(&digest, &bytes) {
             tracing::warn!(digest, %error, "a version is not kept: it can't be gone back to");
         }
     };
-    // It is waited for: what is loaded may serve at once, and must then be there for the next start.
+    // Awaited: a loaded version may serve at once, and must then be on the disk for the next start.
     let _ = tokio::task::spawn_blocking(put).await;
 }
 
-/// One of those that are loaded at once.
+/// The permit of one of the concurrent loads.
 type Place = Option<OwnedSemaphorePermit>;
 
-/// Whatever made the host's own code panic is in the bytes, and would again.
+/// The bytes made the host's own code panic, and would do so again: no retry.
 fn panicked() -> Failure {
     Failure { name: None, digest: None, reason: "the host panicked while it loaded the file".to_owned(), retry: Retry::Never }
 }

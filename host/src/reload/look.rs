@@ -1,4 +1,5 @@
-//! Looks at the plugin directory: which files are new, have changed or are to be tried again, and whether a look can be believed.
+//! Scans the plugin directory: decides which files are new, have changed or are to be tried again,
+//! and whether a scan is believed.
 
 use std::io;
 use std::path::Path;
@@ -12,12 +13,13 @@ use super::slots::Verdict;
 use super::{Reloader, SETTLE, TOGETHER, UNREADABLE, stem};
 
 impl Reloader {
-    /// When the directory is looked at next: also to try again what failed, where it can be looked at.
+    /// Returns when the next scan is due. Due retries bring it forward, unless the directory is in
+    /// doubt.
     pub(super) fn next_look(&self) -> Instant {
         self.files.next_retry().filter(|_| !self.directory.is_doubted()).map_or(self.look_at, |again| again.min(self.look_at))
     }
 
-    /// Looks at the directory.
+    /// Scans the directory and starts the loads that are due.
     pub(super) fn look(&mut self) {
         let scanned = scan::scan(&self.dir);
         let look = scanned.as_ref().map_or(Look::Unreadable, |found| Look::Files(found.len()));
@@ -31,7 +33,7 @@ impl Reloader {
                     self.loads.give_up(&changed);
                 }
                 self.lost.clear();
-                // What could not be kept when it came may be kept now.
+                // A version that could not be stored before may be stored now.
                 for (_, slot) in self.slots.present().filter(|(_, slot)| slot.serving.as_ref() == Some(&slot.in_file)) {
                     if !self.contents.file(&slot.in_file).exists() {
                         self.files.read_again(&slot.file);
@@ -40,7 +42,7 @@ impl Reloader {
                 self.look_into_due();
                 self.together.get_or_insert_with(|| Instant::now() + TOGETHER);
             }
-            // What serves goes on.
+            // The serving versions stay.
             _ => {}
         }
         let again = if self.directory.is_doubted() {
@@ -55,7 +57,7 @@ impl Reloader {
         self.look_at = self.directory.believed_at().into_iter().chain(waited).fold(now + again, Instant::min);
     }
 
-    /// Logs that the directory is not believed, or is again: once each time.
+    /// Logs, once per change, that the directory is no longer believed or is believed again.
     pub(super) fn tell_of_directory(&self, news: Option<News>, plugins: usize, error: Option<&io::Error>) {
         let dir = self.dir.display();
         match news {
@@ -72,10 +74,10 @@ impl Reloader {
         }
     }
 
-    /// Begins to look into the files that are new, have changed, or are to be tried again.
+    /// Starts to load the files that are new, have changed, or are to be tried again.
     pub(super) fn look_into_due(&mut self) {
         let mut due = self.files.take_due();
-        // Plugins that served before come first: the others wait for a place behind them.
+        // Plugins that served before come first: the others wait for a permit after them.
         let has_served =
             |path: &Path| self.slots.of_file(path).and_then(|name| self.slots.get(name)).is_some_and(|slot| slot.serving.is_some());
         due.sort_by_key(|(path, _)| !has_served(path));
@@ -90,13 +92,14 @@ impl Reloader {
         self.show();
     }
 
-    /// The plugin that a file is, until it has said its name.
+    /// Returns the name that a file's plugin is assumed to have until it has registered.
     pub(super) fn assumed_name(&self, path: &Path) -> String {
         self.slots.of_file(path).or_else(|| self.slots.was_of_file(path)).map_or_else(|| stem(path), str::to_owned)
     }
 
-    /// What is known of versions by their content, for a file that should be the plugin `name`: what is ready, what is bad, and what was taken
-    /// back before the host was restarted.
+    /// Returns what is known of versions by digest, for a file that is expected to hold the plugin
+    /// `name`: ready versions, bad versions, and versions that a breaker has rolled back. The
+    /// latter are remembered over restarts.
     pub(super) fn known(&self, name: &str) -> Known {
         let taken_back = self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::TakenBack);
         let taken_back = taken_back.map(|(name, slot)| (slot.in_file.clone(), Ok(name.to_owned())));

@@ -1,4 +1,4 @@
-//! What operators see of plugins, and what they say.
+//! The interface for operators: the state of plugins, and commands for them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,92 +14,92 @@ use super::files::{Files, Outcome};
 use super::slots::{Digest, LastError, OperatorError, PluginState, Signs, Slot, Slots};
 use super::stem;
 
-/// Words of operators that may wait for their turn.
+/// Capacity of the command channel.
 const COMMANDS: usize = 16;
 
-/// An operator's word, and where the answer goes.
+/// A command of an operator, and the channel for its answer.
 pub(super) struct Command {
     pub(super) name: String,
     pub(super) word: Word,
     pub(super) answer: oneshot::Sender<Result<(), OperatorError>>,
 }
 
-/// An operator whose word has been taken, and waits to see it followed.
+/// An accepted command whose answer waits for its result.
 pub(super) struct Waiting {
     pub(super) name: String,
-    /// The version that is to serve, where the word is about one.
+    /// The version that is to serve, if the command is a rollback.
     pub(super) target: Option<Digest>,
-    /// What the slot was before the word.
+    /// The slot before the command.
     pub(super) before: Option<Slot>,
     pub(super) answer: oneshot::Sender<Result<(), OperatorError>>,
 }
 
-/// What an operator can say of a plugin.
+/// A command of an operator for one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// Go back to the version before, or to the one whose digest begins so.
+    /// Roll back to the previous version, or to the version whose digest begins with this prefix.
     RollBack(Option<String>),
-    /// Answer its events `unavailable`.
+    /// Answer its events with `unavailable`.
     Disable,
-    /// Serve it again, and take its breaker for closed.
+    /// Serve it again, and close its breaker.
     Enable,
-    /// Forget what was decided of a plugin whose file is gone.
+    /// Forget what is remembered of a plugin whose file is gone.
     Forget,
 }
 
-/// What operators see and say.
+/// Shows operators the state of plugins, and takes their commands.
 pub struct Operator {
     rows: ArcSwap<Vec<Row>>,
     absent: ArcSwap<Vec<Absent>>,
     commands: mpsc::Sender<Command>,
-    /// Told when the directory is to be looked at now.
+    /// Notified when the directory is to be scanned now.
     look: Notify,
 }
 
-/// A plugin whose file is gone, and of which something is remembered.
+/// A plugin whose file is gone and of which something is remembered.
 #[derive(Debug, Clone)]
 pub struct Absent {
     /// The plugin's name.
     pub name: String,
     /// What is remembered.
     pub slot: Slot,
-    /// When it is forgotten.
+    /// When it is forgotten; `None` if that is never.
     pub until: Option<SystemTime>,
 }
 
-/// One plugin, or one file that is none.
+/// The state of one plugin, or of one file that is no plugin.
 #[derive(Clone)]
 pub struct Row {
-    /// The plugin's name; the file's, without its extension, where it never came to say one.
+    /// The plugin's name; if it never registered, the file's name without its extension.
     pub name: String,
-    /// The file.
+    /// The path of the file.
     pub file: PathBuf,
-    /// What is known of its versions.
+    /// What is known of its versions; `None` if it has no slot, or its file is gone.
     pub slot: Option<Slot>,
-    /// The version that serves.
+    /// The version that serves; `None` if none does.
     pub served: Option<Arc<Served>>,
-    /// The generation that is served.
+    /// The current generation of the registry; 0 for a plugin whose file is gone.
     pub generation: u64,
-    /// What failed last.
+    /// The last failure.
     pub last_error: Option<LastError>,
     pub(super) is_loading: bool,
-    /// Versions whose last events run.
+    /// Number of replaced or removed versions that still run events.
     pub draining: usize,
 }
 
 impl Row {
-    /// One of which nothing is known but its name and its file.
+    /// Creates a row of which only the name and the file are known.
     fn plain(name: String, file: PathBuf, generation: u64) -> Self {
         Self { name, file, slot: None, served: None, generation, last_error: None, is_loading: false, draining: 0 }
     }
 
-    /// What is shown of a plugin whose file is gone.
+    /// Returns the row of a plugin whose file is gone.
     pub fn without_file(absent: &Absent) -> Self {
         let last_error = absent.slot.last_error.clone();
         Self { last_error, ..Self::plain(absent.name.clone(), absent.slot.file.clone(), 0) }
     }
 
-    /// The plugin's state now.
+    /// Returns the plugin's current state.
     pub fn state(&self) -> PluginState {
         let signs = Signs {
             is_served: self.served.is_some(),
@@ -110,7 +110,8 @@ impl Row {
         PluginState::of(self.slot.as_ref(), signs)
     }
 
-    /// Why it does not serve, or what failed last. A plugin that is quarantined, or has failed, always has a reason.
+    /// Returns why the plugin does not serve, or what failed last. A quarantined or failed plugin
+    /// always has a reason.
     pub fn error(&self) -> Option<LastError> {
         match (self.state(), &self.served) {
             (PluginState::Quarantined, Some(served)) => {
@@ -130,19 +131,19 @@ impl Row {
 }
 
 impl Operator {
-    /// One who sees nothing yet, and where his words arrive.
+    /// Creates an interface that shows nothing yet, and the receiver of its commands.
     pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<Command>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         (Arc::new(Self { rows: ArcSwap::default(), absent: ArcSwap::default(), commands: sender, look: Notify::new() }), commands)
     }
 
-    /// Shows what there is now.
+    /// Replaces the state that operators see.
     pub(super) fn show(&self, rows: Vec<Row>, absent: Vec<Absent>) {
         self.rows.store(Arc::new(rows));
         self.absent.store(Arc::new(absent));
     }
 
-    /// Has the directory looked at now, and what failed for its surroundings tried again.
+    /// Requests a scan of the directory now, and a retry of failures that the surroundings caused.
     pub fn look_again(&self) {
         self.look.notify_one();
     }
@@ -152,20 +153,20 @@ impl Operator {
         self.look.notified().await;
     }
 
-    /// Every plugin whose file is gone.
+    /// Returns every plugin whose file is gone and of which something is remembered.
     pub fn absent(&self) -> Arc<Vec<Absent>> {
         self.absent.load_full()
     }
 
-    /// Every plugin, and every file that is none.
+    /// Returns a row for every plugin, and for every file that is no plugin.
     pub fn rows(&self) -> Arc<Vec<Row>> {
         self.rows.load_full()
     }
 
-    /// Says `word` of the plugin `name`, and waits until it has been followed.
+    /// Sends the command `word` for the plugin `name`, and waits until it is carried out.
     ///
     /// # Errors
-    /// Why it is not followed.
+    /// Why it can't be carried out; [`OperatorError::Unknown`] also if the reloader has stopped.
     pub async fn say(&self, name: &str, word: Word) -> Result<(), OperatorError> {
         let (answer, answered) = oneshot::channel();
         let command = Command { name: name.to_owned(), word, answer };
@@ -175,13 +176,14 @@ impl Operator {
     }
 }
 
-/// The plugins whose file is gone, each forgotten `after` that time.
+/// Returns the plugins whose file is gone. Each is forgotten when it has been absent for `after`.
 pub(super) fn absent(slots: &Slots, after: Duration) -> Vec<Absent> {
     let until = |slot: &Slot| slot.absent_since.and_then(|since| since.checked_add(after));
     slots.absent().map(|(name, slot)| Absent { name: name.to_owned(), slot: slot.clone(), until: until(slot) }).collect()
 }
 
-/// What operators see: one row for each slot, for each file that has none, and for what is left of a slot that is gone.
+/// Returns what operators see: one row for each slot with a file, for each file without a slot, and
+/// for each removed plugin that still runs events.
 pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Draining) -> Vec<Row> {
     let generation = routes.generation;
     let is_loading = |path: &PathBuf| files.iter().any(|(file, seen)| file == path && seen.is_loading);
@@ -197,7 +199,7 @@ pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Dra
     });
     let plain = |name: String, file: PathBuf| Row::plain(name, file, generation);
     let of_files = files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| match &seen.outcome {
-        // Without a conflict it has not claimed its slot yet.
+        // Without a conflict, the file has not claimed its slot yet.
         Some(Outcome::Plugin { name, .. }) => {
             Row { last_error: seen.conflict.clone(), is_loading: seen.conflict.is_none(), ..plain(name.clone(), path.to_owned()) }
         }

@@ -1,28 +1,29 @@
-//! How far the first start is, told in the log while it lasts: many plugins that were never compiled take a while. Pure but for the log.
+//! Logs the progress of the first load: many plugins that were never compiled take a while. It has
+//! no effects other than the log.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often it is told how far the start is, if it has come further.
+/// How often progress is logged, if there is any.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often it is told that it has not.
+/// How often it is logged if there is none.
 const UNCHANGED_EVERY: Duration = Duration::from_secs(10);
 
-/// A number of files, each of which is loaded or fails.
+/// The progress of a number of files, each of which is loaded or fails.
 #[derive(Debug)]
 pub(super) struct Progress {
     total: usize,
     done: usize,
     failed: usize,
     began: Instant,
-    /// What was told last, and when.
+    /// The number of files done when progress was last logged, and when that was.
     told: (usize, Instant),
 }
 
 impl Progress {
-    /// Of `total` files, none of which is loaded yet.
+    /// Starts with `total` files, none of which is loaded yet.
     pub(super) fn of(total: usize, now: Instant) -> Self {
         if total > 0 {
             tracing::info!(loaded = 0, total, "loading plugins");
@@ -30,19 +31,19 @@ impl Progress {
         Self { total, done: 0, failed: 0, began: now, told: (0, now) }
     }
 
-    /// One more is done.
+    /// Counts one more file as done.
     pub(super) fn note(&mut self, is_good: bool) {
         self.done += 1;
         self.failed += usize::from(!is_good);
     }
 
-    /// When it is to be told next.
+    /// Returns when progress is to be logged next.
     pub(super) fn next(&self) -> Instant {
         let (done, at) = self.told;
         at + if done == self.done { UNCHANGED_EVERY } else { EVERY }
     }
 
-    /// Tells how far it is if it is time for that; whether it was.
+    /// Logs the progress if that is due. Returns whether it was.
     pub(super) fn tell(&mut self, now: Instant) -> bool {
         let is_due = now >= self.next();
         if is_due {
@@ -52,7 +53,7 @@ impl Progress {
         is_due
     }
 
-    /// Tells that all is done.
+    /// Logs that all files are done.
     pub(super) fn end(self) {
         if self.total > 0 {
             let elapsed_ms = self.began.elapsed().as_millis();

@@ -1,5 +1,5 @@
-//! What is served next: lets the files claim their slots, chooses a version for each, publishes them as one generation, and forgets what is
-//! not wanted any more.
+//! Publishes the next generation: lets the files claim their slots, chooses a version for each
+//! slot, publishes these together, and removes what is no longer needed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::slots::{Digest, LastError, Slot, Standing};
 use super::stem;
 
 impl Reloader {
-    /// Lets the files claim their slots.
+    /// Lets the files claim their slots, and records conflicts, failures and forgotten plugins.
     pub(super) fn claim(&mut self) {
         self.together = None;
         let claims = self.files.claims();
@@ -44,7 +44,7 @@ impl Reloader {
         }
     }
 
-    /// Begins to load the kept versions that plugins need now.
+    /// Starts to load the kept versions that plugins need now.
     pub(super) fn load_kept(&mut self) {
         let (before, names) = (self.registry.snapshot(), self.slots.present().map(|(name, _)| name.to_owned()).collect::<Vec<_>>());
         for name in names {
@@ -52,7 +52,7 @@ impl Reloader {
         }
     }
 
-    /// Decides which version of each plugin serves, and serves it.
+    /// Decides which version of each plugin serves, and publishes the result.
     pub(super) fn publish(&mut self) {
         let before = self.registry.snapshot();
         let mut names: Vec<(PathBuf, String)> = self.slots.present().map(|(name, slot)| (slot.file.clone(), name.to_owned())).collect();
@@ -83,7 +83,8 @@ impl Reloader {
                 self.metrics.reload(&name, "failed");
                 self.slots.refused(&name, error, false);
             }
-            // What served when the host before ended, or until its file went, has lost its place.
+            // A version that served when the previous host ended, or until its file was removed,
+            // has lost its place.
             if self.slots.get(&name).is_some_and(|slot| slot.serving.as_ref() == Some(&digest)) {
                 self.slots.unserved(&name);
             }
@@ -91,9 +92,11 @@ impl Reloader {
         if before.generation == 0 || !routes.serves_what(&before) {
             self.registry.publish(routes);
             let routes = self.registry.snapshot();
-            // At once, so that the instances of both versions take memory together for no longer than they must.
+            // At once, so that the instances of both versions take memory together for no longer
+            // than necessary.
             before.plugins.iter().filter(|old| !routes.serves(old)).for_each(|old| old.plugin.retire());
-            // Only now: whoever takes a version out before another serves makes its events wait, or an instance for each of them.
+            // Only after the publication: if a version were taken out before another serves, its
+            // events would wait, or each would need a new instance.
             self.note_changes(&before, &routes);
             warn_of_new(&before, &routes);
             if !routes.has_rooms_of(&before) {
@@ -101,19 +104,20 @@ impl Reloader {
             }
             self.files.retry_now();
         }
-        // What holds the generation before would hold the versions that were taken out.
+        // A reference to the previous generation would keep the versions that were taken out.
         drop(before);
         self.draining.step();
-        // What serves is remembered before what does not is forgotten: a start between the two finds all of it.
+        // The slots are saved before other versions are deleted: a host that starts between the two
+        // steps finds every version that it needs.
         self.save();
         self.forget();
-        // An operator who is answered finds what he asked for.
+        // Rows before answers: an operator who gets an answer then sees its effect.
         self.show();
         self.answer_waiting();
     }
 
-    /// The versions of a plugin that could serve, the best first. While a better one is still being loaded, what serves goes on, and
-    /// nothing else takes its place.
+    /// Returns the versions of a plugin that could serve, the best first. While a better version is
+    /// being loaded, the serving version keeps serving, and no other version replaces it.
     fn versions(&mut self, name: &str, before: &Routes) -> Vec<Arc<Served>> {
         let serves = |served: &Arc<Served>| before.serves(served);
         let (mut versions, mut is_waiting) = (Vec::new(), false);
@@ -121,7 +125,8 @@ impl Reloader {
             match self.ready.get(&digest) {
                 Some(served) if !is_waiting || serves(served) => versions.push(Arc::clone(served)),
                 Some(_) => {}
-                // What is worse than what serves is needed only when that can't go on.
+                // A version worse than the serving one is needed only if that one can't keep
+                // serving.
                 None if versions.first().is_some_and(serves) || self.lost.contains_key(&digest) => {}
                 None => match self.stand_by.get(&digest).filter(|_| !is_waiting) {
                     Some(stand_by) => {
@@ -139,7 +144,8 @@ impl Reloader {
         versions
     }
 
-    /// Notes what has changed since `routes` follow `before`, tells the log, and takes out what does not serve any more.
+    /// Records and logs the changes from `before` to `routes`, and takes out the versions that no
+    /// longer serve.
     fn note_changes(&mut self, before: &Routes, routes: &Routes) {
         let find = |routes: &Routes, name: &str| routes.plugins.iter().find(|served| served.plugin.name() == name).cloned();
         for served in &routes.plugins {
@@ -169,29 +175,29 @@ impl Reloader {
         }
     }
 
-    /// A version does not serve any more.
+    /// Takes out a version that no longer serves.
     fn take_out(&mut self, old: &Arc<Served>) {
         debug_assert!(!self.registry.snapshot().serves(old), "a version is taken out while it serves");
         self.draining.begin(old);
         self.ready.retain(|_, served| !Arc::ptr_eq(served, old));
-        // Not the version itself: it is gone when its last event has ended.
+        // A copy, not the version itself, which must be dropped when its last event has ended.
         self.stand_by.insert(old.plugin.digest.clone(), old.again());
     }
 
-    /// Forgets what no slot and no file wants any more.
+    /// Removes the versions that no slot and no file needs any more.
     fn forget(&mut self) {
         let found: HashSet<&Digest> = self.files.digests().collect();
         let wanted: HashSet<Digest> = self.slots.iter().flat_map(|(name, _)| self.slots.wanted(name)).collect();
         let serving = self.registry.snapshot();
         let serves = |served: &Arc<Served>| serving.serves(served);
-        // What a file was found to hold has not claimed its slot yet, where it came just now.
+        // The version in a file that has just been loaded has not claimed its slot yet.
         let waits = |digest: &Digest| self.together.is_some() && found.contains(digest);
         self.ready.retain(|digest, served| wanted.contains(digest) || serves(served) || waits(digest));
         let kept = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found);
         let kept: HashSet<Digest> = kept.cloned().collect();
         let before: HashSet<Digest> = self.slots.before().collect();
         self.stand_by.retain(|digest, _| before.contains(digest));
-        // What is being loaded may have been written already, and nobody knows it yet.
+        // A load in progress may have stored a version that no slot or file refers to yet.
         if self.loads.is_empty() && self.left.as_ref() != Some(&kept) {
             self.contents.keep_only(&kept);
             self.loader.keep_only(&kept);
@@ -200,7 +206,7 @@ impl Reloader {
         self.loader.forget_unused();
     }
 
-    /// Remembers for the next start what serves and what operators chose.
+    /// Saves for the next start what serves and what operators chose.
     fn save(&mut self) {
         if self.slots != self.saved {
             match self.contents.save(&self.slots) {
@@ -217,7 +223,8 @@ impl Reloader {
     }
 }
 
-/// Logs the doubtful declarations of what `routes` serve, once: those that `before` had were logged then.
+/// Logs the doubtful declarations in `routes`, except those that `before` had, which were logged
+/// then.
 fn warn_of_new(before: &Routes, routes: &Routes) {
     let known = lint(&before.plugins);
     for warning in lint(&routes.plugins).iter().filter(|warning| !known.contains(warning)) {

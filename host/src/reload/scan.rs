@@ -1,16 +1,17 @@
-//! Which files of a directory are plugins.
+//! Finds the plugin files of a directory.
 
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What tells one state of a file from another without reading it.
+/// Distinguishes one state of a file from another without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     modified: Option<SystemTime>,
     size: u64,
-    /// Which file it is, and when its name or anything else of it changed: a rename brings another one of the same size and age.
+    /// Inode and status change time (zero if not on Unix): a file that is renamed onto this name
+    /// may have the same size and modification time.
     identity: (u64, i64, i64),
 }
 
@@ -27,12 +28,12 @@ impl Stamp {
     }
 }
 
-/// The `.wasm` files of `dir` with their stamps, in the order of their names. Hidden files (names that begin with `.`, as unfinished copies
-/// do) and sub-directories are passed over; a symbolic link counts as what it points to. A file without a stamp is there, and the system
-/// does not say now what it is.
+/// Returns the `.wasm` files of `dir` with their stamps, sorted by path. Hidden files (names that
+/// begin with `.`, such as unfinished copies) and sub-directories are ignored; a symbolic link
+/// counts as its target. The stamp is `None` if the file exists but its metadata can't be read now.
 ///
 /// # Errors
-/// Where the directory can't be read.
+/// If the directory can't be read.
 pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -42,7 +43,7 @@ pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
         }
         match path.metadata() {
             Ok(metadata) if metadata.is_file() => files.push((path, Some(Stamp::of(&metadata)))),
-            // A link to nothing is nothing; so is a file that has just gone.
+            // A dangling link does not count, and neither does a file that was just removed.
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) => files.push((path, None)),
@@ -52,7 +53,8 @@ pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
     Ok(files)
 }
 
-/// The plugins of `dir` that are symbolic links, also those that lead nowhere now. None if the directory can't be read.
+/// Returns the plugin files of `dir` that are symbolic links, including dangling links. Returns
+/// none if the directory can't be read.
 pub(super) fn links(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let links = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));

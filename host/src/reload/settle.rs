@@ -1,4 +1,5 @@
-//! Which versions go together: of every plugin the best that does not claim what another serves. Pure but for the plugins' own schemas.
+//! Chooses the versions that serve together: for each plugin, the best version that does not
+//! conflict with what another plugin serves. Pure: it compares only registrations and schemas.
 
 use std::sync::Arc;
 
@@ -6,28 +7,28 @@ use crate::registry::{AdmitError, Routes, Served};
 
 use super::slots::{Digest, Standing};
 
-/// A plugin on its way into a generation: its versions that could serve, the best first.
+/// A candidate plugin for a generation: its versions that could serve, the best first.
 pub(super) struct Choice {
     pub(super) name: String,
     pub(super) versions: Vec<Version>,
 }
 
-/// A version of a plugin on its way into a generation.
+/// A candidate version for a generation.
 pub(super) struct Version {
     pub(super) served: Arc<Served>,
     /// Whether an operator has disabled it.
     pub(super) is_disabled: bool,
-    /// How it stands against what another plugin claims.
+    /// Its precedence against other plugins that claim the same.
     pub(super) standing: Standing,
 }
 
-/// What a version was refused for.
+/// The plugin and the version that were refused, and the reason.
 pub(super) type Refused = (String, Digest, AdmitError);
 
-/// The generation in which every plugin serves the best of its versions that goes with the others. If two don't go together, the one that
-/// is new loses, whatever the order of the files: a newcomer never pushes an incumbent out, and what it took while another's file was away it
-/// keeps only when it is settled. Each
-/// refusal names the winner.
+/// Returns the generation in which every plugin serves the best of its versions that is compatible
+/// with the others. If two conflict, the weaker [`Standing`] loses, whatever the order of the
+/// files: a new plugin never displaces a serving one. A plugin keeps claims that it took while
+/// another plugin's file was away only if it is settled. Each refusal names the winner.
 pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Refused>) {
     let mut refused = Vec::new();
     loop {
@@ -54,7 +55,8 @@ pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Re
                 let version = choice.versions.remove(0);
                 refused.push((loser, version.served.plugin.digest.clone(), error));
             }
-            // Whoever is in the way is nobody that could step back: an impossible case that must not go in circles.
+            // The loser has no version left to remove. That can't happen, but must not cause an
+            // endless loop.
             _ => return (routes, refused),
         }
     }

@@ -1,14 +1,17 @@
-//! Which version of each plugin should serve. Pure: what the directory holds, what became of loading it, and what an operator says come
-//! in; versions to try come out. The only state of it all, and what survives a restart.
+//! Decides which version of each plugin should serve. Pure: the inputs are what the directory
+//! holds, the results of loads, and operator commands; the output is the versions to try. The slots
+//! are saved, and survive a restart.
 //!
-//! A plugin's name is its slot; a file claims it by registering that name, and keeps it for as long as it is there and registers it. Then
-//! another file of that name may go on with it. Without a file the slot is absent: what was decided of it waits for a file of its name. A
-//! slot's state, as operators see it:
+//! A plugin's name is its slot. A file claims the slot by registering that name, and keeps it as
+//! long as the file exists and registers the name. After that, another file of that name may take
+//! over the slot. A slot without a file is absent: its decisions are kept for a file of that name.
+//! Operators see these states of a slot:
 //!
 //! ```text
 //!   (file appears) -> loading -> active <-> quarantined (its breaker is open)
-//!                        \-> failed  \-> disabled (an operator's word; enabling goes back to active)
-//!                                     \-> draining (its file is gone, events still run) -> (absent: no state)
+//!                        \-> failed  \-> disabled (by an operator, who can enable it again)
+//!                                     \-> draining (its file is removed, events still run)
+//!                                             \-> (absent: no state)
 //! ```
 
 mod claims;
@@ -24,13 +27,14 @@ use serde::{Deserialize, Serialize};
 pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER, Standing};
 pub use state::{PluginState, Signs};
 
-/// Versions of a plugin that are kept to go back to, the one that serves among them.
+/// The maximum number of versions of a plugin that are kept for rollbacks, including the serving
+/// one.
 pub const KEPT: usize = 5;
 
-/// How long a new version may not trip its breaker without being taken back.
+/// How long a version is new: a new version that trips its breaker is rolled back.
 pub const TRIAL: Duration = Duration::from_secs(60);
 
-/// SHA-256 of a file's bytes, hexadecimal: what a version is known by.
+/// The SHA-256 of a file's bytes in hexadecimal, which identifies a version.
 pub type Digest = String;
 
 /// All slots, by the names that plugins registered.
@@ -40,10 +44,10 @@ pub struct Slots {
     by_name: BTreeMap<String, Slot>,
 }
 
-/// One plugin, whichever version of it serves.
+/// What is remembered of one plugin, whichever version of it serves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slot {
-    /// The file that claims it.
+    /// The file that claims the slot; of an absent plugin, the last one that did.
     #[serde(with = "saved_path")]
     pub file: PathBuf,
     /// The version in that file.
@@ -51,71 +55,75 @@ pub struct Slot {
     /// Whether that version may be tried.
     #[serde(default)]
     pub verdict: Verdict,
-    /// The version that serves, or would if the plugin were not disabled; of an absent plugin, the one that served until its file went.
+    /// The version that serves, or would if the plugin were not disabled. For an absent plugin, the
+    /// version that served until its file was removed.
     pub serving: Option<Digest>,
-    /// Since when, over restarts: a version is new for [`TRIAL`].
+    /// When that version began to serve, possibly before a restart: a version is new for [`TRIAL`].
     #[serde(default = "long_ago")]
     pub serving_since: SystemTime,
     /// Versions that served, the newest first.
     pub kept: VecDeque<Digest>,
-    /// What people know the kept versions by.
+    /// What operators know the kept versions by.
     #[serde(default)]
     pub versions: BTreeMap<Digest, KeptVersion>,
-    /// The version that an operator went back to, for as long as the file stays what it is.
+    /// The version that a rollback by an operator or a breaker chose, until the file changes.
     pub pinned: Option<Digest>,
-    /// What the file held when an operator disabled the plugin: every version is disabled but one that the file has changed to since.
+    /// What the file held when an operator disabled the plugin. Every version is disabled, except
+    /// one to which the file has changed since.
     #[serde(default)]
     pub disabled: Option<Digest>,
     /// Since when no file of the directory registers the name; `None` while one does.
     #[serde(default)]
     pub absent_since: Option<SystemTime>,
-    /// Whether its file was away and has come back, until a version serves again or has lost its place.
+    /// Whether its file was away and has come back. It is reset when a version serves again or has
+    /// lost its place.
     #[serde(default)]
     pub has_come_back: bool,
-    /// What failed last, until a newer version serves.
+    /// The last failure; cleared when the version in the file serves.
     pub last_error: Option<LastError>,
 }
 
-/// What people know a kept version by.
+/// What operators know a kept version by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptVersion {
-    /// The version that it registers.
+    /// The version string that it registered.
     pub version: String,
-    /// When it began to serve, the last time.
+    /// When it last began to serve.
     pub served_since: SystemTime,
 }
 
-/// What is known of the version in a slot's file.
+/// The verdict on the version in a slot's file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It may serve.
     #[default]
     Good,
-    /// It failed by its bytes. Another host may know better, so a start tries again.
+    /// Its bytes are at fault. Another host may accept them, so a start tries again.
     Bad,
-    /// It served, and failed too often: only an operator's word, or another file, brings it back.
+    /// It served and failed too often: only an operator command or changed file content brings it
+    /// back.
     TakenBack,
 }
 
 /// Why a version does not serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastError {
-    /// The version.
+    /// The digest of the version, if it is known.
     pub digest: Option<Digest>,
-    /// The whole reason.
+    /// The full reason.
     pub reason: String,
-    /// When.
+    /// When it happened.
     pub at: SystemTime,
-    /// Whether the host tries again by itself, though nothing changes: not the version is at fault.
+    /// Whether the host retries by itself, though nothing changes: the version is not at fault.
     #[serde(default)]
     pub is_retried: bool,
 }
 
-/// Why an operator's word is not followed.
+/// Why an operator command can't be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorError {
-    /// No such slot.
+    /// There is no such slot.
     #[error("no plugin `{0}` is known here")]
     Unknown(String),
     /// No file of the directory registers the name.
@@ -134,7 +142,7 @@ pub enum OperatorError {
         /// The file.
         file: PathBuf,
     },
-    /// Nothing to go back to.
+    /// There is no earlier version.
     #[error("there is no earlier version of `{0}` to go back to")]
     NoEarlier(String),
     /// No kept version has that digest.
@@ -142,66 +150,67 @@ pub enum OperatorError {
     NotKept {
         /// The plugin.
         name: String,
-        /// What was asked for.
+        /// The requested digest prefix.
         digest: String,
-        /// What there is.
+        /// The digests of the kept versions.
         kept: Vec<Digest>,
     },
-    /// It is followed, and can't be written down.
+    /// The command is carried out, but can't be saved for the next start.
     #[error(
         "done, but it can't be remembered for the next start: see to it that the data directory can be written, then say it again; \
          a version whose kept file is gone has to be deployed again"
     )]
     NotRemembered,
-    /// Several versions have digests that begin so.
+    /// Several versions have digests with that prefix.
     #[error("several versions of `{name}` have a digest that begins with `{digest}`: {}", found.join(", "))]
     Ambiguous {
         /// The plugin.
         name: String,
-        /// What was asked for.
+        /// The requested digest prefix.
         digest: String,
-        /// What there is.
+        /// The digests with that prefix.
         found: Vec<Digest>,
     },
-    /// The version is kept, and does not serve all the same.
+    /// The version is kept, but can't serve.
     #[error("version {digest} of `{name}` can't serve, and what served goes on: {reason}")]
     NotServed {
         /// The plugin.
         name: String,
-        /// The version.
+        /// The digest of the version.
         digest: Digest,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// For what was remembered by a host that did not remember when.
+/// The default for slots that were saved by a host that did not save this time.
 fn long_ago() -> SystemTime {
     SystemTime::UNIX_EPOCH
 }
 
 impl Slots {
-    /// The slot of `name`.
+    /// Returns the slot of `name`.
     pub fn get(&self, name: &str) -> Option<&Slot> {
         self.by_name.get(name)
     }
 
-    /// All of them, by name.
+    /// Iterates over all slots, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Slot)> {
         self.by_name.iter().map(|(name, slot)| (name.as_str(), slot))
     }
 
-    /// Every version that must be kept.
+    /// Iterates over the versions that must be kept; a version may appear more than once.
     pub fn kept(&self) -> impl Iterator<Item = &Digest> {
         self.by_name.values().flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(&slot.pinned))
     }
 
-    /// The version of each plugin that served before the one that serves.
+    /// Iterates over the version of each plugin that served before the serving one.
     pub fn before(&self) -> impl Iterator<Item = Digest> {
         self.present().filter_map(|(_, slot)| slot.before(slot.serving.as_ref()))
     }
 
-    /// For a host that starts: what failed before may not fail here.
+    /// Prepares the saved slots for a host that starts: versions that failed before are tried
+    /// again.
     #[must_use]
     pub fn at_start(mut self) -> Self {
         for slot in self.by_name.values_mut().filter(|slot| slot.verdict == Verdict::Bad) {
@@ -210,7 +219,7 @@ impl Slots {
         self
     }
 
-    /// The versions of `name` to try, the best first.
+    /// Returns the versions of `name` to try, the best first.
     pub fn wanted(&self, name: &str) -> Vec<Digest> {
         let Some(slot) = self.by_name.get(name).filter(|slot| !slot.is_absent()) else { return Vec::new() };
         let newest = Some(&slot.in_file).filter(|_| slot.verdict == Verdict::Good);
@@ -223,11 +232,12 @@ impl Slots {
         wanted
     }
 
-    /// `digest` of `name` serves now. A version that served before the host was restarted has served since then.
+    /// Records that version `digest` of `name` serves now. A version that also served before a
+    /// restart or an absence keeps its earlier `serving_since`.
     pub fn served(&mut self, name: &str, digest: &str, now: SystemTime) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         slot.has_come_back = false;
-        // A version that only its file's absence has interrupted is as old as it was.
+        // A version that was interrupted only by the absence of its file keeps its age.
         if slot.serving.as_deref() != Some(digest) {
             slot.serving_since = now;
             slot.serving = Some(digest.to_owned());
@@ -240,7 +250,7 @@ impl Slots {
         slot.kept.truncate(KEPT);
     }
 
-    /// The version of `name` that serves calls itself `version`.
+    /// Records that the serving version of `name` has the version string `version`.
     pub fn describe(&mut self, name: &str, version: &str) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if let Some(serving) = &slot.serving {
@@ -250,7 +260,8 @@ impl Slots {
         slot.versions.retain(|digest, _| slot.kept.contains(digest));
     }
 
-    /// A version of `name` could not be made to serve. `by_its_bytes`: it never will.
+    /// Records that a version of `name` could not be made to serve. `by_its_bytes`: its bytes are
+    /// at fault, so it never will.
     pub fn refused(&mut self, name: &str, error: LastError, by_its_bytes: bool) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if error.digest.as_ref() == Some(&slot.in_file) && by_its_bytes {
@@ -259,18 +270,20 @@ impl Slots {
         slot.last_error = Some(error);
     }
 
-    /// Nothing of `name` serves any more. What an absent plugin served is remembered for when it comes back.
+    /// Records that no version of `name` serves any more. For an absent plugin, the version that
+    /// served is remembered for when it comes back.
     pub fn unserved(&mut self, name: &str) {
         if let Some(slot) = self.by_name.get_mut(name).filter(|slot| !slot.is_absent()) {
             (slot.serving, slot.has_come_back) = (None, false);
         }
     }
 
-    /// Goes back to the version before the one that serves, or to the one whose digest begins with `to`, among those that are kept and what
-    /// the file holds. Which it is.
+    /// Rolls back to the version whose digest begins with `to`, among the kept versions and the one
+    /// in the file. If `to` is `None`, rolls back to the version before the serving one. Returns
+    /// the digest of the chosen version.
     ///
     /// # Errors
-    /// Where there is none, or several.
+    /// If there is no such slot, its file is gone, or no version or several versions match.
     pub fn roll_back(&mut self, name: &str, to: Option<&str>) -> Result<Digest, OperatorError> {
         let slot = self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
         if slot.is_absent() {
@@ -287,7 +300,7 @@ impl Slots {
             })?,
             None => slot.before(slot.serving.as_ref()).ok_or_else(|| OperatorError::NoEarlier(name.to_owned()))?,
         };
-        // To choose what the file holds is to follow the file again.
+        // To choose the version in the file means to follow the file again.
         slot.pinned = (target != slot.in_file).then(|| target.clone());
         if target == slot.in_file {
             slot.verdict = Verdict::Good;
@@ -295,7 +308,8 @@ impl Slots {
         Ok(target)
     }
 
-    /// Takes a rollback to `target` back, which could not be followed: what was wanted `before` is wanted again.
+    /// Undoes a rollback to `target` that could not be carried out: restores the choice that was in
+    /// effect `before`. Does nothing if the slot has changed since.
     pub fn undo_roll_back(&mut self, name: &str, target: &str, before: Option<&Slot>) {
         let Some((slot, before)) = self.by_name.get_mut(name).zip(before) else { return };
         let is_as_it_was_left = slot.in_file == before.in_file && slot.pinned.as_deref().unwrap_or(&slot.in_file) == target;
@@ -307,21 +321,22 @@ impl Slots {
         }
     }
 
-    /// Takes the plugin's events out of service, or back into it.
+    /// Disables or enables the plugin.
     ///
     /// # Errors
-    /// Where there is no such plugin.
+    /// If there is no such plugin.
     pub fn set_disabled(&mut self, name: &str, is_disabled: bool) -> Result<(), OperatorError> {
         let slot = self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
         slot.disabled = is_disabled.then(|| slot.in_file.clone());
         Ok(())
     }
 
-    /// The version that serves has tripped its breaker, at last by `failure`. Goes back to the one before it where it is new, nobody chose it, and there is one;
-    /// which that is.
+    /// Handles a tripped breaker of the serving version; `failure` is its last failure. Rolls back
+    /// to the version before it if the serving version is new and not pinned, and an earlier
+    /// version is kept. Returns the digest of that earlier version.
     pub fn tripped(&mut self, name: &str, failure: Option<&str>, at: SystemTime) -> Option<Digest> {
         let slot = self.by_name.get_mut(name).filter(|slot| !slot.is_absent())?;
-        // A clock that was set back says nothing about age: then the version stays, and its breaker guards it.
+        // If the clock was set back, the age is unknown: the version stays, guarded by its breaker.
         let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
         let tripped = slot.serving.clone().filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;
         let target = slot.before(Some(&tripped))?;
@@ -338,12 +353,13 @@ impl Slots {
 }
 
 impl Slot {
-    /// Whether `version` is not to be asked, by an operator's word.
+    /// Whether an operator has disabled `version`: it gets no events.
     pub fn is_disabled(&self, version: &str) -> bool {
         self.disabled.as_ref().is_some_and(|at| version != self.in_file || self.in_file == *at)
     }
 
-    /// The file holds `digest` now. The word that the plugin is disabled was about what served then: it ends where that is not so any more.
+    /// Records that the file holds `digest` now. A disable applies to the version that served at
+    /// that time: it ends once a newer version has served and the file changes again.
     fn hold(&mut self, digest: &str, verdict: Verdict) {
         let last = self.serving.as_ref().or(self.kept.front());
         if self.in_file != digest && last == Some(&self.in_file) && !self.is_disabled(&self.in_file) {
@@ -357,7 +373,8 @@ impl Slot {
         self.serving.as_deref().is_some_and(|serving| self.is_disabled(serving))
     }
 
-    /// The one version whose digest begins so; else those that there are.
+    /// Returns the version whose digest begins with `to`; otherwise, as an error, the versions that
+    /// match and `to`.
     fn begins_with(&self, to: &str) -> Result<Digest, (Vec<Digest>, String)> {
         let others = Some(&self.in_file).filter(|digest| !self.kept.contains(digest));
         let found: Vec<_> = self.kept.iter().chain(others).filter(|digest| !to.is_empty() && digest.starts_with(to)).cloned().collect();
@@ -367,7 +384,7 @@ impl Slot {
         }
     }
 
-    /// The version that served before `this`.
+    /// Returns the version that served before `this`.
     fn before(&self, this: Option<&Digest>) -> Option<Digest> {
         self.kept.iter().find(|kept| Some(*kept) != this).cloned()
     }

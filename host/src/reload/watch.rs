@@ -1,4 +1,5 @@
-//! Tells when something of the plugin directory may have changed. The only file that knows notify.
+//! Reports when something in the plugin directory may have changed. Only this module uses the
+//! `notify` crate.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,10 +16,11 @@ use tokio::time::Instant;
 use super::scan;
 use super::watched::{Entry, MAX_DIRECTORIES, Watched};
 
-/// How soon it is tried again to watch what could not be watched, at the earliest: at the first scan after this time.
+/// The shortest time after which a failed watch is tried again: this happens at the first scan
+/// after it.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is called with each event of the system.
+/// The callback for each event of the system.
 type Told = Box<dyn FnMut(notify::Result<Event>) + Send>;
 
 /// Creates a watcher: the system's, or a test's.
@@ -28,28 +30,29 @@ type Create = fn(Told) -> notify::Result<Box<dyn Watcher + Send>>;
 pub(super) struct Watch {
     dir: PathBuf,
     create: Create,
-    /// Of one element: it says that something has changed, not what.
+    /// A channel of capacity 1: it reports that something has changed, not what.
     changes: (mpsc::Sender<()>, mpsc::Receiver<()>),
     active: Option<Active>,
-    /// When the system did not let something be watched, until it does.
+    /// When the system last refused a watch; `None` once it allows all of them.
     failed_at: Option<Instant>,
 }
 
-/// What is watched now.
+/// The current watches.
 struct Active {
     watched: Arc<Watched>,
-    /// Which directories they are: another one may come to have the name of one.
+    /// The identity of each watched directory: another directory may later have the same name.
     directories: BTreeMap<PathBuf, Option<DirectoryId>>,
-    /// Set when one of the directories was removed or renamed: the system watches it no longer, or under a wrong name.
+    /// Set when one of the directories was removed or renamed: the system no longer watches it, or
+    /// does so under the wrong name.
     is_outdated: Arc<AtomicBool>,
     _watcher: Box<dyn Watcher + Send>,
 }
 
-/// What tells one directory from another of the same name.
+/// Distinguishes directories of the same name: device and inode.
 type DirectoryId = (u64, u64);
 
 impl Watch {
-    /// Watches nothing until [`follow`](Self::follow) is called.
+    /// Creates a watch that watches nothing until [`follow`](Self::follow) is called.
     pub(super) fn new(dir: &Path) -> Self {
         Self::with(dir, |told| notify::recommended_watcher(told).map(|watcher| Box::new(watcher) as Box<dyn Watcher + Send>))
     }
@@ -59,11 +62,12 @@ impl Watch {
         Self { dir, create, changes: mpsc::channel(1), active: None, failed_at: None }
     }
 
-    /// Watches what is to be watched now. Call it before each scan: then the scan finds what changed before. Returns whether another scan
-    /// is needed soon: links may have changed before they were watched.
+    /// Brings the watches up to date. Call it before each scan, which then finds earlier changes.
+    /// Returns whether another scan is needed soon, because links may have changed before they were
+    /// watched.
     ///
-    /// If the system does not let the directory be watched, this is logged once, tried again at a later call, and the slow rescan finds
-    /// changes meanwhile.
+    /// If the system refuses to watch the directory, this is logged once and tried again at a later
+    /// call. Meanwhile, the slow rescan finds changes.
     pub(super) fn follow(&mut self, now: Instant) -> bool {
         let watched = Watched::of(&self.dir, &scan::links(&self.dir), entry);
         let directories: BTreeMap<_, _> = watched.directories().map(|dir| (dir.to_owned(), id(dir))).collect();
@@ -76,7 +80,7 @@ impl Watch {
             return false;
         }
         let is_cut = watched.is_cut && self.active.as_ref().is_none_or(|active| !active.watched.is_cut);
-        // First: the system may have too few watchers for a second one.
+        // Drop the old watcher first: the system may have too few watches for both.
         self.active = None;
         let result = self.watch(watched, directories);
         match &result {
@@ -92,11 +96,11 @@ impl Watch {
                 "symbolic links lead to more directories than are watched: changes behind some are found by the slow rescan (plugins.rescan_s)");
         }
         self.failed_at = result.is_err().then_some(now);
-        // After a failure that goes on nothing new is watched.
+        // If a failure continues, nothing new is watched.
         result.is_ok() || !is_failing
     }
 
-    /// Watches each directory. What could be watched stays watched if another can't.
+    /// Watches each directory. If one can't be watched, the others still are.
     fn watch(&mut self, watched: Watched, directories: BTreeMap<PathBuf, Option<DirectoryId>>) -> notify::Result<()> {
         let (watched, is_outdated) = (Arc::new(watched), Arc::new(AtomicBool::new(false)));
         let (sender, told_watched, told_outdated) = (self.changes.0.clone(), Arc::clone(&watched), Arc::clone(&is_outdated));
@@ -106,7 +110,7 @@ impl Watch {
                 told_outdated.store(true, Ordering::Relaxed);
             }
             if concerns {
-                // If it is full, a change is told already.
+                // If the channel is full, a change is reported already.
                 let _ = sender.try_send(());
             }
         };
@@ -114,7 +118,7 @@ impl Watch {
         let mut result = Ok(());
         for dir in watched.directories() {
             match watcher.watch(dir, RecursiveMode::NonRecursive) {
-                // It has a parent that is watched, and appears there.
+                // The parent of a missing directory is watched, and reports when it appears.
                 Err(error) if is_missing(&error) => {}
                 Err(error) => result = Err(error),
                 Ok(()) => {}
@@ -124,25 +128,25 @@ impl Watch {
         result
     }
 
-    /// Waits for a change.
+    /// Waits for a change. Cancel-safe.
     pub(super) async fn changed(&mut self) {
-        // This end holds a sender as well: it is never closed.
+        // `self` also holds a sender: the channel is never closed.
         let _ = self.changes.1.recv().await;
     }
 
-    /// Forgets changes that were told before.
+    /// Discards changes that were reported before.
     pub(super) fn forget(&mut self) {
         while self.changes.1.try_recv().is_ok() {}
     }
 }
 
-/// Whether an event may change a plugin, and whether it ends the watching of a directory.
+/// Returns whether an event may change a plugin, and whether it ends the watch of a directory.
 fn judge(watched: &Watched, event: &Event) -> (bool, bool) {
-    // Reading changes nothing, and the host's own reading must not wake it again.
+    // Reads change nothing, and the host's own reads must not wake it again.
     if matches!(event.kind, EventKind::Access(_)) {
         return (false, false);
     }
-    // Without a path it says that events were lost.
+    // An event without a path reports that events were lost.
     let concerns = event.paths.is_empty() || event.need_rescan() || event.paths.iter().any(|path| watched.concerns(path));
     let is_end = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
     (concerns, is_end && event.paths.iter().any(|path| watched.is_directory(path)))
@@ -181,11 +185,11 @@ mod tests {
 
     use super::*;
 
-    /// How often a watcher that can't be created was asked for.
+    /// Number of attempts to create a watcher.
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     static IS_EXHAUSTED: AtomicBool = AtomicBool::new(true);
 
-    /// A system that has no watcher left at first.
+    /// Fails to create a watcher as long as `IS_EXHAUSTED` is set.
     fn scarce(told: Told) -> notify::Result<Box<dyn Watcher + Send>> {
         ASKED.fetch_add(1, Ordering::Relaxed);
         if IS_EXHAUSTED.load(Ordering::Relaxed) {

@@ -1,37 +1,40 @@
-//! Which directories must be watched so that a change of the plugin directory is noticed, with every symbolic link on the way to it and to
-//! its files. Pure: it is told what stands at a path.
+//! Decides which directories must be watched to notice changes of the plugin directory, and of the
+//! symbolic links on the way to it and its files. Pure: the caller says what exists at a path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
-/// Directories that are watched at most. The plugin directory with its own links comes first; files that are links beyond that are found by
-/// the slow rescan. Each costs the system about a kilobyte.
+/// The maximum number of watched directories. The plugin directory and its own links come first;
+/// the slow rescan finds changes behind links to files above the limit. Each costs the system about
+/// a kilobyte.
 pub(super) const MAX_DIRECTORIES: usize = 256;
 
-/// Symbolic links that are followed on the way to one file: as many as Linux itself follows.
+/// The maximum number of symbolic links that are followed on the way to one file, as in Linux
+/// itself.
 const MAX_LINKS: usize = 40;
 
-/// What stands at a path, which is not followed itself.
+/// What exists at a path, which is not followed itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
     /// A symbolic link with this target.
     Link(PathBuf),
     /// Anything else.
     Other,
-    /// Nothing, or nothing that can be seen.
+    /// Nothing, or nothing that is accessible.
     Missing,
 }
 
-/// The directories to watch, none of them a symbolic link or behind one, with the names in each that matter.
+/// The directories to watch, and the relevant names in each. None of them is a symbolic link or
+/// lies behind one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Watched {
     names: BTreeMap<PathBuf, Names>,
-    /// Whether there were too many.
+    /// Whether the limit left some out.
     pub(super) is_cut: bool,
 }
 
-/// Names in a directory.
+/// Relevant names in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Names {
     All,
@@ -39,8 +42,8 @@ enum Names {
 }
 
 impl Watched {
-    /// What to watch for the plugin directory `dir`, an absolute path, in which `links` are symbolic links to plugins. `at` says what stands
-    /// at a path.
+    /// Returns what to watch for the plugin directory `dir`, an absolute path, in which `links` are
+    /// symbolic links to plugins. `at` returns what exists at a path.
     pub(super) fn of(dir: &Path, links: &[PathBuf], at: impl Fn(&Path) -> Entry) -> Self {
         let mut watched = Self::default();
         let Trace { deciding, end } = trace(dir, &at);
@@ -53,7 +56,7 @@ impl Watched {
         watched
     }
 
-    /// Each with its directory; all of them or none.
+    /// Adds each path with its directory. Adds none if that would exceed the limit.
     fn add(&mut self, paths: Vec<PathBuf>) {
         let mut new: Vec<&Path> = paths.iter().filter_map(|path| path.parent()).filter(|dir| !self.names.contains_key(*dir)).collect();
         new.sort_unstable();
@@ -71,12 +74,12 @@ impl Watched {
         }
     }
 
-    /// The directories.
+    /// Iterates over the directories.
     pub(super) fn directories(&self) -> impl Iterator<Item = &Path> {
         self.names.keys().map(PathBuf::as_path)
     }
 
-    /// Whether a change of `path` matters.
+    /// Whether a change of `path` is relevant.
     pub(super) fn concerns(&self, path: &Path) -> bool {
         let is_named = |dir: &Path, name: &OsStr| match self.names.get(dir) {
             Some(Names::All) => true,
@@ -92,19 +95,20 @@ impl Watched {
     }
 }
 
-/// The way from a path to what it leads to.
+/// The resolution of a path.
 struct Trace {
-    /// The paths that decide where it leads: each symbolic link on the way, and what it leads to or the first that is missing.
+    /// The paths that decide the result: each symbolic link on the way, and the target or the first
+    /// missing path.
     deciding: Vec<PathBuf>,
-    /// Where it leads, without any symbolic link.
+    /// The target, without any symbolic link.
     end: PathBuf,
 }
 
-/// Follows an absolute path component by component, as the system does.
+/// Resolves an absolute path component by component, as the system does.
 fn trace(path: &Path, at: &impl Fn(&Path) -> Entry) -> Trace {
     let mut deciding = Vec::new();
     let mut end = PathBuf::new();
-    // What is still to be followed, the next component last.
+    // The remaining components, the next one last.
     let mut rest = reversed(path);
     while let Some(component) = rest.pop() {
         match component.as_os_str() {
@@ -118,7 +122,7 @@ fn trace(path: &Path, at: &impl Fn(&Path) -> Entry) -> Trace {
             Entry::Link(target) if deciding.len() < MAX_LINKS => {
                 deciding.push(end.clone());
                 end.pop();
-                // An absolute one begins anew: to push its root replaces what is there.
+                // An absolute target starts again: pushing its root replaces `end`.
                 rest.extend(reversed(&target));
             }
             Entry::Link(_) | Entry::Missing => break,
@@ -130,7 +134,7 @@ fn trace(path: &Path, at: &impl Fn(&Path) -> Entry) -> Trace {
     Trace { deciding, end }
 }
 
-/// The components of a path, the last one first.
+/// Returns the components of a path, the last one first.
 fn reversed(path: &Path) -> Vec<PathBuf> {
     path.components()
         .rev()
@@ -143,7 +147,7 @@ fn reversed(path: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    /// What to watch in a world in which only these links, and no file below `/missing`, are special.
+    /// Returns what to watch if only these links exist, and no file below `/missing`.
     fn watched(dir: &str, files: &[&str], links: &[(&str, &str)]) -> Watched {
         let at = |path: &Path| match links.iter().find(|(link, _)| Path::new(link) == path) {
             Some((_, target)) => Entry::Link(PathBuf::from(target)),
@@ -185,7 +189,7 @@ mod tests {
                 &[("/srv/p/a.wasm", "../builds/a"), ("/srv/builds/a", "a-7"), ("/srv/p/b.wasm", "/srv/builds/b")],
                 &[("/srv", "p"), ("/srv/builds", "a a-7 b"), ("/srv/p", "*")],
             ),
-            // Through the directory's own link, and a link in the middle of a file's.
+            // Through a link at the directory itself, and a link in the middle of a file's path.
             (
                 "/srv/p",
                 &["a.wasm"],
@@ -194,7 +198,7 @@ mod tests {
             ),
             ("/srv/p", &["a.wasm"], &[("/srv/p/a.wasm", "/missing/a")], &[("/", "missing"), ("/srv", "p"), ("/srv/p", "*")]),
             ("/missing/p", &[], &[], &[("/", "missing"), ("/missing/p", "*")]),
-            // In a circle: nothing is there, and it ends.
+            // A cycle of links: nothing is there, and the resolution ends.
             ("/srv/p", &["a.wasm"], &[("/srv/p/a.wasm", "a.wasm")], &[("/srv", "p"), ("/srv/p", "*")]),
         ];
         for (dir, files, links, expected) in cases {

@@ -1,7 +1,8 @@
-//! Which file claims which slot, and what becomes of a slot without a file. Pure.
+//! Decides which file claims which slot, and what happens to a slot without a file. Pure.
 //!
-//! What was decided of a plugin belongs to its name: it outlives the file, so that a file which is away for a moment, or for
-//! a week, comes back to the same version, disabled or not. A slot without a file is absent: nothing of it serves.
+//! Decisions about a plugin belong to its name and outlive its file. A file that is away for a
+//! moment, or for a week, comes back to the same version, disabled or not. A slot without a file is
+//! absent: nothing of it serves.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -9,39 +10,43 @@ use std::time::{Duration, SystemTime};
 
 use super::{LastError, OperatorError, Slot, Slots, Verdict, long_ago};
 
-/// Absent plugins that are remembered at most: each takes about 1 KB of memory, and has up to [`KEPT`](super::KEPT) versions
-/// on the disk. Beyond, the one that has been absent for longest is forgotten; one with a decision only where all have one.
+/// The maximum number of absent plugins that are remembered. Each takes about 1 KB of memory, and
+/// has up to [`KEPT`](super::KEPT) versions on the disk. Above that, the plugin that has been
+/// absent longest is forgotten; one with a decision only if all have one.
 pub const MAX_ABSENT: usize = 1_000;
 
-/// An absent plugin without a decision is forgotten when so many others have gone at least [`LATER`] than it.
+/// An absent plugin without a decision is forgotten when so many others have become absent at least
+/// [`LATER`] after it.
 pub const MAX_LATER: usize = 64;
 
-/// Plugins that go within this time go together, however many: a volume is unmounted, or a host starts without it. Nothing is
-/// forgotten for that.
+/// Plugins that become absent within this time count as one event, however many they are: a volume
+/// is unmounted, or a host starts without it. The host forgets none of them for that.
 pub const LATER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A file of the plugin directory, as far as it claims a slot.
+/// A file of the plugin directory, and what it claims.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'files> {
-    /// Which.
+    /// The path of the file.
     pub file: &'files Path,
-    /// The name that it registers, and its version; `None` while that is not known, or if it is no plugin.
+    /// The name that it registers, and its digest; `None` while that is unknown, or if it is no
+    /// plugin.
     pub holds: Option<(&'files str, &'files str)>,
 }
 
-/// How a version stands if another plugin claims the same, the weakest first: the weaker loses; if both are alike, the one
-/// whose file comes later.
+/// The precedence of a version if another plugin makes the same claim, the weakest first. The
+/// weaker loses; if both are equal, the one whose file comes later loses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// Nothing of its plugin serves.
+    /// No version of its plugin serves.
     New,
-    /// Another version of its plugin serves, or did when its file went.
+    /// Another version of its plugin serves, or did when its file was removed.
     Upgrade,
-    /// It serves, but not for long; at a start, it served when the host before ended.
+    /// It serves, but not for long; at a start, it served when the previous host ended.
     Serves,
-    /// It served until its file went, or until the host before ended: what others have of its claims they took meanwhile.
+    /// It served until its file was removed, or until the previous host ended. Others that have its
+    /// claims took them since then.
     Back,
-    /// It has served for so long that what it has is its own.
+    /// It has served long enough for its claims to be its own.
     Settled,
 }
 
@@ -52,12 +57,13 @@ impl Claim<'_> {
 }
 
 impl Slots {
-    /// Lets `files`, which are all that there are, claim their slots, in their order. Returns those that claim the slot of
-    /// another file, with that file.
+    /// Lets `files`, which are all files of the directory, claim their slots, in their order.
+    /// Returns the files that claim the slot of another file, each with that other file.
     ///
-    /// A slot whose file is gone, or has become another plugin, goes on with another file of its name. Without one it is
-    /// absent, unless `more_may_come`: files that are new, and of which it is not known yet what they are. An absent slot comes back with a file
-    /// that registers its name; a file that fails to load brings nothing back.
+    /// If a slot's file is gone or holds another plugin, another file of its name takes over the
+    /// slot. If there is none, the slot is absent. `more_may_come` delays that for a slot whose
+    /// file is gone: new files are not identified yet. An absent slot comes back with a file that
+    /// registers its name; a file that fails to load brings nothing back.
     pub fn claim<'files>(&mut self, files: &[Claim<'files>], more_may_come: bool, now: SystemTime) -> Vec<(&'files Path, PathBuf)> {
         for (name, slot) in &mut self.by_name {
             let own = files.iter().find(|claim| claim.file == slot.file);
@@ -82,8 +88,9 @@ impl Slots {
         taken
     }
 
-    /// `file` holds `digest`, which registers `name`. A rollback ends when the content has changed, and the decision that the
-    /// plugin is disabled when another version has served since.
+    /// Records that `file` holds `digest`, which registers `name`. If the content has changed, a
+    /// rollback ends, and so does a disable if another version has served since. Returns the slot's
+    /// file as an error if that is another one.
     pub(super) fn found(&mut self, file: &Path, digest: &str, name: &str) -> Result<(), PathBuf> {
         match self.by_name.get_mut(name) {
             Some(slot) if slot.file != file => return Err(slot.file.clone()),
@@ -92,7 +99,7 @@ impl Slots {
                     slot.hold(digest, Verdict::Good);
                     slot.pinned = None;
                 }
-                // An error of the serving version itself is not over because its file is still there.
+                // An error of the serving version itself is not cleared by an unchanged file.
                 if slot.serving.as_deref() == Some(digest) {
                     slot.last_error.take_if(|error| error.digest.as_deref() != Some(digest));
                 }
@@ -118,7 +125,8 @@ impl Slots {
         Ok(())
     }
 
-    /// `file` holds something that is no plugin. The version that served before goes on; what an operator chose stands.
+    /// Records that `file` can't be loaded. The version that served before keeps serving, and the
+    /// choices of operators stay.
     pub fn broken(&mut self, file: &Path, error: LastError, by_its_bytes: bool) {
         if let Some(slot) = self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent()) {
             if let Some(digest) = error.digest.as_ref().filter(|_| by_its_bytes) {
@@ -128,30 +136,30 @@ impl Slots {
         }
     }
 
-    /// The plugins that have a file, by name.
+    /// Iterates over the plugins that have a file, by name.
     pub fn present(&self) -> impl Iterator<Item = (&str, &Slot)> {
         self.iter().filter(|(_, slot)| !slot.is_absent())
     }
 
-    /// The plugins that have no file, by name.
+    /// Iterates over the plugins that have no file, by name.
     pub fn absent(&self) -> impl Iterator<Item = (&str, &Slot)> {
         self.iter().filter(|(_, slot)| slot.is_absent())
     }
 
-    /// The name of the slot that `file` claims.
+    /// Returns the name of the slot that `file` holds.
     pub fn of_file(&self, file: &Path) -> Option<&str> {
         self.present().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
     }
 
-    /// The name that `file` had when it was there last.
+    /// Returns the name of the absent slot whose last file was `file`.
     pub fn was_of_file(&self, file: &Path) -> Option<&str> {
         self.absent().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
     }
 
-    /// Forgets plugins that have been absent for `after`, those that [`MAX_LATER`] others have followed, and what is beyond
-    /// [`MAX_ABSENT`]. Returns their names.
+    /// Forgets plugins that have been absent for `after`, those without a decision after which
+    /// [`MAX_LATER`] others became absent, and the excess over [`MAX_ABSENT`]. Returns their names.
     pub fn forget_absent(&mut self, now: SystemTime, after: Duration) -> Vec<String> {
-        // A clock that was set back ends nothing early.
+        // If the clock was set back, nothing is forgotten early.
         let is_over = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= after);
         let absent: Vec<_> = self.absent().filter_map(|(name, slot)| Some((slot, slot.absent_since?, name))).collect();
         let mut newest_first: Vec<_> = absent.iter().map(|(_, since, _)| *since).collect();
@@ -167,7 +175,7 @@ impl Slots {
         names
     }
 
-    /// Forgets what was decided of an absent plugin.
+    /// Forgets everything about an absent plugin.
     ///
     /// # Errors
     /// If there is no such plugin, or it has a file.
@@ -194,12 +202,13 @@ impl Slot {
         !self.kept.is_empty() || self.is_decided()
     }
 
-    /// Whether an operator or a breaker has decided what becomes of the plugin.
+    /// Whether a decision of an operator or a breaker applies to the plugin.
     fn is_decided(&self) -> bool {
         self.disabled.is_some() || self.pinned.is_some() || self.verdict == Verdict::TakenBack
     }
 
-    /// A file registers the name again: what failed by its bytes has been loaded since.
+    /// Records that a file registers the name again: content with a bad verdict has been loaded
+    /// since.
     fn come_back(&mut self) {
         if self.absent_since.take().is_some() {
             self.has_come_back = true;
@@ -209,12 +218,13 @@ impl Slot {
         }
     }
 
-    /// How `version` stands if another plugin claims the same. `serves`: in this host, now. `is_start`: nothing does yet.
-    /// `settled`: how long a version must have served to keep what it has against a plugin whose file was away.
+    /// Returns the precedence of `version` if another plugin makes the same claim. `serves`:
+    /// whether it serves in this host now. `is_start`: whether nothing serves yet. `settled`: how
+    /// long a version must have served to keep its claims against a plugin whose file was away.
     pub fn standing(&self, version: &str, serves: bool, is_start: bool, now: SystemTime, settled: Duration) -> Standing {
         let is_last = self.serving.as_deref() == Some(version);
         if serves || is_start && is_last && !self.has_come_back {
-            // A clock that was set back does not say how long: as if it had been a moment.
+            // If the clock was set back, the age is unknown and counts as short.
             let is_settled = now.duration_since(self.serving_since).is_ok_and(|age| age >= settled);
             return if is_settled { Standing::Settled } else { Standing::Serves };
         }

@@ -1,4 +1,4 @@
-//! A path in what is remembered of slots: as text, or as the bytes of the system where it is none. A file's name need not be UTF-8.
+//! Serializes a path in the saved slots: as text, or as an `OsString` if it is not valid UTF-8.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

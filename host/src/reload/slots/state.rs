@@ -1,42 +1,42 @@
-//! A slot's state, as operators see it. Pure.
+//! The state of a slot, as operators see it. Pure.
 
 use serde::Serialize;
 
 use super::Slot;
 
-/// A slot's state, as operators see it.
+/// The state of a slot, as operators see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PluginState {
-    /// Its first version is being compiled.
+    /// No version serves, and one is being loaded.
     Loading,
     /// It serves.
     Active,
-    /// Its file is gone, and its last events run.
+    /// Its file is gone, and its last events still run.
     Draining,
-    /// Its breaker is open: its events are answered `unavailable`.
+    /// Its breaker is open: its events are answered with `unavailable`.
     Quarantined,
-    /// An operator disabled it: its events are answered `unavailable`.
+    /// An operator disabled it: its events are answered with `unavailable`.
     Disabled,
-    /// Nothing of it serves.
+    /// No version of it serves.
     Failed,
 }
 
-/// What is known of a slot beside what [`Slot`] says.
+/// What is known of a slot in addition to [`Slot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Signs {
     /// A version is in the registry.
     pub is_served: bool,
-    /// Its breaker is open.
+    /// Its breaker is open or half-open.
     pub is_open: bool,
     /// A version is being loaded.
     pub is_loading: bool,
-    /// Events run on code that was taken out.
+    /// Events run on a version that was taken out of service.
     pub is_draining: bool,
 }
 
 impl PluginState {
-    /// The word for it.
+    /// Returns the state's name, as in the API and the log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Loading => "loading",
@@ -48,7 +48,7 @@ impl PluginState {
         }
     }
 
-    /// The state of a slot, or of what is left of one.
+    /// Returns the state of a slot; `None` stands for a file or a draining plugin without a slot.
     pub fn of(slot: Option<&Slot>, signs: Signs) -> Self {
         match slot {
             Some(slot) if signs.is_served && slot.is_serving_disabled() => Self::Disabled,

@@ -1,11 +1,11 @@
-//! What becomes of slots: single promises, and any order of events against a simple model.
+//! Tests of slots: single guarantees, and any sequence of events compared with a simple model.
 
 use std::path::Path;
 
 use super::*;
 use proptest::prelude::*;
 
-/// When every version here begins to serve.
+/// The time at which every version in these tests begins to serve.
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn error(digest: &str) -> LastError {
@@ -16,7 +16,7 @@ fn file() -> PathBuf {
     PathBuf::from("a.wasm")
 }
 
-/// Slots in which these versions of `a` have served, one after the other.
+/// Returns slots in which these versions of `a` have served, one after the other.
 fn after(versions: &[&str]) -> Slots {
     let mut slots = Slots::default();
     for version in versions {
@@ -44,7 +44,7 @@ fn a_rollback_holds_until_the_file_changes() {
     let mut slots = after(&["1", "2"]);
     assert_eq!(slots.roll_back("a", None), Ok("1".to_owned()));
     slots.served("a", "1", NOW);
-    // The next scan finds the file as it was.
+    // The next scan finds the file unchanged.
     slots.found(&file(), "2", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["1", "2"]);
     slots.found(&file(), "3", "a").unwrap();
@@ -95,7 +95,7 @@ fn a_rollback_that_could_not_be_followed_is_undone() {
     assert_eq!(slots.roll_back("a", Some("1")), Ok("1".to_owned()));
     slots.undo_roll_back("a", "1", before.as_ref());
     assert_eq!(slots.get("a").cloned(), before);
-    // The file has changed meanwhile: what it holds now is wanted, whatever was said before.
+    // The file has changed meanwhile: its new content is wanted, despite earlier choices.
     slots.roll_back("a", Some("1")).unwrap();
     slots.found(&file(), "4", "a").unwrap();
     slots.undo_roll_back("a", "1", before.as_ref());
@@ -122,17 +122,17 @@ fn a_slot_goes_on_with_another_file_of_its_name() {
     slots.set_disabled("a", true).unwrap();
     let before = slots.get("a").cloned().unwrap();
     let (file, other) = (file(), PathBuf::from("b.wasm"));
-    // Renamed: all that was known and chosen stays.
+    // Renamed: all knowledge and all choices stay.
     slots.claim(&[Claim { file: &other, holds: Some(("a", "2")) }], false, NOW);
     assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
-    // Gone, and a file that may be it is not known yet.
+    // Gone, while a file that may hold the plugin is not identified yet.
     slots.claim(&[Claim { file: &file, holds: None }], true, NOW);
     assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
     slots.claim(&[Claim { file: &file, holds: None }], false, NOW);
     assert_eq!(slots.get("a").map(Slot::is_absent), Some(true));
 }
 
-/// The claim of the file `a.wasm` that holds this version of `a`.
+/// Returns the claim of `file`, which holds this version of `a`.
 fn holds<'files>(file: &'files Path, version: &'files str) -> [Claim<'files>; 1] {
     [Claim { file, holds: Some(("a", version)) }]
 }
@@ -147,7 +147,7 @@ fn a_file_that_comes_back_finds_what_was_decided() {
     slots.claim(&[], false, NOW);
     assert_eq!(slots.wanted("a"), [""; 0], "nothing of it serves");
     assert!(matches!(slots.roll_back("a", None), Err(OperatorError::Absent { .. })));
-    // A host that starts meanwhile knows it as well.
+    // A host that starts meanwhile also knows the decisions.
     let saved = serde_json::to_string(&slots).unwrap();
     let mut slots = serde_json::from_str::<Slots>(&saved).unwrap().at_start();
     // A file that is no plugin brings nothing back.
@@ -167,7 +167,7 @@ fn a_version_that_was_taken_back_is_not_tried_again_when_its_file_comes_back() {
     slots.claim(&[], false, NOW);
     slots.claim(&holds(&file(), "2"), false, NOW);
     assert_eq!(slots.wanted("a"), ["1"]);
-    // Another content is another decision.
+    // The decision does not apply to other content.
     slots.claim(&[], false, NOW);
     slots.claim(&holds(&file(), "3"), false, NOW);
     assert_eq!(slots.wanted("a"), ["3", "1"]);
@@ -183,7 +183,7 @@ fn what_served_until_its_file_went_stands_before_all_but_those_that_are_settled(
     assert_eq!(slots.get("a").unwrap().standing("1", true, false, NOW + SETTLED, SETTLED), Standing::Settled);
     assert_eq!(standing(&slots, "2", false, false), Standing::Upgrade);
     slots.claim(&[], false, NOW);
-    // What is published then serves nothing of it.
+    // The generation that is then published serves no version of it.
     slots.unserved("a");
     slots.claim(&holds(&file(), "1"), false, NOW);
     for is_start in [false, true] {
@@ -212,7 +212,7 @@ fn an_absent_plugin_is_forgotten_after_its_time_by_an_operator_or_for_another() 
     assert_eq!(slots.forget_absent(NOW + AFTER + AFTER, AFTER), ["a"]);
 }
 
-/// Slots in which plugins of these numbers have served.
+/// Lets plugins with these numbers serve.
 fn crowd(slots: &mut Slots, numbers: std::ops::Range<usize>) {
     let crowd: Vec<_> = numbers.map(|number| (PathBuf::from(format!("{number}.wasm")), format!("p{number:04}"))).collect();
     let claims: Vec<_> = crowd.iter().map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
@@ -225,13 +225,14 @@ fn plugins_that_go_together_are_all_remembered_and_decisions_outlive_those_that_
     let (mut slots, after) = (Slots::default(), LATER * 100);
     crowd(&mut slots, 0..200);
     slots.set_disabled("p0007", true).unwrap();
-    // An unmounted volume, or a start without it: whether or not one look finds it all gone.
+    // An unmounted volume, or a start without it, whether or not a single scan finds all files
+    // gone.
     slots.claim(&[], false, NOW);
     assert_eq!(slots.forget_absent(NOW, after), [""; 0]);
     crowd(&mut slots, 200..200 + MAX_LATER);
     slots.claim(&[], false, NOW + LATER / 2);
     assert_eq!(slots.forget_absent(NOW + LATER / 2, after), [""; 0]);
-    // Others come and go later: those that went first make room, but for what was decided.
+    // Other plugins become absent later: the first ones make room, except for those with decisions.
     crowd(&mut slots, 300..300 + MAX_LATER - 1);
     slots.claim(&[], false, NOW + LATER);
     assert_eq!(slots.forget_absent(NOW + LATER, after), [""; 0]);
@@ -268,7 +269,7 @@ fn a_disabled_version_stays_so_until_another_serves_in_its_place() {
     slots.found(&file(), "2", "a").unwrap();
     let disabled = |slots: &Slots, version: &str| slots.get("a").is_some_and(|slot| slot.is_disabled(version));
     assert!(disabled(&slots, "1") && !disabled(&slots, "2"), "the word was about the version that served");
-    // It comes, fails, and goes: what it replaced is what it was.
+    // The new version serves, fails and is rolled back: the version before it is still disabled.
     slots.served("a", "2", NOW);
     slots.tripped("a", None, NOW).unwrap();
     slots.served("a", "1", NOW);
@@ -290,7 +291,7 @@ fn a_version_that_failed_is_tried_again_at_a_start_and_one_that_was_taken_back_i
     slots.tripped("a", None, NOW).unwrap();
     let mut slots = slots.at_start();
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
-    // An operator may insist.
+    // An operator may override that.
     assert_eq!(slots.roll_back("a", Some("2")), Ok("2".to_owned()));
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("2"));
 }
@@ -326,11 +327,11 @@ fn the_state_follows_from_what_is_known() {
 /// What can happen to one plugin.
 #[derive(Debug, Clone)]
 enum Happening {
-    /// The file holds this version, which is good.
+    /// The file holds this version, which can be loaded.
     Good(u8),
     /// The file holds this version, which is no plugin.
     Broken(u8),
-    /// The file is looked at again, unchanged.
+    /// The file is scanned again, unchanged.
     Rescan,
     Removed,
     /// An operator forgets the plugin.
@@ -339,7 +340,8 @@ enum Happening {
     RollBackTo(u8),
     Disable,
     Enable,
-    /// Its breaker opens when the clock says that it has served for so many seconds; less than none where the clock was set back.
+    /// Its breaker opens when it has served for so many seconds according to the clock; negative if
+    /// the clock was set back.
     Tripped(i16),
     /// The host is restarted.
     Restart,
@@ -361,10 +363,10 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// What should be, told in the simplest way: what the file holds, what serves, what was chosen.
+/// The expected state in its simplest form: what the file holds, what serves, what was chosen.
 #[derive(Debug, Default, Clone)]
 struct Model {
-    /// What the file holds; nothing where there is none.
+    /// What the file holds; `None` if there is none.
     in_file: Option<u8>,
     is_broken: bool,
     serving: Option<u8>,
@@ -372,7 +374,7 @@ struct Model {
     served: Vec<u8>,
     /// What the file held when the plugin was disabled.
     disabled: Option<u8>,
-    /// Whether an operator, or a breaker, went back to what serves.
+    /// Whether an operator or a breaker rolled back to the serving version.
     is_chosen: bool,
     /// Whether the file is gone.
     is_absent: bool,
@@ -383,7 +385,7 @@ impl Model {
         self.disabled.is_some_and(|at| self.serving.is_some() && (self.serving != self.in_file || self.in_file == Some(at)))
     }
 
-    /// The file holds something else.
+    /// Records that the file holds something else.
     fn hold(&mut self, version: u8) {
         let last = self.serving.or(self.served.first().copied());
         if self.in_file != Some(version) && last == self.in_file && self.disabled != self.in_file {
@@ -405,7 +407,7 @@ proptest! {
     #[test]
     fn any_order_of_events_leaves_what_the_model_says(happenings in proptest::collection::vec(happening(), 1..80)) {
         let (mut slots, mut model) = (Slots::default(), Model::default());
-        // Versions that were taken back are bad from then on.
+        // Versions that were rolled back by a breaker, and are bad from then on.
         let mut taken_back: Vec<u8> = Vec::new();
         for happening in happenings {
             let text = |version: u8| version.to_string();
@@ -414,11 +416,12 @@ proptest! {
                     let is_new = model.in_file != Some(version) || model.is_broken;
                     slots.claim(&holds(&file(), &text(version)), false, NOW);
                     if std::mem::take(&mut model.is_absent) && !is_new {
-                        // What served last serves again.
+                        // The version that served last serves again.
                         model.serve(model.served[0]);
                     }
                     if is_new {
-                        // A version that was taken back is as good as any other once the file has changed to it again.
+                        // A version that was rolled back counts as good once the file has changed
+                        // to it again.
                         taken_back.clear();
                         model.hold(version);
                         model.is_broken = false;
@@ -487,7 +490,7 @@ proptest! {
                     prop_assert_eq!(&serde_json::from_str::<Slots>(&saved).unwrap(), &slots);
                 }
             }
-            // The best version that could be had is served, as the host does after everything that happens.
+            // The best available version is served, as the host does after every event.
             if let Some(best) = slots.wanted("a").first().cloned() {
                 slots.served("a", &best, NOW);
             }
