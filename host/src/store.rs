@@ -1,11 +1,14 @@
-//! The durable state of one plugin: keys, values and sequences in one SQLite file, with snapshots to read from and commits that notice
-//! when what was read has changed. The only module that knows SQLite.
+//! The durable state of one plugin: keys, values and sequences in one SQLite file. Reads use
+//! snapshots. A commit detects whether the data that the handler read has changed. Only this module
+//! uses SQLite.
 //!
-//! Refuses to know what the values mean, which handler reads or writes them, and that a handler may run again: a conflict is an answer here,
-//! not a loop. Everything blocks, for microseconds as a rule: what takes longer says so.
+//! It does not know what the values mean or which handler reads or writes them. It does not retry:
+//! it returns a conflict to the caller. All calls block, usually for microseconds; the docs of
+//! longer calls say so.
 //!
-//! A commit survives the death of the process at once, and that of the machine once the system has written it (WAL, `synchronous=NORMAL`):
-//! then the last moments may be missing, but never a part of a commit.
+//! A commit survives the death of the process at once. It survives a crash of the machine once the
+//! operating system has written it to the disk (WAL, `synchronous=NORMAL`): the last commits may be
+//! missing, but never a part of one.
 
 mod commit;
 mod error;
@@ -40,55 +43,62 @@ pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::{Changes, View};
 use wal::{Held, Wal};
 
-/// Marks a file as one of ours, for `file(1)` and for us: `Sock`.
+/// The SQLite application id of these files, which `file(1)` and the host check: `Sock`.
 const APPLICATION_ID: u32 = 0x536F_636B;
 
-/// The format of the tables below. A host refuses a file of a newer one, and converts an older one.
+/// The format of the tables below. A host refuses a file with a newer format. This is the first
+/// format, so there is no older one to convert.
 const FORMAT: u32 = 1;
 
-/// `entries` has row ids, so that a value of some KiB lies in one page: without them a row over a quarter of a page takes another page.
+/// `entries` has row ids so that a value of some KiB fits into one page. Without row ids, a row
+/// over a quarter of a page takes another page.
 const TABLES: &str = "
     CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, version INTEGER NOT NULL);
     CREATE TABLE sequences (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 1), commits INTEGER NOT NULL, bytes INTEGER NOT NULL);
     INSERT INTO meta VALUES (1, 0, 0);";
 
-/// How long an operator's own tool may hold the file before a call fails. The host itself never waits for itself here.
+/// How long another process, such as an operator's tool, may hold the file before a call fails. The
+/// host's own connections never wait for each other here.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// KiB of pages that one connection caches; there are up to [`snapshot::IDLE_READERS`] of them for each plugin, and the system caches the file as well.
+/// KiB of pages that one connection caches. Each plugin has up to [`snapshot::IDLE_READERS`] idle
+/// connections, and the operating system caches the file as well.
 const CACHE_KIB: i64 = 512;
 
-/// Bytes that an entry counts beside its key and its value, so that a million tiny ones are not free.
+/// Bytes that an entry counts in addition to its key and its value, so that a million tiny entries
+/// are not free.
 const ENTRY_BYTES: u64 = 32;
 
-/// What the log says of a file that is larger than it may be.
+/// The log message for a file that is larger than its limit.
 const TOO_LARGE: &str = "the file of a plugin's state is larger than its part of `state_bytes`, which counts the disk: what is larger than before is \
                          refused (`too_large`); raise `state_bytes`";
 
-/// Pages that the file may always have: the empty tables, and something in them.
+/// Minimum limit of the file, in pages: room for the empty tables and a little data.
 const MIN_FILE_PAGES: u64 = 64;
 
-/// How much a plugin may store, and a call may move.
+/// The limits of one plugin's state and of single calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreLimits {
-    /// Bytes on the disk: the file with its write-ahead log and the log's index. The keys and values alone, with 32 bytes for each entry, may
-    /// not be more either; this is what a view looks at, before anything is written.
+    /// Bytes on the disk: the file, its write-ahead log, and the log's index. The keys and values,
+    /// plus 32 bytes for each entry, are also limited to this number; a view checks that before
+    /// anything is written.
     pub quota: u64,
-    /// Bytes of the write-ahead log at which writers wait for a checkpoint; at most an eighth of the quota. The log may be longer by one
-    /// transaction.
+    /// Bytes of the write-ahead log at which writers wait for a checkpoint; at most an eighth of
+    /// the quota. The log may exceed this by one transaction.
     pub wal: u64,
-    /// Bytes of one key.
+    /// Maximum bytes of a key.
     pub key: usize,
-    /// Bytes of one value.
+    /// Maximum bytes of a value.
     pub value: usize,
-    /// Bytes of the keys and values that one scan returns.
+    /// Maximum bytes of the keys and values that one scan returns.
     pub scan: usize,
-    /// Age at which a snapshot is ended when the write-ahead log needs room.
+    /// Age from which the store may end a snapshot when the write-ahead log needs room.
     pub snapshot_grace: Duration,
 }
 
-/// The default of [`StoreLimits::snapshot_grace`]: many times what a handler takes that does not wait for something.
+/// The default of [`StoreLimits::snapshot_grace`]: many times the duration of a handler that does
+/// not wait for anything.
 const SNAPSHOT_GRACE: Duration = Duration::from_millis(100);
 
 impl Default for StoreLimits {
@@ -109,50 +119,52 @@ impl StoreLimits {
         self.wal.min(self.quota / 8)
     }
 
-    /// Bytes of the quota that are kept for the log and its index.
+    /// Bytes of the quota that are reserved for the log and its index.
     fn wal_reserve(&self, page_bytes: u64) -> u64 {
         wal::reserved(self.wal_bound(), page_bytes)
     }
 
-    /// Bytes that the file may have.
+    /// Maximum bytes of the file.
     fn file_bytes(&self, page_bytes: u64) -> u64 {
         self.quota.saturating_sub(self.wal_reserve(page_bytes)).max(MIN_FILE_PAGES * page_bytes)
     }
 }
 
-/// One plugin's state. Reading happens in [`View`]s, any number at once; writing in [`Store::commit`], one at a time.
+/// The state of one plugin. Any number of [`View`]s can read at once; [`Store::commit`] writes, one
+/// commit at a time.
 pub struct Store {
     file: PathBuf,
     limits: StoreLimits,
-    /// Locked before `writer` where both are.
+    /// If both are locked, this is locked before `writer`.
     ids: Mutex<Ids>,
-    /// `None` while nobody has written for a while: see [`Store::tend`].
+    /// `None` after the store was idle for a while: see [`Store::tend`].
     writer: Mutex<Option<Connection>>,
     readers: Mutex<Readers>,
     manifest: Manifest,
-    /// Whether there is a writer, and the manifest says so: only then may a commit be made on a thread that serves others.
+    /// Whether a writer is open and the manifest records that. Only then may a commit run on a
+    /// thread that serves other tasks.
     is_awake: AtomicBool,
-    /// Calls of [`Store::tend`] since the store was used.
+    /// Calls of [`Store::tend`] since the store was last used.
     idle: AtomicU64,
-    /// What `meta.bytes` is, to say no to a write without asking the file.
+    /// A copy of `meta.bytes`, to refuse a write without reading the file.
     used: AtomicU64,
-    /// What `meta.commits` is, to notice that the file was exchanged.
+    /// A copy of `meta.commits`, to detect that the file was replaced.
     commits: AtomicI64,
-    /// The commits that are in the file and on the disk: a power cut takes none of them.
+    /// The number of commits that are in the file and on the disk: a power cut loses none of them.
     saved: AtomicI64,
     wal: Wal,
     health: Health,
-    /// Writers who wait for their turn.
+    /// Writers that wait for their turn.
     pub queue: Queue,
 }
 
 impl Store {
-    /// Opens the state in `file`, and creates it (readable by nobody else) where there is none. What is remembered of it is kept in the file
-    /// `manifest`, which should be in another directory.
+    /// Opens the state in `file`, or creates it, readable by its owner only. The host's record of
+    /// the state is kept in the file `manifest`, which should be in another directory.
     ///
     /// # Errors
-    /// The file can't be opened, is not one of ours, or was written by a newer host: then it is left as it is. [`StoreError::Lost`] where
-    /// there was a state that is not there any more.
+    /// The file can't be opened, is not a store, or was written by a newer host; it is left
+    /// unchanged. [`StoreError::Lost`] if earlier state is missing or damaged.
     pub fn open(file: &Path, manifest: &Path, limits: StoreLimits) -> Result<Self, StoreError> {
         let manifest = Manifest::new(manifest);
         let Opened { mut writer, saved, unrecorded } = opening::open(file, &manifest)?;
@@ -189,7 +201,7 @@ impl Store {
         })
     }
 
-    /// A view for one handler. Its snapshot is taken by its first read.
+    /// Creates a view for one handler. Its first read takes its snapshot.
     pub fn view(self: &Arc<Self>) -> View {
         View::new(Arc::clone(self))
     }
@@ -199,49 +211,53 @@ impl Store {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// What is wrong with the state now: the worst, where it is several things.
+    /// The worst current failure, or `None` if nothing fails.
     pub fn trouble(&self) -> Option<Trouble> {
         self.health.trouble()
     }
 
-    /// Calls so far that failed through no fault of the handler. Two numbers that differ tell that one may have failed between them.
+    /// Number of calls that failed for a reason other than the handler. If the number has changed,
+    /// a call may have failed in between.
     pub fn faults(&self) -> u64 {
         self.health.faults()
     }
 
-    /// Whether this fails now.
+    /// Whether `kind` fails now.
     pub fn is_failing(&self, kind: FailureKind) -> bool {
         self.health.has(kind)
     }
 
-    /// How often something failed since the store was opened.
+    /// Number of failures of `kind` since the store was opened.
     pub fn failures(&self, kind: FailureKind) -> u64 {
         self.health.count(kind)
     }
 
-    /// What the state takes on the disk, as far as that can be seen.
+    /// The space that the state takes on the disk. A file whose size can't be read counts as 0.
     pub fn disk(&self) -> Disk {
         let bytes = |suffix| std::fs::metadata(beside(&self.file, suffix)).map_or(0, |file| file.len());
         let wal = bytes("-wal");
         Disk { bytes: bytes("") + wal + bytes("-shm"), wal, quota: self.limits.quota }
     }
 
-    /// Gives back the numbers that were taken and not given out, moves the log into the file, and closes all files. The store can still be
-    /// used, at the price of doing it again.
+    /// Returns reserved sequence numbers that were not given out, checkpoints the log, and closes
+    /// all files. The files stay open if another process prevents the checkpoint. The store can
+    /// still be used: it opens the files again and must then be closed again.
     ///
     /// # Errors
-    /// The file can't be written. Nothing is lost then but a few numbers: what was committed is safe in the log.
+    /// The file can't be written. Only a few sequence numbers are lost: all commits are safe in the
+    /// log.
     pub fn close(&self) -> Result<(), StoreError> {
         let mut ids = lock(&self.ids);
         let mut writer = self.hold_writer();
-        // Where this fails (the disk is full) the files are closed all the same: it costs a gap in a sequence.
+        // If this fails, for example because the disk is full, the files are closed all the same.
+        // The cost is a gap in a sequence.
         let given_back = ids.give_back(&mut writer);
         self.end_snapshots(Duration::ZERO);
         let slept = self.sleep(writer).map(drop);
         given_back.and(slept)
     }
 
-    /// A connection for the writer, after one was closed.
+    /// Opens a connection for the writer after the previous one was closed.
     fn reopen(&self) -> Result<Connection, StoreError> {
         let mut writer = connect(&self.file)?;
         set_up(&mut writer, &self.limits, &self.wal)?;
@@ -252,8 +268,9 @@ impl Store {
         Ok(writer)
     }
 
-    /// Has the manifest say that commits may be in the log alone. It is not worth a commit that is stored already: where the disk is full, a
-    /// log that is lost would not be noticed.
+    /// Records in the manifest that commits may be in the log alone. An error does not fail the
+    /// commit, which is stored already. But until the record can be written (the disk may be full),
+    /// the loss of the log would not be detected.
     fn wake(&self) {
         if !self.is_awake.load(Ordering::Relaxed) {
             let record = Record { commits: self.saved.load(Ordering::Relaxed), ..Record::open() };
@@ -267,18 +284,19 @@ impl Store {
         }
     }
 
-    /// Closes the files of a store whose log is in its file; whether that could be done now.
+    /// Checkpoints the log and closes all files. Returns `false` if a reader prevents that now.
     fn sleep(&self, mut writer: Held<'_>) -> Result<bool, StoreError> {
         let readers = std::mem::take(&mut lock(&self.readers).idle);
         let Some(connection) = writer.as_ref() else {
-            // The manifest has said since the writer was closed that the log may go.
+            // The writer is closed, so the manifest does not expect a log.
             return readers.into_iter().try_for_each(close_with_log).map(|()| true).map_err(StoreError::from);
         };
         drop(readers);
         if checkpoint(connection, "TRUNCATE")?.is_busy {
             return Ok(false);
         }
-        // Before the log goes with its last connection: a host that is killed between the two must not miss it.
+        // Written before the last connection is closed, which deletes the log: a host that is
+        // killed in between must not report a lost log.
         let record = Record { commits: meta(connection)?.commits, ..Record::default() };
         self.saved.store(record.commits, Ordering::Relaxed);
         self.manifest.write(&record, true).map_err(|source| StoreError::Open { file: self.file.clone(), source })?;
@@ -298,23 +316,25 @@ impl Drop for Store {
     }
 }
 
-/// What a store takes on the disk, in bytes.
+/// The space that a store takes on the disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Disk {
     /// The file, its write-ahead log, and the log's index.
     pub bytes: u64,
-    /// The write-ahead log.
+    /// The write-ahead log alone.
     pub wal: u64,
-    /// What all of it may take.
+    /// The limit of `bytes`.
     pub quota: u64,
 }
 
-/// Where a host with this data directory keeps the state of `plugin`: the store's file, and its record in the manifest.
+/// The paths of the state of `plugin` in the data directory `data`: the store's file, and its
+/// record in the manifest.
 pub fn files(data: &Path, plugin: &str) -> (PathBuf, PathBuf) {
     (data.join("state").join(format!("{plugin}.sqlite")), data.join("manifest").join(format!("{plugin}.json")))
 }
 
-/// The one row of `meta`: changes with every commit, so it tells whether a snapshot is still the newest.
+/// The one row of `meta`. It changes with every commit, so it shows whether a snapshot is still the
+/// newest.
 #[derive(Debug, Clone, Copy)]
 struct Meta {
     commits: i64,
@@ -327,7 +347,7 @@ fn meta(connection: &Connection) -> Result<Meta, rusqlite::Error> {
         .query_row([], |row| Ok(Meta { commits: row.get(0)?, bytes: natural(row.get(1)?) }))
 }
 
-/// What the entry of `key` counts now; 0 where there is none.
+/// The bytes that the stored entry of `key` counts against the quota; 0 if there is no entry.
 fn stored_bytes(connection: &Connection, key: &[u8]) -> Result<u64, rusqlite::Error> {
     let mut statement = connection.prepare_cached("SELECT length(value) FROM entries WHERE key = ?1")?;
     let length: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
@@ -338,36 +358,39 @@ fn entry_bytes(key: &[u8], value_bytes: u64) -> u64 {
     key.len() as u64 + value_bytes + ENTRY_BYTES
 }
 
-/// A number as SQLite stores it. Counts of bytes and numbers of sequences are far below the end of either type.
+/// Converts a number for SQLite. Byte counts and sequence numbers are far below the maximum of
+/// either type.
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// A number that is never negative, as SQLite stores it.
+/// Converts a number that is never negative from SQLite.
 fn natural(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-/// Prepares a connection to write.
+/// Configures a connection for writing.
 fn set_up(writer: &mut Connection, limits: &StoreLimits, wal: &Wal) -> Result<(), rusqlite::Error> {
     let page_bytes = natural(writer.pragma_query_value(None, "page_size", |row| row.get(0))?).max(1);
     writer.pragma_update(None, "max_page_count", integer(limits.file_bytes(page_bytes) / page_bytes))?;
     wal.follow(writer)
 }
 
-/// Closes a connection; if it is the last one, the log goes with it. Only after the manifest says so: a log that it expects would be missed.
+/// Closes a connection. If it is the last one, SQLite deletes the log. Call this only when the
+/// manifest does not expect a log, or the host would report the log as lost.
 fn close_with_log(connection: Connection) -> Result<(), rusqlite::Error> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     connection.close().map_err(|(_, error)| error)
 }
 
-/// A connection that leaves the log as it is when it is closed, unless [`close_with_log`] closes it.
+/// Opens a connection that keeps the log when it is closed, unless [`close_with_log`] closes it.
 fn connect(file: &Path) -> Result<Connection, StoreError> {
-    // One thread at a time uses a connection, which the type system sees to; so SQLite need not lock it.
+    // SQLite need not lock the connection: the type system ensures that one thread at a time uses
+    // it.
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // The first of these reads the file, so it is what fails where that is no database.
+    // The first of these reads the file, so it fails if the file is not a database.
     connection
         .pragma_update(None, "synchronous", "NORMAL")
         .and_then(|()| connection.pragma_update(None, "cache_size", -CACHE_KIB))
@@ -379,12 +402,12 @@ fn connect(file: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Locks, also where a holder has panicked: what these locks guard is whole between any two calls.
+/// Locks the mutex and ignores poisoning: the guarded data is consistent between any two calls.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The same without waiting: `None` if another thread holds the lock.
+/// Locks without waiting. Returns `None` if another thread holds the lock.
 fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),

@@ -1,4 +1,5 @@
-//! Writing: changes that are stored all or not at all, unless what they were made from has changed.
+//! Commits: changes are stored completely or not at all. They are not stored if the data that they
+//! depend on has changed.
 
 use std::sync::atomic::Ordering;
 
@@ -7,29 +8,36 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, Transactio
 use super::view::{Scanned, Tracked};
 use super::{Changes, CommitError, FailureKind, Meta, Store, entry_bytes, integer, meta, natural, stored_bytes};
 
-/// What a commit may write and still take microseconds: a handful of records. A key is some pages of the log.
+/// Limits of a commit that takes only microseconds: a few entries. A key takes some pages of the
+/// log.
 const SMALL_KEYS: usize = 16;
 const SMALL_BYTES: usize = 32 * 1024;
 
-/// What a transaction for several writers may hold, so that it does not take the log far beyond its bound: as much as one event may store.
+/// Limits of a transaction for several writers, so that it does not exceed the log's bound by much:
+/// as much as one event may store.
 const TRANSACTION_KEYS: usize = 256;
 const TRANSACTION_BYTES: usize = 1024 * 1024;
 
-/// Pages that one key takes at most, beside those that its value fills: of the table and of its index, with what a full page is split into.
+/// Maximum number of pages that one key takes in addition to those of its value: pages of the table
+/// and of its index, including page splits.
 const PAGES_PER_KEY: u64 = 8;
 
-/// What a group may have read, and take no longer: each after the first has the entries looked at again.
+/// Maximum number of reads of a group that takes only microseconds: the reads of each writer after
+/// the first are checked again.
 const SMALL_READS: usize = 256;
 
 impl Store {
-    /// Stores `changes`, all or nothing, if nothing that they were made from has changed. Without writes there is nothing to do, and to
-    /// conflict with.
+    /// Stores `changes`, all or nothing, if the data that they depend on has not changed. Changes
+    /// without writes are never a conflict.
+    ///
+    /// Blocks while another process, such as an operator's tool, holds the file (at most two
+    /// seconds), and while the log is full.
     ///
     /// # Errors
-    /// [`CommitError::Conflict`] where a key or a range that the view read is not what it was; [`CommitError::Full`] where the state would
-    /// grow beyond the quota (a commit that shrinks it always may).
-    ///
-    /// Waits for as long as another holds the file, such as an operator's own tool.
+    /// [`CommitError::Conflict`] if a key or a range that the view read has changed;
+    /// [`CommitError::Full`] if the state would grow beyond the quota (a commit that shrinks it is
+    /// always allowed); [`CommitError::Contended`] if a reader in another process keeps the log
+    /// full; [`CommitError::Store`] if the file can't be written.
     pub fn commit(&self, changes: &Changes) -> Result<(), CommitError> {
         if changes.writes.is_empty() {
             return Ok(());
@@ -47,8 +55,9 @@ impl Store {
         committed.pop().unwrap_or(Ok(()))
     }
 
-    /// Commits each of `group` in its turn, as [`Store::commit`] would, with as many as one transaction may have: one that is refused changes
-    /// nothing, and the next sees what those before it have stored.
+    /// Commits each of `group` in order, as [`Store::commit`] would, in as few transactions as
+    /// their size limit allows. Refused changes store nothing, and later changes see what earlier
+    /// ones have stored.
     pub fn commit_all(&self, mut group: &[&Changes]) -> Vec<Result<(), CommitError>> {
         let mut results: Vec<Result<(), CommitError>> = Vec::with_capacity(group.len());
         let fail_all = |results: &mut Vec<_>, part: &[&Changes], rest: &[&Changes], error: &dyn Fn() -> CommitError| {
@@ -69,24 +78,26 @@ impl Store {
             drop(writer);
             match committed {
                 Ok(Ok(committed)) => results.extend(committed),
-                // What keeps the log full keeps it full for all of them: to wait for it once is enough.
+                // The log stays full for the rest of the group as well, so one wait is enough.
                 Err(CommitError::Contended) => {
                     fail_all(&mut results, part, group, &|| CommitError::Contended);
                     return results;
                 }
-                // So it is with another process that holds the file.
+                // The same applies if another process holds the file.
                 Ok(Err(rusqlite::Error::SqliteFailure(failure, message))) if is_busy(failure) => {
                     fail_all(&mut results, part, group, &|| rusqlite::Error::SqliteFailure(failure, message.clone()).into());
                     return results;
                 }
-                // What is wrong with one of them is no matter of the others.
+                // A failure of one writer must not fail the others, so each is committed alone.
                 Ok(Err(_)) | Err(_) => results.extend(part.iter().map(|changes| self.commit(changes))),
             }
         }
         results
     }
 
-    /// The same where it takes microseconds; nothing where it may take longer: there is much to write, or another holds the file.
+    /// The same as [`Store::commit_all`] if it takes only microseconds. Returns `None` if it may
+    /// take longer, because there is much to write or the writer is not available, and if SQLite
+    /// fails. Nothing is stored then.
     pub fn commit_at_once(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
         let writes = || group.iter().flat_map(|changes| &changes.writes);
         if writes().count() > SMALL_KEYS || writes().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>() > SMALL_BYTES {
@@ -95,11 +106,12 @@ impl Store {
         if group.len() > 1 && group.iter().map(|changes| changes.tracked.entries()).sum::<usize>() > SMALL_READS {
             return None;
         }
-        // Whatever went wrong is tried again by one who may wait, and told then.
+        // After an error the caller tries again with a call that may wait and that reports the
+        // error.
         self.with_writer_at_once(|writer| self.commit_by(writer, group))?.ok()
     }
 
-    /// Nothing of any is stored where SQLite fails.
+    /// Commits `group` in one transaction. If SQLite fails, nothing of the group is stored.
     fn commit_by(&self, writer: &mut Connection, group: &[&Changes]) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut now, mut has_written) = (meta(&transaction)?, false);
@@ -121,7 +133,7 @@ impl Store {
         Ok(committed)
     }
 
-    /// Writes one's changes, where they are not refused, and says what `meta` is then.
+    /// Writes the changes of one writer unless they are refused, and returns the new `meta`.
     fn write(&self, transaction: &Transaction<'_>, now: &Meta, changes: &Changes) -> Result<Result<Meta, CommitError>, rusqlite::Error> {
         if changes.snapshot.is_some_and(|seen| seen != now.commits) && !is_unchanged(transaction, &changes.tracked)? {
             return Ok(Err(CommitError::Conflict));
@@ -149,24 +161,25 @@ impl Store {
         Ok(Ok(then))
     }
 
-    /// Notes for the operator that a commit has failed.
+    /// Records a failed commit for the operator.
     fn note(&self, committed: &Result<(), CommitError>) {
         match committed {
             Err(CommitError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
             Err(error @ CommitError::Contended) => self.health.failed(FailureKind::Contended, error.to_string()),
-            // The last was noted where it was found.
+            // `CommitError::Full` was recorded where it was detected.
             Ok(()) | Err(CommitError::Conflict | CommitError::Unknown | CommitError::Full { .. }) => {}
         }
     }
 
-    /// Notes for the operator that the quota was met.
+    /// Records for the operator that the quota is full, and returns the error.
     fn full(&self, used: u64) -> CommitError {
         let full = CommitError::Full { used, quota: self.limits.quota };
         self.health.failed(FailureKind::Quota, full.to_string());
         full
     }
 
-    /// Tells a full quota from a full disk, which SQLite does not: `changes` met the quota if they may have had no room in the file.
+    /// Distinguishes a full quota from a full disk, because SQLite does not. The quota is full if
+    /// `changes` may not have fitted into the file.
     fn full_or(&self, error: rusqlite::Error, writer: &Connection, changes: &Changes) -> CommitError {
         let pragma = |name| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map(natural);
         if error.sqlite_error_code() == Some(ErrorCode::DiskFull)
@@ -183,7 +196,7 @@ impl Store {
     }
 }
 
-/// How many of the first of `group` go into one transaction: at least one.
+/// How many of the first of `group` fit into one transaction: at least one.
 fn transaction_size(group: &[&Changes]) -> usize {
     let (mut keys, mut bytes) = (0, 0);
     let fits = |changes: &&&Changes| {
@@ -198,7 +211,7 @@ fn is_busy(failure: rusqlite::ffi::Error) -> bool {
     matches!(failure.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
 }
 
-/// Whether everything that a view has read is still so.
+/// Whether everything that a view has read is unchanged.
 pub(super) fn is_unchanged(connection: &Connection, tracked: &Tracked) -> Result<bool, rusqlite::Error> {
     let Tracked::Some { keys, scans, .. } = tracked else { return Ok(false) };
     for (key, seen) in keys {

@@ -1,11 +1,11 @@
-//! What can go wrong with a store: for the operator, for a handler's call, and for a commit.
+//! The errors of a store: for the operator, for a handler's call, and for a commit.
 
 use std::io;
 use std::path::PathBuf;
 
 use super::{FORMAT, Fault};
 
-/// The file does not do what it should, for the operator.
+/// The file can't be used. This error is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file can't be created or opened.
@@ -13,16 +13,16 @@ pub enum StoreError {
     Open {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file of something else.
+    /// The file is not a store.
     #[error("{} is not a store of plugin state", .file.display())]
     NotOurs {
         /// The file.
         file: PathBuf,
     },
-    /// A file of a newer host.
+    /// The file was written by a newer host.
     #[error("the state in {} has format {found}, and this host knows formats up to {FORMAT}", .file.display())]
     Newer {
         /// The file.
@@ -30,19 +30,19 @@ pub enum StoreError {
         /// Its format.
         found: i64,
     },
-    /// What is there is not what there was. The plugin does not serve until an operator has decided.
+    /// State is missing, older or damaged. The plugin does not serve until an operator has decided.
     #[error(transparent)]
     Lost(#[from] Fault),
-    /// What is stored is not what was written.
+    /// The stored data is not what was written.
     #[error("the state is damaged: {0}")]
     Damaged(&'static str),
-    /// SQLite's own.
+    /// An error of SQLite.
     #[error("the state can't be read or written")]
     Sqlite(#[from] rusqlite::Error),
 }
 
 impl StoreError {
-    /// With what caused it.
+    /// The message, with the error that caused it.
     pub(super) fn chain(&self) -> String {
         std::error::Error::source(self).map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
     }
@@ -51,28 +51,29 @@ impl StoreError {
 /// Why a handler's call is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
-    /// One of the limits; the text says which.
+    /// The call exceeds a limit; the text names it.
     #[error("{0}")]
     Limit(String),
-    /// The plugin would have more than its quota.
+    /// The plugin's state would exceed its quota.
     #[error("the plugin's state would have {used} bytes, its quota is {quota}")]
     Full {
-        /// What it would have.
+        /// Bytes that the state would have.
         used: u64,
-        /// What it may have.
+        /// The quota in bytes.
         quota: u64,
     },
-    /// Arguments that can't be right.
+    /// The arguments are invalid.
     #[error("{0}")]
     Misuse(String),
-    /// What the view has read has changed, and the store has ended its snapshot: what it reads now would not go with that. The handler is to be
-    /// run again.
+    /// The store has ended the view's snapshot, and data that the view had read has changed since.
+    /// A new read would not be consistent with the earlier ones. The handler must run again.
     #[error("what was read before has changed meanwhile")]
     Outdated,
-    /// The write-ahead log is full, and a reader outside of the host keeps it so.
+    /// The write-ahead log is full, and a reader in another process prevents its checkpoint. Or the
+    /// caller gave up waiting for a sequence number.
     #[error("the state can't be written now")]
     Contended,
-    /// The host's fault, not the handler's.
+    /// The store failed; the handler is not the cause.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -83,27 +84,27 @@ impl From<rusqlite::Error> for ViewError {
     }
 }
 
-/// Why changes were not stored. Nothing of them was, but where it says otherwise.
+/// Why changes were not stored. None of them is stored, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Something that the view read has changed since.
+    /// Data that the view had read has changed since.
     #[error("what was read has changed meanwhile")]
     Conflict,
-    /// The plugin would have more than it may.
+    /// The plugin's state would exceed its quota.
     #[error("the plugin's state would take more than {used} bytes, its quota is {quota}")]
     Full {
-        /// What it would have.
+        /// Bytes that the state would have.
         used: u64,
-        /// What it may have.
+        /// The quota in bytes.
         quota: u64,
     },
-    /// The write-ahead log is full, and a reader outside of the host keeps it so.
+    /// The write-ahead log is full, and a reader in another process prevents its checkpoint.
     #[error("the write-ahead log is full, and another process reads from it")]
     Contended,
-    /// The host's fault, not the handler's.
+    /// The store failed; the handler is not the cause.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The host panicked over it.
+    /// The host panicked during the commit. The changes may be stored.
     #[error("whether it was stored is not known")]
     Unknown,
 }

@@ -1,4 +1,5 @@
-//! What goes wrong with a store, for operators: the last failure for as long as it lasts, and how many there were of each kind.
+//! The failures of a store, for operators: the current failure of each kind, and the number of
+//! failures of each kind.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -6,26 +7,29 @@ use std::time::SystemTime;
 
 use super::lock;
 
-/// What could not be done; the worst first.
+/// The kinds of failures, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// The state could not be written: the disk is full or fails, or another process holds the file.
+    /// The state could not be written: the disk is full or fails, or another process holds the
+    /// file.
     Write,
-    /// It could not be read.
+    /// The state could not be read.
     Read,
-    /// The write-ahead log is full, and a reader outside of the host, such as a backup, keeps it so.
+    /// The write-ahead log is full, and a reader outside of the host, such as a backup, prevents
+    /// its checkpoint.
     Contended,
-    /// What the host remembers of the state can't be written. The state works, but its loss would not be noticed.
+    /// The record in the manifest can't be written. The state works, but its loss would not be
+    /// detected.
     Record,
-    /// The plugin may not store more.
+    /// The plugin's quota is full.
     Quota,
 }
 
 impl FailureKind {
-    /// All of them, the worst first.
+    /// All kinds, the worst first.
     pub const ALL: [Self; 5] = [Self::Write, Self::Read, Self::Contended, Self::Record, Self::Quota];
 
-    /// What has failed, for people.
+    /// The operation that has failed, as a text for people.
     pub const fn operation(self) -> &'static str {
         match self {
             Self::Write | Self::Contended => "writing its state",
@@ -35,7 +39,7 @@ impl FailureKind {
         }
     }
 
-    /// As metrics call it.
+    /// The value of the metrics label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
@@ -46,8 +50,9 @@ impl FailureKind {
         }
     }
 
-    /// Whether the host can't serve the plugin's events. A full quota, which clients can cause, and another process that reads for a while
-    /// are no reason to send all clients elsewhere.
+    /// Whether the host can't serve the plugin's events. Two failures are no reason to send all
+    /// clients to another host: a full quota, which clients can cause, and another process that
+    /// reads for a while.
     pub const fn is_outage(self) -> bool {
         matches!(self, Self::Write | Self::Read)
     }
@@ -57,31 +62,31 @@ impl FailureKind {
     }
 }
 
-/// A failure that has not been followed by a success of the same kind.
+/// A failure that was not followed by a success of the same kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// What could not be done.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// The whole reason, for the operator.
+    /// The complete reason, for the operator.
     pub reason: String,
-    /// When it failed last.
+    /// Time of the last failure.
     pub at: SystemTime,
 }
 
-/// What is known of one store's failures.
+/// The failures of one store.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// By kind: one failure must not hide another.
+    /// One entry for each kind, so that one failure does not hide another.
     troubles: Mutex<[Option<Trouble>; FailureKind::ALL.len()]>,
-    /// A bit for each kind that is in `troubles`: so that a success need not lock.
+    /// One bit for each kind in `troubles`, so that a success need not lock.
     kinds: AtomicU8,
     counts: [AtomicU64; FailureKind::ALL.len()],
-    /// Calls that failed through no fault of the handler.
+    /// Number of calls that failed for a reason other than the handler.
     faults: AtomicU64,
 }
 
 impl Health {
-    /// Something has failed.
+    /// Records a failure.
     pub(super) fn failed(&self, kind: FailureKind, reason: String) {
         if let Some(count) = self.counts.get(kind as usize) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -96,7 +101,7 @@ impl Health {
         }
     }
 
-    /// What has failed works.
+    /// Clears the failure of this kind, if there is one.
     pub(super) fn worked(&self, kind: FailureKind) {
         if self.has(kind) {
             let mut troubles = lock(&self.troubles);
@@ -107,14 +112,14 @@ impl Health {
         }
     }
 
-    /// A plugin has stored something: so there was room in the log, and in the quota.
+    /// Records that a plugin has stored something: the log and the quota have room.
     pub(super) fn stored(&self) {
         if self.kinds.load(Ordering::Relaxed) != 0 {
             [FailureKind::Write, FailureKind::Contended, FailureKind::Quota].into_iter().for_each(|kind| self.worked(kind));
         }
     }
 
-    /// A call has failed through no fault of the handler.
+    /// Counts a call that failed for a reason other than the handler.
     pub(super) fn count_fault(&self) {
         self.faults.fetch_add(1, Ordering::Relaxed);
     }
@@ -123,12 +128,12 @@ impl Health {
         self.faults.load(Ordering::Relaxed)
     }
 
-    /// Whether something of this kind fails.
+    /// Whether this kind fails now.
     pub(super) fn has(&self, kind: FailureKind) -> bool {
         self.kinds.load(Ordering::Relaxed) & kind.bit() != 0
     }
 
-    /// The worst.
+    /// The worst current failure.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         if self.kinds.load(Ordering::Relaxed) == 0 { None } else { lock(&self.troubles).iter().flatten().next().cloned() }
     }

@@ -1,4 +1,4 @@
-//! Sequences: numbers that grow, each given out once.
+//! Sequences: increasing numbers, each given out once.
 
 use std::collections::HashMap;
 
@@ -7,44 +7,45 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::wal::Held;
 use super::{CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural, try_lock};
 
-/// Numbers of a sequence that are taken from the file at once. A stop without [`Store::close`] leaves a gap of at most that many; a commit
-/// to the file is saved for all but one of them.
+/// Numbers of a sequence that are reserved in the file at once. A stop without [`Store::close`]
+/// leaves a gap of at most this many; all but one of them need no commit to the file.
 pub(super) const IDS_PER_BLOCK: u64 = 32;
 
-/// The first number that a sequence does not reach: beyond it JavaScript's numbers have gaps.
+/// The exclusive end of a sequence: JavaScript's numbers have gaps beyond it.
 pub(super) const END_OF_IDS: u64 = 1 << 53;
 
-/// Bytes of a sequence's name.
+/// Maximum bytes of a sequence's name.
 const MAX_SEQUENCE_NAME: usize = 128;
 
-/// Sequences of one plugin. They are for kinds of records, not for records; each costs memory for as long as the host runs.
+/// Maximum number of sequences of one plugin. A sequence is for a kind of records, not for a
+/// record. Each costs memory while the store is open.
 pub(super) const MAX_SEQUENCES: u32 = 1000;
 
-/// By sequence.
+/// The reserved numbers by sequence.
 #[derive(Default)]
 pub(super) struct Ids(HashMap<String, Block>);
 
-/// Numbers that are taken from the file and not given out yet.
+/// Numbers that are reserved in the file and not given out yet.
 struct Block {
     next: u64,
     end: u64,
 }
 
 impl Ids {
-    /// The next of the numbers of `sequence` that are taken already.
+    /// The next reserved number of `sequence`; `None` if there is none.
     fn next(&mut self, sequence: &str) -> Option<u64> {
         let block = self.0.get_mut(sequence).filter(|block| block.next < block.end)?;
         block.next += 1;
         Some(block.next - 1)
     }
 
-    /// The first number of a block that was taken for `sequence`.
+    /// Adds a block that was reserved for `sequence`, and gives out its first number.
     fn begin(&mut self, sequence: &str, Block { next, end }: Block) -> u64 {
         self.0.insert(sequence.to_owned(), Block { next: next + 1, end });
         next
     }
 
-    /// Gives back to the file what was not given out.
+    /// Returns the numbers that were not given out to the file.
     pub(super) fn give_back(&mut self, writer: &mut Held<'_>) -> Result<(), StoreError> {
         if self.0.is_empty() {
             return Ok(());
@@ -61,12 +62,14 @@ impl Ids {
 }
 
 impl Store {
-    /// The next number of `sequence`: from 1, growing, below 2^53. It is taken at once, whatever becomes of who asked. Waits for others who
-    /// write, for a log that is full, and for the disk.
+    /// The next number of `sequence`: starts at 1, increases, stays below 2^53. The number is used
+    /// up even if the caller fails afterwards. Blocks for other writers, for a full log, and for
+    /// the disk.
     ///
     /// # Errors
-    /// [`ViewError::Misuse`] for a name that is empty, [`ViewError::Limit`] for one that is too long, a sequence too many, or one at its end;
-    /// [`ViewError::Contended`] and [`ViewError::Store`] if the file can't be written.
+    /// [`ViewError::Misuse`] for an empty name; [`ViewError::Limit`] for a name that is too long,
+    /// too many sequences, or a sequence at its end; [`ViewError::Contended`] and
+    /// [`ViewError::Store`] if the file can't be written.
     pub fn next_id(&self, sequence: &str) -> Result<u64, ViewError> {
         check_name(sequence)?;
         let mut ids = lock(&self.ids);
@@ -82,12 +85,13 @@ impl Store {
         Ok(ids.begin(sequence, reserved?))
     }
 
-    /// Counts a failure of the store that an event has met which gave up waiting.
+    /// Counts a failure of the store for an event that gave up waiting.
     pub fn count_fault(&self) {
         self.health.count_fault();
     }
 
-    /// The same as [`Store::next_id`] where it takes microseconds; nothing where it may take longer.
+    /// The same as [`Store::next_id`] if it takes only microseconds. Returns `None` if it may take
+    /// longer or the file can't be written.
     pub fn next_id_at_once(&self, sequence: &str) -> Option<Result<u64, ViewError>> {
         if let Err(error) = check_name(sequence) {
             return Some(Err(error));
@@ -97,13 +101,13 @@ impl Store {
             return Some(Ok(id));
         }
         match self.with_writer_at_once(|writer| self.reserve_by(writer, sequence))? {
-            // It is tried again by one who may wait, and told then.
+            // The caller tries again with [`Store::next_id`], which may wait and reports the error.
             Err(ViewError::Store(_)) => None,
             reserved => Some(reserved.map(|block| ids.begin(sequence, block))),
         }
     }
 
-    /// Takes the next numbers of `sequence` from the file, for good, before the first of them is given out.
+    /// Reserves the next numbers of `sequence` in the file, before the first of them is given out.
     fn reserve(&self, sequence: &str) -> Result<Block, ViewError> {
         let mut writer = self.hold_writer();
         let writer = writer.connection()?;

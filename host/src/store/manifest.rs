@@ -1,4 +1,5 @@
-//! What the host remembers of a store outside of the store's directory, so that a file that is gone, or older than it was, is noticed.
+//! The host's record of a store, kept outside of the store's directory. With it, the host detects a
+//! file that is missing or older than it was.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -6,57 +7,59 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// A file for each store: its record, and beside it an operator's decision.
+/// The files of one store's manifest: its record, and beside it an operator's decision.
 #[derive(Debug)]
 pub(super) struct Manifest {
     file: PathBuf,
 }
 
-/// What is remembered of one store.
+/// The record of one store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Record {
-    /// Commits that the file has at least: those at the last time that it was closed.
+    /// Minimum number of commits in the file: the number at its last opening or clean close.
     pub(super) commits: i64,
     /// Whether commits may be in the write-ahead log alone.
     pub(super) is_open: bool,
-    /// The run of the machine in which the store was opened: what a power cut took from the log is not damage.
+    /// The boot of the machine in which the store was opened. After another boot, missing parts of
+    /// the log are no fault: a power cut may have taken them.
     pub(super) boot: Option<String>,
-    /// What was found wrong, until an operator has decided.
+    /// The detected fault, until an operator has decided.
     pub(super) fault: Option<Fault>,
 }
 
 impl Record {
-    /// Of a store that is being written now.
+    /// The record of a store that is being written.
     pub(super) fn open() -> Self {
         Self { is_open: true, boot: boot(), ..Self::default() }
     }
 }
 
-/// Something of the state is lost, and only an operator can decide to go on without it.
+/// A loss of state. Only an operator can decide to continue without the lost data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}")]
 pub struct Fault {
-    /// What to do about it.
+    /// The kind of the loss.
     pub kind: FaultKind,
-    /// For the operator.
+    /// The reason, for the operator.
     pub reason: String,
 }
 
-/// Kinds of loss, by what it means to accept it.
+/// Kinds of loss, distinguished by the consequence of accepting them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// The file is gone or empty. The plugin would begin with an empty state.
+    /// The file is missing or empty. The plugin would start with an empty state.
     Missing,
-    /// Commits are missing from the write-ahead log, or the file is older than it was. The plugin would go on with what there is.
+    /// Commits are missing from the write-ahead log, or the file is older than it was. The plugin
+    /// would continue with the remaining data.
     Older,
-    /// The file is damaged. It would be put aside, and the plugin would begin with an empty state.
+    /// The file is damaged. It would be renamed, and the plugin would start with an empty state.
     Damaged,
 }
 
 impl FaultKind {
-    /// What follows where an operator accepts the loss.
+    /// The consequence if an operator accepts the loss, as a text.
     pub const fn consequence(self) -> &'static str {
         match self {
             Self::Missing => "the plugin begins with an empty state, unless its file was restored",
@@ -65,8 +68,9 @@ impl FaultKind {
         }
     }
 
-    /// Whether an operator who has accepted a loss of this kind has accepted `found` as well: it takes no more. So it is where a host was
-    /// killed after it had put a damaged file aside, and where a file was restored that is older than the lost one.
+    /// Whether an operator who has accepted a loss of this kind has also accepted `found`, because
+    /// it loses no more. This matters if a host was killed after it had renamed a damaged file, and
+    /// if a restored file is older than the lost one.
     pub(super) const fn covers(self, found: Self) -> bool {
         match self {
             Self::Damaged => true,
@@ -89,7 +93,8 @@ impl Manifest {
         &self.file
     }
 
-    /// The record; `None` where the store was never known. One that can't be read still tells that there was a store.
+    /// The record; `None` if the store is not known. A record that can't be parsed still shows that
+    /// there was a store.
     pub(super) fn read(&self) -> io::Result<Option<Record>> {
         match fs::read(&self.file) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
@@ -101,22 +106,22 @@ impl Manifest {
         }
     }
 
-    /// Replaces the record in one step. `is_durable` waits for the disk.
+    /// Replaces the record atomically. `is_durable` syncs it to the disk first.
     pub(super) fn write(&self, record: &Record, is_durable: bool) -> io::Result<()> {
         replace(&self.file, &serde_json::to_vec(record)?, is_durable)
     }
 
-    /// The kind of loss that an operator has accepted.
+    /// The kind of loss that an operator has accepted, if any.
     pub(super) fn accepted(&self) -> Option<FaultKind> {
         serde_json::from_slice(&fs::read(self.decision()).ok()?).ok()
     }
 
-    /// Notes that an operator accepts a loss of this kind.
+    /// Records that an operator accepts a loss of this kind.
     pub(super) fn accept(&self, kind: FaultKind) -> io::Result<()> {
         replace(&self.decision(), &serde_json::to_vec(&kind)?, true)
     }
 
-    /// Forgets the operator's decision: it was for one loss.
+    /// Removes the operator's decision: it was for one loss.
     pub(super) fn forget_accepted(&self) {
         let _ = fs::remove_file(self.decision());
     }
@@ -126,7 +131,7 @@ impl Manifest {
     }
 }
 
-/// Writes a file beside it and renames: a reader sees the old content or the new, whole.
+/// Writes a temporary file and renames it: a reader sees the complete old or new content.
 fn replace(file: &Path, bytes: &[u8], is_durable: bool) -> io::Result<()> {
     if let Some(dir) = file.parent() {
         let mut new = fs::DirBuilder::new();
@@ -144,7 +149,7 @@ fn replace(file: &Path, bytes: &[u8], is_durable: bool) -> io::Result<()> {
     fs::rename(unfinished, file)
 }
 
-/// The run of the machine, where the system tells.
+/// The boot id of the machine, if the system provides one.
 pub(super) fn boot() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }

@@ -1,10 +1,13 @@
-//! From a path to a connection that may write: creates a store, and makes sure that one which existed is there, whole, and no older than it
-//! was. Nothing is changed in a file that is not in order.
+//! Opens a store for writing: creates it, or checks that an existing store is present, intact, and
+//! no older than it was. A file that fails a check is not changed, unless an operator has accepted
+//! the loss.
 //!
-//! Noticed are: a file that is gone or empty; one that is no database, or whose pages contradict each other (where it is small enough to be
-//! read at each start); one with fewer commits than it had at its last clean close; and a write-ahead log that is gone, truncated, replaced
-//! or damaged after the process was killed. The last is known from the log's index, which survives the process. Not noticed are: values
-//! that were changed without harm to SQLite's pages; an older copy with as many commits; and, after a power cut, what the log has lost.
+//! Detected: a missing or empty file; a file that is not a database, or whose pages contradict each
+//! other (only a file small enough to be read at each start); a file with fewer commits than it had
+//! at its last opening or clean close; and a write-ahead log that is missing, truncated, replaced
+//! or damaged after the process was killed. The last is detected with the log's index, which
+//! survives the process. Not detected: values that were changed without harm to SQLite's pages; an
+//! older copy with as many commits; and, after a power cut, the commits that the log has lost.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -16,35 +19,38 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use super::manifest::{FaultKind, Manifest, Record, boot};
 use super::{APPLICATION_ID, BUSY_TIMEOUT, FORMAT, StoreError, TABLES, connect, meta};
 
-/// Bytes of a file whose pages are all looked at on each start: this takes some ten milliseconds.
+/// Largest file whose pages are all checked at each start, in bytes: this takes some ten
+/// milliseconds.
 const QUICK_CHECK_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Bytes of the wal-index that are read: two copies of its header, and how many frames are in the file.
+/// Bytes that are read of the wal-index: two copies of its header, and the number of frames that
+/// are in the file.
 const INDEX_BYTES: usize = 100;
 
-/// Bytes of a log's own header.
+/// Bytes of the log's own header.
 const LOG_HEADER_BYTES: u64 = 32;
 
 /// A store that is ready to be written.
 pub(super) struct Opened {
     pub(super) writer: Connection,
-    /// Commits that are in the file and on the disk.
+    /// Number of commits that are in the file and on the disk.
     pub(super) saved: i64,
-    /// Why the manifest could not be written.
+    /// Why the manifest could not be written, if so.
     pub(super) unrecorded: Option<String>,
 }
 
-/// Opens the state in `file` for writing, and creates it (readable by nobody else) where there never was any.
+/// Opens the state in `file` for writing. Creates it, readable by its owner only, if it never
+/// existed.
 ///
 /// # Errors
-/// [`StoreError::Lost`] where what is there is not what there was; an operator may accept it.
+/// [`StoreError::Lost`] if the state is missing, older or damaged. An operator may accept the loss.
 pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreError> {
     let unusable = |source| StoreError::Open { file: file.to_owned(), source };
     let mut known = manifest.read().map_err(unusable)?;
     let mut opened = open_known(file, known.as_ref(), None);
     let decision = manifest.accepted();
     let mut is_accepted = false;
-    // Twice at most: a file that is opened without its log may be found to be damaged.
+    // At most twice: a file that is opened without its log may turn out to be damaged.
     for _ in 0..2 {
         let Err(StoreError::Lost(fault)) = &opened else { break };
         let kind = fault.kind;
@@ -55,14 +61,16 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         is_accepted = true;
         if kind != FaultKind::Older {
             put_aside(file).map_err(unusable)?;
-            // A host that is killed now finds a file that is missing, or new, and goes on here.
+            // If the host is killed now, its next start finds a missing or new file, and continues
+            // from here.
             known = Some(Record::default());
             manifest.write(&Record::default(), true).map_err(unusable)?;
         }
         opened = open_known(file, known.as_ref(), Some(kind));
     }
     let (record, mut result) = match opened {
-        // What the log held is in the file and on the disk, unless the disk is full: then the record stays what it was.
+        // After the checkpoint, the contents of the log are in the file and on the disk. If the
+        // checkpoint fails, for example because the disk is full, the record is not changed.
         Ok(writer) => match checkpoint(&writer, "TRUNCATE") {
             Ok(log) if !log.is_busy => {
                 let saved = meta(&writer)?.commits;
@@ -70,7 +78,8 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
             }
             _ => (None, Ok(Opened { writer, saved: known.as_ref().map_or(0, |known| known.commits), unrecorded: None })),
         },
-        // The index that shows a loss is made anew by whoever opens the file next, so that the loss must be remembered.
+        // The next connection to the file rebuilds the index that shows the loss, so the loss must
+        // be recorded.
         Err(StoreError::Lost(fault)) => {
             (Some(Record { fault: Some(fault.clone()), ..known.clone().unwrap_or_default() }), Err(StoreError::Lost(fault)))
         }
@@ -80,30 +89,33 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         && let Err(error) = manifest.write(&record, true)
     {
         match &mut result {
-            // A state that is in order is served. The record is written later: see `Store::wake` and `Store::sleep`.
+            // Intact state is served. The record is written later: see `Store::wake` and
+            // `Store::sleep`.
             Ok(opened) if !is_accepted => {
                 let record = manifest.file().display().to_string();
                 tracing::warn!(file = %file.display(), record, %error, "the record of a state can't be written: until it is, a loss is not noticed");
                 opened.unrecorded = Some(format!("its record {record} can't be written: {error}"));
             }
-            // The decision stays, and is acted on when it is tried again.
+            // The operator's decision is kept, and is applied at the next attempt.
             _ => return Err(unusable(error)),
         }
     }
     if result.is_ok() {
-        // It was for the loss of this time.
+        // The decision was for this loss only.
         manifest.forget_accepted();
     }
     result
 }
 
-/// `accepted` is the loss that an operator has accepted, with which the file is opened all the same.
+/// Opens `file` and checks it against the record `known`. A loss that an operator has `accepted`
+/// does not fail the opening.
 pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<FaultKind>) -> Result<Connection, StoreError> {
     let is_new = fs::metadata(file).map_or(0, |file| file.len()) == 0;
     let known = known.filter(|_| accepted != Some(FaultKind::Missing) && accepted != Some(FaultKind::Damaged));
     let is_accepted = accepted == Some(FaultKind::Older);
     if let Some(known) = known {
-        // That commits are missing can't be seen a second time; that a file is missing or damaged is, unless it was restored.
+        // Missing commits can't be detected a second time, so the record counts. A missing or
+        // damaged file is detected again, unless it was restored.
         if let Some(fault) = known.fault.as_ref().filter(|fault| fault.kind == FaultKind::Older && !is_accepted) {
             return Err(StoreError::Lost(fault.clone()));
         }
@@ -155,7 +167,7 @@ pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<F
     Ok(writer)
 }
 
-/// Makes an empty file a store, and makes sure that any other is one.
+/// Creates the tables in an empty file, and checks that any other file is a store.
 fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, format) = (read("application_id")?, read("user_version")?);
@@ -169,7 +181,8 @@ fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     }
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
-        // A file system without shared memory: then readers would block the writer, and a crash might cost a commit.
+        // The file system has no shared memory. Readers would block the writer, and a crash might
+        // lose a commit.
         return Err(StoreError::Damaged("its file system does not support write-ahead logging"));
     }
     if is_new {
@@ -191,14 +204,14 @@ fn create(file: &Path) -> Result<(), StoreError> {
     create.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
     {
-        // SQLite gives the files beside it the same mode.
+        // SQLite gives the log and its index the same mode.
         use std::os::unix::fs::OpenOptionsExt;
         create.mode(0o600);
     }
     create.open(file).map(drop).map_err(|source| StoreError::Open { file: file.to_owned(), source })
 }
 
-/// Gives the files of a store other names, under which an operator finds them.
+/// Renames the files of a store so that an operator can still find them.
 fn put_aside(file: &Path) -> io::Result<()> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     for suffix in ["", "-wal", "-shm"] {
@@ -210,19 +223,19 @@ fn put_aside(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The file beside `file` whose name goes on with `suffix`.
+/// The path of `file` with `suffix` appended to its name.
 pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// What the index of a write-ahead log says of it. It is a file in shared memory, which the death of a process leaves as it was; its format
-/// is documented at sqlite.org/walformat.html.
+/// The wal-index of a write-ahead log. It is a file in shared memory that survives the death of the
+/// process; its format is documented at sqlite.org/walformat.html.
 struct Index {
-    /// Committed frames; 0 where the index can't be read.
+    /// Committed frames; 0 if the index can't be read.
     frames: u32,
-    /// Those of them that are in the file already.
+    /// Number of these frames that are in the file already.
     in_file: u32,
     salt: Option<[u8; 8]>,
 }
@@ -236,14 +249,15 @@ impl Index {
         }
         let [header, copy] = [bytes.get(..48), bytes.get(48..96)];
         let number = |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_ne_bytes);
-        // It was being written when the process was killed: the log holds the commit or does not.
+        // The process was killed while it wrote the index. The log may or may not contain that
+        // commit.
         if header != copy || bytes.get(12) != Some(&1) {
             return none;
         }
         Self { frames: number(16), in_file: number(96), salt: bytes.get(32..40).and_then(|salt| salt.try_into().ok()) }
     }
 
-    /// Whether the log is there, and the one that the index is of.
+    /// Checks that the log exists and belongs to this index.
     fn check_log(&self, file: &Path) -> Result<(), StoreError> {
         let log = beside(file, "-wal");
         let lost = |what: &str| {
@@ -251,7 +265,7 @@ impl Index {
             Err(StoreError::Lost(FaultKind::Older.because(reason)))
         };
         let bytes = fs::metadata(&log).map_or(0, |log| log.len());
-        // Without an index it is somebody else who has removed files.
+        // If the index is missing as well, the host did not remove the log.
         let needs_log = self.salt.is_none() || self.in_file < self.frames;
         if bytes < LOG_HEADER_BYTES {
             return if needs_log { lost("is gone or empty") } else { Ok(()) };
@@ -266,14 +280,14 @@ impl Index {
     }
 }
 
-/// What a checkpoint has found.
+/// The result of a checkpoint.
 pub(super) struct Log {
-    /// Whether readers or another process kept it from its end.
+    /// Whether readers or another process prevented its completion.
     pub(super) is_busy: bool,
     pub(super) frames: i64,
 }
 
-/// Moves the log into the file as `mode` says, waiting for nobody; `NOOP` only looks.
+/// Checkpoints the log in this `mode` without waiting for locks; `NOOP` only reads its state.
 pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Log, rusqlite::Error> {
     connection.busy_timeout(Duration::ZERO)?;
     let log = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {

@@ -1,4 +1,5 @@
-//! Writers who wait for their turn to commit: whoever has it commits for all of them.
+//! The queue of writers that wait for their turn to commit. The writer that has the turn commits
+//! for all of them.
 
 use std::collections::VecDeque;
 use std::mem::replace;
@@ -6,35 +7,38 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Changes, CommitError, lock};
 
-/// Writers in the order in which they will commit.
+/// Writers in the order of their commits.
 #[derive(Debug, Default)]
 pub struct Queue(Mutex<VecDeque<Arc<Mutex<Stage>>>>);
 
-/// What has become of one writer's changes.
+/// The state of one writer's changes.
 #[derive(Debug)]
 enum Stage {
     Waiting(Changes),
-    /// For a turn of its own: whoever stands behind is not committed before it.
+    /// The writer wants a turn of its own: the writers behind it are not committed before it.
     Apart,
-    /// By whoever commits them; or nobody wants them any more.
+    /// The changes were taken to be committed, or were withdrawn.
     Taken,
     Done(Result<(), CommitError>),
 }
 
-/// A writer's place. Who drops it wants nothing stored any more, unless that is being done.
+/// A writer's place in the queue. Dropping it withdraws the changes, unless they are being
+/// committed already.
 #[derive(Debug)]
 pub struct Ticket(Arc<Mutex<Stage>>);
 
-/// Changes that are to be committed now, and whom to tell.
+/// Changes to commit now, and the writer that gets the result.
 #[derive(Debug)]
 pub struct Taken {
-    /// What is wanted.
+    /// The changes.
     pub changes: Changes,
     writer: Arc<Mutex<Stage>>,
 }
 
 impl Queue {
-    /// Puts `changes` at the end, or one who has none yet and wants a turn apart; and does `meanwhile` before anybody else can come.
+    /// Appends a writer with `changes`, or, for `None`, a writer that has no changes yet and wants
+    /// a turn of its own. Calls `meanwhile` under the lock, before another writer can be appended,
+    /// and returns its result.
     pub fn push<T>(&self, changes: Option<Changes>, meanwhile: impl FnOnce() -> T) -> (Ticket, T) {
         let mut waiting = lock(&self.0);
         let writer = Arc::new(Mutex::new(changes.map_or(Stage::Apart, Stage::Waiting)));
@@ -42,7 +46,8 @@ impl Queue {
         (Ticket(writer), meanwhile())
     }
 
-    /// Takes those who wait, in their order, up to the first who wants a turn apart.
+    /// Removes and returns the waiting writers in their order, up to the first that wants a turn of
+    /// its own.
     pub fn take(&self) -> Vec<Taken> {
         let mut waiting = lock(&self.0);
         let is_apart = |writer: &Arc<Mutex<Stage>>| matches!(*lock(writer), Stage::Apart);
@@ -59,14 +64,14 @@ impl Queue {
 }
 
 impl Taken {
-    /// Tells the writer what became of it.
+    /// Reports the result to the writer.
     pub fn done(self, result: Result<(), CommitError>) {
         *lock(&self.writer) = Stage::Done(result);
     }
 }
 
 impl Ticket {
-    /// Takes the changes back, and leaves the queue; whether nobody had taken them to commit them.
+    /// Withdraws the changes. Returns `false` if they were already taken to be committed.
     pub fn withdraw(&self) -> bool {
         let mut stage = self.stage();
         let is_waiting = matches!(*stage, Stage::Waiting(_) | Stage::Apart);
@@ -76,7 +81,8 @@ impl Ticket {
         is_waiting
     }
 
-    /// What became of the changes, once; nothing where they still wait, or whoever took them has come to no end.
+    /// Returns the result of the commit, once. Returns `None` if the changes still wait, or the
+    /// writer that took them has not finished.
     pub fn result(&self) -> Option<Result<(), CommitError>> {
         let mut stage = self.stage();
         match replace(&mut *stage, Stage::Taken) {

@@ -1,7 +1,8 @@
 //! The read side of a store: connections for readers, and the snapshots that views hold on them.
 //!
-//! A snapshot pins the write-ahead log: while it is open, the log can't begin anew. So the store may end a snapshot that is old when the log
-//! needs room. The view takes another one at its next call, and goes on if nothing that it has read has changed.
+//! An open snapshot pins the write-ahead log, so that the log can't restart from its beginning. So
+//! the store may end an old snapshot when the log needs room. The view takes a new snapshot at its
+//! next call, and continues if nothing that it has read has changed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,32 +14,34 @@ use super::commit::is_unchanged;
 use super::view::Tracked;
 use super::{FailureKind, Meta, Store, StoreError, ViewError, close_with_log, connect, lock, meta};
 
-/// Connections kept for the next readers. More at once are opened when they are needed, and closed after.
+/// Connections that are kept for the next readers. Further ones are opened when needed, and closed
+/// after use.
 pub(super) const IDLE_READERS: usize = 16;
 
 /// The connections of one store's readers.
 #[derive(Default)]
 pub(super) struct Readers {
-    /// Those outside of any transaction.
+    /// Connections outside of any transaction.
     pub(super) idle: Vec<Connection>,
-    /// The fewest of them that there were at once since the last trim: so many were not needed.
+    /// The smallest length of `idle` since the last trim: that many connections were not needed.
     unneeded: usize,
-    /// The snapshots of views, with the time at which each was taken.
+    /// The snapshots of views, with the time when each was taken.
     open: HashMap<u64, (Instant, Pinned)>,
     next: u64,
-    /// Whether anyone has read since the last look whether the store is idle.
+    /// Whether a connection was used since the last call of [`Store::tend`].
     pub(super) was_used: bool,
 }
 
-/// A connection in a read transaction; `None` once the transaction was ended. Locked for the time of one call.
+/// A connection in a read transaction; `None` after the transaction was ended. Locked during one
+/// call.
 type Pinned = Arc<Mutex<Option<Connection>>>;
 
-/// A read transaction on a connection of its own. The connection goes back to the store at its end.
+/// A read transaction on its own connection, which returns to the store afterwards.
 pub(super) struct Snapshot {
     store: Arc<Store>,
     number: u64,
     pinned: Pinned,
-    /// As of its begin.
+    /// The row `meta` at the beginning of the transaction.
     pub(super) meta: Meta,
 }
 
@@ -46,7 +49,8 @@ impl Snapshot {
     fn take(store: &Arc<Store>) -> Result<Self, StoreError> {
         let connection = store.reader()?;
         connection.prepare_cached("BEGIN")?.execute([])?;
-        // The transaction reads as of its first statement, which is this one: so the number is that of all that it will see.
+        // The transaction's snapshot begins at its first statement, which is this one. So `meta` is
+        // consistent with all later reads.
         let meta = meta(&connection)?;
         let pinned = Arc::new(Mutex::new(Some(connection)));
         let mut readers = lock(&store.readers);
@@ -68,8 +72,8 @@ impl Drop for Snapshot {
     }
 }
 
-/// Reads from the view's snapshot. Takes one if there is none. Takes another if the store has ended it: then everything in `tracked` must
-/// still be as it was read.
+/// Reads from the view's snapshot, and takes one if there is none. If the store has ended it, takes
+/// a new one; everything in `tracked` must then be unchanged.
 pub(super) fn read<T>(
     snapshot: &mut Option<Snapshot>,
     store: &Arc<Store>,
@@ -125,16 +129,18 @@ impl Store {
         }
     }
 
-    /// Closes the connections that no reader has needed since the last call: what a burst has opened does not stay open while the store is used.
+    /// Closes the connections that no reader has needed since the last call, so that those of a
+    /// burst do not stay open while the store is used.
     pub(super) fn trim_readers(&self) {
         let mut readers = lock(&self.readers);
-        // The newest are used first, so the oldest are those that were not.
+        // The newest connections are used first, so the oldest were not needed.
         let unneeded = readers.unneeded.min(readers.idle.len());
         let closed: Vec<_> = readers.idle.drain(..unneeded).collect();
         readers.unneeded = readers.idle.len();
         drop(readers);
         for reader in closed {
-            // There is a writer, so that this is not the last connection, or the manifest says that the log may go.
+            // Either a writer is open, so this is not the last connection, or the manifest does not
+            // expect a log.
             let _ = close_with_log(reader);
         }
     }
@@ -148,14 +154,15 @@ impl Store {
     }
 
     fn end_read(&self, connection: Connection) {
-        // A connection that can't end its transaction is closed, which ends it too.
+        // A connection that can't end its transaction is closed, which ends the transaction too.
         let ended = connection.prepare_cached("ROLLBACK").and_then(|mut statement| statement.execute([]));
         if ended.is_ok() {
             self.keep_reader(connection);
         }
     }
 
-    /// Ends the snapshots that are this old, but not one that is being read from at this moment.
+    /// Ends the snapshots of at least this age, except those that are being read from at this
+    /// moment.
     pub(super) fn end_snapshots(&self, age: Duration) {
         let now = Instant::now();
         let is_old = |since: &Instant| now.saturating_duration_since(*since) >= age;

@@ -1,4 +1,4 @@
-//! The store as its users see it; what needs to look inside is tested beside it.
+//! Tests of the store's public interface. Tests of internals are in their modules.
 
 mod damage;
 mod wal;
@@ -95,7 +95,7 @@ fn a_snapshot_stays_what_it_was_while_others_commit() {
     put(&store, &[("a", "2"), ("b", "2")]);
     assert_eq!((view.get("a").unwrap(), view.get("b").unwrap()), (Some(b"1".to_vec()), None));
     assert_eq!(keys(&mut view, "", None, false, 10), ["a"]);
-    // It only read: nothing to conflict with.
+    // The view only read, so nothing can conflict.
     assert!(!is_conflict(store.commit(&view.into_changes())));
 }
 
@@ -256,7 +256,7 @@ fn a_plugin_has_no_more_than_its_quota_and_can_always_shrink() {
     store.commit(&view.into_changes()).unwrap();
     assert_eq!(store.used(), 3 * entry);
 
-    // Replacing is no growth; nor is adding what another key gives up.
+    // Replacing does not grow the state, nor does adding as much as another key frees.
     let mut view = store.view();
     view.set("a", vec![1; 10]).unwrap();
     view.delete("b").unwrap();
@@ -265,7 +265,7 @@ fn a_plugin_has_no_more_than_its_quota_and_can_always_shrink() {
     store.commit(&view.into_changes()).unwrap();
     assert_eq!(store.used(), 3 * entry);
 
-    // Two views that fit alone do not fit together.
+    // Two views that fit separately do not fit together.
     let mut view = store.view();
     view.delete("d").unwrap();
     store.commit(&view.into_changes()).unwrap();
@@ -279,7 +279,7 @@ fn a_plugin_has_no_more_than_its_quota_and_can_always_shrink() {
     }
     assert_eq!(get(&store, "y"), None);
 
-    // A quota that was lowered leaves what there is, and lets it shrink.
+    // A lowered quota keeps the existing state, and allows it to shrink.
     drop(store);
     let store = open(&dir, StoreLimits { quota: entry, ..StoreLimits::default() });
     let mut view = store.view();
@@ -295,7 +295,7 @@ fn what_was_committed_is_there_after_a_reopen_with_and_without_close() {
     put(&store, &[("a", "1")]);
     store.close().unwrap();
     put(&store, &[("b", "2")]);
-    // As after a `kill -9`: nothing is closed, and the log is not moved into the file.
+    // As after a `kill -9`: nothing is closed, and the log is not checkpointed.
     let used = store.used();
     std::mem::forget(store);
     let store = open(&dir, StoreLimits::default());
@@ -401,7 +401,8 @@ fn the_files_are_readable_by_nobody_else() {
     assert_eq!(modes, [0o600; 3]);
 }
 
-/// Versions before it can damage a file that two connections write and checkpoint at once (sqlite.org/wal.html#walresetbug), as they do here.
+/// Earlier versions can damage a file if two connections write and checkpoint at once, as they do
+/// here (sqlite.org/wal.html#walresetbug).
 #[test]
 fn sqlite_is_one_without_the_wal_reset_bug() {
     assert!(rusqlite::version_number() >= 3_051_003, "{}", rusqlite::version());
@@ -423,7 +424,7 @@ fn readers_are_used_again() {
     assert_eq!(lock(&store.readers).idle.len(), IDLE_READERS);
 }
 
-/// One step of one of several views that are open at once.
+/// One step of one of several open views.
 #[derive(Debug, Clone)]
 enum Step {
     Get(String),
@@ -456,7 +457,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a view should see, and what it has asked.
+/// What a view should see, and its reads.
 #[derive(Default)]
 struct Model {
     seen: Option<BTreeMap<String, (u8, usize)>>,
@@ -472,7 +473,8 @@ impl Model {
         self.asked.iter().any(|asked| self.seen.as_ref().is_some_and(|seen| asked.part(seen) != asked.part(state)))
     }
 
-    /// Takes the snapshot that the next read sees; `None` where it does not go with what was read before.
+    /// Takes the snapshot for the next read. Returns `None` if it is not consistent with earlier
+    /// reads.
     fn read(&mut self, state: &BTreeMap<String, (u8, usize)>) -> Option<&BTreeMap<String, (u8, usize)>> {
         if self.is_ended {
             if self.is_changed(state) {
@@ -484,10 +486,11 @@ impl Model {
     }
 }
 
-/// A read, and what of the stored state it depends on.
+/// A read, which determines the part of the stored state that it depends on.
 enum Asked {
     Key(String),
-    /// The keys of a prefix, after or before a cursor, up to and with the last that was returned.
+    /// The keys of a prefix, after `cursor` in the order of the scan, up to and including the last
+    /// returned key.
     Range {
         prefix: String,
         cursor: Option<String>,
@@ -553,7 +556,7 @@ proptest! {
                     let found = view.scan(&prefix, cursor.as_deref(), backwards, limit);
                     let may_be_empty = !backwards && cursor.as_ref().is_some_and(|c| *c > prefix && !c.starts_with(prefix.as_str()))
                         || backwards && cursor.as_ref().is_some_and(|c| *c <= prefix);
-                    // A range that is empty by itself is no read, so it takes no snapshot.
+                    // An empty range reads nothing, so it takes no snapshot.
                     let seen = if may_be_empty { Some(BTreeMap::new()) } else { model.read(&state).cloned() };
                     let Some(seen) = seen else {
                         prop_assert!(matches!(found, Err(ViewError::Outdated)));

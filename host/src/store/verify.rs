@@ -1,4 +1,5 @@
-//! A look at the files of one store that changes none of them: all pages, all sums, and whether anything is missing.
+//! Verification of one store's files without changing them: all pages, all counts, and whether
+//! anything is missing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,35 +12,36 @@ use super::manifest::{Manifest, Record};
 use super::opening::{beside, open_known};
 use super::{BUSY_TIMEOUT, ENTRY_BYTES, Fault, FaultKind, StoreError, files, natural};
 
-/// Findings of one integrity check that are shown.
+/// Maximum number of findings of one integrity check that are shown.
 const MAX_FINDINGS: usize = 10;
 
-/// What is known of a store's files.
+/// The result of verifying a store's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Verified {
-    /// The plugin whose state it is.
+    /// The plugin that owns the state.
     pub plugin: String,
-    /// The file.
+    /// The path of the file.
     pub file: PathBuf,
     /// Bytes of the file.
     pub file_bytes: u64,
     /// Bytes of its write-ahead log.
     pub wal_bytes: u64,
-    /// Transactions that were committed since the store was created.
+    /// Number of commits since the store was created. `None`, as below, if the state could not be
+    /// read.
     pub commits: Option<u64>,
-    /// Records.
+    /// Number of entries.
     pub entries: Option<u64>,
     /// Bytes of all keys and values.
     pub content_bytes: Option<u64>,
-    /// Sequences of numbers.
+    /// Number of sequences.
     pub sequences: Option<u64>,
-    /// What is lost, so that the plugin does not serve until an operator accepts it.
+    /// The loss, if there is one: the plugin does not serve until an operator accepts it.
     pub lost: Option<Fault>,
-    /// Everything that is wrong. Empty where the state is in order.
+    /// All problems. Empty if the state is in order.
     pub problems: Vec<String>,
 }
 
-/// The plugins of which there is state in a data directory, or was.
+/// The names of the plugins with state, or a record of state, in a data directory.
 ///
 /// # Errors
 /// The directories can't be read.
@@ -60,8 +62,9 @@ pub fn plugins(data: &Path) -> io::Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// Looks at the state of `plugin` in the data directory `data`. Where no host runs, this is done with a copy in `scratch`, a directory that
-/// the caller removes: so nothing is changed by it. A running host is read beside.
+/// Verifies the state of `plugin` in the data directory `data`. If no host runs, pass the directory
+/// `scratch`: the check uses a copy in it, so the state is not changed. The caller removes the
+/// directory. With `None`, the state is read beside a running host.
 pub fn verify(data: &Path, plugin: &str, scratch: Option<&Path>) -> Verified {
     let (file, manifest) = files(data, plugin);
     let bytes = |suffix: &str| fs::metadata(beside(&file, suffix)).map_or(0, |file| file.len());
@@ -81,7 +84,7 @@ pub fn verify(data: &Path, plugin: &str, scratch: Option<&Path>) -> Verified {
 fn look_beside_host(file: &Path, manifest: &Manifest, verified: &mut Verified) -> Result<(), StoreError> {
     let unusable = |source| StoreError::Open { file: file.to_owned(), source };
     let known = manifest.read().map_err(unusable)?;
-    // The host does not use it then, and found the loss itself.
+    // Then the host does not use the state, and has detected the loss itself.
     if let Some(lost) = known.and_then(|known| known.fault) {
         verified.problems.push(lost.to_string());
         verified.lost = Some(lost);
@@ -127,7 +130,7 @@ fn connect_to_read(file: &Path) -> Result<Connection, StoreError> {
 }
 
 fn look(connection: &Connection, verified: &mut Verified) -> Result<(), StoreError> {
-    // All of it in one transaction: a host may write meanwhile.
+    // All reads are in one transaction, because a host may write meanwhile.
     connection.execute_batch("BEGIN")?;
     let mut check = connection.prepare(&format!("PRAGMA integrity_check({MAX_FINDINGS})"))?;
     let findings: Vec<String> = check.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -148,21 +151,22 @@ fn look(connection: &Connection, verified: &mut Verified) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Why no loss is accepted.
+/// Why a loss could not be accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// There is nothing to accept.
+    /// The state of this plugin is in order.
     #[error("the state of `{0}` is in order, as far as is known; there is no loss to accept")]
     InOrder(String),
-    /// It can't be noted.
+    /// The decision can't be written.
     #[error("the decision can't be noted in the data directory")]
     NotNoted(#[from] io::Error),
 }
 
-/// Notes that an operator accepts the loss that `verified` shows. The host acts on it when it loads the plugin next.
+/// Records that an operator accepts the loss in `verified`. The host applies the decision when it
+/// next loads the plugin. Returns the kind of the loss.
 ///
 /// # Errors
-/// Nothing is lost, or the decision can't be noted.
+/// Nothing is lost, or the decision can't be written.
 pub fn accept_loss(data: &Path, verified: &Verified) -> Result<FaultKind, AcceptError> {
     let (_, manifest) = files(data, &verified.plugin);
     let lost = verified.lost.as_ref().ok_or_else(|| AcceptError::InOrder(verified.plugin.clone()))?;

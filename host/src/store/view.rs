@@ -1,6 +1,7 @@
-//! What one handler sees and wants of its plugin's state: a snapshot under its own writes, and a record of what it has looked at.
+//! One handler's view of its plugin's state: a snapshot, the handler's own writes on top, and a
+//! record of what it has read.
 //!
-//! Refuses to know whether the changes will be stored.
+//! It does not know whether the changes will be stored.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -11,14 +12,15 @@ use rusqlite::{Connection, OptionalExtension};
 use super::snapshot::{Snapshot, read};
 use super::{FailureKind, Store, StoreError, ViewError, entry_bytes, stored_bytes};
 
-/// Keys that are remembered of what a view reads, those of scans included. Beyond it any commit since the snapshot is a conflict: a handler
-/// that reads this much and then writes is rare, and the memory of one that only reads must have an end.
+/// Number of keys that a view remembers of its reads, including those of scans. Beyond it, any
+/// commit since the snapshot is a conflict. A handler that reads this much and then writes is rare,
+/// and the memory of one that only reads must be bounded.
 const MAX_TRACKED: usize = 4096;
 
-/// Entries that one scan may ask for.
+/// Maximum number of entries that one scan may ask for.
 const MAX_SCAN_ENTRIES: u32 = 1000;
 
-/// Greater than every key: no UTF-8 has this byte.
+/// Greater than every key: UTF-8 never contains this byte.
 const AFTER_ALL_KEYS: u8 = 0xFF;
 
 /// A consistent view of a plugin's state, with the changes that one handler has made to it.
@@ -27,46 +29,47 @@ pub struct View {
     snapshot: Option<Snapshot>,
     tracked: Tracked,
     writes: BTreeMap<Vec<u8>, Write>,
-    /// What the writes would count if none of them replaced anything.
+    /// Bytes that the writes would count if none of them replaced an entry.
     written: u64,
 }
 
 /// One key's new value, or its removal.
 struct Write {
     value: Option<Vec<u8>>,
-    /// What the key counts in the snapshot as of this commit, where that was needed.
+    /// The commit count of a snapshot, and the bytes that the key counts in it. `None` if they were
+    /// not needed yet.
     stored: Option<(i64, u64)>,
 }
 
-/// What a view wants stored, and what that depends on.
+/// The changes that a view wants to store, and the reads that they depend on.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// The newest commit that the view saw; none where it read nothing.
+    /// The newest commit that the view saw; `None` if it read nothing.
     pub(super) snapshot: Option<i64>,
     pub(super) tracked: Tracked,
     pub(super) writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl Changes {
-    /// Whether there is nothing to store.
+    /// Whether nothing is to be stored.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
 }
 
-/// What a view has looked at.
+/// The reads of a view.
 #[derive(Debug)]
 pub(super) enum Tracked {
-    /// All of it.
+    /// All reads are remembered.
     Some {
-        /// The version of each key read; none where there was no such key.
+        /// The version of each key that was read; `None` if the key did not exist.
         keys: BTreeMap<Vec<u8>, Option<i64>>,
-        /// In the order of the calls.
+        /// The scans, in the order of the calls.
         scans: Vec<Scanned>,
-        /// Keys and rows in all.
+        /// Number of remembered keys, scans and rows.
         count: usize,
     },
-    /// Too much to remember.
+    /// The view has read too much to remember.
     Everything,
 }
 
@@ -76,19 +79,19 @@ impl Default for Tracked {
     }
 }
 
-/// The part of the state that a scan depends on.
+/// The range and the rows that a scan depends on.
 #[derive(Debug)]
 pub(super) struct Scanned {
-    /// The first key of it.
+    /// The first key of the range.
     pub(super) from: Vec<u8>,
-    /// The first key after it.
+    /// The first key after the range.
     pub(super) to: Vec<u8>,
-    /// Keys and versions within it, ascending.
+    /// Keys and versions in the range, ascending.
     pub(super) rows: Vec<(Vec<u8>, i64)>,
 }
 
 impl Tracked {
-    /// Keys and rows that are remembered.
+    /// Number of remembered keys, scans and rows.
     pub(super) fn entries(&self) -> usize {
         if let Self::Some { count, .. } = self { *count } else { 0 }
     }
@@ -123,10 +126,11 @@ impl View {
         Self { store, snapshot: None, tracked: Tracked::default(), writes: BTreeMap::new(), written: 0 }
     }
 
-    /// The value of `key`, this view's own writes included.
+    /// The value of `key`, including this view's own writes.
     ///
     /// # Errors
-    /// [`ViewError::Misuse`] for an empty key, [`ViewError::Limit`] for one that is too long.
+    /// [`ViewError::Misuse`] for an empty key, [`ViewError::Limit`] for a key that is too long;
+    /// [`ViewError::Outdated`] and [`ViewError::Store`] if the state can't be read.
     pub fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, ViewError> {
         self.check_key(key)?;
         let key = key.as_bytes();
@@ -141,11 +145,13 @@ impl View {
         Ok(found.map(|(value, _)| value))
     }
 
-    /// Wants `value` stored under `key`.
+    /// Sets `key` to `value` in this view. [`Store::commit`] stores it.
     ///
     /// # Errors
-    /// [`ViewError::Misuse`] for an empty key; [`ViewError::Limit`] for a key or a value that is too long, or where the plugin would have
-    /// more than its quota. Then nothing has changed.
+    /// [`ViewError::Misuse`] for an empty key; [`ViewError::Limit`] for a key or a value that is
+    /// too long; [`ViewError::Full`] if the plugin would exceed its quota; [`ViewError::Outdated`]
+    /// and [`ViewError::Store`] if the state can't be read near the quota. After an error nothing
+    /// has changed.
     pub fn set(&mut self, key: &str, value: Vec<u8>) -> Result<(), ViewError> {
         self.check_key(key)?;
         let max = self.store.limits.value;
@@ -162,22 +168,24 @@ impl View {
         }
     }
 
-    /// Wants `key` removed; one that is not there is no error.
+    /// Removes `key` in this view. A key that does not exist is no error.
     ///
     /// # Errors
-    /// [`ViewError::Misuse`] for an empty key, [`ViewError::Limit`] for one that is too long.
+    /// [`ViewError::Misuse`] for an empty key, [`ViewError::Limit`] for a key that is too long.
     pub fn delete(&mut self, key: &str) -> Result<(), ViewError> {
         self.check_key(key)?;
         self.put(key.as_bytes(), None);
         Ok(())
     }
 
-    /// At most `limit` (1 to 1000) entries whose key begins with `prefix`, in the order of the keys' bytes or backwards, strictly after
-    /// `cursor` in that order. This view's own writes are included.
+    /// Returns at most `limit` (1 to 1000) entries whose key begins with `prefix`, including this
+    /// view's own writes. They are ordered by the bytes of the keys, descending if `backwards`, and
+    /// come strictly after `cursor` in that order.
     ///
     /// # Errors
-    /// [`ViewError::Misuse`] for another `limit`; [`ViewError::Limit`] where the entries are more than one call may return, which a lower
-    /// `limit` avoids.
+    /// [`ViewError::Misuse`] for another `limit`; [`ViewError::Limit`] if the entries have more
+    /// bytes than one call may return, which a lower `limit` avoids; [`ViewError::Outdated`] and
+    /// [`ViewError::Store`] if the state can't be read.
     pub fn scan(&mut self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<(String, Vec<u8>)>, ViewError> {
         if !(1..=MAX_SCAN_ENTRIES).contains(&limit) {
             return Err(ViewError::Misuse(format!("a scan's limit is 1 to {MAX_SCAN_ENTRIES}, not {limit}")));
@@ -191,7 +199,7 @@ impl View {
             merge(connection, &self.writes, (&from, &to), backwards, limit as usize, max_bytes)
         })?;
         let Merged { entries, mut rows, last, is_too_much } = merged;
-        // A scan that was cut short depends on nothing beyond the last key that it looked at.
+        // A scan that ended early depends on nothing beyond the last key that it read.
         let (from, to) = match last {
             Some(last) if backwards => (last, to),
             Some(last) => (from, after(last)),
@@ -212,27 +220,27 @@ impl View {
         Ok(found)
     }
 
-    /// Whether there is anything to store.
+    /// Whether this view has changes to store.
     pub fn wrote(&self) -> bool {
         !self.writes.is_empty()
     }
 
-    /// Whether this view wants `key` changed already.
+    /// Whether this view has changed `key` already.
     pub fn has_written(&self, key: &str) -> bool {
         self.writes.contains_key(key.as_bytes())
     }
 
-    /// Keys that this view wants changed.
+    /// Number of keys that this view has changed.
     pub fn pending_keys(&self) -> usize {
         self.writes.len()
     }
 
-    /// Bytes of the keys and values that this view wants changed.
+    /// Bytes of the keys and values that this view has changed.
     pub fn pending_bytes(&self) -> u64 {
         self.writes.iter().map(|(key, write)| (key.len() + write.value.as_ref().map_or(0, Vec::len)) as u64).sum()
     }
 
-    /// Ends the snapshot and hands over what [`Store::commit`] needs.
+    /// Ends the snapshot and returns the changes for [`Store::commit`].
     pub fn into_changes(self) -> Changes {
         Changes {
             snapshot: self.snapshot.as_ref().map(|snapshot| snapshot.meta.commits),
@@ -252,7 +260,7 @@ impl View {
         Ok(())
     }
 
-    /// Puts a write in the place of an earlier one to the same key, whose value is returned.
+    /// Records a write, and returns the value of an earlier write to the same key.
     fn put(&mut self, key: &[u8], value: Option<Vec<u8>>) -> Option<Option<Vec<u8>>> {
         self.written += counted(key, value.as_deref());
         match self.writes.get_mut(key) {
@@ -282,8 +290,8 @@ impl View {
         }
     }
 
-    /// Whether the plugin may have what it would have. What the writes replace is looked up only when the answer depends on it: so a write
-    /// far from the quota reads nothing.
+    /// Checks that the state would not exceed the quota. The replaced entries are looked up only if
+    /// the answer depends on them, so a write far from the quota reads nothing.
     fn check_quota(&mut self) -> Result<(), ViewError> {
         let quota = self.store.limits.quota;
         if self.store.used().saturating_add(self.written) <= quota {
@@ -310,16 +318,17 @@ impl View {
     }
 }
 
-/// What a write counts against the quota.
+/// Bytes that a write counts against the quota.
 fn counted(key: &[u8], value: Option<&[u8]>) -> u64 {
     value.map_or(0, |value| entry_bytes(key, value.len() as u64))
 }
 
-/// The first key that a scan may return, and the first after the last.
+/// The first key that a scan may return, and the first key after its range.
 fn range(prefix: &str, cursor: Option<&str>, backwards: bool) -> (Vec<u8>, Vec<u8>) {
     let mut from = prefix.as_bytes().to_vec();
     let mut to = from.clone();
-    // The next string of the same length. UTF-8 has no byte 0xFF, so the last one can always grow.
+    // The next string of the same length. UTF-8 never contains the byte 0xFF, so the last byte can
+    // always be incremented.
     match to.last_mut() {
         Some(last) => *last += 1,
         None => to.push(AFTER_ALL_KEYS),
@@ -341,20 +350,21 @@ fn after(mut key: Vec<u8>) -> Vec<u8> {
     key
 }
 
-/// What a scan found.
+/// The result of a scan.
 struct Merged {
-    /// In the order of the scan.
+    /// The entries in the order of the scan.
     entries: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Keys and versions of the stored rows that this depends on, in the order of the scan; those under own writes included.
+    /// Keys and versions of the stored rows that the result depends on, in the order of the scan,
+    /// including rows that own writes replace.
     rows: Vec<(Vec<u8>, i64)>,
-    /// The last key that was looked at, where the scan ended before its range did.
+    /// The last key that was read, if the scan ended before the end of its range.
     last: Option<Vec<u8>>,
-    /// Whether it ended because the next entry would have been too much for one call.
+    /// Whether the scan ended because the next entry would exceed the bytes of one call.
     is_too_much: bool,
 }
 
-/// Walks the stored rows and the own writes of a range side by side. Rows are fetched one by one: how many are needed depends on how many
-/// of them were removed or replaced.
+/// Merges the stored rows and the own writes of a range. Rows are fetched one by one, because the
+/// number needed depends on how many were removed or replaced.
 fn merge(
     connection: &Connection,
     writes: &BTreeMap<Vec<u8>, Write>,

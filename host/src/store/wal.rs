@@ -1,9 +1,12 @@
-//! The write-ahead log (WAL) of one store: its length, the checkpoints that move it into the file, and the writers that wait for one.
+//! The write-ahead log (WAL) of one store: its length, the checkpoints that move it into the file,
+//! and the writers that wait for one.
 //!
-//! SQLite restarts the log from its beginning only when a commit finds that every frame is in the file and that no reader is in the log.
-//! With a passive checkpoint beside steady writers this never happens: each leaves the frames that were written meanwhile. So a checkpoint
-//! here has two steps: a passive one beside the writer moves nearly everything, then a short one holds the writer and moves the rest.
-//! Snapshots that are old are ended before it. Where all this does not help, writers wait when the log has reached its bound.
+//! SQLite restarts the log from its beginning only if a commit finds every frame in the file and no
+//! reader in the log. A passive checkpoint beside steady writers never achieves this: it always
+//! leaves the frames that were written meanwhile. So a checkpoint here has two steps. A passive one
+//! beside the writer moves nearly everything; then a short one holds the writer and moves the rest.
+//! Old snapshots are ended before the second step. If all this does not help, writers wait once the
+//! log has reached its bound.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -15,45 +18,48 @@ use rusqlite::Connection;
 use super::opening::checkpoint;
 use super::{BUSY_TIMEOUT, CommitError, FailureKind, Store, StoreError, lock, meta, try_lock};
 
-/// Bytes of a frame's header, which stands before each page.
+/// Bytes of the frame header before each page.
 const FRAME_HEADER: u64 = 24;
 
-/// Frames that the log may always have: below it, checkpoints would cost more than the commits.
+/// Minimum bound of the log, in frames: below it, checkpoints would cost more than the commits.
 const MIN_FRAMES: u64 = 64;
 
-/// A checkpoint is due at this part of the bound. It leaves the writers room to go on while the checkpoint runs.
+/// A checkpoint is due each time the log has grown by the bound divided by this number, so that
+/// writers have room while the checkpoint runs.
 const DUE_PART: u64 = 4;
 
-/// How long a commit waits for room in the log. Only a reader outside of this process, or a disk that is very slow, makes it wait this long.
+/// How long a commit waits for room in the log. Only a reader in another process, or a very slow
+/// disk, makes it wait this long.
 pub(super) const STALL: Duration = Duration::from_secs(1);
 
-/// How often a waiting commit looks whether the last reader has left the log.
+/// How often a waiting commit checks whether the last reader has left the log.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Calls of [`Store::tend`] after which the files of a store that nobody uses are closed: opening them again costs a millisecond.
+/// Calls of [`Store::tend`] after which the files of an unused store are closed. Opening them again
+/// costs a millisecond.
 const CLOSED_WHEN_IDLE: u64 = 3;
 
-/// Frames of one block of the wal-index, and bytes of it.
+/// Frames per block of the wal-index, and bytes per block.
 const INDEX_BLOCK: (u64, u64) = (4096, 32 * 1024);
 
-/// What is known of the log.
+/// The state of the log.
 #[derive(Debug)]
 pub(super) struct Wal {
-    /// Frames in it, as of the last commit.
+    /// Frames in the log, as of the last commit.
     frames: Arc<AtomicU32>,
-    /// Frames at which writers wait.
+    /// Number of frames at which writers wait.
     bound: u32,
-    /// Frames at which the next checkpoint is due.
+    /// Number of frames at which the next checkpoint is due.
     due: AtomicU32,
     is_running: AtomicBool,
-    /// Commits since the last look whether the store is idle; see [`Store::tend`].
+    /// Commits since the last call of [`Store::tend`].
     commits: Arc<AtomicU64>,
-    /// Whether the log was truncated, and no commit has come since.
+    /// Whether the log was truncated, with no commit since.
     is_truncated: AtomicBool,
 }
 
 impl Wal {
-    /// A log of at most about `bytes`.
+    /// The state of a log of at most about `bytes`.
     pub(super) fn new(bytes: u64, page_bytes: u64) -> Self {
         let bound = (bytes / (page_bytes + FRAME_HEADER)).max(MIN_FRAMES);
         let bound = u32::try_from(bound).unwrap_or(u32::MAX);
@@ -61,10 +67,10 @@ impl Wal {
         Self { frames: Arc::default(), bound, due, is_running, commits: Arc::default(), is_truncated: AtomicBool::new(false) }
     }
 
-    /// Has `writer` say after each commit how long the log is.
+    /// Makes `writer` report the length of the log after each commit.
     pub(super) fn follow(&self, writer: &mut Connection) -> Result<(), rusqlite::Error> {
         let (frames, commits) = (Arc::clone(&self.frames), Arc::clone(&self.commits));
-        // It takes the place of SQLite's own automatic checkpoints.
+        // The hook replaces SQLite's automatic checkpoints.
         writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, now: i32| {
             frames.store(now.unsigned_abs(), Ordering::Relaxed);
             commits.fetch_add(1, Ordering::Relaxed);
@@ -76,12 +82,13 @@ impl Wal {
         self.frames.load(Ordering::Relaxed)
     }
 
-    /// Whether no commit may be added.
+    /// Whether the log has reached its bound, so that commits must wait.
     pub(super) fn is_full(&self) -> bool {
         self.frames() >= self.bound
     }
 
-    /// A checkpoint has ended: with the log at its beginning, or with frames left that need another one.
+    /// Records the end of a checkpoint. If the log has not restarted, its remaining frames need
+    /// another checkpoint.
     pub(super) fn note(&self, has_restarted: bool) {
         if has_restarted {
             self.frames.store(0, Ordering::Relaxed);
@@ -90,21 +97,22 @@ impl Wal {
     }
 }
 
-/// Bytes that a log of this bound takes on the disk with its index: twice the bound, because one transaction may go beyond it.
+/// Bytes on the disk of a log with this bound, and of its index. The log counts twice, because one
+/// transaction may exceed the bound.
 pub(super) fn reserved(bytes: u64, page_bytes: u64) -> u64 {
     let log = 2 * bytes.max(MIN_FRAMES * (page_bytes + FRAME_HEADER));
     let blocks = log / (page_bytes + FRAME_HEADER) / INDEX_BLOCK.0 + 1;
     log + blocks * INDEX_BLOCK.1
 }
 
-/// The writer, held for as long as a write takes.
+/// The lock of the writer, held during a write.
 pub(super) struct Held<'store> {
     store: &'store Store,
     writer: MutexGuard<'store, Option<Connection>>,
 }
 
 impl Held<'_> {
-    /// The connection, which is opened where there is none.
+    /// The connection; opens it if it is closed.
     pub(super) fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         match &mut *self.writer {
             Some(writer) => Ok(writer),
@@ -112,12 +120,12 @@ impl Held<'_> {
         }
     }
 
-    /// The connection where there is one.
+    /// The connection if it is open.
     pub(super) fn as_ref(&self) -> Option<&Connection> {
         self.writer.as_ref()
     }
 
-    /// Takes the connection away.
+    /// Removes the connection from the store.
     pub(super) fn take(&mut self) -> Option<Connection> {
         self.writer.take()
     }
@@ -129,8 +137,9 @@ impl Store {
         Held { store: self, writer: lock(&self.writer) }
     }
 
-    /// Writes where that takes microseconds; nothing where it may take longer: another thread writes, the log is full, or no file is open. A
-    /// file that another process has locked is an error at once.
+    /// Runs `write` if that takes only microseconds. Returns `None` if it may take longer: another
+    /// thread writes, the log is full, or no file is open. If another process has locked the file,
+    /// `write` gets an error at once.
     pub(super) fn with_writer_at_once<T>(&self, write: impl FnOnce(&mut Connection) -> T) -> Option<T> {
         if self.wal.is_full() || !self.is_awake.load(Ordering::Relaxed) {
             return None;
@@ -143,16 +152,18 @@ impl Store {
         Some(written)
     }
 
-    /// Whether a checkpoint is due. Says so to one caller, until that has done it.
+    /// Whether a checkpoint is due. Returns `true` to one caller, and then `false` until that
+    /// caller has run [`Store::checkpoint`].
     pub fn checkpoint_is_due(&self) -> bool {
         self.wal.frames() >= self.wal.due.load(Ordering::Relaxed) && !self.wal.is_running.swap(true, Ordering::Relaxed)
     }
 
-    /// Moves the log into the file, beside whoever reads and writes, and has the next commit begin it anew where no reader is in it. Takes
-    /// milliseconds, on a slow disk more; the writer is held for the last part of it.
+    /// Checkpoints the log while others read and write. If no reader is in the log, the next commit
+    /// restarts it from its beginning. Takes milliseconds, or more on a slow disk; holds the writer
+    /// for the last part.
     ///
     /// # Errors
-    /// The file can't be written: what was committed stays in the log.
+    /// The file can't be written: commits stay in the log.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         let moved = self.checkpoint_beside_writers().and_then(|()| {
             self.end_snapshots(self.limits.snapshot_grace);
@@ -170,10 +181,11 @@ impl Store {
         Ok(())
     }
 
-    /// Waits until the log may grow, while the writer is held: nobody can add to it meanwhile, so that the readers in it must leave.
+    /// Waits until the log has room. The caller holds the writer, so nothing is added to the log
+    /// and its readers end or are ended.
     ///
     /// # Errors
-    /// [`CommitError::Contended`] where a reader outside of this process does not leave in time.
+    /// [`CommitError::Contended`] if a reader in another process does not leave in time.
     pub(super) fn make_room(&self, writer: &Connection) -> Result<(), CommitError> {
         let until = Instant::now() + STALL;
         while self.wal.is_full() {
@@ -190,9 +202,10 @@ impl Store {
         Ok(())
     }
 
-    /// Looks whether what has failed works again: an operator, or a load balancer, may keep away the events that would show it.
+    /// Checks whether failed operations work again. Events may not show it, because an operator or
+    /// a load balancer may keep them away.
     pub(super) fn probe(&self) {
-        // Whether there is room in the log. None is waited for, and nothing is added to a log that is full.
+        // Whether the log has room. Does not wait for room, and a full log gets no frames.
         let has_room = |writer: &Connection| {
             if self.wal.is_full() && !checkpoint(writer, "RESTART")?.is_busy {
                 self.wal.note(true);
@@ -215,7 +228,8 @@ impl Store {
             FailureKind::Write => write().is_ok_and(|is_written| is_written),
             FailureKind::Read => read().is_ok(),
             FailureKind::Contended => room().is_ok_and(|has_room| has_room),
-            // The next commit writes the record, or the end of a while without any; only a plugin that stores something shows the quota.
+            // The next commit, or the closing of the idle store, writes the record. Only a plugin
+            // that stores something shows whether the quota has room.
             FailureKind::Record | FailureKind::Quota => false,
         };
         for kind in FailureKind::ALL.into_iter().filter(|kind| self.health.has(*kind)) {
@@ -225,12 +239,12 @@ impl Store {
         }
     }
 
-    /// Gives back what an idle store does not need. A log to which nothing was added since the last call is moved into the file and truncated;
-    /// when the store was not used at all for some calls, its files are closed. To be called about once a second. Takes milliseconds where
-    /// there is something to do.
+    /// Frees resources that an idle store does not need. A log without commits since the last call
+    /// is checkpointed and truncated. After some calls without any use of the store, its files are
+    /// closed. Call this about once a second; it takes milliseconds if there is work to do.
     ///
     /// # Errors
-    /// The file can't be written: what was committed stays in the log.
+    /// The file can't be written: commits stay in the log.
     pub fn tend(&self) -> Result<(), StoreError> {
         self.probe();
         self.trim_readers();

@@ -1,11 +1,12 @@
-//! State that is gone or damaged is noticed, and an operator decides. State that is in order never is taken for damaged.
+//! Tests: missing or damaged state is detected, and an operator decides. Intact state is never
+//! reported as damaged.
 
 use std::fs;
 
 use super::*;
 use crate::store::manifest::Manifest;
 
-/// The files as a host that is killed now would leave them.
+/// A copy of the files as a host that is killed now would leave them.
 fn killed(dir: &TempDir) -> TempDir {
     let image = tempfile::tempdir().unwrap();
     fs::create_dir(image.path().join("manifest")).unwrap();
@@ -17,7 +18,7 @@ fn killed(dir: &TempDir) -> TempDir {
     image
 }
 
-/// A store with some records in its file, more in its write-ahead log, and nobody who closes it.
+/// A store that was not closed, with some entries in its file and more in its write-ahead log.
 fn killed_with_a_log() -> TempDir {
     let (dir, store) = fresh();
     put(&store, &[("a", "1")]);
@@ -46,7 +47,8 @@ fn a_host_that_was_killed_finds_every_commit_and_nothing_wrong() {
         let store = open(&dir, StoreLimits::default());
         assert_eq!((get(&store, "a"), get(&store, "b")), (Some("1".into()), Some("19".into())));
     }
-    // At other moments: before any commit, after a checkpoint of each kind, and while nobody uses it.
+    // At other moments: before any commit, after a checkpoint of each kind, and while the store is
+    // idle.
     let (dir, store) = fresh();
     open(&killed(&dir), StoreLimits::default());
     put(&store, &[("a", "1")]);
@@ -61,7 +63,7 @@ fn a_host_that_was_killed_finds_every_commit_and_nothing_wrong() {
     }
 }
 
-/// As on a full disk: the record can't be replaced until what this returns is called.
+/// As on a full disk: the record can't be replaced until the returned closure is called.
 fn block_manifest(dir: &TempDir) -> impl FnOnce() {
     let (manifest, away) = (dir.path().join("manifest"), dir.path().join("away"));
     fs::rename(&manifest, &away).unwrap();
@@ -79,7 +81,7 @@ fn a_store_that_is_closed_while_its_record_cannot_be_written_is_not_lost() {
         put(&store, &[("a", "1")]);
         get(&store, "a");
         if fill_sequence {
-            // Then numbers can't be given back either.
+            // Then sequence numbers can't be given back either.
             store.next_id("ids").unwrap();
             store.hold_writer().connection().unwrap().pragma_update(None, "query_only", true).unwrap();
         }
@@ -99,7 +101,7 @@ fn a_store_whose_last_numbers_cannot_be_given_back_is_closed_all_the_same() {
     let (dir, store) = fresh();
     put(&store, &[("a", "1")]);
     store.next_id("ids").unwrap();
-    // It is wrong only in the transaction.
+    // The error occurs only in the transaction.
     store.hold_writer().connection().unwrap().execute_batch("ALTER TABLE sequences RENAME TO away").unwrap();
     assert!(store.close().is_err());
     assert!(!log_of(&dir).exists() && lock(&store.writer).is_none());
@@ -208,13 +210,13 @@ fn a_damaged_file_is_noticed_and_put_aside_when_that_is_accepted() {
     assert_eq!(lost(&dir), FaultKind::Damaged);
     Manifest::new(&manifest(&dir)).accept(FaultKind::Damaged).unwrap();
     assert_eq!(all(&open(&dir, StoreLimits::default())), []);
-    // Beside it may be its log and the log's index.
+    // The log and its index may be beside it.
     let is_aside = |name: &str| name.contains(".lost-") && !name.ends_with("-wal") && !name.ends_with("-shm");
     let files = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
     let aside: Vec<PathBuf> = files.filter(|file| is_aside(&file.to_string_lossy())).collect();
     assert!(aside.len() == 1 && fs::read(&aside[0]).unwrap() == bytes, "{aside:?}");
 
-    // So is one whose first page is something else.
+    // A file with a different first page is damaged as well.
     fs::write(&file, "this is no database any more".repeat(300)).unwrap();
     assert_eq!(lost(&dir), FaultKind::Damaged);
 }
@@ -261,7 +263,7 @@ fn a_file_that_goes_while_the_store_is_idle_is_not_made_anew() {
 fn a_store_whose_record_cannot_be_written_is_served_and_says_so() {
     let dir = killed_with_a_log();
     let record = dir.path().join("manifest/state.new");
-    // As on a full disk: the record can be read, and not be replaced.
+    // As on a full disk: the record can be read, but not replaced.
     fs::create_dir(&record).unwrap();
     let store = open(&dir, StoreLimits::default());
     assert_eq!(get(&store, "b"), Some("19".into()));
@@ -280,7 +282,7 @@ fn a_loss_that_was_accepted_stays_so_when_the_host_is_killed_meanwhile() {
     let kills: [Killed; 3] = [
         |file| fs::remove_file(file).unwrap(),
         |file| fs::write(file, "").unwrap(),
-        // The new file is there, and the record is that of the old one.
+        // The new file exists, but the record is the one of the old file.
         |file| {
             fs::remove_file(file).unwrap();
             drop(Store::open(file, &file.with_extension("json"), StoreLimits::default()).unwrap());

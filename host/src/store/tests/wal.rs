@@ -1,4 +1,5 @@
-//! The write-ahead log stays within its bound, whoever reads and writes, and no commit waits for ever.
+//! Tests: the write-ahead log stays within its bound with any readers and writers, and no commit
+//! waits without a limit.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +7,7 @@ use std::time::Instant;
 
 use super::*;
 
-/// A small bound, so that it is met often.
+/// A small bound, so that the tests reach it often.
 const WAL_BYTES: u64 = 1024 * 1024;
 
 fn open_small(dir: &TempDir, snapshot_grace: Duration) -> Arc<Store> {
@@ -17,7 +18,7 @@ fn wal_bytes(dir: &TempDir) -> u64 {
     std::fs::metadata(dir.path().join("state.db-wal")).map_or(0, |file| file.len())
 }
 
-/// What a dispatcher does after an event.
+/// Does what a dispatcher does after an event.
 fn checkpoint_if_due(store: &Arc<Store>) {
     if store.checkpoint_is_due() {
         store.checkpoint().unwrap();
@@ -30,7 +31,7 @@ fn one_record_updated_over_and_over_keeps_the_log_short() {
     let store = open_small(&dir, Duration::from_millis(20));
     let is_done = AtomicBool::new(false);
     let most = thread::scope(|scope| {
-        // Beside the writer, as in the host: the log never stands still while it is moved.
+        // Runs beside the writer, as in the host: the log grows during every checkpoint.
         scope.spawn(|| {
             while !is_done.load(Ordering::Relaxed) {
                 checkpoint_if_due(&store);
@@ -54,7 +55,7 @@ fn overlapping_readers_do_not_make_the_log_grow() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_small(&dir, Duration::from_millis(20));
     put(&store, &[("read", "as it was")]);
-    // At any time one of them has a snapshot, and none ends by itself before the next has begun.
+    // At any time a reader holds a snapshot, and none ends by itself before the next has begun.
     let mut readers: VecDeque<View> = VecDeque::new();
     let mut most = 0;
     for number in 0..1_000 {
@@ -114,7 +115,8 @@ fn a_reader_of_another_process_makes_writers_wait_and_not_the_log_grow() {
         view.set(key, vec![1]).unwrap();
         view.into_changes()
     };
-    // The host looks each second whether it works again, and does not make it worse.
+    // The host probes each second whether the store works again; a probe must not make the log
+    // longer.
     let before = wal_bytes(&dir);
     store.health.failed(FailureKind::Write, "the disk is full".to_owned());
     for _ in 0..3 {
@@ -162,7 +164,7 @@ fn connections_that_a_burst_of_readers_has_opened_are_closed_while_the_store_is_
     assert_eq!(lock(&store.readers).idle.len(), 8);
     for _ in 0..2 {
         store.tend().unwrap();
-        // One at a time needs one.
+        // One reader at a time needs one connection.
         read(&mut [store.view()]);
         read(&mut [store.view()]);
     }
@@ -182,7 +184,7 @@ fn many_writers_are_committed_in_transactions_of_limited_size() {
         .collect();
     let committed = store.commit_all(&changes.iter().collect::<Vec<_>>());
     assert!(committed.len() == 64 && committed.iter().all(Result::is_ok));
-    // The bound, and one transaction of a MiB.
+    // The bound, and one transaction of one MiB.
     assert!(wal_bytes(&dir) <= 2 * WAL_BYTES + WAL_BYTES / 2, "{}", wal_bytes(&dir));
     assert!((0..64).all(|number| store.view().get(&number.to_string()).unwrap().is_some()));
 }
