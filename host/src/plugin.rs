@@ -1,7 +1,8 @@
-//! A plugin: compiled code and what it registered, immutable and shared; the instances that run it. The only part that knows wasmtime.
+//! A plugin: its compiled code and its registration, immutable and shared, and the instances that
+//! run the code. This is the only module that knows wasmtime.
 //!
-//! It refuses to know sockets, rooms, schemas and other plugins: what a handler asks is answered by whoever runs it
-//! ([`crate::effect::HostCalls`]).
+//! It does not know sockets, rooms, schemas or other plugins. The module that runs a handler
+//! answers the handler's host calls ([`crate::effect::HostCalls`]).
 
 mod bindings;
 mod clock;
@@ -38,26 +39,26 @@ pub use retry::Retry;
 pub(crate) struct Code {
     engine: Arc<Engine>,
     pre: bindings::PluginPre<state::InstanceState>,
-    /// What an instance may take.
+    /// Limits of each instance.
     limits: Arc<Limits>,
     /// The plugin's own settings.
     config: Arc<WasiConfigVariables>,
     output: Arc<output::Output>,
-    /// Bytes that all instances of the plugin take, those of other versions too.
+    /// Bytes of memory that all instances of the plugin use, in all its versions.
     memory: Arc<AtomicUsize>,
-    /// Cancelled when what still runs on this version is to end.
+    /// Cancelled to end the events that still run on this version.
     retired: CancellationToken,
 }
 
-/// A plugin that serves.
+/// A version of a plugin that can handle events.
 pub struct Plugin {
-    /// What it registered.
+    /// What the plugin declared in `register`.
     pub registration: Registration,
-    /// Where it came from.
+    /// The file that it was loaded from.
     pub file: PathBuf,
     /// SHA-256 of the file, hexadecimal.
     pub digest: String,
-    /// Since when it serves.
+    /// When this `Plugin` was created.
     pub loaded_at: SystemTime,
     pool: pool::Pool,
     calls: AtomicU64,
@@ -65,7 +66,8 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Makes a candidate serve, with the settings that its name has. `memory` counts what instances of all its versions take.
+    /// Creates a plugin from `candidate`, with the settings for its name. `memory` counts the bytes
+    /// that instances of all its versions use.
     pub fn new(candidate: Candidate, settings: &PluginSettings, memory: Arc<AtomicUsize>) -> Self {
         let Candidate { registration, file, digest, engine, pre } = candidate;
         let limits = Arc::new(settings.limits.clone());
@@ -78,7 +80,8 @@ impl Plugin {
         Self { registration, file, digest, loaded_at: SystemTime::now(), pool, calls: AtomicU64::new(0), failures: AtomicU64::new(0) }
     }
 
-    /// The same version once more, as new: its code and what it registered are shared, its instances are its own.
+    /// Creates a new plugin of the same version. Code and registration are shared; instances and
+    /// counters start empty.
     #[must_use]
     pub fn again(&self) -> Self {
         let code = Code { retired: CancellationToken::new(), ..self.pool.code().clone() };
@@ -93,47 +96,51 @@ impl Plugin {
         }
     }
 
-    /// The plugin's slot.
+    /// The plugin's name, which is also the name of its slot.
     pub fn name(&self) -> &str {
         &self.registration.name
     }
 
-    /// A place to run one event; nothing when the event's time is over before there is one. Without a budget it waits as long as it takes.
+    /// Waits for the permit to run one event. Returns `None` if the deadline of `budget` passes
+    /// first. Without a budget there is no deadline.
     pub async fn seat(&self, budget: Option<&Budget>) -> Option<Seat> {
         self.pool.seat(budget).await
     }
 
-    /// Events that it handles at once at most.
+    /// The maximum number of events that the plugin handles at the same time.
     pub fn instances_at_once(&self) -> usize {
         self.pool.most()
     }
 
-    /// What its events may take.
+    /// Limits of its events and instances.
     pub fn limits(&self) -> &Arc<Limits> {
         &self.pool.code().limits
     }
 
-    /// Gives back the memory of instances that events do not need any more. To be called about once a second.
+    /// Drops some of the idle instances that events do not need any more. Call it about once a
+    /// second.
     pub fn trim(&self) {
         self.pool.trim();
     }
 
-    /// Another version serves: keeps no instance any more. Events that run go on until [`Plugin::end`].
+    /// Stops keeping idle instances, because this version does not serve any more. Running events
+    /// continue until [`Plugin::end`].
     pub fn retire(&self) {
         self.pool.close();
     }
 
-    /// Ends what still runs.
+    /// Ends the events that still run on this version.
     pub fn end(&self) {
         self.pool.code().retired.cancel();
     }
 
-    /// Bytes that instances of the plugin take, and how many there are of this version, those that wait for an event included.
+    /// Returns the bytes that instances of all versions of the plugin use, and the number of
+    /// instances of this version, idle ones included.
     pub fn memory_and_instances(&self) -> (usize, usize) {
         (self.pool.code().memory.load(Ordering::Relaxed), self.pool.instances())
     }
 
-    /// Counts one event that the plugin was asked to handle.
+    /// Counts one event that the plugin was asked to handle, and its failure if `failed`.
     pub fn count(&self, failed: bool) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         if failed {
@@ -141,12 +148,14 @@ impl Plugin {
         }
     }
 
-    /// Counts a failure that is not the handler's own: its state could not be read or written, or is full.
+    /// Counts a failure that the handler did not cause: the plugin's state could not be read or
+    /// written, or is full.
     pub fn count_failure(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Events that the plugin was asked to handle, and those of them at which it failed.
+    /// Returns the number of events that the plugin was asked to handle, and the number of
+    /// failures.
     pub fn counts(&self) -> (u64, u64) {
         (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
     }

@@ -1,8 +1,9 @@
-//! What a document must look like: compiles the JSON Schemas of plugins, checks documents against them, and says what is wrong in words
-//! that may reach a client. The only file that knows jsonschema.
+//! Compiles the JSON Schemas of plugins, checks documents against them, and describes faults in
+//! messages that may be sent to clients. This is the only module that knows jsonschema.
 //!
-//! Refuses to know where a document comes from, and fetches nothing: a schema is whole in itself. Both sides are hostile here: a schema is a
-//! plugin's, a document a client's. Neither may make a check overflow the stack, and what a check says never repeats the document.
+//! It does not know where a document comes from. It fetches nothing, so a schema must be complete
+//! in itself. Both inputs may be hostile: plugins supply the schemas, clients the documents.
+//! Neither may make a check overflow the stack. Messages never repeat values of the document.
 
 mod findings;
 mod forms;
@@ -20,66 +21,72 @@ use crate::rejection::Detail;
 use findings::{describe, refusal};
 use graph::Graph;
 
-/// The one dialect, as `$schema` names it.
+/// The only supported dialect, as `$schema` names it.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// Findings of one check that are reported: enough for a form, and small enough for an ack.
+/// Maximum findings that one check reports: enough for a form, and small enough for an ack.
 const MAX_DETAILS: usize = 16;
 
-/// Values in a document up to which every finding is looked for. Beyond it only the first is: the library collects all findings before it
-/// hands out one, and each may cost a hundred times the bytes of the value that it is about.
+/// A check reports all findings only if the document has at most this many values (see
+/// [`has_at_most`]); otherwise it reports the first. The library collects all findings before it
+/// returns one, and each may use a hundred times the bytes of the value that it is about.
 const MAX_VALUES_IN_FULL: usize = 4096;
 
-/// Bytes of a compiled pattern, and of the tables that matching it may build. A plain pattern takes a few KiB; counted repetitions multiply.
+/// Maximum bytes of a compiled pattern, and of the tables that matching may build. A plain pattern
+/// needs a few KiB; counted repetitions multiply that.
 const MAX_PATTERN_BYTES: usize = 256 * 1024;
 
-/// Patterns of one schema: what it may cost in memory is this times [`MAX_PATTERN_BYTES`].
+/// Maximum patterns of one schema. Its memory is limited to this number times
+/// [`MAX_PATTERN_BYTES`].
 const MAX_PATTERNS: usize = 100;
 
-/// Subschemas that may apply to one and the same value in a row (through `$ref`, `allOf` and their like). A check recurses once for each, at
-/// every level of the document, so this times the depth of a document is what the stack of a worker must hold.
+/// Maximum length of a chain of subschemas that apply to the same value (through `$ref`, `allOf`
+/// and similar keywords). A check recurses once for each of them, at every level of the document.
+/// So this length times the depth of a document must fit on a worker thread's stack.
 const MAX_CHAIN: usize = 24;
 
-/// What one check may cost, in evaluations of a plain subschema: about a tenth of a second. A choice between two forms that both recurse
-/// doubles the work at every level of the document.
+/// Maximum cost of one check, in evaluations of a plain subschema: about a tenth of a second. A
+/// choice between two recursive alternatives doubles the work at every level of the document.
 const MAX_COST: usize = 1_000_000;
 
-/// Subschemas in a row, over all levels of a document, that the caller's own stack holds: some 128 KiB where nothing is optimised. A check
-/// may run on a guest's fibre, of which the guest leaves the host little.
+/// Chained subschemas, over all levels of a document, that fit on the caller's own stack: about 128
+/// KiB without optimisation. A check may run on a guest's fibre, where the guest uses part of the
+/// stack.
 const LINKS_ON_CALLERS_STACK: usize = 128;
 
-/// Bytes of stack for one of these links: four times what was needed without optimisation.
+/// Bytes of stack for each chained subschema: four times what was needed without optimisation.
 const STACK_OF_A_LINK: usize = 4 * 1024;
 
-/// A compiled schema. Two are equal when they were written as the same document.
+/// A compiled schema. Two schemas are equal if their source documents are equal.
 pub struct Schema {
     source: Value,
     validator: Validator,
-    /// The most subschemas that apply to one value in a row.
+    /// Length of the longest chain of subschemas that apply to one value.
     chain: usize,
-    /// What a check costs for each value of a document at most; nothing where the schema recurs, and so has no such number.
+    /// Maximum cost of a check per value of a document. `None` if the schema is recursive, because
+    /// then there is no maximum.
     cost_of_a_value: Option<usize>,
     graph: Graph,
 }
 
-/// Why a schema is refused, for its plugin's author.
+/// Why a schema is refused, for the plugin's author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
-    /// More text than one schema may have.
+    /// The schema has more bytes than allowed.
     #[error("the schema has {bytes} bytes, at most {max} are allowed")]
     TooLarge {
-        /// What it has.
+        /// Bytes of the schema.
         bytes: usize,
-        /// What is allowed.
+        /// Maximum bytes.
         max: usize,
     },
-    /// The text is not JSON, or nests deeper than 128.
+    /// The text is not JSON, or is nested deeper than 128 levels.
     #[error("the schema is not JSON: {reason}")]
     NotJson {
-        /// What the parser found, with line and column.
+        /// The parser's message, with line and column.
         reason: String,
     },
-    /// JSON, but no schema.
+    /// The text is JSON, but not a valid schema.
     #[error("the schema is not valid at `{path}`: {message}")]
     Invalid {
         /// JSON pointer into the schema.
@@ -87,31 +94,31 @@ pub enum SchemaError {
         /// What is wrong there.
         message: String,
     },
-    /// `$schema` names something else than 2020-12.
+    /// `$schema` names a dialect other than 2020-12.
     #[error("the schema's `$schema` is {found}, only `{DIALECT}` is supported")]
     UnsupportedDialect {
-        /// What it names.
+        /// The value of `$schema`.
         found: String,
     },
-    /// A `$ref` to another document.
+    /// A `$ref` refers to another document.
     #[error("`{reference}` is outside of the schema: nothing is fetched, so a `$ref` must begin with `#`")]
     ExternalReference {
         /// The reference.
         reference: String,
     },
-    /// A `$ref` to a place that the schema does not have.
+    /// A `$ref` refers to a location that the schema does not have.
     #[error("`{reference}` names nothing in the schema")]
     DanglingReference {
         /// The reference.
         reference: String,
     },
-    /// A chain of references and combinations that is endless or too long.
+    /// A chain of references and combinations is circular or too long.
     #[error("more than {MAX_CHAIN} subschemas apply to one value in a row, or they refer to each other in a circle")]
     TooNested,
-    /// More patterns than one schema may have.
+    /// The schema has more patterns than allowed.
     #[error("the schema has more than {MAX_PATTERNS} patterns")]
     TooManyPatterns,
-    /// A pattern that cannot be matched in linear time, or takes too much memory.
+    /// A pattern can't be matched in linear time, or needs too much memory.
     #[error("the pattern at `{path}` is not supported: no look-around and no back-references, and at most 256 KiB compiled")]
     Pattern {
         /// JSON pointer into the schema.
@@ -120,13 +127,14 @@ pub enum SchemaError {
 }
 
 impl Schema {
-    /// Compiles `text`, a schema of JSON Schema 2020-12 of at most `max_bytes`.
+    /// Compiles `text`, a schema of JSON Schema 2020-12 with at most `max_bytes` bytes.
     ///
-    /// `format` is checked, where it is one that the draft defines. Patterns run in linear time. Everything that the schema refers to must
-    /// be within it, under `$ref`s that begin with `#` (or with its own `$id`).
+    /// `format` is checked if the draft defines it. Patterns are matched in linear time. Everything
+    /// that the schema refers to must be within it, by a `$ref` that begins with `#` (or with the
+    /// schema's own `$id`).
     ///
     /// # Errors
-    /// What an author has to change, see [`SchemaError`].
+    /// Returns what the author has to change, see [`SchemaError`].
     pub fn compile(text: &str, max_bytes: usize) -> Result<Self, SchemaError> {
         if text.len() > max_bytes {
             return Err(SchemaError::TooLarge { bytes: text.len(), max: max_bytes });
@@ -145,20 +153,21 @@ impl Schema {
         Ok(Self { source, validator, chain, cost_of_a_value: graph.cost_of_a_value(), graph })
     }
 
-    /// The document that was compiled.
+    /// The source document.
     pub fn source(&self) -> &Value {
         &self.source
     }
 
-    /// How many patterns it has.
+    /// The number of patterns in the schema.
     pub fn patterns(&self) -> usize {
         self.graph.patterns()
     }
 
-    /// Checks `value`.
+    /// Checks `value` against the schema.
     ///
     /// # Errors
-    /// What was found, at least one and at most 16; nothing of `value` is in it but the names of properties, in paths.
+    /// Returns the findings: at least 1, at most 16. They contain nothing of `value` except the
+    /// names of properties, in paths.
     pub fn check(&self, value: &Value) -> Result<(), Vec<Detail>> {
         let extent = Extent::of(value);
         let links = extent.levels * self.chain;
@@ -168,13 +177,14 @@ impl Schema {
         stacker::grow(links * STACK_OF_A_LINK, || self.check_here(value, extent))
     }
 
-    /// The same on the stack of its caller, whatever that takes.
+    /// Like [`Schema::check`], but always on the caller's stack.
     fn check_here(&self, value: &Value, extent: Extent) -> Result<(), Vec<Detail>> {
         let is_cheap = self.cost_of_a_value.is_some_and(|cost| cost.saturating_mul(extent.values + extent.bytes) <= MAX_COST);
         if !is_cheap && self.graph.cost(value, MAX_COST).is_none() {
             return Err(vec![finding("takes too much work to be checked against its schema")]);
         }
-        // Nearly every document is valid, and to know no more than that is several times cheaper.
+        // Nearly every document is valid, and `is_valid` is several times cheaper than a check with
+        // findings.
         if self.validator.is_valid(value) {
             return Ok(());
         }
@@ -196,31 +206,33 @@ impl Schema {
         Err(details)
     }
 
-    /// Whether the schema names a property `name` of the document itself, wherever it may do so: in `properties` or `required`, its own or
-    /// those of what it refers to or combines.
+    /// Whether the schema names a property `name` of the document itself. Looks at `properties` and
+    /// `required` of the schema, and of the subschemas that it refers to or combines.
     pub fn allows_top_level_property(&self, name: &str) -> bool {
         self.graph.names_property(name)
     }
 
-    /// Whether a document may have a property `name` at its top: one that the schema names, or any one where it lists none.
+    /// Whether a document is expected to be able to have a top-level property `name`: the schema
+    /// names it, allows properties that it does not list, or accepts an object and lists no
+    /// properties.
     pub fn may_have_property(&self, name: &str) -> bool {
         self.graph.names_property(name) || self.graph.takes_any_property()
     }
 }
 
-/// A finding about the whole document that no keyword stands for.
+/// A finding about the whole document that does not belong to a keyword.
 fn finding(message: &str) -> Detail {
     Detail { path: String::new(), rule: "schema".to_owned(), message: message.to_owned() }
 }
 
-/// How large a document is. JSON that was parsed has at most 128 levels, so measuring may recurse.
+/// The size of a document. Parsed JSON has at most 128 levels, so measuring may recurse.
 #[derive(Debug, Clone, Copy, Default)]
 struct Extent {
-    /// 1 for a plain value.
+    /// Depth; 1 for a plain value.
     levels: usize,
-    /// All of them, the document itself included.
+    /// Number of values, the document itself included.
     values: usize,
-    /// Of all its strings.
+    /// Total bytes of all string values.
     bytes: usize,
 }
 
@@ -244,7 +256,8 @@ impl Extent {
     }
 }
 
-/// Whether `value` holds at most `budget` values, itself and the keys of objects included.
+/// Whether `value` contains at most `budget` values. Every value except `value` itself counts
+/// twice: as a member of its container and as a value.
 fn has_at_most(value: &Value, mut budget: usize) -> bool {
     let mut open = vec![value];
     while let Some(value) = open.pop() {

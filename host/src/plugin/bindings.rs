@@ -1,4 +1,5 @@
-//! The WIT interface as Rust: generated, and turned into the host's own words here and nowhere else.
+//! Rust bindings that are generated from the WIT interface. Only modules of `plugin` convert them
+//! from and to the host's own types.
 
 #![allow(
     missing_docs,
@@ -15,6 +16,6 @@ wasmtime::component::bindgen!({
     world: "plugin",
     exports: { default: async },
     imports: { "sockhop:plugin/state.next-id": async },
-    // An event's texts are lowered from where they are.
+    // The event's strings are borrowed, not copied, when they are lowered into the guest.
     ownership: Borrowing { duplicate_if_necessary: true },
 });

@@ -1,33 +1,40 @@
-//! How long a guest has run in one call. Pure but for reading the clocks; knows no instance and no budget.
+//! Measures how long a guest has run in one call. It has no side effects except reading clocks, and
+//! does not know instances or budgets.
 //!
-//! CPU time is what counts: a guest that waits for a processor, or whose process is stopped, does not run. But the thread's CPU clock
-//! is a system call (about 0.3 µs), and nearly every event ends after some microseconds. So a call is measured by the monotonic clock
-//! until it has run for [`UNSEEN`]; then the engine looks at it, and from that look on it is measured by the thread's CPU clock.
+//! Only CPU time counts. A guest that waits for a processor, or whose process is stopped, does not
+//! run. But reading the thread's CPU clock is a system call (about 0.3 µs), and nearly every event
+//! ends after some microseconds. So a call is measured by the monotonic clock until it has run for
+//! [`UNSEEN`]. Then the engine checks it, and from that check on it is measured by the thread's CPU
+//! clock.
 //!
-//! What the runtime does to suspend and resume a call counts as well: a guest that waits for nothing again and again keeps a processor
-//! busy by that alone, nearly as long as by its own instructions.
+//! The time in which the runtime suspends and resumes a call counts as well. A guest that suspends
+//! again and again without a reason keeps a processor busy by that alone. This uses nearly as much
+//! time as its own instructions would.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::engine::UNSEEN;
 
-/// The time that a guest's call has run: from each resumption to the next suspension. Written by the worker that polls the call, and
-/// read by the epoch callback within that poll, so plain loads and stores are enough.
+/// The time that a guest's call has run: the sum of the times from each resumption to the next
+/// suspension. The worker that polls the call writes it, and the epoch callback reads it within
+/// that poll. So relaxed loads and stores are enough.
 pub(super) struct CpuClock {
     origin: Instant,
-    /// Whether calls are measured by the thread's CPU clock from their start: for work of low priority, which may wait long for a processor.
+    /// Whether calls are measured by the thread's CPU clock from their start: for work of low
+    /// priority, which may wait long for a processor.
     in_background: bool,
     /// Whether the current call is measured by the thread's CPU clock.
     by_thread: AtomicBool,
-    /// The clock's nanoseconds at which the call was resumed.
+    /// Clock reading at the last resumption, in nanoseconds.
     resumed: AtomicU64,
-    /// The thread clock's nanoseconds at which it was suspended, and on which thread; none before the first look.
+    /// Thread clock reading at the last suspension, in nanoseconds, and the thread of that
+    /// suspension. The thread is 0 until a suspension is measured by the thread clock.
     suspended: AtomicU64,
     suspended_on: AtomicUsize,
-    /// Nanoseconds that it ran before that.
+    /// Nanoseconds that the call ran before the last resumption.
     used: AtomicU64,
-    /// Nanoseconds that it may run.
+    /// Nanoseconds that the call may run.
     limit: AtomicU64,
 }
 
@@ -46,7 +53,7 @@ impl CpuClock {
         }
     }
 
-    /// A call begins that may run for `limit`.
+    /// Begins a call that may run for `limit`.
     pub(super) fn begin(&self, limit: Duration) {
         self.by_thread.store(self.in_background, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
@@ -54,17 +61,19 @@ impl CpuClock {
         self.limit.store(nanoseconds(limit), Ordering::Relaxed);
     }
 
-    /// The call is polled. Threads have clocks of their own, so each resumption reads the one that it is on.
+    /// Called before each poll. Each thread has its own CPU clock, so each resumption reads the
+    /// clock of its thread.
     pub(super) fn resume(&self) {
         let now = self.now();
         if self.by_thread.load(Ordering::Relaxed) && self.suspended_on.load(Ordering::Relaxed) == this_thread() {
-            // Of other tasks that ran meanwhile, no more than a suspension costs is taken for it.
+            // Other tasks may have run on this thread meanwhile. At most the cost of a suspension
+            // is added.
             self.add(now.saturating_sub(self.suspended.load(Ordering::Relaxed)).min(SUSPENSION_NANOSECONDS));
         }
         self.resumed.store(now, Ordering::Relaxed);
     }
 
-    /// The poll ends.
+    /// Called after each poll.
     pub(super) fn pause(&self) {
         let now = self.now();
         let ran = now.saturating_sub(self.resumed.load(Ordering::Relaxed));
@@ -74,14 +83,15 @@ impl CpuClock {
             self.add(ran);
         } else {
             if ran > UNSEEN_NANOSECONDS {
-                // Stopped, without a processor, or in one long host call: no look has told which.
+                // The process was stopped, or had no processor, or was in one long host call. No
+                // check has shown which.
                 self.by_thread.store(true, Ordering::Relaxed);
             }
             self.add(ran.min(UNSEEN_NANOSECONDS));
         }
     }
 
-    /// The engine looks at the call while it runs. Returns whether it has run for longer than it may.
+    /// Checks the call while it runs. Returns whether it has exceeded its limit.
     pub(super) fn look(&self) -> bool {
         if !self.by_thread.load(Ordering::Relaxed) {
             self.pause();
@@ -92,12 +102,12 @@ impl CpuClock {
         self.used.load(Ordering::Relaxed) + running > self.limit.load(Ordering::Relaxed)
     }
 
-    /// Whether it had run for longer than it may when it was paused.
+    /// Whether the call had exceeded its limit when it was paused.
     pub(super) fn is_over(&self) -> bool {
         self.used.load(Ordering::Relaxed) > self.limit.load(Ordering::Relaxed)
     }
 
-    /// How long it had run when it was paused.
+    /// How long the call had run when it was paused.
     pub(super) fn used(&self) -> Duration {
         Duration::from_nanos(self.used.load(Ordering::Relaxed))
     }
@@ -114,17 +124,18 @@ impl CpuClock {
 
 const UNSEEN_NANOSECONDS: u64 = UNSEEN.as_nanos() as u64;
 
-/// CPU time that suspending and resuming a call costs at most: some microseconds of the runtime, and of the system calls by which it looks
-/// for other work.
+/// Maximum CPU time of suspending and resuming a call: some microseconds of the runtime, and of the
+/// system calls by which it looks for other work.
 const SUSPENSION_NANOSECONDS: u64 = 20_000;
 
-/// Tells threads apart. Never zero.
+/// Identifies the current thread. Never zero.
 fn this_thread() -> usize {
     thread_local!(static HERE: u8 = const { 0 });
     HERE.with(|here| std::ptr::from_ref(here).addr())
 }
 
-/// CPU time of this thread; `None` where the system does not tell, and then the monotonic clock counts. A poll stays on one thread.
+/// CPU time of this thread. Returns `None` if the system does not report it; then the monotonic
+/// clock is used. A poll stays on one thread.
 #[cfg(target_os = "linux")]
 fn thread_time() -> Option<Duration> {
     rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).try_into().ok()
@@ -153,7 +164,7 @@ mod tests {
         clock
     }
 
-    /// Uses CPU time of this thread, however long it waits for a processor.
+    /// Uses `time` of this thread's CPU time, no matter how long the thread waits for a processor.
     fn spin(time: Duration) {
         let until = thread_time().unwrap() + time;
         while thread_time().unwrap() < until {}
@@ -176,7 +187,7 @@ mod tests {
         std::thread::sleep(LIMIT * 2);
         clock.pause();
         assert_eq!(clock.used(), UNSEEN);
-        // The next one is measured by the thread's clock.
+        // The next poll is measured by the thread's CPU clock.
         clock.resume();
         spin(LIMIT);
         clock.pause();

@@ -1,4 +1,5 @@
-//! Compiling in a process of its own: a hostile file may take the time and memory that it is given there, and no more.
+//! Compiles plugins in a child process, so that a hostile file can use only the time and memory of
+//! that process, which are limited.
 
 mod cache;
 mod child;
@@ -26,27 +27,32 @@ use cache::{Cache, deserialize};
 pub use child::{COMPILE_COMMAND, CompileBounds, compile};
 use child::{OUT_OF_MEMORY, OUT_OF_TIME, REFUSED};
 
-/// Compiles plugins by running a program.
+/// Compiles plugins in child processes of a program.
 #[derive(Debug, Clone)]
 pub struct Compiler {
     program: PathBuf,
-    /// `None` if there is none that could be trusted.
+    /// `None` if no directory could be trusted.
     cache: Option<Cache>,
     permits: Arc<Semaphore>,
-    /// Held while a content is compiled: files of the same content wait for its result in the cache.
+    /// A lock for each content that is being compiled. Loads of the same content wait for it and
+    /// then read the result from the cache.
     in_progress: Arc<Mutex<HashMap<String, Weak<AsyncMutex<()>>>>>,
     yields: Arc<AtomicBool>,
 }
 
-/// Compilers that run at once: as many as there are processors, within these bounds. Two at least, so that a file that takes long does not hold
-/// up all others. Each may take `limits.compile_memory_bytes`, so together they take at most so many times as much. One compiler uses several
-/// processors itself where a plugin is large.
+/// Compiler processes that run at the same time: the number of processors, within these bounds. At
+/// least two, so that a file that takes long does not delay all others.
+///
+/// Each may use `limits.compile_memory_bytes`, so together they use at most that many times as
+/// much. One process uses several processors itself if a plugin is large.
 const AT_ONCE: RangeInclusive<usize> = 2..=4;
 
-/// How far a compiler yields while events are served: a reload is worth less than they are.
+/// Niceness of compiler processes while events are served, because events are more important than a
+/// reload.
 const NICENESS: i32 = 10;
 
-/// Bytes of compiled code that are accepted of one plugin: a file of the largest size compiles to a quarter of it.
+/// Maximum bytes of compiled code of one plugin. A file of the maximum size compiles to a quarter
+/// of this.
 const MAX_CODE: u64 = 512 << 20;
 
 /// Bytes of the compiler's messages that are read.
@@ -55,13 +61,13 @@ const MAX_SAID: u64 = 4 * 1024;
 /// Why there is no compiled code.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The compiler does not accept the file.
+    /// The compiler does not accept the file. Contains its message.
     #[error("{0}")]
     Refused(String),
-    /// The limit of CPU time.
+    /// The compiler exceeded its limit of CPU time. Contains the limit.
     #[error("takes too long to compile: more than {} ms of CPU time (limits.compile_ms)", .0.as_millis())]
     OutOfTime(Duration),
-    /// The limit of time that passes.
+    /// The compiler exceeded its wall-clock limit.
     #[error(
         "was not compiled within {} ms (limits.compile_wall_ms){}; the machine is too busy, or the compiler was stopped",
         wall.as_millis(),
@@ -70,19 +76,19 @@ pub enum CompileError {
     Starved {
         /// The limit.
         wall: Duration,
-        /// CPU time that the compiler got, if the system says so.
+        /// CPU time that the compiler used, if the system reports it.
         used: Option<Duration>,
     },
-    /// The limit of memory.
+    /// The compiler exceeded its limit of memory. Contains the limit in bytes.
     #[error("could not be compiled within {0} bytes of memory (limits.compile_memory_bytes)")]
     OutOfMemory(u64),
-    /// More code than a plugin's can be.
+    /// The compiled code is larger than allowed. Contains the limit in bytes.
     #[error("compiles to more than {0} bytes")]
     TooMuch(u64),
     /// The process ended without a result.
     #[error("was not compiled: its compiler ended with {status}{}", if said.is_empty() { String::new() } else { format!(": {said}") })]
     Died {
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
         /// Its messages.
         said: String,
@@ -90,29 +96,31 @@ pub enum CompileError {
     /// The process can't be run.
     #[error("the compiler {} can't be run", program.display())]
     NotRun {
-        /// Which.
+        /// Path of the compiler program.
         program: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// What it gave is no compiled component.
+    /// The compiler's output is not a component that this host can run.
     #[error("was compiled to something that this host can't use")]
     Unusable(#[source] wasmtime::Error),
 }
 
 impl CompileError {
-    /// When it may succeed.
+    /// When another attempt may succeed.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Refused(_) => Retry::Never,
-            // Its own fault, most likely, but a slow machine and one without memory look the same. A bomb is no cheaper the next time.
+            // Most likely the file is the cause, but a slow machine or one with little memory gives
+            // the same errors. A hostile file costs as much at the next attempt.
             Self::OutOfTime(_) | Self::OutOfMemory(_) | Self::TooMuch(_) | Self::Died { .. } | Self::Unusable(_) => Retry::Later,
-            // The machine's fault: nothing is known of the file.
+            // The machine is the cause: these errors say nothing about the file.
             Self::Starved { .. } | Self::NotRun { .. } => Retry::Soon,
         }
     }
 
-    /// What a compiler's end says, which was bounded by `bounds` and wrote the messages `said`.
+    /// The error for a compiler process that ended with `status`, had the limits `bounds` and wrote
+    /// the messages `said`.
     fn of(status: ExitStatus, said: &str, bounds: CompileBounds) -> Self {
         let said = said.trim();
         match status.code() {
@@ -120,7 +128,8 @@ impl CompileError {
             Some(OUT_OF_TIME) => Self::OutOfTime(bounds.cpu),
             Some(OUT_OF_MEMORY) => Self::OutOfMemory(bounds.memory),
             _ if is_by_cpu_limit(status) => Self::OutOfTime(bounds.cpu),
-            // Rust's own words before it aborts, and the allocator's, which goes on to use what it did not get.
+            // Rust's message before it aborts, and jemalloc's message. After the latter, the
+            // process continues and uses memory that it did not get.
             _ if said.contains("memory allocation of") || said.contains("<jemalloc>: Failed to allocate") => {
                 Self::OutOfMemory(bounds.memory)
             }
@@ -129,7 +138,7 @@ impl CompileError {
     }
 }
 
-/// Whether the system ended the process for its CPU time.
+/// Whether the system ended the process because of its CPU time.
 #[cfg(unix)]
 fn is_by_cpu_limit(status: ExitStatus) -> bool {
     std::os::unix::process::ExitStatusExt::signal(&status) == Some(rustix::process::Signal::XCPU.as_raw())
@@ -140,20 +149,23 @@ fn is_by_cpu_limit(_: ExitStatus) -> bool {
     false
 }
 
-/// The running program, for [`Compiler::new`]: the same one for as long as this process lives. A program that has come to stand at its path
-/// since may be another version, whose compiled code this host can't use.
+/// Returns the path of the running program, for [`Compiler::new`]. It means the same program for
+/// the whole life of this process. A program that has replaced it at its original path may be
+/// another version, whose compiled code this host can't use.
 ///
 /// # Errors
-/// Returns the system's error if it can't name the program.
+/// Returns the system's error if the path of the program is not known.
 pub fn this_program() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?;
-    // The child resolves this link just before it runs the program, and there it still leads to the program of its parent. It leads to the
-    // file itself: to remove or to replace its name changes nothing.
+    // The child process resolves this link just before it executes the program, when the link still
+    // leads to its parent's program. The link leads to the file itself, so that removing or
+    // replacing the file's name has no effect.
     Ok(if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { path })
 }
 
 impl Compiler {
-    /// A compiler that runs `program` and keeps its results in `cache`, if that is a directory to which nobody else can write.
+    /// Creates a compiler that runs `program`. It keeps its results in the directory `cache`, if no
+    /// other user can write to it; otherwise it keeps none and logs a warning.
     pub fn new(program: PathBuf, cache: PathBuf) -> Self {
         let cache = Cache::open(cache.clone())
             .inspect_err(|error| tracing::warn!(dir = %cache.display(), %error, "compiled plugins are not kept: loading them is slower"));
@@ -162,12 +174,14 @@ impl Compiler {
         Self { program, cache: cache.ok(), permits, in_progress: Arc::default(), yields: Arc::default() }
     }
 
-    /// Lets compilers that are started from now on yield to the rest of the machine: events are served.
+    /// Gives compiler processes that are started from now on a lower priority, because events are
+    /// served.
     pub(crate) fn yield_to_events(&self) {
         self.yields.store(true, Ordering::Relaxed);
     }
 
-    /// The compiled code of `bytes`, whose digest is `digest`: from the cache, or made within `limits`.
+    /// Returns the compiled component of `bytes`, whose digest is `digest`: from the cache, or
+    /// compiled within `limits`.
     pub(super) async fn compile(&self, engine: &Engine, digest: &str, bytes: Vec<u8>, limits: &Limits) -> Result<Component, CompileError> {
         let in_progress = self.in_progress(digest);
         let _alone = in_progress.lock().await;
@@ -182,14 +196,14 @@ impl Compiler {
         Ok(component)
     }
 
-    /// Forgets compiled code of other contents than these, but for the newest.
+    /// Removes compiled code of other contents than `digests` from the cache, except the newest.
     pub(crate) fn keep_only(&self, engine: &Engine, digests: &HashSet<String>) {
         if let Some(cache) = &self.cache {
             cache.keep_only(engine, digests);
         }
     }
 
-    /// What is held while the content `digest` is compiled.
+    /// The lock for compiling the content `digest`.
     fn in_progress(&self, digest: &str) -> Arc<AsyncMutex<()>> {
         let mut all = self.in_progress.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(digest).and_then(Weak::upgrade) {
@@ -202,20 +216,21 @@ impl Compiler {
     }
 
     async fn run(&self, bytes: Vec<u8>, limits: &Limits) -> Result<Vec<u8>, CompileError> {
-        // Never closed; and if it were, there would be nothing to wait for. The time begins when the permit is there.
+        // The semaphore is never closed, so the result can be ignored. The wall-clock limit begins
+        // after the permit is acquired.
         let _permit = self.permits.acquire().await;
         let niceness = if self.yields.load(Ordering::Relaxed) { NICENESS } else { 0 };
         let bounds = CompileBounds { memory: limits.compile_memory_bytes.get(), cpu: limits.compile_ms, niceness };
         let not_run = |source| CompileError::NotRun { program: self.program.clone(), source };
         let mut command = Command::new(&self.program);
-        // In lists of processes, whatever the path is.
+        // The name in process lists, independent of the path.
         #[cfg(unix)]
         command.arg0("sockhop");
         let mut child = command
             .arg(COMPILE_COMMAND)
             .args(bounds.arguments())
             .env_clear()
-            // Its limit is on what is mapped: the allocator is not to keep what is free.
+            // The memory limit counts mapped memory, so the allocator must not keep free memory.
             .env("_RJEM_MALLOC_CONF", "retain:false,background_thread:false")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -231,14 +246,15 @@ impl Compiler {
             let (mut code, mut said) = (Vec::new(), Vec::new());
             let mut limited = (&mut errors).take(MAX_SAID);
             let write = async {
-                // Dropped at its end: the compiler reads until then. One that died does not read; its status says more.
+                // Dropping `input` closes the pipe: the compiler reads until then. Write errors are
+                // ignored: a compiler that died does not read, and its exit status says more.
                 let _ = input.write_all(&bytes).await;
                 drop(input);
             };
             let mut output = (&mut output).take(MAX_CODE + 1);
             let (_, read, _) = tokio::join!(write, output.read_to_end(&mut code), limited.read_to_end(&mut said));
             if read? as u64 > MAX_CODE {
-                // It goes on writing, to nobody.
+                // Killed, because it would continue to write and nobody reads.
                 child.start_kill()?;
             }
             Ok::<_, io::Error>((child.wait().await?, code, said))
@@ -254,13 +270,15 @@ impl Compiler {
     }
 }
 
-/// CPU time that all threads of a process have used.
+/// CPU time that all threads of a process have used. Returns `None` if the system does not report
+/// it.
 #[cfg(target_os = "linux")]
 fn cpu_time(pid: u32) -> Option<Duration> {
-    /// `USER_HZ`, in which Linux counts here on every machine.
+    /// The duration of a tick of `USER_HZ`, the unit of these times in Linux on every machine.
     const MILLISECONDS_OF_A_TICK: u64 = 10;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the program's name, which may hold anything, user and system time are the 12th and the 13th field.
+    // The program's name may contain any character. After it, user and system time are the 12th and
+    // the 13th field.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_ascii_whitespace().skip(11).map_while(|field| field.parse::<u64>().ok());
     Some(Duration::from_millis((times.next()? + times.next()?) * MILLISECONDS_OF_A_TICK))

@@ -1,4 +1,4 @@
-//! The one WebAssembly engine of a host: its limits, and the clock that interrupts guests.
+//! The WebAssembly engine of a host: its limits, and the epoch ticker that interrupts guests.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
@@ -17,74 +17,90 @@ use crate::config::Limits;
 use super::bindings;
 use super::state::InstanceState;
 
-/// How often a guest that runs on and on is looked at. It overruns its CPU limit by at most twice this, or until the first look at it (see
-/// [`QUIET_TICK`]), and yields to its neighbours as often: an event that takes three tasks (reading, handling, writing) waits at each for those that
-/// spin, once.
+/// Interval of epoch ticks while a guest runs for long. A guest exceeds its CPU limit by at most
+/// two ticks, or until its first check (see [`QUIET_TICK`]).
+///
+/// A long-running guest also yields to other tasks at each tick. An event passes through three
+/// tasks (reading, handling, writing), and waits once at each of them for the guests that spin.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The same while no guest has run for long: each tick takes the processor from whoever is at work. Twice this passes at most until the first look
-/// at one that will.
+/// Interval of epoch ticks while no guest has run for long, because each tick takes CPU time from
+/// the working threads. A guest that starts to run for long is first checked after at most two of
+/// these intervals.
 const QUIET_TICK: Duration = Duration::from_millis(4);
 
-/// Ticks after which a call is looked at first. The first tick may come at once: only the second says that the guest has run for a
-/// while, and a guest that has not must not give up the processor in the middle of its event.
+/// Ticks until the first check of a call. The first tick may come immediately after the call
+/// begins. Only the second one shows that the guest has run for a while. A guest that has not must
+/// not yield in the middle of its event.
 pub(super) const FIRST_LOOK: u64 = 2;
 
-/// The longest that a guest runs before the first look at it. A longer time by the monotonic clock is time without a processor, or one
-/// long host call.
+/// Maximum time that a guest runs before its first check. If the monotonic clock shows more, the
+/// thread had no processor, or the guest was in a long host call.
 pub(super) const UNSEEN: Duration = QUIET_TICK.saturating_mul(FIRST_LOOK as u32);
 
-/// Ticks without a look at any guest after which it is quiet.
+/// Ticks without a check of any guest after which [`QUIET_TICK`] applies.
 const TICKS_UNTIL_QUIET: u32 = 100;
 
-/// Instances of all plugins together: address space is reserved for each (4 GiB), memory is taken only by those that are or were there.
+/// Maximum number of instances of all plugins together. Each reserves address space (4 GiB). Only
+/// instances that exist or have existed use memory.
 const INSTANCES: u32 = 1_000;
 
-/// What guests in JavaScript and Python need of one component: they bring an interpreter.
+/// Limits of one component. Guests in JavaScript and Python need them, because they contain an
+/// interpreter.
 const MEMORIES_OF_A_COMPONENT: u32 = 16;
 const TABLES_OF_A_COMPONENT: u32 = 64;
 const INSTANCE_METADATA_BYTES: usize = 10 << 20;
 
-/// What an instance has written of its memory and of a table is put back to what it was at first, and kept for the next one in its place, up to
-/// this: to give it to the system and ask for it again is most of what a new instance costs. Only where the
-/// system says which pages were written (Linux 6.7): elsewhere all of it would be put back, and kept.
+/// When an instance is dropped, the pages of its memory and tables that it has written are reset to
+/// their initial content. Up to this many bytes stay resident for the next instance in the same
+/// slot. Most of the cost of a new instance is to return this memory to the system and to request
+/// it again.
+///
+/// These limits apply only if the system reports which pages were written (Linux 6.7). Otherwise
+/// all pages would be reset and kept.
 const KEPT_MEMORY_BYTES: usize = 1 << 20;
 const KEPT_TABLE_BYTES: usize = 64 << 10;
 
-/// Places without an instance that are kept so for the plugin that had them; beyond, another plugin's instance takes one of theirs. So what is kept
-/// is at most as much for each of these, and for each instance that there has been at once.
+/// Unused slots that stay reserved for the plugin that used them last. Beyond this number, an
+/// instance of another plugin takes one of them. So memory is kept for at most this many slots,
+/// plus the largest number of instances that existed at the same time.
 const KEPT_PLACES: u32 = 16;
 
-/// Bytes of a guest's own stack, within the fibre's; what is left is the host's, for the calls that it answers there.
+/// Bytes of a guest's own stack, which is part of the fibre's stack. The host uses the rest for the
+/// host calls that it handles there.
 const WASM_STACK_BYTES: usize = 512 << 10;
 const FIBRE_STACK_BYTES: usize = 2 << 20;
 
-/// Frames of a trap's backtrace: enough to see which handler it was, and one log line of a guest that recursed without end.
+/// Maximum frames in the backtrace of a trap: enough to identify the handler. A guest with endless
+/// recursion still gives only one log line.
 const BACKTRACE_FRAMES: NonZeroUsize = match NonZeroUsize::new(16) {
     Some(frames) => frames,
     None => unreachable!(),
 };
 
-/// Compiles and runs plugins. Dropping it stops the clock.
+/// The wasmtime engine and linker that run plugins. Dropping it stops the epoch ticker.
 pub struct Engine {
     pub(super) wasm: wasmtime::Engine,
     pub(super) linker: Linker<InstanceState>,
     pub(super) workers: usize,
-    /// Set by every look at a guest that has run for a while.
+    /// Set by every check of a guest that has run for a while.
     pub(super) looked: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
 impl Engine {
-    /// An engine for a host with `workers` threads, whose instances have at most `instance_memory` bytes each.
+    /// Creates the engine for a host with `workers` worker threads. Each linear memory of an
+    /// instance has at most `instance_memory` bytes.
     ///
     /// # Errors
-    /// Where the machine does not let the host reserve the address space that it needs.
+    /// Returns an error if the system does not allow the host to reserve the address space, or to
+    /// start the ticker thread.
     pub fn new(instance_memory: usize, workers: usize) -> Result<Self, EngineError> {
         let wasm = wasmtime::Engine::new(&config(instance_memory)).map_err(EngineError)?;
         let linker = linker(&wasm).map_err(EngineError)?;
         let stop = Arc::new(AtomicBool::new(false));
-        // An OS thread: a task of the runtime would never run while guests keep every worker busy, which is when it is needed.
+        // This is an OS thread: a tokio task would never run while guests keep every worker thread
+        // busy, and that is when the ticks are needed.
         let (ticked, stopped) = (wasm.weak(), Arc::clone(&stop));
         let looked = Arc::new(AtomicBool::new(false));
         let was_looked = Arc::clone(&looked);
@@ -103,12 +119,13 @@ impl Engine {
         Ok(Self { wasm, linker, workers, looked, stop })
     }
 
-    /// Instances of a plugin that may run at once under these limits.
+    /// Maximum number of instances of a plugin that run at the same time under `limits`.
     pub(super) fn instances(&self, limits: &Limits) -> usize {
         limits.instances.map_or(2 * self.workers, usize::from)
     }
 
-    /// What compiled code must have been made by to run here.
+    /// Identifies the engine version and settings. Compiled code runs here only if it was compiled
+    /// with the same fingerprint.
     pub(super) fn fingerprint(&self) -> String {
         let mut hasher = DefaultHasher::new();
         self.wasm.precompile_compatibility_hash().hash(&mut hasher);
@@ -143,20 +160,22 @@ fn config(instance_memory: usize) -> Config {
     config
 }
 
-/// An engine that only compiles, for a process that does nothing else: what it makes runs in the host's.
+/// Creates an engine that only compiles, for the compiler process. The host's engine runs its
+/// output.
 pub(super) fn for_compiling() -> wasmtime::Result<wasmtime::Engine> {
     wasmtime::Engine::new(&code_config())
 }
 
-/// What decides the compiled code, and so must be the same where it is made and where it runs.
+/// The settings that influence the compiled code. They must be the same in the compiler process and
+/// in the host.
 fn code_config() -> Config {
     let mut config = Config::new();
     config
-        // Component-model async is not used: without its bookkeeping a call costs half.
+        // Component-model async is not used. Its bookkeeping would double the cost of a call.
         .concurrency_support(false)
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
-        // What a guest's backtrace says is for the log, and costs nothing until a trap.
+        // The backtrace of a guest is for the log, and costs nothing until a trap.
         .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES));
     config
 }
@@ -169,7 +188,7 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<InstanceState>> 
     Ok(linker)
 }
 
-/// The engine can't be made.
+/// The engine could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error("can't start the WebAssembly engine")]
 pub struct EngineError(#[source] wasmtime::Error);

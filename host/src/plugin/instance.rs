@@ -1,5 +1,6 @@
-//! One instance: a store with the guest in it, asked for one thing at a time. Moved, never shared; dropped after any failure, because a
-//! trap leaves everything in its store undefined.
+//! One instance: a store with the guest in it, which executes one call at a time. It is moved,
+//! never shared. It is dropped after any failure, because a trap leaves its store in an undefined
+//! state.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -23,51 +24,53 @@ use super::engine::FIRST_LOOK;
 use super::registration::{Declarations, Registration};
 use super::state::{InstanceState, Phase};
 
-/// What a handler returned: its reply, or its own no.
+/// What a handler returned: its reply, or its refusal.
 pub type Handled = Result<Option<String>, Refusal>;
 
-/// A guest that is ready to be asked.
+/// An instantiated guest that can be called.
 pub(super) struct Instance {
     store: Store<InstanceState>,
     guest: bindings::Plugin,
     clock: Arc<CpuClock>,
-    /// Ends what still runs on a version that was replaced too long ago.
+    /// Cancelled to end the events of a replaced version that run for too long.
     retired: CancellationToken,
-    /// Bytes that the guest took when it was new.
+    /// Bytes that the guest used after instantiation.
     initial_memory: usize,
-    /// Events that it has handled.
+    /// Events that the instance has handled.
     handled: u32,
 }
 
-/// Why a guest's call ended without an answer.
+/// Why a guest's call ended without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The guest ran longer than it may.
+    /// The guest exceeded its CPU time.
     #[error("ran for more than {} ms", limit.as_millis())]
     CpuExceeded {
-        /// What it may, over all its runs.
+        /// The CPU limit of the event, over all its runs.
         limit: Duration,
-        /// What it did until it was stopped.
+        /// CPU time that it used until it was stopped.
         ran: Duration,
     },
-    /// The event took longer than it may, waiting included.
+    /// The event exceeded its wall-clock limit, waiting included. Also returned if
+    /// [`Plugin::end`](super::Plugin::end) ended it while it waited. Contains the limit.
     #[error("took more than {} ms, waiting included", .0.as_millis())]
     WallExceeded(Duration),
-    /// The guest asked for more memory than it may have, and did not survive the no.
+    /// The guest was refused more memory, and its call failed.
     #[error("needed more memory than it may have")]
     MemoryExceeded(#[source] wasmtime::Error),
-    /// The guest trapped, or sent something that the host could not take.
+    /// The guest trapped, or sent something that the host could not accept.
     #[error("trapped")]
     Trapped(#[source] wasmtime::Error),
-    /// There is no room for another instance now, in the engine or in what the plugin may have.
+    /// There is no space for another instance now: the engine's slots are in use, or the plugin's
+    /// memory limit is reached.
     #[error("no room for another instance")]
     NoRoom(#[source] wasmtime::Error),
-    /// No instance could be made.
+    /// The instance could not be created.
     #[error("can't be instantiated")]
     NotInstantiated(#[source] wasmtime::Error),
 }
 
-/// What is left of one event's time, over all its runs.
+/// The remaining CPU time and the deadline of one event, over all its runs.
 #[derive(Debug, Clone)]
 pub struct Budget {
     cpu_left: Duration,
@@ -79,12 +82,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget that begins now.
+    /// A budget that begins now, with `cpu` as CPU limit and `wall` as wall-clock limit.
     pub fn new(cpu: Duration, wall: Duration) -> Self {
         Self::since(Instant::now(), cpu, wall)
     }
 
-    /// One that began at `began`.
+    /// A budget that began at `began`.
     pub fn since(began: Instant, cpu: Duration, wall: Duration) -> Self {
         Self { cpu_left: cpu, ran: Duration::ZERO, cpu, wall, until: began + wall, in_background: false }
     }
@@ -94,28 +97,29 @@ impl Budget {
         Self { in_background: true, ..Self::new(cpu, wall) }
     }
 
-    /// When the event's time is over.
+    /// The deadline of the event.
     pub fn until(&self) -> Instant {
         self.until
     }
 
-    /// That the event's time is over.
+    /// The failure for an event whose deadline has passed.
     pub fn exceeded(&self) -> Failure {
         Failure::WallExceeded(self.wall)
     }
 }
 
-/// Events after which a warm instance is replaced, so that a slow leak of a guest has an end.
+/// Events after which a warm instance is replaced. This bounds a slow leak in a guest.
 const MAX_HANDLED: u32 = 10_000;
 
-/// How many times its first size a warm instance may take before it is replaced after an event.
+/// A warm instance that uses more than this multiple of its initial memory is replaced after its
+/// event.
 const MAX_GROWTH: usize = 4;
 
-/// Growth that is no reason to replace an instance, however small it began.
+/// Bytes of growth up to which an instance is not replaced, even if its initial memory is small.
 const SMALL_GROWTH: usize = 8 << 20;
 
 impl Instance {
-    /// Makes an instance of `code`, within `budget`: it runs the guest's start functions.
+    /// Creates an instance of `code` within `budget`, and runs the guest's start functions.
     pub(super) async fn new(code: &Code, budget: &mut Budget) -> Result<Self, Failure> {
         let clock = Arc::new(CpuClock::new(budget.in_background));
         let state = InstanceState::new(&code.limits, &code.config, &code.output, &code.memory);
@@ -127,7 +131,8 @@ impl Instance {
         store.epoch_deadline_callback(move |_| {
             looked.store(true, Ordering::Relaxed);
             match ticking.look() {
-                // Not wasmtime's own yield: tokio would put the task at the front of its queue, and its neighbours would starve.
+                // Not wasmtime's own yield: tokio would put the task at the front of its queue, and
+                // other tasks would starve.
                 false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
                 true => Err(CpuExceeded.into()),
             }
@@ -163,7 +168,7 @@ impl Instance {
         }
     }
 
-    /// Runs `handle` for `event`, answering its calls by `calls`, within `budget`.
+    /// Runs `handle` for `event` within `budget`. `calls` answers the guest's host calls.
     pub(super) async fn handle(
         &mut self,
         event: &Event,
@@ -190,12 +195,13 @@ impl Instance {
         }
     }
 
-    /// What the guest said on its standard error of the call that has failed.
+    /// Returns what the guest wrote to standard error in the failed call.
     pub(super) fn take_output(&self) -> String {
         self.store.data().stderr.take_held()
     }
 
-    /// Whether the instance has served its time, or has grown too much.
+    /// Whether the instance must be replaced, because it has handled too many events or has grown
+    /// too much.
     pub(super) fn is_spent(&self) -> bool {
         let used = self.store.data().memory.used;
         self.handled >= MAX_HANDLED
@@ -203,12 +209,12 @@ impl Instance {
     }
 }
 
-/// The guest's CPU time is over. Travels through wasmtime as the call's error.
+/// The guest's CPU time is used up. Passes through wasmtime as the error of the call.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest's running time is over")]
 struct CpuExceeded;
 
-/// The event's time is over.
+/// The deadline of the event has passed.
 #[derive(Debug, thiserror::Error)]
 #[error("the event's time is over")]
 struct WallExceeded;
@@ -225,9 +231,11 @@ fn explain(error: wasmtime::Error, store: &Store<InstanceState>, budget: &Budget
     }
 }
 
-/// Awaits a guest's call within what is left of `budget`, and takes off what it used. A call that is given up leaves its store unusable.
+/// Awaits a guest's call within the rest of `budget`, and subtracts the used time. A cancelled call
+/// leaves its store unusable.
 ///
-/// The call stays where its caller has pinned it: handed on by value it would lie in this future as well, and in every future around it.
+/// `call` is passed as a pinned reference. A call that is passed by value would also be stored in
+/// this future and in every future around it.
 async fn within<T>(
     clock: &CpuClock,
     budget: &mut Budget,
@@ -235,21 +243,22 @@ async fn within<T>(
     mut call: Pin<&mut (impl Future<Output = wasmtime::Result<T>> + Send)>,
 ) -> wasmtime::Result<T> {
     clock.begin(budget.cpu_left);
-    // Counts the time from each resumption to the next yield.
+    // Measures the time from each resumption to the next suspension.
     let mut poll = |context: &mut Context<'_>| {
         clock.resume();
         let poll = call.as_mut().poll(context);
         clock.pause();
         match poll {
-            // A guest that waits again and again may never be running when the epoch callback would look at it.
+            // A guest that suspends again and again may never run at the time of the epoch
+            // callback.
             Poll::Pending if clock.is_over() => Poll::Ready(Err(CpuExceeded.into())),
             poll => poll,
         }
     };
-    // Nearly every call ends before it waits for anything: then there is nothing to limit the waiting of.
+    // Nearly every call ends in its first poll, and then no timeout is needed.
     let answer = match poll_fn(|context| Poll::Ready(poll(context))).await {
         Poll::Ready(answer) => Some(answer),
-        // Polled again at once, so that whatever it waits for wakes this.
+        // Polled again immediately, so that the waker of this future is registered.
         Poll::Pending => {
             let waiting = tokio::time::timeout_at(budget.until.into(), retired.run_until_cancelled(poll_fn(poll)));
             waiting.await.ok().flatten()
@@ -260,7 +269,7 @@ async fn within<T>(
     answer.unwrap_or_else(|| Err(WallExceeded.into()))
 }
 
-/// The event as the guest sees it, with `attachments` as its own are.
+/// Converts the event for the guest. `attachments` are those of the event.
 fn lowered<'event>(event: &'event Event, attachments: &'event [&'event [u8]]) -> types::Event<'event> {
     let caller = event.caller.as_ref().map(|connection| types::Caller {
         connection: Some(connection.public_id.as_str()),

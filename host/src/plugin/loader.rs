@@ -1,4 +1,5 @@
-//! From a file's bytes to a plugin that has registered, or to a reason that helps its author.
+//! Loads a plugin: reads, compiles and links a file and runs `register`. A failure gives a reason
+//! that helps the plugin's author.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,11 +24,11 @@ use super::registration::Registration;
 use super::retry::Retry;
 use super::state::InstanceState;
 
-/// A plugin that says what it is, not yet admitted beside others.
+/// A plugin that has registered, but is not yet checked against other plugins.
 pub struct Candidate {
-    /// What it registered.
+    /// What the plugin declared in `register`.
     pub registration: Registration,
-    /// Where it came from.
+    /// The file that it was read from.
     pub file: PathBuf,
     /// SHA-256 of the file, hexadecimal.
     pub digest: String,
@@ -35,53 +36,54 @@ pub struct Candidate {
     pub(super) pre: PluginPre<InstanceState>,
 }
 
-/// Why a file is no plugin.
+/// Why a file could not be loaded as a plugin.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file can't be read.
     #[error("can't be read")]
     Unreadable(#[source] std::io::Error),
-    /// Larger than the host reads.
+    /// The file is larger than the host reads.
     #[error("has {size} bytes; at most {limit} are read (limits.plugin_file_bytes)")]
     TooLarge {
-        /// Bytes.
+        /// Size in bytes.
         size: u64,
-        /// Bytes.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// No WebAssembly at all.
+    /// The file is not WebAssembly: its magic number is missing.
     #[error("is no WebAssembly component, or only a part of one")]
     NotWasm,
-    /// Only the beginning of some, or something that the engine does not run: the compiler's reason.
+    /// The file is truncated, or uses features that the engine does not support. Contains the
+    /// compiler's reason.
     #[error("is no WebAssembly component, or only a part of one: {0}")]
     NotAComponent(String),
-    /// Built for asynchronous calls, with this builtin.
+    /// The component is built for asynchronous calls. Contains the builtin that it needs.
     #[error(
         "needs the component model's async builtins, which this host does not have: `{0}`; build it for synchronous calls \
          (JavaScript: `componentize-qjs --sync`, or `jco componentize` with `--backend-qjs-disable-async`)"
     )]
     NeedsAsync(String),
-    /// It may be a component, and was not compiled.
+    /// The file was not compiled, for a reason other than an invalid component.
     #[error(transparent)]
     NotCompiled(CompileError),
-    /// A core module.
+    /// The file is a core module, not a component.
     #[error("is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`")]
     CoreModule,
-    /// Built for another version of the interface.
+    /// The component is built for another version of the interface.
     #[error(
         "was built against `{wanted}`, which this host does not have; it has sockhop:plugin@{HOST_WIT}: build it with the SDK of that version"
     )]
     OtherVersion {
-        /// The import or export.
+        /// The import.
         wanted: String,
     },
-    /// Exports nothing that the host could call.
+    /// The component does not export a function that the host calls.
     #[error("is a component of another world: it does not export `{missing}`; a plugin implements the world `sockhop:plugin/plugin`")]
     OtherWorld {
-        /// The export.
+        /// The missing export.
         missing: &'static str,
     },
-    /// Imports something that no plugin may have.
+    /// The component imports something that no plugin may have.
     #[error(
         "imports `{import}`, which a plugin can't have; it may use the world `sockhop:plugin/plugin` and WASI 0.2's command-line interfaces"
     )]
@@ -89,24 +91,24 @@ pub enum LoadError {
         /// The import.
         import: String,
     },
-    /// Its imports or exports have other types than the host's.
+    /// The component's imports or exports have other types than the host's.
     #[error("does not fit the world `sockhop:plugin/plugin`")]
     Mismatch(#[source] wasmtime::Error),
-    /// `register` did not return.
+    /// The instance could not be made, or `register` did not return a result.
     #[error("`register` {}", explain(.0))]
     RegisterFailed(#[source] Failure),
-    /// `register` said no, or the host said no to it.
+    /// `register` returned an error, or the host refused one of its declarations.
     #[error("`register` was refused: {}", .0.message)]
     Refused(Refusal),
 }
 
 impl LoadError {
-    /// When it may succeed.
+    /// When another attempt may succeed.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unreadable(_) => Retry::Soon,
             Self::NotCompiled(error) => error.retry(),
-            // A machine that is busy makes a good plugin slow.
+            // A busy machine can make a valid plugin fail with these errors.
             Self::RegisterFailed(Failure::CpuExceeded { .. } | Failure::WallExceeded(_) | Failure::NoRoom(_)) => Retry::Soon,
             _ => Retry::Never,
         }
@@ -116,8 +118,9 @@ impl LoadError {
 impl From<CompileError> for LoadError {
     fn from(error: CompileError) -> Self {
         match error {
-            // The validator's words on everything that belongs to the component model's async proposal: authors in JavaScript meet them
-            // first. Of "…: `task.cancel` requires … (at offset …)" only the name helps an author.
+            // The validator's message for every feature of the component model's async proposal.
+            // Authors of JavaScript plugins see it most. Of "…: `task.cancel` requires … (at offset
+            // …)" only the name helps an author.
             CompileError::Refused(reason) if reason.contains("requires the component model") && reason.contains("async") => {
                 Self::NeedsAsync(reason.split('`').nth(1).unwrap_or(&reason).to_owned())
             }
@@ -137,20 +140,20 @@ fn explain(failure: &Failure) -> String {
     }
 }
 
-/// A file as it was read: what its digest says is what is compiled.
+/// The content of a file. `digest` always belongs to the bytes that are compiled.
 pub struct Source {
-    /// Which.
+    /// Path of the file.
     pub file: PathBuf,
     /// SHA-256 of its bytes, hexadecimal.
     pub digest: String,
-    /// What it holds.
+    /// The content.
     pub bytes: Vec<u8>,
 }
 
-/// Reads `file`, which may have `limit` bytes. Waits for the disk.
+/// Reads `file`, which may have at most `limit` bytes. Blocks on disk I/O.
 ///
 /// # Errors
-/// Where it can't be read, or is larger than that.
+/// Returns [`LoadError::Unreadable`] or [`LoadError::TooLarge`].
 pub fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
     let opened = File::open(file).map_err(LoadError::Unreadable)?;
     let size = opened.metadata().map_err(LoadError::Unreadable)?.len();
@@ -158,7 +161,7 @@ pub fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
         return Err(LoadError::TooLarge { size, limit });
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    // It may have grown since: one byte more than it may have is enough to know.
+    // The file may have grown since. One byte over the limit is enough to detect that.
     let read = opened.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(LoadError::Unreadable)?;
     if read as u64 > limit {
         return Err(LoadError::TooLarge { size: read as u64, limit });
@@ -167,10 +170,10 @@ pub fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
     Ok(Source { file: file.to_owned(), digest, bytes })
 }
 
-/// Compiles and links what was read, and lets it register, under `limits`.
+/// Compiles and links `source`, and runs `register`, within `limits`.
 ///
 /// # Errors
-/// Why the file is no plugin.
+/// Returns the reason why the file is not a usable plugin.
 pub async fn load(engine: &Arc<Engine>, compiler: &Compiler, source: Source, limits: &Arc<Limits>) -> Result<Candidate, LoadError> {
     let Source { file, digest, bytes } = source;
     if !bytes.starts_with(MAGIC) {
@@ -187,7 +190,7 @@ pub async fn load(engine: &Arc<Engine>, compiler: &Compiler, source: Source, lim
     Ok(Candidate { registration, file, digest, engine: Arc::clone(engine), pre })
 }
 
-/// Runs `register` in an instance that is then dropped.
+/// Runs `register` in an instance that is dropped afterwards.
 async fn register(
     engine: &Arc<Engine>,
     file: &Path,
@@ -203,11 +206,13 @@ async fn register(
     instance.register(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)
 }
 
-/// The first bytes of a binary: the same magic for both, then the version and the layer (0: core module, 1: component).
+/// The first bytes of a binary. The magic number is the same for both kinds. Version and layer
+/// follow (0: core module, 1: component).
 const MAGIC: &[u8] = b"\0asm";
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
-/// Names what does not fit before the linker says so in its own words.
+/// Checks imports and exports before the linker does, because its error messages help an author
+/// less.
 fn check_world(engine: &Engine, component: &Component) -> Result<(), LoadError> {
     let kind = component.component_type();
     for (name, _) in kind.imports(&engine.wasm) {
@@ -230,7 +235,8 @@ fn check_world(engine: &Engine, component: &Component) -> Result<(), LoadError> 
     Ok(())
 }
 
-/// Whether a guest built against `version` of the interface runs here: the same major and minor, because an item is added, never changed.
+/// Whether a guest that is built against `version` of the interface runs here. Major and minor
+/// version must be equal: within a minor version, items are added but never changed.
 fn compatible(version: &str) -> bool {
     match (semver::Version::parse(version), semver::Version::parse(HOST_WIT)) {
         (Ok(guest), Ok(host)) => (guest.major, guest.minor) == (host.major, host.minor),
@@ -238,7 +244,8 @@ fn compatible(version: &str) -> bool {
     }
 }
 
-/// The parts of WASI 0.2 that the host links, all of them empty but clocks, randomness, output and the plugin's own settings.
+/// Whether `import` is a part of WASI that the host links. All of these are empty except clocks,
+/// randomness, output and the plugin's own settings.
 fn is_linked(import: &str) -> bool {
     if import.starts_with("wasi:config/store@") {
         return true;

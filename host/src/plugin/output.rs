@@ -1,4 +1,5 @@
-//! What a plugin says: its log lines and its standard output, limited and shown with its name. Never fatal to the plugin.
+//! A plugin's log lines and its standard output and error: limited, and logged with the plugin's
+//! name. Exceeding a limit never fails the plugin.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,12 +16,12 @@ use crate::effect::LogLevel;
 use crate::event::EventId;
 use crate::rejection::truncate;
 
-/// What one plugin writes to the host's log, shared by its instances.
+/// One plugin's output to the host's log, shared by its instances.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// As it was registered; the file's name before that.
+    /// The registered name; the file stem before registration.
     plugin: Arc<str>,
-    /// As it was registered; none before that.
+    /// The registered version; `None` before registration.
     version: Option<String>,
     lines_per_second: NonZeroU32,
     line_bytes: NonZeroUsize,
@@ -30,17 +31,18 @@ pub(super) struct Output {
 #[derive(Debug)]
 struct OutputState {
     window: Instant,
-    /// Lines shown in this window.
+    /// Lines logged in this window.
     shown: u32,
-    /// Lines dropped since the last that was shown.
+    /// Lines dropped since the last logged line.
     dropped: u64,
 }
 
-/// The length of a window in which lines are counted.
+/// Length of the window in which lines are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// The event that one instance handles, for the lines that it writes meanwhile. An instance runs on one thread at a time, so plain stores
-/// are enough; they are made for each event, and a lock would cost more.
+/// The event that one instance handles, for the log lines of that event. An instance runs on one
+/// thread at a time, so relaxed stores are enough. They are made for each event, and a lock would
+/// cost more.
 #[derive(Debug, Default)]
 pub(super) struct CurrentEvent {
     id: [AtomicU64; 2],
@@ -49,7 +51,7 @@ pub(super) struct CurrentEvent {
 }
 
 impl CurrentEvent {
-    /// From now on the instance handles this event.
+    /// Sets the event that the instance handles from now on.
     pub(super) fn set(&self, id: EventId, generation: u64) {
         for (half, value) in self.id.iter().zip(id.halves()) {
             half.store(value, Ordering::Relaxed);
@@ -66,18 +68,19 @@ impl CurrentEvent {
 }
 
 impl Output {
-    /// The output of `plugin`, within its limits.
+    /// The output of `plugin`, with the limits of `limits`.
     pub(super) fn new(plugin: &str, version: Option<String>, limits: &Limits) -> Self {
         let state = OutputState { window: Instant::now(), shown: 0, dropped: 0 };
         let (lines_per_second, line_bytes) = (limits.log_lines_per_second, limits.log_line_bytes);
         Self { plugin: plugin.into(), version, lines_per_second, line_bytes, state: Mutex::new(state) }
     }
 
-    /// Writes one line; beyond the rate it is counted and dropped.
+    /// Logs one line, or counts and drops it if it exceeds the rate limit.
     pub(super) fn write(&self, level: LogLevel, current: &CurrentEvent, mut message: String) {
         let (plugin, version) = (&*self.plugin, self.version.as_deref());
         let dropped = {
-            // The lock guards counters only: a panic elsewhere leaves them whole.
+            // The lock guards only counters. They stay consistent if a thread panics, so poisoning
+            // is ignored.
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.window.elapsed() >= WINDOW {
                 (state.window, state.shown) = (Instant::now(), 0);
@@ -105,7 +108,7 @@ impl Output {
     }
 }
 
-/// Standard output or error of one instance: always takes what it is given, and logs it by lines.
+/// Standard output or standard error of one instance. Accepts every write and logs it line by line.
 #[derive(Clone)]
 pub(super) struct LineStream(Arc<Stream>);
 
@@ -113,27 +116,29 @@ struct Stream {
     output: Arc<Output>,
     level: LogLevel,
     current: Arc<CurrentEvent>,
-    /// Whether lines are held until the call has ended: what a guest says of its own failure belongs into the failure's record.
+    /// Whether lines are held until the call ends. What a guest prints about its own failure
+    /// belongs to the log record of that failure.
     holds: bool,
-    /// Whether lines are held now: read after each event, so it needs no lock.
+    /// Whether any lines are held now. It is read after each event, so it must not need the lock.
     has_held: AtomicBool,
     text: Mutex<Text>,
 }
 
 #[derive(Default)]
 struct Text {
-    /// What came since the last line's end, at most one line's bytes.
+    /// The bytes since the last newline, limited to the length of one line.
     pending: Vec<u8>,
     held: Vec<String>,
-    /// Of the lines that are held.
+    /// Total bytes of the lines in `held`.
     held_bytes: usize,
 }
 
-/// Bytes of lines that are held: a panic's message and some of what came before. Beyond, they are logged at once.
+/// Maximum bytes of held lines: enough for a panic message and some lines before it. If there are
+/// more, all held lines are logged at once.
 const MAX_HELD: usize = 4 << 10;
 
 impl LineStream {
-    /// Standard output: each line is logged as it comes.
+    /// Standard output: each line is logged immediately.
     pub(super) fn stdout(output: &Arc<Output>, current: &Arc<CurrentEvent>) -> Self {
         Self::new(output, LogLevel::Info, current, false)
     }
@@ -148,7 +153,7 @@ impl LineStream {
         Self(Arc::new(Stream { output, level, current, holds, has_held: AtomicBool::new(false), text: Mutex::default() }))
     }
 
-    /// The call has ended well: logs the lines that are held.
+    /// Logs the held lines. Called if no failure record will contain them.
     pub(super) fn release(&self) {
         if self.0.has_held.load(Ordering::Relaxed) {
             let held = self.0.take(&mut self.0.text());
@@ -156,7 +161,8 @@ impl LineStream {
         }
     }
 
-    /// The call has failed: what it said of that, its last line included.
+    /// Returns the held lines and the unfinished last line. Called when the guest's call has
+    /// failed.
     pub(super) fn take_held(&self) -> String {
         let mut text = self.0.text();
         let mut said = self.0.take(&mut text);
@@ -181,7 +187,7 @@ impl LineStream {
                 text.held_bytes += line.len();
                 text.held.push(line);
                 stream.has_held.store(true, Ordering::Relaxed);
-                // Empty lines cost memory as well.
+                // Empty lines use memory as well.
                 if text.held_bytes + text.held.len() * size_of::<String>() > MAX_HELD {
                     let held = stream.take(&mut text);
                     stream.log(held);
@@ -192,7 +198,7 @@ impl LineStream {
 }
 
 impl Stream {
-    /// The lock guards text that is whole between any two of its calls.
+    /// The text is consistent between any two operations on it, so poisoning is ignored.
     fn text(&self) -> MutexGuard<'_, Text> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,7 +216,7 @@ impl Stream {
     }
 }
 
-/// Bytes that a guest may write at once: the size of the pieces, not a limit on what it prints.
+/// Bytes that a guest may write in one call. This is a chunk size, not a limit on its output.
 const PIECE: usize = 64 << 10;
 
 impl OutputStream for LineStream {
@@ -241,7 +247,7 @@ impl IsTerminal for LineStream {
 
 impl StdoutStream for LineStream {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        // Only WASI 0.3 asks for this form, which the host does not offer.
+        // Only WASI 0.3 uses this method, and the host does not offer WASI 0.3.
         Box::new(tokio::io::sink())
     }
 

@@ -1,4 +1,5 @@
-//! The instances of one plugin: how many run at once, and which are kept warm for the next event.
+//! The instances of one plugin: how many run at the same time, and which are kept warm for the next
+//! event.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,26 +23,26 @@ pub(super) struct Pool {
 struct Shared {
     code: Code,
     places: Mutex<Places>,
-    /// Told when a place has become free for who waits for one.
+    /// Notified when a permit becomes free and a task waits for one.
     freed: Notify,
 }
 
-/// What is taken and given back with one lock.
+/// The permits and idle instances, guarded by one lock.
 struct Places {
-    /// Events that may begin now.
+    /// Free permits: the number of events that may begin now.
     free: usize,
-    /// Instances that wait for an event.
+    /// Warm instances without an event; the last used one is at the end.
     idle: Vec<Instance>,
-    /// The fewest idle instances since the last [`Pool::trim`]: as many were not needed.
+    /// Minimum of `idle.len()` since the last [`Pool::trim`]. That many instances were not needed.
     unneeded: usize,
-    /// Whether instances are kept any more.
+    /// Whether instances are still kept after an event.
     is_open: bool,
-    /// Events that wait for a place.
+    /// Events that wait for a permit.
     waiting: usize,
 }
 
 impl Places {
-    /// Takes the instance that was used last, so that the oldest are those that are not needed.
+    /// Takes the last used instance, so that the oldest ones are those that are not needed.
     fn take_idle(&mut self) -> Option<Instance> {
         let instance = self.idle.pop();
         self.unneeded = self.unneeded.min(self.idle.len());
@@ -50,7 +51,7 @@ impl Places {
 }
 
 impl Shared {
-    /// The lock is held for a few moves; a panic leaves numbers that are whole.
+    /// The counters are consistent even if a thread panics, so poisoning is ignored.
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,54 +63,58 @@ impl Pool {
         Self { shared: Arc::new(Shared { code, places: Mutex::new(places), freed: Notify::new() }), policy, most: instances }
     }
 
-    /// Another one like it, of `code`, with no instance yet.
+    /// Creates a pool with the same settings for `code`, without instances.
     pub(super) fn again(&self, code: Code) -> Self {
         Self::new(code, self.policy, self.most)
     }
 
-    /// What its instances are made of.
+    /// The code that its instances run.
     pub(super) fn code(&self) -> &Code {
         &self.shared.code
     }
 
-    /// Keeps no instance from now on.
+    /// Drops all idle instances and keeps none from now on.
     pub(super) fn close(&self) {
         let mut places = self.shared.places();
         places.is_open = false;
         let instances = std::mem::take(&mut places.idle);
-        // Dropped without the lock: each gives back its memory.
+        // Dropped after the lock is released, because each frees its memory.
         drop(places);
         drop(instances);
     }
 
-    /// Drops half of the idle instances that no event has needed since the last call, but never the last one. A burst of events starts
-    /// instances, each of a MiB or more, that would otherwise stay. To be called about once a second.
+    /// Drops half of the idle instances that no event has needed since the last call, but never the
+    /// last idle instance. Otherwise the instances that a burst of events starts, each of a MiB or
+    /// more, would stay. Call it about once a second.
     pub(super) fn trim(&self) {
         let mut places = self.shared.places();
         let unneeded = places.unneeded.min(places.idle.len().saturating_sub(1));
         let dropped: Vec<_> = places.idle.drain(..unneeded.div_ceil(2)).collect();
         places.unneeded = places.idle.len();
-        // Dropped without the lock: each gives back its memory.
+        // Dropped after the lock is released, because each frees its memory.
         drop(places);
         drop(dropped);
     }
 
-    /// Events that run at once at most.
+    /// Maximum number of events that run at the same time.
     pub(super) fn most(&self) -> usize {
         self.most
     }
 
-    /// Instances that there are, at work and waiting.
+    /// Number of events that hold a seat, plus idle instances.
     pub(super) fn instances(&self) -> usize {
         let places = self.shared.places();
         self.most.saturating_sub(places.free) + places.idle.len()
     }
 
-    /// A place to run one event, as soon as there is one; nothing when the event's time is over before.
+    /// Waits for the permit to run one event. Returns `None` if the deadline of `budget` passes
+    /// first.
     ///
-    /// A place that is free goes to whoever asks first, and not to who has waited longest: a connection with several events would lose the
-    /// processor between any two of them, and every answer would be a write of its own. Who waits has its turn when that connection's events
-    /// are handled, or when its task has used up what the scheduler gives it at once.
+    /// A free permit goes to the first task that asks, not to the task that has waited longest.
+    /// With FIFO order, a connection with several events would yield the processor between any two
+    /// of them, and every answer would be a separate write. A waiting task gets a permit when the
+    /// events of that connection are handled, or when that connection's task has used up its time
+    /// slice.
     pub(super) async fn seat(&self, budget: Option<&Budget>) -> Option<Seat> {
         if let Some(warm) = self.take() {
             return Some(self.seated(warm));
@@ -117,7 +122,8 @@ impl Pool {
         let _waiting = Waiting::new(&self.shared);
         let freed = async {
             loop {
-                // Enlisted before it is looked again: a place that becomes free after that wakes one that is enlisted.
+                // Registered as a waiter before the check: a permit that becomes free after the
+                // check wakes it.
                 let mut freed = pin!(self.shared.freed.notified());
                 freed.as_mut().enable();
                 if let Some(warm) = self.take() {
@@ -133,7 +139,8 @@ impl Pool {
         Some(self.seated(warm))
     }
 
-    /// Takes a free place, with an instance where one waits.
+    /// Takes a free permit, with an idle instance if there is one. Returns `None` if no permit is
+    /// free.
     fn take(&self) -> Option<Option<Instance>> {
         let mut places = self.shared.places();
         places.free = places.free.checked_sub(1)?;
@@ -145,7 +152,7 @@ impl Pool {
     }
 }
 
-/// An event that waits for a place.
+/// Counts an event as waiting for a permit while it exists.
 struct Waiting<'pool>(&'pool Shared);
 
 impl<'pool> Waiting<'pool> {
@@ -161,22 +168,24 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The right to run one event in one instance: kept over its reruns, so that an event that waits for its commit never waits for an
-/// instance that is waiting for the same.
+/// The permit to run one event in one instance. An event keeps it over its reruns. So an event that
+/// waits for its commit never waits for an instance whose event waits for the same commit.
 pub struct Seat {
     shared: Arc<Shared>,
     instance: Option<Instance>,
-    /// What the next event is to find.
+    /// The instance that is returned to the pool when the seat is dropped.
     kept: Option<Instance>,
-    /// What the guest said of the call that has failed.
+    /// The guest's standard error of the failed call.
     output: Box<str>,
 }
 
 impl Seat {
-    /// Runs the handler. The instance stays with the seat until [`Seat::keep`] says that it may serve others; a failure drops it.
+    /// Runs the handler. The instance stays with the seat until [`Seat::keep`] allows other events
+    /// to use it. A failure drops the instance.
     ///
     /// # Errors
-    /// Where the guest gave no answer.
+    /// Returns the [`Failure`] if no instance could be made, or the guest's call did not return a
+    /// result.
     pub async fn handle(
         &mut self,
         event: &Event,
@@ -196,18 +205,18 @@ impl Seat {
         returned
     }
 
-    /// What the guest said on its standard error of the call that has failed.
+    /// Returns and clears what the guest wrote to standard error in the failed call.
     pub fn take_output(&mut self) -> String {
         std::mem::take(&mut self.output).into()
     }
 
-    /// The run counts: its instance may serve another event. Not called for a run whose writes were dropped, because what the guest
-    /// remembers of it never happened.
+    /// Returns the instance to the pool, because the run is valid. Not called for a run whose
+    /// writes were dropped: the guest may remember things that never happened.
     pub fn keep(mut self) {
         self.kept = self.instance.take().filter(|instance| !instance.is_spent());
     }
 
-    /// The run does not count: its instance is dropped, and the event may be run again.
+    /// Drops the instance, because the run is not valid. The event may be run again.
     pub fn discard(&mut self) {
         self.instance = None;
     }

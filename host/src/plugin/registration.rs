@@ -1,33 +1,35 @@
-//! What a plugin says about itself while `register` runs, checked call by call. Schemas stay text here: the registry compiles them.
+//! The declarations that a plugin makes in `register`, checked call by call. Schemas stay text
+//! here: the registry compiles them.
 
 use crate::config::{KEYS_OF_PLUGINS, is_plugin_name};
 use crate::event::{host_event, is_event_name};
 use crate::rejection::Refusal;
 use crate::rule::{Access, RoomPattern};
 
-/// What a plugin registered: complete, and right by itself. Whether it goes with other plugins, the registry knows.
+/// A plugin's complete and checked declarations. The registry checks whether they are compatible
+/// with those of other plugins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
-    /// The plugin's slot.
+    /// The plugin's name, which is also the name of its slot.
     pub name: String,
-    /// Semantic.
+    /// Semantic version.
     pub version: String,
-    /// For people.
+    /// Description for operators.
     pub description: String,
     /// The events that it handles.
     pub handles: Vec<Handles>,
     /// The events that it emits.
     pub emits: Vec<Emits>,
-    /// The rooms that it declares, with who may join.
+    /// The rooms that it declares, with the rule for joining each.
     pub rooms: Vec<(RoomPattern, Access)>,
-    /// The host events that it asks for.
+    /// The host events that it subscribes to.
     pub listens: Vec<&'static str>,
 }
 
 /// An inbound event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Handles {
-    /// Its type.
+    /// Event type.
     pub event: String,
     /// JSON Schema of its payload.
     pub data: String,
@@ -40,28 +42,30 @@ pub struct Handles {
 /// An outbound event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Emits {
-    /// Its type.
+    /// Event type.
     pub event: String,
     /// JSON Schema of its argument.
     pub data: String,
-    /// Where it may go.
+    /// The rooms that it may be sent to.
     pub rooms: Vec<RoomPattern>,
-    /// Whether it may go to everyone (`*`).
+    /// Whether it may be sent to every connection (`*`).
     pub everyone: bool,
 }
 
-/// Collects the calls of one `register`. The first that is refused makes the load fail, whatever the plugin makes of the refusal.
+/// Collects the declarations of one `register`. After the first refused call the load fails, even
+/// if the plugin ignores the refusal.
 #[derive(Debug)]
 pub(super) struct Declarations {
     plugin: Option<Registration>,
     refused: Option<Refusal>,
     left: usize,
     schema_bytes: usize,
-    /// Bytes that all schemas together may still have.
+    /// Bytes that the remaining schemas may have in total.
     schema_bytes_left: usize,
 }
 
-/// How many of the largest schemas a plugin may have in all, by their bytes: what it may make the host keep and compile.
+/// All schemas of a plugin together may have as many bytes as this number of schemas of the maximum
+/// size. This limits what the host must keep and compile.
 const LARGEST_SCHEMAS: usize = 16;
 
 impl Declarations {
@@ -75,10 +79,10 @@ impl Declarations {
         }
     }
 
-    /// What was registered.
+    /// Returns the complete registration.
     ///
     /// # Errors
-    /// The first call that was refused, or that there was no call `plugin`.
+    /// The first refusal, or a refusal if `plugin` was never called.
     pub(super) fn finish(self) -> Result<Registration, Refusal> {
         match (self.refused, self.plugin) {
             (Some(refusal), _) => Err(refusal),
@@ -232,7 +236,7 @@ impl Declarations {
     }
 }
 
-/// Stands among the rooms of `emits` for every connection.
+/// The entry among the rooms of `emits` that means every connection.
 const EVERYONE: &str = "*";
 
 fn check_event_name(event: &str) -> Result<(), Refusal> {

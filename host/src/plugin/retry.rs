@@ -1,12 +1,12 @@
-//! When a file that failed is tried again.
+//! When loading a failed file is tried again.
 
-/// When a file that failed may succeed, though its bytes stay the same.
+/// When another attempt may succeed, if the bytes of the failed file do not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Never: its bytes are at fault.
+    /// Never: the cause is in its bytes.
     Never,
-    /// As soon as its surroundings have changed, and from time to time: they are at fault.
+    /// As soon as the environment has changed, and periodically: the cause is in the environment.
     Soon,
-    /// From time to time: its surroundings may be at fault, and each attempt costs much.
+    /// Periodically: the cause may be in the environment, and each attempt is expensive.
     Later,
 }

@@ -1,4 +1,5 @@
-//! What belongs to one instance beside its memory: what it may take, what it may call now, and the calls themselves.
+//! The store data of one instance: its limits, the host calls that are allowed in its current
+//! phase, and the implementation of these calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,19 +24,19 @@ pub(super) struct InstanceState {
     /// The plugin's own settings.
     pub(super) config: Arc<WasiConfigVariables>,
     output: Arc<Output>,
-    /// The event that is being handled.
+    /// The event that the instance handles.
     pub(super) current: Arc<CurrentEvent>,
-    /// What the guest prints on its standard error.
+    /// The guest's standard error.
     pub(super) stderr: LineStream,
     wasi: WasiCtx,
     resources: ResourceTable,
 }
 
-/// What an instance is asked for now, and so what it may call.
+/// What an instance executes now. This decides which host calls are allowed.
 pub(super) enum Phase {
-    /// Nothing; every call is refused.
+    /// Nothing. Every host call except `log` is refused or returns an empty value.
     Idle,
-    /// `register`: says what the plugin is.
+    /// `register`: collects declarations.
     Registering(Box<Declarations>),
     /// `handle`: one event.
     Handling(Box<dyn HostCalls>),
@@ -81,21 +82,21 @@ impl WasiView for InstanceState {
     }
 }
 
-/// Sums what an instance takes over all its memories and tables, and what all instances of its plugin take.
+/// Limits the bytes of all memories and tables of an instance, and of all instances of its plugin.
 pub(super) struct MemoryLimiter {
     instance_bytes: usize,
     plugin_bytes: usize,
-    /// Of this instance.
+    /// Bytes used by this instance.
     pub(super) used: usize,
-    /// Of all instances of the plugin.
+    /// Bytes used by all instances of the plugin.
     plugin_used: Arc<AtomicUsize>,
-    /// Whether the guest asked for more than it may have: a trap that follows is the consequence.
+    /// Whether a request for more memory was refused. A trap that follows is attributed to that.
     pub(super) refused: bool,
-    /// Whether it was what all instances of the plugin may have that had no room.
+    /// Whether a request was refused because of the limit for all instances of the plugin.
     pub(super) is_plugin_full: bool,
 }
 
-/// Bytes of one element of a table, in the host's memory.
+/// Bytes of one table element in the host's memory.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 
 impl MemoryLimiter {
@@ -166,7 +167,7 @@ impl From<types::Target> for Target {
     }
 }
 
-/// What the host answers to a call that can be refused.
+/// Result of a host call that can be refused.
 type Answer<T> = std::result::Result<T, types::Refusal>;
 
 impl types::Host for InstanceState {}

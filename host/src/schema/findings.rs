@@ -1,4 +1,5 @@
-//! What a check found, in words that may reach a client: they never repeat the document but the names of properties, in paths.
+//! Turns the findings of a check into messages that may be sent to clients. Messages never repeat
+//! values of the document; only paths contain names of its properties.
 
 use std::fmt::Write as _;
 
@@ -12,13 +13,13 @@ use crate::rejection::{Detail, truncate};
 use super::forms::{self, Misfit};
 use super::{MAX_DETAILS, SchemaError};
 
-/// Bytes of a pointer in a [`Detail`]: it may hold names that a client chose.
+/// Maximum bytes of a pointer in a [`Detail`], because it may contain names that a client chose.
 const MAX_PATH: usize = 256;
 
-/// Bytes of what a message repeats from the schema.
+/// Maximum bytes that a message repeats from the schema.
 pub(super) const MAX_QUOTE: usize = 160;
 
-/// What a schema that the library refuses is told.
+/// The error for a schema that the library refuses.
 pub(super) fn refusal(error: &ValidationError<'_>) -> SchemaError {
     let path = error.instance_path().as_str();
     if let ValidationErrorKind::Referencing(_) = error.kind() {
@@ -36,7 +37,7 @@ pub(super) fn refusal(error: &ValidationError<'_>) -> SchemaError {
     }
 }
 
-/// Whether the text of a pattern is at fault, and not the type of what stands in its place.
+/// Whether the pattern's text is wrong, and not the type of the value in its place.
 fn is_about_a_pattern(kind: &ValidationErrorKind) -> bool {
     match kind {
         ValidationErrorKind::Format { .. } | ValidationErrorKind::RegexEngineFailure { .. } => true,
@@ -45,7 +46,8 @@ fn is_about_a_pattern(kind: &ValidationErrorKind) -> bool {
     }
 }
 
-/// Adds what `error` says to `details`: one for each property that is missing or too many, else one.
+/// Adds the findings of `error` to `details`: one for each property that is missing or not allowed,
+/// otherwise one.
 pub(super) fn describe(error: &ValidationError<'_>, details: &mut Vec<Detail>) {
     let at = error.instance_path().as_str();
     let rule = error.kind().keyword();
@@ -79,8 +81,8 @@ fn member(path: &str, name: &str) -> String {
     format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-/// What a finding means, as a fragment that follows the name of the place. Written here for every kind, because the library's own words
-/// repeat the document in some of them.
+/// The message of a finding, as a fragment that follows the name of the location. Every kind has
+/// its own text, because some messages of the library repeat the document.
 pub(super) fn message(error: &ValidationError<'_>) -> String {
     use ValidationErrorKind as Kind;
     match error.kind() {
@@ -142,7 +144,7 @@ fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// A list of constants; of a long one, its beginning.
+/// Lists constants; if the list is too long, only its beginning and the number of the others.
 pub(super) fn one_of<'value>(options: impl Iterator<Item = &'value Value>) -> String {
     let (mut list, mut left) = (String::new(), 0_usize);
     for option in options {

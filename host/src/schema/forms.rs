@@ -1,4 +1,5 @@
-//! A value that fits none of the alternatives of an `anyOf` or `oneOf`: which alternative it was meant for, or which there are.
+//! Describes a value that matches no alternative of an `anyOf` or `oneOf`: which alternative was
+//! meant, or which alternatives there are.
 
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Kind;
@@ -6,31 +7,32 @@ use serde_json::Value;
 
 use super::findings::{MAX_QUOTE, cut, message, one_of, quote, types};
 
-/// What the alternatives found.
+/// The faults that each alternative has found.
 pub(super) type Alternatives = [Vec<ValidationError<'static>>];
 
-/// What is worth saying about a value that fits none of its alternatives.
+/// How to describe a value that matches no alternative.
 pub(super) enum Misfit<'a> {
-    /// The value was meant for one alternative, in which these are the faults.
+    /// One alternative was meant; these are its faults.
     Within(&'a [ValidationError<'static>]),
-    /// A constant tells the alternatives apart, and the value has another one there.
+    /// The alternatives differ in a constant, and the value matches none of these constants.
     Tag {
-        /// Where the constant stands.
+        /// Location of the constant.
         path: &'a str,
-        /// The keyword that asks for it.
+        /// The keyword that requires it.
         rule: &'a str,
-        /// What may stand there.
+        /// Message that lists the allowed constants.
         message: String,
     },
-    /// All alternatives that the value could be meant for require this property.
+    /// All alternatives that could be meant require this property.
     Missing(&'a str),
-    /// Nothing tells which alternative was meant.
+    /// It is not known which alternative was meant.
     Unknown,
 }
 
 /// Compares the faults that the value at `path` has in each of `alternatives`.
 pub(super) fn misfit<'a>(path: &str, alternatives: &'a Alternatives) -> Misfit<'a> {
-    // `null or an object` is how an optional record is written: another type altogether was not meant.
+    // An optional record is written as `null` or an object. So an alternative of another type was
+    // not meant.
     let is_other_type = |error: &ValidationError<'_>| matches!(error.kind(), Kind::Type { .. }) && at(error) == path;
     let meant = alternatives.iter().filter(|errors| !errors.is_empty() && !errors.iter().any(is_other_type));
     let meant: Vec<&[ValidationError<'static>]> = meant.map(Vec::as_slice).collect();
@@ -58,7 +60,8 @@ pub(super) fn misfit<'a>(path: &str, alternatives: &'a Alternatives) -> Misfit<'
     }
 }
 
-/// The alternatives in words: `null, an object with `text` or "none"`. Only what fits into a message is listed.
+/// Lists the alternatives, for example: null, an object with `text` or "none". Lists only as many
+/// as fit into a message.
 pub(super) fn names(path: &str, alternatives: &Alternatives) -> String {
     let mut forms = Vec::new();
     collect(path, alternatives, &mut forms);
@@ -92,7 +95,7 @@ fn collect(path: &str, alternatives: &Alternatives, forms: &mut Vec<String>) {
     }
 }
 
-/// An alternative in words, from what a value lacks that does not fit it.
+/// Describes an alternative by the faults of a value that does not match it.
 fn form(path: &str, errors: &[ValidationError<'static>]) -> Option<String> {
     let own = |wanted: fn(&Kind) -> bool| errors.iter().find(|error| at(error) == path && wanted(error.kind()));
     if let Some(Kind::Type { kind }) = own(|kind| matches!(kind, Kind::Type { .. })).map(ValidationError::kind) {
@@ -110,7 +113,7 @@ fn form(path: &str, errors: &[ValidationError<'static>]) -> Option<String> {
         return Some(cut(&format!("an object with {}", missing.join(" and "))));
     }
     let error = errors.first()?;
-    // The name of a member may be the client's own.
+    // The name of a member may come from the client, so it is not repeated.
     let what = if name(path, error).is_empty() { "one that" } else { "one in which a member" };
     Some(cut(&format!("{what} {}", message(error))))
 }
@@ -119,22 +122,23 @@ fn at<'error>(error: &'error ValidationError<'_>) -> &'error str {
     error.instance_path().as_str()
 }
 
-/// The place of `error`, seen from `path`.
+/// The path of `error`, relative to `path`.
 fn name<'error>(path: &str, error: &'error ValidationError<'_>) -> &'error str {
     at(error).strip_prefix(path).unwrap_or_default().trim_start_matches('/')
 }
 
-/// Whether the value at `path`, or a property of it that the schema names, is not the constant that an alternative asks for.
+/// Whether `error` says that the value at `path`, or a property of it that the schema names, is not
+/// the required constant.
 fn is_tag(path: &str, error: &ValidationError<'_>) -> bool {
     if !matches!(error.kind(), Kind::Constant { .. } | Kind::Enum { .. }) {
         return false;
     }
     let name = name(path, error);
-    // A name that only the client knows must not be repeated.
+    // A name that is not in the schema comes from the client and must not be repeated.
     name.is_empty() || !name.contains('/') && error.evaluation_path().as_str().contains(&format!("/properties/{name}/"))
 }
 
-/// The property that the value at `path` lacks.
+/// The required property that the value at `path` does not have.
 fn missing<'error>(path: &str, error: &'error ValidationError<'_>) -> Option<&'error str> {
     match error.kind() {
         Kind::Required { property } if at(error) == path => property.as_str(),
@@ -142,7 +146,7 @@ fn missing<'error>(path: &str, error: &'error ValidationError<'_>) -> Option<&'e
     }
 }
 
-/// The constants that an error asks for.
+/// The constants that an error requires.
 fn constants<'error>(error: &'error ValidationError<'_>) -> impl Iterator<Item = &'error Value> {
     let (one, list) = match error.kind() {
         Kind::Constant { expected_value } => (Some(&**expected_value), None),

@@ -1,5 +1,6 @@
-//! A schema as a graph of subschemas: which apply to the same value, and which to its members. What the library would fetch, follow too far
-//! or never end with is found here, before it sees the schema.
+//! Represents a schema as a graph of subschemas: which apply to the same value, and which to its
+//! members. Before the library gets the schema, this module finds references that the library would
+//! fetch, and recursion that is too deep or endless.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,72 +9,74 @@ use serde_json::Value;
 use super::findings::{cut, quote};
 use super::{DIALECT, MAX_PATTERNS, SchemaError};
 
-/// The keywords that apply a schema, a list of them or a map of them to the same value.
+/// Keywords that apply a schema, a list of schemas or a map of schemas to the same value.
 const IN_PLACE_ONE: [&str; 4] = ["not", "if", "then", "else"];
 const IN_PLACE_LIST: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const IN_PLACE_MAP: [&str; 1] = ["dependentSchemas"];
-/// The same, to the value's members or to nothing by themselves.
+/// Keywords that apply schemas to the value's members, or only define schemas.
 const BELOW_ONE: [&str; 6] = ["items", "contains", "additionalProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties"];
 const BELOW_LIST: [&str; 1] = ["prefixItems"];
 const BELOW_MAP: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
 
-/// Pairs of a subschema and a value that are looked at to find out what a check would cost.
+/// Maximum pairs of a subschema and a value that are visited to calculate the cost of a check.
 const MAX_PAIRS: usize = 100_000;
 
-/// A schema's subschemas by number; the root is 0.
+/// The subschemas of a schema by number; the root is 0.
 pub(super) struct Graph {
     nodes: Vec<Node>,
     patterns: usize,
 }
 
-/// One subschema: which others it applies to what.
+/// One subschema. Its fields say which other subschemas it applies, and to what.
 struct Node {
-    /// To the same value.
+    /// Subschemas for the same value.
     in_place: Vec<usize>,
-    /// To the member of that name.
+    /// Subschemas for members, by the member's name.
     properties: HashMap<String, usize>,
     required: HashSet<String>,
-    /// To each member.
+    /// Subschemas for members in `patternProperties`; counted as if each applied to every member.
     members: Vec<usize>,
-    /// To each member that `properties` does not name.
+    /// Subschemas for members that `properties` does not name.
     other_members: Vec<usize>,
-    /// To the name of each member.
+    /// Subschemas for the name of each member.
     names: Vec<usize>,
-    /// To the item at that place.
+    /// Subschemas for items, by position (`prefixItems`).
     prefix: Vec<usize>,
-    /// To each item behind those.
+    /// Subschemas for the items after those of `prefix`.
     other_items: Vec<usize>,
-    /// To each item.
+    /// Subschemas for every item.
     items: Vec<usize>,
-    /// Whether what applies to the same value is asked a second time: which members has it seen?
+    /// Whether the subschemas in `in_place` are evaluated a second time, to find which members they
+    /// have evaluated.
     asks_twice: bool,
-    /// What the subschema itself costs: 1, and more where it compares with many constants.
+    /// Cost of the subschema itself: 1, and more if it compares with many constants.
     cost: usize,
-    /// Whether it reads every byte of a string.
+    /// Whether it has a pattern, and so reads every byte of a string.
     has_pattern: bool,
-    /// Whether it admits objects.
+    /// Whether it accepts objects.
     is_object: bool,
-    /// Whether it says what properties beside those in `properties` must look like, and so expects some.
+    /// Whether it allows properties that `properties` does not list, by a keyword with a schema for
+    /// them.
     takes_others: bool,
 }
 
-/// Constants of an `enum` that are compared in the time of one evaluation.
+/// Constants of an `enum` that can be compared at the cost of one evaluation.
 const CONSTANTS_PER_COST: usize = 8;
 
 impl Node {
-    /// Everything that the subschema applies to anything.
+    /// All subschemas that this one applies to any value.
     fn all(&self) -> Vec<usize> {
         let lists = [&self.in_place, &self.members, &self.other_members, &self.names, &self.prefix, &self.other_items, &self.items];
         lists.into_iter().flatten().chain(self.properties.values()).copied().collect()
     }
 
-    /// How often the subschemas in place are evaluated.
+    /// How many times the subschemas in `in_place` are evaluated.
     fn times(&self) -> usize {
         if self.asks_twice { 2 } else { 1 }
     }
 }
 
-/// How far a subschema is measured.
+/// Progress of measuring a subschema.
 #[derive(Clone, Copy)]
 enum Measure {
     None,
@@ -82,10 +85,11 @@ enum Measure {
 }
 
 impl Graph {
-    /// Reads the schema at `root`.
+    /// Reads the schema `root`.
     ///
     /// # Errors
-    /// Where it refers to what it does not hold, is of another dialect, or has too many patterns.
+    /// Returns an error if the schema refers to something that it does not contain, has an `$id`
+    /// below its root, names another dialect, or has too many patterns.
     pub(super) fn read(root: &Value) -> Result<Self, SchemaError> {
         let mut reader = Reader { root, anchors: HashMap::new(), schemas: Vec::new(), numbers: HashMap::new() };
         let patterns = reader.walk()?;
@@ -93,19 +97,21 @@ impl Graph {
         Ok(Self { nodes, patterns })
     }
 
-    /// How many patterns there are.
+    /// The number of patterns in the schema.
     pub(super) fn patterns(&self) -> usize {
         self.patterns
     }
 
-    /// The most subschemas that apply to one value in a row; nothing where they go in a circle.
+    /// Returns the length of the longest chain of subschemas that apply to one value, or `None` if
+    /// there is a cycle.
     pub(super) fn longest_chain(&self) -> Option<usize> {
         let chains = self.measure(|node| node.in_place.clone(), |_, below| 1 + below.iter().max().unwrap_or(&0))?;
         chains.into_iter().max()
     }
 
-    /// What a check costs at most for each value, and for each byte of text, of a document: the cost of all ways from the root to any
-    /// subschema. Nothing where the schema recurs, and so has no end of them.
+    /// Returns the maximum cost of a check for each value, and for each byte of text, of a
+    /// document: the cost of all paths from the root to any subschema. Returns `None` if the schema
+    /// is recursive, because then the number of paths is infinite.
     pub(super) fn cost_of_a_value(&self) -> Option<usize> {
         let costs = self.measure(Node::all, |node, below| {
             let below = below.iter().copied().fold(0, usize::saturating_add);
@@ -119,7 +125,8 @@ impl Graph {
         self.of_the_document().iter().any(|node| node.properties.contains_key(name) || node.required.contains(name))
     }
 
-    /// Whether the document is an object of which the schema lists no properties, or more than those that it lists are expected.
+    /// Whether properties that the schema does not list are expected: it has a keyword for them, or
+    /// it accepts an object and lists no properties.
     pub(super) fn takes_any_property(&self) -> bool {
         let nodes = self.of_the_document();
         let lists_some = nodes.iter().any(|node| !node.properties.is_empty());
@@ -137,18 +144,21 @@ impl Graph {
         nodes
     }
 
-    /// What a check of `value` costs where nothing ends it early; nothing where it is more than `most`, or too much to be counted. Recurses
-    /// as deep as the check would.
+    /// Returns the cost of a check of `value` that does not end early. Returns `None` if the cost
+    /// is more than `most`, or if there are more than [`MAX_PAIRS`] pairs to count. Recurses as
+    /// deep as the check would.
     pub(super) fn cost(&self, value: &Value, most: usize) -> Option<usize> {
         Count { graph: self, most, known: HashMap::new() }.of(0, value)
     }
 
-    /// Gives each subschema a measure made of those of its `edges`; nothing where these go in a circle. Without recursion of its own: that
-    /// is what it protects from.
+    /// Calculates a measure for each subschema from the measures of its `edges`. Returns `None` if
+    /// there is a cycle. It is not recursive, because it protects the check from recursion that is
+    /// too deep.
     fn measure(&self, edges: impl Fn(&Node) -> Vec<usize>, combine: impl Fn(&Node, &[usize]) -> usize) -> Option<Vec<usize>> {
         let mut measures = vec![Measure::None; self.nodes.len()];
         for start in 0..self.nodes.len() {
-            // Each with the edges that are still to be followed.
+            // Subschemas that are being measured, each with the edges that are still to be
+            // followed.
             let mut open: Vec<(usize, Vec<usize>)> = Vec::new();
             let mut next = Some(start);
             loop {
@@ -179,7 +189,7 @@ impl Graph {
     }
 }
 
-/// Counts what a check would cost, each pair of a subschema and a value once.
+/// Calculates the cost of a check. Each pair of a subschema and a value is calculated once.
 struct Count<'graph> {
     graph: &'graph Graph,
     most: usize,
@@ -202,7 +212,7 @@ impl Count<'_> {
                         None => self.sum(&node.other_members, member)?,
                     });
                     total = total.saturating_add(self.sum(&node.members, member)?);
-                    // A name is a plain value: what applies to it goes no further down.
+                    // A name is a plain value: it has no members for which subschemas would apply.
                     total = total.saturating_add(self.sum(&node.names, &Value::Null)?);
                 }
             }
@@ -230,22 +240,23 @@ impl Count<'_> {
     }
 }
 
-/// Reads a schema's subschemas and what they refer to.
+/// Reads the subschemas of a schema and the targets of their references.
 struct Reader<'a> {
     root: &'a Value,
     anchors: HashMap<&'a str, &'a Value>,
-    /// Every subschema that can be reached.
+    /// All subschemas that can be reached.
     schemas: Vec<&'a Value>,
-    /// Their places in `schemas`.
+    /// Their positions in `schemas`.
     numbers: HashMap<*const Value, usize>,
 }
 
 impl<'a> Reader<'a> {
-    /// Numbers all subschemas; how many patterns they have.
+    /// Numbers all subschemas. Returns how many patterns they have.
     fn walk(&mut self) -> Result<usize, SchemaError> {
         let mut open = vec![self.root];
-        // References may name anchors that come later, and places that no keyword leads to: so they are resolved once a walk is over, and
-        // what they newly reach is walked next.
+        // A reference may name an anchor that comes later, or a location that no keyword leads to.
+        // So references are resolved after each walk, and the schemas that they add are walked
+        // next.
         let mut unresolved = Vec::new();
         let mut patterns = 0;
         loop {
@@ -274,7 +285,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads what gives `schema` a name or another meaning.
+    /// Checks `$schema` and `$id` of `schema`, and records its anchors.
     fn read_names(&mut self, schema: &'a Value) -> Result<(), SchemaError> {
         if let Some(dialect) = schema.get("$schema")
             && dialect.as_str().map(|uri| uri.trim_end_matches('#')) != Some(DIALECT)
@@ -295,7 +306,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The place in this document that `reference` names.
+    /// Returns the location in this document that `reference` names.
     fn resolve(&self, reference: &str) -> Result<&'a Value, SchemaError> {
         let id = self.root.get("$id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(|id| id.trim_end_matches('#'));
         let own = id.and_then(|id| reference.strip_prefix(id)).filter(|rest| rest.is_empty() || rest.starts_with('#'));
@@ -312,7 +323,7 @@ impl<'a> Reader<'a> {
         found.ok_or_else(|| SchemaError::DanglingReference { reference: cut(reference) })
     }
 
-    /// The subschema `schema`, with numbers for what it names.
+    /// Converts the subschema `schema` to a node that refers to other subschemas by number.
     fn node(&self, schema: &Value) -> Result<Node, SchemaError> {
         let number = |schema: &Value| self.numbers.get(&std::ptr::from_ref(schema)).copied();
         let of = |one: &[&str], lists: &[&str], maps: &[&str]| -> Vec<usize> {
@@ -345,7 +356,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The schemas directly within `schema` under these keywords.
+/// Returns the schemas directly within `schema` under these keywords.
 fn subschemas<'a>(schema: &'a Value, one: &[&str], lists: &[&str], maps: &[&str]) -> Vec<&'a Value> {
     let Some(schema) = schema.as_object() else { return Vec::new() };
     let one = one.iter().filter_map(|keyword| schema.get(*keyword));
@@ -354,7 +365,8 @@ fn subschemas<'a>(schema: &'a Value, one: &[&str], lists: &[&str], maps: &[&str]
     one.chain(lists).chain(maps).collect()
 }
 
-/// Whether the keywords `type`, `const` and `enum` of `schema` admit an object; a reference or a combination says nothing by itself.
+/// Whether the keywords `type`, `const` and `enum` of `schema` accept an object. Returns `false`
+/// for a schema with references or combinations, because its subschemas decide.
 fn admits_objects(schema: &Value) -> bool {
     let named =
         schema.get("type").is_none_or(|kind| kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&"object".into())));
@@ -367,12 +379,13 @@ fn admits_objects(schema: &Value) -> bool {
         && constants.is_none_or(|constants| constants.iter().any(Value::is_object))
 }
 
-/// What `schema` refers to. A `$dynamicRef` counts as a `$ref`: in a document without inner `$id`s they mean the same.
+/// The references of `schema`. A `$dynamicRef` counts as a `$ref`: in a document without inner
+/// `$id`s they have the same meaning.
 fn references(schema: &Value) -> impl Iterator<Item = &str> {
     ["$ref", "$dynamicRef"].into_iter().filter_map(move |keyword| schema.get(keyword)?.as_str())
 }
 
-/// `text` with its `%41`s decoded, as pointers in references are written.
+/// Decodes the percent-encoding of `text`, in which JSON pointers in references are written.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,4 +1,5 @@
-//! What schemas accept, refuse and say.
+//! Tests of the schema module: what schemas accept, what they refuse, and the messages of their
+//! findings.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -113,7 +114,7 @@ fn a_value_that_fits_no_alternative_is_told_which_there_are() {
     let forms = "fits none of the allowed forms: ";
     let unlike = json!({"anyOf": [{"type": ["string", "integer"]}, {"type": "array"}, {"type": "null"}]});
     assert_eq!(one(&unlike, &json!(true)), triple("", "anyOf", &format!("{forms}an integer or a string, an array or null")));
-    // What schemars makes of an enum whose variants have documentation.
+    // What schemars generates for an enum whose variants have documentation.
     let words = json!({"oneOf": [{"const": "red", "type": "string"}, {"const": "blue", "type": "string"}]});
     assert_eq!(one(&words, &json!("green")), triple("", "const", "must be one of \"red\", \"blue\""));
     assert_eq!(one(&words, &json!(7)), triple("", "oneOf", &format!("{forms}a string")));
@@ -201,7 +202,7 @@ fn a_reference_out_of_the_document_is_refused_by_name() {
         let error = SchemaError::ExternalReference { reference: reference.to_owned() };
         assert_eq!(refused(&json!({"$ref": reference})), error);
         assert_eq!(refused(&json!({"items": {"not": {"$dynamicRef": reference}}})), error);
-        // Not by a detour through a place that no keyword leads to.
+        // Also not through a location that no keyword leads to.
         assert_eq!(refused(&json!({"$ref": "#/hidden/0", "hidden": [{"$ref": reference}]})), error);
     }
     assert!(matches!(refused(&json!({"$defs": {"a": {"$id": "file:///etc/passwd"}}})), SchemaError::Invalid { .. }));
@@ -248,12 +249,13 @@ fn a_circle_of_references_is_refused_and_a_recursive_record_is_not() {
     let tree = json!({"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}});
     assert_eq!(schema(&tree).check(&json!({"children": [{"children": []}]})), Ok(()));
     assert_eq!(one(&tree, &json!({"children": [{"children": 1}]})).0, "/children/0/children");
-    // Two ways to one place are no circle.
+    // Two paths to the same schema are no cycle.
     schema(&json!({"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}, {"$ref": "#/$defs/a"}],
                    "$defs": {"a": {"$ref": "#/$defs/b"}, "b": true}}));
 }
 
-/// The longest chain that is allowed, at every level of the deepest document: on a stack of the size that tokio's workers have.
+/// The longest allowed chain at every level of the deepest document, on a stack of the size of
+/// tokio's worker threads.
 #[test]
 fn the_deepest_document_under_the_longest_chains_fits_a_workers_stack() {
     for (link, under) in [("$ref", "items"), ("allOf", "items"), ("anyOf", "items"), ("not", "items"), ("anyOf", "unevaluatedItems")] {
@@ -305,7 +307,7 @@ fn a_choice_that_multiplies_at_every_level_is_refused_before_it_is_followed() {
     }
     assert_eq!(one(&source, &deep), triple("", "schema", "takes too much work to be checked against its schema"));
     assert_eq!(schema(&source).check(&json!([[[true, true]]])), Ok(()));
-    // Without recursion the same is written in a few lines.
+    // The same multiplication without recursion.
     let mut defs: serde_json::Map<String, Value> =
         (0..10).map(|i| (format!("d{i}"), json!({"allOf": vec![json!({"$ref": format!("#/$defs/d{}", i + 1)}); 9]}))).collect();
     defs.insert("d10".to_owned(), json!({"type": "integer"}));

@@ -1,7 +1,8 @@
-//! Compiled code that is kept by the content that it was made of.
+//! A cache of compiled code. The digest of the plugin's content is the key.
 //!
-//! It is native code that the host will run. So it lies in a directory that only the host's user can write, and each entry begins with its
-//! own checksum: an entry that is damaged, or was made by another program, is compiled again and never run.
+//! The entries are native code that the host will run. So only the host's user can write to the
+//! directory, and each entry begins with its own checksum. If an entry is damaged or was made by
+//! another version of the program, the plugin is compiled again and the entry is never run.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -13,36 +14,40 @@ use wasmtime::component::Component;
 
 use crate::plugin::engine::Engine;
 
-/// A directory of compiled code. Several processes of one user may use it at once: a host, and `sockhop deploy` beside it.
+/// A directory of compiled code. Several processes of one user may use it at the same time, for
+/// example a host and `sockhop deploy`.
 #[derive(Debug, Clone)]
 pub(super) struct Cache {
     dir: PathBuf,
 }
 
-/// Entries that are kept though no plugin needs them, the newest: a plugin that was removed may come back, and what `sockhop deploy` has
-/// compiled is there before its plugin.
+/// Number of entries that are kept although no plugin uses them: the newest. A removed plugin may
+/// come back, and an entry that `sockhop deploy` has compiled exists before its plugin is
+/// installed.
 const UNUSED_KEPT: usize = 16;
 
 /// Bytes of the checksum that an entry begins with.
 const CHECKSUM: usize = 32;
 
-/// The extension of what is being written, or was when its writer was killed.
+/// Extension of an entry that is being written, or that was being written when its process was
+/// killed.
 const UNFINISHED: &str = "new";
 
-/// After what time nobody writes an unfinished entry any more.
+/// Age after which an unfinished entry is considered abandoned.
 const ABANDONED: Duration = Duration::from_secs(60);
 
 impl Cache {
-    /// The cache in `dir`, which is created if it is missing.
+    /// Opens the cache in `dir`, and creates the directory if it is missing.
     ///
     /// # Errors
-    /// Returns the reason if nothing that lies there could be trusted.
+    /// Returns the reason if the content of the directory could not be trusted.
     pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
         make_private(&dir)?;
         Ok(Self { dir })
     }
 
-    /// What was made for `engine` of the content `digest`, if it is there and whole.
+    /// Returns the compiled code of the content `digest` for `engine`. Returns `None` if there is
+    /// no entry or the entry is damaged; a damaged entry is removed.
     pub(super) fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
         let entry = self.entry(engine, digest);
         let bytes = std::fs::read(&entry).ok()?;
@@ -57,10 +62,10 @@ impl Cache {
         component
     }
 
-    /// Keeps `code`: whole, or not at all. A failure makes the next load slower, not wrong.
+    /// Stores `code` atomically. A failure only makes the next load slower.
     pub(super) fn put(&self, engine: &Engine, digest: &str, code: &[u8]) {
         let entry = self.entry(engine, digest);
-        // Another process may write the same entry.
+        // The name contains the process id, because another process may write the same entry.
         let unfinished = entry.with_extension(format!("{}.{UNFINISHED}", std::process::id()));
         let written = std::fs::File::create(&unfinished)
             .and_then(|mut file| file.write_all(&Sha256::digest(code)).and_then(|()| file.write_all(code)))
@@ -71,7 +76,8 @@ impl Cache {
         }
     }
 
-    /// Forgets what was made by other programs, and of other contents than `digests` all but the newest.
+    /// Removes entries of other engine versions. Of the entries for contents that are not in
+    /// `digests`, keeps only the newest.
     pub(super) fn keep_only(&self, engine: &Engine, digests: &HashSet<String>) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
         let fingerprint = engine.fingerprint();
@@ -104,14 +110,15 @@ fn is_abandoned(modified: Option<SystemTime>) -> bool {
     modified.is_none_or(|modified| modified.elapsed().is_ok_and(|age| age > ABANDONED))
 }
 
-/// Creates the directory if it is missing, and ensures that nobody but the host's user can write to it: what lies there is run.
+/// Creates the directory if it is missing, and ensures that only the host's user can write to it,
+/// because the host runs its content.
 fn make_private(cache: &Path) -> io::Result<()> {
     let mut new = std::fs::DirBuilder::new();
     new.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
     new.create(cache)?;
-    // Not what a link points to: whoever made it could point it elsewhere.
+    // The link itself is checked, not its target: its owner could change the target later.
     let metadata = std::fs::symlink_metadata(cache)?;
     if !metadata.is_dir() {
         return Err(io::Error::other("it is no directory"));
@@ -125,7 +132,7 @@ fn make_private(cache: &Path) -> io::Result<()> {
         const OTHERS_MAY: u32 = 0o077;
         if metadata.mode() & OTHERS_MAY != 0 {
             std::fs::set_permissions(cache, std::fs::Permissions::from_mode(0o700))?;
-            // What others have put there while they could is nobody's.
+            // Entries that others may have written before are not trusted.
             for entry in std::fs::read_dir(cache)?.flatten() {
                 std::fs::remove_file(entry.path())?;
             }
@@ -134,12 +141,13 @@ fn make_private(cache: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Compiled code as a component. `code` must come from this user's own compiler process.
+/// Loads compiled code as a component. `code` must come from this user's own compiler process.
 #[allow(unsafe_code, reason = "running compiled code is what the host does; see the safety comment")]
 pub(super) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `code` is what this host's own compiler process wrote, either just now into a pipe that nobody else has, or before into a
-    // directory that only the host's user may write, with a checksum that was verified. Wasmtime itself refuses code of another version
-    // or of other settings.
+    // SAFETY: the host's own compiler process wrote `code`. It comes directly from the pipe of that
+    // process, which no other process has, or from the cache directory. Only the host's user may
+    // write to that directory, and the checksum was verified. Wasmtime itself refuses code of
+    // another version or of other settings.
     unsafe { Component::deserialize(&engine.wasm, code) }
 }
 

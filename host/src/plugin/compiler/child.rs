@@ -1,5 +1,5 @@
-//! The process that compiles one plugin: it limits itself first, then reads a plugin and writes compiled code. Its exit status says what
-//! went wrong, its standard error says it in words.
+//! The compiler process: it limits itself, then reads one plugin and writes compiled code. Its exit
+//! status says what went wrong; its standard error contains the message.
 
 use std::io::{self, Read, Write};
 use std::thread;
@@ -7,44 +7,47 @@ use std::time::Duration;
 
 use crate::plugin::engine;
 
-/// The argument by which the program knows that it is to compile.
+/// The subcommand that makes the program run as compiler process.
 pub const COMPILE_COMMAND: &str = "compile-plugin";
 
-/// The status of a process that could not even begin, or not write its result.
+/// Exit status if the limits could not be set, the plugin could not be read, or the result could
+/// not be written.
 const FAILED: i32 = 1;
 
-/// The status if the file is at fault.
+/// Exit status if the file is not valid.
 pub(super) const REFUSED: i32 = 3;
 
-/// The status if the CPU time is used up.
+/// Exit status if the CPU time is used up.
 pub(super) const OUT_OF_TIME: i32 = 4;
 
-/// The status if the memory is used up and the process could still say so. It may also be aborted.
+/// Exit status if the memory is used up and the process could still report it. The process may also
+/// be aborted.
 pub(super) const OUT_OF_MEMORY: i32 = 5;
 
-/// What the process may take.
+/// Limits of the compiler process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompileBounds {
     /// Bytes of memory.
     pub memory: u64,
-    /// CPU time of all its threads together.
+    /// Total CPU time of all its threads.
     pub cpu: Duration,
-    /// How far it yields to other processes: 0 as they do, 19 most.
+    /// Niceness: 0 for the priority of other processes, 19 for the lowest.
     pub niceness: i32,
 }
 
 impl CompileBounds {
-    /// As the arguments of [`COMPILE_COMMAND`], in the order of the fields; time in milliseconds.
+    /// The arguments of [`COMPILE_COMMAND`], in the order of the fields; time in milliseconds.
     pub(super) fn arguments(self) -> [String; 3] {
         [self.memory.to_string(), self.cpu.as_millis().to_string(), self.niceness.to_string()]
     }
 }
 
-/// Reads a plugin from `input` and writes compiled code to `output`, within `bounds`. `exit` ends the process with a status; it is called
-/// on another thread when the CPU time is used up.
+/// Reads a plugin from `input` and writes compiled code to `output`, within `bounds`. Messages go
+/// to `errors`. `exit` must end the process with the given status. It is called on another thread
+/// when the CPU time is used up.
 ///
 /// # Errors
-/// Returns the status to end with.
+/// Returns the exit status to end with.
 pub fn compile(
     bounds: CompileBounds,
     exit: fn(i32),
@@ -67,25 +70,29 @@ pub fn compile(
     output.write_all(&code).and_then(|()| output.flush()).map_err(|error| failed(&error.into(), FAILED))
 }
 
-/// Limits this process, and lets it yield to the host's own events. Every thread that is started later has the same limits.
+/// Limits this process and lowers its priority below that of the host's events. All threads that
+/// are started later have the same limits.
 fn bound(bounds: CompileBounds, exit: fn(i32)) -> io::Result<()> {
     if rustix::process::getpriority_process(None)? < bounds.niceness {
         rustix::process::setpriority_process(None, bounds.niceness)?;
     }
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // The system's own limit counts in seconds. It is for the case that the thread below does not get a processor in time.
+    // The system's CPU limit is in seconds. It is for the case that the thread below does not get a
+    // processor in time.
     let seconds = bounds.cpu.as_secs().saturating_add(2);
     rlimit::Resource::CPU.set(seconds, seconds.saturating_add(1))?;
-    // Before the limit of memory, which its stack counts against.
+    // The thread is started before the memory limit is set, because its stack counts against that
+    // limit.
     limit_cpu(bounds.cpu, exit)?;
-    // Data only: address space that is reserved and not used is no memory.
+    // Only data is limited: address space that is reserved but not used is not memory.
     rlimit::Resource::DATA.set(bounds.memory, bounds.memory)
 }
 
-/// Ends the process when all its threads together have used `limit`.
+/// Ends the process when all its threads together have used `limit` of CPU time.
 fn limit_cpu(limit: Duration, exit: fn(i32)) -> io::Result<()> {
-    /// How exactly the limit holds. Smaller costs wake-ups at the very end of the time only.
+    /// Precision of the limit. A smaller value only costs more wake-ups at the very end of the
+    /// time.
     const PRECISION: Duration = Duration::from_millis(1);
     let processors = thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let watch = move || {
@@ -95,7 +102,8 @@ fn limit_cpu(limit: Duration, exit: fn(i32)) -> io::Result<()> {
             if left.is_zero() {
                 exit(OUT_OF_TIME);
             }
-            // Even on all processors at once it can't be used up before.
+            // Even on all processors at the same time, the process can't use up the remaining time
+            // earlier.
             thread::sleep((left / processors).max(PRECISION));
         }
     };
