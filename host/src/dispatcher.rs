@@ -1,5 +1,5 @@
-//! From an event to its answer: finds the plugin, checks the payload, runs the handler, commits and applies what it wants done. The one
-//! choke point: whatever makes a client receive an event goes through here.
+//! Handles events: finds the plugin, checks the payload, runs the handler, commits its writes and
+//! applies its effects. Everything that makes a client receive an event passes through here.
 
 mod backlog;
 mod commit;
@@ -29,7 +29,7 @@ use commit::{checkpoint_if_due, commit, commit_alone, turn_apart};
 use host_events::HostEvents;
 use run::{Fault, Run};
 
-/// Asks plugins, and applies what they want done.
+/// Runs the handlers of plugins, and applies their effects.
 pub struct Dispatcher {
     registry: Arc<Registry>,
     rooms: Arc<Rooms>,
@@ -38,23 +38,23 @@ pub struct Dispatcher {
     host_events: HostEvents,
 }
 
-/// A handler's success.
+/// The result of a handler that succeeded.
 #[derive(Debug)]
 pub struct Reply {
-    /// What the event's ack carries.
+    /// The JSON that the event's ack carries.
     pub json: Json,
-    /// Whether the handler asked for the end of its caller's connection, which comes after the ack.
+    /// Whether the handler asked to end its caller's connection. The ack is sent before the end.
     pub ends: bool,
 }
 
-/// What becomes of an event.
+/// The outcome of an event.
 pub type Answer = Result<Reply, Rejection>;
 
-/// Why an event had no effects: what its sender is told, and what only operators are told.
+/// Why an event had no effects: a rejection for its sender, and a fault for operators only.
 #[derive(Debug)]
 struct Failed {
     rejection: Rejection,
-    /// In a box: a success pays for its room.
+    /// Boxed, so that the result of a success does not reserve space for it.
     fault: Option<Box<log::Fault>>,
 }
 
@@ -70,21 +70,23 @@ impl From<Rejection> for Failed {
     }
 }
 
-/// Runs after which a handler that keeps meeting conflicts has its plugin's turn to commit from its begin, so that the next run ends.
+/// Number of runs without the plugin's commit lock. If each of them ends in a conflict, the next
+/// run holds the lock from its begin, so that it can commit.
 const OPTIMISTIC_RUNS: u32 = 2;
 
 impl Dispatcher {
-    /// A dispatcher of what `registry` serves, into `rooms`.
+    /// Creates a dispatcher for the plugins in `registry`. It applies effects to `rooms`.
     pub fn new(registry: Arc<Registry>, rooms: Arc<Rooms>, limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
         Self { registry, rooms, limits, metrics, host_events: HostEvents::default() }
     }
 
-    /// Handles a client's event to its end: when this returns, its effects are in the buffers of their receivers.
+    /// Handles a client's event to its end. When this returns, the effects of the event are in the
+    /// buffers of their receivers.
     ///
     /// # Errors
-    /// Why the event had no effects; nothing was applied.
+    /// Returns why the event had no effects. Nothing was applied then.
     pub async fn handle(&self, event: Arc<Event>) -> Answer {
-        // The event binds to this generation.
+        // The event is bound to this generation.
         let routes = self.registry.snapshot();
         let Some(route) = routes.route(&event.name) else {
             self.metrics.unknown_event();
@@ -97,7 +99,7 @@ impl Dispatcher {
             && !caller.untold.is_empty()
             && checked.is_ok()
         {
-            // In a box: only the first events of a connection come here.
+            // Boxed, because only the first events of a connection need it.
             checked = Box::pin(self.until_connected(&route.plugin, caller, began)).await;
         }
         let (answer, ended) = match checked.and_then(|()| Self::admit(&routes, &route.plugin, &event, began)) {
@@ -109,10 +111,12 @@ impl Dispatcher {
         answer.map_err(|failed| report(&routes, &route.plugin, &event, failed))
     }
 
-    /// Emits `event` for a business system: to the rooms that it names, to everyone, or to where the event's declaration sends it.
+    /// Emits `event` for a business system. Without `to`, the declaration of the event decides
+    /// whether it goes to everyone or to rooms that are named by the data.
     ///
     /// # Errors
-    /// Where nobody declares the event, its data does not fit, it may not go there, or no room is known.
+    /// Returns a rejection if no plugin declares the event, its data is invalid, it may not go to
+    /// `to`, or no room is known.
     pub fn emit(&self, event: &str, data: &RawValue, to: Option<Target>) -> Result<Emitted, Rejection> {
         let routes = self.registry.snapshot();
         let declarations: Vec<_> = routes.outbound(event).collect();
@@ -154,7 +158,7 @@ impl Dispatcher {
         Ok(Emitted { rooms, receivers })
     }
 
-    /// Whether `caller` may send this, and whether it is what the plugin takes.
+    /// Checks the sender's access, and that the payload and its attachments are valid.
     fn check(&self, event: &Event, inbound: &Inbound) -> Result<(), Rejection> {
         let nobody = Identity::default();
         let identity = event.caller.as_ref().map_or(&nobody, |caller| &caller.identity);
@@ -180,7 +184,7 @@ impl Dispatcher {
         serde_json::from_str(text).map_err(|error| unreadable(text, &error))
     }
 
-    /// Whether an event of a client may run now.
+    /// Returns a permit if an event of a client may run now.
     fn admit(routes: &Routes, served: &Served, event: &Event, began: Instant) -> Result<Permit, Rejection> {
         if routes.is_disabled(served.plugin.name()) {
             return Err(disabled());
@@ -188,8 +192,8 @@ impl Dispatcher {
         served.health.admit(event.caller.as_ref().map(|caller| &caller.client), began).map_err(refuse)
     }
 
-    /// Runs the handler of an event that was admitted, again where its writes met a conflict, and applies what it wants done. What became of
-    /// it, and when it ended.
+    /// Runs the handler of an admitted event, again if its writes met a conflict, and applies its
+    /// effects. Returns the result, and the time at which the event ended.
     async fn run(
         &self,
         permit: Permit,
@@ -202,7 +206,7 @@ impl Dispatcher {
         let client = event.caller.as_ref().map(|caller| &caller.client);
         let answer = self.run_within(routes, served, event, inbound, began).await;
         let ended = Instant::now();
-        // Whatever became of the event: numbers that it took are written as well.
+        // Checked after failures too: a failed event may have written the numbers that it took.
         checkpoint_if_due(served);
         let outcome = match answer.as_ref().map_err(|failed| &failed.rejection) {
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
@@ -210,7 +214,7 @@ impl Dispatcher {
             _ => Outcome::Answered,
         };
         served.plugin.count(outcome == Outcome::Failed);
-        // Before the breaker can open: what becomes of the version then is shown with the reason.
+        // Noted before the breaker can open: if it opens, a rollback is reported with this reason.
         if let (Outcome::Failed, Err(Failed { fault: Some(fault), .. })) = (outcome, &answer) {
             served.health.note_failure(format!("{}: {}", event.name, fault.error));
         }
@@ -242,7 +246,8 @@ impl Dispatcher {
         began: Instant,
     ) -> Result<Reply, Failed> {
         let limits = served.plugin.limits();
-        // What the host itself tells is never `busy`: it waits for its place, and its time begins after that.
+        // A host event is never rejected as `busy`: it waits for an instance, and its time limit
+        // begins after that wait.
         let (seat, mut budget) = match inbound {
             None => (served.plugin.seat(None).await, Budget::new(limits.event_cpu_ms, limits.event_wall_ms)),
             Some(_) => {
@@ -267,7 +272,7 @@ impl Dispatcher {
                 Ok(returned) => returned,
                 Err(failure) => {
                     let mut failed = fail(&failure, seat.take_output());
-                    // A handler that can't do without its state may trap.
+                    // The handler may have trapped because a call to its state failed.
                     if failed.rejection == Rejection::PluginFailed && served.state.store.faults() != faults {
                         failed.rejection = state_failed(served);
                     }
@@ -295,7 +300,9 @@ impl Dispatcher {
                     seat.keep();
                     let (code, message) = (refusal.code.clone(), refusal.message.clone());
                     let rejection = match Rejection::from_handler(refusal) {
-                        // Of a host event, `unavailable` is what the host itself says, and then the event is kept.
+                        // For a host event, `unavailable` means that the host itself failed, and
+                        // the event is kept. So a handler's own `unavailable` becomes a plain
+                        // refusal.
                         Rejection::Unavailable(message) if inbound.is_none() => Rejection::Refused(Refusal::new(code.as_str(), message)),
                         rejection => rejection,
                     };
@@ -354,8 +361,9 @@ impl Dispatcher {
         }
     }
 
-    /// Applies what the handler wants done. A room's rule may have been tightened since the handler was allowed to join, and the members of
-    /// that time were checked then: whoever joins later is checked here.
+    /// Applies the handler's effects. A reload may have tightened a room's rule since the handler
+    /// was allowed to join. That reload checked only the members of that time, so a later join is
+    /// checked here.
     fn apply(&self, routes: &Routes, event: &Event, effects: &[Effect]) -> Applied {
         let applied = self.rooms.apply(event.caller.as_ref(), effects);
         if let Some(caller) = &event.caller
@@ -370,7 +378,7 @@ impl Dispatcher {
     }
 }
 
-/// Logs why an event had no effects, once; what its sender is told.
+/// Logs once why an event had no effects. Returns the rejection for its sender.
 fn report(routes: &Routes, served: &Served, event: &Event, failed: Failed) -> Rejection {
     let Failed { rejection, fault } = failed;
     let handler = Handler { plugin: served.plugin.name(), version: &served.plugin.registration.version, generation: routes.generation };
@@ -378,7 +386,8 @@ fn report(routes: &Routes, served: &Served, event: &Event, failed: Failed) -> Re
     rejection
 }
 
-/// What a guest's call that ended without an answer means to the event's sender, and to operators.
+/// Maps a guest call that ended without an answer to a rejection for the event's sender and a fault
+/// for operators.
 fn fail(failure: &Failure, output: String) -> Failed {
     let mut fault = log::Fault::new(Chain(failure).to_string()).with_output(output);
     if let Failure::CpuExceeded { ran, .. } = failure {
@@ -392,24 +401,24 @@ fn fail(failure: &Failure, output: String) -> Failed {
     Failed::new(rejection, fault)
 }
 
-/// What a client is told whose event is for a disabled plugin.
+/// The rejection of an event for a disabled plugin.
 fn disabled() -> Rejection {
     Rejection::Unavailable("an operator has disabled this plugin".to_owned())
 }
 
-/// What a client is told when the state could not be read under its handler.
+/// The rejection if the state could not be read while the handler ran.
 fn state_failed(served: &Served) -> Rejection {
     served.plugin.count_failure();
     Rejection::Unavailable("the plugin's state can't be read now".to_owned())
 }
 
-/// What a client is told when the state could not be written in the event's time.
+/// The rejection if the plugin's state stayed locked for too long.
 fn contended() -> Rejection {
     Rejection::Busy("the plugin's state is contended".to_owned())
 }
 
-/// What is wrong with a payload that `error` stopped: the text between the event's name and the end of the packet is one argument, several
-/// arguments, or no JSON. The parser's message never quotes the text.
+/// Explains why a payload could not be parsed. The text between the event's name and the end of the
+/// packet may be several arguments, or no JSON. The parser's message never quotes the text.
 fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
     let arguments = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&format!("[{text}]"));
     match arguments.map(|arguments| arguments.len()) {
@@ -420,7 +429,7 @@ fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
     }
 }
 
-/// What a client is told whose event is not handled now.
+/// The rejection of an event that the breaker does not admit now.
 fn refuse(denied: Denied) -> Rejection {
     match denied {
         Denied::Open { .. } => Rejection::Unavailable("this plugin has failed too often; it is tried again soon".to_owned()),
@@ -430,11 +439,11 @@ fn refuse(denied: Denied) -> Rejection {
     }
 }
 
-/// Where an event emitted over HTTP went.
+/// The receivers of an event that was emitted over HTTP.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Emitted {
-    /// Empty where it went to everyone.
+    /// Empty if the event went to everyone.
     pub rooms: Vec<String>,
-    /// Connections into whose buffers it was handed.
+    /// Number of connections into whose buffers the event was put.
     pub receivers: usize,
 }

@@ -1,4 +1,5 @@
-//! What a handler wants done, held back until it has returned, and what it may ask while it runs. No I/O.
+//! The effects of a handler, which are held back until it has returned, and the calls that it may
+//! make while it runs. No I/O.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -9,49 +10,50 @@ use futures_util::future::BoxFuture;
 use crate::event::{Connection, Json};
 use crate::rejection::Refusal;
 
-/// Who receives an emitted event.
+/// The receivers of an emitted event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// The connection whose event is being handled.
     Sender,
     /// One connection, by public id.
     Connection(String),
-    /// Every connection in any of these rooms, each once.
+    /// Every connection in any of these rooms, once each.
     Rooms(Vec<String>),
-    /// The same, without the sender.
+    /// Every connection in any of these rooms, without the sender.
     RoomsButSender(Vec<String>),
     /// Every connection of the namespace.
     Everyone,
 }
 
-/// One thing that a handler wants done. What it stores is kept by its state view, because it is committed first.
+/// One action that a handler requests. Its changes to the state are in its state view, because they
+/// are committed first.
 #[derive(Debug, Clone)]
 pub enum Effect {
     /// Send an event.
     Emit(Emit),
-    /// Join the caller to a room.
+    /// Add the caller to a room.
     Join(String),
-    /// Take the caller out of a room.
+    /// Remove the caller from a room.
     Leave(String),
     /// End the caller's connection; the reason is for the log.
     Disconnect(String),
 }
 
-/// One event on its way to clients, checked against its schema and its rooms.
+/// One event to send to clients, already checked against its schema and its rooms.
 #[derive(Debug, Clone)]
 pub struct Emit {
-    /// Who receives it.
+    /// The receivers.
     pub to: Target,
-    /// The event's type.
+    /// The event's name.
     pub event: String,
-    /// Its one argument.
+    /// The event's one argument.
     pub data: Json,
-    /// What the argument's placeholders stand for.
+    /// The binary attachments, in the order of the argument's placeholders.
     pub attachments: Vec<Bytes>,
 }
 
 impl Effect {
-    /// What this effect counts against the bytes of one event's effects.
+    /// Bytes that this effect counts against the limit of one event's effects.
     pub fn size(&self) -> usize {
         match self {
             Self::Emit(emit) => {
@@ -67,68 +69,70 @@ impl Effect {
     }
 }
 
-/// How much a plugin's log line matters.
+/// The level of a plugin's log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Finest.
+    /// The finest level.
     Trace,
-    /// For the author.
+    /// For the plugin's author.
     Debug,
     /// For the operator.
     Info,
-    /// Something is odd.
+    /// Something is unusual.
     Warn,
-    /// Something is broken.
+    /// Something has failed.
     Error,
 }
 
-/// What a running handler may ask of the host. The dispatcher answers, an instance passes the questions on: so the instance knows no rule,
-/// and the dispatcher no WebAssembly. Every call is checked at once; what it wants done is held back.
+/// The calls that a running handler may make to the host. The dispatcher implements them and an
+/// instance forwards them. So the instance knows no rules, and the dispatcher knows no WebAssembly.
+/// Each call is checked at once, but its effect is held back.
 ///
-/// [`Any`], so that whoever handed it to an instance gets its own type back afterwards.
+/// The supertrait [`Any`] lets the dispatcher convert the value back to its own type after the
+/// instance returns it.
 ///
-/// Called from within the guest's call, on whichever worker polls it; no call but [`HostCalls::next_id`] may wait for anything but a read of local
-/// state.
+/// The methods run within the guest's call, on the worker thread that polls it. Only
+/// [`HostCalls::next_id`] may wait for more than a read of local state.
 pub trait HostCalls: Any + Send {
     /// Sends an event.
     ///
     /// # Errors
     /// `undeclared`, `invalid_data`, `limit`, `misuse`.
     fn emit(&mut self, to: Target, event: String, data: String, attachments: Vec<Bytes>) -> Result<(), Refusal>;
-    /// Joins the caller to a room.
+    /// Adds the caller to a room.
     ///
     /// # Errors
     /// `unknown_room`, `forbidden`, `limit`, `misuse`.
     fn join(&mut self, room: String) -> Result<(), Refusal>;
-    /// Takes the caller out of a room.
+    /// Removes the caller from a room.
     ///
     /// # Errors
     /// `limit`, `misuse`.
     fn leave(&mut self, room: String) -> Result<(), Refusal>;
-    /// Connections in a room, this handler's own changes included.
+    /// Number of connections in a room, including this handler's own changes.
     fn count(&mut self, room: &str) -> u32;
-    /// The caller's rooms, this handler's own changes included, sorted.
+    /// The caller's rooms, sorted, including this handler's own changes.
     fn mine(&mut self) -> Vec<String>;
-    /// Connections whose id follows `after`, in the order of ids.
+    /// At most `limit` connections whose public id follows `after`, in the order of public ids.
     ///
     /// # Errors
     /// `misuse`.
     fn connections(&mut self, after: Option<&str>, limit: u32) -> Result<Vec<Arc<Connection>>, Refusal>;
     /// Whether the caller has a role.
     fn has_role(&self, role: &str) -> bool;
-    /// The caller's claims as JSON.
+    /// The caller's claims as JSON; `null` without a caller.
     fn claims(&self) -> String;
-    /// The caller's own Socket.IO id, or nothing.
+    /// The caller's own Socket.IO id; empty without a caller.
     fn sid(&self) -> String;
     /// The event's id.
     fn event_id(&self) -> String;
-    /// The generation to which the event is bound, for the log.
+    /// The generation of the routes that the event uses, for the log.
     fn generation(&self) -> u64;
-    /// When the host received the event, milliseconds since 1970.
+    /// When the host received the event, in milliseconds since 1970.
     fn received_at(&self) -> u64;
-    /// Ends the caller's connection after the effects are delivered.
+    /// Ends the caller's connection after the effects are delivered. Only the first call counts.
     fn disconnect(&mut self, reason: String);
-    /// A stored value.
+    /// Reads a stored value; `None` if the key does not exist.
     ///
     /// # Errors
     /// `limit`, `misuse`, `unavailable`.
@@ -143,12 +147,13 @@ pub trait HostCalls: Any + Send {
     /// # Errors
     /// `limit`, `misuse`, `unavailable`.
     fn delete(&mut self, key: &str) -> Result<(), Refusal>;
-    /// Entries by prefix.
+    /// Returns stored entries whose key begins with `prefix`, at most `limit`.
     ///
     /// # Errors
     /// `limit`, `misuse`, `unavailable`.
     fn scan(&mut self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<(String, Vec<u8>)>, Refusal>;
-    /// The next number of a sequence. It may have to wait for the disk, and then no thread waits with it.
+    /// The next number of a sequence. It may have to wait for the disk, and does not block the
+    /// worker thread then.
     ///
     /// # Errors
     /// `limit`, `misuse`, `unavailable`.

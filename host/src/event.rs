@@ -1,4 +1,4 @@
-//! What a client says: an event, who caused it, and which names it may have. No I/O.
+//! Events: their names, ids and payloads, and the connections that send them. No I/O.
 
 mod untold;
 
@@ -14,28 +14,32 @@ use crate::breaker::ClientKeys;
 
 use untold::Untold;
 
-/// Host events: what the host itself tells plugins that ask for it. No client can send a name that begins with `$`.
+/// Host events, which the host sends to the plugins that listen for them. Clients can't send them:
+/// their names begin with `$`.
 pub mod host_event {
-    /// Once per start of the host, before the first client.
+    /// Sent once per start of the host, before the first client connects.
     pub const START: &str = "$start";
-    /// Once per connection, before its first event.
+    /// Sent once per connection, before its first event.
     pub const CONNECT: &str = "$connect";
-    /// Once per connection, after its last event, while it is still in its rooms.
+    /// Sent once per connection, after its last event. The connection is still in its rooms, unless
+    /// the plugin is so late that the host does not wait for it.
     pub const DISCONNECT: &str = "$disconnect";
-    /// After the plugin has missed some of these for a connection: it is to read the connections again.
+    /// Sent after the plugin has missed host events of a connection. The plugin must then list the
+    /// connections again.
     pub const RESYNC: &str = "$resync";
-    /// All of them.
+    /// The names of all host events.
     pub const ALL: [&str; 4] = [START, CONNECT, DISCONNECT, RESYNC];
 }
 
-/// The names that Socket.IO keeps for itself: neither handled nor emitted.
+/// The event names that Socket.IO reserves. They are neither handled nor emitted.
 pub const RESERVED_NAMES: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
-/// Characters of an event's name.
+/// Maximum number of characters in an event's name.
 pub const MAX_EVENT_NAME: usize = 64;
 
-/// Whether clients may send, and plugins handle and emit, an event of this name: 1 to 64 printable ASCII characters but `"` and `\`, not
-/// beginning with `$`, and none of Socket.IO's own.
+/// Whether clients may send, and plugins handle and emit, events of this name. Valid names have 1
+/// to 64 printable ASCII characters except `"` and `\`, do not begin with `$`, and are not reserved
+/// by Socket.IO.
 pub fn is_event_name(name: &str) -> bool {
     (1..=MAX_EVENT_NAME).contains(&name.len())
         && !name.starts_with('$')
@@ -43,23 +47,23 @@ pub fn is_event_name(name: &str) -> bool {
         && !RESERVED_NAMES.contains(&name)
 }
 
-/// The id of one event, as in logs and rejections: a ULID, so that ids sort by time.
+/// The id of one event in logs and rejections. It is a ULID, so that ids sort by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventId(ulid::Ulid);
 
 impl EventId {
-    /// A new id, of `at`.
+    /// Creates a new id with the timestamp `at`.
     pub fn new(at: SystemTime) -> Self {
         Self(ulid::Ulid::from_datetime(at))
     }
 
-    /// The id as two numbers, the high one first.
+    /// The id as two numbers, the high half first.
     pub fn halves(self) -> [u64; 2] {
         let (high, low): (u64, u64) = self.0.into();
         [high, low]
     }
 
-    /// The id of these halves.
+    /// The id with these halves, the high half first.
     pub fn of_halves([high, low]: [u64; 2]) -> Self {
         Self((high, low).into())
     }
@@ -71,10 +75,10 @@ impl fmt::Display for EventId {
     }
 }
 
-/// Who somebody is, to the rules of rooms and events.
+/// The identity of a client, for the access rules of rooms and events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The authenticated user; none for an anonymous client.
+    /// The authenticated user; `None` for an anonymous client.
     pub user: Option<String>,
     /// The user's roles.
     pub roles: Vec<String>,
@@ -89,53 +93,55 @@ impl Identity {
     }
 }
 
-/// One client's connection to one namespace: what outlives its events.
+/// One client's connection to one namespace. It outlives its events.
 #[derive(Debug)]
 pub struct Connection {
-    /// The client's own Socket.IO id. Whoever knows it can speak as that client while it polls: it is shown to nobody else.
+    /// The client's own Socket.IO id. It is not shown to others: anyone who knows it can send as
+    /// this client while it uses long-polling.
     pub sid: String,
     /// The public id, safe to show to others.
     pub public_id: String,
     /// The namespace.
     pub namespace: Arc<str>,
-    /// Who is connected.
+    /// The identity of the connected client.
     pub identity: Arc<Identity>,
-    /// To whom failures of its events are attributed.
+    /// The keys to which failures of its events are attributed.
     pub client: ClientKeys,
     /// The plugins that have not handled its `$connect` yet.
     pub(crate) untold: Untold,
 }
 
-/// All connections at one moment, in the order of their public ids.
+/// A snapshot of all connections, in the order of their public ids.
 pub type Connections = Arc<[Arc<Connection>]>;
 
 impl Connection {
-    /// A new connection, from `address` where that is known.
+    /// Creates a connection, with the client's `address` if it is known.
     pub fn new(sid: String, public_id: String, namespace: Arc<str>, identity: Arc<Identity>, address: Option<IpAddr>) -> Self {
         let client = ClientKeys::new(&public_id, identity.user.as_deref(), address);
         Self { sid, public_id, namespace, identity, client, untold: Untold::default() }
     }
 }
 
-/// JSON text: it has been parsed once, and is not parsed again to be sent.
+/// Valid JSON text. It was parsed once, and is not parsed again when it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Json {
     text: String,
-    /// Whether it has a property `error` at its top: a client would take such a reply for a rejection.
+    /// Whether the value is an object with the property `error`. A client would take such a reply
+    /// for a rejection.
     pub has_error: bool,
 }
 
 impl Json {
-    /// Parses `text`.
+    /// Parses `text`. Returns the text and its value.
     ///
     /// # Errors
-    /// Where it is not JSON.
+    /// `text` is not valid JSON.
     pub fn parse(text: String) -> serde_json::Result<(Self, Value)> {
         let value = serde_json::from_str(&text)?;
         Ok((Self::of(text, &value), value))
     }
 
-    /// The text of `value`.
+    /// Combines `text` with its parsed `value`.
     pub fn of(text: String, value: &Value) -> Self {
         Self { text, has_error: value.get("error").is_some() }
     }
@@ -157,61 +163,65 @@ impl From<&Value> for Json {
     }
 }
 
-/// What came with an event: text that should be JSON, and the attachments that it should name. The dispatcher finds out, once.
+/// The payload of an event: text that should be JSON, and the attachments to which it should refer.
+/// The dispatcher validates it, once.
 #[derive(Debug, Clone)]
 pub struct Payload {
-    /// The document.
+    /// The JSON text.
     pub text: Box<str>,
-    /// In the order of their placeholders.
+    /// The attachments in the order of their placeholders.
     pub attachments: Vec<Bytes>,
 }
 
 impl Payload {
-    /// `null` without attachments: what an event without arguments means.
+    /// `null` without attachments: the payload of an event without arguments.
     pub fn null() -> Self {
         Self { text: "null".into(), attachments: Vec::new() }
     }
 
-    /// Bytes of the document and its attachments.
+    /// Bytes of the text and its attachments.
     pub fn size(&self) -> usize {
         self.text.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
     }
 }
 
-/// One occurrence that a plugin is asked to handle.
+/// One event for a plugin to handle.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// As in logs and rejections.
+    /// The id for logs and rejections.
     pub id: EventId,
-    /// The event's type.
+    /// The event's name.
     pub name: String,
-    /// What came with it.
+    /// The payload.
     pub payload: Payload,
-    /// Who caused it; none where nobody did.
+    /// The connection that caused the event, if any.
     pub caller: Option<Arc<Connection>>,
     /// When the host received it.
     pub received_at: SystemTime,
-    /// The connections as they were when the host sent it; none where they may be read as they are.
+    /// The connections at the time when the host sent the event; `None` if the current connections
+    /// may be read.
     pub connections: Option<Connections>,
 }
 
 impl Event {
-    /// An event of now, with a new id.
+    /// Creates an event with the current time and a new id.
     pub fn now(name: impl Into<String>, payload: Payload, caller: Option<Arc<Connection>>) -> Self {
         let received_at = SystemTime::now();
         Self { id: EventId::new(received_at), name: name.into(), payload, caller, received_at, connections: None }
     }
 
-    /// When the host received it, milliseconds since 1970.
+    /// When the host received it, in milliseconds since 1970.
     pub fn received_at_ms(&self) -> u64 {
         let since = self.received_at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-/// Whether `json` nests deeper than `most`, counting arrays and objects; brackets in strings don't count. The text need not be well-formed.
+/// Whether `json` nests arrays and objects deeper than `most`. Brackets in strings don't count. The
+/// text need not be well-formed.
 pub fn is_deeper(json: &str, most: usize) -> bool {
-    // Nearly every text has fewer brackets than levels are allowed, wherever they stand, and to count them is many times cheaper.
+    // Nearly every text has fewer brackets than allowed levels, and counting them is many times
+    // cheaper.
     json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > most && depth(json) > most
 }
 

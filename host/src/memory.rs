@@ -1,32 +1,34 @@
-//! The memory of queues: all queues of one kind together are bounded, and share it so that those of a few clients can't take all of it.
+//! The memory of queues. All queues of one kind share one limit, so that the queues of a few
+//! clients can't use all of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::QUEUE_SHARE;
 
-/// Memory of an answer that waits for space in the outgoing buffer.
+/// Bytes that an answer counts while it waits for space in the outgoing buffer.
 pub(crate) const ANSWER_BYTES: usize = 256;
 
-/// Bytes that wait in all queues of one kind.
+/// The memory of all queues of one kind: the bytes in use and their limit.
 pub struct QueueMemory {
     used: AtomicUsize,
     limit: usize,
 }
 
 impl QueueMemory {
-    /// Memory of at most `limit` bytes.
+    /// Creates a memory of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { used: AtomicUsize::new(0), limit }
     }
 
-    /// Takes `bytes` for a queue that holds `held` bytes already; returns `false` if that is too much now.
+    /// Reserves `bytes` for a queue that already holds `held` bytes. Returns `false` if the queue
+    /// would exceed its share of the free memory, or the limit.
     pub(crate) fn take(&self, bytes: usize, held: usize) -> bool {
         let free = self.limit.saturating_sub(self.used.load(Ordering::Relaxed));
         if held.saturating_add(bytes) > free / QUEUE_SHARE {
             return false;
         }
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        // Other readers may have taken what was free.
+        // Other readers may have taken the free memory meanwhile.
         let is_within = before.saturating_add(bytes) <= self.limit;
         if !is_within {
             self.give_back(bytes);
@@ -34,7 +36,7 @@ impl QueueMemory {
         is_within
     }
 
-    /// Gives back what was taken.
+    /// Releases `bytes` that were reserved with [`QueueMemory::take`].
     pub(crate) fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -1,5 +1,6 @@
-//! What the host serves: every event with its schema and its plugin, every room with its rule. One immutable [`Routes`] per generation; the
-//! cold path publishes it, the hot path takes a snapshot, so a schema is never paired with another generation's handler.
+//! The registry: every event with its schema and its plugin, every room with its rule. Each
+//! generation is one immutable [`Routes`]: the reload path publishes it, the event path takes a
+//! snapshot. So a schema is never paired with a handler of another generation.
 
 mod lint;
 
@@ -24,7 +25,7 @@ use crate::store::Store;
 
 pub use lint::{Warning, lint};
 
-/// The published generation.
+/// Holds the published generation.
 pub struct Registry {
     routes: ArcSwap<Routes>,
     changes: watch::Sender<()>,
@@ -37,77 +38,78 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// What is served now. One atomic load; whoever holds it keeps its generation.
+    /// Returns the current generation, with one atomic load. The caller can keep it after a reload.
     pub fn snapshot(&self) -> Arc<Routes> {
         self.routes.load_full()
     }
 
-    /// Serves `routes` from now on.
+    /// Publishes `routes`: new events use it from now on.
     pub fn publish(&self, routes: Routes) {
         self.routes.store(Arc::new(routes));
         self.tell_change();
     }
 
-    /// Tells of each change from now on: another generation, or a plugin that serves again.
+    /// Returns a receiver for changes from now on: a new generation, or a plugin that serves again.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Wakes those who wait for a change.
+    /// Notifies the receivers of [`Registry::changes`].
     pub fn tell_change(&self) {
         self.changes.send_replace(());
     }
 }
 
-/// One generation: all that is served, and which files are not.
+/// One generation: the plugins that serve, with their events and rooms.
 #[derive(Default)]
 pub struct Routes {
-    /// Counts publications, from 1.
+    /// Number of this publication, counted from 1.
     pub generation: u64,
-    /// Hashed fast: plugins name the events, and clients only ask for them.
+    /// Uses a fast hash: plugins choose the names, and clients can only look them up.
     events: HashMap<String, Route, foldhash::fast::RandomState>,
     rooms: Vec<RoomRule>,
     /// The plugins that serve, in file order.
     pub plugins: Vec<Arc<Served>>,
-    /// Those of them that an operator has disabled: their events are still their own.
+    /// The serving plugins that an operator has disabled. Their events are still routed to them.
     disabled: HashSet<String>,
 }
 
-/// Who handles an event, and what it must look like.
+/// The handler of an event, and the rules for the event.
 #[derive(Clone)]
 pub struct Route {
-    /// Who.
+    /// The plugin that handles it.
     pub plugin: Arc<Served>,
-    /// What.
+    /// Its schemas and its access rule.
     pub inbound: Arc<Inbound>,
 }
 
-/// A plugin that serves, with what the host must check for it.
+/// A plugin that serves, with the data for the checks of the host.
 pub struct Served {
-    /// The code.
+    /// The code and its instances.
     pub plugin: Plugin,
-    /// By event type.
+    /// The events that clients may send, by name.
     pub inbound: BTreeMap<String, Arc<Inbound>>,
-    /// By event type.
+    /// The events that the plugin emits, by name.
     pub outbound: BTreeMap<String, Outbound>,
-    /// What it stores.
+    /// Its state.
     pub state: State,
-    /// Whether it is asked.
+    /// Its breaker and its last failure.
     pub health: Health,
 }
 
-/// Whether a plugin that keeps failing is asked.
+/// The health of a plugin: decides whether a plugin that keeps failing is called.
 pub struct Health {
     breaker: Mutex<Breaker>,
-    /// Set when the breaker has opened, for whoever decides what becomes of the version.
+    /// Set when the breaker opens, for the reload path, which may roll the version back.
     has_tripped: AtomicBool,
-    /// Woken then.
+    /// Notified when `has_tripped` is set.
     alarm: Arc<Notify>,
-    /// What failed last, for operators.
+    /// The last failure, for operators.
     last_failure: Mutex<Option<(String, SystemTime)>>,
 }
 
-/// Bytes of the reason of a failure that are remembered: enough for a sentence and a trap's message.
+/// Maximum number of bytes that are kept of a failure's reason: enough for a sentence and a trap's
+/// message.
 const MAX_FAILURE: usize = 1024;
 
 impl Health {
@@ -120,20 +122,22 @@ impl Health {
         }
     }
 
-    /// The lock is held for a few moves; a panic leaves counters that are whole.
+    /// The lock is held for a few operations. A panic leaves the counters consistent.
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an event of `client` may be handled at `now`. Host events have no client here: they are never throttled.
+    /// Asks the breaker for a permit to handle an event of `client` at `now`. Host events are
+    /// passed without a client: they are never throttled.
     ///
     /// # Errors
-    /// Where it may not.
+    /// Returns whether the breaker is open or the client is throttled, and the time to retry.
     pub fn admit(&self, client: Option<&ClientKeys>, now: Instant) -> Result<Permit, Denied> {
         self.breaker().admit(client, now)
     }
 
-    /// Records what became, by `now`, of an event that was admitted; what that changed.
+    /// Records the outcome, at `now`, of an event that was admitted. Returns the change that it
+    /// caused.
     pub fn record(&self, permit: Permit, client: Option<&ClientKeys>, outcome: Outcome, now: Instant) -> Option<Change> {
         let change = self.breaker().record(permit, client, outcome, now);
         if matches!(change, Some(Change::Opened(_))) {
@@ -143,13 +147,13 @@ impl Health {
         change
     }
 
-    /// Remembers why a handler failed, for operators: at most `MAX_FAILURE` bytes of it.
+    /// Keeps the reason of a handler's failure for operators, cut to `MAX_FAILURE` bytes.
     pub fn note_failure(&self, mut reason: String) {
         truncate(&mut reason, MAX_FAILURE);
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, SystemTime::now()));
     }
 
-    /// Why a handler of this version failed last, and when.
+    /// Returns why and when a handler of this version last failed.
     pub fn last_failure(&self) -> Option<(String, SystemTime)> {
         self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -159,50 +163,51 @@ impl Health {
         self.breaker().is_open()
     }
 
-    /// Whether the breaker has opened since this was asked last.
+    /// Returns whether the breaker has opened since the last call.
     pub fn take_trip(&self) -> bool {
         self.has_tripped.swap(false, Ordering::AcqRel)
     }
 
-    /// An operator's word that the plugin is well.
+    /// Closes the breaker, because an operator says that the plugin is healthy.
     pub fn reset(&self) {
         self.breaker().reset();
     }
 }
 
-/// What all versions of one plugin share, by its name.
+/// The state of one plugin, shared by all its versions.
 #[derive(Clone)]
 pub struct State {
-    /// The records.
+    /// The stored records.
     pub store: Arc<Store>,
-    /// The turn: held until the effects of one's commit are delivered, so that every receiver sees changes in the order of their commits. A
-    /// [`tokio::sync::Mutex`], because a commit is awaited under it.
+    /// The commit lock. It is held until the effects of a commit are delivered, so that every
+    /// receiver sees changes in the order of their commits. It is a [`tokio::sync::Mutex`], because
+    /// a commit is awaited while it is held.
     pub commit: Arc<tokio::sync::Mutex<()>>,
-    /// Held by the one thread that waits for a sequence's next number; see [`Store::next_id`].
+    /// Held by the one thread that waits for the next number of a sequence; see [`Store::next_id`].
     pub numbers: Arc<tokio::sync::Mutex<()>>,
-    /// Bytes that the instances take, those of versions whose last events run among them.
+    /// Bytes of all instances, including those of old versions that finish their last events.
     pub memory: Arc<AtomicUsize>,
 }
 
 /// An event that clients may send.
 pub struct Inbound {
-    /// Of the payload.
+    /// Schema of the payload.
     pub data: Arc<Schema>,
-    /// Of the ack; nothing where the ack is `null`.
+    /// Schema of the ack. `None` if the ack is `null`.
     pub reply: Option<Arc<Schema>>,
     /// Who may send it.
     pub access: Access,
-    /// What is counted of it.
+    /// Its metrics.
     pub meter: Meter,
 }
 
 /// An event that a plugin emits.
 #[derive(Clone)]
 pub struct Outbound {
-    /// Of its argument. One that is the schema of a reply as well is the same [`Arc`]: what was emitted need not be checked again to be
-    /// replied.
+    /// Schema of its argument. If a reply has the same schema, both are the same [`Arc`]: emitted
+    /// data need not be checked again when it is the reply.
     pub data: Arc<Schema>,
-    /// Where it may go.
+    /// The rooms that it may go to.
     pub rooms: Vec<RoomPattern>,
     /// Whether it may go to everyone.
     pub everyone: bool,
@@ -215,9 +220,9 @@ impl Outbound {
     }
 }
 
-/// A room, or all rooms of a form, with who may join and who declared it.
+/// A declared room, or a template for rooms, with its access rule and its owner.
 pub struct RoomRule {
-    /// Which rooms.
+    /// The name or the template.
     pub pattern: RoomPattern,
     /// Who may join.
     pub access: Access,
@@ -225,17 +230,17 @@ pub struct RoomRule {
     pub owner: String,
 }
 
-/// Why a client may not join.
+/// Why a client may not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotJoined {
     /// No loaded plugin declares the room.
     Unknown,
-    /// The room's rule.
+    /// The room's rule does not allow it.
     Forbidden,
 }
 
 impl Routes {
-    /// The generation that follows `previous`, without any plugin yet.
+    /// Returns the generation that follows `previous`, without plugins.
     pub fn after(previous: &Self) -> Self {
         Self { generation: previous.generation + 1, ..Self::default() }
     }
@@ -245,7 +250,7 @@ impl Routes {
         self.disabled.contains(plugin)
     }
 
-    /// Whether the same versions serve as in `other`, and the same of them are disabled.
+    /// Whether the same versions serve as in `other`, and the same plugins are disabled.
     pub fn serves_what(&self, other: &Self) -> bool {
         let same = |(served, other): (&Arc<Served>, &Arc<Served>)| Arc::ptr_eq(served, other);
         self.plugins.len() == other.plugins.len() && self.plugins.iter().zip(&other.plugins).all(same) && self.disabled == other.disabled
@@ -256,17 +261,18 @@ impl Routes {
         self.plugins.iter().any(|served| Arc::ptr_eq(served, version))
     }
 
-    /// Who handles `event`.
+    /// Returns the handler of `event` and its rules, or `None` if no plugin handles it.
     pub fn route(&self, event: &str) -> Option<&Route> {
         self.events.get(event)
     }
 
-    /// The declaration of an event that some plugin emits. Where several do, all have the same schema; it may go wherever one of them says.
+    /// Returns the declarations of an event that plugins emit. If several plugins declare it, all
+    /// have the same schema, and it may go where any of them allows.
     pub fn outbound<'routes>(&'routes self, event: &'routes str) -> impl Iterator<Item = &'routes Outbound> {
         self.plugins.iter().filter_map(move |served| served.outbound.get(event))
     }
 
-    /// Whether the rooms and their rules are those of `other`.
+    /// Whether the rooms and their rules are the same as in `other`.
     pub fn has_rooms_of(&self, other: &Self) -> bool {
         let rules = |routes: &Self| routes.rooms.iter().map(|rule| (rule.pattern.clone(), rule.access.clone())).collect::<Vec<_>>();
         rules(self) == rules(other)
@@ -277,10 +283,10 @@ impl Routes {
         &self.rooms
     }
 
-    /// Whether `identity` may join `room`.
+    /// Checks whether `identity` may join `room`.
     ///
     /// # Errors
-    /// Why it may not.
+    /// Returns why it may not join.
     pub fn may_join(&self, room: &str, identity: &Identity) -> Result<(), NotJoined> {
         let rule = self.rooms.iter().find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)));
         match rule {
@@ -290,10 +296,10 @@ impl Routes {
         }
     }
 
-    /// Adds a plugin to those that were admitted before.
+    /// Adds a plugin to the plugins that were admitted before.
     ///
     /// # Errors
-    /// Where it does not go with those; then nothing has changed.
+    /// Returns an error if it conflicts with one of them. Nothing has changed then.
     pub fn admit(&mut self, served: &Arc<Served>, is_disabled: bool) -> Result<(), AdmitError> {
         let (name, registration) = (served.plugin.name(), &served.plugin.registration);
         if let Some(other) = self.plugins.iter().find(|other| other.plugin.name() == name) {
@@ -330,7 +336,7 @@ impl Routes {
                 self.rooms.push(RoomRule { pattern: pattern.clone(), access: access.clone(), owner: name.to_owned() });
             }
         }
-        // A literal room of the same plugin goes before a template that would match it too.
+        // A literal room precedes a template of the same plugin that matches it too.
         self.rooms.sort_by_key(|rule| rule.pattern.is_template());
         if is_disabled {
             self.disabled.insert(name.to_owned());
@@ -341,10 +347,11 @@ impl Routes {
 }
 
 impl Served {
-    /// Makes a candidate ready to serve: compiles its schemas, once per load. `alarm` is woken when its breaker opens.
+    /// Prepares a candidate to serve, and compiles its schemas, once per load. `alarm` is notified
+    /// when its breaker opens.
     ///
     /// # Errors
-    /// Where it does not go with itself.
+    /// Returns an error if one of the plugin's own schemas is not allowed.
     pub fn new(
         candidate: Candidate,
         settings: &PluginSettings,
@@ -357,7 +364,8 @@ impl Served {
         Ok(Arc::new(Self { plugin: Plugin::new(candidate, settings, Arc::clone(&state.memory)), inbound, outbound, state, health }))
     }
 
-    /// The same version once more, as it was before its first event: nothing is compiled, and nothing is held against it.
+    /// Returns the same version in its initial state, with a new breaker. Nothing is compiled
+    /// again.
     #[must_use]
     pub fn again(&self) -> Arc<Self> {
         let plugin = self.plugin.again();
@@ -369,10 +377,10 @@ impl Served {
 
 type Contract = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
 
-/// Patterns in all schemas of one plugin. A compiled one may take 256 KiB.
+/// Maximum number of patterns in all schemas of one plugin. A compiled pattern may take 256 KiB.
 const MAX_PATTERNS: usize = 500;
 
-/// Compiles the schemas of a candidate: once per load.
+/// Compiles the schemas of a candidate, once per load.
 fn contract(candidate: &Candidate, limits: &Limits, metrics: &Metrics) -> Result<Contract, AdmitError> {
     let mut compiled: HashMap<String, Arc<Schema>> = HashMap::new();
     let mut patterns = 0;
@@ -405,7 +413,7 @@ fn contract(candidate: &Candidate, limits: &Limits, metrics: &Metrics) -> Result
 }
 
 impl AdmitError {
-    /// Whose claim is in the way, where another plugin's is.
+    /// Returns the name of the other plugin in the conflict. `None` if there is no other plugin.
     pub fn taken_by(&self) -> Option<&str> {
         match self {
             Self::EventTaken { by, .. } | Self::SchemaDiffers { by, .. } | Self::RoomTaken { by, .. } => Some(by),
@@ -414,7 +422,8 @@ impl AdmitError {
         }
     }
 
-    /// The same conflict, told to the plugin that was admitted first: `winner`, which came second, has what both claim.
+    /// Returns the same conflict from the view of the plugin that was admitted first. It names
+    /// `winner`, the second plugin, which gets the claim.
     #[must_use]
     pub fn seen_by_the_other(self, winner: &str) -> Self {
         let by = winner.to_owned();
@@ -427,58 +436,59 @@ impl AdmitError {
     }
 }
 
-/// Why a plugin can't serve beside the others, or at all.
+/// Why a plugin can't serve together with the others, or at all.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
-    /// A schema is wrong.
+    /// A schema is refused.
     #[error("event `{event}`: the schema of its {part} is refused")]
     Schema {
-        /// Which event.
+        /// The event.
         event: String,
         /// `payload`, `reply` or `data`.
         part: &'static str,
-        /// Why.
+        /// Why it is refused.
         source: SchemaError,
     },
-    /// More patterns than the host compiles for one plugin.
+    /// The plugin has more patterns than the host compiles for one plugin.
     #[error("the schemas of the plugin have more than {MAX_PATTERNS} patterns in all")]
     TooManyPatterns,
-    /// Clients tell a rejection by this property.
+    /// The schema of a reply allows a top-level property `error`, by which clients recognize a
+    /// rejection.
     #[error("event `{event}`: its reply may not have a property `error` at its top, by which clients tell a rejection; rename it")]
     ReplyHasError {
-        /// Which event.
+        /// The event.
         event: String,
     },
-    /// An event has one owner.
+    /// Another plugin handles the event.
     #[error("event `{event}` is taken by plugin `{by}`; an event has one handler")]
     EventTaken {
-        /// Which event.
+        /// The event.
         event: String,
-        /// Whose it is.
+        /// The plugin that handles it.
         by: String,
     },
-    /// Two schemas of one emitted event.
+    /// Another plugin emits the event with a different schema.
     #[error("event `{event}` is emitted by plugin `{by}` too, with another schema; both must be identical")]
     SchemaDiffers {
-        /// Which event.
+        /// The event.
         event: String,
-        /// Who else emits it.
+        /// The other plugin.
         by: String,
     },
-    /// A room has one owner.
+    /// Another plugin declares an overlapping room with another pattern or access rule.
     #[error("room `{room}` is taken by plugin `{by}`, as `{as_room}`; a second declaration must be identical")]
     RoomTaken {
-        /// The room as it is declared now.
+        /// The room in the new declaration.
         room: String,
-        /// The room as it was declared before.
+        /// The room in the earlier declaration.
         as_room: String,
-        /// Whose it is.
+        /// The plugin that declared it earlier.
         by: String,
     },
-    /// Two files of one name.
+    /// Another file contains a plugin of this name.
     #[error("plugin `{name}` is served from {} already; a directory holds one file of each plugin", file.display())]
     NameTaken {
-        /// The name.
+        /// The plugin's name.
         name: String,
         /// The other file.
         file: PathBuf,

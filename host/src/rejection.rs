@@ -1,18 +1,20 @@
-//! Why an event had no effects, as its sender is told: one table of stable codes.
+//! Rejections: why an event had no effects, as its sender is told, with one table of stable codes.
 //!
-//! Knows neither sockets nor HTTP; both turn a [`Rejection`] into their own form ([`Rejection::document`], [`Rejection::status`]).
+//! This module knows neither sockets nor HTTP. Both convert a [`Rejection`] to their own form
+//! ([`Rejection::document`], [`Rejection::status`]).
 
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// A handler's own no, or the host's no to a plugin's call: one shape, so that a handler can pass on what the host said.
+/// A refusal by a handler, or by the host of a plugin's call. Both have the same shape, so that a
+/// handler can pass on a refusal of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Stable, snake_case, for programs.
+    /// A stable code in snake_case, for programs.
     pub code: String,
-    /// For people.
+    /// A text for people.
     pub message: String,
 }
 
@@ -22,66 +24,70 @@ impl Refusal {
         Self { code: code.to_owned(), message: message.into() }
     }
 
-    /// A call that is not allowed here, or arguments that can't be right.
+    /// A refusal of a call that is not allowed here, or that has invalid arguments.
     pub fn misuse(message: impl Into<String>) -> Self {
         Self::new("misuse", message)
     }
 
-    /// One of the host's limits.
+    /// A refusal of a call that exceeds a limit of the host.
     pub fn limit(message: impl Into<String>) -> Self {
         Self::new("limit", message)
     }
 }
 
-/// One thing that a schema check found.
+/// One violation that a schema check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Detail {
-    /// JSON pointer to the offending place of the payload.
+    /// JSON pointer to the invalid part of the payload.
     pub path: String,
-    /// The schema's keyword that was broken.
+    /// The violated keyword of the schema.
     pub rule: String,
-    /// For people; a fragment that never repeats the client's value.
+    /// A text for people, without the client's value. It is a part of a sentence.
     pub message: String,
 }
 
 /// Why an event had no effects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
-    /// Against the schema, the wrong number of arguments, or not JSON.
+    /// The payload does not match the schema, has the wrong number of arguments, or is not JSON.
     InvalidPayload {
-        /// For people.
+        /// A text for people.
         message: String,
-        /// What the schema check found; empty where it never came to one.
+        /// The violations that the schema check found; empty if the payload was rejected before
+        /// that check.
         details: Vec<Detail>,
     },
-    /// Nobody handles it, or it is no name for an event.
+    /// No plugin handles the event, or its name is not valid.
     UnknownEvent,
-    /// No valid identity.
+    /// The client has no valid identity.
     Unauthorized(String),
-    /// An identity without the right.
+    /// The client's identity lacks the right.
     Forbidden(String),
-    /// The handler's own no; its code travels as `reason`.
+    /// The handler refused the event; its code is sent as `reason`.
     Refused(Refusal),
-    /// Over the rate.
+    /// The client is throttled because the plugin failed too often on its events, or the handler
+    /// refused the event with `rate_limited`.
     RateLimited {
-        /// For people.
+        /// A text for people.
         message: String,
-        /// When to come back.
+        /// When the client may try again.
         retry_after: Duration,
     },
-    /// The mailbox or the instances are full, or the state is contended.
+    /// The mailbox is full, all instances are in use, or the state is contended.
     Busy(String),
-    /// A message, an attachment, the depth, or a handler's effects.
+    /// A message, an attachment, the nesting depth, or a handler's effects exceed a limit.
     TooLarge(String),
-    /// A trap, a reply that does not fit its schema: the plugin's fault. What happened is in the log, under the event's id.
+    /// The plugin failed: a trap, or a reply that does not match its schema. The log has the cause
+    /// under the event's id.
     PluginFailed,
-    /// The handler's time was over.
+    /// The handler exceeded its time limit.
     TimedOut,
-    /// The plugin is not to be asked now.
+    /// The plugin, its state or the host can't handle events now.
     Unavailable(String),
 }
 
-/// How long a client is asked to wait after `busy`, and where nothing better is known: about the time in which a full mailbox drains.
+/// How long a client should wait after `busy`, or if no better value is known: about the time in
+/// which a full mailbox drains.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -89,12 +95,12 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 impl Rejection {
-    /// A payload that is wrong in a way that no schema had to find.
+    /// An invalid payload that was rejected without a schema check.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::InvalidPayload { message: message.into(), details: Vec::new() }
     }
 
-    /// A payload that its schema refuses.
+    /// An invalid payload with the violations that the schema check found.
     pub fn against_schema(details: Vec<Detail>) -> Self {
         let message = match details.first() {
             Some(first) => {
@@ -106,8 +112,8 @@ impl Rejection {
         Self::InvalidPayload { message, details }
     }
 
-    /// What a handler's refusal means to its client: a few codes are the host's own words and pass as they are, or are the plugin's own fault;
-    /// any other is a reason.
+    /// Converts a handler's refusal. A few codes are the host's own and keep their meaning, or show
+    /// a fault of the plugin. Any other code becomes a reason.
     pub fn from_handler(mut refusal: Refusal) -> Self {
         truncate(&mut refusal.message, Self::MAX_MESSAGE);
         match refusal.code.as_str() {
@@ -116,8 +122,9 @@ impl Rejection {
             "invalid_payload" => Self::invalid(refusal.message),
             "too_large" | "limit" => Self::TooLarge(refusal.message),
             "unavailable" => Self::Unavailable(refusal.message),
-            // What the host said to a call that no client can put right, what the handler itself failed at, and a stored value that this
-            // version can't read, as one that follows a newer version by a rollback.
+            // No client can correct these: the host's refusals of invalid calls, the handler's own
+            // failures, and stored values that this version can't read. The last may follow a
+            // rollback from a newer version.
             "misuse" | "undeclared" | "invalid_data" | "internal" | "corrupt_state" => Self::PluginFailed,
             "rate_limited" => Self::RateLimited { message: refusal.message, retry_after: RETRY_AFTER },
             _ => {
@@ -127,13 +134,13 @@ impl Rejection {
         }
     }
 
-    /// Bytes of a refusal's message that reach a client: an error is no place for data.
+    /// Maximum bytes of a refusal's message that are sent to a client: an error is not for data.
     pub const MAX_MESSAGE: usize = 1024;
 
-    /// Bytes of a refusal's code that reach a client.
+    /// Maximum bytes of a refusal's code that are sent to a client.
     pub const MAX_REASON: usize = 64;
 
-    /// The stable code, with the HTTP status that says the same.
+    /// The stable code and the corresponding HTTP status.
     const fn row(&self) -> (&'static str, u16) {
         match self {
             Self::InvalidPayload { .. } => ("invalid_payload", 422),
@@ -155,7 +162,7 @@ impl Rejection {
         self.row().0
     }
 
-    /// The HTTP status that says the same.
+    /// The corresponding HTTP status.
     pub fn status(&self) -> u16 {
         match self {
             Self::Refused(refusal) if refusal.code == "not_found" => 404,
@@ -163,7 +170,7 @@ impl Rejection {
         }
     }
 
-    /// For people; never a trap's text, a path or another client's data.
+    /// A text for people. It never contains a trap's message, a path or another client's data.
     pub fn message(&self) -> &str {
         match self {
             Self::InvalidPayload { message, .. }
@@ -180,7 +187,8 @@ impl Rejection {
         }
     }
 
-    /// The object that clients receive: in an ack under `error`, or as the argument of an `error` event.
+    /// The JSON object that clients receive: in an ack under `error`, or as the argument of an
+    /// `error` event.
     pub fn document(&self, event: &str, id: &str) -> Value {
         let mut document = json!({"code": self.code(), "message": self.message(), "event": event, "id": id});
         if let Some(members) = document.as_object_mut() {
@@ -204,7 +212,7 @@ impl Rejection {
     }
 }
 
-/// Cuts `text` to at most `max` bytes, at a character's border.
+/// Truncates `text` to at most `max` bytes, at a character boundary.
 pub(crate) fn truncate(text: &mut String, max: usize) {
     if text.len() > max {
         text.truncate(text.floor_char_boundary(max));

@@ -1,5 +1,5 @@
-//! Who hears what: applies effects to rooms and connections. The only part that makes clients receive bytes, answers included. It does not
-//! know that plugins exist.
+//! Applies effects to rooms and connections, and sends answers. Only this module makes clients
+//! receive bytes. It does not know plugins.
 
 mod directory;
 mod membership;
@@ -16,51 +16,52 @@ use membership::{Member, Membership};
 
 pub(crate) use directory::page_of;
 
-/// Connections and their rooms.
+/// The connections and their rooms.
 #[derive(Default)]
 pub struct Rooms {
     members: Membership,
-    /// The connections of which plugins are told.
+    /// The connections that plugins are told about.
     pub(crate) directory: Directory,
 }
 
-/// The event by which a client is told of a rejection where it asked for no ack.
+/// The event that tells a client of a rejection if it asked for no ack.
 const ERROR: &str = "error";
 
-/// Where an answer goes: the ack that the client asked for, or its connection.
+/// The destination of an answer: the ack that the client asked for, or an event on its connection.
 #[derive(Clone)]
 pub(crate) struct ReplyTo {
     pub(crate) link: Link,
     pub(crate) ack: Option<u64>,
 }
 
-/// What became of one event's effects.
+/// The result of applying the effects of one event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Connections to which events were sent, each counted for each event.
+    /// Number of deliveries: each connection counts once for each event that was sent to it.
     pub receivers: usize,
-    /// Whether the caller's connection is to be ended, once it has its answer.
+    /// Whether the caller's connection must be ended after its answer is sent.
     pub ends: bool,
 }
 
 impl Rooms {
-    /// Makes a connection known: from now on it can be reached by `link`.
+    /// Adds a connection, which can then be reached by `link`.
     pub(crate) fn enter(&self, connection: &Arc<Connection>, link: Link) {
         self.members.add(connection, link);
     }
 
-    /// Forgets a connection. No join of an earlier event can outlive it.
+    /// Removes a connection. A join of an earlier event has no effect afterwards.
     pub(crate) fn leave(&self, connection: &Connection) {
         self.members.remove(connection);
     }
 
-    /// Connections that the host knows.
+    /// Number of connections that the host knows.
     pub fn connections(&self) -> usize {
         self.members.len()
     }
 
-    /// Applies `effects` for `caller`: membership first, then emits in their order. Where nobody caused them, they go to every namespace.
-    /// Cannot fail: a target that is gone is no target. The end of the caller's connection is left to [`Rooms::end`]: its answer goes first.
+    /// Applies `effects` for `caller`: first joins and leaves, then emits in their order. Without a
+    /// caller, emits go to every namespace. It can't fail: a removed target receives nothing. It
+    /// does not end the caller's connection, because the answer goes first: see [`Rooms::end`].
     pub fn apply(&self, caller: Option<&Arc<Connection>>, effects: &[Effect]) -> Applied {
         let mut applied = Applied::default();
         if let Some(caller) = caller {
@@ -85,7 +86,7 @@ impl Rooms {
         applied
     }
 
-    /// Takes connections out of the rooms that they may not be in any more.
+    /// Removes connections from the rooms that they may no longer be in.
     pub fn recheck(&self, may_join: impl Fn(&str, &Identity) -> bool) {
         for namespace in self.members.namespaces() {
             for member in self.members.everyone(&namespace) {
@@ -94,7 +95,7 @@ impl Rooms {
         }
     }
 
-    /// The same for one connection.
+    /// Like [`Rooms::recheck`], for one connection.
     pub fn recheck_one(&self, connection: &Connection, may_join: &impl Fn(&str, &Identity) -> bool) {
         for room in self.members.rooms_of(connection).into_iter().filter(|room| !may_join(room, &connection.identity)) {
             tracing::info!(client = connection.public_id, room, "taken out of a room: its rule has changed");
@@ -102,7 +103,7 @@ impl Rooms {
         }
     }
 
-    /// Ends the connection, after whatever it was sent before.
+    /// Ends the connection after everything that was sent to it before.
     pub fn end(&self, connection: &Connection) {
         if let Some(member) = self.find(connection) {
             member.link.close();
@@ -114,28 +115,29 @@ impl Rooms {
         self.members.rooms_of(connection).into_iter().collect()
     }
 
-    /// Connections in `room`.
+    /// Number of connections in `room`.
     pub fn count(&self, namespace: &str, room: &str) -> usize {
         self.members.count(namespace, room)
     }
 
-    /// Answers an event: by the ack, if one was asked for; otherwise a rejection is an `error` event and a success is silent. Returns when there is
-    /// space for another answer, or nobody to answer. A client that makes no space for too long is cut.
+    /// Answers an event. If the client asked for no ack, a rejection is sent as an `error` event,
+    /// and a success sends nothing. Returns when there is space for another answer, or when the
+    /// connection has ended. A client that makes no space for too long is disconnected.
     pub(crate) async fn answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) {
         if let Some(text) = Text::of(to, event, id, answer) {
             to.link.answer(text.answer(to)).await;
         }
     }
 
-    /// The same without waiting.
+    /// Like [`Rooms::answer`], without waiting.
     ///
     /// # Errors
-    /// If there is no space.
+    /// Returns [`Full`] if there is no space.
     pub(crate) fn try_answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) -> Result<(), Full> {
         Text::of(to, event, id, answer).map_or(Ok(()), |text| to.link.try_answer(text.answer(to)))
     }
 
-    /// Sends an event; returns how many connections there are to receive it.
+    /// Sends an event. Returns the number of connections that it was sent to.
     fn emit(&self, caller: Option<&Arc<Connection>>, emit: &Emit) -> usize {
         match caller {
             Some(caller) => self.emit_in(&caller.namespace, Some(caller), emit),
@@ -167,21 +169,21 @@ fn deliver_to_one(receiver: Option<Arc<Member>>, emit: &Emit) -> usize {
     usize::from(receiver.is_some_and(|receiver| receiver.link.emit(emit)))
 }
 
-/// Encodes the event once for all receivers, which are of one namespace.
+/// Encodes the event once for all receivers, which are in the same namespace.
 fn deliver_to_many(receivers: &[Arc<Member>], emit: &Emit) -> usize {
-    // One that has just ended can't encode any more.
+    // A connection that has just ended can't encode any more.
     let Some(frame) = receivers.iter().find_map(|receiver| receiver.link.encode(emit)) else { return 0 };
     receivers.iter().filter(|receiver| receiver.link.send(&frame)).count()
 }
 
-/// The text of an answer: a reply as the plugin wrote it, or a rejection's document.
+/// The text of an answer: a reply as the plugin wrote it, or the JSON document of a rejection.
 enum Text<'answer> {
     Reply(&'answer str),
     Rejection(String),
 }
 
 impl<'answer> Text<'answer> {
-    /// Returns `None` if there is nothing to tell.
+    /// Returns `None` if nothing has to be sent.
     fn of(to: &ReplyTo, event: &str, id: EventId, answer: &'answer Result<Json, Rejection>) -> Option<Self> {
         match (to.ack, answer) {
             (Some(_), Ok(reply)) => Some(Self::Reply(reply.as_str())),

@@ -1,5 +1,5 @@
-//! Who may do what: access rules, and the rooms that they are about. No I/O; the dispatcher asks, at the one place where a client joins or
-//! an event leaves.
+//! Access rules for rooms and events, and the room patterns of the rules. No I/O: the dispatcher
+//! and the registry evaluate them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::event::Identity;
 
-/// Characters of a room's name.
+/// Maximum number of characters in a room's name.
 pub const MAX_ROOM_NAME: usize = 128;
 
 /// Who may join a room or send an event.
@@ -16,15 +16,15 @@ pub const MAX_ROOM_NAME: usize = 128;
 pub enum Access {
     /// Everybody.
     Anyone,
-    /// Whoever has a user.
+    /// Authenticated users.
     Authenticated,
-    /// The user whom the room's name names; for rooms only.
+    /// The user whose name is in the room's name; for rooms only.
     Owner,
-    /// Whoever has the role.
+    /// Users with this role.
     Role(String),
 }
 
-/// The forms of an access rule, for error messages.
+/// The valid forms of an access rule, for error messages.
 const FORMS: &str = "`anyone`, `authenticated`, `owner` (rooms only) or `role:NAME`";
 
 impl FromStr for Access {
@@ -55,7 +55,8 @@ impl fmt::Display for Access {
 }
 
 impl Access {
-    /// Whether `identity` may; `owner` is what the room's template stood for.
+    /// Whether the rule allows `identity`. `owner` is the text that the variable of the room's
+    /// pattern matched.
     pub fn allows(&self, identity: &Identity, owner: Option<&str>) -> bool {
         match self {
             Self::Anyone => true,
@@ -66,11 +67,12 @@ impl Access {
     }
 }
 
-/// A room, or all rooms of a form: `user_{user}` stands for `user_` and one or more characters.
+/// One room, or all rooms that match a template: `user_{user}` matches `user_` and one or more
+/// characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomPattern {
     text: String,
-    /// Where there is a `{variable}`: what stands before it, its name, and what stands behind.
+    /// If the pattern has a `{variable}`: the text before it, its name, and the text after it.
     template: Option<(String, String, String)>,
 }
 
@@ -102,7 +104,7 @@ impl fmt::Display for RoomPattern {
 }
 
 impl RoomPattern {
-    /// As it was declared.
+    /// The pattern as it was declared.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -112,12 +114,14 @@ impl RoomPattern {
         self.template.is_some()
     }
 
-    /// The name of the pattern's variable: the property of an event's data that fills it.
+    /// The name of the pattern's variable, if it has one: the property of an event's data that
+    /// fills it.
     pub fn variable(&self) -> Option<&str> {
         self.template.as_ref().map(|(_, name, _)| name.as_str())
     }
 
-    /// Whether `room` is of this form; if so, what the variable stands for (nothing where there is none).
+    /// Returns `None` if `room` does not match the pattern. Otherwise returns the text that the
+    /// variable matched, or `Some(None)` if the pattern has no variable.
     pub fn matches<'room>(&self, room: &'room str) -> Option<Option<&'room str>> {
         match &self.template {
             None => (self.text == room).then_some(None),
@@ -128,7 +132,9 @@ impl RoomPattern {
         }
     }
 
-    /// The room that the pattern names for `data`: a variable is the text or the number of the property of its name.
+    /// The room of this pattern for `data`. The variable is filled with the string or number in the
+    /// property of its name. Returns `None` if there is no such property or the result is not a
+    /// valid room name.
     pub fn fill(&self, data: &Value) -> Option<String> {
         let Some((prefix, name, suffix)) = &self.template else { return Some(self.text.clone()) };
         let value = match data.get(name)? {
@@ -140,7 +146,8 @@ impl RoomPattern {
         is_room_name(&room).then_some(room)
     }
 
-    /// Whether some room could be of both forms: then the rule of one would open what the other guards.
+    /// Whether some room could match both patterns: then the rule of one could give access to rooms
+    /// that the other protects.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (&self.template, &other.template) {
             (_, None) => self.matches(&other.text).is_some(),
@@ -152,7 +159,7 @@ impl RoomPattern {
     }
 }
 
-/// Whether a room can have this name.
+/// Whether `name` is a valid room name: 1 to 128 characters without control characters.
 pub fn is_room_name(name: &str) -> bool {
     !name.is_empty() && name.chars().count() <= MAX_ROOM_NAME && !name.chars().any(char::is_control)
 }

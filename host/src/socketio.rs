@@ -1,8 +1,9 @@
-//! How the host knows its clients, whichever implementation of Socket.IO serves them: what an implementation tells the host ([`Clients`],
-//! [`Client`]), and how the host reaches one connection ([`Link`]).
+//! The interface between the host and its Socket.IO implementations. An implementation reports to
+//! the host through [`Clients`] and [`Client`]. The host reaches one connection through [`Link`].
 //!
-//! Each implementation is one file: [`builtin`] passes on to a crate of ours; [`library`] to socketioxide, with what that lacks in files below.
-//! Neither knows rooms, plugins or what an event means.
+//! Each implementation is one file. [`builtin`] adapts the crate `sockhop-socketio`. [`library`]
+//! adapts socketioxide, and the files below it add what socketioxide lacks. Neither knows rooms,
+//! plugins or the meaning of an event.
 
 pub(crate) mod builtin;
 pub(crate) mod library;
@@ -18,73 +19,78 @@ use futures_util::future::BoxFuture;
 use crate::effect::Emit;
 use crate::transport::SessionSlot;
 
-/// An implementation's own limits on messages stand at this many times the host's, so that a client learns that its message was too large.
+/// The message limits of an implementation are this many times those of the host. So the host can
+/// tell a client that its message was too large.
 const PROTOCOL_LIMIT: usize = 2;
 
 /// A client that asks to enter a namespace.
 pub(crate) struct Newcomer {
-    /// The id by which the client knows its connection.
+    /// The Socket.IO id of the connection, which the client knows.
     pub(crate) sid: String,
     /// The namespace.
     pub(crate) namespace: Arc<str>,
-    /// Where its handshake came from.
+    /// The address from which its handshake came.
     pub(crate) address: Option<IpAddr>,
-    /// The slot of its session, if the client has to keep it until its last event is handled.
+    /// The slot of its session, if the client must hold it until its last event is handled.
     pub(crate) slot: Option<SessionSlot>,
 }
 
-/// Why a client may not enter; the client is told this word.
+/// Why a client may not enter. The client receives this word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(pub(crate) &'static str);
 
-/// The host, as an implementation knows it.
+/// The host, as seen by an implementation.
 pub(crate) trait Clients: Send + Sync + 'static {
     /// Accepts or refuses a client. Awaited before CONNECT is answered.
     ///
     /// # Errors
-    /// Why the client may not enter.
+    /// Returns why the client may not enter.
     fn accept(&self, newcomer: Newcomer) -> BoxFuture<'_, Result<Arc<dyn Client>, Refused>>;
 }
 
-/// One client in one namespace. An implementation calls [`Client::enter`], [`Client::begin`], [`Client::event`] for each event in the order of
-/// the client, and [`Client::leave`] at the end. A client that never entered is only dropped.
+/// One client in one namespace. An implementation calls [`Client::enter`], [`Client::begin`],
+/// [`Client::event`] for each event in the order of the client, and [`Client::leave`] at the end. A
+/// client that never entered is only dropped.
 pub(crate) trait Client: Send + Sync + 'static {
     /// The public id, for the log.
     fn id(&self) -> &str;
 
-    /// Makes the connection known: from now on it can be reached by `link`.
+    /// Makes the connection known. The host can then reach it by `link`.
     fn enter(&self, link: Link);
 
-    /// CONNECT was answered: events are handled from now on.
+    /// Starts the handling of events, because CONNECT was answered.
     fn begin(self: Arc<Self>);
 
-    /// Takes one event. With a `context`, the event is handled at once in the caller's task if nothing of this connection waits, and goes on in a
-    /// task of its own if it has to wait for something.
+    /// Takes one event. With a `context`, the event is handled at once in the caller's task if
+    /// nothing of this connection waits. If it then has to wait for something, it continues in its
+    /// own task.
     fn event(self: Arc<Self>, incoming: Incoming<'_>, link: Link, context: Option<&mut Context<'_>>);
 
-    /// The connection has ended. Resolves when all its events are handled and `$disconnect` is dispatched; nobody can reach it any more then.
+    /// Ends the connection. The future resolves when all its events are handled and `$disconnect`
+    /// is dispatched. Then the connection can't be reached any more.
     fn leave(self: Arc<Self>) -> BoxFuture<'static, ()>;
 }
 
-/// One event as it came.
+/// One received event.
 pub(crate) struct Incoming<'packet> {
-    /// The event's name, and the text of its arguments, separated by commas. `None` if the packet is no array that begins with a name.
+    /// The event's name, and the text of its arguments, separated by commas. `None` if the packet
+    /// is not an array that begins with a name.
     pub(crate) call: Option<(Cow<'packet, str>, &'packet str)>,
     /// Bytes of the packet's text.
     pub(crate) bytes: usize,
     /// The attachments. Each owns its memory.
     pub(crate) attachments: Vec<Bytes>,
-    /// The number of the ack, if the client asks for one.
+    /// The id of the ack, if the client asks for one.
     pub(crate) ack: Option<u64>,
 }
 
-/// What answers an event: an ack, or an event.
+/// The answer to an event: an ack, or an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Answer<'text> {
-    /// The ack of this number.
+    /// The ack with this id, and the text of its arguments.
     Ack(u64, &'text str),
-    /// An event of this name.
+    /// An event with this name, and the text of its argument.
     Event(&'static str, &'text str),
 }
 
@@ -92,17 +98,18 @@ pub(crate) enum Answer<'text> {
 #[derive(Debug)]
 pub(crate) struct Full;
 
-/// The way to one connection.
+/// The handle by which the host reaches one connection.
 #[derive(Clone)]
 pub(crate) enum Link {
-    /// Of our own implementation.
+    /// A link of our own implementation.
     Builtin(builtin::Link),
-    /// Of the library.
+    /// A link of the library.
     Library(library::Link),
 }
 
 impl Link {
-    /// Sends an event to this connection only; returns whether it is there to receive it. A client for which there is no space left is cut.
+    /// Sends an event to this connection only. Returns whether the connection can receive it. A
+    /// client without space for it is disconnected.
     pub(crate) fn emit(&self, emit: &Emit) -> bool {
         match self {
             Self::Builtin(link) => link.emit(emit),
@@ -110,7 +117,8 @@ impl Link {
         }
     }
 
-    /// Encodes an event for this connection and others of its namespace. Returns `None` if it can't be encoded.
+    /// Encodes an event for this connection and others of its namespace. Returns `None` if it can't
+    /// be encoded.
     pub(crate) fn encode(&self, emit: &Emit) -> Option<Frame> {
         match self {
             Self::Builtin(link) => link.encode(emit).map(Frame::Builtin),
@@ -123,13 +131,13 @@ impl Link {
         match (self, frame) {
             (Self::Builtin(link), Frame::Builtin(frame)) => link.send(frame),
             (Self::Library(link), Frame::Library(frame)) => link.send(frame),
-            // A host has one implementation.
+            // A host uses only one implementation.
             _ => false,
         }
     }
 
-    /// Sends an answer. Returns when there is space for another one, or when the connection has ended. A client that makes no space for too long
-    /// is cut.
+    /// Sends an answer. Returns when there is space for another one, or when the connection has
+    /// ended. A client that makes no space for too long is disconnected.
     pub(crate) async fn answer(&self, answer: Answer<'_>) {
         match self {
             Self::Builtin(link) => link.answer(answer).await,
@@ -137,10 +145,10 @@ impl Link {
         }
     }
 
-    /// The same without waiting.
+    /// Like [`Link::answer`], without waiting.
     ///
     /// # Errors
-    /// If there is no space.
+    /// Returns [`Full`] if there is no space.
     pub(crate) fn try_answer(&self, answer: Answer<'_>) -> Result<(), Full> {
         match self {
             Self::Builtin(link) => link.try_answer(answer),
@@ -148,7 +156,7 @@ impl Link {
         }
     }
 
-    /// Ends the connection after what was sent before.
+    /// Ends the connection after everything that was sent before.
     pub(crate) fn close(&self) {
         match self {
             Self::Builtin(link) => link.close(),
@@ -156,7 +164,8 @@ impl Link {
         }
     }
 
-    /// Ends a connection at once that can't be told any more what it should be: its next bytes would hide that some are missing.
+    /// Ends the connection at once, because it has missed a message. Later bytes would hide the
+    /// gap.
     pub(crate) fn abort(&self, reason: &str) {
         match self {
             Self::Builtin(link) => link.abort(reason),
@@ -164,7 +173,7 @@ impl Link {
         }
     }
 
-    /// What carries the connection now: `polling` or `websocket`.
+    /// The current transport: `polling` or `websocket`.
     pub(crate) fn transport(&self) -> &'static str {
         match self {
             Self::Builtin(link) => link.transport(),
@@ -181,39 +190,40 @@ pub(crate) enum Frame {
     Library(library::Frame),
 }
 
-/// What clients make an implementation hold, each with the most of it. What an implementation does not count is zero of zero.
+/// What clients make an implementation hold, with its limits. A value that an implementation does
+/// not count is 0, with limit 0.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
-    /// Bytes that wait for clients that read slowly.
+    /// Bytes queued for clients that read slowly.
     pub(crate) queued: Share,
-    /// Bytes of messages whose end has not come.
+    /// Bytes of incomplete messages.
     pub(crate) unfinished: Share,
-    /// Connections whose transport was lost and whose client may return.
+    /// Number of connections that lost their transport and whose client may return.
     pub(crate) detached: usize,
-    /// Bytes of the events that are kept for them.
+    /// Bytes of the events kept for these connections.
     pub(crate) recovery: Share,
 }
 
-/// How much is in use, and the most of it.
+/// The amount in use, and its limit.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Share {
-    /// In use.
+    /// The amount in use.
     pub(crate) used: usize,
-    /// The most.
+    /// The limit.
     pub(crate) limit: usize,
 }
 
 /// The implementation that serves the host's clients.
 #[derive(Clone)]
 pub(crate) enum Server {
-    /// Our own.
+    /// Our own implementation.
     Builtin(builtin::Server),
     /// The library.
     Library(library::Server),
 }
 
 impl Server {
-    /// Ends every connection's transport, so that stock clients connect again elsewhere.
+    /// Ends the transport of every connection, so that standard clients reconnect elsewhere.
     pub(crate) async fn close(&self) {
         match self {
             Self::Builtin(server) => server.close().await,
@@ -221,7 +231,7 @@ impl Server {
         }
     }
 
-    /// What clients make it hold.
+    /// Returns what clients make it hold.
     pub(crate) fn usage(&self) -> Usage {
         match self {
             Self::Builtin(server) => server.usage(),

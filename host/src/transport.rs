@@ -1,4 +1,5 @@
-//! A client's TCP connection, as far as the host must be able to end it: a client that does not read can't be told anything any more.
+//! Control over a client's TCP connection, so that the host can end it: a client that does not read
+//! can no longer be told anything.
 
 mod stage;
 
@@ -17,28 +18,29 @@ use stage::StageCell;
 
 pub use stage::Stage;
 
-/// Where a TCP connection comes from.
+/// The remote IP address of a TCP connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
-/// The slot of one Engine.IO session: it is free when the last copy is dropped, so whatever works for the session holds one.
+/// The slot of one Engine.IO session. The slot is freed when the last clone is dropped, so every
+/// task that works for the session holds a clone.
 #[derive(Debug, Clone)]
 pub struct SessionSlot {
     _held: Arc<dyn fmt::Debug + Send + Sync>,
 }
 
 impl SessionSlot {
-    /// A slot that drops `held` when it is free.
+    /// Creates a slot that drops `held` when the slot is freed.
     pub fn new(held: impl fmt::Debug + Send + Sync + 'static) -> Self {
         Self { _held: Arc::new(held) }
     }
 }
 
-/// Ends one TCP connection, whatever state it is in.
+/// A handle that ends one TCP connection in any state.
 #[derive(Debug, Clone, Default)]
 pub struct Cut(Arc<State>);
 
-/// Looked at several times for every event, so it has no lock.
+/// Read several times per event, so it has no lock.
 #[derive(Debug, Default)]
 struct State {
     is_cut: AtomicBool,
@@ -48,18 +50,19 @@ struct State {
 }
 
 impl Cut {
-    /// Ends the connection: its next read and write fail, and those that wait are woken.
+    /// Ends the connection: its next read and write fail, and a waiting reader is woken.
     pub fn now(&self) {
         self.0.is_cut.store(true, Ordering::Release);
         self.0.reader.wake();
     }
 
-    /// Returns `true` at the first call: a connection goes on as one client's only.
+    /// Returns `true` only for the first call: a TCP connection can be upgraded for one client
+    /// only.
     pub(crate) fn claim(&self) -> bool {
         !self.0.is_claimed.swap(true, Ordering::Relaxed)
     }
 
-    /// The same without keeping what it needs after the connection's end.
+    /// A weak handle, which does not keep the shared state after the connection's end.
     pub(crate) fn downgrade(&self) -> WeakCut {
         WeakCut(Arc::downgrade(&self.0))
     }
@@ -69,12 +72,12 @@ impl Cut {
         self.0.stage.get()
     }
 
-    /// Says what the connection waits for from now on.
+    /// Sets what the connection waits for from now on.
     pub fn enter(&self, stage: Stage) {
         self.0.stage.set(stage);
     }
 
-    /// Passes on what became of a write.
+    /// Records a completed write, and returns the result unchanged.
     fn sent(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if poll.is_ready() {
             self.0.stage.sent();
@@ -87,27 +90,30 @@ impl Cut {
     }
 }
 
-/// A [`Cut`] of a connection that may have ended.
+/// A weak handle to a [`Cut`] whose connection may have ended.
 #[derive(Debug)]
 pub(crate) struct WeakCut(Weak<State>);
 
 impl WeakCut {
-    /// The cut, if the connection still lives.
+    /// The [`Cut`] if the connection still exists.
     pub(crate) fn upgrade(&self) -> Option<Cut> {
         self.0.upgrade().map(Cut)
     }
 }
 
-/// A stream that fails as soon as its [`Cut`] says so. Whoever reads is woken by it; a writer that waits has a reader beside it.
+/// A stream that fails once its [`Cut`] ends it. The cut wakes a waiting reader only, because a
+/// waiting writer always has a reader beside it.
 #[derive(Debug)]
 pub struct Cuttable<S, P> {
     stream: S,
-    /// Its slot among the connections that the host has at once, given back with the stream, also after an upgrade.
+    /// The stream's slot in the host's connection limit. It is freed with the stream, also after an
+    /// upgrade.
     slot: P,
     cut: Attached,
 }
 
-/// A handshake knows its connection's cut for as long as the client lives: not the task of a connection that has ended as well.
+/// Removes the registered waker when the stream is dropped. A handshake keeps its connection's cut
+/// while the client lives, and must not keep the task of an ended connection as well.
 #[derive(Debug)]
 struct Attached(Cut);
 
@@ -118,12 +124,12 @@ impl Drop for Attached {
 }
 
 impl<S, P> Cuttable<S, P> {
-    /// Makes `stream` end with `cut`, and drop its `slot` when it ends.
+    /// Makes `stream` end with `cut`. `slot` is dropped with the stream.
     pub fn new(stream: S, cut: &Cut, slot: P) -> Self {
         Self { stream, slot, cut: Attached(cut.clone()) }
     }
 
-    /// The stream, which its cut does not end any more, and its slot.
+    /// Returns the stream, which the cut no longer ends, and the slot.
     pub fn into_parts(self) -> (S, P) {
         (self.stream, self.slot)
     }
@@ -135,7 +141,7 @@ impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Cuttable<S, P> {
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
         if poll.is_pending() {
             self.cut.0.0.reader.register(context.waker());
-            // Where the cut came before there was somebody to wake.
+            // Checks again, in case the cut came before the waker was registered.
             self.cut.0.check()?;
         } else {
             self.cut.0.0.stage.received();

@@ -1,11 +1,15 @@
-//! The host events that one plugin has not handled yet, in order and bounded. Pure: what happened comes in, what to deliver goes out.
+//! The host events that one plugin has not handled yet, in order and bounded. No I/O: callers
+//! report what happened, and ask what to deliver next.
 //!
-//! - `$start` comes first, and alone.
-//! - The events of one connection are delivered one at a time, in order. Connections don't wait for each other.
-//! - Where too many wait, all of them are dropped, and one `$resync` takes their place. It is delivered alone, and stands for everything
-//!   that happens until its delivery begins.
-//! - A `$resync` that fails is tried again, after growing waits. The plugin is told of connections meanwhile.
-//! - While the plugin does not serve, the backlog is parked, and nothing is lost but by the bound.
+//! - `$start` is delivered first, and alone.
+//! - The events of one connection are delivered one at a time, in order. Events of different
+//!   connections do not wait for each other.
+//! - If too many events wait, all of them except `$start` are dropped. If the plugin listens for
+//!   `$resync`, one `$resync` replaces them. It is delivered alone, and covers everything that
+//!   happens until its delivery begins.
+//! - A `$resync` that fails is retried with growing delays. Events of connections are delivered
+//!   meanwhile.
+//! - While the plugin does not serve, the backlog is parked. Only the bound drops events.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +19,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::event::{Connection, host_event};
 
-/// Which of the host's events.
+/// The kind of a host event, except `$resync`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Start,
@@ -40,11 +44,11 @@ pub(super) struct HostEvent {
     /// `None` for `$start`.
     pub(super) connection: Option<Arc<Connection>>,
     pub(super) at: SystemTime,
-    /// Held while somebody waits for the delivery.
+    /// Held while a task waits for the delivery.
     pub(super) awaited: Option<TaskTrackerToken>,
 }
 
-/// Where a connection is in memory: its identity while an event holds it.
+/// The memory address of a connection: its identity while an event holds it.
 type Address = usize;
 
 impl HostEvent {
@@ -53,44 +57,45 @@ impl HostEvent {
     }
 }
 
-/// What to deliver next.
+/// The next delivery.
 #[derive(Debug)]
 pub(super) enum Delivery {
     Event(HostEvent),
     Resync,
 }
 
-/// How long after a failed `$resync` it is tried again: so long at first, twice as long after each failure, and this long at most. Failures
-/// at these times are too few to open a breaker of the default limits by themselves.
+/// The first and the longest delay before a failed `$resync` is retried. The delay doubles after
+/// each failure. Failures at this rate are too few to open a breaker with the default limits by
+/// themselves.
 const RESYNC_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The host events of one plugin.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     waiting: VecDeque<HostEvent>,
-    /// Connections whose event is being delivered, each with the event that follows it.
+    /// The connections whose event is being delivered, each with its next event.
     running: HashMap<Address, Option<HostEvent>>,
-    /// Whether what is being delivered is `$start` or `$resync`.
+    /// Whether `$start` or `$resync` is being delivered.
     is_alone: bool,
-    /// Whether `$resync` is to be delivered.
+    /// Whether `$resync` must be delivered.
     needs_resync: bool,
-    /// Times that `$resync` has failed since it last succeeded.
+    /// Number of failures of `$resync` since its last success.
     failed_resyncs: u32,
-    /// Whether somebody waits to try it again.
+    /// Whether a task waits to retry `$resync`.
     will_retry_resync: bool,
     is_parked: bool,
-    /// Tasks that deliver.
+    /// Number of tasks that deliver.
     workers: usize,
 }
 
 impl Backlog {
-    /// Events that wait.
+    /// Number of events that wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.running.values().flatten().count()
     }
 
-    /// Adds an event, of at most `bound` that wait. Returns those that will not be delivered: `$resync` stands for them, where the plugin
-    /// listens for it.
+    /// Adds an event. At most `bound` events may wait. Returns the events that will not be
+    /// delivered: `$resync` replaces them if the plugin listens for it.
     pub(super) fn push(&mut self, mut event: HostEvent, bound: usize, listens_for_resync: bool) -> Vec<HostEvent> {
         if self.needs_resync && event.kind != Kind::Start {
             return vec![event];
@@ -99,7 +104,7 @@ impl Backlog {
             event.awaited = None;
         }
         self.waiting.push_back(event);
-        // Counting what follows a running event is worth it only near the bound.
+        // Counting the next events of `running` is worth it only near the bound.
         if self.waiting.len() + self.running.len() > bound && self.len() > bound { self.overflow(listens_for_resync) } else { Vec::new() }
     }
 
@@ -111,12 +116,14 @@ impl Backlog {
         Vec::from(dropped)
     }
 
-    /// The plugin has missed host events: it is to read the connections again. Returns the events that will not be delivered.
+    /// Records that the plugin has missed host events, and must read the connections again. Returns
+    /// the events that will not be delivered.
     pub(super) fn resync(&mut self) -> Vec<HostEvent> {
         self.overflow(true)
     }
 
-    /// What to deliver now, of at most `most` deliveries at once; `None` where nothing can be.
+    /// Returns the next delivery, or `None` if nothing can be delivered now. At most `most`
+    /// deliveries run at once.
     pub(super) fn next(&mut self, most: usize) -> Option<Delivery> {
         if self.is_parked || self.is_alone {
             return None;
@@ -147,7 +154,7 @@ impl Backlog {
         None
     }
 
-    /// A delivery has ended.
+    /// Ends a delivery. For `$resync`, this means a success.
     pub(super) fn done(&mut self, delivery: &Delivery) {
         if matches!(delivery, Delivery::Resync) {
             self.failed_resyncs = 0;
@@ -155,7 +162,8 @@ impl Backlog {
         self.release(delivery);
     }
 
-    /// The plugin has failed to handle `$resync`. Returns after how long to call [`Backlog::retry_resync`], unless somebody will already.
+    /// Ends a `$resync` that the plugin failed to handle. Returns the delay after which to call
+    /// [`Backlog::retry_resync`], or `None` if another task already waits to call it.
     pub(super) fn resync_failed(&mut self) -> Option<Duration> {
         self.release(&Delivery::Resync);
         let (first, longest) = RESYNC_RETRY;
@@ -164,8 +172,8 @@ impl Backlog {
         (!std::mem::replace(&mut self.will_retry_resync, true)).then_some(wait)
     }
 
-    /// The wait after a failed `$resync` is over: it is due again, unless one has succeeded meanwhile. Returns the events that will not be
-    /// delivered.
+    /// Ends the delay after a failed `$resync`. The `$resync` is due again, unless one has
+    /// succeeded meanwhile. Returns the events that will not be delivered.
     pub(super) fn retry_resync(&mut self) -> Vec<HostEvent> {
         self.will_retry_resync = false;
         if self.failed_resyncs == 0 { Vec::new() } else { self.resync() }
@@ -185,7 +193,8 @@ impl Backlog {
         }
     }
 
-    /// The plugin does not serve: nothing is delivered until [`Backlog::resume`], and nobody waits for it. Returns whether it was not
+    /// Parks the backlog, because the plugin does not serve. Nothing is delivered until
+    /// [`Backlog::resume`], and no task waits for a delivery. Returns whether the backlog was not
     /// parked before, and the events that will not be delivered.
     pub(super) fn park(&mut self, delivery: Delivery) -> (bool, Vec<HostEvent>) {
         self.release(&delivery);
@@ -202,12 +211,12 @@ impl Backlog {
         (!std::mem::replace(&mut self.is_parked, true), dropped)
     }
 
-    /// The plugin may serve again.
+    /// Unparks the backlog, because the plugin may serve again.
     pub(super) fn resume(&mut self) {
         self.is_parked = false;
     }
 
-    /// Counts one worker more, where there is work for it.
+    /// Counts one more worker if there is work for it, up to `most`. Returns whether it did.
     pub(super) fn hire(&mut self, most: usize) -> bool {
         let can_resync = self.needs_resync && self.running.is_empty();
         let has_work = !self.is_parked && !self.is_alone && (can_resync || !self.waiting.is_empty());
@@ -216,12 +225,12 @@ impl Backlog {
         hires
     }
 
-    /// A worker has ended.
+    /// Counts one worker less, because a worker has ended.
     pub(super) fn leave(&mut self) {
         self.workers = self.workers.saturating_sub(1);
     }
 
-    /// All that waits; none of it will be delivered.
+    /// Returns all waiting events except `$start`. None of them will be delivered.
     pub(super) fn into_dropped(mut self) -> Vec<HostEvent> {
         self.overflow(false)
     }
@@ -247,7 +256,7 @@ mod tests {
         HostEvent { kind, connection: Some(Arc::clone(connection)), at: SystemTime::UNIX_EPOCH, awaited: None }
     }
 
-    /// What a plugin has been told: who is connected, as it must believe.
+    /// The connections that a plugin believes to be open, from the events that it was told.
     #[derive(Default)]
     struct Told {
         connected: HashMap<String, bool>,
@@ -311,11 +320,11 @@ mod tests {
         }
         assert_eq!(waits[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(waits[39], 60);
-        // One that fails while another waits to be tried again has no wait of its own.
+        // A failure while another retry is pending has no delay of its own.
         assert!(backlog.next(MOST).is_some() && backlog.resync_failed().is_some());
         backlog.resync();
         assert!(backlog.next(MOST).is_some() && backlog.resync_failed().is_none());
-        // One that was not asked because the plugin does not serve is no success.
+        // A `$resync` that was parked because the plugin does not serve is not a success.
         backlog.resync();
         let delivery = backlog.next(MOST).unwrap();
         backlog.park(delivery);
@@ -329,7 +338,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, a plugin knows in the end who is connected: it was told in order, or told to read it again.
+        /// In the end, a plugin always knows which connections are open: it was told in order, or
+        /// it was told to read them again.
         #[test]
         fn a_plugin_knows_in_the_end_who_is_connected(steps in proptest::collection::vec((0_u8..10, 0_usize..8), 1..300)) {
             let mut backlog = Backlog::default();

@@ -1,5 +1,5 @@
-//! Where what a handler stored is written: in its plugin's turn, with what others wait to have written, on the thread that handled the event
-//! or on one that may wait.
+//! Commits the writes of handlers: under the plugin's commit lock, together with other waiting
+//! writes, on the thread that handled the event or on a blocking thread.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -13,18 +13,22 @@ use crate::log::Chain;
 use crate::registry::{Served, State};
 use crate::store::{Changes, CommitError, Store, Taken, Ticket};
 
-/// The right to commit to one plugin's state, and to deliver what follows from it.
+/// The plugin's commit lock: the right to commit to its state, and to deliver the effects of the
+/// commit.
 pub(super) type Turn = OwnedMutexGuard<()>;
 
-/// The next turn for one who has not run yet, and will have nobody commit meanwhile; nothing where it does not come until `patience` ends.
+/// Takes the commit lock for a handler that has not run yet. No other task commits while it is
+/// held. Returns `None` if the lock is not free before the deadline `patience`.
 pub(super) async fn turn_apart(state: &State, patience: Option<Instant>) -> Option<Turn> {
     in_line(state, None, patience).await.map(|(turn, _)| turn)
 }
 
-/// Stores `changes` as soon as the plugin's turn comes, which ends when what follows from them is delivered. Nothing, and nothing stored, where
-/// it does not come until `patience` ends; what is being stored then is waited for.
+/// Stores `changes` as soon as the plugin's commit lock is free. The returned lock must be held
+/// until the effects are delivered. Returns `None`, and stores nothing, if the lock is not free
+/// before the deadline `patience`. A commit that has begun by then is waited for.
 ///
-/// Whoever has the turn commits for all who wait for theirs, in one transaction: they find it done when they have it.
+/// The task that holds the lock commits for all waiting tasks in one transaction. A waiting task
+/// finds its result when it gets the lock.
 pub(super) async fn commit(state: &State, changes: Changes, patience: Option<Instant>) -> Option<(Turn, Result<(), CommitError>)> {
     let (turn, ticket) = in_line(state, Some(changes), patience).await?;
     if let Some(result) = ticket.result() {
@@ -34,9 +38,11 @@ pub(super) async fn commit(state: &State, changes: Changes, patience: Option<Ins
     Some((turn, ticket.result().unwrap_or(Err(CommitError::Unknown))))
 }
 
-/// Waits in line, and in the queue of those who commit, in the same place of both: what is committed first is delivered first.
+/// Queues for the lock and in the commit queue, at the same position in both. So effects are
+/// delivered in the order of their commits.
 async fn in_line(state: &State, changes: Option<Changes>, patience: Option<Instant>) -> Option<(Turn, Ticket)> {
-    // Unconstrained: its first poll must put it in line, whatever else its task has done.
+    // Unconstrained: the first poll must queue for the lock, even if the task's tokio budget is
+    // used up.
     let mut turn = pin!(tokio::task::unconstrained(Arc::clone(&state.commit).lock_owned()));
     let mut changes = Some(changes);
     let queued = poll_fn(|context| {
@@ -50,14 +56,15 @@ async fn in_line(state: &State, changes: Option<Changes>, patience: Option<Insta
         (Poll::Pending, Some(until)) => match tokio::time::timeout_at(until.into(), &mut turn).await {
             Ok(turn) => turn,
             Err(_) if ticket.withdraw() => return None,
-            // Somebody is committing them.
+            // Another task is committing the changes.
             Err(_) => turn.await,
         },
     };
     Some((turn, ticket))
 }
 
-/// Stores `changes` in a turn that is held already, and nobody else's: those who wait would make them conflict.
+/// Stores `changes` under a lock that is already held. Waiting changes of other tasks are not
+/// included, because they would make `changes` conflict.
 pub(super) async fn commit_alone(store: &Arc<Store>, changes: Changes) -> Result<(), CommitError> {
     if let Some(committed) = store.commit_at_once(&[&changes]) {
         return committed.into_iter().next().unwrap_or(Ok(()));
@@ -66,8 +73,9 @@ pub(super) async fn commit_alone(store: &Arc<Store>, changes: Changes) -> Result
     tokio::task::spawn_blocking(move || store.commit(&changes)).await.unwrap_or(Err(CommitError::Unknown))
 }
 
-/// Commits for those in the queue: here, where that takes microseconds, because a thread of the blocking pool would take longer to wake; else
-/// there. The turn goes with the work, so that nobody has it while that goes on.
+/// Commits for all tasks in the queue. If this takes only microseconds, it happens here, because a
+/// thread of the blocking pool would take longer to wake. Otherwise it happens in the pool. The
+/// lock moves with the work, so that no other task gets it before the work ends.
 async fn commit_waiting(state: &State, turn: Turn) -> Turn {
     let taken = state.store.queue.take();
     let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
@@ -84,7 +92,7 @@ async fn commit_waiting(state: &State, turn: Turn) -> Turn {
     });
     match committing.await {
         Ok(turn) => turn,
-        // A panic leaves the writers without a result, which they take for what it is.
+        // After a panic, the writers find no result and report `CommitError::Unknown`.
         Err(_) => Arc::clone(&state.commit).lock_owned().await,
     }
 }
@@ -93,7 +101,8 @@ fn tell(writers: Vec<Taken>, committed: Vec<Result<(), CommitError>>) {
     writers.into_iter().zip(committed).for_each(|(writer, result)| writer.done(result));
 }
 
-/// Starts a checkpoint of a plugin's state if one is due. No task waits for it: committed data is safe in the write-ahead log.
+/// Starts a checkpoint of a plugin's state if one is due. No task waits for it: committed data is
+/// safe in the write-ahead log.
 pub(super) fn checkpoint_if_due(served: &Served) {
     if served.state.store.checkpoint_is_due() {
         let (store, plugin) = (Arc::clone(&served.state.store), served.plugin.name().to_owned());

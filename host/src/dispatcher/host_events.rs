@@ -1,5 +1,5 @@
-//! Tells plugins what happens to connections: each plugin by tasks of its own, so that none waits for another, and none is told less
-//! because it does not serve for a while.
+//! Delivers host events to plugins. Each plugin has its own tasks, so that no plugin waits for
+//! another. A plugin that does not serve for a while gets its events later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,36 +20,37 @@ use super::{Dispatcher, Failed, Reply, refuse, report};
 /// The host events that plugins have not handled yet.
 #[derive(Default)]
 pub(super) struct HostEvents {
-    /// By plugin: those that serve, disabled ones among them, and listen for any host event.
+    /// By plugin: each plugin that serves and listens for any host event, also if it is disabled.
     backlogs: Mutex<HashMap<Arc<str>, Backlog>>,
     stopped: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// How often a plugin that does not serve is tried again at the latest, where nothing tells that it does: an operator's `enable` closes its
-/// breaker without a new generation.
+/// The longest delay before a plugin that does not serve is tried again. Not every change is
+/// signalled: an operator's `enable` closes its breaker without a new generation.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What became of a delivery.
+/// The outcome of a delivery.
 enum Outcome {
-    /// The plugin has handled it, or does not listen for it.
+    /// The plugin has handled the event, or does not listen for it.
     Delivered,
-    /// The plugin was asked, and has failed.
+    /// The plugin was called, and failed.
     Failed,
-    /// The plugin was not asked, or the host could not read or write its state: after this time it may be asked, perhaps again.
+    /// The plugin was not called, or the host could not read or write its state. After this time
+    /// the event may be delivered, perhaps for the second time.
     NotServing(Duration),
 }
 
 impl HostEvents {
-    /// The lock is held for a few moves for each plugin; a panic leaves the backlogs whole.
+    /// The lock is held for a few operations per plugin. A panic leaves the backlogs consistent.
     fn backlogs(&self) -> MutexGuard<'_, HashMap<Arc<str>, Backlog>> {
         self.backlogs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Dispatcher {
-    /// Dispatches `$start`, once, before the first client, and returns when the plugins that serve have handled it. From then on plugins
-    /// that are loaded beside existing connections are told of them.
+    /// Dispatches `$start` once, before the first client. Returns when the plugins that serve have
+    /// handled it. From then on, plugins that are loaded while connections exist are told of them.
     pub async fn start(self: &Arc<Self>) {
         self.dispatch_host_event(Kind::Start, None).wait().await;
         let this = Arc::clone(self);
@@ -61,33 +62,35 @@ impl Dispatcher {
         });
     }
 
-    /// Dispatches `$connect` to every plugin that listens for it. Returns at once: an event of the connection waits for the plugin that it is
-    /// for ([`Dispatcher::handle`]).
+    /// Dispatches `$connect` to every plugin that listens for it. Returns at once: an event of the
+    /// connection waits until its plugin has handled `$connect` ([`Dispatcher::handle`]).
     pub fn connected(self: &Arc<Self>, connection: &Arc<Connection>) {
         self.dispatch_host_event(Kind::Connect, Some(connection));
     }
 
-    /// Dispatches `$disconnect` to every plugin that listens for it, and returns when those that serve have handled it, after the longest
-    /// time of an event at the latest.
+    /// Dispatches `$disconnect` to every plugin that listens for it. Returns when the plugins that
+    /// serve have handled it, or after the wall time limit of an event.
     pub async fn disconnected(self: &Arc<Self>, connection: &Arc<Connection>) {
         let awaited = self.dispatch_host_event(Kind::Disconnect, Some(connection));
-        // A plugin that is so far behind is told later: its fault must not keep the connection in the rooms that others see.
+        // A plugin that is so late is told afterwards: it must not keep the connection in the rooms
+        // that others see.
         let _ = tokio::time::timeout(self.limits.event_wall_ms, awaited.wait()).await;
     }
 
-    /// Host events that wait for `plugin`.
+    /// Number of host events that wait for `plugin`.
     pub fn waiting_host_events(&self, plugin: &str) -> usize {
         self.host_events.backlogs().get(plugin).map_or(0, Backlog::len)
     }
 
-    /// Delivers no more host events, and returns when those that are being delivered have been.
+    /// Stops the delivery of host events. Returns when the deliveries in progress have ended.
     pub async fn stop(&self) {
         self.host_events.stopped.cancel();
         self.host_events.tasks.close();
         self.host_events.tasks.wait().await;
     }
 
-    /// Waits until the plugin has handled the `$connect` of the event's connection. The time counts in that of the event.
+    /// Waits until the plugin has handled the `$connect` of the event's connection. The wait counts
+    /// against the time limit of the event.
     pub(super) async fn until_connected(&self, served: &Served, caller: &Connection, began: Instant) -> Result<(), Rejection> {
         let plugin = served.plugin.name();
         let deadline = began + served.plugin.limits().event_wall_ms;
@@ -96,7 +99,7 @@ impl Dispatcher {
             if self.registry.snapshot().is_disabled(plugin) {
                 return Err(super::disabled());
             }
-            // Its next event is the `$connect`, also as a probe.
+            // The plugin's next event must be the `$connect`, also as the probe of its breaker.
             if served.health.is_open() {
                 return Err(refuse(Denied::Open { retry_after: RETRY }));
             }
@@ -108,10 +111,12 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Puts an event into the backlogs of the plugins that listen for it. What is returned is empty when those that serve have handled it.
+    /// Adds an event to the backlogs of the plugins that listen for it. The returned tracker is
+    /// empty when the plugins that serve have handled the event.
     fn dispatch_host_event(self: &Arc<Self>, kind: Kind, connection: Option<&Arc<Connection>>) -> TaskTracker {
         let (at, awaited) = (SystemTime::now(), TaskTracker::new());
-        // The directory and the backlogs change together, so that what a plugin reads there agrees with what it is told next.
+        // The directory and the backlogs change under one lock, so that the connections that a
+        // plugin reads agree with its next events.
         let (mut backlogs, routes) = self.backlogs_of_now();
         match (kind, connection) {
             (Kind::Connect, Some(connection)) => self.rooms.directory.add(connection),
@@ -148,8 +153,8 @@ impl Dispatcher {
         awaited
     }
 
-    /// Locks the backlogs, and makes them those of the plugins that serve now. The snapshot is taken under the lock: an older one would undo
-    /// what a newer one has done.
+    /// Locks the backlogs, and updates them to the plugins that serve now. The snapshot is taken
+    /// under the lock, because an older snapshot would undo the changes of a newer one.
     fn backlogs_of_now(self: &Arc<Self>) -> (MutexGuard<'_, HashMap<Arc<str>, Backlog>>, Arc<Routes>) {
         let mut backlogs = self.host_events.backlogs();
         let routes = self.registry.snapshot();
@@ -157,7 +162,8 @@ impl Dispatcher {
         (backlogs, routes)
     }
 
-    /// Has a backlog for each plugin that listens and for no other. A plugin that is new beside existing connections reads them.
+    /// Creates a backlog for each plugin that listens, and removes all others. A plugin that is new
+    /// while connections exist gets a `$resync`.
     fn follow(self: &Arc<Self>, backlogs: &mut HashMap<Arc<str>, Backlog>, routes: &Routes) {
         let listening = |served: &&Arc<Served>| !served.plugin.registration.listens.is_empty();
         for served in routes.plugins.iter().filter(listening) {
@@ -186,7 +192,7 @@ impl Dispatcher {
         }
     }
 
-    /// Delivers what waits for one plugin, one after the other, until nothing does.
+    /// Delivers the waiting events of one plugin, one after the other, until none can be delivered.
     async fn work(self: Arc<Self>, plugin: &Arc<str>) {
         while let Some((delivery, snapshot)) = self.next_delivery(plugin) {
             let mut delivering = Box::pin(self.deliver(plugin, &delivery, snapshot));
@@ -227,7 +233,7 @@ impl Dispatcher {
         }
     }
 
-    /// A plugin that has failed to read the connections reads them again later.
+    /// Schedules another `$resync` for a plugin that failed to handle one.
     fn resync_failed(self: &Arc<Self>, plugin: &Arc<str>) {
         self.metrics.resync_failed(plugin);
         let wait = self.host_events.backlogs().get_mut(plugin).and_then(Backlog::resync_failed);
@@ -246,7 +252,8 @@ impl Dispatcher {
         });
     }
 
-    /// Parks what waits for one plugin. Returns whether this worker is to try again later: the first one that finds it not serving does.
+    /// Parks the backlog of one plugin. Returns whether this worker must retry later: only the
+    /// first worker that finds the plugin not serving does.
     fn park(&self, plugin: &Arc<str>, delivery: Delivery) -> bool {
         let mut backlogs = self.host_events.backlogs();
         let Some(backlog) = backlogs.get_mut(plugin) else {
@@ -264,7 +271,8 @@ impl Dispatcher {
         is_first
     }
 
-    /// The next delivery, with the connections that `$resync` is about. Where there is none, the worker ends.
+    /// Returns the next delivery, for `$resync` with the connections that it is about. If there is
+    /// none, returns `None`, and the worker ends.
     fn next_delivery(self: &Arc<Self>, plugin: &Arc<str>) -> Option<(Delivery, Option<Connections>)> {
         let routes = self.registry.snapshot();
         let served = routes.plugins.iter().find(|served| served.plugin.name() == &**plugin);
@@ -279,7 +287,7 @@ impl Dispatcher {
         if let Some(served) = served {
             self.hire(plugin, backlog, served);
         }
-        // Taken with the backlog locked: what happens from now on waits behind it.
+        // Taken while the backlogs are locked: later events are queued behind this delivery.
         let snapshot = matches!(delivery, Delivery::Resync).then(|| self.rooms.directory.snapshot());
         Some((delivery, snapshot))
     }
@@ -291,7 +299,8 @@ impl Dispatcher {
         };
         let routes = self.registry.snapshot();
         let Some(served) = routes.plugins.iter().find(|served| served.plugin.name() == plugin) else {
-            // If it is gone for good, its backlog ends with its events; if it comes back, it must not have missed one.
+            // If the plugin is removed, its backlog is dropped with its events. If it comes back,
+            // it must not have missed an event.
             return Outcome::NotServing(RETRY);
         };
         if !listens(served, name) {
@@ -301,7 +310,7 @@ impl Dispatcher {
             return Outcome::NotServing(RETRY);
         }
         let began = Instant::now();
-        // A client that is throttled still comes and goes.
+        // Without a client: a throttled client's `$connect` and `$disconnect` are delivered too.
         let permit = match served.health.admit(None, began) {
             Ok(permit) => permit,
             Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => return Outcome::NotServing(retry_after),
@@ -322,11 +331,12 @@ impl Dispatcher {
         match (self.run(permit, &routes, served, &event, None, began).await.0, caller) {
             (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
             (Ok(_), _) => {}
-            // There was no room for an instance: the plugin has not seen it.
+            // No instance was available: the plugin has not seen the event.
             (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => return Outcome::NotServing(RETRY),
             (Err(failed), _) => {
                 let rejection = report(&routes, served, &event, failed);
-                // The host's own failure. Where it is not known whether the state was written, the plugin may be told again.
+                // The host itself failed. If it is not known whether the state was written, the
+                // plugin may get the event twice.
                 return if matches!(rejection, Rejection::Unavailable(_)) { Outcome::NotServing(RETRY) } else { Outcome::Failed };
             }
         }
@@ -341,7 +351,7 @@ impl Dispatcher {
     }
 }
 
-/// The events of a connection need not wait for `event` any more.
+/// If `event` is a `$connect`, the events of its connection no longer wait for it.
 fn end(plugin: &str, event: &HostEvent) {
     if event.kind == Kind::Connect
         && let Some(connection) = &event.connection
@@ -354,7 +364,8 @@ fn listens(served: &Served, event: &str) -> bool {
     served.plugin.registration.listens.contains(&event)
 }
 
-/// Host events that a plugin handles at once: half of its instances, so that its other events find one while these are slow.
+/// Number of host events that a plugin handles at once: half of its instances. Its other events
+/// find a free instance even if host events are slow.
 fn at_once(served: &Served) -> usize {
     (served.plugin.instances_at_once() / 2).max(1)
 }

@@ -1,4 +1,4 @@
-//! One run of a handler: answers what it asks, and holds back what it wants done until it has returned.
+//! One run of a handler: serves its host calls, and holds back its effects until it has returned.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use crate::rule::is_room_name;
 use crate::schema::Schema;
 use crate::store::{View, ViewError};
 
-/// One run of one event's handler.
+/// One run of the handler of one event.
 pub(super) struct Run {
     event: Arc<Event>,
     routes: Arc<Routes>,
@@ -29,27 +29,31 @@ pub(super) struct Run {
     rooms: Arc<Rooms>,
     effects: Vec<Effect>,
     effects_bytes: usize,
-    /// The caller's rooms with this run's changes; loaded when first asked for.
+    /// The caller's rooms with this run's changes. Loaded at first use.
     membership: Option<Membership>,
-    /// The plugin's state as it was when first asked for, with this run's writes. In a box, because a run is moved, and most need none.
+    /// The plugin's state as of its first use in this run, with this run's writes. Boxed, because a
+    /// run is moved, and most runs do not use the state.
     view: Option<Box<View>>,
-    /// Why this run can't count, whatever the handler makes of it. In a box as well.
+    /// Why this run must be discarded, whatever the handler returns. Boxed for the same reason.
     fault: Option<Box<Fault>>,
 }
 
-/// A state call that failed through no fault of the handler.
+/// A state call that failed without the handler's fault.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The run saw a state that has changed since, and could not see the rest of it: the handler is to be run again.
+    /// The run read a state that has changed since, and could not read the rest of it. The handler
+    /// must run again.
     Outdated,
     /// The state can't be read or written now.
     Rejected(Rejection),
 }
 
-/// Emits with which a reply is compared, the last first: a handler with more pays for the check.
+/// A reply is compared with at most this many emits, latest first. If none of them matches, the
+/// reply is checked in full.
 const EMITS_COMPARED: usize = 4;
 
-/// Connections that one call returns at most, as a scan's entries.
+/// Maximum number of connections that one call returns; the same limit as for the entries of a
+/// scan.
 const MAX_PAGE: u32 = 1_000;
 
 struct Membership {
@@ -72,17 +76,17 @@ impl Run {
         }
     }
 
-    /// The run that an instance was given, when it gives it back.
+    /// Recovers the run from the host calls that an instance gives back.
     pub(super) fn from_calls(calls: Box<dyn HostCalls>) -> Option<Box<Self>> {
         (calls as Box<dyn Any>).downcast().ok()
     }
 
-    /// Why this run can't count.
+    /// Returns why this run must be discarded, if it must.
     pub(super) fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take().map(|fault| *fault)
     }
 
-    /// What the handler wants done, and what it read and wrote.
+    /// Returns the effects, and the view with the run's reads and writes.
     pub(super) fn finish(self) -> (Vec<Effect>, Option<Box<View>>) {
         (self.effects, self.view)
     }
@@ -99,7 +103,8 @@ impl Run {
         Ok(())
     }
 
-    /// Whether so much more may be held back for this event: what it stores is in the host's memory as well, and counts with the rest.
+    /// Checks whether `more` effects of `bytes` may be held back for this event. Stored values
+    /// count too, because they are in the host's memory as well.
     fn check_room(&self, more: usize, bytes: usize) -> Result<(), Refusal> {
         let (keys, stored) = self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
         if self.effects.len() + keys + more > self.limits().effects.get() {
@@ -112,7 +117,7 @@ impl Run {
         Ok(())
     }
 
-    /// How many more keys are written when `key` is.
+    /// Returns how many more keys are pending if `key` is written.
     fn new_keys(&mut self, key: &str) -> usize {
         usize::from(!self.view().has_written(key))
     }
@@ -130,7 +135,8 @@ impl Run {
         self.view.get_or_insert_with(|| Box::new(self.served.state.store.view()))
     }
 
-    /// Notes why the run can't count. The operator is told what happened, the plugin only that it did.
+    /// Records why the run must be discarded. The operator learns the cause, the plugin only the
+    /// failure.
     fn fail(&mut self, fault: Fault) -> Refusal {
         let message = match &fault {
             Fault::Outdated => "the state has changed meanwhile; the event is handled again",
@@ -158,10 +164,11 @@ impl Run {
         }
     }
 
-    /// What the ack carries, where the handler's reply fits what it declared. A host event (no `inbound`) has no ack.
+    /// Returns the JSON for the ack if the handler's reply matches its declaration. A host event
+    /// (no `inbound`) has no ack.
     ///
     /// # Errors
-    /// What is wrong with the reply, for the log.
+    /// Describes for the log what is wrong with the reply.
     pub(super) fn check_reply(&self, reply: Option<String>, inbound: Option<&Inbound>) -> Result<Json, String> {
         let schema = inbound.and_then(|inbound| inbound.reply.as_ref());
         let Some(schema) = schema else {
@@ -171,12 +178,13 @@ impl Run {
             };
         };
         let reply = reply.unwrap_or_else(|| "null".to_owned());
-        // Many a handler replies what it has emitted: it is not parsed and checked twice.
+        // Many handlers reply with data that they have emitted. It is not parsed and checked twice.
         if let Some(emitted) = self.emitted(schema, &reply) {
             return Ok(emitted.clone());
         }
         let (reply, value) = Json::parse(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
-        // A schema that allows everything allows this too; clients could not tell it from a rejection.
+        // A schema that allows everything allows `error` too, but clients could not tell such a
+        // reply from a rejection.
         if reply.has_error {
             return Err("the reply has a property `error` at its top".to_owned());
         }
@@ -187,11 +195,11 @@ impl Run {
         Ok(reply)
     }
 
-    /// The data of an event that was emitted already, if it is this very text and was checked against this very schema.
+    /// Returns the data of an earlier emit if it has this text and was checked against this schema.
     fn emitted(&self, schema: &Arc<Schema>, text: &str) -> Option<&Json> {
         let fits = |emit: &&Emit| {
             emit.data.as_str() == text
-                // A schema that allows everything allows this too.
+                // A schema that allows everything allows `error` too.
                 && !emit.data.has_error
                 && emit.attachments.is_empty()
                 && self.served.outbound.get(&emit.event).is_some_and(|declared| Arc::ptr_eq(&declared.data, schema))
@@ -206,7 +214,7 @@ impl Run {
     }
 }
 
-/// Whether an emitted event may go where the handler sends it.
+/// Checks whether an emitted event may go to the handler's target.
 fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool) -> Result<(), Refusal> {
     match to {
         Target::Sender | Target::RoomsButSender(_) if !has_sender => {
@@ -222,8 +230,9 @@ fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool)
     }
 }
 
-/// Waits for the next number of a sequence, at most [`NUMBER_WAIT`]. One thread waits for each store, and the others wait for that one without a
-/// thread: an event that is given up leaves none behind.
+/// Waits for the next number of a sequence, at most [`NUMBER_WAIT`]. Per store, only one thread
+/// waits. The other events wait for that one without a thread, so abandoned events do not
+/// accumulate threads.
 async fn next_id(state: &State, sequence: String) -> Result<u64, ViewError> {
     let waiting = async {
         let turn = Arc::clone(&state.numbers).lock_owned().await;
@@ -234,24 +243,27 @@ async fn next_id(state: &State, sequence: String) -> Result<u64, ViewError> {
         });
         match next.await.map_err(JoinError::try_into_panic) {
             Ok(next) => next,
-            // As if it had been called here.
+            // Propagates the panic as if the call had been made here.
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // The host has ended.
+            // The runtime is shutting down.
             Err(Err(_)) => Err(ViewError::Contended),
         }
     };
     tokio::time::timeout(NUMBER_WAIT, waiting).await.unwrap_or_else(|_| {
-        // A handler that can't do without the number may trap: that is not its plugin's failure.
+        // A handler that needs the number may trap. Counting a fault of the store keeps this from
+        // being a failure of the plugin.
         state.store.count_fault();
         Err(ViewError::Contended)
     })
 }
 
-/// How long an event waits for a number while another process holds the state's file, or a checkpoint goes on, before it is answered `busy`. Far
-/// less than the time of an event, so that it is not the plugin that fails.
+/// The longest wait for a number while another process locks the state's file, or a checkpoint
+/// runs. After it, the event is answered `busy`. Far shorter than the time limit of an event, so
+/// that the plugin is not treated as failed.
 const NUMBER_WAIT: Duration = Duration::from_secs(2);
 
-/// Whether the placeholders of `data` name each of `attachments` exactly once, and nothing else.
+/// Whether the placeholders of `data` name each of the `attachments` exactly once, and nothing
+/// else.
 pub(super) fn names_each(data: &Value, attachments: usize) -> bool {
     fn collect(value: &Value, found: &mut Vec<u64>) {
         match value {
@@ -273,7 +285,7 @@ pub(super) fn names_each(data: &Value, attachments: usize) -> bool {
 
 impl HostCalls for Run {
     fn emit(&mut self, to: Target, event: String, data: String, attachments: Vec<Bytes>) -> Result<(), Refusal> {
-        // Before anything is parsed: what is too large is not worth it.
+        // Checked before parsing: data that is too large is not worth parsing.
         self.check_room(1, data.len() + attachments.iter().map(Bytes::len).sum::<usize>())?;
         let declared = self.declared(&event)?;
         check_target(declared, &event, &to, self.event.caller.is_some())?;
@@ -378,7 +390,7 @@ impl HostCalls for Run {
 
     fn disconnect(&mut self, mut reason: String) {
         truncate(&mut reason, Rejection::MAX_MESSAGE);
-        // One is enough, and it must not be lost to the limits that guard everything else.
+        // One is enough. It bypasses the limits of the other effects, so that it is never lost.
         if !self.effects.iter().any(|effect| matches!(effect, Effect::Disconnect(_))) {
             self.effects.push(Effect::Disconnect(reason));
         }
@@ -406,7 +418,7 @@ impl HostCalls for Run {
 
     fn next_id(&mut self, sequence: String) -> BoxFuture<'_, Result<u64, Refusal>> {
         Box::pin(async move {
-            // One wait is enough: the event is rejected whatever the handler makes of it.
+            // The run is discarded anyway, so it does not wait again.
             if self.fault.is_some() {
                 return Err(self.fail(Fault::Rejected(super::contended())));
             }

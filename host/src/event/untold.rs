@@ -1,4 +1,5 @@
-//! The plugins that have not handled the `$connect` of a connection yet: its events to them wait, and its events to others do not.
+//! The plugins that have not handled the `$connect` of a connection yet. Events of the connection
+//! to these plugins wait; its events to others do not.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,17 +8,18 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-/// A set of plugins by name. Nearly always it is empty, and that is one load.
+/// A set of plugin names. It is nearly always empty, and that check is one atomic load.
 #[derive(Debug, Default)]
 pub(crate) struct Untold {
     count: AtomicUsize,
     plugins: Mutex<Vec<Arc<str>>>,
-    /// Notified when a plugin is removed.
+    /// Notified when a plugin was removed.
     changed: Notify,
 }
 
 impl Untold {
-    /// The lock is held for a few moves; a panic leaves the list whole.
+    /// Ignores poisoning: the lock is held only for a few moves, and a panic leaves the list
+    /// consistent.
     fn plugins(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -29,12 +31,12 @@ impl Untold {
         self.count.store(plugins.len(), Ordering::Release);
     }
 
-    /// Removes a plugin that has handled it, or never will.
+    /// Removes a plugin that has handled `$connect`, or never will.
     pub(crate) fn remove(&self, plugin: &str) {
         let mut plugins = self.plugins();
         plugins.retain(|other| **other != *plugin);
         if plugins.is_empty() {
-            // Gives the memory back: a connection lives long.
+            // Frees the memory, because a connection is long-lived.
             *plugins = Vec::new();
         }
         self.count.store(plugins.len(), Ordering::Release);
@@ -42,17 +44,17 @@ impl Untold {
         self.changed.notify_waiters();
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    /// Whether `plugin` is one.
+    /// Whether the set contains `plugin`.
     pub(crate) fn contains(&self, plugin: &str) -> bool {
         !self.is_empty() && self.plugins().iter().any(|other| **other == *plugin)
     }
 
-    /// Waits until `plugin` is none, at most until `deadline`.
+    /// Waits until the set does not contain `plugin`, at most until `deadline`.
     pub(crate) async fn until_told(&self, plugin: &str, deadline: Instant) {
         loop {
             let mut changed = pin!(self.changed.notified());

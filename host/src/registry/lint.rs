@@ -1,5 +1,7 @@
-//! Declarations that a host accepts, but that can't have the effect that their author means. `check` prints them, and the reload path logs
-//! them when they are served. Decides nothing: a handler may still name such rooms itself, and another plugin may declare them later.
+//! Warnings about declarations that the host accepts, but that can't have the effect that their
+//! author wants. `check` prints them, and the reload path logs them when the plugins begin to
+//! serve. A warning refuses nothing: a handler may still name such rooms itself, and another plugin
+//! may declare them later.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,14 +10,14 @@ use crate::rule::RoomPattern;
 
 use super::Served;
 
-/// A doubtful declaration of one plugin.
+/// A warning about the declarations of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The plugin that makes it.
+    /// The plugin that declares them.
     pub plugin: String,
-    /// The emitted events that it is about, sorted.
+    /// The emitted events that the warning is about, sorted.
     events: Vec<String>,
-    /// Where they go.
+    /// The room that they may go to.
     room: RoomPattern,
     fault: Fault,
 }
@@ -24,7 +26,7 @@ pub struct Warning {
 enum Fault {
     /// No plugin declares such a room.
     NotDeclared,
-    /// No event that goes there has the property that the template names.
+    /// No event that may go to the template has the property that the template names.
     NotFilled(String),
 }
 
@@ -47,7 +49,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What is doubtful in the declarations of `plugins`, which serve beside each other.
+/// Returns the warnings for `plugins`, which serve together.
 pub fn lint(plugins: &[Arc<Served>]) -> Vec<Warning> {
     plugins.iter().flat_map(|served| lint_one(served, plugins)).collect()
 }
@@ -70,8 +72,8 @@ fn lint_one(served: &Served, plugins: &[Arc<Served>]) -> Vec<Warning> {
         if !declared.clone().any(|(pattern, _)| pattern.overlaps(room)) {
             warn(Fault::NotDeclared);
         }
-        // A template that one event fills is spelled as its author means it. Others may go there by their handler's word: a deletion, say,
-        // that tells an id alone.
+        // If one event fills the template, the template is spelled as intended. A handler may send
+        // other events there itself, for example a deletion that carries only an id.
         if let Some(property) = room.variable()
             && !going.iter().any(|(_, outbound)| outbound.data.may_have_property(property))
         {

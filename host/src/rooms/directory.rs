@@ -1,4 +1,5 @@
-//! The connections of which plugins are told, in the order of their public ids: what a plugin reads when it has missed host events.
+//! The connections that plugins are told about, ordered by public id. A plugin that has missed host
+//! events reads them.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::event::{Connection, Connections};
 
-/// Connections that `$connect` was dispatched for, and `$disconnect` was not.
+/// The connections for which `$connect` was dispatched, and `$disconnect` was not.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     connections: Mutex<BTreeSet<ById>>,
@@ -44,7 +45,7 @@ impl Ord for ById {
 }
 
 impl Directory {
-    /// The lock guards a set that is whole between any two of its calls.
+    /// The lock guards a set that is consistent between any two of its calls.
     fn connections(&self) -> MutexGuard<'_, BTreeSet<ById>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,12 +62,12 @@ impl Directory {
         self.connections().is_empty()
     }
 
-    /// All of them as they are now.
+    /// Returns all connections as they are now.
     pub(crate) fn snapshot(&self) -> Connections {
         self.connections().iter().map(|ById(connection)| Arc::clone(connection)).collect()
     }
 
-    /// At most `limit` of them, those whose id follows `after`.
+    /// Returns at most `limit` connections whose id is greater than `after`.
     pub(crate) fn page(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Connection>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let connections = self.connections();
@@ -74,7 +75,7 @@ impl Directory {
     }
 }
 
-/// The same of a snapshot.
+/// Like [`Directory::page`], for a snapshot.
 pub(crate) fn page_of(snapshot: &[Arc<Connection>], after: Option<&str>, limit: usize) -> Vec<Arc<Connection>> {
     let first = after.map_or(0, |after| snapshot.partition_point(|connection| connection.public_id.as_str() <= after));
     snapshot.iter().skip(first).take(limit).cloned().collect()

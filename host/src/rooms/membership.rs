@@ -1,4 +1,5 @@
-//! Which connections there are, and which rooms each is in: per namespace, a contiguous list of connections for each room.
+//! The connections and their rooms. In each namespace, each room has a contiguous list of
+//! connections.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,15 +11,15 @@ use indexmap::IndexMap;
 use crate::event::Connection;
 use crate::socketio::Link;
 
-/// One connection that can be reached.
+/// A connection that can be reached.
 pub(super) struct Member {
     pub(super) connection: Arc<Connection>,
     pub(super) link: Link,
-    /// Its place in lists.
+    /// Its key in lists.
     number: u64,
 }
 
-/// Members by their numbers, one after the other in memory. Hashed fast: the host makes the numbers.
+/// Members by number, contiguous in memory. Uses a fast hash: the numbers come from the host.
 type List = IndexMap<u64, Arc<Member>, RandomState>;
 
 /// All connections of a host, by namespace.
@@ -30,7 +31,7 @@ pub(super) struct Membership {
 
 #[derive(Default)]
 struct Namespace {
-    /// By public id. Hashed fast: the host makes these ids.
+    /// By public id. Uses a fast hash: the ids come from the host.
     members: IndexMap<String, Entry, RandomState>,
     rooms: HashMap<String, List>,
 }
@@ -41,7 +42,7 @@ struct Entry {
 }
 
 impl Membership {
-    /// The locks guard maps that agree between any two calls.
+    /// The locks guard maps that are consistent between any two calls.
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Arc<str>, Namespace>> {
         self.namespaces.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,7 +51,7 @@ impl Membership {
         self.namespaces.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection, which is in no room.
+    /// Adds a connection, which is in no room at first.
     pub(super) fn add(&self, connection: &Arc<Connection>, link: Link) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let member = Arc::new(Member { connection: Arc::clone(connection), link, number });
@@ -59,7 +60,7 @@ impl Membership {
         namespaces.entry(Arc::clone(&connection.namespace)).or_default().members.insert(connection.public_id.clone(), entry);
     }
 
-    /// Removes a connection from its rooms and from the host. Does nothing if it is not there.
+    /// Removes a connection from its rooms and from the host. Does nothing if it is unknown.
     pub(super) fn remove(&self, connection: &Connection) {
         let mut namespaces = self.write();
         let Some(namespace) = namespaces.get_mut(&*connection.namespace) else { return };
@@ -67,7 +68,7 @@ impl Membership {
         for room in &entry.rooms {
             namespace.remove_from(room, entry.member.number);
         }
-        // What the last copy of a link frees is freed without the lock.
+        // If this is the last copy of the link, its memory is freed without the lock.
         drop(namespaces);
         drop(entry);
     }
@@ -105,7 +106,7 @@ impl Membership {
         entry.map(|entry| entry.rooms.clone()).unwrap_or_default()
     }
 
-    /// Each connection in any of `rooms`, once.
+    /// Returns each connection that is in any of `rooms`, once.
     pub(super) fn in_rooms(&self, namespace: &str, rooms: &[String]) -> Vec<Arc<Member>> {
         let namespaces = self.read();
         let Some(namespace) = namespaces.get(namespace) else { return Vec::new() };
@@ -123,7 +124,7 @@ impl Membership {
         }
     }
 
-    /// Connections in `room`.
+    /// Number of connections in `room`.
     pub(super) fn count(&self, namespace: &str, room: &str) -> usize {
         self.read().get(namespace).and_then(|namespace| namespace.rooms.get(room)).map_or(0, IndexMap::len)
     }
@@ -135,7 +136,7 @@ impl Membership {
         members.map(|entry| Arc::clone(&entry.member)).collect()
     }
 
-    /// The connections of all namespaces.
+    /// Number of connections in all namespaces.
     pub(super) fn len(&self) -> usize {
         self.read().values().map(|namespace| namespace.members.len()).sum()
     }
@@ -147,7 +148,7 @@ impl Membership {
 }
 
 impl Namespace {
-    /// An empty room is forgotten.
+    /// Removes a connection from a room. Removes the room if it is then empty.
     fn remove_from(&mut self, room: &str, number: u64) {
         if let Some(list) = self.rooms.get_mut(room) {
             list.swap_remove(&number);

@@ -1,5 +1,6 @@
-//! Our own implementation of Socket.IO: the crate `sockhop-socketio`. Its bounds are in bytes. It handles an event in the task that reads the
-//! connection, and what the events of one read send leaves with one write.
+//! Our own implementation of Socket.IO: the crate `sockhop-socketio`. Its limits are in bytes. It
+//! handles an event in the task that reads the connection. Everything that the events of one read
+//! send leaves in one write.
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -22,7 +23,7 @@ use crate::transport::{Cuttable, Peer, SessionSlot};
 
 use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage};
 
-/// A stream whose writes fail where its client takes nothing for a time.
+/// A stream whose writes fail if its client accepts no bytes for a time.
 pub(crate) use sockhop_socketio::WriteDeadline;
 
 impl<P: Send + Unpin + 'static> Stream for Cuttable<TcpStream, P> {
@@ -36,7 +37,7 @@ impl<P: Send + Unpin + 'static> Stream for Cuttable<TcpStream, P> {
 /// An event that is encoded once.
 pub(crate) type Frame = EventFrame;
 
-/// The server.
+/// The server of our own implementation.
 #[derive(Clone)]
 pub(crate) struct Server(sockhop_socketio::Server<Bridge>);
 
@@ -44,7 +45,7 @@ impl Server {
     /// Serves the namespaces of `config`. Connections and their events go to `clients`.
     ///
     /// # Errors
-    /// If a namespace has a name for which no client could ask.
+    /// Returns an error if a namespace has a name that no client could ask for.
     pub(crate) fn new(config: &Config, clients: &Weak<dyn Clients>) -> Result<Self, InvalidNamespace> {
         let (server, limits) = (&config.server, &config.limits);
         let has = |transport| server.transports.contains(&transport);
@@ -63,8 +64,8 @@ impl Server {
             max_unfinished_total: limits.unfinished_bytes.get(),
             max_attachments: PROTOCOL_LIMIT * limits.attachments,
             max_attachment_bytes: PROTOCOL_LIMIT * limits.attachment_bytes.get(),
-            // Of sessions and, beside them, of connections whose client may return. The host counts sessions itself, and frees their slots a
-            // moment before the crate does.
+            // Limits sessions and, separately, connections whose client may return. The host counts
+            // sessions itself, and frees their slots shortly before the crate does.
             max_sessions: limits.connections.unwrap_or(DEFAULT_CONNECTIONS).get().saturating_add(MORE_SESSIONS),
             recovery: server.recovery.as_ref().map(|kept| Recovery { duration: kept.seconds, max_bytes: kept.bytes.get() }),
             ..sockhop_socketio::Config::default()
@@ -83,7 +84,7 @@ impl Server {
     /// Answers one request of a connection whose stream has the type `I`.
     ///
     /// # Errors
-    /// If the connection must be closed without an answer.
+    /// Returns an error if the connection must be closed without an answer.
     pub(crate) async fn handle<I: Io, B>(&self, request: http::Request<B>) -> Result<sockhop_socketio::Answer, Abort>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -107,29 +108,31 @@ impl Server {
     }
 }
 
-/// Sessions that the crate may count more than the host.
+/// How many more sessions the crate may count than the host.
 const MORE_SESSIONS: usize = 256;
 
 tokio::task_local! {
-    /// What the events of one read send, while one of them is handled in the task that has read it.
+    /// The batch for everything that the events of one read send. Set while such an event is
+    /// handled in the task that has read it.
     static BATCH: Batch;
 }
 
-/// Passes on to the host what the crate tells.
+/// Passes the callbacks of the crate on to the host.
 #[derive(Debug)]
 pub(crate) struct Bridge {
     /// Weak: the host owns the server.
     clients: Weak<dyn Clients>,
     namespaces: Vec<Arc<str>>,
-    /// Bytes beyond which an answer's sender waits for its client.
+    /// If more bytes are queued, the sender of an answer waits for its client.
     most_queued: usize,
 }
 
-/// What the host keeps of a session.
+/// The host's data about a session.
 #[derive(Debug)]
 pub(crate) struct Session {
     address: Option<IpAddr>,
-    /// Until the session has ended: connections whose client may return are counted by themselves.
+    /// Held until the session has ended. Connections whose client may return are counted
+    /// separately.
     slot: Mutex<Option<SessionSlot>>,
 }
 
@@ -156,7 +159,7 @@ impl Handler for Bridge {
             sid: request.id.to_string(),
             namespace: namespace.unwrap_or_else(|| request.namespace.into()),
             address: request.session.address,
-            // The session has it, until all events of its connections are handled.
+            // The session holds the slot until all events of its connections are handled.
             slot: None,
         };
         clients.accept(newcomer).await.map_err(refused)
@@ -209,13 +212,13 @@ impl Handler for Bridge {
     }
 }
 
-/// Bytes of a packet's text beside its name and its arguments: `["` and `",` and `]`.
+/// Bytes of a packet's text besides its name and its arguments: `["` and `",` and `]`.
 const PUNCTUATION: usize = 5;
 
-/// The way to one connection.
+/// The handle by which the host reaches one connection.
 #[derive(Clone)]
 pub(crate) struct Link {
-    /// Weak: a connection has a [`Client`], in whose mailbox answers wait for a link.
+    /// Weak: a connection owns a [`Client`], and answers that wait in its mailbox hold a link.
     connection: Weak<Connection<Bridge>>,
     most_queued: usize,
 }
@@ -282,7 +285,7 @@ fn transport(connection: &Connection<Bridge>) -> &'static str {
     }
 }
 
-/// Sends an answer. Nobody waits for that of a connection that has ended.
+/// Sends an answer. If the connection has ended, the answer is dropped.
 fn put(connection: &Connection<Bridge>, answer: Answer<'_>) {
     match answer {
         Answer::Ack(id, arguments) => {
@@ -295,7 +298,8 @@ fn put(connection: &Connection<Bridge>, answer: Answer<'_>) {
     }
 }
 
-/// Sends an event, with the others of its batch if there is one; returns whether the connection is there to receive it.
+/// Sends an event, in the current batch if there is one. Returns whether the connection can receive
+/// it.
 fn put_event(connection: &Connection<Bridge>, name: &str, argument: &str, attachments: &[Bytes]) -> bool {
     let in_batch = BATCH.try_with(|batch| connection.emit_in(batch, name, argument, attachments));
     in_batch.unwrap_or_else(|_| connection.emit(name, argument, attachments))

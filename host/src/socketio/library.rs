@@ -1,5 +1,5 @@
-//! socketioxide, as an implementation of Socket.IO. Its buffers are counted in packets: what finds no space in them waits in a queue of the
-//! host's own ([`queue`]).
+//! The Socket.IO implementation that uses the library socketioxide. Its buffers are counted in
+//! packets. Packets that find no space wait in a queue of the host ([`queue`]).
 
 mod argument;
 mod attendant;
@@ -42,22 +42,23 @@ pub(crate) struct Server {
     shared: Arc<Shared>,
 }
 
-/// What all connections have in common.
+/// The data that all connections share.
 struct Shared {
     outlets: Outlets,
-    /// Of the emits that wait for space in the outgoing buffers.
+    /// Memory of the emits that wait for space in the outgoing buffers.
     memory: QueueMemory,
-    /// The most packets that are sent to one client at once.
+    /// Maximum number of packets that are sent to one client at once.
     largest_batch: usize,
     /// Connections whose transport began as long-polling.
     upgrades: Upgrades,
-    /// How long a client may not read before it is cut.
+    /// How long a client may not read before it is disconnected.
     stalled: Duration,
     tasks: TaskTracker,
 }
 
 impl Server {
-    /// Serves the namespaces of `config`. Connections and their events go to `clients`, which the library's sockets must not keep.
+    /// Serves the namespaces of `config`. Connections and their events go to `clients`, which is
+    /// weak because the library's sockets must not keep it alive.
     pub(crate) fn new(config: &Config, clients: &Weak<dyn Clients>, tasks: TaskTracker) -> Self {
         let limits = &config.limits;
         let shared = Arc::new(Shared {
@@ -90,7 +91,7 @@ impl Server {
         };
         let (layer, io) = builder.build_layer();
         let server = Self { io, layer, shared };
-        // Each is registered once: a second time would orphan its sockets.
+        // Each namespace is registered only once: a second registration would orphan its sockets.
         for namespace in &config.server.namespaces {
             server.serve(namespace, clients);
         }
@@ -99,7 +100,8 @@ impl Server {
 
     fn serve(&self, namespace: &str, clients: &Weak<dyn Clients>) {
         let (name, shared, clients): (Arc<str>, _, _) = (namespace.into(), Arc::clone(&self.shared), Weak::clone(clients));
-        // Awaited before CONNECT is answered: no event of the client can come before there is a mailbox for it.
+        // Awaited before CONNECT is answered, so that the mailbox exists before the client's first
+        // event.
         let prepare = move |Held(socket): Held| {
             let (name, shared, clients) = (Arc::clone(&name), Arc::clone(&shared), Weak::clone(&clients));
             async move {
@@ -107,7 +109,7 @@ impl Server {
                 prepare(&shared, &*clients, socket, name).await
             }
         };
-        // Spawned after CONNECT was sent: what `$connect` emits can't overtake it.
+        // Spawned after CONNECT was sent, so that emits of `$connect` can't overtake it.
         let connected = async |socket: SocketRef<Outlet>| {
             if let Some(Entered(client)) = socket.extensions.get() {
                 client.begin();
@@ -116,16 +118,18 @@ impl Server {
         self.io.ns(namespace.to_owned(), connected.with(prepare));
     }
 
-    /// The library's part of the HTTP service.
+    /// The library's layer of the HTTP service.
     pub(crate) fn layer(&self) -> socketioxide::layer::SocketIoLayer<Outlet> {
         self.layer.clone()
     }
 
-    /// Remembers over which TCP connection a client asks to go on with a WebSocket, so that the host can cut it.
+    /// Remembers the TCP connection over which a client upgrades to a WebSocket, so that the host
+    /// can cut it.
     pub(crate) fn note_upgrade<B>(&self, request: &http::Request<B>) {
         if let Some(cut) = request.extensions().get::<Cut>()
             && let Some(sid) = upgrading_sid(request)
-            // A TCP connection goes on as one client's: whoever names more only wants to be remembered.
+            // A TCP connection can be upgraded for one client only. Requests that name more clients
+            // would only fill the map.
             && cut.claim()
         {
             self.shared.upgrades.remember(sid, cut);
@@ -142,7 +146,7 @@ impl Server {
     }
 }
 
-/// The client that asks by this request to go on over a WebSocket.
+/// Returns the id of the client that asks by this request to upgrade to a WebSocket.
 fn upgrading_sid<B>(request: &http::Request<B>) -> Option<&str> {
     let asks = request.uri().path().trim_end_matches('/') == "/socket.io" && request.headers().contains_key(http::header::UPGRADE);
     let query = request.uri().query().filter(|_| asks)?;
@@ -150,7 +154,7 @@ fn upgrading_sid<B>(request: &http::Request<B>) -> Option<&str> {
     (value("transport")? == "websocket").then(|| value("sid")).flatten().filter(|sid| sid.len() <= MAX_SID)
 }
 
-/// Characters of a Socket.IO id, with room for those of a later library.
+/// Maximum length of a Socket.IO id, with room for the ids of later versions of the library.
 const MAX_SID: usize = 64;
 
 /// The library's own reference to a socket.
@@ -164,12 +168,12 @@ impl FromConnectParts<Outlet> for Held {
     }
 }
 
-/// The client of a socket, among the socket's extensions.
+/// The client of a socket, stored in the socket's extensions.
 #[derive(Clone)]
 struct Entered(Arc<dyn Client>);
 
-/// Makes the client of a socket. The library may drop the socket without a word, where CONNECT finds no room: nothing that the socket owns may own
-/// the socket, also not an event that waits.
+/// Creates the client of a socket. If CONNECT finds no space, the library drops the socket without
+/// a notice. So nothing that the socket owns may own the socket, not even a waiting event.
 async fn prepare(shared: &Arc<Shared>, clients: &dyn Clients, socket: Arc<Socket<Outlet>>, namespace: Arc<str>) -> Result<(), Refused> {
     let handshake = &socket.req_parts().extensions;
     let newcomer = Newcomer {
@@ -200,12 +204,13 @@ async fn prepare(shared: &Arc<Shared>, clients: &dyn Clients, socket: Arc<Socket
     Ok(())
 }
 
-/// The way to one socket.
+/// The handle by which the host reaches one socket.
 #[derive(Clone)]
 pub(crate) struct Link(Arc<Reach>);
 
 struct Reach {
-    /// Weak: the library owns the socket while there is somebody to answer, and the socket owns the mailbox in which an answer's link waits.
+    /// Weak: the library owns the socket while its client can be answered. The socket owns the
+    /// mailbox, in which answers wait with their link.
     socket: Weak<Socket<Outlet>>,
     outlet: Weak<Outlet>,
     sid: Sid,
@@ -233,7 +238,7 @@ impl Link {
 
     pub(super) async fn answer(&self, answer: Answer<'_>) {
         if let Handed::Waits(Some(sent)) = self.hand(|| packet(answer)) {
-            // An error says that the connection has ended.
+            // An error means that the connection has ended.
             let _ = sent.await;
         }
     }
@@ -267,24 +272,25 @@ impl Link {
         self.0.queue.send(&self.0, packet, || self.attend())
     }
 
-    /// Sees in a task of its own to what waits.
+    /// Spawns a task that sends the waiting packets.
     fn attend(&self) {
         self.0.shared.tasks.spawn(Attendant(self.clone()).run(self.0.shared.stalled));
     }
 
-    /// Drops what still waits for a connection that has ended: its client may connect again in the same session.
+    /// Drops the packets that wait for an ended connection. Its client may connect again in the
+    /// same session.
     fn forget(&self) {
         self.0.queue.forget(&self.0.shared.memory);
     }
 }
 
 impl Reach {
-    /// The socket, unless it has ended.
+    /// Returns the socket, unless it has ended.
     fn socket(&self) -> Option<SocketRef<Outlet>> {
         self.socket.upgrade().filter(|socket| socket.connected()).map(SocketRef::from)
     }
 
-    /// Disconnects the socket, if its buffer has space for saying so.
+    /// Disconnects the socket, if its buffer has space for the DISCONNECT packet.
     fn try_disconnect(&self) -> Result<(), Full> {
         match self.socket().map(SocketRef::disconnect) {
             Some(Err(SocketError::InternalChannelFull)) => Err(Full),
@@ -292,10 +298,11 @@ impl Reach {
         }
     }
 
-    /// Ends the WebSocket of a client. One that polls has none.
+    /// Cuts the TCP connection of a client's WebSocket. Does nothing for a client that polls.
     fn cut(&self) {
         let Some(socket) = self.socket.upgrade() else { return };
-        // Where the handshake was a WebSocket's own, that is the connection, whatever a later request has claimed.
+        // If the handshake opened a WebSocket itself, its TCP connection is the right one, whatever
+        // a later request has claimed.
         let handshake = socket.req_parts();
         let was_upgraded = !handshake.uri.query().unwrap_or_default().split('&').any(|pair| pair == "transport=websocket");
         let cut = || {
@@ -316,20 +323,22 @@ fn packet(answer: Answer<'_>) -> Packet {
     }
 }
 
-/// What the library calls for every event of a connection, in its reader task. Not a closure: those are spawned as tasks, and tasks lose the order.
+/// The handler that the library calls in its reader task for every event of a connection. It is not
+/// a closure: the library spawns closures as tasks, which lose the order.
 struct Intake {
     client: Arc<dyn Client>,
     link: Link,
 }
 
-/// Tells the library's blanket implementations for closures from this one.
+/// Marker that distinguishes this implementation from the library's blanket implementations for
+/// closures.
 struct InReaderTask;
 
 impl MessageHandler<Outlet, InReaderTask> for Intake {
     fn call(&self, _: Arc<Socket<Outlet>>, value: Value, ack: Option<i64>) {
         let (text, attachments) = match value {
             Value::Str(text, attachments) => (text, attachments),
-            // Only another parser than the host's has this form.
+            // Only parsers that the host does not use produce this form.
             Value::Bytes(_) => (socketioxide_core::Str::default(), None),
         };
         let incoming = Incoming {
@@ -342,13 +351,14 @@ impl MessageHandler<Outlet, InReaderTask> for Intake {
     }
 }
 
-/// An attachment that keeps no more memory than is counted for it: a small one would keep the buffer in which its transport read it, which
-/// is larger by far.
+/// Returns an attachment that keeps no more memory than is counted for it. A small attachment would
+/// keep the far larger buffer into which its transport read it.
 fn own(attachment: Bytes) -> Bytes {
     if attachment.len() < READ_BUFFER_BYTES { Bytes::copy_from_slice(&attachment) } else { attachment }
 }
 
-/// Attachments of at least as many bytes are about as large as the buffer in which they were read.
+/// An attachment of at least this many bytes is about as large as the buffer into which it was
+/// read.
 const READ_BUFFER_BYTES: usize = 64 << 10;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What an HTTP connection waits for, and so which deadline holds for it.
+//! What an HTTP connection waits for, which determines its deadline.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,17 +9,19 @@ pub enum Stage {
     Opened,
     /// The rest of a request's head.
     Head,
-    /// The host's own answer. The request's body has a deadline of its own.
+    /// The host's answer. The request's body has its own deadline.
     Request,
     /// The next request, or the client to read the answer to the last one.
     Idle,
 }
 
-/// The stage of one connection. Its IO, its service and its deadline run in one task, so plain loads and stores suffice.
+/// The stage of one connection. The connection's I/O, service and deadline run in one task, so
+/// separate loads and stores suffice.
 #[derive(Debug, Default)]
 pub(super) struct StageCell(AtomicU32);
 
-/// The low bits hold the stage, the others count its changes: a stage that was left and entered again has a new deadline.
+/// The low bits hold the stage, the others count its changes. So a stage that was left and entered
+/// again gets a new deadline.
 const STAGE_BITS: u32 = 2;
 
 impl StageCell {
@@ -41,14 +43,15 @@ impl StageCell {
         self.0.store((turn.wrapping_add(1) << STAGE_BITS) | stage as u32, Ordering::Relaxed);
     }
 
-    /// Bytes came: a head begins where none was being read.
+    /// Records received bytes: a request's head begins, unless a head is being read already or a
+    /// request is in progress.
     pub(super) fn received(&self) {
         if matches!(self.get().0, Stage::Opened | Stage::Idle) {
             self.set(Stage::Head);
         }
     }
 
-    /// Bytes of an answer left: its reader gets the time of an idle connection again.
+    /// Records sent bytes of an answer: the client gets the deadline of an idle connection again.
     pub(super) fn sent(&self) {
         if self.get().0 == Stage::Idle {
             self.set(Stage::Idle);

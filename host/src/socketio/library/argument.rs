@@ -1,5 +1,6 @@
-//! An event's or an ack's arguments as they travel: the text that a plugin has written, as it is; or, with attachments, a document with
-//! bytes where its placeholders stand. And a client's packet as name and arguments.
+//! Encodes the arguments of an event or an ack, and splits a client's packet into name and
+//! arguments. Without attachments, the plugin's text is sent unchanged. With attachments,
+//! placeholders are replaced by bytes.
 
 use std::borrow::Cow;
 
@@ -13,7 +14,7 @@ use crate::effect::Emit;
 
 use super::outlet::Outlet;
 
-/// `["event",data]`. An event's name has no character that JSON would escape.
+/// Encodes `["event",data]`. An event's name has no character that JSON would escape.
 pub(super) fn of_emit(outlet: &Outlet, emit: &Emit) -> Option<Serialized> {
     if emit.attachments.is_empty() {
         return Some(of_event(&emit.event, emit.data.as_str()));
@@ -28,12 +29,12 @@ pub(super) fn of_emit(outlet: &Outlet, emit: &Emit) -> Option<Serialized> {
     }
 }
 
-/// The same without attachments.
+/// Like [`of_emit`], without attachments.
 pub(super) fn of_event(event: &str, data: &str) -> Serialized {
     text(&["[\"", event, "\",", data, "]"])
 }
 
-/// `[arguments]`
+/// Encodes `[arguments]`.
 pub(super) fn of_ack(arguments: &str) -> Serialized {
     text(&["[", arguments, "]"])
 }
@@ -42,8 +43,8 @@ fn text(parts: &[&str]) -> Serialized {
     Serialized::Str(parts.concat().into(), None)
 }
 
-/// A document in which placeholders are serialized as the bytes that they stand for; the library makes new placeholders of them, in the
-/// order in which it meets them.
+/// A document whose placeholders are serialized as the bytes that they stand for. The library
+/// replaces the bytes by new placeholders, in the order of serialization.
 struct WithAttachments<'emit>(&'emit Value, &'emit [Bytes]);
 
 impl Serialize for WithAttachments<'_> {
@@ -75,8 +76,8 @@ impl Serialize for WithAttachments<'_> {
     }
 }
 
-/// The name in `["name",argument]`, and what stands between it and the last bracket: one argument, if the dispatcher finds that it is JSON.
-/// So nothing is parsed here but the name.
+/// Splits `["name",argument]` into the name and the text between it and the last bracket. Only the
+/// name is parsed here. The dispatcher checks that the text is one argument.
 pub(super) fn split(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let inner = text.trim_ascii().strip_prefix('[')?.strip_suffix(']')?;
     let mut values = serde_json::Deserializer::from_str(inner).into_iter::<Name<'_>>();
@@ -85,7 +86,7 @@ pub(super) fn split(text: &str) -> Option<(Cow<'_, str>, &str)> {
     if rest.is_empty() { Some((name, "")) } else { rest.strip_prefix(',').map(|argument| (name, argument)) }
 }
 
-/// Borrowed from the packet, where it has no escapes.
+/// Borrowed from the packet if the name has no escapes.
 #[derive(Deserialize)]
 struct Name<'packet>(#[serde(borrow)] Cow<'packet, str>);
 
@@ -100,7 +101,7 @@ mod tests {
         assert_eq!(split(r#"["ping",{"timestamp":1}]"#), some("ping", r#"{"timestamp":1}"#));
         assert_eq!(split(r#"["ping"]"#), some("ping", ""));
         assert_eq!(split(r#" [ "ping" , {} ] "#), some("ping", " {}"));
-        // What is not one argument is no JSON, as the dispatcher finds.
+        // Text that is not one argument is not JSON, which the dispatcher detects.
         assert_eq!(split(r#"["ping",1,2]"#), some("ping", "1,2"));
         assert_eq!(split(r#"["ping",1],["evil",2]"#), some("ping", r#"1],["evil",2"#));
         for text in [r#"["ping" 1]"#, "[1]", "[]", "[", ""] {

@@ -1,4 +1,5 @@
-//! The task that sends what waits for one connection, and ends the connection if its client does not read.
+//! The task that sends the waiting packets of one connection, and disconnects a client that does
+//! not read.
 
 use std::time::Duration;
 
@@ -7,15 +8,17 @@ use tokio::time::Instant;
 use super::Link;
 use super::queue::Drained;
 
-/// How soon a full buffer is tried again, at first and at most: each try without success doubles the time. There is no signal for space in
-/// a buffer, and many clients that do not read must not keep a processor busy.
+/// The first and the longest delay before a full buffer is tried again. Each attempt without
+/// success doubles the delay. A buffer has no signal for free space, and many clients that do not
+/// read must not keep a CPU busy.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
-/// Sends what waits for one client.
+/// Sends the waiting packets of one client.
 pub(super) struct Attendant(pub(super) Link);
 
 impl Attendant {
-    /// Works until nothing waits or the connection has ended. A client that makes no space for `stalled` is cut.
+    /// Runs until no packet waits or the connection has ended. A client that makes no space for
+    /// `stalled` is disconnected.
     pub(super) async fn run(self, stalled: Duration) {
         let Self(link) = &self;
         let reach = &*link.0;
@@ -23,7 +26,7 @@ impl Attendant {
         loop {
             tokio::time::sleep(pause).await;
             let drained = reach.queue.drain(reach);
-            // A client that makes little space is not looked at more often for that.
+            // A client that makes only little space is not polled more often.
             pause = match drained {
                 Drained::Batch => RETRY.0,
                 Drained::Some => pause,
@@ -35,13 +38,14 @@ impl Attendant {
                 Drained::Batch | Drained::Some => until = Instant::now() + stalled,
                 Drained::None if is_late => link.abort("it does not read what is sent to it"),
                 Drained::None => {}
-                // Kept until the connection is gone, so that nothing follows its DISCONNECT packet.
+                // Runs until the connection is gone, so that nothing follows its DISCONNECT packet.
                 Drained::Ends if reach.socket().is_none() => return link.forget(),
                 Drained::Ends if !is_told => {
                     is_told = reach.try_disconnect().is_ok();
                     if !is_told && is_late {
                         link.abort("it does not read that its connection ends");
-                        // A polling client can't be cut: if it never polls again, the heartbeat ends its session.
+                        // A polling client can't be cut: if it never polls again, the heartbeat
+                        // ends its session.
                         until = Instant::now() + stalled;
                     }
                 }
@@ -51,14 +55,15 @@ impl Attendant {
     }
 }
 
-/// After a panic nothing would see to the queue, and its client would wait for ever.
+/// After a panic, no task would drain the queue, and its client would receive nothing more.
 impl Drop for Attendant {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Self(link) = self;
             link.forget();
             link.0.cut();
-            // Without space for it, the heartbeat ends the session of a client that polls.
+            // If there is no space for the DISCONNECT packet, the heartbeat ends the session of a
+            // client that polls.
             let _ = link.0.try_disconnect();
         }
     }

@@ -1,5 +1,6 @@
-//! The library's adapter for one namespace: its own local one, with a way to hand what is serialized already to one connection. What goes to
-//! many is serialized once, and it is known for whom there was no room.
+//! The library's adapter for one namespace. It wraps the local adapter, and hands a serialized
+//! packet to one connection. So an event for many connections is serialized once, and the host
+//! knows which of them had no space.
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -14,7 +15,7 @@ use socketioxide_core::adapter::{BroadcastOptions, CoreAdapter, CoreLocalAdapter
 use socketioxide_core::packet::{Packet, PacketData};
 use socketioxide_core::parser::{Parse, ParserError};
 
-/// Where the packets of one namespace leave.
+/// Sends the packets of one namespace.
 pub(crate) struct Outlet {
     local: CoreLocalAdapter<Emitter>,
     outlets: Outlets,
@@ -25,32 +26,32 @@ pub(crate) struct Outlet {
 pub(crate) struct Outlets(Arc<RwLock<Vec<Weak<Outlet>>>>);
 
 impl Outlets {
-    /// The outlet of `namespace`.
+    /// Returns the outlet of `namespace`.
     pub(super) fn of(&self, namespace: &str) -> Option<Arc<Outlet>> {
-        // Whoever panics under the lock leaves a list that is whole; a host has few namespaces.
+        // A panic under the lock leaves the list consistent. A host has few namespaces.
         let outlets = self.0.read().unwrap_or_else(PoisonError::into_inner);
         outlets.iter().filter_map(Weak::upgrade).find(|outlet| outlet.local.path().as_str() == namespace)
     }
 }
 
 impl Outlet {
-    /// Serializes an argument list with attachments, as only the library knows how.
+    /// Serializes an argument list with attachments, in the library's own format.
     ///
     /// # Errors
-    /// Where the argument is none that can be serialized.
+    /// Returns an error if the arguments can't be serialized.
     pub(super) fn serialize(&self, event: &str, arguments: &impl Serialize) -> Result<Serialized, ParserError> {
         self.local.parser().encode_value(arguments, Some(event))
     }
 
-    /// Hands an event to one connection; one that is gone takes it as well.
+    /// Hands an event to one connection. Also succeeds if the connection no longer exists.
     ///
     /// # Errors
-    /// Where its buffer is full, or its transport is closed.
+    /// Returns an error if the connection's buffer is full, or its transport is closed.
     pub(super) fn event(&self, to: Sid, event: Serialized) -> Result<(), SocketError> {
         self.send(to, Packet::event(self.local.path().clone(), event))
     }
 
-    /// The same with the ack `id`.
+    /// Like [`Outlet::event`], for the ack `id`.
     ///
     /// # Errors
     /// As [`Outlet::event`].

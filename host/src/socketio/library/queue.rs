@@ -1,5 +1,6 @@
-//! What waits for one connection whose outgoing buffer is full: packets in their order, and whether the connection is to be ended after them.
-//! While something waits for a connection, nothing is sent to it in another way.
+//! The queue of one connection whose outgoing buffer is full: packets in their order, and whether
+//! the connection must be ended after them. While packets wait, nothing is sent to the connection
+//! except through the queue.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,15 +18,16 @@ use super::Reach;
 /// The most packets that [`Queue::drain`] sends in one call.
 const LARGEST_BATCH: usize = 256;
 
-/// The most packets that [`Queue::drain`] sends in one call to a client with a buffer of so many `packets`.
+/// The most packets that [`Queue::drain`] sends in one call to a client whose buffer holds
+/// `packets`.
 pub(super) fn largest_batch(packets: usize) -> usize {
     packets.div_ceil(2).min(LARGEST_BATCH)
 }
 
-/// What waits for one connection.
+/// The queue of one connection.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// Whether packets must pass by `state`. Each packet reads it, so it has no lock.
+    /// Whether packets must go through `state`. Read for each packet, so it has no lock.
     is_in_use: AtomicBool,
     state: Mutex<State>,
 }
@@ -33,76 +35,79 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     packets: VecDeque<Waiting>,
-    /// Bytes of the memory that the emits among them take.
+    /// Bytes of [`QueueMemory`] that the waiting emits take.
     bytes: usize,
-    /// Packets that the next call of [`Queue::drain`] sends; 0 before the first.
+    /// Packets that the next call of [`Queue::drain`] sends at most; 0 before the first call.
     batch: usize,
     stage: Stage,
 }
 
-/// What becomes of a packet.
+/// The stage of the queue, which decides what happens to the next packet.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// It is sent at once: nothing waits.
+    /// No packet waits: the packet is sent at once.
     #[default]
     Idle,
-    /// It waits behind others.
+    /// Packets wait: the packet is queued behind them.
     Waiting,
-    /// It is too late: the connection is to be ended after what waits.
+    /// The connection must be ended after the waiting packets: the packet is dropped.
     Ending,
-    /// It is too late: the connection has ended.
+    /// The connection has ended: the packet is dropped.
     Ended,
 }
 
 struct Waiting {
     packet: Packet,
-    /// Bytes of the memory that it takes.
+    /// Bytes of [`QueueMemory`] that it takes.
     charge: usize,
-    /// For an answer: resolved when it is in the buffer, dropped when it never will be.
+    /// For an answer: resolved when the answer is in the buffer, dropped if it will never be.
     sent: Option<oneshot::Sender<()>>,
 }
 
-/// What can be sent to a connection.
+/// A packet for a connection.
 pub(super) enum Packet {
     /// An event that an effect or a business system emits.
     Emit(Serialized),
-    /// An event that answers one of the client's.
+    /// An event that answers an event of the client.
     Error(Serialized),
-    /// The answer to the client's event of this number.
+    /// The ack with this id.
     Ack(i64, Serialized),
 }
 
-/// What became of a packet.
+/// The outcome for a packet.
 #[derive(Debug)]
 pub(super) enum Handed {
     /// It is in the outgoing buffer.
     Sent,
-    /// It waits for space in the outgoing buffer. An answer's receiver resolves when it has it, and fails if the connection ends before.
+    /// It waits for space in the outgoing buffer. The receiver of an answer resolves when the
+    /// answer is in the buffer, and fails if the connection ends before.
     Waits(Option<oneshot::Receiver<()>>),
-    /// There is no memory for it. The client would miss it, so it gets nothing more.
+    /// There is no memory for it. The client would miss it, so the client receives nothing more.
     NoMemory,
-    /// The connection has ended, or is to be ended.
+    /// The connection has ended, or must be ended.
     Gone,
 }
 
-/// How far what waited for a connection could be sent.
+/// How far the waiting packets could be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// Nothing waits any more.
+    /// No packet waits any more.
     All,
-    /// A whole batch was sent, and there is more.
+    /// A whole batch was sent, and more packets wait.
     Batch,
     /// Some packets were sent, then the buffer was full.
     Some,
     /// The buffer was full.
     None,
-    /// Nothing waits any more, and the connection is to be ended.
+    /// No packet waits any more, and the connection must be ended.
     Ends,
 }
 
 impl Queue {
-    /// Sends a packet after what waits. An emit waits in the memory of all connections. An answer takes none of it: its sender keeps it until it
-    /// is sent, and has one at a time. `attend` is called when something begins to wait: it has to see to [`Queue::drain`] from then on.
+    /// Sends a packet after the waiting packets. A waiting emit takes memory that all connections
+    /// share. A waiting answer takes none: its sender holds it until it is sent, and has only one
+    /// at a time. `attend` is called when the first packet waits. From then on it must call
+    /// [`Queue::drain`].
     pub(super) fn send(&self, to: &Reach, packet: impl Fn() -> Packet, attend: impl FnOnce()) -> Handed {
         if !self.has() {
             match packet().send(to) {
@@ -138,21 +143,23 @@ impl Queue {
         Handed::Waits(is_sent)
     }
 
-    /// The same for a packet that its sender keeps if it can't be sent now: returns whether it is done with.
+    /// Like [`Queue::send`], but does not queue the packet. Returns whether the sender can drop it:
+    /// it was sent, or the connection ends.
     pub(super) fn try_send(&self, to: &Reach, packet: &Packet) -> bool {
         if self.has() {
-            // Nobody waits for the answer of a connection that ends.
+            // The answer of a connection that ends is not needed.
             return matches!(self.state().stage, Stage::Ending | Stage::Ended);
         }
         !matches!(packet.send(to), Err(SocketError::InternalChannelFull))
     }
 
-    /// Whether something waits, or the connection is to be ended or has ended.
+    /// Whether packets wait, or the connection must be ended or has ended.
     pub(super) fn has(&self) -> bool {
         self.is_in_use.load(Ordering::Acquire)
     }
 
-    /// Ends the connection after what waits, or without that if it is `cut`. Calls `attend` as [`Queue::send`] does.
+    /// Ends the connection after the waiting packets, or without them if `cut`. Calls `attend` as
+    /// [`Queue::send`] does.
     pub(super) fn end(&self, cut: bool, memory: &QueueMemory, attend: impl FnOnce()) {
         let mut state = self.state();
         let before = state.stage;
@@ -167,8 +174,9 @@ impl Queue {
         }
     }
 
-    /// Sends some of what waits, as far as the buffer has space. The library ends a session whose ping finds no space, so a full buffer halves
-    /// the next batch, until the client makes space faster than it is filled.
+    /// Sends waiting packets while the buffer has space, at most one batch. The library ends a
+    /// session whose ping finds no space. So a full buffer halves the next batch, until the client
+    /// makes space faster than the buffer is filled.
     pub(super) fn drain(&self, to: &Reach) -> Drained {
         let (mut state, memory) = (self.state(), &to.shared.memory);
         let largest = to.shared.largest_batch;
@@ -194,20 +202,20 @@ impl Queue {
         }
     }
 
-    /// The connection has ended: drops what waits, and accepts nothing more.
+    /// Drops the waiting packets and accepts no more, because the connection has ended.
     pub(super) fn forget(&self, memory: &QueueMemory) {
         let mut state = self.state();
         self.enter(&mut state, Stage::Ended);
         state.clear(memory);
     }
 
-    /// Called with the lock, so that the mark is never older than the stage.
+    /// Called under the lock, so that `is_in_use` is never older than the stage.
     fn enter(&self, state: &mut State, stage: Stage) {
         state.stage = stage;
         self.is_in_use.store(stage != Stage::Idle, Ordering::Release);
     }
 
-    /// The lock is held for at most [`LARGEST_BATCH`] packets; a panic leaves the queue whole.
+    /// The lock is held for at most [`LARGEST_BATCH`] packets. A panic leaves the queue consistent.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -238,8 +246,8 @@ impl Packet {
         }
     }
 
-    /// Bytes of the memory that it takes while it waits: text, attachments and its place. An event that waits for several connections is counted
-    /// for each, though they share its text.
+    /// Bytes of [`QueueMemory`] that it takes while it waits: text, attachments and its entry. An
+    /// event that waits for several connections is counted for each, though they share its text.
     fn charge(&self) -> usize {
         match self {
             Self::Emit(event) => EVENT_BYTES.saturating_add(size(event)),

@@ -1,4 +1,5 @@
-//! The WebSocket connections that began as upgrades of long-polling: their handshake came over another TCP connection.
+//! The WebSocket connections that were upgraded from long-polling. Their handshake came over
+//! another TCP connection.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,13 +12,14 @@ pub(super) struct Upgrades {
     by_sid: Mutex<HashMap<String, WeakCut>>,
 }
 
-/// Entries at which those of closed connections are swept, at least.
+/// Number of entries from which the entries of closed connections are removed.
 const SWEEP_AT: usize = 1024;
 
 impl Upgrades {
-    /// Remembers that the client `sid` asks to go on over `cut`'s connection, for as long as that lives.
+    /// Remembers that the client `sid` upgrades over the connection of `cut`, as long as that
+    /// lives.
     pub(super) fn remember(&self, sid: &str, cut: &Cut) {
-        // The lock guards a map that is whole between any two of its calls.
+        // The lock guards a map that is consistent between any two of its calls.
         let mut by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
         if by_sid.len() >= SWEEP_AT && by_sid.len() == by_sid.capacity() {
             by_sid.retain(|_, cut| cut.upgrade().is_some());
@@ -25,7 +27,7 @@ impl Upgrades {
         by_sid.insert(sid.to_owned(), cut.downgrade());
     }
 
-    /// The connection to which the client `sid` was upgraded, where it still lives.
+    /// Returns the connection to which the client `sid` was upgraded, if it still lives.
     pub(super) fn find(&self, sid: &str) -> Option<Cut> {
         let by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
         by_sid.get(sid).and_then(WeakCut::upgrade)
