@@ -1,14 +1,16 @@
-//! Whether events are passed on to a plugin that keeps failing: closed, open, or half-open (one event probes the plugin). Pure: time and
-//! outcomes come in, decisions go out.
+//! The circuit breaker: decides whether events are passed to a plugin that keeps failing. It is
+//! closed, open, or half-open (one event probes the plugin). Pure: time and outcomes are inputs,
+//! decisions are outputs.
 //!
 //! ```text
-//! closed -- too many failures --> open -- its time is over --> probing -- a probe succeeds --> closed
-//!    ^ \__ caused by single clients, while others                   \__ it fails --> open, for twice as long
-//!    |      are served well: these clients are throttled
+//! closed -- too many failures --> open -- its time is over --> probing -- success --> closed
+//!    ^ \__ caused by single clients, while                         \__ failure --> open, for
+//!    |      others succeed: these are throttled                          twice as long
 //! ```
 //!
-//! A failure is attributed to its connection. It is attributed to the user, or else to the address, when a second connection of theirs
-//! fails as often: so a client that reconnects stays throttled, and one client does not throttle its neighbours on a shared address.
+//! A failure is attributed to its connection. It is attributed to the user, or else to the address,
+//! if a second connection of theirs fails as often. A client that reconnects therefore stays
+//! throttled, and one client does not throttle its neighbours on a shared address.
 
 mod activity;
 mod client;
@@ -23,20 +25,21 @@ use throttle::Throttle;
 
 pub use client::{ClientKey, ClientKeys};
 
-/// How much failing is too much.
+/// The limits at which the breaker opens, and how long it stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerLimits {
-    /// This many failures open the breaker…
+    /// This many failures within `failures_within` open the breaker.
     pub failures: u32,
-    /// …within this time.
+    /// Time window for `failures`.
     pub failures_within: Duration,
-    /// So does a half of the calls, where there were at least this many…
+    /// If half of the calls within `calls_within` fail, the breaker also opens, provided that there
+    /// were at least this many calls.
     pub calls: u32,
-    /// …within this time.
+    /// Time window for `calls`.
     pub calls_within: Duration,
-    /// How long it stays open at first; each time that a probe fails it is twice as long.
+    /// How long the breaker stays open at first. Each failed probe doubles the time.
     pub open: Duration,
-    /// The longest that it stays open.
+    /// The longest time for which it stays open.
     pub open_at_most: Duration,
 }
 
@@ -53,31 +56,34 @@ impl Default for BreakerLimits {
     }
 }
 
-/// Failures that are remembered one by one, with who caused them: as many as open the breaker, within these bounds. Where it takes more than
-/// the last, only the share of failing calls opens it.
+/// Failures that are remembered one by one, with the client that caused them: as many as open the
+/// breaker, within these bounds. If more than the upper bound are needed, only the share of failing
+/// calls opens the breaker.
 const REMEMBERED: RangeInclusive<usize> = 256..=16_384;
 
-/// Connections of one address that must have failed before all of its connections are throttled: fewer may be single clients behind a
-/// shared address.
+/// Connections of one address that must have failed before all its connections are throttled: fewer
+/// may be single clients behind a shared address.
 const SEVERAL_CONNECTIONS: u32 = 3;
 
-/// The plugin itself is at fault when this many times [`BreakerLimits::failures`] connections have failed…
+/// The plugin itself is at fault if at least this many times [`BreakerLimits::failures`]
+/// connections have failed, and if [`WELL_SERVED_PER_FAILING`] is met.
 const WIDESPREAD_FACTOR: u32 = 2;
 
-/// …or this many, where that would be more…
+/// Upper limit of the number of connections that [`WIDESPREAD_FACTOR`] requires.
 const WIDESPREAD_AT_MOST: u32 = 64;
 
-/// …and they are at least one for this many connections that are served well.
+/// The plugin itself is at fault only if there is at least one failing connection for this many
+/// connections that are served well.
 const WELL_SERVED_PER_FAILING: u32 = 4;
 
-/// One plugin's breaker.
+/// The breaker of one plugin.
 #[derive(Debug)]
 pub struct Breaker {
     limits: BreakerLimits,
     state: State,
-    /// How long it opens next.
+    /// How long the breaker opens the next time.
     next_open: Duration,
-    /// The last failures that have led to no decision yet.
+    /// The last failures that have not led to a decision yet.
     failures: VecDeque<(Instant, Option<ClientKeys>)>,
     activity: Activity,
     throttle: Throttle,
@@ -89,70 +95,72 @@ enum State {
     Open {
         until: Instant,
     },
-    /// One event is asked; the others wait for what becomes of it. A probe that is never reported back does not hold the plugin for ever.
+    /// One event probes the plugin; other events are denied. After `until`, another event becomes
+    /// the probe: a probe without a recorded outcome does not block the plugin.
     Probing {
         until: Instant,
     },
 }
 
-/// An event may be handled; its outcome is to be recorded.
+/// Allows one event to be handled. The caller must record its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permit {
-    /// As any other.
+    /// A normal event.
     Normal,
-    /// To see whether the plugin is well again.
+    /// A probe: shows whether the plugin works again.
     Probe,
 }
 
-/// What became of an event that was admitted.
+/// The outcome of an admitted event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The handler answered, be it by its own no.
+    /// The handler answered, possibly with a refusal.
     Answered,
-    /// It trapped, or ran out of time.
+    /// The handler trapped, or ran out of time.
     Failed,
-    /// It was never asked, or what it wanted could not be done: nothing is known of the plugin.
+    /// The handler was not called, or the host could not do what it asked for. This says nothing
+    /// about the plugin.
     Unknown,
 }
 
-/// An event may not be handled now.
+/// Why an event may not be handled now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
-    /// No event is passed on.
+    /// The breaker is open: no event is passed to the plugin.
     Open {
-        /// When asking again makes sense.
+        /// Time after which a retry makes sense.
         retry_after: Duration,
     },
-    /// No event of this client is passed on.
+    /// The client is throttled: none of its events is passed to the plugin.
     Throttled {
-        /// When asking again makes sense.
+        /// Time after which a retry makes sense.
         retry_after: Duration,
     },
 }
 
-/// What an outcome changed.
+/// The change that an outcome caused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The plugin is not asked for this long.
+    /// The breaker has opened for this time.
     Opened(Duration),
-    /// One client's events are not passed on for this long.
+    /// One client is throttled for this time.
     Throttled(ClientKey, Duration),
-    /// The plugin is well again.
+    /// The breaker has closed: the plugin works again.
     Closed,
 }
 
-/// Why the failures of a plugin are too many.
+/// The cause of too many failures.
 enum Verdict {
     /// One client causes them.
     Offender(ClientKey),
-    /// The plugin does.
+    /// The plugin causes them.
     Plugin,
-    /// Too few of each client's to tell.
+    /// No client has enough failures for a decision.
     Undecided,
 }
 
 impl Breaker {
-    /// A closed one.
+    /// Creates a closed breaker.
     pub fn new(limits: BreakerLimits) -> Self {
         Self {
             limits,
@@ -169,10 +177,11 @@ impl Breaker {
         self.state != State::Closed
     }
 
-    /// Whether an event of `client` may be handled at `now`. The host's own events have no client here: they are never throttled.
+    /// Decides whether an event of `client` may be handled at `now`. The host's own events have no
+    /// client, so they are never throttled.
     ///
     /// # Errors
-    /// Where it may not, and for how long.
+    /// Why the event may not be handled, and when to retry.
     pub fn admit(&mut self, client: Option<&ClientKeys>, now: Instant) -> Result<Permit, Denied> {
         if let Some(until) = client.and_then(|client| self.throttle.until(client, now)) {
             return Err(Denied::Throttled { retry_after: until.saturating_duration_since(now) });
@@ -189,7 +198,7 @@ impl Breaker {
         }
     }
 
-    /// Records what became of an event that was admitted.
+    /// Records the outcome of an admitted event. Returns the change that it caused, or `None`.
     pub fn record(&mut self, permit: Permit, client: Option<&ClientKeys>, outcome: Outcome, now: Instant) -> Option<Change> {
         match (self.state, permit, outcome) {
             (State::Probing { .. }, Permit::Probe, Outcome::Failed) => Some(self.open(now)),
@@ -202,7 +211,8 @@ impl Breaker {
                 self.state = State::Open { until: now };
                 None
             }
-            // An event that began before the breaker opened says nothing about now, and neither does a probe of an earlier time.
+            // An event that began before the breaker opened says nothing about the present, and
+            // neither does an earlier probe.
             (State::Open { .. } | State::Probing { .. }, ..) | (State::Closed, _, Outcome::Unknown) => None,
             (State::Closed, _, Outcome::Failed) => {
                 self.activity.add(client, true, now);
@@ -215,7 +225,8 @@ impl Breaker {
         }
     }
 
-    /// Closes it by an operator's decision, and throttles nobody any more.
+    /// Closes the breaker and ends all throttling, after a successful probe or by an operator's
+    /// decision.
     pub fn reset(&mut self) {
         *self = Self::new(self.limits);
     }
@@ -245,7 +256,8 @@ impl Breaker {
         self.failures.iter().filter(is_recent).map(|(_, client)| client.as_ref())
     }
 
-    /// Who is at fault for the failures of the last while, of which `client` caused the newest. An offender has `most` of them or more.
+    /// Returns the cause of the failures within `within`. `client` caused the newest of them; an
+    /// offender caused at least `most` of them.
     fn judge(&self, client: Option<&ClientKeys>, within: Duration, most: usize, now: Instant) -> Verdict {
         let recent = self.recent(within, now);
         let well_served = self.activity.well_served(now, within);
@@ -253,7 +265,7 @@ impl Breaker {
             return Verdict::Plugin;
         }
         let Some(client) = client else {
-            // Nobody sent these events.
+            // The failed event had no client.
             let own = recent.filter(Option::is_none).count();
             return if own >= most { Verdict::Plugin } else { Verdict::Undecided };
         };
@@ -277,7 +289,8 @@ impl Breaker {
     fn throttle(&mut self, client: &ClientKeys, key: ClientKey, now: Instant) -> Change {
         let others_are_well = self.activity.well_served(now, self.limits.calls_within).parties > 0;
         let Some((key, time)) = self.throttle.add(client, key, others_are_well, &self.limits, now) else { return self.open(now) };
-        // What it did is dealt with. The failures of others still count, and so does who is served well.
+        // The offender's failures are dealt with. Failures of other clients still count, and
+        // well-served clients stay known.
         self.failures.retain(|(_, other)| other.as_ref().is_none_or(|other| !other.has(&key)));
         self.activity.forget_counts();
         Change::Throttled(key, time)
@@ -293,7 +306,7 @@ impl Breaker {
     }
 }
 
-/// How many connections these are.
+/// Returns the number of distinct connections.
 fn connections<'client>(clients: impl Iterator<Item = &'client ClientKeys>) -> u32 {
     let mut marks = Marks::NONE;
     clients.for_each(|client| marks.add(client.connection_mark));

@@ -1,4 +1,4 @@
-//! What can be asked on the command line.
+//! The command line: its commands, and how they find the configuration.
 
 mod check;
 mod client;
@@ -29,7 +29,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Runs the host: loads the plugins of a directory and serves their events
     Serve(serve::Serve),
-    /// Loads plugins as the host would and says what they register or why they are refused; or checks a configuration
+    /// Loads plugins as the host would and says what they register or why they are refused; or
+    /// checks a configuration
     Check(check::Check),
     /// Emits an event through a running host, as `POST /api/emit` does
     Emit(emit::Emit),
@@ -43,7 +44,7 @@ enum Command {
     Compile(compile::Compile),
 }
 
-/// Does what was asked.
+/// Runs the command.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(serve) => serve.run(),
@@ -56,16 +57,16 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The configuration file that is read when none is named and it is there.
+/// The configuration file that is read if none is named and this one exists.
 const DEFAULT_FILE: &str = "sockhop.toml";
 
-/// The named file; without one, the default file where there is one.
+/// Returns the named file, else the default file if it exists.
 fn config_file(file: Option<&PathBuf>) -> Option<PathBuf> {
     let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.is_file());
     file.cloned().or_else(default)
 }
 
-/// Reads the configuration file where there is one; without it, all settings are the defaults.
+/// Reads the configuration file, if there is one, and the environment.
 fn load(file: Option<&PathBuf>) -> anyhow::Result<Config> {
     Ok(Config::load(config_file(file).as_deref())?)
 }

@@ -1,4 +1,4 @@
-//! The composition root: puts the parts together, starts them, and stops them in order.
+//! The composition root: creates the parts of the host, starts them, and stops them in order.
 
 mod address;
 mod descriptors;
@@ -44,24 +44,25 @@ use priority::stand_back;
 pub use lock::DataLock;
 pub use priority::wake_promptly;
 
-/// Keeps hosts away from a data directory for as long as the lock lives.
+/// Locks a data directory: no host can use it until the lock is dropped.
 ///
 /// # Errors
-/// [`StartError::DataInUse`] while a host runs.
+/// [`StartError::DataInUse`] while a host runs; [`StartError::Data`] if the directory can't be
+/// used.
 pub fn lock_data(dir: &Path) -> Result<DataLock, StartError> {
     DataLock::take(dir)
 }
 
-/// A host that listens, and has loaded what it serves.
+/// A host that listens and has loaded its plugins.
 pub struct Host {
     config: Arc<Config>,
-    /// As many as clients may have, by the configuration and the file descriptors.
+    /// Limit of client connections, from the configuration and the file descriptors.
     connections: NonZeroUsize,
     address: SocketAddr,
-    /// Ends accepting.
+    /// Stops accepting connections.
     accepting: CancellationToken,
     accepted: JoinHandle<()>,
-    /// Ends following the plugin directory.
+    /// Stops following the plugin directory.
     reloading: CancellationToken,
     loader: Arc<Loader>,
     registry: Arc<Registry>,
@@ -72,87 +73,91 @@ pub struct Host {
     dispatcher: Arc<Dispatcher>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
-    /// Tells commands on this machine where the host listens; before the lock, so that the next host's file is not removed.
+    /// The file that tells commands on this machine where the host listens. It is declared before
+    /// the lock, so that it is dropped first and the next host's file is not removed.
     _said: Option<AddressFile>,
-    /// Keeps a second host away from the data directory for as long as this one lives.
+    /// Keeps other hosts away from the data directory while this host lives.
     _lock: DataLock,
 }
 
-/// Why a host does not start.
+/// Why a host can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another host has the data directory.
+    /// Another host uses the data directory.
     #[error("the data directory {} is in use by another host (pid {pid}); stop it, or give this one another with --data", dir.display())]
     DataInUse {
-        /// Which.
+        /// The data directory.
         dir: PathBuf,
-        /// The other's.
+        /// The other host's process id.
         pid: String,
     },
     /// The data directory can't be used.
     #[error("can't use the data directory {}", dir.display())]
     Data {
-        /// Which.
+        /// The data directory.
         dir: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The plugin directory can't be read.
     #[error("can't read the plugin directory {}; create it, or name another with --plugins", dir.display())]
     Plugins {
-        /// Which.
+        /// The plugin directory.
         dir: PathBuf,
-        /// Why.
+        /// The cause.
         source: ScanError,
     },
-    /// The address can't be listened on.
+    /// The host can't listen on the address.
     #[error("can't listen on {address}; choose another address with --listen")]
     Listen {
-        /// Which.
+        /// The address.
         address: Listen,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// No client could ask for a namespace.
+    /// A configured namespace is invalid: no client could connect to it.
     #[error("server.namespaces: {0}")]
     Namespace(String),
-    /// The process may not have enough file descriptors.
+    /// The process has too few file descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
-    /// The thread that follows the plugin directory.
+    /// The thread that follows the plugin directory can't be started.
     #[error("can't start the thread that follows the plugin directory")]
     Thread(#[source] io::Error),
-    /// The host's own program can't be found.
+    /// The path of the host's own program can't be found.
     #[error("can't find this program, which compiles plugins in a process of its own")]
     Compiler(#[source] io::Error),
-    /// The engine.
+    /// The engine can't be created.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A key.
+    /// The access keys can't be used.
     #[error(transparent)]
     Key(#[from] KeyError),
 }
 
-/// How long closing the transports may take: one that nobody reads would take for ever.
+/// Time limit for each of the last steps of a stop. A transport that no client reads would never
+/// close.
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// How often instances and state of idle plugins are given back.
+/// Interval at which instances and state of idle plugins are released.
 const TEND: Duration = Duration::from_secs(1);
 
 impl Host {
-    /// Locks the data directory, listens, loads the plugins, and tells them `$start`.
+    /// Locks the data directory, listens, loads the plugins, and sends them `$start`.
     ///
     /// # Errors
-    /// Where the data directory, the plugin directory or the address can't be used.
+    /// If the data directory, the plugin directory or the address can't be used, or if another part
+    /// of the host can't start; see [`StartError`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let compiler = this_program().map_err(StartError::Compiler)?;
         Self::bind_with(config, compiler).await
     }
 
-    /// The same with another program that compiles plugins: a build of this very host's command, where the host runs in a program of its own.
+    /// Like [`Host::bind`], with another program that compiles plugins. If the host runs inside
+    /// another program, `compiler` must be a build of this host's own command.
     ///
     /// # Errors
-    /// As [`Host::bind`].
+    /// Same as [`Host::bind`].
     pub async fn bind_with(config: Config, compiler: PathBuf) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let lock = DataLock::take(&config.data.dir)?;
@@ -205,10 +210,12 @@ impl Host {
             .layer(from_fn_with_state(Arc::clone(&slots), slots::admit))
             .layer(origin::cors(&origins, config.server.allowed_headers.as_deref()))
             .layer(from_fn_with_state(origins, origin::check))
-            // Outside of everything that answers by itself: a reserved slot is free again after any answer.
+            // Outside of all layers that answer requests: a reserved slot must be free after any
+            // answer.
             .layer(axum::middleware::from_fn(slots::close_reserved));
-        // Accepting before loading: whoever asks whether the host lives or is ready gets an answer, clients are asked to come back.
-        // The library cuts a client that does not read by itself, and says so.
+        // Accepts connections before loading: health requests get an answer, and clients are asked
+        // to retry. With the library, writes have no limit: its adapter cuts a client that does not
+        // read, and logs it.
         let write_limit = if config.server.socketio == SocketIo::Builtin { limits.stalled_reader_ms } else { Duration::MAX };
         let accepting = CancellationToken::new();
         let gives_up = accepting.clone().drop_guard();
@@ -225,7 +232,7 @@ impl Host {
         begun.await.unwrap_or_else(ended).map_err(plugins)?;
         warn_of_tables_without_plugin(&config, &operator.rows());
         dispatcher.start().await;
-        // Nobody is there to be told only where the thread has ended already.
+        // Sending fails only if the thread has already ended.
         let _ = go_on.send(());
         loaded.store(true, Ordering::Release);
         ready.store(true, Ordering::Release);
@@ -251,37 +258,39 @@ impl Host {
         })
     }
 
-    /// Where the host listens.
+    /// Returns the address that the host listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many TCP connections clients may have: as many as are configured, or as the file descriptors allow.
+    /// Returns how many TCP connections clients may have: the configured number, or as many as the
+    /// file descriptors allow.
     pub fn connections(&self) -> NonZeroUsize {
         self.connections
     }
 
-    /// What operators see.
+    /// Returns one row for each plugin, as operators see it.
     pub fn rows(&self) -> Arc<Vec<Row>> {
         self.operator.rows()
     }
 
-    /// What a process may ask of its host while it runs.
+    /// Returns a handle for use while [`Host::run`] runs.
     pub fn monitor(&self) -> Monitor {
         Monitor { operator: Arc::clone(&self.operator), registry: Arc::clone(&self.registry), rooms: Arc::clone(&self.rooms) }
     }
 
-    /// What it serves.
+    /// Returns the plugins, events and rooms that are served now.
     pub fn routes(&self) -> Arc<Routes> {
         self.registry.snapshot()
     }
 
-    /// Serves until `stop`, and then stops: not ready first, then no new clients, then what was received is handled and every connection
-    /// told to plugins as gone, then transports are closed. `at_once` skips the waiting.
+    /// Serves until `stop`, and then stops in steps. The host reports that it is not ready, and
+    /// then accepts no new clients. It handles the received events and tells plugins about every
+    /// disconnect. At the end, it closes the transports. `at_once` skips the waiting.
     pub async fn run(self, stop: CancellationToken, at_once: CancellationToken) {
         stop.cancelled().await;
         self.ready.store(false, Ordering::Release);
-        // What is served stays as it is until the end.
+        // The served plugins stay the same until the end.
         self.reloading.cancel();
         tracing::info!(connections = self.rooms.connections(), "stopping: not ready any more");
         if self.rooms.connections() > 0 {
@@ -307,20 +316,21 @@ impl Host {
     }
 }
 
-/// What the file descriptors of the process allow.
+/// The limits that follow from the file descriptors of the process.
 #[derive(Debug, Clone, Copy)]
 struct Allowed {
-    /// Connections of clients.
+    /// Client connections.
     connections: NonZeroUsize,
-    /// Plugins beside so many connections.
+    /// Plugins that fit in addition to these connections.
     plugins: usize,
     /// All descriptors; `None` if the system has no limit.
     descriptors: Option<u64>,
 }
 
-/// How many connections clients may have at the start, by the configuration and the file descriptors.
+/// Computes how many connections clients may have at the start, from the configuration and the file
+/// descriptors.
 fn allowed(config: &Config) -> Result<Allowed, TooFew> {
-    // A directory that can't be read is an error of its own, later.
+    // An unreadable directory is reported later, as an error of its own.
     let plugins = scan::scan(&config.plugins.dir).map_or(0, |files| files.len()) + descriptors::MORE_PLUGINS;
     let descriptors = descriptors::raise_limit();
     let needed = descriptors::needed(plugins, config.limits.reserved_connections);
@@ -335,8 +345,8 @@ fn allowed(config: &Config) -> Result<Allowed, TooFew> {
     Ok(Allowed { connections, plugins, descriptors })
 }
 
-/// Allows clients fewer connections while there are more plugins than were reckoned with at the start: each plugin needs file descriptors, and
-/// only new clients may be refused if none are left.
+/// Lowers the limit of client connections while there are more plugins than expected at the start:
+/// each plugin needs file descriptors. If none are left, only new clients may be refused.
 async fn adapt_to_plugins(slots: Arc<Slots>, registry: Arc<Registry>, reserved: NonZeroUsize, allowed: Allowed) {
     let (mut changes, mut before) = (registry.changes(), allowed.connections.get());
     loop {
@@ -356,7 +366,8 @@ async fn adapt_to_plugins(slots: Arc<Slots>, registry: Arc<Registry>, reserved: 
     }
 }
 
-/// Says which tables of the configuration concern no plugin: a misspelt name would otherwise pass silently.
+/// Warns of configuration tables for plugins that do not exist: a misspelt name would otherwise be
+/// ignored silently.
 fn warn_of_tables_without_plugin(config: &Config, rows: &[Row]) {
     let stems = rows.iter().filter_map(|row| row.file.file_stem()?.to_str());
     let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).chain(stems).collect();
@@ -370,7 +381,7 @@ fn warn_of_tables_without_plugin(config: &Config, rows: &[Row]) {
     }
 }
 
-/// What a process may ask of its host while it runs.
+/// Operations on a running host, for the process in which it runs.
 pub struct Monitor {
     operator: Arc<Operator>,
     registry: Arc<Registry>,
@@ -378,12 +389,12 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Looks at the plugin directory now, and tries again what failed for its surroundings.
+    /// Scans the plugin directory now, and retries loads that failed because of their environment.
     pub fn look_again(&self) {
         self.operator.look_again();
     }
 
-    /// Logs what is served now.
+    /// Logs the status of the host and of each plugin.
     pub fn log_status(&self) {
         tracing::info!(connections = self.rooms.connections(), generation = self.registry.snapshot().generation, "host status");
         for row in self.operator.rows().iter() {
@@ -396,8 +407,9 @@ impl Monitor {
     }
 }
 
-/// Follows the plugin directory on a thread of its own until `stop`: what is read, hashed, linked and written there keeps no event waiting.
-/// What comes first is what became of the first look, after which it waits for the word to go on.
+/// Starts a thread that follows the plugin directory until `stop`: reading, hashing, linking and
+/// writing there delay no event. The receiver gets the result of the first scan. The thread then
+/// waits for the sender before it continues.
 #[allow(clippy::type_complexity, reason = "the two ends of one conversation, used once")]
 fn follow(
     mut reloader: Reloader,
@@ -419,12 +431,12 @@ fn follow(
         runtime.block_on(work);
         drop(ended);
     })?;
-    // So that the end of the host waits for the thread's.
+    // Makes the host's stop wait for the end of the thread.
     tasks.spawn(async { has_ended.await.unwrap_or_default() });
     Ok((has_begun, go_on))
 }
 
-/// Gives back what plugins do not need any more, instances and state, until `stop`.
+/// Releases instances and state that plugins do not need any more, until `stop`.
 async fn tend(loader: Arc<Loader>, registry: Arc<Registry>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(TEND)).await.is_some() {
         let (loader, routes) = (Arc::clone(&loader), registry.snapshot());
@@ -436,7 +448,8 @@ async fn tend(loader: Arc<Loader>, registry: Arc<Registry>, stop: CancellationTo
     }
 }
 
-/// Waits for `end`, for as long as `limit` and until `at_once`; whether it came.
+/// Waits for `end` until `limit` has passed or `at_once` is cancelled. Returns whether `end`
+/// completed.
 async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<Output = ()>) -> bool {
     tokio::select! {
         () = end => true,
@@ -445,41 +458,44 @@ async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<O
     }
 }
 
-/// What loads plugins for the data directory of `config`: where their state is, a file for each, and what was compiled.
+/// Returns a loader that keeps the plugins' state and compiled code in the data directory of
+/// `config`.
 pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Loader {
     let data = &config.data.dir;
     let compiler = Compiler::new(compiler.to_owned(), cache_dir(data));
     Loader::new(engine, Arc::clone(config), compiler, alarm, metrics)
 }
 
-/// What loads plugins to look at them: like [`loader`], with compiled code in `cache`, which may be that of a host that serves events.
+/// Returns a loader for checking plugins: like [`loader`], with compiled code in `cache`. The cache
+/// may be that of a host that serves events.
 pub fn checking_loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, cache: PathBuf) -> Loader {
     let compiler = Compiler::new(compiler.to_owned(), cache);
     compiler.yield_to_events();
     Loader::new(engine, Arc::clone(config), compiler, Arc::default(), Arc::default())
 }
 
-/// Where a host keeps compiled code. Another process of the same user may use it as well.
+/// Returns the directory in which a host keeps compiled code. Another process of the same user may
+/// use it too.
 pub fn cache_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("cache")
 }
 
-/// Where a host keeps the key that it made for itself.
+/// Returns the file of the key that a host creates for itself.
 pub fn key_file(data_dir: &Path) -> PathBuf {
     own_key_file(data_dir)
 }
 
-/// Where a running host says its address.
+/// Returns the file in which a running host publishes its address.
 pub fn address_file(data_dir: &Path) -> PathBuf {
     address::address_file(data_dir)
 }
 
-/// Whether a directory holds no plugin at all.
+/// Whether a directory can be read and holds no plugin files.
 pub fn is_empty(plugins_dir: &Path) -> bool {
     scan::scan(plugins_dir).is_ok_and(|files| files.is_empty())
 }
 
-/// Whatever implementation of Socket.IO the configuration names.
+/// Creates the Socket.IO implementation that the configuration names.
 fn socketio(config: &Config, sockets: &Arc<Sockets>, tasks: TaskTracker) -> Result<Server, StartError> {
     let sockets: Arc<dyn Clients> = Arc::clone(sockets) as _;
     let clients = Arc::downgrade(&sockets);
@@ -492,7 +508,7 @@ fn socketio(config: &Config, sockets: &Arc<Sockets>, tasks: TaskTracker) -> Resu
     }
 }
 
-/// Puts Socket.IO before the other endpoints.
+/// Adds Socket.IO in front of the other endpoints.
 fn with_socketio(router: Router, server: &Server) -> Router {
     match server {
         Server::Builtin(server) => router.layer(from_fn_with_state(server.clone(), http::socketio::serve)),

@@ -1,5 +1,5 @@
-//! HTTP: health, the catalogue, plugins, and events from business systems. Everything that makes a client receive something goes to the
-//! dispatcher.
+//! HTTP: health, metrics, the event catalogue, plugin operations, and events from business systems.
+//! Every request that sends something to clients goes through the dispatcher.
 
 pub(crate) mod accept;
 pub(crate) mod body;
@@ -37,7 +37,7 @@ use crate::socketio::Server;
 use keys::Keys;
 use slots::Slots;
 
-/// What the endpoints answer from.
+/// The shared state of all endpoints.
 pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     pub(crate) registry: Arc<Registry>,
@@ -49,11 +49,11 @@ pub(crate) struct Api {
     pub(crate) slots: Arc<Slots>,
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) socketio: Server,
-    /// Set once the first scan is loaded, cleared when the host begins to stop.
+    /// Set when the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
 }
 
-/// All endpoints but Socket.IO's.
+/// Returns a router with all endpoints except Socket.IO.
 pub(crate) fn router(api: Api) -> Router {
     let api = Arc::new(api);
     Router::new()
@@ -73,8 +73,8 @@ pub(crate) fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// Before the first scan is loaded, clients are asked to come back: they would learn that nobody handles their events. Health is answered
-/// always.
+/// Answers 503 with `Retry-After` until the first scan is loaded: clients would otherwise learn
+/// that their events have no handler. Health requests are always passed on.
 pub(crate) async fn wait_until_loaded(State(loaded): State<Arc<AtomicBool>>, request: Request, next: Next) -> Response {
     let is_health = ["/healthz", "/readyz"].contains(&request.uri().path());
     if is_health || loaded.load(Ordering::Acquire) {
@@ -86,7 +86,7 @@ pub(crate) async fn wait_until_loaded(State(loaded): State<Arc<AtomicBool>>, req
 }
 
 impl Api {
-    /// The scope that the catalogue asks for, where it asks for one.
+    /// Returns the scope that the catalogue requires, or `None` if the catalogue is public.
     fn catalogue_scope(&self) -> Option<Scope> {
         (!self.config.contract.public).then_some(Scope::Operate)
     }

@@ -1,4 +1,5 @@
-//! A host turns a client's event into effects by asking a plugin, and applies the effects to rooms.
+//! A Socket.IO host: it asks a plugin to turn a client's event into effects, and applies the
+//! effects to rooms.
 //!
 //! ```text
 //! event path (hot)
@@ -6,40 +7,48 @@
 //!                            \__ any step __/ -> rejection -> ack, or an `error` event
 //!
 //! reload path (cold)
-//!   directory -> watch -> scan -> load { hash, compile, link, register } -> slots decide -> settle -> registry.publish
-//!                                      \-> Failure -> log + GET /api/plugins (the version before keeps serving)
+//!   directory -> watch -> scan -> load { hash, compile, link, register } -> slots -> settle -> registry
+//!                                    \-> failure -> log and GET /api/plugins
+//!                                        (the previous version keeps serving)
 //! ```
 //!
-//! The modules stand here in the order in which data flows. Each uses only those before it; each heavy dependency is known to one:
+//! The modules are listed in the order of the data flow. Each uses only modules above it, and each
+//! heavy dependency is used by one module:
 //!
-//! | part | owns | knows |
+//! | part | owns | depends on |
 //! |---|---|---|
-//! | [`breaker`], [`config`], [`event`], [`effect`], [`memory`], [`rejection`], [`rule`], [`transport`] | words | no I/O |
-//! | `socketio` | clients, whichever implementation serves them | `sockhop-socketio`, `socketioxide` |
-//! | [`log`] | what the host tells its operator | `tracing-subscriber` |
-//! | [`metrics`] | what the host counts of itself | `prometheus-client` |
-//! | [`schema`] | checks of payloads | `jsonschema` |
-//! | [`store`] | plugins' durable state | SQLite |
+//! | [`breaker`], [`config`], [`event`], [`effect`], [`memory`], [`rejection`], [`rule`], [`transport`] | basic types | no I/O |
+//! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
+//! | [`log`] | the host's log | `tracing-subscriber` |
+//! | [`metrics`] | the host's metrics | `prometheus-client` |
+//! | [`schema`] | validation of payloads | `jsonschema` |
+//! | [`store`] | durable state of plugins | SQLite |
 //! | [`plugin`] | compiled code, instances, their limits | `wasmtime` |
-//! | [`rooms`] | connections and their rooms, what clients receive | |
-//! | [`registry`] | what is served now | |
-//! | [`dispatcher`] | an event's way to its answer | |
+//! | [`rooms`] | connections, their rooms, and what clients receive | |
+//! | [`registry`] | the plugins, events and rooms that are served now | |
+//! | [`dispatcher`] | the handling of an event, up to its answer | |
 //! | `socket` | connections, mailboxes | |
-//! | [`reload`] | from a directory to what is served | `notify` |
-//! | `http` | endpoints | `axum` |
-//! | [`host`] | putting it together | all of them, by name |
+//! | [`reload`] | loading plugins from the directory and publishing them | `notify` |
+//! | `http` | HTTP endpoints | `axum` |
+//! | [`host`] | composition of all parts | all modules |
 //!
 //! # Socket.IO
 //!
-//! `[server] socketio` chooses between two implementations, each in one file: `socketio/builtin`, the default, passes on to the crate
-//! `sockhop-socketio`, `socketio/library` to socketioxide, with what that library lacks in files below it. An implementation knows the host by two traits: `Clients` accepts or
-//! refuses a client that asks for a namespace, and `Client` takes its events and learns of its end. The host knows a connection by its `Link`:
-//! emit, send a frame that was encoded for many, answer (which waits while the client does not read), close, abort. Which connections there are and
-//! in which rooms is the host's own knowledge ([`rooms`]).
+//! `[server] socketio` selects one of two implementations. `socketio/builtin`, the default, passes
+//! requests to the crate `sockhop-socketio`. `socketio/library` passes them to socketioxide; the
+//! files below it add what that library lacks. An implementation uses the host through two traits.
+//! `Clients` accepts or refuses a client that connects to a namespace. `Client` takes its events
+//! and is told of its disconnect. The host uses a connection through its `Link`: emit, send a frame
+//! that was encoded for many, answer (which waits while the client does not read), close, abort.
+//! The host itself keeps the connections and their rooms ([`rooms`]).
 //!
-//! `builtin` handles an event in the task that has read it, if nothing else of the connection waits, and what the events of one read send leaves
-//! with one write. An event that has to wait for something goes on in a task of its own, and later ones wait in the mailbox. With the library,
-//! every event passes through the mailbox.
+//! `builtin` handles an event in the task that has read it, if no other event of the connection
+//! waits. All packets that the events of one read send leave with one write. An event that has to
+//! wait continues in its own task, and later events wait in the mailbox. With the library, every
+//! event passes through the mailbox.
+//!
+//! `ARCHITECTURE.md` beside this crate's `Cargo.toml` describes the semantics and where to add new
+//! parts.
 
 pub mod breaker;
 pub mod config;

@@ -1,18 +1,18 @@
-//! The host's log: one record per occurrence, written by one thread of its own. A log that nobody reads, or that can't be written, costs
-//! lines, and nothing else: whoever logs never waits and never fails.
+//! The host's log: one record per occurrence, written by its own thread. If the log is read too
+//! slowly or can't be written, lines are dropped. A thread that logs never waits and never fails.
 //!
-//! The way of a record: `tracing` → filter → `repeats` → `format` → `queue` → `writer`. The only part that knows
-//! tracing-subscriber. Fields have one meaning everywhere:
+//! Path of a record: `tracing` → filter → `repeats` → `format` → `queue` → `writer`. Only this
+//! module uses tracing-subscriber. Each field has the same meaning everywhere:
 //!
-//! | field | is |
+//! | field | meaning |
 //! |---|---|
-//! | `event`, `id` | the event type's name; the id of this one event, as its rejection shows it |
-//! | `plugin`, `version`, `digest`, `generation` | which code |
-//! | `client`, `address`, `transport` | the connection's public id; the IP address that it comes from; `polling` or `websocket`, at its beginning |
-//! | `code`, `reason` | a rejection's code; the word of the handler or the peer that gives the reason |
-//! | `detail` | what the client or the caller was told, in words |
-//! | `error`, `location` | what went wrong, in words for operators; where in which source |
-//! | `key`, `command` | the name of an operator's key; what was asked with it |
+//! | `event`, `id` | the event type's name; the id of this event, as its rejection shows it |
+//! | `plugin`, `version`, `digest`, `generation` | the plugin code concerned |
+//! | `client`, `address`, `transport` | the connection's public id; its IP address; its first transport, `polling` or `websocket` |
+//! | `code`, `reason` | a rejection's code; the reason that the handler or the peer gave, as a short code |
+//! | `detail` | the text that the client or the caller received |
+//! | `error`, `location` | the error, as text for operators; its place in the source |
+//! | `key`, `command` | the name of an operator's key; the command that was sent with it |
 //! | `repeated` | how many records this line stands for |
 
 mod escape;
@@ -48,7 +48,8 @@ pub use record::Chain;
 pub use rejected::{Fault, Handler, rejected};
 pub use writer::Writer;
 
-/// The target of the lines of plugins. They have a rate of their own (`log_lines_per_second`), so none of them is collapsed.
+/// The target of plugins' log lines. These lines have their own rate limit
+/// (`log_lines_per_second`), so they are never collapsed.
 pub const PLUGIN: &str = "plugin";
 
 /// The log of this process, from [`start`] to [`Log::finish`].
@@ -59,36 +60,38 @@ pub struct Log {
     repeats: Option<SharedRepeats>,
 }
 
-/// Locked for a few moves by whoever logs, and by the writer between two lines; never while something is written.
+/// Locked briefly by each thread that logs, and by the writer between two lines; never during a
+/// write.
 type SharedRepeats = Arc<Mutex<Repeats>>;
 
 /// The queue of this process's log, for the metric.
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// Why there is no log.
+/// Why the log can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The writer's thread.
+    /// The writer's thread can't be started.
     #[error("can't start the thread that writes the log")]
     Thread(#[from] io::Error),
-    /// It has been started before.
+    /// The process has a log already.
     #[error("this process has a log already")]
     Started,
 }
 
-/// Logs to standard error from now on, panics included.
+/// Starts the log to standard error, including panics.
 ///
 /// # Errors
-/// Where the system gives no thread, or the process has a log.
+/// If the writer's thread can't be started, or if the process has a log already.
 pub fn start(settings: &Settings) -> Result<Log, LogError> {
     let format = Format { format: settings.format, ansi: settings.format == LogFormat::Text && colours(), time: true };
     begin(settings, format)
 }
 
-/// Shows what plugins print and log while a command loads them: without the time, each line as it comes.
+/// Starts a log for a command that loads plugins: it shows what plugins print and log, without
+/// times and without collapsing repeats.
 ///
 /// # Errors
-/// As [`start`].
+/// Same as [`start`].
 pub fn start_for_command() -> Result<Log, LogError> {
     let settings = Settings { filter: crate::config::LogFilter::plugins(), collapse: false, ..Settings::default() };
     begin(&settings, Format { format: LogFormat::Text, ansi: colours(), time: false })
@@ -110,7 +113,7 @@ fn begin(settings: &Settings, format: Format) -> Result<Log, LogError> {
 }
 
 impl Log {
-    /// Writes what is left, for at most `deadline`. What comes later is dropped.
+    /// Writes the remaining lines, for at most `deadline`. Later lines are dropped.
     pub fn finish(self, deadline: Duration) {
         if let Some(repeats) = &self.repeats {
             let left = lock(repeats).take_all();
@@ -122,7 +125,8 @@ impl Log {
     }
 }
 
-/// Lines that this process's log has dropped, because they came faster than they could be written, or could not be written at all.
+/// Returns the number of lines that this process's log has dropped: they came faster than they
+/// could be written, or could not be written at all.
 pub fn lines_dropped() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped())
 }
@@ -132,17 +136,18 @@ fn colours() -> bool {
     has_colours(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref())
 }
 
-/// A terminal does, unless its user wants none: <https://no-color.org>.
+/// A terminal shows colours unless its user disables them: <https://no-color.org>.
 fn has_colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
-/// Standard error by a descriptor of its own: the writer may be stuck in a write for ever, and would hold the standard library's lock.
+/// Returns standard error with its own descriptor. The writer may block in a write without end, and
+/// must not hold the lock of the standard library meanwhile.
 fn stderr() -> Box<dyn Write + Send> {
     own(io::stderr()).map_or_else(|| Box::new(io::stderr()) as Box<dyn Write + Send>, |file| Box::new(file))
 }
 
-/// The same for standard output.
+/// Returns standard output with its own descriptor, for the same reason.
 pub fn stdout() -> Box<dyn Write + Send> {
     own(io::stdout()).map_or_else(|| Box::new(io::stdout()) as Box<dyn Write + Send>, |file| Box::new(file))
 }
@@ -157,12 +162,12 @@ fn own<T>(_: T) -> Option<File> {
     None
 }
 
-/// The lock guards a table that is whole between any two of its calls.
+/// A panic does not damage the table: it is consistent between any two of its calls.
 fn lock(repeats: &Mutex<Repeats>) -> MutexGuard<'_, Repeats> {
     repeats.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Turns calls of `tracing` into lines, on the thread that makes them.
+/// Converts `tracing` events to lines, on the thread that logs.
 struct RecordLayer {
     queue: Arc<Queue>,
     format: Format,
@@ -172,7 +177,7 @@ struct RecordLayer {
 impl<S: Subscriber> Layer<S> for RecordLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let record = Record::of(event);
-        // An operator who asks for `debug` wants to see each.
+        // An operator who selects `debug` wants to see each record.
         let collapses = record.target != PLUGIN && record.level <= Level::INFO;
         let now = match &self.repeats {
             Some(repeats) if collapses => lock(repeats).take(&event.metadata().callsite(), record, Instant::now()),
@@ -184,7 +189,7 @@ impl<S: Subscriber> Layer<S> for RecordLayer {
     }
 }
 
-/// What the log's writer does between two lines.
+/// The work of the log's writer between two lines.
 struct LogChores {
     format: Format,
     repeats: Option<SharedRepeats>,

@@ -1,4 +1,4 @@
-//! The command line. The only place that ends the process, and the only one that knows `anyhow`.
+//! The command line. No other part of the host ends the process or uses `anyhow`.
 
 mod command;
 
@@ -8,13 +8,15 @@ use clap::Parser;
 
 use command::{Cli, output};
 
-/// Gives memory back to the system soon after a burst; the system's own allocator keeps it.
+/// jemalloc returns memory to the system soon after a burst; the system's own allocator keeps it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// jemalloc reads this as it starts. What is free for a second goes back, also where nobody asks for memory any more. One arena for all threads:
-/// each arena keeps pages on which little is in use, so with the default, four for each processor, the memory of a host in a soak grew by a fifth
-/// in ten minutes, and with one by a hundredth. Threads have caches of their own, so they seldom meet in the arena.
+/// jemalloc reads these settings at its start. Memory that is free for a second is returned, even
+/// if the process allocates nothing more. All threads share one arena, because each arena keeps
+/// pages that are hardly used. With the default of four arenas for each processor, memory grew by a
+/// fifth in a soak test of ten minutes; with one arena, by a hundredth. Threads have their own
+/// caches, so they seldom wait for the arena.
 #[allow(unsafe_code, reason = "a symbol that jemalloc looks for under this name: a pointer to text that ends with a zero")]
 #[cfg(target_os = "linux")]
 #[unsafe(export_name = "_rjem_malloc_conf")]

@@ -1,7 +1,7 @@
-//! What the host counts of itself, for Prometheus. The only file that knows prometheus-client.
+//! The host's metrics for Prometheus. Only this file uses prometheus-client.
 //!
-//! No label is one that a client can choose: plugins and events are those that are registered, outcomes are the codes of rejections. What
-//! nobody handles is counted without a name.
+//! Clients can't choose the value of a label: plugins and events are registered names, and outcomes
+//! are codes of rejections. Events without a handler are counted without a name.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -14,10 +14,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// The labels of one figure, names and values.
+/// The labels of one metric, names and values.
 type Labels = Vec<(&'static str, String)>;
 
-/// All figures of one host.
+/// All metrics of one host.
 pub struct Metrics {
     registry: Registry,
     events: Family<Labels, Counter>,
@@ -56,36 +56,36 @@ pub struct Metrics {
     recovery_limit: Gauge,
 }
 
-/// How much is in use of what all clients share.
+/// The use of resources that all clients share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// TCP connections of clients.
     pub connections: usize,
-    /// Engine.IO sessions, those that are closing included.
+    /// Engine.IO sessions, including those that are closing.
     pub sessions: usize,
-    /// The most of each.
+    /// The limit of connections, and of sessions.
     pub limit: usize,
     /// Bytes that wait in all mailboxes.
     pub mailbox: usize,
-    /// The most of them.
+    /// The limit of these bytes.
     pub mailbox_limit: usize,
-    /// Bytes of emits for which outgoing buffers have no space.
+    /// Bytes that wait for clients that are slow to read.
     pub overflow: usize,
-    /// The most of them.
+    /// The limit of these bytes.
     pub overflow_limit: usize,
-    /// Bytes of messages whose end has not come.
+    /// Bytes of messages that are not complete.
     pub unfinished: usize,
-    /// The most of them.
+    /// The limit of these bytes.
     pub unfinished_limit: usize,
-    /// Connections whose transport was lost and whose client may return.
+    /// Connections that lost their transport and whose client may return.
     pub detached: usize,
-    /// Bytes of the events that are kept for clients that return.
+    /// Bytes of events that are kept for clients that return.
     pub recovery: usize,
-    /// The most of them.
+    /// The limit of these bytes.
     pub recovery_limit: usize,
 }
 
-/// The figures of one event type, found once: counting one that succeeds allocates nothing.
+/// The metrics of one event type, looked up once: counting a success allocates nothing.
 #[derive(Clone)]
 pub struct Meter {
     plugin: String,
@@ -95,37 +95,38 @@ pub struct Meter {
     events: Family<Labels, Counter>,
 }
 
-/// The figures of one plugin that are read when they are asked for.
+/// Metrics of one plugin that are read at each scrape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gauges {
-    /// Whose.
+    /// The plugin's name.
     pub plugin: String,
-    /// Instances that there are.
+    /// Number of instances.
     pub instances: usize,
-    /// Bytes that they take.
+    /// Memory of all instances in bytes.
     pub memory: usize,
     /// Whether its breaker is open.
     pub is_open: bool,
     /// Host events that wait for it.
     pub host_events: usize,
-    /// What its state takes.
+    /// Metrics of its state.
     pub state: StateGauges,
 }
 
-/// The figures of one plugin's state.
+/// Metrics of one plugin's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateGauges {
-    /// Bytes on the disk.
+    /// Bytes on disk, including the write-ahead log.
     pub bytes: u64,
-    /// Those of them that are the write-ahead log.
+    /// Bytes of the write-ahead log.
     pub wal: u64,
-    /// Bytes that it may take.
+    /// The quota in bytes.
     pub quota: u64,
-    /// By what can fail: whether it fails now, and failures so far.
+    /// For each kind of failure: its name, whether it occurs now, and the number of failures so
+    /// far.
     pub failures: Vec<(&'static str, bool, u64)>,
 }
 
-/// From 100 µs, doubling, to 6.5 s: a handler's time ends at 5 s.
+/// Buckets from 100 µs, doubling, to 6.5 s: a handler's time limit is 5 s.
 fn handler_seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 17))
 }
@@ -249,39 +250,39 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The figures of `event` of `plugin`.
+    /// Returns the metrics of `event` of `plugin`.
     pub fn meter(&self, plugin: &str, event: &str) -> Meter {
         let ok = self.events.get_or_create_owned(&labels(plugin, event, "ok"));
         let seconds = self.seconds.get_or_create_owned(&vec![("plugin", plugin.to_owned())]);
         Meter { plugin: plugin.to_owned(), event: event.to_owned(), ok, seconds, events: self.events.clone() }
     }
 
-    /// An event that nobody handles.
+    /// Counts an event that no plugin handles.
     pub fn unknown_event(&self) {
         self.events.get_or_create(&labels("", "", "unknown_event")).inc();
     }
 
-    /// Whether the plugin directory is as it should be.
+    /// Sets whether the plugin directory can be read and is not suddenly empty.
     pub fn directory(&self, is_ok: bool) {
         self.directory_ok.set(is_ok.into());
     }
 
-    /// A mailbox had no room for an event.
+    /// Counts an event that was rejected because its mailbox was full.
     pub fn mailbox_rejection(&self) {
         self.mailbox_rejections.inc();
     }
 
-    /// The log of this process has dropped so many lines since its start.
+    /// Sets the number of lines that this process's log has dropped since its start.
     pub fn log_lines_dropped(&self, lines: u64) {
         self.log_lines_dropped.inner().fetch_max(lines, Ordering::Relaxed);
     }
 
-    /// A connection or a handshake found no slot.
+    /// Counts a connection or a handshake that got no slot.
     pub fn connection_refused(&self) {
         self.connections_refused.inc();
     }
 
-    /// Sets the figures that are read when they are asked for.
+    /// Sets the gauges that are read at each scrape.
     pub fn show_usage(&self, usage: &Usage) {
         self.tcp_connections.set(number(usage.connections));
         self.sessions.set(number(usage.sessions));
@@ -297,39 +298,39 @@ impl Metrics {
         self.recovery_limit.set(number(usage.recovery_limit));
     }
 
-    /// A version of `plugin` was loaded; `outcome` is `active`, `failed` or `removed`.
+    /// Counts a change of `plugin`; `outcome` is `active`, `failed` or `removed`.
     pub fn reload(&self, plugin: &str, outcome: &'static str) {
         self.reloads.get_or_create(&vec![("plugin", plugin.to_owned()), ("outcome", outcome.to_owned())]).inc();
     }
 
-    /// The breaker of `plugin` has opened.
+    /// Counts an opening of the breaker of `plugin`.
     pub fn breaker_trip(&self, plugin: &str) {
         self.breaker_trips.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
     }
 
-    /// `plugin` will not handle so many host events.
+    /// Counts host events that `plugin` will not handle.
     pub fn host_events_dropped(&self, plugin: &str, events: usize) {
         self.host_events_dropped.get_or_create(&vec![("plugin", plugin.to_owned())]).inc_by(events as u64);
     }
 
-    /// `plugin` is told to read the connections again.
+    /// Counts a request to `plugin` to read the connections again.
     pub fn resync(&self, plugin: &str) {
         self.resyncs.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
     }
 
-    /// `plugin` has failed to read the connections again.
+    /// Counts a failure of `plugin` to read the connections again.
     pub fn resync_failed(&self, plugin: &str) {
         self.resync_failures.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
     }
 
-    /// All figures as text, in the OpenMetrics format.
+    /// Returns all metrics as text in the OpenMetrics format.
     ///
     /// # Errors
-    /// None that is known: the format is written into memory.
+    /// None is known: the text is written to memory.
     pub fn render(&self, connections: usize, generation: u64, plugins: &[Gauges]) -> Result<String, fmt::Error> {
         self.connections.set(number(connections));
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
-        // Those of plugins that are gone are not shown as if they still were.
+        // Metrics of removed plugins are not shown any more.
         self.breaker_open.clear();
         self.instances.clear();
         self.memory.clear();
@@ -361,7 +362,8 @@ impl Metrics {
 }
 
 impl Meter {
-    /// One event was answered after `elapsed`, by its reply or by a rejection of this code.
+    /// Records an event that was answered after `elapsed`: `rejection` is the code of its
+    /// rejection, or `None` for a reply.
     pub fn record(&self, rejection: Option<&'static str>, elapsed: Duration) {
         self.seconds.observe(elapsed.as_secs_f64());
         match rejection {

@@ -1,20 +1,23 @@
-//! What happened lately: how many calls were made and how many failed, which connections were answered and which failed.
+//! Recent activity of a plugin: the number of calls and failures, and the clients that were
+//! answered or failed.
 //!
-//! Clients are remembered as bits of fixed sets, not by name: recording one costs a few instructions and no memory, however many there
-//! are. Two clients may have the same bit; then one that fails hides one that is answered, and the breaker opens a little sooner.
+//! Clients are stored as bits of fixed sets, not by name. Recording one costs a few instructions
+//! and no memory, however many there are. Two clients may share a bit: then a failing client hides
+//! an answered one, and the breaker opens a little sooner.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::client::ClientKeys;
 
-/// Parts into which the remembered time is cut.
+/// Number of parts into which the remembered time is divided.
 pub(super) const PARTS: u32 = 10;
 
-/// Bits of a set of clients: enough to tell some hundreds of clients apart, which is where shares stop to depend on single ones.
+/// Bits of a set of clients: enough to distinguish some hundreds of clients. With so many, shares
+/// no longer depend on single clients.
 const BITS: usize = 512;
 
-/// The place of a client in a [`Marks`].
+/// The position of a client in a [`Marks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark(u16);
 
@@ -24,7 +27,7 @@ impl Mark {
     }
 }
 
-/// A set of clients, each by one bit.
+/// A set of clients, with one bit for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Marks([u64; BITS / 64]);
 
@@ -51,12 +54,12 @@ impl Marks {
     }
 }
 
-/// Calls, failures and clients of the last while.
+/// Recent calls, failures and clients.
 #[derive(Debug)]
 pub(super) struct Activity {
-    /// How long it is remembered.
+    /// How long activity is remembered.
     within: Duration,
-    /// The newest is last.
+    /// The newest part is last.
     parts: VecDeque<Part>,
 }
 
@@ -85,7 +88,7 @@ impl Clients {
     }
 }
 
-/// How many clients were answered, and never failed.
+/// Numbers of clients that were answered and never failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WellServed {
     pub(super) connections: u32,
@@ -94,7 +97,7 @@ pub(super) struct WellServed {
 }
 
 impl Activity {
-    /// Nothing yet; what happens will be remembered for `within`.
+    /// Creates an empty activity that remembers calls for `within`.
     pub(super) const fn new(within: Duration) -> Self {
         Self { within, parts: VecDeque::new() }
     }
@@ -117,13 +120,13 @@ impl Activity {
         }
     }
 
-    /// Calls and failures.
+    /// Returns the numbers of calls and of failures within `within`.
     pub(super) fn sums(&self, now: Instant, within: Duration) -> (u32, u32) {
         let sum = |(calls, failures): (u32, u32), part: &Part| (calls.saturating_add(part.calls), failures.saturating_add(part.failures));
         self.recent(now, within).fold((0, 0), sum)
     }
 
-    /// The clients for which the plugin works.
+    /// Returns the numbers of clients for which the plugin works.
     pub(super) fn well_served(&self, now: Instant, within: Duration) -> WellServed {
         let (mut answered, mut failed) = (Clients::NONE, Clients::NONE);
         for part in self.recent(now, within) {
@@ -138,12 +141,12 @@ impl Activity {
         }
     }
 
-    /// Counts calls and failures anew. Which clients were answered and which failed is still known.
+    /// Resets the counts of calls and failures. Answered and failed clients stay known.
     pub(super) fn forget_counts(&mut self) {
         self.parts.iter_mut().for_each(|part| (part.calls, part.failures) = (0, 0));
     }
 
-    /// Forgets everything.
+    /// Removes all recorded activity.
     pub(super) fn clear(&mut self) {
         self.parts.clear();
     }

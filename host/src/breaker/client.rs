@@ -1,4 +1,4 @@
-//! Who sent an event, as far as failures are attributed: a connection, its user, its address.
+//! The identities of a client to which failures are attributed: connection, user, address.
 
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use super::activity::Mark;
 
-/// One of the identities of a client. Failures are attributed to the narrowest one that explains them.
+/// One identity of a client. Failures are attributed to the narrowest one that explains them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ClientKey {
     /// One connection, by its public id.
     Connection(Arc<str>),
     /// All connections of an authenticated user.
     User(Arc<str>),
-    /// All connections from one IP address. Of an IPv6 address its first 64 bits, because a client can choose the others.
+    /// All connections from one IP address. For IPv6, only the first 64 bits count, because a
+    /// client can choose the others.
     Address(IpAddr),
 }
 
@@ -28,7 +29,7 @@ impl fmt::Display for ClientKey {
     }
 }
 
-/// The identities of one client. Made once for each connection.
+/// The identities of one client. Created once for each connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientKeys {
     connection: ClientKey,
@@ -36,12 +37,12 @@ pub struct ClientKeys {
     address: Option<ClientKey>,
     /// The connection's mark.
     pub(super) connection_mark: Mark,
-    /// Identifies the owner of the connection: the user, else the address.
+    /// The mark of the connection's owner: the user, else the address, else the connection.
     pub(super) party_mark: Mark,
 }
 
 impl ClientKeys {
-    /// The client of the connection with this public id.
+    /// Creates the identities of the connection with this public id.
     pub fn new(connection: &str, user: Option<&str>, address: Option<IpAddr>) -> Self {
         let connection = ClientKey::Connection(connection.into());
         let user = user.map(|user| ClientKey::User(user.into()));
@@ -51,7 +52,7 @@ impl ClientKeys {
         Self { connection, user, address, connection_mark, party_mark }
     }
 
-    /// Its identities, the narrowest first.
+    /// Returns the identities, the narrowest first.
     pub(super) fn keys(&self) -> impl Iterator<Item = &ClientKey> + Clone {
         [Some(&self.connection), self.user.as_ref(), self.address.as_ref()].into_iter().flatten()
     }
@@ -62,7 +63,7 @@ impl ClientKeys {
     }
 }
 
-/// The part of an address that its holder can't choose.
+/// Returns the part of an address that its holder can't choose.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),

@@ -1,4 +1,5 @@
-//! Offenders are throttled one by one while the plugin works for others; the breaker opens where it does not.
+//! Tests of the breaker: offenders are throttled one by one while the plugin works for others, and
+//! the breaker opens if it does not.
 
 use std::collections::HashSet;
 
@@ -10,7 +11,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The only connection of an address that is called after it.
+/// A client whose address is derived from `name`, so it is the only connection of that address.
 fn client(name: &str) -> ClientKeys {
     let address: u32 = name.bytes().fold(0, |address, byte| (address << 8) | u32::from(byte));
     ClientKeys::new(name, None, Some(std::net::Ipv4Addr::from(address).into()))
@@ -31,7 +32,7 @@ fn succeed_by(breaker: &mut Breaker, by: &ClientKeys, now: Instant) {
     assert_eq!(breaker.record(permit, Some(by), Outcome::Answered, now), None);
 }
 
-/// Fails until something changes.
+/// Fails until the breaker reports a change.
 fn fail_until_changed(breaker: &mut Breaker, by: &ClientKeys, now: Instant) -> Change {
     (0..100).find_map(|_| fail_by(breaker, by, now)).expect("a change")
 }
@@ -114,7 +115,7 @@ fn a_client_that_causes_the_failures_is_throttled_while_others_are_served() {
     assert_eq!(breaker.admit(Some(&client("bad")), now), Err(Denied::Throttled { retry_after: SECOND }));
     assert_eq!(breaker.admit(Some(&client("good")), now), Ok(Permit::Normal));
     assert_eq!(breaker.admit(None, now), Ok(Permit::Normal), "the host's own events are not throttled");
-    // It comes back and goes on: for longer.
+    // The client returns and fails again: it is throttled for longer.
     let later = now + SECOND;
     assert_eq!(fail_until_changed(&mut breaker, &client("bad"), later), Change::Throttled(ClientKey::Connection("bad".into()), SECOND * 2));
 }
@@ -164,11 +165,11 @@ fn an_offender_does_not_throttle_its_neighbours_until_several_connections_of_its
     succeed_by(&mut breaker, &neighbour, now);
     assert!(matches!(fail_until_changed(&mut breaker, &connection(2, 7), now), Change::Throttled(ClientKey::Connection(_), _)));
     assert_eq!(breaker.admit(Some(&neighbour), now), Ok(Permit::Normal));
-    // It connects again: now the address is at fault, and for longer.
+    // The client reconnects: now its address is throttled, and for longer.
     let again = fail_until_changed(&mut breaker, &connection(3, 7), now);
     assert_eq!(again, Change::Throttled(ClientKey::Address([192, 0, 2, 7].into()), SECOND * 2));
     assert!(is_throttled(&mut breaker, &neighbour, now));
-    // And a third time, after its time.
+    // The client reconnects a third time, after the throttling has ended.
     let later = now + SECOND * 2;
     succeed(&mut breaker, "good", later);
     let again = fail_until_changed(&mut breaker, &connection(4, 7), later);
@@ -231,7 +232,8 @@ fn a_plugin_that_fails_its_only_client_is_at_fault_itself() {
 }
 
 proptest! {
-    /// Whatever happens, an open breaker lets nobody pass before its time, lets one pass after it, and never keeps more than it may.
+    /// An open breaker admits no event before its time and one event after it. The breaker never
+    /// exceeds its memory bounds.
     #[test]
     fn it_is_never_open_for_longer_than_it_says(
         steps in proptest::collection::vec((0_u64..5_000, any::<bool>(), 0_u32..40, 0_u8..4), 1..300)
@@ -260,8 +262,8 @@ proptest! {
         }
     }
 
-    /// While up to eight connections of other addresses fail, in any order and at any rate, a client that is answered each second is
-    /// always admitted.
+    /// While up to eight connections of other addresses fail, in any order and at any rate, a
+    /// client that is answered each second is always admitted.
     #[test]
     fn a_good_client_is_always_served_beside_some_offenders(
         steps in proptest::collection::vec((0_u64..300, 0_u32..8), 1..600)
@@ -285,7 +287,8 @@ proptest! {
         }
     }
 
-    /// Of each address one connection fails and the others do not: these are never throttled.
+    /// If one connection of each address fails and the others do not, the others are never
+    /// throttled.
     #[test]
     fn nobody_is_throttled_for_what_one_other_connection_did(
         steps in proptest::collection::vec((0_u64..2_000, 0_u32..6, 0_u8..3), 1..300)

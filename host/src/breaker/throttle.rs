@@ -1,4 +1,5 @@
-//! The clients whose events are not passed on for a while, because they caused too many failures.
+//! Throttled clients: their events are not passed to the plugin for a time, because they caused too
+//! many failures.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -6,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::BreakerLimits;
 use super::client::{ClientKey, ClientKeys};
 
-/// Keys of clients that are remembered at once; beyond, the breaker opens for all.
+/// Largest number of records. Beyond it, the breaker opens for all clients.
 pub(super) const MAX_RECORDS: usize = 128;
 
-/// Throttled clients, and users and addresses of which one client was.
+/// Throttled clients, and the users and addresses to which they belong.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     records: HashMap<ClientKey, Record>,
@@ -17,29 +18,30 @@ pub(super) struct Throttle {
 
 #[derive(Debug)]
 struct Record {
-    /// Throttled until then.
+    /// End of the throttling.
     until: Instant,
-    /// How long it is throttled the next time.
+    /// Duration of the next throttling.
     next: Duration,
-    /// When it is forgotten.
+    /// When the record is removed.
     expires: Instant,
-    /// Of a user or an address: which of its clients was throttled last.
+    /// Of a user or an address: its client that was throttled last.
     offender: Option<ClientKey>,
 }
 
 impl Throttle {
-    /// Until when `client` is throttled; `None` where it is not.
+    /// Returns until when `client` is throttled; `None` if it is not.
     pub(super) fn until(&self, client: &ClientKeys, now: Instant) -> Option<Instant> {
-        // Asked for each event: nearly always nobody is throttled.
+        // Called for each event: nearly always, no client is throttled.
         if self.records.is_empty() {
             return None;
         }
         client.keys().filter_map(|key| self.records.get(key)).map(|record| record.until).filter(|until| *until > now).max()
     }
 
-    /// Throttles `key` of `client`, each time for twice as long. Where another client of the same user or address was throttled before, it
-    /// is the user or the address that is throttled, provided that others are served well. Returns who is throttled, and for how long;
-    /// `None` where too many are.
+    /// Throttles `key` of `client`, each time for twice as long. If another client of the same user
+    /// or address was throttled before, that user or address is throttled instead. This happens
+    /// only while others are served well. Returns the throttled key and the time; `None` if there
+    /// are too many records.
     pub(super) fn add(
         &mut self,
         client: &ClientKeys,
@@ -68,7 +70,7 @@ impl Throttle {
         let within = self.records.remove(offender).and_then(|record| record.offender);
         self.records.insert(offender.clone(), Record { until, next, expires: expires(until), offender: within });
         if let Some(wider) = keys.next() {
-            // What is already known of the wider one is not made less.
+            // The record of the wider key is never shortened.
             let known = self.records.remove(wider);
             let until_wider = known.as_ref().map_or(now, |record| record.until);
             let next = known.map_or(next, |record| record.next.max(next));

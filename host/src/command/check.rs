@@ -1,4 +1,4 @@
-//! `sockhop check`
+//! `sockhop check`: checks plugins and configurations without a running host.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,8 +41,8 @@ impl Check {
             }
             Err(error) => return Err(error),
         };
-        // What a plugin prints or logs while it registers, the message of its panic among it, is what its author needs. What the host itself
-        // would log is in the result.
+        // The log shows what a plugin prints or logs while it registers, such as the message of its
+        // panic: its author needs it. What the host itself would log is in the result.
         let log = log::start_for_command()?;
         let scratch = Scratch::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -100,7 +100,7 @@ fn print_plugin(file: &Path, served: &Served) {
     }
 }
 
-/// What is doubtful in the plugins that would serve beside each other.
+/// The warnings about the accepted plugins, which would serve together.
 fn warnings(checked: &[Checked]) -> Vec<Warning> {
     let serving: Vec<_> = checked.iter().filter_map(|(_, result)| result.as_ref().ok().cloned()).collect();
     lint(&serving)
@@ -110,20 +110,20 @@ fn warnings_of(served: &Served, warnings: &[Warning]) -> impl Iterator<Item = St
     warnings.iter().filter(|warning| warning.plugin == served.plugin.name()).map(ToString::to_string)
 }
 
-/// A file with what it registers, or why it is refused.
+/// A file, with what it registers or why it is refused.
 type Checked = (PathBuf, Result<Arc<Served>, String>);
 
-/// Reads what the configuration names and a host would read at its start.
+/// Checks that the files of secrets can be read, as a host does at its start.
 fn readable(config: Config) -> anyhow::Result<Config> {
     config.read_secrets()?;
     Ok(config)
 }
 
-/// How long the end of the command waits for a reader of what plugins said.
+/// The longest time that the end of the command waits for a reader of the log.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// Loads the files beside each other, as a host would load a directory; what they would store goes to `scratch`, which must stay until the result
-/// is dropped, and so does what is compiled, unless there is a `cache` for it.
+/// Loads `files` together, as a host loads a directory. Their state is stored in `scratch`, which
+/// must outlive the result. Compiled code is stored in `cache`, else in `scratch`.
 pub(super) async fn check(
     mut config: Config,
     files: &[PathBuf],
@@ -155,11 +155,12 @@ pub(super) async fn check(
     Ok(checked)
 }
 
-/// A directory that goes with its value. What a plugin stores is closed, and written a last time, when the plugin is dropped: that comes before.
+/// A temporary directory, removed when dropped. A plugin writes its state when it is dropped, so
+/// drop all plugins first.
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// An empty one, where the system keeps temporary files.
+    /// Makes an empty directory in the system's directory for temporary files.
     pub(super) fn new() -> anyhow::Result<Self> {
         let dir = std::env::temp_dir().join(format!("sockhop-check-{}", ulid::Ulid::new()));
         std::fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;

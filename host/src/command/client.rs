@@ -1,4 +1,4 @@
-//! The commands that talk to a running host: where it is, and with which key.
+//! Requests to a running host: how commands find its address and its key.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +12,12 @@ use sockhop::host;
 /// Where the host is, and the key to it
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// The host's address; without it, the one in the data directory of a running host, else the one of the configuration
+    /// The host's address; without it, the one in the data directory of a running host, else the
+    /// one of the configuration
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// File whose first line is the key; without it `SOCKHOP_KEY`, else the host's own in the data directory
+    /// File whose first line is the key; without it `SOCKHOP_KEY`, else the host's own in the data
+    /// directory
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// The key itself
@@ -29,27 +31,27 @@ pub(crate) struct Target {
     data: Option<PathBuf>,
 }
 
-/// How long a host may take to answer.
+/// The timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the host answered: its status, and the document.
+/// The answer of the host: the HTTP status and the JSON document.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) document: Value,
 }
 
 impl Target {
-    /// The configuration file that was named.
+    /// The configuration file, if one was named.
     pub(crate) fn config(&self) -> Option<&PathBuf> {
         self.config.as_ref()
     }
 
-    /// The host's data directory: the one that was named, or that `config` names.
+    /// The host's data directory: the named one, else the one of `config`.
     pub(crate) fn data_dir<'paths>(&'paths self, config: &'paths Config) -> &'paths Path {
         self.data.as_ref().unwrap_or(&config.data.dir)
     }
 
-    /// Asks the host.
+    /// Sends a request to the host: `POST` with a `body`, else `GET`.
     pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let config = super::load(self.config.as_ref())?;
         let data = self.data_dir(&config);
@@ -65,7 +67,7 @@ impl Target {
         };
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            // The host is this operator's own: the key goes to it and to no proxy.
+            // The host belongs to this operator: the key is sent to the host and never to a proxy.
             .proxy(None)
             .timeout_global(Some(TIMEOUT))
             .build()
@@ -85,7 +87,7 @@ impl Target {
 }
 
 impl Target {
-    /// The host's address, and who says so.
+    /// The host's address, and the source of the address.
     fn address(&self, config: &Config, data: &Path) -> (String, String) {
         if let Some(url) = &self.url {
             return (url.clone(), "--url".to_owned());
@@ -105,7 +107,7 @@ fn first_line(file: &PathBuf) -> anyhow::Result<String> {
 }
 
 impl Answer {
-    /// The document of a success.
+    /// Returns the document of a successful answer. Any other answer becomes an error.
     pub(crate) fn success(self) -> anyhow::Result<Value> {
         if (200..300).contains(&self.status) {
             return Ok(self.document);

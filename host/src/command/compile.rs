@@ -1,4 +1,4 @@
-//! What the host asks of itself: compiling one plugin, in a process that may take so much and no more.
+//! The hidden command with which the host compiles one plugin in a process that has limits.
 
 use std::io::{stderr, stdin, stdout};
 use std::process::ExitCode;

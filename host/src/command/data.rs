@@ -1,4 +1,4 @@
-//! `sockhop data`
+//! `sockhop data`: checks the state of plugins, and accepts its loss.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +20,8 @@ pub(crate) struct Data {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Checks the state of all plugins, or of one, without changing it: all pages, all sums, and whether anything is missing
+    /// Checks the state of all plugins, or of one, without changing it: all pages, all sums, and
+    /// whether anything is missing
     Verify {
         /// The plugin's name; all plugins without it
         name: Option<String>,
@@ -108,7 +109,9 @@ fn accept_loss(dir: &Path, name: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Looks at the state of these plugins: at a copy where no host runs, and no host starts meanwhile; else beside the host.
+/// Verifies the state of these plugins. If no host runs, it reads a copy, and the lock on the data
+/// directory keeps a host from starting meanwhile. Otherwise it reads the files while the host
+/// runs.
 fn look(dir: &Path, names: &[String]) -> anyhow::Result<Vec<Verified>> {
     let lock = match lock_data(dir) {
         Ok(lock) => Some(lock),
@@ -123,7 +126,8 @@ fn look(dir: &Path, names: &[String]) -> anyhow::Result<Vec<Verified>> {
     Ok(verified)
 }
 
-/// A directory that goes with the look. In the data directory, because the system's own for temporary files may be small.
+/// A temporary directory, removed when dropped. It is in the data directory, because the system's
+/// directory for temporary files may be small.
 struct Scratch(PathBuf);
 
 impl Scratch {

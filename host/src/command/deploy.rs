@@ -1,4 +1,4 @@
-//! `sockhop deploy`
+//! `sockhop deploy`: checks a plugin, places its file, and waits for the host.
 
 mod outcome;
 
@@ -20,15 +20,18 @@ use outcome::{Asked, Outcome};
 
 /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
 ///
-/// An event that another plugin of the running host handles is found before anything is placed. What only the host finds, it finds later: with
-/// --wait, a file that it refuses is taken back, and the one that it replaced is put back. Without --wait, when the time of --timeout is over,
-/// while the host tries a file again, and when the host is lost, the file stays; `sockhop plugins show NAME` says what became of it.
+/// An event that another plugin of the running host handles is found before anything is placed.
+/// What only the host finds, it finds later: with --wait, a file that it refuses is taken back, and
+/// the one that it replaced is put back. Without --wait, when the time of --timeout is over, while
+/// the host tries a file again, and when the host is lost, the file stays;
+/// `sockhop plugins show NAME` says what became of it.
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     /// The plugin
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
-    /// Waits until the host serves it (exit status 0) or has refused it (1, with the reason); a refused file is taken back
+    /// Waits until the host serves it (exit status 0) or has refused it (1, with the reason); a
+    /// refused file is taken back
     #[arg(long)]
     wait: bool,
     /// How long to wait, seconds
@@ -44,13 +47,13 @@ pub(crate) struct Deploy {
     target: Target,
 }
 
-/// How often the host is asked whether the plugin serves.
+/// Interval of the requests that ask the host whether the plugin serves.
 const ASK: Duration = Duration::from_millis(50);
 
 impl Deploy {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = super::load(self.target.config())?;
-        // Before anything is placed: a host that can't be asked can't be waited for.
+        // Before the file is placed: `--wait` is impossible if the host does not answer.
         let rows = match self.target.ask("/api/plugins", None) {
             Ok(answer) => answer.success()?.as_array().cloned(),
             Err(error) if self.wait => return Err(error.context("nothing was deployed: --wait needs a running host")),
@@ -58,7 +61,7 @@ impl Deploy {
         };
         let scratch = Scratch::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        // What is compiled here need not be compiled again by the host.
+        // The host uses the compiled code in this cache, and need not compile the plugin again.
         let cache = Some(host::cache_dir(self.target.data_dir(&config))).filter(|cache| cache.is_dir());
         let checked = runtime.block_on(check(config.clone(), std::slice::from_ref(&self.file), &scratch, cache))?;
         let served = match checked.into_iter().next() {
@@ -116,7 +119,8 @@ impl Deploy {
         )
     }
 
-    /// What the host knows of the plugin; null if nothing, or if no host has to be asked.
+    /// What the host answers about the plugin. Without `--wait`, the host is not asked, and the
+    /// result is null.
     fn row(&self, name: &str) -> anyhow::Result<Value> {
         if !self.wait {
             return Ok(Value::Null);
@@ -128,8 +132,9 @@ impl Deploy {
         }
     }
 
-    /// The file that the plugin has already; else one of its name, in the directory that was named, or that the host says it follows, or that
-    /// the configuration names where no host runs.
+    /// The path for the plugin's file: that of its current file, else `NAME.wasm` in the plugin
+    /// directory. The directory is that of `--plugins`, else that of the host's other plugins, else
+    /// that of the configuration.
     fn place(&self, config: &Config, name: &str, rows: Option<&[Value]>) -> PathBuf {
         let rows = rows.unwrap_or_default();
         let file = |row: &Value| row.get("file").and_then(Value::as_str).map(PathBuf::from);
@@ -140,7 +145,8 @@ impl Deploy {
         if own.exists() {
             return own;
         }
-        // The host's path as it was read is no path from here: the directory is called otherwise, or the path is no UTF-8.
+        // The host's path does not exist here: the directory has another path for this process, or
+        // the path is not UTF-8.
         let file_name = own.file_name().map(Path::new).unwrap_or(&own);
         let places = [own.parent(), Some(dir.as_path())];
         places.into_iter().flatten().find_map(|dir| spelled(dir, file_name)).unwrap_or_else(|| dir.join(file_name))
@@ -155,20 +161,23 @@ impl Deploy {
     }
 }
 
-/// The file of `dir` whose name the host spells as `file_name`, with marks in the place of what is no UTF-8.
+/// The file in `dir` whose name becomes `file_name` when replacement characters replace what is not
+/// UTF-8, as in the host's answer.
 fn spelled(dir: &Path, file_name: &Path) -> Option<PathBuf> {
     let mut names = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.file_name());
     names.find(|name| name.to_string_lossy() == file_name.to_string_lossy()).map(|name| dir.join(name))
 }
 
-/// An event of this plugin that the plugin of `row` handles already, and its name.
+/// An event of `served` that the other plugin of `row` handles already, and the other plugin's
+/// name.
 fn claimed<'row>(served: &Served, row: &'row Value) -> Option<(&'row str, &'row str)> {
     let owner = row.get("name")?.as_str().filter(|owner| *owner != served.plugin.name())?;
     let events = row.get("events")?.as_array()?.iter().filter_map(Value::as_str);
     events.into_iter().find(|event| served.inbound.contains_key(*event)).map(|event| (event, owner))
 }
 
-/// Undoes what was placed, unless the file has been changed since. Returns what was done, for the operator.
+/// Undoes the placement, unless the file has changed since. Returns a text for the operator that
+/// says what was done.
 fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
     if std::fs::read(place).ok().as_deref() != Some(placed) {
         return format!("{} has been changed since, and stays", place.display());
@@ -180,7 +189,8 @@ fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
     undone.map_or_else(|error| format!("{} can't be taken back ({error:#}): remove it", place.display()), str::to_owned)
 }
 
-/// Writes a temporary file that no host reads, and renames it. A reader sees the whole old file or the whole new one.
+/// Writes a hidden temporary file, which no host reads, and renames it. A reader sees the whole old
+/// file or the whole new file.
 fn put(bytes: &[u8], place: &Path) -> anyhow::Result<()> {
     let name = place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let unfinished = place.with_file_name(format!(".{name}.{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! `sockhop emit`
+//! `sockhop emit`: `POST /api/emit` from the command line.
 
 use std::process::ExitCode;
 
@@ -16,7 +16,8 @@ pub(crate) struct Emit {
     event: String,
     /// Its data, as JSON
     json: String,
-    /// Room to send it to, may be given again; without any, the event's declaration says where it goes
+    /// Room to send it to, may be given again; without any, the event's declaration says where it
+    /// goes
     #[arg(long, value_name = "ROOM")]
     room: Vec<String>,
     /// Sends it to every connection

@@ -1,5 +1,5 @@
-//! What people and scripts read: the only place that prints. A reader that has gone (`| head`) ends no command; any other error is told at
-//! the end.
+//! The output of commands. Only this module prints. A closed pipe (`| head`) does not end a
+//! command; any other error of standard output is reported at the end.
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -10,13 +10,13 @@ use comfy_table::{Table, presets};
 use serde_json::Value;
 use sockhop::log::{self, Writer, escape, escape_json};
 
-/// Prints a line of the result.
+/// Prints one line of the result.
 pub(crate) fn line(text: impl std::fmt::Display) {
     print(&escape(&text.to_string()));
 }
 
-/// Prints an error with its causes, and what to do next where it says. What follows a line break is indented, so that it can't look like
-/// a line of this program's own.
+/// Prints an error with its causes. The text after a line break is indented, so that it can't look
+/// like a line of this program.
 pub(crate) fn error(error: &anyhow::Error) {
     let mut said = error.to_string();
     let mut text = format!("error: {}\n", indented(&said));
@@ -27,7 +27,7 @@ pub(crate) fn error(error: &anyhow::Error) {
             said = cause;
         }
     }
-    // There is nobody else to tell.
+    // An error of standard error can't be reported anywhere.
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -35,23 +35,23 @@ fn indented(text: &str) -> String {
     text.lines().map(escape).collect::<Vec<_>>().join("\n    ")
 }
 
-/// Prints a document for scripts.
+/// Prints a JSON document.
 pub(crate) fn json(value: &Value) {
     print(&escape_json(&format!("{value:#}")));
 }
 
-/// Prints rows under `header`, in columns.
+/// Prints `rows` as a table under `header`.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     table.add_rows(rows.iter().map(|row| row.iter().map(|cell| escape(cell))));
-    // Columns are told apart by their padding; the border's would indent the first.
+    // Padding separates the columns. The padding of the border would indent the first column.
     for line in table.lines() {
         print(line.trim());
     }
 }
 
-/// The first error of standard output but a reader that has gone.
+/// The first error of standard output. A closed pipe does not count.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 fn print(text: &str) {
@@ -64,7 +64,7 @@ fn print(text: &str) {
     }
 }
 
-/// What the command ends with: `code`, or a failure where its result could not be printed.
+/// Returns the exit status: `code`, or a failure if the result could not be printed.
 pub(crate) fn end(code: ExitCode) -> ExitCode {
     match FAILED.lock().unwrap_or_else(PoisonError::into_inner).take() {
         None => code,
@@ -75,13 +75,15 @@ pub(crate) fn end(code: ExitCode) -> ExitCode {
     }
 }
 
-/// Standard output of a command that goes on for long: printing never waits for a reader, and never fails.
+/// Standard output of a command that runs for a long time. Printing never waits for a reader, and
+/// never fails.
 pub(crate) struct Background(Writer);
 
-/// Bytes that may wait for a reader of the host's start.
+/// Bytes of the messages at the host's start that may wait for a reader.
 const BACKGROUND_BYTES: usize = 256 << 10;
 
-/// How long a reader has after an error: what came before it is to be read first.
+/// The longest time that the end of the command waits for a reader. Lines before an error are to be
+/// read first.
 const FLUSH: Duration = Duration::from_millis(500);
 
 impl Background {
@@ -89,17 +91,17 @@ impl Background {
         Writer::start("sockhop-output", log::stdout(), BACKGROUND_BYTES).map(Self)
     }
 
-    /// Prints a line of the result.
+    /// Prints one line of the result.
     pub(crate) fn line(&self, text: impl std::fmt::Display) {
         self.0.line(&escape(&text.to_string()));
     }
 
-    /// Nothing more is to be printed.
+    /// Ends the output. Lines that wait are still written.
     pub(crate) fn close(&self) {
         self.0.close();
     }
 
-    /// The command ends.
+    /// Ends the output, and waits for at most [`FLUSH`] until the waiting lines are written.
     pub(crate) fn finish(self) {
         self.0.finish(FLUSH);
     }

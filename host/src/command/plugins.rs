@@ -1,4 +1,5 @@
-//! `sockhop plugins`
+//! `sockhop plugins`: lists the plugins of a running host, and sends it the decisions of an
+//! operator.
 
 use std::process::ExitCode;
 
@@ -42,7 +43,8 @@ enum Command {
     Disable(Named),
     /// Serves a disabled plugin again, and takes its breaker for closed
     Enable(Named),
-    /// Forgets what was decided of a plugin whose file is gone (disabled, kept versions, versions that failed); its state stays
+    /// Forgets what was decided of a plugin whose file is gone (disabled, kept versions, versions
+    /// that failed); its state stays
     Forget(Named),
 }
 
@@ -86,7 +88,7 @@ impl Plugins {
     }
 }
 
-/// One plugin, a line for each thing that is known of it.
+/// Prints one plugin, one line for each member of the document.
 fn print_one(plugin: &Value) {
     for (member, value) in plugin.as_object().into_iter().flatten() {
         let text = match value {
@@ -105,13 +107,13 @@ fn print_one(plugin: &Value) {
     }
 }
 
-/// A version that can be gone back to.
+/// Prints a kept version, which a rollback can choose.
 fn print_kept(member: &str, version: &Value) {
     let text = |name: &str| version.get(name).and_then(Value::as_str).unwrap_or("-");
     output::line(format_args!("{member:<13}{} {} since {}", text("digest"), text("version"), text("served_since")));
 }
 
-/// Characters of a digest that a person needs to tell two versions apart.
+/// Characters of a digest that are enough to distinguish two versions.
 const SHORT_DIGEST: usize = 12;
 
 fn print(rows: &[Value]) {

@@ -1,4 +1,4 @@
-//! `sockhop serve`
+//! `sockhop serve`: starts the host and its runtime, and stops it on signals.
 
 mod signals;
 
@@ -27,7 +27,8 @@ pub(crate) struct Serve {
     /// Configuration file; without it `sockhop.toml` is read where there is one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address to listen on: an IP address or a name with a port; `:4000` is all addresses, port 0 takes a free one
+    /// Address to listen on: an IP address or a name with a port; `:4000` is all addresses, port 0
+    /// takes a free one
     #[arg(long, value_name = "ADDR")]
     listen: Option<Listen>,
     /// Directory whose `.wasm` files are loaded
@@ -53,7 +54,7 @@ impl Serve {
         let served = serve(config);
         let served = match (served, format) {
             (Ok(()), _) => Ok(ExitCode::SUCCESS),
-            // For people, as any other command's error; for programs, as any other line of the log.
+            // Text: printed like the error of any other command. JSON: a record of the log.
             (Err(error), LogFormat::Text) => Err(error),
             (Err(error), LogFormat::Json) => {
                 tracing::error!(error = format!("{error:#}"), "the host can't start");
@@ -65,10 +66,10 @@ impl Serve {
     }
 }
 
-/// How long the end of the host waits for a reader of its log.
+/// The longest time that the end of the host waits for a reader of its log.
 const FLUSH: Duration = Duration::from_millis(500);
 
-/// The first line of the log: what runs, and within which limits.
+/// Writes the first record of the log: the version, the directories and the limits.
 fn say_start(config: &Config, file: Option<&Path>) {
     let limits = &config.limits;
     tracing::info!(
@@ -92,11 +93,12 @@ fn say_start(config: &Config, file: Option<&Path>) {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    // Also a worker, where there is only one.
+    // This thread is the worker of the current-thread runtime.
     host::wake_promptly();
     let output = Background::start()?;
     let result = runtime.block_on(async {
-        // Taken before anybody can know that the host lives: from now on a signal ends nothing in the middle.
+        // The handlers are registered before the host is visible to others: from now on, no signal
+        // ends the process in the middle of work.
         let taken = StopSignals::take().and_then(|stopping| Ok((stopping, Signals::take()?)));
         let (mut stopping, others) = taken.context("can't take signals from the system")?;
         let host = tokio::select! {
@@ -110,14 +112,17 @@ fn serve(config: Config) -> anyhow::Result<()> {
         run(host, stopping, others).await;
         Ok(())
     });
-    // A handler that is still running when everything else has ended is not waited for.
+    // Does not wait for a handler that still runs when everything else has ended.
     runtime.shutdown_background();
     output.finish();
     result
 }
 
-/// One worker for each processor. On a single one the scheduler that needs no other threads: it does not hand a task on before those that
-/// waited longer, which in the other keeps writers from their sockets (a third less CPU time per event, and a p99 ten times lower).
+/// Builds the runtime, with one worker for each processor.
+///
+/// On a single processor it is tokio's current-thread runtime: a third less CPU time per event, and
+/// a p99 ten times lower. That runtime never runs a task before tasks that have waited longer. The
+/// multi-thread runtime does, and so delays the tasks that write to sockets.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match std::thread::available_parallelism().map_or(1, usize::from) {
         1 => {
@@ -130,16 +135,18 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().thread_name("sockhop").thread_keep_alive(KEEP_ALIVE).on_thread_start(host::wake_promptly).build()
 }
 
-/// How long a thread that waits for the disk stays without work. Less than a second: idle state is looked after once a second, by these threads in
-/// turn, so with tokio's own 10 s each that a burst has started would stay for ever.
+/// How long an idle thread of the blocking pool, which waits for the disk, is kept. It is less than
+/// a second, because the host checks idle state once a second, on these threads in turn. With
+/// tokio's default of 10 s, the threads that a burst has started would never end.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
-/// Tasks that the only worker runs, while it is busy, before it asks the system for what has come. An event takes three: with tokio's own 61 the
-/// system is asked for each twenty events, which is 3 % of what they cost. A handler that is slow without waiting keeps timers and new packets from
-/// being noticed for as long as this many tasks take: so not more of them.
+/// Tasks that the only worker runs, while it is busy, before it polls the system for I/O and
+/// timers. An event takes three tasks: with tokio's default of 61, the system is polled every
+/// twenty events, which is 3 % of their cost. The number is not larger, because slow handlers that
+/// never wait delay timers and new packets for the duration of this many tasks.
 const EVENT_INTERVAL: u32 = 128;
 
-/// Starts the host, and says what it serves and how to use it.
+/// Starts the host, and prints what it serves and how to use it.
 async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
     let configured_keys = !config.keys.is_empty();
@@ -160,7 +167,7 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
     Ok(host)
 }
 
-/// Serves until a signal.
+/// Serves until a signal stops the host.
 async fn run(host: Host, stopping: StopSignals, others: Signals) {
     let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -169,7 +176,7 @@ async fn run(host: Host, stopping: StopSignals, others: Signals) {
     signals.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Says what became of a plugin at the start.
+/// Prints the state of a plugin at the start.
 fn say_plugin(output: &Background, row: &Row) {
     let state = row.state().name();
     match &row.served {
@@ -188,7 +195,8 @@ fn say_plugin(output: &Background, row: &Row) {
     }
 }
 
-/// Says where the host's own key is and how to use it; the key itself only to a person's eyes.
+/// Prints where the host's own key is and how to use it. The key itself is printed to a terminal
+/// only.
 fn say_key(output: &Background, file: &Path, address: SocketAddr) {
     output.line(format_args!("key      {}", file.display()));
     if std::io::stdout().is_terminal()
@@ -199,7 +207,7 @@ fn say_key(output: &Background, file: &Path, address: SocketAddr) {
     output.line(format_args!("try      curl -H \"Authorization: Bearer $(cat '{}')\" http://{address}/api/plugins", file.display()));
 }
 
-/// The first signal stops in order, a second at once.
+/// Waits for the signals that stop the host: the first stops it in order, the second at once.
 async fn wait_for_signals(mut stopping: StopSignals, stop: CancellationToken, at_once: CancellationToken) {
     stopping.next().await;
     stop.cancel();

@@ -1,4 +1,5 @@
-//! Where the host listens, for commands on the same machine: one line in a file of its data directory.
+//! The address file: one line in the data directory that tells commands on this machine where the
+//! host listens.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -6,23 +7,23 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Listen;
 
-/// The file, for as long as the host listens.
+/// The address file. It exists while the host listens.
 #[derive(Debug)]
 pub(super) struct AddressFile {
     file: PathBuf,
     url: String,
 }
 
-/// Where a host says its address.
+/// Returns the path of the address file.
 pub(super) fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("address")
 }
 
 impl AddressFile {
-    /// Says that the host of this data directory listens on `address`.
+    /// Writes the URL of a host that listens on `address`.
     ///
     /// # Errors
-    /// If the file can't be written; then it is as it was.
+    /// If the file can't be written. An existing file is then unchanged.
     pub(super) fn write(data_dir: &Path, address: SocketAddr) -> io::Result<Self> {
         let (file, url) = (address_file(data_dir), Listen::from(address).local_url());
         let unfinished = file.with_extension("new");

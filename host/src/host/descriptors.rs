@@ -1,32 +1,35 @@
-//! File descriptors: how many the process may have, and how many of them are left for clients.
+//! File descriptors: how many the process may have, and how many are left for clients.
 //!
-//! A host without descriptors could not read state or compile plugins, so clients get only those that nothing else needs.
+//! Without free descriptors, a host can't read state or compile plugins. Clients therefore get only
+//! those that nothing else needs.
 
 use std::num::NonZeroUsize;
 
 use crate::config::DEFAULT_CONNECTIONS;
 
-/// What the host has open whatever it serves: standard streams, the runtimes' polls, listeners, lock, watch, a log file. A host without
-/// plugins has about 25.
+/// Descriptors that the host itself needs: standard streams, the runtimes' polls, listeners, lock,
+/// watch, a log file. A host without plugins has about 25.
 const HOST: u64 = 64;
 
-/// What compiling and loading plugins has open at once: pipes to the compilers, files that are read, written and hashed.
+/// Descriptors for compiling and loading plugins: pipes to the compilers, and files that are read,
+/// written and hashed.
 const LOADING: u64 = 32;
 
-/// What one plugin's state has open: two files at rest, and a few more for each of its readers while it is busy.
+/// Descriptors of one plugin's state: two files when idle, and a few more for each busy reader.
 const PLUGIN: u64 = 8;
 
-/// Plugins that may come later before clients get fewer connections.
+/// Plugins that can be added later before the limit of client connections is lowered.
 pub(super) const MORE_PLUGINS: usize = 16;
 
-/// Connections of clients without which a host is not worth starting.
+/// The fewest client connections with which a host starts, unless fewer are configured.
 const FEWEST: u64 = 16;
 
-/// Raises the soft limit to the hard one. Returns the limit that holds then, or `None` where the system has none that could be asked for.
+/// Raises the soft limit to the hard limit. Returns the limit that is then in force, or `None` if
+/// the system has no such limit.
 pub(super) fn raise_limit() -> Option<u64> {
     #[cfg(unix)]
     {
-        // Where the system refuses, what holds already has to do.
+        // If the system refuses, the host uses the present limit.
         let raised = rlimit::increase_nofile_limit(u64::MAX).ok();
         raised.or_else(|| rlimit::Resource::NOFILE.get_soft().ok())
     }
@@ -34,17 +37,19 @@ pub(super) fn raise_limit() -> Option<u64> {
     None
 }
 
-/// How many descriptors everything but clients' connections needs beside so many plugins.
+/// Returns the number of descriptors for everything except client connections, with so many
+/// plugins.
 pub(super) fn needed(plugins: usize, reserved: NonZeroUsize) -> u64 {
     let plugins = u64::try_from(plugins).unwrap_or(u64::MAX);
     let reserved = u64::try_from(reserved.get()).unwrap_or(u64::MAX);
     plugins.saturating_mul(PLUGIN).saturating_add(HOST + LOADING).saturating_add(reserved)
 }
 
-/// How many connections clients may have, one descriptor each: as many as are configured, else the default or what is left.
+/// Returns how many connections clients may have, at one descriptor each: the configured number, or
+/// else the default or as many as are left.
 ///
 /// # Errors
-/// Where the configured number does not fit, or too few are left.
+/// If the configured number does not fit, or too few are left.
 pub(super) fn connections(limit: Option<u64>, needed: u64, configured: Option<NonZeroUsize>) -> Result<NonZeroUsize, TooFew> {
     let wanted = configured.unwrap_or(DEFAULT_CONNECTIONS);
     let Some(limit) = limit else { return Ok(wanted) };
@@ -57,13 +62,13 @@ pub(super) fn connections(limit: Option<u64>, needed: u64, configured: Option<No
     }
 }
 
-/// How many of `connections` clients may have now that more plugins need descriptors: those for which one is left.
+/// Returns how many of `connections` clients may have now, after more plugins were added.
 pub(super) fn left(limit: Option<u64>, needed: u64, connections: NonZeroUsize) -> usize {
     let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(needed));
     connections.get().min(usize::try_from(left).unwrap_or(usize::MAX))
 }
 
-/// The process may not have enough file descriptors.
+/// The process has too few file descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{}: the process may have {limit} file descriptors, and files, plugins and reserved connections need {needed} of them; raise the hard \

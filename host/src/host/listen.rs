@@ -1,4 +1,4 @@
-//! Listens where the configuration says.
+//! Binds the listener to the configured address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,18 +8,20 @@ use tokio::net::TcpListener;
 
 use crate::config::Listen;
 
-/// Connections that the system holds for a host that is busy; it takes its own maximum where that is less.
+/// Connections that the system queues while the host is busy. The system uses its own maximum if
+/// that is lower.
 const BACKLOG: i32 = 1024;
 
-/// A listener on the first address of `listen` that can be listened on.
+/// Returns a listener on the first address of `listen` that the system supports.
 ///
 /// # Errors
-/// Where there is none; the last one's reason.
+/// The error of the last address that was tried.
 pub(super) fn bind(listen: &Listen) -> io::Result<TcpListener> {
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
     for address in listen.candidates()? {
         result = bind_to(address, listen.is_all());
-        // Only a machine without IPv6 goes on: a port that is taken would be half taken otherwise.
+        // Only an address that the machine does not support, such as IPv6, leads to the next one.
+        // If a port is in use, the next address would bind it for one IP version only.
         match &result {
             Err(error) if is_unsupported(error) => {}
             _ => break,
@@ -35,7 +37,8 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 fn bind_to(address: SocketAddr, is_all: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // A host that is started again takes its address at once; elsewhere than on Unix this would let two hosts have it.
+    // A restarted host can bind its address at once. On other systems than Unix, this option would
+    // let two hosts bind the same address.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     if address.is_ipv6() && is_all {

@@ -1,4 +1,4 @@
-//! One host for each data directory.
+//! The lock that allows one host for each data directory.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -10,15 +10,17 @@ use rustix::io::Errno;
 
 use super::StartError;
 
-/// The lock on a data directory. It is the process's own (POSIX `fcntl`), unlike a lock of the open file (`flock`): that one would be shared by
-/// a compiler which a host that is killed has just begun to start, and outlive the host for a moment.
+/// The lock on a data directory. It is a POSIX `fcntl` lock, which belongs to the process. A
+/// `flock` lock belongs to the open file. A compiler process that a killed host had just begun to
+/// start would share it, so the lock would outlive the host for a moment.
 #[derive(Debug)]
 pub struct DataLock {
     file: Option<File>,
     dir: PathBuf,
 }
 
-/// The directories of this process's hosts: to a process its own lock is none, and any end of its use of the file ends it.
+/// The directories of this process's hosts. An `fcntl` lock does not exclude its own process, and
+/// closing any descriptor of the file releases the lock.
 static HELD: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn held() -> MutexGuard<'static, Vec<PathBuf>> {
@@ -26,11 +28,12 @@ fn held() -> MutexGuard<'static, Vec<PathBuf>> {
 }
 
 impl DataLock {
-    /// Makes the directory where it is missing, and takes the lock.
+    /// Creates the directory if it is missing, and takes the lock.
     pub(super) fn take(dir: &Path) -> Result<Self, StartError> {
         let wrong = |source| StartError::Data { dir: dir.to_owned(), source };
         let in_use = |pid: &str| StartError::DataInUse { dir: dir.to_owned(), pid: pid.trim().to_owned() };
-        // A directory that is there already keeps its mode: it may be others' as well. What is secret in it has a mode of its own.
+        // An existing directory keeps its mode, because others may use it too. Secret files in it
+        // have their own mode.
         let mut new = std::fs::DirBuilder::new();
         new.recursive(true);
         #[cfg(unix)]
@@ -62,7 +65,7 @@ impl DataLock {
 impl Drop for DataLock {
     fn drop(&mut self) {
         let mut held = held();
-        // Before anybody else of this process may open it.
+        // The file is closed before another caller in this process can open it.
         self.file = None;
         held.retain(|dir| *dir != self.dir);
     }
@@ -79,7 +82,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let lock = DataLock::take(dir.path()).unwrap();
         assert!(matches!(DataLock::take(dir.path()), Err(StartError::DataInUse { .. })), "also within one process");
-        // What a child has between its fork and its exec.
+        // A child process has such a descriptor between its fork and its exec.
         let inherited = Stdio::from(lock.file.as_ref().unwrap().try_clone().unwrap());
         let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();
         drop(lock);

@@ -1,41 +1,45 @@
-//! Who gets the processor first where there are few: threads that answer events, before those that load plugins.
+//! Scheduling priorities for machines with few processors: threads that answer events run before
+//! threads that load plugins.
 //!
-//! A nicety throughout: where the system refuses or has none of it, all threads take their shares alike.
+//! This is best effort: if the system refuses or lacks it, all threads get equal shares.
 
-/// Lets this thread be woken promptly: it takes the processor at once from threads that may keep it for longer.
+/// Makes this thread run promptly after it is woken, before threads with longer time slices.
 ///
-/// Linux gives each thread the processor for a slice of a few milliseconds, and since 6.12 a thread may ask for shorter ones
-/// (`sched_attr::sched_runtime`): one that wakes does not wait for the end of a longer slice than its own.
+/// Linux gives each thread a time slice of a few milliseconds. Since 6.12, a thread can request
+/// shorter slices (`sched_attr::sched_runtime`): when it is woken, it does not wait for the end of
+/// a longer slice.
 #[cfg(target_os = "linux")]
 pub fn wake_promptly() {
     take_slices_of(SHORTEST);
 }
 
-/// Elsewhere threads are woken as the system thinks best.
+/// On other systems, this does nothing.
 #[cfg(not(target_os = "linux"))]
 pub fn wake_promptly() {}
 
-/// Lets this thread, and those that it starts, yield to the threads that serve events: a reload can wait.
+/// Lets this thread, and those that it starts, yield to the threads that serve events: a reload can
+/// wait.
 #[cfg(target_os = "linux")]
 pub(super) fn stand_back() {
     let _ = rustix::process::nice(NICENESS);
     take_slices_of(USUAL);
 }
 
-/// Elsewhere it is the whole process that would yield.
+/// On other systems, this does nothing: it would lower the priority of the whole process.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn stand_back() {}
 
-/// As far as the compiler does. A thread that stands back further would starve on a processor that others keep busy, and with it the plugin that
-/// may end that: this one still has a tenth of it.
+/// The niceness of the compiler. With a higher value, this thread would starve on a busy processor,
+/// and so would the plugin version that may end the load. With this value it still gets a tenth of
+/// the processor.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
-/// Nanoseconds: the least that Linux knows.
+/// In nanoseconds: the shortest slice that Linux supports.
 #[cfg(target_os = "linux")]
 const SHORTEST: u64 = 100_000;
 
-/// Whatever the system's are: a thread has those of the thread that started it.
+/// Selects the system's default. Otherwise a thread keeps the slices of the thread that started it.
 #[cfg(target_os = "linux")]
 const USUAL: u64 = 0;
 
@@ -52,7 +56,8 @@ fn take_slices_of(nanoseconds: u64) {
         sched_deadline: 0,
         sched_period: 0,
     };
-    // SAFETY: 0 is this thread. The first call writes at most `size_of` bytes of the structure, the second reads as many as the first said.
+    // SAFETY: 0 is this thread. The first call writes at most `size_of` bytes of the structure. The
+    // second call reads as many bytes as the first one stored in `size`.
     unsafe {
         let read = libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size_of::<libc::sched_attr>(), 0);
         if read == 0 && attributes.sched_policy == libc::SCHED_OTHER as u32 {

@@ -1,4 +1,4 @@
-//! Accepts TCP connections: each gets a slot, or is closed at once.
+//! Accepts TCP connections. Each connection gets a slot or is closed at once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,10 +18,12 @@ use crate::transport::{Cut, Peer};
 use super::connection::Server;
 use super::slots::Slots;
 
-/// How long accepting rests when the host can't accept anything, as without file descriptors or memory.
+/// Pause after a failed accept that concerns the whole host: no file descriptors or memory are
+/// left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `stop`, then lets what was accepted go on. One write may wait for its client as long as `write_limit`.
+/// Accepts connections for `router` on `listener` until `stop`; accepted connections continue after
+/// that. One write may wait at most `write_limit` for its client.
 pub(crate) async fn accept(
     listener: TcpListener,
     router: Router,
@@ -48,7 +50,7 @@ pub(crate) async fn accept(
                 tokio::task::yield_now().await;
             }
             Err(error) => {
-                // Said once: until the cause has gone, every attempt fails.
+                // Logged once: until the cause is removed, every attempt fails.
                 if !is_failing {
                     say_failing(&error);
                 }
@@ -59,8 +61,8 @@ pub(crate) async fn accept(
     }
 }
 
-/// Whether accepting failed for a reason that concerns one connection only, so that the next attempt may succeed: its client has gone, its
-/// network failed, a firewall refused it.
+/// Whether accepting failed for a reason of one connection only: the client disconnected, its
+/// network failed, or a firewall refused it. The next attempt may then succeed.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use Errno as E;
     let gone = matches!(Errno::from_io_error(error), Some(E::CONNABORTED | E::INTR | E::PERM | E::PROTO));
@@ -81,7 +83,7 @@ fn say_failing(error: &io::Error) {
 
 fn take(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr, slots: &Arc<Slots>, tasks: &TaskTracker) {
     let cut = Cut::default();
-    // Where there is no slot, dropping the stream closes it.
+    // If there is no slot, dropping the stream closes the connection.
     let Some(slot) = slots.admit(peer.ip(), &cut) else { return };
     if let Err(error) = tune(&stream, server.limits.stalled_reader_ms) {
         tracing::debug!(%error, "connection not tuned");
@@ -89,7 +91,8 @@ fn take(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr, slots: &Arc<S
     tasks.spawn(Arc::clone(server).serve(stream, Peer(peer.ip()), slot, cut));
 }
 
-/// Small packets go at once; a peer that acknowledges nothing for `stalled` is gone.
+/// Sets `TCP_NODELAY`. On Linux, also makes the kernel drop a peer that acknowledges nothing for
+/// `stalled`.
 fn tune(stream: &TcpStream, stalled: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! Bodies of requests: how slowly they may come, and reading one whole.
+//! Request bodies: their minimum rate, and reading a whole body.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,10 +20,11 @@ use crate::rejection::Rejection;
 
 use super::problem::Problem;
 
-/// How long a body may be slower than the least rate: a mobile network pauses, and a connection begins slowly.
+/// Time that a body gets in addition to the time at the minimum rate: mobile networks pause, and
+/// connections start slowly.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How slowly a body may come.
+/// The time limit and the minimum rate of a body.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
     whole: Duration,
@@ -31,25 +32,26 @@ struct Pace {
 }
 
 impl Pace {
-    /// How long after its beginning a body of which `received` bytes have come is too slow.
+    /// Time from the body's start after which it is too slow, if `received` bytes have arrived.
     fn deadline(self, received: u64) -> Duration {
         let earned = Duration::try_from_secs_f64(received as f64 / f64::from(self.bytes_per_second)).unwrap_or(Duration::MAX);
         GRACE.saturating_add(earned).min(self.whole)
     }
 }
 
-/// A body that fails where it comes too slowly.
+/// A body that fails if it arrives too slowly.
 struct Paced {
     body: Body,
     pace: Pace,
     began: Instant,
     received: u64,
-    /// Set once the body has had to be waited for, to the deadline of as many bytes as it says.
+    /// The timer, and the number of received bytes for which it is set. `None` until the first poll
+    /// that returns `Pending`.
     sleep: Option<(Pin<Box<Sleep>>, u64)>,
     is_too_slow: Arc<AtomicBool>,
 }
 
-/// A body came too slowly.
+/// A body arrived too slowly.
 #[derive(Debug, thiserror::Error)]
 #[error("{TOO_SLOW}")]
 struct TooSlow;
@@ -89,7 +91,8 @@ impl HttpBody for Paced {
     }
 }
 
-/// Gives every request's body its deadline and its least rate; one that is too slow is answered 408, whoever reads it.
+/// Gives each request body a deadline and a minimum rate. A request with a body that is too slow is
+/// answered 408, whatever its handler answers.
 pub(crate) async fn pace(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
@@ -107,7 +110,7 @@ pub(crate) async fn pace(State(limits): State<Arc<Limits>>, request: Request, ne
     response
 }
 
-/// A whole body of at most `most` bytes.
+/// Reads a whole body of at most `most` bytes. Fails if the body is longer or is incomplete.
 pub(super) async fn read(body: Body, most: usize) -> Result<Bytes, Rejection> {
     let hint = body.size_hint();
     let too_large = || Rejection::TooLarge(format!("the body has at most {most} bytes"));

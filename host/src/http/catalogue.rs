@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::problem::Problem;
 
-/// The catalogue: what clients may send, what they may receive, and the rooms.
+/// Returns the catalogue: events that clients may send, events that they may receive, and rooms.
 pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
     if let Some(scope) = api.catalogue_scope() {
         api.keys.allow(&headers, scope)?;

@@ -1,4 +1,4 @@
-//! Serves HTTP/1.1 on one TCP connection, with deadlines for everything that it waits for.
+//! Serves HTTP/1.1 on one TCP connection, with a deadline for each wait for the client.
 
 use std::io;
 use std::pin::Pin;
@@ -30,19 +30,22 @@ use super::problem::Problem;
 use super::slots::Slot;
 use super::socketio::NoAnswer;
 
-/// The most that hyper buffers of one connection: so long may a request's head be. Its own 400 KiB would be memory that anyone can take.
+/// Size of hyper's buffer for one connection, and so the longest head of a request. hyper's own
+/// limit of 400 KiB would let any client take that much memory.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// How long a connection in a reserved slot may wait: there are few of them, and an operator's request comes at once.
+/// Longest wait of a connection in a reserved slot: such slots are few, and an operator's request
+/// comes at once.
 const RESERVED: Duration = Duration::from_secs(2);
 
-/// How long the answer to a head that did not come may take to leave.
+/// Time limit for sending the 408 response to a request head that did not arrive in time.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The stream of a connection. Writes fail after a time where our own implementation of Socket.IO serves.
+/// The stream of a connection. With our own Socket.IO implementation, writes fail after a time
+/// limit.
 pub(super) type Io = TokioIo<builtin::WriteDeadline<Cuttable<TcpStream, Arc<Slot>>>>;
 
-/// What serves every connection of a host.
+/// The state that all connections of a host share.
 pub(super) struct Server {
     pub(super) router: Router,
     pub(super) limits: Arc<Limits>,
@@ -51,7 +54,8 @@ pub(super) struct Server {
     pub(super) stop: CancellationToken,
 }
 
-/// How long a connection may stay in `stage`; `None` if it waits for the host and not for its client.
+/// Returns how long a connection may stay in `stage`; `None` if it waits for the host and not for
+/// its client.
 fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration> {
     let limit = match stage {
         Stage::Opened => limits.first_byte_ms,
@@ -63,7 +67,8 @@ fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration
 }
 
 impl Server {
-    /// Serves requests until the client, a deadline or the end of the host ends the connection, or a WebSocket takes it over.
+    /// Serves requests until the client, a deadline or the host's shutdown ends the connection, or
+    /// until a WebSocket takes it over.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, slot: Arc<Slot>, cut: Cut) {
         let stream = Cuttable::new(stream, &cut, Arc::clone(&slot));
         let io = TokioIo::new(builtin::WriteDeadline::new(stream, self.write_limit));
@@ -86,7 +91,8 @@ impl Server {
             response.map(|body| Answer { body, cut: own.clone() })
         });
         let mut builder = Builder::new();
-        // HTTP/1.1 only, and without hyper's own deadline: it has one for head and idleness together.
+        // HTTP/1.1 only. hyper's own deadline is off, because it covers head and idle time
+        // together.
         builder.max_buf_size(BUFFER_BYTES).header_read_timeout(None);
         let connection = builder.serve_connection(io, TowerToHyperService::new(service)).with_upgrades();
         let mut connection = Timed::new(connection, cut.clone(), Arc::clone(&self.limits), timed);
@@ -96,10 +102,10 @@ impl Server {
         };
         let ended = match ended {
             Some(ended) => ended,
-            // A client that has not sent anything has no answer to wait for.
+            // A client that has sent nothing does not wait for an answer.
             None if cut.stage().0 == Stage::Opened => return,
             None => {
-                // Answers the request that it is at, and takes no other.
+                // Completes the current request and accepts no further one.
                 Pin::new(&mut connection.connection).graceful_shutdown();
                 (&mut connection).await
             }
@@ -109,7 +115,8 @@ impl Server {
             Ended::Served(Err(error)) => tracing::debug!(%error, "connection ended"),
             Ended::Overdue(stage) => {
                 tracing::debug!(?stage, "connection ended: its client was too slow");
-                // Otherwise an answer that the client has not read may be in hyper's buffer, and this one would stand in the middle of it.
+                // After an earlier answer, hyper's buffer may still hold unsent bytes of it. The
+                // 408 response would then appear in the middle of that answer.
                 if stage == Stage::Head
                     && !has_answered.load(Ordering::Relaxed)
                     && let Some(parts) = connection.connection.into_parts()
@@ -121,7 +128,7 @@ impl Server {
     }
 }
 
-/// Tells the client that its request's head took too long.
+/// Answers 408: the head of the request took too long.
 async fn say_too_slow(io: Io) -> io::Result<()> {
     let problem = Problem::too_slow("the head of the request took too long");
     problem.log();
@@ -137,20 +144,20 @@ async fn say_too_slow(io: Io) -> io::Result<()> {
 
 /// How a connection ended.
 enum Ended {
-    /// By its client, by the host, or by an upgrade.
+    /// By the client, the host or an upgrade.
     Served(hyper::Result<()>),
-    /// By a deadline, in this stage.
+    /// By the deadline of this stage.
     Overdue(Stage),
 }
 
-/// A connection with the deadline of the stage that it is in. The clock and the slot are asked only when the stage has changed: a reserved
-/// slot may have become a client's by then.
+/// A connection with the deadline of its current stage. The clock and the slot are read only when
+/// the stage changes: by then a reserved slot may have become a client slot.
 struct Timed<S: HttpService<Incoming>> {
     connection: UpgradeableConnection<Io, S>,
     cut: Cut,
     limits: Arc<Limits>,
     slot: Arc<Slot>,
-    /// The stage's turn for which `sleep` is set.
+    /// The number of the stage change for which `sleep` is set.
     turn: Option<u32>,
     sleep: Pin<Box<Sleep>>,
 }
@@ -187,10 +194,11 @@ where
     }
 }
 
-/// For a deadline beyond what the clock can say.
+/// Replaces a deadline that `Instant` can't represent.
 const FAR: Duration = Duration::from_hours(24 * 365);
 
-/// The body of an answer. When hyper drops it, all of it has been handed on, and the connection waits for the next request.
+/// The body of a response. hyper drops it after taking all of it; the connection then waits for the
+/// next request.
 struct Answer {
     body: Body,
     cut: Cut,

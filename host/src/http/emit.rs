@@ -17,7 +17,8 @@ use crate::rejection::Rejection;
 use super::problem::Problem;
 use super::{Api, body};
 
-/// The body. `room`, `rooms` and `everyone` exclude each other; without any of them the event's declaration says where it goes.
+/// The request body. `room`, `rooms` and `everyone` exclude each other. Without all three, the
+/// event's declaration selects the target.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct EmitBody {
@@ -34,20 +35,21 @@ fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()
 }
 
-/// A client that sends it relies on it, so ignoring it would emit events twice.
+/// A client that sends this header relies on it: ignoring the header would emit events twice.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// What a body may have beside its data: names and rooms.
+/// Bytes that a body may have in addition to its data, for names and rooms.
 const ENVELOPE_BYTES: usize = 64 << 10;
 
-/// Emits an event; 202 with its id, its rooms, and how many connections it was handed to.
+/// Emits an event. Answers 202 with an id, the rooms, and the number of connections that received
+/// the event.
 pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Result<(StatusCode, Json<Value>), Problem> {
     let key = api.keys.allow(request.headers(), Scope::Emit)?;
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
         let message = "`Idempotency-Key` is not supported yet: nothing was emitted; leave the header out, and a repetition emits again";
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message));
     }
-    // The id of the request, as of any other event.
+    // The request's id, in the form of an event id.
     let id = Event::now("", Payload::null(), None).id;
     let problem = |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());
     let most = api.config.limits.message_bytes.get();

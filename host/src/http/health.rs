@@ -1,4 +1,4 @@
-//! Whether the host lives, and whether it should be sent clients.
+//! Health endpoints: whether the process runs, and whether clients may be sent to it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,14 +11,17 @@ use crate::registry::Served;
 use super::Api;
 use super::problem::Problem;
 
-/// 200 while the process lives.
+/// Answers 200 while the process runs.
 pub(super) async fn alive() -> &'static str {
     "alive\n"
 }
 
-/// 200 once the first scan is loaded and every required plugin serves; 503 before that and while the host stops. A required plugin whose state
-/// can't be read or written does not serve. A full quota is no reason for 503: clients can cause it, and must not take the host away from
-/// others. Nor is another process that reads the state, such as a backup.
+/// Answers 200 if the first scan is loaded and every required plugin serves. Answers 503 before
+/// that and while the host stops.
+///
+/// A required plugin whose state can't be read or written does not serve. A full quota does not
+/// cause 503: clients can fill it, and must not take the host away from others. Another process
+/// that reads the state, such as a backup, does not cause it either.
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
     let unready = |message: &str| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message));
     if !api.ready.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! Who may call what: keys with scopes, from the configuration or made by the host.
+//! Access keys with scopes, from the configuration or created by the host.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,19 +12,20 @@ use crate::config::{Config, ConfigError, MIN_SECRET, Scope};
 
 use super::problem::Problem;
 
-/// The keys that the host accepts, as digests: all have the same length, and the secrets are not kept.
+/// The accepted keys as SHA-256 digests: all have the same length, and the secrets are not kept.
 pub(crate) struct Keys(Vec<(String, [u8; 32], Vec<Scope>)>);
 
-/// The host's own key in its data directory.
+/// Returns the path of the host's own key file in the data directory.
 pub(crate) fn own_key_file(data_dir: &Path) -> PathBuf {
     data_dir.join("key")
 }
 
-/// Bytes of randomness in a key that the host makes.
+/// Random bytes of a key that the host creates.
 const OWN_KEY_BYTES: usize = 32;
 
 impl Keys {
-    /// The configured keys; where there are none, the host's own with all scopes, made when it is not there yet.
+    /// Loads the configured keys. If none are configured, loads the host's own key with all scopes,
+    /// and creates it if it is missing.
     pub(crate) fn load(config: &Config) -> Result<Self, KeyError> {
         let secrets = config.read_secrets().map_err(KeyError::Configured)?;
         let mut keys: Vec<_> = secrets.iter().map(|(key, secret)| (key.name.clone(), digest(secret), key.scopes.clone())).collect();
@@ -35,7 +36,7 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// The name of the request's key, where it allows `scope`.
+    /// Returns the name of the request's key if the key has `scope`; otherwise 401 or 403.
     pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<&str, Problem> {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
             let (scheme, secret) = value.split_once(' ')?;
@@ -44,7 +45,8 @@ impl Keys {
         let Some(given) = given else {
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send a key: `Authorization: Bearer KEY`"));
         };
-        // Every key is compared, in a time that says nothing about which.
+        // Every key is compared, in constant time: the response time does not show which key
+        // matched.
         let found = self.0.iter().fold(None, |found, (name, digest, scopes)| match bool::from(same(digest, &given)) {
             true => Some((name, scopes)),
             false => found,
@@ -68,7 +70,7 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// Reads the host's own key, or makes it: for its owner's eyes only.
+/// Reads the host's own key, or creates it in a file that only its owner can access.
 fn own_key(file: &Path) -> Result<String, KeyError> {
     let wrong = |source| KeyError::Own { file: file.to_owned(), source };
     if file.exists() {
@@ -90,7 +92,8 @@ fn own_key(file: &Path) -> Result<String, KeyError> {
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    // Whole or not there: a host that is killed meanwhile leaves no empty key behind.
+    // The file is written under another name and renamed: a host that is killed meanwhile leaves no
+    // empty key file.
     let unfinished = file.with_extension("new");
     let mut opened = options.open(&unfinished).map_err(wrong)?;
     writeln!(opened, "{secret}").and_then(|()| opened.sync_all()).map_err(wrong)?;
@@ -98,7 +101,7 @@ fn own_key(file: &Path) -> Result<String, KeyError> {
     Ok(secret)
 }
 
-/// The mode of a file that others than its owner may read or write.
+/// Returns the mode of a file that users other than its owner can access.
 #[cfg(unix)]
 fn readable_by_others(file: &Path) -> io::Result<Option<u32>> {
     use std::os::unix::fs::PermissionsExt;
@@ -106,47 +109,47 @@ fn readable_by_others(file: &Path) -> io::Result<Option<u32>> {
     Ok((mode & 0o077 != 0).then_some(mode))
 }
 
-/// Elsewhere, files have no such mode.
+/// On other systems, files have no such mode.
 #[cfg(not(unix))]
 fn readable_by_others(_: &Path) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// The keys can't be used.
+/// Why the keys can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// Those of the configuration.
+    /// The configured keys can't be used.
     #[error(transparent)]
     Configured(ConfigError),
-    /// The host's own may be known to others.
+    /// Other users can access the file of the host's own key.
     #[error(
         "the key file {} is open to others (mode {mode:o}): anyone who has read it can operate this host; delete it, and a new key is made at \
          the next start, or keep the key with `chmod 600`",
         file.display()
     )]
     Readable {
-        /// Which.
+        /// The key file.
         file: PathBuf,
-        /// Its permissions.
+        /// Its permission bits.
         mode: u32,
     },
-    /// The host's own could be guessed.
+    /// The host's own key is so short that it could be guessed.
     #[error(
         "the key in {} has {length} characters, and at least {MIN_SECRET} are needed; delete the file, and a new key is made at the next start",
         file.display()
     )]
     Short {
-        /// Which.
+        /// The key file.
         file: PathBuf,
         /// Characters in its first line.
         length: usize,
     },
-    /// The host's own.
+    /// The host's own key can't be read or created.
     #[error("can't use the key file {}", file.display())]
     Own {
-        /// Which.
+        /// The key file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! `GET /metrics`: what the host counts of itself.
+//! `GET /metrics`: the host's metrics.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::store::FailureKind;
 use super::Api;
 use super::problem::Problem;
 
-/// The text format that Prometheus and its like read.
+/// The content type of OpenMetrics text, which Prometheus and compatible systems read.
 const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// All figures.
+/// Returns all metrics as OpenMetrics text.
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
     api.keys.allow(&headers, Scope::Metrics)?;
     let routes = api.registry.snapshot();

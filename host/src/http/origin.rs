@@ -1,4 +1,5 @@
-//! Which web pages may connect: browsers say where a page comes from, and CORS alone does not keep a WebSocket from it.
+//! The check of the `Origin` header, which limits the web pages that may connect. CORS alone does
+//! not keep a page from opening a WebSocket.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -15,20 +16,21 @@ use crate::config::AllowedOrigin;
 
 use super::problem::Problem;
 
-/// The pages that may connect.
+/// The origins whose pages may connect.
 pub(crate) struct Origins {
     allowed: Vec<AllowedOrigin>,
-    /// Whether pages of this machine may, because nobody else can reach the host.
+    /// Whether pages of this machine may connect: the host listens on loopback only.
     local: bool,
-    /// Refused origins that the log has.
+    /// Refused origins that were logged.
     logged: Mutex<HashSet<String>>,
 }
 
-/// Refused origins that are remembered, so that each is logged once: whoever makes up more is not worth the memory.
+/// Refused origins that are remembered, so that each is logged once. Further origins are not
+/// logged: a client can invent them, and they would take memory.
 const MAX_LOGGED: usize = 256;
 
 impl Origins {
-    /// `allowed` and, where `listen` is a loopback address, pages of this machine.
+    /// Allows `allowed` and, if `listen` is a loopback address, pages of this machine.
     pub(crate) fn new(allowed: &[AllowedOrigin], listen: SocketAddr) -> Self {
         Self { allowed: allowed.to_vec(), local: listen.ip().is_loopback(), logged: Mutex::default() }
     }
@@ -45,14 +47,15 @@ impl Origins {
     }
 }
 
-/// `http://localhost` and `http://127.0.0.1`, with any port.
+/// Whether the origin is `http://localhost` or `http://127.0.0.1`, with any port.
 fn is_local(origin: &str) -> bool {
     let Some(host) = origin.strip_prefix("http://") else { return false };
     let (name, port) = host.split_once(':').unwrap_or((host, "80"));
     matches!(name, "localhost" | "127.0.0.1") && port.parse::<u16>().is_ok()
 }
 
-/// Refuses requests of pages that may not connect. Requests without an origin come from no page.
+/// Answers 403 to requests from pages that may not connect. A request without `Origin` does not
+/// come from a page.
 pub(crate) async fn check(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default().to_owned());
     match origin {
@@ -64,10 +67,11 @@ pub(crate) async fn check(State(origins): State<Arc<Origins>>, request: Request,
     }
 }
 
-/// Tells browsers the same, for long-polling: and which `headers` pages may send, those that a page asks for if none are named.
+/// Gives browsers the same rule as CORS headers, for long-polling. Pages may send `headers`; if
+/// `headers` is `None`, they may send any header.
 pub(crate) fn cors(origins: &Arc<Origins>, headers: Option<&[HeaderName]>) -> CorsLayer {
     let origins = Arc::clone(origins);
-    // These two are needed by every page that uses `/api`.
+    // Every page that uses `/api` needs these two headers.
     let always = [header::CONTENT_TYPE, header::AUTHORIZATION];
     let headers = headers.map_or_else(AllowHeaders::mirror_request, |named| AllowHeaders::list(named.iter().cloned().chain(always)));
     let allowed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(|origin| origins.allow(origin));

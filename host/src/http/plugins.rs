@@ -1,4 +1,4 @@
-//! `/api/plugins`: what is loaded, what failed and why, and what an operator says of it.
+//! `/api/plugins`: the loaded plugins, load failures with their reasons, and operator commands.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,7 +17,8 @@ use crate::reload::{Absent, Row, Word};
 use super::problem::Problem;
 use super::{Api, body};
 
-/// One row for each plugin, and for each file that is none; with `?all=true` also for each plugin whose file is gone.
+/// Returns one row for each plugin, and one for each file without a plugin. `?all=true` adds each
+/// plugin whose file was removed.
 pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
     api.keys.allow(&headers, Scope::Operate)?;
     let mut rows: Vec<Value> = api.operator.rows().iter().map(row).collect();
@@ -27,25 +28,26 @@ pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap, RawQue
     Ok(Json(Value::Array(rows)))
 }
 
-/// One plugin, with the versions that can be gone back to.
+/// Returns one plugin, with the versions that a rollback can restore.
 pub(super) async fn show(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     api.keys.allow(&headers, Scope::Operate)?;
     shown(&api, &name)
 }
 
-/// The body of a rollback; without one, or without `to`, it goes to the version before.
+/// The body of a rollback. Without a body or without `to`, the rollback restores the previous
+/// version.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a JSON object")]
 struct RollBack {
     to: Option<String>,
 }
 
-/// Bytes of such a body: a digest has 64.
+/// Largest body of a rollback, in bytes: a digest has 64 characters.
 const MAX_BODY: usize = 4096;
 
-/// Goes back to an earlier version.
+/// Rolls back to an earlier version.
 pub(super) async fn roll_back(State(api): State<Arc<Api>>, Path(name): Path<String>, request: Request) -> Result<Json<Value>, Problem> {
-    // The key first: nobody else may keep the host waiting for a body.
+    // The key is checked first: other callers must not make the host wait for a body.
     let key = api.keys.allow(request.headers(), Scope::Operate)?;
     let body = body::read(request.into_body(), MAX_BODY).await.map_err(|rejection| Problem::rejection(&rejection))?;
     let RollBack { to } = match body.is_empty() {
@@ -57,20 +59,20 @@ pub(super) async fn roll_back(State(api): State<Arc<Api>>, Path(name): Path<Stri
     say(&api, key, &name, Word::RollBack(to)).await
 }
 
-/// Answers the plugin's events `unavailable`.
+/// Disables a plugin: its events are answered `unavailable`.
 pub(super) async fn disable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
     say(&api, key, &name, Word::Disable).await
 }
 
-/// Serves it again.
+/// Enables a plugin again.
 pub(super) async fn enable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
     say(&api, key, &name, Word::Enable).await
 }
 
-/// Forgets what was decided of a plugin whose file is gone: whether it is disabled, its kept versions, the verdict on a
-/// version that failed. What the plugin has stored stays.
+/// Deletes what the host remembers of a plugin whose file was removed: whether it is disabled, its
+/// kept versions, and the verdict on a failed version. The plugin's stored state is kept.
 pub(super) async fn forget(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
     submit(&api, key, &name, Word::Forget).await?;
@@ -127,13 +129,15 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
     Ok(Json(document))
 }
 
-/// A version that can be gone back to. Its name and its time are null if a host of an earlier version kept it.
+/// A version that a rollback can restore. `version` and `served_since` are null if an earlier
+/// version of the host kept it.
 fn kept(slot: &Slot, digest: &String) -> Value {
     let known = slot.versions.get(digest);
     json!({"digest": digest, "version": known.map(|known| &known.version), "served_since": known.map(|known| rfc3339(known.served_since))})
 }
 
-/// A plugin whose file is gone has the members of every other, and no state.
+/// The row of a plugin whose file was removed: it has the members of other rows, with null as
+/// `state`.
 fn absent(absent: &Absent) -> Value {
     let plain = Row::without_file(absent);
     let mut document = row(&plain);
@@ -169,7 +173,7 @@ fn row(row: &Row) -> Value {
     })
 }
 
-/// What is wrong with the state of a plugin that serves.
+/// Returns the error to show if the state of a serving plugin has a failure.
 fn state_error(served: &Served) -> Option<Value> {
     let trouble = served.state.store.trouble()?;
     let reason = format!("{} failed: {}", trouble.kind.operation(), trouble.reason);
@@ -180,7 +184,7 @@ fn error(error: &LastError) -> Value {
     json!({"digest": error.digest, "reason": error.reason, "at": rfc3339(error.at)})
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// Formats a time as RFC 3339 in UTC with milliseconds.
 fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| format!("{time:.3}")).unwrap_or_default()
 }

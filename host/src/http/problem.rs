@@ -1,4 +1,4 @@
-//! Errors over HTTP: RFC 9457 problem documents with the members of every other rejection.
+//! HTTP errors: RFC 9457 problem documents that also have the members of a Socket.IO rejection.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -16,7 +16,7 @@ use crate::rejection::Rejection;
 /// The media type of problem documents.
 const MEDIA_TYPE: &str = "application/problem+json";
 
-/// An error as an HTTP answer.
+/// An error as an HTTP response.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -24,19 +24,19 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// An error that no event has a word for. Its id is the request's.
+    /// An error that is not the rejection of an event. The document gets a new id.
     pub(super) fn new(status: StatusCode, code: &str, message: &str) -> Self {
         let id = EventId::new(SystemTime::now()).to_string();
         Self { status, document: json!({"code": code, "message": message, "id": id}) }
     }
 
-    /// Why an event was not emitted.
+    /// The rejection of an event.
     pub(super) fn rejected(rejection: &Rejection, event: &str, id: &str) -> Self {
         let status = StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self { status, document: rejection.document(event, id) }
     }
 
-    /// A rejection of something that is no event.
+    /// A rejection that concerns no event. The document gets a new id and has no member `event`.
     pub(super) fn rejection(rejection: &Rejection) -> Self {
         let mut problem = Self::rejected(rejection, "", &EventId::new(SystemTime::now()).to_string());
         if let Some(members) = problem.document.as_object_mut() {
@@ -45,12 +45,12 @@ impl Problem {
         problem
     }
 
-    /// A request that did not come in time.
+    /// Status 408: a request did not arrive in time.
     pub(super) fn too_slow(message: &str) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timed_out", message)
     }
 
-    /// Logs the problem under its id, as every one that is answered.
+    /// Logs the problem with its id. Every problem that is sent is logged once.
     pub(super) fn log(&self) {
         let member = |name: &str| self.document.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let (event, id, code, detail) = (member("event"), member("id"), member("code"), member("message"));
@@ -61,19 +61,19 @@ impl Problem {
         }
     }
 
-    /// The same with another status.
+    /// Returns the same problem with another status.
     pub(super) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 }
 
-/// The whole document as text.
+/// The whole document as JSON text.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut document = self.document.clone();
         if let Some(members) = document.as_object_mut() {
-            // `about:blank`: the status says what kind of problem it is, `code` which one.
+            // `about:blank`: the status says what kind of problem it is, and `code` says which one.
             members.insert("type".to_owned(), json!("about:blank"));
             members.insert("title".to_owned(), json!(self.status.canonical_reason()));
             members.insert("status".to_owned(), json!(self.status.as_u16()));
@@ -97,17 +97,18 @@ impl IntoResponse for Problem {
     }
 }
 
-/// For a path that the host does not have.
+/// Answers a path that does not exist.
 pub(super) async fn not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
 }
 
-/// For a path that the host has, with another method.
+/// Answers a path that exists, but not for this method.
 pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method; see the header `Allow`")
 }
 
-/// Makes a problem document of every error that has another form: those of the Socket.IO library and of extractors have text or no body.
+/// Converts every other error response to a problem document: the Socket.IO implementation and
+/// extractors answer with text or without a body.
 pub(crate) async fn unify(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
@@ -116,7 +117,8 @@ pub(crate) async fn unify(request: Request, next: Next) -> Response {
         return response;
     }
     let (parts, body) = response.into_parts();
-    // Engine.IO's errors say in a member what is wrong. Any text is of the library, not for people, or of nobody knows which length.
+    // Errors of Engine.IO have a member `message`. Other text is dropped: it is an implementation
+    // detail, or its length is unknown.
     let said = to_bytes(body, MAX_SAID).await.ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let said = said.as_ref().and_then(|said| said.get("message")?.as_str());
     let (code, message) = of_status(status);
@@ -129,10 +131,10 @@ pub(crate) async fn unify(request: Request, next: Next) -> Response {
     problem
 }
 
-/// Bytes of an error's body in which its message is looked for.
+/// Largest error body, in bytes, that is searched for a message.
 const MAX_SAID: usize = 4096;
 
-/// Code and message of an error of which nothing but its status is known.
+/// Returns code and message for an error of which only the status is known.
 fn of_status(status: StatusCode) -> (&'static str, &'static str) {
     match status {
         StatusCode::UNAUTHORIZED => ("unauthorized", "send a key: `Authorization: Bearer KEY`"),

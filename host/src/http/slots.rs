@@ -1,8 +1,11 @@
-//! The slots of connections: how many the host has at once, and which of them clients can't take.
+//! The slots of connections: how many the host has, and which of them are reserved for operators.
 //!
-//! A client's TCP connection takes one slot, and its Engine.IO session another, from pools of the same size. A session keeps its slot until
-//! its last event is handled and `$disconnect` is dispatched, so connections that are closing count against the limit. Beyond the limit
-//! there are a few reserved slots: the host reads one request on such a connection, and answers it only if it is an operator's.
+//! A client's TCP connection takes one slot, and its Engine.IO session takes another, from pools of
+//! the same size. A session keeps its slot until its last event is handled and `$disconnect` is
+//! dispatched. Connections that are closing therefore count against the limit.
+//!
+//! Beyond the limit there are a few reserved slots. The host reads one request on such a
+//! connection, and answers it only if it is an operator's request.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -24,7 +27,7 @@ use super::problem::Problem;
 pub(crate) struct Slots {
     /// TCP connections of clients.
     connections: Arc<Pool>,
-    /// Engine.IO sessions, those that are closing included.
+    /// Engine.IO sessions, including those that are closing.
     sessions: Arc<Pool>,
     reserve: Mutex<Reserve>,
     next_id: AtomicU64,
@@ -32,14 +35,16 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// `limit` slots for clients' connections, as many for their sessions, and `reserved` for operators.
+    /// Creates `limit` slots for client connections, as many for their sessions, and `reserved`
+    /// slots for operators.
     pub(crate) fn new(limit: usize, reserved: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         let reserve = Mutex::new(Reserve { held: Vec::new(), most: reserved });
         let (connections, sessions) = (Pool::new("TCP connections", limit), Pool::new("sessions", limit));
         Arc::new(Self { connections, sessions, reserve, next_id: AtomicU64::new(0), metrics })
     }
 
-    /// A slot for a new connection of `address`, which `cut` ends. Returns `None` if even the reserve has none.
+    /// Returns a slot for a new connection from `address`, which `cut` ends. Returns `None` if no
+    /// reserved slot is free either.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr, cut: &Cut) -> Option<Arc<Slot>> {
         let kind = match self.connections.take() {
             Some(taken) => Kind::Client { _taken: taken },
@@ -56,39 +61,42 @@ impl Slots {
         Some(Arc::new(Slot { slots: Arc::clone(self), kind: Mutex::new(kind) }))
     }
 
-    /// TCP connections and sessions of clients now, and the most of each.
+    /// Returns the client connections in use, the sessions in use, and the limit of each.
     pub(super) fn used(&self) -> (usize, usize, usize) {
         (self.connections.used(), self.sessions.used(), self.connections.limit())
     }
 
-    /// Changes how many connections, and as many sessions, clients may have. Those that are beyond the new limit stay.
+    /// Sets the limit for client connections and for sessions. Connections and sessions beyond the
+    /// new limit continue.
     pub(crate) fn set_limit(&self, limit: usize) {
         for pool in [&self.connections, &self.sessions] {
             pool.limit.store(limit, Ordering::Relaxed);
         }
     }
 
-    /// The lock is held for a search in a list of [`Reserve::most`] entries, and only while the host is at its limit.
+    /// The lock is held for a search in a list of [`Reserve::most`] entries, and only while the
+    /// host is at its limit.
     fn reserve(&self) -> MutexGuard<'_, Reserve> {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The slot of one TCP connection; it is free when the connection is closed.
+/// The slot of one TCP connection. It is free when the connection is closed.
 pub(super) struct Slot {
     slots: Arc<Slots>,
     kind: Mutex<Kind>,
 }
 
 enum Kind {
-    /// One of those for clients.
+    /// A slot for clients.
     Client { _taken: Taken },
-    /// A reserved one, by its number.
+    /// A reserved slot, with its id.
     Reserved(u64),
 }
 
 impl Slot {
-    /// Whether requests of clients are served on this connection. A reserved slot becomes a client's if one of those is free by now.
+    /// Whether client requests are served on this connection. A reserved slot becomes a client slot
+    /// if the pool has a free one by now.
     fn serves_clients(&self) -> bool {
         let mut kind = self.kind();
         let Kind::Reserved(id) = *kind else { return true };
@@ -98,7 +106,7 @@ impl Slot {
         true
     }
 
-    /// Whether the slot is a reserved one.
+    /// Whether the slot is reserved for operators.
     pub(super) fn is_reserved(&self) -> bool {
         matches!(*self.kind(), Kind::Reserved(_))
     }
@@ -120,7 +128,8 @@ impl Drop for Slot {
     }
 }
 
-/// Slots of one kind, counted. The log says once that all are taken, and once that some are free again.
+/// A counted pool of slots of one kind. The log has one line when all slots are taken, and one when
+/// some are free again.
 struct Pool {
     of: &'static str,
     used: AtomicUsize,
@@ -157,14 +166,15 @@ impl Pool {
         None
     }
 
-    /// Use at which a full pool counts as relieved: a twentieth below the limit, so that a pool at its limit is not logged again and again.
+    /// Used slots at which a full pool counts as relieved: a twentieth below the limit. Otherwise a
+    /// pool near its limit would be logged again and again.
     fn relieved_at(&self) -> usize {
         let limit = self.limit();
         limit - (limit / 20).max(1).min(limit)
     }
 }
 
-/// One slot of a [`Pool`], free again when it is dropped.
+/// One slot of a [`Pool`]. Dropping it frees the slot.
 struct Taken(Arc<Pool>);
 
 impl fmt::Debug for Taken {
@@ -196,8 +206,10 @@ struct Held {
 }
 
 impl Reserve {
-    /// Takes a slot, if need be from the oldest connection that waits for its client: an operator's request comes within milliseconds,
-    /// and a client that sends none, or does not read its answer, can't keep it out. One network has at most half of the slots.
+    /// Takes a slot. If none is free, cuts the oldest connection that waits for its client. A
+    /// client that sends no request, or does not read its answer, therefore can't keep an operator
+    /// out. An operator's request comes within milliseconds. One network has at most half of the
+    /// slots.
     fn admit(&mut self, held: Held) -> bool {
         let of_network = self.held.iter().filter(|other| other.network == held.network).count();
         let at_most = self.most.div_ceil(2);
@@ -215,7 +227,7 @@ impl Reserve {
     }
 }
 
-/// What one user of the network may choose addresses from: an IPv6 host has a whole /64.
+/// Returns the network from which one user can choose addresses: an IPv6 host has a whole /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -223,13 +235,15 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The mark of a request that came in a reserved slot.
+/// Marks a request that came in a reserved slot.
 #[derive(Clone, Copy)]
 struct IsReserved;
 
-/// Closes a connection in a reserved slot after its answer, whichever layer gives it, and marks its requests for [`admit`].
+/// Closes a connection in a reserved slot after its answer, whichever layer answers, and marks its
+/// requests for [`admit`].
 pub(crate) async fn close_reserved(mut request: Request, next: Next) -> Response {
-    // Taken out: the library keeps a handshake's extensions for as long as its session, which may leave this connection.
+    // The slot is removed: socketioxide keeps a handshake's extensions as long as its session, and
+    // the session may move to another connection.
     let slot = request.extensions_mut().remove::<Arc<Slot>>();
     if slot.is_none_or(|slot| slot.serves_clients()) {
         return next.run(request).await;
@@ -240,7 +254,8 @@ pub(crate) async fn close_reserved(mut request: Request, next: Next) -> Response
     response
 }
 
-/// Answers 503 where a client's request came in a reserved slot, or where a handshake would begin one session too many.
+/// Answers 503 to a client's request in a reserved slot, and to a handshake if no session slot is
+/// free.
 pub(crate) async fn admit(State(slots): State<Arc<Slots>>, mut request: Request, next: Next) -> Response {
     let is_reserved = request.extensions_mut().remove::<IsReserved>().is_some();
     let is_refused = match request.uri().path() {
@@ -262,7 +277,7 @@ pub(crate) async fn admit(State(slots): State<Arc<Slots>>, mut request: Request,
     response
 }
 
-/// Has the connection closed after `response`.
+/// Makes the connection close after `response`.
 fn close(response: &mut Response) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
@@ -271,14 +286,14 @@ fn full() -> Problem {
     Problem::rejection(&Rejection::Busy("the host has as many connections as it may have; come back later".to_owned()))
 }
 
-/// Whether a request begins an Engine.IO session: the library takes any other for one of the session that it names.
+/// Whether a request begins an Engine.IO session: every other request names its session.
 fn is_handshake(path: &str, query: Option<&str>) -> bool {
     let rest = path.strip_prefix("/socket.io");
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         && !query.unwrap_or_default().split('&').any(|pair| pair.starts_with("sid="))
 }
 
-/// Whether a path is for those who watch and operate the host.
+/// Whether a path is for monitoring or operating the host.
 fn is_operators(path: &str) -> bool {
     ["/healthz", "/readyz", "/metrics"].contains(&path) || path.starts_with("/api/")
 }

@@ -1,4 +1,4 @@
-//! Socket.IO's requests: passed on to the implementation that serves.
+//! Passes Socket.IO requests to the configured implementation.
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -9,7 +9,7 @@ use crate::socketio::{builtin, library};
 
 use super::connection::Io;
 
-/// Has our own implementation answer the requests that are for it.
+/// Answers Socket.IO requests with our own implementation.
 pub(crate) async fn serve(State(server): State<builtin::Server>, request: Request, next: Next) -> Response {
     if !server.serves(request.uri().path()) {
         return next.run(request).await;
@@ -17,7 +17,7 @@ pub(crate) async fn serve(State(server): State<builtin::Server>, request: Reques
     match server.handle::<Io, Body>(request).await {
         Ok(answer) => answer.map(Body::new),
         Err(_) => {
-            // No error, which another layer would make a problem document of.
+            // The status is no error: another layer would convert an error to a problem document.
             let mut response = Response::new(Body::empty());
             response.extensions_mut().insert(NoAnswer);
             response
@@ -25,11 +25,11 @@ pub(crate) async fn serve(State(server): State<builtin::Server>, request: Reques
     }
 }
 
-/// The mark of a response that is not to be sent: its connection is closed instead.
+/// Marks a response that is not sent: its connection is closed instead.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NoAnswer;
 
-/// Tells the library's part of a client that asks for an upgrade.
+/// Tells the library's adapter about a client that asks for an upgrade.
 pub(crate) async fn note(State(server): State<library::Server>, request: Request, next: Next) -> Response {
     server.note_upgrade(&request);
     next.run(request).await

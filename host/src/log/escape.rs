@@ -1,10 +1,11 @@
-//! Makes text from plugins and clients safe to show: no line breaks, no terminal control, no text that reorders or hides other text.
+//! Makes text from plugins and clients safe to show: without line breaks, terminal control
+//! characters, and characters that reorder or hide other text.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a character could change how the text around it is read: control characters, line and paragraph separators, bidirectional
-/// controls, and characters that take no space.
+/// Whether a character could change how the text around it is read: control characters, line and
+/// paragraph separators, bidirectional controls, and zero-width characters.
 pub fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -39,7 +40,8 @@ fn push_escape(to: &mut String, c: char) {
     }
 }
 
-/// Appends the value of a field: as it is where it is one plain word, else in quotes with escapes. So a value can't look like a field.
+/// Appends the value of a field: unchanged if it is one plain word, otherwise quoted and escaped. A
+/// value therefore can't look like another field.
 pub(super) fn push_value(to: &mut String, text: &str) {
     let is_plain = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || matches!(c, '=' | '"' | '\\') || is_unsafe(c));
     match is_plain {
@@ -48,7 +50,7 @@ pub(super) fn push_value(to: &mut String, text: &str) {
     }
 }
 
-/// Appends the message of a line: in quotes where it could look like a field or the end of the line.
+/// Appends the message of a line; quoted if it could look like a field or the end of the line.
 pub(super) fn push_message(to: &mut String, text: &str) {
     match text.contains(|c: char| matches!(c, '=' | '"' | '\\') || is_unsafe(c)) {
         true => push_quoted(to, text),
@@ -68,8 +70,8 @@ fn push_quoted(to: &mut String, text: &str) {
     to.push('"');
 }
 
-/// The same for a JSON document, in JSON's own escapes. Unsafe characters stand only within its strings; line breaks that lay out the
-/// document stay.
+/// Replaces every unsafe character in a JSON document by an escape of JSON. Such characters occur
+/// only within strings. Line breaks between values stay.
 pub fn escape_json(document: &str) -> Cow<'_, str> {
     let is_unsafe = |c: char| c != '\n' && is_unsafe(c);
     if !document.contains(is_unsafe) {
@@ -124,7 +126,7 @@ mod tests {
         prop::collection::vec(prop_oneof![odd, any::<char>()], 0..40).prop_map(|chars| chars.into_iter().collect())
     }
 
-    /// Undoes `push_quoted`.
+    /// Reverses `push_quoted`.
     fn unquoted(text: &str) -> String {
         let Some(inner) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else { return text.to_owned() };
         let (mut plain, mut rest) = (String::new(), inner.chars());

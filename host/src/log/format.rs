@@ -1,4 +1,4 @@
-//! How a record looks as a line: text for people, or one JSON object.
+//! Formats a record as one line of text or as one JSON object.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use crate::config::LogFormat;
 use super::escape::{escape_json, push_message, push_value};
 use super::record::{Record, Value};
 
-/// How lines look.
+/// The format of lines.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format {
     pub(super) format: LogFormat,
@@ -22,7 +22,7 @@ pub(super) struct Format {
 }
 
 impl Format {
-    /// The line, with its line break.
+    /// Returns the line with its line break.
     pub(super) fn line(self, record: &Record) -> String {
         match self.format {
             LogFormat::Text => self.text(record),
@@ -30,7 +30,8 @@ impl Format {
         }
     }
 
-    /// `TIME LEVEL target: message name=value …`. Only this function writes colours, so text from elsewhere has none.
+    /// `TIME LEVEL target: message name=value …`. Only this function writes colours, so text from
+    /// other sources has none.
     fn text(self, record: &Record) -> String {
         let (dim, reset) = if self.ansi { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
         let (level, colour) = match record.level {
@@ -57,7 +58,8 @@ impl Format {
     }
 }
 
-/// `{"timestamp", "level", "target", "fields": {"message", …}}`, the shape that tracing's own JSON lines have.
+/// `{"timestamp", "level", "target", "fields": {"message", …}}`, the shape of tracing's own JSON
+/// lines.
 fn json(record: &Record) -> String {
     let mut fields = serde_json::Map::with_capacity(record.fields.len() + 1);
     fields.insert("message".to_owned(), json!(record.message));
@@ -79,7 +81,7 @@ fn json(record: &Record) -> String {
     line
 }
 
-/// RFC 3339 in UTC with microseconds.
+/// Formats a time as RFC 3339 in UTC with microseconds.
 fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| format!("{time:.6}")).unwrap_or_default()
 }

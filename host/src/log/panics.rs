@@ -1,5 +1,5 @@
-//! Panics of the host: each is one record, whether something catches it or not. The standard hook would write to standard error from the
-//! thread that panics, and blocks where nobody reads.
+//! Panics of the host: each becomes one record, whether it is caught or not. The standard hook
+//! would write to standard error on the panicking thread, and would block if nobody reads it.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -8,23 +8,23 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// What a panic said, and where.
+/// The message and the place of a panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panic {
     /// The message.
     pub message: String,
-    /// `file:line:column` in the host's source; empty where no hook is installed.
+    /// `file:line:column` in the host's source; empty if no hook is installed.
     pub location: String,
 }
 
 thread_local! {
-    /// Whether a panic on this thread is caught by [`catch`], which reports it.
+    /// Whether [`catch`] catches a panic on this thread; its caller reports the panic.
     static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
-    /// The panic that [`catch`] is about to catch.
+    /// The panic that [`catch`] will catch next.
     static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
-/// Logs panics from now on, but for those that [`catch`] catches.
+/// Installs the hook that logs panics, except those that [`catch`] catches.
 pub(super) fn install() {
     std::panic::set_hook(Box::new(|info| {
         let panic = Panic::of(info);
@@ -52,9 +52,9 @@ fn message(payload: &(dyn Any + Send)) -> String {
 /// Awaits `future`.
 ///
 /// # Errors
-/// Where it panics: the caller logs it, with what it knows of the cause.
+/// The panic, if `future` panics. The caller logs it with what it knows of the cause.
 pub async fn catch<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panic> {
-    // A panic ends the future, and nothing of it is used after that.
+    // Unwind safe: a panic ends the future, and none of its data is used after that.
     poll_fn(|context| {
         let before = IS_CAUGHT.replace(true);
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));

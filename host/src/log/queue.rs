@@ -1,4 +1,5 @@
-//! The queue between the threads that log and the one that writes: bounded in bytes, and no push ever waits.
+//! The queue between the threads that log and the writer's thread. It is bounded in bytes, and a
+//! push never waits.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,12 +8,12 @@ use std::time::Instant;
 
 /// Lines that wait to be written.
 pub(super) struct Queue {
-    /// Bytes that may wait.
+    /// Limit in bytes.
     most: usize,
     state: Mutex<State>,
-    /// Signalled when a line has come, or no more will.
+    /// Signalled when a line is pushed or the queue is closed.
     changed: Condvar,
-    /// Lines that nobody will read, since the start.
+    /// Lines that were dropped since the start.
     dropped: AtomicU64,
     /// How many of them the log has reported.
     reported: AtomicU64,
@@ -21,41 +22,43 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     lines: VecDeque<Box<str>>,
-    /// Of the lines that wait, with [`LINE_OVERHEAD`] for each.
+    /// Bytes of the waiting lines, with [`LINE_OVERHEAD`] for each.
     bytes: usize,
     is_closed: bool,
 }
 
-/// What the writer is to do next.
+/// The writer's next action.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Write this line.
     Line(Box<str>),
-    /// Nothing has come in time.
+    /// No line came in time.
     Nothing,
-    /// End: nothing waits, and nothing will come.
+    /// End: the queue is empty and closed.
     End,
 }
 
-/// Bytes that a line takes beside its text: its place in the queue and the allocator's share. It bounds the number of short lines.
+/// Bytes that a line takes in addition to its text: its place in the queue and the allocator's
+/// share. This bounds the number of short lines.
 pub(super) const LINE_OVERHEAD: usize = 64;
 
-/// Lines for which an idle queue keeps room; a burst's memory is given back.
+/// Lines for which an idle queue keeps capacity. The memory of a burst is released.
 const IDLE_LINES: usize = 16;
 
 impl Queue {
-    /// A queue for at most `most` bytes.
+    /// Creates a queue for at most `most` bytes.
     pub(super) fn new(most: usize) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
         Self { most, state, changed, dropped: AtomicU64::new(0), reported: AtomicU64::new(0) }
     }
 
-    /// The lock is held for a few moves, never while something is written; a panic leaves the queue whole.
+    /// The lock is held briefly, never during a write. A panic leaves the queue consistent.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enqueues a line, which ends with its line break. Overflow policy: a line for which there is no room is dropped and counted.
+    /// Enqueues a line, which ends with its line break. If the queue is full or closed, the line is
+    /// dropped and counted.
     pub(super) fn push(&self, line: String) {
         let mut state = self.state();
         let bytes = state.bytes.saturating_add(line.len() + LINE_OVERHEAD);
@@ -70,7 +73,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// The next line; waits for one until `until`, or without end.
+    /// Returns the next line. Waits for one until `until`, or without limit if `until` is `None`.
     pub(super) fn pop(&self, until: Option<Instant>) -> Next {
         let mut state = self.state();
         loop {
@@ -92,7 +95,7 @@ impl Queue {
         }
     }
 
-    /// Waits until `until`, or until the queue is closed; whether it is.
+    /// Waits until `until`, or until the queue is closed. Returns whether it is closed.
     pub(super) fn rest(&self, until: Instant) -> bool {
         let mut state = self.state();
         loop {
@@ -104,28 +107,28 @@ impl Queue {
         }
     }
 
-    /// Takes no more lines.
+    /// Closes the queue: it accepts no more lines.
     pub(super) fn close(&self) {
         self.state().is_closed = true;
         self.changed.notify_one();
     }
 
-    /// Counts a line that is not written.
+    /// Counts a line that was not written.
     pub(super) fn count_dropped(&self) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Lines that were dropped since the start.
+    /// Returns the number of lines that were dropped since the start.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Dropped lines that the log has not reported yet.
+    /// Returns the number of dropped lines that the log has not reported yet.
     pub(super) fn unreported(&self) -> u64 {
         self.dropped().saturating_sub(self.reported.load(Ordering::Relaxed))
     }
 
-    /// Remembers that the log has reported so many more.
+    /// Marks this many more dropped lines as reported.
     pub(super) fn report(&self, lines: u64) {
         self.reported.fetch_add(lines, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! One record: what a call of `tracing` said, kept until it is written. Knows no format.
+//! A log record: the content of one `tracing` event, independent of any output format.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ use tracing::{Event, Level};
 
 use crate::rejection::truncate;
 
-/// What one call of `tracing` said.
+/// The content of one `tracing` event.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Record {
     pub(super) at: SystemTime,
@@ -29,7 +29,8 @@ pub(super) enum Value {
     Float(f64),
 }
 
-/// Bytes of one field; the rest is cut. A trap's backtrace fits. A plugin's own line is the message, and has its own limit.
+/// Longest field in bytes; the rest is cut. A trap's backtrace fits. A plugin's own line is the
+/// message, and has its own limit.
 const MAX_FIELD: usize = 4 << 10;
 
 impl Record {
@@ -57,7 +58,7 @@ impl Record {
         }
     }
 
-    /// The value of the field `name`.
+    /// Returns the value of the field `name`.
     pub(super) fn field(&self, name: &str) -> Option<&Value> {
         self.fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value)
     }
@@ -84,7 +85,7 @@ impl Visit for Record {
         self.push(field, Value::Signed(value));
     }
 
-    /// Milliseconds of a `Duration` are of this type.
+    /// The milliseconds of a `Duration` have this type.
     fn record_u128(&mut self, field: &Field, value: u128) {
         self.push(field, Value::Unsigned(u64::try_from(value).unwrap_or(u64::MAX)));
     }
@@ -98,7 +99,7 @@ impl Visit for Record {
     }
 }
 
-/// An error with everything that caused it, as one text.
+/// Displays an error with its chain of causes as one text.
 pub struct Chain<'error>(pub &'error dyn Error);
 
 impl fmt::Display for Chain<'_> {

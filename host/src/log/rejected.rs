@@ -1,24 +1,25 @@
-//! The one record of an event that had no effects: everything that is known of it, under the id that its sender was given.
+//! The log record of an event that had no effects: everything that is known of it, with the id that
+//! its sender received.
 
 use crate::event::{Connection, EventId};
 use crate::rejection::Rejection;
 
 use super::Panic;
 
-/// What only operators are told of a failure.
+/// Details of a failure that only operators see.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fault {
-    /// What went wrong, with everything that caused it.
+    /// The error with its chain of causes.
     pub error: String,
-    /// Where: `file:line:column` in the source of the host or the plugin; empty where nobody knows.
+    /// `file:line:column` in the source of the host or the plugin; empty if unknown.
     pub location: String,
-    /// What the plugin printed on its standard error meanwhile, such as the message of its panic.
+    /// Text that the plugin wrote to standard error meanwhile, such as the message of its panic.
     pub output: String,
-    /// How long the handler ran, where that was too long.
+    /// How long the handler ran in milliseconds, if that was too long.
     pub ran_ms: Option<f64>,
 }
 
-/// The code that was asked to handle an event.
+/// The plugin version that was asked to handle an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Handler<'event> {
     /// The plugin.
@@ -30,12 +31,12 @@ pub struct Handler<'event> {
 }
 
 impl Fault {
-    /// A failure that nothing else is known of.
+    /// A failure of which only the error is known.
     pub fn new(error: impl Into<String>) -> Self {
         Self { error: error.into(), ..Self::default() }
     }
 
-    /// The same with what the plugin printed, where that tells of a panic.
+    /// Adds the plugin's output, and sets the location if the output shows a panic.
     #[must_use]
     pub fn with_output(mut self, output: String) -> Self {
         self.location = panic_location(&output).unwrap_or_default().to_owned();
@@ -50,13 +51,15 @@ impl From<Panic> for Fault {
     }
 }
 
-/// The place that a panic of Rust names in its first line: `thread 'main' panicked at src/lib.rs:7:5:`.
+/// Returns the location that the first line of a Rust panic names:
+/// `thread 'main' panicked at src/lib.rs:7:5:`.
 fn panic_location(output: &str) -> Option<&str> {
     let (_, rest) = output.split_once(" panicked at ")?;
     rest.lines().next()?.strip_suffix(':')
 }
 
-/// Logs why an event had no effects: at `error` where the plugin or the host is at fault, else at `info`.
+/// Logs why an event had no effects: at `error` if the plugin or the host is at fault, otherwise at
+/// `info`.
 pub fn rejected(
     event: &str,
     id: EventId,

@@ -1,4 +1,5 @@
-//! Collapses repeats: the first record of a kind is written at once, and after it at most one each second, which says how many it stands for.
+//! Collapses repeated records: the first record of a kind is written at once. After it, at most one
+//! per second is written, with the number of records that it stands for.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -8,33 +9,34 @@ use tracing::callsite::Identifier;
 
 use super::record::{Record, Value};
 
-/// The kinds of records that were written lately.
+/// The kinds of records that were written recently.
 pub(super) struct Repeats {
     kinds: HashMap<u64, Kind>,
     hasher: RandomState,
-    /// When the first window of any kind ends.
+    /// The earliest end of a window.
     next: Option<Instant>,
 }
 
-/// Records of one kind.
+/// The current window of one kind of record.
 struct Kind {
-    /// When its window ends.
+    /// The end of the window.
     until: Instant,
-    /// Records held back in this window.
+    /// Number of records held back in this window.
     held: u64,
-    /// The last of them.
+    /// The last of these records.
     last: Option<Record>,
 }
 
-/// How long repeats of a record are held back.
+/// How long repeated records are held back.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Kinds that are told apart; beyond, records of one call in the source are one kind. A plugin has few kinds of failures, so only many
-/// plugins that all fail come so far.
+/// Number of kinds that are distinguished. Beyond it, all records of one call site are one kind. A
+/// plugin has few kinds of failures, so only many failing plugins reach this number.
 const MAX_KINDS: usize = 1024;
 
-/// The fields that make two records of one call in the source different kinds: names that an operator has chosen, not values that differ
-/// each time. An event's name counts only beside a plugin's, because a client can invent names that no plugin handles.
+/// The fields that distinguish kinds of records from one call site: names that an operator has
+/// chosen, not values that differ each time. An event's name counts only if a plugin's name is
+/// present, because a client can invent names that no plugin handles.
 const KIND_FIELDS: [&str; 9] = ["plugin", "event", "code", "command", "key", "file", "dir", "digest", "location"];
 
 impl Repeats {
@@ -42,7 +44,8 @@ impl Repeats {
         Self { kinds: HashMap::new(), hasher: RandomState::new(), next: None }
     }
 
-    /// Takes a record of the call `source`, and returns it where it is to be written at once.
+    /// Takes a record of the call site `source`. Returns it if it must be written at once;
+    /// otherwise holds it back.
     pub(super) fn take(&mut self, source: &Identifier, record: Record, now: Instant) -> Option<Record> {
         let mut key = self.key(source, Some(&record));
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&key) {
@@ -63,7 +66,8 @@ impl Repeats {
         }
     }
 
-    /// The last record of each kind whose window has ended and that was repeated in it, with the number of records that it stands for.
+    /// Returns the last record of each kind that was repeated in a window that has ended. The
+    /// record says how many records it stands for.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Record> {
         if self.next.is_none_or(|next| next > now) {
             return Vec::new();
@@ -86,12 +90,12 @@ impl Repeats {
         due
     }
 
-    /// All records that are held back, for the end of the log.
+    /// Returns all records that are held back, at the end of the log.
     pub(super) fn take_all(&mut self) -> Vec<Record> {
         self.next.map(|next| self.take_due(next + WINDOW)).unwrap_or_default()
     }
 
-    /// When the next window ends.
+    /// Returns the earliest end of a window.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
     }

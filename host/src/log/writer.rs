@@ -1,4 +1,4 @@
-//! The one thread that writes: takes lines from a queue, and outlives every error of what it writes to.
+//! The thread that writes the lines of a queue, and continues after write errors.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Next, Queue};
 
-/// A thread that writes lines in the order in which they were pushed. A thread that pushes never waits for it.
+/// A thread that writes lines in the order in which they were pushed. Pushing never waits for it.
 pub struct Writer {
     queue: Arc<Queue>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
 }
 
-/// What the writer does beside writing.
+/// The writer's work in addition to writing.
 pub(super) trait Chores: Send {
-    /// Pushes the lines that are due now; says when the next will be.
+    /// Pushes the lines that are due at `now`. Returns when the next ones are due.
     fn push_due(&mut self, now: Instant, queue: &Queue) -> Option<Instant>;
-    /// The line that says how many were dropped; `None` where nobody wants to know.
+    /// Returns a line that reports dropped lines; `None` if they are not reported.
     fn dropped_line(&self, dropped: u64) -> Option<String>;
 }
 
-/// None at all.
+/// No additional work.
 struct NoChores;
 
 impl Chores for NoChores {
@@ -36,26 +36,26 @@ impl Chores for NoChores {
     }
 }
 
-/// How long the writer rests after its first failed write; doubled by each further one…
+/// Pause after the first failed write. Each further failure doubles it, up to [`LONGEST_REST`].
 const FIRST_REST: Duration = Duration::from_millis(50);
 
-/// …up to this. Lines that come meanwhile wait in the queue.
+/// Longest pause after a failed write. Lines wait in the queue meanwhile.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// How often the log may say that lines were dropped: while it is only slow, it drops all the time.
+/// Shortest interval between two reports of dropped lines: a slow log drops lines all the time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Writer {
-    /// Starts a thread that writes to `sink`; at most `most` bytes wait for it.
+    /// Starts a thread that writes to `sink`; at most `most` bytes wait in the queue.
     ///
     /// # Errors
-    /// Where the system gives no thread.
+    /// If the thread can't be started.
     pub fn start(name: &str, sink: Box<dyn Write + Send>, most: usize) -> io::Result<Self> {
         Self::with_chores(name, sink, Arc::new(Queue::new(most)), Box::new(NoChores))
     }
 
     pub(super) fn with_chores(name: &str, sink: Box<dyn Write + Send>, queue: Arc<Queue>, chores: Box<dyn Chores>) -> io::Result<Self> {
-        // Nothing is ever sent: the channel's end says that the thread has ended.
+        // Nothing is sent: the channel is disconnected when the thread ends.
         let (end, ended) = sync_channel(0);
         let lines = Arc::clone(&queue);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -65,21 +65,21 @@ impl Writer {
         Ok(Self { queue, ended })
     }
 
-    /// Enqueues one line; it is dropped where too many wait.
+    /// Enqueues one line; drops it if the queue is full.
     pub fn line(&self, text: &str) {
         self.queue.push(format!("{text}\n"));
     }
 
-    /// Takes no more lines, and waits for at most `deadline` until those that wait are written.
+    /// Accepts no more lines, and waits at most `deadline` until the waiting lines are written.
     pub fn finish(self, deadline: Duration) {
         self.queue.close();
         match self.ended.recv_timeout(deadline) {
-            // Whatever is not written by now is never read: the process ends.
+            // The process ends now: lines that are not written are lost.
             Ok(()) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
         }
     }
 
-    /// Takes no more lines: the thread ends by itself when those that wait are written.
+    /// Accepts no more lines. The thread ends when it has written the waiting lines.
     pub fn close(&self) {
         self.queue.close();
     }
@@ -111,7 +111,7 @@ fn write_all(queue: &Queue, sink: &mut Sink, mut chores: Box<dyn Chores>) {
             Next::Line(line) => {
                 if sink.write_line(&line).is_err() {
                     queue.count_dropped();
-                    // Reported by the first write that succeeds.
+                    // The first write that succeeds reports the dropped line.
                     report_at = now;
                     if rest(queue, sink) {
                         return;
@@ -124,19 +124,19 @@ fn write_all(queue: &Queue, sink: &mut Sink, mut chores: Box<dyn Chores>) {
     }
 }
 
-/// Rests after a failed write; whether the writer is to end, because the process does.
+/// Pauses after a failed write. Returns whether the writer must end, because the queue is closed.
 fn rest(queue: &Queue, sink: &Sink) -> bool {
     queue.rest(Instant::now() + sink.rest)
 }
 
-/// What is written to, and what is known of it.
+/// The output of the writer, and its state after errors.
 struct Sink {
     to: Box<dyn Write + Send>,
-    /// Whether the last line was written only in part.
+    /// Whether the last line was written only partly.
     is_torn: bool,
-    /// How long to rest after the next failure.
+    /// The pause after the next failure.
     next_rest: Duration,
-    /// How long to rest after the last one.
+    /// The pause after the last failure.
     rest: Duration,
 }
 
@@ -145,7 +145,8 @@ impl Sink {
         Self { to, is_torn: false, next_rest: FIRST_REST, rest: FIRST_REST }
     }
 
-    /// Writes a line whole, or fails. What follows a line that was written in part begins on a new line.
+    /// Writes a whole line, or fails. After a partly written line, the next one begins on a new
+    /// line.
     fn write_line(&mut self, line: &str) -> io::Result<()> {
         let written = match self.is_torn {
             true => self.write(b"\n").and_then(|()| {
@@ -174,7 +175,8 @@ impl Sink {
                     self.is_torn = !left.is_empty();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // A pipe that some other process has made non-blocking: full now, read later.
+                // Another process has made this pipe non-blocking: it is full now and can be
+                // written later.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FIRST_REST),
                 Err(error) => return Err(error),
             }
@@ -190,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    /// A file on a disk that is full while a test says so.
+    /// A file on a disk that a test can make full.
     #[derive(Clone, Default)]
     struct Disk {
         is_full: Arc<AtomicBool>,

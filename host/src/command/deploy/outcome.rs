@@ -1,35 +1,37 @@
-//! What a row of the running host says about a version that was deployed. Pure.
+//! What the answer of a running host says about a deployed version. Pure functions.
 
 use serde_json::Value;
 
-/// A version that was placed, and what was known before.
+/// A deployed version, and what was known of the plugin before its file was placed.
 pub(super) struct Asked<'version> {
     pub(super) digest: &'version str,
-    /// Whether the file had another content, or was not there.
+    /// Whether the file had other content before, or did not exist.
     pub(super) is_new: bool,
-    /// The plugin's `last_error` before it was placed: it says nothing about what follows.
+    /// The plugin's `last_error` before the file was placed. This error is not about the new file.
     pub(super) error_before: Value,
 }
 
-/// What became of the version.
+/// The result of deploying a version.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It serves.
+    /// The version serves.
     Serves,
-    /// It serves now, and something about it is wrong: it may not outlive a restart.
+    /// The version serves now, with an error: it may not serve after a restart.
     ServesBut(String),
-    /// It would serve if an operator had not disabled the plugin.
+    /// An operator has disabled the plugin. Otherwise the version would serve.
     Disabled,
-    /// An operator, or the host after it had failed too often, went back to this version, and the file's content is the same.
+    /// This version serves instead, because an operator rolled back to it, or because the host did
+    /// so after the deployed version had failed too often. The content of the file has not changed
+    /// since.
     HeldBack(String),
-    /// It has failed too often.
+    /// The version has failed too often.
     Quarantined(String),
-    /// It does not serve, for this reason.
+    /// The version does not serve, for this reason.
     Refused(String),
 }
 
 impl Asked<'_> {
-    /// What became of the version, as the plugin's row says; `None` while that is not known.
+    /// The result for the version, from the plugin's `row`. Returns `None` while it is not known.
     pub(super) fn outcome(&self, row: &Value) -> Option<Outcome> {
         let text = |pointer: &str| row.pointer(pointer).and_then(Value::as_str);
         let error = text("/last_error/reason").filter(|_| text("/last_error/digest") == Some(self.digest)).map(str::to_owned);
@@ -45,7 +47,7 @@ impl Asked<'_> {
         let is_stale = self.is_new && row.get("last_error") == Some(&self.error_before);
         let is_known = !self.is_new || text("/in_file") == Some(self.digest);
         match (error, text("/pinned")) {
-            // What the host tries again is not refused.
+            // A version that the host retries is not refused.
             (Some(_), _) if !is_stale && is_retried(row) => None,
             (Some(reason), _) if !is_stale => Some(Outcome::Refused(reason)),
             (_, Some(pinned)) if is_known => Some(Outcome::HeldBack(pinned.to_owned())),
@@ -53,7 +55,7 @@ impl Asked<'_> {
         }
     }
 
-    /// Why the version does not serve yet, if the host tries it again.
+    /// Why the version does not serve yet, if the host retries it.
     pub(super) fn trouble<'row>(&self, row: &'row Value) -> Option<&'row str> {
         let is_its_own = row.pointer("/last_error/digest").and_then(Value::as_str) == Some(self.digest);
         row.pointer("/last_error/reason").and_then(Value::as_str).filter(|_| is_its_own && is_retried(row))

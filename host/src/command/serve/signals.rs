@@ -1,11 +1,11 @@
-//! What signals do to a running host, beside those that stop it. Without a handler each of these would end the process at
-//! once, and every connection with it.
+//! The signals that do not stop a running host. Without a handler, each of them would end the
+//! process, with all connections, at once.
 
 use std::io;
 
 use sockhop::host::Monitor;
 
-/// The part of `serve --help` that is about signals.
+/// The text about signals in `serve --help`.
 pub(super) const HELP: &str = "\
 Signals:
   SIGTERM, SIGINT  stop in order: not ready, then no new clients, then what was begun is ended; a second one stops at once
@@ -15,7 +15,8 @@ Signals:
   SIGXFSZ          nothing but a line in the log: the write that meets the limit for file sizes fails, as on a full disk
   SIGPIPE          ignored";
 
-/// The signals, held from now on: one that comes before [`follow`](Signals::follow) waits for it.
+/// The streams of the signals. A signal that arrives before [`follow`](Signals::follow) is handled
+/// by it.
 #[cfg(unix)]
 pub(super) struct Signals {
     hangup: tokio::signal::unix::Signal,
@@ -26,7 +27,7 @@ pub(super) struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    /// Takes the signals from the system.
+    /// Registers the handlers of the signals.
     pub(super) fn take() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let take = |kind: SignalKind| signal(kind);
@@ -38,7 +39,7 @@ impl Signals {
         })
     }
 
-    /// Does what they ask for, until the host ends.
+    /// Handles the signals until the host ends.
     pub(super) async fn follow(mut self, monitor: Monitor) {
         loop {
             tokio::select! {
@@ -60,7 +61,7 @@ impl Signals {
     }
 }
 
-/// Other systems have none of them.
+/// Other systems have none of these signals.
 #[cfg(not(unix))]
 pub(super) struct Signals;
 
