@@ -1,13 +1,15 @@
-//! The component's side of the plugin interface: the generated bindings, and [`Host`] and [`Registry`] over them.
+//! The component's side of the plugin interface: the generated bindings, and [`Host`] and
+//! [`Registry`] on top of them.
 //!
-//! The only file that knows the generated types. Exists only on WebAssembly targets.
+//! This is the only file that uses the generated types. It is compiled only for WebAssembly
+//! targets.
 
 use crate::context::{Caller, Connection, Event, Level, Target};
 use crate::host::{Entry, Host, Registry};
 use crate::plugin::Plugin;
 use crate::refusal::{Refusal, Result};
 
-/// Generated from `wit/v0.1`; once, here, so that a plugin needs no interface files of its own.
+/// Generated from `wit/v0.1`, once for all plugins, so that a plugin needs no interface files.
 #[allow(
     unsafe_code,
     missing_docs,
@@ -32,7 +34,8 @@ pub mod generated {
     });
 }
 
-/// Generated from WASI's own interface: a plugin that reads no settings does not import it.
+/// Generated from WASI's own interface, separately: a plugin that reads no settings does not import
+/// it.
 #[allow(
     unsafe_code,
     missing_docs,
@@ -49,12 +52,12 @@ mod settings {
 
 use generated::sockhop::plugin::{connections, emitter, identity, log, registry, rooms, state, types};
 
-/// What `export!` calls for the export `register`.
+/// Implements the export `register` for `export!`.
 pub fn register(plugin: &Plugin) -> std::result::Result<(), types::Refusal> {
     plugin.register(&Component).map_err(Into::into)
 }
 
-/// What `export!` calls for the export `handle`.
+/// Implements the export `handle` for `export!`.
 pub fn handle(plugin: &Plugin, event: types::Event) -> std::result::Result<Option<String>, types::Refusal> {
     let types::Event { name, data, attachments, caller } = event;
     let caller = caller.map(|types::Caller { connection, user, namespace }| Caller { connection, user, namespace });
@@ -62,14 +65,14 @@ pub fn handle(plugin: &Plugin, event: types::Event) -> std::result::Result<Optio
     plugin.handle(event, Box::new(Component)).map_err(Into::into)
 }
 
-/// The import `connections.scan`.
+/// Calls the import `connections.scan`.
 pub(crate) fn connections(after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
     let connections = connections::scan(after, limit)?;
     let connection = |connections::Connection { id, user, namespace }| Connection { id, user, namespace };
     Ok(connections.into_iter().map(connection).collect())
 }
 
-/// The host, as the component's imports reach it.
+/// The host, called through the component's imports.
 #[derive(Clone, Copy)]
 struct Component;
 

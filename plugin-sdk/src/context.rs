@@ -1,4 +1,4 @@
-//! What a handler can ask and do while it handles one event.
+//! The API of a handler while it handles one event: [`Context`] and its types.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,16 +14,16 @@ use crate::refusal::Result;
 use crate::state::State;
 use crate::time::rfc3339;
 
-/// One event being handled: who caused it, and what can be done about it.
+/// The event that is handled: who caused it, and what the handler can do.
 ///
-/// Everything that it does (emits, joins, leaves, stored values) is checked at once, held back until the handler returns `Ok`, and then
-/// applied together. After `Err` nothing is.
+/// All effects (emits, joins, leaves, stored values) are checked at once, held back until the
+/// handler returns `Ok`, and then applied together. After `Err`, none is applied.
 pub struct Context {
     event: Event,
     host: Box<dyn Host>,
 }
 
-/// An event as the host hands it over.
+/// An event as the host passes it.
 #[derive(Debug)]
 pub(crate) struct Event {
     pub(crate) name: String,
@@ -40,33 +40,38 @@ pub(crate) struct Caller {
     pub(crate) namespace: String,
 }
 
-/// Who it is, and when it happened.
+/// The caller and the event.
 impl Context {
-    /// Public id of the caller's connection: stable while it lives, safe to show to other clients. None where no connection caused the
-    /// event (`$start`, `$resync`, an HTTP request).
+    /// Returns the public id of the caller's connection. It is stable while the connection lives,
+    /// and safe to show to other clients. `None` if no connection caused the event (`$start`,
+    /// `$resync`, an HTTP request).
     #[must_use]
     pub fn connection(&self) -> Option<&str> {
         self.event.caller.as_ref()?.connection.as_deref()
     }
 
-    /// The authenticated user who caused the event, none for anonymous clients.
+    /// Returns the authenticated user who caused the event, or `None` for an anonymous client.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.event.caller.as_ref()?.user.as_deref()
     }
 
-    /// The Socket.IO namespace of the caller, such as `/`; rooms and emits are those of this namespace. None for `$start` and `$resync`.
+    /// Returns the Socket.IO namespace of the caller, such as `/`. Rooms and emits belong to this
+    /// namespace. `None` for `$start` and `$resync`.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         Some(self.event.caller.as_ref()?.namespace.as_str())
     }
 
-    /// All connections of this node and all its namespaces, in the order of their ids. In a handler of [`on_resync`](crate::Plugin::on_resync),
-    /// as they were when that event began; each later change follows as an event of its own. Copies them all: with very many connections,
-    /// read them in pages with [`connections_after`](Self::connections_after).
+    /// Returns all connections of this node, in all namespaces, in the order of their ids. A
+    /// handler of [`on_resync`](crate::Plugin::on_resync) sees the connections as they were when
+    /// that event began. Each later change follows as an event of its own.
+    ///
+    /// This copies all connections. If there are very many, read them in pages with
+    /// [`connections_after`](Self::connections_after).
     ///
     /// # Errors
-    /// None that is known.
+    /// None are known.
     pub fn connections(&self) -> Result<Vec<Connection>> {
         let mut all: Vec<Connection> = Vec::new();
         loop {
@@ -78,13 +83,14 @@ impl Context {
         }
     }
 
-    /// The connections that one call of [`connections_after`](Self::connections_after) returns at most.
+    /// The maximum `limit` of [`connections_after`](Self::connections_after).
     pub const MAX_CONNECTIONS: u32 = 1_000;
 
-    /// At most `limit` (1 to 1,000) of these connections, those whose id follows `after`.
+    /// Returns at most `limit` (1 to 1,000) connections, those whose id follows `after`, in the
+    /// order of their ids.
     ///
     /// # Errors
-    /// `misuse`: another limit.
+    /// `misuse`: `limit` is out of range.
     pub fn connections_after(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
         #[cfg(target_family = "wasm")]
         return crate::bindings::connections(after, limit);
@@ -92,98 +98,107 @@ impl Context {
         self.host.connections(after, limit)
     }
 
-    /// Whether the caller has `role`. Never for anonymous clients.
+    /// Returns whether the caller has `role`. Always `false` for an anonymous client.
     #[must_use]
     pub fn has_role(&self, role: &str) -> bool {
         self.host.has_role(role)
     }
 
-    /// The claims of the caller's token, an object; `null` for anonymous clients.
+    /// Returns the claims of the caller's token as an object, or `null` for an anonymous client.
     #[must_use]
     pub fn claims(&self) -> Value {
         serde_json::from_str(&self.host.claims()).unwrap_or_default()
     }
 
-    /// The caller's own Socket.IO id, which it knows as `socket.id`. For the caller itself only: never show it to others. Empty where no
-    /// connection caused the event.
+    /// Returns the caller's Socket.IO id, which the client knows as `socket.id`. It is a secret of
+    /// the caller: never send it to other clients. Empty if no connection caused the event.
     #[must_use]
     pub fn sid(&self) -> String {
         self.host.sid()
     }
 
-    /// The name of the event being handled; that of a host event begins with `$`.
+    /// Returns the name of the handled event. The name of a host event begins with `$`.
     #[must_use]
     pub fn event(&self) -> &str {
         &self.event.name
     }
 
-    /// The plugin's own setting `name`, as the operator wrote it under `[plugins.NAME.config]`; none where it is not set.
+    /// Returns the plugin's setting `name` from `[plugins.NAME.config]`, or `None` if it is not
+    /// set.
     #[must_use]
     pub fn setting(&self, name: &str) -> Option<String> {
         self.host.setting(name)
     }
 
-    /// Id of this occurrence, as in logs and in clients' errors (a ULID); the same when the host runs the handler again.
+    /// Returns the id of the handled event (a ULID), as in logs and in the errors of clients. It
+    /// stays the same if the host runs the handler again.
     #[must_use]
     pub fn event_id(&self) -> String {
         self.host.event_id()
     }
 
-    /// When the host received the event, milliseconds since 1970; the same when the host runs the handler again.
+    /// Returns when the host received the event, in milliseconds since 1970. It stays the same if
+    /// the host runs the handler again.
     #[must_use]
     pub fn received_at(&self) -> u64 {
         self.host.received_at()
     }
 
-    /// When the host received the event, as text: RFC 3339 in UTC with milliseconds, `2026-01-31T09:30:00.000Z`.
+    /// Returns when the host received the event, as RFC 3339 text in UTC with milliseconds:
+    /// `2026-01-31T09:30:00.000Z`.
     #[must_use]
     pub fn now(&self) -> String {
         rfc3339(self.received_at())
     }
 
-    /// The bytes that a placeholder in the payload stands for; none where the client sent fewer attachments than it named.
+    /// Returns the bytes of the attachment that a placeholder in the payload names, or `None` if
+    /// the event has no such attachment.
     #[must_use]
     pub fn attachment(&self, attachment: &Attachment) -> Option<&[u8]> {
         self.attachments().get(usize::try_from(attachment.num).ok()?).map(Vec::as_slice)
     }
 
-    /// The event's binary attachments, in the order of their placeholders. At most 4, and 256 KiB in all.
+    /// Returns the event's binary attachments, in the order of their placeholders. At most 4, and
+    /// 256 KiB in total.
     #[must_use]
     pub fn attachments(&self) -> &[Vec<u8>] {
         &self.event.attachments
     }
 }
 
-/// What it can do.
+/// The effects and the state.
 impl Context {
-    /// Emits `event` to the clients that `to` names, once to each.
+    /// Emits `event` to the clients that `to` names, once to each client.
     ///
     /// # Errors
-    /// `undeclared`: the plugin does not declare it ([`Plugin::emits`](crate::Plugin::emits)), or its declaration does not name the room.
-    /// `invalid_data`: against a bound of its schema. `limit`: more than 256 effects or 1 MiB in one event.
-    /// `misuse`: a sender where there is none.
+    /// `undeclared`: the plugin does not declare the event
+    /// ([`Plugin::emits`](crate::Plugin::emits)), or the declaration does not name the room.
+    /// `invalid_data`: `data` breaks a bound of its schema. `limit`: more than 256 effects or 1 MiB
+    /// in one event. `misuse`: `to` needs a sender, and there is none.
     pub fn emit<T: Output>(&self, to: Target, event: &Emits<T>, data: &T) -> Result {
         self.emit_binary(to, event, data, &[])
     }
 
-    /// The same with binary attachments, each of which `data` names by exactly one [`Attachment`].
+    /// Emits `event` with binary attachments. `data` must name each attachment by exactly one
+    /// [`Attachment`].
     ///
     /// # Errors
-    /// As [`emit`](Self::emit), and `misuse` where placeholders and attachments don't match.
+    /// As [`emit`](Self::emit), and `misuse` if placeholders and attachments do not match.
     pub fn emit_binary<T: Output>(&self, to: Target, event: &Emits<T>, data: &T, attachments: &[Vec<u8>]) -> Result {
         self.host.emit(to, event.name(), &event.encode(data)?, attachments)
     }
 
-    /// Joins the caller to `room`; joining twice changes nothing.
+    /// Joins the caller to `room`. If the caller is already in it, nothing changes.
     ///
     /// # Errors
-    /// `unknown_room`: no loaded plugin declares it. `forbidden`: its access rule, whether the caller is anonymous or not. `limit`: 100
-    /// rooms of one connection. `misuse`: no connection caused the event.
+    /// `unknown_room`: no loaded plugin declares the room. `forbidden`: the access rule does not
+    /// allow the caller, anonymous or not. `limit`: 100 rooms per connection. `misuse`: no
+    /// connection caused the event.
     pub fn join(&self, room: &str) -> Result {
         self.host.join(room)
     }
 
-    /// Takes the caller out of `room`; leaving a room that it is not in changes nothing.
+    /// Removes the caller from `room`. If the caller is not in it, nothing changes.
     ///
     /// # Errors
     /// `misuse`: no connection caused the event.
@@ -191,50 +206,52 @@ impl Context {
         self.host.leave(room)
     }
 
-    /// The caller's rooms, sorted, with this handler's own changes; empty where no connection caused the event.
+    /// Returns the caller's rooms, sorted, with this handler's own changes. Empty if no connection
+    /// caused the event.
     #[must_use]
     pub fn rooms(&self) -> Vec<String> {
         self.host.mine()
     }
 
-    /// Number of connections in `room` on this node, in the caller's namespace, with this handler's own changes.
+    /// Returns the number of connections in `room` on this node, in the caller's namespace, with
+    /// this handler's own changes.
     #[must_use]
     pub fn room_size(&self, room: &str) -> u32 {
         self.host.count(room)
     }
 
-    /// Ends the caller's connection after this handler's effects are delivered. `reason` goes to the host's log. Nothing where no
-    /// connection caused the event.
+    /// Closes the caller's connection after this handler's effects are delivered. `reason` goes to
+    /// the host's log. If no connection caused the event, nothing happens.
     pub fn disconnect(&self, reason: &str) {
         self.host.disconnect(reason);
     }
 
-    /// The plugin's durable state.
+    /// Returns the plugin's durable state.
     #[must_use]
     pub fn state(&self) -> State<'_> {
         State { host: &*self.host }
     }
 }
 
-/// Log lines, shown with plugin, generation and event, also those of a handler that fails. At most 8 KiB each; beyond 100 lines a second
-/// they are counted and dropped.
+/// Log lines. The host shows them with plugin, generation and event, also if the handler fails. A
+/// line is truncated to 8 KiB. Lines over 100 per second are counted and dropped.
 impl Context {
-    /// Writes one line: `ctx.log(Level::Debug, format_args!("{n} records"))`.
+    /// Writes one line at `level`: `ctx.log(Level::Debug, format_args!("{n} records"))`.
     pub fn log(&self, level: Level, message: impl fmt::Display) {
         self.host.log(level, &message.to_string());
     }
 
-    /// Writes one line for the operator.
+    /// Writes one line at [`Level::Info`].
     pub fn info(&self, message: impl fmt::Display) {
         self.log(Level::Info, message);
     }
 
-    /// Writes one line: something is odd.
+    /// Writes one line at [`Level::Warn`].
     pub fn warn(&self, message: impl fmt::Display) {
         self.log(Level::Warn, message);
     }
 
-    /// Writes one line: something is broken.
+    /// Writes one line at [`Level::Error`].
     pub fn error(&self, message: impl fmt::Display) {
         self.log(Level::Error, message);
     }
@@ -254,12 +271,12 @@ impl fmt::Debug for Context {
     }
 }
 
-/// One connection of a client.
+/// A connection of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// Its public id, as [`Context::connection`] returns it.
+    /// The public id, as [`Context::connection`] returns it.
     pub id: String,
-    /// The authenticated user, none for anonymous clients.
+    /// The authenticated user. `None` for an anonymous client.
     pub user: Option<String>,
     /// The Socket.IO namespace, such as `/`.
     pub namespace: String,
@@ -268,41 +285,42 @@ pub struct Connection {
 /// Who receives an emitted event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// The connection whose event is being handled; a refusal `misuse` where there is none.
+    /// The connection whose event is handled. Refused as `misuse` if there is none.
     Sender,
-    /// One connection, by public id. One that is gone receives nothing, and that is no error.
+    /// One connection, by public id. If it no longer exists, nothing is sent, and that is no error.
     Connection(String),
-    /// Every connection in any of these rooms, each once. A room in which nobody is receives nothing.
+    /// Every connection in any of these rooms, each once. Nothing is sent to an empty room.
     Rooms(Vec<String>),
-    /// The same, without the sender.
+    /// Like [`Target::Rooms`], without the sender. Refused as `misuse` if there is no sender.
     RoomsButSender(Vec<String>),
     /// Every connection of the namespace.
     Everyone,
 }
 
 impl Target {
-    /// Every connection in `room`.
+    /// A target for every connection in `room`.
     pub fn room(room: impl Into<String>) -> Self {
         Self::Rooms(vec![room.into()])
     }
 }
 
-/// How much a log line matters.
+/// Severity of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Finest.
+    /// The finest detail.
     Trace,
-    /// For the author.
+    /// For the author of the plugin.
     Debug,
     /// For the operator.
     Info,
-    /// Something is odd.
+    /// Something is unexpected.
     Warn,
     /// Something is broken.
     Error,
 }
 
-/// The place of a binary attachment in a payload or an emitted event (a reply has none); on the wire `{"_placeholder": true, "num": 0}`.
+/// The placeholder of a binary attachment in a payload or an emitted event. Replies have none. On
+/// the wire it is `{"_placeholder": true, "num": 0}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     #[serde(rename = "_placeholder")]
@@ -311,7 +329,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// The place of the attachment with index `num`, from 0.
+    /// The placeholder of the attachment with index `num`, counted from 0.
     #[must_use]
     pub const fn new(num: u32) -> Self {
         Self { placeholder: true, num }

@@ -1,4 +1,5 @@
-//! From a typed function to what the host calls: decoding, encoding and the two schemas, all from the function's own types.
+//! Type erasure of handlers: decoding, encoding and the two schemas, all derived from the types of
+//! the function.
 
 use std::any::TypeId;
 
@@ -12,8 +13,8 @@ use crate::refusal::{Refusal, Result};
 
 /// A function that handles an event: `fn(&Context, T) -> Result<R>`.
 ///
-/// Implemented for every such function and closure; `T` is the payload, `R` the reply, and `R = ()` means that there is none (the ack
-/// is then `null`).
+/// Implemented for every such function and closure. `T` is the payload and `R` is the reply. `R =
+/// ()` means that there is no reply, and the ack is `null`.
 #[diagnostic::on_unimplemented(
     message = "this is no event handler",
     label = "expected a function `fn(&Context, Payload) -> sockhop_sdk::Result<Reply>`",
@@ -24,11 +25,12 @@ pub trait Handler<T, R>: Send + Sync + 'static {
     /// Handles one event.
     ///
     /// # Errors
-    /// The handler's own refusal, or one of the host's that it passes on.
+    /// The handler's own refusal, or a refusal of the host that it passes on.
     fn call(&self, ctx: &Context, payload: T) -> Result<R>;
 }
 
-// So that the words above are shown, and not why this implementation does not fit.
+// With this attribute the compiler shows the messages above, and not why this implementation does
+// not match.
 #[diagnostic::do_not_recommend]
 impl<F, T, R> Handler<T, R> for F
 where
@@ -39,7 +41,8 @@ where
     }
 }
 
-/// What an event carries: a type of the plugin's own with two derives, `serde::Deserialize` and `schemars::JsonSchema`.
+/// The payload of an event: a type of the plugin that derives `serde::Deserialize` and
+/// `schemars::JsonSchema`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be the payload of an event",
     label = "this handler takes a `{Self}`",
@@ -50,7 +53,8 @@ pub trait Payload: DeserializeOwned + JsonSchema {}
 #[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned + JsonSchema> Payload for T {}
 
-/// What a handler replies with, and what an emitted event carries: two derives, `serde::Serialize` and `schemars::JsonSchema`.
+/// The reply of a handler, or the data of an emitted event: a type that derives `serde::Serialize`
+/// and `schemars::JsonSchema`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be sent to clients",
     label = "this would send a `{Self}`",
@@ -61,44 +65,45 @@ pub trait Output: Serialize + JsonSchema + 'static {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + JsonSchema + 'static> Output for T {}
 
-/// A handler without its types: JSON in, JSON out.
+/// A handler without its types: it takes and returns JSON.
 pub(crate) type Call = Box<dyn Fn(&Context, &str) -> Result<Option<String>> + Send + Sync>;
 
-/// Wraps `handler` so that it takes and gives JSON.
+/// Wraps `handler` so that it takes and returns JSON.
 pub(crate) fn erase<T, R>(handler: impl Handler<T, R>) -> Call
 where
     T: DeserializeOwned,
     R: Serialize + 'static,
 {
     Box::new(move |ctx, data| {
-        // The host has checked the schema; what is left are values that a schema can't tell, such as a number out of the type's range.
+        // The host has checked the schema. Errors here are values that the schema can't exclude,
+        // such as a number out of the type's range.
         let payload = serde_json::from_str(data).map_err(|error| Refusal::invalid_payload(error.to_string()))?;
         let reply = handler.call(ctx, payload)?;
         if has_no_reply::<R>() { Ok(None) } else { encode(&reply).map(Some) }
     })
 }
 
-/// Whether handlers that return `R` have no reply.
+/// Returns whether handlers that return `R` have no reply.
 pub(crate) fn has_no_reply<R: 'static>() -> bool {
     TypeId::of::<R>() == TypeId::of::<()>()
 }
 
-/// `value` as JSON text.
+/// Returns `value` as JSON text.
 pub(crate) fn encode(value: &(impl Serialize + ?Sized)) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Refusal::misuse(format!("this value is no JSON: {error}")))
 }
 
-/// The schema (2020-12) of what deserializes into `T`.
+/// Returns the JSON Schema (2020-12) of the JSON that deserializes into `T`.
 pub(crate) fn payload_schema<T: JsonSchema>() -> String {
     schema::<T>(SchemaSettings::draft2020_12().for_deserialize())
 }
 
-/// The schema (2020-12) of what `T` serializes to.
+/// Returns the JSON Schema (2020-12) of the JSON that `T` serializes to.
 pub(crate) fn output_schema<T: JsonSchema>() -> String {
     schema::<T>(SchemaSettings::draft2020_12().for_serialize())
 }
 
-/// The root type's schema stands at the top, nested types under `$defs`.
+/// The schema of the root type is at the top level, nested types are under `$defs`.
 fn schema<T: JsonSchema>(settings: SchemaSettings) -> String {
     settings.into_generator().into_root_schema_for::<T>().as_value().to_string()
 }

@@ -1,6 +1,8 @@
-//! What the SDK needs of a host: one seam with two sides, the component's imports and the test host.
+//! The traits through which the SDK calls a host. There are two implementations: the component's
+//! imports and the test host.
 //!
-//! Mirrors `wit/v0.1` function by function, with `wasi:config/store` beside it, and adds nothing; whatever is convenient is built on top, in [`crate::Context`].
+//! The traits mirror `wit/v0.1` function by function, plus `wasi:config/store`, and add nothing.
+//! [`crate::Context`] builds the convenient API on top of them.
 
 use crate::context::{Level, Target};
 use crate::refusal::Result;
@@ -8,7 +10,7 @@ use crate::refusal::Result;
 /// A stored key with its value.
 pub(crate) type Entry = (String, Vec<u8>);
 
-/// What a plugin may call while it registers.
+/// The functions that a plugin can call while it registers.
 pub(crate) trait Registry {
     fn plugin(&self, name: &str, version: &str, description: &str) -> Result;
     fn handles(&self, event: &str, data: &str, reply: Option<&str>) -> Result;
@@ -18,15 +20,15 @@ pub(crate) trait Registry {
     fn listens(&self, event: &str) -> Result;
 }
 
-/// What a plugin may call while it handles an event.
+/// The functions that a plugin can call while it handles an event.
 pub(crate) trait Host {
     fn emit(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>]) -> Result;
     fn join(&self, room: &str) -> Result;
     fn leave(&self, room: &str) -> Result;
     fn count(&self, room: &str) -> u32;
     fn mine(&self) -> Vec<String>;
-    /// Here for the test host alone: `bindings::connections` is called by name, so that a plugin which does not
-    /// use it does not import it, and runs on hosts before 0.1.1 too.
+    /// Only for the test host. On WebAssembly, `bindings::connections` is called directly: a plugin
+    /// that does not use it then does not import it, and also runs on hosts before 0.1.1.
     #[cfg(not(target_family = "wasm"))]
     fn connections(&self, after: Option<&str>, limit: u32) -> Result<Vec<crate::Connection>>;
     fn has_role(&self, role: &str) -> bool;

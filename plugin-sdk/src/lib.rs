@@ -1,8 +1,10 @@
-//! Write plugins for Sockhop: typed functions that handle the events of Socket.IO clients, compiled to one WebAssembly component.
+//! Write plugins for Sockhop: typed functions that handle the events of Socket.IO clients, compiled
+//! to one WebAssembly component.
 //!
-//! A handler is a function from a payload to a reply. It is registered in one place, under the name of its event, and everything else
-//! follows from its types: the JSON Schemas that the host checks payloads and replies against, decoding, encoding and dispatch. So they
-//! can't drift apart.
+//! A handler is a function from a payload to a reply. A plugin registers it once, under the name of
+//! its event. The SDK derives everything else from the types of the function: the JSON Schemas
+//! against which the host checks payloads and replies, decoding, encoding and dispatch. So they
+//! always agree.
 //!
 //! ```
 //! use schemars::JsonSchema;
@@ -63,7 +65,8 @@
 //!
 //! # Building
 //!
-//! The crate is a library of type `cdylib`, and depends on `sockhop-sdk`, `serde` (with `derive`) and `schemars`:
+//! The crate is a library of type `cdylib`. It depends on `sockhop-sdk`, `serde` (with `derive`)
+//! and `schemars`:
 //!
 //! ```toml
 //! [lib]
@@ -79,7 +82,8 @@
 //!
 //! # Testing
 //!
-//! Handlers run natively under `cargo test`, without a host, in a [`TestHost`](testing::TestHost) that remembers state and membership:
+//! Under `cargo test`, handlers run natively and without a host, in a
+//! [`TestHost`](testing::TestHost). It keeps state and room membership between events:
 //!
 //! ```
 //! # use sockhop_sdk::{Access, Context, Plugin, Result};
@@ -95,38 +99,45 @@
 //!
 //! # All or nothing
 //!
-//! What a handler does (emits, joins, leaves, stored values) is checked at once but held back until it returns `Ok`, and then applied
-//! together. After `Err`, a panic or a deadline nothing is. A call that the host refuses does not doom the event: only returning the
-//! [`Refusal`], as `?` does, does that.
+//! The effects of a handler (emits, joins, leaves, stored values) are checked at once, but held
+//! back until the handler returns `Ok`. Then they are applied together. After `Err`, a panic or a
+//! missed deadline, none is applied. A refused call does not fail the event by itself. The event
+//! fails only if the handler returns the [`Refusal`], as `?` does.
 //!
-//! The host may call a handler again for the same event, where it wrote and something that it had read was changed meanwhile. The first
-//! run then never happened; [`Context::event_id`] and [`Context::received_at`] stay as they were. So durable facts belong into
-//! [`Context::state`]: a `static` is a cache, and one of several, because a plugin runs in more than one instance at a time.
+//! The host can call a handler again for the same event, if the handler wrote state and a value
+//! that it had read was changed meanwhile. The host then drops all effects of the first run.
+//! [`Context::event_id`] and [`Context::received_at`] stay the same. So keep durable data in
+//! [`Context::state`]. A plugin runs in more than one instance at a time, and each instance has its
+//! own `static`s: use them only as caches.
 //!
-//! A new version of a plugin starts with the state that the old one left, both may serve at once for a moment, and a rollback brings back
-//! the code but not the data. What one version writes, its predecessor must be able to read; if it can't, write under another prefix.
+//! A new version of a plugin starts with the state of the previous one. For a moment, both versions
+//! can serve at once. A rollback restores the code but not the data. The previous version must be
+//! able to read what a version writes; if it can't, write under another prefix.
 //!
 //! # Payloads
 //!
-//! The host checks a payload against its schema before the handler sees it, so bounds belong there:
-//! `#[schemars(length(max = 200))]` counts characters, `#[schemars(range(min = 1))]` bounds a number. A field of type `Option` may be
-//! absent or `null`. Unknown fields are ignored. What a schema can't tell, such as `7.0` for an integer, becomes a refusal
-//! `invalid_payload`.
+//! The host checks a payload against its schema before the handler sees it. So put bounds on the
+//! payload type: `#[schemars(length(max = 200))]` limits the number of characters,
+//! `#[schemars(range(min = 1))]` bounds a number. A field of type `Option` can be absent or `null`.
+//! Unknown fields are ignored. If a value matches the schema but not the Rust type, such as `7.0`
+//! for an integer, the event is refused as `invalid_payload`.
 //!
-//! Numbers keep their value: a double that comes in goes out as the same double, as `f64`, as `serde_json::Number` or in a
-//! `serde_json::Value`. A `u64` keeps all its digits too, but JavaScript clients round integers beyond 2^53: send those as text.
+//! Numbers keep their value: a double that a client sends goes out as the same double, as `f64`, as
+//! `serde_json::Number` or in a `serde_json::Value`. A `u64` keeps all its digits too, but
+//! JavaScript clients round integers above 2^53: send those as text.
 //!
 //! # Settings
 //!
-//! What an operator writes under `[plugins.NAME.config]` a handler reads with [`Context::setting`], and a test sets with
-//! [`TestHost::setting`](testing::TestHost::setting).
+//! A handler reads the operator's settings (`[plugins.NAME.config]`) with [`Context::setting`]. A
+//! test sets them with [`TestHost::setting`](testing::TestHost::setting).
 //!
 //! # What a plugin can't do
 //!
-//! It reaches no files, no network, no environment and no other plugin's state. It handles one event at a time per instance, within 250 ms
-//! of CPU time and 128 MiB of memory. It emits only events that it declares, to rooms that the declaration names; it joins only its caller,
-//! only to rooms that some plugin declares, and only where the room's rule lets the caller in. It never sees a client's token, only the
-//! claims in it.
+//! A plugin can't access files, the network, the environment or the state of another plugin. An
+//! instance handles one event at a time, within 250 ms of CPU time and 128 MiB of memory. A plugin
+//! can emit only events that it declares, to rooms that the declaration names. It can join only its
+//! caller, to rooms that a plugin declares, if the access rule of the room allows the caller. It
+//! never sees a client's token, only the claims in it.
 
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
@@ -147,8 +158,9 @@ pub use plugin::{Access, Emits, Plugin};
 pub use refusal::{IntoRefusal, Refusal, Result};
 pub use state::{Scan, State};
 
-/// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. Once per crate, of crate type `cdylib`: a component is
-/// one plugin, and a second call does not compile.
+/// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. The crate must
+/// have the type `cdylib`. A component is one plugin, so a second call in the same crate does not
+/// compile:
 ///
 /// ```compile_fail,E0428
 /// # use sockhop_sdk::Plugin;
@@ -158,13 +170,14 @@ pub use state::{Scan, State};
 /// sockhop_sdk::export!(two);
 /// ```
 ///
-/// On native targets it exports nothing, so that `cargo test` runs as for any crate.
+/// On native targets the macro exports nothing, so `cargo test` works as for any crate.
 #[macro_export]
 macro_rules! export {
     ($plugin:path) => {
         const _: fn() -> $crate::Plugin = $plugin;
 
-        // A name at the root of the crate, wherever this stands: the compiler shows it where a crate has two.
+        // A name at the root of the crate, wherever the macro is called: the compiler shows it if a
+        // crate calls the macro twice.
         #[doc(hidden)]
         #[macro_export]
         #[allow(unused_macros, non_local_definitions, reason = "it is never called; it can only be defined twice")]
@@ -176,7 +189,7 @@ macro_rules! export {
         const _: () = {
             use $crate::bindings::generated;
 
-            /// The component: one per instance, and the plugin in it is made once, by the first call.
+            /// The component. The plugin is created once per instance, by the first call.
             struct Component;
 
             fn instance() -> &'static $crate::Plugin {

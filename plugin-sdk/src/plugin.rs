@@ -1,4 +1,5 @@
-//! What a plugin is: a list of declarations, each made once, from which both `register` and `handle` are answered.
+//! The description of a plugin: a list of declarations, from which both `register` and `handle` are
+//! answered.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,11 +12,12 @@ use crate::handlers::{Call, Handler, Output, Payload, encode, erase, has_no_repl
 use crate::host::{Host, Registry};
 use crate::refusal::{Refusal, Result};
 
-/// A plugin: its name, what it handles, what it emits, and the rooms that it owns.
+/// A plugin: its name, the events that it handles and emits, and its rooms.
 ///
-/// Made by one function of yours, which [`export!`](crate::export) turns into a component and
-/// [`TestHost`](crate::testing::TestHost) runs natively. Nothing is checked here: the host refuses what is wrong (two handlers for one
-/// event, a name that is none) when it loads the plugin, and says what it was.
+/// Your crate builds it in one function. [`export!`](crate::export) turns the function into a
+/// component, and [`TestHost`](crate::testing::TestHost) runs the plugin natively. The builder
+/// checks nothing. The host refuses wrong declarations (two handlers for one event, an invalid
+/// name) when it loads the plugin, and names the error.
 pub struct Plugin {
     name: Cow<'static, str>,
     version: Cow<'static, str>,
@@ -23,7 +25,8 @@ pub struct Plugin {
     declarations: Vec<Declaration>,
 }
 
-/// One line of a plugin. Schemas are functions: only `register` needs them, and it runs once.
+/// One declaration of a plugin. Schemas are functions, because only `register` needs them, and it
+/// runs once.
 enum Declaration {
     Handles { event: Cow<'static, str>, data: fn() -> String, reply: Option<fn() -> String>, call: Call },
     Requires { event: Cow<'static, str>, access: Access },
@@ -33,8 +36,9 @@ enum Declaration {
 }
 
 impl Plugin {
-    /// A plugin that does nothing yet. `name` is `[a-z][a-z0-9_]{0,63}` and the plugin's slot: a file with the same name is another
-    /// version of it, with the same state. `version` is semantic; `env!("CARGO_PKG_VERSION")` is.
+    /// A plugin without handlers. `name` matches `[a-z][a-z0-9_]{0,63}` and identifies the plugin's
+    /// slot: a file with the same name is another version of the plugin, with the same state.
+    /// `version` is a semantic version, such as `env!("CARGO_PKG_VERSION")`.
     #[must_use]
     pub fn new(
         name: impl Into<Cow<'static, str>>,
@@ -44,7 +48,8 @@ impl Plugin {
         Self { name: name.into(), version: version.into(), description: description.into(), declarations: Vec::new() }
     }
 
-    /// Handles `event` with `handler`. The schemas of payload and reply are those of the handler's own types.
+    /// Handles `event` with `handler`. The payload and reply schemas come from the types of the
+    /// handler.
     #[must_use]
     pub fn on<H, T, R>(self, event: impl Into<Cow<'static, str>>, handler: H) -> Self
     where
@@ -56,11 +61,13 @@ impl Plugin {
         self.and(Declaration::Handles { event: event.into(), data: payload_schema::<T>, reply, call: erase(handler) })
     }
 
-    /// Lets only some callers send the event named just before with [`on`](Self::on). Without it, anyone may. An anonymous caller is
-    /// answered `unauthorized`, a user without the role `forbidden`.
+    /// Restricts who can send the event of the [`on`](Self::on) directly before. Without it, anyone
+    /// can. The host answers an anonymous caller with `unauthorized`, and a user without the role
+    /// with `forbidden`.
     #[must_use]
     pub fn requires(self, access: Access) -> Self {
-        // After anything but `on` there is no event to restrict; the host refuses the empty name and says why.
+        // If the last declaration is not `on`, there is no event to restrict. The host then refuses
+        // the empty name and names the error.
         let event = match self.declarations.last() {
             Some(Declaration::Handles { event, .. }) => event.clone(),
             _ => Cow::Borrowed(""),
@@ -68,31 +75,36 @@ impl Plugin {
         self.and(Declaration::Requires { event, access })
     }
 
-    /// Calls `handler` once per start of the host, before the first client. There is no caller.
+    /// Calls `handler` once per start of the host, before the first client connects. There is no
+    /// caller.
     #[must_use]
     pub fn on_start(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
         self.listens("$start", handler)
     }
 
-    /// Calls `handler` once per connection, before its first event to this plugin; the connection is the caller. While the plugin is
-    /// disabled or its breaker is open, the call waits; see [`on_resync`](Self::on_resync).
+    /// Calls `handler` once per connection, before its first event to this plugin. The connection
+    /// is the caller. While the plugin is disabled or its breaker is open, the call waits; see
+    /// [`on_resync`](Self::on_resync).
     #[must_use]
     pub fn on_connect(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
         self.listens("$connect", handler)
     }
 
-    /// Calls `handler` once per connection, after its last event. The connection is still in its rooms, unless the plugin did not serve then
-    /// or was 5 s behind.
+    /// Calls `handler` once per connection, after its last event. The connection is still in its
+    /// rooms, unless the plugin did not serve at that time or was 5 s behind.
     #[must_use]
     pub fn on_disconnect(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
         self.listens("$disconnect", handler)
     }
 
-    /// Calls `handler` when the plugin has missed calls of [`on_connect`](Self::on_connect) or [`on_disconnect`](Self::on_disconnect): because
-    /// more than 50,000 waited while it did not serve, or because it was loaded while connections existed. What it has stored about
-    /// connections is void; [`Context::connections`] has them as they are. There is no caller, and the limits of any event
-    /// hold: at most 256 values are stored. Hosts before 0.1.1 refuse to load a plugin with such a handler,
-    /// or one that calls [`Context::connections`].
+    /// Calls `handler` when the plugin has missed calls of [`on_connect`](Self::on_connect) or
+    /// [`on_disconnect`](Self::on_disconnect): because more than 50,000 waited while it did not
+    /// serve, or because it was loaded while connections existed. What it has stored about
+    /// connections is invalid; [`Context::connections`] returns the current ones. There is no
+    /// caller. The limits of every event apply, so the handler can store at most 256 values.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that has such a handler or calls
+    /// [`Context::connections`].
     ///
     /// ```
     /// # use sockhop_sdk::{Context, Plugin, Result};
@@ -125,14 +137,15 @@ impl Plugin {
         self.listens("$resync", handler)
     }
 
-    /// Declares an event that this plugin emits. Only declared events can be emitted.
+    /// Declares an event that this plugin emits. A plugin can emit only declared events.
     #[must_use]
     pub fn emits<T: Output>(self, event: Emits<T>) -> Self {
         self.and(Declaration::Emits { event: event.name, data: output_schema::<T>, rooms: event.rooms })
     }
 
-    /// Declares a room, or a template such as `user_{user}`, and who may join it. Only declared rooms can be joined, by any plugin. A caller
-    /// whom the rule keeps out is refused as `forbidden`, also an anonymous one.
+    /// Declares a room, or a template such as `user_{user}`, and who can join it. Every plugin can
+    /// join its callers to declared rooms, and only to those. If the rule does not allow the
+    /// caller, the join is refused as `forbidden`, also for an anonymous caller.
     #[must_use]
     pub fn room(self, pattern: impl Into<Cow<'static, str>>, access: Access) -> Self {
         self.and(Declaration::Room { pattern: pattern.into(), access })
@@ -147,7 +160,7 @@ impl Plugin {
         self
     }
 
-    /// Tells `registry` everything, in the order in which it was declared.
+    /// Passes all declarations to `registry`, in their order.
     pub(crate) fn register(&self, registry: &dyn Registry) -> Result {
         registry.plugin(&self.name, &self.version, &self.description)?;
         for declaration in &self.declarations {
@@ -187,10 +200,10 @@ impl fmt::Debug for Plugin {
     }
 }
 
-/// An event that a plugin emits, with the type of its data: the one place that names it.
+/// An event that a plugin emits: its name, the type of its data, and the rooms to which it can go.
 ///
-/// Declared as a constant, registered with [`Plugin::emits`] and sent with [`Context::emit`], so that what is sent always fits what was
-/// declared:
+/// Define it as a constant, register it with [`Plugin::emits`] and send it with [`Context::emit`].
+/// Then the type of the data always matches the declaration:
 ///
 /// ```
 /// # use sockhop_sdk::Emits;
@@ -208,15 +221,16 @@ pub struct Emits<T> {
 }
 
 impl<T> Emits<T> {
-    /// An event that goes to the sender and to single connections only.
+    /// An event that can go only to the sender and to single connections.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         Self { name, rooms: &[], data: PhantomData }
     }
 
-    /// The same event, which may also go to `rooms`: their names, templates filled from the data (`user_{user_id}`), or `*` for everyone.
-    /// `POST /api/emit` sends it there when it names no room. `sockhop check` warns of a room that no plugin declares, and of a template that
-    /// no data fills.
+    /// The same event, which can also go to `rooms`: names, templates filled from the data
+    /// (`user_{user_id}`), or `*` for everyone. If `POST /api/emit` names no room, the host sends
+    /// the event to these rooms. `sockhop check` warns about a room that no plugin declares, and
+    /// about a template that no data fills.
     #[must_use]
     pub const fn to(self, rooms: &'static [&'static str]) -> Self {
         Self { name: self.name, rooms, data: PhantomData }
@@ -235,7 +249,7 @@ impl<T: Serialize> Emits<T> {
     }
 }
 
-// Derived, these would ask the same of `T`.
+// Not derived, because `derive` would require the same traits of `T`.
 impl<T> Clone for Emits<T> {
     fn clone(&self) -> Self {
         *self
@@ -250,16 +264,16 @@ impl<T> fmt::Debug for Emits<T> {
     }
 }
 
-/// Who may send an event or join a room.
+/// Who can send an event or join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody.
+    /// Every client, also an anonymous one.
     Anyone,
-    /// Whoever has a user.
+    /// Every authenticated user.
     Authenticated,
-    /// The user whom the room's name names (`user_{user}`); for rooms only.
+    /// The user in the room's name (`user_{user}`). For rooms only.
     Owner,
-    /// Whoever has this role.
+    /// Every user with this role.
     Role(&'static str),
 }
 

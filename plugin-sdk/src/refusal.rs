@@ -1,19 +1,27 @@
-//! A "no": a handler's to its client, or the host's to a plugin; and how other errors become one.
+//! The error type [`Refusal`], from a handler to its client or from the host to a plugin, and the
+//! conversion of other errors into it.
 
 use std::fmt;
 
-/// What a handler, and every call of the host, returns.
+/// The result of a handler, and of every call of the host that can be refused.
 pub type Result<T = (), E = Refusal> = std::result::Result<T, E>;
 
-/// A "no", from a handler to its client or from the host to a plugin: one type, so that `?` passes on what the host said.
+/// An error, from a handler to its client or from the host to a plugin. Both have the same type, so
+/// that `?` passes on a refusal of the host.
 ///
-/// Returned from a handler, nothing that the handler did is applied. The codes `forbidden`, `unauthorized`, `invalid_payload`,
-/// `too_large` and `rate_limited` reach the client as they are, and `limit` as `too_large`. What the host says to a call that no client can put
-/// right (`misuse`, `undeclared`, `invalid_data`), [`internal`](Self::internal), and `corrupt_state` (a stored value that this version
-/// can't read) are failures of the plugin: they count as a trap does, reach the client as `plugin_failed`, and their message only the
-/// operator. Any other code reaches the client as `refused`, with the code as its `reason`.
+/// If a handler returns a refusal, nothing that the handler did is applied. Its code decides what
+/// the client receives:
 ///
-/// `?` converts no error of another kind by itself, because only the handler knows whose fault it is:
+/// - `forbidden`, `unauthorized`, `invalid_payload`, `too_large`, `rate_limited` and `unavailable`
+///   reach the client unchanged, and `limit` as `too_large`.
+/// - `misuse`, `undeclared`, `invalid_data`, `corrupt_state` and [`internal`](Self::internal) are
+///   failures of the plugin, which no client can correct. They count like a trap and reach the
+///   client as `plugin_failed`. Only the operator sees the message. The host refuses calls with the
+///   first three. `corrupt_state` is a stored value that this version can't read.
+/// - Any other code reaches the client as `refused`, with the code as its `reason`.
+///
+/// `?` does not convert other error types by itself, because only the handler knows whether the
+/// client or the plugin caused the error:
 ///
 /// ```
 /// # use sockhop_sdk::{Refusal, Result};
@@ -32,40 +40,40 @@ pub type Result<T = (), E = Refusal> = std::result::Result<T, E>;
 /// For an error type of your own, implement [`IntoRefusal`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Stable, snake_case, for programs: `not_found`.
+    /// A stable code for programs, in snake_case, such as `not_found`.
     pub code: String,
-    /// For people. Reaches the client, at most 1 KiB of it.
+    /// A message for people. It reaches the client, truncated to 1 KiB.
     pub message: String,
 }
 
 impl Refusal {
-    /// A refusal with a code of your own (`[a-z][a-z0-9_]{0,63}`), which clients see as `reason`.
+    /// A refusal with your own code (`[a-z][a-z0-9_]{0,63}`), which clients receive as `reason`.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into() }
     }
 
-    /// The caller has no right to do this.
+    /// The caller is not allowed to do this.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new("forbidden", message)
     }
 
-    /// What the event is about does not exist.
+    /// The object of the event does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new("not_found", message)
     }
 
-    /// The payload is wrong in a way that its schema can't say.
+    /// The payload is wrong in a way that its schema can't express.
     pub fn invalid_payload(message: impl Into<String>) -> Self {
         Self::new("invalid_payload", message)
     }
 
-    /// The plugin's own failure: the client is answered `plugin_failed`, and `error` goes to the host's log.
-    /// `.map_err(Refusal::internal)?` passes on any error that can be displayed.
+    /// A failure of the plugin itself. The client receives `plugin_failed`, and `error` goes to the
+    /// host's log. `.map_err(Refusal::internal)?` passes on any error that implements `Display`.
     pub fn internal(error: impl fmt::Display) -> Self {
         Self::new("internal", error.to_string())
     }
 
-    /// Arguments that can't be right: the plugin's own mistake.
+    /// Wrong arguments: an error of the plugin itself.
     pub(crate) fn misuse(message: impl Into<String>) -> Self {
         Self::new("misuse", message)
     }
@@ -79,7 +87,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// An error that `?` turns into a [`Refusal`]: implement it for your own.
+/// An error that `?` converts into a [`Refusal`]. Implement it for your own error types:
 ///
 /// ```
 /// use sockhop_sdk::{IntoRefusal, Refusal, Result};
@@ -102,7 +110,7 @@ impl std::error::Error for Refusal {}
 /// # assert_eq!(buy().map_err(|refusal| refusal.code), Err("sold_out".to_owned()));
 /// ```
 ///
-/// A foreign error is converted where it occurs, see [`Refusal`]:
+/// Convert an error of a foreign type where it occurs; see [`Refusal`]:
 ///
 /// ```compile_fail,E0277
 /// fn port(text: &str) -> sockhop_sdk::Result<u16> {
@@ -115,7 +123,7 @@ impl std::error::Error for Refusal {}
              `.map_err(|error| Refusal::invalid_payload(error.to_string()))?` if the client's"
 )]
 pub trait IntoRefusal {
-    /// What the client is told.
+    /// Returns the refusal that the client receives.
     fn into_refusal(self) -> Refusal;
 }
 

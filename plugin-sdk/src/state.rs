@@ -1,4 +1,4 @@
-//! The plugin's durable state: keys and values, JSON by default.
+//! The plugin's durable key-value state, with JSON values by default.
 
 use std::fmt;
 
@@ -10,85 +10,98 @@ use crate::handlers::encode;
 use crate::host::Host;
 use crate::refusal::{Refusal, Result};
 
-/// The plugin's durable state, private to its name and shared by its versions.
+/// The plugin's durable key-value state. It belongs to the plugin's name: other plugins can't see
+/// it, and all versions of the plugin share it.
 ///
-/// Reads see one consistent view and the handler's own writes; writes are applied with the handler's other effects, or not at all. If what
-/// a handler that writes has read was changed meanwhile, the host drops its effects and runs it again: so a handler must not depend on
-/// what it remembers outside of the state. What one version writes, its predecessor and its successor must be able to read: a rollback
-/// changes code, never data. A value that a version can't read is `corrupt_state`: a handler that passes it on has failed (`plugin_failed`),
-/// and a new version that does so in its first minute is rolled back.
+/// Reads see one consistent snapshot and the handler's own writes. Writes are applied together with
+/// the handler's other effects, or not at all. If a handler writes, and a value that it has read
+/// was changed meanwhile, the host drops its effects and runs it again. So a handler must not
+/// depend on data that it keeps outside of the state.
 ///
-/// Every call is refused as `limit` where a key has more than 512 bytes, a value more than 256 KiB, the plugin more than 256 MiB, or a
-/// scan would return more than 2 MiB, or one event's stored values and other effects are more than 256 or have more than 1 MiB; as `misuse`
-/// where a key is empty; as `unavailable` where the state can't be read now.
+/// The previous and the next version must be able to read what a version writes: a rollback changes
+/// the code, never the data. A value that a version can't read is refused as `corrupt_state`. A
+/// handler that passes this on has failed (`plugin_failed`). If a new version fails too often in
+/// its first minute, the host rolls it back.
+///
+/// Every call can be refused:
+///
+/// - `limit`: a key has more than 512 bytes, a value more than 256 KiB, the state of the plugin
+///   more than 256 MiB, or the result of a scan more than 2 MiB
+/// - `limit`: one event has more than 256 effects, or more than 1 MiB of them, stored values
+///   included
+/// - `misuse`: an empty key, or a scan limit of 0 or of more than [`Scan::MAX_LIMIT`]
+/// - `unavailable`: the state can't be read now
 #[derive(Clone, Copy)]
 pub struct State<'ctx> {
     pub(crate) host: &'ctx dyn Host,
 }
 
 impl State<'_> {
-    /// The value of `key`, read from JSON; none where it has none.
+    /// Returns the value of `key`, parsed from JSON, or `None` if `key` does not exist.
     ///
     /// # Errors
-    /// As the type says, and `corrupt_state` where the value is not a `T`.
+    /// See [`State`], and `corrupt_state` if the value is not a `T`.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         self.host.get(key)?.map(|value| self.decode(key, &value)).transpose()
     }
 
-    /// Stores `value` under `key`, as JSON.
+    /// Stores `value` under `key` as JSON.
     ///
     /// # Errors
-    /// As the type says, and `misuse` where the value is no JSON (a map whose keys are no text).
+    /// See [`State`], and `misuse` if `value` can't be written as JSON (a map whose keys are not
+    /// text).
     pub fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result {
         self.host.set(key, encode(value)?.as_bytes())
     }
 
-    /// Removes `key`; one that is not there is no error.
+    /// Removes `key`. A key that does not exist is no error.
     ///
     /// # Errors
-    /// As the type says.
+    /// See [`State`].
     pub fn delete(&self, key: &str) -> Result {
         self.host.delete(key)
     }
 
-    /// The entries that `scan` names, values read from JSON, in its order.
+    /// Returns the entries that `scan` selects, in its order, with values parsed from JSON.
     ///
     /// # Errors
-    /// As the type says, and `corrupt_state` where a value is not a `T`.
+    /// See [`State`], and `corrupt_state` if a value is not a `T`.
     pub fn scan<T: DeserializeOwned>(&self, scan: Scan<'_>) -> Result<Vec<(String, T)>> {
         let entries = self.scan_bytes(scan)?.into_iter();
         entries.map(|(key, value)| self.decode(&key, &value).map(|value| (key, value))).collect()
     }
 
-    /// The value of `key` as it is stored.
+    /// Returns the stored bytes of `key`, or `None` if `key` does not exist.
     ///
     /// # Errors
-    /// As the type says.
+    /// See [`State`].
     pub fn get_bytes(&self, key: &str) -> Result<Option<Vec<u8>>> {
         self.host.get(key)
     }
 
-    /// Stores bytes under `key`.
+    /// Stores the bytes `value` under `key`.
     ///
     /// # Errors
-    /// As the type says.
+    /// See [`State`].
     pub fn set_bytes(&self, key: &str, value: &[u8]) -> Result {
         self.host.set(key, value)
     }
 
-    /// The entries that `scan` names, as they are stored.
+    /// Returns the entries that `scan` selects, in its order, with the stored bytes.
     ///
     /// # Errors
-    /// As the type says.
+    /// See [`State`].
     pub fn scan_bytes(&self, scan: Scan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
         self.host.scan(scan.prefix, scan.cursor, scan.backwards, scan.limit)
     }
 
-    /// Reads the stored `value` of `key` from JSON, as [`get`](Self::get) and [`scan`](Self::scan) do.
+    /// Parses the stored `value` of `key` from JSON, as [`get`](Self::get) and [`scan`](Self::scan)
+    /// do.
     ///
     /// # Errors
-    /// `corrupt_state`: it is not a `T`. Passed on by a handler, it is the plugin's own failure: the client is told `plugin_failed`, and
-    /// the operator this message, which names the key. What is wrong with the value stands in the log alone, because it may quote the value.
+    /// `corrupt_state`: `value` is not a `T`. If the handler passes it on, the plugin has failed:
+    /// the client receives `plugin_failed`, and the operator sees this message, which names the
+    /// key. Only the log says what is wrong with the value, because that text can quote the value.
     pub fn decode<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T> {
         serde_json::from_slice(value).map_err(|error| {
             self.host.log(Level::Error, &format!("the value of `{key}` is not what this version stores: {error}"));
@@ -96,11 +109,13 @@ impl State<'_> {
         })
     }
 
-    /// The next number of `sequence`, from 1, growing, below 2^53. Taken at once and never given back: a handler that fails leaves a gap,
-    /// and so may a stop of the host.
+    /// Returns the next number of `sequence`. Numbers start at 1, increase, and stay below 2^53. A
+    /// number is taken at once and never returned to the sequence: a failed handler leaves a gap,
+    /// and a stop of the host can leave one.
     ///
     /// # Errors
-    /// `misuse`: the name is empty or has more than 128 bytes.
+    /// `misuse`: the name is empty. `limit`: the name has more than 128 bytes. `unavailable`: the
+    /// state can't be written now.
     pub fn next_id(&self, sequence: &str) -> Result<u64> {
         self.host.next_id(sequence)
     }
@@ -112,7 +127,8 @@ impl fmt::Debug for State<'_> {
     }
 }
 
-/// Which entries a scan returns: those whose key begins with a prefix, in the order of the keys' bytes.
+/// Selects the entries of a scan: those whose key begins with a prefix, in the byte order of the
+/// keys.
 ///
 /// ```
 /// # use sockhop_sdk::Scan;
@@ -128,22 +144,23 @@ pub struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// At most this many entries in one scan.
+    /// The maximum number of entries in one scan.
     pub const MAX_LIMIT: u32 = 1000;
 
-    /// Every key that begins with `prefix`, ascending, at most [`MAX_LIMIT`](Self::MAX_LIMIT).
+    /// All keys that begin with `prefix`, ascending, at most [`MAX_LIMIT`](Self::MAX_LIMIT).
     #[must_use]
     pub const fn prefix(prefix: &'a str) -> Self {
         Self { prefix, cursor: None, backwards: false, limit: Self::MAX_LIMIT }
     }
 
-    /// Only what comes strictly after `key` (backwards: before it), whether or not it exists.
+    /// Only entries strictly after `key`, or strictly before it if the scan goes backwards. `key`
+    /// need not exist.
     #[must_use]
     pub const fn cursor(self, key: &'a str) -> Self {
         Self { cursor: Some(key), ..self }
     }
 
-    /// From the last key to the first.
+    /// In reverse order, from the last key to the first.
     #[must_use]
     pub const fn backwards(self) -> Self {
         Self { backwards: true, ..self }

@@ -1,7 +1,9 @@
 //! Runs a plugin natively, without a host: [`TestHost`].
 //!
-//! The same transaction as in the host: what a handler did counts only when it returned `Ok`. Not here: the schemas' bounds (lengths,
-//! ranges), limits, time, other plugins' handlers, and running again after a conflict; `sockhop check` and a host have those.
+//! The transaction is the same as in the host: the effects of a handler count only if it returned
+//! `Ok`. The test host does not check the schemas' bounds (lengths, ranges), limits or time. It
+//! does not run the handlers of other plugins, or run a handler again after a conflict. Use
+//! `sockhop check` and a host for those.
 
 mod declared;
 mod run;
@@ -17,16 +19,19 @@ use crate::context::{Caller, Connection, Event, Level, Target};
 use crate::plugin::{Access, Plugin};
 use crate::refusal::{Refusal, Result};
 
-/// When the first event happens, unless a test says otherwise: 2026-01-01T00:00:00.000Z, in milliseconds since 1970.
+/// The time of the first event, unless a test sets another: 2026-01-01T00:00:00.000Z, in
+/// milliseconds since 1970.
 const START: u64 = 1_767_225_600_000;
 
 /// The namespace of all connections.
 const NAMESPACE: &str = "/";
 
-/// A host for one plugin in a unit test: remembers state, membership and sequences from one event to the next.
+/// A host for one plugin in a unit test. It keeps state, room membership and sequences between
+/// events.
 ///
-/// Events come from one connection at a time, the *caller*: at first the anonymous connection `c1`. [`connection`](Self::connection)
-/// changes to another one, [`user`](Self::user) and [`role`](Self::role) say who it is.
+/// Events come from one connection at a time, the *caller*. At first this is the anonymous
+/// connection `c1`. [`connection`](Self::connection) selects another one, and [`user`](Self::user)
+/// and [`role`](Self::role) set its identity.
 ///
 /// ```
 /// use sockhop_sdk::testing::{Outcome, TestHost};
@@ -52,7 +57,7 @@ pub struct TestHost {
     world: World,
 }
 
-/// Who a connection belongs to.
+/// The identity of a connection.
 #[derive(Debug, Clone, Default)]
 struct Client {
     user: Option<String>,
@@ -60,26 +65,27 @@ struct Client {
     claims: Value,
 }
 
-/// What became of one event.
+/// The result of one event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// The ack (`null` where the handler has no reply), or why there is none.
+    /// The ack (`null` if the handler has no reply), or the refusal.
     pub reply: Result<Value>,
-    /// What the handler did, in order; nothing after a refusal. What it stored is in [`TestHost::state`].
+    /// The handler's effects, in order. Empty after a refusal. Stored values are in
+    /// [`TestHost::state`].
     pub effects: Vec<Effect>,
 }
 
 impl Outcome {
-    /// A refusal: nothing was done.
+    /// The outcome of a refused event: a refusal and no effects.
     pub fn refused(code: &str, message: impl Into<String>) -> Self {
         Self { reply: Err(Refusal::new(code, message)), effects: Vec::new() }
     }
 }
 
-/// One thing that a handler did. A join or leave that changes nothing is none.
+/// One effect of a handler. A join or leave that changes nothing is no effect.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Emitted an event.
+    /// An event was emitted.
     Emit {
         /// Who receives it.
         to: Target,
@@ -87,29 +93,29 @@ pub enum Effect {
         event: String,
         /// Its data.
         data: Value,
-        /// What the data's placeholders stand for.
+        /// The attachments that the placeholders of `data` name.
         attachments: Vec<Vec<u8>>,
     },
-    /// Joined the caller to a room.
+    /// The caller was joined to this room.
     Join(String),
-    /// Took the caller out of a room.
+    /// The caller was removed from this room.
     Leave(String),
-    /// Ended the caller's connection, for this reason.
+    /// The caller's connection was closed, for this reason.
     Disconnect(String),
 }
 
 impl Effect {
-    /// Emitted `event` without attachments.
+    /// An emitted `event` without attachments.
     pub fn emit(to: Target, event: &str, data: Value) -> Self {
         Self::Emit { to, event: event.to_owned(), data, attachments: Vec::new() }
     }
 
-    /// Joined the caller to `room`.
+    /// A join of the caller to `room`.
     pub fn join(room: &str) -> Self {
         Self::Join(room.to_owned())
     }
 
-    /// Took the caller out of `room`.
+    /// A leave of the caller from `room`.
     pub fn leave(room: &str) -> Self {
         Self::Leave(room.to_owned())
     }
@@ -119,8 +125,9 @@ impl TestHost {
     /// Loads `plugin`.
     ///
     /// # Panics
-    /// Where a host would refuse the load: an event with two handlers or two declarations, a room declared twice, `requires` without an
-    /// event.
+    /// If an event has two handlers or is declared twice with `emits`, a room is declared twice, or
+    /// `requires` has no event. A host refuses such a plugin, except for a second, identical
+    /// declaration of a room.
     #[must_use]
     #[allow(clippy::panic, reason = "a test fails by panicking, and here it is the plugin that is wrong")]
     pub fn new(plugin: Plugin) -> Self {
@@ -145,25 +152,26 @@ impl TestHost {
         self
     }
 
-    /// The next events come from the connection with this public id, anonymous where it is new. Its `socket.id` is `sid-` and the id.
+    /// Selects the connection with this public id as the caller of the next events. A new
+    /// connection is anonymous. Its `socket.id` is `sid-` followed by the id.
     pub fn connection(&mut self, id: &str) -> &mut Self {
         id.clone_into(&mut self.current);
         self
     }
 
-    /// The caller is this user.
+    /// Sets the user of the caller.
     pub fn user(&mut self, user: &str) -> &mut Self {
         self.client().user = Some(user.to_owned());
         self
     }
 
-    /// The caller has this role, beside those that it has.
+    /// Adds a role to the caller.
     pub fn role(&mut self, role: &str) -> &mut Self {
         self.client().roles.insert(role.to_owned());
         self
     }
 
-    /// The caller's token has these claims.
+    /// Sets the token's claims of the caller.
     pub fn claims(&mut self, claims: Value) -> &mut Self {
         self.client().claims = claims;
         self
@@ -175,18 +183,19 @@ impl TestHost {
         self
     }
 
-    /// The next events are received at `ms` since 1970; at first that is 2026-01-01T00:00:00.000Z, and the clock stands still.
+    /// Sets the time at which the next events are received, in milliseconds since 1970. The initial
+    /// time is 2026-01-01T00:00:00.000Z, and the clock does not advance.
     pub fn at(&mut self, ms: u64) -> &mut Self {
         self.now = ms;
         self
     }
 
-    /// Handles an event of the caller.
+    /// Handles an event from the caller.
     pub fn handle(&mut self, event: &str, data: Value) -> Outcome {
         self.handle_binary(event, data, Vec::new())
     }
 
-    /// The same with attachments, which `data` names by placeholders.
+    /// Handles an event with attachments, which `data` names by placeholders.
     pub fn handle_binary(&mut self, event: &str, data: Value, attachments: Vec<Vec<u8>>) -> Outcome {
         let client = self.client().clone();
         match self.declared.may_send(event, client.user.as_deref(), &client.roles) {
@@ -195,18 +204,19 @@ impl TestHost {
         }
     }
 
-    /// The host starts: `$start`, which nobody caused.
+    /// Starts the host: sends `$start`, which has no caller.
     pub fn start(&mut self) -> Outcome {
         self.host_event("$start", None)
     }
 
-    /// The plugin has missed host events: `$resync`, which nobody caused. Its handler finds the connections that have
-    /// [connected](Self::connect) and not [disconnected](Self::disconnect).
+    /// Sends `$resync`, which has no caller, as if the plugin had missed host events. Its handler
+    /// reads the connections that have [connected](Self::connect) and not
+    /// [disconnected](Self::disconnect).
     pub fn resync(&mut self) -> Outcome {
         self.host_event("$resync", None)
     }
 
-    /// The caller connects: `$connect`.
+    /// Connects the caller: sends `$connect`.
     pub fn connect(&mut self) -> Outcome {
         let client = self.client().clone();
         let (id, user, namespace) = (self.current.clone(), client.user.clone(), NAMESPACE.to_owned());
@@ -214,7 +224,8 @@ impl TestHost {
         self.host_event("$connect", Some(client))
     }
 
-    /// The caller disconnects: `$disconnect`, while it is still in its rooms; then it leaves them.
+    /// Disconnects the caller: sends `$disconnect` while the caller is still in its rooms, and then
+    /// removes it from them.
     pub fn disconnect(&mut self) -> Outcome {
         let client = self.client().clone();
         self.world.connected.remove(&self.current);
@@ -223,32 +234,34 @@ impl TestHost {
         outcome
     }
 
-    /// What the plugin has stored. Values that are no JSON appear as arrays of bytes.
+    /// Returns the plugin's stored values by key. A value that is not JSON appears as an array of
+    /// bytes.
     #[must_use]
     pub fn state(&self) -> BTreeMap<String, Value> {
         let entries = self.world.state.iter();
         entries.map(|(key, value)| (key.clone(), serde_json::from_slice(value).unwrap_or_else(|_| value.clone().into()))).collect()
     }
 
-    /// Stores a value, as an earlier version of the plugin would have.
+    /// Stores a value, as if an earlier version of the plugin had stored it.
     pub fn store(&mut self, key: &str, value: &Value) -> &mut Self {
         self.world.state.insert(key.to_owned(), value.to_string().into_bytes());
         self
     }
 
-    /// The connections in `room`, sorted.
+    /// Returns the connections in `room`, sorted.
     #[must_use]
     pub fn members(&self, room: &str) -> Vec<String> {
         self.world.members.iter().filter(|(name, _)| name == room).map(|(_, connection)| connection.clone()).collect()
     }
 
-    /// Every line that was logged.
+    /// Returns every log line of the plugin, with its level.
     #[must_use]
     pub fn log(&self) -> &[(Level, String)] {
         &self.world.log
     }
 
-    /// The schema of `event`'s payload, as the plugin registers it; `null` where it has no handler.
+    /// Returns the schema of `event`'s payload, as the plugin registers it, or `null` if the event
+    /// has no handler.
     #[must_use]
     pub fn payload_schema(&self, event: &str) -> Value {
         self.declared.payload_schema(event).and_then(|schema| serde_json::from_str(&schema).ok()).unwrap_or_default()
@@ -283,7 +296,8 @@ impl TestHost {
             self.world = world;
         } else {
             effects.clear();
-            // What is taken at once stays: numbers are never given back, and lines are shown.
+            // Numbers and log lines stay: a number is never returned to its sequence, and log lines
+            // are not effects.
             self.world.sequences = world.sequences;
             self.world.log = world.log;
         }

@@ -1,20 +1,24 @@
-//! A host's clock as text. Written here because a calendar library would be half of a plugin's file.
+//! Formats the host's time as text. It is written here because a calendar library would be half of
+//! a plugin's file.
 
-/// Milliseconds of a day.
+/// Milliseconds per day.
 const DAY: u64 = 86_400_000;
 
-/// The last millisecond that has a year of four digits.
+/// The last millisecond of the year 9999, the last year with four digits.
 const LAST: u64 = 253_402_300_799_999;
 
-/// `ms` since 1970 as RFC 3339 in UTC with milliseconds; a time after the year 9999 becomes the last one before it.
+/// Formats `ms` since 1970 as RFC 3339 in UTC with milliseconds. A time after the year 9999 becomes
+/// the last millisecond of that year.
 pub(crate) fn rfc3339(ms: u64) -> String {
     let ms = ms.min(LAST);
-    // In 32 bits, which hold the days until the year 9999 and the milliseconds of one: they are divided several times as fast.
+    // 32 bits are enough for the days until the year 9999 and for the milliseconds of a day, and
+    // 32-bit divisions are several times as fast.
     let (days, ms) = ((ms / DAY) as u32, (ms % DAY) as u32);
     let (year, month, day) = civil(days);
     let (seconds, millis) = (ms / 1000, ms % 1000);
     let mut text = *b"0000-00-00T00:00:00.000Z";
-    // Two digits at a time, of constants: the formatting machinery takes longer than all the rest of a small handler.
+    // Writes two digits at a time, because `format!` takes longer than all the rest of a small
+    // handler.
     let pairs = [
         (0, year / 100),
         (2, year % 100),
@@ -35,12 +39,12 @@ pub(crate) fn rfc3339(ms: u64) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
+/// Returns year, month and day of the Gregorian calendar, `days` after 1970-01-01.
 ///
-/// Years are counted from 1 March, so that the leap day is a year's last and months begin at days that a line through 153 days in five
-/// months gives.
+/// Years are counted from 1 March. The leap day is then the last day of a year, and a linear
+/// formula (153 days per five months) gives the first day of each month.
 fn civil(days: u32) -> (u32, u32, u32) {
-    // From 0000-03-01, in cycles of 400 years of 146,097 days.
+    // Days since 0000-03-01, in cycles of 400 years, which have 146,097 days.
     let days = days + 719_468;
     let (cycle, day) = (days / 146_097, days % 146_097);
     // Without the leap days before it, every year of the cycle has 365 days.

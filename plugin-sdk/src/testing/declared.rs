@@ -1,4 +1,4 @@
-//! What the plugin under test has declared, and the rules that follow from it.
+//! The declarations of the plugin under test, and the checks against them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::host::Registry;
 use crate::refusal::{Refusal, Result};
 
-/// A plugin's declarations, checked one by one against each other.
+/// The declarations of a plugin. Each is checked against the previous ones when it is made.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
     handles: RefCell<BTreeMap<String, Handles>>,
@@ -34,7 +34,7 @@ impl Declared {
         self.handles.borrow().get(event).map(|handles| handles.data.clone())
     }
 
-    /// Whether such a caller may send `event`.
+    /// Checks whether a caller with this user and these roles can send `event`.
     pub(super) fn may_send(&self, event: &str, user: Option<&str>, roles: &BTreeSet<String>) -> Result {
         let handles = self.handles.borrow();
         let Some(handles) = handles.get(event) else {
@@ -49,7 +49,7 @@ impl Declared {
         }
     }
 
-    /// Whether such a caller may join `room`.
+    /// Checks whether a caller with this user and these roles can join `room`.
     pub(super) fn may_join(&self, room: &str, user: Option<&str>, roles: &BTreeSet<String>) -> Result {
         let rooms = self.rooms.borrow();
         let Some((variable, access)) = rooms.iter().find_map(|(pattern, access)| Some((matches(pattern, room)?, access))) else {
@@ -62,7 +62,7 @@ impl Declared {
         }
     }
 
-    /// Whether `event` may be emitted to `rooms`.
+    /// Checks whether `event` can be emitted to `rooms`.
     pub(super) fn may_emit(&self, event: &str, rooms: &[String]) -> Result {
         let emits = self.emits.borrow();
         let Some(declared) = emits.get(event) else {
@@ -121,7 +121,8 @@ impl Registry for Declared {
     }
 }
 
-/// Whether the rule lets such a caller in; `variable` is what the room's template stood for.
+/// Returns whether the rule allows such a caller. `variable` is the value of the variable in the
+/// room's template.
 fn allows(access: &str, user: Option<&str>, roles: &BTreeSet<String>, variable: Option<&str>) -> bool {
     match access {
         "anyone" => true,
@@ -131,7 +132,8 @@ fn allows(access: &str, user: Option<&str>, roles: &BTreeSet<String>, variable: 
     }
 }
 
-/// Whether `room` is of the form `pattern`; if so, what the pattern's variable stands for.
+/// Returns `Some` if `room` matches `pattern`, with the value of the pattern's variable, if it has
+/// one.
 fn matches<'room>(pattern: &str, room: &'room str) -> Option<Option<&'room str>> {
     match pattern.split_once('{').and_then(|(prefix, rest)| Some((prefix, rest.split_once('}')?.1))) {
         None => (pattern == room).then_some(None),

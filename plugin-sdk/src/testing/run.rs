@@ -1,4 +1,4 @@
-//! One run of a handler natively: answers what it asks, and holds back what it does.
+//! One native run of a handler: it answers the handler's calls and holds back its effects.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +13,11 @@ use crate::context::{Connection, Context, Level, Target};
 use crate::host::{Entry, Host};
 use crate::refusal::{Refusal, Result};
 
-/// What outlives an event.
+/// The data that the test host keeps between events.
 #[derive(Debug, Clone, Default)]
 pub(super) struct World {
     pub(super) state: BTreeMap<String, Vec<u8>>,
-    /// Room and connection.
+    /// Pairs of room and connection.
     pub(super) members: BTreeSet<(String, String)>,
     /// Connections by id.
     pub(super) connected: BTreeMap<String, Connection>,
@@ -26,7 +26,8 @@ pub(super) struct World {
     pub(super) settings: BTreeMap<String, String>,
 }
 
-/// One run, with a world of its own that the test host takes over when the handler returned `Ok`.
+/// One run of a handler. It has its own copy of the world, which the test host takes over if the
+/// handler returns `Ok`.
 pub(super) struct Run {
     declared: Rc<Declared>,
     connection: Option<String>,
@@ -50,7 +51,7 @@ impl Run {
         Self { declared, connection, client, now, number, world: RefCell::new(world), effects: RefCell::default() }
     }
 
-    /// The world as the handler left it, and what it did.
+    /// Returns the world as the handler left it, and the handler's effects.
     pub(super) fn finish(&self) -> (World, Vec<Effect>) {
         (self.world.take(), self.effects.take())
     }

@@ -1,4 +1,4 @@
-//! The SDK through its own test host: what authors rely on.
+//! Tests of the SDK through its own test host: the behaviour on which plugin authors rely.
 
 use std::collections::BTreeMap;
 

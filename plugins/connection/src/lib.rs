@@ -1,4 +1,4 @@
-//! Tells every newcomer who it is, and answers `ping`.
+//! Tells each new connection its own ids, user and the server time, and answers `ping`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,11 +8,11 @@ use sockhop_sdk::{Context, Emits, Plugin, Result, Target};
 /// Emitted to a new connection.
 #[derive(Serialize, JsonSchema)]
 struct Connected {
-    /// The connection's own `socket.id`: nobody else's business.
+    /// The connection's own `socket.id`. No other client may see it.
     sid: String,
-    /// The connection as others may know it.
+    /// The public id of the connection, which other clients may see.
     connection_id: String,
-    /// Null for anonymous clients.
+    /// Null for an anonymous client.
     user_id: Option<String>,
     #[schemars(extend("format" = "date-time"))]
     server_time: String,
@@ -20,7 +20,7 @@ struct Connected {
 
 #[derive(Deserialize, JsonSchema)]
 struct Ping {
-    /// The client's clock, in whatever unit it likes; it comes back as it is.
+    /// The client's clock, in any unit. It is returned unchanged.
     timestamp: Number,
 }
 

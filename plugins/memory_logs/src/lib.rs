@@ -1,11 +1,11 @@
-//! Memory logs: short texts of a user, stored, listed, and broadcast to whoever listens.
+//! Memory logs: short texts of a user. They are stored, listed, and broadcast to the subscribers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sockhop_records::{List, Page, Record, Records, UserId, audience, must_own};
 use sockhop_sdk::{Access, Context, Emits, Plugin, Result};
 
-/// A log, as it is stored, answered and broadcast.
+/// A memory log, as it is stored, returned and broadcast.
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct MemoryLog {
     id: u64,
@@ -43,7 +43,7 @@ struct Deleted {
     id: u64,
 }
 
-/// Everybody's logs; those of one user also go to that user's own room.
+/// The room for the logs of all users. The logs of a user also go to the user's own room.
 const ROOM: &str = "memory_logs";
 const ROOMS: &[&str] = &[ROOM, "user_{user_id}"];
 

@@ -1,4 +1,4 @@
-//! The handlers, natively; listing in full is tested where it lives, in `sockhop-records`.
+//! Native tests of the handlers. `sockhop-records` has the detailed tests of listing.
 
 use serde_json::{Value, json};
 use sockhop_sdk::Target;
@@ -9,7 +9,7 @@ use super::*;
 const NOON: &str = "2026-01-01T12:00:00.000Z";
 const ONE: &str = "2026-01-01T13:00:00.000Z";
 
-/// A host at noon, with one log of user 7.
+/// A host whose clock shows 13:00, and the outcome of creating a log of user 7 at noon.
 fn host() -> (TestHost, Outcome) {
     let mut host = TestHost::new(plugin());
     let created = host.at(1_767_268_800_000).handle("memory_log_create", json!({"user_id": 7, "content": "tea", "colour": "red"}));
@@ -25,7 +25,7 @@ fn coffee() -> Value {
     json!({"id": 1, "user_id": 7, "content": "coffee", "created_at": NOON, "updated_at": ONE})
 }
 
-/// `data` was answered, and emitted once to all who listen to user 7's logs.
+/// The outcome if `data` is the reply, and is emitted once to all who listen to user 7's logs.
 fn answered_and_broadcast(event: &str, data: Value) -> Outcome {
     let to = Target::Rooms(vec!["memory_logs".to_owned(), "user_7".to_owned()]);
     Outcome { reply: Ok(data.clone()), effects: vec![Effect::emit(to, event, data)] }

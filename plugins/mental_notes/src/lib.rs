@@ -1,20 +1,21 @@
-//! Mental notes: titled and tagged texts of a user, stored, listed, and broadcast to whoever listens.
+//! Mental notes: texts of a user with title and tags. They are stored, listed, and broadcast to the
+//! subscribers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sockhop_records::{Change, List, Page, Record, Records, UserId, audience, must_own};
 use sockhop_sdk::{Access, Context, Emits, Plugin, Result};
 
-/// A note, as it is stored, answered and broadcast.
+/// A mental note, as it is stored, returned and broadcast.
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct MentalNote {
     id: u64,
     user_id: UserId,
-    /// Absent where the note has none.
+    /// Absent if the note has no title.
     #[serde(skip_serializing_if = "Option::is_none")]
     title: Option<String>,
     content: String,
-    /// Absent where the note has none.
+    /// Absent if the note has no tags.
     #[serde(skip_serializing_if = "Option::is_none")]
     tags: Option<Vec<String>>,
     #[schemars(extend("format" = "date-time"))]
@@ -36,7 +37,7 @@ struct Create {
     tags: Option<Vec<String>>,
 }
 
-/// What is absent stays; `null` clears title and tags, and there is no note without content.
+/// An absent field keeps its value. `null` clears title and tags. The content can't be cleared.
 #[derive(Deserialize, JsonSchema)]
 struct Update {
     id: u64,
@@ -60,7 +61,7 @@ struct Deleted {
     id: u64,
 }
 
-/// Everybody's notes; those of one user also go to that user's own room.
+/// The room for the notes of all users. The notes of a user also go to the user's own room.
 const ROOM: &str = "mental_notes";
 const ROOMS: &[&str] = &[ROOM, "user_{user_id}"];
 

@@ -1,4 +1,4 @@
-//! The handlers, natively; listing in full is tested where it lives, in `sockhop-records`.
+//! Native tests of the handlers. `sockhop-records` has the detailed tests of listing.
 
 use serde_json::{Value, json};
 use sockhop_sdk::Target;
@@ -9,7 +9,7 @@ use super::*;
 const NOON: &str = "2026-01-01T12:00:00.000Z";
 const ONE: &str = "2026-01-01T13:00:00.000Z";
 
-/// A host at noon, with one note of user `ada`.
+/// A host whose clock shows 13:00, and the outcome of creating a note of user `ada` at noon.
 fn host() -> (TestHost, Outcome) {
     let mut host = TestHost::new(plugin());
     let note = json!({"user_id": "ada", "title": "Tea", "content": "Buy some", "tags": ["shop"]});
@@ -22,7 +22,7 @@ fn tea() -> Value {
     json!({"id": 1, "user_id": "ada", "title": "Tea", "content": "Buy some", "tags": ["shop"], "created_at": NOON})
 }
 
-/// `data` was answered, and emitted once to all who listen to ada's notes.
+/// The outcome if `data` is the reply, and is emitted once to all who listen to ada's notes.
 fn answered_and_broadcast(event: &str, data: Value) -> Outcome {
     let to = Target::Rooms(vec!["mental_notes".to_owned(), "user_ada".to_owned()]);
     Outcome { reply: Ok(data.clone()), effects: vec![Effect::emit(to, event, data)] }

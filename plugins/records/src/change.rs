@@ -1,24 +1,25 @@
-//! What an update does to an optional field.
+//! The change that an update makes to an optional field.
 
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 
-/// A field of an update: absent it stays, `null` clears it, a value sets it. Needs `#[serde(default)]` on the field.
+/// An optional field of an update. An absent field keeps its value, `null` clears it, and a value
+/// sets it. The field needs `#[serde(default)]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Change<T> {
     /// The field was absent.
     #[default]
     Keep,
-    /// It was `null`.
+    /// The field was `null`.
     Clear,
-    /// It has this value now.
+    /// The field had this value.
     Set(T),
 }
 
 impl<T> Change<T> {
-    /// Does to `field` what the update says.
+    /// Applies the change to `field`.
     pub fn apply(self, field: &mut Option<T>) {
         match self {
             Self::Keep => {}
@@ -30,7 +31,7 @@ impl<T> Change<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Only a field that is there comes here.
+        // Serde calls this only if the field is present.
         Ok(Option::deserialize(deserializer)?.map_or(Self::Clear, Self::Set))
     }
 }

@@ -1,7 +1,9 @@
-//! What plugins that keep their users' records share: who may touch a record ([`must_own`]), where it is kept ([`Records`]), who hears of
-//! it ([`audience`]), and the types that their payloads have in common.
+//! Shared code of the plugins that store records of users: who can access a record ([`must_own`]),
+//! where it is stored ([`Records`]), who is notified of it ([`audience`]), and the common types of
+//! their payloads.
 //!
-//! It decides nothing about an event: which records there are, what changes them and what is emitted stays in the plugins' handlers.
+//! This library decides nothing about events: the handlers of the plugins define the records, how
+//! they change, and what is emitted.
 
 mod change;
 mod list;
@@ -17,23 +19,24 @@ pub use change::Change;
 pub use list::{List, Page};
 pub use user::UserId;
 
-/// Who may touch everybody's records.
+/// The role that can access the records of all users.
 const ADMIN: &str = "admin";
 
-/// A stored record: it has an id and an owner.
+/// A stored record. It has an id and an owner.
 pub trait Record: Serialize + DeserializeOwned {
-    /// Its id, unique per plugin and growing.
+    /// The record's id. Ids are unique per plugin and increase.
     fn id(&self) -> u64;
 
-    /// Its owner.
+    /// The record's owner.
     fn user_id(&self) -> &UserId;
 }
 
-/// Checks that the caller may touch records of `user`: an authenticated one only its own, unless it is an admin. An anonymous caller may,
-/// because a host that lets anonymous clients in has nobody to tell apart.
+/// Checks that the caller can access the records of `user`. An authenticated caller can access only
+/// its own records, unless it is an admin. An anonymous caller can access all records: a host that
+/// accepts anonymous clients can't tell their users apart.
 ///
 /// # Errors
-/// `forbidden`.
+/// `forbidden`: the records belong to another user.
 pub fn must_own(ctx: &Context, user: &UserId) -> Result {
     match limited_to(ctx) {
         Some(caller) if !user.is(caller) => Err(Refusal::forbidden("these records belong to another user")),
@@ -41,20 +44,21 @@ pub fn must_own(ctx: &Context, user: &UserId) -> Result {
     }
 }
 
-/// The only user whose records the caller may touch; none where there is no such limit.
+/// Returns the only user whose records the caller can access, or `None` if there is no such limit.
 fn limited_to(ctx: &Context) -> Option<&str> {
     ctx.user().filter(|_| !ctx.has_role(ADMIN))
 }
 
-/// Whoever listens to all records (`room`) or to those of `user`; a connection that does both hears once.
+/// Returns the connections that listen to all records (`room`) or to the records of `user`. A
+/// connection in both rooms receives an event once.
 pub fn audience(room: &str, user: &UserId) -> Target {
     Target::Rooms(vec![room.to_owned(), format!("user_{user}")])
 }
 
-/// The records of one plugin, kept under `record/ID`, with an index `user/USER/ID`.
+/// The records of one plugin, stored under `record/ID`, with an index under `user/LENGTH:USER/ID`.
 ///
-/// Ids in keys have leading zeros, so that the order of keys is that of ids. Both kinds of key are written together, and the host applies
-/// both or none.
+/// The ids in keys have leading zeros, so that the order of the keys is the order of the ids. A
+/// record and its index entry are written together, and the host applies both or neither.
 #[derive(Debug)]
 pub struct Records<R> {
     kind: &'static str,
@@ -62,24 +66,24 @@ pub struct Records<R> {
 }
 
 impl<R: Record> Records<R> {
-    /// The records called `kind`, such as `memory log`, in messages.
+    /// `kind` is the name of the records in error messages, such as `memory log`.
     #[must_use]
     pub const fn new(kind: &'static str) -> Self {
         Self { kind, record: PhantomData }
     }
 
-    /// The id of the next record.
+    /// Returns the id of the next record.
     ///
     /// # Errors
-    /// None that the caller could mend.
+    /// Only errors of the state, which the caller can't correct.
     pub fn next_id(&self, ctx: &Context) -> Result<u64> {
         ctx.state().next_id("record")
     }
 
-    /// The record with this id, which must be one that the caller may touch.
+    /// Returns the record with this id. The caller must have access to it.
     ///
     /// # Errors
-    /// `not_found`, `forbidden`.
+    /// `not_found`: there is no such record. `forbidden`: it belongs to another user.
     pub fn owned(&self, ctx: &Context, id: u64) -> Result<R> {
         let record: R = match ctx.state().get(&key(id))? {
             Some(record) => record,
@@ -89,7 +93,7 @@ impl<R: Record> Records<R> {
         Ok(record)
     }
 
-    /// Stores a new or changed record; its owner never changes.
+    /// Stores a new or changed record. The owner of a record must not change.
     ///
     /// # Errors
     /// `limit`: the plugin's state is full.
@@ -101,17 +105,17 @@ impl<R: Record> Records<R> {
     /// Removes a record.
     ///
     /// # Errors
-    /// None that the caller could mend.
+    /// Only errors of the state, which the caller can't correct.
     pub fn remove(&self, ctx: &Context, record: &R) -> Result {
         ctx.state().delete(&key(record.id()))?;
         ctx.state().delete(&record.user_id().key(record.id()))
     }
 }
 
-/// What all records' keys begin with.
+/// The prefix of the keys of all records.
 const RECORDS: &str = "record/";
 
-/// Where the record with this id is kept. Ids are below 2^53, which has 16 digits.
+/// Returns the key of the record with this id. Ids are below 2^53, which has 16 digits.
 fn key(id: u64) -> String {
     format!("{RECORDS}{id:016}")
 }

@@ -1,4 +1,4 @@
-//! Listing records, newest first, page by page.
+//! Lists records page by page, newest first.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,26 +6,28 @@ use sockhop_sdk::{Context, Result, Scan};
 
 use crate::{RECORDS, Record, Records, UserId, key, limited_to, must_own};
 
-/// Records on a page where the caller does not say.
+/// The number of records on a page if the caller sets no `limit`.
 const DEFAULT_LIMIT: u32 = 20;
 
-/// Bytes of stored records after which a page ends before its `limit`: far below the 1 MiB that one event's effects may have, whatever
-/// the records' size.
+/// A page ends before its `limit` when its stored records have this many bytes. This is far below
+/// the 1 MiB that the effects of one event can have, whatever the size of the records.
 const PAGE_BYTES: usize = 256 * 1024;
 
-/// Records read by one scan: a message has at most 128 KiB, so these stay below the 2 MiB that one scan may return, also where JSON writes
-/// every character as an escape that the client did not need.
+/// Records per scan. A message has at most 128 KiB, so these records stay below the 2 MiB that one
+/// scan can return. This holds even if JSON writes every character as an escape that the client did
+/// not need.
 const CHUNK: u32 = 4;
 
-/// Which records to list.
+/// Selects the records to list.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 pub struct List {
-    /// Only this user's; absent, everybody's, or the caller's own where it may see no others.
+    /// Only the records of this user. If absent: the caller's own records if it can see no others,
+    /// or else the records of all users.
     user_id: Option<UserId>,
-    /// At most so many, 20 where absent. A page of large records may end before.
+    /// The maximum number of records, 20 if absent. A page of large records can have fewer.
     #[schemars(range(min = 1, max = 100))]
     limit: Option<u32>,
-    /// Only records older than the one with this id: `next` of the page before.
+    /// Only records older than the record with this id: `next` of the previous page.
     before: Option<u64>,
 }
 
@@ -34,15 +36,16 @@ pub struct List {
 pub struct Page<R> {
     /// The records.
     pub items: Vec<R>,
-    /// What to pass as `before` for the next page; null on the last one.
+    /// The value of `before` for the next page. Null on the last page.
     pub next: Option<u64>,
 }
 
 impl<R: Record> Records<R> {
-    /// A page of records, newest first: of one user, or of everybody where the caller may see them.
+    /// Returns a page of records, newest first: the records of one user, or of all users if the
+    /// caller can see them.
     ///
     /// # Errors
-    /// `forbidden`: another user's records.
+    /// `forbidden`: the records belong to another user.
     pub fn list(&self, ctx: &Context, list: List) -> Result<Page<R>> {
         let user = match (list.user_id, limited_to(ctx)) {
             (Some(user), _) => {
@@ -60,7 +63,7 @@ impl<R: Record> Records<R> {
         Ok(Page { items: page.items, next })
     }
 
-    /// Reads records in chunks; whether some are left.
+    /// Reads all records in chunks until the page is full. Returns whether records are left.
     fn fill_with_all(&self, ctx: &Context, page: &mut Filling<R>, before: Option<u64>) -> Result<bool> {
         let mut cursor = before.map(key);
         loop {
@@ -79,7 +82,8 @@ impl<R: Record> Records<R> {
         }
     }
 
-    /// Reads one user's index, which is small, and then record by record; whether some are left.
+    /// Reads the index of one user, which is small, and then each record. Returns whether records
+    /// are left.
     fn fill_with_users(&self, ctx: &Context, page: &mut Filling<R>, user: &UserId, before: Option<u64>) -> Result<bool> {
         let prefix = user.prefix();
         let cursor = before.map(|id| user.key(id));
@@ -97,7 +101,7 @@ impl<R: Record> Records<R> {
     }
 }
 
-/// A page on its way.
+/// A page that is being filled.
 struct Filling<R> {
     items: Vec<R>,
     bytes: usize,
@@ -109,7 +113,8 @@ impl<R: Record> Filling<R> {
         self.items.len() >= self.limit as usize || self.bytes >= PAGE_BYTES
     }
 
-    /// Entries to read: those that still fit, and one more, which tells that some are left.
+    /// Returns the number of entries to read: the entries that still fit, and one more, which shows
+    /// whether records are left.
     fn wanted(&self) -> u32 {
         let items = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
         self.limit.saturating_sub(items).saturating_add(1)
@@ -154,7 +159,7 @@ mod tests {
 
     const THINGS: Records<Thing> = Records::new("thing");
 
-    /// A host with one thing for each of `owners`, whose ids are 1, 2, and so on.
+    /// A host with one record for each of `owners`. The ids are 1, 2, and so on.
     fn things(owners: &[Value]) -> TestHost {
         fn add(ctx: &Context, Add { user_id, text }: Add) -> Result {
             THINGS.store(ctx, &Thing { id: THINGS.next_id(ctx)?, user_id, text })
@@ -171,7 +176,7 @@ mod tests {
         host
     }
 
-    /// The ids on a page, and its `next`.
+    /// Returns the ids on a page, and its `next`.
     fn ids(host: &mut TestHost, list: Value) -> Result<(Vec<Value>, Value)> {
         let page = host.handle("list", list).reply?;
         let items = page["items"].as_array().into_iter().flatten().map(|item| item["id"].clone());

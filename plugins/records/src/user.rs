@@ -1,4 +1,4 @@
-//! Users as business systems name them: by number or by text.
+//! User ids, which business systems write as numbers or as text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,32 +6,35 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// A user's id, an integer or text; it is kept and shown as it came, and compared as text: `7` and `"7"` are one user.
+/// A user's id, an integer or text. It is stored and returned unchanged, and compared as text: `7`
+/// and `"7"` are the same user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum UserId {
     /// An integer that every client can represent: within ±(2^53 - 1).
     Number(i64),
-    /// Text, 1 to [`UserId::MAX_CHARS`] characters, none of them a control character.
+    /// Text of 1 to [`UserId::MAX_CHARS`] characters, without control characters.
     Text(String),
 }
 
 impl UserId {
-    /// Characters of an id at most: the room `user_ID` must be a room's name, of at most 128.
+    /// The maximum number of characters of an id: `user_ID` must be a valid room name, which has at
+    /// most 128 characters.
     pub const MAX_CHARS: usize = 120;
 
-    /// Whether this is the user that the host knows by this name.
+    /// Returns whether this is the user whom the host knows as `user`.
     #[must_use]
     pub fn is(&self, user: &str) -> bool {
         self.to_string() == user
     }
 
-    /// Where the index has the record `id` of this user.
+    /// Returns the index key of this user's record `id`.
     pub(crate) fn key(&self, id: u64) -> String {
         format!("{}{id:016}", self.prefix())
     }
 
-    /// What the index keys of this user, and of no other, begin with: the length in front tells `a` from `a/b`.
+    /// Returns the prefix of this user's index keys. It contains the length of the id, so that it
+    /// is no prefix of another user's keys: `a` differs from `a/b`.
     pub(crate) fn prefix(&self) -> String {
         let text = self.to_string();
         format!("user/{}:{text}/", text.len())

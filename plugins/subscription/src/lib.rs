@@ -1,5 +1,5 @@
-//! Puts connections into the rooms that they ask for: clients subscribe to *event types*, and an event type is a room that some loaded
-//! plugin declares.
+//! Joins connections to the rooms that they ask for. Clients subscribe to *event types*, and an
+//! event type is a room that a loaded plugin declares.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use sockhop_sdk::{Access, Context, Plugin, Refusal, Result};
 
 #[derive(Deserialize, JsonSchema)]
 struct Subscription {
-    /// A room's name, or `user` for the caller's own room.
+    /// The name of a room, or `user` for the caller's own room.
     event_type: String,
 }
 
@@ -15,7 +15,7 @@ struct Subscription {
 struct Answer {
     status: Status,
     event_type: String,
-    /// The room behind the event type.
+    /// The room of the event type.
     room: String,
 }
 
@@ -38,7 +38,8 @@ sockhop_sdk::export!(plugin);
 
 fn subscribe(ctx: &Context, Subscription { event_type }: Subscription) -> Result<Answer> {
     let room = room_of(ctx, &event_type)?;
-    // Which rooms there are, and who may join them, the host knows: a `forbidden` is passed on as it is.
+    // The host knows which rooms exist and who can join them, so `forbidden` is passed on
+    // unchanged.
     ctx.join(&room).map_err(|refusal| match refusal.code.as_str() {
         "unknown_room" => Refusal::new("unknown_event_type", format!("there is no event type `{event_type}`")),
         _ => refusal,
@@ -52,7 +53,7 @@ fn unsubscribe(ctx: &Context, Subscription { event_type }: Subscription) -> Resu
     Ok(Answer { status: Status::Unsubscribed, event_type, room })
 }
 
-/// The room behind an event type.
+/// Returns the room of an event type.
 fn room_of(ctx: &Context, event_type: &str) -> Result<String> {
     match (event_type, ctx.user()) {
         ("user", Some(user)) => Ok(format!("user_{user}")),
