@@ -1,5 +1,7 @@
-//! Many Socket.IO connections over WebSocket on one thread, as cheaply as can be: nothing is parsed that needs no answer, no buffer belongs
-//! to one connection for longer than a read, and what one read gives rise to is written in one go. Knows packets, but no events.
+//! Many Socket.IO connections over WebSocket on one thread, with as little processor time as
+//! possible. Only packets that need an answer are parsed, all connections share one read buffer,
+//! and the output that one read causes is written at once. This module knows packets, but no
+//! events.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream as Blocking;
@@ -8,13 +10,13 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-/// Bytes of the one buffer that all connections read into; no frame may be larger.
+/// Size in bytes of the buffer that all connections read into. A frame must be smaller than that.
 const READ: usize = 1 << 20;
 
-/// How long anything may take before the measurement gives up.
+/// How long any operation may take before the measurement gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Frames that wait to be written on one connection.
+/// Frames that are waiting to be written to one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     bytes: Vec<u8>,
@@ -22,9 +24,10 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Adds a text frame with what `write` writes.
+    /// Adds a text frame with the bytes that `write` appends.
     ///
-    /// A client must mask, and by what is up to it: zeros leave the bytes as they are, and cost a server the same as others.
+    /// A client must mask its frames. The mask is zero, which leaves the bytes unchanged and costs
+    /// a server as much as any other.
     pub(crate) fn frame(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         const LONGEST_HEAD: usize = 14;
         let start = self.bytes.len();
@@ -49,13 +52,13 @@ impl Outbox {
                 14
             }
         };
-        // The head's length is known only now: the text moves to where the head ends.
+        // The length of the head is known only now, so the text moves to the end of the head.
         self.bytes[start..start + used].copy_from_slice(&head[..used]);
         self.bytes.copy_within(start + LONGEST_HEAD.., start + used);
         self.bytes.truncate(start + used + length);
     }
 
-    /// The frames that were added.
+    /// Returns the bytes of all added frames.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -64,7 +67,7 @@ impl Outbox {
         while self.written < self.bytes.len() {
             match stream.write(&self.bytes[self.written..]) {
                 Ok(written) => self.written += written,
-                // The poll tells when there is room again.
+                // The poll reports when the socket is writable again.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -79,12 +82,13 @@ impl Outbox {
 struct Connection {
     stream: TcpStream,
     outbox: Outbox,
-    /// The beginning of a frame whose end has not come.
+    /// The beginning of a frame that has not arrived completely.
     rest: Vec<u8>,
     is_closed: bool,
 }
 
-/// A frame at the beginning of `bytes`: its opcode, its text, and its length with its head.
+/// Parses the frame at the beginning of `bytes`. Returns its opcode, its text, and its length
+/// including the head, or `None` if it is incomplete.
 fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let (first, second) = (*bytes.first()?, *bytes.get(1)?);
     let (head, length) = match second & 0x7f {
@@ -96,7 +100,7 @@ fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     Some((first & 0x0f, bytes.get(head..head + length)?, head + length))
 }
 
-/// Connections to one server.
+/// The connections to one server.
 pub(crate) struct Driver {
     poll: Poll,
     events: Events,
@@ -105,8 +109,8 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Opens `count` connections to the namespace `/` of the server at `address`, one after the other. With `greeted`, each waits for the
-    /// event `connected`, as clients of the bundled plugins may.
+    /// Opens `count` connections to the namespace `/` of the server at `address`, one after the
+    /// other. With `greeted`, each waits for the event `connected`, which the bundled plugins send.
     pub(crate) fn connect(address: &str, count: usize, greeted: bool) -> Self {
         let poll = Poll::new().expect("a poll");
         let mut driver = Self { poll, events: Events::with_capacity(1_024), connections: Vec::new(), buffer: vec![0; READ] };
@@ -114,7 +118,7 @@ impl Driver {
         driver
     }
 
-    /// Opens more.
+    /// Opens `count` more connections.
     pub(crate) fn add(&mut self, address: &str, count: usize, greeted: bool) {
         for _ in 0..count {
             let mut connection = open(address, greeted);
@@ -125,22 +129,22 @@ impl Driver {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of connections.
     pub(crate) const fn len(&self) -> usize {
         self.connections.len()
     }
 
-    /// How many of them the server has closed.
+    /// Returns how many connections the server has closed.
     pub(crate) fn closed(&self) -> u64 {
         self.connections.iter().filter(|connection| connection.is_closed).count() as u64
     }
 
-    /// What is to be written on one connection; goes out with [`Driver::flush`].
+    /// Returns the output buffer of one connection. [`Driver::flush`] writes it.
     pub(crate) fn outbox(&mut self, connection: usize) -> &mut Outbox {
         &mut self.connections[connection].outbox
     }
 
-    /// Writes what waits on one connection.
+    /// Writes the buffered frames of one connection.
     pub(crate) fn flush(&mut self, connection: usize) {
         let connection = &mut self.connections[connection];
         if connection.outbox.flush(&mut connection.stream).is_err() {
@@ -148,8 +152,9 @@ impl Driver {
         }
     }
 
-    /// Waits until something comes, for at most `timeout`, and gives each packet to `on_packet` with its connection, and with what goes out
-    /// there when all that has come was looked at. Returns whether anything came.
+    /// Waits for at most `timeout` until packets arrive. Calls `on_packet` for each packet with its
+    /// connection and with that connection's output buffer, which is written after all received
+    /// packets were handled. Returns whether any connection had an event.
     pub(crate) fn turn(&mut self, timeout: Duration, mut on_packet: impl FnMut(usize, &[u8], &mut Outbox)) -> bool {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return false,
@@ -172,12 +177,13 @@ impl Driver {
         !self.events.is_empty()
     }
 
-    /// Sends an event on one connection, and waits for its ack: the text of its arguments. For preparations; nothing else may be in flight.
+    /// Sends an event on one connection, waits for its ack, and returns the text of the ack's
+    /// arguments. Used for preparations: nothing else may be in flight.
     pub(crate) fn ask(&mut self, connection: usize, event: &str, data: &str) -> String {
         self.ask_all(connection..connection + 1, event, data).pop().expect("one answer")
     }
 
-    /// The same on several connections at once.
+    /// Does the same as [`Driver::ask`] on several connections at once.
     pub(crate) fn ask_all(&mut self, connections: std::ops::Range<usize>, event: &str, data: &str) -> Vec<String> {
         for connection in connections.clone() {
             self.outbox(connection).frame(|bytes| bytes.extend_from_slice(format!("420[\"{event}\",{data}]").as_bytes()));
@@ -197,7 +203,8 @@ impl Driver {
 }
 
 impl Connection {
-    /// Reads once, and hands over every whole packet. `Ok(true)` where there may be more to read.
+    /// Reads once and passes every complete packet to `on_packet`. Returns `Ok(true)` if there may
+    /// be more to read.
     fn read(&mut self, buffer: &mut [u8], mut on_packet: impl FnMut(&[u8], &mut Outbox)) -> io::Result<bool> {
         let kept = self.rest.len();
         buffer[..kept].copy_from_slice(&self.rest);
@@ -211,11 +218,11 @@ impl Connection {
         let mut bytes = &buffer[..kept + read];
         while let Some((opcode, text, length)) = frame(bytes) {
             match (opcode, text) {
-                // Engine.IO's heartbeat.
+                // The heartbeat of Engine.IO.
                 (1, b"2") => self.outbox.frame(|bytes| bytes.push(b'3')),
                 (1, _) => on_packet(text, &mut self.outbox),
                 (8, _) => return Err(ErrorKind::ConnectionAborted.into()),
-                // WebSocket's own heartbeat: no server here is set to use it.
+                // The heartbeat of WebSocket, which no server here is configured to use.
                 (opcode, _) => assert!(opcode == 10, "a frame of the kind {opcode}"),
             }
             bytes = &bytes[length..];
@@ -223,12 +230,13 @@ impl Connection {
         assert!(bytes.len() < READ, "a frame is larger than {READ} bytes");
         self.rest.clear();
         self.rest.extend_from_slice(bytes);
-        // A read that did not fill the buffer has emptied the socket: the poll tells of the next bytes.
+        // A read that did not fill the buffer has emptied the socket. The poll reports the next
+        // bytes.
         Ok(kept + read == buffer.len())
     }
 }
 
-/// One connection, through both handshakes.
+/// Opens one connection, including the WebSocket and the Socket.IO handshake.
 fn open(address: &str, greeted: bool) -> Connection {
     let mut stream = Blocking::connect(address).unwrap_or_else(|error| panic!("can't connect to {address}: {error}"));
     stream.set_nodelay(true).expect("a tunable socket");
@@ -254,14 +262,14 @@ fn open(address: &str, greeted: bool) -> Connection {
     Connection { stream: TcpStream::from_std(stream), outbox, rest, is_closed: false }
 }
 
-/// What has come on a connection that is still shaking hands.
+/// The received bytes of a connection during its handshakes.
 struct Inbox<'a> {
     stream: &'a mut Blocking,
     bytes: Vec<u8>,
 }
 
 impl Inbox<'_> {
-    /// Reads until `whole` finds a length, and takes so much.
+    /// Reads until `whole` returns a length, then removes and returns that many bytes.
     fn until(&mut self, whole: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
         loop {
             if let Some(length) = whole(&self.bytes) {
@@ -274,7 +282,7 @@ impl Inbox<'_> {
         }
     }
 
-    /// Takes packets until one begins with `wanted`.
+    /// Reads packets until one begins with `wanted`.
     fn packet(&mut self, wanted: &[u8]) {
         loop {
             let bytes = self.until(|bytes| frame(bytes).map(|(_, _, length)| length));
@@ -283,7 +291,7 @@ impl Inbox<'_> {
                 return;
             }
             assert!(!text.starts_with(b"44"), "refused: {}", String::from_utf8_lossy(text));
-            // Some servers begin with a heartbeat.
+            // Some servers send a heartbeat first.
             if text == b"2" {
                 let mut outbox = Outbox::default();
                 outbox.frame(|bytes| bytes.push(b'3'));

@@ -1,4 +1,5 @@
-//! One message to many receivers: what a delivery costs, and whether each receiver gets each message once and in order.
+//! Fan-out of one message to many receivers: measures the cost of a delivery, and checks that each
+//! receiver gets each message once and in order.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -9,27 +10,29 @@ use crate::question::number_after;
 use crate::sequence::{Faults, Sequence};
 use crate::servers::{Server, cpu_time};
 
-/// Characters of a message beside its number: a short text, as somebody would write.
+/// The text of a message beside its number: short, like one that a user would write.
 const TEXT: &str = "The quick brown fox jumps over the lazy dog, and the dog does not mind.";
 
-/// What came of one measured time.
+/// The results of one measured time.
 #[derive(Debug)]
 pub(crate) struct Spread {
-    /// Microseconds of a processor that the server took for one delivery; what it took for the message itself is shared among them.
+    /// Processor time of the server per delivery, in microseconds. The cost of the message itself
+    /// is divided among its deliveries.
     pub(crate) cpu: f64,
-    /// Deliveries in a second.
+    /// Deliveries per second.
     pub(crate) rate: f64,
-    /// Milliseconds from the sending to the last receiver, median.
+    /// Milliseconds from the send until the last receiver has the message, median.
     pub(crate) last_ms: f64,
     pub(crate) faults: Faults,
 }
 
 struct Spreading {
     driver: Driver,
-    /// Of each receiver, in its place among the connections.
+    /// The received messages of each receiver, by the index of its connection.
     received: Vec<Sequence>,
     acks: Sequence,
-    /// Messages that have not reached everybody, from the number `first` on: when each was sent and how often it has arrived.
+    /// Messages that have not reached all receivers, from the number `first` on: when each was sent
+    /// and how many receivers have it.
     under_way: VecDeque<(Instant, usize)>,
     first: u64,
     done: Vec<f64>,
@@ -37,7 +40,8 @@ struct Spreading {
     wrong: u64,
 }
 
-/// Measures `receivers` connections that all hear what one more connection sends, which always has `in_flight` messages under way.
+/// Measures `receivers` connections that all receive the messages of one more connection. That
+/// connection always has `in_flight` messages under way.
 pub(crate) fn spread(server: &Server, receivers: usize, in_flight: usize, warm: Duration, time: Duration) -> Spread {
     let mut driver = Driver::connect(&server.address, receivers + 1, true);
     for answer in driver.ask_all(0..receivers, "subscribe_event", r#"{"event_type":"memory_logs"}"#) {
@@ -73,7 +77,8 @@ pub(crate) fn spread(server: &Server, receivers: usize, in_flight: usize, warm: 
 }
 
 impl Spreading {
-    /// Sends for `time`, then waits until everything has arrived: what was sent in the time is received in it.
+    /// Sends for `time`, then waits until everything has arrived, so that everything that was sent
+    /// in the measured time is also received in it.
     fn run(&mut self, in_flight: usize, time: Duration) {
         let began = Instant::now();
         while began.elapsed() < time || (self.is_under_way() && began.elapsed() < time + PATIENCE) {
@@ -120,7 +125,7 @@ impl Spreading {
                             }
                         }
                     }
-                    // The sender has not subscribed.
+                    // The sender has not subscribed, so it must not receive the message.
                     None => *wrong += 1,
                 }
             } else if let Some(number) = packet.strip_prefix(b"43").and_then(|_| number_after(packet, b"43")) {

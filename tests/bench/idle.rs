@@ -1,14 +1,15 @@
-//! What a connection costs that says nothing.
+//! Measures the memory of idle connections.
 
 use std::time::{Duration, Instant};
 
 use crate::driver::Driver;
 use crate::servers::Server;
 
-/// How long a server has to come to rest before its memory is read.
+/// How long a server may take to become idle before its memory is read.
 const REST: Duration = Duration::from_secs(2);
 
-/// KiB of the server's memory that each of `count` connections holds, above those that were there to warm it.
+/// Returns the KiB of the server's memory for each of `count` connections, not counting those that
+/// were opened for warm-up.
 pub(crate) fn memory(server: &Server, count: usize) -> f64 {
     let mut driver = Driver::connect(&server.address, 20, true);
     for _ in 0..50 {
@@ -23,7 +24,7 @@ pub(crate) fn memory(server: &Server, count: usize) -> f64 {
     after.saturating_sub(before) as f64 / count as f64
 }
 
-/// Lets time pass; heartbeats are answered meanwhile.
+/// Waits for `REST`, and answers heartbeats meanwhile.
 pub(crate) fn rest(driver: &mut Driver) {
     let began = Instant::now();
     while began.elapsed() < REST {

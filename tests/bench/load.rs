@@ -1,7 +1,9 @@
-//! Load on a server, and what came of it: as much as it takes (closed loop), or at a fixed rate (open loop).
+//! Load on a server and its results: as many events as the server can handle (closed loop), or
+//! events at a fixed rate (open loop).
 //!
-//! In the open loop the latency counts from the time at which an event was to be sent, so that neither a server nor a driver that stalls can
-//! hide it. Between the events the driver spins: waiting in the system would be as coarse as its timers, which is a millisecond.
+//! In the open loop, the latency counts from the time at which an event was due. So a stall of the
+//! server or of the driver is not hidden. Between the events the driver spins, because the system's
+//! timers have a resolution of a millisecond.
 
 use std::time::{Duration, Instant};
 
@@ -11,29 +13,31 @@ use crate::report::note;
 use crate::sequence::{Faults, Sequence};
 use crate::servers::cpu_time;
 
-/// Wrong answers of one load that are shown as they came.
+/// How many wrong answers of one load are shown in full.
 const SHOWN: u64 = 5;
 
-/// What one measured time has shown.
+/// The results of one measured time.
 #[derive(Debug, Default)]
 pub(crate) struct Phase {
-    /// Events that were answered in it.
+    /// Events that were answered in the measured time.
     pub(crate) events: u64,
     pub(crate) elapsed: Duration,
-    /// Time of a processor that the server took.
+    /// Processor time of the server.
     pub(crate) server: Duration,
-    /// The same of the driver; near `elapsed`, the driver was what limited a closed loop.
+    /// Processor time of the driver. If it is close to `elapsed`, the driver limited the closed
+    /// loop.
     pub(crate) driver: Duration,
-    /// Microseconds, sorted.
+    /// Latencies in microseconds, sorted.
     latencies: Vec<u32>,
-    /// How many microseconds after its time each send of an open loop came, sorted: what of the latencies is the driver's own.
+    /// By how many microseconds each send of an open loop was late, sorted: the driver's own share
+    /// of the latencies.
     delays: Vec<u32>,
-    /// Faults of the whole connections, before and after the measured time too.
+    /// Faults of the connections since they were opened, so also those outside the measured time.
     pub(crate) faults: Faults,
 }
 
 impl Phase {
-    /// Both as one: `later` is of the same load.
+    /// Combines this phase with `later`, a phase of the same load.
     pub(crate) fn and(mut self, later: Self) -> Self {
         self.events += later.events;
         self.elapsed += later.elapsed;
@@ -46,12 +50,12 @@ impl Phase {
         Self { faults: later.faults, ..self }
     }
 
-    /// Events in a second.
+    /// Events per second.
     pub(crate) fn rate(&self) -> f64 {
         self.events as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Microseconds of a processor that one event took.
+    /// Processor time of the server per event, in microseconds.
     pub(crate) fn cpu(&self) -> f64 {
         self.server.as_secs_f64() * 1e6 / self.events.max(1) as f64
     }
@@ -61,7 +65,7 @@ impl Phase {
         percentile(&self.latencies, share)
     }
 
-    /// How many microseconds too late the driver itself was with this share of what it sent.
+    /// The delay in microseconds that this share of the driver's sends did not exceed.
     pub(crate) fn delay(&self, share: f64) -> f64 {
         percentile(&self.delays, share)
     }
@@ -82,7 +86,7 @@ struct Asked {
     pongs: Sequence,
 }
 
-/// Connections that ask one kind of question.
+/// Connections that send one kind of event and check the answers.
 pub(crate) struct Load {
     driver: Driver,
     question: Question,
@@ -90,18 +94,18 @@ pub(crate) struct Load {
     asked: Vec<Asked>,
     wrong: u64,
     phase: Phase,
-    /// Whether what comes now counts.
+    /// Whether arriving answers are counted.
     counts: bool,
 }
 
 impl Load {
-    /// Load by the connections of `driver` on the server with this process id.
+    /// Creates a load on the server with this process id, over the connections of `driver`.
     pub(crate) fn new(driver: Driver, question: Question, pid: u32) -> Self {
         let asked = (0..driver.len()).map(|_| Asked::default()).collect();
         Self { driver, question, pid, asked, wrong: 0, phase: Phase::default(), counts: false }
     }
 
-    /// Each connection always has `in_flight` events under way, for `warm` and then for `time`.
+    /// Keeps `in_flight` events under way on each connection, for `warm` and then for `time`.
     pub(crate) fn closed(&mut self, in_flight: usize, warm: Duration, time: Duration) -> Phase {
         let began = Instant::now();
         for connection in 0..self.driver.len() {
@@ -120,8 +124,9 @@ impl Load {
         self.end(marks)
     }
 
-    /// The connections in turn ask `at_once` events each, `rate` a second together, for `warm` and then until `is_over`, which is told for how
-    /// long it has been.
+    /// Sends `at_once` events on each connection in turn, `rate` events per second over all
+    /// connections. Runs for `warm` and then until `is_over` returns true. `is_over` gets the
+    /// measured time so far.
     pub(crate) fn open(&mut self, rate: f64, at_once: usize, warm: Duration, mut is_over: impl FnMut(Duration) -> bool) -> Phase {
         let began = Instant::now();
         let due = |burst: u64| began + Duration::from_secs_f64(burst as f64 * at_once as f64 / rate);
@@ -136,7 +141,8 @@ impl Load {
             {
                 break;
             }
-            // Not all that a long stall has put off at once: answers are taken in between.
+            // After a long stall, the overdue events are not all sent at once: answers are read in
+            // between.
             let (first, most) = (next, next + self.driver.len() as u64);
             while next < most && due(next) <= now {
                 let connection = next as usize % self.driver.len();
@@ -150,7 +156,7 @@ impl Load {
                 next += 1;
             }
             if !self.turn(Duration::ZERO, false) && first == next {
-                // Whoever shares this processor, such as the thread that reloads plugins, goes first.
+                // Other threads on this processor, such as the one that reloads plugins, run first.
                 std::thread::yield_now();
             }
         }
@@ -162,7 +168,7 @@ impl Load {
         ask(&mut self.asked[connection], self.driver.outbox(connection), &self.question, at);
     }
 
-    /// Takes what comes; `goes_on` answers each ack with the next question.
+    /// Handles what has arrived. If `goes_on`, each ack is followed by the next event.
     fn turn(&mut self, timeout: Duration, goes_on: bool) -> bool {
         let (asked, question, phase, wrong, counts) = (&mut self.asked, &self.question, &mut self.phase, &mut self.wrong, self.counts);
         self.driver.turn(timeout, |connection, packet, outbox| {
@@ -190,7 +196,8 @@ impl Load {
         })
     }
 
-    /// Answers what came while nobody was asked: a server closes a connection whose heartbeat it misses.
+    /// Answers the heartbeats that arrived while the load was idle. A server closes a connection if
+    /// it misses the heartbeat.
     pub(crate) fn answer_heartbeats(&mut self) {
         self.turn(Duration::ZERO, false);
     }
@@ -201,7 +208,8 @@ impl Load {
         (Instant::now(), cpu_time(self.pid), cpu_time(std::process::id()))
     }
 
-    /// Ends the measured time, and waits for what is still under way: it is no part of the rate, but its latency counts.
+    /// Ends the measured time, then waits for the outstanding answers. They don't count for the
+    /// rate, but their latencies count.
     fn end(&mut self, (began, server, driver): (Instant, Duration, Duration)) -> Phase {
         let events = self.phase.events;
         self.phase.elapsed = began.elapsed();

@@ -1,9 +1,10 @@
-//! What a plugin costs: Sockhop beside the same events on three other servers, in one run. `cargo xtask bench` builds everything and runs it;
-//! `host/benches/README.md` says how to read what it prints.
+//! The benchmark: measures what plugins cost, by comparing Sockhop with three other servers that
+//! serve the same events, in one run. `cargo xtask bench` builds everything and runs it;
+//! `host/benches/README.md` explains the output.
 //!
-//! Servers run one at a time on one processor (in `ping` they take turns there), the driver on another. The main figure is the time of the
-//! server's processor for an event: it is what a busy server runs out of, and it is steadier than rates and latencies on a machine that others
-//! use too.
+//! The servers run one at a time on one processor (in `ping` they take turns there), the driver
+//! runs on another. The main figure is the server's processor time per event. It is the resource
+//! that limits a busy server, and it is steadier than rates and latencies on a shared machine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement fails by panicking")]
 
@@ -107,17 +108,19 @@ enum Part {
 /// Connections of `ping`.
 const CONNECTIONS: usize = 50;
 
-/// Events that a connection of the open loop sends at once: as many as are in flight in the closed loop that its rate comes from. One by one, a
-/// write and a read for each would take the driver's whole processor, and the latency would be its own.
+/// Events that a connection of the open loop sends at once: as many as are in flight in the closed
+/// loop that its rate comes from. With a separate write and read for each event, the driver would
+/// use its whole processor, and the measured latency would be its own.
 const AT_ONCE: usize = 8;
 
-/// Before each measured time: caches fill, a just-in-time compiler compiles, and a heap that shrank while its server waited grows again.
+/// Warm-up before each measured time. Caches fill, a just-in-time compiler compiles, and a heap
+/// that shrank while its server waited grows again.
 const WARM: Duration = Duration::from_millis(1_000);
 
-/// Turns that each server has in one round of `ping`.
+/// Turns of each server in one round of `ping`.
 const TURNS: u32 = 4;
 
-/// A run: what is measured, and what was.
+/// One run: its arguments and its results.
 struct Run {
     arguments: Arguments,
     stage: Stage,
@@ -134,7 +137,7 @@ impl Run {
         self.arguments.servers.contains(&kind)
     }
 
-    /// `part` for every server in turn, in every round.
+    /// Runs `part` for each server in turn, in every round.
     fn rounds(&mut self, what: &str, mut part: impl FnMut(&mut Self, Kind)) {
         for round in 1..=self.arguments.rounds {
             note(&format!("{what}, round {round} of {}", self.arguments.rounds));
@@ -144,7 +147,8 @@ impl Run {
         }
     }
 
-    /// All servers at once, each idle while another has its turn: so short that whatever else the machine does hits all of them alike.
+    /// Runs all servers at once; each is idle while another has its turn. The turns are short, so
+    /// that other load on the machine affects all servers alike.
     fn ping(&mut self, in_flight: usize) {
         let name = format!("ping, {in_flight} in flight");
         for round in 1..=self.arguments.rounds {
@@ -165,7 +169,7 @@ impl Run {
                 }
             }
             for (kind, server, load, phase) in asked {
-                // Its connections end before the server is to.
+                // The connections must close before the server ends.
                 drop(load);
                 drop(server);
                 self.report.add(format!("{name}: server CPU"), "µs", kind, phase.cpu());
@@ -179,7 +183,8 @@ impl Run {
         }
     }
 
-    /// The rate is the same for all; a server whose peak is below it gets half of its own, and the figure a name of its own.
+    /// Runs the open loop with the same rate for all servers. A server whose peak is below that
+    /// rate gets half of its own peak, and its figure gets a separate name.
     fn open(&mut self) {
         let peak = |run: &Self, kind| run.report.median("ping, 8 in flight: rate", kind);
         let rate = self.arguments.rate.or_else(|| peak(self, Kind::Native).or_else(|| peak(self, Kind::Sockhop)).map(|peak| peak / 2.0));
@@ -237,7 +242,7 @@ impl Run {
 
     fn reload(&mut self) {
         let Arguments { connections, reloads, memory_reloads, rounds, .. } = self.arguments;
-        // Long enough for the rarest of what counts, whatever the other parts take.
+        // Long enough for the rarest events that are measured, even if the other parts are shorter.
         let time = if self.arguments.quick { self.time } else { self.time.max(Duration::from_secs(10)) };
         let mut documents = Vec::new();
         for round in 1..=rounds {
@@ -265,12 +270,12 @@ impl Run {
             most = spun.overruns.iter().copied().fold(most, f64::max);
             self.report.add_faults(Kind::Sockhop, "a spinning neighbour", spun.faults);
         }
-        // Of all rounds: none may.
+        // The maximum of all rounds, because no round may exceed the bar.
         self.report.add("spinning neighbour: most that a spinner overran", "ms", Kind::Sockhop, most);
     }
 }
 
-/// A soak by itself: it judges, where the other parts measure.
+/// Runs only the soak, which judges the host instead of measuring it.
 fn soak(arguments: &Arguments, stage: &Stage) -> ExitCode {
     let abuses = arguments.abuses;
     let extent = if arguments.quick { soak::Extent::short(abuses) } else { soak::Extent::of_minutes(arguments.minutes, abuses) };
@@ -292,7 +297,7 @@ fn main() -> ExitCode {
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut run = Run { arguments, stage, report: Report::default(), time };
     if run.measures(Kind::Sockhop) {
-        // Compiles the bundled plugins, so that no other start does.
+        // This start compiles the bundled plugins, so that no later start does.
         drop(run.stage.start(Kind::Sockhop));
     }
     if run.does(Part::Ping) {
@@ -331,6 +336,6 @@ fn main() -> ExitCode {
     } else {
         run.report.print(&run.arguments.servers);
     }
-    // A bar that is missed is a figure to look at; something lost is a bug.
+    // A missed bar is only a figure to look at, but a fault such as a lost message is a bug.
     if run.report.faults(Kind::Sockhop).is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,4 +1,5 @@
-//! What the load asks, and what counts as an answer. Only prefixes are looked at: a driver that parsed would measure itself.
+//! The events that the load sends, and the check of their answers. Only prefixes are checked,
+//! because a driver that parsed JSON would measure itself.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -7,44 +8,46 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// One kind of event with an ack.
 #[derive(Debug, Clone)]
 pub(crate) enum Question {
-    /// `ping` of the plugin `connection`: a `pong` and an ack, each once.
+    /// `ping` of the plugin `connection`, which sends one `pong` and one ack.
     Ping,
-    /// `count` of the test plugin `chameleon`, which answers with the number and its version, 1 or 2: the version that answered last.
+    /// `count` of the test plugin `chameleon`, which answers with the number and its version, 1 or
+    /// 2. Holds the version that answered last.
     Count(Arc<AtomicU64>),
-    /// These arrays in turn, each answered by anything but a rejection.
+    /// Sends these arrays in turn. Any answer except a rejection is right.
     Texts(Vec<String>),
 }
 
-/// What one packet is.
+/// The kind of one received packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The ack of the event with this number, and whether it says what it should.
+    /// The ack of the event with this number, and whether its content is right.
     Ack(u64, bool),
     /// The `pong` of the event with this number.
     Pong(u64),
-    /// Nothing that was asked for.
+    /// Any other packet.
     Other,
 }
 
-/// The number at the beginning, and what follows it.
+/// Returns the number at the beginning and the bytes after it.
 fn number(bytes: &[u8]) -> (u64, &[u8]) {
     let digits = bytes.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(bytes.len());
     let (digits, rest) = bytes.split_at(digits);
     (digits.iter().fold(0_u64, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))), rest)
 }
 
-/// What follows the first `key`, which stands near the beginning.
+/// Returns the bytes after the first `key`. The search is linear, so `key` should be near the
+/// beginning.
 pub(crate) fn after<'a>(bytes: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     bytes.windows(key.len()).position(|window| window == key).map(|at| &bytes[at + key.len()..])
 }
 
-/// The number after the first `key`.
+/// Returns the number after the first `key`.
 pub(crate) fn number_after(bytes: &[u8], key: &[u8]) -> Option<u64> {
     after(bytes, key).map(|rest| number(rest).0)
 }
 
 impl Question {
-    /// Writes the packet with this number.
+    /// Appends the packet with this number to `packet`.
     pub(crate) fn write(&self, number: u64, packet: &mut Vec<u8>) {
         // Writing into memory can't fail.
         let _ = match self {
@@ -54,12 +57,12 @@ impl Question {
         };
     }
 
-    /// How many events come to the client for each that it sends, beside the ack.
+    /// Whether the server sends a `pong` for each event, in addition to the ack.
     pub(crate) const fn has_pong(&self) -> bool {
         matches!(self, Self::Ping)
     }
 
-    /// Looks at a packet of the server.
+    /// Classifies a packet from the server.
     pub(crate) fn answer(&self, packet: &[u8]) -> Answer {
         if let Some(ack) = packet.strip_prefix(b"43") {
             let (asked, arguments) = number(ack);

@@ -1,4 +1,5 @@
-//! What clients notice of reloads and of a plugin that spins: the same open loop without and with them, on one host.
+//! The effect of reloads and of a spinning plugin on clients: measures the same open loop without
+//! and with them, on one host.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,53 +17,57 @@ use crate::report::{median, note};
 use crate::sequence::Faults;
 use crate::servers::{Server, Stage};
 
-/// How much of it.
+/// The size of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
     pub(crate) connections: usize,
-    /// Reloads under load.
+    /// Number of reloads under load.
     pub(crate) reloads: usize,
-    /// After the load: reloads without any, whose memory, threads and file descriptors are compared with those after the 50th.
+    /// Number of reloads without load, after those under load. The memory, threads and file
+    /// descriptors at their end are compared with those after the 50th.
     pub(crate) memory_reloads: usize,
-    /// Of finding the peak.
+    /// Time for measuring the peak rate.
     pub(crate) time: Duration,
 }
 
-/// What was found: a document for people and scripts, and what the bars ask for.
+/// The results: a document for readers and scripts, and the figures for the bars.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) document: Value,
-    /// While versions alternate whose compiled code the host has.
+    /// p99 over steady while two versions alternate whose compiled code the host has cached.
     pub(crate) p99_ratio: f64,
-    /// While a version is compiled that it has never seen.
+    /// p99 over steady while the host compiles a version that it has never seen.
     pub(crate) compiling_p99_ratio: f64,
     pub(crate) reload_ms: f64,
     pub(crate) faults: Faults,
 }
 
-/// The plugin's file.
+/// The name of the plugin's file.
 const FILE: &str = "chameleon.wasm";
 
 const WARM: Duration = Duration::from_secs(1);
 
-/// Turns in which the load runs with reloads and then without them, equally long. What counts is the median of the turns' p99: a shared
-/// machine takes the processor away for tens of milliseconds now and then, and one such turn would decide the p99 of the whole time.
+/// Turns in which the load runs with reloads and then without them, for the same time. The result
+/// is the median of the turns' p99. A shared machine takes the processor away for tens of
+/// milliseconds now and then, and one such turn would decide the p99 of the whole time.
 const TURNS: usize = 25;
 
-/// For how long the load runs before either half of a turn counts, and how long after its last reload it still does: a version that was replaced is
-/// looked after for 200 ms.
+/// How long the load runs before either half of a turn is measured, and how long it continues after
+/// its last reload. The host looks at a replaced version again after 200 ms.
 const REST: Duration = Duration::from_millis(300);
 
-/// How often it is looked which version answers.
+/// Interval of the checks which version answers.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Puts the versions into the directory in turn.
+/// Puts the versions into the plugin directory in turn.
 struct Reloads<'a> {
     plugins: &'a Path,
-    /// Where a version is written that is then moved to the plugins: on the same disk.
+    /// The directory where a version is written before it is moved to the plugins. It is on the
+    /// same file system.
     staged: &'a Path,
     versions: [Vec<u8>; 2],
-    /// The version that answered last. Asking the host which one serves would be load of another kind.
+    /// The version that answered last. Asking the host for the current version would be another
+    /// kind of load.
     answered_by: Arc<AtomicU64>,
 }
 
@@ -71,13 +76,14 @@ impl Reloads<'_> {
         self.staged.join(turn.to_string())
     }
 
-    /// Writes the version of this turn beside the directory.
+    /// Writes the version of this turn to the staging directory.
     fn stage(&self, turn: usize) {
         std::fs::write(self.staged(turn), &self.versions[turn % 2]).expect("a file");
     }
 
-    /// Moves the version of this turn, which was staged, into the directory, and waits until it answers; how many milliseconds that took.
-    /// `look` has it asked something, where nobody else does.
+    /// Moves the staged version of this turn into the plugin directory and waits until it answers.
+    /// Returns how many milliseconds that took. `look` sends the plugin an event, if there is no
+    /// load that does so.
     fn reload(&self, turn: usize, mut look: impl FnMut()) -> u64 {
         let version = 2 - turn as u64 % 2;
         std::fs::rename(self.staged(turn), self.plugins.join(FILE)).expect("a renamed file");
@@ -86,7 +92,8 @@ impl Reloads<'_> {
             look();
             let is_there = self.answered_by.load(Ordering::Relaxed) == version;
             match answers_since {
-                // Twice in a row: an event that began on the version before may be answered after the first on this one.
+                // The version must be seen twice in a row. An event of the previous version may be
+                // answered after the first event of the new one.
                 Some(since) if is_there => return since,
                 _ => answers_since = is_there.then(|| began.elapsed().as_millis() as u64),
             }
@@ -95,14 +102,16 @@ impl Reloads<'_> {
         }
     }
 
-    /// The load while these turns are taken, and how many milliseconds each took.
+    /// Takes these turns while the load runs. Returns the phase of the load, and how many
+    /// milliseconds each reload took.
     fn under(&self, load: &mut Load, rate: f64, turns: Range<usize>) -> (Phase, Vec<u64>) {
-        // Before the load: what is written on the driver's processor keeps the driver waiting, and would count as the host's latency.
+        // The files are written before the load starts. Writing on the driver's processor delays
+        // the driver, and the delay would count as the host's latency.
         turns.clone().for_each(|turn| self.stage(turn));
         let (counts, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let reloading = scope.spawn(|| {
-                // Also where a reload fails: the load would go on for ever.
+                // Also set if a reload fails. Otherwise the load would never end.
                 let _end = SetAtEnd(&is_over);
                 while !counts.load(Ordering::Relaxed) {
                     std::thread::sleep(LOOK);
@@ -120,7 +129,7 @@ impl Reloads<'_> {
     }
 }
 
-/// 200 reloads under load, or as many as `extent` says.
+/// Measures as many reloads under load as `extent` says.
 pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     let [plugins, staged, data] = [(); 3].map(|()| tempfile::tempdir().expect("a directory"));
     let versions = [chameleon("version=2"), chameleon("version=1")];
@@ -152,7 +161,7 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     let mut asker = Driver::connect(&host.address, 1, false);
     let mut after_50 = host.footprint();
     for turn in 0..extent.memory_reloads {
-        // On from the last turn under load, so that each is another version.
+        // Continues the count of the turns under load, so that each reload changes the version.
         let next = extent.reloads + 1 + turn;
         reloads.stage(next);
         reloads.reload(next, || {
@@ -177,7 +186,7 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     Found { document, p99_ratio, compiling_p99_ratio, reload_ms, faults: steady.whole.faults }
 }
 
-/// One phase, in several turns.
+/// The turns of one phase.
 #[derive(Default)]
 struct Turns {
     whole: Phase,
@@ -190,13 +199,13 @@ impl Turns {
         self.whole = std::mem::take(&mut self.whole).and(turn);
     }
 
-    /// Microseconds: the median of the turns.
+    /// The median of the turns' p99, in microseconds.
     fn p99(&self) -> f64 {
         median(&self.p99)
     }
 }
 
-/// Ends what goes on beside this, also where this panics.
+/// Sets the flag when it is dropped, also during a panic, so that concurrent threads end.
 pub(crate) struct SetAtEnd<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for SetAtEnd<'_> {
@@ -216,23 +225,25 @@ fn footprint((resident, threads, files): (u64, usize, usize)) -> Value {
     json!({"resident_kib": resident, "threads": threads, "file_descriptors": files})
 }
 
-/// What `ping` waits for while another plugin spins on all of its instances: p99 in microseconds without and with.
+/// Latency of `ping` while another plugin spins on all of its instances: p99 in microseconds,
+/// without and with the spinning plugin.
 #[derive(Debug)]
 pub(crate) struct Spun {
     pub(crate) steady_p99: f64,
     pub(crate) spinning_p99: f64,
-    /// Milliseconds by which each handler that spun ran on beyond its limit, as the host's log has it.
+    /// By how many milliseconds each spinning handler exceeded its limit, from the host's log.
     pub(crate) overruns: Vec<f64>,
     pub(crate) faults: Faults,
 }
 
-/// Events a second of `ping`: few enough to leave the spinning plugin the processor, so that it is not the load that is waited for.
+/// Rate of `ping` in events per second: low enough that the spinning plugin gets the processor, so
+/// that the load itself does not cause the latency.
 const CALM: f64 = 1_000.0;
 
-/// Clients that keep the plugin spinning; more than it has instances.
+/// Clients that keep the plugin spinning: more than it has instances.
 const SPINNERS: usize = 4;
 
-/// What a handler may run: little, so that many come to that.
+/// The limit of a handler's CPU time: low, so that many handlers reach it.
 const SPIN_LIMIT_MS: u32 = 100;
 
 /// Measures `ping` while another plugin spins.
@@ -241,7 +252,8 @@ pub(crate) fn spinners(stage: &Stage, time: Duration) -> Spun {
     put(plugins.path(), &bundled_plugin("connection"));
     put(plugins.path(), &guest("chameleon"));
     let limit = SPIN_LIMIT_MS.to_string();
-    // A plugin that fails so often would be answered by its breaker, and would not run.
+    // With the default settings, the circuit breaker would reject the events of a plugin that fails
+    // this often, and the plugin would not run.
     let settings = [("LIMITS__BREAKER_FAILURES", "1000000"), ("LIMITS__BREAKER_CALLS", "1000000"), ("LIMITS__EVENT_CPU_MS", &*limit)];
     let log = tempfile::NamedTempFile::new().expect("a file");
     let host: Server = stage.host_with_log(plugins.path(), data.path(), &settings, log.reopen().expect("a file"));
@@ -259,7 +271,7 @@ pub(crate) fn spinners(stage: &Stage, time: Duration) -> Spun {
     Spun { steady_p99: steady.percentile(0.99), spinning_p99: spinning.percentile(0.99), overruns, faults: spinning.faults }
 }
 
-/// From the log's lines on handlers that ran into their limit.
+/// Reads the overruns from the log records of handlers that reached their limit.
 fn overruns(log: &str) -> Vec<f64> {
     let ran = |line: &str| serde_json::from_str::<Value>(line).ok()?.pointer("/fields/ran_ms")?.as_f64();
     log.lines().filter_map(ran).map(|ran| ran - f64::from(SPIN_LIMIT_MS)).collect()

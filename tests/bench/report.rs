@@ -1,5 +1,5 @@
-//! What was measured, for people and for scripts: medians over the rounds, ratios to the peers, and the bars of the contract. The only place
-//! that prints.
+//! The results, for readers and for scripts: medians over the rounds, ratios to the peers, and the
+//! bars of the contract. Only this module prints.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this module is the program's only output")]
 
 use std::collections::BTreeMap;
@@ -11,17 +11,17 @@ use crate::sequence::Faults;
 use crate::servers::Kind;
 use crate::soak::Verdict;
 
-/// Progress, on standard error.
+/// Writes a progress line to standard error.
 pub(crate) fn note(text: &str) {
     eprintln!("{text}");
 }
 
-/// The document, on standard output.
+/// Writes the document to standard output.
 pub(crate) fn print_document(document: &Value) {
     println!("{document}");
 }
 
-/// What a soak has found: a row for each promise, and the figures below.
+/// Prints the results of a soak: one row for each promise, and the figures below.
 pub(crate) fn print_verdicts(verdicts: &[Verdict], document: &Value, as_json: bool) {
     if as_json {
         let verdicts: Vec<_> = verdicts.iter().map(|v| json!({"promise": v.what, "found": v.found, "is_kept": v.is_kept})).collect();
@@ -34,7 +34,7 @@ pub(crate) fn print_verdicts(verdicts: &[Verdict], document: &Value, as_json: bo
     println!("{table}\n\n{document:#}");
 }
 
-/// Figures of one measure: of each server, one for each round.
+/// The figures of one measure: for each server, one figure for each round.
 #[derive(Debug)]
 struct Measure {
     name: String,
@@ -42,7 +42,7 @@ struct Measure {
     rounds: BTreeMap<Kind, Vec<f64>>,
 }
 
-/// One line of the contract's table.
+/// One row of the contract's table.
 #[derive(Debug)]
 struct Bar {
     what: String,
@@ -51,7 +51,7 @@ struct Bar {
     unit: &'static str,
 }
 
-/// Everything that was measured, in the order of measuring.
+/// All measures, in the order of measuring.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     measures: Vec<Measure>,
@@ -59,7 +59,8 @@ pub(crate) struct Report {
     documents: Map<String, Value>,
 }
 
-/// What the contract asks of Sockhop beside a peer: measure, peer, and at most so many times the peer's figure.
+/// The contract's bars for Sockhop relative to a peer: the measure, the peer, and the maximum ratio
+/// to the peer's figure.
 const RATIOS: [(&str, Kind, f64); 13] = [
     ("ping, 1 in flight: server CPU", Kind::Native, 1.3),
     ("ping, 1 in flight: server CPU", Kind::Pool, 1.3),
@@ -76,7 +77,7 @@ const RATIOS: [(&str, Kind, f64); 13] = [
     ("idle: memory per connection", Kind::Native, 1.25),
 ];
 
-/// What it asks of Sockhop by itself.
+/// The contract's bars for Sockhop alone: the measure and its maximum.
 const LIMITS: [(&str, f64); 6] = [
     ("start with 4 cached plugins", 500.0),
     ("drop of a plugin never seen to its first answer", 1_000.0),
@@ -87,7 +88,7 @@ const LIMITS: [(&str, f64); 6] = [
 ];
 
 impl Report {
-    /// Notes one figure.
+    /// Records one figure.
     pub(crate) fn add(&mut self, name: impl Into<String>, unit: &'static str, kind: Kind, value: f64) {
         let name = name.into();
         let place = self.measures.iter().position(|measure| measure.name == name).unwrap_or_else(|| {
@@ -98,7 +99,7 @@ impl Report {
         self.measures[place].rounds.entry(kind).or_default().push(value);
     }
 
-    /// Notes what a server did wrong.
+    /// Records the faults of a server.
     pub(crate) fn add_faults(&mut self, kind: Kind, during: &str, faults: Faults) {
         if !faults.is_none() {
             note(&format!("  {:8} {during}: {faults:?}", kind.name()));
@@ -106,17 +107,17 @@ impl Report {
         self.faults.entry(kind).or_default().add(faults);
     }
 
-    /// Keeps a document with more than fits into the table.
+    /// Keeps a document with details that don't fit into the table.
     pub(crate) fn add_document(&mut self, name: &str, document: Value) {
         self.documents.insert(name.to_owned(), document);
     }
 
-    /// What a server did wrong in all.
+    /// Returns the sum of all faults of a server.
     pub(crate) fn faults(&self, kind: Kind) -> Faults {
         self.faults.get(&kind).copied().unwrap_or_default()
     }
 
-    /// The median of a measure over the rounds, where there is one.
+    /// Returns the median of a measure over the rounds, or `None` if there is no figure.
     pub(crate) fn median(&self, name: &str, kind: Kind) -> Option<f64> {
         let measure = self.measures.iter().find(|measure| measure.name == name)?;
         measure.rounds.get(&kind).map(|rounds| median(rounds))
@@ -129,7 +130,8 @@ impl Report {
     fn bars(&self) -> Vec<Bar> {
         let ratios = RATIOS.iter().filter_map(|&(name, peer, most)| {
             let theirs = self.median(name, peer)?;
-            // Where the peer has a figure and Sockhop was measured but has none, it could not do what the peer can.
+            // If the peer has a figure and Sockhop was measured but has none, Sockhop could not do
+            // what the peer can.
             let ours = self.median(name, Kind::Sockhop).or_else(|| self.has(Kind::Sockhop).then_some(f64::INFINITY))?;
             let value = ours / theirs;
             Some(Bar { what: name.to_owned(), value, most, unit: peer_unit(peer) })
@@ -141,7 +143,7 @@ impl Report {
         ratios.chain(limits).collect()
     }
 
-    /// For scripts.
+    /// Returns the document for scripts.
     pub(crate) fn document(&self, environment: &Value) -> Value {
         let measures: Map<String, Value> = self.measures.iter().map(|measure| (measure.name.clone(), of(measure))).collect();
         let bars: Vec<_> = self.bars().iter().map(|bar| {
@@ -162,7 +164,7 @@ impl Report {
         json!({"environment": environment, "measures": measures, "bars": bars, "faults": faults, "details": self.documents})
     }
 
-    /// For people.
+    /// Prints the tables for readers.
     pub(crate) fn print(&self, kinds: &[Kind]) {
         let mut head = vec!["median over the rounds".to_owned(), "unit".to_owned()];
         head.extend(kinds.iter().map(|kind| kind.name().to_owned()));
@@ -233,7 +235,7 @@ pub(crate) fn median(rounds: &[f64]) -> f64 {
     if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }
 
-/// Three digits that count; more would be noise.
+/// Formats a value with three significant digits, because more would be noise.
 fn figure(value: f64) -> String {
     if value.is_infinite() {
         return "out of reach".to_owned();

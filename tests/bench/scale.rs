@@ -1,5 +1,6 @@
-//! How costs grow: with connections, receivers, rooms, plugins and payloads, each by itself. Native socketioxide stands beside Sockhop where
-//! it can do the same: a bend that both have is the library's or the kernel's.
+//! Measures how costs grow with connections, receivers, rooms, plugins and payloads, each
+//! separately. Native socketioxide is measured beside Sockhop if it can do the same. If both curves
+//! have the same bend, the cause is tokio, the kernel or the driver.
 
 use std::time::Duration;
 
@@ -11,15 +12,16 @@ use crate::report::note;
 use crate::servers::{Kind, Server};
 use crate::{CONNECTIONS, Run, WARM, fanout, idle};
 
-/// Events a second where the number of connections grows: so many that it counts, and the same for all, since more events at once on fewer
-/// connections would be cheaper for another reason.
+/// Rate in events per second for the measures with a growing number of connections. It is high
+/// enough to matter, and the same for all. More events at once on fewer connections would be
+/// cheaper for another reason.
 const RATE: f64 = 10_000.0;
 
-/// All of it.
+/// Runs all measures of this part.
 pub(crate) fn scale(run: &mut Run) {
     let files = rlimit::increase_nofile_limit(u64::MAX).expect("a limit of files");
     for connections in [1_000, 5_000, 10_000] {
-        // Beside the connections: programs, files, the poll.
+        // Files beside the connections: programs, files, the poll.
         if files < connections as u64 + 200 {
             note(&format!(
                 "{connections} connections are left out: the limit of open files is {files} here (`ulimit -n`, and its hard limit)"
@@ -48,7 +50,7 @@ pub(crate) fn scale(run: &mut Run) {
 }
 
 impl Run {
-    /// `part` for Sockhop and for native socketioxide in turn, in every round.
+    /// Runs `part` for Sockhop and for native socketioxide in turn, in every round.
     fn scale(&mut self, name: &str, mut part: impl FnMut(&mut Self, Kind, &str)) {
         self.rounds(name, |run, kind| {
             if matches!(kind, Kind::Sockhop | Kind::Native) {
@@ -57,7 +59,7 @@ impl Run {
         });
     }
 
-    /// The same for Sockhop alone.
+    /// Runs `part` for Sockhop alone, in every round.
     fn scale_alone(&mut self, name: &str, mut part: impl FnMut(&mut Self, &str)) {
         self.rounds(name, |run, kind| {
             if kind == Kind::Sockhop {
@@ -72,7 +74,8 @@ impl Run {
         self.report.add_faults(kind, name, phase.faults);
     }
 
-    /// A host with the files that `fill` puts into its directory, started for the second time, so that everything is compiled.
+    /// Starts a host with the files that `fill` puts into its plugin directory. It is started
+    /// twice, so that everything is compiled.
     fn host_with(&self, fill: impl FnOnce(&std::path::Path)) -> (Server, [tempfile::TempDir; 2]) {
         let directories = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
         let [plugins, data] = &directories;
@@ -106,13 +109,14 @@ fn by_payload(run: &mut Run, kind: Kind, name: &str, bytes: usize) {
     };
     let question = Question::Texts(vec![format!(r#"["echo",{{"data":"{}"}}]"#, "x".repeat(bytes))]);
     let driver = Driver::connect(&server.address, CONNECTIONS, false);
-    // Without the greeting nothing tells when the native peer's handlers are there.
+    // Without the greeting, no packet tells when the native peer has registered its handlers.
     std::thread::sleep(Duration::from_millis(100));
     let phase = Load::new(driver, question, server.pid()).closed(1, WARM, run.time);
     run.note_phase(kind, name, &phase);
 }
 
-/// Each event is delivered to the one member of one room; the rooms are spread over as many connections, whatever their number.
+/// Each event goes to one room with one member. The rooms are spread over the same number of
+/// connections, for any number of rooms.
 fn by_rooms(run: &mut Run, name: &str, rooms: usize) {
     const MEMBERS: usize = 1_000;
     let (server, _directories) = run.host_with(|plugins| {
@@ -125,13 +129,15 @@ fn by_rooms(run: &mut Run, name: &str, rooms: usize) {
         let answer = driver.ask(room % MEMBERS, "subscribe_event", &format!(r#"{{"event_type":"crowd_{room}"}}"#));
         assert!(answer.contains("subscribed"), "not subscribed: {answer}");
     }
-    // A step that shares no factor with the number of rooms, so that neighbours in time are none in the table.
+    // The step is coprime to the number of rooms, so that consecutive events do not use adjacent
+    // entries of the table.
     let told = (0..rooms).map(|event| format!(r#"["crowd_tell",{}]"#, event * 7_919 % rooms)).collect();
     let phase = Load::new(driver, Question::Texts(told), server.pid()).closed(1, WARM, run.time);
     run.note_phase(Kind::Sockhop, name, &phase);
 }
 
-/// Copies of one small plugin, each with a name and an event of its own, which reads one key of its state.
+/// The plugins are copies of one small plugin, each with its own name and event. Each event reads
+/// one key of the plugin's state.
 fn by_plugins(run: &mut Run, name: &str, plugins: usize) {
     let (server, _directories) = run.host_with(|directory| {
         for number in 0..plugins {

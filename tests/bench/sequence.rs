@@ -1,25 +1,26 @@
-//! What was asked on one connection and what has come back: each number once, in the order of sending. Knows nothing of packets.
+//! Tracks the sent and received numbers of one connection: each must come back once, in the order
+//! of sending. Knows nothing of packets.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Where a server did not do what it must.
+/// Counts of the faults of a server.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Faults {
-    /// Sent and never answered, or never delivered.
+    /// Events that were never answered, or messages that were never delivered.
     pub(crate) lost: u64,
-    /// Answered or delivered a second time, or never sent.
+    /// Answers or deliveries that came twice, or whose number was never sent.
     pub(crate) duplicated: u64,
-    /// Came after one that was sent later.
+    /// Answers or deliveries that came after one that was sent later.
     pub(crate) reordered: u64,
-    /// Answered by something else than was asked for.
+    /// Answers with the wrong content.
     pub(crate) wrong: u64,
     /// Connections that the server has closed.
     pub(crate) closed: u64,
 }
 
 impl Faults {
-    /// Adds what another part has found.
+    /// Adds the faults of another part.
     pub(crate) const fn add(&mut self, other: Self) {
         self.lost += other.lost;
         self.duplicated += other.duplicated;
@@ -28,34 +29,36 @@ impl Faults {
         self.closed += other.closed;
     }
 
-    /// Whether there was none.
+    /// Whether there are no faults.
     pub(crate) const fn is_none(self) -> bool {
         self.lost + self.duplicated + self.reordered + self.wrong + self.closed == 0
     }
 }
 
-/// Numbers from 0 on that were sent, and which of them came back.
+/// The sent numbers, from 0 on, and which of them have come back.
 #[derive(Debug, Default)]
 pub(crate) struct Sequence {
-    /// The number of the first of `waiting`.
+    /// The number of the first entry of `waiting`.
     low: u64,
-    /// When each was sent or was due; `None` once it has come back. Begins with one that waits.
+    /// The time at which each number was sent or was due, or `None` once it has come back. The
+    /// first entry is always an outstanding one.
     waiting: VecDeque<Option<Instant>>,
-    /// One more than the highest that has come back.
+    /// One more than the highest number that has come back.
     high: u64,
     open: usize,
     faults: Faults,
 }
 
 impl Sequence {
-    /// Notes that the next number is sent, and returns it.
+    /// Records that the next number is sent, and returns that number.
     pub(crate) fn send(&mut self, at: Instant) -> u64 {
         self.waiting.push_back(Some(at));
         self.open += 1;
         self.low + self.waiting.len() as u64 - 1
     }
 
-    /// Notes that `number` has come back; how long after it was sent, where it was waited for.
+    /// Records that `number` has come back. Returns the time since it was sent, or `None` if it was
+    /// not outstanding.
     pub(crate) fn receive(&mut self, number: u64, now: Instant) -> Option<Duration> {
         let place = number.checked_sub(self.low).and_then(|place| usize::try_from(place).ok());
         let Some(sent) = place.and_then(|place| self.waiting.get_mut(place)).and_then(Option::take) else {
@@ -74,12 +77,12 @@ impl Sequence {
         Some(now.saturating_duration_since(sent))
     }
 
-    /// How many have not come back.
+    /// The count of outstanding numbers.
     pub(crate) const fn open(&self) -> usize {
         self.open
     }
 
-    /// All faults; what has not come back by now is lost.
+    /// Returns all faults. Numbers that are still outstanding count as lost.
     pub(crate) const fn faults(&self) -> Faults {
         let mut faults = self.faults;
         faults.lost += self.open as u64;

@@ -1,5 +1,5 @@
-//! The servers that are compared, each as a process of its own on a processor of its own: how they are started and ended, and what the
-//! system says of them. Knows nothing of what is asked of them.
+//! The compared servers, each in its own process on its own processor: how they are started and
+//! ended, and what the system reports about them. Knows nothing of the events.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Who is measured. All serve the same events.
+/// The measured servers. All of them serve the same events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Kind {
     /// This repository's host with its bundled plugins
@@ -31,7 +31,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// As tables and documents call it.
+    /// The name in tables and documents.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Sockhop => "sockhop",
@@ -44,38 +44,39 @@ impl Kind {
     }
 }
 
-/// A running server; ends with its value, and with this process.
+/// A running server. It ends when this value is dropped or this process ends.
 pub(crate) struct Server {
     child: Child,
     /// `127.0.0.1:PORT`
     pub(crate) address: String,
-    /// From its start to its word that it listens.
+    /// The time from the start of the process to the line that says that it listens.
     pub(crate) took: Duration,
-    /// Open until the end, so that what a server prints later is no error of its.
+    /// Kept open until the end, so that later output of the server does not fail.
     _output: BufReader<std::process::ChildStdout>,
 }
 
 impl Server {
-    /// Its process.
+    /// The process id of the server.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// KiB of memory that it holds.
+    /// Resident memory of the server in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process that runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// What it holds of the system: KiB of memory, threads, file descriptors.
+    /// Returns the KiB of memory, the threads and the file descriptors of the server.
     pub(crate) fn footprint(&self) -> (u64, usize, usize) {
         let count = |of: &str| std::fs::read_dir(format!("/proc/{}/{of}", self.pid())).expect("its entries").count();
         (self.resident_kib(), count("task"), count("fd"))
     }
 }
 
-/// In order: what a program has counted of itself is written as it ends.
+/// Sends SIGTERM first, because a program with profiling counters writes them when it exits
+/// normally.
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = kill(process(self.pid()), Signal::SIGTERM);
@@ -90,33 +91,34 @@ impl Drop for Server {
     }
 }
 
-/// How long a server may take to end: more than the host grants its clients.
+/// How long a server may take to end: longer than the host waits for its clients.
 const TIME_TO_END: Duration = Duration::from_secs(30);
 
 fn process(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).expect("a process"))
 }
 
-/// Time of a processor that a process has taken, in user space and in the kernel.
+/// Returns the processor time that a process has used, in user space and in the kernel.
 pub(crate) fn cpu_time(pid: u32) -> Duration {
-    // Not `/proc/PID/stat`, which counts in hundredths of a second.
+    // `/proc/PID/stat` is not precise enough: it counts in hundredths of a second.
     let time = clock_getcpuclockid(process(pid)).and_then(ClockId::now).unwrap_or_else(|_| panic!("a server has ended by itself"));
     time.into()
 }
 
-/// Where the servers find what they need, and where they run.
+/// The paths that the servers need, and the processors that are used.
 pub(crate) struct Stage {
-    /// The processor of the server, and that of the driver.
+    /// The processor of the servers and the processor of the driver.
     pub(crate) cores: (usize, usize),
-    /// The four bundled plugins.
+    /// The directory of the four bundled plugins.
     plugins: PathBuf,
-    /// The data of each kind of server, over all its runs: so the host finds its plugins compiled, as it does after every start but the first.
+    /// The data of each kind of server, shared by all of its runs. So the host finds its plugins
+    /// compiled, as it does after every start but the first.
     data: TempDir,
     native: Vec<OsString>,
 }
 
 impl Stage {
-    /// Finds what is needed, and takes this process to the driver's processor.
+    /// Finds the processors and paths, and pins this process to the driver's processor.
     pub(crate) fn new(native: Vec<OsString>) -> Self {
         let allowed = allowed_processors();
         let (&server, &driver) = (allowed.first().expect("a processor"), allowed.last().expect("a processor"));
@@ -150,12 +152,12 @@ impl Stage {
         }
     }
 
-    /// Starts the host with plugins, data and settings (`SECTION__KEY`) of the measurement's own.
+    /// Starts the host with the given plugins, data and settings (`SECTION__KEY`).
     pub(crate) fn host(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Server {
         listening(self.host_command(plugins, data, settings))
     }
 
-    /// The same with its log in `log`, as JSON, each record by itself.
+    /// Does the same, and writes the log as JSON to `log`, without collapsing repeated records.
     pub(crate) fn host_with_log(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)], log: impl Into<Stdio>) -> Server {
         let mut command = self.host_command(plugins, data, settings);
         command.env("SOCKHOP_LOG__FORMAT", "json").env("SOCKHOP_LOG__COLLAPSE", "false").stderr(log);
@@ -165,7 +167,7 @@ impl Stage {
     fn host_command(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Command {
         let mut command = self.pinned(&crate::files::binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(plugins).arg("--data").arg(data);
-        // Nobody is to be sent elsewhere before it ends.
+        // No load balancer needs time to notice that the host is going to stop.
         command.env("SOCKHOP_LOG__FILTER", "error").env("SOCKHOP_LIMITS__SHUTDOWN_UNREADY_MS", "1");
         for (key, value) in settings {
             command.env(format!("SOCKHOP_{key}"), value);
@@ -179,7 +181,8 @@ impl Stage {
         listening(command)
     }
 
-    /// `program` on the servers' processor, and with an end when this process ends, however that comes.
+    /// Returns a command that runs `program` on the servers' processor. The program is killed when
+    /// this process ends for any reason.
     fn pinned(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "taskset", "-c", &self.cores.0.to_string()]).arg(program);
@@ -187,7 +190,7 @@ impl Stage {
     }
 }
 
-/// Waits for the line that says where it listens.
+/// Starts the process and waits for the line that says where it listens.
 fn listening(mut command: Command) -> Server {
     let began = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("setpriv and taskset, of util-linux");
@@ -204,7 +207,7 @@ fn listening(mut command: Command) -> Server {
     Server { child, address, took: began.elapsed(), _output: output }
 }
 
-/// A program that was built with this one.
+/// Returns the path of a program that was built together with this one.
 fn beside(name: &str) -> PathBuf {
     std::env::current_exe().expect("this program's path").with_file_name(name)
 }
@@ -213,7 +216,7 @@ fn peers() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))
 }
 
-/// The processors that this process may use.
+/// Returns the processors that this process may use.
 fn allowed_processors() -> Vec<usize> {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list of processors").trim();

@@ -1,4 +1,5 @@
-//! How long an operator waits: for a host that starts, and for a plugin that was put into the directory.
+//! Measures how long an operator waits for a starting host, and for a plugin that was added to the
+//! directory.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,15 +9,16 @@ use crate::files::{bundled, bundled_plugin, drop_in};
 use crate::driver::{Driver, PATIENCE};
 use crate::servers::{Kind, Stage};
 
-/// Milliseconds of one round.
+/// The waiting times of one round, in milliseconds.
 #[derive(Debug)]
 pub(crate) struct Waits {
-    /// From the start of the process to its word that it listens, with the four bundled plugins compiled before. It is ready then: it listens
-    /// when the first scan is loaded.
+    /// From the start of the process to the line that says that it listens, with the four bundled
+    /// plugins already compiled. The host is then ready: it listens only after the first scan is
+    /// loaded.
     pub(crate) start: f64,
-    /// From the rename of a plugin that this host has never seen to the first answer of its event.
+    /// From the rename of a plugin that this host has never seen to the first answer to its event.
     pub(crate) never_seen: f64,
-    /// The same with what was compiled of it kept.
+    /// The same with the compiled code of the plugin in the cache.
     pub(crate) cached: f64,
 }
 
@@ -24,7 +26,7 @@ const PLUGIN: &str = "memory_logs";
 
 /// Measures one round.
 pub(crate) fn waits(stage: &Stage) -> Waits {
-    // The first start on these data compiles.
+    // The first start with these data compiles the plugins.
     drop(stage.start(Kind::Sockhop));
     let start = stage.start(Kind::Sockhop).took;
 

@@ -1,1 +1,2 @@
-//! Plugins that only tests load, each a component of its own (`examples/`): odd ones, and those that mean harm.
+//! Plugins that only tests load, each as a separate component in `examples/`: unusual ones and
+//! malicious ones.

@@ -1,4 +1,5 @@
-//! Every event gets exactly one answer. That it is one, the test's client checks for every ack.
+//! Every event gets exactly one answer. The test client checks for every ack that there is only
+//! one.
 
 use serde_json::{Value, json};
 use sockhop::config::SocketIo;
@@ -91,12 +92,13 @@ async fn deeply_nested_emits_and_replies_fit_the_stack_that_a_guest_leaves() {
     assert_eq!(code(&client.ask("deep", json!(200)).await), "plugin_failed", "deeper than JSON may nest");
 }
 
-/// Events whose names no stock client can send: the builtin implementation ends the connection, as the reference server does.
+/// Events whose names no official client can send. The builtin implementation closes the
+/// connection, as the reference server does.
 fn ends_with_builtin(packet: &str) -> bool {
     socketio() == SocketIo::Builtin && [r#"["disconnect"]"#, r#"["newListener"]"#].contains(&packet)
 }
 
-/// What can't be read is not answered: the connection is closed.
+/// An unreadable packet is not answered: the connection is closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_packet_that_is_no_event_at_all_ends_the_connection() {
     let host = TestHost::start(&[guest("lab")]).await;
@@ -138,7 +140,7 @@ async fn a_payload_that_is_not_json_is_told_apart_from_one_argument_too_many() {
         (r#"["echo","\ud800"]"#, "the payload can't be read as JSON: unexpected end of hex escape at line 1 column 8"),
     ] {
         if socketio() == SocketIo::Builtin && packet == r#"["echo",1]]"# {
-            // Not JSON at all.
+            // For the builtin implementation, this packet is not JSON at all.
             continue;
         }
         let answer = client.ask_raw(packet).await;
@@ -153,7 +155,7 @@ async fn a_full_mailbox_answers_busy_and_loses_nothing() {
     let client = host.client().await;
     let mut answers = Vec::new();
     let sleeping = client.ask_later(r#"["sleep",300]"#).await;
-    // More than the packets that may wait for a client.
+    // More packets than may wait for a client.
     for number in 0..5_000 {
         answers.push(client.ask_later(&format!(r#"["echo",{number}]"#)).await);
     }
@@ -172,7 +174,7 @@ async fn a_full_mailbox_answers_busy_and_loses_nothing() {
         }
     }
     assert_eq!(sleeping.await, Ok(json!(null)));
-    // With the one that slept, as many as a mailbox holds.
+    // Together with the sleeping event, as many events as a mailbox holds.
     assert!(replies >= 255 && busy > 0, "{replies} replies, {busy} busy");
 }
 

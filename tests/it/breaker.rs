@@ -1,4 +1,5 @@
-//! A plugin that keeps failing is contained, shown and, where it is new, taken back.
+//! A plugin that keeps failing is contained and shown to operators. A new version that keeps
+//! failing is rolled back.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -76,12 +77,13 @@ async fn a_new_version_that_fails_in_its_first_minute_goes_back_by_itself() {
     assert_eq!(client.ask("failing", json!(null)).await, json!(null));
 }
 
-/// A client from another address of this machine.
+/// Connects a client from another loopback address.
 async fn client_from(host: &TestHost, last: u8) -> TestClient {
     TestClient::connect_from(&host.url, std::net::Ipv4Addr::new(127, 0, 0, last).into()).await
 }
 
-/// Makes the plugin fail on events of `client` until it is throttled.
+/// Makes the plugin fail on events of `client` until that client is throttled. Returns the
+/// rejection.
 async fn trap_until_throttled(client: &TestClient) -> Value {
     for _ in 0..5 {
         assert_eq!(client.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
@@ -96,7 +98,7 @@ async fn clients_that_cause_failures_are_throttled_one_by_one_while_others_are_s
     let host = host(Duration::from_secs(60)).await;
     let good = host.client().await;
     let offenders = [client_from(&host, 2).await, client_from(&host, 3).await, client_from(&host, 4).await];
-    // All at once: none of them causes nearly all of the failures.
+    // The clients take turns, so that none of them causes nearly all of the failures.
     for _ in 0..4 {
         for offender in &offenders {
             assert_eq!(offender.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
@@ -108,7 +110,7 @@ async fn clients_that_cause_failures_are_throttled_one_by_one_while_others_are_s
         let throttled = offender.ask("which", json!(null)).await;
         assert_eq!(throttled["error"]["code"], json!("rate_limited"), "{throttled}");
         assert!(throttled["error"]["retry_after_ms"].as_u64().is_some_and(|ms| (1..=60_000).contains(&ms)), "{throttled}");
-        // Other plugins go on to take its events.
+        // Other plugins still handle its events.
         assert_eq!(offender.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
     }
     assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));

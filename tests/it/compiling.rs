@@ -1,4 +1,5 @@
-//! Compiling in a process of its own: what it may take, whom it holds up, and which program it is.
+//! Compilation of plugins in a separate process: its limits, what it delays, and which program it
+//! runs.
 
 #![cfg(unix)]
 
@@ -13,8 +14,8 @@ use nix::unistd::Pid;
 use serde_json::json;
 use sockhop_tests::{HostProcess, TestHost, binary, bundled_plugin, chameleon, directory_of, drop_in, eventually};
 
-/// A program in the place of the compiler: a script of the shell, in which `compile` goes on as the true compiler with what is on standard
-/// input.
+/// Creates a shell script that replaces the compiler. Its function `compile` runs the real compiler
+/// with the current standard input.
 fn compiler_script(dir: &Path, script: &str) -> PathBuf {
     let program = dir.join("compiler");
     let binary = binary();
@@ -25,13 +26,13 @@ fn compiler_script(dir: &Path, script: &str) -> PathBuf {
     program
 }
 
-/// A compiler that never ends with a file that says so, and works with any other.
+/// Creates a compiler that never finishes for plugins with `version=8`, and compiles all others.
 fn patient_compiler(dir: &Path) -> PathBuf {
     let script = "file=$(mktemp ./XXXXXX)\ncat > $file\nif grep -q version=8 $file; then exec sleep 600; fi\ncompile \"$@\" < $file";
     compiler_script(dir, script)
 }
 
-/// A compile that takes its time is waited for by nobody but its own file.
+/// A slow compilation delays only its own file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_takes_long_to_compile_holds_up_no_other_and_no_operator() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -47,12 +48,13 @@ async fn a_file_that_takes_long_to_compile_holds_up_no_other_and_no_operator() {
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=3"));
     host.until("chameleon", |row| row["version"] == "3.0.0").await;
     assert_eq!(host.row("bomb").await["state"], json!("loading"), "it is still at it");
-    // Replaced, it is given up, and so is the process that compiled it.
+    // When the file is replaced, its compilation is cancelled and the compiler's process is ended.
     drop_in(host.plugins(), "bomb.wasm", &chameleon("version=9 name=bomb claims=bomb"));
     host.until("bomb", |row| row["version"] == "9.0.0").await;
 }
 
-/// A new file may be the plugin under another name, but not for as long as it may take to compile.
+/// A new file may contain the same plugin, so a removal waits for it, but not for its whole
+/// compilation.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_whose_file_is_gone_does_not_wait_for_all_that_is_compiled() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -100,7 +102,7 @@ fn a_host_whose_program_is_removed_or_replaced_still_loads_new_plugins() {
     host.until("replaced", |row| row["state"] == "active");
 }
 
-/// Compiled code of a plugin, made by the command itself.
+/// Returns the compiled code of a plugin, made by the command itself.
 fn precompiled(plugin: &[u8]) -> Vec<u8> {
     let mut command = Command::new(binary());
     command.args(["compile-plugin", "2147483648", "60000", "0"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -112,7 +114,7 @@ fn precompiled(plugin: &[u8]) -> Vec<u8> {
     code
 }
 
-/// As on a machine that is busy with other things at the host's first start.
+/// Simulates the first start of a host on a machine that is busy with other work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compiler_that_gets_no_processor_for_longer_than_compile_ms_is_not_refused_for_it() {
     const CPU: Duration = Duration::from_millis(200);
@@ -123,7 +125,7 @@ async fn a_compiler_that_gets_no_processor_for_longer_than_compile_ms_is_not_ref
     let stopped = dir.path().join("stopped");
     let resume = async {
         let pid = eventually("a compiler that is stopped", async || std::fs::read_to_string(&stopped).ok()).await;
-        // The condition itself: so long it gets nothing.
+        // The tested condition: the compiler gets no processor for this time.
         tokio::time::sleep(CPU * 3).await;
         kill(Pid::from_raw(pid.trim().parse().expect("a process id")), Signal::SIGCONT).expect("a process to resume");
     };
@@ -147,7 +149,7 @@ async fn a_compile_that_passed_its_wall_limit_says_so_and_is_tried_again_soon() 
     host.until("chameleon", |row| row["state"] == "active").await;
 }
 
-/// While nothing is served, there is nothing that a compiler could disturb.
+/// While no plugin is served, a compiler can't disturb anything.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compiler_yields_only_once_something_is_served() {

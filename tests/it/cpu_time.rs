@@ -1,5 +1,5 @@
-//! A handler may use so much CPU time, and that is what is counted: neither the time that it waits for a processor nor that in which the
-//! whole host is stopped.
+//! The limit of a handler's CPU time counts only CPU time. It counts neither the time in which the
+//! handler waits for a processor nor the time in which the whole host is stopped.
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ async fn host() -> (HostProcess, TestClient, [TempDir; 2]) {
     let (plugins, data) = (directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
     let host = HostProcess::start(plugins.path(), data.path());
     let client = TestClient::connect(&host.url).await;
-    // The first event makes the instance.
+    // The first event creates the instance.
     assert_eq!(client.ask("echo", json!(1)).await, json!(1));
     (host, client, [plugins, data])
 }
 
-/// Waits until the host has used so much CPU time more.
+/// Waits until the host has used `more` CPU time since `before`.
 fn until_used(host: &HostProcess, before: Duration, more: Duration) {
     let until = Instant::now() + sockhop_tests::PATIENCE;
     while host.cpu_time() < before + more {
@@ -38,17 +38,18 @@ async fn time_in_which_the_host_is_stopped_is_not_the_handlers() {
     let answer = client.ask_later(r#"["run_for",500]"#).await;
     until_used(&host, before, Duration::from_millis(20));
     kill(pid, Signal::SIGSTOP).expect("a host to stop");
-    // Longer than the handler may run, and longer than it wants to.
+    // Longer than the handler's limit, and longer than the handler wants to run.
     tokio::time::sleep(LIMIT * 3).await;
     kill(pid, Signal::SIGCONT).expect("a host to continue");
     let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
     assert_eq!(answer, json!(null));
 }
 
-/// What the host itself may use meanwhile, on a busy machine. A handler that waits again and again once used 190 ms more than its limit.
+/// CPU time that the host itself may use meanwhile, on a busy machine. A handler that polls
+/// repeatedly once used 190 ms more than its limit.
 const MARGIN: Duration = Duration::from_millis(170);
 
-/// What ends it is the time that it has used, however busy the machine is.
+/// The used CPU time ends the handler, even on a busy machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_never_ends_is_ended_near_its_limit() {
     let (host, client, _directories) = host().await;

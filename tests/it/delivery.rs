@@ -1,4 +1,4 @@
-//! Who receives what: each receiver once, and nobody else.
+//! Delivery of events: each receiver gets an event once, and no other client gets it.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -68,20 +68,20 @@ async fn start_is_told_once_before_the_first_client_and_without_a_caller() {
 
 const BURST: u64 = 200;
 
-/// A host in which few packets wait in the buffer of a client.
+/// Starts a host that buffers only a few packets per client.
 async fn host_with_small_buffers(stalled: Duration, overflow_bytes: usize) -> TestHost {
     TestHost::with(&[guest("lab")], |config| {
         config.limits.outgoing_packets = NonZeroUsize::new(16).expect("not zero");
         config.limits.overflow_bytes = NonZeroUsize::new(overflow_bytes).expect("not zero");
         config.limits.stalled_reader_ms = stalled;
-        // What is in the queue of a client that polls is there until it polls or fails to answer a ping.
+        // Packets for a polling client stay queued until it polls or misses a ping.
         config.server.ping_interval_ms = stalled;
         config.server.ping_timeout_ms = stalled;
     })
     .await
 }
 
-/// The session ends, whatever it may still read.
+/// Waits until the session has ended. Packets that it still receives are discarded.
 async fn ends(session: &PollingSession) {
     eventually("the end of the session", async || session.poll().await.is_none_or(|packets| packets.ends_with("41")).then_some(())).await;
 }
@@ -90,7 +90,7 @@ async fn ends(session: &PollingSession) {
 async fn a_client_for_which_more_waits_than_its_buffer_holds_misses_nothing() {
     let host = host_with_small_buffers(sockhop_tests::PATIENCE, 4 << 20).await;
     let mut client = host.client().await;
-    // The library closes a session whose buffer has no space for a ping.
+    // The library closes a session if its buffer has no space for a ping.
     client.pinged().await;
     let bursts: Vec<_> = (0..BURST).map(|number| ("noise".to_owned(), json!(number))).collect();
     for _ in 0..5 {
@@ -98,7 +98,7 @@ async fn a_client_for_which_more_waits_than_its_buffer_holds_misses_nothing() {
         assert_eq!(client.pending(), bursts, "in their order, and before the ack");
     }
     eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
-    // Events that need no answer wait for nothing, though something waits for their client.
+    // Events without an ack don't wait, even if emits wait for their client.
     client.emit("burst", json!(BURST)).await;
     for number in 0..10 {
         client.emit("note", json!(number.to_string())).await;
@@ -107,7 +107,7 @@ async fn a_client_for_which_more_waits_than_its_buffer_holds_misses_nothing() {
     assert_eq!(client.pending(), bursts);
     let notes: Vec<_> = (0..10).map(|number| number.to_string()).collect();
     assert_eq!(client.ask("notes", me).await, json!(notes));
-    // The end of a connection comes after what waits for it.
+    // A disconnect comes after the waiting emits.
     client.emit("burst", json!(BURST)).await;
     client.ask("goodbye", json!(null)).await;
     for number in 0..BURST {
@@ -121,14 +121,14 @@ async fn a_client_for_which_more_waits_than_its_buffer_holds_misses_nothing() {
 async fn a_client_that_does_not_read_its_events_is_cut_and_leaves_no_memory_behind() {
     let host = host_with_small_buffers(Duration::from_secs(1), 4 << 20).await;
     let honest = host.client().await;
-    // Long-polling: what nobody asks for stays in the buffer.
+    // With long-polling, packets stay in the buffer until the client polls.
     let session = host.polling_session().await;
     session.send(&format!("42[\"burst\",{BURST}]")).await;
     let waiting = eventually("emits that wait", async || Some(host.figure("sockhop_overflow_bytes").await).filter(|waiting| *waiting > 0));
     assert!(waiting.await < 4 << 20);
     assert_eq!(honest.ask("echo", json!(1)).await, json!(1));
     eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
-    // What is in its buffer, if it has one, and then the end.
+    // The session delivers what is in its buffer, if it has one, and then ends.
     ends(&session).await;
 }
 
@@ -144,7 +144,8 @@ async fn a_client_for_whose_events_no_memory_is_left_is_cut_at_once() {
         sessions.push(host.polling_session().await);
     }
     let text = "x".repeat(4 << 10);
-    // More than a buffer of the library has space for, and one client's share of the memory.
+    // More than a buffer of the library has space for, and more than one client's share of the
+    // memory.
     for _ in 0..40 {
         let (status, _) = host.http("/api/emit", Some(json!({"event": "gossip", "data": text, "everyone": true}))).await;
         assert_eq!(status, 202);
@@ -159,14 +160,16 @@ async fn a_client_for_whose_events_no_memory_is_left_is_cut_at_once() {
     eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
 }
 
-/// A client can't make the host hold more for it than its share: its next events wait until it reads.
+/// A client can't make the host hold more than its share of memory: its next events wait until it
+/// reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_asks_for_without_reading_is_bounded() {
     const MEMORY: usize = 256 << 10;
     let host = host_with_small_buffers(Duration::from_secs(2), MEMORY).await;
     let session = host.polling_session().await;
     let mut honest = host.client().await;
-    // Much more than the memory, one after the other in one request: what it is answered depends on the implementation.
+    // All together need much more than the memory limit. They are sent in one request, and its
+    // response depends on the implementation.
     let bursts = vec![format!("42[\"burst\",{BURST}]"); 100].join("\u{1e}");
     let asking = async {
         let _ = session.try_send(&bursts).await;
@@ -196,7 +199,8 @@ async fn a_namespace_that_is_entered_again_gets_nothing_that_waited_before() {
     if socketio() == SocketIo::Socketioxide {
         eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
     }
-    // What was in its buffer already. The library drops a CONNECT whose answer finds no space.
+    // These are the packets that were already buffered. The library drops a CONNECT if the buffer
+    // has no space for its answer.
     let mut packets = session.poll().await.expect("a session that goes on");
     session.send("40").await;
     while !packets.contains("40{") {

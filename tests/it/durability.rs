@@ -1,4 +1,4 @@
-//! What was acknowledged is not lost.
+//! Acknowledged writes and good versions survive a kill of the host.
 
 use serde_json::json;
 use sockhop_tests::{HostProcess, TestClient, bundled_plugin, chameleon, directory_of, drop_in};
@@ -17,7 +17,7 @@ async fn an_acknowledged_write_survives_the_kill_of_the_host() {
             assert!(acknowledged.last().is_none_or(|last| *last < id), "ids grow, also over a kill: {id} after {acknowledged:?}");
             acknowledged.push(id);
         }
-        // In the middle of more, which nobody has acknowledged.
+        // The host is killed while it handles more events, which were not acknowledged.
         for _ in 0..50 {
             client.emit("memory_log_create", json!({"user_id": 1, "content": "unacknowledged"})).await;
         }
@@ -39,7 +39,7 @@ async fn an_acknowledged_write_survives_the_kill_of_the_host() {
     assert!(lost.is_empty(), "lost: {lost:?}");
 }
 
-/// Killed at any moment of loading, a host starts clean, with the last good versions.
+/// A host that is killed at any moment of loading starts cleanly, with the last good versions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_killed_while_it_loads_starts_clean_the_next_time() {
     let kills: u64 = std::env::var("SOCKHOP_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(15);
@@ -52,7 +52,8 @@ async fn a_host_killed_while_it_loads_starts_clean_the_next_time() {
         let version = client.ask("which", json!(null)).await["version"].clone();
         assert_eq!(version, json!(good.to_string()), "round {round}");
         assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
-        // A good version, or one that is none, is being loaded when the end comes: at another moment of it in each round.
+        // The host is killed while it loads a good or a broken version, at a different moment in
+        // each round.
         if round % 3 == 2 {
             drop_in(plugins.path(), "chameleon.wasm", b"broken");
         } else {

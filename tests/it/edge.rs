@@ -1,4 +1,5 @@
-//! The edge of the host: connections that keep it waiting, connections beyond its limit, and what they may take of its memory.
+//! The edge of the host: connections that send incomplete requests, connections beyond the limit,
+//! and the memory that connections may use.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -14,20 +15,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A TCP connection that can say anything.
+/// Opens a raw TCP connection.
 async fn raw(host: &TestHost) -> TcpStream {
     TcpStream::connect(host.url.trim_start_matches("http://")).await.expect("a host to connect to")
 }
 
-/// What the host says until it closes the connection.
+/// Reads until the host closes the connection.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    // A host that has not read everything resets the connection after its answer.
+    // A host that has not read the whole request resets the connection after its answer.
     let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("a connection that is closed");
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// Sends one request on a connection of its own, and returns status, head and body.
+/// Sends one request on its own connection, and returns the status, the head and the body.
 async fn ask(host: &TestHost, request: &str) -> (u16, String, String) {
     let mut stream = raw(host).await;
     stream.write_all(request.as_bytes()).await.expect("a connection to write to");
@@ -37,7 +38,7 @@ async fn ask(host: &TestHost, request: &str) -> (u16, String, String) {
     (status, head.to_owned(), body.to_owned())
 }
 
-/// Reads one whole response of a connection that stays open.
+/// Reads one complete response from a connection that stays open.
 async fn response(stream: &mut TcpStream) -> (u16, String) {
     let mut text = String::new();
     loop {
@@ -54,7 +55,7 @@ async fn response(stream: &mut TcpStream) -> (u16, String) {
     }
 }
 
-/// Begins a session over long-polling, and returns its id.
+/// Opens a session over long-polling, and returns its id.
 async fn handshake(stream: &mut TcpStream) -> String {
     stream.write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a connection");
     let (status, open) = response(stream).await;
@@ -74,7 +75,7 @@ fn number(number: usize) -> NonZeroUsize {
     NonZeroUsize::new(number).expect("a number above zero")
 }
 
-/// Deadlines that a test can wait for, and that a test on a busy machine still meets where it means to.
+/// Sets deadlines that are short enough for a test, but long enough for a busy machine.
 fn soon(config: &mut Config) {
     let soon = Duration::from_secs(1);
     config.limits.first_byte_ms = soon;
@@ -93,7 +94,8 @@ async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
         let answer = rest(&mut stream).await;
         match begun {
             "" => assert_eq!(answer, ""),
-            // Refused at once: the host speaks HTTP/1.1 only, and a frame of HTTP/2 would begin with its length.
+            // Refused at once, because the host supports only HTTP/1.1. An HTTP/2 frame would begin
+            // with its length instead.
             _ if begun == preface => assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}"),
             _ => {
                 let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("an answer to {begun:?}, not {answer:?}"));
@@ -102,7 +104,7 @@ async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
             }
         }
     }
-    // A head that comes in pieces has one deadline, not one for each piece.
+    // A head that arrives in pieces has one deadline, not one for each piece.
     let mut stream = raw(&host).await;
     let mut trickle = "GET /healthz HTTP/1.1\r\nhost: x".bytes().chain(std::iter::repeat(b'x'));
     let pieces = async {
@@ -124,7 +126,7 @@ async fn a_connection_may_be_idle_between_two_requests_for_so_long_as_is_set() {
     for _ in 0..2 {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a connection to write to");
         assert_eq!(response(&mut stream).await, (200, "alive\n".to_owned()));
-        // Longer than the deadlines of a first byte and of a head.
+        // Longer than the deadlines for the first byte and for the head.
         tokio::time::sleep(Duration::from_millis(1_200)).await;
     }
     assert_eq!(rest(&mut stream).await, "", "an idle connection is closed without a word");
@@ -147,7 +149,7 @@ async fn a_body_that_does_not_come_is_answered_408_whoever_reads_it() {
         assert_eq!(status, 408, "{path}: {head}");
         is_problem(&head, &body, 408, "timed_out");
     }
-    // Without a key, nobody waits for the body at all.
+    // Without a key, the host does not wait for the body.
     let (status, head, body) = ask(&host, "POST /api/plugins/x/rollback HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n4").await;
     assert_eq!(status, 401);
     is_problem(&head, &body, 401, "unauthorized");
@@ -171,7 +173,7 @@ async fn a_long_poll_and_a_websocket_wait_longer_than_any_deadline() {
         stream
     };
     post("40").await;
-    // Pings come between: one at once, one where the machine is busy.
+    // The host may send pings in between: one at once, and another one if the machine is busy.
     let packet = async |mut polling: TcpStream| loop {
         let (status, packets) = response(&mut polling).await;
         assert_eq!(status, 200, "{packets}");
@@ -211,7 +213,7 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
     assert_eq!(host.figure("sockhop_tcp_connections").await, 2);
     assert_eq!(host.figure("sockhop_connections_limit").await, 2);
     assert_eq!(host.figure("sockhop_connections_refused_total").await, 3);
-    // Answers of the layers for CORS and origins free a reserved slot as well.
+    // Answers of the CORS and origin layers also free a reserved slot.
     let local = "host: x\r\norigin: http://localhost:1\r\naccess-control-request-method: GET\r\n\r\n";
     let preflight = format!("OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n{local}");
     for (request, status) in [
@@ -226,7 +228,7 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
         assert!(head.contains("connection: close"), "{request}: {head}");
         assert_eq!(head.contains("access-control-allow-origin: http://localhost:1"), request.contains("localhost"), "{request}: {head}");
     }
-    // Strangers who hold all that they can get, also of the reserve.
+    // These connections take all slots that they can get, including reserved ones.
     let mut strangers = Vec::new();
     for at in 0..40 {
         let mut stranger = raw(&host).await;
@@ -259,7 +261,8 @@ async fn a_connection_in_a_reserved_slot_that_has_become_a_clients_waits_as_long
         first.write_all(health.as_bytes()).await.ok()?;
         response(&mut first).await;
         let mut second = raw(&host).await;
-        // Accepted after the second, which therefore has a reserved slot by now.
+        // This connection is accepted after the second one, which therefore has its reserved slot
+        // by now.
         ask(&host, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
         drop(first);
         eventually("the slot of the first", async || {
@@ -274,7 +277,7 @@ async fn a_connection_in_a_reserved_slot_that_has_become_a_clients_waits_as_long
         (answer.starts_with("http/1.1 200") && answer.ends_with("alive\n") && !answer.contains("connection: close")).then_some(second)
     });
     let mut stream = promoted.await;
-    // Longer than a connection in a reserved slot may wait.
+    // Longer than a connection in a reserved slot may be idle.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     stream.write_all(health.as_bytes()).await.expect("a connection to write to");
     assert_eq!(response(&mut stream).await.0, 200);
@@ -290,11 +293,11 @@ async fn a_session_that_is_closing_keeps_its_slot_until_its_events_are_handled()
     let clients = [host.client().await, host.client().await];
     for client in &clients {
         client.emit("sleep", json!(3_000)).await;
-        // The ack of an event after it says that it is being handled, or waits.
+        // This event waits in the mailbox behind the sleeping one.
         client.emit("note", json!("after")).await;
     }
     drop(clients);
-    // The connection that asks is one itself.
+    // The connection that requests the metrics is counted too.
     eventually("two TCP connections that are closed", async || (host.figure("sockhop_tcp_connections").await <= 1).then_some(())).await;
     assert_eq!(host.figure("sockhop_sessions").await, 2);
     let (status, head, body) = ask(&host, "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n").await;
@@ -335,7 +338,8 @@ async fn all_mailboxes_together_have_no_more_than_their_memory() {
     eventually("mailboxes that are empty", async || (host.figure("sockhop_mailbox_bytes").await == 0).then_some(())).await;
 }
 
-/// Events that were answered `busy` for want of the host's memory.
+/// Counts the events that were answered with `busy` because the host's memory for mailboxes was
+/// used up.
 fn busy(client: &mut TestClient) -> usize {
     let is_busy = |(event, data): &(String, Value)| {
         event == "error" && data["code"] == "busy" && data["message"].as_str().is_some_and(|message| message.contains("all connections"))
@@ -393,7 +397,7 @@ async fn a_page_may_send_the_headers_that_it_asks_for_unless_others_are_named() 
                      access-control-request-method: POST\r\naccess-control-request-headers: x-tenant\r\n\r\n";
     let allowed_headers = async |named: &[&str]| {
         let host = TestHost::with(&[], |config| {
-            // Of a sandboxed frame, or a file.
+            // The origin of a sandboxed frame or of a file.
             config.server.allowed_origins = vec![AllowedOrigin::parse("null").expect("an origin")];
             let headers = || named.iter().map(|name| name.parse().expect("the name of a header")).collect();
             config.server.allowed_headers = (!named.is_empty()).then(headers);
@@ -409,7 +413,7 @@ async fn a_page_may_send_the_headers_that_it_asks_for_unless_others_are_named() 
     assert_eq!(allowed_headers(&["x-request-id"]).await, "x-request-id,content-type,authorization");
 }
 
-/// What a command that should end by itself says, and how it ends.
+/// Runs a command that should end by itself, and returns its output and exit status.
 fn output(mut command: Command) -> Output {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command runs");
     let until = Instant::now() + PATIENCE;
@@ -424,7 +428,7 @@ fn output(mut command: Command) -> Output {
     child.wait_with_output().expect("its output")
 }
 
-/// What `sockhop serve` says on its two streams before it ends by itself.
+/// Returns the output of a `sockhop serve` that refuses to start.
 fn refusal(plugins: &Path, data: &Path, environment: &[(&str, &str)]) -> String {
     let mut command = serve(plugins, data);
     command.envs(environment.iter().copied());
@@ -485,7 +489,7 @@ async fn a_name_in_the_listen_address_is_looked_up() {
     assert!(host.url.starts_with("http://127.0.0.1:"), "{}", host.url);
 }
 
-/// `sockhop serve` in a shell that allows its process so many file descriptors.
+/// Returns a command that runs `sockhop serve` in a shell with this limit of file descriptors.
 #[cfg(unix)]
 fn with_descriptors(plugins: &Path, data: &Path, most: u64) -> Command {
     let inner = serve(plugins, data);
@@ -533,7 +537,7 @@ async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() 
             drop_in(plugins.path(), &format!("{name}.wasm"), &bytes)
         })
         .collect();
-    // Sixteen were reckoned with, and each further one may take eight.
+    // The limit includes sixteen plugins. Each further plugin may use eight descriptors.
     eventually("fewer connections", async || (limit() == before - (MORE - 16) * 8).then_some(())).await;
     for file in &files[..4] {
         std::fs::remove_file(file).expect("a plugin that is removed");
@@ -552,7 +556,7 @@ async fn where_clients_have_all_their_descriptors_state_is_read_and_operators_ar
     let address = host.url.trim_start_matches("http://");
     let mut idle = Vec::new();
     for _ in 0..400 {
-        // Those that the host refuses are closed by it.
+        // The host closes the connections that it refuses.
         idle.push(TcpStream::connect(address).await.expect("a host to connect to"));
     }
     let health = eventually("the host's health", async || {

@@ -1,4 +1,5 @@
-//! Files and handlers that should not be: each is refused or ended with a reason, and everything else goes on.
+//! Invalid files and misbehaving handlers: each is refused or ended with a reason, and everything
+//! else continues.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +14,7 @@ async fn host() -> TestHost {
     host
 }
 
-/// A component around one core module, as text.
+/// Returns a component with one core module, given as text.
 fn component(module: &str) -> Vec<u8> {
     wat::parse_str(format!("(component (core module {module}))")).expect("a component")
 }
@@ -26,7 +27,7 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Each stands where a good version stood before: that one goes on, and the reason is shown.
+/// Each file replaces a good version. The good version keeps serving, and the reason is shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_before_goes_on() {
     let good = chameleon("version=2");
@@ -43,7 +44,8 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
         ("another version", replaced(&good, b"sockhop:plugin/registry@0.1.1", b"sockhop:plugin/registry@0.9.0"), "was built against"),
         ("a foreign import", wat::parse_str(r#"(component (import "acme:db/sql" (instance)))"#).expect("a component"), "acme:db/sql"),
         ("deep nesting", component(&deep), ""),
-        // Compiled to their end or not, as the machine is fast: the host goes on, and the next file has its turn.
+        // Whether these compile in time depends on the machine. In both cases the host continues
+        // with the next file.
         ("a huge function", component(&huge), ""),
         ("many functions", component(&many), ""),
         ("register traps", chameleon("version=2 register=trap"), "trapped"),
@@ -64,7 +66,7 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
     ];
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
         config.limits.register_cpu_ms = Duration::from_secs(2);
-        // So that one that spins uses up its CPU time first, however busy the machine is.
+        // A handler that spins must use up its CPU time first, even on a busy machine.
         config.limits.event_wall_ms = PATIENCE;
         config.limits.compile_wall_ms = Duration::from_secs(20);
     })
@@ -112,7 +114,7 @@ async fn a_symbolic_link_counts_as_what_it_points_to() {
     host.until("linked", |row| row["version"] == "7.0.0").await;
 }
 
-/// Its file's name stands in answers over HTTP and in what the host remembers, and neither may fail for it.
+/// The file name appears in HTTP answers and in stored data, which must both work with such a name.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_whose_file_name_is_not_utf_8_is_served_and_disturbs_no_other() {
@@ -188,7 +190,7 @@ async fn two_files_of_one_name_are_told_so_and_the_first_serves() {
     assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("1"));
 }
 
-/// What a handler does wrong ends that event, and the next one works.
+/// A fault in a handler fails only that event. The next event works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_misbehaves_is_ended_and_the_next_event_works() {
     let host = host().await;
@@ -217,7 +219,8 @@ async fn a_handler_that_misbehaves_is_ended_and_the_next_event_works() {
     assert_eq!(client.pending(), []);
 }
 
-/// A directory in whose place stands a file: as unwritable as a full disk.
+/// Creates a file where a directory is expected, so that nothing can be written there, as on a full
+/// disk.
 fn block(path: &Path) {
     std::fs::write(path, "in the way").expect("a file");
 }
@@ -262,7 +265,7 @@ async fn a_damaged_cache_entry_is_compiled_again() {
     assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
 }
 
-/// While one plugin spins on all of its instances, another is answered.
+/// While one plugin spins on all of its instances, another plugin still answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn spinning_handlers_of_one_plugin_do_not_keep_another_from_answering() {
     let host = host().await;
@@ -281,7 +284,8 @@ async fn spinning_handlers_of_one_plugin_do_not_keep_another_from_answering() {
     }
 }
 
-/// More than an instance has by default: the guest can say it here, and the host does not take it.
+/// The text needs more memory than an instance has by default. With a higher limit, the guest can
+/// create it, but the host rejects it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_sends_200_mb_to_the_host_is_ended() {
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
@@ -311,7 +315,8 @@ async fn a_guest_that_fills_tables_gets_no_more_than_the_memory_that_it_may_have
     .await;
     drop_in(host.plugins(), "tables.wasm", &table_filler());
     host.until("tables", |row| row["state"] == "active").await;
-    // A page of memory is taken already, and some elements of the component's own tables; an element is a pointer.
+    // One page of memory and some elements of the component's own tables are already in use. An
+    // element has the size of a pointer.
     let (elements, own) = ((MEMORY - (64 << 10)) / size_of::<usize>(), 32);
     let filled = host.client().await.ask("fill", json!(null)).await.as_u64().expect("a number") as usize;
     assert!((elements - own..=elements).contains(&filled), "{filled} of {elements}");
@@ -357,7 +362,8 @@ async fn a_data_directory_that_may_not_be_written_is_named_and_a_cache_that_may_
     for part in ["cache", "plugins"] {
         assert_eq!(std::fs::read_dir(data.path().join(part)).expect("a directory").count(), 0);
     }
-    // An operator's word is followed, and he is told that the next start won't know it.
+    // The operator's command takes effect, but it reports that the next start will not know about
+    // it.
     let say = |word: &str| {
         let mut command = std::process::Command::new(sockhop_tests::binary());
         command.args(["plugins", word, "connection", "--url", &host.url, "--data"]).arg(data.path()).output().expect("the command runs")
@@ -370,7 +376,8 @@ async fn a_data_directory_that_may_not_be_written_is_named_and_a_cache_that_may_
     assert!(say("disable").status.success(), "said again when it can be remembered");
 }
 
-/// What concerns a file before it has said its name is settable for one plugin as well: by the name of its file.
+/// Limits that apply before a plugin has registered its name can also be set for one plugin, by the
+/// name of its file.
 #[tokio::test(flavor = "multi_thread")]
 async fn loading_has_limits_of_one_plugin_too() {
     use std::num::{NonZeroU64, NonZeroUsize};

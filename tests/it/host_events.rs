@@ -1,4 +1,5 @@
-//! Plugins are told of every connection, in order, whatever another plugin does, and also after they did not serve for a while.
+//! Plugins are told of every connection in order, independently of other plugins, and also after a
+//! time in which they did not serve.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -17,7 +18,7 @@ async fn id(client: &TestClient) -> String {
     client.ask("presence_id", json!(null)).await.as_str().expect("an id").to_owned()
 }
 
-/// What the plugin was told, once that is `count` things.
+/// Waits until the plugin was told of at least `count` events, and returns them.
 async fn told(client: &TestClient, count: usize) -> Vec<String> {
     eventually("the plugin to be told", async || {
         let told = client.ask("told", json!(null)).await;
@@ -42,7 +43,7 @@ async fn set(host: &TestHost, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_connect_delays_the_plugins_own_events_and_no_others() {
-    // Nothing but the gate ends a handler that is held.
+    // Only the gate must end a held handler, so the limits are very high.
     let host = host(|config| {
         config.limits.event_wall_ms = sockhop_tests::PATIENCE * 10;
         config.limits.event_cpu_ms = sockhop_tests::PATIENCE * 10;
@@ -53,7 +54,7 @@ async fn a_slow_connect_delays_the_plugins_own_events_and_no_others() {
     let mut clients = Vec::new();
     for number in 0..20 {
         let client = host.client().await;
-        // While every `$connect` before it is still being handled, or waits.
+        // At this time, each earlier `$connect` is still running or waiting.
         assert_eq!(client.ask("ping", json!({"timestamp": number})).await["timestamp"], json!(number));
         let own = client.ask_later(r#"["presence_id",null]"#).await;
         clients.push((client, own));
@@ -76,7 +77,7 @@ async fn a_disabled_plugin_is_told_in_order_when_it_is_enabled() {
     let me = id(&first).await;
     set(&host, "disable").await;
     drop(host.client().await);
-    // Nothing waits for the plugin: the connection is gone.
+    // No event of this client is waiting for the plugin, because the connection has ended.
     until_connections(&host, 1).await;
     let third = host.client().await;
     assert_eq!(third.ask("told", json!(null)).await["error"]["code"], json!("unavailable"));
@@ -85,7 +86,7 @@ async fn a_disabled_plugin_is_told_in_order_when_it_is_enabled() {
         eventually("the plugin to serve", async || third.ask("presence_id", json!(null)).await.as_str().map(str::to_owned)).await;
     let told = told(&third, 4).await;
     assert_eq!(told[0], format!("+{me}"));
-    // In order for each connection; connections do not wait for each other.
+    // The order is kept for each connection. Connections do not wait for each other.
     let others: Vec<_> = told[1..].iter().filter(|line| line[1..] != third_id).collect();
     let [begin, end] = others.as_slice() else { panic!("{told:?}") };
     assert!(begin.starts_with('+') && end.starts_with('-') && begin[1..] == end[1..], "{told:?}");
@@ -105,7 +106,7 @@ async fn a_plugin_whose_breaker_was_open_is_told_when_it_closes() {
     assert_eq!(host.row("presence").await["state"], json!("quarantined"));
     drop(host.client().await);
     until_connections(&host, 1).await;
-    // Nobody asks the plugin: what waits for it is the probe.
+    // No client sends an event to the plugin, so a waiting host event is the probe.
     host.until("presence", |row| row["state"] == "active").await;
     let told = told(&client, 3).await;
     assert!(told[1].starts_with('+') && told[2].starts_with('-') && told[1][1..] == told[2][1..], "{told:?}");
@@ -137,7 +138,7 @@ async fn a_plugin_that_missed_too_much_reads_the_connections_again() {
         (last == expected).then_some(())
     })
     .await;
-    // From then on it is told again.
+    // After that, the plugin is told of new connections again.
     let late = host.client().await;
     expected.push(format!("+{}", id(&late).await));
     assert_eq!(told(&late, expected.len()).await, expected);
@@ -151,7 +152,7 @@ async fn a_plugin_that_is_loaded_beside_connections_reads_them() {
     let host = TestHost::start(&[bundled_plugin("connection")]).await;
     let client = host.client().await;
     let other = host.client().await;
-    // Each is known when its first event is answered.
+    // The host knows a connection once its first event is answered.
     for client in [&client, &other] {
         assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
     }
@@ -166,7 +167,7 @@ async fn a_plugin_that_is_loaded_beside_connections_reads_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_fails_to_read_the_connections_reads_them_again() {
-    // Three connections do not fit, and one does.
+    // The list of three connections exceeds the limit, and the list of one does not.
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
         config.limits.effects_bytes = NonZeroUsize::new(80).expect("not zero");
     })

@@ -1,4 +1,4 @@
-//! What business systems and operators find over HTTP.
+//! The HTTP API for business systems and operators.
 
 use serde_json::{Value, json};
 use sockhop_tests::{TestHost, bundled_plugin, guest};

@@ -1,4 +1,5 @@
-//! What becomes of a client that goes: all it said is handled, then `$disconnect`, and nothing of it stays.
+//! The end of a connection: all received events are handled, then `$disconnect`, and nothing of the
+//! client remains.
 
 use serde_json::{Value, json};
 use sockhop_tests::{TestHost, eventually, guest};
@@ -13,7 +14,7 @@ async fn a_client_that_vanishes_has_its_queue_handled_before_disconnect_comes() 
     for number in 0..50 {
         leaver.emit("note", json!(number.to_string())).await;
     }
-    // The ack of an event in another queue: whatever was written before it has arrived when the host has handled the first note.
+    // The TCP connection ends without a disconnect packet, after all events were written to it.
     drop(leaver);
     let mut notes = Value::Null;
     for _ in 0..600 {
@@ -43,7 +44,8 @@ async fn ten_thousand_clients_that_join_and_vanish_leave_no_membership() {
             let url = host.url.clone();
             round.spawn(async move {
                 let client = sockhop_tests::TestClient::connect(&url).await;
-                // Not waited for: the join may come before, with or after the end of the connection.
+                // The test does not wait for an ack, so the join may be handled before, with or
+                // after the end of the connection.
                 client.emit("enter", Value::Null).await;
             });
         }
@@ -52,10 +54,11 @@ async fn ten_thousand_clients_that_join_and_vanish_leave_no_membership() {
             done.expect("a client");
         }
     }
-    // Every connection's end is told to the plugin, after all that its client had said: only then is nobody to be found.
+    // The plugin is told of every disconnect after the events of that client. Only then must the
+    // room be empty.
     let mut gone = 0;
     for asked_before in 0..1_200 {
-        // Each question counts as well.
+        // Each question is counted as well.
         gone = watcher.ask("gone", json!(null)).await.as_u64().expect("a count") - asked_before;
         if gone == ROUNDS as u64 {
             break;
@@ -80,7 +83,7 @@ async fn ten_thousand_clients_that_join_and_vanish_leave_no_membership() {
 async fn a_handler_can_end_its_callers_connection_after_its_effects() {
     let host = TestHost::start(&[guest("lab")]).await;
     let mut client = host.client().await;
-    // The answer comes before the end.
+    // The answer arrives before the disconnect.
     assert_eq!(client.ask("goodbye", Value::Null).await, json!(null));
     client.expect("noise").await;
     client.closed().await;
@@ -97,7 +100,7 @@ async fn a_host_that_stops_ends_what_was_begun_and_tells_every_end() {
     let watcher = host.client().await;
     let mut asked_before = 0;
     eventually("the slow handler to run", async || {
-        // Each question counts as well.
+        // Each question is counted as well.
         let began = watcher.ask("began", json!(null)).await.as_u64().expect("a count") - asked_before;
         asked_before += 1;
         Some(()).filter(|()| began == 1)
@@ -110,13 +113,13 @@ async fn a_host_that_stops_ends_what_was_begun_and_tells_every_end() {
     assert_eq!(notes, json!(["slow", "$disconnect in lab"]));
 }
 
-/// A burst is no reason to keep its memory.
+/// The host must give the memory of a burst back.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_seconds_after_a_burst_the_hosts_memory_is_where_it_was() {
     let (plugins, data) = (sockhop_tests::directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
     let host = sockhop_tests::HostProcess::start(plugins.path(), data.path());
     let client = sockhop_tests::TestClient::connect(&host.url).await;
-    // What the first event makes is kept for the next: an instance.
+    // The first event creates an instance, which is kept for later events.
     client.ask("echo", json!(0)).await;
     let (resident, before) = (host.resident(), host.allocated());
     let mut answers = Vec::new();
@@ -127,7 +130,7 @@ async fn ten_seconds_after_a_burst_the_hosts_memory_is_where_it_was() {
         tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
     }
     let burst = host.allocated();
-    // The promise is about this time: nothing else ends it.
+    // The promise is about this time, so the test can't wait for a condition.
     tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     let after = host.allocated();
     assert!(after <= before + resident / 10, "{before} bytes of {resident} before, {burst} at its end, {after} ten seconds later");

@@ -1,4 +1,5 @@
-//! Symbolic links on the way to plugins: when one is switched, or what it leads to changes, the host is told. Its slow rescan never comes.
+//! Symbolic links to plugins: the host notices when a link is switched or its target changes. The
+//! periodic rescan is too slow to play a role here.
 
 #![cfg(unix)]
 
@@ -8,14 +9,15 @@ use std::path::Path;
 use sockhop_tests::{HostProcess, chameleon};
 use tempfile::TempDir;
 
-/// A host and the directory in which its plugin directory and all releases are.
+/// A host, and the directory that contains its plugin directory and all releases.
 struct Linked {
     root: TempDir,
     _data: TempDir,
     host: HostProcess,
 }
 
-/// Releases with one version each, of which `plugins` leads to the first.
+/// Creates releases with one version each, and starts a host. `link` must make `plugins` lead to
+/// the first release.
 fn releases(link: impl FnOnce(&Path)) -> Linked {
     let (root, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     for version in 1..=3 {
@@ -28,7 +30,7 @@ fn releases(link: impl FnOnce(&Path)) -> Linked {
     Linked { root, _data: data, host }
 }
 
-/// Lets `link` lead to `target`, as deployments do: by a rename.
+/// Makes `link` point to `target`, in the way of deployments: by a rename.
 fn switch(link: &Path, target: &str) {
     let new = link.with_file_name(".switched");
     symlink(target, &new).expect("a link");
@@ -52,7 +54,7 @@ fn a_plugin_directory_that_is_a_switched_link_is_noticed() {
         switch(&linked.root.path().join("current"), &format!("releases/{version}"));
         linked.serves(version);
     }
-    // What is in the new directory is watched as well.
+    // The contents of the new directory are watched as well.
     sockhop_tests::drop_in(&linked.root.path().join("releases/1"), "chameleon.wasm", &chameleon("version=2"));
     linked.serves(2);
 }
@@ -75,7 +77,7 @@ fn a_plugin_that_is_a_link_is_noticed_when_its_target_changes_or_a_link_on_the_w
     linked.serves(3);
 }
 
-/// As `mv` puts another directory in its place.
+/// The directory is replaced as with `mv`.
 #[test]
 fn a_plugin_directory_that_is_replaced_is_noticed() {
     let linked = releases(|root| {

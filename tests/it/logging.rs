@@ -1,4 +1,5 @@
-//! What the host writes of itself: a log that can't be written harms nobody, and one that can be is complete, short and honest.
+//! The host's log: a log that can't be written does not affect the host, and any other log is
+//! complete, short and safe against forged text.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write};
@@ -9,17 +10,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sockhop_tests::{HostProcess, TestClient, binary, bundled_plugin, chameleon, directory_of, drop_in, guest};
 
-/// Bytes that a pipe holds on Linux.
+/// Capacity of a pipe on Linux, in bytes.
 const PIPE: usize = 64 << 10;
 
-/// A pipe that nobody reads, and that is full. The reader must live as long as the host: without it, writing fails instead.
+/// Returns a full pipe that is not read. The reader must live as long as the host, because without
+/// it writing fails instead.
 fn full_pipe() -> (PipeReader, Stdio) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     writer.write_all(&vec![b'x'; PIPE]).expect("room for what a pipe holds");
     (reader, writer.into())
 }
 
-/// A pipe whose reader has gone.
+/// Returns a pipe whose reader is closed.
 fn closed_pipe() -> Stdio {
     std::io::pipe().expect("a pipe").1.into()
 }
@@ -28,7 +30,7 @@ fn full_disk() -> Stdio {
     File::options().write(true).open("/dev/full").expect("a device that is always full").into()
 }
 
-/// A host with the plugin `lab`, which may fail as often as it likes.
+/// Starts a host with the plugin `lab`, whose circuit breaker never opens.
 fn lab(data: &Path, settings: &[(&str, &str)], stderr: Stdio) -> (tempfile::TempDir, HostProcess) {
     let plugins = directory_of(&[guest("lab")]);
     let host = HostProcess::with(plugins.path(), data, |command| {
@@ -40,7 +42,8 @@ fn lab(data: &Path, settings: &[(&str, &str)], stderr: Stdio) -> (tempfile::Temp
     (plugins, host)
 }
 
-/// What a host owes its clients and operators, whatever becomes of its log.
+/// Checks that clients and operators are served although the log can't be written. Returns how many
+/// log lines were dropped.
 async fn serves_as_ever(what: &str, plugins: &Path, mut host: HostProcess) -> f64 {
     let client = TestClient::connect(&host.url).await;
     for _ in 0..3 {
@@ -52,7 +55,7 @@ async fn serves_as_ever(what: &str, plugins: &Path, mut host: HostProcess) -> f6
     assert_eq!(client.ask("later", json!(null)).await["version"], "1", "{what}");
     assert_eq!(host.http("/api/plugins/later/disable", Some(json!({}))).0, 200, "{what}");
     assert_eq!(client.ask("later", json!(null)).await["error"]["code"], "unavailable", "{what}");
-    // The next host has the same data.
+    // The next host uses the same data.
     assert_eq!(host.http("/api/plugins/later/enable", Some(json!({}))).0, 200, "{what}");
     assert_eq!(host.http("/healthz", None).0, 200, "{what}");
     let dropped = dropped(&host);
@@ -62,7 +65,7 @@ async fn serves_as_ever(what: &str, plugins: &Path, mut host: HostProcess) -> f6
     dropped
 }
 
-/// The figure of lines that were dropped.
+/// Returns the metric of dropped log lines.
 fn dropped(host: &HostProcess) -> f64 {
     let (_, metrics) = host.http("/metrics", None);
     let line = metrics.as_str().expect("text").lines().find_map(|line| line.strip_prefix("sockhop_log_lines_dropped_total "));
@@ -71,7 +74,7 @@ fn dropped(host: &HostProcess) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_whose_log_can_not_be_written_serves_reloads_and_stops_as_ever() {
-    // One directory for all: the plugins are compiled once.
+    // All hosts share one data directory, so that the plugins are compiled only once.
     let data = tempfile::tempdir().expect("a directory");
     for format in ["text", "json"] {
         let settings = [("FORMAT", format), ("FILTER", "info")];
@@ -121,7 +124,7 @@ fn a_host_starts_whether_anybody_reads_its_output() {
             let address = lines
                 .find_map(|line| line.split_once("listening listen=")?.1.split(' ').next().map(str::to_owned))
                 .expect("where it listens");
-            // Read to its end, so that the pipe never breaks.
+            // The log is read to its end, so that the pipe never breaks.
             std::thread::spawn(move || lines.count());
             format!("http://{address}")
         });
@@ -145,7 +148,7 @@ fn a_command_whose_reader_has_gone_ends_quietly_and_one_on_a_full_disk_says_so()
     assert_eq!(closed_too.expect("it runs").code(), Some(1));
 }
 
-/// The lines of a log to its end, after the host was told to stop.
+/// Stops the host and returns all lines of its log.
 fn stopped(mut host: HostProcess) -> Vec<String> {
     let mut log = host.take_stderr();
     let reading = std::thread::spawn(move || {
@@ -156,7 +159,7 @@ fn stopped(mut host: HostProcess) -> Vec<String> {
     reading.join().expect("a reader").expect("UTF-8").lines().map(str::to_owned).collect()
 }
 
-/// The value of a field in a line of text.
+/// Returns the value of a field in a line of a text log.
 fn field<'line>(line: &'line str, name: &str) -> Option<&'line str> {
     let rest = line.split_once(&format!(" {name}="))?.1;
     match rest.strip_prefix('"') {
@@ -185,7 +188,8 @@ async fn repeats_become_one_line_a_second_with_their_number_and_the_last_id() {
     assert_eq!(lines.last().and_then(|line| field(line, "id")), ids.last().map(String::as_str));
 }
 
-/// Text that would be a line, a field or an instruction to a terminal, where it was written as it is.
+/// Text that would form a line, a field or a terminal control sequence if it were written
+/// unescaped.
 const FORGED: &str = "all well plugin=bank event=pay code=\"ok\"\u{202e}\u{2028}\u{1b}[2J";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +212,7 @@ async fn text_of_plugins_and_clients_can_not_look_like_the_hosts_own() {
     }
 }
 
-/// A line of text without its quoted values.
+/// Returns a line of a text log without its quoted values.
 fn outside_of_quotes(line: &str) -> String {
     let escapes_gone = line.replace("\\\\", "").replace("\\\"", "");
     escapes_gone.split('"').step_by(2).collect()
@@ -242,7 +246,7 @@ fn every_line_of_a_json_log_is_one_object() {
         command.stderr(Stdio::piped()).env("SOCKHOP_LOG__FORMAT", "json").env("SOCKHOP_LOG__FILTER", "debug");
     };
     let first = HostProcess::with(plugins.path(), data.path(), json);
-    // A second one that can't start.
+    // A second host on the same data, which can't start.
     let mut second = Command::new(binary());
     second.args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(plugins.path()).arg("--data").arg(data.path());
     json(&mut second);
@@ -277,7 +281,7 @@ fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
     assert!(errors.contains("no plugin today") && !errors.contains('\x1b'), "{errors:?}");
 }
 
-/// The records of a JSON log, as `(target, fields)`.
+/// Returns the records of a JSON log, as `(target, fields)`.
 fn records(lines: &[String]) -> Vec<(String, Value)> {
     let parse = |line: &String| {
         let mut document: Value = serde_json::from_str(line).expect("JSON");

@@ -1,4 +1,4 @@
-//! Everything that needs a socket or a plugin. One binary: it links once.
+//! All tests that need a socket or a plugin. They are one binary, which is linked only once.
 
 #![allow(
     clippy::unwrap_used,

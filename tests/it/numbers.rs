@@ -1,11 +1,11 @@
-//! Numbers keep their value on the whole way: from a client through host and plugin to a client.
+//! Numbers keep their value on the whole way from a client through host and plugin to a client.
 
 use serde_json::{Value, json};
 use sockhop::event::Json;
 use sockhop::schema::Schema;
 use sockhop_tests::{TestHost, bundled_plugin, guest};
 
-/// `double` as JavaScript's `JSON.stringify` writes it.
+/// Formats `double` as JavaScript's `JSON.stringify` does.
 fn stringify(double: f64) -> String {
     match double.abs() {
         0.0 => "0".to_owned(),
@@ -15,7 +15,7 @@ fn stringify(double: f64) -> String {
     }
 }
 
-/// Finite doubles with random bits, the same in each run (xorshift64).
+/// Returns finite doubles with random bits, the same in each run (xorshift64).
 fn random_doubles() -> impl Iterator<Item = f64> {
     let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(move || {
@@ -27,7 +27,7 @@ fn random_doubles() -> impl Iterator<Item = f64> {
     .filter(|double| double.is_finite())
 }
 
-/// Readings of a clock with a fraction, as `performance.now()` gives them.
+/// Returns clock readings with a fraction, like those of `performance.now()`.
 fn readings() -> impl Iterator<Item = f64> {
     (1..).map(|reading| f64::from(reading) * 1234.567 / 7.0)
 }
@@ -70,7 +70,7 @@ async fn a_plugin_gives_every_number_back_as_it_came() {
     let host = TestHost::start(&[guest("lab"), bundled_plugin("connection")]).await;
     let mut client = host.client().await;
     client.expect("connected").await;
-    // Several thousand numbers in one payload, for a handler that takes any JSON.
+    // Thousands of numbers in one payload, for a handler that accepts any JSON.
     let doubles: Vec<f64> = random_doubles().take(2_000).chain(readings().take(2_000)).collect();
     let array: Vec<String> = doubles.iter().copied().map(stringify).collect();
     let echoed = client.ask_raw(&format!(r#"["echo",[{}]]"#, array.join(","))).await;
@@ -79,12 +79,12 @@ async fn a_plugin_gives_every_number_back_as_it_came() {
     for (back, sent) in echoed.iter().zip(&doubles) {
         assert_same(back, *sent);
     }
-    // One in a typed field: its reply, and what it emits.
+    // One number in a typed field, in the reply and in the emitted event.
     for reading in readings().take(300) {
         let reply = client.ask_raw(&format!(r#"["ping",{{"timestamp":{}}}]"#, stringify(reading))).await;
         assert_same(&reply["timestamp"], reading);
         assert_same(&client.expect("pong").await["timestamp"], reading);
     }
-    // Integers beyond 2^53 keep all their digits, which a double could not hold.
+    // Integers beyond 2^53, which a double could not hold, keep all their digits.
     assert_eq!(client.ask_raw(r#"["echo",[9007199254740993,18446744073709551615]]"#).await, json!([9_007_199_254_740_993_u64, u64::MAX]));
 }

@@ -1,4 +1,5 @@
-//! What operators decided holds, whatever becomes of files, directories and the host.
+//! Decisions of operators stay in force after changes of files and directories and after restarts
+//! of the host.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,7 @@ fn serves(version: &str) -> impl Fn(&Value) -> bool {
     move |row| row["version"] == version.as_str() && row["state"] == "active"
 }
 
-/// A host in which these versions of `chameleon` have served, one after the other.
+/// Starts a host in which these versions of `chameleon` have served, one after the other.
 async fn host_after(versions: &[&str], data: &Path) -> TestHost {
     let host = TestHost::with_data(&[bundled_plugin("connection")], data).await;
     for version in versions {
@@ -42,7 +43,8 @@ async fn a_plugin_whose_file_was_away_comes_back_to_what_was_decided() {
     let row = operate(&host, "enable").await;
     assert_eq!(row["kept"].as_array().map(Vec::len), Some(2), "{row}");
     assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("1"));
-    // Another content is followed, and what served before can still be gone back to.
+    // A file with new content is served, and the previous version is still available for a
+    // rollback.
     std::fs::remove_file(&file).expect("a file to remove");
     host.until("chameleon", Value::is_null).await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=3"));
@@ -73,7 +75,7 @@ async fn a_plugin_without_a_file_is_remembered_over_a_restart_until_it_is_forgot
     assert_eq!(host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.0, 409, "there is nothing to go back to");
 }
 
-/// Waits until the host says whether the plugin directory is as it should be.
+/// Waits until the metric for the plugin directory has the value `ok`.
 async fn until_directory_is(host: &TestHost, ok: u8) {
     let line = format!("sockhop_plugin_directory_ok {ok}");
     eventually("the gauge of the directory", async || {
@@ -123,7 +125,7 @@ async fn a_directory_that_stays_empty_serves_nothing() {
     assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["error"]["code"], json!("unknown_event"));
 }
 
-/// A version that can't read the records of the one before is no better than one that traps.
+/// A version that can't read the records of the previous version is treated like one that traps.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_cannot_read_what_is_stored_fails_and_goes_back_in_its_first_minute() {
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
@@ -177,7 +179,8 @@ async fn a_quarantined_plugin_says_why() {
     assert_eq!(operate(&host, "enable").await["last_error"], json!(null));
 }
 
-/// Exit status and all that was printed by `sockhop`, with the data directory in place of the address and the key.
+/// Runs `sockhop` with this data directory, from which it reads the address and the key. Returns
+/// the exit status and both outputs.
 fn sockhop(data: &Path, arguments: &[&str]) -> (i32, String) {
     let output =
         Command::new(binary()).args(arguments).arg("--data").arg(data).env_remove("SOCKHOP_KEY").output().expect("the command runs");
@@ -194,7 +197,7 @@ fn file_in(dir: &Path, name: &str, bytes: &[u8]) -> String {
 fn a_newcomer_that_was_refused_stays_so_after_a_restart_whatever_its_file_is_called() {
     let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let host = HostProcess::start(plugins.path(), data.path());
-    // Before `connection.wasm` in the order of the files.
+    // The file comes before `connection.wasm` in the order of the files.
     drop_in(plugins.path(), "a_collider.wasm", &chameleon("version=1 name=collider claims=ping"));
     let is_refused = |row: &Value| {
         let reason = row["last_error"]["reason"].as_str().unwrap_or_default();
@@ -205,7 +208,7 @@ fn a_newcomer_that_was_refused_stays_so_after_a_restart_whatever_its_file_is_cal
     let host = HostProcess::start(plugins.path(), data.path());
     assert_eq!((&host.row("connection")["state"], &host.row("connection")["last_error"]), (&json!("active"), &json!(null)));
     host.until("collider", is_refused);
-    // When it is free, the newcomer has it.
+    // When the event is free, the new plugin gets it.
     std::fs::remove_file(plugins.path().join("connection.wasm")).expect("a file to remove");
     host.until("collider", |row| row["state"] == "active");
 }
@@ -218,7 +221,7 @@ fn a_plugin_whose_file_was_away_for_a_moment_takes_back_what_a_newcomer_took() {
     let (away, back) = (|| std::fs::rename(&file, &aside).expect("a file"), || std::fs::rename(&aside, &file).expect("a file"));
     let is = |state| move |row: &Value| row["state"] == state;
     let host = start();
-    // Before `connection.wasm` in the order of the files.
+    // The file comes before `connection.wasm` in the order of the files.
     drop_in(plugins.path(), "a_collider.wasm", &chameleon("version=1 name=collider claims=ping"));
     host.until("collider", is("failed"));
     away();
@@ -226,7 +229,7 @@ fn a_plugin_whose_file_was_away_for_a_moment_takes_back_what_a_newcomer_took() {
     back();
     host.until("connection", is("active"));
     host.until("collider", is("failed"));
-    // The same if the host was restarted meanwhile, before or after the file has come back.
+    // The same happens if the host is restarted meanwhile, before or after the file returns.
     away();
     host.until("collider", is("active"));
     host.kill();
@@ -342,7 +345,7 @@ fn deploy_says_at_once_why_the_same_bytes_do_not_serve() {
 fn a_version_that_cannot_be_kept_is_not_said_to_serve() {
     let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
-    // As a full disk does: nothing more can be written where versions are kept.
+    // As on a full disk, nothing can be written to the directory of kept versions.
     let kept = data.path().join("plugins");
     std::fs::rename(&kept, data.path().join("aside")).expect("a directory to rename");
     std::fs::write(&kept, "").expect("a file");
@@ -353,7 +356,7 @@ fn a_version_that_cannot_be_kept_is_not_said_to_serve() {
     assert!(said.lines().any(|line| line.starts_with("chameleon") && line.contains("active") && line.contains("next start")), "{said}");
     std::fs::remove_file(&kept).expect("a file to remove");
     std::fs::rename(data.path().join("aside"), &kept).expect("a directory to rename");
-    // Any change makes the host look again.
+    // Any change makes the host scan again.
     drop_in(plugins.path(), "other.wasm", &chameleon("version=1 name=other claims=other"));
     let until = std::time::Instant::now() + sockhop_tests::PATIENCE;
     while sockhop(data.path(), &["plugins", "list"]).1.contains("next start") {

@@ -1,11 +1,12 @@
-//! Events of one connection are handled one at a time, in the order sent.
+//! Events of one connection are handled one at a time, in the order in which they were sent.
 
 use std::collections::VecDeque;
 
 use serde_json::json;
 use sockhop_tests::{TestClient, TestHost, guest};
 
-/// Sends `events` with at most `window` unanswered, and checks that each answer is its event's.
+/// Sends `events` with at most `window` unanswered, and checks that each answer belongs to its
+/// event.
 async fn ask_in_order(client: &TestClient, events: usize, window: usize) {
     let mut open = VecDeque::new();
     for number in 0..events {
@@ -25,7 +26,7 @@ async fn check(open: Option<(usize, tokio::sync::oneshot::Receiver<serde_json::V
     assert_eq!(answer, json!(number + 1));
 }
 
-/// A counter tells the order in which events were handled, not only that in which they were answered.
+/// A counter shows the order in which events were handled, not only the order of their answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_events_of_one_connection_are_handled_in_the_order_sent() {
     let host = TestHost::start(&[guest("lab")]).await;

@@ -1,4 +1,4 @@
-//! What README tells a newcomer to do, works.
+//! The instructions for beginners in the SDK's README work.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,9 +11,9 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The code blocks of README in `language`.
+/// Returns the code blocks of that README in `language`.
 fn blocks(language: &str) -> Vec<String> {
-    let readme = read("../README.md");
+    let readme = read("../plugin-sdk/README.md");
     let blocks = readme.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
     blocks.filter(|(name, _)| *name == language).map(|(_, code)| code.to_owned()).collect()
 }

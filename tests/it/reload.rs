@@ -1,4 +1,4 @@
-//! A better file is live, a bad one changes nothing, and nobody's connection blinks.
+//! A good new file is served, a bad one changes nothing, and no connection is interrupted.
 
 use serde_json::{Value, json};
 use sockhop_tests::{TestClient, TestHost, bundled_plugin, chameleon, directory_of, drop_in};
@@ -16,7 +16,8 @@ async fn host_with_version(version: &str) -> TestHost {
     host
 }
 
-/// One on which a handler may take as long as a slow machine does to load another version.
+/// Starts a host on which a handler may run as long as a slow machine needs to load another
+/// version.
 async fn patient_host() -> TestHost {
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
         config.limits.event_wall_ms = sockhop_tests::PATIENCE;
@@ -41,11 +42,12 @@ async fn a_file_dropped_into_the_directory_is_served_and_one_that_is_taken_out_i
     assert_eq!(client.ask("which", json!(null)).await["error"]["code"], json!("unknown_event"));
 }
 
-/// As `rm` and `cp` put another in its place: a host that looked at once would take the plugin out, and forget what was chosen and kept.
+/// `rm` followed by `cp` replaces a file with a gap. If the host scanned at once, it would remove
+/// the plugin and forget the operator's choices and the kept versions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_goes_has_time_to_come_back() {
     let host = host_with_version("1").await;
-    // The host has nothing to do for longer than it waits after a change.
+    // Leaves the host idle for longer than it waits after a change.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     let went = std::time::Instant::now();
     std::fs::remove_file(host.plugins().join("chameleon.wasm")).expect("a file to remove");
@@ -112,9 +114,9 @@ async fn a_rollback_is_one_word_and_holds_until_the_file_changes() {
     client.ask("call", json!(null)).await;
     let (status, row) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
     assert_eq!((status, &row["version"]), (200, &json!("1.0.0")));
-    // Code goes back, state does not.
+    // A rollback changes the code, not the state.
     assert_eq!(client.ask("call", json!(null)).await, json!({"version": "1", "calls": 2}));
-    // Another file's change is no reason to look at this one again.
+    // A change of another file does not make the host look at this one again.
     drop_in(host.plugins(), "other.wasm", &chameleon("version=1 name=other claims=other"));
     host.until("other", serves("1")).await;
     assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
@@ -146,7 +148,8 @@ async fn going_back_to_the_version_before_asks_neither_the_disk_nor_the_compiler
         assert_eq!(client.ask("which", json!(null)).await["version"], json!(version));
     }
     host.until("chameleon", |row| row["draining"] == 0).await;
-    // A version that would not be there after a restart serves, and whoever asked for it is told.
+    // If the version can't be kept for the next start, it serves, but the operator's request
+    // reports that.
     std::fs::remove_dir_all(data.path().join("plugins")).expect("what the host keeps of versions");
     let (status, told) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
     assert_eq!((status, &told["code"]), (503, &json!("unavailable")), "{told}");
@@ -203,7 +206,7 @@ async fn members_leave_a_room_whose_rule_was_tightened() {
     assert_eq!(client.ask("enter", json!(null)).await["error"]["code"], json!("forbidden"));
 }
 
-/// The handler was allowed to join by the old rule, and ends under the new one.
+/// The handler joined while the old rule allowed it, and ends under the new rule.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_began_before_a_rule_was_tightened_leaves_nobody_in_the_room() {
     let host = patient_host().await;
@@ -212,7 +215,7 @@ async fn a_handler_that_began_before_a_rule_was_tightened_leaves_nobody_in_the_r
     host.until("chameleon", |row| row["instances"] == 1).await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 rooms=closed"));
     host.until("chameleon", serves("2")).await;
-    // It stays in the room until the handler has seen it there.
+    // `opener` must stay in the room until the handler has seen it there.
     let opener = host.client().await;
     opener.ask("open_gate", json!(null)).await;
     assert_eq!(entering.await, Ok(json!(null)));
@@ -261,7 +264,8 @@ async fn an_upgrade_that_claims_what_another_serves_leaves_both_as_they_were() {
     assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
 }
 
-/// Each answer is one version's, each event is answered once and in order, while versions alternate as fast as they load.
+/// Versions alternate as fast as they load. Each event must be answered once, in order, by one of
+/// the versions.
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_under_load_lose_nothing() {
     const CLIENTS: usize = 20;
@@ -314,7 +318,8 @@ async fn a_plugin_has_settings_and_limits_of_its_own() {
     assert_eq!(client.ask("two_keys", json!(null)).await["error"]["code"], json!("too_large"));
 }
 
-/// A host in which `chameleon` has other limits, and a client that it keeps busy until [`let_go`].
+/// Starts a host in which `chameleon` has other limits, with a client whose event runs until
+/// [`let_go`].
 async fn busy_host(change: impl FnOnce(&mut sockhop::config::Limits)) -> (TestHost, TestClient, oneshot::Receiver<Value>) {
     let host = TestHost::with(&[bundled_plugin("connection"), bundled_plugin("subscription")], |config| {
         config.limits.event_wall_ms = sockhop_tests::PATIENCE;
@@ -331,7 +336,7 @@ async fn busy_host(change: impl FnOnce(&mut sockhop::config::Limits)) -> (TestHo
     (host, client, holding)
 }
 
-/// Another plugin opens the way for the handler that holds on.
+/// Ends the held handler by a join through another plugin.
 async fn let_go(host: &TestHost) -> TestClient {
     let client = host.client().await;
     assert_eq!(client.ask("subscribe_event", json!({"event_type": "chameleons"})).await["status"], json!("subscribed"));
@@ -350,7 +355,7 @@ async fn no_more_instances_of_a_plugin_run_at_once_than_may() {
     assert_eq!(waiting.await.map(|reply| reply["version"].clone()), Ok(json!("1")));
 }
 
-/// A burst of events starts an instance each; all but one are dropped when the burst is over.
+/// Each event of a burst starts an instance. All but one are dropped after the burst.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_a_burst_has_started_do_not_stay() {
     const BURST: u64 = 6;
@@ -369,7 +374,7 @@ async fn instances_that_a_burst_has_started_do_not_stay() {
     }
     let row = host.until("chameleon", |row| row["instances"] == 1).await;
     assert!(row["memory_bytes"].as_u64().is_some_and(|bytes| bytes < 3 << 20), "{row}");
-    // The one that stays serves.
+    // The remaining instance serves.
     assert_eq!(clients[0].ask("which", json!(null)).await["version"], json!("1"));
     assert_eq!(host.until("chameleon", |row| row["calls"] == BURST + 1).await["instances"], json!(1));
 }
@@ -377,7 +382,7 @@ async fn instances_that_a_burst_has_started_do_not_stay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_instances_of_a_plugin_share_what_memory_it_may_have() {
     let (host, _busy, holding) = busy_host(|limits| {
-        // One instance of a small guest in Rust takes a little over a MiB.
+        // One instance of a small guest in Rust uses a little over a MiB.
         limits.plugin_memory_bytes = std::num::NonZeroUsize::new(2 << 20).expect("not zero");
     })
     .await;

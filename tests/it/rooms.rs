@@ -1,4 +1,4 @@
-//! Rooms are declared, ruled and reached across plugins.
+//! Rooms are declared by plugins, checked by access rules, and reachable from other plugins.
 
 use serde_json::json;
 use sockhop_tests::{TestHost, bundled_plugin, guest};

@@ -1,4 +1,4 @@
-//! The soak in its short form: the same abuse at the same time, for a quarter of a minute.
+//! The short form of the soak: the same abuse at the same time, for a quarter of a minute.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! The files in which plugins keep their state: what they take of the disk, and what becomes of a host whose disk fails.
+//! The state files of plugins: their disk usage, and the behaviour of the host when the disk fails.
 
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -7,18 +7,19 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sockhop_tests::{HostProcess, TestClient, TestHost, binary, directory_of, do_nothing_as, drop_in, eventually, guest};
 
-/// Bytes of the write-ahead log of the plugin `lab`; 0 where there is none.
+/// Size in bytes of the write-ahead log of the plugin `lab`, or 0 if it does not exist.
 fn wal_bytes(data: &Path) -> u64 {
     std::fs::metadata(data.join("state/lab.sqlite-wal")).map_or(0, |file| file.len())
 }
 
-/// One client that updates one record as fast as it is answered, and others whose handlers wait with an open view of the state.
+/// One client updates one record continuously, while handlers of other clients hold snapshots of
+/// the state.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_write_ahead_log_stays_short_while_one_record_is_written_and_handlers_wait() {
     const WAL_BYTES: u64 = 512 * 1024;
     let host = TestHost::with(&[guest("lab")], |config| {
         config.limits.state_wal_bytes = NonZeroU64::new(WAL_BYTES).expect("not zero");
-        // The readers wait with an instance each.
+        // Each waiting reader occupies an instance.
         config.limits.instances = std::num::NonZeroUsize::new(8);
     })
     .await;
@@ -43,13 +44,14 @@ async fn the_write_ahead_log_stays_short_while_one_record_is_written_and_handler
     for reader in readers {
         reader.await.expect("a reader that is answered");
     }
-    // The bound, and one transaction.
+    // The limit, and one transaction.
     assert!(most > 0 && most <= WAL_BYTES + WAL_BYTES / 2, "{most} after {number} commits");
     eventually("the log of an idle plugin gives its space back", async || (wal_bytes(host.data()) == 0).then_some(())).await;
     assert_eq!(client.ask("counter", json!(null)).await, json!(number));
 }
 
-/// A plugin that stores more than it may, which its clients can make it do: operators see it, and nobody else is affected.
+/// A client can make a plugin store more than its quota. Operators see that, and other plugins are
+/// not affected.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_quota_is_shown_to_operators_and_goes_when_there_is_room() {
     let host = TestHost::with(&[guest("lab")], |config| {
@@ -80,18 +82,18 @@ async fn a_full_quota_is_shown_to_operators_and_goes_when_there_is_room() {
         assert!(metrics.lines().any(|shown| shown == line), "{line}:\n{metrics}");
     }
     assert_eq!(host.http("/readyz", None).await.0, 200, "clients must not take the host away from others");
-    // A small one fits still.
+    // A small write still fits.
     assert_eq!(client.ask("increment", json!(null)).await, json!(1));
     assert_eq!(host.row("lab").await["last_error"], Value::Null);
 }
 
-/// A failed read is the host's failure, whatever the handler makes of it.
+/// A failed read is the host's failure, even if the handler traps because of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn state_that_cannot_be_read_is_the_hosts_failure_and_shown_to_operators() {
     let host = TestHost::start(&[guest("lab")]).await;
     let client = host.client().await;
     assert_eq!(client.ask("increment", json!(null)).await, json!(1));
-    // The file is opened again when it is needed; then it is not there.
+    // The host opens the file again when it is needed, and then the file does not exist.
     let (file, away) = (host.data().join("state/lab.sqlite"), host.data().join("away"));
     eventually("the state of an idle plugin is closed", async || (!file.with_extension("sqlite-wal").exists()).then_some(())).await;
     std::fs::rename(&file, &away).expect("a file that is moved away");
@@ -107,13 +109,13 @@ async fn state_that_cannot_be_read_is_the_hosts_failure_and_shown_to_operators()
     assert_eq!(host.row("lab").await["last_error"], Value::Null);
 }
 
-/// All in one thread: what blocks it, blocks everything.
+/// The host runs on one thread, so anything that blocks would block everything.
 #[tokio::test]
 async fn a_handler_that_waits_for_the_next_number_keeps_nobody_waiting() {
     let host = TestHost::start(&[guest("lab")]).await;
     let (client, other) = (host.client().await, host.client().await);
     assert_eq!(client.ask("increment", json!(null)).await, json!(1));
-    // An operator's tool, for less than the host waits.
+    // A lock of an operator's tool, held for less time than the host waits.
     let tool = rusqlite::Connection::open(host.data().join("state/lab.sqlite")).expect("a file of SQLite's");
     tool.execute_batch("BEGIN IMMEDIATE").expect("a lock");
     let mut waiting = client.ask_later(r#"["began",null]"#).await;
@@ -125,7 +127,8 @@ async fn a_handler_that_waits_for_the_next_number_keeps_nobody_waiting() {
     assert_eq!(waiting.await, Ok(json!(0)));
 }
 
-/// What `sockhop` prints to this command, as JSON, and whether it succeeded.
+/// Runs `sockhop` with these arguments. Returns whether it succeeded, its JSON output, and its
+/// whole output as text.
 fn command(arguments: &[&str], data: &Path, url: &str) -> (bool, Value, String) {
     let mut command = std::process::Command::new(binary());
     command.args(arguments).arg("--data").arg(data);
@@ -166,7 +169,7 @@ async fn a_full_disk_is_shown_to_operators_and_ends_when_there_is_room() {
     assert!(status == 503 && said.contains("`lab`"), "{status} {said}");
     assert_eq!(client.ask("counter", json!(null)).await, json!(1), "what is there can be read");
     host.limit_files(None);
-    // Though nobody sends an event.
+    // The host recovers although no event arrives.
     eventually("the host is ready again", async || (get(&format!("{}/readyz", host.url), key).0 == 200).then_some(())).await;
     assert_eq!(client.ask("increment", json!(null)).await, json!(2));
     let (_, row, _) = command(&["plugins", "show", "lab", "--json"], data.path(), &host.url);
@@ -193,7 +196,7 @@ async fn lost_state_is_no_empty_state_and_an_operator_decides() {
         let host = HostProcess::start(plugins.path(), data.path());
         let client = TestClient::connect(&host.url).await;
         assert_eq!(client.ask("increment", json!(null)).await["error"]["code"], json!("unknown_event"));
-        // It is `loading` for the moments in which it is tried again.
+        // The plugin is `loading` for the short times in which it is tried again.
         let row = eventually("the plugin fails", async || {
             let (_, row, _) = command(&["plugins", "show", "lab", "--json"], data.path(), &host.url);
             (row["state"] == "failed").then_some(row)
@@ -214,7 +217,7 @@ async fn lost_state_is_no_empty_state_and_an_operator_decides() {
     }
 }
 
-/// Each plugin has its store, and the host is started once for all of them.
+/// Each plugin has its own store. The host is started once for all of them.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_at_rest_holds_two_file_descriptors_at_most() {

@@ -1,4 +1,5 @@
-//! The laws of the house, as `host/src/lib.rs` tells them: each heavy dependency is known to one part.
+//! The architecture rules of the host: each heavy dependency is used by only one part, and each
+//! part uses only lower layers.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Whether a line of code, and not a comment, names the crate.
+/// Whether a line of code that is not a comment names the crate.
 fn names(source: &str, name: &str) -> bool {
     let path = format!("{name}::");
     source.lines().map(str::trim_start).filter(|line| !line.starts_with("//")).any(|line| {
@@ -53,7 +54,7 @@ fn each_heavy_dependency_is_known_to_one_part() {
     }
 }
 
-/// Layers, each using only those before it.
+/// The layers from bottom to top. Each layer uses only the layers before it.
 #[test]
 fn no_part_uses_one_that_stands_behind_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");

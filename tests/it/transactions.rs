@@ -1,4 +1,5 @@
-//! All or nothing: what a handler wanted done is done when it succeeds, and leaves nothing behind when it does not.
+//! Handlers are transactional: the effects of a handler are applied if it succeeds, and none of
+//! them if it fails.
 
 use serde_json::json;
 use sockhop_tests::{TestHost, bundled_plugin, guest};

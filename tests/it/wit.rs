@@ -1,4 +1,4 @@
-//! The interface of plugins: documented item by item, and never changed within 0.1.x.
+//! The plugin interface: every item is documented, and released items never change within 0.1.x.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ fn wit(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit").join(folder)
 }
 
-/// The items of a text as `place item`, comments and line breaks gone, each with its place; and those that no comment stands before.
+/// The items of a WIT text with their places, without comments and line breaks, and the items
+/// without documentation.
 struct Items {
     all: BTreeSet<(String, String)>,
     undocumented: Vec<String>,
@@ -21,7 +22,8 @@ fn items(text: &str) -> Items {
             documented = true;
             continue;
         }
-        // An interface's `use` and a world's `import` are what it depends on; a comment would say nothing new.
+        // The `use` of an interface and the `import` of a world are dependencies. A comment would
+        // add nothing.
         let needs_no_words = ["use ", "import "].iter().any(|word| line.starts_with(word));
         if !["", "}"].contains(&line) && !line.starts_with("package ") {
             if !documented && !needs_no_words {
@@ -47,8 +49,8 @@ fn items_of(folder: &Path) -> Items {
     items(&texts.join("\n"))
 }
 
-/// What breaks plugins that were compiled against `before`: an item that is gone or has changed, and a new one in a type, because records,
-/// variants and enums are closed.
+/// Returns the changes that break plugins compiled against `before`: removed or changed items, and
+/// new items in a type. Records, variants and enums are closed.
 fn breaking(before: &Items, now: &Items) -> Vec<String> {
     let is_type = |place: &str| {
         let innermost = place.rsplit(' ').nth(1).unwrap_or_default();
@@ -67,7 +69,8 @@ fn every_item_is_documented() {
     assert_eq!(items.undocumented, Vec::<String>::new());
 }
 
-/// `wit/released` holds the last released form, once there is one: an item may be added, never changed or removed.
+/// If `wit/released` exists, it holds the last released form. Items may be added, but never changed
+/// or removed.
 #[test]
 fn nothing_that_was_released_has_changed() {
     let released = wit("released");

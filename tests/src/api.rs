@@ -1,8 +1,9 @@
-//! What operators ask a host over HTTP.
+//! Requests to the host's HTTP API, as operators send them.
 
 use serde_json::Value;
 
-/// Asks the host at `url`, with a key or without: status and document. Waits for the answer.
+/// Sends a GET request, or a POST request with `body`, to the host at `url`. Returns the status and
+/// the JSON document, or the body as a string if it is not JSON. Blocks until the answer arrives.
 pub fn ask(url: &str, path: &str, body: Option<Value>, key: Option<&str>) -> (u16, Value) {
     let url = format!("{url}{path}");
     let agent = agent();
@@ -16,7 +17,7 @@ pub fn ask(url: &str, path: &str, body: Option<Value>, key: Option<&str>) -> (u1
     (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
-/// Asks for `url`, or sends a text to it: status and body.
+/// Sends a GET request to `url`, or a POST request with `text`. Returns the status and the body.
 pub(crate) fn ask_text(url: &str, text: Option<String>) -> (u16, String) {
     let answer = match text {
         Some(text) => agent().post(url).send(text),
@@ -30,7 +31,7 @@ fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into()
 }
 
-/// The row of the plugin `name` among all rows; null if there is none.
+/// Returns the row of the plugin `name`, or null if there is none.
 pub fn row_of(rows: &Value, name: &str) -> Value {
     rows.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).cloned().unwrap_or_default()
 }

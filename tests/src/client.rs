@@ -1,5 +1,5 @@
-//! A Socket.IO client over WebSocket that can say anything, also what a stock client would not. What stock clients see is tested with them
-//! (`tests/clients`).
+//! A Socket.IO client over WebSocket that can send anything, also packets that an official client
+//! would not send. `tests/clients` tests what official clients see.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,18 +20,18 @@ use crate::PATIENCE;
 type Socket = WebSocketStream<TcpStream>;
 type Acks = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
-/// Events that may wait for a test to look at them.
+/// How many received events may wait until a test reads them.
 const EVENTS: usize = 100_000;
 
 /// A connected client.
 pub struct TestClient {
-    /// Its `socket.id`.
+    /// The `socket.id` of the client.
     pub sid: String,
-    /// As packets name it.
+    /// The namespace as packets write it.
     namespace: String,
     writer: Arc<AsyncMutex<SplitSink<Socket, Message>>>,
     acks: Acks,
-    /// Ids of the acks in the order of their coming.
+    /// Ids of the acks in the order of their arrival.
     acked: Arc<Mutex<Vec<u64>>>,
     next_ack: AtomicU64,
     events: mpsc::Receiver<(String, Value)>,
@@ -71,7 +71,7 @@ impl TestClient {
         assert!(text(&mut reader).await.expect("an open packet").starts_with('0'));
         writer.send(Message::text(format!("40{namespace}"))).await.expect("a socket to write to");
         let mut packet = text(&mut reader).await.expect("a connect packet");
-        // The host's first ping may come before.
+        // The host's first ping may arrive before.
         while packet == "2" {
             pinged.notify_one();
             writer.send(Message::text("3")).await.expect("a socket to write to");
@@ -96,9 +96,9 @@ impl TestClient {
         Self { sid, namespace, writer, acks, acked, next_ack: AtomicU64::new(0), events: receiver, pinged, reader }
     }
 
-    /// Sends an Engine.IO packet as it is.
+    /// Sends an Engine.IO packet unchanged.
     pub async fn send_raw(&self, packet: impl Into<String>) {
-        // A host that has closed the connection is what some tests are about.
+        // Ignores errors, because some tests are about connections that the host has closed.
         let _ = self.writer.lock().await.send(Message::text(packet.into())).await;
     }
 
@@ -107,18 +107,18 @@ impl TestClient {
         self.send_raw(format!("42{}{}", self.namespace, json!([event, data]))).await;
     }
 
-    /// Sends an event, and waits for its ack.
+    /// Sends an event, waits for its ack, and returns the argument of the ack.
     pub async fn ask(&self, event: &str, data: Value) -> Value {
         self.ask_raw(&json!([event, data]).to_string()).await
     }
 
-    /// The same with any array as text.
+    /// Does the same as [`TestClient::ask`] with any array as text.
     pub async fn ask_raw(&self, array: &str) -> Value {
         let answer = self.ask_later(array).await;
         tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("no ack for {array:.100}")).expect("an ack before the end")
     }
 
-    /// Sends an event; what is returned becomes its ack.
+    /// Sends an event. The returned receiver resolves to the argument of its ack.
     pub async fn ask_later(&self, array: &str) -> oneshot::Receiver<Value> {
         let id = self.next_ack.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
@@ -127,31 +127,32 @@ impl TestClient {
         receiver
     }
 
-    /// The data of the next event, which must have this name.
+    /// Waits for the next event, which must have this name, and returns its data.
     pub async fn expect(&mut self, event: &str) -> Value {
         let (name, data) = self.next().await;
         assert_eq!(name, event, "with {data}");
         data
     }
 
-    /// The next event.
+    /// Waits for the next event, and returns its name and data.
     pub async fn next(&mut self) -> (String, Value) {
         let next = tokio::time::timeout(PATIENCE, self.events.recv()).await;
         next.expect("an event in time").expect("an event before the end of the connection")
     }
 
-    /// The events that have come and that nobody has looked at. An ack that came before says that there will be no more of its event's.
+    /// Returns the received events that the test has not read. If an event's ack has arrived, the
+    /// emits of that event have arrived too.
     pub fn pending(&mut self) -> Vec<(String, Value)> {
         std::iter::from_fn(|| self.events.try_recv().ok()).collect()
     }
 
-    /// Whether all acks have come in the order in which their events were sent.
+    /// Whether all acks have arrived in the order in which their events were sent.
     pub fn was_acked_in_order(&self) -> bool {
         self.acked.lock().expect("no panic under the lock").is_sorted()
     }
 
-    /// Waits for a ping of the library. The first comes at once, whatever waits in the client's buffer. The host's own implementation has no such
-    /// ping.
+    /// Waits for a ping of the library socketioxide, which sends the first one at once. The host's
+    /// own implementation sends no such ping, so this returns immediately.
     pub async fn pinged(&self) {
         if crate::socketio() == SocketIo::Builtin {
             return;
@@ -170,10 +171,10 @@ impl TestClient {
     }
 }
 
-/// A client that vanishes: nothing is said, the connection is gone.
+/// The connection is dropped without a close or disconnect packet.
 impl Drop for TestClient {
     fn drop(&mut self) {
-        // A reader that has panicked has seen what no test may let pass, such as a second ack.
+        // The reader panics on faults that every test must report, such as a second ack.
         self.reader.abort();
         let is_well = self.acked.lock().is_ok() && self.acks.lock().is_ok();
         assert!(is_well || std::thread::panicking(), "the reader of a client has panicked");
@@ -210,7 +211,8 @@ async fn read(
             assert_eq!(arguments.as_array().map(Vec::len), Some(1), "an ack has exactly one argument: {ack}");
             let id = id.parse().expect("an ack's id");
             acked.lock().expect("no panic under the lock").push(id);
-            // Under the lock on purpose: a panic poisons it, and the client's end finds that.
+            // The panic happens under the lock on purpose: it poisons the lock, which `drop`
+            // detects.
             let mut waiting = acks.lock().expect("no panic under the lock");
             let sender = waiting.remove(&id).unwrap_or_else(|| panic!("a second ack: {ack}"));
             let _ = sender.send(arguments[0].clone());

@@ -1,4 +1,5 @@
-//! A dispatcher with plugins and without sockets: what the host's own part of an event costs, and the guest's, with nothing around them.
+//! A dispatcher with plugins and without sockets, to measure the cost of an event in the host and
+//! in the guest alone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use sockhop::registry::{Registry, Routes, Served};
 use sockhop::rooms::Rooms;
 use tempfile::TempDir;
 
-/// A dispatcher of some plugins, with a client that nobody serves: what is emitted to it goes nowhere.
+/// A dispatcher of some plugins, with a client that has no connection: messages to it are dropped.
 pub struct TestDispatcher {
     dispatcher: Dispatcher,
     client: Arc<Connection>,
@@ -23,7 +24,8 @@ pub struct TestDispatcher {
 }
 
 impl TestDispatcher {
-    /// One of these plugins, compiled by the built command, with instances of this policy.
+    /// Creates a dispatcher of these plugins, compiled by the built command, with instances of this
+    /// policy.
     pub async fn new(plugins: &[PathBuf], policy: InstancePolicy) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let mut config = Config::default();
@@ -53,7 +55,7 @@ impl TestDispatcher {
         Self { dispatcher, client, served, _data: data }
     }
 
-    /// Handles one event of the client to its end.
+    /// Handles one event of the client and returns the answer.
     pub async fn ask(&self, event: &str, payload: &str) -> Answer {
         let payload = Payload { text: payload.into(), attachments: Vec::new() };
         self.dispatcher.handle(Arc::new(Event::now(event, payload, Some(Arc::clone(&self.client))))).await

@@ -1,5 +1,6 @@
-//! The files under test, where `cargo xtask` has built them, and how they come into a plugin directory. The benchmark is built with this file
-//! too, but without the rest of the crate, which would link it with the whole host.
+//! The tested files, where `cargo xtask` has built them, and functions that put them into a plugin
+//! directory. The benchmark includes this file without the rest of the crate, which would link it
+//! with the whole host.
 
 use std::path::{Path, PathBuf};
 
@@ -8,22 +9,22 @@ pub fn bundled() -> PathBuf {
     from_env("SOCKHOP_PLUGINS_DIR")
 }
 
-/// One bundled plugin.
+/// The path of a bundled plugin.
 pub fn bundled_plugin(name: &str) -> PathBuf {
     bundled().join(format!("{name}.wasm"))
 }
 
-/// A plugin that only tests load, as `cargo xtask guests` builds it.
+/// The path of a plugin that only tests load, as `cargo xtask guests` builds it.
 pub fn guest(name: &str) -> PathBuf {
     from_env("SOCKHOP_GUESTS_DIR").join(format!("{name}.wasm"))
 }
 
-/// The command `sockhop`, as it was built beside the tests.
+/// The path of the command `sockhop`, as it was built with the tests.
 pub fn binary() -> PathBuf {
     from_env("SOCKHOP_BIN")
 }
 
-/// A version of the plugin `chameleon`, in the mood that `mood` says: `version=2 schema=http`.
+/// Returns the bytes of the plugin `chameleon` with this mood, such as `version=2 schema=http`.
 pub fn chameleon(mood: &str) -> Vec<u8> {
     let bytes = std::fs::read(guest("chameleon")).expect("a plugin");
     const PLACE: usize = 44;
@@ -34,7 +35,8 @@ pub fn chameleon(mood: &str) -> Vec<u8> {
     made
 }
 
-/// Puts `bytes` into a directory as the documentation says: whole, by a rename. The file's path.
+/// Puts `bytes` into a directory as the documentation recommends: completely, by a rename. Returns
+/// the path of the file.
 pub fn drop_in(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let unfinished = dir.join(format!(".{name}"));
     std::fs::write(&unfinished, bytes).expect("a file");

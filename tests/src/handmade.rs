@@ -1,9 +1,10 @@
-//! Plugins written by hand in WebAssembly's text: for what no compiler of a language would make.
+//! Plugins written by hand in WebAssembly's text format, for cases that no compiler produces.
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// A component of the world `sockhop:plugin/plugin` around a core module, which must export what that world asks for.
+/// Wraps a core module into a component of the world `sockhop:plugin/plugin`. The module must have
+/// the exports that the world requires.
 pub fn handmade(module: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/v0.1")).expect("the interface");
@@ -13,12 +14,13 @@ pub fn handmade(module: &str) -> Vec<u8> {
     ComponentEncoder::default().module(&module).expect("a module of the world").encode().expect("a component")
 }
 
-/// A component as JavaScript's `componentize-qjs` makes it without `--sync`: it asks the host for `task.cancel`.
+/// Returns a component as JavaScript's `componentize-qjs` makes it without `--sync`: it imports
+/// `task.cancel`.
 pub fn asynchronous() -> Vec<u8> {
     wat::parse_str("(component (core func (canon task.cancel)))").expect("a component")
 }
 
-/// The plugin `nothing`: its event `nothing` does nothing, and has no reply.
+/// Returns the plugin `nothing`. Its event `nothing` does nothing and has no reply.
 pub fn do_nothing() -> Vec<u8> {
     handmade(
         r#"(module
@@ -48,7 +50,7 @@ pub fn do_nothing() -> Vec<u8> {
     )
 }
 
-/// The same plugin under another name, which is its event's name as well.
+/// Returns the same plugin under another name, which is also the name of its event.
 pub fn do_nothing_as(number: usize) -> (String, Vec<u8>) {
     let name = format!("noth{number:03}");
     let mut bytes = do_nothing();
@@ -57,7 +59,8 @@ pub fn do_nothing_as(number: usize) -> (String, Vec<u8>) {
     (name, bytes)
 }
 
-/// The plugin `tables`: its event `fill` lets a table grow until the host says no, and replies how many elements it has then.
+/// Returns the plugin `tables`. Its event `fill` grows a table until the host refuses, and replies
+/// with the number of elements.
 pub fn table_filler() -> Vec<u8> {
     handmade(
         r#"(module

@@ -1,4 +1,4 @@
-//! A host in the test's own process, on a free port, with directories that go with it.
+//! A host in the test's own process, on a free port, with temporary directories.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,19 +19,19 @@ pub struct TestHost {
     key: String,
     stop: CancellationToken,
     running: Option<JoinHandle<()>>,
-    /// Taken only when another host goes on with it.
+    /// Is `None` only after another host has taken over the directory.
     plugins: Option<TempDir>,
     data: PathBuf,
     own_data: Option<TempDir>,
 }
 
 impl TestHost {
-    /// A host with these plugins.
+    /// Starts a host with these plugins.
     pub async fn start(plugins: &[PathBuf]) -> Self {
         Self::with(plugins, |_| {}).await
     }
 
-    /// The same with other settings.
+    /// Does the same with other settings.
     pub async fn with(plugins: &[PathBuf], change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let mut host = Self::launch(directory_of(plugins), data.path(), &crate::binary(), change).await;
@@ -39,7 +39,8 @@ impl TestHost {
         host
     }
 
-    /// The same with other settings, and a program of the test's own in the place of the one that compiles plugins.
+    /// Does the same with other settings and with `compiler` instead of the program that compiles
+    /// plugins.
     pub async fn compiling_with(plugins: &[PathBuf], compiler: &Path, change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let mut host = Self::launch(directory_of(plugins), data.path(), compiler, change).await;
@@ -47,17 +48,17 @@ impl TestHost {
         host
     }
 
-    /// The same on the data of a host before it.
+    /// Starts a host on the data directory of an earlier host.
     pub async fn with_data(plugins: &[PathBuf], data: &Path) -> Self {
         Self::launch(directory_of(plugins), data, &crate::binary(), |_| {}).await
     }
 
-    /// Stops the host, and starts another on its directories.
+    /// Stops the host, and starts another one on its directories.
     pub async fn restart(self) -> Self {
         self.restart_after(|_| {}).await
     }
 
-    /// The same after `change` to the plugin directory, or to anything else.
+    /// Does the same, and calls `change` with the plugin directory between stop and start.
     pub async fn restart_after(mut self, change: impl FnOnce(&Path)) -> Self {
         let (data, own_data) = (self.data.clone(), self.own_data.take());
         let plugins = self.plugins.take().expect("a host has its directory until its end");
@@ -74,10 +75,11 @@ impl TestHost {
         config.plugins.dir = plugins.path().to_owned();
         config.data.dir = data.to_owned();
         config.server.socketio = crate::socketio();
-        // A handler that is only slow, because the machine is busy with other tests, is not what a test of the limit is about.
+        // A handler may be slow because other tests run on the machine. Only the tests of the limit
+        // depend on it.
         config.limits.event_cpu_ms = Duration::from_secs(1);
         config.limits.register_cpu_ms = Duration::from_secs(10);
-        // One test may let a handler fail as often as it likes: the breaker has tests of its own.
+        // A handler may fail any number of times in a test. The circuit breaker has its own tests.
         config.limits.breaker_failures = std::num::NonZeroU32::MAX;
         config.limits.breaker_calls = std::num::NonZeroU32::MAX;
         // Tests have no load balancer.
@@ -89,30 +91,31 @@ impl TestHost {
             assert!(row.served.is_some(), "{} failed: {reason}", row.file.display());
         }
         let url = format!("http://{}", host.local_addr());
-        // There is none where a test has configured others.
+        // The file does not exist if a test has configured other keys.
         let key = std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned();
         let stop = CancellationToken::new();
         let running = tokio::spawn(host.run(stop.clone(), CancellationToken::new()));
         Self { url, key, stop, running: Some(running), plugins: Some(plugins), data: data.to_owned(), own_data: None }
     }
 
-    /// The directory that it follows.
+    /// The watched plugin directory.
     pub fn plugins(&self) -> &Path {
         self.plugins.as_ref().expect("a host has its directory until its end").path()
     }
 
-    /// Where it keeps what must survive it.
+    /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data
     }
 
-    /// What operators see of the plugin `name`; null where nothing is known of it.
+    /// Returns the row of the plugin `name` in the operators' list, or null if the host does not
+    /// list it.
     pub async fn row(&self, name: &str) -> Value {
         let (_, rows) = self.http("/api/plugins", None).await;
         api::row_of(&rows, name)
     }
 
-    /// Waits until the row of `name` is as `is` says, and returns it.
+    /// Waits until `is` accepts the row of `name`, and returns that row.
     pub async fn until(&self, name: &str, is: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let until = tokio::time::Instant::now() + crate::PATIENCE;
@@ -126,22 +129,22 @@ impl TestHost {
         panic!("{name} never became what it should: {last:#}");
     }
 
-    /// A client that is connected.
+    /// Returns a connected client.
     pub async fn client(&self) -> TestClient {
         TestClient::connect(&self.url).await
     }
 
-    /// A client that is connected to one namespace.
+    /// Returns a client that is connected to one namespace.
     pub async fn client_of(&self, namespace: &str) -> TestClient {
         TestClient::connect_to(&self.url, namespace).await
     }
 
-    /// A client over long-polling that is connected.
+    /// Returns a connected client over HTTP long-polling.
     pub async fn polling_session(&self) -> PollingSession {
         PollingSession::connect(&self.url).await
     }
 
-    /// The value of a metric without labels.
+    /// Returns the value of a metric without labels.
     pub async fn figure(&self, name: &str) -> u64 {
         let (status, text) = self.http("/metrics", None).await;
         assert_eq!(status, 200, "{text}");
@@ -151,12 +154,12 @@ impl TestHost {
         line.parse().expect("a number")
     }
 
-    /// Asks over HTTP with the host's own key: status and document.
+    /// Sends an HTTP request with the host's own key. Returns the status and the document.
     pub async fn http(&self, path: &str, body: Option<Value>) -> (u16, Value) {
         self.http_with(path, body, Some(self.key.clone())).await
     }
 
-    /// The same with another key, or none.
+    /// Does the same with another key, or without one.
     pub async fn http_with(&self, path: &str, body: Option<Value>, key: Option<String>) -> (u16, Value) {
         let (url, path) = (self.url.clone(), path.to_owned());
         let ask = move || api::ask(&url, &path, body, key.as_deref());
@@ -168,7 +171,7 @@ impl TestHost {
         &self.key
     }
 
-    /// Stops the host, and waits until it has.
+    /// Stops the host, and waits until it has ended.
     pub async fn stop(mut self) {
         self.stop.cancel();
         if let Some(running) = self.running.take() {

@@ -1,4 +1,5 @@
-//! What the integration tests stand on: a host of their own, and a client that can also say what a stock client would not.
+//! The base of the integration tests: hosts, and a client that can also send what an official
+//! client would not.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +10,7 @@
     clippy::missing_panics_doc,
     reason = "a test fails by panicking"
 )]
-// Bare tasks of a test end with its runtime.
+// Tasks that a test has spawned end with its runtime.
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
 mod api;
@@ -37,10 +38,12 @@ use std::time::Duration;
 
 use sockhop::config::{Config, SocketIo};
 
-/// The variable of the environment that names the implementation of Socket.IO which tests use, as the configuration names it.
+/// The environment variable that selects the Socket.IO implementation for tests, by its name in the
+/// configuration.
 pub(crate) const SOCKETIO: &str = "SOCKHOP_TEST_SOCKETIO";
 
-/// The implementation of Socket.IO that a test's host uses: the one that the environment names, or the default.
+/// Returns the Socket.IO implementation that a test's host uses: the one that the environment
+/// names, or the default.
 pub fn socketio() -> SocketIo {
     match std::env::var(SOCKETIO).as_deref() {
         Ok("builtin") => SocketIo::Builtin,
@@ -50,10 +53,11 @@ pub fn socketio() -> SocketIo {
     }
 }
 
-/// How long anything may take before a test gives up: far longer than it should on a slow machine.
+/// How long any operation may take before a test gives up: far longer than it should take on a slow
+/// machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A directory with copies of `files`, as an operator would fill it.
+/// Returns a directory with copies of `files`, as an operator would fill it.
 pub fn directory_of(files: &[PathBuf]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     for file in files {
@@ -62,7 +66,7 @@ pub fn directory_of(files: &[PathBuf]) -> tempfile::TempDir {
     dir
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` returns a value, and returns that value.
 pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {

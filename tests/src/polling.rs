@@ -1,4 +1,5 @@
-//! A client that uses long-polling and asks for packets only when a test says so: meanwhile they wait in the host.
+//! A client that uses HTTP long-polling and polls only when a test says so. Until then, the packets
+//! wait in the host.
 
 use sockhop::config::SocketIo;
 
@@ -17,7 +18,7 @@ impl PollingSession {
         let sid = open.split('"').nth(3).expect("a session's id");
         let session = Self { url: format!("{url}&sid={sid}") };
         session.send("40").await;
-        // The library's first ping comes at once, before the connect packet or after it.
+        // The library sends its first ping at once, before or after the connect packet.
         let is_pinged = crate::socketio() == SocketIo::Socketioxide;
         let mut packets = String::new();
         while !(packets.contains("40{") && (!is_pinged || packets.split('\u{1e}').any(|packet| packet == "2"))) {
@@ -30,7 +31,7 @@ impl PollingSession {
         session
     }
 
-    /// Its id.
+    /// The id of the session.
     pub fn sid(&self) -> &str {
         self.url.rsplit_once("sid=").map_or("", |(_, sid)| sid)
     }
@@ -40,12 +41,13 @@ impl PollingSession {
         assert!(self.try_send(packet).await);
     }
 
-    /// The same where the session may end meanwhile; returns whether the packet was received.
+    /// Sends a packet while the session may end. Returns whether the packet was received.
     pub async fn try_send(&self, packet: &str) -> bool {
         request(&self.url, Some(packet)).await.as_deref() == Some("ok")
     }
 
-    /// The packets that wait, or the next one; `None` if the session has ended.
+    /// Returns the waiting packets, or waits for the next one. Returns `None` if the session has
+    /// ended.
     pub async fn poll(&self) -> Option<String> {
         request(&self.url, None).await
     }

@@ -1,4 +1,5 @@
-//! One plugin in as many versions and moods as a test writes into its file: the bytes between `<<` and `>>` are found and replaced.
+//! A plugin whose version and behaviour a test selects by a text in the file: tests replace the
+//! bytes between `<<` and `>>`.
 
 #![allow(clippy::panic, clippy::print_stdout, missing_docs, reason = "misbehaving is what it is for")]
 
@@ -13,7 +14,8 @@ use sockhop_sdk::{Access, Context, Emits, Plugin, Refusal, Result, Target};
 #[used]
 static MOOD: [u8; 48] = *b"<<version=0                                   >>";
 
-/// What the test has written: `key=value` pairs.
+/// Returns the value of a key in the text that the test has written. The text consists of
+/// `key=value` pairs.
 fn mood(key: &str) -> Option<String> {
     let bytes: [u8; 48] = black_box(file_bytes());
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -21,7 +23,7 @@ fn mood(key: &str) -> Option<String> {
     text.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
 }
 
-/// Through a pointer that the optimiser can't see through, so that it is the file's bytes that are read.
+/// Reads through a pointer that is opaque to the optimiser, so that the bytes in the file are read.
 fn file_bytes() -> [u8; 48] {
     *black_box(&MOOD)
 }
@@ -30,7 +32,7 @@ fn version() -> String {
     mood("version").unwrap_or_default()
 }
 
-/// A payload whose schema is what a mood says.
+/// A payload whose schema the mood selects.
 #[derive(Deserialize)]
 struct Odd;
 
@@ -64,13 +66,14 @@ struct Which {
     calls: u64,
 }
 
-/// Which version answers, and how many calls there have been over all of them.
+/// Returns the version that answers, and the number of calls over all versions.
 fn which(ctx: &Context, _: ()) -> Result<Which> {
     Ok(Which { version: version(), calls: ctx.state().get("calls")?.unwrap_or(0) })
 }
 
 fn call(ctx: &Context, _: ()) -> Result<Which> {
-    // A version that stores something else under this key, and does not know what stood there before.
+    // This version expects another type under the key, so it can't read what the previous version
+    // has stored.
     if mood("reads").as_deref() == Some("text") {
         ctx.state().get::<String>("calls")?;
     }
@@ -84,7 +87,7 @@ fn slow(_: &Context, ms: u64) -> Result<String> {
     Ok(version())
 }
 
-/// Goes on until somebody has entered.
+/// Runs until a client has entered the room.
 fn hold(ctx: &Context, _: ()) -> Result<String> {
     while ctx.room_size("chameleons") == 0 {
         std::thread::sleep(Duration::from_millis(10));
@@ -100,7 +103,7 @@ fn enter(ctx: &Context, _: ()) -> Result {
     ctx.join("chameleons")
 }
 
-/// Joins, and goes on until somebody has opened the gate.
+/// Joins, then runs until a client has opened the gate.
 fn enter_late(ctx: &Context, _: ()) -> Result {
     ctx.join("chameleons")?;
     while ctx.room_size("gate") == 0 {
@@ -122,7 +125,7 @@ fn recurse(depth: u64) -> u64 {
     if black_box(depth) == u64::MAX { below.iter().sum() } else { recurse(depth + 1) + below.len() as u64 }
 }
 
-/// Misbehaves as it is told.
+/// Misbehaves in the way that `how` names.
 fn behave(ctx: &Context, how: String) -> Result<String> {
     match how.as_str() {
         "recurse" => return Ok(recurse(0).to_string()),
@@ -165,7 +168,8 @@ fn behave(ctx: &Context, how: String) -> Result<String> {
     Ok(how)
 }
 
-/// Traps from the tenth time on, for ever; only what is stored outlives an instance.
+/// Traps on every call after the tenth. The count is stored, because only stored state outlives an
+/// instance.
 fn ten_times(ctx: &Context, _: ()) -> Result<u64> {
     let times = ctx.state().next_id("times")?;
     if times > 10 { panic!("worn out") } else { Ok(times) }

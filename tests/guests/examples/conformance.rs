@@ -1,4 +1,4 @@
-//! What the official Socket.IO test suite asks of a server, as far as a plugin can give it.
+//! Implements what the official Socket.IO test suite expects from a server, as far as a plugin can.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 
@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sockhop_sdk::{Context, Emits, Plugin, Result, Target};
 
-/// The suite wants what its client sent as `auth`. A plugin sees the identity that the host makes of it, so this is always empty.
+/// The suite expects the `auth` payload of its client. A plugin only sees the identity that the
+/// host derives from it, so this is always empty.
 const AUTH: Emits<Value> = Emits::new("auth");
 const BACK: Emits<Value> = Emits::new("message-back");
 
 fn greet(ctx: &Context) -> Result {
-    // The suite loses a packet that it reads together with the answer to CONNECT.
+    // The suite loses a packet that arrives together with the answer to CONNECT.
     std::thread::sleep(Duration::from_millis(50));
     ctx.emit(Target::Sender, &AUTH, &json!({}))
 }

@@ -1,4 +1,4 @@
-//! Has as many rooms as somebody asks for, and tells one of them.
+//! Has any number of rooms, and emits to the room that a client names.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 

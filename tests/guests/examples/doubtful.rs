@@ -1,4 +1,5 @@
-//! Declares what a host accepts and `check` warns of: a template that no data fills, and rooms that no plugin declares.
+//! Declares what a host accepts and `check` warns about: a template that no data fills, and rooms
+//! that no plugin declares.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ struct Gone {
 }
 
 const WAVED: Emits<Waved> = Emits::new("waved").to(&["wave_{nothing}", "user_{user_id}", "lost"]);
-/// Fills the template that `waved` can't.
+/// Fills the template that `waved` can't fill.
 const GONE: Emits<Gone> = Emits::new("gone").to(&["user_{user_id}", "*"]);
 const ANYTHING: Emits<Value> = Emits::new("anything").to(&["any_{thing}"]);
 const PAIRS: Emits<BTreeMap<String, u64>> = Emits::new("pairs").to(&["any_{thing}"]);

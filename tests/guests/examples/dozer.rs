@@ -1,4 +1,4 @@
-//! Sleeps for every client that connects: nobody else's first event must wait for that.
+//! Sleeps for every client that connects. The first events of other plugins must not wait for that.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sockhop_sdk::{Context, Plugin, Result};
 
-/// As long as an event may take by default, nearly.
+/// Slightly less than an event may take by default.
 const NAP: Duration = Duration::from_millis(4_500);
 
 #[allow(clippy::unnecessary_wraps, reason = "a handler's signature")]

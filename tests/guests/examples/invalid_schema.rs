@@ -1,4 +1,4 @@
-//! Registers a schema that is none.
+//! Registers an invalid schema.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 

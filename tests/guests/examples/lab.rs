@@ -1,4 +1,5 @@
-//! Does whatever a test asks of it, good and bad. Each bad event first emits, joins and writes: nothing of that may be left.
+//! Does what a test asks, good or bad. Each bad event first emits, joins and writes; none of these
+//! effects may remain.
 
 #![allow(clippy::panic, missing_docs, reason = "misbehaving is what it is for")]
 
@@ -13,7 +14,7 @@ const GOSSIP: Emits<String> = Emits::new("gossip").to(&["lab", "*"]);
 const PARCEL: Emits<Parcel> = Emits::new("parcel");
 const NOISE: Emits<Value> = Emits::new("noise").to(&["lab", "left"]);
 
-/// What every bad event does before it goes wrong.
+/// The effects of every bad event before it fails.
 fn leave_traces(ctx: &Context) -> Result {
     ctx.emit(Target::Sender, &NOISE, &Value::Null)?;
     ctx.emit(Target::room("lab"), &NOISE, &Value::Null)?;
@@ -43,7 +44,7 @@ fn spin(ctx: &Context, _: ()) -> Result {
     }
 }
 
-/// Runs without a pause until so many milliseconds have passed by the clock.
+/// Runs without a pause until this many milliseconds have passed on the clock.
 fn run_for(_: &Context, ms: u64) -> Result {
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_millis(ms) {
@@ -52,7 +53,7 @@ fn run_for(_: &Context, ms: u64) -> Result {
     Ok(())
 }
 
-/// Asks the system again and again to wait for nothing.
+/// Repeatedly makes a system call that waits for no time.
 fn busy_poll(_: &Context, _: ()) -> Result {
     #![allow(unsafe_code, reason = "std has no way to wait for nothing; the call takes a number and no pointer")]
     unsafe extern "C" {
@@ -74,13 +75,14 @@ fn grow(ctx: &Context, _: ()) -> Result {
     leave_traces(ctx)?;
     let mut hoard = Vec::new();
     loop {
-        // Not written to: it is the memory that is to end first, not the time.
+        // The memory is not written to, so that the limit of memory is reached before the limit of
+        // time.
         hoard.push(Vec::<u8>::with_capacity(8 << 20));
         std::hint::black_box(&hoard);
     }
 }
 
-/// Promises a number, and does not always keep that.
+/// Declares a number, but serialises as a string.
 #[derive(JsonSchema)]
 struct Number {
     #[expect(dead_code, reason = "only its schema is used")]
@@ -98,7 +100,7 @@ fn bad_reply(ctx: &Context, _: ()) -> Result<Number> {
     Ok(Number { number: 1 })
 }
 
-/// Emits so many numbers to the caller.
+/// Emits this many numbers to the caller.
 fn burst(ctx: &Context, events: u64) -> Result {
     (0..events).try_for_each(|number| ctx.emit(Target::Sender, &NOISE, &number.into()))
 }
@@ -109,25 +111,25 @@ fn flood(ctx: &Context, _: ()) -> Result {
     }
 }
 
-/// Emits and replies arrays in arrays: what the host does with them, it does on the guest's stack.
+/// Emits and replies with nested arrays. The host processes them on the guest's stack.
 fn deep(ctx: &Context, levels: u8) -> Result<Value> {
     let nested = (1..levels).fold(Value::Array(Vec::new()), |inner, _| Value::Array(vec![inner]));
     ctx.emit(Target::Sender, &NOISE, &nested)?;
     Ok(nested)
 }
 
-/// Passes on what the host says to an event that is not declared.
+/// Returns the host's refusal of an event that is not declared.
 fn undeclared(ctx: &Context, _: ()) -> Result {
     const SECRET: Emits<Value> = Emits::new("secret");
     ctx.emit(Target::Sender, &SECRET, &Value::Null)
 }
 
-/// Replies what clients would take for a rejection.
+/// Replies with a value that clients would take for a rejection.
 fn error_reply(_: &Context, _: ()) -> Result<Value> {
     Ok(serde_json::json!({"error": "mine"}))
 }
 
-/// Goes on after a refusal: that alone dooms nothing.
+/// Continues after a refusal, which alone does not fail the event.
 fn shrug(ctx: &Context, _: ()) -> Result<String> {
     let refused = ctx.join("nowhere");
     ctx.emit(Target::Sender, &NOISE, &Value::Null)?;
@@ -151,24 +153,24 @@ fn enter(ctx: &Context, _: ()) -> Result {
     ctx.join("lab")
 }
 
-/// Numbers are never given twice: so they count, and nobody's count meets another's.
+/// Counts with `next_id`: an id is never given twice, so concurrent counts don't conflict.
 fn count(ctx: &Context, what: &str) -> Result {
     ctx.state().next_id(what).map(|_| ())
 }
 
-/// How often something was counted, each call of this included.
+/// Returns how often something was counted, including the calls of this function.
 fn counted(ctx: &Context, what: &str) -> Result<u64> {
     Ok(ctx.state().next_id(what)? - 1)
 }
 
-/// Joins both rooms and tells both: one receiver, one event.
+/// Joins both rooms and emits to both. Each receiver gets one event.
 fn both(ctx: &Context, _: ()) -> Result {
     ctx.join("lab")?;
     ctx.join("left")?;
     ctx.emit(Target::Rooms(vec!["lab".to_owned(), "left".to_owned()]), &NOISE, &Value::Null)
 }
 
-/// Sends the same to different receivers.
+/// Sends the same event to different receivers.
 fn spread(ctx: &Context, to: String) -> Result {
     let target = match to.as_str() {
         "everyone" => Target::Everyone,
@@ -178,7 +180,7 @@ fn spread(ctx: &Context, to: String) -> Result {
     ctx.emit(target, &GOSSIP, &to)
 }
 
-/// Sends back the bytes and the weight that came.
+/// The bytes and the weight, which are sent back to the sender.
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Parcel {
     bytes: Attachment,
@@ -204,7 +206,7 @@ fn has_started(ctx: &Context, _: ()) -> Result<Option<bool>> {
     ctx.state().get("started")
 }
 
-/// Adds one to the one counter, which everybody else does as well.
+/// Adds one to the counter that all clients share.
 fn increment(ctx: &Context, _: ()) -> Result<u64> {
     let next = ctx.state().get::<u64>("counter")?.unwrap_or(0) + 1;
     ctx.state().set("counter", &next)?;
@@ -215,32 +217,32 @@ fn counter(ctx: &Context, _: ()) -> Result<u64> {
     Ok(ctx.state().get::<u64>("counter")?.unwrap_or(0))
 }
 
-/// Can't do without its state.
+/// Traps if its state can't be read.
 fn stubborn(ctx: &Context, _: ()) -> Result<u64> {
     Ok(ctx.state().get::<u64>("counter").unwrap_or_else(|refusal| panic!("{}", refusal.message)).unwrap_or(0))
 }
 
-/// Reads, waits, and reads again: its view of the state is open all that time.
+/// Reads, sleeps, and reads again. Its snapshot of the state is open for all that time.
 fn slow_read(ctx: &Context, ms: u64) -> Result<u64> {
     ctx.state().get::<bool>("trace")?;
     std::thread::sleep(Duration::from_millis(ms));
     counter(ctx, ())
 }
 
-/// Stores what came, under the number of its coming.
+/// Stores the text under the next number.
 fn note(ctx: &Context, text: String) -> Result {
     let id = ctx.state().next_id("notes")?;
     ctx.state().set(&format!("note/{}/{id:016}", ctx.connection().unwrap_or_default()), &text)
 }
 
-/// Takes its time before it stores.
+/// Sleeps before it stores.
 fn slow_note(ctx: &Context, ms: u64) -> Result {
     count(ctx, "began")?;
     std::thread::sleep(Duration::from_millis(ms));
     note(ctx, "slow".to_owned())
 }
 
-/// All notes of one connection, in their order.
+/// Returns all notes of one connection, in their order.
 fn notes(ctx: &Context, connection: String) -> Result<Vec<String>> {
     let prefix = format!("note/{connection}/");
     let notes = ctx.state().scan::<String>(Scan::prefix(&prefix).limit(1000))?;
@@ -273,7 +275,7 @@ fn goodbye(ctx: &Context, _: ()) -> Result {
     Ok(())
 }
 
-/// Calls what only `register` may call; the host's word comes back.
+/// Calls a function that only `register` may call, and returns the host's refusal code.
 fn register_again(_: &Context, _: ()) -> Result<String> {
     #[cfg(target_family = "wasm")]
     {
@@ -296,7 +298,7 @@ fn print(_: &Context, _: ()) -> Result {
     Ok(())
 }
 
-/// Says whatever a test wants: in the log, on both outputs, and in its refusal.
+/// Writes the text to the log and to both outputs, and returns it as a refusal.
 fn say(ctx: &Context, text: String) -> Result {
     #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what plugins print is what the test is about")]
     ctx.info(&text);

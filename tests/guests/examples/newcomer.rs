@@ -1,4 +1,4 @@
-//! A plugin that the bundled ones know nothing of: a room of its own, and an event into it.
+//! A plugin that the bundled plugins don't know: it declares a room and an event to it.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 

@@ -1,4 +1,4 @@
-//! Writes down what the host tells it of connections.
+//! Records what the host reports about connections.
 
 #![allow(clippy::panic, missing_docs, reason = "misbehaving is a part of what it is for")]
 
@@ -12,12 +12,13 @@ fn note(ctx: &Context, sign: char) -> Result {
     ctx.state().set("told", &told)
 }
 
-/// All that it was told, in order: `+` and the id of a connection, `-` and the id of one, `=` and the id of one that it has read itself.
+/// Returns all records in order, each with the id of a connection: `+` for connected, `-` for
+/// disconnected, `=` for one that the plugin has read itself.
 fn told(ctx: &Context, (): ()) -> Result<Vec<String>> {
     Ok(ctx.state().get("told")?.unwrap_or_default())
 }
 
-/// Goes on, where it is to be held, until somebody has opened the gate.
+/// If it is held, runs until a client has opened the gate.
 fn connected(ctx: &Context) -> Result {
     if ctx.state().get("held")?.unwrap_or(false) {
         while ctx.room_size("presence_gate") == 0 {

@@ -1,4 +1,4 @@
-//! Registers under a name that is none.
+//! Registers under an invalid name.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 

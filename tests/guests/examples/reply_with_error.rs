@@ -1,4 +1,4 @@
-//! Replies with a property by which clients tell a rejection.
+//! Declares a reply with the property by which clients recognise a rejection.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 

@@ -1,4 +1,4 @@
-//! Wants what others have: an event and a room.
+//! Declares an event and a room that other plugins own.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 

@@ -1,4 +1,4 @@
-//! Claims one event twice.
+//! Registers two handlers for one event.
 
 #![allow(missing_docs, reason = "nobody reads it")]
 

@@ -1,8 +1,10 @@
-//! A peer in the benchmark: the events of Sockhop's bundled plugins as typed handlers on the library that Sockhop itself stands on. What a
-//! team would write that wants no plugins, so that the difference is the price of them.
+//! A peer in the benchmark: the events of Sockhop's bundled plugins as typed handlers on
+//! socketioxide. It is what a team without plugins would write, so the difference to Sockhop is the
+//! cost of the plugins.
 //!
-//! Tuned as far as the library's documentation and our measurements go: a buffer that loses nothing, TCP_NODELAY, the allocator that the host
-//! has, one thread where there is one core. Payloads are checked by their types, and by hand where a type can't say it.
+//! It is tuned as far as the library's documentation and our measurements suggest. It has a buffer
+//! that loses nothing, TCP_NODELAY, the host's allocator, and one thread if there is one core.
+//! Payloads are checked by their types, and by hand if a type can't express the rule.
 
 #![allow(clippy::print_stdout, reason = "where it listens is what its starter waits for")]
 
@@ -22,13 +24,13 @@ use socketioxide::extract::{AckSender, SocketRef, TryData};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The host's, with its settings.
+/// The allocator of the host, with the same settings.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[allow(unsafe_code, reason = "as the host's")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static ALLOCATOR_SETTINGS: &[u8; 60] = b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+static ALLOCATOR_SETTINGS: &[u8; 70] = b"narenas:1,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 /// A peer in the benchmark: the bundled plugins' events on socketioxide.
 #[derive(Debug, Parser)]
@@ -102,7 +104,7 @@ struct Record {
     created_at: String,
 }
 
-/// The record store: one commit for each record, without a sync to the disk, as the host's own store does.
+/// The record store: one commit per record, without a sync to the disk, like the host's own store.
 struct Logs(Mutex<Connection>);
 
 impl Logs {
@@ -131,7 +133,7 @@ impl Logs {
     }
 }
 
-/// The time as the contract writes it: RFC 3339 in UTC, with milliseconds.
+/// The current time in the format of the contract: RFC 3339 in UTC, with milliseconds.
 fn now() -> String {
     format!("{:.3}", jiff::Timestamp::now())
 }
@@ -147,7 +149,7 @@ fn error(code: &str, message: impl ToString, event: &str) -> Value {
     json!({"error": {"code": code, "message": message.to_string(), "event": event}})
 }
 
-/// Answers; that a client has gone meanwhile is nobody's business.
+/// Sends an answer. If the client has disconnected, the error is ignored.
 fn answer(ack: AckSender, reply: &impl Serialize) {
     let _ = ack.send(reply);
 }
@@ -188,13 +190,13 @@ async fn create(socket: SocketRef, logs: &Logs, TryData(create): TryData<Create>
         Err(invalid) => return answer(ack, &error("invalid_payload", invalid, EVENT)),
     };
     let owner = format!("user_{}", user_text(&create.user_id));
-    // On this thread: such a commit takes less than handing it to another would.
+    // The commit runs on this thread, because it takes less time than a handover to another thread.
     match logs.create(create) {
         Ok(record) => {
             // Serialized once for the broadcast and the answer.
             let Ok(record) = serde_json::value::to_raw_value(&record) else { return };
             let record: &RawValue = &record;
-            // `within` includes the sender where it has subscribed.
+            // `within` includes the sender if it has subscribed.
             let _ = socket.within(["memory_logs".to_owned(), owner]).emit("memory_log_created", record).await;
             answer(ack, &record);
         }
@@ -211,7 +213,8 @@ fn serve(socket: &SocketRef, logs: Arc<Logs>) {
     socket.on("memory_log_create", async move |socket: SocketRef, data: TryData<Create>, ack: AckSender| {
         create(socket, &logs, data, ack).await;
     });
-    // Last: whoever has it may send, and finds every handler there.
+    // `connected` is sent last. A client that has received it may send events, and all handlers are
+    // registered.
     let connected =
         Connected { sid: socket.id.to_string(), connection_id: ulid::Ulid::new().to_string(), user_id: None, server_time: now() };
     let _ = socket.emit("connected", &connected);
@@ -219,17 +222,18 @@ fn serve(socket: &SocketRef, logs: Arc<Logs>) {
 
 async fn listen(arguments: Arguments) -> anyhow::Result<()> {
     let logs = Arc::new(Logs::open(arguments.data.as_deref())?);
-    // The default of 128 packets loses acks and broadcasts without a word.
+    // The default of 128 packets silently loses acks and broadcasts.
     let (layer, io) = SocketIo::builder().max_buffer_size(4_096).build_layer();
     io.ns("/", async move |socket: SocketRef| serve(&socket, Arc::clone(&logs)));
     let listener = TcpListener::bind(("127.0.0.1", arguments.port)).await.context("can't listen")?;
     let mut ends = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     println!("listening on http://{}", listener.local_addr()?);
-    // Without it, answers wait for the client's next packet.
+    // Without TCP_NODELAY, answers wait for the client's next packet.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     tokio::select! {
         served = axum::serve(listener, Router::new().layer(layer)).into_future() => served.context("can't serve"),
-        // In order, with whatever is to be done when a program ends; what was committed is in the file.
+        // Returning from `main` ends the program normally, so that exit handlers run. Committed
+        // records are in the file.
         _ = ends.recv() => Ok(()),
     }
 }
@@ -239,7 +243,7 @@ fn main() -> anyhow::Result<()> {
     let mut runtime = match arguments.runtime {
         Runtime::Current => {
             let mut builder = tokio::runtime::Builder::new_current_thread();
-            // As the host's: tokio's own 61 asks the system more often.
+            // The same value as in the host: tokio's default of 61 polls the system more often.
             builder.event_interval(128);
             builder
         }
