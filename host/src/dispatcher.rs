@@ -25,7 +25,7 @@ use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
 use crate::store::CommitError;
 
-use commit::{checkpoint_if_due, commit, commit_alone, turn_apart};
+use commit::{checkpoint_if_due, commit, commit_exclusive, lock_exclusive};
 use host_events::HostEvents;
 use run::{Fault, Run};
 
@@ -258,12 +258,12 @@ impl Dispatcher {
         let Some(mut seat) = seat else {
             return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()).into());
         };
-        let patience = inbound.map(|_| budget.until());
+        let deadline = inbound.map(|_| budget.until());
         let mut runs = 0;
         loop {
             let mut lock = match runs < OPTIMISTIC_RUNS {
                 true => None,
-                false => Some(turn_apart(&served.state, patience).await.ok_or_else(contended)?),
+                false => Some(lock_exclusive(&served.state, deadline).await.ok_or_else(contended)?),
             };
             runs += 1;
             let run = Run::new(event, routes, served, &self.rooms);
@@ -331,8 +331,8 @@ impl Dispatcher {
                 Some(view) => {
                     let changes = view.into_changes();
                     let (held, committed) = match lock.take() {
-                        Some(held) => (held, commit_alone(&served.state.store, changes).await),
-                        None => commit(&served.state, changes, patience).await.ok_or_else(contended)?,
+                        Some(held) => (held, commit_exclusive(&served.state.store, changes).await),
+                        None => commit(&served.state, changes, deadline).await.ok_or_else(contended)?,
                     };
                     match committed {
                         Ok(()) => {

@@ -15,58 +15,58 @@ use crate::store::{Changes, CommitError, Store, Taken, Ticket};
 
 /// The plugin's commit lock: the right to commit to its state, and to deliver the effects of the
 /// commit.
-pub(super) type Turn = OwnedMutexGuard<()>;
+pub(super) type CommitGuard = OwnedMutexGuard<()>;
 
 /// Takes the commit lock for a handler that has not run yet. No other task commits while it is
-/// held. Returns `None` if the lock is not free before the deadline `patience`.
-pub(super) async fn turn_apart(state: &State, patience: Option<Instant>) -> Option<Turn> {
-    in_line(state, None, patience).await.map(|(turn, _)| turn)
+/// held. Returns `None` if the lock is not free before the deadline `deadline`.
+pub(super) async fn lock_exclusive(state: &State, deadline: Option<Instant>) -> Option<CommitGuard> {
+    enqueue(state, None, deadline).await.map(|(guard, _)| guard)
 }
 
 /// Stores `changes` as soon as the plugin's commit lock is free. The returned lock must be held
 /// until the effects are delivered. Returns `None`, and stores nothing, if the lock is not free
-/// before the deadline `patience`. A commit that has begun by then is waited for.
+/// before the deadline `deadline`. A commit that has begun by then is waited for.
 ///
 /// The task that holds the lock commits for all waiting tasks in one transaction. A waiting task
 /// finds its result when it gets the lock.
-pub(super) async fn commit(state: &State, changes: Changes, patience: Option<Instant>) -> Option<(Turn, Result<(), CommitError>)> {
-    let (turn, ticket) = in_line(state, Some(changes), patience).await?;
+pub(super) async fn commit(state: &State, changes: Changes, deadline: Option<Instant>) -> Option<(CommitGuard, Result<(), CommitError>)> {
+    let (guard, ticket) = enqueue(state, Some(changes), deadline).await?;
     if let Some(result) = ticket.result() {
-        return Some((turn, result));
+        return Some((guard, result));
     }
-    let turn = commit_waiting(state, turn).await;
-    Some((turn, ticket.result().unwrap_or(Err(CommitError::Unknown))))
+    let guard = commit_waiting(state, guard).await;
+    Some((guard, ticket.result().unwrap_or(Err(CommitError::Unknown))))
 }
 
 /// Queues for the lock and in the commit queue, at the same position in both. So effects are
 /// delivered in the order of their commits.
-async fn in_line(state: &State, changes: Option<Changes>, patience: Option<Instant>) -> Option<(Turn, Ticket)> {
+async fn enqueue(state: &State, changes: Option<Changes>, deadline: Option<Instant>) -> Option<(CommitGuard, Ticket)> {
     // Unconstrained: the first poll must queue for the lock, even if the task's tokio budget is
     // used up.
-    let mut turn = pin!(tokio::task::unconstrained(Arc::clone(&state.commit).lock_owned()));
+    let mut guard = pin!(tokio::task::unconstrained(Arc::clone(&state.commit).lock_owned()));
     let mut changes = Some(changes);
     let queued = poll_fn(|context| {
         let changes = changes.take().unwrap_or_default();
-        Poll::Ready(state.store.queue.push(changes, || turn.as_mut().poll(context)))
+        Poll::Ready(state.store.queue.push(changes, || guard.as_mut().poll(context)))
     });
-    let (ticket, has_turn) = queued.await;
-    let turn = match (has_turn, patience) {
-        (Poll::Ready(turn), _) => turn,
-        (Poll::Pending, None) => turn.await,
-        (Poll::Pending, Some(until)) => match tokio::time::timeout_at(until.into(), &mut turn).await {
-            Ok(turn) => turn,
+    let (ticket, has_lock) = queued.await;
+    let guard = match (has_lock, deadline) {
+        (Poll::Ready(guard), _) => guard,
+        (Poll::Pending, None) => guard.await,
+        (Poll::Pending, Some(until)) => match tokio::time::timeout_at(until.into(), &mut guard).await {
+            Ok(guard) => guard,
             Err(_) if ticket.withdraw() => return None,
             // Another task is committing the changes.
-            Err(_) => turn.await,
+            Err(_) => guard.await,
         },
     };
-    Some((turn, ticket))
+    Some((guard, ticket))
 }
 
 /// Stores `changes` under a lock that is already held. Waiting changes of other tasks are not
 /// included, because they would make `changes` conflict.
-pub(super) async fn commit_alone(store: &Arc<Store>, changes: Changes) -> Result<(), CommitError> {
-    if let Some(committed) = store.commit_at_once(&[&changes]) {
+pub(super) async fn commit_exclusive(store: &Arc<Store>, changes: Changes) -> Result<(), CommitError> {
+    if let Some(committed) = store.try_commit(&[&changes]) {
         return committed.into_iter().next().unwrap_or(Ok(()));
     }
     let store = Arc::clone(store);
@@ -76,28 +76,28 @@ pub(super) async fn commit_alone(store: &Arc<Store>, changes: Changes) -> Result
 /// Commits for all tasks in the queue. If this takes only microseconds, it happens here, because a
 /// thread of the blocking pool would take longer to wake. Otherwise it happens in the pool. The
 /// lock moves with the work, so that no other task gets it before the work ends.
-async fn commit_waiting(state: &State, turn: Turn) -> Turn {
+async fn commit_waiting(state: &State, guard: CommitGuard) -> CommitGuard {
     let taken = state.store.queue.take();
     let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
-    if let Some(committed) = state.store.commit_at_once(&group) {
-        tell(taken, committed);
-        return turn;
+    if let Some(committed) = state.store.try_commit(&group) {
+        resolve(taken, committed);
+        return guard;
     }
     let store = Arc::clone(&state.store);
     let committing = tokio::task::spawn_blocking(move || {
         let group: Vec<_> = taken.iter().map(|taken| &taken.changes).collect();
         let committed = store.commit_all(&group);
-        tell(taken, committed);
-        turn
+        resolve(taken, committed);
+        guard
     });
     match committing.await {
-        Ok(turn) => turn,
+        Ok(guard) => guard,
         // After a panic, the writers find no result and report `CommitError::Unknown`.
         Err(_) => Arc::clone(&state.commit).lock_owned().await,
     }
 }
 
-fn tell(writers: Vec<Taken>, committed: Vec<Result<(), CommitError>>) {
+fn resolve(writers: Vec<Taken>, committed: Vec<Result<(), CommitError>>) {
     writers.into_iter().zip(committed).for_each(|(writer, result)| writer.done(result));
 }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writers_who_wait_for_their_turn_share_one_commit() {
+    async fn waiting_writers_share_one_commit() {
         let dir = tempfile::tempdir().unwrap();
         let state = state(&dir);
         let held = Arc::clone(&state.commit).lock_owned().await;
@@ -149,40 +149,40 @@ mod tests {
         assert!(commit(&state, change(&state, "late"), late).await.is_none(), "its time is over");
         assert!(!has(&state, "first"));
         drop(held);
-        let (turn, committed) = first.await.unwrap();
+        let (guard, committed) = first.await.unwrap();
         committed.unwrap();
         assert!(has(&state, "first") && has(&state, "second") && !has(&state, "late"));
         assert!(second.as_mut().poll(&mut context).is_pending(), "what follows from the first is delivered before");
-        drop(turn);
+        drop(guard);
         second.await.unwrap().1.unwrap();
     }
 
     #[tokio::test]
-    async fn who_stands_behind_a_turn_apart_is_not_committed_before_it() {
+    async fn a_writer_behind_an_exclusive_lock_is_not_committed_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let state = state(&dir);
         let held = Arc::clone(&state.commit).lock_owned().await;
         let mut context = std::task::Context::from_waker(Waker::noop());
         let mut before = Box::pin(commit(&state, change(&state, "before"), None));
-        let mut apart = Box::pin(turn_apart(&state, None));
+        let mut exclusive = Box::pin(lock_exclusive(&state, None));
         let mut behind = Box::pin(commit(&state, change(&state, "behind"), None));
-        assert!(before.as_mut().poll(&mut context).is_pending() && apart.as_mut().poll(&mut context).is_pending());
+        assert!(before.as_mut().poll(&mut context).is_pending() && exclusive.as_mut().poll(&mut context).is_pending());
         assert!(behind.as_mut().poll(&mut context).is_pending());
         drop(held);
-        let (turn, committed) = before.await.unwrap();
+        let (guard, committed) = before.await.unwrap();
         committed.unwrap();
         assert!(has(&state, "before") && !has(&state, "behind"));
-        drop(turn);
-        let turn = apart.await.unwrap();
-        commit_alone(&state.store, change(&state, "apart")).await.unwrap();
-        assert!(has(&state, "apart") && !has(&state, "behind"));
-        drop(turn);
+        drop(guard);
+        let guard = exclusive.await.unwrap();
+        commit_exclusive(&state.store, change(&state, "exclusive")).await.unwrap();
+        assert!(has(&state, "exclusive") && !has(&state, "behind"));
+        drop(guard);
         behind.await.unwrap().1.unwrap();
         assert!(has(&state, "behind"));
     }
 
     #[tokio::test]
-    async fn a_writer_who_is_gone_stores_nothing() {
+    async fn a_dropped_writer_stores_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let state = state(&dir);
         let held = Arc::clone(&state.commit).lock_owned().await;

@@ -98,7 +98,7 @@ impl Store {
     /// The same as [`Store::commit_all`] if it takes only microseconds. Returns `None` if it may
     /// take longer, because there is much to write or the writer is not available, and if SQLite
     /// fails. Nothing is stored then.
-    pub fn commit_at_once(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
+    pub fn try_commit(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
         let writes = || group.iter().flat_map(|changes| &changes.writes);
         if writes().count() > SMALL_KEYS || writes().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>() > SMALL_BYTES {
             return None;

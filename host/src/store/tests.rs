@@ -635,7 +635,7 @@ fn a_group_is_committed_as_one_after_the_other_and_who_is_refused_changes_nothin
     let stored: Vec<_> = all(&store).into_iter().map(|(key, _)| key).collect();
     assert_eq!(stored, ["first", "last", "read"]);
     let before = store.used();
-    let committed = store.commit_at_once(&[&too_much, &full]).unwrap();
+    let committed = store.try_commit(&[&too_much, &full]).unwrap();
     assert!(matches!(committed.as_slice(), [Ok(()), Err(CommitError::Full { .. })]), "{committed:?}");
     assert_eq!(store.used(), before + 1 + 800 + ENTRY_BYTES);
     assert!(get(&store, "a").is_some() && get(&store, "b").is_none());

@@ -127,7 +127,7 @@ fn a_reader_of_another_process_makes_writers_wait_and_not_the_log_grow() {
     store.health.worked(FailureKind::Write);
     assert!(store.trouble().is_some_and(|trouble| !trouble.kind.is_outage()), "a backup is no outage");
     let (one, two) = (changes("one"), changes("two"));
-    assert!(store.commit_at_once(&[&one]).is_none(), "it would wait");
+    assert!(store.try_commit(&[&one]).is_none(), "it would wait");
     let began = Instant::now();
     let refused = store.commit_all(&[&one, &two]);
     assert!(matches!(refused.as_slice(), [Err(CommitError::Contended), Err(CommitError::Contended)]));
