@@ -248,14 +248,14 @@ impl Dispatcher {
         let limits = served.plugin.limits();
         // A host event is never rejected as `busy`: it waits for an instance, and its time limit
         // begins after that wait.
-        let (seat, mut budget) = match inbound {
-            None => (served.plugin.seat(None).await, Budget::new(limits.event_cpu_ms, limits.event_wall_ms)),
+        let (guard, mut budget) = match inbound {
+            None => (served.plugin.acquire(None).await, Budget::new(limits.event_cpu_ms, limits.event_wall_ms)),
             Some(_) => {
                 let budget = Budget::since(began, limits.event_cpu_ms, limits.event_wall_ms);
-                (served.plugin.seat(Some(&budget)).await, budget)
+                (served.plugin.acquire(Some(&budget)).await, budget)
             }
         };
-        let Some(mut seat) = seat else {
+        let Some(mut guard) = guard else {
             return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()).into());
         };
         let deadline = inbound.map(|_| budget.until());
@@ -268,10 +268,10 @@ impl Dispatcher {
             runs += 1;
             let run = Run::new(event, routes, served, &self.rooms);
             let faults = served.state.store.faults();
-            let (answer, calls) = match seat.handle(event, Box::new(run), &mut budget).await {
+            let (answer, calls) = match guard.handle(event, Box::new(run), &mut budget).await {
                 Ok(returned) => returned,
                 Err(failure) => {
-                    let mut failed = fail(&failure, seat.take_output());
+                    let mut failed = fail(&failure, guard.take_output());
                     // The handler may have trapped because a call to its state failed.
                     if failed.rejection == Rejection::PluginFailed && served.state.store.faults() != faults {
                         failed.rejection = state_failed(served);
@@ -289,7 +289,7 @@ impl Dispatcher {
                     return Err(rejection.into());
                 }
                 Some(Fault::Outdated) => {
-                    seat.discard();
+                    guard.discard();
                     tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the state has changed under its reads");
                     continue;
                 }
@@ -297,7 +297,7 @@ impl Dispatcher {
             let reply = match answer {
                 Ok(reply) => reply,
                 Err(refusal) => {
-                    seat.keep();
+                    guard.keep();
                     let (code, message) = (refusal.code.clone(), refusal.message.clone());
                     let rejection = match Rejection::from_handler(refusal) {
                         // For a host event, `unavailable` means that the host itself failed, and
@@ -325,7 +325,7 @@ impl Dispatcher {
             match view.filter(|view| view.wrote()) {
                 None => {
                     let applied = self.apply(routes, event, &effects);
-                    seat.keep();
+                    guard.keep();
                     return Ok(Reply { json: reply, ends: applied.ends });
                 }
                 Some(view) => {
@@ -338,11 +338,11 @@ impl Dispatcher {
                         Ok(()) => {
                             let applied = self.apply(routes, event, &effects);
                             drop(held);
-                            seat.keep();
+                            guard.keep();
                             return Ok(Reply { json: reply, ends: applied.ends });
                         }
                         Err(CommitError::Conflict) => {
-                            seat.discard();
+                            guard.discard();
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
                         }
                         Err(CommitError::Contended) => return Err(contended().into()),

@@ -30,7 +30,7 @@ pub use compiler::{COMPILE_COMMAND, CompileBounds, CompileError, Compiler, compi
 pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
-pub use pool::Seat;
+pub use pool::InstanceGuard;
 pub use registration::{Emits, Handles, Registration};
 pub use retry::Retry;
 
@@ -103,8 +103,8 @@ impl Plugin {
 
     /// Waits for the permit to run one event. Returns `None` if the deadline of `budget` passes
     /// first. Without a budget there is no deadline.
-    pub async fn seat(&self, budget: Option<&Budget>) -> Option<Seat> {
-        self.pool.seat(budget).await
+    pub async fn acquire(&self, budget: Option<&Budget>) -> Option<InstanceGuard> {
+        self.pool.acquire(budget).await
     }
 
     /// The maximum number of events that the plugin handles at the same time.

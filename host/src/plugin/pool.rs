@@ -22,13 +22,13 @@ pub(super) struct Pool {
 
 struct Shared {
     code: Code,
-    places: Mutex<Places>,
+    permits: Mutex<Permits>,
     /// Notified when a permit becomes free and a task waits for one.
     freed: Notify,
 }
 
 /// The permits and idle instances, guarded by one lock.
-struct Places {
+struct Permits {
     /// Free permits: the number of events that may begin now.
     free: usize,
     /// Warm instances without an event; the last used one is at the end.
@@ -41,7 +41,7 @@ struct Places {
     waiting: usize,
 }
 
-impl Places {
+impl Permits {
     /// Takes the last used instance, so that the oldest ones are those that are not needed.
     fn take_idle(&mut self) -> Option<Instance> {
         let instance = self.idle.pop();
@@ -52,15 +52,15 @@ impl Places {
 
 impl Shared {
     /// The counters are consistent even if a thread panics, so poisoning is ignored.
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn permits(&self) -> MutexGuard<'_, Permits> {
+        self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pool {
     pub(super) fn new(code: Code, policy: InstancePolicy, instances: usize) -> Self {
-        let places = Places { free: instances, idle: Vec::new(), unneeded: 0, is_open: policy == InstancePolicy::Warm, waiting: 0 };
-        Self { shared: Arc::new(Shared { code, places: Mutex::new(places), freed: Notify::new() }), policy, most: instances }
+        let permits = Permits { free: instances, idle: Vec::new(), unneeded: 0, is_open: policy == InstancePolicy::Warm, waiting: 0 };
+        Self { shared: Arc::new(Shared { code, permits: Mutex::new(permits), freed: Notify::new() }), policy, most: instances }
     }
 
     /// Creates a pool with the same settings for `code`, without instances.
@@ -75,11 +75,11 @@ impl Pool {
 
     /// Drops all idle instances and keeps none from now on.
     pub(super) fn close(&self) {
-        let mut places = self.shared.places();
-        places.is_open = false;
-        let instances = std::mem::take(&mut places.idle);
+        let mut permits = self.shared.permits();
+        permits.is_open = false;
+        let instances = std::mem::take(&mut permits.idle);
         // Dropped after the lock is released, because each frees its memory.
-        drop(places);
+        drop(permits);
         drop(instances);
     }
 
@@ -87,12 +87,12 @@ impl Pool {
     /// last idle instance. Otherwise the instances that a burst of events starts, each of a MiB or
     /// more, would stay. Call it about once a second.
     pub(super) fn trim(&self) {
-        let mut places = self.shared.places();
-        let unneeded = places.unneeded.min(places.idle.len().saturating_sub(1));
-        let dropped: Vec<_> = places.idle.drain(..unneeded.div_ceil(2)).collect();
-        places.unneeded = places.idle.len();
+        let mut permits = self.shared.permits();
+        let unneeded = permits.unneeded.min(permits.idle.len().saturating_sub(1));
+        let dropped: Vec<_> = permits.idle.drain(..unneeded.div_ceil(2)).collect();
+        permits.unneeded = permits.idle.len();
         // Dropped after the lock is released, because each frees its memory.
-        drop(places);
+        drop(permits);
         drop(dropped);
     }
 
@@ -101,10 +101,10 @@ impl Pool {
         self.most
     }
 
-    /// Number of events that hold a seat, plus idle instances.
+    /// Number of events that hold a guard, plus idle instances.
     pub(super) fn instances(&self) -> usize {
-        let places = self.shared.places();
-        self.most.saturating_sub(places.free) + places.idle.len()
+        let permits = self.shared.permits();
+        self.most.saturating_sub(permits.free) + permits.idle.len()
     }
 
     /// Waits for the permit to run one event. Returns `None` if the deadline of `budget` passes
@@ -115,9 +115,9 @@ impl Pool {
     /// of them, and every answer would be a separate write. A waiting task gets a permit when the
     /// events of that connection are handled, or when that connection's task has used up its time
     /// slice.
-    pub(super) async fn seat(&self, budget: Option<&Budget>) -> Option<Seat> {
+    pub(super) async fn acquire(&self, budget: Option<&Budget>) -> Option<InstanceGuard> {
         if let Some(warm) = self.take() {
-            return Some(self.seated(warm));
+            return Some(self.guard(warm));
         }
         let _waiting = Waiting::new(&self.shared);
         let freed = async {
@@ -136,19 +136,19 @@ impl Pool {
             Some(budget) => tokio::time::timeout_at(budget.until().into(), freed).await.ok()?,
             None => freed.await,
         };
-        Some(self.seated(warm))
+        Some(self.guard(warm))
     }
 
     /// Takes a free permit, with an idle instance if there is one. Returns `None` if no permit is
     /// free.
     fn take(&self) -> Option<Option<Instance>> {
-        let mut places = self.shared.places();
-        places.free = places.free.checked_sub(1)?;
-        Some(places.take_idle())
+        let mut permits = self.shared.permits();
+        permits.free = permits.free.checked_sub(1)?;
+        Some(permits.take_idle())
     }
 
-    fn seated(&self, instance: Option<Instance>) -> Seat {
-        Seat { shared: Arc::clone(&self.shared), instance, kept: None, output: Box::default() }
+    fn guard(&self, instance: Option<Instance>) -> InstanceGuard {
+        InstanceGuard { shared: Arc::clone(&self.shared), instance, kept: None, output: Box::default() }
     }
 }
 
@@ -157,30 +157,30 @@ struct Waiting<'pool>(&'pool Shared);
 
 impl<'pool> Waiting<'pool> {
     fn new(shared: &'pool Shared) -> Self {
-        shared.places().waiting += 1;
+        shared.permits().waiting += 1;
         Self(shared)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.places().waiting -= 1;
+        self.0.permits().waiting -= 1;
     }
 }
 
 /// The permit to run one event in one instance. An event keeps it over its reruns. So an event that
 /// waits for its commit never waits for an instance whose event waits for the same commit.
-pub struct Seat {
+pub struct InstanceGuard {
     shared: Arc<Shared>,
     instance: Option<Instance>,
-    /// The instance that is returned to the pool when the seat is dropped.
+    /// The instance that is returned to the pool when the guard is dropped.
     kept: Option<Instance>,
     /// The guest's standard error of the failed call.
     output: Box<str>,
 }
 
-impl Seat {
-    /// Runs the handler. The instance stays with the seat until [`Seat::keep`] allows other events
+impl InstanceGuard {
+    /// Runs the handler. The instance stays with the guard until [`InstanceGuard::keep`] allows other events
     /// to use it. A failure drops the instance.
     ///
     /// # Errors
@@ -192,7 +192,7 @@ impl Seat {
         calls: Box<dyn HostCalls>,
         budget: &mut Budget,
     ) -> Result<(Handled, Box<dyn HostCalls>), Failure> {
-        let warm = self.instance.take().or_else(|| self.shared.places().take_idle());
+        let warm = self.instance.take().or_else(|| self.shared.permits().take_idle());
         let mut instance = match warm {
             Some(instance) => instance,
             None => Instance::new(&self.shared.code, budget).await?,
@@ -222,17 +222,17 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for InstanceGuard {
     fn drop(&mut self) {
-        let mut places = self.shared.places();
-        places.free += 1;
+        let mut permits = self.shared.permits();
+        permits.free += 1;
         if let Some(instance) = self.kept.take()
-            && places.is_open
+            && permits.is_open
         {
-            places.idle.push(instance);
+            permits.idle.push(instance);
         }
-        let is_awaited = places.waiting > 0;
-        drop(places);
+        let is_awaited = permits.waiting > 0;
+        drop(permits);
         if is_awaited {
             self.shared.freed.notify_one();
         }
