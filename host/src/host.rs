@@ -32,7 +32,7 @@ use crate::http::{self, Api, body, problem};
 use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine, EngineError, this_program};
 use crate::registry::{Registry, Routes};
-use crate::reload::{Loader, Operator, Reloader, Row, ScanError, scan};
+use crate::reload::{Loader, Operator, Reloader, PluginStatus, ScanError, scan};
 use crate::rooms::Rooms;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
@@ -270,7 +270,7 @@ impl Host {
     }
 
     /// Returns one row for each plugin, as operators see it.
-    pub fn rows(&self) -> Arc<Vec<Row>> {
+    pub fn rows(&self) -> Arc<Vec<PluginStatus>> {
         self.operator.rows()
     }
 
@@ -368,7 +368,7 @@ async fn adapt_to_plugins(slots: Arc<Slots>, registry: Arc<Registry>, reserved: 
 
 /// Warns of configuration tables for plugins that do not exist: a misspelt name would otherwise be
 /// ignored silently.
-fn warn_of_tables_without_plugin(config: &Config, rows: &[Row]) {
+fn warn_of_tables_without_plugin(config: &Config, rows: &[PluginStatus]) {
     let stems = rows.iter().filter_map(|row| row.file.file_stem()?.to_str());
     let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).chain(stems).collect();
     for (table, nearest) in config.tables_without_plugin(&names) {

@@ -42,8 +42,8 @@ use draining::Draining;
 use files::Files;
 pub use load::{Failure, Loader};
 use loads::{Loads, Subject, Version};
-pub use operator::{Absent, Operator, Row, Word};
-use operator::{Command, Waiting};
+pub use operator::{Absent, Operator, PluginStatus, OperatorCommand};
+use operator::{SubmittedCommand, PendingCommand};
 use progress::Progress;
 use slots::{Digest, LastError, OperatorError, Slots};
 use watch::Watch;
@@ -107,9 +107,9 @@ pub struct Reloader {
     draining: Draining,
     alarm: Arc<Notify>,
     operator: Arc<Operator>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<SubmittedCommand>,
     /// Operator commands that wait for a version to be loaded.
-    waiting: Vec<Waiting>,
+    waiting: Vec<PendingCommand>,
     /// Lowers the priority of this thread below that of the threads that serve events. `None` once
     /// it is called.
     lower_priority: Option<fn()>,
@@ -239,7 +239,7 @@ impl Reloader {
                     self.files.retry_now();
                     self.look_at = Instant::now();
                 }
-                Some(command) = self.commands.recv() => self.obey(command),
+                Some(command) = self.commands.recv() => self.apply(command),
                 Some((subject, result)) = self.loads.next() => {
                     self.note_loaded(subject, result);
                     if self.together.is_none() {
@@ -344,13 +344,13 @@ impl Reloader {
     }
 
     /// Starts to carry out an operator command.
-    fn obey(&mut self, Command { name, word, answer }: Command) {
+    fn apply(&mut self, SubmittedCommand { name, command, answer }: SubmittedCommand) {
         let before = self.slots.get(&name).cloned();
-        let followed = match &word {
-            Word::RollBack(to) => self.slots.roll_back(&name, to.as_deref()).map(Some),
-            Word::Disable => self.slots.set_disabled(&name, true).map(|()| None),
-            Word::Enable => self.slots.set_disabled(&name, false).map(|()| None),
-            Word::Forget => self.slots.forget(&name).map(|()| None),
+        let followed = match &command {
+            OperatorCommand::RollBack(to) => self.slots.roll_back(&name, to.as_deref()).map(Some),
+            OperatorCommand::Disable => self.slots.set_disabled(&name, true).map(|()| None),
+            OperatorCommand::Enable => self.slots.set_disabled(&name, false).map(|()| None),
+            OperatorCommand::Forget => self.slots.forget(&name).map(|()| None),
         };
         let target = match followed {
             Ok(target) => target,
@@ -360,8 +360,8 @@ impl Reloader {
                 return;
             }
         };
-        tracing::debug!(plugin = name, command = ?word, "operator command begins");
-        if word == Word::Enable
+        tracing::debug!(plugin = name, command = ?command, "operator command begins");
+        if command == OperatorCommand::Enable
             && let Some(served) = self.registry.snapshot().plugins.iter().find(|served| served.plugin.name() == name)
         {
             served.health.reset();
@@ -369,7 +369,7 @@ impl Reloader {
         if let Some(target) = &target {
             self.lost.remove(target);
         }
-        self.waiting.push(Waiting { name, target, before, answer });
+        self.waiting.push(PendingCommand { name, target, before, answer });
         self.publish();
     }
 
@@ -379,11 +379,11 @@ impl Reloader {
         let routes = self.registry.snapshot();
         let mut undone = false;
         let is_remembered = self.slots == self.saved;
-        for Waiting { name, target, before, answer } in std::mem::take(&mut self.waiting) {
+        for PendingCommand { name, target, before, answer } in std::mem::take(&mut self.waiting) {
             let serves = |digest: &Digest| routes.plugins.iter().any(|s| s.plugin.name() == name && s.plugin.digest == *digest);
             match target {
                 Some(target) if self.loads.is_loading(&Subject::Kept(name.clone(), target.clone())) => {
-                    self.waiting.push(Waiting { name, target: Some(target), before, answer });
+                    self.waiting.push(PendingCommand { name, target: Some(target), before, answer });
                 }
                 Some(target) if !serves(&target) => {
                     self.slots.undo_roll_back(&name, &target, before.as_ref());
@@ -420,7 +420,7 @@ impl Reloader {
     }
 
     /// Publishes the current state for operators.
-    fn show(&self) {
+    fn publish_status(&self) {
         let mut rows = operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
         for row in &mut rows {
             row.is_loading |= self.loads.is_loading_kept(&row.name);
@@ -428,7 +428,7 @@ impl Reloader {
                 row.last_error = self.not_remembered(served);
             }
         }
-        self.operator.show(rows, operator::absent(&self.slots, self.forget_after));
+        self.operator.publish_status(rows, operator::absent(&self.slots, self.forget_after));
     }
 }
 

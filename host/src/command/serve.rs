@@ -13,7 +13,7 @@ use clap::Args;
 use sockhop::config::{Config, Listen, LogFormat};
 use sockhop::host::{self, Host};
 use sockhop::log;
-use sockhop::reload::Row;
+use sockhop::reload::PluginStatus;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -177,7 +177,7 @@ async fn run(host: Host, stopping: StopSignals, others: Signals) {
 }
 
 /// Prints the state of a plugin at the start.
-fn say_plugin(output: &Background, row: &Row) {
+fn say_plugin(output: &Background, row: &PluginStatus) {
     let state = row.state().name();
     match &row.served {
         Some(served) => {

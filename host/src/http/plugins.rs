@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::config::Scope;
 use crate::registry::Served;
 use crate::reload::slots::{LastError, OperatorError, Slot};
-use crate::reload::{Absent, Row, Word};
+use crate::reload::{Absent, PluginStatus, OperatorCommand};
 
 use super::problem::Problem;
 use super::{Api, body};
@@ -56,42 +56,42 @@ pub(super) async fn roll_back(State(api): State<Arc<Api>>, Path(name): Path<Stri
             Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", &format!("the body must be a JSON object {{to?: DIGEST}}: {error}"))
         })?,
     };
-    say(&api, key, &name, Word::RollBack(to)).await
+    say(&api, key, &name, OperatorCommand::RollBack(to)).await
 }
 
 /// Disables a plugin: its events are answered `unavailable`.
 pub(super) async fn disable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
-    say(&api, key, &name, Word::Disable).await
+    say(&api, key, &name, OperatorCommand::Disable).await
 }
 
 /// Enables a plugin again.
 pub(super) async fn enable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
-    say(&api, key, &name, Word::Enable).await
+    say(&api, key, &name, OperatorCommand::Enable).await
 }
 
 /// Deletes what the host remembers of a plugin whose file was removed: whether it is disabled, its
 /// kept versions, and the verdict on a failed version. The plugin's stored state is kept.
 pub(super) async fn forget(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
-    submit(&api, key, &name, Word::Forget).await?;
+    submit(&api, key, &name, OperatorCommand::Forget).await?;
     Ok(Json(json!({"name": name, "forgotten": true})))
 }
 
-async fn say(api: &Api, key: &str, name: &str, word: Word) -> Result<Json<Value>, Problem> {
+async fn say(api: &Api, key: &str, name: &str, word: OperatorCommand) -> Result<Json<Value>, Problem> {
     submit(api, key, name, word).await?;
     shown(api, name)
 }
 
-async fn submit(api: &Api, key: &str, name: &str, word: Word) -> Result<(), Problem> {
+async fn submit(api: &Api, key: &str, name: &str, word: OperatorCommand) -> Result<(), Problem> {
     let (command, to) = match &word {
-        Word::RollBack(to) => ("rollback", to.clone()),
-        Word::Disable => ("disable", None),
-        Word::Enable => ("enable", None),
-        Word::Forget => ("forget", None),
+        OperatorCommand::RollBack(to) => ("rollback", to.clone()),
+        OperatorCommand::Disable => ("disable", None),
+        OperatorCommand::Enable => ("enable", None),
+        OperatorCommand::Forget => ("forget", None),
     };
-    let obeyed = api.operator.say(name, word).await;
+    let obeyed = api.operator.submit(name, word).await;
     let error = obeyed.as_ref().err().map(ToString::to_string);
     tracing::info!(key, command, plugin = name, to, error, "operator command");
     obeyed.map_err(|error| {
@@ -139,7 +139,7 @@ fn kept(slot: &Slot, digest: &String) -> Value {
 /// The row of a plugin whose file was removed: it has the members of other rows, with null as
 /// `state`.
 fn absent(absent: &Absent) -> Value {
-    let plain = Row::without_file(absent);
+    let plain = PluginStatus::without_file(absent);
     let mut document = row(&plain);
     if let Some(members) = document.as_object_mut() {
         members.insert("state".to_owned(), Value::Null);
@@ -150,7 +150,7 @@ fn absent(absent: &Absent) -> Value {
     document
 }
 
-fn row(row: &Row) -> Value {
+fn row(row: &PluginStatus) -> Value {
     let served = row.served.as_deref();
     let plugin = served.map(|served| &served.plugin);
     let (calls, failures) = plugin.map_or((0, 0), |plugin| plugin.counts());

@@ -89,7 +89,7 @@ impl Reloader {
             let known = self.known(&name);
             self.loads.file(&path, stamp, name, known);
         }
-        self.show();
+        self.publish_status();
     }
 
     /// Returns the name that a file's plugin is assumed to have until it has registered.

@@ -18,14 +18,14 @@ use super::stem;
 const COMMANDS: usize = 16;
 
 /// A command of an operator, and the channel for its answer.
-pub(super) struct Command {
+pub(super) struct SubmittedCommand {
     pub(super) name: String,
-    pub(super) word: Word,
+    pub(super) command: OperatorCommand,
     pub(super) answer: oneshot::Sender<Result<(), OperatorError>>,
 }
 
 /// An accepted command whose answer waits for its result.
-pub(super) struct Waiting {
+pub(super) struct PendingCommand {
     pub(super) name: String,
     /// The version that is to serve, if the command is a rollback.
     pub(super) target: Option<Digest>,
@@ -36,7 +36,7 @@ pub(super) struct Waiting {
 
 /// A command of an operator for one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
+pub enum OperatorCommand {
     /// Roll back to the previous version, or to the version whose digest begins with this prefix.
     RollBack(Option<String>),
     /// Answer its events with `unavailable`.
@@ -49,9 +49,9 @@ pub enum Word {
 
 /// Shows operators the state of plugins, and takes their commands.
 pub struct Operator {
-    rows: ArcSwap<Vec<Row>>,
+    rows: ArcSwap<Vec<PluginStatus>>,
     absent: ArcSwap<Vec<Absent>>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<SubmittedCommand>,
     /// Notified when the directory is to be scanned now.
     look: Notify,
 }
@@ -69,7 +69,7 @@ pub struct Absent {
 
 /// The state of one plugin, or of one file that is no plugin.
 #[derive(Clone)]
-pub struct Row {
+pub struct PluginStatus {
     /// The plugin's name; if it never registered, the file's name without its extension.
     pub name: String,
     /// The path of the file.
@@ -87,7 +87,7 @@ pub struct Row {
     pub draining: usize,
 }
 
-impl Row {
+impl PluginStatus {
     /// Creates a row of which only the name and the file are known.
     fn plain(name: String, file: PathBuf, generation: u64) -> Self {
         Self { name, file, slot: None, served: None, generation, last_error: None, is_loading: false, draining: 0 }
@@ -132,13 +132,13 @@ impl Row {
 
 impl Operator {
     /// Creates an interface that shows nothing yet, and the receiver of its commands.
-    pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<Command>) {
+    pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<SubmittedCommand>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         (Arc::new(Self { rows: ArcSwap::default(), absent: ArcSwap::default(), commands: sender, look: Notify::new() }), commands)
     }
 
     /// Replaces the state that operators see.
-    pub(super) fn show(&self, rows: Vec<Row>, absent: Vec<Absent>) {
+    pub(super) fn publish_status(&self, rows: Vec<PluginStatus>, absent: Vec<Absent>) {
         self.rows.store(Arc::new(rows));
         self.absent.store(Arc::new(absent));
     }
@@ -159,17 +159,17 @@ impl Operator {
     }
 
     /// Returns a row for every plugin, and for every file that is no plugin.
-    pub fn rows(&self) -> Arc<Vec<Row>> {
+    pub fn rows(&self) -> Arc<Vec<PluginStatus>> {
         self.rows.load_full()
     }
 
-    /// Sends the command `word` for the plugin `name`, and waits until it is carried out.
+    /// Sends the command `command` for the plugin `name`, and waits until it is carried out.
     ///
     /// # Errors
     /// Why it can't be carried out; [`OperatorError::Unknown`] also if the reloader has stopped.
-    pub async fn say(&self, name: &str, word: Word) -> Result<(), OperatorError> {
+    pub async fn submit(&self, name: &str, command: OperatorCommand) -> Result<(), OperatorError> {
         let (answer, answered) = oneshot::channel();
-        let command = Command { name: name.to_owned(), word, answer };
+        let command = SubmittedCommand { name: name.to_owned(), command, answer };
         let gone = || OperatorError::Unknown(name.to_owned());
         self.commands.send(command).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
@@ -184,10 +184,10 @@ pub(super) fn absent(slots: &Slots, after: Duration) -> Vec<Absent> {
 
 /// Returns what operators see: one row for each slot with a file, for each file without a slot, and
 /// for each removed plugin that still runs events.
-pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Draining) -> Vec<Row> {
+pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Draining) -> Vec<PluginStatus> {
     let generation = routes.generation;
     let is_loading = |path: &PathBuf| files.iter().any(|(file, seen)| file == path && seen.is_loading);
-    let of_slots = slots.present().map(|(name, slot)| Row {
+    let of_slots = slots.present().map(|(name, slot)| PluginStatus {
         name: name.to_owned(),
         file: slot.file.clone(),
         slot: Some(slot.clone()),
@@ -197,23 +197,23 @@ pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Dra
         is_loading: is_loading(&slot.file),
         draining: draining.count(name),
     });
-    let plain = |name: String, file: PathBuf| Row::plain(name, file, generation);
+    let plain = |name: String, file: PathBuf| PluginStatus::plain(name, file, generation);
     let of_files = files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| match &seen.outcome {
         // Without a conflict, the file has not claimed its slot yet.
         Some(Outcome::Plugin { name, .. }) => {
-            Row { last_error: seen.conflict.clone(), is_loading: seen.conflict.is_none(), ..plain(name.clone(), path.to_owned()) }
+            PluginStatus { last_error: seen.conflict.clone(), is_loading: seen.conflict.is_none(), ..plain(name.clone(), path.to_owned()) }
         }
-        Some(Outcome::Failed { failure, error, .. }) => Row {
+        Some(Outcome::Failed { failure, error, .. }) => PluginStatus {
             last_error: Some(error.clone()),
             is_loading: seen.is_loading,
             ..plain(failure.name.clone().unwrap_or_else(|| stem(path)), path.to_owned())
         },
-        None => Row { is_loading: true, ..plain(stem(path), path.to_owned()) },
+        None => PluginStatus { is_loading: true, ..plain(stem(path), path.to_owned()) },
     });
-    let mut rows: Vec<Row> = of_slots.chain(of_files).collect();
+    let mut rows: Vec<PluginStatus> = of_slots.chain(of_files).collect();
     for (name, file) in draining.plugins() {
         if !rows.iter().any(|row| row.name == name) {
-            rows.push(Row { draining: draining.count(name), ..plain(name.to_owned(), file.clone()) });
+            rows.push(PluginStatus { draining: draining.count(name), ..plain(name.to_owned(), file.clone()) });
         }
     }
     rows

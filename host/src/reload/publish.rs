@@ -112,7 +112,7 @@ impl Reloader {
         self.save();
         self.forget();
         // Rows before answers: an operator who gets an answer then sees its effect.
-        self.show();
+        self.publish_status();
         self.answer_waiting();
     }
 
@@ -160,8 +160,8 @@ impl Reloader {
                 self.metrics.reload(name, "active");
             }
             if before.is_disabled(name) != routes.is_disabled(name) {
-                let word = if routes.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
-                tracing::info!(plugin = name, digest, generation = routes.generation, "{word}");
+                let command = if routes.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
+                tracing::info!(plugin = name, digest, generation = routes.generation, "{command}");
             }
             if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, served)) {
                 self.take_out(&old);

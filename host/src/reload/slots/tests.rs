@@ -268,7 +268,7 @@ fn a_disabled_version_stays_so_until_another_serves_in_its_place() {
     slots.set_disabled("a", true).unwrap();
     slots.found(&file(), "2", "a").unwrap();
     let disabled = |slots: &Slots, version: &str| slots.get("a").is_some_and(|slot| slot.is_disabled(version));
-    assert!(disabled(&slots, "1") && !disabled(&slots, "2"), "the word was about the version that served");
+    assert!(disabled(&slots, "1") && !disabled(&slots, "2"), "the command was about the version that served");
     // The new version serves, fails and is rolled back: the version before it is still disabled.
     slots.served("a", "2", NOW);
     slots.tripped("a", None, NOW).unwrap();
