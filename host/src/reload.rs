@@ -234,7 +234,7 @@ impl Reloader {
                 // If a scan is due soon, further changes need not be known: a copy reports each of
                 // its writes.
                 () = watch.changed(), if self.look_at > Instant::now() + SETTLE => self.look_at = Instant::now() + SETTLE,
-                () = self.alarm.notified() => self.take_back(),
+                () = self.alarm.notified() => self.auto_rollback(),
                 () = self.operator.look_asked() => {
                     self.files.retry_now();
                     self.look_at = Instant::now();
@@ -323,12 +323,12 @@ impl Reloader {
     }
 
     /// Handles an opened breaker: a new version is rolled back to the version before it.
-    fn take_back(&mut self) {
+    fn auto_rollback(&mut self) {
         for served in &self.registry.snapshot().plugins {
             let name = served.plugin.name();
             if served.health.take_trip()
                 && let Some(target) =
-                    self.slots.tripped(name, served.health.last_failure().map(|(why, _)| why).as_deref(), SystemTime::now())
+                    self.slots.on_breaker_opened(name, served.health.last_failure().map(|(why, _)| why).as_deref(), SystemTime::now())
             {
                 let is_kept = self.contents.file(&target).exists();
                 tracing::error!(

@@ -101,7 +101,7 @@ impl Reloader {
     /// `name`: ready versions, bad versions, and versions that a breaker has rolled back. The
     /// latter are remembered over restarts.
     pub(super) fn known(&self, name: &str) -> Known {
-        let taken_back = self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::TakenBack);
+        let taken_back = self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::AutoRolledBack);
         let taken_back = taken_back.map(|(name, slot)| (slot.in_file.clone(), Ok(name.to_owned())));
         let ready = self.ready.iter().chain(&self.stand_by).map(|(digest, served)| (digest.clone(), Ok(served.plugin.name().to_owned())));
         let bad = self.bad.iter().filter(|(under, _)| under == name);

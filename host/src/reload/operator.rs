@@ -11,7 +11,7 @@ use crate::registry::{Routes, Served};
 
 use super::draining::Draining;
 use super::files::{Files, Outcome};
-use super::slots::{Digest, LastError, OperatorError, PluginState, Signs, Slot, Slots};
+use super::slots::{Digest, LastError, OperatorError, PluginState, Conditions, Slot, Slots};
 use super::stem;
 
 /// Capacity of the command channel.
@@ -101,13 +101,13 @@ impl PluginStatus {
 
     /// Returns the plugin's current state.
     pub fn state(&self) -> PluginState {
-        let signs = Signs {
+        let conditions = Conditions {
             is_served: self.served.is_some(),
             is_open: self.served.as_ref().is_some_and(|served| served.health.is_open()),
             is_loading: self.is_loading,
             is_draining: self.draining > 0,
         };
-        PluginState::of(self.slot.as_ref(), signs)
+        PluginState::of(self.slot.as_ref(), conditions)
     }
 
     /// Returns why the plugin does not serve, or what failed last. A quarantined or failed plugin

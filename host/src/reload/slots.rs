@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER, Standing};
-pub use state::{PluginState, Signs};
+pub use state::{PluginState, Conditions};
 
 /// The maximum number of versions of a plugin that are kept for rollbacks, including the serving
 /// one.
@@ -103,7 +103,7 @@ pub enum Verdict {
     Bad,
     /// It served and failed too often: only an operator command or changed file content brings it
     /// back.
-    TakenBack,
+    AutoRolledBack,
 }
 
 /// Why a version does not serve.
@@ -331,23 +331,23 @@ impl Slots {
         Ok(())
     }
 
-    /// Handles a tripped breaker of the serving version; `failure` is its last failure. Rolls back
+    /// Handles a on_breaker_opened breaker of the serving version; `failure` is its last failure. Rolls back
     /// to the version before it if the serving version is new and not pinned, and an earlier
     /// version is kept. Returns the digest of that earlier version.
-    pub fn tripped(&mut self, name: &str, failure: Option<&str>, at: SystemTime) -> Option<Digest> {
+    pub fn on_breaker_opened(&mut self, name: &str, failure: Option<&str>, at: SystemTime) -> Option<Digest> {
         let slot = self.by_name.get_mut(name).filter(|slot| !slot.is_absent())?;
         // If the clock was set back, the age is unknown: the version stays, guarded by its breaker.
         let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
-        let tripped = slot.serving.clone().filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;
-        let target = slot.before(Some(&tripped))?;
-        if slot.in_file == tripped {
-            slot.verdict = Verdict::TakenBack;
+        let on_breaker_opened = slot.serving.clone().filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;
+        let target = slot.before(Some(&on_breaker_opened))?;
+        if slot.in_file == on_breaker_opened {
+            slot.verdict = Verdict::AutoRolledBack;
         }
         slot.pinned = (target != slot.in_file).then(|| target.clone());
-        slot.kept.retain(|kept| *kept != tripped);
+        slot.kept.retain(|kept| *kept != on_breaker_opened);
         let last = failure.map(|failure| format!("; its last failure: {failure}")).unwrap_or_default();
         let reason = format!("failed too often in its first minute; the version before it serves again{last}");
-        slot.last_error = Some(LastError { digest: Some(tripped), reason, at, is_retried: false });
+        slot.last_error = Some(LastError { digest: Some(on_breaker_opened), reason, at, is_retried: false });
         Some(target)
     }
 }

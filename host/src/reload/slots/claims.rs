@@ -204,7 +204,7 @@ impl Slot {
 
     /// Whether a decision of an operator or a breaker applies to the plugin.
     fn is_decided(&self) -> bool {
-        self.disabled.is_some() || self.pinned.is_some() || self.verdict == Verdict::TakenBack
+        self.disabled.is_some() || self.pinned.is_some() || self.verdict == Verdict::AutoRolledBack
     }
 
     /// Records that a file registers the name again: content with a bad verdict has been loaded

@@ -24,7 +24,7 @@ pub enum PluginState {
 
 /// What is known of a slot in addition to [`Slot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Signs {
+pub struct Conditions {
     /// A version is in the registry.
     pub is_served: bool,
     /// Its breaker is open or half-open.
@@ -49,13 +49,13 @@ impl PluginState {
     }
 
     /// Returns the state of a slot; `None` stands for a file or a draining plugin without a slot.
-    pub fn of(slot: Option<&Slot>, signs: Signs) -> Self {
+    pub fn of(slot: Option<&Slot>, conditions: Conditions) -> Self {
         match slot {
-            Some(slot) if signs.is_served && slot.is_serving_disabled() => Self::Disabled,
-            Some(_) if signs.is_served && signs.is_open => Self::Quarantined,
-            Some(_) if signs.is_served => Self::Active,
-            _ if signs.is_loading => Self::Loading,
-            None if signs.is_draining => Self::Draining,
+            Some(slot) if conditions.is_served && slot.is_serving_disabled() => Self::Disabled,
+            Some(_) if conditions.is_served && conditions.is_open => Self::Quarantined,
+            Some(_) if conditions.is_served => Self::Active,
+            _ if conditions.is_loading => Self::Loading,
+            None if conditions.is_draining => Self::Draining,
             _ => Self::Failed,
         }
     }

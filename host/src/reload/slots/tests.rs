@@ -67,15 +67,15 @@ fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again()
 #[test]
 fn a_new_version_that_trips_its_breaker_goes_back_and_is_not_tried_again() {
     let mut slots = after(&["1", "2"]);
-    assert_eq!(slots.tripped("a", None, NOW + TRIAL), None, "after its first minute it stays");
+    assert_eq!(slots.on_breaker_opened("a", None, NOW + TRIAL), None, "after its first minute it stays");
     slots.served("a", "2", NOW + TRIAL);
-    assert_eq!(slots.tripped("a", None, NOW + TRIAL), None, "a restart makes it no newer");
-    assert_eq!(slots.tripped("a", None, NOW), Some("1".to_owned()));
+    assert_eq!(slots.on_breaker_opened("a", None, NOW + TRIAL), None, "a restart makes it no newer");
+    assert_eq!(slots.on_breaker_opened("a", None, NOW), Some("1".to_owned()));
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
     slots.served("a", "1", NOW);
     slots.found(&file(), "2", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["1"]);
-    assert_eq!(slots.tripped("a", None, NOW), None, "there is nothing before it");
+    assert_eq!(slots.on_breaker_opened("a", None, NOW), None, "there is nothing before it");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_version_that_an_operator_chose_is_not_taken_back() {
     let mut slots = after(&["1", "2"]);
     slots.roll_back("a", None).unwrap();
     slots.served("a", "1", NOW);
-    assert_eq!(slots.tripped("a", None, NOW), None);
+    assert_eq!(slots.on_breaker_opened("a", None, NOW), None);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_file_that_comes_back_finds_what_was_decided() {
 #[test]
 fn a_version_that_was_taken_back_is_not_tried_again_when_its_file_comes_back() {
     let mut slots = after(&["1", "2"]);
-    slots.tripped("a", None, NOW).unwrap();
+    slots.on_breaker_opened("a", None, NOW).unwrap();
     slots.served("a", "1", NOW);
     slots.claim(&[], false, NOW);
     slots.claim(&holds(&file(), "2"), false, NOW);
@@ -271,7 +271,7 @@ fn a_disabled_version_stays_so_until_another_serves_in_its_place() {
     assert!(disabled(&slots, "1") && !disabled(&slots, "2"), "the command was about the version that served");
     // The new version serves, fails and is rolled back: the version before it is still disabled.
     slots.served("a", "2", NOW);
-    slots.tripped("a", None, NOW).unwrap();
+    slots.on_breaker_opened("a", None, NOW).unwrap();
     slots.served("a", "1", NOW);
     assert!(disabled(&slots, "1"));
     slots.found(&file(), "3", "a").unwrap();
@@ -288,7 +288,7 @@ fn a_version_that_failed_is_tried_again_at_a_start_and_one_that_was_taken_back_i
     assert_eq!(slots.wanted("a"), ["1"]);
     assert_eq!(slots.at_start().wanted("a"), ["2", "1"]);
     let mut slots = after(&["1", "2"]);
-    slots.tripped("a", None, NOW).unwrap();
+    slots.on_breaker_opened("a", None, NOW).unwrap();
     let mut slots = slots.at_start();
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
     // An operator may override that.
@@ -306,21 +306,21 @@ fn a_digest_that_begins_several_is_no_choice() {
 fn the_state_follows_from_what_is_known() {
     let slots = after(&["1"]);
     let slot = slots.get("a");
-    let served = Signs { is_served: true, ..Signs::default() };
+    let served = Conditions { is_served: true, ..Conditions::default() };
     let mut disabled = slot.cloned().unwrap();
     disabled.disabled = Some(disabled.in_file.clone());
-    for (slot, signs, state) in [
+    for (slot, conditions, state) in [
         (slot, served, PluginState::Active),
-        (slot, Signs { is_open: true, ..served }, PluginState::Quarantined),
-        (Some(&disabled), Signs { is_open: true, ..served }, PluginState::Disabled),
-        (slot, Signs { is_loading: true, ..served }, PluginState::Active),
-        (slot, Signs { is_loading: true, ..Signs::default() }, PluginState::Loading),
-        (None, Signs { is_loading: true, ..Signs::default() }, PluginState::Loading),
-        (None, Signs { is_draining: true, ..Signs::default() }, PluginState::Draining),
-        (slot, Signs::default(), PluginState::Failed),
-        (None, Signs::default(), PluginState::Failed),
+        (slot, Conditions { is_open: true, ..served }, PluginState::Quarantined),
+        (Some(&disabled), Conditions { is_open: true, ..served }, PluginState::Disabled),
+        (slot, Conditions { is_loading: true, ..served }, PluginState::Active),
+        (slot, Conditions { is_loading: true, ..Conditions::default() }, PluginState::Loading),
+        (None, Conditions { is_loading: true, ..Conditions::default() }, PluginState::Loading),
+        (None, Conditions { is_draining: true, ..Conditions::default() }, PluginState::Draining),
+        (slot, Conditions::default(), PluginState::Failed),
+        (None, Conditions::default(), PluginState::Failed),
     ] {
-        assert_eq!(PluginState::of(slot, signs), state);
+        assert_eq!(PluginState::of(slot, conditions), state);
     }
 }
 
@@ -477,7 +477,7 @@ proptest! {
                     let target = model.served.iter().copied().find(|version| Some(*version) != model.serving);
                     let goes_back = (0..TRIAL.as_secs() as i16).contains(&seconds) && model.serving.is_some() && !model.is_chosen;
                     let distance = Duration::from_secs(seconds.unsigned_abs().into());
-                    let went = slots.tripped("a", None, if seconds < 0 { NOW - distance } else { NOW + distance });
+                    let went = slots.on_breaker_opened("a", None, if seconds < 0 { NOW - distance } else { NOW + distance });
                     prop_assert_eq!(went, target.filter(|_| goes_back).map(text));
                     if let (Some(target), Some(bad), true) = (target, model.serving, goes_back) {
                         model.served.retain(|version| *version != bad);
