@@ -7,7 +7,7 @@
 //!                            \__ any step __/ -> rejection -> ack, or an `error` event
 //!
 //! reload path (cold)
-//!   directory -> watch -> scan -> load { hash, compile, link, register } -> slots -> settle -> registry
+//!   directory -> watch -> scan -> load { hash, compile, link, register } -> slots -> resolve -> registry
 //!                                    \-> failure -> log and GET /api/plugins
 //!                                        (the previous version keeps serving)
 //! ```

@@ -16,7 +16,7 @@ mod operator;
 mod progress;
 mod publish;
 pub mod scan;
-mod settle;
+mod resolve;
 pub mod slots;
 mod watch;
 mod watched;

@@ -89,7 +89,7 @@ impl Contents {
             let aside = file.with_extension("unreadable");
             let moved = fs::rename(&file, &aside);
             tracing::error!(file = %file.display(), %error, moved_to = moved.is_ok().then(|| aside.display().to_string()),
-                "what was remembered of plugins can't be read: operators' choices and earlier versions are not known in this run");
+                "what was remembered of plugins can't be read: operators' candidates and earlier versions are not known in this run");
             Slots::default()
         })
     }

@@ -12,7 +12,7 @@ use crate::registry::{AdmitError, Routes, Served, lint};
 
 use super::Reloader;
 use super::files::Outcome;
-use super::settle::{Choice, Version, settle};
+use super::resolve::{Candidates, Version, resolve_conflicts};
 use super::slots::{Digest, LastError, Slot, Standing};
 use super::stem;
 
@@ -57,7 +57,7 @@ impl Reloader {
         let before = self.registry.snapshot();
         let mut names: Vec<(PathBuf, String)> = self.slots.present().map(|(name, slot)| (slot.file.clone(), name.to_owned())).collect();
         names.sort();
-        let mut choices = Vec::new();
+        let mut candidates = Vec::new();
         for (_, name) in names {
             let versions = self.versions(&name, &before);
             let slot = self.slots.get(&name);
@@ -72,9 +72,9 @@ impl Reloader {
                 served,
             };
             let versions = versions.into_iter().map(of).collect();
-            choices.push(Choice { name, versions });
+            candidates.push(Candidates { name, versions });
         }
-        let (routes, refused) = settle(&before, &mut choices);
+        let (routes, refused) = resolve_conflicts(&before, &mut candidates);
         for (name, digest, error) in refused {
             let error = LastError { digest: Some(digest.clone()), reason: error.to_string(), at: SystemTime::now(), is_retried: false };
             let known = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());

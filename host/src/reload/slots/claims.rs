@@ -126,7 +126,7 @@ impl Slots {
     }
 
     /// Records that `file` can't be loaded. The version that served before keeps serving, and the
-    /// choices of operators stay.
+    /// candidates of operators stay.
     pub fn broken(&mut self, file: &Path, error: LastError, by_its_bytes: bool) {
         if let Some(slot) = self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent()) {
             if let Some(digest) = error.digest.as_ref().filter(|_| by_its_bytes) {

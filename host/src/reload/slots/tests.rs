@@ -95,7 +95,7 @@ fn a_rollback_that_could_not_be_followed_is_undone() {
     assert_eq!(slots.roll_back("a", Some("1")), Ok("1".to_owned()));
     slots.undo_roll_back("a", "1", before.as_ref());
     assert_eq!(slots.get("a").cloned(), before);
-    // The file has changed meanwhile: its new content is wanted, despite earlier choices.
+    // The file has changed meanwhile: its new content is wanted, despite earlier candidates.
     slots.roll_back("a", Some("1")).unwrap();
     slots.found(&file(), "4", "a").unwrap();
     slots.undo_roll_back("a", "1", before.as_ref());
@@ -122,7 +122,7 @@ fn a_slot_goes_on_with_another_file_of_its_name() {
     slots.set_disabled("a", true).unwrap();
     let before = slots.get("a").cloned().unwrap();
     let (file, other) = (file(), PathBuf::from("b.wasm"));
-    // Renamed: all knowledge and all choices stay.
+    // Renamed: all knowledge and all candidates stay.
     slots.claim(&[Claim { file: &other, holds: Some(("a", "2")) }], false, NOW);
     assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
     // Gone, while a file that may hold the plugin is not identified yet.

@@ -8,7 +8,7 @@ use crate::registry::{AdmitError, Routes, Served};
 use super::slots::{Digest, Standing};
 
 /// A candidate plugin for a generation: its versions that could serve, the best first.
-pub(super) struct Choice {
+pub(super) struct Candidates {
     pub(super) name: String,
     pub(super) versions: Vec<Version>,
 }
@@ -29,17 +29,17 @@ pub(super) type Refused = (String, Digest, AdmitError);
 /// with the others. If two conflict, the weaker [`Standing`] loses, whatever the order of the
 /// files: a new plugin never displaces a serving one. A plugin keeps claims that it took while
 /// another plugin's file was away only if it is settled. Each refusal names the winner.
-pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Refused>) {
+pub(super) fn resolve_conflicts(before: &Routes, candidates: &mut [Candidates]) -> (Routes, Vec<Refused>) {
     let mut refused = Vec::new();
     loop {
         let mut routes = Routes::after(before);
         let mut conflict = None;
-        for choice in choices.iter() {
+        for choice in candidates.iter() {
             if let Some(version) = choice.versions.first()
                 && let Err(error) = routes.admit(&version.served, version.is_disabled)
             {
                 let is_weaker = |name: &str| {
-                    let choice = choices.iter().find(|choice| choice.name == name);
+                    let choice = candidates.iter().find(|choice| choice.name == name);
                     choice.and_then(|choice| choice.versions.first()).is_some_and(|other| other.standing < version.standing)
                 };
                 conflict = Some(match error.taken_by().filter(|other| is_weaker(other)).map(str::to_owned) {
@@ -50,7 +50,7 @@ pub(super) fn settle(before: &Routes, choices: &mut [Choice]) -> (Routes, Vec<Re
             }
         }
         let Some((loser, error)) = conflict else { return (routes, refused) };
-        match choices.iter_mut().find(|choice| choice.name == loser) {
+        match candidates.iter_mut().find(|choice| choice.name == loser) {
             Some(choice) if !choice.versions.is_empty() => {
                 let version = choice.versions.remove(0);
                 refused.push((loser, version.served.plugin.digest.clone(), error));
