@@ -390,8 +390,8 @@ pub struct Monitor {
 
 impl Monitor {
     /// Scans the plugin directory now, and retries loads that failed because of their environment.
-    pub fn look_again(&self) {
-        self.operator.look_again();
+    pub fn request_scan(&self) {
+        self.operator.request_scan();
     }
 
     /// Logs the status of the host and of each plugin.

@@ -50,12 +50,12 @@ use watch::Watch;
 
 /// Debounce delay: from a change to the scan, and how long a file must stay unchanged before it is
 /// loaded. A copy takes many writes.
-const SETTLE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// How long the findings of one scan wait for the slowest of its files, so that all are published
-/// together. It is longer than plugins in Rust take to compile; a larger plugin is published by
+/// batch_until. It is longer than plugins in Rust take to compile; a larger plugin is published by
 /// itself when it is ready.
-const TOGETHER: Duration = Duration::from_millis(500);
+const BATCH_WINDOW: Duration = Duration::from_millis(500);
 
 /// The longest delay until a directory that can't be read, or is suddenly empty, is scanned again.
 const UNREADABLE: Duration = Duration::from_secs(5);
@@ -85,12 +85,12 @@ pub struct Reloader {
     files: Files,
     loads: Loads,
     /// When the directory is scanned next if no change is reported.
-    look_at: Instant,
+    next_scan_at: Instant,
     /// Whether the result of the last scan is believed.
     directory: Directory,
     /// Set while there are findings that are not published: the deadline until which they wait for
     /// the other findings of the same scan.
-    together: Option<Instant>,
+    batch_until: Option<Instant>,
     /// Failures whose bytes are at fault, the newest first, each with the plugin name whose limits
     /// applied: the same bytes would fail again.
     bad: VecDeque<(String, Failure)>,
@@ -151,9 +151,9 @@ impl Reloader {
             unsaved: None,
             slots,
             files: Files::default(),
-            look_at: Instant::now(),
+            next_scan_at: Instant::now(),
             directory: Directory::new(config.plugins.empty_after_s),
-            together: None,
+            batch_until: None,
             bad: VecDeque::new(),
             ready: HashMap::new(),
             stand_by: HashMap::new(),
@@ -226,38 +226,38 @@ impl Reloader {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut watch = Watch::new(&self.dir);
         // Finds what changed between the first scan and now.
-        self.look_at = Instant::now();
+        self.next_scan_at = Instant::now();
         loop {
             let next = self.next_step();
             tokio::select! {
                 () = stop.cancelled() => return,
                 // If a scan is due soon, further changes need not be known: a copy reports each of
                 // its writes.
-                () = watch.changed(), if self.look_at > Instant::now() + SETTLE => self.look_at = Instant::now() + SETTLE,
+                () = watch.changed(), if self.next_scan_at > Instant::now() + DEBOUNCE => self.next_scan_at = Instant::now() + DEBOUNCE,
                 () = self.alarm.notified() => self.auto_rollback(),
-                () = self.operator.look_asked() => {
+                () = self.operator.scan_requested() => {
                     self.files.retry_now();
-                    self.look_at = Instant::now();
+                    self.next_scan_at = Instant::now();
                 }
                 Some(command) = self.commands.recv() => self.apply(command),
                 Some((subject, result)) = self.loads.next() => {
                     self.note_loaded(subject, result);
-                    if self.together.is_none() {
+                    if self.batch_until.is_none() {
                         self.publish();
                     }
                 }
                 () = tokio::time::sleep_until(next) => {}
             }
             let now = Instant::now();
-            if self.next_look() <= now {
+            if self.next_scan() <= now {
                 watch.forget();
                 let is_watched_anew = watch.follow(Instant::now());
                 self.look();
                 if is_watched_anew {
-                    self.look_at = self.look_at.min(Instant::now() + SETTLE);
+                    self.next_scan_at = self.next_scan_at.min(Instant::now() + DEBOUNCE);
                 }
             }
-            if self.together.is_some_and(|until| until <= now || !(self.loads.any_file() || self.files.any_unsettled())) {
+            if self.batch_until.is_some_and(|until| until <= now || !(self.loads.any_file() || self.files.any_unsettled())) {
                 self.claim();
                 self.publish();
             }
@@ -279,8 +279,8 @@ impl Reloader {
 
     /// Returns when the next step is due if no event comes first.
     fn next_step(&self) -> Instant {
-        let others = [self.together, self.draining.next_step()];
-        others.into_iter().flatten().chain([self.next_look()]).min().unwrap_or(self.look_at)
+        let others = [self.batch_until, self.draining.next_step()];
+        others.into_iter().flatten().chain([self.next_scan()]).min().unwrap_or(self.next_scan_at)
     }
 
     /// Records the result of a load.
@@ -311,7 +311,7 @@ impl Reloader {
                     }
                 }
                 self.files.note(&path, &stamp, result);
-                self.together.get_or_insert_with(Instant::now);
+                self.batch_until.get_or_insert_with(Instant::now);
             }
             (Subject::Kept(..), Ok(_)) => {}
             (Subject::Kept(name, digest), Err(failure)) => {

@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) struct Draining {
     leaving: Vec<Leaving>,
     /// Set while there are any.
-    next_look: Option<Instant>,
+    next_scan: Option<Instant>,
 }
 
 struct Leaving {
@@ -52,12 +52,12 @@ impl Draining {
             }
             Some(_) => true,
         });
-        self.next_look = self.leaving.iter().map(|leaving| leaving.until.min(now + LOOK)).min();
+        self.next_scan = self.leaving.iter().map(|leaving| leaving.until.min(now + LOOK)).min();
     }
 
     /// Returns when to check again, or `None` if no version is draining.
     pub(super) fn next_step(&self) -> Option<Instant> {
-        self.next_look
+        self.next_scan
     }
 
     /// Returns how many versions of `name` still run events.

@@ -10,13 +10,13 @@ use super::directory::{Doubt, Look, News};
 use super::loads::Known;
 use super::scan;
 use super::slots::Verdict;
-use super::{Reloader, SETTLE, TOGETHER, UNREADABLE, stem};
+use super::{Reloader, DEBOUNCE, BATCH_WINDOW, UNREADABLE, stem};
 
 impl Reloader {
     /// Returns when the next scan is due. Due retries bring it forward, unless the directory is in
     /// doubt.
-    pub(super) fn next_look(&self) -> Instant {
-        self.files.next_retry().filter(|_| !self.directory.is_doubted()).map_or(self.look_at, |again| again.min(self.look_at))
+    pub(super) fn next_scan(&self) -> Instant {
+        self.files.next_retry().filter(|_| !self.directory.is_doubted()).map_or(self.next_scan_at, |again| again.min(self.next_scan_at))
     }
 
     /// Scans the directory and starts the loads that are due.
@@ -40,7 +40,7 @@ impl Reloader {
                     }
                 }
                 self.look_into_due();
-                self.together.get_or_insert_with(|| Instant::now() + TOGETHER);
+                self.batch_until.get_or_insert_with(|| Instant::now() + BATCH_WINDOW);
             }
             // The serving versions stay.
             _ => {}
@@ -48,13 +48,13 @@ impl Reloader {
         let again = if self.directory.is_doubted() {
             self.rescan.min(UNREADABLE)
         } else if self.files.any_unsettled() {
-            SETTLE
+            DEBOUNCE
         } else {
             self.rescan
         };
         let now = Instant::now();
         let waited = self.files.unknown_until(self.settled_after).filter(|until| *until > now);
-        self.look_at = self.directory.believed_at().into_iter().chain(waited).fold(now + again, Instant::min);
+        self.next_scan_at = self.directory.believed_at().into_iter().chain(waited).fold(now + again, Instant::min);
     }
 
     /// Logs, once per change, that the directory is no longer believed or is believed again.

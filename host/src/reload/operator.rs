@@ -53,7 +53,7 @@ pub struct Operator {
     absent: ArcSwap<Vec<Absent>>,
     commands: mpsc::Sender<SubmittedCommand>,
     /// Notified when the directory is to be scanned now.
-    look: Notify,
+    scan: Notify,
 }
 
 /// A plugin whose file is gone and of which something is remembered.
@@ -134,7 +134,7 @@ impl Operator {
     /// Creates an interface that shows nothing yet, and the receiver of its commands.
     pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<SubmittedCommand>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        (Arc::new(Self { rows: ArcSwap::default(), absent: ArcSwap::default(), commands: sender, look: Notify::new() }), commands)
+        (Arc::new(Self { rows: ArcSwap::default(), absent: ArcSwap::default(), commands: sender, scan: Notify::new() }), commands)
     }
 
     /// Replaces the state that operators see.
@@ -144,13 +144,13 @@ impl Operator {
     }
 
     /// Requests a scan of the directory now, and a retry of failures that the surroundings caused.
-    pub fn look_again(&self) {
-        self.look.notify_one();
+    pub fn request_scan(&self) {
+        self.scan.notify_one();
     }
 
-    /// Waits until [`look_again`](Self::look_again) is called.
-    pub(super) async fn look_asked(&self) {
-        self.look.notified().await;
+    /// Waits until [`request_scan`](Self::request_scan) is called.
+    pub(super) async fn scan_requested(&self) {
+        self.scan.notified().await;
     }
 
     /// Returns every plugin whose file is gone and of which something is remembered.

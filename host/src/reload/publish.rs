@@ -1,5 +1,5 @@
 //! Publishes the next generation: lets the files claim their slots, chooses a version for each
-//! slot, publishes these together, and removes what is no longer needed.
+//! slot, publishes these batch_until, and removes what is no longer needed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use super::stem;
 impl Reloader {
     /// Lets the files claim their slots, and records conflicts, failures and forgotten plugins.
     pub(super) fn claim(&mut self) {
-        self.together = None;
+        self.batch_until = None;
         let claims = self.files.claims();
         let now = SystemTime::now();
         let more_may_come = self.files.unknown_until(self.settled_after).is_some_and(|until| until > Instant::now());
@@ -92,7 +92,7 @@ impl Reloader {
         if before.generation == 0 || !routes.serves_what(&before) {
             self.registry.publish(routes);
             let routes = self.registry.snapshot();
-            // At once, so that the instances of both versions take memory together for no longer
+            // At once, so that the instances of both versions take memory batch_until for no longer
             // than necessary.
             before.plugins.iter().filter(|old| !routes.serves(old)).for_each(|old| old.plugin.retire());
             // Only after the publication: if a version were taken out before another serves, its
@@ -191,7 +191,7 @@ impl Reloader {
         let serving = self.registry.snapshot();
         let serves = |served: &Arc<Served>| serving.serves(served);
         // The version in a file that has just been loaded has not claimed its slot yet.
-        let waits = |digest: &Digest| self.together.is_some() && found.contains(digest);
+        let waits = |digest: &Digest| self.batch_until.is_some() && found.contains(digest);
         self.ready.retain(|digest, served| wanted.contains(digest) || serves(served) || waits(digest));
         let kept = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found);
         let kept: HashSet<Digest> = kept.cloned().collect();

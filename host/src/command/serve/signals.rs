@@ -45,7 +45,7 @@ impl Signals {
             tokio::select! {
                 Some(()) = self.hangup.recv() => {
                     tracing::info!("SIGHUP: looking at the plugin directory now; the configuration is read at the start only");
-                    monitor.look_again();
+                    monitor.request_scan();
                 }
                 Some(()) = self.user1.recv() => {
                     tracing::info!("SIGUSR1: what is served now follows");
