@@ -5,7 +5,7 @@
 //! One task makes all decisions, one after the other, and never waits for a plugin: `loads`
 //! compiles plugins in separate tasks. [`slots`] decides which version should serve.
 
-mod contents;
+mod versions;
 mod directory;
 mod draining;
 mod files;
@@ -36,12 +36,12 @@ use crate::metrics::Metrics;
 use crate::registry::{Registry, Served};
 use crate::rooms::Rooms;
 
-use contents::Contents;
+use versions::VersionStore;
 use directory::Directory;
 use draining::Draining;
 use files::Files;
 pub use load::{Failure, Loader};
-use loads::{Loads, Subject, Version};
+use loads::{LoadQueue, LoadJob, Version};
 pub use operator::{Absent, Operator, PluginStatus, OperatorCommand};
 use operator::{SubmittedCommand, PendingCommand};
 use progress::Progress;
@@ -60,7 +60,7 @@ const BATCH_WINDOW: Duration = Duration::from_millis(500);
 /// The longest delay until a directory that can't be read, or is suddenly empty, is scanned again.
 const UNREADABLE: Duration = Duration::from_secs(5);
 
-/// The maximum number of failed contents that are remembered.
+/// The maximum number of failed versions that are remembered.
 const MAX_BAD: usize = 64;
 
 /// Keeps the registry in step with the plugin directory.
@@ -76,14 +76,14 @@ pub struct Reloader {
     registry: Arc<Registry>,
     rooms: Arc<Rooms>,
     metrics: Arc<Metrics>,
-    contents: Arc<Contents>,
+    versions: Arc<VersionStore>,
     slots: Slots,
     /// The slots as they were last saved for the next start.
     saved: Slots,
     /// Why `slots` can't be saved, and since when.
     unsaved: Option<(String, SystemTime)>,
     files: Files,
-    loads: Loads,
+    loads: LoadQueue,
     /// When the directory is scanned next if no change is reported.
     next_scan_at: Instant,
     /// Whether the result of the last scan is believed.
@@ -134,19 +134,19 @@ impl Reloader {
         alarm: Arc<Notify>,
     ) -> Self {
         let (operator, commands) = Operator::new();
-        let contents = Arc::new(Contents::new(kept_dir));
-        let slots = contents.load().at_start();
+        let versions = Arc::new(VersionStore::new(kept_dir));
+        let slots = versions.load().at_start();
         Self {
             dir: config.plugins.dir.clone(),
             rescan: config.plugins.rescan_s,
             forget_after: config.plugins.forget_after_s,
             settled_after: config.plugins.empty_after_s,
-            loads: Loads::new(Arc::clone(&loader), Arc::clone(&contents)),
+            loads: LoadQueue::new(Arc::clone(&loader), Arc::clone(&versions)),
             loader,
             registry,
             rooms,
             metrics,
-            contents,
+            versions,
             saved: slots.clone(),
             unsaved: None,
             slots,
@@ -181,7 +181,7 @@ impl Reloader {
         Arc::clone(&self.operator)
     }
 
-    /// Loads all files of the directory for the first time. Returns when the first generation is
+    /// LoadQueue all files of the directory for the first time. Returns when the first generation is
     /// published: every file is loaded or has failed.
     ///
     /// # Errors
@@ -196,11 +196,11 @@ impl Reloader {
             loop {
                 tokio::select! {
                     loaded = self.loads.next() => match loaded {
-                        Some((subject, result)) => {
-                            if matches!(subject, Subject::File(..)) {
+                        Some((job, result)) => {
+                            if matches!(job, LoadJob::File(..)) {
                                 progress.note(result.is_ok());
                             }
-                            self.note_loaded(subject, result);
+                            self.note_loaded(job, result);
                         }
                         None => break,
                     },
@@ -240,8 +240,8 @@ impl Reloader {
                     self.next_scan_at = Instant::now();
                 }
                 Some(command) = self.commands.recv() => self.apply(command),
-                Some((subject, result)) = self.loads.next() => {
-                    self.note_loaded(subject, result);
+                Some((job, result)) = self.loads.next() => {
+                    self.note_loaded(job, result);
                     if self.batch_until.is_none() {
                         self.publish();
                     }
@@ -284,7 +284,7 @@ impl Reloader {
     }
 
     /// Records the result of a load.
-    fn note_loaded(&mut self, subject: Subject, result: Result<Version, Failure>) {
+    fn note_loaded(&mut self, job: LoadJob, result: Result<Version, Failure>) {
         if !matches!(result, Ok(Version::Known(..))) {
             // A version may have been written that nothing needs to keep.
             self.left = None;
@@ -298,8 +298,8 @@ impl Reloader {
                 (name, digest)
             }
         });
-        match (subject, result) {
-            (Subject::File(path, stamp), result) => {
+        match (job, result) {
+            (LoadJob::File(path, stamp), result) => {
                 if let Err(failure) = &result {
                     self.metrics.reload(failure.name.as_deref().unwrap_or(&stem(&path)), "failed");
                     tracing::error!(file = %path.display(), plugin = failure.name, digest = failure.digest, error = failure.reason,
@@ -313,8 +313,8 @@ impl Reloader {
                 self.files.note(&path, &stamp, result);
                 self.batch_until.get_or_insert_with(Instant::now);
             }
-            (Subject::Kept(..), Ok(_)) => {}
-            (Subject::Kept(name, digest), Err(failure)) => {
+            (LoadJob::Kept(..), Ok(_)) => {}
+            (LoadJob::Kept(name, digest), Err(failure)) => {
                 tracing::error!(plugin = name, digest, error = failure.reason, "a kept version can't be loaded");
                 self.slots.refused(&name, failure.now(), failure.is_by_bytes());
                 self.lost.insert(digest, failure);
@@ -330,7 +330,7 @@ impl Reloader {
                 && let Some(target) =
                     self.slots.on_breaker_opened(name, served.health.last_failure().map(|(why, _)| why).as_deref(), SystemTime::now())
             {
-                let is_kept = self.contents.file(&target).exists();
+                let is_kept = self.versions.file(&target).exists();
                 tracing::error!(
                     plugin = name,
                     digest = served.plugin.digest,
@@ -382,7 +382,7 @@ impl Reloader {
         for PendingCommand { name, target, before, answer } in std::mem::take(&mut self.waiting) {
             let serves = |digest: &Digest| routes.plugins.iter().any(|s| s.plugin.name() == name && s.plugin.digest == *digest);
             match target {
-                Some(target) if self.loads.is_loading(&Subject::Kept(name.clone(), target.clone())) => {
+                Some(target) if self.loads.is_loading(&LoadJob::Kept(name.clone(), target.clone())) => {
                     self.waiting.push(PendingCommand { name, target: Some(target), before, answer });
                 }
                 Some(target) if !serves(&target) => {
@@ -393,7 +393,7 @@ impl Reloader {
                     let _ = answer.send(Err(OperatorError::NotServed { name, digest: target, reason: reason.unwrap_or_default() }));
                 }
                 // A version that serves from memory must also be on the disk for the next start.
-                target if is_remembered && target.as_ref().is_none_or(|target| self.contents.file(target).exists()) => {
+                target if is_remembered && target.as_ref().is_none_or(|target| self.versions.file(target).exists()) => {
                     let _ = answer.send(Ok(()));
                 }
                 _ => {
@@ -412,7 +412,7 @@ impl Reloader {
         let digest = &served.plugin.digest;
         let (reason, at) = match &self.unsaved {
             Some((error, since)) => (format!("serves, but this can't be remembered for the next start: {error}"), *since),
-            None if self.contents.file(digest).exists() => return None,
+            None if self.versions.file(digest).exists() => return None,
             None => ("serves, but its file can't be kept for the next start and for rollbacks".to_owned(), served.plugin.loaded_at),
         };
         let reason = format!("{reason}; see to it that the data directory can be written");

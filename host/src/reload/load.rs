@@ -1,4 +1,4 @@
-//! Loads a file: the result is a version that could serve, or the reason why not.
+//! LoadQueue a file: the result is a version that could serve, or the reason why not.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::store::{self, Store, StoreError, StoreLimits};
 use super::chain;
 use super::slots::{Digest, LastError};
 
-/// Loads plugins, and owns the state stores that they use.
+/// LoadQueue plugins, and owns the state stores that they use.
 pub struct Loader {
     engine: Arc<Engine>,
     config: Arc<Config>,

@@ -1,4 +1,4 @@
-//! Loads versions in tasks beside the task that decides: a file that is slow to compile delays no
+//! LoadQueue versions in tasks beside the task that decides: a file that is slow to compile delays no
 //! other reload and no operator command.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use crate::plugin::{Retry, Source};
 use crate::registry::Served;
 
-use super::contents::Contents;
+use super::versions::VersionStore;
 use super::load::{Failure, Loader};
 use super::scan::Stamp;
 use super::slots::Digest;
@@ -21,17 +21,17 @@ use super::slots::Digest;
 const AT_ONCE: usize = 16;
 
 /// The loads in progress.
-pub(super) struct Loads {
+pub(super) struct LoadQueue {
     loader: Arc<Loader>,
-    contents: Arc<Contents>,
+    versions: Arc<VersionStore>,
     places: Arc<Semaphore>,
     running: JoinSet<Result<Version, Failure>>,
-    subjects: HashMap<Id, (Subject, AbortHandle)>,
+    subjects: HashMap<Id, (LoadJob, AbortHandle)>,
 }
 
 /// Where a version comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Subject {
+pub(super) enum LoadJob {
     /// A file of the plugin directory, with its stamp at the scan.
     File(PathBuf, Stamp),
     /// A version of this plugin that is kept for rollbacks.
@@ -49,43 +49,43 @@ pub(super) enum Version {
 /// What is known of versions before they are loaded, by digest.
 pub(super) type Known = HashMap<Digest, Result<String, Failure>>;
 
-impl Loads {
-    pub(super) fn new(loader: Arc<Loader>, contents: Arc<Contents>) -> Self {
+impl LoadQueue {
+    pub(super) fn new(loader: Arc<Loader>, versions: Arc<VersionStore>) -> Self {
         let (places, running) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
-        Self { loader, contents, places, running, subjects: HashMap::new() }
+        Self { loader, versions, places, running, subjects: HashMap::new() }
     }
 
-    /// Loads a file that is expected to hold the plugin `name`. Content that is in `known` is not
+    /// LoadQueue a file that is expected to hold the plugin `name`. Content that is in `known` is not
     /// loaded again.
     pub(super) fn file(&mut self, path: &Path, stamp: Stamp, name: String, known: Known) {
-        let (loader, contents, places, file) =
-            (Arc::clone(&self.loader), Arc::clone(&self.contents), Arc::clone(&self.places), path.to_owned());
-        self.start(Subject::File(path.to_owned(), stamp), async move {
+        let (loader, versions, places, file) =
+            (Arc::clone(&self.loader), Arc::clone(&self.versions), Arc::clone(&self.places), path.to_owned());
+        self.start(LoadJob::File(path.to_owned(), stamp), async move {
             let (source, _place) = read(&loader, places, file, name.clone()).await;
             let source = source?;
             let digest = source.digest.clone();
             if let Some(known) = known.get(&digest) {
                 let name = known.clone()?;
                 // An earlier attempt to keep it may have failed.
-                keep(contents, digest.clone(), source.bytes).await;
+                keep(versions, digest.clone(), source.bytes).await;
                 return Ok(Version::Known(name, digest));
             }
             let bytes = source.bytes.clone();
             let served = loader.load(source, &name).await?;
-            keep(contents, digest, bytes).await;
+            keep(versions, digest, bytes).await;
             Ok(Version::New(served))
         });
     }
 
-    /// Loads a kept version, unless that is already in progress.
+    /// LoadQueue a kept version, unless that is already in progress.
     pub(super) fn kept(&mut self, name: &str, digest: &Digest) {
-        let subject = Subject::Kept(name.to_owned(), digest.clone());
-        if self.is_loading(&subject) {
+        let job = LoadJob::Kept(name.to_owned(), digest.clone());
+        if self.is_loading(&job) {
             return;
         }
-        let (loader, places, file) = (Arc::clone(&self.loader), Arc::clone(&self.places), self.contents.file(digest));
+        let (loader, places, file) = (Arc::clone(&self.loader), Arc::clone(&self.places), self.versions.file(digest));
         let (name, digest) = (name.to_owned(), digest.clone());
-        self.start(subject, async move {
+        self.start(job, async move {
             let (source, _place) = read(&loader, places, file, name.clone()).await;
             let is_not = |reason: &str| Failure {
                 name: Some(name.clone()),
@@ -103,13 +103,13 @@ impl Loads {
     }
 
     /// Whether this load is in progress.
-    pub(super) fn is_loading(&self, subject: &Subject) -> bool {
-        self.subjects.values().any(|(other, _)| other == subject)
+    pub(super) fn is_loading(&self, job: &LoadJob) -> bool {
+        self.subjects.values().any(|(other, _)| other == job)
     }
 
     /// Whether a kept version of the plugin `name` is being loaded.
     pub(super) fn is_loading_kept(&self, name: &str) -> bool {
-        self.subjects.values().any(|(subject, _)| matches!(subject, Subject::Kept(of, _) if of == name))
+        self.subjects.values().any(|(job, _)| matches!(job, LoadJob::Kept(of, _) if of == name))
     }
 
     /// Whether no load is in progress.
@@ -124,13 +124,13 @@ impl Loads {
 
     /// Whether any file is being loaded.
     pub(super) fn any_file(&self) -> bool {
-        self.subjects.values().any(|(subject, _)| matches!(subject, Subject::File(..)))
+        self.subjects.values().any(|(job, _)| matches!(job, LoadJob::File(..)))
     }
 
     /// Aborts the load of a file that has changed or is gone.
     pub(super) fn give_up(&mut self, path: &Path) {
-        self.subjects.retain(|_, (subject, task)| {
-            let is_other = !matches!(subject, Subject::File(file, _) if file == path);
+        self.subjects.retain(|_, (job, task)| {
+            let is_other = !matches!(job, LoadJob::File(file, _) if file == path);
             if !is_other {
                 task.abort();
             }
@@ -140,22 +140,22 @@ impl Loads {
 
     /// Waits for the next load that succeeds or fails. Returns `None` if none is in progress.
     /// Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<(Subject, Result<Version, Failure>)> {
+    pub(super) async fn next(&mut self) -> Option<(LoadJob, Result<Version, Failure>)> {
         loop {
             let (id, result) = match self.running.join_next_with_id().await? {
                 Ok((id, result)) => (id, result),
                 Err(error) => (error.id(), Err(panicked())),
             };
-            // An aborted load has no subject any more.
-            if let Some((subject, _)) = self.subjects.remove(&id) {
-                return Some((subject, result));
+            // An aborted load has no job any more.
+            if let Some((job, _)) = self.subjects.remove(&id) {
+                return Some((job, result));
             }
         }
     }
 
-    fn start(&mut self, subject: Subject, load: impl Future<Output = Result<Version, Failure>> + Send + 'static) {
+    fn start(&mut self, job: LoadJob, load: impl Future<Output = Result<Version, Failure>> + Send + 'static) {
         let task = self.running.spawn(load);
-        self.subjects.insert(task.id(), (subject, task));
+        self.subjects.insert(task.id(), (job, task));
     }
 }
 
@@ -174,9 +174,9 @@ async fn read(loader: &Arc<Loader>, places: Arc<Semaphore>, file: PathBuf, name:
 }
 
 /// Stores the bytes of a version on a blocking thread, while other versions are loaded.
-async fn keep(contents: Arc<Contents>, digest: Digest, bytes: Vec<u8>) {
+async fn keep(versions: Arc<VersionStore>, digest: Digest, bytes: Vec<u8>) {
     let put = move || {
-        if let Err(error) = contents.put(&digest, &bytes) {
+        if let Err(error) = versions.put(&digest, &bytes) {
             tracing::warn!(digest, %error, "a version is not kept: it can't be gone back to");
         }
     };

@@ -35,7 +35,7 @@ impl Reloader {
                 self.lost.clear();
                 // A version that could not be stored before may be stored now.
                 for (_, slot) in self.slots.present().filter(|(_, slot)| slot.serving.as_ref() == Some(&slot.in_file)) {
-                    if !self.contents.file(&slot.in_file).exists() {
+                    if !self.versions.file(&slot.in_file).exists() {
                         self.files.read_again(&slot.file);
                     }
                 }

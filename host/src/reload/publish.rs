@@ -199,7 +199,7 @@ impl Reloader {
         self.stand_by.retain(|digest, _| before.contains(digest));
         // A load in progress may have stored a version that no slot or file refers to yet.
         if self.loads.is_empty() && self.left.as_ref() != Some(&kept) {
-            self.contents.keep_only(&kept);
+            self.versions.keep_only(&kept);
             self.loader.keep_only(&kept);
             self.left = Some(kept);
         }
@@ -209,7 +209,7 @@ impl Reloader {
     /// Saves for the next start what serves and what operators chose.
     fn save(&mut self) {
         if self.slots != self.saved {
-            match self.contents.save(&self.slots) {
+            match self.versions.save(&self.slots) {
                 Ok(()) => {
                     self.saved.clone_from(&self.slots);
                     self.unsaved = None;

@@ -16,7 +16,7 @@ const UNFINISHED: &str = "new";
 const MAX_LINES: u64 = 64;
 
 /// A directory that only the host writes.
-pub(super) struct Contents {
+pub(super) struct VersionStore {
     dir: PathBuf,
     /// Set if it is not known which versions are to be kept: then all are kept.
     keeps_all: AtomicBool,
@@ -25,7 +25,7 @@ pub(super) struct Contents {
     written: AtomicU64,
 }
 
-impl Contents {
+impl VersionStore {
     pub(super) fn new(dir: PathBuf) -> Self {
         Self { dir, keeps_all: AtomicBool::new(false), written: AtomicU64::new(0) }
     }
@@ -151,28 +151,28 @@ mod tests {
     #[test]
     fn slots_come_back_as_they_were_saved() {
         let dir = tempfile::tempdir().unwrap();
-        let contents = Contents::new(dir.path().join("plugins"));
-        assert_eq!(contents.load(), Slots::default());
+        let versions = VersionStore::new(dir.path().join("plugins"));
+        assert_eq!(versions.load(), Slots::default());
         let mut slots = Slots::default();
         slots.claim(&[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }], false, SystemTime::UNIX_EPOCH);
         slots.served("a", "1", SystemTime::UNIX_EPOCH);
-        contents.save(&slots).unwrap();
-        assert_eq!(contents.load(), slots);
+        versions.save(&slots).unwrap();
+        assert_eq!(versions.load(), slots);
         // The newest save counts unless its line is incomplete, and the file does not grow without
         // bound.
         for _ in 0..=2 * MAX_LINES {
-            contents.save(&Slots::default()).unwrap();
-            assert_eq!(contents.load(), Slots::default());
-            contents.save(&slots).unwrap();
+            versions.save(&Slots::default()).unwrap();
+            assert_eq!(versions.load(), Slots::default());
+            versions.save(&slots).unwrap();
         }
         let line = serde_json::to_vec(&slots).unwrap().len() as u64;
-        let file = contents.slots_file();
+        let file = versions.slots_file();
         assert!(fs::metadata(&file).unwrap().len() <= (MAX_LINES + 2) * (line + 2));
         let mut torn = File::options().append(true).open(file).unwrap();
         torn.write_all(b"\n{\"a\": {").unwrap();
-        assert_eq!(contents.load(), slots);
-        contents.save(&Slots::default()).unwrap();
-        assert_eq!(contents.load(), Slots::default());
+        assert_eq!(versions.load(), slots);
+        versions.save(&Slots::default()).unwrap();
+        assert_eq!(versions.load(), Slots::default());
     }
 
     #[cfg(unix)]
@@ -180,7 +180,7 @@ mod tests {
     fn slots_of_a_file_whose_name_is_not_utf_8_come_back_as_they_were_saved() {
         use std::os::unix::ffi::OsStrExt;
         let dir = tempfile::tempdir().unwrap();
-        let contents = Contents::new(dir.path().to_owned());
+        let versions = VersionStore::new(dir.path().to_owned());
         let mut slots = Slots::default();
         let file = Path::new(std::ffi::OsStr::from_bytes(b"/plugins/\xff.wasm"));
         let text = Path::new("/plugins/b.wasm");
@@ -189,36 +189,36 @@ mod tests {
             false,
             SystemTime::UNIX_EPOCH,
         );
-        contents.save(&slots).unwrap();
-        assert_eq!(contents.load(), slots);
-        let saved = fs::read_to_string(contents.slots_file()).unwrap();
+        versions.save(&slots).unwrap();
+        assert_eq!(versions.load(), slots);
+        let saved = fs::read_to_string(versions.slots_file()).unwrap();
         assert!(saved.contains(r#""file":"/plugins/b.wasm""#), "a path that is text stays readable: {saved}");
     }
 
     #[test]
     fn slots_that_cannot_be_read_are_put_aside_and_no_version_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let contents = Contents::new(dir.path().to_owned());
-        contents.put("1", b"bytes").unwrap();
+        let versions = VersionStore::new(dir.path().to_owned());
+        versions.put("1", b"bytes").unwrap();
         fs::write(dir.path().join("slots.jsonl"), "{").unwrap();
-        assert_eq!(contents.load(), Slots::default());
-        contents.save(&Slots::default()).unwrap();
-        contents.keep_only(&HashSet::new());
-        assert!(contents.file("1").exists());
+        assert_eq!(versions.load(), Slots::default());
+        versions.save(&Slots::default()).unwrap();
+        versions.keep_only(&HashSet::new());
+        assert!(versions.file("1").exists());
         assert_eq!(fs::read_to_string(dir.path().join("slots.unreadable")).unwrap(), "{");
     }
 
     #[test]
     fn several_writers_of_one_version_keep_it_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let contents = Contents::new(dir.path().to_owned());
+        let versions = VersionStore::new(dir.path().to_owned());
         for round in 0..20 {
             let digest = round.to_string();
             std::thread::scope(|scope| {
-                let writers: Vec<_> = (0..4).map(|_| scope.spawn(|| contents.put(&digest, &[7; 10_000]))).collect();
+                let writers: Vec<_> = (0..4).map(|_| scope.spawn(|| versions.put(&digest, &[7; 10_000]))).collect();
                 writers.into_iter().for_each(|writer| writer.join().unwrap().unwrap());
             });
-            assert_eq!(fs::read(contents.file(&digest)).unwrap(), [7; 10_000]);
+            assert_eq!(fs::read(versions.file(&digest)).unwrap(), [7; 10_000]);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 20, "nothing unfinished is left");
     }
@@ -226,11 +226,11 @@ mod tests {
     #[test]
     fn only_what_is_kept_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let contents = Contents::new(dir.path().to_owned());
+        let versions = VersionStore::new(dir.path().to_owned());
         for digest in ["1", "2"] {
-            contents.put(digest, b"bytes").unwrap();
+            versions.put(digest, b"bytes").unwrap();
         }
-        contents.keep_only(&HashSet::from(["1".to_owned()]));
-        assert!(contents.file("1").exists() && !contents.file("2").exists());
+        versions.keep_only(&HashSet::from(["1".to_owned()]));
+        assert!(versions.file("1").exists() && !versions.file("2").exists());
     }
 }
