@@ -3,7 +3,7 @@
 
 mod argument;
 mod attendant;
-mod outlet;
+mod adapter;
 mod queue;
 mod upgrades;
 
@@ -27,7 +27,7 @@ use crate::transport::{Cut, Peer, SessionSlot};
 use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage};
 
 use attendant::Attendant;
-use outlet::{Outlet, Outlets};
+use adapter::{Adapter, Adapters};
 use queue::{Handed, Packet, Queue};
 use upgrades::Upgrades;
 
@@ -37,14 +37,14 @@ pub(crate) type Frame = Serialized;
 /// The library's server.
 #[derive(Clone)]
 pub(crate) struct Server {
-    io: SocketIo<Outlet>,
-    layer: socketioxide::layer::SocketIoLayer<Outlet>,
+    io: SocketIo<Adapter>,
+    layer: socketioxide::layer::SocketIoLayer<Adapter>,
     shared: Arc<Shared>,
 }
 
 /// The data that all connections share.
 struct Shared {
-    outlets: Outlets,
+    adapters: Adapters,
     /// Memory of the emits that wait for space in the outgoing buffers.
     memory: QueueMemory,
     /// Maximum number of packets that are sent to one client at once.
@@ -62,7 +62,7 @@ impl Server {
     pub(crate) fn new(config: &Config, clients: &Weak<dyn Clients>, tasks: TaskTracker) -> Self {
         let limits = &config.limits;
         let shared = Arc::new(Shared {
-            outlets: Outlets::default(),
+            adapters: Adapters::default(),
             memory: QueueMemory::new(limits.overflow_bytes.get()),
             largest_batch: queue::largest_batch(limits.outgoing_packets.get()),
             upgrades: Upgrades::default(),
@@ -74,7 +74,7 @@ impl Server {
             .max_incoming_binaries(PROTOCOL_LIMIT * limits.attachments)
             .max_incoming_binary_buf_size(PROTOCOL_LIMIT * limits.attachment_bytes.get());
         let builder = SocketIo::builder()
-            .with_adapter::<Outlet>(shared.outlets.clone())
+            .with_adapter::<Adapter>(shared.adapters.clone())
             .with_parser(parser)
             .max_payload(largest as u64)
             .ws_max_message_size(largest)
@@ -110,7 +110,7 @@ impl Server {
             }
         };
         // Spawned after CONNECT was sent, so that emits of `$connect` can't overtake it.
-        let connected = async |socket: SocketRef<Outlet>| {
+        let connected = async |socket: SocketRef<Adapter>| {
             if let Some(Entered(client)) = socket.extensions.get() {
                 client.begin();
             }
@@ -119,7 +119,7 @@ impl Server {
     }
 
     /// The library's layer of the HTTP service.
-    pub(crate) fn layer(&self) -> socketioxide::layer::SocketIoLayer<Outlet> {
+    pub(crate) fn layer(&self) -> socketioxide::layer::SocketIoLayer<Adapter> {
         self.layer.clone()
     }
 
@@ -158,12 +158,12 @@ fn upgrading_sid<B>(request: &http::Request<B>) -> Option<&str> {
 const MAX_SID: usize = 64;
 
 /// The library's own reference to a socket.
-struct Held(Arc<Socket<Outlet>>);
+struct Held(Arc<Socket<Adapter>>);
 
-impl FromConnectParts<Outlet> for Held {
+impl FromConnectParts<Adapter> for Held {
     type Error = Infallible;
 
-    fn from_connect_parts(socket: &Arc<Socket<Outlet>>, _: &Option<Value>) -> Result<Self, Infallible> {
+    fn from_connect_parts(socket: &Arc<Socket<Adapter>>, _: &Option<Value>) -> Result<Self, Infallible> {
         Ok(Self(Arc::clone(socket)))
     }
 }
@@ -174,7 +174,7 @@ struct Entered(Arc<dyn Client>);
 
 /// Creates the client of a socket. If CONNECT finds no space, the library drops the socket without
 /// a notice. So nothing that the socket owns may own the socket, not even a waiting event.
-async fn prepare(shared: &Arc<Shared>, clients: &dyn Clients, socket: Arc<Socket<Outlet>>, namespace: Arc<str>) -> Result<(), Refused> {
+async fn prepare(shared: &Arc<Shared>, clients: &dyn Clients, socket: Arc<Socket<Adapter>>, namespace: Arc<str>) -> Result<(), Refused> {
     let handshake = &socket.req_parts().extensions;
     let newcomer = Newcomer {
         sid: socket.id.to_string(),
@@ -183,10 +183,10 @@ async fn prepare(shared: &Arc<Shared>, clients: &dyn Clients, socket: Arc<Socket
         slot: handshake.get::<SessionSlot>().cloned(),
     };
     let client = clients.accept(newcomer).await?;
-    let outlet = shared.outlets.of(&namespace).ok_or(Refused("unavailable"))?;
+    let adapter = shared.adapters.of(&namespace).ok_or(Refused("unavailable"))?;
     let link = Link(Arc::new(Reach {
         socket: Arc::downgrade(&socket),
-        outlet: Arc::downgrade(&outlet),
+        adapter: Arc::downgrade(&adapter),
         sid: socket.id,
         client: client.id().to_owned(),
         queue: Queue::default(),
@@ -211,8 +211,8 @@ pub(crate) struct Link(Arc<Reach>);
 struct Reach {
     /// Weak: the library owns the socket while its client can be answered. The socket owns the
     /// mailbox, in which answers wait with their link.
-    socket: Weak<Socket<Outlet>>,
-    outlet: Weak<Outlet>,
+    socket: Weak<Socket<Adapter>>,
+    adapter: Weak<Adapter>,
     sid: Sid,
     /// Its client's public id, for the log.
     client: String,
@@ -222,7 +222,7 @@ struct Reach {
 
 impl Link {
     pub(super) fn encode(&self, emit: &Emit) -> Option<Frame> {
-        argument::of_emit(&*self.0.outlet.upgrade()?, emit)
+        argument::of_emit(&*self.0.adapter.upgrade()?, emit)
     }
 
     pub(super) fn send(&self, frame: &Frame) -> bool {
@@ -286,7 +286,7 @@ impl Link {
 
 impl Reach {
     /// Returns the socket, unless it has ended.
-    fn socket(&self) -> Option<SocketRef<Outlet>> {
+    fn socket(&self) -> Option<SocketRef<Adapter>> {
         self.socket.upgrade().filter(|socket| socket.connected()).map(SocketRef::from)
     }
 
@@ -334,8 +334,8 @@ struct Intake {
 /// closures.
 struct InReaderTask;
 
-impl MessageHandler<Outlet, InReaderTask> for Intake {
-    fn call(&self, _: Arc<Socket<Outlet>>, value: Value, ack: Option<i64>) {
+impl MessageHandler<Adapter, InReaderTask> for Intake {
+    fn call(&self, _: Arc<Socket<Adapter>>, value: Value, ack: Option<i64>) {
         let (text, attachments) = match value {
             Value::Str(text, attachments) => (text, attachments),
             // Only parsers that the host does not use produce this form.

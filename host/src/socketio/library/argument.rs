@@ -12,15 +12,15 @@ use socketioxide_core::Value as Serialized;
 
 use crate::effect::Emit;
 
-use super::outlet::Outlet;
+use super::adapter::Adapter;
 
 /// Encodes `["event",data]`. An event's name has no character that JSON would escape.
-pub(super) fn of_emit(outlet: &Outlet, emit: &Emit) -> Option<Serialized> {
+pub(super) fn of_emit(adapter: &Adapter, emit: &Emit) -> Option<Serialized> {
     if emit.attachments.is_empty() {
         return Some(of_event(&emit.event, emit.data.as_str()));
     }
     let document: Value = serde_json::from_str(emit.data.as_str()).ok()?;
-    match outlet.serialize(&emit.event, &(WithAttachments(&document, &emit.attachments),)) {
+    match adapter.serialize(&emit.event, &(WithAttachments(&document, &emit.attachments),)) {
         Ok(serialized) => Some(serialized),
         Err(error) => {
             tracing::error!(event = emit.event, %error, "event not encoded");

@@ -239,10 +239,10 @@ impl State {
 
 impl Packet {
     fn send(&self, to: &Reach) -> Result<(), SocketError> {
-        let outlet = to.outlet.upgrade().ok_or(SocketError::Closed)?;
+        let adapter = to.adapter.upgrade().ok_or(SocketError::Closed)?;
         match self {
-            Self::Emit(event) | Self::Error(event) => outlet.event(to.sid, event.clone()),
-            Self::Ack(id, arguments) => outlet.ack(to.sid, *id, arguments.clone()),
+            Self::Emit(event) | Self::Error(event) => adapter.event(to.sid, event.clone()),
+            Self::Ack(id, arguments) => adapter.ack(to.sid, *id, arguments.clone()),
         }
     }
 

@@ -16,25 +16,25 @@ use socketioxide_core::packet::{Packet, PacketData};
 use socketioxide_core::parser::{Parse, ParserError};
 
 /// Sends the packets of one namespace.
-pub(crate) struct Outlet {
+pub(crate) struct Adapter {
     local: CoreLocalAdapter<Emitter>,
-    outlets: Outlets,
+    adapters: Adapters,
 }
 
-/// The outlets of a host's namespaces. Weak: the library's namespaces own them.
+/// The adapters of a host's namespaces. Weak: the library's namespaces own them.
 #[derive(Clone, Default)]
-pub(crate) struct Outlets(Arc<RwLock<Vec<Weak<Outlet>>>>);
+pub(crate) struct Adapters(Arc<RwLock<Vec<Weak<Adapter>>>>);
 
-impl Outlets {
-    /// Returns the outlet of `namespace`.
-    pub(super) fn of(&self, namespace: &str) -> Option<Arc<Outlet>> {
+impl Adapters {
+    /// Returns the adapter of `namespace`.
+    pub(super) fn of(&self, namespace: &str) -> Option<Arc<Adapter>> {
         // A panic under the lock leaves the list consistent. A host has few namespaces.
-        let outlets = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        outlets.iter().filter_map(Weak::upgrade).find(|outlet| outlet.local.path().as_str() == namespace)
+        let adapters = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        adapters.iter().filter_map(Weak::upgrade).find(|adapter| adapter.local.path().as_str() == namespace)
     }
 }
 
-impl Outlet {
+impl Adapter {
     /// Serializes an argument list with attachments, in the library's own format.
     ///
     /// # Errors
@@ -51,10 +51,10 @@ impl Outlet {
         self.send(to, Packet::event(self.local.path().clone(), event))
     }
 
-    /// Like [`Outlet::event`], for the ack `id`.
+    /// Like [`Adapter::event`], for the ack `id`.
     ///
     /// # Errors
-    /// As [`Outlet::event`].
+    /// As [`Adapter::event`].
     pub(super) fn ack(&self, to: Sid, id: i64, ack: Serialized) -> Result<(), SocketError> {
         self.send(to, Packet { inner: PacketData::EventAck(ack, id), ns: self.local.path().clone() })
     }
@@ -65,18 +65,18 @@ impl Outlet {
     }
 }
 
-impl CoreAdapter<Emitter> for Outlet {
+impl CoreAdapter<Emitter> for Adapter {
     type Error = Infallible;
-    type State = Outlets;
+    type State = Adapters;
     type AckStream = <Emitter as SocketEmitter>::AckStream;
     type InitRes = ();
 
-    fn new(outlets: &Outlets, local: CoreLocalAdapter<Emitter>) -> Self {
-        Self { local, outlets: outlets.clone() }
+    fn new(adapters: &Adapters, local: CoreLocalAdapter<Emitter>) -> Self {
+        Self { local, adapters: adapters.clone() }
     }
 
     fn init(self: Arc<Self>, on_success: impl FnOnce() + Send + 'static) {
-        self.outlets.0.write().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&self));
+        self.adapters.0.write().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&self));
         on_success();
     }
 
@@ -94,4 +94,4 @@ impl CoreAdapter<Emitter> for Outlet {
     }
 }
 
-impl DefinedAdapter for Outlet {}
+impl DefinedAdapter for Adapter {}
