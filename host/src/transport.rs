@@ -38,7 +38,7 @@ impl SessionSlot {
 
 /// A handle that ends one TCP connection in any state.
 #[derive(Debug, Clone, Default)]
-pub struct Cut(Arc<State>);
+pub struct AbortHandle(Arc<State>);
 
 /// Read several times per event, so it has no lock.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ struct State {
     stage: StageCell,
 }
 
-impl Cut {
+impl AbortHandle {
     /// Ends the connection: its next read and write fail, and a waiting reader is woken.
     pub fn now(&self) {
         self.0.is_cut.store(true, Ordering::Release);
@@ -90,21 +90,21 @@ impl Cut {
     }
 }
 
-/// A weak handle to a [`Cut`] whose connection may have ended.
+/// A weak handle to a [`AbortHandle`] whose connection may have ended.
 #[derive(Debug)]
 pub(crate) struct WeakCut(Weak<State>);
 
 impl WeakCut {
-    /// The [`Cut`] if the connection still exists.
-    pub(crate) fn upgrade(&self) -> Option<Cut> {
-        self.0.upgrade().map(Cut)
+    /// The [`AbortHandle`] if the connection still exists.
+    pub(crate) fn upgrade(&self) -> Option<AbortHandle> {
+        self.0.upgrade().map(AbortHandle)
     }
 }
 
-/// A stream that fails once its [`Cut`] ends it. The cut wakes a waiting reader only, because a
+/// A stream that fails once its [`AbortHandle`] ends it. The cut wakes a waiting reader only, because a
 /// waiting writer always has a reader beside it.
 #[derive(Debug)]
-pub struct Cuttable<S, P> {
+pub struct Abortable<S, P> {
     stream: S,
     /// The stream's slot in the host's connection limit. It is freed with the stream, also after an
     /// upgrade.
@@ -115,7 +115,7 @@ pub struct Cuttable<S, P> {
 /// Removes the registered waker when the stream is dropped. A handshake keeps its connection's cut
 /// while the client lives, and must not keep the task of an ended connection as well.
 #[derive(Debug)]
-struct Attached(Cut);
+struct Attached(AbortHandle);
 
 impl Drop for Attached {
     fn drop(&mut self) {
@@ -123,9 +123,9 @@ impl Drop for Attached {
     }
 }
 
-impl<S, P> Cuttable<S, P> {
+impl<S, P> Abortable<S, P> {
     /// Makes `stream` end with `cut`. `slot` is dropped with the stream.
-    pub fn new(stream: S, cut: &Cut, slot: P) -> Self {
+    pub fn new(stream: S, cut: &AbortHandle, slot: P) -> Self {
         Self { stream, slot, cut: Attached(cut.clone()) }
     }
 
@@ -135,7 +135,7 @@ impl<S, P> Cuttable<S, P> {
     }
 }
 
-impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Cuttable<S, P> {
+impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Abortable<S, P> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.cut.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
@@ -150,7 +150,7 @@ impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Cuttable<S, P> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Cuttable<S, P> {
+impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.cut.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
@@ -185,8 +185,8 @@ mod tests {
     #[tokio::test]
     async fn cutting_wakes_a_reader_and_fails_a_writer() {
         let (near, _far) = tokio::io::duplex(8);
-        let cut = Cut::default();
-        let mut stream = Cuttable::new(near, &cut, ());
+        let cut = AbortHandle::default();
+        let mut stream = Abortable::new(near, &cut, ());
         stream.write_all(b"fits").await.unwrap();
         let (read, ()) = tokio::join!(stream.read_u8(), async { cut.now() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);

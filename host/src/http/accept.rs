@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
-use crate::transport::{Cut, Peer};
+use crate::transport::{AbortHandle, Peer};
 
 use super::connection::Server;
 use super::slots::Slots;
@@ -82,7 +82,7 @@ fn say_failing(error: &io::Error) {
 }
 
 fn take(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr, slots: &Arc<Slots>, tasks: &TaskTracker) {
-    let cut = Cut::default();
+    let cut = AbortHandle::default();
     // If there is no slot, dropping the stream closes the connection.
     let Some(slot) = slots.admit(peer.ip(), &cut) else { return };
     if let Err(error) = tune(&stream, server.limits.stalled_reader_ms) {

@@ -24,7 +24,7 @@ use tower::ServiceExt;
 
 use crate::config::Limits;
 use crate::socketio::builtin;
-use crate::transport::{Cut, Cuttable, Peer, Stage};
+use crate::transport::{AbortHandle, Abortable, Peer, Stage};
 
 use super::problem::Problem;
 use super::slots::Slot;
@@ -43,7 +43,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The stream of a connection. With our own Socket.IO implementation, writes fail after a time
 /// limit.
-pub(super) type Io = TokioIo<builtin::WriteDeadline<Cuttable<TcpStream, Arc<Slot>>>>;
+pub(super) type Io = TokioIo<builtin::WriteDeadline<Abortable<TcpStream, Arc<Slot>>>>;
 
 /// The state that all connections of a host share.
 pub(super) struct Server {
@@ -69,8 +69,8 @@ fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration
 impl Server {
     /// Serves requests until the client, a deadline or the host's shutdown ends the connection, or
     /// until a WebSocket takes it over.
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, slot: Arc<Slot>, cut: Cut) {
-        let stream = Cuttable::new(stream, &cut, Arc::clone(&slot));
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, slot: Arc<Slot>, cut: AbortHandle) {
+        let stream = Abortable::new(stream, &cut, Arc::clone(&slot));
         let io = TokioIo::new(builtin::WriteDeadline::new(stream, self.write_limit));
         let has_answered = Arc::new(AtomicBool::new(false));
         let (own, answered) = (cut.clone(), Arc::clone(&has_answered));
@@ -154,7 +154,7 @@ enum Ended {
 /// the stage changes: by then a reserved slot may have become a client slot.
 struct Timed<S: HttpService<Incoming>> {
     connection: UpgradeableConnection<Io, S>,
-    cut: Cut,
+    cut: AbortHandle,
     limits: Arc<Limits>,
     slot: Arc<Slot>,
     /// The number of the stage change for which `sleep` is set.
@@ -163,7 +163,7 @@ struct Timed<S: HttpService<Incoming>> {
 }
 
 impl<S: HttpService<Incoming>> Timed<S> {
-    fn new(connection: UpgradeableConnection<Io, S>, cut: Cut, limits: Arc<Limits>, slot: Arc<Slot>) -> Self {
+    fn new(connection: UpgradeableConnection<Io, S>, cut: AbortHandle, limits: Arc<Limits>, slot: Arc<Slot>) -> Self {
         let sleep = Box::pin(tokio::time::sleep(limits.first_byte_ms));
         Self { connection, cut, limits, slot, turn: None, sleep }
     }
@@ -201,7 +201,7 @@ const FAR: Duration = Duration::from_hours(24 * 365);
 /// next request.
 struct Answer {
     body: Body,
-    cut: Cut,
+    cut: AbortHandle,
 }
 
 impl HttpBody for Answer {

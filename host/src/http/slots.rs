@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::metrics::Metrics;
 use crate::rejection::Rejection;
-use crate::transport::{Cut, SessionSlot, Stage};
+use crate::transport::{AbortHandle, SessionSlot, Stage};
 
 use super::problem::Problem;
 
@@ -45,7 +45,7 @@ impl Slots {
 
     /// Returns a slot for a new connection from `address`, which `cut` ends. Returns `None` if no
     /// reserved slot is free either.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr, cut: &Cut) -> Option<Arc<Slot>> {
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr, cut: &AbortHandle) -> Option<Arc<Slot>> {
         let kind = match self.connections.take() {
             Some(taken) => Kind::Client { _taken: taken },
             None => {
@@ -202,7 +202,7 @@ struct Reserve {
 struct Held {
     id: u64,
     network: IpAddr,
-    cut: Cut,
+    cut: AbortHandle,
 }
 
 impl Reserve {
@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     fn held(id: u64, network: u8) -> Held {
-        Held { id, network: IpAddr::from([10, 0, 0, network]), cut: Cut::default() }
+        Held { id, network: IpAddr::from([10, 0, 0, network]), cut: AbortHandle::default() }
     }
 
     fn ids(reserve: &Reserve) -> Vec<u64> {

@@ -19,14 +19,14 @@ use tokio::net::TcpStream;
 
 use crate::config::{Config, DEFAULT_CONNECTIONS, QUEUE_SHARE, Transport};
 use crate::effect::Emit;
-use crate::transport::{Cuttable, Peer, SessionSlot};
+use crate::transport::{Abortable, Peer, SessionSlot};
 
 use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage};
 
 /// A stream whose writes fail if its client accepts no bytes for a time.
 pub(crate) use sockhop_socketio::WriteDeadline;
 
-impl<P: Send + Unpin + 'static> Stream for Cuttable<TcpStream, P> {
+impl<P: Send + Unpin + 'static> Stream for Abortable<TcpStream, P> {
     type Guard = P;
 
     fn into_parts(self) -> (TcpStream, P) {

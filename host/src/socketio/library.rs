@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Transport};
 use crate::effect::Emit;
 use crate::memory::QueueMemory;
-use crate::transport::{Cut, Peer, SessionSlot};
+use crate::transport::{AbortHandle, Peer, SessionSlot};
 
 use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage};
 
@@ -126,7 +126,7 @@ impl Server {
     /// Remembers the TCP connection over which a client upgrades to a WebSocket, so that the host
     /// can cut it.
     pub(crate) fn note_upgrade<B>(&self, request: &http::Request<B>) {
-        if let Some(cut) = request.extensions().get::<Cut>()
+        if let Some(cut) = request.extensions().get::<AbortHandle>()
             && let Some(sid) = upgrading_sid(request)
             // A TCP connection can be upgraded for one client only. Requests that name more clients
             // would only fill the map.
@@ -306,7 +306,7 @@ impl Reach {
         let handshake = socket.req_parts();
         let was_upgraded = !handshake.uri.query().unwrap_or_default().split('&').any(|pair| pair == "transport=websocket");
         let cut = || {
-            if was_upgraded { self.shared.upgrades.find(self.sid.as_str()) } else { handshake.extensions.get::<Cut>().cloned() }
+            if was_upgraded { self.shared.upgrades.find(self.sid.as_str()) } else { handshake.extensions.get::<AbortHandle>().cloned() }
         };
         if socket.transport_type() == TransportType::Websocket
             && let Some(cut) = cut()

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::transport::{Cut, WeakCut};
+use crate::transport::{AbortHandle, WeakCut};
 
 /// The connections, by the ids of their clients.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ const SWEEP_AT: usize = 1024;
 impl Upgrades {
     /// Remembers that the client `sid` upgrades over the connection of `cut`, as long as that
     /// lives.
-    pub(super) fn remember(&self, sid: &str, cut: &Cut) {
+    pub(super) fn remember(&self, sid: &str, cut: &AbortHandle) {
         // The lock guards a map that is consistent between any two of its calls.
         let mut by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
         if by_sid.len() >= SWEEP_AT && by_sid.len() == by_sid.capacity() {
@@ -28,7 +28,7 @@ impl Upgrades {
     }
 
     /// Returns the connection to which the client `sid` was upgraded, if it still lives.
-    pub(super) fn find(&self, sid: &str) -> Option<Cut> {
+    pub(super) fn find(&self, sid: &str) -> Option<AbortHandle> {
         let by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
         by_sid.get(sid).and_then(WeakCut::upgrade)
     }
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn an_upgrade_is_found_while_its_connection_lives() {
         let upgrades = Upgrades::default();
-        let cut = Cut::default();
+        let cut = AbortHandle::default();
         upgrades.remember("sid", &cut);
         assert!(upgrades.find("sid").is_some());
         drop(cut);
