@@ -19,7 +19,7 @@ use crate::rooms::ReplyTo;
 use crate::socketio::{self, Incoming, Link, Newcomer};
 use crate::transport::SessionSlot;
 
-use super::mailbox::{Busy, Consumer, IDLE_QUEUE, Mailbox, Next, Overdue, Stage, Taken, charge};
+use super::mailbox::{Busy, Consumer, IDLE_QUEUE, Mailbox, Next, PendingRejection, Stage, Taken, charge};
 use super::{Sockets, packet};
 
 /// One connection to one namespace.
@@ -42,7 +42,7 @@ pub(super) struct Client {
 
 /// Maximum number of answers that wait for a client that sends without reading. A client with more
 /// is disconnected.
-const MAX_OVERDUE: usize = 16_384;
+const MAX_PENDING_REJECTIONS: usize = 16_384;
 
 impl Client {
     pub(super) fn new(sockets: &Arc<Sockets>, newcomer: Newcomer) -> Arc<Self> {
@@ -112,13 +112,13 @@ impl Client {
         self.log(&incoming.event, &rejection);
         let Taken { event, to, .. } = incoming;
         if sockets.rooms.try_answer(&to, &event.name, event.id, &Err(rejection)).is_err() {
-            let overdue = Overdue { event: event.name.clone(), id: event.id, busy, to };
-            if mailbox.overdue.len() < MAX_OVERDUE && sockets.memory.take(ANSWER_BYTES, mailbox.memory()) {
-                mailbox.overdue.push_back(overdue);
+            let pending_rejections = PendingRejection { event: event.name.clone(), id: event.id, busy, to };
+            if mailbox.pending_rejections.len() < MAX_PENDING_REJECTIONS && sockets.memory.take(ANSWER_BYTES, mailbox.memory()) {
+                mailbox.pending_rejections.push_back(pending_rejections);
                 self.wake(sockets, mailbox);
             } else {
                 drop(mailbox);
-                overdue.to.link.abort("it sends without reading its answers");
+                pending_rejections.to.link.abort("it sends without reading its answers");
             }
         }
     }
@@ -129,7 +129,7 @@ impl Client {
         let (client, host, size) = (Arc::clone(self), Arc::clone(sockets), incoming.size);
         let mut handling: BoxFuture<'static, ()> = Box::pin(async move { client.handle(&host, incoming).await });
         if handling.as_mut().poll(context).is_pending() {
-            self.mailbox().consumer = Consumer::AtWork;
+            self.mailbox().consumer = Consumer::Running;
             self.consume(sockets, Some((handling, size)));
             return;
         }
@@ -145,15 +145,15 @@ impl Client {
 
     /// Makes sure that a consumer handles what is in the mailbox, or notices that it is closed.
     fn wake(self: &Arc<Self>, sockets: &Arc<Sockets>, mut mailbox: MutexGuard<'_, Mailbox>) {
-        match std::mem::replace(&mut mailbox.consumer, Consumer::AtWork) {
+        match std::mem::replace(&mut mailbox.consumer, Consumer::Running) {
             // Not yet: CONNECT is not answered, or the caller's task is handling an event.
             Consumer::None if mailbox.stage == Stage::New || mailbox.handling > 0 => mailbox.consumer = Consumer::None,
             Consumer::None => {
                 drop(mailbox);
                 self.consume(sockets, None);
             }
-            Consumer::AtWork => {}
-            Consumer::Asleep(waker) => {
+            Consumer::Running => {}
+            Consumer::Waiting(waker) => {
                 drop(mailbox);
                 waker.wake();
             }
@@ -181,7 +181,7 @@ impl Client {
                         client.handle(&host, incoming).await;
                         Some(size)
                     }
-                    Next::Overdue(Overdue { event, id, busy, to }) => {
+                    Next::PendingRejection(PendingRejection { event, id, busy, to }) => {
                         host.rooms.answer(&to, &event, id, &Err(busy.into())).await;
                         None
                     }
@@ -202,10 +202,10 @@ impl Client {
         if let Some(size) = handled {
             sockets.free(&mut mailbox, size);
         }
-        // Overdue answers come first: there may be space for them now.
-        if let Some(overdue) = mailbox.overdue.pop_front() {
+        // PendingRejection answers come first: there may be space for them now.
+        if let Some(pending_rejections) = mailbox.pending_rejections.pop_front() {
             sockets.memory.give_back(ANSWER_BYTES);
-            return Poll::Ready(Some(Next::Overdue(overdue)));
+            return Poll::Ready(Some(Next::PendingRejection(pending_rejections)));
         }
         if let Some(incoming) = mailbox.events.pop_front() {
             mailbox.handling = 1;
@@ -225,7 +225,7 @@ impl Client {
             mailbox.consumer = Consumer::None;
             return Poll::Ready(None);
         }
-        mailbox.consumer = Consumer::Asleep(context.waker().clone());
+        mailbox.consumer = Consumer::Waiting(context.waker().clone());
         Poll::Pending
     }
 
@@ -295,7 +295,7 @@ impl Client {
             sockets.dispatcher.connected(&self.connection);
         }
         mailbox.stage = Stage::Closing;
-        if mailbox.has_nobody_at_work() && !mailbox.has_work() {
+        if mailbox.is_inactive() && !mailbox.has_work() {
             mailbox.stage = Stage::Closed;
             return false;
         }
@@ -357,7 +357,7 @@ impl Drop for Client {
         // Events wait here only if the connection never began: no consumer has handled them.
         let mailbox = self.mailbox.get_mut().unwrap_or_else(PoisonError::into_inner);
         let waiting: usize = mailbox.events.iter().map(|incoming| charge(incoming.size)).sum();
-        sockets.memory.give_back(waiting + mailbox.overdue.len() * ANSWER_BYTES);
+        sockets.memory.give_back(waiting + mailbox.pending_rejections.len() * ANSWER_BYTES);
         sockets.rooms.leave(&self.connection);
         sockets.clients().remove(&self.connection.public_id);
     }

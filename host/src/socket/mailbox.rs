@@ -25,7 +25,7 @@ pub(super) struct Mailbox {
     pub(super) bytes: usize,
     /// Answers to events that were not kept, and for whose answers the outgoing buffer had no
     /// space.
-    pub(super) overdue: VecDeque<Overdue>,
+    pub(super) pending_rejections: VecDeque<PendingRejection>,
     pub(super) stage: Stage,
 }
 
@@ -36,9 +36,9 @@ pub(super) enum Consumer {
     #[default]
     None,
     /// A task that is running or already woken. It finds new events by itself.
-    AtWork,
+    Running,
     /// A task that waits for the next event.
-    Asleep(Waker),
+    Waiting(Waker),
 }
 
 /// The stage of a connection, which decides what happens to the next event.
@@ -64,7 +64,7 @@ pub(super) struct Taken {
 }
 
 /// The answer `busy` to an event that was not kept.
-pub(super) struct Overdue {
+pub(super) struct PendingRejection {
     pub(super) event: String,
     pub(super) id: EventId,
     pub(super) busy: Busy,
@@ -76,7 +76,7 @@ pub(super) enum Next {
     /// Handle an event.
     Event(Taken),
     /// Answer an event that was not kept.
-    Overdue(Overdue),
+    PendingRejection(PendingRejection),
 }
 
 /// Number of events for which an idle mailbox keeps capacity.
@@ -85,22 +85,22 @@ pub(super) const IDLE_QUEUE: usize = 4;
 impl Mailbox {
     /// Whether nothing is handled or waits, so that an event may be handled at once.
     pub(super) fn is_idle(&self) -> bool {
-        self.stage == Stage::Open && self.has_nobody_at_work() && !self.has_work()
+        self.stage == Stage::Open && self.is_inactive() && !self.has_work()
     }
 
     /// Whether nothing is being handled, and no consumer will look for work.
-    pub(super) fn has_nobody_at_work(&self) -> bool {
+    pub(super) fn is_inactive(&self) -> bool {
         self.handling == 0 && matches!(self.consumer, Consumer::None)
     }
 
-    /// Whether events or overdue answers wait.
+    /// Whether events or pending_rejections answers wait.
     pub(super) fn has_work(&self) -> bool {
-        !self.events.is_empty() || !self.overdue.is_empty()
+        !self.events.is_empty() || !self.pending_rejections.is_empty()
     }
 
     /// Bytes of [`QueueMemory`](crate::memory::QueueMemory) that the mailbox holds.
     pub(super) fn memory(&self) -> usize {
-        self.bytes + (self.events.len() + self.handling) * EVENT_BYTES + self.overdue.len() * ANSWER_BYTES
+        self.bytes + (self.events.len() + self.handling) * EVENT_BYTES + self.pending_rejections.len() * ANSWER_BYTES
     }
 }
 
