@@ -170,7 +170,7 @@ impl Dispatcher {
         }
         let value = self.parse(&event.payload.text)?;
         inbound.data.check(&value).map_err(Rejection::against_schema)?;
-        match run::names_each(&value, event.payload.attachments.len()) {
+        match run::placeholders_match(&value, event.payload.attachments.len()) {
             true => Ok(()),
             false => Err(Rejection::invalid("each binary attachment must be named by exactly one placeholder, and no other")),
         }

@@ -169,17 +169,17 @@ impl Schema {
     /// Returns the findings: at least 1, at most 16. They contain nothing of `value` except the
     /// names of properties, in paths.
     pub fn check(&self, value: &Value) -> Result<(), Vec<Detail>> {
-        let extent = Extent::of(value);
-        let links = extent.levels * self.chain;
+        let size = DocumentSize::of(value);
+        let links = size.levels * self.chain;
         if links <= LINKS_ON_CALLERS_STACK {
-            return self.check_here(value, extent);
+            return self.check_here(value, size);
         }
-        stacker::grow(links * STACK_OF_A_LINK, || self.check_here(value, extent))
+        stacker::grow(links * STACK_OF_A_LINK, || self.check_here(value, size))
     }
 
     /// Like [`Schema::check`], but always on the caller's stack.
-    fn check_here(&self, value: &Value, extent: Extent) -> Result<(), Vec<Detail>> {
-        let is_cheap = self.cost_of_a_value.is_some_and(|cost| cost.saturating_mul(extent.values + extent.bytes) <= MAX_COST);
+    fn check_here(&self, value: &Value, size: DocumentSize) -> Result<(), Vec<Detail>> {
+        let is_cheap = self.cost_of_a_value.is_some_and(|cost| cost.saturating_mul(size.values + size.bytes) <= MAX_COST);
         if !is_cheap && self.graph.cost(value, MAX_COST).is_none() {
             return Err(vec![finding("takes too much work to be checked against its schema")]);
         }
@@ -227,7 +227,7 @@ fn finding(message: &str) -> Detail {
 
 /// The size of a document. Parsed JSON has at most 128 levels, so measuring may recurse.
 #[derive(Debug, Clone, Copy, Default)]
-struct Extent {
+struct DocumentSize {
     /// Depth; 1 for a plain value.
     levels: usize,
     /// Number of values, the document itself included.
@@ -236,23 +236,23 @@ struct Extent {
     bytes: usize,
 }
 
-impl Extent {
+impl DocumentSize {
     fn of(value: &Value) -> Self {
-        let mut extent = Self { levels: 0, values: 1, bytes: 0 };
+        let mut size = Self { levels: 0, values: 1, bytes: 0 };
         let mut add = |inner: &Value| {
             let inner = Self::of(inner);
-            extent.levels = extent.levels.max(inner.levels);
-            extent.values += inner.values;
-            extent.bytes += inner.bytes;
+            size.levels = size.levels.max(inner.levels);
+            size.values += inner.values;
+            size.bytes += inner.bytes;
         };
         match value {
             Value::Array(items) => items.iter().for_each(&mut add),
             Value::Object(members) => members.values().for_each(&mut add),
-            Value::String(text) => extent.bytes += text.len(),
+            Value::String(text) => size.bytes += text.len(),
             _ => {}
         }
-        extent.levels += 1;
-        extent
+        size.levels += 1;
+        size
     }
 }
 

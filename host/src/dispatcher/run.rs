@@ -264,7 +264,7 @@ const NUMBER_WAIT: Duration = Duration::from_secs(2);
 
 /// Whether the placeholders of `data` name each of the `attachments` exactly once, and nothing
 /// else.
-pub(super) fn names_each(data: &Value, attachments: usize) -> bool {
+pub(super) fn placeholders_match(data: &Value, attachments: usize) -> bool {
     fn collect(value: &Value, found: &mut Vec<u64>) {
         match value {
             // A placeholder has two members.
@@ -295,7 +295,7 @@ impl HostCalls for Run {
             let first = details.first().map(|detail| format!("{} {}", detail.path, detail.message)).unwrap_or_default();
             Refusal::new("invalid_data", format!("the data of `{event}` does not fit its schema: {first}"))
         })?;
-        if !names_each(&value, attachments.len()) {
+        if !placeholders_match(&value, attachments.len()) {
             return Err(Refusal::misuse(format!(
                 "the data must name each of its {} attachments by exactly one placeholder",
                 attachments.len()
