@@ -39,10 +39,10 @@ use crate::socketio::{Clients, Server, builtin, library};
 
 use address::AddressFile;
 use descriptors::TooFew;
-use priority::stand_back;
+use priority::lower_priority;
 
 pub use lock::DataLock;
-pub use priority::wake_promptly;
+pub use priority::shorten_time_slice;
 
 /// Locks a data directory: no host can use it until the lock is dropped.
 ///
@@ -183,7 +183,7 @@ impl Host {
         let kept = config.data.dir.join("plugins");
         let reloader =
             Reloader::new(&config, Arc::clone(&loader), Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&metrics), kept, alarm)
-                .yielding_by(stand_back);
+                .yielding_by(lower_priority);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let slots = Slots::new(allowed.connections.get(), config.limits.reserved_connections.get(), Arc::clone(&metrics));

@@ -94,7 +94,7 @@ fn say_start(config: &Config, file: Option<&Path>) {
 fn serve(config: Config) -> anyhow::Result<()> {
     let runtime = runtime()?;
     // This thread is the worker of the current-thread runtime.
-    host::wake_promptly();
+    host::shorten_time_slice();
     let output = Background::start()?;
     let result = runtime.block_on(async {
         // The handlers are registered before the host is visible to others: from now on, no signal
@@ -132,7 +132,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         }
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.enable_all().thread_name("sockhop").thread_keep_alive(KEEP_ALIVE).on_thread_start(host::wake_promptly).build()
+    builder.enable_all().thread_name("sockhop").thread_keep_alive(KEEP_ALIVE).on_thread_start(host::shorten_time_slice).build()
 }
 
 /// How long an idle thread of the blocking pool, which waits for the disk, is kept. It is less than

@@ -9,25 +9,25 @@
 /// shorter slices (`sched_attr::sched_runtime`): when it is woken, it does not wait for the end of
 /// a longer slice.
 #[cfg(target_os = "linux")]
-pub fn wake_promptly() {
+pub fn shorten_time_slice() {
     take_slices_of(SHORTEST);
 }
 
 /// On other systems, this does nothing.
 #[cfg(not(target_os = "linux"))]
-pub fn wake_promptly() {}
+pub fn shorten_time_slice() {}
 
 /// Lets this thread, and those that it starts, yield to the threads that serve events: a reload can
 /// wait.
 #[cfg(target_os = "linux")]
-pub(super) fn stand_back() {
+pub(super) fn lower_priority() {
     let _ = rustix::process::nice(NICENESS);
     take_slices_of(USUAL);
 }
 
 /// On other systems, this does nothing: it would lower the priority of the whole process.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn stand_back() {}
+pub(super) fn lower_priority() {}
 
 /// The niceness of the compiler. With a higher value, this thread would starve on a busy processor,
 /// and so would the plugin version that may end the load. With this value it still gets a tenth of
