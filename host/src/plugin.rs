@@ -83,14 +83,14 @@ impl Plugin {
     /// Creates a new plugin of the same version. Code and registration are shared; instances and
     /// counters start empty.
     #[must_use]
-    pub fn again(&self) -> Self {
+    pub fn fresh(&self) -> Self {
         let code = Code { retired: CancellationToken::new(), ..self.pool.code().clone() };
         Self {
             registration: self.registration.clone(),
             file: self.file.clone(),
             digest: self.digest.clone(),
             loaded_at: SystemTime::now(),
-            pool: self.pool.again(code),
+            pool: self.pool.fresh(code),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }

@@ -367,8 +367,8 @@ impl Served {
     /// Returns the same version in its initial state, with a new breaker. Nothing is compiled
     /// again.
     #[must_use]
-    pub fn again(&self) -> Arc<Self> {
-        let plugin = self.plugin.again();
+    pub fn fresh(&self) -> Arc<Self> {
+        let plugin = self.plugin.fresh();
         let health = Health::new(plugin.limits(), Arc::clone(&self.health.alarm));
         let (inbound, outbound, state) = (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         Arc::new(Self { plugin, inbound, outbound, state, health })

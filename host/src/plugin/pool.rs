@@ -64,7 +64,7 @@ impl Pool {
     }
 
     /// Creates a pool with the same settings for `code`, without instances.
-    pub(super) fn again(&self, code: Code) -> Self {
+    pub(super) fn fresh(&self, code: Code) -> Self {
         Self::new(code, self.policy, self.most)
     }
 

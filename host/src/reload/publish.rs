@@ -130,7 +130,7 @@ impl Reloader {
                 None if versions.first().is_some_and(serves) || self.lost.contains_key(&digest) => {}
                 None => match self.stand_by.get(&digest).filter(|_| !is_waiting) {
                     Some(stand_by) => {
-                        let again = stand_by.again();
+                        let again = stand_by.fresh();
                         self.ready.insert(digest, Arc::clone(&again));
                         versions.push(again);
                     }
@@ -181,7 +181,7 @@ impl Reloader {
         self.draining.begin(old);
         self.ready.retain(|_, served| !Arc::ptr_eq(served, old));
         // A copy, not the version itself, which must be dropped when its last event has ended.
-        self.stand_by.insert(old.plugin.digest.clone(), old.again());
+        self.stand_by.insert(old.plugin.digest.clone(), old.fresh());
     }
 
     /// Removes the versions that no slot and no file needs any more.
