@@ -31,7 +31,7 @@ pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::InstanceGuard;
-pub use registration::{Emits, Handles, Registration};
+pub use registration::{OutboundEvent, InboundEvent, Registration};
 pub use retry::Retry;
 
 /// What all instances of a plugin share.

@@ -17,9 +17,9 @@ pub struct Registration {
     /// Description for operators.
     pub description: String,
     /// The events that it handles.
-    pub handles: Vec<Handles>,
+    pub handles: Vec<InboundEvent>,
     /// The events that it emits.
-    pub emits: Vec<Emits>,
+    pub emits: Vec<OutboundEvent>,
     /// The rooms that it declares, with the rule for joining each.
     pub rooms: Vec<(RoomPattern, Access)>,
     /// The host events that it subscribes to.
@@ -28,7 +28,7 @@ pub struct Registration {
 
 /// An inbound event.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Handles {
+pub struct InboundEvent {
     /// Event type.
     pub event: String,
     /// JSON Schema of its payload.
@@ -41,7 +41,7 @@ pub struct Handles {
 
 /// An outbound event.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Emits {
+pub struct OutboundEvent {
     /// Event type.
     pub event: String,
     /// JSON Schema of its argument.
@@ -129,7 +129,7 @@ impl Declarations {
             if plugin.handles.iter().any(|other| other.event == event) {
                 return Err(Refusal::misuse(format!("event `{event}` has two handlers; an event has one")));
             }
-            plugin.handles.push(Handles { event: event.to_owned(), data, reply, access: Access::Anyone });
+            plugin.handles.push(InboundEvent { event: event.to_owned(), data, reply, access: Access::Anyone });
             Ok(())
         })
     }
@@ -163,7 +163,7 @@ impl Declarations {
             if plugin.emits.iter().any(|other| other.event == event) {
                 return Err(Refusal::misuse(format!("event `{event}` is declared twice with `emits`")));
             }
-            plugin.emits.push(Emits { event: event.to_owned(), data, rooms, everyone });
+            plugin.emits.push(OutboundEvent { event: event.to_owned(), data, rooms, everyone });
             Ok(())
         })
     }
