@@ -53,7 +53,7 @@ use watch::Watch;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// How long the findings of one scan wait for the slowest of its files, so that all are published
-/// batch_until. It is longer than plugins in Rust take to compile; a larger plugin is published by
+/// together. It is longer than plugins in Rust take to compile; a larger plugin is published by
 /// itself when it is ready.
 const BATCH_WINDOW: Duration = Duration::from_millis(500);
 
@@ -181,7 +181,7 @@ impl Reloader {
         Arc::clone(&self.operator)
     }
 
-    /// LoadQueue all files of the directory for the first time. Returns when the first generation is
+    /// Loads all files of the directory for the first time. Returns when the first generation is
     /// published: every file is loaded or has failed.
     ///
     /// # Errors

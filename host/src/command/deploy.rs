@@ -80,7 +80,7 @@ impl Deploy {
         let asked = Asked { digest, is_new: replaced.as_deref() != Some(&bytes), error_before };
         put(&bytes, &place)?;
         if !self.wait {
-            return Ok(self.submit(name, digest, &place, "deployed"));
+            return Ok(self.say(name, digest, &place, "deployed"));
         }
         let until = Instant::now() + Duration::from_secs(self.timeout);
         let mut trouble = None;
@@ -91,7 +91,7 @@ impl Deploy {
             trouble = asked.trouble(&row).map(str::to_owned);
             match asked.outcome(&row) {
                 None => std::thread::sleep(ASK),
-                Some(Outcome::Serves) => return Ok(self.submit(name, digest, &place, "serves")),
+                Some(Outcome::Serves) => return Ok(self.say(name, digest, &place, "serves")),
                 Some(Outcome::ServesBut(reason)) => bail!("{name} {digest} was deployed, but: {reason}"),
                 Some(Outcome::Disabled) => {
                     bail!("{name} is deployed, but disabled; `sockhop plugins enable {name}` serves it")

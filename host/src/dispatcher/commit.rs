@@ -18,14 +18,14 @@ use crate::store::{Changes, CommitError, Store, Taken, Ticket};
 pub(super) type CommitGuard = OwnedMutexGuard<()>;
 
 /// Takes the commit lock for a handler that has not run yet. No other task commits while it is
-/// held. Returns `None` if the lock is not free before the deadline `deadline`.
+/// held. Returns `None` if the lock is not free before `deadline`.
 pub(super) async fn lock_exclusive(state: &State, deadline: Option<Instant>) -> Option<CommitGuard> {
     enqueue(state, None, deadline).await.map(|(guard, _)| guard)
 }
 
 /// Stores `changes` as soon as the plugin's commit lock is free. The returned lock must be held
 /// until the effects are delivered. Returns `None`, and stores nothing, if the lock is not free
-/// before the deadline `deadline`. A commit that has begun by then is waited for.
+/// before `deadline`. A commit that has begun by then is waited for.
 ///
 /// The task that holds the lock commits for all waiting tasks in one transaction. A waiting task
 /// finds its result when it gets the lock.

@@ -1,4 +1,4 @@
-//! LoadQueue a file: the result is a version that could serve, or the reason why not.
+//! Loads a file: the result is a version that could serve, or the reason why not.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::store::{self, Store, StoreError, StoreLimits};
 use super::chain;
 use super::slots::{Digest, LastError};
 
-/// LoadQueue plugins, and owns the state stores that they use.
+/// Loads plugins, and owns the state stores that they use.
 pub struct Loader {
     engine: Arc<Engine>,
     config: Arc<Config>,

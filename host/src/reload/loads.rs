@@ -1,4 +1,4 @@
-//! LoadQueue versions in tasks beside the task that decides: a file that is slow to compile delays no
+//! Loads versions in tasks beside the task that decides: a file that is slow to compile delays no
 //! other reload and no operator command.
 
 use std::collections::HashMap;
@@ -55,7 +55,7 @@ impl LoadQueue {
         Self { loader, versions, places, running, subjects: HashMap::new() }
     }
 
-    /// LoadQueue a file that is expected to hold the plugin `name`. Content that is in `known` is not
+    /// Loads a file that is expected to hold the plugin `name`. Content that is in `known` is not
     /// loaded again.
     pub(super) fn file(&mut self, path: &Path, stamp: Stamp, name: String, known: Known) {
         let (loader, versions, places, file) =
@@ -77,7 +77,7 @@ impl LoadQueue {
         });
     }
 
-    /// LoadQueue a kept version, unless that is already in progress.
+    /// Loads a kept version, unless that is already in progress.
     pub(super) fn kept(&mut self, name: &str, digest: &Digest) {
         let job = LoadJob::Kept(name.to_owned(), digest.clone());
         if self.is_loading(&job) {

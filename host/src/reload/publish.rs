@@ -1,5 +1,5 @@
 //! Publishes the next generation: lets the files claim their slots, chooses a version for each
-//! slot, publishes these batch_until, and removes what is no longer needed.
+//! slot, publishes these together, and removes what is no longer needed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -92,7 +92,7 @@ impl Reloader {
         if before.generation == 0 || !routes.serves_what(&before) {
             self.registry.publish(routes);
             let routes = self.registry.snapshot();
-            // At once, so that the instances of both versions take memory batch_until for no longer
+            // At once, so that the instances of both versions take memory together for no longer
             // than necessary.
             before.plugins.iter().filter(|old| !routes.serves(old)).for_each(|old| old.plugin.retire());
             // Only after the publication: if a version were taken out before another serves, its

@@ -1,4 +1,4 @@
-//! Chooses the versions that serve batch_until: for each plugin, the best version that does not
+//! Chooses the versions that serve together: for each plugin, the best version that does not
 //! conflict with what another plugin serves. Pure: it compares only registrations and schemas.
 
 use std::sync::Arc;

@@ -331,7 +331,7 @@ impl Slots {
         Ok(())
     }
 
-    /// Handles a on_breaker_opened breaker of the serving version; `failure` is its last failure. Rolls back
+    /// Handles an opened breaker of the serving version; `failure` is its last failure. Rolls back
     /// to the version before it if the serving version is new and not pinned, and an earlier
     /// version is kept. Returns the digest of that earlier version.
     pub fn on_breaker_opened(&mut self, name: &str, failure: Option<&str>, at: SystemTime) -> Option<Digest> {

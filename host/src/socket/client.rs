@@ -202,7 +202,7 @@ impl Client {
         if let Some(size) = handled {
             sockets.free(&mut mailbox, size);
         }
-        // PendingRejection answers come first: there may be space for them now.
+        // Pending rejections come first: there may be space for them now.
         if let Some(pending_rejections) = mailbox.pending_rejections.pop_front() {
             sockets.memory.give_back(ANSWER_BYTES);
             return Poll::Ready(Some(Next::PendingRejection(pending_rejections)));

@@ -93,7 +93,7 @@ impl Mailbox {
         self.handling == 0 && matches!(self.consumer, Consumer::None)
     }
 
-    /// Whether events or pending_rejections answers wait.
+    /// Whether events or pending rejections wait.
     pub(super) fn has_work(&self) -> bool {
         !self.events.is_empty() || !self.pending_rejections.is_empty()
     }
