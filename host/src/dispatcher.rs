@@ -19,7 +19,7 @@ use crate::event::{Event, Identity, Json, is_deeper};
 use crate::log::{self, Chain, Handler};
 use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
-use crate::registry::{Inbound, Registry, Routes, Served};
+use crate::registry::{Inbound, Registry, Routes, ActivePlugin};
 use crate::rejection::{Refusal, Rejection};
 use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
@@ -185,11 +185,11 @@ impl Dispatcher {
     }
 
     /// Returns a permit if an event of a client may run now.
-    fn admit(routes: &Routes, served: &Served, event: &Event, began: Instant) -> Result<Permit, Rejection> {
-        if routes.is_disabled(served.plugin.name()) {
+    fn admit(routes: &Routes, active: &ActivePlugin, event: &Event, began: Instant) -> Result<Permit, Rejection> {
+        if routes.is_disabled(active.code.name()) {
             return Err(disabled());
         }
-        served.health.admit(event.caller.as_ref().map(|caller| &caller.client), began).map_err(refuse)
+        active.health.admit(event.caller.as_ref().map(|caller| &caller.client), began).map_err(refuse)
     }
 
     /// Runs the handler of an admitted event, again if its writes met a conflict, and applies its
@@ -198,28 +198,28 @@ impl Dispatcher {
         &self,
         permit: Permit,
         routes: &Arc<Routes>,
-        served: &Arc<Served>,
+        active: &Arc<ActivePlugin>,
         event: &Arc<Event>,
         inbound: Option<&Inbound>,
         began: Instant,
     ) -> (Result<Reply, Failed>, Instant) {
         let client = event.caller.as_ref().map(|caller| &caller.client);
-        let answer = self.run_within(routes, served, event, inbound, began).await;
+        let answer = self.run_within(routes, active, event, inbound, began).await;
         let ended = Instant::now();
         // Checked after failures too: a failed event may have written the numbers that it took.
-        checkpoint_if_due(served);
+        checkpoint_if_due(active);
         let outcome = match answer.as_ref().map_err(|failed| &failed.rejection) {
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
             Err(Rejection::Busy(_) | Rejection::Unavailable(_)) => Outcome::Unknown,
             _ => Outcome::Answered,
         };
-        served.plugin.count(outcome == Outcome::Failed);
+        active.code.count(outcome == Outcome::Failed);
         // Noted before the breaker can open: if it opens, a rollback is reported with this reason.
         if let (Outcome::Failed, Err(Failed { fault: Some(fault), .. })) = (outcome, &answer) {
-            served.health.note_failure(format!("{}: {}", event.name, fault.error));
+            active.health.note_failure(format!("{}: {}", event.name, fault.error));
         }
-        if let Some(change) = served.health.record(permit, client, outcome, ended) {
-            let (plugin, digest) = (served.plugin.name(), &served.plugin.digest);
+        if let Some(change) = active.health.record(permit, client, outcome, ended) {
+            let (plugin, digest) = (active.code.name(), &active.code.digest);
             match change {
                 Change::Opened(time) => {
                     self.metrics.breaker_trip(plugin);
@@ -240,19 +240,19 @@ impl Dispatcher {
     async fn run_within(
         &self,
         routes: &Arc<Routes>,
-        served: &Arc<Served>,
+        active: &Arc<ActivePlugin>,
         event: &Arc<Event>,
         inbound: Option<&Inbound>,
         began: Instant,
     ) -> Result<Reply, Failed> {
-        let limits = served.plugin.limits();
+        let limits = active.code.limits();
         // A host event is never rejected as `busy`: it waits for an instance, and its time limit
         // begins after that wait.
         let (guard, mut budget) = match inbound {
-            None => (served.plugin.acquire(None).await, Budget::new(limits.event_cpu_ms, limits.event_wall_ms)),
+            None => (active.code.acquire(None).await, Budget::new(limits.event_cpu_ms, limits.event_wall_ms)),
             Some(_) => {
                 let budget = Budget::since(began, limits.event_cpu_ms, limits.event_wall_ms);
-                (served.plugin.acquire(Some(&budget)).await, budget)
+                (active.code.acquire(Some(&budget)).await, budget)
             }
         };
         let Some(mut guard) = guard else {
@@ -263,18 +263,18 @@ impl Dispatcher {
         loop {
             let mut lock = match runs < OPTIMISTIC_RUNS {
                 true => None,
-                false => Some(lock_exclusive(&served.state, deadline).await.ok_or_else(contended)?),
+                false => Some(lock_exclusive(&active.state, deadline).await.ok_or_else(contended)?),
             };
             runs += 1;
-            let run = Run::new(event, routes, served, &self.rooms);
-            let faults = served.state.store.faults();
+            let run = Run::new(event, routes, active, &self.rooms);
+            let faults = active.state.store.faults();
             let (answer, calls) = match guard.handle(event, Box::new(run), &mut budget).await {
                 Ok(returned) => returned,
                 Err(failure) => {
                     let mut failed = fail(&failure, guard.take_output());
                     // The handler may have trapped because a call to its state failed.
-                    if failed.rejection == Rejection::PluginFailed && served.state.store.faults() != faults {
-                        failed.rejection = state_failed(served);
+                    if failed.rejection == Rejection::PluginFailed && active.state.store.faults() != faults {
+                        failed.rejection = state_failed(active);
                     }
                     return Err(failed);
                 }
@@ -285,7 +285,7 @@ impl Dispatcher {
             match run.take_fault() {
                 None => {}
                 Some(Fault::Rejected(rejection)) => {
-                    served.plugin.count_failure();
+                    active.code.count_failure();
                     return Err(rejection.into());
                 }
                 Some(Fault::Outdated) => {
@@ -331,8 +331,8 @@ impl Dispatcher {
                 Some(view) => {
                     let changes = view.into_changes();
                     let (held, committed) = match lock.take() {
-                        Some(held) => (held, commit_exclusive(&served.state.store, changes).await),
-                        None => commit(&served.state, changes, deadline).await.ok_or_else(contended)?,
+                        Some(held) => (held, commit_exclusive(&active.state.store, changes).await),
+                        None => commit(&active.state, changes, deadline).await.ok_or_else(contended)?,
                     };
                     match committed {
                         Ok(()) => {
@@ -347,11 +347,11 @@ impl Dispatcher {
                         }
                         Err(CommitError::Contended) => return Err(contended().into()),
                         Err(error @ CommitError::Full { .. }) => {
-                            served.plugin.count_failure();
+                            active.code.count_failure();
                             return Err(Rejection::TooLarge(error.to_string()).into());
                         }
                         Err(error) => {
-                            served.plugin.count_failure();
+                            active.code.count_failure();
                             let rejection = Rejection::Unavailable("the plugin's state can't be written now".to_owned());
                             return Err(Failed::new(rejection, log::Fault::new(format!("state not written: {}", Chain(&error)))));
                         }
@@ -379,9 +379,9 @@ impl Dispatcher {
 }
 
 /// Logs once why an event had no effects. Returns the rejection for its sender.
-fn report(routes: &Routes, served: &Served, event: &Event, failed: Failed) -> Rejection {
+fn report(routes: &Routes, active: &ActivePlugin, event: &Event, failed: Failed) -> Rejection {
     let Failed { rejection, fault } = failed;
-    let handler = Handler { plugin: served.plugin.name(), version: &served.plugin.registration.version, generation: routes.generation };
+    let handler = Handler { plugin: active.code.name(), version: &active.code.registration.version, generation: routes.generation };
     log::rejected(&event.name, event.id, event.caller.as_deref(), Some(handler), &rejection, fault.as_deref());
     rejection
 }
@@ -407,8 +407,8 @@ fn disabled() -> Rejection {
 }
 
 /// The rejection if the state could not be read while the handler ran.
-fn state_failed(served: &Served) -> Rejection {
-    served.plugin.count_failure();
+fn state_failed(active: &ActivePlugin) -> Rejection {
+    active.code.count_failure();
     Rejection::Unavailable("the plugin's state can't be read now".to_owned())
 }
 

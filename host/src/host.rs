@@ -398,9 +398,9 @@ impl Monitor {
     pub fn log_status(&self) {
         tracing::info!(connections = self.rooms.connections(), generation = self.registry.snapshot().generation, "host status");
         for row in self.operator.rows().iter() {
-            let served = row.served.as_ref().map(|served| &served.plugin);
-            let (calls, failures) = served.map_or((0, 0), |plugin| plugin.counts());
-            let version = served.map(|plugin| plugin.registration.version.as_str());
+            let active = row.active.as_ref().map(|active| &active.code);
+            let (calls, failures) = active.map_or((0, 0), |plugin| plugin.counts());
+            let version = active.map(|plugin| plugin.registration.version.as_str());
             let reason = row.error().map(|error| error.reason);
             tracing::info!(plugin = row.name, state = row.state().name(), version, calls, failures, reason, "plugin status");
         }
@@ -441,7 +441,7 @@ async fn tend(loader: Arc<Loader>, registry: Arc<Registry>, stop: CancellationTo
     while stop.run_until_cancelled(tokio::time::sleep(TEND)).await.is_some() {
         let (loader, routes) = (Arc::clone(&loader), registry.snapshot());
         let trim = move || {
-            routes.plugins.iter().for_each(|served| served.plugin.trim());
+            routes.plugins.iter().for_each(|active| active.code.trim());
             loader.tend();
         };
         let _ = tokio::task::spawn_blocking(trim).await;

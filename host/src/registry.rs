@@ -69,7 +69,7 @@ pub struct Routes {
     events: HashMap<String, Route, foldhash::fast::RandomState>,
     rooms: Vec<RoomRule>,
     /// The plugins that serve, in file order.
-    pub plugins: Vec<Arc<Served>>,
+    pub plugins: Vec<Arc<ActivePlugin>>,
     /// The serving plugins that an operator has disabled. Their events are still routed to them.
     disabled: HashSet<String>,
 }
@@ -78,15 +78,15 @@ pub struct Routes {
 #[derive(Clone)]
 pub struct Route {
     /// The plugin that handles it.
-    pub plugin: Arc<Served>,
+    pub plugin: Arc<ActivePlugin>,
     /// Its schemas and its access rule.
     pub inbound: Arc<Inbound>,
 }
 
 /// A plugin that serves, with the data for the checks of the host.
-pub struct Served {
+pub struct ActivePlugin {
     /// The code and its instances.
-    pub plugin: Plugin,
+    pub code: Plugin,
     /// The events that clients may send, by name.
     pub inbound: BTreeMap<String, Arc<Inbound>>,
     /// The events that the plugin emits, by name.
@@ -252,13 +252,13 @@ impl Routes {
 
     /// Whether the same versions serve as in `other`, and the same plugins are disabled.
     pub fn serves_what(&self, other: &Self) -> bool {
-        let same = |(served, other): (&Arc<Served>, &Arc<Served>)| Arc::ptr_eq(served, other);
+        let same = |(active, other): (&Arc<ActivePlugin>, &Arc<ActivePlugin>)| Arc::ptr_eq(active, other);
         self.plugins.len() == other.plugins.len() && self.plugins.iter().zip(&other.plugins).all(same) && self.disabled == other.disabled
     }
 
     /// Whether this version serves.
-    pub fn serves(&self, version: &Arc<Served>) -> bool {
-        self.plugins.iter().any(|served| Arc::ptr_eq(served, version))
+    pub fn serves(&self, version: &Arc<ActivePlugin>) -> bool {
+        self.plugins.iter().any(|active| Arc::ptr_eq(active, version))
     }
 
     /// Returns the handler of `event` and its rules, or `None` if no plugin handles it.
@@ -269,7 +269,7 @@ impl Routes {
     /// Returns the declarations of an event that plugins emit. If several plugins declare it, all
     /// have the same schema, and it may go where any of them allows.
     pub fn outbound<'routes>(&'routes self, event: &'routes str) -> impl Iterator<Item = &'routes Outbound> {
-        self.plugins.iter().filter_map(move |served| served.outbound.get(event))
+        self.plugins.iter().filter_map(move |active| active.outbound.get(event))
     }
 
     /// Whether the rooms and their rules are the same as in `other`.
@@ -300,19 +300,19 @@ impl Routes {
     ///
     /// # Errors
     /// Returns an error if it conflicts with one of them. Nothing has changed then.
-    pub fn admit(&mut self, served: &Arc<Served>, is_disabled: bool) -> Result<(), AdmitError> {
-        let (name, registration) = (served.plugin.name(), &served.plugin.registration);
-        if let Some(other) = self.plugins.iter().find(|other| other.plugin.name() == name) {
-            return Err(AdmitError::NameTaken { name: name.to_owned(), file: other.plugin.file.clone() });
+    pub fn admit(&mut self, active: &Arc<ActivePlugin>, is_disabled: bool) -> Result<(), AdmitError> {
+        let (name, registration) = (active.code.name(), &active.code.registration);
+        if let Some(other) = self.plugins.iter().find(|other| other.code.name() == name) {
+            return Err(AdmitError::NameTaken { name: name.to_owned(), file: other.code.file.clone() });
         }
-        for event in served.inbound.keys() {
+        for event in active.inbound.keys() {
             if let Some(route) = self.events.get(event) {
-                return Err(AdmitError::EventTaken { event: event.clone(), by: route.plugin.plugin.name().to_owned() });
+                return Err(AdmitError::EventTaken { event: event.clone(), by: route.plugin.code.name().to_owned() });
             }
         }
-        for (event, declared) in &served.outbound {
+        for (event, declared) in &active.outbound {
             if let Some(other) = self.plugins.iter().find(|other| other.outbound.get(event).is_some_and(|o| o.data != declared.data)) {
-                return Err(AdmitError::SchemaDiffers { event: event.clone(), by: other.plugin.name().to_owned() });
+                return Err(AdmitError::SchemaDiffers { event: event.clone(), by: other.code.name().to_owned() });
             }
         }
         for (pattern, access) in &registration.rooms {
@@ -327,8 +327,8 @@ impl Routes {
                 }
             }
         }
-        for (event, inbound) in &served.inbound {
-            let route = Route { plugin: Arc::clone(served), inbound: Arc::clone(inbound) };
+        for (event, inbound) in &active.inbound {
+            let route = Route { plugin: Arc::clone(active), inbound: Arc::clone(inbound) };
             self.events.insert(event.clone(), route);
         }
         for (pattern, access) in &registration.rooms {
@@ -341,12 +341,12 @@ impl Routes {
         if is_disabled {
             self.disabled.insert(name.to_owned());
         }
-        self.plugins.push(Arc::clone(served));
+        self.plugins.push(Arc::clone(active));
         Ok(())
     }
 }
 
-impl Served {
+impl ActivePlugin {
     /// Prepares a candidate to serve, and compiles its schemas, once per load. `alarm` is notified
     /// when its breaker opens.
     ///
@@ -361,17 +361,17 @@ impl Served {
     ) -> Result<Arc<Self>, AdmitError> {
         let (inbound, outbound) = contract(&candidate, &settings.limits, metrics)?;
         let health = Health::new(&settings.limits, alarm);
-        Ok(Arc::new(Self { plugin: Plugin::new(candidate, settings, Arc::clone(&state.memory)), inbound, outbound, state, health }))
+        Ok(Arc::new(Self { code: Plugin::new(candidate, settings, Arc::clone(&state.memory)), inbound, outbound, state, health }))
     }
 
     /// Returns the same version in its initial state, with a new breaker. Nothing is compiled
     /// again.
     #[must_use]
     pub fn fresh(&self) -> Arc<Self> {
-        let plugin = self.plugin.fresh();
-        let health = Health::new(plugin.limits(), Arc::clone(&self.health.alarm));
+        let code = self.code.fresh();
+        let health = Health::new(code.limits(), Arc::clone(&self.health.alarm));
         let (inbound, outbound, state) = (self.inbound.clone(), self.outbound.clone(), self.state.clone());
-        Arc::new(Self { plugin, inbound, outbound, state, health })
+        Arc::new(Self { code, inbound, outbound, state, health })
     }
 }
 

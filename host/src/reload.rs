@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::registry::{Registry, Served};
+use crate::registry::{Registry, ActivePlugin};
 use crate::rooms::Rooms;
 
 use versions::VersionStore;
@@ -95,10 +95,10 @@ pub struct Reloader {
     /// applied: the same bytes would fail again.
     bad: VecDeque<(String, Failure)>,
     /// Versions that are ready to serve, including those that serve.
-    ready: HashMap<Digest, Arc<Served>>,
+    ready: HashMap<Digest, Arc<ActivePlugin>>,
     /// For each plugin, the version before the one that serves: a rollback to it needs neither disk
     /// nor compiler.
-    stand_by: HashMap<Digest, Arc<Served>>,
+    stand_by: HashMap<Digest, Arc<ActivePlugin>>,
     /// Kept versions that can't be loaded; they may be tried again after the next scan.
     lost: HashMap<Digest, Failure>,
     /// The versions that the last clean-up left on the disk; `None` if others may have been written
@@ -291,10 +291,10 @@ impl Reloader {
         }
         let result = result.map(|version| match version {
             Version::Known(name, digest) => (name, digest),
-            Version::New(served) => {
-                let (name, digest) = (served.plugin.name().to_owned(), served.plugin.digest.clone());
+            Version::New(active) => {
+                let (name, digest) = (active.code.name().to_owned(), active.code.digest.clone());
                 // An existing entry is kept: it may be serving.
-                self.ready.entry(digest.clone()).or_insert(served);
+                self.ready.entry(digest.clone()).or_insert(active);
                 (name, digest)
             }
         });
@@ -324,16 +324,16 @@ impl Reloader {
 
     /// Handles an opened breaker: a new version is rolled back to the version before it.
     fn auto_rollback(&mut self) {
-        for served in &self.registry.snapshot().plugins {
-            let name = served.plugin.name();
-            if served.health.take_trip()
+        for active in &self.registry.snapshot().plugins {
+            let name = active.code.name();
+            if active.health.take_trip()
                 && let Some(target) =
-                    self.slots.on_breaker_opened(name, served.health.last_failure().map(|(why, _)| why).as_deref(), SystemTime::now())
+                    self.slots.on_breaker_opened(name, active.health.last_failure().map(|(why, _)| why).as_deref(), SystemTime::now())
             {
                 let is_kept = self.versions.file(&target).exists();
                 tracing::error!(
                     plugin = name,
-                    digest = served.plugin.digest,
+                    digest = active.code.digest,
                     target,
                     is_kept,
                     "a new version failed too often: going back to the one before"
@@ -362,9 +362,9 @@ impl Reloader {
         };
         tracing::debug!(plugin = name, command = ?command, "operator command begins");
         if command == OperatorCommand::Enable
-            && let Some(served) = self.registry.snapshot().plugins.iter().find(|served| served.plugin.name() == name)
+            && let Some(active) = self.registry.snapshot().plugins.iter().find(|active| active.code.name() == name)
         {
-            served.health.reset();
+            active.health.reset();
         }
         if let Some(target) = &target {
             self.lost.remove(target);
@@ -380,7 +380,7 @@ impl Reloader {
         let mut undone = false;
         let is_remembered = self.slots == self.saved;
         for PendingCommand { name, target, before, answer } in std::mem::take(&mut self.waiting) {
-            let serves = |digest: &Digest| routes.plugins.iter().any(|s| s.plugin.name() == name && s.plugin.digest == *digest);
+            let serves = |digest: &Digest| routes.plugins.iter().any(|s| s.code.name() == name && s.code.digest == *digest);
             match target {
                 Some(target) if self.loads.is_loading(&LoadJob::Kept(name.clone(), target.clone())) => {
                     self.waiting.push(PendingCommand { name, target: Some(target), before, answer });
@@ -408,12 +408,12 @@ impl Reloader {
 
     /// Returns why the next start would not serve this version, or `None` if it would. The causes
     /// are a full disk, or a data directory that can't be written.
-    fn not_remembered(&self, served: &Served) -> Option<LastError> {
-        let digest = &served.plugin.digest;
+    fn not_remembered(&self, active: &ActivePlugin) -> Option<LastError> {
+        let digest = &active.code.digest;
         let (reason, at) = match &self.unsaved {
             Some((error, since)) => (format!("serves, but this can't be remembered for the next start: {error}"), *since),
             None if self.versions.file(digest).exists() => return None,
-            None => ("serves, but its file can't be kept for the next start and for rollbacks".to_owned(), served.plugin.loaded_at),
+            None => ("serves, but its file can't be kept for the next start and for rollbacks".to_owned(), active.code.loaded_at),
         };
         let reason = format!("{reason}; see to it that the data directory can be written");
         Some(LastError { digest: Some(digest.clone()), reason, at, is_retried: false })
@@ -424,8 +424,8 @@ impl Reloader {
         let mut rows = operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
         for row in &mut rows {
             row.is_loading |= self.loads.is_loading_kept(&row.name);
-            if let (None, Some(served)) = (&row.last_error, &row.served) {
-                row.last_error = self.not_remembered(served);
+            if let (None, Some(active)) = (&row.last_error, &row.active) {
+                row.last_error = self.not_remembered(active);
             }
         }
         self.operator.publish_status(rows, operator::absent(&self.slots, self.forget_after));

@@ -10,7 +10,7 @@ use sockhop::event::{Connection, Event, Identity, Payload};
 use sockhop::host;
 use sockhop::metrics::Metrics;
 use sockhop::plugin::Engine;
-use sockhop::registry::{Registry, Routes, Served};
+use sockhop::registry::{Registry, Routes, ActivePlugin};
 use sockhop::rooms::Rooms;
 use tempfile::TempDir;
 
@@ -19,7 +19,7 @@ pub struct TestDispatcher {
     dispatcher: Dispatcher,
     client: Arc<Connection>,
     /// The plugins, in the order of their files.
-    pub served: Vec<Arc<Served>>,
+    pub active: Vec<Arc<ActivePlugin>>,
     _data: TempDir,
 }
 
@@ -38,13 +38,13 @@ impl TestDispatcher {
         let (config, metrics, registry) = (Arc::new(config), Arc::new(Metrics::default()), Arc::new(Registry::default()));
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1).expect("an engine"));
         let loader = host::loader(&config, &crate::binary(), engine, Arc::default(), Arc::clone(&metrics));
-        let (mut routes, mut served) = (Routes::after(&Routes::default()), Vec::new());
+        let (mut routes, mut active) = (Routes::after(&Routes::default()), Vec::new());
         for plugin in plugins {
             let name = stem(plugin);
             let source = loader.read(plugin, &name).unwrap_or_else(|failure| panic!("{}", failure.reason));
             let version = loader.load(source, &name).await.unwrap_or_else(|failure| panic!("{}", failure.reason));
             routes.admit(&version, false).expect("plugins that go together");
-            served.push(version);
+            active.push(version);
         }
         registry.publish(routes);
         let rooms = Arc::new(Rooms::default());
@@ -52,7 +52,7 @@ impl TestDispatcher {
         let (sid, public_id) = ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned());
         let address = Some([127, 0, 0, 1].into());
         let client = Arc::new(Connection::new(sid, public_id, "/".into(), Arc::new(Identity::default()), address));
-        Self { dispatcher, client, served, _data: data }
+        Self { dispatcher, client, active, _data: data }
     }
 
     /// Handles one event of the client and returns the answer.

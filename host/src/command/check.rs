@@ -12,7 +12,7 @@ use sockhop::config::Config;
 use sockhop::host;
 use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
-use sockhop::registry::{Routes, Served, Warning, lint};
+use sockhop::registry::{Routes, ActivePlugin, Warning, lint};
 
 use super::output;
 
@@ -68,9 +68,9 @@ impl Check {
         let warnings = warnings(checked);
         for (file, result) in checked {
             match result {
-                Ok(served) => {
-                    print_plugin(file, served);
-                    for warning in warnings_of(served, &warnings) {
+                Ok(active) => {
+                    print_plugin(file, active);
+                    for warning in warnings_of(active, &warnings) {
                         output::line(format_args!("  warning: {warning}"));
                     }
                 }
@@ -80,13 +80,13 @@ impl Check {
     }
 }
 
-fn print_plugin(file: &Path, served: &Served) {
-    let registration = &served.plugin.registration;
+fn print_plugin(file: &Path, active: &ActivePlugin) {
+    let registration = &active.code.registration;
     output::line(format_args!("{}: ok: {} {}", file.display(), registration.name, registration.version));
-    for (event, inbound) in &served.inbound {
+    for (event, inbound) in &active.inbound {
         output::line(format_args!("  handles  {event} (access: {})", inbound.access));
     }
-    for (event, outbound) in &served.outbound {
+    for (event, outbound) in &active.outbound {
         let mut rooms: Vec<_> = outbound.rooms.iter().map(ToString::to_string).collect();
         rooms.extend(outbound.everyone.then(|| "*".to_owned()));
         let rooms = if rooms.is_empty() { "the sender".to_owned() } else { rooms.join(", ") };
@@ -106,12 +106,12 @@ fn warnings(checked: &[Checked]) -> Vec<Warning> {
     lint(&serving)
 }
 
-fn warnings_of(served: &Served, warnings: &[Warning]) -> impl Iterator<Item = String> {
-    warnings.iter().filter(|warning| warning.plugin == served.plugin.name()).map(ToString::to_string)
+fn warnings_of(active: &ActivePlugin, warnings: &[Warning]) -> impl Iterator<Item = String> {
+    warnings.iter().filter(|warning| warning.plugin == active.code.name()).map(ToString::to_string)
 }
 
 /// A file, with what it registers or why it is refused.
-type Checked = (PathBuf, Result<Arc<Served>, String>);
+type Checked = (PathBuf, Result<Arc<ActivePlugin>, String>);
 
 /// Checks that the files of secrets can be read, as a host does at its start.
 fn readable(config: Config) -> anyhow::Result<Config> {
@@ -147,7 +147,7 @@ pub(super) async fn check(
             Err(failure) => Err(failure),
         };
         let result = match loaded {
-            Ok(served) => routes.admit(&served, false).map(|()| served).map_err(|error| error.to_string()),
+            Ok(active) => routes.admit(&active, false).map(|()| active).map_err(|error| error.to_string()),
             Err(failure) => Err(failure.reason),
         };
         checked.push((file.clone(), result));
@@ -178,13 +178,13 @@ fn document(checked: &[Checked]) -> Value {
     let warnings = warnings(checked);
     let row = |(file, result): &Checked| match result {
         Err(reason) => json!({"file": file.to_string_lossy(), "ok": false, "reason": reason}),
-        Ok(served) => {
-            let registration = &served.plugin.registration;
+        Ok(active) => {
+            let registration = &active.code.registration;
             let room = |(room, access): &(_, _)| json!({"room": ToString::to_string(room), "access": ToString::to_string(access)});
-            json!({"file": file.to_string_lossy(), "ok": true, "name": registration.name, "version": registration.version, "digest": served.plugin.digest,
-                "handles": served.inbound.keys().collect::<Vec<_>>(), "emits": served.outbound.keys().collect::<Vec<_>>(),
+            json!({"file": file.to_string_lossy(), "ok": true, "name": registration.name, "version": registration.version, "digest": active.code.digest,
+                "handles": active.inbound.keys().collect::<Vec<_>>(), "emits": active.outbound.keys().collect::<Vec<_>>(),
                 "rooms": registration.rooms.iter().map(room).collect::<Vec<_>>(), "listens": registration.listens,
-                "warnings": warnings_of(served, &warnings).collect::<Vec<_>>()})
+                "warnings": warnings_of(active, &warnings).collect::<Vec<_>>()})
         }
     };
     json!({"ok": checked.iter().all(|(_, result)| result.is_ok()), "plugins": checked.iter().map(row).collect::<Vec<_>>()})

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
 use sockhop::host;
-use sockhop::registry::Served;
+use sockhop::registry::ActivePlugin;
 
 use super::check::{Scratch, check};
 use super::client::Target;
@@ -64,13 +64,13 @@ impl Deploy {
         // The host uses the compiled code in this cache, and need not compile the plugin again.
         let cache = Some(host::cache_dir(self.target.data_dir(&config))).filter(|cache| cache.is_dir());
         let checked = runtime.block_on(check(config.clone(), std::slice::from_ref(&self.file), &scratch, cache))?;
-        let served = match checked.into_iter().next() {
-            Some((_, Ok(served))) => served,
+        let active = match checked.into_iter().next() {
+            Some((_, Ok(active))) => active,
             Some((file, Err(reason))) => bail!("{} is refused: {reason}", file.display()),
             None => bail!("there is no file to deploy"),
         };
-        let (name, digest) = (served.plugin.name(), served.plugin.digest.as_str());
-        if let Some((event, owner)) = rows.iter().flatten().find_map(|row| claimed(&served, row)) {
+        let (name, digest) = (active.code.name(), active.code.digest.as_str());
+        if let Some((event, owner)) = rows.iter().flatten().find_map(|row| claimed(&active, row)) {
             bail!("{name} would be refused by the host, and was not deployed: event `{event}` is taken by plugin `{owner}`");
         }
         let place = self.place(&config, name, rows.as_deref());
@@ -112,7 +112,7 @@ impl Deploy {
         }
         let trouble = trouble.map(|reason| format!("; it failed, and is tried again: {reason}")).unwrap_or_default();
         bail!(
-            "the host has not served {name} within {} s{trouble}; its file stays at {}, and may serve later: \
+            "the host has not active {name} within {} s{trouble}; its file stays at {}, and may serve later: \
              `sockhop plugins show {name}` says what becomes of it",
             self.timeout,
             place.display()
@@ -170,10 +170,10 @@ fn spelled(dir: &Path, file_name: &Path) -> Option<PathBuf> {
 
 /// An event of `served` that the other plugin of `row` handles already, and the other plugin's
 /// name.
-fn claimed<'row>(served: &Served, row: &'row Value) -> Option<(&'row str, &'row str)> {
-    let owner = row.get("name")?.as_str().filter(|owner| *owner != served.plugin.name())?;
+fn claimed<'row>(active: &ActivePlugin, row: &'row Value) -> Option<(&'row str, &'row str)> {
+    let owner = row.get("name")?.as_str().filter(|owner| *owner != active.code.name())?;
     let events = row.get("events")?.as_array()?.iter().filter_map(Value::as_str);
-    events.into_iter().find(|event| served.inbound.contains_key(*event)).map(|event| (event, owner))
+    events.into_iter().find(|event| active.inbound.contains_key(*event)).map(|event| (event, owner))
 }
 
 /// Undoes the placement, unless the file has changed since. Returns a text for the operator that

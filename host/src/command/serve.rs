@@ -51,8 +51,8 @@ impl Serve {
         let log = log::start(&config.log)?;
         say_start(&config, file.as_deref());
         let format = config.log.format;
-        let served = serve(config);
-        let served = match (served, format) {
+        let active = serve(config);
+        let active = match (active, format) {
             (Ok(()), _) => Ok(ExitCode::SUCCESS),
             // Text: printed like the error of any other command. JSON: a record of the log.
             (Err(error), LogFormat::Text) => Err(error),
@@ -62,7 +62,7 @@ impl Serve {
             }
         };
         log.finish(FLUSH);
-        served
+        active
     }
 }
 
@@ -179,10 +179,10 @@ async fn run(host: Host, stopping: StopSignals, others: Signals) {
 /// Prints the state of a plugin at the start.
 fn say_plugin(output: &Background, row: &PluginStatus) {
     let state = row.state().name();
-    match &row.served {
-        Some(served) => {
-            let registration = &served.plugin.registration;
-            let events: Vec<_> = served.inbound.keys().map(String::as_str).collect();
+    match &row.active {
+        Some(active) => {
+            let registration = &active.code.registration;
+            let events: Vec<_> = active.inbound.keys().map(String::as_str).collect();
             output.line(format_args!("{state:<8} {} {}: {}", registration.name, registration.version, events.join(", ")));
             if let Some(error) = row.error() {
                 output.line(format_args!("error    {}: {}", row.file.display(), error.reason));

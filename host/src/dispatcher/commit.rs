@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::log::Chain;
-use crate::registry::{Served, State};
+use crate::registry::{ActivePlugin, State};
 use crate::store::{Changes, CommitError, Store, Taken, Ticket};
 
 /// The plugin's commit lock: the right to commit to its state, and to deliver the effects of the
@@ -103,9 +103,9 @@ fn resolve(writers: Vec<Taken>, committed: Vec<Result<(), CommitError>>) {
 
 /// Starts a checkpoint of a plugin's state if one is due. No task waits for it: committed data is
 /// safe in the write-ahead log.
-pub(super) fn checkpoint_if_due(served: &Served) {
-    if served.state.store.checkpoint_is_due() {
-        let (store, plugin) = (Arc::clone(&served.state.store), served.plugin.name().to_owned());
+pub(super) fn checkpoint_if_due(active: &ActivePlugin) {
+    if active.state.store.checkpoint_is_due() {
+        let (store, plugin) = (Arc::clone(&active.state.store), active.code.name().to_owned());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.checkpoint() {
                 tracing::warn!(plugin, error = %Chain(&error), "checkpoint of the state failed: its write-ahead log stays as long as it is");

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::breaker::Denied;
 use crate::event::{Connection, Connections, Event, EventId, Payload, host_event};
 use crate::log;
-use crate::registry::{Routes, Served};
+use crate::registry::{Routes, ActivePlugin};
 use crate::rejection::Rejection;
 
 use super::backlog::{Backlog, Delivery, HostEvent, Kind};
@@ -91,16 +91,16 @@ impl Dispatcher {
 
     /// Waits until the plugin has handled the `$connect` of the event's connection. The wait counts
     /// against the time limit of the event.
-    pub(super) async fn until_connected(&self, served: &Served, caller: &Connection, began: Instant) -> Result<(), Rejection> {
-        let plugin = served.plugin.name();
-        let deadline = began + served.plugin.limits().event_wall_ms;
+    pub(super) async fn until_connected(&self, active: &ActivePlugin, caller: &Connection, began: Instant) -> Result<(), Rejection> {
+        let plugin = active.code.name();
+        let deadline = began + active.code.limits().event_wall_ms;
         while caller.untold.contains(plugin) {
             let now = Instant::now();
             if self.registry.snapshot().is_disabled(plugin) {
                 return Err(super::disabled());
             }
             // The plugin's next event must be the `$connect`, also as the probe of its breaker.
-            if served.health.is_open() {
+            if active.health.is_open() {
                 return Err(refuse(Denied::Open { retry_after: RETRY }));
             }
             if now >= deadline {
@@ -123,8 +123,8 @@ impl Dispatcher {
             (Kind::Disconnect, Some(connection)) => self.rooms.directory.remove(connection),
             _ => {}
         }
-        for served in routes.plugins.iter().filter(|served| listens(served, kind.name())) {
-            let plugin = served.plugin.name();
+        for active in routes.plugins.iter().filter(|active| listens(active, kind.name())) {
+            let plugin = active.code.name();
             let Some((name, _)) = backlogs.get_key_value(plugin) else { continue };
             let name = Arc::clone(name);
             let Some(backlog) = backlogs.get_mut(plugin) else { continue };
@@ -135,8 +135,8 @@ impl Dispatcher {
             }
             let awaited = (kind != Kind::Connect).then(|| awaited.token());
             let event = HostEvent { kind, connection: connection.cloned(), at, awaited };
-            let listens_for_resync = listens(served, host_event::RESYNC);
-            let dropped = backlog.push(event, served.plugin.limits().host_events.get(), listens_for_resync);
+            let listens_for_resync = listens(active, host_event::RESYNC);
+            let dropped = backlog.push(event, active.code.limits().host_events.get(), listens_for_resync);
             if dropped.len() > 1 {
                 tracing::warn!(
                     plugin,
@@ -146,7 +146,7 @@ impl Dispatcher {
                 );
             }
             self.drop_events(&name, &dropped);
-            self.hire(&name, backlog, served);
+            self.hire(&name, backlog, active);
         }
         drop(backlogs);
         awaited.close();
@@ -165,28 +165,28 @@ impl Dispatcher {
     /// Creates a backlog for each plugin that listens, and removes all others. A plugin that is new
     /// while connections exist gets a `$resync`.
     fn follow(self: &Arc<Self>, backlogs: &mut HashMap<Arc<str>, Backlog>, routes: &Routes) {
-        let listening = |served: &&Arc<Served>| !served.plugin.registration.listens.is_empty();
-        for served in routes.plugins.iter().filter(listening) {
-            if !backlogs.contains_key(served.plugin.name()) {
-                let (name, mut backlog): (Arc<str>, _) = (served.plugin.name().into(), Backlog::default());
-                if listens(served, host_event::RESYNC) && !self.rooms.directory.is_empty() {
+        let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
+        for active in routes.plugins.iter().filter(listening) {
+            if !backlogs.contains_key(active.code.name()) {
+                let (name, mut backlog): (Arc<str>, _) = (active.code.name().into(), Backlog::default());
+                if listens(active, host_event::RESYNC) && !self.rooms.directory.is_empty() {
                     backlog.resync();
-                    self.hire(&name, &mut backlog, served);
+                    self.hire(&name, &mut backlog, active);
                 }
                 backlogs.insert(name, backlog);
             }
         }
         let plugins = routes.plugins.iter().filter(listening).count();
         if backlogs.len() > plugins {
-            let is_gone = |name: &Arc<str>| !routes.plugins.iter().filter(listening).any(|served| served.plugin.name() == &**name);
+            let is_gone = |name: &Arc<str>| !routes.plugins.iter().filter(listening).any(|active| active.code.name() == &**name);
             for (name, backlog) in backlogs.extract_if(|name, _| is_gone(name)) {
                 self.drop_events(&name, &backlog.into_dropped());
             }
         }
     }
 
-    fn hire(self: &Arc<Self>, name: &Arc<str>, backlog: &mut Backlog, served: &Served) {
-        if backlog.hire(at_once(served)) {
+    fn hire(self: &Arc<Self>, name: &Arc<str>, backlog: &mut Backlog, active: &ActivePlugin) {
+        if backlog.hire(at_once(active)) {
             let (this, name) = (Arc::clone(self), Arc::clone(name));
             self.host_events.tasks.spawn(async move { this.work(&name).await });
         }
@@ -245,10 +245,10 @@ impl Dispatcher {
                 return;
             }
             let (mut backlogs, routes) = this.backlogs_of_now();
-            let served = routes.plugins.iter().find(|served| served.plugin.name() == &*plugin);
-            let (Some(served), Some(backlog)) = (served, backlogs.get_mut(&plugin)) else { return };
+            let active = routes.plugins.iter().find(|active| active.code.name() == &*plugin);
+            let (Some(active), Some(backlog)) = (active, backlogs.get_mut(&plugin)) else { return };
             this.drop_events(&plugin, &backlog.retry_resync());
-            this.hire(&plugin, backlog, served);
+            this.hire(&plugin, backlog, active);
         });
     }
 
@@ -275,17 +275,17 @@ impl Dispatcher {
     /// none, returns `None`, and the worker ends.
     fn next_delivery(self: &Arc<Self>, plugin: &Arc<str>) -> Option<(Delivery, Option<Connections>)> {
         let routes = self.registry.snapshot();
-        let served = routes.plugins.iter().find(|served| served.plugin.name() == &**plugin);
+        let active = routes.plugins.iter().find(|active| active.code.name() == &**plugin);
         let mut backlogs = self.host_events.backlogs();
         let backlog = backlogs.get_mut(plugin)?;
-        let most = served.map_or(1, |served| at_once(served));
+        let most = active.map_or(1, |active| at_once(active));
         let next = if self.host_events.stopped.is_cancelled() { None } else { backlog.next(most) };
         let Some(delivery) = next else {
             backlog.leave();
             return None;
         };
-        if let Some(served) = served {
-            self.hire(plugin, backlog, served);
+        if let Some(active) = active {
+            self.hire(plugin, backlog, active);
         }
         // Taken while the backlogs are locked: later events are queued behind this delivery.
         let snapshot = matches!(delivery, Delivery::Resync).then(|| self.rooms.directory.snapshot());
@@ -298,12 +298,12 @@ impl Dispatcher {
             Delivery::Resync => (host_event::RESYNC, None, SystemTime::now()),
         };
         let routes = self.registry.snapshot();
-        let Some(served) = routes.plugins.iter().find(|served| served.plugin.name() == plugin) else {
+        let Some(active) = routes.plugins.iter().find(|active| active.code.name() == plugin) else {
             // If the plugin is removed, its backlog is dropped with its events. If it comes back,
             // it must not have missed an event.
             return Outcome::NotServing(RETRY);
         };
-        if !listens(served, name) {
+        if !listens(active, name) {
             return Outcome::Delivered;
         }
         if routes.is_disabled(plugin) {
@@ -311,7 +311,7 @@ impl Dispatcher {
         }
         let began = Instant::now();
         // Without a client: a throttled client's `$connect` and `$disconnect` are delivered too.
-        let permit = match served.health.admit(None, began) {
+        let permit = match active.health.admit(None, began) {
             Ok(permit) => permit,
             Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => return Outcome::NotServing(retry_after),
         };
@@ -328,13 +328,13 @@ impl Dispatcher {
             self.metrics.resync(plugin);
             tracing::info!(plugin, id = %event.id, "the plugin reads the connections again: it has missed host events");
         }
-        match (self.run(permit, &routes, served, &event, None, began).await.0, caller) {
+        match (self.run(permit, &routes, active, &event, None, began).await.0, caller) {
             (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
             (Ok(_), _) => {}
             // No instance was available: the plugin has not seen the event.
             (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => return Outcome::NotServing(RETRY),
             (Err(failed), _) => {
-                let rejection = report(&routes, served, &event, failed);
+                let rejection = report(&routes, active, &event, failed);
                 // The host itself failed. If it is not known whether the state was written, the
                 // plugin may get the event twice.
                 return if matches!(rejection, Rejection::Unavailable(_)) { Outcome::NotServing(RETRY) } else { Outcome::Failed };
@@ -360,12 +360,12 @@ fn end(plugin: &str, event: &HostEvent) {
     }
 }
 
-fn listens(served: &Served, event: &str) -> bool {
-    served.plugin.registration.listens.contains(&event)
+fn listens(active: &ActivePlugin, event: &str) -> bool {
+    active.code.registration.listens.contains(&event)
 }
 
 /// Number of host events that a plugin handles at once: half of its instances. Its other events
 /// find a free instance even if host events are slow.
-fn at_once(served: &Served) -> usize {
-    (served.plugin.instances_at_once() / 2).max(1)
+fn at_once(active: &ActivePlugin) -> usize {
+    (active.code.instances_at_once() / 2).max(1)
 }

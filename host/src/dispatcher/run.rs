@@ -14,7 +14,7 @@ use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
 use crate::event::{Connection, Event, Json};
 use crate::log::Chain;
-use crate::registry::{Inbound, NotJoined, Outbound, Routes, Served, State};
+use crate::registry::{Inbound, NotJoined, Outbound, Routes, ActivePlugin, State};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
 use crate::rule::is_room_name;
@@ -25,7 +25,7 @@ use crate::store::{View, ViewError};
 pub(super) struct Run {
     event: Arc<Event>,
     routes: Arc<Routes>,
-    served: Arc<Served>,
+    active: Arc<ActivePlugin>,
     rooms: Arc<Rooms>,
     effects: Vec<Effect>,
     effects_bytes: usize,
@@ -62,11 +62,11 @@ struct Membership {
 }
 
 impl Run {
-    pub(super) fn new(event: &Arc<Event>, routes: &Arc<Routes>, served: &Arc<Served>, rooms: &Arc<Rooms>) -> Self {
+    pub(super) fn new(event: &Arc<Event>, routes: &Arc<Routes>, active: &Arc<ActivePlugin>, rooms: &Arc<Rooms>) -> Self {
         Self {
             event: Arc::clone(event),
             routes: Arc::clone(routes),
-            served: Arc::clone(served),
+            active: Arc::clone(active),
             rooms: Arc::clone(rooms),
             effects: Vec::new(),
             effects_bytes: 0,
@@ -92,7 +92,7 @@ impl Run {
     }
 
     fn limits(&self) -> &Limits {
-        self.served.plugin.limits()
+        self.active.code.limits()
     }
 
     fn push(&mut self, effect: Effect) -> Result<(), Refusal> {
@@ -132,7 +132,7 @@ impl Run {
     }
 
     fn view(&mut self) -> &mut View {
-        self.view.get_or_insert_with(|| Box::new(self.served.state.store.view()))
+        self.view.get_or_insert_with(|| Box::new(self.active.state.store.view()))
     }
 
     /// Records why the run must be discarded. The operator learns the cause, the plugin only the
@@ -150,14 +150,14 @@ impl Run {
         match error {
             ViewError::Limit(message) => Refusal::limit(message),
             ViewError::Full { .. } => {
-                self.served.plugin.count_failure();
+                self.active.code.count_failure();
                 Refusal::limit(error.to_string())
             }
             ViewError::Misuse(message) => Refusal::misuse(message),
             ViewError::Outdated => self.fail(Fault::Outdated),
             ViewError::Contended => self.fail(Fault::Rejected(super::contended())),
             ViewError::Store(error) => {
-                tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.served.plugin.name(), error = %Chain(&error),
+                tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.active.code.name(), error = %Chain(&error),
                     "state not read");
                 self.fail(Fault::Rejected(Rejection::Unavailable("the plugin's state can't be read now".to_owned())))
             }
@@ -202,14 +202,14 @@ impl Run {
                 // A schema that allows everything allows `error` too.
                 && !emit.data.has_error
                 && emit.attachments.is_empty()
-                && self.served.outbound.get(&emit.event).is_some_and(|declared| Arc::ptr_eq(&declared.data, schema))
+                && self.active.outbound.get(&emit.event).is_some_and(|declared| Arc::ptr_eq(&declared.data, schema))
         };
         let emits = self.effects.iter().filter_map(|effect| if let Effect::Emit(emit) = effect { Some(emit) } else { None });
         emits.rev().take(EMITS_COMPARED).find(fits).map(|emit| &emit.data)
     }
 
     fn declared(&self, event: &str) -> Result<&Outbound, Refusal> {
-        let declared = self.served.outbound.get(event);
+        let declared = self.active.outbound.get(event);
         declared.ok_or_else(|| Refusal::new("undeclared", format!("this plugin does not declare that it emits `{event}`")))
     }
 }
@@ -422,9 +422,9 @@ impl HostCalls for Run {
             if self.fault.is_some() {
                 return Err(self.fail(Fault::Rejected(super::contended())));
             }
-            let next = match self.served.state.store.next_id_at_once(&sequence) {
+            let next = match self.active.state.store.next_id_at_once(&sequence) {
                 Some(next) => next,
-                None => next_id(&self.served.state, sequence).await,
+                None => next_id(&self.active.state, sequence).await,
             };
             next.map_err(|error| self.refuse(error))
         })

@@ -17,9 +17,9 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
     }
     let routes = api.registry.snapshot();
     let mut events = Vec::new();
-    for served in &routes.plugins {
-        let (plugin, version) = (served.plugin.name(), &served.plugin.registration.version);
-        for (event, inbound) in &served.inbound {
+    for active in &routes.plugins {
+        let (plugin, version) = (active.code.name(), &active.code.registration.version);
+        for (event, inbound) in &active.inbound {
             let mut entry = json!({"event": event, "direction": "in", "plugin": plugin, "version": version,
                 "data": inbound.data.source(), "access": inbound.access.to_string()});
             if let (Some(members), Some(reply)) = (entry.as_object_mut(), &inbound.reply) {
@@ -27,7 +27,7 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
             }
             events.push(entry);
         }
-        for (event, outbound) in &served.outbound {
+        for (event, outbound) in &active.outbound {
             let mut rooms: Vec<_> = outbound.rooms.iter().map(ToString::to_string).collect();
             rooms.extend(outbound.everyone.then(|| "*".to_owned()));
             events.push(json!({"event": event, "direction": "out", "plugin": plugin, "version": version,

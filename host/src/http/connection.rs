@@ -111,8 +111,8 @@ impl Server {
             }
         };
         match ended {
-            Ended::Served(Ok(())) => {}
-            Ended::Served(Err(error)) => tracing::debug!(%error, "connection ended"),
+            Ended::ActivePlugin(Ok(())) => {}
+            Ended::ActivePlugin(Err(error)) => tracing::debug!(%error, "connection ended"),
             Ended::Overdue(stage) => {
                 tracing::debug!(?stage, "connection ended: its client was too slow");
                 // After an earlier answer, hyper's buffer may still hold unsent bytes of it. The
@@ -145,7 +145,7 @@ async fn say_too_slow(io: Io) -> io::Result<()> {
 /// How a connection ended.
 enum Ended {
     /// By the client, the host or an upgrade.
-    Served(hyper::Result<()>),
+    ActivePlugin(hyper::Result<()>),
     /// By the deadline of this stage.
     Overdue(Stage),
 }
@@ -178,8 +178,8 @@ where
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
-        if let Poll::Ready(served) = Pin::new(&mut this.connection).poll(context) {
-            return Poll::Ready(Ended::Served(served));
+        if let Poll::Ready(active) = Pin::new(&mut this.connection).poll(context) {
+            return Poll::Ready(Ended::ActivePlugin(active));
         }
         let (stage, turn) = this.cut.stage();
         if stage == Stage::Request {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use crate::registry::Served;
+use crate::registry::ActivePlugin;
 
 use super::Api;
 use super::problem::Problem;
@@ -29,12 +29,12 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
     }
     let routes = api.registry.snapshot();
     let serves = |name: &String| {
-        !routes.is_disabled(name) && routes.plugins.iter().any(|served| served.plugin.name() == name && !served.health.is_open())
+        !routes.is_disabled(name) && routes.plugins.iter().any(|active| active.code.name() == name && !active.health.is_open())
     };
-    let fails = |served: &Arc<Served>| served.state.store.trouble().is_some_and(|trouble| trouble.kind.is_outage());
-    let is_required = |served: &&Arc<Served>| api.config.plugins.required.iter().any(|name| name == served.plugin.name());
-    if let Some(failing) = routes.plugins.iter().filter(is_required).find(|served| fails(served)) {
-        return unready(&format!("the state of the required plugin `{}` can't be read or written", failing.plugin.name()));
+    let fails = |active: &Arc<ActivePlugin>| active.state.store.trouble().is_some_and(|trouble| trouble.kind.is_outage());
+    let is_required = |active: &&Arc<ActivePlugin>| api.config.plugins.required.iter().any(|name| name == active.code.name());
+    if let Some(failing) = routes.plugins.iter().filter(is_required).find(|active| fails(active)) {
+        return unready(&format!("the state of the required plugin `{}` can't be read or written", failing.code.name()));
     }
     match api.config.plugins.required.iter().find(|name| !serves(name)) {
         Some(missing) => unready(&format!("the required plugin `{missing}` does not serve")),

@@ -21,18 +21,18 @@ const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetr
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
     api.keys.allow(&headers, Scope::Metrics)?;
     let routes = api.registry.snapshot();
-    let gauges = |served: &Arc<crate::registry::Served>| {
-        let (memory, instances) = served.plugin.memory_and_instances();
-        let name = served.plugin.name();
+    let gauges = |active: &Arc<crate::registry::ActivePlugin>| {
+        let (memory, instances) = active.code.memory_and_instances();
+        let name = active.code.name();
         let host_events = api.dispatcher.waiting_host_events(name);
-        let (store, disk) = (&served.state.store, served.state.store.disk());
+        let (store, disk) = (&active.state.store, active.state.store.disk());
         let state = StateGauges {
             bytes: disk.bytes,
             wal: disk.wal,
             quota: disk.quota,
             failures: FailureKind::ALL.map(|kind| (kind.name(), store.is_failing(kind), store.failures(kind))).into(),
         };
-        Gauges { plugin: name.to_owned(), instances, memory, is_open: served.health.is_open(), host_events, state }
+        Gauges { plugin: name.to_owned(), instances, memory, is_open: active.health.is_open(), host_events, state }
     };
     let gauges: Vec<_> = routes.plugins.iter().map(gauges).collect();
     api.metrics.log_lines_dropped(crate::log::lines_dropped());

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Scope;
-use crate::registry::Served;
+use crate::registry::ActivePlugin;
 use crate::reload::slots::{LastError, OperatorError, Slot};
 use crate::reload::{Absent, PluginStatus, OperatorCommand};
 
@@ -151,20 +151,20 @@ fn absent(absent: &Absent) -> Value {
 }
 
 fn row(row: &PluginStatus) -> Value {
-    let served = row.served.as_deref();
-    let plugin = served.map(|served| &served.plugin);
+    let active = row.active.as_deref();
+    let plugin = active.map(|active| &active.code);
     let (calls, failures) = plugin.map_or((0, 0), |plugin| plugin.counts());
     let (memory, instances) = plugin.map_or((0, 0), |plugin| plugin.memory_and_instances());
     json!({
         "name": row.name,
         "version": plugin.map(|plugin| &plugin.registration.version),
         "state": row.state(),
-        "generation": served.map(|_| row.generation),
+        "generation": active.map(|_| row.generation),
         "digest": plugin.map(|plugin| &plugin.digest),
         "file": row.file.to_string_lossy(),
-        "events": served.map(|served| served.inbound.keys().collect::<Vec<_>>()).unwrap_or_default(),
+        "events": active.map(|active| active.inbound.keys().collect::<Vec<_>>()).unwrap_or_default(),
         "loaded_at": plugin.map(|plugin| rfc3339(plugin.loaded_at)),
-        "last_error": row.error().as_ref().map(error).or_else(|| served.and_then(state_error)),
+        "last_error": row.error().as_ref().map(error).or_else(|| active.and_then(state_error)),
         "calls": calls,
         "failures": failures,
         "instances": instances,
@@ -174,10 +174,10 @@ fn row(row: &PluginStatus) -> Value {
 }
 
 /// Returns the error to show if the state of a serving plugin has a failure.
-fn state_error(served: &Served) -> Option<Value> {
-    let trouble = served.state.store.trouble()?;
+fn state_error(active: &ActivePlugin) -> Option<Value> {
+    let trouble = active.state.store.trouble()?;
     let reason = format!("{} failed: {}", trouble.kind.operation(), trouble.reason);
-    Some(json!({"digest": served.plugin.digest, "reason": reason, "at": rfc3339(trouble.at)}))
+    Some(json!({"digest": active.code.digest, "reason": reason, "at": rfc3339(trouble.at)}))
 }
 
 fn error(error: &LastError) -> Value {

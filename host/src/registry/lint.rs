@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::rule::RoomPattern;
 
-use super::Served;
+use super::ActivePlugin;
 
 /// A warning about the declarations of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,24 +50,24 @@ impl fmt::Display for Warning {
 }
 
 /// Returns the warnings for `plugins`, which serve together.
-pub fn lint(plugins: &[Arc<Served>]) -> Vec<Warning> {
-    plugins.iter().flat_map(|served| lint_one(served, plugins)).collect()
+pub fn lint(plugins: &[Arc<ActivePlugin>]) -> Vec<Warning> {
+    plugins.iter().flat_map(|active| lint_one(active, plugins)).collect()
 }
 
-fn lint_one(served: &Served, plugins: &[Arc<Served>]) -> Vec<Warning> {
+fn lint_one(active: &ActivePlugin, plugins: &[Arc<ActivePlugin>]) -> Vec<Warning> {
     let mut rooms: Vec<&RoomPattern> = Vec::new();
-    for room in served.outbound.values().flat_map(|outbound| &outbound.rooms) {
+    for room in active.outbound.values().flat_map(|outbound| &outbound.rooms) {
         if !rooms.contains(&room) {
             rooms.push(room);
         }
     }
-    let declared = plugins.iter().flat_map(|served| &served.plugin.registration.rooms);
+    let declared = plugins.iter().flat_map(|active| &active.code.registration.rooms);
     let mut warnings = Vec::new();
     for room in rooms {
-        let going: Vec<_> = served.outbound.iter().filter(|(_, outbound)| outbound.rooms.contains(room)).collect();
+        let going: Vec<_> = active.outbound.iter().filter(|(_, outbound)| outbound.rooms.contains(room)).collect();
         let mut warn = |fault| {
             let events = going.iter().map(|(event, _)| (*event).clone()).collect();
-            warnings.push(Warning { plugin: served.plugin.name().to_owned(), events, room: room.clone(), fault });
+            warnings.push(Warning { plugin: active.code.name().to_owned(), events, room: room.clone(), fault });
         };
         if !declared.clone().any(|(pattern, _)| pattern.overlaps(room)) {
             warn(Fault::NotDeclared);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::registry::Served;
+use crate::registry::ActivePlugin;
 
 /// How often to check whether the last event has ended.
 const LOOK: Duration = Duration::from_millis(200);
@@ -22,7 +22,7 @@ pub(super) struct Draining {
 struct Leaving {
     name: String,
     file: PathBuf,
-    served: Weak<Served>,
+    active: Weak<ActivePlugin>,
     /// When the events that still run are ended.
     until: Instant,
 }
@@ -30,22 +30,22 @@ struct Leaving {
 impl Draining {
     /// Starts to drain a version that no longer serves: it keeps no idle instances, and its running
     /// events have `drain_ms` to end.
-    pub(super) fn begin(&mut self, old: &Arc<Served>) {
-        old.plugin.retire();
-        let until = Instant::now() + old.plugin.limits().drain_ms;
-        let (name, file) = (old.plugin.name().to_owned(), old.plugin.file.clone());
-        self.leaving.push(Leaving { name, file, served: Arc::downgrade(old), until });
+    pub(super) fn begin(&mut self, old: &Arc<ActivePlugin>) {
+        old.code.retire();
+        let until = Instant::now() + old.code.limits().drain_ms;
+        let (name, file) = (old.code.name().to_owned(), old.code.file.clone());
+        self.leaving.push(Leaving { name, file, active: Arc::downgrade(old), until });
     }
 
     /// Ends events that have exceeded their time, and drops the entries of versions that have
     /// drained.
     pub(super) fn step(&mut self) {
         let now = Instant::now();
-        self.leaving.retain(|leaving| match leaving.served.upgrade() {
+        self.leaving.retain(|leaving| match leaving.active.upgrade() {
             None => false,
-            Some(served) if leaving.until <= now => {
-                tracing::warn!(plugin = leaving.name, digest = served.plugin.digest, "events on a version that was replaced are ended");
-                served.plugin.end();
+            Some(active) if leaving.until <= now => {
+                tracing::warn!(plugin = leaving.name, digest = active.code.digest, "events on a version that was replaced are ended");
+                active.code.end();
                 // Its events end when they next yield to the host; the last holder then drops the
                 // version.
                 false
@@ -72,6 +72,6 @@ impl Draining {
     }
 
     fn running(&self) -> impl Iterator<Item = &Leaving> {
-        self.leaving.iter().filter(|leaving| leaving.served.strong_count() > 0)
+        self.leaving.iter().filter(|leaving| leaving.active.strong_count() > 0)
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::plugin::{self, Compiler, Engine, Retry, Source};
-use crate::registry::{Served, State};
+use crate::registry::{ActivePlugin, State};
 use crate::store::{self, Store, StoreError, StoreLimits};
 
 use super::chain;
@@ -77,7 +77,7 @@ impl Loader {
     /// # Errors
     /// If the plugin can't be compiled, fails to register, breaks a rule for declarations, or its
     /// state can't be opened.
-    pub async fn load(&self, source: Source, name: &str) -> Result<Arc<Served>, Failure> {
+    pub async fn load(&self, source: Source, name: &str) -> Result<Arc<ActivePlugin>, Failure> {
         let limits = Arc::new(self.config.of_plugin(name).limits);
         let digest = Some(source.digest.clone());
         let failed = |name: Option<&str>, error: &dyn std::error::Error, retry| Failure {
@@ -91,7 +91,7 @@ impl Loader {
         let name = candidate.registration.name.clone();
         let settings = self.config.of_plugin(&name);
         let state = self.state(&name).map_err(|error| failed(Some(&name), error.as_ref(), Retry::Soon))?;
-        Served::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics)
+        ActivePlugin::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics)
             .map_err(|error| failed(Some(&name), &error, Retry::Never))
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use crate::plugin::{Retry, Source};
-use crate::registry::Served;
+use crate::registry::ActivePlugin;
 
 use super::versions::VersionStore;
 use super::load::{Failure, Loader};
@@ -43,7 +43,7 @@ pub(super) enum Version {
     /// A version of this plugin that is already known.
     Known(String, Digest),
     /// A version that was loaded now.
-    New(Arc<Served>),
+    New(Arc<ActivePlugin>),
 }
 
 /// What is known of versions before they are loaded, by digest.
@@ -71,9 +71,9 @@ impl LoadQueue {
                 return Ok(Version::Known(name, digest));
             }
             let bytes = source.bytes.clone();
-            let served = loader.load(source, &name).await?;
+            let active = loader.load(source, &name).await?;
             keep(versions, digest, bytes).await;
-            Ok(Version::New(served))
+            Ok(Version::New(active))
         });
     }
 
@@ -97,8 +97,8 @@ impl LoadQueue {
             if source.digest != digest {
                 return Err(is_not("is damaged"));
             }
-            let served = loader.load(source, &name).await?;
-            if served.plugin.name() != name { Err(is_not("has another name")) } else { Ok(Version::New(served)) }
+            let active = loader.load(source, &name).await?;
+            if active.code.name() != name { Err(is_not("has another name")) } else { Ok(Version::New(active)) }
         });
     }
 

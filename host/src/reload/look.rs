@@ -103,7 +103,7 @@ impl Reloader {
     pub(super) fn known(&self, name: &str) -> Known {
         let taken_back = self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::AutoRolledBack);
         let taken_back = taken_back.map(|(name, slot)| (slot.in_file.clone(), Ok(name.to_owned())));
-        let ready = self.ready.iter().chain(&self.stand_by).map(|(digest, served)| (digest.clone(), Ok(served.plugin.name().to_owned())));
+        let ready = self.ready.iter().chain(&self.stand_by).map(|(digest, active)| (digest.clone(), Ok(active.code.name().to_owned())));
         let bad = self.bad.iter().filter(|(under, _)| under == name);
         let bad = bad.filter_map(|(_, failure)| Some((failure.digest.clone()?, Err(failure.clone()))));
         taken_back.chain(ready).chain(bad).collect()

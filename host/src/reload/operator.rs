@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::registry::{Routes, Served};
+use crate::registry::{Routes, ActivePlugin};
 
 use super::draining::Draining;
 use super::files::{Files, Outcome};
@@ -77,7 +77,7 @@ pub struct PluginStatus {
     /// What is known of its versions; `None` if it has no slot, or its file is gone.
     pub slot: Option<Slot>,
     /// The version that serves; `None` if none does.
-    pub served: Option<Arc<Served>>,
+    pub active: Option<Arc<ActivePlugin>>,
     /// The current generation of the registry; 0 for a plugin whose file is gone.
     pub generation: u64,
     /// The last failure.
@@ -90,7 +90,7 @@ pub struct PluginStatus {
 impl PluginStatus {
     /// Creates a row of which only the name and the file are known.
     fn plain(name: String, file: PathBuf, generation: u64) -> Self {
-        Self { name, file, slot: None, served: None, generation, last_error: None, is_loading: false, draining: 0 }
+        Self { name, file, slot: None, active: None, generation, last_error: None, is_loading: false, draining: 0 }
     }
 
     /// Returns the row of a plugin whose file is gone.
@@ -102,8 +102,8 @@ impl PluginStatus {
     /// Returns the plugin's current state.
     pub fn state(&self) -> PluginState {
         let conditions = Conditions {
-            is_served: self.served.is_some(),
-            is_open: self.served.as_ref().is_some_and(|served| served.health.is_open()),
+            is_served: self.active.is_some(),
+            is_open: self.active.as_ref().is_some_and(|active| active.health.is_open()),
             is_loading: self.is_loading,
             is_draining: self.draining > 0,
         };
@@ -113,11 +113,11 @@ impl PluginStatus {
     /// Returns why the plugin does not serve, or what failed last. A quarantined or failed plugin
     /// always has a reason.
     pub fn error(&self) -> Option<LastError> {
-        match (self.state(), &self.served) {
-            (PluginState::Quarantined, Some(served)) => {
-                let (failure, at) = served.health.last_failure().unwrap_or(("unknown".to_owned(), served.plugin.loaded_at));
+        match (self.state(), &self.active) {
+            (PluginState::Quarantined, Some(active)) => {
+                let (failure, at) = active.health.last_failure().unwrap_or(("unknown".to_owned(), active.code.loaded_at));
                 let reason = format!("failed too often, and is tried again soon (or now: `enable`); its last failure: {failure}");
-                Some(LastError { digest: Some(served.plugin.digest.clone()), reason, at, is_retried: true })
+                Some(LastError { digest: Some(active.code.digest.clone()), reason, at, is_retried: true })
             }
             (PluginState::Failed, _) => Some(self.last_error.clone().unwrap_or_else(|| LastError {
                 digest: None,
@@ -191,7 +191,7 @@ pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Dra
         name: name.to_owned(),
         file: slot.file.clone(),
         slot: Some(slot.clone()),
-        served: routes.plugins.iter().find(|served| served.plugin.name() == name).cloned(),
+        active: routes.plugins.iter().find(|active| active.code.name() == name).cloned(),
         generation,
         last_error: slot.last_error.clone(),
         is_loading: is_loading(&slot.file),

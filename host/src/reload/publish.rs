@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::registry::{AdmitError, Routes, Served, lint};
+use crate::registry::{AdmitError, Routes, ActivePlugin, lint};
 
 use super::Reloader;
 use super::files::Outcome;
@@ -62,14 +62,14 @@ impl Reloader {
             let versions = self.versions(&name, &before);
             let slot = self.slots.get(&name);
             let (is_start, now) = (before.generation == 0, SystemTime::now());
-            let standing = |served: &Arc<Served>| {
-                let of = |slot: &Slot| slot.standing(&served.plugin.digest, before.serves(served), is_start, now, self.settled_after);
+            let standing = |active: &Arc<ActivePlugin>| {
+                let of = |slot: &Slot| slot.standing(&active.code.digest, before.serves(active), is_start, now, self.settled_after);
                 slot.map_or(Standing::New, of)
             };
-            let of = |served: Arc<Served>| Version {
-                is_disabled: slot.is_some_and(|slot| slot.is_disabled(&served.plugin.digest)),
-                standing: standing(&served),
-                served,
+            let of = |active: Arc<ActivePlugin>| Version {
+                is_disabled: slot.is_some_and(|slot| slot.is_disabled(&active.code.digest)),
+                standing: standing(&active),
+                active,
             };
             let versions = versions.into_iter().map(of).collect();
             candidates.push(Candidates { name, versions });
@@ -94,7 +94,7 @@ impl Reloader {
             let routes = self.registry.snapshot();
             // At once, so that the instances of both versions take memory together for no longer
             // than necessary.
-            before.plugins.iter().filter(|old| !routes.serves(old)).for_each(|old| old.plugin.retire());
+            before.plugins.iter().filter(|old| !routes.serves(old)).for_each(|old| old.code.retire());
             // Only after the publication: if a version were taken out before another serves, its
             // events would wait, or each would need a new instance.
             self.note_changes(&before, &routes);
@@ -118,12 +118,12 @@ impl Reloader {
 
     /// Returns the versions of a plugin that could serve, the best first. While a better version is
     /// being loaded, the serving version keeps serving, and no other version replaces it.
-    fn versions(&mut self, name: &str, before: &Routes) -> Vec<Arc<Served>> {
-        let serves = |served: &Arc<Served>| before.serves(served);
+    fn versions(&mut self, name: &str, before: &Routes) -> Vec<Arc<ActivePlugin>> {
+        let serves = |active: &Arc<ActivePlugin>| before.serves(active);
         let (mut versions, mut is_waiting) = (Vec::new(), false);
         for digest in self.slots.wanted(name) {
             match self.ready.get(&digest) {
-                Some(served) if !is_waiting || serves(served) => versions.push(Arc::clone(served)),
+                Some(active) if !is_waiting || serves(active) => versions.push(Arc::clone(active)),
                 Some(_) => {}
                 // A version worse than the serving one is needed only if that one can't keep
                 // serving.
@@ -147,41 +147,41 @@ impl Reloader {
     /// Records and logs the changes from `before` to `routes`, and takes out the versions that no
     /// longer serve.
     fn note_changes(&mut self, before: &Routes, routes: &Routes) {
-        let find = |routes: &Routes, name: &str| routes.plugins.iter().find(|served| served.plugin.name() == name).cloned();
-        for served in &routes.plugins {
-            let (name, digest) = (served.plugin.name(), served.plugin.digest.as_str());
+        let find = |routes: &Routes, name: &str| routes.plugins.iter().find(|active| active.code.name() == name).cloned();
+        for active in &routes.plugins {
+            let (name, digest) = (active.code.name(), active.code.digest.as_str());
             let old = find(before, name);
-            if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, served)) {
+            if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, active)) {
                 let file = self.slots.get(name).map(|slot| slot.file.clone()).unwrap_or_default();
-                tracing::info!(plugin = name, version = served.plugin.registration.version, digest, file = %file.display(),
-                    generation = routes.generation, replaces = old.as_ref().map(|old| old.plugin.digest.as_str()), "plugin active");
-                self.slots.served(name, digest, SystemTime::now());
-                self.slots.describe(name, &served.plugin.registration.version);
+                tracing::info!(plugin = name, version = active.code.registration.version, digest, file = %file.display(),
+                    generation = routes.generation, replaces = old.as_ref().map(|old| old.code.digest.as_str()), "plugin active");
+                self.slots.active(name, digest, SystemTime::now());
+                self.slots.describe(name, &active.code.registration.version);
                 self.metrics.reload(name, "active");
             }
             if before.is_disabled(name) != routes.is_disabled(name) {
                 let command = if routes.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
                 tracing::info!(plugin = name, digest, generation = routes.generation, "{command}");
             }
-            if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, served)) {
+            if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, active)) {
                 self.take_out(&old);
             }
         }
-        for old in before.plugins.iter().filter(|old| find(routes, old.plugin.name()).is_none()) {
-            tracing::info!(plugin = old.plugin.name(), digest = old.plugin.digest, generation = routes.generation, "plugin removed");
-            self.slots.unserved(old.plugin.name());
-            self.metrics.reload(old.plugin.name(), "removed");
+        for old in before.plugins.iter().filter(|old| find(routes, old.code.name()).is_none()) {
+            tracing::info!(plugin = old.code.name(), digest = old.code.digest, generation = routes.generation, "plugin removed");
+            self.slots.unserved(old.code.name());
+            self.metrics.reload(old.code.name(), "removed");
             self.take_out(old);
         }
     }
 
     /// Takes out a version that no longer serves.
-    fn take_out(&mut self, old: &Arc<Served>) {
+    fn take_out(&mut self, old: &Arc<ActivePlugin>) {
         debug_assert!(!self.registry.snapshot().serves(old), "a version is taken out while it serves");
         self.draining.begin(old);
-        self.ready.retain(|_, served| !Arc::ptr_eq(served, old));
+        self.ready.retain(|_, active| !Arc::ptr_eq(active, old));
         // A copy, not the version itself, which must be dropped when its last event has ended.
-        self.stand_by.insert(old.plugin.digest.clone(), old.fresh());
+        self.stand_by.insert(old.code.digest.clone(), old.fresh());
     }
 
     /// Removes the versions that no slot and no file needs any more.
@@ -189,10 +189,10 @@ impl Reloader {
         let found: HashSet<&Digest> = self.files.digests().collect();
         let wanted: HashSet<Digest> = self.slots.iter().flat_map(|(name, _)| self.slots.wanted(name)).collect();
         let serving = self.registry.snapshot();
-        let serves = |served: &Arc<Served>| serving.serves(served);
+        let serves = |active: &Arc<ActivePlugin>| serving.serves(active);
         // The version in a file that has just been loaded has not claimed its slot yet.
         let waits = |digest: &Digest| self.batch_until.is_some() && found.contains(digest);
-        self.ready.retain(|digest, served| wanted.contains(digest) || serves(served) || waits(digest));
+        self.ready.retain(|digest, active| wanted.contains(digest) || serves(active) || waits(digest));
         let kept = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found);
         let kept: HashSet<Digest> = kept.cloned().collect();
         let before: HashSet<Digest> = self.slots.before().collect();

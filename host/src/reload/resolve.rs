@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::registry::{AdmitError, Routes, Served};
+use crate::registry::{AdmitError, Routes, ActivePlugin};
 
 use super::slots::{Digest, Standing};
 
@@ -15,7 +15,7 @@ pub(super) struct Candidates {
 
 /// A candidate version for a generation.
 pub(super) struct Version {
-    pub(super) served: Arc<Served>,
+    pub(super) active: Arc<ActivePlugin>,
     /// Whether an operator has disabled it.
     pub(super) is_disabled: bool,
     /// Its precedence against other plugins that claim the same.
@@ -36,7 +36,7 @@ pub(super) fn resolve_conflicts(before: &Routes, candidates: &mut [Candidates]) 
         let mut conflict = None;
         for choice in candidates.iter() {
             if let Some(version) = choice.versions.first()
-                && let Err(error) = routes.admit(&version.served, version.is_disabled)
+                && let Err(error) = routes.admit(&version.active, version.is_disabled)
             {
                 let is_weaker = |name: &str| {
                     let choice = candidates.iter().find(|choice| choice.name == name);
@@ -53,7 +53,7 @@ pub(super) fn resolve_conflicts(before: &Routes, candidates: &mut [Candidates]) 
         match candidates.iter_mut().find(|choice| choice.name == loser) {
             Some(choice) if !choice.versions.is_empty() => {
                 let version = choice.versions.remove(0);
-                refused.push((loser, version.served.plugin.digest.clone(), error));
+                refused.push((loser, version.active.code.digest.clone(), error));
             }
             // The loser has no version left to remove. That can't happen, but must not cause an
             // endless loop.

@@ -234,7 +234,7 @@ impl Slots {
 
     /// Records that version `digest` of `name` serves now. A version that also served before a
     /// restart or an absence keeps its earlier `serving_since`.
-    pub fn served(&mut self, name: &str, digest: &str, now: SystemTime) {
+    pub fn active(&mut self, name: &str, digest: &str, now: SystemTime) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         slot.has_come_back = false;
         // A version that was interrupted only by the absence of its file keeps its age.

@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(versions.load(), Slots::default());
         let mut slots = Slots::default();
         slots.claim(&[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }], false, SystemTime::UNIX_EPOCH);
-        slots.served("a", "1", SystemTime::UNIX_EPOCH);
+        slots.active("a", "1", SystemTime::UNIX_EPOCH);
         versions.save(&slots).unwrap();
         assert_eq!(versions.load(), slots);
         // The newest save counts unless its line is incomplete, and the file does not grow without

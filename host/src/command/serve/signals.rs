@@ -10,7 +10,7 @@ pub(super) const HELP: &str = "\
 Signals:
   SIGTERM, SIGINT  stop in order: not ready, then no new clients, then what was begun is ended; a second one stops at once
   SIGHUP           look at the plugin directory now, and try again what failed (the configuration is read at the start only)
-  SIGUSR1          write to the log what is served now
+  SIGUSR1          write to the log what is active now
   SIGUSR2          nothing but a line in the log
   SIGXFSZ          nothing but a line in the log: the write that meets the limit for file sizes fails, as on a full disk
   SIGPIPE          ignored";

@@ -22,7 +22,7 @@ fn after(versions: &[&str]) -> Slots {
     for version in versions {
         slots.found(&file(), version, "a").unwrap();
         assert_eq!(slots.wanted("a").first().map(String::as_str), Some(*version));
-        slots.served("a", version, NOW);
+        slots.active("a", version, NOW);
     }
     slots
 }
@@ -35,7 +35,7 @@ fn a_broken_file_changes_nothing_but_what_is_shown() {
     assert_eq!(slots.get("a").and_then(|slot| slot.last_error.clone()), Some(error("2")));
     slots.found(&file(), "3", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["3", "1"]);
-    slots.served("a", "3", NOW);
+    slots.active("a", "3", NOW);
     assert_eq!(slots.get("a").and_then(|slot| slot.last_error.clone()), None);
 }
 
@@ -43,7 +43,7 @@ fn a_broken_file_changes_nothing_but_what_is_shown() {
 fn a_rollback_holds_until_the_file_changes() {
     let mut slots = after(&["1", "2"]);
     assert_eq!(slots.roll_back("a", None), Ok("1".to_owned()));
-    slots.served("a", "1", NOW);
+    slots.active("a", "1", NOW);
     // The next scan finds the file unchanged.
     slots.found(&file(), "2", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["1", "2"]);
@@ -55,7 +55,7 @@ fn a_rollback_holds_until_the_file_changes() {
 fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again() {
     let mut slots = after(&["11", "22"]);
     assert_eq!(slots.roll_back("a", None), Ok("11".to_owned()));
-    slots.served("a", "11", NOW);
+    slots.active("a", "11", NOW);
     assert_eq!(slots.roll_back("a", Some("2")), Ok("22".to_owned()));
     assert_eq!(slots.get("a").and_then(|slot| slot.pinned.clone()), None);
     assert!(matches!(slots.roll_back("a", Some("9")), Err(OperatorError::NotKept { .. })));
@@ -68,11 +68,11 @@ fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again()
 fn a_new_version_that_trips_its_breaker_goes_back_and_is_not_tried_again() {
     let mut slots = after(&["1", "2"]);
     assert_eq!(slots.on_breaker_opened("a", None, NOW + TRIAL), None, "after its first minute it stays");
-    slots.served("a", "2", NOW + TRIAL);
+    slots.active("a", "2", NOW + TRIAL);
     assert_eq!(slots.on_breaker_opened("a", None, NOW + TRIAL), None, "a restart makes it no newer");
     assert_eq!(slots.on_breaker_opened("a", None, NOW), Some("1".to_owned()));
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
-    slots.served("a", "1", NOW);
+    slots.active("a", "1", NOW);
     slots.found(&file(), "2", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["1"]);
     assert_eq!(slots.on_breaker_opened("a", None, NOW), None, "there is nothing before it");
@@ -82,7 +82,7 @@ fn a_new_version_that_trips_its_breaker_goes_back_and_is_not_tried_again() {
 fn a_version_that_an_operator_chose_is_not_taken_back() {
     let mut slots = after(&["1", "2"]);
     slots.roll_back("a", None).unwrap();
-    slots.served("a", "1", NOW);
+    slots.active("a", "1", NOW);
     assert_eq!(slots.on_breaker_opened("a", None, NOW), None);
 }
 
@@ -90,7 +90,7 @@ fn a_version_that_an_operator_chose_is_not_taken_back() {
 fn a_rollback_that_could_not_be_followed_is_undone() {
     let mut slots = after(&["1", "2", "3"]);
     slots.roll_back("a", Some("2")).unwrap();
-    slots.served("a", "2", NOW);
+    slots.active("a", "2", NOW);
     let before = slots.get("a").cloned();
     assert_eq!(slots.roll_back("a", Some("1")), Ok("1".to_owned()));
     slots.undo_roll_back("a", "1", before.as_ref());
@@ -141,7 +141,7 @@ fn holds<'files>(file: &'files Path, version: &'files str) -> [Claim<'files>; 1]
 fn a_file_that_comes_back_finds_what_was_decided() {
     let mut slots = after(&["1", "2", "3"]);
     slots.roll_back("a", Some("2")).unwrap();
-    slots.served("a", "2", NOW);
+    slots.active("a", "2", NOW);
     slots.set_disabled("a", true).unwrap();
     let before = slots.get("a").cloned().unwrap();
     slots.claim(&[], false, NOW);
@@ -155,7 +155,7 @@ fn a_file_that_comes_back_finds_what_was_decided() {
     slots.broken(&file(), error("9"), true);
     assert_eq!(slots.wanted("a"), [""; 0]);
     slots.claim(&holds(&file(), "3"), false, NOW + TRIAL);
-    slots.served("a", "2", NOW + TRIAL);
+    slots.active("a", "2", NOW + TRIAL);
     assert_eq!(slots.get("a"), Some(&before), "a version is not newer for having been away");
 }
 
@@ -163,7 +163,7 @@ fn a_file_that_comes_back_finds_what_was_decided() {
 fn a_version_that_was_taken_back_is_not_tried_again_when_its_file_comes_back() {
     let mut slots = after(&["1", "2"]);
     slots.on_breaker_opened("a", None, NOW).unwrap();
-    slots.served("a", "1", NOW);
+    slots.active("a", "1", NOW);
     slots.claim(&[], false, NOW);
     slots.claim(&holds(&file(), "2"), false, NOW);
     assert_eq!(slots.wanted("a"), ["1"]);
@@ -190,11 +190,11 @@ fn what_served_until_its_file_went_stands_before_all_but_those_that_are_settled(
         assert_eq!(standing(&slots, "1", false, is_start), Standing::Back);
         assert_eq!(standing(&slots, "2", false, is_start), Standing::Upgrade);
     }
-    slots.served("a", "1", NOW);
+    slots.active("a", "1", NOW);
     assert_eq!(standing(&slots, "1", false, true), Standing::Serves);
     slots.unserved("a");
     assert_eq!(standing(&slots, "1", false, false), Standing::New, "what has lost its place has lost it");
-    slots.served("a", "1", NOW + TRIAL);
+    slots.active("a", "1", NOW + TRIAL);
     assert_eq!(slots.get("a").unwrap().serving_since, NOW + TRIAL, "it serves anew");
     let order = [Standing::New, Standing::Upgrade, Standing::Serves, Standing::Back, Standing::Settled];
     assert!(order.is_sorted());
@@ -217,7 +217,7 @@ fn crowd(slots: &mut Slots, numbers: std::ops::Range<usize>) {
     let crowd: Vec<_> = numbers.map(|number| (PathBuf::from(format!("{number}.wasm")), format!("p{number:04}"))).collect();
     let claims: Vec<_> = crowd.iter().map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
     slots.claim(&claims, false, NOW);
-    crowd.iter().for_each(|(_, name)| slots.served(name, "1", NOW));
+    crowd.iter().for_each(|(_, name)| slots.active(name, "1", NOW));
 }
 
 #[test]
@@ -270,12 +270,12 @@ fn a_disabled_version_stays_so_until_another_serves_in_its_place() {
     let disabled = |slots: &Slots, version: &str| slots.get("a").is_some_and(|slot| slot.is_disabled(version));
     assert!(disabled(&slots, "1") && !disabled(&slots, "2"), "the command was about the version that served");
     // The new version serves, fails and is rolled back: the version before it is still disabled.
-    slots.served("a", "2", NOW);
+    slots.active("a", "2", NOW);
     slots.on_breaker_opened("a", None, NOW).unwrap();
-    slots.served("a", "1", NOW);
+    slots.active("a", "1", NOW);
     assert!(disabled(&slots, "1"));
     slots.found(&file(), "3", "a").unwrap();
-    slots.served("a", "3", NOW);
+    slots.active("a", "3", NOW);
     slots.broken(&file(), error("4"), true);
     assert!(!disabled(&slots, "3"), "a broken file disables nothing");
 }
@@ -306,14 +306,14 @@ fn a_digest_that_begins_several_is_no_choice() {
 fn the_state_follows_from_what_is_known() {
     let slots = after(&["1"]);
     let slot = slots.get("a");
-    let served = Conditions { is_served: true, ..Conditions::default() };
+    let active = Conditions { is_served: true, ..Conditions::default() };
     let mut disabled = slot.cloned().unwrap();
     disabled.disabled = Some(disabled.in_file.clone());
     for (slot, conditions, state) in [
-        (slot, served, PluginState::Active),
-        (slot, Conditions { is_open: true, ..served }, PluginState::Quarantined),
-        (Some(&disabled), Conditions { is_open: true, ..served }, PluginState::Disabled),
-        (slot, Conditions { is_loading: true, ..served }, PluginState::Active),
+        (slot, active, PluginState::Active),
+        (slot, Conditions { is_open: true, ..active }, PluginState::Quarantined),
+        (Some(&disabled), Conditions { is_open: true, ..active }, PluginState::Disabled),
+        (slot, Conditions { is_loading: true, ..active }, PluginState::Active),
         (slot, Conditions { is_loading: true, ..Conditions::default() }, PluginState::Loading),
         (None, Conditions { is_loading: true, ..Conditions::default() }, PluginState::Loading),
         (None, Conditions { is_draining: true, ..Conditions::default() }, PluginState::Draining),
@@ -371,7 +371,7 @@ struct Model {
     is_broken: bool,
     serving: Option<u8>,
     /// Versions that served, the newest first.
-    served: Vec<u8>,
+    active: Vec<u8>,
     /// What the file held when the plugin was disabled.
     disabled: Option<u8>,
     /// Whether an operator or a breaker rolled back to the serving version.
@@ -387,7 +387,7 @@ impl Model {
 
     /// Records that the file holds something else.
     fn hold(&mut self, version: u8) {
-        let last = self.serving.or(self.served.first().copied());
+        let last = self.serving.or(self.active.first().copied());
         if self.in_file != Some(version) && last == self.in_file && self.disabled != self.in_file {
             self.disabled = None;
         }
@@ -397,9 +397,9 @@ impl Model {
     fn serve(&mut self, version: u8) {
         self.is_chosen = self.in_file != Some(version);
         self.serving = Some(version);
-        self.served.retain(|other| *other != version);
-        self.served.insert(0, version);
-        self.served.truncate(KEPT);
+        self.active.retain(|other| *other != version);
+        self.active.insert(0, version);
+        self.active.truncate(KEPT);
     }
 }
 
@@ -417,7 +417,7 @@ proptest! {
                     slots.claim(&holds(&file(), &text(version)), false, NOW);
                     if std::mem::take(&mut model.is_absent) && !is_new {
                         // The version that served last serves again.
-                        model.serve(model.served[0]);
+                        model.serve(model.active[0]);
                     }
                     if is_new {
                         // A version that was rolled back counts as good once the file has changed
@@ -454,14 +454,14 @@ proptest! {
                     }
                 }
                 Happening::RollBack => {
-                    let target = model.served.iter().copied().find(|version| Some(*version) != model.serving).filter(|_| !model.is_absent);
+                    let target = model.active.iter().copied().find(|version| Some(*version) != model.serving).filter(|_| !model.is_absent);
                     prop_assert_eq!(slots.roll_back("a", None).ok(), target.map(text));
                     if let Some(target) = target {
                         model.serve(target);
                     }
                 }
                 Happening::RollBackTo(version) => {
-                    let is_kept = !model.is_absent && (model.served.contains(&version) || model.in_file == Some(version));
+                    let is_kept = !model.is_absent && (model.active.contains(&version) || model.in_file == Some(version));
                     prop_assert_eq!(slots.roll_back("a", Some(&text(version))).is_ok(), is_kept);
                     if is_kept {
                         taken_back.retain(|bad| *bad != version);
@@ -474,13 +474,13 @@ proptest! {
                     model.disabled = model.in_file.filter(|_| is_disabled);
                 }
                 Happening::Tripped(seconds) => {
-                    let target = model.served.iter().copied().find(|version| Some(*version) != model.serving);
+                    let target = model.active.iter().copied().find(|version| Some(*version) != model.serving);
                     let goes_back = (0..TRIAL.as_secs() as i16).contains(&seconds) && model.serving.is_some() && !model.is_chosen;
                     let distance = Duration::from_secs(seconds.unsigned_abs().into());
                     let went = slots.on_breaker_opened("a", None, if seconds < 0 { NOW - distance } else { NOW + distance });
                     prop_assert_eq!(went, target.filter(|_| goes_back).map(text));
                     if let (Some(target), Some(bad), true) = (target, model.serving, goes_back) {
-                        model.served.retain(|version| *version != bad);
+                        model.active.retain(|version| *version != bad);
                         taken_back.push(bad);
                         model.serve(target);
                     }
@@ -492,13 +492,13 @@ proptest! {
             }
             // The best available version is served, as the host does after every event.
             if let Some(best) = slots.wanted("a").first().cloned() {
-                slots.served("a", &best, NOW);
+                slots.active("a", &best, NOW);
             }
             let slot = slots.get("a");
             let present = slot.filter(|slot| !slot.is_absent());
             prop_assert_eq!(present.and_then(|slot| slot.serving.clone()), model.serving.map(text));
             prop_assert_eq!(slot.map(|slot| slot.kept.iter().cloned().collect::<Vec<_>>()).unwrap_or_default(),
-                model.served.iter().copied().map(text).collect::<Vec<_>>());
+                model.active.iter().copied().map(text).collect::<Vec<_>>());
             prop_assert_eq!(present.is_some_and(Slot::is_serving_disabled), model.is_disabled());
             prop_assert!(slots.kept().count() <= 2 + KEPT);
         }
