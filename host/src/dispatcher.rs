@@ -19,7 +19,7 @@ use crate::event::{Event, Identity, Json, is_deeper};
 use crate::log::{self, Chain, Handler};
 use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
-use crate::registry::{Inbound, Registry, Routes, ActivePlugin};
+use crate::registry::{Inbound, Registry, Generation, ActivePlugin};
 use crate::rejection::{Refusal, Rejection};
 use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
@@ -87,8 +87,8 @@ impl Dispatcher {
     /// Returns why the event had no effects. Nothing was applied then.
     pub async fn handle(&self, event: Arc<Event>) -> Answer {
         // The event is bound to this generation.
-        let routes = self.registry.snapshot();
-        let Some(route) = routes.route(&event.name) else {
+        let generation = self.registry.snapshot();
+        let Some(route) = generation.route(&event.name) else {
             self.metrics.unknown_event();
             log::rejected(&event.name, event.id, event.caller.as_deref(), None, &Rejection::UnknownEvent, None);
             return Err(Rejection::UnknownEvent);
@@ -102,13 +102,13 @@ impl Dispatcher {
             // Boxed, because only the first events of a connection need it.
             checked = Box::pin(self.until_connected(&route.plugin, caller, began)).await;
         }
-        let (answer, ended) = match checked.and_then(|()| Self::admit(&routes, &route.plugin, &event, began)) {
-            Ok(permit) => self.run(permit, &routes, &route.plugin, &event, Some(route.inbound.as_ref()), began).await,
+        let (answer, ended) = match checked.and_then(|()| Self::admit(&generation, &route.plugin, &event, began)) {
+            Ok(permit) => self.run(permit, &generation, &route.plugin, &event, Some(route.inbound.as_ref()), began).await,
             Err(rejection) => (Err(rejection.into()), Instant::now()),
         };
         let code = answer.as_ref().err().map(|failed| failed.rejection.code());
         route.inbound.meter.record(code, ended.saturating_duration_since(began));
-        answer.map_err(|failed| report(&routes, &route.plugin, &event, failed))
+        answer.map_err(|failed| report(&generation, &route.plugin, &event, failed))
     }
 
     /// Emits `event` for a business system. Without `to`, the declaration of the event decides
@@ -118,8 +118,8 @@ impl Dispatcher {
     /// Returns a rejection if no plugin declares the event, its data is invalid, it may not go to
     /// `to`, or no room is known.
     pub fn emit(&self, event: &str, data: &RawValue, to: Option<Target>) -> Result<Emitted, Rejection> {
-        let routes = self.registry.snapshot();
-        let declarations: Vec<_> = routes.outbound(event).collect();
+        let generation = self.registry.snapshot();
+        let declarations: Vec<_> = generation.outbound(event).collect();
         // All declarations of an event have the same schema.
         let Some(declared) = declarations.first() else { return Err(Rejection::UnknownEvent) };
         let value = self.parse(data.get())?;
@@ -185,8 +185,8 @@ impl Dispatcher {
     }
 
     /// Returns a permit if an event of a client may run now.
-    fn admit(routes: &Routes, active: &ActivePlugin, event: &Event, began: Instant) -> Result<Permit, Rejection> {
-        if routes.is_disabled(active.code.name()) {
+    fn admit(generation: &Generation, active: &ActivePlugin, event: &Event, began: Instant) -> Result<Permit, Rejection> {
+        if generation.is_disabled(active.code.name()) {
             return Err(disabled());
         }
         active.health.admit(event.caller.as_ref().map(|caller| &caller.client), began).map_err(refuse)
@@ -197,14 +197,14 @@ impl Dispatcher {
     async fn run(
         &self,
         permit: Permit,
-        routes: &Arc<Routes>,
+        generation: &Arc<Generation>,
         active: &Arc<ActivePlugin>,
         event: &Arc<Event>,
         inbound: Option<&Inbound>,
         began: Instant,
     ) -> (Result<Reply, Failed>, Instant) {
         let client = event.caller.as_ref().map(|caller| &caller.client);
-        let answer = self.run_within(routes, active, event, inbound, began).await;
+        let answer = self.run_within(generation, active, event, inbound, began).await;
         let ended = Instant::now();
         // Checked after failures too: a failed event may have written the numbers that it took.
         checkpoint_if_due(active);
@@ -239,7 +239,7 @@ impl Dispatcher {
 
     async fn run_within(
         &self,
-        routes: &Arc<Routes>,
+        generation: &Arc<Generation>,
         active: &Arc<ActivePlugin>,
         event: &Arc<Event>,
         inbound: Option<&Inbound>,
@@ -266,7 +266,7 @@ impl Dispatcher {
                 false => Some(lock_exclusive(&active.state, deadline).await.ok_or_else(contended)?),
             };
             runs += 1;
-            let run = Run::new(event, routes, active, &self.rooms);
+            let run = Run::new(event, generation, active, &self.rooms);
             let faults = active.state.store.faults();
             let (answer, calls) = match guard.handle(event, Box::new(run), &mut budget).await {
                 Ok(returned) => returned,
@@ -324,7 +324,7 @@ impl Dispatcher {
             let (effects, view) = run.finish();
             match view.filter(|view| view.wrote()) {
                 None => {
-                    let applied = self.apply(routes, event, &effects);
+                    let applied = self.apply(generation, event, &effects);
                     guard.keep();
                     return Ok(Reply { json: reply, ends: applied.ends });
                 }
@@ -336,7 +336,7 @@ impl Dispatcher {
                     };
                     match committed {
                         Ok(()) => {
-                            let applied = self.apply(routes, event, &effects);
+                            let applied = self.apply(generation, event, &effects);
                             drop(held);
                             guard.keep();
                             return Ok(Reply { json: reply, ends: applied.ends });
@@ -364,13 +364,13 @@ impl Dispatcher {
     /// Applies the handler's effects. A reload may have tightened a room's rule since the handler
     /// was allowed to join. That reload checked only the members of that time, so a later join is
     /// checked here.
-    fn apply(&self, routes: &Routes, event: &Event, effects: &[Effect]) -> Applied {
+    fn apply(&self, generation: &Generation, event: &Event, effects: &[Effect]) -> Applied {
         let applied = self.rooms.apply(event.caller.as_ref(), effects);
         if let Some(caller) = &event.caller
             && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
         {
             let now = self.registry.snapshot();
-            if now.generation != routes.generation {
+            if now.number != generation.number {
                 self.rooms.recheck_one(caller, &|room, identity| now.may_join(room, identity).is_ok());
             }
         }
@@ -379,9 +379,9 @@ impl Dispatcher {
 }
 
 /// Logs once why an event had no effects. Returns the rejection for its sender.
-fn report(routes: &Routes, active: &ActivePlugin, event: &Event, failed: Failed) -> Rejection {
+fn report(generation: &Generation, active: &ActivePlugin, event: &Event, failed: Failed) -> Rejection {
     let Failed { rejection, fault } = failed;
-    let handler = Handler { plugin: active.code.name(), version: &active.code.registration.version, generation: routes.generation };
+    let handler = Handler { plugin: active.code.name(), version: &active.code.registration.version, generation: generation.number };
     log::rejected(&event.name, event.id, event.caller.as_deref(), Some(handler), &rejection, fault.as_deref());
     rejection
 }

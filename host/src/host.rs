@@ -31,7 +31,7 @@ use crate::http::slots::{self, Slots};
 use crate::http::{self, Api, body, problem};
 use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine, EngineError, this_program};
-use crate::registry::{Registry, Routes};
+use crate::registry::{Registry, Generation};
 use crate::reload::{Loader, Operator, Reloader, PluginStatus, ScanError, scan};
 use crate::rooms::Rooms;
 use crate::socket::Sockets;
@@ -280,7 +280,7 @@ impl Host {
     }
 
     /// Returns the plugins, events and rooms that are served now.
-    pub fn routes(&self) -> Arc<Routes> {
+    pub fn generation(&self) -> Arc<Generation> {
         self.registry.snapshot()
     }
 
@@ -396,7 +396,7 @@ impl Monitor {
 
     /// Logs the status of the host and of each plugin.
     pub fn log_status(&self) {
-        tracing::info!(connections = self.rooms.connections(), generation = self.registry.snapshot().generation, "host status");
+        tracing::info!(connections = self.rooms.connections(), generation = self.registry.snapshot().number, "host status");
         for row in self.operator.rows().iter() {
             let active = row.active.as_ref().map(|active| &active.code);
             let (calls, failures) = active.map_or((0, 0), |plugin| plugin.counts());
@@ -439,9 +439,9 @@ fn follow(
 /// Releases instances and state that plugins do not need any more, until `stop`.
 async fn tend(loader: Arc<Loader>, registry: Arc<Registry>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(TEND)).await.is_some() {
-        let (loader, routes) = (Arc::clone(&loader), registry.snapshot());
+        let (loader, generation) = (Arc::clone(&loader), registry.snapshot());
         let trim = move || {
-            routes.plugins.iter().for_each(|active| active.code.trim());
+            generation.plugins.iter().for_each(|active| active.code.trim());
             loader.tend();
         };
         let _ = tokio::task::spawn_blocking(trim).await;

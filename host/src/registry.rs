@@ -1,5 +1,5 @@
 //! The registry: every event with its schema and its plugin, every room with its rule. Each
-//! generation is one immutable [`Routes`]: the reload path publishes it, the event path takes a
+//! generation is one immutable [`Generation`]: the reload path publishes it, the event path takes a
 //! snapshot. So a schema is never paired with a handler of another generation.
 
 mod lint;
@@ -27,25 +27,25 @@ pub use lint::{Warning, lint};
 
 /// Holds the published generation.
 pub struct Registry {
-    routes: ArcSwap<Routes>,
+    generation: ArcSwap<Generation>,
     changes: watch::Sender<()>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { routes: ArcSwap::from_pointee(Routes::default()), changes: watch::Sender::default() }
+        Self { generation: ArcSwap::from_pointee(Generation::default()), changes: watch::Sender::default() }
     }
 }
 
 impl Registry {
     /// Returns the current generation, with one atomic load. The caller can keep it after a reload.
-    pub fn snapshot(&self) -> Arc<Routes> {
-        self.routes.load_full()
+    pub fn snapshot(&self) -> Arc<Generation> {
+        self.generation.load_full()
     }
 
     /// Publishes `routes`: new events use it from now on.
-    pub fn publish(&self, routes: Routes) {
-        self.routes.store(Arc::new(routes));
+    pub fn publish(&self, generation: Generation) {
+        self.generation.store(Arc::new(generation));
         self.tell_change();
     }
 
@@ -62,11 +62,11 @@ impl Registry {
 
 /// One generation: the plugins that serve, with their events and rooms.
 #[derive(Default)]
-pub struct Routes {
+pub struct Generation {
     /// Number of this publication, counted from 1.
-    pub generation: u64,
+    pub number: u64,
     /// Uses a fast hash: plugins choose the names, and clients can only look them up.
-    events: HashMap<String, Route, foldhash::fast::RandomState>,
+    events: HashMap<String, EventRoute, foldhash::fast::RandomState>,
     rooms: Vec<RoomRule>,
     /// The plugins that serve, in file order.
     pub plugins: Vec<Arc<ActivePlugin>>,
@@ -76,7 +76,7 @@ pub struct Routes {
 
 /// The handler of an event, and the rules for the event.
 #[derive(Clone)]
-pub struct Route {
+pub struct EventRoute {
     /// The plugin that handles it.
     pub plugin: Arc<ActivePlugin>,
     /// Its schemas and its access rule.
@@ -239,10 +239,10 @@ pub enum NotJoined {
     Forbidden,
 }
 
-impl Routes {
+impl Generation {
     /// Returns the generation that follows `previous`, without plugins.
     pub fn after(previous: &Self) -> Self {
-        Self { generation: previous.generation + 1, ..Self::default() }
+        Self { number: previous.number + 1, ..Self::default() }
     }
 
     /// Whether an operator has disabled the plugin.
@@ -262,19 +262,19 @@ impl Routes {
     }
 
     /// Returns the handler of `event` and its rules, or `None` if no plugin handles it.
-    pub fn route(&self, event: &str) -> Option<&Route> {
+    pub fn route(&self, event: &str) -> Option<&EventRoute> {
         self.events.get(event)
     }
 
     /// Returns the declarations of an event that plugins emit. If several plugins declare it, all
     /// have the same schema, and it may go where any of them allows.
-    pub fn outbound<'routes>(&'routes self, event: &'routes str) -> impl Iterator<Item = &'routes Outbound> {
+    pub fn outbound<'generation>(&'generation self, event: &'generation str) -> impl Iterator<Item = &'generation Outbound> {
         self.plugins.iter().filter_map(move |active| active.outbound.get(event))
     }
 
     /// Whether the rooms and their rules are the same as in `other`.
     pub fn has_rooms_of(&self, other: &Self) -> bool {
-        let rules = |routes: &Self| routes.rooms.iter().map(|rule| (rule.pattern.clone(), rule.access.clone())).collect::<Vec<_>>();
+        let rules = |generation: &Self| generation.rooms.iter().map(|rule| (rule.pattern.clone(), rule.access.clone())).collect::<Vec<_>>();
         rules(self) == rules(other)
     }
 
@@ -328,7 +328,7 @@ impl Routes {
             }
         }
         for (event, inbound) in &active.inbound {
-            let route = Route { plugin: Arc::clone(active), inbound: Arc::clone(inbound) };
+            let route = EventRoute { plugin: Arc::clone(active), inbound: Arc::clone(inbound) };
             self.events.insert(event.clone(), route);
         }
         for (pattern, access) in &registration.rooms {

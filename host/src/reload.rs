@@ -376,11 +376,11 @@ impl Reloader {
     /// Answers operator commands that are complete or have failed. A rollback that has failed is
     /// undone.
     fn answer_waiting(&mut self) {
-        let routes = self.registry.snapshot();
+        let generation = self.registry.snapshot();
         let mut undone = false;
         let is_remembered = self.slots == self.saved;
         for PendingCommand { name, target, before, answer } in std::mem::take(&mut self.waiting) {
-            let serves = |digest: &Digest| routes.plugins.iter().any(|s| s.code.name() == name && s.code.digest == *digest);
+            let serves = |digest: &Digest| generation.plugins.iter().any(|s| s.code.name() == name && s.code.digest == *digest);
             match target {
                 Some(target) if self.loads.is_loading(&LoadJob::Kept(name.clone(), target.clone())) => {
                     self.waiting.push(PendingCommand { name, target: Some(target), before, answer });

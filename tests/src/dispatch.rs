@@ -10,7 +10,7 @@ use sockhop::event::{Connection, Event, Identity, Payload};
 use sockhop::host;
 use sockhop::metrics::Metrics;
 use sockhop::plugin::Engine;
-use sockhop::registry::{Registry, Routes, ActivePlugin};
+use sockhop::registry::{Registry, Generation, ActivePlugin};
 use sockhop::rooms::Rooms;
 use tempfile::TempDir;
 
@@ -38,15 +38,15 @@ impl TestDispatcher {
         let (config, metrics, registry) = (Arc::new(config), Arc::new(Metrics::default()), Arc::new(Registry::default()));
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1).expect("an engine"));
         let loader = host::loader(&config, &crate::binary(), engine, Arc::default(), Arc::clone(&metrics));
-        let (mut routes, mut active) = (Routes::after(&Routes::default()), Vec::new());
+        let (mut generation, mut active) = (Generation::after(&Generation::default()), Vec::new());
         for plugin in plugins {
             let name = stem(plugin);
             let source = loader.read(plugin, &name).unwrap_or_else(|failure| panic!("{}", failure.reason));
             let version = loader.load(source, &name).await.unwrap_or_else(|failure| panic!("{}", failure.reason));
-            routes.admit(&version, false).expect("plugins that go together");
+            generation.admit(&version, false).expect("plugins that go together");
             active.push(version);
         }
-        registry.publish(routes);
+        registry.publish(generation);
         let rooms = Arc::new(Rooms::default());
         let dispatcher = Dispatcher::new(registry, rooms, Arc::new(config.limits.clone()), metrics);
         let (sid, public_id) = ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned());

@@ -12,7 +12,7 @@ use sockhop::config::Config;
 use sockhop::host;
 use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
-use sockhop::registry::{Routes, ActivePlugin, Warning, lint};
+use sockhop::registry::{Generation, ActivePlugin, Warning, lint};
 
 use super::output;
 
@@ -139,7 +139,7 @@ pub(super) async fn check(
     let compiler = this_program().context("can't find this program, which compiles plugins")?;
     let cache = cache.unwrap_or_else(|| host::cache_dir(&scratch.0));
     let loader = host::checking_loader(&Arc::new(config), &compiler, engine, cache);
-    let mut routes = Routes::default();
+    let mut generation = Generation::default();
     for file in files {
         let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let loaded = match loader.read(file, &name) {
@@ -147,7 +147,7 @@ pub(super) async fn check(
             Err(failure) => Err(failure),
         };
         let result = match loaded {
-            Ok(active) => routes.admit(&active, false).map(|()| active).map_err(|error| error.to_string()),
+            Ok(active) => generation.admit(&active, false).map(|()| active).map_err(|error| error.to_string()),
             Err(failure) => Err(failure.reason),
         };
         checked.push((file.clone(), result));

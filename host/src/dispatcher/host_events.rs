@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::breaker::Denied;
 use crate::event::{Connection, Connections, Event, EventId, Payload, host_event};
 use crate::log;
-use crate::registry::{Routes, ActivePlugin};
+use crate::registry::{Generation, ActivePlugin};
 use crate::rejection::Rejection;
 
 use super::backlog::{Backlog, Delivery, HostEvent, Kind};
@@ -117,13 +117,13 @@ impl Dispatcher {
         let (at, awaited) = (SystemTime::now(), TaskTracker::new());
         // The directory and the backlogs change under one lock, so that the connections that a
         // plugin reads agree with its next events.
-        let (mut backlogs, routes) = self.backlogs_of_now();
+        let (mut backlogs, generation) = self.backlogs_of_now();
         match (kind, connection) {
             (Kind::Connect, Some(connection)) => self.rooms.directory.add(connection),
             (Kind::Disconnect, Some(connection)) => self.rooms.directory.remove(connection),
             _ => {}
         }
-        for active in routes.plugins.iter().filter(|active| listens(active, kind.name())) {
+        for active in generation.plugins.iter().filter(|active| listens(active, kind.name())) {
             let plugin = active.code.name();
             let Some((name, _)) = backlogs.get_key_value(plugin) else { continue };
             let name = Arc::clone(name);
@@ -155,18 +155,18 @@ impl Dispatcher {
 
     /// Locks the backlogs, and updates them to the plugins that serve now. The snapshot is taken
     /// under the lock, because an older snapshot would undo the changes of a newer one.
-    fn backlogs_of_now(self: &Arc<Self>) -> (MutexGuard<'_, HashMap<Arc<str>, Backlog>>, Arc<Routes>) {
+    fn backlogs_of_now(self: &Arc<Self>) -> (MutexGuard<'_, HashMap<Arc<str>, Backlog>>, Arc<Generation>) {
         let mut backlogs = self.host_events.backlogs();
-        let routes = self.registry.snapshot();
-        self.follow(&mut backlogs, &routes);
-        (backlogs, routes)
+        let generation = self.registry.snapshot();
+        self.follow(&mut backlogs, &generation);
+        (backlogs, generation)
     }
 
     /// Creates a backlog for each plugin that listens, and removes all others. A plugin that is new
     /// while connections exist gets a `$resync`.
-    fn follow(self: &Arc<Self>, backlogs: &mut HashMap<Arc<str>, Backlog>, routes: &Routes) {
+    fn follow(self: &Arc<Self>, backlogs: &mut HashMap<Arc<str>, Backlog>, generation: &Generation) {
         let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
-        for active in routes.plugins.iter().filter(listening) {
+        for active in generation.plugins.iter().filter(listening) {
             if !backlogs.contains_key(active.code.name()) {
                 let (name, mut backlog): (Arc<str>, _) = (active.code.name().into(), Backlog::default());
                 if listens(active, host_event::RESYNC) && !self.rooms.directory.is_empty() {
@@ -176,9 +176,9 @@ impl Dispatcher {
                 backlogs.insert(name, backlog);
             }
         }
-        let plugins = routes.plugins.iter().filter(listening).count();
+        let plugins = generation.plugins.iter().filter(listening).count();
         if backlogs.len() > plugins {
-            let is_gone = |name: &Arc<str>| !routes.plugins.iter().filter(listening).any(|active| active.code.name() == &**name);
+            let is_gone = |name: &Arc<str>| !generation.plugins.iter().filter(listening).any(|active| active.code.name() == &**name);
             for (name, backlog) in backlogs.extract_if(|name, _| is_gone(name)) {
                 self.drop_events(&name, &backlog.into_dropped());
             }
@@ -244,8 +244,8 @@ impl Dispatcher {
             if this.host_events.stopped.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return;
             }
-            let (mut backlogs, routes) = this.backlogs_of_now();
-            let active = routes.plugins.iter().find(|active| active.code.name() == &*plugin);
+            let (mut backlogs, generation) = this.backlogs_of_now();
+            let active = generation.plugins.iter().find(|active| active.code.name() == &*plugin);
             let (Some(active), Some(backlog)) = (active, backlogs.get_mut(&plugin)) else { return };
             this.drop_events(&plugin, &backlog.retry_resync());
             this.hire(&plugin, backlog, active);
@@ -274,8 +274,8 @@ impl Dispatcher {
     /// Returns the next delivery, for `$resync` with the connections that it is about. If there is
     /// none, returns `None`, and the worker ends.
     fn next_delivery(self: &Arc<Self>, plugin: &Arc<str>) -> Option<(Delivery, Option<Connections>)> {
-        let routes = self.registry.snapshot();
-        let active = routes.plugins.iter().find(|active| active.code.name() == &**plugin);
+        let generation = self.registry.snapshot();
+        let active = generation.plugins.iter().find(|active| active.code.name() == &**plugin);
         let mut backlogs = self.host_events.backlogs();
         let backlog = backlogs.get_mut(plugin)?;
         let most = active.map_or(1, |active| at_once(active));
@@ -297,8 +297,8 @@ impl Dispatcher {
             Delivery::Event(event) => (event.kind.name(), event.connection.as_ref(), event.at),
             Delivery::Resync => (host_event::RESYNC, None, SystemTime::now()),
         };
-        let routes = self.registry.snapshot();
-        let Some(active) = routes.plugins.iter().find(|active| active.code.name() == plugin) else {
+        let generation = self.registry.snapshot();
+        let Some(active) = generation.plugins.iter().find(|active| active.code.name() == plugin) else {
             // If the plugin is removed, its backlog is dropped with its events. If it comes back,
             // it must not have missed an event.
             return Outcome::NotServing(RETRY);
@@ -306,7 +306,7 @@ impl Dispatcher {
         if !listens(active, name) {
             return Outcome::Delivered;
         }
-        if routes.is_disabled(plugin) {
+        if generation.is_disabled(plugin) {
             return Outcome::NotServing(RETRY);
         }
         let began = Instant::now();
@@ -328,13 +328,13 @@ impl Dispatcher {
             self.metrics.resync(plugin);
             tracing::info!(plugin, id = %event.id, "the plugin reads the connections again: it has missed host events");
         }
-        match (self.run(permit, &routes, active, &event, None, began).await.0, caller) {
+        match (self.run(permit, &generation, active, &event, None, began).await.0, caller) {
             (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
             (Ok(_), _) => {}
             // No instance was available: the plugin has not seen the event.
             (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => return Outcome::NotServing(RETRY),
             (Err(failed), _) => {
-                let rejection = report(&routes, active, &event, failed);
+                let rejection = report(&generation, active, &event, failed);
                 // The host itself failed. If it is not known whether the state was written, the
                 // plugin may get the event twice.
                 return if matches!(rejection, Rejection::Unavailable(_)) { Outcome::NotServing(RETRY) } else { Outcome::Failed };

@@ -14,7 +14,7 @@ use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
 use crate::event::{Connection, Event, Json};
 use crate::log::Chain;
-use crate::registry::{Inbound, NotJoined, Outbound, Routes, ActivePlugin, State};
+use crate::registry::{Inbound, NotJoined, Outbound, Generation, ActivePlugin, State};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
 use crate::rule::is_room_name;
@@ -24,7 +24,7 @@ use crate::store::{View, ViewError};
 /// One run of the handler of one event.
 pub(super) struct Run {
     event: Arc<Event>,
-    routes: Arc<Routes>,
+    generation: Arc<Generation>,
     active: Arc<ActivePlugin>,
     rooms: Arc<Rooms>,
     effects: Vec<Effect>,
@@ -62,10 +62,10 @@ struct Membership {
 }
 
 impl Run {
-    pub(super) fn new(event: &Arc<Event>, routes: &Arc<Routes>, active: &Arc<ActivePlugin>, rooms: &Arc<Rooms>) -> Self {
+    pub(super) fn new(event: &Arc<Event>, generation: &Arc<Generation>, active: &Arc<ActivePlugin>, rooms: &Arc<Rooms>) -> Self {
         Self {
             event: Arc::clone(event),
-            routes: Arc::clone(routes),
+            generation: Arc::clone(generation),
             active: Arc::clone(active),
             rooms: Arc::clone(rooms),
             effects: Vec::new(),
@@ -309,7 +309,7 @@ impl HostCalls for Run {
         if !is_room_name(&room) {
             return Err(Refusal::new("unknown_room", "that is no name of a room"));
         }
-        self.routes.may_join(&room, &caller.identity).map_err(|not| match not {
+        self.generation.may_join(&room, &caller.identity).map_err(|not| match not {
             NotJoined::Unknown => Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`")),
             NotJoined::Forbidden => Refusal::new("forbidden", format!("the room `{room}` is not open to this client")),
         })?;
@@ -381,7 +381,7 @@ impl HostCalls for Run {
     }
 
     fn generation(&self) -> u64 {
-        self.routes.generation
+        self.generation.number
     }
 
     fn received_at(&self) -> u64 {

@@ -15,9 +15,9 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
     if let Some(scope) = api.catalogue_scope() {
         api.keys.allow(&headers, scope)?;
     }
-    let routes = api.registry.snapshot();
+    let generation = api.registry.snapshot();
     let mut events = Vec::new();
-    for active in &routes.plugins {
+    for active in &generation.plugins {
         let (plugin, version) = (active.code.name(), &active.code.registration.version);
         for (event, inbound) in &active.inbound {
             let mut entry = json!({"event": event, "direction": "in", "plugin": plugin, "version": version,
@@ -34,10 +34,10 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
                 "data": outbound.data.source(), "rooms": rooms}));
         }
     }
-    let rooms: Vec<_> = routes
+    let rooms: Vec<_> = generation
         .rooms()
         .iter()
         .map(|rule| json!({"room": rule.pattern.as_str(), "access": rule.access.to_string(), "plugin": rule.owner}))
         .collect();
-    Ok(Json(json!({"generation": routes.generation, "events": events, "rooms": rooms})))
+    Ok(Json(json!({"generation": generation.number, "events": events, "rooms": rooms})))
 }

@@ -27,13 +27,13 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
     if !api.ready.load(Ordering::Acquire) {
         return unready("the host is starting or stopping");
     }
-    let routes = api.registry.snapshot();
+    let generation = api.registry.snapshot();
     let serves = |name: &String| {
-        !routes.is_disabled(name) && routes.plugins.iter().any(|active| active.code.name() == name && !active.health.is_open())
+        !generation.is_disabled(name) && generation.plugins.iter().any(|active| active.code.name() == name && !active.health.is_open())
     };
     let fails = |active: &Arc<ActivePlugin>| active.state.store.trouble().is_some_and(|trouble| trouble.kind.is_outage());
     let is_required = |active: &&Arc<ActivePlugin>| api.config.plugins.required.iter().any(|name| name == active.code.name());
-    if let Some(failing) = routes.plugins.iter().filter(is_required).find(|active| fails(active)) {
+    if let Some(failing) = generation.plugins.iter().filter(is_required).find(|active| fails(active)) {
         return unready(&format!("the state of the required plugin `{}` can't be read or written", failing.code.name()));
     }
     match api.config.plugins.required.iter().find(|name| !serves(name)) {

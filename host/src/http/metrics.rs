@@ -20,7 +20,7 @@ const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetr
 /// Returns all metrics as OpenMetrics text.
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
     api.keys.allow(&headers, Scope::Metrics)?;
-    let routes = api.registry.snapshot();
+    let generation = api.registry.snapshot();
     let gauges = |active: &Arc<crate::registry::ActivePlugin>| {
         let (memory, instances) = active.code.memory_and_instances();
         let name = active.code.name();
@@ -34,7 +34,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
         };
         Gauges { plugin: name.to_owned(), instances, memory, is_open: active.health.is_open(), host_events, state }
     };
-    let gauges: Vec<_> = routes.plugins.iter().map(gauges).collect();
+    let gauges: Vec<_> = generation.plugins.iter().map(gauges).collect();
     api.metrics.log_lines_dropped(crate::log::lines_dropped());
     let (connections, sessions, limit) = api.slots.used();
     let (mailbox, mailbox_limit) = api.sockets.memory().usage();
@@ -53,7 +53,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
         recovery: recovery.used,
         recovery_limit: recovery.limit,
     });
-    let text = api.metrics.render(api.rooms.connections(), routes.generation, &gauges).map_err(|error| {
+    let text = api.metrics.render(api.rooms.connections(), generation.number, &gauges).map_err(|error| {
         tracing::error!(%error, "metrics not rendered");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unavailable", "the figures can't be shown")
     })?;

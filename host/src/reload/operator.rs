@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::registry::{Routes, ActivePlugin};
+use crate::registry::{Generation, ActivePlugin};
 
 use super::draining::Draining;
 use super::files::{Files, Outcome};
@@ -184,20 +184,20 @@ pub(super) fn absent(slots: &Slots, after: Duration) -> Vec<Absent> {
 
 /// Returns what operators see: one row for each slot with a file, for each file without a slot, and
 /// for each removed plugin that still runs events.
-pub(super) fn rows(routes: &Routes, slots: &Slots, files: &Files, draining: &Draining) -> Vec<PluginStatus> {
-    let generation = routes.generation;
+pub(super) fn rows(generation: &Generation, slots: &Slots, files: &Files, draining: &Draining) -> Vec<PluginStatus> {
+    let number = generation.number;
     let is_loading = |path: &PathBuf| files.iter().any(|(file, seen)| file == path && seen.is_loading);
     let of_slots = slots.present().map(|(name, slot)| PluginStatus {
         name: name.to_owned(),
         file: slot.file.clone(),
         slot: Some(slot.clone()),
-        active: routes.plugins.iter().find(|active| active.code.name() == name).cloned(),
-        generation,
+        active: generation.plugins.iter().find(|active| active.code.name() == name).cloned(),
+        generation: number,
         last_error: slot.last_error.clone(),
         is_loading: is_loading(&slot.file),
         draining: draining.count(name),
     });
-    let plain = |name: String, file: PathBuf| PluginStatus::plain(name, file, generation);
+    let plain = |name: String, file: PathBuf| PluginStatus::plain(name, file, number);
     let of_files = files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| match &seen.outcome {
         // Without a conflict, the file has not claimed its slot yet.
         Some(Outcome::Plugin { name, .. }) => {

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::registry::{AdmitError, Routes, ActivePlugin, lint};
+use crate::registry::{AdmitError, Generation, ActivePlugin, lint};
 
 use super::Reloader;
 use super::files::Outcome;
@@ -61,7 +61,7 @@ impl Reloader {
         for (_, name) in names {
             let versions = self.versions(&name, &before);
             let slot = self.slots.get(&name);
-            let (is_start, now) = (before.generation == 0, SystemTime::now());
+            let (is_start, now) = (before.number == 0, SystemTime::now());
             let standing = |active: &Arc<ActivePlugin>| {
                 let of = |slot: &Slot| slot.standing(&active.code.digest, before.serves(active), is_start, now, self.settled_after);
                 slot.map_or(Standing::New, of)
@@ -74,7 +74,7 @@ impl Reloader {
             let versions = versions.into_iter().map(of).collect();
             candidates.push(Candidates { name, versions });
         }
-        let (routes, refused) = resolve_conflicts(&before, &mut candidates);
+        let (generation, refused) = resolve_conflicts(&before, &mut candidates);
         for (name, digest, error) in refused {
             let error = LastError { digest: Some(digest.clone()), reason: error.to_string(), at: SystemTime::now(), is_retried: false };
             let known = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
@@ -89,18 +89,18 @@ impl Reloader {
                 self.slots.unserved(&name);
             }
         }
-        if before.generation == 0 || !routes.serves_what(&before) {
-            self.registry.publish(routes);
-            let routes = self.registry.snapshot();
+        if before.number == 0 || !generation.serves_what(&before) {
+            self.registry.publish(generation);
+            let generation = self.registry.snapshot();
             // At once, so that the instances of both versions take memory together for no longer
             // than necessary.
-            before.plugins.iter().filter(|old| !routes.serves(old)).for_each(|old| old.code.retire());
+            before.plugins.iter().filter(|old| !generation.serves(old)).for_each(|old| old.code.retire());
             // Only after the publication: if a version were taken out before another serves, its
             // events would wait, or each would need a new instance.
-            self.note_changes(&before, &routes);
-            warn_of_new(&before, &routes);
-            if !routes.has_rooms_of(&before) {
-                self.rooms.recheck(|room, identity| routes.may_join(room, identity).is_ok());
+            self.note_changes(&before, &generation);
+            warn_of_new(&before, &generation);
+            if !generation.has_rooms_of(&before) {
+                self.rooms.recheck(|room, identity| generation.may_join(room, identity).is_ok());
             }
             self.files.retry_now();
         }
@@ -118,7 +118,7 @@ impl Reloader {
 
     /// Returns the versions of a plugin that could serve, the best first. While a better version is
     /// being loaded, the serving version keeps serving, and no other version replaces it.
-    fn versions(&mut self, name: &str, before: &Routes) -> Vec<Arc<ActivePlugin>> {
+    fn versions(&mut self, name: &str, before: &Generation) -> Vec<Arc<ActivePlugin>> {
         let serves = |active: &Arc<ActivePlugin>| before.serves(active);
         let (mut versions, mut is_waiting) = (Vec::new(), false);
         for digest in self.slots.wanted(name) {
@@ -146,29 +146,29 @@ impl Reloader {
 
     /// Records and logs the changes from `before` to `routes`, and takes out the versions that no
     /// longer serve.
-    fn note_changes(&mut self, before: &Routes, routes: &Routes) {
-        let find = |routes: &Routes, name: &str| routes.plugins.iter().find(|active| active.code.name() == name).cloned();
-        for active in &routes.plugins {
+    fn note_changes(&mut self, before: &Generation, generation: &Generation) {
+        let find = |generation: &Generation, name: &str| generation.plugins.iter().find(|active| active.code.name() == name).cloned();
+        for active in &generation.plugins {
             let (name, digest) = (active.code.name(), active.code.digest.as_str());
             let old = find(before, name);
             if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, active)) {
                 let file = self.slots.get(name).map(|slot| slot.file.clone()).unwrap_or_default();
                 tracing::info!(plugin = name, version = active.code.registration.version, digest, file = %file.display(),
-                    generation = routes.generation, replaces = old.as_ref().map(|old| old.code.digest.as_str()), "plugin active");
+                    generation = generation.number, replaces = old.as_ref().map(|old| old.code.digest.as_str()), "plugin active");
                 self.slots.active(name, digest, SystemTime::now());
                 self.slots.describe(name, &active.code.registration.version);
                 self.metrics.reload(name, "active");
             }
-            if before.is_disabled(name) != routes.is_disabled(name) {
-                let command = if routes.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
-                tracing::info!(plugin = name, digest, generation = routes.generation, "{command}");
+            if before.is_disabled(name) != generation.is_disabled(name) {
+                let command = if generation.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
+                tracing::info!(plugin = name, digest, generation = generation.number, "{command}");
             }
             if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, active)) {
                 self.take_out(&old);
             }
         }
-        for old in before.plugins.iter().filter(|old| find(routes, old.code.name()).is_none()) {
-            tracing::info!(plugin = old.code.name(), digest = old.code.digest, generation = routes.generation, "plugin removed");
+        for old in before.plugins.iter().filter(|old| find(generation, old.code.name()).is_none()) {
+            tracing::info!(plugin = old.code.name(), digest = old.code.digest, generation = generation.number, "plugin removed");
             self.slots.unserved(old.code.name());
             self.metrics.reload(old.code.name(), "removed");
             self.take_out(old);
@@ -225,9 +225,9 @@ impl Reloader {
 
 /// Logs the doubtful declarations in `routes`, except those that `before` had, which were logged
 /// then.
-fn warn_of_new(before: &Routes, routes: &Routes) {
+fn warn_of_new(before: &Generation, generation: &Generation) {
     let known = lint(&before.plugins);
-    for warning in lint(&routes.plugins).iter().filter(|warning| !known.contains(warning)) {
+    for warning in lint(&generation.plugins).iter().filter(|warning| !known.contains(warning)) {
         tracing::warn!(plugin = warning.plugin, %warning, "doubtful declaration");
     }
 }

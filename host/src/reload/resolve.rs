@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::registry::{AdmitError, Routes, ActivePlugin};
+use crate::registry::{AdmitError, Generation, ActivePlugin};
 
 use super::slots::{Digest, Standing};
 
@@ -29,14 +29,14 @@ pub(super) type Refused = (String, Digest, AdmitError);
 /// with the others. If two conflict, the weaker [`Standing`] loses, whatever the order of the
 /// files: a new plugin never displaces a serving one. A plugin keeps claims that it took while
 /// another plugin's file was away only if it is settled. Each refusal names the winner.
-pub(super) fn resolve_conflicts(before: &Routes, candidates: &mut [Candidates]) -> (Routes, Vec<Refused>) {
+pub(super) fn resolve_conflicts(before: &Generation, candidates: &mut [Candidates]) -> (Generation, Vec<Refused>) {
     let mut refused = Vec::new();
     loop {
-        let mut routes = Routes::after(before);
+        let mut generation = Generation::after(before);
         let mut conflict = None;
         for choice in candidates.iter() {
             if let Some(version) = choice.versions.first()
-                && let Err(error) = routes.admit(&version.active, version.is_disabled)
+                && let Err(error) = generation.admit(&version.active, version.is_disabled)
             {
                 let is_weaker = |name: &str| {
                     let choice = candidates.iter().find(|choice| choice.name == name);
@@ -49,7 +49,7 @@ pub(super) fn resolve_conflicts(before: &Routes, candidates: &mut [Candidates]) 
                 break;
             }
         }
-        let Some((loser, error)) = conflict else { return (routes, refused) };
+        let Some((loser, error)) = conflict else { return (generation, refused) };
         match candidates.iter_mut().find(|choice| choice.name == loser) {
             Some(choice) if !choice.versions.is_empty() => {
                 let version = choice.versions.remove(0);
@@ -57,7 +57,7 @@ pub(super) fn resolve_conflicts(before: &Routes, candidates: &mut [Candidates]) 
             }
             // The loser has no version left to remove. That can't happen, but must not cause an
             // endless loop.
-            _ => return (routes, refused),
+            _ => return (generation, refused),
         }
     }
 }
