@@ -1,5 +1,5 @@
-//! Tells the host from which commit it is built: `SOCKHOP_COMMIT` where that is set, else what git says, else `unknown`. A build without git,
-//! or from an archive, is as good as any.
+//! Tells the host from which commit it is built: `SOCKHOP_COMMIT` where that is set, else what git
+//! says, else `unknown`. A build without git, or from an archive, is as good as any.
 
 #![allow(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
 
@@ -15,8 +15,9 @@ fn main() {
     println!("cargo:rustc-env=SOCKHOP_COMMIT={commit}");
 }
 
-/// The commit that is checked out. Cargo runs this again when another is: what is named here changes with each commit and checkout. A file
-/// that does not exist must not be named, because cargo would run this each time.
+/// The commit that is checked out. Cargo runs this again when another is: what is named here
+/// changes with each commit and checkout. A file that does not exist must not be named, because
+/// cargo would run this each time.
 fn commit(repository: &Path) -> Option<String> {
     // Unpacked within somebody else's repository, it is none of theirs.
     let top = PathBuf::from(git(repository, &["rev-parse", "--show-toplevel"])?);

@@ -1,10 +1,17 @@
-//! What one event costs, part by part, with nothing around it: `cargo xtask micro` runs this. What a whole server costs beside its peers is
-//! `cargo xtask bench`; see the page in this directory.
+//! What one event costs, part by part, with nothing around it: `cargo xtask micro` runs this. What
+//! a whole server costs beside its peers is `cargo xtask bench`; see the page in this directory.
 //!
-//! `nothing` is a plugin of a few instructions, written by hand: what its event costs is the host's own part and one way into a guest and
-//! back. Bare wasmtime, with the same engine settings and host calls that do nothing, is the control.
+//! `nothing` is a plugin of a few instructions, written by hand: what its event costs is the host's
+//! own part and one way into a guest and back. Bare wasmtime, with the same engine settings and
+//! host calls that do nothing, is the control.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark fails by panicking")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark fails by panicking"
+)]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -19,7 +26,10 @@ use sockhop::store::{Store, StoreLimits};
 use sockhop_tests::{TestDispatcher, bundled_plugin, do_nothing, drop_in};
 use tokio::runtime::{Builder, Runtime};
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store as WasmStore, UpdateDeadline};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store as WasmStore,
+    UpdateDeadline,
+};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 
@@ -52,7 +62,14 @@ fn dispatch(criterion: &mut Criterion) {
 }
 
 mod bare {
-    #![allow(unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
+    #![allow(
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        clippy::pedantic,
+        clippy::restriction,
+        reason = "generated code"
+    )]
     wasmtime::component::bindgen!({
         path: "../wit/v0.1",
         world: "plugin",
@@ -106,7 +123,13 @@ impl emitter::Host for Bare {
         black_box((event, data));
         Ok(())
     }
-    fn emit_binary(&mut self, _: types::Target, _: String, _: String, _: Vec<Vec<u8>>) -> Answer<()> {
+    fn emit_binary(
+        &mut self,
+        _: types::Target,
+        _: String,
+        _: String,
+        _: Vec<Vec<u8>>,
+    ) -> Answer<()> {
         Ok(())
     }
 }
@@ -176,7 +199,9 @@ impl log::Host for Bare {
 /// An engine with the settings of the host's own.
 fn engine() -> Engine {
     let mut pool = PoolingAllocationConfig::default();
-    pool.max_component_instance_size(10 << 20).max_core_instance_size(10 << 20).max_memory_size(128 << 20);
+    pool.max_component_instance_size(10 << 20)
+        .max_core_instance_size(10 << 20)
+        .max_memory_size(128 << 20);
     let mut config = Config::new();
     config
         .concurrency_support(false)
@@ -191,35 +216,54 @@ fn bare_wasmtime(criterion: &mut Criterion) {
     let (runtime, engine) = (runtime(), engine());
     let mut linker = Linker::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("WASI");
-    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut Bare| WasiConfig::from(&state.settings)).expect("settings");
-    bare::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut Bare| state).expect("the interface");
+    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut Bare| {
+        WasiConfig::from(&state.settings)
+    })
+    .expect("settings");
+    bare::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut Bare| state)
+        .expect("the interface");
     let new_store = || {
         let mut store = WasmStore::new(
             &engine,
-            Bare { settings: WasiConfigVariables::new(), wasi: WasiCtx::builder().build(), resources: ResourceTable::new() },
+            Bare {
+                settings: WasiConfigVariables::new(),
+                wasi: WasiCtx::builder().build(),
+                resources: ResourceTable::new(),
+            },
         );
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+        store.epoch_deadline_callback(|_| {
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
         store.set_epoch_deadline(1);
         store
     };
     let mut group = criterion.benchmark_group("bare wasmtime");
-    for (name, payload, bytes) in
-        [("nothing", "null", do_nothing()), ("ping", PING, std::fs::read(bundled_plugin("connection")).expect("a plugin"))]
-    {
+    for (name, payload, bytes) in [
+        ("nothing", "null", do_nothing()),
+        ("ping", PING, std::fs::read(bundled_plugin("connection")).expect("a plugin")),
+    ] {
         let component = Component::new(&engine, &bytes).expect("a component");
-        let pre = bare::PluginPre::new(linker.instantiate_pre(&component).expect("imports")).expect("exports");
+        let pre = bare::PluginPre::new(linker.instantiate_pre(&component).expect("imports"))
+            .expect("exports");
         let event = || types::Event {
             name,
             data: payload,
             attachments: &[],
-            caller: Some(types::Caller { connection: Some("01ARZ3NDEKTSV4RRFFQ69G5FAV"), user: None, namespace: "/" }),
+            caller: Some(types::Caller {
+                connection: Some("01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+                user: None,
+                namespace: "/",
+            }),
         };
         let mut store = new_store();
         let guest = runtime.block_on(pre.instantiate_async(&mut store)).expect("an instance");
         group.bench_function(format!("{name}, warm"), |bencher| {
             bencher.iter(|| {
                 store.set_epoch_deadline(1);
-                runtime.block_on(guest.call_handle(&mut store, event())).expect("a call").map_err(|refusal| refusal.code)
+                runtime
+                    .block_on(guest.call_handle(&mut store, event()))
+                    .expect("a call")
+                    .map_err(|refusal| refusal.code)
             });
         });
         group.bench_function(format!("{name}, fresh"), |bencher| {
@@ -227,7 +271,11 @@ fn bare_wasmtime(criterion: &mut Criterion) {
                 let mut store = new_store();
                 runtime.block_on(async {
                     let guest = pre.instantiate_async(&mut store).await.expect("an instance");
-                    guest.call_handle(&mut store, event()).await.expect("a call").map_err(|refusal| refusal.code)
+                    guest
+                        .call_handle(&mut store, event())
+                        .await
+                        .expect("a call")
+                        .map_err(|refusal| refusal.code)
                 })
             });
         });
@@ -245,17 +293,27 @@ fn schema(criterion: &mut Criterion) {
         let document = serde_json::from_str(&text).expect("JSON");
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(format!("parse, {size} B"), |bencher| {
-            bencher.iter(|| serde_json::from_str::<serde_json::Value>(black_box(&text)).expect("JSON"));
+            bencher.iter(|| {
+                serde_json::from_str::<serde_json::Value>(black_box(&text)).expect("JSON")
+            });
         });
-        group.bench_function(format!("check, {size} B"), |bencher| bencher.iter(|| schema.check(black_box(&document))));
+        group.bench_function(format!("check, {size} B"), |bencher| {
+            bencher.iter(|| schema.check(black_box(&document)))
+        });
     }
     group.finish();
 }
 
 fn state(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a directory");
-    let store =
-        Arc::new(Store::open(&dir.path().join("state.sqlite"), &dir.path().join("state.json"), StoreLimits::default()).expect("a store"));
+    let store = Arc::new(
+        Store::open(
+            &dir.path().join("state.sqlite"),
+            &dir.path().join("state.json"),
+            StoreLimits::default(),
+        )
+        .expect("a store"),
+    );
     let mut group = criterion.benchmark_group("state");
     let mut number = 0_u64;
     group.bench_function("commit of two keys", |bencher| {
@@ -267,7 +325,11 @@ fn state(criterion: &mut Criterion) {
             view.set(&format!("user/7/{number:016}"), Vec::new()).expect("room");
             view.into_changes()
         };
-        bencher.iter_batched(changes, |changes| store.commit(&changes).expect("a commit"), BatchSize::SmallInput);
+        bencher.iter_batched(
+            changes,
+            |changes| store.commit(&changes).expect("a commit"),
+            BatchSize::SmallInput,
+        );
     });
     // What a commit costs for each of sixteen writers, if they shared one.
     group.throughput(Throughput::Elements(16));
@@ -281,19 +343,26 @@ fn state(criterion: &mut Criterion) {
             }
             view.into_changes()
         };
-        bencher.iter_batched(changes, |changes| store.commit(&changes).expect("a commit"), BatchSize::SmallInput);
+        bencher.iter_batched(
+            changes,
+            |changes| store.commit(&changes).expect("a commit"),
+            BatchSize::SmallInput,
+        );
     });
     group.throughput(Throughput::Elements(1));
-    group.bench_function("read of one key", |bencher| bencher.iter(|| store.view().get("record/0000000000000001").expect("a read")));
+    group.bench_function("read of one key", |bencher| {
+        bencher.iter(|| store.view().get("record/0000000000000001").expect("a read"))
+    });
     group.finish();
 }
 
-/// What an event costs for each of its receivers before it is in the connection's queue: its text is put together once, and every receiver's
-/// packet is encoded from it.
+/// What an event costs for each of its receivers before it is in the connection's queue: its text
+/// is put together once, and every receiver's packet is encoded from it.
 fn broadcast(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("broadcast");
     for size in [20, 1_000, 10_000] {
-        let text = serde_json::json!(["memory_log_created", {"content": "x".repeat(size)}]).to_string();
+        let text =
+            serde_json::json!(["memory_log_created", {"content": "x".repeat(size)}]).to_string();
         let event = socketioxide_core::Value::Str(text.into(), None);
         group.throughput(Throughput::Elements(1));
         group.bench_function(format!("encode for one receiver, {size} B"), |bencher| {

@@ -199,7 +199,13 @@ impl Breaker {
     }
 
     /// Records the outcome of an admitted event. Returns the change that it caused, or `None`.
-    pub fn record(&mut self, permit: Permit, client: Option<&ClientKeys>, outcome: Outcome, now: Instant) -> Option<Change> {
+    pub fn record(
+        &mut self,
+        permit: Permit,
+        client: Option<&ClientKeys>,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Change> {
         match (self.state, permit, outcome) {
             (State::Probing { .. }, Permit::Probe, Outcome::Failed) => Some(self.open(now)),
             (State::Probing { .. }, Permit::Probe, Outcome::Answered) => {
@@ -213,7 +219,8 @@ impl Breaker {
             }
             // An event that began before the breaker opened says nothing about the present, and
             // neither does an earlier probe.
-            (State::Open { .. } | State::Probing { .. }, ..) | (State::Closed, _, Outcome::Unknown) => None,
+            (State::Open { .. } | State::Probing { .. }, ..)
+            | (State::Closed, _, Outcome::Unknown) => None,
             (State::Closed, _, Outcome::Failed) => {
                 self.activity.add(client, true, now);
                 self.fail(client, now)
@@ -232,12 +239,16 @@ impl Breaker {
     }
 
     fn fail(&mut self, client: Option<&ClientKeys>, now: Instant) -> Option<Change> {
-        if self.failures.len() >= (self.limits.failures as usize).clamp(*REMEMBERED.start(), *REMEMBERED.end()) {
+        if self.failures.len()
+            >= (self.limits.failures as usize).clamp(*REMEMBERED.start(), *REMEMBERED.end())
+        {
             self.failures.pop_front();
         }
         self.failures.push_back((now, client.cloned()));
         let (calls, failures) = self.activity.sums(now, self.limits.calls_within);
-        let (within, most) = if self.recent(self.limits.failures_within, now).count() >= self.limits.failures as usize {
+        let (within, most) = if self.recent(self.limits.failures_within, now).count()
+            >= self.limits.failures as usize
+        {
             (self.limits.failures_within, self.limits.failures)
         } else if calls >= self.limits.calls && failures.saturating_mul(2) >= calls {
             (self.limits.calls_within, self.limits.calls.div_ceil(2))
@@ -251,14 +262,26 @@ impl Breaker {
         }
     }
 
-    fn recent(&self, within: Duration, now: Instant) -> impl Iterator<Item = Option<&ClientKeys>> + Clone {
-        let is_recent = move |(at, _): &&(Instant, Option<ClientKeys>)| now.saturating_duration_since(*at) <= within;
+    fn recent(
+        &self,
+        within: Duration,
+        now: Instant,
+    ) -> impl Iterator<Item = Option<&ClientKeys>> + Clone {
+        let is_recent = move |(at, _): &&(Instant, Option<ClientKeys>)| {
+            now.saturating_duration_since(*at) <= within
+        };
         self.failures.iter().filter(is_recent).map(|(_, client)| client.as_ref())
     }
 
     /// Returns the cause of the failures within `within`. `client` caused the newest of them; an
     /// offender caused at least `most` of them.
-    fn judge(&self, client: Option<&ClientKeys>, within: Duration, most: usize, now: Instant) -> Verdict {
+    fn judge(
+        &self,
+        client: Option<&ClientKeys>,
+        within: Duration,
+        most: usize,
+        now: Instant,
+    ) -> Verdict {
         let recent = self.recent(within, now);
         let well_served = self.activity.well_served(now, within);
         if well_served.connections == 0 {
@@ -272,14 +295,18 @@ impl Breaker {
         for key in client.keys() {
             let by_it = recent.clone().flatten().filter(|other| other.has(key));
             let is_single = matches!(key, ClientKey::Connection(_));
-            let are_several = !matches!(key, ClientKey::Address(_)) || connections(by_it.clone()) >= SEVERAL_CONNECTIONS;
+            let are_several = !matches!(key, ClientKey::Address(_))
+                || connections(by_it.clone()) >= SEVERAL_CONNECTIONS;
             if by_it.count() >= most && are_several && (is_single || well_served.parties > 0) {
                 return Verdict::Offender(key.clone());
             }
         }
         let failing = connections(recent.flatten());
-        let widespread = self.limits.failures.saturating_mul(WIDESPREAD_FACTOR).min(WIDESPREAD_AT_MOST);
-        if failing >= widespread && failing.saturating_mul(WELL_SERVED_PER_FAILING) >= well_served.connections {
+        let widespread =
+            self.limits.failures.saturating_mul(WIDESPREAD_FACTOR).min(WIDESPREAD_AT_MOST);
+        if failing >= widespread
+            && failing.saturating_mul(WELL_SERVED_PER_FAILING) >= well_served.connections
+        {
             Verdict::Plugin
         } else {
             Verdict::Undecided
@@ -288,7 +315,10 @@ impl Breaker {
 
     fn throttle(&mut self, client: &ClientKeys, key: ClientKey, now: Instant) -> Change {
         let others_are_well = self.activity.well_served(now, self.limits.calls_within).parties > 0;
-        let Some((key, time)) = self.throttle.add(client, key, others_are_well, &self.limits, now) else { return self.open(now) };
+        let Some((key, time)) = self.throttle.add(client, key, others_are_well, &self.limits, now)
+        else {
+            return self.open(now);
+        };
         // The offender's failures are dealt with. Failures of other clients still count, and
         // well-served clients stay known.
         self.failures.retain(|(_, other)| other.as_ref().is_none_or(|other| !other.has(&key)));

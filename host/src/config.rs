@@ -91,31 +91,43 @@ impl Config {
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut figment = Figment::new();
         if let Some(file) = file {
-            let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+            let text = std::fs::read_to_string(file)
+                .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
             figment = figment.merge(Toml::string(&text));
         }
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-        if let Some((name, right)) = environment::misspelt(names, &SECTIONS, allowed_keys, limits::KEYS_OF_A_PLUGIN) {
-            let problem = format!("{name}: not read as a setting; write {right}, with two underscores after each table's name");
+        if let Some((name, right)) =
+            environment::misspelt(names, &SECTIONS, allowed_keys, limits::KEYS_OF_A_PLUGIN)
+        {
+            let problem = format!(
+                "{name}: not read as a setting; write {right}, with two underscores after each table's name"
+            );
             return Err(ConfigError::Wrong { file: None, problem });
         }
-        let environment = Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
+        let environment =
+            Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
         let figment = figment.merge(environment);
-        let mut config: Self = figment.extract().map_err(|error| ConfigError::wrong(file, error))?;
-        config.plugins.by_name = plugin_tables(&figment).map_err(|error| ConfigError::wrong(file, error))?;
-        config.check().map_err(|problem| ConfigError::Wrong { file: file.map(Path::to_owned), problem })?;
+        let mut config: Self =
+            figment.extract().map_err(|error| ConfigError::wrong(file, error))?;
+        config.plugins.by_name =
+            plugin_tables(&figment).map_err(|error| ConfigError::wrong(file, error))?;
+        config
+            .check()
+            .map_err(|problem| ConfigError::Wrong { file: file.map(Path::to_owned), problem })?;
         Ok(config)
     }
 
     /// The settings of the plugin `name`: those of its table, else the defaults and `[limits]`.
     pub fn of_plugin(&self, name: &str) -> PluginSettings {
-        let as_the_rest = || PluginSettings { limits: self.limits.clone(), ..PluginSettings::default() };
+        let as_the_rest =
+            || PluginSettings { limits: self.limits.clone(), ..PluginSettings::default() };
         self.plugins.by_name.get(name).cloned().unwrap_or_else(as_the_rest)
     }
 
     /// The largest `instance_memory_bytes` of all plugins, in bytes.
     pub fn largest_instance_memory(&self) -> usize {
-        let own = self.plugins.by_name.values().map(|settings| settings.limits.instance_memory_bytes);
+        let own =
+            self.plugins.by_name.values().map(|settings| settings.limits.instance_memory_bytes);
         own.fold(self.limits.instance_memory_bytes, Ord::max).get()
     }
 
@@ -123,17 +135,21 @@ impl Config {
     /// if one is similar enough.
     pub fn tables_without_plugin<'n>(&self, names: &[&'n str]) -> Vec<(&str, Option<&'n str>)> {
         let nearest = |table: &str| {
-            let by_likeness = names.iter().map(|name| (strsim::damerau_levenshtein(table, name), *name));
+            let by_likeness =
+                names.iter().map(|name| (strsim::damerau_levenshtein(table, name), *name));
             by_likeness.min().filter(|(edits, _)| *edits <= MOST_EDITS).map(|(_, name)| name)
         };
-        let tables = self.plugins.by_name.keys().map(String::as_str).filter(|table| !names.contains(table));
+        let tables =
+            self.plugins.by_name.keys().map(String::as_str).filter(|table| !names.contains(table));
         tables.map(|table| (table, nearest(table))).collect()
     }
 
     /// Checks the settings that depend on each other.
     fn check(&self) -> Result<(), String> {
         match self.keys.iter().find(|key| key.secret.is_some() == key.secret_file.is_some()) {
-            Some(key) => Err(format!("keys: `{}` needs exactly one of `secret` and `secret_file`", key.name)),
+            Some(key) => {
+                Err(format!("keys: `{}` needs exactly one of `secret` and `secret_file`", key.name))
+            }
             None => self.server.check().and_then(|()| self.limits.check()),
         }
     }
@@ -147,13 +163,17 @@ impl Config {
             (Some(secret), _) => Ok(secret.clone()),
             (None, file) => {
                 let file = file.clone().unwrap_or_default();
-                let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Unreadable { file, source })?;
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|source| ConfigError::Unreadable { file, source })?;
                 Ok(text.lines().next().unwrap_or_default().trim().to_owned())
             }
         };
         let secrets = self.keys.iter().map(|key| match read(key)? {
             secret if secret.len() < MIN_SECRET => {
-                let problem = format!("keys: the secret of `{}` is shorter than {MIN_SECRET} characters", key.name);
+                let problem = format!(
+                    "keys: the secret of `{}` is shorter than {MIN_SECRET} characters",
+                    key.name
+                );
                 Err(ConfigError::Wrong { file: None, problem })
             }
             secret => Ok((key, secret)),
@@ -213,9 +233,14 @@ impl ConfigError {
     /// Writes one line for each error: the key first, then the value and what is allowed.
     fn wrong(file: Option<&Path>, error: figment::Error) -> Self {
         let lines = error.into_iter().map(|error| {
-            let is_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
+            let is_environment = error
+                .metadata
+                .as_ref()
+                .is_some_and(|metadata| metadata.name.contains("environment"));
             let key = match (is_environment, error.path.join(".")) {
-                (true, key) if !key.is_empty() => format!("{ENV_PREFIX}{} ({key})", key.to_uppercase().replace('.', "__")),
+                (true, key) if !key.is_empty() => {
+                    format!("{ENV_PREFIX}{} ({key})", key.to_uppercase().replace('.', "__"))
+                }
                 (_, key) => key,
             };
             match &error.kind {
@@ -227,7 +252,10 @@ impl ConfigError {
                 kind => format!("{key}: {}", message::of(kind)),
             }
         });
-        Self::Wrong { file: file.map(Path::to_owned), problem: lines.collect::<Vec<_>>().join("\n") }
+        Self::Wrong {
+            file: file.map(Path::to_owned),
+            problem: lines.collect::<Vec<_>>().join("\n"),
+        }
     }
 }
 
@@ -243,7 +271,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("sockhop.toml");
         std::fs::write(&file, text).unwrap();
-        Config::load(Some(&file)).map_err(|error| error.to_string().replace(&format!("{}: ", file.display()), ""))
+        Config::load(Some(&file))
+            .map_err(|error| error.to_string().replace(&format!("{}: ", file.display()), ""))
     }
 
     #[test]
@@ -259,11 +288,19 @@ mod tests {
         for section in ["server", "data", "contract", "log", "limits"] {
             let error = load(&format!("[{section}]\nno_such_key = 1")).unwrap_err();
             for key in error.split_once("allowed here: ").unwrap().1.split(", ") {
-                let is_there = |line: &str| line.starts_with(&format!("{key} =")) || line == format!("[{section}.{key}]");
-                assert!(text.lines().any(|line| is_there(line.trim_start_matches("#:"))), "{section}.{key}");
+                let is_there = |line: &str| {
+                    line.starts_with(&format!("{key} =")) || line == format!("[{section}.{key}]")
+                };
+                assert!(
+                    text.lines().any(|line| is_there(line.trim_start_matches("#:"))),
+                    "{section}.{key}"
+                );
             }
         }
-        let text: String = text.lines().map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n").collect();
+        let text: String = text
+            .lines()
+            .map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n")
+            .collect();
         load(&text).unwrap();
     }
 
@@ -271,7 +308,10 @@ mod tests {
     fn a_plugin_has_the_limits_of_all_but_its_own() {
         let config = load("[limits]\neffects = 7\nhandles = 9\n[plugins.ping]\neffects = 8\ninstance_policy = \"fresh\"\n[plugins.ping.config]\nurl = \"x\"").unwrap();
         let (ping, other) = (config.of_plugin("ping"), config.of_plugin("other"));
-        assert_eq!((ping.limits.effects.get(), ping.limits.handles.get(), ping.instance_policy), (8, 9, InstancePolicy::Fresh));
+        assert_eq!(
+            (ping.limits.effects.get(), ping.limits.handles.get(), ping.instance_policy),
+            (8, 9, InstancePolicy::Fresh)
+        );
         assert_eq!(ping.config, BTreeMap::from([("url".to_owned(), "x".to_owned())]));
         assert_eq!((other.limits, other.instance_policy), (config.limits, InstancePolicy::Warm));
     }
@@ -285,7 +325,13 @@ mod tests {
 
     #[test]
     fn the_keys_of_every_section_are_known_by_name() {
-        for (section, key) in [("server", "listen"), ("plugins", "dir"), ("data", "dir"), ("log", "filter"), ("limits", "event_cpu_ms")] {
+        for (section, key) in [
+            ("server", "listen"),
+            ("plugins", "dir"),
+            ("data", "dir"),
+            ("log", "filter"),
+            ("limits", "event_cpu_ms"),
+        ] {
             assert!(allowed_keys(section).contains(&key), "{section}: {:?}", allowed_keys(section));
         }
         assert!(SECTIONS.iter().all(|section| !allowed_keys(section).is_empty()));
@@ -294,31 +340,75 @@ mod tests {
     #[test]
     fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
         let cases = [
-            ("[server]\nlisten = \"nonsense\"", "server.listen", "\"nonsense\", expected an address with a port"),
+            (
+                "[server]\nlisten = \"nonsense\"",
+                "server.listen",
+                "\"nonsense\", expected an address with a port",
+            ),
             ("[server]\nport = 1", "server.port", "listen"),
             ("[serve]\n", "serve", "server"),
-            ("[limits]\nevent_cpu_ms = 0", "limits.event_cpu_ms", "found 0, expected a whole number of at least 1"),
+            (
+                "[limits]\nevent_cpu_ms = 0",
+                "limits.event_cpu_ms",
+                "found 0, expected a whole number of at least 1",
+            ),
             ("[limits]\nevent_cpu_ms = \"fast\"", "limits.event_cpu_ms", "\"fast\""),
             ("[plugins.ping]\ninstance_policy = \"hot\"", "plugins.ping.instance_policy", "warm"),
             ("[plugins.ping]\ncpu = 1", "plugins.ping.cpu", "instance_policy"),
             ("[plugins.ping]\nevent_cpu_ms = 0", "plugins.ping.event_cpu_ms", "at least 1"),
             ("[plugins.ping]\nmailbox_events = 5", "plugins.ping.mailbox_events", "event_cpu_ms"),
-            ("[server]\nallowed_origins = [\"app.example.com\"]", "allowed_origins", "https://app.example.com"),
-            ("[server]\nallowed_origins = [\"https://x.example/\"]", "allowed_origins", "write \"https://x.example\""),
+            (
+                "[server]\nallowed_origins = [\"app.example.com\"]",
+                "allowed_origins",
+                "https://app.example.com",
+            ),
+            (
+                "[server]\nallowed_origins = [\"https://x.example/\"]",
+                "allowed_origins",
+                "write \"https://x.example\"",
+            ),
             ("[server]\nlisten = 4000", "server.listen", "found 4000, expected text in quotes"),
             ("server = 1", "server", "found 1, expected a table"),
-            ("[plugins]\nrequired = \"ping\"", "plugins.required", "found \"ping\", expected a list"),
-            ("[contract]\npublic = \"yes\"", "contract.public", "found \"yes\", expected true or false"),
-            ("[limits]\noverflow_bytes = 16_777_216", "limits.overflow_bytes", "found 16777216, expected at least 16785408: 16 times"),
-            ("[limits]\nmailboxes_bytes = 6_000_000", "limits.mailboxes_bytes", "found 6000000, expected at least 6299648: 16 times"),
-            ("[limits]\nbreaker_calls = 5_000_000_000", "limits.breaker_calls", "from 1 to 4294967295"),
+            (
+                "[plugins]\nrequired = \"ping\"",
+                "plugins.required",
+                "found \"ping\", expected a list",
+            ),
+            (
+                "[contract]\npublic = \"yes\"",
+                "contract.public",
+                "found \"yes\", expected true or false",
+            ),
+            (
+                "[limits]\noverflow_bytes = 16_777_216",
+                "limits.overflow_bytes",
+                "found 16777216, expected at least 16785408: 16 times",
+            ),
+            (
+                "[limits]\nmailboxes_bytes = 6_000_000",
+                "limits.mailboxes_bytes",
+                "found 6000000, expected at least 6299648: 16 times",
+            ),
+            (
+                "[limits]\nbreaker_calls = 5_000_000_000",
+                "limits.breaker_calls",
+                "from 1 to 4294967295",
+            ),
             ("[[keys]]\nname = \"shop\"\nscopes = [\"emit\"]", "shop", "secret_file"),
-            ("[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"fly\"]", "scopes", "operate"),
+            (
+                "[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"fly\"]",
+                "scopes",
+                "operate",
+            ),
             ("[server]\nnamespaces = [\"/\", \"/\"]", "server.namespaces", "twice"),
             ("[plugins]\ndirectory = \"x\"", "plugins.directory", "dir"),
             ("[plugins.Bad-Name]\n", "plugins.Bad-Name", "a table"),
             ("[log]\nfilter = \"a=b=c\"", "log.filter", "\"a=b=c\", expected a level"),
-            ("[log]\nfilter = \"verbose\"", "log.filter", "\"verbose\", expected a level (off, error, warn, info, debug or trace)"),
+            (
+                "[log]\nfilter = \"verbose\"",
+                "log.filter",
+                "\"verbose\", expected a level (off, error, warn, info, debug or trace)",
+            ),
             ("[log]\nqueue_bytes = 100", "log.queue_bytes", "at least 65536"),
             ("[server\n", "TOML", "expected"),
         ];

@@ -19,7 +19,7 @@ use crate::event::{Event, Identity, Json, is_deeper};
 use crate::log::{self, Chain, Handler};
 use crate::metrics::Metrics;
 use crate::plugin::{Budget, Failure};
-use crate::registry::{Inbound, Registry, Generation, ActivePlugin};
+use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
 use crate::rejection::{Refusal, Rejection};
 use crate::rooms::{Applied, Rooms};
 use crate::rule::Access;
@@ -76,7 +76,12 @@ const OPTIMISTIC_RUNS: u32 = 2;
 
 impl Dispatcher {
     /// Creates a dispatcher for the plugins in `registry`. It applies effects to `rooms`.
-    pub fn new(registry: Arc<Registry>, rooms: Arc<Rooms>, limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        rooms: Arc<Rooms>,
+        limits: Arc<Limits>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self { registry, rooms, limits, metrics, host_events: HostEvents::default() }
     }
 
@@ -90,7 +95,14 @@ impl Dispatcher {
         let generation = self.registry.snapshot();
         let Some(route) = generation.route(&event.name) else {
             self.metrics.unknown_event();
-            log::rejected(&event.name, event.id, event.caller.as_deref(), None, &Rejection::UnknownEvent, None);
+            log::rejected(
+                &event.name,
+                event.id,
+                event.caller.as_deref(),
+                None,
+                &Rejection::UnknownEvent,
+                None,
+            );
             return Err(Rejection::UnknownEvent);
         };
         let began = Instant::now();
@@ -102,10 +114,21 @@ impl Dispatcher {
             // Boxed, because only the first events of a connection need it.
             checked = Box::pin(self.until_connected(&route.plugin, caller, began)).await;
         }
-        let (answer, ended) = match checked.and_then(|()| Self::admit(&generation, &route.plugin, &event, began)) {
-            Ok(permit) => self.run(permit, &generation, &route.plugin, &event, Some(route.inbound.as_ref()), began).await,
-            Err(rejection) => (Err(rejection.into()), Instant::now()),
-        };
+        let (answer, ended) =
+            match checked.and_then(|()| Self::admit(&generation, &route.plugin, &event, began)) {
+                Ok(permit) => {
+                    self.run(
+                        permit,
+                        &generation,
+                        &route.plugin,
+                        &event,
+                        Some(route.inbound.as_ref()),
+                        began,
+                    )
+                    .await
+                }
+                Err(rejection) => (Err(rejection.into()), Instant::now()),
+            };
         let code = answer.as_ref().err().map(|failed| failed.rejection.code());
         route.inbound.meter.record(code, ended.saturating_duration_since(began));
         answer.map_err(|failed| report(&generation, &route.plugin, &event, failed))
@@ -117,7 +140,12 @@ impl Dispatcher {
     /// # Errors
     /// Returns a rejection if no plugin declares the event, its data is invalid, it may not go to
     /// `to`, or no room is known.
-    pub fn emit(&self, event: &str, data: &RawValue, to: Option<Target>) -> Result<Emitted, Rejection> {
+    pub fn emit(
+        &self,
+        event: &str,
+        data: &RawValue,
+        to: Option<Target>,
+    ) -> Result<Emitted, Rejection> {
         let generation = self.registry.snapshot();
         let declarations: Vec<_> = generation.outbound(event).collect();
         // All declarations of an event have the same schema.
@@ -126,19 +154,29 @@ impl Dispatcher {
         declared.data.check(&value).map_err(Rejection::against_schema)?;
         let to = match to {
             Some(Target::Everyone) if !declarations.iter().any(|declared| declared.everyone) => {
-                return Err(Rejection::Forbidden(format!("the declaration of `{event}` does not send it to everyone")));
+                return Err(Rejection::Forbidden(format!(
+                    "the declaration of `{event}` does not send it to everyone"
+                )));
             }
             Some(Target::Rooms(rooms)) => {
-                if let Some(room) = rooms.iter().find(|room| !declarations.iter().any(|declared| declared.names(room))) {
-                    return Err(Rejection::Forbidden(format!("the declaration of `{event}` does not name the room `{room}`")));
+                if let Some(room) = rooms
+                    .iter()
+                    .find(|room| !declarations.iter().any(|declared| declared.names(room)))
+                {
+                    return Err(Rejection::Forbidden(format!(
+                        "the declaration of `{event}` does not name the room `{room}`"
+                    )));
                 }
                 Target::Rooms(rooms)
             }
             Some(other) => other,
             None if declarations.iter().any(|declared| declared.everyone) => Target::Everyone,
             None => {
-                let mut rooms: Vec<_> =
-                    declarations.iter().flat_map(|declared| &declared.rooms).filter_map(|pattern| pattern.fill(&value)).collect();
+                let mut rooms: Vec<_> = declarations
+                    .iter()
+                    .flat_map(|declared| &declared.rooms)
+                    .filter_map(|pattern| pattern.fill(&value))
+                    .collect();
                 rooms.sort();
                 rooms.dedup();
                 if rooms.is_empty() {
@@ -153,7 +191,12 @@ impl Dispatcher {
             Target::Rooms(rooms) => rooms.clone(),
             _ => Vec::new(),
         };
-        let emit = Emit { to, event: event.to_owned(), data: Json::of(data.get().to_owned(), &value), attachments: Vec::new() };
+        let emit = Emit {
+            to,
+            event: event.to_owned(),
+            data: Json::of(data.get().to_owned(), &value),
+            attachments: Vec::new(),
+        };
         let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]).receivers;
         Ok(Emitted { rooms, receivers })
     }
@@ -164,15 +207,21 @@ impl Dispatcher {
         let identity = event.caller.as_ref().map_or(&nobody, |caller| &caller.identity);
         if !inbound.access.allows(identity, None) {
             return Err(match &inbound.access {
-                Access::Role(role) if identity.user.is_some() => Rejection::Forbidden(format!("this event asks for the role `{role}`")),
-                _ => Rejection::Unauthorized("this event asks for a user; connect with a token".to_owned()),
+                Access::Role(role) if identity.user.is_some() => {
+                    Rejection::Forbidden(format!("this event asks for the role `{role}`"))
+                }
+                _ => Rejection::Unauthorized(
+                    "this event asks for a user; connect with a token".to_owned(),
+                ),
             });
         }
         let value = self.parse(&event.payload.text)?;
         inbound.data.check(&value).map_err(Rejection::against_schema)?;
         match run::placeholders_match(&value, event.payload.attachments.len()) {
             true => Ok(()),
-            false => Err(Rejection::invalid("each binary attachment must be named by exactly one placeholder, and no other")),
+            false => Err(Rejection::invalid(
+                "each binary attachment must be named by exactly one placeholder, and no other",
+            )),
         }
     }
 
@@ -185,11 +234,19 @@ impl Dispatcher {
     }
 
     /// Returns a permit if an event of a client may run now.
-    fn admit(generation: &Generation, active: &ActivePlugin, event: &Event, began: Instant) -> Result<Permit, Rejection> {
+    fn admit(
+        generation: &Generation,
+        active: &ActivePlugin,
+        event: &Event,
+        began: Instant,
+    ) -> Result<Permit, Rejection> {
         if generation.is_disabled(active.code.name()) {
             return Err(disabled());
         }
-        active.health.admit(event.caller.as_ref().map(|caller| &caller.client), began).map_err(refuse)
+        active
+            .health
+            .admit(event.caller.as_ref().map(|caller| &caller.client), began)
+            .map_err(refuse)
     }
 
     /// Runs the handler of an admitted event, again if its writes met a conflict, and applies its
@@ -223,7 +280,12 @@ impl Dispatcher {
             match change {
                 Change::Opened(time) => {
                     self.metrics.breaker_trip(plugin);
-                    tracing::error!(plugin, digest, open_ms = time.as_millis(), "breaker open: the plugin failed too often");
+                    tracing::error!(
+                        plugin,
+                        digest,
+                        open_ms = time.as_millis(),
+                        "breaker open: the plugin failed too often"
+                    );
                 }
                 Change::Closed => {
                     tracing::info!(plugin, digest, "breaker closed: the plugin is well again");
@@ -249,14 +311,19 @@ impl Dispatcher {
         // A host event is never rejected as `busy`: it waits for an instance, and its time limit
         // begins after that wait.
         let (guard, mut budget) = match inbound {
-            None => (active.code.acquire(None).await, Budget::new(limits.event_cpu_ms, limits.event_wall_ms)),
+            None => (
+                active.code.acquire(None).await,
+                Budget::new(limits.event_cpu_ms, limits.event_wall_ms),
+            ),
             Some(_) => {
                 let budget = Budget::since(began, limits.event_cpu_ms, limits.event_wall_ms);
                 (active.code.acquire(Some(&budget)).await, budget)
             }
         };
         let Some(mut guard) = guard else {
-            return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()).into());
+            return Err(
+                Rejection::Busy("all instances of the plugin are at work".to_owned()).into()
+            );
         };
         let deadline = inbound.map(|_| budget.until());
         let mut runs = 0;
@@ -273,7 +340,9 @@ impl Dispatcher {
                 Err(failure) => {
                     let mut failed = fail(&failure, guard.take_output());
                     // The handler may have trapped because a call to its state failed.
-                    if failed.rejection == Rejection::PluginFailed && active.state.store.faults() != faults {
+                    if failed.rejection == Rejection::PluginFailed
+                        && active.state.store.faults() != faults
+                    {
                         failed.rejection = state_failed(active);
                     }
                     return Err(failed);
@@ -303,12 +372,16 @@ impl Dispatcher {
                         // For a host event, `unavailable` means that the host itself failed, and
                         // the event is kept. So a handler's own `unavailable` becomes a plain
                         // refusal.
-                        Rejection::Unavailable(message) if inbound.is_none() => Rejection::Refused(Refusal::new(code.as_str(), message)),
+                        Rejection::Unavailable(message) if inbound.is_none() => {
+                            Rejection::Refused(Refusal::new(code.as_str(), message))
+                        }
                         rejection => rejection,
                     };
                     return Err(match rejection {
                         Rejection::PluginFailed => {
-                            let error = format!("the handler returned a refusal that is not its client's: {code}: {message}");
+                            let error = format!(
+                                "the handler returned a refusal that is not its client's: {code}: {message}"
+                            );
                             Failed::new(rejection, log::Fault::new(error))
                         }
                         rejection => rejection.into(),
@@ -318,7 +391,10 @@ impl Dispatcher {
             let reply = match run.check_reply(reply, inbound) {
                 Ok(reply) => reply,
                 Err(reason) => {
-                    return Err(Failed::new(Rejection::PluginFailed, log::Fault::new(format!("reply refused: {reason}"))));
+                    return Err(Failed::new(
+                        Rejection::PluginFailed,
+                        log::Fault::new(format!("reply refused: {reason}")),
+                    ));
                 }
             };
             let (effects, view) = run.finish();
@@ -332,7 +408,9 @@ impl Dispatcher {
                     let changes = view.into_changes();
                     let (held, committed) = match lock.take() {
                         Some(held) => (held, commit_exclusive(&active.state.store, changes).await),
-                        None => commit(&active.state, changes, deadline).await.ok_or_else(contended)?,
+                        None => {
+                            commit(&active.state, changes, deadline).await.ok_or_else(contended)?
+                        }
                     };
                     match committed {
                         Ok(()) => {
@@ -352,8 +430,13 @@ impl Dispatcher {
                         }
                         Err(error) => {
                             active.code.count_failure();
-                            let rejection = Rejection::Unavailable("the plugin's state can't be written now".to_owned());
-                            return Err(Failed::new(rejection, log::Fault::new(format!("state not written: {}", Chain(&error)))));
+                            let rejection = Rejection::Unavailable(
+                                "the plugin's state can't be written now".to_owned(),
+                            );
+                            return Err(Failed::new(
+                                rejection,
+                                log::Fault::new(format!("state not written: {}", Chain(&error))),
+                            ));
                         }
                     }
                 }
@@ -371,7 +454,8 @@ impl Dispatcher {
         {
             let now = self.registry.snapshot();
             if now.number != generation.number {
-                self.rooms.recheck_one(caller, &|room, identity| now.may_join(room, identity).is_ok());
+                self.rooms
+                    .recheck_one(caller, &|room, identity| now.may_join(room, identity).is_ok());
             }
         }
         applied
@@ -379,10 +463,26 @@ impl Dispatcher {
 }
 
 /// Logs once why an event had no effects. Returns the rejection for its sender.
-fn report(generation: &Generation, active: &ActivePlugin, event: &Event, failed: Failed) -> Rejection {
+fn report(
+    generation: &Generation,
+    active: &ActivePlugin,
+    event: &Event,
+    failed: Failed,
+) -> Rejection {
     let Failed { rejection, fault } = failed;
-    let handler = Handler { plugin: active.code.name(), version: &active.code.registration.version, generation: generation.number };
-    log::rejected(&event.name, event.id, event.caller.as_deref(), Some(handler), &rejection, fault.as_deref());
+    let handler = Handler {
+        plugin: active.code.name(),
+        version: &active.code.registration.version,
+        generation: generation.number,
+    };
+    log::rejected(
+        &event.name,
+        event.id,
+        event.caller.as_deref(),
+        Some(handler),
+        &rejection,
+        fault.as_deref(),
+    );
     rejection
 }
 
@@ -395,8 +495,12 @@ fn fail(failure: &Failure, output: String) -> Failed {
     }
     let rejection = match failure {
         Failure::CpuExceeded { .. } | Failure::WallExceeded(_) => Rejection::TimedOut,
-        Failure::NoRoom(_) => Rejection::Busy("there is no room for another instance of the plugin now".to_owned()),
-        Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => Rejection::PluginFailed,
+        Failure::NoRoom(_) => {
+            Rejection::Busy("there is no room for another instance of the plugin now".to_owned())
+        }
+        Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => {
+            Rejection::PluginFailed
+        }
     };
     Failed::new(rejection, fault)
 }
@@ -422,9 +526,9 @@ fn contended() -> Rejection {
 fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
     let arguments = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&format!("[{text}]"));
     match arguments.map(|arguments| arguments.len()) {
-        Ok(count @ 2..) => {
-            Rejection::invalid(format!("an event has at most one argument, and this one has {count}; put them into one object"))
-        }
+        Ok(count @ 2..) => Rejection::invalid(format!(
+            "an event has at most one argument, and this one has {count}; put them into one object"
+        )),
         _ => Rejection::invalid(format!("the payload can't be read as JSON: {error}")),
     }
 }
@@ -432,10 +536,13 @@ fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
 /// The rejection of an event that the breaker does not admit now.
 fn refuse(denied: Denied) -> Rejection {
     match denied {
-        Denied::Open { .. } => Rejection::Unavailable("this plugin has failed too often; it is tried again soon".to_owned()),
-        Denied::Throttled { retry_after } => {
-            Rejection::RateLimited { message: "this plugin has failed too often on events of this client".to_owned(), retry_after }
-        }
+        Denied::Open { .. } => Rejection::Unavailable(
+            "this plugin has failed too often; it is tried again soon".to_owned(),
+        ),
+        Denied::Throttled { retry_after } => Rejection::RateLimited {
+            message: "this plugin has failed too often on events of this client".to_owned(),
+            retry_after,
+        },
     }
 }
 

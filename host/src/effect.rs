@@ -58,11 +58,16 @@ impl Effect {
         match self {
             Self::Emit(emit) => {
                 let targets = match &emit.to {
-                    Target::Rooms(rooms) | Target::RoomsButSender(rooms) => rooms.iter().map(String::len).sum(),
+                    Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
+                        rooms.iter().map(String::len).sum()
+                    }
                     Target::Connection(id) => id.len(),
                     Target::Sender | Target::Everyone => 0,
                 };
-                emit.event.len() + emit.data.as_str().len() + emit.attachments.iter().map(Bytes::len).sum::<usize>() + targets
+                emit.event.len()
+                    + emit.data.as_str().len()
+                    + emit.attachments.iter().map(Bytes::len).sum::<usize>()
+                    + targets
             }
             Self::Join(text) | Self::Leave(text) | Self::Disconnect(text) => text.len(),
         }
@@ -98,7 +103,13 @@ pub trait HostCalls: Any + Send {
     ///
     /// # Errors
     /// `undeclared`, `invalid_data`, `limit`, `misuse`.
-    fn emit(&mut self, to: Target, event: String, data: String, attachments: Vec<Bytes>) -> Result<(), Refusal>;
+    fn emit(
+        &mut self,
+        to: Target,
+        event: String,
+        data: String,
+        attachments: Vec<Bytes>,
+    ) -> Result<(), Refusal>;
     /// Adds the caller to a room.
     ///
     /// # Errors
@@ -117,7 +128,11 @@ pub trait HostCalls: Any + Send {
     ///
     /// # Errors
     /// `misuse`.
-    fn connections(&mut self, after: Option<&str>, limit: u32) -> Result<Vec<Arc<Connection>>, Refusal>;
+    fn connections(
+        &mut self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Arc<Connection>>, Refusal>;
     /// Whether the caller has a role.
     fn has_role(&self, role: &str) -> bool;
     /// The caller's claims as JSON; `null` without a caller.
@@ -151,7 +166,13 @@ pub trait HostCalls: Any + Send {
     ///
     /// # Errors
     /// `limit`, `misuse`, `unavailable`.
-    fn scan(&mut self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<(String, Vec<u8>)>, Refusal>;
+    fn scan(
+        &mut self,
+        prefix: &str,
+        cursor: Option<&str>,
+        backwards: bool,
+        limit: u32,
+    ) -> Result<Vec<(String, Vec<u8>)>, Refusal>;
     /// The next number of a sequence. It may have to wait for the disk, and does not block the
     /// worker thread then.
     ///

@@ -32,7 +32,8 @@ pub mod host_event {
 }
 
 /// The event names that Socket.IO reserves. They are neither handled nor emitted.
-pub const RESERVED_NAMES: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+pub const RESERVED_NAMES: [&str; 6] =
+    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 /// Maximum number of characters in an event's name.
 pub const MAX_EVENT_NAME: usize = 64;
@@ -116,7 +117,13 @@ pub type Connections = Arc<[Arc<Connection>]>;
 
 impl Connection {
     /// Creates a connection, with the client's `address` if it is known.
-    pub fn new(sid: String, public_id: String, namespace: Arc<str>, identity: Arc<Identity>, address: Option<IpAddr>) -> Self {
+    pub fn new(
+        sid: String,
+        public_id: String,
+        namespace: Arc<str>,
+        identity: Arc<Identity>,
+        address: Option<IpAddr>,
+    ) -> Self {
         let client = ClientKeys::new(&public_id, identity.user.as_deref(), address);
         Self { sid, public_id, namespace, identity, client, untold: Untold::default() }
     }
@@ -207,7 +214,14 @@ impl Event {
     /// Creates an event with the current time and a new id.
     pub fn now(name: impl Into<String>, payload: Payload, caller: Option<Arc<Connection>>) -> Self {
         let received_at = SystemTime::now();
-        Self { id: EventId::new(received_at), name: name.into(), payload, caller, received_at, connections: None }
+        Self {
+            id: EventId::new(received_at),
+            name: name.into(),
+            payload,
+            caller,
+            received_at,
+            connections: None,
+        }
     }
 
     /// When the host received it, in milliseconds since 1970.
@@ -250,10 +264,24 @@ mod tests {
 
     #[test]
     fn event_names_are_printable_ascii_and_nobody_elses() {
-        for good in ["ping", "memory_log_create", "a b", "chat:message", "__proto__", &"x".repeat(64)] {
+        for good in
+            ["ping", "memory_log_create", "a b", "chat:message", "__proto__", &"x".repeat(64)]
+        {
             assert!(is_event_name(good), "{good}");
         }
-        for bad in ["", "$connect", "$", "connect", "disconnect", "newListener", "a\"b", "a\\b", "é", "a\nb", &"x".repeat(65)] {
+        for bad in [
+            "",
+            "$connect",
+            "$",
+            "connect",
+            "disconnect",
+            "newListener",
+            "a\"b",
+            "a\\b",
+            "é",
+            "a\nb",
+            &"x".repeat(65),
+        ] {
             assert!(!is_event_name(bad), "{bad}");
         }
     }
@@ -263,6 +291,8 @@ mod tests {
         assert_eq!(depth("1"), 0);
         assert_eq!(depth(r#"{"a":[{}]}"#), 3);
         assert_eq!(depth(r#"["[[[[", "\"[["]"#), 1);
-        assert!(is_deeper("[[[]]]", 2) && !is_deeper("[[[]]]", 3) && !is_deeper(r#"[["[[[["]]"#, 2));
+        assert!(
+            is_deeper("[[[]]]", 2) && !is_deeper("[[[]]]", 3) && !is_deeper(r#"[["[[[["]]"#, 2)
+        );
     }
 }

@@ -31,8 +31,8 @@ use crate::http::slots::{self, Slots};
 use crate::http::{self, Api, body, problem};
 use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine, EngineError, this_program};
-use crate::registry::{Registry, Generation};
-use crate::reload::{Loader, Operator, Reloader, PluginStatus, ScanError, scan};
+use crate::registry::{Generation, Registry};
+use crate::reload::{Loader, Operator, PluginStatus, Reloader, ScanError, scan};
 use crate::rooms::Rooms;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
@@ -177,17 +177,40 @@ impl Host {
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), workers)?);
         let (registry, metrics) = (Arc::new(Registry::default()), Arc::new(Metrics::default()));
         let rooms = Arc::new(Rooms::default());
-        let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics)));
+        let dispatcher = Arc::new(Dispatcher::new(
+            Arc::clone(&registry),
+            Arc::clone(&rooms),
+            Arc::clone(&limits),
+            Arc::clone(&metrics),
+        ));
         let alarm = Arc::new(Notify::new());
-        let loader = Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
+        let loader =
+            Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
         let kept = config.data.dir.join("plugins");
-        let reloader =
-            Reloader::new(&config, Arc::clone(&loader), Arc::clone(&registry), Arc::clone(&rooms), Arc::clone(&metrics), kept, alarm)
-                .yielding_by(lower_priority);
+        let reloader = Reloader::new(
+            &config,
+            Arc::clone(&loader),
+            Arc::clone(&registry),
+            Arc::clone(&rooms),
+            Arc::clone(&metrics),
+            kept,
+            alarm,
+        )
+        .yielding_by(lower_priority);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let slots = Slots::new(allowed.connections.get(), config.limits.reserved_connections.get(), Arc::clone(&metrics));
-        let sockets = Sockets::new(Arc::clone(&dispatcher), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics), tasks.clone());
+        let slots = Slots::new(
+            allowed.connections.get(),
+            config.limits.reserved_connections.get(),
+            Arc::clone(&metrics),
+        );
+        let sockets = Sockets::new(
+            Arc::clone(&dispatcher),
+            Arc::clone(&rooms),
+            Arc::clone(&limits),
+            Arc::clone(&metrics),
+            tasks.clone(),
+        );
         let socketio = socketio(&config, &sockets, tasks.clone())?;
         let api = Api {
             config: Arc::clone(&config),
@@ -216,19 +239,39 @@ impl Host {
         // Accepts connections before loading: health requests get an answer, and clients are asked
         // to retry. With the library, writes have no limit: its adapter cuts a client that does not
         // read, and logs it.
-        let write_limit = if config.server.socketio == SocketIo::Builtin { limits.stalled_reader_ms } else { Duration::MAX };
+        let write_limit = if config.server.socketio == SocketIo::Builtin {
+            limits.stalled_reader_ms
+        } else {
+            Duration::MAX
+        };
         let accepting = CancellationToken::new();
         let gives_up = accepting.clone().drop_guard();
-        let accept = accept(listener, router, write_limit, Arc::clone(&slots), limits, accepting.clone(), tasks.clone());
+        let accept = accept(
+            listener,
+            router,
+            write_limit,
+            Arc::clone(&slots),
+            limits,
+            accepting.clone(),
+            tasks.clone(),
+        );
         let accepted = tasks.spawn(accept);
 
-        let plugins = |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
+        let plugins =
+            |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
         let reloading = CancellationToken::new();
         tasks.spawn(tend(Arc::clone(&loader), Arc::clone(&registry), reloading.clone()));
-        let adapting = adapt_to_plugins(Arc::clone(&slots), Arc::clone(&registry), config.limits.reserved_connections, allowed);
+        let adapting = adapt_to_plugins(
+            Arc::clone(&slots),
+            Arc::clone(&registry),
+            config.limits.reserved_connections,
+            allowed,
+        );
         tasks.spawn(reloading.clone().run_until_cancelled_owned(adapting));
-        let (begun, go_on) = follow(reloader, reloading.clone(), &tasks).map_err(StartError::Thread)?;
-        let ended = |_| Err(ScanError::from(io::Error::other("the thread that follows it has ended")));
+        let (begun, go_on) =
+            follow(reloader, reloading.clone(), &tasks).map_err(StartError::Thread)?;
+        let ended =
+            |_| Err(ScanError::from(io::Error::other("the thread that follows it has ended")));
         begun.await.unwrap_or_else(ended).map_err(plugins)?;
         warn_of_tables_without_plugin(&config, &operator.rows());
         dispatcher.start().await;
@@ -276,7 +319,11 @@ impl Host {
 
     /// Returns a handle for use while [`Host::run`] runs.
     pub fn monitor(&self) -> Monitor {
-        Monitor { operator: Arc::clone(&self.operator), registry: Arc::clone(&self.registry), rooms: Arc::clone(&self.rooms) }
+        Monitor {
+            operator: Arc::clone(&self.operator),
+            registry: Arc::clone(&self.registry),
+            rooms: Arc::clone(&self.rooms),
+        }
     }
 
     /// Returns the plugins, events and rooms that are served now.
@@ -331,7 +378,8 @@ struct Allowed {
 /// descriptors.
 fn allowed(config: &Config) -> Result<Allowed, TooFew> {
     // An unreadable directory is reported later, as an error of its own.
-    let plugins = scan::scan(&config.plugins.dir).map_or(0, |files| files.len()) + descriptors::MORE_PLUGINS;
+    let plugins =
+        scan::scan(&config.plugins.dir).map_or(0, |files| files.len()) + descriptors::MORE_PLUGINS;
     let descriptors = descriptors::raise_limit();
     let needed = descriptors::needed(plugins, config.limits.reserved_connections);
     let connections = descriptors::connections(descriptors, needed, config.limits.connections)?;
@@ -347,14 +395,23 @@ fn allowed(config: &Config) -> Result<Allowed, TooFew> {
 
 /// Lowers the limit of client connections while there are more plugins than expected at the start:
 /// each plugin needs file descriptors. If none are left, only new clients may be refused.
-async fn adapt_to_plugins(slots: Arc<Slots>, registry: Arc<Registry>, reserved: NonZeroUsize, allowed: Allowed) {
+async fn adapt_to_plugins(
+    slots: Arc<Slots>,
+    registry: Arc<Registry>,
+    reserved: NonZeroUsize,
+    allowed: Allowed,
+) {
     let (mut changes, mut before) = (registry.changes(), allowed.connections.get());
     loop {
         let now = registry.snapshot().plugins.len();
         let needed = descriptors::needed(now.max(allowed.plugins), reserved);
         let connections = descriptors::left(allowed.descriptors, needed, allowed.connections);
         if connections < before {
-            tracing::warn!(connections, plugins = now, "clients may have fewer connections: more plugins need file descriptors");
+            tracing::warn!(
+                connections,
+                plugins = now,
+                "clients may have fewer connections: more plugins need file descriptors"
+            );
         }
         if connections != before {
             slots.set_limit(connections);
@@ -374,9 +431,16 @@ fn warn_of_tables_without_plugin(config: &Config, rows: &[PluginStatus]) {
     for (table, nearest) in config.tables_without_plugin(&names) {
         match nearest {
             Some(nearest) => {
-                tracing::warn!(plugin = table, nearest, "a table `[plugins.NAME]` has the name of no plugin; is the nearest meant?")
+                tracing::warn!(
+                    plugin = table,
+                    nearest,
+                    "a table `[plugins.NAME]` has the name of no plugin; is the nearest meant?"
+                )
             }
-            None => tracing::warn!(plugin = table, "a table `[plugins.NAME]` has the name of no plugin in the plugin directory"),
+            None => tracing::warn!(
+                plugin = table,
+                "a table `[plugins.NAME]` has the name of no plugin in the plugin directory"
+            ),
         }
     }
 }
@@ -396,13 +460,25 @@ impl Monitor {
 
     /// Logs the status of the host and of each plugin.
     pub fn log_status(&self) {
-        tracing::info!(connections = self.rooms.connections(), generation = self.registry.snapshot().number, "host status");
+        tracing::info!(
+            connections = self.rooms.connections(),
+            generation = self.registry.snapshot().number,
+            "host status"
+        );
         for row in self.operator.rows().iter() {
             let active = row.active.as_ref().map(|active| &active.code);
             let (calls, failures) = active.map_or((0, 0), |plugin| plugin.counts());
             let version = active.map(|plugin| plugin.registration.version.as_str());
             let reason = row.error().map(|error| error.reason);
-            tracing::info!(plugin = row.name, state = row.state().name(), version, calls, failures, reason, "plugin status");
+            tracing::info!(
+                plugin = row.name,
+                state = row.state().name(),
+                version,
+                calls,
+                failures,
+                reason,
+                "plugin status"
+            );
         }
     }
 }
@@ -450,7 +526,11 @@ async fn tend(loader: Arc<Loader>, registry: Arc<Registry>, stop: CancellationTo
 
 /// Waits for `end` until `limit` has passed or `at_once` is cancelled. Returns whether `end`
 /// completed.
-async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<Output = ()>) -> bool {
+async fn within(
+    limit: Duration,
+    at_once: &CancellationToken,
+    end: impl Future<Output = ()>,
+) -> bool {
     tokio::select! {
         () = end => true,
         () = tokio::time::sleep(limit) => false,
@@ -460,7 +540,13 @@ async fn within(limit: Duration, at_once: &CancellationToken, end: impl Future<O
 
 /// Returns a loader that keeps the plugins' state and compiled code in the data directory of
 /// `config`.
-pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Loader {
+pub fn loader(
+    config: &Arc<Config>,
+    compiler: &Path,
+    engine: Arc<Engine>,
+    alarm: Arc<Notify>,
+    metrics: Arc<Metrics>,
+) -> Loader {
     let data = &config.data.dir;
     let compiler = Compiler::new(compiler.to_owned(), cache_dir(data));
     Loader::new(engine, Arc::clone(config), compiler, alarm, metrics)
@@ -468,7 +554,12 @@ pub fn loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, alarm:
 
 /// Returns a loader for checking plugins: like [`loader`], with compiled code in `cache`. The cache
 /// may be that of a host that serves events.
-pub fn checking_loader(config: &Arc<Config>, compiler: &Path, engine: Arc<Engine>, cache: PathBuf) -> Loader {
+pub fn checking_loader(
+    config: &Arc<Config>,
+    compiler: &Path,
+    engine: Arc<Engine>,
+    cache: PathBuf,
+) -> Loader {
     let compiler = Compiler::new(compiler.to_owned(), cache);
     compiler.yield_to_events();
     Loader::new(engine, Arc::clone(config), compiler, Arc::default(), Arc::default())
@@ -496,22 +587,33 @@ pub fn is_empty(plugins_dir: &Path) -> bool {
 }
 
 /// Creates the Socket.IO implementation that the configuration names.
-fn socketio(config: &Config, sockets: &Arc<Sockets>, tasks: TaskTracker) -> Result<Server, StartError> {
+fn socketio(
+    config: &Config,
+    sockets: &Arc<Sockets>,
+    tasks: TaskTracker,
+) -> Result<Server, StartError> {
     let sockets: Arc<dyn Clients> = Arc::clone(sockets) as _;
     let clients = Arc::downgrade(&sockets);
     match config.server.socketio {
         SocketIo::Builtin => {
-            let server = builtin::Server::new(config, &clients).map_err(|error| StartError::Namespace(error.to_string()))?;
+            let server = builtin::Server::new(config, &clients)
+                .map_err(|error| StartError::Namespace(error.to_string()))?;
             Ok(Server::Builtin(server))
         }
-        SocketIo::Socketioxide => Ok(Server::Library(library::Server::new(config, &clients, tasks))),
+        SocketIo::Socketioxide => {
+            Ok(Server::Library(library::Server::new(config, &clients, tasks)))
+        }
     }
 }
 
 /// Adds Socket.IO in front of the other endpoints.
 fn with_socketio(router: Router, server: &Server) -> Router {
     match server {
-        Server::Builtin(server) => router.layer(from_fn_with_state(server.clone(), http::socketio::serve)),
-        Server::Library(server) => router.layer(server.layer()).layer(from_fn_with_state(server.clone(), http::socketio::note)),
+        Server::Builtin(server) => {
+            router.layer(from_fn_with_state(server.clone(), http::socketio::serve))
+        }
+        Server::Library(server) => router
+            .layer(server.layer())
+            .layer(from_fn_with_state(server.clone(), http::socketio::note)),
     }
 }

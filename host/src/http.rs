@@ -75,12 +75,21 @@ pub(crate) fn router(api: Api) -> Router {
 
 /// Answers 503 with `Retry-After` until the first scan is loaded: clients would otherwise learn
 /// that their events have no handler. Health requests are always passed on.
-pub(crate) async fn wait_until_loaded(State(loaded): State<Arc<AtomicBool>>, request: Request, next: Next) -> Response {
+pub(crate) async fn wait_until_loaded(
+    State(loaded): State<Arc<AtomicBool>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let is_health = ["/healthz", "/readyz"].contains(&request.uri().path());
     if is_health || loaded.load(Ordering::Acquire) {
         return next.run(request).await;
     }
-    let mut response = problem::Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the host is starting").into_response();
+    let mut response = problem::Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "unavailable",
+        "the host is starting",
+    )
+    .into_response();
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }

@@ -83,7 +83,11 @@ pub enum LogError {
 /// # Errors
 /// If the writer's thread can't be started, or if the process has a log already.
 pub fn start(settings: &Settings) -> Result<Log, LogError> {
-    let format = Format { format: settings.format, ansi: settings.format == LogFormat::Text && colours(), time: true };
+    let format = Format {
+        format: settings.format,
+        ansi: settings.format == LogFormat::Text && colours(),
+        time: true,
+    };
     begin(settings, format)
 }
 
@@ -93,7 +97,11 @@ pub fn start(settings: &Settings) -> Result<Log, LogError> {
 /// # Errors
 /// Same as [`start`].
 pub fn start_for_command() -> Result<Log, LogError> {
-    let settings = Settings { filter: crate::config::LogFilter::plugins(), collapse: false, ..Settings::default() };
+    let settings = Settings {
+        filter: crate::config::LogFilter::plugins(),
+        collapse: false,
+        ..Settings::default()
+    };
     begin(&settings, Format { format: LogFormat::Text, ansi: colours(), time: false })
 }
 
@@ -101,7 +109,8 @@ fn begin(settings: &Settings, format: Format) -> Result<Log, LogError> {
     let queue = Arc::new(Queue::new(settings.queue_bytes.get()));
     let repeats = settings.collapse.then(|| Arc::new(Mutex::new(Repeats::new())));
     let chores = LogChores { format, repeats: repeats.clone() };
-    let writer = Writer::with_chores("sockhop-log", stderr(), Arc::clone(&queue), Box::new(chores))?;
+    let writer =
+        Writer::with_chores("sockhop-log", stderr(), Arc::clone(&queue), Box::new(chores))?;
     let mut targets = Targets::new().with_default(settings.filter.level());
     targets.extend(settings.filter.targets().map(|(target, level)| (target.to_owned(), level)));
     let layer = RecordLayer { queue: Arc::clone(&queue), format, repeats: repeats.clone() };
@@ -144,12 +153,14 @@ fn has_colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
 /// Returns standard error with its own descriptor. The writer may block in a write without end, and
 /// must not hold the lock of the standard library meanwhile.
 fn stderr() -> Box<dyn Write + Send> {
-    own(io::stderr()).map_or_else(|| Box::new(io::stderr()) as Box<dyn Write + Send>, |file| Box::new(file))
+    own(io::stderr())
+        .map_or_else(|| Box::new(io::stderr()) as Box<dyn Write + Send>, |file| Box::new(file))
 }
 
 /// Returns standard output with its own descriptor, for the same reason.
 pub fn stdout() -> Box<dyn Write + Send> {
-    own(io::stdout()).map_or_else(|| Box::new(io::stdout()) as Box<dyn Write + Send>, |file| Box::new(file))
+    own(io::stdout())
+        .map_or_else(|| Box::new(io::stdout()) as Box<dyn Write + Send>, |file| Box::new(file))
 }
 
 #[cfg(unix)]
@@ -180,7 +191,9 @@ impl<S: Subscriber> Layer<S> for RecordLayer {
         // An operator who selects `debug` wants to see each record.
         let collapses = record.target != PLUGIN && record.level <= Level::INFO;
         let now = match &self.repeats {
-            Some(repeats) if collapses => lock(repeats).take(&event.metadata().callsite(), record, Instant::now()),
+            Some(repeats) if collapses => {
+                lock(repeats).take(&event.metadata().callsite(), record, Instant::now())
+            }
             _ => Some(record),
         };
         if let Some(record) = now {
@@ -210,7 +223,13 @@ impl Chores for LogChores {
     fn dropped_line(&self, dropped: u64) -> Option<String> {
         let message = "log lines were dropped: they came faster than they could be written, or could not be written".to_owned();
         let fields = vec![("dropped", Value::Unsigned(dropped))];
-        Some(self.format.line(&Record { at: SystemTime::now(), level: Level::WARN, target: module_path!(), message, fields }))
+        Some(self.format.line(&Record {
+            at: SystemTime::now(),
+            level: Level::WARN,
+            target: module_path!(),
+            message,
+            fields,
+        }))
     }
 }
 
@@ -221,7 +240,8 @@ mod tests {
     #[test]
     fn only_a_terminal_whose_user_wants_them_has_colours() {
         let cases = [(true, None), (true, Some("")), (true, Some("1")), (false, None)];
-        let shown = cases.map(|(is_terminal, no_color)| has_colours(is_terminal, no_color.map(OsStr::new)));
+        let shown =
+            cases.map(|(is_terminal, no_color)| has_colours(is_terminal, no_color.map(OsStr::new)));
         assert_eq!(shown, [true, true, false, false]);
     }
 }

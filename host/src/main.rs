@@ -17,10 +17,14 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// pages that are hardly used. With the default of four arenas for each processor, memory grew by a
 /// fifth in a soak test of ten minutes; with one arena, by a hundredth. Threads have their own
 /// caches, so they seldom wait for the arena.
-#[allow(unsafe_code, reason = "a symbol that jemalloc looks for under this name: a pointer to text that ends with a zero")]
+#[allow(
+    unsafe_code,
+    reason = "a symbol that jemalloc looks for under this name: a pointer to text that ends with a zero"
+)]
 #[cfg(target_os = "linux")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static ALLOCATOR_SETTINGS: &[u8; 70] = b"narenas:1,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+static ALLOCATOR_SETTINGS: &[u8; 70] =
+    b"narenas:1,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
     match command::run(Cli::parse()) {

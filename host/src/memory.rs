@@ -63,7 +63,11 @@ mod tests {
         }
         let (used, limit) = memory.usage();
         assert!(used <= limit, "{used}");
-        assert!(memory.take(EVENT_BYTES + 64, 0), "the first event of a client that has none: {} free", limit - used);
+        assert!(
+            memory.take(EVENT_BYTES + 64, 0),
+            "the first event of a client that has none: {} free",
+            limit - used
+        );
         memory.give_back(EVENT_BYTES + 64);
         memory.give_back(used);
         assert_eq!(memory.usage().0, 0);

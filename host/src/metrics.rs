@@ -135,77 +135,192 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("sockhop");
         let events = Family::default();
-        registry.register("events", "Events that plugins were asked to handle, by what became of them", events.clone());
+        registry.register(
+            "events",
+            "Events that plugins were asked to handle, by what became of them",
+            events.clone(),
+        );
         let seconds = Family::new_with_constructor(handler_seconds as fn() -> Histogram);
-        registry.register_with_unit("handler", "Time from an event's turn to its answer", Unit::Seconds, seconds.clone());
+        registry.register_with_unit(
+            "handler",
+            "Time from an event's turn to its answer",
+            Unit::Seconds,
+            seconds.clone(),
+        );
         let reloads = Family::default();
-        registry.register("reloads", "Versions of plugins that were loaded, by what became of them", reloads.clone());
+        registry.register(
+            "reloads",
+            "Versions of plugins that were loaded, by what became of them",
+            reloads.clone(),
+        );
         let breaker_trips = Family::default();
-        registry.register("breaker_trips", "Times that a plugin's breaker has opened", breaker_trips.clone());
+        registry.register(
+            "breaker_trips",
+            "Times that a plugin's breaker has opened",
+            breaker_trips.clone(),
+        );
         let breaker_open = Family::default();
-        registry.register("breaker_open", "Whether a plugin's breaker is open (1)", breaker_open.clone());
+        registry.register(
+            "breaker_open",
+            "Whether a plugin's breaker is open (1)",
+            breaker_open.clone(),
+        );
         let instances = Family::default();
-        registry.register("plugin_instances", "Instances of a plugin, at work and waiting", instances.clone());
+        registry.register(
+            "plugin_instances",
+            "Instances of a plugin, at work and waiting",
+            instances.clone(),
+        );
         let memory = Family::default();
-        registry.register_with_unit("plugin_memory", "Memory of all instances of a plugin", Unit::Bytes, memory.clone());
-        let (state, state_wal, state_quota) = (Family::default(), Family::default(), Family::default());
+        registry.register_with_unit(
+            "plugin_memory",
+            "Memory of all instances of a plugin",
+            Unit::Bytes,
+            memory.clone(),
+        );
+        let (state, state_wal, state_quota) =
+            (Family::default(), Family::default(), Family::default());
         registry.register_with_unit(
             "plugin_state",
             "Disk space of a plugin's state, its write-ahead log included",
             Unit::Bytes,
             state.clone(),
         );
-        registry.register_with_unit("plugin_state_wal", "The write-ahead log of a plugin's state", Unit::Bytes, state_wal.clone());
-        registry.register_with_unit("plugin_state_quota", "Disk space that a plugin's state may take", Unit::Bytes, state_quota.clone());
+        registry.register_with_unit(
+            "plugin_state_wal",
+            "The write-ahead log of a plugin's state",
+            Unit::Bytes,
+            state_wal.clone(),
+        );
+        registry.register_with_unit(
+            "plugin_state_quota",
+            "Disk space that a plugin's state may take",
+            Unit::Bytes,
+            state_quota.clone(),
+        );
         let (state_failing, state_failures) = (Family::default(), Family::default());
         registry.register(
             "plugin_state_failing",
             "Whether a plugin's state fails (1), by kind: can't be read or written, waits for another process, or met its quota",
             state_failing.clone(),
         );
-        registry.register("plugin_state_failures", "Calls and commits that failed because of a plugin's state", state_failures.clone());
-        let (connections, mailbox_rejections, generation) = (Gauge::default(), Counter::default(), Gauge::default());
+        registry.register(
+            "plugin_state_failures",
+            "Calls and commits that failed because of a plugin's state",
+            state_failures.clone(),
+        );
+        let (connections, mailbox_rejections, generation) =
+            (Gauge::default(), Counter::default(), Gauge::default());
         registry.register("connections", "Connections to all namespaces", connections.clone());
-        registry.register("mailbox_rejections", "Events that found their connection's mailbox full", mailbox_rejections.clone());
+        registry.register(
+            "mailbox_rejections",
+            "Events that found their connection's mailbox full",
+            mailbox_rejections.clone(),
+        );
         let log_lines_dropped = Counter::default();
-        let help = "Log lines that came faster than they could be written, or could not be written at all";
+        let help =
+            "Log lines that came faster than they could be written, or could not be written at all";
         registry.register("log_lines_dropped", help, log_lines_dropped.clone());
-        registry.register("generation", "The generation of plugins that is served", generation.clone());
-        let (host_events_waiting, host_events_dropped, resyncs) = (Family::default(), Family::default(), Family::default());
-        registry.register("host_events_waiting", "Host events that a plugin has not handled yet", host_events_waiting.clone());
-        registry.register("host_events_dropped", "Host events that a plugin has missed: too many waited", host_events_dropped.clone());
-        registry.register("resyncs", "Times that a plugin was told to read the connections again", resyncs.clone());
+        registry.register(
+            "generation",
+            "The generation of plugins that is served",
+            generation.clone(),
+        );
+        let (host_events_waiting, host_events_dropped, resyncs) =
+            (Family::default(), Family::default(), Family::default());
+        registry.register(
+            "host_events_waiting",
+            "Host events that a plugin has not handled yet",
+            host_events_waiting.clone(),
+        );
+        registry.register(
+            "host_events_dropped",
+            "Host events that a plugin has missed: too many waited",
+            host_events_dropped.clone(),
+        );
+        registry.register(
+            "resyncs",
+            "Times that a plugin was told to read the connections again",
+            resyncs.clone(),
+        );
         let resync_failures = Family::default();
-        registry.register("resync_failures", "Times that a plugin failed to do so, and is told again", resync_failures.clone());
+        registry.register(
+            "resync_failures",
+            "Times that a plugin failed to do so, and is told again",
+            resync_failures.clone(),
+        );
         let directory_ok = Gauge::default();
         let help = "Whether the plugin directory can be read and is not suddenly empty (1); if not (0), its plugins keep serving";
         registry.register("plugin_directory_ok", help, directory_ok.clone());
-        let (tcp_connections, sessions, connections_limit) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (tcp_connections, sessions, connections_limit) =
+            (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("tcp_connections", "TCP connections of clients", tcp_connections.clone());
-        registry.register("sessions", "Engine.IO sessions, those that are closing included", sessions.clone());
-        registry.register("connections_limit", "TCP connections, and sessions, that clients may have at once", connections_limit.clone());
+        registry.register(
+            "sessions",
+            "Engine.IO sessions, those that are closing included",
+            sessions.clone(),
+        );
+        registry.register(
+            "connections_limit",
+            "TCP connections, and sessions, that clients may have at once",
+            connections_limit.clone(),
+        );
         let connections_refused = Counter::default();
         let help = "Connections and handshakes refused because the host was at its limit";
         registry.register("connections_refused", help, connections_refused.clone());
         let (mailbox, mailbox_limit) = (Gauge::default(), Gauge::default());
-        registry.register_with_unit("mailbox", "Memory of the events that wait in all mailboxes", Unit::Bytes, mailbox.clone());
-        registry.register_with_unit("mailbox_limit", "The most of that memory", Unit::Bytes, mailbox_limit.clone());
+        registry.register_with_unit(
+            "mailbox",
+            "Memory of the events that wait in all mailboxes",
+            Unit::Bytes,
+            mailbox.clone(),
+        );
+        registry.register_with_unit(
+            "mailbox_limit",
+            "The most of that memory",
+            Unit::Bytes,
+            mailbox_limit.clone(),
+        );
         let (overflow, overflow_limit) = (Gauge::default(), Gauge::default());
         let help = "Memory of what waits for clients that are slow to read";
         registry.register_with_unit("overflow", help, Unit::Bytes, overflow.clone());
-        registry.register_with_unit("overflow_limit", "The most of that memory", Unit::Bytes, overflow_limit.clone());
+        registry.register_with_unit(
+            "overflow_limit",
+            "The most of that memory",
+            Unit::Bytes,
+            overflow_limit.clone(),
+        );
         let (unfinished, unfinished_limit) = (Gauge::default(), Gauge::default());
-        registry.register_with_unit("unfinished", "Memory of messages whose end has not come", Unit::Bytes, unfinished.clone());
-        registry.register_with_unit("unfinished_limit", "The most of that memory", Unit::Bytes, unfinished_limit.clone());
+        registry.register_with_unit(
+            "unfinished",
+            "Memory of messages whose end has not come",
+            Unit::Bytes,
+            unfinished.clone(),
+        );
+        registry.register_with_unit(
+            "unfinished_limit",
+            "The most of that memory",
+            Unit::Bytes,
+            unfinished_limit.clone(),
+        );
         let [detached, recovery, recovery_limit] = [(); 3].map(|()| Gauge::default());
-        registry.register("detached_connections", "Connections whose transport was lost and whose client may return", detached.clone());
+        registry.register(
+            "detached_connections",
+            "Connections whose transport was lost and whose client may return",
+            detached.clone(),
+        );
         registry.register_with_unit(
             "recovery",
             "Memory of the events that are kept for clients that return",
             Unit::Bytes,
             recovery.clone(),
         );
-        registry.register_with_unit("recovery_limit", "The most of that memory", Unit::Bytes, recovery_limit.clone());
+        registry.register_with_unit(
+            "recovery_limit",
+            "The most of that memory",
+            Unit::Bytes,
+            recovery_limit.clone(),
+        );
         let build = Family::<Labels, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         registry.register("build_info", "The host's version", build);
@@ -254,7 +369,13 @@ impl Metrics {
     pub fn meter(&self, plugin: &str, event: &str) -> Meter {
         let ok = self.events.get_or_create_owned(&labels(plugin, event, "ok"));
         let seconds = self.seconds.get_or_create_owned(&vec![("plugin", plugin.to_owned())]);
-        Meter { plugin: plugin.to_owned(), event: event.to_owned(), ok, seconds, events: self.events.clone() }
+        Meter {
+            plugin: plugin.to_owned(),
+            event: event.to_owned(),
+            ok,
+            seconds,
+            events: self.events.clone(),
+        }
     }
 
     /// Counts an event that no plugin handles.
@@ -300,7 +421,9 @@ impl Metrics {
 
     /// Counts a change of `plugin`; `outcome` is `active`, `failed` or `removed`.
     pub fn reload(&self, plugin: &str, outcome: &'static str) {
-        self.reloads.get_or_create(&vec![("plugin", plugin.to_owned()), ("outcome", outcome.to_owned())]).inc();
+        self.reloads
+            .get_or_create(&vec![("plugin", plugin.to_owned()), ("outcome", outcome.to_owned())])
+            .inc();
     }
 
     /// Counts an opening of the breaker of `plugin`.
@@ -310,7 +433,9 @@ impl Metrics {
 
     /// Counts host events that `plugin` will not handle.
     pub fn host_events_dropped(&self, plugin: &str, events: usize) {
-        self.host_events_dropped.get_or_create(&vec![("plugin", plugin.to_owned())]).inc_by(events as u64);
+        self.host_events_dropped
+            .get_or_create(&vec![("plugin", plugin.to_owned())])
+            .inc_by(events as u64);
     }
 
     /// Counts a request to `plugin` to read the connections again.
@@ -327,7 +452,12 @@ impl Metrics {
     ///
     /// # Errors
     /// None is known: the text is written to memory.
-    pub fn render(&self, connections: usize, generation: u64, plugins: &[Gauges]) -> Result<String, fmt::Error> {
+    pub fn render(
+        &self,
+        connections: usize,
+        generation: u64,
+        plugins: &[Gauges],
+    ) -> Result<String, fmt::Error> {
         self.connections.set(number(connections));
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         // Metrics of removed plugins are not shown any more.
@@ -384,7 +514,11 @@ fn number(figure: usize) -> i64 {
 }
 
 fn labels(plugin: &str, event: &str, outcome: &str) -> Labels {
-    vec![("plugin", plugin.to_owned()), ("event", event.to_owned()), ("outcome", outcome.to_owned())]
+    vec![
+        ("plugin", plugin.to_owned()),
+        ("event", event.to_owned()),
+        ("outcome", outcome.to_owned()),
+    ]
 }
 
 #[cfg(test)]
@@ -401,7 +535,14 @@ mod tests {
         metrics.log_lines_dropped(5);
         let failures = vec![("read", false, 0), ("write", true, 5), ("quota", true, 0)];
         let state = StateGauges { bytes: 300, wal: 200, quota: 1_000, failures };
-        let lab = Gauges { plugin: "lab".to_owned(), instances: 2, memory: 100, is_open: true, host_events: 5, state };
+        let lab = Gauges {
+            plugin: "lab".to_owned(),
+            instances: 2,
+            memory: 100,
+            is_open: true,
+            host_events: 5,
+            state,
+        };
         let text = metrics.render(3, 4, &[lab]).unwrap();
         for line in [
             r#"sockhop_events_total{plugin="lab",event="echo",outcome="ok"} 1"#,
@@ -424,6 +565,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
         }
-        assert!(!metrics.render(0, 4, &[]).unwrap().contains("sockhop_plugin_memory_bytes{"), "a plugin that is gone");
+        assert!(
+            !metrics.render(0, 4, &[]).unwrap().contains("sockhop_plugin_memory_bytes{"),
+            "a plugin that is gone"
+        );
     }
 }

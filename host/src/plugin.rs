@@ -31,7 +31,7 @@ pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::InstanceGuard;
-pub use registration::{OutboundEvent, InboundEvent, Registration};
+pub use registration::{InboundEvent, OutboundEvent, Registration};
 pub use retry::Retry;
 
 /// What all instances of a plugin share.
@@ -72,12 +72,25 @@ impl Plugin {
         let Candidate { registration, file, digest, engine, pre } = candidate;
         let limits = Arc::new(settings.limits.clone());
         let instances = engine.instances(&limits);
-        let output = Arc::new(output::Output::new(&registration.name, Some(registration.version.clone()), &limits));
-        let config = settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let output = Arc::new(output::Output::new(
+            &registration.name,
+            Some(registration.version.clone()),
+            &limits,
+        ));
+        let config =
+            settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let retired = CancellationToken::new();
         let code = Code { engine, pre, limits, config: Arc::new(config), output, memory, retired };
         let pool = pool::Pool::new(code, settings.instance_policy, instances);
-        Self { registration, file, digest, loaded_at: SystemTime::now(), pool, calls: AtomicU64::new(0), failures: AtomicU64::new(0) }
+        Self {
+            registration,
+            file,
+            digest,
+            loaded_at: SystemTime::now(),
+            pool,
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
     }
 
     /// Creates a new plugin of the same version. Code and registration are shared; instances and

@@ -33,7 +33,10 @@ pub struct Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { generation: ArcSwap::from_pointee(Generation::default()), changes: watch::Sender::default() }
+        Self {
+            generation: ArcSwap::from_pointee(Generation::default()),
+            changes: watch::Sender::default(),
+        }
     }
 }
 
@@ -138,7 +141,13 @@ impl Health {
 
     /// Records the outcome, at `now`, of an event that was admitted. Returns the change that it
     /// caused.
-    pub fn record(&self, permit: Permit, client: Option<&ClientKeys>, outcome: Outcome, now: Instant) -> Option<Change> {
+    pub fn record(
+        &self,
+        permit: Permit,
+        client: Option<&ClientKeys>,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Change> {
         let change = self.breaker().record(permit, client, outcome, now);
         if matches!(change, Some(Change::Opened(_))) {
             self.has_tripped.store(true, Ordering::Release);
@@ -150,7 +159,8 @@ impl Health {
     /// Keeps the reason of a handler's failure for operators, cut to `MAX_FAILURE` bytes.
     pub fn note_failure(&self, mut reason: String) {
         truncate(&mut reason, MAX_FAILURE);
-        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, SystemTime::now()));
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((reason, SystemTime::now()));
     }
 
     /// Returns why and when a handler of this version last failed.
@@ -252,8 +262,11 @@ impl Generation {
 
     /// Whether the same versions serve as in `other`, and the same plugins are disabled.
     pub fn serves_what(&self, other: &Self) -> bool {
-        let same = |(active, other): (&Arc<ActivePlugin>, &Arc<ActivePlugin>)| Arc::ptr_eq(active, other);
-        self.plugins.len() == other.plugins.len() && self.plugins.iter().zip(&other.plugins).all(same) && self.disabled == other.disabled
+        let same =
+            |(active, other): (&Arc<ActivePlugin>, &Arc<ActivePlugin>)| Arc::ptr_eq(active, other);
+        self.plugins.len() == other.plugins.len()
+            && self.plugins.iter().zip(&other.plugins).all(same)
+            && self.disabled == other.disabled
     }
 
     /// Whether this version serves.
@@ -268,13 +281,22 @@ impl Generation {
 
     /// Returns the declarations of an event that plugins emit. If several plugins declare it, all
     /// have the same schema, and it may go where any of them allows.
-    pub fn outbound<'generation>(&'generation self, event: &'generation str) -> impl Iterator<Item = &'generation Outbound> {
+    pub fn outbound<'generation>(
+        &'generation self,
+        event: &'generation str,
+    ) -> impl Iterator<Item = &'generation Outbound> {
         self.plugins.iter().filter_map(move |active| active.outbound.get(event))
     }
 
     /// Whether the rooms and their rules are the same as in `other`.
     pub fn has_rooms_of(&self, other: &Self) -> bool {
-        let rules = |generation: &Self| generation.rooms.iter().map(|rule| (rule.pattern.clone(), rule.access.clone())).collect::<Vec<_>>();
+        let rules = |generation: &Self| {
+            generation
+                .rooms
+                .iter()
+                .map(|rule| (rule.pattern.clone(), rule.access.clone()))
+                .collect::<Vec<_>>()
+        };
         rules(self) == rules(other)
     }
 
@@ -288,7 +310,10 @@ impl Generation {
     /// # Errors
     /// Returns why it may not join.
     pub fn may_join(&self, room: &str, identity: &Identity) -> Result<(), NotJoined> {
-        let rule = self.rooms.iter().find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)));
+        let rule = self
+            .rooms
+            .iter()
+            .find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)));
         match rule {
             None => Err(NotJoined::Unknown),
             Some((rule, owner)) if rule.access.allows(identity, owner) => Ok(()),
@@ -300,19 +325,36 @@ impl Generation {
     ///
     /// # Errors
     /// Returns an error if it conflicts with one of them. Nothing has changed then.
-    pub fn admit(&mut self, active: &Arc<ActivePlugin>, is_disabled: bool) -> Result<(), AdmitError> {
+    pub fn admit(
+        &mut self,
+        active: &Arc<ActivePlugin>,
+        is_disabled: bool,
+    ) -> Result<(), AdmitError> {
         let (name, registration) = (active.code.name(), &active.code.registration);
         if let Some(other) = self.plugins.iter().find(|other| other.code.name() == name) {
-            return Err(AdmitError::NameTaken { name: name.to_owned(), file: other.code.file.clone() });
+            return Err(AdmitError::NameTaken {
+                name: name.to_owned(),
+                file: other.code.file.clone(),
+            });
         }
         for event in active.inbound.keys() {
             if let Some(route) = self.events.get(event) {
-                return Err(AdmitError::EventTaken { event: event.clone(), by: route.plugin.code.name().to_owned() });
+                return Err(AdmitError::EventTaken {
+                    event: event.clone(),
+                    by: route.plugin.code.name().to_owned(),
+                });
             }
         }
         for (event, declared) in &active.outbound {
-            if let Some(other) = self.plugins.iter().find(|other| other.outbound.get(event).is_some_and(|o| o.data != declared.data)) {
-                return Err(AdmitError::SchemaDiffers { event: event.clone(), by: other.code.name().to_owned() });
+            if let Some(other) = self
+                .plugins
+                .iter()
+                .find(|other| other.outbound.get(event).is_some_and(|o| o.data != declared.data))
+            {
+                return Err(AdmitError::SchemaDiffers {
+                    event: event.clone(),
+                    by: other.code.name().to_owned(),
+                });
             }
         }
         for (pattern, access) in &registration.rooms {
@@ -333,7 +375,11 @@ impl Generation {
         }
         for (pattern, access) in &registration.rooms {
             if !self.rooms.iter().any(|rule| rule.pattern == *pattern) {
-                self.rooms.push(RoomRule { pattern: pattern.clone(), access: access.clone(), owner: name.to_owned() });
+                self.rooms.push(RoomRule {
+                    pattern: pattern.clone(),
+                    access: access.clone(),
+                    owner: name.to_owned(),
+                });
             }
         }
         // A literal room precedes a template of the same plugin that matches it too.
@@ -361,7 +407,13 @@ impl ActivePlugin {
     ) -> Result<Arc<Self>, AdmitError> {
         let (inbound, outbound) = contract(&candidate, &settings.limits, metrics)?;
         let health = Health::new(&settings.limits, alarm);
-        Ok(Arc::new(Self { code: Plugin::new(candidate, settings, Arc::clone(&state.memory)), inbound, outbound, state, health }))
+        Ok(Arc::new(Self {
+            code: Plugin::new(candidate, settings, Arc::clone(&state.memory)),
+            inbound,
+            outbound,
+            state,
+            health,
+        }))
     }
 
     /// Returns the same version in its initial state, with a new breaker. Nothing is compiled
@@ -370,7 +422,8 @@ impl ActivePlugin {
     pub fn fresh(&self) -> Arc<Self> {
         let code = self.code.fresh();
         let health = Health::new(code.limits(), Arc::clone(&self.health.alarm));
-        let (inbound, outbound, state) = (self.inbound.clone(), self.outbound.clone(), self.state.clone());
+        let (inbound, outbound, state) =
+            (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         Arc::new(Self { code, inbound, outbound, state, health })
     }
 }
@@ -381,7 +434,11 @@ type Contract = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
 const MAX_PATTERNS: usize = 500;
 
 /// Compiles the schemas of a candidate, once per load.
-fn contract(candidate: &Candidate, limits: &Limits, metrics: &Metrics) -> Result<Contract, AdmitError> {
+fn contract(
+    candidate: &Candidate,
+    limits: &Limits,
+    metrics: &Metrics,
+) -> Result<Contract, AdmitError> {
     let mut compiled: HashMap<String, Arc<Schema>> = HashMap::new();
     let mut patterns = 0;
     let mut compile = |event: &str, part: &'static str, text: &str| {
@@ -389,7 +446,11 @@ fn contract(candidate: &Candidate, limits: &Limits, metrics: &Metrics) -> Result
             return Ok(Arc::clone(known));
         }
         let schema = Schema::compile(text, limits.schema_bytes.get());
-        let schema = Arc::new(schema.map_err(|source| AdmitError::Schema { event: event.to_owned(), part, source })?);
+        let schema = Arc::new(schema.map_err(|source| AdmitError::Schema {
+            event: event.to_owned(),
+            part,
+            source,
+        })?);
         patterns += schema.patterns();
         compiled.insert(text.to_owned(), Arc::clone(&schema));
         if patterns > MAX_PATTERNS { Err(AdmitError::TooManyPatterns) } else { Ok(schema) }
@@ -397,17 +458,27 @@ fn contract(candidate: &Candidate, limits: &Limits, metrics: &Metrics) -> Result
     let mut inbound = BTreeMap::new();
     for handles in &candidate.registration.handles {
         let data = compile(&handles.event, "payload", &handles.data)?;
-        let reply = handles.reply.as_deref().map(|reply| compile(&handles.event, "reply", reply)).transpose()?;
+        let reply = handles
+            .reply
+            .as_deref()
+            .map(|reply| compile(&handles.event, "reply", reply))
+            .transpose()?;
         if reply.as_ref().is_some_and(|reply| reply.allows_top_level_property("error")) {
             return Err(AdmitError::ReplyHasError { event: handles.event.clone() });
         }
         let meter = metrics.meter(&candidate.registration.name, &handles.event);
-        inbound.insert(handles.event.clone(), Arc::new(Inbound { data, reply, access: handles.access.clone(), meter }));
+        inbound.insert(
+            handles.event.clone(),
+            Arc::new(Inbound { data, reply, access: handles.access.clone(), meter }),
+        );
     }
     let mut outbound = BTreeMap::new();
     for emits in &candidate.registration.emits {
         let data = compile(&emits.event, "data", &emits.data)?;
-        outbound.insert(emits.event.clone(), Outbound { data, rooms: emits.rooms.clone(), everyone: emits.everyone });
+        outbound.insert(
+            emits.event.clone(),
+            Outbound { data, rooms: emits.rooms.clone(), everyone: emits.everyone },
+        );
     }
     Ok((inbound, outbound))
 }
@@ -416,7 +487,9 @@ impl AdmitError {
     /// Returns the name of the other plugin in the conflict. `None` if there is no other plugin.
     pub fn taken_by(&self) -> Option<&str> {
         match self {
-            Self::EventTaken { by, .. } | Self::SchemaDiffers { by, .. } | Self::RoomTaken { by, .. } => Some(by),
+            Self::EventTaken { by, .. }
+            | Self::SchemaDiffers { by, .. }
+            | Self::RoomTaken { by, .. } => Some(by),
             Self::NameTaken { name, .. } => Some(name),
             Self::Schema { .. } | Self::TooManyPatterns | Self::ReplyHasError { .. } => None,
         }
@@ -430,7 +503,9 @@ impl AdmitError {
         match self {
             Self::EventTaken { event, .. } => Self::EventTaken { event, by },
             Self::SchemaDiffers { event, .. } => Self::SchemaDiffers { event, by },
-            Self::RoomTaken { room, as_room, .. } => Self::RoomTaken { room: as_room, as_room: room, by },
+            Self::RoomTaken { room, as_room, .. } => {
+                Self::RoomTaken { room: as_room, as_room: room, by }
+            }
             other => other,
         }
     }
@@ -454,7 +529,9 @@ pub enum AdmitError {
     TooManyPatterns,
     /// The schema of a reply allows a top-level property `error`, by which clients recognize a
     /// rejection.
-    #[error("event `{event}`: its reply may not have a property `error` at its top, by which clients tell a rejection; rename it")]
+    #[error(
+        "event `{event}`: its reply may not have a property `error` at its top, by which clients tell a rejection; rename it"
+    )]
     ReplyHasError {
         /// The event.
         event: String,
@@ -468,7 +545,9 @@ pub enum AdmitError {
         by: String,
     },
     /// Another plugin emits the event with a different schema.
-    #[error("event `{event}` is emitted by plugin `{by}` too, with another schema; both must be identical")]
+    #[error(
+        "event `{event}` is emitted by plugin `{by}` too, with another schema; both must be identical"
+    )]
     SchemaDiffers {
         /// The event.
         event: String,
@@ -476,7 +555,9 @@ pub enum AdmitError {
         by: String,
     },
     /// Another plugin declares an overlapping room with another pattern or access rule.
-    #[error("room `{room}` is taken by plugin `{by}`, as `{as_room}`; a second declaration must be identical")]
+    #[error(
+        "room `{room}` is taken by plugin `{by}`, as `{as_room}`; a second declaration must be identical"
+    )]
     RoomTaken {
         /// The room in the new declaration.
         room: String,

@@ -105,7 +105,11 @@ impl Rejection {
         let message = match details.first() {
             Some(first) => {
                 let place = first.path.trim_start_matches('/').replace('/', ".");
-                if place.is_empty() { first.message.clone() } else { format!("{place}: {}", first.message) }
+                if place.is_empty() {
+                    first.message.clone()
+                } else {
+                    format!("{place}: {}", first.message)
+                }
             }
             None => "the payload does not fit the event's schema".to_owned(),
         };
@@ -125,8 +129,12 @@ impl Rejection {
             // No client can correct these: the host's refusals of invalid calls, the handler's own
             // failures, and stored values that this version can't read. The last may follow a
             // rollback from a newer version.
-            "misuse" | "undeclared" | "invalid_data" | "internal" | "corrupt_state" => Self::PluginFailed,
-            "rate_limited" => Self::RateLimited { message: refusal.message, retry_after: RETRY_AFTER },
+            "misuse" | "undeclared" | "invalid_data" | "internal" | "corrupt_state" => {
+                Self::PluginFailed
+            }
+            "rate_limited" => {
+                Self::RateLimited { message: refusal.message, retry_after: RETRY_AFTER }
+            }
             _ => {
                 truncate(&mut refusal.code, Self::MAX_REASON);
                 Self::Refused(refusal)
@@ -190,7 +198,8 @@ impl Rejection {
     /// The JSON object that clients receive: in an ack under `error`, or as the argument of an
     /// `error` event.
     pub fn document(&self, event: &str, id: &str) -> Value {
-        let mut document = json!({"code": self.code(), "message": self.message(), "event": event, "id": id});
+        let mut document =
+            json!({"code": self.code(), "message": self.message(), "event": event, "id": id});
         if let Some(members) = document.as_object_mut() {
             match self {
                 Self::InvalidPayload { details, .. } if !details.is_empty() => {
@@ -225,7 +234,11 @@ mod tests {
 
     #[test]
     fn a_rejection_carries_its_code_event_and_id() {
-        let detail = Detail { path: "/content".into(), rule: "required".into(), message: "is required".into() };
+        let detail = Detail {
+            path: "/content".into(),
+            rule: "required".into(),
+            message: "is required".into(),
+        };
         assert_eq!(
             Rejection::against_schema(vec![detail]).document("memory_log_create", "01JD"),
             json!({"code": "invalid_payload", "message": "content: is required", "event": "memory_log_create", "id": "01JD",
@@ -243,13 +256,19 @@ mod tests {
         );
         let forbidden = Rejection::from_handler(Refusal::new("forbidden", "not yours"));
         assert_eq!((forbidden.code(), forbidden.status()), ("forbidden", 403));
-        assert_eq!(Rejection::from_handler(Refusal::new("limit", "more than 256 effects")).code(), "too_large");
+        assert_eq!(
+            Rejection::from_handler(Refusal::new("limit", "more than 256 effects")).code(),
+            "too_large"
+        );
     }
 
     #[test]
     fn a_refusal_for_the_plugins_own_fault_is_never_the_clients() {
         for code in ["misuse", "undeclared", "invalid_data", "internal", "corrupt_state"] {
-            assert_eq!(Rejection::from_handler(Refusal::new(code, "internal")), Rejection::PluginFailed);
+            assert_eq!(
+                Rejection::from_handler(Refusal::new(code, "internal")),
+                Rejection::PluginFailed
+            );
         }
     }
 

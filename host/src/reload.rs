@@ -5,7 +5,6 @@
 //! One task makes all decisions, one after the other, and never waits for a plugin: `loads`
 //! compiles plugins in separate tasks. [`slots`] decides which version should serve.
 
-mod versions;
 mod directory;
 mod draining;
 mod files;
@@ -15,9 +14,10 @@ mod look;
 mod operator;
 mod progress;
 mod publish;
-pub mod scan;
 mod resolve;
+pub mod scan;
 pub mod slots;
+mod versions;
 mod watch;
 mod watched;
 
@@ -33,19 +33,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::registry::{Registry, ActivePlugin};
+use crate::registry::{ActivePlugin, Registry};
 use crate::rooms::Rooms;
 
-use versions::VersionStore;
 use directory::Directory;
 use draining::Draining;
 use files::Files;
 pub use load::{Failure, Loader};
-use loads::{LoadQueue, LoadJob, Version};
-pub use operator::{Absent, Operator, PluginStatus, OperatorCommand};
-use operator::{SubmittedCommand, PendingCommand};
+use loads::{LoadJob, LoadQueue, Version};
+pub use operator::{Absent, Operator, OperatorCommand, PluginStatus};
+use operator::{PendingCommand, SubmittedCommand};
 use progress::Progress;
 use slots::{Digest, LastError, OperatorError, Slots};
+use versions::VersionStore;
 use watch::Watch;
 
 /// Debounce delay: from a change to the scan, and how long a file must stay unchanged before it is
@@ -257,7 +257,9 @@ impl Reloader {
                     self.next_scan_at = self.next_scan_at.min(Instant::now() + DEBOUNCE);
                 }
             }
-            if self.batch_until.is_some_and(|until| until <= now || !(self.loads.any_file() || self.files.any_unsettled())) {
+            if self.batch_until.is_some_and(|until| {
+                until <= now || !(self.loads.any_file() || self.files.any_unsettled())
+            }) {
                 self.claim();
                 self.publish();
             }
@@ -305,7 +307,12 @@ impl Reloader {
                     tracing::error!(file = %path.display(), plugin = failure.name, digest = failure.digest, error = failure.reason,
                         "plugin failed");
                     let under = self.assumed_name(&path);
-                    if failure.is_by_bytes() && !self.bad.iter().any(|(other, bad)| *other == under && bad.digest == failure.digest) {
+                    if failure.is_by_bytes()
+                        && !self
+                            .bad
+                            .iter()
+                            .any(|(other, bad)| *other == under && bad.digest == failure.digest)
+                    {
                         self.bad.truncate(MAX_BAD - 1);
                         self.bad.push_front((under, failure.clone()));
                     }
@@ -315,7 +322,12 @@ impl Reloader {
             }
             (LoadJob::Kept(..), Ok(_)) => {}
             (LoadJob::Kept(name, digest), Err(failure)) => {
-                tracing::error!(plugin = name, digest, error = failure.reason, "a kept version can't be loaded");
+                tracing::error!(
+                    plugin = name,
+                    digest,
+                    error = failure.reason,
+                    "a kept version can't be loaded"
+                );
                 self.slots.refused(&name, failure.now(), failure.is_by_bytes());
                 self.lost.insert(digest, failure);
             }
@@ -327,8 +339,11 @@ impl Reloader {
         for active in &self.registry.snapshot().plugins {
             let name = active.code.name();
             if active.health.take_trip()
-                && let Some(target) =
-                    self.slots.on_breaker_opened(name, active.health.last_failure().map(|(why, _)| why).as_deref(), SystemTime::now())
+                && let Some(target) = self.slots.on_breaker_opened(
+                    name,
+                    active.health.last_failure().map(|(why, _)| why).as_deref(),
+                    SystemTime::now(),
+                )
             {
                 let is_kept = self.versions.file(&target).exists();
                 tracing::error!(
@@ -362,7 +377,8 @@ impl Reloader {
         };
         tracing::debug!(plugin = name, command = ?command, "operator command begins");
         if command == OperatorCommand::Enable
-            && let Some(active) = self.registry.snapshot().plugins.iter().find(|active| active.code.name() == name)
+            && let Some(active) =
+                self.registry.snapshot().plugins.iter().find(|active| active.code.name() == name)
         {
             active.health.reset();
         }
@@ -380,20 +396,42 @@ impl Reloader {
         let mut undone = false;
         let is_remembered = self.slots == self.saved;
         for PendingCommand { name, target, before, answer } in std::mem::take(&mut self.waiting) {
-            let serves = |digest: &Digest| generation.plugins.iter().any(|s| s.code.name() == name && s.code.digest == *digest);
+            let serves = |digest: &Digest| {
+                generation.plugins.iter().any(|s| s.code.name() == name && s.code.digest == *digest)
+            };
             match target {
-                Some(target) if self.loads.is_loading(&LoadJob::Kept(name.clone(), target.clone())) => {
-                    self.waiting.push(PendingCommand { name, target: Some(target), before, answer });
+                Some(target)
+                    if self.loads.is_loading(&LoadJob::Kept(name.clone(), target.clone())) =>
+                {
+                    self.waiting.push(PendingCommand {
+                        name,
+                        target: Some(target),
+                        before,
+                        answer,
+                    });
                 }
                 Some(target) if !serves(&target) => {
                     self.slots.undo_roll_back(&name, &target, before.as_ref());
                     undone = true;
                     let error = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
-                    let reason = self.lost.get(&target).map(|failure| failure.reason.clone()).or(error.map(|error| error.reason.clone()));
-                    let _ = answer.send(Err(OperatorError::NotServed { name, digest: target, reason: reason.unwrap_or_default() }));
+                    let reason = self
+                        .lost
+                        .get(&target)
+                        .map(|failure| failure.reason.clone())
+                        .or(error.map(|error| error.reason.clone()));
+                    let _ = answer.send(Err(OperatorError::NotServed {
+                        name,
+                        digest: target,
+                        reason: reason.unwrap_or_default(),
+                    }));
                 }
                 // A version that serves from memory must also be on the disk for the next start.
-                target if is_remembered && target.as_ref().is_none_or(|target| self.versions.file(target).exists()) => {
+                target
+                    if is_remembered
+                        && target
+                            .as_ref()
+                            .is_none_or(|target| self.versions.file(target).exists()) =>
+                {
                     let _ = answer.send(Ok(()));
                 }
                 _ => {
@@ -411,9 +449,16 @@ impl Reloader {
     fn not_remembered(&self, active: &ActivePlugin) -> Option<LastError> {
         let digest = &active.code.digest;
         let (reason, at) = match &self.unsaved {
-            Some((error, since)) => (format!("serves, but this can't be remembered for the next start: {error}"), *since),
+            Some((error, since)) => (
+                format!("serves, but this can't be remembered for the next start: {error}"),
+                *since,
+            ),
             None if self.versions.file(digest).exists() => return None,
-            None => ("serves, but its file can't be kept for the next start and for rollbacks".to_owned(), active.code.loaded_at),
+            None => (
+                "serves, but its file can't be kept for the next start and for rollbacks"
+                    .to_owned(),
+                active.code.loaded_at,
+            ),
         };
         let reason = format!("{reason}; see to it that the data directory can be written");
         Some(LastError { digest: Some(digest.clone()), reason, at, is_retried: false })
@@ -421,7 +466,8 @@ impl Reloader {
 
     /// Publishes the current state for operators.
     fn publish_status(&self) {
-        let mut rows = operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
+        let mut rows =
+            operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
         for row in &mut rows {
             row.is_loading |= self.loads.is_loading_kept(&row.name);
             if let (None, Some(active)) = (&row.last_error, &row.active) {

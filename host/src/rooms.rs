@@ -77,7 +77,11 @@ impl Rooms {
             match effect {
                 Effect::Emit(emit) => applied.receivers += self.emit(caller, emit),
                 Effect::Disconnect(reason) => {
-                    tracing::info!(client = caller.map(|caller| caller.public_id.as_str()), reason, "connection ended by its handler");
+                    tracing::info!(
+                        client = caller.map(|caller| caller.public_id.as_str()),
+                        reason,
+                        "connection ended by its handler"
+                    );
                     applied.ends = true;
                 }
                 Effect::Join(_) | Effect::Leave(_) => {}
@@ -96,9 +100,22 @@ impl Rooms {
     }
 
     /// Like [`Rooms::recheck`], for one connection.
-    pub fn recheck_one(&self, connection: &Connection, may_join: &impl Fn(&str, &Identity) -> bool) {
-        for room in self.members.rooms_of(connection).into_iter().filter(|room| !may_join(room, &connection.identity)) {
-            tracing::info!(client = connection.public_id, room, "taken out of a room: its rule has changed");
+    pub fn recheck_one(
+        &self,
+        connection: &Connection,
+        may_join: &impl Fn(&str, &Identity) -> bool,
+    ) {
+        for room in self
+            .members
+            .rooms_of(connection)
+            .into_iter()
+            .filter(|room| !may_join(room, &connection.identity))
+        {
+            tracing::info!(
+                client = connection.public_id,
+                room,
+                "taken out of a room: its rule has changed"
+            );
             self.members.leave(connection, &room);
         }
     }
@@ -123,7 +140,13 @@ impl Rooms {
     /// Answers an event. If the client asked for no ack, a rejection is sent as an `error` event,
     /// and a success sends nothing. Returns when there is space for another answer, or when the
     /// connection has ended. A client that makes no space for too long is disconnected.
-    pub(crate) async fn answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) {
+    pub(crate) async fn answer(
+        &self,
+        to: &ReplyTo,
+        event: &str,
+        id: EventId,
+        answer: &Result<Json, Rejection>,
+    ) {
         if let Some(text) = Text::of(to, event, id, answer) {
             to.link.answer(text.answer(to)).await;
         }
@@ -133,7 +156,13 @@ impl Rooms {
     ///
     /// # Errors
     /// Returns [`Full`] if there is no space.
-    pub(crate) fn try_answer(&self, to: &ReplyTo, event: &str, id: EventId, answer: &Result<Json, Rejection>) -> Result<(), Full> {
+    pub(crate) fn try_answer(
+        &self,
+        to: &ReplyTo,
+        event: &str,
+        id: EventId,
+        answer: &Result<Json, Rejection>,
+    ) -> Result<(), Full> {
         Text::of(to, event, id, answer).map_or(Ok(()), |text| to.link.try_answer(text.answer(to)))
     }
 
@@ -141,18 +170,29 @@ impl Rooms {
     fn emit(&self, caller: Option<&Arc<Connection>>, emit: &Emit) -> usize {
         match caller {
             Some(caller) => self.emit_in(&caller.namespace, Some(caller), emit),
-            None => self.members.namespaces().iter().map(|namespace| self.emit_in(namespace, None, emit)).sum(),
+            None => self
+                .members
+                .namespaces()
+                .iter()
+                .map(|namespace| self.emit_in(namespace, None, emit))
+                .sum(),
         }
     }
 
     fn emit_in(&self, namespace: &str, caller: Option<&Arc<Connection>>, emit: &Emit) -> usize {
         let receivers = match &emit.to {
-            Target::Sender => return deliver_to_one(caller.and_then(|caller| self.find(caller)), emit),
-            Target::Connection(id) => return deliver_to_one(self.members.find(namespace, id), emit),
+            Target::Sender => {
+                return deliver_to_one(caller.and_then(|caller| self.find(caller)), emit);
+            }
+            Target::Connection(id) => {
+                return deliver_to_one(self.members.find(namespace, id), emit);
+            }
             Target::Rooms(rooms) => self.members.in_rooms(namespace, rooms),
             Target::RoomsButSender(rooms) => {
                 let mut members = self.members.in_rooms(namespace, rooms);
-                members.retain(|member| caller.is_none_or(|caller| !Arc::ptr_eq(&member.connection, caller)));
+                members.retain(|member| {
+                    caller.is_none_or(|caller| !Arc::ptr_eq(&member.connection, caller))
+                });
                 members
             }
             Target::Everyone => self.members.everyone(namespace),
@@ -172,7 +212,9 @@ fn deliver_to_one(receiver: Option<Arc<Member>>, emit: &Emit) -> usize {
 /// Encodes the event once for all receivers, which are in the same namespace.
 fn deliver_to_many(receivers: &[Arc<Member>], emit: &Emit) -> usize {
     // A connection that has just ended can't encode any more.
-    let Some(frame) = receivers.iter().find_map(|receiver| receiver.link.encode(emit)) else { return 0 };
+    let Some(frame) = receivers.iter().find_map(|receiver| receiver.link.encode(emit)) else {
+        return 0;
+    };
     receivers.iter().filter(|receiver| receiver.link.send(&frame)).count()
 }
 
@@ -184,12 +226,22 @@ enum Text<'answer> {
 
 impl<'answer> Text<'answer> {
     /// Returns `None` if nothing has to be sent.
-    fn of(to: &ReplyTo, event: &str, id: EventId, answer: &'answer Result<Json, Rejection>) -> Option<Self> {
+    fn of(
+        to: &ReplyTo,
+        event: &str,
+        id: EventId,
+        answer: &'answer Result<Json, Rejection>,
+    ) -> Option<Self> {
         match (to.ack, answer) {
             (Some(_), Ok(reply)) => Some(Self::Reply(reply.as_str())),
             (None, Ok(_)) => None,
-            (Some(_), Err(rejection)) => Some(Self::Rejection(format!("{{\"error\":{}}}", rejection.document(event, &id.to_string())))),
-            (None, Err(rejection)) => Some(Self::Rejection(rejection.document(event, &id.to_string()).to_string())),
+            (Some(_), Err(rejection)) => Some(Self::Rejection(format!(
+                "{{\"error\":{}}}",
+                rejection.document(event, &id.to_string())
+            ))),
+            (None, Err(rejection)) => {
+                Some(Self::Rejection(rejection.document(event, &id.to_string()).to_string()))
+            }
         }
     }
 

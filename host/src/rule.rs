@@ -81,16 +81,26 @@ impl FromStr for RoomPattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if !is_room_name(text) {
-            return Err(format!("`{text}` is no room: 1 to {MAX_ROOM_NAME} characters, none of them a control character"));
+            return Err(format!(
+                "`{text}` is no room: 1 to {MAX_ROOM_NAME} characters, none of them a control character"
+            ));
         }
         let template = match text.split_once('{') {
-            None if text.contains('}') => return Err(format!("`{text}` has a `}}` without a `{{`")),
+            None if text.contains('}') => {
+                return Err(format!("`{text}` has a `}}` without a `{{`"));
+            }
             None => None,
             Some((prefix, rest)) => match rest.split_once('}') {
-                Some((name, suffix)) if !name.is_empty() && !name.contains('{') && !suffix.contains(['{', '}']) => {
+                Some((name, suffix))
+                    if !name.is_empty() && !name.contains('{') && !suffix.contains(['{', '}']) =>
+                {
                     Some((prefix.to_owned(), name.to_owned(), suffix.to_owned()))
                 }
-                _ => return Err(format!("`{text}` is no template: at most one variable in braces, such as `user_{{user}}`")),
+                _ => {
+                    return Err(format!(
+                        "`{text}` is no template: at most one variable in braces, such as `user_{{user}}`"
+                    ));
+                }
             },
         };
         Ok(Self { text: text.to_owned(), template })
@@ -153,7 +163,8 @@ impl RoomPattern {
             (_, None) => self.matches(&other.text).is_some(),
             (None, _) => other.matches(&self.text).is_some(),
             (Some((a, _, x)), Some((b, _, y))) => {
-                (a.starts_with(b.as_str()) || b.starts_with(a.as_str())) && (x.ends_with(y.as_str()) || y.ends_with(x.as_str()))
+                (a.starts_with(b.as_str()) || b.starts_with(a.as_str()))
+                    && (x.ends_with(y.as_str()) || y.ends_with(x.as_str()))
             }
         }
     }
@@ -192,7 +203,10 @@ mod tests {
     #[test]
     fn a_template_is_filled_from_the_data() {
         assert_eq!(pattern("user_{user_id}").fill(&json!({"user_id": 7})), Some("user_7".into()));
-        assert_eq!(pattern("user_{user_id}").fill(&json!({"user_id": "ada"})), Some("user_ada".into()));
+        assert_eq!(
+            pattern("user_{user_id}").fill(&json!({"user_id": "ada"})),
+            Some("user_ada".into())
+        );
         assert_eq!(pattern("user_{user_id}").fill(&json!({"user_id": null})), None);
         assert_eq!(pattern("user_{user_id}").fill(&json!({})), None);
         assert_eq!(pattern("memory_logs").fill(&json!(null)), Some("memory_logs".into()));
@@ -217,11 +231,17 @@ mod tests {
     #[test]
     fn a_rule_is_kept_for_everyone_else() {
         let nobody = Identity::default();
-        let ada = Identity { user: Some("ada".into()), roles: vec!["admin".into()], claims: Value::Null };
+        let ada =
+            Identity { user: Some("ada".into()), roles: vec!["admin".into()], claims: Value::Null };
         assert!(Access::Anyone.allows(&nobody, None));
-        assert!(!Access::Authenticated.allows(&nobody, None) && Access::Authenticated.allows(&ada, None));
         assert!(
-            !Access::Owner.allows(&nobody, None) && !Access::Owner.allows(&ada, Some("eve")) && Access::Owner.allows(&ada, Some("ada"))
+            !Access::Authenticated.allows(&nobody, None)
+                && Access::Authenticated.allows(&ada, None)
+        );
+        assert!(
+            !Access::Owner.allows(&nobody, None)
+                && !Access::Owner.allows(&ada, Some("eve"))
+                && Access::Owner.allows(&ada, Some("ada"))
         );
         let admin: Access = "role:admin".parse().unwrap();
         assert!(!admin.allows(&nobody, None) && admin.allows(&ada, None));

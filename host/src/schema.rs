@@ -101,7 +101,9 @@ pub enum SchemaError {
         found: String,
     },
     /// A `$ref` refers to another document.
-    #[error("`{reference}` is outside of the schema: nothing is fetched, so a `$ref` must begin with `#`")]
+    #[error(
+        "`{reference}` is outside of the schema: nothing is fetched, so a `$ref` must begin with `#`"
+    )]
     ExternalReference {
         /// The reference.
         reference: String,
@@ -113,13 +115,17 @@ pub enum SchemaError {
         reference: String,
     },
     /// A chain of references and combinations is circular or too long.
-    #[error("more than {MAX_CHAIN} subschemas apply to one value in a row, or they refer to each other in a circle")]
+    #[error(
+        "more than {MAX_CHAIN} subschemas apply to one value in a row, or they refer to each other in a circle"
+    )]
     TooNested,
     /// The schema has more patterns than allowed.
     #[error("the schema has more than {MAX_PATTERNS} patterns")]
     TooManyPatterns,
     /// A pattern can't be matched in linear time, or needs too much memory.
-    #[error("the pattern at `{path}` is not supported: no look-around and no back-references, and at most 256 KiB compiled")]
+    #[error(
+        "the pattern at `{path}` is not supported: no look-around and no back-references, and at most 256 KiB compiled"
+    )]
     Pattern {
         /// JSON pointer into the schema.
         path: String,
@@ -139,10 +145,15 @@ impl Schema {
         if text.len() > max_bytes {
             return Err(SchemaError::TooLarge { bytes: text.len(), max: max_bytes });
         }
-        let source: Value = serde_json::from_str(text).map_err(|error| SchemaError::NotJson { reason: error.to_string() })?;
+        let source: Value = serde_json::from_str(text)
+            .map_err(|error| SchemaError::NotJson { reason: error.to_string() })?;
         let graph = Graph::read(&source)?;
-        let chain = graph.longest_chain().filter(|chain| *chain <= MAX_CHAIN).ok_or(SchemaError::TooNested)?;
-        let patterns = PatternOptions::regex().size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES);
+        let chain = graph
+            .longest_chain()
+            .filter(|chain| *chain <= MAX_CHAIN)
+            .ok_or(SchemaError::TooNested)?;
+        let patterns =
+            PatternOptions::regex().size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES);
         let validator = jsonschema::options()
             .with_draft(Draft::Draft202012)
             .offline()
@@ -179,7 +190,9 @@ impl Schema {
 
     /// Like [`Schema::check`], but always on the caller's stack.
     fn check_here(&self, value: &Value, size: DocumentSize) -> Result<(), Vec<Detail>> {
-        let is_cheap = self.cost_of_a_value.is_some_and(|cost| cost.saturating_mul(size.values + size.bytes) <= MAX_COST);
+        let is_cheap = self
+            .cost_of_a_value
+            .is_some_and(|cost| cost.saturating_mul(size.values + size.bytes) <= MAX_COST);
         if !is_cheap && self.graph.cost(value, MAX_COST).is_none() {
             return Err(vec![finding("takes too much work to be checked against its schema")]);
         }

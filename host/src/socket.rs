@@ -99,8 +99,14 @@ impl Sockets {
 }
 
 impl Clients for Sockets {
-    fn accept(&self, newcomer: Newcomer) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, Refused>> {
-        let client = self.itself.upgrade().map(|sockets| Client::new(&sockets, newcomer) as Arc<dyn socketio::Client>);
+    fn accept(
+        &self,
+        newcomer: Newcomer,
+    ) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, Refused>> {
+        let client = self
+            .itself
+            .upgrade()
+            .map(|sockets| Client::new(&sockets, newcomer) as Arc<dyn socketio::Client>);
         Box::pin(std::future::ready(client.ok_or(Refused("unavailable"))))
     }
 }
@@ -124,7 +130,10 @@ mod tests {
     struct Waiting(Arc<dyn socketio::Client>);
 
     impl Clients for Refusing {
-        fn accept(&self, newcomer: Newcomer) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, Refused>> {
+        fn accept(
+            &self,
+            newcomer: Newcomer,
+        ) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, Refused>> {
             Box::pin(async {
                 let client = self.0.accept(newcomer).await?;
                 Ok(Arc::new(Waiting(client)) as Arc<dyn socketio::Client>)
@@ -138,7 +147,12 @@ mod tests {
         }
 
         fn enter(&self, link: Link) {
-            let incoming = Incoming { call: Some(("ping".into(), "")), bytes: 8, attachments: Vec::new(), ack: None };
+            let incoming = Incoming {
+                call: Some(("ping".into(), "")),
+                bytes: 8,
+                attachments: Vec::new(),
+                ack: None,
+            };
             Arc::clone(&self.0).event(incoming, link.clone(), None);
             self.0.enter(link);
         }
@@ -154,19 +168,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_never_came_to_be_leaves_nothing_though_an_event_waits() {
-        let (tasks, limits, metrics) = (TaskTracker::new(), Arc::new(Limits::default()), Arc::new(Metrics::default()));
+        let (tasks, limits, metrics) =
+            (TaskTracker::new(), Arc::new(Limits::default()), Arc::new(Metrics::default()));
         let rooms = Arc::new(Rooms::default());
-        let dispatcher = Dispatcher::new(Arc::new(Registry::default()), Arc::clone(&rooms), Arc::clone(&limits), Arc::clone(&metrics));
-        let sockets = Sockets::new(Arc::new(dispatcher), Arc::clone(&rooms), limits, metrics, tasks.clone());
+        let dispatcher = Dispatcher::new(
+            Arc::new(Registry::default()),
+            Arc::clone(&rooms),
+            Arc::clone(&limits),
+            Arc::clone(&metrics),
+        );
+        let sockets =
+            Sockets::new(Arc::new(dispatcher), Arc::clone(&rooms), limits, metrics, tasks.clone());
         let clients: Arc<dyn Clients> = Arc::new(Refusing(Arc::clone(&sockets)));
         let server = library::Server::new(&Config::default(), &Arc::downgrade(&clients), tasks);
-        let service = server
-            .layer()
-            .layer(tower::service_fn(async |_| Ok::<_, std::convert::Infallible>(http::Response::new(Full::<bytes::Bytes>::default()))));
+        let service = server.layer().layer(tower::service_fn(async |_| {
+            Ok::<_, std::convert::Infallible>(http::Response::new(Full::<bytes::Bytes>::default()))
+        }));
         let ask = async |query: &str, body: Option<&'static str>| {
-            let request = http::Request::builder().uri(format!("http://host/socket.io/?EIO=4&transport=polling{query}"));
+            let request = http::Request::builder()
+                .uri(format!("http://host/socket.io/?EIO=4&transport=polling{query}"));
             let request = request.method(if body.is_some() { "POST" } else { "GET" });
-            let request = request.body(Full::new(bytes::Bytes::from(body.unwrap_or_default()))).unwrap();
+            let request =
+                request.body(Full::new(bytes::Bytes::from(body.unwrap_or_default()))).unwrap();
             let body = service.clone().oneshot(request).await.unwrap().into_body();
             String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
         };

@@ -65,7 +65,12 @@ pub(crate) trait Client: Send + Sync + 'static {
     /// Takes one event. With a `context`, the event is handled at once in the caller's task if
     /// nothing of this connection waits. If it then has to wait for something, it continues in its
     /// own task.
-    fn event(self: Arc<Self>, incoming: Incoming<'_>, link: Link, context: Option<&mut Context<'_>>);
+    fn event(
+        self: Arc<Self>,
+        incoming: Incoming<'_>,
+        link: Link,
+        context: Option<&mut Context<'_>>,
+    );
 
     /// Ends the connection. The future resolves when all its events are handled and `$disconnect`
     /// is dispatched. Then the connection can't be reached any more.

@@ -172,7 +172,8 @@ impl Store {
         let page_bytes = u64::from(page_bytes.max(1));
         let wal = Wal::new(limits.wal_bound(), page_bytes);
         set_up(&mut writer, &limits, &wal)?;
-        let file_bytes = page_bytes * natural(writer.pragma_query_value(None, "page_count", |row| row.get(0))?);
+        let file_bytes =
+            page_bytes * natural(writer.pragma_query_value(None, "page_count", |row| row.get(0))?);
         let file_limit = limits.file_bytes(page_bytes);
         if file_bytes > file_limit {
             let file = file.display().to_string();
@@ -234,7 +235,8 @@ impl Store {
 
     /// The space that the state takes on the disk. A file whose size can't be read counts as 0.
     pub fn disk(&self) -> Disk {
-        let bytes = |suffix| std::fs::metadata(beside(&self.file, suffix)).map_or(0, |file| file.len());
+        let bytes =
+            |suffix| std::fs::metadata(beside(&self.file, suffix)).map_or(0, |file| file.len());
         let wal = bytes("-wal");
         Disk { bytes: bytes("") + wal + bytes("-shm"), wal, quota: self.limits.quota }
     }
@@ -263,7 +265,12 @@ impl Store {
         set_up(&mut writer, &self.limits, &self.wal)?;
         let (found, known) = (meta(&writer)?.commits, self.commits.load(Ordering::Relaxed));
         if found < known {
-            return Err(FaultKind::Older.because(format!("{} has {found} commits, and had {known} just now", self.file.display())).into());
+            return Err(FaultKind::Older
+                .because(format!(
+                    "{} has {found} commits, and had {known} just now",
+                    self.file.display()
+                ))
+                .into());
         }
         Ok(writer)
     }
@@ -289,7 +296,11 @@ impl Store {
         let readers = std::mem::take(&mut lock(&self.readers).idle);
         let Some(connection) = writer.as_ref() else {
             // The writer is closed, so the manifest does not expect a log.
-            return readers.into_iter().try_for_each(close_with_log).map(|()| true).map_err(StoreError::from);
+            return readers
+                .into_iter()
+                .try_for_each(close_with_log)
+                .map(|()| true)
+                .map_err(StoreError::from);
         };
         drop(readers);
         if checkpoint(connection, "TRUNCATE")?.is_busy {
@@ -299,7 +310,9 @@ impl Store {
         // killed in between must not report a lost log.
         let record = Record { commits: meta(connection)?.commits, ..Record::default() };
         self.saved.store(record.commits, Ordering::Relaxed);
-        self.manifest.write(&record, true).map_err(|source| StoreError::Open { file: self.file.clone(), source })?;
+        self.manifest
+            .write(&record, true)
+            .map_err(|source| StoreError::Open { file: self.file.clone(), source })?;
         self.is_awake.store(false, Ordering::Relaxed);
         self.health.worked(FailureKind::Record);
         self.wal.note(true);
@@ -330,7 +343,10 @@ pub struct Disk {
 /// The paths of the state of `plugin` in the data directory `data`: the store's file, and its
 /// record in the manifest.
 pub fn files(data: &Path, plugin: &str) -> (PathBuf, PathBuf) {
-    (data.join("state").join(format!("{plugin}.sqlite")), data.join("manifest").join(format!("{plugin}.json")))
+    (
+        data.join("state").join(format!("{plugin}.sqlite")),
+        data.join("manifest").join(format!("{plugin}.json")),
+    )
 }
 
 /// The one row of `meta`. It changes with every commit, so it shows whether a snapshot is still the
@@ -349,7 +365,8 @@ fn meta(connection: &Connection) -> Result<Meta, rusqlite::Error> {
 
 /// The bytes that the stored entry of `key` counts against the quota; 0 if there is no entry.
 fn stored_bytes(connection: &Connection, key: &[u8]) -> Result<u64, rusqlite::Error> {
-    let mut statement = connection.prepare_cached("SELECT length(value) FROM entries WHERE key = ?1")?;
+    let mut statement =
+        connection.prepare_cached("SELECT length(value) FROM entries WHERE key = ?1")?;
     let length: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
     Ok(length.map_or(0, |length| entry_bytes(key, natural(length))))
 }
@@ -371,8 +388,13 @@ fn natural(number: i64) -> u64 {
 
 /// Configures a connection for writing.
 fn set_up(writer: &mut Connection, limits: &StoreLimits, wal: &Wal) -> Result<(), rusqlite::Error> {
-    let page_bytes = natural(writer.pragma_query_value(None, "page_size", |row| row.get(0))?).max(1);
-    writer.pragma_update(None, "max_page_count", integer(limits.file_bytes(page_bytes) / page_bytes))?;
+    let page_bytes =
+        natural(writer.pragma_query_value(None, "page_size", |row| row.get(0))?).max(1);
+    writer.pragma_update(
+        None,
+        "max_page_count",
+        integer(limits.file_bytes(page_bytes) / page_bytes),
+    )?;
     wal.follow(writer)
 }
 
@@ -387,7 +409,10 @@ fn close_with_log(connection: Connection) -> Result<(), rusqlite::Error> {
 fn connect(file: &Path) -> Result<Connection, StoreError> {
     // SQLite need not lock the connection: the type system ensures that one thread at a time uses
     // it.
-    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection = Connection::open_with_flags(
+        file,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // The first of these reads the file, so it fails if the file is not a database.

@@ -86,7 +86,11 @@ impl AbortHandle {
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.0.is_cut.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        if self.0.is_cut.load(Ordering::Acquire) {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -101,8 +105,8 @@ impl WeakCut {
     }
 }
 
-/// A stream that fails once its [`AbortHandle`] ends it. The cut wakes a waiting reader only, because a
-/// waiting writer always has a reader beside it.
+/// A stream that fails once its [`AbortHandle`] ends it. The cut wakes a waiting reader only,
+/// because a waiting writer always has a reader beside it.
 #[derive(Debug)]
 pub struct Abortable<S, P> {
     stream: S,
@@ -136,7 +140,11 @@ impl<S, P> Abortable<S, P> {
 }
 
 impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Abortable<S, P> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.cut.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
         if poll.is_pending() {
@@ -151,7 +159,11 @@ impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Abortable<S, P> {
 }
 
 impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.cut.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.cut.0.sent(poll)
@@ -166,7 +178,11 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.cut.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.cut.0.sent(poll)
@@ -190,6 +206,9 @@ mod tests {
         stream.write_all(b"fits").await.unwrap();
         let (read, ()) = tokio::join!(stream.read_u8(), async { cut.now() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
-        assert_eq!(stream.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(
+            stream.write_all(b"x").await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionAborted
+        );
     }
 }

@@ -50,7 +50,9 @@ mod settings {
     wit_bindgen::generate!({ path: "wit", world: "settings", generate_all });
 }
 
-use generated::sockhop::plugin::{connections, emitter, identity, log, registry, rooms, state, types};
+use generated::sockhop::plugin::{
+    connections, emitter, identity, log, registry, rooms, state, types,
+};
 
 /// Implements the export `register` for `export!`.
 pub fn register(plugin: &Plugin) -> std::result::Result<(), types::Refusal> {
@@ -58,9 +60,16 @@ pub fn register(plugin: &Plugin) -> std::result::Result<(), types::Refusal> {
 }
 
 /// Implements the export `handle` for `export!`.
-pub fn handle(plugin: &Plugin, event: types::Event) -> std::result::Result<Option<String>, types::Refusal> {
+pub fn handle(
+    plugin: &Plugin,
+    event: types::Event,
+) -> std::result::Result<Option<String>, types::Refusal> {
     let types::Event { name, data, attachments, caller } = event;
-    let caller = caller.map(|types::Caller { connection, user, namespace }| Caller { connection, user, namespace });
+    let caller = caller.map(|types::Caller { connection, user, namespace }| Caller {
+        connection,
+        user,
+        namespace,
+    });
     let event = Event { name, data, attachments, caller };
     plugin.handle(event, Box::new(Component)).map_err(Into::into)
 }
@@ -68,7 +77,8 @@ pub fn handle(plugin: &Plugin, event: types::Event) -> std::result::Result<Optio
 /// Calls the import `connections.scan`.
 pub(crate) fn connections(after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
     let connections = connections::scan(after, limit)?;
-    let connection = |connections::Connection { id, user, namespace }| Connection { id, user, namespace };
+    let connection =
+        |connections::Connection { id, user, namespace }| Connection { id, user, namespace };
     Ok(connections.into_iter().map(connection).collect())
 }
 
@@ -167,7 +177,13 @@ impl Host for Component {
         Ok(state::delete(key)?)
     }
 
-    fn scan(&self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<Entry>> {
+    fn scan(
+        &self,
+        prefix: &str,
+        cursor: Option<&str>,
+        backwards: bool,
+        limit: u32,
+    ) -> Result<Vec<Entry>> {
         let entries = state::scan(prefix, cursor, backwards, limit)?;
         Ok(entries.into_iter().map(|entry| (entry.key, entry.value)).collect())
     }

@@ -75,7 +75,10 @@ impl Context {
     pub fn connections(&self) -> Result<Vec<Connection>> {
         let mut all: Vec<Connection> = Vec::new();
         loop {
-            let page = self.connections_after(all.last().map(|last| last.id.as_str()), Self::MAX_CONNECTIONS)?;
+            let page = self.connections_after(
+                all.last().map(|last| last.id.as_str()),
+                Self::MAX_CONNECTIONS,
+            )?;
             if page.is_empty() {
                 return Ok(all);
             }
@@ -184,7 +187,13 @@ impl Context {
     ///
     /// # Errors
     /// As [`emit`](Self::emit), and `misuse` if placeholders and attachments do not match.
-    pub fn emit_binary<T: Output>(&self, to: Target, event: &Emits<T>, data: &T, attachments: &[Vec<u8>]) -> Result {
+    pub fn emit_binary<T: Output>(
+        &self,
+        to: Target,
+        event: &Emits<T>,
+        data: &T,
+        attachments: &[Vec<u8>],
+    ) -> Result {
         self.host.emit(to, event.name(), &event.encode(data)?, attachments)
     }
 
@@ -259,7 +268,11 @@ impl Context {
 
 impl Context {
     /// Runs `call` on `event`.
-    pub(crate) fn run(mut event: Event, host: Box<dyn Host>, call: &Call) -> Result<Option<String>> {
+    pub(crate) fn run(
+        mut event: Event,
+        host: Box<dyn Host>,
+        call: &Call,
+    ) -> Result<Option<String>> {
         let data = std::mem::take(&mut event.data);
         call(&Self { event, host }, &data)
     }
@@ -267,7 +280,10 @@ impl Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("event", &self.event.name).field("caller", &self.event.caller).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("event", &self.event.name)
+            .field("caller", &self.event.caller)
+            .finish_non_exhaustive()
     }
 }
 

@@ -77,7 +77,8 @@ where
     Box::new(move |ctx, data| {
         // The host has checked the schema. Errors here are values that the schema can't exclude,
         // such as a number out of the type's range.
-        let payload = serde_json::from_str(data).map_err(|error| Refusal::invalid_payload(error.to_string()))?;
+        let payload = serde_json::from_str(data)
+            .map_err(|error| Refusal::invalid_payload(error.to_string()))?;
         let reply = handler.call(ctx, payload)?;
         if has_no_reply::<R>() { Ok(None) } else { encode(&reply).map(Some) }
     })
@@ -90,7 +91,8 @@ pub(crate) fn has_no_reply<R: 'static>() -> bool {
 
 /// Returns `value` as JSON text.
 pub(crate) fn encode(value: &(impl Serialize + ?Sized)) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Refusal::misuse(format!("this value is no JSON: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| Refusal::misuse(format!("this value is no JSON: {error}")))
 }
 
 /// Returns the JSON Schema (2020-12) of the JSON that deserializes into `T`.

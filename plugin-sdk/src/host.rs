@@ -41,7 +41,13 @@ pub(crate) trait Host {
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
     fn set(&self, key: &str, value: &[u8]) -> Result;
     fn delete(&self, key: &str) -> Result;
-    fn scan(&self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<Entry>>;
+    fn scan(
+        &self,
+        prefix: &str,
+        cursor: Option<&str>,
+        backwards: bool,
+        limit: u32,
+    ) -> Result<Vec<Entry>>;
     fn next_id(&self, sequence: &str) -> Result<u64>;
     fn log(&self, level: Level, message: &str);
 }

@@ -180,7 +180,11 @@ macro_rules! export {
         // crate calls the macro twice.
         #[doc(hidden)]
         #[macro_export]
-        #[allow(unused_macros, non_local_definitions, reason = "it is never called; it can only be defined twice")]
+        #[allow(
+            unused_macros,
+            non_local_definitions,
+            reason = "it is never called; it can only be defined twice"
+        )]
         macro_rules! sockhop_export_stands_once_in_a_crate {
             () => {};
         }
@@ -198,14 +202,17 @@ macro_rules! export {
             }
 
             impl generated::Guest for Component {
-                fn register() -> ::std::result::Result<(), generated::sockhop::plugin::types::Refusal> {
+                fn register()
+                -> ::std::result::Result<(), generated::sockhop::plugin::types::Refusal> {
                     $crate::bindings::register(instance())
                 }
 
                 fn handle(
                     event: generated::sockhop::plugin::types::Event,
-                ) -> ::std::result::Result<::std::option::Option<::std::string::String>, generated::sockhop::plugin::types::Refusal>
-                {
+                ) -> ::std::result::Result<
+                    ::std::option::Option<::std::string::String>,
+                    generated::sockhop::plugin::types::Refusal,
+                > {
                     $crate::bindings::handle(instance(), event)
                 }
             }

@@ -8,7 +8,9 @@ use std::marker::PhantomData;
 use serde::Serialize;
 
 use crate::context::{Context, Event};
-use crate::handlers::{Call, Handler, Output, Payload, encode, erase, has_no_reply, output_schema, payload_schema};
+use crate::handlers::{
+    Call, Handler, Output, Payload, encode, erase, has_no_reply, output_schema, payload_schema,
+};
 use crate::host::{Host, Registry};
 use crate::refusal::{Refusal, Result};
 
@@ -28,11 +30,29 @@ pub struct Plugin {
 /// One declaration of a plugin. Schemas are functions, because only `register` needs them, and it
 /// runs once.
 enum Declaration {
-    Handles { event: Cow<'static, str>, data: fn() -> String, reply: Option<fn() -> String>, call: Call },
-    Requires { event: Cow<'static, str>, access: Access },
-    Listens { event: &'static str, call: Call },
-    Emits { event: &'static str, data: fn() -> String, rooms: &'static [&'static str] },
-    Room { pattern: Cow<'static, str>, access: Access },
+    Handles {
+        event: Cow<'static, str>,
+        data: fn() -> String,
+        reply: Option<fn() -> String>,
+        call: Call,
+    },
+    Requires {
+        event: Cow<'static, str>,
+        access: Access,
+    },
+    Listens {
+        event: &'static str,
+        call: Call,
+    },
+    Emits {
+        event: &'static str,
+        data: fn() -> String,
+        rooms: &'static [&'static str],
+    },
+    Room {
+        pattern: Cow<'static, str>,
+        access: Access,
+    },
 }
 
 impl Plugin {
@@ -45,7 +65,12 @@ impl Plugin {
         version: impl Into<Cow<'static, str>>,
         description: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { name: name.into(), version: version.into(), description: description.into(), declarations: Vec::new() }
+        Self {
+            name: name.into(),
+            version: version.into(),
+            description: description.into(),
+            declarations: Vec::new(),
+        }
     }
 
     /// Handles `event` with `handler`. The payload and reply schemas come from the types of the
@@ -57,8 +82,14 @@ impl Plugin {
         T: Payload,
         R: Output,
     {
-        let reply: Option<fn() -> String> = if has_no_reply::<R>() { None } else { Some(output_schema::<R>) };
-        self.and(Declaration::Handles { event: event.into(), data: payload_schema::<T>, reply, call: erase(handler) })
+        let reply: Option<fn() -> String> =
+            if has_no_reply::<R>() { None } else { Some(output_schema::<R>) };
+        self.and(Declaration::Handles {
+            event: event.into(),
+            data: payload_schema::<T>,
+            reply,
+            call: erase(handler),
+        })
     }
 
     /// Restricts who can send the event of the [`on`](Self::on) directly before. Without it, anyone
@@ -93,7 +124,10 @@ impl Plugin {
     /// Calls `handler` once per connection, after its last event. The connection is still in its
     /// rooms, unless the plugin did not serve at that time or was 5 s behind.
     #[must_use]
-    pub fn on_disconnect(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
+    pub fn on_disconnect(
+        self,
+        handler: impl Fn(&Context) -> Result + Send + Sync + 'static,
+    ) -> Self {
         self.listens("$disconnect", handler)
     }
 
@@ -140,7 +174,11 @@ impl Plugin {
     /// Declares an event that this plugin emits. A plugin can emit only declared events.
     #[must_use]
     pub fn emits<T: Output>(self, event: Emits<T>) -> Self {
-        self.and(Declaration::Emits { event: event.name, data: output_schema::<T>, rooms: event.rooms })
+        self.and(Declaration::Emits {
+            event: event.name,
+            data: output_schema::<T>,
+            rooms: event.rooms,
+        })
     }
 
     /// Declares a room, or a template such as `user_{user}`, and who can join it. Every plugin can
@@ -151,8 +189,15 @@ impl Plugin {
         self.and(Declaration::Room { pattern: pattern.into(), access })
     }
 
-    fn listens(self, event: &'static str, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
-        self.and(Declaration::Listens { event, call: Box::new(move |ctx, _| handler(ctx).map(|()| None)) })
+    fn listens(
+        self,
+        event: &'static str,
+        handler: impl Fn(&Context) -> Result + Send + Sync + 'static,
+    ) -> Self {
+        self.and(Declaration::Listens {
+            event,
+            call: Box::new(move |ctx, _| handler(ctx).map(|()| None)),
+        })
     }
 
     fn and(mut self, declaration: Declaration) -> Self {
@@ -168,13 +213,17 @@ impl Plugin {
                 Declaration::Handles { event, data, reply, .. } => {
                     registry.handles(event, &data(), reply.map(|reply| reply()).as_deref())?;
                 }
-                Declaration::Requires { event, access } => registry.requires(event, &access.to_string())?,
+                Declaration::Requires { event, access } => {
+                    registry.requires(event, &access.to_string())?
+                }
                 Declaration::Listens { event, .. } => registry.listens(event)?,
                 Declaration::Emits { event, data, rooms } => {
                     let rooms: Vec<String> = rooms.iter().map(|room| (*room).to_owned()).collect();
                     registry.emits(event, &data(), &rooms)?;
                 }
-                Declaration::Room { pattern, access } => registry.room(pattern, &access.to_string())?,
+                Declaration::Room { pattern, access } => {
+                    registry.room(pattern, &access.to_string())?
+                }
             }
         }
         Ok(())
@@ -189,14 +238,19 @@ impl Plugin {
         });
         match call {
             Some(call) => Context::run(event, host, call),
-            None => Err(Refusal::new("unknown_event", format!("`{}` has no handler here", event.name))),
+            None => {
+                Err(Refusal::new("unknown_event", format!("`{}` has no handler here", event.name)))
+            }
         }
     }
 }
 
 impl fmt::Debug for Plugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plugin").field("name", &self.name).field("version", &self.version).finish_non_exhaustive()
+        f.debug_struct("Plugin")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 

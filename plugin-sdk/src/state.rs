@@ -104,8 +104,14 @@ impl State<'_> {
     /// key. Only the log says what is wrong with the value, because that text can quote the value.
     pub fn decode<T: DeserializeOwned>(&self, key: &str, value: &[u8]) -> Result<T> {
         serde_json::from_slice(value).map_err(|error| {
-            self.host.log(Level::Error, &format!("the value of `{key}` is not what this version stores: {error}"));
-            Refusal::new("corrupt_state", format!("the value of `{key}` is not what this version of the plugin stores"))
+            self.host.log(
+                Level::Error,
+                &format!("the value of `{key}` is not what this version stores: {error}"),
+            );
+            Refusal::new(
+                "corrupt_state",
+                format!("the value of `{key}` is not what this version of the plugin stores"),
+            )
         })
     }
 

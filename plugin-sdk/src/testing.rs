@@ -129,7 +129,10 @@ impl TestHost {
     /// `requires` has no event. A host refuses such a plugin, except for a second, identical
     /// declaration of a room.
     #[must_use]
-    #[allow(clippy::panic, reason = "a test fails by panicking, and here it is the plugin that is wrong")]
+    #[allow(
+        clippy::panic,
+        reason = "a test fails by panicking, and here it is the plugin that is wrong"
+    )]
     pub fn new(plugin: Plugin) -> Self {
         let declared = Declared::default();
         if let Err(refusal) = plugin.register(&declared) {
@@ -196,7 +199,12 @@ impl TestHost {
     }
 
     /// Handles an event with attachments, which `data` names by placeholders.
-    pub fn handle_binary(&mut self, event: &str, data: Value, attachments: Vec<Vec<u8>>) -> Outcome {
+    pub fn handle_binary(
+        &mut self,
+        event: &str,
+        data: Value,
+        attachments: Vec<Vec<u8>>,
+    ) -> Outcome {
         let client = self.client().clone();
         match self.declared.may_send(event, client.user.as_deref(), &client.roles) {
             Ok(()) => self.run(event, data, attachments, Some(client)),
@@ -219,7 +227,8 @@ impl TestHost {
     /// Connects the caller: sends `$connect`.
     pub fn connect(&mut self) -> Outcome {
         let client = self.client().clone();
-        let (id, user, namespace) = (self.current.clone(), client.user.clone(), NAMESPACE.to_owned());
+        let (id, user, namespace) =
+            (self.current.clone(), client.user.clone(), NAMESPACE.to_owned());
         self.world.connected.insert(self.current.clone(), Connection { id, user, namespace });
         self.host_event("$connect", Some(client))
     }
@@ -239,7 +248,14 @@ impl TestHost {
     #[must_use]
     pub fn state(&self) -> BTreeMap<String, Value> {
         let entries = self.world.state.iter();
-        entries.map(|(key, value)| (key.clone(), serde_json::from_slice(value).unwrap_or_else(|_| value.clone().into()))).collect()
+        entries
+            .map(|(key, value)| {
+                (
+                    key.clone(),
+                    serde_json::from_slice(value).unwrap_or_else(|_| value.clone().into()),
+                )
+            })
+            .collect()
     }
 
     /// Stores a value, as if an earlier version of the plugin had stored it.
@@ -251,7 +267,12 @@ impl TestHost {
     /// Returns the connections in `room`, sorted.
     #[must_use]
     pub fn members(&self, room: &str) -> Vec<String> {
-        self.world.members.iter().filter(|(name, _)| name == room).map(|(_, connection)| connection.clone()).collect()
+        self.world
+            .members
+            .iter()
+            .filter(|(name, _)| name == room)
+            .map(|(_, connection)| connection.clone())
+            .collect()
     }
 
     /// Returns every log line of the plugin, with its level.
@@ -264,7 +285,10 @@ impl TestHost {
     /// has no handler.
     #[must_use]
     pub fn payload_schema(&self, event: &str) -> Value {
-        self.declared.payload_schema(event).and_then(|schema| serde_json::from_str(&schema).ok()).unwrap_or_default()
+        self.declared
+            .payload_schema(event)
+            .and_then(|schema| serde_json::from_str(&schema).ok())
+            .unwrap_or_default()
     }
 
     fn client(&mut self) -> &mut Client {
@@ -279,7 +303,13 @@ impl TestHost {
         }
     }
 
-    fn run(&mut self, name: &str, data: Value, attachments: Vec<Vec<u8>>, client: Option<Client>) -> Outcome {
+    fn run(
+        &mut self,
+        name: &str,
+        data: Value,
+        attachments: Vec<Vec<u8>>,
+        client: Option<Client>,
+    ) -> Outcome {
         self.events += 1;
         let caller = client.as_ref().map(|client| Caller {
             connection: Some(self.current.clone()),
@@ -288,9 +318,17 @@ impl TestHost {
         });
         let event = Event { name: name.to_owned(), data: data.to_string(), attachments, caller };
         let connection = client.as_ref().map(|_| self.current.clone());
-        let run = Rc::new(Run::new(Rc::clone(&self.declared), connection, client, self.now, self.events, self.world.clone()));
+        let run = Rc::new(Run::new(
+            Rc::clone(&self.declared),
+            connection,
+            client,
+            self.now,
+            self.events,
+            self.world.clone(),
+        ));
         let reply = self.plugin.handle(event, Box::new(Rc::clone(&run)));
-        let reply = reply.map(|text| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
+        let reply = reply
+            .map(|text| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
         let (world, mut effects) = run.finish();
         if reply.is_ok() {
             self.world = world;

@@ -71,7 +71,9 @@ mod tests {
 
     #[test]
     fn every_day_follows_the_one_before() {
-        let is_leap = |year: u32| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
+        let is_leap = |year: u32| {
+            (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400)
+        };
         let last_of = |year: u32, month: u32| match month {
             2 if is_leap(year) => 29,
             2 => 28,

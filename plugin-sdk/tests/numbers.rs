@@ -1,6 +1,12 @@
-//! Every finite double that comes in goes out as the same double, wherever a handler keeps it meanwhile.
+//! Every finite double that comes in goes out as the same double, wherever a handler keeps it
+//! meanwhile.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use proptest::prelude::*;
 use schemars::JsonSchema;
@@ -36,11 +42,17 @@ fn assert_exact(double: f64) {
     let sent: Value = serde_json::from_str(&format!("{double:e}")).expect("a JSON number");
     let mut host = TestHost::new(plugin());
     let outcome = host.handle("keep", json!({"typed": sent, "number": sent, "any": sent}));
-    let Some(Effect::Emit { data: emitted, .. }) = outcome.effects.into_iter().next() else { panic!("nothing was emitted") };
+    let Some(Effect::Emit { data: emitted, .. }) = outcome.effects.into_iter().next() else {
+        panic!("nothing was emitted")
+    };
     for place in [&outcome.reply.expect("a reply"), &emitted, &host.state()["forms"]] {
         for form in ["typed", "number", "any"] {
             let back = place[form].as_f64().expect("a number");
-            assert_eq!(back.to_bits(), double.to_bits(), "{form}: {double:e} came back as {back:e}");
+            assert_eq!(
+                back.to_bits(),
+                double.to_bits(),
+                "{form}: {double:e} came back as {back:e}"
+            );
         }
     }
 }
@@ -49,7 +61,17 @@ fn assert_exact(double: f64) {
 fn the_edges_of_the_doubles_are_exact() {
     let subnormal = f64::MIN_POSITIVE.next_down();
     let beyond_integers = 9_007_199_254_740_994.0;
-    for edge in [0.0, f64::from_bits(1), subnormal, f64::MIN_POSITIVE, f64::EPSILON, beyond_integers, 1e21, 1e23, f64::MAX] {
+    for edge in [
+        0.0,
+        f64::from_bits(1),
+        subnormal,
+        f64::MIN_POSITIVE,
+        f64::EPSILON,
+        beyond_integers,
+        1e21,
+        1e23,
+        f64::MAX,
+    ] {
         assert_exact(edge);
         assert_exact(-edge);
     }

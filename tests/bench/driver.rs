@@ -96,7 +96,10 @@ fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
         127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?),
         short => (2, usize::from(short)),
     };
-    assert!(first & 0x80 != 0 && first & 0x70 == 0, "the server sent a fragment or a compressed frame, which was not asked for");
+    assert!(
+        first & 0x80 != 0 && first & 0x70 == 0,
+        "the server sent a fragment or a compressed frame, which was not asked for"
+    );
     Some((first & 0x0f, bytes.get(head..head + length)?, head + length))
 }
 
@@ -113,7 +116,12 @@ impl Driver {
     /// other. With `greeted`, each waits for the event `connected`, which the bundled plugins send.
     pub(crate) fn connect(address: &str, count: usize, greeted: bool) -> Self {
         let poll = Poll::new().expect("a poll");
-        let mut driver = Self { poll, events: Events::with_capacity(1_024), connections: Vec::new(), buffer: vec![0; READ] };
+        let mut driver = Self {
+            poll,
+            events: Events::with_capacity(1_024),
+            connections: Vec::new(),
+            buffer: vec![0; READ],
+        };
         driver.add(address, count, greeted);
         driver
     }
@@ -124,7 +132,10 @@ impl Driver {
             let mut connection = open(address, greeted);
             let token = Token(self.connections.len());
             let interests = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut connection.stream, token, interests).expect("a place in the poll");
+            self.poll
+                .registry()
+                .register(&mut connection.stream, token, interests)
+                .expect("a place in the poll");
             self.connections.push(connection);
         }
     }
@@ -155,7 +166,11 @@ impl Driver {
     /// Waits for at most `timeout` until packets arrive. Calls `on_packet` for each packet with its
     /// connection and with that connection's output buffer, which is written after all received
     /// packets were handled. Returns whether any connection had an event.
-    pub(crate) fn turn(&mut self, timeout: Duration, mut on_packet: impl FnMut(usize, &[u8], &mut Outbox)) -> bool {
+    pub(crate) fn turn(
+        &mut self,
+        timeout: Duration,
+        mut on_packet: impl FnMut(usize, &[u8], &mut Outbox),
+    ) -> bool {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return false,
             polled => polled.expect("a poll that works"),
@@ -165,7 +180,8 @@ impl Driver {
             let connection = &mut self.connections[place];
             let mut read = Ok(true);
             while event.is_readable() && matches!(read, Ok(true)) {
-                read = connection.read(&mut self.buffer, |packet, outbox| on_packet(place, packet, outbox));
+                read = connection
+                    .read(&mut self.buffer, |packet, outbox| on_packet(place, packet, outbox));
             }
             if let Err(error) = read.and_then(|_| connection.outbox.flush(&mut connection.stream)) {
                 if !connection.is_closed {
@@ -184,9 +200,16 @@ impl Driver {
     }
 
     /// Does the same as [`Driver::ask`] on several connections at once.
-    pub(crate) fn ask_all(&mut self, connections: std::ops::Range<usize>, event: &str, data: &str) -> Vec<String> {
+    pub(crate) fn ask_all(
+        &mut self,
+        connections: std::ops::Range<usize>,
+        event: &str,
+        data: &str,
+    ) -> Vec<String> {
         for connection in connections.clone() {
-            self.outbox(connection).frame(|bytes| bytes.extend_from_slice(format!("420[\"{event}\",{data}]").as_bytes()));
+            self.outbox(connection).frame(|bytes| {
+                bytes.extend_from_slice(format!("420[\"{event}\",{data}]").as_bytes())
+            });
             self.flush(connection);
         }
         let (began, mut answers) = (Instant::now(), Vec::new());
@@ -205,7 +228,11 @@ impl Driver {
 impl Connection {
     /// Reads once and passes every complete packet to `on_packet`. Returns `Ok(true)` if there may
     /// be more to read.
-    fn read(&mut self, buffer: &mut [u8], mut on_packet: impl FnMut(&[u8], &mut Outbox)) -> io::Result<bool> {
+    fn read(
+        &mut self,
+        buffer: &mut [u8],
+        mut on_packet: impl FnMut(&[u8], &mut Outbox),
+    ) -> io::Result<bool> {
         let kept = self.rest.len();
         buffer[..kept].copy_from_slice(&self.rest);
         let read = match self.stream.read(&mut buffer[kept..]) {
@@ -238,7 +265,8 @@ impl Connection {
 
 /// Opens one connection, including the WebSocket and the Socket.IO handshake.
 fn open(address: &str, greeted: bool) -> Connection {
-    let mut stream = Blocking::connect(address).unwrap_or_else(|error| panic!("can't connect to {address}: {error}"));
+    let mut stream = Blocking::connect(address)
+        .unwrap_or_else(|error| panic!("can't connect to {address}: {error}"));
     stream.set_nodelay(true).expect("a tunable socket");
     stream.set_read_timeout(Some(PATIENCE)).expect("a tunable socket");
     let request = format!(
@@ -247,7 +275,8 @@ fn open(address: &str, greeted: bool) -> Connection {
     );
     stream.write_all(request.as_bytes()).expect("a server that reads");
     let mut inbox = Inbox { stream: &mut stream, bytes: Vec::new() };
-    let head = inbox.until(|bytes| bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4));
+    let head = inbox
+        .until(|bytes| bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4));
     assert!(head.starts_with(b"HTTP/1.1 101"), "no WebSocket: {}", String::from_utf8_lossy(&head));
     inbox.packet(b"0");
     let mut outbox = Outbox::default();

@@ -42,9 +42,16 @@ struct Spreading {
 
 /// Measures `receivers` connections that all receive the messages of one more connection. That
 /// connection always has `in_flight` messages under way.
-pub(crate) fn spread(server: &Server, receivers: usize, in_flight: usize, warm: Duration, time: Duration) -> Spread {
+pub(crate) fn spread(
+    server: &Server,
+    receivers: usize,
+    in_flight: usize,
+    warm: Duration,
+    time: Duration,
+) -> Spread {
     let mut driver = Driver::connect(&server.address, receivers + 1, true);
-    for answer in driver.ask_all(0..receivers, "subscribe_event", r#"{"event_type":"memory_logs"}"#) {
+    for answer in driver.ask_all(0..receivers, "subscribe_event", r#"{"event_type":"memory_logs"}"#)
+    {
         assert!(answer.contains("subscribed"), "not subscribed: {answer}");
     }
     let mut spreading = Spreading {
@@ -111,7 +118,8 @@ impl Spreading {
 
     fn turn(&mut self) {
         let now = Instant::now();
-        let (received, acks, under_way, first) = (&mut self.received, &mut self.acks, &mut self.under_way, self.first);
+        let (received, acks, under_way, first) =
+            (&mut self.received, &mut self.acks, &mut self.under_way, self.first);
         let (deliveries, wrong) = (&mut self.deliveries, &mut self.wrong);
         self.driver.turn(Duration::from_millis(1), |connection, packet, _| {
             if packet.starts_with(b"42[\"memory_log_created\"") {
@@ -120,7 +128,8 @@ impl Spreading {
                     Some(received) => {
                         if received.receive(number, now).is_some() {
                             *deliveries += 1;
-                            if let Some((_, arrived)) = under_way.get_mut((number - first) as usize) {
+                            if let Some((_, arrived)) = under_way.get_mut((number - first) as usize)
+                            {
                                 *arrived += 1;
                             }
                         }
@@ -128,7 +137,9 @@ impl Spreading {
                     // The sender has not subscribed, so it must not receive the message.
                     None => *wrong += 1,
                 }
-            } else if let Some(number) = packet.strip_prefix(b"43").and_then(|_| number_after(packet, b"43")) {
+            } else if let Some(number) =
+                packet.strip_prefix(b"43").and_then(|_| number_after(packet, b"43"))
+            {
                 *wrong += u64::from(packet.windows(9).any(|window| window == b"[{\"error\""));
                 acks.receive(number, now);
             }

@@ -127,9 +127,16 @@ impl Load {
     /// Sends `at_once` events on each connection in turn, `rate` events per second over all
     /// connections. Runs for `warm` and then until `is_over` returns true. `is_over` gets the
     /// measured time so far.
-    pub(crate) fn open(&mut self, rate: f64, at_once: usize, warm: Duration, mut is_over: impl FnMut(Duration) -> bool) -> Phase {
+    pub(crate) fn open(
+        &mut self,
+        rate: f64,
+        at_once: usize,
+        warm: Duration,
+        mut is_over: impl FnMut(Duration) -> bool,
+    ) -> Phase {
         let began = Instant::now();
-        let due = |burst: u64| began + Duration::from_secs_f64(burst as f64 * at_once as f64 / rate);
+        let due =
+            |burst: u64| began + Duration::from_secs_f64(burst as f64 * at_once as f64 / rate);
         let (mut next, mut marks) = (0_u64, None);
         loop {
             let now = Instant::now();
@@ -170,7 +177,8 @@ impl Load {
 
     /// Handles what has arrived. If `goes_on`, each ack is followed by the next event.
     fn turn(&mut self, timeout: Duration, goes_on: bool) -> bool {
-        let (asked, question, phase, wrong, counts) = (&mut self.asked, &self.question, &mut self.phase, &mut self.wrong, self.counts);
+        let (asked, question, phase, wrong, counts) =
+            (&mut self.asked, &self.question, &mut self.phase, &mut self.wrong, self.counts);
         self.driver.turn(timeout, |connection, packet, outbox| {
             let now = Instant::now();
             match question.answer(packet) {
@@ -216,7 +224,9 @@ impl Load {
         self.phase.server = cpu_time(self.pid).saturating_sub(server);
         self.phase.driver = cpu_time(std::process::id()).saturating_sub(driver);
         let ended = Instant::now();
-        while ended.elapsed() < PATIENCE && self.asked.iter().any(|asked| asked.acks.open() + asked.pongs.open() > 0) {
+        while ended.elapsed() < PATIENCE
+            && self.asked.iter().any(|asked| asked.acks.open() + asked.pongs.open() > 0)
+        {
             self.turn(Duration::from_millis(1), false);
         }
         self.counts = false;

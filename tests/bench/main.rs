@@ -6,7 +6,13 @@
 //! runs on another. The main figure is the server's processor time per event. It is the resource
 //! that limits a busy server, and it is steadier than rates and latencies on a shared machine.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a measurement fails by panicking"
+)]
 
 mod driver;
 mod fanout;
@@ -56,7 +62,8 @@ struct Arguments {
     /// One round of one second, and fewer reloads: whether it works, not how fast
     #[arg(long)]
     quick: bool,
-    /// Events a second of the open loop [default: half of native's peak, or of Sockhop's own where native does not run]
+    /// Events a second of the open loop [default: half of native's peak, or of Sockhop's own where
+    /// native does not run]
     #[arg(long)]
     rate: Option<f64>,
     /// Connections of `reload`
@@ -65,16 +72,19 @@ struct Arguments {
     /// Reloads under load
     #[arg(long, default_value_t = 200)]
     reloads: usize,
-    /// After those: reloads without load, whose memory, threads and file descriptors are compared with those after the 50th
+    /// After those: reloads without load, whose memory, threads and file descriptors are compared
+    /// with those after the 50th
     #[arg(long, default_value_t = 0)]
     memory_reloads: usize,
-    /// An argument for the native peer, such as `--native=--runtime=multi`; may be given more than once
+    /// An argument for the native peer, such as `--native=--runtime=multi`; may be given more than
+    /// once
     #[arg(long, allow_hyphen_values = true)]
     native: Vec<OsString>,
     /// Prints one JSON document instead of tables
     #[arg(long)]
     json: bool,
-    /// Minutes of the storm of `soak`; `--quick` makes it a quarter of a minute, and judges neither time nor memory
+    /// Minutes of the storm of `soak`; `--quick` makes it a quarter of a minute, and judges neither
+    /// time nor memory
     #[arg(long, default_value_t = 60.0)]
     minutes: f64,
     /// What goes on beside the honest clients of `soak`
@@ -130,7 +140,11 @@ struct Run {
 
 impl Run {
     fn does(&self, part: Part) -> bool {
-        if self.arguments.only.is_empty() { !matches!(part, Part::Scale | Part::Soak) } else { self.arguments.only.contains(&part) }
+        if self.arguments.only.is_empty() {
+            !matches!(part, Part::Scale | Part::Soak)
+        } else {
+            self.arguments.only.contains(&part)
+        }
     }
 
     fn measures(&self, kind: Kind) -> bool {
@@ -164,7 +178,8 @@ impl Run {
             for _ in 0..TURNS {
                 for turn in 0..asked.len() {
                     let (_, _, load, phase) = &mut asked[turn];
-                    *phase = std::mem::take(phase).and(load.closed(in_flight, WARM, self.time / TURNS));
+                    *phase =
+                        std::mem::take(phase).and(load.closed(in_flight, WARM, self.time / TURNS));
                     asked.iter_mut().for_each(|(_, _, load, _)| load.answer_heartbeats());
                 }
             }
@@ -187,18 +202,31 @@ impl Run {
     /// rate gets half of its own peak, and its figure gets a separate name.
     fn open(&mut self) {
         let peak = |run: &Self, kind| run.report.median("ping, 8 in flight: rate", kind);
-        let rate = self.arguments.rate.or_else(|| peak(self, Kind::Native).or_else(|| peak(self, Kind::Sockhop)).map(|peak| peak / 2.0));
+        let rate = self.arguments.rate.or_else(|| {
+            peak(self, Kind::Native).or_else(|| peak(self, Kind::Sockhop)).map(|peak| peak / 2.0)
+        });
         let Some(rate) = rate else {
-            note("the open loop needs --rate, or `ping` with native or sockhop, whose peak it halves");
+            note(
+                "the open loop needs --rate, or `ping` with native or sockhop, whose peak it halves",
+            );
             return;
         };
         self.rounds(&format!("ping, open loop at {rate:.0}/s"), |run, kind| {
             let own = peak(run, kind).filter(|peak| *peak < rate * 1.1).map(|peak| peak / 2.0);
-            let name = if own.is_some() { "ping, open loop at half of its own peak" } else { "ping, open loop" };
+            let name = if own.is_some() {
+                "ping, open loop at half of its own peak"
+            } else {
+                "ping, open loop"
+            };
             let server = run.stage.start(kind);
             let driver = Driver::connect(&server.address, CONNECTIONS, true);
             let time = run.time;
-            let phase = Load::new(driver, Question::Ping, server.pid()).open(own.unwrap_or(rate), AT_ONCE, WARM, |elapsed| elapsed >= time);
+            let phase = Load::new(driver, Question::Ping, server.pid()).open(
+                own.unwrap_or(rate),
+                AT_ONCE,
+                WARM,
+                |elapsed| elapsed >= time,
+            );
             run.report.add(format!("{name}: p50"), "µs", kind, phase.percentile(0.5));
             run.report.add(format!("{name}: p99"), "µs", kind, phase.percentile(0.99));
             run.report.add(format!("{name}: driver late, p99"), "µs", kind, phase.delay(0.99));
@@ -216,7 +244,12 @@ impl Run {
                 let spread = fanout::spread(&server, receivers, in_flight, WARM, run.time);
                 run.report.add(format!("{name}: server CPU per delivery"), "µs", kind, spread.cpu);
                 run.report.add(format!("{name}: deliveries"), "1/s", kind, spread.rate);
-                run.report.add(format!("{name}: until the last receiver"), "ms", kind, spread.last_ms);
+                run.report.add(
+                    format!("{name}: until the last receiver"),
+                    "ms",
+                    kind,
+                    spread.last_ms,
+                );
                 run.report.add_faults(kind, &name, spread.faults);
             });
         }
@@ -235,23 +268,52 @@ impl Run {
             note(&format!("start and drop, round {round} of {}", self.arguments.rounds));
             let waits = startup::waits(&self.stage);
             self.report.add("start with 4 cached plugins", "ms", Kind::Sockhop, waits.start);
-            self.report.add("drop of a plugin never seen to its first answer", "ms", Kind::Sockhop, waits.never_seen);
-            self.report.add("drop of a plugin with its artifact cached to its first answer", "ms", Kind::Sockhop, waits.cached);
+            self.report.add(
+                "drop of a plugin never seen to its first answer",
+                "ms",
+                Kind::Sockhop,
+                waits.never_seen,
+            );
+            self.report.add(
+                "drop of a plugin with its artifact cached to its first answer",
+                "ms",
+                Kind::Sockhop,
+                waits.cached,
+            );
         }
     }
 
     fn reload(&mut self) {
         let Arguments { connections, reloads, memory_reloads, rounds, .. } = self.arguments;
         // Long enough for the rarest events that are measured, even if the other parts are shorter.
-        let time = if self.arguments.quick { self.time } else { self.time.max(Duration::from_secs(10)) };
+        let time =
+            if self.arguments.quick { self.time } else { self.time.max(Duration::from_secs(10)) };
         let mut documents = Vec::new();
         for round in 1..=rounds {
             note(&format!("reloads under load, round {round} of {rounds}"));
             let memory_reloads = if round == rounds { memory_reloads } else { 0 };
-            let found = reload::reloads(&self.stage, reload::Extent { connections, reloads, memory_reloads, time });
-            self.report.add("reloads under load: p99 over steady", "×", Kind::Sockhop, found.p99_ratio);
-            self.report.add("a version never seen is compiled under load: p99 over steady", "×", Kind::Sockhop, found.compiling_p99_ratio);
-            self.report.add("reloads under load: rename until it serves, median", "ms", Kind::Sockhop, found.reload_ms);
+            let found = reload::reloads(
+                &self.stage,
+                reload::Extent { connections, reloads, memory_reloads, time },
+            );
+            self.report.add(
+                "reloads under load: p99 over steady",
+                "×",
+                Kind::Sockhop,
+                found.p99_ratio,
+            );
+            self.report.add(
+                "a version never seen is compiled under load: p99 over steady",
+                "×",
+                Kind::Sockhop,
+                found.compiling_p99_ratio,
+            );
+            self.report.add(
+                "reloads under load: rename until it serves, median",
+                "ms",
+                Kind::Sockhop,
+                found.reload_ms,
+            );
             self.report.add_faults(Kind::Sockhop, "reloads under load", found.faults);
             documents.push(found.document);
         }
@@ -264,30 +326,54 @@ impl Run {
             note(&format!("a spinning neighbour, round {round} of {}", self.arguments.rounds));
             let spun = reload::spinners(&self.stage, self.time);
             let more = (spun.spinning_p99 - spun.steady_p99) / 1e3;
-            self.report.add("spinning neighbour: steady p99", "ms", Kind::Sockhop, spun.steady_p99 / 1e3);
+            self.report.add(
+                "spinning neighbour: steady p99",
+                "ms",
+                Kind::Sockhop,
+                spun.steady_p99 / 1e3,
+            );
             self.report.add("spinning neighbour: p99 above steady", "ms", Kind::Sockhop, more);
-            self.report.add("spinning neighbour: events that spun", "", Kind::Sockhop, spun.overruns.len() as f64);
+            self.report.add(
+                "spinning neighbour: events that spun",
+                "",
+                Kind::Sockhop,
+                spun.overruns.len() as f64,
+            );
             most = spun.overruns.iter().copied().fold(most, f64::max);
             self.report.add_faults(Kind::Sockhop, "a spinning neighbour", spun.faults);
         }
         // The maximum of all rounds, because no round may exceed the bar.
-        self.report.add("spinning neighbour: most that a spinner overran", "ms", Kind::Sockhop, most);
+        self.report.add(
+            "spinning neighbour: most that a spinner overran",
+            "ms",
+            Kind::Sockhop,
+            most,
+        );
     }
 }
 
 /// Runs only the soak, which judges the host instead of measuring it.
 fn soak(arguments: &Arguments, stage: &Stage) -> ExitCode {
     let abuses = arguments.abuses;
-    let extent = if arguments.quick { soak::Extent::short(abuses) } else { soak::Extent::of_minutes(arguments.minutes, abuses) };
+    let extent = if arguments.quick {
+        soak::Extent::short(abuses)
+    } else {
+        soak::Extent::of_minutes(arguments.minutes, abuses)
+    };
     let soaked = soak::soak(stage, extent);
     report::print_verdicts(&soaked.verdicts, &soaked.document, arguments.json);
-    if soaked.verdicts.iter().all(|verdict| verdict.is_kept) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if soaked.verdicts.iter().all(|verdict| verdict.is_kept) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     if arguments.quick {
-        (arguments.rounds, arguments.seconds, arguments.reloads) = (1, 1.0, arguments.reloads.min(20));
+        (arguments.rounds, arguments.seconds, arguments.reloads) =
+            (1, 1.0, arguments.reloads.min(20));
     }
     let stage = Stage::new(arguments.native.clone());
     if arguments.only == [Part::Soak] {

@@ -32,7 +32,12 @@ pub(crate) enum Answer {
 fn number(bytes: &[u8]) -> (u64, &[u8]) {
     let digits = bytes.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(bytes.len());
     let (digits, rest) = bytes.split_at(digits);
-    (digits.iter().fold(0_u64, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))), rest)
+    (
+        digits.iter().fold(0_u64, |number, digit| {
+            number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))
+        }),
+        rest,
+    )
 }
 
 /// Returns the bytes after the first `key`. The search is linear, so `key` should be near the
@@ -53,7 +58,9 @@ impl Question {
         let _ = match self {
             Self::Ping => write!(packet, "42{number}[\"ping\",{{\"timestamp\":{number}}}]"),
             Self::Count(_) => write!(packet, "42{number}[\"count\",{number}]"),
-            Self::Texts(texts) => write!(packet, "42{number}{}", texts[number as usize % texts.len()]),
+            Self::Texts(texts) => {
+                write!(packet, "42{number}{}", texts[number as usize % texts.len()])
+            }
         };
     }
 
@@ -69,8 +76,10 @@ impl Question {
             let is_right = match self {
                 Self::Ping => number_after(arguments, b"\"timestamp\":") == Some(asked),
                 Self::Count(answered_by) => {
-                    let (counted, version) = arguments.strip_prefix(b"[[").map(number).unwrap_or_default();
-                    let (version, end) = version.strip_prefix(b",\"").map(number).unwrap_or_default();
+                    let (counted, version) =
+                        arguments.strip_prefix(b"[[").map(number).unwrap_or_default();
+                    let (version, end) =
+                        version.strip_prefix(b",\"").map(number).unwrap_or_default();
                     answered_by.store(version, Ordering::Relaxed);
                     counted == asked && matches!(version, 1 | 2) && end == b"\"]]"
                 }
@@ -79,7 +88,9 @@ impl Question {
             return Answer::Ack(asked, is_right);
         }
         match packet.strip_prefix(b"42[\"pong\",") {
-            Some(pong) if self.has_pong() => number_after(pong, b"\"timestamp\":").map_or(Answer::Other, Answer::Pong),
+            Some(pong) if self.has_pong() => {
+                number_after(pong, b"\"timestamp\":").map_or(Answer::Other, Answer::Pong)
+            }
             _ => Answer::Other,
         }
     }
@@ -98,8 +109,12 @@ mod tests {
         assert_eq!(ping(r#"42["pong",{"timestamp":7,"server_time":"2026"}]"#), Answer::Pong(7));
         assert_eq!(ping(r#"42["connected",{"sid":"x"}]"#), Answer::Other);
         let answered_by = Arc::default();
-        let count = |packet: &str| Question::Count(Arc::clone(&answered_by)).answer(packet.as_bytes());
-        assert_eq!([count(r#"437[[7,"3"]]"#), count(r#"430[[0,"2"]]"#)], [Answer::Ack(7, false), Answer::Ack(0, true)]);
+        let count =
+            |packet: &str| Question::Count(Arc::clone(&answered_by)).answer(packet.as_bytes());
+        assert_eq!(
+            [count(r#"437[[7,"3"]]"#), count(r#"430[[0,"2"]]"#)],
+            [Answer::Ack(7, false), Answer::Ack(0, true)]
+        );
         assert_eq!(answered_by.load(Ordering::Relaxed), 2);
     }
 }

@@ -135,9 +135,18 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     let versions = [chameleon("version=2"), chameleon("version=1")];
     drop_in(plugins.path(), FILE, &versions[1]);
     let host = stage.host(plugins.path(), data.path(), &[]);
-    let reloads = Reloads { plugins: plugins.path(), staged: staged.path(), versions, answered_by: Arc::default() };
+    let reloads = Reloads {
+        plugins: plugins.path(),
+        staged: staged.path(),
+        versions,
+        answered_by: Arc::default(),
+    };
     let question = Question::Count(Arc::clone(&reloads.answered_by));
-    let mut load = Load::new(Driver::connect(&host.address, extent.connections, false), question.clone(), host.pid());
+    let mut load = Load::new(
+        Driver::connect(&host.address, extent.connections, false),
+        question.clone(),
+        host.pid(),
+    );
 
     let peak = load.closed(1, WARM, extent.time.min(Duration::from_secs(5)));
     let rate = peak.rate() / 2.0;
@@ -248,32 +257,48 @@ const SPIN_LIMIT_MS: u32 = 100;
 
 /// Measures `ping` while another plugin spins.
 pub(crate) fn spinners(stage: &Stage, time: Duration) -> Spun {
-    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     put(plugins.path(), &bundled_plugin("connection"));
     put(plugins.path(), &guest("chameleon"));
     let limit = SPIN_LIMIT_MS.to_string();
     // With the default settings, the circuit breaker would reject the events of a plugin that fails
     // this often, and the plugin would not run.
-    let settings = [("LIMITS__BREAKER_FAILURES", "1000000"), ("LIMITS__BREAKER_CALLS", "1000000"), ("LIMITS__EVENT_CPU_MS", &*limit)];
+    let settings = [
+        ("LIMITS__BREAKER_FAILURES", "1000000"),
+        ("LIMITS__BREAKER_CALLS", "1000000"),
+        ("LIMITS__EVENT_CPU_MS", &*limit),
+    ];
     let log = tempfile::NamedTempFile::new().expect("a file");
-    let host: Server = stage.host_with_log(plugins.path(), data.path(), &settings, log.reopen().expect("a file"));
+    let host: Server =
+        stage.host_with_log(plugins.path(), data.path(), &settings, log.reopen().expect("a file"));
     let mut load = Load::new(Driver::connect(&host.address, 50, true), Question::Ping, host.pid());
     let steady = load.open(CALM, 1, WARM, |elapsed| elapsed >= time);
     let is_over = AtomicBool::new(false);
     let (spinning, spins) = std::thread::scope(|scope| {
-        let spinners: Vec<_> = (0..SPINNERS).map(|_| scope.spawn(|| spin(&host.address, &is_over))).collect();
+        let spinners: Vec<_> =
+            (0..SPINNERS).map(|_| scope.spawn(|| spin(&host.address, &is_over))).collect();
         let phase = load.open(CALM, 1, WARM, |elapsed| elapsed >= time);
         is_over.store(true, Ordering::Relaxed);
-        (phase, spinners.into_iter().map(|spinner| spinner.join().expect("a spinner")).sum::<usize>())
+        (
+            phase,
+            spinners.into_iter().map(|spinner| spinner.join().expect("a spinner")).sum::<usize>(),
+        )
     });
     let overruns = overruns(&std::fs::read_to_string(log.path()).expect("the host's log"));
     assert!(spins > 0 && overruns.len() >= spins, "{spins} spun, the log has {}", overruns.len());
-    Spun { steady_p99: steady.percentile(0.99), spinning_p99: spinning.percentile(0.99), overruns, faults: spinning.faults }
+    Spun {
+        steady_p99: steady.percentile(0.99),
+        spinning_p99: spinning.percentile(0.99),
+        overruns,
+        faults: spinning.faults,
+    }
 }
 
 /// Reads the overruns from the log records of handlers that reached their limit.
 fn overruns(log: &str) -> Vec<f64> {
-    let ran = |line: &str| serde_json::from_str::<Value>(line).ok()?.pointer("/fields/ran_ms")?.as_f64();
+    let ran =
+        |line: &str| serde_json::from_str::<Value>(line).ok()?.pointer("/fields/ran_ms")?.as_f64();
     log.lines().filter_map(ran).map(|ran| ran - f64::from(SPIN_LIMIT_MS)).collect()
 }
 

@@ -1,6 +1,10 @@
 //! The results, for readers and for scripts: medians over the rounds, ratios to the peers, and the
 //! bars of the contract. Only this module prints.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this module is the program's only output")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this module is the program's only output"
+)]
 
 use std::collections::BTreeMap;
 
@@ -24,12 +28,19 @@ pub(crate) fn print_document(document: &Value) {
 /// Prints the results of a soak: one row for each promise, and the figures below.
 pub(crate) fn print_verdicts(verdicts: &[Verdict], document: &Value, as_json: bool) {
     if as_json {
-        let verdicts: Vec<_> = verdicts.iter().map(|v| json!({"promise": v.what, "found": v.found, "is_kept": v.is_kept})).collect();
+        let verdicts: Vec<_> = verdicts
+            .iter()
+            .map(|v| json!({"promise": v.what, "found": v.found, "is_kept": v.is_kept}))
+            .collect();
         return print_document(&json!({"verdicts": verdicts, "figures": document}));
     }
     let mut table = empty(["promise", "", "found"].map(str::to_owned).to_vec());
     for verdict in verdicts {
-        table.add_row([verdict.what.as_str(), if verdict.is_kept { "✓" } else { "✗" }, verdict.found.as_str()]);
+        table.add_row([
+            verdict.what.as_str(),
+            if verdict.is_kept { "✓" } else { "✗" },
+            verdict.found.as_str(),
+        ]);
     }
     println!("{table}\n\n{document:#}");
 }
@@ -89,12 +100,19 @@ const LIMITS: [(&str, f64); 6] = [
 
 impl Report {
     /// Records one figure.
-    pub(crate) fn add(&mut self, name: impl Into<String>, unit: &'static str, kind: Kind, value: f64) {
+    pub(crate) fn add(
+        &mut self,
+        name: impl Into<String>,
+        unit: &'static str,
+        kind: Kind,
+        value: f64,
+    ) {
         let name = name.into();
-        let place = self.measures.iter().position(|measure| measure.name == name).unwrap_or_else(|| {
-            self.measures.push(Measure { name: name.clone(), unit, rounds: BTreeMap::new() });
-            self.measures.len() - 1
-        });
+        let place =
+            self.measures.iter().position(|measure| measure.name == name).unwrap_or_else(|| {
+                self.measures.push(Measure { name: name.clone(), unit, rounds: BTreeMap::new() });
+                self.measures.len() - 1
+            });
         note(&format!("  {:8} {name}: {} {unit}", kind.name(), figure(value)));
         self.measures[place].rounds.entry(kind).or_default().push(value);
     }
@@ -132,20 +150,28 @@ impl Report {
             let theirs = self.median(name, peer)?;
             // If the peer has a figure and Sockhop was measured but has none, Sockhop could not do
             // what the peer can.
-            let ours = self.median(name, Kind::Sockhop).or_else(|| self.has(Kind::Sockhop).then_some(f64::INFINITY))?;
+            let ours = self
+                .median(name, Kind::Sockhop)
+                .or_else(|| self.has(Kind::Sockhop).then_some(f64::INFINITY))?;
             let value = ours / theirs;
             Some(Bar { what: name.to_owned(), value, most, unit: peer_unit(peer) })
         });
         let limits = LIMITS.iter().filter_map(|&(name, most)| {
             let unit = self.measures.iter().find(|measure| measure.name == name)?.unit;
-            Some(Bar { what: name.to_owned(), value: self.median(name, Kind::Sockhop)?, most, unit })
+            Some(Bar {
+                what: name.to_owned(),
+                value: self.median(name, Kind::Sockhop)?,
+                most,
+                unit,
+            })
         });
         ratios.chain(limits).collect()
     }
 
     /// Returns the document for scripts.
     pub(crate) fn document(&self, environment: &Value) -> Value {
-        let measures: Map<String, Value> = self.measures.iter().map(|measure| (measure.name.clone(), of(measure))).collect();
+        let measures: Map<String, Value> =
+            self.measures.iter().map(|measure| (measure.name.clone(), of(measure))).collect();
         let bars: Vec<_> = self.bars().iter().map(|bar| {
             json!({"measure": bar.what, "value": bar.value, "at_most": bar.most, "unit": bar.unit, "is_met": bar.value <= bar.most})
         }).collect();
@@ -168,23 +194,29 @@ impl Report {
     pub(crate) fn print(&self, kinds: &[Kind]) {
         let mut head = vec!["median over the rounds".to_owned(), "unit".to_owned()];
         head.extend(kinds.iter().map(|kind| kind.name().to_owned()));
-        let peers: Vec<Kind> = kinds.iter().copied().filter(|kind| *kind != Kind::Sockhop).collect();
+        let peers: Vec<Kind> =
+            kinds.iter().copied().filter(|kind| *kind != Kind::Sockhop).collect();
         head.extend(peers.iter().map(|peer| format!("/{}", peer.name())));
         let mut table = empty(head);
         for measure in &self.measures {
             let mut row = vec![measure.name.clone(), measure.unit.to_owned()];
-            row.extend(kinds.iter().map(|kind| measure.rounds.get(kind).map(|rounds| figure(median(rounds))).unwrap_or_default()));
+            row.extend(kinds.iter().map(|kind| {
+                measure.rounds.get(kind).map(|rounds| figure(median(rounds))).unwrap_or_default()
+            }));
             let ours = measure.rounds.get(&Kind::Sockhop).map(|rounds| median(rounds));
             row.extend(peers.iter().map(|peer| {
                 let theirs = measure.rounds.get(peer).map(|rounds| median(rounds));
-                ours.zip(theirs).map(|(ours, theirs)| format!("{:.2}", ours / theirs)).unwrap_or_default()
+                ours.zip(theirs)
+                    .map(|(ours, theirs)| format!("{:.2}", ours / theirs))
+                    .unwrap_or_default()
             }));
             table.add_row(row);
         }
         println!("{}", aligned(table));
         let bars = self.bars();
         if !bars.is_empty() {
-            let mut table = empty(["bar of contract.md", "", "at most", "is"].map(str::to_owned).to_vec());
+            let mut table =
+                empty(["bar of contract.md", "", "at most", "is"].map(str::to_owned).to_vec());
             for bar in bars {
                 let sign = if bar.value <= bar.most { "✓" } else { "✗" };
                 let cell = |value: f64| format!("{} {}", figure(value), bar.unit);
@@ -223,8 +255,13 @@ const fn peer_unit(peer: Kind) -> &'static str {
 }
 
 fn of(measure: &Measure) -> Value {
-    let servers: Map<String, Value> =
-        measure.rounds.iter().map(|(kind, rounds)| (kind.name().to_owned(), json!({"median": median(rounds), "rounds": rounds}))).collect();
+    let servers: Map<String, Value> = measure
+        .rounds
+        .iter()
+        .map(|(kind, rounds)| {
+            (kind.name().to_owned(), json!({"median": median(rounds), "rounds": rounds}))
+        })
+        .collect();
     json!({"unit": measure.unit, "servers": servers})
 }
 
@@ -257,7 +294,10 @@ fn empty(head: Vec<String>) -> Table {
 }
 
 fn aligned(mut table: Table) -> Table {
-    table.column_iter_mut().skip(2).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+        .column_iter_mut()
+        .skip(2)
+        .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }
 

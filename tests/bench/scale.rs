@@ -28,7 +28,9 @@ pub(crate) fn scale(run: &mut Run) {
             ));
             continue;
         }
-        run.scale(&format!("scale, {connections} connections"), |run, kind, name| by_connections(run, kind, name, connections));
+        run.scale(&format!("scale, {connections} connections"), |run, kind, name| {
+            by_connections(run, kind, name, connections)
+        });
     }
     for receivers in [10, 100, 1_000, 5_000] {
         run.scale(&format!("scale, {receivers} receivers"), |run, kind, name| {
@@ -39,13 +41,17 @@ pub(crate) fn scale(run: &mut Run) {
         });
     }
     for bytes in [20, 1_000, 10_000, 100_000] {
-        run.scale(&format!("scale, {bytes} B echoed"), |run, kind, name| by_payload(run, kind, name, bytes));
+        run.scale(&format!("scale, {bytes} B echoed"), |run, kind, name| {
+            by_payload(run, kind, name, bytes)
+        });
     }
     for rooms in [10, 1_000, 10_000] {
         run.scale_alone(&format!("scale, {rooms} rooms"), |run, name| by_rooms(run, name, rooms));
     }
     for plugins in [4, 50, 200] {
-        run.scale_alone(&format!("scale, {plugins} plugins"), |run, name| by_plugins(run, name, plugins));
+        run.scale_alone(&format!("scale, {plugins} plugins"), |run, name| {
+            by_plugins(run, name, plugins)
+        });
     }
 }
 
@@ -77,7 +83,8 @@ impl Run {
     /// Starts a host with the files that `fill` puts into its plugin directory. It is started
     /// twice, so that everything is compiled.
     fn host_with(&self, fill: impl FnOnce(&std::path::Path)) -> (Server, [tempfile::TempDir; 2]) {
-        let directories = [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
+        let directories =
+            [tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory")];
         let [plugins, data] = &directories;
         fill(plugins.path());
         drop(self.stage.host(plugins.path(), data.path(), &[]));
@@ -94,7 +101,8 @@ fn by_connections(run: &mut Run, kind: Kind, name: &str, connections: usize) {
     idle::rest(&mut driver);
     let each = server.resident_kib().saturating_sub(before) as f64 / (connections - 20) as f64;
     let time = run.time;
-    let phase = Load::new(driver, Question::Ping, server.pid()).open(RATE, 1, WARM, |elapsed| elapsed >= time);
+    let phase = Load::new(driver, Question::Ping, server.pid())
+        .open(RATE, 1, WARM, |elapsed| elapsed >= time);
     run.report.add(format!("{name}: memory per connection"), "KiB", kind, each);
     run.note_phase(kind, name, &phase);
 }
@@ -120,18 +128,24 @@ fn by_payload(run: &mut Run, kind: Kind, name: &str, bytes: usize) {
 fn by_rooms(run: &mut Run, name: &str, rooms: usize) {
     const MEMBERS: usize = 1_000;
     let (server, _directories) = run.host_with(|plugins| {
-        for plugin in [bundled_plugin("connection"), bundled_plugin("subscription"), guest("crowd")] {
+        for plugin in [bundled_plugin("connection"), bundled_plugin("subscription"), guest("crowd")]
+        {
             put(plugins, &plugin);
         }
     });
     let mut driver = Driver::connect(&server.address, MEMBERS, true);
     for room in 0..rooms {
-        let answer = driver.ask(room % MEMBERS, "subscribe_event", &format!(r#"{{"event_type":"crowd_{room}"}}"#));
+        let answer = driver.ask(
+            room % MEMBERS,
+            "subscribe_event",
+            &format!(r#"{{"event_type":"crowd_{room}"}}"#),
+        );
         assert!(answer.contains("subscribed"), "not subscribed: {answer}");
     }
     // The step is coprime to the number of rooms, so that consecutive events do not use adjacent
     // entries of the table.
-    let told = (0..rooms).map(|event| format!(r#"["crowd_tell",{}]"#, event * 7_919 % rooms)).collect();
+    let told =
+        (0..rooms).map(|event| format!(r#"["crowd_tell",{}]"#, event * 7_919 % rooms)).collect();
     let phase = Load::new(driver, Question::Texts(told), server.pid()).closed(1, WARM, run.time);
     run.note_phase(Kind::Sockhop, name, &phase);
 }
@@ -145,11 +159,26 @@ fn by_plugins(run: &mut Run, name: &str, plugins: usize) {
             std::fs::write(directory.join(format!("p{number:03}.wasm")), bytes).expect("a file");
         }
     });
-    run.report.add(format!("{name}: start, all cached"), "ms", Kind::Sockhop, server.took.as_secs_f64() * 1e3);
-    run.report.add(format!("{name}: memory after the start"), "MiB", Kind::Sockhop, server.resident_kib() as f64 / 1024.0);
+    run.report.add(
+        format!("{name}: start, all cached"),
+        "ms",
+        Kind::Sockhop,
+        server.took.as_secs_f64() * 1e3,
+    );
+    run.report.add(
+        format!("{name}: memory after the start"),
+        "MiB",
+        Kind::Sockhop,
+        server.resident_kib() as f64 / 1024.0,
+    );
     let asked = (0..plugins).map(|number| format!(r#"["e{number:03}",null]"#)).collect();
     let driver = Driver::connect(&server.address, CONNECTIONS, false);
     let phase = Load::new(driver, Question::Texts(asked), server.pid()).closed(8, WARM, run.time);
     run.note_phase(Kind::Sockhop, name, &phase);
-    run.report.add(format!("{name}: memory under load"), "MiB", Kind::Sockhop, server.resident_kib() as f64 / 1024.0);
+    run.report.add(
+        format!("{name}: memory under load"),
+        "MiB",
+        Kind::Sockhop,
+        server.resident_kib() as f64 / 1024.0,
+    );
 }

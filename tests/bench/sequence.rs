@@ -61,7 +61,8 @@ impl Sequence {
     /// not outstanding.
     pub(crate) fn receive(&mut self, number: u64, now: Instant) -> Option<Duration> {
         let place = number.checked_sub(self.low).and_then(|place| usize::try_from(place).ok());
-        let Some(sent) = place.and_then(|place| self.waiting.get_mut(place)).and_then(Option::take) else {
+        let Some(sent) = place.and_then(|place| self.waiting.get_mut(place)).and_then(Option::take)
+        else {
             self.faults.duplicated += 1;
             return None;
         };

@@ -63,14 +63,20 @@ impl Server {
 
     /// Resident memory of the server in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process that runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("a process that runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("its resident memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// Returns the KiB of memory, the threads and the file descriptors of the server.
     pub(crate) fn footprint(&self) -> (u64, usize, usize) {
-        let count = |of: &str| std::fs::read_dir(format!("/proc/{}/{of}", self.pid())).expect("its entries").count();
+        let count = |of: &str| {
+            std::fs::read_dir(format!("/proc/{}/{of}", self.pid())).expect("its entries").count()
+        };
         (self.resident_kib(), count("task"), count("fd"))
     }
 }
@@ -101,7 +107,9 @@ fn process(pid: u32) -> Pid {
 /// Returns the processor time that a process has used, in user space and in the kernel.
 pub(crate) fn cpu_time(pid: u32) -> Duration {
     // `/proc/PID/stat` is not precise enough: it counts in hundredths of a second.
-    let time = clock_getcpuclockid(process(pid)).and_then(ClockId::now).unwrap_or_else(|_| panic!("a server has ended by itself"));
+    let time = clock_getcpuclockid(process(pid))
+        .and_then(ClockId::now)
+        .unwrap_or_else(|_| panic!("a server has ended by itself"));
     time.into()
 }
 
@@ -121,12 +129,20 @@ impl Stage {
     /// Finds the processors and paths, and pins this process to the driver's processor.
     pub(crate) fn new(native: Vec<OsString>) -> Self {
         let allowed = allowed_processors();
-        let (&server, &driver) = (allowed.first().expect("a processor"), allowed.last().expect("a processor"));
+        let (&server, &driver) =
+            (allowed.first().expect("a processor"), allowed.last().expect("a processor"));
         if server == driver {
-            crate::report::note("only one processor: servers and driver share it, so latencies and rates say little; CPU time still does");
+            crate::report::note(
+                "only one processor: servers and driver share it, so latencies and rates say little; CPU time still does",
+            );
         }
-        let pinned = Command::new("taskset").args(["-cp", &driver.to_string(), &std::process::id().to_string()]).output();
-        assert!(pinned.is_ok_and(|output| output.status.success()), "taskset failed; it is in util-linux");
+        let pinned = Command::new("taskset")
+            .args(["-cp", &driver.to_string(), &std::process::id().to_string()])
+            .output();
+        assert!(
+            pinned.is_ok_and(|output| output.status.success()),
+            "taskset failed; it is in util-linux"
+        );
         let data = tempfile::tempdir().expect("a directory");
         Self { cores: (server, driver), plugins: crate::files::bundled(), data, native }
     }
@@ -136,7 +152,9 @@ impl Stage {
         let data = self.data.path().join(kind.name());
         match kind {
             Kind::Sockhop => self.host(&self.plugins, &data, &[]),
-            Kind::Library => self.host(&self.plugins, &data, &[("SERVER__SOCKETIO", "socketioxide")]),
+            Kind::Library => {
+                self.host(&self.plugins, &data, &[("SERVER__SOCKETIO", "socketioxide")])
+            }
             Kind::Native => self.launch(beside("native_peer"), &self.native, &data),
             Kind::Pool => self.launch(beside("native_peer"), &["--runtime=multi".into()], &data),
             Kind::Node => {
@@ -144,8 +162,9 @@ impl Stage {
                 self.launch("node".into(), &[script.into()], &data)
             }
             Kind::Python => {
-                let python = std::env::var_os("SOCKHOP_PEER_PYTHON")
-                    .unwrap_or_else(|| panic!("SOCKHOP_PEER_PYTHON is not set: use `cargo xtask bench`"));
+                let python = std::env::var_os("SOCKHOP_PEER_PYTHON").unwrap_or_else(|| {
+                    panic!("SOCKHOP_PEER_PYTHON is not set: use `cargo xtask bench`")
+                });
                 let script = peers().join("python").join("server.py");
                 self.launch(python.into(), &[script.into()], &data)
             }
@@ -158,15 +177,28 @@ impl Stage {
     }
 
     /// Does the same, and writes the log as JSON to `log`, without collapsing repeated records.
-    pub(crate) fn host_with_log(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)], log: impl Into<Stdio>) -> Server {
+    pub(crate) fn host_with_log(
+        &self,
+        plugins: &Path,
+        data: &Path,
+        settings: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Server {
         let mut command = self.host_command(plugins, data, settings);
-        command.env("SOCKHOP_LOG__FORMAT", "json").env("SOCKHOP_LOG__COLLAPSE", "false").stderr(log);
+        command
+            .env("SOCKHOP_LOG__FORMAT", "json")
+            .env("SOCKHOP_LOG__COLLAPSE", "false")
+            .stderr(log);
         listening(command)
     }
 
     fn host_command(&self, plugins: &Path, data: &Path, settings: &[(&str, &str)]) -> Command {
         let mut command = self.pinned(&crate::files::binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(plugins).arg("--data").arg(data);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--plugins"])
+            .arg(plugins)
+            .arg("--data")
+            .arg(data);
         // No load balancer needs time to notice that the host is going to stop.
         command.env("SOCKHOP_LOG__FILTER", "error").env("SOCKHOP_LIMITS__SHUTDOWN_UNREADY_MS", "1");
         for (key, value) in settings {
@@ -185,7 +217,9 @@ impl Stage {
     /// this process ends for any reason.
     fn pinned(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "taskset", "-c", &self.cores.0.to_string()]).arg(program);
+        command
+            .args(["--pdeathsig", "KILL", "taskset", "-c", &self.cores.0.to_string()])
+            .arg(program);
         command
     }
 }
@@ -193,7 +227,11 @@ impl Stage {
 /// Starts the process and waits for the line that says where it listens.
 fn listening(mut command: Command) -> Server {
     let began = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("setpriv and taskset, of util-linux");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("setpriv and taskset, of util-linux");
     let mut output = BufReader::new(child.stdout.take().expect("its output"));
     let mut line = String::new();
     let address = loop {
@@ -219,7 +257,11 @@ fn peers() -> PathBuf {
 /// Returns the processors that this process may use.
 fn allowed_processors() -> Vec<usize> {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list of processors").trim();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .expect("a list of processors")
+        .trim();
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         first.parse::<usize>().expect("a number")..=last.parse().expect("a number")

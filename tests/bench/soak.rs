@@ -57,7 +57,8 @@ pub(crate) struct Extent {
 pub(crate) enum Abuses {
     /// Everything that the host must contain
     All,
-    /// What strangers do to the Socket.IO layer alone: mutated frames, and clients that connect, leave, upgrade and break off
+    /// What strangers do to the Socket.IO layer alone: mutated frames, and clients that connect,
+    /// leave, upgrade and break off
     Protocol,
 }
 
@@ -171,8 +172,14 @@ pub(crate) fn soak(stage: &Stage, extent: Extent) -> Soaked {
     let (stops, peaks) = (AtomicBool::new(false), Peaks::default());
     thread::scope(|scope| {
         scope.spawn(|| watch::log(reader, extent.pauses, &stops, &peaks));
-        let scene =
-            Setting { plugins: plugins.path(), aside: aside.path(), data: data.path(), versions: &versions, stops: &stops, peaks: &peaks };
+        let scene = Setting {
+            plugins: plugins.path(),
+            aside: aside.path(),
+            data: data.path(),
+            versions: &versions,
+            stops: &stops,
+            peaks: &peaks,
+        };
         let soaked = scene.run(&host, extent);
         // The thread that reads the log ends when the host ends.
         drop(host);
@@ -189,7 +196,11 @@ fn fill(plugins: &Path, versions: &[Vec<u8>; 2]) {
         put(plugins, &guest(name));
     }
     drop_in(plugins, "chameleon.wasm", &versions[1]);
-    drop_in(plugins, &format!("{ABSENT}.wasm"), &chameleon(&format!("version=1 name={ABSENT} claims=absent")));
+    drop_in(
+        plugins,
+        &format!("{ABSENT}.wasm"),
+        &chameleon(&format!("version=1 name={ABSENT} claims=absent")),
+    );
 }
 
 /// The environment of the host during a soak.
@@ -215,7 +226,11 @@ struct Storm {
 impl Setting<'_> {
     fn run(&self, host: &Server, extent: Extent) -> Soaked {
         let api = Api::new(&host.address, self.data);
-        let mut honest = Load::new(Driver::connect(&host.address, HONEST, false), Question::Texts(honest_events()), host.pid());
+        let mut honest = Load::new(
+            Driver::connect(&host.address, HONEST, false),
+            Question::Texts(honest_events()),
+            host.pid(),
+        );
         note(&format!("rehearsal, {} s", extent.rehearsal.as_secs()));
         // Continues until everything that has a lasting effect has happened. On a slow machine the
         // time alone is too short for that.
@@ -228,7 +243,8 @@ impl Setting<'_> {
         note(&format!("steady, {} s", extent.steady.as_secs()));
         let steady = alone(&mut honest, extent, extent.steady);
         note(&format!("storm, {} s", extent.storm.as_secs()));
-        let mut storm = self.storm(&mut honest, host, &api, extent, |elapsed, _| elapsed >= extent.storm);
+        let mut storm =
+            self.storm(&mut honest, host, &api, extent, |elapsed, _| elapsed >= extent.storm);
         storm.broken.extend(rehearsed.broken);
         note(&format!("rest, {} s", extent.rest.as_secs()));
         rest(&mut honest, extent.rest);
@@ -256,8 +272,11 @@ impl Setting<'_> {
                 is_kept: dropped.is_some_and(|lines| lines > 0.0),
             });
         }
-        let counts: serde_json::Map<String, Value> =
-            storm.counts.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect();
+        let counts: serde_json::Map<String, Value> = storm
+            .counts
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), (*count).into()))
+            .collect();
         let figures = |phase: &Phase| {
             json!({"events": phase.events, "p50_us": phase.percentile(0.5), "p99_us": phase.percentile(0.99), "p999_us": phase.percentile(0.999),
                 "server_cpu_s": phase.server.as_secs_f64(), "driver_late_p99_us": phase.delay(0.99)})
@@ -272,8 +291,16 @@ impl Setting<'_> {
     }
 
     /// Runs the honest clients together with all abuses.
-    fn storm(&self, honest: &mut Load, server: &Server, api: &Api, extent: Extent, ends: impl Fn(Duration, bool) -> bool) -> Storm {
-        let (is_over, host): (_, SocketAddr) = (AtomicBool::new(false), server.address.parse().expect("an address"));
+    fn storm(
+        &self,
+        honest: &mut Load,
+        server: &Server,
+        api: &Api,
+        extent: Extent,
+        ends: impl Fn(Duration, bool) -> bool,
+    ) -> Storm {
+        let (is_over, host): (_, SocketAddr) =
+            (AtomicBool::new(false), server.address.parse().expect("an address"));
         let abuses = extent.abuses.list();
         let counts: Vec<AtomicU64> = abuses.iter().map(|_| AtomicU64::new(0)).collect();
         self.stops.store(true, Ordering::Relaxed);
@@ -302,19 +329,31 @@ impl Setting<'_> {
                 .collect();
             let _end = crate::reload::SetAtEnd(&is_over);
             let is_complete = || {
-                let least = |abuse: &Abuse| if abuse.name == abuse::RELOADS { REHEARSED_RELOADS } else { 1 };
-                abuses.iter().zip(&counts).all(|(abuse, count)| count.load(Ordering::Relaxed) >= least(abuse))
+                let least = |abuse: &Abuse| {
+                    if abuse.name == abuse::RELOADS { REHEARSED_RELOADS } else { 1 }
+                };
+                abuses
+                    .iter()
+                    .zip(&counts)
+                    .all(|(abuse, count)| count.load(Ordering::Relaxed) >= least(abuse))
             };
-            let phase = honest.open(extent.rate, 1, Duration::ZERO, |elapsed| ends(elapsed, is_complete()));
+            let phase =
+                honest.open(extent.rate, 1, Duration::ZERO, |elapsed| ends(elapsed, is_complete()));
             is_over.store(true, Ordering::Relaxed);
-            let ended = running.into_iter().zip(&abuses).filter_map(|(thread, abuse)| match thread.join() {
+            let ended = running.into_iter().zip(&abuses).filter_map(|(thread, abuse)| match thread
+                .join()
+            {
                 Ok(result) => result.err().map(|error| format!("{}: {error}", abuse.name)),
                 Err(_) => Some(format!("{}: the abuser panicked", abuse.name)),
             });
             (phase, ended.collect::<Vec<_>>())
         });
         self.stops.store(false, Ordering::Relaxed);
-        let counts = abuses.iter().zip(counts).map(|(abuse, count)| (abuse.name, count.into_inner())).collect();
+        let counts = abuses
+            .iter()
+            .zip(counts)
+            .map(|(abuse, count)| (abuse.name, count.into_inner()))
+            .collect();
         Storm { honest: phase, counts, broken }
     }
 
@@ -328,7 +367,8 @@ impl Setting<'_> {
     ) -> Vec<Verdict> {
         let mut verdicts = vec![
             Verdict {
-                what: "honest clients: nothing lost, doubled, out of order, wrong or closed".to_owned(),
+                what: "honest clients: nothing lost, doubled, out of order, wrong or closed"
+                    .to_owned(),
                 found: format!("{faults:?}"),
                 is_kept: faults.is_none(),
             },
@@ -338,8 +378,13 @@ impl Setting<'_> {
                 is_kept: storm.broken.is_empty(),
             },
         ];
-        let idle: Vec<_> = storm.counts.iter().filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect();
-        verdicts.push(Verdict { what: "every abuse took place".to_owned(), found: idle.join("\n"), is_kept: idle.is_empty() });
+        let idle: Vec<_> =
+            storm.counts.iter().filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect();
+        verdicts.push(Verdict {
+            what: "every abuse took place".to_owned(),
+            found: idle.join("\n"),
+            is_kept: idle.is_empty(),
+        });
         let (peak, most) = (self.peaks.resident_kib.load(Ordering::Relaxed), before.0 + STORM_KIB);
         verdicts.push(Verdict {
             what: format!("never more than {most} KiB of memory"),
@@ -408,7 +453,12 @@ fn alone(honest: &mut Load, extent: Extent, time: Duration) -> Phase {
 /// The events of honest clients, sent in turn: mostly cheap ones, and now and then a write. Every
 /// answer is a reply, never a rejection.
 fn honest_events() -> Vec<String> {
-    let cheap = [r#"["ping",{"timestamp":1}]"#, r#"["turn"]"#, r#"["echo","hello"]"#, r#"["memory_log_list",{"user_id":7,"limit":1}]"#];
+    let cheap = [
+        r#"["ping",{"timestamp":1}]"#,
+        r#"["turn"]"#,
+        r#"["echo","hello"]"#,
+        r#"["memory_log_list",{"user_id":7,"limit":1}]"#,
+    ];
     let create = r#"["memory_log_create",{"user_id":7,"content":"from a soak"}]"#;
     (0..5).flat_map(|_| cheap).chain([create]).map(str::to_owned).collect()
 }

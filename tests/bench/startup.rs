@@ -30,7 +30,8 @@ pub(crate) fn waits(stage: &Stage) -> Waits {
     drop(stage.start(Kind::Sockhop));
     let start = stage.start(Kind::Sockhop).took;
 
-    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     for name in ["connection", "subscription", "mental_notes"] {
         crate::files::put(plugins.path(), &bundled().join(format!("{name}.wasm")));
     }

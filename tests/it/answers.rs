@@ -13,7 +13,10 @@ fn code(answer: &Value) -> &str {
 async fn an_event_is_answered_by_its_handlers_reply() {
     let host = TestHost::start(&[guest("lab")]).await;
     let client = host.client().await;
-    assert_eq!(client.ask("echo", json!({"any": ["thing", 1.5, null]})).await, json!({"any": ["thing", 1.5, null]}));
+    assert_eq!(
+        client.ask("echo", json!({"any": ["thing", 1.5, null]})).await,
+        json!({"any": ["thing", 1.5, null]})
+    );
     assert_eq!(client.ask("enter", json!(null)).await, json!(null));
     assert_eq!(client.ask_raw(r#"["echo"]"#).await, json!(null), "no argument counts as null");
 }
@@ -59,13 +62,19 @@ async fn a_rejection_names_its_code_its_event_and_an_id() {
         let answer = client.ask_raw(&packet).await;
         assert_eq!(code(&answer), expected, "{packet:.60}: {answer}");
         assert_eq!(answer["error"]["id"].as_str().map(str::len), Some(26), "{answer}");
-        assert!(!answer.to_string().contains("/etc/shadow"), "a client never sees a trap's text: {answer}");
+        assert!(
+            !answer.to_string().contains("/etc/shadow"),
+            "a client never sees a trap's text: {answer}"
+        );
     }
     let nested = format!(r#"["echo",{}{}]"#, "[".repeat(64), "]".repeat(64));
     assert_eq!(code(&client.ask_raw(&nested).await), "no error");
     let invalid = client.ask("ping", json!({})).await;
     let details = json!([{"path": "/timestamp", "rule": "required", "message": "is required"}]);
-    assert_eq!((&invalid["error"]["event"], &invalid["error"]["details"]), (&json!("ping"), &details));
+    assert_eq!(
+        (&invalid["error"]["event"], &invalid["error"]["details"]),
+        (&json!("ping"), &details)
+    );
     assert_eq!(client.ask("refuse", json!(null)).await["error"]["reason"], json!("because"));
     assert_eq!(client.pending(), [], "a rejection in an ack is no event as well");
 }
@@ -86,10 +95,15 @@ async fn without_an_ack_a_rejection_is_an_error_event_and_success_is_silent() {
 async fn deeply_nested_emits_and_replies_fit_the_stack_that_a_guest_leaves() {
     let host = TestHost::start(&[guest("lab")]).await;
     let mut client = host.client().await;
-    let nested: Value = serde_json::from_str(&format!("{}{}", "[".repeat(120), "]".repeat(120))).expect("JSON");
+    let nested: Value =
+        serde_json::from_str(&format!("{}{}", "[".repeat(120), "]".repeat(120))).expect("JSON");
     assert_eq!(client.ask("deep", json!(120)).await, nested);
     assert_eq!(client.expect("noise").await, nested);
-    assert_eq!(code(&client.ask("deep", json!(200)).await), "plugin_failed", "deeper than JSON may nest");
+    assert_eq!(
+        code(&client.ask("deep", json!(200)).await),
+        "plugin_failed",
+        "deeper than JSON may nest"
+    );
 }
 
 /// Events whose names no official client can send. The builtin implementation closes the
@@ -102,10 +116,13 @@ fn ends_with_builtin(packet: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_packet_that_is_no_event_at_all_ends_the_connection() {
     let host = TestHost::start(&[guest("lab")]).await;
-    let not_json = ["42[", r#"42["echo",nope]"#, r#"421["echo",{"a":1]"#, r#"421["echo",1,]"#, "42nope"];
+    let not_json =
+        ["42[", r#"42["echo",nope]"#, r#"421["echo",{"a":1]"#, r#"421["echo",1,]"#, "42nope"];
     let no_event = ["42[]", "42", "42{}", "9"];
     let others: &[&str] = match socketio() {
-        SocketIo::Builtin => &[r#"42["disconnect"]"#, r#"421["echo",1],["trap"]"#, r#"421["echo",1]]"#],
+        SocketIo::Builtin => {
+            &[r#"42["disconnect"]"#, r#"421["echo",1],["trap"]"#, r#"421["echo",1]]"#]
+        }
         SocketIo::Socketioxide => &["42[7,1]", r#"42["a\u0062",1]"#],
     };
     for packet in not_json.into_iter().chain(no_event).chain(others.iter().copied()) {
@@ -124,7 +141,9 @@ async fn a_packet_with_garbage_behind_it_is_not_taken_for_its_beginning() {
             client.send_raw(r#"421["echo",1],["trap"]"#).await;
             client.closed().await;
         }
-        SocketIo::Socketioxide => assert_eq!(code(&client.ask_raw(r#"["echo",1],["trap"]"#).await), "invalid_payload"),
+        SocketIo::Socketioxide => {
+            assert_eq!(code(&client.ask_raw(r#"["echo",1],["trap"]"#).await), "invalid_payload")
+        }
     }
 }
 
@@ -133,11 +152,26 @@ async fn a_payload_that_is_not_json_is_told_apart_from_one_argument_too_many() {
     let host = TestHost::start(&[guest("lab")]).await;
     let client = host.client().await;
     for (packet, message) in [
-        (r#"["echo",1,{"a":2}]"#, "an event has at most one argument, and this one has 2; put them into one object"),
-        (r#"["echo",1,2,3]"#, "an event has at most one argument, and this one has 3; put them into one object"),
-        (r#"["echo",1]]"#, "the payload can't be read as JSON: trailing characters at line 1 column 2"),
-        (r#"["echo",1e999]"#, "the payload can't be read as JSON: number out of range at line 1 column 5"),
-        (r#"["echo","\ud800"]"#, "the payload can't be read as JSON: unexpected end of hex escape at line 1 column 8"),
+        (
+            r#"["echo",1,{"a":2}]"#,
+            "an event has at most one argument, and this one has 2; put them into one object",
+        ),
+        (
+            r#"["echo",1,2,3]"#,
+            "an event has at most one argument, and this one has 3; put them into one object",
+        ),
+        (
+            r#"["echo",1]]"#,
+            "the payload can't be read as JSON: trailing characters at line 1 column 2",
+        ),
+        (
+            r#"["echo",1e999]"#,
+            "the payload can't be read as JSON: number out of range at line 1 column 5",
+        ),
+        (
+            r#"["echo","\ud800"]"#,
+            "the payload can't be read as JSON: unexpected end of hex escape at line 1 column 8",
+        ),
     ] {
         if socketio() == SocketIo::Builtin && packet == r#"["echo",1]]"# {
             // For the builtin implementation, this packet is not JSON at all.
@@ -161,7 +195,10 @@ async fn a_full_mailbox_answers_busy_and_loses_nothing() {
     }
     let (mut replies, mut busy) = (0, 0);
     for (number, answer) in answers.into_iter().enumerate() {
-        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
+        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
         match code(&answer) {
             "busy" => {
                 assert!(answer["error"]["retry_after_ms"].as_u64().is_some());

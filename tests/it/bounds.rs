@@ -15,7 +15,8 @@ use tokio::time::timeout;
 async fn narrow(host: &TestHost) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4 << 10).expect("a smaller buffer");
-    let address: SocketAddr = host.url.trim_start_matches("http://").parse().expect("the host's address");
+    let address: SocketAddr =
+        host.url.trim_start_matches("http://").parse().expect("the host's address");
     socket.connect(address).await.expect("a host to connect to")
 }
 
@@ -23,7 +24,10 @@ async fn narrow(host: &TestHost) -> TcpStream {
 async fn until(stream: &mut TcpStream, end: &str) -> String {
     let mut said = Vec::new();
     while !String::from_utf8_lossy(&said).contains(end) {
-        let byte = timeout(PATIENCE, stream.read_u8()).await.expect("an answer in time").expect("an answer");
+        let byte = timeout(PATIENCE, stream.read_u8())
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
         said.push(byte);
     }
     String::from_utf8_lossy(&said).into_owned()
@@ -43,7 +47,8 @@ async fn websocket(host: &TestHost) -> TcpStream {
 
 /// A masked frame of a short text. The mask is zero, which leaves the text as it is.
 fn frame(text: &str) -> Vec<u8> {
-    let length = u8::try_from(text.len()).ok().filter(|length| *length < 126).expect("a short text");
+    let length =
+        u8::try_from(text.len()).ok().filter(|length| *length < 126).expect("a short text");
     [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
 }
 
@@ -72,8 +77,13 @@ async fn host_with_a_long_list() -> TestHost {
     host
 }
 
-/// Reads 1 KB a second of what the host sends, while the client asks until it is disconnected. What the host held at most.
-async fn read_slowly(host: &TestHost, mut reader: impl AsyncRead + Unpin, asks: impl Future<Output = ()>) -> u64 {
+/// Reads 1 KB a second of what the host sends, while the client asks until it is disconnected. What
+/// the host held at most.
+async fn read_slowly(
+    host: &TestHost,
+    mut reader: impl AsyncRead + Unpin,
+    asks: impl Future<Output = ()>,
+) -> u64 {
     let reads = async {
         let mut some = [0; 100];
         while reader.read(&mut some).await.is_ok_and(|read| read > 0) {
@@ -112,9 +122,14 @@ async fn a_websocket_that_reads_slower_than_it_asks_costs_its_share_and_is_disco
     let host = host_with_a_long_list().await;
     let (reader, mut writer) = websocket(&host).await.into_split();
     let question = frame(&format!("420{LIST}"));
-    let most = read_slowly(&host, reader, async { while writer.write_all(&question).await.is_ok() {} }).await;
+    let most =
+        read_slowly(&host, reader, async { while writer.write_all(&question).await.is_ok() {} })
+            .await;
     is_a_share(most);
-    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    eventually("memory that is free again", async || {
+        (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,12 +138,19 @@ async fn a_polling_client_that_reads_slower_than_it_asks_costs_its_share_and_is_
     let session = host.polling_session().await;
     let mut stream = narrow(&host).await;
     let path = format!("/socket.io/?EIO=4&transport=polling&sid={}", session.sid());
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.expect("a connection");
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+        .await
+        .expect("a connection");
     // Other connections ask; what is answered goes to the one that polls, and waits there.
     let question = format!("420{LIST}");
-    let most = read_slowly(&host, stream, async { while session.try_send(&question).await {} }).await;
+    let most =
+        read_slowly(&host, stream, async { while session.try_send(&question).await {} }).await;
     is_a_share(most);
-    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    eventually("memory that is free again", async || {
+        (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
+    })
+    .await;
 }
 
 /// With `builtin` only: the library does not count them.
@@ -156,9 +178,16 @@ async fn messages_that_are_never_finished_have_a_bound_together_and_short_ones_a
         stream.write_all(&begun).await.expect("a connection");
         strangers.push(stream);
         assert!(host.figure("sockhop_unfinished_bytes").await <= UNFINISHED as u64);
-        assert_eq!(honest.ask("echo", short.clone()).await, short, "who finishes what it sends is answered");
+        assert_eq!(
+            honest.ask("echo", short.clone()).await,
+            short,
+            "who finishes what it sends is answered"
+        );
     }
-    assert!(host.figure("sockhop_unfinished_bytes").await >= BEGUN as u64, "some are within the bound");
+    assert!(
+        host.figure("sockhop_unfinished_bytes").await >= BEGUN as u64,
+        "some are within the bound"
+    );
     let mut open = 0;
     for stream in &mut strangers {
         let closed = timeout(Duration::from_millis(20), stream.read(&mut [0; 64])).await.is_ok();
@@ -166,5 +195,8 @@ async fn messages_that_are_never_finished_have_a_bound_together_and_short_ones_a
     }
     assert!(open * BEGUN <= UNFINISHED, "{open} of 40 are still there");
     drop(strangers);
-    eventually("memory that is free again", async || (host.figure("sockhop_unfinished_bytes").await == 0).then_some(())).await;
+    eventually("memory that is free again", async || {
+        (host.figure("sockhop_unfinished_bytes").await == 0).then_some(())
+    })
+    .await;
 }

@@ -23,7 +23,10 @@ async fn too_many_failures_open_the_breaker_and_other_plugins_go_on() {
     let host = host(Duration::from_secs(60)).await;
     let client = host.client().await;
     for _ in 0..5 {
-        assert_eq!(client.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+        assert_eq!(
+            client.ask("behave", json!("trap")).await["error"]["code"],
+            json!("plugin_failed")
+        );
     }
     let refused = client.ask("which", json!(null)).await;
     assert_eq!(refused["error"]["code"], json!("unavailable"), "{refused}");
@@ -70,10 +73,17 @@ async fn a_new_version_that_fails_in_its_first_minute_goes_back_by_itself() {
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 fails=always"));
     let bad = host.until("chameleon", |row| row["version"] == "2.0.0").await;
     for _ in 0..5 {
-        assert_eq!(client.ask("failing", json!(null)).await["error"]["code"], json!("plugin_failed"));
+        assert_eq!(
+            client.ask("failing", json!(null)).await["error"]["code"],
+            json!("plugin_failed")
+        );
     }
     let row = host.until("chameleon", |row| row["version"] == "1.0.0").await;
-    assert_eq!((&row["state"], &row["last_error"]["digest"]), (&json!("active"), &bad["digest"]), "{row}");
+    assert_eq!(
+        (&row["state"], &row["last_error"]["digest"]),
+        (&json!("active"), &bad["digest"]),
+        "{row}"
+    );
     assert_eq!(client.ask("failing", json!(null)).await, json!(null));
 }
 
@@ -86,7 +96,10 @@ async fn client_from(host: &TestHost, last: u8) -> TestClient {
 /// rejection.
 async fn trap_until_throttled(client: &TestClient) -> Value {
     for _ in 0..5 {
-        assert_eq!(client.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+        assert_eq!(
+            client.ask("behave", json!("trap")).await["error"]["code"],
+            json!("plugin_failed")
+        );
     }
     let throttled = client.ask("which", json!(null)).await;
     assert_eq!(throttled["error"]["code"], json!("rate_limited"), "{throttled}");
@@ -97,19 +110,31 @@ async fn trap_until_throttled(client: &TestClient) -> Value {
 async fn clients_that_cause_failures_are_throttled_one_by_one_while_others_are_served() {
     let host = host(Duration::from_secs(60)).await;
     let good = host.client().await;
-    let offenders = [client_from(&host, 2).await, client_from(&host, 3).await, client_from(&host, 4).await];
+    let offenders =
+        [client_from(&host, 2).await, client_from(&host, 3).await, client_from(&host, 4).await];
     // The clients take turns, so that none of them causes nearly all of the failures.
     for _ in 0..4 {
         for offender in &offenders {
-            assert_eq!(offender.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+            assert_eq!(
+                offender.ask("behave", json!("trap")).await["error"]["code"],
+                json!("plugin_failed")
+            );
             assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
         }
     }
     for offender in &offenders {
-        assert_eq!(offender.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+        assert_eq!(
+            offender.ask("behave", json!("trap")).await["error"]["code"],
+            json!("plugin_failed")
+        );
         let throttled = offender.ask("which", json!(null)).await;
         assert_eq!(throttled["error"]["code"], json!("rate_limited"), "{throttled}");
-        assert!(throttled["error"]["retry_after_ms"].as_u64().is_some_and(|ms| (1..=60_000).contains(&ms)), "{throttled}");
+        assert!(
+            throttled["error"]["retry_after_ms"]
+                .as_u64()
+                .is_some_and(|ms| (1..=60_000).contains(&ms)),
+            "{throttled}"
+        );
         // Other plugins still handle its events.
         assert_eq!(offender.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
     }
@@ -127,6 +152,10 @@ async fn an_offender_is_throttled_beside_its_neighbours_and_with_them_when_it_co
     assert_eq!(neighbour.ask("which", json!(null)).await["version"], json!("1"));
     trap_until_throttled(&client_from(&host, 2).await).await;
     let third = client_from(&host, 2).await.ask("which", json!(null)).await;
-    assert_eq!(third["error"]["code"], json!("rate_limited"), "a new connection does not help: {third}");
+    assert_eq!(
+        third["error"]["code"],
+        json!("rate_limited"),
+        "a new connection does not help: {third}"
+    );
     assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
 }

@@ -4,11 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use sockhop_tests::{HostProcess, asynchronous, binary, bundled, bundled_plugin, chameleon, directory_of, guest};
+use sockhop_tests::{
+    HostProcess, asynchronous, binary, bundled, bundled_plugin, chameleon, directory_of, guest,
+};
 
 /// Runs the command and returns its exit status, standard output and standard error.
 fn run(arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(binary()).args(arguments).env_remove("SOCKHOP_KEY").output().expect("the command runs");
+    let output = Command::new(binary())
+        .args(arguments)
+        .env_remove("SOCKHOP_KEY")
+        .output()
+        .expect("the command runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code().expect("an exit status"), text(output.stdout), text(output.stderr))
 }
@@ -46,14 +52,25 @@ fn check_refuses_what_is_no_plugin_with_a_reason_that_helps() {
         (made(dir.path(), "core.wasm", b"\0asm\x01\0\0\0"), "core module, not a component"),
         (made(dir.path(), "empty_component.wasm", b"\0asm\x0d\0\x01\0"), "another world"),
         (
-            made(dir.path(), "future.wasm", &replace_all(&good, b"sockhop:plugin/registry@0.1.1", b"sockhop:plugin/registry@0.9.0")),
+            made(
+                dir.path(),
+                "future.wasm",
+                &replace_all(
+                    &good,
+                    b"sockhop:plugin/registry@0.1.1",
+                    b"sockhop:plugin/registry@0.9.0",
+                ),
+            ),
             "was built against `sockhop:plugin/registry@0.9.0`",
         ),
         (made(dir.path(), "truncated.wasm", &good[..good.len() / 2]), "only a part of one"),
         (made(dir.path(), "zero.wasm", b""), "no WebAssembly component"),
         (made(dir.path(), "text.wasm", b"hello"), "no WebAssembly component"),
         (dir.path().join("missing.wasm"), "can't be read"),
-        (made(dir.path(), "async.wasm", &asynchronous()), "async builtins, which this host does not have: `task.cancel`"),
+        (
+            made(dir.path(), "async.wasm", &asynchronous()),
+            "async builtins, which this host does not have: `task.cancel`",
+        ),
         (made(dir.path(), "not_sync.wasm", &asynchronous()), "`componentize-qjs --sync`"),
         (guest("register_traps"), "no plugin today"),
         (guest("register_spins"), "ran for more than"),
@@ -79,14 +96,24 @@ fn check_prints_what_a_plugin_registers() {
     }
     let (status, output, _) = run(&["check", "--json", file.to_str().expect("UTF-8")]);
     let document: Value = serde_json::from_str(&output).expect("JSON");
-    assert_eq!((status, &document["ok"], &document["plugins"][0]["handles"]), (0, &json!(true), &json!(["ping"])));
+    assert_eq!(
+        (status, &document["ok"], &document["plugins"][0]["handles"]),
+        (0, &json!(true), &json!(["ping"]))
+    );
 }
 
 #[test]
 fn check_leaves_nothing_in_the_temporary_directory() {
     let temporary = tempfile::tempdir().expect("a directory");
-    for (file, status) in [(bundled_plugin("memory_logs"), 0), (temporary.path().join("none.wasm"), 1)] {
-        let output = Command::new(binary()).arg("check").arg(file).env("TMPDIR", temporary.path()).output().expect("the command runs");
+    for (file, status) in
+        [(bundled_plugin("memory_logs"), 0), (temporary.path().join("none.wasm"), 1)]
+    {
+        let output = Command::new(binary())
+            .arg("check")
+            .arg(file)
+            .env("TMPDIR", temporary.path())
+            .output()
+            .expect("the command runs");
         assert_eq!(output.status.code(), Some(status), "{output:?}");
         let left: Vec<_> = std::fs::read_dir(temporary.path()).expect("its entries").collect();
         assert!(left.is_empty(), "{left:?}: {output:?}");
@@ -95,8 +122,11 @@ fn check_leaves_nothing_in_the_temporary_directory() {
 
 #[test]
 fn check_tells_a_plugin_that_wants_what_another_has() {
-    let (status, output, _) =
-        run(&["check", bundled_plugin("connection").to_str().expect("UTF-8"), guest("taker").to_str().expect("UTF-8")]);
+    let (status, output, _) = run(&[
+        "check",
+        bundled_plugin("connection").to_str().expect("UTF-8"),
+        guest("taker").to_str().expect("UTF-8"),
+    ]);
     assert_eq!(status, 1, "{output}");
     assert!(output.contains("event `ping` is taken by plugin `connection`"), "{output}");
 }
@@ -111,13 +141,21 @@ fn check_warns_of_rooms_that_nobody_can_be_in_and_templates_that_nothing_fills()
     ];
     let (status, said) = check(&doubtful);
     assert_eq!(status, 0, "a warning is no refusal: {said}");
-    let warnings: Vec<_> = said.lines().filter_map(|line| line.trim_start().strip_prefix("warning: ")).collect();
+    let warnings: Vec<_> =
+        said.lines().filter_map(|line| line.trim_start().strip_prefix("warning: ")).collect();
     assert_eq!(warnings.len(), expected.len(), "{said}");
-    assert!(warnings.iter().zip(expected).all(|(warning, expected)| warning.starts_with(expected)), "{said}");
+    assert!(
+        warnings.iter().zip(expected).all(|(warning, expected)| warning.starts_with(expected)),
+        "{said}"
+    );
 
     let (status, output, _) = run(&["check", "--json", doubtful.to_str().expect("UTF-8")]);
     let document: Value = serde_json::from_str(&output).expect("JSON");
-    assert_eq!((status, document["plugins"][0]["warnings"].as_array().map(Vec::len)), (0, Some(expected.len())), "{output}");
+    assert_eq!(
+        (status, document["plugins"][0]["warnings"].as_array().map(Vec::len)),
+        (0, Some(expected.len())),
+        "{output}"
+    );
 }
 
 #[test]
@@ -153,10 +191,13 @@ fn a_bad_configuration_is_refused_before_listening() {
 
 #[test]
 fn a_second_host_names_the_first_of_a_data_directory_until_that_is_dead() {
-    let (plugins_dir, data_dir) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (plugins_dir, data_dir) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let first = HostProcess::start(plugins_dir.path(), data_dir.path());
-    let (plugins, data) = (plugins_dir.path().to_str().expect("UTF-8"), data_dir.path().to_str().expect("UTF-8"));
-    let (status, _, errors) = run(&["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data]);
+    let (plugins, data) =
+        (plugins_dir.path().to_str().expect("UTF-8"), data_dir.path().to_str().expect("UTF-8"));
+    let (status, _, errors) =
+        run(&["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data]);
     assert_eq!(status, 1, "{errors}");
     assert!(errors.contains(&format!("pid {}", first.pid())), "{errors}");
     first.kill();
@@ -178,8 +219,12 @@ fn the_commands_that_ask_a_running_host_do() {
     }
     let (status, output, _) = ask(&["plugins", "--json"]);
     assert_eq!(status, 0);
-    assert_eq!(serde_json::from_str::<Value>(&output).expect("JSON").as_array().map(Vec::len), Some(4));
-    let (status, output, errors) = ask(&["emit", "memory_log_deleted", "{\"id\": 1}", "--room", "memory_logs"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&output).expect("JSON").as_array().map(Vec::len),
+        Some(4)
+    );
+    let (status, output, errors) =
+        ask(&["emit", "memory_log_deleted", "{\"id\": 1}", "--room", "memory_logs"]);
     assert_eq!(status, 0, "{errors}");
     assert_eq!(serde_json::from_str::<Value>(&output).expect("JSON")["receivers"], json!(0));
     let (status, _, errors) = ask(&["emit", "nobody", "1"]);
@@ -189,7 +234,8 @@ fn the_commands_that_ask_a_running_host_do() {
 
 #[test]
 fn an_operator_deploys_shows_and_rolls_back() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let host = HostProcess::start(plugins.path(), data.path());
     let ask = |arguments: &[&str]| {
         let data = data.path().to_str().expect("UTF-8");
@@ -199,25 +245,40 @@ fn an_operator_deploys_shows_and_rolls_back() {
     let dir = plugins.path().to_str().expect("UTF-8");
     let mut digests = Vec::new();
     for version in 1..=2 {
-        let file = made(files.path(), &format!("v{version}.wasm"), &chameleon(&format!("version={version}")));
-        let (status, output, errors) = ask(&["deploy", file.to_str().expect("UTF-8"), "--wait", "--plugins", dir]);
+        let file = made(
+            files.path(),
+            &format!("v{version}.wasm"),
+            &chameleon(&format!("version={version}")),
+        );
+        let (status, output, errors) =
+            ask(&["deploy", file.to_str().expect("UTF-8"), "--wait", "--plugins", dir]);
         assert_eq!(status, 0, "{output}{errors}");
         assert!(output.contains("serves"), "{output}");
         digests.push(output.split(' ').nth(1).expect("a digest").to_owned());
     }
-    assert!(plugins.path().join("chameleon.wasm").exists(), "one file, whatever the deployed ones were called");
+    assert!(
+        plugins.path().join("chameleon.wasm").exists(),
+        "one file, whatever the deployed ones were called"
+    );
     let bad = made(files.path(), "bad.wasm", b"no plugin");
-    let (status, _, errors) = ask(&["deploy", bad.to_str().expect("UTF-8"), "--wait", "--plugins", dir]);
+    let (status, _, errors) =
+        ask(&["deploy", bad.to_str().expect("UTF-8"), "--wait", "--plugins", dir]);
     assert_eq!(status, 1);
     assert!(errors.contains("no WebAssembly component"), "{errors}");
     let (_, output, _) = ask(&["plugins", "show", "chameleon"]);
-    assert!(digests.iter().all(|digest| output.contains(digest)), "both versions can be gone back to: {output}");
+    assert!(
+        digests.iter().all(|digest| output.contains(digest)),
+        "both versions can be gone back to: {output}"
+    );
     let (status, output, errors) = ask(&["plugins", "rollback", "chameleon", "--json"]);
     assert_eq!(status, 0, "{errors}");
     assert_eq!(serde_json::from_str::<Value>(&output).expect("JSON")["digest"], json!(digests[0]));
     assert_eq!(ask(&["plugins", "disable", "chameleon"]).0, 0);
     let (_, output, _) = ask(&["plugins", "list"]);
-    assert!(output.lines().any(|line| line.starts_with("chameleon") && line.contains("disabled")), "{output}");
+    assert!(
+        output.lines().any(|line| line.starts_with("chameleon") && line.contains("disabled")),
+        "{output}"
+    );
     assert_eq!(ask(&["plugins", "enable", "chameleon"]).0, 0);
     let (status, _, errors) = ask(&["plugins", "rollback", "chameleon", "--to", "0000"]);
     assert_eq!(status, 1);
@@ -232,7 +293,8 @@ fn paths_that_are_not_utf_8_are_served_checked_and_deployed_to() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let root = tempfile::tempdir().expect("a directory");
-    let [plugins, data, files] = [&b"plugins\xff"[..], b"data\xff", b"files\xff"].map(|name| root.path().join(OsStr::from_bytes(name)));
+    let [plugins, data, files] = [&b"plugins\xff"[..], b"data\xff", b"files\xff"]
+        .map(|name| root.path().join(OsStr::from_bytes(name)));
     std::fs::create_dir(&plugins).expect("a directory");
     std::fs::create_dir(&files).expect("a directory");
     let served = plugins.join(OsStr::from_bytes(b"\xfe.wasm"));
@@ -242,23 +304,59 @@ fn paths_that_are_not_utf_8_are_served_checked_and_deployed_to() {
     let newer = files.join(OsStr::from_bytes(b"newer\xff.wasm"));
     std::fs::write(&newer, chameleon("version=2")).expect("a file");
     let ask = |arguments: &[&OsStr]| {
-        let output = Command::new(binary()).args(arguments).env_remove("SOCKHOP_KEY").output().expect("the command runs");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(binary())
+            .args(arguments)
+            .env_remove("SOCKHOP_KEY")
+            .output()
+            .expect("the command runs");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
     };
     let checked = ask(&["check".as_ref(), "--json".as_ref(), newer.as_os_str()]);
-    assert!(checked["plugins"][0]["file"].as_str().is_some_and(|file| file.ends_with("newer\u{fffd}.wasm")), "{checked}");
-    let (url, wait) = (OsStr::new(&host.url), ["deploy", "--wait", "--json", "--url"].map(OsStr::new));
-    ask(&[&wait[..], &[url, "--data".as_ref(), data.as_os_str(), "--plugins".as_ref(), plugins.as_os_str(), newer.as_os_str()]].concat());
-    assert_eq!(std::fs::read(&served).expect("the file of the plugin"), chameleon("version=2"), "it was replaced, and has no second file");
+    assert!(
+        checked["plugins"][0]["file"]
+            .as_str()
+            .is_some_and(|file| file.ends_with("newer\u{fffd}.wasm")),
+        "{checked}"
+    );
+    let (url, wait) =
+        (OsStr::new(&host.url), ["deploy", "--wait", "--json", "--url"].map(OsStr::new));
+    ask(&[
+        &wait[..],
+        &[
+            url,
+            "--data".as_ref(),
+            data.as_os_str(),
+            "--plugins".as_ref(),
+            plugins.as_os_str(),
+            newer.as_os_str(),
+        ],
+    ]
+    .concat());
+    assert_eq!(
+        std::fs::read(&served).expect("the file of the plugin"),
+        chameleon("version=2"),
+        "it was replaced, and has no second file"
+    );
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn the_thread_that_reloads_stands_back_behind_those_that_serve() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let host = HostProcess::start(plugins.path(), data.path());
     let threads = host.niceness();
-    let of = |name: &str| threads.iter().find(|(thread, _)| thread == name).unwrap_or_else(|| panic!("no {name} in {threads:?}")).1;
+    let of = |name: &str| {
+        threads
+            .iter()
+            .find(|(thread, _)| thread == name)
+            .unwrap_or_else(|| panic!("no {name} in {threads:?}"))
+            .1
+    };
     assert_eq!(of("sockhop-reload"), (of("sockhop") + 10).min(19), "{threads:?}");
 }

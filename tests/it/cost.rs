@@ -18,7 +18,8 @@ fn runtime() -> Runtime {
 /// counted.
 fn allocations_of(plugin: &str, event: &str, payload: &str) -> AllocationInfo {
     let runtime = runtime();
-    let dispatcher = runtime.block_on(TestDispatcher::new(&[bundled_plugin(plugin)], InstancePolicy::Warm));
+    let dispatcher =
+        runtime.block_on(TestDispatcher::new(&[bundled_plugin(plugin)], InstancePolicy::Warm));
     let ask = || {
         let reply = runtime.block_on(dispatcher.ask(event, payload)).expect("a reply");
         assert!(!reply.json.as_str().is_empty());
@@ -36,7 +37,12 @@ fn allocations_of(plugin: &str, event: &str, payload: &str) -> AllocationInfo {
 #[test]
 fn a_ping_costs_the_host_no_more_allocations_than_it_did() {
     let ping = allocations_of("connection", "ping", r#"{"timestamp":1767225600123}"#);
-    assert!(ping.count_total <= 16, "{} allocations of {} bytes", ping.count_total, ping.bytes_total);
+    assert!(
+        ping.count_total <= 16,
+        "{} allocations of {} bytes",
+        ping.count_total,
+        ping.bytes_total
+    );
 }
 
 /// Counts the allocations of all tasks of the host, from the read of an event to the write of its
@@ -82,7 +88,11 @@ fn a_ping_costs_the_whole_server_at_most_20_allocations() {
 fn a_payload_is_held_in_few_copies() {
     let content = "x".repeat(10_000);
     let small = allocations_of("memory_logs", "memory_log_list", r#"{"limit":1}"#);
-    let large = allocations_of("memory_logs", "memory_log_list", &format!(r#"{{"limit":1,"ignored":"{content}"}}"#));
+    let large = allocations_of(
+        "memory_logs",
+        "memory_log_list",
+        &format!(r#"{{"limit":1,"ignored":"{content}"}}"#),
+    );
     // One copy is the text of the event, the other is the parsed document that is validated.
     let copies = (large.bytes_max - small.bytes_max) as f64 / content.len() as f64;
     assert!(copies < 2.5, "{copies} copies at once");

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 const LIMIT: Duration = Duration::from_millis(250);
 
 async fn host() -> (HostProcess, TestClient, [TempDir; 2]) {
-    let (plugins, data) = (directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
     let host = HostProcess::start(plugins.path(), data.path());
     let client = TestClient::connect(&host.url).await;
     // The first event creates the instance.
@@ -41,7 +42,10 @@ async fn time_in_which_the_host_is_stopped_is_not_the_handlers() {
     // Longer than the handler's limit, and longer than the handler wants to run.
     tokio::time::sleep(LIMIT * 3).await;
     kill(pid, Signal::SIGCONT).expect("a host to continue");
-    let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
+    let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
+        .await
+        .expect("an answer in time")
+        .expect("an answer");
     assert_eq!(answer, json!(null));
 }
 
@@ -58,6 +62,9 @@ async fn a_handler_that_never_ends_is_ended_near_its_limit() {
         let answer = client.ask(event, json!(null)).await;
         let used = host.cpu_time() - before;
         assert_eq!(answer["error"]["code"], json!("timed_out"), "{event}: {answer}");
-        assert!(used > LIMIT - Duration::from_millis(20) && used < LIMIT + MARGIN, "{event} used {used:?}");
+        assert!(
+            used > LIMIT - Duration::from_millis(20) && used < LIMIT + MARGIN,
+            "{event} used {used:?}"
+        );
     }
 }

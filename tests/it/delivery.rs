@@ -13,7 +13,9 @@ async fn a_receiver_in_several_rooms_receives_an_event_once() {
     let mut client = host.client().await;
     client.ask("both", json!(null)).await;
     client.expect("noise").await;
-    let (status, answer) = host.http("/api/emit", Some(json!({"event": "noise", "data": 1, "rooms": ["lab", "left"]}))).await;
+    let (status, answer) = host
+        .http("/api/emit", Some(json!({"event": "noise", "data": 1, "rooms": ["lab", "left"]})))
+        .await;
     assert_eq!((status, &answer["receivers"]), (202, &json!(1)));
     assert_eq!(client.expect("noise").await, json!(1));
     client.ask("echo", json!(null)).await;
@@ -23,7 +25,8 @@ async fn a_receiver_in_several_rooms_receives_an_event_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn everyone_others_and_single_connections_are_reached_and_nobody_else() {
     let host = TestHost::start(&[guest("lab")]).await;
-    let (mut sender, mut inside, mut outside) = (host.client().await, host.client().await, host.client().await);
+    let (mut sender, mut inside, mut outside) =
+        (host.client().await, host.client().await, host.client().await);
     for client in [&sender, &inside] {
         client.ask("enter", json!(null)).await;
     }
@@ -34,7 +37,10 @@ async fn everyone_others_and_single_connections_are_reached_and_nobody_else() {
         for client in [&mut sender, &mut inside, &mut outside] {
             client.ask("echo", json!(null)).await;
             let pending = client.pending();
-            assert!(pending.iter().all(|event| *event == ("gossip".to_owned(), to.clone())), "{pending:?}");
+            assert!(
+                pending.iter().all(|event| *event == ("gossip".to_owned(), to.clone())),
+                "{pending:?}"
+            );
             all.push(pending.len());
         }
         all
@@ -42,14 +48,22 @@ async fn everyone_others_and_single_connections_are_reached_and_nobody_else() {
     assert_eq!(heard(json!("everyone")).await, [1, 1, 1]);
     assert_eq!(heard(json!("others")).await, [0, 1, 0]);
     assert_eq!(heard(public_id).await, [0, 0, 1]);
-    assert_eq!(heard(json!("01ARZ3NDEKTSV4RRFFQ69G5FAV")).await, [0, 0, 0], "a connection that is gone");
-    let (status, answer) = host.http("/api/emit", Some(json!({"event": "gossip", "data": "x", "everyone": true}))).await;
+    assert_eq!(
+        heard(json!("01ARZ3NDEKTSV4RRFFQ69G5FAV")).await,
+        [0, 0, 0],
+        "a connection that is gone"
+    );
+    let (status, answer) = host
+        .http("/api/emit", Some(json!({"event": "gossip", "data": "x", "everyone": true})))
+        .await;
     assert_eq!((status, &answer["receivers"]), (202, &json!(3)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn namespaces_do_not_hear_each_other() {
-    let host = TestHost::with(&[guest("lab")], |config| config.server.namespaces.push("/chat".to_owned())).await;
+    let host =
+        TestHost::with(&[guest("lab")], |config| config.server.namespaces.push("/chat".to_owned()))
+            .await;
     let (mut main, mut chat) = (host.client().await, host.client_of("/chat").await);
     main.ask("enter", json!(null)).await;
     chat.ask("both", json!(null)).await;
@@ -83,7 +97,10 @@ async fn host_with_small_buffers(stalled: Duration, overflow_bytes: usize) -> Te
 
 /// Waits until the session has ended. Packets that it still receives are discarded.
 async fn ends(session: &PollingSession) {
-    eventually("the end of the session", async || session.poll().await.is_none_or(|packets| packets.ends_with("41")).then_some(())).await;
+    eventually("the end of the session", async || {
+        session.poll().await.is_none_or(|packets| packets.ends_with("41")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +114,10 @@ async fn a_client_for_which_more_waits_than_its_buffer_holds_misses_nothing() {
         assert_eq!(client.ask("burst", json!(BURST)).await, json!(null));
         assert_eq!(client.pending(), bursts, "in their order, and before the ack");
     }
-    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    eventually("memory that is free again", async || {
+        (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
+    })
+    .await;
     // Events without an ack don't wait, even if emits wait for their client.
     client.emit("burst", json!(BURST)).await;
     for number in 0..10 {
@@ -124,10 +144,15 @@ async fn a_client_that_does_not_read_its_events_is_cut_and_leaves_no_memory_behi
     // With long-polling, packets stay in the buffer until the client polls.
     let session = host.polling_session().await;
     session.send(&format!("42[\"burst\",{BURST}]")).await;
-    let waiting = eventually("emits that wait", async || Some(host.figure("sockhop_overflow_bytes").await).filter(|waiting| *waiting > 0));
+    let waiting = eventually("emits that wait", async || {
+        Some(host.figure("sockhop_overflow_bytes").await).filter(|waiting| *waiting > 0)
+    });
     assert!(waiting.await < 4 << 20);
     assert_eq!(honest.ask("echo", json!(1)).await, json!(1));
-    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    eventually("memory that is free again", async || {
+        (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
+    })
+    .await;
     // The session delivers what is in its buffer, if it has one, and then ends.
     ends(&session).await;
 }
@@ -147,17 +172,24 @@ async fn a_client_for_whose_events_no_memory_is_left_is_cut_at_once() {
     // More than a buffer of the library has space for, and more than one client's share of the
     // memory.
     for _ in 0..40 {
-        let (status, _) = host.http("/api/emit", Some(json!({"event": "gossip", "data": text, "everyone": true}))).await;
+        let (status, _) = host
+            .http("/api/emit", Some(json!({"event": "gossip", "data": text, "everyone": true})))
+            .await;
         assert_eq!(status, 202);
         assert_eq!(honest.expect("gossip").await, json!(text), "who reads misses nothing");
         assert!(host.figure("sockhop_overflow_bytes").await <= MEMORY as u64);
     }
-    let (_, answer) = host.http("/api/emit", Some(json!({"event": "gossip", "data": "", "everyone": true}))).await;
+    let (_, answer) = host
+        .http("/api/emit", Some(json!({"event": "gossip", "data": "", "everyone": true})))
+        .await;
     assert_eq!(answer["receivers"], json!(1), "nobody else is there to receive it");
     for session in sessions {
         ends(&session).await;
     }
-    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    eventually("memory that is free again", async || {
+        (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
+    })
+    .await;
 }
 
 /// A client can't make the host hold more than its share of memory: its next events wait until it
@@ -186,7 +218,10 @@ async fn what_a_client_asks_for_without_reading_is_bounded() {
         () = asking => {}
         () = watching => {}
     }
-    eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+    eventually("memory that is free again", async || {
+        (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,10 +229,16 @@ async fn a_namespace_that_is_entered_again_gets_nothing_that_waited_before() {
     let host = host_with_small_buffers(sockhop_tests::PATIENCE, 4 << 20).await;
     let session = host.polling_session().await;
     session.send(&format!("42[\"burst\",{BURST}]")).await;
-    eventually("emits that wait", async || (host.figure("sockhop_overflow_bytes").await > 0).then_some(())).await;
+    eventually("emits that wait", async || {
+        (host.figure("sockhop_overflow_bytes").await > 0).then_some(())
+    })
+    .await;
     session.send("41").await;
     if socketio() == SocketIo::Socketioxide {
-        eventually("memory that is free again", async || (host.figure("sockhop_overflow_bytes").await == 0).then_some(())).await;
+        eventually("memory that is free again", async || {
+            (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
+        })
+        .await;
     }
     // These are the packets that were already buffered. The library drops a CONNECT if the buffer
     // has no space for its answer.

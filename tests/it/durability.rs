@@ -6,20 +6,31 @@ use sockhop_tests::{HostProcess, TestClient, bundled_plugin, chameleon, director
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_write_survives_the_kill_of_the_host() {
     const KILLS: usize = 5;
-    let (plugins, data) = (directory_of(&[bundled_plugin("memory_logs")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("memory_logs")]), tempfile::tempdir().expect("a directory"));
     let mut acknowledged: Vec<u64> = Vec::new();
     for round in 0..KILLS {
         let host = HostProcess::start(plugins.path(), data.path());
         let client = TestClient::connect(&host.url).await;
         for number in 0..20 {
-            let record = client.ask("memory_log_create", json!({"user_id": 1, "content": format!("{round}/{number}")})).await;
+            let record = client
+                .ask(
+                    "memory_log_create",
+                    json!({"user_id": 1, "content": format!("{round}/{number}")}),
+                )
+                .await;
             let id = record["id"].as_u64().unwrap_or_else(|| panic!("{record}"));
-            assert!(acknowledged.last().is_none_or(|last| *last < id), "ids grow, also over a kill: {id} after {acknowledged:?}");
+            assert!(
+                acknowledged.last().is_none_or(|last| *last < id),
+                "ids grow, also over a kill: {id} after {acknowledged:?}"
+            );
             acknowledged.push(id);
         }
         // The host is killed while it handles more events, which were not acknowledged.
         for _ in 0..50 {
-            client.emit("memory_log_create", json!({"user_id": 1, "content": "unacknowledged"})).await;
+            client
+                .emit("memory_log_create", json!({"user_id": 1, "content": "unacknowledged"}))
+                .await;
         }
         host.kill();
     }
@@ -28,8 +39,19 @@ async fn an_acknowledged_write_survives_the_kill_of_the_host() {
     let mut stored = Vec::new();
     let mut before = None;
     loop {
-        let page = client.ask("memory_log_list", before.map_or(json!({"limit": 100}), |id: u64| json!({"limit": 100, "before": id}))).await;
-        stored.extend(page["items"].as_array().expect("items").iter().filter_map(|record| record["id"].as_u64()));
+        let page = client
+            .ask(
+                "memory_log_list",
+                before.map_or(json!({"limit": 100}), |id: u64| json!({"limit": 100, "before": id})),
+            )
+            .await;
+        stored.extend(
+            page["items"]
+                .as_array()
+                .expect("items")
+                .iter()
+                .filter_map(|record| record["id"].as_u64()),
+        );
         before = page["next"].as_u64();
         if before.is_none() {
             break;
@@ -42,8 +64,10 @@ async fn an_acknowledged_write_survives_the_kill_of_the_host() {
 /// A host that is killed at any moment of loading starts cleanly, with the last good versions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_killed_while_it_loads_starts_clean_the_next_time() {
-    let kills: u64 = std::env::var("SOCKHOP_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(15);
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let kills: u64 =
+        std::env::var("SOCKHOP_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(15);
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     drop_in(plugins.path(), "chameleon.wasm", &chameleon("version=1"));
     let mut good = 1;
     for round in 0..kills {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sockhop::config::{AllowedOrigin, Config};
 use sockhop_tests::{
-    HostProcess, PATIENCE, TestClient, TestHost, bundled_plugin, directory_of, do_nothing_as, drop_in, eventually, guest, serve,
+    HostProcess, PATIENCE, TestClient, TestHost, bundled_plugin, directory_of, do_nothing_as,
+    drop_in, eventually, guest, serve,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,7 +25,9 @@ async fn raw(host: &TestHost) -> TcpStream {
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     // A host that has not read the whole request resets the connection after its answer.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("a connection that is closed");
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes))
+        .await
+        .expect("a connection that is closed");
     String::from_utf8(bytes).expect("UTF-8")
 }
 
@@ -34,7 +37,11 @@ async fn ask(host: &TestHost, request: &str) -> (u16, String, String) {
     stream.write_all(request.as_bytes()).await.expect("a connection to write to");
     let answer = rest(&mut stream).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("an answer, not {answer:?}"));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or_else(|| panic!("an answer, not {answer:?}"));
     (status, head.to_owned(), body.to_owned())
 }
 
@@ -43,11 +50,19 @@ async fn response(stream: &mut TcpStream) -> (u16, String) {
     let mut text = String::new();
     loop {
         let mut bytes = [0; 4096];
-        let read = timeout(PATIENCE, stream.read(&mut bytes)).await.expect("an answer in time").expect("an answer");
+        let read = timeout(PATIENCE, stream.read(&mut bytes))
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
         assert!(read > 0, "an answer before the end of the connection, not {text:?}");
         text += std::str::from_utf8(&bytes[..read]).expect("UTF-8");
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+        let length = head
+            .lines()
+            .find_map(|line| {
+                line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok()
+            })
+            .unwrap_or(0);
         if body.len() >= length {
             let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
             return (status, body.to_owned());
@@ -57,7 +72,10 @@ async fn response(stream: &mut TcpStream) -> (u16, String) {
 
 /// Opens a session over long-polling, and returns its id.
 async fn handshake(stream: &mut TcpStream) -> String {
-    stream.write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a connection");
+    stream
+        .write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("a connection");
     let (status, open) = response(stream).await;
     assert_eq!(status, 200, "{open}");
     let open: Value = serde_json::from_str(open.trim_start_matches('0')).expect("an open packet");
@@ -66,9 +84,13 @@ async fn handshake(stream: &mut TcpStream) -> String {
 
 fn is_problem(head: &str, body: &str, status: u16, code: &str) {
     assert!(head.to_ascii_lowercase().contains("content-type: application/problem+json"), "{head}");
-    let problem: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}"));
+    let problem: Value =
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}"));
     assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code)), "{problem}");
-    assert!(["message", "title", "type", "detail"].iter().all(|member| problem[member].is_string()), "{problem}");
+    assert!(
+        ["message", "title", "type", "detail"].iter().all(|member| problem[member].is_string()),
+        "{problem}"
+    );
 }
 
 fn number(number: usize) -> NonZeroUsize {
@@ -96,9 +118,13 @@ async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
             "" => assert_eq!(answer, ""),
             // Refused at once, because the host supports only HTTP/1.1. An HTTP/2 frame would begin
             // with its length instead.
-            _ if begun == preface => assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}"),
+            _ if begun == preface => {
+                assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}")
+            }
             _ => {
-                let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("an answer to {begun:?}, not {answer:?}"));
+                let (head, body) = answer
+                    .split_once("\r\n\r\n")
+                    .unwrap_or_else(|| panic!("an answer to {begun:?}, not {answer:?}"));
                 assert!(head.starts_with("HTTP/1.1 408"), "{begun:?}: {head}");
                 is_problem(head, body, 408, "timed_out");
             }
@@ -124,7 +150,10 @@ async fn a_connection_may_be_idle_between_two_requests_for_so_long_as_is_set() {
     .await;
     let mut stream = raw(&host).await;
     for _ in 0..2 {
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("a connection to write to");
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("a connection to write to");
         assert_eq!(response(&mut stream).await, (200, "alive\n".to_owned()));
         // Longer than the deadlines for the first byte and for the head.
         tokio::time::sleep(Duration::from_millis(1_200)).await;
@@ -144,13 +173,19 @@ async fn a_body_that_does_not_come_is_answered_408_whoever_reads_it() {
         ("/api/plugins/x/rollback".to_owned(), key.as_str()),
     ];
     for (path, key) in paths {
-        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer {key}\r\n\r\n4");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer {key}\r\n\r\n4"
+        );
         let (status, head, body) = ask(&host, &head).await;
         assert_eq!(status, 408, "{path}: {head}");
         is_problem(&head, &body, 408, "timed_out");
     }
     // Without a key, the host does not wait for the body.
-    let (status, head, body) = ask(&host, "POST /api/plugins/x/rollback HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n4").await;
+    let (status, head, body) = ask(
+        &host,
+        "POST /api/plugins/x/rollback HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n4",
+    )
+    .await;
     assert_eq!(status, 401);
     is_problem(&head, &body, 401, "unauthorized");
 }
@@ -200,13 +235,22 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
     .await;
     let (first, _second) = (host.client().await, host.client().await);
     for path in ["/healthz", "/readyz"] {
-        let (status, head, _) = ask(&host, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        let (status, head, _) =
+            ask(&host, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
         assert_eq!(status, 200, "{path}");
-        assert!(head.to_ascii_lowercase().contains("connection: close"), "a reserved slot is soon free: {head}");
+        assert!(
+            head.to_ascii_lowercase().contains("connection: close"),
+            "a reserved slot is soon free: {head}"
+        );
     }
     assert_eq!(host.row("connection").await["state"], json!("active"));
-    for path in ["/socket.io/?EIO=4&transport=polling", "/socket.io/?EIO=4&transport=websocket", "/elsewhere"] {
-        let (status, head, body) = ask(&host, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+    for path in [
+        "/socket.io/?EIO=4&transport=polling",
+        "/socket.io/?EIO=4&transport=websocket",
+        "/elsewhere",
+    ] {
+        let (status, head, body) =
+            ask(&host, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
         assert_eq!(status, 503, "{path}: {body}");
         is_problem(&head, &body, 503, "busy");
     }
@@ -214,7 +258,8 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
     assert_eq!(host.figure("sockhop_connections_limit").await, 2);
     assert_eq!(host.figure("sockhop_connections_refused_total").await, 3);
     // Answers of the CORS and origin layers also free a reserved slot.
-    let local = "host: x\r\norigin: http://localhost:1\r\naccess-control-request-method: GET\r\n\r\n";
+    let local =
+        "host: x\r\norigin: http://localhost:1\r\naccess-control-request-method: GET\r\n\r\n";
     let preflight = format!("OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n{local}");
     for (request, status) in [
         (preflight.as_str(), 200),
@@ -226,7 +271,11 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
         let head = head.to_ascii_lowercase();
         assert_eq!(found, status, "{request}: {body}");
         assert!(head.contains("connection: close"), "{request}: {head}");
-        assert_eq!(head.contains("access-control-allow-origin: http://localhost:1"), request.contains("localhost"), "{request}: {head}");
+        assert_eq!(
+            head.contains("access-control-allow-origin: http://localhost:1"),
+            request.contains("localhost"),
+            "{request}: {head}"
+        );
     }
     // These connections take all slots that they can get, including reserved ones.
     let mut strangers = Vec::new();
@@ -266,15 +315,22 @@ async fn a_connection_in_a_reserved_slot_that_has_become_a_clients_waits_as_long
         ask(&host, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
         drop(first);
         eventually("the slot of the first", async || {
-            let status = ask(&host, "GET /elsewhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.0;
+            let status =
+                ask(&host, "GET /elsewhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                    .await
+                    .0;
             (status == 404).then_some(())
         })
         .await;
         second.write_all(health.as_bytes()).await.ok()?;
         let mut bytes = [0; 4096];
-        let read = timeout(PATIENCE, second.read(&mut bytes)).await.expect("an answer in time").ok()?;
+        let read =
+            timeout(PATIENCE, second.read(&mut bytes)).await.expect("an answer in time").ok()?;
         let answer = String::from_utf8_lossy(&bytes[..read]).to_ascii_lowercase();
-        (answer.starts_with("http/1.1 200") && answer.ends_with("alive\n") && !answer.contains("connection: close")).then_some(second)
+        (answer.starts_with("http/1.1 200")
+            && answer.ends_with("alive\n")
+            && !answer.contains("connection: close"))
+        .then_some(second)
     });
     let mut stream = promoted.await;
     // Longer than a connection in a reserved slot may be idle.
@@ -298,19 +354,28 @@ async fn a_session_that_is_closing_keeps_its_slot_until_its_events_are_handled()
     }
     drop(clients);
     // The connection that requests the metrics is counted too.
-    eventually("two TCP connections that are closed", async || (host.figure("sockhop_tcp_connections").await <= 1).then_some(())).await;
+    eventually("two TCP connections that are closed", async || {
+        (host.figure("sockhop_tcp_connections").await <= 1).then_some(())
+    })
+    .await;
     assert_eq!(host.figure("sockhop_sessions").await, 2);
-    let (status, head, body) = ask(&host, "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let (status, head, body) =
+        ask(&host, "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert_eq!(status, 503, "{body}");
     is_problem(&head, &body, 503, "busy");
-    eventually("two slots that are free", async || (host.figure("sockhop_sessions").await == 0).then_some(())).await;
+    eventually("two slots that are free", async || {
+        (host.figure("sockhop_sessions").await == 0).then_some(())
+    })
+    .await;
     host.client().await.ask("echo", json!(null)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_mailboxes_together_have_no_more_than_their_memory() {
     const LIMIT: usize = 2 << 20;
-    let host = TestHost::with(&[guest("lab")], |config| config.limits.mailboxes_bytes = number(LIMIT)).await;
+    let host =
+        TestHost::with(&[guest("lab")], |config| config.limits.mailboxes_bytes = number(LIMIT))
+            .await;
     let honest = host.client().await;
     let mut greedy = Vec::new();
     for _ in 0..8 {
@@ -325,7 +390,11 @@ async fn all_mailboxes_together_have_no_more_than_their_memory() {
             client.emit("echo", json!(text)).await;
         }
         most = most.max(host.figure("sockhop_mailbox_bytes").await);
-        assert_eq!(honest.ask("echo", json!("hello")).await, json!("hello"), "a client that waits for its answers has space");
+        assert_eq!(
+            honest.ask("echo", json!("hello")).await,
+            json!("hello"),
+            "a client that waits for its answers has space"
+        );
     }
     assert_eq!(host.figure("sockhop_mailbox_limit_bytes").await, LIMIT as u64);
     assert!(most > 0 && most <= LIMIT as u64, "{most}");
@@ -335,14 +404,19 @@ async fn all_mailboxes_together_have_no_more_than_their_memory() {
     });
     assert!(busy.await > 0);
     drop(greedy);
-    eventually("mailboxes that are empty", async || (host.figure("sockhop_mailbox_bytes").await == 0).then_some(())).await;
+    eventually("mailboxes that are empty", async || {
+        (host.figure("sockhop_mailbox_bytes").await == 0).then_some(())
+    })
+    .await;
 }
 
 /// Counts the events that were answered with `busy` because the host's memory for mailboxes was
 /// used up.
 fn busy(client: &mut TestClient) -> usize {
     let is_busy = |(event, data): &(String, Value)| {
-        event == "error" && data["code"] == "busy" && data["message"].as_str().is_some_and(|message| message.contains("all connections"))
+        event == "error"
+            && data["code"] == "busy"
+            && data["message"].as_str().is_some_and(|message| message.contains("all connections"))
     };
     client.pending().iter().filter(|event| is_busy(event)).count()
 }
@@ -350,10 +424,13 @@ fn busy(client: &mut TestClient) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_error_over_http_is_a_problem_document() {
     let host = TestHost::with(&[guest("lab")], |config| {
-        config.server.allowed_origins = vec![AllowedOrigin::parse("https://*.example.com").expect("an origin")];
+        config.server.allowed_origins =
+            vec![AllowedOrigin::parse("https://*.example.com").expect("an origin")];
     })
     .await;
-    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}\r\n");
+    let get = |path: &str, more: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}\r\n")
+    };
     let post = |path: &str, body: &str, more: &str| {
         let key = host.key();
         let length = body.len();
@@ -378,7 +455,15 @@ async fn every_error_over_http_is_a_problem_document() {
         (post("/api/emit", &huge, ""), 413, "too_large"),
         (post("/api/emit", "1", ""), 422, "invalid_payload"),
         (post("/api/emit", "{", ""), 400, "invalid_payload"),
-        (post("/api/emit", r#"{"event": "noise", "data": 1, "everyone": true}"#, "idempotency-key: \"1\"\r\n"), 501, "not_implemented"),
+        (
+            post(
+                "/api/emit",
+                r#"{"event": "noise", "data": 1, "everyone": true}"#,
+                "idempotency-key: \"1\"\r\n",
+            ),
+            501,
+            "not_implemented",
+        ),
     ];
     for (request, status, code) in cases {
         let (found, head, body) = ask(&host, &request).await;
@@ -388,7 +473,14 @@ async fn every_error_over_http_is_a_problem_document() {
     }
     let allowed = ask(&host, &get("/healthz", "origin: https://app.example.com\r\n")).await;
     assert_eq!(allowed.0, 200);
-    assert!(allowed.1.to_ascii_lowercase().contains("access-control-allow-origin: https://app.example.com"), "{}", allowed.1);
+    assert!(
+        allowed
+            .1
+            .to_ascii_lowercase()
+            .contains("access-control-allow-origin: https://app.example.com"),
+        "{}",
+        allowed.1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,7 +491,8 @@ async fn a_page_may_send_the_headers_that_it_asks_for_unless_others_are_named() 
         let host = TestHost::with(&[], |config| {
             // The origin of a sandboxed frame or of a file.
             config.server.allowed_origins = vec![AllowedOrigin::parse("null").expect("an origin")];
-            let headers = || named.iter().map(|name| name.parse().expect("the name of a header")).collect();
+            let headers =
+                || named.iter().map(|name| name.parse().expect("the name of a header")).collect();
             config.server.allowed_headers = (!named.is_empty()).then(headers);
         })
         .await;
@@ -407,7 +500,10 @@ async fn a_page_may_send_the_headers_that_it_asks_for_unless_others_are_named() 
         assert_eq!(status, 200, "{head}");
         let head = head.to_ascii_lowercase();
         assert!(head.contains("access-control-allow-origin: null"), "{head}");
-        head.lines().find_map(|line| line.strip_prefix("access-control-allow-headers: ")).unwrap_or_default().to_owned()
+        head.lines()
+            .find_map(|line| line.strip_prefix("access-control-allow-headers: "))
+            .unwrap_or_default()
+            .to_owned()
     };
     assert_eq!(allowed_headers(&[]).await, "x-tenant");
     assert_eq!(allowed_headers(&["x-request-id"]).await, "x-request-id,content-type,authorization");
@@ -415,7 +511,12 @@ async fn a_page_may_send_the_headers_that_it_asks_for_unless_others_are_named() 
 
 /// Runs a command that should end by itself, and returns its output and exit status.
 fn output(mut command: Command) -> Output {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command runs");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command runs");
     let until = Instant::now() + PATIENCE;
     while child.try_wait().expect("its state").is_none() {
         if Instant::now() > until {
@@ -433,7 +534,8 @@ fn refusal(plugins: &Path, data: &Path, environment: &[(&str, &str)]) -> String 
     let mut command = serve(plugins, data);
     command.envs(environment.iter().copied());
     let output = output(command);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(!said.contains("listening on"), "{said}");
     said
@@ -443,7 +545,10 @@ fn refusal(plugins: &Path, data: &Path, environment: &[(&str, &str)]) -> String 
 fn a_setting_with_one_underscore_is_refused_with_the_right_name() {
     let (plugins, data) = (directory_of(&[]), directory_of(&[]));
     let said = refusal(plugins.path(), data.path(), &[("SOCKHOP_SERVER_LISTEN", "127.0.0.1:0")]);
-    assert!(said.contains("SOCKHOP_SERVER_LISTEN") && said.contains("SOCKHOP_SERVER__LISTEN"), "{said}");
+    assert!(
+        said.contains("SOCKHOP_SERVER_LISTEN") && said.contains("SOCKHOP_SERVER__LISTEN"),
+        "{said}"
+    );
 }
 
 #[cfg(unix)]
@@ -469,7 +574,9 @@ async fn a_table_of_no_plugin_is_said_with_the_nearest_name() {
     let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), directory_of(&[]));
     let log = data.path().join("log");
     let mut command = serve(plugins.path(), data.path());
-    command.env("SOCKHOP_PLUGINS__CONECTION__EVENT_CPU_MS", "100").stderr(std::fs::File::create(&log).expect("a file"));
+    command
+        .env("SOCKHOP_PLUGINS__CONECTION__EVENT_CPU_MS", "100")
+        .stderr(std::fs::File::create(&log).expect("a file"));
     let _host = HostProcess::of(command, data.path());
     // The log may be written by another thread.
     let said = eventually("a warning", async || {
@@ -477,14 +584,21 @@ async fn a_table_of_no_plugin_is_said_with_the_nearest_name() {
         log.lines().find(|line| line.contains("conection")).map(str::to_owned)
     });
     let said = said.await;
-    assert!(said.contains("WARN") && said.contains("nearest") && said.contains("connection"), "{said}");
+    assert!(
+        said.contains("WARN") && said.contains("nearest") && said.contains("connection"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_in_the_listen_address_is_looked_up() {
     let (plugins, data) = (directory_of(&[]), directory_of(&[]));
     let mut command = Command::new(sockhop_tests::binary());
-    command.args(["serve", "--listen", "localhost:0", "--plugins"]).arg(plugins.path()).arg("--data").arg(data.path());
+    command
+        .args(["serve", "--listen", "localhost:0", "--plugins"])
+        .arg(plugins.path())
+        .arg("--data")
+        .arg(data.path());
     let host = HostProcess::of(command, data.path());
     assert!(host.url.starts_with("http://127.0.0.1:"), "{}", host.url);
 }
@@ -494,7 +608,10 @@ async fn a_name_in_the_listen_address_is_looked_up() {
 fn with_descriptors(plugins: &Path, data: &Path, most: u64) -> Command {
     let inner = serve(plugins, data);
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")]).arg(inner.get_program()).args(inner.get_args());
+    command
+        .args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")])
+        .arg(inner.get_program())
+        .args(inner.get_args());
     command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command
 }
@@ -527,7 +644,9 @@ async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() 
     let host = HostProcess::of(with_descriptors(plugins.path(), data.path(), 400), data.path());
     let limit = || {
         let (_, text) = host.http("/metrics", None);
-        let line = text.as_str().and_then(|text| text.lines().find_map(|line| line.strip_prefix("sockhop_connections_limit ")));
+        let line = text.as_str().and_then(|text| {
+            text.lines().find_map(|line| line.strip_prefix("sockhop_connections_limit "))
+        });
         line.and_then(|limit| limit.parse::<usize>().ok()).expect("a number")
     };
     let before = limit();
@@ -538,7 +657,8 @@ async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() 
         })
         .collect();
     // The limit includes sixteen plugins. Each further plugin may use eight descriptors.
-    eventually("fewer connections", async || (limit() == before - (MORE - 16) * 8).then_some(())).await;
+    eventually("fewer connections", async || (limit() == before - (MORE - 16) * 8).then_some(()))
+        .await;
     for file in &files[..4] {
         std::fs::remove_file(file).expect("a plugin that is removed");
     }
@@ -548,7 +668,10 @@ async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn where_clients_have_all_their_descriptors_state_is_read_and_operators_are_answered() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("memory_logs"), bundled_plugin("connection")]), directory_of(&[]));
+    let (plugins, data) = (
+        directory_of(&[bundled_plugin("memory_logs"), bundled_plugin("connection")]),
+        directory_of(&[]),
+    );
     let host = HostProcess::of(with_descriptors(plugins.path(), data.path(), 400), data.path());
     let client = TestClient::connect(&host.url).await;
     let record = client.ask("memory_log_create", json!({"user_id": 7, "content": "before"})).await;
@@ -561,7 +684,10 @@ async fn where_clients_have_all_their_descriptors_state_is_read_and_operators_ar
     }
     let health = eventually("the host's health", async || {
         let mut stream = TcpStream::connect(address).await.ok()?;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
         Some(answer)
@@ -569,7 +695,8 @@ async fn where_clients_have_all_their_descriptors_state_is_read_and_operators_ar
     assert!(health.await.starts_with("HTTP/1.1 200"));
     let list = client.ask("memory_log_list", json!({})).await;
     assert_eq!(list["items"][0]["content"], json!("before"), "{list}");
-    let record = client.ask("memory_log_create", json!({"user_id": 7, "content": "meanwhile"})).await;
+    let record =
+        client.ask("memory_log_create", json!({"user_id": 7, "content": "meanwhile"})).await;
     assert_eq!(record["content"], json!("meanwhile"), "{record}");
     let open = host.footprint().2;
     assert!(open < 400, "{open} of 400 descriptors are in use");

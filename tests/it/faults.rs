@@ -32,7 +32,10 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_before_goes_on() {
     let good = chameleon("version=2");
     let deep = format!("(func {} {})", "block ".repeat(20_000), "end ".repeat(20_000));
-    let huge = format!("(func (local i32) {})", "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(50_000));
+    let huge = format!(
+        "(func (local i32) {})",
+        "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(50_000)
+    );
     let many = "(func) ".repeat(20_000);
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("zero bytes", Vec::new(), "no WebAssembly component"),
@@ -41,8 +44,17 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
         ("all but its last byte", good[..good.len() - 1].to_vec(), "only a part of one"),
         ("a core module", b"\0asm\x01\0\0\0".to_vec(), "core module"),
         ("another world", component(""), "another world"),
-        ("another version", replaced(&good, b"sockhop:plugin/registry@0.1.1", b"sockhop:plugin/registry@0.9.0"), "was built against"),
-        ("a foreign import", wat::parse_str(r#"(component (import "acme:db/sql" (instance)))"#).expect("a component"), "acme:db/sql"),
+        (
+            "another version",
+            replaced(&good, b"sockhop:plugin/registry@0.1.1", b"sockhop:plugin/registry@0.9.0"),
+            "was built against",
+        ),
+        (
+            "a foreign import",
+            wat::parse_str(r#"(component (import "acme:db/sql" (instance)))"#)
+                .expect("a component"),
+            "acme:db/sql",
+        ),
         ("deep nesting", component(&deep), ""),
         // Whether these compile in time depends on the machine. In both cases the host continues
         // with the next file.
@@ -52,7 +64,11 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
         ("register exits", chameleon("version=2 register=exit"), "`register`"),
         ("register spins", chameleon("version=2 register=spin"), "ran for more than"),
         ("register takes memory without end", chameleon("version=2 register=grow"), "memory"),
-        ("register declares 10,000 events", chameleon("version=2 register=many"), "more declarations"),
+        (
+            "register declares 10,000 events",
+            chameleon("version=2 register=many"),
+            "more declarations",
+        ),
         ("an invalid schema", chameleon("version=2 schema=invalid"), "not valid"),
         ("an enormous schema", chameleon("version=2 schema=enormous"), "bytes"),
         ("a schema from the network", chameleon("version=2 schema=http"), "outside of the schema"),
@@ -62,7 +78,11 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
         ("a schema in a circle", chameleon("version=2 schema=circle"), "circle"),
         ("no name", std::fs::read(guest("register_unnamed")).expect("a guest"), "no plugin name"),
         ("two handlers", std::fs::read(guest("two_handlers")).expect("a guest"), "two handlers"),
-        ("a reply with an error", std::fs::read(guest("reply_with_error")).expect("a guest"), "property `error`"),
+        (
+            "a reply with an error",
+            std::fs::read(guest("reply_with_error")).expect("a guest"),
+            "property `error`",
+        ),
     ];
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
         config.limits.register_cpu_ms = Duration::from_secs(2);
@@ -97,9 +117,20 @@ async fn odd_things_in_the_directory_disturb_nobody() {
     let large = std::fs::File::create(dir.join("large.wasm")).expect("a file");
     large.set_len((32 << 20) + 1).expect("a sparse file");
     let row = host.until("large", |row| row["state"] == "failed").await;
-    assert!(row["last_error"]["reason"].as_str().expect("a reason").contains("at most 33554432 are read"), "{row}");
+    assert!(
+        row["last_error"]["reason"]
+            .as_str()
+            .expect("a reason")
+            .contains("at most 33554432 are read"),
+        "{row}"
+    );
     let (_, rows) = host.http("/api/plugins", None).await;
-    let names: Vec<_> = rows.as_array().expect("rows").iter().map(|row| row["name"].as_str().unwrap_or_default()).collect();
+    let names: Vec<_> = rows
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| row["name"].as_str().unwrap_or_default())
+        .collect();
     assert_eq!(names, ["chameleon", "connection", "large"]);
 }
 
@@ -127,12 +158,17 @@ async fn a_plugin_whose_file_name_is_not_utf_8_is_served_and_disturbs_no_other()
     let row = host.until("odd", |row| row["state"] == "active").await;
     assert!(row["file"].as_str().is_some_and(|file| file.ends_with("/\u{fffd}.wasm")), "{row}");
     for name in ["chameleon", "odd"] {
-        let (status, row) = host.http(&format!("/api/plugins/{name}/disable"), Some(json!({}))).await;
+        let (status, row) =
+            host.http(&format!("/api/plugins/{name}/disable"), Some(json!({}))).await;
         assert_eq!((status, &row["state"]), (200, &json!("disabled")), "{row}");
     }
     let host = host.restart().await;
     for name in ["chameleon", "odd"] {
-        assert_eq!(host.row(name).await["state"], json!("disabled"), "what was chosen is remembered");
+        assert_eq!(
+            host.row(name).await["state"],
+            json!("disabled"),
+            "what was chosen is remembered"
+        );
     }
 }
 
@@ -149,7 +185,10 @@ async fn a_file_copied_in_slow_pieces_is_served_when_it_is_whole_and_no_failure_
     let row = host.until("chameleon", |row| row["version"] == "2.0.0").await;
     assert_eq!(row["last_error"], json!(null));
     let (_, metrics) = host.http("/metrics", None).await;
-    assert!(!metrics.as_str().expect("text").contains(r#"outcome="failed""#), "nobody saw a failure meanwhile: {metrics}");
+    assert!(
+        !metrics.as_str().expect("text").contains(r#"outcome="failed""#),
+        "nobody saw a failure meanwhile: {metrics}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +205,11 @@ async fn a_file_deleted_while_it_is_loaded_leaves_nothing() {
     let host = host().await;
     for version in 10..13 {
         let name = format!("gone{version}.wasm");
-        drop_in(host.plugins(), &name, &chameleon(&format!("version={version} name=gone claims=gone")));
+        drop_in(
+            host.plugins(),
+            &name,
+            &chameleon(&format!("version={version} name=gone claims=gone")),
+        );
         tokio::time::sleep(Duration::from_millis(u64::from(version as u32 - 9) * 60)).await;
         std::fs::remove_file(host.plugins().join(&name)).expect("a file to remove");
     }
@@ -182,11 +225,24 @@ async fn two_files_of_one_name_are_told_so_and_the_first_serves() {
     let row = async || {
         let (_, rows) = host.http("/api/plugins", None).await;
         rows.as_array()
-            .and_then(|rows| rows.iter().find(|row| row["file"].as_str().is_some_and(|file| file.ends_with("another.wasm"))))
+            .and_then(|rows| {
+                rows.iter().find(|row| {
+                    row["file"].as_str().is_some_and(|file| file.ends_with("another.wasm"))
+                })
+            })
             .cloned()
     };
-    let found = sockhop_tests::eventually("the second file's row", async || row().await.filter(|row| row["state"] == "failed")).await;
-    assert!(found["last_error"]["reason"].as_str().expect("a reason").contains("holds one file of each plugin"), "{found}");
+    let found = sockhop_tests::eventually("the second file's row", async || {
+        row().await.filter(|row| row["state"] == "failed")
+    })
+    .await;
+    assert!(
+        found["last_error"]["reason"]
+            .as_str()
+            .expect("a reason")
+            .contains("holds one file of each plugin"),
+        "{found}"
+    );
     assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("1"));
 }
 
@@ -232,7 +288,10 @@ async fn a_cache_that_cannot_be_written_makes_loading_slower_and_not_wrong() {
         block(&data.path().join(part));
     }
     let host = TestHost::with_data(&[bundled_plugin("connection")], data.path()).await;
-    assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+    assert_eq!(
+        host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"],
+        json!(1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,7 +321,10 @@ async fn a_damaged_cache_entry_is_compiled_again() {
             }
         })
         .await;
-    assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+    assert_eq!(
+        host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"],
+        json!(1)
+    );
 }
 
 /// While one plugin spins on all of its instances, another plugin still answers.
@@ -276,7 +338,10 @@ async fn spinning_handlers_of_one_plugin_do_not_keep_another_from_answering() {
     }
     let client = host.client().await;
     for number in 0..50 {
-        assert_eq!(client.ask("ping", json!({"timestamp": number})).await["timestamp"], json!(number));
+        assert_eq!(
+            client.ask("ping", json!({"timestamp": number})).await["timestamp"],
+            json!(number)
+        );
     }
     for (answer, _client) in spinners {
         let answer = answer.await.expect("an answer");
@@ -292,8 +357,10 @@ async fn a_guest_that_sends_200_mb_to_the_host_is_ended() {
         config.limits.event_cpu_ms = Duration::from_secs(30);
         config.limits.event_wall_ms = Duration::from_secs(30);
         let mut settings = config.of_plugin("chameleon");
-        settings.limits.instance_memory_bytes = std::num::NonZeroUsize::new(1 << 30).expect("not zero");
-        settings.limits.plugin_memory_bytes = std::num::NonZeroUsize::new(1 << 30).expect("not zero");
+        settings.limits.instance_memory_bytes =
+            std::num::NonZeroUsize::new(1 << 30).expect("not zero");
+        settings.limits.plugin_memory_bytes =
+            std::num::NonZeroUsize::new(1 << 30).expect("not zero");
         config.plugins.by_name.insert("chameleon".to_owned(), settings);
     })
     .await;
@@ -309,7 +376,8 @@ async fn a_guest_that_fills_tables_gets_no_more_than_the_memory_that_it_may_have
     const MEMORY: usize = 160 << 10;
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
         let mut settings = config.of_plugin("tables");
-        settings.limits.instance_memory_bytes = std::num::NonZeroUsize::new(MEMORY).expect("not zero");
+        settings.limits.instance_memory_bytes =
+            std::num::NonZeroUsize::new(MEMORY).expect("not zero");
         config.plugins.by_name.insert("tables".to_owned(), settings);
     })
     .await;
@@ -318,7 +386,8 @@ async fn a_guest_that_fills_tables_gets_no_more_than_the_memory_that_it_may_have
     // One page of memory and some elements of the component's own tables are already in use. An
     // element has the size of a pointer.
     let (elements, own) = ((MEMORY - (64 << 10)) / size_of::<usize>(), 32);
-    let filled = host.client().await.ask("fill", json!(null)).await.as_u64().expect("a number") as usize;
+    let filled =
+        host.client().await.ask("fill", json!(null)).await.as_u64().expect("a number") as usize;
     assert!((elements - own..=elements).contains(&filled), "{filled} of {elements}");
 }
 
@@ -326,7 +395,10 @@ async fn a_guest_that_fills_tables_gets_no_more_than_the_memory_that_it_may_have
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_may_not_be_read_is_served_as_soon_as_it_may() {
     use std::os::unix::fs::PermissionsExt;
-    let (dir, data) = (sockhop_tests::directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (dir, data) = (
+        sockhop_tests::directory_of(&[bundled_plugin("connection")]),
+        tempfile::tempdir().expect("a directory"),
+    );
     let file = dir.path().join("chameleon.wasm");
     drop_in(dir.path(), "chameleon.wasm", &chameleon("version=1"));
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).expect("a mode");
@@ -343,14 +415,25 @@ async fn a_file_that_may_not_be_read_is_served_as_soon_as_it_may() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_that_may_not_be_written_is_named_and_a_cache_that_may_not_is_done_without() {
+async fn a_data_directory_that_may_not_be_written_is_named_and_a_cache_that_may_not_is_done_without()
+ {
     use std::os::unix::fs::PermissionsExt;
-    let (dir, data) = (sockhop_tests::directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
-    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+    let (dir, data) = (
+        sockhop_tests::directory_of(&[bundled_plugin("connection")]),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a mode")
+    };
     mode(data.path(), 0o500);
-    let output = sockhop_tests::bound_by_permissions(dir.path(), data.path()).output().expect("the command runs");
+    let output = sockhop_tests::bound_by_permissions(dir.path(), data.path())
+        .output()
+        .expect("the command runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(1) && said.contains(&*data.path().to_string_lossy()), "{said}");
+    assert!(
+        output.status.code() == Some(1) && said.contains(&*data.path().to_string_lossy()),
+        "{said}"
+    );
     mode(data.path(), 0o700);
     for part in ["cache", "plugins"] {
         std::fs::create_dir(data.path().join(part)).expect("a directory");
@@ -366,12 +449,23 @@ async fn a_data_directory_that_may_not_be_written_is_named_and_a_cache_that_may_
     // it.
     let say = |word: &str| {
         let mut command = std::process::Command::new(sockhop_tests::binary());
-        command.args(["plugins", word, "connection", "--url", &host.url, "--data"]).arg(data.path()).output().expect("the command runs")
+        command
+            .args(["plugins", word, "connection", "--url", &host.url, "--data"])
+            .arg(data.path())
+            .output()
+            .expect("the command runs")
     };
     let disabled = say("disable");
     let said = String::from_utf8_lossy(&disabled.stderr).into_owned();
-    assert!(disabled.status.code() == Some(1) && said.contains("can't be remembered for the next start"), "{said}");
-    assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["error"]["code"], json!("unavailable"));
+    assert!(
+        disabled.status.code() == Some(1)
+            && said.contains("can't be remembered for the next start"),
+        "{said}"
+    );
+    assert_eq!(
+        client.ask("ping", json!({"timestamp": 1})).await["error"]["code"],
+        json!("unavailable")
+    );
     mode(&data.path().join("plugins"), 0o700);
     assert!(say("disable").status.success(), "said again when it can be remembered");
 }
@@ -384,9 +478,21 @@ async fn loading_has_limits_of_one_plugin_too() {
     type Change = fn(&mut sockhop::config::Limits);
     let cases: [(&str, Change, &str); 6] = [
         ("version=1", |limits| limits.plugin_file_bytes = NonZeroU64::MIN, "at most 1 are read"),
-        ("version=1", |limits| limits.compile_ms = Duration::from_millis(1), "more than 1 ms of CPU time (limits.compile_ms)"),
-        ("version=1", |limits| limits.compile_memory_bytes = NonZeroU64::new(1 << 20).expect("not zero"), "could not be compiled within"),
-        ("version=1 register=spin", |limits| limits.register_cpu_ms = Duration::from_millis(3), "ran for more than 3 ms"),
+        (
+            "version=1",
+            |limits| limits.compile_ms = Duration::from_millis(1),
+            "more than 1 ms of CPU time (limits.compile_ms)",
+        ),
+        (
+            "version=1",
+            |limits| limits.compile_memory_bytes = NonZeroU64::new(1 << 20).expect("not zero"),
+            "could not be compiled within",
+        ),
+        (
+            "version=1 register=spin",
+            |limits| limits.register_cpu_ms = Duration::from_millis(3),
+            "ran for more than 3 ms",
+        ),
         ("version=1", |limits| limits.declarations = NonZeroUsize::MIN, "more declarations"),
         ("version=1", |limits| limits.schema_bytes = NonZeroUsize::MIN, "at most 1"),
     ];

@@ -30,7 +30,10 @@ async fn told(client: &TestClient, count: usize) -> Vec<String> {
 
 async fn until_connections(host: &TestHost, count: usize) {
     let line = format!("sockhop_connections {count}");
-    eventually("the connections to end", async || metrics(host).await.lines().any(|shown| shown == line).then_some(())).await;
+    eventually("the connections to end", async || {
+        metrics(host).await.lines().any(|shown| shown == line).then_some(())
+    })
+    .await;
 }
 
 async fn metrics(host: &TestHost) -> String {
@@ -55,7 +58,10 @@ async fn a_slow_connect_delays_the_plugins_own_events_and_no_others() {
     for number in 0..20 {
         let client = host.client().await;
         // At this time, each earlier `$connect` is still running or waiting.
-        assert_eq!(client.ask("ping", json!({"timestamp": number})).await["timestamp"], json!(number));
+        assert_eq!(
+            client.ask("ping", json!({"timestamp": number})).await["timestamp"],
+            json!(number)
+        );
         let own = client.ask_later(r#"["presence_id",null]"#).await;
         clients.push((client, own));
     }
@@ -63,9 +69,16 @@ async fn a_slow_connect_delays_the_plugins_own_events_and_no_others() {
     assert!(metrics(&host).await.contains(r#"sockhop_host_events_waiting{plugin="presence"} "#));
     first.ask("release", json!(null)).await;
     for (client, own) in &mut clients {
-        let own = tokio::time::timeout(sockhop_tests::PATIENCE, own).await.expect("an answer in time").expect("an answer");
-        let told: Vec<String> = serde_json::from_value(client.ask("told", json!(null)).await).expect("a list");
-        assert!(told.contains(&format!("+{}", own.as_str().expect("an id"))), "its event came after its `$connect`");
+        let own = tokio::time::timeout(sockhop_tests::PATIENCE, own)
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
+        let told: Vec<String> =
+            serde_json::from_value(client.ask("told", json!(null)).await).expect("a list");
+        assert!(
+            told.contains(&format!("+{}", own.as_str().expect("an id"))),
+            "its event came after its `$connect`"
+        );
     }
     assert_eq!(told(&first, 21).await.len(), 21);
 }
@@ -82,8 +95,10 @@ async fn a_disabled_plugin_is_told_in_order_when_it_is_enabled() {
     let third = host.client().await;
     assert_eq!(third.ask("told", json!(null)).await["error"]["code"], json!("unavailable"));
     set(&host, "enable").await;
-    let third_id =
-        eventually("the plugin to serve", async || third.ask("presence_id", json!(null)).await.as_str().map(str::to_owned)).await;
+    let third_id = eventually("the plugin to serve", async || {
+        third.ask("presence_id", json!(null)).await.as_str().map(str::to_owned)
+    })
+    .await;
     let told = told(&third, 4).await;
     assert_eq!(told[0], format!("+{me}"));
     // The order is kept for each connection. Connections do not wait for each other.
@@ -101,7 +116,10 @@ async fn a_plugin_whose_breaker_was_open_is_told_when_it_closes() {
     .await;
     let client = host.client().await;
     for _ in 0..3 {
-        assert_eq!(client.ask("presence_trap", json!(null)).await["error"]["code"], json!("plugin_failed"));
+        assert_eq!(
+            client.ask("presence_trap", json!(null)).await["error"]["code"],
+            json!("plugin_failed")
+        );
     }
     assert_eq!(host.row("presence").await["state"], json!("quarantined"));
     drop(host.client().await);
@@ -109,12 +127,16 @@ async fn a_plugin_whose_breaker_was_open_is_told_when_it_closes() {
     // No client sends an event to the plugin, so a waiting host event is the probe.
     host.until("presence", |row| row["state"] == "active").await;
     let told = told(&client, 3).await;
-    assert!(told[1].starts_with('+') && told[2].starts_with('-') && told[1][1..] == told[2][1..], "{told:?}");
+    assert!(
+        told[1].starts_with('+') && told[2].starts_with('-') && told[1][1..] == told[2][1..],
+        "{told:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_missed_too_much_reads_the_connections_again() {
-    let host = host(|config| config.limits.host_events = NonZeroUsize::new(5).expect("not zero")).await;
+    let host =
+        host(|config| config.limits.host_events = NonZeroUsize::new(5).expect("not zero")).await;
     let mut clients = vec![host.client().await];
     told(&clients[0], 1).await;
     set(&host, "disable").await;
@@ -128,7 +150,12 @@ async fn a_plugin_that_missed_too_much_reads_the_connections_again() {
     for client in &clients {
         expected.push(format!(
             "={}",
-            eventually("the plugin to serve", async || client.ask("presence_id", json!(null)).await.as_str().map(str::to_owned)).await
+            eventually("the plugin to serve", async || client
+                .ask("presence_id", json!(null))
+                .await
+                .as_str()
+                .map(str::to_owned))
+            .await
         ));
     }
     expected.sort();
@@ -179,21 +206,31 @@ async fn a_plugin_that_fails_to_read_the_connections_reads_them_again() {
     until_connections(&host, 3).await;
     drop_in(host.plugins(), "presence.wasm", &std::fs::read(guest("presence")).expect("a guest"));
     eventually("the plugin to fail", async || {
-        let failed = metrics(&host).await.lines().any(|line| line.starts_with("sockhop_resync_failures_total{plugin=\"presence\"}"));
+        let failed = metrics(&host)
+            .await
+            .lines()
+            .any(|line| line.starts_with("sockhop_resync_failures_total{plugin=\"presence\"}"));
         failed.then_some(())
     })
     .await;
     clients.truncate(1);
     let only = format!("={}", id(&clients[0]).await);
-    eventually("the plugin to read the connections", async || (clients[0].ask("told", json!(null)).await == json!([only])).then_some(()))
-        .await;
+    eventually("the plugin to read the connections", async || {
+        (clients[0].ask("told", json!(null)).await == json!([only])).then_some(())
+    })
+    .await;
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_whose_state_could_not_be_written_is_told_when_it_can() {
-    let (plugins, data) = (directory_of(&[guest("presence")]), tempfile::tempdir().expect("a directory"));
-    let host = HostProcess::start_with(plugins.path(), data.path(), &[("SOCKHOP_PLUGINS__REQUIRED", r#"["presence"]"#)]);
+    let (plugins, data) =
+        (directory_of(&[guest("presence")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start_with(
+        plugins.path(),
+        data.path(),
+        &[("SOCKHOP_PLUGINS__REQUIRED", r#"["presence"]"#)],
+    );
     let key = std::fs::read_to_string(data.path().join("key")).expect("the host's key");
     let first = TestClient::connect(&host.url).await;
     told(&first, 1).await;
@@ -201,12 +238,20 @@ async fn a_plugin_whose_state_could_not_be_written_is_told_when_it_can() {
     let second = TestClient::connect(&host.url).await;
     let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
     eventually("the state can't be written", async || {
-        let request = agent.get(format!("{}/metrics", host.url)).header("Authorization", format!("Bearer {}", key.trim()));
-        let metrics = request.call().expect("an answer").body_mut().read_to_string().expect("a body");
-        metrics.contains(r#"sockhop_plugin_state_failing{plugin="presence",kind="write"} 1"#).then_some(())
+        let request = agent
+            .get(format!("{}/metrics", host.url))
+            .header("Authorization", format!("Bearer {}", key.trim()));
+        let metrics =
+            request.call().expect("an answer").body_mut().read_to_string().expect("a body");
+        metrics
+            .contains(r#"sockhop_plugin_state_failing{plugin="presence",kind="write"} 1"#)
+            .then_some(())
     })
     .await;
     host.limit_files(None);
-    let second = eventually("the plugin to serve", async || second.ask("presence_id", json!(null)).await.as_str().map(str::to_owned)).await;
+    let second = eventually("the plugin to serve", async || {
+        second.ask("presence_id", json!(null)).await.as_str().map(str::to_owned)
+    })
+    .await;
     assert_eq!(told(&first, 2).await[1], format!("+{second}"));
 }

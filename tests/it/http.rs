@@ -5,12 +5,17 @@ use sockhop_tests::{TestHost, bundled_plugin, guest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_emitted_over_http_goes_where_its_declaration_sends_it() {
-    let host = TestHost::start(&[bundled_plugin("memory_logs"), bundled_plugin("subscription")]).await;
+    let host =
+        TestHost::start(&[bundled_plugin("memory_logs"), bundled_plugin("subscription")]).await;
     let mut client = host.client().await;
     client.ask("subscribe_event", json!({"event_type": "memory_logs"})).await;
     let record = json!({"id": 1, "user_id": 7, "content": "from outside", "created_at": "2026-01-01T00:00:00.000Z"});
-    let (status, answer) = host.http("/api/emit", Some(json!({"event": "memory_log_created", "data": record}))).await;
-    assert_eq!((status, &answer["rooms"], &answer["receivers"]), (202, &json!(["memory_logs", "user_7"]), &json!(1)));
+    let (status, answer) =
+        host.http("/api/emit", Some(json!({"event": "memory_log_created", "data": record}))).await;
+    assert_eq!(
+        (status, &answer["rooms"], &answer["receivers"]),
+        (202, &json!(["memory_logs", "user_7"]), &json!(1))
+    );
     assert_eq!(answer["id"].as_str().map(str::len), Some(26));
     assert_eq!(client.expect("memory_log_created").await, record);
     let body = json!({"event": "memory_log_created", "data": record, "room": "memory_logs"});
@@ -20,21 +25,43 @@ async fn an_event_emitted_over_http_goes_where_its_declaration_sends_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_an_emit_is_told_and_emits_nothing() {
-    let host = TestHost::start(&[bundled_plugin("memory_logs"), bundled_plugin("subscription"), bundled_plugin("connection")]).await;
+    let host = TestHost::start(&[
+        bundled_plugin("memory_logs"),
+        bundled_plugin("subscription"),
+        bundled_plugin("connection"),
+    ])
+    .await;
     let mut client = host.client().await;
     client.expect("connected").await;
     client.ask("subscribe_event", json!({"event_type": "memory_logs"})).await;
-    let record = json!({"id": 1, "user_id": 7, "content": "x", "created_at": "2026-01-01T00:00:00.000Z"});
+    let record =
+        json!({"id": 1, "user_id": 7, "content": "x", "created_at": "2026-01-01T00:00:00.000Z"});
     let deep: Value = (0..70).fold(json!(1), |inner, _| json!([inner]));
     let cases = [
         (json!({"event": "nobody", "data": 1}), 404, "unknown_event"),
         (json!({"event": "memory_log_create", "data": 1}), 404, "unknown_event"),
         (json!({"event": "memory_log_created", "data": {"id": "x"}}), 422, "invalid_payload"),
-        (json!({"event": "memory_log_created", "data": record, "room": "a", "rooms": ["b"]}), 422, "invalid_payload"),
-        (json!({"event": "memory_log_created", "data": record, "rooms": []}), 422, "invalid_payload"),
+        (
+            json!({"event": "memory_log_created", "data": record, "room": "a", "rooms": ["b"]}),
+            422,
+            "invalid_payload",
+        ),
+        (
+            json!({"event": "memory_log_created", "data": record, "rooms": []}),
+            422,
+            "invalid_payload",
+        ),
         (json!({"event": "memory_log_created", "data": record, "room": "admin"}), 403, "forbidden"),
-        (json!({"event": "memory_log_created", "data": record, "everyone": true}), 403, "forbidden"),
-        (json!({"event": "pong", "data": {"timestamp": 1, "server_time": "2026-01-01T00:00:00.000Z"}}), 422, "invalid_payload"),
+        (
+            json!({"event": "memory_log_created", "data": record, "everyone": true}),
+            403,
+            "forbidden",
+        ),
+        (
+            json!({"event": "pong", "data": {"timestamp": 1, "server_time": "2026-01-01T00:00:00.000Z"}}),
+            422,
+            "invalid_payload",
+        ),
         (json!({"event": "memory_log_created", "data": deep}), 413, "too_large"),
         (json!({"event": "memory_log_created", "data": "x".repeat(129 << 10)}), 413, "too_large"),
         (json!({"data": 1}), 422, "invalid_payload"),
@@ -92,7 +119,10 @@ async fn the_catalogue_shows_every_event_with_its_schemas() {
     ];
     assert_eq!(events, expected);
     assert_eq!(catalogue["events"][0]["data"]["properties"]["timestamp"]["type"], json!("number"));
-    assert_eq!(catalogue["rooms"], json!([{"room": "newcomers", "access": "anyone", "plugin": "newcomer"}]));
+    assert_eq!(
+        catalogue["rooms"],
+        json!([{"room": "newcomers", "access": "anyone", "plugin": "newcomer"}])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,8 +138,15 @@ async fn health_and_plugins_are_shown() {
     let (status, plugins) = host.http("/api/plugins", None).await;
     assert_eq!(status, 200);
     let row = &plugins[0];
-    assert_eq!((&row["name"], &row["state"], &row["events"]), (&json!("connection"), &json!("active"), &json!(["ping"])));
-    assert_eq!((&row["calls"], &row["failures"], &row["last_error"]), (&json!(2), &json!(0), &json!(null)), "$connect and ping");
+    assert_eq!(
+        (&row["name"], &row["state"], &row["events"]),
+        (&json!("connection"), &json!("active"), &json!(["ping"]))
+    );
+    assert_eq!(
+        (&row["calls"], &row["failures"], &row["last_error"]),
+        (&json!(2), &json!(0), &json!(null)),
+        "$connect and ping"
+    );
     assert_eq!(row["digest"].as_str().map(str::len), Some(64));
 }
 
@@ -139,7 +176,10 @@ async fn metrics_count_what_happens_to_events() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_without_a_required_plugin_is_not_ready() {
-    let host = TestHost::with(&[bundled_plugin("connection")], |config| config.plugins.required = vec!["billing".to_owned()]).await;
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.plugins.required = vec!["billing".to_owned()]
+    })
+    .await;
     let (status, problem) = host.http_with("/readyz", None, None).await;
     assert_eq!(status, 503);
     assert!(problem["message"].as_str().expect("a message").contains("billing"), "{problem}");

@@ -19,7 +19,12 @@ async fn a_client_that_vanishes_has_its_queue_handled_before_disconnect_comes() 
     let mut notes = Value::Null;
     for _ in 0..600 {
         notes = watcher.ask("notes", me.clone()).await;
-        if notes.as_array().and_then(|notes| notes.last()).and_then(Value::as_str).is_some_and(|note| note.starts_with('$')) {
+        if notes
+            .as_array()
+            .and_then(|notes| notes.last())
+            .and_then(Value::as_str)
+            .is_some_and(|note| note.starts_with('$'))
+        {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -76,7 +81,10 @@ async fn ten_thousand_clients_that_join_and_vanish_leave_no_membership() {
     }
     assert_eq!(members, json!(0));
     let entered = watcher.ask("entered", json!(null)).await;
-    assert!(entered.as_u64().is_some_and(|entered| entered > 1_000), "many joins were handled, {entered}");
+    assert!(
+        entered.as_u64().is_some_and(|entered| entered > 1_000),
+        "many joins were handled, {entered}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +109,8 @@ async fn a_host_that_stops_ends_what_was_begun_and_tells_every_end() {
     let mut asked_before = 0;
     eventually("the slow handler to run", async || {
         // Each question is counted as well.
-        let began = watcher.ask("began", json!(null)).await.as_u64().expect("a count") - asked_before;
+        let began =
+            watcher.ask("began", json!(null)).await.as_u64().expect("a count") - asked_before;
         asked_before += 1;
         Some(()).filter(|()| began == 1)
     })
@@ -116,7 +125,8 @@ async fn a_host_that_stops_ends_what_was_begun_and_tells_every_end() {
 /// The host must give the memory of a burst back.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_seconds_after_a_burst_the_hosts_memory_is_where_it_was() {
-    let (plugins, data) = (sockhop_tests::directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (sockhop_tests::directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
     let host = sockhop_tests::HostProcess::start(plugins.path(), data.path());
     let client = sockhop_tests::TestClient::connect(&host.url).await;
     // The first event creates an instance, which is kept for later events.
@@ -127,11 +137,17 @@ async fn ten_seconds_after_a_burst_the_hosts_memory_is_where_it_was() {
         answers.push(client.ask_later(&format!(r#"["echo",{number}]"#)).await);
     }
     for answer in answers {
-        tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
+        tokio::time::timeout(sockhop_tests::PATIENCE, answer)
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
     }
     let burst = host.allocated();
     // The promise is about this time, so the test can't wait for a condition.
     tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     let after = host.allocated();
-    assert!(after <= before + resident / 10, "{before} bytes of {resident} before, {burst} at its end, {after} ten seconds later");
+    assert!(
+        after <= before + resident / 10,
+        "{before} bytes of {resident} before, {burst} at its end, {after} ten seconds later"
+    );
 }

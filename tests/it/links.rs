@@ -19,14 +19,20 @@ struct Linked {
 /// Creates releases with one version each, and starts a host. `link` must make `plugins` lead to
 /// the first release.
 fn releases(link: impl FnOnce(&Path)) -> Linked {
-    let (root, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (root, data) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     for version in 1..=3 {
         let dir = root.path().join(format!("releases/{version}"));
         std::fs::create_dir_all(&dir).expect("a directory");
-        std::fs::write(dir.join("chameleon.wasm"), chameleon(&format!("version={version}"))).expect("a file");
+        std::fs::write(dir.join("chameleon.wasm"), chameleon(&format!("version={version}")))
+            .expect("a file");
     }
     link(root.path());
-    let host = HostProcess::start_with(&root.path().join("plugins"), data.path(), &[("SOCKHOP_PLUGINS__RESCAN_S", "86400")]);
+    let host = HostProcess::start_with(
+        &root.path().join("plugins"),
+        data.path(),
+        &[("SOCKHOP_PLUGINS__RESCAN_S", "86400")],
+    );
     Linked { root, _data: data, host }
 }
 
@@ -40,7 +46,9 @@ fn switch(link: &Path, target: &str) {
 impl Linked {
     fn serves(&self, version: u8) {
         let version = format!("{version}.0.0");
-        self.host.until("chameleon", |row| row["version"] == version.as_str() && row["state"] == "active");
+        self.host.until("chameleon", |row| {
+            row["version"] == version.as_str() && row["state"] == "active"
+        });
     }
 }
 
@@ -55,7 +63,11 @@ fn a_plugin_directory_that_is_a_switched_link_is_noticed() {
         linked.serves(version);
     }
     // The contents of the new directory are watched as well.
-    sockhop_tests::drop_in(&linked.root.path().join("releases/1"), "chameleon.wasm", &chameleon("version=2"));
+    sockhop_tests::drop_in(
+        &linked.root.path().join("releases/1"),
+        "chameleon.wasm",
+        &chameleon("version=2"),
+    );
     linked.serves(2);
 }
 
@@ -81,7 +93,8 @@ fn a_plugin_that_is_a_link_is_noticed_when_its_target_changes_or_a_link_on_the_w
 #[test]
 fn a_plugin_directory_that_is_replaced_is_noticed() {
     let linked = releases(|root| {
-        std::fs::rename(root.join("releases/1"), root.join("plugins")).expect("a renamed directory");
+        std::fs::rename(root.join("releases/1"), root.join("plugins"))
+            .expect("a renamed directory");
     });
     let root = linked.root.path();
     std::fs::rename(root.join("plugins"), root.join("releases/1")).expect("a renamed directory");

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sockhop_tests::{HostProcess, TestClient, binary, bundled_plugin, chameleon, directory_of, drop_in, guest};
+use sockhop_tests::{
+    HostProcess, TestClient, binary, bundled_plugin, chameleon, directory_of, drop_in, guest,
+};
 
 /// Capacity of a pipe on Linux, in bytes.
 const PIPE: usize = 64 << 10;
@@ -34,7 +36,10 @@ fn full_disk() -> Stdio {
 fn lab(data: &Path, settings: &[(&str, &str)], stderr: Stdio) -> (tempfile::TempDir, HostProcess) {
     let plugins = directory_of(&[guest("lab")]);
     let host = HostProcess::with(plugins.path(), data, |command| {
-        command.stderr(stderr).env("SOCKHOP_LIMITS__BREAKER_FAILURES", "1000000").env("SOCKHOP_LIMITS__BREAKER_CALLS", "1000000");
+        command
+            .stderr(stderr)
+            .env("SOCKHOP_LIMITS__BREAKER_FAILURES", "1000000")
+            .env("SOCKHOP_LIMITS__BREAKER_CALLS", "1000000");
         for (key, value) in settings {
             command.env(format!("SOCKHOP_LOG__{key}"), value);
         }
@@ -47,7 +52,11 @@ fn lab(data: &Path, settings: &[(&str, &str)], stderr: Stdio) -> (tempfile::Temp
 async fn serves_as_ever(what: &str, plugins: &Path, mut host: HostProcess) -> f64 {
     let client = TestClient::connect(&host.url).await;
     for _ in 0..3 {
-        assert_eq!(client.ask("trap", json!(null)).await["error"]["code"], "plugin_failed", "{what}");
+        assert_eq!(
+            client.ask("trap", json!(null)).await["error"]["code"],
+            "plugin_failed",
+            "{what}"
+        );
     }
     assert_eq!(client.ask("echo", json!("still here")).await, json!("still here"), "{what}");
     drop_in(plugins, "later.wasm", &chameleon("version=1 name=later claims=later"));
@@ -68,7 +77,11 @@ async fn serves_as_ever(what: &str, plugins: &Path, mut host: HostProcess) -> f6
 /// Returns the metric of dropped log lines.
 fn dropped(host: &HostProcess) -> f64 {
     let (_, metrics) = host.http("/metrics", None);
-    let line = metrics.as_str().expect("text").lines().find_map(|line| line.strip_prefix("sockhop_log_lines_dropped_total "));
+    let line = metrics
+        .as_str()
+        .expect("text")
+        .lines()
+        .find_map(|line| line.strip_prefix("sockhop_log_lines_dropped_total "));
     line.expect("the figure").parse().expect("a number")
 }
 
@@ -112,9 +125,12 @@ async fn lines_for_which_there_is_no_room_are_counted_and_told_when_somebody_rea
 
 #[test]
 fn a_host_starts_whether_anybody_reads_its_output() {
-    let (data, plugins) = (tempfile::tempdir().expect("a directory"), directory_of(&[bundled_plugin("connection")]));
+    let (data, plugins) =
+        (tempfile::tempdir().expect("a directory"), directory_of(&[bundled_plugin("connection")]));
     let (_reader, full) = full_pipe();
-    for (what, stdout) in [("closed", closed_pipe()), ("full", full), ("on a full disk", full_disk())] {
+    for (what, stdout) in
+        [("closed", closed_pipe()), ("full", full), ("on a full disk", full_disk())]
+    {
         let change = |command: &mut Command| {
             command.stdout(stdout).stderr(Stdio::piped()).env("SOCKHOP_LOG__FILTER", "info");
         };
@@ -122,13 +138,19 @@ fn a_host_starts_whether_anybody_reads_its_output() {
             let log = BufReader::new(child.stderr.take().expect("a pipe"));
             let mut lines = log.lines().map_while(Result::ok);
             let address = lines
-                .find_map(|line| line.split_once("listening listen=")?.1.split(' ').next().map(str::to_owned))
+                .find_map(|line| {
+                    line.split_once("listening listen=")?.1.split(' ').next().map(str::to_owned)
+                })
                 .expect("where it listens");
             // The log is read to its end, so that the pipe never breaks.
             std::thread::spawn(move || lines.count());
             format!("http://{address}")
         });
-        assert_eq!(ureq::get(format!("{}/healthz", host.url)).call().expect("an answer").status(), 200, "{what}");
+        assert_eq!(
+            ureq::get(format!("{}/healthz", host.url)).call().expect("an answer").status(),
+            200,
+            "{what}"
+        );
         assert_eq!(host.terminate().0.code(), Some(0), "{what}");
     }
 }
@@ -137,14 +159,28 @@ fn a_host_starts_whether_anybody_reads_its_output() {
 fn a_command_whose_reader_has_gone_ends_quietly_and_one_on_a_full_disk_says_so() {
     let file = bundled_plugin("connection");
     let check = |stdout: Stdio| {
-        let output = Command::new(binary()).arg("check").arg(&file).stdout(stdout).stderr(Stdio::piped()).output().expect("it runs");
+        let output = Command::new(binary())
+            .arg("check")
+            .arg(&file)
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("it runs");
         (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
     };
     assert_eq!(check(closed_pipe()), (Some(0), String::new()));
     let (status, errors) = check(full_disk());
     assert_eq!(status, Some(1));
-    assert!(errors.starts_with("error: can't write to standard output") && !errors.contains("panicked"), "{errors}");
-    let closed_too = Command::new(binary()).arg("check").arg("missing.wasm").stdout(closed_pipe()).stderr(closed_pipe()).status();
+    assert!(
+        errors.starts_with("error: can't write to standard output") && !errors.contains("panicked"),
+        "{errors}"
+    );
+    let closed_too = Command::new(binary())
+        .arg("check")
+        .arg("missing.wasm")
+        .stdout(closed_pipe())
+        .stderr(closed_pipe())
+        .status();
     assert_eq!(closed_too.expect("it runs").code(), Some(1));
 }
 
@@ -180,8 +216,10 @@ async fn repeats_become_one_line_a_second_with_their_number_and_the_last_id() {
         ids.push(answer["error"]["id"].as_str().expect("an id").to_owned());
     }
     let seconds = began.elapsed().as_secs() as usize;
-    let lines: Vec<_> = stopped(host).into_iter().filter(|line| field(line, "event") == Some("trap")).collect();
-    let stands_for = |line: &String| field(line, "repeated").map_or(1, |times| times.parse().expect("a number"));
+    let lines: Vec<_> =
+        stopped(host).into_iter().filter(|line| field(line, "event") == Some("trap")).collect();
+    let stands_for =
+        |line: &String| field(line, "repeated").map_or(1, |times| times.parse().expect("a number"));
     assert_eq!(lines.iter().map(stands_for).sum::<usize>(), TIMES, "{lines:#?}");
     assert!(lines.len() <= seconds + 3, "{} lines in {seconds} s", lines.len());
     assert_eq!(field(&lines[0], "id"), Some(ids[0].as_str()), "the first is written at once");
@@ -196,14 +234,18 @@ const FORGED: &str = "all well plugin=bank event=pay code=\"ok\"\u{202e}\u{2028}
 async fn text_of_plugins_and_clients_can_not_look_like_the_hosts_own() {
     let data = tempfile::tempdir().expect("a directory");
     for format in ["text", "json"] {
-        let (_plugins, host) = lab(data.path(), &[("FILTER", "debug"), ("FORMAT", format)], Stdio::piped());
+        let (_plugins, host) =
+            lab(data.path(), &[("FILTER", "debug"), ("FORMAT", format)], Stdio::piped());
         let client = TestClient::connect(&host.url).await;
         client.ask("say", json!(FORGED)).await;
         client.ask_raw(&json!(["x\u{202e} plugin=bank", FORGED]).to_string()).await;
         let lines = stopped(host);
         assert!(lines.iter().any(|line| line.contains("all well")), "{lines:#?}");
         for line in &lines {
-            assert!(!line.contains(|c: char| c.is_control() || "\u{202e}\u{2028}".contains(c)), "{line:?}");
+            assert!(
+                !line.contains(|c: char| c.is_control() || "\u{202e}\u{2028}".contains(c)),
+                "{line:?}"
+            );
             match format {
                 "text" => assert!(!outside_of_quotes(line).contains("=bank"), "{line}"),
                 _ => drop(serde_json::from_str::<Value>(line).expect("JSON")),
@@ -227,56 +269,92 @@ fn commands_escape_what_plugins_say() {
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
     assert!(text.contains("x\\nother.wasm:") && text.contains("ok\\u{7f}"), "{text}");
-    let output = Command::new(binary()).args(["check", "--json"]).arg(&file).output().expect("it runs");
+    let output =
+        Command::new(binary()).args(["check", "--json"]).arg(&file).output().expect("it runs");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(!text.contains('\u{7f}'), "{text}");
     let document: Value = serde_json::from_str(&text).expect("JSON");
-    assert!(document["plugins"][0]["reason"].as_str().expect("a reason").contains("x\nother.wasm:"), "{document}");
+    assert!(
+        document["plugins"][0]["reason"].as_str().expect("a reason").contains("x\nother.wasm:"),
+        "{document}"
+    );
     let data = tempfile::tempdir().expect("a directory");
     let host = HostProcess::start(dir.path(), data.path());
-    let list = Command::new(binary()).args(["plugins", "--url", &host.url, "--data"]).arg(data.path()).output().expect("it runs");
+    let list = Command::new(binary())
+        .args(["plugins", "--url", &host.url, "--data"])
+        .arg(data.path())
+        .output()
+        .expect("it runs");
     let table = String::from_utf8(list.stdout).expect("UTF-8");
     assert_eq!(table.lines().count(), 2, "a header and a row: {table}");
 }
 
 #[test]
 fn every_line_of_a_json_log_is_one_object() {
-    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let json = |command: &mut Command| {
-        command.stderr(Stdio::piped()).env("SOCKHOP_LOG__FORMAT", "json").env("SOCKHOP_LOG__FILTER", "debug");
+        command
+            .stderr(Stdio::piped())
+            .env("SOCKHOP_LOG__FORMAT", "json")
+            .env("SOCKHOP_LOG__FILTER", "debug");
     };
     let first = HostProcess::with(plugins.path(), data.path(), json);
     // A second host on the same data, which can't start.
     let mut second = Command::new(binary());
-    second.args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(plugins.path()).arg("--data").arg(data.path());
+    second
+        .args(["serve", "--listen", "127.0.0.1:0", "--plugins"])
+        .arg(plugins.path())
+        .arg("--data")
+        .arg(data.path());
     json(&mut second);
     let output = second.stdout(Stdio::null()).output().expect("it runs");
     assert_eq!(output.status.code(), Some(1));
-    let mut lines: Vec<_> = String::from_utf8(output.stderr).expect("UTF-8").lines().map(str::to_owned).collect();
+    let mut lines: Vec<_> =
+        String::from_utf8(output.stderr).expect("UTF-8").lines().map(str::to_owned).collect();
     lines.extend(stopped(first));
     let messages: Vec<_> = lines
         .iter()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("no JSON: {line}"))
+        })
         .map(|document| document["fields"]["message"].as_str().expect("a message").to_owned())
         .collect();
-    for message in ["starting", "the plugin directory holds no .wasm; put one there", "the host can't start", "stopped"] {
+    for message in [
+        "starting",
+        "the plugin directory holds no .wasm; put one there",
+        "the host can't start",
+        "stopped",
+    ] {
         assert!(messages.iter().any(|said| said == message), "{message}: {messages:#?}");
     }
 }
 
 #[test]
 fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let host = HostProcess::with(plugins.path(), data.path(), |command| {
-        command.stderr(Stdio::piped()).env("SOCKHOP_LOG__FILTER", "info").env("SOCKHOP_LIMITS__CONNECTIONS", "77");
+        command
+            .stderr(Stdio::piped())
+            .env("SOCKHOP_LOG__FILTER", "info")
+            .env("SOCKHOP_LIMITS__CONNECTIONS", "77");
     });
     let lines = stopped(host);
     assert!(lines[0].contains("INFO sockhop::command::serve: starting"), "{}", lines[0]);
-    for part in ["version=0.1.0", "commit=", "config=none", "connections=77", "event_cpu_ms=250", "listen=127.0.0.1:0"] {
+    for part in [
+        "version=0.1.0",
+        "commit=",
+        "config=none",
+        "connections=77",
+        "event_cpu_ms=250",
+        "listen=127.0.0.1:0",
+    ] {
         assert!(lines[0].contains(&format!(" {part}")), "{part}: {}", lines[0]);
     }
     assert!(!lines.iter().any(|line| line.contains('\x1b')), "{lines:#?}");
-    let output = Command::new(binary()).arg("check").arg(guest("register_traps")).output().expect("it runs");
+    let output =
+        Command::new(binary()).arg("check").arg(guest("register_traps")).output().expect("it runs");
     let errors = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(errors.contains("no plugin today") && !errors.contains('\x1b'), "{errors:?}");
 }
@@ -310,9 +388,11 @@ async fn every_rejection_is_one_record_under_its_id() {
         assert_eq!(error["code"], code, "{event}: {error}");
         rejected.push(error);
     }
-    for (path, body, key, status) in
-        [("/api/plugins", None, None, 401), ("/api/plugins/nobody/disable", Some(json!({})), Some(()), 404), ("/metrics", None, None, 401)]
-    {
+    for (path, body, key, status) in [
+        ("/api/plugins", None, None, 401),
+        ("/api/plugins/nobody/disable", Some(json!({})), Some(()), 404),
+        ("/metrics", None, None, 401),
+    ] {
         let (answered, problem) = match key {
             Some(()) => host.http(path, body),
             None => sockhop_tests::ask(&host.url, path, body, None),
@@ -326,35 +406,60 @@ async fn every_rejection_is_one_record_under_its_id() {
     let lines = stopped(host);
     let records = records(&lines);
     for error in &rejected {
-        let of_this: Vec<_> = records.iter().filter(|(_, fields)| fields["id"] == error["id"]).map(|(_, fields)| fields).collect();
+        let of_this: Vec<_> = records
+            .iter()
+            .filter(|(_, fields)| fields["id"] == error["id"])
+            .map(|(_, fields)| fields)
+            .collect();
         assert_eq!(of_this.len(), 1, "{error}: {of_this:#?}");
         for member in ["code", "event", "reason"] {
             assert_eq!(of_this[0][member], error[member], "{member} of {error}: {}", of_this[0]);
         }
         assert_eq!(of_this[0]["detail"], error["message"], "{}", of_this[0]);
     }
-    let of = |event: &str| records.iter().map(|(_, fields)| fields).find(|fields| fields["event"] == event).expect("a record");
+    let of = |event: &str| {
+        records
+            .iter()
+            .map(|(_, fields)| fields)
+            .find(|fields| fields["event"] == event)
+            .expect("a record")
+    };
     for event in ["small", "refuse", "trap"] {
-        let (record, known) = (of(event), json!({"plugin": "lab", "version": "1.0.0", "generation": 1, "client": me}));
+        let (record, known) = (
+            of(event),
+            json!({"plugin": "lab", "version": "1.0.0", "generation": 1, "client": me}),
+        );
         for (name, value) in known.as_object().expect("an object") {
             assert_eq!(&record[name], value, "{name}: {record}");
         }
     }
     let trap = of("trap");
-    assert!(trap["output"].as_str().expect("what it printed").contains("secret path: /etc/shadow"), "{trap}");
+    assert!(
+        trap["output"].as_str().expect("what it printed").contains("secret path: /etc/shadow"),
+        "{trap}"
+    );
     assert!(trap["location"].as_str().expect("a place").contains("examples/lab.rs:"), "{trap}");
     assert!(trap["error"].as_str().expect("a reason").contains("trapped: "), "{trap}");
-    assert!(of("undeclared")["error"].as_str().expect("a reason").contains("secret"), "{}", of("undeclared"));
+    assert!(
+        of("undeclared")["error"].as_str().expect("a reason").contains("secret"),
+        "{}",
+        of("undeclared")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_plugin_says_carries_its_code_and_the_events_id() {
     let data = tempfile::tempdir().expect("a directory");
-    let (_plugins, host) = lab(data.path(), &[("FORMAT", "json"), ("FILTER", "info")], Stdio::piped());
+    let (_plugins, host) =
+        lab(data.path(), &[("FORMAT", "json"), ("FILTER", "info")], Stdio::piped());
     let client = TestClient::connect(&host.url).await;
     let id = client.ask("say", json!("to the log")).await["error"]["id"].take();
     let lines = stopped(host);
-    let said: Vec<_> = records(&lines).into_iter().filter(|(target, _)| target == "plugin").map(|(_, fields)| fields).collect();
+    let said: Vec<_> = records(&lines)
+        .into_iter()
+        .filter(|(target, _)| target == "plugin")
+        .map(|(_, fields)| fields)
+        .collect();
     let expected = json!({"message": "to the log", "plugin": "lab", "version": "1.0.0", "generation": 1, "id": id});
     assert_eq!(said, vec![expected; 3], "its log, its standard output and its standard error");
 }
@@ -362,18 +467,36 @@ async fn what_a_plugin_says_carries_its_code_and_the_events_id() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_and_operators_are_logged_with_their_names() {
     let data = tempfile::tempdir().expect("a directory");
-    let (_plugins, host) = lab(data.path(), &[("FORMAT", "json"), ("FILTER", "debug")], Stdio::piped());
+    let (_plugins, host) =
+        lab(data.path(), &[("FORMAT", "json"), ("FILTER", "debug")], Stdio::piped());
     let client = TestClient::connect(&host.url).await;
     let me = client.ask("me", json!(null)).await;
     assert_eq!(host.http("/api/plugins/lab/disable", Some(json!({}))).0, 200);
     drop(client);
     let lines = stopped(host);
     let records = records(&lines);
-    let of = |message: &str| records.iter().map(|(_, fields)| fields).find(|fields| fields["message"] == message).expect("a record");
+    let of = |message: &str| {
+        records
+            .iter()
+            .map(|(_, fields)| fields)
+            .find(|fields| fields["message"] == message)
+            .expect("a record")
+    };
     let connected = of("client connected");
-    assert_eq!((&connected["client"], &connected["address"]), (&me, &json!("127.0.0.1")), "{connected}");
+    assert_eq!(
+        (&connected["client"], &connected["address"]),
+        (&me, &json!("127.0.0.1")),
+        "{connected}"
+    );
     let gone = of("client disconnected");
-    assert!(gone["client"] == me && gone["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{gone}");
+    assert!(
+        gone["client"] == me && gone["reason"].as_str().is_some_and(|reason| !reason.is_empty()),
+        "{gone}"
+    );
     let command = of("operator command");
-    assert_eq!((&command["key"], &command["command"], &command["plugin"]), (&json!("host"), &json!("disable"), &json!("lab")), "{command}");
+    assert_eq!(
+        (&command["key"], &command["command"], &command["plugin"]),
+        (&json!("host"), &json!("disable"), &json!("lab")),
+        "{command}"
+    );
 }

@@ -81,10 +81,14 @@ async fn a_plugin_gives_every_number_back_as_it_came() {
     }
     // One number in a typed field, in the reply and in the emitted event.
     for reading in readings().take(300) {
-        let reply = client.ask_raw(&format!(r#"["ping",{{"timestamp":{}}}]"#, stringify(reading))).await;
+        let reply =
+            client.ask_raw(&format!(r#"["ping",{{"timestamp":{}}}]"#, stringify(reading))).await;
         assert_same(&reply["timestamp"], reading);
         assert_same(&client.expect("pong").await["timestamp"], reading);
     }
     // Integers beyond 2^53, which a double could not hold, keep all their digits.
-    assert_eq!(client.ask_raw(r#"["echo",[9007199254740993,18446744073709551615]]"#).await, json!([9_007_199_254_740_993_u64, u64::MAX]));
+    assert_eq!(
+        client.ask_raw(r#"["echo",[9007199254740993,18446744073709551615]]"#).await,
+        json!([9_007_199_254_740_993_u64, u64::MAX])
+    );
 }

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use sockhop_tests::{HostProcess, TestHost, binary, bundled_plugin, chameleon, directory_of, drop_in, eventually, guest};
+use sockhop_tests::{
+    HostProcess, TestHost, binary, bundled_plugin, chameleon, directory_of, drop_in, eventually,
+    guest,
+};
 
 fn serves(version: &str) -> impl Fn(&Value) -> bool {
     let version = format!("{version}.0.0");
@@ -57,22 +60,37 @@ async fn a_plugin_without_a_file_is_remembered_over_a_restart_until_it_is_forgot
     let data = tempfile::tempdir().expect("a directory");
     let host = host_after(&["1", "2"], data.path()).await;
     let (status, problem) = host.http("/api/plugins/chameleon/forget", Some(json!({}))).await;
-    assert_eq!((status, &problem["code"]), (409, &json!("refused")), "its file is there: {problem}");
+    assert_eq!(
+        (status, &problem["code"]),
+        (409, &json!("refused")),
+        "its file is there: {problem}"
+    );
     std::fs::remove_file(host.plugins().join("chameleon.wasm")).expect("a file to remove");
     host.until("chameleon", Value::is_null).await;
     let host = host.restart().await;
     let (_, row) = host.http("/api/plugins/chameleon", None).await;
-    assert_eq!((&row["state"], row["kept"].as_array().map(Vec::len)), (&json!(null), Some(2)), "{row}");
+    assert_eq!(
+        (&row["state"], row["kept"].as_array().map(Vec::len)),
+        (&json!(null), Some(2)),
+        "{row}"
+    );
     assert!(row["absent_since"].is_string() && row["forgotten_at"].is_string(), "{row}");
     let (_, rows) = host.http("/api/plugins?all=true", None).await;
-    assert!(rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == "chameleon")), "{rows}");
+    assert!(
+        rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == "chameleon")),
+        "{rows}"
+    );
     let (status, problem) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
     assert_eq!((status, &problem["code"]), (409, &json!("refused")), "{problem}");
     assert_eq!(operate(&host, "forget").await, json!({"name": "chameleon", "forgotten": true}));
     assert_eq!(host.http("/api/plugins/chameleon", None).await.0, 404);
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
     host.until("chameleon", serves("2")).await;
-    assert_eq!(host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.0, 409, "there is nothing to go back to");
+    assert_eq!(
+        host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.0,
+        409,
+        "there is nothing to go back to"
+    );
 }
 
 /// Waits until the metric for the plugin directory has the value `ok`.
@@ -87,13 +105,17 @@ async fn until_directory_is(host: &TestHost, ok: u8) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_is_suddenly_empty_or_away_stops_nothing() {
-    let host = TestHost::start(&[bundled_plugin("connection"), bundled_plugin("subscription")]).await;
+    let host =
+        TestHost::start(&[bundled_plugin("connection"), bundled_plugin("subscription")]).await;
     let client = host.client().await;
     let ping = async || client.ask("ping", json!({"timestamp": 1})).await["timestamp"].clone();
-    let outside = tempfile::tempdir_in(host.plugins().parent().expect("a directory above")).expect("a directory");
+    let outside = tempfile::tempdir_in(host.plugins().parent().expect("a directory above"))
+        .expect("a directory");
     let files = ["connection.wasm", "subscription.wasm"];
     let move_all = |from: &Path, to: &Path| {
-        files.iter().for_each(|file| std::fs::rename(from.join(file), to.join(file)).expect("a file to move"));
+        files.iter().for_each(|file| {
+            std::fs::rename(from.join(file), to.join(file)).expect("a file to move")
+        });
     };
     move_all(host.plugins(), outside.path());
     until_directory_is(&host, 0).await;
@@ -113,16 +135,20 @@ async fn a_directory_that_is_suddenly_empty_or_away_stops_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_stays_empty_serves_nothing() {
-    let host = TestHost::with(&[bundled_plugin("connection"), bundled_plugin("subscription")], |config| {
-        config.plugins.empty_after_s = std::time::Duration::from_millis(100);
-    })
-    .await;
+    let host =
+        TestHost::with(&[bundled_plugin("connection"), bundled_plugin("subscription")], |config| {
+            config.plugins.empty_after_s = std::time::Duration::from_millis(100);
+        })
+        .await;
     for file in ["connection.wasm", "subscription.wasm"] {
         std::fs::remove_file(host.plugins().join(file)).expect("a file to remove");
     }
     host.until("connection", Value::is_null).await;
     let client = host.client().await;
-    assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["error"]["code"], json!("unknown_event"));
+    assert_eq!(
+        client.ask("ping", json!({"timestamp": 1})).await["error"]["code"],
+        json!("unknown_event")
+    );
 }
 
 /// A version that can't read the records of the previous version is treated like one that traps.
@@ -148,7 +174,11 @@ async fn a_version_that_cannot_read_what_is_stored_fails_and_goes_back_in_its_fi
             }
             Some("unavailable") => None,
             Some(code) => {
-                assert_eq!((code, &answer["error"]["reason"]), ("plugin_failed", &json!(null)), "{answer}");
+                assert_eq!(
+                    (code, &answer["error"]["reason"]),
+                    ("plugin_failed", &json!(null)),
+                    "{answer}"
+                );
                 failed += 1;
                 None
             }
@@ -158,7 +188,12 @@ async fn a_version_that_cannot_read_what_is_stored_fails_and_goes_back_in_its_fi
     assert!(failed >= 5, "{failed} failures were told to the client");
     let row = host.until("chameleon", serves("1")).await;
     let reason = row["last_error"]["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("first minute") && reason.contains("corrupt_state") && reason.contains("`calls`"), "{row}");
+    assert!(
+        reason.contains("first minute")
+            && reason.contains("corrupt_state")
+            && reason.contains("`calls`"),
+        "{row}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,18 +207,29 @@ async fn a_quarantined_plugin_says_why() {
     host.until("chameleon", serves("1")).await;
     let client = host.client().await;
     for _ in 0..5 {
-        assert_eq!(client.ask("behave", json!("trap")).await["error"]["code"], json!("plugin_failed"));
+        assert_eq!(
+            client.ask("behave", json!("trap")).await["error"]["code"],
+            json!("plugin_failed")
+        );
     }
     let row = host.until("chameleon", |row| row["state"] == "quarantined").await;
-    assert!(row["last_error"]["reason"].as_str().is_some_and(|reason| reason.contains("behave")), "{row}");
+    assert!(
+        row["last_error"]["reason"].as_str().is_some_and(|reason| reason.contains("behave")),
+        "{row}"
+    );
     assert_eq!(operate(&host, "enable").await["last_error"], json!(null));
 }
 
 /// Runs `sockhop` with this data directory, from which it reads the address and the key. Returns
 /// the exit status and both outputs.
 fn sockhop(data: &Path, arguments: &[&str]) -> (i32, String) {
-    let output =
-        Command::new(binary()).args(arguments).arg("--data").arg(data).env_remove("SOCKHOP_KEY").output().expect("the command runs");
+    let output = Command::new(binary())
+        .args(arguments)
+        .arg("--data")
+        .arg(data)
+        .env_remove("SOCKHOP_KEY")
+        .output()
+        .expect("the command runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code().expect("an exit status"), text(output.stdout) + &text(output.stderr))
 }
@@ -195,7 +241,8 @@ fn file_in(dir: &Path, name: &str, bytes: &[u8]) -> String {
 
 #[test]
 fn a_newcomer_that_was_refused_stays_so_after_a_restart_whatever_its_file_is_called() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let host = HostProcess::start(plugins.path(), data.path());
     // The file comes before `connection.wasm` in the order of the files.
     drop_in(plugins.path(), "a_collider.wasm", &chameleon("version=1 name=collider claims=ping"));
@@ -206,7 +253,10 @@ fn a_newcomer_that_was_refused_stays_so_after_a_restart_whatever_its_file_is_cal
     host.until("collider", is_refused);
     host.kill();
     let host = HostProcess::start(plugins.path(), data.path());
-    assert_eq!((&host.row("connection")["state"], &host.row("connection")["last_error"]), (&json!("active"), &json!(null)));
+    assert_eq!(
+        (&host.row("connection")["state"], &host.row("connection")["last_error"]),
+        (&json!("active"), &json!(null))
+    );
     host.until("collider", is_refused);
     // When the event is free, the new plugin gets it.
     std::fs::remove_file(plugins.path().join("connection.wasm")).expect("a file to remove");
@@ -215,10 +265,20 @@ fn a_newcomer_that_was_refused_stays_so_after_a_restart_whatever_its_file_is_cal
 
 #[test]
 fn a_plugin_whose_file_was_away_for_a_moment_takes_back_what_a_newcomer_took() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
-    let start = || HostProcess::start_with(plugins.path(), data.path(), &[("SOCKHOP_PLUGINS__EMPTY_AFTER_S", "600")]);
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let start = || {
+        HostProcess::start_with(
+            plugins.path(),
+            data.path(),
+            &[("SOCKHOP_PLUGINS__EMPTY_AFTER_S", "600")],
+        )
+    };
     let (file, aside) = (plugins.path().join("connection.wasm"), data.path().join("aside.wasm"));
-    let (away, back) = (|| std::fs::rename(&file, &aside).expect("a file"), || std::fs::rename(&aside, &file).expect("a file"));
+    let (away, back) = (
+        || std::fs::rename(&file, &aside).expect("a file"),
+        || std::fs::rename(&aside, &file).expect("a file"),
+    );
     let is = |state| move |row: &Value| row["state"] == state;
     let host = start();
     // The file comes before `connection.wasm` in the order of the files.
@@ -248,8 +308,15 @@ fn a_plugin_whose_file_was_away_for_a_moment_takes_back_what_a_newcomer_took() {
 
 #[test]
 fn a_start_with_an_empty_directory_gives_nothing_away() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
-    let start = || HostProcess::start_with(plugins.path(), data.path(), &[("SOCKHOP_PLUGINS__EMPTY_AFTER_S", "600")]);
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let start = || {
+        HostProcess::start_with(
+            plugins.path(),
+            data.path(),
+            &[("SOCKHOP_PLUGINS__EMPTY_AFTER_S", "600")],
+        )
+    };
     let host = start();
     drop_in(plugins.path(), "a_collider.wasm", &chameleon("version=1 name=collider claims=ping"));
     drop_in(plugins.path(), "chameleon.wasm", &chameleon("version=1"));
@@ -274,14 +341,22 @@ fn a_start_with_an_empty_directory_gives_nothing_away() {
 
 #[test]
 fn deploy_leaves_nothing_behind_of_a_plugin_that_the_host_refuses() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
-    let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (files, _host) = (
+        tempfile::tempdir().expect("a directory"),
+        HostProcess::start(plugins.path(), data.path()),
+    );
     let names = || {
-        let mut names: Vec<_> = std::fs::read_dir(plugins.path()).expect("entries").map(|e| e.expect("an entry").file_name()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(plugins.path())
+            .expect("entries")
+            .map(|e| e.expect("an entry").file_name())
+            .collect();
         names.sort();
         names
     };
-    let collider = file_in(files.path(), "collider.wasm", &chameleon("version=1 name=collider claims=ping"));
+    let collider =
+        file_in(files.path(), "collider.wasm", &chameleon("version=1 name=collider claims=ping"));
     for arguments in [&["deploy", &collider, "--wait"][..], &["deploy", &collider]] {
         let (status, said) = sockhop(data.path(), arguments);
         assert_eq!(status, 1, "{said}");
@@ -293,39 +368,71 @@ fn deploy_leaves_nothing_behind_of_a_plugin_that_the_host_refuses() {
 #[test]
 fn deploy_puts_back_what_it_replaced_where_only_the_host_finds_the_fault() {
     // `user_{anyone}`, which the guest `taker` declares, overlaps a room of `subscription`.
-    let (plugins, data) = (directory_of(&[bundled_plugin("subscription")]), tempfile::tempdir().expect("a directory"));
-    let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
-    let (taker, place) = (guest("taker").to_str().expect("UTF-8").to_owned(), plugins.path().join("taker.wasm"));
+    let (plugins, data) = (
+        directory_of(&[bundled_plugin("subscription")]),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let (files, _host) = (
+        tempfile::tempdir().expect("a directory"),
+        HostProcess::start(plugins.path(), data.path()),
+    );
+    let (taker, place) =
+        (guest("taker").to_str().expect("UTF-8").to_owned(), plugins.path().join("taker.wasm"));
     let (status, said) = sockhop(data.path(), &["deploy", &taker, "--wait"]);
-    assert!(status == 1 && said.contains("room `user_{anyone}` is taken by plugin `subscription`"), "{said}");
+    assert!(
+        status == 1 && said.contains("room `user_{anyone}` is taken by plugin `subscription`"),
+        "{said}"
+    );
     assert!(said.contains("removed") && !place.exists(), "{said}");
     let good = chameleon("version=1 name=taker claims=free");
-    let (status, said) = sockhop(data.path(), &["deploy", &file_in(files.path(), "good.wasm", &good), "--wait"]);
+    let (status, said) =
+        sockhop(data.path(), &["deploy", &file_in(files.path(), "good.wasm", &good), "--wait"]);
     assert!(status == 0 && said.contains("serves"), "{said}");
     let (status, said) = sockhop(data.path(), &["deploy", &taker, "--wait"]);
     assert!(status == 1 && said.contains("was put back"), "{said}");
     assert!(std::fs::read(&place).expect("a file") == good);
     let (status, said) = sockhop(data.path(), &["plugins", "list"]);
-    assert!(status == 0 && said.lines().any(|line| line.starts_with("taker") && line.contains("active")), "{said}");
+    assert!(
+        status == 0
+            && said.lines().any(|line| line.starts_with("taker") && line.contains("active")),
+        "{said}"
+    );
 }
 
 #[test]
 fn deploy_that_waits_for_a_host_that_is_not_there_places_nothing() {
-    let (plugins, data) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     std::fs::write(data.path().join("key"), "0123456789abcdef0123456789abcdef\n").expect("a file");
     let (dir, connection) = (plugins.path().to_str().expect("UTF-8"), bundled_plugin("connection"));
-    let arguments = ["deploy", connection.to_str().expect("UTF-8"), "--wait", "--plugins", dir, "--url", "http://127.0.0.1:9"];
+    let arguments = [
+        "deploy",
+        connection.to_str().expect("UTF-8"),
+        "--wait",
+        "--plugins",
+        dir,
+        "--url",
+        "http://127.0.0.1:9",
+    ];
     let (status, said) = sockhop(data.path(), &arguments);
-    assert!(status == 1 && said.contains("nothing was deployed") && said.contains("can't reach a host"), "{said}");
+    assert!(
+        status == 1 && said.contains("nothing was deployed") && said.contains("can't reach a host"),
+        "{said}"
+    );
     assert_eq!(std::fs::read_dir(plugins.path()).expect("entries").count(), 0);
 }
 
 #[test]
 fn deploy_says_at_once_why_the_same_bytes_do_not_serve() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
-    let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (files, _host) = (
+        tempfile::tempdir().expect("a directory"),
+        HostProcess::start(plugins.path(), data.path()),
+    );
     let deployed = |version: u8| {
-        let file = file_in(files.path(), "chameleon.wasm", &chameleon(&format!("version={version}")));
+        let file =
+            file_in(files.path(), "chameleon.wasm", &chameleon(&format!("version={version}")));
         sockhop(data.path(), &["deploy", &file, "--wait", "--timeout", "600"])
     };
     assert_eq!((deployed(1).0, deployed(2).0), (0, 0));
@@ -338,22 +445,40 @@ fn deploy_says_at_once_why_the_same_bytes_do_not_serve() {
     assert!(status == 1 && said.contains("sockhop plugins rollback chameleon --to"), "{said}");
     let (_, said) = sockhop(data.path(), &["plugins", "show", "chameleon"]);
     let kept: Vec<_> = said.lines().filter(|line| line.starts_with("kept")).collect();
-    assert!(kept.len() == 2 && kept[0].contains("1.0.0") && kept[1].contains("2.0.0") && kept[0].contains("since 20"), "{said}");
+    assert!(
+        kept.len() == 2
+            && kept[0].contains("1.0.0")
+            && kept[1].contains("2.0.0")
+            && kept[0].contains("since 20"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_version_that_cannot_be_kept_is_not_said_to_serve() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
-    let (files, _host) = (tempfile::tempdir().expect("a directory"), HostProcess::start(plugins.path(), data.path()));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (files, _host) = (
+        tempfile::tempdir().expect("a directory"),
+        HostProcess::start(plugins.path(), data.path()),
+    );
     // As on a full disk, nothing can be written to the directory of kept versions.
     let kept = data.path().join("plugins");
     std::fs::rename(&kept, data.path().join("aside")).expect("a directory to rename");
     std::fs::write(&kept, "").expect("a file");
     let file = file_in(files.path(), "chameleon.wasm", &chameleon("version=1"));
     let (status, said) = sockhop(data.path(), &["deploy", &file, "--wait"]);
-    assert!(status == 1 && !said.contains("chameleon serves") && said.contains("next start"), "{said}");
+    assert!(
+        status == 1 && !said.contains("chameleon serves") && said.contains("next start"),
+        "{said}"
+    );
     let (_, said) = sockhop(data.path(), &["plugins", "list"]);
-    assert!(said.lines().any(|line| line.starts_with("chameleon") && line.contains("active") && line.contains("next start")), "{said}");
+    assert!(
+        said.lines().any(|line| line.starts_with("chameleon")
+            && line.contains("active")
+            && line.contains("next start")),
+        "{said}"
+    );
     std::fs::remove_file(&kept).expect("a file to remove");
     std::fs::rename(data.path().join("aside"), &kept).expect("a directory to rename");
     // Any change makes the host scan again.
@@ -368,13 +493,21 @@ fn a_version_that_cannot_be_kept_is_not_said_to_serve() {
 
 #[test]
 fn a_starting_host_says_what_is_disabled_and_where_it_listens() {
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let host = HostProcess::start(plugins.path(), data.path());
-    assert_eq!(std::fs::read_to_string(data.path().join("address")).expect("an address").trim(), host.url);
+    assert_eq!(
+        std::fs::read_to_string(data.path().join("address")).expect("an address").trim(),
+        host.url
+    );
     assert_eq!(sockhop(data.path(), &["plugins", "disable", "connection"]).0, 0);
     host.kill();
     let host = HostProcess::start(plugins.path(), data.path());
-    assert!(host.said.iter().any(|line| line.starts_with("disabled connection")), "{:?}", host.said);
+    assert!(
+        host.said.iter().any(|line| line.starts_with("disabled connection")),
+        "{:?}",
+        host.said
+    );
     assert!(!host.said.iter().any(|line| line.starts_with("active")), "{:?}", host.said);
 }
 
@@ -382,7 +515,8 @@ fn a_starting_host_says_what_is_disabled_and_where_it_listens() {
 #[test]
 fn signals_that_others_take_for_words_do_not_end_a_host() {
     use nix::sys::signal::{Signal, kill};
-    let (plugins, data) = (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let log = data.path().join("log");
     let host = HostProcess::start_logging(plugins.path(), data.path(), &log);
     let pid = nix::unistd::Pid::from_raw(host.pid().try_into().expect("a process id"));

@@ -27,19 +27,36 @@ fn the_first_plugin_is_one_that_is_built_and_tested() {
 fn the_manifest_is_whole_and_replaces_what_cargo_new_writes() {
     let dir = tempfile::tempdir().expect("a directory");
     let cargo = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO")).args(arguments).current_dir(dir.path()).output().expect("cargo runs");
+        let output = Command::new(env!("CARGO"))
+            .args(arguments)
+            .current_dir(dir.path())
+            .output()
+            .expect("cargo runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     };
     cargo(&["new", "--lib", "--vcs", "none", "wave"]);
     let [manifest] = &blocks("toml")[..] else { panic!("README shows one manifest") };
     std::fs::write(dir.path().join("wave/Cargo.toml"), manifest).expect("a manifest");
-    let metadata = cargo(&["metadata", "--offline", "--no-deps", "--format-version", "1", "--manifest-path", "wave/Cargo.toml"]);
+    let metadata = cargo(&[
+        "metadata",
+        "--offline",
+        "--no-deps",
+        "--format-version",
+        "1",
+        "--manifest-path",
+        "wave/Cargo.toml",
+    ]);
     let metadata: Value = serde_json::from_slice(&metadata).expect("JSON");
     let package = &metadata["packages"][0];
     assert_eq!(package["name"], json!("wave"));
     assert_eq!(package["targets"][0]["crate_types"], json!(["cdylib", "rlib"]));
-    let mut names: Vec<_> = package["dependencies"].as_array().expect("dependencies").iter().map(|one| one["name"].clone()).collect();
+    let mut names: Vec<_> = package["dependencies"]
+        .as_array()
+        .expect("dependencies")
+        .iter()
+        .map(|one| one["name"].clone())
+        .collect();
     names.sort_by_key(Value::to_string);
     assert_eq!(names, ["schemars", "serde", "serde_json", "sockhop-sdk"]);
 }

@@ -65,10 +65,18 @@ async fn replacing_a_plugin_lets_running_events_finish_on_the_old_one() {
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
     host.until("chameleon", serves("2")).await;
     let other = host.client().await;
-    assert_eq!(other.ask("which", json!(null)).await["version"], json!("2"), "others are served by the new one meanwhile");
+    assert_eq!(
+        other.ask("which", json!(null)).await["version"],
+        json!("2"),
+        "others are served by the new one meanwhile"
+    );
     other.ask("enter", json!(null)).await;
     assert_eq!(running.await, Ok(json!("1")));
-    assert_eq!(queued.await.map(|reply| reply["version"].clone()), Ok(json!("2")), "what was queued runs on the new one");
+    assert_eq!(
+        queued.await.map(|reply| reply["version"].clone()),
+        Ok(json!("2")),
+        "what was queued runs on the new one"
+    );
     host.until("chameleon", |row| row["draining"] == 0).await;
 }
 
@@ -86,7 +94,10 @@ async fn events_that_outlive_the_drain_are_ended() {
     client.emit("which", json!(null)).await;
     host.until("chameleon", |row| row["calls"] == 0 && row["instances"] == 1).await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
-    let answer = tokio::time::timeout(std::time::Duration::from_secs(20), running).await.expect("an answer soon").expect("an answer");
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(20), running)
+        .await
+        .expect("an answer soon")
+        .expect("an answer");
     assert_eq!(answer["error"]["code"], json!("timed_out"));
 }
 
@@ -98,7 +109,13 @@ async fn a_bad_file_changes_nothing_and_is_shown_with_its_reason() {
     drop_in(host.plugins(), "chameleon.wasm", b"\0asm nothing");
     let row = host.until("chameleon", |row| !row["last_error"].is_null()).await;
     assert_eq!((&row["state"], &row["digest"]), (&json!("active"), &digest));
-    assert!(row["last_error"]["reason"].as_str().expect("a reason").contains("no WebAssembly component"), "{row}");
+    assert!(
+        row["last_error"]["reason"]
+            .as_str()
+            .expect("a reason")
+            .contains("no WebAssembly component"),
+        "{row}"
+    );
     assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=3"));
     let row = host.until("chameleon", serves("3")).await;
@@ -122,7 +139,8 @@ async fn a_rollback_is_one_word_and_holds_until_the_file_changes() {
     assert_eq!(client.ask("which", json!(null)).await["version"], json!("1"));
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=4"));
     host.until("chameleon", serves("4")).await;
-    let (status, problem) = host.http("/api/plugins/chameleon/rollback", Some(json!({"to": "ffff"}))).await;
+    let (status, problem) =
+        host.http("/api/plugins/chameleon/rollback", Some(json!({"to": "ffff"}))).await;
     assert_eq!((status, &problem["code"]), (409, &json!("refused")));
     assert_eq!(host.http("/api/plugins/nobody/rollback", Some(json!({}))).await.0, 404);
 }
@@ -137,14 +155,19 @@ async fn going_back_to_the_version_before_asks_neither_the_disk_nor_the_compiler
     }
     for dir in ["plugins", "cache"].map(|dir| data.path().join(dir)) {
         for entry in std::fs::read_dir(dir).expect("what the host keeps of versions") {
-            std::fs::write(entry.expect("an entry").path(), "nothing").expect("a file to overwrite");
+            std::fs::write(entry.expect("an entry").path(), "nothing")
+                .expect("a file to overwrite");
         }
     }
     let client = host.client().await;
     for version in ["1", "2"] {
         let (status, row) = host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await;
         assert_eq!((status, &row["version"]), (200, &json!(format!("{version}.0.0"))), "{row}");
-        assert_eq!((&row["calls"], &row["state"]), (&json!(0), &json!("active")), "it begins anew: {row}");
+        assert_eq!(
+            (&row["calls"], &row["state"]),
+            (&json!(0), &json!("active")),
+            "it begins anew: {row}"
+        );
         assert_eq!(client.ask("which", json!(null)).await["version"], json!(version));
     }
     host.until("chameleon", |row| row["draining"] == 0).await;
@@ -169,14 +192,21 @@ async fn what_an_operator_chose_survives_a_restart() {
     assert_eq!(host.http("/api/plugins/chameleon/disable", Some(json!({}))).await.0, 200);
     let client = host.client().await;
     let refused = client.ask("which", json!(null)).await;
-    assert_eq!(refused["error"]["code"], json!("unavailable"), "its events are still its own: {refused}");
+    assert_eq!(
+        refused["error"]["code"],
+        json!("unavailable"),
+        "its events are still its own: {refused}"
+    );
     assert_eq!(host.row("chameleon").await["state"], json!("disabled"));
     let plugins = host.plugins().to_owned();
     let host = host.restart().await;
     assert_eq!(host.plugins(), plugins);
     assert_eq!(host.row("chameleon").await["state"], json!("disabled"));
     assert_eq!(host.http("/api/plugins/chameleon/enable", Some(json!({}))).await.0, 200);
-    assert_eq!(host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.1["version"], json!("1.0.0"));
+    assert_eq!(
+        host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.1["version"],
+        json!("1.0.0")
+    );
     let host = host.restart().await;
     assert_eq!(host.client().await.ask("which", json!(null)).await["version"], json!("1"));
 }
@@ -230,7 +260,9 @@ async fn an_upgrade_under_another_file_name_goes_on_with_the_slot() {
     drop_in(host.plugins(), "chameleon-2.wasm", &chameleon("version=2"));
     sockhop_tests::eventually("the second file's row", async || {
         let (_, rows) = host.http("/api/plugins", None).await;
-        let of_it = |row: &&Value| row["file"].as_str().is_some_and(|file| file.ends_with("chameleon-2.wasm"));
+        let of_it = |row: &&Value| {
+            row["file"].as_str().is_some_and(|file| file.ends_with("chameleon-2.wasm"))
+        };
         rows.as_array()?.iter().find(of_it).filter(|row| row["state"] == "failed").cloned()
     })
     .await;
@@ -240,8 +272,15 @@ async fn an_upgrade_under_another_file_name_goes_on_with_the_slot() {
         version = client.ask("which", json!(null)).await["version"].clone();
         assert!(version == "1" || version == "2", "it was never unknown: {version}");
     }
-    assert_eq!(client.ask("rooms", json!(null)).await, json!(["chameleons"]), "and nobody left a room");
-    assert_eq!(host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.1["version"], json!("1.0.0"));
+    assert_eq!(
+        client.ask("rooms", json!(null)).await,
+        json!(["chameleons"]),
+        "and nobody left a room"
+    );
+    assert_eq!(
+        host.http("/api/plugins/chameleon/rollback", Some(json!({}))).await.1["version"],
+        json!("1.0.0")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,7 +288,13 @@ async fn a_newcomer_that_claims_a_taken_event_fails_until_it_is_free() {
     let host = host_with_version("1").await;
     drop_in(host.plugins(), "late.wasm", &chameleon("version=1 name=late claims=which"));
     let row = host.until("late", |row| row["state"] == "failed").await;
-    assert!(row["last_error"]["reason"].as_str().expect("a reason").contains("taken by plugin `chameleon`"), "{row}");
+    assert!(
+        row["last_error"]["reason"]
+            .as_str()
+            .expect("a reason")
+            .contains("taken by plugin `chameleon`"),
+        "{row}"
+    );
     assert_eq!(host.row("chameleon").await["state"], json!("active"));
     std::fs::remove_file(host.plugins().join("chameleon.wasm")).expect("a file to remove");
     host.until("late", serves("1")).await;
@@ -261,7 +306,10 @@ async fn an_upgrade_that_claims_what_another_serves_leaves_both_as_they_were() {
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 claims=ping"));
     let row = host.until("chameleon", |row| !row["last_error"].is_null()).await;
     assert_eq!((&row["version"], &row["state"]), (&json!("1.0.0"), &json!("active")), "{row}");
-    assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+    assert_eq!(
+        host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"],
+        json!(1)
+    );
 }
 
 /// Versions alternate as fast as they load. Each event must be answered once, in order, by one of
@@ -297,7 +345,10 @@ async fn reloads_under_load_lose_nothing() {
     while let Some(client) = load.join_next().await {
         answers += client.expect("a client without a fault");
     }
-    assert!(answers > (CLIENTS * RELOADS) as u64, "{answers} events were answered while {RELOADS} versions were loaded");
+    assert!(
+        answers > (CLIENTS * RELOADS) as u64,
+        "{answers} events were answered while {RELOADS} versions were loaded"
+    );
     host.until("chameleon", |row| row["draining"] == 0).await;
 }
 
@@ -320,14 +371,17 @@ async fn a_plugin_has_settings_and_limits_of_its_own() {
 
 /// Starts a host in which `chameleon` has other limits, with a client whose event runs until
 /// [`let_go`].
-async fn busy_host(change: impl FnOnce(&mut sockhop::config::Limits)) -> (TestHost, TestClient, oneshot::Receiver<Value>) {
-    let host = TestHost::with(&[bundled_plugin("connection"), bundled_plugin("subscription")], |config| {
-        config.limits.event_wall_ms = sockhop_tests::PATIENCE;
-        let mut settings = config.of_plugin("chameleon");
-        change(&mut settings.limits);
-        config.plugins.by_name.insert("chameleon".to_owned(), settings);
-    })
-    .await;
+async fn busy_host(
+    change: impl FnOnce(&mut sockhop::config::Limits),
+) -> (TestHost, TestClient, oneshot::Receiver<Value>) {
+    let host =
+        TestHost::with(&[bundled_plugin("connection"), bundled_plugin("subscription")], |config| {
+            config.limits.event_wall_ms = sockhop_tests::PATIENCE;
+            let mut settings = config.of_plugin("chameleon");
+            change(&mut settings.limits);
+            config.plugins.by_name.insert("chameleon".to_owned(), settings);
+        })
+        .await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
     host.until("chameleon", serves("1")).await;
     let client = host.client().await;
@@ -339,16 +393,23 @@ async fn busy_host(change: impl FnOnce(&mut sockhop::config::Limits)) -> (TestHo
 /// Ends the held handler by a join through another plugin.
 async fn let_go(host: &TestHost) -> TestClient {
     let client = host.client().await;
-    assert_eq!(client.ask("subscribe_event", json!({"event_type": "chameleons"})).await["status"], json!("subscribed"));
+    assert_eq!(
+        client.ask("subscribe_event", json!({"event_type": "chameleons"})).await["status"],
+        json!("subscribed")
+    );
     client
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_instances_of_a_plugin_run_at_once_than_may() {
-    let (host, _busy, holding) = busy_host(|limits| limits.instances = std::num::NonZeroUsize::new(1)).await;
+    let (host, _busy, holding) =
+        busy_host(|limits| limits.instances = std::num::NonZeroUsize::new(1)).await;
     let other = host.client().await;
     let mut waiting = other.ask_later(r#"["which"]"#).await;
-    assert_eq!(host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1));
+    assert_eq!(
+        host.client().await.ask("ping", json!({"timestamp": 1})).await["timestamp"],
+        json!(1)
+    );
     assert!(waiting.try_recv().is_err(), "it waits for the only instance");
     let _entered = let_go(&host).await;
     assert_eq!(holding.await, Ok(json!("1")));
@@ -359,7 +420,8 @@ async fn no_more_instances_of_a_plugin_run_at_once_than_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_a_burst_has_started_do_not_stay() {
     const BURST: u64 = 6;
-    let (host, _busy, holding) = busy_host(|limits| limits.instances = std::num::NonZeroUsize::new(16)).await;
+    let (host, _busy, holding) =
+        busy_host(|limits| limits.instances = std::num::NonZeroUsize::new(16)).await;
     let mut burst = vec![holding];
     let mut clients = Vec::new();
     for _ in 1..BURST {
@@ -376,7 +438,10 @@ async fn instances_that_a_burst_has_started_do_not_stay() {
     assert!(row["memory_bytes"].as_u64().is_some_and(|bytes| bytes < 3 << 20), "{row}");
     // The remaining instance serves.
     assert_eq!(clients[0].ask("which", json!(null)).await["version"], json!("1"));
-    assert_eq!(host.until("chameleon", |row| row["calls"] == BURST + 1).await["instances"], json!(1));
+    assert_eq!(
+        host.until("chameleon", |row| row["calls"] == BURST + 1).await["instances"],
+        json!(1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

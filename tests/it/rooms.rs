@@ -8,7 +8,10 @@ async fn a_new_plugins_room_is_reached_through_subscribe_event() {
     let host = TestHost::start(&[bundled_plugin("subscription"), guest("newcomer")]).await;
     let (mut subscriber, mut stranger) = (host.client().await, host.client().await);
     let subscribed = subscriber.ask("subscribe_event", json!({"event_type": "newcomers"})).await;
-    assert_eq!(subscribed, json!({"status": "subscribed", "event_type": "newcomers", "room": "newcomers"}));
+    assert_eq!(
+        subscribed,
+        json!({"status": "subscribed", "event_type": "newcomers", "room": "newcomers"})
+    );
     assert_eq!(stranger.ask("tell", json!("hello")).await, json!(null));
     assert_eq!(subscriber.expect("news").await, json!("hello"));
     assert_eq!(stranger.pending(), []);
@@ -18,7 +21,12 @@ async fn a_new_plugins_room_is_reached_through_subscribe_event() {
 async fn rooms_of_users_and_roles_are_closed_to_anonymous_clients() {
     let host = TestHost::start(&[bundled_plugin("subscription")]).await;
     let client = host.client().await;
-    for (event_type, code) in [("user", "forbidden"), ("admin", "forbidden"), ("user_7", "forbidden"), ("nothing", "refused")] {
+    for (event_type, code) in [
+        ("user", "forbidden"),
+        ("admin", "forbidden"),
+        ("user_7", "forbidden"),
+        ("nothing", "refused"),
+    ] {
         let answer = client.ask("subscribe_event", json!({"event_type": event_type})).await;
         assert_eq!(answer["error"]["code"], json!(code), "{event_type}: {answer}");
     }
@@ -26,7 +34,8 @@ async fn rooms_of_users_and_roles_are_closed_to_anonymous_clients() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_one_client_never_reach_another_that_did_not_ask() {
-    let host = TestHost::start(&[bundled_plugin("memory_logs"), bundled_plugin("subscription")]).await;
+    let host =
+        TestHost::start(&[bundled_plugin("memory_logs"), bundled_plugin("subscription")]).await;
     let (client, mut other) = (host.client().await, host.client().await);
     client.ask("memory_log_create", json!({"user_id": 1, "content": "mine"})).await;
     other.ask("memory_log_list", json!({})).await;

@@ -20,7 +20,9 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
 fn names(source: &str, name: &str) -> bool {
     let path = format!("{name}::");
     source.lines().map(str::trim_start).filter(|line| !line.starts_with("//")).any(|line| {
-        line.match_indices(&path).any(|(at, _)| !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_'))
+        line.match_indices(&path).any(|(at, _)| {
+            !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
+        })
     })
 }
 
@@ -43,11 +45,20 @@ fn each_heavy_dependency_is_known_to_one_part() {
         ("tracing_subscriber", &["log.rs"]),
     ];
     for file in sources(&root) {
-        let name = file.strip_prefix(&root).expect("a source of the host").to_string_lossy().replace('\\', "/");
+        let name = file
+            .strip_prefix(&root)
+            .expect("a source of the host")
+            .to_string_lossy()
+            .replace('\\', "/");
         let source = std::fs::read_to_string(&file).expect("a source");
         for (dependency, places) in laws {
-            let allowed = places.iter().any(|place| name == *place || (place.ends_with('/') && name.starts_with(place)));
-            assert!(allowed || !names(&source, dependency), "{name} knows {dependency}; only {places:?} may");
+            let allowed = places
+                .iter()
+                .any(|place| name == *place || (place.ends_with('/') && name.starts_with(place)));
+            assert!(
+                allowed || !names(&source, dependency),
+                "{name} knows {dependency}; only {places:?} may"
+            );
         }
         assert!(!name.ends_with("mod.rs"), "{name}: a module's file has its name");
         assert!(source.starts_with("//!"), "{name} does not begin by saying what it owns");
@@ -71,18 +82,30 @@ fn no_part_uses_one_that_stands_behind_it() {
     ];
     let layer = |name: &str| layers.iter().position(|names| names.contains(&name));
     for file in sources(&root) {
-        let name = file.strip_prefix(&root).expect("a source of the host").to_string_lossy().replace('\\', "/");
+        let name = file
+            .strip_prefix(&root)
+            .expect("a source of the host")
+            .to_string_lossy()
+            .replace('\\', "/");
         let part = name.split(['/', '.']).next().expect("a part");
-        let own = layer(part).unwrap_or_else(|| panic!("{name} is in no layer: is it a noun or a verb of the sentence?"));
+        let own = layer(part).unwrap_or_else(|| {
+            panic!("{name} is in no layer: is it a noun or a verb of the sentence?")
+        });
         let source = std::fs::read_to_string(&file).expect("a source");
         for line in source.lines().filter(|line| !line.trim_start().starts_with("//")) {
             for (at, _) in line.match_indices("crate::") {
-                let used = line[at + "crate::".len()..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                let used = line[at + "crate::".len()..]
+                    .split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next()
+                    .unwrap_or_default();
                 if let Some(other) = layer(used)
                     && used != part
                 {
                     let sideways = other == own && own == 2;
-                    assert!(other <= own && !sideways, "{name} (layer {own}) uses {used} (layer {other})");
+                    assert!(
+                        other <= own && !sideways,
+                        "{name} (layer {own}) uses {used} (layer {other})"
+                    );
                 }
             }
         }

@@ -18,7 +18,11 @@ async fn a_handler_that_fails_leaves_no_emit_no_membership_and_no_write() {
         assert_eq!(traces, json!({"stored": false, "rooms": [], "in_lab": 1}), "{bad}");
         assert_eq!(client.pending(), [], "{bad}");
         // The next event of another plugin works as well.
-        assert_eq!(client.ask("ping", json!({"timestamp": 1})).await["timestamp"], json!(1), "{bad}");
+        assert_eq!(
+            client.ask("ping", json!({"timestamp": 1})).await["timestamp"],
+            json!(1),
+            "{bad}"
+        );
         client.expect("pong").await;
     }
     watcher.ask("echo", json!(null)).await;
@@ -50,7 +54,10 @@ async fn writers_of_one_counter_lose_no_update_and_none_is_busy() {
     }
     let mut numbers = Vec::new();
     for answer in answers {
-        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
+        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
         numbers.push(answer.as_u64().unwrap_or_else(|| panic!("{answer}")));
     }
     numbers.sort_unstable();
@@ -61,21 +68,27 @@ async fn writers_of_one_counter_lose_no_update_and_none_is_busy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_receiver_sees_the_updates_of_a_record_in_the_order_of_their_commits() {
     const WRITERS: usize = 50;
-    let host = TestHost::start(&[bundled_plugin("memory_logs"), bundled_plugin("subscription")]).await;
+    let host =
+        TestHost::start(&[bundled_plugin("memory_logs"), bundled_plugin("subscription")]).await;
     let mut clients = Vec::new();
     for _ in 0..WRITERS {
         let client = host.client().await;
         client.ask("subscribe_event", json!({"event_type": "memory_logs"})).await;
         clients.push(client);
     }
-    let id = clients[0].ask("memory_log_create", json!({"user_id": 7, "content": "first"})).await["id"].clone();
+    let id =
+        clients[0].ask("memory_log_create", json!({"user_id": 7, "content": "first"})).await["id"]
+            .clone();
     let mut answers = Vec::new();
     for (number, client) in clients.iter().enumerate() {
         let update = json!(["memory_log_update", {"id": id, "content": format!("by {number}")}]);
         answers.push(client.ask_later(&update.to_string()).await);
     }
     for answer in answers {
-        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer).await.expect("an answer in time").expect("an answer");
+        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
         assert_eq!(answer["id"], id, "{answer}");
     }
     let stored = clients[0].ask("memory_log_list", json!({})).await["items"][0].clone();
@@ -86,7 +99,11 @@ async fn every_receiver_sees_the_updates_of_a_record_in_the_order_of_their_commi
         for _ in 0..WRITERS {
             order.push(client.expect("memory_log_updated").await);
         }
-        assert_eq!(order.last(), Some(&stored), "the last update that a receiver sees is the stored record");
+        assert_eq!(
+            order.last(),
+            Some(&stored),
+            "the last update that a receiver sees is the stored record"
+        );
         orders.push(order);
     }
     assert!(orders.windows(2).all(|pair| pair[0] == pair[1]), "all receivers see the same order");

@@ -42,10 +42,15 @@ fn items(text: &str) -> Items {
 }
 
 fn items_of(folder: &Path) -> Items {
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder).expect("a folder of the interface").map(|entry| entry.expect("an entry").path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("a folder of the interface")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     files.sort();
-    let texts: Vec<_> = files.iter().map(|file| std::fs::read_to_string(file).expect("a file of the interface")).collect();
+    let texts: Vec<_> = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).expect("a file of the interface"))
+        .collect();
     items(&texts.join("\n"))
 }
 
@@ -57,8 +62,12 @@ fn breaking(before: &Items, now: &Items) -> Vec<String> {
         ["record", "variant", "enum", "flags"].contains(&innermost)
     };
     let existed = |place: &str| before.all.iter().any(|(other, _)| other == place);
-    let gone = before.all.difference(&now.all).map(|(place, item)| format!("gone or changed: {place} {item}"));
-    let grown = now.all.difference(&before.all).filter(|(place, _)| is_type(place) && existed(place));
+    let gone = before
+        .all
+        .difference(&now.all)
+        .map(|(place, item)| format!("gone or changed: {place} {item}"));
+    let grown =
+        now.all.difference(&before.all).filter(|(place, _)| is_type(place) && existed(place));
     gone.chain(grown.map(|(place, item)| format!("new in a closed type: {place} {item}"))).collect()
 }
 
@@ -89,9 +98,21 @@ fn a_change_that_breaks_compiled_plugins_is_found() {
         assert!(text.contains(from), "{from}");
         breaking(&before, &items(&text.replace(from, to)))
     };
-    assert_eq!(change("name: string,", "name: string,\nat: u64,"), ["new in a closed type: interface types record event at: u64,"]);
-    assert_eq!(change("write: func(m: string);", "write: func(m: u8);"), ["gone or changed: interface log write: func(m: string);"]);
+    assert_eq!(
+        change("name: string,", "name: string,\nat: u64,"),
+        ["new in a closed type: interface types record event at: u64,"]
+    );
+    assert_eq!(
+        change("write: func(m: string);", "write: func(m: u8);"),
+        ["gone or changed: interface log write: func(m: string);"]
+    );
     assert_eq!(change("import log;\n", ""), ["gone or changed: world plugin import log;"]);
-    assert_eq!(change("write: func(m: string);", "write: func(m: string);\nflush: func();"), Vec::<String>::new());
-    assert_eq!(change("interface log", "interface clock {\nnow: func() -> u64;\n}\ninterface log"), Vec::<String>::new());
+    assert_eq!(
+        change("write: func(m: string);", "write: func(m: string);\nflush: func();"),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        change("interface log", "interface clock {\nnow: func() -> u64;\n}\ninterface log"),
+        Vec::<String>::new()
+    );
 }

@@ -33,5 +33,8 @@ fn agent() -> ureq::Agent {
 
 /// Returns the row of the plugin `name`, or null if there is none.
 pub fn row_of(rows: &Value, name: &str) -> Value {
-    rows.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name)).cloned().unwrap_or_default()
+    rows.as_array()
+        .and_then(|rows| rows.iter().find(|row| row["name"] == name))
+        .cloned()
+        .unwrap_or_default()
 }

@@ -55,7 +55,9 @@ impl TestClient {
 
     /// Connects to one namespace of the host at `url`.
     pub async fn connect_to(url: &str, namespace: &str) -> Self {
-        let stream = TcpStream::connect(url.trim_start_matches("http://")).await.expect("a host to connect to");
+        let stream = TcpStream::connect(url.trim_start_matches("http://"))
+            .await
+            .expect("a host to connect to");
         Self::over(stream, url, namespace).await
     }
 
@@ -65,7 +67,8 @@ impl TestClient {
         let address = url.trim_start_matches("http://");
         stream.set_nodelay(true).expect("a tunable socket");
         let request = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
-        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");
+        let (socket, _) =
+            tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");
         let (mut writer, mut reader) = socket.split();
         let pinged = Arc::<Notify>::default();
         assert!(text(&mut reader).await.expect("an open packet").starts_with('0'));
@@ -77,7 +80,9 @@ impl TestClient {
             writer.send(Message::text("3")).await.expect("a socket to write to");
             packet = text(&mut reader).await.expect("a connect packet");
         }
-        let connected = packet.strip_prefix(&format!("40{namespace}")).unwrap_or_else(|| panic!("a connect packet, not {packet}"));
+        let connected = packet
+            .strip_prefix(&format!("40{namespace}"))
+            .unwrap_or_else(|| panic!("a connect packet, not {packet}"));
         let connected: Value = serde_json::from_str(connected).expect("JSON");
         let sid = connected["sid"].as_str().expect("a sid").to_owned();
         let writer = Arc::new(AsyncMutex::new(writer));
@@ -93,7 +98,17 @@ impl TestClient {
             namespace.clone(),
             Arc::clone(&pinged),
         ));
-        Self { sid, namespace, writer, acks, acked, next_ack: AtomicU64::new(0), events: receiver, pinged, reader }
+        Self {
+            sid,
+            namespace,
+            writer,
+            acks,
+            acked,
+            next_ack: AtomicU64::new(0),
+            events: receiver,
+            pinged,
+            reader,
+        }
     }
 
     /// Sends an Engine.IO packet unchanged.
@@ -115,7 +130,10 @@ impl TestClient {
     /// Does the same as [`TestClient::ask`] with any array as text.
     pub async fn ask_raw(&self, array: &str) -> Value {
         let answer = self.ask_later(array).await;
-        tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("no ack for {array:.100}")).expect("an ack before the end")
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .unwrap_or_else(|_| panic!("no ack for {array:.100}"))
+            .expect("an ack before the end")
     }
 
     /// Sends an event. The returned receiver resolves to the argument of its ack.
@@ -167,7 +185,10 @@ impl TestClient {
 
     /// Waits until the host has closed the connection.
     pub async fn closed(mut self) {
-        tokio::time::timeout(PATIENCE, &mut self.reader).await.expect("a connection that is closed").expect("a reader that ends");
+        tokio::time::timeout(PATIENCE, &mut self.reader)
+            .await
+            .expect("a connection that is closed")
+            .expect("a reader that ends");
     }
 }
 
@@ -208,7 +229,11 @@ async fn read(
         } else if let Some(ack) = packet.strip_prefix(&ack_prefix) {
             let (id, arguments) = ack.split_at(ack.find('[').expect("arguments"));
             let arguments: Value = serde_json::from_str(arguments).expect("JSON");
-            assert_eq!(arguments.as_array().map(Vec::len), Some(1), "an ack has exactly one argument: {ack}");
+            assert_eq!(
+                arguments.as_array().map(Vec::len),
+                Some(1),
+                "an ack has exactly one argument: {ack}"
+            );
             let id = id.parse().expect("an ack's id");
             acked.lock().expect("no panic under the lock").push(id);
             // The panic happens under the lock on purpose: it poisons the lock, which `drop`

@@ -10,7 +10,7 @@ use sockhop::event::{Connection, Event, Identity, Payload};
 use sockhop::host;
 use sockhop::metrics::Metrics;
 use sockhop::plugin::Engine;
-use sockhop::registry::{Registry, Generation, ActivePlugin};
+use sockhop::registry::{ActivePlugin, Generation, Registry};
 use sockhop::rooms::Rooms;
 use tempfile::TempDir;
 
@@ -35,30 +35,45 @@ impl TestDispatcher {
             settings.instance_policy = policy;
             config.plugins.by_name.insert(stem(plugin), settings);
         }
-        let (config, metrics, registry) = (Arc::new(config), Arc::new(Metrics::default()), Arc::new(Registry::default()));
+        let (config, metrics, registry) =
+            (Arc::new(config), Arc::new(Metrics::default()), Arc::new(Registry::default()));
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1).expect("an engine"));
-        let loader = host::loader(&config, &crate::binary(), engine, Arc::default(), Arc::clone(&metrics));
+        let loader =
+            host::loader(&config, &crate::binary(), engine, Arc::default(), Arc::clone(&metrics));
         let (mut generation, mut active) = (Generation::after(&Generation::default()), Vec::new());
         for plugin in plugins {
             let name = stem(plugin);
-            let source = loader.read(plugin, &name).unwrap_or_else(|failure| panic!("{}", failure.reason));
-            let version = loader.load(source, &name).await.unwrap_or_else(|failure| panic!("{}", failure.reason));
+            let source =
+                loader.read(plugin, &name).unwrap_or_else(|failure| panic!("{}", failure.reason));
+            let version = loader
+                .load(source, &name)
+                .await
+                .unwrap_or_else(|failure| panic!("{}", failure.reason));
             generation.admit(&version, false).expect("plugins that go together");
             active.push(version);
         }
         registry.publish(generation);
         let rooms = Arc::new(Rooms::default());
         let dispatcher = Dispatcher::new(registry, rooms, Arc::new(config.limits.clone()), metrics);
-        let (sid, public_id) = ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned());
+        let (sid, public_id) =
+            ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned());
         let address = Some([127, 0, 0, 1].into());
-        let client = Arc::new(Connection::new(sid, public_id, "/".into(), Arc::new(Identity::default()), address));
+        let client = Arc::new(Connection::new(
+            sid,
+            public_id,
+            "/".into(),
+            Arc::new(Identity::default()),
+            address,
+        ));
         Self { dispatcher, client, active, _data: data }
     }
 
     /// Handles one event of the client and returns the answer.
     pub async fn ask(&self, event: &str, payload: &str) -> Answer {
         let payload = Payload { text: payload.into(), attachments: Vec::new() };
-        self.dispatcher.handle(Arc::new(Event::now(event, payload, Some(Arc::clone(&self.client))))).await
+        self.dispatcher
+            .handle(Arc::new(Event::now(event, payload, Some(Arc::clone(&self.client)))))
+            .await
     }
 }
 

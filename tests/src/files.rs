@@ -28,7 +28,11 @@ pub fn binary() -> PathBuf {
 pub fn chameleon(mood: &str) -> Vec<u8> {
     let bytes = std::fs::read(guest("chameleon")).expect("a plugin");
     const PLACE: usize = 44;
-    let at = bytes.windows(10).position(|window| window == b"<<version=").expect("the place of its mood") + 2;
+    let at = bytes
+        .windows(10)
+        .position(|window| window == b"<<version=")
+        .expect("the place of its mood")
+        + 2;
     assert!(mood.len() <= PLACE, "{mood}");
     let mut made = bytes.clone();
     made[at..at + PLACE].copy_from_slice(format!("{mood:<PLACE$}").as_bytes());
@@ -45,11 +49,15 @@ pub fn drop_in(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 fn from_env(name: &str) -> PathBuf {
-    PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: run the tests with `cargo xtask test`")))
+    PathBuf::from(
+        std::env::var_os(name)
+            .unwrap_or_else(|| panic!("{name} is not set: run the tests with `cargo xtask test`")),
+    )
 }
 
 /// Copies one file into a directory.
 pub fn put(dir: &Path, file: &Path) {
     let name = file.file_name().expect("a file's name");
-    std::fs::copy(file, dir.join(name)).unwrap_or_else(|error| panic!("can't copy {}: {error}", file.display()));
+    std::fs::copy(file, dir.join(name))
+        .unwrap_or_else(|error| panic!("can't copy {}: {error}", file.display()));
 }

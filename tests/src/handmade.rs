@@ -7,11 +7,18 @@ use wit_parser::Resolve;
 /// the exports that the world requires.
 pub fn handmade(module: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/v0.1")).expect("the interface");
+    let (package, _) = resolve
+        .push_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../wit/v0.1"))
+        .expect("the interface");
     let world = resolve.select_world(&[package], Some("plugin")).expect("its world");
     let mut module = wat::parse_str(module).expect("a core module");
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("a module that can be a component");
-    ComponentEncoder::default().module(&module).expect("a module of the world").encode().expect("a component")
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+        .expect("a module that can be a component");
+    ComponentEncoder::default()
+        .module(&module)
+        .expect("a module of the world")
+        .encode()
+        .expect("a component")
 }
 
 /// Returns a component as JavaScript's `componentize-qjs` makes it without `--sync`: it imports
@@ -54,7 +61,10 @@ pub fn do_nothing() -> Vec<u8> {
 pub fn do_nothing_as(number: usize) -> (String, Vec<u8>) {
     let name = format!("noth{number:03}");
     let mut bytes = do_nothing();
-    let place = bytes.windows(12).position(|window| window == b"nothing1.0.0").expect("the place of its name");
+    let place = bytes
+        .windows(12)
+        .position(|window| window == b"nothing1.0.0")
+        .expect("the place of its name");
     bytes[place..place + name.len()].copy_from_slice(name.as_bytes());
     (name, bytes)
 }

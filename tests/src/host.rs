@@ -34,14 +34,19 @@ impl TestHost {
     /// Does the same with other settings.
     pub async fn with(plugins: &[PathBuf], change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let mut host = Self::launch(directory_of(plugins), data.path(), &crate::binary(), change).await;
+        let mut host =
+            Self::launch(directory_of(plugins), data.path(), &crate::binary(), change).await;
         host.own_data = Some(data);
         host
     }
 
     /// Does the same with other settings and with `compiler` instead of the program that compiles
     /// plugins.
-    pub async fn compiling_with(plugins: &[PathBuf], compiler: &Path, change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn compiling_with(
+        plugins: &[PathBuf],
+        compiler: &Path,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let mut host = Self::launch(directory_of(plugins), data.path(), compiler, change).await;
         host.own_data = Some(data);
@@ -69,7 +74,12 @@ impl TestHost {
         host
     }
 
-    async fn launch(plugins: TempDir, data: &Path, compiler: &Path, change: impl FnOnce(&mut Config)) -> Self {
+    async fn launch(
+        plugins: TempDir,
+        data: &Path,
+        compiler: &Path,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::default();
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.plugins.dir = plugins.path().to_owned();
@@ -87,7 +97,8 @@ impl TestHost {
         change(&mut config);
         let host = Host::bind_with(config, compiler.to_owned()).await.expect("a host that starts");
         for row in host.rows().iter().filter(|row| row.active.is_none()) {
-            let reason = row.last_error.as_ref().map(|error| error.reason.as_str()).unwrap_or_default();
+            let reason =
+                row.last_error.as_ref().map(|error| error.reason.as_str()).unwrap_or_default();
             assert!(row.active.is_some(), "{} failed: {reason}", row.file.display());
         }
         let url = format!("http://{}", host.local_addr());
@@ -95,7 +106,15 @@ impl TestHost {
         let key = std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned();
         let stop = CancellationToken::new();
         let running = tokio::spawn(host.run(stop.clone(), CancellationToken::new()));
-        Self { url, key, stop, running: Some(running), plugins: Some(plugins), data: data.to_owned(), own_data: None }
+        Self {
+            url,
+            key,
+            stop,
+            running: Some(running),
+            plugins: Some(plugins),
+            data: data.to_owned(),
+            own_data: None,
+        }
     }
 
     /// The watched plugin directory.
@@ -149,8 +168,10 @@ impl TestHost {
         let (status, text) = self.http("/metrics", None).await;
         assert_eq!(status, 200, "{text}");
         let text = text.as_str().expect("text");
-        let line =
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_else(|| panic!("no {name} in {text}"));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("no {name} in {text}"));
         line.parse().expect("a number")
     }
 
@@ -160,7 +181,12 @@ impl TestHost {
     }
 
     /// Does the same with another key, or without one.
-    pub async fn http_with(&self, path: &str, body: Option<Value>, key: Option<String>) -> (u16, Value) {
+    pub async fn http_with(
+        &self,
+        path: &str,
+        body: Option<Value>,
+        key: Option<String>,
+    ) -> (u16, Value) {
         let (url, path) = (self.url.clone(), path.to_owned());
         let ask = move || api::ask(&url, &path, body, key.as_deref());
         tokio::task::spawn_blocking(ask).await.expect("an answer over HTTP")

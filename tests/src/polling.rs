@@ -21,7 +21,9 @@ impl PollingSession {
         // The library sends its first ping at once, before or after the connect packet.
         let is_pinged = crate::socketio() == SocketIo::Socketioxide;
         let mut packets = String::new();
-        while !(packets.contains("40{") && (!is_pinged || packets.split('\u{1e}').any(|packet| packet == "2"))) {
+        while !(packets.contains("40{")
+            && (!is_pinged || packets.split('\u{1e}').any(|packet| packet == "2")))
+        {
             packets += &session.poll().await.expect("a connect packet and a ping");
             packets.push('\u{1e}');
         }
@@ -55,6 +57,8 @@ impl PollingSession {
 
 async fn request(url: &str, packet: Option<&str>) -> Option<String> {
     let (url, packet) = (url.to_owned(), packet.map(str::to_owned));
-    let (status, body) = tokio::task::spawn_blocking(move || api::ask_text(&url, packet)).await.expect("an answer over HTTP");
+    let (status, body) = tokio::task::spawn_blocking(move || api::ask_text(&url, packet))
+        .await
+        .expect("an answer over HTTP");
     (status == 200).then_some(body)
 }

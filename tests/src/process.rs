@@ -64,7 +64,12 @@ impl HostProcess {
     }
 
     /// Starts a host whose standard output is not a pipe of this test. `url` finds out the address.
-    pub fn unheard(plugins: &Path, data: &Path, change: impl FnOnce(&mut Command), url: impl FnOnce(&mut Child) -> String) -> Self {
+    pub fn unheard(
+        plugins: &Path,
+        data: &Path,
+        change: impl FnOnce(&mut Command),
+        url: impl FnOnce(&mut Child) -> String,
+    ) -> Self {
         let mut command = serve(plugins, data);
         change(&mut command);
         let mut child = command.spawn().expect("the command starts");
@@ -78,7 +83,8 @@ impl HostProcess {
     pub fn limit_files(&self, bytes: Option<u64>) {
         let pid = i32::try_from(self.pid()).expect("a process id");
         let soft = bytes.unwrap_or(rlimit::INFINITY);
-        rlimit::prlimit(pid, rlimit::Resource::FSIZE, Some((soft, rlimit::INFINITY)), None).expect("a limit");
+        rlimit::prlimit(pid, rlimit::Resource::FSIZE, Some((soft, rlimit::INFINITY)), None)
+            .expect("a limit");
     }
 
     /// Starts the process of `command` with this data directory, and waits until it listens.
@@ -130,7 +136,8 @@ impl HostProcess {
     /// took.
     pub fn terminate(&mut self) -> (ExitStatus, Duration) {
         let (began, pid) = (Instant::now(), i32::try_from(self.pid()).expect("a process id"));
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).expect("a process to end");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
+            .expect("a process to end");
         loop {
             if let Some(status) = self.child.try_wait().expect("a process to wait for") {
                 return (status, began.elapsed());
@@ -147,10 +154,15 @@ impl HostProcess {
 
     /// The CPU time that the process has used, over all its threads.
     pub fn cpu_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its figures");
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("its figures");
         let (_, figures) = stat.rsplit_once(')').expect("its name");
         // The fields 14 and 15, in hundredths of a second.
-        let ticks = figures.split_ascii_whitespace().skip(11).take(2).map(|figure| figure.parse::<u64>().expect("a number"));
+        let ticks = figures
+            .split_ascii_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|figure| figure.parse::<u64>().expect("a number"));
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
@@ -166,21 +178,27 @@ impl HostProcess {
     }
 
     fn memory(&self, key: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
-        let value = status.lines().find_map(|line| line.strip_prefix(key)).expect("a figure of its memory");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .expect("its status");
+        let value =
+            status.lines().find_map(|line| line.strip_prefix(key)).expect("a figure of its memory");
         value.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
     /// Returns the KiB of memory, the threads and the file descriptors of the process.
     pub fn footprint(&self) -> (u64, usize, usize) {
-        let count = |of: &str| std::fs::read_dir(format!("/proc/{}/{of}", self.pid())).expect("its entries").count();
+        let count = |of: &str| {
+            std::fs::read_dir(format!("/proc/{}/{of}", self.pid())).expect("its entries").count()
+        };
         (self.resident() / 1024, count("task"), count("fd"))
     }
 
     /// The threads by name, each with its nice value.
     pub fn niceness(&self) -> Vec<(String, i32)> {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
-        let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.expect("an entry").path().join("stat")).ok());
+        let stats = threads.filter_map(|thread| {
+            std::fs::read_to_string(thread.expect("an entry").path().join("stat")).ok()
+        });
         let parse = |stat: String| {
             let (name, figures) = stat.split_once('(')?.1.rsplit_once(')')?;
             // Field 19, which is the 17th after the name.
@@ -215,7 +233,12 @@ pub fn serve(plugins: &Path, data: &Path) -> Command {
 
 /// Does the same with another program.
 fn serve_by(plugins: &Path, data: &Path, mut program: Command) -> Command {
-    program.args(["serve", "--listen", "127.0.0.1:0"]).arg("--plugins").arg(plugins).arg("--data").arg(data);
+    program
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .arg("--plugins")
+        .arg(plugins)
+        .arg("--data")
+        .arg(data);
     program.env("SOCKHOP_LOG__FILTER", "warn");
     if let Ok(name) = std::env::var(crate::SOCKETIO) {
         program.env("SOCKHOP_SERVER__SOCKETIO", name);

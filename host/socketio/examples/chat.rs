@@ -11,7 +11,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
-use sockhop_socketio::{Config, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event, Handler, Refused, Server};
+use sockhop_socketio::{
+    Config, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event, Handler,
+    Refused, Server,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
@@ -77,11 +80,14 @@ impl Chat {
     /// Returns false if the client is in too many rooms or the name is too long.
     fn join(&self, room: &str, connection: &Arc<Connection<Self>>) -> bool {
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_in = |members: &[Arc<Connection<Self>>]| members.iter().any(|member| member.id() == connection.id());
+        let is_in = |members: &[Arc<Connection<Self>>]| {
+            members.iter().any(|member| member.id() == connection.id())
+        };
         if rooms.get(room).is_some_and(|members| is_in(members)) {
             return true;
         }
-        let is_allowed = room.len() <= MAX_NAME && rooms.values().filter(|members| is_in(members)).count() < MAX_ROOMS;
+        let is_allowed = room.len() <= MAX_NAME
+            && rooms.values().filter(|members| is_in(members)).count() < MAX_ROOMS;
         if is_allowed {
             rooms.entry(room.to_owned()).or_default().push(Arc::clone(connection));
         }

@@ -11,7 +11,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sockhop_socketio::{Config, ConnectError, ConnectRequest, Context, Event, Handler, Refused, Server};
+use sockhop_socketio::{
+    Config, ConnectError, ConnectRequest, Context, Event, Handler, Refused, Server,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
@@ -70,7 +72,9 @@ async fn main() -> Result<()> {
         ..Config::default()
     };
     let server = Arc::new(Server::new(config, Conformance, ["/", "/custom"])?);
-    let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse()).context("PORT must be a number")?;
+    let port = std::env::var("PORT")
+        .map_or(Ok(3000), |port| port.parse())
+        .context("PORT must be a number")?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let mut stop = signal(SignalKind::terminate())?;
     let connections = TaskTracker::new();

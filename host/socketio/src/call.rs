@@ -55,7 +55,8 @@ pub(crate) struct Call<'a> {
 }
 
 /// The events of the libraries themselves. A client that sends one is not a stock client.
-const RESERVED_NAMES: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+const RESERVED_NAMES: [&str; 6] =
+    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 impl<'a> Call<'a> {
     /// Splits `["name",…]`.
@@ -104,7 +105,9 @@ pub(crate) fn parse_auth(data: &str) -> Result<&str, Rejected> {
 /// The name in JSON text that is known to be well formed.
 fn name(json: &str) -> Option<Cow<'_, str>> {
     match json.as_bytes() {
-        [b'"', inner @ .., b'"'] if memchr::memchr(b'\\', inner).is_none() => json.get(1..json.len() - 1).map(Cow::Borrowed),
+        [b'"', inner @ .., b'"'] if memchr::memchr(b'\\', inner).is_none() => {
+            json.get(1..json.len() - 1).map(Cow::Borrowed)
+        }
         // A name may hold half a surrogate pair, which is no text here.
         [b'"', ..] => serde_json::from_str(json).ok().map(Cow::Owned),
         [b'-' | b'0'..=b'9', ..] => Some(Cow::Borrowed(json)),

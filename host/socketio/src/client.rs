@@ -90,10 +90,17 @@ impl<H: Handler> Client<H> {
     }
 
     /// Handles a complete packet.
-    async fn packet(&mut self, packet: &Packet<'_>, attachments: Vec<Bytes>, batch: &Batch) -> Result<(), End> {
+    async fn packet(
+        &mut self,
+        packet: &Packet<'_>,
+        attachments: Vec<Bytes>,
+        batch: &Batch,
+    ) -> Result<(), End> {
         let mut position = self.position(packet.namespace);
         // What the application has disconnected has left. The client may enter again.
-        if let Some(at) = position.filter(|at| self.connections.get(*at).is_some_and(|connection| connection.is_finished())) {
+        if let Some(at) = position.filter(|at| {
+            self.connections.get(*at).is_some_and(|connection| connection.is_finished())
+        }) {
             position = None;
             self.leave(at, batch).await?;
         }
@@ -102,15 +109,22 @@ impl<H: Handler> Client<H> {
             (Kind::Event | Kind::BinaryEvent, Some(connection)) => {
                 let call = Call::parse(packet.data).map_err(|rejected| self.reject(rejected))?;
                 let _list = self.count_list(&call.arguments)?;
-                let event =
-                    Event { name: &call.name, arguments: &call.arguments, text: call.text, attachments: &attachments, ack: packet.id };
+                let event = Event {
+                    name: &call.name,
+                    arguments: &call.arguments,
+                    text: call.text,
+                    attachments: &attachments,
+                    ack: packet.id,
+                };
                 let cx = Context::new(connection, batch);
                 self.guard(batch, async { self.hub.handler().event(&cx, &event).await }).await
             }
             (Kind::Ack | Kind::BinaryAck, Some(connection)) => {
-                let arguments = parse_reply(packet.data).map_err(|rejected| self.reject(rejected))?;
+                let arguments =
+                    parse_reply(packet.data).map_err(|rejected| self.reject(rejected))?;
                 let id = packet.id.ok_or(Rejected::Id).map_err(|rejected| self.reject(rejected))?;
-                connection.complete_ack(id, || Reply { arguments: arguments.to_owned(), attachments });
+                connection
+                    .complete_ack(id, || Reply { arguments: arguments.to_owned(), attachments });
                 Ok(())
             }
             (Kind::Connect, None) => self.connect(packet, batch).await,
@@ -119,8 +133,13 @@ impl<H: Handler> Client<H> {
                 None => Ok(()),
             },
             // The client wrote this before it knew that it had left.
-            (Kind::Disconnect | Kind::Event | Kind::Ack | Kind::BinaryEvent | Kind::BinaryAck, None) if self.was_connected => Ok(()),
-            (Kind::Connect | Kind::ConnectError, _) | (_, None) => Err(self.reject(Rejected::Unexpected)),
+            (
+                Kind::Disconnect | Kind::Event | Kind::Ack | Kind::BinaryEvent | Kind::BinaryAck,
+                None,
+            ) if self.was_connected => Ok(()),
+            (Kind::Connect | Kind::ConnectError, _) | (_, None) => {
+                Err(self.reject(Rejected::Unexpected))
+            }
             (Kind::Disconnect, Some(_)) => Err(self.reject(Rejected::Payload)),
         }
     }
@@ -143,7 +162,8 @@ impl<H: Handler> Client<H> {
         }
         // Without random numbers nothing can be identified.
         let id = Sid::random().map_err(|_| End::Aborted)?;
-        let request = ConnectRequest { id, namespace: namespace.name(), session: &*self.value, auth };
+        let request =
+            ConnectRequest { id, namespace: namespace.name(), session: &*self.value, auth };
         let data = match self.guard(batch, async { hub.handler().connect(&request).await }).await? {
             Ok(data) => data,
             Err(error) => {
@@ -151,7 +171,8 @@ impl<H: Handler> Client<H> {
                 return Ok(());
             }
         };
-        let connection = Connection::new(id, &hub, namespace, &self.session, &self.value, data).map_err(|_| End::Aborted)?;
+        let connection = Connection::new(id, &hub, namespace, &self.session, &self.value, data)
+            .map_err(|_| End::Aborted)?;
         connection.answer_connect(&self.session);
         self.enter(&connection);
         let cx = Context::new(&connection, batch);
@@ -167,7 +188,12 @@ impl<H: Handler> Client<H> {
 
     /// Attaches the connection to which the client wants to return. Returns false if there is none
     /// to which it can return: then it gets a new one.
-    async fn recover(&mut self, namespace: &Arc<Namespace>, auth: &str, batch: &Batch) -> Result<bool, End> {
+    async fn recover(
+        &mut self,
+        namespace: &Arc<Namespace>,
+        auth: &str,
+        batch: &Batch,
+    ) -> Result<bool, End> {
         let hub = Arc::clone(&self.hub);
         let Some(recovery) = hub.recovery() else { return Ok(false) };
         let Some(resume) = Resume::parse(auth) else { return Ok(false) };
@@ -184,7 +210,8 @@ impl<H: Handler> Client<H> {
                 Reattached::Ended(reason) => {
                     // The application learns of the end before it learns of the new connection.
                     if let Some(end) = reason {
-                        self.disconnected(&connection, DisconnectReason::SessionEnded(end), batch).await?;
+                        self.disconnected(&connection, DisconnectReason::SessionEnded(end), batch)
+                            .await?;
                     }
                     return Ok(false);
                 }
@@ -218,13 +245,20 @@ impl<H: Handler> Client<H> {
     /// Removes the connection at this position, because its client or the application wants it.
     async fn leave(&mut self, at: usize, batch: &Batch) -> Result<(), End> {
         let connection = self.connections.remove(at);
-        let reason = if connection.finish() { DisconnectReason::Left } else { DisconnectReason::Server };
+        let reason =
+            if connection.finish() { DisconnectReason::Left } else { DisconnectReason::Server };
         self.disconnected(&connection, reason, batch).await
     }
 
-    async fn disconnected(&self, connection: &Arc<Connection<H>>, reason: DisconnectReason, batch: &Batch) -> Result<(), End> {
+    async fn disconnected(
+        &self,
+        connection: &Arc<Connection<H>>,
+        reason: DisconnectReason,
+        batch: &Batch,
+    ) -> Result<(), End> {
         let cx = Context::new(connection, batch);
-        let result = self.guard(batch, async { self.hub.handler().disconnected(&cx, reason).await }).await;
+        let result =
+            self.guard(batch, async { self.hub.handler().disconnected(&cx, reason).await }).await;
         // What was sent to others need not wait for what this client does next.
         batch.flush();
         result
@@ -245,8 +279,13 @@ impl<H: Handler> Client<H> {
             return Err(End::Overload);
         }
         self.session.begin_packet();
-        self.partial =
-            Some(Box::new(Partial { text: text.to_owned(), announced, attachments: Vec::new(), attached_bytes: 0, reservation }));
+        self.partial = Some(Box::new(Partial {
+            text: text.to_owned(),
+            announced,
+            attachments: Vec::new(),
+            attached_bytes: 0,
+            reservation,
+        }));
         Ok(())
     }
 
@@ -261,13 +300,16 @@ impl<H: Handler> Client<H> {
             debug!(client = ?self.session.sid(), "attachments too large");
             return Err(End::TooBig);
         }
-        let cost = partial.text.len() + partial.attached_bytes + (partial.attachments.len() + 1) * ATTACHMENT_COST;
+        let cost = partial.text.len()
+            + partial.attached_bytes
+            + (partial.attachments.len() + 1) * ATTACHMENT_COST;
         if !partial.reservation.resize(cost) {
             return Err(End::Overload);
         }
         // A copy of its own: an application that keeps an attachment must not keep a read buffer.
         partial.attachments.push(Bytes::copy_from_slice(data));
-        let complete = self.partial.take_if(|partial| partial.attachments.len() == partial.announced);
+        let complete =
+            self.partial.take_if(|partial| partial.attachments.len() == partial.announced);
         if complete.is_some() {
             self.session.finish_packet();
         }
@@ -298,7 +340,8 @@ impl<H: Handler> Protocol for Client<H> {
     }
 
     async fn woken(&mut self, batch: &Batch) -> Result<(), End> {
-        while let Some(at) = self.connections.iter().position(|connection| connection.is_finished()) {
+        while let Some(at) = self.connections.iter().position(|connection| connection.is_finished())
+        {
             self.leave(at, batch).await?;
         }
         // What is queued, DISCONNECT above all, still reaches the client.
@@ -308,8 +351,11 @@ impl<H: Handler> Protocol for Client<H> {
     async fn closed(&mut self, end: End, batch: &Batch) {
         self.partial = None;
         // All at once, so that the first `disconnected` can't reach the others.
-        let finish = |connection: Arc<Connection<H>>| connection.close(end).map(|reason| (connection, reason));
-        let finished: SmallVec<[_; 1]> = take(&mut self.connections).into_iter().filter_map(finish).collect();
+        let finish = |connection: Arc<Connection<H>>| {
+            connection.close(end).map(|reason| (connection, reason))
+        };
+        let finished: SmallVec<[_; 1]> =
+            take(&mut self.connections).into_iter().filter_map(finish).collect();
         for (connection, reason) in finished {
             // A panic here must not keep the others from being called.
             let _ = self.disconnected(&connection, reason, batch).await;
@@ -324,7 +370,11 @@ impl<H: Handler> Protocol for Client<H> {
 ///
 /// `method` must call the handler only when it is polled, so that what happens before a method
 /// returns its future is covered too.
-pub(crate) async fn guard<T>(client: Sid, batch: &Batch, method: impl Future<Output = T>) -> Result<T, End> {
+pub(crate) async fn guard<T>(
+    client: Sid,
+    batch: &Batch,
+    method: impl Future<Output = T>,
+) -> Result<T, End> {
     let mut method = pin!(method);
     let done = poll_fn(|cx| {
         // The handler is not used by this session again, except for `disconnected`.

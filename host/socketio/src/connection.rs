@@ -32,10 +32,10 @@ use send::Leave;
 
 /// One client in one namespace.
 ///
-/// All methods may be called from any task, and only [`writable`](Self::writable) waits. What is sent is queued in the order of
-/// the calls and written at once, as far as the client reads. The rest is bounded by
-/// [`Config::max_queued`](crate::Config::max_queued); beyond, the session ends with
-/// [`End::Overflow`].
+/// All methods may be called from any task, and only [`writable`](Self::writable) waits. What is
+/// sent is queued in the order of the calls and written at once, as far as the client reads. The
+/// rest is bounded by [`Config::max_queued`](crate::Config::max_queued); beyond, the session ends
+/// with [`End::Overflow`].
 pub struct Connection<H: Handler> {
     id: Sid,
     hub: Arc<Hub<H>>,
@@ -87,7 +87,12 @@ impl<H: Handler> Connection<H> {
             data,
             has_ended: AtomicBool::new(false),
             lasting: pid.map(|pid| Box::new(Lasting::new(pid))),
-            state: Mutex::new(State { session: Arc::clone(session), value: Arc::clone(value), acks: Acks::new(), keep }),
+            state: Mutex::new(State {
+                session: Arc::clone(session),
+                value: Arc::clone(value),
+                acks: Acks::new(),
+                keep,
+            }),
         });
         if let (Some(recovery), Some(pid)) = (hub.recovery(), pid) {
             recovery.insert(pid, &connection);
@@ -110,8 +115,8 @@ impl<H: Handler> Connection<H> {
         self.namespace.name()
     }
 
-    /// What [`Handler::open`] returned for the session of this connection. After a recovery, this is
-    /// the value of the new session, and the connection has dropped the old one. While it is
+    /// What [`Handler::open`] returned for the session of this connection. After a recovery, this
+    /// is the value of the new session, and the connection has dropped the old one. While it is
     /// detached, it has the old one.
     pub fn session(&self) -> Arc<H::Session> {
         Arc::clone(&self.state().value)
@@ -146,7 +151,13 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Queues an event like [`emit`](Self::emit), which leaves when the batch is flushed.
-    pub fn emit_in(&self, batch: &Batch, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+    pub fn emit_in(
+        &self,
+        batch: &Batch,
+        name: &str,
+        arguments: &str,
+        attachments: &[Bytes],
+    ) -> bool {
         self.write_event(Leave::With(batch), name, arguments, attachments)
     }
 
@@ -176,10 +187,15 @@ impl<H: Handler> Connection<H> {
     ///
     /// # Errors
     ///
-    /// [`EmitError::Disconnected`] if the connection has ended or its transport is lost, [`EmitError::TooManyAcks`] if
-    /// [`Config::max_pending_acks`](crate::Config::max_pending_acks) answers of this connection are
-    /// waited for. Nothing was sent then.
-    pub fn emit_with_ack(self: &Arc<Self>, name: &str, arguments: &str, attachments: &[Bytes]) -> Result<AckReceiver<H>, EmitError> {
+    /// [`EmitError::Disconnected`] if the connection has ended or its transport is lost,
+    /// [`EmitError::TooManyAcks`] if [`Config::max_pending_acks`](crate::Config::max_pending_acks)
+    /// answers of this connection are waited for. Nothing was sent then.
+    pub fn emit_with_ack(
+        self: &Arc<Self>,
+        name: &str,
+        arguments: &str,
+        attachments: &[Bytes],
+    ) -> Result<AckReceiver<H>, EmitError> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         if self.is_finished() || state.session.is_over() {
@@ -202,7 +218,14 @@ impl<H: Handler> Connection<H> {
 
     /// Encodes an event for any number of connections in this connection's namespace.
     pub fn encode(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> EventFrame {
-        EventFrame::new(&self.hub, self.current().memory(), &self.namespace, name, arguments, attachments)
+        EventFrame::new(
+            &self.hub,
+            self.current().memory(),
+            &self.namespace,
+            name,
+            arguments,
+            attachments,
+        )
     }
 
     /// How many bytes of the session wait for the client, of all its namespaces together.
@@ -237,7 +260,8 @@ impl<H: Handler> Connection<H> {
     }
 
     fn is_over(&self, state: &State<H>) -> bool {
-        self.is_finished() || (state.session.is_over() && !(state.keep.is_some() && is_lost(&state.session)))
+        self.is_finished()
+            || (state.session.is_over() && !(state.keep.is_some() && is_lost(&state.session)))
     }
 
     /// Disconnects the client from this namespace: it receives what is queued, then DISCONNECT.
@@ -356,6 +380,10 @@ impl<H: Handler> Drop for Connection<H> {
 
 impl<H: Handler> fmt::Debug for Connection<H> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Connection").field("id", &self.id).field("namespace", &self.namespace.name()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Connection")
+            .field("id", &self.id)
+            .field("namespace", &self.namespace.name())
+            .finish_non_exhaustive()
     }
 }

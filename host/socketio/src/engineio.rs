@@ -55,8 +55,8 @@
 //!
 //! # Conformance
 //!
-//! The official test suite of Engine.IO needs Node.js and port 3000. From a checkout, in `SUITE`, the
-//! workspace's command runs it on `examples/echo.rs`:
+//! `cargo xtask suite` runs the official test suite of Engine.IO on `examples/echo.rs`. It needs
+//! Node.js, port 3000 and a checkout of the suite's repository, here in `SUITE`:
 //!
 //! ```text
 //! git clone https://github.com/socketio/socket.io SUITE

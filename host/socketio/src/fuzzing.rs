@@ -65,13 +65,18 @@ pub fn placeholders(data: &[u8]) {
 
 fn names_only_attachments(value: &Value, attachments: usize) -> bool {
     match value {
-        Value::Array(values) => values.iter().all(|value| names_only_attachments(value, attachments)),
+        Value::Array(values) => {
+            values.iter().all(|value| names_only_attachments(value, attachments))
+        }
         Value::Object(fields) if fields.get("_placeholder") == Some(&Value::Bool(true)) => {
             let number = fields.get("num").and_then(Value::as_f64);
-            let is_index = (0..attachments).any(|index| number == u32::try_from(index).ok().map(f64::from));
+            let is_index =
+                (0..attachments).any(|index| number == u32::try_from(index).ok().map(f64::from));
             is_index && fields.values().all(|value| names_only_attachments(value, attachments))
         }
-        Value::Object(fields) => fields.values().all(|value| names_only_attachments(value, attachments)),
+        Value::Object(fields) => {
+            fields.values().all(|value| names_only_attachments(value, attachments))
+        }
         _ => true,
     }
 }

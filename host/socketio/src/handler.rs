@@ -23,8 +23,8 @@ use crate::engineio::{Batch, End, Refused, Sid};
 /// [`connected`](Self::connected), then its events, and exactly one call of
 /// [`disconnected`](Self::disconnected). If its client returns to it in a new session, there is a
 /// call of [`recovered`](Self::recovered) between the events; all calls for one connection are made
-/// one at a time, in whichever session it is. This also holds if a method panics: the panic ends the
-/// session, with [`End::Aborted`] and a log line.
+/// one at a time, in whichever session it is. This also holds if a method panics: the panic ends
+/// the session, with [`End::Aborted`] and a log line.
 pub trait Handler: Sized + Send + Sync + 'static {
     /// What the application keeps of a session, such as the client's address or its identity. All
     /// connections of the session share it.
@@ -48,7 +48,10 @@ pub trait Handler: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// What the client is told. Its session goes on, so the client may try again.
-    fn connect(&self, request: &ConnectRequest<'_, Self>) -> impl Future<Output = Result<Self::Data, ConnectError>> + Send;
+    fn connect(
+        &self,
+        request: &ConnectRequest<'_, Self>,
+    ) -> impl Future<Output = Result<Self::Data, ConnectError>> + Send;
 
     /// A connection was accepted and CONNECT is answered: what is sent here, the client receives
     /// first.
@@ -57,8 +60,8 @@ pub trait Handler: Sized + Send + Sync + 'static {
         ready(())
     }
 
-    /// A client has returned to a connection whose transport was lost. CONNECT is answered, and what
-    /// the client has missed is queued: what is sent here, the client receives after it.
+    /// A client has returned to a connection whose transport was lost. CONNECT is answered, and
+    /// what the client has missed is queued: what is sent here, the client receives after it.
     ///
     /// [`open`](Self::open) was called for the new session, whose value the connection has from now
     /// on. [`connect`](Self::connect) is not called, so the `auth` that the client sent is not
@@ -82,9 +85,13 @@ pub trait Handler: Sized + Send + Sync + 'static {
     /// among [`Config::max_sessions`](crate::Config::max_sessions) until this has returned.
     ///
     /// With [`Config::recovery`](crate::Config::recovery), a connection whose transport was lost
-    /// ends later, if its client does not return. Then this is called from a task of its own, or from
-    /// that of the client's next session, with the reason for which the transport was lost.
-    fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) -> impl Future<Output = ()> + Send {
+    /// ends later, if its client does not return. Then this is called from a task of its own, or
+    /// from that of the client's next session, with the reason for which the transport was lost.
+    fn disconnected(
+        &self,
+        cx: &Context<'_, Self>,
+        reason: DisconnectReason,
+    ) -> impl Future<Output = ()> + Send {
         let _ = (cx, reason);
         ready(())
     }
@@ -106,7 +113,11 @@ pub struct ConnectRequest<'a, H: Handler> {
 /// Without `auth`, which may hold a secret.
 impl<H: Handler> fmt::Debug for ConnectRequest<'_, H> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ConnectRequest").field("id", &self.id).field("namespace", &self.namespace).finish_non_exhaustive()
+        formatter
+            .debug_struct("ConnectRequest")
+            .field("id", &self.id)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }
 
@@ -217,7 +228,10 @@ impl<'a, H: Handler> Context<'a, H> {
 
 impl<H: Handler> fmt::Debug for Context<'_, H> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Context").field("connection", self.connection).finish_non_exhaustive()
+        formatter
+            .debug_struct("Context")
+            .field("connection", self.connection)
+            .finish_non_exhaustive()
     }
 }
 

@@ -26,8 +26,8 @@ impl Namespace {
         &self.name
     }
 
-    /// An id for an answer. It is new in the namespace: a client that has left and entered again may
-    /// still answer what its earlier connection was asked.
+    /// An id for an answer. It is new in the namespace: a client that has left and entered again
+    /// may still answer what its earlier connection was asked.
     pub(crate) fn next_ack(&self) -> u64 {
         self.next_ack.fetch_add(1, Ordering::Relaxed)
     }
@@ -55,21 +55,35 @@ pub(crate) struct Hub<H: Handler> {
 }
 
 impl<H: Handler> Hub<H> {
-    pub(crate) fn new<N: Into<String>>(config: &Config, handler: H, names: impl IntoIterator<Item = N>) -> Result<Self, InvalidNamespace> {
+    pub(crate) fn new<N: Into<String>>(
+        config: &Config,
+        handler: H,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<Self, InvalidNamespace> {
         let mut namespaces = BTreeMap::new();
         for name in names {
             let name = name.into();
             // Comma and question mark end a name in a packet; U+001E ends a packet in a POST.
-            if !name.starts_with('/') || name.contains([',', '?']) || name.contains(char::is_control) {
+            if !name.starts_with('/')
+                || name.contains([',', '?'])
+                || name.contains(char::is_control)
+            {
                 return Err(InvalidNamespace(name));
             }
-            let namespace = Namespace { name: name.clone(), connections: AtomicUsize::new(0), next_ack: AtomicU64::new(0) };
+            let namespace = Namespace {
+                name: name.clone(),
+                connections: AtomicUsize::new(0),
+                next_ack: AtomicU64::new(0),
+            };
             namespaces.insert(name, Arc::new(namespace));
         }
         let tasks = TaskTracker::new();
         Ok(Self {
             handler,
-            recovery: config.recovery.as_ref().map(|recovery| Recoveries::new(recovery, config, &tasks)),
+            recovery: config
+                .recovery
+                .as_ref()
+                .map(|recovery| Recoveries::new(recovery, config, &tasks)),
             tasks,
             namespaces,
             pending_acks: AtomicUsize::new(0),
@@ -98,7 +112,10 @@ impl<H: Handler> Hub<H> {
     }
 
     pub(crate) fn connections(&self) -> usize {
-        self.namespaces.values().map(|namespace| namespace.connections.load(Ordering::Relaxed)).sum()
+        self.namespaces
+            .values()
+            .map(|namespace| namespace.connections.load(Ordering::Relaxed))
+            .sum()
     }
 
     pub(crate) fn pending_acks(&self) -> usize {
@@ -129,7 +146,11 @@ impl<H: Handler> Hub<H> {
 impl<H: Handler> Service for Hub<H> {
     type Protocol = Client<H>;
 
-    fn open(self: &Arc<Self>, session: &Arc<Session>, request: &Parts) -> Result<Client<H>, Refused> {
+    fn open(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request: &Parts,
+    ) -> Result<Client<H>, Refused> {
         let value = self.handler.open(request)?;
         Ok(Client::new(self, session, value))
     }

@@ -118,9 +118,9 @@
 //!
 //! # Conformance
 //!
-//! The official test suite of Socket.IO needs Node.js and port 3000. From a checkout, in `SUITE`, the
-//! workspace's command runs it on `examples/conformance.rs`, and then on the host, but for the cases
-//! with several arguments and with an echo of `auth`:
+//! `cargo xtask suite` runs the official test suite of Socket.IO on `examples/conformance.rs`, and
+//! then on the host, without the cases that need several arguments or an echo of `auth`. It needs
+//! Node.js, port 3000 and a checkout of the suite's repository, here in `SUITE`:
 //!
 //! ```text
 //! git clone https://github.com/socketio/socket.io-protocol SUITE
@@ -148,6 +148,9 @@ mod server;
 
 pub use call::placeholders_are_valid;
 pub use connection::{AckReceiver, Connection, EmitError, EventFrame, NoReply, Reply};
-pub use engineio::{Abort, Answer, Batch, Config, End, Io, Recovery, Refused, Sid, Stream, Transport, Transports, WriteDeadline};
+pub use engineio::{
+    Abort, Answer, Batch, Config, End, Io, Recovery, Refused, Sid, Stream, Transport, Transports,
+    WriteDeadline,
+};
 pub use handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 pub use server::{InvalidNamespace, Server, Usage};

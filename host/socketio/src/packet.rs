@@ -83,7 +83,11 @@ impl<'a> Packet<'a> {
     /// [`Rejected`] if the type is unknown, a binary packet announces no attachments, or a number
     /// does not fit.
     pub(crate) fn parse(text: &'a str) -> Result<Self, Rejected> {
-        let kind = text.as_bytes().first().and_then(|digit| Kind::from_digit(*digit)).ok_or(Rejected::Kind)?;
+        let kind = text
+            .as_bytes()
+            .first()
+            .and_then(|digit| Kind::from_digit(*digit))
+            .ok_or(Rejected::Kind)?;
         // The first character is an ASCII digit, so the rest begins at a character.
         let mut rest = text.get(1..).unwrap_or_default();
         let mut attachments = 0;
@@ -158,7 +162,9 @@ mod tests {
     use super::*;
 
     fn fields(text: &str) -> Result<(Kind, usize, &str, Option<u64>, &str), Rejected> {
-        Packet::parse(text).map(|packet| (packet.kind, packet.attachments, packet.namespace, packet.id, packet.data))
+        Packet::parse(text).map(|packet| {
+            (packet.kind, packet.attachments, packet.namespace, packet.id, packet.data)
+        })
     }
 
     #[test]
@@ -168,12 +174,18 @@ mod tests {
         assert_eq!(fields("0/a?t=1,"), Ok((Kind::Connect, 0, "/a", None, "")));
         assert_eq!(fields("1"), Ok((Kind::Disconnect, 0, "/", None, "")));
         assert_eq!(fields("1/a"), Ok((Kind::Disconnect, 0, "/a", None, "")));
-        assert_eq!(fields(r#"212["x","/,"]"#), Ok((Kind::Event, 0, "/", Some(12), r#"["x","/,"]"#)));
+        assert_eq!(
+            fields(r#"212["x","/,"]"#),
+            Ok((Kind::Event, 0, "/", Some(12), r#"["x","/,"]"#))
+        );
         assert_eq!(fields("2/é,1é"), Ok((Kind::Event, 0, "/é", Some(1), "é")));
         assert_eq!(fields("37[]"), Ok((Kind::Ack, 0, "/", Some(7), "[]")));
         assert_eq!(fields("4{}"), Ok((Kind::ConnectError, 0, "/", None, "{}")));
         assert_eq!(fields("52-/a,7[]"), Ok((Kind::BinaryEvent, 2, "/a", Some(7), "[]")));
-        assert_eq!(fields("61-18446744073709551615[]"), Ok((Kind::BinaryAck, 1, "/", Some(u64::MAX), "[]")));
+        assert_eq!(
+            fields("61-18446744073709551615[]"),
+            Ok((Kind::BinaryAck, 1, "/", Some(u64::MAX), "[]"))
+        );
     }
 
     #[test]
@@ -181,7 +193,17 @@ mod tests {
         for text in ["", "7", "abc", "é", "-1[]"] {
             assert_eq!(fields(text), Err(Rejected::Kind), "{text}");
         }
-        for text in ["5[]", "5-[]", "50-[]", "51[]", "5é", "51é-", "5-1-[]", "6 1-[]", "5184467440737095516160-[]"] {
+        for text in [
+            "5[]",
+            "5-[]",
+            "50-[]",
+            "51[]",
+            "5é",
+            "51é-",
+            "5-1-[]",
+            "6 1-[]",
+            "5184467440737095516160-[]",
+        ] {
             assert_eq!(fields(text), Err(Rejected::Attachments), "{text}");
         }
         assert_eq!(fields("218446744073709551616[]"), Err(Rejected::Id));
@@ -189,8 +211,10 @@ mod tests {
 
     #[test]
     fn a_head_is_what_a_packet_begins_with() {
-        let head =
-            |kind, attachments, namespace, id| String::from_utf8(Head::new(kind, attachments, namespace, id).as_bytes().to_vec()).unwrap();
+        let head = |kind, attachments, namespace, id| {
+            String::from_utf8(Head::new(kind, attachments, namespace, id).as_bytes().to_vec())
+                .unwrap()
+        };
         assert_eq!(head(Kind::Connect, 0, "/", None), "0");
         assert_eq!(head(Kind::Disconnect, 0, "/a", None), "1/a,");
         assert_eq!(head(Kind::Event, 0, "/", None), "2");

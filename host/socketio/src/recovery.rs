@@ -1,5 +1,5 @@
-//! Connection state recovery: what the connections of a server share so that clients whose transport
-//! was lost find their connections again.
+//! Connection state recovery: what the connections of a server share so that clients whose
+//! transport was lost find their connections again.
 //!
 //! It knows which connection a secret belongs to and how many are detached, and it ends those whose
 //! clients don't return. What a connection keeps is in `ring`; how it is detached from its session
@@ -172,7 +172,8 @@ impl<H: Handler> Recoveries<H> {
     /// Counts one more detached connection. False if there are too many, or if the server stops.
     pub(crate) fn add_detached(&self) -> bool {
         let free = |count: usize| (count < self.max_detached).then_some(count + 1);
-        !self.closing.is_cancelled() && self.detached.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).is_ok()
+        !self.closing.is_cancelled()
+            && self.detached.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).is_ok()
     }
 
     pub(crate) fn remove_detached(&self) {
@@ -195,7 +196,9 @@ impl<H: Handler> Recoveries<H> {
             let reason = DisconnectReason::SessionEnded(end);
             let handler = connection.handler();
             // A panic has its log line, and there is nothing left to be ended.
-            let _ = guard(connection.id(), &batch, async { handler.disconnected(&cx, reason).await }).await;
+            let _ =
+                guard(connection.id(), &batch, async { handler.disconnected(&cx, reason).await })
+                    .await;
         });
     }
 
@@ -207,7 +210,11 @@ impl<H: Handler> Recoveries<H> {
 
 impl<H: Handler> fmt::Debug for Recoveries<H> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Recoveries").field("detached", &self.detached()).field("used", &self.used()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Recoveries")
+            .field("detached", &self.detached())
+            .field("used", &self.used())
+            .finish_non_exhaustive()
     }
 }
 
@@ -225,12 +232,25 @@ mod tests {
         let offset = "AAAAAAAAAAc";
         let resume = |offset| Some(Resume { pid, offset });
         assert_eq!(Resume::parse(&format!(r#"{{"pid":"{text}"}}"#)), resume(None));
-        assert_eq!(Resume::parse(&format!(r#"{{"token":[{{}}],"pid":"{text}","offset":"{offset}"}}"#)), resume(Some(Offset(7))));
-        assert_eq!(Resume::parse(&format!(r#"{{"pid":"{text}","offset":"of another server"}}"#)), resume(None));
-        for auth in ["{}", r#"{"offset":"AAAAAAAAAAc"}"#, r#"{"pid":1}"#, r#"{"pid":"AAAA"}"#, r#"{"pid":null}"#] {
+        assert_eq!(
+            Resume::parse(&format!(r#"{{"token":[{{}}],"pid":"{text}","offset":"{offset}"}}"#)),
+            resume(Some(Offset(7)))
+        );
+        assert_eq!(
+            Resume::parse(&format!(r#"{{"pid":"{text}","offset":"of another server"}}"#)),
+            resume(None)
+        );
+        for auth in [
+            "{}",
+            r#"{"offset":"AAAAAAAAAAc"}"#,
+            r#"{"pid":1}"#,
+            r#"{"pid":"AAAA"}"#,
+            r#"{"pid":null}"#,
+        ] {
             assert_eq!(Resume::parse(auth), None, "{auth}");
         }
-        for auth in [format!(r#"{{"pid":"{text}A"}}"#), format!(r#"{{"pid":"{text}","offset":3}}"#)] {
+        for auth in [format!(r#"{{"pid":"{text}A"}}"#), format!(r#"{{"pid":"{text}","offset":3}}"#)]
+        {
             assert_eq!(Resume::parse(&auth), None, "{auth}");
         }
         assert!(!format!("{:?}", resume(None)).contains(&text));

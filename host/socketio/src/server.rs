@@ -39,7 +39,11 @@ impl<H: Handler> Server<H> {
     ///
     /// [`InvalidNamespace`] if a name does not begin with `/`, or has a comma, a question mark or a
     /// control character.
-    pub fn new<N: Into<String>>(config: Config, handler: H, namespaces: impl IntoIterator<Item = N>) -> Result<Self, InvalidNamespace> {
+    pub fn new<N: Into<String>>(
+        config: Config,
+        handler: H,
+        namespaces: impl IntoIterator<Item = N>,
+    ) -> Result<Self, InvalidNamespace> {
         let hub = Hub::new(&config, handler, namespaces)?;
         let tasks = hub.tasks().clone();
         Ok(Self { engine: Engine::with_tasks(config, Arc::new(hub), tasks) })
@@ -80,7 +84,13 @@ impl<H: Handler> Server<H> {
 
     /// Encodes an event for any number of connections of a namespace. `None` if the server has no
     /// such namespace. The arguments are those of [`Connection::emit`](crate::Connection::emit).
-    pub fn encode(&self, namespace: &str, name: &str, arguments: &str, attachments: &[Bytes]) -> Option<EventFrame> {
+    pub fn encode(
+        &self,
+        namespace: &str,
+        name: &str,
+        arguments: &str,
+        attachments: &[Bytes],
+    ) -> Option<EventFrame> {
         let hub = self.engine.service();
         let namespace = hub.namespace(namespace)?;
         Some(EventFrame::new(hub, self.engine.memory(), namespace, name, arguments, attachments))
@@ -134,5 +144,7 @@ pub struct Usage {
 
 /// The name of a namespace that no client could ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("invalid namespace {0:?}: it must begin with `/` and have neither `,` nor `?` nor control characters")]
+#[error(
+    "invalid namespace {0:?}: it must begin with `/` and have neither `,` nor `?` nor control characters"
+)]
 pub struct InvalidNamespace(pub String);

@@ -38,7 +38,13 @@ const FRAMES: [&[u8]; 6] = [
     b"\x07\x81\xff\0\0\0\0\0\x01\0\0\0\0\0\0",
 ];
 
-const BODIES: [&[u8]; 5] = [b"42[\"x\"]", b"40\x1e42[\"x\"]\x1e3", b"451-[]\x1ebAQIDBA==\x1e4", b"6\x1e1", "4é\u{1e}bAA==".as_bytes()];
+const BODIES: [&[u8]; 5] = [
+    b"42[\"x\"]",
+    b"40\x1e42[\"x\"]\x1e3",
+    b"451-[]\x1ebAQIDBA==\x1e4",
+    b"6\x1e1",
+    "4é\u{1e}bAA==".as_bytes(),
+];
 
 #[derive(Debug, Clone)]
 enum Mutation {
@@ -91,7 +97,8 @@ fn mutation() -> impl Strategy<Value = Mutation> {
         (place(), any::<u8>()).prop_map(|(at, with)| Mutation::Flip(at, with)),
         (place(), byte()).prop_map(|(at, byte)| Mutation::Insert(at, byte)),
         (place(), place()).prop_map(|(from, to)| Mutation::Remove(from, to)),
-        (place(), place(), any::<u8>()).prop_map(|(from, to, times)| Mutation::Repeat(from, to, times)),
+        (place(), place(), any::<u8>())
+            .prop_map(|(from, to, times)| Mutation::Repeat(from, to, times)),
         (place(), place(), place()).prop_map(|(at, seed, from)| Mutation::Splice(at, seed, from)),
     ]
 }

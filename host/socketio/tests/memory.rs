@@ -15,7 +15,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use sockhop_socketio::engineio::{Batch, Config, End, Engine};
 use sockhop_socketio::engineio::{Protocol, Refused, Service, Session};
-use sockhop_socketio::{Abort, Answer, ConnectError, ConnectRequest, Context, Event, Handler, Server};
+use sockhop_socketio::{
+    Abort, Answer, ConnectError, ConnectRequest, Context, Event, Handler, Server,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
@@ -79,7 +81,8 @@ type Talk = (&'static [u8], &'static [u8]);
 const ECHO: Talk = (b"\x81\x85\0\0\0\x004echo", b"\x81\x054echo");
 
 /// CONNECT and an event.
-const SOCKETIO: Talk = (b"\x81\x82\0\0\0\x0040\x81\x8a\0\0\0\x0042[\"echo\"]", b"\x81\x0a42[\"echo\"]");
+const SOCKETIO: Talk =
+    (b"\x81\x82\0\0\0\x0040\x81\x8a\0\0\0\x0042[\"echo\"]", b"\x81\x0a42[\"echo\"]");
 
 /// Opens a WebSocket, and sends something whose echo it waits for.
 fn connect(port: u16, (sent, echo): Talk) -> Client {
@@ -153,7 +156,9 @@ fn assert_idle_costs_little(serve: impl Future<Output = u16>, talk: Talk) {
     let port = runtime.block_on(serve);
     let warm = runtime.block_on(clients(port, talk, CONNECTIONS));
     let mut measured = Vec::new();
-    let counted = allocation_counter::measure(|| measured = runtime.block_on(clients(port, talk, CONNECTIONS)));
+    let counted = allocation_counter::measure(|| {
+        measured = runtime.block_on(clients(port, talk, CONNECTIONS))
+    });
     let each = counted.bytes_current.max(0).unsigned_abs() / CONNECTIONS;
     assert!((500..=MAX).contains(&each), "{each} bytes for each connection: {counted:?}");
     drop((warm, measured));

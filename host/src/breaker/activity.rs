@@ -105,8 +105,15 @@ impl Activity {
     /// Adds one call.
     pub(super) fn add(&mut self, client: Option<&ClientKeys>, failed: bool, now: Instant) {
         let length = self.within / PARTS;
-        if self.parts.back().is_none_or(|part| now.saturating_duration_since(part.began) >= length) {
-            self.parts.push_back(Part { began: now, calls: 0, failures: 0, answered: Clients::NONE, failed: Clients::NONE });
+        if self.parts.back().is_none_or(|part| now.saturating_duration_since(part.began) >= length)
+        {
+            self.parts.push_back(Part {
+                began: now,
+                calls: 0,
+                failures: 0,
+                answered: Clients::NONE,
+                failed: Clients::NONE,
+            });
             if self.parts.len() > PARTS as usize + 1 {
                 self.parts.pop_front();
             }
@@ -122,7 +129,9 @@ impl Activity {
 
     /// Returns the numbers of calls and of failures within `within`.
     pub(super) fn sums(&self, now: Instant, within: Duration) -> (u32, u32) {
-        let sum = |(calls, failures): (u32, u32), part: &Part| (calls.saturating_add(part.calls), failures.saturating_add(part.failures));
+        let sum = |(calls, failures): (u32, u32), part: &Part| {
+            (calls.saturating_add(part.calls), failures.saturating_add(part.failures))
+        };
         self.recent(now, within).fold((0, 0), sum)
     }
 

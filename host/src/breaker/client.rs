@@ -47,8 +47,11 @@ impl ClientKeys {
         let connection = ClientKey::Connection(connection.into());
         let user = user.map(|user| ClientKey::User(user.into()));
         let address = address.map(|address| ClientKey::Address(network(address)));
-        let mark = |key: &ClientKey| Mark::of(BuildHasherDefault::<DefaultHasher>::default().hash_one(key));
-        let (connection_mark, party_mark) = (mark(&connection), mark(user.as_ref().or(address.as_ref()).unwrap_or(&connection)));
+        let mark = |key: &ClientKey| {
+            Mark::of(BuildHasherDefault::<DefaultHasher>::default().hash_one(key))
+        };
+        let (connection_mark, party_mark) =
+            (mark(&connection), mark(user.as_ref().or(address.as_ref()).unwrap_or(&connection)));
         Self { connection, user, address, connection_mark, party_mark }
     }
 
@@ -77,7 +80,9 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_counts_by_its_network_and_a_mapped_one_as_ipv4() {
-        let key = |address: &str| ClientKeys::new("c", None, Some(address.parse().unwrap())).address.unwrap().to_string();
+        let key = |address: &str| {
+            ClientKeys::new("c", None, Some(address.parse().unwrap())).address.unwrap().to_string()
+        };
         assert_eq!(key("2001:db8::1"), key("2001:db8::ffff"));
         assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
         assert_eq!(key("::ffff:192.0.2.1"), "address 192.0.2.1");

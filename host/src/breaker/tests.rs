@@ -60,9 +60,16 @@ fn five_failures_in_ten_seconds_open_it_and_a_probe_that_succeeds_closes_it() {
     assert_eq!(breaker.admit(None, at), Err(Denied::Open { retry_after: SECOND }));
     assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Probe));
     assert!(breaker.admit(None, at + SECOND).is_err(), "one probe at a time");
-    assert_eq!(breaker.record(Permit::Probe, None, Outcome::Unknown, at + SECOND), None, "a probe that was not asked tells nothing");
+    assert_eq!(
+        breaker.record(Permit::Probe, None, Outcome::Unknown, at + SECOND),
+        None,
+        "a probe that was not asked tells nothing"
+    );
     assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Probe));
-    assert_eq!(breaker.record(Permit::Probe, None, Outcome::Answered, at + SECOND), Some(Change::Closed));
+    assert_eq!(
+        breaker.record(Permit::Probe, None, Outcome::Answered, at + SECOND),
+        Some(Change::Closed)
+    );
     assert_eq!(breaker.admit(None, at + SECOND), Ok(Permit::Normal));
 }
 
@@ -97,7 +104,9 @@ fn each_probe_that_fails_doubles_the_time_up_to_its_most() {
     for _ in 0..8 {
         now += Duration::from_secs(60);
         assert_eq!(breaker.admit(None, now), Ok(Permit::Probe));
-        if let Some(Change::Opened(time)) = breaker.record(Permit::Probe, None, Outcome::Failed, now) {
+        if let Some(Change::Opened(time)) =
+            breaker.record(Permit::Probe, None, Outcome::Failed, now)
+        {
             times.push(time.as_secs());
         }
     }
@@ -111,13 +120,26 @@ fn a_client_that_causes_the_failures_is_throttled_while_others_are_served() {
     for _ in 0..4 {
         assert_eq!(fail(&mut breaker, "bad", now), None);
     }
-    assert_eq!(fail(&mut breaker, "bad", now), Some(Change::Throttled(ClientKey::Connection("bad".into()), SECOND)));
-    assert_eq!(breaker.admit(Some(&client("bad")), now), Err(Denied::Throttled { retry_after: SECOND }));
+    assert_eq!(
+        fail(&mut breaker, "bad", now),
+        Some(Change::Throttled(ClientKey::Connection("bad".into()), SECOND))
+    );
+    assert_eq!(
+        breaker.admit(Some(&client("bad")), now),
+        Err(Denied::Throttled { retry_after: SECOND })
+    );
     assert_eq!(breaker.admit(Some(&client("good")), now), Ok(Permit::Normal));
-    assert_eq!(breaker.admit(None, now), Ok(Permit::Normal), "the host's own events are not throttled");
+    assert_eq!(
+        breaker.admit(None, now),
+        Ok(Permit::Normal),
+        "the host's own events are not throttled"
+    );
     // The client returns and fails again: it is throttled for longer.
     let later = now + SECOND;
-    assert_eq!(fail_until_changed(&mut breaker, &client("bad"), later), Change::Throttled(ClientKey::Connection("bad".into()), SECOND * 2));
+    assert_eq!(
+        fail_until_changed(&mut breaker, &client("bad"), later),
+        Change::Throttled(ClientKey::Connection("bad".into()), SECOND * 2)
+    );
 }
 
 #[test]
@@ -153,7 +175,12 @@ fn a_plugin_that_fails_for_many_clients_is_at_fault_itself() {
             breaker.admit(Some(&client), now).is_ok().then(|| fail_by(&mut breaker, &client, now))
         })
         .collect();
-    assert_eq!(changes.last(), Some(&Some(Change::Opened(SECOND))), "after {} failures", changes.len());
+    assert_eq!(
+        changes.last(),
+        Some(&Some(Change::Opened(SECOND))),
+        "after {} failures",
+        changes.len()
+    );
     assert!(changes.len() <= 12, "after {} failures", changes.len());
 }
 
@@ -163,7 +190,10 @@ fn an_offender_does_not_throttle_its_neighbours_until_several_connections_of_its
     let neighbour = connection(1, 7);
     succeed(&mut breaker, "good", now);
     succeed_by(&mut breaker, &neighbour, now);
-    assert!(matches!(fail_until_changed(&mut breaker, &connection(2, 7), now), Change::Throttled(ClientKey::Connection(_), _)));
+    assert!(matches!(
+        fail_until_changed(&mut breaker, &connection(2, 7), now),
+        Change::Throttled(ClientKey::Connection(_), _)
+    ));
     assert_eq!(breaker.admit(Some(&neighbour), now), Ok(Permit::Normal));
     // The client reconnects: now its address is throttled, and for longer.
     let again = fail_until_changed(&mut breaker, &connection(3, 7), now);
@@ -180,16 +210,22 @@ fn an_offender_does_not_throttle_its_neighbours_until_several_connections_of_its
 fn connections_that_fail_a_little_each_are_throttled_by_their_address() {
     let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
     succeed(&mut breaker, "good", now);
-    let changes: Vec<_> = (0..5).filter_map(|number| fail_by(&mut breaker, &connection(number, 7), now)).collect();
+    let changes: Vec<_> =
+        (0..5).filter_map(|number| fail_by(&mut breaker, &connection(number, 7), now)).collect();
     assert_eq!(changes, [Change::Throttled(ClientKey::Address([192, 0, 2, 7].into()), SECOND)]);
 }
 
 #[test]
 fn a_user_who_connects_again_is_throttled_and_the_address_is_not() {
     let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
-    let of = |number: u32, user: &str| ClientKeys::new(&format!("{number}"), Some(user), Some([192, 0, 2, 7].into()));
+    let of = |number: u32, user: &str| {
+        ClientKeys::new(&format!("{number}"), Some(user), Some([192, 0, 2, 7].into()))
+    };
     succeed_by(&mut breaker, &of(1, "good"), now);
-    assert!(matches!(fail_until_changed(&mut breaker, &of(2, "bad"), now), Change::Throttled(ClientKey::Connection(_), _)));
+    assert!(matches!(
+        fail_until_changed(&mut breaker, &of(2, "bad"), now),
+        Change::Throttled(ClientKey::Connection(_), _)
+    ));
     let again = fail_until_changed(&mut breaker, &of(3, "bad"), now);
     assert_eq!(again, Change::Throttled(ClientKey::User("bad".into()), SECOND * 2));
     assert_eq!(breaker.admit(Some(&of(4, "good")), now), Ok(Permit::Normal));
@@ -207,7 +243,8 @@ fn behind_one_address_for_all_clients_a_broken_plugin_opens_it_and_an_offender_d
         assert!(matches!(change, Change::Throttled(ClientKey::Connection(_), _)), "{change:?}");
     }
     let opened = (0..20).filter(|_| !breaker.is_open()).collect::<Vec<_>>();
-    let opened = opened.into_iter().find_map(|number| fail_by(&mut breaker, &connection(number, 7), now));
+    let opened =
+        opened.into_iter().find_map(|number| fail_by(&mut breaker, &connection(number, 7), now));
     assert_eq!(opened, Some(Change::Opened(SECOND)));
 }
 
@@ -215,7 +252,8 @@ fn behind_one_address_for_all_clients_a_broken_plugin_opens_it_and_an_offender_d
 fn failures_that_nobody_caused_are_the_plugins() {
     let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
     succeed(&mut breaker, "good", now);
-    let changes: Vec<_> = (0..5).filter_map(|_| breaker.record(Permit::Normal, None, Outcome::Failed, now)).collect();
+    let changes: Vec<_> =
+        (0..5).filter_map(|_| breaker.record(Permit::Normal, None, Outcome::Failed, now)).collect();
     assert_eq!(changes, [Change::Opened(SECOND)]);
 }
 

@@ -35,7 +35,12 @@ impl Throttle {
         if self.records.is_empty() {
             return None;
         }
-        client.keys().filter_map(|key| self.records.get(key)).map(|record| record.until).filter(|until| *until > now).max()
+        client
+            .keys()
+            .filter_map(|key| self.records.get(key))
+            .map(|record| record.until)
+            .filter(|until| *until > now)
+            .max()
     }
 
     /// Throttles `key` of `client`, each time for twice as long. If another client of the same user
@@ -55,7 +60,9 @@ impl Throttle {
         let mut offender = keys.next()?;
         while let Some(wider) = keys.peek()
             && others_are_well
-            && self.records.get(*wider).is_some_and(|record| record.offender.as_ref().is_some_and(|other| other != offender))
+            && self.records.get(*wider).is_some_and(|record| {
+                record.offender.as_ref().is_some_and(|other| other != offender)
+            })
         {
             offender = wider;
             keys.next();
@@ -68,13 +75,21 @@ impl Throttle {
         let expires = |until: Instant| until + next.max(limits.calls_within);
         let until = now + time;
         let within = self.records.remove(offender).and_then(|record| record.offender);
-        self.records.insert(offender.clone(), Record { until, next, expires: expires(until), offender: within });
+        self.records.insert(
+            offender.clone(),
+            Record { until, next, expires: expires(until), offender: within },
+        );
         if let Some(wider) = keys.next() {
             // The record of the wider key is never shortened.
             let known = self.records.remove(wider);
             let until_wider = known.as_ref().map_or(now, |record| record.until);
             let next = known.map_or(next, |record| record.next.max(next));
-            let record = Record { until: until_wider, next, expires: expires(until), offender: Some(offender.clone()) };
+            let record = Record {
+                until: until_wider,
+                next,
+                expires: expires(until),
+                offender: Some(offender.clone()),
+            };
             self.records.insert(wider.clone(), record);
         }
         Some((offender.clone(), time))

@@ -12,7 +12,7 @@ use sockhop::config::Config;
 use sockhop::host;
 use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
-use sockhop::registry::{Generation, ActivePlugin, Warning, lint};
+use sockhop::registry::{ActivePlugin, Generation, Warning, lint};
 
 use super::output;
 
@@ -36,7 +36,9 @@ impl Check {
         let config = match super::load(self.config.as_ref()).and_then(readable) {
             Ok(config) => config,
             Err(error) if self.json => {
-                output::json(&json!({"ok": false, "config": {"ok": false, "reason": format!("{error:#}")}, "plugins": []}));
+                output::json(
+                    &json!({"ok": false, "config": {"ok": false, "reason": format!("{error:#}")}, "plugins": []}),
+                );
                 return Ok(ExitCode::FAILURE);
             }
             Err(error) => return Err(error),
@@ -52,13 +54,20 @@ impl Check {
         if self.json {
             let mut document = document(&checked);
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
-                members.insert("config".to_owned(), json!({"ok": true, "file": file.to_string_lossy()}));
+                members.insert(
+                    "config".to_owned(),
+                    json!({"ok": true, "file": file.to_string_lossy()}),
+                );
             }
             output::json(&document);
         } else {
             self.print(&checked);
         }
-        Ok(if checked.iter().all(|(_, result)| result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if checked.iter().all(|(_, result)| result.is_ok()) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     fn print(&self, checked: &[Checked]) {
@@ -82,7 +91,12 @@ impl Check {
 
 fn print_plugin(file: &Path, active: &ActivePlugin) {
     let registration = &active.code.registration;
-    output::line(format_args!("{}: ok: {} {}", file.display(), registration.name, registration.version));
+    output::line(format_args!(
+        "{}: ok: {} {}",
+        file.display(),
+        registration.name,
+        registration.version
+    ));
     for (event, inbound) in &active.inbound {
         output::line(format_args!("  handles  {event} (access: {})", inbound.access));
     }
@@ -102,7 +116,8 @@ fn print_plugin(file: &Path, active: &ActivePlugin) {
 
 /// The warnings about the accepted plugins, which would serve together.
 fn warnings(checked: &[Checked]) -> Vec<Warning> {
-    let serving: Vec<_> = checked.iter().filter_map(|(_, result)| result.as_ref().ok().cloned()).collect();
+    let serving: Vec<_> =
+        checked.iter().filter_map(|(_, result)| result.as_ref().ok().cloned()).collect();
     lint(&serving)
 }
 
@@ -141,13 +156,16 @@ pub(super) async fn check(
     let loader = host::checking_loader(&Arc::new(config), &compiler, engine, cache);
     let mut generation = Generation::default();
     for file in files {
-        let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let name =
+            file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let loaded = match loader.read(file, &name) {
             Ok(source) => loader.load(source, &name).await,
             Err(failure) => Err(failure),
         };
         let result = match loaded {
-            Ok(active) => generation.admit(&active, false).map(|()| active).map_err(|error| error.to_string()),
+            Ok(active) => {
+                generation.admit(&active, false).map(|()| active).map_err(|error| error.to_string())
+            }
             Err(failure) => Err(failure.reason),
         };
         checked.push((file.clone(), result));

@@ -81,7 +81,10 @@ impl Target {
         let mut answer =
             sent.with_context(|| format!("can't reach a host at {url} ({source}); is it running? name it with --url or --data"))?;
         let status = answer.status().as_u16();
-        let document = answer.body_mut().read_json().with_context(|| format!("{url} did not answer as a Sockhop host does"))?;
+        let document = answer
+            .body_mut()
+            .read_json()
+            .with_context(|| format!("{url} did not answer as a Sockhop host does"))?;
         Ok(Answer { status, document })
     }
 }
@@ -94,15 +97,22 @@ impl Target {
         }
         let file = host::address_file(data);
         match std::fs::read_to_string(&file) {
-            Ok(text) => (text.lines().next().unwrap_or_default().trim().to_owned(), file.display().to_string()),
+            Ok(text) => (
+                text.lines().next().unwrap_or_default().trim().to_owned(),
+                file.display().to_string(),
+            ),
             Err(_) => (config.server.listen.local_url(), "the configuration".to_owned()),
         }
     }
 }
 
 fn first_line(file: &PathBuf) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("can't read the key from {}; name a file with --key-file, or set SOCKHOP_KEY", file.display()))?;
+    let text = std::fs::read_to_string(file).with_context(|| {
+        format!(
+            "can't read the key from {}; name a file with --key-file, or set SOCKHOP_KEY",
+            file.display()
+        )
+    })?;
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
@@ -112,7 +122,9 @@ impl Answer {
         if (200..300).contains(&self.status) {
             return Ok(self.document);
         }
-        let member = |name: &str| self.document.get(name).and_then(Value::as_str).unwrap_or("unknown").to_owned();
+        let member = |name: &str| {
+            self.document.get(name).and_then(Value::as_str).unwrap_or("unknown").to_owned()
+        };
         bail!("{} ({}, HTTP status {})", member("message"), member("code"), self.status)
     }
 }

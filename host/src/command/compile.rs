@@ -20,7 +20,11 @@ pub(crate) struct Compile {
 
 impl Compile {
     pub(super) fn run(&self) -> ExitCode {
-        let bounds = CompileBounds { memory: self.memory, cpu: Duration::from_millis(self.cpu_ms), niceness: self.niceness };
+        let bounds = CompileBounds {
+            memory: self.memory,
+            cpu: Duration::from_millis(self.cpu_ms),
+            niceness: self.niceness,
+        };
         let exit: fn(i32) = |status| std::process::exit(status);
         match plugin::compile(bounds, exit, stdin().lock(), stdout().lock(), stderr().lock()) {
             Ok(()) => ExitCode::SUCCESS,

@@ -76,7 +76,9 @@ impl Data {
 fn verify(dir: &Path, name: Option<String>, json: bool) -> anyhow::Result<ExitCode> {
     let known = store::plugins(dir).with_context(|| format!("can't read {}", dir.display()))?;
     let names = match name {
-        Some(name) if !known.contains(&name) => bail!("there is no state of `{name}` in {}, and never was", dir.display()),
+        Some(name) if !known.contains(&name) => {
+            bail!("there is no state of `{name}` in {}, and never was", dir.display())
+        }
         Some(name) => vec![name],
         None => known.into_iter().collect(),
     };
@@ -84,17 +86,36 @@ fn verify(dir: &Path, name: Option<String>, json: bool) -> anyhow::Result<ExitCo
     if json {
         output::json(&json!(verified));
     } else {
-        let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        let number = |number: Option<u64>| {
+            number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+        };
         let row = |one: &Verified| {
-            let result = if one.problems.is_empty() { "in order".to_owned() } else { one.problems.join("; ") };
+            let result = if one.problems.is_empty() {
+                "in order".to_owned()
+            } else {
+                one.problems.join("; ")
+            };
             let sizes = [one.file_bytes, one.wal_bytes].map(|bytes| bytes.to_string());
             let counts = [one.commits, one.entries, one.content_bytes, one.sequences].map(number);
             [one.plugin.clone()].into_iter().chain(sizes).chain(counts).chain([result]).collect()
         };
-        let header = ["PLUGIN", "FILE BYTES", "WAL BYTES", "COMMITS", "RECORDS", "CONTENT BYTES", "SEQUENCES", "RESULT"];
+        let header = [
+            "PLUGIN",
+            "FILE BYTES",
+            "WAL BYTES",
+            "COMMITS",
+            "RECORDS",
+            "CONTENT BYTES",
+            "SEQUENCES",
+            "RESULT",
+        ];
         output::table(&header, verified.iter().map(row).collect());
     }
-    Ok(if verified.iter().all(|one| one.problems.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if verified.iter().all(|one| one.problems.is_empty()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn accept_loss(dir: &Path, name: &str) -> anyhow::Result<ExitCode> {
@@ -121,7 +142,11 @@ fn look(dir: &Path, names: &[String]) -> anyhow::Result<Vec<Verified>> {
     let mut verified = Vec::new();
     for name in names {
         let scratch = lock.as_ref().map(|_| Scratch::new(dir)).transpose()?;
-        verified.push(store::verify(dir, name, scratch.as_ref().map(|scratch| scratch.0.as_path())));
+        verified.push(store::verify(
+            dir,
+            name,
+            scratch.as_ref().map(|scratch| scratch.0.as_path()),
+        ));
     }
     Ok(verified)
 }
@@ -133,8 +158,12 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new(data: &Path) -> anyhow::Result<Self> {
         let dir = data.join(format!("verify-{}", ulid::Ulid::new()));
-        std::fs::create_dir(&dir)
-            .with_context(|| format!("can't make {}, which holds a copy of the state while it is checked", dir.display()))?;
+        std::fs::create_dir(&dir).with_context(|| {
+            format!(
+                "can't make {}, which holds a copy of the state while it is checked",
+                dir.display()
+            )
+        })?;
         Ok(Self(dir))
     }
 }

@@ -56,14 +56,22 @@ impl Deploy {
         // Before the file is placed: `--wait` is impossible if the host does not answer.
         let rows = match self.target.ask("/api/plugins", None) {
             Ok(answer) => answer.success()?.as_array().cloned(),
-            Err(error) if self.wait => return Err(error.context("nothing was deployed: --wait needs a running host")),
+            Err(error) if self.wait => {
+                return Err(error.context("nothing was deployed: --wait needs a running host"));
+            }
             Err(_) => None,
         };
         let scratch = Scratch::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         // The host uses the compiled code in this cache, and need not compile the plugin again.
-        let cache = Some(host::cache_dir(self.target.data_dir(&config))).filter(|cache| cache.is_dir());
-        let checked = runtime.block_on(check(config.clone(), std::slice::from_ref(&self.file), &scratch, cache))?;
+        let cache =
+            Some(host::cache_dir(self.target.data_dir(&config))).filter(|cache| cache.is_dir());
+        let checked = runtime.block_on(check(
+            config.clone(),
+            std::slice::from_ref(&self.file),
+            &scratch,
+            cache,
+        ))?;
         let active = match checked.into_iter().next() {
             Some((_, Ok(active))) => active,
             Some((file, Err(reason))) => bail!("{} is refused: {reason}", file.display()),
@@ -71,10 +79,13 @@ impl Deploy {
         };
         let (name, digest) = (active.code.name(), active.code.digest.as_str());
         if let Some((event, owner)) = rows.iter().flatten().find_map(|row| claimed(&active, row)) {
-            bail!("{name} would be refused by the host, and was not deployed: event `{event}` is taken by plugin `{owner}`");
+            bail!(
+                "{name} would be refused by the host, and was not deployed: event `{event}` is taken by plugin `{owner}`"
+            );
         }
         let place = self.place(&config, name, rows.as_deref());
-        let bytes = std::fs::read(&self.file).with_context(|| format!("can't read {}", self.file.display()))?;
+        let bytes = std::fs::read(&self.file)
+            .with_context(|| format!("can't read {}", self.file.display()))?;
         let replaced = std::fs::read(&place).ok();
         let error_before = self.row(name)?.get("last_error").cloned().unwrap_or_default();
         let asked = Asked { digest, is_new: replaced.as_deref() != Some(&bytes), error_before };
@@ -85,16 +96,23 @@ impl Deploy {
         let until = Instant::now() + Duration::from_secs(self.timeout);
         let mut trouble = None;
         while Instant::now() < until {
-            let row = self
-                .row(name)
-                .with_context(|| format!("{name} was placed as {}, and stays there; what becomes of it is not known", place.display()))?;
+            let row = self.row(name).with_context(|| {
+                format!(
+                    "{name} was placed as {}, and stays there; what becomes of it is not known",
+                    place.display()
+                )
+            })?;
             trouble = asked.trouble(&row).map(str::to_owned);
             match asked.outcome(&row) {
                 None => std::thread::sleep(ASK),
                 Some(Outcome::Serves) => return Ok(self.say(name, digest, &place, "serves")),
-                Some(Outcome::ServesBut(reason)) => bail!("{name} {digest} was deployed, but: {reason}"),
+                Some(Outcome::ServesBut(reason)) => {
+                    bail!("{name} {digest} was deployed, but: {reason}")
+                }
                 Some(Outcome::Disabled) => {
-                    bail!("{name} is deployed, but disabled; `sockhop plugins enable {name}` serves it")
+                    bail!(
+                        "{name} is deployed, but disabled; `sockhop plugins enable {name}` serves it"
+                    )
                 }
                 Some(Outcome::HeldBack(version)) => {
                     bail!(
@@ -102,15 +120,21 @@ impl Deploy {
                          `sockhop plugins rollback {name} --to {digest}` serves it"
                     )
                 }
-                Some(Outcome::Quarantined(reason)) => bail!("{name} is deployed, but quarantined: {reason}"),
+                Some(Outcome::Quarantined(reason)) => {
+                    bail!("{name} is deployed, but quarantined: {reason}")
+                }
                 Some(Outcome::Refused(reason)) if asked.is_new => {
                     let done = take_back(&place, &bytes, replaced.as_deref());
                     bail!("{name} is refused by the host: {reason}; {done}");
                 }
-                Some(Outcome::Refused(reason)) => bail!("{name} is refused by the host: {reason}; its file was there before, and stays"),
+                Some(Outcome::Refused(reason)) => bail!(
+                    "{name} is refused by the host: {reason}; its file was there before, and stays"
+                ),
             }
         }
-        let trouble = trouble.map(|reason| format!("; it failed, and is tried again: {reason}")).unwrap_or_default();
+        let trouble = trouble
+            .map(|reason| format!("; it failed, and is tried again: {reason}"))
+            .unwrap_or_default();
         bail!(
             "the host has not active {name} within {} s{trouble}; its file stays at {}, and may serve later: \
              `sockhop plugins show {name}` says what becomes of it",
@@ -138,7 +162,10 @@ impl Deploy {
     fn place(&self, config: &Config, name: &str, rows: Option<&[Value]>) -> PathBuf {
         let rows = rows.unwrap_or_default();
         let file = |row: &Value| row.get("file").and_then(Value::as_str).map(PathBuf::from);
-        let own = rows.iter().find(|row| row.get("name").and_then(Value::as_str) == Some(name)).and_then(file);
+        let own = rows
+            .iter()
+            .find(|row| row.get("name").and_then(Value::as_str) == Some(name))
+            .and_then(file);
         let theirs = rows.iter().find_map(|row| file(row)?.parent().map(Path::to_owned));
         let dir = self.plugins.clone().or(theirs).unwrap_or_else(|| config.plugins.dir.clone());
         let Some(own) = own else { return dir.join(format!("{name}.wasm")) };
@@ -149,12 +176,18 @@ impl Deploy {
         // the path is not UTF-8.
         let file_name = own.file_name().map(Path::new).unwrap_or(&own);
         let places = [own.parent(), Some(dir.as_path())];
-        places.into_iter().flatten().find_map(|dir| spelled(dir, file_name)).unwrap_or_else(|| dir.join(file_name))
+        places
+            .into_iter()
+            .flatten()
+            .find_map(|dir| spelled(dir, file_name))
+            .unwrap_or_else(|| dir.join(file_name))
     }
 
     fn say(&self, name: &str, digest: &str, place: &Path, word: &str) -> ExitCode {
         match self.json {
-            true => output::json(&json!({"name": name, "digest": digest, "file": place.to_string_lossy(), "status": word})),
+            true => output::json(
+                &json!({"name": name, "digest": digest, "file": place.to_string_lossy(), "status": word}),
+            ),
             false => output::line(format_args!("{name} {digest} {word} ({})", place.display())),
         }
         ExitCode::SUCCESS
@@ -165,7 +198,9 @@ impl Deploy {
 /// UTF-8, as in the host's answer.
 fn spelled(dir: &Path, file_name: &Path) -> Option<PathBuf> {
     let mut names = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.file_name());
-    names.find(|name| name.to_string_lossy() == file_name.to_string_lossy()).map(|name| dir.join(name))
+    names
+        .find(|name| name.to_string_lossy() == file_name.to_string_lossy())
+        .map(|name| dir.join(name))
 }
 
 /// An event of `served` that the other plugin of `row` handles already, and the other plugin's
@@ -184,15 +219,21 @@ fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
     }
     let undone = match replaced {
         Some(replaced) => put(replaced, place).map(|()| "the file that it replaced was put back"),
-        None => std::fs::remove_file(place).map(|()| "its file was removed again").map_err(Into::into),
+        None => {
+            std::fs::remove_file(place).map(|()| "its file was removed again").map_err(Into::into)
+        }
     };
-    undone.map_or_else(|error| format!("{} can't be taken back ({error:#}): remove it", place.display()), str::to_owned)
+    undone.map_or_else(
+        |error| format!("{} can't be taken back ({error:#}): remove it", place.display()),
+        str::to_owned,
+    )
 }
 
 /// Writes a hidden temporary file, which no host reads, and renames it. A reader sees the whole old
 /// file or the whole new file.
 fn put(bytes: &[u8], place: &Path) -> anyhow::Result<()> {
-    let name = place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name =
+        place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let unfinished = place.with_file_name(format!(".{name}.{}", std::process::id()));
     let put = std::fs::write(&unfinished, bytes).and_then(|()| std::fs::rename(&unfinished, place));
     if put.is_err() {

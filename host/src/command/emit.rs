@@ -29,7 +29,8 @@ pub(crate) struct Emit {
 
 impl Emit {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let data: Value = serde_json::from_str(&self.json).context("the data is not JSON; quote it for the shell, as in '{\"id\": 7}'")?;
+        let data: Value = serde_json::from_str(&self.json)
+            .context("the data is not JSON; quote it for the shell, as in '{\"id\": 7}'")?;
         let mut body = json!({"event": self.event, "data": data});
         if let Some(members) = body.as_object_mut() {
             if self.everyone {

@@ -56,7 +56,10 @@ static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 fn print(text: &str) {
     let mut output = io::stdout().lock();
-    let written = output.write_all(text.as_bytes()).and_then(|()| output.write_all(b"\n")).and_then(|()| output.flush());
+    let written = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.write_all(b"\n"))
+        .and_then(|()| output.flush());
     if let Err(error) = written
         && error.kind() != ErrorKind::BrokenPipe
     {

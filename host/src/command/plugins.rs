@@ -69,14 +69,24 @@ impl Plugins {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let (asked, path, body) = match self.command {
             None => (self.list, "/api/plugins".to_owned(), None),
-            Some(Command::List { all, asked }) => (asked, if all { "/api/plugins?all=true" } else { "/api/plugins" }.to_owned(), None),
-            Some(Command::Show(Named { name, asked })) => (asked, format!("/api/plugins/{name}"), None),
+            Some(Command::List { all, asked }) => {
+                (asked, if all { "/api/plugins?all=true" } else { "/api/plugins" }.to_owned(), None)
+            }
+            Some(Command::Show(Named { name, asked })) => {
+                (asked, format!("/api/plugins/{name}"), None)
+            }
             Some(Command::Rollback { named: Named { name, asked }, to }) => {
                 (asked, format!("/api/plugins/{name}/rollback"), Some(json!({"to": to})))
             }
-            Some(Command::Disable(Named { name, asked })) => (asked, format!("/api/plugins/{name}/disable"), Some(json!({}))),
-            Some(Command::Enable(Named { name, asked })) => (asked, format!("/api/plugins/{name}/enable"), Some(json!({}))),
-            Some(Command::Forget(Named { name, asked })) => (asked, format!("/api/plugins/{name}/forget"), Some(json!({}))),
+            Some(Command::Disable(Named { name, asked })) => {
+                (asked, format!("/api/plugins/{name}/disable"), Some(json!({})))
+            }
+            Some(Command::Enable(Named { name, asked })) => {
+                (asked, format!("/api/plugins/{name}/enable"), Some(json!({})))
+            }
+            Some(Command::Forget(Named { name, asked })) => {
+                (asked, format!("/api/plugins/{name}/forget"), Some(json!({})))
+            }
         };
         let document = asked.target.ask(&path, body.as_ref())?.success()?;
         match (asked.json, document) {
@@ -98,9 +108,11 @@ fn print_one(plugin: &Value) {
                 all.iter().for_each(|version| print_kept(member, version));
                 continue;
             }
-            Value::Array(all) => {
-                all.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect::<Vec<_>>().join(" ")
-            }
+            Value::Array(all) => all
+                .iter()
+                .map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned))
+                .collect::<Vec<_>>()
+                .join(" "),
             other => other.to_string(),
         };
         output::line(format_args!("{member:<13}{text}"));
@@ -110,7 +122,12 @@ fn print_one(plugin: &Value) {
 /// Prints a kept version, which a rollback can choose.
 fn print_kept(member: &str, version: &Value) {
     let text = |name: &str| version.get(name).and_then(Value::as_str).unwrap_or("-");
-    output::line(format_args!("{member:<13}{} {} since {}", text("digest"), text("version"), text("served_since")));
+    output::line(format_args!(
+        "{member:<13}{} {} since {}",
+        text("digest"),
+        text("version"),
+        text("served_since")
+    ));
 }
 
 /// Characters of a digest that are enough to distinguish two versions.
@@ -124,11 +141,19 @@ fn print(rows: &[Value]) {
     };
     let cells = rows.iter().map(|row| {
         let digest = text(row, "digest");
-        let reason = row.get("last_error").and_then(|error| error.get("reason")).and_then(Value::as_str).unwrap_or("-");
+        let reason = row
+            .get("last_error")
+            .and_then(|error| error.get("reason"))
+            .and_then(Value::as_str)
+            .unwrap_or("-");
         vec![
             text(row, "name"),
             text(row, "version"),
-            if row.get("absent_since").is_some() { "(file gone)".to_owned() } else { text(row, "state") },
+            if row.get("absent_since").is_some() {
+                "(file gone)".to_owned()
+            } else {
+                text(row, "state")
+            },
             digest.get(..SHORT_DIGEST).unwrap_or(&digest).to_owned(),
             text(row, "calls"),
             text(row, "failures"),
@@ -136,5 +161,8 @@ fn print(rows: &[Value]) {
             reason.to_owned(),
         ]
     });
-    output::table(&["NAME", "VERSION", "STATE", "DIGEST", "CALLS", "FAILURES", "LOADED AT", "LAST ERROR"], cells.collect());
+    output::table(
+        &["NAME", "VERSION", "STATE", "DIGEST", "CALLS", "FAILURES", "LOADED AT", "LAST ERROR"],
+        cells.collect(),
+    );
 }

@@ -132,7 +132,12 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         }
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.enable_all().thread_name("sockhop").thread_keep_alive(KEEP_ALIVE).on_thread_start(host::shorten_time_slice).build()
+    builder
+        .enable_all()
+        .thread_name("sockhop")
+        .thread_keep_alive(KEEP_ALIVE)
+        .on_thread_start(host::shorten_time_slice)
+        .build()
 }
 
 /// How long an idle thread of the blocking pool, which waits for the disk, is kept. It is less than
@@ -150,7 +155,8 @@ const EVENT_INTERVAL: u32 = 128;
 async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
     let configured_keys = !config.keys.is_empty();
-    let (reserved_connections, mailboxes_bytes) = (config.limits.reserved_connections, config.limits.mailboxes_bytes);
+    let (reserved_connections, mailboxes_bytes) =
+        (config.limits.reserved_connections, config.limits.mailboxes_bytes);
     output.line(format_args!("plugins  {}", plugins.display()));
     output.line(format_args!("data     {}", data.display()));
     if host::is_empty(&plugins) {
@@ -171,7 +177,10 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
 async fn run(host: Host, stopping: StopSignals, others: Signals) {
     let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
-    let signals = [tasks.spawn(wait_for_signals(stopping, stop.clone(), at_once.clone())), tasks.spawn(others.follow(host.monitor()))];
+    let signals = [
+        tasks.spawn(wait_for_signals(stopping, stop.clone(), at_once.clone())),
+        tasks.spawn(others.follow(host.monitor())),
+    ];
     host.run(stop, at_once).await;
     signals.iter().for_each(tokio::task::JoinHandle::abort);
 }
@@ -183,7 +192,12 @@ fn say_plugin(output: &Background, row: &PluginStatus) {
         Some(active) => {
             let registration = &active.code.registration;
             let events: Vec<_> = active.inbound.keys().map(String::as_str).collect();
-            output.line(format_args!("{state:<8} {} {}: {}", registration.name, registration.version, events.join(", ")));
+            output.line(format_args!(
+                "{state:<8} {} {}: {}",
+                registration.name,
+                registration.version,
+                events.join(", ")
+            ));
             if let Some(error) = row.error() {
                 output.line(format_args!("error    {}: {}", row.file.display(), error.reason));
             }
@@ -204,11 +218,18 @@ fn say_key(output: &Background, file: &Path, address: SocketAddr) {
     {
         output.line(format_args!("         {}", secret.trim()));
     }
-    output.line(format_args!("try      curl -H \"Authorization: Bearer $(cat '{}')\" http://{address}/api/plugins", file.display()));
+    output.line(format_args!(
+        "try      curl -H \"Authorization: Bearer $(cat '{}')\" http://{address}/api/plugins",
+        file.display()
+    ));
 }
 
 /// Waits for the signals that stop the host: the first stops it in order, the second at once.
-async fn wait_for_signals(mut stopping: StopSignals, stop: CancellationToken, at_once: CancellationToken) {
+async fn wait_for_signals(
+    mut stopping: StopSignals,
+    stop: CancellationToken,
+    at_once: CancellationToken,
+) {
     stopping.next().await;
     stop.cancel();
     stopping.next().await;
@@ -226,7 +247,10 @@ struct StopSignals {
 impl StopSignals {
     fn take() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -283,7 +283,8 @@ impl Limits {
     /// the largest emit must fit into the memory of one slow client.
     pub(super) fn check(&self) -> Result<(), String> {
         let least = |bytes: usize| bytes.saturating_add(EVENT_BYTES).saturating_mul(QUEUE_SHARE);
-        let (message, attachments, effects) = (self.message_bytes.get(), self.attachment_bytes.get(), self.effects_bytes.get());
+        let (message, attachments, effects) =
+            (self.message_bytes.get(), self.attachment_bytes.get(), self.effects_bytes.get());
         let (mailboxes, overflow) = (least(message.saturating_add(attachments)), least(effects));
         if self.mailboxes_bytes.get() < mailboxes {
             return Err(format!(
@@ -318,7 +319,9 @@ impl Limits {
 }
 
 /// Reads a whole number of milliseconds, at least 1.
-pub(super) fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn milliseconds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
     let number = NonZeroU64::deserialize(deserializer)?;
     Ok(Duration::from_millis(number.get()))
 }

@@ -25,8 +25,7 @@ enum Host {
 }
 
 /// The allowed values, for error messages.
-pub(super) const EXPECTED: &str =
-    "an address with a port: \"127.0.0.1:4000\", \"[::1]:4000\", \"localhost:4000\" (a name), or \":4000\" (all addresses)";
+pub(super) const EXPECTED: &str = "an address with a port: \"127.0.0.1:4000\", \"[::1]:4000\", \"localhost:4000\" (a name), or \":4000\" (all addresses)";
 
 /// The text is not an address with a port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,12 +44,17 @@ impl Listen {
     pub fn candidates(&self) -> io::Result<Vec<SocketAddr>> {
         let at = |ip: IpAddr| SocketAddr::new(ip, self.port);
         match &self.host {
-            Host::All => Ok(vec![at(Ipv6Addr::UNSPECIFIED.into()), at(Ipv4Addr::UNSPECIFIED.into())]),
+            Host::All => {
+                Ok(vec![at(Ipv6Addr::UNSPECIFIED.into()), at(Ipv4Addr::UNSPECIFIED.into())])
+            }
             Host::Address(ip) => Ok(vec![at(*ip)]),
             Host::Name(name) => {
                 let found: Vec<_> = (name.as_str(), self.port).to_socket_addrs()?.collect();
-                let first = found.iter().find(|address| address.is_ipv4()).or_else(|| found.first());
-                first.map(|first| vec![*first]).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+                let first =
+                    found.iter().find(|address| address.is_ipv4()).or_else(|| found.first());
+                first.map(|first| vec![*first]).ok_or_else(|| {
+                    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
+                })
             }
         }
     }
@@ -64,8 +68,12 @@ impl Listen {
     pub fn local_url(&self) -> String {
         match &self.host {
             Host::All => format!("http://127.0.0.1:{}", self.port),
-            Host::Address(IpAddr::V4(ip)) if ip.is_unspecified() => format!("http://127.0.0.1:{}", self.port),
-            Host::Address(IpAddr::V6(ip)) if ip.is_unspecified() => format!("http://[::1]:{}", self.port),
+            Host::Address(IpAddr::V4(ip)) if ip.is_unspecified() => {
+                format!("http://127.0.0.1:{}", self.port)
+            }
+            Host::Address(IpAddr::V6(ip)) if ip.is_unspecified() => {
+                format!("http://[::1]:{}", self.port)
+            }
             _ => format!("http://{self}"),
         }
     }
@@ -95,12 +103,16 @@ impl FromStr for Listen {
 pub(super) fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     let last = text.rsplit('.').next().unwrap_or_default();
-    text.len() <= 253 && text.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+    text.len() <= 253
+        && text.split('.').all(is_label)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl From<SocketAddr> for Listen {
@@ -128,7 +140,9 @@ impl fmt::Display for Listen {
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|InvalidListen| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
+        text.parse().map_err(|InvalidListen| {
+            de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED)
+        })
     }
 }
 
@@ -138,10 +152,30 @@ mod tests {
 
     #[test]
     fn an_address_a_name_or_only_a_port_says_where_to_listen() {
-        for text in ["127.0.0.1:4000", "[::1]:4000", "localhost:4000", ":4000", "0.0.0.0:0", "my-host.example.com:80"] {
-            assert_eq!(text.parse::<Listen>().map(|listen| listen.to_string()), Ok(text.to_owned()));
+        for text in [
+            "127.0.0.1:4000",
+            "[::1]:4000",
+            "localhost:4000",
+            ":4000",
+            "0.0.0.0:0",
+            "my-host.example.com:80",
+        ] {
+            assert_eq!(
+                text.parse::<Listen>().map(|listen| listen.to_string()),
+                Ok(text.to_owned())
+            );
         }
-        for text in ["", "4000", "localhost", "localhost:", "localhost:x", "localhost:+1", "localhost:65536", "127.0.0:1", "::1:4000"] {
+        for text in [
+            "",
+            "4000",
+            "localhost",
+            "localhost:",
+            "localhost:x",
+            "localhost:+1",
+            "localhost:65536",
+            "127.0.0:1",
+            "::1:4000",
+        ] {
             assert_eq!(text.parse::<Listen>(), Err(InvalidListen), "{text}");
         }
         for text in ["http://x:1", "-x:1", "a..b:1", "a b:1", "[::1:4000", "*:4000"] {
@@ -151,7 +185,15 @@ mod tests {
 
     #[test]
     fn all_addresses_are_both_families_and_a_name_is_one_address() {
-        let of = |text: &str| text.parse::<Listen>().unwrap().candidates().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let of = |text: &str| {
+            text.parse::<Listen>()
+                .unwrap()
+                .candidates()
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(of(":4000"), ["[::]:4000", "0.0.0.0:4000"]);
         assert_eq!(of("127.0.0.1:4000"), ["127.0.0.1:4000"]);
         assert_eq!(of("localhost:4000").len(), 1);

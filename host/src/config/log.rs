@@ -33,7 +33,12 @@ const MIN_QUEUE_BYTES: usize = 64 << 10;
 
 impl Default for Log {
     fn default() -> Self {
-        Self { filter: LogFilter::default(), format: LogFormat::Text, queue_bytes: QUEUE_BYTES, collapse: true }
+        Self {
+            filter: LogFilter::default(),
+            format: LogFormat::Text,
+            queue_bytes: QUEUE_BYTES,
+            collapse: true,
+        }
     }
 }
 
@@ -128,14 +133,20 @@ impl LogFilter {
 /// Parses the name of a level. `tracing` also accepts digits and an empty text as levels; here they
 /// are errors, because something else was meant.
 fn parse_level(text: &str) -> Option<LevelFilter> {
-    text.chars().all(char::is_alphabetic).then_some(text).filter(|text| !text.is_empty())?.parse().ok()
+    text.chars()
+        .all(char::is_alphabetic)
+        .then_some(text)
+        .filter(|text| !text.is_empty())?
+        .parse()
+        .ok()
 }
 
 /// Returns `target` if the host has such a target.
 fn known(target: &str) -> Option<String> {
     let module = target.strip_prefix(HOST).and_then(|rest| rest.strip_prefix("::"));
     let top = module.map(|module| module.split("::").next().unwrap_or_default());
-    (target == HOST || target == PLUGIN || top.is_some_and(|top| MODULES.contains(&top))).then(|| target.to_owned())
+    (target == HOST || target == PLUGIN || top.is_some_and(|top| MODULES.contains(&top)))
+        .then(|| target.to_owned())
 }
 
 impl<'de> Deserialize<'de> for LogFilter {
@@ -151,7 +162,10 @@ impl<'de> Deserialize<'de> for LogFilter {
 
 fn queue_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroUsize, D::Error> {
     let bytes = u64::deserialize(deserializer)?;
-    let enough = usize::try_from(bytes).ok().filter(|bytes| *bytes >= MIN_QUEUE_BYTES).and_then(NonZeroUsize::new);
+    let enough = usize::try_from(bytes)
+        .ok()
+        .filter(|bytes| *bytes >= MIN_QUEUE_BYTES)
+        .and_then(NonZeroUsize::new);
     enough.ok_or_else(|| {
         let expected = format!("a number of bytes, at least {MIN_QUEUE_BYTES}");
         de::Error::invalid_value(de::Unexpected::Unsigned(bytes), &expected.as_str())
@@ -167,15 +181,28 @@ mod tests {
         let filter = LogFilter::parse("warn,sockhop::http=debug, plugin").unwrap();
         assert_eq!(filter.level(), LevelFilter::WARN);
         let targets: Vec<_> = filter.targets().collect();
-        assert_eq!(targets, [("sockhop::http", LevelFilter::DEBUG), ("plugin", LevelFilter::TRACE)]);
+        assert_eq!(
+            targets,
+            [("sockhop::http", LevelFilter::DEBUG), ("plugin", LevelFilter::TRACE)]
+        );
         assert_eq!(LogFilter::parse("info"), Some(LogFilter::default()));
     }
 
     #[test]
     fn a_filter_that_would_show_nothing_of_what_it_names_is_refused() {
-        for text in
-            ["verbose", "", ",", "info,", "3", "a=b=c", "sockhop=loud", "hyper=debug", "sockhop::", "sockhop::nothing=info", "=info"]
-        {
+        for text in [
+            "verbose",
+            "",
+            ",",
+            "info,",
+            "3",
+            "a=b=c",
+            "sockhop=loud",
+            "hyper=debug",
+            "sockhop::",
+            "sockhop::nothing=info",
+            "=info",
+        ] {
             assert_eq!(LogFilter::parse(text), None, "{text}");
         }
     }
@@ -184,8 +211,12 @@ mod tests {
     fn every_module_is_a_target() {
         let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
         let mut missing: Vec<_> = sources
-            .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
-            .filter(|module| !["lib", "main"].contains(&module.as_str()) && !MODULES.contains(&module.as_str()))
+            .filter_map(|entry| {
+                Some(entry.unwrap().file_name().to_str()?.strip_suffix(".rs")?.to_owned())
+            })
+            .filter(|module| {
+                !["lib", "main"].contains(&module.as_str()) && !MODULES.contains(&module.as_str())
+            })
             .collect();
         missing.sort();
         assert_eq!(missing, Vec::<String>::new());

@@ -9,13 +9,17 @@ pub(super) fn of(kind: &Kind) -> String {
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
             format!("found {}, expected {}", value(found), of_expected(expected))
         }
-        Kind::InvalidLength(length, expected) => format!("found {length} values, expected {}", of_expected(expected)),
+        Kind::InvalidLength(length, expected) => {
+            format!("found {length} values, expected {}", of_expected(expected))
+        }
         Kind::UnknownVariant(found, allowed) => {
             let allowed: Vec<_> = allowed.iter().map(|name| format!("\"{name}\"")).collect();
             format!("found \"{found}\", expected {}", allowed.join(" or "))
         }
         Kind::MissingField(key) => format!("the key `{key}` is missing"),
-        Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => "the number is too large or too small".to_owned(),
+        Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => {
+            "the number is too large or too small".to_owned()
+        }
         Kind::Message(message) => message.clone(),
         other => other.to_string(),
     }
@@ -39,7 +43,8 @@ fn value(found: &Actual) -> String {
 /// Translates serde's description of an expected type. The host's own descriptions are returned
 /// unchanged.
 fn of_expected(expected: &str) -> String {
-    let whole = |from: &str, to: &dyn std::fmt::Display| format!("a whole number from {from} to {to}");
+    let whole =
+        |from: &str, to: &dyn std::fmt::Display| format!("a whole number from {from} to {to}");
     match expected {
         "a nonzero u64" | "a nonzero usize" => "a whole number of at least 1".to_owned(),
         "a nonzero u32" => whole("1", &u32::MAX),

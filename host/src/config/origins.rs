@@ -38,7 +38,9 @@ impl AllowedOrigin {
         if !is_scheme {
             return Err("has no scheme that a browser knows, such as \"https\"".to_owned());
         }
-        if let Some(bare) = rest.split(['/', '?', '#']).next().filter(|bare| bare.len() < rest.len()) {
+        if let Some(bare) =
+            rest.split(['/', '?', '#']).next().filter(|bare| bare.len() < rest.len())
+        {
             return Err(format!("has a path, which no origin has; write \"{scheme}://{bare}\""));
         }
         if !rest.is_ascii() {
@@ -48,7 +50,9 @@ impl AllowedOrigin {
         if let Some(port) = port
             && [("http", 80), ("https", 443)].contains(&(scheme, port))
         {
-            return Err(format!("has the port that \"{scheme}\" means anyway, which browsers leave out; write \"{scheme}://{host}\""));
+            return Err(format!(
+                "has the port that \"{scheme}\" means anyway, which browsers leave out; write \"{scheme}://{host}\""
+            ));
         }
         let base = host.strip_prefix("*.");
         let bare = base.unwrap_or(host);
@@ -56,7 +60,10 @@ impl AllowedOrigin {
             return Err("has a wildcard; it may only be the whole first label, as in \"https://*.example.com\"".to_owned());
         }
         let is_address = bare.parse::<std::net::Ipv4Addr>().is_ok()
-            || bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
+            || bare
+                .strip_prefix('[')
+                .and_then(|rest| rest.strip_suffix(']'))
+                .is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
         let is_host = is_host_name(bare) || (base.is_none() && is_address);
         if !is_host {
             return Err("has no host name that a browser could send; write it as \"https://app.example.com\"".to_owned());
@@ -64,7 +71,9 @@ impl AllowedOrigin {
         let after_scheme = scheme.len() + "://".len();
         match base {
             None => Ok(Self { text, wildcard_at: None }),
-            Some(_) => Ok(Self { text: text.replacen("*.", "", 1), wildcard_at: Some(after_scheme) }),
+            Some(_) => {
+                Ok(Self { text: text.replacen("*.", "", 1), wildcard_at: Some(after_scheme) })
+            }
         }
     }
 
@@ -75,7 +84,9 @@ impl AllowedOrigin {
         let same = |a: Option<&str>, b: &str| a.is_some_and(|a| a.eq_ignore_ascii_case(b));
         let Some(base_at) = origin.len().checked_sub(base.len()) else { return false };
         let below = origin.get(scheme.len()..base_at).and_then(|below| below.strip_suffix('.'));
-        same(origin.get(..scheme.len()), scheme) && same(origin.get(base_at..), base) && below.is_some_and(is_below)
+        same(origin.get(..scheme.len()), scheme)
+            && same(origin.get(base_at..), base)
+            && below.is_some_and(is_below)
     }
 }
 
@@ -83,20 +94,24 @@ impl AllowedOrigin {
 /// and paths.
 fn is_below(labels: &str) -> bool {
     !labels.is_empty()
-        && labels
-            .split('.')
-            .all(|label| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
+        && labels.split('.').all(|label| {
+            !label.is_empty()
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        })
 }
 
 /// Splits an origin without its scheme into the host and the port, if it has one.
 fn split_port(rest: &str) -> Result<(&str, Option<u16>), String> {
     // The colons of an IPv6 address are inside brackets.
-    let Some((host, port)) = rest.rsplit_once(':').filter(|(host, _)| !host.starts_with('[') || host.ends_with(']')) else {
+    let Some((host, port)) =
+        rest.rsplit_once(':').filter(|(host, _)| !host.starts_with('[') || host.ends_with(']'))
+    else {
         return Ok((rest, None));
     };
     match port.parse::<u16>() {
         Ok(number) if number > 0 && number.to_string() == port => Ok((host, Some(number))),
-        _ => Err("has a port that is no number from 1 to 65535; each port is an origin of its own".to_owned()),
+        _ => Err("has a port that is no number from 1 to 65535; each port is an origin of its own"
+            .to_owned()),
     }
 }
 
@@ -115,11 +130,18 @@ mod tests {
     fn an_origin_allows_itself_and_a_wildcard_every_name_below() {
         let plain = AllowedOrigin::parse("https://App.example.com:8443").unwrap();
         assert!(plain.allows("https://app.example.com:8443"));
-        for other in ["https://app.example.com", "http://app.example.com:8443", "https://x.app.example.com:8443"] {
+        for other in [
+            "https://app.example.com",
+            "http://app.example.com:8443",
+            "https://x.app.example.com:8443",
+        ] {
             assert!(!plain.allows(other), "{other}");
         }
         let wildcard = AllowedOrigin::parse("https://*.example.com").unwrap();
-        assert!(wildcard.allows("https://app.example.com") && wildcard.allows("https://a.b.EXAMPLE.com"));
+        assert!(
+            wildcard.allows("https://app.example.com")
+                && wildcard.allows("https://a.b.EXAMPLE.com")
+        );
         for other in [
             "https://example.com",
             "https://.example.com",
@@ -137,10 +159,18 @@ mod tests {
             assert!(!wildcard.allows(other), "{other}");
         }
         let with_port = AllowedOrigin::parse("http://*.localhost:3000").unwrap();
-        assert!(with_port.allows("http://app.localhost:3000") && !with_port.allows("http://app.localhost"));
-        for good in
-            ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:3000", "capacitor://localhost", "https://a_b.example.com", "null"]
-        {
+        assert!(
+            with_port.allows("http://app.localhost:3000")
+                && !with_port.allows("http://app.localhost")
+        );
+        for good in [
+            "http://localhost:3000",
+            "http://127.0.0.1",
+            "http://[::1]:3000",
+            "capacitor://localhost",
+            "https://a_b.example.com",
+            "null",
+        ] {
             assert!(AllowedOrigin::parse(good).unwrap().allows(good), "{good}");
         }
     }

@@ -70,7 +70,10 @@ pub struct PluginSettings {
 
 impl PluginSettings {
     /// Reads a plugin's table, which overrides `[limits]`.
-    #[allow(clippy::result_large_err, reason = "once at the start, and the library's own error says what is wrong best")]
+    #[allow(
+        clippy::result_large_err,
+        reason = "once at the start, and the library's own error says what is wrong best"
+    )]
     fn read(limits: &Dict, table: &Dict) -> Result<Self, figment::Error> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
@@ -108,17 +111,31 @@ pub enum InstancePolicy {
 }
 
 /// Reads the tables `[plugins.NAME]`, which are in the same table as the keys of `[plugins]`.
-#[allow(clippy::result_large_err, reason = "once at the start, and the library's own error says what is wrong best")]
-pub(super) fn plugin_tables(figment: &Figment) -> Result<BTreeMap<String, PluginSettings>, figment::Error> {
-    let dict = |path: &str| figment.find_value(path).ok().and_then(Value::into_dict).unwrap_or_default();
+#[allow(
+    clippy::result_large_err,
+    reason = "once at the start, and the library's own error says what is wrong best"
+)]
+pub(super) fn plugin_tables(
+    figment: &Figment,
+) -> Result<BTreeMap<String, PluginSettings>, figment::Error> {
+    let dict =
+        |path: &str| figment.find_value(path).ok().and_then(Value::into_dict).unwrap_or_default();
     let limits = dict("limits");
     let mut tables = BTreeMap::new();
-    for (name, value) in dict("plugins").into_iter().filter(|(name, _)| !KEYS_OF_PLUGINS.contains(&name.as_str())) {
+    for (name, value) in
+        dict("plugins").into_iter().filter(|(name, _)| !KEYS_OF_PLUGINS.contains(&name.as_str()))
+    {
         let table = match value {
             Value::Dict(_, table) if is_plugin_name(&name) => table,
             _ => {
-                const ALLOWED: &[&str] =
-                    &["dir", "required", "rescan_s", "empty_after_s", "forget_after_s", "NAME ([a-z][a-z0-9_]*, a table)"];
+                const ALLOWED: &[&str] = &[
+                    "dir",
+                    "required",
+                    "rescan_s",
+                    "empty_after_s",
+                    "forget_after_s",
+                    "NAME ([a-z][a-z0-9_]*, a table)",
+                ];
                 let error: figment::Error = de::Error::unknown_field(&name, ALLOWED);
                 return Err(error.with_path("plugins"));
             }
@@ -133,4 +150,5 @@ pub(super) fn plugin_tables(figment: &Figment) -> Result<BTreeMap<String, Plugin
 }
 
 /// The keys of `[plugins]` that are not the table of a plugin.
-pub const KEYS_OF_PLUGINS: [&str; 5] = ["dir", "required", "rescan_s", "empty_after_s", "forget_after_s"];
+pub const KEYS_OF_PLUGINS: [&str; 5] =
+    ["dir", "required", "rescan_s", "empty_after_s", "forget_after_s"];

@@ -91,9 +91,14 @@ impl Server {
     /// Checks the settings that depend on each other.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.transports.is_empty() {
-            return Err("server.transports: found none, expected \"polling\", \"websocket\" or both".to_owned());
+            return Err(
+                "server.transports: found none, expected \"polling\", \"websocket\" or both"
+                    .to_owned(),
+            );
         }
-        let can_upgrade = [Transport::Polling, Transport::Websocket].iter().all(|transport| self.transports.contains(transport));
+        let can_upgrade = [Transport::Polling, Transport::Websocket]
+            .iter()
+            .all(|transport| self.transports.contains(transport));
         if self.socketio == SocketIo::Socketioxide && can_upgrade && !self.upgrade {
             return Err("server.upgrade: the library can't refuse an upgrade; set `socketio = \"builtin\"`, or leave one transport in \
                         `transports`"
@@ -124,7 +129,9 @@ impl Default for Server {
     }
 }
 
-fn headers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<HeaderName>>, D::Error> {
+fn headers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<HeaderName>>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     let parsed = names.iter().map(|name| {
         let expected = "the name of a request header, such as \"x-request-id\"; leave the key out to allow all";
@@ -135,12 +142,25 @@ fn headers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Head
 
 fn namespaces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
-    match names.iter().find(|name| !name.starts_with('/') || name.contains([',', '{', '}', '?']) || name.contains(char::is_control)) {
-        Some(name) => Err(de::Error::invalid_value(de::Unexpected::Str(name), &"a namespace such as \"/\" or \"/chat\"")),
-        None if names.iter().enumerate().any(|(at, name)| names.iter().take(at).any(|other| other == name)) => {
+    match names.iter().find(|name| {
+        !name.starts_with('/')
+            || name.contains([',', '{', '}', '?'])
+            || name.contains(char::is_control)
+    }) {
+        Some(name) => Err(de::Error::invalid_value(
+            de::Unexpected::Str(name),
+            &"a namespace such as \"/\" or \"/chat\"",
+        )),
+        None if names
+            .iter()
+            .enumerate()
+            .any(|(at, name)| names.iter().take(at).any(|other| other == name)) =>
+        {
             Err(de::Error::custom("the same namespace twice; each may be there once"))
         }
-        None if names.is_empty() => Err(de::Error::invalid_length(0, &"at least one namespace, such as \"/\"")),
+        None if names.is_empty() => {
+            Err(de::Error::invalid_length(0, &"at least one namespace, such as \"/\""))
+        }
         None => Ok(names),
     }
 }

@@ -96,7 +96,12 @@ impl Backlog {
 
     /// Adds an event. At most `bound` events may wait. Returns the events that will not be
     /// delivered: `$resync` replaces them if the plugin listens for it.
-    pub(super) fn push(&mut self, mut event: HostEvent, bound: usize, listens_for_resync: bool) -> Vec<HostEvent> {
+    pub(super) fn push(
+        &mut self,
+        mut event: HostEvent,
+        bound: usize,
+        listens_for_resync: bool,
+    ) -> Vec<HostEvent> {
         if self.needs_resync && event.kind != Kind::Start {
             return vec![event];
         }
@@ -105,13 +110,18 @@ impl Backlog {
         }
         self.waiting.push_back(event);
         // Counting the next events of `running` is worth it only near the bound.
-        if self.waiting.len() + self.running.len() > bound && self.len() > bound { self.overflow(listens_for_resync) } else { Vec::new() }
+        if self.waiting.len() + self.running.len() > bound && self.len() > bound {
+            self.overflow(listens_for_resync)
+        } else {
+            Vec::new()
+        }
     }
 
     fn overflow(&mut self, listens_for_resync: bool) -> Vec<HostEvent> {
         self.needs_resync = listens_for_resync;
         let followers = self.running.values_mut().filter_map(Option::take);
-        let (start, dropped) = self.waiting.drain(..).chain(followers).partition(|event| event.kind == Kind::Start);
+        let (start, dropped) =
+            self.waiting.drain(..).chain(followers).partition(|event| event.kind == Kind::Start);
         self.waiting = start;
         Vec::from(dropped)
     }
@@ -167,7 +177,9 @@ impl Backlog {
     pub(super) fn resync_failed(&mut self) -> Option<Duration> {
         self.release(&Delivery::Resync);
         let (first, longest) = RESYNC_RETRY;
-        let wait = first.saturating_mul(1_u32.checked_shl(self.failed_resyncs).unwrap_or(u32::MAX)).min(longest);
+        let wait = first
+            .saturating_mul(1_u32.checked_shl(self.failed_resyncs).unwrap_or(u32::MAX))
+            .min(longest);
         self.failed_resyncs = self.failed_resyncs.saturating_add(1);
         (!std::mem::replace(&mut self.will_retry_resync, true)).then_some(wait)
     }
@@ -219,7 +231,8 @@ impl Backlog {
     /// Counts one more worker if there is work for it, up to `most`. Returns whether it did.
     pub(super) fn hire(&mut self, most: usize) -> bool {
         let can_resync = self.needs_resync && self.running.is_empty();
-        let has_work = !self.is_parked && !self.is_alone && (can_resync || !self.waiting.is_empty());
+        let has_work =
+            !self.is_parked && !self.is_alone && (can_resync || !self.waiting.is_empty());
         let hires = has_work && self.workers < most;
         self.workers += usize::from(hires);
         hires
@@ -249,11 +262,22 @@ mod tests {
     const MOST: usize = 3;
 
     fn connection(number: usize) -> Arc<Connection> {
-        Arc::new(Connection::new(String::new(), number.to_string(), "/".into(), Arc::new(Identity::default()), None))
+        Arc::new(Connection::new(
+            String::new(),
+            number.to_string(),
+            "/".into(),
+            Arc::new(Identity::default()),
+            None,
+        ))
     }
 
     fn event(kind: Kind, connection: &Arc<Connection>) -> HostEvent {
-        HostEvent { kind, connection: Some(Arc::clone(connection)), at: SystemTime::UNIX_EPOCH, awaited: None }
+        HostEvent {
+            kind,
+            connection: Some(Arc::clone(connection)),
+            at: SystemTime::UNIX_EPOCH,
+            awaited: None,
+        }
     }
 
     /// The connections that a plugin believes to be open, from the events that it was told.
@@ -266,8 +290,14 @@ mod tests {
         fn handle(&mut self, event: &HostEvent) {
             let id = event.connection.as_ref().unwrap().public_id.clone();
             match event.kind {
-                Kind::Connect => assert_eq!(self.connected.insert(id, true), None, "connected once"),
-                Kind::Disconnect => assert_eq!(self.connected.insert(id, false), Some(true), "disconnected once, after it was connected"),
+                Kind::Connect => {
+                    assert_eq!(self.connected.insert(id, true), None, "connected once")
+                }
+                Kind::Disconnect => assert_eq!(
+                    self.connected.insert(id, false),
+                    Some(true),
+                    "disconnected once, after it was connected"
+                ),
                 Kind::Start => {}
             }
         }
@@ -277,7 +307,9 @@ mod tests {
     fn what_waits_for_a_connection_does_not_keep_others_waiting() {
         let mut backlog = Backlog::default();
         let (slow, quick) = (connection(1), connection(2));
-        for (kind, connection) in [(Kind::Connect, &slow), (Kind::Disconnect, &slow), (Kind::Connect, &quick)] {
+        for (kind, connection) in
+            [(Kind::Connect, &slow), (Kind::Disconnect, &slow), (Kind::Connect, &quick)]
+        {
             assert!(backlog.push(event(kind, connection), BOUND, true).is_empty());
         }
         let first = backlog.next(MOST).unwrap();
@@ -286,13 +318,24 @@ mod tests {
             if first.kind == Kind::Connect && second.connection.as_ref().unwrap().public_id == "2"));
         assert!(backlog.next(MOST).is_none(), "the end of a connection waits for its begin");
         backlog.done(&first);
-        assert!(matches!(backlog.next(MOST), Some(Delivery::Event(event)) if event.kind == Kind::Disconnect));
+        assert!(
+            matches!(backlog.next(MOST), Some(Delivery::Event(event)) if event.kind == Kind::Disconnect)
+        );
     }
 
     #[test]
     fn start_is_delivered_first_and_alone() {
         let mut backlog = Backlog::default();
-        backlog.push(HostEvent { kind: Kind::Start, connection: None, at: SystemTime::UNIX_EPOCH, awaited: None }, BOUND, true);
+        backlog.push(
+            HostEvent {
+                kind: Kind::Start,
+                connection: None,
+                at: SystemTime::UNIX_EPOCH,
+                awaited: None,
+            },
+            BOUND,
+            true,
+        );
         for number in 0..=BOUND {
             backlog.push(event(Kind::Connect, &connection(number)), BOUND, true);
         }
@@ -311,12 +354,19 @@ mod tests {
         for _ in 0..40 {
             assert!(matches!(backlog.next(MOST), Some(Delivery::Resync)));
             waits.push(backlog.resync_failed().unwrap().as_secs());
-            assert!(backlog.push(event(Kind::Connect, &connection(1)), BOUND, true).is_empty(), "it is told meanwhile");
+            assert!(
+                backlog.push(event(Kind::Connect, &connection(1)), BOUND, true).is_empty(),
+                "it is told meanwhile"
+            );
             let connect = backlog.next(MOST).unwrap();
             assert!(matches!(&connect, Delivery::Event(_)));
             backlog.done(&connect);
             backlog.push(event(Kind::Connect, &connection(2)), BOUND, true);
-            assert_eq!(backlog.retry_resync().len(), 1, "the connections that are read stand for it");
+            assert_eq!(
+                backlog.retry_resync().len(),
+                1,
+                "the connections that are read stand for it"
+            );
         }
         assert_eq!(waits[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(waits[39], 60);
@@ -331,7 +381,10 @@ mod tests {
         backlog.resume();
         let delivery = backlog.next(MOST).unwrap();
         backlog.done(&delivery);
-        assert!(backlog.retry_resync().is_empty() && backlog.next(MOST).is_none(), "it has succeeded");
+        assert!(
+            backlog.retry_resync().is_empty() && backlog.next(MOST).is_none(),
+            "it has succeeded"
+        );
         backlog.resync();
         assert!(backlog.next(MOST).is_some());
         assert_eq!(backlog.resync_failed(), Some(RESYNC_RETRY.0));

@@ -19,7 +19,10 @@ pub(super) type CommitGuard = OwnedMutexGuard<()>;
 
 /// Takes the commit lock for a handler that has not run yet. No other task commits while it is
 /// held. Returns `None` if the lock is not free before `deadline`.
-pub(super) async fn lock_exclusive(state: &State, deadline: Option<Instant>) -> Option<CommitGuard> {
+pub(super) async fn lock_exclusive(
+    state: &State,
+    deadline: Option<Instant>,
+) -> Option<CommitGuard> {
     enqueue(state, None, deadline).await.map(|(guard, _)| guard)
 }
 
@@ -29,7 +32,11 @@ pub(super) async fn lock_exclusive(state: &State, deadline: Option<Instant>) -> 
 ///
 /// The task that holds the lock commits for all waiting tasks in one transaction. A waiting task
 /// finds its result when it gets the lock.
-pub(super) async fn commit(state: &State, changes: Changes, deadline: Option<Instant>) -> Option<(CommitGuard, Result<(), CommitError>)> {
+pub(super) async fn commit(
+    state: &State,
+    changes: Changes,
+    deadline: Option<Instant>,
+) -> Option<(CommitGuard, Result<(), CommitError>)> {
     let (guard, ticket) = enqueue(state, Some(changes), deadline).await?;
     if let Some(result) = ticket.result() {
         return Some((guard, result));
@@ -40,7 +47,11 @@ pub(super) async fn commit(state: &State, changes: Changes, deadline: Option<Ins
 
 /// Queues for the lock and in the commit queue, at the same position in both. So effects are
 /// delivered in the order of their commits.
-async fn enqueue(state: &State, changes: Option<Changes>, deadline: Option<Instant>) -> Option<(CommitGuard, Ticket)> {
+async fn enqueue(
+    state: &State,
+    changes: Option<Changes>,
+    deadline: Option<Instant>,
+) -> Option<(CommitGuard, Ticket)> {
     // Unconstrained: the first poll must queue for the lock, even if the task's tokio budget is
     // used up.
     let mut guard = pin!(tokio::task::unconstrained(Arc::clone(&state.commit).lock_owned()));
@@ -53,24 +64,31 @@ async fn enqueue(state: &State, changes: Option<Changes>, deadline: Option<Insta
     let guard = match (has_lock, deadline) {
         (Poll::Ready(guard), _) => guard,
         (Poll::Pending, None) => guard.await,
-        (Poll::Pending, Some(until)) => match tokio::time::timeout_at(until.into(), &mut guard).await {
-            Ok(guard) => guard,
-            Err(_) if ticket.withdraw() => return None,
-            // Another task is committing the changes.
-            Err(_) => guard.await,
-        },
+        (Poll::Pending, Some(until)) => {
+            match tokio::time::timeout_at(until.into(), &mut guard).await {
+                Ok(guard) => guard,
+                Err(_) if ticket.withdraw() => return None,
+                // Another task is committing the changes.
+                Err(_) => guard.await,
+            }
+        }
     };
     Some((guard, ticket))
 }
 
 /// Stores `changes` under a lock that is already held. Waiting changes of other tasks are not
 /// included, because they would make `changes` conflict.
-pub(super) async fn commit_exclusive(store: &Arc<Store>, changes: Changes) -> Result<(), CommitError> {
+pub(super) async fn commit_exclusive(
+    store: &Arc<Store>,
+    changes: Changes,
+) -> Result<(), CommitError> {
     if let Some(committed) = store.try_commit(&[&changes]) {
         return committed.into_iter().next().unwrap_or(Ok(()));
     }
     let store = Arc::clone(store);
-    tokio::task::spawn_blocking(move || store.commit(&changes)).await.unwrap_or(Err(CommitError::Unknown))
+    tokio::task::spawn_blocking(move || store.commit(&changes))
+        .await
+        .unwrap_or(Err(CommitError::Unknown))
 }
 
 /// Commits for all tasks in the queue. If this takes only microseconds, it happens here, because a
@@ -122,8 +140,18 @@ mod tests {
     use crate::store::StoreLimits;
 
     fn state(dir: &tempfile::TempDir) -> State {
-        let store = Store::open(&dir.path().join("state.sqlite"), &dir.path().join("state.json"), StoreLimits::default()).unwrap();
-        State { store: Arc::new(store), commit: Arc::default(), numbers: Arc::default(), memory: Arc::default() }
+        let store = Store::open(
+            &dir.path().join("state.sqlite"),
+            &dir.path().join("state.json"),
+            StoreLimits::default(),
+        )
+        .unwrap();
+        State {
+            store: Arc::new(store),
+            commit: Arc::default(),
+            numbers: Arc::default(),
+            memory: Arc::default(),
+        }
     }
 
     fn change(state: &State, key: &str) -> Changes {
@@ -145,14 +173,20 @@ mod tests {
         let mut first = Box::pin(commit(&state, change(&state, "first"), None));
         let mut second = Box::pin(commit(&state, change(&state, "second"), None));
         let late = Some(Instant::now());
-        assert!(first.as_mut().poll(&mut context).is_pending() && second.as_mut().poll(&mut context).is_pending());
+        assert!(
+            first.as_mut().poll(&mut context).is_pending()
+                && second.as_mut().poll(&mut context).is_pending()
+        );
         assert!(commit(&state, change(&state, "late"), late).await.is_none(), "its time is over");
         assert!(!has(&state, "first"));
         drop(held);
         let (guard, committed) = first.await.unwrap();
         committed.unwrap();
         assert!(has(&state, "first") && has(&state, "second") && !has(&state, "late"));
-        assert!(second.as_mut().poll(&mut context).is_pending(), "what follows from the first is delivered before");
+        assert!(
+            second.as_mut().poll(&mut context).is_pending(),
+            "what follows from the first is delivered before"
+        );
         drop(guard);
         second.await.unwrap().1.unwrap();
     }
@@ -166,7 +200,10 @@ mod tests {
         let mut before = Box::pin(commit(&state, change(&state, "before"), None));
         let mut exclusive = Box::pin(lock_exclusive(&state, None));
         let mut behind = Box::pin(commit(&state, change(&state, "behind"), None));
-        assert!(before.as_mut().poll(&mut context).is_pending() && exclusive.as_mut().poll(&mut context).is_pending());
+        assert!(
+            before.as_mut().poll(&mut context).is_pending()
+                && exclusive.as_mut().poll(&mut context).is_pending()
+        );
         assert!(behind.as_mut().poll(&mut context).is_pending());
         drop(held);
         let (guard, committed) = before.await.unwrap();
@@ -187,7 +224,9 @@ mod tests {
         let state = state(&dir);
         let held = Arc::clone(&state.commit).lock_owned().await;
         let mut gone = Box::pin(commit(&state, change(&state, "gone"), None));
-        assert!(gone.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop())).is_pending());
+        assert!(
+            gone.as_mut().poll(&mut std::task::Context::from_waker(Waker::noop())).is_pending()
+        );
         drop(gone);
         drop(held);
         commit(&state, change(&state, "other"), None).await.unwrap().1.unwrap();

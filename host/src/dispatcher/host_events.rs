@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::breaker::Denied;
 use crate::event::{Connection, Connections, Event, EventId, Payload, host_event};
 use crate::log;
-use crate::registry::{Generation, ActivePlugin};
+use crate::registry::{ActivePlugin, Generation};
 use crate::rejection::Rejection;
 
 use super::backlog::{Backlog, Delivery, HostEvent, Kind};
@@ -56,7 +56,9 @@ impl Dispatcher {
         let this = Arc::clone(self);
         self.host_events.tasks.spawn(async move {
             let mut changes = this.registry.changes();
-            while let Some(Ok(())) = this.host_events.stopped.run_until_cancelled(changes.changed()).await {
+            while let Some(Ok(())) =
+                this.host_events.stopped.run_until_cancelled(changes.changed()).await
+            {
                 drop(this.backlogs_of_now());
             }
         });
@@ -91,7 +93,12 @@ impl Dispatcher {
 
     /// Waits until the plugin has handled the `$connect` of the event's connection. The wait counts
     /// against the time limit of the event.
-    pub(super) async fn until_connected(&self, active: &ActivePlugin, caller: &Connection, began: Instant) -> Result<(), Rejection> {
+    pub(super) async fn until_connected(
+        &self,
+        active: &ActivePlugin,
+        caller: &Connection,
+        began: Instant,
+    ) -> Result<(), Rejection> {
         let plugin = active.code.name();
         let deadline = began + active.code.limits().event_wall_ms;
         while caller.untold.contains(plugin) {
@@ -104,7 +111,9 @@ impl Dispatcher {
                 return Err(refuse(Denied::Open { retry_after: RETRY }));
             }
             if now >= deadline {
-                return Err(Rejection::Busy("the plugin has not handled the beginning of this connection yet".to_owned()));
+                return Err(Rejection::Busy(
+                    "the plugin has not handled the beginning of this connection yet".to_owned(),
+                ));
             }
             caller.untold.until_told(plugin, deadline.min(now + RETRY)).await;
         }
@@ -113,7 +122,11 @@ impl Dispatcher {
 
     /// Adds an event to the backlogs of the plugins that listen for it. The returned tracker is
     /// empty when the plugins that serve have handled the event.
-    fn dispatch_host_event(self: &Arc<Self>, kind: Kind, connection: Option<&Arc<Connection>>) -> TaskTracker {
+    fn dispatch_host_event(
+        self: &Arc<Self>,
+        kind: Kind,
+        connection: Option<&Arc<Connection>>,
+    ) -> TaskTracker {
         let (at, awaited) = (SystemTime::now(), TaskTracker::new());
         // The directory and the backlogs change under one lock, so that the connections that a
         // plugin reads agree with its next events.
@@ -136,7 +149,8 @@ impl Dispatcher {
             let awaited = (kind != Kind::Connect).then(|| awaited.token());
             let event = HostEvent { kind, connection: connection.cloned(), at, awaited };
             let listens_for_resync = listens(active, host_event::RESYNC);
-            let dropped = backlog.push(event, active.code.limits().host_events.get(), listens_for_resync);
+            let dropped =
+                backlog.push(event, active.code.limits().host_events.get(), listens_for_resync);
             if dropped.len() > 1 {
                 tracing::warn!(
                     plugin,
@@ -155,7 +169,9 @@ impl Dispatcher {
 
     /// Locks the backlogs, and updates them to the plugins that serve now. The snapshot is taken
     /// under the lock, because an older snapshot would undo the changes of a newer one.
-    fn backlogs_of_now(self: &Arc<Self>) -> (MutexGuard<'_, HashMap<Arc<str>, Backlog>>, Arc<Generation>) {
+    fn backlogs_of_now(
+        self: &Arc<Self>,
+    ) -> (MutexGuard<'_, HashMap<Arc<str>, Backlog>>, Arc<Generation>) {
         let mut backlogs = self.host_events.backlogs();
         let generation = self.registry.snapshot();
         self.follow(&mut backlogs, &generation);
@@ -164,11 +180,16 @@ impl Dispatcher {
 
     /// Creates a backlog for each plugin that listens, and removes all others. A plugin that is new
     /// while connections exist gets a `$resync`.
-    fn follow(self: &Arc<Self>, backlogs: &mut HashMap<Arc<str>, Backlog>, generation: &Generation) {
+    fn follow(
+        self: &Arc<Self>,
+        backlogs: &mut HashMap<Arc<str>, Backlog>,
+        generation: &Generation,
+    ) {
         let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
         for active in generation.plugins.iter().filter(listening) {
             if !backlogs.contains_key(active.code.name()) {
-                let (name, mut backlog): (Arc<str>, _) = (active.code.name().into(), Backlog::default());
+                let (name, mut backlog): (Arc<str>, _) =
+                    (active.code.name().into(), Backlog::default());
                 if listens(active, host_event::RESYNC) && !self.rooms.directory.is_empty() {
                     backlog.resync();
                     self.hire(&name, &mut backlog, active);
@@ -178,7 +199,13 @@ impl Dispatcher {
         }
         let plugins = generation.plugins.iter().filter(listening).count();
         if backlogs.len() > plugins {
-            let is_gone = |name: &Arc<str>| !generation.plugins.iter().filter(listening).any(|active| active.code.name() == &**name);
+            let is_gone = |name: &Arc<str>| {
+                !generation
+                    .plugins
+                    .iter()
+                    .filter(listening)
+                    .any(|active| active.code.name() == &**name)
+            };
             for (name, backlog) in backlogs.extract_if(|name, _| is_gone(name)) {
                 self.drop_events(&name, &backlog.into_dropped());
             }
@@ -207,7 +234,9 @@ impl Dispatcher {
             });
             drop(delivering);
             match outcome {
-                Outcome::Failed if matches!(delivery, Delivery::Resync) => self.resync_failed(plugin),
+                Outcome::Failed if matches!(delivery, Delivery::Resync) => {
+                    self.resync_failed(plugin)
+                }
                 Outcome::Delivered | Outcome::Failed => {
                     if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
                         backlog.done(&delivery);
@@ -238,10 +267,20 @@ impl Dispatcher {
         self.metrics.resync_failed(plugin);
         let wait = self.host_events.backlogs().get_mut(plugin).and_then(Backlog::resync_failed);
         let Some(wait) = wait else { return };
-        tracing::warn!(plugin = &**plugin, retry_ms = wait.as_millis(), "the plugin failed to read the connections: it is told again");
+        tracing::warn!(
+            plugin = &**plugin,
+            retry_ms = wait.as_millis(),
+            "the plugin failed to read the connections: it is told again"
+        );
         let (this, plugin) = (Arc::clone(self), Arc::clone(plugin));
         self.host_events.tasks.spawn(async move {
-            if this.host_events.stopped.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            if this
+                .host_events
+                .stopped
+                .run_until_cancelled(tokio::time::sleep(wait))
+                .await
+                .is_none()
+            {
                 return;
             }
             let (mut backlogs, generation) = this.backlogs_of_now();
@@ -273,7 +312,10 @@ impl Dispatcher {
 
     /// Returns the next delivery, for `$resync` with the connections that it is about. If there is
     /// none, returns `None`, and the worker ends.
-    fn next_delivery(self: &Arc<Self>, plugin: &Arc<str>) -> Option<(Delivery, Option<Connections>)> {
+    fn next_delivery(
+        self: &Arc<Self>,
+        plugin: &Arc<str>,
+    ) -> Option<(Delivery, Option<Connections>)> {
         let generation = self.registry.snapshot();
         let active = generation.plugins.iter().find(|active| active.code.name() == &**plugin);
         let mut backlogs = self.host_events.backlogs();
@@ -288,17 +330,24 @@ impl Dispatcher {
             self.hire(plugin, backlog, active);
         }
         // Taken while the backlogs are locked: later events are queued behind this delivery.
-        let snapshot = matches!(delivery, Delivery::Resync).then(|| self.rooms.directory.snapshot());
+        let snapshot =
+            matches!(delivery, Delivery::Resync).then(|| self.rooms.directory.snapshot());
         Some((delivery, snapshot))
     }
 
-    async fn deliver(&self, plugin: &str, delivery: &Delivery, snapshot: Option<Connections>) -> Outcome {
+    async fn deliver(
+        &self,
+        plugin: &str,
+        delivery: &Delivery,
+        snapshot: Option<Connections>,
+    ) -> Outcome {
         let (name, caller, at) = match delivery {
             Delivery::Event(event) => (event.kind.name(), event.connection.as_ref(), event.at),
             Delivery::Resync => (host_event::RESYNC, None, SystemTime::now()),
         };
         let generation = self.registry.snapshot();
-        let Some(active) = generation.plugins.iter().find(|active| active.code.name() == plugin) else {
+        let Some(active) = generation.plugins.iter().find(|active| active.code.name() == plugin)
+        else {
             // If the plugin is removed, its backlog is dropped with its events. If it comes back,
             // it must not have missed an event.
             return Outcome::NotServing(RETRY);
@@ -313,7 +362,9 @@ impl Dispatcher {
         // Without a client: a throttled client's `$connect` and `$disconnect` are delivered too.
         let permit = match active.health.admit(None, began) {
             Ok(permit) => permit,
-            Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => return Outcome::NotServing(retry_after),
+            Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => {
+                return Outcome::NotServing(retry_after);
+            }
         };
         let event = Event {
             id: EventId::new(at),
@@ -332,12 +383,18 @@ impl Dispatcher {
             (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
             (Ok(_), _) => {}
             // No instance was available: the plugin has not seen the event.
-            (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => return Outcome::NotServing(RETRY),
+            (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => {
+                return Outcome::NotServing(RETRY);
+            }
             (Err(failed), _) => {
                 let rejection = report(&generation, active, &event, failed);
                 // The host itself failed. If it is not known whether the state was written, the
                 // plugin may get the event twice.
-                return if matches!(rejection, Rejection::Unavailable(_)) { Outcome::NotServing(RETRY) } else { Outcome::Failed };
+                return if matches!(rejection, Rejection::Unavailable(_)) {
+                    Outcome::NotServing(RETRY)
+                } else {
+                    Outcome::Failed
+                };
             }
         }
         Outcome::Delivered

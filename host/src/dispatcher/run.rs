@@ -14,7 +14,7 @@ use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
 use crate::event::{Connection, Event, Json};
 use crate::log::Chain;
-use crate::registry::{Inbound, NotJoined, Outbound, Generation, ActivePlugin, State};
+use crate::registry::{ActivePlugin, Generation, Inbound, NotJoined, Outbound, State};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
 use crate::rule::is_room_name;
@@ -62,7 +62,12 @@ struct Membership {
 }
 
 impl Run {
-    pub(super) fn new(event: &Arc<Event>, generation: &Arc<Generation>, active: &Arc<ActivePlugin>, rooms: &Arc<Rooms>) -> Self {
+    pub(super) fn new(
+        event: &Arc<Event>,
+        generation: &Arc<Generation>,
+        active: &Arc<ActivePlugin>,
+        rooms: &Arc<Rooms>,
+    ) -> Self {
         Self {
             event: Arc::clone(event),
             generation: Arc::clone(generation),
@@ -106,13 +111,19 @@ impl Run {
     /// Checks whether `more` effects of `bytes` may be held back for this event. Stored values
     /// count too, because they are in the host's memory as well.
     fn check_room(&self, more: usize, bytes: usize) -> Result<(), Refusal> {
-        let (keys, stored) = self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
+        let (keys, stored) =
+            self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
         if self.effects.len() + keys + more > self.limits().effects.get() {
-            return Err(Refusal::limit(format!("more than {} effects of one event, stored values among them", self.limits().effects)));
+            return Err(Refusal::limit(format!(
+                "more than {} effects of one event, stored values among them",
+                self.limits().effects
+            )));
         }
         if (self.effects_bytes + bytes) as u64 + stored > self.limits().effects_bytes.get() as u64 {
             let most = self.limits().effects_bytes;
-            return Err(Refusal::limit(format!("the effects of one event, stored values among them, have more than {most} bytes")));
+            return Err(Refusal::limit(format!(
+                "the effects of one event, stored values among them, have more than {most} bytes"
+            )));
         }
         Ok(())
     }
@@ -123,7 +134,9 @@ impl Run {
     }
 
     fn membership(&mut self) -> Result<&mut Membership, Refusal> {
-        let Some(caller) = &self.event.caller else { return Err(Refusal::misuse("no connection caused this event")) };
+        let Some(caller) = &self.event.caller else {
+            return Err(Refusal::misuse("no connection caused this event"));
+        };
         let rooms = &self.rooms;
         Ok(self.membership.get_or_insert_with(|| {
             let before: BTreeSet<String> = rooms.of(caller).into_iter().collect();
@@ -159,7 +172,9 @@ impl Run {
             ViewError::Store(error) => {
                 tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.active.code.name(), error = %Chain(&error),
                     "state not read");
-                self.fail(Fault::Rejected(Rejection::Unavailable("the plugin's state can't be read now".to_owned())))
+                self.fail(Fault::Rejected(Rejection::Unavailable(
+                    "the plugin's state can't be read now".to_owned(),
+                )))
             }
         }
     }
@@ -169,12 +184,19 @@ impl Run {
     ///
     /// # Errors
     /// Describes for the log what is wrong with the reply.
-    pub(super) fn check_reply(&self, reply: Option<String>, inbound: Option<&Inbound>) -> Result<Json, String> {
+    pub(super) fn check_reply(
+        &self,
+        reply: Option<String>,
+        inbound: Option<&Inbound>,
+    ) -> Result<Json, String> {
         let schema = inbound.and_then(|inbound| inbound.reply.as_ref());
         let Some(schema) = schema else {
             return match reply.as_deref() {
                 None | Some("null") => Ok(Json::null()),
-                Some(_) => Err("the handler replied, but its event was registered without a reply".to_owned()),
+                Some(_) => {
+                    Err("the handler replied, but its event was registered without a reply"
+                        .to_owned())
+                }
             };
         };
         let reply = reply.unwrap_or_else(|| "null".to_owned());
@@ -182,14 +204,18 @@ impl Run {
         if let Some(emitted) = self.emitted(schema, &reply) {
             return Ok(emitted.clone());
         }
-        let (reply, value) = Json::parse(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
+        let (reply, value) =
+            Json::parse(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
         // A schema that allows everything allows `error` too, but clients could not tell such a
         // reply from a rejection.
         if reply.has_error {
             return Err("the reply has a property `error` at its top".to_owned());
         }
         schema.check(&value).map_err(|details| {
-            let details: Vec<_> = details.iter().map(|detail| format!("{} {}", detail.path, detail.message)).collect();
+            let details: Vec<_> = details
+                .iter()
+                .map(|detail| format!("{} {}", detail.path, detail.message))
+                .collect();
             format!("the reply is against its schema: {}", details.join("; "))
         })?;
         Ok(reply)
@@ -204,29 +230,50 @@ impl Run {
                 && emit.attachments.is_empty()
                 && self.active.outbound.get(&emit.event).is_some_and(|declared| Arc::ptr_eq(&declared.data, schema))
         };
-        let emits = self.effects.iter().filter_map(|effect| if let Effect::Emit(emit) = effect { Some(emit) } else { None });
+        let emits = self
+            .effects
+            .iter()
+            .filter_map(|effect| if let Effect::Emit(emit) = effect { Some(emit) } else { None });
         emits.rev().take(EMITS_COMPARED).find(fits).map(|emit| &emit.data)
     }
 
     fn declared(&self, event: &str) -> Result<&Outbound, Refusal> {
         let declared = self.active.outbound.get(event);
-        declared.ok_or_else(|| Refusal::new("undeclared", format!("this plugin does not declare that it emits `{event}`")))
+        declared.ok_or_else(|| {
+            Refusal::new(
+                "undeclared",
+                format!("this plugin does not declare that it emits `{event}`"),
+            )
+        })
     }
 }
 
 /// Checks whether an emitted event may go to the handler's target.
-fn check_target(declared: &Outbound, event: &str, to: &Target, has_sender: bool) -> Result<(), Refusal> {
+fn check_target(
+    declared: &Outbound,
+    event: &str,
+    to: &Target,
+    has_sender: bool,
+) -> Result<(), Refusal> {
     match to {
         Target::Sender | Target::RoomsButSender(_) if !has_sender => {
             Err(Refusal::misuse("no connection caused this event: it has no sender"))
         }
         Target::Sender | Target::Connection(_) => Ok(()),
         Target::Everyone if declared.everyone => Ok(()),
-        Target::Everyone => Err(Refusal::new("undeclared", format!("the declaration of `{event}` does not send it to everyone (`*`)"))),
-        Target::Rooms(rooms) | Target::RoomsButSender(rooms) => match rooms.iter().find(|room| !declared.names(room)) {
-            Some(room) => Err(Refusal::new("undeclared", format!("the declaration of `{event}` does not name the room `{room}`"))),
-            None => Ok(()),
-        },
+        Target::Everyone => Err(Refusal::new(
+            "undeclared",
+            format!("the declaration of `{event}` does not send it to everyone (`*`)"),
+        )),
+        Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
+            match rooms.iter().find(|room| !declared.names(room)) {
+                Some(room) => Err(Refusal::new(
+                    "undeclared",
+                    format!("the declaration of `{event}` does not name the room `{room}`"),
+                )),
+                None => Ok(()),
+            }
+        }
     }
 }
 
@@ -268,11 +315,15 @@ pub(super) fn placeholders_match(data: &Value, attachments: usize) -> bool {
     fn collect(value: &Value, found: &mut Vec<u64>) {
         match value {
             // A placeholder has two members.
-            Value::Object(members) if members.len() < 2 => members.values().for_each(|value| collect(value, found)),
-            Value::Object(members) => match (members.get("_placeholder"), members.get("num").and_then(Value::as_u64)) {
-                (Some(Value::Bool(true)), Some(number)) => found.push(number),
-                _ => members.values().for_each(|value| collect(value, found)),
-            },
+            Value::Object(members) if members.len() < 2 => {
+                members.values().for_each(|value| collect(value, found))
+            }
+            Value::Object(members) => {
+                match (members.get("_placeholder"), members.get("num").and_then(Value::as_u64)) {
+                    (Some(Value::Bool(true)), Some(number)) => found.push(number),
+                    _ => members.values().for_each(|value| collect(value, found)),
+                }
+            }
             Value::Array(values) => values.iter().for_each(|value| collect(value, found)),
             _ => {}
         }
@@ -284,16 +335,29 @@ pub(super) fn placeholders_match(data: &Value, attachments: usize) -> bool {
 }
 
 impl HostCalls for Run {
-    fn emit(&mut self, to: Target, event: String, data: String, attachments: Vec<Bytes>) -> Result<(), Refusal> {
+    fn emit(
+        &mut self,
+        to: Target,
+        event: String,
+        data: String,
+        attachments: Vec<Bytes>,
+    ) -> Result<(), Refusal> {
         // Checked before parsing: data that is too large is not worth parsing.
         self.check_room(1, data.len() + attachments.iter().map(Bytes::len).sum::<usize>())?;
         let declared = self.declared(&event)?;
         check_target(declared, &event, &to, self.event.caller.is_some())?;
-        let (data, value) =
-            Json::parse(data).map_err(|error| Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}")))?;
+        let (data, value) = Json::parse(data).map_err(|error| {
+            Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}"))
+        })?;
         declared.data.check(&value).map_err(|details| {
-            let first = details.first().map(|detail| format!("{} {}", detail.path, detail.message)).unwrap_or_default();
-            Refusal::new("invalid_data", format!("the data of `{event}` does not fit its schema: {first}"))
+            let first = details
+                .first()
+                .map(|detail| format!("{} {}", detail.path, detail.message))
+                .unwrap_or_default();
+            Refusal::new(
+                "invalid_data",
+                format!("the data of `{event}` does not fit its schema: {first}"),
+            )
         })?;
         if !placeholders_match(&value, attachments.len()) {
             return Err(Refusal::misuse(format!(
@@ -305,13 +369,19 @@ impl HostCalls for Run {
     }
 
     fn join(&mut self, room: String) -> Result<(), Refusal> {
-        let Some(caller) = &self.event.caller else { return Err(Refusal::misuse("no connection caused this event")) };
+        let Some(caller) = &self.event.caller else {
+            return Err(Refusal::misuse("no connection caused this event"));
+        };
         if !is_room_name(&room) {
             return Err(Refusal::new("unknown_room", "that is no name of a room"));
         }
         self.generation.may_join(&room, &caller.identity).map_err(|not| match not {
-            NotJoined::Unknown => Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`")),
-            NotJoined::Forbidden => Refusal::new("forbidden", format!("the room `{room}` is not open to this client")),
+            NotJoined::Unknown => {
+                Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`"))
+            }
+            NotJoined::Forbidden => {
+                Refusal::new("forbidden", format!("the room `{room}` is not open to this client"))
+            }
         })?;
         let most = self.limits().rooms.get();
         let membership = self.membership()?;
@@ -350,10 +420,15 @@ impl HostCalls for Run {
     }
 
     fn mine(&mut self) -> Vec<String> {
-        self.membership().map_or_else(|_| Vec::new(), |membership| membership.now.iter().cloned().collect())
+        self.membership()
+            .map_or_else(|_| Vec::new(), |membership| membership.now.iter().cloned().collect())
     }
 
-    fn connections(&mut self, after: Option<&str>, limit: u32) -> Result<Vec<Arc<Connection>>, Refusal> {
+    fn connections(
+        &mut self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Arc<Connection>>, Refusal> {
         if !(1..=MAX_PAGE).contains(&limit) {
             return Err(Refusal::misuse(format!("a page has 1 to {MAX_PAGE} connections")));
         }
@@ -369,7 +444,10 @@ impl HostCalls for Run {
     }
 
     fn claims(&self) -> String {
-        self.event.caller.as_ref().map_or_else(|| "null".to_owned(), |caller| caller.identity.claims.to_string())
+        self.event
+            .caller
+            .as_ref()
+            .map_or_else(|| "null".to_owned(), |caller| caller.identity.claims.to_string())
     }
 
     fn sid(&self) -> String {
@@ -412,7 +490,13 @@ impl HostCalls for Run {
         self.view().delete(key).map_err(|error| self.refuse(error))
     }
 
-    fn scan(&mut self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
+    fn scan(
+        &mut self,
+        prefix: &str,
+        cursor: Option<&str>,
+        backwards: bool,
+        limit: u32,
+    ) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
         self.view().scan(prefix, cursor, backwards, limit).map_err(|error| self.refuse(error))
     }
 

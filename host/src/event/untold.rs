@@ -60,7 +60,9 @@ impl Untold {
             let mut changed = pin!(self.changed.notified());
             // Registers for the notification before it checks, so that no wake-up is lost.
             changed.as_mut().enable();
-            if !self.contains(plugin) || tokio::time::timeout_at(deadline.into(), changed).await.is_err() {
+            if !self.contains(plugin)
+                || tokio::time::timeout_at(deadline.into(), changed).await.is_err()
+            {
                 return;
             }
         }

@@ -51,9 +51,11 @@ mod tests {
     #[test]
     fn the_address_is_there_while_the_host_is_and_can_be_reached_from_its_machine() {
         let dir = tempfile::tempdir().unwrap();
-        for (listen, said) in
-            [("0.0.0.0:80", "http://127.0.0.1:80\n"), ("[::]:80", "http://[::1]:80\n"), ("10.1.2.3:80", "http://10.1.2.3:80\n")]
-        {
+        for (listen, said) in [
+            ("0.0.0.0:80", "http://127.0.0.1:80\n"),
+            ("[::]:80", "http://[::1]:80\n"),
+            ("10.1.2.3:80", "http://10.1.2.3:80\n"),
+        ] {
             let written = AddressFile::write(dir.path(), listen.parse().unwrap()).unwrap();
             assert_eq!(std::fs::read_to_string(address_file(dir.path())).unwrap(), said);
             drop(written);

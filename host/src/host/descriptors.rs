@@ -50,7 +50,11 @@ pub(super) fn needed(plugins: usize, reserved: NonZeroUsize) -> u64 {
 ///
 /// # Errors
 /// If the configured number does not fit, or too few are left.
-pub(super) fn connections(limit: Option<u64>, needed: u64, configured: Option<NonZeroUsize>) -> Result<NonZeroUsize, TooFew> {
+pub(super) fn connections(
+    limit: Option<u64>,
+    needed: u64,
+    configured: Option<NonZeroUsize>,
+) -> Result<NonZeroUsize, TooFew> {
     let wanted = configured.unwrap_or(DEFAULT_CONNECTIONS);
     let Some(limit) = limit else { return Ok(wanted) };
     let left = limit.saturating_sub(needed);
@@ -101,7 +105,9 @@ mod tests {
     fn the_default_adapts_to_what_is_left_and_a_configured_number_must_fit() {
         let needed = needed(4 + MORE_PLUGINS, number(32));
         assert_eq!(needed, 288);
-        let of = |limit, configured: Option<usize>| connections(Some(limit), needed, configured.map(number)).map(NonZeroUsize::get);
+        let of = |limit, configured: Option<usize>| {
+            connections(Some(limit), needed, configured.map(number)).map(NonZeroUsize::get)
+        };
         assert_eq!(of(1_024, None), Ok(736));
         assert_eq!(of(1_048_576, None), Ok(50_000));
         assert_eq!(of(1_024, Some(736)), Ok(736));

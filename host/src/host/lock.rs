@@ -31,7 +31,8 @@ impl DataLock {
     /// Creates the directory if it is missing, and takes the lock.
     pub(super) fn take(dir: &Path) -> Result<Self, StartError> {
         let wrong = |source| StartError::Data { dir: dir.to_owned(), source };
-        let in_use = |pid: &str| StartError::DataInUse { dir: dir.to_owned(), pid: pid.trim().to_owned() };
+        let in_use =
+            |pid: &str| StartError::DataInUse { dir: dir.to_owned(), pid: pid.trim().to_owned() };
         // An existing directory keeps its mode, because others may use it too. Secret files in it
         // have their own mode.
         let mut new = std::fs::DirBuilder::new();
@@ -45,10 +46,19 @@ impl DataLock {
             return Err(in_use(&std::process::id().to_string()));
         }
         let mut options = File::options();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(dir.join("host.lock")).map_err(wrong)?;
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.join("host.lock"))
+            .map_err(wrong)?;
         match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(wrong)?;
+                file.set_len(0)
+                    .and_then(|()| file.rewind())
+                    .and_then(|()| writeln!(file, "{}", std::process::id()))
+                    .map_err(wrong)?;
                 held.push(canonical.clone());
                 Ok(Self { file: Some(file), dir: canonical })
             }
@@ -81,7 +91,10 @@ mod tests {
     fn a_lock_ends_with_its_host_though_another_process_has_inherited_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let lock = DataLock::take(dir.path()).unwrap();
-        assert!(matches!(DataLock::take(dir.path()), Err(StartError::DataInUse { .. })), "also within one process");
+        assert!(
+            matches!(DataLock::take(dir.path()), Err(StartError::DataInUse { .. })),
+            "also within one process"
+        );
         // A child process has such a descriptor between its fork and its exec.
         let inherited = Stdio::from(lock.file.as_ref().unwrap().try_clone().unwrap());
         let mut child = Command::new("sleep").arg("60").stdin(inherited).spawn().unwrap();

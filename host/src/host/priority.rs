@@ -59,7 +59,13 @@ fn take_slices_of(nanoseconds: u64) {
     // SAFETY: 0 is this thread. The first call writes at most `size_of` bytes of the structure. The
     // second call reads as many bytes as the first one stored in `size`.
     unsafe {
-        let read = libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size_of::<libc::sched_attr>(), 0);
+        let read = libc::syscall(
+            libc::SYS_sched_getattr,
+            0,
+            &raw mut attributes,
+            size_of::<libc::sched_attr>(),
+            0,
+        );
         if read == 0 && attributes.sched_policy == libc::SCHED_OTHER as u32 {
             attributes.sched_runtime = nanoseconds;
             libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);

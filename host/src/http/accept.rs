@@ -65,10 +65,18 @@ pub(crate) async fn accept(
 /// network failed, or a firewall refused it. The next attempt may then succeed.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use Errno as E;
-    let gone = matches!(Errno::from_io_error(error), Some(E::CONNABORTED | E::INTR | E::PERM | E::PROTO));
+    let gone =
+        matches!(Errno::from_io_error(error), Some(E::CONNABORTED | E::INTR | E::PERM | E::PROTO));
     let network = matches!(
         Errno::from_io_error(error),
-        Some(E::NETDOWN | E::NETUNREACH | E::HOSTDOWN | E::HOSTUNREACH | E::NOPROTOOPT | E::OPNOTSUPP)
+        Some(
+            E::NETDOWN
+                | E::NETUNREACH
+                | E::HOSTDOWN
+                | E::HOSTUNREACH
+                | E::NOPROTOOPT
+                | E::OPNOTSUPP
+        )
     );
     gone || network
 }
@@ -81,7 +89,13 @@ fn say_failing(error: &io::Error) {
     }
 }
 
-fn take(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr, slots: &Arc<Slots>, tasks: &TaskTracker) {
+fn take(
+    server: &Arc<Server>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    slots: &Arc<Slots>,
+    tasks: &TaskTracker,
+) {
     let cut = AbortHandle::default();
     // If there is no slot, dropping the stream closes the connection.
     let Some(slot) = slots.admit(peer.ip(), &cut) else { return };
@@ -108,8 +122,25 @@ mod tests {
 
     #[test]
     fn accepting_rests_unless_an_error_concerns_one_connection() {
-        let goes_on = |errno: Errno| is_of_one_connection(&io::Error::from_raw_os_error(errno.raw_os_error()));
-        assert!([Errno::CONNABORTED, Errno::INTR, Errno::PERM, Errno::PROTO, Errno::NETUNREACH, Errno::HOSTDOWN].into_iter().all(goes_on));
-        assert!(![Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::INVAL, Errno::BADF].into_iter().any(goes_on));
+        let goes_on = |errno: Errno| {
+            is_of_one_connection(&io::Error::from_raw_os_error(errno.raw_os_error()))
+        };
+        assert!(
+            [
+                Errno::CONNABORTED,
+                Errno::INTR,
+                Errno::PERM,
+                Errno::PROTO,
+                Errno::NETUNREACH,
+                Errno::HOSTDOWN
+            ]
+            .into_iter()
+            .all(goes_on)
+        );
+        assert!(
+            ![Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::INVAL, Errno::BADF]
+                .into_iter()
+                .any(goes_on)
+        );
     }
 }

@@ -34,7 +34,9 @@ struct Pace {
 impl Pace {
     /// Time from the body's start after which it is too slow, if `received` bytes have arrived.
     fn deadline(self, received: u64) -> Duration {
-        let earned = Duration::try_from_secs_f64(received as f64 / f64::from(self.bytes_per_second)).unwrap_or(Duration::MAX);
+        let earned =
+            Duration::try_from_secs_f64(received as f64 / f64::from(self.bytes_per_second))
+                .unwrap_or(Duration::MAX);
         GRACE.saturating_add(earned).min(self.whole)
     }
 }
@@ -62,7 +64,10 @@ impl HttpBody for Paced {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
             if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
@@ -71,7 +76,9 @@ impl HttpBody for Paced {
             return Poll::Ready(frame);
         }
         let until = this.began + this.pace.deadline(this.received);
-        let (sleep, of) = this.sleep.get_or_insert_with(|| (Box::pin(tokio::time::sleep_until(until)), this.received));
+        let (sleep, of) = this
+            .sleep
+            .get_or_insert_with(|| (Box::pin(tokio::time::sleep_until(until)), this.received));
         if *of != this.received {
             *of = this.received;
             sleep.as_mut().reset(until);
@@ -93,14 +100,27 @@ impl HttpBody for Paced {
 
 /// Gives each request body a deadline and a minimum rate. A request with a body that is too slow is
 /// answered 408, whatever its handler answers.
-pub(crate) async fn pace(State(limits): State<Arc<Limits>>, request: Request, next: Next) -> Response {
+pub(crate) async fn pace(
+    State(limits): State<Arc<Limits>>,
+    request: Request,
+    next: Next,
+) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
     let is_too_slow = Arc::new(AtomicBool::new(false));
     let pace = Pace { whole: limits.body_ms, bytes_per_second: limits.body_bytes_per_second.get() };
     let told = Arc::clone(&is_too_slow);
-    let paced = |body| Body::new(Paced { body, pace, began: Instant::now(), received: 0, sleep: None, is_too_slow: told });
+    let paced = |body| {
+        Body::new(Paced {
+            body,
+            pace,
+            began: Instant::now(),
+            received: 0,
+            sleep: None,
+            is_too_slow: told,
+        })
+    };
     let response = next.run(request.map(paced)).await;
     if !is_too_slow.load(Ordering::Relaxed) {
         return response;
@@ -118,7 +138,8 @@ pub(super) async fn read(body: Body, most: usize) -> Result<Bytes, Rejection> {
         return Err(too_large());
     }
     to_bytes(body, most).await.map_err(|error| {
-        let is_too_long = std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>());
+        let is_too_long =
+            std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>());
         if is_too_long { too_large() } else { Rejection::invalid("the body ended too soon") }
     })
 }

@@ -11,7 +11,10 @@ use super::Api;
 use super::problem::Problem;
 
 /// Returns the catalogue: events that clients may send, events that they may receive, and rooms.
-pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
+pub(super) async fn events(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Problem> {
     if let Some(scope) = api.catalogue_scope() {
         api.keys.allow(&headers, scope)?;
     }
@@ -30,8 +33,10 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap) -> R
         for (event, outbound) in &active.outbound {
             let mut rooms: Vec<_> = outbound.rooms.iter().map(ToString::to_string).collect();
             rooms.extend(outbound.everyone.then(|| "*".to_owned()));
-            events.push(json!({"event": event, "direction": "out", "plugin": plugin, "version": version,
-                "data": outbound.data.source(), "rooms": rooms}));
+            events.push(
+                json!({"event": event, "direction": "out", "plugin": plugin, "version": version,
+                "data": outbound.data.source(), "rooms": rooms}),
+            );
         }
     }
     let rooms: Vec<_> = generation

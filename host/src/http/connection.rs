@@ -69,7 +69,13 @@ fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration
 impl Server {
     /// Serves requests until the client, a deadline or the host's shutdown ends the connection, or
     /// until a WebSocket takes it over.
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: Peer, slot: Arc<Slot>, cut: AbortHandle) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: Peer,
+        slot: Arc<Slot>,
+        cut: AbortHandle,
+    ) {
         let stream = Abortable::new(stream, &cut, Arc::clone(&slot));
         let io = TokioIo::new(builtin::WriteDeadline::new(stream, self.write_limit));
         let has_answered = Arc::new(AtomicBool::new(false));
@@ -94,7 +100,8 @@ impl Server {
         // HTTP/1.1 only. hyper's own deadline is off, because it covers head and idle time
         // together.
         builder.max_buf_size(BUFFER_BYTES).header_read_timeout(None);
-        let connection = builder.serve_connection(io, TowerToHyperService::new(service)).with_upgrades();
+        let connection =
+            builder.serve_connection(io, TowerToHyperService::new(service)).with_upgrades();
         let mut connection = Timed::new(connection, cut.clone(), Arc::clone(&self.limits), timed);
         let ended = tokio::select! {
             ended = &mut connection => Some(ended),
@@ -163,7 +170,12 @@ struct Timed<S: HttpService<Incoming>> {
 }
 
 impl<S: HttpService<Incoming>> Timed<S> {
-    fn new(connection: UpgradeableConnection<Io, S>, cut: AbortHandle, limits: Arc<Limits>, slot: Arc<Slot>) -> Self {
+    fn new(
+        connection: UpgradeableConnection<Io, S>,
+        cut: AbortHandle,
+        limits: Arc<Limits>,
+        slot: Arc<Slot>,
+    ) -> Self {
         let sleep = Box::pin(tokio::time::sleep(limits.first_byte_ms));
         Self { connection, cut, limits, slot, turn: None, sleep }
     }
@@ -186,7 +198,9 @@ where
             return Poll::Pending;
         }
         if this.turn.replace(turn) != Some(turn) {
-            let Some(limit) = deadline(&this.limits, stage, this.slot.is_reserved()) else { return Poll::Pending };
+            let Some(limit) = deadline(&this.limits, stage, this.slot.is_reserved()) else {
+                return Poll::Pending;
+            };
             let now = Instant::now();
             this.sleep.as_mut().reset(now.checked_add(limit).unwrap_or(now + FAR));
         }
@@ -208,7 +222,10 @@ impl HttpBody for Answer {
     type Data = <Body as HttpBody>::Data;
     type Error = <Body as HttpBody>::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 
@@ -235,9 +252,13 @@ mod tests {
     fn a_connection_waits_less_long_in_a_reserved_slot() {
         let limits = Limits { head_ms: Duration::from_secs(1), ..Limits::default() };
         let of = |is_reserved: bool| {
-            [Stage::Opened, Stage::Head, Stage::Request, Stage::Idle].map(|stage| deadline(&limits, stage, is_reserved))
+            [Stage::Opened, Stage::Head, Stage::Request, Stage::Idle]
+                .map(|stage| deadline(&limits, stage, is_reserved))
         };
-        assert_eq!(of(false), [Some(limits.first_byte_ms), Some(limits.head_ms), None, Some(limits.keep_alive_ms)]);
+        assert_eq!(
+            of(false),
+            [Some(limits.first_byte_ms), Some(limits.head_ms), None, Some(limits.keep_alive_ms)]
+        );
         assert_eq!(of(true), [Some(RESERVED), Some(limits.head_ms), None, Some(RESERVED)]);
     }
 }

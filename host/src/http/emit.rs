@@ -43,7 +43,10 @@ const ENVELOPE_BYTES: usize = 64 << 10;
 
 /// Emits an event. Answers 202 with an id, the rooms, and the number of connections that received
 /// the event.
-pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Result<(StatusCode, Json<Value>), Problem> {
+pub(super) async fn emit(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<(StatusCode, Json<Value>), Problem> {
     let key = api.keys.allow(request.headers(), Scope::Emit)?;
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
         let message = "`Idempotency-Key` is not supported yet: nothing was emitted; leave the header out, and a repetition emits again";
@@ -51,27 +54,50 @@ pub(super) async fn emit(State(api): State<Arc<Api>>, request: Request) -> Resul
     }
     // The request's id, in the form of an event id.
     let id = Event::now("", Payload::null(), None).id;
-    let problem = |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());
+    let problem =
+        |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());
     let most = api.config.limits.message_bytes.get();
-    let body = body::read(request.into_body(), most + ENVELOPE_BYTES).await.map_err(|rejection| problem("", rejection))?;
+    let body = body::read(request.into_body(), most + ENVELOPE_BYTES)
+        .await
+        .map_err(|rejection| problem("", rejection))?;
     let body: EmitBody = serde_json::from_slice(&body).map_err(|error| {
-        let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
-        let message = format!("the body must be a JSON object {{event, data, room | rooms | everyone: true}}: {error}");
+        let status = if error.is_data() {
+            StatusCode::UNPROCESSABLE_ENTITY
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        let message = format!(
+            "the body must be a JSON object {{event, data, room | rooms | everyone: true}}: {error}"
+        );
         problem("", Rejection::invalid(message)).with_status(status)
     })?;
     let event = body.event.as_str();
     if body.data.get().len() > most {
-        return Err(problem(event, Rejection::TooLarge(format!("the data has at most {most} bytes"))));
+        return Err(problem(
+            event,
+            Rejection::TooLarge(format!("the data has at most {most} bytes")),
+        ));
     }
     let to = match (body.room, body.rooms, body.everyone) {
         (None, None, false) => None,
         (Some(room), None, false) => Some(Target::Rooms(vec![room])),
         (None, Some(rooms), false) if !rooms.is_empty() => Some(Target::Rooms(rooms)),
         (None, None, true) => Some(Target::Everyone),
-        _ => return Err(problem(event, Rejection::invalid("give one of `room`, `rooms` (not empty) and `everyone: true`, or none"))),
+        _ => {
+            return Err(problem(
+                event,
+                Rejection::invalid(
+                    "give one of `room`, `rooms` (not empty) and `everyone: true`, or none",
+                ),
+            ));
+        }
     };
-    let emitted = api.dispatcher.emit(event, body.data.as_ref(), to).map_err(|rejection| problem(event, rejection))?;
+    let emitted = api
+        .dispatcher
+        .emit(event, body.data.as_ref(), to)
+        .map_err(|rejection| problem(event, rejection))?;
     tracing::debug!(key, event, %id, receivers = emitted.receivers, "emitted over HTTP");
-    let answer = json!({"id": id.to_string(), "rooms": emitted.rooms, "receivers": emitted.receivers});
+    let answer =
+        json!({"id": id.to_string(), "rooms": emitted.rooms, "receivers": emitted.receivers});
     Ok((StatusCode::ACCEPTED, Json(answer)))
 }

@@ -23,18 +23,32 @@ pub(super) async fn alive() -> &'static str {
 /// cause 503: clients can fill it, and must not take the host away from others. Another process
 /// that reads the state, such as a backup, does not cause it either.
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
-    let unready = |message: &str| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message));
+    let unready =
+        |message: &str| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message));
     if !api.ready.load(Ordering::Acquire) {
         return unready("the host is starting or stopping");
     }
     let generation = api.registry.snapshot();
     let serves = |name: &String| {
-        !generation.is_disabled(name) && generation.plugins.iter().any(|active| active.code.name() == name && !active.health.is_open())
+        !generation.is_disabled(name)
+            && generation
+                .plugins
+                .iter()
+                .any(|active| active.code.name() == name && !active.health.is_open())
     };
-    let fails = |active: &Arc<ActivePlugin>| active.state.store.trouble().is_some_and(|trouble| trouble.kind.is_outage());
-    let is_required = |active: &&Arc<ActivePlugin>| api.config.plugins.required.iter().any(|name| name == active.code.name());
-    if let Some(failing) = generation.plugins.iter().filter(is_required).find(|active| fails(active)) {
-        return unready(&format!("the state of the required plugin `{}` can't be read or written", failing.code.name()));
+    let fails = |active: &Arc<ActivePlugin>| {
+        active.state.store.trouble().is_some_and(|trouble| trouble.kind.is_outage())
+    };
+    let is_required = |active: &&Arc<ActivePlugin>| {
+        api.config.plugins.required.iter().any(|name| name == active.code.name())
+    };
+    if let Some(failing) =
+        generation.plugins.iter().filter(is_required).find(|active| fails(active))
+    {
+        return unready(&format!(
+            "the state of the required plugin `{}` can't be read or written",
+            failing.code.name()
+        ));
     }
     match api.config.plugins.required.iter().find(|name| !serves(name)) {
         Some(missing) => unready(&format!("the required plugin `{missing}` does not serve")),

@@ -28,7 +28,10 @@ impl Keys {
     /// and creates it if it is missing.
     pub(crate) fn load(config: &Config) -> Result<Self, KeyError> {
         let secrets = config.read_secrets().map_err(KeyError::Configured)?;
-        let mut keys: Vec<_> = secrets.iter().map(|(key, secret)| (key.name.clone(), digest(secret), key.scopes.clone())).collect();
+        let mut keys: Vec<_> = secrets
+            .iter()
+            .map(|(key, secret)| (key.name.clone(), digest(secret), key.scopes.clone()))
+            .collect();
         if keys.is_empty() {
             let secret = own_key(&own_key_file(&config.data.dir))?;
             keys.push(("host".to_owned(), digest(&secret), Scope::ALL.to_vec()));
@@ -38,21 +41,34 @@ impl Keys {
 
     /// Returns the name of the request's key if the key has `scope`; otherwise 401 or 403.
     pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<&str, Problem> {
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-            let (scheme, secret) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| digest(secret.trim()))
-        });
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| {
+                let (scheme, secret) = value.split_once(' ')?;
+                scheme.eq_ignore_ascii_case("bearer").then(|| digest(secret.trim()))
+            });
         let Some(given) = given else {
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send a key: `Authorization: Bearer KEY`"));
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "send a key: `Authorization: Bearer KEY`",
+            ));
         };
         // Every key is compared, in constant time: the response time does not show which key
         // matched.
-        let found = self.0.iter().fold(None, |found, (name, digest, scopes)| match bool::from(same(digest, &given)) {
-            true => Some((name, scopes)),
-            false => found,
+        let found = self.0.iter().fold(None, |found, (name, digest, scopes)| {
+            match bool::from(same(digest, &given)) {
+                true => Some((name, scopes)),
+                false => found,
+            }
         });
         match found {
-            None => Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "this key is not known here")),
+            None => Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "this key is not known here",
+            )),
             Some((name, scopes)) if scopes.contains(&scope) => Ok(name),
             Some(_) => {
                 let message = format!("this key does not have the scope `{}`", scope.name());

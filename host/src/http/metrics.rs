@@ -15,10 +15,14 @@ use super::Api;
 use super::problem::Problem;
 
 /// The content type of OpenMetrics text, which Prometheus and compatible systems read.
-const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// Returns all metrics as OpenMetrics text.
-pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn metrics(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     api.keys.allow(&headers, Scope::Metrics)?;
     let generation = api.registry.snapshot();
     let gauges = |active: &Arc<crate::registry::ActivePlugin>| {
@@ -30,9 +34,18 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
             bytes: disk.bytes,
             wal: disk.wal,
             quota: disk.quota,
-            failures: FailureKind::ALL.map(|kind| (kind.name(), store.is_failing(kind), store.failures(kind))).into(),
+            failures: FailureKind::ALL
+                .map(|kind| (kind.name(), store.is_failing(kind), store.failures(kind)))
+                .into(),
         };
-        Gauges { plugin: name.to_owned(), instances, memory, is_open: active.health.is_open(), host_events, state }
+        Gauges {
+            plugin: name.to_owned(),
+            instances,
+            memory,
+            is_open: active.health.is_open(),
+            host_events,
+            state,
+        }
     };
     let gauges: Vec<_> = generation.plugins.iter().map(gauges).collect();
     api.metrics.log_lines_dropped(crate::log::lines_dropped());
@@ -53,9 +66,15 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
         recovery: recovery.used,
         recovery_limit: recovery.limit,
     });
-    let text = api.metrics.render(api.rooms.connections(), generation.number, &gauges).map_err(|error| {
-        tracing::error!(%error, "metrics not rendered");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unavailable", "the figures can't be shown")
-    })?;
+    let text = api.metrics.render(api.rooms.connections(), generation.number, &gauges).map_err(
+        |error| {
+            tracing::error!(%error, "metrics not rendered");
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "unavailable",
+                "the figures can't be shown",
+            )
+        },
+    )?;
     Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }

@@ -32,17 +32,25 @@ const MAX_LOGGED: usize = 256;
 impl Origins {
     /// Allows `allowed` and, if `listen` is a loopback address, pages of this machine.
     pub(crate) fn new(allowed: &[AllowedOrigin], listen: SocketAddr) -> Self {
-        Self { allowed: allowed.to_vec(), local: listen.ip().is_loopback(), logged: Mutex::default() }
+        Self {
+            allowed: allowed.to_vec(),
+            local: listen.ip().is_loopback(),
+            logged: Mutex::default(),
+        }
     }
 
     fn allow(&self, origin: &str) -> bool {
-        self.allowed.iter().any(|allowed| allowed.allows(origin)) || (self.local && is_local(origin))
+        self.allowed.iter().any(|allowed| allowed.allows(origin))
+            || (self.local && is_local(origin))
     }
 
     fn log(&self, origin: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() < MAX_LOGGED && logged.insert(origin.to_owned()) {
-            tracing::warn!(origin, "refused a page of this origin; to let it connect, add it to `allowed_origins` in `[server]`");
+            tracing::warn!(
+                origin,
+                "refused a page of this origin; to let it connect, add it to `allowed_origins` in `[server]`"
+            );
         }
     }
 }
@@ -56,12 +64,20 @@ fn is_local(origin: &str) -> bool {
 
 /// Answers 403 to requests from pages that may not connect. A request without `Origin` does not
 /// come from a page.
-pub(crate) async fn check(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
-    let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default().to_owned());
+pub(crate) async fn check(
+    State(origins): State<Arc<Origins>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let origin = request
+        .headers()
+        .get(header::ORIGIN)
+        .map(|origin| origin.to_str().unwrap_or_default().to_owned());
     match origin {
         Some(origin) if !origins.allow(&origin) => {
             origins.log(&origin);
-            Problem::new(StatusCode::FORBIDDEN, "forbidden", "pages of this origin may not connect").into_response()
+            Problem::new(StatusCode::FORBIDDEN, "forbidden", "pages of this origin may not connect")
+                .into_response()
         }
         _ => next.run(request).await,
     }
@@ -73,8 +89,12 @@ pub(crate) fn cors(origins: &Arc<Origins>, headers: Option<&[HeaderName]>) -> Co
     let origins = Arc::clone(origins);
     // Every page that uses `/api` needs these two headers.
     let always = [header::CONTENT_TYPE, header::AUTHORIZATION];
-    let headers = headers.map_or_else(AllowHeaders::mirror_request, |named| AllowHeaders::list(named.iter().cloned().chain(always)));
-    let allowed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(|origin| origins.allow(origin));
+    let headers = headers.map_or_else(AllowHeaders::mirror_request, |named| {
+        AllowHeaders::list(named.iter().cloned().chain(always))
+    });
+    let allowed = move |origin: &HeaderValue, _: &Parts| {
+        origin.to_str().is_ok_and(|origin| origins.allow(origin))
+    };
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods([Method::GET, Method::POST])
@@ -90,10 +110,19 @@ mod tests {
     fn pages_of_this_machine_may_connect_while_only_it_can() {
         let loopback = Origins::new(&[], SocketAddr::from(([127, 0, 0, 1], 4000)));
         assert!(loopback.allow("http://localhost:3000") && loopback.allow("http://127.0.0.1:1"));
-        for other in ["https://localhost:3000", "http://localhost.evil.example", "http://localhost:evil", "http://evil.example", "null"] {
+        for other in [
+            "https://localhost:3000",
+            "http://localhost.evil.example",
+            "http://localhost:evil",
+            "http://evil.example",
+            "null",
+        ] {
             assert!(!loopback.allow(other), "{other}");
         }
-        let open = Origins::new(&[AllowedOrigin::parse("https://app.example.com").unwrap()], SocketAddr::from(([0, 0, 0, 0], 4000)));
+        let open = Origins::new(
+            &[AllowedOrigin::parse("https://app.example.com").unwrap()],
+            SocketAddr::from(([0, 0, 0, 0], 4000)),
+        );
         assert!(open.allow("https://app.example.com") && !open.allow("http://localhost:3000"));
     }
 }

@@ -12,14 +12,18 @@ use serde_json::{Value, json};
 use crate::config::Scope;
 use crate::registry::ActivePlugin;
 use crate::reload::slots::{LastError, OperatorError, Slot};
-use crate::reload::{Absent, PluginStatus, OperatorCommand};
+use crate::reload::{Absent, OperatorCommand, PluginStatus};
 
 use super::problem::Problem;
 use super::{Api, body};
 
 /// Returns one row for each plugin, and one for each file without a plugin. `?all=true` adds each
 /// plugin whose file was removed.
-pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
     api.keys.allow(&headers, Scope::Operate)?;
     let mut rows: Vec<Value> = api.operator.rows().iter().map(row).collect();
     if query.is_some_and(|query| query.split('&').any(|part| part == "all=true")) {
@@ -29,7 +33,11 @@ pub(super) async fn list(State(api): State<Arc<Api>>, headers: HeaderMap, RawQue
 }
 
 /// Returns one plugin, with the versions that a rollback can restore.
-pub(super) async fn show(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
     api.keys.allow(&headers, Scope::Operate)?;
     shown(&api, &name)
 }
@@ -46,40 +54,67 @@ struct RollBack {
 const MAX_BODY: usize = 4096;
 
 /// Rolls back to an earlier version.
-pub(super) async fn roll_back(State(api): State<Arc<Api>>, Path(name): Path<String>, request: Request) -> Result<Json<Value>, Problem> {
+pub(super) async fn roll_back(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
     // The key is checked first: other callers must not make the host wait for a body.
     let key = api.keys.allow(request.headers(), Scope::Operate)?;
-    let body = body::read(request.into_body(), MAX_BODY).await.map_err(|rejection| Problem::rejection(&rejection))?;
+    let body = body::read(request.into_body(), MAX_BODY)
+        .await
+        .map_err(|rejection| Problem::rejection(&rejection))?;
     let RollBack { to } = match body.is_empty() {
         true => RollBack::default(),
         false => serde_json::from_slice(&body).map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", &format!("the body must be a JSON object {{to?: DIGEST}}: {error}"))
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_payload",
+                &format!("the body must be a JSON object {{to?: DIGEST}}: {error}"),
+            )
         })?,
     };
     say(&api, key, &name, OperatorCommand::RollBack(to)).await
 }
 
 /// Disables a plugin: its events are answered `unavailable`.
-pub(super) async fn disable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+pub(super) async fn disable(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
     say(&api, key, &name, OperatorCommand::Disable).await
 }
 
 /// Enables a plugin again.
-pub(super) async fn enable(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+pub(super) async fn enable(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
     say(&api, key, &name, OperatorCommand::Enable).await
 }
 
 /// Deletes what the host remembers of a plugin whose file was removed: whether it is disabled, its
 /// kept versions, and the verdict on a failed version. The plugin's stored state is kept.
-pub(super) async fn forget(State(api): State<Arc<Api>>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+pub(super) async fn forget(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
     submit(&api, key, &name, OperatorCommand::Forget).await?;
     Ok(Json(json!({"name": name, "forgotten": true})))
 }
 
-async fn say(api: &Api, key: &str, name: &str, word: OperatorCommand) -> Result<Json<Value>, Problem> {
+async fn say(
+    api: &Api,
+    key: &str,
+    name: &str,
+    word: OperatorCommand,
+) -> Result<Json<Value>, Problem> {
     submit(api, key, name, word).await?;
     shown(api, name)
 }
@@ -112,16 +147,26 @@ async fn submit(api: &Api, key: &str, name: &str, word: OperatorCommand) -> Resu
 fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
     let rows = api.operator.rows();
     let gone = api.operator.absent();
-    let (mut document, slot, error) = match (rows.iter().find(|row| row.name == name), gone.iter().find(|absent| absent.name == name)) {
+    let (mut document, slot, error) = match (
+        rows.iter().find(|row| row.name == name),
+        gone.iter().find(|absent| absent.name == name),
+    ) {
         (Some(found), _) => (row(found), found.slot.as_ref(), found.error()),
         (None, Some(found)) => (absent(found), Some(&found.slot), None),
-        (None, None) => return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", &format!("no plugin `{name}` is known here"))),
+        (None, None) => {
+            return Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                &format!("no plugin `{name}` is known here"),
+            ));
+        }
     };
     if let Some(members) = document.as_object_mut() {
         members.insert("retried".to_owned(), json!(error.is_some_and(|error| error.is_retried)));
     }
     if let (Some(members), Some(slot)) = (document.as_object_mut(), slot) {
-        members.insert("kept".to_owned(), slot.kept.iter().map(|digest| kept(slot, digest)).collect());
+        members
+            .insert("kept".to_owned(), slot.kept.iter().map(|digest| kept(slot, digest)).collect());
         members.insert("in_file".to_owned(), json!(slot.in_file));
         members.insert("pinned".to_owned(), json!(slot.pinned));
         members.insert("disabled".to_owned(), json!(slot.is_disabled(&slot.in_file)));

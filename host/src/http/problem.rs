@@ -32,13 +32,15 @@ impl Problem {
 
     /// The rejection of an event.
     pub(super) fn rejected(rejection: &Rejection, event: &str, id: &str) -> Self {
-        let status = StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self { status, document: rejection.document(event, id) }
     }
 
     /// A rejection that concerns no event. The document gets a new id and has no member `event`.
     pub(super) fn rejection(rejection: &Rejection) -> Self {
-        let mut problem = Self::rejected(rejection, "", &EventId::new(SystemTime::now()).to_string());
+        let mut problem =
+            Self::rejected(rejection, "", &EventId::new(SystemTime::now()).to_string());
         if let Some(members) = problem.document.as_object_mut() {
             members.remove("event");
         }
@@ -52,11 +54,16 @@ impl Problem {
 
     /// Logs the problem with its id. Every problem that is sent is logged once.
     pub(super) fn log(&self) {
-        let member = |name: &str| self.document.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let (event, id, code, detail) = (member("event"), member("id"), member("code"), member("message"));
+        let member = |name: &str| {
+            self.document.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+        };
+        let (event, id, code, detail) =
+            (member("event"), member("id"), member("code"), member("message"));
         let (status, reason) = (self.status.as_u16(), member("reason"));
         match self.status {
-            StatusCode::INTERNAL_SERVER_ERROR => tracing::error!(event, id, code, reason, status, detail, "request failed"),
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                tracing::error!(event, id, code, reason, status, detail, "request failed")
+            }
             _ => tracing::info!(event, id, code, reason, status, detail, "request rejected"),
         }
     }
@@ -91,7 +98,9 @@ impl IntoResponse for Problem {
         let mut response = (self.status, self.to_string()).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -104,7 +113,11 @@ pub(super) async fn not_found() -> Problem {
 
 /// Answers a path that exists, but not for this method.
 pub(super) async fn method_not_allowed() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method; see the header `Allow`")
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this path takes another method; see the header `Allow`",
+    )
 }
 
 /// Converts every other error response to a problem document: the Socket.IO implementation and
@@ -112,19 +125,24 @@ pub(super) async fn method_not_allowed() -> Problem {
 pub(crate) async fn unify(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
-    let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE);
+    let is_problem =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE);
     if is_problem || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let (parts, body) = response.into_parts();
     // Errors of Engine.IO have a member `message`. Other text is dropped: it is an implementation
     // detail, or its length is unknown.
-    let said = to_bytes(body, MAX_SAID).await.ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let said = to_bytes(body, MAX_SAID)
+        .await
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let said = said.as_ref().and_then(|said| said.get("message")?.as_str());
     let (code, message) = of_status(status);
     let mut problem = Problem::new(status, code, said.unwrap_or(message)).into_response();
     for (name, value) in &parts.headers {
-        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name) {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name)
+        {
             problem.headers_mut().append(name, value.clone());
         }
     }

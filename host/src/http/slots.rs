@@ -39,7 +39,8 @@ impl Slots {
     /// slots for operators.
     pub(crate) fn new(limit: usize, reserved: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         let reserve = Mutex::new(Reserve { held: Vec::new(), most: reserved });
-        let (connections, sessions) = (Pool::new("TCP connections", limit), Pool::new("sessions", limit));
+        let (connections, sessions) =
+            (Pool::new("TCP connections", limit), Pool::new("sessions", limit));
         Arc::new(Self { connections, sessions, reserve, next_id: AtomicU64::new(0), metrics })
     }
 
@@ -139,7 +140,12 @@ struct Pool {
 
 impl Pool {
     fn new(of: &'static str, limit: usize) -> Arc<Self> {
-        Arc::new(Self { of, used: AtomicUsize::new(0), limit: AtomicUsize::new(limit), is_full: AtomicBool::new(false) })
+        Arc::new(Self {
+            of,
+            used: AtomicUsize::new(0),
+            limit: AtomicUsize::new(limit),
+            is_full: AtomicBool::new(false),
+        })
     }
 
     fn limit(&self) -> usize {
@@ -187,8 +193,16 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let pool = &self.0;
         let used = pool.used.fetch_sub(1, Ordering::Relaxed) - 1;
-        if pool.is_full.load(Ordering::Relaxed) && used <= pool.relieved_at() && pool.is_full.swap(false, Ordering::Relaxed) {
-            tracing::info!(of = pool.of, used, limit = pool.limit(), "below the connection limit again");
+        if pool.is_full.load(Ordering::Relaxed)
+            && used <= pool.relieved_at()
+            && pool.is_full.swap(false, Ordering::Relaxed)
+        {
+            tracing::info!(
+                of = pool.of,
+                used,
+                limit = pool.limit(),
+                "below the connection limit again"
+            );
         }
     }
 }
@@ -214,7 +228,10 @@ impl Reserve {
         let of_network = self.held.iter().filter(|other| other.network == held.network).count();
         let at_most = self.most.div_ceil(2);
         if self.held.len() >= self.most || of_network >= at_most {
-            let may_go = |other: &Held| other.cut.stage().0 != Stage::Request && (of_network < at_most || other.network == held.network);
+            let may_go = |other: &Held| {
+                other.cut.stage().0 != Stage::Request
+                    && (of_network < at_most || other.network == held.network)
+            };
             let Some(at) = self.held.iter().position(may_go) else { return false };
             self.held.remove(at).cut.now();
         }
@@ -231,7 +248,9 @@ impl Reserve {
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
     }
 }
 
@@ -256,16 +275,22 @@ pub(crate) async fn close_reserved(mut request: Request, next: Next) -> Response
 
 /// Answers 503 to a client's request in a reserved slot, and to a handshake if no session slot is
 /// free.
-pub(crate) async fn admit(State(slots): State<Arc<Slots>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn admit(
+    State(slots): State<Arc<Slots>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let is_reserved = request.extensions_mut().remove::<IsReserved>().is_some();
     let is_refused = match request.uri().path() {
-        path if is_handshake(path, request.uri().query()) => match (is_reserved, slots.sessions.take()) {
-            (false, Some(taken)) => {
-                request.extensions_mut().insert(SessionSlot::new(taken));
-                false
+        path if is_handshake(path, request.uri().query()) => {
+            match (is_reserved, slots.sessions.take()) {
+                (false, Some(taken)) => {
+                    request.extensions_mut().insert(SessionSlot::new(taken));
+                    false
+                }
+                _ => true,
             }
-            _ => true,
-        },
+        }
         path => is_reserved && !is_operators(path),
     };
     if !is_refused {
@@ -283,7 +308,9 @@ fn close(response: &mut Response) {
 }
 
 fn full() -> Problem {
-    Problem::rejection(&Rejection::Busy("the host has as many connections as it may have; come back later".to_owned()))
+    Problem::rejection(&Rejection::Busy(
+        "the host has as many connections as it may have; come back later".to_owned(),
+    ))
 }
 
 /// Whether a request begins an Engine.IO session: every other request names its session.
@@ -313,7 +340,12 @@ mod tests {
     #[test]
     fn a_reserved_slot_goes_from_the_oldest_that_only_waits_to_the_newest() {
         let mut reserve = Reserve { held: Vec::new(), most: 4 };
-        assert!(reserve.admit(held(1, 1)) && reserve.admit(held(2, 1)) && reserve.admit(held(3, 2)) && reserve.admit(held(4, 3)));
+        assert!(
+            reserve.admit(held(1, 1))
+                && reserve.admit(held(2, 1))
+                && reserve.admit(held(3, 2))
+                && reserve.admit(held(4, 3))
+        );
         assert!(reserve.admit(held(5, 4)), "any that waits");
         assert_eq!(ids(&reserve), [2, 3, 4, 5]);
         reserve.held.iter().for_each(|held| held.cut.enter(Stage::Request));
@@ -365,7 +397,15 @@ mod tests {
             let uri: http::Uri = uri.parse().unwrap();
             is_handshake(uri.path(), uri.query())
         };
-        assert!(handshake("/socket.io/?EIO=4&transport=polling") && handshake("/socket.io") && handshake("/socket.io/x?asid=1"));
-        assert!(!handshake("/socket.io/?EIO=4&transport=polling&sid=abc") && !handshake("/socket.iox/") && !handshake("/api/emit"));
+        assert!(
+            handshake("/socket.io/?EIO=4&transport=polling")
+                && handshake("/socket.io")
+                && handshake("/socket.io/x?asid=1")
+        );
+        assert!(
+            !handshake("/socket.io/?EIO=4&transport=polling&sid=abc")
+                && !handshake("/socket.iox/")
+                && !handshake("/api/emit")
+        );
     }
 }

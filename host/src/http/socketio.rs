@@ -10,7 +10,11 @@ use crate::socketio::{builtin, library};
 use super::connection::Io;
 
 /// Answers Socket.IO requests with our own implementation.
-pub(crate) async fn serve(State(server): State<builtin::Server>, request: Request, next: Next) -> Response {
+pub(crate) async fn serve(
+    State(server): State<builtin::Server>,
+    request: Request,
+    next: Next,
+) -> Response {
     if !server.serves(request.uri().path()) {
         return next.run(request).await;
     }
@@ -30,7 +34,11 @@ pub(crate) async fn serve(State(server): State<builtin::Server>, request: Reques
 pub(super) struct NoAnswer;
 
 /// Tells the library's adapter about a client that asks for an upgrade.
-pub(crate) async fn note(State(server): State<library::Server>, request: Request, next: Next) -> Response {
+pub(crate) async fn note(
+    State(server): State<library::Server>,
+    request: Request,
+    next: Next,
+) -> Response {
     server.note_upgrade(&request);
     next.run(request).await
 }

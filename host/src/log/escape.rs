@@ -43,7 +43,9 @@ fn push_escape(to: &mut String, c: char) {
 /// Appends the value of a field: unchanged if it is one plain word, otherwise quoted and escaped. A
 /// value therefore can't look like another field.
 pub(super) fn push_value(to: &mut String, text: &str) {
-    let is_plain = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || matches!(c, '=' | '"' | '\\') || is_unsafe(c));
+    let is_plain = !text.is_empty()
+        && !text
+            .contains(|c: char| c.is_whitespace() || matches!(c, '=' | '"' | '\\') || is_unsafe(c));
     match is_plain {
         true => to.push_str(text),
         false => push_quoted(to, text),
@@ -123,12 +125,15 @@ mod tests {
             'ä',
             '😀',
         ]);
-        prop::collection::vec(prop_oneof![odd, any::<char>()], 0..40).prop_map(|chars| chars.into_iter().collect())
+        prop::collection::vec(prop_oneof![odd, any::<char>()], 0..40)
+            .prop_map(|chars| chars.into_iter().collect())
     }
 
     /// Reverses `push_quoted`.
     fn unquoted(text: &str) -> String {
-        let Some(inner) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else { return text.to_owned() };
+        let Some(inner) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
+            return text.to_owned();
+        };
         let (mut plain, mut rest) = (String::new(), inner.chars());
         while let Some(c) = rest.next() {
             match (c, if c == '\\' { rest.next() } else { None }) {

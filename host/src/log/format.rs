@@ -91,7 +91,8 @@ mod tests {
     use super::*;
 
     fn record(message: &str, fields: &[(&'static str, &str)]) -> Record {
-        let fields = fields.iter().map(|(name, text)| (*name, Value::Text((*text).to_owned()))).collect();
+        let fields =
+            fields.iter().map(|(name, text)| (*name, Value::Text((*text).to_owned()))).collect();
         let (at, level) = (SystemTime::UNIX_EPOCH, Level::WARN);
         Record { at, level, target: "sockhop::http", message: message.to_owned(), fields }
     }
@@ -106,7 +107,8 @@ mod tests {
             TEXT.line(&honest),
             "1970-01-01T00:00:00.000000Z  WARN sockhop::http: event rejected plugin=lab detail=\"no record 7\" ran_ms=1.5\n"
         );
-        let forged = record("hello plugin=x event=y", &[("detail", "a\n2026 ERROR b=\"c\"\u{202e}")]);
+        let forged =
+            record("hello plugin=x event=y", &[("detail", "a\n2026 ERROR b=\"c\"\u{202e}")]);
         assert_eq!(
             TEXT.line(&forged),
             "1970-01-01T00:00:00.000000Z  WARN sockhop::http: \"hello plugin=x event=y\" \
@@ -116,7 +118,8 @@ mod tests {
 
     #[test]
     fn colours_are_written_only_where_they_are_asked_for() {
-        let (plain, coloured) = (TEXT.line(&record("x", &[])), Format { ansi: true, ..TEXT }.line(&record("x", &[])));
+        let (plain, coloured) =
+            (TEXT.line(&record("x", &[])), Format { ansi: true, ..TEXT }.line(&record("x", &[])));
         assert!(!plain.contains('\x1b') && coloured.contains("\x1b[33m WARN"), "{coloured}");
     }
 
@@ -125,7 +128,11 @@ mod tests {
         let mut odd = record("line\nbreak \u{2028}\u{202e}", &[("error", "quote \" and \u{85}")]);
         odd.fields.push(("ran_ms", Value::Float(f64::NAN)));
         let line = Format { format: LogFormat::Json, ..TEXT }.line(&odd);
-        assert_eq!(line.matches(super::super::escape::is_unsafe).count(), 1, "only the line's own end: {line}");
+        assert_eq!(
+            line.matches(super::super::escape::is_unsafe).count(),
+            1,
+            "only the line's own end: {line}"
+        );
         let document: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(
             document,

@@ -33,7 +33,12 @@ pub(super) fn install() {
             return;
         }
         let thread = std::thread::current();
-        tracing::error!(error = panic.message, location = panic.location, thread = thread.name(), "the host panicked");
+        tracing::error!(
+            error = panic.message,
+            location = panic.location,
+            thread = thread.name(),
+            "the host panicked"
+        );
     }));
 }
 
@@ -45,7 +50,10 @@ impl Panic {
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").to_owned()
 }
 
@@ -64,7 +72,10 @@ pub async fn catch<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Pani
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
             Err(payload) => {
                 let known = LAST.with(RefCell::take);
-                Poll::Ready(Err(known.unwrap_or_else(|| Panic { message: message(payload.as_ref()), location: String::new() })))
+                Poll::Ready(Err(known.unwrap_or_else(|| Panic {
+                    message: message(payload.as_ref()),
+                    location: String::new(),
+                })))
             }
         }
     })

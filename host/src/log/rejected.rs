@@ -47,7 +47,11 @@ impl Fault {
 
 impl From<Panic> for Fault {
     fn from(panic: Panic) -> Self {
-        Self { error: format!("the host panicked: {}", panic.message), location: panic.location, ..Self::default() }
+        Self {
+            error: format!("the host panicked: {}", panic.message),
+            location: panic.location,
+            ..Self::default()
+        }
     }
 }
 
@@ -69,21 +73,27 @@ pub fn rejected(
     fault: Option<&Fault>,
 ) {
     let client = caller.map(|caller| caller.public_id.as_str());
-    let (plugin, version) = (handler.map(|handler| handler.plugin), handler.map(|handler| handler.version));
+    let (plugin, version) =
+        (handler.map(|handler| handler.plugin), handler.map(|handler| handler.version));
     let generation = handler.map(|handler| handler.generation);
     let (code, detail) = (rejection.code(), rejection.message());
     let reason = match rejection {
         Rejection::Refused(refusal) => Some(refusal.code.as_str()),
         _ => None,
     };
-    let text = |text: fn(&Fault) -> &String| fault.map(text).map(String::as_str).filter(|text| !text.is_empty());
-    let (error, location, output) = (text(|fault| &fault.error), text(|fault| &fault.location), text(|fault| &fault.output));
+    let text = |text: fn(&Fault) -> &String| {
+        fault.map(text).map(String::as_str).filter(|text| !text.is_empty())
+    };
+    let (error, location, output) =
+        (text(|fault| &fault.error), text(|fault| &fault.location), text(|fault| &fault.output));
     let ran_ms = fault.and_then(|fault| fault.ran_ms);
     match fault.is_some() || matches!(rejection, Rejection::PluginFailed | Rejection::TimedOut) {
         true => tracing::error!(
             event, %id, plugin, version, generation, client, code, reason, detail, error, location, output, ran_ms, "event failed"
         ),
-        false => tracing::info!(event, %id, plugin, version, generation, client, code, reason, detail, "event rejected"),
+        false => {
+            tracing::info!(event, %id, plugin, version, generation, client, code, reason, detail, "event rejected")
+        }
     }
 }
 

@@ -37,7 +37,8 @@ const MAX_KINDS: usize = 1024;
 /// The fields that distinguish kinds of records from one call site: names that an operator has
 /// chosen, not values that differ each time. An event's name counts only if a plugin's name is
 /// present, because a client can invent names that no plugin handles.
-const KIND_FIELDS: [&str; 9] = ["plugin", "event", "code", "command", "key", "file", "dir", "digest", "location"];
+const KIND_FIELDS: [&str; 9] =
+    ["plugin", "event", "code", "command", "key", "file", "dir", "digest", "location"];
 
 impl Repeats {
     pub(super) fn new() -> Self {
@@ -46,7 +47,12 @@ impl Repeats {
 
     /// Takes a record of the call site `source`. Returns it if it must be written at once;
     /// otherwise holds it back.
-    pub(super) fn take(&mut self, source: &Identifier, record: Record, now: Instant) -> Option<Record> {
+    pub(super) fn take(
+        &mut self,
+        source: &Identifier,
+        record: Record,
+        now: Instant,
+    ) -> Option<Record> {
         let mut key = self.key(source, Some(&record));
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&key) {
             key = self.key(source, None);
@@ -135,8 +141,15 @@ mod tests {
     }
 
     fn record(fields: &[(&'static str, &str)]) -> Record {
-        let fields = fields.iter().map(|(name, text)| (*name, Value::Text((*text).to_owned()))).collect();
-        Record { at: SystemTime::UNIX_EPOCH, level: Level::ERROR, target: "sockhop", message: "event rejected".to_owned(), fields }
+        let fields =
+            fields.iter().map(|(name, text)| (*name, Value::Text((*text).to_owned()))).collect();
+        Record {
+            at: SystemTime::UNIX_EPOCH,
+            level: Level::ERROR,
+            target: "sockhop",
+            message: "event rejected".to_owned(),
+            fields,
+        }
     }
 
     fn failed(plugin: &str, id: &str) -> Record {
@@ -144,10 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_a_kind_is_written_at_once_and_the_rest_once_a_second_with_their_number_and_the_last_id() {
+    fn the_first_of_a_kind_is_written_at_once_and_the_rest_once_a_second_with_their_number_and_the_last_id()
+     {
         let (mut repeats, start) = (Repeats::new(), Instant::now());
         assert!(repeats.take(&source(), failed("lab", "1"), start).is_some());
-        assert!(repeats.take(&source(), failed("other", "2"), start).is_some(), "another plugin is another kind");
+        assert!(
+            repeats.take(&source(), failed("other", "2"), start).is_some(),
+            "another plugin is another kind"
+        );
         for id in ["3", "4", "5"] {
             assert_eq!(repeats.take(&source(), failed("lab", id), start), None);
         }
@@ -156,25 +173,48 @@ mod tests {
         let mut last = failed("lab", "5");
         last.fields.push(("repeated", Value::Unsigned(3)));
         assert_eq!(repeats.take_due(start + WINDOW), [last]);
-        assert_eq!(repeats.take(&source(), failed("lab", "6"), start + WINDOW), None, "the next window has begun");
-        assert_eq!(repeats.take_due(start + 2 * WINDOW), [failed("lab", "6")], "one is only late, and no repetition");
+        assert_eq!(
+            repeats.take(&source(), failed("lab", "6"), start + WINDOW),
+            None,
+            "the next window has begun"
+        );
+        assert_eq!(
+            repeats.take_due(start + 2 * WINDOW),
+            [failed("lab", "6")],
+            "one is only late, and no repetition"
+        );
         assert_eq!(repeats.take_due(start + 3 * WINDOW), []);
         assert_eq!(repeats.next(), None);
-        assert!(repeats.take(&source(), failed("lab", "7"), start + 3 * WINDOW).is_some(), "after a silent window all is as at first");
+        assert!(
+            repeats.take(&source(), failed("lab", "7"), start + 3 * WINDOW).is_some(),
+            "after a silent window all is as at first"
+        );
     }
 
     #[test]
     fn names_that_clients_invent_make_no_kinds() {
         let (mut repeats, now) = (Repeats::new(), Instant::now());
-        assert!(repeats.take(&source(), record(&[("event", "a"), ("code", "unknown_event")]), now).is_some());
-        assert!(repeats.take(&source(), record(&[("event", "b"), ("code", "unknown_event")]), now).is_none());
-        assert!(repeats.take(&source(), record(&[("event", "b"), ("code", "busy")]), now).is_some());
+        assert!(
+            repeats
+                .take(&source(), record(&[("event", "a"), ("code", "unknown_event")]), now)
+                .is_some()
+        );
+        assert!(
+            repeats
+                .take(&source(), record(&[("event", "b"), ("code", "unknown_event")]), now)
+                .is_none()
+        );
+        assert!(
+            repeats.take(&source(), record(&[("event", "b"), ("code", "busy")]), now).is_some()
+        );
     }
 
     #[test]
     fn the_table_of_kinds_is_bounded() {
         let (mut repeats, now) = (Repeats::new(), Instant::now());
-        let written = (0..10_000).filter(|n| repeats.take(&source(), failed(&n.to_string(), ""), now).is_some()).count();
+        let written = (0..10_000)
+            .filter(|n| repeats.take(&source(), failed(&n.to_string(), ""), now).is_some())
+            .count();
         assert_eq!((written, repeats.kinds.len()), (MAX_KINDS + 1, MAX_KINDS + 1));
         assert_eq!(repeats.take_all().len(), 1);
     }

@@ -54,7 +54,12 @@ impl Writer {
         Self::with_chores(name, sink, Arc::new(Queue::new(most)), Box::new(NoChores))
     }
 
-    pub(super) fn with_chores(name: &str, sink: Box<dyn Write + Send>, queue: Arc<Queue>, chores: Box<dyn Chores>) -> io::Result<Self> {
+    pub(super) fn with_chores(
+        name: &str,
+        sink: Box<dyn Write + Send>,
+        queue: Arc<Queue>,
+        chores: Box<dyn Chores>,
+    ) -> io::Result<Self> {
         // Nothing is sent: the channel is disconnected when the thread ends.
         let (end, ended) = sync_channel(0);
         let lines = Arc::clone(&queue);
@@ -241,7 +246,13 @@ mod tests {
     fn a_full_disk_costs_lines_which_are_counted_and_reported_once_it_has_room() {
         let disk = Disk::default();
         let queue = Arc::new(Queue::new(10_000));
-        let writer = Writer::with_chores("test", Box::new(disk.clone()), Arc::clone(&queue), Box::new(Reporting)).unwrap();
+        let writer = Writer::with_chores(
+            "test",
+            Box::new(disk.clone()),
+            Arc::clone(&queue),
+            Box::new(Reporting),
+        )
+        .unwrap();
         writer.line("before");
         until(|| *disk.text.lock().unwrap() == "before\n");
         disk.is_full.store(true, Ordering::SeqCst);
@@ -285,7 +296,13 @@ mod tests {
         }
         let (release, stuck) = sync_channel(0);
         let queue = Arc::new(Queue::new(1_000));
-        let writer = Writer::with_chores("test", Box::new(Stuck(stuck)), Arc::clone(&queue), Box::new(NoChores)).unwrap();
+        let writer = Writer::with_chores(
+            "test",
+            Box::new(Stuck(stuck)),
+            Arc::clone(&queue),
+            Box::new(NoChores),
+        )
+        .unwrap();
         for _ in 0..10_000 {
             writer.line("a line");
         }

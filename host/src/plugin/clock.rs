@@ -65,10 +65,15 @@ impl CpuClock {
     /// clock of its thread.
     pub(super) fn resume(&self) {
         let now = self.now();
-        if self.by_thread.load(Ordering::Relaxed) && self.suspended_on.load(Ordering::Relaxed) == this_thread() {
+        if self.by_thread.load(Ordering::Relaxed)
+            && self.suspended_on.load(Ordering::Relaxed) == this_thread()
+        {
             // Other tasks may have run on this thread meanwhile. At most the cost of a suspension
             // is added.
-            self.add(now.saturating_sub(self.suspended.load(Ordering::Relaxed)).min(SUSPENSION_NANOSECONDS));
+            self.add(
+                now.saturating_sub(self.suspended.load(Ordering::Relaxed))
+                    .min(SUSPENSION_NANOSECONDS),
+            );
         }
         self.resumed.store(now, Ordering::Relaxed);
     }
@@ -203,7 +208,10 @@ mod tests {
         spin(LIMIT * 2);
         clock.resume();
         let counted = clock.used() - before;
-        assert!(counted >= Duration::from_nanos(SUSPENSION_NANOSECONDS) && counted < LIMIT, "{counted:?}");
+        assert!(
+            counted >= Duration::from_nanos(SUSPENSION_NANOSECONDS) && counted < LIMIT,
+            "{counted:?}"
+        );
     }
 
     #[test]

@@ -113,7 +113,11 @@ impl CompileError {
             Self::Refused(_) => Retry::Never,
             // Most likely the file is the cause, but a slow machine or one with little memory gives
             // the same errors. A hostile file costs as much at the next attempt.
-            Self::OutOfTime(_) | Self::OutOfMemory(_) | Self::TooMuch(_) | Self::Died { .. } | Self::Unusable(_) => Retry::Later,
+            Self::OutOfTime(_)
+            | Self::OutOfMemory(_)
+            | Self::TooMuch(_)
+            | Self::Died { .. }
+            | Self::Unusable(_) => Retry::Later,
             // The machine is the cause: these errors say nothing about the file.
             Self::Starved { .. } | Self::NotRun { .. } => Retry::Soon,
         }
@@ -130,7 +134,9 @@ impl CompileError {
             _ if is_by_cpu_limit(status) => Self::OutOfTime(bounds.cpu),
             // Rust's message before it aborts, and jemalloc's message. After the latter, the
             // process continues and uses memory that it did not get.
-            _ if said.contains("memory allocation of") || said.contains("<jemalloc>: Failed to allocate") => {
+            _ if said.contains("memory allocation of")
+                || said.contains("<jemalloc>: Failed to allocate") =>
+            {
                 Self::OutOfMemory(bounds.memory)
             }
             _ => Self::Died { status, said: said.to_owned() },
@@ -141,7 +147,8 @@ impl CompileError {
 /// Whether the system ended the process because of its CPU time.
 #[cfg(unix)]
 fn is_by_cpu_limit(status: ExitStatus) -> bool {
-    std::os::unix::process::ExitStatusExt::signal(&status) == Some(rustix::process::Signal::XCPU.as_raw())
+    std::os::unix::process::ExitStatusExt::signal(&status)
+        == Some(rustix::process::Signal::XCPU.as_raw())
 }
 
 #[cfg(not(unix))]
@@ -171,7 +178,13 @@ impl Compiler {
             .inspect_err(|error| tracing::warn!(dir = %cache.display(), %error, "compiled plugins are not kept: loading them is slower"));
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let permits = Arc::new(Semaphore::new(processors.clamp(*AT_ONCE.start(), *AT_ONCE.end())));
-        Self { program, cache: cache.ok(), permits, in_progress: Arc::default(), yields: Arc::default() }
+        Self {
+            program,
+            cache: cache.ok(),
+            permits,
+            in_progress: Arc::default(),
+            yields: Arc::default(),
+        }
     }
 
     /// Gives compiler processes that are started from now on a lower priority, because events are
@@ -182,7 +195,13 @@ impl Compiler {
 
     /// Returns the compiled component of `bytes`, whose digest is `digest`: from the cache, or
     /// compiled within `limits`.
-    pub(super) async fn compile(&self, engine: &Engine, digest: &str, bytes: Vec<u8>, limits: &Limits) -> Result<Component, CompileError> {
+    pub(super) async fn compile(
+        &self,
+        engine: &Engine,
+        digest: &str,
+        bytes: Vec<u8>,
+        limits: &Limits,
+    ) -> Result<Component, CompileError> {
         let in_progress = self.in_progress(digest);
         let _alone = in_progress.lock().await;
         if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(engine, digest)) {
@@ -220,7 +239,11 @@ impl Compiler {
         // after the permit is acquired.
         let _permit = self.permits.acquire().await;
         let niceness = if self.yields.load(Ordering::Relaxed) { NICENESS } else { 0 };
-        let bounds = CompileBounds { memory: limits.compile_memory_bytes.get(), cpu: limits.compile_ms, niceness };
+        let bounds = CompileBounds {
+            memory: limits.compile_memory_bytes.get(),
+            cpu: limits.compile_ms,
+            niceness,
+        };
         let not_run = |source| CompileError::NotRun { program: self.program.clone(), source };
         let mut command = Command::new(&self.program);
         // The name in process lists, independent of the path.
@@ -238,7 +261,9 @@ impl Compiler {
             .kill_on_drop(true)
             .spawn()
             .map_err(not_run)?;
-        let (Some(mut input), Some(mut output), Some(mut errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+        let (Some(mut input), Some(mut output), Some(mut errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
             return Err(not_run(io::Error::other("it has no pipes")));
         };
         let id = child.id();
@@ -252,7 +277,8 @@ impl Compiler {
                 drop(input);
             };
             let mut output = (&mut output).take(MAX_CODE + 1);
-            let (_, read, _) = tokio::join!(write, output.read_to_end(&mut code), limited.read_to_end(&mut said));
+            let (_, read, _) =
+                tokio::join!(write, output.read_to_end(&mut code), limited.read_to_end(&mut said));
             if read? as u64 > MAX_CODE {
                 // Killed, because it would continue to write and nobody reads.
                 child.start_kill()?;
@@ -261,7 +287,8 @@ impl Compiler {
         };
         let wall = limits.compile_wall_ms;
         let starved = |_| CompileError::Starved { wall, used: id.and_then(cpu_time) };
-        let (status, code, said) = tokio::time::timeout(wall, talk).await.map_err(starved)?.map_err(not_run)?;
+        let (status, code, said) =
+            tokio::time::timeout(wall, talk).await.map_err(starved)?.map_err(not_run)?;
         match status.success() {
             _ if code.len() as u64 > MAX_CODE => Err(CompileError::TooMuch(MAX_CODE)),
             true => Ok(code),
@@ -280,7 +307,8 @@ fn cpu_time(pid: u32) -> Option<Duration> {
     // The program's name may contain any character. After it, user and system time are the 12th and
     // the 13th field.
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_ascii_whitespace().skip(11).map_while(|field| field.parse::<u64>().ok());
+    let mut times =
+        fields.split_ascii_whitespace().skip(11).map_while(|field| field.parse::<u64>().ok());
     Some(Duration::from_millis((times.next()? + times.next()?) * MILLISECONDS_OF_A_TICK))
 }
 
@@ -300,12 +328,31 @@ mod tests {
         let bounds = CompileBounds { memory: 7, cpu: Duration::from_secs(2), niceness: 0 };
         let exited = |status: i32| ExitStatus::from_raw(status << 8);
         let signalled = |signal: rustix::process::Signal| ExitStatus::from_raw(signal.as_raw());
-        let (xcpu, abort, kill) = (rustix::process::Signal::XCPU, rustix::process::Signal::ABORT, rustix::process::Signal::KILL);
+        let (xcpu, abort, kill) = (
+            rustix::process::Signal::XCPU,
+            rustix::process::Signal::ABORT,
+            rustix::process::Signal::KILL,
+        );
         let cases = [
             (exited(REFUSED), "not valid\n", "not valid", Retry::Never),
-            (exited(OUT_OF_TIME), "", "takes too long to compile: more than 2000 ms of CPU time (limits.compile_ms)", Retry::Later),
-            (signalled(xcpu), "", "takes too long to compile: more than 2000 ms of CPU time (limits.compile_ms)", Retry::Later),
-            (exited(OUT_OF_MEMORY), "x", "could not be compiled within 7 bytes of memory (limits.compile_memory_bytes)", Retry::Later),
+            (
+                exited(OUT_OF_TIME),
+                "",
+                "takes too long to compile: more than 2000 ms of CPU time (limits.compile_ms)",
+                Retry::Later,
+            ),
+            (
+                signalled(xcpu),
+                "",
+                "takes too long to compile: more than 2000 ms of CPU time (limits.compile_ms)",
+                Retry::Later,
+            ),
+            (
+                exited(OUT_OF_MEMORY),
+                "x",
+                "could not be compiled within 7 bytes of memory (limits.compile_memory_bytes)",
+                Retry::Later,
+            ),
             (
                 signalled(abort),
                 "memory allocation of 9 bytes failed",
@@ -318,8 +365,18 @@ mod tests {
                 "could not be compiled within 7 bytes of memory (limits.compile_memory_bytes)",
                 Retry::Later,
             ),
-            (signalled(kill), "", "was not compiled: its compiler ended with signal: 9 (SIGKILL)", Retry::Later),
-            (exited(101), "a panic", "was not compiled: its compiler ended with exit status: 101: a panic", Retry::Later),
+            (
+                signalled(kill),
+                "",
+                "was not compiled: its compiler ended with signal: 9 (SIGKILL)",
+                Retry::Later,
+            ),
+            (
+                exited(101),
+                "a panic",
+                "was not compiled: its compiler ended with exit status: 101: a panic",
+                Retry::Later,
+            ),
         ];
         for (status, said, reason, retry) in cases {
             let error = CompileError::of(status, said, bounds);

@@ -111,7 +111,11 @@ impl Engine {
             {
                 engine.increment_epoch();
                 drop(engine);
-                unlooked = if was_looked.swap(false, Ordering::Relaxed) { 0 } else { unlooked.saturating_add(1) };
+                unlooked = if was_looked.swap(false, Ordering::Relaxed) {
+                    0
+                } else {
+                    unlooked.saturating_add(1)
+                };
                 thread::sleep(if unlooked < TICKS_UNTIL_QUIET { TICK } else { QUIET_TICK });
             }
         });
@@ -153,10 +157,14 @@ fn config(instance_memory: usize) -> Config {
         .max_core_instance_size(INSTANCE_METADATA_BYTES)
         .max_unused_warm_slots(KEPT_PLACES);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
-        pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(KEPT_MEMORY_BYTES).table_keep_resident(KEPT_TABLE_BYTES);
+        pool.pagemap_scan(Enabled::Yes)
+            .linear_memory_keep_resident(KEPT_MEMORY_BYTES)
+            .table_keep_resident(KEPT_TABLE_BYTES);
     }
     let mut config = code_config();
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool)).async_stack_size(FIBRE_STACK_BYTES);
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .async_stack_size(FIBRE_STACK_BYTES);
     config
 }
 
@@ -183,7 +191,9 @@ fn code_config() -> Config {
 fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<InstanceState>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut InstanceState| WasiConfig::from(state.config.as_ref()))?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut InstanceState| {
+        WasiConfig::from(state.config.as_ref())
+    })?;
     bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
     Ok(linker)
 }

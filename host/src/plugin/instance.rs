@@ -89,7 +89,14 @@ impl Budget {
 
     /// A budget that began at `began`.
     pub fn since(began: Instant, cpu: Duration, wall: Duration) -> Self {
-        Self { cpu_left: cpu, ran: Duration::ZERO, cpu, wall, until: began + wall, in_background: false }
+        Self {
+            cpu_left: cpu,
+            ran: Duration::ZERO,
+            cpu,
+            wall,
+            until: began + wall,
+            in_background: false,
+        }
     }
 
     /// A budget that begins now, for work on a thread of low priority.
@@ -138,12 +145,18 @@ impl Instance {
             }
         });
         store.set_epoch_deadline(FIRST_LOOK);
-        let made = within(&clock, budget, &code.retired, pin!(code.pre.instantiate_async(&mut store))).await;
+        let made =
+            within(&clock, budget, &code.retired, pin!(code.pre.instantiate_async(&mut store)))
+                .await;
         store.data().stderr.release();
         let guest = made.map_err(|error| match explain(error, &store, budget) {
-            Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => Failure::NoRoom(error),
+            Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => {
+                Failure::NoRoom(error)
+            }
             Failure::Trapped(error) => Failure::NotInstantiated(error),
-            Failure::MemoryExceeded(error) if store.data().memory.is_plugin_full => Failure::NoRoom(error),
+            Failure::MemoryExceeded(error) if store.data().memory.is_plugin_full => {
+                Failure::NoRoom(error)
+            }
             other => other,
         })?;
         let initial_memory = store.data().memory.used;
@@ -151,7 +164,11 @@ impl Instance {
     }
 
     /// Runs `register` within `budget`, and drops the instance.
-    pub(super) async fn register(mut self, code: &Code, budget: &mut Budget) -> Result<Result<Registration, Refusal>, Failure> {
+    pub(super) async fn register(
+        mut self,
+        code: &Code,
+        budget: &mut Budget,
+    ) -> Result<Result<Registration, Refusal>, Failure> {
         let limits = &code.limits;
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
         self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
@@ -163,8 +180,12 @@ impl Instance {
         self.store.data().stderr.release();
         let returned = returned.map_err(|error| explain(error, &self.store, budget))?;
         match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
-            Phase::Registering(declarations) => Ok(returned.map_err(Refusal::from).and_then(|()| declarations.finish())),
-            Phase::Idle | Phase::Handling(_) => Ok(Err(Refusal::misuse("`register` lost its declarations"))),
+            Phase::Registering(declarations) => {
+                Ok(returned.map_err(Refusal::from).and_then(|()| declarations.finish()))
+            }
+            Phase::Idle | Phase::Handling(_) => {
+                Ok(Err(Refusal::misuse("`register` lost its declarations")))
+            }
         }
     }
 
@@ -190,7 +211,9 @@ impl Instance {
                 self.store.data().stderr.release();
                 Ok((answer.map_err(Refusal::from), calls))
             }
-            (Ok(_), Phase::Idle | Phase::Registering(_)) => Err(Failure::Trapped(wasmtime::Error::msg("the event's calls are gone"))),
+            (Ok(_), Phase::Idle | Phase::Registering(_)) => {
+                Err(Failure::Trapped(wasmtime::Error::msg("the event's calls are gone")))
+            }
             (Err(error), _) => Err(explain(error, &self.store, budget)),
         }
     }
@@ -205,7 +228,10 @@ impl Instance {
     pub(super) fn is_spent(&self) -> bool {
         let used = self.store.data().memory.used;
         self.handled >= MAX_HANDLED
-            || used > SMALL_GROWTH.saturating_add(self.initial_memory).max(self.initial_memory.saturating_mul(MAX_GROWTH))
+            || used
+                > SMALL_GROWTH
+                    .saturating_add(self.initial_memory)
+                    .max(self.initial_memory.saturating_mul(MAX_GROWTH))
     }
 }
 
@@ -260,7 +286,10 @@ async fn within<T>(
         Poll::Ready(answer) => Some(answer),
         // Polled again immediately, so that the waker of this future is registered.
         Poll::Pending => {
-            let waiting = tokio::time::timeout_at(budget.until.into(), retired.run_until_cancelled(poll_fn(poll)));
+            let waiting = tokio::time::timeout_at(
+                budget.until.into(),
+                retired.run_until_cancelled(poll_fn(poll)),
+            );
             waiting.await.ok().flatten()
         }
     };
@@ -270,7 +299,10 @@ async fn within<T>(
 }
 
 /// Converts the event for the guest. `attachments` are those of the event.
-fn lowered<'event>(event: &'event Event, attachments: &'event [&'event [u8]]) -> types::Event<'event> {
+fn lowered<'event>(
+    event: &'event Event,
+    attachments: &'event [&'event [u8]],
+) -> types::Event<'event> {
     let caller = event.caller.as_ref().map(|connection| types::Caller {
         connection: Some(connection.public_id.as_str()),
         user: connection.identity.user.as_deref(),

@@ -67,7 +67,9 @@ pub enum LoadError {
     #[error(transparent)]
     NotCompiled(CompileError),
     /// The file is a core module, not a component.
-    #[error("is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`")]
+    #[error(
+        "is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`"
+    )]
     CoreModule,
     /// The component is built for another version of the interface.
     #[error(
@@ -78,7 +80,9 @@ pub enum LoadError {
         wanted: String,
     },
     /// The component does not export a function that the host calls.
-    #[error("is a component of another world: it does not export `{missing}`; a plugin implements the world `sockhop:plugin/plugin`")]
+    #[error(
+        "is a component of another world: it does not export `{missing}`; a plugin implements the world `sockhop:plugin/plugin`"
+    )]
     OtherWorld {
         /// The missing export.
         missing: &'static str,
@@ -109,7 +113,9 @@ impl LoadError {
             Self::Unreadable(_) => Retry::Soon,
             Self::NotCompiled(error) => error.retry(),
             // A busy machine can make a valid plugin fail with these errors.
-            Self::RegisterFailed(Failure::CpuExceeded { .. } | Failure::WallExceeded(_) | Failure::NoRoom(_)) => Retry::Soon,
+            Self::RegisterFailed(
+                Failure::CpuExceeded { .. } | Failure::WallExceeded(_) | Failure::NoRoom(_),
+            ) => Retry::Soon,
             _ => Retry::Never,
         }
     }
@@ -121,7 +127,9 @@ impl From<CompileError> for LoadError {
             // The validator's message for every feature of the component model's async proposal.
             // Authors of JavaScript plugins see it most. Of "…: `task.cancel` requires … (at offset
             // …)" only the name helps an author.
-            CompileError::Refused(reason) if reason.contains("requires the component model") && reason.contains("async") => {
+            CompileError::Refused(reason)
+                if reason.contains("requires the component model") && reason.contains("async") =>
+            {
                 Self::NeedsAsync(reason.split('`').nth(1).unwrap_or(&reason).to_owned())
             }
             CompileError::Refused(reason) => Self::NotAComponent(reason),
@@ -135,7 +143,10 @@ const HOST_WIT: &str = "0.1.1";
 
 fn explain(failure: &Failure) -> String {
     match failure {
-        Failure::CpuExceeded { limit, .. } => format!("ran for more than {} ms; it may only declare what the plugin is", limit.as_millis()),
+        Failure::CpuExceeded { limit, .. } => format!(
+            "ran for more than {} ms; it may only declare what the plugin is",
+            limit.as_millis()
+        ),
         other => other.to_string(),
     }
 }
@@ -162,7 +173,10 @@ pub fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     // The file may have grown since. One byte over the limit is enough to detect that.
-    let read = opened.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(LoadError::Unreadable)?;
+    let read = opened
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(LoadError::Unreadable)?;
     if read as u64 > limit {
         return Err(LoadError::TooLarge { size: read as u64, limit });
     }
@@ -174,7 +188,12 @@ pub fn read(file: &Path, limit: u64) -> Result<Source, LoadError> {
 ///
 /// # Errors
 /// Returns the reason why the file is not a usable plugin.
-pub async fn load(engine: &Arc<Engine>, compiler: &Compiler, source: Source, limits: &Arc<Limits>) -> Result<Candidate, LoadError> {
+pub async fn load(
+    engine: &Arc<Engine>,
+    compiler: &Compiler,
+    source: Source,
+    limits: &Arc<Limits>,
+) -> Result<Candidate, LoadError> {
     let Source { file, digest, bytes } = source;
     if !bytes.starts_with(MAGIC) {
         return Err(LoadError::NotWasm);
@@ -200,10 +219,22 @@ async fn register(
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let output = Arc::new(Output::new(&stem, None, limits));
     let (config, memory, retired) = (Arc::default(), Arc::default(), CancellationToken::new());
-    let code = Code { engine: Arc::clone(engine), pre: pre.clone(), limits: Arc::clone(limits), config, output, memory, retired };
+    let code = Code {
+        engine: Arc::clone(engine),
+        pre: pre.clone(),
+        limits: Arc::clone(limits),
+        config,
+        output,
+        memory,
+        retired,
+    };
     let mut budget = Budget::in_background(limits.register_cpu_ms, limits.event_wall_ms);
     let instance = Instance::new(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?;
-    instance.register(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?.map_err(LoadError::Refused)
+    instance
+        .register(&code, &mut budget)
+        .await
+        .map_err(LoadError::RegisterFailed)?
+        .map_err(LoadError::Refused)
 }
 
 /// The first bytes of a binary. The magic number is the same for both kinds. Version and layer
@@ -227,7 +258,9 @@ fn check_world(engine: &Engine, component: &Component) -> Result<(), LoadError> 
         }
     }
     for missing in ["register", "handle"] {
-        let exported = kind.exports(&engine.wasm).any(|(name, item)| name == missing && matches!(item.ty, ComponentItem::ComponentFunc(_)));
+        let exported = kind.exports(&engine.wasm).any(|(name, item)| {
+            name == missing && matches!(item.ty, ComponentItem::ComponentFunc(_))
+        });
         if !exported {
             return Err(LoadError::OtherWorld { missing });
         }

@@ -63,7 +63,8 @@ impl CurrentEvent {
     fn get(&self) -> Option<(EventId, u64)> {
         let [high, low] = &self.id;
         let halves = [high.load(Ordering::Relaxed), low.load(Ordering::Relaxed)];
-        (halves != [0, 0]).then(|| (EventId::of_halves(halves), self.generation.load(Ordering::Relaxed)))
+        (halves != [0, 0])
+            .then(|| (EventId::of_halves(halves), self.generation.load(Ordering::Relaxed)))
     }
 }
 
@@ -72,7 +73,13 @@ impl Output {
     pub(super) fn new(plugin: &str, version: Option<String>, limits: &Limits) -> Self {
         let state = OutputState { window: Instant::now(), shown: 0, dropped: 0 };
         let (lines_per_second, line_bytes) = (limits.log_lines_per_second, limits.log_line_bytes);
-        Self { plugin: plugin.into(), version, lines_per_second, line_bytes, state: Mutex::new(state) }
+        Self {
+            plugin: plugin.into(),
+            version,
+            lines_per_second,
+            line_bytes,
+            state: Mutex::new(state),
+        }
     }
 
     /// Logs one line, or counts and drops it if it exceeds the rate limit.
@@ -97,13 +104,24 @@ impl Output {
         }
         truncate(&mut message, self.line_bytes.get());
         let event = current.get();
-        let (id, generation) = (event.map(|(id, _)| id.to_string()), event.map(|(_, generation)| generation));
+        let (id, generation) =
+            (event.map(|(id, _)| id.to_string()), event.map(|(_, generation)| generation));
         match level {
-            LogLevel::Trace => tracing::trace!(target: "plugin", plugin, version, generation, id, "{message}"),
-            LogLevel::Debug => tracing::debug!(target: "plugin", plugin, version, generation, id, "{message}"),
-            LogLevel::Info => tracing::info!(target: "plugin", plugin, version, generation, id, "{message}"),
-            LogLevel::Warn => tracing::warn!(target: "plugin", plugin, version, generation, id, "{message}"),
-            LogLevel::Error => tracing::error!(target: "plugin", plugin, version, generation, id, "{message}"),
+            LogLevel::Trace => {
+                tracing::trace!(target: "plugin", plugin, version, generation, id, "{message}")
+            }
+            LogLevel::Debug => {
+                tracing::debug!(target: "plugin", plugin, version, generation, id, "{message}")
+            }
+            LogLevel::Info => {
+                tracing::info!(target: "plugin", plugin, version, generation, id, "{message}")
+            }
+            LogLevel::Warn => {
+                tracing::warn!(target: "plugin", plugin, version, generation, id, "{message}")
+            }
+            LogLevel::Error => {
+                tracing::error!(target: "plugin", plugin, version, generation, id, "{message}")
+            }
         }
     }
 }
@@ -148,9 +166,21 @@ impl LineStream {
         Self::new(output, LogLevel::Warn, current, true)
     }
 
-    fn new(output: &Arc<Output>, level: LogLevel, current: &Arc<CurrentEvent>, holds: bool) -> Self {
+    fn new(
+        output: &Arc<Output>,
+        level: LogLevel,
+        current: &Arc<CurrentEvent>,
+        holds: bool,
+    ) -> Self {
         let (output, current) = (Arc::clone(output), Arc::clone(current));
-        Self(Arc::new(Stream { output, level, current, holds, has_held: AtomicBool::new(false), text: Mutex::default() }))
+        Self(Arc::new(Stream {
+            output,
+            level,
+            current,
+            holds,
+            has_held: AtomicBool::new(false),
+            text: Mutex::default(),
+        }))
     }
 
     /// Logs the held lines. Called if no failure record will contain them.
@@ -261,7 +291,8 @@ mod tests {
     use super::*;
 
     fn limits(lines: u32) -> Limits {
-        let (log_lines_per_second, log_line_bytes) = (NonZeroU32::new(lines).unwrap(), NonZeroUsize::new(8).unwrap());
+        let (log_lines_per_second, log_line_bytes) =
+            (NonZeroU32::new(lines).unwrap(), NonZeroUsize::new(8).unwrap());
         Limits { log_lines_per_second, log_line_bytes, ..Limits::default() }
     }
 
@@ -276,7 +307,8 @@ mod tests {
     }
 
     fn streams(lines: u32) -> [LineStream; 2] {
-        let (output, current) = (Arc::new(Output::new("loud", None, &limits(lines))), Arc::default());
+        let (output, current) =
+            (Arc::new(Output::new("loud", None, &limits(lines))), Arc::default());
         [LineStream::stdout(&output, &current), LineStream::stderr(&output, &current)]
     }
 

@@ -59,8 +59,18 @@ impl Shared {
 
 impl Pool {
     pub(super) fn new(code: Code, policy: InstancePolicy, instances: usize) -> Self {
-        let permits = Permits { free: instances, idle: Vec::new(), unneeded: 0, is_open: policy == InstancePolicy::Warm, waiting: 0 };
-        Self { shared: Arc::new(Shared { code, permits: Mutex::new(permits), freed: Notify::new() }), policy, most: instances }
+        let permits = Permits {
+            free: instances,
+            idle: Vec::new(),
+            unneeded: 0,
+            is_open: policy == InstancePolicy::Warm,
+            waiting: 0,
+        };
+        Self {
+            shared: Arc::new(Shared { code, permits: Mutex::new(permits), freed: Notify::new() }),
+            policy,
+            most: instances,
+        }
     }
 
     /// Creates a pool with the same settings for `code`, without instances.
@@ -148,7 +158,12 @@ impl Pool {
     }
 
     fn guard(&self, instance: Option<Instance>) -> InstanceGuard {
-        InstanceGuard { shared: Arc::clone(&self.shared), instance, kept: None, output: Box::default() }
+        InstanceGuard {
+            shared: Arc::clone(&self.shared),
+            instance,
+            kept: None,
+            output: Box::default(),
+        }
     }
 }
 
@@ -180,8 +195,8 @@ pub struct InstanceGuard {
 }
 
 impl InstanceGuard {
-    /// Runs the handler. The instance stays with the guard until [`InstanceGuard::keep`] allows other events
-    /// to use it. A failure drops the instance.
+    /// Runs the handler. The instance stays with the guard until [`InstanceGuard::keep`] allows
+    /// other events to use it. A failure drops the instance.
     ///
     /// # Errors
     /// Returns the [`Failure`] if no instance could be made, or the guest's call did not return a

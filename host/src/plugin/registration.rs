@@ -86,12 +86,19 @@ impl Declarations {
     pub(super) fn finish(self) -> Result<Registration, Refusal> {
         match (self.refused, self.plugin) {
             (Some(refusal), _) => Err(refusal),
-            (None, None) => Err(Refusal::misuse("`register` returned without a call of `registry.plugin`, which names the plugin")),
+            (None, None) => Err(Refusal::misuse(
+                "`register` returned without a call of `registry.plugin`, which names the plugin",
+            )),
             (None, Some(plugin)) => Ok(plugin),
         }
     }
 
-    pub(super) fn plugin(&mut self, name: &str, version: &str, description: String) -> Result<(), Refusal> {
+    pub(super) fn plugin(
+        &mut self,
+        name: &str,
+        version: &str,
+        description: String,
+    ) -> Result<(), Refusal> {
         self.declare(|this| {
             if this.plugin.is_some() {
                 return Err(Refusal::misuse("`registry.plugin` was called twice"));
@@ -118,7 +125,12 @@ impl Declarations {
         })
     }
 
-    pub(super) fn handles(&mut self, event: &str, data: String, reply: Option<String>) -> Result<(), Refusal> {
+    pub(super) fn handles(
+        &mut self,
+        event: &str,
+        data: String,
+        reply: Option<String>,
+    ) -> Result<(), Refusal> {
         self.declare(|this| {
             this.check_schema(event, &data)?;
             if let Some(reply) = &reply {
@@ -127,9 +139,16 @@ impl Declarations {
             check_event_name(event)?;
             let plugin = this.named()?;
             if plugin.handles.iter().any(|other| other.event == event) {
-                return Err(Refusal::misuse(format!("event `{event}` has two handlers; an event has one")));
+                return Err(Refusal::misuse(format!(
+                    "event `{event}` has two handlers; an event has one"
+                )));
             }
-            plugin.handles.push(InboundEvent { event: event.to_owned(), data, reply, access: Access::Anyone });
+            plugin.handles.push(InboundEvent {
+                event: event.to_owned(),
+                data,
+                reply,
+                access: Access::Anyone,
+            });
             Ok(())
         })
     }
@@ -152,16 +171,28 @@ impl Declarations {
         })
     }
 
-    pub(super) fn emits(&mut self, event: &str, data: String, rooms: &[String]) -> Result<(), Refusal> {
+    pub(super) fn emits(
+        &mut self,
+        event: &str,
+        data: String,
+        rooms: &[String],
+    ) -> Result<(), Refusal> {
         self.declare(|this| {
             this.check_schema(event, &data)?;
             check_event_name(event)?;
             let everyone = rooms.iter().any(|room| room == EVERYONE);
-            let rooms = rooms.iter().filter(|room| *room != EVERYONE).map(|room| room.parse()).collect::<Result<_, _>>();
-            let rooms = rooms.map_err(|error: String| Refusal::misuse(format!("event `{event}`: {error}")))?;
+            let rooms = rooms
+                .iter()
+                .filter(|room| *room != EVERYONE)
+                .map(|room| room.parse())
+                .collect::<Result<_, _>>();
+            let rooms = rooms
+                .map_err(|error: String| Refusal::misuse(format!("event `{event}`: {error}")))?;
             let plugin = this.named()?;
             if plugin.emits.iter().any(|other| other.event == event) {
-                return Err(Refusal::misuse(format!("event `{event}` is declared twice with `emits`")));
+                return Err(Refusal::misuse(format!(
+                    "event `{event}` is declared twice with `emits`"
+                )));
             }
             plugin.emits.push(OutboundEvent { event: event.to_owned(), data, rooms, everyone });
             Ok(())
@@ -194,7 +225,10 @@ impl Declarations {
     pub(super) fn listens(&mut self, event: &str) -> Result<(), Refusal> {
         self.declare(|this| {
             let Some(known) = host_event::ALL.into_iter().find(|known| *known == event) else {
-                return Err(Refusal::misuse(format!("`{event}` is no host event; there are {}", host_event::ALL.join(", "))));
+                return Err(Refusal::misuse(format!(
+                    "`{event}` is no host event; there are {}",
+                    host_event::ALL.join(", ")
+                )));
             };
             let plugin = this.named()?;
             if plugin.listens.contains(&known) {
@@ -206,7 +240,10 @@ impl Declarations {
     }
 
     /// Counts one call, runs its check, and remembers the first refusal.
-    fn declare(&mut self, check: impl FnOnce(&mut Self) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    fn declare(
+        &mut self,
+        check: impl FnOnce(&mut Self) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let result = match self.left.checked_sub(1) {
             Some(left) => {
                 self.left = left;
@@ -221,12 +258,18 @@ impl Declarations {
     }
 
     fn named(&mut self) -> Result<&mut Registration, Refusal> {
-        self.plugin.as_mut().ok_or_else(|| Refusal::misuse("the first call of `register` must be `registry.plugin`"))
+        self.plugin.as_mut().ok_or_else(|| {
+            Refusal::misuse("the first call of `register` must be `registry.plugin`")
+        })
     }
 
     fn check_schema(&mut self, event: &str, schema: &str) -> Result<(), Refusal> {
         if schema.len() > self.schema_bytes {
-            return Err(Refusal::limit(format!("event `{event}`: a schema of {} bytes; at most {}", schema.len(), self.schema_bytes)));
+            return Err(Refusal::limit(format!(
+                "event `{event}`: a schema of {} bytes; at most {}",
+                schema.len(),
+                self.schema_bytes
+            )));
         }
         self.schema_bytes_left = self.schema_bytes_left.checked_sub(schema.len()).ok_or_else(|| {
             let most = LARGEST_SCHEMAS.saturating_mul(self.schema_bytes);
@@ -278,7 +321,10 @@ mod tests {
         }
         let mut many = Declarations::new(100, 100);
         many.plugin("echo", "1.0.0", String::new()).unwrap();
-        let refused = (0..17).map(|n| many.handles(&format!("e{n}"), " ".repeat(100), None)).filter(Result::is_err).count();
+        let refused = (0..17)
+            .map(|n| many.handles(&format!("e{n}"), " ".repeat(100), None))
+            .filter(Result::is_err)
+            .count();
         assert_eq!(refused, 1, "all schemas together are limited too");
         assert_eq!(declarations.handles("e9", "{}".into(), None).unwrap_err().code, "limit");
     }
@@ -301,7 +347,13 @@ mod tests {
             assert!(refusal.message.contains(names), "{names}: {}", refusal.message);
         }
         let mut unnamed = Declarations::new(10, 100);
-        assert!(unnamed.handles("e", "{}".into(), None).unwrap_err().message.contains("registry.plugin"));
+        assert!(
+            unnamed
+                .handles("e", "{}".into(), None)
+                .unwrap_err()
+                .message
+                .contains("registry.plugin")
+        );
         assert!(Declarations::new(10, 100).plugin("Echo", "1.0.0", String::new()).is_err());
         assert!(Declarations::new(10, 100).plugin("echo", "1", String::new()).is_err());
         assert!(Declarations::new(10, 100).plugin("dir", "1.0.0", String::new()).is_err());

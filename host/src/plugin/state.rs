@@ -13,7 +13,9 @@ use crate::config::Limits;
 use crate::effect::{HostCalls, LogLevel, Target};
 use crate::rejection::Refusal;
 
-use super::bindings::sockhop::plugin::{connections, emitter, identity, log, registry, rooms, state, types};
+use super::bindings::sockhop::plugin::{
+    connections, emitter, identity, log, registry, rooms, state, types,
+};
 use super::output::{CurrentEvent, LineStream, Output};
 use super::registration::Declarations;
 
@@ -43,7 +45,12 @@ pub(super) enum Phase {
 }
 
 impl InstanceState {
-    pub(super) fn new(limits: &Limits, config: &Arc<WasiConfigVariables>, output: &Arc<Output>, plugin_memory: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(
+        limits: &Limits,
+        config: &Arc<WasiConfigVariables>,
+        output: &Arc<Output>,
+        plugin_memory: &Arc<AtomicUsize>,
+    ) -> Self {
         let current = Arc::default();
         let stderr = LineStream::stderr(output, &current);
         let wasi = WasiCtx::builder()
@@ -63,7 +70,9 @@ impl InstanceState {
     fn handling(&mut self) -> std::result::Result<&mut dyn HostCalls, Refusal> {
         match &mut self.phase {
             Phase::Handling(calls) => Ok(calls.as_mut()),
-            Phase::Registering(_) => Err(Refusal::misuse("`register` may call nothing but `registry` and `log`")),
+            Phase::Registering(_) => {
+                Err(Refusal::misuse("`register` may call nothing but `registry` and `log`"))
+            }
             Phase::Idle => Err(Refusal::misuse("no event is being handled")),
         }
     }
@@ -71,7 +80,9 @@ impl InstanceState {
     fn registering(&mut self) -> std::result::Result<&mut Declarations, Refusal> {
         match &mut self.phase {
             Phase::Registering(declarations) => Ok(declarations),
-            Phase::Handling(_) | Phase::Idle => Err(Refusal::misuse("`registry` can be called only while `register` runs")),
+            Phase::Handling(_) | Phase::Idle => {
+                Err(Refusal::misuse("`registry` can be called only while `register` runs"))
+            }
         }
     }
 }
@@ -133,13 +144,25 @@ impl Drop for MemoryLimiter {
 }
 
 impl ResourceLimiter for MemoryLimiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
-        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(desired.saturating_sub(current)))
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Result<bool> {
+        Ok(maximum.is_none_or(|maximum| desired <= maximum)
+            && self.grow(desired.saturating_sub(current)))
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Result<bool> {
         let elements = desired.saturating_sub(current);
-        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(elements.saturating_mul(TABLE_ELEMENT_BYTES)))
+        Ok(maximum.is_none_or(|maximum| desired <= maximum)
+            && self.grow(elements.saturating_mul(TABLE_ELEMENT_BYTES)))
     }
 }
 
@@ -210,8 +233,19 @@ impl emitter::Host for InstanceState {
         Ok(())
     }
 
-    fn emit_binary(&mut self, to: types::Target, event: String, data: String, attachments: Vec<Vec<u8>>) -> Answer<()> {
-        self.handling()?.emit(to.into(), event, data, attachments.into_iter().map(Into::into).collect())?;
+    fn emit_binary(
+        &mut self,
+        to: types::Target,
+        event: String,
+        data: String,
+        attachments: Vec<Vec<u8>>,
+    ) -> Answer<()> {
+        self.handling()?.emit(
+            to.into(),
+            event,
+            data,
+            attachments.into_iter().map(Into::into).collect(),
+        )?;
         Ok(())
     }
 }
@@ -291,7 +325,13 @@ impl state::Host for InstanceState {
         Ok(())
     }
 
-    fn scan(&mut self, prefix: String, cursor: Option<String>, backwards: bool, limit: u32) -> Answer<Vec<state::Entry>> {
+    fn scan(
+        &mut self,
+        prefix: String,
+        cursor: Option<String>,
+        backwards: bool,
+        limit: u32,
+    ) -> Answer<Vec<state::Entry>> {
         let entries = self.handling()?.scan(&prefix, cursor.as_deref(), backwards, limit)?;
         Ok(entries.into_iter().map(|(key, value)| state::Entry { key, value }).collect())
     }

@@ -64,10 +64,16 @@ fn lint_one(active: &ActivePlugin, plugins: &[Arc<ActivePlugin>]) -> Vec<Warning
     let declared = plugins.iter().flat_map(|active| &active.code.registration.rooms);
     let mut warnings = Vec::new();
     for room in rooms {
-        let going: Vec<_> = active.outbound.iter().filter(|(_, outbound)| outbound.rooms.contains(room)).collect();
+        let going: Vec<_> =
+            active.outbound.iter().filter(|(_, outbound)| outbound.rooms.contains(room)).collect();
         let mut warn = |fault| {
             let events = going.iter().map(|(event, _)| (*event).clone()).collect();
-            warnings.push(Warning { plugin: active.code.name().to_owned(), events, room: room.clone(), fault });
+            warnings.push(Warning {
+                plugin: active.code.name().to_owned(),
+                events,
+                room: room.clone(),
+                fault,
+            });
         };
         if !declared.clone().any(|(pattern, _)| pattern.overlaps(room)) {
             warn(Fault::NotDeclared);

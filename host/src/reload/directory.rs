@@ -70,11 +70,15 @@ impl Directory {
             Look::Unreadable => Some(Doubt::Unreadable),
         };
         match (self.doubt, found) {
-            (Some((Doubt::Empty, since)), Some(Doubt::Empty)) if now.saturating_duration_since(since) >= self.empty_after => {
+            (Some((Doubt::Empty, since)), Some(Doubt::Empty))
+                if now.saturating_duration_since(since) >= self.empty_after =>
+            {
                 self.doubt = None;
                 Judgement { is_believed: true, news: Some(News::StayedEmpty) }
             }
-            (Some((before, _)), Some(doubt)) if before == doubt => Judgement { is_believed: false, news: None },
+            (Some((before, _)), Some(doubt)) if before == doubt => {
+                Judgement { is_believed: false, news: None }
+            }
             (_, Some(doubt)) => {
                 self.doubt = Some((doubt, now));
                 Judgement { is_believed: false, news: Some(News::Doubted(doubt)) }
@@ -94,7 +98,9 @@ impl Directory {
     /// Returns when an empty directory will be believed; `None` if the directory is not in doubt,
     /// or can't be read.
     pub(super) fn believed_at(&self) -> Option<Instant> {
-        self.doubt.filter(|(doubt, _)| *doubt == Doubt::Empty).map(|(_, since)| since + self.empty_after)
+        self.doubt
+            .filter(|(doubt, _)| *doubt == Doubt::Empty)
+            .map(|(_, since)| since + self.empty_after)
     }
 }
 
@@ -116,25 +122,44 @@ mod tests {
     fn a_directory_that_is_suddenly_empty_is_believed_when_it_has_stayed_so() {
         let (mut directory, start) = (Directory::new(GRACE), Instant::now());
         assert_eq!(directory.judge(Look::Files(2), 2, start), believed(None));
-        assert_eq!(directory.judge(Look::Files(0), 2, start), doubted(Some(News::Doubted(Doubt::Empty))));
+        assert_eq!(
+            directory.judge(Look::Files(0), 2, start),
+            doubted(Some(News::Doubted(Doubt::Empty)))
+        );
         assert_eq!(directory.believed_at(), Some(start + GRACE));
         assert_eq!(directory.judge(Look::Files(0), 2, start + GRACE / 2), doubted(None));
-        assert_eq!(directory.judge(Look::Files(0), 2, start + GRACE), believed(Some(News::StayedEmpty)));
-        assert_eq!(directory.judge(Look::Files(0), 0, start + GRACE * 2), believed(None), "it was empty before");
+        assert_eq!(
+            directory.judge(Look::Files(0), 2, start + GRACE),
+            believed(Some(News::StayedEmpty))
+        );
+        assert_eq!(
+            directory.judge(Look::Files(0), 0, start + GRACE * 2),
+            believed(None),
+            "it was empty before"
+        );
     }
 
     #[test]
     fn files_that_come_back_end_the_doubt_and_the_next_one_begins_anew() {
         let (mut directory, start) = (Directory::new(GRACE), Instant::now());
         directory.judge(Look::Files(0), 2, start);
-        assert_eq!(directory.judge(Look::Files(1), 2, start + GRACE / 2), believed(Some(News::Over(Doubt::Empty))));
-        assert_eq!(directory.judge(Look::Files(0), 1, start + GRACE), doubted(Some(News::Doubted(Doubt::Empty))));
+        assert_eq!(
+            directory.judge(Look::Files(1), 2, start + GRACE / 2),
+            believed(Some(News::Over(Doubt::Empty)))
+        );
+        assert_eq!(
+            directory.judge(Look::Files(0), 1, start + GRACE),
+            doubted(Some(News::Doubted(Doubt::Empty)))
+        );
     }
 
     #[test]
     fn a_directory_that_cannot_be_read_is_never_believed_and_said_once() {
         let (mut directory, start) = (Directory::new(GRACE), Instant::now());
-        assert_eq!(directory.judge(Look::Unreadable, 2, start), doubted(Some(News::Doubted(Doubt::Unreadable))));
+        assert_eq!(
+            directory.judge(Look::Unreadable, 2, start),
+            doubted(Some(News::Doubted(Doubt::Unreadable)))
+        );
         assert_eq!(directory.judge(Look::Unreadable, 2, start + GRACE * 9), doubted(None));
         assert_eq!(directory.believed_at(), None);
         assert_eq!(
@@ -142,7 +167,13 @@ mod tests {
             doubted(Some(News::Doubted(Doubt::Empty))),
             "its time begins now"
         );
-        assert_eq!(directory.judge(Look::Unreadable, 2, start + GRACE * 10), doubted(Some(News::Doubted(Doubt::Unreadable))));
-        assert_eq!(directory.judge(Look::Files(2), 2, start + GRACE * 11), believed(Some(News::Over(Doubt::Unreadable))));
+        assert_eq!(
+            directory.judge(Look::Unreadable, 2, start + GRACE * 10),
+            doubted(Some(News::Doubted(Doubt::Unreadable)))
+        );
+        assert_eq!(
+            directory.judge(Look::Files(2), 2, start + GRACE * 11),
+            believed(Some(News::Over(Doubt::Unreadable)))
+        );
     }
 }

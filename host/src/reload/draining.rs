@@ -44,7 +44,11 @@ impl Draining {
         self.leaving.retain(|leaving| match leaving.active.upgrade() {
             None => false,
             Some(active) if leaving.until <= now => {
-                tracing::warn!(plugin = leaving.name, digest = active.code.digest, "events on a version that was replaced are ended");
+                tracing::warn!(
+                    plugin = leaving.name,
+                    digest = active.code.digest,
+                    "events on a version that was replaced are ended"
+                );
                 active.code.end();
                 // Its events end when they next yield to the host; the last holder then drops the
                 // version.

@@ -78,13 +78,25 @@ impl Files {
     /// Records the result of a scan: which files exist and which are settled. Returns the files
     /// that have changed or are gone. At the start of the host all files count as settled. A file
     /// without a stamp keeps its previous state.
-    pub(super) fn observe(&mut self, found: Vec<(PathBuf, Option<Stamp>)>, is_first: bool) -> Vec<PathBuf> {
+    pub(super) fn observe(
+        &mut self,
+        found: Vec<(PathBuf, Option<Stamp>)>,
+        is_first: bool,
+    ) -> Vec<PathBuf> {
         let is_there = |path: &Path| found.iter().any(|(found, _)| found == path);
-        let mut changed: Vec<PathBuf> = self.by_path.keys().filter(|path| !is_there(path)).cloned().collect();
+        let mut changed: Vec<PathBuf> =
+            self.by_path.keys().filter(|path| !is_there(path)).cloned().collect();
         self.by_path.retain(|path, _| is_there(path));
         for (path, stamp) in found {
             let since = Instant::now();
-            let new = |stamp, is_settled| Seen { stamp, since, is_settled, is_loading: false, outcome: None, conflict: None };
+            let new = |stamp, is_settled| Seen {
+                stamp,
+                since,
+                is_settled,
+                is_loading: false,
+                outcome: None,
+                conflict: None,
+            };
             let Some(stamp) = stamp else { continue };
             match self.by_path.get_mut(&path) {
                 Some(seen) if seen.stamp == stamp => seen.is_settled = true,
@@ -121,8 +133,15 @@ impl Files {
 
     /// Records the result of loading a file. Returns `false` and records nothing if the file has
     /// changed since.
-    pub(super) fn note(&mut self, path: &Path, stamp: &Stamp, result: Result<(String, Digest), Failure>) -> bool {
-        let Some(seen) = self.by_path.get_mut(path).filter(|seen| seen.stamp == *stamp) else { return false };
+    pub(super) fn note(
+        &mut self,
+        path: &Path,
+        stamp: &Stamp,
+        result: Result<(String, Digest), Failure>,
+    ) -> bool {
+        let Some(seen) = self.by_path.get_mut(path).filter(|seen| seen.stamp == *stamp) else {
+            return false;
+        };
         seen.is_loading = false;
         let before = match seen.outcome.take() {
             Some(Outcome::Failed { again, .. }) => again.map(|again| again.delay),
@@ -156,11 +175,15 @@ impl Files {
 
     /// Records which files can't serve because another file has their name. Returns the conflicts
     /// that are new.
-    pub(super) fn note_conflicts(&mut self, taken: &[(PathBuf, LastError)]) -> Vec<(PathBuf, LastError)> {
+    pub(super) fn note_conflicts(
+        &mut self,
+        taken: &[(PathBuf, LastError)],
+    ) -> Vec<(PathBuf, LastError)> {
         let mut new = Vec::new();
         for (path, seen) in &mut self.by_path {
             let conflict = taken.iter().find(|(file, _)| file == path).map(|(_, error)| error);
-            let is_known = seen.conflict.as_ref().map(|known| &known.reason) == conflict.map(|conflict| &conflict.reason);
+            let is_known = seen.conflict.as_ref().map(|known| &known.reason)
+                == conflict.map(|conflict| &conflict.reason);
             if !is_known {
                 seen.conflict = conflict.cloned();
                 new.extend(conflict.map(|conflict| (path.clone(), conflict.clone())));

@@ -50,14 +50,25 @@ impl Failure {
     /// Returns the failure as operators see it, with the current time.
     pub fn now(&self) -> LastError {
         let is_retried = !self.is_by_bytes();
-        LastError { digest: self.digest.clone(), reason: self.reason.clone(), at: SystemTime::now(), is_retried }
+        LastError {
+            digest: self.digest.clone(),
+            reason: self.reason.clone(),
+            at: SystemTime::now(),
+            is_retried,
+        }
     }
 }
 
 impl Loader {
     /// Creates a loader. `compiler` compiles its plugins, which keep their state in the data
     /// directory of `config`.
-    pub fn new(engine: Arc<Engine>, config: Arc<Config>, compiler: Compiler, alarm: Arc<Notify>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        config: Arc<Config>,
+        compiler: Compiler,
+        alarm: Arc<Notify>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self { engine, config, compiler, states: Mutex::default(), alarm, metrics }
     }
 
@@ -67,8 +78,14 @@ impl Loader {
     /// # Errors
     /// If the file can't be read, or is larger than the limit `plugin_file_bytes`.
     pub fn read(&self, file: &Path, name: &str) -> Result<Source, Failure> {
-        let failed = |error: plugin::LoadError| Failure { name: None, digest: None, reason: chain(&error), retry: error.retry() };
-        plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get()).map_err(failed)
+        let failed = |error: plugin::LoadError| Failure {
+            name: None,
+            digest: None,
+            reason: chain(&error),
+            retry: error.retry(),
+        };
+        plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get())
+            .map_err(failed)
     }
 
     /// Compiles `source` under the limits of the plugin `name`, runs its registration, and makes it
@@ -90,7 +107,8 @@ impl Loader {
         let candidate = candidate.map_err(|error| failed(None, &error, error.retry()))?;
         let name = candidate.registration.name.clone();
         let settings = self.config.of_plugin(&name);
-        let state = self.state(&name).map_err(|error| failed(Some(&name), error.as_ref(), Retry::Soon))?;
+        let state =
+            self.state(&name).map_err(|error| failed(Some(&name), error.as_ref(), Retry::Soon))?;
         ActivePlugin::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics)
             .map_err(|error| failed(Some(&name), &error, Retry::Never))
     }
@@ -109,13 +127,20 @@ impl Loader {
     /// second; blocks on disk I/O.
     pub fn tend(&self) {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let stores: Vec<_> = states.iter().map(|(name, state)| (name.clone(), Arc::downgrade(&state.store))).collect();
+        let stores: Vec<_> = states
+            .iter()
+            .map(|(name, state)| (name.clone(), Arc::downgrade(&state.store)))
+            .collect();
         drop(states);
         for (plugin, store) in stores {
             if let Some(store) = store.upgrade()
                 && let Err(error) = store.tend()
             {
-                tracing::warn!(plugin, error = chain(&error), "the write-ahead log of idle state is not truncated");
+                tracing::warn!(
+                    plugin,
+                    error = chain(&error),
+                    "the write-ahead log of idle state is not truncated"
+                );
             }
         }
     }
@@ -167,7 +192,12 @@ impl Loader {
             }
             error => Box::<dyn std::error::Error + Send + Sync>::from(error),
         })?;
-        let state = State { store: Arc::new(store), commit: Arc::default(), numbers: Arc::default(), memory: Arc::default() };
+        let state = State {
+            store: Arc::new(store),
+            commit: Arc::default(),
+            numbers: Arc::default(),
+            memory: Arc::default(),
+        };
         states.insert(name.to_owned(), state.clone());
         Ok(state)
     }

@@ -11,10 +11,10 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use crate::plugin::{Retry, Source};
 use crate::registry::ActivePlugin;
 
-use super::versions::VersionStore;
 use super::load::{Failure, Loader};
 use super::scan::Stamp;
 use super::slots::Digest;
+use super::versions::VersionStore;
 
 /// The most versions that are loaded concurrently: each holds the bytes of a file. The compiler
 /// itself limits how many of them are compiled concurrently.
@@ -58,8 +58,12 @@ impl LoadQueue {
     /// Loads a file that is expected to hold the plugin `name`. Content that is in `known` is not
     /// loaded again.
     pub(super) fn file(&mut self, path: &Path, stamp: Stamp, name: String, known: Known) {
-        let (loader, versions, places, file) =
-            (Arc::clone(&self.loader), Arc::clone(&self.versions), Arc::clone(&self.places), path.to_owned());
+        let (loader, versions, places, file) = (
+            Arc::clone(&self.loader),
+            Arc::clone(&self.versions),
+            Arc::clone(&self.places),
+            path.to_owned(),
+        );
         self.start(LoadJob::File(path.to_owned(), stamp), async move {
             let (source, _place) = read(&loader, places, file, name.clone()).await;
             let source = source?;
@@ -83,7 +87,8 @@ impl LoadQueue {
         if self.is_loading(&job) {
             return;
         }
-        let (loader, places, file) = (Arc::clone(&self.loader), Arc::clone(&self.places), self.versions.file(digest));
+        let (loader, places, file) =
+            (Arc::clone(&self.loader), Arc::clone(&self.places), self.versions.file(digest));
         let (name, digest) = (name.to_owned(), digest.clone());
         self.start(job, async move {
             let (source, _place) = read(&loader, places, file, name.clone()).await;
@@ -98,7 +103,11 @@ impl LoadQueue {
                 return Err(is_not("is damaged"));
             }
             let active = loader.load(source, &name).await?;
-            if active.code.name() != name { Err(is_not("has another name")) } else { Ok(Version::New(active)) }
+            if active.code.name() != name {
+                Err(is_not("has another name"))
+            } else {
+                Ok(Version::New(active))
+            }
         });
     }
 
@@ -153,7 +162,11 @@ impl LoadQueue {
         }
     }
 
-    fn start(&mut self, job: LoadJob, load: impl Future<Output = Result<Version, Failure>> + Send + 'static) {
+    fn start(
+        &mut self,
+        job: LoadJob,
+        load: impl Future<Output = Result<Version, Failure>> + Send + 'static,
+    ) {
         let task = self.running.spawn(load);
         self.subjects.insert(task.id(), (job, task));
     }
@@ -161,11 +174,19 @@ impl LoadQueue {
 
 /// Reads a file on a blocking thread. Returns the permit as well, so that it also covers the steps
 /// that follow. If the task is aborted, the thread holds the permit until it has read the file.
-async fn read(loader: &Arc<Loader>, places: Arc<Semaphore>, file: PathBuf, name: String) -> (Result<Source, Failure>, Place) {
+async fn read(
+    loader: &Arc<Loader>,
+    places: Arc<Semaphore>,
+    file: PathBuf,
+    name: String,
+) -> (Result<Source, Failure>, Place) {
     // The semaphore is never closed; if it were, the read would continue without a permit.
     let place = places.acquire_owned().await.ok();
     let loader = Arc::clone(loader);
-    match tokio::task::spawn_blocking(move || (loader.read(&file, &name), place)).await.map_err(JoinError::try_into_panic) {
+    match tokio::task::spawn_blocking(move || (loader.read(&file, &name), place))
+        .await
+        .map_err(JoinError::try_into_panic)
+    {
         Ok(read) => read,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         // The runtime is shutting down, and will drop this task.
@@ -189,5 +210,10 @@ type Place = Option<OwnedSemaphorePermit>;
 
 /// The bytes made the host's own code panic, and would do so again: no retry.
 fn panicked() -> Failure {
-    Failure { name: None, digest: None, reason: "the host panicked while it loaded the file".to_owned(), retry: Retry::Never }
+    Failure {
+        name: None,
+        digest: None,
+        reason: "the host panicked while it loaded the file".to_owned(),
+        retry: Retry::Never,
+    }
 }

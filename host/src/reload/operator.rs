@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::registry::{Generation, ActivePlugin};
+use crate::registry::{ActivePlugin, Generation};
 
 use super::draining::Draining;
 use super::files::{Files, Outcome};
-use super::slots::{Digest, LastError, OperatorError, PluginState, Conditions, Slot, Slots};
+use super::slots::{Conditions, Digest, LastError, OperatorError, PluginState, Slot, Slots};
 use super::stem;
 
 /// Capacity of the command channel.
@@ -90,7 +90,16 @@ pub struct PluginStatus {
 impl PluginStatus {
     /// Creates a row of which only the name and the file are known.
     fn plain(name: String, file: PathBuf, generation: u64) -> Self {
-        Self { name, file, slot: None, active: None, generation, last_error: None, is_loading: false, draining: 0 }
+        Self {
+            name,
+            file,
+            slot: None,
+            active: None,
+            generation,
+            last_error: None,
+            is_loading: false,
+            draining: 0,
+        }
     }
 
     /// Returns the row of a plugin whose file is gone.
@@ -115,16 +124,28 @@ impl PluginStatus {
     pub fn error(&self) -> Option<LastError> {
         match (self.state(), &self.active) {
             (PluginState::Quarantined, Some(active)) => {
-                let (failure, at) = active.health.last_failure().unwrap_or(("unknown".to_owned(), active.code.loaded_at));
-                let reason = format!("failed too often, and is tried again soon (or now: `enable`); its last failure: {failure}");
-                Some(LastError { digest: Some(active.code.digest.clone()), reason, at, is_retried: true })
+                let (failure, at) = active
+                    .health
+                    .last_failure()
+                    .unwrap_or(("unknown".to_owned(), active.code.loaded_at));
+                let reason = format!(
+                    "failed too often, and is tried again soon (or now: `enable`); its last failure: {failure}"
+                );
+                Some(LastError {
+                    digest: Some(active.code.digest.clone()),
+                    reason,
+                    at,
+                    is_retried: true,
+                })
             }
-            (PluginState::Failed, _) => Some(self.last_error.clone().unwrap_or_else(|| LastError {
-                digest: None,
-                reason: "no version of it can be loaded; the host's log says why".to_owned(),
-                at: SystemTime::now(),
-                is_retried: false,
-            })),
+            (PluginState::Failed, _) => {
+                Some(self.last_error.clone().unwrap_or_else(|| LastError {
+                    digest: None,
+                    reason: "no version of it can be loaded; the host's log says why".to_owned(),
+                    at: SystemTime::now(),
+                    is_retried: false,
+                }))
+            }
             _ => self.last_error.clone(),
         }
     }
@@ -134,7 +155,15 @@ impl Operator {
     /// Creates an interface that shows nothing yet, and the receiver of its commands.
     pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<SubmittedCommand>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        (Arc::new(Self { rows: ArcSwap::default(), absent: ArcSwap::default(), commands: sender, scan: Notify::new() }), commands)
+        (
+            Arc::new(Self {
+                rows: ArcSwap::default(),
+                absent: ArcSwap::default(),
+                commands: sender,
+                scan: Notify::new(),
+            }),
+            commands,
+        )
     }
 
     /// Replaces the state that operators see.
@@ -179,14 +208,27 @@ impl Operator {
 /// Returns the plugins whose file is gone. Each is forgotten when it has been absent for `after`.
 pub(super) fn absent(slots: &Slots, after: Duration) -> Vec<Absent> {
     let until = |slot: &Slot| slot.absent_since.and_then(|since| since.checked_add(after));
-    slots.absent().map(|(name, slot)| Absent { name: name.to_owned(), slot: slot.clone(), until: until(slot) }).collect()
+    slots
+        .absent()
+        .map(|(name, slot)| Absent {
+            name: name.to_owned(),
+            slot: slot.clone(),
+            until: until(slot),
+        })
+        .collect()
 }
 
 /// Returns what operators see: one row for each slot with a file, for each file without a slot, and
 /// for each removed plugin that still runs events.
-pub(super) fn rows(generation: &Generation, slots: &Slots, files: &Files, draining: &Draining) -> Vec<PluginStatus> {
+pub(super) fn rows(
+    generation: &Generation,
+    slots: &Slots,
+    files: &Files,
+    draining: &Draining,
+) -> Vec<PluginStatus> {
     let number = generation.number;
-    let is_loading = |path: &PathBuf| files.iter().any(|(file, seen)| file == path && seen.is_loading);
+    let is_loading =
+        |path: &PathBuf| files.iter().any(|(file, seen)| file == path && seen.is_loading);
     let of_slots = slots.present().map(|(name, slot)| PluginStatus {
         name: name.to_owned(),
         file: slot.file.clone(),
@@ -198,22 +240,30 @@ pub(super) fn rows(generation: &Generation, slots: &Slots, files: &Files, draini
         draining: draining.count(name),
     });
     let plain = |name: String, file: PathBuf| PluginStatus::plain(name, file, number);
-    let of_files = files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| match &seen.outcome {
-        // Without a conflict, the file has not claimed its slot yet.
-        Some(Outcome::Plugin { name, .. }) => {
-            PluginStatus { last_error: seen.conflict.clone(), is_loading: seen.conflict.is_none(), ..plain(name.clone(), path.to_owned()) }
-        }
-        Some(Outcome::Failed { failure, error, .. }) => PluginStatus {
-            last_error: Some(error.clone()),
-            is_loading: seen.is_loading,
-            ..plain(failure.name.clone().unwrap_or_else(|| stem(path)), path.to_owned())
-        },
-        None => PluginStatus { is_loading: true, ..plain(stem(path), path.to_owned()) },
-    });
+    let of_files =
+        files.iter().filter(|(path, _)| slots.of_file(path).is_none()).map(|(path, seen)| {
+            match &seen.outcome {
+                // Without a conflict, the file has not claimed its slot yet.
+                Some(Outcome::Plugin { name, .. }) => PluginStatus {
+                    last_error: seen.conflict.clone(),
+                    is_loading: seen.conflict.is_none(),
+                    ..plain(name.clone(), path.to_owned())
+                },
+                Some(Outcome::Failed { failure, error, .. }) => PluginStatus {
+                    last_error: Some(error.clone()),
+                    is_loading: seen.is_loading,
+                    ..plain(failure.name.clone().unwrap_or_else(|| stem(path)), path.to_owned())
+                },
+                None => PluginStatus { is_loading: true, ..plain(stem(path), path.to_owned()) },
+            }
+        });
     let mut rows: Vec<PluginStatus> = of_slots.chain(of_files).collect();
     for (name, file) in draining.plugins() {
         if !rows.iter().any(|row| row.name == name) {
-            rows.push(PluginStatus { draining: draining.count(name), ..plain(name.to_owned(), file.clone()) });
+            rows.push(PluginStatus {
+                draining: draining.count(name),
+                ..plain(name.to_owned(), file.clone())
+            });
         }
     }
     rows

@@ -47,7 +47,12 @@ impl Progress {
     pub(super) fn tell(&mut self, now: Instant) -> bool {
         let is_due = now >= self.next();
         if is_due {
-            tracing::info!(loaded = self.done, total = self.total, failed = self.failed, "loading plugins");
+            tracing::info!(
+                loaded = self.done,
+                total = self.total,
+                failed = self.failed,
+                "loading plugins"
+            );
             self.told = (self.done, now);
         }
         is_due
@@ -57,7 +62,13 @@ impl Progress {
     pub(super) fn end(self) {
         if self.total > 0 {
             let elapsed_ms = self.began.elapsed().as_millis();
-            tracing::info!(loaded = self.done, total = self.total, failed = self.failed, elapsed_ms, "plugins loaded");
+            tracing::info!(
+                loaded = self.done,
+                total = self.total,
+                failed = self.failed,
+                elapsed_ms,
+                "plugins loaded"
+            );
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::registry::{AdmitError, Generation, ActivePlugin, lint};
+use crate::registry::{ActivePlugin, AdmitError, Generation, lint};
 
 use super::Reloader;
 use super::files::Outcome;
@@ -22,12 +22,24 @@ impl Reloader {
         self.batch_until = None;
         let claims = self.files.claims();
         let now = SystemTime::now();
-        let more_may_come = self.files.unknown_until(self.settled_after).is_some_and(|until| until > Instant::now());
+        let more_may_come = self
+            .files
+            .unknown_until(self.settled_after)
+            .is_some_and(|until| until > Instant::now());
         let taken = self.slots.claim(&claims, more_may_come, now);
         let conflict = |(file, other): (&Path, PathBuf)| {
-            let (name, digest) = claims.iter().find(|claim| claim.file == file).and_then(|claim| claim.holds)?;
+            let (name, digest) =
+                claims.iter().find(|claim| claim.file == file).and_then(|claim| claim.holds)?;
             let reason = AdmitError::NameTaken { name: name.to_owned(), file: other }.to_string();
-            Some((file.to_owned(), LastError { digest: Some(digest.to_owned()), reason, at: SystemTime::now(), is_retried: false }))
+            Some((
+                file.to_owned(),
+                LastError {
+                    digest: Some(digest.to_owned()),
+                    reason,
+                    at: SystemTime::now(),
+                    is_retried: false,
+                },
+            ))
         };
         let taken: Vec<_> = taken.into_iter().filter_map(conflict).collect();
         for (file, error) in self.files.note_conflicts(&taken) {
@@ -46,7 +58,10 @@ impl Reloader {
 
     /// Starts to load the kept versions that plugins need now.
     pub(super) fn load_kept(&mut self) {
-        let (before, names) = (self.registry.snapshot(), self.slots.present().map(|(name, _)| name.to_owned()).collect::<Vec<_>>());
+        let (before, names) = (
+            self.registry.snapshot(),
+            self.slots.present().map(|(name, _)| name.to_owned()).collect::<Vec<_>>(),
+        );
         for name in names {
             self.versions(&name, &before);
         }
@@ -55,7 +70,8 @@ impl Reloader {
     /// Decides which version of each plugin serves, and publishes the result.
     pub(super) fn publish(&mut self) {
         let before = self.registry.snapshot();
-        let mut names: Vec<(PathBuf, String)> = self.slots.present().map(|(name, slot)| (slot.file.clone(), name.to_owned())).collect();
+        let mut names: Vec<(PathBuf, String)> =
+            self.slots.present().map(|(name, slot)| (slot.file.clone(), name.to_owned())).collect();
         names.sort();
         let mut candidates = Vec::new();
         for (_, name) in names {
@@ -63,7 +79,15 @@ impl Reloader {
             let slot = self.slots.get(&name);
             let (is_start, now) = (before.number == 0, SystemTime::now());
             let standing = |active: &Arc<ActivePlugin>| {
-                let of = |slot: &Slot| slot.standing(&active.code.digest, before.serves(active), is_start, now, self.settled_after);
+                let of = |slot: &Slot| {
+                    slot.standing(
+                        &active.code.digest,
+                        before.serves(active),
+                        is_start,
+                        now,
+                        self.settled_after,
+                    )
+                };
                 slot.map_or(Standing::New, of)
             };
             let of = |active: Arc<ActivePlugin>| Version {
@@ -76,10 +100,22 @@ impl Reloader {
         }
         let (generation, refused) = resolve_conflicts(&before, &mut candidates);
         for (name, digest, error) in refused {
-            let error = LastError { digest: Some(digest.clone()), reason: error.to_string(), at: SystemTime::now(), is_retried: false };
+            let error = LastError {
+                digest: Some(digest.clone()),
+                reason: error.to_string(),
+                at: SystemTime::now(),
+                is_retried: false,
+            };
             let known = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
-            if known.is_none_or(|known| (&known.digest, &known.reason) != (&error.digest, &error.reason)) {
-                tracing::error!(plugin = name, digest = error.digest, error = error.reason, "plugin failed");
+            if known.is_none_or(|known| {
+                (&known.digest, &known.reason) != (&error.digest, &error.reason)
+            }) {
+                tracing::error!(
+                    plugin = name,
+                    digest = error.digest,
+                    error = error.reason,
+                    "plugin failed"
+                );
                 self.metrics.reload(&name, "failed");
                 self.slots.refused(&name, error, false);
             }
@@ -94,7 +130,11 @@ impl Reloader {
             let generation = self.registry.snapshot();
             // At once, so that the instances of both versions take memory together for no longer
             // than necessary.
-            before.plugins.iter().filter(|old| !generation.serves(old)).for_each(|old| old.code.retire());
+            before
+                .plugins
+                .iter()
+                .filter(|old| !generation.serves(old))
+                .for_each(|old| old.code.retire());
             // Only after the publication: if a version were taken out before another serves, its
             // events would wait, or each would need a new instance.
             self.note_changes(&before, &generation);
@@ -127,7 +167,8 @@ impl Reloader {
                 Some(_) => {}
                 // A version worse than the serving one is needed only if that one can't keep
                 // serving.
-                None if versions.first().is_some_and(serves) || self.lost.contains_key(&digest) => {}
+                None if versions.first().is_some_and(serves) || self.lost.contains_key(&digest) => {
+                }
                 None => match self.stand_by.get(&digest).filter(|_| !is_waiting) {
                     Some(stand_by) => {
                         let again = stand_by.fresh();
@@ -147,7 +188,9 @@ impl Reloader {
     /// Records and logs the changes from `before` to `routes`, and takes out the versions that no
     /// longer serve.
     fn note_changes(&mut self, before: &Generation, generation: &Generation) {
-        let find = |generation: &Generation, name: &str| generation.plugins.iter().find(|active| active.code.name() == name).cloned();
+        let find = |generation: &Generation, name: &str| {
+            generation.plugins.iter().find(|active| active.code.name() == name).cloned()
+        };
         for active in &generation.plugins {
             let (name, digest) = (active.code.name(), active.code.digest.as_str());
             let old = find(before, name);
@@ -160,7 +203,8 @@ impl Reloader {
                 self.metrics.reload(name, "active");
             }
             if before.is_disabled(name) != generation.is_disabled(name) {
-                let command = if generation.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
+                let command =
+                    if generation.is_disabled(name) { "plugin disabled" } else { "plugin enabled" };
                 tracing::info!(plugin = name, digest, generation = generation.number, "{command}");
             }
             if let Some(old) = old.filter(|old| !Arc::ptr_eq(old, active)) {
@@ -168,7 +212,12 @@ impl Reloader {
             }
         }
         for old in before.plugins.iter().filter(|old| find(generation, old.code.name()).is_none()) {
-            tracing::info!(plugin = old.code.name(), digest = old.code.digest, generation = generation.number, "plugin removed");
+            tracing::info!(
+                plugin = old.code.name(),
+                digest = old.code.digest,
+                generation = generation.number,
+                "plugin removed"
+            );
             self.slots.unserved(old.code.name());
             self.metrics.reload(old.code.name(), "removed");
             self.take_out(old);
@@ -177,7 +226,10 @@ impl Reloader {
 
     /// Takes out a version that no longer serves.
     fn take_out(&mut self, old: &Arc<ActivePlugin>) {
-        debug_assert!(!self.registry.snapshot().serves(old), "a version is taken out while it serves");
+        debug_assert!(
+            !self.registry.snapshot().serves(old),
+            "a version is taken out while it serves"
+        );
         self.draining.begin(old);
         self.ready.retain(|_, active| !Arc::ptr_eq(active, old));
         // A copy, not the version itself, which must be dropped when its last event has ended.
@@ -187,13 +239,16 @@ impl Reloader {
     /// Removes the versions that no slot and no file needs any more.
     fn forget(&mut self) {
         let found: HashSet<&Digest> = self.files.digests().collect();
-        let wanted: HashSet<Digest> = self.slots.iter().flat_map(|(name, _)| self.slots.wanted(name)).collect();
+        let wanted: HashSet<Digest> =
+            self.slots.iter().flat_map(|(name, _)| self.slots.wanted(name)).collect();
         let serving = self.registry.snapshot();
         let serves = |active: &Arc<ActivePlugin>| serving.serves(active);
         // The version in a file that has just been loaded has not claimed its slot yet.
         let waits = |digest: &Digest| self.batch_until.is_some() && found.contains(digest);
-        self.ready.retain(|digest, active| wanted.contains(digest) || serves(active) || waits(digest));
-        let kept = self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found);
+        self.ready
+            .retain(|digest, active| wanted.contains(digest) || serves(active) || waits(digest));
+        let kept =
+            self.slots.kept().chain(self.slots.iter().map(|(_, slot)| &slot.in_file)).chain(found);
         let kept: HashSet<Digest> = kept.cloned().collect();
         let before: HashSet<Digest> = self.slots.before().collect();
         self.stand_by.retain(|digest, _| before.contains(digest));

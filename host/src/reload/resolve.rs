@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::registry::{AdmitError, Generation, ActivePlugin};
+use crate::registry::{ActivePlugin, AdmitError, Generation};
 
 use super::slots::{Digest, Standing};
 
@@ -29,7 +29,10 @@ pub(super) type Refused = (String, Digest, AdmitError);
 /// with the others. If two conflict, the weaker [`Standing`] loses, whatever the order of the
 /// files: a new plugin never displaces a serving one. A plugin keeps claims that it took while
 /// another plugin's file was away only if it is settled. Each refusal names the winner.
-pub(super) fn resolve_conflicts(before: &Generation, candidates: &mut [Candidates]) -> (Generation, Vec<Refused>) {
+pub(super) fn resolve_conflicts(
+    before: &Generation,
+    candidates: &mut [Candidates],
+) -> (Generation, Vec<Refused>) {
     let mut refused = Vec::new();
     loop {
         let mut generation = Generation::after(before);
@@ -40,12 +43,16 @@ pub(super) fn resolve_conflicts(before: &Generation, candidates: &mut [Candidate
             {
                 let is_weaker = |name: &str| {
                     let choice = candidates.iter().find(|choice| choice.name == name);
-                    choice.and_then(|choice| choice.versions.first()).is_some_and(|other| other.standing < version.standing)
+                    choice
+                        .and_then(|choice| choice.versions.first())
+                        .is_some_and(|other| other.standing < version.standing)
                 };
-                conflict = Some(match error.taken_by().filter(|other| is_weaker(other)).map(str::to_owned) {
-                    Some(loser) => (loser, error.seen_by_the_other(&choice.name)),
-                    None => (choice.name.clone(), error),
-                });
+                conflict = Some(
+                    match error.taken_by().filter(|other| is_weaker(other)).map(str::to_owned) {
+                        Some(loser) => (loser, error.seen_by_the_other(&choice.name)),
+                        None => (choice.name.clone(), error),
+                    },
+                );
                 break;
             }
         }

@@ -57,8 +57,10 @@ pub fn scan(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
 /// none if the directory can't be read.
 pub(super) fn links(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let links = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
-    let mut links: Vec<_> = links.map(|entry| entry.path()).filter(|path| is_named_as_plugin(path)).collect();
+    let links =
+        entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    let mut links: Vec<_> =
+        links.map(|entry| entry.path()).filter(|path| is_named_as_plugin(path)).collect();
     links.sort();
     links
 }
@@ -79,7 +81,11 @@ mod tests {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         std::fs::create_dir(dir.path().join("c.wasm")).unwrap();
-        let names: Vec<_> = scan(dir.path()).unwrap().iter().map(|(path, _)| path.file_name().unwrap().to_owned()).collect();
+        let names: Vec<_> = scan(dir.path())
+            .unwrap()
+            .iter()
+            .map(|(path, _)| path.file_name().unwrap().to_owned())
+            .collect();
         assert_eq!(names, ["a.wasm", "b.wasm"]);
     }
 
@@ -89,7 +95,12 @@ mod tests {
         let (a, b) = (dir.path().join("a.wasm"), dir.path().join("b"));
         for file in [&a, &b] {
             std::fs::write(file, "same").unwrap();
-            std::fs::File::options().write(true).open(file).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_modified(SystemTime::UNIX_EPOCH)
+                .unwrap();
         }
         let before = scan(dir.path()).unwrap();
         std::fs::rename(&b, &a).unwrap();

@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER, Standing};
-pub use state::{PluginState, Conditions};
+pub use state::{Conditions, PluginState};
 
 /// The maximum number of versions of a plugin that are kept for rollbacks, including the serving
 /// one.
@@ -201,7 +201,9 @@ impl Slots {
 
     /// Iterates over the versions that must be kept; a version may appear more than once.
     pub fn kept(&self) -> impl Iterator<Item = &Digest> {
-        self.by_name.values().flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(&slot.pinned))
+        self.by_name
+            .values()
+            .flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(&slot.pinned))
     }
 
     /// Iterates over the version of each plugin that served before the serving one.
@@ -221,10 +223,18 @@ impl Slots {
 
     /// Returns the versions of `name` to try, the best first.
     pub fn wanted(&self, name: &str) -> Vec<Digest> {
-        let Some(slot) = self.by_name.get(name).filter(|slot| !slot.is_absent()) else { return Vec::new() };
+        let Some(slot) = self.by_name.get(name).filter(|slot| !slot.is_absent()) else {
+            return Vec::new();
+        };
         let newest = Some(&slot.in_file).filter(|_| slot.verdict == Verdict::Good);
         let mut wanted: Vec<Digest> = Vec::new();
-        for digest in slot.pinned.iter().chain(newest.filter(|_| slot.pinned.is_none())).chain(&slot.serving).chain(newest) {
+        for digest in slot
+            .pinned
+            .iter()
+            .chain(newest.filter(|_| slot.pinned.is_none()))
+            .chain(&slot.serving)
+            .chain(newest)
+        {
             if !wanted.contains(digest) {
                 wanted.push(digest.clone());
             }
@@ -254,7 +264,8 @@ impl Slots {
     pub fn describe(&mut self, name: &str, version: &str) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if let Some(serving) = &slot.serving {
-            let known = KeptVersion { version: version.to_owned(), served_since: slot.serving_since };
+            let known =
+                KeptVersion { version: version.to_owned(), served_since: slot.serving_since };
             slot.versions.insert(serving.clone(), known);
         }
         slot.versions.retain(|digest, _| slot.kept.contains(digest));
@@ -285,7 +296,8 @@ impl Slots {
     /// # Errors
     /// If there is no such slot, its file is gone, or no version or several versions match.
     pub fn roll_back(&mut self, name: &str, to: Option<&str>) -> Result<Digest, OperatorError> {
-        let slot = self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
+        let slot =
+            self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
         if slot.is_absent() {
             return Err(OperatorError::Absent { name: name.to_owned(), file: slot.file.clone() });
         }
@@ -294,11 +306,17 @@ impl Slots {
                 let name = name.to_owned();
                 found.sort();
                 match found.is_empty() {
-                    true => OperatorError::NotKept { name, digest, kept: slot.kept.iter().cloned().collect() },
+                    true => OperatorError::NotKept {
+                        name,
+                        digest,
+                        kept: slot.kept.iter().cloned().collect(),
+                    },
                     false => OperatorError::Ambiguous { name, digest, found },
                 }
             })?,
-            None => slot.before(slot.serving.as_ref()).ok_or_else(|| OperatorError::NoEarlier(name.to_owned()))?,
+            None => slot
+                .before(slot.serving.as_ref())
+                .ok_or_else(|| OperatorError::NoEarlier(name.to_owned()))?,
         };
         // To choose the version in the file means to follow the file again.
         slot.pinned = (target != slot.in_file).then(|| target.clone());
@@ -312,7 +330,8 @@ impl Slots {
     /// effect `before`. Does nothing if the slot has changed since.
     pub fn undo_roll_back(&mut self, name: &str, target: &str, before: Option<&Slot>) {
         let Some((slot, before)) = self.by_name.get_mut(name).zip(before) else { return };
-        let is_as_it_was_left = slot.in_file == before.in_file && slot.pinned.as_deref().unwrap_or(&slot.in_file) == target;
+        let is_as_it_was_left = slot.in_file == before.in_file
+            && slot.pinned.as_deref().unwrap_or(&slot.in_file) == target;
         if is_as_it_was_left {
             slot.pinned.clone_from(&before.pinned);
             if before.verdict != Verdict::Good {
@@ -326,7 +345,8 @@ impl Slots {
     /// # Errors
     /// If there is no such plugin.
     pub fn set_disabled(&mut self, name: &str, is_disabled: bool) -> Result<(), OperatorError> {
-        let slot = self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
+        let slot =
+            self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
         slot.disabled = is_disabled.then(|| slot.in_file.clone());
         Ok(())
     }
@@ -334,20 +354,32 @@ impl Slots {
     /// Handles an opened breaker of the serving version; `failure` is its last failure. Rolls back
     /// to the version before it if the serving version is new and not pinned, and an earlier
     /// version is kept. Returns the digest of that earlier version.
-    pub fn on_breaker_opened(&mut self, name: &str, failure: Option<&str>, at: SystemTime) -> Option<Digest> {
+    pub fn on_breaker_opened(
+        &mut self,
+        name: &str,
+        failure: Option<&str>,
+        at: SystemTime,
+    ) -> Option<Digest> {
         let slot = self.by_name.get_mut(name).filter(|slot| !slot.is_absent())?;
         // If the clock was set back, the age is unknown: the version stays, guarded by its breaker.
         let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
-        let on_breaker_opened = slot.serving.clone().filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;
+        let on_breaker_opened = slot
+            .serving
+            .clone()
+            .filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;
         let target = slot.before(Some(&on_breaker_opened))?;
         if slot.in_file == on_breaker_opened {
             slot.verdict = Verdict::AutoRolledBack;
         }
         slot.pinned = (target != slot.in_file).then(|| target.clone());
         slot.kept.retain(|kept| *kept != on_breaker_opened);
-        let last = failure.map(|failure| format!("; its last failure: {failure}")).unwrap_or_default();
-        let reason = format!("failed too often in its first minute; the version before it serves again{last}");
-        slot.last_error = Some(LastError { digest: Some(on_breaker_opened), reason, at, is_retried: false });
+        let last =
+            failure.map(|failure| format!("; its last failure: {failure}")).unwrap_or_default();
+        let reason = format!(
+            "failed too often in its first minute; the version before it serves again{last}"
+        );
+        slot.last_error =
+            Some(LastError { digest: Some(on_breaker_opened), reason, at, is_retried: false });
         Some(target)
     }
 }
@@ -362,7 +394,8 @@ impl Slot {
     /// that time: it ends once a newer version has served and the file changes again.
     fn hold(&mut self, digest: &str, verdict: Verdict) {
         let last = self.serving.as_ref().or(self.kept.front());
-        if self.in_file != digest && last == Some(&self.in_file) && !self.is_disabled(&self.in_file) {
+        if self.in_file != digest && last == Some(&self.in_file) && !self.is_disabled(&self.in_file)
+        {
             self.disabled = None;
         }
         digest.clone_into(&mut self.in_file);
@@ -377,7 +410,13 @@ impl Slot {
     /// match and `to`.
     fn begins_with(&self, to: &str) -> Result<Digest, (Vec<Digest>, String)> {
         let others = Some(&self.in_file).filter(|digest| !self.kept.contains(digest));
-        let found: Vec<_> = self.kept.iter().chain(others).filter(|digest| !to.is_empty() && digest.starts_with(to)).cloned().collect();
+        let found: Vec<_> = self
+            .kept
+            .iter()
+            .chain(others)
+            .filter(|digest| !to.is_empty() && digest.starts_with(to))
+            .cloned()
+            .collect();
         match found.as_slice() {
             [one] => Ok(one.clone()),
             _ => Err((found, to.to_owned())),

@@ -47,9 +47,14 @@ impl VersionStore {
             return;
         }
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        let of_versions = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm" || extension == UNFINISHED);
+        let of_versions = |path: &PathBuf| {
+            path.extension().is_some_and(|extension| extension == "wasm" || extension == UNFINISHED)
+        };
         for path in entries.flatten().map(|entry| entry.path()).filter(of_versions) {
-            let digest = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            let digest = path
+                .file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+                .unwrap_or_default();
             if !kept.contains(&digest) {
                 let _ = fs::remove_file(path);
             }
@@ -113,7 +118,10 @@ impl VersionStore {
         let number = self.written.fetch_add(1, Ordering::Relaxed);
         let unfinished = file.with_extension(format!("{number}.{UNFINISHED}"));
         let mut opened = File::create(&unfinished)?;
-        let written = opened.write_all(bytes).and_then(|()| opened.sync_all()).and_then(|()| fs::rename(&unfinished, file));
+        let written = opened
+            .write_all(bytes)
+            .and_then(|()| opened.sync_all())
+            .and_then(|()| fs::rename(&unfinished, file));
         if written.is_err() {
             let _ = fs::remove_file(&unfinished);
         }
@@ -154,7 +162,11 @@ mod tests {
         let versions = VersionStore::new(dir.path().join("plugins"));
         assert_eq!(versions.load(), Slots::default());
         let mut slots = Slots::default();
-        slots.claim(&[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }], false, SystemTime::UNIX_EPOCH);
+        slots.claim(
+            &[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }],
+            false,
+            SystemTime::UNIX_EPOCH,
+        );
         slots.active("a", "1", SystemTime::UNIX_EPOCH);
         versions.save(&slots).unwrap();
         assert_eq!(versions.load(), slots);
@@ -185,14 +197,20 @@ mod tests {
         let file = Path::new(std::ffi::OsStr::from_bytes(b"/plugins/\xff.wasm"));
         let text = Path::new("/plugins/b.wasm");
         slots.claim(
-            &[Claim { file, holds: Some(("a", "1")) }, Claim { file: text, holds: Some(("b", "2")) }],
+            &[
+                Claim { file, holds: Some(("a", "1")) },
+                Claim { file: text, holds: Some(("b", "2")) },
+            ],
             false,
             SystemTime::UNIX_EPOCH,
         );
         versions.save(&slots).unwrap();
         assert_eq!(versions.load(), slots);
         let saved = fs::read_to_string(versions.slots_file()).unwrap();
-        assert!(saved.contains(r#""file":"/plugins/b.wasm""#), "a path that is text stays readable: {saved}");
+        assert!(
+            saved.contains(r#""file":"/plugins/b.wasm""#),
+            "a path that is text stays readable: {saved}"
+        );
     }
 
     #[test]
@@ -215,7 +233,8 @@ mod tests {
         for round in 0..20 {
             let digest = round.to_string();
             std::thread::scope(|scope| {
-                let writers: Vec<_> = (0..4).map(|_| scope.spawn(|| versions.put(&digest, &[7; 10_000]))).collect();
+                let writers: Vec<_> =
+                    (0..4).map(|_| scope.spawn(|| versions.put(&digest, &[7; 10_000]))).collect();
                 writers.into_iter().for_each(|writer| writer.join().unwrap().unwrap());
             });
             assert_eq!(fs::read(versions.file(&digest)).unwrap(), [7; 10_000]);

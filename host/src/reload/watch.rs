@@ -54,7 +54,10 @@ type DirectoryId = (u64, u64);
 impl Watch {
     /// Creates a watch that watches nothing until [`follow`](Self::follow) is called.
     pub(super) fn new(dir: &Path) -> Self {
-        Self::with(dir, |told| notify::recommended_watcher(told).map(|watcher| Box::new(watcher) as Box<dyn Watcher + Send>))
+        Self::with(dir, |told| {
+            notify::recommended_watcher(told)
+                .map(|watcher| Box::new(watcher) as Box<dyn Watcher + Send>)
+        })
     }
 
     fn with(dir: &Path, create: Create) -> Self {
@@ -70,16 +73,21 @@ impl Watch {
     /// call. Meanwhile, the slow rescan finds changes.
     pub(super) fn follow(&mut self, now: Instant) -> bool {
         let watched = Watched::of(&self.dir, &scan::links(&self.dir), entry);
-        let directories: BTreeMap<_, _> = watched.directories().map(|dir| (dir.to_owned(), id(dir))).collect();
+        let directories: BTreeMap<_, _> =
+            watched.directories().map(|dir| (dir.to_owned(), id(dir))).collect();
         let is_current = self.active.as_ref().is_some_and(|active| {
-            !active.is_outdated.load(Ordering::Relaxed) && *active.watched == watched && active.directories == directories
+            !active.is_outdated.load(Ordering::Relaxed)
+                && *active.watched == watched
+                && active.directories == directories
         });
-        let is_due = self.failed_at.is_some_and(|at| now.saturating_duration_since(at) >= TRY_AGAIN);
+        let is_due =
+            self.failed_at.is_some_and(|at| now.saturating_duration_since(at) >= TRY_AGAIN);
         let is_failing = self.failed_at.is_some();
         if (is_current || (self.active.is_none() && is_failing)) && !is_due {
             return false;
         }
-        let is_cut = watched.is_cut && self.active.as_ref().is_none_or(|active| !active.watched.is_cut);
+        let is_cut =
+            watched.is_cut && self.active.as_ref().is_none_or(|active| !active.watched.is_cut);
         // Drop the old watcher first: the system may have too few watches for both.
         self.active = None;
         let result = self.watch(watched, directories);
@@ -88,7 +96,9 @@ impl Watch {
                 tracing::warn!(dir = %self.dir.display(), %error,
                     "the plugin directory can't be watched: changes are found by the slow rescan (plugins.rescan_s), which also tries again to watch");
             }
-            Ok(()) if is_failing => tracing::info!(dir = %self.dir.display(), "the plugin directory is watched again"),
+            Ok(()) if is_failing => {
+                tracing::info!(dir = %self.dir.display(), "the plugin directory is watched again")
+            }
             _ => {}
         }
         if is_cut {
@@ -101,11 +111,17 @@ impl Watch {
     }
 
     /// Watches each directory. If one can't be watched, the others still are.
-    fn watch(&mut self, watched: Watched, directories: BTreeMap<PathBuf, Option<DirectoryId>>) -> notify::Result<()> {
+    fn watch(
+        &mut self,
+        watched: Watched,
+        directories: BTreeMap<PathBuf, Option<DirectoryId>>,
+    ) -> notify::Result<()> {
         let (watched, is_outdated) = (Arc::new(watched), Arc::new(AtomicBool::new(false)));
-        let (sender, told_watched, told_outdated) = (self.changes.0.clone(), Arc::clone(&watched), Arc::clone(&is_outdated));
+        let (sender, told_watched, told_outdated) =
+            (self.changes.0.clone(), Arc::clone(&watched), Arc::clone(&is_outdated));
         let told = move |event: notify::Result<Event>| {
-            let (concerns, outdates) = event.map_or((true, false), |event| judge(&told_watched, &event));
+            let (concerns, outdates) =
+                event.map_or((true, false), |event| judge(&told_watched, &event));
             if outdates {
                 told_outdated.store(true, Ordering::Relaxed);
             }
@@ -147,8 +163,11 @@ fn judge(watched: &Watched, event: &Event) -> (bool, bool) {
         return (false, false);
     }
     // An event without a path reports that events were lost.
-    let concerns = event.paths.is_empty() || event.need_rescan() || event.paths.iter().any(|path| watched.concerns(path));
-    let is_end = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+    let concerns = event.paths.is_empty()
+        || event.need_rescan()
+        || event.paths.iter().any(|path| watched.concerns(path));
+    let is_end =
+        matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
     (concerns, is_end && event.paths.iter().any(|path| watched.is_directory(path)))
 }
 
@@ -162,7 +181,9 @@ fn is_missing(error: &notify::Error) -> bool {
 
 fn entry(path: &Path) -> Entry {
     match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_symlink() => std::fs::read_link(path).map_or(Entry::Missing, Entry::Link),
+        Ok(metadata) if metadata.is_symlink() => {
+            std::fs::read_link(path).map_or(Entry::Missing, Entry::Link)
+        }
         Ok(_) => Entry::Other,
         Err(_) => Entry::Missing,
     }
@@ -204,13 +225,22 @@ mod tests {
         let mut watch = Watch::with(dir.path(), scarce);
         let start = Instant::now();
         assert!(watch.follow(start), "what changed before may have been missed");
-        assert!(!watch.follow(start) && ASKED.load(Ordering::Relaxed) == 1, "it is not tried at each of many scans");
+        assert!(
+            !watch.follow(start) && ASKED.load(Ordering::Relaxed) == 1,
+            "it is not tried at each of many scans"
+        );
         let later = start + TRY_AGAIN;
-        assert!(!watch.follow(later) && ASKED.load(Ordering::Relaxed) == 2, "nothing new is watched");
+        assert!(
+            !watch.follow(later) && ASKED.load(Ordering::Relaxed) == 2,
+            "nothing new is watched"
+        );
         IS_EXHAUSTED.store(false, Ordering::Relaxed);
         let later = later + TRY_AGAIN;
         assert!(watch.follow(later) && ASKED.load(Ordering::Relaxed) == 3);
-        assert!(!watch.follow(later + TRY_AGAIN) && ASKED.load(Ordering::Relaxed) == 3, "and it goes on");
+        assert!(
+            !watch.follow(later + TRY_AGAIN) && ASKED.load(Ordering::Relaxed) == 3,
+            "and it goes on"
+        );
         std::fs::write(dir.path().join("a.wasm"), "").unwrap();
         watch.changed().await;
     }

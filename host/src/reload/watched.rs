@@ -58,7 +58,11 @@ impl Watched {
 
     /// Adds each path with its directory. Adds none if that would exceed the limit.
     fn add(&mut self, paths: Vec<PathBuf>) {
-        let mut new: Vec<&Path> = paths.iter().filter_map(|path| path.parent()).filter(|dir| !self.names.contains_key(*dir)).collect();
+        let mut new: Vec<&Path> = paths
+            .iter()
+            .filter_map(|path| path.parent())
+            .filter(|dir| !self.names.contains_key(*dir))
+            .collect();
         new.sort_unstable();
         new.dedup();
         if self.names.len() + new.len() > MAX_DIRECTORIES {
@@ -67,7 +71,10 @@ impl Watched {
         }
         for path in &paths {
             if let (Some(dir), Some(name)) = (path.parent(), path.file_name())
-                && let Names::These(names) = self.names.entry(dir.to_owned()).or_insert_with(|| Names::These(BTreeSet::new()))
+                && let Names::These(names) = self
+                    .names
+                    .entry(dir.to_owned())
+                    .or_insert_with(|| Names::These(BTreeSet::new()))
             {
                 names.insert(name.to_owned());
             }
@@ -86,7 +93,8 @@ impl Watched {
             Some(Names::These(names)) => names.contains(name),
             None => false,
         };
-        self.is_directory(path) || path.parent().zip(path.file_name()).is_some_and(|(dir, name)| is_named(dir, name))
+        self.is_directory(path)
+            || path.parent().zip(path.file_name()).is_some_and(|(dir, name)| is_named(dir, name))
     }
 
     /// Whether `path` is one of the directories.
@@ -161,14 +169,21 @@ mod tests {
     fn names(watched: &Watched) -> Vec<(String, String)> {
         let text = |names: &Names| match names {
             Names::All => "*".to_owned(),
-            Names::These(names) => names.iter().map(|name| name.to_string_lossy()).collect::<Vec<_>>().join(" "),
+            Names::These(names) => {
+                names.iter().map(|name| name.to_string_lossy()).collect::<Vec<_>>().join(" ")
+            }
         };
         watched.names.iter().map(|(dir, names)| (dir.display().to_string(), text(names))).collect()
     }
 
     #[test]
     fn every_link_on_the_way_and_every_target_is_watched_in_its_directory() {
-        type Case<'case> = (&'case str, &'case [&'case str], &'case [(&'case str, &'case str)], &'case [(&'case str, &'case str)]);
+        type Case<'case> = (
+            &'case str,
+            &'case [&'case str],
+            &'case [(&'case str, &'case str)],
+            &'case [(&'case str, &'case str)],
+        );
         let cases: [Case<'_>; 8] = [
             ("/srv/plugins", &[], &[], &[("/srv", "plugins"), ("/srv/plugins", "*")]),
             (
@@ -186,7 +201,11 @@ mod tests {
             (
                 "/srv/p",
                 &["a.wasm", "b.wasm"],
-                &[("/srv/p/a.wasm", "../builds/a"), ("/srv/builds/a", "a-7"), ("/srv/p/b.wasm", "/srv/builds/b")],
+                &[
+                    ("/srv/p/a.wasm", "../builds/a"),
+                    ("/srv/builds/a", "a-7"),
+                    ("/srv/p/b.wasm", "/srv/builds/b"),
+                ],
                 &[("/srv", "p"), ("/srv/builds", "a a-7 b"), ("/srv/p", "*")],
             ),
             // Through a link at the directory itself, and a link in the middle of a file's path.
@@ -196,20 +215,37 @@ mod tests {
                 &[("/srv/p", "q"), ("/srv/q/a.wasm", "../new/a"), ("/srv/new", "/opt/9")],
                 &[("/opt/9", "a"), ("/srv", "new p q"), ("/srv/q", "*")],
             ),
-            ("/srv/p", &["a.wasm"], &[("/srv/p/a.wasm", "/missing/a")], &[("/", "missing"), ("/srv", "p"), ("/srv/p", "*")]),
+            (
+                "/srv/p",
+                &["a.wasm"],
+                &[("/srv/p/a.wasm", "/missing/a")],
+                &[("/", "missing"), ("/srv", "p"), ("/srv/p", "*")],
+            ),
             ("/missing/p", &[], &[], &[("/", "missing"), ("/missing/p", "*")]),
             // A cycle of links: nothing is there, and the resolution ends.
-            ("/srv/p", &["a.wasm"], &[("/srv/p/a.wasm", "a.wasm")], &[("/srv", "p"), ("/srv/p", "*")]),
+            (
+                "/srv/p",
+                &["a.wasm"],
+                &[("/srv/p/a.wasm", "a.wasm")],
+                &[("/srv", "p"), ("/srv/p", "*")],
+            ),
         ];
         for (dir, files, links, expected) in cases {
-            let expected: Vec<_> = expected.iter().map(|(dir, names)| ((*dir).to_owned(), (*names).to_owned())).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(dir, names)| ((*dir).to_owned(), (*names).to_owned()))
+                .collect();
             assert_eq!(names(&watched(dir, files, links)), expected, "{dir} {links:?}");
         }
     }
 
     #[test]
     fn a_change_matters_only_where_it_may_change_a_plugin() {
-        let watched = watched("/srv/current", &["a.wasm"], &[("/srv/current", "42"), ("/srv/42/a.wasm", "/builds/a")]);
+        let watched = watched(
+            "/srv/current",
+            &["a.wasm"],
+            &[("/srv/current", "42"), ("/srv/42/a.wasm", "/builds/a")],
+        );
         let concerns = ["/srv/42/b.wasm", "/srv/42", "/srv/current", "/builds/a", "/srv"];
         assert!(concerns.iter().all(|path| watched.concerns(Path::new(path))));
         let others = ["/srv/data", "/builds/b", "/srv/42/dir/c.wasm", "/opt", "/"];
@@ -218,10 +254,15 @@ mod tests {
 
     #[test]
     fn the_number_of_directories_is_bounded_and_the_plugin_directory_is_among_them() {
-        let files: Vec<_> = (0..2 * MAX_DIRECTORIES).map(|number| format!("{number}.wasm")).collect();
+        let files: Vec<_> =
+            (0..2 * MAX_DIRECTORIES).map(|number| format!("{number}.wasm")).collect();
         let files: Vec<_> = files.iter().map(String::as_str).collect();
-        let links: Vec<_> = files.iter().map(|file| (format!("/p/{file}"), format!("/store/{file}/plugin"))).collect();
-        let links: Vec<_> = links.iter().map(|(link, target)| (link.as_str(), target.as_str())).collect();
+        let links: Vec<_> = files
+            .iter()
+            .map(|file| (format!("/p/{file}"), format!("/store/{file}/plugin")))
+            .collect();
+        let links: Vec<_> =
+            links.iter().map(|(link, target)| (link.as_str(), target.as_str())).collect();
         let watched = watched("/p", &files, &links);
         assert!(watched.is_cut);
         assert_eq!(watched.directories().count(), MAX_DIRECTORIES);

@@ -71,13 +71,23 @@ impl Directory {
     pub(crate) fn page(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Connection>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let connections = self.connections();
-        connections.range::<str, _>((from, Bound::Unbounded)).take(limit).map(|ById(connection)| Arc::clone(connection)).collect()
+        connections
+            .range::<str, _>((from, Bound::Unbounded))
+            .take(limit)
+            .map(|ById(connection)| Arc::clone(connection))
+            .collect()
     }
 }
 
 /// Like [`Directory::page`], for a snapshot.
-pub(crate) fn page_of(snapshot: &[Arc<Connection>], after: Option<&str>, limit: usize) -> Vec<Arc<Connection>> {
-    let first = after.map_or(0, |after| snapshot.partition_point(|connection| connection.public_id.as_str() <= after));
+pub(crate) fn page_of(
+    snapshot: &[Arc<Connection>],
+    after: Option<&str>,
+    limit: usize,
+) -> Vec<Arc<Connection>> {
+    let first = after.map_or(0, |after| {
+        snapshot.partition_point(|connection| connection.public_id.as_str() <= after)
+    });
     snapshot.iter().skip(first).take(limit).cloned().collect()
 }
 
@@ -89,13 +99,24 @@ mod tests {
     #[test]
     fn pages_of_the_directory_and_of_its_snapshot_are_in_the_order_of_ids() {
         let directory = Directory::default();
-        let connection =
-            |id: &str| Arc::new(Connection::new(String::new(), id.to_owned(), "/".into(), Arc::new(Identity::default()), None));
+        let connection = |id: &str| {
+            Arc::new(Connection::new(
+                String::new(),
+                id.to_owned(),
+                "/".into(),
+                Arc::new(Identity::default()),
+                None,
+            ))
+        };
         let all: Vec<_> = ["c", "a", "d", "b"].map(connection).into();
         all.iter().for_each(|connection| directory.add(connection));
-        let ids = |page: Vec<Arc<Connection>>| page.iter().map(|connection| connection.public_id.clone()).collect::<Vec<_>>();
+        let ids = |page: Vec<Arc<Connection>>| {
+            page.iter().map(|connection| connection.public_id.clone()).collect::<Vec<_>>()
+        };
         let snapshot = directory.snapshot();
-        for (after, limit, expected) in [(None, 2, vec!["a", "b"]), (Some("b"), 9, vec!["c", "d"]), (Some("d"), 9, vec![])] {
+        for (after, limit, expected) in
+            [(None, 2, vec!["a", "b"]), (Some("b"), 9, vec!["c", "d"]), (Some("d"), 9, vec![])]
+        {
             assert_eq!(ids(directory.page(after, limit)), expected);
             assert_eq!(ids(page_of(&snapshot, after, limit)), expected);
         }

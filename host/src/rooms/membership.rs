@@ -57,14 +57,20 @@ impl Membership {
         let member = Arc::new(Member { connection: Arc::clone(connection), link, number });
         let entry = Entry { member, rooms: BTreeSet::new() };
         let mut namespaces = self.write();
-        namespaces.entry(Arc::clone(&connection.namespace)).or_default().members.insert(connection.public_id.clone(), entry);
+        namespaces
+            .entry(Arc::clone(&connection.namespace))
+            .or_default()
+            .members
+            .insert(connection.public_id.clone(), entry);
     }
 
     /// Removes a connection from its rooms and from the host. Does nothing if it is unknown.
     pub(super) fn remove(&self, connection: &Connection) {
         let mut namespaces = self.write();
         let Some(namespace) = namespaces.get_mut(&*connection.namespace) else { return };
-        let Some(entry) = namespace.members.swap_remove(connection.public_id.as_str()) else { return };
+        let Some(entry) = namespace.members.swap_remove(connection.public_id.as_str()) else {
+            return;
+        };
         for room in &entry.rooms {
             namespace.remove_from(room, entry.member.number);
         }
@@ -76,10 +82,15 @@ impl Membership {
     /// Adds a connection to a room.
     pub(super) fn join(&self, connection: &Connection, room: &str) {
         let mut namespaces = self.write();
-        let Some(Namespace { members, rooms }) = namespaces.get_mut(&*connection.namespace) else { return };
+        let Some(Namespace { members, rooms }) = namespaces.get_mut(&*connection.namespace) else {
+            return;
+        };
         let Some(entry) = members.get_mut(connection.public_id.as_str()) else { return };
         if entry.rooms.insert(room.to_owned()) {
-            rooms.entry(room.to_owned()).or_default().insert(entry.member.number, Arc::clone(&entry.member));
+            rooms
+                .entry(room.to_owned())
+                .or_default()
+                .insert(entry.member.number, Arc::clone(&entry.member));
         }
     }
 
@@ -102,7 +113,9 @@ impl Membership {
     /// The rooms of a connection, sorted.
     pub(super) fn rooms_of(&self, connection: &Connection) -> BTreeSet<String> {
         let namespaces = self.read();
-        let entry = namespaces.get(&*connection.namespace).and_then(|namespace| namespace.members.get(connection.public_id.as_str()));
+        let entry = namespaces
+            .get(&*connection.namespace)
+            .and_then(|namespace| namespace.members.get(connection.public_id.as_str()));
         entry.map(|entry| entry.rooms.clone()).unwrap_or_default()
     }
 
@@ -126,13 +139,17 @@ impl Membership {
 
     /// Number of connections in `room`.
     pub(super) fn count(&self, namespace: &str, room: &str) -> usize {
-        self.read().get(namespace).and_then(|namespace| namespace.rooms.get(room)).map_or(0, IndexMap::len)
+        self.read()
+            .get(namespace)
+            .and_then(|namespace| namespace.rooms.get(room))
+            .map_or(0, IndexMap::len)
     }
 
     /// All connections of a namespace.
     pub(super) fn everyone(&self, namespace: &str) -> Vec<Arc<Member>> {
         let namespaces = self.read();
-        let members = namespaces.get(namespace).into_iter().flat_map(|namespace| namespace.members.values());
+        let members =
+            namespaces.get(namespace).into_iter().flat_map(|namespace| namespace.members.values());
         members.map(|entry| Arc::clone(&entry.member)).collect()
     }
 

@@ -51,24 +51,41 @@ fn is_about_a_pattern(kind: &ValidationErrorKind) -> bool {
 pub(super) fn describe(error: &ValidationError<'_>, details: &mut Vec<Detail>) {
     let at = error.instance_path().as_str();
     let rule = error.kind().keyword();
-    let mut add = |path: String, message: String| details.push(Detail { path, rule: rule.to_owned(), message });
+    let mut add = |path: String, message: String| {
+        details.push(Detail { path, rule: rule.to_owned(), message })
+    };
     match error.kind() {
-        ValidationErrorKind::Required { property } => add(member(at, property.as_str().unwrap_or_default()), message(error)),
-        ValidationErrorKind::AdditionalProperties { unexpected } | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+        ValidationErrorKind::Required { property } => {
+            add(member(at, property.as_str().unwrap_or_default()), message(error))
+        }
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
             for name in unexpected.iter().take(MAX_DETAILS) {
                 add(member(at, name), message(error));
             }
         }
-        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => match forms::misfit(at, context) {
-            Misfit::Within(errors) => errors.iter().take(MAX_DETAILS).for_each(|error| describe(error, details)),
-            Misfit::Tag { path, rule, message } => {
-                details.push(Detail { path: cut_to(path, MAX_PATH), rule: rule.to_owned(), message });
+        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
+            match forms::misfit(at, context) {
+                Misfit::Within(errors) => {
+                    errors.iter().take(MAX_DETAILS).for_each(|error| describe(error, details))
+                }
+                Misfit::Tag { path, rule, message } => {
+                    details.push(Detail {
+                        path: cut_to(path, MAX_PATH),
+                        rule: rule.to_owned(),
+                        message,
+                    });
+                }
+                Misfit::Missing(property) => {
+                    details.push(Detail {
+                        path: member(at, property),
+                        rule: "required".to_owned(),
+                        message: "is required".to_owned(),
+                    });
+                }
+                Misfit::Unknown => add(cut_to(at, MAX_PATH), message(error)),
             }
-            Misfit::Missing(property) => {
-                details.push(Detail { path: member(at, property), rule: "required".to_owned(), message: "is required".to_owned() });
-            }
-            Misfit::Unknown => add(cut_to(at, MAX_PATH), message(error)),
-        },
+        }
         _ => add(cut_to(at, MAX_PATH), message(error)),
     }
 }
@@ -88,12 +105,24 @@ pub(super) fn message(error: &ValidationError<'_>) -> String {
     match error.kind() {
         Kind::Required { .. } => "is required".to_owned(),
         Kind::Type { kind } => format!("must be {}", types(kind)),
-        Kind::MinLength { limit } => format!("must be at least {} long", counted(*limit, "character", "characters")),
-        Kind::MaxLength { limit } => format!("must be at most {} long", counted(*limit, "character", "characters")),
-        Kind::MinItems { limit } => format!("must have at least {}", counted(*limit, "item", "items")),
-        Kind::MaxItems { limit } => format!("must have at most {}", counted(*limit, "item", "items")),
-        Kind::MinProperties { limit } => format!("must have at least {}", counted(*limit, "property", "properties")),
-        Kind::MaxProperties { limit } => format!("must have at most {}", counted(*limit, "property", "properties")),
+        Kind::MinLength { limit } => {
+            format!("must be at least {} long", counted(*limit, "character", "characters"))
+        }
+        Kind::MaxLength { limit } => {
+            format!("must be at most {} long", counted(*limit, "character", "characters"))
+        }
+        Kind::MinItems { limit } => {
+            format!("must have at least {}", counted(*limit, "item", "items"))
+        }
+        Kind::MaxItems { limit } => {
+            format!("must have at most {}", counted(*limit, "item", "items"))
+        }
+        Kind::MinProperties { limit } => {
+            format!("must have at least {}", counted(*limit, "property", "properties"))
+        }
+        Kind::MaxProperties { limit } => {
+            format!("must have at most {}", counted(*limit, "property", "properties"))
+        }
         Kind::Minimum { limit } => format!("must be at least {limit}"),
         Kind::Maximum { limit } => format!("must be at most {limit}"),
         Kind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),
@@ -104,19 +133,36 @@ pub(super) fn message(error: &ValidationError<'_>) -> String {
         Kind::Format { format } => format!("must match the format `{}`", cut(format)),
         Kind::Pattern { pattern } => format!("must match the pattern `{}`", cut(pattern)),
         Kind::UniqueItems => "must not have the same item twice".to_owned(),
-        Kind::Contains => "does not have enough, or has too many, of the items that it must contain".to_owned(),
-        Kind::AdditionalItems { .. } | Kind::UnevaluatedItems { .. } => "has more items than are allowed".to_owned(),
-        Kind::AdditionalProperties { .. } | Kind::UnevaluatedProperties { .. } | Kind::FalseSchema => "is not allowed".to_owned(),
+        Kind::Contains => {
+            "does not have enough, or has too many, of the items that it must contain".to_owned()
+        }
+        Kind::AdditionalItems { .. } | Kind::UnevaluatedItems { .. } => {
+            "has more items than are allowed".to_owned()
+        }
+        Kind::AdditionalProperties { .. }
+        | Kind::UnevaluatedProperties { .. }
+        | Kind::FalseSchema => "is not allowed".to_owned(),
         Kind::PropertyNames { error } => format!("has a property whose name {}", message(error)),
         Kind::Not { .. } => "is of a form that is not allowed".to_owned(),
         Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
-            format!("fits none of the allowed forms: {}", forms::names(error.instance_path().as_str(), context))
+            format!(
+                "fits none of the allowed forms: {}",
+                forms::names(error.instance_path().as_str(), context)
+            )
         }
-        Kind::OneOfMultipleValid { .. } => "fits more than one of the allowed forms, of which it may fit only one".to_owned(),
-        Kind::ContentEncoding { content_encoding } => format!("must be encoded as `{}`", cut(content_encoding)),
-        Kind::ContentMediaType { content_media_type } => format!("must be of the media type `{}`", cut(content_media_type)),
+        Kind::OneOfMultipleValid { .. } => {
+            "fits more than one of the allowed forms, of which it may fit only one".to_owned()
+        }
+        Kind::ContentEncoding { content_encoding } => {
+            format!("must be encoded as `{}`", cut(content_encoding))
+        }
+        Kind::ContentMediaType { content_media_type } => {
+            format!("must be of the media type `{}`", cut(content_media_type))
+        }
         Kind::FromUtf8 { .. } => "must be UTF-8 when it is decoded".to_owned(),
-        Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => "could not be matched with its pattern".to_owned(),
+        Kind::BacktrackLimitExceeded { .. } | Kind::RegexEngineFailure { .. } => {
+            "could not be matched with its pattern".to_owned()
+        }
         Kind::Referencing(_) | Kind::Custom { .. } => "does not fit the schema".to_owned(),
     }
 }
@@ -124,7 +170,9 @@ pub(super) fn message(error: &ValidationError<'_>) -> String {
 pub(super) fn types(kind: &TypeKind) -> String {
     match kind {
         TypeKind::Single(only) => with_article(*only).to_owned(),
-        TypeKind::Multiple(any) => any.into_iter().map(with_article).collect::<Vec<_>>().join(" or "),
+        TypeKind::Multiple(any) => {
+            any.into_iter().map(with_article).collect::<Vec<_>>().join(" or ")
+        }
     }
 }
 

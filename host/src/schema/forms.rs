@@ -33,14 +33,19 @@ pub(super) enum Misfit<'a> {
 pub(super) fn misfit<'a>(path: &str, alternatives: &'a Alternatives) -> Misfit<'a> {
     // An optional record is written as `null` or an object. So an alternative of another type was
     // not meant.
-    let is_other_type = |error: &ValidationError<'_>| matches!(error.kind(), Kind::Type { .. }) && at(error) == path;
-    let meant = alternatives.iter().filter(|errors| !errors.is_empty() && !errors.iter().any(is_other_type));
+    let is_other_type = |error: &ValidationError<'_>| {
+        matches!(error.kind(), Kind::Type { .. }) && at(error) == path
+    };
+    let meant = alternatives
+        .iter()
+        .filter(|errors| !errors.is_empty() && !errors.iter().any(is_other_type));
     let meant: Vec<&[ValidationError<'static>]> = meant.map(Vec::as_slice).collect();
     let [first, others @ ..] = meant.as_slice() else { return Misfit::Unknown };
     if others.is_empty() {
         return Misfit::Within(first);
     }
-    let tags: Vec<_> = meant.iter().map(|errors| errors.iter().find(|error| is_tag(path, error))).collect();
+    let tags: Vec<_> =
+        meant.iter().map(|errors| errors.iter().find(|error| is_tag(path, error))).collect();
     if let Some(tags) = tags.iter().copied().collect::<Option<Vec<_>>>()
         && let Some((tag, rest)) = tags.split_first()
         && rest.iter().all(|other| at(other) == at(tag))
@@ -48,11 +53,14 @@ pub(super) fn misfit<'a>(path: &str, alternatives: &'a Alternatives) -> Misfit<'
         let message = one_of(tags.iter().flat_map(|tag| constants(tag)));
         return Misfit::Tag { path: at(tag), rule: tag.kind().keyword(), message };
     }
-    let mut untagged = meant.iter().zip(&tags).filter(|(_, tag)| tag.is_none_or(|tag| at(tag) == path));
+    let mut untagged =
+        meant.iter().zip(&tags).filter(|(_, tag)| tag.is_none_or(|tag| at(tag) == path));
     if let (Some((errors, None)), None) = (untagged.next(), untagged.next()) {
         return Misfit::Within(errors);
     }
-    let is_missing = |errors: &[ValidationError<'_>], property| errors.iter().any(|error| missing(path, error) == Some(property));
+    let is_missing = |errors: &[ValidationError<'_>], property| {
+        errors.iter().any(|error| missing(path, error) == Some(property))
+    };
     let mut required = first.iter().filter_map(|error| missing(path, error));
     match required.find(|property| others.iter().all(|errors| is_missing(errors, property))) {
         Some(property) => Misfit::Missing(property),
@@ -84,7 +92,9 @@ pub(super) fn names(path: &str, alternatives: &Alternatives) -> String {
 fn collect(path: &str, alternatives: &Alternatives, forms: &mut Vec<String>) {
     for errors in alternatives {
         let nested = errors.iter().find_map(|error| match error.kind() {
-            Kind::AnyOf { context } | Kind::OneOfNotValid { context } if at(error) == path => Some(context),
+            Kind::AnyOf { context } | Kind::OneOfNotValid { context } if at(error) == path => {
+                Some(context)
+            }
             _ => None,
         });
         match (nested, form(path, errors)) {
@@ -97,18 +107,31 @@ fn collect(path: &str, alternatives: &Alternatives, forms: &mut Vec<String>) {
 
 /// Describes an alternative by the faults of a value that does not match it.
 fn form(path: &str, errors: &[ValidationError<'static>]) -> Option<String> {
-    let own = |wanted: fn(&Kind) -> bool| errors.iter().find(|error| at(error) == path && wanted(error.kind()));
-    if let Some(Kind::Type { kind }) = own(|kind| matches!(kind, Kind::Type { .. })).map(ValidationError::kind) {
+    let own = |wanted: fn(&Kind) -> bool| {
+        errors.iter().find(|error| at(error) == path && wanted(error.kind()))
+    };
+    if let Some(Kind::Type { kind }) =
+        own(|kind| matches!(kind, Kind::Type { .. })).map(ValidationError::kind)
+    {
         return Some(types(kind));
     }
     if let Some(error) = own(|kind| matches!(kind, Kind::Constant { .. } | Kind::Enum { .. })) {
-        return Some(constants(error).map(quote).collect::<Vec<_>>().join(", ")).map(|list| cut(&list));
+        return Some(constants(error).map(quote).collect::<Vec<_>>().join(", "))
+            .map(|list| cut(&list));
     }
     if let Some(error) = errors.iter().find(|error| is_tag(path, error)) {
         let values: Vec<_> = constants(error).map(quote).collect();
-        return Some(cut(&format!("an object whose `{}` is {}", name(path, error), values.join(" or "))));
+        return Some(cut(&format!(
+            "an object whose `{}` is {}",
+            name(path, error),
+            values.join(" or ")
+        )));
     }
-    let missing: Vec<_> = errors.iter().filter_map(|error| missing(path, error)).map(|property| format!("`{property}`")).collect();
+    let missing: Vec<_> = errors
+        .iter()
+        .filter_map(|error| missing(path, error))
+        .map(|property| format!("`{property}`"))
+        .collect();
     if !missing.is_empty() {
         return Some(cut(&format!("an object with {}", missing.join(" and "))));
     }
@@ -135,7 +158,9 @@ fn is_tag(path: &str, error: &ValidationError<'_>) -> bool {
     }
     let name = name(path, error);
     // A name that is not in the schema comes from the client and must not be repeated.
-    name.is_empty() || !name.contains('/') && error.evaluation_path().as_str().contains(&format!("/properties/{name}/"))
+    name.is_empty()
+        || !name.contains('/')
+            && error.evaluation_path().as_str().contains(&format!("/properties/{name}/"))
 }
 
 /// The required property that the value at `path` does not have.

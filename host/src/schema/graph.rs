@@ -14,7 +14,14 @@ const IN_PLACE_ONE: [&str; 4] = ["not", "if", "then", "else"];
 const IN_PLACE_LIST: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const IN_PLACE_MAP: [&str; 1] = ["dependentSchemas"];
 /// Keywords that apply schemas to the value's members, or only define schemas.
-const BELOW_ONE: [&str; 6] = ["items", "contains", "additionalProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties"];
+const BELOW_ONE: [&str; 6] = [
+    "items",
+    "contains",
+    "additionalProperties",
+    "propertyNames",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+];
 const BELOW_LIST: [&str; 1] = ["prefixItems"];
 const BELOW_MAP: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
 
@@ -66,7 +73,15 @@ const CONSTANTS_PER_COST: usize = 8;
 impl Node {
     /// All subschemas that this one applies to any value.
     fn all(&self) -> Vec<usize> {
-        let lists = [&self.in_place, &self.members, &self.other_members, &self.names, &self.prefix, &self.other_items, &self.items];
+        let lists = [
+            &self.in_place,
+            &self.members,
+            &self.other_members,
+            &self.names,
+            &self.prefix,
+            &self.other_items,
+            &self.items,
+        ];
         lists.into_iter().flatten().chain(self.properties.values()).copied().collect()
     }
 
@@ -91,9 +106,11 @@ impl Graph {
     /// Returns an error if the schema refers to something that it does not contain, has an `$id`
     /// below its root, names another dialect, or has too many patterns.
     pub(super) fn read(root: &Value) -> Result<Self, SchemaError> {
-        let mut reader = Reader { root, anchors: HashMap::new(), schemas: Vec::new(), numbers: HashMap::new() };
+        let mut reader =
+            Reader { root, anchors: HashMap::new(), schemas: Vec::new(), numbers: HashMap::new() };
         let patterns = reader.walk()?;
-        let nodes = reader.schemas.iter().map(|schema| reader.node(schema)).collect::<Result<_, _>>()?;
+        let nodes =
+            reader.schemas.iter().map(|schema| reader.node(schema)).collect::<Result<_, _>>()?;
         Ok(Self { nodes, patterns })
     }
 
@@ -105,7 +122,10 @@ impl Graph {
     /// Returns the length of the longest chain of subschemas that apply to one value, or `None` if
     /// there is a cycle.
     pub(super) fn longest_chain(&self) -> Option<usize> {
-        let chains = self.measure(|node| node.in_place.clone(), |_, below| 1 + below.iter().max().unwrap_or(&0))?;
+        let chains = self.measure(
+            |node| node.in_place.clone(),
+            |_, below| 1 + below.iter().max().unwrap_or(&0),
+        )?;
         chains.into_iter().max()
     }
 
@@ -122,7 +142,9 @@ impl Graph {
 
     /// Whether the schema names a property `name` of the document itself.
     pub(super) fn names_property(&self, name: &str) -> bool {
-        self.of_the_document().iter().any(|node| node.properties.contains_key(name) || node.required.contains(name))
+        self.of_the_document()
+            .iter()
+            .any(|node| node.properties.contains_key(name) || node.required.contains(name))
     }
 
     /// Whether properties that the schema does not list are expected: it has a keyword for them, or
@@ -130,14 +152,17 @@ impl Graph {
     pub(super) fn takes_any_property(&self) -> bool {
         let nodes = self.of_the_document();
         let lists_some = nodes.iter().any(|node| !node.properties.is_empty());
-        nodes.iter().any(|node| node.takes_others) || !lists_some && nodes.iter().any(|node| node.is_object)
+        nodes.iter().any(|node| node.takes_others)
+            || !lists_some && nodes.iter().any(|node| node.is_object)
     }
 
     /// The subschemas that may apply to the document itself.
     fn of_the_document(&self) -> Vec<&Node> {
         let (mut seen, mut open, mut nodes) = (HashSet::new(), vec![0], Vec::new());
         while let Some(number) = open.pop() {
-            let Some(node) = self.nodes.get(number).filter(|_| seen.insert(number)) else { continue };
+            let Some(node) = self.nodes.get(number).filter(|_| seen.insert(number)) else {
+                continue;
+            };
             nodes.push(node);
             open.extend(&node.in_place);
         }
@@ -154,7 +179,11 @@ impl Graph {
     /// Calculates a measure for each subschema from the measures of its `edges`. Returns `None` if
     /// there is a cycle. It is not recursive, because it protects the check from recursion that is
     /// too deep.
-    fn measure(&self, edges: impl Fn(&Node) -> Vec<usize>, combine: impl Fn(&Node, &[usize]) -> usize) -> Option<Vec<usize>> {
+    fn measure(
+        &self,
+        edges: impl Fn(&Node) -> Vec<usize>,
+        combine: impl Fn(&Node, &[usize]) -> usize,
+    ) -> Option<Vec<usize>> {
         let mut measures = vec![Measure::None; self.nodes.len()];
         for start in 0..self.nodes.len() {
             // Subschemas that are being measured, each with the edges that are still to be
@@ -179,13 +208,22 @@ impl Graph {
                     let number = *number;
                     open.pop();
                     let node = self.nodes.get(number)?;
-                    let done = |number: usize| if let Some(Measure::Done(measure)) = measures.get(number) { Some(*measure) } else { None };
+                    let done = |number: usize| {
+                        if let Some(Measure::Done(measure)) = measures.get(number) {
+                            Some(*measure)
+                        } else {
+                            None
+                        }
+                    };
                     let below = edges(node).into_iter().map(done).collect::<Option<Vec<_>>>()?;
                     *measures.get_mut(number)? = Measure::Done(combine(node, &below));
                 }
             }
         }
-        measures.into_iter().map(|measure| if let Measure::Done(measure) = measure { Some(measure) } else { None }).collect()
+        measures
+            .into_iter()
+            .map(|measure| if let Measure::Done(measure) = measure { Some(measure) } else { None })
+            .collect()
     }
 }
 
@@ -203,7 +241,8 @@ impl Count<'_> {
             return Some(*count);
         }
         let node = self.graph.nodes.get(number)?;
-        let mut total = self.sum(&node.in_place, value)?.saturating_mul(node.times()).saturating_add(node.cost);
+        let mut total =
+            self.sum(&node.in_place, value)?.saturating_mul(node.times()).saturating_add(node.cost);
         match value {
             Value::Object(members) => {
                 for (name, member) in members {
@@ -236,7 +275,9 @@ impl Count<'_> {
     }
 
     fn sum(&mut self, numbers: &[usize], value: &Value) -> Option<usize> {
-        numbers.iter().try_fold(0_usize, |sum, number| Some(sum.saturating_add(self.of(*number, value)?)))
+        numbers
+            .iter()
+            .try_fold(0_usize, |sum, number| Some(sum.saturating_add(self.of(*number, value)?)))
     }
 }
 
@@ -268,7 +309,10 @@ impl<'a> Reader<'a> {
                 self.schemas.push(schema);
                 self.read_names(schema)?;
                 patterns += usize::from(schema.get("pattern").is_some());
-                patterns += schema.get("patternProperties").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+                patterns += schema
+                    .get("patternProperties")
+                    .and_then(Value::as_object)
+                    .map_or(0, serde_json::Map::len);
                 if patterns > MAX_PATTERNS {
                     return Err(SchemaError::TooManyPatterns);
                 }
@@ -295,7 +339,8 @@ impl<'a> Reader<'a> {
         if let Some(id) = schema.get("$id")
             && !std::ptr::eq(schema, self.root)
         {
-            let message = format!("only the whole schema may have an `$id`, and {} is within it", quote(id));
+            let message =
+                format!("only the whole schema may have an `$id`, and {} is within it", quote(id));
             return Err(SchemaError::Invalid { path: String::new(), message });
         }
         for keyword in ["$anchor", "$dynamicAnchor"] {
@@ -308,11 +353,20 @@ impl<'a> Reader<'a> {
 
     /// Returns the location in this document that `reference` names.
     fn resolve(&self, reference: &str) -> Result<&'a Value, SchemaError> {
-        let id = self.root.get("$id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(|id| id.trim_end_matches('#'));
-        let own = id.and_then(|id| reference.strip_prefix(id)).filter(|rest| rest.is_empty() || rest.starts_with('#'));
+        let id = self
+            .root
+            .get("$id")
+            .and_then(Value::as_str)
+            .filter(|id| !id.is_empty())
+            .map(|id| id.trim_end_matches('#'));
+        let own = id
+            .and_then(|id| reference.strip_prefix(id))
+            .filter(|rest| rest.is_empty() || rest.starts_with('#'));
         let fragment = match own.unwrap_or(reference) {
             "" => "",
-            local => local.strip_prefix('#').ok_or_else(|| SchemaError::ExternalReference { reference: cut(reference) })?,
+            local => local
+                .strip_prefix('#')
+                .ok_or_else(|| SchemaError::ExternalReference { reference: cut(reference) })?,
         };
         let fragment = percent_decoded(fragment);
         let found = if fragment.is_empty() || fragment.starts_with('/') {
@@ -337,7 +391,9 @@ impl<'a> Reader<'a> {
         let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
         Ok(Node {
             in_place,
-            properties: properties.filter_map(|(name, schema)| Some((name.clone(), number(schema)?))).collect(),
+            properties: properties
+                .filter_map(|(name, schema)| Some((name.clone(), number(schema)?)))
+                .collect(),
             required: required.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
             members: of(&[], &[], &["patternProperties"]),
             other_members: of(&["additionalProperties", "unevaluatedProperties"], &[], &[]),
@@ -345,33 +401,49 @@ impl<'a> Reader<'a> {
             prefix: of(&[], &["prefixItems"], &[]),
             other_items: of(&["items"], &[], &[]),
             items: of(&["contains", "unevaluatedItems"], &[], &[]),
-            cost: 1 + schema.get("enum").and_then(Value::as_array).map_or(0, Vec::len) / CONSTANTS_PER_COST,
+            cost: 1 + schema.get("enum").and_then(Value::as_array).map_or(0, Vec::len)
+                / CONSTANTS_PER_COST,
             has_pattern: schema.get("pattern").is_some(),
             is_object: admits_objects(schema),
             takes_others: ["additionalProperties", "unevaluatedProperties", "patternProperties"]
                 .iter()
-                .any(|keyword| schema.get(keyword).is_some_and(|others| *others != Value::Bool(false))),
-            asks_twice: ["unevaluatedItems", "unevaluatedProperties"].iter().any(|keyword| schema.get(keyword).is_some()),
+                .any(|keyword| {
+                    schema.get(keyword).is_some_and(|others| *others != Value::Bool(false))
+                }),
+            asks_twice: ["unevaluatedItems", "unevaluatedProperties"]
+                .iter()
+                .any(|keyword| schema.get(keyword).is_some()),
         })
     }
 }
 
 /// Returns the schemas directly within `schema` under these keywords.
-fn subschemas<'a>(schema: &'a Value, one: &[&str], lists: &[&str], maps: &[&str]) -> Vec<&'a Value> {
+fn subschemas<'a>(
+    schema: &'a Value,
+    one: &[&str],
+    lists: &[&str],
+    maps: &[&str],
+) -> Vec<&'a Value> {
     let Some(schema) = schema.as_object() else { return Vec::new() };
     let one = one.iter().filter_map(|keyword| schema.get(*keyword));
     let lists = lists.iter().filter_map(|keyword| schema.get(*keyword)?.as_array()).flatten();
-    let maps = maps.iter().filter_map(|keyword| schema.get(*keyword)?.as_object()).flat_map(|map| map.values());
+    let maps = maps
+        .iter()
+        .filter_map(|keyword| schema.get(*keyword)?.as_object())
+        .flat_map(|map| map.values());
     one.chain(lists).chain(maps).collect()
 }
 
 /// Whether the keywords `type`, `const` and `enum` of `schema` accept an object. Returns `false`
 /// for a schema with references or combinations, because its subschemas decide.
 fn admits_objects(schema: &Value) -> bool {
-    let named =
-        schema.get("type").is_none_or(|kind| kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&"object".into())));
+    let named = schema.get("type").is_none_or(|kind| {
+        kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&"object".into()))
+    });
     let constants = schema.get("enum").and_then(Value::as_array);
-    let combines = ["$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"].iter().any(|keyword| schema.get(keyword).is_some());
+    let combines = ["$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"]
+        .iter()
+        .any(|keyword| schema.get(keyword).is_some());
     named
         && !combines
         && *schema != Value::Bool(false)
@@ -390,7 +462,9 @@ fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let code = after.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let code = after
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
         match code {
             Some(code) if first == b'%' => {
                 bytes.push(code);

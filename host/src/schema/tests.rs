@@ -42,10 +42,19 @@ fn a_record_with_several_faults_is_told_each_with_its_place() {
     });
     assert_eq!(schema(&record).check(&json!({"user_id": 1, "content": "x"})), Ok(()));
     assert_eq!(one(&record, &json!({"user_id": 1})), triple("/content", "required", "is required"));
-    assert_eq!(one(&record, &json!({"user_id": 1, "content": ""})), triple("/content", "minLength", "must be at least 1 character long"));
+    assert_eq!(
+        one(&record, &json!({"user_id": 1, "content": ""})),
+        triple("/content", "minLength", "must be at least 1 character long")
+    );
     let long = json!({"user_id": 1, "content": "x".repeat(10_001)});
-    assert_eq!(one(&record, &long), triple("/content", "maxLength", "must be at most 10000 characters long"));
-    assert_eq!(one(&record, &json!({"user_id": 1.5, "content": "x"})), triple("/user_id", "type", "must be an integer or a string"));
+    assert_eq!(
+        one(&record, &long),
+        triple("/content", "maxLength", "must be at most 10000 characters long")
+    );
+    assert_eq!(
+        one(&record, &json!({"user_id": 1.5, "content": "x"})),
+        triple("/user_id", "type", "must be an integer or a string")
+    );
     assert_eq!(
         one(&record, &json!({"user_id": 1, "content": "x", "a/b~": 1})),
         triple("/a~1b~0", "additionalProperties", "is not allowed")
@@ -78,16 +87,28 @@ fn findings_never_repeat_the_document() {
         (json!({"uniqueItems": true}), json!([secret, secret])),
         (json!({"prefixItems": [true], "items": false}), json!([1, secret])),
         (json!({"prefixItems": [true], "unevaluatedItems": false}), json!([1, secret])),
-        (json!({"anyOf": [{"type": "integer"}, {"maxLength": 2}, {"minLength": 20}]}), json!(secret)),
+        (
+            json!({"anyOf": [{"type": "integer"}, {"maxLength": 2}, {"minLength": 20}]}),
+            json!(secret),
+        ),
         (json!({"oneOf": [true, true]}), json!(secret)),
-        (json!({"anyOf": [{"additionalProperties": {"const": 1}}, {"additionalProperties": {"enum": [2]}}]}), json!({(secret): secret})),
-        (json!({"anyOf": [{"additionalProperties": {"type": "null"}}, {"required": ["a"]}]}), json!({(secret): secret})),
+        (
+            json!({"anyOf": [{"additionalProperties": {"const": 1}}, {"additionalProperties": {"enum": [2]}}]}),
+            json!({(secret): secret}),
+        ),
+        (
+            json!({"anyOf": [{"additionalProperties": {"type": "null"}}, {"required": ["a"]}]}),
+            json!({(secret): secret}),
+        ),
         (json!({"dependentRequired": {"a": ["b"]}}), json!({"a": secret})),
         (json!({"contentEncoding": "base64", "type": "integer"}), json!(secret)),
         (json!(false), json!(secret)),
     ] {
         for (path, _, message) in findings(&source, &value) {
-            assert!(!message.contains(secret) && !path.contains(secret), "{source}: {path} {message}");
+            assert!(
+                !message.contains(secret) && !path.contains(secret),
+                "{source}: {path} {message}"
+            );
             assert_eq!(message.chars().next().map(char::is_lowercase), Some(true), "{message}");
         }
     }
@@ -97,7 +118,10 @@ fn findings_never_repeat_the_document() {
 fn a_format_is_checked_and_an_unknown_one_is_not() {
     let time = json!({"format": "date-time"});
     assert_eq!(schema(&time).check(&json!("2024-01-01T00:00:00Z")), Ok(()));
-    assert_eq!(one(&time, &json!("yesterday")), triple("", "format", "must match the format `date-time`"));
+    assert_eq!(
+        one(&time, &json!("yesterday")),
+        triple("", "format", "must match the format `date-time`")
+    );
     assert_eq!(schema(&json!({"type": "integer", "format": "int64"})).check(&json!(5)), Ok(()));
 }
 
@@ -105,18 +129,32 @@ fn a_format_is_checked_and_an_unknown_one_is_not() {
 fn an_optional_record_is_told_what_is_wrong_in_the_record() {
     let optional = json!({"properties": {"note": {"anyOf": [{"$ref": "#/$defs/Note"}, {"type": "null"}]}},
                           "$defs": {"Note": {"type": "object", "required": ["content"]}}});
-    assert_eq!(one(&optional, &json!({"note": {}})), triple("/note/content", "required", "is required"));
-    assert_eq!(one(&optional, &json!({"note": 5})), triple("/note", "anyOf", "fits none of the allowed forms: an object or null"));
+    assert_eq!(
+        one(&optional, &json!({"note": {}})),
+        triple("/note/content", "required", "is required")
+    );
+    assert_eq!(
+        one(&optional, &json!({"note": 5})),
+        triple("/note", "anyOf", "fits none of the allowed forms: an object or null")
+    );
 }
 
 #[test]
 fn a_value_that_fits_no_alternative_is_told_which_there_are() {
     let forms = "fits none of the allowed forms: ";
-    let unlike = json!({"anyOf": [{"type": ["string", "integer"]}, {"type": "array"}, {"type": "null"}]});
-    assert_eq!(one(&unlike, &json!(true)), triple("", "anyOf", &format!("{forms}an integer or a string, an array or null")));
+    let unlike =
+        json!({"anyOf": [{"type": ["string", "integer"]}, {"type": "array"}, {"type": "null"}]});
+    assert_eq!(
+        one(&unlike, &json!(true)),
+        triple("", "anyOf", &format!("{forms}an integer or a string, an array or null"))
+    );
     // What schemars generates for an enum whose variants have documentation.
-    let words = json!({"oneOf": [{"const": "red", "type": "string"}, {"const": "blue", "type": "string"}]});
-    assert_eq!(one(&words, &json!("green")), triple("", "const", "must be one of \"red\", \"blue\""));
+    let words =
+        json!({"oneOf": [{"const": "red", "type": "string"}, {"const": "blue", "type": "string"}]});
+    assert_eq!(
+        one(&words, &json!("green")),
+        triple("", "const", "must be one of \"red\", \"blue\"")
+    );
     assert_eq!(one(&words, &json!(7)), triple("", "oneOf", &format!("{forms}a string")));
     // An enum with data: each variant is an object with one property.
     let variant = |name: &str| {
@@ -129,9 +167,13 @@ fn a_value_that_fits_no_alternative_is_told_which_there_are() {
         triple("", "oneOf", &format!("{forms}an object with `Circle` or an object with `Square`"))
     );
     let nested = json!({"anyOf": [variants, {"type": "null"}]});
-    assert_eq!(one(&nested, &json!({"Line": 1})).2, format!("{forms}an object with `Circle` or an object with `Square`"));
+    assert_eq!(
+        one(&nested, &json!({"Line": 1})).2,
+        format!("{forms}an object with `Circle` or an object with `Square`")
+    );
     let bounds = json!({"anyOf": [{"type": "string", "maxLength": 3}, {"format": "email"}]});
-    let message = "one that must be at most 3 characters long or one that must match the format `email`";
+    let message =
+        "one that must be at most 3 characters long or one that must match the format `email`";
     assert_eq!(one(&bounds, &json!("abcde")).2, format!("{forms}{message}"));
 }
 
@@ -142,8 +184,14 @@ fn a_value_with_a_tag_is_told_what_is_wrong_with_its_variant_or_its_tag() {
         json!({"type": "object", "properties": properties, "required": ["kind", rest]})
     };
     let tagged = json!({"oneOf": [variant("circle", "size"), variant("square", "size"), variant("text", "content")]});
-    assert_eq!(one(&tagged, &json!({"kind": "circle"})), triple("/size", "required", "is required"));
-    assert_eq!(one(&tagged, &json!({"kind": "text", "size": 1})), triple("/content", "required", "is required"));
+    assert_eq!(
+        one(&tagged, &json!({"kind": "circle"})),
+        triple("/size", "required", "is required")
+    );
+    assert_eq!(
+        one(&tagged, &json!({"kind": "text", "size": 1})),
+        triple("/content", "required", "is required")
+    );
     assert_eq!(
         one(&tagged, &json!({"kind": "line", "size": 1})),
         triple("/kind", "const", "must be one of \"circle\", \"square\", \"text\"")
@@ -155,11 +203,19 @@ fn a_value_with_a_tag_is_told_what_is_wrong_with_its_variant_or_its_tag() {
 fn a_long_list_of_forms_or_constants_is_cut_and_says_so() {
     let constants: Vec<_> = (0..100).map(|number| format!("constant-{number}")).collect();
     let (_, _, message) = one(&json!({"enum": constants}), &json!("another"));
-    assert!(message.starts_with("must be one of \"constant-0\", \"constant-1\"") && message.ends_with(" more"), "{message}");
+    assert!(
+        message.starts_with("must be one of \"constant-0\", \"constant-1\"")
+            && message.ends_with(" more"),
+        "{message}"
+    );
     assert!(message.len() < 256, "{message}");
     let variant = |number| json!({"type": "object", "required": [format!("variant-{number}")]});
-    let (_, _, message) = one(&json!({"oneOf": (0..100).map(variant).collect::<Vec<_>>()}), &json!({}));
-    assert!(message.contains("an object with `variant-1`") && message.ends_with(" and others"), "{message}");
+    let (_, _, message) =
+        one(&json!({"oneOf": (0..100).map(variant).collect::<Vec<_>>()}), &json!({}));
+    assert!(
+        message.contains("an object with `variant-1`") && message.ends_with(" and others"),
+        "{message}"
+    );
     assert!(message.len() < 256, "{message}");
 }
 
@@ -167,9 +223,13 @@ fn a_long_list_of_forms_or_constants_is_cut_and_says_so() {
 fn findings_are_few_however_many_faults_there_are() {
     let numbers = json!({"items": {"type": "integer"}});
     assert_eq!(findings(&numbers, &json!(vec!["x"; 1000])).len(), MAX_DETAILS);
-    assert_eq!(findings(&numbers, &json!(vec!["x"; 50_000])), [triple("/0", "type", "must be an integer")]);
+    assert_eq!(
+        findings(&numbers, &json!(vec!["x"; 50_000])),
+        [triple("/0", "type", "must be an integer")]
+    );
     let none = json!({"properties": {"a": true}, "additionalProperties": false});
-    let many: serde_json::Map<String, Value> = (0..100).map(|i| (format!("k{i}"), json!(1))).collect();
+    let many: serde_json::Map<String, Value> =
+        (0..100).map(|i| (format!("k{i}"), json!(1))).collect();
     assert_eq!(findings(&none, &Value::Object(many)).len(), MAX_DETAILS);
     assert_eq!(one(&none, &json!({"k".repeat(10_000): 1})).0, "");
 }
@@ -180,9 +240,17 @@ fn what_is_no_schema_is_refused_with_its_place() {
     assert!(matches!(Schema::compile("{", MAX), Err(SchemaError::NotJson { .. })));
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     assert!(matches!(Schema::compile(&deep, MAX), Err(SchemaError::NotJson { .. })));
-    let SchemaError::Invalid { path, .. } = refused(&json!({"properties": {"a": {"minLength": -1}}})) else { panic!() };
+    let SchemaError::Invalid { path, .. } =
+        refused(&json!({"properties": {"a": {"minLength": -1}}}))
+    else {
+        panic!()
+    };
     assert_eq!(path, "/properties/a/minLength");
-    let SchemaError::Invalid { path, .. } = refused(&json!({"properties": {"a": {"type": "text"}}})) else { panic!() };
+    let SchemaError::Invalid { path, .. } =
+        refused(&json!({"properties": {"a": {"type": "text"}}}))
+    else {
+        panic!()
+    };
     assert_eq!(path, "/properties/a/type");
     assert!(matches!(refused(&json!([])), SchemaError::Invalid { .. }));
 }
@@ -190,22 +258,40 @@ fn what_is_no_schema_is_refused_with_its_place() {
 #[test]
 fn a_dialect_other_than_2020_12_is_refused() {
     let old = json!({"$schema": "http://json-schema.org/draft-07/schema#"});
-    assert_eq!(refused(&old), SchemaError::UnsupportedDialect { found: "\"http://json-schema.org/draft-07/schema#\"".to_owned() });
-    assert!(matches!(refused(&json!({"properties": {"a": {"$schema": "x:y"}}})), SchemaError::UnsupportedDialect { .. }));
+    assert_eq!(
+        refused(&old),
+        SchemaError::UnsupportedDialect {
+            found: "\"http://json-schema.org/draft-07/schema#\"".to_owned()
+        }
+    );
+    assert!(matches!(
+        refused(&json!({"properties": {"a": {"$schema": "x:y"}}})),
+        SchemaError::UnsupportedDialect { .. }
+    ));
     schema(&json!({"$schema": DIALECT}));
     schema(&json!({"$schema": format!("{DIALECT}#")}));
 }
 
 #[test]
 fn a_reference_out_of_the_document_is_refused_by_name() {
-    for reference in ["https://example.com/a.json", "http://127.0.0.1:1/x", "file:///etc/passwd", "other.json", "other.json#/a", DIALECT] {
+    for reference in [
+        "https://example.com/a.json",
+        "http://127.0.0.1:1/x",
+        "file:///etc/passwd",
+        "other.json",
+        "other.json#/a",
+        DIALECT,
+    ] {
         let error = SchemaError::ExternalReference { reference: reference.to_owned() };
         assert_eq!(refused(&json!({"$ref": reference})), error);
         assert_eq!(refused(&json!({"items": {"not": {"$dynamicRef": reference}}})), error);
         // Also not through a location that no keyword leads to.
         assert_eq!(refused(&json!({"$ref": "#/hidden/0", "hidden": [{"$ref": reference}]})), error);
     }
-    assert!(matches!(refused(&json!({"$defs": {"a": {"$id": "file:///etc/passwd"}}})), SchemaError::Invalid { .. }));
+    assert!(matches!(
+        refused(&json!({"$defs": {"a": {"$id": "file:///etc/passwd"}}})),
+        SchemaError::Invalid { .. }
+    ));
 }
 
 #[test]
@@ -218,20 +304,36 @@ fn a_reference_within_the_document_is_followed() {
     assert_eq!(schema(&forms).check(&json!({"a": 1, "b": "x", "c": "y"})), Ok(()));
     assert_eq!(findings(&forms, &json!({"a": "x", "b": 1, "c": 2})).len(), 3);
     for dangling in ["#/$defs/nothing", "#nothing"] {
-        assert_eq!(refused(&json!({"$ref": dangling})), SchemaError::DanglingReference { reference: dangling.to_owned() });
+        assert_eq!(
+            refused(&json!({"$ref": dangling})),
+            SchemaError::DanglingReference { reference: dangling.to_owned() }
+        );
     }
     // A property may be called `$ref`, and a constant may look like a reference.
-    schema(&json!({"properties": {"$ref": {"type": "string"}}, "const": {"$ref": "https://example.com"}}));
+    schema(
+        &json!({"properties": {"$ref": {"type": "string"}}, "const": {"$ref": "https://example.com"}}),
+    );
 }
 
 #[test]
 fn a_pattern_that_needs_backtracking_or_much_memory_is_refused() {
     let error = SchemaError::Pattern { path: "/properties/a/pattern".to_owned() };
     for pattern in ["(?=a)b", r"(a)\1", "([a-z]{1000}){1000}"] {
-        assert_eq!(refused(&json!({"properties": {"a": {"pattern": pattern}}})), error, "{pattern}");
-        assert!(matches!(refused(&json!({"patternProperties": {pattern: true}})), SchemaError::Pattern { .. }), "{pattern}");
+        assert_eq!(
+            refused(&json!({"properties": {"a": {"pattern": pattern}}})),
+            error,
+            "{pattern}"
+        );
+        assert!(
+            matches!(
+                refused(&json!({"patternProperties": {pattern: true}})),
+                SchemaError::Pattern { .. }
+            ),
+            "{pattern}"
+        );
     }
-    let many: Vec<Value> = (0..=MAX_PATTERNS).map(|i| json!({"pattern": format!("^{i}+$")})).collect();
+    let many: Vec<Value> =
+        (0..=MAX_PATTERNS).map(|i| json!({"pattern": format!("^{i}+$")})).collect();
     assert_eq!(refused(&json!({"anyOf": many})), SchemaError::TooManyPatterns);
     let evil = json!({"pattern": "^(a+)+$"});
     assert_eq!(one(&evil, &json!(format!("{}!", "a".repeat(100_000)))).1, "pattern");
@@ -258,7 +360,13 @@ fn a_circle_of_references_is_refused_and_a_recursive_record_is_not() {
 /// tokio's worker threads.
 #[test]
 fn the_deepest_document_under_the_longest_chains_fits_a_workers_stack() {
-    for (link, under) in [("$ref", "items"), ("allOf", "items"), ("anyOf", "items"), ("not", "items"), ("anyOf", "unevaluatedItems")] {
+    for (link, under) in [
+        ("$ref", "items"),
+        ("allOf", "items"),
+        ("anyOf", "items"),
+        ("not", "items"),
+        ("anyOf", "unevaluatedItems"),
+    ] {
         let to = |place: String| match link {
             "$ref" => json!({"$ref": place}),
             "not" => json!({"not": {"not": {"$ref": place}}}),
@@ -270,7 +378,8 @@ fn the_deepest_document_under_the_longest_chains_fits_a_workers_stack() {
             _ => 2,
         };
         let links = (MAX_CHAIN - 2) / per_link;
-        let mut defs: serde_json::Map<String, Value> = (0..links).map(|i| (format!("d{i}"), to(format!("#/$defs/d{}", i + 1)))).collect();
+        let mut defs: serde_json::Map<String, Value> =
+            (0..links).map(|i| (format!("d{i}"), to(format!("#/$defs/d{}", i + 1)))).collect();
         defs.insert(format!("d{links}"), json!({"type": "array", under: {"$ref": "#/$defs/d0"}}));
         let source = json!({"items": {"$ref": "#/$defs/d0"}, "$defs": defs}).to_string();
         let run = move || {
@@ -282,14 +391,21 @@ fn the_deepest_document_under_the_longest_chains_fits_a_workers_stack() {
             let _ = schema.check(&deep);
             Ok(())
         };
-        std::thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(run).unwrap().join().unwrap().unwrap();
+        std::thread::Builder::new()
+            .stack_size(2 * 1024 * 1024)
+            .spawn(run)
+            .unwrap()
+            .join()
+            .unwrap()
+            .unwrap();
     }
 }
 
 #[test]
 fn a_chain_of_thousands_of_references_is_refused() {
-    let mut defs: serde_json::Map<String, Value> =
-        (0..5000).map(|i| (format!("{i}"), json!({"$ref": format!("#/$defs/{}", i + 1)}))).collect();
+    let mut defs: serde_json::Map<String, Value> = (0..5000)
+        .map(|i| (format!("{i}"), json!({"$ref": format!("#/$defs/{}", i + 1)})))
+        .collect();
     defs.insert("5000".to_owned(), json!(true));
     assert_eq!(refused(&json!({"$ref": "#/$defs/0", "$defs": defs})), SchemaError::TooNested);
 }
@@ -305,11 +421,20 @@ fn a_choice_that_multiplies_at_every_level_is_refused_before_it_is_followed() {
     for _ in 0..60 {
         deep = json!([deep]);
     }
-    assert_eq!(one(&source, &deep), triple("", "schema", "takes too much work to be checked against its schema"));
+    assert_eq!(
+        one(&source, &deep),
+        triple("", "schema", "takes too much work to be checked against its schema")
+    );
     assert_eq!(schema(&source).check(&json!([[[true, true]]])), Ok(()));
     // The same multiplication without recursion.
-    let mut defs: serde_json::Map<String, Value> =
-        (0..10).map(|i| (format!("d{i}"), json!({"allOf": vec![json!({"$ref": format!("#/$defs/d{}", i + 1)}); 9]}))).collect();
+    let mut defs: serde_json::Map<String, Value> = (0..10)
+        .map(|i| {
+            (
+                format!("d{i}"),
+                json!({"allOf": vec![json!({"$ref": format!("#/$defs/d{}", i + 1)}); 9]}),
+            )
+        })
+        .collect();
     defs.insert("d10".to_owned(), json!({"type": "integer"}));
     let source = json!({"$ref": "#/$defs/d0", "$defs": defs});
     assert_eq!(one(&source, &json!(1)).1, "schema");
@@ -397,7 +522,10 @@ fn a_property_may_be_there_where_it_is_listed_or_nothing_is() {
 #[test]
 fn two_schemas_are_equal_when_their_documents_are() {
     let compile = |text| Schema::compile(text, MAX).unwrap();
-    assert_eq!(compile(r#"{"type": "object", "required": []}"#), compile(r#"{ "required":[],"type":"object" }"#));
+    assert_eq!(
+        compile(r#"{"type": "object", "required": []}"#),
+        compile(r#"{ "required":[],"type":"object" }"#)
+    );
     assert_ne!(compile("true"), compile("{}"));
     assert_eq!(compile("true").source(), &json!(true));
 }

@@ -19,7 +19,9 @@ use crate::rooms::ReplyTo;
 use crate::socketio::{self, Incoming, Link, Newcomer};
 use crate::transport::SessionSlot;
 
-use super::mailbox::{Busy, Consumer, IDLE_QUEUE, Mailbox, Next, PendingRejection, Stage, Taken, charge};
+use super::mailbox::{
+    Busy, Consumer, IDLE_QUEUE, Mailbox, Next, PendingRejection, Stage, Taken, charge,
+};
 use super::{Sockets, packet};
 
 /// One connection to one namespace.
@@ -71,7 +73,12 @@ impl Client {
 
     /// Accepts one event. Handles it now if nothing waits and there is a `context`; otherwise
     /// queues it.
-    fn take(self: &Arc<Self>, sockets: &Arc<Sockets>, incoming: Taken, context: Option<&mut Context<'_>>) {
+    fn take(
+        self: &Arc<Self>,
+        sockets: &Arc<Sockets>,
+        incoming: Taken,
+        context: Option<&mut Context<'_>>,
+    ) {
         let limits = &sockets.limits;
         let mut mailbox = self.mailbox();
         if sockets.is_stopping.load(Ordering::Acquire) {
@@ -80,14 +87,21 @@ impl Client {
             self.log(&incoming.event, &stopping);
             let stopping = Err(stopping);
             // If the buffer is full, the client only sees the end of its connection, which follows.
-            let _ = sockets.rooms.try_answer(&incoming.to, &incoming.event.name, incoming.event.id, &stopping);
+            let _ = sockets.rooms.try_answer(
+                &incoming.to,
+                &incoming.event.name,
+                incoming.event.id,
+                &stopping,
+            );
             return;
         }
         if matches!(mailbox.stage, Stage::Closing | Stage::Closed) {
             return;
         }
         let bytes = mailbox.bytes.saturating_add(incoming.size);
-        let busy = if mailbox.events.len() + mailbox.handling >= limits.mailbox_events.get() || bytes > limits.mailbox_bytes.get() {
+        let busy = if mailbox.events.len() + mailbox.handling >= limits.mailbox_events.get()
+            || bytes > limits.mailbox_bytes.get()
+        {
             Busy::Mailbox
         } else if sockets.memory.take(charge(incoming.size), mailbox.memory()) {
             mailbox.bytes = bytes;
@@ -112,8 +126,11 @@ impl Client {
         self.log(&incoming.event, &rejection);
         let Taken { event, to, .. } = incoming;
         if sockets.rooms.try_answer(&to, &event.name, event.id, &Err(rejection)).is_err() {
-            let pending_rejections = PendingRejection { event: event.name.clone(), id: event.id, busy, to };
-            if mailbox.pending_rejections.len() < MAX_PENDING_REJECTIONS && sockets.memory.take(ANSWER_BYTES, mailbox.memory()) {
+            let pending_rejections =
+                PendingRejection { event: event.name.clone(), id: event.id, busy, to };
+            if mailbox.pending_rejections.len() < MAX_PENDING_REJECTIONS
+                && sockets.memory.take(ANSWER_BYTES, mailbox.memory())
+            {
                 mailbox.pending_rejections.push_back(pending_rejections);
                 self.wake(sockets, mailbox);
             } else {
@@ -125,9 +142,15 @@ impl Client {
 
     /// Handles an event in the caller's task until it is answered. If it has to wait for something,
     /// it continues in its own task.
-    fn handle_now(self: &Arc<Self>, sockets: &Arc<Sockets>, incoming: Taken, context: &mut Context<'_>) {
+    fn handle_now(
+        self: &Arc<Self>,
+        sockets: &Arc<Sockets>,
+        incoming: Taken,
+        context: &mut Context<'_>,
+    ) {
         let (client, host, size) = (Arc::clone(self), Arc::clone(sockets), incoming.size);
-        let mut handling: BoxFuture<'static, ()> = Box::pin(async move { client.handle(&host, incoming).await });
+        let mut handling: BoxFuture<'static, ()> =
+            Box::pin(async move { client.handle(&host, incoming).await });
         if handling.as_mut().poll(context).is_pending() {
             self.mailbox().consumer = Consumer::Running;
             self.consume(sockets, Some((handling, size)));
@@ -147,7 +170,9 @@ impl Client {
     fn wake(self: &Arc<Self>, sockets: &Arc<Sockets>, mut mailbox: MutexGuard<'_, Mailbox>) {
         match std::mem::replace(&mut mailbox.consumer, Consumer::Running) {
             // Not yet: CONNECT is not answered, or the caller's task is handling an event.
-            Consumer::None if mailbox.stage == Stage::New || mailbox.handling > 0 => mailbox.consumer = Consumer::None,
+            Consumer::None if mailbox.stage == Stage::New || mailbox.handling > 0 => {
+                mailbox.consumer = Consumer::None
+            }
             Consumer::None => {
                 drop(mailbox);
                 self.consume(sockets, None);
@@ -165,7 +190,11 @@ impl Client {
     ///
     /// The task lives as long as the connection if every event needs it: spawning a task for each
     /// event costs more than the memory of this one.
-    fn consume(self: &Arc<Self>, sockets: &Arc<Sockets>, begun: Option<(BoxFuture<'static, ()>, usize)>) {
+    fn consume(
+        self: &Arc<Self>,
+        sockets: &Arc<Sockets>,
+        begun: Option<(BoxFuture<'static, ()>, usize)>,
+    ) {
         let (client, host) = (Arc::clone(self), Arc::clone(sockets));
         // Boxed from the start: the scheduler would otherwise move the future.
         sockets.tasks.spawn(Box::pin(async move {
@@ -197,7 +226,12 @@ impl Client {
         poll_fn(|context| self.poll_next(sockets, context, handled.take())).await
     }
 
-    fn poll_next(&self, sockets: &Sockets, context: &Context<'_>, handled: Option<usize>) -> Poll<Option<Next>> {
+    fn poll_next(
+        &self,
+        sockets: &Sockets,
+        context: &Context<'_>,
+        handled: Option<usize>,
+    ) -> Poll<Option<Next>> {
         let mut mailbox = self.mailbox();
         if let Some(size) = handled {
             sockets.free(&mut mailbox, size);
@@ -240,7 +274,14 @@ impl Client {
                 let handling = pin!(sockets.dispatcher.handle(Arc::clone(&event)));
                 log::catch(handling).await.unwrap_or_else(|panic| {
                     let (caller, fault) = (Some(&*self.connection), panic.into());
-                    log::rejected(&event.name, event.id, caller, None, &Rejection::PluginFailed, Some(&fault));
+                    log::rejected(
+                        &event.name,
+                        event.id,
+                        caller,
+                        None,
+                        &Rejection::PluginFailed,
+                        Some(&fault),
+                    );
                     Err(Rejection::PluginFailed)
                 })
             }
@@ -260,7 +301,14 @@ impl Client {
         });
         if let Err(panic) = log::catch(answering).await {
             let fault = log::Fault::from(panic);
-            log::rejected(&event.name, event.id, Some(&self.connection), None, &Rejection::PluginFailed, Some(&fault));
+            log::rejected(
+                &event.name,
+                event.id,
+                Some(&self.connection),
+                None,
+                &Rejection::PluginFailed,
+                Some(&fault),
+            );
             to.link.abort("its answer could not be sent");
         }
     }
@@ -331,12 +379,18 @@ impl socketio::Client for Client {
         }
     }
 
-    fn event(self: Arc<Self>, incoming: Incoming<'_>, link: Link, context: Option<&mut Context<'_>>) {
+    fn event(
+        self: Arc<Self>,
+        incoming: Incoming<'_>,
+        link: Link,
+        context: Option<&mut Context<'_>>,
+    ) {
         let Some(sockets) = self.sockets.upgrade() else { return };
         let to = ReplyTo { link, ack: incoming.ack };
         let read = packet::read(incoming, &sockets.limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
-        let event = Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&self.connection))));
+        let event =
+            Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&self.connection))));
         self.take(&sockets, Taken { event, rejection: read.rejection, to, size }, context);
     }
 

@@ -100,7 +100,9 @@ impl Mailbox {
 
     /// Bytes of [`QueueMemory`](crate::memory::QueueMemory) that the mailbox holds.
     pub(super) fn memory(&self) -> usize {
-        self.bytes + (self.events.len() + self.handling) * EVENT_BYTES + self.pending_rejections.len() * ANSWER_BYTES
+        self.bytes
+            + (self.events.len() + self.handling) * EVENT_BYTES
+            + self.pending_rejections.len() * ANSWER_BYTES
     }
 }
 

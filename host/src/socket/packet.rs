@@ -26,21 +26,34 @@ pub(super) fn read(incoming: Incoming<'_>, limits: &Limits) -> Packet {
     let Incoming { call, bytes, attachments, .. } = incoming;
     let attached: usize = attachments.iter().map(Bytes::len).sum();
     let Some((name, arguments)) = call else {
-        return Packet::rejected("", Rejection::invalid("the packet is not a JSON array that begins with a name"));
+        return Packet::rejected(
+            "",
+            Rejection::invalid("the packet is not a JSON array that begins with a name"),
+        );
     };
     if !is_event_name(&name) {
         let echoed = name.get(..name.floor_char_boundary(MAX_NAME_ECHOED)).unwrap_or_default();
         return Packet::rejected(echoed, Rejection::UnknownEvent);
     }
     if bytes > limits.message_bytes.get() {
-        return Packet::rejected(&name, Rejection::TooLarge(format!("a message has at most {} bytes", limits.message_bytes)));
+        return Packet::rejected(
+            &name,
+            Rejection::TooLarge(format!("a message has at most {} bytes", limits.message_bytes)),
+        );
     }
     if attachments.len() > limits.attachments || attached > limits.attachment_bytes.get() {
-        let message = format!("a message has at most {} attachments of {} bytes in all", limits.attachments, limits.attachment_bytes);
+        let message = format!(
+            "a message has at most {} attachments of {} bytes in all",
+            limits.attachments, limits.attachment_bytes
+        );
         return Packet::rejected(&name, Rejection::TooLarge(message));
     }
     let text = if arguments.is_empty() { "null" } else { arguments };
-    Packet { name: name.into_owned(), payload: Payload { text: text.into(), attachments }, rejection: None }
+    Packet {
+        name: name.into_owned(),
+        payload: Payload { text: text.into(), attachments },
+        rejection: None,
+    }
 }
 
 /// Maximum number of bytes of an invalid event name that its rejection repeats.
@@ -75,8 +88,17 @@ mod tests {
         assert_eq!(read_call(Some(("disconnect", "")), 9, &[]), err("disconnect", "unknown_event"));
         assert_eq!(read_call(Some(("", "")), 9, &[]), err("", "unknown_event"));
         let limits = Limits::default();
-        assert_eq!(read_call(Some(("ping", "1")), limits.message_bytes.get(), &[]), ok("ping", "1"));
-        assert_eq!(read_call(Some(("ping", "1")), limits.message_bytes.get() + 1, &[]), err("ping", "too_large"));
-        assert_eq!(read_call(Some(("ping", "1")), 9, &vec![&b"x"[..]; limits.attachments + 1]), err("ping", "too_large"));
+        assert_eq!(
+            read_call(Some(("ping", "1")), limits.message_bytes.get(), &[]),
+            ok("ping", "1")
+        );
+        assert_eq!(
+            read_call(Some(("ping", "1")), limits.message_bytes.get() + 1, &[]),
+            err("ping", "too_large")
+        );
+        assert_eq!(
+            read_call(Some(("ping", "1")), 9, &vec![&b"x"[..]; limits.attachments + 1]),
+            err("ping", "too_large")
+        );
     }
 }

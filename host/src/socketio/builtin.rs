@@ -12,8 +12,8 @@ use bytes::Bytes;
 use http::request::Parts;
 use hyper::body::Body;
 use sockhop_socketio::{
-    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event, EventFrame, Handler, InvalidNamespace,
-    Io, Recovery, Stream, Transports,
+    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event,
+    EventFrame, Handler, InvalidNamespace, Io, Recovery, Stream, Transports,
 };
 use tokio::net::TcpStream;
 
@@ -21,7 +21,9 @@ use crate::config::{Config, DEFAULT_CONNECTIONS, QUEUE_SHARE, Transport};
 use crate::effect::Emit;
 use crate::transport::{Abortable, Peer, SessionSlot};
 
-use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage};
+use super::{
+    Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage,
+};
 
 /// A stream whose writes fail if its client accepts no bytes for a time.
 pub(crate) use sockhop_socketio::WriteDeadline;
@@ -46,10 +48,17 @@ impl Server {
     ///
     /// # Errors
     /// Returns an error if a namespace has a name that no client could ask for.
-    pub(crate) fn new(config: &Config, clients: &Weak<dyn Clients>) -> Result<Self, InvalidNamespace> {
+    pub(crate) fn new(
+        config: &Config,
+        clients: &Weak<dyn Clients>,
+    ) -> Result<Self, InvalidNamespace> {
         let (server, limits) = (&config.server, &config.limits);
         let has = |transport| server.transports.contains(&transport);
-        let transports = Transports { polling: has(Transport::Polling), websocket: has(Transport::Websocket), upgrade: server.upgrade };
+        let transports = Transports {
+            polling: has(Transport::Polling),
+            websocket: has(Transport::Websocket),
+            upgrade: server.upgrade,
+        };
         let total = limits.overflow_bytes.get();
         let settings = sockhop_socketio::Config {
             transports,
@@ -58,7 +67,8 @@ impl Server {
             connect_timeout: limits.connect_ms,
             receive_timeout: limits.body_ms,
             stall_timeout: limits.stalled_reader_ms,
-            max_payload: PROTOCOL_LIMIT * limits.message_bytes.get().max(limits.attachment_bytes.get()),
+            max_payload: PROTOCOL_LIMIT
+                * limits.message_bytes.get().max(limits.attachment_bytes.get()),
             max_queued: total / QUEUE_SHARE,
             max_queued_total: total,
             max_unfinished_total: limits.unfinished_bytes.get(),
@@ -66,8 +76,15 @@ impl Server {
             max_attachment_bytes: PROTOCOL_LIMIT * limits.attachment_bytes.get(),
             // Limits sessions and, separately, connections whose client may return. The host counts
             // sessions itself, and frees their slots shortly before the crate does.
-            max_sessions: limits.connections.unwrap_or(DEFAULT_CONNECTIONS).get().saturating_add(MORE_SESSIONS),
-            recovery: server.recovery.as_ref().map(|kept| Recovery { duration: kept.seconds, max_bytes: kept.bytes.get() }),
+            max_sessions: limits
+                .connections
+                .unwrap_or(DEFAULT_CONNECTIONS)
+                .get()
+                .saturating_add(MORE_SESSIONS),
+            recovery: server
+                .recovery
+                .as_ref()
+                .map(|kept| Recovery { duration: kept.seconds, max_bytes: kept.bytes.get() }),
             ..sockhop_socketio::Config::default()
         };
         let most_queued = settings.max_queued / 2;
@@ -85,7 +102,10 @@ impl Server {
     ///
     /// # Errors
     /// Returns an error if the connection must be closed without an answer.
-    pub(crate) async fn handle<I: Io, B>(&self, request: http::Request<B>) -> Result<sockhop_socketio::Answer, Abort>
+    pub(crate) async fn handle<I: Io, B>(
+        &self,
+        request: http::Request<B>,
+    ) -> Result<sockhop_socketio::Answer, Abort>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -101,9 +121,15 @@ impl Server {
         let (usage, config) = (self.0.usage(), self.0.config());
         Usage {
             queued: Share { used: usage.engine.queued_bytes, limit: config.max_queued_total },
-            unfinished: Share { used: usage.engine.unfinished_bytes, limit: config.max_unfinished_total },
+            unfinished: Share {
+                used: usage.engine.unfinished_bytes,
+                limit: config.max_unfinished_total,
+            },
             detached: usage.detached,
-            recovery: Share { used: usage.recovery_bytes, limit: config.recovery.map_or(0, |recovery| recovery.max_bytes) },
+            recovery: Share {
+                used: usage.recovery_bytes,
+                limit: config.recovery.map_or(0, |recovery| recovery.max_bytes),
+            },
         }
     }
 }
@@ -138,7 +164,10 @@ pub(crate) struct Session {
 
 impl Bridge {
     fn link(&self, connection: &Arc<Connection<Self>>) -> super::Link {
-        super::Link::Builtin(Link { connection: Arc::downgrade(connection), most_queued: self.most_queued })
+        super::Link::Builtin(Link {
+            connection: Arc::downgrade(connection),
+            most_queued: self.most_queued,
+        })
     }
 }
 
@@ -151,7 +180,10 @@ impl Handler for Bridge {
         Ok(Session { address, slot: Mutex::new(request.extensions.get::<SessionSlot>().cloned()) })
     }
 
-    async fn connect(&self, request: &ConnectRequest<'_, Self>) -> Result<Arc<dyn Client>, ConnectError> {
+    async fn connect(
+        &self,
+        request: &ConnectRequest<'_, Self>,
+    ) -> Result<Arc<dyn Client>, ConnectError> {
         let refused = |Refused(code)| ConnectError::new(code);
         let clients = self.clients.upgrade().ok_or_else(|| refused(Refused("unavailable")))?;
         let namespace = self.namespaces.iter().find(|name| ***name == *request.namespace).cloned();
@@ -178,10 +210,12 @@ impl Handler for Bridge {
             attachments: event.attachments.to_vec(),
             ack: event.ack,
         };
-        let mut event = Some((Arc::clone(cx.connection().data()), incoming, self.link(cx.connection())));
+        let mut event =
+            Some((Arc::clone(cx.connection().data()), incoming, self.link(cx.connection())));
         poll_fn(|context| {
             if let Some((client, incoming, link)) = event.take() {
-                BATCH.sync_scope(cx.batch().clone(), || client.event(incoming, link, Some(context)));
+                BATCH
+                    .sync_scope(cx.batch().clone(), || client.event(incoming, link, Some(context)));
             }
             Poll::Ready(())
         })
@@ -191,7 +225,12 @@ impl Handler for Bridge {
     async fn recovered(&self, cx: &Context<'_, Self>) {
         let (client, session) = (cx.connection().data(), cx.connection().session());
         let address = session.address.map(tracing::field::display);
-        tracing::debug!(client = client.id(), address, transport = transport(cx.connection()), "client returned");
+        tracing::debug!(
+            client = client.id(),
+            address,
+            transport = transport(cx.connection()),
+            "client returned"
+        );
     }
 
     fn closed(&self, session: &Session) {
@@ -202,8 +241,11 @@ impl Handler for Bridge {
         let client = cx.connection().data();
         match reason {
             DisconnectReason::SessionEnded(end @ (End::Overflow | End::Overload)) => {
-                let reason =
-                    if end == End::Overflow { "it does not read what is sent to it" } else { "no memory is left for what it sends" };
+                let reason = if end == End::Overflow {
+                    "it does not read what is sent to it"
+                } else {
+                    "no memory is left for what it sends"
+                };
                 tracing::warn!(client = client.id(), reason, "client cut");
             }
             _ => tracing::debug!(client = client.id(), ?reason, "client disconnected"),
@@ -225,8 +267,11 @@ pub(crate) struct Link {
 
 impl Link {
     pub(super) fn emit(&self, emit: &Emit) -> bool {
-        let (name, data, attachments) = (emit.event.as_str(), emit.data.as_str(), emit.attachments.as_slice());
-        self.connection.upgrade().is_some_and(|connection| put_event(&connection, name, data, attachments))
+        let (name, data, attachments) =
+            (emit.event.as_str(), emit.data.as_str(), emit.attachments.as_slice());
+        self.connection
+            .upgrade()
+            .is_some_and(|connection| put_event(&connection, name, data, attachments))
     }
 
     pub(super) fn encode(&self, emit: &Emit) -> Option<Frame> {
@@ -236,7 +281,9 @@ impl Link {
 
     pub(super) fn send(&self, frame: &Frame) -> bool {
         let Some(connection) = self.connection.upgrade() else { return false };
-        BATCH.try_with(|batch| connection.send_in(batch, frame)).unwrap_or_else(|_| connection.send(frame))
+        BATCH
+            .try_with(|batch| connection.send_in(batch, frame))
+            .unwrap_or_else(|_| connection.send(frame))
     }
 
     pub(super) async fn answer(&self, answer: Answer<'_>) {
@@ -300,7 +347,12 @@ fn put(connection: &Connection<Bridge>, answer: Answer<'_>) {
 
 /// Sends an event, in the current batch if there is one. Returns whether the connection can receive
 /// it.
-fn put_event(connection: &Connection<Bridge>, name: &str, argument: &str, attachments: &[Bytes]) -> bool {
+fn put_event(
+    connection: &Connection<Bridge>,
+    name: &str,
+    argument: &str,
+    attachments: &[Bytes],
+) -> bool {
     let in_batch = BATCH.try_with(|batch| connection.emit_in(batch, name, argument, attachments));
     in_batch.unwrap_or_else(|_| connection.emit(name, argument, attachments))
 }

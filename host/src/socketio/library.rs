@@ -1,9 +1,9 @@
 //! The Socket.IO implementation that uses the library socketioxide. Its buffers are counted in
 //! packets. Packets that find no space wait in a queue of the host ([`queue`]).
 
+mod adapter;
 mod argument;
 mod attendant;
-mod adapter;
 mod queue;
 mod upgrades;
 
@@ -24,10 +24,12 @@ use crate::effect::Emit;
 use crate::memory::QueueMemory;
 use crate::transport::{AbortHandle, Peer, SessionSlot};
 
-use super::{Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage};
+use super::{
+    Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage,
+};
 
-use attendant::Attendant;
 use adapter::{Adapter, Adapters};
+use attendant::Attendant;
 use queue::{Handed, Packet, Queue};
 use upgrades::Upgrades;
 
@@ -69,7 +71,8 @@ impl Server {
             stalled: limits.stalled_reader_ms,
             tasks,
         });
-        let largest = PROTOCOL_LIMIT * limits.message_bytes.get().max(limits.attachment_bytes.get());
+        let largest =
+            PROTOCOL_LIMIT * limits.message_bytes.get().max(limits.attachment_bytes.get());
         let parser = ParserConfig::common()
             .max_incoming_binaries(PROTOCOL_LIMIT * limits.attachments)
             .max_incoming_binary_buf_size(PROTOCOL_LIMIT * limits.attachment_bytes.get());
@@ -99,11 +102,13 @@ impl Server {
     }
 
     fn serve(&self, namespace: &str, clients: &Weak<dyn Clients>) {
-        let (name, shared, clients): (Arc<str>, _, _) = (namespace.into(), Arc::clone(&self.shared), Weak::clone(clients));
+        let (name, shared, clients): (Arc<str>, _, _) =
+            (namespace.into(), Arc::clone(&self.shared), Weak::clone(clients));
         // Awaited before CONNECT is answered, so that the mailbox exists before the client's first
         // event.
         let prepare = move |Held(socket): Held| {
-            let (name, shared, clients) = (Arc::clone(&name), Arc::clone(&shared), Weak::clone(&clients));
+            let (name, shared, clients) =
+                (Arc::clone(&name), Arc::clone(&shared), Weak::clone(&clients));
             async move {
                 let clients = clients.upgrade().ok_or(Refused("unavailable"))?;
                 prepare(&shared, &*clients, socket, name).await
@@ -148,10 +153,15 @@ impl Server {
 
 /// Returns the id of the client that asks by this request to upgrade to a WebSocket.
 fn upgrading_sid<B>(request: &http::Request<B>) -> Option<&str> {
-    let asks = request.uri().path().trim_end_matches('/') == "/socket.io" && request.headers().contains_key(http::header::UPGRADE);
+    let asks = request.uri().path().trim_end_matches('/') == "/socket.io"
+        && request.headers().contains_key(http::header::UPGRADE);
     let query = request.uri().query().filter(|_| asks)?;
-    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    (value("transport")? == "websocket").then(|| value("sid")).flatten().filter(|sid| sid.len() <= MAX_SID)
+    let value =
+        |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    (value("transport")? == "websocket")
+        .then(|| value("sid"))
+        .flatten()
+        .filter(|sid| sid.len() <= MAX_SID)
 }
 
 /// Maximum length of a Socket.IO id, with room for the ids of later versions of the library.
@@ -163,7 +173,10 @@ struct Held(Arc<Socket<Adapter>>);
 impl FromConnectParts<Adapter> for Held {
     type Error = Infallible;
 
-    fn from_connect_parts(socket: &Arc<Socket<Adapter>>, _: &Option<Value>) -> Result<Self, Infallible> {
+    fn from_connect_parts(
+        socket: &Arc<Socket<Adapter>>,
+        _: &Option<Value>,
+    ) -> Result<Self, Infallible> {
         Ok(Self(Arc::clone(socket)))
     }
 }
@@ -174,7 +187,12 @@ struct Entered(Arc<dyn Client>);
 
 /// Creates the client of a socket. If CONNECT finds no space, the library drops the socket without
 /// a notice. So nothing that the socket owns may own the socket, not even a waiting event.
-async fn prepare(shared: &Arc<Shared>, clients: &dyn Clients, socket: Arc<Socket<Adapter>>, namespace: Arc<str>) -> Result<(), Refused> {
+async fn prepare(
+    shared: &Arc<Shared>,
+    clients: &dyn Clients,
+    socket: Arc<Socket<Adapter>>,
+    namespace: Arc<str>,
+) -> Result<(), Refused> {
     let handshake = &socket.req_parts().extensions;
     let newcomer = Newcomer {
         sid: socket.id.to_string(),
@@ -304,9 +322,18 @@ impl Reach {
         // If the handshake opened a WebSocket itself, its TCP connection is the right one, whatever
         // a later request has claimed.
         let handshake = socket.req_parts();
-        let was_upgraded = !handshake.uri.query().unwrap_or_default().split('&').any(|pair| pair == "transport=websocket");
+        let was_upgraded = !handshake
+            .uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .any(|pair| pair == "transport=websocket");
         let cut = || {
-            if was_upgraded { self.shared.upgrades.find(self.sid.as_str()) } else { handshake.extensions.get::<AbortHandle>().cloned() }
+            if was_upgraded {
+                self.shared.upgrades.find(self.sid.as_str())
+            } else {
+                handshake.extensions.get::<AbortHandle>().cloned()
+            }
         };
         if socket.transport_type() == TransportType::Websocket
             && let Some(cut) = cut()
@@ -354,7 +381,11 @@ impl MessageHandler<Adapter, InReaderTask> for Intake {
 /// Returns an attachment that keeps no more memory than is counted for it. A small attachment would
 /// keep the far larger buffer into which its transport read it.
 fn own(attachment: Bytes) -> Bytes {
-    if attachment.len() < READ_BUFFER_BYTES { Bytes::copy_from_slice(&attachment) } else { attachment }
+    if attachment.len() < READ_BUFFER_BYTES {
+        Bytes::copy_from_slice(&attachment)
+    } else {
+        attachment
+    }
 }
 
 /// An attachment of at least this many bytes is about as large as the buffer into which it was
@@ -369,20 +400,29 @@ mod tests {
     fn only_an_upgrade_names_its_client() {
         let sid = |uri: &str, upgrade: bool| {
             let request = http::Request::builder().uri(uri);
-            let request = if upgrade { request.header(http::header::UPGRADE, "websocket") } else { request };
+            let request =
+                if upgrade { request.header(http::header::UPGRADE, "websocket") } else { request };
             upgrading_sid(&request.body(()).unwrap()).map(str::to_owned)
         };
-        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", true), Some("abc".to_owned()));
+        assert_eq!(
+            sid("/socket.io/?EIO=4&transport=websocket&sid=abc", true),
+            Some("abc".to_owned())
+        );
         assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", false), None);
         assert_eq!(sid("/elsewhere?EIO=4&transport=websocket&sid=abc", true), None);
         assert_eq!(sid("/socket.io/?EIO=4&transport=websocket", true), None);
         assert_eq!(sid("/socket.io/?EIO=4&transport=polling&sid=abc", true), None);
-        assert_eq!(sid(&format!("/socket.io/?transport=websocket&sid={}", "x".repeat(65)), true), None);
+        assert_eq!(
+            sid(&format!("/socket.io/?transport=websocket&sid={}", "x".repeat(65)), true),
+            None
+        );
     }
 
     #[test]
     fn a_small_attachment_does_not_keep_the_buffer_in_which_it_was_read() {
-        for (length, is_copied) in [(1, true), (READ_BUFFER_BYTES - 1, true), (READ_BUFFER_BYTES, false)] {
+        for (length, is_copied) in
+            [(1, true), (READ_BUFFER_BYTES - 1, true), (READ_BUFFER_BYTES, false)]
+        {
             let buffer = Bytes::from(vec![7; 2 * READ_BUFFER_BYTES]);
             let owned = own(buffer.slice(..length));
             assert_eq!(owned, buffer.slice(..length));

@@ -3,10 +3,15 @@
 
 use std::sync::atomic::Ordering;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 
 use super::view::{Scanned, Tracked};
-use super::{Changes, CommitError, FailureKind, Meta, Store, entry_bytes, integer, meta, natural, stored_bytes};
+use super::{
+    Changes, CommitError, FailureKind, Meta, Store, entry_bytes, integer, meta, natural,
+    stored_bytes,
+};
 
 /// Limits of a commit that takes only microseconds: a few entries. A key takes some pages of the
 /// log.
@@ -51,7 +56,9 @@ impl Store {
         let mut writer = self.hold_writer();
         let writer = writer.connection()?;
         self.make_room(writer)?;
-        let mut committed = self.commit_by(writer, &[changes]).map_err(|error| self.full_or(error, writer, changes))?;
+        let mut committed = self
+            .commit_by(writer, &[changes])
+            .map_err(|error| self.full_or(error, writer, changes))?;
         committed.pop().unwrap_or(Ok(()))
     }
 
@@ -60,7 +67,10 @@ impl Store {
     /// ones have stored.
     pub fn commit_all(&self, mut group: &[&Changes]) -> Vec<Result<(), CommitError>> {
         let mut results: Vec<Result<(), CommitError>> = Vec::with_capacity(group.len());
-        let fail_all = |results: &mut Vec<_>, part: &[&Changes], rest: &[&Changes], error: &dyn Fn() -> CommitError| {
+        let fail_all = |results: &mut Vec<_>,
+                        part: &[&Changes],
+                        rest: &[&Changes],
+                        error: &dyn Fn() -> CommitError| {
             results.extend(part.iter().chain(rest).map(|_| {
                 let failed = Err(error());
                 self.note(&failed);
@@ -85,11 +95,15 @@ impl Store {
                 }
                 // The same applies if another process holds the file.
                 Ok(Err(rusqlite::Error::SqliteFailure(failure, message))) if is_busy(failure) => {
-                    fail_all(&mut results, part, group, &|| rusqlite::Error::SqliteFailure(failure, message.clone()).into());
+                    fail_all(&mut results, part, group, &|| {
+                        rusqlite::Error::SqliteFailure(failure, message.clone()).into()
+                    });
                     return results;
                 }
                 // A failure of one writer must not fail the others, so each is committed alone.
-                Ok(Err(_)) | Err(_) => results.extend(part.iter().map(|changes| self.commit(changes))),
+                Ok(Err(_)) | Err(_) => {
+                    results.extend(part.iter().map(|changes| self.commit(changes)))
+                }
             }
         }
         results
@@ -100,10 +114,15 @@ impl Store {
     /// fails. Nothing is stored then.
     pub fn try_commit(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
         let writes = || group.iter().flat_map(|changes| &changes.writes);
-        if writes().count() > SMALL_KEYS || writes().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>() > SMALL_BYTES {
+        if writes().count() > SMALL_KEYS
+            || writes().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>()
+                > SMALL_BYTES
+        {
             return None;
         }
-        if group.len() > 1 && group.iter().map(|changes| changes.tracked.entries()).sum::<usize>() > SMALL_READS {
+        if group.len() > 1
+            && group.iter().map(|changes| changes.tracked.entries()).sum::<usize>() > SMALL_READS
+        {
             return None;
         }
         // After an error the caller tries again with a call that may wait and that reports the
@@ -112,7 +131,11 @@ impl Store {
     }
 
     /// Commits `group` in one transaction. If SQLite fails, nothing of the group is stored.
-    fn commit_by(&self, writer: &mut Connection, group: &[&Changes]) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
+    fn commit_by(
+        &self,
+        writer: &mut Connection,
+        group: &[&Changes],
+    ) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut now, mut has_written) = (meta(&transaction)?, false);
         let mut committed = Vec::with_capacity(group.len());
@@ -123,7 +146,9 @@ impl Store {
             }));
         }
         if has_written {
-            transaction.prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?.execute([now.commits, integer(now.bytes)])?;
+            transaction
+                .prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?
+                .execute([now.commits, integer(now.bytes)])?;
             transaction.commit()?;
             self.used.store(now.bytes, Ordering::Relaxed);
             self.commits.store(now.commits, Ordering::Relaxed);
@@ -134,8 +159,15 @@ impl Store {
     }
 
     /// Writes the changes of one writer unless they are refused, and returns the new `meta`.
-    fn write(&self, transaction: &Transaction<'_>, now: &Meta, changes: &Changes) -> Result<Result<Meta, CommitError>, rusqlite::Error> {
-        if changes.snapshot.is_some_and(|seen| seen != now.commits) && !is_unchanged(transaction, &changes.tracked)? {
+    fn write(
+        &self,
+        transaction: &Transaction<'_>,
+        now: &Meta,
+        changes: &Changes,
+    ) -> Result<Result<Meta, CommitError>, rusqlite::Error> {
+        if changes.snapshot.is_some_and(|seen| seen != now.commits)
+            && !is_unchanged(transaction, &changes.tracked)?
+        {
             return Ok(Err(CommitError::Conflict));
         }
         let mut then = Meta { commits: now.commits + 1, bytes: now.bytes };
@@ -155,7 +187,11 @@ impl Store {
                     )?;
                     upsert.execute(params![key, value, then.commits])?;
                 }
-                None => drop(transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?),
+                None => drop(
+                    transaction
+                        .prepare_cached("DELETE FROM entries WHERE key = ?1")?
+                        .execute([key])?,
+                ),
             }
         }
         Ok(Ok(then))
@@ -165,9 +201,12 @@ impl Store {
     fn note(&self, committed: &Result<(), CommitError>) {
         match committed {
             Err(CommitError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
-            Err(error @ CommitError::Contended) => self.health.failed(FailureKind::Contended, error.to_string()),
+            Err(error @ CommitError::Contended) => {
+                self.health.failed(FailureKind::Contended, error.to_string())
+            }
             // `CommitError::Full` was recorded where it was detected.
-            Ok(()) | Err(CommitError::Conflict | CommitError::Unknown | CommitError::Full { .. }) => {}
+            Ok(())
+            | Err(CommitError::Conflict | CommitError::Unknown | CommitError::Full { .. }) => {}
         }
     }
 
@@ -180,13 +219,20 @@ impl Store {
 
     /// Distinguishes a full quota from a full disk, because SQLite does not. The quota is full if
     /// `changes` may not have fitted into the file.
-    fn full_or(&self, error: rusqlite::Error, writer: &Connection, changes: &Changes) -> CommitError {
-        let pragma = |name| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map(natural);
+    fn full_or(
+        &self,
+        error: rusqlite::Error,
+        writer: &Connection,
+        changes: &Changes,
+    ) -> CommitError {
+        let pragma =
+            |name| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map(natural);
         if error.sqlite_error_code() == Some(ErrorCode::DiskFull)
             && let (Ok(pages), Ok(page_bytes)) = (pragma("page_count"), pragma("page_size"))
         {
             let bytes: usize = changes.writes.values().flatten().map(Vec::len).sum();
-            let wanted = PAGES_PER_KEY * changes.writes.len() as u64 + 2 * bytes as u64 / page_bytes.max(1);
+            let wanted =
+                PAGES_PER_KEY * changes.writes.len() as u64 + 2 * bytes as u64 / page_bytes.max(1);
             if (pages + wanted) * page_bytes >= self.limits.file_bytes(page_bytes) {
                 let used = pages * page_bytes + self.limits.wal_reserve(page_bytes);
                 return self.full(used);
@@ -212,23 +258,32 @@ fn is_busy(failure: rusqlite::ffi::Error) -> bool {
 }
 
 /// Whether everything that a view has read is unchanged.
-pub(super) fn is_unchanged(connection: &Connection, tracked: &Tracked) -> Result<bool, rusqlite::Error> {
+pub(super) fn is_unchanged(
+    connection: &Connection,
+    tracked: &Tracked,
+) -> Result<bool, rusqlite::Error> {
     let Tracked::Some { keys, scans, .. } = tracked else { return Ok(false) };
     for (key, seen) in keys {
-        let mut statement = connection.prepare_cached("SELECT version FROM entries WHERE key = ?1")?;
+        let mut statement =
+            connection.prepare_cached("SELECT version FROM entries WHERE key = ?1")?;
         let version: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
         if version != *seen {
             return Ok(false);
         }
     }
     for Scanned { from, to, rows } in scans {
-        let mut statement = connection.prepare_cached("SELECT key, version FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key")?;
+        let mut statement = connection.prepare_cached(
+            "SELECT key, version FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key",
+        )?;
         let mut found = statement.query([from, to])?;
         let mut seen = rows.iter();
         while let Some(row) = found.next()? {
             let key = row.get_ref(0)?.as_blob()?;
             let version: i64 = row.get(1)?;
-            if !seen.next().is_some_and(|(seen_key, seen_version)| seen_key == key && *seen_version == version) {
+            if !seen
+                .next()
+                .is_some_and(|(seen_key, seen_version)| seen_key == key && *seen_version == version)
+            {
                 return Ok(false);
             }
         }

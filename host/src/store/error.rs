@@ -44,7 +44,8 @@ pub enum StoreError {
 impl StoreError {
     /// The message, with the error that caused it.
     pub(super) fn chain(&self) -> String {
-        std::error::Error::source(self).map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
+        std::error::Error::source(self)
+            .map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
     }
 }
 

@@ -27,7 +27,8 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds, the worst first.
-    pub const ALL: [Self; 5] = [Self::Write, Self::Read, Self::Contended, Self::Record, Self::Quota];
+    pub const ALL: [Self; 5] =
+        [Self::Write, Self::Read, Self::Contended, Self::Record, Self::Quota];
 
     /// The operation that has failed, as a text for people.
     pub const fn operation(self) -> &'static str {
@@ -115,7 +116,9 @@ impl Health {
     /// Records that a plugin has stored something: the log and the quota have room.
     pub(super) fn stored(&self) {
         if self.kinds.load(Ordering::Relaxed) != 0 {
-            [FailureKind::Write, FailureKind::Contended, FailureKind::Quota].into_iter().for_each(|kind| self.worked(kind));
+            [FailureKind::Write, FailureKind::Contended, FailureKind::Quota]
+                .into_iter()
+                .for_each(|kind| self.worked(kind));
         }
     }
 
@@ -135,7 +138,11 @@ impl Health {
 
     /// The worst current failure.
     pub(super) fn trouble(&self) -> Option<Trouble> {
-        if self.kinds.load(Ordering::Relaxed) == 0 { None } else { lock(&self.troubles).iter().flatten().next().cloned() }
+        if self.kinds.load(Ordering::Relaxed) == 0 {
+            None
+        } else {
+            lock(&self.troubles).iter().flatten().next().cloned()
+        }
     }
 
     pub(super) fn count(&self, kind: FailureKind) -> u64 {
@@ -161,7 +168,11 @@ mod tests {
         health.worked(FailureKind::Write);
         assert_eq!(shown(), Some(FailureKind::Read));
         health.stored();
-        assert_eq!(shown(), Some(FailureKind::Read), "the quota and the log have room, and reads fail still");
+        assert_eq!(
+            shown(),
+            Some(FailureKind::Read),
+            "the quota and the log have room, and reads fail still"
+        );
         health.worked(FailureKind::Read);
         assert_eq!(shown(), Some(FailureKind::Record));
         health.worked(FailureKind::Record);

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::wal::Held;
-use super::{CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural, try_lock};
+use super::{
+    CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural, try_lock,
+};
 
 /// Numbers of a sequence that are reserved in the file at once. A stop without [`Store::close`]
 /// leaves a gap of at most this many; all but one of them need no commit to the file.
@@ -50,9 +52,11 @@ impl Ids {
         if self.0.is_empty() {
             return Ok(());
         }
-        let transaction = writer.connection()?.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction =
+            writer.connection()?.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for (sequence, Block { next, end }) in &self.0 {
-            let mut give_back = transaction.prepare_cached("UPDATE sequences SET next = ?2 WHERE name = ?1 AND next = ?3")?;
+            let mut give_back = transaction
+                .prepare_cached("UPDATE sequences SET next = ?2 WHERE name = ?1 AND next = ?3")?;
             give_back.execute(params![sequence, integer(*next), integer(*end)])?;
         }
         transaction.commit()?;
@@ -79,7 +83,9 @@ impl Store {
         let reserved = self.reserve(sequence);
         match &reserved {
             Err(ViewError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
-            Err(error @ ViewError::Contended) => self.health.failed(FailureKind::Contended, error.to_string()),
+            Err(error @ ViewError::Contended) => {
+                self.health.failed(FailureKind::Contended, error.to_string())
+            }
             _ => {}
         }
         Ok(ids.begin(sequence, reserved?))
@@ -120,15 +126,20 @@ impl Store {
 
     fn reserve_by(&self, writer: &mut Connection, sequence: &str) -> Result<Block, ViewError> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut select = transaction.prepare_cached("SELECT next FROM sequences WHERE name = ?1")?;
+        let mut select =
+            transaction.prepare_cached("SELECT next FROM sequences WHERE name = ?1")?;
         let known = select.query_row([sequence], |row| row.get(0)).optional()?;
         drop(select);
         let next = match known {
             Some(next) => natural(next),
             None => {
-                let sequences: u32 = transaction.query_row("SELECT count(*) FROM sequences", [], |row| row.get(0))?;
+                let sequences: u32 =
+                    transaction
+                        .query_row("SELECT count(*) FROM sequences", [], |row| row.get(0))?;
                 if sequences >= MAX_SEQUENCES {
-                    return Err(ViewError::Limit(format!("a plugin may have {MAX_SEQUENCES} sequences")));
+                    return Err(ViewError::Limit(format!(
+                        "a plugin may have {MAX_SEQUENCES} sequences"
+                    )));
                 }
                 1
             }
@@ -137,7 +148,9 @@ impl Store {
         if next >= end {
             return Err(ViewError::Limit("the sequence is at its end".to_owned()));
         }
-        transaction.prepare_cached("INSERT OR REPLACE INTO sequences VALUES (?1, ?2)")?.execute(params![sequence, integer(end)])?;
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO sequences VALUES (?1, ?2)")?
+            .execute(params![sequence, integer(end)])?;
         transaction.commit()?;
         self.wake();
         self.health.stored();
@@ -150,7 +163,9 @@ fn check_name(sequence: &str) -> Result<(), ViewError> {
         return Err(ViewError::Misuse("a sequence needs a name".to_owned()));
     }
     if sequence.len() > MAX_SEQUENCE_NAME {
-        return Err(ViewError::Limit(format!("a sequence's name may have {MAX_SEQUENCE_NAME} bytes")));
+        return Err(ViewError::Limit(format!(
+            "a sequence's name may have {MAX_SEQUENCE_NAME} bytes"
+        )));
     }
     Ok(())
 }

@@ -64,7 +64,9 @@ impl FaultKind {
         match self {
             Self::Missing => "the plugin begins with an empty state, unless its file was restored",
             Self::Older => "the plugin goes on with the records that can be read",
-            Self::Damaged => "damaged files are put aside, and the plugin begins with an empty state, unless its file was restored",
+            Self::Damaged => {
+                "damaged files are put aside, and the plugin begins with an empty state, unless its file was restored"
+            }
         }
     }
 

@@ -74,15 +74,26 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         Ok(writer) => match checkpoint(&writer, "TRUNCATE") {
             Ok(log) if !log.is_busy => {
                 let saved = meta(&writer)?.commits;
-                (Some(Record { commits: saved, ..Record::default() }), Ok(Opened { writer, saved, unrecorded: None }))
+                (
+                    Some(Record { commits: saved, ..Record::default() }),
+                    Ok(Opened { writer, saved, unrecorded: None }),
+                )
             }
-            _ => (None, Ok(Opened { writer, saved: known.as_ref().map_or(0, |known| known.commits), unrecorded: None })),
+            _ => (
+                None,
+                Ok(Opened {
+                    writer,
+                    saved: known.as_ref().map_or(0, |known| known.commits),
+                    unrecorded: None,
+                }),
+            ),
         },
         // The next connection to the file rebuilds the index that shows the loss, so the loss must
         // be recorded.
-        Err(StoreError::Lost(fault)) => {
-            (Some(Record { fault: Some(fault.clone()), ..known.clone().unwrap_or_default() }), Err(StoreError::Lost(fault)))
-        }
+        Err(StoreError::Lost(fault)) => (
+            Some(Record { fault: Some(fault.clone()), ..known.clone().unwrap_or_default() }),
+            Err(StoreError::Lost(fault)),
+        ),
         Err(other) => (None, Err(other)),
     };
     if let Some(record) = record.filter(|record| known.as_ref() != Some(record))
@@ -109,22 +120,34 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
 
 /// Opens `file` and checks it against the record `known`. A loss that an operator has `accepted`
 /// does not fail the opening.
-pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<FaultKind>) -> Result<Connection, StoreError> {
+pub(super) fn open_known(
+    file: &Path,
+    known: Option<&Record>,
+    accepted: Option<FaultKind>,
+) -> Result<Connection, StoreError> {
     let is_new = fs::metadata(file).map_or(0, |file| file.len()) == 0;
-    let known = known.filter(|_| accepted != Some(FaultKind::Missing) && accepted != Some(FaultKind::Damaged));
+    let known = known
+        .filter(|_| accepted != Some(FaultKind::Missing) && accepted != Some(FaultKind::Damaged));
     let is_accepted = accepted == Some(FaultKind::Older);
     if let Some(known) = known {
         // Missing commits can't be detected a second time, so the record counts. A missing or
         // damaged file is detected again, unless it was restored.
-        if let Some(fault) = known.fault.as_ref().filter(|fault| fault.kind == FaultKind::Older && !is_accepted) {
+        if let Some(fault) =
+            known.fault.as_ref().filter(|fault| fault.kind == FaultKind::Older && !is_accepted)
+        {
             return Err(StoreError::Lost(fault.clone()));
         }
         if is_new {
-            return Err(StoreError::Lost(FaultKind::Missing.because(format!("{} is gone or empty", file.display()))));
+            return Err(StoreError::Lost(
+                FaultKind::Missing.because(format!("{} is gone or empty", file.display())),
+            ));
         }
     }
-    let index =
-        known.filter(|known| known.is_open && known.boot.is_some() && known.boot == boot() && !is_accepted).map(|_| Index::of(file));
+    let index = known
+        .filter(|known| {
+            known.is_open && known.boot.is_some() && known.boot == boot() && !is_accepted
+        })
+        .map(|_| Index::of(file));
     if let Some(index) = &index {
         index.check_log(file)?;
     }
@@ -132,12 +155,13 @@ pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<F
         create(file)?;
     }
     let damaged = |error: StoreError| match (error, known) {
-        (StoreError::NotOurs { .. }, Some(_)) => {
-            StoreError::Lost(FaultKind::Damaged.because(format!("{} is no store of plugin state any more", file.display())))
-        }
-        (StoreError::Sqlite(error), Some(_)) if is_corrupt(&error) => {
-            StoreError::Lost(FaultKind::Damaged.because(format!("{} is damaged: {error}", file.display())))
-        }
+        (StoreError::NotOurs { .. }, Some(_)) => StoreError::Lost(
+            FaultKind::Damaged
+                .because(format!("{} is no store of plugin state any more", file.display())),
+        ),
+        (StoreError::Sqlite(error), Some(_)) if is_corrupt(&error) => StoreError::Lost(
+            FaultKind::Damaged.because(format!("{} is damaged: {error}", file.display())),
+        ),
         (error, _) => error,
     };
     let mut writer = connect(file).map_err(damaged)?;
@@ -146,13 +170,21 @@ pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<F
         && let found = checkpoint(&writer, "NOOP")?.frames
         && found < i64::from(frames)
     {
-        let reason = format!("{} of {frames} frames in the write-ahead log of {} can't be read", i64::from(frames) - found, file.display());
+        let reason = format!(
+            "{} of {frames} frames in the write-ahead log of {} can't be read",
+            i64::from(frames) - found,
+            file.display()
+        );
         return Err(StoreError::Lost(FaultKind::Older.because(reason)));
     }
     if let Some(known) = known.filter(|_| !is_accepted) {
         let commits = meta(&writer).map_err(|error| damaged(error.into()))?.commits;
         if commits < known.commits {
-            let reason = format!("{} has {commits} commits, and had {} when it was closed last", file.display(), known.commits);
+            let reason = format!(
+                "{} has {commits} commits, and had {} when it was closed last",
+                file.display(),
+                known.commits
+            );
             return Err(StoreError::Lost(FaultKind::Older.because(reason)));
         }
     }
@@ -161,7 +193,9 @@ pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<F
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
             .or_else(|error| if is_corrupt(&error) { Ok(error.to_string()) } else { Err(error) })?;
         if found != "ok" {
-            return Err(StoreError::Lost(FaultKind::Damaged.because(format!("{} is damaged: {found}", file.display()))));
+            return Err(StoreError::Lost(
+                FaultKind::Damaged.because(format!("{} is damaged: {found}", file.display())),
+            ));
         }
     }
     Ok(writer)
@@ -171,7 +205,8 @@ pub(super) fn open_known(file: &Path, known: Option<&Record>, accepted: Option<F
 fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, format) = (read("application_id")?, read("user_version")?);
-    let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: u32 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let is_new = tables == 0 && application == 0 && format == 0;
     if !is_new && application != i64::from(APPLICATION_ID) {
         return Err(StoreError::NotOurs { file: file.to_owned() });
@@ -244,24 +279,37 @@ impl Index {
     fn of(file: &Path) -> Self {
         let none = Self { frames: 0, in_file: 0, salt: None };
         let mut bytes = [0; INDEX_BYTES];
-        if File::open(beside(file, "-shm")).and_then(|mut index| index.read_exact(&mut bytes)).is_err() {
+        if File::open(beside(file, "-shm"))
+            .and_then(|mut index| index.read_exact(&mut bytes))
+            .is_err()
+        {
             return none;
         }
         let [header, copy] = [bytes.get(..48), bytes.get(48..96)];
-        let number = |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        let number = |at: usize| {
+            bytes
+                .get(at..at + 4)
+                .and_then(|four| four.try_into().ok())
+                .map_or(0, u32::from_ne_bytes)
+        };
         // The process was killed while it wrote the index. The log may or may not contain that
         // commit.
         if header != copy || bytes.get(12) != Some(&1) {
             return none;
         }
-        Self { frames: number(16), in_file: number(96), salt: bytes.get(32..40).and_then(|salt| salt.try_into().ok()) }
+        Self {
+            frames: number(16),
+            in_file: number(96),
+            salt: bytes.get(32..40).and_then(|salt| salt.try_into().ok()),
+        }
     }
 
     /// Checks that the log exists and belongs to this index.
     fn check_log(&self, file: &Path) -> Result<(), StoreError> {
         let log = beside(file, "-wal");
         let lost = |what: &str| {
-            let reason = format!("the host was killed, and its write-ahead log {} {what}", log.display());
+            let reason =
+                format!("the host was killed, and its write-ahead log {} {what}", log.display());
             Err(StoreError::Lost(FaultKind::Older.because(reason)))
         };
         let bytes = fs::metadata(&log).map_or(0, |log| log.len());
@@ -274,7 +322,9 @@ impl Index {
         let read = File::open(&log).and_then(|mut log| log.read_exact(&mut header));
         match self.salt {
             _ if read.is_err() => lost("can't be read"),
-            Some(salt) if self.frames > 0 && header.get(16..24) != Some(&salt[..]) => lost("is not the one that it wrote"),
+            Some(salt) if self.frames > 0 && header.get(16..24) != Some(&salt[..]) => {
+                lost("is not the one that it wrote")
+            }
             _ => Ok(()),
         }
     }

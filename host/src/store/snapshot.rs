@@ -155,7 +155,8 @@ impl Store {
 
     fn end_read(&self, connection: Connection) {
         // A connection that can't end its transaction is closed, which ends the transaction too.
-        let ended = connection.prepare_cached("ROLLBACK").and_then(|mut statement| statement.execute([]));
+        let ended =
+            connection.prepare_cached("ROLLBACK").and_then(|mut statement| statement.execute([]));
         if ended.is_ok() {
             self.keep_reader(connection);
         }
@@ -166,8 +167,12 @@ impl Store {
     pub(super) fn end_snapshots(&self, age: Duration) {
         let now = Instant::now();
         let is_old = |since: &Instant| now.saturating_duration_since(*since) >= age;
-        let old: Vec<Pinned> =
-            lock(&self.readers).open.values().filter(|(since, _)| is_old(since)).map(|(_, pinned)| Arc::clone(pinned)).collect();
+        let old: Vec<Pinned> = lock(&self.readers)
+            .open
+            .values()
+            .filter(|(since, _)| is_old(since))
+            .map(|(_, pinned)| Arc::clone(pinned))
+            .collect();
         for pinned in old {
             let connection = pinned.try_lock().ok().and_then(|mut pinned| pinned.take());
             if let Some(connection) = connection {

@@ -45,7 +45,13 @@ fn get(store: &Arc<Store>, key: &str) -> Option<String> {
     store.view().get(key).unwrap().map(|value| String::from_utf8(value).unwrap())
 }
 
-fn keys(view: &mut View, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Vec<String> {
+fn keys(
+    view: &mut View,
+    prefix: &str,
+    cursor: Option<&str>,
+    backwards: bool,
+    limit: u32,
+) -> Vec<String> {
     view.scan(prefix, cursor, backwards, limit).unwrap().into_iter().map(|(key, _)| key).collect()
 }
 
@@ -80,7 +86,10 @@ fn a_view_sees_its_own_writes_and_others_do_not_until_the_commit() {
     view.delete("nothing").unwrap();
     assert!(view.wrote());
     assert_eq!((view.pending_keys(), view.pending_bytes()), (3, 10));
-    assert_eq!((view.get("a").unwrap(), view.get("b").unwrap(), view.get("c").unwrap()), (Some(b"3".to_vec()), None, None));
+    assert_eq!(
+        (view.get("a").unwrap(), view.get("b").unwrap(), view.get("c").unwrap()),
+        (Some(b"3".to_vec()), None, None)
+    );
     assert_eq!((get(&store, "a"), get(&store, "b")), (Some("1".into()), Some("2".into())));
     store.commit(&view.into_changes()).unwrap();
     assert_eq!((get(&store, "a"), get(&store, "b")), (Some("3".into()), None));
@@ -156,7 +165,11 @@ fn a_commit_conflicts_with_a_new_key_in_what_was_scanned_and_not_beyond() {
         keys(&mut view, "r/", None, backwards, limit);
         view.set("x", Vec::new()).unwrap();
         put(&store, &[(new, "")]);
-        assert_eq!(is_conflict(store.commit(&view.into_changes())), conflict, "{backwards} {limit} {new}");
+        assert_eq!(
+            is_conflict(store.commit(&view.into_changes())),
+            conflict,
+            "{backwards} {limit} {new}"
+        );
         let mut view = store.view();
         view.delete(new).unwrap();
         store.commit(&view.into_changes()).unwrap();
@@ -184,7 +197,10 @@ fn a_view_that_read_more_than_is_remembered_conflicts_with_every_commit() {
 #[test]
 fn a_scan_merges_own_writes_in_both_directions() {
     let (_dir, store) = fresh();
-    put(&store, &[("r/1", "a"), ("r/2", "b"), ("r/3", "c"), ("r/5", "e"), ("q", ""), ("r", ""), ("s", "")]);
+    put(
+        &store,
+        &[("r/1", "a"), ("r/2", "b"), ("r/3", "c"), ("r/5", "e"), ("q", ""), ("r", ""), ("s", "")],
+    );
     let mut view = store.view();
     view.set("r/0", b"own".to_vec()).unwrap();
     view.set("r/4", b"own".to_vec()).unwrap();
@@ -194,7 +210,12 @@ fn a_scan_merges_own_writes_in_both_directions() {
     view.set("r/6", Vec::new()).unwrap();
     view.delete("r/6").unwrap();
     let own = || b"own".to_vec();
-    let expected = [("r/0".into(), own()), ("r/2".into(), own()), ("r/4".into(), own()), ("r/5".into(), b"e".to_vec())];
+    let expected = [
+        ("r/0".into(), own()),
+        ("r/2".into(), own()),
+        ("r/4".into(), own()),
+        ("r/5".into(), b"e".to_vec()),
+    ];
     assert_eq!(view.scan("r/", None, false, 1000).unwrap(), expected);
     assert_eq!(keys(&mut view, "r/", None, true, 1000), ["r/5", "r/4", "r/2", "r/0"]);
     assert_eq!(keys(&mut view, "r/", None, false, 2), ["r/0", "r/2"]);
@@ -212,9 +233,23 @@ fn a_scan_merges_own_writes_in_both_directions() {
 #[test]
 fn keys_are_ordered_by_their_bytes() {
     let (_dir, store) = fresh();
-    put(&store, &[("é", ""), ("z", ""), ("\u{10FFFF}x", ""), ("\u{10FFFF}", ""), ("a\0b", ""), ("a", ""), ("Z", "")]);
+    put(
+        &store,
+        &[
+            ("é", ""),
+            ("z", ""),
+            ("\u{10FFFF}x", ""),
+            ("\u{10FFFF}", ""),
+            ("a\0b", ""),
+            ("a", ""),
+            ("Z", ""),
+        ],
+    );
     let mut view = store.view();
-    assert_eq!(keys(&mut view, "", None, false, 9), ["Z", "a", "a\0b", "z", "é", "\u{10FFFF}", "\u{10FFFF}x"]);
+    assert_eq!(
+        keys(&mut view, "", None, false, 9),
+        ["Z", "a", "a\0b", "z", "é", "\u{10FFFF}", "\u{10FFFF}x"]
+    );
     assert_eq!(keys(&mut view, "\u{10FFFF}", None, true, 9), ["\u{10FFFF}x", "\u{10FFFF}"]);
     assert_eq!(keys(&mut view, "a", Some("a"), false, 9), ["a\0b"]);
 }
@@ -224,10 +259,20 @@ fn keys_values_and_scans_have_limits() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir, StoreLimits { key: 4, value: 8, scan: 20, ..StoreLimits::default() });
     let mut view = store.view();
-    assert!(is_misuse(view.get("")) && is_misuse(view.set("", Vec::new())) && is_misuse(view.delete("")));
-    assert!(is_limit(view.get("12345")) && is_limit(view.set("12345", Vec::new())) && is_limit(view.delete("12345")));
+    assert!(
+        is_misuse(view.get(""))
+            && is_misuse(view.set("", Vec::new()))
+            && is_misuse(view.delete(""))
+    );
+    assert!(
+        is_limit(view.get("12345"))
+            && is_limit(view.set("12345", Vec::new()))
+            && is_limit(view.delete("12345"))
+    );
     assert!(is_limit(view.set("a", vec![0; 9])));
-    assert!(is_misuse(view.scan("", None, false, 0)) && is_misuse(view.scan("", None, false, 1001)));
+    assert!(
+        is_misuse(view.scan("", None, false, 0)) && is_misuse(view.scan("", None, false, 1001))
+    );
     assert!(!view.wrote());
     for key in ["a", "b", "c"] {
         view.set(key, vec![0; 8]).unwrap();
@@ -329,8 +374,15 @@ fn a_sequence_has_a_name_an_end_and_a_limited_number_of_siblings() {
     let (_dir, store) = fresh();
     assert!(is_misuse(store.next_id("")));
     assert!(is_limit(store.next_id(&"x".repeat(129))));
-    lock(&store.writer).as_ref().unwrap().execute("INSERT INTO sequences VALUES ('end', ?1)", [integer(END_OF_IDS - 2)]).unwrap();
-    assert_eq!((store.next_id("end").unwrap(), store.next_id("end").unwrap()), (END_OF_IDS - 2, END_OF_IDS - 1));
+    lock(&store.writer)
+        .as_ref()
+        .unwrap()
+        .execute("INSERT INTO sequences VALUES ('end', ?1)", [integer(END_OF_IDS - 2)])
+        .unwrap();
+    assert_eq!(
+        (store.next_id("end").unwrap(), store.next_id("end").unwrap()),
+        (END_OF_IDS - 2, END_OF_IDS - 1)
+    );
     assert!(is_limit(store.next_id("end")));
     for i in 1..MAX_SEQUENCES {
         store.next_id(&i.to_string()).unwrap();
@@ -347,7 +399,10 @@ fn four_threads_that_count_and_try_again_lose_nothing() {
         for _ in 0..rounds {
             loop {
                 let mut view = store.view();
-                let old = view.get("n").unwrap().map_or(0, |value| String::from_utf8(value).unwrap().parse::<u32>().unwrap());
+                let old = view
+                    .get("n")
+                    .unwrap()
+                    .map_or(0, |value| String::from_utf8(value).unwrap().parse::<u32>().unwrap());
                 view.set("n", (old + 1).to_string().into_bytes()).unwrap();
                 view.set(&format!("id/{}", store.next_id("ids").unwrap()), Vec::new()).unwrap();
                 if !is_conflict(store.commit(&view.into_changes())) {
@@ -370,7 +425,11 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("state.db");
     let open_error = || try_open(&dir, StoreLimits::default()).err().unwrap();
-    std::fs::write(&file, "a text that is long enough to be looked at as a database, were it one".repeat(100)).unwrap();
+    std::fs::write(
+        &file,
+        "a text that is long enough to be looked at as a database, were it one".repeat(100),
+    )
+    .unwrap();
     assert!(matches!(open_error(), StoreError::NotOurs { .. }));
 
     std::fs::remove_file(&file).unwrap();
@@ -382,10 +441,16 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
     std::fs::remove_file(&file).unwrap();
     drop(open(&dir, StoreLimits::default()));
     Connection::open(&file).unwrap().pragma_update(None, "user_version", FORMAT + 1).unwrap();
-    assert!(matches!(open_error(), StoreError::Newer { found, .. } if found == i64::from(FORMAT) + 1));
+    assert!(
+        matches!(open_error(), StoreError::Newer { found, .. } if found == i64::from(FORMAT) + 1)
+    );
 
     assert!(matches!(
-        Store::open(&dir.path().join("no/such"), &dir.path().join("unknown.json"), StoreLimits::default()),
+        Store::open(
+            &dir.path().join("no/such"),
+            &dir.path().join("unknown.json"),
+            StoreLimits::default()
+        ),
         Err(StoreError::Open { .. })
     ));
 }
@@ -396,8 +461,12 @@ fn the_files_are_readable_by_nobody_else() {
     use std::os::unix::fs::PermissionsExt;
     let (dir, store) = fresh();
     put(&store, &[("a", "1")]);
-    let files = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap());
-    let modes: Vec<u32> = files.filter(std::fs::Metadata::is_file).map(|file| file.permissions().mode() & 0o777).collect();
+    let files =
+        std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap());
+    let modes: Vec<u32> = files
+        .filter(std::fs::Metadata::is_file)
+        .map(|file| file.permissions().mode() & 0o777)
+        .collect();
     assert_eq!(modes, [0o600; 3]);
 }
 
@@ -470,12 +539,17 @@ struct Model {
 impl Model {
     /// Whether something that the view has read has changed.
     fn is_changed(&self, state: &BTreeMap<String, (u8, usize)>) -> bool {
-        self.asked.iter().any(|asked| self.seen.as_ref().is_some_and(|seen| asked.part(seen) != asked.part(state)))
+        self.asked.iter().any(|asked| {
+            self.seen.as_ref().is_some_and(|seen| asked.part(seen) != asked.part(state))
+        })
     }
 
     /// Takes the snapshot for the next read. Returns `None` if it is not consistent with earlier
     /// reads.
-    fn read(&mut self, state: &BTreeMap<String, (u8, usize)>) -> Option<&BTreeMap<String, (u8, usize)>> {
+    fn read(
+        &mut self,
+        state: &BTreeMap<String, (u8, usize)>,
+    ) -> Option<&BTreeMap<String, (u8, usize)>> {
         if self.is_ended {
             if self.is_changed(state) {
                 return None;
@@ -511,7 +585,11 @@ impl Asked {
                     && last.as_ref().is_none_or(|last| !is_after(key, last))
             }
         };
-        state.iter().filter(|(key, _)| is_in(key)).map(|(key, (_, version))| (key.clone(), *version)).collect()
+        state
+            .iter()
+            .filter(|(key, _)| is_in(key))
+            .map(|(key, (_, version))| (key.clone(), *version))
+            .collect()
     }
 }
 
@@ -627,7 +705,12 @@ fn a_group_is_committed_as_one_after_the_other_and_who_is_refused_changes_nothin
         view.set(key, vec![b'x'; bytes]).unwrap();
         view.into_changes()
     };
-    let group = [view(true, "first", 1), view(false, "read", 1), view(true, "conflicts", 1), view(false, "last", 1)];
+    let group = [
+        view(true, "first", 1),
+        view(false, "read", 1),
+        view(true, "conflicts", 1),
+        view(false, "last", 1),
+    ];
     let [too_much, full] = [view(false, "a", 800), view(false, "b", 800)];
     let mut committed = store.commit_all(&group.iter().collect::<Vec<_>>()).into_iter();
     let expected = [false, false, true, false];
@@ -636,7 +719,10 @@ fn a_group_is_committed_as_one_after_the_other_and_who_is_refused_changes_nothin
     assert_eq!(stored, ["first", "last", "read"]);
     let before = store.used();
     let committed = store.try_commit(&[&too_much, &full]).unwrap();
-    assert!(matches!(committed.as_slice(), [Ok(()), Err(CommitError::Full { .. })]), "{committed:?}");
+    assert!(
+        matches!(committed.as_slice(), [Ok(()), Err(CommitError::Full { .. })]),
+        "{committed:?}"
+    );
     assert_eq!(store.used(), before + 1 + 800 + ENTRY_BYTES);
     assert!(get(&store, "a").is_some() && get(&store, "b").is_none());
 }

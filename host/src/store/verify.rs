@@ -68,20 +68,31 @@ pub fn plugins(data: &Path) -> io::Result<BTreeSet<String>> {
 pub fn verify(data: &Path, plugin: &str, scratch: Option<&Path>) -> Verified {
     let (file, manifest) = files(data, plugin);
     let bytes = |suffix: &str| fs::metadata(beside(&file, suffix)).map_or(0, |file| file.len());
-    let mut verified =
-        Verified { plugin: plugin.to_owned(), file: file.clone(), file_bytes: bytes(""), wal_bytes: bytes("-wal"), ..Verified::default() };
+    let mut verified = Verified {
+        plugin: plugin.to_owned(),
+        file: file.clone(),
+        file_bytes: bytes(""),
+        wal_bytes: bytes("-wal"),
+        ..Verified::default()
+    };
     let looked = match scratch {
         None => look_beside_host(&file, &Manifest::new(&manifest), &mut verified),
         Some(scratch) => look_at_copy(&file, &Manifest::new(&manifest), scratch, &mut verified),
     };
     if let Err(error) = looked {
-        let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        let cause = std::error::Error::source(&error)
+            .map(|source| format!(": {source}"))
+            .unwrap_or_default();
         verified.problems.push(format!("{error}{cause}"));
     }
     verified
 }
 
-fn look_beside_host(file: &Path, manifest: &Manifest, verified: &mut Verified) -> Result<(), StoreError> {
+fn look_beside_host(
+    file: &Path,
+    manifest: &Manifest,
+    verified: &mut Verified,
+) -> Result<(), StoreError> {
     let unusable = |source| StoreError::Open { file: file.to_owned(), source };
     let known = manifest.read().map_err(unusable)?;
     // Then the host does not use the state, and has detected the loss itself.
@@ -93,7 +104,12 @@ fn look_beside_host(file: &Path, manifest: &Manifest, verified: &mut Verified) -
     look(&connect_to_read(file)?, verified)
 }
 
-fn look_at_copy(file: &Path, manifest: &Manifest, scratch: &Path, verified: &mut Verified) -> Result<(), StoreError> {
+fn look_at_copy(
+    file: &Path,
+    manifest: &Manifest,
+    scratch: &Path,
+    verified: &mut Verified,
+) -> Result<(), StoreError> {
     let unusable = |source| StoreError::Open { file: file.to_owned(), source };
     let known = manifest.read().map_err(unusable)?;
     let copy = scratch.join("state.sqlite");
@@ -102,7 +118,10 @@ fn look_at_copy(file: &Path, manifest: &Manifest, scratch: &Path, verified: &mut
             fs::copy(beside(file, suffix), beside(&copy, suffix)).map_err(unusable)?;
         }
     }
-    let mut lost = known.as_ref().and_then(|known| known.fault.clone()).filter(|lost| lost.kind == FaultKind::Older);
+    let mut lost = known
+        .as_ref()
+        .and_then(|known| known.fault.clone())
+        .filter(|lost| lost.kind == FaultKind::Older);
     let known = known.map(|known| Record { fault: None, ..known });
     if known.is_none() && verified.file_bytes == 0 {
         return Err(StoreError::NotOurs { file: file.to_owned() });
@@ -124,7 +143,10 @@ fn look_at_copy(file: &Path, manifest: &Manifest, scratch: &Path, verified: &mut
 }
 
 fn connect_to_read(file: &Path) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection = Connection::open_with_flags(
+        file,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)
 }
@@ -140,13 +162,19 @@ fn look(connection: &Connection, verified: &mut Verified) -> Result<(), StoreErr
     let entries = one("SELECT count(*) FROM entries")?;
     let content = one("SELECT coalesce(sum(length(key) + length(value)), 0) FROM entries")?;
     let newest = one("SELECT coalesce(max(version), 0) FROM entries")?;
-    (verified.commits, verified.entries, verified.content_bytes) = (Some(commits), Some(entries), Some(content));
+    (verified.commits, verified.entries, verified.content_bytes) =
+        (Some(commits), Some(entries), Some(content));
     verified.sequences = Some(one("SELECT count(*) FROM sequences")?);
     if counted != content + entries * ENTRY_BYTES {
-        verified.problems.push(format!("the records count {} bytes, and {counted} are noted", content + entries * ENTRY_BYTES));
+        verified.problems.push(format!(
+            "the records count {} bytes, and {counted} are noted",
+            content + entries * ENTRY_BYTES
+        ));
     }
     if newest > commits {
-        verified.problems.push(format!("a record is of commit {newest}, and only {commits} are noted"));
+        verified
+            .problems
+            .push(format!("a record is of commit {newest}, and only {commits} are noted"));
     }
     Ok(())
 }
@@ -169,7 +197,8 @@ pub enum AcceptError {
 /// Nothing is lost, or the decision can't be written.
 pub fn accept_loss(data: &Path, verified: &Verified) -> Result<FaultKind, AcceptError> {
     let (_, manifest) = files(data, &verified.plugin);
-    let lost = verified.lost.as_ref().ok_or_else(|| AcceptError::InOrder(verified.plugin.clone()))?;
+    let lost =
+        verified.lost.as_ref().ok_or_else(|| AcceptError::InOrder(verified.plugin.clone()))?;
     Manifest::new(&manifest).accept(lost.kind)?;
     Ok(lost.kind)
 }

@@ -123,7 +123,13 @@ impl Tracked {
 
 impl View {
     pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store, snapshot: None, tracked: Tracked::default(), writes: BTreeMap::new(), written: 0 }
+        Self {
+            store,
+            snapshot: None,
+            tracked: Tracked::default(),
+            writes: BTreeMap::new(),
+            written: 0,
+        }
     }
 
     /// The value of `key`, including this view's own writes.
@@ -137,10 +143,12 @@ impl View {
         if let Some(own) = self.writes.get(key) {
             return Ok(own.value.clone());
         }
-        let found: Option<(Vec<u8>, i64)> = read(&mut self.snapshot, &self.store, &self.tracked, |connection, _| {
-            let mut statement = connection.prepare_cached("SELECT value, version FROM entries WHERE key = ?1")?;
-            Ok(statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
-        })?;
+        let found: Option<(Vec<u8>, i64)> =
+            read(&mut self.snapshot, &self.store, &self.tracked, |connection, _| {
+                let mut statement = connection
+                    .prepare_cached("SELECT value, version FROM entries WHERE key = ?1")?;
+                Ok(statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+            })?;
         self.tracked.add_key(key, found.as_ref().map(|(_, version)| *version));
         Ok(found.map(|(value, _)| value))
     }
@@ -156,7 +164,10 @@ impl View {
         self.check_key(key)?;
         let max = self.store.limits.value;
         if value.len() > max {
-            return Err(ViewError::Limit(format!("a value may have {max} bytes, this one has {}", value.len())));
+            return Err(ViewError::Limit(format!(
+                "a value may have {max} bytes, this one has {}",
+                value.len()
+            )));
         }
         let before = self.put(key.as_bytes(), Some(value));
         match self.check_quota() {
@@ -186,9 +197,17 @@ impl View {
     /// [`ViewError::Misuse`] for another `limit`; [`ViewError::Limit`] if the entries have more
     /// bytes than one call may return, which a lower `limit` avoids; [`ViewError::Outdated`] and
     /// [`ViewError::Store`] if the state can't be read.
-    pub fn scan(&mut self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<(String, Vec<u8>)>, ViewError> {
+    pub fn scan(
+        &mut self,
+        prefix: &str,
+        cursor: Option<&str>,
+        backwards: bool,
+        limit: u32,
+    ) -> Result<Vec<(String, Vec<u8>)>, ViewError> {
         if !(1..=MAX_SCAN_ENTRIES).contains(&limit) {
-            return Err(ViewError::Misuse(format!("a scan's limit is 1 to {MAX_SCAN_ENTRIES}, not {limit}")));
+            return Err(ViewError::Misuse(format!(
+                "a scan's limit is 1 to {MAX_SCAN_ENTRIES}, not {limit}"
+            )));
         }
         let (from, to) = range(prefix, cursor, backwards);
         if from >= to {
@@ -210,11 +229,15 @@ impl View {
         }
         self.tracked.add_scan(Scanned { from, to, rows });
         if is_too_much {
-            return Err(ViewError::Limit(format!("a scan may return {} bytes, ask for fewer entries", self.store.limits.scan)));
+            return Err(ViewError::Limit(format!(
+                "a scan may return {} bytes, ask for fewer entries",
+                self.store.limits.scan
+            )));
         }
         let mut found = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            let key = String::from_utf8(key).map_err(|_| StoreError::Damaged("a key is not UTF-8"))?;
+            let key =
+                String::from_utf8(key).map_err(|_| StoreError::Damaged("a key is not UTF-8"))?;
             found.push((key, value));
         }
         Ok(found)
@@ -237,7 +260,10 @@ impl View {
 
     /// Bytes of the keys and values that this view has changed.
     pub fn pending_bytes(&self) -> u64 {
-        self.writes.iter().map(|(key, write)| (key.len() + write.value.as_ref().map_or(0, Vec::len)) as u64).sum()
+        self.writes
+            .iter()
+            .map(|(key, write)| (key.len() + write.value.as_ref().map_or(0, Vec::len)) as u64)
+            .sum()
     }
 
     /// Ends the snapshot and returns the changes for [`Store::commit`].
@@ -255,7 +281,10 @@ impl View {
             return Err(ViewError::Misuse("a key may not be empty".to_owned()));
         }
         if key.len() > max {
-            return Err(ViewError::Limit(format!("a key may have {max} bytes, this one has {}", key.len())));
+            return Err(ViewError::Limit(format!(
+                "a key may have {max} bytes, this one has {}",
+                key.len()
+            )));
         }
         Ok(())
     }
@@ -298,16 +327,17 @@ impl View {
             return Ok(());
         }
         let writes = &mut self.writes;
-        let (before, replaced) = read(&mut self.snapshot, &self.store, &self.tracked, |connection, meta| {
-            let mut replaced = 0;
-            for (key, write) in writes {
-                replaced += match write.stored {
-                    Some((commits, bytes)) if commits == meta.commits => bytes,
-                    _ => write.stored.insert((meta.commits, stored_bytes(connection, key)?)).1,
-                };
-            }
-            Ok((meta.bytes, replaced))
-        })?;
+        let (before, replaced) =
+            read(&mut self.snapshot, &self.store, &self.tracked, |connection, meta| {
+                let mut replaced = 0;
+                for (key, write) in writes {
+                    replaced += match write.stored {
+                        Some((commits, bytes)) if commits == meta.commits => bytes,
+                        _ => write.stored.insert((meta.commits, stored_bytes(connection, key)?)).1,
+                    };
+                }
+                Ok((meta.bytes, replaced))
+            })?;
         let used = before.saturating_sub(replaced).saturating_add(self.written);
         if used > quota && used > before {
             let full = ViewError::Full { used, quota };
@@ -383,12 +413,14 @@ fn merge(
     let mut own_range = writes.range::<Vec<u8>, _>(from..to);
     let mut next_own = || if backwards { own_range.next_back() } else { own_range.next() };
 
-    let mut merged = Merged { entries: Vec::new(), rows: Vec::new(), last: None, is_too_much: false };
+    let mut merged =
+        Merged { entries: Vec::new(), rows: Vec::new(), last: None, is_too_much: false };
     let mut bytes = 0;
     let mut own = next_own();
     let mut row = stored.next()?;
     loop {
-        let stored_key = row.map(|row| row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)).transpose()?;
+        let stored_key =
+            row.map(|row| row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)).transpose()?;
         let own_is_first = match (own, stored_key) {
             (None, None) => return Ok(merged),
             (Some(_), None) => true,
@@ -403,8 +435,12 @@ fn merge(
             merged.rows.push((key.to_owned(), row.get(2)?));
         }
         let entry = match (own_is_first, own, row, stored_key) {
-            (true, Some((key, write)), ..) => write.value.as_deref().map(|value| (key.as_slice(), value)),
-            (false, _, Some(row), Some(key)) => Some((key, row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)),
+            (true, Some((key, write)), ..) => {
+                write.value.as_deref().map(|value| (key.as_slice(), value))
+            }
+            (false, _, Some(row), Some(key)) => {
+                Some((key, row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?))
+            }
             _ => None,
         };
         if let Some((key, value)) = entry {
@@ -434,8 +470,9 @@ mod tests {
 
     #[test]
     fn a_range_begins_and_ends_where_prefix_and_cursor_say() {
-        let text =
-            |(from, to): (Vec<u8>, Vec<u8>)| (String::from_utf8_lossy(&from).into_owned(), String::from_utf8_lossy(&to).into_owned());
+        let text = |(from, to): (Vec<u8>, Vec<u8>)| {
+            (String::from_utf8_lossy(&from).into_owned(), String::from_utf8_lossy(&to).into_owned())
+        };
         assert_eq!(text(range("a/", None, false)), ("a/".into(), "a0".into()));
         assert_eq!(text(range("a/", Some("a/5"), false)), ("a/5\0".into(), "a0".into()));
         assert_eq!(text(range("a/", Some("a/5"), true)), ("a/".into(), "a/5".into()));

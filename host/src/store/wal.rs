@@ -64,7 +64,14 @@ impl Wal {
         let bound = (bytes / (page_bytes + FRAME_HEADER)).max(MIN_FRAMES);
         let bound = u32::try_from(bound).unwrap_or(u32::MAX);
         let (due, is_running) = (AtomicU32::new(bound / DUE_PART as u32), AtomicBool::new(false));
-        Self { frames: Arc::default(), bound, due, is_running, commits: Arc::default(), is_truncated: AtomicBool::new(false) }
+        Self {
+            frames: Arc::default(),
+            bound,
+            due,
+            is_running,
+            commits: Arc::default(),
+            is_truncated: AtomicBool::new(false),
+        }
     }
 
     /// Makes `writer` report the length of the log after each commit.
@@ -93,7 +100,8 @@ impl Wal {
         if has_restarted {
             self.frames.store(0, Ordering::Relaxed);
         }
-        self.due.store(self.frames().saturating_add(self.bound / DUE_PART as u32), Ordering::Relaxed);
+        self.due
+            .store(self.frames().saturating_add(self.bound / DUE_PART as u32), Ordering::Relaxed);
     }
 }
 
@@ -140,7 +148,10 @@ impl Store {
     /// Runs `write` if that takes only microseconds. Returns `None` if it may take longer: another
     /// thread writes, the log is full, or no file is open. If another process has locked the file,
     /// `write` gets an error at once.
-    pub(super) fn with_writer_at_once<T>(&self, write: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+    pub(super) fn with_writer_at_once<T>(
+        &self,
+        write: impl FnOnce(&mut Connection) -> T,
+    ) -> Option<T> {
         if self.wal.is_full() || !self.is_awake.load(Ordering::Relaxed) {
             return None;
         }
@@ -155,7 +166,8 @@ impl Store {
     /// Whether a checkpoint is due. Returns `true` to one caller, and then `false` until that
     /// caller has run [`Store::checkpoint`].
     pub fn checkpoint_is_due(&self) -> bool {
-        self.wal.frames() >= self.wal.due.load(Ordering::Relaxed) && !self.wal.is_running.swap(true, Ordering::Relaxed)
+        self.wal.frames() >= self.wal.due.load(Ordering::Relaxed)
+            && !self.wal.is_running.swap(true, Ordering::Relaxed)
     }
 
     /// Checkpoints the log while others read and write. If no reader is in the log, the next commit
@@ -216,7 +228,9 @@ impl Store {
         let write = || {
             let mut writer = self.hold_writer();
             let writer = writer.connection()?;
-            Ok::<_, StoreError>(has_room(writer)? && writer.execute("UPDATE meta SET bytes = bytes", []).is_ok())
+            Ok::<_, StoreError>(
+                has_room(writer)? && writer.execute("UPDATE meta SET bytes = bytes", []).is_ok(),
+            )
         };
         let read = || {
             let reader = self.reader()?;

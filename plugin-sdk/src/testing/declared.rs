@@ -35,7 +35,12 @@ impl Declared {
     }
 
     /// Checks whether a caller with this user and these roles can send `event`.
-    pub(super) fn may_send(&self, event: &str, user: Option<&str>, roles: &BTreeSet<String>) -> Result {
+    pub(super) fn may_send(
+        &self,
+        event: &str,
+        user: Option<&str>,
+        roles: &BTreeSet<String>,
+    ) -> Result {
         let handles = self.handles.borrow();
         let Some(handles) = handles.get(event) else {
             return Err(Refusal::new("unknown_event", format!("nobody handles `{event}`")));
@@ -50,10 +55,20 @@ impl Declared {
     }
 
     /// Checks whether a caller with this user and these roles can join `room`.
-    pub(super) fn may_join(&self, room: &str, user: Option<&str>, roles: &BTreeSet<String>) -> Result {
+    pub(super) fn may_join(
+        &self,
+        room: &str,
+        user: Option<&str>,
+        roles: &BTreeSet<String>,
+    ) -> Result {
         let rooms = self.rooms.borrow();
-        let Some((variable, access)) = rooms.iter().find_map(|(pattern, access)| Some((matches(pattern, room)?, access))) else {
-            return Err(Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`")));
+        let Some((variable, access)) =
+            rooms.iter().find_map(|(pattern, access)| Some((matches(pattern, room)?, access)))
+        else {
+            return Err(Refusal::new(
+                "unknown_room",
+                format!("no loaded plugin declares the room `{room}`"),
+            ));
         };
         if allows(access, user, roles, variable) {
             Ok(())
@@ -66,11 +81,21 @@ impl Declared {
     pub(super) fn may_emit(&self, event: &str, rooms: &[String]) -> Result {
         let emits = self.emits.borrow();
         let Some(declared) = emits.get(event) else {
-            return Err(Refusal::new("undeclared", format!("this plugin does not declare that it emits `{event}`")));
+            return Err(Refusal::new(
+                "undeclared",
+                format!("this plugin does not declare that it emits `{event}`"),
+            ));
         };
-        let named = |room: &String| declared.iter().any(|pattern| pattern == room || (room != "*" && matches(pattern, room).is_some()));
+        let named = |room: &String| {
+            declared
+                .iter()
+                .any(|pattern| pattern == room || (room != "*" && matches(pattern, room).is_some()))
+        };
         match rooms.iter().find(|room| !named(room)) {
-            Some(room) => Err(Refusal::new("undeclared", format!("the declaration of `{event}` does not name the room `{room}`"))),
+            Some(room) => Err(Refusal::new(
+                "undeclared",
+                format!("the declaration of `{event}` does not name the room `{room}`"),
+            )),
             None => Ok(()),
         }
     }
@@ -84,7 +109,9 @@ impl Registry for Declared {
     fn handles(&self, event: &str, data: &str, _: Option<&str>) -> Result {
         let handles = Handles { data: data.to_owned(), access: "anyone".to_owned() };
         match self.handles.borrow_mut().insert(event.to_owned(), handles) {
-            Some(_) => Err(Refusal::misuse(format!("event `{event}` has two handlers; an event has one"))),
+            Some(_) => {
+                Err(Refusal::misuse(format!("event `{event}` has two handlers; an event has one")))
+            }
             None => Ok(()),
         }
     }
@@ -95,13 +122,17 @@ impl Registry for Declared {
                 access.clone_into(&mut handles.access);
                 Ok(())
             }
-            None => Err(Refusal::misuse("`requires` stands right after the `on` that it restricts")),
+            None => {
+                Err(Refusal::misuse("`requires` stands right after the `on` that it restricts"))
+            }
         }
     }
 
     fn emits(&self, event: &str, _: &str, rooms: &[String]) -> Result {
         match self.emits.borrow_mut().insert(event.to_owned(), rooms.to_vec()) {
-            Some(_) => Err(Refusal::misuse(format!("event `{event}` is declared twice with `emits`"))),
+            Some(_) => {
+                Err(Refusal::misuse(format!("event `{event}` is declared twice with `emits`")))
+            }
             None => Ok(()),
         }
     }
@@ -123,19 +154,27 @@ impl Registry for Declared {
 
 /// Returns whether the rule allows such a caller. `variable` is the value of the variable in the
 /// room's template.
-fn allows(access: &str, user: Option<&str>, roles: &BTreeSet<String>, variable: Option<&str>) -> bool {
+fn allows(
+    access: &str,
+    user: Option<&str>,
+    roles: &BTreeSet<String>,
+    variable: Option<&str>,
+) -> bool {
     match access {
         "anyone" => true,
         "authenticated" => user.is_some(),
         "owner" => user.is_some() && user == variable,
-        _ => access.strip_prefix("role:").is_some_and(|role| user.is_some() && roles.contains(role)),
+        _ => {
+            access.strip_prefix("role:").is_some_and(|role| user.is_some() && roles.contains(role))
+        }
     }
 }
 
 /// Returns `Some` if `room` matches `pattern`, with the value of the pattern's variable, if it has
 /// one.
 fn matches<'room>(pattern: &str, room: &'room str) -> Option<Option<&'room str>> {
-    match pattern.split_once('{').and_then(|(prefix, rest)| Some((prefix, rest.split_once('}')?.1))) {
+    match pattern.split_once('{').and_then(|(prefix, rest)| Some((prefix, rest.split_once('}')?.1)))
+    {
         None => (pattern == room).then_some(None),
         Some((prefix, suffix)) => {
             let variable = room.strip_prefix(prefix)?.strip_suffix(suffix)?;

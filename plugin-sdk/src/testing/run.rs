@@ -48,7 +48,15 @@ impl Run {
         world: World,
     ) -> Self {
         let client = client.unwrap_or_default();
-        Self { declared, connection, client, now, number, world: RefCell::new(world), effects: RefCell::default() }
+        Self {
+            declared,
+            connection,
+            client,
+            now,
+            number,
+            world: RefCell::new(world),
+            effects: RefCell::default(),
+        }
     }
 
     /// Returns the world as the handler left it, and the handler's effects.
@@ -69,14 +77,22 @@ impl Host for Rc<Run> {
     fn emit(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>]) -> Result {
         match &to {
             Target::Sender | Target::Connection(_) => self.declared.may_emit(event, &[])?,
-            Target::Rooms(rooms) | Target::RoomsButSender(rooms) => self.declared.may_emit(event, rooms)?,
+            Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
+                self.declared.may_emit(event, rooms)?
+            }
             Target::Everyone => self.declared.may_emit(event, &["*".to_owned()])?,
         }
         if matches!(to, Target::Sender | Target::RoomsButSender(_)) {
             self.connection()?;
         }
-        let data: Value = serde_json::from_str(data).map_err(|error| Refusal::new("invalid_data", error.to_string()))?;
-        self.done(Effect::Emit { to, event: event.to_owned(), data, attachments: attachments.to_vec() });
+        let data: Value = serde_json::from_str(data)
+            .map_err(|error| Refusal::new("invalid_data", error.to_string()))?;
+        self.done(Effect::Emit {
+            to,
+            event: event.to_owned(),
+            data,
+            attachments: attachments.to_vec(),
+        });
         Ok(())
     }
 
@@ -104,17 +120,26 @@ impl Host for Rc<Run> {
 
     fn mine(&self) -> Vec<String> {
         let world = self.world.borrow();
-        let mine = world.members.iter().filter(|(_, connection)| Some(connection) == self.connection.as_ref());
+        let mine = world
+            .members
+            .iter()
+            .filter(|(_, connection)| Some(connection) == self.connection.as_ref());
         mine.map(|(room, _)| room.clone()).collect()
     }
 
     fn connections(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
         if !(1..=Context::MAX_CONNECTIONS).contains(&limit) {
-            return Err(Refusal::misuse(format!("a page has 1 to {} connections", Context::MAX_CONNECTIONS)));
+            return Err(Refusal::misuse(format!(
+                "a page has 1 to {} connections",
+                Context::MAX_CONNECTIONS
+            )));
         }
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let world = self.world.borrow();
-        let connections = world.connected.range::<str, _>((from, Bound::Unbounded)).map(|(_, connection)| connection.clone());
+        let connections = world
+            .connected
+            .range::<str, _>((from, Bound::Unbounded))
+            .map(|(_, connection)| connection.clone());
         Ok(connections.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
 
@@ -165,9 +190,18 @@ impl Host for Rc<Run> {
         Ok(())
     }
 
-    fn scan(&self, prefix: &str, cursor: Option<&str>, backwards: bool, limit: u32) -> Result<Vec<Entry>> {
+    fn scan(
+        &self,
+        prefix: &str,
+        cursor: Option<&str>,
+        backwards: bool,
+        limit: u32,
+    ) -> Result<Vec<Entry>> {
         if !(1..=crate::Scan::MAX_LIMIT).contains(&limit) {
-            return Err(Refusal::misuse(format!("a scan returns 1 to {} entries", crate::Scan::MAX_LIMIT)));
+            return Err(Refusal::misuse(format!(
+                "a scan returns 1 to {} entries",
+                crate::Scan::MAX_LIMIT
+            )));
         }
         let world = self.world.borrow();
         let cursor = cursor.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_owned()));
@@ -175,7 +209,11 @@ impl Host for Rc<Run> {
         let entries = world.state.range(range).filter(|(key, _)| key.starts_with(prefix));
         let entries = entries.map(|(key, value)| (key.clone(), value.clone()));
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Ok(if backwards { entries.rev().take(limit).collect() } else { entries.take(limit).collect() })
+        Ok(if backwards {
+            entries.rev().take(limit).collect()
+        } else {
+            entries.take(limit).collect()
+        })
     }
 
     fn next_id(&self, sequence: &str) -> Result<u64> {

@@ -23,24 +23,39 @@ fn done(effects: Vec<Effect>) -> Outcome {
     Outcome { reply: Ok(Value::Null), effects }
 }
 
-fn on<R: Serialize + JsonSchema + 'static>(handler: impl Fn(&Context, Value) -> Result<R> + Send + Sync + 'static) -> Plugin {
+fn on<R: Serialize + JsonSchema + 'static>(
+    handler: impl Fn(&Context, Value) -> Result<R> + Send + Sync + 'static,
+) -> Plugin {
     Plugin::new("test", "1.0.0", "").on("event", handler)
 }
 
 #[test]
 fn a_payload_out_of_its_types_range_is_an_invalid_payload() {
-    let plugin = Plugin::new("test", "1.0.0", "").on("event", |_: &Context, small: Small| Ok((small.number, small.note)));
+    let plugin = Plugin::new("test", "1.0.0", "")
+        .on("event", |_: &Context, small: Small| Ok((small.number, small.note)));
     let mut host = TestHost::new(plugin);
-    assert_eq!(host.handle("event", json!({"number": 7, "more": true})).reply, Ok(json!([7, null])));
+    assert_eq!(
+        host.handle("event", json!({"number": 7, "more": true})).reply,
+        Ok(json!([7, null]))
+    );
     let outcome = host.handle("event", json!({"number": 256}));
-    assert_eq!(outcome, Outcome::refused("invalid_payload", "invalid value: integer `256`, expected u8 at line 1 column 13"));
+    assert_eq!(
+        outcome,
+        Outcome::refused(
+            "invalid_payload",
+            "invalid value: integer `256`, expected u8 at line 1 column 13"
+        )
+    );
 }
 
 #[test]
 fn a_schema_has_its_properties_at_the_top_and_options_are_optional() {
     let plugin = Plugin::new("test", "1.0.0", "").on("event", |_: &Context, _: Small| Ok(()));
     let schema = TestHost::new(plugin).payload_schema("event");
-    assert_eq!(schema.pointer("/$schema"), Some(&json!("https://json-schema.org/draft/2020-12/schema")));
+    assert_eq!(
+        schema.pointer("/$schema"),
+        Some(&json!("https://json-schema.org/draft/2020-12/schema"))
+    );
     assert_eq!(schema.pointer("/properties/note/type"), Some(&json!(["string", "null"])));
     assert_eq!(schema.pointer("/properties/number/maximum"), Some(&json!(255)));
     assert_eq!(schema.pointer("/required"), Some(&json!(["number"])));
@@ -63,7 +78,8 @@ fn a_refusal_undoes_everything_but_numbers_and_log_lines() {
     assert_eq!((host.state().len(), host.members("notes").len()), (0, 0));
     assert_eq!(host.log(), [(Level::Info, "about to decide".to_owned())]);
 
-    let effects = vec![Effect::join("notes"), Effect::emit(Target::room("notes"), "noted", json!(5))];
+    let effects =
+        vec![Effect::join("notes"), Effect::emit(Target::room("notes"), "noted", json!(5))];
     assert_eq!(host.handle("event", json!(5)), Outcome { reply: Ok(json!(2)), effects });
     assert_eq!(host.state().get("last"), Some(&json!(5)));
     assert_eq!(host.members("notes"), ["c1"]);
@@ -80,19 +96,34 @@ fn emitting_is_checked_against_the_declaration() {
     assert_eq!(emit(Target::room("user_7"), NOTED), sent(Target::room("user_7"), "noted"));
     assert_eq!(emit(Target::Everyone, TO_ALL), sent(Target::Everyone, "to_all"));
     let outcome = emit(Target::Rooms(vec!["notes".into(), "user_".into()]), NOTED);
-    assert_eq!(outcome, Outcome::refused("undeclared", "the declaration of `noted` does not name the room `user_`"));
+    assert_eq!(
+        outcome,
+        Outcome::refused("undeclared", "the declaration of `noted` does not name the room `user_`")
+    );
     let outcome = emit(Target::Everyone, NOTED);
-    assert_eq!(outcome, Outcome::refused("undeclared", "the declaration of `noted` does not name the room `*`"));
+    assert_eq!(
+        outcome,
+        Outcome::refused("undeclared", "the declaration of `noted` does not name the room `*`")
+    );
     let outcome = emit(Target::Sender, SECRET);
-    assert_eq!(outcome, Outcome::refused("undeclared", "this plugin does not declare that it emits `secret`"));
+    assert_eq!(
+        outcome,
+        Outcome::refused("undeclared", "this plugin does not declare that it emits `secret`")
+    );
 }
 
 #[test]
 fn an_event_with_a_rule_is_refused_to_all_others() {
     let plugin = on(|_, _| Ok(())).requires(Access::Role("admin"));
     let mut host = TestHost::new(plugin);
-    assert_eq!(host.handle("event", json!(0)), Outcome::refused("unauthorized", "`event` asks for `role:admin`"));
-    assert_eq!(host.user("7").handle("event", json!(0)), Outcome::refused("forbidden", "`event` asks for `role:admin`"));
+    assert_eq!(
+        host.handle("event", json!(0)),
+        Outcome::refused("unauthorized", "`event` asks for `role:admin`")
+    );
+    assert_eq!(
+        host.user("7").handle("event", json!(0)),
+        Outcome::refused("forbidden", "`event` asks for `role:admin`")
+    );
     assert_eq!(host.role("admin").handle("event", json!(0)), done(vec![]));
 }
 
@@ -101,16 +132,26 @@ fn joining_follows_the_rooms_rule() {
     let plugin = on(|ctx, room: Value| ctx.join(room.as_str().unwrap_or_default()));
     let mut host = TestHost::new(plugin.room("user_{user}", Access::Owner));
     host.room("lobby", Access::Authenticated);
-    assert_eq!(host.handle("event", json!("x")), Outcome::refused("unknown_room", "no loaded plugin declares the room `x`"));
-    assert_eq!(host.handle("event", json!("lobby")), Outcome::refused("forbidden", "the room `lobby` is not open to this client"));
+    assert_eq!(
+        host.handle("event", json!("x")),
+        Outcome::refused("unknown_room", "no loaded plugin declares the room `x`")
+    );
+    assert_eq!(
+        host.handle("event", json!("lobby")),
+        Outcome::refused("forbidden", "the room `lobby` is not open to this client")
+    );
     assert_eq!(host.user("7").handle("event", json!("lobby")), done(vec![Effect::join("lobby")]));
     assert_eq!(host.handle("event", json!("user_7")), done(vec![Effect::join("user_7")]));
-    assert_eq!(host.handle("event", json!("user_8")), Outcome::refused("forbidden", "the room `user_8` is not open to this client"));
+    assert_eq!(
+        host.handle("event", json!("user_8")),
+        Outcome::refused("forbidden", "the room `user_8` is not open to this client")
+    );
 }
 
 #[test]
 fn a_connection_is_in_its_rooms_until_its_disconnect_was_handled() {
-    let plugin = on(|ctx, _| ctx.join("lobby")).on_disconnect(|ctx| ctx.state().set("was_in", &(ctx.rooms(), ctx.room_size("lobby"))));
+    let plugin = on(|ctx, _| ctx.join("lobby"))
+        .on_disconnect(|ctx| ctx.state().set("was_in", &(ctx.rooms(), ctx.room_size("lobby"))));
     let mut host = TestHost::new(plugin.room("lobby", Access::Anyone));
     host.handle("event", json!(0));
     host.connection("c2").handle("event", json!(0));
@@ -140,26 +181,46 @@ fn scanning_goes_both_ways_from_a_cursor() {
         Ok(entries.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
     });
     let mut host = TestHost::new(plugin);
-    host.store("m", &json!(0)).store("n/1", &json!(1)).store("n/2", &json!(2)).store("n/3", &json!(3)).store("o", &json!(9));
+    host.store("m", &json!(0))
+        .store("n/1", &json!(1))
+        .store("n/2", &json!(2))
+        .store("n/3", &json!(3))
+        .store("o", &json!(9));
     assert_eq!(host.handle("event", json!({})).reply, Ok(json!([1, 2])));
     assert_eq!(host.handle("event", json!({"cursor": "n/2"})).reply, Ok(json!([3])));
     assert_eq!(host.handle("event", json!({"backwards": true})).reply, Ok(json!([3, 2])));
-    assert_eq!(host.handle("event", json!({"backwards": true, "cursor": "n/2"})).reply, Ok(json!([1])));
+    assert_eq!(
+        host.handle("event", json!({"backwards": true, "cursor": "n/2"})).reply,
+        Ok(json!([1]))
+    );
     host.store("n/1", &json!("one"));
-    assert_eq!(host.handle("event", json!({})).reply.map_err(|refusal| refusal.code), Err("corrupt_state".to_owned()));
+    assert_eq!(
+        host.handle("event", json!({})).reply.map_err(|refusal| refusal.code),
+        Err("corrupt_state".to_owned())
+    );
 }
 
 #[test]
 fn attachments_are_found_by_their_placeholders() {
-    let plugin = Plugin::new("test", "1.0.0", "").emits(SECRET).on("event", |ctx: &Context, image: Attachment| {
-        let bytes = ctx.attachment(&image).map(<[u8]>::to_vec);
-        ctx.emit_binary(Target::Sender, &SECRET, &json!(Attachment::new(0)), ctx.attachments())?;
-        Ok(bytes)
-    });
+    let plugin = Plugin::new("test", "1.0.0", "").emits(SECRET).on(
+        "event",
+        |ctx: &Context, image: Attachment| {
+            let bytes = ctx.attachment(&image).map(<[u8]>::to_vec);
+            ctx.emit_binary(
+                Target::Sender,
+                &SECRET,
+                &json!(Attachment::new(0)),
+                ctx.attachments(),
+            )?;
+            Ok(bytes)
+        },
+    );
     let placeholder = json!({"_placeholder": true, "num": 0});
-    let outcome = TestHost::new(plugin).handle_binary("event", placeholder.clone(), vec![vec![1, 2]]);
+    let outcome =
+        TestHost::new(plugin).handle_binary("event", placeholder.clone(), vec![vec![1, 2]]);
     let (to, event) = (Target::Sender, "secret".to_owned());
-    let effects = vec![Effect::Emit { to, event, data: placeholder, attachments: vec![vec![1, 2]] }];
+    let effects =
+        vec![Effect::Emit { to, event, data: placeholder, attachments: vec![vec![1, 2]] }];
     assert_eq!(outcome, Outcome { reply: Ok(json!([1, 2])), effects });
 }
 
@@ -172,7 +233,11 @@ fn two_handlers_for_one_event_fail_the_load() {
 #[test]
 fn a_plugin_that_missed_host_events_reads_the_connections_again() {
     fn online(ctx: &Context) -> Result {
-        let connections = ctx.connections()?.into_iter().map(|connection| (connection.id, connection.user)).collect::<Vec<_>>();
+        let connections = ctx
+            .connections()?
+            .into_iter()
+            .map(|connection| (connection.id, connection.user))
+            .collect::<Vec<_>>();
         ctx.state().set("online", &connections)
     }
     let mut host = TestHost::new(Plugin::new("presence", "1.0.0", "").on_resync(online));

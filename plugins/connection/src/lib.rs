@@ -71,13 +71,18 @@ mod tests {
     #[test]
     fn connecting_tells_the_newcomer_who_it_is() {
         let mut host = TestHost::new(plugin());
-        let connected = json!({"sid": "sid-c1", "connection_id": "c1", "user_id": null, "server_time": NOW});
+        let connected =
+            json!({"sid": "sid-c1", "connection_id": "c1", "user_id": null, "server_time": NOW});
         let effects = vec![Effect::emit(Target::Sender, "connected", connected)];
         assert_eq!(host.connect(), Outcome { reply: Ok(json!(null)), effects });
 
-        let connected = json!({"sid": "sid-c2", "connection_id": "c2", "user_id": "7", "server_time": NOW});
+        let connected =
+            json!({"sid": "sid-c2", "connection_id": "c2", "user_id": "7", "server_time": NOW});
         let effects = vec![Effect::emit(Target::Sender, "connected", connected)];
-        assert_eq!(host.connection("c2").user("7").connect(), Outcome { reply: Ok(json!(null)), effects });
+        assert_eq!(
+            host.connection("c2").user("7").connect(),
+            Outcome { reply: Ok(json!(null)), effects }
+        );
     }
 
     #[test]
@@ -86,13 +91,19 @@ mod tests {
         for timestamp in [json!(1_767_225_600_123_u64), json!(0.5), json!(-7)] {
             let pong = json!({"timestamp": timestamp, "server_time": NOW});
             let effects = vec![Effect::emit(Target::Sender, "pong", pong.clone())];
-            assert_eq!(host.handle("ping", json!({"timestamp": timestamp})), Outcome { reply: Ok(pong), effects });
+            assert_eq!(
+                host.handle("ping", json!({"timestamp": timestamp})),
+                Outcome { reply: Ok(pong), effects }
+            );
         }
     }
 
     #[test]
     fn pinging_without_a_number_is_an_invalid_payload() {
         let outcome = TestHost::new(plugin()).handle("ping", json!({"timestamp": "now"}));
-        assert_eq!(outcome.reply.map_err(|refusal| refusal.code), Err("invalid_payload".to_owned()));
+        assert_eq!(
+            outcome.reply.map_err(|refusal| refusal.code),
+            Err("invalid_payload".to_owned())
+        );
     }
 }

@@ -54,22 +54,32 @@ const DELETED: Emits<Deleted> = Emits::new("memory_log_deleted").to(ROOMS);
 const LOGS: Records<MemoryLog> = Records::new("memory log");
 
 fn plugin() -> Plugin {
-    Plugin::new("memory_logs", env!("CARGO_PKG_VERSION"), "Memory logs: stored, listed and broadcast")
-        .room(ROOM, Access::Anyone)
-        .on("memory_log_create", create)
-        .emits(CREATED)
-        .on("memory_log_update", update)
-        .emits(UPDATED)
-        .on("memory_log_delete", delete)
-        .emits(DELETED)
-        .on("memory_log_list", list)
+    Plugin::new(
+        "memory_logs",
+        env!("CARGO_PKG_VERSION"),
+        "Memory logs: stored, listed and broadcast",
+    )
+    .room(ROOM, Access::Anyone)
+    .on("memory_log_create", create)
+    .emits(CREATED)
+    .on("memory_log_update", update)
+    .emits(UPDATED)
+    .on("memory_log_delete", delete)
+    .emits(DELETED)
+    .on("memory_log_list", list)
 }
 
 sockhop_sdk::export!(plugin);
 
 fn create(ctx: &Context, Create { user_id, content }: Create) -> Result<MemoryLog> {
     must_own(ctx, &user_id)?;
-    let log = MemoryLog { id: LOGS.next_id(ctx)?, user_id, content, created_at: ctx.now(), updated_at: None };
+    let log = MemoryLog {
+        id: LOGS.next_id(ctx)?,
+        user_id,
+        content,
+        created_at: ctx.now(),
+        updated_at: None,
+    };
     LOGS.store(ctx, &log)?;
     ctx.emit(audience(ROOM, &log.user_id), &CREATED, &log)?;
     Ok(log)

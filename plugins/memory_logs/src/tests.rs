@@ -12,7 +12,9 @@ const ONE: &str = "2026-01-01T13:00:00.000Z";
 /// A host whose clock shows 13:00, and the outcome of creating a log of user 7 at noon.
 fn host() -> (TestHost, Outcome) {
     let mut host = TestHost::new(plugin());
-    let created = host.at(1_767_268_800_000).handle("memory_log_create", json!({"user_id": 7, "content": "tea", "colour": "red"}));
+    let created = host
+        .at(1_767_268_800_000)
+        .handle("memory_log_create", json!({"user_id": 7, "content": "tea", "colour": "red"}));
     host.at(1_767_272_400_000);
     (host, created)
 }
@@ -54,7 +56,10 @@ fn creating_for_another_user_is_forbidden_but_for_an_admin() {
 fn creating_without_content_is_an_invalid_payload() {
     let (mut host, _) = host();
     let outcome = host.handle("memory_log_create", json!({"user_id": 7}));
-    assert_eq!(outcome, Outcome::refused("invalid_payload", "missing field `content` at line 1 column 13"));
+    assert_eq!(
+        outcome,
+        Outcome::refused("invalid_payload", "missing field `content` at line 1 column 13")
+    );
 }
 
 #[test]
@@ -85,9 +90,13 @@ fn changing_what_does_not_exist_is_not_found() {
 fn changing_anothers_record_is_forbidden_but_for_an_admin() {
     let (mut host, _) = host();
     host.user("8");
-    assert_eq!(host.handle("memory_log_update", json!({"id": 1, "content": "coffee"})), not_yours());
+    assert_eq!(
+        host.handle("memory_log_update", json!({"id": 1, "content": "coffee"})),
+        not_yours()
+    );
     assert_eq!(host.handle("memory_log_delete", json!({"id": 1})), not_yours());
-    let outcome = host.role("admin").handle("memory_log_update", json!({"id": 1, "content": "coffee"}));
+    let outcome =
+        host.role("admin").handle("memory_log_update", json!({"id": 1, "content": "coffee"}));
     assert_eq!(outcome, answered_and_broadcast("memory_log_updated", coffee()));
 }
 
@@ -102,14 +111,20 @@ fn changing_ones_own_record_compares_users_as_text() {
 fn listing_answers_the_records() {
     let (mut host, _) = host();
     let outcome = host.handle("memory_log_list", json!({}));
-    assert_eq!(outcome, Outcome { reply: Ok(json!({"items": [tea()], "next": null})), effects: vec![] });
+    assert_eq!(
+        outcome,
+        Outcome { reply: Ok(json!({"items": [tea()], "next": null})), effects: vec![] }
+    );
 }
 
 #[test]
 fn bounds_stand_in_the_schema_where_the_host_checks_them() {
     let (host, _) = host();
     let schema = host.payload_schema("memory_log_create");
-    assert_eq!(schema.pointer("/properties/content"), Some(&json!({"type": "string", "minLength": 1, "maxLength": 10_000})));
+    assert_eq!(
+        schema.pointer("/properties/content"),
+        Some(&json!({"type": "string", "minLength": 1, "maxLength": 10_000}))
+    );
     assert_eq!(schema.pointer("/required"), Some(&json!(["user_id", "content"])));
     let schema = host.payload_schema("memory_log_list");
     assert_eq!(schema.pointer("/properties/limit/maximum"), Some(&json!(100)));

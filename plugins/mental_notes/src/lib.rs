@@ -72,15 +72,19 @@ const DELETED: Emits<Deleted> = Emits::new("mental_note_deleted").to(ROOMS);
 const NOTES: Records<MentalNote> = Records::new("mental note");
 
 fn plugin() -> Plugin {
-    Plugin::new("mental_notes", env!("CARGO_PKG_VERSION"), "Mental notes: stored, listed and broadcast")
-        .room(ROOM, Access::Anyone)
-        .on("mental_note_create", create)
-        .emits(CREATED)
-        .on("mental_note_update", update)
-        .emits(UPDATED)
-        .on("mental_note_delete", delete)
-        .emits(DELETED)
-        .on("mental_note_list", list)
+    Plugin::new(
+        "mental_notes",
+        env!("CARGO_PKG_VERSION"),
+        "Mental notes: stored, listed and broadcast",
+    )
+    .room(ROOM, Access::Anyone)
+    .on("mental_note_create", create)
+    .emits(CREATED)
+    .on("mental_note_update", update)
+    .emits(UPDATED)
+    .on("mental_note_delete", delete)
+    .emits(DELETED)
+    .on("mental_note_list", list)
 }
 
 sockhop_sdk::export!(plugin);
@@ -88,7 +92,8 @@ sockhop_sdk::export!(plugin);
 fn create(ctx: &Context, Create { user_id, title, content, tags }: Create) -> Result<MentalNote> {
     must_own(ctx, &user_id)?;
     let id = NOTES.next_id(ctx)?;
-    let note = MentalNote { id, user_id, title, content, tags, created_at: ctx.now(), updated_at: None };
+    let note =
+        MentalNote { id, user_id, title, content, tags, created_at: ctx.now(), updated_at: None };
     NOTES.store(ctx, &note)?;
     ctx.emit(audience(ROOM, &note.user_id), &CREATED, &note)?;
     Ok(note)

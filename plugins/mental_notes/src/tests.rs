@@ -77,7 +77,8 @@ fn updating_with_null_clears_title_and_tags() {
 #[test]
 fn updating_with_values_sets_them() {
     let (mut host, _) = host();
-    let outcome = host.handle("mental_note_update", json!({"id": 1, "title": "Coffee", "tags": []}));
+    let outcome =
+        host.handle("mental_note_update", json!({"id": 1, "title": "Coffee", "tags": []}));
     let note = json!({
         "id": 1, "user_id": "ada", "title": "Coffee", "content": "Buy some", "tags": [], "created_at": NOON, "updated_at": ONE,
     });
@@ -113,14 +114,18 @@ fn changing_anothers_record_is_forbidden_but_for_an_admin() {
 fn listing_answers_the_records() {
     let (mut host, _) = host();
     let outcome = host.user("ada").handle("mental_note_list", json!({"user_id": "ada"}));
-    assert_eq!(outcome, Outcome { reply: Ok(json!({"items": [tea()], "next": null})), effects: vec![] });
+    assert_eq!(
+        outcome,
+        Outcome { reply: Ok(json!({"items": [tea()], "next": null})), effects: vec![] }
+    );
 }
 
 #[test]
 fn bounds_stand_in_the_schema_where_the_host_checks_them() {
     let (host, _) = host();
     let schema = host.payload_schema("mental_note_update");
-    let property = |name: &str| schema.pointer(&format!("/properties/{name}")).cloned().unwrap_or_default();
+    let property =
+        |name: &str| schema.pointer(&format!("/properties/{name}")).cloned().unwrap_or_default();
     assert_eq!(property("title"), json!({"type": ["string", "null"], "maxLength": 200}));
     assert_eq!(property("content"), json!({"type": "string", "minLength": 1, "maxLength": 10_000}));
     let tag = json!({"type": "string"});

@@ -39,7 +39,9 @@ pub trait Record: Serialize + DeserializeOwned {
 /// `forbidden`: the records belong to another user.
 pub fn must_own(ctx: &Context, user: &UserId) -> Result {
     match limited_to(ctx) {
-        Some(caller) if !user.is(caller) => Err(Refusal::forbidden("these records belong to another user")),
+        Some(caller) if !user.is(caller) => {
+            Err(Refusal::forbidden("these records belong to another user"))
+        }
         _ => Ok(()),
     }
 }

@@ -54,7 +54,8 @@ impl<R: Record> Records<R> {
             }
             (None, caller) => caller.map(|caller| UserId::Text(caller.to_owned())),
         };
-        let mut page = Filling { items: Vec::new(), bytes: 0, limit: list.limit.unwrap_or(DEFAULT_LIMIT) };
+        let mut page =
+            Filling { items: Vec::new(), bytes: 0, limit: list.limit.unwrap_or(DEFAULT_LIMIT) };
         let more = match user {
             Some(user) => self.fill_with_users(ctx, &mut page, &user, list.before)?,
             None => self.fill_with_all(ctx, &mut page, list.before)?,
@@ -64,11 +65,18 @@ impl<R: Record> Records<R> {
     }
 
     /// Reads all records in chunks until the page is full. Returns whether records are left.
-    fn fill_with_all(&self, ctx: &Context, page: &mut Filling<R>, before: Option<u64>) -> Result<bool> {
+    fn fill_with_all(
+        &self,
+        ctx: &Context,
+        page: &mut Filling<R>,
+        before: Option<u64>,
+    ) -> Result<bool> {
         let mut cursor = before.map(key);
         loop {
             let scan = Scan::prefix(RECORDS).backwards().limit(page.wanted().min(CHUNK));
-            let chunk = ctx.state().scan_bytes(cursor.as_deref().map_or(scan, |cursor| scan.cursor(cursor)))?;
+            let chunk = ctx
+                .state()
+                .scan_bytes(cursor.as_deref().map_or(scan, |cursor| scan.cursor(cursor)))?;
             if chunk.is_empty() {
                 return Ok(false);
             }
@@ -84,11 +92,19 @@ impl<R: Record> Records<R> {
 
     /// Reads the index of one user, which is small, and then each record. Returns whether records
     /// are left.
-    fn fill_with_users(&self, ctx: &Context, page: &mut Filling<R>, user: &UserId, before: Option<u64>) -> Result<bool> {
+    fn fill_with_users(
+        &self,
+        ctx: &Context,
+        page: &mut Filling<R>,
+        user: &UserId,
+        before: Option<u64>,
+    ) -> Result<bool> {
         let prefix = user.prefix();
         let cursor = before.map(|id| user.key(id));
         let scan = Scan::prefix(&prefix).backwards().limit(page.wanted());
-        for (indexed, _) in ctx.state().scan_bytes(cursor.as_deref().map_or(scan, |cursor| scan.cursor(cursor)))? {
+        for (indexed, _) in
+            ctx.state().scan_bytes(cursor.as_deref().map_or(scan, |cursor| scan.cursor(cursor)))?
+        {
             if page.is_full() {
                 return Ok(true);
             }
@@ -168,7 +184,8 @@ mod tests {
             THINGS.remove(ctx, &THINGS.owned(ctx, id)?)
         }
         let plugin = Plugin::new("things", "1.0.0", "").on("add", add).on("remove", remove);
-        let mut host = TestHost::new(plugin.on("list", |ctx: &Context, list: List| THINGS.list(ctx, list)));
+        let mut host =
+            TestHost::new(plugin.on("list", |ctx: &Context, list: List| THINGS.list(ctx, list)));
         for owner in owners {
             let outcome = host.handle("add", json!({"user_id": owner, "text": ""}));
             assert_eq!(outcome, Outcome { reply: Ok(Value::Null), effects: vec![] });
@@ -194,13 +211,18 @@ mod tests {
         for user in [json!({}), json!({"user_id": 7})] {
             let page = |more: Value| {
                 let mut list = user.clone();
-                list.as_object_mut().into_iter().for_each(|list| list.extend(more.as_object().cloned().unwrap_or_default()));
+                list.as_object_mut()
+                    .into_iter()
+                    .for_each(|list| list.extend(more.as_object().cloned().unwrap_or_default()));
                 list
             };
             assert_eq!(ids(&mut host, page(json!({}))), Ok((all(45, 26), json!(26))));
             assert_eq!(ids(&mut host, page(json!({"before": 26}))), Ok((all(25, 6), json!(6))));
             assert_eq!(ids(&mut host, page(json!({"before": 6}))), Ok((all(5, 1), json!(null))));
-            assert_eq!(ids(&mut host, page(json!({"before": 6, "limit": 5}))), Ok((all(5, 1), json!(null))));
+            assert_eq!(
+                ids(&mut host, page(json!({"before": 6, "limit": 5}))),
+                Ok((all(5, 1), json!(null)))
+            );
             assert_eq!(ids(&mut host, page(json!({"before": 1}))), Ok((vec![], json!(null))));
             assert_eq!(ids(&mut host, page(json!({"limit": 100}))), Ok((all(45, 1), json!(null))));
         }
@@ -208,8 +230,12 @@ mod tests {
 
     #[test]
     fn listing_by_user_finds_that_users_records_only() {
-        let mut host = things(&[json!(1), json!("1"), json!("1/1"), json!(12), json!("a"), json!("a/b")]);
-        assert_eq!(ids(&mut host, json!({"user_id": "1"})), Ok((vec![json!(2), json!(1)], json!(null))));
+        let mut host =
+            things(&[json!(1), json!("1"), json!("1/1"), json!(12), json!("a"), json!("a/b")]);
+        assert_eq!(
+            ids(&mut host, json!({"user_id": "1"})),
+            Ok((vec![json!(2), json!(1)], json!(null)))
+        );
         assert_eq!(ids(&mut host, json!({"user_id": 12})), Ok((vec![json!(4)], json!(null))));
         assert_eq!(ids(&mut host, json!({"user_id": "a"})), Ok((vec![json!(5)], json!(null))));
         assert_eq!(ids(&mut host, json!({"user_id": 8})), Ok((vec![], json!(null))));
@@ -220,10 +246,16 @@ mod tests {
         let mut host = things(&[json!(1), json!("2"), json!(1)]);
         host.user("1");
         assert_eq!(ids(&mut host, json!({})), Ok((vec![json!(3), json!(1)], json!(null))));
-        assert_eq!(ids(&mut host, json!({"user_id": 1})), Ok((vec![json!(3), json!(1)], json!(null))));
+        assert_eq!(
+            ids(&mut host, json!({"user_id": 1})),
+            Ok((vec![json!(3), json!(1)], json!(null)))
+        );
         assert_eq!(ids(&mut host, json!({"user_id": 2})), forbidden());
         host.role("admin");
-        assert_eq!(ids(&mut host, json!({})), Ok((vec![json!(3), json!(2), json!(1)], json!(null))));
+        assert_eq!(
+            ids(&mut host, json!({})),
+            Ok((vec![json!(3), json!(2), json!(1)], json!(null)))
+        );
         assert_eq!(ids(&mut host, json!({"user_id": 2})), Ok((vec![json!(2)], json!(null))));
     }
 
@@ -234,15 +266,27 @@ mod tests {
             host.handle("add", json!({"user_id": 1, "text": "x".repeat(100 * 1024)}));
         }
         assert_eq!(ids(&mut host, json!({})), Ok((vec![json!(10), json!(9), json!(8)], json!(8))));
-        assert_eq!(ids(&mut host, json!({"user_id": 1, "before": 2})), Ok((vec![json!(1)], json!(null))));
+        assert_eq!(
+            ids(&mut host, json!({"user_id": 1, "before": 2})),
+            Ok((vec![json!(1)], json!(null)))
+        );
     }
 
     #[test]
     fn removing_a_record_removes_everything_that_was_stored_of_it() {
         let mut host = things(&[json!(1)]);
-        assert_eq!(host.state().into_keys().collect::<Vec<_>>(), ["record/0000000000000001", "user/1:1/0000000000000001"]);
-        assert_eq!(host.handle("remove", json!(1)), Outcome { reply: Ok(Value::Null), effects: vec![] });
+        assert_eq!(
+            host.state().into_keys().collect::<Vec<_>>(),
+            ["record/0000000000000001", "user/1:1/0000000000000001"]
+        );
+        assert_eq!(
+            host.handle("remove", json!(1)),
+            Outcome { reply: Ok(Value::Null), effects: vec![] }
+        );
         assert!(host.state().is_empty());
-        assert_eq!(host.handle("remove", json!(1)), Outcome::refused("not_found", "there is no thing 1"));
+        assert_eq!(
+            host.handle("remove", json!(1)),
+            Outcome::refused("not_found", "there is no thing 1")
+        );
     }
 }

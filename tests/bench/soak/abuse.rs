@@ -55,11 +55,17 @@ pub(super) const PROTOCOL: [Abuse; 8] = [
     Abuse { name: "WebSocket frames that are almost right", run: protocol::mutate_frames },
     Abuse { name: "polling bodies that are almost right", run: protocol::mutate_bodies },
     Abuse { name: "requests that are almost right", run: protocol::mutate_requests },
-    Abuse { name: "clients leave and return with events under way", run: protocol::leave_and_return },
+    Abuse {
+        name: "clients leave and return with events under way",
+        run: protocol::leave_and_return,
+    },
     Abuse { name: "clients break off while they leave and return", run: protocol::break_off },
     Abuse { name: "a second connection claims a session", run: protocol::claim },
     Abuse { name: "clients go from polling to WebSocket", run: protocol::upgrade },
-    Abuse { name: "clients break off on the way from polling to WebSocket", run: protocol::break_off_upgrade },
+    Abuse {
+        name: "clients break off on the way from polling to WebSocket",
+        run: protocol::break_off_upgrade,
+    },
 ];
 
 /// The name of the abuse that replaces a plugin.
@@ -83,7 +89,13 @@ impl Scene<'_> {
     }
 
     /// Sends events with an interval of `pace`, and reconnects after every failure.
-    fn ask_often(&self, from: IpAddr, pace: Duration, count: &AtomicU64, ask: impl Fn(&mut Visitor) -> std::io::Result<String>) {
+    fn ask_often(
+        &self,
+        from: IpAddr,
+        pace: Duration,
+        count: &AtomicU64,
+        ask: impl Fn(&mut Visitor) -> std::io::Result<String>,
+    ) {
         while self.goes_on() {
             let Ok(mut visitor) = Visitor::connect(self.host, from) else {
                 self.pause(Duration::from_millis(200));
@@ -110,7 +122,11 @@ pub(super) const fn address(last: u8) -> IpAddr {
 fn fail(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     thread::scope(|scope| {
         for from in [address(2), address(3)] {
-            scope.spawn(move || scene.ask_often(from, Duration::from_millis(50), count, |visitor| visitor.ask("trap", "null")));
+            scope.spawn(move || {
+                scene.ask_often(from, Duration::from_millis(50), count, |visitor| {
+                    visitor.ask("trap", "null")
+                })
+            });
         }
     });
     Ok(())
@@ -133,7 +149,9 @@ fn never_read(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
 }
 
 fn update(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
-    scene.ask_often(address(5), Duration::from_micros(500), count, |visitor| visitor.ask("increment", "null"));
+    scene.ask_often(address(5), Duration::from_micros(500), count, |visitor| {
+        visitor.ask("increment", "null")
+    });
     Ok(())
 }
 
@@ -142,7 +160,9 @@ fn read_slowly(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
         for offset in [0, 2] {
             scope.spawn(move || {
                 scene.pause(Duration::from_secs(offset));
-                scene.ask_often(address(6), Duration::from_millis(1), count, |visitor| visitor.ask("slow_read", "4000"));
+                scene.ask_often(address(6), Duration::from_millis(1), count, |visitor| {
+                    visitor.ask("slow_read", "4000")
+                });
             });
         }
     });
@@ -197,7 +217,8 @@ fn stay_silent(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
         for (place, slot) in held.iter_mut().enumerate() {
             if let Some((since, stream)) = slot {
                 // Adds one byte to the incomplete request for as long as the host accepts it.
-                let is_open = !is_closed(stream) && (place % BEGINNINGS.len() < 3 || stream.write_all(b"x").is_ok());
+                let is_open = !is_closed(stream)
+                    && (place % BEGINNINGS.len() < 3 || stream.write_all(b"x").is_ok());
                 if is_open && since.elapsed() > MAX_SILENCE {
                     return Err(format!(
                         "a connection that began with {:?} is open for {} s",
@@ -240,7 +261,10 @@ fn come_and_go(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
                 count.fetch_add(1, Ordering::Relaxed);
             }
             if began.elapsed() > FIRST_ANSWER {
-                return Err(format!("the first answer of a new connection took {} ms", began.elapsed().as_millis()));
+                return Err(format!(
+                    "the first answer of a new connection took {} ms",
+                    began.elapsed().as_millis()
+                ));
             }
         }
         scene.pause(Duration::from_millis(100));
@@ -267,7 +291,9 @@ fn remove_for_a_moment(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), Strin
             state = scene.api.state_of(ABSENT)?;
         }
         if state != "disabled" {
-            return Err(format!("the operator disabled `{ABSENT}`; after its file came back it was `{state}`"));
+            return Err(format!(
+                "the operator disabled `{ABSENT}`; after its file came back it was `{state}`"
+            ));
         }
         count.fetch_add(1, Ordering::Relaxed);
         scene.pause(Duration::from_secs(5));
@@ -279,7 +305,8 @@ fn reload(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     while scene.goes_on() {
         for version in scene.versions {
             let staged = scene.aside.join("chameleon");
-            let placed = std::fs::write(&staged, version).and_then(|()| std::fs::rename(&staged, scene.plugins.join("chameleon.wasm")));
+            let placed = std::fs::write(&staged, version)
+                .and_then(|()| std::fs::rename(&staged, scene.plugins.join("chameleon.wasm")));
             placed.map_err(|error| format!("chameleon.wasm: {error}"))?;
             count.fetch_add(1, Ordering::Relaxed);
             scene.pause(Duration::from_secs(1));

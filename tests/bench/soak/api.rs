@@ -16,25 +16,42 @@ impl Api {
     /// Creates a client of the API at `address`, with the key that the host keeps in `data`.
     pub(super) fn new(address: &str, data: &Path) -> Self {
         let key = std::fs::read_to_string(data.join("key")).expect("the host's own key");
-        let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build();
-        Self { agent: config.into(), url: format!("http://{address}"), authorization: format!("Bearer {}", key.trim()) }
+        let config =
+            ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build();
+        Self {
+            agent: config.into(),
+            url: format!("http://{address}"),
+            authorization: format!("Bearer {}", key.trim()),
+        }
     }
 
     fn get(&self, path: &str) -> Result<String, String> {
-        let answer = self.agent.get(format!("{}{path}", self.url)).header("Authorization", &self.authorization).call();
-        answer.and_then(|mut answer| answer.body_mut().read_to_string()).map_err(|error| format!("GET {path}: {error}"))
+        let answer = self
+            .agent
+            .get(format!("{}{path}", self.url))
+            .header("Authorization", &self.authorization)
+            .call();
+        answer
+            .and_then(|mut answer| answer.body_mut().read_to_string())
+            .map_err(|error| format!("GET {path}: {error}"))
     }
 
     /// Sends a POST request without a body.
     pub(super) fn post(&self, path: &str) -> Result<(), String> {
-        let answer = self.agent.post(format!("{}{path}", self.url)).header("Authorization", &self.authorization).send_empty();
+        let answer = self
+            .agent
+            .post(format!("{}{path}", self.url))
+            .header("Authorization", &self.authorization)
+            .send_empty();
         answer.map(drop).map_err(|error| format!("POST {path}: {error}"))
     }
 
     /// Returns the state of one plugin, or an empty string if the host does not list it.
     pub(super) fn state_of(&self, plugin: &str) -> Result<String, String> {
-        let rows: Value = serde_json::from_str(&self.get("/api/plugins")?).map_err(|error| format!("GET /api/plugins: {error}"))?;
-        let rows = rows.as_array().or_else(|| rows["plugins"].as_array()).cloned().unwrap_or_default();
+        let rows: Value = serde_json::from_str(&self.get("/api/plugins")?)
+            .map_err(|error| format!("GET /api/plugins: {error}"))?;
+        let rows =
+            rows.as_array().or_else(|| rows["plugins"].as_array()).cloned().unwrap_or_default();
         let row = rows.into_iter().find(|row| row["name"] == plugin);
         Ok(row.and_then(|row| Some(row["state"].as_str()?.to_owned())).unwrap_or_default())
     }

@@ -1,5 +1,5 @@
-//! What strangers do to the Socket.IO layer itself: packets that are almost right, and clients that leave, return, upgrade and break off at any
-//! moment.
+//! What strangers do to the Socket.IO layer itself: packets that are almost right, and clients that
+//! leave, return, upgrade and break off at any moment.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -104,7 +104,9 @@ pub(super) fn mutate_frames(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), 
 pub(super) fn mutate_bodies(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     stranger(scene, count, 2, |random| {
         let mut session = Polling::open(scene.host, MUTATORS)?;
-        let sent = session.post(&mutated(random, &BODIES)).and_then(|_| session.post(&mutated(random, &BODIES)));
+        let sent = session
+            .post(&mutated(random, &BODIES))
+            .and_then(|_| session.post(&mutated(random, &BODIES)));
         // The session takes one of the host's slots, so it is closed in any case.
         let _ = sent.and_then(|_| session.post(b"1"));
         Ok(())
@@ -127,9 +129,14 @@ pub(super) fn leave_and_return(scene: &Scene<'_>, count: &AtomicU64) -> Result<(
         let mut visitor = Visitor::connect(scene.host, WANDERERS)?;
         let packets = [&b"420[\"echo\",1]"[..], b"41", b"40", b"421[\"echo\",2]", b"41", b"40"];
         let frames: Vec<u8> = packets.into_iter().flat_map(visitor::frame).collect();
-        let answered = visitor.write(&frames).and_then(|()| visitor.greeting()).and_then(|()| visitor.greeting());
+        let answered = visitor
+            .write(&frames)
+            .and_then(|()| visitor.greeting())
+            .and_then(|()| visitor.greeting());
         let asked = answered.and_then(|()| visitor.ask("ping", PING).map(drop));
-        asked.map_err(|error| Fault::Broken(format!("a client that left and returned is not served: {error}")))
+        asked.map_err(|error| {
+            Fault::Broken(format!("a client that left and returned is not served: {error}"))
+        })
     })
 }
 
@@ -138,7 +145,8 @@ pub(super) fn break_off(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), Stri
     stranger(scene, count, 5, |random| {
         let mut visitor = Visitor::connect(scene.host, WANDERERS)?;
         let packets = [&b"41"[..], b"40", b"41"];
-        let frames: Vec<u8> = packets.into_iter().take(random.usize(1..=3)).flat_map(visitor::frame).collect();
+        let frames: Vec<u8> =
+            packets.into_iter().take(random.usize(1..=3)).flat_map(visitor::frame).collect();
         visitor.write(&frames)?;
         abort(visitor.into_stream(), random);
         Ok(())
@@ -155,7 +163,13 @@ pub(super) fn claim(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> 
         abort(thief.into_stream(), random);
         let status = session.post(b"420[\"echo\",1]")?;
         session.post(b"1")?;
-        if status == 200 { Ok(()) } else { Err(Fault::Broken(format!("a session that a second connection claimed answers {status}"))) }
+        if status == 200 {
+            Ok(())
+        } else {
+            Err(Fault::Broken(format!(
+                "a session that a second connection claimed answers {status}"
+            )))
+        }
     })
 }
 
@@ -165,9 +179,14 @@ pub(super) fn upgrade(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String
         let mut session = Polling::open(scene.host, WANDERERS)?;
         session.post(b"40")?;
         let mut visitor = Visitor::open(scene.host, WANDERERS, &session.sid)?;
-        let probed = visitor.send(b"2probe").and_then(|()| visitor.probed()).and_then(|()| visitor.send(b"5"));
+        let probed = visitor
+            .send(b"2probe")
+            .and_then(|()| visitor.probed())
+            .and_then(|()| visitor.send(b"5"));
         let asked = probed.and_then(|()| visitor.ask("ping", PING).map(drop));
-        asked.map_err(|error| Fault::Broken(format!("a client that was upgraded is not served: {error}")))
+        asked.map_err(|error| {
+            Fault::Broken(format!("a client that was upgraded is not served: {error}"))
+        })
     })
 }
 
@@ -205,14 +224,21 @@ enum Fault {
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Broken("the host neither answers nor closes the connection".to_owned()),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                Self::Broken("the host neither answers nor closes the connection".to_owned())
+            }
             _ => Self::Ended,
         }
     }
 }
 
 /// Does the same again and again.
-fn stranger(scene: &Scene<'_>, count: &AtomicU64, seed: u64, act: impl Fn(&mut Rng) -> Result<(), Fault>) -> Result<(), String> {
+fn stranger(
+    scene: &Scene<'_>,
+    count: &AtomicU64,
+    seed: u64,
+    act: impl Fn(&mut Rng) -> Result<(), Fault>,
+) -> Result<(), String> {
     let mut random = Rng::with_seed(seed);
     while scene.goes_on() {
         match act(&mut random) {
@@ -250,7 +276,9 @@ struct Polling {
 impl Polling {
     fn open(host: SocketAddr, from: IpAddr) -> io::Result<Self> {
         let mut session = Self { stream: visitor::tcp(host, from)?, sid: String::new() };
-        session.stream.write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        session
+            .stream
+            .write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n")?;
         let (_, body) = session.answer()?;
         session.sid = body.split('"').nth(3).ok_or(ErrorKind::InvalidData)?.to_owned();
         Ok(session)
@@ -259,7 +287,9 @@ impl Polling {
     /// Sends a body: the status of the answer.
     fn post(&mut self, body: &[u8]) -> io::Result<u16> {
         let (sid, length) = (&self.sid, body.len());
-        let head = format!("POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!(
+            "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        );
         self.stream.write_all(&[head.as_bytes(), body].concat())?;
         Ok(self.answer()?.0)
     }
@@ -270,7 +300,9 @@ impl Polling {
         loop {
             let text = String::from_utf8_lossy(&inbox);
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+                let length = head.lines().find_map(|line| {
+                    line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
+                });
                 if body.len() >= length.unwrap_or(0) {
                     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
                     return Ok((status.ok_or(ErrorKind::InvalidData)?, body.to_owned()));

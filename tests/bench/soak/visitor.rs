@@ -118,7 +118,11 @@ impl Visitor {
         self.next_ack += 1;
         self.send(format!("42{id}[\"{event}\",{data}]").as_bytes())?;
         let prefix = format!("43{id}[").into_bytes();
-        self.until(|packet| packet.strip_prefix(prefix.as_slice()).map(|rest| String::from_utf8_lossy(rest).into_owned()))
+        self.until(|packet| {
+            packet
+                .strip_prefix(prefix.as_slice())
+                .map(|rest| String::from_utf8_lossy(rest).into_owned())
+        })
     }
 
     /// Reads packets until `wanted` returns a value, and returns that value.
@@ -145,7 +149,9 @@ impl Visitor {
         let mut some = [0; 16 << 10];
         match self.stream.read(&mut some)? {
             0 => Err(ErrorKind::UnexpectedEof.into()),
-            _ if Instant::now() > until || self.inbox.len() > INBOX => Err(ErrorKind::TimedOut.into()),
+            _ if Instant::now() > until || self.inbox.len() > INBOX => {
+                Err(ErrorKind::TimedOut.into())
+            }
             read => {
                 self.inbox.extend_from_slice(&some[..read]);
                 Ok(())
@@ -160,7 +166,9 @@ impl Visitor {
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
         let (head, length) = match second & 0x7f {
             126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
-            127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?),
+            127 => {
+                (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?)
+            }
             short => (2, usize::from(short)),
         };
         let payload = bytes.get(head..head + length)?.to_vec();

@@ -1,7 +1,12 @@
 //! A plugin whose version and behaviour a test selects by a text in the file: tests replace the
 //! bytes between `<<` and `>>`.
 
-#![allow(clippy::panic, clippy::print_stdout, missing_docs, reason = "misbehaving is what it is for")]
+#![allow(
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "misbehaving is what it is for"
+)]
 
 use std::borrow::Cow;
 use std::hint::black_box;
@@ -51,7 +56,9 @@ impl JsonSchema for Odd {
             Some("http") => json_schema!({"$ref": "http://127.0.0.1:9/schema.json"}),
             Some("file") => json_schema!({"$ref": "file:///etc/passwd"}),
             Some("pattern") => json_schema!({"type": "string", "pattern": "(a|b)(?=c)"}),
-            Some("repeat") => json_schema!({"type": "string", "pattern": "((a{1,100}){1,100}){1,100}"}),
+            Some("repeat") => {
+                json_schema!({"type": "string", "pattern": "((a{1,100}){1,100}){1,100}"})
+            }
             Some("circle") => json_schema!({"allOf": [{"$ref": "#"}]}),
             _ => json_schema!({"type": "no such type"}),
         }
@@ -122,7 +129,11 @@ fn rooms(ctx: &Context, _: ()) -> Result<Vec<String>> {
 
 fn recurse(depth: u64) -> u64 {
     let below = black_box([depth; 64]);
-    if black_box(depth) == u64::MAX { below.iter().sum() } else { recurse(depth + 1) + below.len() as u64 }
+    if black_box(depth) == u64::MAX {
+        below.iter().sum()
+    } else {
+        recurse(depth + 1) + below.len() as u64
+    }
 }
 
 /// Misbehaves in the way that `how` names.
@@ -219,7 +230,11 @@ fn plugin() -> Plugin {
     if let Some(event) = mood("claims") {
         return plugin.on(event, which);
     }
-    let access = if mood("rooms").as_deref() == Some("closed") { Access::Authenticated } else { Access::Anyone };
+    let access = if mood("rooms").as_deref() == Some("closed") {
+        Access::Authenticated
+    } else {
+        Access::Anyone
+    };
     plugin = plugin
         .room("chameleons", access)
         .room("gate", Access::Anyone)

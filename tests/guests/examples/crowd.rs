@@ -11,7 +11,10 @@ fn tell(ctx: &Context, number: u64) -> Result {
 }
 
 fn plugin() -> Plugin {
-    Plugin::new("crowd", "0.1.0", "Has many rooms").room("crowd_{number}", Access::Anyone).emits(TOLD).on("crowd_tell", tell)
+    Plugin::new("crowd", "0.1.0", "Has many rooms")
+        .room("crowd_{number}", Access::Anyone)
+        .emits(TOLD)
+        .on("crowd_tell", tell)
 }
 
 sockhop_sdk::export!(plugin);

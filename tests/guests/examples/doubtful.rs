@@ -25,7 +25,9 @@ const ANYTHING: Emits<Value> = Emits::new("anything").to(&["any_{thing}"]);
 const PAIRS: Emits<BTreeMap<String, u64>> = Emits::new("pairs").to(&["any_{thing}"]);
 
 fn plugin() -> Plugin {
-    let plugin = Plugin::new("doubtful", "1.0.0", "").room("user_{user}", Access::Owner).room("any_{thing}", Access::Anyone);
+    let plugin = Plugin::new("doubtful", "1.0.0", "")
+        .room("user_{user}", Access::Owner)
+        .room("any_{thing}", Access::Anyone);
     plugin.emits(WAVED).emits(GONE).emits(ANYTHING).emits(PAIRS)
 }
 

@@ -55,7 +55,10 @@ fn run_for(_: &Context, ms: u64) -> Result {
 
 /// Repeatedly makes a system call that waits for no time.
 fn busy_poll(_: &Context, _: ()) -> Result {
-    #![allow(unsafe_code, reason = "std has no way to wait for nothing; the call takes a number and no pointer")]
+    #![allow(
+        unsafe_code,
+        reason = "std has no way to wait for nothing; the call takes a number and no pointer"
+    )]
     unsafe extern "C" {
         fn usleep(microseconds: u32) -> i32;
     }
@@ -90,7 +93,10 @@ struct Number {
 }
 
 impl Serialize for Number {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_str("no number at all")
     }
 }
@@ -190,7 +196,12 @@ struct Parcel {
 fn parcel(ctx: &Context, parcel: Parcel) -> Result<usize> {
     let bytes = ctx.attachments().first().cloned().unwrap_or_default();
     let size = bytes.len();
-    ctx.emit_binary(Target::Sender, &PARCEL, &Parcel { bytes: Attachment::new(0), ..parcel }, &[bytes])?;
+    ctx.emit_binary(
+        Target::Sender,
+        &PARCEL,
+        &Parcel { bytes: Attachment::new(0), ..parcel },
+        &[bytes],
+    )?;
     Ok(size)
 }
 
@@ -219,7 +230,11 @@ fn counter(ctx: &Context, _: ()) -> Result<u64> {
 
 /// Traps if its state can't be read.
 fn stubborn(ctx: &Context, _: ()) -> Result<u64> {
-    Ok(ctx.state().get::<u64>("counter").unwrap_or_else(|refusal| panic!("{}", refusal.message)).unwrap_or(0))
+    Ok(ctx
+        .state()
+        .get::<u64>("counter")
+        .unwrap_or_else(|refusal| panic!("{}", refusal.message))
+        .unwrap_or(0))
 }
 
 /// Reads, sleeps, and reads again. Its snapshot of the state is open for all that time.
@@ -266,7 +281,10 @@ fn gone(ctx: &Context) -> Result {
     count(ctx, "gone")?;
     let rooms = ctx.rooms().join(",");
     let id = ctx.state().next_id("notes")?;
-    ctx.state().set(&format!("note/{}/{id:016}", ctx.connection().unwrap_or_default()), &format!("$disconnect in {rooms}"))
+    ctx.state().set(
+        &format!("note/{}/{id:016}", ctx.connection().unwrap_or_default()),
+        &format!("$disconnect in {rooms}"),
+    )
 }
 
 fn goodbye(ctx: &Context, _: ()) -> Result {
@@ -280,7 +298,8 @@ fn register_again(_: &Context, _: ()) -> Result<String> {
     #[cfg(target_family = "wasm")]
     {
         use sockhop_sdk::bindings::generated::sockhop::plugin::registry;
-        Ok(registry::handles("late", "{}", None).map_or_else(|refusal| refusal.code, |()| "accepted".to_owned()))
+        Ok(registry::handles("late", "{}", None)
+            .map_or_else(|refusal| refusal.code, |()| "accepted".to_owned()))
     }
     #[cfg(not(target_family = "wasm"))]
     Err(Refusal::new("native", "there is no host"))
@@ -300,7 +319,11 @@ fn print(_: &Context, _: ()) -> Result {
 
 /// Writes the text to the log and to both outputs, and returns it as a refusal.
 fn say(ctx: &Context, text: String) -> Result {
-    #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what plugins print is what the test is about")]
+    #![allow(
+        clippy::print_stdout,
+        clippy::print_stderr,
+        reason = "what plugins print is what the test is about"
+    )]
     ctx.info(&text);
     println!("{text}");
     eprintln!("{text}");

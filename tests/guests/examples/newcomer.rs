@@ -12,7 +12,10 @@ fn tell(ctx: &Context, news: Value) -> Result {
 }
 
 fn plugin() -> Plugin {
-    Plugin::new("newcomer", "0.1.0", "A room and an event into it").room("newcomers", Access::Anyone).emits(NEWS).on("tell", tell)
+    Plugin::new("newcomer", "0.1.0", "A room and an event into it")
+        .room("newcomers", Access::Anyone)
+        .emits(NEWS)
+        .on("tell", tell)
 }
 
 sockhop_sdk::export!(plugin);

@@ -33,7 +33,11 @@ fn disconnected(ctx: &Context) -> Result {
 }
 
 fn resync(ctx: &Context) -> Result {
-    let connections = ctx.connections()?.iter().map(|connection| format!("={}", connection.id)).collect::<Vec<_>>();
+    let connections = ctx
+        .connections()?
+        .iter()
+        .map(|connection| format!("={}", connection.id))
+        .collect::<Vec<_>>();
     ctx.state().set("told", &connections)
 }
 
@@ -44,7 +48,9 @@ fn plugin() -> Plugin {
         .on_disconnect(disconnected)
         .on_resync(resync)
         .on("told", told)
-        .on("presence_id", |ctx: &Context, (): ()| Ok(ctx.connection().unwrap_or_default().to_owned()))
+        .on("presence_id", |ctx: &Context, (): ()| {
+            Ok(ctx.connection().unwrap_or_default().to_owned())
+        })
         .on("hold", |ctx: &Context, (): ()| ctx.state().set("held", &true))
         .on("release", |ctx: &Context, (): ()| ctx.join("presence_gate"))
         .on("presence_trap", |_: &Context, (): ()| -> Result { panic!("told so") })

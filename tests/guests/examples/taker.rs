@@ -9,7 +9,9 @@ fn take(_: &Context, _: ()) -> Result {
 }
 
 fn plugin() -> Plugin {
-    Plugin::new("taker", "0.1.0", "Wants what others have").on("ping", take).room("user_{anyone}", Access::Anyone)
+    Plugin::new("taker", "0.1.0", "Wants what others have")
+        .on("ping", take)
+        .room("user_{anyone}", Access::Anyone)
 }
 
 sockhop_sdk::export!(plugin);

@@ -19,7 +19,10 @@ struct Waved {
 const WAVED: Emits<Waved> = Emits::new("waved").to(&["waves"]);
 
 fn plugin() -> Plugin {
-    Plugin::new("wave", "0.1.0", "Lets clients wave").room("waves", Access::Anyone).emits(WAVED).on("wave", wave)
+    Plugin::new("wave", "0.1.0", "Lets clients wave")
+        .room("waves", Access::Anyone)
+        .emits(WAVED)
+        .on("wave", wave)
 }
 
 sockhop_sdk::export!(plugin);
@@ -42,6 +45,9 @@ mod tests {
         let mut host = TestHost::new(plugin());
         let waved = json!({"from": "c1", "text": "hello"});
         let effects = vec![Effect::emit(Target::room("waves"), "waved", waved.clone())];
-        assert_eq!(host.handle("wave", json!({"text": "hello"})), Outcome { reply: Ok(waved), effects });
+        assert_eq!(
+            host.handle("wave", json!({"text": "hello"})),
+            Outcome { reply: Ok(waved), effects }
+        );
     }
 }

@@ -30,7 +30,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[allow(unsafe_code, reason = "as the host's")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static ALLOCATOR_SETTINGS: &[u8; 70] = b"narenas:1,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+static ALLOCATOR_SETTINGS: &[u8; 70] =
+    b"narenas:1,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 /// A peer in the benchmark: the bundled plugins' events on socketioxide.
 #[derive(Debug, Parser)]
@@ -111,7 +112,8 @@ impl Logs {
     fn open(directory: Option<&Path>) -> anyhow::Result<Self> {
         let database = match directory {
             Some(directory) => {
-                std::fs::create_dir_all(directory).with_context(|| format!("can't make {}", directory.display()))?;
+                std::fs::create_dir_all(directory)
+                    .with_context(|| format!("can't make {}", directory.display()))?;
                 Connection::open(directory.join("records.db"))?
             }
             None => Connection::open_in_memory()?,
@@ -127,7 +129,9 @@ impl Logs {
         let created_at = now();
         let user = user_text(&create.user_id);
         let database = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut insert = database.prepare_cached("INSERT INTO memory_logs (user_id, content, created_at) VALUES (?, ?, ?)")?;
+        let mut insert = database.prepare_cached(
+            "INSERT INTO memory_logs (user_id, content, created_at) VALUES (?, ?, ?)",
+        )?;
         let id = insert.insert((user, &create.content, &created_at))?;
         Ok(Record { id, user_id: create.user_id, content: create.content, created_at })
     }
@@ -169,7 +173,10 @@ fn subscribe(socket: &SocketRef, TryData(subscribe): TryData<Subscribe>, ack: Ac
     match subscribe {
         Ok(Subscribe { event_type }) => {
             socket.join(event_type.clone());
-            answer(ack, &Subscribed { status: "subscribed", event_type: &event_type, room: &event_type });
+            answer(
+                ack,
+                &Subscribed { status: "subscribed", event_type: &event_type, room: &event_type },
+            );
         }
         Err(invalid) => answer(ack, &error("invalid_payload", invalid, "subscribe_event")),
     }
@@ -186,7 +193,12 @@ async fn create(socket: SocketRef, logs: &Logs, TryData(create): TryData<Create>
     const EVENT: &str = "memory_log_create";
     let create = match create {
         Ok(create) if (1..=10_000).contains(&create.content.chars().count()) => create,
-        Ok(_) => return answer(ack, &error("invalid_payload", "content: must have 1 to 10000 characters", EVENT)),
+        Ok(_) => {
+            return answer(
+                ack,
+                &error("invalid_payload", "content: must have 1 to 10000 characters", EVENT),
+            );
+        }
         Err(invalid) => return answer(ack, &error("invalid_payload", invalid, EVENT)),
     };
     let owner = format!("user_{}", user_text(&create.user_id));
@@ -197,7 +209,10 @@ async fn create(socket: SocketRef, logs: &Logs, TryData(create): TryData<Create>
             let Ok(record) = serde_json::value::to_raw_value(&record) else { return };
             let record: &RawValue = &record;
             // `within` includes the sender if it has subscribed.
-            let _ = socket.within(["memory_logs".to_owned(), owner]).emit("memory_log_created", record).await;
+            let _ = socket
+                .within(["memory_logs".to_owned(), owner])
+                .emit("memory_log_created", record)
+                .await;
             answer(ack, &record);
         }
         Err(failed) => answer(ack, &error("plugin_failed", failed, EVENT)),
@@ -205,18 +220,30 @@ async fn create(socket: SocketRef, logs: &Logs, TryData(create): TryData<Create>
 }
 
 fn serve(socket: &SocketRef, logs: Arc<Logs>) {
-    socket.on("ping", async |socket: SocketRef, data: TryData<Ping>, ack: AckSender| ping(&socket, data, ack));
-    socket.on("subscribe_event", async |socket: SocketRef, data: TryData<Subscribe>, ack: AckSender| {
-        subscribe(&socket, data, ack);
+    socket.on("ping", async |socket: SocketRef, data: TryData<Ping>, ack: AckSender| {
+        ping(&socket, data, ack)
     });
+    socket.on(
+        "subscribe_event",
+        async |socket: SocketRef, data: TryData<Subscribe>, ack: AckSender| {
+            subscribe(&socket, data, ack);
+        },
+    );
     socket.on("echo", async |data: TryData<Value>, ack: AckSender| echo(data, ack));
-    socket.on("memory_log_create", async move |socket: SocketRef, data: TryData<Create>, ack: AckSender| {
-        create(socket, &logs, data, ack).await;
-    });
+    socket.on(
+        "memory_log_create",
+        async move |socket: SocketRef, data: TryData<Create>, ack: AckSender| {
+            create(socket, &logs, data, ack).await;
+        },
+    );
     // `connected` is sent last. A client that has received it may send events, and all handlers are
     // registered.
-    let connected =
-        Connected { sid: socket.id.to_string(), connection_id: ulid::Ulid::new().to_string(), user_id: None, server_time: now() };
+    let connected = Connected {
+        sid: socket.id.to_string(),
+        connection_id: ulid::Ulid::new().to_string(),
+        user_id: None,
+        server_time: now(),
+    };
     let _ = socket.emit("connected", &connected);
 }
 
@@ -225,7 +252,8 @@ async fn listen(arguments: Arguments) -> anyhow::Result<()> {
     // The default of 128 packets silently loses acks and broadcasts.
     let (layer, io) = SocketIo::builder().max_buffer_size(4_096).build_layer();
     io.ns("/", async move |socket: SocketRef| serve(&socket, Arc::clone(&logs)));
-    let listener = TcpListener::bind(("127.0.0.1", arguments.port)).await.context("can't listen")?;
+    let listener =
+        TcpListener::bind(("127.0.0.1", arguments.port)).await.context("can't listen")?;
     let mut ends = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     println!("listening on http://{}", listener.local_addr()?);
     // Without TCP_NODELAY, answers wait for the client's next packet.

@@ -30,7 +30,8 @@ impl Workspace {
     ///
     /// Returns an error if cargo fails or does not report both paths.
     pub(crate) fn find() -> Result<Self, Failure> {
-        let metadata = tools::output(tools::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+        let metadata =
+            tools::output(tools::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
         let path = |key: &str| {
             let path = member(&metadata, key).map(PathBuf::from);
             path.ok_or_else(|| Failure(format!("`cargo metadata` names no {key}")))
@@ -64,7 +65,10 @@ impl Workspace {
 
     /// The path of a built example of `sockhop-socketio`.
     pub(crate) fn example(&self, name: &str) -> PathBuf {
-        self.target.join("debug").join("examples").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+        self.target
+            .join("debug")
+            .join("examples")
+            .join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
     /// Returns a cargo command that runs in this workspace.
@@ -88,7 +92,9 @@ impl Workspace {
     ///
     /// Returns an error if the build fails.
     pub(crate) fn build_plugins(&self) -> Result<(), Failure> {
-        tools::run(self.cargo_build_wasm().args(PLUGINS.iter().flat_map(|name| ["--package", name])))
+        tools::run(
+            self.cargo_build_wasm().args(PLUGINS.iter().flat_map(|name| ["--package", name])),
+        )
     }
 
     /// Builds the plugins that only tests load.
@@ -120,7 +126,15 @@ impl Workspace {
     /// Returns an error if the build fails.
     pub(crate) fn build_optimised(&self) -> Result<(), Failure> {
         let mut cargo = self.cargo();
-        tools::run(cargo.args(["build", "--release", "--package", "sockhop", "--package", "sockhop-tests", "--bins"]))
+        tools::run(cargo.args([
+            "build",
+            "--release",
+            "--package",
+            "sockhop",
+            "--package",
+            "sockhop-tests",
+            "--bins",
+        ]))
     }
 
     /// The path of a program that [`Workspace::build_optimised`] has built.
@@ -162,7 +176,9 @@ impl Workspace {
         let entries = fs::read_dir(directory).map_err(|error| cannot("read", directory, &error))?;
         for entry in entries {
             let path = entry.map_err(|error| cannot("read", directory, &error))?.path();
-            if !PLUGINS.iter().any(|name| path.file_name().is_some_and(|file| file == format!("{name}.wasm").as_str())) {
+            if !PLUGINS.iter().any(|name| {
+                path.file_name().is_some_and(|file| file == format!("{name}.wasm").as_str())
+            }) {
                 fs::remove_file(&path).map_err(|error| cannot("remove", &path, &error))?;
             }
         }
@@ -243,11 +259,15 @@ mod tests {
         create(&directory).unwrap();
         let (source, destination) = (directory.join("built.wasm"), directory.join("placed.wasm"));
         fs::write(&source, b"one").unwrap();
-        assert_eq!((place(&source, &destination), place(&source, &destination)), (Ok(true), Ok(false)));
+        assert_eq!(
+            (place(&source, &destination), place(&source, &destination)),
+            (Ok(true), Ok(false))
+        );
         fs::write(&source, b"two").unwrap();
         assert_eq!(place(&source, &destination), Ok(true));
         assert_eq!(fs::read(&destination).unwrap(), b"two");
-        let mut names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["built.wasm", "placed.wasm"]);
         fs::remove_dir_all(&directory).unwrap();

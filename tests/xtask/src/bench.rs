@@ -22,7 +22,10 @@ pub(crate) fn install_node_peer(workspace: &Workspace) -> Result<(), Failure> {
 ///
 /// Returns an error if the environment can't be created or pip fails.
 pub(crate) fn install_python_peer(workspace: &Workspace) -> Result<(), Failure> {
-    clients::python_packages(&peers(workspace).join("python").join("requirements.txt"), &python_environment(workspace))
+    clients::python_packages(
+        &peers(workspace).join("python").join("requirements.txt"),
+        &python_environment(workspace),
+    )
 }
 
 /// Runs the benchmark. `built` returns the path of a built program by its name.
@@ -30,7 +33,11 @@ pub(crate) fn install_python_peer(workspace: &Workspace) -> Result<(), Failure> 
 /// # Errors
 ///
 /// Returns an error if the benchmark fails, such as when messages were lost.
-pub(crate) fn run(workspace: &Workspace, built: impl Fn(&str) -> PathBuf, arguments: &[OsString]) -> Result<(), Failure> {
+pub(crate) fn run(
+    workspace: &Workspace,
+    built: impl Fn(&str) -> PathBuf,
+    arguments: &[OsString],
+) -> Result<(), Failure> {
     let mut bench = Command::new(built("bench"));
     workspace.for_tests(&mut bench).env("SOCKHOP_BIN", built("sockhop"));
     bench.env("SOCKHOP_PEER_PYTHON", clients::python_program(&python_environment(workspace)));
@@ -53,5 +60,7 @@ fn python_environment(workspace: &Workspace) -> PathBuf {
 pub(crate) fn run_parts(workspace: &Workspace, arguments: &[OsString]) -> Result<(), Failure> {
     let mut cargo = workspace.cargo();
     workspace.for_tests(&mut cargo).env("SOCKHOP_BIN", workspace.optimised("sockhop"));
-    tools::run(cargo.args(["bench", "--package", "sockhop", "--bench", "event", "--"]).args(arguments))
+    tools::run(
+        cargo.args(["bench", "--package", "sockhop", "--bench", "event", "--"]).args(arguments),
+    )
 }

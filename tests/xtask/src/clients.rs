@@ -51,7 +51,9 @@ const CLIENT_TESTS: [&str; 14] = [
 pub(crate) fn test_rust(workspace: &Workspace) -> Result<(), Failure> {
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
-    cargo.env("SOCKHOP_JAVASCRIPT_CLIENT", javascript(workspace)).env("SOCKHOP_PYTHON", python_program(&python_environment(workspace)));
+    cargo
+        .env("SOCKHOP_JAVASCRIPT_CLIENT", javascript(workspace))
+        .env("SOCKHOP_PYTHON", python_program(&python_environment(workspace)));
     tools::run(workspace.for_tests(&mut cargo))
 }
 
@@ -63,7 +65,10 @@ pub(crate) fn test_rust(workspace: &Workspace) -> Result<(), Failure> {
 /// Returns an error if a test fails.
 pub(crate) fn test_rust_with(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
     let mut cargo = workspace.cargo();
-    cargo.args(["test", "--workspace", "--test", "it", "--"]).args(CLIENT_TESTS).env(IMPLEMENTATION, implementation);
+    cargo
+        .args(["test", "--workspace", "--test", "it", "--"])
+        .args(CLIENT_TESTS)
+        .env(IMPLEMENTATION, implementation);
     tools::run(workspace.for_tests(&mut cargo))
 }
 
@@ -74,7 +79,9 @@ pub(crate) fn test_rust_with(workspace: &Workspace, implementation: &str) -> Res
 /// Returns an error if a test fails.
 pub(crate) fn test_javascript(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
     let mut node = Command::new("node");
-    node.current_dir(javascript(workspace)).args(["--test", "--test-reporter=spec"]).env(IMPLEMENTATION, implementation);
+    node.current_dir(javascript(workspace))
+        .args(["--test", "--test-reporter=spec"])
+        .env(IMPLEMENTATION, implementation);
     tools::run(workspace.for_tests(&mut node))
 }
 
@@ -95,7 +102,10 @@ pub(crate) fn install_python(workspace: &Workspace) -> Result<(), Failure> {
 pub(crate) fn test_python(workspace: &Workspace, implementation: &str) -> Result<(), Failure> {
     let mut pytest = Command::new(python_program(&python_environment(workspace)));
     // Both options only keep caches out of the source directories.
-    pytest.current_dir(python(workspace)).args(["-m", "pytest", "-p", "no:cacheprovider"]).env("PYTHONDONTWRITEBYTECODE", "1");
+    pytest
+        .current_dir(python(workspace))
+        .args(["-m", "pytest", "-p", "no:cacheprovider"])
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     pytest.env(IMPLEMENTATION, implementation);
     tools::run(workspace.for_tests(&mut pytest))
 }
@@ -114,7 +124,11 @@ fn python_environment(workspace: &Workspace) -> PathBuf {
 
 /// The path of the interpreter of a virtual environment.
 pub(crate) fn python_program(environment: &Path) -> PathBuf {
-    if cfg!(windows) { environment.join("Scripts").join("python.exe") } else { environment.join("bin").join("python") }
+    if cfg!(windows) {
+        environment.join("Scripts").join("python.exe")
+    } else {
+        environment.join("bin").join("python")
+    }
 }
 
 /// Installs the packages of the lock file in `directory` into the same directory.
@@ -126,7 +140,12 @@ pub(crate) fn node_packages(directory: &Path) -> Result<(), Failure> {
     let stamp = directory.join("node_modules").join(".installed");
     once_for(&directory.join("package-lock.json"), &stamp, || {
         let mut npm = Command::new(tools::NPM_PROGRAM);
-        tools::run(npm.current_dir(directory).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))
+        tools::run(npm.current_dir(directory).args([
+            "ci",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+        ]))
     })
 }
 
@@ -140,14 +159,25 @@ pub(crate) fn python_packages(requirements: &Path, environment: &Path) -> Result
         create(environment)?;
         tools::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment))?;
         let mut pip = Command::new(python_program(environment));
-        pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--requirement"]);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--quiet",
+            "--requirement",
+        ]);
         tools::run(pip.arg(requirements))
     })
 }
 
 /// Runs `install` unless it has succeeded before for the same content of `lock`. The stamp is
 /// written last, so that an interrupted installation is repeated.
-fn once_for(lock: &Path, stamp: &Path, install: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+fn once_for(
+    lock: &Path,
+    stamp: &Path,
+    install: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let wanted = fs::read(lock).map_err(|error| cannot("read", lock, &error))?;
     if fs::read(stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
@@ -162,7 +192,8 @@ mod tests {
 
     #[test]
     fn an_installation_is_repeated_only_where_its_lock_changed_or_it_failed() {
-        let directory = std::env::temp_dir().join(format!("sockhop-xtask-once-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("sockhop-xtask-once-{}", std::process::id()));
         create(&directory).unwrap();
         let (lock, stamp) = (directory.join("lock"), directory.join("stamp"));
         let failed = || Err(Failure("no network".to_owned()));

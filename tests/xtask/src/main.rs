@@ -84,10 +84,14 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
             report::text(HELP);
             Ok(())
         }
-        ("test" | "release" | "plugins" | "guests", [argument, ..]) => {
-            Err(Failure(format!("`{command}` takes no argument such as `{}`\n\n{HELP}", argument.to_string_lossy())))
-        }
-        _ => Err(Failure(format!("unknown command `{}`\n\n{HELP}", arguments.first().map(|a| a.to_string_lossy()).unwrap_or_default()))),
+        ("test" | "release" | "plugins" | "guests", [argument, ..]) => Err(Failure(format!(
+            "`{command}` takes no argument such as `{}`\n\n{HELP}",
+            argument.to_string_lossy()
+        ))),
+        _ => Err(Failure(format!(
+            "unknown command `{}`\n\n{HELP}",
+            arguments.first().map(|a| a.to_string_lossy()).unwrap_or_default()
+        ))),
     }
 }
 
@@ -111,7 +115,11 @@ fn run(rest: &[OsString]) -> Result<(), Failure> {
     let mut serve = Command::new(workspace.host_binary());
     serve.arg("serve");
     let (plugins, data) = (workspace.plugins_dir(), workspace.target.join("data"));
-    for (option, value) in [("--listen", OsStr::new("127.0.0.1:4000")), ("--plugins", plugins.as_os_str()), ("--data", data.as_os_str())] {
+    for (option, value) in [
+        ("--listen", OsStr::new("127.0.0.1:4000")),
+        ("--plugins", plugins.as_os_str()),
+        ("--data", data.as_os_str()),
+    ] {
         if !gives(extra, option) && !gives(extra, "--config") {
             serve.arg(option).arg(value);
         }
@@ -139,10 +147,16 @@ fn test() -> Result<(), Failure> {
     steps.step("Python client: packages", || clients::install_python(&workspace))?;
     steps.step("Rust tests", || clients::test_rust(&workspace))?;
     let [default, other] = clients::IMPLEMENTATIONS;
-    steps.step(&format!("Rust tests of what clients see, {other}"), || clients::test_rust_with(&workspace, other))?;
+    steps.step(&format!("Rust tests of what clients see, {other}"), || {
+        clients::test_rust_with(&workspace, other)
+    })?;
     for implementation in [default, other] {
-        steps.step(&format!("JavaScript client: tests, {implementation}"), || clients::test_javascript(&workspace, implementation))?;
-        steps.step(&format!("Python client: tests, {implementation}"), || clients::test_python(&workspace, implementation))?;
+        steps.step(&format!("JavaScript client: tests, {implementation}"), || {
+            clients::test_javascript(&workspace, implementation)
+        })?;
+        steps.step(&format!("Python client: tests, {implementation}"), || {
+            clients::test_python(&workspace, implementation)
+        })?;
     }
     report::text("every test passed");
     Ok(())
@@ -155,7 +169,9 @@ fn micro(rest: &[OsString]) -> Result<(), Failure> {
     let mut steps = Steps::of(3);
     steps.step("WebAssembly target", tools::wasm_target)?;
     steps.step("bundled plugins", || tested_plugins(&workspace))?;
-    steps.step("host, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+    steps.step("host, optimised (the first time takes many minutes)", || {
+        workspace.build_optimised()
+    })?;
     bench::run_parts(&workspace, rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest))
 }
 
@@ -189,25 +205,43 @@ fn build_released(workspace: &Workspace, pgo: &Pgo<'_>, steps: &mut Steps) -> Re
     // This step is first, because without it the other steps are useless.
     steps.step("LLVM's tools", || pgo.add_tools())?;
     build_plugins(workspace, steps)?;
-    steps.step("host, native peer and load, with counters (the first time takes many minutes)", || pgo.build_counting())?;
+    steps.step(
+        "host, native peer and load, with counters (the first time takes many minutes)",
+        || pgo.build_counting(),
+    )?;
     steps.step("a load that they count (its figures mean nothing)", || pgo.count())?;
-    steps.step("host, native peer and load, optimised (many minutes, also after each change of the host)", || pgo.build_released())
+    steps.step(
+        "host, native peer and load, optimised (many minutes, also after each change of the host)",
+        || pgo.build_released(),
+    )
 }
 
 /// `cargo xtask bench`
 fn bench(rest: &[OsString]) -> Result<(), Failure> {
-    let required = [tools::CC, tools::NODE, tools::NPM, tools::NEWER_PYTHON, tools::PYTHON_VENV, tools::TASKSET, tools::SETPRIV];
+    let required = [
+        tools::CC,
+        tools::NODE,
+        tools::NPM,
+        tools::NEWER_PYTHON,
+        tools::PYTHON_VENV,
+        tools::TASKSET,
+        tools::SETPRIV,
+    ];
     tools::require(&required)?;
     let workspace = Workspace::find()?;
     let peers = |steps: &mut Steps| {
         steps.step("Node.js peer: packages", || bench::install_node_peer(&workspace))?;
         steps.step("Python peer: packages", || bench::install_python_peer(&workspace))
     };
-    let arguments = |rest: &[OsString]| rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest).to_vec();
+    let arguments =
+        |rest: &[OsString]| rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest).to_vec();
     if let Some(rest) = rest.strip_prefix(&[OsString::from("--plain")]) {
         let mut steps = Steps::of(PLUGIN_STEPS + 3);
         build_plugins(&workspace, &mut steps)?;
-        steps.step("host, native peer and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+        steps.step(
+            "host, native peer and load, optimised (the first time takes many minutes)",
+            || workspace.build_optimised(),
+        )?;
         peers(&mut steps)?;
         return bench::run(&workspace, |name| workspace.optimised(name), &arguments(rest));
     }
@@ -224,7 +258,9 @@ fn soak(rest: &[OsString]) -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     let mut steps = Steps::of(PLUGIN_STEPS + 1);
     build_plugins(&workspace, &mut steps)?;
-    steps.step("host and load, optimised (the first time takes many minutes)", || workspace.build_optimised())?;
+    steps.step("host and load, optimised (the first time takes many minutes)", || {
+        workspace.build_optimised()
+    })?;
     let mut arguments: Vec<OsString> = ["--only", "soak"].map(OsString::from).into();
     arguments.extend_from_slice(rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest));
     bench::run(&workspace, |name| workspace.optimised(name), &arguments)
@@ -261,7 +297,9 @@ fn guests() -> Result<(), Failure> {
 fn gives(arguments: &[OsString], option: &str) -> bool {
     arguments.iter().any(|argument| {
         let bytes = argument.as_encoded_bytes();
-        bytes.strip_prefix(option.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+        bytes
+            .strip_prefix(option.as_bytes())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
     })
 }
 
@@ -283,8 +321,10 @@ mod tests {
 
     #[test]
     fn an_option_counts_as_given_in_both_of_its_forms() {
-        let arguments: Vec<OsString> = ["--listen", "127.0.0.1:1", "--data=here", "--config-like"].map(OsString::from).into();
-        let given = ["--listen", "--data", "--plugins", "--config"].map(|option| gives(&arguments, option));
+        let arguments: Vec<OsString> =
+            ["--listen", "127.0.0.1:1", "--data=here", "--config-like"].map(OsString::from).into();
+        let given =
+            ["--listen", "--data", "--plugins", "--config"].map(|option| gives(&arguments, option));
         assert_eq!(given, [true, true, false, false]);
     }
 

@@ -15,8 +15,15 @@ use crate::{Failure, tools};
 /// The load for the counters: mainly events, one at a time and many at once, and one message to
 /// many receivers. Rare operations must stay rare here, because the compiler treats code with a
 /// small share of all counts as cold.
-const LOAD: [&str; 7] =
-    ["--only=ping,fanout,reload", "--servers=sockhop,native", "--rounds=1", "--seconds=4", "--reloads=4", "--connections=100", "--json"];
+const LOAD: [&str; 7] = [
+    "--only=ping,fanout,reload",
+    "--servers=sockhop,native",
+    "--rounds=1",
+    "--seconds=4",
+    "--reloads=4",
+    "--connections=100",
+    "--json",
+];
 
 /// The programs that are built: the host, the native peer, the benchmark.
 const PROGRAMS: [&str; 3] = ["sockhop", "native_peer", "bench"];
@@ -36,7 +43,11 @@ impl<'w> Pgo<'w> {
     ///
     /// Returns an error if the compiler does not report that target.
     pub(crate) fn new(workspace: &'w Workspace) -> Result<Self, Failure> {
-        Ok(Self { workspace, toolchain: tools::Toolchain::find()?, directory: workspace.target.join("pgo") })
+        Ok(Self {
+            workspace,
+            toolchain: tools::Toolchain::find()?,
+            directory: workspace.target.join("pgo"),
+        })
     }
 
     /// Adds the LLVM tools that read the counts to the toolchain, if they are missing.
@@ -78,10 +89,19 @@ impl<'w> Pgo<'w> {
         }
         create(&self.counts())?;
         let mut load = Command::new(bench);
-        self.workspace.for_tests(&mut load).env("SOCKHOP_BIN", host).env_remove("LLVM_PROFILE_FILE");
+        self.workspace
+            .for_tests(&mut load)
+            .env("SOCKHOP_BIN", host)
+            .env_remove("LLVM_PROFILE_FILE");
         // The figures of programs with counters are meaningless, so nothing shows them.
         tools::run(load.args(LOAD).stdout(Stdio::null()))?;
-        tools::run(Command::new(self.toolchain.profdata()).arg("merge").arg("--output").arg(self.profile()).arg(self.counts()))?;
+        tools::run(
+            Command::new(self.toolchain.profdata())
+                .arg("merge")
+                .arg("--output")
+                .arg(self.profile())
+                .arg(self.counts()),
+        )?;
         // The stamp is written last, so that an interrupted run is repeated.
         fs::write(&stamp, counted).map_err(|error| cannot("write", &stamp, &error))
     }
@@ -106,14 +126,25 @@ impl<'w> Pgo<'w> {
     /// well.
     fn build(&self, target: &Path, flag: &str, path: &Path) -> Result<(), Failure> {
         let mut cargo = self.workspace.cargo();
-        cargo.env("CARGO_TARGET_DIR", target).args(["build", "--release", "--target", &self.toolchain.host]);
+        cargo.env("CARGO_TARGET_DIR", target).args([
+            "build",
+            "--release",
+            "--target",
+            &self.toolchain.host,
+        ]);
         cargo.args(["--package", "sockhop", "--package", "sockhop-tests", "--bins"]);
-        cargo.env("CARGO_ENCODED_RUSTFLAGS", with_flag(env::var_os("CARGO_ENCODED_RUSTFLAGS"), env::var_os("RUSTFLAGS"), flag, path));
+        cargo.env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            with_flag(env::var_os("CARGO_ENCODED_RUSTFLAGS"), env::var_os("RUSTFLAGS"), flag, path),
+        );
         tools::run(&mut cargo)
     }
 
     fn program(&self, target: &Path, name: &str) -> PathBuf {
-        target.join(&self.toolchain.host).join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+        target
+            .join(&self.toolchain.host)
+            .join("release")
+            .join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
     /// Identifies the programs with counters and the load that they are given.
@@ -152,8 +183,22 @@ impl<'w> Pgo<'w> {
 /// Returns the flags of the environment and one more, with cargo's own separator, because a path
 /// may contain blanks. Flags in cargo's configuration files are ignored, as with any flags from the
 /// environment.
-fn with_flag(encoded: Option<OsString>, plain: Option<OsString>, flag: &str, path: &Path) -> OsString {
-    let plain = || plain.map(|flags| flags.to_string_lossy().split_ascii_whitespace().collect::<Vec<_>>().join(SEPARATOR).into());
+fn with_flag(
+    encoded: Option<OsString>,
+    plain: Option<OsString>,
+    flag: &str,
+    path: &Path,
+) -> OsString {
+    let plain = || {
+        plain.map(|flags| {
+            flags
+                .to_string_lossy()
+                .split_ascii_whitespace()
+                .collect::<Vec<_>>()
+                .join(SEPARATOR)
+                .into()
+        })
+    };
     let mut flags = encoded.or_else(plain).unwrap_or_default();
     if !flags.is_empty() {
         flags.push(SEPARATOR);
@@ -173,11 +218,19 @@ mod tests {
     #[test]
     fn flags_of_the_environment_stay_beside_the_profiles() {
         let with = |encoded: Option<&str>, plain: Option<&str>| {
-            let flags = with_flag(encoded.map(Into::into), plain.map(Into::into), "-Cprofile-use=", Path::new("a b"));
+            let flags = with_flag(
+                encoded.map(Into::into),
+                plain.map(Into::into),
+                "-Cprofile-use=",
+                Path::new("a b"),
+            );
             flags.into_string().unwrap()
         };
         assert_eq!(with(None, None), "-Cprofile-use=a b");
-        assert_eq!(with(None, Some(" -Ctarget-cpu=native  -v ")), "-Ctarget-cpu=native\u{1f}-v\u{1f}-Cprofile-use=a b");
+        assert_eq!(
+            with(None, Some(" -Ctarget-cpu=native  -v ")),
+            "-Ctarget-cpu=native\u{1f}-v\u{1f}-Cprofile-use=a b"
+        );
         assert_eq!(with(Some("-Cx=a b"), Some("-v")), "-Cx=a b\u{1f}-Cprofile-use=a b");
     }
 }

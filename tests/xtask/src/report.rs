@@ -23,7 +23,11 @@ impl Steps {
     /// # Errors
     ///
     /// Returns the error of `action`, with the number and the name of the step in front.
-    pub(crate) fn step(&mut self, what: &str, action: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    pub(crate) fn step(
+        &mut self,
+        what: &str,
+        action: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         self.begun += 1;
         let number = format!("{}/{}", self.begun, self.total);
         text(&format!("[{number}] {what}"));

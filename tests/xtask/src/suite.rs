@@ -50,16 +50,26 @@ pub(crate) fn run(workspace: &Workspace, directory: &Path) -> Result<(), Failure
         )));
     }
     if TcpStream::connect(ADDRESS).is_ok() {
-        return Err(Failure(format!("something listens on {ADDRESS} already, where the suite expects its server: stop it first")));
+        return Err(Failure(format!(
+            "something listens on {ADDRESS} already, where the suite expects its server: stop it first"
+        )));
     }
     let mut steps = Steps::of(if is_engine { 3 } else { 6 });
     steps.step("the suite's packages", || npm(directory, &["ci", "--no-audit", "--no-fund"]))?;
     let example = if is_engine { "echo" } else { "conformance" };
     steps.step("the crate's example server", || {
-        tools::run(workspace.cargo().args(["build", "--package", "sockhop-socketio", "--example", example]))
+        tools::run(workspace.cargo().args([
+            "build",
+            "--package",
+            "sockhop-socketio",
+            "--example",
+            example,
+        ]))
     })?;
     steps.step("the suite on the crate's example server", || {
-        let _server = Server::start(&mut Command::new(workspace.example(example)), || TcpStream::connect(ADDRESS).is_ok())?;
+        let _server = Server::start(&mut Command::new(workspace.example(example)), || {
+            TcpStream::connect(ADDRESS).is_ok()
+        })?;
         npm(directory, &["test"])
     })?;
     if is_engine {
@@ -81,10 +91,16 @@ fn host(workspace: &Workspace) -> Result<Command, Failure> {
     let directory = workspace.target.join("suite");
     let (plugins, data) = (directory.join("plugins"), directory.join("data"));
     create(&plugins)?;
-    let (from, to) = (workspace.guests_dir().join("conformance.wasm"), plugins.join("conformance.wasm"));
+    let (from, to) =
+        (workspace.guests_dir().join("conformance.wasm"), plugins.join("conformance.wasm"));
     fs::copy(&from, &to).map_err(|error| cannot("copy", &from, &error))?;
     let mut command = Command::new(workspace.host_binary());
-    command.args(["serve", "--listen", &ADDRESS.to_string(), "--plugins"]).arg(plugins).arg("--data").arg(data).envs(SETTINGS);
+    command
+        .args(["serve", "--listen", &ADDRESS.to_string(), "--plugins"])
+        .arg(plugins)
+        .arg("--data")
+        .arg(data)
+        .envs(SETTINGS);
     Ok(command)
 }
 
@@ -93,7 +109,8 @@ fn is_ready() -> bool {
     let ask = || {
         let mut stream = TcpStream::connect(ADDRESS)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map(|_| answer)
     };
@@ -111,12 +128,19 @@ impl Server {
     /// Starts the server and waits until it serves.
     fn start(command: &mut Command, serves: impl Fn() -> bool) -> Result<Self, Failure> {
         let program = PathBuf::from(command.get_program());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| cannot("run", &program, &error))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| cannot("run", &program, &error))?;
         let mut server = Self(child);
         let until = Instant::now() + PATIENCE;
         while !serves() {
             if let Ok(Some(status)) = server.0.try_wait() {
-                return Err(Failure(format!("{} ended before it served: {status}", program.display())));
+                return Err(Failure(format!(
+                    "{} ended before it served: {status}",
+                    program.display()
+                )));
             }
             if Instant::now() > until {
                 return Err(Failure(format!("{} does not serve on {ADDRESS}", program.display())));

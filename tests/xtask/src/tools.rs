@@ -75,7 +75,8 @@ pub(crate) const PYTHON_VENV: Tool = Tool {
 };
 
 /// Runs the Python peer of the benchmark. Its pinned packages and its source require 3.11.
-pub(crate) const NEWER_PYTHON: Tool = Tool { name: "Python 3.11 or newer", at_least: Some((3, 11)), ..PYTHON };
+pub(crate) const NEWER_PYTHON: Tool =
+    Tool { name: "Python 3.11 or newer", at_least: Some((3, 11)), ..PYTHON };
 
 /// Pins the servers and the driver of the benchmark to different processors.
 pub(crate) const TASKSET: Tool = Tool {
@@ -95,10 +96,15 @@ pub(crate) const NPM_PROGRAM: &str = if cfg!(windows) { "npm.cmd" } else { "npm"
 
 impl Tool {
     fn is_there(&self) -> bool {
-        let output = Command::new(self.program).args(self.arguments).stdin(Stdio::null()).stderr(Stdio::null()).output();
+        let output = Command::new(self.program)
+            .args(self.arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output();
         let Ok(output) = output else { return false };
         let reported = str::from_utf8(&output.stdout).ok().and_then(version);
-        output.status.success() && self.at_least.is_none_or(|least| reported.is_some_and(|version| version >= least))
+        output.status.success()
+            && self.at_least.is_none_or(|least| reported.is_some_and(|version| version >= least))
     }
 
     const fn install(&self) -> &'static str {
@@ -118,12 +124,18 @@ fn version(text: &str) -> Option<(u32, u32)> {
 ///
 /// Returns an error that names all missing tools, each with the command that installs it.
 pub(crate) fn require(tools: &[Tool]) -> Result<(), Failure> {
-    let missing: Vec<String> =
-        tools.iter().filter(|tool| !tool.is_there()).map(|tool| format!("  {}: {}", tool.name, tool.install())).collect();
+    let missing: Vec<String> = tools
+        .iter()
+        .filter(|tool| !tool.is_there())
+        .map(|tool| format!("  {}: {}", tool.name, tool.install()))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Failure(format!("these are missing here, or too old; each with the command that installs it:\n{}", missing.join("\n"))))
+    Err(Failure(format!(
+        "these are missing here, or too old; each with the command that installs it:\n{}",
+        missing.join("\n")
+    )))
 }
 
 /// Adds the target of the plugins to the toolchain if it is missing. It asks the compiler first,
@@ -161,7 +173,9 @@ impl Toolchain {
     pub(crate) fn find() -> Result<Self, Failure> {
         let version = output(rustc().arg("--version").arg("--verbose"))?;
         let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-        let host = host.ok_or_else(|| Failure("`rustc --version --verbose` names no host".to_owned()))?.to_owned();
+        let host = host
+            .ok_or_else(|| Failure("`rustc --version --verbose` names no host".to_owned()))?
+            .to_owned();
         let libraries = output(rustc().args(["--print", "target-libdir"]))?;
         Ok(Self { host, bin: Path::new(libraries.trim()).with_file_name("bin") })
     }
@@ -203,8 +217,14 @@ pub(crate) fn cargo() -> Command {
 ///
 /// Returns an error that names the command, and how it ended or why it did not start.
 pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
-    let status = command.status().map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
-    if status.success() { Ok(()) } else { Err(Failure(format!("`{}` ended with {status}", shown(command)))) }
+    let status = command
+        .status()
+        .map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure(format!("`{}` ended with {status}", shown(command))))
+    }
 }
 
 /// Runs `command` and returns its standard output.
@@ -214,11 +234,13 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
 /// Returns the errors of [`run`], and an error if the output is not UTF-8.
 pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     let output = command.stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
+    let output =
+        output.map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
     if !output.status.success() {
         return Err(Failure(format!("`{}` ended with {}", shown(command), output.status)));
     }
-    String::from_utf8(output.stdout).map_err(|error| Failure(format!("`{}` wrote no text: {error}", shown(command))))
+    String::from_utf8(output.stdout)
+        .map_err(|error| Failure(format!("`{}` wrote no text: {error}", shown(command))))
 }
 
 /// Formats a command as a user would type it, without the directory of the program.
@@ -235,7 +257,10 @@ mod tests {
 
     #[test]
     fn versions_are_read_with_and_without_their_letter() {
-        assert_eq!(["v20.11.1\n", "3.11\n", "unknown", ""].map(version), [Some((20, 11)), Some((3, 11)), None, None]);
+        assert_eq!(
+            ["v20.11.1\n", "3.11\n", "unknown", ""].map(version),
+            [Some((20, 11)), Some((3, 11)), None, None]
+        );
     }
 
     #[test]
@@ -252,7 +277,10 @@ mod tests {
 
     #[test]
     fn a_command_that_does_not_start_is_named_without_its_directory() {
-        let failure = run(Command::new("/nowhere/sockhop-no-such-program").arg("--version")).map_err(|failure| failure.0);
-        assert!(failure.is_err_and(|text| text.starts_with("`sockhop-no-such-program --version` did not start: ")));
+        let failure = run(Command::new("/nowhere/sockhop-no-such-program").arg("--version"))
+            .map_err(|failure| failure.0);
+        assert!(failure.is_err_and(|text| {
+            text.starts_with("`sockhop-no-such-program --version` did not start: ")
+        }));
     }
 }

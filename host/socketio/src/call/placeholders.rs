@@ -23,7 +23,9 @@ use std::borrow::Cow;
 pub fn placeholders_are_valid(arguments: &str, attachments: usize) -> bool {
     let bytes = arguments.as_bytes();
     // The key cannot be written without one of the two.
-    if memchr::memmem::find(bytes, KEY.as_bytes()).is_none() && memchr::memchr(b'\\', bytes).is_none() {
+    if memchr::memmem::find(bytes, KEY.as_bytes()).is_none()
+        && memchr::memchr(b'\\', bytes).is_none()
+    {
         return true;
     }
     let mut open: Vec<Object> = Vec::new();
@@ -36,7 +38,10 @@ pub fn placeholders_are_valid(arguments: &str, attachments: usize) -> bool {
                 after.get(1..).unwrap_or_default()
             }
             Some(b'}') => {
-                if open.pop().is_some_and(|object| object.is_placeholder && !object.names_attachment) {
+                if open
+                    .pop()
+                    .is_some_and(|object| object.is_placeholder && !object.names_attachment)
+                {
                     return false;
                 }
                 after.get(1..).unwrap_or_default()
@@ -74,7 +79,8 @@ impl Object {
         } else if is_string(key, "num") {
             // Looks no further than a number reaches: objects in objects must not be read again and
             // again.
-            let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+            let is_part =
+                |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
             let length = value.bytes().take_while(is_part).count();
             let number = value.get(..length).and_then(|number| number.parse::<f64>().ok());
             self.names_attachment = number.is_some_and(|number| is_index(number, attachments));

@@ -39,7 +39,10 @@ impl Handler for App {
         Ok(())
     }
 
-    fn connect(&self, request: &ConnectRequest<'_, Self>) -> impl Future<Output = Result<(), ConnectError>> + Send {
+    fn connect(
+        &self,
+        request: &ConnectRequest<'_, Self>,
+    ) -> impl Future<Output = Result<(), ConnectError>> + Send {
         let is_refused = request.auth.contains("refuse");
         ready(if is_refused { Err(ConnectError::new("no")) } else { Ok(()) })
     }
@@ -62,7 +65,8 @@ impl Handler for App {
     }
 }
 
-/// What happens next. The client writes, or the application uses one of the connections it ever had.
+/// What happens next. The client writes, or the application uses one of the connections it ever
+/// had.
 #[derive(Debug, Clone)]
 enum Step {
     Connect {
@@ -158,7 +162,13 @@ impl Model {
     }
 
     fn step(&mut self, step: &Step, connections: &[Arc<Connection<App>>]) -> Result<(), End> {
-        let is_text = matches!(step, Step::Connect { .. } | Step::Disconnect { .. } | Step::Event { .. } | Step::Answer { .. });
+        let is_text = matches!(
+            step,
+            Step::Connect { .. }
+                | Step::Disconnect { .. }
+                | Step::Event { .. }
+                | Step::Answer { .. }
+        );
         if is_text && self.partial.is_some() {
             return Err(End::Parse);
         }
@@ -166,7 +176,9 @@ impl Model {
             self.notice(namespace);
         }
         match *step {
-            Step::Connect { namespace, .. } if self.inside.contains_key(&namespace) => return Err(End::Parse),
+            Step::Connect { namespace, .. } if self.inside.contains_key(&namespace) => {
+                return Err(End::Parse);
+            }
             Step::Connect { namespace: 3, .. } => {
                 self.packets.push(r#"44/unknown,{"message":"Invalid namespace"}"#.into());
             }
@@ -193,7 +205,9 @@ impl Model {
             }
             Step::Answer { namespace, .. } => drop(self.reaches(namespace)?),
             Step::Attachment => {
-                let Some((namespace, id, attachments, missing)) = self.partial else { return Err(End::Parse) };
+                let Some((namespace, id, attachments, missing)) = self.partial else {
+                    return Err(End::Parse);
+                };
                 self.partial = (missing > 1).then_some((namespace, id, attachments, missing - 1));
                 if missing == 1 {
                     self.event(namespace, id, attachments)?;
@@ -234,7 +248,12 @@ fn packet(step: &Step) -> Option<String> {
             format!("{kind}{}{id}[\"x\",1]", prefix(namespace))
         }
         Step::Answer { namespace, id } => format!("3{}{id}[{id}]", prefix(namespace)),
-        Step::Attachment | Step::Emit(_) | Step::Ask(_) | Step::Forget(_) | Step::SendAway(_) | Step::Wake => return None,
+        Step::Attachment
+        | Step::Emit(_)
+        | Step::Ask(_)
+        | Step::Forget(_)
+        | Step::SendAway(_)
+        | Step::Wake => return None,
     })
 }
 
@@ -249,7 +268,9 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 type Waiting = (usize, u64, AckReceiver<App>);
 
 fn run(steps: &[Step]) -> Result<(), TestCaseError> {
-    let hub = Arc::new(Hub::new(&Config::default(), App::default(), NAMESPACES.into_iter().take(3)).unwrap());
+    let hub = Arc::new(
+        Hub::new(&Config::default(), App::default(), NAMESPACES.into_iter().take(3)).unwrap(),
+    );
     let session = session();
     let mut client = Client::new(&hub, &session, ());
     let mut model = Model::default();
@@ -257,7 +278,9 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
     let batch = Batch::default();
     for step in steps {
         let answering = match *step {
-            Step::Answer { namespace, id } => model.inside.get(&namespace).map(|connection| (*connection, id)),
+            Step::Answer { namespace, id } => {
+                model.inside.get(&namespace).map(|connection| (*connection, id))
+            }
             _ => None,
         };
         let result = match packet(step) {
@@ -273,7 +296,8 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
             session.end(end);
             now(client.closed(end, &batch));
             for namespace in model.inside.keys() {
-                let entry = format!("disconnected {} SessionEnded({end:?})", NAMESPACES[*namespace]);
+                let entry =
+                    format!("disconnected {} SessionEnded({end:?})", NAMESPACES[*namespace]);
                 prop_assert!(hub.handler().log.lock().unwrap().contains(&entry));
             }
             let log = hub.handler().log.lock().unwrap();
@@ -286,7 +310,9 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
             return Ok(());
         }
         // An answer resolves its pending ack. The end of a connection drops all its pending acks.
-        let ready = |(connection, id, _): &mut Waiting| answering == Some((*connection, *id)) || !model.is_open(*connection);
+        let ready = |(connection, id, _): &mut Waiting| {
+            answering == Some((*connection, *id)) || !model.is_open(*connection)
+        };
         for (connection, id, answer) in waiting.extract_if(.., ready) {
             let reply = now(answer).map(|reply| reply.arguments);
             let is_answered = answering == Some((connection, id));
@@ -324,12 +350,16 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
                     model.sent_away.insert(at, namespace);
                     model.is_woken = true;
                     model.packets.push(format!("41{}", prefix(namespace)));
-                    for (_, _, answer) in waiting.extract_if(.., |(connection, _, _)| *connection == at) {
+                    for (_, _, answer) in
+                        waiting.extract_if(.., |(connection, _, _)| *connection == at)
+                    {
                         prop_assert_eq!(now(answer), Err(NoReply));
                     }
                 }
             }
-            Step::Forget(index) if !waiting.is_empty() => drop(waiting.remove(index.index(waiting.len()))),
+            Step::Forget(index) if !waiting.is_empty() => {
+                drop(waiting.remove(index.index(waiting.len())))
+            }
             _ => {}
         }
         prop_assert_eq!(take_packets(&session), take(&mut model.packets));

@@ -49,7 +49,11 @@ pub struct AckReceiver<H: Handler> {
 }
 
 impl<H: Handler> AckReceiver<H> {
-    pub(super) fn new(connection: &Arc<Connection<H>>, id: u64, receiver: oneshot::Receiver<Reply>) -> Self {
+    pub(super) fn new(
+        connection: &Arc<Connection<H>>,
+        id: u64,
+        receiver: oneshot::Receiver<Reply>,
+    ) -> Self {
         Self { connection: Arc::clone(connection), id, receiver }
     }
 }

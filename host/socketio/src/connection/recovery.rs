@@ -54,7 +54,11 @@ impl Keep {
 
     /// Keeps an event that was encoded for many. Returns it with another offset if it was encoded
     /// before the last event of this connection.
-    pub(super) fn push_shared<H: Handler>(&mut self, hub: &Hub<H>, event: &Arc<Kept>) -> Option<Arc<Kept>> {
+    pub(super) fn push_shared<H: Handler>(
+        &mut self,
+        hub: &Hub<H>,
+        event: &Arc<Kept>,
+    ) -> Option<Arc<Kept>> {
         let again = hub.recovery().filter(|_| !self.ring.accepts(event.offset()));
         let again = again.map(|recovery| event.with_offset(recovery.next_offset()));
         self.push(again.as_ref().unwrap_or(event));
@@ -103,7 +107,10 @@ impl<H: Handler> Connection<H> {
         let (head, id) = (head.as_bytes(), self.id.as_str().as_bytes());
         match &self.lasting {
             None => session.text(&[head, br#"{"sid":""#, id, br#""}"#], &[]),
-            Some(lasting) => session.text(&[head, br#"{"sid":""#, id, br#"","pid":""#, &lasting.pid.text(), br#""}"#], &[]),
+            Some(lasting) => session.text(
+                &[head, br#"{"sid":""#, id, br#"","pid":""#, &lasting.pid.text(), br#""}"#],
+                &[],
+            ),
         };
     }
 
@@ -114,13 +121,16 @@ impl<H: Handler> Connection<H> {
             return None;
         }
         let is_first = self.finish();
-        let is_by_end = is_first || self.state().keep.as_ref().is_some_and(|keep| keep.ended_while_lost);
+        let is_by_end =
+            is_first || self.state().keep.as_ref().is_some_and(|keep| keep.ended_while_lost);
         Some(if is_by_end { DisconnectReason::SessionEnded(end) } else { DisconnectReason::Server })
     }
 
     /// Returns false if the connection has ended or can't be kept.
     fn detach(self: &Arc<Self>, end: End) -> bool {
-        let (Some(recovery), Some(lasting)) = (self.hub.recovery(), &self.lasting) else { return false };
+        let (Some(recovery), Some(lasting)) = (self.hub.recovery(), &self.lasting) else {
+            return false;
+        };
         let (acks, detachment) = {
             let mut state = self.state();
             let State { acks, keep: Some(keep), .. } = &mut *state else { return false };
@@ -153,8 +163,15 @@ impl<H: Handler> Connection<H> {
 
     /// Attaches the connection to the session with which its client returns, answers CONNECT and
     /// queues what the client has missed. If something of it is missing here, the connection ends.
-    pub(crate) fn reattach(&self, session: &Arc<Session>, value: &Arc<H::Session>, offset: Option<Offset>) -> Reattached {
-        let (Some(recovery), Some(lasting)) = (self.hub.recovery(), &self.lasting) else { return Reattached::Ended(None) };
+    pub(crate) fn reattach(
+        &self,
+        session: &Arc<Session>,
+        value: &Arc<H::Session>,
+        offset: Option<Offset>,
+    ) -> Reattached {
+        let (Some(recovery), Some(lasting)) = (self.hub.recovery(), &self.lasting) else {
+            return Reattached::Ended(None);
+        };
         // Dropped without the lock: the value is the application's.
         let old;
         {
@@ -164,7 +181,9 @@ impl<H: Handler> Connection<H> {
                 return Reattached::Ended(None);
             }
             let Some(keep) = &mut state.keep else { return Reattached::Ended(None) };
-            let Some(end) = keep.detached else { return Reattached::Attached(Arc::clone(&state.session)) };
+            let Some(end) = keep.detached else {
+                return Reattached::Attached(Arc::clone(&state.session));
+            };
             let Some(missed) = keep.ring.after(offset) else {
                 keep.detached = None;
                 recovery.remove_detached();
@@ -177,7 +196,10 @@ impl<H: Handler> Connection<H> {
                 session.encoded(event.bytes());
             }
             keep.detached = None;
-            old = (replace(&mut state.session, Arc::clone(session)), replace(&mut state.value, Arc::clone(value)));
+            old = (
+                replace(&mut state.session, Arc::clone(session)),
+                replace(&mut state.value, Arc::clone(value)),
+            );
         }
         recovery.remove_detached();
         lasting.changed.notify_waiters();
@@ -187,8 +209,10 @@ impl<H: Handler> Connection<H> {
 
     /// Waits until this session does not have the connection any more.
     pub(crate) async fn until_detached_from(&self, session: &Arc<Session>) {
-        let has_left =
-            |state: &State<H>| !Arc::ptr_eq(&state.session, session) || state.keep.as_ref().is_none_or(|keep| keep.detached.is_some());
+        let has_left = |state: &State<H>| {
+            !Arc::ptr_eq(&state.session, session)
+                || state.keep.as_ref().is_none_or(|keep| keep.detached.is_some())
+        };
         self.until(has_left).await;
     }
 

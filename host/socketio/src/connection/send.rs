@@ -30,7 +30,13 @@ impl<H: Handler> Connection<H> {
         self.write_ack(Leave::AfterHandler, id, arguments, attachments)
     }
 
-    pub(super) fn write_event(&self, leave: Leave<'_>, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
+    pub(super) fn write_event(
+        &self,
+        leave: Leave<'_>,
+        name: &str,
+        arguments: &str,
+        attachments: &[Bytes],
+    ) -> bool {
         self.queue(leave, |State { session, keep, .. }| {
             let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), None);
             let name = quote(name);
@@ -44,7 +50,13 @@ impl<H: Handler> Connection<H> {
         })
     }
 
-    pub(super) fn write_ack(&self, leave: Leave<'_>, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
+    pub(super) fn write_ack(
+        &self,
+        leave: Leave<'_>,
+        id: u64,
+        arguments: &str,
+        attachments: &[Bytes],
+    ) -> bool {
         self.queue(leave, |state| {
             let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
             state.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments)

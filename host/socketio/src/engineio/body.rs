@@ -46,7 +46,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = Abort;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
         if self.bytes.is_empty() {
             return Poll::Ready(None);
         }
@@ -78,7 +81,11 @@ pub(crate) enum Unreceived {
 }
 
 /// Receives the body of a request, of at most `max` bytes, counted as it arrives.
-pub(crate) async fn receive<B>(mut body: B, max: usize, held: &mut Reservation) -> Result<Bytes, Unreceived>
+pub(crate) async fn receive<B>(
+    mut body: B,
+    max: usize,
+    held: &mut Reservation,
+) -> Result<Bytes, Unreceived>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {

@@ -19,8 +19,8 @@ impl Default for Transports {
     }
 }
 
-/// The settings of connection state recovery: what the server keeps so that a client whose transport
-/// was lost can return to its connection. See the crate's docs.
+/// The settings of connection state recovery: what the server keeps so that a client whose
+/// transport was lost can return to its connection. See the crate's docs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovery {
     /// How long a connection is kept after its transport was lost. Default: 2 min, as the reference
@@ -30,11 +30,11 @@ pub struct Recovery {
     /// that are not lost included. An event that many connections keep counts once, and then 16
     /// bytes for each of them; each event counts 128 bytes more than its own.
     ///
-    /// One connection keeps at most a sixteenth of it, and at most half of
-    /// [`Config::max_queued`], because all of it may have to be sent at once. When more than half is
-    /// in use, each connection keeps at most an equal share of the other half. Beyond, a connection
-    /// drops its oldest events. A client that has missed one of these is not recovered. An event
-    /// that the application holds encoded is counted and not refused. Default: 64 MiB.
+    /// One connection keeps at most a sixteenth of it, and at most half of [`Config::max_queued`],
+    /// because all of it may have to be sent at once. When more than half is in use, each
+    /// connection keeps at most an equal share of the other half. Beyond, a connection drops its
+    /// oldest events. A client that has missed one of these is not recovered. An event that the
+    /// application holds encoded is counted and not refused. Default: 64 MiB.
     pub max_bytes: usize,
 }
 
@@ -101,10 +101,10 @@ pub struct Config {
     pub max_pending_acks: usize,
     /// How many sessions may exist, those included that are closing. Default: 10,000.
     pub max_sessions: usize,
-    /// Whether and how the connection of a client whose transport was lost is kept, until the client
-    /// returns. At most [`max_sessions`](Self::max_sessions) connections are kept, beside the
-    /// sessions; beyond, a connection ends together with its session. Default: `None`, connections
-    /// end with their sessions.
+    /// Whether and how the connection of a client whose transport was lost is kept, until the
+    /// client returns. At most [`max_sessions`](Self::max_sessions) connections are kept, beside
+    /// the sessions; beyond, a connection ends together with its session. Default: `None`,
+    /// connections end with their sessions.
     pub recovery: Option<Recovery>,
 }
 

@@ -86,7 +86,11 @@ pub trait Protocol: Send + 'static {
     /// # Errors
     ///
     /// The reason for which the session ends.
-    fn binary(&mut self, data: &[u8], batch: &Batch) -> impl Future<Output = Result<(), End>> + Send;
+    fn binary(
+        &mut self,
+        data: &[u8],
+        batch: &Batch,
+    ) -> impl Future<Output = Result<(), End>> + Send;
 
     /// Called after [`Session::wake`], also if it was called many times. Not called between two
     /// messages of one read, and not after the session's end.
@@ -125,7 +129,11 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     ///
     /// The answer to the handshake, if there is to be no session.
-    fn open(self: &Arc<Self>, session: &Arc<Session>, request: &Parts) -> Result<Self::Protocol, Refused>;
+    fn open(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request: &Parts,
+    ) -> Result<Self::Protocol, Refused>;
 }
 
 /// An Engine.IO server.
@@ -212,7 +220,10 @@ impl<S: Service> Engine<S> {
         &self.sessions
     }
 
-    pub(crate) fn new_session(&self, transport: Transport) -> Result<Arc<Session>, getrandom::Error> {
+    pub(crate) fn new_session(
+        &self,
+        transport: Transport,
+    ) -> Result<Arc<Session>, getrandom::Error> {
         let sid = Sid::random()?;
         Ok(Session::new(sid, &self.config, &self.memory, transport))
     }

@@ -237,7 +237,9 @@ mod tests {
         for len in LENGTHS {
             let mut buf = [b"??".to_vec(), masked(0x82, &payload(len))].concat();
             let parsed = parse(&mut buf, 2, len).unwrap();
-            let Parsed::Frame { fin: true, op: op::BINARY, payload: range } = parsed else { panic!("{len}: {parsed:?}") };
+            let Parsed::Frame { fin: true, op: op::BINARY, payload: range } = parsed else {
+                panic!("{len}: {parsed:?}")
+            };
             assert_eq!((range.end, &buf[range]), (buf.len(), &payload(len)[..]));
         }
     }
@@ -247,7 +249,9 @@ mod tests {
         for len in LENGTHS {
             let whole = masked(0x81, &payload(len));
             for cut in (0..whole.len().min(20)).chain([whole.len() - 1]) {
-                let Ok(Parsed::More(more)) = parse(&mut whole[..cut].to_vec(), 0, len) else { panic!("{len} cut to {cut}") };
+                let Ok(Parsed::More(more)) = parse(&mut whole[..cut].to_vec(), 0, len) else {
+                    panic!("{len} cut to {cut}")
+                };
                 assert!((1..=whole.len() - cut).contains(&more), "{len} cut to {cut}: {more}");
             }
         }

@@ -210,7 +210,12 @@ mod tests {
     #[test]
     fn settings_may_be_for_ever() {
         let ever = Duration::MAX;
-        let config = Config { ping_interval: ever, connect_timeout: ever, receive_timeout: ever, ..config() };
+        let config = Config {
+            ping_interval: ever,
+            connect_timeout: ever,
+            receive_timeout: ever,
+            ..config()
+        };
         let start = Instant::now();
         let mut heart = Heartbeat::new(start, &config);
         heart.begin_packet(start, &config);

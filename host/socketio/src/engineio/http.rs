@@ -148,10 +148,18 @@ impl<S: Service> Engine<S> {
             (Transport::WebSocket, entry, &Method::GET) => self.websocket::<I, B>(request, entry),
             (_, None, method) if method != Method::GET => Err(Refusal::BadMethod.into()),
             // A WebSocket's request must say so.
-            (Transport::Polling, ..) if has_token(request.headers(), &header::UPGRADE, "websocket") => Err(Refusal::BadRequest.into()),
+            (Transport::Polling, ..)
+                if has_token(request.headers(), &header::UPGRADE, "websocket") =>
+            {
+                Err(Refusal::BadRequest.into())
+            }
             (Transport::Polling, None, _) => self.open_polling(&request.into_parts().0),
             (Transport::Polling, Some(entry), &Method::GET) => poll(&entry.session).await,
-            (Transport::Polling, Some(Entry { session, protocol: Some(protocol) }), &Method::POST) => {
+            (
+                Transport::Polling,
+                Some(Entry { session, protocol: Some(protocol) }),
+                &Method::POST,
+            ) => {
                 let (parts, body) = request.into_parts();
                 self.post(&session, protocol, &parts, body).await
             }
@@ -185,7 +193,13 @@ impl<S: Service> Engine<S> {
         Ok(packets(format!("0{handshake}")))
     }
 
-    async fn post<B>(&self, session: &Arc<Session>, protocol: Shared<S::Protocol>, parts: &Parts, body: B) -> Result<Answer, Failure>
+    async fn post<B>(
+        &self,
+        session: &Arc<Session>,
+        protocol: Shared<S::Protocol>,
+        parts: &Parts,
+        body: B,
+    ) -> Result<Answer, Failure>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -209,7 +223,9 @@ impl<S: Service> Engine<S> {
             Ok(Ok(body)) => {
                 let handled = polling::receive(guard, protocol, body, held);
                 return match self.tasks().spawn(handled).await {
-                    Ok(Ok(()) | Err(Some(End::Client))) => Ok(answer(StatusCode::OK, "text/html", "ok".into())),
+                    Ok(Ok(()) | Err(Some(End::Client))) => {
+                        Ok(answer(StatusCode::OK, "text/html", "ok".into()))
+                    }
                     Ok(Err(_)) => Err(Refusal::BadRequest.into()),
                     // The handler has panicked, and the session has ended.
                     Err(_) => Err(Failure::Abort),
@@ -224,7 +240,11 @@ impl<S: Service> Engine<S> {
         Err(failure)
     }
 
-    fn websocket<I: Io, B>(self: &Arc<Self>, mut request: Request<B>, entry: Option<Entry<S::Protocol>>) -> Result<Answer, Failure> {
+    fn websocket<I: Io, B>(
+        self: &Arc<Self>,
+        mut request: Request<B>,
+        entry: Option<Entry<S::Protocol>>,
+    ) -> Result<Answer, Failure> {
         let answer = accept(&request).ok_or(Refusal::BadRequest)?;
         if entry.is_some() && !self.config().transports.upgrade {
             return Err(Refusal::BadRequest.into());
@@ -234,7 +254,8 @@ impl<S: Service> Engine<S> {
         match entry {
             None => {
                 let parts = request.into_parts().0;
-                let Opened { session, protocol, mut place } = self.open(&parts, Transport::WebSocket)?;
+                let Opened { session, protocol, mut place } =
+                    self.open(&parts, Transport::WebSocket)?;
                 place.list(Entry { session: Arc::clone(&session), protocol: None });
                 self.tasks().spawn(async move {
                     place.begun();
@@ -288,7 +309,11 @@ async fn open_websocket<P: super::Protocol>(
 }
 
 /// Waits for the connection after the answer to an upgrade; `None` if the client has gone.
-async fn upgraded<I: Io>(on_upgrade: OnUpgrade, deadline: Instant, session: &Session) -> Option<(Receiver, Writer)> {
+async fn upgraded<I: Io>(
+    on_upgrade: OnUpgrade,
+    deadline: Instant,
+    session: &Session,
+) -> Option<(Receiver, Writer)> {
     let upgraded = tokio::select! {
         upgraded = timeout_at(deadline, on_upgrade) => upgraded.ok()?.ok()?,
         () = session.over() => return None,

@@ -80,7 +80,9 @@ impl Incoming {
                     *partial = Some(Partial { op, data: payload.to_vec(), fragments: 1 });
                 }
                 (op::CONTINUE, Some(partial)) => {
-                    if partial.data.len() + payload.len() > self.max_payload || partial.fragments >= self.max_fragments {
+                    if partial.data.len() + payload.len() > self.max_payload
+                        || partial.fragments >= self.max_fragments
+                    {
                         return Err(Bad::TooBig);
                     }
                     partial.data.extend_from_slice(payload);
@@ -166,8 +168,17 @@ mod tests {
         frames.iter().flat_map(|(first, text)| masked(*first, text.as_bytes())).collect()
     }
 
-    const STREAM: &[(u8, &str)] =
-        &[(0x81, "4one"), (0x01, "4t"), (0x89, "ping"), (0x00, "w"), (0x80, "o"), (0x02, "ab"), (0x80, "cd"), (0x82, ""), (0x88, "bye")];
+    const STREAM: &[(u8, &str)] = &[
+        (0x81, "4one"),
+        (0x01, "4t"),
+        (0x89, "ping"),
+        (0x00, "w"),
+        (0x80, "o"),
+        (0x02, "ab"),
+        (0x80, "cd"),
+        (0x82, ""),
+        (0x88, "bye"),
+    ];
     const FOUND: &[&str] = &["t:4one", "9:ping", "t:4two", "b:abcd", "b:", "8:bye"];
 
     proptest! {
@@ -210,7 +221,9 @@ mod tests {
 
     #[test]
     fn fragments_must_belong_together() {
-        for bad in [&[(0x80, "no start")][..], &[(0x01, "a"), (0x81, "b")], &[(0x02, "a"), (0x01, "b")]] {
+        for bad in
+            [&[(0x80, "no start")][..], &[(0x01, "a"), (0x81, "b")], &[(0x02, "a"), (0x01, "b")]]
+        {
             assert_eq!(all(&mut Incoming::new(&frames(bad), 100, 10)), Err(Bad::Protocol));
         }
     }

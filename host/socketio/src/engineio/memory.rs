@@ -157,7 +157,11 @@ mod tests {
     use super::*;
 
     fn memory(max: usize, sessions: usize) -> Arc<Memory> {
-        let memory = Memory::new(&Config { max_unfinished_total: max, max_queued_total: max, ..Config::default() });
+        let memory = Memory::new(&Config {
+            max_unfinished_total: max,
+            max_queued_total: max,
+            ..Config::default()
+        });
         memory.sessions.store(sessions, Ordering::Relaxed);
         Arc::new(memory)
     }

@@ -312,7 +312,9 @@ impl Client {
         if let Some((_, from_server)) = &mut self.websocket {
             let mut frames = Vec::new();
             let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
-            while let std::task::Poll::Ready(Ok(1..)) = std::pin::pin!(from_server.read_buf(&mut frames)).poll(cx) {}
+            while let std::task::Poll::Ready(Ok(1..)) =
+                std::pin::pin!(from_server.read_buf(&mut frames)).poll(cx)
+            {}
             let mut packets = Vec::new();
             frame::append_packets(&frames, &mut packets);
             self.receive(&packets);

@@ -145,14 +145,19 @@ impl Queue {
     /// # Errors
     ///
     /// If the connection is broken.
-    pub(crate) fn write(&mut self, memory: &Memory, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<bool> {
+    pub(crate) fn write(
+        &mut self,
+        memory: &Memory,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<bool> {
         while !self.is_empty() {
             let written = if self.chunks.is_empty() {
                 write(&[IoSlice::new(&self.tail)])
             } else {
                 let chunks = self.chunks.iter().map(|chunk| &*chunk.bytes);
                 let tail = [&*self.tail].into_iter().filter(|tail| !tail.is_empty());
-                let slices: SmallVec<[IoSlice<'_>; SLICES]> = chunks.chain(tail).take(SLICES).map(IoSlice::new).collect();
+                let slices: SmallVec<[IoSlice<'_>; SLICES]> =
+                    chunks.chain(tail).take(SLICES).map(IoSlice::new).collect();
                 write(&slices)
             };
             match written {

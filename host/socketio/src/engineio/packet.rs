@@ -81,7 +81,12 @@ pub(crate) async fn pause(session: &Session, batch: &Batch, alarm: Alarm<'_, '_>
 
 /// Runs a handler to its end. Most are ready at once. Where one waits, what it has queued is sent
 /// meanwhile, and the client is still pinged.
-pub(crate) async fn drive<T>(session: &Session, batch: &Batch, mut alarm: Alarm<'_, '_>, handler: impl Future<Output = T>) -> T {
+pub(crate) async fn drive<T>(
+    session: &Session,
+    batch: &Batch,
+    mut alarm: Alarm<'_, '_>,
+    handler: impl Future<Output = T>,
+) -> T {
     let mut handler = pin!(handler);
     let mut suspended = false;
     let done = poll_fn(|cx| {

@@ -18,7 +18,11 @@ use super::websocket::{self, Receiver};
 
 /// Owns a session from its handshake to its end: sends the pings and enforces the deadlines. After
 /// an upgrade, it serves the WebSocket.
-pub(crate) async fn keep<P: Protocol>(session: Arc<Session>, protocol: Shared<P>, mut place: Place<P>) {
+pub(crate) async fn keep<P: Protocol>(
+    session: Arc<Session>,
+    protocol: Shared<P>,
+    mut place: Place<P>,
+) {
     place.begun();
     let watched = match watch(&session, &protocol).await {
         Err(End::Server) => linger(&session).await.ok_or(End::Server),
@@ -61,7 +65,8 @@ async fn watch<P: Protocol>(session: &Session, protocol: &Shared<P>) -> Result<B
     }
 }
 
-/// Calls `woken` of the protocol, after a POST that is being handled. The client is pinged meanwhile.
+/// Calls `woken` of the protocol, after a POST that is being handled. The client is pinged
+/// meanwhile.
 async fn wake<P: Protocol>(session: &Session, protocol: &Shared<P>) {
     /// After the session's end, only the protocol is waited for.
     const NEVER: Duration = Duration::from_secs(86_400);
@@ -142,7 +147,12 @@ pub(crate) async fn receive<P: Protocol>(
     result.map_err(Some)
 }
 
-pub(super) async fn handle_body<P: Protocol>(session: &Arc<Session>, protocol: &mut P, body: &[u8], batch: &Batch) -> Result<(), End> {
+pub(super) async fn handle_body<P: Protocol>(
+    session: &Arc<Session>,
+    protocol: &mut P,
+    body: &[u8],
+    batch: &Batch,
+) -> Result<(), End> {
     let mut slice = TimeSlice::default();
     for (i, packet) in packet::split(body).ok_or(End::Parse)?.enumerate() {
         // Not before the first: a client may poll only when its POST has been answered.

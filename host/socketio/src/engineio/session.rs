@@ -225,7 +225,8 @@ impl Session {
 
     /// Bytes have left, or the session has ended.
     fn made_room(&self) {
-        if self.room_wanted.load(Ordering::SeqCst) && self.room_wanted.swap(false, Ordering::SeqCst) {
+        if self.room_wanted.load(Ordering::SeqCst) && self.room_wanted.swap(false, Ordering::SeqCst)
+        {
             self.room.notify_waiters();
         }
     }
@@ -287,7 +288,12 @@ impl Session {
 /// For the engine.
 impl Session {
     /// Returns a session that polls, or one whose WebSocket is being opened.
-    pub(crate) fn new(sid: Sid, config: &Arc<Config>, memory: &Arc<Memory>, transport: Transport) -> Arc<Self> {
+    pub(crate) fn new(
+        sid: Sid,
+        config: &Arc<Config>,
+        memory: &Arc<Memory>,
+        transport: Transport,
+    ) -> Arc<Self> {
         let carrier = match transport {
             Transport::Polling => Carrier::Polling(polling::State::default()),
             Transport::WebSocket => Carrier::Opening,
@@ -489,7 +495,9 @@ impl Session {
         let state = self.state();
         match state.end {
             None => false,
-            Some(End::Server | End::Client | End::Overlap) => state.ended_at.is_some_and(|at| at.elapsed() > self.config.linger),
+            Some(End::Server | End::Client | End::Overlap) => {
+                state.ended_at.is_some_and(|at| at.elapsed() > self.config.linger)
+            }
             Some(_) => true,
         }
     }

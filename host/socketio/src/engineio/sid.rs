@@ -66,7 +66,14 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_ids() {
-        for text in ["", "short", "0123456789abcde", "0123456789abcdefg", "0123456789abcde=", "0123456789abcdé"] {
+        for text in [
+            "",
+            "short",
+            "0123456789abcde",
+            "0123456789abcdefg",
+            "0123456789abcde=",
+            "0123456789abcdé",
+        ] {
             assert_eq!(Sid::parse(text), None, "{text}");
         }
     }

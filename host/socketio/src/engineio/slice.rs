@@ -6,11 +6,12 @@ use tokio::task::yield_now;
 use super::engine::Batch;
 use super::session::Session;
 
-/// The time after which other tasks run: a client that sends thousands of messages at once delays
-/// the others by this much, and not until its last message.
+/// The time after which other tasks run. A client that sends thousands of messages at once delays
+/// the others by about this much (by four messages at least), and not until its last message.
 const SLICE: Duration = Duration::from_micros(200);
 
-/// Messages between two looks at the clock. A client that sends one message at a time costs none.
+/// The clock is read after so many messages. A client that sends one message at a time never makes
+/// the task read it.
 const LOOK: u32 = 2;
 
 /// The current time slice of a session's task.

@@ -66,7 +66,11 @@ pub(crate) enum Reader {
 
 impl Reader {
     /// Reads what is there into the spare capacity of `buf`. Returns how much; 0 at the end.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
         // `read_buf` is the way to read into spare capacity without `unsafe`. It keeps no state
         // between polls: dropping a pending one loses nothing.
         let before = buf.len();

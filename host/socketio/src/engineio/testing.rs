@@ -20,7 +20,8 @@ pub(crate) fn take_packets(session: &Arc<Session>) -> Vec<String> {
     if session.is_drained() {
         return Vec::new();
     }
-    let polled = session.start_poll().unwrap().poll_packets(&mut Context::from_waker(Waker::noop()));
+    let polled =
+        session.start_poll().unwrap().poll_packets(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(Polled::Packets(packets)) = polled else { panic!("nothing is received") };
     let body = str::from_utf8(packets.as_ref()).unwrap();
     body.split('\u{1e}').map(str::to_owned).collect()

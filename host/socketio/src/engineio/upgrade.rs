@@ -18,7 +18,12 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Lets a WebSocket take over a polling session. Until the client's `5`, the session continues as
 /// it is, even if the upgrade fails; queued messages are not touched.
-pub(crate) async fn upgrade(session: Arc<Session>, mut receiver: Receiver, mut writer: Writer, deadline: tokio::time::Instant) {
+pub(crate) async fn upgrade(
+    session: Arc<Session>,
+    mut receiver: Receiver,
+    mut writer: Writer,
+    deadline: tokio::time::Instant,
+) {
     let probed = probe(&session, &mut receiver, &mut writer);
     if timeout_at(deadline, probed).await == Ok(Some(())) {
         session.upgrade(writer, receiver);
@@ -42,11 +47,18 @@ async fn probe(session: &Session, receiver: &mut Receiver, writer: &mut Writer) 
 
 /// Waits for a text message of the WebSocket, answers its control frames, and calls `tick` from
 /// time to time; `None` if something else comes or the session has ended.
-async fn text(session: &Session, receiver: &mut Receiver, writer: &mut Writer, tick: impl Fn()) -> Option<String> {
+async fn text(
+    session: &Session,
+    receiver: &mut Receiver,
+    writer: &mut Writer,
+    tick: impl Fn(),
+) -> Option<String> {
     loop {
         match timeout(TICK, receiver.early(session)).await {
             Ok(Some(Early::Text(text))) => return Some(text),
-            Ok(Some(Early::Control(op::PING, payload))) => control(writer, op::PONG, &payload).await?,
+            Ok(Some(Early::Control(op::PING, payload))) => {
+                control(writer, op::PONG, &payload).await?
+            }
             Ok(Some(Early::Control(op::CLOSE, payload))) => {
                 control(writer, op::CLOSE, &close_status(&payload)).await?;
                 return None;

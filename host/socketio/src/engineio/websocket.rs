@@ -52,10 +52,22 @@ impl std::fmt::Debug for Receiver {
 
 impl Receiver {
     /// `first`: what has arrived together with the request.
-    pub(crate) fn new(reader: Reader, first: &[u8], session: &Session, guard: Box<dyn Any + Send>) -> Self {
+    pub(crate) fn new(
+        reader: Reader,
+        first: &[u8],
+        session: &Session,
+        guard: Box<dyn Any + Send>,
+    ) -> Self {
         let config = session.config();
         let incoming = Incoming::new(first, config.max_payload, config.max_fragments);
-        Self { reader, incoming, held: None, complete_by: None, slice: TimeSlice::default(), _guard: guard }
+        Self {
+            reader,
+            incoming,
+            held: None,
+            complete_by: None,
+            slice: TimeSlice::default(),
+            _guard: guard,
+        }
     }
 
     /// Everything that has arrived is handled, except for the message that has begun: counts it.
@@ -92,7 +104,11 @@ impl Receiver {
                 self.slice.end();
                 self.incoming.idle();
                 let held = self.incoming.held();
-                if self.held.as_mut().is_none_or(|counted| counted.resize(held)) { Poll::Pending } else { Poll::Ready(Err(End::Overload)) }
+                if self.held.as_mut().is_none_or(|counted| counted.resize(held)) {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Err(End::Overload))
+                }
             }
         }
     }
@@ -118,7 +134,12 @@ impl Receiver {
 }
 
 /// Serves a session whose WebSocket is open, and calls `closed` at its end.
-pub(crate) async fn pump<P: Protocol>(session: &Arc<Session>, protocol: &mut P, mut receiver: Receiver, place: &mut Place<P>) {
+pub(crate) async fn pump<P: Protocol>(
+    session: &Arc<Session>,
+    protocol: &mut P,
+    mut receiver: Receiver,
+    place: &mut Place<P>,
+) {
     let end = serve(session, protocol, &mut receiver).await;
     let end = session.conclude(end);
     end.log(session);
@@ -155,7 +176,11 @@ async fn disconnect(end: End, writer: Option<Writer>, mut receiver: Receiver, se
     }
 }
 
-async fn serve<P: Protocol>(session: &Arc<Session>, protocol: &mut P, receiver: &mut Receiver) -> End {
+async fn serve<P: Protocol>(
+    session: &Arc<Session>,
+    protocol: &mut P,
+    receiver: &mut Receiver,
+) -> End {
     let batch = Batch::default();
     let mut alarm = pin!(sleep_until(Instant::now()));
     match session.beat(true) {

@@ -44,7 +44,9 @@ fn oracle(text: &str) -> Option<Found> {
     let config = ParseConfig { max_incoming_binaries: usize::MAX, ..ParseConfig::default() };
     let packet = match CommonParser.decode_str(&config, &state, Str::from(text.to_owned())) {
         Ok(packet) => packet,
-        Err(ParseError::NeedsMoreBinaryData) => state.partial_bin_packet.lock().unwrap().take().unwrap().packet,
+        Err(ParseError::NeedsMoreBinaryData) => {
+            state.partial_bin_packet.lock().unwrap().take().unwrap().packet
+        }
         Err(_) => return None,
     };
     let attachments = state.incoming_binary_cnt.load(std::sync::atomic::Ordering::Relaxed);
@@ -60,7 +62,11 @@ fn oracle(text: &str) -> Option<Found> {
     if let (Kind::Event | Kind::BinaryEvent, Some(value)) = (kind, &value) {
         CommonParser.read_event(value).ok()?;
     }
-    let data = value.as_ref().and_then(|value| value.as_str()).map(ToString::to_string).unwrap_or_default();
+    let data = value
+        .as_ref()
+        .and_then(|value| value.as_str())
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let id = id.and_then(|id| u64::try_from(id).ok());
     Some(Found { kind, attachments, namespace: packet.ns.to_string(), id, data })
 }
@@ -71,7 +77,8 @@ fn is_accepted_knowingly(found: &Found) -> bool {
     let name_is_escaped_or_number = || {
         let data = found.data.trim_start().trim_start_matches('[').trim_start();
         data.starts_with(|first: char| first == '-' || first.is_ascii_digit())
-            || Call::parse(&found.data).is_ok_and(|call| matches!(call.name, std::borrow::Cow::Owned(_)))
+            || Call::parse(&found.data)
+                .is_ok_and(|call| matches!(call.name, std::borrow::Cow::Owned(_)))
     };
     match found.kind {
         Kind::Event | Kind::BinaryEvent => name_is_escaped_or_number(),
@@ -104,16 +111,24 @@ fn differs_knowingly(ours: &Found, oracle: &Found) -> bool {
     // The oracle loses an id that is not directly followed by `[` or `{`, and one above `i64::MAX`.
     // It has none in CONNECT and DISCONNECT, where this crate ignores it.
     let same_id = oracle.id == ours.id || oracle.id.is_none();
-    let same_rest = (ours.kind, ours.attachments, &ours.data) == (oracle.kind, oracle.attachments, &oracle.data);
+    let same_rest = (ours.kind, ours.attachments, &ours.data)
+        == (oracle.kind, oracle.attachments, &oracle.data);
     same_namespace && same_id && same_rest
 }
 
 fn check(text: &str) -> Result<(), TestCaseError> {
     match (ours(text), oracle(text)) {
         (Some(ours), Some(oracle)) if ours == oracle => {}
-        (Some(ours), Some(oracle)) => prop_assert!(differs_knowingly(&ours, &oracle), "{text}: {ours:?}, {oracle:?}"),
-        (Some(ours), None) => prop_assert!(is_accepted_knowingly(&ours), "{text}: {ours:?}, the oracle rejects it"),
-        (None, Some(oracle)) => prop_assert!(is_rejected_knowingly(&oracle), "{text}: only the oracle accepts {oracle:?}"),
+        (Some(ours), Some(oracle)) => {
+            prop_assert!(differs_knowingly(&ours, &oracle), "{text}: {ours:?}, {oracle:?}")
+        }
+        (Some(ours), None) => {
+            prop_assert!(is_accepted_knowingly(&ours), "{text}: {ours:?}, the oracle rejects it")
+        }
+        (None, Some(oracle)) => prop_assert!(
+            is_rejected_knowingly(&oracle),
+            "{text}: only the oracle accepts {oracle:?}"
+        ),
         (None, None) => {}
     }
     Ok(())
@@ -203,7 +218,8 @@ fn json() -> impl Strategy<Value = String> {
     let value = leaf.prop_recursive(3, 12, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-            prop::collection::btree_map(any::<String>(), inner, 0..4).prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(any::<String>(), inner, 0..4)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
         ]
     });
     value.prop_map(|value| value.to_string())

@@ -122,7 +122,10 @@ impl Model {
             let mut entering = pin!(client.text(&packet, &batch));
             let first = poll_fn(|cx| Poll::Ready(entering.as_mut().poll(cx))).await;
             if first.is_pending() {
-                assert!(!is_lost && self.session.ended() == Some(End::Transport), "it waits for the old session only");
+                assert!(
+                    !is_lost && self.session.ended() == Some(End::Transport),
+                    "it waits for the old session only"
+                );
                 self.client.closed(End::Transport, &batch).await;
                 is_lost = true;
                 entering.await.unwrap();
@@ -151,7 +154,8 @@ impl Model {
     /// The client receives events, and answers that have no offset.
     fn take(&mut self, packets: &[String]) {
         for packet in packets.iter().filter(|packet| !packet.starts_with("43")) {
-            let event: Vec<Value> = serde_json::from_str(packet.strip_prefix("42").unwrap()).unwrap();
+            let event: Vec<Value> =
+                serde_json::from_str(packet.strip_prefix("42").unwrap()).unwrap();
             assert_eq!(event[1].as_u64(), self.sent.get(self.received).copied(), "{packet}");
             self.received += 1;
             self.offset = Some(event.last().unwrap().as_str().unwrap().to_owned());
@@ -169,12 +173,25 @@ impl Model {
 
 async fn run(steps: &[Step], max_bytes: usize) {
     let recovery = Recovery { max_bytes, ..Recovery::default() };
-    let hub = Arc::new(Hub::new(&Config { recovery: Some(recovery), ..Config::default() }, App::default(), ["/"]).unwrap());
+    let hub = Arc::new(
+        Hub::new(&Config { recovery: Some(recovery), ..Config::default() }, App::default(), ["/"])
+            .unwrap(),
+    );
     let first = session();
     let client = Client::new(&hub, &first, ());
     let entered = (String::new(), String::new());
     let (sent, log) = (Vec::new(), Vec::new());
-    let mut model = Model { hub: Arc::clone(&hub), session: first, client, is_lost: true, entered, offset: None, sent, received: 0, log };
+    let mut model = Model {
+        hub: Arc::clone(&hub),
+        session: first,
+        client,
+        is_lost: true,
+        entered,
+        offset: None,
+        sent,
+        received: 0,
+        log,
+    };
     assert!(!model.enter("").await);
     model.log.push("connected");
     let mut encoded: Vec<(u64, EventFrame)> = Vec::new();
@@ -185,7 +202,9 @@ async fn run(steps: &[Step], max_bytes: usize) {
                 assert!(connection.emit("n", &format!("{number},\"{}\"", "x".repeat(len)), &[]));
                 model.sent.push(number);
             }
-            Step::Encode => encoded.push((number, connection.encode("n", &number.to_string(), &[]))),
+            Step::Encode => {
+                encoded.push((number, connection.encode("n", &number.to_string(), &[])))
+            }
             Step::Send(index) if !encoded.is_empty() => {
                 let (number, event) = &encoded[index % encoded.len()];
                 assert!(connection.send(event));
@@ -201,11 +220,19 @@ async fn run(steps: &[Step], max_bytes: usize) {
             Step::Receive => {}
             Step::Lose => model.lose().await,
             Step::Return => {
-                let offset = model.offset.as_deref().map(|offset| format!(r#","offset":"{offset}""#)).unwrap_or_default();
+                let offset = model
+                    .offset
+                    .as_deref()
+                    .map(|offset| format!(r#","offset":"{offset}""#))
+                    .unwrap_or_default();
                 let auth = format!(r#"{{"pid":"{}"{offset}}}"#, model.entered.1);
                 let is_recovered = model.enter(&auth).await;
                 assert!(is_recovered || max_bytes < 1 << 20, "nothing was dropped");
-                model.log.extend(if is_recovered { &["recovered"][..] } else { &["disconnected", "connected"] });
+                model.log.extend(if is_recovered {
+                    &["recovered"][..]
+                } else {
+                    &["disconnected", "connected"]
+                });
                 assert_eq!(model.received, model.sent.len());
             }
         }
@@ -228,7 +255,11 @@ async fn run(steps: &[Step], max_bytes: usize) {
 }
 
 fn run_now(steps: &[Step], max_bytes: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(run(steps, max_bytes));
 }
 

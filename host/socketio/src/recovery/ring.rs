@@ -77,16 +77,30 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Encodes an event. `parts` is the packet's text without its last character, the bracket.
-    pub(crate) fn encode(bounds: &Arc<Bounds>, offset: Offset, parts: [&[u8]; 5], attachments: &[Bytes]) -> Arc<Self> {
+    pub(crate) fn encode(
+        bounds: &Arc<Bounds>,
+        offset: Offset,
+        parts: [&[u8]; 5],
+        attachments: &[Bytes],
+    ) -> Arc<Self> {
         let [head, bracket, name, comma, arguments] = parts;
         let mut bytes = Vec::new();
-        write_message(&mut bytes, &[head, bracket, name, comma, arguments, b",\"", &offset.text(), b"\"]"], &[]);
+        write_message(
+            &mut bytes,
+            &[head, bracket, name, comma, arguments, b",\"", &offset.text(), b"\"]"],
+            &[],
+        );
         let offset_at = bytes.len().saturating_sub(OFFSET + 2);
         write_attachments(&mut bytes, attachments);
         Self::new(bounds, offset, bytes, offset_at)
     }
 
-    fn new(bounds: &Arc<Bounds>, offset: Offset, mut bytes: Vec<u8>, offset_at: usize) -> Arc<Self> {
+    fn new(
+        bounds: &Arc<Bounds>,
+        offset: Offset,
+        mut bytes: Vec<u8>,
+        offset_at: usize,
+    ) -> Arc<Self> {
         // Attachments may have left much room, which would be kept and not counted.
         if bytes.capacity() - bytes.len() > EVENT_COST / 4 {
             bytes.shrink_to_fit();
@@ -98,7 +112,8 @@ impl Kept {
     /// The same event with another offset.
     pub(crate) fn with_offset(&self, offset: Offset) -> Arc<Self> {
         let mut bytes = self.bytes.to_vec();
-        if let Some(text) = bytes.get_mut(self.offset_at..).and_then(|rest| rest.first_chunk_mut()) {
+        if let Some(text) = bytes.get_mut(self.offset_at..).and_then(|rest| rest.first_chunk_mut())
+        {
             *text = offset.text();
         }
         Self::new(&self.bounds, offset, bytes, self.offset_at)
@@ -128,7 +143,11 @@ impl Drop for Kept {
 /// Without the event's content.
 impl fmt::Debug for Kept {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Kept").field("offset", &self.offset).field("len", &self.bytes.len()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Kept")
+            .field("offset", &self.offset)
+            .field("len", &self.bytes.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -150,12 +169,18 @@ impl Ring {
     /// `newest`: the offset that the server has given last.
     pub(crate) fn new(bounds: &Arc<Bounds>, newest: Offset) -> Self {
         bounds.rings.fetch_add(1, Ordering::Relaxed);
-        Self { bounds: Arc::clone(bounds), entries: VecDeque::new(), cost: 0, dropped: None, newest }
+        Self {
+            bounds: Arc::clone(bounds),
+            entries: VecDeque::new(),
+            cost: 0,
+            dropped: None,
+            newest,
+        }
     }
 
     /// Whether an event with this offset may follow. An event that was encoded before the last one
-    /// that was sent, or that is sent twice, needs a new offset, so that each offset means one place
-    /// in the order.
+    /// that was sent, or that is sent twice, needs a new offset, so that each offset means one
+    /// place in the order.
     pub(crate) fn accepts(&self, offset: Offset) -> bool {
         offset > self.newest
     }
@@ -179,7 +204,12 @@ impl Ring {
     /// Counts the place of an entry with this cost, if there is room for it.
     fn has_room(&self, cost: usize) -> bool {
         let own = self.cost + cost;
-        own <= self.bounds.max_each && self.bounds.budget.try_add(ENTRY_COST, own, self.bounds.rings.load(Ordering::Relaxed))
+        own <= self.bounds.max_each
+            && self.bounds.budget.try_add(
+                ENTRY_COST,
+                own,
+                self.bounds.rings.load(Ordering::Relaxed),
+            )
     }
 
     fn forget(&mut self, entry: &Kept) {
@@ -194,8 +224,13 @@ impl Ring {
     /// A client without an offset has received nothing. The same holds for an offset that is
     /// unknown here while nothing was dropped: a stock client keeps the offset of an earlier
     /// connection until it receives an event of the next one.
-    pub(crate) fn after(&self, offset: Option<Offset>) -> Option<impl ExactSizeIterator<Item = &Arc<Kept>>> {
-        let begin = match offset.map(|offset| self.entries.binary_search_by_key(&offset, |entry| entry.offset)) {
+    pub(crate) fn after(
+        &self,
+        offset: Option<Offset>,
+    ) -> Option<impl ExactSizeIterator<Item = &Arc<Kept>>> {
+        let begin = match offset
+            .map(|offset| self.entries.binary_search_by_key(&offset, |entry| entry.offset))
+        {
             Some(Ok(at)) => at + 1,
             _ if self.dropped.is_none() || self.dropped == offset => 0,
             _ => return None,

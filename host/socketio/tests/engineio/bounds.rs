@@ -4,7 +4,9 @@ use std::time::Duration;
 use sockhop_socketio::engineio::{Config, End};
 use tokio::io::AsyncWriteExt;
 
-use crate::raw::{POLLING, Raw, UPGRADE, WEBSOCKET, connect, get, masked, open_polling, post, request};
+use crate::raw::{
+    POLLING, Raw, UPGRADE, WEBSOCKET, connect, get, masked, open_polling, post, request,
+};
 use crate::server::{Server, eventually};
 
 /// More than the kernel buffers on both sides of a loopback connection.

@@ -12,7 +12,8 @@ const LARGE: usize = 16 << 20;
 #[tokio::test]
 async fn a_websocket_client_that_asks_and_does_not_read_is_not_heard_until_it_does() {
     let (max_queued, interval) = (1 << 20, Duration::from_millis(300));
-    let config = Config { max_queued, ping_interval: interval, ping_timeout: interval, ..Config::default() };
+    let config =
+        Config { max_queued, ping_interval: interval, ping_timeout: interval, ..Config::default() };
     let server = Server::start(config).await;
     let (mut raw, _) = connect(server.port).await;
     raw.write(masked(0x81, b"4page:270000").repeat(100)).await;
@@ -38,7 +39,8 @@ async fn what_a_client_asks_for_in_one_go_it_gets_if_it_reads() {
     let path = format!("{}&transport=polling", open_polling(server.port).await);
     let (port, posted) = (server.port, path.clone());
     let body = ["4page:270000"; 32].join("\x1e");
-    let posting = tokio_util::task::TaskTracker::new().spawn(async move { post(port, &posted, &body).await });
+    let posting =
+        tokio_util::task::TaskTracker::new().spawn(async move { post(port, &posted, &body).await });
     let mut received = 0;
     while received < 32 * 270_001 {
         let body = get(server.port, &path).await.body;
@@ -61,7 +63,8 @@ async fn a_client_that_sends_much_at_once_delays_the_others_by_a_time_slice_only
     assert!(server.spun() <= 20, "{} of 200 came first", server.spun());
     eventually(|| server.spun() == 200).await;
     let (port, body) = (server.port, ["4spin:500"; 200].join("\x1e"));
-    let posting = tokio_util::task::TaskTracker::new().spawn(async move { post(port, &path, &body).await });
+    let posting =
+        tokio_util::task::TaskTracker::new().spawn(async move { post(port, &path, &body).await });
     eventually(|| server.spun() > 200).await;
     honest.write(masked(0x81, b"4hello")).await;
     assert_eq!(honest.read_text().await, "4hello");
@@ -107,7 +110,11 @@ async fn a_message_that_finds_nothing_waiting_may_be_longer_than_the_bound() {
 #[tokio::test]
 async fn an_application_can_wait_for_room() {
     let interval = Duration::from_millis(300);
-    let config = Config { ping_interval: interval, ping_timeout: Duration::from_secs(20), ..Config::default() };
+    let config = Config {
+        ping_interval: interval,
+        ping_timeout: Duration::from_secs(20),
+        ..Config::default()
+    };
     let server = Server::start(config).await;
     let path = format!("{}&transport=polling", open_polling(server.port).await);
     let session = server.session(0);

@@ -45,7 +45,11 @@ impl Raw {
     }
 
     pub(crate) async fn request(&mut self, line: &str, headers: &str, body: &str) {
-        let length = if body.is_empty() && line.starts_with("GET") { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let length = if body.is_empty() && line.starts_with("GET") {
+            String::new()
+        } else {
+            format!("Content-Length: {}\r\n", body.len())
+        };
         self.write(format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}{length}\r\n{body}")).await;
     }
 
@@ -60,7 +64,10 @@ impl Raw {
             }
         };
         let head = String::from_utf8(self.buf.drain(..end).collect()).unwrap().to_lowercase();
-        let length = head.split("content-length: ").nth(1).map_or(0, |rest| rest.split("\r\n").next().unwrap().parse::<usize>().unwrap());
+        let length = head
+            .split("content-length: ")
+            .nth(1)
+            .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse::<usize>().unwrap());
         while self.buf.len() < length {
             if !self.more().await {
                 return None;
@@ -84,7 +91,9 @@ impl Raw {
             if let [first, second, rest @ ..] = &self.buf[..] {
                 let (len, header) = match (*second, rest) {
                     (126, [a, b, ..]) => (usize::from(u16::from_be_bytes([*a, *b])), 4),
-                    (127, rest) if rest.len() >= 8 => (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, 10),
+                    (127, rest) if rest.len() >= 8 => {
+                        (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, 10)
+                    }
                     (126 | 127, _) => (usize::MAX - 100, 10),
                     (short, _) => (usize::from(short), 2),
                 };
@@ -137,12 +146,18 @@ pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend([1, 2, 3, 4]);
-    frame.extend(payload.iter().zip([1, 2, 3, 4].into_iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
+        .extend(payload.iter().zip([1, 2, 3, 4].into_iter().cycle()).map(|(byte, key)| byte ^ key));
     frame
 }
 
 /// Sends one request over a connection of its own.
-pub(crate) async fn request(port: u16, line: &str, headers: &str, body: &str) -> Option<HttpAnswer> {
+pub(crate) async fn request(
+    port: u16,
+    line: &str,
+    headers: &str,
+    body: &str,
+) -> Option<HttpAnswer> {
     let mut raw = Raw::connect(port).await;
     raw.request(line, headers, body).await;
     raw.answer().await

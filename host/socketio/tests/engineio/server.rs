@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// Sends every message back, except for commands: `page:N` asks for N bytes, `sleep:MS` is answered
-/// later, `spin:US` keeps the processor, `packet:begin` and `packet:finish` stand for attachments, and `end`, `abort` and `panic`
-/// do what they say.
+/// later, `spin:US` keeps the processor, `packet:begin` and `packet:finish` stand for attachments,
+/// and `end`, `abort` and `panic` do what they say.
 pub(crate) struct Echo {
     session: Arc<Session>,
     service: Arc<EchoService>,
@@ -34,7 +34,8 @@ impl Protocol for Echo {
                 self.session.text(&[b"awake"], &[]);
             }
             "spin" => {
-                let until = std::time::Instant::now() + Duration::from_micros(value.parse().unwrap());
+                let until =
+                    std::time::Instant::now() + Duration::from_micros(value.parse().unwrap());
                 while std::time::Instant::now() < until {}
                 self.service.spun.fetch_add(1, Ordering::Relaxed);
             }
@@ -100,9 +101,16 @@ impl Server {
     }
 
     /// Serves each connection with the wrapper that `wrap` makes.
-    pub(crate) async fn with<I: Io>(config: Config, wrap: impl Fn(TcpStream) -> I + Send + 'static) -> Self {
-        let service =
-            EchoService { ends: Mutex::default(), sessions: Mutex::default(), spun: AtomicUsize::new(0), gate: Semaphore::new(1) };
+    pub(crate) async fn with<I: Io>(
+        config: Config,
+        wrap: impl Fn(TcpStream) -> I + Send + 'static,
+    ) -> Self {
+        let service = EchoService {
+            ends: Mutex::default(),
+            sessions: Mutex::default(),
+            spun: AtomicUsize::new(0),
+            gate: Semaphore::new(1),
+        };
         let engine = Engine::new(config, Arc::new(service));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

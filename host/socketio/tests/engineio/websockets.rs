@@ -18,7 +18,8 @@ use crate::server::{Server, eventually};
 async fn messages_come_back_however_they_are_cut() {
     let server = Server::start(Config::default()).await;
     let (mut raw, _) = connect(server.port).await;
-    raw.write([masked(0x81, b"4one"), masked(0x82, &[1, 2, 3]), masked(0x81, b"4two")].concat()).await;
+    raw.write([masked(0x81, b"4one"), masked(0x82, &[1, 2, 3]), masked(0x81, b"4two")].concat())
+        .await;
     assert_eq!(raw.read_text().await, "4one");
     assert_eq!(raw.read_frame().await, Some((0x82, vec![1, 2, 3])));
     assert_eq!(raw.read_text().await, "4two");
@@ -96,7 +97,9 @@ async fn a_client_that_leaves_is_noticed() {
     drop(cut);
     server.ended(&[End::Transport; 2]).await;
     let (mut leaving, _) = connect(server.port).await;
-    leaving.write([masked(0x81, b"4last"), masked(0x81, b"1"), masked(0x81, b"4late")].concat()).await;
+    leaving
+        .write([masked(0x81, b"4last"), masked(0x81, b"1"), masked(0x81, b"4late")].concat())
+        .await;
     assert_eq!(leaving.read_text().await, "4last");
     leaving.closes_with(1000).await;
     server.ended(&[End::Transport, End::Transport, End::Client]).await;
@@ -111,7 +114,8 @@ async fn a_second_connection_that_names_the_session_changes_nothing() {
     for line in ["GET", "POST"].map(|method| format!("{method} {path}&transport=polling")) {
         assert_eq!(request(server.port, &line, "", "41").await.unwrap().status, 400);
     }
-    let mut second = crate::raw::open_websocket(server.port, &format!("{path}&transport=websocket")).await;
+    let mut second =
+        crate::raw::open_websocket(server.port, &format!("{path}&transport=websocket")).await;
     let _ = tokio::io::AsyncWriteExt::write_all(&mut second.stream, &masked(0x81, b"2probe")).await;
     assert_eq!(second.end().await, b"");
     raw.text("4still here").await;
@@ -127,7 +131,11 @@ async fn while_a_handler_waits_the_client_is_pinged_and_not_read() {
     let (mut raw, _) = connect(server.port).await;
     raw.write([masked(0x81, b"4sleep:1000"), masked(0x81, b"4next")].concat()).await;
     let mut pings = 0;
-    assert_eq!(raw.read_text().await, "4asleep", "what is queued leaves before the handler is done");
+    assert_eq!(
+        raw.read_text().await,
+        "4asleep",
+        "what is queued leaves before the handler is done"
+    );
     loop {
         match &*raw.read_text().await {
             "2" => pings += 1,
@@ -165,13 +173,21 @@ impl Stream for Counted {
 }
 
 impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -10,7 +10,8 @@ use crate::server::Fixture;
 async fn events_are_answered_in_order() {
     let fixture = Fixture::start(Config::default()).await;
     let mut client = RawClient::connect(fixture.address).await;
-    let events: Vec<String> = (0..300).map(|i| format!("42{i}[\"answer\",{i},\"x\",{{\"a\":[]}}]")).collect();
+    let events: Vec<String> =
+        (0..300).map(|i| format!("42{i}[\"answer\",{i},\"x\",{{\"a\":[]}}]")).collect();
     client.send(&events.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for i in 0..300 {
         assert_eq!(client.text().await, format!("43{i}[{i},\"x\",{{\"a\":[]}}]"));
@@ -44,7 +45,13 @@ async fn a_handler_ends_although_its_client_is_gone() {
     let fixture = Fixture::start(Config::default()).await;
     let mut client = RawClient::connect(fixture.address).await;
     client.send(&["421[\"wait\"]"]).await;
-    let log = ["connect / {}", "connected /", "wait begins", "wait ends", "disconnected / SessionEnded(Transport)"];
+    let log = [
+        "connect / {}",
+        "connected /",
+        "wait begins",
+        "wait ends",
+        "disconnected / SessionEnded(Transport)",
+    ];
     fixture.app().expect(&log[..3]).await;
     client.hang_up().await;
     fixture.app().gate.add_permits(1);
@@ -67,10 +74,15 @@ async fn a_client_answers() {
     assert_eq!(fixture.server.usage().pending_acks, 2);
     let answer = format!("461-1[{placeholder},2]");
     // Unknown and repeated answers are ignored.
-    client.send_messages(&[Message::Text(&answer), Message::Binary(&[3]), Message::Text("437[]")]).await;
+    client
+        .send_messages(&[Message::Text(&answer), Message::Binary(&[3]), Message::Text("437[]")])
+        .await;
     client.send(&["430[ \"yes\" , 2 ]", "430[\"again\"]"]).await;
     let reply = second.await.unwrap();
-    assert_eq!((reply.arguments, reply.attachments), (format!("{placeholder},2"), vec![Bytes::from_static(&[3])]));
+    assert_eq!(
+        (reply.arguments, reply.attachments),
+        (format!("{placeholder},2"), vec![Bytes::from_static(&[3])])
+    );
     assert_eq!(first.await.unwrap().arguments, "\"yes\" , 2");
     assert_eq!(fixture.server.usage().pending_acks, 0);
     client.assert_alive().await;

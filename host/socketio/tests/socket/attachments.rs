@@ -16,7 +16,9 @@ async fn attachments_come_back() {
     let (event, answered) = (format!("452-[\"echo\",{TWO}]"), format!("452-9[\"answer\",{TWO}]"));
     let data: Vec<u8> = (0..70_000).map(|i| i as u8).collect();
     for (sent, received) in [(&event, event.clone()), (&answered, format!("462-9[{TWO}]"))] {
-        client.send_messages(&[Message::Text(sent), Message::Binary(&[]), Message::Binary(&data)]).await;
+        client
+            .send_messages(&[Message::Text(sent), Message::Binary(&[]), Message::Binary(&data)])
+            .await;
         assert_eq!(client.text().await, received);
         assert_eq!(client.receive().await, Received::Binary(Vec::new()));
         assert_eq!(client.receive().await, Received::Binary(data.clone()));
@@ -51,7 +53,8 @@ async fn attachments_are_bounded_in_bytes() {
 #[tokio::test]
 async fn attachments_that_do_not_come_are_not_waited_for_forever() {
     let config = Config { receive_timeout: Duration::from_millis(100), ..Config::default() };
-    ends(config, "ReceiveTimeout", None, &[Message::Text("452-[\"x\"]"), Message::Binary(&[1])]).await;
+    ends(config, "ReceiveTimeout", None, &[Message::Text("452-[\"x\"]"), Message::Binary(&[1])])
+        .await;
 }
 
 #[tokio::test]
@@ -59,7 +62,10 @@ async fn many_small_attachments_and_arguments_are_counted_with_what_they_cost() 
     let fixture = Fixture::start(Config::default()).await;
     let mut client = RawClient::connect(fixture.address).await;
     let (announced, empty) = ("45901-[\"wait\"]", [0; 0]);
-    let messages: Vec<_> = [Message::Text(announced)].into_iter().chain((0..900).map(|_| Message::Binary(&empty))).collect();
+    let messages: Vec<_> = [Message::Text(announced)]
+        .into_iter()
+        .chain((0..900).map(|_| Message::Binary(&empty)))
+        .collect();
     client.send_messages(&messages).await;
     let unfinished = || fixture.server.usage().engine.unfinished_bytes;
     wait_until(|| unfinished() >= 900 * 32, || unfinished().to_string()).await;
@@ -78,8 +84,20 @@ async fn many_small_attachments_and_arguments_are_counted_with_what_they_cost() 
 
 #[tokio::test]
 async fn nothing_may_come_between_a_packet_and_its_attachments() {
-    ends(Config::default(), "Parse", Some(1008), &[Message::Text("451-[\"x\"]"), Message::Text("42[\"x\"]")]).await;
-    ends(Config::default(), "Parse", Some(1008), &[Message::Text("451-[\"x\"]"), Message::Text("451-[\"x\"]")]).await;
+    ends(
+        Config::default(),
+        "Parse",
+        Some(1008),
+        &[Message::Text("451-[\"x\"]"), Message::Text("42[\"x\"]")],
+    )
+    .await;
+    ends(
+        Config::default(),
+        "Parse",
+        Some(1008),
+        &[Message::Text("451-[\"x\"]"), Message::Text("451-[\"x\"]")],
+    )
+    .await;
     // Another parser, such as msgpack's, begins like this.
     ends(Config::default(), "Parse", Some(1008), &[Message::Binary(&[0x85, 0xa4])]).await;
 }

@@ -60,7 +60,10 @@ async fn a_client_that_does_not_read_costs_its_bound() {
         }
     }
     assert!(connection.has_ended());
-    fixture.app().expect(&["connect / {}", "connected /", "disconnected / SessionEnded(Overflow)"]).await;
+    fixture
+        .app()
+        .expect(&["connect / {}", "connected /", "disconnected / SessionEnded(Overflow)"])
+        .await;
     drop((client, connection));
     fixture.expect_empty().await;
 }

@@ -49,7 +49,13 @@ async fn a_client_is_disconnected_from_one_namespace_and_stays_in_the_other() {
     let asked = connection.emit_with_ack("ask", "", &[]).unwrap();
     // The client says nothing meanwhile.
     connection.disconnect();
-    let mut log = vec!["connect / {}", "connected /", "connect /a {}", "connected /a", "disconnected /a Server"];
+    let mut log = vec![
+        "connect / {}",
+        "connected /",
+        "connect /a {}",
+        "connected /a",
+        "disconnected /a Server",
+    ];
     fixture.app().expect(&log).await;
     assert_eq!(asked.await, Err(NoReply));
     assert_eq!([client.text().await, client.text().await], ["42/a,0[\"ask\"]", "41/a,"]);
@@ -61,7 +67,12 @@ async fn a_client_is_disconnected_from_one_namespace_and_stays_in_the_other() {
     assert_eq!(client.text().await, "41");
     fixture.app().connection().disconnect();
     assert_eq!(client.texts_until_end().await, ["41/a,"]);
-    log.extend(["connect /a {}", "connected /a", "disconnected / Server", "disconnected /a Server"]);
+    log.extend([
+        "connect /a {}",
+        "connected /a",
+        "disconnected / Server",
+        "disconnected /a Server",
+    ]);
     fixture.app().expect(&log).await;
     drop(connection);
     fixture.expect_empty().await;
@@ -75,7 +86,14 @@ async fn a_client_that_was_disconnected_may_enter_at_once() {
     assert_eq!([client.text().await, client.text().await], ["42[\"last\",1]", "41"]);
     assert!(client.text().await.starts_with("40{"));
     client.assert_alive().await;
-    let log = ["connect / {}", "connected /", "disconnected / Server", "connect / {}", "connected /", "y() []"];
+    let log = [
+        "connect / {}",
+        "connected /",
+        "disconnected / Server",
+        "connect / {}",
+        "connected /",
+        "y() []",
+    ];
     fixture.app().expect(&log).await;
 }
 
@@ -88,7 +106,13 @@ async fn a_session_that_is_closed_takes_all_its_connections_with_it() {
     fixture.app().connection().close_session();
     assert_eq!(client.until_end().await, (vec!["41/a,".into()], Some(1000)));
     let log = ["connect / {}", "connected /", "connect /a {}", "connected /a"];
-    fixture.app().expect(&[&log[..], &["disconnected / SessionEnded(Server)", "disconnected /a Server"]].concat()).await;
+    fixture
+        .app()
+        .expect(
+            &[&log[..], &["disconnected / SessionEnded(Server)", "disconnected /a Server"]]
+                .concat(),
+        )
+        .await;
     fixture.expect_empty().await;
 }
 
@@ -139,8 +163,16 @@ async fn a_panic_in_disconnected_keeps_no_other_connection_from_being_called() {
     assert!(client.text().await.starts_with("40{"));
     assert!(client.text().await.starts_with("40/a,{"));
     client.hang_up().await;
-    let ended = ["disconnected / SessionEnded(Transport)", "disconnected /a SessionEnded(Transport)"];
-    let log = ["connect / {\"panic\":1}", "connected /", "connect /a {}", "connected /a", ended[0], ended[1]];
+    let ended =
+        ["disconnected / SessionEnded(Transport)", "disconnected /a SessionEnded(Transport)"];
+    let log = [
+        "connect / {\"panic\":1}",
+        "connected /",
+        "connect /a {}",
+        "connected /a",
+        ended[0],
+        ended[1],
+    ];
     fixture.app().expect(&log).await;
     fixture.expect_empty().await;
 }
@@ -215,7 +247,11 @@ async fn clients_are_not_told_when_the_server_stops() {
     assert_eq!(client.texts_until_end().await, Vec::<String>::new());
     fixture.server.wait().await;
     assert_eq!(fixture.server.usage(), Default::default());
-    let log = ["connect / {}", "connected /", &format!("disconnected / SessionEnded({:?})", End::Shutdown)];
+    let log = [
+        "connect / {}",
+        "connected /",
+        &format!("disconnected / SessionEnded({:?})", End::Shutdown),
+    ];
     fixture.app().expect(&log).await;
     let refused = handshake(fixture.address, "").await;
     assert!(!refused.starts_with("HTTP/1.1 200 "), "{refused}");

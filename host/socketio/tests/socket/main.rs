@@ -1,5 +1,10 @@
 //! Socket.IO over real TCP connections, with raw packets and with stock clients.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod acks;
 mod attachments;

@@ -100,7 +100,11 @@ async fn a_malformed_packet_ends_the_session_only() {
     let mut log = vec!["connect / {}", "connected /"];
     for packet in REJECTED {
         let is_too_big = packet.starts_with("459999999-");
-        let end = if is_too_big { "disconnected / SessionEnded(TooBig)" } else { "disconnected / SessionEnded(Parse)" };
+        let end = if is_too_big {
+            "disconnected / SessionEnded(TooBig)"
+        } else {
+            "disconnected / SessionEnded(Parse)"
+        };
         log.extend(["connect / {}", "connected /", end]);
     }
     fixture.app().expect(&log).await;
@@ -114,7 +118,8 @@ async fn assert_rejected(client: &mut RawClient, packet: &str, code: u16) {
 }
 
 /// Each ends a session that has not entered a namespace.
-const REJECTED_BEFORE_CONNECT: &[&str] = &["42[\"x\"]", "41", "430[]", "42/a,[\"x\"]", "44{}", "40[]", "40null", "40x", "451-[\"x\"]"];
+const REJECTED_BEFORE_CONNECT: &[&str] =
+    &["42[\"x\"]", "41", "430[]", "42/a,[\"x\"]", "44{}", "40[]", "40null", "40x", "451-[\"x\"]"];
 
 #[tokio::test]
 async fn nothing_comes_before_connect() {
@@ -153,7 +158,12 @@ async fn forged_placeholders_are_the_applications_to_answer() {
     let mut client = RawClient::connect(fixture.address).await;
     let mut log = vec!["connect / {}".to_owned(), "connected /".to_owned()];
     for (argument, validity) in FORGED {
-        client.send_messages(&[Message::Text(&format!("451-[\"x\",{argument}]")), Message::Binary(b"abc")]).await;
+        client
+            .send_messages(&[
+                Message::Text(&format!("451-[\"x\",{argument}]")),
+                Message::Binary(b"abc"),
+            ])
+            .await;
         log.push(format!("x({argument}) [3]{validity}"));
     }
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);

@@ -40,7 +40,15 @@ async fn events_in_flight_while_a_client_leaves_are_ignored() {
     let mut client = RawClient::connect(fixture.address).await;
     client.send(&["42[\"x\",1]", "41", "42[\"x\",2]", "430[]", "41", "40", "42[\"x\",3]"]).await;
     let disconnected = "disconnected / Left";
-    let log = ["connect / {}", "connected /", "x(1) []", disconnected, "connect / {}", "connected /", "x(3) []"];
+    let log = [
+        "connect / {}",
+        "connected /",
+        "x(1) []",
+        disconnected,
+        "connect / {}",
+        "connected /",
+        "x(3) []",
+    ];
     fixture.app().expect(&log).await;
     assert!(client.text().await.starts_with("40{"));
     client.assert_alive().await;
@@ -85,7 +93,8 @@ async fn a_refused_client_is_told_why_and_may_try_again() {
 
 #[tokio::test]
 async fn a_client_that_enters_no_namespace_is_disconnected() {
-    let config = Config { connect_timeout: std::time::Duration::from_millis(50), ..Config::default() };
+    let config =
+        Config { connect_timeout: std::time::Duration::from_millis(50), ..Config::default() };
     let fixture = Fixture::start(config).await;
     let mut client = RawClient::open(fixture.address).await;
     assert!(matches!(client.receive().await, Received::End(_)));
@@ -94,7 +103,8 @@ async fn a_client_that_enters_no_namespace_is_disconnected() {
 
 #[tokio::test]
 async fn a_client_that_left_all_namespaces_keeps_its_session() {
-    let config = Config { connect_timeout: std::time::Duration::from_millis(50), ..Config::default() };
+    let config =
+        Config { connect_timeout: std::time::Duration::from_millis(50), ..Config::default() };
     let fixture = Fixture::start(config).await;
     let mut client = RawClient::connect(fixture.address).await;
     client.send(&["41"]).await;

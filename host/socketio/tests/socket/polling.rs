@@ -100,7 +100,8 @@ async fn a_client_is_disconnected_from_one_namespace_and_stays_in_the_other() {
     assert_eq!(client.poll().await.len(), 2);
     // The client neither polls nor posts meanwhile.
     fixture.app().connection().disconnect();
-    let log = ["connect / {}", "connected /", "connect /a {}", "connected /a", "disconnected /a Server"];
+    let log =
+        ["connect / {}", "connected /", "connect /a {}", "connected /a", "disconnected /a Server"];
     fixture.app().expect(&log).await;
     assert_eq!(client.poll().await, ["41/a,"]);
     client.post(&["42/a,[\"x\"]", "421[\"answer\"]"]).await;
@@ -127,7 +128,9 @@ async fn a_handler_that_panics_ends_the_session_only() {
 #[tokio::test]
 async fn a_malformed_packet_ends_the_session() {
     let fixture = Fixture::start(Config::default()).await;
-    for body in [&["40", "42{}"][..], &["40", "451-[\"x\"]", "40"], &["40", "bAQID"], &["40", "42[\"x\""]] {
+    for body in
+        [&["40", "42{}"][..], &["40", "451-[\"x\"]", "40"], &["40", "bAQID"], &["40", "42[\"x\""]]
+    {
         let client = PollingClient::open(fixture.address).await;
         let answer = client.post(body).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{body:?}: {answer}");

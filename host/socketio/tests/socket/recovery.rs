@@ -32,7 +32,8 @@ impl Entered {
 async fn enter(client: &mut RawClient, namespace: &str, auth: &str) -> Entered {
     client.send(&[&format!("40{namespace}{auth}")]).await;
     let answer = client.text().await;
-    let answer: Value = serde_json::from_str(answer.strip_prefix(&format!("40{namespace}")).unwrap()).unwrap();
+    let answer: Value =
+        serde_json::from_str(answer.strip_prefix(&format!("40{namespace}")).unwrap()).unwrap();
     let field = |name: &str| answer.get(name).unwrap().as_str().unwrap().to_owned();
     Entered { sid: field("sid"), pid: field("pid") }
 }
@@ -53,7 +54,11 @@ async fn event(client: &mut RawClient) -> (String, String) {
 
 async fn expect_detached(fixture: &Fixture, count: usize) {
     let usage = || fixture.server.usage();
-    wait_until(|| usage().detached == count && usage().engine.sessions == 0, || format!("{:?}", usage())).await;
+    wait_until(
+        || usage().detached == count && usage().engine.sessions == 0,
+        || format!("{:?}", usage()),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -74,7 +79,9 @@ async fn a_client_that_returns_gets_what_it_has_missed() {
     assert!(!connection.has_ended() && connection.queued_bytes() == 0);
     connection.writable(0).await;
     assert!(connection.emit("three", "", &[]));
-    assert!(connection.send(&fixture.server.encode("/", "four", "4", &[vec![4; 2000].into()]).unwrap()));
+    assert!(
+        connection.send(&fixture.server.encode("/", "four", "4", &[vec![4; 2000].into()]).unwrap())
+    );
     assert!(!connection.ack(1, "", &[]));
     assert_eq!(connection.emit_with_ack("ask", "", &[]).unwrap_err(), EmitError::Disconnected);
     assert!(fixture.server.usage().recovery_bytes > 2000);
@@ -91,10 +98,14 @@ async fn a_client_that_returns_gets_what_it_has_missed() {
     assert_eq!(event(&mut client).await.0, "42[\"five\"");
     assert_eq!(client.text().await, "431[]");
     client.assert_alive().await;
-    wait_until(|| old_session.strong_count() == 0, || "the old session's value is dropped".into()).await;
+    wait_until(|| old_session.strong_count() == 0, || "the old session's value is dropped".into())
+        .await;
     assert_eq!(fixture.server.usage().detached, 0);
     client.send(&["41"]).await;
-    fixture.app().expect(&["connect / {}", "connected /", "recovered /", "disconnected / Left"]).await;
+    fixture
+        .app()
+        .expect(&["connect / {}", "connected /", "recovered /", "disconnected / Left"])
+        .await;
     client.hang_up().await;
     drop(connection);
     fixture.expect_empty().await;
@@ -143,7 +154,13 @@ async fn a_client_that_missed_what_was_dropped_gets_a_new_connection() {
     assert!(connection.has_ended() && !connection.emit("x", "", &[]));
     client.assert_alive().await;
     let connect = format!("connect / {auth}");
-    let log = ["connect / {}", "connected /", "disconnected / SessionEnded(Transport)", &connect, "connected /"];
+    let log = [
+        "connect / {}",
+        "connected /",
+        "disconnected / SessionEnded(Transport)",
+        &connect,
+        "connected /",
+    ];
     fixture.app().expect(&log).await;
     // What the old connection had is of no use to anybody.
     let (_client, again) = come_back(&fixture, "", &auth).await;
@@ -178,7 +195,9 @@ async fn a_secret_that_is_forged_or_of_another_namespace_opens_nothing() {
     client.hang_up().await;
     expect_detached(&fixture, 1).await;
     let forged = "A".repeat(22);
-    for (namespace, pid) in [("", &*forged), ("", "x"), ("", ""), ("", &entered.sid), ("/a,", &entered.pid)] {
+    for (namespace, pid) in
+        [("", &*forged), ("", "x"), ("", ""), ("", &entered.sid), ("/a,", &entered.pid)]
+    {
         let mut client = RawClient::open(fixture.address).await;
         let again = enter(&mut client, namespace, &format!(r#"{{"pid":"{pid}"}}"#)).await;
         assert!(again.sid != entered.sid && again.pid != entered.pid);
@@ -194,7 +213,13 @@ async fn a_secret_that_is_forged_or_of_another_namespace_opens_nothing() {
 async fn a_connection_that_one_side_has_ended_is_not_kept() {
     let fixture = Fixture::start(config()).await;
     let mut log = Vec::new();
-    for (how, reason) in [(0, "Left"), (1, "SessionEnded(Client)"), (2, "Server"), (3, "Server"), (4, "SessionEnded(Aborted)")] {
+    for (how, reason) in [
+        (0, "Left"),
+        (1, "SessionEnded(Client)"),
+        (2, "Server"),
+        (3, "Server"),
+        (4, "SessionEnded(Aborted)"),
+    ] {
         let (mut client, entered) = come_back(&fixture, "", "").await;
         let connection = fixture.app().connection();
         match how {
@@ -204,7 +229,11 @@ async fn a_connection_that_one_side_has_ended_is_not_kept() {
             3 => connection.close_session(),
             _ => connection.abort(),
         }
-        log.extend(["connect / {}".to_owned(), "connected /".to_owned(), format!("disconnected / {reason}")]);
+        log.extend([
+            "connect / {}".to_owned(),
+            "connected /".to_owned(),
+            format!("disconnected / {reason}"),
+        ]);
         fixture.app().expect(&log.iter().map(String::as_str).collect::<Vec<_>>()).await;
         assert!(connection.has_ended());
         client.hang_up().await;
@@ -235,7 +264,11 @@ async fn a_detached_connection_that_the_application_ends_has_the_reason_of_its_t
             _ => connection.abort(),
         }
         assert!(connection.has_ended() && !connection.emit("x", "", &[]));
-        log.extend(["connect / {}".to_owned(), "connected /".to_owned(), "disconnected / SessionEnded(Transport)".to_owned()]);
+        log.extend([
+            "connect / {}".to_owned(),
+            "connected /".to_owned(),
+            "disconnected / SessionEnded(Transport)".to_owned(),
+        ]);
         fixture.app().expect(&log.iter().map(String::as_str).collect::<Vec<_>>()).await;
         drop(connection);
         fixture.expect_empty().await;
@@ -244,7 +277,11 @@ async fn a_detached_connection_that_the_application_ends_has_the_reason_of_its_t
         client.send(&["41"]).await;
         client.hang_up().await;
         fixture.expect_empty().await;
-        log.extend([format!("connect / {}", entered.auth(None)), "connected /".to_owned(), "disconnected / Left".to_owned()]);
+        log.extend([
+            format!("connect / {}", entered.auth(None)),
+            "connected /".to_owned(),
+            "disconnected / Left".to_owned(),
+        ]);
     }
 }
 
@@ -275,7 +312,14 @@ async fn two_namespaces_of_one_session_return_each_for_itself() {
     assert_eq!(event(&mut client).await.0, "42[\"m2\"");
     assert_eq!(event(&mut client).await.0, "42[\"m3\"");
     client.assert_alive().await;
-    let log = ["connect / {}", "connected /", "connect /a {}", "connected /a", "recovered /a", "recovered /"];
+    let log = [
+        "connect / {}",
+        "connected /",
+        "connect /a {}",
+        "connected /a",
+        "recovered /a",
+        "recovered /",
+    ];
     fixture.app().expect(&log).await;
 }
 
@@ -289,7 +333,11 @@ async fn a_client_that_returns_before_its_old_session_has_ended_takes_over() {
     let mut client = RawClient::open(fixture.address).await;
     client.send(&[&format!("40{}", entered.auth(None))]).await;
     // The old session ends, but its handler still runs.
-    wait_until(|| connection.emit_with_ack("ask", "", &[]).is_err(), || "the old session ends".into()).await;
+    wait_until(
+        || connection.emit_with_ack("ask", "", &[]).is_err(),
+        || "the old session ends".into(),
+    )
+    .await;
     assert!(!connection.has_ended() && connection.emit("one", "", &[]));
     fixture.app().gate.add_permits(1);
     assert!(client.text().await.contains(&entered.sid));
@@ -314,7 +362,10 @@ async fn a_client_without_a_pong_is_detached() {
     assert_eq!(event(&mut client).await.0, "42[\"one\"");
     drop(silent);
     client.send(&["41"]).await;
-    fixture.app().expect(&["connect / {}", "connected /", "recovered /", "disconnected / Left"]).await;
+    fixture
+        .app()
+        .expect(&["connect / {}", "connected /", "recovered /", "disconnected / Left"])
+        .await;
 }
 
 #[tokio::test]
@@ -388,7 +439,13 @@ async fn no_more_connections_are_kept_than_sessions_are_allowed() {
     expect_detached(&fixture, 1).await;
     let (client, _) = come_back(&fixture, "", "").await;
     client.hang_up().await;
-    let log = ["connect / {}", "connected /", "connect / {}", "connected /", "disconnected / SessionEnded(Transport)"];
+    let log = [
+        "connect / {}",
+        "connected /",
+        "connect / {}",
+        "connected /",
+        "disconnected / SessionEnded(Transport)",
+    ];
     fixture.app().expect(&log).await;
     expect_detached(&fixture, 1).await;
     let (_client, again) = come_back(&fixture, "", &entered.auth(None)).await;

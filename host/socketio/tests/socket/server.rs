@@ -11,7 +11,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sockhop_socketio::{Config, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event, Handler, Refused, Server};
+use sockhop_socketio::{
+    Config, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event, Handler,
+    Refused, Server,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -49,7 +52,10 @@ impl App {
     /// Waits until the application has done exactly this.
     pub(crate) async fn expect(&self, entries: &[&str]) {
         let matches = || *self.log.lock().unwrap() == entries;
-        wait_until(matches, || format!("expected {entries:#?}, found {:#?}", self.log.lock().unwrap())).await;
+        wait_until(matches, || {
+            format!("expected {entries:#?}, found {:#?}", self.log.lock().unwrap())
+        })
+        .await;
     }
 
     /// The connection that came last.
@@ -116,7 +122,10 @@ impl Handler for App {
         if self.hold_disconnects {
             self.pass_gate().await;
         }
-        self.connections.lock().unwrap().retain(|connection| connection.id() != cx.connection().id());
+        self.connections
+            .lock()
+            .unwrap()
+            .retain(|connection| connection.id() != cx.connection().id());
         self.log(format!("disconnected {} {reason:?}", cx.connection().namespace()));
         assert!(!cx.connection().data().contains("panic"), "as the test wants");
     }
@@ -146,7 +155,10 @@ impl App {
             name => {
                 let attachments: Vec<_> = event.attachments.iter().map(|data| data.len()).collect();
                 let validity = if event.placeholders_are_valid() { "" } else { " forged" };
-                self.log(format!("{name}({}) {attachments:?}{validity}", event.arguments.join("|")));
+                self.log(format!(
+                    "{name}({}) {attachments:?}{validity}",
+                    event.arguments.join("|")
+                ));
             }
         }
     }

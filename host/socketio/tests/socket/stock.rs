@@ -3,8 +3,8 @@
 //! The JavaScript client is taken from the folder in `SOCKHOP_JAVASCRIPT_CLIENT`, by default
 //! `tests/clients/javascript`, which must have its `node_modules`. The Python clients are tested if
 //! `SOCKHOP_PYTHON` names an interpreter that has python-socketio with requests, websocket-client
-//! and aiohttp. A client that is not there is skipped, but a test fails if a variable is set and its
-//! client can't be used.
+//! and aiohttp. A client that is not there is skipped, but a test fails if a variable is set and
+//! its client can't be used.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -32,7 +32,9 @@ struct Scenario {
 impl Scenario {
     /// `None` if there is no JavaScript client on this machine.
     fn start(fixture: &Fixture, name: &str, transports: &str) -> Option<Self> {
-        let Some(modules) = javascript_modules(std::env::var_os("SOCKHOP_JAVASCRIPT_CLIENT").map(PathBuf::from)) else {
+        let Some(modules) =
+            javascript_modules(std::env::var_os("SOCKHOP_JAVASCRIPT_CLIENT").map(PathBuf::from))
+        else {
             skip("socket.io-client");
             return None;
         };
@@ -62,7 +64,8 @@ impl Scenario {
 
     /// Waits until the client prints this line.
     async fn expect(&mut self, expected: &str) {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("the client goes on").unwrap();
+        let line =
+            timeout(PATIENCE, self.lines.next_line()).await.expect("the client goes on").unwrap();
         assert_eq!(line.as_deref(), Some(expected));
     }
 
@@ -157,10 +160,16 @@ async fn a_client_that_is_disconnected_from_one_namespace_stays_in_the_other() {
 
 #[tokio::test]
 async fn python_clients_that_are_disconnected_from_one_namespace_stay_in_the_other() {
-    for (transports, kind) in TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind))) {
+    for (transports, kind) in
+        TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind)))
+    {
         let (ping_interval, ping_timeout) = (Duration::from_secs(2), Duration::from_secs(3));
-        let fixture = Fixture::start(Config { ping_interval, ping_timeout, ..Config::default() }).await;
-        let Some(mut client) = Scenario::start_python(&fixture, "namespaces", transports, kind) else { return };
+        let fixture =
+            Fixture::start(Config { ping_interval, ping_timeout, ..Config::default() }).await;
+        let Some(mut client) = Scenario::start_python(&fixture, "namespaces", transports, kind)
+        else {
+            return;
+        };
         client.expect("connected").await;
         wait_until(|| fixture.app().connections().len() == 2, || "both are entered".into()).await;
         disconnect_from_a(&fixture);
@@ -205,9 +214,13 @@ async fn restart(fixture: Fixture, mut client: Scenario) {
 
 #[tokio::test]
 async fn python_clients_talk_over_every_transport() {
-    for (transports, kind) in TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind))) {
+    for (transports, kind) in
+        TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind)))
+    {
         let fixture = Fixture::start(Config::default()).await;
-        let Some(mut client) = Scenario::start_python(&fixture, "talk", transports, kind) else { return };
+        let Some(mut client) = Scenario::start_python(&fixture, "talk", transports, kind) else {
+            return;
+        };
         client.expect("connected").await;
         let asked = fixture.app().connection().emit_with_ack("ask", "1,\"two\"", &[]).unwrap();
         assert_eq!(asked.await.unwrap().arguments, "[1,\"two\"],\"yes\"");
@@ -218,9 +231,13 @@ async fn python_clients_talk_over_every_transport() {
 
 #[tokio::test]
 async fn python_clients_return_after_the_server_was_restarted() {
-    for (transports, kind) in TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind))) {
+    for (transports, kind) in
+        TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind)))
+    {
         let fixture = Fixture::start(Config::default()).await;
-        let Some(client) = Scenario::start_python(&fixture, "restart", transports, kind) else { return };
+        let Some(client) = Scenario::start_python(&fixture, "restart", transports, kind) else {
+            return;
+        };
         restart(fixture, client).await;
     }
 }
@@ -259,7 +276,8 @@ async fn send_noise(fixture: &Fixture) {
 async fn cut_off(max_bytes: usize, expected: &str) {
     for transports in TRANSPORTS {
         let recovery = Recovery { max_bytes, ..Recovery::default() };
-        let fixture = Fixture::start(Config { recovery: Some(recovery), ..Config::default() }).await;
+        let fixture =
+            Fixture::start(Config { recovery: Some(recovery), ..Config::default() }).await;
         let Some(mut client) = Scenario::start(&fixture, "cut", transports) else { return };
         let talk = async {
             client.expect(expected).await;
@@ -289,7 +307,8 @@ async fn a_client_that_is_cut_off_for_too_many_events_learns_that_it_missed_some
 async fn heartbeats_are_answered() {
     for transports in TRANSPORTS {
         let (ping_interval, ping_timeout) = (Duration::from_millis(200), Duration::from_secs(5));
-        let fixture = Fixture::start(Config { ping_interval, ping_timeout, ..Config::default() }).await;
+        let fixture =
+            Fixture::start(Config { ping_interval, ping_timeout, ..Config::default() }).await;
         let Some(mut client) = Scenario::start(&fixture, "idle", transports) else { return };
         client.expect("connected").await;
         client.succeed().await;

@@ -34,13 +34,17 @@ impl Asked<'_> {
     /// The result for the version, from the plugin's `row`. Returns `None` while it is not known.
     pub(super) fn outcome(&self, row: &Value) -> Option<Outcome> {
         let text = |pointer: &str| row.pointer(pointer).and_then(Value::as_str);
-        let error = text("/last_error/reason").filter(|_| text("/last_error/digest") == Some(self.digest)).map(str::to_owned);
+        let error = text("/last_error/reason")
+            .filter(|_| text("/last_error/digest") == Some(self.digest))
+            .map(str::to_owned);
         if text("/digest") == Some(self.digest) {
             match (text("/state")?, &error) {
                 ("active", None) => return Some(Outcome::Serves),
                 ("active", Some(reason)) => return Some(Outcome::ServesBut(reason.clone())),
                 ("disabled", _) => return Some(Outcome::Disabled),
-                ("quarantined", reason) => return Some(Outcome::Quarantined(reason.clone().unwrap_or_default())),
+                ("quarantined", reason) => {
+                    return Some(Outcome::Quarantined(reason.clone().unwrap_or_default()));
+                }
                 _ => {}
             }
         }
@@ -57,8 +61,11 @@ impl Asked<'_> {
 
     /// Why the version does not serve yet, if the host retries it.
     pub(super) fn trouble<'row>(&self, row: &'row Value) -> Option<&'row str> {
-        let is_its_own = row.pointer("/last_error/digest").and_then(Value::as_str) == Some(self.digest);
-        row.pointer("/last_error/reason").and_then(Value::as_str).filter(|_| is_its_own && is_retried(row))
+        let is_its_own =
+            row.pointer("/last_error/digest").and_then(Value::as_str) == Some(self.digest);
+        row.pointer("/last_error/reason")
+            .and_then(Value::as_str)
+            .filter(|_| is_its_own && is_retried(row))
     }
 }
 
@@ -81,20 +88,56 @@ mod tests {
             (&NEW, json!({"code": "not_found"}), None),
             (&NEW, json!({"digest": "a", "state": "active", "last_error": null}), None),
             (&NEW, json!({"digest": "a", "state": "disabled", "last_error": null}), None),
-            (&NEW, json!({"digest": "b", "state": "active", "last_error": null}), Some(Outcome::Serves)),
-            (&NEW, json!({"digest": "b", "state": "active", "last_error": error}), Some(Outcome::ServesBut("no".to_owned()))),
-            (&NEW, json!({"digest": "a", "state": "active", "last_error": error}), Some(Outcome::Refused("no".to_owned()))),
-            (&NEW, json!({"digest": null, "state": "failed", "last_error": error}), Some(Outcome::Refused("no".to_owned()))),
-            (&SAME, json!({"digest": "b", "state": "disabled", "last_error": null}), Some(Outcome::Disabled)),
-            (&SAME, json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a"}), Some(Outcome::HeldBack("a".to_owned()))),
-            (&NEW, json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a", "in_file": "a"}), None),
-            (&NEW, json!({"digest": null, "state": "failed", "last_error": error, "retried": true}), None),
+            (
+                &NEW,
+                json!({"digest": "b", "state": "active", "last_error": null}),
+                Some(Outcome::Serves),
+            ),
+            (
+                &NEW,
+                json!({"digest": "b", "state": "active", "last_error": error}),
+                Some(Outcome::ServesBut("no".to_owned())),
+            ),
+            (
+                &NEW,
+                json!({"digest": "a", "state": "active", "last_error": error}),
+                Some(Outcome::Refused("no".to_owned())),
+            ),
+            (
+                &NEW,
+                json!({"digest": null, "state": "failed", "last_error": error}),
+                Some(Outcome::Refused("no".to_owned())),
+            ),
+            (
+                &SAME,
+                json!({"digest": "b", "state": "disabled", "last_error": null}),
+                Some(Outcome::Disabled),
+            ),
+            (
+                &SAME,
+                json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a"}),
+                Some(Outcome::HeldBack("a".to_owned())),
+            ),
+            (
+                &NEW,
+                json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a", "in_file": "a"}),
+                None,
+            ),
+            (
+                &NEW,
+                json!({"digest": null, "state": "failed", "last_error": error, "retried": true}),
+                None,
+            ),
             (
                 &NEW,
                 json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a", "in_file": "b"}),
                 Some(Outcome::HeldBack("a".to_owned())),
             ),
-            (&SAME, json!({"digest": "b", "state": "quarantined", "last_error": error}), Some(Outcome::Quarantined("no".to_owned()))),
+            (
+                &SAME,
+                json!({"digest": "b", "state": "quarantined", "last_error": error}),
+                Some(Outcome::Quarantined("no".to_owned())),
+            ),
         ] {
             assert_eq!(asked.outcome(&row), outcome, "{row}");
         }
@@ -106,6 +149,9 @@ mod tests {
         let row = json!({"digest": "a", "state": "active", "last_error": error});
         assert_eq!(Asked { error_before: error, ..NEW }.outcome(&row), None);
         let again = json!({"digest": "a", "state": "active", "last_error": {"digest": "b", "reason": "no", "at": "now"}});
-        assert_eq!(Asked { error_before: row["last_error"].clone(), ..NEW }.outcome(&again), Some(Outcome::Refused("no".to_owned())));
+        assert_eq!(
+            Asked { error_before: row["last_error"].clone(), ..NEW }.outcome(&again),
+            Some(Outcome::Refused("no".to_owned()))
+        );
     }
 }

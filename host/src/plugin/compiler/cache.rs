@@ -68,7 +68,9 @@ impl Cache {
         // The name contains the process id, because another process may write the same entry.
         let unfinished = entry.with_extension(format!("{}.{UNFINISHED}", std::process::id()));
         let written = std::fs::File::create(&unfinished)
-            .and_then(|mut file| file.write_all(&Sha256::digest(code)).and_then(|()| file.write_all(code)))
+            .and_then(|mut file| {
+                file.write_all(&Sha256::digest(code)).and_then(|()| file.write_all(code))
+            })
             .and_then(|()| std::fs::rename(&unfinished, &entry));
         if let Err(error) = written {
             let _ = std::fs::remove_file(&unfinished);
@@ -91,7 +93,8 @@ impl Cache {
                         unused.push((modified, entry.path()));
                     }
                 }
-                Some((_, made_for)) if made_for.ends_with(UNFINISHED) && !is_abandoned(modified) => {}
+                Some((_, made_for))
+                    if made_for.ends_with(UNFINISHED) && !is_abandoned(modified) => {}
                 _ => drop(std::fs::remove_file(entry.path())),
             }
         }
@@ -142,7 +145,10 @@ fn make_private(cache: &Path) -> io::Result<()> {
 }
 
 /// Loads compiled code as a component. `code` must come from this user's own compiler process.
-#[allow(unsafe_code, reason = "running compiled code is what the host does; see the safety comment")]
+#[allow(
+    unsafe_code,
+    reason = "running compiled code is what the host does; see the safety comment"
+)]
 pub(super) fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: the host's own compiler process wrote `code`. It comes directly from the pipe of that
     // process, which no other process has, or from the cache directory. Only the host's user may
@@ -193,19 +199,28 @@ mod tests {
         let cache = Cache::open(dir.path().join("cache")).unwrap();
         let engine = Engine::new(1 << 20, 1).unwrap();
         cache.put(&engine, "used", &compiled());
-        let [fresh, old] = ["a", "b"].map(|digest| cache.entry(&engine, digest).with_extension("7.new"));
+        let [fresh, old] =
+            ["a", "b"].map(|digest| cache.entry(&engine, digest).with_extension("7.new"));
         for file in [&fresh, &old] {
             std::fs::write(file, "half").unwrap();
         }
         let other = cache.dir.join("c-of-another-program");
         std::fs::write(&other, "code").unwrap();
-        std::fs::File::options().write(true).open(&old).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&old)
+            .unwrap()
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .unwrap();
         cache.keep_only(&engine, &HashSet::from(["used".to_owned()]));
         assert!(cache.get(&engine, "used").is_some());
         assert_eq!((fresh.exists(), old.exists(), other.exists()), (true, false, false));
     }
 
     fn compiled() -> Vec<u8> {
-        crate::plugin::engine::for_compiling().unwrap().precompile_component(b"\0asm\x0d\0\x01\0").unwrap()
+        crate::plugin::engine::for_compiling()
+            .unwrap()
+            .precompile_component(b"\0asm\x0d\0\x01\0")
+            .unwrap()
     }
 }

@@ -67,7 +67,10 @@ pub fn compile(
     input.read_to_end(&mut bytes).map_err(|error| failed(&error.into(), FAILED))?;
     let engine = engine::for_compiling().map_err(|error| failed(&error, FAILED))?;
     let code = engine.precompile_component(&bytes).map_err(|error| failed(&error, REFUSED))?;
-    output.write_all(&code).and_then(|()| output.flush()).map_err(|error| failed(&error.into(), FAILED))
+    output
+        .write_all(&code)
+        .and_then(|()| output.flush())
+        .map_err(|error| failed(&error.into(), FAILED))
 }
 
 /// Limits this process and lowers its priority below that of the host's events. All threads that
@@ -94,10 +97,14 @@ fn limit_cpu(limit: Duration, exit: fn(i32)) -> io::Result<()> {
     /// Precision of the limit. A smaller value only costs more wake-ups at the very end of the
     /// time.
     const PRECISION: Duration = Duration::from_millis(1);
-    let processors = thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    let processors = thread::available_parallelism()
+        .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let watch = move || {
         loop {
-            let used = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime)).unwrap_or_default();
+            let used = Duration::try_from(rustix::time::clock_gettime(
+                rustix::time::ClockId::ProcessCPUTime,
+            ))
+            .unwrap_or_default();
             let left = limit.saturating_sub(used);
             if left.is_zero() {
                 exit(OUT_OF_TIME);
@@ -113,7 +120,9 @@ fn limit_cpu(limit: Duration, exit: fn(i32)) -> io::Result<()> {
 fn is_out_of_memory(error: &wasmtime::Error) -> bool {
     error.is::<wasmtime::OutOfMemory>()
         || error.chain().any(|cause| {
-            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory)
+            cause
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory)
                 || cause.downcast_ref::<rustix::io::Errno>() == Some(&rustix::io::Errno::NOMEM)
         })
 }

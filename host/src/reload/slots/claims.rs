@@ -64,10 +64,17 @@ impl Slots {
     /// slot. If there is none, the slot is absent. `more_may_come` delays that for a slot whose
     /// file is gone: new files are not identified yet. An absent slot comes back with a file that
     /// registers its name; a file that fails to load brings nothing back.
-    pub fn claim<'files>(&mut self, files: &[Claim<'files>], more_may_come: bool, now: SystemTime) -> Vec<(&'files Path, PathBuf)> {
+    pub fn claim<'files>(
+        &mut self,
+        files: &[Claim<'files>],
+        more_may_come: bool,
+        now: SystemTime,
+    ) -> Vec<(&'files Path, PathBuf)> {
         for (name, slot) in &mut self.by_name {
             let own = files.iter().find(|claim| claim.file == slot.file);
-            if own.is_some_and(|claim| claim.registers(name) || (claim.holds.is_none() && !slot.is_absent())) {
+            if own.is_some_and(|claim| {
+                claim.registers(name) || (claim.holds.is_none() && !slot.is_absent())
+            }) {
                 slot.come_back();
             } else if let Some(heir) = files.iter().find(|claim| claim.registers(name)) {
                 heir.file.clone_into(&mut slot.file);
@@ -128,7 +135,9 @@ impl Slots {
     /// Records that `file` can't be loaded. The version that served before keeps serving, and the
     /// candidates of operators stay.
     pub fn broken(&mut self, file: &Path, error: LastError, by_its_bytes: bool) {
-        if let Some(slot) = self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent()) {
+        if let Some(slot) =
+            self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent())
+        {
             if let Some(digest) = error.digest.as_ref().filter(|_| by_its_bytes) {
                 slot.hold(digest, Verdict::Bad);
             }
@@ -161,16 +170,27 @@ impl Slots {
     pub fn forget_absent(&mut self, now: SystemTime, after: Duration) -> Vec<String> {
         // If the clock was set back, nothing is forgotten early.
         let is_over = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= after);
-        let absent: Vec<_> = self.absent().filter_map(|(name, slot)| Some((slot, slot.absent_since?, name))).collect();
+        let absent: Vec<_> = self
+            .absent()
+            .filter_map(|(name, slot)| Some((slot, slot.absent_since?, name)))
+            .collect();
         let mut newest_first: Vec<_> = absent.iter().map(|(_, since, _)| *since).collect();
         newest_first.sort_by(|a, b| b.cmp(a));
         let last = newest_first.get(MAX_LATER - 1);
-        let are_later = |since| last.is_some_and(|last| last.duration_since(since).is_ok_and(|gap| gap >= LATER));
-        let is_forgotten = |slot: &Slot, since| is_over(since) || !slot.is_decided() && are_later(since);
-        let (forgotten, mut rest): (Vec<_>, Vec<_>) = absent.iter().partition(|(slot, since, _)| is_forgotten(slot, *since));
+        let are_later = |since| {
+            last.is_some_and(|last| last.duration_since(since).is_ok_and(|gap| gap >= LATER))
+        };
+        let is_forgotten =
+            |slot: &Slot, since| is_over(since) || !slot.is_decided() && are_later(since);
+        let (forgotten, mut rest): (Vec<_>, Vec<_>) =
+            absent.iter().partition(|(slot, since, _)| is_forgotten(slot, *since));
         rest.sort_by_key(|(slot, since, name)| (slot.is_decided(), *since, *name));
         let excess = rest.len().saturating_sub(MAX_ABSENT);
-        let names: Vec<String> = forgotten.iter().chain(rest.iter().take(excess)).map(|(_, _, name)| (*name).to_owned()).collect();
+        let names: Vec<String> = forgotten
+            .iter()
+            .chain(rest.iter().take(excess))
+            .map(|(_, _, name)| (*name).to_owned())
+            .collect();
         self.by_name.retain(|name, _| !names.contains(name));
         names
     }
@@ -182,7 +202,9 @@ impl Slots {
     pub fn forget(&mut self, name: &str) -> Result<(), OperatorError> {
         match self.get(name) {
             None => Err(OperatorError::Unknown(name.to_owned())),
-            Some(slot) if !slot.is_absent() => Err(OperatorError::HasFile { name: name.to_owned(), file: slot.file.clone() }),
+            Some(slot) if !slot.is_absent() => {
+                Err(OperatorError::HasFile { name: name.to_owned(), file: slot.file.clone() })
+            }
             Some(_) => {
                 self.by_name.remove(name);
                 Ok(())
@@ -221,7 +243,14 @@ impl Slot {
     /// Returns the precedence of `version` if another plugin makes the same claim. `serves`:
     /// whether it serves in this host now. `is_start`: whether nothing serves yet. `settled`: how
     /// long a version must have served to keep its claims against a plugin whose file was away.
-    pub fn standing(&self, version: &str, serves: bool, is_start: bool, now: SystemTime, settled: Duration) -> Standing {
+    pub fn standing(
+        &self,
+        version: &str,
+        serves: bool,
+        is_start: bool,
+        now: SystemTime,
+        settled: Duration,
+    ) -> Standing {
         let is_last = self.serving.as_deref() == Some(version);
         if serves || is_start && is_last && !self.has_come_back {
             // If the clock was set back, the age is unknown and counts as short.

@@ -9,7 +9,12 @@ use proptest::prelude::*;
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn error(digest: &str) -> LastError {
-    LastError { digest: Some(digest.to_owned()), reason: "bad".to_owned(), at: SystemTime::UNIX_EPOCH, is_retried: false }
+    LastError {
+        digest: Some(digest.to_owned()),
+        reason: "bad".to_owned(),
+        at: SystemTime::UNIX_EPOCH,
+        is_retried: false,
+    }
 }
 
 fn file() -> PathBuf {
@@ -67,9 +72,17 @@ fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again()
 #[test]
 fn a_new_version_that_trips_its_breaker_goes_back_and_is_not_tried_again() {
     let mut slots = after(&["1", "2"]);
-    assert_eq!(slots.on_breaker_opened("a", None, NOW + TRIAL), None, "after its first minute it stays");
+    assert_eq!(
+        slots.on_breaker_opened("a", None, NOW + TRIAL),
+        None,
+        "after its first minute it stays"
+    );
     slots.active("a", "2", NOW + TRIAL);
-    assert_eq!(slots.on_breaker_opened("a", None, NOW + TRIAL), None, "a restart makes it no newer");
+    assert_eq!(
+        slots.on_breaker_opened("a", None, NOW + TRIAL),
+        None,
+        "a restart makes it no newer"
+    );
     assert_eq!(slots.on_breaker_opened("a", None, NOW), Some("1".to_owned()));
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
     slots.active("a", "1", NOW);
@@ -107,10 +120,16 @@ fn a_name_has_one_file_and_a_file_one_name() {
     let mut slots = after(&["1"]);
     let (file, other) = (file(), PathBuf::from("b.wasm"));
     let holds = |file, name, digest| Claim { file, holds: Some((name, digest)) };
-    assert_eq!(slots.claim(&[holds(&file, "a", "1"), holds(&other, "a", "2")], false, NOW), [(other.as_path(), file.clone())]);
+    assert_eq!(
+        slots.claim(&[holds(&file, "a", "1"), holds(&other, "a", "2")], false, NOW),
+        [(other.as_path(), file.clone())]
+    );
     assert_eq!(slots.get("a").map(|slot| slot.in_file.as_str()), Some("1"));
     assert_eq!(slots.claim(&[holds(&file, "other", "3")], false, NOW), []);
-    assert_eq!((slots.get("a").map(Slot::is_absent), slots.of_file(&file)), (Some(true), Some("other")));
+    assert_eq!(
+        (slots.get("a").map(Slot::is_absent), slots.of_file(&file)),
+        (Some(true), Some("other"))
+    );
     slots.forget("a").unwrap();
     slots.claim(&[], false, NOW);
     assert_eq!(slots, Slots::default(), "what never served leaves nothing behind");
@@ -176,11 +195,20 @@ fn a_version_that_was_taken_back_is_not_tried_again_when_its_file_comes_back() {
 #[test]
 fn what_served_until_its_file_went_stands_before_all_but_those_that_are_settled() {
     const SETTLED: Duration = Duration::from_secs(10);
-    let standing = |slots: &Slots, version, serves, is_start| slots.get("a").unwrap().standing(version, serves, is_start, NOW, SETTLED);
+    let standing = |slots: &Slots, version, serves, is_start| {
+        slots.get("a").unwrap().standing(version, serves, is_start, NOW, SETTLED)
+    };
     let mut slots = after(&["1"]);
     assert_eq!(standing(&slots, "1", true, false), Standing::Serves);
-    assert_eq!(standing(&slots, "1", false, true), Standing::Serves, "as when the host before ended");
-    assert_eq!(slots.get("a").unwrap().standing("1", true, false, NOW + SETTLED, SETTLED), Standing::Settled);
+    assert_eq!(
+        standing(&slots, "1", false, true),
+        Standing::Serves,
+        "as when the host before ended"
+    );
+    assert_eq!(
+        slots.get("a").unwrap().standing("1", true, false, NOW + SETTLED, SETTLED),
+        Standing::Settled
+    );
     assert_eq!(standing(&slots, "2", false, false), Standing::Upgrade);
     slots.claim(&[], false, NOW);
     // The generation that is then published serves no version of it.
@@ -193,10 +221,15 @@ fn what_served_until_its_file_went_stands_before_all_but_those_that_are_settled(
     slots.active("a", "1", NOW);
     assert_eq!(standing(&slots, "1", false, true), Standing::Serves);
     slots.unserved("a");
-    assert_eq!(standing(&slots, "1", false, false), Standing::New, "what has lost its place has lost it");
+    assert_eq!(
+        standing(&slots, "1", false, false),
+        Standing::New,
+        "what has lost its place has lost it"
+    );
     slots.active("a", "1", NOW + TRIAL);
     assert_eq!(slots.get("a").unwrap().serving_since, NOW + TRIAL, "it serves anew");
-    let order = [Standing::New, Standing::Upgrade, Standing::Serves, Standing::Back, Standing::Settled];
+    let order =
+        [Standing::New, Standing::Upgrade, Standing::Serves, Standing::Back, Standing::Settled];
     assert!(order.is_sorted());
 }
 
@@ -214,8 +247,11 @@ fn an_absent_plugin_is_forgotten_after_its_time_by_an_operator_or_for_another() 
 
 /// Lets plugins with these numbers serve.
 fn crowd(slots: &mut Slots, numbers: std::ops::Range<usize>) {
-    let crowd: Vec<_> = numbers.map(|number| (PathBuf::from(format!("{number}.wasm")), format!("p{number:04}"))).collect();
-    let claims: Vec<_> = crowd.iter().map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
+    let crowd: Vec<_> = numbers
+        .map(|number| (PathBuf::from(format!("{number}.wasm")), format!("p{number:04}")))
+        .collect();
+    let claims: Vec<_> =
+        crowd.iter().map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
     slots.claim(&claims, false, NOW);
     crowd.iter().for_each(|(_, name)| slots.active(name, "1", NOW));
 }
@@ -267,8 +303,12 @@ fn a_disabled_version_stays_so_until_another_serves_in_its_place() {
     let mut slots = after(&["1"]);
     slots.set_disabled("a", true).unwrap();
     slots.found(&file(), "2", "a").unwrap();
-    let disabled = |slots: &Slots, version: &str| slots.get("a").is_some_and(|slot| slot.is_disabled(version));
-    assert!(disabled(&slots, "1") && !disabled(&slots, "2"), "the command was about the version that served");
+    let disabled =
+        |slots: &Slots, version: &str| slots.get("a").is_some_and(|slot| slot.is_disabled(version));
+    assert!(
+        disabled(&slots, "1") && !disabled(&slots, "2"),
+        "the command was about the version that served"
+    );
     // The new version serves, fails and is rolled back: the version before it is still disabled.
     slots.active("a", "2", NOW);
     slots.on_breaker_opened("a", None, NOW).unwrap();
@@ -299,7 +339,9 @@ fn a_version_that_failed_is_tried_again_at_a_start_and_one_that_was_taken_back_i
 #[test]
 fn a_digest_that_begins_several_is_no_choice() {
     let mut slots = after(&["11", "12"]);
-    assert!(matches!(slots.roll_back("a", Some("1")), Err(OperatorError::Ambiguous { found, .. }) if found == ["11", "12"]));
+    assert!(
+        matches!(slots.roll_back("a", Some("1")), Err(OperatorError::Ambiguous { found, .. }) if found == ["11", "12"])
+    );
 }
 
 #[test]
@@ -382,7 +424,9 @@ struct Model {
 
 impl Model {
     fn is_disabled(&self) -> bool {
-        self.disabled.is_some_and(|at| self.serving.is_some() && (self.serving != self.in_file || self.in_file == Some(at)))
+        self.disabled.is_some_and(|at| {
+            self.serving.is_some() && (self.serving != self.in_file || self.in_file == Some(at))
+        })
     }
 
     /// Records that the file holds something else.

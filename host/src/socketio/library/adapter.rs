@@ -11,7 +11,9 @@ use socketioxide::SocketError;
 use socketioxide::adapter::Emitter;
 use socketioxide::socket::Sid;
 use socketioxide_core::Value as Serialized;
-use socketioxide_core::adapter::{BroadcastOptions, CoreAdapter, CoreLocalAdapter, DefinedAdapter, SocketEmitter};
+use socketioxide_core::adapter::{
+    BroadcastOptions, CoreAdapter, CoreLocalAdapter, DefinedAdapter, SocketEmitter,
+};
 use socketioxide_core::packet::{Packet, PacketData};
 use socketioxide_core::parser::{Parse, ParserError};
 
@@ -30,7 +32,10 @@ impl Adapters {
     pub(super) fn of(&self, namespace: &str) -> Option<Arc<Adapter>> {
         // A panic under the lock leaves the list consistent. A host has few namespaces.
         let adapters = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        adapters.iter().filter_map(Weak::upgrade).find(|adapter| adapter.local.path().as_str() == namespace)
+        adapters
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|adapter| adapter.local.path().as_str() == namespace)
     }
 }
 
@@ -39,7 +44,11 @@ impl Adapter {
     ///
     /// # Errors
     /// Returns an error if the arguments can't be serialized.
-    pub(super) fn serialize(&self, event: &str, arguments: &impl Serialize) -> Result<Serialized, ParserError> {
+    pub(super) fn serialize(
+        &self,
+        event: &str,
+        arguments: &impl Serialize,
+    ) -> Result<Serialized, ParserError> {
         self.local.parser().encode_value(arguments, Some(event))
     }
 
@@ -56,7 +65,10 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::event`].
     pub(super) fn ack(&self, to: Sid, id: i64, ack: Serialized) -> Result<(), SocketError> {
-        self.send(to, Packet { inner: PacketData::EventAck(ack, id), ns: self.local.path().clone() })
+        self.send(
+            to,
+            Packet { inner: PacketData::EventAck(ack, id), ns: self.local.path().clone() },
+        )
     }
 
     fn send(&self, to: Sid, packet: Packet) -> Result<(), SocketError> {

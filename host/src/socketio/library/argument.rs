@@ -54,7 +54,8 @@ impl Serialize for WithAttachments<'_> {
             Value::Object(members) => {
                 if members.get("_placeholder") == Some(&Value::Bool(true))
                     && let Some(number) = members.get("num").and_then(Value::as_u64)
-                    && let Some(bytes) = usize::try_from(number).ok().and_then(|number| attachments.get(number))
+                    && let Some(bytes) =
+                        usize::try_from(number).ok().and_then(|number| attachments.get(number))
                 {
                     return serializer.serialize_bytes(bytes);
                 }
@@ -83,7 +84,11 @@ pub(super) fn split(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let mut values = serde_json::Deserializer::from_str(inner).into_iter::<Name<'_>>();
     let Name(name) = values.next()?.ok()?;
     let rest = inner.get(values.byte_offset()..)?.trim_ascii();
-    if rest.is_empty() { Some((name, "")) } else { rest.strip_prefix(',').map(|argument| (name, argument)) }
+    if rest.is_empty() {
+        Some((name, ""))
+    } else {
+        rest.strip_prefix(',').map(|argument| (name, argument))
+    }
 }
 
 /// Borrowed from the packet if the name has no escapes.

@@ -108,7 +108,12 @@ impl Queue {
     /// share. A waiting answer takes none: its sender holds it until it is sent, and has only one
     /// at a time. `attend` is called when the first packet waits. From then on it must call
     /// [`Queue::drain`].
-    pub(super) fn send(&self, to: &Reach, packet: impl Fn() -> Packet, attend: impl FnOnce()) -> Handed {
+    pub(super) fn send(
+        &self,
+        to: &Reach,
+        packet: impl Fn() -> Packet,
+        attend: impl FnOnce(),
+    ) -> Handed {
         if !self.has() {
             match packet().send(to) {
                 Ok(()) => return Handed::Sent,
@@ -258,7 +263,9 @@ impl Packet {
 
 fn size(value: &Serialized) -> usize {
     match value {
-        Serialized::Str(text, attachments) => text.len() + attachments.iter().flatten().map(|bytes| bytes.len()).sum::<usize>(),
+        Serialized::Str(text, attachments) => {
+            text.len() + attachments.iter().flatten().map(|bytes| bytes.len()).sum::<usize>()
+        }
         Serialized::Bytes(bytes) => bytes.len(),
     }
 }

@@ -83,7 +83,12 @@ fn a_store_that_is_closed_while_its_record_cannot_be_written_is_not_lost() {
         if fill_sequence {
             // Then sequence numbers can't be given back either.
             store.next_id("ids").unwrap();
-            store.hold_writer().connection().unwrap().pragma_update(None, "query_only", true).unwrap();
+            store
+                .hold_writer()
+                .connection()
+                .unwrap()
+                .pragma_update(None, "query_only", true)
+                .unwrap();
         }
         let unblock = block_manifest(&dir);
         assert!(store.close().is_err());
@@ -102,14 +107,21 @@ fn a_store_whose_last_numbers_cannot_be_given_back_is_closed_all_the_same() {
     put(&store, &[("a", "1")]);
     store.next_id("ids").unwrap();
     // The error occurs only in the transaction.
-    store.hold_writer().connection().unwrap().execute_batch("ALTER TABLE sequences RENAME TO away").unwrap();
+    store
+        .hold_writer()
+        .connection()
+        .unwrap()
+        .execute_batch("ALTER TABLE sequences RENAME TO away")
+        .unwrap();
     assert!(store.close().is_err());
     assert!(!log_of(&dir).exists() && lock(&store.writer).is_none());
 }
 
 #[test]
 fn a_file_that_is_gone_or_empty_is_no_empty_state() {
-    for remove in [|file: &Path| fs::remove_file(file).unwrap(), |file: &Path| fs::write(file, "").unwrap()] {
+    for remove in
+        [|file: &Path| fs::remove_file(file).unwrap(), |file: &Path| fs::write(file, "").unwrap()]
+    {
         let (dir, store) = fresh();
         put(&store, &[("a", "1")]);
         drop(store);
@@ -161,7 +173,11 @@ fn a_write_ahead_log_that_is_gone_cut_changed_or_exchanged_is_noticed() {
         for _ in 0..2 {
             assert_eq!(lost(&dir), FaultKind::Older, "{what}: also when it is tried again");
         }
-        assert_eq!(fs::read(dir.path().join("state.db")).unwrap(), before, "{what}: nothing is changed");
+        assert_eq!(
+            fs::read(dir.path().join("state.db")).unwrap(),
+            before,
+            "{what}: nothing is changed"
+        );
         Manifest::new(&manifest(&dir)).accept(FaultKind::Older).unwrap();
         let store = open(&dir, StoreLimits::default());
         assert_eq!(get(&store, "a"), Some("1".into()), "{what}");
@@ -211,7 +227,8 @@ fn a_damaged_file_is_noticed_and_put_aside_when_that_is_accepted() {
     Manifest::new(&manifest(&dir)).accept(FaultKind::Damaged).unwrap();
     assert_eq!(all(&open(&dir, StoreLimits::default())), []);
     // The log and its index may be beside it.
-    let is_aside = |name: &str| name.contains(".lost-") && !name.ends_with("-wal") && !name.ends_with("-shm");
+    let is_aside =
+        |name: &str| name.contains(".lost-") && !name.ends_with("-wal") && !name.ends_with("-shm");
     let files = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
     let aside: Vec<PathBuf> = files.filter(|file| is_aside(&file.to_string_lossy())).collect();
     assert!(aside.len() == 1 && fs::read(&aside[0]).unwrap() == bytes, "{aside:?}");
@@ -234,7 +251,10 @@ fn an_idle_store_holds_no_file_and_goes_on_as_before() {
     }
     store.tend().unwrap();
     assert!(is_closed() && !log_of(&dir).exists());
-    assert!(store.next_id_at_once("other").is_none(), "to open a file is nothing for a thread that serves others");
+    assert!(
+        store.next_id_at_once("other").is_none(),
+        "to open a file is nothing for a thread that serves others"
+    );
     assert_eq!(get(&store, "a"), Some("1".into()));
     assert_eq!(store.next_id("ids").unwrap(), number + 1);
     put(&store, &[("a", "2")]);
@@ -268,7 +288,10 @@ fn a_store_whose_record_cannot_be_written_is_served_and_says_so() {
     let store = open(&dir, StoreLimits::default());
     assert_eq!(get(&store, "b"), Some("19".into()));
     put(&store, &[("c", "1")]);
-    assert!(store.is_failing(FailureKind::Record) && store.trouble().is_some_and(|trouble| !trouble.kind.is_outage()));
+    assert!(
+        store.is_failing(FailureKind::Record)
+            && store.trouble().is_some_and(|trouble| !trouble.kind.is_outage())
+    );
     fs::remove_dir(&record).unwrap();
     put(&store, &[("c", "2")]);
     assert_eq!(store.trouble(), None);
@@ -319,6 +342,10 @@ fn a_backup_that_is_restored_serves_once_the_loss_is_accepted() {
         }
         let accepted = if is_told_before { FaultKind::Missing } else { FaultKind::Older };
         Manifest::new(&manifest(&dir)).accept(accepted).unwrap();
-        assert_eq!(get(&open(&dir, StoreLimits::default()), "a"), Some("1".into()), "it keeps what is there");
+        assert_eq!(
+            get(&open(&dir, StoreLimits::default()), "a"),
+            Some("1".into()),
+            "it keeps what is there"
+        );
     }
 }

@@ -65,7 +65,11 @@ fn overlapping_readers_do_not_make_the_log_grow() {
             readers.push_back(view);
             if readers.len() > 4 {
                 let mut oldest = readers.pop_front().unwrap();
-                assert_eq!(oldest.get("read").unwrap(), Some(b"as it was".to_vec()), "what it reads is unchanged, so it goes on");
+                assert_eq!(
+                    oldest.get("read").unwrap(),
+                    Some(b"as it was".to_vec()),
+                    "what it reads is unchanged, so it goes on"
+                );
             }
         }
         put(&store, &[("record", &format!("{number:0500}"))]);
@@ -83,7 +87,11 @@ fn a_view_whose_snapshot_was_ended_goes_on_unless_what_it_read_has_changed() {
     assert_eq!(view.get("a").unwrap(), Some(b"1".to_vec()));
     store.end_snapshots(Duration::ZERO);
     put(&store, &[("b", "2")]);
-    assert_eq!(view.get("b").unwrap(), Some(b"2".to_vec()), "`a` is as it was read, so the view sees what there is now");
+    assert_eq!(
+        view.get("b").unwrap(),
+        Some(b"2".to_vec()),
+        "`a` is as it was read, so the view sees what there is now"
+    );
     store.end_snapshots(Duration::ZERO);
     put(&store, &[("a", "2")]);
     assert!(matches!(view.get("c"), Err(ViewError::Outdated)));
@@ -125,12 +133,18 @@ fn a_reader_of_another_process_makes_writers_wait_and_not_the_log_grow() {
     }
     assert_eq!(wal_bytes(&dir), before);
     store.health.worked(FailureKind::Write);
-    assert!(store.trouble().is_some_and(|trouble| !trouble.kind.is_outage()), "a backup is no outage");
+    assert!(
+        store.trouble().is_some_and(|trouble| !trouble.kind.is_outage()),
+        "a backup is no outage"
+    );
     let (one, two) = (changes("one"), changes("two"));
     assert!(store.try_commit(&[&one]).is_none(), "it would wait");
     let began = Instant::now();
     let refused = store.commit_all(&[&one, &two]);
-    assert!(matches!(refused.as_slice(), [Err(CommitError::Contended), Err(CommitError::Contended)]));
+    assert!(matches!(
+        refused.as_slice(),
+        [Err(CommitError::Contended), Err(CommitError::Contended)]
+    ));
     assert!(began.elapsed() < 2 * super::super::wal::STALL, "they wait together");
     tool.execute_batch("COMMIT").unwrap();
     store.probe();
@@ -157,7 +171,8 @@ fn the_log_of_an_idle_store_is_truncated() {
 fn connections_that_a_burst_of_readers_has_opened_are_closed_while_the_store_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_small(&dir, SNAPSHOT_GRACE);
-    let read = |views: &mut [View]| views.iter_mut().for_each(|view| drop(view.get("key").unwrap()));
+    let read =
+        |views: &mut [View]| views.iter_mut().for_each(|view| drop(view.get("key").unwrap()));
     let mut burst: Vec<_> = (0..8).map(|_| store.view()).collect();
     read(&mut burst);
     drop(burst);
@@ -193,8 +208,21 @@ fn many_writers_are_committed_in_transactions_of_limited_size() {
 fn the_quota_is_that_of_the_disk() {
     const QUOTA: u64 = 2 * 1024 * 1024;
     let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir, StoreLimits { quota: QUOTA, wal: WAL_BYTES, snapshot_grace: Duration::ZERO, ..StoreLimits::default() });
-    let on_disk = || std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>();
+    let store = open(
+        &dir,
+        StoreLimits {
+            quota: QUOTA,
+            wal: WAL_BYTES,
+            snapshot_grace: Duration::ZERO,
+            ..StoreLimits::default()
+        },
+    );
+    let on_disk = || {
+        std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .sum::<u64>()
+    };
     let write = |number: u32| {
         let mut view = store.view();
         view.set(&format!("{number:0200}"), vec![1; 1_000]).map_err(|error| error.to_string())?;

@@ -76,7 +76,13 @@ impl Delivering {
             return None;
         }
         session.delivering.fetch_add(queued, Ordering::SeqCst);
-        Some(Self { session: Arc::clone(session), memory: Arc::clone(&session.memory), body, queued, _slot: slot })
+        Some(Self {
+            session: Arc::clone(session),
+            memory: Arc::clone(&session.memory),
+            body,
+            queued,
+            _slot: slot,
+        })
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -321,7 +327,9 @@ impl Session {
         if !lives || !matches!(state.carrier, Carrier::Polling(_)) {
             return;
         }
-        if let Carrier::Polling(mut polling) = std::mem::replace(&mut state.carrier, Carrier::WebSocket(writer)) {
+        if let Carrier::Polling(mut polling) =
+            std::mem::replace(&mut state.carrier, Carrier::WebSocket(writer))
+        {
             polling.wake_post();
         }
         state.receiver = Some(Box::new(receiver));
@@ -349,7 +357,8 @@ mod tests {
         let session = testing::session();
         assert!(session.binary(&[1; 3_500_000]));
         let queued = session.queued_bytes();
-        let polled = session.start_poll().unwrap().poll_packets(&mut Context::from_waker(Waker::noop()));
+        let polled =
+            session.start_poll().unwrap().poll_packets(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(Polled::Packets(answer)) = polled else { panic!() };
         assert!(answer.as_ref().len() > session.config().max_queued, "in base64");
         assert_eq!(session.queued_bytes(), queued);

@@ -32,7 +32,16 @@ fn an_offset_comes_back_from_its_text() {
     for offset in [0, 1, 63, 64, u64::MAX].map(Offset) {
         assert_eq!(Offset::parse(str::from_utf8(&offset.text()).unwrap()), Some(offset));
     }
-    for text in ["", "AAAA", "AAAAAAAAAA", "AAAAAAAAAAA=", "AAAAAAAAAAAA", "AAAAAAAAAAAAA", "AAAAAAAAAA!", "AAAAAAAAAAB"] {
+    for text in [
+        "",
+        "AAAA",
+        "AAAAAAAAAA",
+        "AAAAAAAAAAA=",
+        "AAAAAAAAAAAA",
+        "AAAAAAAAAAAAA",
+        "AAAAAAAAAA!",
+        "AAAAAAAAAAB",
+    ] {
         assert_eq!(Offset::parse(text), None, "{text}");
     }
 }
