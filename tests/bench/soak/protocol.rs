@@ -15,14 +15,14 @@ use super::visitor::{self, Visitor};
 
 /// WebSocket frames that are right, and some that never are.
 const FRAMES: [&[u8]; 9] = [
-    b"\x81\x8f\0\0\0\042[\"echo\",\"hi\"]",
-    b"\x81\x91\0\0\0\0420[\"echo\",[1,2]]",
-    b"\x01\x84\0\0\0\042[\"\x80\x86\0\0\0\0echo\"]",
-    b"\x81\xab\0\0\0\0451-3[\"echo\",{\"_placeholder\":true,\"num\":0}]",
+    b"\x81\x8f\0\0\0\x0042[\"echo\",\"hi\"]",
+    b"\x81\x91\0\0\0\x00420[\"echo\",[1,2]]",
+    b"\x01\x84\0\0\0\x0042[\"\x80\x86\0\0\0\0echo\"]",
+    b"\x81\xab\0\0\0\x00451-3[\"echo\",{\"_placeholder\":true,\"num\":0}]",
     b"\x82\x84\0\0\0\0abcd",
     b"\x89\x82\0\0\0\0hi",
-    b"\x81\x82\0\0\0\041\x81\x82\0\0\0\040",
-    b"\x81\x81\0\0\0\06\x81\x81\0\0\0\03",
+    b"\x81\x82\0\0\0\x0041\x81\x82\0\0\0\x0040",
+    b"\x81\x81\0\0\0\x006\x81\x81\0\0\0\x003",
     b"\x88\x82\0\0\0\0\x03\xe8",
 ];
 
