@@ -1,0 +1,255 @@
+//! One plugin that serves: its code, its events with their compiled schemas and meters, its state
+//! and its health. It does not know which other plugins serve.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::Notify;
+
+use crate::breaker::{Breaker, Change, ClientKeys, Denied, Outcome, Permit};
+use crate::config::{Limits, PluginSettings};
+use crate::metrics::{Meter, Metrics};
+use crate::plugin::{Candidate, Plugin};
+use crate::rejection::truncate;
+use crate::rule::{Access, RoomPattern};
+use crate::schema::Schema;
+use crate::store::Store;
+
+use super::AdmitError;
+
+/// A plugin that serves, with the data for the checks of the host.
+pub struct ActivePlugin {
+    /// The code and its instances.
+    pub code: Plugin,
+    /// The events that clients may send, by name.
+    pub inbound: BTreeMap<String, Arc<Inbound>>,
+    /// The events that the plugin emits, by name.
+    pub outbound: BTreeMap<String, Outbound>,
+    /// Its state.
+    pub state: State,
+    /// Its breaker and its last failure.
+    pub health: Health,
+}
+
+impl ActivePlugin {
+    /// Prepares a candidate to serve, and compiles its schemas, once per load. `alarm` is notified
+    /// when its breaker opens.
+    ///
+    /// # Errors
+    /// Returns an error if one of the plugin's own schemas is not allowed.
+    pub fn new(
+        candidate: Candidate,
+        settings: &PluginSettings,
+        state: State,
+        alarm: Arc<Notify>,
+        metrics: &Metrics,
+    ) -> Result<Arc<Self>, AdmitError> {
+        let (inbound, outbound) = contract(&candidate, &settings.limits, metrics)?;
+        let health = Health::new(&settings.limits, alarm);
+        Ok(Arc::new(Self {
+            code: Plugin::new(candidate, settings, Arc::clone(&state.memory)),
+            inbound,
+            outbound,
+            state,
+            health,
+        }))
+    }
+
+    /// Returns the same version in its initial state, with a new breaker. Nothing is compiled
+    /// again.
+    #[must_use]
+    pub fn fresh(&self) -> Arc<Self> {
+        let code = self.code.fresh();
+        let health = Health::new(code.limits(), Arc::clone(&self.health.alarm));
+        let (inbound, outbound, state) =
+            (self.inbound.clone(), self.outbound.clone(), self.state.clone());
+        Arc::new(Self { code, inbound, outbound, state, health })
+    }
+}
+
+/// The health of a plugin: decides whether a plugin that keeps failing is called.
+pub struct Health {
+    breaker: Mutex<Breaker>,
+    /// Set when the breaker opens, for the reload path, which may roll the version back.
+    has_tripped: AtomicBool,
+    /// Notified when `has_tripped` is set.
+    alarm: Arc<Notify>,
+    /// The last failure, for operators.
+    last_failure: Mutex<Option<(String, SystemTime)>>,
+}
+
+/// Maximum number of bytes that are kept of a failure's reason: enough for a sentence and a trap's
+/// message.
+const MAX_FAILURE: usize = 1024;
+
+impl Health {
+    fn new(limits: &Limits, alarm: Arc<Notify>) -> Self {
+        Self {
+            breaker: Mutex::new(Breaker::new(limits.breaker())),
+            has_tripped: AtomicBool::new(false),
+            alarm,
+            last_failure: Mutex::default(),
+        }
+    }
+
+    /// The lock is held for a few operations. A panic leaves the counters consistent.
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the breaker for a permit to handle an event of `client` at `now`. Host events are
+    /// passed without a client: they are never throttled.
+    ///
+    /// # Errors
+    /// Returns whether the breaker is open or the client is throttled, and the time to retry.
+    pub fn admit(&self, client: Option<&ClientKeys>, now: Instant) -> Result<Permit, Denied> {
+        self.breaker().admit(client, now)
+    }
+
+    /// Records the outcome, at `now`, of an event that was admitted. Returns the change that it
+    /// caused.
+    pub fn record(
+        &self,
+        permit: Permit,
+        client: Option<&ClientKeys>,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Change> {
+        let change = self.breaker().record(permit, client, outcome, now);
+        if matches!(change, Some(Change::Opened(_))) {
+            self.has_tripped.store(true, Ordering::Release);
+            self.alarm.notify_one();
+        }
+        change
+    }
+
+    /// Keeps the reason of a handler's failure for operators, cut to `MAX_FAILURE` bytes.
+    pub fn note_failure(&self, mut reason: String) {
+        truncate(&mut reason, MAX_FAILURE);
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((reason, SystemTime::now()));
+    }
+
+    /// Returns why and when a handler of this version last failed.
+    pub fn last_failure(&self) -> Option<(String, SystemTime)> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the breaker is open or half-open.
+    pub fn is_open(&self) -> bool {
+        self.breaker().is_open()
+    }
+
+    /// Returns whether the breaker has opened since the last call.
+    pub fn take_trip(&self) -> bool {
+        self.has_tripped.swap(false, Ordering::AcqRel)
+    }
+
+    /// Closes the breaker, because an operator says that the plugin is healthy.
+    pub fn reset(&self) {
+        self.breaker().reset();
+    }
+}
+
+/// The state of one plugin, shared by all its versions.
+#[derive(Clone)]
+pub struct State {
+    /// The stored records.
+    pub store: Arc<Store>,
+    /// The commit lock. It is held until the effects of a commit are delivered, so that every
+    /// receiver sees changes in the order of their commits. It is a [`tokio::sync::Mutex`], because
+    /// a commit is awaited while it is held.
+    pub commit: Arc<tokio::sync::Mutex<()>>,
+    /// Held by the one thread that waits for the next number of a sequence; see [`Store::next_id`].
+    pub numbers: Arc<tokio::sync::Mutex<()>>,
+    /// Bytes of all instances, including those of old versions that finish their last events.
+    pub memory: Arc<AtomicUsize>,
+}
+
+/// An event that clients may send.
+pub struct Inbound {
+    /// Schema of the payload.
+    pub data: Arc<Schema>,
+    /// Schema of the ack. `None` if the ack is `null`.
+    pub reply: Option<Arc<Schema>>,
+    /// Who may send it.
+    pub access: Access,
+    /// Its metrics.
+    pub meter: Meter,
+}
+
+/// An event that a plugin emits.
+#[derive(Clone)]
+pub struct Outbound {
+    /// Schema of its argument. If a reply has the same schema, both are the same [`Arc`]: emitted
+    /// data need not be checked again when it is the reply.
+    pub data: Arc<Schema>,
+    /// The rooms that it may go to.
+    pub rooms: Vec<RoomPattern>,
+    /// Whether it may go to everyone.
+    pub everyone: bool,
+}
+
+impl Outbound {
+    /// Whether the event may go to `room`.
+    pub fn names(&self, room: &str) -> bool {
+        self.everyone || self.rooms.iter().any(|pattern| pattern.matches(room).is_some())
+    }
+}
+
+type Contract = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
+
+/// Maximum number of patterns in all schemas of one plugin. A compiled pattern may take 256 KiB.
+pub(super) const MAX_PATTERNS: usize = 500;
+
+/// Compiles the schemas of a candidate, once per load.
+fn contract(
+    candidate: &Candidate,
+    limits: &Limits,
+    metrics: &Metrics,
+) -> Result<Contract, AdmitError> {
+    let mut compiled: HashMap<String, Arc<Schema>> = HashMap::new();
+    let mut patterns = 0;
+    let mut compile = |event: &str, part: &'static str, text: &str| {
+        if let Some(known) = compiled.get(text) {
+            return Ok(Arc::clone(known));
+        }
+        let schema = Schema::compile(text, limits.schema_bytes.get());
+        let schema = Arc::new(schema.map_err(|source| AdmitError::Schema {
+            event: event.to_owned(),
+            part,
+            source,
+        })?);
+        patterns += schema.patterns();
+        compiled.insert(text.to_owned(), Arc::clone(&schema));
+        if patterns > MAX_PATTERNS { Err(AdmitError::TooManyPatterns) } else { Ok(schema) }
+    };
+    let mut inbound = BTreeMap::new();
+    for handles in &candidate.registration.handles {
+        let data = compile(&handles.event, "payload", &handles.data)?;
+        let reply = handles
+            .reply
+            .as_deref()
+            .map(|reply| compile(&handles.event, "reply", reply))
+            .transpose()?;
+        if reply.as_ref().is_some_and(|reply| reply.allows_top_level_property("error")) {
+            return Err(AdmitError::ReplyHasError { event: handles.event.clone() });
+        }
+        let meter = metrics.meter(&candidate.registration.name, &handles.event);
+        inbound.insert(
+            handles.event.clone(),
+            Arc::new(Inbound { data, reply, access: handles.access.clone(), meter }),
+        );
+    }
+    let mut outbound = BTreeMap::new();
+    for emits in &candidate.registration.emits {
+        let data = compile(&emits.event, "data", &emits.data)?;
+        outbound.insert(
+            emits.event.clone(),
+            Outbound { data, rooms: emits.rooms.clone(), everyone: emits.everyone },
+        );
+    }
+    Ok((inbound, outbound))
+}
