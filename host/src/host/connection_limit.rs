@@ -1,0 +1,72 @@
+//! The limit of client connections. It is computed at the start, and lowered while plugins that
+//! were added later need the file descriptors.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::config::{Config, DEFAULT_CONNECTIONS};
+use crate::http::slots::Slots;
+use crate::registry::Registry;
+use crate::reload::scan;
+
+use super::descriptors::{self, TooFew};
+
+/// The limits that follow from the file descriptors of the process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowed {
+    /// Client connections.
+    pub(super) connections: NonZeroUsize,
+    /// Plugins that fit in addition to these connections.
+    plugins: usize,
+    /// All descriptors; `None` if the system has no limit.
+    descriptors: Option<u64>,
+}
+
+/// Computes how many connections clients may have at the start, from the configuration and the file
+/// descriptors.
+pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
+    // An unreadable directory is reported later, as an error of its own.
+    let plugins =
+        scan::scan(&config.plugins.dir).map_or(0, |files| files.len()) + descriptors::MORE_PLUGINS;
+    let descriptors = descriptors::raise_limit();
+    let needed = descriptors::needed(plugins, config.limits.reserved_connections);
+    let connections = descriptors::connections(descriptors, needed, config.limits.connections)?;
+    if config.limits.connections.is_none() && connections < DEFAULT_CONNECTIONS {
+        tracing::warn!(
+            connections,
+            descriptors,
+            "few file descriptors: clients may have fewer connections; for more, raise the hard limit (`ulimit -n`, LimitNOFILE in systemd)"
+        );
+    }
+    Ok(Allowed { connections, plugins, descriptors })
+}
+
+/// Lowers the limit of client connections while there are more plugins than expected at the start:
+/// each plugin needs file descriptors. If none are left, only new clients may be refused.
+pub(super) async fn adapt_to_plugins(
+    slots: Arc<Slots>,
+    registry: Arc<Registry>,
+    reserved: NonZeroUsize,
+    allowed: Allowed,
+) {
+    let (mut changes, mut before) = (registry.changes(), allowed.connections.get());
+    loop {
+        let now = registry.snapshot().plugins.len();
+        let needed = descriptors::needed(now.max(allowed.plugins), reserved);
+        let connections = descriptors::left(allowed.descriptors, needed, allowed.connections);
+        if connections < before {
+            tracing::warn!(
+                connections,
+                plugins = now,
+                "clients may have fewer connections: more plugins need file descriptors"
+            );
+        }
+        if connections != before {
+            slots.set_limit(connections);
+            before = connections;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}

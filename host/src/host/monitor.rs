@@ -1,0 +1,45 @@
+//! A handle to a running host, for the process in which it runs.
+
+use std::sync::Arc;
+
+use crate::registry::Registry;
+use crate::reload::Operator;
+use crate::rooms::Rooms;
+
+/// Operations on a running host, for the process in which it runs.
+pub struct Monitor {
+    pub(super) operator: Arc<Operator>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) rooms: Arc<Rooms>,
+}
+
+impl Monitor {
+    /// Scans the plugin directory now, and retries loads that failed because of their environment.
+    pub fn request_scan(&self) {
+        self.operator.request_scan();
+    }
+
+    /// Logs the status of the host and of each plugin.
+    pub fn log_status(&self) {
+        tracing::info!(
+            connections = self.rooms.connections(),
+            generation = self.registry.snapshot().number,
+            "host status"
+        );
+        for row in self.operator.rows().iter() {
+            let active = row.active.as_ref().map(|active| &active.code);
+            let (calls, failures) = active.map_or((0, 0), |plugin| plugin.counts());
+            let version = active.map(|plugin| plugin.registration.version.as_str());
+            let reason = row.error().map(|error| error.reason);
+            tracing::info!(
+                plugin = row.name,
+                state = row.state().name(),
+                version,
+                calls,
+                failures,
+                reason,
+                "plugin status"
+            );
+        }
+    }
+}

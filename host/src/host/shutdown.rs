@@ -1,0 +1,59 @@
+//! The shutdown of a host: the order of its steps, and their time limits.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Host;
+
+/// Time limit for each of the last steps of a stop. A transport that no client reads would never
+/// close.
+const CLOSE: Duration = Duration::from_secs(5);
+
+impl Host {
+    /// Serves until `stop`, and then stops in steps. The host reports that it is not ready, and
+    /// then accepts no new clients. It handles the received events and tells plugins about every
+    /// disconnect. At the end, it closes the transports. `at_once` skips the waiting.
+    pub async fn run(self, stop: CancellationToken, at_once: CancellationToken) {
+        stop.cancelled().await;
+        self.ready.store(false, Ordering::Release);
+        // The served plugins stay the same until the end.
+        self.reloading.cancel();
+        tracing::info!(connections = self.rooms.connections(), "stopping: not ready any more");
+        if self.rooms.connections() > 0 {
+            within(self.config.limits.shutdown_unready_ms, &at_once, std::future::pending()).await;
+        }
+        self.accepting.cancel();
+        let _ = self.accepted.await;
+        tracing::info!("stopping: ending what was begun");
+        if !within(self.config.limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await {
+            tracing::warn!("some events were not ended in time");
+        }
+        if !within(CLOSE, &at_once, self.dispatcher.stop()).await {
+            tracing::warn!("some host events were not handled in time");
+        }
+        tracing::info!("stopping: closing connections");
+        if !within(CLOSE, &at_once, self.socketio.close()).await {
+            tracing::warn!("some transports did not close in time");
+        }
+        self.tasks.close();
+        within(CLOSE, &at_once, self.tasks.wait()).await;
+        self.loader.close();
+        tracing::info!("stopped");
+    }
+}
+
+/// Waits for `end` until `limit` has passed or `at_once` is cancelled. Returns whether `end`
+/// completed.
+async fn within(
+    limit: Duration,
+    at_once: &CancellationToken,
+    end: impl Future<Output = ()>,
+) -> bool {
+    tokio::select! {
+        () = end => true,
+        () = tokio::time::sleep(limit) => false,
+        () = at_once.cancelled() => false,
+    }
+}
