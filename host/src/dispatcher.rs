@@ -1,33 +1,34 @@
 //! Handles events: finds the plugin, checks the payload, runs the handler, commits its writes and
 //! applies its effects. Everything that makes a client receive an event passes through here.
 
+mod attempt;
 mod backlog;
+mod checks;
 mod commit;
+mod emit;
 mod host_events;
 mod run;
+mod sequence;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::breaker::{Change, Denied, Outcome, Permit};
 use crate::config::Limits;
-use crate::effect::{Effect, Emit, Target};
 use crate::event::{Event, Identity, Json, is_deeper};
-use crate::log::{self, Chain, Handler};
+use crate::log::{self, Handler};
 use crate::metrics::Metrics;
-use crate::plugin::{Budget, Failure};
 use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
-use crate::rejection::{Refusal, Rejection};
-use crate::rooms::{Applied, Rooms};
+use crate::rejection::Rejection;
+use crate::rooms::Rooms;
 use crate::rule::Access;
-use crate::store::CommitError;
 
-use commit::{checkpoint_if_due, commit, commit_exclusive, lock_exclusive};
+use checks::placeholders_match;
+use commit::checkpoint_if_due;
+pub use emit::Emitted;
 use host_events::HostEvents;
-use run::{Fault, Run};
 
 /// Runs the handlers of plugins, and applies their effects.
 pub struct Dispatcher {
@@ -69,10 +70,6 @@ impl From<Rejection> for Failed {
         Self { rejection, fault: None }
     }
 }
-
-/// Number of runs without the plugin's commit lock. If each of them ends in a conflict, the next
-/// run holds the lock from its begin, so that it can commit.
-const OPTIMISTIC_RUNS: u32 = 2;
 
 impl Dispatcher {
     /// Creates a dispatcher for the plugins in `registry`. It applies effects to `rooms`.
@@ -134,73 +131,6 @@ impl Dispatcher {
         answer.map_err(|failed| report(&generation, &route.plugin, &event, failed))
     }
 
-    /// Emits `event` for a business system. Without `to`, the declaration of the event decides
-    /// whether it goes to everyone or to rooms that are named by the data.
-    ///
-    /// # Errors
-    /// Returns a rejection if no plugin declares the event, its data is invalid, it may not go to
-    /// `to`, or no room is known.
-    pub fn emit(
-        &self,
-        event: &str,
-        data: &RawValue,
-        to: Option<Target>,
-    ) -> Result<Emitted, Rejection> {
-        let generation = self.registry.snapshot();
-        let declarations: Vec<_> = generation.outbound(event).collect();
-        // All declarations of an event have the same schema.
-        let Some(declared) = declarations.first() else { return Err(Rejection::UnknownEvent) };
-        let value = self.parse(data.get())?;
-        declared.data.check(&value).map_err(Rejection::against_schema)?;
-        let to = match to {
-            Some(Target::Everyone) if !declarations.iter().any(|declared| declared.everyone) => {
-                return Err(Rejection::Forbidden(format!(
-                    "the declaration of `{event}` does not send it to everyone"
-                )));
-            }
-            Some(Target::Rooms(rooms)) => {
-                if let Some(room) = rooms
-                    .iter()
-                    .find(|room| !declarations.iter().any(|declared| declared.names(room)))
-                {
-                    return Err(Rejection::Forbidden(format!(
-                        "the declaration of `{event}` does not name the room `{room}`"
-                    )));
-                }
-                Target::Rooms(rooms)
-            }
-            Some(other) => other,
-            None if declarations.iter().any(|declared| declared.everyone) => Target::Everyone,
-            None => {
-                let mut rooms: Vec<_> = declarations
-                    .iter()
-                    .flat_map(|declared| &declared.rooms)
-                    .filter_map(|pattern| pattern.fill(&value))
-                    .collect();
-                rooms.sort();
-                rooms.dedup();
-                if rooms.is_empty() {
-                    return Err(Rejection::invalid(format!(
-                        "no room is known: name one, the declaration of `{event}` gives none for this data"
-                    )));
-                }
-                Target::Rooms(rooms)
-            }
-        };
-        let rooms = match &to {
-            Target::Rooms(rooms) => rooms.clone(),
-            _ => Vec::new(),
-        };
-        let emit = Emit {
-            to,
-            event: event.to_owned(),
-            data: Json::of(data.get().to_owned(), &value),
-            attachments: Vec::new(),
-        };
-        let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]).receivers;
-        Ok(Emitted { rooms, receivers })
-    }
-
     /// Checks the sender's access, and that the payload and its attachments are valid.
     fn check(&self, event: &Event, inbound: &Inbound) -> Result<(), Rejection> {
         let nobody = Identity::default();
@@ -217,7 +147,7 @@ impl Dispatcher {
         }
         let value = self.parse(&event.payload.text)?;
         inbound.data.check(&value).map_err(Rejection::against_schema)?;
-        match run::placeholders_match(&value, event.payload.attachments.len()) {
+        match placeholders_match(&value, event.payload.attachments.len()) {
             true => Ok(()),
             false => Err(Rejection::invalid(
                 "each binary attachment must be named by exactly one placeholder, and no other",
@@ -298,168 +228,6 @@ impl Dispatcher {
         }
         (answer, ended)
     }
-
-    async fn run_within(
-        &self,
-        generation: &Arc<Generation>,
-        active: &Arc<ActivePlugin>,
-        event: &Arc<Event>,
-        inbound: Option<&Inbound>,
-        began: Instant,
-    ) -> Result<Reply, Failed> {
-        let limits = active.code.limits();
-        // A host event is never rejected as `busy`: it waits for an instance, and its time limit
-        // begins after that wait.
-        let (guard, mut budget) = match inbound {
-            None => (
-                active.code.acquire(None).await,
-                Budget::new(limits.event_cpu_ms, limits.event_wall_ms),
-            ),
-            Some(_) => {
-                let budget = Budget::since(began, limits.event_cpu_ms, limits.event_wall_ms);
-                (active.code.acquire(Some(&budget)).await, budget)
-            }
-        };
-        let Some(mut guard) = guard else {
-            return Err(
-                Rejection::Busy("all instances of the plugin are at work".to_owned()).into()
-            );
-        };
-        let deadline = inbound.map(|_| budget.until());
-        let mut runs = 0;
-        loop {
-            let mut lock = match runs < OPTIMISTIC_RUNS {
-                true => None,
-                false => Some(lock_exclusive(&active.state, deadline).await.ok_or_else(contended)?),
-            };
-            runs += 1;
-            let run = Run::new(event, generation, active, &self.rooms);
-            let faults = active.state.store.faults();
-            let (answer, calls) = match guard.handle(event, Box::new(run), &mut budget).await {
-                Ok(returned) => returned,
-                Err(failure) => {
-                    let mut failed = fail(&failure, guard.take_output());
-                    // The handler may have trapped because a call to its state failed.
-                    if failed.rejection == Rejection::PluginFailed
-                        && active.state.store.faults() != faults
-                    {
-                        failed.rejection = state_failed(active);
-                    }
-                    return Err(failed);
-                }
-            };
-            let Some(mut run) = Run::from_calls(calls) else {
-                return Err(Rejection::PluginFailed.into());
-            };
-            match run.take_fault() {
-                None => {}
-                Some(Fault::Rejected(rejection)) => {
-                    active.code.count_failure();
-                    return Err(rejection.into());
-                }
-                Some(Fault::Outdated) => {
-                    guard.discard();
-                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the state has changed under its reads");
-                    continue;
-                }
-            }
-            let reply = match answer {
-                Ok(reply) => reply,
-                Err(refusal) => {
-                    guard.keep();
-                    let (code, message) = (refusal.code.clone(), refusal.message.clone());
-                    let rejection = match Rejection::from_handler(refusal) {
-                        // For a host event, `unavailable` means that the host itself failed, and
-                        // the event is kept. So a handler's own `unavailable` becomes a plain
-                        // refusal.
-                        Rejection::Unavailable(message) if inbound.is_none() => {
-                            Rejection::Refused(Refusal::new(code.as_str(), message))
-                        }
-                        rejection => rejection,
-                    };
-                    return Err(match rejection {
-                        Rejection::PluginFailed => {
-                            let error = format!(
-                                "the handler returned a refusal that is not its client's: {code}: {message}"
-                            );
-                            Failed::new(rejection, log::Fault::new(error))
-                        }
-                        rejection => rejection.into(),
-                    });
-                }
-            };
-            let reply = match run.check_reply(reply, inbound) {
-                Ok(reply) => reply,
-                Err(reason) => {
-                    return Err(Failed::new(
-                        Rejection::PluginFailed,
-                        log::Fault::new(format!("reply refused: {reason}")),
-                    ));
-                }
-            };
-            let (effects, view) = run.finish();
-            match view.filter(|view| view.wrote()) {
-                None => {
-                    let applied = self.apply(generation, event, &effects);
-                    guard.keep();
-                    return Ok(Reply { json: reply, ends: applied.ends });
-                }
-                Some(view) => {
-                    let changes = view.into_changes();
-                    let (held, committed) = match lock.take() {
-                        Some(held) => (held, commit_exclusive(&active.state.store, changes).await),
-                        None => {
-                            commit(&active.state, changes, deadline).await.ok_or_else(contended)?
-                        }
-                    };
-                    match committed {
-                        Ok(()) => {
-                            let applied = self.apply(generation, event, &effects);
-                            drop(held);
-                            guard.keep();
-                            return Ok(Reply { json: reply, ends: applied.ends });
-                        }
-                        Err(CommitError::Conflict) => {
-                            guard.discard();
-                            tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
-                        }
-                        Err(CommitError::Contended) => return Err(contended().into()),
-                        Err(error @ CommitError::Full { .. }) => {
-                            active.code.count_failure();
-                            return Err(Rejection::TooLarge(error.to_string()).into());
-                        }
-                        Err(error) => {
-                            active.code.count_failure();
-                            let rejection = Rejection::Unavailable(
-                                "the plugin's state can't be written now".to_owned(),
-                            );
-                            return Err(Failed::new(
-                                rejection,
-                                log::Fault::new(format!("state not written: {}", Chain(&error))),
-                            ));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Applies the handler's effects. A reload may have tightened a room's rule since the handler
-    /// was allowed to join. That reload checked only the members of that time, so a later join is
-    /// checked here.
-    fn apply(&self, generation: &Generation, event: &Event, effects: &[Effect]) -> Applied {
-        let applied = self.rooms.apply(event.caller.as_ref(), effects);
-        if let Some(caller) = &event.caller
-            && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
-        {
-            let now = self.registry.snapshot();
-            if now.number != generation.number {
-                self.rooms
-                    .recheck_one(caller, &|room, identity| now.may_join(room, identity).is_ok());
-            }
-        }
-        applied
-    }
 }
 
 /// Logs once why an event had no effects. Returns the rejection for its sender.
@@ -486,34 +254,9 @@ fn report(
     rejection
 }
 
-/// Maps a guest call that ended without an answer to a rejection for the event's sender and a fault
-/// for operators.
-fn fail(failure: &Failure, output: String) -> Failed {
-    let mut fault = log::Fault::new(Chain(failure).to_string()).with_output(output);
-    if let Failure::CpuExceeded { ran, .. } = failure {
-        fault.ran_ms = Some(ran.as_secs_f64() * 1000.0);
-    }
-    let rejection = match failure {
-        Failure::CpuExceeded { .. } | Failure::WallExceeded(_) => Rejection::TimedOut,
-        Failure::NoRoom(_) => {
-            Rejection::Busy("there is no room for another instance of the plugin now".to_owned())
-        }
-        Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => {
-            Rejection::PluginFailed
-        }
-    };
-    Failed::new(rejection, fault)
-}
-
 /// The rejection of an event for a disabled plugin.
 fn disabled() -> Rejection {
     Rejection::Unavailable("an operator has disabled this plugin".to_owned())
-}
-
-/// The rejection if the state could not be read while the handler ran.
-fn state_failed(active: &ActivePlugin) -> Rejection {
-    active.code.count_failure();
-    Rejection::Unavailable("the plugin's state can't be read now".to_owned())
 }
 
 /// The rejection if the plugin's state stayed locked for too long.
@@ -544,13 +287,4 @@ fn refuse(denied: Denied) -> Rejection {
             retry_after,
         },
     }
-}
-
-/// The receivers of an event that was emitted over HTTP.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Emitted {
-    /// Empty if the event went to everyone.
-    pub rooms: Vec<String>,
-    /// Number of connections into whose buffers the event was put.
-    pub receivers: usize,
 }

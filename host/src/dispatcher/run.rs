@@ -3,23 +3,23 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use serde_json::Value;
-use tokio::task::JoinError;
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
 use crate::event::{Connection, Event, Json};
 use crate::log::Chain;
-use crate::registry::{ActivePlugin, Generation, Inbound, NotJoined, Outbound, State};
+use crate::registry::{ActivePlugin, Generation, NotJoined, Outbound};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
 use crate::rule::is_room_name;
-use crate::schema::Schema;
 use crate::store::{View, ViewError};
+
+use super::checks::{check_target, placeholders_match};
+use super::contended;
+use super::sequence::next_id;
 
 /// One run of the handler of one event.
 pub(super) struct Run {
@@ -47,10 +47,6 @@ pub(super) enum Fault {
     /// The state can't be read or written now.
     Rejected(Rejection),
 }
-
-/// A reply is compared with at most this many emits, latest first. If none of them matches, the
-/// reply is checked in full.
-const EMITS_COMPARED: usize = 4;
 
 /// Maximum number of connections that one call returns; the same limit as for the entries of a
 /// scan.
@@ -168,7 +164,7 @@ impl Run {
             }
             ViewError::Misuse(message) => Refusal::misuse(message),
             ViewError::Outdated => self.fail(Fault::Outdated),
-            ViewError::Contended => self.fail(Fault::Rejected(super::contended())),
+            ViewError::Contended => self.fail(Fault::Rejected(contended())),
             ViewError::Store(error) => {
                 tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.active.code.name(), error = %Chain(&error),
                     "state not read");
@@ -177,64 +173,6 @@ impl Run {
                 )))
             }
         }
-    }
-
-    /// Returns the JSON for the ack if the handler's reply matches its declaration. A host event
-    /// (no `inbound`) has no ack.
-    ///
-    /// # Errors
-    /// Describes for the log what is wrong with the reply.
-    pub(super) fn check_reply(
-        &self,
-        reply: Option<String>,
-        inbound: Option<&Inbound>,
-    ) -> Result<Json, String> {
-        let schema = inbound.and_then(|inbound| inbound.reply.as_ref());
-        let Some(schema) = schema else {
-            return match reply.as_deref() {
-                None | Some("null") => Ok(Json::null()),
-                Some(_) => {
-                    Err("the handler replied, but its event was registered without a reply"
-                        .to_owned())
-                }
-            };
-        };
-        let reply = reply.unwrap_or_else(|| "null".to_owned());
-        // Many handlers reply with data that they have emitted. It is not parsed and checked twice.
-        if let Some(emitted) = self.emitted(schema, &reply) {
-            return Ok(emitted.clone());
-        }
-        let (reply, value) =
-            Json::parse(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
-        // A schema that allows everything allows `error` too, but clients could not tell such a
-        // reply from a rejection.
-        if reply.has_error {
-            return Err("the reply has a property `error` at its top".to_owned());
-        }
-        schema.check(&value).map_err(|details| {
-            let details: Vec<_> = details
-                .iter()
-                .map(|detail| format!("{} {}", detail.path, detail.message))
-                .collect();
-            format!("the reply is against its schema: {}", details.join("; "))
-        })?;
-        Ok(reply)
-    }
-
-    /// Returns the data of an earlier emit if it has this text and was checked against this schema.
-    fn emitted(&self, schema: &Arc<Schema>, text: &str) -> Option<&Json> {
-        let fits = |emit: &&Emit| {
-            emit.data.as_str() == text
-                // A schema that allows everything allows `error` too.
-                && !emit.data.has_error
-                && emit.attachments.is_empty()
-                && self.active.outbound.get(&emit.event).is_some_and(|declared| Arc::ptr_eq(&declared.data, schema))
-        };
-        let emits = self
-            .effects
-            .iter()
-            .filter_map(|effect| if let Effect::Emit(emit) = effect { Some(emit) } else { None });
-        emits.rev().take(EMITS_COMPARED).find(fits).map(|emit| &emit.data)
     }
 
     fn declared(&self, event: &str) -> Result<&Outbound, Refusal> {
@@ -246,92 +184,6 @@ impl Run {
             )
         })
     }
-}
-
-/// Checks whether an emitted event may go to the handler's target.
-fn check_target(
-    declared: &Outbound,
-    event: &str,
-    to: &Target,
-    has_sender: bool,
-) -> Result<(), Refusal> {
-    match to {
-        Target::Sender | Target::RoomsButSender(_) if !has_sender => {
-            Err(Refusal::misuse("no connection caused this event: it has no sender"))
-        }
-        Target::Sender | Target::Connection(_) => Ok(()),
-        Target::Everyone if declared.everyone => Ok(()),
-        Target::Everyone => Err(Refusal::new(
-            "undeclared",
-            format!("the declaration of `{event}` does not send it to everyone (`*`)"),
-        )),
-        Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
-            match rooms.iter().find(|room| !declared.names(room)) {
-                Some(room) => Err(Refusal::new(
-                    "undeclared",
-                    format!("the declaration of `{event}` does not name the room `{room}`"),
-                )),
-                None => Ok(()),
-            }
-        }
-    }
-}
-
-/// Waits for the next number of a sequence, at most [`NUMBER_WAIT`]. Per store, only one thread
-/// waits. The other events wait for that one without a thread, so abandoned events do not
-/// accumulate threads.
-async fn next_id(state: &State, sequence: String) -> Result<u64, ViewError> {
-    let waiting = async {
-        let turn = Arc::clone(&state.numbers).lock_owned().await;
-        let store = Arc::clone(&state.store);
-        let next = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            store.next_id(&sequence)
-        });
-        match next.await.map_err(JoinError::try_into_panic) {
-            Ok(next) => next,
-            // Propagates the panic as if the call had been made here.
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down.
-            Err(Err(_)) => Err(ViewError::Contended),
-        }
-    };
-    tokio::time::timeout(NUMBER_WAIT, waiting).await.unwrap_or_else(|_| {
-        // A handler that needs the number may trap. Counting a fault of the store keeps this from
-        // being a failure of the plugin.
-        state.store.count_fault();
-        Err(ViewError::Contended)
-    })
-}
-
-/// The longest wait for a number while another process locks the state's file, or a checkpoint
-/// runs. After it, the event is answered `busy`. Far shorter than the time limit of an event, so
-/// that the plugin is not treated as failed.
-const NUMBER_WAIT: Duration = Duration::from_secs(2);
-
-/// Whether the placeholders of `data` name each of the `attachments` exactly once, and nothing
-/// else.
-pub(super) fn placeholders_match(data: &Value, attachments: usize) -> bool {
-    fn collect(value: &Value, found: &mut Vec<u64>) {
-        match value {
-            // A placeholder has two members.
-            Value::Object(members) if members.len() < 2 => {
-                members.values().for_each(|value| collect(value, found))
-            }
-            Value::Object(members) => {
-                match (members.get("_placeholder"), members.get("num").and_then(Value::as_u64)) {
-                    (Some(Value::Bool(true)), Some(number)) => found.push(number),
-                    _ => members.values().for_each(|value| collect(value, found)),
-                }
-            }
-            Value::Array(values) => values.iter().for_each(|value| collect(value, found)),
-            _ => {}
-        }
-    }
-    let mut found = Vec::new();
-    collect(data, &mut found);
-    found.sort_unstable();
-    found.into_iter().eq(0..attachments as u64)
 }
 
 impl HostCalls for Run {
@@ -504,7 +356,7 @@ impl HostCalls for Run {
         Box::pin(async move {
             // The run is discarded anyway, so it does not wait again.
             if self.fault.is_some() {
-                return Err(self.fail(Fault::Rejected(super::contended())));
+                return Err(self.fail(Fault::Rejected(contended())));
             }
             let next = match self.active.state.store.next_id_at_once(&sequence) {
                 Some(next) => next,

@@ -1,0 +1,272 @@
+//! Runs the handler of one admitted event until a run is valid: commits the writes of that run, and
+//! applies its effects.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::effect::Effect;
+use crate::event::{Event, Json};
+use crate::log::{self, Chain};
+use crate::plugin::{Budget, Failure, InstanceGuard};
+use crate::registry::{ActivePlugin, Generation, Inbound};
+use crate::rejection::{Refusal, Rejection};
+use crate::rooms::Applied;
+use crate::store::{Changes, CommitError};
+
+use super::checks::check_reply;
+use super::commit::{CommitGuard, commit, commit_exclusive, lock_exclusive};
+use super::run::{Fault, Run};
+use super::{Dispatcher, Failed, Reply, contended};
+
+/// Number of runs without the plugin's commit lock. If each of them ends in a conflict, the next
+/// run holds the lock from its begin, so that it can commit.
+const OPTIMISTIC_RUNS: u32 = 2;
+
+/// An admitted event, and what it is bound to.
+struct BoundEvent<'event> {
+    dispatcher: &'event Dispatcher,
+    generation: &'event Arc<Generation>,
+    active: &'event Arc<ActivePlugin>,
+    event: &'event Arc<Event>,
+    /// `None` for a host event.
+    inbound: Option<&'event Inbound>,
+    /// `None` for a host event: it waits for the commit lock without a limit.
+    deadline: Option<Instant>,
+}
+
+/// The result of one run of the handler.
+enum Attempt {
+    /// The handler succeeded, and wrote nothing.
+    Done { reply: Json, effects: Vec<Effect> },
+    /// The handler succeeded, if its writes can be committed.
+    Wrote { reply: Json, effects: Vec<Effect>, changes: Changes },
+    /// The state has changed under the reads of the run. The handler must run again.
+    Outdated,
+    /// The handler refused the event. The run is valid, so its instance can be kept.
+    Refused(Failed),
+    /// The run failed, and its instance must be dropped.
+    Rejected(Failed),
+}
+
+impl Dispatcher {
+    /// Runs the handler of an admitted event, again if its reads or writes met a conflict, and
+    /// applies its effects.
+    pub(super) async fn run_within(
+        &self,
+        generation: &Arc<Generation>,
+        active: &Arc<ActivePlugin>,
+        event: &Arc<Event>,
+        inbound: Option<&Inbound>,
+        began: Instant,
+    ) -> Result<Reply, Failed> {
+        let (mut guard, mut budget) = acquire(active, inbound.map(|_| began)).await?;
+        let deadline = inbound.map(|_| budget.until());
+        let bound = BoundEvent { dispatcher: self, generation, active, event, inbound, deadline };
+        let mut runs = 0;
+        // Only a valid run leaves the loop by `break`.
+        let answer = loop {
+            let lock = match runs < OPTIMISTIC_RUNS {
+                true => None,
+                false => Some(lock_exclusive(&active.state, deadline).await.ok_or_else(contended)?),
+            };
+            runs += 1;
+            match bound.attempt(&mut guard, &mut budget).await {
+                Attempt::Done { reply, effects } => {
+                    break Ok(Reply { json: reply, ends: bound.apply(&effects).ends });
+                }
+                Attempt::Wrote { reply, effects, changes } => {
+                    match bound.commit_and_apply(changes, &effects, lock).await? {
+                        Some(applied) => break Ok(Reply { json: reply, ends: applied.ends }),
+                        None => {
+                            tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
+                        }
+                    }
+                }
+                Attempt::Outdated => {
+                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the state has changed under its reads");
+                }
+                Attempt::Refused(failed) => break Err(failed),
+                Attempt::Rejected(failed) => return Err(failed),
+            }
+            guard.discard();
+        };
+        guard.keep();
+        answer
+    }
+}
+
+/// Waits for an instance of the plugin, for a client's event within its time limit.
+///
+/// A host event (no `began`) is never rejected as `busy`: it waits for an instance, and its time
+/// limit begins after that wait.
+async fn acquire(
+    active: &ActivePlugin,
+    began: Option<Instant>,
+) -> Result<(InstanceGuard, Budget), Failed> {
+    let limits = active.code.limits();
+    let (guard, budget) = match began {
+        None => (
+            active.code.acquire(None).await,
+            Budget::new(limits.event_cpu_ms, limits.event_wall_ms),
+        ),
+        Some(began) => {
+            let budget = Budget::since(began, limits.event_cpu_ms, limits.event_wall_ms);
+            (active.code.acquire(Some(&budget)).await, budget)
+        }
+    };
+    let Some(guard) = guard else {
+        return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()).into());
+    };
+    Ok((guard, budget))
+}
+
+impl BoundEvent<'_> {
+    /// Runs the handler once. Nothing is stored or applied yet.
+    async fn attempt(&self, guard: &mut InstanceGuard, budget: &mut Budget) -> Attempt {
+        let active = self.active;
+        let run = Run::new(self.event, self.generation, active, &self.dispatcher.rooms);
+        let faults = active.state.store.faults();
+        let (answer, calls) = match guard.handle(self.event, Box::new(run), budget).await {
+            Ok(returned) => returned,
+            Err(failure) => {
+                let mut failed = fail(&failure, guard.take_output());
+                // The handler may have trapped because a call to its state failed.
+                if failed.rejection == Rejection::PluginFailed
+                    && active.state.store.faults() != faults
+                {
+                    failed.rejection = state_failed(active);
+                }
+                return Attempt::Rejected(failed);
+            }
+        };
+        let Some(mut run) = Run::from_calls(calls) else {
+            return Attempt::Rejected(Rejection::PluginFailed.into());
+        };
+        match run.take_fault() {
+            None => {}
+            Some(Fault::Rejected(rejection)) => {
+                active.code.count_failure();
+                return Attempt::Rejected(rejection.into());
+            }
+            Some(Fault::Outdated) => return Attempt::Outdated,
+        }
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(refusal) => return Attempt::Refused(refused(refusal, self.inbound.is_none())),
+        };
+        let (effects, view) = run.finish();
+        let reply = match check_reply(reply, self.inbound, active, &effects) {
+            Ok(reply) => reply,
+            Err(reason) => {
+                return Attempt::Rejected(Failed::new(
+                    Rejection::PluginFailed,
+                    log::Fault::new(format!("reply refused: {reason}")),
+                ));
+            }
+        };
+        match view.filter(|view| view.wrote()) {
+            None => Attempt::Done { reply, effects },
+            Some(view) => Attempt::Wrote { reply, effects, changes: view.into_changes() },
+        }
+    }
+
+    /// Commits the writes of a run and applies its effects, both under the plugin's commit lock.
+    /// Takes the lock, unless the run has held it (`lock`). Returns `None` after a conflict.
+    async fn commit_and_apply(
+        &self,
+        changes: Changes,
+        effects: &[Effect],
+        lock: Option<CommitGuard>,
+    ) -> Result<Option<Applied>, Failed> {
+        let (code, state) = (&self.active.code, &self.active.state);
+        let (held, committed) = match lock {
+            Some(held) => (held, commit_exclusive(&state.store, changes).await),
+            None => commit(state, changes, self.deadline).await.ok_or_else(contended)?,
+        };
+        match committed {
+            Ok(()) => {
+                let applied = self.apply(effects);
+                drop(held);
+                Ok(Some(applied))
+            }
+            Err(CommitError::Conflict) => Ok(None),
+            Err(CommitError::Contended) => Err(contended().into()),
+            Err(error @ CommitError::Full { .. }) => {
+                code.count_failure();
+                Err(Rejection::TooLarge(error.to_string()).into())
+            }
+            Err(error) => {
+                code.count_failure();
+                Err(Failed::new(
+                    Rejection::Unavailable("the plugin's state can't be written now".to_owned()),
+                    log::Fault::new(format!("state not written: {}", Chain(&error))),
+                ))
+            }
+        }
+    }
+
+    /// Applies the handler's effects. A reload may have tightened a room's rule since the handler
+    /// was allowed to join. That reload checked only the members of that time, so a later join is
+    /// checked here.
+    fn apply(&self, effects: &[Effect]) -> Applied {
+        let Dispatcher { registry, rooms, .. } = self.dispatcher;
+        let applied = rooms.apply(self.event.caller.as_ref(), effects);
+        if let Some(caller) = &self.event.caller
+            && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
+        {
+            let now = registry.snapshot();
+            if now.number != self.generation.number {
+                rooms.recheck_one(caller, &|room, identity| now.may_join(room, identity).is_ok());
+            }
+        }
+        applied
+    }
+}
+
+/// Maps a handler's refusal to a rejection for the event's sender. If the sender can't correct it,
+/// the refusal is a fault for operators.
+fn refused(refusal: Refusal, is_host_event: bool) -> Failed {
+    let (code, message) = (refusal.code.clone(), refusal.message.clone());
+    let rejection = match Rejection::from_handler(refusal) {
+        // For a host event, `unavailable` means that the host itself failed, and the event is kept.
+        // So a handler's own `unavailable` becomes a plain refusal.
+        Rejection::Unavailable(message) if is_host_event => {
+            Rejection::Refused(Refusal::new(code.as_str(), message))
+        }
+        rejection => rejection,
+    };
+    match rejection {
+        Rejection::PluginFailed => {
+            let error = format!(
+                "the handler returned a refusal that is not its client's: {code}: {message}"
+            );
+            Failed::new(rejection, log::Fault::new(error))
+        }
+        rejection => rejection.into(),
+    }
+}
+
+/// Maps a guest call that ended without an answer to a rejection for the event's sender and a fault
+/// for operators.
+fn fail(failure: &Failure, output: String) -> Failed {
+    let mut fault = log::Fault::new(Chain(failure).to_string()).with_output(output);
+    if let Failure::CpuExceeded { ran, .. } = failure {
+        fault.ran_ms = Some(ran.as_secs_f64() * 1000.0);
+    }
+    let rejection = match failure {
+        Failure::CpuExceeded { .. } | Failure::WallExceeded(_) => Rejection::TimedOut,
+        Failure::NoRoom(_) => {
+            Rejection::Busy("there is no room for another instance of the plugin now".to_owned())
+        }
+        Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => {
+            Rejection::PluginFailed
+        }
+    };
+    Failed::new(rejection, fault)
+}
+
+/// The rejection if the state could not be read while the handler ran.
+fn state_failed(active: &ActivePlugin) -> Rejection {
+    active.code.count_failure();
+    Rejection::Unavailable("the plugin's state can't be read now".to_owned())
+}
