@@ -5,9 +5,11 @@
 //! One task makes all decisions, one after the other, and never waits for a plugin: `loads`
 //! compiles plugins in separate tasks. [`slots`] decides which version should serve.
 
+mod commands;
 mod directory;
 mod draining;
 mod files;
+mod journal;
 mod load;
 mod loads;
 mod look;
@@ -17,6 +19,7 @@ mod publish;
 mod resolve;
 pub mod scan;
 pub mod slots;
+mod stores;
 mod versions;
 mod watch;
 mod watched;
@@ -36,15 +39,16 @@ use crate::metrics::Metrics;
 use crate::registry::{ActivePlugin, Registry};
 use crate::rooms::Rooms;
 
+use commands::PendingCommand;
 use directory::Directory;
 use draining::Draining;
 use files::Files;
 pub use load::{Failure, Loader};
 use loads::{LoadJob, LoadQueue, Version};
+use operator::SubmittedCommand;
 pub use operator::{Absent, Operator, OperatorCommand, PluginStatus};
-use operator::{PendingCommand, SubmittedCommand};
 use progress::Progress;
-use slots::{Digest, LastError, OperatorError, Slots};
+use slots::{Digest, Slots};
 use versions::VersionStore;
 use watch::Watch;
 
@@ -356,125 +360,6 @@ impl Reloader {
             }
         }
         self.publish();
-    }
-
-    /// Starts to carry out an operator command.
-    fn apply(&mut self, SubmittedCommand { name, command, answer }: SubmittedCommand) {
-        let before = self.slots.get(&name).cloned();
-        let followed = match &command {
-            OperatorCommand::RollBack(to) => self.slots.roll_back(&name, to.as_deref()).map(Some),
-            OperatorCommand::Disable => self.slots.set_disabled(&name, true).map(|()| None),
-            OperatorCommand::Enable => self.slots.set_disabled(&name, false).map(|()| None),
-            OperatorCommand::Forget => self.slots.forget(&name).map(|()| None),
-        };
-        let target = match followed {
-            Ok(target) => target,
-            Err(error) => {
-                // The send fails only if the caller no longer waits for the answer.
-                let _ = answer.send(Err(error));
-                return;
-            }
-        };
-        tracing::debug!(plugin = name, command = ?command, "operator command begins");
-        if command == OperatorCommand::Enable
-            && let Some(active) =
-                self.registry.snapshot().plugins.iter().find(|active| active.code.name() == name)
-        {
-            active.health.reset();
-        }
-        if let Some(target) = &target {
-            self.lost.remove(target);
-        }
-        self.waiting.push(PendingCommand { name, target, before, answer });
-        self.publish();
-    }
-
-    /// Answers operator commands that are complete or have failed. A rollback that has failed is
-    /// undone.
-    fn answer_waiting(&mut self) {
-        let generation = self.registry.snapshot();
-        let mut undone = false;
-        let is_remembered = self.slots == self.saved;
-        for PendingCommand { name, target, before, answer } in std::mem::take(&mut self.waiting) {
-            let serves = |digest: &Digest| {
-                generation.plugins.iter().any(|s| s.code.name() == name && s.code.digest == *digest)
-            };
-            match target {
-                Some(target)
-                    if self.loads.is_loading(&LoadJob::Kept(name.clone(), target.clone())) =>
-                {
-                    self.waiting.push(PendingCommand {
-                        name,
-                        target: Some(target),
-                        before,
-                        answer,
-                    });
-                }
-                Some(target) if !serves(&target) => {
-                    self.slots.undo_roll_back(&name, &target, before.as_ref());
-                    undone = true;
-                    let error = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
-                    let reason = self
-                        .lost
-                        .get(&target)
-                        .map(|failure| failure.reason.clone())
-                        .or(error.map(|error| error.reason.clone()));
-                    let _ = answer.send(Err(OperatorError::NotServed {
-                        name,
-                        digest: target,
-                        reason: reason.unwrap_or_default(),
-                    }));
-                }
-                // A version that serves from memory must also be on the disk for the next start.
-                target
-                    if is_remembered
-                        && target
-                            .as_ref()
-                            .is_none_or(|target| self.versions.file(target).exists()) =>
-                {
-                    let _ = answer.send(Ok(()));
-                }
-                _ => {
-                    let _ = answer.send(Err(OperatorError::NotRemembered));
-                }
-            }
-        }
-        if undone {
-            self.publish();
-        }
-    }
-
-    /// Returns why the next start would not serve this version, or `None` if it would. The causes
-    /// are a full disk, or a data directory that can't be written.
-    fn not_remembered(&self, active: &ActivePlugin) -> Option<LastError> {
-        let digest = &active.code.digest;
-        let (reason, at) = match &self.unsaved {
-            Some((error, since)) => (
-                format!("serves, but this can't be remembered for the next start: {error}"),
-                *since,
-            ),
-            None if self.versions.file(digest).exists() => return None,
-            None => (
-                "serves, but its file can't be kept for the next start and for rollbacks"
-                    .to_owned(),
-                active.code.loaded_at,
-            ),
-        };
-        let reason = format!("{reason}; see to it that the data directory can be written");
-        Some(LastError { digest: Some(digest.clone()), reason, at, is_retried: false })
-    }
-
-    /// Publishes the current state for operators.
-    fn publish_status(&self) {
-        let mut rows =
-            operator::rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
-        for row in &mut rows {
-            row.is_loading |= self.loads.is_loading_kept(&row.name);
-            if let (None, Some(active)) = (&row.last_error, &row.active) {
-                row.last_error = self.not_remembered(active);
-            }
-        }
-        self.operator.publish_status(rows, operator::absent(&self.slots, self.forget_after));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Loads a file: the result is a version that could serve, or the reason why not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
@@ -10,19 +10,18 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::plugin::{self, Compiler, Engine, Retry, Source};
-use crate::registry::{ActivePlugin, State};
-use crate::store::{self, Store, StoreError, StoreLimits};
+use crate::registry::ActivePlugin;
 
 use super::chain;
 use super::slots::{Digest, LastError};
+use super::stores::StateStores;
 
-/// Loads plugins, and owns the state stores that they use.
+/// Loads plugins, and holds the state stores that they use.
 pub struct Loader {
     engine: Arc<Engine>,
     config: Arc<Config>,
     compiler: Compiler,
-    /// The state of each loaded plugin, shared by its versions.
-    states: Mutex<HashMap<String, State>>,
+    stores: StateStores,
     /// Notified when the breaker of a plugin opens.
     alarm: Arc<Notify>,
     metrics: Arc<Metrics>,
@@ -69,7 +68,8 @@ impl Loader {
         alarm: Arc<Notify>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { engine, config, compiler, states: Mutex::default(), alarm, metrics }
+        let stores = StateStores::new(Arc::clone(&config));
+        Self { engine, config, compiler, stores, alarm, metrics }
     }
 
     /// Reads a file that is expected to hold the plugin `name`, whose limits apply until the plugin
@@ -107,49 +107,28 @@ impl Loader {
         let candidate = candidate.map_err(|error| failed(None, &error, error.retry()))?;
         let name = candidate.registration.name.clone();
         let settings = self.config.of_plugin(&name);
-        let state =
-            self.state(&name).map_err(|error| failed(Some(&name), error.as_ref(), Retry::Soon))?;
+        let state = self
+            .stores
+            .open(&name)
+            .map_err(|error| failed(Some(&name), error.as_ref(), Retry::Soon))?;
         ActivePlugin::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics)
             .map_err(|error| failed(Some(&name), &error, Retry::Never))
     }
 
     /// Closes the state of every plugin that has no version left, neither serving nor draining.
     pub(super) fn forget_unused(&self) {
-        // References are only handed out under this lock: the state of a plugin without holders
-        // can't gain one meanwhile.
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, state) in states.extract_if(|_, state| Arc::strong_count(&state.store) == 1) {
-            close(&name, &state);
-        }
+        self.stores.forget_unused();
     }
 
     /// Releases resources that the state of idle plugins does not need. Call it about once a
     /// second; blocks on disk I/O.
     pub fn tend(&self) {
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let stores: Vec<_> = states
-            .iter()
-            .map(|(name, state)| (name.clone(), Arc::downgrade(&state.store)))
-            .collect();
-        drop(states);
-        for (plugin, store) in stores {
-            if let Some(store) = store.upgrade()
-                && let Err(error) = store.tend()
-            {
-                tracing::warn!(
-                    plugin,
-                    error = chain(&error),
-                    "the write-ahead log of idle state is not truncated"
-                );
-            }
-        }
+        self.stores.tend();
     }
 
     /// Closes all state.
     pub fn close(&self) {
-        for (name, state) in self.states.lock().unwrap_or_else(PoisonError::into_inner).drain() {
-            close(&name, &state);
-        }
+        self.stores.close();
     }
 
     /// Lets compilations that start from now on yield to events, because plugins now serve.
@@ -160,51 +139,5 @@ impl Loader {
     /// Deletes the cached compiled code of all other versions.
     pub(super) fn keep_only(&self, digests: &HashSet<Digest>) {
         self.compiler.keep_only(&self.engine, digests);
-    }
-
-    fn state(&self, name: &str) -> Result<State, Box<dyn std::error::Error + Send + Sync>> {
-        // A panic under the lock leaves a consistent map, without the new entry.
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(state) = states.get(name) {
-            return Ok(state.clone());
-        }
-        let limits = self.config.of_plugin(name).limits;
-        let state_dir = self.config.data.dir.join("state");
-        std::fs::create_dir_all(state_dir)?;
-        let limits = StoreLimits {
-            quota: limits.state_bytes.get(),
-            wal: limits.state_wal_bytes.get(),
-            key: limits.state_key_bytes.get(),
-            value: limits.state_value_bytes.get(),
-            scan: limits.host_call_bytes.get(),
-            ..StoreLimits::default()
-        };
-        let (file, manifest) = store::files(&self.config.data.dir, name);
-        let store = Store::open(&file, &manifest, limits).map_err(|error| match error {
-            StoreError::Lost(fault) => {
-                let (kind, reason) = (fault.kind, fault.reason);
-                format!(
-                    "state was lost: {reason}. If you have a backup, stop the host, restore it and remove the log beside it. Then, or without \
-                     a backup, run `sockhop data accept-loss {name}`: {}",
-                    kind.consequence()
-                )
-                .into()
-            }
-            error => Box::<dyn std::error::Error + Send + Sync>::from(error),
-        })?;
-        let state = State {
-            store: Arc::new(store),
-            commit: Arc::default(),
-            numbers: Arc::default(),
-            memory: Arc::default(),
-        };
-        states.insert(name.to_owned(), state.clone());
-        Ok(state)
-    }
-}
-
-fn close(plugin: &str, state: &State) {
-    if let Err(error) = state.store.close() {
-        tracing::warn!(plugin, %error, "state not closed cleanly; it is read again at the next start");
     }
 }

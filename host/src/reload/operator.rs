@@ -1,4 +1,5 @@
-//! The interface for operators: the state of plugins, and commands for them.
+//! The interface for operators: shows them the state of plugins, and takes their commands, which
+//! `commands` carries out.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::registry::{ActivePlugin, Generation};
 
+use super::Reloader;
 use super::draining::Draining;
 use super::files::{Files, Outcome};
-use super::slots::{Conditions, Digest, LastError, OperatorError, PluginState, Slot, Slots};
+use super::slots::{Conditions, LastError, OperatorError, PluginState, Slot, Slots};
 use super::stem;
 
 /// Capacity of the command channel.
@@ -21,16 +23,6 @@ const COMMANDS: usize = 16;
 pub(super) struct SubmittedCommand {
     pub(super) name: String,
     pub(super) command: OperatorCommand,
-    pub(super) answer: oneshot::Sender<Result<(), OperatorError>>,
-}
-
-/// An accepted command whose answer waits for its result.
-pub(super) struct PendingCommand {
-    pub(super) name: String,
-    /// The version that is to serve, if the command is a rollback.
-    pub(super) target: Option<Digest>,
-    /// The slot before the command.
-    pub(super) before: Option<Slot>,
     pub(super) answer: oneshot::Sender<Result<(), OperatorError>>,
 }
 
@@ -82,7 +74,7 @@ pub struct PluginStatus {
     pub generation: u64,
     /// The last failure.
     pub last_error: Option<LastError>,
-    pub(super) is_loading: bool,
+    is_loading: bool,
     /// Number of replaced or removed versions that still run events.
     pub draining: usize,
 }
@@ -167,7 +159,7 @@ impl Operator {
     }
 
     /// Replaces the state that operators see.
-    pub(super) fn publish_status(&self, rows: Vec<PluginStatus>, absent: Vec<Absent>) {
+    fn publish_status(&self, rows: Vec<PluginStatus>, absent: Vec<Absent>) {
         self.rows.store(Arc::new(rows));
         self.absent.store(Arc::new(absent));
     }
@@ -205,8 +197,42 @@ impl Operator {
     }
 }
 
+impl Reloader {
+    /// Publishes the current state for operators.
+    pub(super) fn publish_status(&self) {
+        let mut rows = rows(&self.registry.snapshot(), &self.slots, &self.files, &self.draining);
+        for row in &mut rows {
+            row.is_loading |= self.loads.is_loading_kept(&row.name);
+            if let (None, Some(active)) = (&row.last_error, &row.active) {
+                row.last_error = self.not_remembered(active);
+            }
+        }
+        self.operator.publish_status(rows, absent(&self.slots, self.forget_after));
+    }
+
+    /// Returns why the next start would not serve this version, or `None` if it would. The causes
+    /// are a full disk, or a data directory that can't be written.
+    fn not_remembered(&self, active: &ActivePlugin) -> Option<LastError> {
+        let digest = &active.code.digest;
+        let (reason, at) = match &self.unsaved {
+            Some((error, since)) => (
+                format!("serves, but this can't be remembered for the next start: {error}"),
+                *since,
+            ),
+            None if self.versions.file(digest).exists() => return None,
+            None => (
+                "serves, but its file can't be kept for the next start and for rollbacks"
+                    .to_owned(),
+                active.code.loaded_at,
+            ),
+        };
+        let reason = format!("{reason}; see to it that the data directory can be written");
+        Some(LastError { digest: Some(digest.clone()), reason, at, is_retried: false })
+    }
+}
+
 /// Returns the plugins whose file is gone. Each is forgotten when it has been absent for `after`.
-pub(super) fn absent(slots: &Slots, after: Duration) -> Vec<Absent> {
+fn absent(slots: &Slots, after: Duration) -> Vec<Absent> {
     let until = |slot: &Slot| slot.absent_since.and_then(|since| since.checked_add(after));
     slots
         .absent()
@@ -220,7 +246,7 @@ pub(super) fn absent(slots: &Slots, after: Duration) -> Vec<Absent> {
 
 /// Returns what operators see: one row for each slot with a file, for each file without a slot, and
 /// for each removed plugin that still runs events.
-pub(super) fn rows(
+fn rows(
     generation: &Generation,
     slots: &Slots,
     files: &Files,
