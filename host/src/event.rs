@@ -1,98 +1,25 @@
-//! Events: their names, ids and payloads, and the connections that send them. No I/O.
+//! Events, their payloads, and the connections that send them. No I/O.
 
+mod id;
+mod identity;
+mod json;
+mod name;
 mod untold;
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use serde_json::Value;
 
 use crate::breaker::ClientKeys;
 
 use untold::Untold;
 
-/// Host events, which the host sends to the plugins that listen for them. Clients can't send them:
-/// their names begin with `$`.
-pub mod host_event {
-    /// Sent once per start of the host, before the first client connects.
-    pub const START: &str = "$start";
-    /// Sent once per connection, before its first event.
-    pub const CONNECT: &str = "$connect";
-    /// Sent once per connection, after its last event. The connection is still in its rooms, unless
-    /// the plugin is so late that the host does not wait for it.
-    pub const DISCONNECT: &str = "$disconnect";
-    /// Sent after the plugin has missed host events of a connection. The plugin must then list the
-    /// connections again.
-    pub const RESYNC: &str = "$resync";
-    /// The names of all host events.
-    pub const ALL: [&str; 4] = [START, CONNECT, DISCONNECT, RESYNC];
-}
-
-/// The event names that Socket.IO reserves. They are neither handled nor emitted.
-pub const RESERVED_NAMES: [&str; 6] =
-    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
-
-/// Maximum number of characters in an event's name.
-pub const MAX_EVENT_NAME: usize = 64;
-
-/// Whether clients may send, and plugins handle and emit, events of this name. Valid names have 1
-/// to 64 printable ASCII characters except `"` and `\`, do not begin with `$`, and are not reserved
-/// by Socket.IO.
-pub fn is_event_name(name: &str) -> bool {
-    (1..=MAX_EVENT_NAME).contains(&name.len())
-        && !name.starts_with('$')
-        && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\')
-        && !RESERVED_NAMES.contains(&name)
-}
-
-/// The id of one event in logs and rejections. It is a ULID, so that ids sort by time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventId(ulid::Ulid);
-
-impl EventId {
-    /// Creates a new id with the timestamp `at`.
-    pub fn new(at: SystemTime) -> Self {
-        Self(ulid::Ulid::from_datetime(at))
-    }
-
-    /// The id as two numbers, the high half first.
-    pub fn halves(self) -> [u64; 2] {
-        let (high, low): (u64, u64) = self.0.into();
-        [high, low]
-    }
-
-    /// The id with these halves, the high half first.
-    pub fn of_halves([high, low]: [u64; 2]) -> Self {
-        Self((high, low).into())
-    }
-}
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.array_to_str(&mut [0; ulid::ULID_LEN]))
-    }
-}
-
-/// The identity of a client, for the access rules of rooms and events.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Identity {
-    /// The authenticated user; `None` for an anonymous client.
-    pub user: Option<String>,
-    /// The user's roles.
-    pub roles: Vec<String>,
-    /// The token's claims; `null` for an anonymous client.
-    pub claims: Value,
-}
-
-impl Identity {
-    /// Whether the identity has `role`.
-    pub fn has_role(&self, role: &str) -> bool {
-        self.roles.iter().any(|held| held == role)
-    }
-}
+pub use id::EventId;
+pub use identity::Identity;
+pub use json::{Json, is_deeper};
+pub use name::{MAX_EVENT_NAME, RESERVED_NAMES, host_event, is_event_name};
 
 /// One client's connection to one namespace. It outlives its events.
 #[derive(Debug)]
@@ -126,47 +53,6 @@ impl Connection {
     ) -> Self {
         let client = ClientKeys::new(&public_id, identity.user.as_deref(), address);
         Self { sid, public_id, namespace, identity, client, untold: Untold::default() }
-    }
-}
-
-/// Valid JSON text. It was parsed once, and is not parsed again when it is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Json {
-    text: String,
-    /// Whether the value is an object with the property `error`. A client would take such a reply
-    /// for a rejection.
-    pub has_error: bool,
-}
-
-impl Json {
-    /// Parses `text`. Returns the text and its value.
-    ///
-    /// # Errors
-    /// `text` is not valid JSON.
-    pub fn parse(text: String) -> serde_json::Result<(Self, Value)> {
-        let value = serde_json::from_str(&text)?;
-        Ok((Self::of(text, &value), value))
-    }
-
-    /// Combines `text` with its parsed `value`.
-    pub fn of(text: String, value: &Value) -> Self {
-        Self { text, has_error: value.get("error").is_some() }
-    }
-
-    /// `null`
-    pub fn null() -> Self {
-        Self { text: "null".to_owned(), has_error: false }
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-impl From<&Value> for Json {
-    fn from(value: &Value) -> Self {
-        Self::of(value.to_string(), value)
     }
 }
 
@@ -228,71 +114,5 @@ impl Event {
     pub fn received_at_ms(&self) -> u64 {
         let since = self.received_at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// Whether `json` nests arrays and objects deeper than `most`. Brackets in strings don't count. The
-/// text need not be well-formed.
-pub fn is_deeper(json: &str, most: usize) -> bool {
-    // Nearly every text has fewer brackets than allowed levels, and counting them is many times
-    // cheaper.
-    json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > most && depth(json) > most
-}
-
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'[' | b'{' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn event_names_are_printable_ascii_and_nobody_elses() {
-        for good in
-            ["ping", "memory_log_create", "a b", "chat:message", "__proto__", &"x".repeat(64)]
-        {
-            assert!(is_event_name(good), "{good}");
-        }
-        for bad in [
-            "",
-            "$connect",
-            "$",
-            "connect",
-            "disconnect",
-            "newListener",
-            "a\"b",
-            "a\\b",
-            "é",
-            "a\nb",
-            &"x".repeat(65),
-        ] {
-            assert!(!is_event_name(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn depth_counts_brackets_outside_of_strings() {
-        assert_eq!(depth("1"), 0);
-        assert_eq!(depth(r#"{"a":[{}]}"#), 3);
-        assert_eq!(depth(r#"["[[[[", "\"[["]"#), 1);
-        assert!(
-            is_deeper("[[[]]]", 2) && !is_deeper("[[[]]]", 3) && !is_deeper(r#"[["[[[["]]"#, 2)
-        );
     }
 }

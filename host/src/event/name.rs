@@ -1,0 +1,64 @@
+//! The names of events: which ones clients may send, and those of host events.
+
+/// Host events, which the host sends to the plugins that listen for them. Clients can't send them:
+/// their names begin with `$`.
+pub mod host_event {
+    /// Sent once per start of the host, before the first client connects.
+    pub const START: &str = "$start";
+    /// Sent once per connection, before its first event.
+    pub const CONNECT: &str = "$connect";
+    /// Sent once per connection, after its last event. The connection is still in its rooms, unless
+    /// the plugin is so late that the host does not wait for it.
+    pub const DISCONNECT: &str = "$disconnect";
+    /// Sent after the plugin has missed host events of a connection. The plugin must then list the
+    /// connections again.
+    pub const RESYNC: &str = "$resync";
+    /// The names of all host events.
+    pub const ALL: [&str; 4] = [START, CONNECT, DISCONNECT, RESYNC];
+}
+
+/// The event names that Socket.IO reserves. They are neither handled nor emitted.
+pub const RESERVED_NAMES: [&str; 6] =
+    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+
+/// Maximum number of characters in an event's name.
+pub const MAX_EVENT_NAME: usize = 64;
+
+/// Whether clients may send, and plugins handle and emit, events of this name. Valid names have 1
+/// to 64 printable ASCII characters except `"` and `\`, do not begin with `$`, and are not reserved
+/// by Socket.IO.
+pub fn is_event_name(name: &str) -> bool {
+    (1..=MAX_EVENT_NAME).contains(&name.len())
+        && !name.starts_with('$')
+        && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\')
+        && !RESERVED_NAMES.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_names_are_printable_ascii_and_nobody_elses() {
+        for good in
+            ["ping", "memory_log_create", "a b", "chat:message", "__proto__", &"x".repeat(64)]
+        {
+            assert!(is_event_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "$connect",
+            "$",
+            "connect",
+            "disconnect",
+            "newListener",
+            "a\"b",
+            "a\\b",
+            "é",
+            "a\nb",
+            &"x".repeat(65),
+        ] {
+            assert!(!is_event_name(bad), "{bad}");
+        }
+    }
+}

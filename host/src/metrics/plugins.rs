@@ -1,0 +1,158 @@
+//! Metrics of each plugin: its versions, breaker, instances, memory and host events.
+
+use super::state::{StateGauges, StateMetrics};
+use super::{Counter, Family, Gauge, Labels, Metrics, Registry, number, register, register_bytes};
+
+/// Metrics of one plugin that are read at each scrape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gauges {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Number of instances.
+    pub instances: usize,
+    /// Memory of all instances in bytes.
+    pub memory: usize,
+    /// Whether its breaker is open.
+    pub is_open: bool,
+    /// Host events that wait for it.
+    pub host_events: usize,
+    /// Metrics of its state.
+    pub state: StateGauges,
+}
+
+/// The registered metrics of all plugins, except those of host events.
+pub(super) struct PluginMetrics {
+    reloads: Family<Labels, Counter>,
+    breaker_trips: Family<Labels, Counter>,
+    breaker_open: Family<Labels, Gauge>,
+    instances: Family<Labels, Gauge>,
+    memory: Family<Labels, Gauge>,
+    state: StateMetrics,
+}
+
+/// The registered metrics of host events. The text shows them apart from the others.
+pub(super) struct HostEventMetrics {
+    waiting: Family<Labels, Gauge>,
+    dropped: Family<Labels, Counter>,
+    resyncs: Family<Labels, Counter>,
+    resync_failures: Family<Labels, Counter>,
+}
+
+impl PluginMetrics {
+    /// Registers the metrics in the order of the fields.
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        Self {
+            reloads: register(
+                registry,
+                "reloads",
+                "Versions of plugins that were loaded, by what became of them",
+            ),
+            breaker_trips: register(
+                registry,
+                "breaker_trips",
+                "Times that a plugin's breaker has opened",
+            ),
+            breaker_open: register(
+                registry,
+                "breaker_open",
+                "Whether a plugin's breaker is open (1)",
+            ),
+            instances: register(
+                registry,
+                "plugin_instances",
+                "Instances of a plugin, at work and waiting",
+            ),
+            memory: register_bytes(
+                registry,
+                "plugin_memory",
+                "Memory of all instances of a plugin",
+            ),
+            state: StateMetrics::new(registry),
+        }
+    }
+
+    /// Sets the metrics of `plugins`. Metrics of removed plugins are not shown any more.
+    pub(super) fn show(&self, plugins: &[Gauges]) {
+        self.breaker_open.clear();
+        self.instances.clear();
+        self.memory.clear();
+        self.state.clear();
+        for plugin in plugins {
+            let labels = vec![("plugin", plugin.plugin.clone())];
+            self.breaker_open.get_or_create(&labels).set(i64::from(plugin.is_open));
+            self.instances.get_or_create(&labels).set(number(plugin.instances));
+            self.memory.get_or_create(&labels).set(number(plugin.memory));
+            self.state.show(&plugin.plugin, &plugin.state);
+        }
+    }
+}
+
+impl HostEventMetrics {
+    /// Registers the metrics in the order of the fields.
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        Self {
+            waiting: register(
+                registry,
+                "host_events_waiting",
+                "Host events that a plugin has not handled yet",
+            ),
+            dropped: register(
+                registry,
+                "host_events_dropped",
+                "Host events that a plugin has missed: too many waited",
+            ),
+            resyncs: register(
+                registry,
+                "resyncs",
+                "Times that a plugin was told to read the connections again",
+            ),
+            resync_failures: register(
+                registry,
+                "resync_failures",
+                "Times that a plugin failed to do so, and is told again",
+            ),
+        }
+    }
+
+    /// Sets the metrics of `plugins`. Metrics of removed plugins are not shown any more.
+    pub(super) fn show(&self, plugins: &[Gauges]) {
+        self.waiting.clear();
+        for plugin in plugins {
+            let labels = vec![("plugin", plugin.plugin.clone())];
+            self.waiting.get_or_create(&labels).set(number(plugin.host_events));
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a change of `plugin`; `outcome` is `active`, `failed` or `removed`.
+    pub fn reload(&self, plugin: &str, outcome: &'static str) {
+        self.plugins
+            .reloads
+            .get_or_create(&vec![("plugin", plugin.to_owned()), ("outcome", outcome.to_owned())])
+            .inc();
+    }
+
+    /// Counts an opening of the breaker of `plugin`.
+    pub fn breaker_trip(&self, plugin: &str) {
+        self.plugins.breaker_trips.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
+    }
+
+    /// Counts host events that `plugin` will not handle.
+    pub fn host_events_dropped(&self, plugin: &str, events: usize) {
+        self.host_events
+            .dropped
+            .get_or_create(&vec![("plugin", plugin.to_owned())])
+            .inc_by(events as u64);
+    }
+
+    /// Counts a request to `plugin` to read the connections again.
+    pub fn resync(&self, plugin: &str) {
+        self.host_events.resyncs.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
+    }
+
+    /// Counts a failure of `plugin` to read the connections again.
+    pub fn resync_failed(&self, plugin: &str) {
+        self.host_events.resync_failures.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
+    }
+}

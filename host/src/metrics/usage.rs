@@ -1,0 +1,130 @@
+//! Metrics of what all clients share: connections, sessions, and memory for messages.
+
+use super::{Counter, Gauge, Metrics, Registry, number, register, register_bytes};
+
+/// The use of resources that all clients share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// TCP connections of clients.
+    pub connections: usize,
+    /// Engine.IO sessions, including those that are closing.
+    pub sessions: usize,
+    /// The limit of connections, and of sessions.
+    pub limit: usize,
+    /// Bytes that wait in all mailboxes.
+    pub mailbox: usize,
+    /// The limit of these bytes.
+    pub mailbox_limit: usize,
+    /// Bytes that wait for clients that are slow to read.
+    pub overflow: usize,
+    /// The limit of these bytes.
+    pub overflow_limit: usize,
+    /// Bytes of messages that are not complete.
+    pub unfinished: usize,
+    /// The limit of these bytes.
+    pub unfinished_limit: usize,
+    /// Connections that lost their transport and whose client may return.
+    pub detached: usize,
+    /// Bytes of events that are kept for clients that return.
+    pub recovery: usize,
+    /// The limit of these bytes.
+    pub recovery_limit: usize,
+}
+
+/// The registered metrics of what all clients share.
+pub(super) struct UsageMetrics {
+    connections: Gauge,
+    sessions: Gauge,
+    limit: Gauge,
+    refused: Counter,
+    mailbox: Gauge,
+    mailbox_limit: Gauge,
+    overflow: Gauge,
+    overflow_limit: Gauge,
+    unfinished: Gauge,
+    unfinished_limit: Gauge,
+    detached: Gauge,
+    recovery: Gauge,
+    recovery_limit: Gauge,
+}
+
+impl UsageMetrics {
+    /// Registers the metrics in the order of the fields.
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        Self {
+            connections: register(registry, "tcp_connections", "TCP connections of clients"),
+            sessions: register(
+                registry,
+                "sessions",
+                "Engine.IO sessions, those that are closing included",
+            ),
+            limit: register(
+                registry,
+                "connections_limit",
+                "TCP connections, and sessions, that clients may have at once",
+            ),
+            refused: register(
+                registry,
+                "connections_refused",
+                "Connections and handshakes refused because the host was at its limit",
+            ),
+            mailbox: register_bytes(
+                registry,
+                "mailbox",
+                "Memory of the events that wait in all mailboxes",
+            ),
+            mailbox_limit: register_bytes(registry, "mailbox_limit", "The most of that memory"),
+            overflow: register_bytes(
+                registry,
+                "overflow",
+                "Memory of what waits for clients that are slow to read",
+            ),
+            overflow_limit: register_bytes(registry, "overflow_limit", "The most of that memory"),
+            unfinished: register_bytes(
+                registry,
+                "unfinished",
+                "Memory of messages whose end has not come",
+            ),
+            unfinished_limit: register_bytes(
+                registry,
+                "unfinished_limit",
+                "The most of that memory",
+            ),
+            detached: register(
+                registry,
+                "detached_connections",
+                "Connections whose transport was lost and whose client may return",
+            ),
+            recovery: register_bytes(
+                registry,
+                "recovery",
+                "Memory of the events that are kept for clients that return",
+            ),
+            recovery_limit: register_bytes(registry, "recovery_limit", "The most of that memory"),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a connection or a handshake that got no slot.
+    pub fn connection_refused(&self) {
+        self.usage.refused.inc();
+    }
+
+    /// Sets the gauges that are read at each scrape.
+    pub fn show_usage(&self, usage: &Usage) {
+        let gauges = &self.usage;
+        gauges.connections.set(number(usage.connections));
+        gauges.sessions.set(number(usage.sessions));
+        gauges.limit.set(number(usage.limit));
+        gauges.mailbox.set(number(usage.mailbox));
+        gauges.mailbox_limit.set(number(usage.mailbox_limit));
+        gauges.overflow.set(number(usage.overflow));
+        gauges.overflow_limit.set(number(usage.overflow_limit));
+        gauges.unfinished.set(number(usage.unfinished));
+        gauges.unfinished_limit.set(number(usage.unfinished_limit));
+        gauges.detached.set(number(usage.detached));
+        gauges.recovery.set(number(usage.recovery));
+        gauges.recovery_limit.set(number(usage.recovery_limit));
+    }
+}
