@@ -1,17 +1,19 @@
-//! The API of a handler while it handles one event: [`Context`] and its types.
+//! The API of a handler while it handles one event.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::handlers::{Call, Output};
+use crate::attachment::Attachment;
+use crate::connection::Connection;
+use crate::emits::Emits;
+use crate::event::Event;
 use crate::host::Host;
-use crate::plugin::Emits;
+use crate::json::Output;
+use crate::level::Level;
 use crate::refusal::Result;
 use crate::state::State;
+use crate::target::Target;
 use crate::time::rfc3339;
 
 /// The event that is handled: who caused it, and what the handler can do.
@@ -21,23 +23,6 @@ use crate::time::rfc3339;
 pub struct Context {
     event: Event,
     host: Box<dyn Host>,
-}
-
-/// An event as the host passes it.
-#[derive(Debug)]
-pub(crate) struct Event {
-    pub(crate) name: String,
-    pub(crate) data: String,
-    pub(crate) attachments: Vec<Vec<u8>>,
-    pub(crate) caller: Option<Caller>,
-}
-
-/// Who caused an event.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    pub(crate) connection: Option<String>,
-    pub(crate) user: Option<String>,
-    pub(crate) namespace: String,
 }
 
 /// The caller and the event.
@@ -96,7 +81,7 @@ impl Context {
     /// `misuse`: `limit` is out of range.
     pub fn connections_after(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
         #[cfg(target_family = "wasm")]
-        return crate::bindings::connections(after, limit);
+        return crate::imports::connections(after, limit);
         #[cfg(not(target_family = "wasm"))]
         self.host.connections(after, limit)
     }
@@ -219,14 +204,14 @@ impl Context {
     /// caused the event.
     #[must_use]
     pub fn rooms(&self) -> Vec<String> {
-        self.host.mine()
+        self.host.rooms()
     }
 
     /// Returns the number of connections in `room` on this node, in the caller's namespace, with
     /// this handler's own changes.
     #[must_use]
     pub fn room_size(&self, room: &str) -> u32 {
-        self.host.count(room)
+        self.host.room_size(room)
     }
 
     /// Closes the caller's connection after this handler's effects are delivered. `reason` goes to
@@ -271,7 +256,7 @@ impl Context {
     pub(crate) fn run(
         mut event: Event,
         host: Box<dyn Host>,
-        call: &Call,
+        call: impl FnOnce(&Self, &str) -> Result<Option<String>>,
     ) -> Result<Option<String>> {
         let data = std::mem::take(&mut event.data);
         call(&Self { event, host }, &data)
@@ -284,91 +269,5 @@ impl fmt::Debug for Context {
             .field("event", &self.event.name)
             .field("caller", &self.event.caller)
             .finish_non_exhaustive()
-    }
-}
-
-/// A connection of a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connection {
-    /// The public id, as [`Context::connection`] returns it.
-    pub id: String,
-    /// The authenticated user. `None` for an anonymous client.
-    pub user: Option<String>,
-    /// The Socket.IO namespace, such as `/`.
-    pub namespace: String,
-}
-
-/// Who receives an emitted event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// The connection whose event is handled. Refused as `misuse` if there is none.
-    Sender,
-    /// One connection, by public id. If it no longer exists, nothing is sent, and that is no error.
-    Connection(String),
-    /// Every connection in any of these rooms, each once. Nothing is sent to an empty room.
-    Rooms(Vec<String>),
-    /// Like [`Target::Rooms`], without the sender. Refused as `misuse` if there is no sender.
-    RoomsButSender(Vec<String>),
-    /// Every connection of the namespace.
-    Everyone,
-}
-
-impl Target {
-    /// A target for every connection in `room`.
-    pub fn room(room: impl Into<String>) -> Self {
-        Self::Rooms(vec![room.into()])
-    }
-}
-
-/// Severity of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// The finest detail.
-    Trace,
-    /// For the author of the plugin.
-    Debug,
-    /// For the operator.
-    Info,
-    /// Something is unexpected.
-    Warn,
-    /// Something is broken.
-    Error,
-}
-
-/// The placeholder of a binary attachment in a payload or an emitted event. Replies have none. On
-/// the wire it is `{"_placeholder": true, "num": 0}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attachment {
-    #[serde(rename = "_placeholder")]
-    placeholder: bool,
-    num: u32,
-}
-
-impl Attachment {
-    /// The placeholder of the attachment with index `num`, counted from 0.
-    #[must_use]
-    pub const fn new(num: u32) -> Self {
-        Self { placeholder: true, num }
-    }
-}
-
-impl JsonSchema for Attachment {
-    fn schema_name() -> Cow<'static, str> {
-        Cow::Borrowed("Attachment")
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "object",
-            "properties": {
-                "_placeholder": {"const": true},
-                "num": {"type": "integer", "minimum": 0, "maximum": u32::MAX},
-            },
-            "required": ["_placeholder", "num"],
-        })
     }
 }

@@ -4,8 +4,11 @@
 //! The traits mirror `wit/v0.1` function by function, plus `wasi:config/store`, and add nothing.
 //! [`crate::Context`] builds the convenient API on top of them.
 
-use crate::context::{Level, Target};
+#[cfg(not(target_family = "wasm"))]
+use crate::connection::Connection;
+use crate::level::Level;
 use crate::refusal::Result;
+use crate::target::Target;
 
 /// A stored key with its value.
 pub(crate) type Entry = (String, Vec<u8>);
@@ -25,12 +28,12 @@ pub(crate) trait Host {
     fn emit(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>]) -> Result;
     fn join(&self, room: &str) -> Result;
     fn leave(&self, room: &str) -> Result;
-    fn count(&self, room: &str) -> u32;
-    fn mine(&self) -> Vec<String>;
-    /// Only for the test host. On WebAssembly, `bindings::connections` is called directly: a plugin
+    fn room_size(&self, room: &str) -> u32;
+    fn rooms(&self) -> Vec<String>;
+    /// Only for the test host. On WebAssembly, `imports::connections` is called directly: a plugin
     /// that does not use it then does not import it, and also runs on hosts before 0.1.1.
     #[cfg(not(target_family = "wasm"))]
-    fn connections(&self, after: Option<&str>, limit: u32) -> Result<Vec<crate::Connection>>;
+    fn connections(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>>;
     fn has_role(&self, role: &str) -> bool;
     fn claims(&self) -> String;
     fn sid(&self) -> String;

@@ -139,24 +139,46 @@
 //! caller, to rooms that a plugin declares, if the access rule of the room allows the caller. It
 //! never sees a client's token, only the claims in it.
 
+// Each module uses only modules before it. The blank lines keep rustfmt from sorting all of them.
+mod access;
+mod attachment;
+mod connection;
+mod event;
+mod level;
+mod refusal;
+mod target;
+mod time;
+
+mod host;
+mod json;
+
+mod emits;
+#[cfg(target_family = "wasm")]
+mod imports;
+mod state;
+
+mod context;
+mod handlers;
+mod plugin;
+
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub mod bindings;
-mod context;
-mod handlers;
-mod host;
-mod plugin;
-mod refusal;
-mod state;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
-mod time;
 
-pub use context::{Attachment, Connection, Context, Level, Target};
-pub use handlers::{Handler, Output, Payload};
-pub use plugin::{Access, Emits, Plugin};
+pub use access::Access;
+pub use attachment::Attachment;
+pub use connection::Connection;
+pub use context::Context;
+pub use emits::Emits;
+pub use handlers::Handler;
+pub use json::{Output, Payload};
+pub use level::Level;
+pub use plugin::Plugin;
 pub use refusal::{IntoRefusal, Refusal, Result};
 pub use state::{Scan, State};
+pub use target::Target;
 
 /// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. The crate must
 /// have the type `cdylib`. A component is one plugin, so a second call in the same crate does not

@@ -3,15 +3,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 
-use serde::Serialize;
-
-use crate::context::{Context, Event};
-use crate::handlers::{
-    Call, Handler, Output, Payload, encode, erase, has_no_reply, output_schema, payload_schema,
-};
+use crate::access::Access;
+use crate::context::Context;
+use crate::emits::Emits;
+use crate::event::Event;
+use crate::handlers::{Call, Handler, erase, has_no_reply};
 use crate::host::{Host, Registry};
+use crate::json::{Output, Payload, output_schema, payload_schema};
 use crate::refusal::{Refusal, Result};
 
 /// A plugin: its name, the events that it handles and emits, and its rooms.
@@ -175,7 +174,7 @@ impl Plugin {
     #[must_use]
     pub fn emits<T: Output>(self, event: Emits<T>) -> Self {
         self.and(Declaration::Emits {
-            event: event.name,
+            event: event.name(),
             data: output_schema::<T>,
             rooms: event.rooms,
         })
@@ -251,93 +250,5 @@ impl fmt::Debug for Plugin {
             .field("name", &self.name)
             .field("version", &self.version)
             .finish_non_exhaustive()
-    }
-}
-
-/// An event that a plugin emits: its name, the type of its data, and the rooms to which it can go.
-///
-/// Define it as a constant, register it with [`Plugin::emits`] and send it with [`Context::emit`].
-/// Then the type of the data always matches the declaration:
-///
-/// ```
-/// # use sockhop_sdk::Emits;
-/// # use serde::Serialize;
-/// # use schemars::JsonSchema;
-/// #[derive(Serialize, JsonSchema)]
-/// struct Note { user_id: u64, text: String }
-///
-/// const NOTE_CREATED: Emits<Note> = Emits::new("note_created").to(&["notes", "user_{user_id}"]);
-/// ```
-pub struct Emits<T> {
-    name: &'static str,
-    rooms: &'static [&'static str],
-    data: PhantomData<fn(&T)>,
-}
-
-impl<T> Emits<T> {
-    /// An event that can go only to the sender and to single connections.
-    #[must_use]
-    pub const fn new(name: &'static str) -> Self {
-        Self { name, rooms: &[], data: PhantomData }
-    }
-
-    /// The same event, which can also go to `rooms`: names, templates filled from the data
-    /// (`user_{user_id}`), or `*` for everyone. If `POST /api/emit` names no room, the host sends
-    /// the event to these rooms. `sockhop check` warns about a room that no plugin declares, and
-    /// about a template that no data fills.
-    #[must_use]
-    pub const fn to(self, rooms: &'static [&'static str]) -> Self {
-        Self { name: self.name, rooms, data: PhantomData }
-    }
-
-    /// The event's name.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        self.name
-    }
-}
-
-impl<T: Serialize> Emits<T> {
-    pub(crate) fn encode(&self, data: &T) -> Result<String> {
-        encode(data)
-    }
-}
-
-// Not derived, because `derive` would require the same traits of `T`.
-impl<T> Clone for Emits<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Emits<T> {}
-
-impl<T> fmt::Debug for Emits<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Emits").field("name", &self.name).field("rooms", &self.rooms).finish()
-    }
-}
-
-/// Who can send an event or join a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Every client, also an anonymous one.
-    Anyone,
-    /// Every authenticated user.
-    Authenticated,
-    /// The user in the room's name (`user_{user}`). For rooms only.
-    Owner,
-    /// Every user with this role.
-    Role(&'static str),
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Anyone => f.write_str("anyone"),
-            Self::Authenticated => f.write_str("authenticated"),
-            Self::Owner => f.write_str("owner"),
-            Self::Role(role) => write!(f, "role:{role}"),
-        }
     }
 }

@@ -5,9 +5,9 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::context::Level;
-use crate::handlers::encode;
 use crate::host::Host;
+use crate::json::encode;
+use crate::level::Level;
 use crate::refusal::{Refusal, Result};
 
 /// The plugin's durable key-value state. It belongs to the plugin's name: other plugins can't see

@@ -5,19 +5,27 @@
 //! does not run the handlers of other plugins, or run a handler again after a conflict. Use
 //! `sockhop check` and a host for those.
 
+// Each module uses only modules that stand before it.
+mod client;
 mod declared;
+mod outcome;
 mod run;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde_json::Value;
 
+use self::client::Client;
 use self::declared::Declared;
 use self::run::{Run, World};
-use crate::context::{Caller, Connection, Event, Level, Target};
-use crate::plugin::{Access, Plugin};
-use crate::refusal::{Refusal, Result};
+use crate::access::Access;
+use crate::connection::Connection;
+use crate::event::{Caller, Event};
+use crate::level::Level;
+use crate::plugin::Plugin;
+
+pub use self::outcome::{Effect, Outcome};
 
 /// The time of the first event, unless a test sets another: 2026-01-01T00:00:00.000Z, in
 /// milliseconds since 1970.
@@ -55,70 +63,6 @@ pub struct TestHost {
     now: u64,
     events: u64,
     world: World,
-}
-
-/// The identity of a connection.
-#[derive(Debug, Clone, Default)]
-struct Client {
-    user: Option<String>,
-    roles: BTreeSet<String>,
-    claims: Value,
-}
-
-/// The result of one event.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// The ack (`null` if the handler has no reply), or the refusal.
-    pub reply: Result<Value>,
-    /// The handler's effects, in order. Empty after a refusal. Stored values are in
-    /// [`TestHost::state`].
-    pub effects: Vec<Effect>,
-}
-
-impl Outcome {
-    /// The outcome of a refused event: a refusal and no effects.
-    pub fn refused(code: &str, message: impl Into<String>) -> Self {
-        Self { reply: Err(Refusal::new(code, message)), effects: Vec::new() }
-    }
-}
-
-/// One effect of a handler. A join or leave that changes nothing is no effect.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// An event was emitted.
-    Emit {
-        /// Who receives it.
-        to: Target,
-        /// Its name.
-        event: String,
-        /// Its data.
-        data: Value,
-        /// The attachments that the placeholders of `data` name.
-        attachments: Vec<Vec<u8>>,
-    },
-    /// The caller was joined to this room.
-    Join(String),
-    /// The caller was removed from this room.
-    Leave(String),
-    /// The caller's connection was closed, for this reason.
-    Disconnect(String),
-}
-
-impl Effect {
-    /// An emitted `event` without attachments.
-    pub fn emit(to: Target, event: &str, data: Value) -> Self {
-        Self::Emit { to, event: event.to_owned(), data, attachments: Vec::new() }
-    }
-
-    /// A join of the caller to `room`.
-    pub fn join(room: &str) -> Self {
-        Self::Join(room.to_owned())
-    }
-
-    /// A leave of the caller from `room`.
-    pub fn leave(room: &str) -> Self {
-        Self::Leave(room.to_owned())
-    }
 }
 
 impl TestHost {

@@ -7,11 +7,16 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use super::client::Client;
 use super::declared::Declared;
-use super::{Client, Effect};
-use crate::context::{Connection, Context, Level, Target};
+use super::outcome::Effect;
+use crate::connection::Connection;
+use crate::context::Context;
 use crate::host::{Entry, Host};
+use crate::level::Level;
 use crate::refusal::{Refusal, Result};
+use crate::state::Scan;
+use crate::target::Target;
 
 /// The data that the test host keeps between events.
 #[derive(Debug, Clone, Default)]
@@ -113,12 +118,12 @@ impl Host for Rc<Run> {
         Ok(())
     }
 
-    fn count(&self, room: &str) -> u32 {
+    fn room_size(&self, room: &str) -> u32 {
         let count = self.world.borrow().members.iter().filter(|(name, _)| name == room).count();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    fn mine(&self) -> Vec<String> {
+    fn rooms(&self) -> Vec<String> {
         let world = self.world.borrow();
         let mine = world
             .members
@@ -197,10 +202,10 @@ impl Host for Rc<Run> {
         backwards: bool,
         limit: u32,
     ) -> Result<Vec<Entry>> {
-        if !(1..=crate::Scan::MAX_LIMIT).contains(&limit) {
+        if !(1..=Scan::MAX_LIMIT).contains(&limit) {
             return Err(Refusal::misuse(format!(
                 "a scan returns 1 to {} entries",
-                crate::Scan::MAX_LIMIT
+                Scan::MAX_LIMIT
             )));
         }
         let world = self.world.borrow();

@@ -1,0 +1,27 @@
+//! The rules for who can send an event or join a room.
+
+use std::fmt;
+
+/// Who can send an event or join a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Every client, also an anonymous one.
+    Anyone,
+    /// Every authenticated user.
+    Authenticated,
+    /// The user in the room's name (`user_{user}`). For rooms only.
+    Owner,
+    /// Every user with this role.
+    Role(&'static str),
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anyone => f.write_str("anyone"),
+            Self::Authenticated => f.write_str("authenticated"),
+            Self::Owner => f.write_str("owner"),
+            Self::Role(role) => write!(f, "role:{role}"),
+        }
+    }
+}

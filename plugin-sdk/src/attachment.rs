@@ -1,0 +1,44 @@
+//! Placeholders of binary attachments, as JSON.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// The placeholder of a binary attachment in a payload or an emitted event. Replies have none. On
+/// the wire it is `{"_placeholder": true, "num": 0}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    #[serde(rename = "_placeholder")]
+    placeholder: bool,
+    pub(crate) num: u32,
+}
+
+impl Attachment {
+    /// The placeholder of the attachment with index `num`, counted from 0.
+    #[must_use]
+    pub const fn new(num: u32) -> Self {
+        Self { placeholder: true, num }
+    }
+}
+
+impl JsonSchema for Attachment {
+    fn schema_name() -> Cow<'static, str> {
+        Cow::Borrowed("Attachment")
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "properties": {
+                "_placeholder": {"const": true},
+                "num": {"type": "integer", "minimum": 0, "maximum": u32::MAX},
+            },
+            "required": ["_placeholder", "num"],
+        })
+    }
+}
