@@ -1,4 +1,5 @@
-//! One Engine.IO session: its outgoing queue, what carries it now, its heartbeat, its end.
+//! One Engine.IO session: its state, what carries it now, and its end. Files below have what it
+//! sends, its deadlines, and its transports.
 //!
 //! Everything that changes a session happens under its one lock, which is never held while
 //! something waits. One task owns the session from its handshake to its end: the keeper of a
@@ -9,25 +10,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::config::Config;
 use super::end::End;
-use super::frame::{self, op};
-use super::heartbeat::{Beat, Heartbeat};
+use super::heartbeat::Heartbeat;
 use super::memory::{Memory, Reservation, Slot};
-use super::outgoing::{COPIED, Frame, Queue, write_message};
+use super::outgoing::Queue;
 use super::sid::Sid;
 use super::stream::Writer;
 use super::websocket::Receiver;
 
+mod deadlines;
 mod polling;
+mod sending;
 mod websocket;
-
-/// From so many queued bytes on, a message is passed on without waiting for the end of the batch.
-const EARLY: usize = 64 << 10;
 
 pub(crate) use polling::{Delivering, Polled, PostGuard};
 
@@ -124,84 +122,6 @@ impl Session {
         }
     }
 
-    /// Queues a text message (the concatenation of `text`) and the binary messages that directly
-    /// follow it. They leave with the next [`flush`](Self::flush), or at once if much waits.
-    /// Returns whether they were queued: not after the session's end. A message for which there is
-    /// no room (see [`Config::max_queued`]) ends the session.
-    pub fn text(&self, text: &[&[u8]], attachments: &[Bytes]) -> bool {
-        self.push(|out| write_message(out, text, attachments))
-    }
-
-    /// Queues one binary message, like [`text`](Self::text).
-    pub fn binary(&self, data: &[u8]) -> bool {
-        self.push(|out| frame::write(out, op::BINARY, &[data]))
-    }
-
-    /// Queues a frame that other sessions get as well, like [`text`](Self::text).
-    pub fn shared(&self, frame: &Frame) -> bool {
-        self.queue(|queue, _| queue.push_shared(&self.memory, frame))
-    }
-
-    /// Queues whole frames that are encoded already, like [`text`](Self::text). Large ones are not
-    /// copied.
-    pub(crate) fn encoded(&self, bytes: &Bytes) -> bool {
-        if bytes.len() <= COPIED {
-            self.push(|out| out.extend_from_slice(bytes))
-        } else {
-            self.shared(&Frame::count(&self.memory, bytes.clone()))
-        }
-    }
-
-    /// Encodes a message for [`shared`](Self::shared).
-    pub fn frame(&self, text: &[&[u8]], attachments: &[Bytes]) -> Frame {
-        Frame::new(&self.memory, text, attachments)
-    }
-
-    /// Passes queued messages to the kernel, or to the pending poll.
-    pub fn flush(&self) {
-        let mut state = self.state();
-        self.write(&mut state);
-    }
-
-    fn write(&self, state: &mut State) {
-        let State { queue, carrier, stalled, .. } = &mut *state;
-        if queue.is_empty() || *stalled {
-            return;
-        }
-        match carrier {
-            Carrier::WebSocket(writer) => {
-                let before = queue.len();
-                let written = queue.write(&self.memory, |slices| writer.try_write(slices));
-                if queue.len() < before {
-                    self.made_room();
-                }
-                match written {
-                    Ok(true) => {}
-                    // The sender waits for room.
-                    Ok(false) => {
-                        *stalled = true;
-                        state.wake();
-                    }
-                    Err(_) => self.end_with(state, End::Transport),
-                }
-            }
-            Carrier::Polling(polling) if polling.is_waiting() => state.wake(),
-            Carrier::Opening | Carrier::Polling(_) | Carrier::Gone => {}
-        }
-    }
-
-    /// Waits until at most so many bytes wait for the client, or until the session has ended. A
-    /// handler that sends much waits here instead of exceeding [`Config::max_queued`].
-    ///
-    /// A client that takes nothing for [`Config::ping_interval`] and [`Config::ping_timeout`]
-    /// together ends the session with [`End::Overflow`]. Dropping the future changes nothing.
-    pub async fn writable(&self, at_most_bytes: usize) {
-        let room = || self.is_over() || self.queued_bytes() <= at_most_bytes;
-        if !self.until(self.config.stall_timeout, room).await {
-            self.end(End::Overflow);
-        }
-    }
-
     /// Waits for the session's end.
     pub(crate) async fn over(&self) {
         self.until(Duration::MAX, || self.is_over()).await;
@@ -240,33 +160,6 @@ impl Session {
     /// Why the session ended; `None` if it has not.
     pub fn ended(&self) -> Option<End> {
         self.state().end
-    }
-
-    /// How many bytes wait for the client.
-    pub fn queued_bytes(&self) -> usize {
-        self.waiting(&self.state())
-    }
-
-    fn waiting(&self, state: &State) -> usize {
-        state.queue.len() + self.delivering.load(Ordering::SeqCst)
-    }
-
-    /// Stops the connect timeout.
-    pub fn connected(&self) {
-        self.state().heart.connected();
-    }
-
-    /// Starts the receive timeout for a packet whose attachments are still to come: unless
-    /// [`finish_packet`](Self::finish_packet) is called within [`Config::receive_timeout`], the
-    /// session ends with [`End::ReceiveTimeout`].
-    pub fn begin_packet(&self) {
-        self.state().heart.begin_packet(Instant::now(), &self.config);
-        self.rearm();
-    }
-
-    /// Stops the timeout of [`begin_packet`](Self::begin_packet).
-    pub fn finish_packet(&self) {
-        self.state().heart.finish_packet();
     }
 
     /// Has the session's task call [`Protocol::woken`](super::Protocol::woken) soon, unless the
@@ -336,50 +229,6 @@ impl Session {
         &self.memory
     }
 
-    /// Queues a packet that is no message.
-    pub(crate) fn packet(&self, kind: u8, data: &[u8]) {
-        self.push(|out| frame::write_text(out, kind, &[data]));
-    }
-
-    /// Queues a frame that only a WebSocket can carry.
-    pub(crate) fn control(&self, op: u8, payload: &[u8]) {
-        self.push(|out| frame::write(out, op, &[payload]));
-    }
-
-    fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-        self.queue(|queue, soon| queue.push(&self.memory, soon, write))
-    }
-
-    fn queue(&self, push: impl FnOnce(&mut Queue, bool)) -> bool {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        if state.end.is_some() {
-            return false;
-        }
-        let before = self.waiting(state);
-        let soon = matches!(state.carrier, Carrier::WebSocket(_)) && !state.stalled;
-        push(&mut state.queue, soon);
-        if before == 0 {
-            let waiting = self.waiting(state);
-            state.extra = if waiting > self.config.max_queued { waiting } else { 0 };
-        }
-        // What the kernel takes does not wait: only the rest is compared with the bounds.
-        if state.queue.len() >= EARLY || !self.allows(state) {
-            self.write(state);
-        }
-        if state.end.is_none() && !self.allows(state) {
-            self.end_with(state, End::Overflow);
-        }
-        state.end.is_none()
-    }
-
-    /// Whether what waits for the client is within all bounds.
-    fn allows(&self, state: &State) -> bool {
-        let waiting = self.waiting(state);
-        let max = self.config.max_queued.saturating_add(state.extra);
-        waiting == 0 || (waiting <= max && self.memory.allows_outgoing(waiting))
-    }
-
     fn end_with(&self, state: &mut State, end: End) {
         if state.end.is_some() {
             return;
@@ -408,16 +257,6 @@ impl Session {
         self.over.load(Ordering::Relaxed)
     }
 
-    fn rearm(&self) {
-        self.rearm.store(true, Ordering::Relaxed);
-        self.turned.notify_one();
-    }
-
-    /// Whether a deadline may have come nearer since this was last called.
-    pub(crate) fn take_rearm(&self) -> bool {
-        self.rearm.load(Ordering::Relaxed) && self.rearm.swap(false, Ordering::Relaxed)
-    }
-
     /// Whether the protocol must be called, without a change.
     pub(crate) fn is_woken(&self) -> bool {
         self.woken.load(Ordering::Relaxed)
@@ -431,48 +270,6 @@ impl Session {
     /// Waits until the session may have ended, been upgraded or been given a nearer deadline.
     pub(crate) async fn turned(&self) {
         self.turned.notified().await;
-    }
-
-    /// Sends a ping if it is due. Returns when to ask again. `alive`: something has just been read
-    /// from the client.
-    ///
-    /// # Errors
-    ///
-    /// The session's end, also if a deadline has just passed.
-    pub(crate) fn beat(&self, alive: bool) -> Result<Instant, End> {
-        let mut state = self.state();
-        if let Some(end) = state.end {
-            return Err(end);
-        }
-        let next = match state.heart.check(Instant::now(), &self.config, alive) {
-            Beat::Wait(next) => return Ok(next),
-            Beat::Ping(next) => next,
-            Beat::End(end) => {
-                self.end_with(&mut state, end);
-                return Err(end);
-            }
-        };
-        drop(state);
-        self.packet(b'2', b"");
-        self.flush();
-        Ok(next)
-    }
-
-    pub(crate) fn pong(&self) {
-        let nearer = self.state().heart.pong(Instant::now(), &self.config);
-        if nearer {
-            self.rearm();
-        }
-    }
-
-    /// A handler takes longer than a moment: nothing is read until [`resume`](Self::resume).
-    pub(crate) fn suspend(&self) {
-        self.state().heart.suspend();
-    }
-
-    pub(crate) fn resume(&self) {
-        self.state().heart.resume(Instant::now(), &self.config);
-        self.rearm();
     }
 
     /// The owner has a reason to end the session. Returns the reason that came first. What is
