@@ -141,10 +141,10 @@ impl rooms::Host for Bare {
     fn leave(&mut self, _: String) -> Answer<()> {
         Ok(())
     }
-    fn count(&mut self, _: String) -> u32 {
+    fn room_size(&mut self, _: String) -> u32 {
         0
     }
-    fn mine(&mut self) -> Vec<String> {
+    fn rooms(&mut self) -> Vec<String> {
         Vec::new()
     }
 }

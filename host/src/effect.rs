@@ -121,9 +121,9 @@ pub trait HostCalls: Any + Send {
     /// `limit`, `misuse`.
     fn leave(&mut self, room: String) -> Result<(), Refusal>;
     /// Number of connections in a room, including this handler's own changes.
-    fn count(&mut self, room: &str) -> u32;
+    fn room_size(&mut self, room: &str) -> u32;
     /// The caller's rooms, sorted, including this handler's own changes.
-    fn mine(&mut self) -> Vec<String>;
+    fn rooms(&mut self) -> Vec<String>;
     /// At most `limit` connections whose public id follows `after`, in the order of public ids.
     ///
     /// # Errors

@@ -111,14 +111,14 @@ impl Run {
             self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
         if self.effects.len() + keys + more > self.limits().effects.get() {
             return Err(Refusal::limit(format!(
-                "more than {} effects of one event, stored values among them",
+                "one event may have at most {} effects, stored values included",
                 self.limits().effects
             )));
         }
         if (self.effects_bytes + bytes) as u64 + stored > self.limits().effects_bytes.get() as u64 {
             let most = self.limits().effects_bytes;
             return Err(Refusal::limit(format!(
-                "the effects of one event, stored values among them, have more than {most} bytes"
+                "the effects of one event, stored values included, have more than {most} bytes"
             )));
         }
         Ok(())
@@ -225,7 +225,7 @@ impl HostCalls for Run {
             return Err(Refusal::misuse("no connection caused this event"));
         };
         if !is_room_name(&room) {
-            return Err(Refusal::new("unknown_room", "that is no name of a room"));
+            return Err(Refusal::new("unknown_room", "this is not a valid room name"));
         }
         self.generation.may_join(&room, &caller.identity).map_err(|not| match not {
             NotJoined::Unknown => {
@@ -257,7 +257,7 @@ impl HostCalls for Run {
         Ok(())
     }
 
-    fn count(&mut self, room: &str) -> u32 {
+    fn room_size(&mut self, room: &str) -> u32 {
         let namespace = self.event.caller.as_ref().map_or("/", |caller| &caller.namespace);
         let count = self.rooms.count(namespace, room);
         let count = match &self.membership {
@@ -271,7 +271,7 @@ impl HostCalls for Run {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    fn mine(&mut self) -> Vec<String> {
+    fn rooms(&mut self) -> Vec<String> {
         self.membership()
             .map_or_else(|_| Vec::new(), |membership| membership.now.iter().cloned().collect())
     }

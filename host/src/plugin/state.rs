@@ -261,12 +261,12 @@ impl rooms::Host for InstanceState {
         Ok(())
     }
 
-    fn count(&mut self, room: String) -> u32 {
-        self.handling().map_or(0, |calls| calls.count(&room))
+    fn room_size(&mut self, room: String) -> u32 {
+        self.handling().map_or(0, |calls| calls.room_size(&room))
     }
 
-    fn mine(&mut self) -> Vec<String> {
-        self.handling().map_or_else(|_| Vec::new(), HostCalls::mine)
+    fn rooms(&mut self) -> Vec<String> {
+        self.handling().map_or_else(|_| Vec::new(), HostCalls::rooms)
     }
 }
 
