@@ -111,3 +111,65 @@ fn no_part_uses_one_that_stands_behind_it() {
         }
     }
 }
+
+/// Maximum number of lines of code in a file, without its tests, comments and blank lines.
+const MAX_LINES: usize = 400;
+
+/// The lines of code of a file. Tests stand at its end, or in files of their own.
+fn lines_of_code(source: &str) -> usize {
+    let code = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+    let is_code = |line: &&str| !line.is_empty() && !line.starts_with("//");
+    code.map(str::trim).filter(is_code).count()
+}
+
+#[test]
+fn no_file_is_longer_than_its_reader_can_keep_in_mind() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for directory in ["host/src", "host/socketio/src", "plugin-sdk/src", "plugins", "tests/bench"] {
+        for file in sources(&root.join(directory)) {
+            let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+            // Files of tests only: they belong to the module beside them.
+            let is_of_tests = file.components().any(|part| part.as_os_str() == "tests")
+                || ["tests.rs", "model.rs", "differential.rs"].contains(&name.as_str());
+            let lines = lines_of_code(&std::fs::read_to_string(&file).expect("a source"));
+            assert!(is_of_tests || lines <= MAX_LINES, "{}: {lines} lines", file.display());
+        }
+    }
+}
+
+/// The files of the SDK use each other in one direction.
+#[test]
+fn no_file_of_the_sdk_uses_one_that_uses_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/src");
+    let mut uses: Vec<(String, Vec<String>)> = Vec::new();
+    for file in sources(&root) {
+        let path = file.strip_prefix(&root).expect("a source of the SDK").to_string_lossy();
+        let part = path.split(['/', '.', '\\']).next().expect("a part").to_owned();
+        let source = std::fs::read_to_string(&file).expect("a source");
+        let code = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+        let code = code.filter(|line| !line.trim_start().starts_with("//"));
+        let used = code.flat_map(|line| {
+            line.match_indices("crate::").filter_map(|(at, _)| {
+                // `$crate` is the crate of a macro's caller.
+                let is_own = !line[..at].ends_with('$');
+                let rest = &line[at + "crate::".len()..];
+                let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+                is_own.then(|| name.to_owned())
+            })
+        });
+        if part != "lib" {
+            uses.push((part.clone(), used.filter(|used| *used != part).collect()));
+        }
+    }
+    let mut remaining = uses;
+    // Takes away the files that use none of the others, until nothing is left.
+    while !remaining.is_empty() {
+        let names: Vec<_> = remaining.iter().map(|(name, _)| name.clone()).collect();
+        let (inner, leaves): (Vec<_>, Vec<_>) = remaining
+            .into_iter()
+            .partition(|(_, used)| used.iter().any(|used| names.contains(used)));
+        assert!(!leaves.is_empty(), "these files use each other in a circle: {names:?}");
+        // A directory has several files of one name.
+        remaining = inner;
+    }
+}
