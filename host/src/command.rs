@@ -34,11 +34,11 @@ enum Command {
     Check(check::Check),
     /// Emits an event through a running host, as `POST /api/emit` does
     Emit(emit::Emit),
-    /// Shows the plugins of a running host, and says what becomes of them
+    /// Shows and manages the plugins of a running host
     Plugins(plugins::Plugins),
     /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
     Deploy(deploy::Deploy),
-    /// Checks the state of plugins, and decides what becomes of state that is lost
+    /// Checks the state of plugins, and accepts the loss of state
     Data(data::Data),
     #[command(name = COMPILE_COMMAND, hide = true)]
     Compile(compile::Compile),

@@ -212,7 +212,7 @@ pub const MIN_SECRET: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The configuration file, or a file that it names, can't be read.
-    #[error("can't read {}, which is the configuration or named by it", file.display())]
+    #[error("can't read {}, which is the configuration file or a file that it names", file.display())]
     Unreadable {
         /// The file that can't be read.
         file: PathBuf,

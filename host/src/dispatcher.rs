@@ -138,10 +138,10 @@ impl Dispatcher {
         if !inbound.access.allows(identity, None) {
             return Err(match &inbound.access {
                 Access::Role(role) if identity.user.is_some() => {
-                    Rejection::Forbidden(format!("this event asks for the role `{role}`"))
+                    Rejection::Forbidden(format!("this event requires the role `{role}`"))
                 }
                 _ => Rejection::Unauthorized(
-                    "this event asks for a user; connect with a token".to_owned(),
+                    "this event requires a user; connect with a token".to_owned(),
                 ),
             });
         }
@@ -218,7 +218,7 @@ impl Dispatcher {
                     );
                 }
                 Change::Closed => {
-                    tracing::info!(plugin, digest, "breaker closed: the plugin is well again");
+                    tracing::info!(plugin, digest, "breaker closed: the plugin works again");
                     self.registry.tell_change();
                 }
                 Change::Throttled(client, time) => {
@@ -280,7 +280,7 @@ fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
 fn refuse(denied: Denied) -> Rejection {
     match denied {
         Denied::Open { .. } => Rejection::Unavailable(
-            "this plugin has failed too often; it is tried again soon".to_owned(),
+            "this plugin has failed too often and is not called now; try again later".to_owned(),
         ),
         Denied::Throttled { retry_after } => Rejection::RateLimited {
             message: "this plugin has failed too often on events of this client".to_owned(),

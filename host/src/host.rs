@@ -199,7 +199,7 @@ impl Host {
         let (begun, go_on) =
             follow(reloader, reloading.clone(), &tasks).map_err(StartError::Thread)?;
         let ended =
-            |_| Err(ScanError::from(io::Error::other("the thread that follows it has ended")));
+            |_| Err(ScanError::from(io::Error::other("the thread that watches it has ended")));
         begun.await.unwrap_or_else(ended).map_err(plugins)?;
         warn_of_tables_without_plugin(&config, &operator.rows());
         dispatcher.start().await;
@@ -298,12 +298,12 @@ fn warn_of_tables_without_plugin(config: &Config, rows: &[PluginStatus]) {
                 tracing::warn!(
                     plugin = table,
                     nearest,
-                    "a table `[plugins.NAME]` has the name of no plugin; is the nearest meant?"
+                    "a table `[plugins.NAME]` names no plugin; did you mean `nearest`?"
                 )
             }
             None => tracing::warn!(
                 plugin = table,
-                "a table `[plugins.NAME]` has the name of no plugin in the plugin directory"
+                "a table `[plugins.NAME]` names no plugin in the plugin directory"
             ),
         }
     }

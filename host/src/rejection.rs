@@ -189,7 +189,7 @@ impl Rejection {
             | Self::TooLarge(message)
             | Self::Unavailable(message) => message,
             Self::Refused(refusal) => &refusal.message,
-            Self::UnknownEvent => "nobody handles this event",
+            Self::UnknownEvent => "no plugin handles this event",
             Self::PluginFailed => "the handler failed; the host's log has more under this id",
             Self::TimedOut => "the handler took too long",
         }

@@ -355,7 +355,7 @@ impl Reloader {
                     digest = active.code.digest,
                     target,
                     is_kept,
-                    "a new version failed too often: going back to the one before"
+                    "a new version failed too often: rolling back to the previous version"
                 );
             }
         }

@@ -114,7 +114,7 @@ impl Rooms {
             tracing::info!(
                 client = connection.public_id,
                 room,
-                "taken out of a room: its rule has changed"
+                "removed from a room: its rule has changed"
             );
             self.members.leave(connection, &room);
         }

@@ -37,7 +37,7 @@ impl FromStr for Access {
             "owner" => Ok(Self::Owner),
             _ => match text.strip_prefix("role:") {
                 Some(role) if !role.is_empty() => Ok(Self::Role(role.to_owned())),
-                _ => Err(format!("`{text}` is no access rule; there are {FORMS}")),
+                _ => Err(format!("`{text}` is not an access rule; the rules are {FORMS}")),
             },
         }
     }

@@ -194,7 +194,7 @@ impl Schema {
             .cost_of_a_value
             .is_some_and(|cost| cost.saturating_mul(size.values + size.bytes) <= MAX_COST);
         if !is_cheap && self.graph.cost(value, MAX_COST).is_none() {
-            return Err(vec![finding("takes too much work to be checked against its schema")]);
+            return Err(vec![finding("is too expensive to check against its schema")]);
         }
         // Nearly every document is valid, and `is_valid` is several times cheaper than a check with
         // findings.

@@ -71,8 +71,8 @@ const CACHE_KIB: i64 = 512;
 const ENTRY_BYTES: u64 = 32;
 
 /// The log message for a file that is larger than its limit.
-const TOO_LARGE: &str = "the file of a plugin's state is larger than its part of `state_bytes`, which counts the disk: what is larger than before is \
-                         refused (`too_large`); raise `state_bytes`";
+const TOO_LARGE: &str = "the file of a plugin's state is larger than its part of `state_bytes`, which limits the space on the disk: writes that make it larger \
+                         are refused (`too_large`); raise `state_bytes`";
 
 /// Minimum limit of the file, in pages: room for the empty tables and a little data.
 const MIN_FILE_PAGES: u64 = 64;
@@ -267,7 +267,7 @@ impl Store {
         if found < known {
             return Err(FaultKind::Older
                 .because(format!(
-                    "{} has {found} commits, and had {known} just now",
+                    "{} has {found} commits, but had {known} before",
                     self.file.display()
                 ))
                 .into());

@@ -216,8 +216,7 @@ impl Report {
         println!("{}", aligned(table));
         let bars = self.bars();
         if !bars.is_empty() {
-            let mut table =
-                empty(["bar", "", "at most", "is"].map(str::to_owned).to_vec());
+            let mut table = empty(["bar", "", "at most", "is"].map(str::to_owned).to_vec());
             for bar in bars {
                 let sign = if bar.value <= bar.most { "✓" } else { "✗" };
                 let cell = |value: f64| format!("{} {}", figure(value), bar.unit);

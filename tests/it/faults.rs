@@ -458,8 +458,7 @@ async fn a_data_directory_that_may_not_be_written_is_named_and_a_cache_that_may_
     let disabled = say("disable");
     let said = String::from_utf8_lossy(&disabled.stderr).into_owned();
     assert!(
-        disabled.status.code() == Some(1)
-            && said.contains("can't be remembered for the next start"),
+        disabled.status.code() == Some(1) && said.contains("can't be saved for the next start"),
         "{said}"
     );
     assert_eq!(

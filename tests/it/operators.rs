@@ -521,7 +521,7 @@ fn signals_that_others_take_for_words_do_not_end_a_host() {
     let host = HostProcess::start_logging(plugins.path(), data.path(), &log);
     let pid = nix::unistd::Pid::from_raw(host.pid().try_into().expect("a process id"));
     for (signal, said) in [
-        (Signal::SIGHUP, "SIGHUP: looking at the plugin directory now"),
+        (Signal::SIGHUP, "SIGHUP: scanning the plugin directory now"),
         (Signal::SIGUSR1, "plugin status"),
         (Signal::SIGUSR2, "SIGUSR2: ignored"),
     ] {

@@ -16,7 +16,7 @@ use sockhop::registry::{ActivePlugin, Generation, Warning, lint};
 
 use super::output;
 
-/// Checks plugins or a configuration; exit status 0 where all is well, else 1
+/// Checks plugins or a configuration; exit status 0 if all are accepted, else 1
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Check {
@@ -151,7 +151,8 @@ pub(super) async fn check(
     }
     let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1)?);
     config.data.dir.clone_from(&scratch.0);
-    let compiler = this_program().context("can't find this program, which compiles plugins")?;
+    let compiler = this_program()
+        .context("can't find the program's own executable, which compiles plugins")?;
     let cache = cache.unwrap_or_else(|| host::cache_dir(&scratch.0));
     let loader = host::checking_loader(&Arc::new(config), &compiler, engine, cache);
     let mut generation = Generation::default();

@@ -84,7 +84,7 @@ impl Target {
         let document = answer
             .body_mut()
             .read_json()
-            .with_context(|| format!("{url} did not answer as a Sockhop host does"))?;
+            .with_context(|| format!("the answer of {url} is not that of a Sockhop host"))?;
         Ok(Answer { status, document })
     }
 }

@@ -11,7 +11,7 @@ use sockhop::store::{self, Verified};
 
 use super::output;
 
-/// Checks the state of plugins, and decides what becomes of state that is lost
+/// Checks the state of plugins, and accepts the loss of state
 #[derive(Debug, Args)]
 pub(crate) struct Data {
     #[command(subcommand)]
@@ -31,7 +31,8 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Lets a plugin serve although some or all of its state is lost; `data verify` says what is
+    /// Lets a plugin serve although some or all of its state is lost; `data verify` shows what is
+    /// lost
     AcceptLoss {
         /// The plugin's name
         name: String,
@@ -77,7 +78,7 @@ fn verify(dir: &Path, name: Option<String>, json: bool) -> anyhow::Result<ExitCo
     let known = store::plugins(dir).with_context(|| format!("can't read {}", dir.display()))?;
     let names = match name {
         Some(name) if !known.contains(&name) => {
-            bail!("there is no state of `{name}` in {}, and never was", dir.display())
+            bail!("no state of `{name}` is known in {}", dir.display())
         }
         Some(name) => vec![name],
         None => known.into_iter().collect(),
@@ -126,7 +127,9 @@ fn accept_loss(dir: &Path, name: &str) -> anyhow::Result<ExitCode> {
         output::line(format_args!("lost: {problem}"));
     }
     output::line(format_args!("accepted: {}", kind.consequence()));
-    output::line("a running host acts on it within a minute, any other at its next start");
+    output::line(
+        "a running host applies this within a minute; otherwise it is applied at the next start",
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -20,18 +20,17 @@ use outcome::{Asked, Outcome};
 
 /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
 ///
-/// An event that another plugin of the running host handles is found before anything is placed.
-/// What only the host finds, it finds later: with --wait, a file that it refuses is taken back, and
-/// the one that it replaced is put back. Without --wait, when the time of --timeout is over, while
-/// the host tries a file again, and when the host is lost, the file stays;
-/// `sockhop plugins show NAME` says what became of it.
+/// The plugin is not deployed if another plugin of the running host handles one of its events. With
+/// --wait, a file that the host refuses is removed, and the file that it replaced is restored. The
+/// file stays without --wait, after the time of --timeout, and if the host can't be reached any
+/// more; `sockhop plugins show NAME` shows the state of the plugin.
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
     /// The plugin
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
     /// Waits until the host serves it (exit status 0) or has refused it (1, with the reason); a
-    /// refused file is taken back
+    /// refused file is removed
     #[arg(long)]
     wait: bool,
     /// How long to wait, seconds
@@ -98,7 +97,7 @@ impl Deploy {
         while Instant::now() < until {
             let row = self.row(name).with_context(|| {
                 format!(
-                    "{name} was placed as {}, and stays there; what becomes of it is not known",
+                    "the file stays at {}; whether the host loads {name} is not known",
                     place.display()
                 )
             })?;
@@ -116,8 +115,8 @@ impl Deploy {
                 }
                 Some(Outcome::HeldBack(version)) => {
                     bail!(
-                        "{name} is deployed, but {version} was gone back to, by an operator or because this version had failed too often; \
-                         `sockhop plugins rollback {name} --to {digest}` serves it"
+                        "{name} is deployed, but the host serves {version}, because an operator rolled back to it or this version failed too often; \
+                         `sockhop plugins rollback {name} --to {digest}` makes the host serve this version"
                     )
                 }
                 Some(Outcome::Quarantined(reason)) => {
@@ -133,11 +132,11 @@ impl Deploy {
             }
         }
         let trouble = trouble
-            .map(|reason| format!("; it failed, and is tried again: {reason}"))
+            .map(|reason| format!("; loading it failed and is retried: {reason}"))
             .unwrap_or_default();
         bail!(
-            "the host has not active {name} within {} s{trouble}; its file stays at {}, and may serve later: \
-             `sockhop plugins show {name}` says what becomes of it",
+            "the host did not serve {name} within {} s{trouble}; its file stays at {}, and may be loaded later: \
+             `sockhop plugins show {name}` shows its state",
             self.timeout,
             place.display()
         )
@@ -215,7 +214,7 @@ fn claimed<'row>(active: &ActivePlugin, row: &'row Value) -> Option<(&'row str, 
 /// says what was done.
 fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
     if std::fs::read(place).ok().as_deref() != Some(placed) {
-        return format!("{} has been changed since, and stays", place.display());
+        return format!("{} was changed meanwhile, and stays in place", place.display());
     }
     let undone = match replaced {
         Some(replaced) => put(replaced, place).map(|()| "the file that it replaced was put back"),
@@ -224,7 +223,7 @@ fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
         }
     };
     undone.map_or_else(
-        |error| format!("{} can't be taken back ({error:#}): remove it", place.display()),
+        |error| format!("{} can't be removed or restored ({error:#}): remove it", place.display()),
         str::to_owned,
     )
 }

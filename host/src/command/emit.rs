@@ -16,8 +16,8 @@ pub(crate) struct Emit {
     event: String,
     /// Its data, as JSON
     json: String,
-    /// Room to send it to, may be given again; without any, the event's declaration says where it
-    /// goes
+    /// Room to send it to; can be repeated. Without a room, the event's declaration defines where
+    /// it goes
     #[arg(long, value_name = "ROOM")]
     room: Vec<String>,
     /// Sends it to every connection

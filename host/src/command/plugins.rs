@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client::Target;
 use super::output;
 
-/// Shows the plugins of a running host, and says what becomes of them
+/// Shows and manages the plugins of a running host
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Plugins {
@@ -23,15 +23,15 @@ pub(crate) struct Plugins {
 enum Command {
     /// Lists the plugins: what serves, what failed and why
     List {
-        /// Also plugins whose file is gone, and of which something is remembered
+        /// Also lists plugins whose file is missing, if the host has saved data about them
         #[arg(long)]
         all: bool,
         #[command(flatten)]
         asked: Asked,
     },
-    /// Shows one plugin, with the versions that can be gone back to
+    /// Shows one plugin, with the versions to which it can be rolled back
     Show(Named),
-    /// Goes back to the version before, or to a kept one; state is not rolled back
+    /// Rolls back to the previous version, or to a kept one; state is not rolled back
     Rollback {
         #[command(flatten)]
         named: Named,
@@ -41,10 +41,10 @@ enum Command {
     },
     /// Answers a plugin's events `unavailable` until it is enabled, or its file changes
     Disable(Named),
-    /// Serves a disabled plugin again, and takes its breaker for closed
+    /// Serves a disabled plugin again, and closes its breaker
     Enable(Named),
-    /// Forgets what was decided of a plugin whose file is gone (disabled, kept versions, versions
-    /// that failed); its state stays
+    /// Deletes the saved data about a plugin whose file is missing (disabled, kept versions, failed
+    /// versions); its state stays
     Forget(Named),
 }
 

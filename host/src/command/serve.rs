@@ -24,7 +24,7 @@ use signals::Signals;
 #[derive(Debug, Args)]
 #[command(after_help = signals::HELP)]
 pub(crate) struct Serve {
-    /// Configuration file; without it `sockhop.toml` is read where there is one
+    /// Configuration file; without it `sockhop.toml` is read, if it exists
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Address to listen on: an IP address or a name with a port; `:4000` is all addresses, port 0
@@ -34,7 +34,7 @@ pub(crate) struct Serve {
     /// Directory whose `.wasm` files are loaded
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
-    /// Directory for what must survive the host: state of the plugins, its key
+    /// Directory for persistent data: the state of the plugins, and the host's own key
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -100,7 +100,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         // The handlers are registered before the host is visible to others: from now on, no signal
         // ends the process in the middle of work.
         let taken = StopSignals::take().and_then(|stopping| Ok((stopping, Signals::take()?)));
-        let (mut stopping, others) = taken.context("can't take signals from the system")?;
+        let (mut stopping, others) = taken.context("can't register the signal handlers")?;
         let host = tokio::select! {
             started = start(config, &output) => started?,
             () = stopping.next() => {
@@ -278,5 +278,6 @@ impl StopSignals {
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("can't tell where {} is", path.display()))
+    std::path::absolute(path)
+        .with_context(|| format!("can't make {} an absolute path", path.display()))
 }

@@ -83,7 +83,7 @@ impl Dispatcher {
                     }
                 }
                 Attempt::Outdated => {
-                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the state has changed under its reads");
+                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the state that it read has changed");
                 }
                 Attempt::Refused(failed) => break Err(failed),
                 Attempt::Rejected(failed) => return Err(failed),
@@ -115,7 +115,7 @@ async fn acquire(
         }
     };
     let Some(guard) = guard else {
-        return Err(Rejection::Busy("all instances of the plugin are at work".to_owned()).into());
+        return Err(Rejection::Busy("all instances of the plugin are busy".to_owned()).into());
     };
     Ok((guard, budget))
 }
@@ -238,7 +238,7 @@ fn refused(refusal: Refusal, is_host_event: bool) -> Failed {
     match rejection {
         Rejection::PluginFailed => {
             let error = format!(
-                "the handler returned a refusal that is not its client's: {code}: {message}"
+                "the handler returned a refusal that is not caused by the client: {code}: {message}"
             );
             Failed::new(rejection, log::Fault::new(error))
         }

@@ -45,12 +45,12 @@ pub(super) fn check_reply(
     // A schema that allows everything allows `error` too, but clients could not tell such a reply
     // from a rejection.
     if reply.has_error {
-        return Err("the reply has a property `error` at its top".to_owned());
+        return Err("the reply has a property `error` at its top level".to_owned());
     }
     schema.check(&value).map_err(|details| {
         let details: Vec<_> =
             details.iter().map(|detail| format!("{} {}", detail.path, detail.message)).collect();
-        format!("the reply is against its schema: {}", details.join("; "))
+        format!("the reply does not fit its schema: {}", details.join("; "))
     })?;
     Ok(reply)
 }

@@ -126,7 +126,7 @@ pub(super) fn checkpoint_if_due(active: &ActivePlugin) {
         let (store, plugin) = (Arc::clone(&active.state.store), active.code.name().to_owned());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.checkpoint() {
-                tracing::warn!(plugin, error = %Chain(&error), "checkpoint of the state failed: its write-ahead log stays as long as it is");
+                tracing::warn!(plugin, error = %Chain(&error), "checkpoint of the state failed: its write-ahead log is not truncated");
             }
         });
     }

@@ -112,7 +112,7 @@ impl Dispatcher {
             }
             if now >= deadline {
                 return Err(Rejection::Busy(
-                    "the plugin has not handled the beginning of this connection yet".to_owned(),
+                    "the plugin has not handled the `$connect` of this connection yet".to_owned(),
                 ));
             }
             caller.untold.until_told(plugin, deadline.min(now + RETRY)).await;
@@ -270,7 +270,7 @@ impl Dispatcher {
         tracing::warn!(
             plugin = &**plugin,
             retry_ms = wait.as_millis(),
-            "the plugin failed to read the connections: it is told again"
+            "the plugin failed to handle `$resync`: it is sent again"
         );
         let (this, plugin) = (Arc::clone(self), Arc::clone(plugin));
         self.host_events.tasks.spawn(async move {

@@ -35,7 +35,7 @@ pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
         tracing::warn!(
             connections,
             descriptors,
-            "few file descriptors: clients may have fewer connections; for more, raise the hard limit (`ulimit -n`, LimitNOFILE in systemd)"
+            "few file descriptors: the limit of client connections is lower than the default; to increase it, raise the hard limit (`ulimit -n`, LimitNOFILE in systemd)"
         );
     }
     Ok(Allowed { connections, plugins, descriptors })
@@ -58,7 +58,7 @@ pub(super) async fn adapt_to_plugins(
             tracing::warn!(
                 connections,
                 plugins = now,
-                "clients may have fewer connections: more plugins need file descriptors"
+                "the limit of client connections is lowered: more plugins need file descriptors"
             );
         }
         if connections != before {

@@ -52,10 +52,12 @@ pub enum StartError {
     #[error(transparent)]
     Descriptors(#[from] TooFew),
     /// The thread that follows the plugin directory can't be started.
-    #[error("can't start the thread that follows the plugin directory")]
+    #[error("can't start the thread that watches the plugin directory")]
     Thread(#[source] io::Error),
     /// The path of the host's own program can't be found.
-    #[error("can't find this program, which compiles plugins in a process of its own")]
+    #[error(
+        "can't find the program's own executable, which compiles plugins in a separate process"
+    )]
     Compiler(#[source] io::Error),
     /// The engine can't be created.
     #[error(transparent)]

@@ -20,15 +20,15 @@ impl Host {
         self.ready.store(false, Ordering::Release);
         // The served plugins stay the same until the end.
         self.reloading.cancel();
-        tracing::info!(connections = self.rooms.connections(), "stopping: not ready any more");
+        tracing::info!(connections = self.rooms.connections(), "stopping: no longer ready");
         if self.rooms.connections() > 0 {
             within(self.config.limits.shutdown_unready_ms, &at_once, std::future::pending()).await;
         }
         self.accepting.cancel();
         let _ = self.accepted.await;
-        tracing::info!("stopping: ending what was begun");
+        tracing::info!("stopping: finishing running events");
         if !within(self.config.limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await {
-            tracing::warn!("some events were not ended in time");
+            tracing::warn!("some events did not finish in time");
         }
         if !within(CLOSE, &at_once, self.dispatcher.stop()).await {
             tracing::warn!("some host events were not handled in time");

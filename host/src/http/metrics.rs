@@ -72,7 +72,7 @@ pub(super) async fn metrics(
             Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "unavailable",
-                "the figures can't be shown",
+                "the metrics can't be rendered",
             )
         },
     )?;

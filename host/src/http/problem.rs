@@ -116,7 +116,7 @@ pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
-        "this path takes another method; see the header `Allow`",
+        "this path does not support this method; see the header `Allow`",
     )
 }
 
@@ -158,11 +158,13 @@ fn of_status(status: StatusCode) -> (&'static str, &'static str) {
         StatusCode::UNAUTHORIZED => ("unauthorized", "send a key: `Authorization: Bearer KEY`"),
         StatusCode::FORBIDDEN => ("forbidden", "this is not allowed"),
         StatusCode::NOT_FOUND => ("not_found", "there is nothing at this path"),
-        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "this path takes another method"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            ("method_not_allowed", "this path does not support this method")
+        }
         StatusCode::REQUEST_TIMEOUT => ("timed_out", "the request came too slowly"),
         StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "the request is too large"),
         StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "the host can't answer now"),
         _ if status.is_server_error() => ("internal_error", "the host failed; its log has more"),
-        _ => ("bad_request", "the request is not one that the host understands"),
+        _ => ("bad_request", "the host does not understand the request"),
     }
 }

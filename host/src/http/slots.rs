@@ -309,7 +309,7 @@ fn close(response: &mut Response) {
 
 fn full() -> Problem {
     Problem::rejection(&Rejection::Busy(
-        "the host has as many connections as it may have; come back later".to_owned(),
+        "the host has reached its limit of connections; try again later".to_owned(),
     ))
 }
 

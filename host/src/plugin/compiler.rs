@@ -102,7 +102,7 @@ pub enum CompileError {
         source: io::Error,
     },
     /// The compiler's output is not a component that this host can run.
-    #[error("was compiled to something that this host can't use")]
+    #[error("was compiled to code that this host can't load")]
     Unusable(#[source] wasmtime::Error),
 }
 
@@ -175,7 +175,7 @@ impl Compiler {
     /// other user can write to it; otherwise it keeps none and logs a warning.
     pub fn new(program: PathBuf, cache: PathBuf) -> Self {
         let cache = Cache::open(cache.clone())
-            .inspect_err(|error| tracing::warn!(dir = %cache.display(), %error, "compiled plugins are not kept: loading them is slower"));
+            .inspect_err(|error| tracing::warn!(dir = %cache.display(), %error, "compiled plugins are not cached: loading them is slower"));
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let permits = Arc::new(Semaphore::new(processors.clamp(*AT_ONCE.start(), *AT_ONCE.end())));
         Self {

@@ -212,7 +212,7 @@ impl Instance {
                 Ok((answer.map_err(Refusal::from), calls))
             }
             (Ok(_), Phase::Idle | Phase::Registering(_)) => {
-                Err(Failure::Trapped(wasmtime::Error::msg("the event's calls are gone")))
+                Err(Failure::Trapped(wasmtime::Error::msg("the event's host calls are missing")))
             }
             (Err(error), _) => Err(explain(error, &self.store, budget)),
         }

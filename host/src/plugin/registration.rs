@@ -163,7 +163,7 @@ impl Declarations {
                 Some(handles) => handles.access = access,
                 None => {
                     return Err(Refusal::misuse(format!(
-                        "event `{event}` can't require anything: it is not handled; `requires` stands right after the event that it restricts"
+                        "event `{event}` can't require anything: it is not handled; call `requires` right after declaring the event that it restricts"
                     )));
                 }
             }
@@ -226,7 +226,7 @@ impl Declarations {
         self.declare(|this| {
             let Some(known) = host_event::ALL.into_iter().find(|known| *known == event) else {
                 return Err(Refusal::misuse(format!(
-                    "`{event}` is no host event; there are {}",
+                    "`{event}` is not a host event; the host events are {}",
                     host_event::ALL.join(", ")
                 )));
             };
@@ -287,7 +287,7 @@ fn check_event_name(event: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::misuse(format!(
-        "`{}` is no event name: 1 to 64 printable ASCII characters but `\"` and `\\`, not beginning with `$`, none of Socket.IO's own",
+        "`{}` is no event name: 1 to 64 printable ASCII characters but `\"` and `\\`, not beginning with `$`, not one that Socket.IO reserves",
         event.escape_debug()
     )))
 }

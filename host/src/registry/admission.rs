@@ -91,7 +91,7 @@ pub enum AdmitError {
     /// The schema of a reply allows a top-level property `error`, by which clients recognize a
     /// rejection.
     #[error(
-        "event `{event}`: its reply may not have a property `error` at its top, by which clients tell a rejection; rename it"
+        "event `{event}`: its reply may not have a property `error` at its top level, because clients recognise a rejection by it; rename it"
     )]
     ReplyHasError {
         /// The event.

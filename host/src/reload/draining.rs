@@ -47,7 +47,7 @@ impl Draining {
                 tracing::warn!(
                     plugin = leaving.name,
                     digest = active.code.digest,
-                    "events on a version that was replaced are ended"
+                    "events of a replaced version have exceeded their time and are stopped"
                 );
                 active.code.end();
                 // Its events end when they next yield to the host; the last holder then drops the

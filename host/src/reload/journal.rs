@@ -45,7 +45,7 @@ impl VersionStore {
             let aside = file.with_extension("unreadable");
             let moved = fs::rename(&file, &aside);
             tracing::error!(file = %file.display(), %error, moved_to = moved.is_ok().then(|| aside.display().to_string()),
-                "what was remembered of plugins can't be read: operators' candidates and earlier versions are not known in this run");
+                "the saved decisions of operators and earlier versions of plugins can't be read: they are not known in this run");
             Slots::default()
         })
     }
@@ -65,7 +65,7 @@ fn last_whole(text: &[u8]) -> io::Result<Slots> {
         match serde_json::from_slice(line) {
             Ok(slots) => {
                 if let Some(error) = last {
-                    tracing::warn!(%error, "the newest of what was remembered of plugins can't be read: what was before it counts");
+                    tracing::warn!(%error, "the newest saved record of the plugins can't be read: the previous record is used");
                 }
                 return Ok(slots);
             }

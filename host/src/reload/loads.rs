@@ -95,7 +95,7 @@ impl LoadQueue {
             let is_not = |reason: &str| Failure {
                 name: Some(name.clone()),
                 digest: Some(digest.clone()),
-                reason: format!("the version that was kept {reason}"),
+                reason: format!("the kept version {reason}"),
                 retry: Retry::Never,
             };
             let source = source.map_err(|failure| is_not(&failure.reason))?;
@@ -198,7 +198,7 @@ async fn read(
 async fn keep(versions: Arc<VersionStore>, digest: Digest, bytes: Vec<u8>) {
     let put = move || {
         if let Err(error) = versions.put(&digest, &bytes) {
-            tracing::warn!(digest, %error, "a version is not kept: it can't be gone back to");
+            tracing::warn!(digest, %error, "a version can't be kept: a rollback to it is not possible");
         }
     };
     // Awaited: a loaded version may serve at once, and must then be on the disk for the next start.

@@ -76,13 +76,13 @@ impl Reloader {
         match news {
             None => {}
             Some(News::Doubted(Doubt::Empty)) => {
-                tracing::warn!(%dir, plugins, "the plugin directory is empty: its plugins keep serving for now, and are taken out if it stays so");
+                tracing::warn!(%dir, plugins, "the plugin directory is empty: its plugins keep serving for now, and are removed if it stays empty");
             }
             Some(News::Doubted(Doubt::Unreadable)) => {
                 tracing::error!(%dir, plugins, error = error.map(tracing::field::display), "the plugin directory can't be read: its plugins keep serving until it can be");
             }
             Some(News::StayedEmpty) => {
-                tracing::warn!(%dir, plugins, "the plugin directory has stayed empty: its plugins are taken out")
+                tracing::warn!(%dir, plugins, "the plugin directory has stayed empty: its plugins are removed")
             }
             Some(News::Over(Doubt::Empty)) => {
                 tracing::info!(%dir, "the plugin directory holds plugins again")

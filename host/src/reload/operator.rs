@@ -121,7 +121,7 @@ impl PluginStatus {
                     .last_failure()
                     .unwrap_or(("unknown".to_owned(), active.code.loaded_at));
                 let reason = format!(
-                    "failed too often, and is tried again soon (or now: `enable`); its last failure: {failure}"
+                    "failed too often, and is retried soon (at once with `enable`); its last failure: {failure}"
                 );
                 Some(LastError {
                     digest: Some(active.code.digest.clone()),
@@ -216,7 +216,7 @@ impl Reloader {
         let digest = &active.code.digest;
         let (reason, at) = match &self.unsaved {
             Some((error, since)) => (
-                format!("serves, but this can't be remembered for the next start: {error}"),
+                format!("serves, but this can't be saved for the next start of the host: {error}"),
                 *since,
             ),
             None if self.versions.file(digest).exists() => return None,
@@ -226,7 +226,7 @@ impl Reloader {
                 active.code.loaded_at,
             ),
         };
-        let reason = format!("{reason}; see to it that the data directory can be written");
+        let reason = format!("{reason}; make the data directory writable");
         Some(LastError { digest: Some(digest.clone()), reason, at, is_retried: false })
     }
 }

@@ -52,7 +52,7 @@ impl Reloader {
             }
         }
         for plugin in self.slots.forget_absent(now, self.forget_after) {
-            tracing::info!(plugin, "forgotten: its file has been gone for too long");
+            tracing::info!(plugin, "forgotten: its file has been missing for too long");
         }
     }
 
@@ -270,7 +270,7 @@ impl Reloader {
                     self.unsaved = None;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "what serves can't be remembered for the next start");
+                    tracing::warn!(%error, "the serving versions and the decisions of operators can't be saved for the next start");
                     self.unsaved.get_or_insert((error.to_string(), SystemTime::now()));
                 }
             }

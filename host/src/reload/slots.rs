@@ -127,7 +127,7 @@ pub enum OperatorError {
     #[error("no plugin `{0}` is known here")]
     Unknown(String),
     /// No file of the directory registers the name.
-    #[error("the file of `{name}` is gone from the plugin directory ({}); put it back first", file.display())]
+    #[error("the file of `{name}` is missing in the plugin directory ({}); put it back first", file.display())]
     Absent {
         /// The plugin.
         name: String,
@@ -135,7 +135,7 @@ pub enum OperatorError {
         file: PathBuf,
     },
     /// A file of the directory registers the name.
-    #[error("`{name}` has a file in the plugin directory ({}), and only what is gone can be forgotten; remove the file first", file.display())]
+    #[error("`{name}` has a file in the plugin directory ({}), and only a plugin without a file can be forgotten; remove the file first", file.display())]
     HasFile {
         /// The plugin.
         name: String,
@@ -143,7 +143,7 @@ pub enum OperatorError {
         file: PathBuf,
     },
     /// There is no earlier version.
-    #[error("there is no earlier version of `{0}` to go back to")]
+    #[error("there is no earlier version of `{0}` to roll back to")]
     NoEarlier(String),
     /// No kept version has that digest.
     #[error("no kept version of `{name}` has a digest that begins with `{digest}`; kept are {}", kept.join(", "))]
@@ -157,8 +157,8 @@ pub enum OperatorError {
     },
     /// The command is carried out, but can't be saved for the next start.
     #[error(
-        "done, but it can't be remembered for the next start: see to it that the data directory can be written, then say it again; \
-         a version whose kept file is gone has to be deployed again"
+        "done, but it can't be saved for the next start: make the data directory writable, then repeat the command; \
+         a version whose kept file is missing has to be deployed again"
     )]
     NotRemembered,
     /// Several versions have digests with that prefix.
@@ -172,7 +172,9 @@ pub enum OperatorError {
         found: Vec<Digest>,
     },
     /// The version is kept, but can't serve.
-    #[error("version {digest} of `{name}` can't serve, and what served goes on: {reason}")]
+    #[error(
+        "version {digest} of `{name}` can't serve, and the current version keeps serving: {reason}"
+    )]
     NotServed {
         /// The plugin.
         name: String,
@@ -376,7 +378,7 @@ impl Slots {
         let last =
             failure.map(|failure| format!("; its last failure: {failure}")).unwrap_or_default();
         let reason = format!(
-            "failed too often in its first minute; the version before it serves again{last}"
+            "failed too often in its first minute; the previous version serves again{last}"
         );
         slot.last_error =
             Some(LastError { digest: Some(on_breaker_opened), reason, at, is_retried: false });

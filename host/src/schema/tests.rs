@@ -423,7 +423,7 @@ fn a_choice_that_multiplies_at_every_level_is_refused_before_it_is_followed() {
     }
     assert_eq!(
         one(&source, &deep),
-        triple("", "schema", "takes too much work to be checked against its schema")
+        triple("", "schema", "is too expensive to check against its schema")
     );
     assert_eq!(schema(&source).check(&json!([[[true, true]]])), Ok(()));
     // The same multiplication without recursion.

@@ -135,7 +135,7 @@ impl Client {
                 self.wake(sockets, mailbox);
             } else {
                 drop(mailbox);
-                pending_rejections.to.link.abort("it sends without reading its answers");
+                pending_rejections.to.link.abort("the client does not read its answers");
             }
         }
     }
@@ -309,7 +309,7 @@ impl Client {
                 &Rejection::PluginFailed,
                 Some(&fault),
             );
-            to.link.abort("its answer could not be sent");
+            to.link.abort("an answer could not be sent");
         }
     }
 

@@ -68,7 +68,7 @@ pub enum ViewError {
     Misuse(String),
     /// The store has ended the view's snapshot, and data that the view had read has changed since.
     /// A new read would not be consistent with the earlier ones. The handler must run again.
-    #[error("what was read before has changed meanwhile")]
+    #[error("data that was read before has changed meanwhile")]
     Outdated,
     /// The write-ahead log is full, and a reader in another process prevents its checkpoint. Or the
     /// caller gave up waiting for a sequence number.
@@ -89,7 +89,7 @@ impl From<rusqlite::Error> for ViewError {
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     /// Data that the view had read has changed since.
-    #[error("what was read has changed meanwhile")]
+    #[error("data that was read has changed meanwhile")]
     Conflict,
     /// The plugin's state would exceed its quota.
     #[error("the plugin's state would take more than {used} bytes, its quota is {quota}")]
@@ -106,7 +106,7 @@ pub enum CommitError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The host panicked during the commit. The changes may be stored.
-    #[error("whether it was stored is not known")]
+    #[error("it is not known whether the changes were stored")]
     Unknown,
 }
 

@@ -146,7 +146,7 @@ impl Store {
         };
         let end = END_OF_IDS.min(next + IDS_PER_BLOCK);
         if next >= end {
-            return Err(ViewError::Limit("the sequence is at its end".to_owned()));
+            return Err(ViewError::Limit("the sequence has no numbers left".to_owned()));
         }
         transaction
             .prepare_cached("INSERT OR REPLACE INTO sequences VALUES (?1, ?2)")?

@@ -62,10 +62,10 @@ impl FaultKind {
     /// The consequence if an operator accepts the loss, as a text.
     pub const fn consequence(self) -> &'static str {
         match self {
-            Self::Missing => "the plugin begins with an empty state, unless its file was restored",
-            Self::Older => "the plugin goes on with the records that can be read",
+            Self::Missing => "the plugin starts with an empty state, unless its file was restored",
+            Self::Older => "the plugin continues with the records that can be read",
             Self::Damaged => {
-                "damaged files are put aside, and the plugin begins with an empty state, unless its file was restored"
+                "damaged files are renamed, and the plugin starts with an empty state, unless its file was restored"
             }
         }
     }
@@ -100,7 +100,7 @@ impl Manifest {
     pub(super) fn read(&self) -> io::Result<Option<Record>> {
         match fs::read(&self.file) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(file = %self.file.display(), %error, "the record of a plugin's state can't be read; only that there was one is known");
+                tracing::warn!(file = %self.file.display(), %error, "the record of a plugin's state can't be read; it only shows that there was state");
                 Record::default()
             }))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

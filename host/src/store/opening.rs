@@ -104,7 +104,7 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
             // `Store::sleep`.
             Ok(opened) if !is_accepted => {
                 let record = manifest.file().display().to_string();
-                tracing::warn!(file = %file.display(), record, %error, "the record of a state can't be written: until it is, a loss is not noticed");
+                tracing::warn!(file = %file.display(), record, %error, "the record of a plugin's state can't be written: until it is, a loss of state is not detected");
                 opened.unrecorded = Some(format!("its record {record} can't be written: {error}"));
             }
             // The operator's decision is kept, and is applied at the next attempt.
@@ -139,7 +139,7 @@ pub(super) fn open_known(
         }
         if is_new {
             return Err(StoreError::Lost(
-                FaultKind::Missing.because(format!("{} is gone or empty", file.display())),
+                FaultKind::Missing.because(format!("{} is missing or empty", file.display())),
             ));
         }
     }
@@ -157,7 +157,7 @@ pub(super) fn open_known(
     let damaged = |error: StoreError| match (error, known) {
         (StoreError::NotOurs { .. }, Some(_)) => StoreError::Lost(
             FaultKind::Damaged
-                .because(format!("{} is no store of plugin state any more", file.display())),
+                .because(format!("{} is no longer a store of plugin state", file.display())),
         ),
         (StoreError::Sqlite(error), Some(_)) if is_corrupt(&error) => StoreError::Lost(
             FaultKind::Damaged.because(format!("{} is damaged: {error}", file.display())),
@@ -181,7 +181,7 @@ pub(super) fn open_known(
         let commits = meta(&writer).map_err(|error| damaged(error.into()))?.commits;
         if commits < known.commits {
             let reason = format!(
-                "{} has {commits} commits, and had {} when it was closed last",
+                "{} has {commits} commits, but had {} when it was last closed",
                 file.display(),
                 known.commits
             );
@@ -316,14 +316,14 @@ impl Index {
         // If the index is missing as well, the host did not remove the log.
         let needs_log = self.salt.is_none() || self.in_file < self.frames;
         if bytes < LOG_HEADER_BYTES {
-            return if needs_log { lost("is gone or empty") } else { Ok(()) };
+            return if needs_log { lost("is missing or empty") } else { Ok(()) };
         }
         let mut header = [0; LOG_HEADER_BYTES as usize];
         let read = File::open(&log).and_then(|mut log| log.read_exact(&mut header));
         match self.salt {
             _ if read.is_err() => lost("can't be read"),
             Some(salt) if self.frames > 0 && header.get(16..24) != Some(&salt[..]) => {
-                lost("is not the one that it wrote")
+                lost("is not the log that the host wrote")
             }
             _ => Ok(()),
         }

@@ -167,14 +167,14 @@ fn look(connection: &Connection, verified: &mut Verified) -> Result<(), StoreErr
     verified.sequences = Some(one("SELECT count(*) FROM sequences")?);
     if counted != content + entries * ENTRY_BYTES {
         verified.problems.push(format!(
-            "the records count {} bytes, and {counted} are noted",
+            "the records have {} bytes, but {counted} are recorded",
             content + entries * ENTRY_BYTES
         ));
     }
     if newest > commits {
         verified
             .problems
-            .push(format!("a record is of commit {newest}, and only {commits} are noted"));
+            .push(format!("a record is from commit {newest}, but only {commits} are recorded"));
     }
     Ok(())
 }
@@ -186,7 +186,7 @@ pub enum AcceptError {
     #[error("the state of `{0}` is in order, as far as is known; there is no loss to accept")]
     InOrder(String),
     /// The decision can't be written.
-    #[error("the decision can't be noted in the data directory")]
+    #[error("the decision can't be saved in the data directory")]
     NotNoted(#[from] io::Error),
 }
 

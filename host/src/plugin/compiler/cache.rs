@@ -74,7 +74,7 @@ impl Cache {
             .and_then(|()| std::fs::rename(&unfinished, &entry));
         if let Err(error) = written {
             let _ = std::fs::remove_file(&unfinished);
-            tracing::warn!(file = %entry.display(), %error, "the compiled code of a plugin is not kept");
+            tracing::warn!(file = %entry.display(), %error, "the compiled code of a plugin is not cached");
         }
     }
 

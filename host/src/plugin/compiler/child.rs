@@ -56,7 +56,7 @@ pub fn compile(
     mut errors: impl Write,
 ) -> Result<(), i32> {
     if let Err(error) = bound(bounds, exit) {
-        let _ = writeln!(errors, "what compiling takes can't be limited: {error}");
+        let _ = writeln!(errors, "can't limit the resources of the compiler: {error}");
         return Err(FAILED);
     }
     let mut failed = |error: &wasmtime::Error, status| {
