@@ -76,7 +76,8 @@ impl Extent {
     pub(crate) fn of_minutes(minutes: f64, abuses: Abuses) -> Self {
         let storm = Duration::from_secs_f64(minutes * 60.0);
         Self {
-            rehearsal: Duration::from_secs(90),
+            // Memory reaches its level within five minutes of abuse, and stays there for the hour.
+            rehearsal: Duration::from_secs(300),
             rest: Duration::from_secs(30),
             steady: (storm / 10).clamp(Duration::from_secs(20), Duration::from_secs(180)),
             storm,
@@ -123,8 +124,8 @@ pub(crate) struct Verdict {
 /// memory as it ever has. Every other abuse takes place at least once.
 const REHEARSED_RELOADS: u64 = 3;
 
-/// The maximum length of the rehearsal.
-const REHEARSAL_AT_MOST: Duration = Duration::from_secs(120);
+/// How long a rehearsal goes on at most beyond its length, until every abuse has taken place.
+const MORE_REHEARSAL: Duration = Duration::from_secs(120);
 
 /// How long after the rest the host may still take to release threads and files, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -235,7 +236,8 @@ impl Setting<'_> {
         // Continues until everything that has a lasting effect has happened. On a slow machine the
         // time alone is too short for that.
         let rehearsed = self.storm(&mut honest, host, &api, extent, |elapsed, is_complete| {
-            elapsed >= extent.rehearsal && (is_complete || elapsed >= REHEARSAL_AT_MOST)
+            elapsed >= extent.rehearsal
+                && (is_complete || elapsed >= extent.rehearsal + MORE_REHEARSAL)
         });
         note(&format!("rest, {} s", extent.rest.as_secs()));
         rest(&mut honest, extent.rest);
