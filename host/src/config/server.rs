@@ -21,7 +21,7 @@ pub struct Server {
     /// Origins whose pages may connect. If the host listens on a loopback address, pages of this
     /// machine may connect as well.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// The request headers that pages may send. `None` allows those that a page asks for.
+    /// The request headers that pages may send. `None` allows every header that a page asks for.
     #[serde(deserialize_with = "headers")]
     pub allowed_headers: Option<Vec<HeaderName>>,
     /// The implementation of Socket.IO.

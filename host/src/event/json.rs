@@ -1,4 +1,4 @@
-//! JSON texts: those that were parsed once, and the depth of those that were not.
+//! JSON texts: the text of a parsed document, and the depth of a text that is not parsed.
 
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! File descriptors: how many the process may have, and how many are left for clients.
 //!
 //! Without free descriptors, a host can't read state or compile plugins. Clients therefore get only
-//! those that nothing else needs.
+//! the descriptors that remain after all other uses.
 
 use std::num::NonZeroUsize;
 
@@ -114,7 +114,7 @@ mod tests {
         assert!(of(1_024, Some(737)).is_err());
         assert_eq!(of(304, None), Ok(16));
         assert!(of(303, None).is_err() && of(64, None).is_err() && of(0, None).is_err());
-        assert_eq!(of(290, Some(2)), Ok(2), "whoever asks for few has them");
+        assert_eq!(of(290, Some(2)), Ok(2), "a small configured number is granted");
         assert_eq!(connections(None, needed, None), Ok(DEFAULT_CONNECTIONS));
         assert!(connections(Some(u64::MAX), u64::MAX, None).is_err());
     }

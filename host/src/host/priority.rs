@@ -17,7 +17,7 @@ pub fn shorten_time_slice() {
 #[cfg(not(target_os = "linux"))]
 pub fn shorten_time_slice() {}
 
-/// Lets this thread, and those that it starts, yield to the threads that serve events: a reload can
+/// Lets this thread, and the threads that it starts, yield to the threads that serve events: a reload can
 /// wait.
 #[cfg(target_os = "linux")]
 pub(super) fn lower_priority() {

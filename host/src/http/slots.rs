@@ -27,7 +27,7 @@ use super::problem::Problem;
 pub(crate) struct Slots {
     /// TCP connections of clients.
     connections: Arc<Pool>,
-    /// Engine.IO sessions, including those that are closing.
+    /// Engine.IO sessions, including closing sessions.
     sessions: Arc<Pool>,
     reserve: Mutex<Reserve>,
     next_id: AtomicU64,

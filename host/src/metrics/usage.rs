@@ -7,7 +7,7 @@ use super::{Counter, Gauge, Metrics, Registry, number, register, register_bytes}
 pub struct Usage {
     /// TCP connections of clients.
     pub connections: usize,
-    /// Engine.IO sessions, including those that are closing.
+    /// Engine.IO sessions, including closing sessions.
     pub sessions: usize,
     /// The limit of connections, and of sessions.
     pub limit: usize,
