@@ -11,7 +11,7 @@ use crate::driver::{Driver, Outbox, PATIENCE};
 use crate::question::{Answer, Question};
 use crate::report::note;
 use crate::sequence::{Faults, Sequence};
-use crate::servers::cpu_time;
+use crate::servers::{cpu_time, wait_time};
 
 /// How many wrong answers of one load are shown in full.
 const SHOWN: u64 = 5;
@@ -24,6 +24,8 @@ pub(crate) struct Phase {
     pub(crate) elapsed: Duration,
     /// Processor time of the server.
     pub(crate) server: Duration,
+    /// How long the server's main thread waited for a processor.
+    pub(crate) waited: Duration,
     /// Processor time of the driver. If it is close to `elapsed`, the driver limited the closed
     /// loop.
     pub(crate) driver: Duration,
@@ -42,6 +44,7 @@ impl Phase {
         self.events += later.events;
         self.elapsed += later.elapsed;
         self.server += later.server;
+        self.waited += later.waited;
         self.driver += later.driver;
         self.latencies.extend(later.latencies);
         self.latencies.sort_unstable();
@@ -78,6 +81,14 @@ fn percentile(sorted: &[u32], share: f64) -> f64 {
 
 fn microseconds(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// The clocks at the beginning of the measured time.
+struct Marks {
+    began: Instant,
+    server: Duration,
+    waited: Duration,
+    driver: Duration,
 }
 
 #[derive(Default)]
@@ -118,7 +129,7 @@ impl Load {
             self.turn(Duration::from_millis(1), true);
         }
         let marks = self.begin();
-        while marks.0.elapsed() < time {
+        while marks.began.elapsed() < time {
             self.turn(Duration::from_millis(1), true);
         }
         self.end(marks)
@@ -143,8 +154,8 @@ impl Load {
             if marks.is_none() && now >= began + warm {
                 marks = Some(self.begin());
             }
-            if let Some((since, ..)) = marks
-                && is_over(since.elapsed())
+            if let Some(marks) = &marks
+                && is_over(marks.began.elapsed())
             {
                 break;
             }
@@ -210,19 +221,25 @@ impl Load {
         self.turn(Duration::ZERO, false);
     }
 
-    fn begin(&mut self) -> (Instant, Duration, Duration) {
+    fn begin(&mut self) -> Marks {
         self.phase = Phase::default();
         self.counts = true;
-        (Instant::now(), cpu_time(self.pid), cpu_time(std::process::id()))
+        Marks {
+            began: Instant::now(),
+            server: cpu_time(self.pid),
+            waited: wait_time(self.pid),
+            driver: cpu_time(std::process::id()),
+        }
     }
 
     /// Ends the measured time, then waits for the outstanding answers. They don't count for the
     /// rate, but their latencies count.
-    fn end(&mut self, (began, server, driver): (Instant, Duration, Duration)) -> Phase {
+    fn end(&mut self, marks: Marks) -> Phase {
         let events = self.phase.events;
-        self.phase.elapsed = began.elapsed();
-        self.phase.server = cpu_time(self.pid).saturating_sub(server);
-        self.phase.driver = cpu_time(std::process::id()).saturating_sub(driver);
+        self.phase.elapsed = marks.began.elapsed();
+        self.phase.server = cpu_time(self.pid).saturating_sub(marks.server);
+        self.phase.waited = wait_time(self.pid).saturating_sub(marks.waited);
+        self.phase.driver = cpu_time(std::process::id()).saturating_sub(marks.driver);
         let ended = Instant::now();
         while ended.elapsed() < PATIENCE
             && self.asked.iter().any(|asked| asked.acks.open() + asked.pongs.open() > 0)

@@ -113,6 +113,15 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
     time.into()
 }
 
+/// Returns how long the main thread of a process has waited for a processor. With one processor, a
+/// server handles events in that thread. The time is long if other processes use the server's
+/// processor.
+pub(crate) fn wait_time(pid: u32) -> Duration {
+    let schedstat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let nanoseconds = schedstat.split_whitespace().nth(1).and_then(|waited| waited.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or_default())
+}
+
 /// The paths that the servers need, and the processors that are used.
 pub(crate) struct Stage {
     /// The processor of the servers and the processor of the driver.

@@ -281,7 +281,8 @@ impl Setting<'_> {
             .collect();
         let figures = |phase: &Phase| {
             json!({"events": phase.events, "p50_us": phase.percentile(0.5), "p99_us": phase.percentile(0.99), "p999_us": phase.percentile(0.999),
-                "server_cpu_s": phase.server.as_secs_f64(), "driver_late_p99_us": phase.delay(0.99)})
+                "server_cpu_s": phase.server.as_secs_f64(),
+                "server_waited_s": phase.waited.as_secs_f64(), "driver_late_p99_us": phase.delay(0.99)})
         };
         let document = json!({
             "seconds": extent.storm.as_secs(), "honest_clients": HONEST, "steady": figures(&steady), "storm": figures(&storm.honest),
