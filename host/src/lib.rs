@@ -18,6 +18,7 @@
 //! | part | owns | depends on |
 //! |---|---|---|
 //! | [`breaker`], [`config`], [`event`], [`effect`], [`memory`], [`rejection`], [`rule`], [`transport`] | basic types | no I/O |
+//! | [`files`] | atomic file writes | files |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |
 //! | [`metrics`] | the host's metrics | `prometheus-client` |
@@ -54,6 +55,7 @@ pub mod breaker;
 pub mod config;
 pub mod effect;
 pub mod event;
+pub mod files;
 pub mod memory;
 pub mod rejection;
 pub mod rule;

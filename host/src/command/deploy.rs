@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
+use sockhop::files;
 use sockhop::host;
 use sockhop::registry::ActivePlugin;
 
@@ -228,15 +229,6 @@ fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
     )
 }
 
-/// Writes a hidden temporary file, which no host reads, and renames it. A reader sees the whole old
-/// file or the whole new file.
 fn put(bytes: &[u8], place: &Path) -> anyhow::Result<()> {
-    let name =
-        place.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let unfinished = place.with_file_name(format!(".{name}.{}", std::process::id()));
-    let put = std::fs::write(&unfinished, bytes).and_then(|()| std::fs::rename(&unfinished, place));
-    if put.is_err() {
-        let _ = std::fs::remove_file(&unfinished);
-    }
-    put.with_context(|| format!("can't write {}", place.display()))
+    files::replace(place, &[bytes]).with_context(|| format!("can't write {}", place.display()))
 }

@@ -79,6 +79,7 @@ const MODULES: &[&str] = &[
     "dispatcher",
     "effect",
     "event",
+    "files",
     "host",
     "http",
     "log",

@@ -1,11 +1,12 @@
 //! The address file: one line in the data directory that tells commands on this machine where the
 //! host listens.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::Listen;
+use crate::files;
 
 /// The address file. It exists while the host listens.
 #[derive(Debug)]
@@ -26,13 +27,8 @@ impl AddressFile {
     /// If the file can't be written. An existing file is then unchanged.
     pub(super) fn write(data_dir: &Path, address: SocketAddr) -> io::Result<Self> {
         let (file, url) = (address_file(data_dir), Listen::from(address).local_url());
-        let unfinished = file.with_extension("new");
-        let mut opened = std::fs::File::create(&unfinished)?;
-        let written = writeln!(opened, "{url}").and_then(|()| std::fs::rename(&unfinished, &file));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&unfinished);
-        }
-        written.map(|()| Self { file, url })
+        files::replace(&file, &[url.as_bytes(), b"\n"])?;
+        Ok(Self { file, url })
     }
 }
 

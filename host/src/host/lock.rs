@@ -8,6 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::files::create_private_dir;
+
 use super::StartError;
 
 /// The lock on a data directory. It is a POSIX `fcntl` lock, which belongs to the process. A
@@ -35,11 +37,7 @@ impl DataLock {
             |pid: &str| StartError::DataInUse { dir: dir.to_owned(), pid: pid.trim().to_owned() };
         // An existing directory keeps its mode, because others may use it too. Secret files in it
         // have their own mode.
-        let mut new = std::fs::DirBuilder::new();
-        new.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
-        new.create(dir).map_err(wrong)?;
+        create_private_dir(dir).map_err(wrong)?;
         let canonical = dir.canonicalize().map_err(wrong)?;
         let mut held = held();
         if held.contains(&canonical) {

@@ -1,7 +1,7 @@
 //! Access keys with scopes, from the configuration or created by the host.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use axum::http::{HeaderMap, StatusCode, header};
@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::{Config, ConfigError, MIN_SECRET, Scope};
+use crate::files;
 
 use super::problem::Problem;
 
@@ -104,16 +105,7 @@ fn own_key(file: &Path) -> Result<String, KeyError> {
     let mut random = [0_u8; OWN_KEY_BYTES];
     getrandom::fill(&mut random).map_err(|error| wrong(io::Error::other(error.to_string())))?;
     let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    // The file is written under another name and renamed: a host that is killed meanwhile leaves no
-    // empty key file.
-    let unfinished = file.with_extension("new");
-    let mut opened = options.open(&unfinished).map_err(wrong)?;
-    writeln!(opened, "{secret}").and_then(|()| opened.sync_all()).map_err(wrong)?;
-    std::fs::rename(&unfinished, file).map_err(wrong)?;
+    files::replace_durably(file, &[secret.as_bytes(), b"\n"]).map_err(wrong)?;
     Ok(secret)
 }
 

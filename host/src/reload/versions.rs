@@ -2,29 +2,25 @@
 //! each version are stored by their digest.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::files::{self, UNFINISHED};
 
 use super::slots::Digest;
-
-/// The extension of a file that is being written, or was when the host was killed.
-const UNFINISHED: &str = "new";
 
 /// A directory that only the host writes.
 pub(super) struct VersionStore {
     pub(super) dir: PathBuf,
     /// Set if it is not known which versions are to be kept: then all are kept.
     keeps_all: AtomicBool,
-    /// Number of files written so far, which makes temporary names unique: two plugin files with
-    /// the same bytes have two writers of one file.
-    written: AtomicU64,
 }
 
 impl VersionStore {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, keeps_all: AtomicBool::new(false), written: AtomicU64::new(0) }
+        Self { dir, keeps_all: AtomicBool::new(false) }
     }
 
     /// Returns the path of the bytes of a version.
@@ -65,28 +61,14 @@ impl VersionStore {
 
     /// Creates the directory, unless it exists.
     pub(super) fn make_dir(&self) -> io::Result<()> {
-        let mut new = DirBuilder::new();
-        new.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
-        new.create(&self.dir)
+        files::create_private_dir(&self.dir)
     }
 
     /// Replaces a file atomically and syncs it to the disk: if the host is killed meanwhile, the
     /// old content stays.
     pub(super) fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
         self.make_dir()?;
-        let number = self.written.fetch_add(1, Ordering::Relaxed);
-        let unfinished = file.with_extension(format!("{number}.{UNFINISHED}"));
-        let mut opened = File::create(&unfinished)?;
-        let written = opened
-            .write_all(bytes)
-            .and_then(|()| opened.sync_all())
-            .and_then(|()| fs::rename(&unfinished, file));
-        if written.is_err() {
-            let _ = fs::remove_file(&unfinished);
-        }
-        written
+        files::replace_durably(file, &[bytes])
     }
 }
 

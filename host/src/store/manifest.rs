@@ -1,11 +1,13 @@
 //! The host's record of a store, kept outside of the store's directory. With it, the host detects a
 //! file that is missing or older than it was.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// The files of one store's manifest: its record, and beside it an operator's decision.
 #[derive(Debug)]
@@ -108,9 +110,15 @@ impl Manifest {
         }
     }
 
-    /// Replaces the record atomically. `is_durable` syncs it to the disk first.
+    /// Replaces the record atomically. `is_durable` waits until it is on the disk.
     pub(super) fn write(&self, record: &Record, is_durable: bool) -> io::Result<()> {
-        replace(&self.file, &serde_json::to_vec(record)?, is_durable)
+        self.make_dir()?;
+        let record = serde_json::to_vec(record)?;
+        if is_durable {
+            files::replace_durably(&self.file, &[&record])
+        } else {
+            files::replace(&self.file, &[&record])
+        }
     }
 
     /// The kind of loss that an operator has accepted, if any.
@@ -120,7 +128,8 @@ impl Manifest {
 
     /// Records that an operator accepts a loss of this kind.
     pub(super) fn accept(&self, kind: FaultKind) -> io::Result<()> {
-        replace(&self.decision(), &serde_json::to_vec(&kind)?, true)
+        self.make_dir()?;
+        files::replace_durably(&self.decision(), &[&serde_json::to_vec(&kind)?])
     }
 
     /// Removes the operator's decision: it was for one loss.
@@ -131,24 +140,10 @@ impl Manifest {
     fn decision(&self) -> PathBuf {
         self.file.with_extension("accepted")
     }
-}
 
-/// Writes a temporary file and renames it: a reader sees the complete old or new content.
-fn replace(file: &Path, bytes: &[u8], is_durable: bool) -> io::Result<()> {
-    if let Some(dir) = file.parent() {
-        let mut new = fs::DirBuilder::new();
-        new.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
-        new.create(dir)?;
+    fn make_dir(&self) -> io::Result<()> {
+        self.file.parent().map_or(Ok(()), files::create_private_dir)
     }
-    let unfinished = file.with_extension("new");
-    let mut opened = File::create(&unfinished)?;
-    opened.write_all(bytes)?;
-    if is_durable {
-        opened.sync_all()?;
-    }
-    fs::rename(unfinished, file)
 }
 
 /// The boot id of the machine, if the system provides one.

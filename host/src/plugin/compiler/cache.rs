@@ -5,13 +5,14 @@
 //! another version of the program, the plugin is compiled again and the entry is never run.
 
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
+use crate::files::{self, UNFINISHED};
 use crate::plugin::engine::Engine;
 
 /// A directory of compiled code. Several processes of one user may use it at the same time, for
@@ -28,10 +29,6 @@ const UNUSED_KEPT: usize = 16;
 
 /// Bytes of the checksum that an entry begins with.
 const CHECKSUM: usize = 32;
-
-/// Extension of an entry that is being written, or that was being written when its process was
-/// killed.
-const UNFINISHED: &str = "new";
 
 /// Age after which an unfinished entry is considered abandoned.
 const ABANDONED: Duration = Duration::from_secs(60);
@@ -65,15 +62,7 @@ impl Cache {
     /// Stores `code` atomically. A failure only makes the next load slower.
     pub(super) fn put(&self, engine: &Engine, digest: &str, code: &[u8]) {
         let entry = self.entry(engine, digest);
-        // The name contains the process id, because another process may write the same entry.
-        let unfinished = entry.with_extension(format!("{}.{UNFINISHED}", std::process::id()));
-        let written = std::fs::File::create(&unfinished)
-            .and_then(|mut file| {
-                file.write_all(&Sha256::digest(code)).and_then(|()| file.write_all(code))
-            })
-            .and_then(|()| std::fs::rename(&unfinished, &entry));
-        if let Err(error) = written {
-            let _ = std::fs::remove_file(&unfinished);
+        if let Err(error) = files::replace(&entry, &[&Sha256::digest(code), code]) {
             tracing::warn!(file = %entry.display(), %error, "the compiled code of a plugin is not cached");
         }
     }
@@ -116,11 +105,7 @@ fn is_abandoned(modified: Option<SystemTime>) -> bool {
 /// Creates the directory if it is missing, and ensures that only the host's user can write to it,
 /// because the host runs its content.
 fn make_private(cache: &Path) -> io::Result<()> {
-    let mut new = std::fs::DirBuilder::new();
-    new.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
-    new.create(cache)?;
+    files::create_private_dir(cache)?;
     // The link itself is checked, not its target: its owner could change the target later.
     let metadata = std::fs::symlink_metadata(cache)?;
     if !metadata.is_dir() {

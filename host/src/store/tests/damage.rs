@@ -279,24 +279,32 @@ fn a_file_that_goes_while_the_store_is_idle_is_not_made_anew() {
     assert!(!dir.path().join("state.db").exists());
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_store_whose_record_cannot_be_written_is_served_and_says_so() {
     let dir = killed_with_a_log();
-    let record = dir.path().join("manifest/state.new");
-    // As on a full disk: the record can be read, but not replaced.
-    fs::create_dir(&record).unwrap();
-    let store = open(&dir, StoreLimits::default());
+    // The system's directory can be read, but not written, also by root.
+    let (records, away) = (dir.path().join("manifest"), dir.path().join("away"));
+    fs::rename(&records, &away).unwrap();
+    std::os::unix::fs::symlink("/proc/sys/kernel/random", &records).unwrap();
+    let open = || {
+        let record = records.join("boot_id");
+        let file = dir.path().join("state.db");
+        Arc::new(Store::open(&file, &record, StoreLimits::default()).unwrap())
+    };
+    let store = open();
     assert_eq!(get(&store, "b"), Some("19".into()));
     put(&store, &[("c", "1")]);
     assert!(
         store.is_failing(FailureKind::Record)
             && store.trouble().is_some_and(|trouble| !trouble.kind.is_outage())
     );
-    fs::remove_dir(&record).unwrap();
+    fs::remove_file(&records).unwrap();
+    fs::rename(&away, &records).unwrap();
     put(&store, &[("c", "2")]);
     assert_eq!(store.trouble(), None);
     drop(store);
-    assert_eq!(get(&open(&dir, StoreLimits::default()), "c"), Some("2".into()));
+    assert_eq!(get(&open(), "c"), Some("2".into()));
 }
 
 #[test]

@@ -1,0 +1,121 @@
+//! Files that are replaced atomically, and private directories.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Extension of a file that is being written, or that was when its process was killed.
+pub(crate) const UNFINISHED: &str = "new";
+
+/// Replaces `file` with `content`, or creates it. A reader sees the whole old or the whole new
+/// content, also after the process was killed. After a crash of the machine, the file may be empty:
+/// use this for a file that can be made again.
+///
+/// Any number of threads and processes may replace one file at once. Until the content is complete,
+/// it is in a hidden file in the same directory, with the extension `new`.
+///
+/// # Errors
+/// The file is unchanged.
+pub fn replace(file: &Path, content: &[&[u8]]) -> io::Result<()> {
+    write(file, content, 0o666, false)
+}
+
+/// Replaces a file of the host's own records as [`replace`] does. Only its owner can read it. When
+/// this returns, the content survives a crash of the machine.
+///
+/// # Errors
+/// The file is unchanged, unless only the sync of its directory has failed.
+pub(crate) fn replace_durably(file: &Path, content: &[&[u8]]) -> io::Result<()> {
+    write(file, content, 0o600, true)
+}
+
+/// Replaces a file. The umask applies to `mode`.
+fn write(file: &Path, content: &[&[u8]], mode: u32, is_durable: bool) -> io::Result<()> {
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(file.file_name().unwrap_or_default());
+    prefix.push(".");
+    let suffix = format!(".{UNFINISHED}");
+    let mut unfinished = tempfile::Builder::new();
+    unfinished.prefix(&prefix).suffix(&suffix);
+    #[cfg(unix)]
+    unfinished.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = mode;
+    // Removed if any step fails.
+    let mut unfinished = unfinished.tempfile_in(dir)?;
+    for part in content {
+        unfinished.write_all(part)?;
+    }
+    if is_durable {
+        unfinished.as_file().sync_all()?;
+    }
+    unfinished.persist(file)?;
+    // Other systems can't sync a directory.
+    if is_durable && cfg!(unix) {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Creates a directory, and its missing parents, that only its owner can use. An existing directory
+/// keeps its mode.
+///
+/// # Errors
+/// The directory can't be created, or is no directory.
+pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
+    let mut new = DirBuilder::new();
+    new.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut new, 0o700);
+    new.create(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_nothing_unfinished_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let old = vec![1; 100_000];
+        replace(&file, &[&old]).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 2..6 {
+                let (file, content) = (&file, vec![writer; 50_000]);
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        replace_durably(file, &[&content, &content]).unwrap();
+                    }
+                });
+            }
+            for _ in 0..50 {
+                let read = fs::read(&file).unwrap();
+                let first = read.first().copied();
+                assert!(read.len() == 100_000 && read.iter().all(|byte| Some(*byte) == first));
+            }
+        });
+        let away = dir.path().join("directory");
+        fs::create_dir(&away).unwrap();
+        assert!(replace(&away, &[b"a file can't replace a directory"]).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_records_of_the_host_are_for_their_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        create_private_dir(&inner).unwrap();
+        let file = inner.join("file");
+        replace(&file, &[]).unwrap();
+        replace_durably(&file, &[b"secret"]).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!([&dir.path().join("a"), &inner].map(|dir| mode(dir)), [0o700; 2]);
+        assert_eq!(mode(&file), 0o600);
+    }
+}
