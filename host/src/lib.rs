@@ -18,7 +18,7 @@
 //! | part | owns | depends on |
 //! |---|---|---|
 //! | [`breaker`], [`config`], [`event`], [`effect`], [`memory`], [`rejection`], [`rule`], [`transport`] | basic types | no I/O |
-//! | [`files`] | atomic file writes | files |
+//! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |
 //! | [`metrics`] | the host's metrics | `prometheus-client` |
@@ -54,6 +54,7 @@
 pub mod breaker;
 pub mod config;
 pub mod effect;
+mod error_chain;
 pub mod event;
 pub mod files;
 pub mod memory;

@@ -44,7 +44,6 @@ use writer::Chores;
 
 pub use escape::{escape, escape_json, is_unsafe};
 pub use panics::{Panic, catch};
-pub use record::Chain;
 pub use rejected::{Fault, Handler, rejected};
 pub use writer::Writer;
 

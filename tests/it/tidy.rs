@@ -74,6 +74,7 @@ fn no_part_uses_one_that_stands_behind_it() {
             "breaker",
             "config",
             "effect",
+            "error_chain",
             "event",
             "files",
             "memory",

@@ -78,6 +78,7 @@ const MODULES: &[&str] = &[
     "config",
     "dispatcher",
     "effect",
+    "error_chain",
     "event",
     "files",
     "host",

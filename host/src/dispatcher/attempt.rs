@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::effect::Effect;
+use crate::error_chain::ErrorChain;
 use crate::event::{Event, Json};
-use crate::log::{self, Chain};
+use crate::log;
 use crate::plugin::{Budget, Failure, InstanceGuard};
 use crate::registry::{ActivePlugin, Generation, Inbound};
 use crate::rejection::{Refusal, Rejection};
@@ -199,7 +200,7 @@ impl BoundEvent<'_> {
                 code.count_failure();
                 Err(Failed::new(
                     Rejection::Unavailable("the plugin's state can't be written now".to_owned()),
-                    log::Fault::new(format!("state not written: {}", Chain(&error))),
+                    log::Fault::new(format!("state not written: {}", ErrorChain(&error))),
                 ))
             }
         }
@@ -249,7 +250,7 @@ fn refused(refusal: Refusal, is_host_event: bool) -> Failed {
 /// Maps a guest call that ended without an answer to a rejection for the event's sender and a fault
 /// for operators.
 fn fail(failure: &Failure, output: String) -> Failed {
-    let mut fault = log::Fault::new(Chain(failure).to_string()).with_output(output);
+    let mut fault = log::Fault::new(ErrorChain(failure).to_string()).with_output(output);
     if let Failure::CpuExceeded { ran, .. } = failure {
         fault.ran_ms = Some(ran.as_secs_f64() * 1000.0);
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::OwnedMutexGuard;
 
-use crate::log::Chain;
+use crate::error_chain::ErrorChain;
 use crate::registry::{ActivePlugin, State};
 use crate::store::{Changes, CommitError, Store, Taken, Ticket};
 
@@ -126,7 +126,7 @@ pub(super) fn checkpoint_if_due(active: &ActivePlugin) {
         let (store, plugin) = (Arc::clone(&active.state.store), active.code.name().to_owned());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.checkpoint() {
-                tracing::warn!(plugin, error = %Chain(&error), "checkpoint of the state failed: its write-ahead log is not truncated");
+                tracing::warn!(plugin, error = %ErrorChain(&error), "checkpoint of the state failed: its write-ahead log is not truncated");
             }
         });
     }

@@ -9,8 +9,8 @@ use futures_util::future::BoxFuture;
 
 use crate::config::Limits;
 use crate::effect::{Effect, Emit, HostCalls, Target};
+use crate::error_chain::ErrorChain;
 use crate::event::{Connection, Event, Json};
-use crate::log::Chain;
 use crate::registry::{ActivePlugin, Generation, NotJoined, Outbound};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
@@ -166,7 +166,7 @@ impl Run {
             ViewError::Outdated => self.fail(Fault::Outdated),
             ViewError::Contended => self.fail(Fault::Rejected(contended())),
             ViewError::Store(error) => {
-                tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.active.code.name(), error = %Chain(&error),
+                tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.active.code.name(), error = %ErrorChain(&error),
                     "state not read");
                 self.fail(Fault::Rejected(Rejection::Unavailable(
                     "the plugin's state can't be read now".to_owned(),

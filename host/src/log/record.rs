@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
+use crate::error_chain::ErrorChain;
 use crate::rejection::truncate;
 
 /// The content of one `tracing` event.
@@ -95,22 +96,7 @@ impl Visit for Record {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.push(field, Value::Text(Chain(value).to_string()));
-    }
-}
-
-/// Displays an error with its chain of causes as one text.
-pub struct Chain<'error>(pub &'error dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
+        self.push(field, Value::Text(ErrorChain(value).to_string()));
     }
 }
 

@@ -8,11 +8,11 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::config::Config;
+use crate::error_chain::ErrorChain;
 use crate::metrics::Metrics;
 use crate::plugin::{self, Compiler, Engine, Retry, Source};
 use crate::registry::ActivePlugin;
 
-use super::chain;
 use super::slots::{Digest, LastError};
 use super::stores::StateStores;
 
@@ -81,7 +81,7 @@ impl Loader {
         let failed = |error: plugin::LoadError| Failure {
             name: None,
             digest: None,
-            reason: chain(&error),
+            reason: ErrorChain(&error).to_string(),
             retry: error.retry(),
         };
         plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get())
@@ -100,7 +100,7 @@ impl Loader {
         let failed = |name: Option<&str>, error: &dyn std::error::Error, retry| Failure {
             name: name.map(str::to_owned),
             digest: digest.clone(),
-            reason: chain(error),
+            reason: ErrorChain(error).to_string(),
             retry,
         };
         let candidate = plugin::load(&self.engine, &self.compiler, source, &limits).await;

@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Config;
+use crate::error_chain::ErrorChain;
 use crate::registry::State;
 use crate::store::{self, Store, StoreError, StoreLimits};
-
-use super::chain;
 
 /// The state of all loaded plugins.
 pub(super) struct StateStores {
@@ -97,7 +96,7 @@ impl StateStores {
             {
                 tracing::warn!(
                     plugin,
-                    error = chain(&error),
+                    error = %ErrorChain(&error),
                     "the write-ahead log of idle state is not truncated"
                 );
             }

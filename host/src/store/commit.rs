@@ -7,6 +7,8 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
+use crate::error_chain::ErrorChain;
+
 use super::view::{Scanned, Tracked};
 use super::{
     Changes, CommitError, FailureKind, Meta, Store, entry_bytes, integer, meta, natural,
@@ -200,7 +202,9 @@ impl Store {
     /// Records a failed commit for the operator.
     fn note(&self, committed: &Result<(), CommitError>) {
         match committed {
-            Err(CommitError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
+            Err(CommitError::Store(error)) => {
+                self.health.failed(FailureKind::Write, ErrorChain(error).to_string())
+            }
             Err(error @ CommitError::Contended) => {
                 self.health.failed(FailureKind::Contended, error.to_string())
             }

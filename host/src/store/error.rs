@@ -41,14 +41,6 @@ pub enum StoreError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-impl StoreError {
-    /// The message, with the error that caused it.
-    pub(super) fn chain(&self) -> String {
-        std::error::Error::source(self)
-            .map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
-    }
-}
-
 /// Why a handler's call is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use crate::error_chain::ErrorChain;
+
 use super::wal::Held;
 use super::{
     CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural, try_lock,
@@ -82,7 +84,9 @@ impl Store {
         }
         let reserved = self.reserve(sequence);
         match &reserved {
-            Err(ViewError::Store(error)) => self.health.failed(FailureKind::Write, error.chain()),
+            Err(ViewError::Store(error)) => {
+                self.health.failed(FailureKind::Write, ErrorChain(error).to_string())
+            }
             Err(error @ ViewError::Contended) => {
                 self.health.failed(FailureKind::Contended, error.to_string())
             }

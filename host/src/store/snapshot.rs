@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use crate::error_chain::ErrorChain;
+
 use super::commit::is_unchanged;
 use super::view::Tracked;
 use super::{FailureKind, Meta, Store, StoreError, ViewError, close_with_log, connect, lock, meta};
@@ -83,7 +85,9 @@ pub(super) fn read<T>(
     let result = read_from(snapshot, store, tracked, read);
     match &result {
         Ok(_) => store.health.worked(FailureKind::Read),
-        Err(ViewError::Store(error)) => store.health.failed(FailureKind::Read, error.chain()),
+        Err(ViewError::Store(error)) => {
+            store.health.failed(FailureKind::Read, ErrorChain(error).to_string())
+        }
         Err(ViewError::Outdated) => store.health.count_fault(),
         Err(_) => {}
     }

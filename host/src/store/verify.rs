@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
+use crate::error_chain::ErrorChain;
+
 use super::manifest::{Manifest, Record};
 use super::opening::{beside, open_known};
 use super::{BUSY_TIMEOUT, ENTRY_BYTES, Fault, FaultKind, StoreError, files, natural};
@@ -80,10 +82,7 @@ pub fn verify(data: &Path, plugin: &str, scratch: Option<&Path>) -> Verified {
         Some(scratch) => look_at_copy(&file, &Manifest::new(&manifest), scratch, &mut verified),
     };
     if let Err(error) = looked {
-        let cause = std::error::Error::source(&error)
-            .map(|source| format!(": {source}"))
-            .unwrap_or_default();
-        verified.problems.push(format!("{error}{cause}"));
+        verified.problems.push(ErrorChain(&error).to_string());
     }
     verified
 }
