@@ -3,8 +3,8 @@
 //! uses SQLite.
 //!
 //! It does not know what the values mean or which handler reads or writes them. It does not retry:
-//! it returns a conflict to the caller. All calls block, usually for microseconds; the docs of
-//! longer calls say so.
+//! it returns a conflict to the caller. All calls except the `async` ones block, usually for
+//! microseconds; the docs of longer calls say so.
 //!
 //! A commit survives the death of the process at once. It survives a crash of the machine once the
 //! operating system has written it to the disk (WAL, `synchronous=NORMAL`): the last commits may be
@@ -12,11 +12,11 @@
 
 mod commit;
 mod error;
+mod group_commit;
 mod health;
 mod ids;
 mod manifest;
 mod opening;
-mod queue;
 mod snapshot;
 mod verify;
 mod view;
@@ -31,13 +31,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 pub use error::{CommitError, StoreError, ViewError};
+pub use group_commit::CommitGuard;
+use group_commit::GroupCommit;
 use health::Health;
 pub use health::{FailureKind, Trouble};
 use ids::Ids;
 pub use manifest::{Fault, FaultKind};
 use manifest::{Manifest, Record};
 use opening::{Opened, beside, checkpoint};
-pub use queue::{Queue, Taken, Ticket};
 use snapshot::Readers;
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::{Changes, View};
@@ -154,8 +155,7 @@ pub struct Store {
     saved: AtomicI64,
     wal: Wal,
     health: Health,
-    /// Writers that wait for their turn.
-    pub queue: Queue,
+    group: GroupCommit,
 }
 
 impl Store {
@@ -198,7 +198,7 @@ impl Store {
             saved: AtomicI64::new(saved),
             wal,
             health,
-            queue: Queue::default(),
+            group: GroupCommit::default(),
         })
     }
 

@@ -12,10 +12,10 @@ use crate::plugin::{Budget, Failure, InstanceGuard};
 use crate::registry::{ActivePlugin, Generation, Inbound};
 use crate::rejection::{Refusal, Rejection};
 use crate::rooms::Applied;
-use crate::store::{Changes, CommitError};
+use crate::store::{CommitError, CommitGuard, View};
 
 use super::checks::check_reply;
-use super::commit::{CommitGuard, commit, commit_exclusive, lock_exclusive};
+use super::commit::{Entry, commit};
 use super::run::{Fault, Run};
 use super::{Dispatcher, Failed, Reply, contended};
 
@@ -37,10 +37,8 @@ struct BoundEvent<'event> {
 
 /// The result of one run of the handler.
 enum Attempt {
-    /// The handler succeeded, and wrote nothing.
-    Done { reply: Json, effects: Vec<Effect> },
-    /// The handler succeeded, if its writes can be committed.
-    Wrote { reply: Json, effects: Vec<Effect>, changes: Changes },
+    /// The handler succeeded, if its entry can be committed.
+    Done { reply: Json, entry: Entry },
     /// The state has changed under the reads of the run. The handler must run again.
     Outdated,
     /// The handler refused the event. The run is valid, so its instance can be kept.
@@ -66,17 +64,16 @@ impl Dispatcher {
         let mut runs = 0;
         // Only a valid run leaves the loop by `break`.
         let answer = loop {
-            let lock = match runs < OPTIMISTIC_RUNS {
-                true => None,
-                false => Some(lock_exclusive(&active.state, deadline).await.ok_or_else(contended)?),
+            let lock = if runs < OPTIMISTIC_RUNS {
+                None
+            } else {
+                let store = &active.state.store;
+                Some(store.lock_exclusive(deadline).await.ok_or_else(contended)?)
             };
             runs += 1;
             match bound.attempt(&mut guard, &mut budget).await {
-                Attempt::Done { reply, effects } => {
-                    break Ok(Reply { json: reply, ends: bound.apply(&effects).ends });
-                }
-                Attempt::Wrote { reply, effects, changes } => {
-                    match bound.commit_and_apply(changes, &effects, lock).await? {
+                Attempt::Done { reply, entry } => {
+                    match bound.commit_and_apply(entry, lock).await? {
                         Some(applied) => break Ok(Reply { json: reply, ends: applied.ends }),
                         None => {
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
@@ -165,33 +162,23 @@ impl BoundEvent<'_> {
                 ));
             }
         };
-        match view.filter(|view| view.wrote()) {
-            None => Attempt::Done { reply, effects },
-            Some(view) => Attempt::Wrote { reply, effects, changes: view.into_changes() },
-        }
+        let (event, generation) = (self.event.id, self.generation.number);
+        let changes = view.map(|view| View::into_changes(*view)).unwrap_or_default();
+        Attempt::Done { reply, entry: Entry { event, generation, changes, effects } }
     }
 
-    /// Commits the writes of a run and applies its effects, both under the plugin's commit lock.
-    /// Takes the lock, unless the run has held it (`lock`). Returns `None` after a conflict.
+    /// Commits the entry of a run and applies its effects. `lock` is the plugin's commit lock if
+    /// the run has held it. Returns `None` after a conflict.
     async fn commit_and_apply(
         &self,
-        changes: Changes,
-        effects: &[Effect],
+        entry: Entry,
         lock: Option<CommitGuard>,
     ) -> Result<Option<Applied>, Failed> {
-        let (code, state) = (&self.active.code, &self.active.state);
-        let (held, committed) = match lock {
-            Some(held) => (held, commit_exclusive(&state.store, changes).await),
-            None => commit(state, changes, self.deadline).await.ok_or_else(contended)?,
-        };
-        match committed {
-            Ok(()) => {
-                let applied = self.apply(effects);
-                drop(held);
-                Ok(Some(applied))
-            }
+        let code = &self.active.code;
+        match commit(&self.active.state.store, entry, lock, self.deadline).await {
+            Ok(committed) => Ok(Some(committed.deliver(|effects| self.apply(effects)))),
             Err(CommitError::Conflict) => Ok(None),
-            Err(CommitError::Contended) => Err(contended().into()),
+            Err(CommitError::Contended | CommitError::Late) => Err(contended().into()),
             Err(error @ CommitError::Full { .. }) => {
                 code.count_failure();
                 Err(Rejection::TooLarge(error.to_string()).into())

@@ -158,10 +158,6 @@ impl Health {
 pub struct State {
     /// The stored records.
     pub store: Arc<Store>,
-    /// The commit lock. It is held until the effects of a commit are delivered, so that every
-    /// receiver sees changes in the order of their commits. It is a [`tokio::sync::Mutex`], because
-    /// a commit is awaited while it is held.
-    pub commit: Arc<tokio::sync::Mutex<()>>,
     /// Held by the one thread that waits for the next number of a sequence; see [`Store::next_id`].
     pub numbers: Arc<tokio::sync::Mutex<()>>,
     /// Bytes of all instances, including those of old versions that finish their last events.

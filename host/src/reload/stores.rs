@@ -61,12 +61,8 @@ impl StateStores {
             }
             error => Box::<dyn std::error::Error + Send + Sync>::from(error),
         })?;
-        let state = State {
-            store: Arc::new(store),
-            commit: Arc::default(),
-            numbers: Arc::default(),
-            memory: Arc::default(),
-        };
+        let state =
+            State { store: Arc::new(store), numbers: Arc::default(), memory: Arc::default() };
         states.insert(name.to_owned(), state.clone());
         Ok(state)
     }

@@ -210,7 +210,12 @@ impl Store {
             }
             // `CommitError::Full` was recorded where it was detected.
             Ok(())
-            | Err(CommitError::Conflict | CommitError::Unknown | CommitError::Full { .. }) => {}
+            | Err(
+                CommitError::Conflict
+                | CommitError::Late
+                | CommitError::Unknown
+                | CommitError::Full { .. },
+            ) => {}
         }
     }
 

@@ -94,6 +94,9 @@ pub enum CommitError {
     /// The write-ahead log is full, and a reader in another process prevents its checkpoint.
     #[error("the write-ahead log is full, and another process reads from it")]
     Contended,
+    /// Other commits took longer than the caller may wait.
+    #[error("the commit could not begin in time")]
+    Late,
     /// The store failed; the handler is not the cause.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -185,11 +185,6 @@ impl View {
         Ok(())
     }
 
-    /// Whether this view has changes to store.
-    pub fn wrote(&self) -> bool {
-        !self.writes.is_empty()
-    }
-
     /// Whether this view has changed `key` already.
     pub fn has_written(&self, key: &str) -> bool {
         self.writes.contains_key(key.as_bytes())

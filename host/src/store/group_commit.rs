@@ -1,0 +1,284 @@
+//! Group commit: the order in which the writers of one store commit and deliver, and the commit of
+//! all waiting writers in one transaction.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::mem::replace;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use super::{Changes, CommitError, Store, lock};
+
+/// The writers of one store, in the order in which they commit and deliver. The first writer of the
+/// queue has the commit lock: there is no other lock whose order could differ.
+///
+/// Invariants:
+///
+/// 1. **Commit order is queue order.** Only the first writer commits: its own changes, or a batch.
+///    A batch contains the changes of the first writers of the queue, without a gap, up to the
+///    first that wants to be exclusive. So all taken writers stand before all waiting ones.
+/// 2. **Delivery order is queue order.** A writer gets its [`CommitGuard`] when it is the first. It
+///    leaves the queue when the guard is dropped, which is after it has delivered its effects. 1
+///    and 2 together: effects are delivered in the order of their commits.
+/// 3. **No wake-up is lost.** A writer registers its waker under the lock under which it has seen
+///    that it is not the first. The removal of the first writer wakes the next one, also if the
+///    removed writer was woken and has not run since.
+/// 4. **A writer may be dropped at any time.** It then leaves the queue. If its changes were taken,
+///    they may be stored, and nothing is delivered. A commit on a blocking thread owns the guard,
+///    so nobody else commits before it ends.
+///
+/// The queue is bounded, because each writer is an event that occupies an instance.
+#[derive(Debug, Default)]
+pub(super) struct GroupCommit(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// In ascending order of their tickets.
+    writers: VecDeque<Writer>,
+    /// The next ticket. A ticket is never used twice, so a late result finds no other writer.
+    next: Ticket,
+}
+
+type Ticket = u64;
+
+#[derive(Debug)]
+struct Writer {
+    ticket: Ticket,
+    stage: Stage,
+    /// Set while the writer waits to become the first.
+    waker: Option<Waker>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The changes are to be committed.
+    Waiting(Changes),
+    /// The writer wants the lock before it has changes. Writers behind it are not committed before
+    /// it.
+    Exclusive,
+    /// The changes were taken, and their result is not there or was read already. If a writer
+    /// becomes the first without a result, the commit of its batch has panicked.
+    Taken,
+    /// The result of the commit.
+    Done(Result<(), CommitError>),
+}
+
+/// Changes to be committed together, each with its writer.
+type Batch = Vec<(Ticket, Changes)>;
+
+impl Queue {
+    fn push(&mut self, stage: Stage) -> Ticket {
+        let ticket = self.next;
+        self.next += 1;
+        self.writers.push_back(Writer { ticket, stage, waker: None });
+        ticket
+    }
+
+    fn is_first(&self, ticket: Ticket) -> bool {
+        self.writers.front().is_some_and(|first| first.ticket == ticket)
+    }
+
+    /// Waits until the writer is the first.
+    fn poll_first(&mut self, ticket: Ticket, waker: &Waker) -> Poll<()> {
+        if self.is_first(ticket) {
+            return Poll::Ready(());
+        }
+        if let Some(writer) = self.writer(ticket) {
+            writer.waker = Some(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    /// Takes the changes of all writers that can be committed now. Empty if the changes of the
+    /// first writer were taken already.
+    fn take_batch(&mut self) -> Batch {
+        let take = |writer: &mut Writer| match replace(&mut writer.stage, Stage::Taken) {
+            Stage::Waiting(changes) => Some((writer.ticket, changes)),
+            other => {
+                writer.stage = other;
+                None
+            }
+        };
+        self.writers.iter_mut().map_while(take).collect()
+    }
+
+    /// Records the result of a writer's commit, unless the writer has left.
+    fn resolve(&mut self, ticket: Ticket, result: Result<(), CommitError>) {
+        if let Some(writer) = self.writer(ticket) {
+            writer.stage = Stage::Done(result);
+        }
+    }
+
+    /// Returns the result of the commit of a first writer.
+    fn take_result(&mut self, ticket: Ticket) -> Result<(), CommitError> {
+        match self.writer(ticket).map(|writer| replace(&mut writer.stage, Stage::Taken)) {
+            Some(Stage::Done(result)) => result,
+            _ => Err(CommitError::Unknown),
+        }
+    }
+
+    fn is_taken(&mut self, ticket: Ticket) -> bool {
+        self.writer(ticket)
+            .is_some_and(|writer| matches!(writer.stage, Stage::Taken | Stage::Done(_)))
+    }
+
+    /// Removes a writer. Returns the waker of the writer that has become the first.
+    #[must_use]
+    fn remove(&mut self, ticket: Ticket) -> Option<Waker> {
+        let index = self.index(ticket)?;
+        self.writers.remove(index);
+        if index == 0 { self.writers.front_mut()?.waker.take() } else { None }
+    }
+
+    fn writer(&mut self, ticket: Ticket) -> Option<&mut Writer> {
+        let index = self.index(ticket)?;
+        self.writers.get_mut(index)
+    }
+
+    fn index(&self, ticket: Ticket) -> Option<usize> {
+        self.writers.binary_search_by_key(&ticket, |writer| writer.ticket).ok()
+    }
+}
+
+/// A writer's place in the queue. Dropping it removes the writer.
+struct Place {
+    store: Arc<Store>,
+    ticket: Ticket,
+}
+
+/// The commit lock of one store: the right to commit, and to deliver the effects of the commit.
+/// Hold it until the effects are delivered. Dropping it passes the lock to the next writer.
+pub struct CommitGuard(Place);
+
+impl Place {
+    fn new(store: &Arc<Store>, stage: Stage) -> Self {
+        let ticket = lock(&store.group.0).push(stage);
+        Self { store: Arc::clone(store), ticket }
+    }
+
+    /// Waits until this writer is the first. Returns `None`, and commits nothing, if it is not the
+    /// first before `deadline`. If its changes were taken by then, it waits for their result.
+    async fn lock(self, deadline: Option<Instant>) -> Option<CommitGuard> {
+        let Self { store, ticket } = &self;
+        // The common case needs no timer.
+        let is_first = lock(&store.group.0).is_first(*ticket);
+        if !is_first {
+            let mut first =
+                poll_fn(|context| lock(&store.group.0).poll_first(*ticket, context.waker()));
+            match deadline {
+                None => first.await,
+                Some(until) => {
+                    let is_late = tokio::time::timeout_at(until.into(), &mut first).await.is_err();
+                    if is_late && self.withdraw() {
+                        return None;
+                    }
+                    first.await;
+                }
+            }
+        }
+        Some(CommitGuard(self))
+    }
+
+    /// Leaves the queue, unless the changes were taken. Returns whether it has left.
+    fn withdraw(&self) -> bool {
+        let mut queue = lock(&self.store.group.0);
+        if queue.is_taken(self.ticket) {
+            return false;
+        }
+        let next = queue.remove(self.ticket);
+        drop(queue);
+        next.into_iter().for_each(Waker::wake);
+        true
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let next = lock(&self.store.group.0).remove(self.ticket);
+        next.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Store {
+    /// Stores `changes` as [`Store::commit`] does, in the order of the calls, and together with
+    /// other changes that wait. Hold the returned guard until the effects of the changes are
+    /// delivered. If the future is dropped, the changes may be stored.
+    ///
+    /// # Errors
+    /// Those of [`Store::commit`]. [`CommitError::Late`] if the commit could not begin before
+    /// `deadline`: nothing is stored. [`CommitError::Unknown`] after a panic.
+    pub async fn commit_in_order(
+        self: &Arc<Self>,
+        changes: Changes,
+        deadline: Option<Instant>,
+    ) -> Result<CommitGuard, CommitError> {
+        let place = Place::new(self, Stage::Waiting(changes));
+        let mut guard = place.lock(deadline).await.ok_or(CommitError::Late)?;
+        let batch = lock(&self.group.0).take_batch();
+        if !batch.is_empty() {
+            guard = guard.commit_batch(batch).await?;
+        }
+        let result = lock(&self.group.0).take_result(guard.0.ticket);
+        result.map(|()| guard)
+    }
+
+    /// Takes the commit lock for a writer that has no changes yet. Nobody else commits while the
+    /// guard is held. Returns `None` if the lock is not free before `deadline`.
+    pub async fn lock_exclusive(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+    ) -> Option<CommitGuard> {
+        Place::new(self, Stage::Exclusive).lock(deadline).await
+    }
+}
+
+impl CommitGuard {
+    /// Stores `changes` as [`Store::commit`] does, and returns the guard, to be held until their
+    /// effects are delivered. Waiting changes of other writers are not included, because they could
+    /// make `changes` conflict.
+    ///
+    /// # Errors
+    /// Those of [`Store::commit`]; [`CommitError::Unknown`] after a panic.
+    pub async fn commit_exclusive(self, changes: Changes) -> Result<Self, CommitError> {
+        let done = self.0.store.try_commit(&[&changes]);
+        if let Some(result) = done.and_then(|results| results.into_iter().next()) {
+            return result.map(|()| self);
+        }
+        tokio::task::spawn_blocking(move || self.0.store.commit(&changes).map(|()| self))
+            .await
+            .unwrap_or(Err(CommitError::Unknown))
+    }
+
+    /// Commits a batch and resolves its writers. If this takes only microseconds, it happens here,
+    /// because a thread of the blocking pool would take longer to wake.
+    ///
+    /// # Errors
+    /// [`CommitError::Unknown`] after a panic: the guard is lost.
+    async fn commit_batch(self, batch: Batch) -> Result<Self, CommitError> {
+        if let Some(results) = self.0.store.try_commit(&changes(&batch)) {
+            self.resolve(&batch, results);
+            return Ok(self);
+        }
+        let committing = tokio::task::spawn_blocking(move || {
+            let results = self.0.store.commit_all(&changes(&batch));
+            self.resolve(&batch, results);
+            self
+        });
+        committing.await.map_err(|_| CommitError::Unknown)
+    }
+
+    fn resolve(&self, batch: &Batch, results: Vec<Result<(), CommitError>>) {
+        let mut queue = lock(&self.0.store.group.0);
+        for ((ticket, _), result) in batch.iter().zip(results) {
+            queue.resolve(*ticket, result);
+        }
+    }
+}
+
+fn changes(batch: &Batch) -> Vec<&Changes> {
+    batch.iter().map(|(_, changes)| changes).collect()
+}
+
+#[cfg(test)]
+mod tests;
