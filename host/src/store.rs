@@ -11,10 +11,12 @@
 //! missing, but never a part of one.
 
 mod commit;
+mod connection;
 mod error;
 mod group_commit;
 mod health;
 mod ids;
+mod limits;
 mod manifest;
 mod opening;
 mod snapshot;
@@ -27,109 +29,27 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rusqlite::Connection;
 
+use connection::{Meta, checkpoint, close_with_log, connect, meta, natural, set_up};
 pub use error::{CommitError, StoreError, ViewError};
 pub use group_commit::CommitGuard;
 use group_commit::GroupCommit;
 use health::Health;
 pub use health::{FailureKind, Trouble};
 use ids::Ids;
+pub use limits::StoreLimits;
 pub use manifest::{Fault, FaultKind};
 use manifest::{Manifest, Record};
-use opening::{Opened, beside, checkpoint};
+use opening::{Opened, beside};
 use snapshot::Readers;
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::{Changes, View};
 use wal::{Held, Wal};
 
-/// The SQLite application id of these files, which `file(1)` and the host check: `Sock`.
-const APPLICATION_ID: u32 = 0x536F_636B;
-
-/// The format of the tables below. A host refuses a file with a newer format. This is the first
-/// format, so there is no older one to convert.
-const FORMAT: u32 = 1;
-
-/// `entries` has row ids so that a value of some KiB fits into one page. Without row ids, a row
-/// over a quarter of a page takes another page.
-const TABLES: &str = "
-    CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, version INTEGER NOT NULL);
-    CREATE TABLE sequences (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 1), commits INTEGER NOT NULL, bytes INTEGER NOT NULL);
-    INSERT INTO meta VALUES (1, 0, 0);";
-
-/// How long another process, such as an operator's tool, may hold the file before a call fails. The
-/// host's own connections never wait for each other here.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// KiB of pages that one connection caches. Each plugin has up to [`snapshot::IDLE_READERS`] idle
-/// connections, and the operating system caches the file as well.
-const CACHE_KIB: i64 = 512;
-
-/// Bytes that an entry counts in addition to its key and its value, so that a million tiny entries
-/// are not free.
-const ENTRY_BYTES: u64 = 32;
-
 /// The log message for a file that is larger than its limit.
 const TOO_LARGE: &str = "the file of a plugin's state is larger than its part of `state_bytes`, which limits the space on the disk: writes that make it larger \
                          are refused (`too_large`); raise `state_bytes`";
-
-/// Minimum limit of the file, in pages: room for the empty tables and a little data.
-const MIN_FILE_PAGES: u64 = 64;
-
-/// The limits of one plugin's state and of single calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoreLimits {
-    /// Bytes on the disk: the file, its write-ahead log, and the log's index. The keys and values,
-    /// plus 32 bytes for each entry, are also limited to this number; a view checks that before
-    /// anything is written.
-    pub quota: u64,
-    /// Bytes of the write-ahead log at which writers wait for a checkpoint; at most an eighth of
-    /// the quota. The log may exceed this by one transaction.
-    pub wal: u64,
-    /// Maximum bytes of a key.
-    pub key: usize,
-    /// Maximum bytes of a value.
-    pub value: usize,
-    /// Maximum bytes of the keys and values that one scan returns.
-    pub scan: usize,
-    /// Age from which the store may end a snapshot when the write-ahead log needs room.
-    pub snapshot_grace: Duration,
-}
-
-/// The default of [`StoreLimits::snapshot_grace`]: many times the duration of a handler that does
-/// not wait for anything.
-const SNAPSHOT_GRACE: Duration = Duration::from_millis(100);
-
-impl Default for StoreLimits {
-    fn default() -> Self {
-        Self {
-            quota: 256 * 1024 * 1024,
-            wal: 16 * 1024 * 1024,
-            key: 512,
-            value: 256 * 1024,
-            scan: 2 * 1024 * 1024,
-            snapshot_grace: SNAPSHOT_GRACE,
-        }
-    }
-}
-
-impl StoreLimits {
-    fn wal_bound(&self) -> u64 {
-        self.wal.min(self.quota / 8)
-    }
-
-    /// Bytes of the quota that are reserved for the log and its index.
-    fn wal_reserve(&self, page_bytes: u64) -> u64 {
-        wal::reserved(self.wal_bound(), page_bytes)
-    }
-
-    /// Maximum bytes of the file.
-    fn file_bytes(&self, page_bytes: u64) -> u64 {
-        self.quota.saturating_sub(self.wal_reserve(page_bytes)).max(MIN_FILE_PAGES * page_bytes)
-    }
-}
 
 /// The state of one plugin. Any number of [`View`]s can read at once; [`Store::commit`] writes, one
 /// commit at a time.
@@ -347,84 +267,6 @@ pub fn files(data: &Path, plugin: &str) -> (PathBuf, PathBuf) {
         data.join("state").join(format!("{plugin}.sqlite")),
         data.join("manifest").join(format!("{plugin}.json")),
     )
-}
-
-/// The one row of `meta`. It changes with every commit, so it shows whether a snapshot is still the
-/// newest.
-#[derive(Debug, Clone, Copy)]
-struct Meta {
-    commits: i64,
-    bytes: u64,
-}
-
-fn meta(connection: &Connection) -> Result<Meta, rusqlite::Error> {
-    connection
-        .prepare_cached("SELECT commits, bytes FROM meta")?
-        .query_row([], |row| Ok(Meta { commits: row.get(0)?, bytes: natural(row.get(1)?) }))
-}
-
-/// The bytes that the stored entry of `key` counts against the quota; 0 if there is no entry.
-fn stored_bytes(connection: &Connection, key: &[u8]) -> Result<u64, rusqlite::Error> {
-    let mut statement =
-        connection.prepare_cached("SELECT length(value) FROM entries WHERE key = ?1")?;
-    let length: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
-    Ok(length.map_or(0, |length| entry_bytes(key, natural(length))))
-}
-
-fn entry_bytes(key: &[u8], value_bytes: u64) -> u64 {
-    key.len() as u64 + value_bytes + ENTRY_BYTES
-}
-
-/// Converts a number for SQLite. Byte counts and sequence numbers are far below the maximum of
-/// either type.
-fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Converts a number that is never negative from SQLite.
-fn natural(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
-}
-
-/// Configures a connection for writing.
-fn set_up(writer: &mut Connection, limits: &StoreLimits, wal: &Wal) -> Result<(), rusqlite::Error> {
-    let page_bytes =
-        natural(writer.pragma_query_value(None, "page_size", |row| row.get(0))?).max(1);
-    writer.pragma_update(
-        None,
-        "max_page_count",
-        integer(limits.file_bytes(page_bytes) / page_bytes),
-    )?;
-    wal.follow(writer)
-}
-
-/// Closes a connection. If it is the last one, SQLite deletes the log. Call this only when the
-/// manifest does not expect a log, or the host would report the log as lost.
-fn close_with_log(connection: Connection) -> Result<(), rusqlite::Error> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-    connection.close().map_err(|(_, error)| error)
-}
-
-/// Opens a connection that keeps the log when it is closed, unless [`close_with_log`] closes it.
-fn connect(file: &Path) -> Result<Connection, StoreError> {
-    // SQLite need not lock the connection: the type system ensures that one thread at a time uses
-    // it.
-    let connection = Connection::open_with_flags(
-        file,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    // The first of these reads the file, so it fails if the file is not a database.
-    connection
-        .pragma_update(None, "synchronous", "NORMAL")
-        .and_then(|()| connection.pragma_update(None, "cache_size", -CACHE_KIB))
-        .and_then(|()| connection.pragma_update(None, "trusted_schema", false))
-        .map_err(|error| match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => StoreError::NotOurs { file: file.to_owned() },
-            _ => error.into(),
-        })?;
-    Ok(connection)
 }
 
 /// Locks the mutex and ignores poisoning: the guarded data is consistent between any two calls.

@@ -9,11 +9,9 @@ use rusqlite::{
 
 use crate::error_chain::ErrorChain;
 
+use super::connection::{Meta, entry_bytes, integer, meta, natural, stored_bytes};
 use super::view::{Scanned, Tracked};
-use super::{
-    Changes, CommitError, FailureKind, Meta, Store, entry_bytes, integer, meta, natural,
-    stored_bytes,
-};
+use super::{Changes, CommitError, FailureKind, Store};
 
 /// Limits of a commit that takes only microseconds: a few entries. A key takes some pages of the
 /// log.

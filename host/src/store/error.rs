@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{FORMAT, Fault};
+use super::Fault;
+use super::connection::FORMAT;
 
 /// The file can't be used. This error is for the operator.
 #[derive(Debug, thiserror::Error)]

@@ -6,10 +6,9 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use crate::error_chain::ErrorChain;
 
+use super::connection::{integer, natural};
 use super::wal::Held;
-use super::{
-    CommitError, FailureKind, Store, StoreError, ViewError, integer, lock, natural, try_lock,
-};
+use super::{CommitError, FailureKind, Store, StoreError, ViewError, lock, try_lock};
 
 /// Numbers of a sequence that are reserved in the file at once. A stop without [`Store::close`]
 /// leaves a gap of at most this many; all but one of them need no commit to the file.

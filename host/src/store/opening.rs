@@ -12,12 +12,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+use super::StoreError;
+use super::connection::{APPLICATION_ID, FORMAT, TABLES, checkpoint, connect, meta};
 use super::manifest::{FaultKind, Manifest, Record, boot};
-use super::{APPLICATION_ID, BUSY_TIMEOUT, FORMAT, StoreError, TABLES, connect, meta};
 
 /// Largest file whose pages are all checked at each start, in bytes: this takes some ten
 /// milliseconds.
@@ -328,21 +329,4 @@ impl Index {
             _ => Ok(()),
         }
     }
-}
-
-/// The result of a checkpoint.
-pub(super) struct Log {
-    /// Whether readers or another process prevented its completion.
-    pub(super) is_busy: bool,
-    pub(super) frames: i64,
-}
-
-/// Checkpoints the log in this `mode` without waiting for locks; `NOOP` only reads its state.
-pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Log, rusqlite::Error> {
-    connection.busy_timeout(Duration::ZERO)?;
-    let log = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-        Ok(Log { is_busy: row.get::<_, i64>(0)? != 0, frames: row.get(1)? })
-    });
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    log
 }

@@ -9,6 +9,7 @@ use std::thread;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::connection::{ENTRY_BYTES, FORMAT, integer};
 use super::ids::{END_OF_IDS, IDS_PER_BLOCK, MAX_SEQUENCES};
 use super::snapshot::IDLE_READERS;
 use super::*;

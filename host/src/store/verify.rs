@@ -10,9 +10,10 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error_chain::ErrorChain;
 
+use super::connection::{BUSY_TIMEOUT, ENTRY_BYTES, natural};
 use super::manifest::{Manifest, Record};
 use super::opening::{beside, open_known};
-use super::{BUSY_TIMEOUT, ENTRY_BYTES, Fault, FaultKind, StoreError, files, natural};
+use super::{Fault, FaultKind, StoreError, files};
 
 /// Maximum number of findings of one integrity check that are shown.
 const MAX_FINDINGS: usize = 10;

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use rusqlite::OptionalExtension;
 
+use super::connection::{entry_bytes, stored_bytes};
 use super::snapshot::{Snapshot, read};
-use super::{FailureKind, Store, ViewError, entry_bytes, stored_bytes};
+use super::{FailureKind, Store, ViewError};
 
 /// Number of keys that a view remembers of its reads, including those of scans. Beyond it, any
 /// commit since the snapshot is a conflict. A handler that reads this much and then writes is rare,
@@ -292,7 +293,7 @@ fn counted(key: &[u8], value: Option<&[u8]>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ENTRY_BYTES;
+    use super::super::connection::ENTRY_BYTES;
     use super::*;
 
     #[test]

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::opening::checkpoint;
-use super::{BUSY_TIMEOUT, CommitError, FailureKind, Store, StoreError, lock, meta, try_lock};
+use super::connection::{BUSY_TIMEOUT, checkpoint, meta};
+use super::{CommitError, FailureKind, Store, StoreError, lock, try_lock};
 
 /// Bytes of the frame header before each page.
 const FRAME_HEADER: u64 = 24;

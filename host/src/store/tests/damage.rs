@@ -4,6 +4,7 @@
 use std::fs;
 
 use super::*;
+use crate::store::limits::SNAPSHOT_GRACE;
 use crate::store::manifest::Manifest;
 
 /// A copy of the files as a host that is killed now would leave them.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::*;
+use crate::store::limits::SNAPSHOT_GRACE;
 
 /// A small bound, so that the tests reach it often.
 const WAL_BYTES: u64 = 1024 * 1024;
