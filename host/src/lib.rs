@@ -17,7 +17,7 @@
 //!
 //! | part | owns | depends on |
 //! |---|---|---|
-//! | [`breaker`], [`config`], [`event`], [`effect`], [`memory`], [`rejection`], [`rule`], [`transport`] | basic types | no I/O |
+//! | [`breaker`], [`config`], [`event`], [`effect`], `memory`, [`rejection`], [`rule`], [`transport`] | basic types | no I/O |
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |
@@ -57,7 +57,7 @@ pub mod effect;
 mod error_chain;
 pub mod event;
 pub mod files;
-pub mod memory;
+mod memory;
 pub mod rejection;
 pub mod rule;
 pub mod transport;

@@ -42,14 +42,14 @@ use record::{Record, Value};
 use repeats::Repeats;
 use writer::Chores;
 
-pub use escape::{escape, escape_json, is_unsafe};
-pub use panics::{Panic, catch};
-pub use rejected::{Fault, Handler, rejected};
+pub use escape::{escape, escape_json};
+pub(crate) use panics::{Panic, catch};
+pub(crate) use rejected::{Fault, Handler, rejected};
 pub use writer::Writer;
 
 /// The target of plugins' log lines. These lines have their own rate limit
 /// (`log_lines_per_second`), so they are never collapsed.
-pub const PLUGIN: &str = "plugin";
+pub(crate) const PLUGIN: &str = "plugin";
 
 /// The log of this process, from [`start`] to [`Log::finish`].
 pub struct Log {
@@ -135,7 +135,7 @@ impl Log {
 
 /// Returns the number of lines that this process's log has dropped: they came faster than they
 /// could be written, or could not be written at all.
-pub fn lines_dropped() -> u64 {
+pub(crate) fn lines_dropped() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.dropped())
 }
 

@@ -9,14 +9,14 @@ use crate::config::QUEUE_SHARE;
 pub(crate) const ANSWER_BYTES: usize = 256;
 
 /// The memory of all queues of one kind: the bytes in use and their limit.
-pub struct QueueMemory {
+pub(crate) struct QueueMemory {
     used: AtomicUsize,
     limit: usize,
 }
 
 impl QueueMemory {
     /// Creates a memory of at most `limit` bytes.
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { used: AtomicUsize::new(0), limit }
     }
 

@@ -24,10 +24,10 @@ use events::EventMetrics;
 use plugins::{HostEventMetrics, PluginMetrics};
 use usage::UsageMetrics;
 
-pub use events::Meter;
-pub use plugins::Gauges;
-pub use state::StateGauges;
-pub use usage::Usage;
+pub(crate) use events::Meter;
+pub(crate) use plugins::Gauges;
+pub(crate) use state::StateGauges;
+pub(crate) use usage::Usage;
 
 /// The labels of one metric, names and values.
 type Labels = Vec<(&'static str, String)>;
@@ -93,17 +93,17 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Sets whether the plugin directory can be read and is not suddenly empty.
-    pub fn directory(&self, is_ok: bool) {
+    pub(crate) fn directory(&self, is_ok: bool) {
         self.directory_ok.set(is_ok.into());
     }
 
     /// Counts an event that was rejected because its mailbox was full.
-    pub fn mailbox_rejection(&self) {
+    pub(crate) fn mailbox_rejection(&self) {
         self.mailbox_rejections.inc();
     }
 
     /// Sets the number of lines that this process's log has dropped since its start.
-    pub fn log_lines_dropped(&self, lines: u64) {
+    pub(crate) fn log_lines_dropped(&self, lines: u64) {
         self.log_lines_dropped.inner().fetch_max(lines, Ordering::Relaxed);
     }
 
@@ -111,7 +111,7 @@ impl Metrics {
     ///
     /// # Errors
     /// None is known: the text is written to memory.
-    pub fn render(
+    pub(crate) fn render(
         &self,
         connections: usize,
         generation: u64,

@@ -33,10 +33,10 @@ use rusqlite::Connection;
 
 use connection::{Meta, checkpoint, close_with_log, connect, meta, natural, set_up};
 pub use error::{CommitError, StoreError, ViewError};
-pub use group_commit::CommitGuard;
+pub(crate) use group_commit::CommitGuard;
 use group_commit::GroupCommit;
 use health::Health;
-pub use health::{FailureKind, Trouble};
+pub(crate) use health::{FailureKind, Trouble};
 use ids::Ids;
 pub use limits::StoreLimits;
 pub use manifest::{Fault, FaultKind};
@@ -128,33 +128,33 @@ impl Store {
     }
 
     /// Bytes that count against the quota, as of the last commit.
-    pub fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
     /// The worst current failure, or `None` if nothing fails.
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
         self.health.trouble()
     }
 
     /// Number of calls that failed for a reason other than the handler. If the number has changed,
     /// a call may have failed in between.
-    pub fn faults(&self) -> u64 {
+    pub(crate) fn faults(&self) -> u64 {
         self.health.faults()
     }
 
     /// Whether `kind` fails now.
-    pub fn is_failing(&self, kind: FailureKind) -> bool {
+    pub(crate) fn is_failing(&self, kind: FailureKind) -> bool {
         self.health.has(kind)
     }
 
     /// Number of failures of `kind` since the store was opened.
-    pub fn failures(&self, kind: FailureKind) -> u64 {
+    pub(crate) fn failures(&self, kind: FailureKind) -> u64 {
         self.health.count(kind)
     }
 
     /// The space that the state takes on the disk. A file whose size can't be read counts as 0.
-    pub fn disk(&self) -> Disk {
+    pub(crate) fn disk(&self) -> Disk {
         let bytes =
             |suffix| std::fs::metadata(beside(&self.file, suffix)).map_or(0, |file| file.len());
         let wal = bytes("-wal");
@@ -168,7 +168,7 @@ impl Store {
     /// # Errors
     /// The file can't be written. Only a few sequence numbers are lost: all commits are safe in the
     /// log.
-    pub fn close(&self) -> Result<(), StoreError> {
+    pub(crate) fn close(&self) -> Result<(), StoreError> {
         let mut ids = lock(&self.ids);
         let mut writer = self.hold_writer();
         // If this fails, for example because the disk is full, the files are closed all the same.
@@ -251,18 +251,18 @@ impl Drop for Store {
 
 /// The space that a store takes on the disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Disk {
+pub(crate) struct Disk {
     /// The file, its write-ahead log, and the log's index.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The write-ahead log alone.
-    pub wal: u64,
+    pub(crate) wal: u64,
     /// The limit of `bytes`.
-    pub quota: u64,
+    pub(crate) quota: u64,
 }
 
 /// The paths of the state of `plugin` in the data directory `data`: the store's file, and its
 /// record in the manifest.
-pub fn files(data: &Path, plugin: &str) -> (PathBuf, PathBuf) {
+pub(crate) fn files(data: &Path, plugin: &str) -> (PathBuf, PathBuf) {
     (
         data.join("state").join(format!("{plugin}.sqlite")),
         data.join("manifest").join(format!("{plugin}.json")),

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 /// Whether a character could change how the text around it is read: control characters, line and
 /// paragraph separators, bidirectional controls, and zero-width characters.
-pub fn is_unsafe(c: char) -> bool {
+pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'

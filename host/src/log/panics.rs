@@ -10,11 +10,11 @@ use std::task::Poll;
 
 /// The message and the place of a panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Panic {
+pub(crate) struct Panic {
     /// The message.
-    pub message: String,
+    pub(crate) message: String,
     /// `file:line:column` in the host's source; empty if no hook is installed.
-    pub location: String,
+    pub(crate) location: String,
 }
 
 thread_local! {
@@ -61,7 +61,7 @@ fn message(payload: &(dyn Any + Send)) -> String {
 ///
 /// # Errors
 /// The panic, if `future` panics. The caller logs it with what it knows of the cause.
-pub async fn catch<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panic> {
+pub(crate) async fn catch<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panic> {
     // Unwind safe: a panic ends the future, and none of its data is used after that.
     poll_fn(|context| {
         let before = IS_CAUGHT.replace(true);

@@ -8,37 +8,37 @@ use super::Panic;
 
 /// Details of a failure that only operators see.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The error with its chain of causes.
-    pub error: String,
+    pub(crate) error: String,
     /// `file:line:column` in the source of the host or the plugin; empty if unknown.
-    pub location: String,
+    pub(crate) location: String,
     /// Text that the plugin wrote to standard error meanwhile, such as the message of its panic.
-    pub output: String,
+    pub(crate) output: String,
     /// How long the handler ran in milliseconds, if that was too long.
-    pub ran_ms: Option<f64>,
+    pub(crate) ran_ms: Option<f64>,
 }
 
 /// The plugin version that was asked to handle an event.
 #[derive(Debug, Clone, Copy)]
-pub struct Handler<'event> {
+pub(crate) struct Handler<'event> {
     /// The plugin.
-    pub plugin: &'event str,
+    pub(crate) plugin: &'event str,
     /// The version that it registered.
-    pub version: &'event str,
+    pub(crate) version: &'event str,
     /// The generation to which the event was bound.
-    pub generation: u64,
+    pub(crate) generation: u64,
 }
 
 impl Fault {
     /// A failure of which only the error is known.
-    pub fn new(error: impl Into<String>) -> Self {
+    pub(crate) fn new(error: impl Into<String>) -> Self {
         Self { error: error.into(), ..Self::default() }
     }
 
     /// Adds the plugin's output, and sets the location if the output shows a panic.
     #[must_use]
-    pub fn with_output(mut self, output: String) -> Self {
+    pub(crate) fn with_output(mut self, output: String) -> Self {
         self.location = panic_location(&output).unwrap_or_default().to_owned();
         self.output = output;
         self
@@ -64,7 +64,7 @@ fn panic_location(output: &str) -> Option<&str> {
 
 /// Logs why an event had no effects: at `error` if the plugin or the host is at fault, otherwise at
 /// `info`.
-pub fn rejected(
+pub(crate) fn rejected(
     event: &str,
     id: EventId,
     caller: Option<&Connection>,

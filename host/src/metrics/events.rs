@@ -14,7 +14,7 @@ pub(super) struct EventMetrics {
 
 /// The metrics of one event type, looked up once: counting a success allocates nothing.
 #[derive(Clone)]
-pub struct Meter {
+pub(crate) struct Meter {
     plugin: String,
     event: String,
     ok: Counter,
@@ -48,7 +48,7 @@ impl EventMetrics {
 
 impl Metrics {
     /// Returns the metrics of `event` of `plugin`.
-    pub fn meter(&self, plugin: &str, event: &str) -> Meter {
+    pub(crate) fn meter(&self, plugin: &str, event: &str) -> Meter {
         let EventMetrics { events, seconds } = &self.events;
         let ok = events.get_or_create_owned(&labels(plugin, event, "ok"));
         let seconds = seconds.get_or_create_owned(&vec![("plugin", plugin.to_owned())]);
@@ -62,7 +62,7 @@ impl Metrics {
     }
 
     /// Counts an event that no plugin handles.
-    pub fn unknown_event(&self) {
+    pub(crate) fn unknown_event(&self) {
         self.events.events.get_or_create(&labels("", "", "unknown_event")).inc();
     }
 }
@@ -70,7 +70,7 @@ impl Metrics {
 impl Meter {
     /// Records an event that was answered after `elapsed`: `rejection` is the code of its
     /// rejection, or `None` for a reply.
-    pub fn record(&self, rejection: Option<&'static str>, elapsed: Duration) {
+    pub(crate) fn record(&self, rejection: Option<&'static str>, elapsed: Duration) {
         self.seconds.observe(elapsed.as_secs_f64());
         match rejection {
             None => self.ok.inc(),

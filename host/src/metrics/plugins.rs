@@ -5,19 +5,19 @@ use super::{Counter, Family, Gauge, Labels, Metrics, Registry, number, register,
 
 /// Metrics of one plugin that are read at each scrape.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gauges {
+pub(crate) struct Gauges {
     /// The plugin's name.
-    pub plugin: String,
+    pub(crate) plugin: String,
     /// Number of instances.
-    pub instances: usize,
+    pub(crate) instances: usize,
     /// Memory of all instances in bytes.
-    pub memory: usize,
+    pub(crate) memory: usize,
     /// Whether its breaker is open.
-    pub is_open: bool,
+    pub(crate) is_open: bool,
     /// Host events that wait for it.
-    pub host_events: usize,
+    pub(crate) host_events: usize,
     /// Metrics of its state.
-    pub state: StateGauges,
+    pub(crate) state: StateGauges,
 }
 
 /// The registered metrics of all plugins, except those of host events.
@@ -126,7 +126,7 @@ impl HostEventMetrics {
 
 impl Metrics {
     /// Counts a change of `plugin`; `outcome` is `active`, `failed` or `removed`.
-    pub fn reload(&self, plugin: &str, outcome: &'static str) {
+    pub(crate) fn reload(&self, plugin: &str, outcome: &'static str) {
         self.plugins
             .reloads
             .get_or_create(&vec![("plugin", plugin.to_owned()), ("outcome", outcome.to_owned())])
@@ -134,12 +134,12 @@ impl Metrics {
     }
 
     /// Counts an opening of the breaker of `plugin`.
-    pub fn breaker_trip(&self, plugin: &str) {
+    pub(crate) fn breaker_trip(&self, plugin: &str) {
         self.plugins.breaker_trips.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
     }
 
     /// Counts host events that `plugin` will not handle.
-    pub fn host_events_dropped(&self, plugin: &str, events: usize) {
+    pub(crate) fn host_events_dropped(&self, plugin: &str, events: usize) {
         self.host_events
             .dropped
             .get_or_create(&vec![("plugin", plugin.to_owned())])
@@ -147,12 +147,12 @@ impl Metrics {
     }
 
     /// Counts a request to `plugin` to read the connections again.
-    pub fn resync(&self, plugin: &str) {
+    pub(crate) fn resync(&self, plugin: &str) {
         self.host_events.resyncs.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
     }
 
     /// Counts a failure of `plugin` to read the connections again.
-    pub fn resync_failed(&self, plugin: &str) {
+    pub(crate) fn resync_failed(&self, plugin: &str) {
         self.host_events.resync_failures.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
     }
 }

@@ -4,16 +4,16 @@ use super::{Counter, Family, Gauge, Labels, Registry, register, register_bytes};
 
 /// Metrics of one plugin's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StateGauges {
+pub(crate) struct StateGauges {
     /// Bytes on disk, including the write-ahead log.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes of the write-ahead log.
-    pub wal: u64,
+    pub(crate) wal: u64,
     /// The quota in bytes.
-    pub quota: u64,
+    pub(crate) quota: u64,
     /// For each kind of failure: its name, whether it occurs now, and the number of failures so
     /// far.
-    pub failures: Vec<(&'static str, bool, u64)>,
+    pub(crate) failures: Vec<(&'static str, bool, u64)>,
 }
 
 /// The registered metrics of the state of all plugins.

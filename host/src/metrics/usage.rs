@@ -4,31 +4,31 @@ use super::{Counter, Gauge, Metrics, Registry, number, register, register_bytes}
 
 /// The use of resources that all clients share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// TCP connections of clients.
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// Engine.IO sessions, including closing sessions.
-    pub sessions: usize,
+    pub(crate) sessions: usize,
     /// The limit of connections, and of sessions.
-    pub limit: usize,
+    pub(crate) limit: usize,
     /// Bytes that wait in all mailboxes.
-    pub mailbox: usize,
+    pub(crate) mailbox: usize,
     /// The limit of these bytes.
-    pub mailbox_limit: usize,
+    pub(crate) mailbox_limit: usize,
     /// Bytes that wait for clients that are slow to read.
-    pub overflow: usize,
+    pub(crate) overflow: usize,
     /// The limit of these bytes.
-    pub overflow_limit: usize,
+    pub(crate) overflow_limit: usize,
     /// Bytes of messages that are not complete.
-    pub unfinished: usize,
+    pub(crate) unfinished: usize,
     /// The limit of these bytes.
-    pub unfinished_limit: usize,
+    pub(crate) unfinished_limit: usize,
     /// Connections that lost their transport and whose client may return.
-    pub detached: usize,
+    pub(crate) detached: usize,
     /// Bytes of events that are kept for clients that return.
-    pub recovery: usize,
+    pub(crate) recovery: usize,
     /// The limit of these bytes.
-    pub recovery_limit: usize,
+    pub(crate) recovery_limit: usize,
 }
 
 /// The registered metrics of what all clients share.
@@ -107,12 +107,12 @@ impl UsageMetrics {
 
 impl Metrics {
     /// Counts a connection or a handshake that got no slot.
-    pub fn connection_refused(&self) {
+    pub(crate) fn connection_refused(&self) {
         self.usage.refused.inc();
     }
 
     /// Sets the gauges that are read at each scrape.
-    pub fn show_usage(&self, usage: &Usage) {
+    pub(crate) fn show_usage(&self, usage: &Usage) {
         let gauges = &self.usage;
         gauges.connections.set(number(usage.connections));
         gauges.sessions.set(number(usage.sessions));

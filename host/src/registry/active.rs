@@ -173,7 +173,7 @@ pub struct Inbound {
     /// Who may send it.
     pub access: Access,
     /// Its metrics.
-    pub meter: Meter,
+    pub(crate) meter: Meter,
 }
 
 /// An event that a plugin emits.

@@ -65,7 +65,7 @@ impl Store {
     /// Commits each of `group` in order, as [`Store::commit`] would, in as few transactions as
     /// their size limit allows. Refused changes store nothing, and later changes see what earlier
     /// ones have stored.
-    pub fn commit_all(&self, mut group: &[&Changes]) -> Vec<Result<(), CommitError>> {
+    pub(crate) fn commit_all(&self, mut group: &[&Changes]) -> Vec<Result<(), CommitError>> {
         let mut results: Vec<Result<(), CommitError>> = Vec::with_capacity(group.len());
         let fail_all = |results: &mut Vec<_>,
                         part: &[&Changes],
@@ -112,7 +112,7 @@ impl Store {
     /// The same as [`Store::commit_all`] if it takes only microseconds. Returns `None` if it may
     /// take longer, because there is much to write or the writer is not available, and if SQLite
     /// fails. Nothing is stored then.
-    pub fn try_commit(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
+    pub(crate) fn try_commit(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
         let writes = || group.iter().flat_map(|changes| &changes.writes);
         if writes().count() > SMALL_KEYS
             || writes().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>()

@@ -149,7 +149,7 @@ struct Place {
 
 /// The commit lock of one store: the right to commit, and to deliver the effects of the commit.
 /// Hold it until the effects are delivered. Dropping it passes the lock to the next writer.
-pub struct CommitGuard(Place);
+pub(crate) struct CommitGuard(Place);
 
 impl Place {
     fn new(store: &Arc<Store>, stage: Stage) -> Self {
@@ -208,7 +208,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::commit`]. [`CommitError::Late`] if the commit could not begin before
     /// `deadline`: nothing is stored. [`CommitError::Unknown`] after a panic.
-    pub async fn commit_in_order(
+    pub(crate) async fn commit_in_order(
         self: &Arc<Self>,
         changes: Changes,
         deadline: Option<Instant>,
@@ -225,7 +225,7 @@ impl Store {
 
     /// Takes the commit lock for a writer that has no changes yet. Nobody else commits while the
     /// guard is held. Returns `None` if the lock is not free before `deadline`.
-    pub async fn lock_exclusive(
+    pub(crate) async fn lock_exclusive(
         self: &Arc<Self>,
         deadline: Option<Instant>,
     ) -> Option<CommitGuard> {
@@ -240,7 +240,7 @@ impl CommitGuard {
     ///
     /// # Errors
     /// Those of [`Store::commit`]; [`CommitError::Unknown`] after a panic.
-    pub async fn commit_exclusive(self, changes: Changes) -> Result<Self, CommitError> {
+    pub(crate) async fn commit_exclusive(self, changes: Changes) -> Result<Self, CommitError> {
         let done = self.0.store.try_commit(&[&changes]);
         if let Some(result) = done.and_then(|results| results.into_iter().next()) {
             return result.map(|()| self);

@@ -9,7 +9,7 @@ use super::lock;
 
 /// The kinds of failures, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// The state could not be written: the disk is full or fails, or another process holds the
     /// file.
     Write,
@@ -27,11 +27,11 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds, the worst first.
-    pub const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::Write, Self::Read, Self::Contended, Self::Record, Self::Quota];
 
     /// The operation that has failed, as a text for people.
-    pub const fn operation(self) -> &'static str {
+    pub(crate) const fn operation(self) -> &'static str {
         match self {
             Self::Write | Self::Contended => "writing its state",
             Self::Read => "reading its state",
@@ -41,7 +41,7 @@ impl FailureKind {
     }
 
     /// The value of the metrics label.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
             Self::Read => "read",
@@ -54,7 +54,7 @@ impl FailureKind {
     /// Whether the host can't serve the plugin's events. Two failures are no reason to send all
     /// clients to another host: a full quota, which clients can cause, and another process that
     /// reads for a while.
-    pub const fn is_outage(self) -> bool {
+    pub(crate) const fn is_outage(self) -> bool {
         matches!(self, Self::Write | Self::Read)
     }
 
@@ -65,13 +65,13 @@ impl FailureKind {
 
 /// A failure that was not followed by a success of the same kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     /// The kind of failure.
-    pub kind: FailureKind,
+    pub(crate) kind: FailureKind,
     /// The complete reason, for the operator.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Time of the last failure.
-    pub at: SystemTime,
+    pub(crate) at: SystemTime,
 }
 
 /// The failures of one store.

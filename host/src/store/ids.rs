@@ -75,7 +75,7 @@ impl Store {
     /// [`ViewError::Misuse`] for an empty name; [`ViewError::Limit`] for a name that is too long,
     /// too many sequences, or a sequence at its end; [`ViewError::Contended`] and
     /// [`ViewError::Store`] if the file can't be written.
-    pub fn next_id(&self, sequence: &str) -> Result<u64, ViewError> {
+    pub(crate) fn next_id(&self, sequence: &str) -> Result<u64, ViewError> {
         check_name(sequence)?;
         let mut ids = lock(&self.ids);
         if let Some(id) = ids.next(sequence) {
@@ -95,13 +95,13 @@ impl Store {
     }
 
     /// Counts a failure of the store for an event that gave up waiting.
-    pub fn count_fault(&self) {
+    pub(crate) fn count_fault(&self) {
         self.health.count_fault();
     }
 
     /// The same as [`Store::next_id`] if it takes only microseconds. Returns `None` if it may take
     /// longer or the file can't be written.
-    pub fn next_id_at_once(&self, sequence: &str) -> Option<Result<u64, ViewError>> {
+    pub(crate) fn next_id_at_once(&self, sequence: &str) -> Option<Result<u64, ViewError>> {
         if let Err(error) = check_name(sequence) {
             return Some(Err(error));
         }

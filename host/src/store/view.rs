@@ -49,7 +49,7 @@ pub struct Changes {
 
 impl Changes {
     /// Whether nothing is to be stored.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
 }
@@ -180,24 +180,24 @@ impl View {
     ///
     /// # Errors
     /// [`ViewError::Misuse`] for an empty key, [`ViewError::Limit`] for a key that is too long.
-    pub fn delete(&mut self, key: &str) -> Result<(), ViewError> {
+    pub(crate) fn delete(&mut self, key: &str) -> Result<(), ViewError> {
         self.check_key(key)?;
         self.put(key.as_bytes(), None);
         Ok(())
     }
 
     /// Whether this view has changed `key` already.
-    pub fn has_written(&self, key: &str) -> bool {
+    pub(crate) fn has_written(&self, key: &str) -> bool {
         self.writes.contains_key(key.as_bytes())
     }
 
     /// Number of keys that this view has changed.
-    pub fn pending_keys(&self) -> usize {
+    pub(crate) fn pending_keys(&self) -> usize {
         self.writes.len()
     }
 
     /// Bytes of the keys and values that this view has changed.
-    pub fn pending_bytes(&self) -> u64 {
+    pub(crate) fn pending_bytes(&self) -> u64 {
         self.writes
             .iter()
             .map(|(key, write)| (key.len() + write.value.as_ref().map_or(0, Vec::len)) as u64)

@@ -165,7 +165,7 @@ impl Store {
 
     /// Whether a checkpoint is due. Returns `true` to one caller, and then `false` until that
     /// caller has run [`Store::checkpoint`].
-    pub fn checkpoint_is_due(&self) -> bool {
+    pub(crate) fn checkpoint_is_due(&self) -> bool {
         self.wal.frames() >= self.wal.due.load(Ordering::Relaxed)
             && !self.wal.is_running.swap(true, Ordering::Relaxed)
     }
@@ -176,7 +176,7 @@ impl Store {
     ///
     /// # Errors
     /// The file can't be written: commits stay in the log.
-    pub fn checkpoint(&self) -> Result<(), StoreError> {
+    pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
         let moved = self.checkpoint_beside_writers().and_then(|()| {
             self.end_snapshots(self.limits.snapshot_grace);
             Ok(!checkpoint(self.hold_writer().connection()?, "RESTART")?.is_busy)
@@ -259,7 +259,7 @@ impl Store {
     ///
     /// # Errors
     /// The file can't be written: commits stay in the log.
-    pub fn tend(&self) -> Result<(), StoreError> {
+    pub(crate) fn tend(&self) -> Result<(), StoreError> {
         self.probe();
         self.trim_readers();
         let has_written = self.wal.commits.swap(0, Ordering::Relaxed) > 0;

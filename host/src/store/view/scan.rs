@@ -24,7 +24,7 @@ impl View {
     /// [`ViewError::Misuse`] for another `limit`; [`ViewError::Limit`] if the entries have more
     /// bytes than one call may return, which a lower `limit` avoids; [`ViewError::Outdated`] and
     /// [`ViewError::Store`] if the state can't be read.
-    pub fn scan(
+    pub(crate) fn scan(
         &mut self,
         prefix: &str,
         cursor: Option<&str>,
