@@ -168,7 +168,7 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
         members
             .insert("kept".to_owned(), slot.kept.iter().map(|digest| kept(slot, digest)).collect());
         members.insert("in_file".to_owned(), json!(slot.in_file));
-        members.insert("pinned".to_owned(), json!(slot.pinned));
+        members.insert("pinned".to_owned(), json!(slot.intent.pinned()));
         members.insert("disabled".to_owned(), json!(slot.is_disabled(&slot.in_file)));
     }
     Ok(Json(document))

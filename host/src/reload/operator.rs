@@ -13,7 +13,7 @@ use crate::registry::{ActivePlugin, Generation};
 use super::Reloader;
 use super::draining::Draining;
 use super::files::{Files, Outcome};
-use super::slots::{Conditions, LastError, OperatorError, PluginState, Slot, Slots};
+use super::slots::{Conditions, LastError, OperatorError, Slot, SlotState, Slots};
 use super::stem;
 
 /// Capacity of the command channel.
@@ -101,21 +101,21 @@ impl PluginStatus {
     }
 
     /// Returns the plugin's current state.
-    pub fn state(&self) -> PluginState {
+    pub fn state(&self) -> SlotState {
         let conditions = Conditions {
             is_served: self.active.is_some(),
             is_open: self.active.as_ref().is_some_and(|active| active.health.is_open()),
             is_loading: self.is_loading,
             is_draining: self.draining > 0,
         };
-        PluginState::of(self.slot.as_ref(), conditions)
+        SlotState::of(self.slot.as_ref(), conditions)
     }
 
     /// Returns why the plugin does not serve, or what failed last. A quarantined or failed plugin
     /// always has a reason.
     pub fn error(&self) -> Option<LastError> {
         match (self.state(), &self.active) {
-            (PluginState::Quarantined, Some(active)) => {
+            (SlotState::Quarantined, Some(active)) => {
                 let (failure, at) = active
                     .health
                     .last_failure()
@@ -130,14 +130,12 @@ impl PluginStatus {
                     is_retried: true,
                 })
             }
-            (PluginState::Failed, _) => {
-                Some(self.last_error.clone().unwrap_or_else(|| LastError {
-                    digest: None,
-                    reason: "no version of it can be loaded; the host's log says why".to_owned(),
-                    at: SystemTime::now(),
-                    is_retried: false,
-                }))
-            }
+            (SlotState::Failed, _) => Some(self.last_error.clone().unwrap_or_else(|| LastError {
+                digest: None,
+                reason: "no version of it can be loaded; the host's log says why".to_owned(),
+                at: SystemTime::now(),
+                is_retried: false,
+            })),
             _ => self.last_error.clone(),
         }
     }

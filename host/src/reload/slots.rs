@@ -15,6 +15,7 @@
 //! ```
 
 mod claims;
+mod intent;
 mod saved_path;
 mod state;
 
@@ -25,7 +26,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER, Standing};
-pub use state::{Conditions, PluginState};
+pub use intent::Intent;
+pub use state::{Conditions, SlotState};
 
 /// The maximum number of versions of a plugin that are kept for rollbacks, including the serving
 /// one.
@@ -66,12 +68,9 @@ pub struct Slot {
     /// What operators know the kept versions by.
     #[serde(default)]
     pub versions: BTreeMap<Digest, KeptVersion>,
-    /// The version that a rollback by an operator or a breaker chose, until the file changes.
-    pub pinned: Option<Digest>,
-    /// What the file held when an operator disabled the plugin. Every version is disabled, except
-    /// one to which the file has changed since.
-    #[serde(default)]
-    pub disabled: Option<Digest>,
+    /// What an operator or a breaker has decided.
+    #[serde(flatten)]
+    pub intent: Intent,
     /// Since when no file of the directory registers the name; `None` while one does.
     #[serde(default)]
     pub absent_since: Option<SystemTime>,
@@ -205,7 +204,7 @@ impl Slots {
     pub fn kept(&self) -> impl Iterator<Item = &Digest> {
         self.by_name
             .values()
-            .flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(&slot.pinned))
+            .flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(slot.intent.pinned()))
     }
 
     /// Iterates over the version of each plugin that served before the serving one.
@@ -229,14 +228,9 @@ impl Slots {
             return Vec::new();
         };
         let newest = Some(&slot.in_file).filter(|_| slot.verdict == Verdict::Good);
+        let best = slot.intent.pinned().or(newest);
         let mut wanted: Vec<Digest> = Vec::new();
-        for digest in slot
-            .pinned
-            .iter()
-            .chain(newest.filter(|_| slot.pinned.is_none()))
-            .chain(&slot.serving)
-            .chain(newest)
-        {
+        for digest in best.into_iter().chain(&slot.serving).chain(newest) {
             if !wanted.contains(digest) {
                 wanted.push(digest.clone());
             }
@@ -307,13 +301,11 @@ impl Slots {
             Some(to) => slot.begins_with(to).map_err(|(mut found, digest)| {
                 let name = name.to_owned();
                 found.sort();
-                match found.is_empty() {
-                    true => OperatorError::NotKept {
-                        name,
-                        digest,
-                        kept: slot.kept.iter().cloned().collect(),
-                    },
-                    false => OperatorError::Ambiguous { name, digest, found },
+                if found.is_empty() {
+                    let kept = slot.kept.iter().cloned().collect();
+                    OperatorError::NotKept { name, digest, kept }
+                } else {
+                    OperatorError::Ambiguous { name, digest, found }
                 }
             })?,
             None => slot
@@ -321,7 +313,7 @@ impl Slots {
                 .ok_or_else(|| OperatorError::NoEarlier(name.to_owned()))?,
         };
         // To choose the version in the file means to follow the file again.
-        slot.pinned = (target != slot.in_file).then(|| target.clone());
+        slot.intent.pin((target != slot.in_file).then(|| target.clone()));
         if target == slot.in_file {
             slot.verdict = Verdict::Good;
         }
@@ -333,9 +325,9 @@ impl Slots {
     pub fn undo_roll_back(&mut self, name: &str, target: &str, before: Option<&Slot>) {
         let Some((slot, before)) = self.by_name.get_mut(name).zip(before) else { return };
         let is_as_it_was_left = slot.in_file == before.in_file
-            && slot.pinned.as_deref().unwrap_or(&slot.in_file) == target;
+            && slot.intent.pinned().unwrap_or(&slot.in_file) == target;
         if is_as_it_was_left {
-            slot.pinned.clone_from(&before.pinned);
+            slot.intent.pin(before.intent.pinned().cloned());
             if before.verdict != Verdict::Good {
                 slot.verdict = before.verdict;
             }
@@ -349,7 +341,11 @@ impl Slots {
     pub fn set_disabled(&mut self, name: &str, is_disabled: bool) -> Result<(), OperatorError> {
         let slot =
             self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
-        slot.disabled = is_disabled.then(|| slot.in_file.clone());
+        if is_disabled {
+            slot.intent.disable(&slot.in_file);
+        } else {
+            slot.intent.enable();
+        }
         Ok(())
     }
 
@@ -365,23 +361,22 @@ impl Slots {
         let slot = self.by_name.get_mut(name).filter(|slot| !slot.is_absent())?;
         // If the clock was set back, the age is unknown: the version stays, guarded by its breaker.
         let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
-        let on_breaker_opened = slot
+        let failed = slot
             .serving
             .clone()
-            .filter(|serving| is_new && slot.pinned.as_ref() != Some(serving))?;
-        let target = slot.before(Some(&on_breaker_opened))?;
-        if slot.in_file == on_breaker_opened {
+            .filter(|serving| is_new && slot.intent.pinned() != Some(serving))?;
+        let target = slot.before(Some(&failed))?;
+        if slot.in_file == failed {
             slot.verdict = Verdict::AutoRolledBack;
         }
-        slot.pinned = (target != slot.in_file).then(|| target.clone());
-        slot.kept.retain(|kept| *kept != on_breaker_opened);
+        slot.intent.pin((target != slot.in_file).then(|| target.clone()));
+        slot.kept.retain(|kept| *kept != failed);
         let last =
             failure.map(|failure| format!("; its last failure: {failure}")).unwrap_or_default();
         let reason = format!(
             "failed too often in its first minute; the previous version serves again{last}"
         );
-        slot.last_error =
-            Some(LastError { digest: Some(on_breaker_opened), reason, at, is_retried: false });
+        slot.last_error = Some(LastError { digest: Some(failed), reason, at, is_retried: false });
         Some(target)
     }
 }
@@ -389,7 +384,7 @@ impl Slots {
 impl Slot {
     /// Whether an operator has disabled `version`: it gets no events.
     pub fn is_disabled(&self, version: &str) -> bool {
-        self.disabled.as_ref().is_some_and(|at| version != self.in_file || self.in_file == *at)
+        self.intent.disables(version, &self.in_file)
     }
 
     /// Records that the file holds `digest` now. A disable applies to the version that served at
@@ -398,7 +393,7 @@ impl Slot {
         let last = self.serving.as_ref().or(self.kept.front());
         if self.in_file != digest && last == Some(&self.in_file) && !self.is_disabled(&self.in_file)
         {
-            self.disabled = None;
+            self.intent.enable();
         }
         digest.clone_into(&mut self.in_file);
         self.verdict = verdict;
@@ -425,9 +420,9 @@ impl Slot {
         }
     }
 
-    /// Returns the version that served before `this`.
-    fn before(&self, this: Option<&Digest>) -> Option<Digest> {
-        self.kept.iter().find(|kept| Some(*kept) != this).cloned()
+    /// Returns the version that served before `version`.
+    fn before(&self, version: Option<&Digest>) -> Option<Digest> {
+        self.kept.iter().find(|kept| Some(*kept) != version).cloned()
     }
 }
 

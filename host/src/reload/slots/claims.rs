@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{LastError, OperatorError, Slot, Slots, Verdict, long_ago};
+use super::{Intent, LastError, OperatorError, Slot, Slots, Verdict, long_ago};
 
 /// The maximum number of absent plugins that are remembered. Each takes about 1 KB of memory, and
 /// has up to [`KEPT`](super::KEPT) versions on the disk. Above that, the plugin that has been
@@ -104,7 +104,7 @@ impl Slots {
             Some(slot) => {
                 if slot.in_file != digest {
                     slot.hold(digest, Verdict::Good);
-                    slot.pinned = None;
+                    slot.intent.pin(None);
                 }
                 // An error of the serving version itself is not cleared by an unchanged file.
                 if slot.serving.as_deref() == Some(digest) {
@@ -120,8 +120,7 @@ impl Slots {
                     serving_since: long_ago(),
                     kept: VecDeque::new(),
                     versions: BTreeMap::new(),
-                    pinned: None,
-                    disabled: None,
+                    intent: Intent::Follow,
                     absent_since: None,
                     has_come_back: false,
                     last_error: None,
@@ -226,7 +225,7 @@ impl Slot {
 
     /// Whether a decision of an operator or a breaker applies to the plugin.
     fn is_decided(&self) -> bool {
-        self.disabled.is_some() || self.pinned.is_some() || self.verdict == Verdict::AutoRolledBack
+        self.intent != Intent::Follow || self.verdict == Verdict::AutoRolledBack
     }
 
     /// Records that a file registers the name again: content with a bad verdict has been loaded

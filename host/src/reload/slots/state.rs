@@ -7,7 +7,7 @@ use super::Slot;
 /// The state of a slot, as operators see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PluginState {
+pub enum SlotState {
     /// No version serves, and one is being loaded.
     Loading,
     /// It serves.
@@ -35,7 +35,7 @@ pub struct Conditions {
     pub is_draining: bool,
 }
 
-impl PluginState {
+impl SlotState {
     /// Returns the state's name, as in the API and the log.
     pub const fn name(self) -> &'static str {
         match self {

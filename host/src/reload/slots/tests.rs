@@ -62,7 +62,7 @@ fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again()
     assert_eq!(slots.roll_back("a", None), Ok("11".to_owned()));
     slots.active("a", "11", NOW);
     assert_eq!(slots.roll_back("a", Some("2")), Ok("22".to_owned()));
-    assert_eq!(slots.get("a").and_then(|slot| slot.pinned.clone()), None);
+    assert_eq!(slots.get("a").map(|slot| slot.intent.clone()), Some(Intent::Follow));
     assert!(matches!(slots.roll_back("a", Some("9")), Err(OperatorError::NotKept { .. })));
     assert!(matches!(slots.roll_back("a", Some("")), Err(OperatorError::NotKept { .. })));
     assert_eq!(slots.roll_back("b", None), Err(OperatorError::Unknown("b".to_owned())));
@@ -275,7 +275,7 @@ fn plugins_that_go_together_are_all_remembered_and_decisions_outlive_those_that_
     crowd(&mut slots, 400..401);
     slots.claim(&[], false, NOW + LATER);
     assert_eq!(slots.forget_absent(NOW + LATER, after).len(), 199);
-    assert!(slots.get("p0007").is_some_and(|slot| slot.disabled.is_some()));
+    assert!(slots.get("p0007").is_some_and(|slot| slot.is_disabled("1")));
 }
 
 #[test]
@@ -350,19 +350,19 @@ fn the_state_follows_from_what_is_known() {
     let slot = slots.get("a");
     let active = Conditions { is_served: true, ..Conditions::default() };
     let mut disabled = slot.cloned().unwrap();
-    disabled.disabled = Some(disabled.in_file.clone());
+    disabled.intent.disable("1");
     for (slot, conditions, state) in [
-        (slot, active, PluginState::Active),
-        (slot, Conditions { is_open: true, ..active }, PluginState::Quarantined),
-        (Some(&disabled), Conditions { is_open: true, ..active }, PluginState::Disabled),
-        (slot, Conditions { is_loading: true, ..active }, PluginState::Active),
-        (slot, Conditions { is_loading: true, ..Conditions::default() }, PluginState::Loading),
-        (None, Conditions { is_loading: true, ..Conditions::default() }, PluginState::Loading),
-        (None, Conditions { is_draining: true, ..Conditions::default() }, PluginState::Draining),
-        (slot, Conditions::default(), PluginState::Failed),
-        (None, Conditions::default(), PluginState::Failed),
+        (slot, active, SlotState::Active),
+        (slot, Conditions { is_open: true, ..active }, SlotState::Quarantined),
+        (Some(&disabled), Conditions { is_open: true, ..active }, SlotState::Disabled),
+        (slot, Conditions { is_loading: true, ..active }, SlotState::Active),
+        (slot, Conditions { is_loading: true, ..Conditions::default() }, SlotState::Loading),
+        (None, Conditions { is_loading: true, ..Conditions::default() }, SlotState::Loading),
+        (None, Conditions { is_draining: true, ..Conditions::default() }, SlotState::Draining),
+        (slot, Conditions::default(), SlotState::Failed),
+        (None, Conditions::default(), SlotState::Failed),
     ] {
-        assert_eq!(PluginState::of(slot, conditions), state);
+        assert_eq!(SlotState::of(slot, conditions), state);
     }
 }
 
@@ -389,162 +389,218 @@ enum Happening {
     Restart,
 }
 
+use Happening::{Broken, Disable, Enable, Forget, Good, Removed, Rescan, Restart, RollBack};
+use Happening::{RollBackTo, Tripped};
+
+/// The plugin `a` in a host that always serves the best version.
+#[derive(Default)]
+struct Host {
+    slots: Slots,
+    /// What the file holds, and whether that is a plugin; `None` without a file.
+    file: Option<(String, bool)>,
+}
+
+impl Host {
+    /// Lets something happen. Returns the version to which an operator or a breaker rolled back,
+    /// or whether another operator command succeeded.
+    fn step(&mut self, happening: &Happening) -> (Option<Digest>, bool) {
+        let (slots, mut result) = (&mut self.slots, (None, true));
+        match *happening {
+            Good(version) => self.file = Some((version.to_string(), true)),
+            Broken(version) => self.file = Some((version.to_string(), false)),
+            Removed => self.file = None,
+            Rescan => {}
+            Forget => result.1 = slots.forget("a").is_ok(),
+            RollBack => result.0 = slots.roll_back("a", None).ok(),
+            RollBackTo(version) => result.0 = slots.roll_back("a", Some(&version.to_string())).ok(),
+            Disable => result.1 = slots.set_disabled("a", true).is_ok(),
+            Enable => result.1 = slots.set_disabled("a", false).is_ok(),
+            Tripped(seconds) => {
+                let distance = Duration::from_secs(seconds.unsigned_abs().into());
+                let at = if seconds < 0 { NOW - distance } else { NOW + distance };
+                result.0 = slots.on_breaker_opened("a", None, at);
+            }
+            Restart => {
+                let saved = serde_json::to_string(&slots).unwrap();
+                let loaded: Slots = serde_json::from_str(&saved).unwrap();
+                assert_eq!(*slots, loaded);
+                *slots = loaded;
+            }
+        }
+        if matches!(happening, Good(_) | Broken(_) | Rescan | Removed) {
+            match &self.file {
+                Some((version, true)) => {
+                    slots.claim(&holds(&file(), version), false, NOW);
+                }
+                Some((version, false)) => {
+                    slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
+                    slots.broken(&file(), error(version), true);
+                }
+                None => {
+                    slots.claim(&[], false, NOW);
+                }
+            }
+        }
+        if let Some(best) = slots.wanted("a").first().cloned() {
+            slots.active("a", &best, NOW);
+        }
+        result
+    }
+
+    /// Returns the version that serves; `None` if none does.
+    fn serving(&self) -> Option<&str> {
+        self.slots
+            .get("a")
+            .filter(|slot| !slot.is_absent())
+            .and_then(|slot| slot.serving.as_deref())
+    }
+
+    /// Whether the serving version gets events.
+    fn gets_events(&self) -> bool {
+        self.slots.get("a").is_some_and(|slot| !slot.is_absent() && !slot.is_serving_disabled())
+    }
+}
+
+#[test]
+fn a_rollback_and_a_disable_last_as_long_as_in_these_examples() {
+    // What happens; then the version that serves, and whether it gets events.
+    let examples: &[(&[Happening], &str, bool)] = &[
+        (&[Good(1)], "1", true),
+        (&[Good(1), Good(2)], "2", true),
+        (&[Good(1), Broken(6)], "1", true),
+        // A rollback lasts until the file changes to another plugin.
+        (&[Good(1), Good(2), RollBack], "1", true),
+        (&[Good(1), Good(2), RollBack, Rescan], "1", true),
+        (&[Good(1), Good(2), RollBack, Restart, Rescan], "1", true),
+        (&[Good(1), Good(2), RollBack, Broken(6)], "1", true),
+        (&[Good(1), Good(2), RollBack, Removed, Good(2)], "1", true),
+        (&[Good(1), Good(2), RollBack, Good(3)], "3", true),
+        (&[Good(1), Good(2), RollBack, RollBackTo(2)], "2", true),
+        (&[Good(1), Good(2), RollBack, RollBack], "2", true),
+        // A breaker rolls back only a new version that no operator chose.
+        (&[Good(1), Good(2), Tripped(59)], "1", true),
+        (&[Good(1), Good(2), Tripped(59), Rescan], "1", true),
+        (&[Good(1), Good(2), Tripped(60)], "2", true),
+        (&[Good(1), Good(2), Tripped(-1)], "2", true),
+        (&[Good(1), Good(2), RollBack, Tripped(59)], "1", true),
+        (&[Good(1), Tripped(59)], "1", true),
+        // A disable applies to the version that serves, not to one to which the file changes.
+        (&[Good(1), Disable], "1", false),
+        (&[Good(1), Disable, Rescan], "1", false),
+        (&[Good(1), Disable, Restart, Rescan], "1", false),
+        (&[Good(1), Disable, Removed, Good(1)], "1", false),
+        (&[Good(1), Disable, Broken(6)], "1", false),
+        (&[Good(1), Disable, Broken(6), Good(1)], "1", false),
+        (&[Good(1), Disable, Broken(6), Good(2)], "2", true),
+        (&[Good(1), Disable, Good(2)], "2", true),
+        (&[Good(1), Disable, Removed, Good(2)], "2", true),
+        (&[Good(1), Disable, Enable], "1", true),
+        (&[Good(1), Disable, Removed, Enable, Good(1)], "1", true),
+        (&[Good(1), Disable, Removed, Forget, Good(1)], "1", true),
+        // It also applies to each version that serves instead of the one in the file, until the
+        // file changes after a version that it does not apply to has served.
+        (&[Good(1), Disable, Good(2), RollBack], "1", false),
+        (&[Good(1), Disable, Good(2), Tripped(0)], "1", false),
+        (&[Good(1), Disable, Good(2), RollBack, Good(3)], "3", true),
+        (&[Good(1), Disable, Good(2), RollBack, Good(3), RollBack], "1", false),
+        (&[Good(1), Disable, Good(2), Good(3), RollBackTo(1)], "1", true),
+        (&[Good(1), Disable, Good(2), Good(1)], "1", true),
+        (&[Good(1), Disable, Good(2), Broken(6)], "2", true),
+        // A rollback and a disable are independent of each other.
+        (&[Good(1), Good(2), RollBack, Disable], "1", false),
+        (&[Good(1), Good(2), RollBack, Disable, Enable], "1", true),
+        (&[Good(1), Good(2), RollBack, Disable, Good(3)], "3", true),
+        (&[Good(1), Good(2), Disable, RollBack], "1", false),
+        (&[Good(1), Good(2), Disable, RollBack, RollBackTo(2)], "2", false),
+        (&[Good(1), Good(2), Disable, RollBack, Enable], "1", true),
+    ];
+    for (happenings, serving, gets_events) in examples {
+        let mut host = Host::default();
+        for happening in *happenings {
+            host.step(happening);
+        }
+        let actual = (host.serving(), host.gets_events());
+        assert_eq!(actual, (Some(*serving), *gets_events), "{happenings:?}");
+    }
+}
+
+/// A saved slot as the hosts before this one wrote it. The first ones did not write all members.
+#[test]
+fn slots_that_earlier_hosts_saved_are_read_and_written_with_the_same_members() {
+    let old = r#"{"a":{"file":"a.wasm","in_file":"2","serving":"1","kept":["1","2"],"pinned":"1","last_error":null}}"#;
+    let slots: Slots = serde_json::from_str(old).unwrap();
+    assert_eq!(slots.get("a").map(|slot| &slot.intent), Some(&Intent::Pinned("1".to_owned())));
+    let time = r#"{"secs_since_epoch":0,"nanos_since_epoch":0}"#;
+    let intents = [
+        ("null", "null", Intent::Follow),
+        (r#""1""#, "null", Intent::Pinned("1".to_owned())),
+        ("null", r#""2""#, Intent::Disabled { while_file_is: "2".to_owned(), pinned: None }),
+        (
+            r#""1""#,
+            r#""2""#,
+            Intent::Disabled { while_file_is: "2".to_owned(), pinned: Some("1".to_owned()) },
+        ),
+    ];
+    for (pinned, disabled, intent) in intents {
+        let saved = format!(
+            r#"{{"a":{{"file":"a.wasm","in_file":"2","verdict":"good","serving":"1","serving_since":{time},"kept":["1","2"],"versions":{{"1":{{"version":"1.0.0","served_since":{time}}}}},"pinned":{pinned},"disabled":{disabled},"absent_since":{time},"has_come_back":true,"last_error":{{"digest":"3","reason":"bad","at":{time},"is_retried":true}}}}}}"#
+        );
+        let slots: Slots = serde_json::from_str(&saved).unwrap();
+        assert_eq!(slots.get("a").map(|slot| &slot.intent), Some(&intent));
+        assert_eq!(serde_json::to_string(&slots).unwrap(), saved);
+    }
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        3 => (0_u8..6).prop_map(Happening::Good),
-        2 => (6_u8..9).prop_map(Happening::Broken),
-        2 => Just(Happening::Rescan),
-        2 => Just(Happening::Removed),
-        1 => Just(Happening::Forget),
-        2 => Just(Happening::RollBack),
-        1 => (0_u8..6).prop_map(Happening::RollBackTo),
-        1 => Just(Happening::Disable),
-        1 => Just(Happening::Enable),
-        2 => (-60_i16..120).prop_map(Happening::Tripped),
-        1 => Just(Happening::Restart),
+        3 => (0_u8..6).prop_map(Good),
+        2 => (6_u8..9).prop_map(Broken),
+        2 => Just(Rescan),
+        2 => Just(Removed),
+        1 => Just(Forget),
+        2 => Just(RollBack),
+        1 => (0_u8..6).prop_map(RollBackTo),
+        1 => Just(Disable),
+        1 => Just(Enable),
+        2 => (-60_i16..120).prop_map(Tripped),
+        1 => Just(Restart),
     ]
-}
-
-/// The expected state in its simplest form: what the file holds, what serves, what was chosen.
-#[derive(Debug, Default, Clone)]
-struct Model {
-    /// What the file holds; `None` if there is none.
-    in_file: Option<u8>,
-    is_broken: bool,
-    serving: Option<u8>,
-    /// Versions that served, the newest first.
-    active: Vec<u8>,
-    /// What the file held when the plugin was disabled.
-    disabled: Option<u8>,
-    /// Whether an operator or a breaker rolled back to the serving version.
-    is_chosen: bool,
-    /// Whether the file is gone.
-    is_absent: bool,
-}
-
-impl Model {
-    fn is_disabled(&self) -> bool {
-        self.disabled.is_some_and(|at| {
-            self.serving.is_some() && (self.serving != self.in_file || self.in_file == Some(at))
-        })
-    }
-
-    /// Records that the file holds something else.
-    fn hold(&mut self, version: u8) {
-        let last = self.serving.or(self.active.first().copied());
-        if self.in_file != Some(version) && last == self.in_file && self.disabled != self.in_file {
-            self.disabled = None;
-        }
-        self.in_file = Some(version);
-    }
-
-    fn serve(&mut self, version: u8) {
-        self.is_chosen = self.in_file != Some(version);
-        self.serving = Some(version);
-        self.active.retain(|other| *other != version);
-        self.active.insert(0, version);
-        self.active.truncate(KEPT);
-    }
 }
 
 proptest! {
     #[test]
-    fn any_order_of_events_leaves_what_the_model_says(happenings in proptest::collection::vec(happening(), 1..80)) {
-        let (mut slots, mut model) = (Slots::default(), Model::default());
-        // Versions that were rolled back by a breaker, and are bad from then on.
-        let mut taken_back: Vec<u8> = Vec::new();
+    fn these_rules_hold_in_any_order_of_events(happenings in proptest::collection::vec(happening(), 1..80)) {
+        let mut host = Host::default();
         for happening in happenings {
-            let text = |version: u8| version.to_string();
+            let before = (host.serving().map(str::to_owned), host.gets_events());
+            let earlier: Vec<Digest> = host.slots.get("a").iter().flat_map(|slot| slot.kept.iter().cloned()).collect();
+            let (target, is_done) = host.step(&happening);
+            let after = (host.serving().map(str::to_owned), host.gets_events());
             match happening {
-                Happening::Good(version) => {
-                    let is_new = model.in_file != Some(version) || model.is_broken;
-                    slots.claim(&holds(&file(), &text(version)), false, NOW);
-                    if std::mem::take(&mut model.is_absent) && !is_new {
-                        // The version that served last serves again.
-                        model.serve(model.active[0]);
-                    }
-                    if is_new {
-                        // A version that was rolled back counts as good once the file has changed
-                        // to it again.
-                        taken_back.clear();
-                        model.hold(version);
-                        model.is_broken = false;
-                        model.serve(version);
-                    }
+                Good(version) if host.slots.get("a").is_some_and(|slot| slot.intent.pinned().is_none() && slot.verdict == Verdict::Good) => {
+                    prop_assert_eq!(&after.0, &Some(version.to_string()), "the file is followed");
                 }
-                Happening::Broken(version) => {
-                    slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
-                    slots.broken(&file(), error(&text(version)), true);
-                    if model.in_file.is_some() && !model.is_absent {
-                        model.hold(version);
-                        model.is_broken = true;
-                    }
-                }
-                Happening::Rescan => {
-                    if let (Some(version), false) = (model.in_file, model.is_broken || model.is_absent) {
-                        slots.found(&file(), &text(version), "a").unwrap();
-                    }
-                }
-                Happening::Removed => {
-                    slots.claim(&[], false, NOW);
-                    model.is_absent = model.in_file.is_some();
-                    model.serving = None;
-                }
-                Happening::Forget => {
-                    prop_assert_eq!(slots.forget("a").is_ok(), model.is_absent);
-                    if model.is_absent {
-                        model = Model::default();
-                        taken_back.clear();
-                    }
-                }
-                Happening::RollBack => {
-                    let target = model.active.iter().copied().find(|version| Some(*version) != model.serving).filter(|_| !model.is_absent);
-                    prop_assert_eq!(slots.roll_back("a", None).ok(), target.map(text));
-                    if let Some(target) = target {
-                        model.serve(target);
-                    }
-                }
-                Happening::RollBackTo(version) => {
-                    let is_kept = !model.is_absent && (model.active.contains(&version) || model.in_file == Some(version));
-                    prop_assert_eq!(slots.roll_back("a", Some(&text(version))).is_ok(), is_kept);
-                    if is_kept {
-                        taken_back.retain(|bad| *bad != version);
-                        model.serve(version);
-                    }
-                }
-                Happening::Disable | Happening::Enable => {
-                    let is_disabled = matches!(happening, Happening::Disable);
-                    prop_assert_eq!(slots.set_disabled("a", is_disabled).is_ok(), model.in_file.is_some());
-                    model.disabled = model.in_file.filter(|_| is_disabled);
-                }
-                Happening::Tripped(seconds) => {
-                    let target = model.active.iter().copied().find(|version| Some(*version) != model.serving);
-                    let goes_back = (0..TRIAL.as_secs() as i16).contains(&seconds) && model.serving.is_some() && !model.is_chosen;
-                    let distance = Duration::from_secs(seconds.unsigned_abs().into());
-                    let went = slots.on_breaker_opened("a", None, if seconds < 0 { NOW - distance } else { NOW + distance });
-                    prop_assert_eq!(went, target.filter(|_| goes_back).map(text));
-                    if let (Some(target), Some(bad), true) = (target, model.serving, goes_back) {
-                        model.active.retain(|version| *version != bad);
-                        taken_back.push(bad);
-                        model.serve(target);
-                    }
-                }
-                Happening::Restart => {
-                    let saved = serde_json::to_string(&slots).unwrap();
-                    prop_assert_eq!(&serde_json::from_str::<Slots>(&saved).unwrap(), &slots);
+                Good(_) => prop_assert!(after.0.is_some(), "a file that comes back serves"),
+                Broken(_) | Rescan | Restart | Enable | Disable => prop_assert_eq!(&after.0, &before.0, "no other version serves"),
+                Forget => prop_assert!(after.0 == before.0 && is_done == (before.0.is_none() && !earlier.is_empty())),
+                Removed => prop_assert_eq!(&after.0, &None),
+                RollBack | RollBackTo(_) | Tripped(_) => {
+                    prop_assert_eq!(&after.0, &target.clone().or(before.0.clone()), "the target serves");
+                    let is_in_file = target.as_ref() == host.slots.get("a").map(|slot| &slot.in_file);
+                    prop_assert!(is_in_file || target.is_none_or(|target| earlier.contains(&target)), "it served before");
                 }
             }
-            // The best available version is served, as the host does after every event.
-            if let Some(best) = slots.wanted("a").first().cloned() {
-                slots.active("a", &best, NOW);
+            match happening {
+                Disable => prop_assert!(!after.1, "a disabled plugin gets no events"),
+                Enable => prop_assert_eq!(after.1, after.0.is_some()),
+                Rescan | Restart => prop_assert_eq!(after.1, before.1, "nothing has changed"),
+                Good(_) | Broken(_) | Removed | Forget | RollBack | RollBackTo(_) | Tripped(_) => {}
             }
-            let slot = slots.get("a");
-            let present = slot.filter(|slot| !slot.is_absent());
-            prop_assert_eq!(present.and_then(|slot| slot.serving.clone()), model.serving.map(text));
-            prop_assert_eq!(slot.map(|slot| slot.kept.iter().cloned().collect::<Vec<_>>()).unwrap_or_default(),
-                model.active.iter().copied().map(text).collect::<Vec<_>>());
-            prop_assert_eq!(present.is_some_and(Slot::is_serving_disabled), model.is_disabled());
-            prop_assert!(slots.kept().count() <= 2 + KEPT);
+            let slot = host.slots.get("a");
+            prop_assert!(slot.is_none_or(|slot| slot.kept.len() <= KEPT && slot.versions.len() <= KEPT));
+            if let Some(serving) = host.serving() {
+                prop_assert_eq!(slot.and_then(|slot| slot.kept.front()).map(String::as_str), Some(serving));
+            }
         }
     }
 }
