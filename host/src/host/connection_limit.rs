@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{Config, DEFAULT_CONNECTIONS};
 use crate::http::slots::Slots;
 use crate::registry::Registry;
-use crate::reload::scan;
+use crate::reload::directory::plugin_files;
 
 use super::descriptors::{self, TooFew};
 
@@ -26,8 +26,8 @@ pub(super) struct Allowed {
 /// descriptors.
 pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
     // An unreadable directory is reported later, as an error of its own.
-    let plugins =
-        scan::scan(&config.plugins.dir).map_or(0, |files| files.len()) + descriptors::MORE_PLUGINS;
+    let plugins = plugin_files(&config.plugins.dir).map_or(0, |files| files.len())
+        + descriptors::MORE_PLUGINS;
     let descriptors = descriptors::raise_limit();
     let needed = descriptors::needed(plugins, config.limits.reserved_connections);
     let connections = descriptors::connections(descriptors, needed, config.limits.connections)?;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::http::keys::own_key_file;
-use crate::reload::scan;
+use crate::reload::directory::plugin_files;
 
 use super::lock::DataLock;
 use super::{StartError, address};
@@ -36,5 +36,5 @@ pub fn address_file(data_dir: &Path) -> PathBuf {
 
 /// Whether a directory can be read and holds no plugin files.
 pub fn is_empty(plugins_dir: &Path) -> bool {
-    scan::scan(plugins_dir).is_ok_and(|files| files.is_empty())
+    plugin_files(plugins_dir).is_ok_and(|files| files.is_empty())
 }

@@ -1,107 +1,132 @@
-//! Carries out the commands of operators: changes the slot at once, and answers when the result of
+//! The commands of operators: changes the slot at once, and decides the answer when the result of
 //! the command is known.
 
-use tokio::sync::oneshot;
+use crate::registry::Generation;
 
-use super::Reloader;
-use super::loads::LoadJob;
-use super::operator::{OperatorCommand, SubmittedCommand};
-use super::slots::{Digest, OperatorError, Slot};
+use super::blobs::BlobStore;
+use super::loads::{LoadJob, LoadQueue};
+use super::operator::{Answer, Answers, OperatorCommand, SubmittedCommand};
+use super::slots::{Digest, OperatorError, Slot, Slots};
+use super::versions::Versions;
 
-/// An accepted command whose answer waits for its result.
-pub(super) struct PendingCommand {
+/// The accepted commands whose answers wait for their results.
+#[derive(Default)]
+pub(super) struct PendingCommands(Vec<PendingCommand>);
+
+struct PendingCommand {
     name: String,
     /// The version that is to serve, if the command is a rollback.
     target: Option<Digest>,
     /// The slot before the command.
     before: Option<Slot>,
-    answer: oneshot::Sender<Result<(), OperatorError>>,
+    answer: Answer,
 }
 
-impl Reloader {
-    /// Starts to carry out an operator command.
-    pub(super) fn apply(&mut self, SubmittedCommand { name, command, answer }: SubmittedCommand) {
-        let before = self.slots.get(&name).cloned();
-        let followed = match &command {
-            OperatorCommand::RollBack(to) => self.slots.roll_back(&name, to.as_deref()).map(Some),
-            OperatorCommand::Disable => self.slots.set_disabled(&name, true).map(|()| None),
-            OperatorCommand::Enable => self.slots.set_disabled(&name, false).map(|()| None),
-            OperatorCommand::Forget => self.slots.forget(&name).map(|()| None),
+/// What decides the answers to commands.
+pub(super) struct Facts<'a> {
+    /// The generation that serves.
+    pub(super) generation: &'a Generation,
+    pub(super) loads: &'a LoadQueue,
+    pub(super) versions: &'a Versions,
+    pub(super) blobs: &'a BlobStore,
+    /// Whether the slots are saved for the next start.
+    pub(super) is_saved: bool,
+}
+
+/// How far a command is carried out.
+enum Progress {
+    /// Its version is being loaded.
+    Loading,
+    Done,
+    /// Done, and not saved for the next start.
+    NotSaved,
+    /// Its version can't serve.
+    Failed,
+}
+
+impl PendingCommands {
+    /// Changes the slot as the command says, and lets its answer wait for the result. Returns the
+    /// target if the command is a rollback.
+    ///
+    /// # Errors
+    /// Why the command is refused; then nothing has changed.
+    pub(super) fn begin(
+        &mut self,
+        slots: &mut Slots,
+        SubmittedCommand { name, command, answer }: SubmittedCommand,
+    ) -> Result<Option<Digest>, (Answer, OperatorError)> {
+        let before = slots.get(&name).cloned();
+        let changed = match &command {
+            OperatorCommand::RollBack(to) => slots.roll_back(&name, to.as_deref()).map(Some),
+            OperatorCommand::Disable => slots.set_disabled(&name, true).map(|()| None),
+            OperatorCommand::Enable => slots.set_disabled(&name, false).map(|()| None),
+            OperatorCommand::Forget => slots.forget(&name).map(|()| None),
         };
-        let target = match followed {
-            Ok(target) => target,
-            Err(error) => {
-                // The send fails only if the caller no longer waits for the answer.
-                let _ = answer.send(Err(error));
-                return;
+        match changed {
+            Ok(target) => {
+                tracing::debug!(plugin = name, command = ?command, "operator command begins");
+                self.0.push(PendingCommand { name, target: target.clone(), before, answer });
+                Ok(target)
             }
-        };
-        tracing::debug!(plugin = name, command = ?command, "operator command begins");
-        if command == OperatorCommand::Enable
-            && let Some(active) =
-                self.registry.snapshot().plugins.iter().find(|active| active.code.name() == name)
-        {
-            active.health.reset();
+            Err(error) => Err((answer, error)),
         }
-        if let Some(target) = &target {
-            self.lost.remove(target);
-        }
-        self.waiting.push(PendingCommand { name, target, before, answer });
-        self.publish();
     }
 
-    /// Answers operator commands that are complete or have failed. A rollback that has failed is
-    /// undone.
-    pub(super) fn answer_waiting(&mut self) {
-        let generation = self.registry.snapshot();
-        let mut undone = false;
-        let is_remembered = self.slots == self.saved;
-        for PendingCommand { name, target, before, answer } in std::mem::take(&mut self.waiting) {
-            let serves = |digest: &Digest| {
-                generation.plugins.iter().any(|s| s.code.name() == name && s.code.digest == *digest)
+    /// Returns the answers to the commands whose result is known. Undoes rollbacks that have
+    /// failed; the second value is whether there are any.
+    pub(super) fn finish(&mut self, slots: &mut Slots, facts: &Facts<'_>) -> (Answers, bool) {
+        let (mut answers, mut is_undone) = (Answers::new(), false);
+        for command in std::mem::take(&mut self.0) {
+            let result = match command.progress(facts) {
+                Progress::Loading => {
+                    self.0.push(command);
+                    continue;
+                }
+                Progress::Done => Ok(()),
+                Progress::NotSaved => Err(OperatorError::NotRemembered),
+                Progress::Failed => {
+                    is_undone = true;
+                    Err(command.undo(slots, facts.versions))
+                }
             };
-            match target {
-                Some(target)
-                    if self.loads.is_loading(&LoadJob::Kept(name.clone(), target.clone())) =>
-                {
-                    self.waiting.push(PendingCommand {
-                        name,
-                        target: Some(target),
-                        before,
-                        answer,
-                    });
-                }
-                Some(target) if !serves(&target) => {
-                    self.slots.undo_roll_back(&name, &target, before.as_ref());
-                    undone = true;
-                    let error = self.slots.get(&name).and_then(|slot| slot.last_error.as_ref());
-                    let reason = self
-                        .lost
-                        .get(&target)
-                        .map(|failure| failure.reason.clone())
-                        .or(error.map(|error| error.reason.clone()));
-                    let _ = answer.send(Err(OperatorError::NotServed {
-                        name,
-                        digest: target,
-                        reason: reason.unwrap_or_default(),
-                    }));
-                }
-                // A version that serves from memory must also be on the disk for the next start.
-                target
-                    if is_remembered
-                        && target
-                            .as_ref()
-                            .is_none_or(|target| self.versions.file(target).exists()) =>
-                {
-                    let _ = answer.send(Ok(()));
-                }
-                _ => {
-                    let _ = answer.send(Err(OperatorError::NotRemembered));
-                }
-            }
+            answers.push((command.answer, result));
         }
-        if undone {
-            self.publish();
+        (answers, is_undone)
+    }
+}
+
+impl PendingCommand {
+    fn progress(&self, facts: &Facts<'_>) -> Progress {
+        let Some(target) = &self.target else {
+            return if facts.is_saved { Progress::Done } else { Progress::NotSaved };
+        };
+        let serves = facts
+            .generation
+            .plugins
+            .iter()
+            .any(|active| active.code.name() == self.name && active.code.digest == *target);
+        if facts.loads.is_loading(&LoadJob::Kept(self.name.clone(), target.clone())) {
+            Progress::Loading
+        } else if !serves {
+            Progress::Failed
+        } else if facts.is_saved && facts.blobs.contains(target) {
+            Progress::Done
+        } else {
+            // A version that serves from memory must also be on the disk for the next start.
+            Progress::NotSaved
         }
+    }
+
+    /// Undoes a rollback that has failed. Returns why it has.
+    fn undo(&self, slots: &mut Slots, versions: &Versions) -> OperatorError {
+        let digest = self.target.clone().unwrap_or_default();
+        slots.undo_roll_back(&self.name, &digest, self.before.as_ref());
+        let last_error = slots.get(&self.name).and_then(|slot| slot.last_error.as_ref());
+        let reason = versions
+            .failure(&digest)
+            .map(|failure| &failure.reason)
+            .or(last_error.map(|error| &error.reason));
+        let reason = reason.cloned().unwrap_or_default();
+        OperatorError::NotServed { name: self.name.clone(), digest, reason }
     }
 }

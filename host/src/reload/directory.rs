@@ -1,179 +1,109 @@
-//! Decides whether the result of a scan of the plugin directory is believed. Pure: the reloader
-//! scans, logs and acts.
-//!
-//! A directory that is suddenly empty is more often an unmounted volume or a mistake than a
-//! decision, so its plugins keep serving for a while. A directory that can't be read, or does not
-//! exist, says nothing about its files.
+//! Lists the plugin files of a directory.
 
-use std::time::Duration;
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use tokio::time::Instant;
-
-/// What is known of the directory apart from its files.
-#[derive(Debug)]
-pub(super) struct Directory {
-    /// How long the directory must stay empty before that is believed.
-    empty_after: Duration,
-    doubt: Option<(Doubt, Instant)>,
+/// Distinguishes one state of a file from another without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    modified: Option<SystemTime>,
+    size: u64,
+    /// Inode and status change time (zero if not on Unix): a file that is renamed onto this name
+    /// may have the same size and modification time.
+    identity: (u64, i64, i64),
 }
 
-/// Why the known files are still taken to be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doubt {
-    /// The directory holds no plugin any more.
-    Empty,
-    /// The directory can't be read.
-    Unreadable,
-}
-
-/// The result of a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
-    /// The number of files found.
-    Files(usize),
-    /// The directory can't be read.
-    Unreadable,
-}
-
-/// The consequence of a scan.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Judgement {
-    /// Whether the result of the scan is believed; if not, the known files are still taken to be
-    /// there.
-    pub(super) is_believed: bool,
-    /// What to log about it, once per change.
-    pub(super) news: Option<News>,
-}
-
-/// A change of what is believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
-    /// The result is not believed from now on.
-    Doubted(Doubt),
-    /// The doubt has ended: the directory can be read, and is not unexpectedly empty.
-    Over(Doubt),
-    /// The directory has stayed empty for long enough, which is now believed.
-    StayedEmpty,
-}
-
-impl Directory {
-    pub(super) fn new(empty_after: Duration) -> Self {
-        Self { empty_after, doubt: None }
-    }
-
-    /// Judges the result of a scan at `now`; before it, the host knew `known` plugins in the
-    /// directory.
-    pub(super) fn judge(&mut self, look: Look, known: usize, now: Instant) -> Judgement {
-        let found = match look {
-            Look::Files(0) if known > 0 => Some(Doubt::Empty),
-            Look::Files(_) => None,
-            Look::Unreadable => Some(Doubt::Unreadable),
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
         };
-        match (self.doubt, found) {
-            (Some((Doubt::Empty, since)), Some(Doubt::Empty))
-                if now.saturating_duration_since(since) >= self.empty_after =>
-            {
-                self.doubt = None;
-                Judgement { is_believed: true, news: Some(News::StayedEmpty) }
-            }
-            (Some((before, _)), Some(doubt)) if before == doubt => {
-                Judgement { is_believed: false, news: None }
-            }
-            (_, Some(doubt)) => {
-                self.doubt = Some((doubt, now));
-                Judgement { is_believed: false, news: Some(News::Doubted(doubt)) }
-            }
-            (before, None) => {
-                self.doubt = None;
-                Judgement { is_believed: true, news: before.map(|(doubt, _)| News::Over(doubt)) }
-            }
+        #[cfg(not(unix))]
+        let identity = (0, 0, 0);
+        Self { modified: metadata.modified().ok(), size: metadata.len(), identity }
+    }
+}
+
+/// Returns the `.wasm` files of `dir` with their stamps, sorted by path. Hidden files (names that
+/// begin with `.`, such as unfinished copies) and sub-directories are ignored; a symbolic link
+/// counts as its target. The stamp is `None` if the file exists but its metadata can't be read now.
+///
+/// # Errors
+/// If the directory can't be read.
+pub fn plugin_files(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if !is_named_as_plugin(&path) {
+            continue;
+        }
+        match path.metadata() {
+            Ok(metadata) if metadata.is_file() => files.push((path, Some(Stamp::of(&metadata)))),
+            // A dangling link does not count, and neither does a file that was just removed.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => files.push((path, None)),
         }
     }
+    files.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(files)
+}
 
-    /// Whether the result of the last scan is not believed.
-    pub(super) fn is_doubted(&self) -> bool {
-        self.doubt.is_some()
-    }
+/// Returns the plugin files of `dir` that are symbolic links, including dangling links. Returns
+/// none if the directory can't be read.
+pub(super) fn links(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let links =
+        entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    let mut links: Vec<_> =
+        links.map(|entry| entry.path()).filter(|path| is_named_as_plugin(path)).collect();
+    links.sort();
+    links
+}
 
-    /// Returns when an empty directory will be believed; `None` if the directory is not in doubt,
-    /// or can't be read.
-    pub(super) fn believed_at(&self) -> Option<Instant> {
-        self.doubt
-            .filter(|(doubt, _)| *doubt == Doubt::Empty)
-            .map(|(_, since)| since + self.empty_after)
-    }
+fn is_named_as_plugin(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    !is_hidden && path.extension().is_some_and(|extension| extension == "wasm")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GRACE: Duration = Duration::from_secs(10);
-
-    fn believed(news: Option<News>) -> Judgement {
-        Judgement { is_believed: true, news }
-    }
-
-    fn doubted(news: Option<News>) -> Judgement {
-        Judgement { is_believed: false, news }
+    #[test]
+    fn only_visible_wasm_files_count_in_the_order_of_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.wasm", "a.wasm", ".half.wasm", "notes.txt", "wasm"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("c.wasm")).unwrap();
+        let names: Vec<_> = plugin_files(dir.path())
+            .unwrap()
+            .iter()
+            .map(|(path, _)| path.file_name().unwrap().to_owned())
+            .collect();
+        assert_eq!(names, ["a.wasm", "b.wasm"]);
     }
 
     #[test]
-    fn a_directory_that_is_suddenly_empty_is_believed_when_it_has_stayed_so() {
-        let (mut directory, start) = (Directory::new(GRACE), Instant::now());
-        assert_eq!(directory.judge(Look::Files(2), 2, start), believed(None));
-        assert_eq!(
-            directory.judge(Look::Files(0), 2, start),
-            doubted(Some(News::Doubted(Doubt::Empty)))
-        );
-        assert_eq!(directory.believed_at(), Some(start + GRACE));
-        assert_eq!(directory.judge(Look::Files(0), 2, start + GRACE / 2), doubted(None));
-        assert_eq!(
-            directory.judge(Look::Files(0), 2, start + GRACE),
-            believed(Some(News::StayedEmpty))
-        );
-        assert_eq!(
-            directory.judge(Look::Files(0), 0, start + GRACE * 2),
-            believed(None),
-            "it was empty before"
-        );
-    }
-
-    #[test]
-    fn files_that_come_back_end_the_doubt_and_the_next_one_begins_anew() {
-        let (mut directory, start) = (Directory::new(GRACE), Instant::now());
-        directory.judge(Look::Files(0), 2, start);
-        assert_eq!(
-            directory.judge(Look::Files(1), 2, start + GRACE / 2),
-            believed(Some(News::Over(Doubt::Empty)))
-        );
-        assert_eq!(
-            directory.judge(Look::Files(0), 1, start + GRACE),
-            doubted(Some(News::Doubted(Doubt::Empty)))
-        );
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_read_is_never_believed_and_said_once() {
-        let (mut directory, start) = (Directory::new(GRACE), Instant::now());
-        assert_eq!(
-            directory.judge(Look::Unreadable, 2, start),
-            doubted(Some(News::Doubted(Doubt::Unreadable)))
-        );
-        assert_eq!(directory.judge(Look::Unreadable, 2, start + GRACE * 9), doubted(None));
-        assert_eq!(directory.believed_at(), None);
-        assert_eq!(
-            directory.judge(Look::Files(0), 2, start + GRACE * 9),
-            doubted(Some(News::Doubted(Doubt::Empty))),
-            "its time begins now"
-        );
-        assert_eq!(
-            directory.judge(Look::Unreadable, 2, start + GRACE * 10),
-            doubted(Some(News::Doubted(Doubt::Unreadable)))
-        );
-        assert_eq!(
-            directory.judge(Look::Files(2), 2, start + GRACE * 11),
-            believed(Some(News::Over(Doubt::Unreadable)))
-        );
+    fn another_file_of_the_same_size_and_age_has_another_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a.wasm"), dir.path().join("b"));
+        for file in [&a, &b] {
+            std::fs::write(file, "same").unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_modified(SystemTime::UNIX_EPOCH)
+                .unwrap();
+        }
+        let before = plugin_files(dir.path()).unwrap();
+        std::fs::rename(&b, &a).unwrap();
+        assert_ne!(before, plugin_files(dir.path()).unwrap());
     }
 }

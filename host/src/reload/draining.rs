@@ -9,17 +9,17 @@ use tokio::time::Instant;
 use crate::registry::ActivePlugin;
 
 /// How often to check whether the last event has ended.
-const LOOK: Duration = Duration::from_millis(200);
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// Versions that were taken out of service.
 #[derive(Default)]
 pub(super) struct Draining {
-    leaving: Vec<Leaving>,
-    /// Set while there are any.
-    next_scan: Option<Instant>,
+    versions: Vec<DrainingVersion>,
+    /// When the next check is due; `None` if there are no such versions.
+    next_check: Option<Instant>,
 }
 
-struct Leaving {
+struct DrainingVersion {
     name: String,
     file: PathBuf,
     active: Weak<ActivePlugin>,
@@ -34,18 +34,18 @@ impl Draining {
         old.code.retire();
         let until = Instant::now() + old.code.limits().drain_ms;
         let (name, file) = (old.code.name().to_owned(), old.code.file.clone());
-        self.leaving.push(Leaving { name, file, active: Arc::downgrade(old), until });
+        self.versions.push(DrainingVersion { name, file, active: Arc::downgrade(old), until });
     }
 
     /// Ends events that have exceeded their time, and drops the entries of versions that have
     /// drained.
     pub(super) fn step(&mut self) {
         let now = Instant::now();
-        self.leaving.retain(|leaving| match leaving.active.upgrade() {
+        self.versions.retain(|version| match version.active.upgrade() {
             None => false,
-            Some(active) if leaving.until <= now => {
+            Some(active) if version.until <= now => {
                 tracing::warn!(
-                    plugin = leaving.name,
+                    plugin = version.name,
                     digest = active.code.digest,
                     "events of a replaced version have exceeded their time and are stopped"
                 );
@@ -56,26 +56,27 @@ impl Draining {
             }
             Some(_) => true,
         });
-        self.next_scan = self.leaving.iter().map(|leaving| leaving.until.min(now + LOOK)).min();
+        self.next_check =
+            self.versions.iter().map(|version| version.until.min(now + CHECK_EVERY)).min();
     }
 
-    /// Returns when to check again, or `None` if no version is draining.
-    pub(super) fn next_step(&self) -> Option<Instant> {
-        self.next_scan
+    /// Returns when the next check is due, or `None` if no version is draining.
+    pub(super) fn next_check_at(&self) -> Option<Instant> {
+        self.next_check
     }
 
     /// Returns how many versions of `name` still run events.
     pub(super) fn count(&self, name: &str) -> usize {
-        self.running().filter(|leaving| leaving.name == name).count()
+        self.running().filter(|version| version.name == name).count()
     }
 
     /// Returns the plugins with draining versions, and their files; a plugin with several such
     /// versions appears several times.
     pub(super) fn plugins(&self) -> impl Iterator<Item = (&str, &PathBuf)> {
-        self.running().map(|leaving| (leaving.name.as_str(), &leaving.file))
+        self.running().map(|version| (version.name.as_str(), &version.file))
     }
 
-    fn running(&self) -> impl Iterator<Item = &Leaving> {
-        self.leaving.iter().filter(|leaving| leaving.active.strong_count() > 0)
+    fn running(&self) -> impl Iterator<Item = &DrainingVersion> {
+        self.versions.iter().filter(|version| version.active.strong_count() > 0)
     }
 }

@@ -1,5 +1,5 @@
-//! What is known of the files of the plugin directory: which are settled, what each was found to
-//! be, and when each is loaded again. Reads no files itself.
+//! What is known of the files of the plugin directory: which are settled, what each holds, and when
+//! each is loaded again. Reads no files itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,26 +9,32 @@ use tokio::time::Instant;
 
 use crate::plugin::Retry;
 
-use super::load::Failure;
-use super::scan::Stamp;
+use super::directory::Stamp;
+use super::loader::Failure;
 use super::slots::{Claim, Digest, LastError};
 
-/// The first and the longest delay before a file is tried again whose surroundings were at fault;
-/// the delay doubles each time.
-const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The delays between retries: each is twice as long as the one before.
+struct Backoff {
+    first: Duration,
+    max: Duration,
+}
 
-/// The same if each attempt may cost as much as `limits.compile_ms`: a file that always takes that
+/// The delays if the environment caused the failure.
+const RETRY_SOON: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(60) };
+
+/// The delays if each attempt may cost as much as `limits.compile_ms`: a file that always takes that
 /// much uses a thirtieth of one processor.
-const LATER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(900));
+const RETRY_LATER: Backoff =
+    Backoff { first: Duration::from_secs(10), max: Duration::from_secs(900) };
 
 /// The files of a directory, by path.
 #[derive(Default)]
 pub(super) struct Files {
-    by_path: BTreeMap<PathBuf, Seen>,
+    by_path: BTreeMap<PathBuf, KnownFile>,
 }
 
-/// What is known of a file.
-pub(super) struct Seen {
+/// What is known of a file of the directory.
+pub(super) struct KnownFile {
     stamp: Stamp,
     /// When the file was first seen with that stamp.
     since: Instant,
@@ -37,40 +43,41 @@ pub(super) struct Seen {
     /// Whether it is being loaded now.
     pub(super) is_loading: bool,
     /// The result of loading it with that stamp.
-    pub(super) outcome: Option<Outcome>,
+    pub(super) outcome: Option<LoadOutcome>,
     /// Why a valid plugin can't serve: another file has registered its name.
     pub(super) conflict: Option<LastError>,
 }
 
 /// The result of loading a file.
-pub(super) enum Outcome {
+pub(super) enum LoadOutcome {
     /// It holds this version of this plugin.
     Plugin { name: String, digest: Digest },
     /// It can't be loaded.
-    Failed { failure: Failure, error: LastError, again: Option<Again> },
+    Failed { failure: Failure, error: LastError, retry: Option<NextRetry> },
 }
 
 /// When a failed load is tried again.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Again {
+pub(super) struct NextRetry {
     at: Instant,
     delay: Duration,
 }
 
-impl Outcome {
+impl LoadOutcome {
     /// Creates a failure that happened now. `before` is the delay of the retry before it, if it was
     /// one.
     fn failed(failure: Failure, before: Option<Duration>) -> Self {
-        let after = |(first, most): (Duration, Duration)| {
-            let delay = before.map_or(first, |before| before * 2).clamp(first, most);
-            Again { at: Instant::now() + delay, delay }
+        let after = |backoff: &Backoff| {
+            let delay = before.map_or(backoff.first, |before| before * 2);
+            let delay = delay.clamp(backoff.first, backoff.max);
+            NextRetry { at: Instant::now() + delay, delay }
         };
-        let again = match failure.retry {
+        let retry = match failure.retry {
             Retry::Never => None,
-            Retry::Soon => Some(after(SOON)),
-            Retry::Later => Some(after(LATER)),
+            Retry::Soon => Some(after(&RETRY_SOON)),
+            Retry::Later => Some(after(&RETRY_LATER)),
         };
-        Self::Failed { error: failure.now(), failure, again }
+        Self::Failed { error: failure.as_last_error(), failure, retry }
     }
 }
 
@@ -89,7 +96,7 @@ impl Files {
         self.by_path.retain(|path, _| is_there(path));
         for (path, stamp) in found {
             let since = Instant::now();
-            let new = |stamp, is_settled| Seen {
+            let new = |stamp, is_settled| KnownFile {
                 stamp,
                 since,
                 is_settled,
@@ -99,9 +106,9 @@ impl Files {
             };
             let Some(stamp) = stamp else { continue };
             match self.by_path.get_mut(&path) {
-                Some(seen) if seen.stamp == stamp => seen.is_settled = true,
-                Some(seen) => {
-                    *seen = new(stamp, false);
+                Some(known) if known.stamp == stamp => known.is_settled = true,
+                Some(known) => {
+                    *known = new(stamp, false);
                     changed.push(path);
                 }
                 None => {
@@ -117,124 +124,133 @@ impl Files {
     pub(super) fn take_due(&mut self) -> Vec<(PathBuf, Stamp)> {
         let now = Instant::now();
         let mut due = Vec::new();
-        for (path, seen) in &mut self.by_path {
-            let is_due = match &seen.outcome {
-                None => seen.is_settled,
-                Some(Outcome::Plugin { .. }) => false,
-                Some(Outcome::Failed { again, .. }) => again.is_some_and(|again| again.at <= now),
+        for (path, known) in &mut self.by_path {
+            let is_due = match &known.outcome {
+                None => known.is_settled,
+                Some(LoadOutcome::Plugin { .. }) => false,
+                Some(LoadOutcome::Failed { retry, .. }) => {
+                    retry.is_some_and(|retry| retry.at <= now)
+                }
             };
-            if is_due && !seen.is_loading {
-                seen.is_loading = true;
-                due.push((path.clone(), seen.stamp.clone()));
+            if is_due && !known.is_loading {
+                known.is_loading = true;
+                due.push((path.clone(), known.stamp.clone()));
             }
         }
         due
     }
 
-    /// Records the result of loading a file. Returns `false` and records nothing if the file has
-    /// changed since.
-    pub(super) fn note(
+    /// Records the result of loading a file, unless the file has changed since.
+    pub(super) fn record_load(
         &mut self,
         path: &Path,
         stamp: &Stamp,
         result: Result<(String, Digest), Failure>,
-    ) -> bool {
-        let Some(seen) = self.by_path.get_mut(path).filter(|seen| seen.stamp == *stamp) else {
-            return false;
+    ) {
+        let Some(known) = self.by_path.get_mut(path).filter(|known| known.stamp == *stamp) else {
+            return;
         };
-        seen.is_loading = false;
-        let before = match seen.outcome.take() {
-            Some(Outcome::Failed { again, .. }) => again.map(|again| again.delay),
+        known.is_loading = false;
+        let before = match known.outcome.take() {
+            Some(LoadOutcome::Failed { retry, .. }) => retry.map(|retry| retry.delay),
             _ => None,
         };
-        seen.outcome = Some(match result {
-            Ok((name, digest)) => Outcome::Plugin { name, digest },
-            Err(failure) => Outcome::failed(failure, before),
+        known.outcome = Some(match result {
+            Ok((name, digest)) => LoadOutcome::Plugin { name, digest },
+            Err(failure) => LoadOutcome::failed(failure, before),
         });
-        true
     }
 
     /// Returns what the files claim, in the order of their paths.
     pub(super) fn claims(&self) -> Vec<Claim<'_>> {
-        let claims = self.by_path.iter().map(|(file, seen)| {
-            let holds = match &seen.outcome {
-                Some(Outcome::Plugin { name, digest }) => Some((name.as_str(), digest.as_str())),
+        let claims = self.by_path.iter().map(|(path, known)| {
+            let holds = match &known.outcome {
+                Some(LoadOutcome::Plugin { name, digest }) => {
+                    Some((name.as_str(), digest.as_str()))
+                }
                 _ => None,
             };
-            Claim { file, holds }
+            Claim { file: path, holds }
         });
         claims.collect()
     }
 
-    /// Returns until when an unidentified file may belong to a slot without a file: `patience`
-    /// after the newest such file appeared. Returns `None` if every file is identified.
-    pub(super) fn unknown_until(&self, patience: Duration) -> Option<Instant> {
-        let unknown = self.by_path.values().filter(|seen| seen.outcome.is_none());
-        unknown.map(|seen| seen.since + patience).max()
+    /// Returns until when an unidentified file may belong to a slot without a file: `wait` after
+    /// the newest such file appeared. Returns `None` if every file is identified.
+    pub(super) fn unidentified_until(&self, wait: Duration) -> Option<Instant> {
+        let unidentified = self.by_path.values().filter(|known| known.outcome.is_none());
+        unidentified.map(|known| known.since + wait).max()
     }
 
     /// Records which files can't serve because another file has their name. Returns the conflicts
     /// that are new.
-    pub(super) fn note_conflicts(
+    pub(super) fn record_conflicts(
         &mut self,
         taken: &[(PathBuf, LastError)],
     ) -> Vec<(PathBuf, LastError)> {
         let mut new = Vec::new();
-        for (path, seen) in &mut self.by_path {
+        for (path, known) in &mut self.by_path {
             let conflict = taken.iter().find(|(file, _)| file == path).map(|(_, error)| error);
-            let is_known = seen.conflict.as_ref().map(|known| &known.reason)
+            let is_unchanged = known.conflict.as_ref().map(|error| &error.reason)
                 == conflict.map(|conflict| &conflict.reason);
-            if !is_known {
-                seen.conflict = conflict.cloned();
+            if !is_unchanged {
+                known.conflict = conflict.cloned();
                 new.extend(conflict.map(|conflict| (path.clone(), conflict.clone())));
             }
         }
         new
     }
 
-    /// Makes failures with [`Retry::Soon`] due now: their surroundings may have changed.
+    /// Makes failures with [`Retry::Soon`] due now: their environment may have changed.
     pub(super) fn retry_now(&mut self) {
-        for seen in self.by_path.values_mut() {
-            if let Some(Outcome::Failed { again: Some(again), failure, .. }) = &mut seen.outcome
+        for known in self.by_path.values_mut() {
+            if let Some(LoadOutcome::Failed { retry: Some(retry), failure, .. }) =
+                &mut known.outcome
                 && failure.retry == Retry::Soon
             {
-                again.at = Instant::now();
+                retry.at = Instant::now();
             }
         }
     }
 
     /// Makes a file due for loading, though it has not changed, unless it is being loaded.
-    pub(super) fn read_again(&mut self, path: &Path) {
-        if let Some(seen) = self.by_path.get_mut(path).filter(|seen| !seen.is_loading) {
-            seen.outcome = None;
+    pub(super) fn reload(&mut self, path: &Path) {
+        if let Some(known) = self.by_path.get_mut(path).filter(|known| !known.is_loading) {
+            known.outcome = None;
         }
     }
 
     /// Whether any file was not settled at the last scan.
     pub(super) fn any_unsettled(&self) -> bool {
-        self.by_path.values().any(|seen| !seen.is_settled)
+        self.by_path.values().any(|known| !known.is_settled)
     }
 
     /// Returns when the next retry is due; `None` if there is none.
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        let waiting = self.by_path.values().filter(|seen| !seen.is_loading);
-        let again = waiting.filter_map(|seen| match &seen.outcome {
-            Some(Outcome::Failed { again, .. }) => again.map(|again| again.at),
+        let waiting = self.by_path.values().filter(|known| !known.is_loading);
+        let retries = waiting.filter_map(|known| match &known.outcome {
+            Some(LoadOutcome::Failed { retry, .. }) => retry.map(|retry| retry.at),
             _ => None,
         });
-        again.min()
+        retries.min()
     }
 
     /// Iterates over the files, in the order of their paths.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, &Seen)> {
-        self.by_path.iter().map(|(path, seen)| (path.as_path(), seen))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, &KnownFile)> {
+        self.by_path.iter().map(|(path, known)| (path.as_path(), known))
     }
 
     /// Iterates over the versions in the files, as far as they are known.
     pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
-        self.by_path.values().filter_map(|seen| match &seen.outcome {
-            Some(Outcome::Plugin { digest, .. }) => Some(digest),
+        self.by_path.values().filter_map(|known| match &known.outcome {
+            Some(LoadOutcome::Plugin { digest, .. }) => Some(digest),
             _ => None,
         })
     }
+}
+
+/// Returns the name of a file without its extension, which names it until its plugin has
+/// registered.
+pub(super) fn stem(path: &Path) -> String {
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -4,54 +4,110 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::SystemTime;
+
+use crate::files;
 
 use super::slots::Slots;
-use super::versions::VersionStore;
 
 /// About how many lines the slots file may have before it is replaced by the newest line alone.
 const MAX_LINES: u64 = 64;
 
-impl VersionStore {
-    /// Saves the slots by appending one line; the last complete line counts.
-    ///
-    /// A line survives a crash of the process at once. It survives a crash of the machine once the
-    /// system has written it to the disk, like the plugins' own state. A wait for the disk at every
-    /// reload would cost more than the rest of the reload.
-    pub(super) fn save(&self, slots: &Slots) -> io::Result<()> {
-        let file = self.slots_file();
-        let mut line = serde_json::to_vec(slots)?;
-        line.push(b'\n');
-        if fs::metadata(&file).is_ok_and(|known| known.len() > MAX_LINES * line.len() as u64) {
-            return self.write(&file, &line);
-        }
-        self.make_dir()?;
-        // The line begins with a line break, because a full disk may have left a partial line
-        // before it.
-        line.insert(0, b'\n');
-        File::options().append(true).create(true).open(file)?.write_all(&line)
-    }
+/// The saved slots.
+pub(super) struct Journal {
+    dir: PathBuf,
+    file: PathBuf,
+    /// The slots that a start would load now.
+    saved: Slots,
+    /// Whether slots were saved that could not be read.
+    is_incomplete: bool,
+    failure: Option<SaveFailure>,
+}
 
-    /// Returns the saved slots, or no slots if there is no file yet. If the file can't be read, the
-    /// host starts without slots. For a repair, it renames the file and keeps every version.
-    pub(super) fn load(&self) -> Slots {
-        let file = self.slots_file();
+/// Why the slots can't be saved.
+#[derive(Debug, Clone)]
+pub(super) struct SaveFailure {
+    /// The reason.
+    pub(super) reason: String,
+    /// When saving failed first.
+    pub(super) since: SystemTime,
+}
+
+impl Journal {
+    /// Reads the slots in `dir`, if any. If the file can't be read, the host starts without slots;
+    /// the file is renamed, so that it can be repaired.
+    pub(super) fn open(dir: PathBuf) -> Self {
+        let file = dir.join("slots.jsonl");
         let read = match fs::read(&file) {
-            Ok(text) => last_whole(&text),
+            Ok(text) => last_complete(&text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Slots::default()),
             Err(error) => Err(error),
         };
-        read.unwrap_or_else(|error| {
-            self.keep_all();
+        let is_incomplete = read.is_err();
+        let saved = read.unwrap_or_else(|error| {
             let aside = file.with_extension("unreadable");
             let moved = fs::rename(&file, &aside);
             tracing::error!(file = %file.display(), %error, moved_to = moved.is_ok().then(|| aside.display().to_string()),
                 "the saved decisions of operators and earlier versions of plugins can't be read: they are not known in this run");
             Slots::default()
-        })
+        });
+        let saved = saved.at_start();
+        Self { dir, file, saved, is_incomplete, failure: None }
     }
 
-    fn slots_file(&self) -> PathBuf {
-        self.dir.join("slots.jsonl")
+    /// Returns the slots that a start would load now.
+    pub(super) fn saved(&self) -> &Slots {
+        &self.saved
+    }
+
+    /// Whether slots were saved that could not be read: then it is not known which versions are
+    /// needed.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.is_incomplete
+    }
+
+    /// Returns why the newest slots are not saved; `None` if they are.
+    pub(super) fn failure(&self) -> Option<&SaveFailure> {
+        self.failure.as_ref()
+    }
+
+    /// Saves the slots, unless they are saved already. Returns the slots that a start would load
+    /// now; they are older ones if these can't be saved.
+    pub(super) fn save(&mut self, slots: &Slots) -> &Slots {
+        if *slots != self.saved {
+            match self.append(slots) {
+                Ok(()) => {
+                    self.saved.clone_from(slots);
+                    self.failure = None;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the serving versions and the decisions of operators can't be saved for the next start");
+                    self.failure.get_or_insert_with(|| SaveFailure {
+                        reason: error.to_string(),
+                        since: SystemTime::now(),
+                    });
+                }
+            }
+        }
+        &self.saved
+    }
+
+    /// Appends one line; the last complete line counts.
+    ///
+    /// A line survives a crash of the process at once. It survives a crash of the machine once the
+    /// system has written it to the disk, like the plugins' own state. A wait for the disk at every
+    /// reload would cost more than the rest of the reload.
+    fn append(&self, slots: &Slots) -> io::Result<()> {
+        let mut line = serde_json::to_vec(slots)?;
+        line.push(b'\n');
+        files::create_private_dir(&self.dir)?;
+        if fs::metadata(&self.file).is_ok_and(|known| known.len() > MAX_LINES * line.len() as u64) {
+            return files::replace_durably(&self.file, &[&line]);
+        }
+        // The line begins with a line break, because a full disk may have left a partial line
+        // before it.
+        line.insert(0, b'\n');
+        File::options().append(true).create(true).open(&self.file)?.write_all(&line)
     }
 }
 
@@ -59,60 +115,67 @@ impl VersionStore {
 ///
 /// # Errors
 /// If there is no complete line.
-fn last_whole(text: &[u8]) -> io::Result<Slots> {
-    let mut last = None;
+fn last_complete(text: &[u8]) -> io::Result<Slots> {
+    let mut newest_error = None;
     for line in text.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
             Ok(slots) => {
-                if let Some(error) = last {
+                if let Some(error) = newest_error {
                     tracing::warn!(%error, "the newest saved record of the plugins can't be read: the previous record is used");
                 }
                 return Ok(slots);
             }
             // An operator needs the error of the newest line.
-            Err(error) => last = last.or(Some(error)),
+            Err(error) => newest_error = newest_error.or(Some(error)),
         }
     }
-    Err(last.map_or_else(|| io::ErrorKind::UnexpectedEof.into(), io::Error::from))
+    Err(newest_error.map_or_else(|| io::ErrorKind::UnexpectedEof.into(), io::Error::from))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::reload::slots::Claim;
-    use std::collections::HashSet;
-    use std::path::Path;
-    use std::time::SystemTime;
+
+    /// Returns slots in which these files hold one plugin each.
+    fn slots(files: &[&Path]) -> Slots {
+        let names: Vec<_> = (0..files.len()).map(|number| format!("p{number}")).collect();
+        let claims = files.iter().zip(&names);
+        let claims: Vec<_> =
+            claims.map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
+        let mut slots = Slots::default();
+        slots.claim(&claims, false, SystemTime::UNIX_EPOCH);
+        slots
+    }
+
+    fn reopened(journal: &Journal) -> Slots {
+        Journal::open(journal.dir.clone()).saved
+    }
 
     #[test]
     fn slots_come_back_as_they_were_saved() {
         let dir = tempfile::tempdir().unwrap();
-        let versions = VersionStore::new(dir.path().join("plugins"));
-        assert_eq!(versions.load(), Slots::default());
-        let mut slots = Slots::default();
-        slots.claim(
-            &[Claim { file: Path::new("a.wasm"), holds: Some(("a", "1")) }],
-            false,
-            SystemTime::UNIX_EPOCH,
-        );
-        slots.active("a", "1", SystemTime::UNIX_EPOCH);
-        versions.save(&slots).unwrap();
-        assert_eq!(versions.load(), slots);
+        let mut journal = Journal::open(dir.path().join("plugins"));
+        assert_eq!((journal.saved(), journal.is_incomplete()), (&Slots::default(), false));
+        let slots = slots(&[Path::new("a.wasm")]);
+        journal.save(&slots);
+        assert_eq!(reopened(&journal), slots);
         // The newest save counts unless its line is incomplete, and the file does not grow without
         // bound.
         for _ in 0..=2 * MAX_LINES {
-            versions.save(&Slots::default()).unwrap();
-            assert_eq!(versions.load(), Slots::default());
-            versions.save(&slots).unwrap();
+            journal.save(&Slots::default());
+            assert_eq!(reopened(&journal), Slots::default());
+            journal.save(&slots);
         }
         let line = serde_json::to_vec(&slots).unwrap().len() as u64;
-        let file = versions.slots_file();
-        assert!(fs::metadata(&file).unwrap().len() <= (MAX_LINES + 2) * (line + 2));
-        let mut torn = File::options().append(true).open(file).unwrap();
+        assert!(fs::metadata(&journal.file).unwrap().len() <= (MAX_LINES + 2) * (line + 2));
+        let mut torn = File::options().append(true).open(&journal.file).unwrap();
         torn.write_all(b"\n{\"a\": {").unwrap();
-        assert_eq!(versions.load(), slots);
-        versions.save(&Slots::default()).unwrap();
-        assert_eq!(versions.load(), Slots::default());
+        assert_eq!(reopened(&journal), slots);
+        journal.save(&Slots::default());
+        assert_eq!(reopened(&journal), Slots::default());
     }
 
     #[cfg(unix)]
@@ -120,21 +183,12 @@ mod tests {
     fn slots_of_a_file_whose_name_is_not_utf_8_come_back_as_they_were_saved() {
         use std::os::unix::ffi::OsStrExt;
         let dir = tempfile::tempdir().unwrap();
-        let versions = VersionStore::new(dir.path().to_owned());
-        let mut slots = Slots::default();
+        let mut journal = Journal::open(dir.path().to_owned());
         let file = Path::new(std::ffi::OsStr::from_bytes(b"/plugins/\xff.wasm"));
-        let text = Path::new("/plugins/b.wasm");
-        slots.claim(
-            &[
-                Claim { file, holds: Some(("a", "1")) },
-                Claim { file: text, holds: Some(("b", "2")) },
-            ],
-            false,
-            SystemTime::UNIX_EPOCH,
-        );
-        versions.save(&slots).unwrap();
-        assert_eq!(versions.load(), slots);
-        let saved = fs::read_to_string(versions.slots_file()).unwrap();
+        let slots = slots(&[file, Path::new("/plugins/b.wasm")]);
+        journal.save(&slots);
+        assert_eq!(reopened(&journal), slots);
+        let saved = fs::read_to_string(&journal.file).unwrap();
         assert!(
             saved.contains(r#""file":"/plugins/b.wasm""#),
             "a path that is text stays readable: {saved}"
@@ -142,15 +196,25 @@ mod tests {
     }
 
     #[test]
-    fn slots_that_cannot_be_read_are_put_aside_and_no_version_is_forgotten() {
+    fn slots_that_cannot_be_read_are_put_aside_for_a_repair() {
         let dir = tempfile::tempdir().unwrap();
-        let versions = VersionStore::new(dir.path().to_owned());
-        versions.put("1", b"bytes").unwrap();
         fs::write(dir.path().join("slots.jsonl"), "{").unwrap();
-        assert_eq!(versions.load(), Slots::default());
-        versions.save(&Slots::default()).unwrap();
-        versions.keep_only(&HashSet::new());
-        assert!(versions.file("1").exists());
+        let journal = Journal::open(dir.path().to_owned());
+        assert_eq!((journal.saved(), journal.is_incomplete()), (&Slots::default(), true));
         assert_eq!(fs::read_to_string(dir.path().join("slots.unreadable")).unwrap(), "{");
+    }
+
+    #[test]
+    fn slots_that_cannot_be_saved_leave_the_earlier_ones_until_they_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("plugins");
+        let mut journal = Journal::open(kept.clone());
+        fs::write(&kept, "").unwrap();
+        let slots = slots(&[Path::new("a.wasm")]);
+        assert_eq!(journal.save(&slots), &Slots::default());
+        assert!(journal.failure().is_some());
+        fs::remove_file(&kept).unwrap();
+        assert_eq!(journal.save(&slots), &slots);
+        assert!(journal.failure().is_none());
     }
 }

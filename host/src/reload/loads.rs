@@ -11,22 +11,24 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use crate::plugin::{Retry, Source};
 use crate::registry::ActivePlugin;
 
-use super::load::{Failure, Loader};
-use super::scan::Stamp;
+use super::blobs::BlobStore;
+use super::directory::Stamp;
+use super::loader::{Failure, Loader};
 use super::slots::Digest;
-use super::versions::VersionStore;
+use super::versions::Known;
 
 /// The most versions that are loaded concurrently: each holds the bytes of a file. The compiler
 /// itself limits how many of them are compiled concurrently.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
 /// The loads in progress.
 pub(super) struct LoadQueue {
     loader: Arc<Loader>,
-    versions: Arc<VersionStore>,
-    places: Arc<Semaphore>,
-    running: JoinSet<Result<Version, Failure>>,
-    subjects: HashMap<Id, (LoadJob, AbortHandle)>,
+    blobs: Arc<BlobStore>,
+    permits: Arc<Semaphore>,
+    running: JoinSet<Result<Loaded, Failure>>,
+    /// The loads that are not aborted.
+    jobs: HashMap<Id, (LoadJob, AbortHandle)>,
 }
 
 /// Where a version comes from.
@@ -39,45 +41,42 @@ pub(super) enum LoadJob {
 }
 
 /// The result of a successful load.
-pub(super) enum Version {
+pub(super) enum Loaded {
     /// A version of this plugin that is already known.
     Known(String, Digest),
     /// A version that was loaded now.
     New(Arc<ActivePlugin>),
 }
 
-/// What is known of versions before they are loaded, by digest.
-pub(super) type Known = HashMap<Digest, Result<String, Failure>>;
-
 impl LoadQueue {
-    pub(super) fn new(loader: Arc<Loader>, versions: Arc<VersionStore>) -> Self {
-        let (places, running) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
-        Self { loader, versions, places, running, subjects: HashMap::new() }
+    pub(super) fn new(loader: Arc<Loader>, blobs: Arc<BlobStore>) -> Self {
+        let (permits, running) = (Arc::new(Semaphore::new(MAX_CONCURRENT)), JoinSet::new());
+        Self { loader, blobs, permits, running, jobs: HashMap::new() }
     }
 
     /// Loads a file that is expected to hold the plugin `name`. Content that is in `known` is not
     /// loaded again.
     pub(super) fn file(&mut self, path: &Path, stamp: Stamp, name: String, known: Known) {
-        let (loader, versions, places, file) = (
+        let (loader, blobs, permits, file) = (
             Arc::clone(&self.loader),
-            Arc::clone(&self.versions),
-            Arc::clone(&self.places),
+            Arc::clone(&self.blobs),
+            Arc::clone(&self.permits),
             path.to_owned(),
         );
         self.start(LoadJob::File(path.to_owned(), stamp), async move {
-            let (source, _place) = read(&loader, places, file, name.clone()).await;
+            let (source, _permit) = read(&loader, permits, file, name.clone()).await;
             let source = source?;
             let digest = source.digest.clone();
             if let Some(known) = known.get(&digest) {
                 let name = known.clone()?;
-                // An earlier attempt to keep it may have failed.
-                keep(versions, digest.clone(), source.bytes).await;
-                return Ok(Version::Known(name, digest));
+                // An earlier attempt to store it may have failed.
+                store(blobs, digest.clone(), source.bytes).await;
+                return Ok(Loaded::Known(name, digest));
             }
             let bytes = source.bytes.clone();
             let active = loader.load(source, &name).await?;
-            keep(versions, digest, bytes).await;
-            Ok(Version::New(active))
+            store(blobs, digest, bytes).await;
+            Ok(Loaded::New(active))
         });
     }
 
@@ -87,11 +86,11 @@ impl LoadQueue {
         if self.is_loading(&job) {
             return;
         }
-        let (loader, places, file) =
-            (Arc::clone(&self.loader), Arc::clone(&self.places), self.versions.file(digest));
+        let (loader, permits, file) =
+            (Arc::clone(&self.loader), Arc::clone(&self.permits), self.blobs.file(digest));
         let (name, digest) = (name.to_owned(), digest.clone());
         self.start(job, async move {
-            let (source, _place) = read(&loader, places, file, name.clone()).await;
+            let (source, _permit) = read(&loader, permits, file, name.clone()).await;
             let is_not = |reason: &str| Failure {
                 name: Some(name.clone()),
                 digest: Some(digest.clone()),
@@ -106,39 +105,39 @@ impl LoadQueue {
             if active.code.name() != name {
                 Err(is_not("has another name"))
             } else {
-                Ok(Version::New(active))
+                Ok(Loaded::New(active))
             }
         });
     }
 
     /// Whether this load is in progress.
     pub(super) fn is_loading(&self, job: &LoadJob) -> bool {
-        self.subjects.values().any(|(other, _)| other == job)
+        self.jobs.values().any(|(other, _)| other == job)
     }
 
     /// Whether a kept version of the plugin `name` is being loaded.
     pub(super) fn is_loading_kept(&self, name: &str) -> bool {
-        self.subjects.values().any(|(job, _)| matches!(job, LoadJob::Kept(of, _) if of == name))
+        self.jobs.values().any(|(job, _)| matches!(job, LoadJob::Kept(of, _) if of == name))
     }
 
     /// Whether no load is in progress.
     pub(super) fn is_empty(&self) -> bool {
-        self.subjects.is_empty()
+        self.jobs.is_empty()
     }
 
     /// Returns the number of loads in progress.
     pub(super) fn len(&self) -> usize {
-        self.subjects.len()
+        self.jobs.len()
     }
 
     /// Whether any file is being loaded.
     pub(super) fn any_file(&self) -> bool {
-        self.subjects.values().any(|(job, _)| matches!(job, LoadJob::File(..)))
+        self.jobs.values().any(|(job, _)| matches!(job, LoadJob::File(..)))
     }
 
     /// Aborts the load of a file that has changed or is gone.
-    pub(super) fn give_up(&mut self, path: &Path) {
-        self.subjects.retain(|_, (job, task)| {
+    pub(super) fn abort(&mut self, path: &Path) {
+        self.jobs.retain(|_, (job, task)| {
             let is_other = !matches!(job, LoadJob::File(file, _) if file == path);
             if !is_other {
                 task.abort();
@@ -149,14 +148,14 @@ impl LoadQueue {
 
     /// Waits for the next load that succeeds or fails. Returns `None` if none is in progress.
     /// Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<(LoadJob, Result<Version, Failure>)> {
+    pub(super) async fn next(&mut self) -> Option<(LoadJob, Result<Loaded, Failure>)> {
         loop {
             let (id, result) = match self.running.join_next_with_id().await? {
                 Ok((id, result)) => (id, result),
                 Err(error) => (error.id(), Err(panicked())),
             };
             // An aborted load has no job any more.
-            if let Some((job, _)) = self.subjects.remove(&id) {
+            if let Some((job, _)) = self.jobs.remove(&id) {
                 return Some((job, result));
             }
         }
@@ -165,10 +164,10 @@ impl LoadQueue {
     fn start(
         &mut self,
         job: LoadJob,
-        load: impl Future<Output = Result<Version, Failure>> + Send + 'static,
+        load: impl Future<Output = Result<Loaded, Failure>> + Send + 'static,
     ) {
         let task = self.running.spawn(load);
-        self.subjects.insert(task.id(), (job, task));
+        self.jobs.insert(task.id(), (job, task));
     }
 }
 
@@ -176,14 +175,14 @@ impl LoadQueue {
 /// that follow. If the task is aborted, the thread holds the permit until it has read the file.
 async fn read(
     loader: &Arc<Loader>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     file: PathBuf,
     name: String,
-) -> (Result<Source, Failure>, Place) {
+) -> (Result<Source, Failure>, Permit) {
     // The semaphore is never closed; if it were, the read would continue without a permit.
-    let place = places.acquire_owned().await.ok();
+    let permit = permits.acquire_owned().await.ok();
     let loader = Arc::clone(loader);
-    match tokio::task::spawn_blocking(move || (loader.read(&file, &name), place))
+    match tokio::task::spawn_blocking(move || (loader.read(&file, &name), permit))
         .await
         .map_err(JoinError::try_into_panic)
     {
@@ -195,9 +194,9 @@ async fn read(
 }
 
 /// Stores the bytes of a version on a blocking thread, while other versions are loaded.
-async fn keep(versions: Arc<VersionStore>, digest: Digest, bytes: Vec<u8>) {
+async fn store(blobs: Arc<BlobStore>, digest: Digest, bytes: Vec<u8>) {
     let put = move || {
-        if let Err(error) = versions.put(&digest, &bytes) {
+        if let Err(error) = blobs.put(&digest, &bytes) {
             tracing::warn!(digest, %error, "a version can't be kept: a rollback to it is not possible");
         }
     };
@@ -206,9 +205,10 @@ async fn keep(versions: Arc<VersionStore>, digest: Digest, bytes: Vec<u8>) {
 }
 
 /// The permit of one of the concurrent loads.
-type Place = Option<OwnedSemaphorePermit>;
+type Permit = Option<OwnedSemaphorePermit>;
 
-/// The bytes made the host's own code panic, and would do so again: no retry.
+/// Returns the failure of a load that panicked. It is not retried: the same content would panic
+/// again.
 fn panicked() -> Failure {
     Failure {
         name: None,

@@ -10,11 +10,11 @@ use super::slots::{Digest, Standing};
 /// A candidate plugin for a generation: its versions that could serve, the best first.
 pub(super) struct Candidates {
     pub(super) name: String,
-    pub(super) versions: Vec<Version>,
+    pub(super) versions: Vec<CandidateVersion>,
 }
 
 /// A candidate version for a generation.
-pub(super) struct Version {
+pub(super) struct CandidateVersion {
     pub(super) active: Arc<ActivePlugin>,
     /// Whether an operator has disabled it.
     pub(super) is_disabled: bool,
@@ -22,8 +22,12 @@ pub(super) struct Version {
     pub(super) standing: Standing,
 }
 
-/// The plugin and the version that were refused, and the reason.
-pub(super) type Refused = (String, Digest, AdmitError);
+/// A version that conflicts with another plugin.
+pub(super) struct Refused {
+    pub(super) name: String,
+    pub(super) digest: Digest,
+    pub(super) error: AdmitError,
+}
 
 /// Returns the generation in which every plugin serves the best of its versions that is compatible
 /// with the others. If two conflict, the weaker [`Standing`] loses, whatever the order of the
@@ -31,40 +35,45 @@ pub(super) type Refused = (String, Digest, AdmitError);
 /// another plugin's file was away only if it is settled. Each refusal names the winner.
 pub(super) fn resolve_conflicts(
     before: &Generation,
-    candidates: &mut [Candidates],
+    mut candidates: Vec<Candidates>,
 ) -> (Generation, Vec<Refused>) {
     let mut refused = Vec::new();
     loop {
         let mut generation = Generation::after(before);
-        let mut conflict = None;
-        for choice in candidates.iter() {
-            if let Some(version) = choice.versions.first()
-                && let Err(error) = generation.admit(&version.active, version.is_disabled)
-            {
-                let is_weaker = |name: &str| {
-                    let choice = candidates.iter().find(|choice| choice.name == name);
-                    choice
-                        .and_then(|choice| choice.versions.first())
-                        .is_some_and(|other| other.standing < version.standing)
-                };
-                conflict = Some(
-                    match error.taken_by().filter(|other| is_weaker(other)).map(str::to_owned) {
-                        Some(loser) => (loser, error.seen_by_the_other(&choice.name)),
-                        None => (choice.name.clone(), error),
-                    },
-                );
-                break;
-            }
-        }
-        let Some((loser, error)) = conflict else { return (generation, refused) };
-        match candidates.iter_mut().find(|choice| choice.name == loser) {
-            Some(choice) if !choice.versions.is_empty() => {
-                let version = choice.versions.remove(0);
-                refused.push((loser, version.active.code.digest.clone(), error));
+        let Some((loser, error)) = admit_best(&mut generation, &candidates) else {
+            return (generation, refused);
+        };
+        match candidates.iter_mut().find(|plugin| plugin.name == loser) {
+            Some(plugin) if !plugin.versions.is_empty() => {
+                let digest = plugin.versions.remove(0).active.code.digest.clone();
+                refused.push(Refused { name: loser, digest, error });
             }
             // The loser has no version left to remove. That can't happen, but must not cause an
             // endless loop.
             _ => return (generation, refused),
         }
     }
+}
+
+/// Admits the best version of each plugin, up to the first conflict. Returns the name of the plugin
+/// that loses this conflict, and the conflict as that plugin sees it.
+fn admit_best(
+    generation: &mut Generation,
+    candidates: &[Candidates],
+) -> Option<(String, AdmitError)> {
+    for plugin in candidates {
+        let Some(version) = plugin.versions.first() else { continue };
+        let Err(error) = generation.admit(&version.active, version.is_disabled) else { continue };
+        let is_weaker = |name: &str| {
+            let other = candidates.iter().find(|other| other.name == name);
+            other
+                .and_then(|other| other.versions.first())
+                .is_some_and(|other| other.standing < version.standing)
+        };
+        return Some(match error.taken_by().filter(|other| is_weaker(other)).map(str::to_owned) {
+            Some(loser) => (loser, error.seen_by_the_other(&plugin.name)),
+            None => (plugin.name.clone(), error),
+        });
+    }
+    None
 }

@@ -98,7 +98,7 @@ pub enum Verdict {
     /// It may serve.
     #[default]
     Good,
-    /// Its bytes are at fault. Another host may accept them, so a start tries again.
+    /// Its content is invalid. Another host may accept it, so a start tries again.
     Bad,
     /// It served and failed too often: only an operator command or changed file content brings it
     /// back.
@@ -267,11 +267,11 @@ impl Slots {
         slot.versions.retain(|digest, _| slot.kept.contains(digest));
     }
 
-    /// Records that a version of `name` could not be made to serve. `by_its_bytes`: its bytes are
-    /// at fault, so it never will.
-    pub fn refused(&mut self, name: &str, error: LastError, by_its_bytes: bool) {
+    /// Records that a version of `name` could not be made to serve. `is_invalid`: its content is
+    /// invalid, so it never will.
+    pub fn refused(&mut self, name: &str, error: LastError, is_invalid: bool) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
-        if error.digest.as_ref() == Some(&slot.in_file) && by_its_bytes {
+        if error.digest.as_ref() == Some(&slot.in_file) && is_invalid {
             slot.verdict = Verdict::Bad;
         }
         slot.last_error = Some(error);

@@ -1,105 +1,305 @@
-//! Owns the directory in which versions of plugins are kept for restarts and rollbacks. The bytes of
-//! each version are stored by their digest.
+//! The state of every version that the host knows, by its digest, and which versions of a plugin
+//! can serve now.
 
-use std::collections::HashSet;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::files::{self, UNFINISHED};
+use crate::registry::{ActivePlugin, Generation};
 
+use super::loader::Failure;
 use super::slots::Digest;
 
-/// A directory that only the host writes.
-pub(super) struct VersionStore {
-    pub(super) dir: PathBuf,
-    /// Set if it is not known which versions are to be kept: then all are kept.
-    keeps_all: AtomicBool,
+/// The maximum number of invalid versions that are remembered.
+const MAX_INVALID: usize = 64;
+
+/// The versions that the host knows.
+#[derive(Default)]
+pub(super) struct Versions {
+    by_digest: HashMap<Digest, VersionState>,
+    /// The number of invalid versions so far, which orders them by age.
+    invalid: u64,
 }
 
-impl VersionStore {
-    pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, keeps_all: AtomicBool::new(false) }
-    }
+/// What the host knows of a version.
+enum VersionState {
+    /// It is loaded, and serves or can be published at once.
+    Ready(Arc<ActivePlugin>),
+    /// It is loaded, without instances, and is the version before the one that serves: a rollback
+    /// to it needs neither disk nor compiler.
+    Standby(Arc<ActivePlugin>),
+    /// Its kept content can't be loaded now. It may be tried again after the next scan.
+    Unavailable(Failure),
+    /// Its content is invalid under the limits of this plugin, and is not tried again under them.
+    Invalid { plugin: String, failure: Failure, number: u64 },
+}
 
-    /// Returns the path of the bytes of a version.
-    pub(super) fn file(&self, digest: &str) -> PathBuf {
-        self.dir.join(format!("{digest}.wasm"))
-    }
+/// The result of earlier loads, by digest: the plugin's name, or the failure.
+pub(super) type Known = HashMap<Digest, Result<String, Failure>>;
 
-    /// Stores the bytes of a version, unless they are stored already.
-    pub(super) fn put(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
-        let file = self.file(digest);
-        if file.exists() { Ok(()) } else { self.write(&file, bytes) }
-    }
+/// The versions of one plugin that concern the next generation.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Selection {
+    /// The versions that can serve now, the best first.
+    pub(super) candidates: Vec<Digest>,
+    /// Better versions, which have to be loaded first.
+    pub(super) missing: Vec<Digest>,
+}
 
-    /// Deletes every other version.
-    pub(super) fn keep_only(&self, kept: &HashSet<Digest>) {
-        if self.keeps_all.load(Ordering::Relaxed) {
-            return;
-        }
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        let of_versions = |path: &PathBuf| {
-            path.extension().is_some_and(|extension| extension == "wasm" || extension == UNFINISHED)
-        };
-        for path in entries.flatten().map(|entry| entry.path()).filter(of_versions) {
-            let digest = path
-                .file_stem()
-                .map(|stem| stem.to_string_lossy().into_owned())
-                .unwrap_or_default();
-            if !kept.contains(&digest) {
-                let _ = fs::remove_file(path);
+/// Whether a version can serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Availability {
+    Serving,
+    Ready,
+    Standby,
+    Failed,
+    Unknown,
+}
+
+impl Versions {
+    /// Records a version that was loaded. A version that is ready stays: it may be serving.
+    pub(super) fn loaded(&mut self, active: Arc<ActivePlugin>) {
+        match self.by_digest.get(&active.code.digest) {
+            Some(VersionState::Ready(_)) => {}
+            _ => {
+                let digest = active.code.digest.clone();
+                self.by_digest.insert(digest, VersionState::Ready(active));
             }
         }
     }
 
-    /// Keeps every version from now on, because it is not known which are needed.
-    pub(super) fn keep_all(&self) {
-        self.keeps_all.store(true, Ordering::Relaxed);
+    /// Records that the content of a version is invalid under the limits of `plugin`. Forgets the
+    /// oldest of too many.
+    pub(super) fn invalid(&mut self, plugin: String, failure: Failure) {
+        let Some(digest) = failure.digest.clone() else { return };
+        self.invalid += 1;
+        self.failed(digest, VersionState::Invalid { plugin, failure, number: self.invalid });
+        let invalid = self.by_digest.iter().filter_map(|(digest, state)| match state {
+            VersionState::Invalid { number, .. } => Some((number, digest)),
+            _ => None,
+        });
+        if invalid.clone().count() > MAX_INVALID
+            && let Some(oldest) = invalid.min().map(|(_, digest)| digest.clone())
+        {
+            self.by_digest.remove(&oldest);
+        }
     }
 
-    /// Creates the directory, unless it exists.
-    pub(super) fn make_dir(&self) -> io::Result<()> {
-        files::create_private_dir(&self.dir)
+    /// Records that the kept content of a version can't be loaded now.
+    pub(super) fn unavailable(&mut self, digest: Digest, failure: Failure) {
+        self.failed(digest, VersionState::Unavailable(failure));
     }
 
-    /// Replaces a file atomically and syncs it to the disk: if the host is killed meanwhile, the
-    /// old content stays.
-    pub(super) fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.make_dir()?;
-        files::replace_durably(file, &[bytes])
+    /// A failure never replaces a version that is loaded.
+    fn failed(&mut self, digest: Digest, state: VersionState) {
+        match self.by_digest.get(&digest) {
+            Some(VersionState::Ready(_) | VersionState::Standby(_)) => {}
+            _ => {
+                self.by_digest.insert(digest, state);
+            }
+        }
     }
+
+    /// Lets every unavailable version be tried again.
+    pub(super) fn retry_unavailable(&mut self) {
+        self.by_digest.retain(|_, state| !matches!(state, VersionState::Unavailable(_)));
+    }
+
+    /// Lets a version be tried again, whatever made it fail: an operator asks for it.
+    pub(super) fn retry(&mut self, digest: &str) {
+        if self.failure(digest).is_some() {
+            self.by_digest.remove(digest);
+        }
+    }
+
+    /// Returns why a version can't be loaded.
+    pub(super) fn failure(&self, digest: &str) -> Option<&Failure> {
+        match self.by_digest.get(digest)? {
+            VersionState::Unavailable(failure) | VersionState::Invalid { failure, .. } => {
+                Some(failure)
+            }
+            VersionState::Ready(_) | VersionState::Standby(_) => None,
+        }
+    }
+
+    /// Returns the results that a load under the limits of `plugin` need not repeat.
+    pub(super) fn known(&self, plugin: &str) -> Known {
+        let known = self.by_digest.iter().filter_map(|(digest, state)| {
+            let result = match state {
+                VersionState::Ready(active) | VersionState::Standby(active) => {
+                    Ok(active.code.name().to_owned())
+                }
+                VersionState::Invalid { plugin: limited, failure, .. } if limited == plugin => {
+                    Err(failure.clone())
+                }
+                VersionState::Unavailable(_) | VersionState::Invalid { .. } => return None,
+            };
+            Some((digest.clone(), result))
+        });
+        known.collect()
+    }
+
+    /// Selects from the `wanted` versions of `plugin`, which are the best first, while the versions
+    /// of `before` serve.
+    pub(super) fn select(&self, plugin: &str, wanted: &[Digest], before: &Generation) -> Selection {
+        select(wanted, |digest| match self.by_digest.get(digest) {
+            Some(VersionState::Ready(active)) if before.serves(active) => Availability::Serving,
+            Some(VersionState::Ready(_)) => Availability::Ready,
+            Some(VersionState::Standby(_)) => Availability::Standby,
+            Some(VersionState::Unavailable(_)) => Availability::Failed,
+            Some(VersionState::Invalid { plugin: limited, .. }) if limited == plugin => {
+                Availability::Failed
+            }
+            Some(VersionState::Invalid { .. }) | None => Availability::Unknown,
+        })
+    }
+
+    /// Makes a loaded version ready and returns it. Returns `None` if it is not loaded.
+    pub(super) fn activate(&mut self, digest: &Digest) -> Option<Arc<ActivePlugin>> {
+        let state = self.by_digest.get_mut(digest)?;
+        let active = match state {
+            VersionState::Ready(active) => return Some(Arc::clone(active)),
+            VersionState::Standby(standby) => standby.fresh(),
+            VersionState::Unavailable(_) | VersionState::Invalid { .. } => return None,
+        };
+        *state = VersionState::Ready(Arc::clone(&active));
+        Some(active)
+    }
+
+    /// Keeps a version that no longer serves as standby: a fresh copy, because the version itself
+    /// must be dropped when its last event has ended.
+    pub(super) fn stand_by(&mut self, old: &Arc<ActivePlugin>) {
+        match self.by_digest.get(&old.code.digest) {
+            Some(VersionState::Ready(active)) if !Arc::ptr_eq(active, old) => {}
+            _ => {
+                self.by_digest.insert(old.code.digest.clone(), VersionState::Standby(old.fresh()));
+            }
+        }
+    }
+
+    /// Lets versions that are ready and not `is_needed` stand by, and drops the standby versions
+    /// that are not `is_previous`.
+    pub(super) fn retain(
+        &mut self,
+        is_needed: impl Fn(&Digest, &Arc<ActivePlugin>) -> bool,
+        is_previous: impl Fn(&Digest) -> bool,
+    ) {
+        self.by_digest.retain(|digest, state| match state {
+            VersionState::Ready(active) if is_needed(digest, active) => true,
+            VersionState::Ready(active) => {
+                let standby = Arc::clone(active);
+                *state = VersionState::Standby(standby);
+                is_previous(digest)
+            }
+            VersionState::Standby(_) => is_previous(digest),
+            VersionState::Unavailable(_) | VersionState::Invalid { .. } => true,
+        });
+    }
+}
+
+/// Selects from versions, the best first. While a better version has to be loaded, the serving
+/// version keeps serving, and no other version replaces it. A version that is worse than the
+/// serving one is loaded only if that one can't keep serving.
+fn select(wanted: &[Digest], availability: impl Fn(&Digest) -> Availability) -> Selection {
+    let mut selection = Selection::default();
+    let mut is_best_serving = false;
+    for digest in wanted {
+        let is_waiting = !selection.missing.is_empty();
+        match availability(digest) {
+            Availability::Serving => {
+                is_best_serving |= selection.candidates.is_empty();
+                selection.candidates.push(digest.clone());
+            }
+            Availability::Ready if !is_waiting => selection.candidates.push(digest.clone()),
+            Availability::Standby if !is_waiting && !is_best_serving => {
+                selection.candidates.push(digest.clone());
+            }
+            Availability::Unknown if !is_best_serving => selection.missing.push(digest.clone()),
+            _ => {}
+        }
+    }
+    selection
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::Retry;
 
-    #[test]
-    fn several_writers_of_one_version_keep_it_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let versions = VersionStore::new(dir.path().to_owned());
-        for round in 0..20 {
-            let digest = round.to_string();
-            std::thread::scope(|scope| {
-                let writers: Vec<_> =
-                    (0..4).map(|_| scope.spawn(|| versions.put(&digest, &[7; 10_000]))).collect();
-                writers.into_iter().for_each(|writer| writer.join().unwrap().unwrap());
-            });
-            assert_eq!(fs::read(versions.file(&digest)).unwrap(), [7; 10_000]);
+    fn failure(digest: &str) -> Failure {
+        Failure {
+            name: None,
+            digest: Some(digest.to_owned()),
+            reason: "bad".to_owned(),
+            retry: Retry::Never,
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 20, "nothing unfinished is left");
     }
 
     #[test]
-    fn only_what_is_kept_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let versions = VersionStore::new(dir.path().to_owned());
-        for digest in ["1", "2"] {
-            versions.put(digest, b"bytes").unwrap();
+    fn the_serving_version_is_replaced_only_by_a_better_one_that_can_serve() {
+        use Availability::{Failed, Ready, Serving, Standby, Unknown};
+        // The wanted versions, the best first; then the candidates and those to load, by index.
+        let examples: &[(&[Availability], &[usize], &[usize])] = &[
+            (&[Serving], &[0], &[]),
+            (&[Ready, Serving], &[0, 1], &[]),
+            (&[Standby, Serving], &[0, 1], &[]),
+            (&[Unknown, Serving], &[1], &[0]),
+            (&[Failed, Serving], &[1], &[]),
+            (&[Unknown, Ready, Serving], &[2], &[0]),
+            (&[Unknown, Standby, Serving], &[2], &[0]),
+            (&[Serving, Ready], &[0, 1], &[]),
+            (&[Serving, Standby], &[0], &[]),
+            (&[Serving, Unknown], &[0], &[]),
+            (&[Unknown], &[], &[0]),
+            (&[Unknown, Ready], &[], &[0]),
+            (&[Unknown, Unknown], &[], &[0, 1]),
+            (&[Failed, Unknown], &[], &[1]),
+            (&[Failed], &[], &[]),
+        ];
+        for (availabilities, candidates, missing) in examples {
+            let wanted: Vec<Digest> = (0..availabilities.len()).map(|n| n.to_string()).collect();
+            let text = |indices: &[usize]| indices.iter().map(ToString::to_string).collect();
+            let expected = Selection { candidates: text(candidates), missing: text(missing) };
+            let selection =
+                select(&wanted, |digest| availabilities[digest.parse::<usize>().unwrap()]);
+            assert_eq!(selection, expected, "{availabilities:?}");
         }
-        versions.keep_only(&HashSet::from(["1".to_owned()]));
-        assert!(versions.file("1").exists() && !versions.file("2").exists());
+    }
+
+    #[test]
+    fn an_invalid_version_is_not_tried_again_under_the_same_limits() {
+        let mut versions = Versions::default();
+        versions.invalid("a".to_owned(), failure("1"));
+        assert!(matches!(versions.known("a").get("1"), Some(Err(_))));
+        assert!(versions.known("b").is_empty(), "another plugin has other limits");
+        let select = |versions: &Versions, plugin| {
+            versions.select(plugin, &["1".to_owned()], &Generation::default()).missing
+        };
+        assert_eq!((select(&versions, "a").len(), select(&versions, "b").len()), (0, 1));
+        versions.retry_unavailable();
+        assert_eq!(select(&versions, "a").len(), 0);
+        versions.retry("1");
+        assert_eq!(select(&versions, "a").len(), 1, "an operator may ask for it");
+    }
+
+    #[test]
+    fn an_unavailable_version_is_tried_again_after_a_scan() {
+        let mut versions = Versions::default();
+        let wanted = ["1".to_owned()];
+        versions.unavailable("1".to_owned(), failure("1"));
+        assert!(versions.select("a", &wanted, &Generation::default()).missing.is_empty());
+        assert!(versions.known("a").is_empty(), "the same content may be valid in a file");
+        versions.retry_unavailable();
+        assert_eq!(versions.select("a", &wanted, &Generation::default()).missing, wanted);
+    }
+
+    #[test]
+    fn invalid_versions_are_bounded_and_the_oldest_is_forgotten_first() {
+        let mut versions = Versions::default();
+        for number in 0..MAX_INVALID + 2 {
+            versions.invalid("a".to_owned(), failure(&number.to_string()));
+        }
+        let known = versions.known("a");
+        assert_eq!(known.len(), MAX_INVALID);
+        assert!(!known.contains_key("0") && !known.contains_key("1") && known.contains_key("2"));
     }
 }

@@ -13,7 +13,7 @@ use notify::{Event, EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::scan;
+use super::directory;
 use super::watched::{Entry, MAX_DIRECTORIES, Watched};
 
 /// The shortest time after which a failed watch is tried again: this happens at the first scan
@@ -72,7 +72,7 @@ impl Watch {
     /// If the system refuses to watch the directory, this is logged once and tried again at a later
     /// call. Meanwhile, the slow rescan finds changes.
     pub(super) fn follow(&mut self, now: Instant) -> bool {
-        let watched = Watched::of(&self.dir, &scan::links(&self.dir), entry);
+        let watched = Watched::of(&self.dir, &directory::links(&self.dir), entry);
         let directories: BTreeMap<_, _> =
             watched.directories().map(|dir| (dir.to_owned(), id(dir))).collect();
         let is_current = self.active.as_ref().is_some_and(|active| {

@@ -76,8 +76,8 @@ impl Slots {
                 claim.registers(name) || (claim.holds.is_none() && !slot.is_absent())
             }) {
                 slot.come_back();
-            } else if let Some(heir) = files.iter().find(|claim| claim.registers(name)) {
-                heir.file.clone_into(&mut slot.file);
+            } else if let Some(successor) = files.iter().find(|claim| claim.registers(name)) {
+                successor.file.clone_into(&mut slot.file);
                 slot.come_back();
             } else if !(slot.is_absent() || more_may_come && own.is_none()) {
                 slot.absent_since = Some(now);
@@ -132,12 +132,12 @@ impl Slots {
     }
 
     /// Records that `file` can't be loaded. The version that served before keeps serving, and the
-    /// candidates of operators stay.
-    pub fn broken(&mut self, file: &Path, error: LastError, by_its_bytes: bool) {
+    /// decisions of operators stay. `is_invalid`: its content is invalid.
+    pub fn broken(&mut self, file: &Path, error: LastError, is_invalid: bool) {
         if let Some(slot) =
             self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent())
         {
-            if let Some(digest) = error.digest.as_ref().filter(|_| by_its_bytes) {
+            if let Some(digest) = error.digest.as_ref().filter(|_| is_invalid) {
                 slot.hold(digest, Verdict::Bad);
             }
             slot.last_error = Some(error);
@@ -157,6 +157,12 @@ impl Slots {
     /// Returns the name of the slot that `file` holds.
     pub fn of_file(&self, file: &Path) -> Option<&str> {
         self.present().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
+    }
+
+    /// Whether a version of the plugin in `file` serves, or did when the previous host ended.
+    pub fn has_served(&self, file: &Path) -> bool {
+        let name = self.of_file(file);
+        name.and_then(|name| self.get(name)).is_some_and(|slot| slot.serving.is_some())
     }
 
     /// Returns the name of the absent slot whose last file was `file`.

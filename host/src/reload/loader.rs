@@ -41,14 +41,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Whether its content is at fault: then another attempt is useless.
-    pub fn is_by_bytes(&self) -> bool {
+    /// Whether its content is invalid: then another attempt is useless.
+    pub fn is_invalid_content(&self) -> bool {
         self.retry == Retry::Never
     }
 
     /// Returns the failure as operators see it, with the current time.
-    pub fn now(&self) -> LastError {
-        let is_retried = !self.is_by_bytes();
+    pub fn as_last_error(&self) -> LastError {
+        let is_retried = !self.is_invalid_content();
         LastError {
             digest: self.digest.clone(),
             reason: self.reason.clone(),
