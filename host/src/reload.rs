@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! watch -> scan { directory, trust } -> files
-//!       -> loads { loader, blobs } -> versions
+//!       -> inventory { loads { loader, stores }, versions, blobs }
 //!       -> publish { claim -> slots -> resolve -> registry -> journal -> operator }
 //! ```
 
@@ -17,6 +17,7 @@ mod commands;
 pub mod directory;
 mod draining;
 mod files;
+mod inventory;
 mod journal;
 mod loader;
 mod loads;
@@ -51,7 +52,7 @@ use loads::{LoadJob, Loaded};
 use operator::{Answers, SubmittedCommand};
 pub use operator::{Operator, OperatorCommand};
 use progress::Progress;
-use publish::{Parts, Publisher};
+use publish::Publisher;
 pub use scan::ScanError;
 use scan::{DEBOUNCE, Scanner};
 pub use status::{Absent, PluginStatus, Status};
@@ -86,9 +87,15 @@ impl Reloader {
         let (operator, commands) = Operator::new();
         let settings = &config.plugins;
         let scanner = Scanner::new(settings, Arc::clone(&metrics));
-        let parts = Parts { loader, registry, rooms, metrics, operator: Arc::clone(&operator) };
-        let publisher =
-            Publisher::new(parts, kept_dir, settings.empty_after_s, settings.forget_after_s);
+        let publisher = Publisher::new(
+            settings,
+            loader,
+            registry,
+            rooms,
+            metrics,
+            Arc::clone(&operator),
+            kept_dir,
+        );
         Self { scanner, publisher, operator, commands, alarm, lower_priority: None }
     }
 
@@ -113,7 +120,7 @@ impl Reloader {
     pub async fn begin(&mut self) -> Result<(), ScanError> {
         self.scanner.first_scan()?;
         self.load_due();
-        let mut progress = Progress::of(self.publisher.loads.len(), Instant::now());
+        let mut progress = Progress::of(self.publisher.inventory.loads.len(), Instant::now());
         loop {
             self.finish_loads(&mut progress).await;
             self.publisher.claim(&mut self.scanner);
@@ -132,16 +139,16 @@ impl Reloader {
     async fn finish_loads(&mut self, progress: &mut Progress) {
         loop {
             tokio::select! {
-                loaded = self.publisher.loads.next() => {
+                loaded = self.publisher.inventory.loads.next() => {
                     let Some((job, result)) = loaded else { return };
                     if matches!(job, LoadJob::File(..)) {
-                        progress.note(result.is_ok());
+                        progress.record(result.is_ok());
                     }
                     self.record_load(job, result);
                 }
-                () = tokio::time::sleep_until(progress.next()) => {}
+                () = tokio::time::sleep_until(progress.next_at()) => {}
             }
-            progress.tell(Instant::now());
+            progress.log_if_due(Instant::now());
         }
     }
 
@@ -169,7 +176,7 @@ impl Reloader {
                         self.publisher.publish(&mut self.scanner);
                     }
                 }
-                Some((job, result)) = self.publisher.loads.next() => {
+                Some((job, result)) = self.publisher.inventory.loads.next() => {
                     self.record_load(job, result);
                     // Otherwise it is published with the findings of the last scan.
                     if self.scanner.batch_until().is_none() {
@@ -180,14 +187,14 @@ impl Reloader {
             }
             let now = Instant::now();
             if self.scanner.next_scan_at() <= now {
-                watch.forget();
-                let is_watched_anew = watch.follow(Instant::now());
+                watch.discard();
+                let is_watched_anew = watch.update(Instant::now());
                 self.scan();
                 if is_watched_anew {
                     self.scanner.scan_within(DEBOUNCE);
                 }
             }
-            if self.scanner.is_batch_complete(self.publisher.loads.any_file(), now) {
+            if self.scanner.is_batch_complete(self.publisher.inventory.loads.any_file(), now) {
                 self.publisher.claim(&mut self.scanner);
                 self.publisher.publish(&mut self.scanner);
             }
@@ -202,7 +209,7 @@ impl Reloader {
     /// serves, since events may then arrive.
     fn yield_once_served(&mut self) {
         if let Some(lower_priority) = self.lower_priority.take_if(|_| self.publisher.serves_any()) {
-            self.publisher.yield_to_events();
+            self.publisher.inventory.yield_to_events();
             lower_priority();
         }
     }
@@ -218,7 +225,7 @@ impl Reloader {
     fn scan(&mut self) {
         let Some(changed) = self.scanner.scan() else { return };
         for path in changed {
-            self.publisher.abort_load(&path);
+            self.publisher.inventory.loads.abort(&path);
         }
         for path in self.publisher.on_scan() {
             self.scanner.files.reload(&path);

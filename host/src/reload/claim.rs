@@ -33,7 +33,7 @@ pub(super) fn claim_slots(
     }
     for (path, known) in files.iter() {
         if let Some(LoadOutcome::Failed { failure, error, .. }) = &known.outcome {
-            slots.broken(path, error.clone(), failure.is_invalid_content());
+            slots.record_failed_file(path, error.clone(), failure.is_invalid_content());
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use crate::registry::Generation;
 
-use super::blobs::BlobStore;
-use super::loads::{LoadJob, LoadQueue};
+use super::inventory::Inventory;
+use super::loads::LoadJob;
 use super::operator::{Answer, Answers, OperatorCommand, SubmittedCommand};
 use super::slots::{Digest, OperatorError, Slot, Slots};
 use super::versions::Versions;
@@ -26,9 +26,7 @@ struct PendingCommand {
 pub(super) struct Facts<'a> {
     /// The generation that serves.
     pub(super) generation: &'a Generation,
-    pub(super) loads: &'a LoadQueue,
-    pub(super) versions: &'a Versions,
-    pub(super) blobs: &'a BlobStore,
+    pub(super) inventory: &'a Inventory,
     /// Whether the slots are saved for the next start.
     pub(super) is_saved: bool,
 }
@@ -86,7 +84,7 @@ impl PendingCommands {
                 Progress::NotSaved => Err(OperatorError::NotRemembered),
                 Progress::Failed => {
                     is_undone = true;
-                    Err(command.undo(slots, facts.versions))
+                    Err(command.undo(slots, &facts.inventory.versions))
                 }
             };
             answers.push((command.answer, result));
@@ -105,11 +103,11 @@ impl PendingCommand {
             .plugins
             .iter()
             .any(|active| active.code.name() == self.name && active.code.digest == *target);
-        if facts.loads.is_loading(&LoadJob::Kept(self.name.clone(), target.clone())) {
+        if facts.inventory.loads.is_loading(&LoadJob::Kept(self.name.clone(), target.clone())) {
             Progress::Loading
         } else if !serves {
             Progress::Failed
-        } else if facts.is_saved && facts.blobs.contains(target) {
+        } else if facts.is_saved && facts.inventory.blobs.contains(target) {
             Progress::Done
         } else {
             // A version that serves from memory must also be on the disk for the next start.

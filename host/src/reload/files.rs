@@ -22,8 +22,8 @@ struct Backoff {
 /// The delays if the environment caused the failure.
 const RETRY_SOON: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 
-/// The delays if each attempt may cost as much as `limits.compile_ms`: a file that always takes that
-/// much uses a thirtieth of one processor.
+/// The delays if each attempt may cost as much as `limits.compile_ms`: a file that always takes
+/// that much uses a thirtieth of one processor.
 const RETRY_LATER: Backoff =
     Backoff { first: Duration::from_secs(10), max: Duration::from_secs(900) };
 

@@ -74,19 +74,21 @@ impl Journal {
     /// Saves the slots, unless they are saved already. Returns the slots that a start would load
     /// now; they are older ones if these can't be saved.
     pub(super) fn save(&mut self, slots: &Slots) -> &Slots {
-        if *slots != self.saved {
-            match self.append(slots) {
-                Ok(()) => {
-                    self.saved.clone_from(slots);
-                    self.failure = None;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the serving versions and the decisions of operators can't be saved for the next start");
-                    self.failure.get_or_insert_with(|| SaveFailure {
-                        reason: error.to_string(),
-                        since: SystemTime::now(),
-                    });
-                }
+        if *slots == self.saved {
+            self.failure = None;
+            return &self.saved;
+        }
+        match self.append(slots) {
+            Ok(()) => {
+                self.saved.clone_from(slots);
+                self.failure = None;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the serving versions and the decisions of operators can't be saved for the next start");
+                self.failure.get_or_insert_with(|| SaveFailure {
+                    reason: error.to_string(),
+                    since: SystemTime::now(),
+                });
             }
         }
         &self.saved
@@ -213,6 +215,8 @@ mod tests {
         let slots = slots(&[Path::new("a.wasm")]);
         assert_eq!(journal.save(&slots), &Slots::default());
         assert!(journal.failure().is_some());
+        assert_eq!(journal.save(&Slots::default()), &Slots::default());
+        assert!(journal.failure().is_none(), "these are the saved slots");
         fs::remove_file(&kept).unwrap();
         assert_eq!(journal.save(&slots), &slots);
         assert!(journal.failure().is_none());

@@ -19,7 +19,7 @@ pub(super) struct Progress {
     failed: usize,
     began: Instant,
     /// The number of files done when progress was last logged, and when that was.
-    told: (usize, Instant),
+    logged: (usize, Instant),
 }
 
 impl Progress {
@@ -28,24 +28,24 @@ impl Progress {
         if total > 0 {
             tracing::info!(loaded = 0, total, "loading plugins");
         }
-        Self { total, done: 0, failed: 0, began: now, told: (0, now) }
+        Self { total, done: 0, failed: 0, began: now, logged: (0, now) }
     }
 
     /// Counts one more file as done.
-    pub(super) fn note(&mut self, is_good: bool) {
+    pub(super) fn record(&mut self, is_loaded: bool) {
         self.done += 1;
-        self.failed += usize::from(!is_good);
+        self.failed += usize::from(!is_loaded);
     }
 
     /// Returns when progress is to be logged next.
-    pub(super) fn next(&self) -> Instant {
-        let (done, at) = self.told;
+    pub(super) fn next_at(&self) -> Instant {
+        let (done, at) = self.logged;
         at + if done == self.done { UNCHANGED_EVERY } else { EVERY }
     }
 
     /// Logs the progress if that is due. Returns whether it was.
-    pub(super) fn tell(&mut self, now: Instant) -> bool {
-        let is_due = now >= self.next();
+    pub(super) fn log_if_due(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.next_at();
         if is_due {
             tracing::info!(
                 loaded = self.done,
@@ -53,7 +53,7 @@ impl Progress {
                 failed = self.failed,
                 "loading plugins"
             );
-            self.told = (self.done, now);
+            self.logged = (self.done, now);
         }
         is_due
     }
@@ -78,23 +78,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_told_at_most_once_a_second_however_many_files_there_are() {
+    fn progress_is_logged_at_most_once_a_second_however_many_files_there_are() {
         let start = Instant::now();
         let mut progress = Progress::of(1_000, start);
-        let mut told = 0;
+        let mut logged = 0;
         for number in 1..=1_000 {
-            progress.note(true);
-            told += usize::from(progress.tell(start + Duration::from_millis(10) * number));
+            progress.record(true);
+            logged += usize::from(progress.log_if_due(start + Duration::from_millis(10) * number));
         }
-        assert_eq!(told, 10);
+        assert_eq!(logged, 10);
     }
 
     #[test]
-    fn a_start_that_comes_no_further_is_told_less_often() {
+    fn a_start_without_progress_is_logged_less_often() {
         let start = Instant::now();
         let mut progress = Progress::of(2, start);
-        progress.note(false);
-        let told = (1..=60).filter(|second| progress.tell(start + Duration::from_secs(*second)));
-        assert_eq!(told.collect::<Vec<_>>(), [1, 11, 21, 31, 41, 51]);
+        progress.record(false);
+        let logged =
+            (1..=60).filter(|second| progress.log_if_due(start + Duration::from_secs(*second)));
+        assert_eq!(logged.collect::<Vec<_>>(), [1, 11, 21, 31, 41, 51]);
     }
 }

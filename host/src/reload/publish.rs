@@ -2,12 +2,13 @@
 //! the decision, and removes what is no longer needed.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use crate::config::Plugins;
 use crate::metrics::Metrics;
 use crate::registry::{ActivePlugin, Generation, Registry, lint};
 use crate::rooms::Rooms;
@@ -17,39 +18,29 @@ use super::claim::claim_slots;
 use super::commands::{Facts, PendingCommands};
 use super::directory::Stamp;
 use super::draining::Draining;
-use super::files::{Files, stem};
+use super::files::Files;
+use super::inventory::Inventory;
 use super::journal::Journal;
 use super::loader::{Failure, Loader};
-use super::loads::{LoadJob, LoadQueue, Loaded};
+use super::loads::{LoadJob, Loaded};
 use super::operator::{Answers, Operator, OperatorCommand, SubmittedCommand};
 use super::resolve::{CandidateVersion, Candidates, Refused, resolve_conflicts};
 use super::scan::Scanner;
-use super::slots::{Digest, LastError, Slots, Standing, Verdict};
+use super::slots::{Digest, LastError, Slots, Standing};
 use super::status::View;
-use super::versions::{Known, Selection, Versions};
+use super::versions::Selection;
 
-/// The parts of the host that a publication concerns.
-pub(super) struct Parts {
-    pub(super) loader: Arc<Loader>,
-    pub(super) registry: Arc<Registry>,
-    pub(super) rooms: Arc<Rooms>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) operator: Arc<Operator>,
-}
-
-/// Knows the versions of all plugins, and publishes which of them serve.
+/// Decides which versions serve, and publishes them.
 pub(super) struct Publisher {
-    parts: Parts,
+    pub(super) inventory: Inventory,
     slots: Slots,
     journal: Journal,
-    versions: Versions,
-    blobs: Arc<BlobStore>,
-    pub(super) loads: LoadQueue,
     draining: Draining,
     commands: PendingCommands,
-    /// The versions that the last clean-up left on the disk; `None` if others may have been written
-    /// since.
-    on_disk: Option<HashSet<Digest>>,
+    registry: Arc<Registry>,
+    rooms: Arc<Rooms>,
+    metrics: Arc<Metrics>,
+    operator: Arc<Operator>,
     /// How long a version must have served to keep its claims against a plugin whose file was away.
     settled_after: Duration,
     /// How long a plugin is remembered after its file is gone.
@@ -62,36 +53,34 @@ type Selected = (String, Selection);
 impl Publisher {
     /// Creates a publisher that continues with the slots and the versions in `kept_dir`.
     pub(super) fn new(
-        parts: Parts,
+        settings: &Plugins,
+        loader: Arc<Loader>,
+        registry: Arc<Registry>,
+        rooms: Arc<Rooms>,
+        metrics: Arc<Metrics>,
+        operator: Arc<Operator>,
         kept_dir: PathBuf,
-        settled_after: Duration,
-        forget_after: Duration,
     ) -> Self {
         let journal = Journal::open(kept_dir.clone());
-        let blobs = Arc::new(BlobStore::new(kept_dir, journal.is_incomplete()));
+        let blobs = BlobStore::new(kept_dir, journal.is_incomplete());
         Self {
+            inventory: Inventory::new(loader, blobs, Arc::clone(&metrics)),
             slots: journal.saved().clone(),
             journal,
-            versions: Versions::default(),
-            loads: LoadQueue::new(Arc::clone(&parts.loader), Arc::clone(&blobs)),
-            blobs,
             draining: Draining::default(),
             commands: PendingCommands::default(),
-            on_disk: None,
-            settled_after,
-            forget_after,
-            parts,
+            registry,
+            rooms,
+            metrics,
+            operator,
+            settled_after: settings.empty_after_s,
+            forget_after: settings.forget_after_s,
         }
     }
 
     /// Whether any plugin serves.
     pub(super) fn serves_any(&self) -> bool {
-        !self.parts.registry.snapshot().plugins.is_empty()
-    }
-
-    /// Lets compilations that start from now on yield to events.
-    pub(super) fn yield_to_events(&self) {
-        self.parts.loader.yield_to_events();
+        !self.registry.snapshot().plugins.is_empty()
     }
 
     /// Returns when draining versions are to be checked, with [`publish`](Self::publish).
@@ -99,48 +88,18 @@ impl Publisher {
         self.draining.next_check_at()
     }
 
-    /// Starts to load files of the plugin directory. Plugins that served before come first: the
-    /// others wait for a permit after them.
-    pub(super) fn load_files(&mut self, mut due: Vec<(PathBuf, Stamp)>) {
-        due.sort_by_key(|(path, _)| !self.slots.has_served(path));
-        for (path, stamp) in due {
-            let name = self.assumed_name(&path);
-            let known = self.known(&name);
-            self.loads.file(&path, stamp, name, known);
-        }
-    }
-
-    /// Returns the name that a file's plugin is assumed to have until it has registered.
-    fn assumed_name(&self, path: &Path) -> String {
-        self.slots
-            .of_file(path)
-            .or_else(|| self.slots.was_of_file(path))
-            .map_or_else(|| stem(path), str::to_owned)
-    }
-
-    /// Returns what is known of versions before they are loaded from a file that is expected to
-    /// hold the plugin `name`. It includes versions that a breaker has rolled back, also before a
-    /// restart: they are not loaded again.
-    fn known(&self, name: &str) -> Known {
-        let rolled_back =
-            self.slots.iter().filter(|(_, slot)| slot.verdict == Verdict::AutoRolledBack);
-        let rolled_back =
-            rolled_back.map(|(name, slot)| (slot.in_file.clone(), Ok(name.to_owned())));
-        rolled_back.chain(self.versions.known(name)).collect()
-    }
-
-    /// Aborts the load of a file that has changed or is gone.
-    pub(super) fn abort_load(&mut self, path: &Path) {
-        self.loads.abort(path);
+    /// Starts to load files of the plugin directory.
+    pub(super) fn load_files(&mut self, due: Vec<(PathBuf, Stamp)>) {
+        self.inventory.load_files(due, &self.slots);
     }
 
     /// Handles a scan: kept versions that could not be loaded may be tried again. Returns the files
     /// to load again, because their versions could not be kept.
     pub(super) fn on_scan(&mut self) -> Vec<PathBuf> {
-        self.versions.retry_unavailable();
+        self.inventory.versions.retry_unavailable();
         let serving = self.slots.present().map(|(_, slot)| slot);
         let serving = serving.filter(|slot| slot.serving.as_ref() == Some(&slot.in_file));
-        let not_kept = serving.filter(|slot| !self.blobs.contains(&slot.in_file));
+        let not_kept = serving.filter(|slot| !self.inventory.blobs.contains(&slot.in_file));
         not_kept.map(|slot| slot.file.clone()).collect()
     }
 
@@ -150,53 +109,12 @@ impl Publisher {
         job: &LoadJob,
         result: Result<Loaded, Failure>,
     ) -> Result<(String, Digest), Failure> {
-        if !matches!(result, Ok(Loaded::Known(..))) {
-            // A version may have been written that nothing needs to keep.
-            self.on_disk = None;
-        }
-        match result {
-            Ok(Loaded::Known(name, digest)) => Ok((name, digest)),
-            Ok(Loaded::New(active)) => {
-                let (name, digest) = (active.code.name().to_owned(), active.code.digest.clone());
-                self.versions.loaded(active);
-                Ok((name, digest))
-            }
-            Err(failure) => {
-                self.record_failure(job, &failure);
-                Err(failure)
-            }
-        }
-    }
-
-    fn record_failure(&mut self, job: &LoadJob, failure: &Failure) {
-        match job {
-            LoadJob::File(path, _) => {
-                let name = failure.name.clone().unwrap_or_else(|| stem(path));
-                self.parts.metrics.reload(&name, "failed");
-                tracing::error!(file = %path.display(), plugin = failure.name, digest = failure.digest,
-                    error = failure.reason, "plugin failed");
-                if failure.is_invalid_content() {
-                    let plugin = self.assumed_name(path);
-                    self.versions.invalid(plugin, failure.clone());
-                }
-            }
-            LoadJob::Kept(name, digest) => {
-                tracing::error!(
-                    plugin = name,
-                    digest,
-                    error = failure.reason,
-                    "a kept version can't be loaded"
-                );
-                let is_invalid = failure.is_invalid_content();
-                self.slots.refused(name, failure.as_last_error(), is_invalid);
-                self.versions.unavailable(digest.clone(), failure.clone());
-            }
-        }
+        self.inventory.record_load(job, result, &mut self.slots)
     }
 
     /// Handles an opened breaker: a new version is rolled back to the version before it.
     pub(super) fn auto_rollback(&mut self) {
-        for active in &self.parts.registry.snapshot().plugins {
+        for active in &self.registry.snapshot().plugins {
             let name = active.code.name();
             if active.health.take_trip()
                 && let Some(target) = self.slots.on_breaker_opened(
@@ -205,7 +123,7 @@ impl Publisher {
                     SystemTime::now(),
                 )
             {
-                let is_kept = self.blobs.contains(&target);
+                let is_kept = self.inventory.blobs.contains(&target);
                 tracing::error!(
                     plugin = name,
                     digest = active.code.digest,
@@ -229,11 +147,11 @@ impl Publisher {
                 return false;
             }
         };
-        if is_enable && let Some(active) = find(&self.parts.registry.snapshot(), &name) {
+        if is_enable && let Some(active) = find(&self.registry.snapshot(), &name) {
             active.health.reset();
         }
         if let Some(target) = target {
-            self.versions.retry(&target);
+            self.inventory.versions.retry(&target);
         }
         true
     }
@@ -242,7 +160,7 @@ impl Publisher {
     pub(super) fn claim(&mut self, scanner: &mut Scanner) {
         scanner.end_batch();
         let more_may_come = scanner.is_identifying();
-        let metrics = &self.parts.metrics;
+        let metrics = &self.metrics;
         claim_slots(&mut self.slots, &mut scanner.files, more_may_come, metrics);
         for plugin in self.slots.forget_absent(SystemTime::now(), self.forget_after) {
             tracing::info!(plugin, "forgotten: its file has been missing for too long");
@@ -252,17 +170,17 @@ impl Publisher {
     /// Starts to load the kept versions that plugins need now. Returns whether any load is in
     /// progress.
     pub(super) fn load_kept(&mut self) -> bool {
-        let selected = self.select(&self.parts.registry.snapshot());
+        let selected = self.select(&self.registry.snapshot());
         self.start_loads(&selected);
-        !self.loads.is_empty()
+        !self.inventory.loads.is_empty()
     }
 
-    /// Decides which version of each plugin serves, and publishes the result. A command whose
-    /// version can't serve is undone, and the decision is made again without it.
+    /// Decides which version of each plugin serves, and publishes the result. If a rollback of an
+    /// operator can't be carried out, it is undone, and the decision is made again without it.
     pub(super) fn publish(&mut self, scanner: &mut Scanner) {
         let mut answers = Answers::new();
         loop {
-            let before = self.parts.registry.snapshot();
+            let before = self.registry.snapshot();
             let selected = self.select(&before);
             self.start_loads(&selected);
             let candidates = self.candidates(&before, selected);
@@ -290,7 +208,7 @@ impl Publisher {
         plugins.sort_unstable();
         let selected = plugins.into_iter().map(|(_, name)| {
             let wanted = self.slots.wanted(name);
-            (name.to_owned(), self.versions.select(name, &wanted, before))
+            (name.to_owned(), self.inventory.versions.select(name, &wanted, before))
         });
         selected.collect()
     }
@@ -298,7 +216,7 @@ impl Publisher {
     fn start_loads(&mut self, selected: &[Selected]) {
         for (name, selection) in selected {
             for digest in &selection.missing {
-                self.loads.kept(name, digest);
+                self.inventory.loads.kept(name, digest);
             }
         }
     }
@@ -309,7 +227,7 @@ impl Publisher {
         for (name, selection) in selected {
             let digests = selection.candidates.iter();
             let active: Vec<_> =
-                digests.filter_map(|digest| self.versions.activate(digest)).collect();
+                digests.filter_map(|digest| self.inventory.versions.activate(digest)).collect();
             let versions = active.into_iter().map(|active| self.candidate(before, &name, active));
             let versions = versions.collect();
             candidates.push(Candidates { name, versions });
@@ -352,13 +270,13 @@ impl Publisher {
                     error = error.reason,
                     "plugin failed"
                 );
-                self.parts.metrics.reload(&name, "failed");
-                self.slots.refused(&name, error, false);
+                self.metrics.reload(&name, "failed");
+                self.slots.record_failure(&name, error, false);
             }
             // A version that served when the previous host ended, or until its file was removed,
             // has lost its claims.
             if self.slots.get(&name).is_some_and(|slot| slot.serving.as_ref() == Some(&digest)) {
-                self.slots.unserved(&name);
+                self.slots.record_not_serving(&name);
             }
         }
     }
@@ -370,8 +288,8 @@ impl Publisher {
         if before.number != 0 && next.serves_what(&before) {
             return false;
         }
-        self.parts.registry.publish(next);
-        let published = self.parts.registry.snapshot();
+        self.registry.publish(next);
+        let published = self.registry.snapshot();
         let replaced: Vec<_> = before.plugins.iter().filter(|old| !published.serves(old)).collect();
         // At once, so that the instances of both versions take memory together for no longer than
         // necessary. Not before the publication: the events of a version without instances would
@@ -383,7 +301,7 @@ impl Publisher {
         }
         warn_of_new(&before, &published);
         if !published.has_rooms_of(&before) {
-            self.parts.rooms.recheck(|room, identity| published.may_join(room, identity).is_ok());
+            self.rooms.recheck(|room, identity| published.may_join(room, identity).is_ok());
         }
         true
     }
@@ -398,9 +316,9 @@ impl Publisher {
                 let replaces = find(before, name).map(|old| old.code.digest.as_str());
                 tracing::info!(plugin = name, version = active.code.registration.version, digest, file = %file.display(),
                     generation = published.number, replaces, "plugin active");
-                self.slots.active(name, digest, SystemTime::now());
-                self.slots.describe(name, &active.code.registration.version);
-                self.parts.metrics.reload(name, "active");
+                self.slots.record_serving(name, digest, SystemTime::now());
+                self.slots.record_version(name, &active.code.registration.version);
+                self.metrics.reload(name, "active");
             }
             if before.is_disabled(name) != published.is_disabled(name) {
                 let change =
@@ -416,11 +334,11 @@ impl Publisher {
         if find(published, name).is_none() {
             let generation = published.number;
             tracing::info!(plugin = name, digest = old.code.digest, generation, "plugin removed");
-            self.slots.unserved(name);
-            self.parts.metrics.reload(name, "removed");
+            self.slots.record_not_serving(name);
+            self.metrics.reload(name, "removed");
         }
         self.draining.begin(old);
-        self.versions.stand_by(old);
+        self.inventory.versions.stand_by(old);
     }
 
     /// Drops the loaded versions that no slot needs any more, and closes the state of plugins
@@ -428,18 +346,18 @@ impl Publisher {
     fn drop_unneeded(&mut self, scanner: &Scanner) {
         let wanted: HashSet<Digest> =
             self.slots.iter().flat_map(|(name, _)| self.slots.wanted(name)).collect();
-        let previous: HashSet<Digest> = self.slots.before().collect();
+        let previous: HashSet<Digest> = self.slots.previous().collect();
         // The version in a file that has just been loaded has not claimed its slot yet.
         let is_batching = scanner.batch_until().is_some();
         let unclaimed: HashSet<&Digest> = scanner.files.digests().filter(|_| is_batching).collect();
-        let serving = self.parts.registry.snapshot();
-        self.versions.retain(
+        let serving = self.registry.snapshot();
+        self.inventory.versions.retain(
             |digest, active| {
                 wanted.contains(digest) || unclaimed.contains(digest) || serving.serves(active)
             },
             |digest| previous.contains(digest),
         );
-        self.parts.loader.forget_unused();
+        self.inventory.close_unused_state();
     }
 
     /// Saves the slots, then deletes the kept versions that neither a file nor a slot needs. The
@@ -447,26 +365,15 @@ impl Publisher {
     /// every version that it needs.
     fn save_and_delete(&mut self, files: &Files) {
         let saved = self.journal.save(&self.slots);
-        let in_slots = [saved, &self.slots]
-            .into_iter()
-            .flat_map(|slots| slots.kept().chain(slots.iter().map(|(_, slot)| &slot.in_file)));
-        let needed: HashSet<Digest> = in_slots.chain(files.digests()).cloned().collect();
-        // A load in progress may have stored a version that no slot or file refers to yet.
-        if self.loads.is_empty() && self.on_disk.as_ref() != Some(&needed) {
-            self.blobs.keep_only(&needed);
-            self.parts.loader.keep_only(&needed);
-            self.on_disk = Some(needed);
-        }
+        self.inventory.keep_on_disk(needed_on_disk([saved, &self.slots], files.digests()));
     }
 
     /// Returns the answers to the operator commands whose result is known, and whether a command
     /// that has failed was undone.
     fn finish_commands(&mut self) -> (Answers, bool) {
         let facts = Facts {
-            generation: &self.parts.registry.snapshot(),
-            loads: &self.loads,
-            versions: &self.versions,
-            blobs: &self.blobs,
+            generation: &self.registry.snapshot(),
+            inventory: &self.inventory,
             is_saved: self.slots == *self.journal.saved(),
         };
         self.commands.finish(&mut self.slots, &facts)
@@ -475,17 +382,27 @@ impl Publisher {
     /// Publishes the current status for operators, then sends the answers.
     pub(super) fn publish_status(&self, files: &Files, answers: Answers) {
         let view = View {
-            generation: &self.parts.registry.snapshot(),
+            generation: &self.registry.snapshot(),
             slots: &self.slots,
             files,
-            loads: &self.loads,
+            inventory: &self.inventory,
             draining: &self.draining,
             journal: &self.journal,
-            blobs: &self.blobs,
             forget_after: self.forget_after,
         };
-        self.parts.operator.publish_status(view.status(), answers);
+        self.operator.publish_status(view.status(), answers);
     }
+}
+
+/// Returns the versions that must be on the disk for these slots and for the files.
+fn needed_on_disk<'a>(
+    slots: [&'a Slots; 2],
+    in_files: impl Iterator<Item = &'a Digest>,
+) -> HashSet<Digest> {
+    let in_slots = slots
+        .into_iter()
+        .flat_map(|slots| slots.kept().chain(slots.iter().map(|(_, slot)| &slot.in_file)));
+    in_slots.chain(in_files).cloned().collect()
 }
 
 /// Returns the version of the plugin `name` that serves in `generation`.
@@ -502,5 +419,32 @@ fn warn_of_new(before: &Generation, generation: &Generation) {
     let known = lint(&before.plugins);
     for warning in lint(&generation.plugins).iter().filter(|warning| !known.contains(warning)) {
         tracing::warn!(plugin = warning.plugin, %warning, "doubtful declaration");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::slots::Claim;
+    use super::*;
+
+    #[test]
+    fn versions_that_only_the_saved_slots_need_stay_on_the_disk() {
+        let after = |versions: &[&str]| {
+            let (mut slots, file) = (Slots::default(), Path::new("a.wasm"));
+            for version in versions {
+                let now = SystemTime::UNIX_EPOCH;
+                slots.claim(&[Claim { file, holds: Some(("a", version)) }], false, now);
+                slots.record_serving("a", version, now);
+            }
+            slots
+        };
+        let (saved, current) = (after(&["1", "2"]), after(&["3", "4"]));
+        let loaded = "5".to_owned();
+        let needed = needed_on_disk([&saved, &current], std::iter::once(&loaded));
+        let mut needed: Vec<_> = needed.into_iter().collect();
+        needed.sort_unstable();
+        assert_eq!(needed, ["1", "2", "3", "4", "5"]);
     }
 }

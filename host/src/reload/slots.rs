@@ -75,7 +75,7 @@ pub struct Slot {
     #[serde(default)]
     pub absent_since: Option<SystemTime>,
     /// Whether its file was away and has come back. It is reset when a version serves again or has
-    /// lost its place.
+    /// lost its claims.
     #[serde(default)]
     pub has_come_back: bool,
     /// The last failure; cleared when the version in the file serves.
@@ -207,9 +207,9 @@ impl Slots {
             .flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(slot.intent.pinned()))
     }
 
-    /// Iterates over the version of each plugin that served before the serving one.
-    pub fn before(&self) -> impl Iterator<Item = Digest> {
-        self.present().filter_map(|(_, slot)| slot.before(slot.serving.as_ref()))
+    /// Iterates over the previous version of each plugin, which served before the serving one.
+    pub fn previous(&self) -> impl Iterator<Item = Digest> {
+        self.present().filter_map(|(_, slot)| slot.previous(slot.serving.as_ref()))
     }
 
     /// Prepares the saved slots for a host that starts: versions that failed before are tried
@@ -240,7 +240,7 @@ impl Slots {
 
     /// Records that version `digest` of `name` serves now. A version that also served before a
     /// restart or an absence keeps its earlier `serving_since`.
-    pub fn active(&mut self, name: &str, digest: &str, now: SystemTime) {
+    pub fn record_serving(&mut self, name: &str, digest: &str, now: SystemTime) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         slot.has_come_back = false;
         // A version that was interrupted only by the absence of its file keeps its age.
@@ -257,7 +257,7 @@ impl Slots {
     }
 
     /// Records that the serving version of `name` has the version string `version`.
-    pub fn describe(&mut self, name: &str, version: &str) {
+    pub fn record_version(&mut self, name: &str, version: &str) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if let Some(serving) = &slot.serving {
             let known =
@@ -269,7 +269,7 @@ impl Slots {
 
     /// Records that a version of `name` could not be made to serve. `is_invalid`: its content is
     /// invalid, so it never will.
-    pub fn refused(&mut self, name: &str, error: LastError, is_invalid: bool) {
+    pub fn record_failure(&mut self, name: &str, error: LastError, is_invalid: bool) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if error.digest.as_ref() == Some(&slot.in_file) && is_invalid {
             slot.verdict = Verdict::Bad;
@@ -279,7 +279,7 @@ impl Slots {
 
     /// Records that no version of `name` serves any more. For an absent plugin, the version that
     /// served is remembered for when it comes back.
-    pub fn unserved(&mut self, name: &str) {
+    pub fn record_not_serving(&mut self, name: &str) {
         if let Some(slot) = self.by_name.get_mut(name).filter(|slot| !slot.is_absent()) {
             (slot.serving, slot.has_come_back) = (None, false);
         }
@@ -309,7 +309,7 @@ impl Slots {
                 }
             })?,
             None => slot
-                .before(slot.serving.as_ref())
+                .previous(slot.serving.as_ref())
                 .ok_or_else(|| OperatorError::NoEarlier(name.to_owned()))?,
         };
         // To choose the version in the file means to follow the file again.
@@ -365,7 +365,7 @@ impl Slots {
             .serving
             .clone()
             .filter(|serving| is_new && slot.intent.pinned() != Some(serving))?;
-        let target = slot.before(Some(&failed))?;
+        let target = slot.previous(Some(&failed))?;
         if slot.in_file == failed {
             slot.verdict = Verdict::AutoRolledBack;
         }
@@ -421,7 +421,7 @@ impl Slot {
     }
 
     /// Returns the version that served before `version`.
-    fn before(&self, version: Option<&Digest>) -> Option<Digest> {
+    fn previous(&self, version: Option<&Digest>) -> Option<Digest> {
         self.kept.iter().find(|kept| Some(*kept) != version).cloned()
     }
 }

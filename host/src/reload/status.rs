@@ -6,11 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::registry::{ActivePlugin, Generation};
 
-use super::blobs::BlobStore;
 use super::draining::Draining;
 use super::files::{Files, KnownFile, LoadOutcome, stem};
+use super::inventory::Inventory;
 use super::journal::Journal;
-use super::loads::LoadQueue;
 use super::slots::{Conditions, LastError, Slot, SlotState, Slots};
 
 /// What operators see at one time.
@@ -141,10 +140,9 @@ pub(super) struct View<'a> {
     pub(super) generation: &'a Generation,
     pub(super) slots: &'a Slots,
     pub(super) files: &'a Files,
-    pub(super) loads: &'a LoadQueue,
+    pub(super) inventory: &'a Inventory,
     pub(super) draining: &'a Draining,
     pub(super) journal: &'a Journal,
-    pub(super) blobs: &'a BlobStore,
     /// How long a plugin is remembered after its file is gone.
     pub(super) forget_after: Duration,
 }
@@ -165,7 +163,7 @@ impl View<'_> {
             }
         }
         for plugin in &mut plugins {
-            plugin.is_loading |= self.loads.is_loading_kept(&plugin.name);
+            plugin.is_loading |= self.inventory.loads.is_loading_kept(&plugin.name);
         }
         Status { plugins: Arc::new(plugins), absent: Arc::new(self.absent()) }
     }
@@ -220,7 +218,7 @@ impl View<'_> {
                 ),
                 failure.since,
             ),
-            None if self.blobs.contains(digest) => return None,
+            None if self.inventory.blobs.contains(digest) => return None,
             None => (
                 "serves, but its file can't be kept for the next start and for rollbacks"
                     .to_owned(),

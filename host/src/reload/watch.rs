@@ -18,13 +18,13 @@ use super::watched::{Entry, MAX_DIRECTORIES, Watched};
 
 /// The shortest time after which a failed watch is tried again: this happens at the first scan
 /// after it.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The callback for each event of the system.
-type Told = Box<dyn FnMut(notify::Result<Event>) + Send>;
+type Callback = Box<dyn FnMut(notify::Result<Event>) + Send>;
 
 /// Creates a watcher: the system's, or a test's.
-type Create = fn(Told) -> notify::Result<Box<dyn Watcher + Send>>;
+type Create = fn(Callback) -> notify::Result<Box<dyn Watcher + Send>>;
 
 /// Watches a directory, and every symbolic link on which it or its files depend.
 pub(super) struct Watch {
@@ -52,10 +52,10 @@ struct Active {
 type DirectoryId = (u64, u64);
 
 impl Watch {
-    /// Creates a watch that watches nothing until [`follow`](Self::follow) is called.
+    /// Creates a watch that watches nothing until [`update`](Self::update) is called.
     pub(super) fn new(dir: &Path) -> Self {
-        Self::with(dir, |told| {
-            notify::recommended_watcher(told)
+        Self::with(dir, |callback| {
+            notify::recommended_watcher(callback)
                 .map(|watcher| Box::new(watcher) as Box<dyn Watcher + Send>)
         })
     }
@@ -71,7 +71,7 @@ impl Watch {
     ///
     /// If the system refuses to watch the directory, this is logged once and tried again at a later
     /// call. Meanwhile, the slow rescan finds changes.
-    pub(super) fn follow(&mut self, now: Instant) -> bool {
+    pub(super) fn update(&mut self, now: Instant) -> bool {
         let watched = Watched::of(&self.dir, &directory::links(&self.dir), entry);
         let directories: BTreeMap<_, _> =
             watched.directories().map(|dir| (dir.to_owned(), id(dir))).collect();
@@ -81,13 +81,13 @@ impl Watch {
                 && active.directories == directories
         });
         let is_due =
-            self.failed_at.is_some_and(|at| now.saturating_duration_since(at) >= TRY_AGAIN);
+            self.failed_at.is_some_and(|at| now.saturating_duration_since(at) >= RETRY_AFTER);
         let is_failing = self.failed_at.is_some();
         if (is_current || (self.active.is_none() && is_failing)) && !is_due {
             return false;
         }
-        let is_cut =
-            watched.is_cut && self.active.as_ref().is_none_or(|active| !active.watched.is_cut);
+        let is_truncated = watched.is_truncated
+            && self.active.as_ref().is_none_or(|active| !active.watched.is_truncated);
         // Drop the old watcher first: the system may have too few watches for both.
         self.active = None;
         let result = self.watch(watched, directories);
@@ -101,7 +101,7 @@ impl Watch {
             }
             _ => {}
         }
-        if is_cut {
+        if is_truncated {
             tracing::warn!(dir = %self.dir.display(), limit = MAX_DIRECTORIES,
                 "symbolic links lead to more directories than are watched: changes behind some are found by the slow rescan (plugins.rescan_s)");
         }
@@ -117,20 +117,20 @@ impl Watch {
         directories: BTreeMap<PathBuf, Option<DirectoryId>>,
     ) -> notify::Result<()> {
         let (watched, is_outdated) = (Arc::new(watched), Arc::new(AtomicBool::new(false)));
-        let (sender, told_watched, told_outdated) =
+        let (sender, callback_watched, callback_outdated) =
             (self.changes.0.clone(), Arc::clone(&watched), Arc::clone(&is_outdated));
-        let told = move |event: notify::Result<Event>| {
+        let callback = move |event: notify::Result<Event>| {
             let (concerns, outdates) =
-                event.map_or((true, false), |event| judge(&told_watched, &event));
+                event.map_or((true, false), |event| classify(&callback_watched, &event));
             if outdates {
-                told_outdated.store(true, Ordering::Relaxed);
+                callback_outdated.store(true, Ordering::Relaxed);
             }
             if concerns {
                 // If the channel is full, a change is reported already.
                 let _ = sender.try_send(());
             }
         };
-        let mut watcher = (self.create)(Box::new(told))?;
+        let mut watcher = (self.create)(Box::new(callback))?;
         let mut result = Ok(());
         for dir in watched.directories() {
             match watcher.watch(dir, RecursiveMode::NonRecursive) {
@@ -151,13 +151,13 @@ impl Watch {
     }
 
     /// Discards changes that were reported before.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn discard(&mut self) {
         while self.changes.1.try_recv().is_ok() {}
     }
 }
 
 /// Returns whether an event may change a plugin, and whether it ends the watch of a directory.
-fn judge(watched: &Watched, event: &Event) -> (bool, bool) {
+fn classify(watched: &Watched, event: &Event) -> (bool, bool) {
     // Reads change nothing, and the host's own reads must not wake it again.
     if matches!(event.kind, EventKind::Access(_)) {
         return (false, false);
@@ -207,39 +207,39 @@ mod tests {
     use super::*;
 
     /// Number of attempts to create a watcher.
-    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    static ATTEMPTS: AtomicUsize = AtomicUsize::new(0);
     static IS_EXHAUSTED: AtomicBool = AtomicBool::new(true);
 
     /// Fails to create a watcher as long as `IS_EXHAUSTED` is set.
-    fn scarce(told: Told) -> notify::Result<Box<dyn Watcher + Send>> {
-        ASKED.fetch_add(1, Ordering::Relaxed);
+    fn scarce(callback: Callback) -> notify::Result<Box<dyn Watcher + Send>> {
+        ATTEMPTS.fetch_add(1, Ordering::Relaxed);
         if IS_EXHAUSTED.load(Ordering::Relaxed) {
             return Err(notify::Error::io(io::Error::other("too many open files")));
         }
-        Ok(Box::new(notify::recommended_watcher(told)?))
+        Ok(Box::new(notify::recommended_watcher(callback)?))
     }
 
     #[tokio::test]
-    async fn what_could_not_be_watched_is_tried_again_and_then_tells_of_changes() {
+    async fn a_watch_that_failed_is_retried_and_then_reports_changes() {
         let dir = tempfile::tempdir().unwrap();
         let mut watch = Watch::with(dir.path(), scarce);
         let start = Instant::now();
-        assert!(watch.follow(start), "what changed before may have been missed");
+        assert!(watch.update(start), "what changed before may have been missed");
         assert!(
-            !watch.follow(start) && ASKED.load(Ordering::Relaxed) == 1,
+            !watch.update(start) && ATTEMPTS.load(Ordering::Relaxed) == 1,
             "it is not tried at each of many scans"
         );
-        let later = start + TRY_AGAIN;
+        let later = start + RETRY_AFTER;
         assert!(
-            !watch.follow(later) && ASKED.load(Ordering::Relaxed) == 2,
+            !watch.update(later) && ATTEMPTS.load(Ordering::Relaxed) == 2,
             "nothing new is watched"
         );
         IS_EXHAUSTED.store(false, Ordering::Relaxed);
-        let later = later + TRY_AGAIN;
-        assert!(watch.follow(later) && ASKED.load(Ordering::Relaxed) == 3);
+        let later = later + RETRY_AFTER;
+        assert!(watch.update(later) && ATTEMPTS.load(Ordering::Relaxed) == 3);
         assert!(
-            !watch.follow(later + TRY_AGAIN) && ASKED.load(Ordering::Relaxed) == 3,
-            "and it goes on"
+            !watch.update(later + RETRY_AFTER) && ATTEMPTS.load(Ordering::Relaxed) == 3,
+            "and it keeps watching"
         );
         std::fs::write(dir.path().join("a.wasm"), "").unwrap();
         watch.changed().await;

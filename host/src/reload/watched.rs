@@ -31,7 +31,7 @@ pub(super) enum Entry {
 pub(super) struct Watched {
     names: BTreeMap<PathBuf, Names>,
     /// Whether the limit left some out.
-    pub(super) is_cut: bool,
+    pub(super) is_truncated: bool,
 }
 
 /// Relevant names in a directory.
@@ -66,7 +66,7 @@ impl Watched {
         new.sort_unstable();
         new.dedup();
         if self.names.len() + new.len() > MAX_DIRECTORIES {
-            self.is_cut = true;
+            self.is_truncated = true;
             return;
         }
         for path in &paths {
@@ -264,7 +264,7 @@ mod tests {
         let links: Vec<_> =
             links.iter().map(|(link, target)| (link.as_str(), target.as_str())).collect();
         let watched = watched("/p", &files, &links);
-        assert!(watched.is_cut);
+        assert!(watched.is_truncated);
         assert_eq!(watched.directories().count(), MAX_DIRECTORIES);
         assert!(watched.is_directory(Path::new("/p")) && watched.is_directory(Path::new("/")));
     }

@@ -45,7 +45,7 @@ pub enum Standing {
     Serves,
     /// It served until its file was removed, or until the previous host ended. Others that have its
     /// claims took them since then.
-    Back,
+    Returned,
     /// It has served long enough for its claims to be its own.
     Settled,
 }
@@ -87,7 +87,7 @@ impl Slots {
         let mut taken = Vec::new();
         for Claim { file, holds } in files {
             if let Some((name, digest)) = holds
-                && let Err(other) = self.found(file, digest, name)
+                && let Err(other) = self.record_file(file, digest, name)
             {
                 taken.push((*file, other));
             }
@@ -98,7 +98,12 @@ impl Slots {
     /// Records that `file` holds `digest`, which registers `name`. If the content has changed, a
     /// rollback ends, and so does a disable if another version has served since. Returns the slot's
     /// file as an error if that is another one.
-    pub(super) fn found(&mut self, file: &Path, digest: &str, name: &str) -> Result<(), PathBuf> {
+    pub(super) fn record_file(
+        &mut self,
+        file: &Path,
+        digest: &str,
+        name: &str,
+    ) -> Result<(), PathBuf> {
         match self.by_name.get_mut(name) {
             Some(slot) if slot.file != file => return Err(slot.file.clone()),
             Some(slot) => {
@@ -133,7 +138,7 @@ impl Slots {
 
     /// Records that `file` can't be loaded. The version that served before keeps serving, and the
     /// decisions of operators stay. `is_invalid`: its content is invalid.
-    pub fn broken(&mut self, file: &Path, error: LastError, is_invalid: bool) {
+    pub fn record_failed_file(&mut self, file: &Path, error: LastError, is_invalid: bool) {
         if let Some(slot) =
             self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent())
         {
@@ -166,7 +171,7 @@ impl Slots {
     }
 
     /// Returns the name of the absent slot whose last file was `file`.
-    pub fn was_of_file(&self, file: &Path) -> Option<&str> {
+    pub fn last_of_file(&self, file: &Path) -> Option<&str> {
         self.absent().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
     }
 
@@ -263,7 +268,7 @@ impl Slot {
             return if is_settled { Standing::Settled } else { Standing::Serves };
         }
         match &self.serving {
-            Some(_) if is_last => Standing::Back,
+            Some(_) if is_last => Standing::Returned,
             Some(_) => Standing::Upgrade,
             None => Standing::New,
         }

@@ -25,22 +25,22 @@ fn file() -> PathBuf {
 fn after(versions: &[&str]) -> Slots {
     let mut slots = Slots::default();
     for version in versions {
-        slots.found(&file(), version, "a").unwrap();
+        slots.record_file(&file(), version, "a").unwrap();
         assert_eq!(slots.wanted("a").first().map(String::as_str), Some(*version));
-        slots.active("a", version, NOW);
+        slots.record_serving("a", version, NOW);
     }
     slots
 }
 
 #[test]
-fn a_broken_file_changes_nothing_but_what_is_shown() {
+fn a_file_that_cannot_be_loaded_changes_only_the_shown_error() {
     let mut slots = after(&["1"]);
-    slots.broken(&file(), error("2"), true);
+    slots.record_failed_file(&file(), error("2"), true);
     assert_eq!(slots.wanted("a"), ["1"]);
     assert_eq!(slots.get("a").and_then(|slot| slot.last_error.clone()), Some(error("2")));
-    slots.found(&file(), "3", "a").unwrap();
+    slots.record_file(&file(), "3", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["3", "1"]);
-    slots.active("a", "3", NOW);
+    slots.record_serving("a", "3", NOW);
     assert_eq!(slots.get("a").and_then(|slot| slot.last_error.clone()), None);
 }
 
@@ -48,11 +48,11 @@ fn a_broken_file_changes_nothing_but_what_is_shown() {
 fn a_rollback_holds_until_the_file_changes() {
     let mut slots = after(&["1", "2"]);
     assert_eq!(slots.roll_back("a", None), Ok("1".to_owned()));
-    slots.active("a", "1", NOW);
+    slots.record_serving("a", "1", NOW);
     // The next scan finds the file unchanged.
-    slots.found(&file(), "2", "a").unwrap();
+    slots.record_file(&file(), "2", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["1", "2"]);
-    slots.found(&file(), "3", "a").unwrap();
+    slots.record_file(&file(), "3", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["3", "1"]);
 }
 
@@ -60,7 +60,7 @@ fn a_rollback_holds_until_the_file_changes() {
 fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again() {
     let mut slots = after(&["11", "22"]);
     assert_eq!(slots.roll_back("a", None), Ok("11".to_owned()));
-    slots.active("a", "11", NOW);
+    slots.record_serving("a", "11", NOW);
     assert_eq!(slots.roll_back("a", Some("2")), Ok("22".to_owned()));
     assert_eq!(slots.get("a").map(|slot| slot.intent.clone()), Some(Intent::Follow));
     assert!(matches!(slots.roll_back("a", Some("9")), Err(OperatorError::NotKept { .. })));
@@ -70,14 +70,14 @@ fn rolling_back_twice_alternates_and_naming_the_files_version_follows_it_again()
 }
 
 #[test]
-fn a_new_version_that_trips_its_breaker_goes_back_and_is_not_tried_again() {
+fn a_new_version_whose_breaker_opens_is_rolled_back_and_not_retried() {
     let mut slots = after(&["1", "2"]);
     assert_eq!(
         slots.on_breaker_opened("a", None, NOW + TRIAL),
         None,
         "after its first minute it stays"
     );
-    slots.active("a", "2", NOW + TRIAL);
+    slots.record_serving("a", "2", NOW + TRIAL);
     assert_eq!(
         slots.on_breaker_opened("a", None, NOW + TRIAL),
         None,
@@ -85,32 +85,32 @@ fn a_new_version_that_trips_its_breaker_goes_back_and_is_not_tried_again() {
     );
     assert_eq!(slots.on_breaker_opened("a", None, NOW), Some("1".to_owned()));
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("1"));
-    slots.active("a", "1", NOW);
-    slots.found(&file(), "2", "a").unwrap();
+    slots.record_serving("a", "1", NOW);
+    slots.record_file(&file(), "2", "a").unwrap();
     assert_eq!(slots.wanted("a"), ["1"]);
     assert_eq!(slots.on_breaker_opened("a", None, NOW), None, "there is nothing before it");
 }
 
 #[test]
-fn a_version_that_an_operator_chose_is_not_taken_back() {
+fn a_version_that_an_operator_chose_is_not_rolled_back() {
     let mut slots = after(&["1", "2"]);
     slots.roll_back("a", None).unwrap();
-    slots.active("a", "1", NOW);
+    slots.record_serving("a", "1", NOW);
     assert_eq!(slots.on_breaker_opened("a", None, NOW), None);
 }
 
 #[test]
-fn a_rollback_that_could_not_be_followed_is_undone() {
+fn a_rollback_that_failed_is_undone() {
     let mut slots = after(&["1", "2", "3"]);
     slots.roll_back("a", Some("2")).unwrap();
-    slots.active("a", "2", NOW);
+    slots.record_serving("a", "2", NOW);
     let before = slots.get("a").cloned();
     assert_eq!(slots.roll_back("a", Some("1")), Ok("1".to_owned()));
     slots.undo_roll_back("a", "1", before.as_ref());
     assert_eq!(slots.get("a").cloned(), before);
     // The file has changed meanwhile: its new content is wanted, despite earlier candidates.
     slots.roll_back("a", Some("1")).unwrap();
-    slots.found(&file(), "4", "a").unwrap();
+    slots.record_file(&file(), "4", "a").unwrap();
     slots.undo_roll_back("a", "1", before.as_ref());
     assert_eq!(slots.wanted("a").first().map(String::as_str), Some("4"));
 }
@@ -136,7 +136,7 @@ fn a_name_has_one_file_and_a_file_one_name() {
 }
 
 #[test]
-fn a_slot_goes_on_with_another_file_of_its_name() {
+fn another_file_of_its_name_takes_over_a_slot() {
     let mut slots = after(&["1", "2"]);
     slots.set_disabled("a", true).unwrap();
     let before = slots.get("a").cloned().unwrap();
@@ -157,10 +157,10 @@ fn holds<'files>(file: &'files Path, version: &'files str) -> [Claim<'files>; 1]
 }
 
 #[test]
-fn a_file_that_comes_back_finds_what_was_decided() {
+fn decisions_outlive_the_absence_of_the_file() {
     let mut slots = after(&["1", "2", "3"]);
     slots.roll_back("a", Some("2")).unwrap();
-    slots.active("a", "2", NOW);
+    slots.record_serving("a", "2", NOW);
     slots.set_disabled("a", true).unwrap();
     let before = slots.get("a").cloned().unwrap();
     slots.claim(&[], false, NOW);
@@ -171,18 +171,18 @@ fn a_file_that_comes_back_finds_what_was_decided() {
     let mut slots = serde_json::from_str::<Slots>(&saved).unwrap().at_start();
     // A file that is no plugin brings nothing back.
     slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
-    slots.broken(&file(), error("9"), true);
+    slots.record_failed_file(&file(), error("9"), true);
     assert_eq!(slots.wanted("a"), [""; 0]);
     slots.claim(&holds(&file(), "3"), false, NOW + TRIAL);
-    slots.active("a", "2", NOW + TRIAL);
+    slots.record_serving("a", "2", NOW + TRIAL);
     assert_eq!(slots.get("a"), Some(&before), "a version is not newer for having been away");
 }
 
 #[test]
-fn a_version_that_was_taken_back_is_not_tried_again_when_its_file_comes_back() {
+fn a_version_that_was_rolled_back_is_not_retried_when_its_file_comes_back() {
     let mut slots = after(&["1", "2"]);
     slots.on_breaker_opened("a", None, NOW).unwrap();
-    slots.active("a", "1", NOW);
+    slots.record_serving("a", "1", NOW);
     slots.claim(&[], false, NOW);
     slots.claim(&holds(&file(), "2"), false, NOW);
     assert_eq!(slots.wanted("a"), ["1"]);
@@ -193,7 +193,7 @@ fn a_version_that_was_taken_back_is_not_tried_again_when_its_file_comes_back() {
 }
 
 #[test]
-fn what_served_until_its_file_went_stands_before_all_but_those_that_are_settled() {
+fn a_version_that_served_until_its_file_was_removed_loses_only_to_settled_ones() {
     const SETTLED: Duration = Duration::from_secs(10);
     let standing = |slots: &Slots, version, serves, is_start| {
         slots.get("a").unwrap().standing(version, serves, is_start, NOW, SETTLED)
@@ -212,24 +212,20 @@ fn what_served_until_its_file_went_stands_before_all_but_those_that_are_settled(
     assert_eq!(standing(&slots, "2", false, false), Standing::Upgrade);
     slots.claim(&[], false, NOW);
     // The generation that is then published serves no version of it.
-    slots.unserved("a");
+    slots.record_not_serving("a");
     slots.claim(&holds(&file(), "1"), false, NOW);
     for is_start in [false, true] {
-        assert_eq!(standing(&slots, "1", false, is_start), Standing::Back);
+        assert_eq!(standing(&slots, "1", false, is_start), Standing::Returned);
         assert_eq!(standing(&slots, "2", false, is_start), Standing::Upgrade);
     }
-    slots.active("a", "1", NOW);
+    slots.record_serving("a", "1", NOW);
     assert_eq!(standing(&slots, "1", false, true), Standing::Serves);
-    slots.unserved("a");
-    assert_eq!(
-        standing(&slots, "1", false, false),
-        Standing::New,
-        "what has lost its place has lost it"
-    );
-    slots.active("a", "1", NOW + TRIAL);
+    slots.record_not_serving("a");
+    assert_eq!(standing(&slots, "1", false, false), Standing::New, "it has lost its claims");
+    slots.record_serving("a", "1", NOW + TRIAL);
     assert_eq!(slots.get("a").unwrap().serving_since, NOW + TRIAL, "it serves anew");
     let order =
-        [Standing::New, Standing::Upgrade, Standing::Serves, Standing::Back, Standing::Settled];
+        [Standing::New, Standing::Upgrade, Standing::Serves, Standing::Returned, Standing::Settled];
     assert!(order.is_sorted());
 }
 
@@ -253,11 +249,11 @@ fn crowd(slots: &mut Slots, numbers: std::ops::Range<usize>) {
     let claims: Vec<_> =
         crowd.iter().map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
     slots.claim(&claims, false, NOW);
-    crowd.iter().for_each(|(_, name)| slots.active(name, "1", NOW));
+    crowd.iter().for_each(|(_, name)| slots.record_serving(name, "1", NOW));
 }
 
 #[test]
-fn plugins_that_go_together_are_all_remembered_and_decisions_outlive_those_that_go_later() {
+fn plugins_that_become_absent_together_are_all_remembered_and_decisions_longest() {
     let (mut slots, after) = (Slots::default(), LATER * 100);
     crowd(&mut slots, 0..200);
     slots.set_disabled("p0007", true).unwrap();
@@ -279,7 +275,7 @@ fn plugins_that_go_together_are_all_remembered_and_decisions_outlive_those_that_
 }
 
 #[test]
-fn absent_plugins_are_bounded_and_those_without_a_decision_go_first() {
+fn absent_plugins_are_bounded_and_those_without_a_decision_are_forgotten_first() {
     let mut slots = Slots::default();
     crowd(&mut slots, 0..MAX_ABSENT + 2);
     slots.set_disabled("p0000", true).unwrap();
@@ -299,10 +295,10 @@ fn two_files_that_swap_their_plugins_leave_both_slots() {
 }
 
 #[test]
-fn a_disabled_version_stays_so_until_another_serves_in_its_place() {
+fn a_disabled_version_stays_disabled_until_another_serves_and_the_file_changes() {
     let mut slots = after(&["1"]);
     slots.set_disabled("a", true).unwrap();
-    slots.found(&file(), "2", "a").unwrap();
+    slots.record_file(&file(), "2", "a").unwrap();
     let disabled =
         |slots: &Slots, version: &str| slots.get("a").is_some_and(|slot| slot.is_disabled(version));
     assert!(
@@ -310,21 +306,21 @@ fn a_disabled_version_stays_so_until_another_serves_in_its_place() {
         "the command was about the version that served"
     );
     // The new version serves, fails and is rolled back: the version before it is still disabled.
-    slots.active("a", "2", NOW);
+    slots.record_serving("a", "2", NOW);
     slots.on_breaker_opened("a", None, NOW).unwrap();
-    slots.active("a", "1", NOW);
+    slots.record_serving("a", "1", NOW);
     assert!(disabled(&slots, "1"));
-    slots.found(&file(), "3", "a").unwrap();
-    slots.active("a", "3", NOW);
-    slots.broken(&file(), error("4"), true);
+    slots.record_file(&file(), "3", "a").unwrap();
+    slots.record_serving("a", "3", NOW);
+    slots.record_failed_file(&file(), error("4"), true);
     assert!(!disabled(&slots, "3"), "a broken file disables nothing");
 }
 
 #[test]
-fn a_version_that_failed_is_tried_again_at_a_start_and_one_that_was_taken_back_is_not() {
+fn a_start_retries_a_version_that_failed_and_not_one_that_was_rolled_back() {
     let mut slots = after(&["1"]);
-    slots.found(&file(), "2", "a").unwrap();
-    slots.refused("a", error("2"), true);
+    slots.record_file(&file(), "2", "a").unwrap();
+    slots.record_failure("a", error("2"), true);
     assert_eq!(slots.wanted("a"), ["1"]);
     assert_eq!(slots.at_start().wanted("a"), ["2", "1"]);
     let mut slots = after(&["1", "2"]);
@@ -337,7 +333,7 @@ fn a_version_that_failed_is_tried_again_at_a_start_and_one_that_was_taken_back_i
 }
 
 #[test]
-fn a_digest_that_begins_several_is_no_choice() {
+fn an_ambiguous_digest_prefix_is_refused() {
     let mut slots = after(&["11", "12"]);
     assert!(
         matches!(slots.roll_back("a", Some("1")), Err(OperatorError::Ambiguous { found, .. }) if found == ["11", "12"])
@@ -434,7 +430,7 @@ impl Host {
                 }
                 Some((version, false)) => {
                     slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
-                    slots.broken(&file(), error(version), true);
+                    slots.record_failed_file(&file(), error(version), true);
                 }
                 None => {
                     slots.claim(&[], false, NOW);
@@ -442,7 +438,7 @@ impl Host {
             }
         }
         if let Some(best) = slots.wanted("a").first().cloned() {
-            slots.active("a", &best, NOW);
+            slots.record_serving("a", &best, NOW);
         }
         result
     }
