@@ -14,10 +14,12 @@ mod server;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
+use figment2::Figment;
+use figment2::error::Kind;
+use figment2::providers::{Format, Serialized, Toml};
 use serde::Deserialize;
 
+use environment::Environment;
 pub use key::{Key, Scope};
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
 pub(crate) use limits::{EVENT_BYTES, QUEUE_SHARE};
@@ -27,10 +29,6 @@ pub use origins::AllowedOrigin;
 use plugins::plugin_tables;
 pub use plugins::{InstancePolicy, KEYS_OF_PLUGINS, PluginSettings, Plugins, is_plugin_name};
 pub use server::{Recovery, Server, SocketIo, Transport};
-
-/// Prefix of the environment variables that are read as settings: `SOCKHOP_SERVER__LISTEN` is
-/// `server.listen`.
-const ENV_PREFIX: &str = "SOCKHOP_";
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -89,13 +87,22 @@ impl Config {
     /// The file can't be read, or a setting is wrong. The error names the key, the value and what
     /// is allowed.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let mut figment = Figment::new();
-        if let Some(file) = file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
-            figment = figment.merge(Toml::string(&text));
-        }
-        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let text = file.map(|file| {
+            std::fs::read_to_string(file)
+                .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
+        });
+        let variables = std::env::vars_os()
+            .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+        Self::read(file, text.transpose()?.as_deref(), variables.collect())
+    }
+
+    /// Reads `text`, which is the content of `file`, and then the environment `variables`.
+    fn read(
+        file: Option<&Path>,
+        text: Option<&str>,
+        variables: Vec<(String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let names = variables.iter().map(|(name, _)| name.clone());
         if let Some((name, right)) =
             environment::misspelt(names, &SECTIONS, allowed_keys, limits::KEYS_OF_A_PLUGIN)
         {
@@ -104,9 +111,8 @@ impl Config {
             );
             return Err(ConfigError::Wrong { file: None, problem });
         }
-        let environment =
-            Env::prefixed(ENV_PREFIX).filter(|name| name.as_str().contains("__")).split("__");
-        let figment = figment.merge(environment);
+        let figment =
+            Figment::from(Toml::string(text.unwrap_or_default())).merge(Environment::of(variables));
         let mut config: Self =
             figment.extract().map_err(|error| ConfigError::wrong(file, error))?;
         config.plugins.by_name =
@@ -196,7 +202,7 @@ fn allowed_keys(section: &str) -> Vec<&'static str> {
         .into_iter()
         .flatten()
         .find_map(|error| match error.kind {
-            figment::error::Kind::UnknownField(_, allowed) => Some(allowed.to_vec()),
+            Kind::UnknownField(_, allowed) => Some(allowed.to_vec()),
             _ => None,
         })
         .unwrap_or_default()
@@ -231,25 +237,27 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// Writes one line for each error: the key first, then the value and what is allowed.
-    fn wrong(file: Option<&Path>, error: figment::Error) -> Self {
+    fn wrong(file: Option<&Path>, error: figment2::Error) -> Self {
         let lines = error.into_iter().map(|error| {
-            let is_environment = error
-                .metadata
-                .as_ref()
-                .is_some_and(|metadata| metadata.name.contains("environment"));
-            let key = match (is_environment, error.path.join(".")) {
-                (true, key) if !key.is_empty() => {
-                    format!("{ENV_PREFIX}{} ({key})", key.to_uppercase().replace('.', "__"))
+            let path = error.path.join(".");
+            let path = match &error.kind {
+                Kind::UnknownField(field, _) if !path.ends_with(field.as_str()) => {
+                    join(&path, field)
                 }
-                (_, key) => key,
+                _ => path,
             };
-            match &error.kind {
-                figment::error::Kind::UnknownField(field, allowed) => {
-                    let key = if key.ends_with(field.as_str()) { key } else { join(&key, field) };
-                    format!("{key}: unknown key; allowed here: {}", allowed.join(", "))
+            let problem = match &error.kind {
+                Kind::UnknownField(_, allowed) => {
+                    format!("unknown key; allowed here: {}", allowed.join(", "))
                 }
-                kind if key.is_empty() => message::of(kind),
-                kind => format!("{key}: {}", message::of(kind)),
+                kind => message::of(kind),
+            };
+            if path.is_empty() {
+                problem
+            } else if environment::has_caused(&error) {
+                format!("{} ({path}): {problem}", environment::variable(&path))
+            } else {
+                format!("{path}: {problem}")
             }
         });
         Self::Wrong {
@@ -410,11 +418,51 @@ mod tests {
                 "\"verbose\", expected a level (off, error, warn, info, debug or trace)",
             ),
             ("[log]\nqueue_bytes = 100", "log.queue_bytes", "at least 65536"),
-            ("[server\n", "TOML", "expected"),
+            ("[server]\nlisten = \"x\"\nupgrade = maybe", "TOML", "line 3"),
+            ("[server\n", "line 1", "expected"),
         ];
         for (text, key, allowed) in cases {
             let error = load(text).unwrap_err();
             assert!(error.contains(key) && error.contains(allowed), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_variable_overrides_a_key_and_is_named_if_it_is_wrong() {
+        let load = |name: &str, value: &str| {
+            let file = "[limits]\neffects = 7\nhandles = 9";
+            Config::read(None, Some(file), vec![(name.to_owned(), value.to_owned())])
+                .map_err(|error| error.to_string())
+        };
+        let limits = load("SOCKHOP_LIMITS__EFFECTS", "8").unwrap().limits;
+        assert_eq!((limits.effects.get(), limits.handles.get()), (8, 9));
+        let server = load("SOCKHOP_SERVER__NAMESPACES", "[\"/\", /chat]").unwrap().server;
+        assert_eq!(server.namespaces, ["/", "/chat"]);
+        let cases = [
+            (
+                "SOCKHOP_LIMITS__EFFECTS",
+                "0",
+                "SOCKHOP_LIMITS__EFFECTS (limits.effects): found 0, expected a whole number of at least 1",
+            ),
+            (
+                "SOCKHOP_SERVER__LISTEN",
+                "",
+                "SOCKHOP_SERVER__LISTEN (server.listen): found \"\", expected an address",
+            ),
+            (
+                "SOCKHOP_DATA__DIRECTORY",
+                "x",
+                "SOCKHOP_DATA__DIRECTORY (data.directory): unknown key; allowed here: dir",
+            ),
+            (
+                "SOCKHOP_SERVER_LISTEN",
+                "x",
+                "SOCKHOP_SERVER_LISTEN: not read as a setting; write SOCKHOP_SERVER__LISTEN",
+            ),
+        ];
+        for (name, value, wanted) in cases {
+            let error = load(name, value).unwrap_err();
+            assert!(error.starts_with(wanted), "{error}");
         }
     }
 }

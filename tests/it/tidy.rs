@@ -39,7 +39,7 @@ fn each_heavy_dependency_is_known_to_one_part() {
         ("axum", &["http.rs", "http/", "host.rs"]),
         ("rusqlite", &["store.rs", "store/"]),
         ("anyhow", &["main.rs", "command.rs", "command/"]),
-        ("figment", &["config.rs", "config/"]),
+        ("figment2", &["config.rs", "config/"]),
         ("notify", &["reload/watch.rs"]),
         ("prometheus_client", &["metrics.rs"]),
         ("tracing_subscriber", &["log.rs"]),

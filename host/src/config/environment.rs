@@ -1,7 +1,81 @@
-//! Finds environment variables that are misspelt settings: `SOCKHOP_SERVER_LISTEN`, with one
-//! underscore instead of two.
+//! The settings in environment variables, and the variables that are misspelt settings:
+//! `SOCKHOP_SERVER_LISTEN`, with one underscore instead of two.
 
-use super::ENV_PREFIX;
+use std::convert::Infallible;
+
+use figment2::value::{Dict, Map, Value};
+use figment2::{Error, Metadata, Profile, Provider};
+
+/// Prefix of the environment variables that are read as settings: `SOCKHOP_SERVER__LISTEN` is
+/// `server.listen`.
+const PREFIX: &str = "SOCKHOP_";
+
+/// Separates the tables and the key in the name of a variable.
+const SEPARATOR: &str = "__";
+
+/// The variables that are settings, as a source of values.
+///
+/// The library's own source is not used: it takes a number in a name for the index of a list.
+pub(super) struct Environment {
+    settings: Dict,
+}
+
+impl Environment {
+    /// Takes the settings from `variables`; the others are ignored.
+    pub(super) fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut settings = Dict::new();
+        for (name, text) in variables {
+            if let Some(path) = without_prefix(&name).filter(|path| path.contains(SEPARATOR)) {
+                insert(&mut settings, &path, value(text.trim()));
+            }
+        }
+        Self { settings }
+    }
+}
+
+impl Provider for Environment {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(SOURCE)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        Ok(Profile::Default.collect(self.settings.clone()))
+    }
+}
+
+/// The name of this source in the errors of the library.
+const SOURCE: &str = "environment";
+
+/// Whether the value that caused `error` comes from a variable.
+pub(super) fn has_caused(error: &Error) -> bool {
+    error.metadata.as_ref().is_some_and(|metadata| metadata.name == SOURCE)
+}
+
+/// The variable that sets the key with the path `path`, such as `server.listen`.
+pub(super) fn variable(path: &str) -> String {
+    format!("{PREFIX}{}", path.to_uppercase().replace('.', SEPARATOR))
+}
+
+/// Sets the key that `path` names, and creates the tables around it.
+fn insert(table: &mut Dict, path: &str, value: Value) {
+    match path.split_once(SEPARATOR) {
+        Some((name, rest)) => {
+            let mut inner = table.remove(name).and_then(Value::into_dict).unwrap_or_default();
+            insert(&mut inner, rest, value);
+            table.insert(name.to_owned(), inner.into());
+        }
+        None => drop(table.insert(path.to_owned(), value)),
+    }
+}
+
+/// Reads a value: a number, `true` or `false`, a list or a table as in TOML, or else text, which
+/// needs no quotes. The library would take an empty text for a missing value.
+fn value(text: &str) -> Value {
+    if text.is_empty() {
+        return Value::from(text);
+    }
+    text.parse().unwrap_or_else(|never: Infallible| match never {})
+}
 
 /// Names without a section that are read elsewhere: the key for the command line, and variables of
 /// tests and tools.
@@ -23,7 +97,7 @@ pub(super) fn misspelt<'a>(
     keys_of_a_plugin: &[&str],
 ) -> Option<(String, String)> {
     let names: Vec<_> =
-        names.into_iter().filter_map(|name| Some((setting(&name)?, name))).collect();
+        names.into_iter().filter_map(|name| Some((without_separator(&name)?, name))).collect();
     let has = |wanted: &str| names.iter().any(|(setting, _)| setting == wanted);
     let is_of_tools = PLUGINS_OF_TOOLS.1.iter().any(|other| has(other));
     names.iter().find_map(|(setting, name)| {
@@ -37,24 +111,27 @@ pub(super) fn misspelt<'a>(
             sections.iter().find(|section| setting.starts_with(&format!("{section}_")))?;
         let key = setting.get(section.len() + 1..)?;
         let path = if keys_of(section).contains(&key) {
-            format!("{section}__{key}")
+            format!("{section}.{key}")
         } else {
             let own = keys_of_a_plugin
                 .iter()
                 .find(|own| *section == "plugins" && key.ends_with(&format!("_{own}")))?;
-            format!("{section}__{}__{own}", key.strip_suffix(own)?.trim_end_matches('_'))
+            format!("{section}.{}.{own}", key.strip_suffix(own)?.trim_end_matches('_'))
         };
-        Some((name.clone(), format!("{ENV_PREFIX}{}", path.to_uppercase())))
+        Some((name.clone(), variable(&path)))
     })
 }
 
 /// The rest of `name` after the prefix, in lower case. Returns `None` if the prefix is missing, or
-/// if the name is correct already (it contains two underscores).
-fn setting(name: &str) -> Option<String> {
-    let prefix =
-        name.get(..ENV_PREFIX.len()).filter(|prefix| prefix.eq_ignore_ascii_case(ENV_PREFIX))?;
-    let rest = name.get(prefix.len()..)?;
-    (!rest.contains("__")).then(|| rest.to_ascii_lowercase())
+/// if the name is a setting already.
+fn without_separator(name: &str) -> Option<String> {
+    without_prefix(name).filter(|rest| !rest.contains(SEPARATOR))
+}
+
+/// The rest of `name` after the prefix, in lower case. Returns `None` if the prefix is missing.
+fn without_prefix(name: &str) -> Option<String> {
+    let prefix = name.get(..PREFIX.len()).filter(|prefix| prefix.eq_ignore_ascii_case(PREFIX))?;
+    Some(name.get(prefix.len()..)?.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -106,5 +183,35 @@ mod tests {
         for other in ["SOCKHOP_GUESTS_DIR", "SOCKHOP_BIN"] {
             assert_eq!(of(&["SOCKHOP_PLUGINS_DIR", other]), None, "what `cargo xtask test` sets");
         }
+    }
+
+    #[test]
+    fn a_name_with_two_underscores_sets_a_key_and_its_value_needs_no_quotes() {
+        let of = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, text)| ((*name).into(), (*text).into()));
+            Environment::of(variables).settings
+        };
+        let table = |key: &str, value: Value| Dict::from([(key.to_owned(), value)]);
+        assert_eq!(of(&[("SOCKHOP_KEY", "x"), ("HOME", "/"), ("OTHER_A__B", "1")]), Dict::new());
+        let set = |text: &str| {
+            let mut set = of(&[("sockhop_Limits__X", text)]);
+            set.remove("limits").and_then(|limits| limits.into_dict()?.remove("x")).unwrap()
+        };
+        assert_eq!(set(" 5 "), Value::from(5_u8));
+        assert_eq!(set("true"), Value::from(true));
+        assert_eq!(set(":4000"), Value::from(":4000"));
+        assert_eq!(set("\"5\""), Value::from("5"));
+        assert_eq!(set("[/, \"/chat\"]"), Value::from(vec!["/", "/chat"]));
+        assert_eq!(set(""), Value::from(""));
+        let config = of(&[
+            ("SOCKHOP_PLUGINS__PING__CONFIG__1", "one"),
+            ("SOCKHOP_PLUGINS__PING__CONFIG__A_B", "two"),
+        ]);
+        let keys = Dict::from([
+            ("1".to_owned(), Value::from("one")),
+            ("a_b".to_owned(), Value::from("two")),
+        ]);
+        let ping = table("ping", table("config", keys.into()).into());
+        assert_eq!(config, table("plugins", ping.into()));
     }
 }

@@ -1,7 +1,7 @@
 //! Error messages for wrong values of the configuration. They use the words of TOML, because
 //! operators need not know Rust's types.
 
-use figment::error::{Actual, Kind};
+use figment2::error::{Actual, Kind};
 
 /// Says what was found and what is expected.
 pub(super) fn of(kind: &Kind) -> String {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use figment::Figment;
-use figment::providers::Serialized;
-use figment::value::{Dict, Value};
+use figment2::Figment;
+use figment2::providers::Serialized;
+use figment2::value::{Dict, Value};
 use serde::{Deserialize, de};
 
 use super::limits::{self, Limits};
@@ -74,7 +74,7 @@ impl PluginSettings {
         clippy::result_large_err,
         reason = "once at the start, and the library's own error says what is wrong best"
     )]
-    fn read(limits: &Dict, table: &Dict) -> Result<Self, figment::Error> {
+    fn read(limits: &Dict, table: &Dict) -> Result<Self, figment2::Error> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Own {
@@ -117,7 +117,7 @@ pub enum InstancePolicy {
 )]
 pub(super) fn plugin_tables(
     figment: &Figment,
-) -> Result<BTreeMap<String, PluginSettings>, figment::Error> {
+) -> Result<BTreeMap<String, PluginSettings>, figment2::Error> {
     let dict =
         |path: &str| figment.find_value(path).ok().and_then(Value::into_dict).unwrap_or_default();
     let limits = dict("limits");
@@ -136,7 +136,7 @@ pub(super) fn plugin_tables(
                     "forget_after_s",
                     "NAME ([a-z][a-z0-9_]*, a table)",
                 ];
-                let error: figment::Error = de::Error::unknown_field(&name, ALLOWED);
+                let error: figment2::Error = de::Error::unknown_field(&name, ALLOWED);
                 return Err(error.with_path("plugins"));
             }
         };
