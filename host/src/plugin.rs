@@ -5,11 +5,13 @@
 //! answers the handler's host calls ([`crate::effect::HostCalls`]).
 
 mod bindings;
+mod calls;
 mod clock;
 mod compiler;
 mod engine;
 mod instance;
 mod loader;
+mod memory;
 mod output;
 mod pool;
 mod registration;

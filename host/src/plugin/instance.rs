@@ -18,7 +18,8 @@ use crate::event::Event;
 use crate::rejection::Refusal;
 
 use super::Code;
-use super::bindings::{self, sockhop::plugin::types};
+use super::bindings;
+use super::calls::lowered;
 use super::clock::CpuClock;
 use super::engine::FIRST_LOOK;
 use super::registration::{Declarations, Registration};
@@ -137,12 +138,12 @@ impl Instance {
         let (ticking, looked) = (Arc::clone(&clock), Arc::clone(&code.engine.looked));
         store.epoch_deadline_callback(move |_| {
             looked.store(true, Ordering::Relaxed);
-            match ticking.look() {
-                // Not wasmtime's own yield: tokio would put the task at the front of its queue, and
-                // other tasks would starve.
-                false => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
-                true => Err(CpuExceeded.into()),
+            if ticking.look() {
+                return Err(CpuExceeded.into());
             }
+            // Not wasmtime's own yield: tokio would put the task at the front of its queue, and
+            // other tasks would starve.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
         store.set_epoch_deadline(FIRST_LOOK);
         let made =
@@ -296,17 +297,4 @@ async fn within<T>(
     budget.ran += clock.used();
     budget.cpu_left = budget.cpu.saturating_sub(budget.ran);
     answer.unwrap_or_else(|| Err(WallExceeded.into()))
-}
-
-/// Converts the event for the guest. `attachments` are those of the event.
-fn lowered<'event>(
-    event: &'event Event,
-    attachments: &'event [&'event [u8]],
-) -> types::Event<'event> {
-    let caller = event.caller.as_ref().map(|connection| types::Caller {
-        connection: Some(connection.public_id.as_str()),
-        user: connection.identity.user.as_deref(),
-        namespace: &connection.namespace,
-    });
-    types::Event { name: &event.name, data: &event.payload.text, attachments, caller }
 }

@@ -1,0 +1,19 @@
+//! The functions that a plugin imports from the host: one file for each WIT interface. Each function
+//! converts its arguments and calls [`HostCalls`](crate::effect::HostCalls), or the declarations of
+//! `register`. It knows no rules.
+
+mod connections;
+mod emitter;
+mod identity;
+mod log;
+mod registry;
+mod rooms;
+mod state;
+mod types;
+
+use super::bindings::sockhop::plugin::types::Refusal;
+
+pub(super) use types::lowered;
+
+/// Result of a host call that can be refused.
+type Answer<T> = Result<T, Refusal>;

@@ -1,0 +1,18 @@
+//! The WIT interface `connections`: a handler reads which connections exist.
+
+use crate::plugin::bindings::sockhop::plugin::connections;
+use crate::plugin::state::InstanceState;
+
+use super::Answer;
+
+impl connections::Host for InstanceState {
+    fn scan(&mut self, after: Option<String>, limit: u32) -> Answer<Vec<connections::Connection>> {
+        let connections = self.handling()?.connections(after.as_deref(), limit)?;
+        let lowered = connections.iter().map(|connection| connections::Connection {
+            id: connection.public_id.clone(),
+            user: connection.identity.user.clone(),
+            namespace: connection.namespace.to_string(),
+        });
+        Ok(lowered.collect())
+    }
+}

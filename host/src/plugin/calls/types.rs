@@ -1,0 +1,46 @@
+//! The WIT interface `types`: conversions between its types and the host's own.
+
+use crate::effect::Target;
+use crate::event::Event;
+use crate::plugin::bindings::sockhop::plugin::types;
+use crate::plugin::state::InstanceState;
+use crate::rejection::Refusal;
+
+impl types::Host for InstanceState {}
+
+impl From<Refusal> for types::Refusal {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.code, message: refusal.message }
+    }
+}
+
+impl From<types::Refusal> for Refusal {
+    fn from(refusal: types::Refusal) -> Self {
+        Self { code: refusal.code, message: refusal.message }
+    }
+}
+
+impl From<types::Target> for Target {
+    fn from(target: types::Target) -> Self {
+        match target {
+            types::Target::Sender => Self::Sender,
+            types::Target::Connection(id) => Self::Connection(id),
+            types::Target::Rooms(rooms) => Self::Rooms(rooms),
+            types::Target::RoomsButSender(rooms) => Self::RoomsButSender(rooms),
+            types::Target::Everyone => Self::Everyone,
+        }
+    }
+}
+
+/// Converts the event for the guest. `attachments` are those of the event.
+pub(in crate::plugin) fn lowered<'event>(
+    event: &'event Event,
+    attachments: &'event [&'event [u8]],
+) -> types::Event<'event> {
+    let caller = event.caller.as_ref().map(|connection| types::Caller {
+        connection: Some(connection.public_id.as_str()),
+        user: connection.identity.user.as_deref(),
+        namespace: &connection.namespace,
+    });
+    types::Event { name: &event.name, data: &event.payload.text, attachments, caller }
+}
