@@ -35,8 +35,8 @@ use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::keys::Keys;
 use crate::http::origin::{self, Origins};
-use crate::http::slots::{self, Slots};
-use crate::http::{self, Api, body, problem};
+use crate::http::slots::Slots;
+use crate::http::{self, Api, admission, body, problem};
 use crate::metrics::Metrics;
 use crate::plugin::{Engine, this_program};
 use crate::registry::{Generation, Registry};
@@ -269,12 +269,12 @@ fn router(api: Api, origins: Origins, limits: Arc<Limits>, loaded: Arc<AtomicBoo
         .layer(from_fn_with_state(loaded, http::wait_until_loaded))
         .layer(axum::middleware::from_fn(problem::unify))
         .layer(from_fn_with_state(limits, body::pace))
-        .layer(from_fn_with_state(slots, slots::admit))
+        .layer(from_fn_with_state(slots, admission::admit))
         .layer(origin::cors(&origins, config.server.allowed_headers.as_deref()))
         .layer(from_fn_with_state(origins, origin::check))
         // Outside of all layers that answer requests: a reserved slot must be free after any
         // answer.
-        .layer(axum::middleware::from_fn(slots::close_reserved))
+        .layer(axum::middleware::from_fn(admission::close_reserved))
 }
 
 /// Returns how long one write may wait for its client. With the library, writes have no limit: its

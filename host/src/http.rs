@@ -2,6 +2,7 @@
 //! Every request that sends something to clients goes through the dispatcher.
 
 pub(crate) mod accept;
+pub(crate) mod admission;
 pub(crate) mod body;
 mod catalogue;
 mod connection;

@@ -7,6 +7,7 @@
 
 pub(crate) mod builtin;
 pub(crate) mod library;
+mod request;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -18,6 +19,8 @@ use futures_util::future::BoxFuture;
 
 use crate::effect::Emit;
 use crate::transport::SessionSlot;
+
+pub(crate) use request::{RequestKind, kind_of};
 
 /// The message limits of an implementation are this many times those of the host. So the host can
 /// tell a client that its message was too large.

@@ -25,7 +25,8 @@ use crate::memory::QueueMemory;
 use crate::transport::{AbortHandle, Peer, SessionSlot};
 
 use super::{
-    Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage,
+    Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, RequestKind, Share,
+    Usage, kind_of,
 };
 
 use adapter::{Adapter, Adapters};
@@ -153,15 +154,10 @@ impl Server {
 
 /// Returns the id of the client that asks by this request to upgrade to a WebSocket.
 fn upgrading_sid<B>(request: &http::Request<B>) -> Option<&str> {
-    let asks = request.uri().path().trim_end_matches('/') == "/socket.io"
-        && request.headers().contains_key(http::header::UPGRADE);
-    let query = request.uri().query().filter(|_| asks)?;
-    let value =
-        |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    (value("transport")? == "websocket")
-        .then(|| value("sid"))
-        .flatten()
-        .filter(|sid| sid.len() <= MAX_SID)
+    match kind_of(request) {
+        RequestKind::Upgrade(sid) if sid.len() <= MAX_SID => Some(sid),
+        _ => None,
+    }
 }
 
 /// Maximum length of a Socket.IO id, with room for the ids of later versions of the library.
@@ -397,25 +393,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_upgrade_names_its_client() {
-        let sid = |uri: &str, upgrade: bool| {
-            let request = http::Request::builder().uri(uri);
-            let request =
-                if upgrade { request.header(http::header::UPGRADE, "websocket") } else { request };
-            upgrading_sid(&request.body(()).unwrap()).map(str::to_owned)
-        };
-        assert_eq!(
-            sid("/socket.io/?EIO=4&transport=websocket&sid=abc", true),
-            Some("abc".to_owned())
-        );
-        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket&sid=abc", false), None);
-        assert_eq!(sid("/elsewhere?EIO=4&transport=websocket&sid=abc", true), None);
-        assert_eq!(sid("/socket.io/?EIO=4&transport=websocket", true), None);
-        assert_eq!(sid("/socket.io/?EIO=4&transport=polling&sid=abc", true), None);
-        assert_eq!(
-            sid(&format!("/socket.io/?transport=websocket&sid={}", "x".repeat(65)), true),
-            None
-        );
+    fn an_upgrade_is_remembered_only_by_an_id_of_a_plausible_length() {
+        for (length, is_known) in [(MAX_SID, true), (MAX_SID + 1, false)] {
+            let sid = "x".repeat(length);
+            let request = http::Request::builder()
+                .uri(format!("/socket.io/?transport=websocket&sid={sid}"))
+                .header(http::header::UPGRADE, "websocket");
+            let request = request.body(()).unwrap();
+            assert_eq!(upgrading_sid(&request), is_known.then_some(&*sid), "{length}");
+        }
     }
 
     #[test]
