@@ -28,7 +28,6 @@ use crate::transport::{AbortHandle, Abortable, Peer, Stage};
 
 use super::problem::Problem;
 use super::slots::Slot;
-use super::socketio::NoAnswer;
 
 /// Size of hyper's buffer for one connection, and so the longest head of a request. hyper's own
 /// limit of 400 KiB would let any client take that much memory.
@@ -44,6 +43,10 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The stream of a connection. With our own Socket.IO implementation, writes fail after a time
 /// limit.
 pub(super) type Io = TokioIo<builtin::WriteDeadline<Abortable<TcpStream, Arc<Slot>>>>;
+
+/// Marks a response that is not sent: its connection is closed instead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NoAnswer;
 
 /// The state that all connections of a host share.
 pub(super) struct Server {
@@ -118,8 +121,8 @@ impl Server {
             }
         };
         match ended {
-            Ended::ActivePlugin(Ok(())) => {}
-            Ended::ActivePlugin(Err(error)) => tracing::debug!(%error, "connection ended"),
+            Ended::Completed(Ok(())) => {}
+            Ended::Completed(Err(error)) => tracing::debug!(%error, "connection ended"),
             Ended::Overdue(stage) => {
                 tracing::debug!(?stage, "connection ended: its client was too slow");
                 // After an earlier answer, hyper's buffer may still hold unsent bytes of it. The
@@ -152,7 +155,7 @@ async fn say_too_slow(io: Io) -> io::Result<()> {
 /// How a connection ended.
 enum Ended {
     /// By the client, the host or an upgrade.
-    ActivePlugin(hyper::Result<()>),
+    Completed(hyper::Result<()>),
     /// By the deadline of this stage.
     Overdue(Stage),
 }
@@ -190,8 +193,8 @@ where
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
-        if let Poll::Ready(active) = Pin::new(&mut this.connection).poll(context) {
-            return Poll::Ready(Ended::ActivePlugin(active));
+        if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(context) {
+            return Poll::Ready(Ended::Completed(result));
         }
         let (stage, turn) = this.cut.stage();
         if stage == Stage::Request {

@@ -7,7 +7,7 @@ use axum::response::Response;
 
 use crate::socketio::{builtin, library};
 
-use super::connection::Io;
+use super::connection::{Io, NoAnswer};
 
 /// Answers Socket.IO requests with our own implementation.
 pub(crate) async fn serve(
@@ -28,10 +28,6 @@ pub(crate) async fn serve(
         }
     }
 }
-
-/// Marks a response that is not sent: its connection is closed instead.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NoAnswer;
 
 /// Tells the library's adapter about a client that asks for an upgrade.
 pub(crate) async fn note(
