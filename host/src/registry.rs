@@ -4,6 +4,7 @@
 
 mod active;
 mod admission;
+mod error;
 mod lint;
 
 use std::collections::{HashMap, HashSet};
@@ -16,7 +17,7 @@ use crate::event::Identity;
 use crate::rule::{Access, RoomPattern};
 
 pub use active::{ActivePlugin, Health, Inbound, Outbound, State};
-pub use admission::AdmitError;
+pub use error::AdmitError;
 pub use lint::{Warning, lint};
 
 /// Holds the published generation.

@@ -17,7 +17,7 @@ use crate::rule::{Access, RoomPattern};
 use crate::schema::Schema;
 use crate::store::Store;
 
-use super::AdmitError;
+use super::error::{AdmitError, MAX_PATTERNS};
 
 /// A plugin that serves, with the data for the checks of the host.
 pub struct ActivePlugin {
@@ -196,9 +196,6 @@ impl Outbound {
 }
 
 type Contract = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
-
-/// Maximum number of patterns in all schemas of one plugin. A compiled pattern may take 256 KiB.
-pub(super) const MAX_PATTERNS: usize = 500;
 
 /// Compiles the schemas of a candidate, once per load.
 fn contract(
