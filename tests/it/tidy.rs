@@ -1,7 +1,11 @@
-//! The architecture rules of the host: each heavy dependency is used by only one part, and each
-//! part uses only lower layers.
+//! The architecture rules of the host: each heavy dependency is used by only one part, each part
+//! uses only lower layers, and no modules import each other in a cycle.
+
+mod imports;
 
 use std::path::{Path, PathBuf};
+
+use imports::{Crate, in_cycles};
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -14,6 +18,20 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// The lines of a source without its tests, comments and blank lines. Tests stand at the end of a
+/// file, or in files of their own.
+fn code(source: &str) -> impl Iterator<Item = &str> {
+    let code = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+    code.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"))
+}
+
+/// Whether a file, by its path below the directory of the sources, has only tests.
+fn is_of_tests(file: &Path) -> bool {
+    let is_named = |name: &&str| file.file_name().is_some_and(|file| file == *name);
+    ["tests.rs", "model.rs", "differential.rs"].iter().any(is_named)
+        || file.components().any(|part| part.as_os_str() == "tests")
 }
 
 /// Whether a line of code that is not a comment names the crate.
@@ -126,61 +144,62 @@ fn no_part_uses_one_that_stands_behind_it() {
 /// Maximum number of lines of code in a file, without its tests, comments and blank lines.
 const MAX_LINES: usize = 400;
 
-/// The lines of code of a file. Tests stand at its end, or in files of their own.
-fn lines_of_code(source: &str) -> usize {
-    let code = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-    let is_code = |line: &&str| !line.is_empty() && !line.starts_with("//");
-    code.map(str::trim).filter(is_code).count()
-}
-
 #[test]
 fn no_file_is_longer_than_its_reader_can_keep_in_mind() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for directory in ["host/src", "host/socketio/src", "plugin-sdk/src", "plugins", "tests/bench"] {
-        for file in sources(&root.join(directory)) {
-            let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-            // Files of tests only: they belong to the module beside them.
-            let is_of_tests = file.components().any(|part| part.as_os_str() == "tests")
-                || ["tests.rs", "model.rs", "differential.rs"].contains(&name.as_str());
-            let lines = lines_of_code(&std::fs::read_to_string(&file).expect("a source"));
+        let directory = root.join(directory);
+        for file in sources(&directory) {
+            let lines = code(&std::fs::read_to_string(&file).expect("a source")).count();
+            let is_of_tests = is_of_tests(file.strip_prefix(&directory).expect("a source"));
             assert!(is_of_tests || lines <= MAX_LINES, "{}: {lines} lines", file.display());
         }
     }
 }
 
-/// The files of the SDK use each other in one direction.
+/// Modules that import each other in a cycle, by their parent.
+type Cycles = [(&'static str, &'static [&'static str])];
+
+/// The import cycles that the host still has. This list only becomes shorter.
+const CYCLES_OF_THE_HOST: &Cycles = &[
+    ("breaker", &["activity", "client"]),
+    ("schema", &["findings", "forms"]),
+    ("store", &["commit", "snapshot", "view"]),
+];
+
 #[test]
-fn no_file_of_the_sdk_uses_one_that_uses_it() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/src");
-    let mut uses: Vec<(String, Vec<String>)> = Vec::new();
-    for file in sources(&root) {
-        let path = file.strip_prefix(&root).expect("a source of the SDK").to_string_lossy();
-        let part = path.split(['/', '.', '\\']).next().expect("a part").to_owned();
-        let source = std::fs::read_to_string(&file).expect("a source");
-        let code = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-        let code = code.filter(|line| !line.trim_start().starts_with("//"));
-        let used = code.flat_map(|line| {
-            line.match_indices("crate::").filter_map(|(at, _)| {
-                // `$crate` is the crate of a macro's caller.
-                let is_own = !line[..at].ends_with('$');
-                let rest = &line[at + "crate::".len()..];
-                let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
-                is_own.then(|| name.to_owned())
-            })
-        });
-        if part != "lib" {
-            uses.push((part.clone(), used.filter(|used| *used != part).collect()));
-        }
+fn no_modules_of_the_host_or_the_sdk_import_each_other_in_a_cycle() {
+    let crates: [(&str, &Cycles); 2] = [("host/src", CYCLES_OF_THE_HOST), ("plugin-sdk/src", &[])];
+    for (root, known) in crates {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(root);
+        let uses = Crate::read(&root).uses();
+        let found: Vec<_> = uses
+            .iter()
+            .map(|(parent, uses)| (parent.as_str(), in_cycles(uses).into_iter().collect()))
+            .filter(|(_, modules): &(_, Vec<_>)| !modules.is_empty())
+            .collect();
+        let known: Vec<_> =
+            known.iter().map(|(parent, modules)| (*parent, modules.to_vec())).collect();
+        let pairs: Vec<_> = found.iter().map(|(parent, _)| (parent, &uses[*parent])).collect();
+        assert_eq!(found, known, "the import cycles of {}: {pairs:#?}", root.display());
     }
-    let mut remaining = uses;
-    // Takes away the files that use none of the others, until nothing is left.
-    while !remaining.is_empty() {
-        let names: Vec<_> = remaining.iter().map(|(name, _)| name.clone()).collect();
-        let (inner, leaves): (Vec<_>, Vec<_>) = remaining
-            .into_iter()
-            .partition(|(_, used)| used.iter().any(|used| names.contains(used)));
-        assert!(!leaves.is_empty(), "these files use each other in a circle: {names:?}");
-        // A directory has several files of one name.
-        remaining = inner;
-    }
+}
+
+#[test]
+fn the_host_has_one_file_for_each_interface_that_a_plugin_imports() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let world = std::fs::read_to_string(root.join("wit/v0.1/plugin.wit")).expect("the world");
+    let mut interfaces: Vec<_> = world
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("import ")?.strip_suffix(';'))
+        .map(|interface| format!("{interface}.rs"))
+        .collect();
+    interfaces.sort();
+    let files = sources(&root.join("host/src/plugin/calls"));
+    let mut files: Vec<_> = files
+        .iter()
+        .map(|file| file.file_name().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    assert_eq!(files, interfaces);
 }
