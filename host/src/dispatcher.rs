@@ -147,11 +147,12 @@ impl Dispatcher {
         }
         let value = self.parse(&event.payload.text)?;
         inbound.data.check(&value).map_err(Rejection::against_schema)?;
-        match placeholders_match(&value, event.payload.attachments.len()) {
-            true => Ok(()),
-            false => Err(Rejection::invalid(
+        if placeholders_match(&value, event.payload.attachments.len()) {
+            Ok(())
+        } else {
+            Err(Rejection::invalid(
                 "each binary attachment must be named by exactly one placeholder, and no other",
-            )),
+            ))
         }
     }
 

@@ -184,11 +184,12 @@ impl Deploy {
     }
 
     fn say(&self, name: &str, digest: &str, place: &Path, word: &str) -> ExitCode {
-        match self.json {
-            true => output::json(
+        if self.json {
+            output::json(
                 &json!({"name": name, "digest": digest, "file": place.to_string_lossy(), "status": word}),
-            ),
-            false => output::line(format_args!("{name} {digest} {word} ({})", place.display())),
+            );
+        } else {
+            output::line(format_args!("{name} {digest} {word} ({})", place.display()));
         }
         ExitCode::SUCCESS
     }

@@ -59,10 +59,7 @@ impl Keys {
         // Every key is compared, in constant time: the response time does not show which key
         // matched.
         let found = self.0.iter().fold(None, |found, (name, digest, scopes)| {
-            match bool::from(same(digest, &given)) {
-                true => Some((name, scopes)),
-                false => found,
-            }
+            if bool::from(same(digest, &given)) { Some((name, scopes)) } else { found }
         });
         match found {
             None => Err(Problem::new(

@@ -64,15 +64,16 @@ pub(super) async fn roll_back(
     let body = body::read(request.into_body(), MAX_BODY)
         .await
         .map_err(|rejection| Problem::rejection(&rejection))?;
-    let RollBack { to } = match body.is_empty() {
-        true => RollBack::default(),
-        false => serde_json::from_slice(&body).map_err(|error| {
+    let RollBack { to } = if body.is_empty() {
+        RollBack::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| {
             Problem::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_payload",
                 &format!("the body must be a JSON object {{to?: DIGEST}}: {error}"),
             )
-        })?,
+        })?
     };
     say(&api, key, &name, OperatorCommand::RollBack(to)).await
 }

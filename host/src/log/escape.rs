@@ -20,9 +20,10 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match is_unsafe(c) {
-            true => push_escape(&mut escaped, c),
-            false => escaped.push(c),
+        if is_unsafe(c) {
+            push_escape(&mut escaped, c);
+        } else {
+            escaped.push(c);
         }
     }
     Cow::Owned(escaped)
@@ -46,17 +47,19 @@ pub(super) fn push_value(to: &mut String, text: &str) {
     let is_plain = !text.is_empty()
         && !text
             .contains(|c: char| c.is_whitespace() || matches!(c, '=' | '"' | '\\') || is_unsafe(c));
-    match is_plain {
-        true => to.push_str(text),
-        false => push_quoted(to, text),
+    if is_plain {
+        to.push_str(text);
+    } else {
+        push_quoted(to, text);
     }
 }
 
 /// Appends the message of a line; quoted if it could look like a field or the end of the line.
 pub(super) fn push_message(to: &mut String, text: &str) {
-    match text.contains(|c: char| matches!(c, '=' | '"' | '\\') || is_unsafe(c)) {
-        true => push_quoted(to, text),
-        false => to.push_str(text),
+    if text.contains(|c: char| matches!(c, '=' | '"' | '\\') || is_unsafe(c)) {
+        push_quoted(to, text);
+    } else {
+        to.push_str(text);
     }
 }
 
@@ -81,13 +84,12 @@ pub fn escape_json(document: &str) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(document.len() + 16);
     for c in document.chars() {
-        match is_unsafe(c) {
-            true => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(escaped, "\\u{unit:04x}");
-                }
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(escaped, "\\u{unit:04x}");
             }
-            false => escaped.push(c),
+        } else {
+            escaped.push(c);
         }
     }
     Cow::Owned(escaped)

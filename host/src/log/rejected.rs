@@ -87,13 +87,12 @@ pub(crate) fn rejected(
     let (error, location, output) =
         (text(|fault| &fault.error), text(|fault| &fault.location), text(|fault| &fault.output));
     let ran_ms = fault.and_then(|fault| fault.ran_ms);
-    match fault.is_some() || matches!(rejection, Rejection::PluginFailed | Rejection::TimedOut) {
-        true => tracing::error!(
+    if fault.is_some() || matches!(rejection, Rejection::PluginFailed | Rejection::TimedOut) {
+        tracing::error!(
             event, %id, plugin, version, generation, client, code, reason, detail, error, location, output, ran_ms, "event failed"
-        ),
-        false => {
-            tracing::info!(event, %id, plugin, version, generation, client, code, reason, detail, "event rejected")
-        }
+        );
+    } else {
+        tracing::info!(event, %id, plugin, version, generation, client, code, reason, detail, "event rejected");
     }
 }
 

@@ -101,10 +101,10 @@ fn write_all(queue: &Queue, sink: &mut Sink, mut chores: Box<dyn Chores>) {
                 if let Some(line) = chores.dropped_line(unreported)
                     && sink.write_line(&line).is_err()
                 {
-                    match rest(queue, sink) {
-                        true => return,
-                        false => continue,
+                    if rest(queue, sink) {
+                        return;
                     }
+                    continue;
                 }
                 queue.report(unreported);
                 report_at = now + REPORT_INTERVAL;
@@ -153,12 +153,13 @@ impl Sink {
     /// Writes a whole line, or fails. After a partly written line, the next one begins on a new
     /// line.
     fn write_line(&mut self, line: &str) -> io::Result<()> {
-        let written = match self.is_torn {
-            true => self.write(b"\n").and_then(|()| {
+        let written = if self.is_torn {
+            self.write(b"\n").and_then(|()| {
                 self.is_torn = false;
                 self.write(line.as_bytes())
-            }),
-            false => self.write(line.as_bytes()),
+            })
+        } else {
+            self.write(line.as_bytes())
         };
         match &written {
             Ok(()) => self.next_rest = FIRST_REST,

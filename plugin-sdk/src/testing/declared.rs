@@ -145,9 +145,10 @@ impl Registry for Declared {
     }
 
     fn listens(&self, event: &str) -> Result {
-        match self.listens.borrow_mut().insert(event.to_owned()) {
-            true => Ok(()),
-            false => Err(Refusal::misuse(format!("host event `{event}` has two handlers"))),
+        if self.listens.borrow_mut().insert(event.to_owned()) {
+            Ok(())
+        } else {
+            Err(Refusal::misuse(format!("host event `{event}` has two handlers")))
         }
     }
 }

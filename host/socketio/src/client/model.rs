@@ -147,10 +147,8 @@ impl Model {
     /// Whether a packet for the namespace reaches a connection. An error if the session ends.
     fn reaches(&mut self, namespace: usize) -> Result<bool, End> {
         self.notice(namespace);
-        match self.inside.contains_key(&namespace) {
-            false if !self.was_connected => Err(End::Parse),
-            is_inside => Ok(is_inside),
-        }
+        let is_inside = self.inside.contains_key(&namespace);
+        if is_inside || self.was_connected { Ok(is_inside) } else { Err(End::Parse) }
     }
 
     fn event(&mut self, namespace: usize, id: Option<u8>, attachments: usize) -> Result<(), End> {
