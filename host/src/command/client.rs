@@ -11,7 +11,7 @@ use sockhop::host;
 
 /// Where the host is, and the key to it
 #[derive(Debug, Args)]
-pub(crate) struct Target {
+pub(crate) struct HostArgs {
     /// The host's address; without it, the one in the data directory of a running host, else the
     /// one of the configuration
     #[arg(long, value_name = "URL")]
@@ -35,12 +35,12 @@ pub(crate) struct Target {
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The answer of the host: the HTTP status and the JSON document.
-pub(crate) struct Answer {
+pub(crate) struct ApiResponse {
     pub(crate) status: u16,
     pub(crate) document: Value,
 }
 
-impl Target {
+impl HostArgs {
     /// The configuration file, if one was named.
     pub(crate) fn config(&self) -> Option<&PathBuf> {
         self.config.as_ref()
@@ -52,7 +52,7 @@ impl Target {
     }
 
     /// Sends a request to the host: `POST` with a `body`, else `GET`.
-    pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+    pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<ApiResponse> {
         let config = super::load(self.config.as_ref())?;
         let data = self.data_dir(&config);
         let (url, source) = self.address(&config, data);
@@ -78,18 +78,18 @@ impl Target {
             Some(body) => agent.post(&url).header("Authorization", authorization).send_json(body),
             None => agent.get(&url).header("Authorization", authorization).call(),
         };
-        let mut answer =
+        let mut response =
             sent.with_context(|| format!("can't reach a host at {url} ({source}); is it running? name it with --url or --data"))?;
-        let status = answer.status().as_u16();
-        let document = answer
+        let status = response.status().as_u16();
+        let document = response
             .body_mut()
             .read_json()
             .with_context(|| format!("the answer of {url} is not that of a Sockhop host"))?;
-        Ok(Answer { status, document })
+        Ok(ApiResponse { status, document })
     }
 }
 
-impl Target {
+impl HostArgs {
     /// The host's address, and the source of the address.
     fn address(&self, config: &Config, data: &Path) -> (String, String) {
         if let Some(url) = &self.url {
@@ -116,7 +116,7 @@ fn first_line(file: &PathBuf) -> anyhow::Result<String> {
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
-impl Answer {
+impl ApiResponse {
     /// Returns the document of a successful answer. Any other answer becomes an error.
     pub(crate) fn success(self) -> anyhow::Result<Value> {
         if (200..300).contains(&self.status) {

@@ -15,11 +15,11 @@ use super::output;
 #[derive(Debug, Args)]
 pub(crate) struct Data {
     #[command(subcommand)]
-    command: Command,
+    command: DataCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum DataCommand {
     /// Checks the state of all plugins, or of one, without changing it: all pages, all sums, and
     /// whether anything is missing
     Verify {
@@ -68,8 +68,8 @@ impl Place {
 impl Data {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Verify { name, json, place } => verify(&place.dir()?, name, json),
-            Command::AcceptLoss { name, place } => accept_loss(&place.dir()?, &name),
+            DataCommand::Verify { name, json, place } => verify(&place.dir()?, name, json),
+            DataCommand::AcceptLoss { name, place } => accept_loss(&place.dir()?, &name),
         }
     }
 }

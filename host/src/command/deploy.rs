@@ -1,6 +1,6 @@
 //! `sockhop deploy`: checks a plugin, places its file, and waits for the host.
 
-mod outcome;
+mod status;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,9 +15,9 @@ use sockhop::host;
 use sockhop::registry::ActivePlugin;
 
 use super::check::{Scratch, check};
-use super::client::Target;
+use super::client::HostArgs;
 use super::output;
-use outcome::{Asked, Outcome};
+use status::{DeployStatus, Deployment};
 
 /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
 ///
@@ -44,7 +44,7 @@ pub(crate) struct Deploy {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    target: Target,
+    host: HostArgs,
 }
 
 /// Interval of the requests that ask the host whether the plugin serves.
@@ -52,9 +52,9 @@ const ASK: Duration = Duration::from_millis(50);
 
 impl Deploy {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let config = super::load(self.target.config())?;
+        let config = super::load(self.host.config())?;
         // Before the file is placed: `--wait` is impossible if the host does not answer.
-        let rows = match self.target.ask("/api/plugins", None) {
+        let rows = match self.host.ask("/api/plugins", None) {
             Ok(answer) => answer.success()?.as_array().cloned(),
             Err(error) if self.wait => {
                 return Err(error.context("nothing was deployed: --wait needs a running host"));
@@ -65,7 +65,7 @@ impl Deploy {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         // The host uses the compiled code in this cache, and need not compile the plugin again.
         let cache =
-            Some(host::cache_dir(self.target.data_dir(&config))).filter(|cache| cache.is_dir());
+            Some(host::cache_dir(self.host.data_dir(&config))).filter(|cache| cache.is_dir());
         let checked = runtime.block_on(check(
             config.clone(),
             std::slice::from_ref(&self.file),
@@ -88,7 +88,8 @@ impl Deploy {
             .with_context(|| format!("can't read {}", self.file.display()))?;
         let replaced = std::fs::read(&place).ok();
         let error_before = self.row(name)?.get("last_error").cloned().unwrap_or_default();
-        let asked = Asked { digest, is_new: replaced.as_deref() != Some(&bytes), error_before };
+        let deployment =
+            Deployment { digest, is_new: replaced.as_deref() != Some(&bytes), error_before };
         put(&bytes, &place)?;
         if !self.wait {
             return Ok(self.say(name, digest, &place, "deployed"));
@@ -102,32 +103,32 @@ impl Deploy {
                     place.display()
                 )
             })?;
-            trouble = asked.trouble(&row).map(str::to_owned);
-            match asked.outcome(&row) {
+            trouble = deployment.trouble(&row).map(str::to_owned);
+            match deployment.status(&row) {
                 None => std::thread::sleep(ASK),
-                Some(Outcome::Serves) => return Ok(self.say(name, digest, &place, "serves")),
-                Some(Outcome::ServesBut(reason)) => {
+                Some(DeployStatus::Serves) => return Ok(self.say(name, digest, &place, "serves")),
+                Some(DeployStatus::ServesBut(reason)) => {
                     bail!("{name} {digest} was deployed, but: {reason}")
                 }
-                Some(Outcome::Disabled) => {
+                Some(DeployStatus::Disabled) => {
                     bail!(
                         "{name} is deployed, but disabled; `sockhop plugins enable {name}` serves it"
                     )
                 }
-                Some(Outcome::HeldBack(version)) => {
+                Some(DeployStatus::HeldBack(version)) => {
                     bail!(
                         "{name} is deployed, but the host serves {version}, because an operator rolled back to it or this version failed too often; \
                          `sockhop plugins rollback {name} --to {digest}` makes the host serve this version"
                     )
                 }
-                Some(Outcome::Quarantined(reason)) => {
+                Some(DeployStatus::Quarantined(reason)) => {
                     bail!("{name} is deployed, but quarantined: {reason}")
                 }
-                Some(Outcome::Refused(reason)) if asked.is_new => {
+                Some(DeployStatus::Refused(reason)) if deployment.is_new => {
                     let done = take_back(&place, &bytes, replaced.as_deref());
                     bail!("{name} is refused by the host: {reason}; {done}");
                 }
-                Some(Outcome::Refused(reason)) => bail!(
+                Some(DeployStatus::Refused(reason)) => bail!(
                     "{name} is refused by the host: {reason}; its file was there before, and stays"
                 ),
             }
@@ -149,7 +150,7 @@ impl Deploy {
         if !self.wait {
             return Ok(Value::Null);
         }
-        let answer = self.target.ask(&format!("/api/plugins/{name}"), None)?;
+        let answer = self.host.ask(&format!("/api/plugins/{name}"), None)?;
         match answer.status {
             401 | 403 => answer.success(),
             _ => Ok(answer.document),

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::client::Target;
+use super::client::HostArgs;
 use super::output;
 
 /// Emits an event through a running host
@@ -24,7 +24,7 @@ pub(crate) struct Emit {
     #[arg(long, conflicts_with = "room")]
     everyone: bool,
     #[command(flatten)]
-    target: Target,
+    host: HostArgs,
 }
 
 impl Emit {
@@ -39,7 +39,7 @@ impl Emit {
                 members.insert("rooms".to_owned(), json!(self.room));
             }
         }
-        output::json(&self.target.ask("/api/emit", Some(&body))?.success()?);
+        output::json(&self.host.ask("/api/emit", Some(&body))?.success()?);
         Ok(ExitCode::SUCCESS)
     }
 }

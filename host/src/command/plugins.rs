@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::Target;
+use super::client::HostArgs;
 use super::output;
 
 /// Shows and manages the plugins of a running host
@@ -14,82 +14,84 @@ use super::output;
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Plugins {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<PluginsCommand>,
     #[command(flatten)]
-    list: Asked,
+    list: RequestArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum PluginsCommand {
     /// Lists the plugins: what serves, what failed and why
     List {
         /// Also lists plugins whose file is missing, if the host has saved data about them
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        asked: Asked,
+        request: RequestArgs,
     },
     /// Shows one plugin, with the versions to which it can be rolled back
-    Show(Named),
+    Show(PluginArgs),
     /// Rolls back to the previous version, or to a kept one; state is not rolled back
     Rollback {
         #[command(flatten)]
-        named: Named,
+        plugin: PluginArgs,
         /// Beginning of the digest of a kept version
         #[arg(long, value_name = "DIGEST")]
         to: Option<String>,
     },
     /// Answers a plugin's events `unavailable` until it is enabled, or its file changes
-    Disable(Named),
+    Disable(PluginArgs),
     /// Serves a disabled plugin again, and closes its breaker
-    Enable(Named),
+    Enable(PluginArgs),
     /// Deletes the saved data about a plugin whose file is missing (disabled, kept versions, failed
     /// versions); its state stays
-    Forget(Named),
+    Forget(PluginArgs),
 }
 
 #[derive(Debug, Args)]
-struct Asked {
+struct RequestArgs {
     /// Prints JSON instead
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    target: Target,
+    host: HostArgs,
 }
 
 #[derive(Debug, Args)]
-struct Named {
+struct PluginArgs {
     /// The plugin's name
     name: String,
     #[command(flatten)]
-    asked: Asked,
+    request: RequestArgs,
 }
 
 impl Plugins {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let (asked, path, body) = match self.command {
+        let (request, path, body) = match self.command {
             None => (self.list, "/api/plugins".to_owned(), None),
-            Some(Command::List { all, asked }) => {
-                (asked, if all { "/api/plugins?all=true" } else { "/api/plugins" }.to_owned(), None)
+            Some(PluginsCommand::List { all, request }) => (
+                request,
+                if all { "/api/plugins?all=true" } else { "/api/plugins" }.to_owned(),
+                None,
+            ),
+            Some(PluginsCommand::Show(PluginArgs { name, request })) => {
+                (request, format!("/api/plugins/{name}"), None)
             }
-            Some(Command::Show(Named { name, asked })) => {
-                (asked, format!("/api/plugins/{name}"), None)
+            Some(PluginsCommand::Rollback { plugin: PluginArgs { name, request }, to }) => {
+                (request, format!("/api/plugins/{name}/rollback"), Some(json!({"to": to})))
             }
-            Some(Command::Rollback { named: Named { name, asked }, to }) => {
-                (asked, format!("/api/plugins/{name}/rollback"), Some(json!({"to": to})))
+            Some(PluginsCommand::Disable(PluginArgs { name, request })) => {
+                (request, format!("/api/plugins/{name}/disable"), Some(json!({})))
             }
-            Some(Command::Disable(Named { name, asked })) => {
-                (asked, format!("/api/plugins/{name}/disable"), Some(json!({})))
+            Some(PluginsCommand::Enable(PluginArgs { name, request })) => {
+                (request, format!("/api/plugins/{name}/enable"), Some(json!({})))
             }
-            Some(Command::Enable(Named { name, asked })) => {
-                (asked, format!("/api/plugins/{name}/enable"), Some(json!({})))
-            }
-            Some(Command::Forget(Named { name, asked })) => {
-                (asked, format!("/api/plugins/{name}/forget"), Some(json!({})))
+            Some(PluginsCommand::Forget(PluginArgs { name, request })) => {
+                (request, format!("/api/plugins/{name}/forget"), Some(json!({})))
             }
         };
-        let document = asked.target.ask(&path, body.as_ref())?.success()?;
-        match (asked.json, document) {
+        let document = request.host.ask(&path, body.as_ref())?.success()?;
+        match (request.json, document) {
             (true, document) => output::json(&document),
             (false, Value::Array(rows)) => print(&rows),
             (false, one) => print_one(&one),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// A deployed version, and what was known of the plugin before its file was placed.
-pub(super) struct Asked<'version> {
+pub(super) struct Deployment<'version> {
     pub(super) digest: &'version str,
     /// Whether the file had other content before, or did not exist.
     pub(super) is_new: bool,
@@ -13,7 +13,7 @@ pub(super) struct Asked<'version> {
 
 /// The result of deploying a version.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum DeployStatus {
     /// The version serves.
     Serves,
     /// The version serves now, with an error: it may not serve after a restart.
@@ -30,20 +30,20 @@ pub(super) enum Outcome {
     Refused(String),
 }
 
-impl Asked<'_> {
+impl Deployment<'_> {
     /// The result for the version, from the plugin's `row`. Returns `None` while it is not known.
-    pub(super) fn outcome(&self, row: &Value) -> Option<Outcome> {
+    pub(super) fn status(&self, row: &Value) -> Option<DeployStatus> {
         let text = |pointer: &str| row.pointer(pointer).and_then(Value::as_str);
         let error = text("/last_error/reason")
             .filter(|_| text("/last_error/digest") == Some(self.digest))
             .map(str::to_owned);
         if text("/digest") == Some(self.digest) {
             match (text("/state")?, &error) {
-                ("active", None) => return Some(Outcome::Serves),
-                ("active", Some(reason)) => return Some(Outcome::ServesBut(reason.clone())),
-                ("disabled", _) => return Some(Outcome::Disabled),
+                ("active", None) => return Some(DeployStatus::Serves),
+                ("active", Some(reason)) => return Some(DeployStatus::ServesBut(reason.clone())),
+                ("disabled", _) => return Some(DeployStatus::Disabled),
                 ("quarantined", reason) => {
-                    return Some(Outcome::Quarantined(reason.clone().unwrap_or_default()));
+                    return Some(DeployStatus::Quarantined(reason.clone().unwrap_or_default()));
                 }
                 _ => {}
             }
@@ -53,8 +53,8 @@ impl Asked<'_> {
         match (error, text("/pinned")) {
             // A version that the host retries is not refused.
             (Some(_), _) if !is_stale && is_retried(row) => None,
-            (Some(reason), _) if !is_stale => Some(Outcome::Refused(reason)),
-            (_, Some(pinned)) if is_known => Some(Outcome::HeldBack(pinned.to_owned())),
+            (Some(reason), _) if !is_stale => Some(DeployStatus::Refused(reason)),
+            (_, Some(pinned)) if is_known => Some(DeployStatus::HeldBack(pinned.to_owned())),
             _ => None,
         }
     }
@@ -78,45 +78,46 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const NEW: Asked<'_> = Asked { digest: "b", is_new: true, error_before: Value::Null };
-    const SAME: Asked<'_> = Asked { digest: "b", is_new: false, error_before: Value::Null };
+    const NEW: Deployment<'_> = Deployment { digest: "b", is_new: true, error_before: Value::Null };
+    const SAME: Deployment<'_> =
+        Deployment { digest: "b", is_new: false, error_before: Value::Null };
 
     #[test]
     fn a_version_serves_is_refused_or_is_waited_for() {
         let error = json!({"digest": "b", "reason": "no", "at": "t"});
-        for (asked, row, outcome) in [
+        for (deployment, row, status) in [
             (&NEW, json!({"code": "not_found"}), None),
             (&NEW, json!({"digest": "a", "state": "active", "last_error": null}), None),
             (&NEW, json!({"digest": "a", "state": "disabled", "last_error": null}), None),
             (
                 &NEW,
                 json!({"digest": "b", "state": "active", "last_error": null}),
-                Some(Outcome::Serves),
+                Some(DeployStatus::Serves),
             ),
             (
                 &NEW,
                 json!({"digest": "b", "state": "active", "last_error": error}),
-                Some(Outcome::ServesBut("no".to_owned())),
+                Some(DeployStatus::ServesBut("no".to_owned())),
             ),
             (
                 &NEW,
                 json!({"digest": "a", "state": "active", "last_error": error}),
-                Some(Outcome::Refused("no".to_owned())),
+                Some(DeployStatus::Refused("no".to_owned())),
             ),
             (
                 &NEW,
                 json!({"digest": null, "state": "failed", "last_error": error}),
-                Some(Outcome::Refused("no".to_owned())),
+                Some(DeployStatus::Refused("no".to_owned())),
             ),
             (
                 &SAME,
                 json!({"digest": "b", "state": "disabled", "last_error": null}),
-                Some(Outcome::Disabled),
+                Some(DeployStatus::Disabled),
             ),
             (
                 &SAME,
                 json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a"}),
-                Some(Outcome::HeldBack("a".to_owned())),
+                Some(DeployStatus::HeldBack("a".to_owned())),
             ),
             (
                 &NEW,
@@ -131,15 +132,15 @@ mod tests {
             (
                 &NEW,
                 json!({"digest": "a", "state": "active", "last_error": null, "pinned": "a", "in_file": "b"}),
-                Some(Outcome::HeldBack("a".to_owned())),
+                Some(DeployStatus::HeldBack("a".to_owned())),
             ),
             (
                 &SAME,
                 json!({"digest": "b", "state": "quarantined", "last_error": error}),
-                Some(Outcome::Quarantined("no".to_owned())),
+                Some(DeployStatus::Quarantined("no".to_owned())),
             ),
         ] {
-            assert_eq!(asked.outcome(&row), outcome, "{row}");
+            assert_eq!(deployment.status(&row), status, "{row}");
         }
     }
 
@@ -147,11 +148,11 @@ mod tests {
     fn an_error_that_was_there_before_the_new_content_is_not_about_it() {
         let error = json!({"digest": "b", "reason": "no", "at": "then"});
         let row = json!({"digest": "a", "state": "active", "last_error": error});
-        assert_eq!(Asked { error_before: error, ..NEW }.outcome(&row), None);
+        assert_eq!(Deployment { error_before: error, ..NEW }.status(&row), None);
         let again = json!({"digest": "a", "state": "active", "last_error": {"digest": "b", "reason": "no", "at": "now"}});
         assert_eq!(
-            Asked { error_before: row["last_error"].clone(), ..NEW }.outcome(&again),
-            Some(Outcome::Refused("no".to_owned()))
+            Deployment { error_before: row["last_error"].clone(), ..NEW }.status(&again),
+            Some(DeployStatus::Refused("no".to_owned()))
         );
     }
 }
