@@ -20,7 +20,8 @@ use crate::socketio::{self, Incoming, Link, Newcomer};
 use crate::transport::SessionSlot;
 
 use super::mailbox::{
-    Busy, Consumer, IDLE_QUEUE, Mailbox, Next, PendingRejection, Stage, Taken, charge,
+    Busy, ConnectionState, Consumer, IDLE_QUEUE, Mailbox, PendingRejection, ReceivedEvent, Work,
+    charge,
 };
 use super::{Sockets, packet};
 
@@ -76,7 +77,7 @@ impl Client {
     fn take(
         self: &Arc<Self>,
         sockets: &Arc<Sockets>,
-        incoming: Taken,
+        incoming: ReceivedEvent,
         context: Option<&mut Context<'_>>,
     ) {
         let limits = &sockets.limits;
@@ -95,7 +96,7 @@ impl Client {
             );
             return;
         }
-        if matches!(mailbox.stage, Stage::Closing | Stage::Closed) {
+        if matches!(mailbox.state, ConnectionState::Closing | ConnectionState::Closed) {
             return;
         }
         let bytes = mailbox.bytes.saturating_add(incoming.size);
@@ -124,7 +125,7 @@ impl Client {
         sockets.metrics.mailbox_rejection();
         let rejection = Rejection::from(busy);
         self.log(&incoming.event, &rejection);
-        let Taken { event, to, .. } = incoming;
+        let ReceivedEvent { event, to, .. } = incoming;
         if sockets.rooms.try_answer(&to, &event.name, event.id, &Err(rejection)).is_err() {
             let pending_rejections =
                 PendingRejection { event: event.name.clone(), id: event.id, busy, to };
@@ -145,7 +146,7 @@ impl Client {
     fn handle_now(
         self: &Arc<Self>,
         sockets: &Arc<Sockets>,
-        incoming: Taken,
+        incoming: ReceivedEvent,
         context: &mut Context<'_>,
     ) {
         let (client, host, size) = (Arc::clone(self), Arc::clone(sockets), incoming.size);
@@ -159,8 +160,8 @@ impl Client {
         let mut mailbox = self.mailbox();
         sockets.free(&mut mailbox, size);
         // Only the caller's task adds events, so none waits. But the connection may be closing.
-        if mailbox.stage == Stage::Closing {
-            mailbox.stage = Stage::Closed;
+        if mailbox.state == ConnectionState::Closing {
+            mailbox.state = ConnectionState::Closed;
             drop(mailbox);
             self.drained.notify_one();
         }
@@ -170,7 +171,7 @@ impl Client {
     fn wake(self: &Arc<Self>, sockets: &Arc<Sockets>, mut mailbox: MutexGuard<'_, Mailbox>) {
         match std::mem::replace(&mut mailbox.consumer, Consumer::Running) {
             // Not yet: CONNECT is not answered, or the caller's task is handling an event.
-            Consumer::None if mailbox.stage == Stage::New || mailbox.handling > 0 => {
+            Consumer::None if mailbox.state == ConnectionState::New || mailbox.handling > 0 => {
                 mailbox.consumer = Consumer::None
             }
             Consumer::None => {
@@ -205,12 +206,12 @@ impl Client {
             }
             while let Some(next) = client.next(&host, handled).await {
                 handled = match next {
-                    Next::Event(incoming) => {
+                    Work::Event(incoming) => {
                         let size = incoming.size;
                         client.handle(&host, incoming).await;
                         Some(size)
                     }
-                    Next::PendingRejection(PendingRejection { event, id, busy, to }) => {
+                    Work::PendingRejection(PendingRejection { event, id, busy, to }) => {
                         host.rooms.answer(&to, &event, id, &Err(busy.into())).await;
                         None
                     }
@@ -222,7 +223,7 @@ impl Client {
     /// Waits for the next work. Returns `None` if there will be no more, or if the next event needs
     /// no consumer. The mailbox space of an event of `handled` bytes is freed only now, because its
     /// answer has found space.
-    async fn next(&self, sockets: &Sockets, mut handled: Option<usize>) -> Option<Next> {
+    async fn next(&self, sockets: &Sockets, mut handled: Option<usize>) -> Option<Work> {
         poll_fn(|context| self.poll_next(sockets, context, handled.take())).await
     }
 
@@ -231,7 +232,7 @@ impl Client {
         sockets: &Sockets,
         context: &Context<'_>,
         handled: Option<usize>,
-    ) -> Poll<Option<Next>> {
+    ) -> Poll<Option<Work>> {
         let mut mailbox = self.mailbox();
         if let Some(size) = handled {
             sockets.free(&mut mailbox, size);
@@ -239,18 +240,18 @@ impl Client {
         // Pending rejections come first: there may be space for them now.
         if let Some(pending_rejections) = mailbox.pending_rejections.pop_front() {
             sockets.memory.give_back(ANSWER_BYTES);
-            return Poll::Ready(Some(Next::PendingRejection(pending_rejections)));
+            return Poll::Ready(Some(Work::PendingRejection(pending_rejections)));
         }
         if let Some(incoming) = mailbox.events.pop_front() {
             mailbox.handling = 1;
-            return Poll::Ready(Some(Next::Event(incoming)));
+            return Poll::Ready(Some(Work::Event(incoming)));
         }
         // A burst leaves a large queue behind. An idle connection does not need its memory.
         if mailbox.events.capacity() > IDLE_QUEUE {
             mailbox.events = VecDeque::new();
         }
-        if mailbox.stage == Stage::Closing {
-            (mailbox.stage, mailbox.consumer) = (Stage::Closed, Consumer::None);
+        if mailbox.state == ConnectionState::Closing {
+            (mailbox.state, mailbox.consumer) = (ConnectionState::Closed, Consumer::None);
             drop(mailbox);
             self.drained.notify_one();
             return Poll::Ready(None);
@@ -264,8 +265,8 @@ impl Client {
     }
 
     /// Handles one event to its end, and answers it.
-    async fn handle(&self, sockets: &Arc<Sockets>, incoming: Taken) {
-        let Taken { event, rejection, to, .. } = incoming;
+    async fn handle(&self, sockets: &Arc<Sockets>, incoming: ReceivedEvent) {
+        let ReceivedEvent { event, rejection, to, .. } = incoming;
         let answer = match rejection {
             // A panic of the host fails only this event: the event is answered, and the mailbox
             // continues.
@@ -334,17 +335,17 @@ impl Client {
     /// Stops accepting events. Returns whether some events are still to be handled.
     fn close(self: &Arc<Self>, sockets: &Arc<Sockets>) -> bool {
         let mut mailbox = self.mailbox();
-        if mailbox.stage == Stage::Closed {
+        if mailbox.state == ConnectionState::Closed {
             return false;
         }
-        if mailbox.stage == Stage::New {
+        if mailbox.state == ConnectionState::New {
             // The implementation has not called `begin` yet, but `$connect` must precede
             // `$disconnect`.
             sockets.dispatcher.connected(&self.connection);
         }
-        mailbox.stage = Stage::Closing;
+        mailbox.state = ConnectionState::Closing;
         if mailbox.is_inactive() && !mailbox.has_work() {
-            mailbox.stage = Stage::Closed;
+            mailbox.state = ConnectionState::Closed;
             return false;
         }
         self.wake(sockets, mailbox);
@@ -370,8 +371,8 @@ impl socketio::Client for Client {
     fn begin(self: Arc<Self>) {
         let Some(sockets) = self.sockets.upgrade() else { return };
         let mut mailbox = self.mailbox();
-        if mailbox.stage == Stage::New {
-            mailbox.stage = Stage::Open;
+        if mailbox.state == ConnectionState::New {
+            mailbox.state = ConnectionState::Open;
             sockets.dispatcher.connected(&self.connection);
             if mailbox.has_work() {
                 self.wake(&sockets, mailbox);
@@ -391,7 +392,7 @@ impl socketio::Client for Client {
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
         let event =
             Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&self.connection))));
-        self.take(&sockets, Taken { event, rejection: read.rejection, to, size }, context);
+        self.take(&sockets, ReceivedEvent { event, rejection: read.rejection, to, size }, context);
     }
 
     fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {

@@ -1,4 +1,4 @@
-//! The mailbox of one connection: the events that wait, and the stage of the connection.
+//! The mailbox of one connection: the events that wait, and the state of the connection.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::rooms::ReplyTo;
 /// The waiting events and answers of one connection.
 #[derive(Default)]
 pub(super) struct Mailbox {
-    pub(super) events: VecDeque<Taken>,
+    pub(super) events: VecDeque<ReceivedEvent>,
     /// Number of events that are being handled: 0 or 1.
     pub(super) handling: usize,
     /// The task that handles the mailbox.
@@ -26,7 +26,7 @@ pub(super) struct Mailbox {
     /// Answers to events that were not kept, and for whose answers the outgoing buffer had no
     /// space.
     pub(super) pending_rejections: VecDeque<PendingRejection>,
-    pub(super) stage: Stage,
+    pub(super) state: ConnectionState,
 }
 
 /// The task that handles a mailbox.
@@ -41,9 +41,9 @@ pub(super) enum Consumer {
     Waiting(Waker),
 }
 
-/// The stage of a connection, which decides what happens to the next event.
+/// The state of a connection, which decides what happens to the next event.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum ConnectionState {
     /// CONNECT is not answered yet: the event waits.
     #[default]
     New,
@@ -56,7 +56,7 @@ pub(super) enum Stage {
 }
 
 /// A received event, with its rejection if it can't be handled.
-pub(super) struct Taken {
+pub(super) struct ReceivedEvent {
     pub(super) event: Arc<Event>,
     pub(super) rejection: Option<Rejection>,
     pub(super) to: ReplyTo,
@@ -72,9 +72,9 @@ pub(super) struct PendingRejection {
 }
 
 /// The next work of a consumer.
-pub(super) enum Next {
+pub(super) enum Work {
     /// Handle an event.
-    Event(Taken),
+    Event(ReceivedEvent),
     /// Answer an event that was not kept.
     PendingRejection(PendingRejection),
 }
@@ -85,7 +85,7 @@ pub(super) const IDLE_QUEUE: usize = 4;
 impl Mailbox {
     /// Whether nothing is handled or waits, so that an event may be handled at once.
     pub(super) fn is_idle(&self) -> bool {
-        self.stage == Stage::Open && self.is_inactive() && !self.has_work()
+        self.state == ConnectionState::Open && self.is_inactive() && !self.has_work()
     }
 
     /// Whether nothing is being handled, and no consumer will look for work.

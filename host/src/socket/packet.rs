@@ -8,35 +8,35 @@ use crate::rejection::Rejection;
 use crate::socketio::Incoming;
 
 /// The content of a packet.
-pub(super) struct Packet {
+pub(super) struct ParsedPacket {
     pub(super) name: String,
     pub(super) payload: Payload,
     /// Why the packet is not an event that can be handled. The payload is `null` then.
     pub(super) rejection: Option<Rejection>,
 }
 
-impl Packet {
+impl ParsedPacket {
     fn rejected(name: &str, rejection: Rejection) -> Self {
         Self { name: name.to_owned(), payload: Payload::null(), rejection: Some(rejection) }
     }
 }
 
 /// Reads a packet. The payload stays text, so that it is parsed only once, by the dispatcher.
-pub(super) fn read(incoming: Incoming<'_>, limits: &Limits) -> Packet {
+pub(super) fn read(incoming: Incoming<'_>, limits: &Limits) -> ParsedPacket {
     let Incoming { call, bytes, attachments, .. } = incoming;
     let attached: usize = attachments.iter().map(Bytes::len).sum();
     let Some((name, arguments)) = call else {
-        return Packet::rejected(
+        return ParsedPacket::rejected(
             "",
             Rejection::invalid("the packet is not a JSON array that begins with a name"),
         );
     };
     if !is_event_name(&name) {
         let echoed = name.get(..name.floor_char_boundary(MAX_NAME_ECHOED)).unwrap_or_default();
-        return Packet::rejected(echoed, Rejection::UnknownEvent);
+        return ParsedPacket::rejected(echoed, Rejection::UnknownEvent);
     }
     if bytes > limits.message_bytes.get() {
-        return Packet::rejected(
+        return ParsedPacket::rejected(
             &name,
             Rejection::TooLarge(format!("a message has at most {} bytes", limits.message_bytes)),
         );
@@ -46,10 +46,10 @@ pub(super) fn read(incoming: Incoming<'_>, limits: &Limits) -> Packet {
             "a message has at most {} attachments of {} bytes in all",
             limits.attachments, limits.attachment_bytes
         );
-        return Packet::rejected(&name, Rejection::TooLarge(message));
+        return ParsedPacket::rejected(&name, Rejection::TooLarge(message));
     }
     let text = if arguments.is_empty() { "null" } else { arguments };
-    Packet {
+    ParsedPacket {
         name: name.into_owned(),
         payload: Payload { text: text.into(), attachments },
         rejection: None,

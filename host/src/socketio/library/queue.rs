@@ -27,24 +27,24 @@ pub(super) fn largest_batch(packets: usize) -> usize {
 /// The queue of one connection.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// Whether packets must go through `state`. Read for each packet, so it has no lock.
+    /// Whether packets must go through `inner`. Read for each packet, so it has no lock.
     is_in_use: AtomicBool,
-    state: Mutex<State>,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
-struct State {
-    packets: VecDeque<Waiting>,
+struct Inner {
+    packets: VecDeque<WaitingPacket>,
     /// Bytes of [`QueueMemory`] that the waiting emits take.
     bytes: usize,
     /// Packets that the next call of [`Queue::drain`] sends at most; 0 before the first call.
     batch: usize,
-    stage: Stage,
+    state: QueueState,
 }
 
-/// The stage of the queue, which decides what happens to the next packet.
+/// The state of the queue, which decides what happens to the next packet.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum QueueState {
     /// No packet waits: the packet is sent at once.
     #[default]
     Idle,
@@ -56,7 +56,7 @@ enum Stage {
     Ended,
 }
 
-struct Waiting {
+struct WaitingPacket {
     packet: Packet,
     /// Bytes of [`QueueMemory`] that it takes.
     charge: usize,
@@ -121,30 +121,30 @@ impl Queue {
                 Err(SocketError::InternalChannelFull) => {}
             }
         }
-        let mut state = self.state();
-        match state.stage {
+        let mut inner = self.lock();
+        match inner.state {
             // There may be space by now.
-            Stage::Idle => match packet().send(to) {
+            QueueState::Idle => match packet().send(to) {
                 Ok(()) => return Handed::Sent,
                 Err(SocketError::Closed) => return Handed::Gone,
                 Err(SocketError::InternalChannelFull) => {
-                    self.enter(&mut state, Stage::Waiting);
+                    self.enter(&mut inner, QueueState::Waiting);
                     attend();
                 }
             },
-            Stage::Waiting => {}
-            Stage::Ending | Stage::Ended => return Handed::Gone,
+            QueueState::Waiting => {}
+            QueueState::Ending | QueueState::Ended => return Handed::Gone,
         }
         let (packet, memory) = (packet(), &to.shared.memory);
         let charge = packet.charge();
-        if charge > 0 && !memory.take(charge, state.bytes) {
-            self.enter(&mut state, Stage::Ending);
-            state.clear(memory);
+        if charge > 0 && !memory.take(charge, inner.bytes) {
+            self.enter(&mut inner, QueueState::Ending);
+            inner.clear(memory);
             return Handed::NoMemory;
         }
         let (sent, is_sent) = (!matches!(packet, Packet::Emit(_))).then(oneshot::channel).unzip();
-        state.bytes += charge;
-        state.packets.push_back(Waiting { packet, charge, sent });
+        inner.bytes += charge;
+        inner.packets.push_back(WaitingPacket { packet, charge, sent });
         Handed::Waits(is_sent)
     }
 
@@ -153,7 +153,7 @@ impl Queue {
     pub(super) fn try_send(&self, to: &Reach, packet: &Packet) -> bool {
         if self.has() {
             // The answer of a connection that ends is not needed.
-            return matches!(self.state().stage, Stage::Ending | Stage::Ended);
+            return matches!(self.lock().state, QueueState::Ending | QueueState::Ended);
         }
         !matches!(packet.send(to), Err(SocketError::InternalChannelFull))
     }
@@ -166,15 +166,15 @@ impl Queue {
     /// Ends the connection after the waiting packets, or without them if `cut`. Calls `attend` as
     /// [`Queue::send`] does.
     pub(super) fn end(&self, cut: bool, memory: &QueueMemory, attend: impl FnOnce()) {
-        let mut state = self.state();
-        let before = state.stage;
-        if before != Stage::Ended {
-            self.enter(&mut state, Stage::Ending);
+        let mut inner = self.lock();
+        let before = inner.state;
+        if before != QueueState::Ended {
+            self.enter(&mut inner, QueueState::Ending);
         }
         if cut {
-            state.clear(memory);
+            inner.clear(memory);
         }
-        if before == Stage::Idle {
+        if before == QueueState::Idle {
             attend();
         }
     }
@@ -183,25 +183,25 @@ impl Queue {
     /// session whose ping finds no space. So a full buffer halves the next batch, until the client
     /// makes space faster than the buffer is filled.
     pub(super) fn drain(&self, to: &Reach) -> Drained {
-        let (mut state, memory) = (self.state(), &to.shared.memory);
+        let (mut inner, memory) = (self.lock(), &to.shared.memory);
         let largest = to.shared.largest_batch;
-        let batch = if state.batch == 0 { largest } else { state.batch };
+        let batch = if inner.batch == 0 { largest } else { inner.batch };
         for number in 0..batch {
-            let Some(first) = state.packets.front() else { break };
+            let Some(first) = inner.packets.front() else { break };
             if matches!(first.packet.send(to), Err(SocketError::InternalChannelFull)) {
-                state.batch = (number / 2).max(1);
+                inner.batch = (number / 2).max(1);
                 return if number > 0 { Drained::Some } else { Drained::None };
             }
-            state.pop(memory);
+            inner.pop(memory);
         }
-        state.batch = (batch + batch.div_ceil(4)).min(largest);
-        match (state.packets.is_empty(), state.stage) {
-            (_, Stage::Ended) => Drained::All,
+        inner.batch = (batch + batch.div_ceil(4)).min(largest);
+        match (inner.packets.is_empty(), inner.state) {
+            (_, QueueState::Ended) => Drained::All,
             (false, _) => Drained::Batch,
-            (true, Stage::Ending) => Drained::Ends,
-            (true, Stage::Idle | Stage::Waiting) => {
-                self.enter(&mut state, Stage::Idle);
-                (state.packets, state.batch) = (VecDeque::new(), 0);
+            (true, QueueState::Ending) => Drained::Ends,
+            (true, QueueState::Idle | QueueState::Waiting) => {
+                self.enter(&mut inner, QueueState::Idle);
+                (inner.packets, inner.batch) = (VecDeque::new(), 0);
                 Drained::All
             }
         }
@@ -209,27 +209,27 @@ impl Queue {
 
     /// Drops the waiting packets and accepts no more, because the connection has ended.
     pub(super) fn forget(&self, memory: &QueueMemory) {
-        let mut state = self.state();
-        self.enter(&mut state, Stage::Ended);
-        state.clear(memory);
+        let mut inner = self.lock();
+        self.enter(&mut inner, QueueState::Ended);
+        inner.clear(memory);
     }
 
-    /// Called under the lock, so that `is_in_use` is never older than the stage.
-    fn enter(&self, state: &mut State, stage: Stage) {
-        state.stage = stage;
-        self.is_in_use.store(stage != Stage::Idle, Ordering::Release);
+    /// Called under the lock, so that `is_in_use` is never older than the state.
+    fn enter(&self, inner: &mut Inner, state: QueueState) {
+        inner.state = state;
+        self.is_in_use.store(state != QueueState::Idle, Ordering::Release);
     }
 
     /// The lock is held for at most [`LARGEST_BATCH`] packets. A panic leaves the queue consistent.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Inner {
     /// Removes the first packet, which was sent.
     fn pop(&mut self, memory: &QueueMemory) {
-        if let Some(Waiting { charge, sent, .. }) = self.packets.pop_front() {
+        if let Some(WaitingPacket { charge, sent, .. }) = self.packets.pop_front() {
             self.bytes -= charge;
             memory.give_back(charge);
             let _ = sent.map(|sent| sent.send(()));
