@@ -49,7 +49,7 @@ pub struct Reply {
 }
 
 /// The outcome of an event.
-pub type Answer = Result<Reply, Rejection>;
+pub type EventResult = Result<Reply, Rejection>;
 
 /// Why an event had no effects: a rejection for its sender, and a fault for operators only.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// Returns why the event had no effects. Nothing was applied then.
-    pub async fn handle(&self, event: Arc<Event>) -> Answer {
+    pub async fn handle(&self, event: Arc<Event>) -> EventResult {
         // The event is bound to this generation.
         let generation = self.registry.snapshot();
         let Some(route) = generation.route(&event.name) else {
@@ -220,7 +220,7 @@ impl Dispatcher {
                 }
                 Change::Closed => {
                     tracing::info!(plugin, digest, "breaker closed: the plugin works again");
-                    self.registry.tell_change();
+                    self.registry.notify_change();
                 }
                 Change::Throttled(client, time) => {
                     tracing::warn!(plugin, throttled = %client, throttled_ms = time.as_millis(), "client throttled: the plugin fails on its events");

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::event::Identity;
 use crate::rule::{Access, RoomPattern};
 
-pub use active::{ActivePlugin, Health, Inbound, Outbound, State};
+pub use active::{ActivePlugin, Health, Inbound, Outbound, PluginState};
 pub use error::AdmitError;
 pub use lint::{Warning, lint};
 
@@ -41,10 +41,10 @@ impl Registry {
         self.generation.load_full()
     }
 
-    /// Publishes `routes`: new events use it from now on.
+    /// Publishes `generation`: new events use it from now on.
     pub fn publish(&self, generation: Generation) {
         self.generation.store(Arc::new(generation));
-        self.tell_change();
+        self.notify_change();
     }
 
     /// Returns a receiver for changes from now on: a new generation, or a plugin that serves again.
@@ -53,7 +53,7 @@ impl Registry {
     }
 
     /// Notifies the receivers of [`Registry::changes`].
-    pub fn tell_change(&self) {
+    pub fn notify_change(&self) {
         self.changes.send_replace(());
     }
 }

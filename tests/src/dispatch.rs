@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sockhop::config::{Config, InstancePolicy};
-use sockhop::dispatcher::{Answer, Dispatcher};
+use sockhop::dispatcher::{Dispatcher, EventResult};
 use sockhop::event::{Connection, Event, Identity, Payload};
 use sockhop::host;
 use sockhop::metrics::Metrics;
@@ -69,7 +69,7 @@ impl TestDispatcher {
     }
 
     /// Handles one event of the client and returns the answer.
-    pub async fn ask(&self, event: &str, payload: &str) -> Answer {
+    pub async fn ask(&self, event: &str, payload: &str) -> EventResult {
         let payload = Payload { text: payload.into(), attachments: Vec::new() };
         self.dispatcher
             .handle(Arc::new(Event::now(event, payload, Some(Arc::clone(&self.client)))))

@@ -16,7 +16,7 @@ use crate::store::{CommitError, CommitGuard, View};
 
 use super::checks::check_reply;
 use super::commit::{Entry, commit};
-use super::run::{Fault, Run};
+use super::run::{Discarded, Run};
 use super::{Dispatcher, Failed, Reply, contended};
 
 /// Number of runs without the plugin's commit lock. If each of them ends in a conflict, the next
@@ -142,11 +142,11 @@ impl BoundEvent<'_> {
         };
         match run.take_fault() {
             None => {}
-            Some(Fault::Rejected(rejection)) => {
+            Some(Discarded::Rejected(rejection)) => {
                 active.code.count_failure();
                 return Attempt::Rejected(rejection.into());
             }
-            Some(Fault::Outdated) => return Attempt::Outdated,
+            Some(Discarded::Outdated) => return Attempt::Outdated,
         }
         let reply = match answer {
             Ok(reply) => reply,

@@ -35,12 +35,12 @@ pub(super) struct Run {
     /// run is moved, and most runs do not use the state.
     view: Option<Box<View>>,
     /// Why this run must be discarded, whatever the handler returns. Boxed for the same reason.
-    fault: Option<Box<Fault>>,
+    fault: Option<Box<Discarded>>,
 }
 
-/// A state call that failed without the handler's fault.
+/// Why a run must be discarded: a call to the state failed, and the handler is not the cause.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum Discarded {
     /// The run read a state that has changed since, and could not read the rest of it. The handler
     /// must run again.
     Outdated,
@@ -83,7 +83,7 @@ impl Run {
     }
 
     /// Returns why this run must be discarded, if it must.
-    pub(super) fn take_fault(&mut self) -> Option<Fault> {
+    pub(super) fn take_fault(&mut self) -> Option<Discarded> {
         self.fault.take().map(|fault| *fault)
     }
 
@@ -146,10 +146,10 @@ impl Run {
 
     /// Records why the run must be discarded. The operator learns the cause, the plugin only the
     /// failure.
-    fn fail(&mut self, fault: Fault) -> Refusal {
+    fn fail(&mut self, fault: Discarded) -> Refusal {
         let message = match &fault {
-            Fault::Outdated => "the state has changed meanwhile; the event is handled again",
-            Fault::Rejected(_) => "the state can't be used now",
+            Discarded::Outdated => "the state has changed meanwhile; the event is handled again",
+            Discarded::Rejected(_) => "the state can't be used now",
         };
         self.fault.get_or_insert_with(|| Box::new(fault));
         Refusal::new("unavailable", message)
@@ -163,12 +163,12 @@ impl Run {
                 Refusal::limit(error.to_string())
             }
             ViewError::Misuse(message) => Refusal::misuse(message),
-            ViewError::Outdated => self.fail(Fault::Outdated),
-            ViewError::Contended => self.fail(Fault::Rejected(contended())),
+            ViewError::Outdated => self.fail(Discarded::Outdated),
+            ViewError::Contended => self.fail(Discarded::Rejected(contended())),
             ViewError::Store(error) => {
                 tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.active.code.name(), error = %ErrorChain(&error),
                     "state not read");
-                self.fail(Fault::Rejected(Rejection::Unavailable(
+                self.fail(Discarded::Rejected(Rejection::Unavailable(
                     "the plugin's state can't be read now".to_owned(),
                 )))
             }
@@ -356,7 +356,7 @@ impl HostCalls for Run {
         Box::pin(async move {
             // The run is discarded anyway, so it does not wait again.
             if self.fault.is_some() {
-                return Err(self.fail(Fault::Rejected(contended())));
+                return Err(self.fail(Discarded::Rejected(contended())));
             }
             let next = match self.active.state.store.next_id_at_once(&sequence) {
                 Some(next) => next,

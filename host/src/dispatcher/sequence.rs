@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use crate::registry::State;
+use crate::registry::PluginState;
 use crate::store::ViewError;
 
 /// The longest wait for a number while another process locks the state's file, or a checkpoint
@@ -17,7 +17,7 @@ const NUMBER_WAIT: Duration = Duration::from_secs(2);
 /// Waits for the next number of a sequence, at most [`NUMBER_WAIT`]. Per store, only one thread
 /// waits. The other events wait for that one without a thread, so abandoned events do not
 /// accumulate threads.
-pub(super) async fn next_id(state: &State, sequence: String) -> Result<u64, ViewError> {
+pub(super) async fn next_id(state: &PluginState, sequence: String) -> Result<u64, ViewError> {
     let waiting = async {
         let turn = Arc::clone(&state.numbers).lock_owned().await;
         let store = Arc::clone(&state.store);

@@ -28,7 +28,7 @@ pub struct ActivePlugin {
     /// The events that the plugin emits, by name.
     pub outbound: BTreeMap<String, Outbound>,
     /// Its state.
-    pub state: State,
+    pub state: PluginState,
     /// Its breaker and its last failure.
     pub health: Health,
 }
@@ -42,11 +42,11 @@ impl ActivePlugin {
     pub fn new(
         candidate: Candidate,
         settings: &PluginSettings,
-        state: State,
+        state: PluginState,
         alarm: Arc<Notify>,
         metrics: &Metrics,
     ) -> Result<Arc<Self>, AdmitError> {
-        let (inbound, outbound) = contract(&candidate, &settings.limits, metrics)?;
+        let (inbound, outbound) = compile_events(&candidate, &settings.limits, metrics)?;
         let health = Health::new(&settings.limits, alarm);
         Ok(Arc::new(Self {
             code: Plugin::new(candidate, settings, Arc::clone(&state.memory)),
@@ -155,7 +155,7 @@ impl Health {
 
 /// The state of one plugin, shared by all its versions.
 #[derive(Clone)]
-pub struct State {
+pub struct PluginState {
     /// The stored records.
     pub store: Arc<Store>,
     /// Held by the one thread that waits for the next number of a sequence; see [`Store::next_id`].
@@ -195,14 +195,15 @@ impl Outbound {
     }
 }
 
-type Contract = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
+/// The inbound and the outbound events of a plugin, by name.
+type Events = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
 
 /// Compiles the schemas of a candidate, once per load.
-fn contract(
+fn compile_events(
     candidate: &Candidate,
     limits: &Limits,
     metrics: &Metrics,
-) -> Result<Contract, AdmitError> {
+) -> Result<Events, AdmitError> {
     let mut compiled: HashMap<String, Arc<Schema>> = HashMap::new();
     let mut patterns = 0;
     let mut compile = |event: &str, part: &'static str, text: &str| {

@@ -19,11 +19,11 @@ pub struct Warning {
     events: Vec<String>,
     /// The room that they may go to.
     room: RoomPattern,
-    fault: Fault,
+    kind: WarningKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Fault {
+enum WarningKind {
     /// No plugin declares such a room.
     NotDeclared,
     /// No event that may go to the template has the property that the template names.
@@ -34,13 +34,13 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { events, room, .. } = self;
         let events = events.iter().map(|event| format!("`{event}`")).collect::<Vec<_>>().join(", ");
-        match &self.fault {
-            Fault::NotDeclared => write!(
+        match &self.kind {
+            WarningKind::NotDeclared => write!(
                 f,
                 "{events} may go to `{room}`, but no loaded plugin declares such a room, so nobody can join it; \
                  declare it with `room`, or load the plugin that does"
             ),
-            Fault::NotFilled(property) => write!(
+            WarningKind::NotFilled(property) => write!(
                 f,
                 "the template `{room}` needs a property `{property}`, which the data of {events} does not have; \
                  `POST /api/emit` can't fill it, and only a handler can name such a room"
@@ -66,24 +66,24 @@ fn lint_one(active: &ActivePlugin, plugins: &[Arc<ActivePlugin>]) -> Vec<Warning
     for room in rooms {
         let going: Vec<_> =
             active.outbound.iter().filter(|(_, outbound)| outbound.rooms.contains(room)).collect();
-        let mut warn = |fault| {
+        let mut warn = |kind| {
             let events = going.iter().map(|(event, _)| (*event).clone()).collect();
             warnings.push(Warning {
                 plugin: active.code.name().to_owned(),
                 events,
                 room: room.clone(),
-                fault,
+                kind,
             });
         };
         if !declared.clone().any(|(pattern, _)| pattern.overlaps(room)) {
-            warn(Fault::NotDeclared);
+            warn(WarningKind::NotDeclared);
         }
         // If one event fills the template, the template is spelled as intended. A handler may send
         // other events there itself, for example a deletion that carries only an id.
         if let Some(property) = room.variable()
             && !going.iter().any(|(_, outbound)| outbound.data.may_have_property(property))
         {
-            warn(Fault::NotFilled(property.to_owned()));
+            warn(WarningKind::NotFilled(property.to_owned()));
         }
     }
     warnings

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Config;
 use crate::error_chain::ErrorChain;
-use crate::registry::State;
+use crate::registry::PluginState;
 use crate::store::{self, Store, StoreError, StoreLimits};
 
 /// The state of all loaded plugins.
 pub(super) struct StateStores {
     config: Arc<Config>,
     /// The state of each loaded plugin, shared by its versions.
-    states: Mutex<HashMap<String, State>>,
+    states: Mutex<HashMap<String, PluginState>>,
 }
 
 impl StateStores {
@@ -31,7 +31,7 @@ impl StateStores {
     pub(super) fn open(
         &self,
         name: &str,
-    ) -> Result<State, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<PluginState, Box<dyn std::error::Error + Send + Sync>> {
         // A panic under the lock leaves a consistent map, without the new entry.
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = states.get(name) {
@@ -62,7 +62,7 @@ impl StateStores {
             error => Box::<dyn std::error::Error + Send + Sync>::from(error),
         })?;
         let state =
-            State { store: Arc::new(store), numbers: Arc::default(), memory: Arc::default() };
+            PluginState { store: Arc::new(store), numbers: Arc::default(), memory: Arc::default() };
         states.insert(name.to_owned(), state.clone());
         Ok(state)
     }
@@ -107,7 +107,7 @@ impl StateStores {
     }
 }
 
-fn close(plugin: &str, state: &State) {
+fn close(plugin: &str, state: &PluginState) {
     if let Err(error) = state.store.close() {
         tracing::warn!(plugin, %error, "state not closed cleanly; it is read again at the next start");
     }
