@@ -2,7 +2,6 @@
 //! applies its effects. Everything that makes a client receive an event passes through here.
 
 mod attempt;
-mod backlog;
 mod checks;
 mod commit;
 mod emit;

@@ -1,21 +1,25 @@
-//! Delivers host events to plugins. Each plugin has its own tasks, so that no plugin waits for
-//! another. A plugin that does not serve for a while gets its events later.
+//! Dispatches host events: adds each to the backlogs of the plugins that it is for. Each plugin has
+//! its own tasks that deliver its events ([`worker`]), so that no plugin waits for another.
+
+mod backlog;
+mod event;
+mod worker;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::breaker::Denied;
-use crate::event::{Connection, Connections, Event, EventId, Payload, host_event};
-use crate::log;
+use crate::event::{Connection, host_event};
 use crate::registry::{ActivePlugin, Generation};
 use crate::rejection::Rejection;
 
-use super::backlog::{Backlog, Delivery, HostEvent, Kind};
-use super::{Dispatcher, Failed, Reply, refuse, report};
+use super::{Dispatcher, refuse};
+use backlog::{Backlog, Pending};
+use event::{HostEvent, Kind, Recipients};
 
 /// The host events that plugins have not handled yet.
 #[derive(Default)]
@@ -30,17 +34,6 @@ pub(super) struct HostEvents {
 /// signalled: an operator's `enable` closes its breaker without a new generation.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The outcome of a delivery.
-enum Outcome {
-    /// The plugin has handled the event, or does not listen for it.
-    Delivered,
-    /// The plugin was called, and failed.
-    Failed,
-    /// The plugin was not called, or the host could not read or write its state. After this time
-    /// the event may be delivered, perhaps for the second time.
-    NotServing(Duration),
-}
-
 impl HostEvents {
     /// The lock is held for a few operations per plugin. A panic leaves the backlogs consistent.
     fn backlogs(&self) -> MutexGuard<'_, HashMap<Arc<str>, Backlog>> {
@@ -52,14 +45,14 @@ impl Dispatcher {
     /// Dispatches `$start` once, before the first client. Returns when the plugins that serve have
     /// handled it. From then on, plugins that are loaded while connections exist are told of them.
     pub async fn start(self: &Arc<Self>) {
-        self.dispatch_host_event(Kind::Start, None).wait().await;
+        self.dispatch_host_event(HostEvent::new(Kind::Start, Recipients::All)).wait().await;
         let this = Arc::clone(self);
         self.host_events.tasks.spawn(async move {
             let mut changes = this.registry.changes();
             while let Some(Ok(())) =
                 this.host_events.stopped.run_until_cancelled(changes.changed()).await
             {
-                drop(this.backlogs_of_now());
+                drop(this.current_backlogs());
             }
         });
     }
@@ -67,13 +60,15 @@ impl Dispatcher {
     /// Dispatches `$connect` to every plugin that listens for it. Returns at once: an event of the
     /// connection waits until its plugin has handled `$connect` ([`Dispatcher::handle`]).
     pub fn connected(self: &Arc<Self>, connection: &Arc<Connection>) {
-        self.dispatch_host_event(Kind::Connect, Some(connection));
+        let kind = Kind::Connect(Arc::clone(connection));
+        self.dispatch_host_event(HostEvent::new(kind, Recipients::All));
     }
 
     /// Dispatches `$disconnect` to every plugin that listens for it. Returns when the plugins that
     /// serve have handled it, or after the wall time limit of an event.
     pub async fn disconnected(self: &Arc<Self>, connection: &Arc<Connection>) {
-        let awaited = self.dispatch_host_event(Kind::Disconnect, Some(connection));
+        let kind = Kind::Disconnect(Arc::clone(connection));
+        let awaited = self.dispatch_host_event(HostEvent::new(kind, Recipients::All));
         // A plugin that is so late is told afterwards: it must not keep the connection in the rooms
         // that others see.
         let _ = tokio::time::timeout(self.limits.event_wall_ms, awaited.wait()).await;
@@ -96,12 +91,12 @@ impl Dispatcher {
     pub(super) async fn until_connected(
         &self,
         active: &ActivePlugin,
-        caller: &Connection,
+        connection: &Connection,
         began: Instant,
     ) -> Result<(), Rejection> {
         let plugin = active.code.name();
         let deadline = began + active.code.limits().event_wall_ms;
-        while caller.untold.contains(plugin) {
+        while connection.untold.contains(plugin) {
             let now = Instant::now();
             if self.registry.snapshot().is_disabled(plugin) {
                 return Err(super::disabled());
@@ -115,87 +110,90 @@ impl Dispatcher {
                     "the plugin has not handled the `$connect` of this connection yet".to_owned(),
                 ));
             }
-            caller.untold.until_told(plugin, deadline.min(now + RETRY)).await;
+            connection.untold.until_told(plugin, deadline.min(now + RETRY)).await;
         }
         Ok(())
     }
 
-    /// Adds an event to the backlogs of the plugins that listen for it. The returned tracker is
-    /// empty when the plugins that serve have handled the event.
-    fn dispatch_host_event(
-        self: &Arc<Self>,
-        kind: Kind,
-        connection: Option<&Arc<Connection>>,
-    ) -> TaskTracker {
-        let (at, awaited) = (SystemTime::now(), TaskTracker::new());
+    /// Adds an event to the backlogs of the plugins that it is for. The returned tracker is empty
+    /// when the plugins that serve have handled the event.
+    fn dispatch_host_event(self: &Arc<Self>, event: HostEvent) -> TaskTracker {
+        let awaited = TaskTracker::new();
         // The directory and the backlogs change under one lock, so that the connections that a
         // plugin reads agree with its next events.
-        let (mut backlogs, generation) = self.backlogs_of_now();
-        match (kind, connection) {
-            (Kind::Connect, Some(connection)) => self.rooms.directory.add(connection),
-            (Kind::Disconnect, Some(connection)) => self.rooms.directory.remove(connection),
-            _ => {}
+        let (mut backlogs, generation) = self.current_backlogs();
+        match &event.kind {
+            Kind::Connect(connection) => self.rooms.directory.add(connection),
+            Kind::Disconnect(connection) => self.rooms.directory.remove(connection),
+            Kind::Start | Kind::Resync => {}
         }
-        for active in generation.plugins.iter().filter(|active| listens(active, kind.name())) {
-            let plugin = active.code.name();
-            let Some((name, _)) = backlogs.get_key_value(plugin) else { continue };
-            let name = Arc::clone(name);
-            let Some(backlog) = backlogs.get_mut(plugin) else { continue };
-            if kind == Kind::Connect
-                && let Some(connection) = connection
-            {
-                connection.untold.add(&name);
-            }
-            let awaited = (kind != Kind::Connect).then(|| awaited.token());
-            let event = HostEvent { kind, connection: connection.cloned(), at, awaited };
-            let listens_for_resync = listens(active, host_event::RESYNC);
-            let dropped =
-                backlog.push(event, active.code.limits().host_events.get(), listens_for_resync);
-            if dropped.len() > 1 {
-                tracing::warn!(
-                    plugin,
-                    dropped = dropped.len(),
-                    resync = listens_for_resync,
-                    "host events dropped: too many waited for the plugin (limits.host_events)"
-                );
-            }
-            self.drop_events(&name, &dropped);
-            self.hire(&name, backlog, active);
+        let event = Arc::new(event);
+        let is_for = |active: &&Arc<ActivePlugin>| event.is_for(&active.code.registration);
+        for active in generation.plugins.iter().filter(is_for) {
+            let Some(backlog) = backlogs.get_mut(active.code.name()) else { continue };
+            // No task waits for `$connect`: the events of its connection wait for it themselves.
+            let token = match &event.kind {
+                Kind::Connect(connection) => {
+                    connection.untold.add(backlog.plugin());
+                    None
+                }
+                _ => Some(awaited.token()),
+            };
+            self.enqueue(backlog, active, Pending::new(Arc::clone(&event), token));
         }
         drop(backlogs);
         awaited.close();
         awaited
     }
 
+    /// Adds an event to the backlog of one plugin.
+    fn enqueue(self: &Arc<Self>, backlog: &mut Backlog, active: &ActivePlugin, pending: Pending) {
+        let plugin = active.code.name();
+        let listens_for_resync = active.code.registration.listens.contains(&host_event::RESYNC);
+        let dropped =
+            backlog.push(pending, active.code.limits().host_events.get(), listens_for_resync);
+        if dropped.len() > 1 {
+            tracing::warn!(
+                plugin,
+                dropped = dropped.len(),
+                resync = listens_for_resync,
+                "host events dropped: too many waited for the plugin (limits.host_events)"
+            );
+        }
+        self.drop_events(plugin, &dropped);
+        self.add_worker(backlog, active);
+    }
+
     /// Locks the backlogs, and updates them to the plugins that serve now. The snapshot is taken
     /// under the lock, because an older snapshot would undo the changes of a newer one.
-    fn backlogs_of_now(
+    fn current_backlogs(
         self: &Arc<Self>,
     ) -> (MutexGuard<'_, HashMap<Arc<str>, Backlog>>, Arc<Generation>) {
         let mut backlogs = self.host_events.backlogs();
         let generation = self.registry.snapshot();
-        self.follow(&mut backlogs, &generation);
+        self.update_backlogs(&mut backlogs, &generation);
         (backlogs, generation)
     }
 
     /// Creates a backlog for each plugin that listens, and removes all others. A plugin that is new
     /// while connections exist gets a `$resync`.
-    fn follow(
+    fn update_backlogs(
         self: &Arc<Self>,
         backlogs: &mut HashMap<Arc<str>, Backlog>,
         generation: &Generation,
     ) {
         let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
         for active in generation.plugins.iter().filter(listening) {
-            if !backlogs.contains_key(active.code.name()) {
-                let (name, mut backlog): (Arc<str>, _) =
-                    (active.code.name().into(), Backlog::default());
-                if listens(active, host_event::RESYNC) && !self.rooms.directory.is_empty() {
-                    backlog.resync();
-                    self.hire(&name, &mut backlog, active);
-                }
-                backlogs.insert(name, backlog);
+            if backlogs.contains_key(active.code.name()) {
+                continue;
             }
+            let plugin: Arc<str> = active.code.name().into();
+            let mut backlog = Backlog::new(Arc::clone(&plugin));
+            let resync = HostEvent::new(Kind::Resync, Recipients::Plugin(Arc::clone(&plugin)));
+            if resync.is_for(&active.code.registration) && !self.rooms.directory.is_empty() {
+                self.enqueue(&mut backlog, active, Pending::new(Arc::new(resync), None));
+            }
+            backlogs.insert(plugin, backlog);
         }
         let plugins = generation.plugins.iter().filter(listening).count();
         if backlogs.len() > plugins {
@@ -212,213 +210,28 @@ impl Dispatcher {
         }
     }
 
-    fn hire(self: &Arc<Self>, name: &Arc<str>, backlog: &mut Backlog, active: &ActivePlugin) {
-        if backlog.hire(at_once(active)) {
-            let (this, name) = (Arc::clone(self), Arc::clone(name));
-            self.host_events.tasks.spawn(async move { this.work(&name).await });
+    /// Spawns a worker for the backlog of one plugin, if there is work for another one.
+    fn add_worker(self: &Arc<Self>, backlog: &mut Backlog, active: &ActivePlugin) {
+        if backlog.add_worker(at_once(active)) {
+            let (this, plugin) = (Arc::clone(self), Arc::clone(backlog.plugin()));
+            self.host_events.tasks.spawn(async move { this.work(&plugin).await });
         }
     }
 
-    /// Delivers the waiting events of one plugin, one after the other, until none can be delivered.
-    async fn work(self: Arc<Self>, plugin: &Arc<str>) {
-        while let Some((delivery, snapshot)) = self.next_delivery(plugin) {
-            let mut delivering = Box::pin(self.deliver(plugin, &delivery, snapshot));
-            let outcome = log::catch(delivering.as_mut()).await.unwrap_or_else(|panic| {
-                tracing::error!(
-                    plugin = &**plugin,
-                    error = panic.message,
-                    location = panic.location,
-                    "the host panicked while it delivered a host event"
-                );
-                Outcome::Failed
-            });
-            drop(delivering);
-            match outcome {
-                Outcome::Failed if matches!(delivery, Delivery::Resync) => {
-                    self.resync_failed(plugin)
-                }
-                Outcome::Delivered | Outcome::Failed => {
-                    if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
-                        backlog.done(&delivery);
-                    }
-                    if let Delivery::Event(event) = &delivery {
-                        end(plugin, event);
-                    }
-                }
-                Outcome::NotServing(retry_after) => {
-                    let mut changes = self.registry.changes();
-                    if !self.park(plugin, delivery) {
-                        return;
-                    }
-                    let serves = tokio::time::timeout(retry_after.min(RETRY), changes.changed());
-                    if self.host_events.stopped.run_until_cancelled(serves).await.is_none() {
-                        return;
-                    }
-                    if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
-                        backlog.resume();
-                    }
-                }
-            }
+    /// Counts events that will not be delivered, and ends the waiting for them.
+    fn drop_events(&self, plugin: &str, dropped: &[Pending]) {
+        if !dropped.is_empty() {
+            self.metrics.host_events_dropped(plugin, dropped.len());
         }
-    }
-
-    /// Schedules another `$resync` for a plugin that failed to handle one.
-    fn resync_failed(self: &Arc<Self>, plugin: &Arc<str>) {
-        self.metrics.resync_failed(plugin);
-        let wait = self.host_events.backlogs().get_mut(plugin).and_then(Backlog::resync_failed);
-        let Some(wait) = wait else { return };
-        tracing::warn!(
-            plugin = &**plugin,
-            retry_ms = wait.as_millis(),
-            "the plugin failed to handle `$resync`: it is sent again"
-        );
-        let (this, plugin) = (Arc::clone(self), Arc::clone(plugin));
-        self.host_events.tasks.spawn(async move {
-            if this
-                .host_events
-                .stopped
-                .run_until_cancelled(tokio::time::sleep(wait))
-                .await
-                .is_none()
-            {
-                return;
-            }
-            let (mut backlogs, generation) = this.backlogs_of_now();
-            let active = generation.plugins.iter().find(|active| active.code.name() == &*plugin);
-            let (Some(active), Some(backlog)) = (active, backlogs.get_mut(&plugin)) else { return };
-            this.drop_events(&plugin, &backlog.retry_resync());
-            this.hire(&plugin, backlog, active);
-        });
-    }
-
-    /// Parks the backlog of one plugin. Returns whether this worker must retry later: only the
-    /// first worker that finds the plugin not serving does.
-    fn park(&self, plugin: &Arc<str>, delivery: Delivery) -> bool {
-        let mut backlogs = self.host_events.backlogs();
-        let Some(backlog) = backlogs.get_mut(plugin) else {
-            // The plugin was removed meanwhile.
-            if let Delivery::Event(event) = &delivery {
-                end(plugin, event);
-            }
-            return false;
-        };
-        let (is_first, dropped) = backlog.park(delivery);
-        if !is_first {
-            backlog.leave();
-        }
-        self.drop_events(plugin, &dropped);
-        is_first
-    }
-
-    /// Returns the next delivery, for `$resync` with the connections that it is about. If there is
-    /// none, returns `None`, and the worker ends.
-    fn next_delivery(
-        self: &Arc<Self>,
-        plugin: &Arc<str>,
-    ) -> Option<(Delivery, Option<Connections>)> {
-        let generation = self.registry.snapshot();
-        let active = generation.plugins.iter().find(|active| active.code.name() == &**plugin);
-        let mut backlogs = self.host_events.backlogs();
-        let backlog = backlogs.get_mut(plugin)?;
-        let most = active.map_or(1, |active| at_once(active));
-        let next = if self.host_events.stopped.is_cancelled() { None } else { backlog.next(most) };
-        let Some(delivery) = next else {
-            backlog.leave();
-            return None;
-        };
-        if let Some(active) = active {
-            self.hire(plugin, backlog, active);
-        }
-        // Taken while the backlogs are locked: later events are queued behind this delivery.
-        let snapshot =
-            matches!(delivery, Delivery::Resync).then(|| self.rooms.directory.snapshot());
-        Some((delivery, snapshot))
-    }
-
-    async fn deliver(
-        &self,
-        plugin: &str,
-        delivery: &Delivery,
-        snapshot: Option<Connections>,
-    ) -> Outcome {
-        let (name, caller, at) = match delivery {
-            Delivery::Event(event) => (event.kind.name(), event.connection.as_ref(), event.at),
-            Delivery::Resync => (host_event::RESYNC, None, SystemTime::now()),
-        };
-        let generation = self.registry.snapshot();
-        let Some(active) = generation.plugins.iter().find(|active| active.code.name() == plugin)
-        else {
-            // If the plugin is removed, its backlog is dropped with its events. If it comes back,
-            // it must not have missed an event.
-            return Outcome::NotServing(RETRY);
-        };
-        if !listens(active, name) {
-            return Outcome::Delivered;
-        }
-        if generation.is_disabled(plugin) {
-            return Outcome::NotServing(RETRY);
-        }
-        let began = Instant::now();
-        // Without a client: a throttled client's `$connect` and `$disconnect` are delivered too.
-        let permit = match active.health.admit(None, began) {
-            Ok(permit) => permit,
-            Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => {
-                return Outcome::NotServing(retry_after);
-            }
-        };
-        let event = Event {
-            id: EventId::new(at),
-            name: name.to_owned(),
-            payload: Payload::null(),
-            caller: caller.cloned(),
-            received_at: at,
-            connections: snapshot,
-        };
-        let event = Arc::new(event);
-        if name == host_event::RESYNC {
-            self.metrics.resync(plugin);
-            tracing::info!(plugin, id = %event.id, "the plugin reads the connections again: it has missed host events");
-        }
-        match (self.run(permit, &generation, active, &event, None, began).await.0, caller) {
-            (Ok(Reply { ends: true, .. }), Some(caller)) => self.rooms.end(caller),
-            (Ok(_), _) => {}
-            // No instance was available: the plugin has not seen the event.
-            (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => {
-                return Outcome::NotServing(RETRY);
-            }
-            (Err(failed), _) => {
-                let rejection = report(&generation, active, &event, failed);
-                // The host itself failed. If it is not known whether the state was written, the
-                // plugin may get the event twice.
-                return if matches!(rejection, Rejection::Unavailable(_)) {
-                    Outcome::NotServing(RETRY)
-                } else {
-                    Outcome::Failed
-                };
-            }
-        }
-        Outcome::Delivered
-    }
-
-    fn drop_events(&self, plugin: &str, events: &[HostEvent]) {
-        if !events.is_empty() {
-            self.metrics.host_events_dropped(plugin, events.len());
-        }
-        events.iter().for_each(|event| end(plugin, event));
+        dropped.iter().for_each(|pending| end(plugin, &pending.event));
     }
 }
 
 /// If `event` is a `$connect`, the events of its connection no longer wait for it.
 fn end(plugin: &str, event: &HostEvent) {
-    if event.kind == Kind::Connect
-        && let Some(connection) = &event.connection
-    {
+    if let Kind::Connect(connection) = &event.kind {
         connection.untold.remove(plugin);
     }
-}
-
-fn listens(active: &ActivePlugin, event: &str) -> bool {
-    active.code.registration.listens.contains(&event)
 }
 
 /// Number of host events that a plugin handles at once: half of its instances. Its other events

@@ -1,0 +1,261 @@
+//! The host events that one plugin has not handled yet, in order and bounded. No I/O: callers
+//! report what happened, and ask what to deliver next.
+//!
+//! - An event that is about no connection, such as `$start`, is delivered alone, in its place.
+//! - The events of one connection are delivered one at a time, in order. Events of different
+//!   connections do not wait for each other.
+//! - If too many events wait, those that are about a connection are dropped. If the plugin listens
+//!   for `$resync`, one `$resync` replaces them. It is delivered alone, and covers everything that
+//!   happens until its delivery begins.
+//! - A `$resync` that fails is retried with growing delays. Events of connections are delivered
+//!   meanwhile.
+//! - While the plugin does not serve, the backlog is parked. Only the bound drops events.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::event::{HostEvent, Kind, Recipients};
+
+/// One host event for one plugin.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) event: Arc<HostEvent>,
+    /// Held while a task waits for the delivery.
+    awaited: Option<TaskTrackerToken>,
+}
+
+/// The memory address of a connection: its identity while an event holds it.
+type Address = usize;
+
+impl Pending {
+    /// Creates an entry. `awaited` is dropped with it, or when the plugin does not serve.
+    pub(super) fn new(event: Arc<HostEvent>, awaited: Option<TaskTrackerToken>) -> Self {
+        Self { event, awaited }
+    }
+
+    fn address(&self) -> Option<Address> {
+        self.event.connection().map(|connection| Arc::as_ptr(connection).addr())
+    }
+}
+
+/// The first and the longest delay before a failed `$resync` is retried. The delay doubles after
+/// each failure. Failures at this rate are too few to open a breaker with the default limits by
+/// themselves.
+const RESYNC_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The host events of one plugin.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    plugin: Arc<str>,
+    waiting: VecDeque<Pending>,
+    /// The connections whose event is being delivered, each with its next event.
+    running: HashMap<Address, Option<Pending>>,
+    /// Whether an event that is about no connection is being delivered.
+    is_alone: bool,
+    /// Whether `$resync` must be delivered.
+    needs_resync: bool,
+    /// Number of failures of `$resync` since its last success.
+    failed_resyncs: u32,
+    /// Whether a task waits to retry `$resync`.
+    will_retry_resync: bool,
+    is_parked: bool,
+    /// Number of tasks that deliver.
+    workers: usize,
+}
+
+impl Backlog {
+    /// Creates an empty backlog for the plugin of this name.
+    pub(super) fn new(plugin: Arc<str>) -> Self {
+        Self {
+            plugin,
+            waiting: VecDeque::new(),
+            running: HashMap::new(),
+            is_alone: false,
+            needs_resync: false,
+            failed_resyncs: 0,
+            will_retry_resync: false,
+            is_parked: false,
+            workers: 0,
+        }
+    }
+
+    /// The plugin's name.
+    pub(super) fn plugin(&self) -> &Arc<str> {
+        &self.plugin
+    }
+
+    /// Number of events that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.running.values().flatten().count()
+    }
+
+    /// Adds an event. At most `bound` events may wait. Returns the events that will not be
+    /// delivered: `$resync` replaces them if the plugin listens for it.
+    pub(super) fn push(
+        &mut self,
+        mut pending: Pending,
+        bound: usize,
+        listens_for_resync: bool,
+    ) -> Vec<Pending> {
+        if matches!(pending.event.kind, Kind::Resync) {
+            return self.resync();
+        }
+        if self.is_covered(&pending) {
+            return vec![pending];
+        }
+        if self.is_parked {
+            pending.awaited = None;
+        }
+        self.waiting.push_back(pending);
+        // Counting the next events of `running` is worth it only near the bound.
+        if self.waiting.len() + self.running.len() > bound && self.len() > bound {
+            self.overflow(listens_for_resync)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether a `$resync` that has not begun covers the event.
+    fn is_covered(&self, pending: &Pending) -> bool {
+        self.needs_resync && pending.address().is_some()
+    }
+
+    fn overflow(&mut self, listens_for_resync: bool) -> Vec<Pending> {
+        self.needs_resync = listens_for_resync;
+        let followers = self.running.values_mut().filter_map(Option::take);
+        let (dropped, kept): (VecDeque<_>, _) = self
+            .waiting
+            .drain(..)
+            .chain(followers)
+            .partition(|pending| pending.address().is_some());
+        self.waiting = kept;
+        Vec::from(dropped)
+    }
+
+    /// Records that the plugin has missed host events, and must read the connections again. Returns
+    /// the events that will not be delivered.
+    fn resync(&mut self) -> Vec<Pending> {
+        self.overflow(true)
+    }
+
+    /// Returns the next delivery, or `None` if nothing can be delivered now. At most `most`
+    /// deliveries run at once.
+    pub(super) fn next(&mut self, most: usize) -> Option<Pending> {
+        if self.is_parked || self.is_alone {
+            return None;
+        }
+        while self.running.len() < most {
+            let is_exclusive =
+                self.waiting.front().is_some_and(|pending| pending.address().is_none());
+            if is_exclusive || self.needs_resync {
+                if !self.running.is_empty() {
+                    return None;
+                }
+                self.is_alone = true;
+                if is_exclusive {
+                    return self.waiting.pop_front();
+                }
+                self.needs_resync = false;
+                let recipient = Recipients::Plugin(Arc::clone(&self.plugin));
+                let resync = HostEvent::new(Kind::Resync, recipient);
+                return Some(Pending::new(Arc::new(resync), None));
+            }
+            let pending = self.waiting.pop_front()?;
+            let address = pending.address()?;
+            match self.running.get_mut(&address) {
+                None => {
+                    self.running.insert(address, None);
+                    return Some(pending);
+                }
+                Some(follower) => *follower = Some(pending),
+            }
+        }
+        None
+    }
+
+    /// Ends a delivery. For `$resync`, this means a success.
+    pub(super) fn done(&mut self, delivered: &Pending) {
+        if matches!(delivered.event.kind, Kind::Resync) {
+            self.failed_resyncs = 0;
+        }
+        self.release(delivered);
+    }
+
+    /// Ends a `$resync` that the plugin failed to handle. Returns the delay after which to call
+    /// [`Backlog::retry_resync`], or `None` if another task already waits to call it.
+    pub(super) fn resync_failed(&mut self) -> Option<Duration> {
+        self.is_alone = false;
+        let (first, longest) = RESYNC_RETRY;
+        let wait = first
+            .saturating_mul(1_u32.checked_shl(self.failed_resyncs).unwrap_or(u32::MAX))
+            .min(longest);
+        self.failed_resyncs = self.failed_resyncs.saturating_add(1);
+        (!std::mem::replace(&mut self.will_retry_resync, true)).then_some(wait)
+    }
+
+    /// Ends the delay after a failed `$resync`. The `$resync` is due again, unless one has
+    /// succeeded meanwhile. Returns the events that will not be delivered.
+    pub(super) fn retry_resync(&mut self) -> Vec<Pending> {
+        self.will_retry_resync = false;
+        if self.failed_resyncs == 0 { Vec::new() } else { self.resync() }
+    }
+
+    fn release(&mut self, delivered: &Pending) {
+        let Some(address) = delivered.address() else {
+            self.is_alone = false;
+            return;
+        };
+        if let Some(Some(follower)) = self.running.remove(&address) {
+            self.waiting.push_front(follower);
+        }
+    }
+
+    /// Parks the backlog, because the plugin does not serve. Nothing is delivered until
+    /// [`Backlog::resume`], and no task waits for a delivery. Returns whether the backlog was not
+    /// parked before, and the events that will not be delivered.
+    pub(super) fn park(&mut self, undelivered: Pending) -> (bool, Vec<Pending>) {
+        self.release(&undelivered);
+        let dropped = if matches!(undelivered.event.kind, Kind::Resync) {
+            self.resync()
+        } else if self.is_covered(&undelivered) {
+            vec![undelivered]
+        } else {
+            self.waiting.push_front(undelivered);
+            Vec::new()
+        };
+        let followers = self.running.values_mut().flatten();
+        self.waiting.iter_mut().chain(followers).for_each(|pending| pending.awaited = None);
+        (!std::mem::replace(&mut self.is_parked, true), dropped)
+    }
+
+    /// Unparks the backlog, because the plugin may serve again.
+    pub(super) fn resume(&mut self) {
+        self.is_parked = false;
+    }
+
+    /// Counts one more worker if there is work for it, up to `most`. Returns whether it did.
+    pub(super) fn add_worker(&mut self, most: usize) -> bool {
+        let can_resync = self.needs_resync && self.running.is_empty();
+        let has_work =
+            !self.is_parked && !self.is_alone && (can_resync || !self.waiting.is_empty());
+        let is_added = has_work && self.workers < most;
+        self.workers += usize::from(is_added);
+        is_added
+    }
+
+    /// Counts one worker less, because a worker has ended.
+    pub(super) fn remove_worker(&mut self) {
+        self.workers = self.workers.saturating_sub(1);
+    }
+
+    /// Returns the waiting events that are about a connection. None of them will be delivered.
+    pub(super) fn into_dropped(mut self) -> Vec<Pending> {
+        self.overflow(false)
+    }
+}

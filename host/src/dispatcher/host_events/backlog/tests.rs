@@ -1,0 +1,197 @@
+//! The bound, the order and the retries of a backlog.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::{Connection, Identity};
+
+const BOUND: usize = 12;
+const MOST: usize = 3;
+
+fn connection(number: usize) -> Arc<Connection> {
+    Arc::new(Connection::new(
+        String::new(),
+        number.to_string(),
+        "/".into(),
+        Arc::new(Identity::default()),
+        None,
+    ))
+}
+
+fn backlog() -> Backlog {
+    Backlog::new("plugin".into())
+}
+
+fn pending(kind: Kind) -> Pending {
+    Pending::new(Arc::new(HostEvent::new(kind, Recipients::All)), None)
+}
+
+fn connect(connection: &Arc<Connection>) -> Pending {
+    pending(Kind::Connect(Arc::clone(connection)))
+}
+
+fn disconnect(connection: &Arc<Connection>) -> Pending {
+    pending(Kind::Disconnect(Arc::clone(connection)))
+}
+
+fn is_resync(pending: Option<&Pending>) -> bool {
+    pending.is_some_and(|pending| matches!(pending.event.kind, Kind::Resync))
+}
+
+/// The connections that a plugin believes to be open, from the events that it was told.
+#[derive(Default)]
+struct Told {
+    connected: HashMap<String, bool>,
+}
+
+impl Told {
+    fn handle(&mut self, event: &HostEvent, seen: Vec<String>) {
+        match &event.kind {
+            Kind::Connect(connection) => {
+                let before = self.connected.insert(connection.public_id.clone(), true);
+                assert_eq!(before, None, "connected once");
+            }
+            Kind::Disconnect(connection) => {
+                let before = self.connected.insert(connection.public_id.clone(), false);
+                assert_eq!(before, Some(true), "disconnected once, after it was connected");
+            }
+            Kind::Resync => self.connected = seen.into_iter().map(|id| (id, true)).collect(),
+            Kind::Start => {}
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_a_connection_does_not_keep_others_waiting() {
+    let mut backlog = backlog();
+    let (slow, quick) = (connection(1), connection(2));
+    for pending in [connect(&slow), disconnect(&slow), connect(&quick)] {
+        assert!(backlog.push(pending, BOUND, true).is_empty());
+    }
+    let first = backlog.next(MOST).unwrap();
+    let second = backlog.next(MOST).unwrap();
+    assert!(matches!((&first.event.kind, &second.event.kind),
+        (Kind::Connect(first), Kind::Connect(second))
+            if Arc::ptr_eq(first, &slow) && Arc::ptr_eq(second, &quick)));
+    assert!(backlog.next(MOST).is_none(), "the end of a connection waits for its begin");
+    backlog.done(&first);
+    assert!(matches!(backlog.next(MOST).unwrap().event.kind, Kind::Disconnect(_)));
+}
+
+#[test]
+fn start_is_delivered_first_and_alone() {
+    let mut backlog = backlog();
+    backlog.push(pending(Kind::Start), BOUND, true);
+    for number in 0..=BOUND {
+        backlog.push(connect(&connection(number)), BOUND, true);
+    }
+    let start = backlog.next(MOST).unwrap();
+    assert!(matches!(start.event.kind, Kind::Start));
+    assert!(backlog.next(MOST).is_none());
+    backlog.done(&start);
+    assert!(is_resync(backlog.next(MOST).as_ref()));
+}
+
+#[test]
+fn a_resync_is_for_the_plugin_of_the_backlog_only() {
+    let mut backlog = backlog();
+    backlog.push(pending(Kind::Resync), BOUND, true);
+    let resync = backlog.next(MOST).unwrap();
+    assert!(is_resync(Some(&resync)));
+    assert!(matches!(&resync.event.recipients, Recipients::Plugin(name) if **name == *"plugin"));
+}
+
+#[test]
+fn a_resync_that_fails_is_tried_again_after_growing_waits_until_it_succeeds() {
+    let mut backlog = backlog();
+    backlog.resync();
+    let mut waits = Vec::new();
+    for _ in 0..40 {
+        assert!(is_resync(backlog.next(MOST).as_ref()));
+        waits.push(backlog.resync_failed().unwrap().as_secs());
+        assert!(
+            backlog.push(connect(&connection(1)), BOUND, true).is_empty(),
+            "it is delivered meanwhile"
+        );
+        let connected = backlog.next(MOST).unwrap();
+        assert!(matches!(connected.event.kind, Kind::Connect(_)));
+        backlog.done(&connected);
+        backlog.push(connect(&connection(2)), BOUND, true);
+        assert_eq!(backlog.retry_resync().len(), 1, "the `$resync` covers it");
+    }
+    assert_eq!(waits[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
+    assert_eq!(waits[39], 60);
+    // A failure while another retry is pending has no delay of its own.
+    assert!(backlog.next(MOST).is_some() && backlog.resync_failed().is_some());
+    backlog.resync();
+    assert!(backlog.next(MOST).is_some() && backlog.resync_failed().is_none());
+    // A `$resync` that was parked because the plugin does not serve is not a success.
+    backlog.resync();
+    let resync = backlog.next(MOST).unwrap();
+    backlog.park(resync);
+    backlog.resume();
+    let resync = backlog.next(MOST).unwrap();
+    backlog.done(&resync);
+    assert!(backlog.retry_resync().is_empty() && backlog.next(MOST).is_none(), "it has succeeded");
+    backlog.resync();
+    assert!(backlog.next(MOST).is_some());
+    assert_eq!(backlog.resync_failed(), Some(RESYNC_RETRY.0));
+}
+
+proptest! {
+    /// In the end, a plugin always knows which connections are open: it was told in order, or
+    /// it was told to read them again.
+    #[test]
+    fn a_plugin_knows_in_the_end_who_is_connected(steps in proptest::collection::vec((0_u8..10, 0_usize..8), 1..300)) {
+        let mut backlog = backlog();
+        let mut told = Told::default();
+        let mut live: Vec<Arc<Connection>> = Vec::new();
+        let mut running: Vec<(Pending, Vec<String>)> = Vec::new();
+        let mut made = 0;
+        let read = |live: &[Arc<Connection>]| live.iter().map(|connection| connection.public_id.clone()).collect::<Vec<_>>();
+        for (step, choice) in steps {
+            match step {
+                0..3 => {
+                    made += 1;
+                    let new = connection(made);
+                    live.push(Arc::clone(&new));
+                    backlog.push(connect(&new), BOUND, true);
+                }
+                3..5 if !live.is_empty() => {
+                    let gone = live.remove(choice % live.len());
+                    backlog.push(disconnect(&gone), BOUND, true);
+                }
+                5..7 => running.extend(backlog.next(MOST).map(|pending| (pending, read(&live)))),
+                7 if !running.is_empty() => {
+                    let (pending, _) = running.remove(choice % running.len());
+                    backlog.park(pending);
+                }
+                8 => backlog.resume(),
+                _ if !running.is_empty() => {
+                    let (pending, seen) = running.remove(choice % running.len());
+                    told.handle(&pending.event, seen);
+                    backlog.done(&pending);
+                }
+                _ => {}
+            }
+            prop_assert!(backlog.len() <= BOUND + MOST && running.len() <= MOST);
+        }
+        backlog.resume();
+        loop {
+            while let Some(pending) = backlog.next(MOST) {
+                let seen = read(&live);
+                running.push((pending, seen));
+            }
+            let Some((pending, seen)) = running.pop() else { break };
+            told.handle(&pending.event, seen);
+            backlog.done(&pending);
+        }
+        let mut known: Vec<_> = told.connected.iter().filter(|(_, is_connected)| **is_connected).map(|(id, _)| id.clone()).collect();
+        let mut expected = read(&live);
+        known.sort();
+        expected.sort();
+        prop_assert_eq!(known, expected);
+    }
+}

@@ -1,0 +1,106 @@
+//! A host event: its kind, the plugins that it is for, and its payload. No I/O.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::event::{Connection, Payload, host_event};
+use crate::plugin::Registration;
+
+/// One host event. The backlogs of all its recipients share it.
+#[derive(Debug)]
+pub(super) struct HostEvent {
+    pub(super) kind: Kind,
+    pub(super) recipients: Recipients,
+    /// The data that a handler receives.
+    pub(super) payload: Payload,
+    /// When the host created it.
+    pub(super) at: SystemTime,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// The host has started.
+    Start,
+    /// A connection began.
+    Connect(Arc<Connection>),
+    /// A connection ended.
+    Disconnect(Arc<Connection>),
+    /// The recipient has missed events of connections, and must read the connections again.
+    Resync,
+}
+
+/// The plugins that an event is for, if they listen for events of its kind.
+#[derive(Debug)]
+pub(super) enum Recipients {
+    /// All plugins.
+    All,
+    /// One plugin, by name.
+    Plugin(Arc<str>),
+}
+
+impl HostEvent {
+    /// Creates an event with the current time and the payload `null`.
+    pub(super) fn new(kind: Kind, recipients: Recipients) -> Self {
+        Self { kind, recipients, payload: Payload::null(), at: SystemTime::now() }
+    }
+
+    /// Whether the event is for the plugin that made these declarations.
+    pub(super) fn is_for(&self, plugin: &Registration) -> bool {
+        let is_recipient = match &self.recipients {
+            Recipients::All => true,
+            Recipients::Plugin(name) => **name == *plugin.name,
+        };
+        is_recipient && plugin.listens.contains(&self.kind.name())
+    }
+
+    /// The connection that the event is about, if it is about one.
+    pub(super) fn connection(&self) -> Option<&Arc<Connection>> {
+        match &self.kind {
+            Kind::Connect(connection) | Kind::Disconnect(connection) => Some(connection),
+            Kind::Start | Kind::Resync => None,
+        }
+    }
+}
+
+impl Kind {
+    /// The name by which a plugin listens for such events.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Start => host_event::START,
+            Self::Connect(_) => host_event::CONNECT,
+            Self::Disconnect(_) => host_event::DISCONNECT,
+            Self::Resync => host_event::RESYNC,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plugin(name: &str, listens: &[&'static str]) -> Registration {
+        Registration {
+            name: name.to_owned(),
+            version: "1.0.0".to_owned(),
+            description: String::new(),
+            handles: Vec::new(),
+            emits: Vec::new(),
+            rooms: Vec::new(),
+            listens: listens.to_vec(),
+        }
+    }
+
+    #[test]
+    fn an_event_reaches_only_its_recipients_that_listen_for_it() {
+        let (all, one) = (
+            HostEvent::new(Kind::Start, Recipients::All),
+            HostEvent::new(Kind::Start, Recipients::Plugin("one".into())),
+        );
+        let listens = [host_event::START];
+        assert!(all.is_for(&plugin("one", &listens)) && all.is_for(&plugin("other", &listens)));
+        assert!(one.is_for(&plugin("one", &listens)) && !one.is_for(&plugin("other", &listens)));
+        let deaf = plugin("one", &[host_event::RESYNC]);
+        assert!(!all.is_for(&deaf) && !one.is_for(&deaf));
+    }
+}

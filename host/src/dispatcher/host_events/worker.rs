@@ -1,0 +1,200 @@
+//! Delivers host events to one plugin. A plugin that does not serve for a while gets its events
+//! later.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::breaker::Denied;
+use crate::event::{Connections, Event, EventId};
+use crate::log;
+use crate::rejection::Rejection;
+
+use super::backlog::{Backlog, Pending};
+use super::event::{HostEvent, Kind};
+use super::{RETRY, at_once, end};
+use crate::dispatcher::{Dispatcher, Failed, Reply, report};
+
+/// The result of a delivery.
+enum Delivery {
+    /// The plugin has handled the event, or does not listen for it.
+    Done,
+    /// The plugin was called, and failed.
+    Failed,
+    /// The plugin was not called, or the host could not read or write its state. After this time
+    /// the event may be delivered, perhaps for the second time.
+    NotServing(Duration),
+}
+
+impl Dispatcher {
+    /// Delivers the waiting events of one plugin, one after the other, until none can be delivered.
+    pub(super) async fn work(self: Arc<Self>, plugin: &Arc<str>) {
+        while let Some((pending, connections)) = self.next_pending(plugin) {
+            let mut delivering = Box::pin(self.deliver(plugin, &pending.event, connections));
+            let delivery = log::catch(delivering.as_mut()).await.unwrap_or_else(|panic| {
+                tracing::error!(
+                    plugin = &**plugin,
+                    error = panic.message,
+                    location = panic.location,
+                    "the host panicked while it delivered a host event"
+                );
+                Delivery::Failed
+            });
+            drop(delivering);
+            match delivery {
+                Delivery::Failed if matches!(pending.event.kind, Kind::Resync) => {
+                    self.resync_failed(plugin)
+                }
+                Delivery::Done | Delivery::Failed => {
+                    if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
+                        backlog.done(&pending);
+                    }
+                    end(plugin, &pending.event);
+                }
+                Delivery::NotServing(retry_after) => {
+                    let mut changes = self.registry.changes();
+                    if !self.park(plugin, pending) {
+                        return;
+                    }
+                    let serves = tokio::time::timeout(retry_after.min(RETRY), changes.changed());
+                    if self.host_events.stopped.run_until_cancelled(serves).await.is_none() {
+                        return;
+                    }
+                    if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
+                        backlog.resume();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Schedules another `$resync` for a plugin that failed to handle one.
+    fn resync_failed(self: &Arc<Self>, plugin: &Arc<str>) {
+        self.metrics.resync_failed(plugin);
+        let wait = self.host_events.backlogs().get_mut(plugin).and_then(Backlog::resync_failed);
+        let Some(wait) = wait else { return };
+        tracing::warn!(
+            plugin = &**plugin,
+            retry_ms = wait.as_millis(),
+            "the plugin failed to handle `$resync`: it is sent again"
+        );
+        let (this, plugin) = (Arc::clone(self), Arc::clone(plugin));
+        self.host_events.tasks.spawn(async move {
+            if this
+                .host_events
+                .stopped
+                .run_until_cancelled(tokio::time::sleep(wait))
+                .await
+                .is_none()
+            {
+                return;
+            }
+            let (mut backlogs, generation) = this.current_backlogs();
+            let active = generation.plugins.iter().find(|active| active.code.name() == &*plugin);
+            let (Some(active), Some(backlog)) = (active, backlogs.get_mut(&plugin)) else { return };
+            this.drop_events(&plugin, &backlog.retry_resync());
+            this.add_worker(backlog, active);
+        });
+    }
+
+    /// Parks the backlog of one plugin. Returns whether this worker must retry later: only the
+    /// first worker that finds the plugin not serving does.
+    fn park(&self, plugin: &str, undelivered: Pending) -> bool {
+        let mut backlogs = self.host_events.backlogs();
+        let Some(backlog) = backlogs.get_mut(plugin) else {
+            // The plugin was removed meanwhile.
+            end(plugin, &undelivered.event);
+            return false;
+        };
+        let (is_first, dropped) = backlog.park(undelivered);
+        if !is_first {
+            backlog.remove_worker();
+        }
+        self.drop_events(plugin, &dropped);
+        is_first
+    }
+
+    /// Returns the next event to deliver, for `$resync` with the connections that it is about. If
+    /// there is none, returns `None`, and the worker ends.
+    fn next_pending(self: &Arc<Self>, plugin: &str) -> Option<(Pending, Option<Connections>)> {
+        let generation = self.registry.snapshot();
+        let active = generation.plugins.iter().find(|active| active.code.name() == plugin);
+        let mut backlogs = self.host_events.backlogs();
+        let backlog = backlogs.get_mut(plugin)?;
+        let most = active.map_or(1, |active| at_once(active));
+        let next = if self.host_events.stopped.is_cancelled() { None } else { backlog.next(most) };
+        let Some(pending) = next else {
+            backlog.remove_worker();
+            return None;
+        };
+        if let Some(active) = active {
+            self.add_worker(backlog, active);
+        }
+        // Taken while the backlogs are locked: later events are queued behind this delivery.
+        let connections =
+            matches!(pending.event.kind, Kind::Resync).then(|| self.rooms.directory.snapshot());
+        Some((pending, connections))
+    }
+
+    /// Runs the plugin's handler of one event. `connections` are those that it may read; `None` if
+    /// it may read the current ones.
+    async fn deliver(
+        &self,
+        plugin: &str,
+        host_event: &HostEvent,
+        connections: Option<Connections>,
+    ) -> Delivery {
+        let generation = self.registry.snapshot();
+        let Some(active) = generation.plugins.iter().find(|active| active.code.name() == plugin)
+        else {
+            // If the plugin is removed, its backlog is dropped with its events. If it comes back,
+            // it must not have missed an event.
+            return Delivery::NotServing(RETRY);
+        };
+        if !host_event.is_for(&active.code.registration) {
+            return Delivery::Done;
+        }
+        if generation.is_disabled(plugin) {
+            return Delivery::NotServing(RETRY);
+        }
+        let began = Instant::now();
+        // Without a client: a throttled client's `$connect` and `$disconnect` are delivered too.
+        let permit = match active.health.admit(None, began) {
+            Ok(permit) => permit,
+            Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => {
+                return Delivery::NotServing(retry_after);
+            }
+        };
+        let connection = host_event.connection();
+        let event = Arc::new(Event {
+            id: EventId::new(host_event.at),
+            name: host_event.kind.name().to_owned(),
+            payload: host_event.payload.clone(),
+            caller: connection.cloned(),
+            received_at: host_event.at,
+            connections,
+        });
+        if matches!(host_event.kind, Kind::Resync) {
+            self.metrics.resync(plugin);
+            tracing::info!(plugin, id = %event.id, "the plugin reads the connections again: it has missed host events");
+        }
+        match (self.run(permit, &generation, active, &event, None, began).await.0, connection) {
+            (Ok(Reply { ends: true, .. }), Some(connection)) => self.rooms.end(connection),
+            (Ok(_), _) => {}
+            // No instance was available: the plugin has not seen the event.
+            (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => {
+                return Delivery::NotServing(RETRY);
+            }
+            (Err(failed), _) => {
+                let rejection = report(&generation, active, &event, failed);
+                // The host itself failed. If it is not known whether the state was written, the
+                // plugin may get the event twice.
+                return if matches!(rejection, Rejection::Unavailable(_)) {
+                    Delivery::NotServing(RETRY)
+                } else {
+                    Delivery::Failed
+                };
+            }
+        }
+        Delivery::Done
+    }
+}
