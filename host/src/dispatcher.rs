@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::breaker::{Change, Denied, Outcome, Permit};
 use crate::config::Limits;
-use crate::event::{Event, Identity, Json, is_deeper};
+use crate::event::{Event, Json, is_deeper};
 use crate::log::{self, Handler};
 use crate::metrics::Metrics;
 use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
@@ -94,7 +94,7 @@ impl Dispatcher {
             log::rejected(
                 &event.name,
                 event.id,
-                event.caller.as_deref(),
+                event.caller.connection().map(Arc::as_ref),
                 None,
                 &Rejection::UnknownEvent,
                 None,
@@ -103,12 +103,12 @@ impl Dispatcher {
         };
         let began = Instant::now();
         let mut checked = self.check(&event, &route.inbound);
-        if let Some(caller) = &event.caller
-            && !caller.untold.is_empty()
+        if let Some(connection) = event.caller.connection()
+            && !connection.untold.is_empty()
             && checked.is_ok()
         {
             // Boxed, because only the first events of a connection need it.
-            checked = Box::pin(self.until_connected(&route.plugin, caller, began)).await;
+            checked = Box::pin(self.until_connected(&route.plugin, connection, began)).await;
         }
         let (answer, ended) =
             match checked.and_then(|()| Self::admit(&generation, &route.plugin, &event, began)) {
@@ -132,8 +132,7 @@ impl Dispatcher {
 
     /// Checks the sender's access, and that the payload and its attachments are valid.
     fn check(&self, event: &Event, inbound: &Inbound) -> Result<(), Rejection> {
-        let nobody = Identity::default();
-        let identity = event.caller.as_ref().map_or(&nobody, |caller| &caller.identity);
+        let identity = event.caller.identity();
         if !inbound.access.allows(identity, None) {
             return Err(match &inbound.access {
                 Access::Role(role) if identity.user.is_some() => {
@@ -173,10 +172,7 @@ impl Dispatcher {
         if generation.is_disabled(active.code.name()) {
             return Err(disabled());
         }
-        active
-            .health
-            .admit(event.caller.as_ref().map(|caller| &caller.client), began)
-            .map_err(refuse)
+        active.health.admit(event.caller.client(), began).map_err(refuse)
     }
 
     /// Runs the handler of an admitted event, again if its writes met a conflict, and applies its
@@ -190,7 +186,7 @@ impl Dispatcher {
         inbound: Option<&Inbound>,
         began: Instant,
     ) -> (Result<Reply, Failed>, Instant) {
-        let client = event.caller.as_ref().map(|caller| &caller.client);
+        let client = event.caller.client();
         let answer = self.run_within(generation, active, event, inbound, began).await;
         let ended = Instant::now();
         // Checked after failures too: a failed event may have written the numbers that it took.
@@ -246,7 +242,7 @@ fn report(
     log::rejected(
         &event.name,
         event.id,
-        event.caller.as_deref(),
+        event.caller.connection().map(Arc::as_ref),
         Some(handler),
         &rejection,
         fault.as_deref(),
@@ -286,5 +282,38 @@ fn refuse(denied: Denied) -> Rejection {
             message: "this plugin has failed too often on events of this client".to_owned(),
             retry_after,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Caller, Identity, Payload, Requester};
+    use crate::schema::Schema;
+
+    #[test]
+    fn access_is_checked_by_the_callers_identity_with_or_without_a_connection() {
+        let metrics = Arc::new(Metrics::default());
+        let (registry, rooms) = (Arc::default(), Arc::default());
+        let dispatcher = Dispatcher::new(registry, rooms, Arc::default(), Arc::clone(&metrics));
+        let data = Arc::new(Schema::compile("true", 4).unwrap());
+        let meter = metrics.meter("plugin", "event");
+        let inbound = Inbound { data, reply: None, access: Access::Role("admin".into()), meter };
+        let request = |user: Option<&str>, roles: &[&str]| {
+            let identity = Identity {
+                user: user.map(str::to_owned),
+                roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+                claims: Value::Null,
+            };
+            Caller::Request(Arc::new(Requester::new("01JD", "/".into(), Arc::new(identity), None)))
+        };
+        let code = |caller| {
+            let event = Event::now("event", Payload::null(), caller);
+            dispatcher.check(&event, &inbound).map_err(|rejection| rejection.code())
+        };
+        assert_eq!(code(request(Some("ada"), &["admin"])), Ok(()));
+        assert_eq!(code(request(Some("eve"), &[])), Err("forbidden"));
+        assert_eq!(code(request(None, &[])), Err("unauthorized"));
+        assert_eq!(code(Caller::None), Err("unauthorized"));
     }
 }

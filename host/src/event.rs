@@ -1,5 +1,6 @@
 //! Events, their payloads, and the connections that send them. No I/O.
 
+mod caller;
 mod id;
 mod identity;
 mod json;
@@ -16,6 +17,7 @@ use crate::breaker::ClientKeys;
 
 use untold::Untold;
 
+pub use caller::{Caller, Requester};
 pub use id::EventId;
 pub use identity::Identity;
 pub use json::{Json, is_deeper};
@@ -87,8 +89,8 @@ pub struct Event {
     pub name: String,
     /// The payload.
     pub payload: Payload,
-    /// The connection that caused the event, if any.
-    pub caller: Option<Arc<Connection>>,
+    /// Who caused the event.
+    pub caller: Caller,
     /// When the host received it.
     pub received_at: SystemTime,
     /// The connections at the time when the host sent the event; `None` if the current connections
@@ -98,7 +100,7 @@ pub struct Event {
 
 impl Event {
     /// Creates an event with the current time and a new id.
-    pub fn now(name: impl Into<String>, payload: Payload, caller: Option<Arc<Connection>>) -> Self {
+    pub fn now(name: impl Into<String>, payload: Payload, caller: Caller) -> Self {
         let received_at = SystemTime::now();
         Self {
             id: EventId::new(received_at),

@@ -7,7 +7,7 @@ mod membership;
 use std::sync::Arc;
 
 use crate::effect::{Effect, Emit, Target};
-use crate::event::{Connection, EventId, Identity, Json};
+use crate::event::{Caller, Connection, EventId, Identity, Json};
 use crate::rejection::Rejection;
 use crate::socketio::{Answer, Full, Link};
 
@@ -62,13 +62,14 @@ impl Rooms {
     /// Applies `effects` for `caller`: first joins and leaves, then emits in their order. Without a
     /// caller, emits go to every namespace. It can't fail: a removed target receives nothing. It
     /// does not end the caller's connection, because the answer goes first: see [`Rooms::end`].
-    pub fn apply(&self, caller: Option<&Arc<Connection>>, effects: &[Effect]) -> Applied {
+    pub fn apply(&self, caller: &Caller, effects: &[Effect]) -> Applied {
         let mut applied = Applied::default();
-        if let Some(caller) = caller {
+        let sender = caller.connection();
+        if let Some(sender) = sender {
             for effect in effects {
                 match effect {
-                    Effect::Join(room) => self.members.join(caller, room),
-                    Effect::Leave(room) => self.members.leave(caller, room),
+                    Effect::Join(room) => self.members.join(sender, room),
+                    Effect::Leave(room) => self.members.leave(sender, room),
                     Effect::Emit(_) | Effect::Disconnect(_) => {}
                 }
             }
@@ -78,7 +79,7 @@ impl Rooms {
                 Effect::Emit(emit) => applied.receivers += self.emit(caller, emit),
                 Effect::Disconnect(reason) => {
                     tracing::info!(
-                        client = caller.map(|caller| caller.public_id.as_str()),
+                        client = sender.map(|sender| sender.public_id.as_str()),
                         reason,
                         "connection ended by its handler"
                     );
@@ -167,9 +168,9 @@ impl Rooms {
     }
 
     /// Sends an event. Returns the number of connections that it was sent to.
-    fn emit(&self, caller: Option<&Arc<Connection>>, emit: &Emit) -> usize {
-        match caller {
-            Some(caller) => self.emit_in(&caller.namespace, Some(caller), emit),
+    fn emit(&self, caller: &Caller, emit: &Emit) -> usize {
+        match caller.namespace() {
+            Some(namespace) => self.emit_in(namespace, caller.connection(), emit),
             None => self
                 .members
                 .namespaces()
@@ -179,10 +180,10 @@ impl Rooms {
         }
     }
 
-    fn emit_in(&self, namespace: &str, caller: Option<&Arc<Connection>>, emit: &Emit) -> usize {
+    fn emit_in(&self, namespace: &str, sender: Option<&Arc<Connection>>, emit: &Emit) -> usize {
         let receivers = match &emit.to {
             Target::Sender => {
-                return deliver_to_one(caller.and_then(|caller| self.find(caller)), emit);
+                return deliver_to_one(sender.and_then(|sender| self.find(sender)), emit);
             }
             Target::Connection(id) => {
                 return deliver_to_one(self.members.find(namespace, id), emit);
@@ -191,7 +192,7 @@ impl Rooms {
             Target::RoomsButSender(rooms) => {
                 let mut members = self.members.in_rooms(namespace, rooms);
                 members.retain(|member| {
-                    caller.is_none_or(|caller| !Arc::ptr_eq(&member.connection, caller))
+                    sender.is_none_or(|sender| !Arc::ptr_eq(&member.connection, sender))
                 });
                 members
             }

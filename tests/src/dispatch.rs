@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sockhop::config::{Config, InstancePolicy};
 use sockhop::dispatcher::{Dispatcher, EventResult};
-use sockhop::event::{Connection, Event, Identity, Payload};
+use sockhop::event::{Caller, Connection, Event, Identity, Payload};
 use sockhop::host;
 use sockhop::metrics::Metrics;
 use sockhop::plugin::Engine;
@@ -71,9 +71,8 @@ impl TestDispatcher {
     /// Handles one event of the client and returns the answer.
     pub async fn ask(&self, event: &str, payload: &str) -> EventResult {
         let payload = Payload { text: payload.into(), attachments: Vec::new() };
-        self.dispatcher
-            .handle(Arc::new(Event::now(event, payload, Some(Arc::clone(&self.client)))))
-            .await
+        let caller = Caller::Connection(Arc::clone(&self.client));
+        self.dispatcher.handle(Arc::new(Event::now(event, payload, caller))).await
     }
 }
 

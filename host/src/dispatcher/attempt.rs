@@ -198,13 +198,15 @@ impl BoundEvent<'_> {
     /// checked here.
     fn apply(&self, effects: &[Effect]) -> Applied {
         let Dispatcher { registry, rooms, .. } = self.dispatcher;
-        let applied = rooms.apply(self.event.caller.as_ref(), effects);
-        if let Some(caller) = &self.event.caller
+        let applied = rooms.apply(&self.event.caller, effects);
+        if let Some(connection) = self.event.caller.connection()
             && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
         {
             let now = registry.snapshot();
             if now.number != self.generation.number {
-                rooms.recheck_one(caller, &|room, identity| now.may_join(room, identity).is_ok());
+                rooms.recheck_one(connection, &|room, identity| {
+                    now.may_join(room, identity).is_ok()
+                });
             }
         }
         applied

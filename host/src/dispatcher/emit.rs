@@ -4,7 +4,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::effect::{Effect, Emit, Target};
-use crate::event::Json;
+use crate::event::{Caller, Json};
 use crate::registry::Outbound;
 use crate::rejection::Rejection;
 
@@ -49,7 +49,7 @@ impl Dispatcher {
             data: Json::of(data.get().to_owned(), &value),
             attachments: Vec::new(),
         };
-        let receivers = self.rooms.apply(None, &[Effect::Emit(emit)]).receivers;
+        let receivers = self.rooms.apply(&Caller::None, &[Effect::Emit(emit)]).receivers;
         Ok(Emitted { rooms, receivers })
     }
 }

@@ -130,12 +130,12 @@ impl Run {
     }
 
     fn membership(&mut self) -> Result<&mut Membership, Refusal> {
-        let Some(caller) = &self.event.caller else {
+        let Some(connection) = self.event.caller.connection() else {
             return Err(Refusal::misuse("no connection caused this event"));
         };
         let rooms = &self.rooms;
         Ok(self.membership.get_or_insert_with(|| {
-            let before: BTreeSet<String> = rooms.of(caller).into_iter().collect();
+            let before: BTreeSet<String> = rooms.of(connection).into_iter().collect();
             Membership { now: before.clone(), before }
         }))
     }
@@ -197,7 +197,7 @@ impl HostCalls for Run {
         // Checked before parsing: data that is too large is not worth parsing.
         self.check_room(1, data.len() + attachments.iter().map(Bytes::len).sum::<usize>())?;
         let declared = self.declared(&event)?;
-        check_target(declared, &event, &to, self.event.caller.is_some())?;
+        check_target(declared, &event, &to, self.event.caller.connection().is_some())?;
         let (data, value) = Json::parse(data).map_err(|error| {
             Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}"))
         })?;
@@ -221,13 +221,13 @@ impl HostCalls for Run {
     }
 
     fn join(&mut self, room: String) -> Result<(), Refusal> {
-        let Some(caller) = &self.event.caller else {
+        let Some(connection) = self.event.caller.connection() else {
             return Err(Refusal::misuse("no connection caused this event"));
         };
         if !is_room_name(&room) {
             return Err(Refusal::new("unknown_room", "this is not a valid room name"));
         }
-        self.generation.may_join(&room, &caller.identity).map_err(|not| match not {
+        self.generation.may_join(&room, &connection.identity).map_err(|not| match not {
             NotJoined::Unknown => {
                 Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`"))
             }
@@ -258,7 +258,7 @@ impl HostCalls for Run {
     }
 
     fn room_size(&mut self, room: &str) -> u32 {
-        let namespace = self.event.caller.as_ref().map_or("/", |caller| &caller.namespace);
+        let namespace = self.event.caller.namespace().unwrap_or("/");
         let count = self.rooms.count(namespace, room);
         let count = match &self.membership {
             Some(Membership { before, now }) => match (before.contains(room), now.contains(room)) {
@@ -292,18 +292,15 @@ impl HostCalls for Run {
     }
 
     fn has_role(&self, role: &str) -> bool {
-        self.event.caller.as_ref().is_some_and(|caller| caller.identity.has_role(role))
+        self.event.caller.identity().has_role(role)
     }
 
     fn claims(&self) -> String {
-        self.event
-            .caller
-            .as_ref()
-            .map_or_else(|| "null".to_owned(), |caller| caller.identity.claims.to_string())
+        self.event.caller.identity().claims.to_string()
     }
 
     fn sid(&self) -> String {
-        self.event.caller.as_ref().map_or_else(String::new, |caller| caller.sid.clone())
+        self.event.caller.connection().map_or_else(String::new, |connection| connection.sid.clone())
     }
 
     fn event_id(&self) -> String {

@@ -1,6 +1,7 @@
 //! `POST /api/emit`: a business system sends an event.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::config::Scope;
 use crate::effect::Target;
-use crate::event::{Event, Payload};
+use crate::event::EventId;
 use crate::rejection::Rejection;
 
 use super::problem::Problem;
@@ -53,7 +54,7 @@ pub(super) async fn emit(
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message));
     }
     // The request's id, in the form of an event id.
-    let id = Event::now("", Payload::null(), None).id;
+    let id = EventId::new(SystemTime::now());
     let problem =
         |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());
     let most = api.config.limits.message_bytes.get();

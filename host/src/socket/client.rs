@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, OnceCell};
 
-use crate::event::{Connection, Event, EventId, Identity};
+use crate::event::{Caller, Connection, Event, EventId, Identity};
 use crate::log;
 use crate::memory::ANSWER_BYTES;
 use crate::rejection::Rejection;
@@ -390,8 +390,8 @@ impl socketio::Client for Client {
         let to = ReplyTo { link, ack: incoming.ack };
         let read = packet::read(incoming, &sockets.limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
-        let event =
-            Arc::new(Event::now(read.name, read.payload, Some(Arc::clone(&self.connection))));
+        let caller = Caller::Connection(Arc::clone(&self.connection));
+        let event = Arc::new(Event::now(read.name, read.payload, caller));
         self.take(&sockets, ReceivedEvent { event, rejection: read.rejection, to, size }, context);
     }
 

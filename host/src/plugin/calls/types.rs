@@ -37,10 +37,10 @@ pub(in crate::plugin) fn lowered<'event>(
     event: &'event Event,
     attachments: &'event [&'event [u8]],
 ) -> types::Event<'event> {
-    let caller = event.caller.as_ref().map(|connection| types::Caller {
-        connection: Some(connection.public_id.as_str()),
-        user: connection.identity.user.as_deref(),
-        namespace: &connection.namespace,
+    let caller = event.caller.namespace().map(|namespace| types::Caller {
+        connection: event.caller.connection().map(|connection| connection.public_id.as_str()),
+        user: event.caller.identity().user.as_deref(),
+        namespace,
     });
     types::Event { name: &event.name, data: &event.payload.text, attachments, caller }
 }
