@@ -18,10 +18,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
+use crate::event::Identity;
 use crate::memory::QueueMemory;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
-use crate::socketio::{self, Clients, Newcomer, Refused};
+use crate::socketio::{self, Clients, ConnectRefusal, Newcomer};
 
 use client::Client;
 use mailbox::{Mailbox, charge};
@@ -99,15 +100,17 @@ impl Sockets {
 }
 
 impl Clients for Sockets {
-    fn accept(
+    fn prepare(
         &self,
         newcomer: Newcomer,
-    ) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, Refused>> {
-        let client = self
-            .itself
-            .upgrade()
-            .map(|sockets| Client::new(&sockets, newcomer) as Arc<dyn socketio::Client>);
-        Box::pin(std::future::ready(client.ok_or(Refused("unavailable"))))
+    ) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, ConnectRefusal>> {
+        let sockets = Weak::clone(&self.itself);
+        Box::pin(async move {
+            // Every client is anonymous.
+            let identity = Arc::new(Identity::default());
+            let sockets = sockets.upgrade().ok_or(ConnectRefusal::UNAVAILABLE)?;
+            Ok(Client::new(&sockets, newcomer, identity) as Arc<dyn socketio::Client>)
+        })
     }
 }
 
@@ -130,12 +133,12 @@ mod tests {
     struct Waiting(Arc<dyn socketio::Client>);
 
     impl Clients for Refusing {
-        fn accept(
+        fn prepare(
             &self,
             newcomer: Newcomer,
-        ) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, Refused>> {
+        ) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, ConnectRefusal>> {
             Box::pin(async {
-                let client = self.0.accept(newcomer).await?;
+                let client = self.0.prepare(newcomer).await?;
                 Ok(Arc::new(Waiting(client)) as Arc<dyn socketio::Client>)
             })
         }

@@ -8,6 +8,8 @@
 pub(crate) mod builtin;
 pub(crate) mod library;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -16,6 +18,7 @@ use std::task::Context;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 
 use crate::effect::Emit;
 use crate::transport::SessionSlot;
@@ -38,18 +41,30 @@ pub(crate) struct Newcomer {
     pub(crate) slot: Option<SessionSlot>,
 }
 
-/// Why a client may not enter. The client receives this word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Refused(pub(crate) &'static str);
+/// Why a client may not enter. The client receives it as CONNECT_ERROR.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}")]
+pub(crate) struct ConnectRefusal {
+    /// A code of the contract: the `message` of a stock client's `connect_error`.
+    pub(crate) code: &'static str,
+    /// Its `data`. The library sends only the code.
+    pub(crate) data: Option<Value>,
+}
+
+impl ConnectRefusal {
+    /// The host can't accept clients now.
+    pub(crate) const UNAVAILABLE: Self = Self { code: "unavailable", data: None };
+}
 
 /// The host, as seen by an implementation.
 pub(crate) trait Clients: Send + Sync + 'static {
-    /// Accepts or refuses a client. Awaited before CONNECT is answered.
+    /// Prepares a connection: decides who the client is, and whether it may enter. Awaited before
+    /// CONNECT is answered, without a limit of its own.
     ///
     /// # Errors
-    /// Returns why the client may not enter.
-    fn accept(&self, newcomer: Newcomer) -> BoxFuture<'_, Result<Arc<dyn Client>, Refused>>;
+    /// Returns why the client may not enter. It leaves nothing behind then.
+    fn prepare(&self, newcomer: Newcomer)
+    -> BoxFuture<'_, Result<Arc<dyn Client>, ConnectRefusal>>;
 }
 
 /// One client in one namespace. An implementation calls [`Client::enter`], [`Client::begin`],

@@ -48,9 +48,12 @@ pub(super) struct Client {
 const MAX_PENDING_REJECTIONS: usize = 16_384;
 
 impl Client {
-    pub(super) fn new(sockets: &Arc<Sockets>, newcomer: Newcomer) -> Arc<Self> {
+    pub(super) fn new(
+        sockets: &Arc<Sockets>,
+        newcomer: Newcomer,
+        identity: Arc<Identity>,
+    ) -> Arc<Self> {
         let Newcomer { sid, namespace, address, slot } = newcomer;
-        let identity = Arc::new(Identity::default());
         let public_id = EventId::new(std::time::SystemTime::now()).to_string();
         let connection = Arc::new(Connection::new(sid, public_id, namespace, identity, address));
         let client = Arc::new(Self {

@@ -22,7 +22,7 @@ use crate::effect::Emit;
 use crate::transport::{Abortable, Peer, SessionSlot};
 
 use super::{
-    Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, Share, Usage,
+    Answer, Client, Clients, ConnectRefusal, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Share, Usage,
 };
 
 /// A stream whose writes fail if its client accepts no bytes for a time.
@@ -184,8 +184,7 @@ impl Handler for Bridge {
         &self,
         request: &ConnectRequest<'_, Self>,
     ) -> Result<Arc<dyn Client>, ConnectError> {
-        let refused = |Refused(code)| ConnectError::new(code);
-        let clients = self.clients.upgrade().ok_or_else(|| refused(Refused("unavailable")))?;
+        let clients = self.clients.upgrade().ok_or_else(|| refused(ConnectRefusal::UNAVAILABLE))?;
         let namespace = self.namespaces.iter().find(|name| ***name == *request.namespace).cloned();
         let newcomer = Newcomer {
             sid: request.id.to_string(),
@@ -194,7 +193,7 @@ impl Handler for Bridge {
             // The session holds the slot until all events of its connections are handled.
             slot: None,
         };
-        clients.accept(newcomer).await.map_err(refused)
+        clients.prepare(newcomer).await.map_err(refused)
     }
 
     async fn connected(&self, cx: &Context<'_, Self>) {
@@ -251,6 +250,13 @@ impl Handler for Bridge {
             _ => tracing::debug!(client = client.id(), ?reason, "client disconnected"),
         }
         Arc::clone(client).leave().await;
+    }
+}
+
+fn refused(ConnectRefusal { code, data }: ConnectRefusal) -> ConnectError {
+    match data {
+        Some(data) => ConnectError::with_data(code, &data.to_string()),
+        None => ConnectError::new(code),
     }
 }
 

@@ -25,8 +25,8 @@ use crate::memory::QueueMemory;
 use crate::transport::{AbortHandle, Peer, SessionSlot};
 
 use super::{
-    Answer, Client, Clients, Full, Incoming, Newcomer, PROTOCOL_LIMIT, Refused, RequestKind, Share,
-    Usage, kind_of,
+    Answer, Client, Clients, ConnectRefusal, Full, Incoming, Newcomer, PROTOCOL_LIMIT, RequestKind,
+    Share, Usage, kind_of,
 };
 
 use adapter::{Adapter, Adapters};
@@ -111,7 +111,7 @@ impl Server {
             let (name, shared, clients) =
                 (Arc::clone(&name), Arc::clone(&shared), Weak::clone(&clients));
             async move {
-                let clients = clients.upgrade().ok_or(Refused("unavailable"))?;
+                let clients = clients.upgrade().ok_or(ConnectRefusal::UNAVAILABLE)?;
                 prepare(&shared, &*clients, socket, name).await
             }
         };
@@ -188,7 +188,7 @@ async fn prepare(
     clients: &dyn Clients,
     socket: Arc<Socket<Adapter>>,
     namespace: Arc<str>,
-) -> Result<(), Refused> {
+) -> Result<(), ConnectRefusal> {
     let handshake = &socket.req_parts().extensions;
     let newcomer = Newcomer {
         sid: socket.id.to_string(),
@@ -196,8 +196,8 @@ async fn prepare(
         address: handshake.get::<Peer>().map(|Peer(address)| *address),
         slot: handshake.get::<SessionSlot>().cloned(),
     };
-    let client = clients.accept(newcomer).await?;
-    let adapter = shared.adapters.of(&namespace).ok_or(Refused("unavailable"))?;
+    let client = clients.prepare(newcomer).await?;
+    let adapter = shared.adapters.of(&namespace).ok_or(ConnectRefusal::UNAVAILABLE)?;
     let link = Link(Arc::new(Reach {
         socket: Arc::downgrade(&socket),
         adapter: Arc::downgrade(&adapter),
