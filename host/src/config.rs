@@ -42,7 +42,7 @@ pub struct Config {
     pub data: Data,
     /// The limits of one client, one event and one plugin.
     pub limits: Limits,
-    /// Who may read the catalogue of events.
+    /// Who may read the contract.
     pub contract: Contract,
     /// What the log contains, and its format.
     pub log: Log,
@@ -66,7 +66,7 @@ impl Default for Data {
     }
 }
 
-/// `[contract]`: access to the catalogue of events.
+/// `[contract]`: access to the contract, which lists the events and their schemas.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Contract {

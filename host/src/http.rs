@@ -1,11 +1,11 @@
-//! HTTP: health, metrics, the event catalogue, plugin operations, and events from business systems.
+//! HTTP: health, metrics, the contract, plugin operations, and events from business systems.
 //! Every request that sends something to clients goes through the dispatcher.
 
 pub(crate) mod accept;
 pub(crate) mod admission;
 pub(crate) mod body;
-mod catalogue;
 mod connection;
+mod contract;
 mod emit;
 mod health;
 pub(crate) mod keys;
@@ -61,7 +61,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/api/emit", post(emit::emit))
-        .route("/api/events", get(catalogue::events))
+        .route("/api/events", get(contract::show))
         .route("/api/plugins", get(plugins::list))
         .route("/api/plugins/{name}", get(plugins::show))
         .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
@@ -96,8 +96,8 @@ pub(crate) async fn wait_until_loaded(
 }
 
 impl Api {
-    /// Returns the scope that the catalogue requires, or `None` if the catalogue is public.
-    fn catalogue_scope(&self) -> Option<Scope> {
+    /// Returns the scope that the contract requires, or `None` if the contract is public.
+    fn contract_scope(&self) -> Option<Scope> {
         (!self.config.contract.public).then_some(Scope::Operate)
     }
 }

@@ -26,6 +26,7 @@
 //! | [`store`] | durable state of plugins | SQLite |
 //! | [`plugin`] | compiled code, instances, their limits | `wasmtime` |
 //! | [`rooms`] | connections, their rooms, and what clients receive | |
+//! | [`contract`] | what is promised to clients now, as plain data | no I/O |
 //! | [`registry`] | the plugins, events and rooms that are served now | |
 //! | [`dispatcher`] | the handling of an event, up to its answer | |
 //! | `socket` | connections, mailboxes | |
@@ -75,6 +76,8 @@ pub mod store;
 pub mod plugin;
 
 pub mod rooms;
+
+pub mod contract;
 
 pub mod registry;
 

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::contract::{Contract, RoomRule};
 use crate::event::Identity;
-use crate::rule::{Access, RoomPattern};
 
 pub use active::{ActivePlugin, Health, Inbound, Outbound, PluginState};
 pub use error::AdmitError;
@@ -81,16 +81,6 @@ pub struct EventRoute {
     pub inbound: Arc<Inbound>,
 }
 
-/// A declared room, or a template for rooms, with its access rule and its owner.
-pub struct RoomRule {
-    /// The name or the template.
-    pub pattern: RoomPattern,
-    /// Who may join.
-    pub access: Access,
-    /// The plugin that declared it first.
-    pub owner: String,
-}
-
 /// Why a client may not join a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotJoined {
@@ -151,9 +141,10 @@ impl Generation {
         rules(self) == rules(other)
     }
 
-    /// The declared rooms.
-    pub fn rooms(&self) -> &[RoomRule] {
-        &self.rooms
+    /// Returns what the plugins and the host promise to clients.
+    pub fn contract(&self) -> Contract {
+        let plugins = self.plugins.iter().map(|active| &active.code.registration);
+        Contract::new(self.number, plugins, &self.rooms)
     }
 
     /// Checks whether `identity` may join `room`.

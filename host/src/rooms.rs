@@ -25,7 +25,7 @@ pub struct Rooms {
 }
 
 /// The event that tells a client of a rejection if it asked for no ack.
-const ERROR: &str = "error";
+pub(crate) const ERROR: &str = "error";
 
 /// The destination of an answer: the ack that the client asked for, or an event on its connection.
 #[derive(Clone)]

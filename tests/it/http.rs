@@ -100,11 +100,11 @@ async fn a_key_opens_only_what_its_scopes_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_catalogue_shows_every_event_with_its_schemas() {
+async fn the_contract_shows_every_event_with_its_schemas() {
     let host = TestHost::start(&[bundled_plugin("connection"), guest("newcomer")]).await;
-    let (status, catalogue) = host.http_with("/api/events", None, None).await;
+    let (status, contract) = host.http_with("/api/events", None, None).await;
     assert_eq!(status, 200);
-    let events: Vec<_> = catalogue["events"]
+    let events: Vec<_> = contract["events"]
         .as_array()
         .expect("events")
         .iter()
@@ -118,9 +118,9 @@ async fn the_catalogue_shows_every_event_with_its_schemas() {
         json!(["newcomer", "out", "news"]),
     ];
     assert_eq!(events, expected);
-    assert_eq!(catalogue["events"][0]["data"]["properties"]["timestamp"]["type"], json!("number"));
+    assert_eq!(contract["events"][0]["data"]["properties"]["timestamp"]["type"], json!("number"));
     assert_eq!(
-        catalogue["rooms"],
+        contract["rooms"],
         json!([{"room": "newcomers", "access": "anyone", "plugin": "newcomer"}])
     );
 }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
+use sockhop::contract::{PluginContract, RoomRule};
 use sockhop::host;
 use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
@@ -90,26 +91,20 @@ impl Check {
 }
 
 fn print_plugin(file: &Path, active: &ActivePlugin) {
-    let registration = &active.code.registration;
-    output::line(format_args!(
-        "{}: ok: {} {}",
-        file.display(),
-        registration.name,
-        registration.version
-    ));
-    for (event, inbound) in &active.inbound {
-        output::line(format_args!("  handles  {event} (access: {})", inbound.access));
+    let contract = PluginContract::from(&active.code.registration);
+    output::line(format_args!("{}: ok: {} {}", file.display(), contract.name, contract.version));
+    for inbound in &contract.inbound {
+        output::line(format_args!("  handles  {} (access: {})", inbound.event, inbound.access));
     }
-    for (event, outbound) in &active.outbound {
-        let mut rooms: Vec<_> = outbound.rooms.iter().map(ToString::to_string).collect();
-        rooms.extend(outbound.everyone.then(|| "*".to_owned()));
-        let rooms = if rooms.is_empty() { "the sender".to_owned() } else { rooms.join(", ") };
-        output::line(format_args!("  emits    {event} (to: {rooms})"));
+    for outbound in &contract.outbound {
+        let targets = outbound.targets();
+        let to = if targets.is_empty() { "the sender".to_owned() } else { targets.join(", ") };
+        output::line(format_args!("  emits    {} (to: {to})", outbound.event));
     }
-    for (room, access) in &registration.rooms {
-        output::line(format_args!("  room     {room} (access: {access})"));
+    for room in &contract.rooms {
+        output::line(format_args!("  room     {} (access: {})", room.pattern, room.access));
     }
-    for event in &registration.listens {
+    for event in &contract.listens {
         output::line(format_args!("  listens  {event}"));
     }
 }
@@ -198,11 +193,12 @@ fn document(checked: &[Checked]) -> Value {
     let row = |(file, result): &Checked| match result {
         Err(reason) => json!({"file": file.to_string_lossy(), "ok": false, "reason": reason}),
         Ok(active) => {
-            let registration = &active.code.registration;
-            let room = |(room, access): &(_, _)| json!({"room": ToString::to_string(room), "access": ToString::to_string(access)});
-            json!({"file": file.to_string_lossy(), "ok": true, "name": registration.name, "version": registration.version, "digest": active.code.digest,
-                "handles": active.inbound.keys().collect::<Vec<_>>(), "emits": active.outbound.keys().collect::<Vec<_>>(),
-                "rooms": registration.rooms.iter().map(room).collect::<Vec<_>>(), "listens": registration.listens,
+            let contract = PluginContract::from(&active.code.registration);
+            let room = |rule: &RoomRule| json!({"room": rule.pattern.as_str(), "access": rule.access.to_string()});
+            json!({"file": file.to_string_lossy(), "ok": true, "name": contract.name, "version": contract.version, "digest": active.code.digest,
+                "handles": contract.inbound.iter().map(|inbound| &inbound.event).collect::<Vec<_>>(),
+                "emits": contract.outbound.iter().map(|outbound| &outbound.event).collect::<Vec<_>>(),
+                "rooms": contract.rooms.iter().map(room).collect::<Vec<_>>(), "listens": contract.listens,
                 "warnings": warnings_of(active, &warnings).collect::<Vec<_>>()})
         }
     };

@@ -76,6 +76,7 @@ const MODULES: &[&str] = &[
     "breaker",
     "command",
     "config",
+    "contract",
     "dispatcher",
     "effect",
     "error_chain",

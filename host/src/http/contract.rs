@@ -1,4 +1,4 @@
-//! `GET /api/events`: every event type that is served now.
+//! `GET /api/events`: the contract that is served now.
 
 use std::sync::Arc;
 
@@ -7,42 +7,99 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
+use crate::contract::Contract;
+
 use super::Api;
 use super::problem::Problem;
 
-/// Returns the catalogue: events that clients may send, events that they may receive, and rooms.
-pub(super) async fn events(
+/// Returns the contract: events that clients may send, events that they may receive, and rooms.
+pub(super) async fn show(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
-    if let Some(scope) = api.catalogue_scope() {
+    if let Some(scope) = api.contract_scope() {
         api.keys.allow(&headers, scope)?;
     }
-    let generation = api.registry.snapshot();
+    Ok(Json(document(api.registry.snapshot().contract())))
+}
+
+/// The contract as the endpoint shows it. It shows the events of plugins only.
+fn document(contract: Contract) -> Value {
     let mut events = Vec::new();
-    for active in &generation.plugins {
-        let (plugin, version) = (active.code.name(), &active.code.registration.version);
-        for (event, inbound) in &active.inbound {
-            let mut entry = json!({"event": event, "direction": "in", "plugin": plugin, "version": version,
-                "data": inbound.data.source(), "access": inbound.access.to_string()});
-            if let (Some(members), Some(reply)) = (entry.as_object_mut(), &inbound.reply) {
-                members.insert("reply".to_owned(), reply.source().clone());
+    for plugin in contract.plugins {
+        let (name, version) = (&plugin.name, &plugin.version);
+        for event in plugin.inbound {
+            let mut entry = json!({"event": event.event, "direction": "in", "plugin": name, "version": version,
+                "data": event.data, "access": event.access.to_string()});
+            if let (Some(members), Some(reply)) = (entry.as_object_mut(), event.reply) {
+                members.insert("reply".to_owned(), reply);
             }
             events.push(entry);
         }
-        for (event, outbound) in &active.outbound {
-            let mut rooms: Vec<_> = outbound.rooms.iter().map(ToString::to_string).collect();
-            rooms.extend(outbound.everyone.then(|| "*".to_owned()));
+        for event in plugin.outbound {
+            let rooms = event.targets();
             events.push(
-                json!({"event": event, "direction": "out", "plugin": plugin, "version": version,
-                "data": outbound.data.source(), "rooms": rooms}),
+                json!({"event": event.event, "direction": "out", "plugin": name, "version": version,
+                "data": event.data, "rooms": rooms}),
             );
         }
     }
-    let rooms: Vec<_> = generation
-        .rooms()
+    let rooms: Vec<_> = contract
+        .rooms
         .iter()
         .map(|rule| json!({"room": rule.pattern.as_str(), "access": rule.access.to_string(), "plugin": rule.owner}))
         .collect();
-    Ok(Json(json!({"generation": generation.number, "events": events, "rooms": rooms})))
+    json!({"generation": contract.generation, "events": events, "rooms": rooms})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{InboundContract, OutboundContract, PluginContract, RoomRule};
+    use crate::rule::Access;
+
+    #[test]
+    fn the_document_lists_the_events_of_each_plugin_and_the_rooms() {
+        let inbound = |event: &str, reply| InboundContract {
+            event: event.to_owned(),
+            data: json!(true),
+            reply,
+            access: Access::Role("admin".to_owned()),
+        };
+        let notes = PluginContract {
+            name: "notes".to_owned(),
+            version: "1.0.0".to_owned(),
+            inbound: vec![inbound("quiet", None), inbound("read", Some(json!(false)))],
+            outbound: vec![OutboundContract {
+                event: "written".to_owned(),
+                data: json!({}),
+                rooms: vec!["notes".parse().unwrap()],
+                everyone: true,
+            }],
+            rooms: Vec::new(),
+            listens: Vec::new(),
+        };
+        let rule = RoomRule {
+            pattern: "notes".parse().unwrap(),
+            access: Access::Anyone,
+            owner: "notes".to_owned(),
+        };
+        let contract =
+            Contract { plugins: vec![notes], ..Contract::new(7, [], std::slice::from_ref(&rule)) };
+        assert_eq!(
+            document(contract),
+            json!({
+                "generation": 7,
+                "events": [
+                    {"event": "quiet", "direction": "in", "plugin": "notes", "version": "1.0.0",
+                     "data": true, "access": "role:admin"},
+                    {"event": "read", "direction": "in", "plugin": "notes", "version": "1.0.0",
+                     "data": true, "access": "role:admin", "reply": false},
+                    {"event": "written", "direction": "out", "plugin": "notes", "version": "1.0.0",
+                     "data": {}, "rooms": ["notes", "*"]},
+                ],
+                "rooms": [{"room": "notes", "access": "anyone", "plugin": "notes"}],
+            })
+        );
+    }
 }

@@ -37,7 +37,7 @@ test("a host that lives and is ready says so to anyone", async () => {
   assert.equal((await get("/readyz")).status, 200);
 });
 
-test("the catalogue lists every bundled event with its direction, its owner and its schemas", async () => {
+test("the contract lists every bundled event with its direction, its owner and its schemas", async () => {
   const response = await get("/api/events");
   assert.equal(response.status, 200);
   assert.match(response.headers.get("content-type") ?? "", /^application\/json\b/);
