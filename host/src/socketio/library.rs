@@ -4,6 +4,8 @@
 mod adapter;
 mod argument;
 mod attendant;
+mod intake;
+mod link;
 mod queue;
 mod upgrades;
 
@@ -11,28 +13,28 @@ use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use socketioxide::extract::SocketRef;
-use socketioxide::handler::{ConnectHandler, FromConnectParts, MessageHandler, Value};
-use socketioxide::socket::{DisconnectReason, Sid, Socket};
-use socketioxide::{ParserConfig, SocketError, SocketIo, TransportType};
+use socketioxide::handler::{ConnectHandler, FromConnectParts, Value};
+use socketioxide::socket::{DisconnectReason, Socket};
+use socketioxide::{ParserConfig, SocketIo, TransportType};
 use socketioxide_core::Value as Serialized;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Transport};
-use crate::effect::Emit;
 use crate::memory::QueueMemory;
 use crate::transport::{AbortHandle, Peer, SessionSlot};
 
 use super::{
-    Answer, Client, Clients, ConnectRefusal, Full, Incoming, Newcomer, PROTOCOL_LIMIT, RequestKind,
-    Share, Usage, kind_of,
+    Client, Clients, ConnectRefusal, Newcomer, PROTOCOL_LIMIT, RequestKind, Share, Usage, kind_of,
 };
 
 use adapter::{Adapter, Adapters};
-use attendant::Attendant;
-use queue::{Handed, Packet, Queue};
+use intake::Intake;
+use link::Reach;
+use queue::Queue;
 use upgrades::Upgrades;
+
+pub(crate) use link::Link;
 
 /// An event that is encoded once.
 pub(crate) type Frame = Serialized;
@@ -218,176 +220,6 @@ async fn prepare(
     Ok(())
 }
 
-/// The handle by which the host reaches one socket.
-#[derive(Clone)]
-pub(crate) struct Link(Arc<Reach>);
-
-struct Reach {
-    /// Weak: the library owns the socket while its client can be answered. The socket owns the
-    /// mailbox, in which answers wait with their link.
-    socket: Weak<Socket<Adapter>>,
-    adapter: Weak<Adapter>,
-    sid: Sid,
-    /// Its client's public id, for the log.
-    client: String,
-    queue: Queue,
-    shared: Arc<Shared>,
-}
-
-impl Link {
-    pub(super) fn encode(&self, emit: &Emit) -> Option<Frame> {
-        argument::of_emit(&*self.0.adapter.upgrade()?, emit)
-    }
-
-    pub(super) fn send(&self, frame: &Frame) -> bool {
-        match self.hand(|| Packet::Emit(frame.clone())) {
-            Handed::Sent | Handed::Waits(_) => true,
-            Handed::NoMemory => {
-                self.abort("no memory is left for the events that it does not read");
-                false
-            }
-            Handed::Gone => false,
-        }
-    }
-
-    pub(super) async fn answer(&self, answer: Answer<'_>) {
-        if let Handed::Waits(Some(sent)) = self.hand(|| packet(answer)) {
-            // An error means that the connection has ended.
-            let _ = sent.await;
-        }
-    }
-
-    pub(super) fn try_answer(&self, answer: Answer<'_>) -> Result<(), Full> {
-        if self.0.queue.try_send(&self.0, &packet(answer)) { Ok(()) } else { Err(Full) }
-    }
-
-    pub(super) fn close(&self) {
-        let reach = &self.0;
-        if reach.queue.has() || reach.try_disconnect().is_err() {
-            reach.queue.end(false, &reach.shared.memory, || self.attend());
-        }
-    }
-
-    pub(super) fn abort(&self, reason: &str) {
-        let reach = &self.0;
-        tracing::warn!(client = reach.client, reason, "client cut");
-        reach.queue.end(true, &reach.shared.memory, || self.attend());
-        reach.cut();
-    }
-
-    pub(super) fn transport(&self) -> &'static str {
-        match self.0.socket.upgrade().map(|socket| socket.transport_type()) {
-            Some(TransportType::Websocket) => "websocket",
-            _ => "polling",
-        }
-    }
-
-    fn hand(&self, packet: impl Fn() -> Packet) -> Handed {
-        self.0.queue.send(&self.0, packet, || self.attend())
-    }
-
-    /// Spawns a task that sends the waiting packets.
-    fn attend(&self) {
-        self.0.shared.tasks.spawn(Attendant(self.clone()).run(self.0.shared.stalled));
-    }
-
-    /// Drops the packets that wait for an ended connection. Its client may connect again in the
-    /// same session.
-    fn forget(&self) {
-        self.0.queue.forget(&self.0.shared.memory);
-    }
-}
-
-impl Reach {
-    /// Returns the socket, unless it has ended.
-    fn socket(&self) -> Option<SocketRef<Adapter>> {
-        self.socket.upgrade().filter(|socket| socket.connected()).map(SocketRef::from)
-    }
-
-    /// Disconnects the socket, if its buffer has space for the DISCONNECT packet.
-    fn try_disconnect(&self) -> Result<(), Full> {
-        match self.socket().map(SocketRef::disconnect) {
-            Some(Err(SocketError::InternalChannelFull)) => Err(Full),
-            None | Some(Ok(()) | Err(SocketError::Closed)) => Ok(()),
-        }
-    }
-
-    /// Cuts the TCP connection of a client's WebSocket. Does nothing for a client that polls.
-    fn cut(&self) {
-        let Some(socket) = self.socket.upgrade() else { return };
-        // If the handshake opened a WebSocket itself, its TCP connection is the right one, whatever
-        // a later request has claimed.
-        let handshake = socket.req_parts();
-        let was_upgraded = !handshake
-            .uri
-            .query()
-            .unwrap_or_default()
-            .split('&')
-            .any(|pair| pair == "transport=websocket");
-        let cut = || {
-            if was_upgraded {
-                self.shared.upgrades.find(self.sid.as_str())
-            } else {
-                handshake.extensions.get::<AbortHandle>().cloned()
-            }
-        };
-        if socket.transport_type() == TransportType::Websocket
-            && let Some(cut) = cut()
-        {
-            cut.now();
-        }
-    }
-}
-
-fn packet(answer: Answer<'_>) -> Packet {
-    match answer {
-        Answer::Ack(id, arguments) => Packet::Ack(id.cast_signed(), argument::of_ack(arguments)),
-        Answer::Event(name, argument) => Packet::Error(argument::of_event(name, argument)),
-    }
-}
-
-/// The handler that the library calls in its reader task for every event of a connection. It is not
-/// a closure: the library spawns closures as tasks, which lose the order.
-struct Intake {
-    client: Arc<dyn Client>,
-    link: Link,
-}
-
-/// Marker that distinguishes this implementation from the library's blanket implementations for
-/// closures.
-struct InReaderTask;
-
-impl MessageHandler<Adapter, InReaderTask> for Intake {
-    fn call(&self, _: Arc<Socket<Adapter>>, value: Value, ack: Option<i64>) {
-        let (text, attachments) = match value {
-            Value::Str(text, attachments) => (text, attachments),
-            // Only parsers that the host does not use produce this form.
-            Value::Bytes(_) => (socketioxide_core::Str::default(), None),
-        };
-        let incoming = Incoming {
-            call: argument::split(&text),
-            bytes: text.len(),
-            attachments: attachments.into_iter().flatten().map(own).collect(),
-            ack: ack.map(i64::cast_unsigned),
-        };
-        Arc::clone(&self.client).event(incoming, super::Link::Library(self.link.clone()), None);
-    }
-}
-
-/// Returns an attachment that keeps no more memory than is counted for it. A small attachment would
-/// keep the far larger buffer into which its transport read it.
-fn own(attachment: Bytes) -> Bytes {
-    if attachment.len() < READ_BUFFER_BYTES {
-        Bytes::copy_from_slice(&attachment)
-    } else {
-        attachment
-    }
-}
-
-/// An attachment of at least this many bytes is about as large as the buffer into which it was
-/// read.
-const READ_BUFFER_BYTES: usize = 64 << 10;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,18 +233,6 @@ mod tests {
                 .header(http::header::UPGRADE, "websocket");
             let request = request.body(()).unwrap();
             assert_eq!(upgrading_sid(&request), is_known.then_some(&*sid), "{length}");
-        }
-    }
-
-    #[test]
-    fn a_small_attachment_does_not_keep_the_buffer_in_which_it_was_read() {
-        for (length, is_copied) in
-            [(1, true), (READ_BUFFER_BYTES - 1, true), (READ_BUFFER_BYTES, false)]
-        {
-            let buffer = Bytes::from(vec![7; 2 * READ_BUFFER_BYTES]);
-            let owned = own(buffer.slice(..length));
-            assert_eq!(owned, buffer.slice(..length));
-            assert_eq!(owned.as_ptr() != buffer.as_ptr(), is_copied, "{length}");
         }
     }
 }

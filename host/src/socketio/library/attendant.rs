@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Link;
+use super::link::Link;
 use super::queue::Drained;
 
 /// The first and the longest delay before a full buffer is tried again. Each attempt without

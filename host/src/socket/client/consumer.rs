@@ -1,0 +1,178 @@
+//! Handles the events in the mailbox of one connection, one at a time, and answers each.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, MutexGuard};
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+
+use crate::event::Event;
+use crate::log;
+use crate::memory::ANSWER_BYTES;
+use crate::rejection::Rejection;
+use crate::socket::Sockets;
+use crate::socket::mailbox::{
+    ConnectionState, Consumer, IDLE_QUEUE, Mailbox, PendingRejection, ReceivedEvent, Work,
+};
+
+use super::Client;
+
+impl Client {
+    /// Makes sure that a consumer handles what is in the mailbox, or notices that it is closed.
+    pub(super) fn wake(
+        self: &Arc<Self>,
+        sockets: &Arc<Sockets>,
+        mut mailbox: MutexGuard<'_, Mailbox>,
+    ) {
+        match std::mem::replace(&mut mailbox.consumer, Consumer::Running) {
+            // Not yet: CONNECT is not answered, or the caller's task is handling an event.
+            Consumer::None if mailbox.state == ConnectionState::New || mailbox.handling > 0 => {
+                mailbox.consumer = Consumer::None
+            }
+            Consumer::None => {
+                drop(mailbox);
+                self.consume(sockets, None);
+            }
+            Consumer::Running => {}
+            Consumer::Waiting(waker) => {
+                drop(mailbox);
+                waker.wake();
+            }
+        }
+    }
+
+    /// Spawns a consumer that handles the mailbox until it is closed. It first finishes the event
+    /// `begun`, given with its size in bytes.
+    ///
+    /// The task lives as long as the connection if every event needs it: spawning a task for each
+    /// event costs more than the memory of this one.
+    pub(super) fn consume(
+        self: &Arc<Self>,
+        sockets: &Arc<Sockets>,
+        begun: Option<(BoxFuture<'static, ()>, usize)>,
+    ) {
+        let (client, host) = (Arc::clone(self), Arc::clone(sockets));
+        // Boxed from the start: the scheduler would otherwise move the future.
+        sockets.tasks.spawn(Box::pin(async move {
+            let mut handled = None;
+            if let Some((handling, size)) = begun {
+                handling.await;
+                handled = Some(size);
+            }
+            while let Some(next) = client.next(&host, handled).await {
+                handled = match next {
+                    Work::Event(incoming) => {
+                        let size = incoming.size;
+                        client.handle(&host, incoming).await;
+                        Some(size)
+                    }
+                    Work::PendingRejection(PendingRejection { event, id, busy, to }) => {
+                        host.rooms.answer(&to, &event, id, &Err(busy.into())).await;
+                        None
+                    }
+                };
+            }
+        }));
+    }
+
+    /// Waits for the next work. Returns `None` if there will be no more, or if the next event needs
+    /// no consumer. The mailbox space of an event of `handled` bytes is freed only now, because its
+    /// answer has found space.
+    async fn next(&self, sockets: &Sockets, mut handled: Option<usize>) -> Option<Work> {
+        poll_fn(|context| self.poll_next(sockets, context, handled.take())).await
+    }
+
+    fn poll_next(
+        &self,
+        sockets: &Sockets,
+        context: &Context<'_>,
+        handled: Option<usize>,
+    ) -> Poll<Option<Work>> {
+        let mut mailbox = self.mailbox();
+        if let Some(size) = handled {
+            sockets.free(&mut mailbox, size);
+        }
+        // Pending rejections come first: there may be space for them now.
+        if let Some(pending_rejections) = mailbox.pending_rejections.pop_front() {
+            sockets.memory.give_back(ANSWER_BYTES);
+            return Poll::Ready(Some(Work::PendingRejection(pending_rejections)));
+        }
+        if let Some(incoming) = mailbox.events.pop_front() {
+            mailbox.handling = 1;
+            return Poll::Ready(Some(Work::Event(incoming)));
+        }
+        // A burst leaves a large queue behind. An idle connection does not need its memory.
+        if mailbox.events.capacity() > IDLE_QUEUE {
+            mailbox.events = VecDeque::new();
+        }
+        if mailbox.state == ConnectionState::Closing {
+            (mailbox.state, mailbox.consumer) = (ConnectionState::Closed, Consumer::None);
+            drop(mailbox);
+            self.drained.notify_one();
+            return Poll::Ready(None);
+        }
+        if mailbox.handles_now {
+            mailbox.consumer = Consumer::None;
+            return Poll::Ready(None);
+        }
+        mailbox.consumer = Consumer::Waiting(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Handles one event to its end, and answers it.
+    pub(super) async fn handle(&self, sockets: &Arc<Sockets>, incoming: ReceivedEvent) {
+        let ReceivedEvent { event, rejection, to, .. } = incoming;
+        let answer = match rejection {
+            // A panic of the host fails only this event: the event is answered, and the mailbox
+            // continues.
+            None => {
+                // Pinned in place: passed by value, its 3 KiB would be copied for each event.
+                let handling = pin!(sockets.dispatcher.handle(Arc::clone(&event)));
+                log::catch(handling).await.unwrap_or_else(|panic| {
+                    let (caller, fault) = (Some(&*self.connection), panic.into());
+                    log::rejected(
+                        &event.name,
+                        event.id,
+                        caller,
+                        None,
+                        &Rejection::PluginFailed,
+                        Some(&fault),
+                    );
+                    Err(Rejection::PluginFailed)
+                })
+            }
+            Some(rejection) => {
+                self.log(&event, &rejection);
+                Err(rejection)
+            }
+        };
+        let ends = answer.as_ref().is_ok_and(|reply| reply.ends);
+        let answer = answer.map(|reply| reply.json);
+        // A panic while answering must not stop the mailbox either.
+        let answering = pin!(async {
+            sockets.rooms.answer(&to, &event.name, event.id, &answer).await;
+            if ends {
+                sockets.rooms.end(&self.connection);
+            }
+        });
+        if let Err(panic) = log::catch(answering).await {
+            let fault = log::Fault::from(panic);
+            log::rejected(
+                &event.name,
+                event.id,
+                Some(&self.connection),
+                None,
+                &Rejection::PluginFailed,
+                Some(&fault),
+            );
+            to.link.abort("an answer could not be sent");
+        }
+    }
+
+    /// Logs the rejection of an event for which no plugin was called.
+    pub(super) fn log(&self, event: &Event, rejection: &Rejection) {
+        log::rejected(&event.name, event.id, Some(&self.connection), None, rejection, None);
+    }
+}
