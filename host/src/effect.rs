@@ -52,6 +52,26 @@ pub struct Emit {
     pub attachments: Vec<Bytes>,
 }
 
+/// One event that a handler asks to send, before it is checked.
+#[derive(Debug)]
+pub struct EmitRequest {
+    /// The receivers.
+    pub to: Target,
+    /// The event's name.
+    pub event: String,
+    /// The event's one argument, which should be JSON.
+    pub data: String,
+    /// The binary attachments, in the order of the argument's placeholders.
+    pub attachments: Vec<Bytes>,
+}
+
+impl EmitRequest {
+    /// Bytes that the data and the attachments have.
+    pub fn size(&self) -> usize {
+        self.data.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
+    }
+}
+
 impl Effect {
     /// Bytes that this effect counts against the limit of one event's effects.
     pub fn size(&self) -> usize {
@@ -103,13 +123,7 @@ pub trait HostCalls: Any + Send {
     ///
     /// # Errors
     /// `undeclared`, `invalid_data`, `limit`, `misuse`.
-    fn emit(
-        &mut self,
-        to: Target,
-        event: String,
-        data: String,
-        attachments: Vec<Bytes>,
-    ) -> Result<(), Refusal>;
+    fn emit(&mut self, request: EmitRequest) -> Result<(), Refusal>;
     /// Adds the caller to a room.
     ///
     /// # Errors

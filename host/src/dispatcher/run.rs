@@ -4,11 +4,10 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::config::Limits;
-use crate::effect::{Effect, Emit, HostCalls, Target};
+use crate::effect::{Effect, Emit, EmitRequest, HostCalls};
 use crate::error_chain::ErrorChain;
 use crate::event::{Connection, Event, Json};
 use crate::registry::{ActivePlugin, Generation, NotJoined, Outbound};
@@ -187,15 +186,10 @@ impl Run {
 }
 
 impl HostCalls for Run {
-    fn emit(
-        &mut self,
-        to: Target,
-        event: String,
-        data: String,
-        attachments: Vec<Bytes>,
-    ) -> Result<(), Refusal> {
+    fn emit(&mut self, request: EmitRequest) -> Result<(), Refusal> {
         // Checked before parsing: data that is too large is not worth parsing.
-        self.check_room(1, data.len() + attachments.iter().map(Bytes::len).sum::<usize>())?;
+        self.check_room(1, request.size())?;
+        let EmitRequest { to, event, data, attachments } = request;
         let declared = self.declared(&event)?;
         check_target(declared, &event, &to, self.event.caller.connection().is_some())?;
         let (data, value) = Json::parse(data).map_err(|error| {

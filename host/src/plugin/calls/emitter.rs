@@ -1,5 +1,6 @@
 //! The WIT interface `emitter`: a handler emits events.
 
+use crate::effect::EmitRequest;
 use crate::plugin::bindings::sockhop::plugin::{emitter, types};
 use crate::plugin::state::InstanceState;
 
@@ -7,7 +8,8 @@ use super::Answer;
 
 impl emitter::Host for InstanceState {
     fn emit(&mut self, to: types::Target, event: String, data: String) -> Answer<()> {
-        self.handling()?.emit(to.into(), event, data, Vec::new())?;
+        let request = EmitRequest { to: to.into(), event, data, attachments: Vec::new() };
+        self.handling()?.emit(request)?;
         Ok(())
     }
 
@@ -18,12 +20,8 @@ impl emitter::Host for InstanceState {
         data: String,
         attachments: Vec<Vec<u8>>,
     ) -> Answer<()> {
-        self.handling()?.emit(
-            to.into(),
-            event,
-            data,
-            attachments.into_iter().map(Into::into).collect(),
-        )?;
+        let attachments = attachments.into_iter().map(Into::into).collect();
+        self.handling()?.emit(EmitRequest { to: to.into(), event, data, attachments })?;
         Ok(())
     }
 }
