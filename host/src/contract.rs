@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::plugin::Registration;
+use crate::plugin::{DeclaredRoom, Registration};
 use crate::rooms::ERROR;
 use crate::rule::{Access, RoomPattern};
 
@@ -17,7 +17,7 @@ pub struct Contract {
     /// The rooms that clients can be in, each once.
     pub rooms: Vec<RoomRule>,
     /// The events that the host itself sends to a client.
-    pub host_events: Vec<OutboundContract>,
+    pub host_outbound: Vec<OutboundContract>,
 }
 
 /// The part of the contract that one plugin declares.
@@ -85,7 +85,7 @@ impl Contract {
             generation,
             plugins: plugins.into_iter().map(PluginContract::from).collect(),
             rooms: rooms.to_vec(),
-            host_events: vec![error_event()],
+            host_outbound: vec![error_event()],
         }
     }
 }
@@ -104,11 +104,7 @@ impl From<&Registration> for PluginContract {
             rooms: declared.rooms.clone(),
             everyone: declared.everyone,
         });
-        let rooms = registration.rooms.iter().map(|(pattern, access)| RoomRule {
-            pattern: pattern.clone(),
-            access: access.clone(),
-            owner: registration.name.clone(),
-        });
+        let rooms = registration.rooms.iter().map(|room| RoomRule::new(room, &registration.name));
         let (mut inbound, mut outbound) = (Vec::from_iter(inbound), Vec::from_iter(outbound));
         inbound.sort_by(|a, b| a.event.cmp(&b.event));
         outbound.sort_by(|a, b| a.event.cmp(&b.event));
@@ -120,6 +116,14 @@ impl From<&Registration> for PluginContract {
             rooms: rooms.collect(),
             listens: registration.listens.clone(),
         }
+    }
+}
+
+impl RoomRule {
+    /// The rule of a room that the plugin `owner` declares.
+    pub fn new(room: &DeclaredRoom, owner: &str) -> Self {
+        let DeclaredRoom { pattern, access } = room.clone();
+        Self { pattern, access, owner: owner.to_owned() }
     }
 }
 
@@ -214,7 +218,7 @@ mod tests {
                 rooms: vec![pattern("user_{user}")],
                 everyone: true,
             }],
-            rooms: vec![(pattern("user_{user}"), Access::Owner)],
+            rooms: vec![DeclaredRoom { pattern: pattern("user_{user}"), access: Access::Owner }],
             listens: vec![host_event::CONNECT],
         };
         let rule = RoomRule {
@@ -260,7 +264,7 @@ mod tests {
     #[test]
     fn every_rejection_fits_the_schema_of_the_event_error() {
         let contract = Contract::new(1, [], &[]);
-        let [error] = contract.host_events.as_slice() else { panic!("one event") };
+        let [error] = contract.host_outbound.as_slice() else { panic!("one event") };
         let schema = Schema::compile(&error.data.to_string(), 4096).unwrap();
         let text = || "text".to_owned();
         let detail = Detail { path: text(), rule: text(), message: text() };

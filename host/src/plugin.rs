@@ -33,7 +33,7 @@ pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::InstanceGuard;
-pub use registration::{InboundEvent, OutboundEvent, Registration};
+pub use registration::{DeclaredRoom, InboundEvent, OutboundEvent, Registration};
 pub use retry::Retry;
 
 /// What all instances of a plugin share.

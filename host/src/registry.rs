@@ -178,13 +178,9 @@ impl Generation {
             let route = EventRoute { plugin: Arc::clone(active), inbound: Arc::clone(inbound) };
             self.events.insert(event.clone(), route);
         }
-        for (pattern, access) in &registration.rooms {
-            if !self.rooms.iter().any(|rule| rule.pattern == *pattern) {
-                self.rooms.push(RoomRule {
-                    pattern: pattern.clone(),
-                    access: access.clone(),
-                    owner: name.to_owned(),
-                });
+        for room in &registration.rooms {
+            if !self.rooms.iter().any(|rule| rule.pattern == room.pattern) {
+                self.rooms.push(RoomRule::new(room, name));
             }
         }
         // A literal room precedes a template of the same plugin that matches it too.

@@ -20,8 +20,8 @@ pub struct Registration {
     pub handles: Vec<InboundEvent>,
     /// The events that it emits.
     pub emits: Vec<OutboundEvent>,
-    /// The rooms that it declares, with the rule for joining each.
-    pub rooms: Vec<(RoomPattern, Access)>,
+    /// The rooms that it declares.
+    pub rooms: Vec<DeclaredRoom>,
     /// The host events that it subscribes to.
     pub listens: Vec<&'static str>,
 }
@@ -50,6 +50,15 @@ pub struct OutboundEvent {
     pub rooms: Vec<RoomPattern>,
     /// Whether it may be sent to every connection (`*`).
     pub everyone: bool,
+}
+
+/// A room, or a template for rooms, that a plugin declares.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeclaredRoom {
+    /// The name or the template.
+    pub pattern: RoomPattern,
+    /// Who may join.
+    pub access: Access,
 }
 
 /// Collects the declarations of one `register`. After the first refused call the load fails, even
@@ -209,13 +218,13 @@ impl Declarations {
                 )));
             }
             let plugin = this.named()?;
-            match plugin.rooms.iter().find(|(other, _)| *other == pattern) {
-                Some((_, declared)) if *declared != access => {
-                    Err(Refusal::misuse(format!("room `{pattern}` is declared twice, for `{declared}` and for `{access}`")))
+            match plugin.rooms.iter().find(|declared| declared.pattern == pattern) {
+                Some(declared) if declared.access != access => {
+                    Err(Refusal::misuse(format!("room `{pattern}` is declared twice, for `{}` and for `{access}`", declared.access)))
                 }
                 Some(_) => Ok(()),
                 None => {
-                    plugin.rooms.push((pattern, access));
+                    plugin.rooms.push(DeclaredRoom { pattern, access });
                     Ok(())
                 }
             }

@@ -1,5 +1,7 @@
 //! The decision whether a plugin may join a generation. Nothing here changes a generation.
 
+use crate::plugin::DeclaredRoom;
+
 use super::{ActivePlugin, AdmitError, Generation};
 
 /// Checks whether `active` can serve together with the plugins of `generation`.
@@ -51,7 +53,7 @@ fn check_outbound(generation: &Generation, active: &ActivePlugin) -> Result<(), 
 
 /// Checks that overlapping rooms are declared with the same pattern and access rule.
 fn check_rooms(generation: &Generation, active: &ActivePlugin) -> Result<(), AdmitError> {
-    for (pattern, access) in &active.code.registration.rooms {
+    for DeclaredRoom { pattern, access } in &active.code.registration.rooms {
         for rule in &generation.rooms {
             let identical = rule.pattern == *pattern && rule.access == *access;
             if rule.pattern.overlaps(pattern) && !identical {

@@ -75,7 +75,7 @@ fn lint_one(active: &ActivePlugin, plugins: &[Arc<ActivePlugin>]) -> Vec<Warning
                 kind,
             });
         };
-        if !declared.clone().any(|(pattern, _)| pattern.overlaps(room)) {
+        if !declared.clone().any(|declared| declared.pattern.overlaps(room)) {
             warn(WarningKind::NotDeclared);
         }
         // If one event fills the template, the template is spelled as intended. A handler may send
