@@ -39,7 +39,7 @@
 //! `[server] socketio` selects one of two implementations. `socketio/builtin`, the default, passes
 //! requests to the crate `sockhop-socketio`. `socketio/library` passes them to socketioxide; the
 //! files below it add what that library lacks. An implementation uses the host through two traits.
-//! `Clients` accepts or refuses a client that connects to a namespace. `Client` takes its events
+//! `Clients` prepares a connection to a namespace, or refuses it. `Client` takes its events
 //! and is told of its disconnect. The host uses a connection through its `Link`: emit, send a frame
 //! that was encoded for many, answer (which waits while the client does not read), close, abort.
 //! The host itself keeps the connections and their rooms ([`rooms`]).
