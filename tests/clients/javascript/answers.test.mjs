@@ -1,4 +1,4 @@
-// Every event gets exactly one answer, and a rejection says why, in words that stay the same.
+// Every event gets exactly one answer, and a rejection has a stable code.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -28,7 +28,7 @@ test("a field of the wrong type is named with its place and its rule", () =>
     assertDetail(error, "/timestamp", "type");
   }));
 
-test("a payload that is no object is invalid, and so is none where one is needed", () =>
+test("a payload that is not an object is invalid, and so is a missing payload where one is required", () =>
   withClients(host.url, 1, async (client) => {
     for (const args of [[], [null], [7], ["text"], [[1]]]) {
       assertRejected(await client.ask("ping", ...args), { code: "invalid_payload", event: "ping" });
@@ -68,7 +68,7 @@ test("an unknown event is named in its rejection", () =>
     assertRejected(await client.ask("no_such_event"), { code: "unknown_event", event: "no_such_event" });
   }));
 
-test("a handler's own no carries its reason", () =>
+test("a refusal of a handler carries its reason", () =>
   withClients(host.url, 1, async (client) => {
     assertRejected(await client.ask("memory_log_delete", { id: 2 ** 52 }), {
       code: "refused",
@@ -77,7 +77,7 @@ test("a handler's own no carries its reason", () =>
     });
   }));
 
-test("without an ack a rejection is an `error` event, to the sender alone", () =>
+test("without an ack a rejection is an `error` event, only to the sender", () =>
   withClients(host.url, 2, async (sender, other) => {
     sender.socket.emit("memory_log_create", { user_id: 7 });
     const [error, ...more] = await sender.next("error");
@@ -91,7 +91,7 @@ test("without an ack a rejection is an `error` event, to the sender alone", () =
     assert.deepEqual([sender.heard("error").length, other.heard("error").length], [2, 0]);
   }));
 
-test("with an ack a rejection is no `error` event", () =>
+test("with an ack a rejection is not an `error` event", () =>
   withClients(host.url, 1, async (client) => {
     await client.ask("no_such_event");
     await client.settled();
@@ -115,7 +115,7 @@ for (const [what, ...args] of [
   ["JSON nested 100 deep", { timestamp: 1, deep: JSON.parse("[".repeat(100) + "]".repeat(100)) }],
   ["five attachments", { timestamp: 1, attachments: Array.from({ length: 5 }, () => Buffer.from("x")) }],
 ]) {
-  test(`${what} is too large, and the connection goes on`, () =>
+  test(`${what} is too large, and the connection continues`, () =>
     withClients(host.url, 1, async (client) => {
       const before = client.socket.id;
       assertRejected(await client.ask("ping", ...args), { code: "too_large", event: "ping" });
@@ -125,12 +125,12 @@ for (const [what, ...args] of [
     }));
 }
 
-test("a message just under the limit is none too large", () =>
+test("a message just under the limit is not too large", () =>
   withClients(host.url, 1, async (client) => {
     assert.equal((await client.ask("ping", { timestamp: 3, padding: "x".repeat(120 * KIB) })).timestamp, 3);
   }));
 
-test("what was rejected in between changes nothing about order or count of the answers", () =>
+test("rejected events in between do not change the order or the number of the answers", () =>
   withClients(host.url, 1, async (client) => {
     const answers = [];
     const wanted = Array.from({ length: 60 }, (_, i) => i);
@@ -146,7 +146,7 @@ test("what was rejected in between changes nothing about order or count of the a
     );
   }));
 
-/** As `assertRejected`, for names that a rejection need not repeat. */
+/** Like `assertRejected`, for names that a rejection need not repeat. */
 function assertRejectedWithCode(reply, code) {
   assert.ok(reply?.error, `expected an error, got ${JSON.stringify(reply)}`);
   return assertRejected(reply, { code, event: reply.error.event });

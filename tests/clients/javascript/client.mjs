@@ -1,25 +1,31 @@
-// The stock client, with what every test asks of it.
+// The stock client, with functions for all tests.
 
 import assert from "node:assert/strict";
 
 import { io } from "socket.io-client";
 
-/** How long an answer or an expected event may take, milliseconds: wide, since it is waited for only where something is wrong. */
+/**
+ * How long an answer or an expected event may take, in milliseconds. Long: only a failing test
+ * waits for it.
+ */
 const ANSWER_MS = 30_000;
 
-/** How the contract writes times. */
+/** The format of times in the contract. */
 export const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
-/** Ids of events, as rejections and `POST /api/emit` carry them. */
+/** The format of event ids, in rejections and in answers to `POST /api/emit`. */
 export const ULID = /^[0-7][0-9A-HJKMNP-TV-Z]{25}$/;
 
 /**
- * A connected client. Listeners are there before it connects, so that nothing is missed:
+ * A connected client. Listeners are added before it connects, so that no event is missed:
  * - `ask(event, ...args)` emits and returns the ack's argument;
- * - `next(event)` returns the arguments of the next event of that name, which may have arrived before the call;
- * - `settled()` waits for all that the host had sent so far; `heard(event)` is then everything that arrived under that name.
+ * - `next(event)` returns the arguments of the next event of that name, which may have arrived
+ *   before the call;
+ * - `settled()` waits for all events that the host has sent so far; `heard(event)` then returns all
+ *   events of that name that have arrived.
  *
- * `settled` is a `ping`: an ack means that what the event caused is in the buffers of its receivers, so an event that another client's ack
- * promised stands before the answer to a `ping` sent after it.
+ * `settled` is a `ping`. An ack means that the effects of its event are in the buffers of their
+ * receivers. So an event that another client's ack promised arrives before the answer to a later
+ * `ping`.
  */
 export async function connect(url, options = {}) {
   const socket = io(url, { autoConnect: false, forceNew: true, ...options });
@@ -57,7 +63,7 @@ export async function connect(url, options = {}) {
   return client;
 }
 
-/** Runs `test` with clients that are closed afterwards, however it ends. */
+/** Runs `test` with clients, and closes them afterwards, also if it fails. */
 export async function withClients(url, count, test, options) {
   const clients = [];
   try {
@@ -68,7 +74,7 @@ export async function withClients(url, count, test, options) {
   }
 }
 
-/** Asserts that `reply` rejects with `expected` beside an id and a message for people; returns the error. */
+/** Asserts that `reply` is a rejection with `expected`, an id and a message; returns the error. */
 export function assertRejected(reply, expected) {
   assert.ok(reply?.error, `expected an error, got ${JSON.stringify(reply)}`);
   assert.deepEqual(Object.keys(reply), ["error"]);
@@ -76,7 +82,7 @@ export function assertRejected(reply, expected) {
   return reply.error;
 }
 
-/** The same for the error object itself, which is also the argument of an `error` event. */
+/** The same for the error object, which is also the argument of an `error` event. */
 export function assertError(error, expected) {
   const { id, message, details, ...rest } = error;
   assert.match(id, ULID);
@@ -90,7 +96,7 @@ export function assertError(error, expected) {
   assert.deepEqual(rest, expected);
 }
 
-/** Asserts that a schema's check named `path` with `rule`. */
+/** Asserts that the details name `path` with `rule`. */
 export function assertDetail(error, path, rule) {
   const found = (error.details ?? []).map((detail) => [detail.path, detail.rule]);
   assert.ok(

@@ -1,4 +1,4 @@
-// Plugin `connection`: the newcomer's greeting, and `ping`.
+// Plugin `connection`: the greeting of a new client, and `ping`.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -10,7 +10,7 @@ let host;
 before(async () => (host = await startHost()));
 after(() => host?.stop());
 
-test("a newcomer is greeted with its own socket id, a public id and the time", () =>
+test("a new client is greeted with its own socket id, a public id and the time", () =>
   withClients(host.url, 1, async (client) => {
     const [greeting, ...more] = await client.next("connected");
     assert.deepEqual(more, []);
@@ -23,7 +23,7 @@ test("a newcomer is greeted with its own socket id, a public id and the time", (
     assert.notEqual(greeting.connection_id, greeting.sid);
   }));
 
-test("the greeting goes to the newcomer alone, with another public id each time", () =>
+test("the greeting goes only to the new client, with another public id each time", () =>
   withClients(host.url, 2, async (first, second) => {
     const [[mine], [theirs]] = [await first.next("connected"), await second.next("connected")];
     assert.notEqual(mine.connection_id, theirs.connection_id);
@@ -51,14 +51,14 @@ test("a ping is answered by a pong and by an ack with the same object", () =>
     assert.deepEqual(await client.next("pong"), [reply]);
   }));
 
-test("a timestamp may be any number and comes back as it was", () =>
+test("a timestamp may be any number and comes back unchanged", () =>
   withClients(host.url, 1, async (client) => {
     for (const timestamp of [0, -1, 1.5, 2 ** 53 - 1]) {
       assert.equal((await client.ask("ping", { timestamp })).timestamp, timestamp);
     }
   }));
 
-test("readings of a clock come back to their last digit", () =>
+test("times of a clock come back with all digits", () =>
   withClients(host.url, 1, async (client) => {
     const readings = Array.from({ length: 200 }, (_, index) => performance.now() * (1 + index / 7));
     const replies = await Promise.all(readings.map((timestamp) => client.ask("ping", { timestamp })));
@@ -68,7 +68,7 @@ test("readings of a clock come back to their last digit", () =>
     );
   }));
 
-test("a pong goes to the sender alone", () =>
+test("a pong goes only to the sender", () =>
   withClients(host.url, 2, async (sender, other) => {
     await sender.ask("ping", { timestamp: 77 });
     await other.settled();
@@ -78,7 +78,7 @@ test("a pong goes to the sender alone", () =>
     );
   }));
 
-test("a ping without an ack is answered by its pong alone", () =>
+test("a ping without an ack is answered only by its pong", () =>
   withClients(host.url, 1, async (client) => {
     client.socket.emit("ping", { timestamp: 5 });
     const [pong] = await client.next("pong");

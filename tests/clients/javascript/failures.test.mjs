@@ -1,4 +1,5 @@
-// A handler that fails is answered, leaves nothing behind, and harms neither the next event nor another plugin.
+// The event of a handler that fails is answered and has no effects. The next event and other
+// plugins are not affected.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -6,7 +7,7 @@ import { after, before, test } from "node:test";
 import { assertRejected, withClients } from "./client.mjs";
 import { startHost } from "./host.mjs";
 
-// All these failures are of one address, and one plugin: its breaker has tests of its own.
+// All these failures belong to one address and one plugin. Other tests check the breaker.
 const NO_BREAKER = { SOCKHOP_LIMITS__BREAKER_FAILURES: "1000000", SOCKHOP_LIMITS__BREAKER_CALLS: "1000000" };
 
 let host;
@@ -22,10 +23,10 @@ for (const [event, what, expected] of [
   ["flood", "emits without end", { code: "too_large" }],
   ["refuse", "says no after it has emitted, joined and stored", { code: "refused", reason: "because" }],
 ]) {
-  test(`a handler that ${what} is answered ${expected.code}, and nothing of it is left`, () =>
+  test(`the event of a handler that ${what} is answered ${expected.code} and has no effects`, () =>
     withClients(host.url, 2, async (client, watcher) => {
       await watcher.ask("enter", null);
-      // Of the test before, somebody may still be on the way out.
+      // A client of the previous test may not have left yet.
       while ((await watcher.ask("traces", null)).in_lab !== 1) await client.settled();
       assertRejected(await client.ask(event, null), { ...expected, event });
       // The same plugin, then another one.
@@ -36,17 +37,18 @@ for (const [event, what, expected] of [
     }));
 }
 
-test("a handler that asks its client to slow down is answered rate_limited, with when to come back", () =>
+test("an event whose handler limits the rate is answered rate_limited, with the time to retry", () =>
   withClients(host.url, 1, async (client) => {
     const { error } = await client.ask("hurry", null);
     assert.equal(error.code, "rate_limited");
     assert.ok(error.retry_after_ms > 0);
   }));
 
-test("bytes reach a handler and come back as they were", () =>
+test("bytes reach a handler and come back unchanged", () =>
   withClients(host.url, 1, async (client) => {
     const bytes = Buffer.from([0, 1, 254, 255]);
-    // The host takes a document with attachments apart and writes it again; `weight` is a double that rounding would change.
+    // The host parses a document with attachments and writes it again. Rounding would change
+    // `weight`, which is a double.
     const weight = 9171.069142857143;
     assert.equal(await client.ask("parcel", { bytes, weight }), 4);
     const [parcel] = await client.next("parcel");
@@ -61,7 +63,7 @@ for (const event of ["for_users", "for_admins"]) {
     }));
 }
 
-test("more events than a mailbox holds are each answered, some with busy and when to come back", () =>
+test("more events than a mailbox holds are each answered, some with busy and the time to retry", () =>
   withClients(host.url, 1, async (client) => {
     const sleeping = client.ask("sleep", 300);
     const replies = await Promise.all(Array.from({ length: 5_000 }, (_, number) => client.ask("echo", number)));
@@ -75,7 +77,7 @@ test("more events than a mailbox holds are each answered, some with busy and whe
     assert.ok(replies.every((reply, number) => reply?.error || reply === number));
   }));
 
-test("a plugin nobody knew before brings a room and an event, with no other change", () =>
+test("a new plugin adds a room and an event, without any other change", () =>
   withClients(host.url, 2, async (subscriber, client) => {
     const subscribed = { status: "subscribed", event_type: "newcomers", room: "newcomers" };
     assert.deepEqual(await subscriber.ask("subscribe_event", { event_type: "newcomers" }), subscribed);

@@ -1,7 +1,7 @@
 // Starts the built host for one test file, and stops it.
 //
-// Where the things under test are comes from the environment, as `cargo xtask test` sets it: SOCKHOP_BIN, SOCKHOP_PLUGINS_DIR and, for the
-// plugins that only tests load, SOCKHOP_GUESTS_DIR.
+// The environment has the paths, as `cargo xtask test` sets them: SOCKHOP_BIN, SOCKHOP_PLUGINS_DIR
+// and, for the plugins that only tests load, SOCKHOP_GUESTS_DIR.
 
 import { spawn } from "node:child_process";
 import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
@@ -9,14 +9,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stripVTControlCharacters } from "node:util";
 
-/** How long a host may take to listen and to load its plugins, milliseconds: wide, since it may have to compile them on a busy machine. */
+/**
+ * How long a host may take to start, in milliseconds. Long: it may have to compile its plugins on a
+ * busy machine.
+ */
 const START_MS = 60_000;
-/** How long a stopping host may take, milliseconds: it promises 25 seconds. */
+/** How long a stopping host may take, in milliseconds. It promises 25 seconds. */
 const STOP_MS = 30_000;
 
 /**
- * A running host with the bundled plugins, these `guests` and these `settings` (as the environment names them): `url`, `key` (all scopes), `restart()` (the same data, another port) and
- * `stop()`. Its own temporary directory is its working directory too, so that no configuration of this machine reaches it.
+ * A running host with the bundled plugins, these `guests` and these `settings` (named as in the
+ * environment): `url`, `key` (all scopes), `restart()` (the same data, another port) and `stop()`.
+ * Its working directory is a temporary one, so that it reads no configuration of this machine.
  */
 export async function startHost({ guests = [], settings = {} } = {}) {
   const bin = fromEnvironment("SOCKHOP_BIN");
@@ -60,13 +64,14 @@ function fromEnvironment(name) {
 }
 
 async function run(bin, args, cwd, settings) {
-  // Settings of the caller's own environment are not this test's.
+  // Settings in the caller's environment must not affect the test.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SOCKHOP_")));
-  // Each test is for both implementations of Socket.IO.
+  // Each test runs with both implementations of Socket.IO.
   if (process.env.SOCKHOP_TEST_SOCKETIO) env.SOCKHOP_SERVER__SOCKETIO = process.env.SOCKHOP_TEST_SOCKETIO;
   Object.assign(env, settings);
   const child = spawn(bin, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
-  // Nothing may outlive a test file that ends early; a signal would end this process without its `exit`.
+  // The host must not outlive a test file that ends early. Without these handlers, a signal would
+  // end this process without its event `exit`.
   const killChild = () => child.kill("SIGKILL");
   process.once("exit", killChild);
   for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
@@ -112,7 +117,7 @@ async function run(bin, args, cwd, settings) {
   }
 }
 
-/** A timer that keeps no process alive. */
+/** A timer that does not keep the process alive. */
 export function after(ms) {
   return new Promise((resolve) => setTimeout(resolve, ms).unref());
 }

@@ -1,4 +1,4 @@
-// What operators and business systems reach over HTTP.
+// The HTTP interface for operators and business systems.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -14,7 +14,7 @@ const RECORD = { id: 1, user_id: 7, content: "from outside", created_at: "2026-0
 
 const get = (path, key) => fetch(host.url + path, { headers: key ? { authorization: `Bearer ${key}` } : {} });
 
-/** `POST /api/emit` with the host's own key; `body` may be text, to send what is no JSON. */
+/** `POST /api/emit` with the host's own key. `body` may be text, to send invalid JSON. */
 const emit = (body, key = host.key) =>
   fetch(`${host.url}/api/emit`, {
     method: "POST",
@@ -32,7 +32,7 @@ async function assertProblem(response, status, code) {
   return problem;
 }
 
-test("a host that lives and is ready says so to anyone", async () => {
+test("anyone can ask whether a host is alive and ready", async () => {
   assert.equal((await get("/healthz")).status, 200);
   assert.equal((await get("/readyz")).status, 200);
 });
@@ -71,7 +71,7 @@ test("the contract lists every bundled event with its direction, its owner and i
   );
 });
 
-test("an operator sees the four plugins that serve", async () => {
+test("an operator sees the four active plugins", async () => {
   const response = await get("/api/plugins", host.key);
   assert.equal(response.status, 200);
   const plugins = await response.json();
@@ -86,12 +86,12 @@ test("an operator sees the four plugins that serve", async () => {
   }
 });
 
-test("without a key, or with a wrong one, nobody sees the plugins", async () => {
+test("without a valid key, the plugins are not listed", async () => {
   await assertProblem(await get("/api/plugins"), 401, "unauthorized");
   await assertProblem(await get("/api/plugins", "wrong"), 401, "unauthorized");
 });
 
-test("an event emitted over HTTP reaches the subscribers of its room, and nobody else", () =>
+test("an event emitted over HTTP reaches only the subscribers of its room", () =>
   withClients(host.url, 2, async (subscriber, outsider) => {
     await subscriber.ask("subscribe_event", { event_type: "memory_logs" });
     const response = await emit({ event: "memory_log_created", data: RECORD, room: "memory_logs" });
@@ -104,7 +104,7 @@ test("an event emitted over HTTP reaches the subscribers of its room, and nobody
     assert.deepEqual(outsider.heard("memory_log_created"), []);
   }));
 
-test("without a room an event goes where its declaration says, to each receiver once", () =>
+test("without a room an event goes to the targets of its declaration, to each receiver once", () =>
   withClients(host.url, 1, async (subscriber) => {
     await subscriber.ask("subscribe_event", { event_type: "memory_logs" });
     const response = await emit({ event: "memory_log_created", data: RECORD });
@@ -125,24 +125,24 @@ test("several rooms count each receiver once", () =>
     assert.equal(subscriber.heard("memory_log_created").length, 1);
   }));
 
-test("a room without anybody in it is no error", async () => {
+test("an empty room is not an error", async () => {
   const response = await emit({ event: "mental_note_deleted", data: { id: 1 }, room: "mental_notes" });
   assert.equal(response.status, 202);
   assert.equal((await response.json()).receivers, 0);
 });
 
-test("nobody emits without a key", async () => {
+test("an emit without a key is refused", async () => {
   const body = { event: "memory_log_created", data: RECORD, room: "memory_logs" };
   await assertProblem(await emit(body, null), 401, "unauthorized");
   await assertProblem(await emit(body, "wrong"), 401, "unauthorized");
 });
 
-test("an event that nobody declares is not found", async () => {
+test("an event that no plugin declares is not found", async () => {
   const problem = await assertProblem(await emit({ event: "no_such_event", data: {}, room: "memory_logs" }), 404, "unknown_event");
   assert.equal(problem.event, "no_such_event");
 });
 
-test("data against the schema is refused with details, and reaches nobody", () =>
+test("data that violates the schema is refused with details, and reaches no client", () =>
   withClients(host.url, 1, async (subscriber) => {
     await subscriber.ask("subscribe_event", { event_type: "memory_logs" });
     const { content: _, ...data } = RECORD;
@@ -152,17 +152,17 @@ test("data against the schema is refused with details, and reaches nobody", () =
     assert.deepEqual(subscriber.heard("memory_log_created"), []);
   }));
 
-test("an event that goes to no room by itself needs one", async () => {
+test("an event without declared targets needs a room", async () => {
   const data = { timestamp: 1, server_time: "2026-01-31T09:30:00.000Z" };
   await assertProblem(await emit({ event: "pong", data }), 422, "invalid_payload");
 });
 
-test("a body that is no JSON is a bad request", async () => {
+test("a body that is not JSON is a bad request", async () => {
   await assertProblem(await emit("{"), 400, "invalid_payload");
 });
 
 test("a body over the limit is too large", async () => {
-  // Above a message's limit, and small enough that it is sent before the answer can cut it short.
+  // Above the limit of a message, and small enough that it is sent before the answer arrives.
   const data = { ...RECORD, padding: "x".repeat(150 * 1024) };
   await assertProblem(await emit({ event: "memory_log_created", data, room: "memory_logs" }), 413, "too_large");
 });

@@ -1,4 +1,4 @@
-// Plugin `memory_logs`: records that every subscriber sees change, each change once and in order.
+// Plugin `memory_logs`: every subscriber receives each change of a record once and in order.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -21,14 +21,14 @@ test("a created record is the reply, with an id and a time, and no `updated_at` 
     assert.match(created_at, TIME);
   }));
 
-test("a user's id may be text and stays what it was", () =>
+test("a user's id may be text and is not changed", () =>
   withClients(host.url, 1, async (client) => {
     for (const user_id of ["7", "ada", 7]) {
       assert.strictEqual((await client.ask("memory_log_create", { user_id, content: "x" })).user_id, user_id);
     }
   }));
 
-test("every subscriber hears of a change once, its sender among them, and nobody else does", () =>
+test("every subscriber receives a change once, including its sender, and no other client does", () =>
   withClients(host.url, 3, async (sender, subscriber, outsider) => {
     await subscribe(sender);
     await subscribe(subscriber);
@@ -48,7 +48,7 @@ test("every subscriber hears of a change once, its sender among them, and nobody
     );
   }));
 
-test("a sender who is not subscribed hears nothing of its own change", () =>
+test("a sender that is not subscribed does not receive its own change", () =>
   withClients(host.url, 1, async (sender) => {
     await sender.ask("memory_log_create", { user_id: 7, content: "quiet" });
     await sender.settled();
@@ -69,7 +69,7 @@ test("an update changes the content, adds `updated_at` and leaves the rest", () 
     );
   }));
 
-test("a deleted record is gone", () =>
+test("a deleted record does not exist any more", () =>
   withClients(host.url, 1, async (client) => {
     const { id } = await client.ask("memory_log_create", { user_id: "gone", content: "x" });
     assert.deepEqual(await client.ask("memory_log_delete", { id }), { id });
@@ -105,7 +105,7 @@ test("a list is newest first and is read page by page", () =>
     assert.deepEqual(pages, [created.slice(0, 2), created.slice(2, 4), created.slice(4)]);
   }));
 
-test("a list without a user holds everybody's records, 20 at a time", () =>
+test("a list without a user has the records of all users, 20 at a time", () =>
   withClients(host.url, 1, async (client) => {
     const created = [];
     for (let i = 0; i < 21; i += 1) created.unshift(await client.ask("memory_log_create", { user_id: i, content: "x" }));
@@ -146,7 +146,7 @@ test("unknown fields are ignored", () =>
     assert.match(record.created_at, TIME);
   }));
 
-test("what is rejected is not stored, and nobody hears of it", () =>
+test("a rejected change is not stored, and no client receives it", () =>
   withClients(host.url, 2, async (sender, subscriber) => {
     await subscribe(subscriber);
     await sender.ask("memory_log_create", { user_id: "rejected", content: "" });
@@ -177,7 +177,7 @@ test("changes reach a subscriber in the order in which they were made", () =>
         Array.from({ length: 20 }, (_, i) => `${sender} ${i}`),
       );
     }
-    // What was heard last is what is stored.
+    // The last received change equals the stored record.
     const { items } = await one.ask("memory_log_list", { limit: 100 });
     assert.equal(items.find((item) => item.id === id).content, heard.at(-1));
   }));

@@ -1,4 +1,4 @@
-// Plugin `mental_notes`: as memory logs, with fields that may be absent and may be cleared.
+// Plugin `mental_notes`: like memory logs, with fields that may be absent and may be cleared.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -10,7 +10,7 @@ let host;
 before(async () => (host = await startHost()));
 after(() => host?.stop());
 
-/** An optional field that holds nothing may be absent, `null` or (tags) empty. */
+/** An optional field without a value may be absent, `null` or (tags) empty. */
 const isEmpty = (value) => value === undefined || value === null || (Array.isArray(value) && value.length === 0);
 
 test("a note needs no title and no tags", () =>
@@ -30,7 +30,7 @@ test("a note keeps its title and its tags", () =>
     assert.ok(id > 0 && TIME.test(created_at));
   }));
 
-test("every subscriber hears of a change once, its sender among them, and nobody else does", () =>
+test("every subscriber receives a change once, including its sender, and no other client does", () =>
   withClients(host.url, 3, async (sender, subscriber, outsider) => {
     for (const client of [sender, subscriber]) await client.ask("subscribe_event", { event_type: "mental_notes" });
     const created = await sender.ask("mental_note_create", { user_id: 7, content: "first", tags: ["t"] });
@@ -103,7 +103,7 @@ test("title, content and tags have their bounds", () =>
     ]) {
       const reply = await client.ask("mental_note_create", { ...note, ...change });
       const error = assertRejected(reply, { code: "invalid_payload", event: "mental_note_create" });
-      // An optional field's schema may wrap its bounds ("this, or null"); the place is the same.
+      // An optional field's schema may wrap its bounds ("this, or null"). The path is the same.
       if (path === "/content") assertDetail(error, path, rule);
       else assert.ok(error.details.some((detail) => detail.path === path), JSON.stringify(error.details));
     }

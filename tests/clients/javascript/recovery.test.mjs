@@ -7,7 +7,7 @@ import { connect } from "./client.mjs";
 import { startHost } from "./host.mjs";
 
 const CUTS = 200;
-/** Returns at once: the stock client waits up to five seconds otherwise. */
+/** Reconnects at once. By default, the stock client waits up to five seconds. */
 const PROMPT = { transports: ["websocket"], reconnectionDelay: 1, reconnectionDelayMax: 5 };
 
 /** A client that never returns fails its test. */
@@ -60,7 +60,7 @@ test(`a client that is cut ${CUTS} times in a busy room receives what one that w
   }
 });
 
-test("where all clients are cut at once, all return, though the host may have no more connections", LIMIT, async () => {
+test("all clients that are cut at once return, although no more connections are allowed", LIMIT, async () => {
   const host = await startRecovering(60, { SOCKHOP_LIMITS__CONNECTIONS: "3" });
   const clients = [];
   try {

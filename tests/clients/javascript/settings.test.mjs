@@ -1,4 +1,4 @@
-// What the settings of the Socket.IO layer do to a stock client.
+// The effects of the settings of the Socket.IO layer on a stock client.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -9,7 +9,10 @@ import { startHost } from "./host.mjs";
 /** A host may have to compile the plugins on a busy machine. */
 const LIMIT = { timeout: 180_000 };
 
-/** A test with the URL of a host that has these settings. The host ends with the test, also where that takes too long. */
+/**
+ * A test with the URL of a host that has these settings. The host ends with the test, also if the
+ * test times out.
+ */
 function withHost(settings, act) {
   return async (t) => {
     const host = await startHost({ settings });
@@ -25,7 +28,7 @@ for (const [allowed, other] of [
   ["websocket", "polling"],
   ["polling", "websocket"],
 ]) {
-  test(`where ${allowed} is the only transport, a client that wants ${other} is told so, and one of ${allowed} is served`, LIMIT,
+  test(`if ${allowed} is the only transport, a client of ${other} gets an error, and one of ${allowed} is served`, LIMIT,
     withHost({ SOCKHOP_SERVER__TRANSPORTS: `["${allowed}"]` }, async (url) => {
       await assert.rejects(connect(url, { transports: [other], reconnection: false }), /error/);
       const client = await connect(url, { transports: [allowed] });
@@ -53,7 +56,7 @@ test("a client that may not upgrade stays with polling, and is served", LIMIT,
 const pings = (timeout) => ({ SOCKHOP_SERVER__PING_INTERVAL_MS: "200", SOCKHOP_SERVER__PING_TIMEOUT_MS: String(timeout) });
 
 for (const transport of ["polling", "websocket"]) {
-  test(`a client over ${transport} is pinged as often as is set, and stays`, LIMIT,
+  test(`a client over ${transport} is pinged at the configured interval, and stays connected`, LIMIT,
     withHost(pings(20_000), async (url) => {
       const client = await connect(url, { transports: [transport] });
       try {
@@ -69,7 +72,7 @@ for (const transport of ["polling", "websocket"]) {
     }));
 }
 
-test("a client that answers no ping is gone when the time is over that is set", LIMIT,
+test("a client that answers no ping is disconnected after the configured time", LIMIT,
   withHost(pings(2_000), async (url) => {
     const { sid, pingInterval, pingTimeout } = await open(url);
     assert.deepEqual([pingInterval, pingTimeout], [200, 2000]);

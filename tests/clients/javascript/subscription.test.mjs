@@ -1,4 +1,4 @@
-// Plugin `subscription`: who joins which room.
+// Plugin `subscription`: which clients may join which room.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -11,7 +11,7 @@ before(async () => (host = await startHost()));
 after(() => host?.stop());
 
 for (const event_type of ["memory_logs", "mental_notes"]) {
-  test(`anybody may subscribe to ${event_type} and unsubscribe again`, () =>
+  test(`any client may subscribe to ${event_type} and unsubscribe again`, () =>
     withClients(host.url, 1, async (client) => {
       assert.deepEqual(await client.ask("subscribe_event", { event_type }), { status: "subscribed", event_type, room: event_type });
       assert.deepEqual(await client.ask("unsubscribe_event", { event_type }), { status: "unsubscribed", event_type, room: event_type });
@@ -59,9 +59,9 @@ test("a subscription holds for one room and one connection", () =>
     );
   }));
 
-test("what is subscribed to at once after connecting misses nothing that follows", () =>
+test("a client that subscribes at once after connecting misses no later event", () =>
   withClients(host.url, 1, async (client) => {
-    // No waiting between the two: what the first event did is visible to the second.
+    // It does not wait between the two: the effects of the first event are visible to the second.
     client.socket.emit("subscribe_event", { event_type: "memory_logs" });
     const record = await client.ask("memory_log_create", { user_id: 1, content: "pipelined" });
     assert.deepEqual(await client.next("memory_log_created"), [record]);
@@ -83,7 +83,7 @@ for (const event_type of ["admin", "user"]) {
     }));
 }
 
-test("nobody subscribes to another user's room by its name", () =>
+test("a client can't subscribe to another user's room by its name", () =>
   withClients(host.url, 1, async (client) => {
     const reply = await client.ask("subscribe_event", { event_type: "user_7" });
     assert.ok(reply.error, JSON.stringify(reply));
@@ -92,7 +92,7 @@ test("nobody subscribes to another user's room by its name", () =>
     assert.deepEqual(client.heard("memory_log_created"), []);
   }));
 
-test("a subscription made inside `connect` comes back with a new connection", () =>
+test("a subscription in the listener of `connect` is made again for a new connection", () =>
   withClients(host.url, 1, async (client) => {
     const subscribed = [];
     const subscribe = async () => subscribed.push(await client.ask("subscribe_event", { event_type: "memory_logs" }));

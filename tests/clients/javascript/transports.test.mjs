@@ -1,4 +1,4 @@
-// The same promises, whichever way the client's bytes travel.
+// The same promises hold for each transport.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -11,7 +11,7 @@ before(async () => (host = await startHost()));
 after(() => host?.stop());
 
 for (const transport of ["polling", "websocket"]) {
-  test(`everything works over ${transport} alone`, () =>
+  test(`everything works over ${transport} only`, () =>
     withClients(
       host.url,
       2,
@@ -30,7 +30,7 @@ for (const transport of ["polling", "websocket"]) {
     ));
 }
 
-test("a client that begins with polling is upgraded, and nothing is lost on the way", async () => {
+test("a client that begins with polling is upgraded, and no event is lost", async () => {
   const client = await connect(host.url);
   try {
     const engine = client.socket.io.engine;

@@ -1,4 +1,4 @@
-"""The stock client, with what every test asks of it."""
+"""The stock client, with functions for all tests."""
 
 import queue
 import re
@@ -7,19 +7,19 @@ from collections import defaultdict
 import socketio
 
 ANSWER_S = 30
-"""How long an answer or an expected event may take: wide, since it is waited for only where something is wrong."""
+"""How long an answer or an expected event may take. Long: only a failing test waits for it."""
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-"""How the contract writes times."""
+"""The format of times in the contract."""
 
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
-"""Ids of events, as rejections and `POST /api/emit` carry them."""
+"""The format of event ids, in rejections and in answers to `POST /api/emit`."""
 
 
 class Client:
     """A connected client, for a `with` statement.
 
-    The stock client handles each event in a thread of its own, so what arrives is put into one queue per event name.
+    The stock client handles each event in its own thread. So there is one queue for each event name.
     """
 
     def __init__(self, url, transports=None):
@@ -45,17 +45,23 @@ class Client:
         self.socket.emit(event, data)
 
     def next(self, event):
-        """The one argument of the next event of that name, which may have arrived before the call."""
+        """Returns the one argument of the next event of that name.
+
+        The event may have arrived before the call.
+        """
         (data,) = self._arrived[event].get(timeout=ANSWER_S)
         return data
 
     def has_heard(self, event):
-        """Whether an event of that name arrived that `next` has not returned."""
+        """Whether an event of that name has arrived that `next` has not returned."""
         return not self._arrived[event].empty()
 
 
 def assert_error(error, **expected):
-    """Asserts that `error` has the expected members beside an id, a message for people and details; returns the details as pairs."""
+    """Asserts that `error` has an id, a message, the expected members, and at most details besides.
+
+    Returns the details as pairs of path and rule.
+    """
     assert ULID.fullmatch(error["id"])
     assert error["message"]
     assert {name: value for name, value in error.items() if name not in ("id", "message", "details")} == expected

@@ -1,4 +1,4 @@
-"""One host for all tests: they share nothing but its records, and each uses users of its own."""
+"""One host for all tests. They share only its records, and each test has its own users."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from host import Host
 
-# The host is on this machine; a proxy of the environment's is not asked for it.
+# The host is on this machine, so a proxy in the environment must not be used.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
 

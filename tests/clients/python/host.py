@@ -1,6 +1,6 @@
 """Starts the built host, and stops it.
 
-Where the things under test are comes from the environment, as `cargo xtask test` sets it: SOCKHOP_BIN and SOCKHOP_PLUGINS_DIR.
+The environment has the paths, as `cargo xtask test` sets them: SOCKHOP_BIN and SOCKHOP_PLUGINS_DIR.
 """
 
 import os
@@ -15,17 +15,20 @@ from pathlib import Path
 import requests
 
 START_S = 60
-"""How long a host may take to listen and to load its plugins: wide, since it may have to compile them on a busy machine."""
+"""How long a host may take to start. Long: it may have to compile its plugins on a busy machine."""
 
 STOP_S = 30
-"""How long a stopping host may take: it promises 25 seconds."""
+"""How long a stopping host may take. It promises 25 seconds."""
 
 _LISTENING = re.compile(r"listening on (http://[\w.:\[\]]+)\s")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Host:
-    """A running host with a data directory of its own, for a `with` statement: `url` and `key` (all scopes)."""
+    """A running host with its own data directory, for a `with` statement.
+
+    It has a `url` and a `key` (all scopes).
+    """
 
     url: str
     key: str
@@ -38,9 +41,9 @@ class Host:
         data = Path(self._directory.name, "data")
         arguments = ["--listen", "127.0.0.1:0", "--plugins", os.environ["SOCKHOP_PLUGINS_DIR"], "--data", str(data)]
         self._output = ""
-        # No configuration of this machine, and no setting of the caller's environment, reaches the host.
+        # The host must read neither a configuration of this machine nor the caller's settings.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SOCKHOP_")}
-        # Each test is for both implementations of Socket.IO.
+        # Each test runs with both implementations of Socket.IO.
         if implementation := os.environ.get("SOCKHOP_TEST_SOCKETIO"):
             environment["SOCKHOP_SERVER__SOCKETIO"] = implementation
         self._process = subprocess.Popen(

@@ -1,4 +1,7 @@
-"""The stock Python client against the built host: the spine of the contract. The JavaScript tests go through all of it."""
+"""The stock Python client against the built host: the main parts of the contract.
+
+The JavaScript tests check all of it.
+"""
 
 import pytest
 import requests
@@ -6,7 +9,7 @@ import requests
 from client import ANSWER_S, TIME, ULID, Client, assert_error, assert_rejected
 
 
-def test_a_newcomer_is_greeted_with_its_own_socket_id(host):
+def test_a_new_client_is_greeted_with_its_own_socket_id(host):
     with Client(host.url) as client:
         greeting = client.next("connected")
         assert set(greeting) == {"sid", "connection_id", "user_id", "server_time"}
@@ -25,7 +28,7 @@ def test_a_ping_is_answered_by_a_pong_and_by_an_ack_with_the_same_object(host):
 
 
 @pytest.mark.parametrize("transports", [None, ["polling"], ["websocket"]], ids=["default", "polling", "websocket"])
-def test_a_subscriber_hears_of_every_change_of_a_record(host, transports):
+def test_a_subscriber_receives_every_change_of_a_record(host, transports):
     with Client(host.url, transports) as sender, Client(host.url, transports) as subscriber:
         subscribed = subscriber.ask("subscribe_event", {"event_type": "memory_logs"})
         assert subscribed == {"status": "subscribed", "event_type": "memory_logs", "room": "memory_logs"}
@@ -48,7 +51,7 @@ def test_a_subscriber_hears_of_every_change_of_a_record(host, transports):
         assert not sender.has_heard("memory_log_created")
 
 
-def test_an_update_keeps_what_it_does_not_name_and_clears_what_is_none(host):
+def test_an_update_keeps_fields_that_it_does_not_name_and_clears_those_that_are_none(host):
     with Client(host.url) as client:
         note = client.ask("mental_note_create", {"user_id": 7, "title": "T", "content": "text", "tags": ["a"]})
         changed = client.ask("mental_note_update", {"id": note["id"], "title": None})
@@ -56,7 +59,7 @@ def test_an_update_keeps_what_it_does_not_name_and_clears_what_is_none(host):
         assert (changed["content"], changed["tags"]) == ("text", ["a"])
 
 
-def test_a_rejection_says_why_in_words_that_stay_the_same(host):
+def test_a_rejection_has_a_stable_code(host):
     with Client(host.url) as client:
         missing = client.ask("memory_log_create", {"user_id": 7})
         assert assert_rejected(missing, code="invalid_payload", event="memory_log_create") == [("/content", "required")]
@@ -86,7 +89,7 @@ def test_a_business_system_emits_over_http(host):
         assert subscriber.next("memory_log_created") == record
 
 
-def test_what_a_business_system_may_not_emit_is_a_problem_document(host):
+def test_a_refused_emit_of_a_business_system_is_a_problem_document(host):
     body = {"event": "memory_log_created", "data": {"id": 1}, "room": "memory_logs"}
     for response, status, code in [
         (emit(host, body, key="wrong"), 401, "unauthorized"),
