@@ -35,6 +35,8 @@ pub(crate) struct Client<H: Handler> {
     /// Whether a namespace was ever entered. Then packets for a namespace that was left are late,
     /// not wrong.
     was_connected: bool,
+    /// Whether a connection has left with which the application has closed the session.
+    was_closed: bool,
     /// Whether an unknown namespace was logged: once for each session.
     has_logged_namespace: bool,
 }
@@ -64,6 +66,7 @@ impl<H: Handler> Client<H> {
             connections: SmallVec::new(),
             partial: None,
             was_connected: false,
+            was_closed: false,
             has_logged_namespace: false,
         }
     }
@@ -103,6 +106,9 @@ impl<H: Handler> Client<H> {
         }) {
             position = None;
             self.leave(at, batch).await?;
+        }
+        if self.is_closing() {
+            return self.woken(batch).await;
         }
         let connection = position.and_then(|at| self.connections.get(at));
         match (packet.kind, connection) {
@@ -242,11 +248,27 @@ impl<H: Handler> Client<H> {
         self.session.text(&[head.as_bytes(), error.as_json().as_bytes()], &[]);
     }
 
+    /// Whether the application has closed the session.
+    fn is_closing(&self) -> bool {
+        self.was_closed
+            || self.connections.iter().any(|connection| connection.closes_session())
+    }
+
+    /// Disconnects the other connections of a session that the application has closed.
+    fn disconnect_all(&self) {
+        if self.is_closing() {
+            for connection in &self.connections {
+                connection.disconnect();
+            }
+        }
+    }
+
     /// Removes the connection at this position, because its client or the application wants it.
     async fn leave(&mut self, at: usize, batch: &Batch) -> Result<(), End> {
         let connection = self.connections.remove(at);
         let reason =
             if connection.finish() { DisconnectReason::Left } else { DisconnectReason::Server };
+        self.was_closed |= connection.closes_session();
         self.disconnected(&connection, reason, batch).await
     }
 
@@ -340,6 +362,7 @@ impl<H: Handler> Protocol for Client<H> {
     }
 
     async fn woken(&mut self, batch: &Batch) -> Result<(), End> {
+        self.disconnect_all();
         while let Some(at) = self.connections.iter().position(|connection| connection.is_finished())
         {
             self.leave(at, batch).await?;
@@ -350,6 +373,8 @@ impl<H: Handler> Protocol for Client<H> {
 
     async fn closed(&mut self, end: End, batch: &Batch) {
         self.partial = None;
+        // If the transport was lost meanwhile, none of them can be recovered.
+        self.disconnect_all();
         // All at once, so that the first `disconnected` can't reach the others.
         let finish = |connection: Arc<Connection<H>>| {
             connection.close(end).map(|reason| (connection, reason))

@@ -43,6 +43,8 @@ pub struct Connection<H: Handler> {
     data: H::Data,
     /// Changes only while `state` is locked.
     has_ended: AtomicBool,
+    /// The application has ended the connection together with its session.
+    closes_session: AtomicBool,
     /// `None` if the server has no recovery.
     lasting: Option<Box<Lasting>>,
     /// The lock is held while a packet is queued. So a packet of a connection that has ended can't
@@ -86,6 +88,7 @@ impl<H: Handler> Connection<H> {
             namespace: Arc::clone(namespace),
             data,
             has_ended: AtomicBool::new(false),
+            closes_session: AtomicBool::new(false),
             lasting: pid.map(|pid| Box::new(Lasting::new(pid))),
             state: Mutex::new(State {
                 session: Arc::clone(session),
@@ -275,22 +278,25 @@ impl<H: Handler> Connection<H> {
     ///
     /// [`DisconnectReason::Server`]: crate::DisconnectReason::Server
     pub fn disconnect(&self) {
-        self.end_with(|session| {
-            session.flush();
-            session.wake();
-        });
+        self.send_disconnect(false);
     }
 
-    /// Ends the client's session: it receives what is queued, then DISCONNECT for this namespace.
+    /// Ends the client's session: the client receives what is queued, then DISCONNECT for each of
+    /// its namespaces, and then the transport closes. A stock client does not connect again by
+    /// itself.
     ///
-    /// A stock client that has connections in other namespaces opens these again, in a new session.
-    /// Does nothing if the connection has ended.
+    /// This connection ends at once, like with [`disconnect`](Self::disconnect). The session's
+    /// other connections end when the client's packet that is being handled is finished. No later
+    /// packet is handled. [`Handler::disconnected`] is called with [`DisconnectReason::Server`] for
+    /// all of them. Does nothing else than `disconnect` if the client's transport is lost.
+    ///
+    /// [`DisconnectReason::Server`]: crate::DisconnectReason::Server
     pub fn close_session(&self) {
-        self.end_with(|session| session.end(End::Server));
+        self.send_disconnect(true);
     }
 
-    /// Ends the connection with DISCONNECT, and has `then` do the rest.
-    fn end_with(&self, then: impl FnOnce(&Session)) {
+    /// Ends the connection with DISCONNECT. The session's task does the rest.
+    fn send_disconnect(&self, closes_session: bool) {
         let mut state = self.state();
         if self.is_over(&state) {
             return;
@@ -298,10 +304,12 @@ impl<H: Handler> Connection<H> {
         if state.session.is_over() {
             return self.end_lost(state);
         }
+        self.closes_session.store(closes_session, Ordering::Relaxed);
         let acks = self.end(&mut state).1;
         let head = Head::new(Kind::Disconnect, 0, self.namespace.name(), None);
         state.session.text(&[head.as_bytes()], &[]);
-        then(&state.session);
+        state.session.flush();
+        state.session.wake();
         drop(state);
         drop(acks);
     }
@@ -347,6 +355,11 @@ impl<H: Handler> Connection<H> {
     /// Whether the client has left or was disconnected, although its session may go on.
     pub(crate) fn is_finished(&self) -> bool {
         self.has_ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether the application has ended the connection together with its session.
+    pub(crate) fn closes_session(&self) -> bool {
+        self.closes_session.load(Ordering::Relaxed)
     }
 
     /// Ends the connection: nothing is queued from here on, and no answer is waited for. Returns

@@ -178,11 +178,11 @@ impl Event<'_> {
 pub enum DisconnectReason {
     /// The client left the namespace. Its session goes on.
     Left,
-    /// The application called [`Connection::disconnect`](crate::Connection::disconnect) or
-    /// [`Connection::close_session`](crate::Connection::close_session).
+    /// The application called [`Connection::disconnect`](crate::Connection::disconnect), or
+    /// [`Connection::close_session`](crate::Connection::close_session) for a connection of the
+    /// session.
     Server,
-    /// The session ended. [`End::Server`] if the application called
-    /// [`Connection::close_session`](crate::Connection::close_session) for another connection.
+    /// The session ended.
     SessionEnded(End),
 }
 

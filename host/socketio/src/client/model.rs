@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::ready;
 use std::sync::Mutex;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use http::request::Parts;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ use proptest::sample::Index;
 use super::*;
 use crate::connection::{AckReceiver, NoReply};
 use crate::engineio::testing::{session, take_packets};
-use crate::engineio::{Config, Refused};
+use crate::engineio::{Config, Recovery, Refused};
 
 /// The last one is unknown to the server.
 const NAMESPACES: [&str; 4] = ["/", "/a", "/b", "/unknown"];
@@ -374,6 +374,29 @@ proptest! {
     fn a_client_is_what_its_model_is(steps in prop::collection::vec(step(), 0..40)) {
         run(&steps)?;
     }
+}
+
+#[test]
+fn a_session_that_was_closed_is_not_recovered_although_its_transport_is_lost_before_it_ends() {
+    let config = Config { recovery: Some(Recovery::default()), ..Config::default() };
+    let hub = Arc::new(Hub::new(&config, App::default(), ["/", "/a"]).unwrap());
+    let (session, batch) = (session(), Batch::default());
+    let mut client = Client::new(&hub, &session, ());
+    now(client.text("0", &batch)).unwrap();
+    now(client.text("0/a,", &batch)).unwrap();
+    let connections = hub.handler().connected.lock().unwrap().clone();
+    connections[1].close_session();
+    session.end(End::Transport);
+    now(client.closed(End::Transport, &batch));
+    assert!(connections.iter().all(|connection| connection.has_ended()));
+    assert_eq!(hub.recovery().unwrap().detached(), 0);
+    let log = [
+        "connected /",
+        "connected /a",
+        "disconnected / SessionEnded(Transport)",
+        "disconnected /a Server",
+    ];
+    assert_eq!(*hub.handler().log.lock().unwrap(), log);
 }
 
 #[test]

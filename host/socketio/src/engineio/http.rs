@@ -223,7 +223,8 @@ impl<S: Service> Engine<S> {
             Ok(Ok(body)) => {
                 let handled = polling::receive(guard, protocol, body, held);
                 return match self.tasks().spawn(handled).await {
-                    Ok(Ok(()) | Err(Some(End::Client))) => {
+                    // A client that the server tells to leave still fetches what is queued.
+                    Ok(Ok(()) | Err(Some(End::Client | End::Server))) => {
                         Ok(answer(StatusCode::OK, "text/html", "ok".into()))
                     }
                     Ok(Err(_)) => Err(Refusal::BadRequest.into()),

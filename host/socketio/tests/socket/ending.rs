@@ -3,7 +3,7 @@
 use sockhop_socketio::{Config, EmitError, End, NoReply};
 
 use crate::polling::handshake;
-use crate::raw::{RawClient, Received};
+use crate::raw::{Message, RawClient, Received};
 use crate::server::{App, Fixture, wait_until};
 
 #[tokio::test]
@@ -104,16 +104,51 @@ async fn a_session_that_is_closed_takes_all_its_connections_with_it() {
     client.send(&["40/a,"]).await;
     assert!(client.text().await.starts_with("40/a,"));
     fixture.app().connection().close_session();
-    assert_eq!(client.until_end().await, (vec!["41/a,".into()], Some(1000)));
+    assert_eq!(client.until_end().await, (vec!["41/a,".into(), "41".into()], Some(1000)));
     let log = ["connect / {}", "connected /", "connect /a {}", "connected /a"];
-    fixture
-        .app()
-        .expect(
-            &[&log[..], &["disconnected / SessionEnded(Server)", "disconnected /a Server"]]
-                .concat(),
-        )
-        .await;
+    let ends = ["disconnected / Server", "disconnected /a Server"];
+    fixture.app().expect(&[&log[..], &ends].concat()).await;
     fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn nothing_is_handled_after_the_application_has_closed_the_session() {
+    for later in ["42[\"x\"]", "42/a,[\"x\"]", "40/b,", "40/a,", "41"] {
+        let fixture = Fixture::start(Config::default()).await;
+        let mut client = RawClient::connect(fixture.address).await;
+        client.send(&["40/a,", "42/a,[\"close\"]", later, "40/b,"]).await;
+        assert!(client.text().await.starts_with("40/a,"));
+        assert_eq!(client.texts_until_end().await, ["41/a,", "41"], "{later}");
+        let log = ["connect / {}", "connected /", "connect /a {}", "connected /a"];
+        let mut ends = ["disconnected / Server", "disconnected /a Server"];
+        // What has ended already is noticed first.
+        if later.contains("/a,") {
+            ends.reverse();
+        }
+        fixture.app().expect(&[&log[..], &ends].concat()).await;
+        fixture.expect_empty().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_behind_a_close_frame_or_a_close_packet_is_handled() {
+    for (closing, reason) in [(Message::Close, "Transport"), (Message::Text("1"), "Client")] {
+        let fixture = Fixture::start(Config::default()).await;
+        let mut client = RawClient::connect(fixture.address).await;
+        let [wait, late] = ["421[\"wait\"]", "42[\"y\"]"].map(Message::Text);
+        client.send_messages(&[wait, closing, late]).await;
+        let log = ["connect / {}", "connected /", "wait begins", "wait ends"];
+        fixture.app().expect(&log[..3]).await;
+        // In another read, while the handler of the first event waits.
+        client.send(&["42[\"z\"]"]).await;
+        fixture.app().gate.add_permits(1);
+        let (texts, code) = client.until_end().await;
+        assert_eq!(texts, ["431[]"]);
+        assert_eq!(code, (reason == "Client").then_some(1000));
+        let disconnected = format!("disconnected / SessionEnded({reason})");
+        fixture.app().expect(&[&log[..], &[&disconnected]].concat()).await;
+        fixture.expect_empty().await;
+    }
 }
 
 #[tokio::test]

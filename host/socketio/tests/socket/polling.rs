@@ -32,24 +32,29 @@ pub(crate) async fn handshake(address: SocketAddr, query: &str) -> String {
 }
 
 /// A client that polls, with a TCP connection for each request.
-struct PollingClient {
+pub(crate) struct PollingClient {
     address: SocketAddr,
     query: String,
 }
 
 impl PollingClient {
-    async fn open(address: SocketAddr) -> Self {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
         let answer = handshake(address, "").await;
         let sid = answer.split("\"sid\":\"").nth(1).and_then(|rest| rest.split('"').next());
         Self { address, query: format!("&sid={}", sid.expect(&answer)) }
     }
 
-    async fn post(&self, packets: &[&str]) -> String {
+    pub(crate) async fn post(&self, packets: &[&str]) -> String {
         request(self.address, "POST", &self.query, &packets.join("\u{1e}")).await
     }
 
+    /// The answer to a poll.
+    pub(crate) async fn get(&self) -> String {
+        request(self.address, "GET", &self.query, "").await
+    }
+
     async fn poll(&self) -> Vec<String> {
-        let answer = request(self.address, "GET", &self.query, "").await;
+        let answer = self.get().await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         body.split('\u{1e}').map(str::to_owned).collect()
@@ -109,6 +114,32 @@ async fn a_client_is_disconnected_from_one_namespace_and_stays_in_the_other() {
     fixture.app().connections()[0].disconnect();
     assert_eq!(client.poll().await, ["41"]);
     fixture.app().expect(&[&log[..], &["disconnected / Server"]].concat()).await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn a_client_whose_session_is_closed_leaves_all_namespaces() {
+    let fixture = Fixture::start(Config::default()).await;
+    let client = PollingClient::open(fixture.address).await;
+    let answer = client.post(&["40", "40/a,", "42[\"close\"]", "42/a,[\"x\"]"]).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(client.poll().await[2..], ["41", "41/a,"]);
+    let log = ["connect / {}", "connected /", "connect /a {}", "connected /a"];
+    let ends = ["disconnected / Server", "disconnected /a Server"];
+    fixture.app().expect(&[&log[..], &ends].concat()).await;
+    fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn nothing_behind_a_close_packet_is_handled() {
+    let fixture = Fixture::start(Config::default()).await;
+    let client = PollingClient::open(fixture.address).await;
+    let answer = client.post(&["40", "42[\"x\"]", "1", "42[\"y\"]"]).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let answer = client.post(&["42[\"z\"]"]).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let log = ["connect / {}", "connected /", "x() []", "disconnected / SessionEnded(Client)"];
+    fixture.app().expect(&log).await;
     fixture.expect_empty().await;
 }
 

@@ -27,6 +27,8 @@ pub(crate) enum Received {
 pub(crate) enum Message<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
+    /// A close frame without a code.
+    Close,
 }
 
 pub(crate) struct RawClient {
@@ -79,6 +81,7 @@ impl RawClient {
             match message {
                 Message::Text(text) => write_frame(&mut bytes, TEXT, text.as_bytes()),
                 Message::Binary(data) => write_frame(&mut bytes, BINARY, data),
+                Message::Close => write_frame(&mut bytes, CLOSE, &[]),
             }
         }
         let _ = timeout(PATIENCE, self.stream.write_all(&bytes)).await.expect("the server reads");

@@ -147,6 +147,8 @@ impl App {
                 cx.ack(event, event.text, &[]);
             }
             "panic" => panic!("as the test wants"),
+            "abort" => cx.connection().abort(),
+            "close" => cx.connection().close_session(),
             "bye" => {
                 cx.emit("last", "1", &[]);
                 cx.connection().disconnect();

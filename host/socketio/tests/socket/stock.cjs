@@ -131,6 +131,18 @@ const scenarios = {
     main.disconnect();
   },
 
+  async closed() {
+    const shared = manager();
+    const main = await connected(connect("/", {}, shared));
+    const socket = await connected(connect("/a", {}, shared));
+    await upgraded(main);
+    const reasons = Promise.all([main, socket].map((one) => once(one, "disconnect")));
+    console.log("connected");
+    for (const [reason] of await reasons) assert.equal(reason, "io server disconnect");
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    assert.equal(main.active || socket.active || main.connected || socket.connected, false);
+  },
+
   async refused() {
     const shared = manager();
     const socket = connect("/a", { refuse: true }, shared);

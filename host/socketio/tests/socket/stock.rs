@@ -159,6 +159,18 @@ async fn a_client_that_is_disconnected_from_one_namespace_stays_in_the_other() {
 }
 
 #[tokio::test]
+async fn a_client_whose_session_is_closed_stays_away_from_all_its_namespaces() {
+    for transports in TRANSPORTS {
+        let fixture = Fixture::start(Config::default()).await;
+        let Some(mut client) = Scenario::start(&fixture, "closed", transports) else { return };
+        client.expect("connected").await;
+        fixture.app().connection().close_session();
+        client.succeed().await;
+        fixture.expect_empty().await;
+    }
+}
+
+#[tokio::test]
 async fn python_clients_that_are_disconnected_from_one_namespace_stay_in_the_other() {
     for (transports, kind) in
         TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind)))
