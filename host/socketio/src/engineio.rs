@@ -15,8 +15,10 @@
 //! # Sessions
 //!
 //! A session begins with a handshake, which [`Service::open`] accepts or refuses, and ends for one
-//! of the reasons of [`End`], which [`Protocol::closed`] learns once and last. One task of the
-//! engine owns each session from its beginning to its end; [`Engine::wait`] waits for all of them.
+//! of the reasons of [`End`], which [`Protocol::closed`] learns once and last, also after a panic.
+//! The protocol writes the log record of it, because it knows the names of its clients. One task of
+//! the engine owns each session from its beginning to its end; [`Engine::wait`] waits for all of
+//! them.
 //!
 //! Any task can send with a [`Session`]: [`text`](Session::text), [`binary`](Session::binary) and
 //! [`shared`](Session::shared) queue a message, [`flush`](Session::flush) writes what is queued
@@ -79,6 +81,7 @@ mod memory;
 mod model;
 mod outgoing;
 mod packet;
+mod panics;
 mod polling;
 mod session;
 mod sessions;
@@ -100,6 +103,7 @@ pub(crate) use memory::{Budget, Memory};
 pub use memory::{Reservation, Usage};
 pub use outgoing::Frame;
 pub(crate) use outgoing::{write_attachments, write_message};
+pub(crate) use panics::catch;
 pub use session::{Session, Transport};
 pub use sid::Sid;
 pub use stream::{Io, Stream};

@@ -103,8 +103,8 @@ pub trait Protocol: Send + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Cleans up: called once, after everything else, unless a method has panicked. The session
-    /// occupies its place among
+    /// Cleans up: called once, after everything else, also after a panic of another method, with
+    /// [`End::Aborted`]. The session occupies its place among
     /// [`Config::max_sessions`](super::Config::max_sessions) until the future has returned.
     fn closed(&mut self, end: End, batch: &Batch) -> impl Future<Output = ()> + Send;
 }

@@ -11,6 +11,7 @@ use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::memory::Reservation;
 use super::packet;
+use super::panics::{catch, panicked};
 use super::session::{Polled, PostGuard, Session};
 use super::sessions::{Place, Shared};
 use super::slice::TimeSlice;
@@ -24,7 +25,8 @@ pub(crate) async fn keep<P: Protocol>(
     mut place: Place<P>,
 ) {
     place.begun();
-    let watched = match watch(&session, &protocol).await {
+    let watched = catch(pin!(watch(&session, &protocol)), || {}).await;
+    let watched = match watched.unwrap_or_else(|| Err(panicked(&session))) {
         Err(End::Server) => linger(&session).await.ok_or(End::Server),
         // A WebSocket may have taken over just before.
         Err(end) => session.take_receiver().ok_or(end),
@@ -39,7 +41,8 @@ pub(crate) async fn keep<P: Protocol>(
             Box::pin(websocket::pump(&session, &mut *protocol, *receiver, &mut place)).await;
         }
         Err(end) => {
-            end.log(&session);
+            // Has an effect only after a panic: otherwise the session has ended before.
+            let end = session.conclude(end);
             session.finish();
             place.unlist();
             protocol.lock().await.closed(end, &Batch::default()).await;

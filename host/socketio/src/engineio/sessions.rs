@@ -131,7 +131,7 @@ impl<P> Place<P> {
 impl<P> Drop for Place<P> {
     fn drop(&mut self) {
         self.unlist();
-        // Has an effect only if the owner did not get to its end, because a handler panicked.
+        // Has an effect only if the owner did not get to its end: it was dropped or has panicked.
         if let Some(session) = self.session.take() {
             session.end(End::Aborted);
             session.finish();

@@ -15,6 +15,7 @@ use super::heartbeat::after;
 use super::incoming::{Incoming, Next};
 use super::memory::Reservation;
 use super::packet::{drive, handle, pause};
+use super::panics::{catch, panicked};
 use super::session::Session;
 use super::sessions::Place;
 use super::slice::TimeSlice;
@@ -140,9 +141,8 @@ pub(crate) async fn pump<P: Protocol>(
     mut receiver: Receiver,
     place: &mut Place<P>,
 ) {
-    let end = serve(session, protocol, &mut receiver).await;
-    let end = session.conclude(end);
-    end.log(session);
+    let end = catch(pin!(serve(session, protocol, &mut receiver)), || {}).await;
+    let end = session.conclude(end.unwrap_or_else(|| panicked(session)));
     if matches!(end, End::Client | End::Server) {
         session.farewell(&1000_u16.to_be_bytes());
     }

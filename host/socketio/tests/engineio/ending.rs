@@ -114,13 +114,14 @@ async fn a_handler_that_panics_leaves_no_session() {
     let (mut raw, _) = connect(server.port).await;
     raw.text("4panic").await;
     assert_eq!(raw.end().await, b"");
+    server.ended(&[End::Aborted]).await;
     eventually(|| server.engine.usage().sessions == 0).await;
     assert_eq!(server.session(0).ended(), Some(End::Aborted));
 
     let path = format!("{}&transport=polling", open_polling(server.port).await);
     let line = format!("POST {path}");
     assert_eq!(request(server.port, &line, "", "4panic").await, None);
-    server.ended(&[End::Aborted]).await;
+    server.ended(&[End::Aborted; 2]).await;
     server.empty().await;
 }
 

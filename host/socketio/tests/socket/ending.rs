@@ -1,6 +1,6 @@
 //! How connections end, and what the application and the client learn of it.
 
-use sockhop_socketio::{Config, EmitError, End, NoReply};
+use sockhop_socketio::{Config, EmitError, End, NoReply, Recovery};
 
 use crate::polling::handshake;
 use crate::raw::{Message, RawClient, Received};
@@ -188,6 +188,27 @@ async fn a_handler_that_panics_before_it_returns_a_future_ends_its_session_only(
     let log = ["connect / {}", "connected /", "disconnected / SessionEnded(Aborted)"];
     fixture.app().expect(&log).await;
     fixture.expect_empty().await;
+}
+
+#[tokio::test]
+async fn connections_end_although_the_task_of_their_session_panics() {
+    for recovery in [None, Some(Recovery::default())] {
+        let fixture = Fixture::start(Config { recovery, ..Config::default() }).await;
+        let mut client = RawClient::connect(fixture.address).await;
+        client.send(&["40/a,", "42/a,[\"late panic\"]", "42[\"x\"]"]).await;
+        client.texts_until_end().await;
+        let log = [
+            "connect / {}",
+            "connected /",
+            "connect /a {}",
+            "connected /a",
+            "late panic() []",
+            "disconnected / SessionEnded(Aborted)",
+            "disconnected /a SessionEnded(Aborted)",
+        ];
+        fixture.app().expect(&log).await;
+        fixture.expect_empty().await;
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
@@ -106,10 +108,15 @@ impl Handler for App {
         std::future::ready(()).await;
     }
 
-    /// Not `async`, to panic before there is a future.
+    /// Not `async`, to panic before there is a future, or when it is dropped.
     fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) -> impl Future<Output = ()> + Send {
         assert!(event.name != "eager panic", "as the test wants");
-        self.handle(cx, event)
+        let panics_late = event.name == "late panic";
+        Handling { future: Box::pin(self.handle(cx, event)), panics_late }
+    }
+
+    fn log_name<'a>(&'a self, connection: &'a Connection<Self>) -> Option<&'a str> {
+        Some(connection.namespace())
     }
 
     async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {
@@ -128,6 +135,26 @@ impl Handler for App {
             .retain(|connection| connection.id() != cx.connection().id());
         self.log(format!("disconnected {} {reason:?}", cx.connection().namespace()));
         assert!(!cx.connection().data().contains("panic"), "as the test wants");
+    }
+}
+
+/// The future of an event, which may panic when it is dropped.
+struct Handling<F> {
+    future: Pin<Box<F>>,
+    panics_late: bool,
+}
+
+impl<F: Future> Future for Handling<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
+        self.future.as_mut().poll(cx)
+    }
+}
+
+impl<F> Drop for Handling<F> {
+    fn drop(&mut self) {
+        assert!(!self.panics_late, "as the test wants");
     }
 }
 
