@@ -172,7 +172,7 @@ impl Dispatcher {
         if generation.is_disabled(active.code.name()) {
             return Err(disabled());
         }
-        active.health.admit(event.caller.client(), began).map_err(refuse)
+        active.health.admit(event.caller.client().as_deref(), began).map_err(refuse)
     }
 
     /// Runs the handler of an admitted event, again if its writes met a conflict, and applies its
@@ -201,7 +201,7 @@ impl Dispatcher {
         if let (Outcome::Failed, Err(Failed { fault: Some(fault), .. })) = (outcome, &answer) {
             active.health.note_failure(format!("{}: {}", event.name, fault.error));
         }
-        if let Some(change) = active.health.record(permit, client, outcome, ended) {
+        if let Some(change) = active.health.record(permit, client.as_deref(), outcome, ended) {
             let (plugin, digest) = (active.code.name(), &active.code.digest);
             match change {
                 Change::Opened(time) => {

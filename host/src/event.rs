@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::breaker::ClientKeys;
@@ -35,8 +36,9 @@ pub struct Connection {
     pub namespace: Arc<str>,
     /// The identity of the connected client.
     pub identity: Arc<Identity>,
-    /// The keys to which failures of its events are attributed.
-    pub client: ClientKeys,
+    /// The keys to which failures of its events are attributed. They change when the client returns
+    /// from another address.
+    client: ArcSwap<ClientKeys>,
     /// The plugins that have not handled its `$connect` yet.
     pub(crate) untold: Untold,
 }
@@ -54,7 +56,19 @@ impl Connection {
         address: Option<IpAddr>,
     ) -> Self {
         let client = ClientKeys::new(&public_id, identity.user.as_deref(), address);
+        let client = ArcSwap::from_pointee(client);
         Self { sid, public_id, namespace, identity, client, untold: Untold::default() }
+    }
+
+    /// Returns the keys to which failures of its events are attributed.
+    pub fn client(&self) -> Arc<ClientKeys> {
+        self.client.load_full()
+    }
+
+    /// Attributes failures to another `address`, because the client has returned from there.
+    pub(crate) fn set_address(&self, address: Option<IpAddr>) {
+        let client = ClientKeys::new(&self.public_id, self.identity.user.as_deref(), address);
+        self.client.store(Arc::new(client));
     }
 }
 
@@ -116,5 +130,24 @@ impl Event {
     pub fn received_at_ms(&self) -> u64 {
         let since = self.received_at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_a_client_that_has_returned_count_for_its_new_address() {
+        let [home, away] = [1, 2].map(|last| Some([192, 0, 2, last].into()));
+        let new = |address| {
+            let identity = Arc::new(Identity::default());
+            Connection::new("sid".into(), "id".into(), "/".into(), identity, address)
+        };
+        let connection = new(home);
+        assert_eq!(connection.client(), new(home).client());
+        connection.set_address(away);
+        assert_eq!(connection.client(), new(away).client());
+        assert_ne!(connection.client(), new(home).client());
     }
 }

@@ -116,6 +116,7 @@ impl Clients for Sockets {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::task::Context;
     use std::time::Duration;
 
@@ -159,6 +160,8 @@ mod tests {
             Arc::clone(&self.0).event(incoming, link.clone(), None);
             self.0.enter(link);
         }
+
+        fn recovered(&self, _: Option<IpAddr>, _: &Link) {}
 
         fn begin(self: Arc<Self>) {}
 

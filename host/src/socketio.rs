@@ -69,13 +69,18 @@ pub(crate) trait Clients: Send + Sync + 'static {
 
 /// One client in one namespace. An implementation calls [`Client::enter`], [`Client::begin`],
 /// [`Client::event`] for each event in the order of the client, and [`Client::leave`] at the end. A
-/// client that never entered is only dropped.
+/// client that never entered is only dropped. With connection state recovery, [`Client::recovered`]
+/// may be called in between.
 pub(crate) trait Client: Send + Sync + 'static {
     /// The public id, for the log.
     fn id(&self) -> &str;
 
     /// Makes the connection known. The host can then reach it by `link`.
     fn enter(&self, link: Link);
+
+    /// Notes that the client, whose transport was lost, has returned from `address`, which may be
+    /// another one. Called between its events.
+    fn recovered(&self, address: Option<IpAddr>, link: &Link);
 
     /// Starts the handling of events, because CONNECT was answered.
     fn begin(self: Arc<Self>);

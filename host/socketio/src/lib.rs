@@ -82,8 +82,9 @@
 //! connection still has all later ones, the client gets the same id, then these events, and
 //! [`Handler::recovered`] is called instead of [`Handler::connect`]: what `connect` checks, such as a
 //! token in the `auth`, is not checked again. [`Connection::session`] is then the new session's
-//! value, and the old one is dropped. Otherwise the client gets a new connection, after the end of
-//! the old one.
+//! value, and the old one is dropped. Otherwise the client gets a new connection. Its CONNECT is
+//! answered when [`Handler::disconnected`] of the old connection has returned, so that the
+//! application learns of the end first: a handler that waits there delays its client's return.
 //!
 //! An event is kept until it is dropped for a newer one, also while its client is there. Events that
 //! want an answer are not kept, and neither are answers: what of these is under way when a transport

@@ -29,7 +29,7 @@ pub struct Requester {
     /// The identity of the caller.
     pub identity: Arc<Identity>,
     /// The keys to which failures of the event are attributed.
-    pub client: ClientKeys,
+    pub client: Arc<ClientKeys>,
 }
 
 impl Requester {
@@ -41,7 +41,7 @@ impl Requester {
         identity: Arc<Identity>,
         address: Option<IpAddr>,
     ) -> Self {
-        let client = ClientKeys::new(request, identity.user.as_deref(), address);
+        let client = Arc::new(ClientKeys::new(request, identity.user.as_deref(), address));
         Self { namespace, identity, client }
     }
 }
@@ -78,10 +78,10 @@ impl Caller {
     }
 
     /// The keys to which failures of the event are attributed. `None` if nobody is the caller.
-    pub fn client(&self) -> Option<&ClientKeys> {
+    pub fn client(&self) -> Option<Arc<ClientKeys>> {
         match self {
-            Self::Connection(connection) => Some(&connection.client),
-            Self::Request(requester) => Some(&requester.client),
+            Self::Connection(connection) => Some(connection.client()),
+            Self::Request(requester) => Some(Arc::clone(&requester.client)),
             Self::None => None,
         }
     }

@@ -25,7 +25,7 @@ pub(super) struct Client {
     /// Weak: a connection that an implementation never drops must not keep the whole host alive.
     sockets: Weak<Sockets>,
     connection: Arc<Connection>,
-    /// For the log.
+    /// The address of its first handshake, for the log.
     address: Option<IpAddr>,
     mailbox: Mutex<Mailbox>,
     /// Notified when the mailbox is closed and the last event is handled.
@@ -112,6 +112,13 @@ impl socketio::Client for Client {
         if let Some(sockets) = self.sockets.upgrade() {
             sockets.rooms.enter(&self.connection, link);
         }
+    }
+
+    fn recovered(&self, address: Option<IpAddr>, link: &Link) {
+        self.connection.set_address(address);
+        let (client, transport) = (self.connection.public_id.as_str(), link.transport());
+        let address = address.map(tracing::field::display);
+        tracing::debug!(client, address, transport, "client returned");
     }
 
     /// `$connect` comes first, then the events that have arrived since.

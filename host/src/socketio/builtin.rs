@@ -223,13 +223,7 @@ impl Handler for Bridge {
 
     async fn recovered(&self, cx: &Context<'_, Self>) {
         let (client, session) = (cx.connection().data(), cx.connection().session());
-        let address = session.address.map(tracing::field::display);
-        tracing::debug!(
-            client = client.id(),
-            address,
-            transport = transport(cx.connection()),
-            "client returned"
-        );
+        client.recovered(session.address, &self.link(cx.connection()));
     }
 
     fn closed(&self, session: &Session) {
@@ -361,4 +355,106 @@ fn put_event(
 ) -> bool {
     let in_batch = BATCH.try_with(|batch| connection.emit_in(batch, name, argument, attachments));
     in_batch.unwrap_or_else(|_| connection.emit(name, argument, attachments))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use futures_util::future::BoxFuture;
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::rt::TokioIo;
+
+    use super::*;
+    use crate::{config, socketio};
+
+    /// The addresses of which the host is told.
+    #[derive(Clone, Default)]
+    struct Host(Arc<Mutex<Vec<Option<IpAddr>>>>);
+
+    impl Host {
+        fn note(&self, address: Option<IpAddr>) {
+            self.0.lock().unwrap().push(address);
+        }
+    }
+
+    impl Clients for Host {
+        fn accept(&self, newcomer: Newcomer) -> BoxFuture<'_, Result<Arc<dyn Client>, Refused>> {
+            self.note(newcomer.address);
+            Box::pin(std::future::ready(Ok(Arc::new(self.clone()) as Arc<dyn Client>)))
+        }
+    }
+
+    impl Client for Host {
+        fn id(&self) -> &str {
+            "public"
+        }
+
+        fn enter(&self, _: socketio::Link) {}
+
+        fn recovered(&self, address: Option<IpAddr>, link: &socketio::Link) {
+            assert_eq!(link.transport(), "polling");
+            self.note(address);
+        }
+
+        fn begin(self: Arc<Self>) {}
+
+        fn event(
+            self: Arc<Self>,
+            _: Incoming<'_>,
+            _: socketio::Link,
+            _: Option<&mut std::task::Context<'_>>,
+        ) {
+        }
+
+        fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    /// The answer to a request from an address.
+    async fn ask(server: &Server, from: IpAddr, query: &str, body: Option<String>) -> String {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let uri = format!("/socket.io/?EIO=4&transport=polling{query}");
+        let request = http::Request::builder().method(method).uri(uri).extension(Peer(from));
+        let request = request.body(Full::new(Bytes::from(body.unwrap_or_default()))).unwrap();
+        let answer = server.handle::<TokioIo<TcpStream>, _>(request).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    /// Enters the main namespace in a new session. Returns the session's query and the answer.
+    async fn enter(server: &Server, from: IpAddr, auth: &str) -> (String, String) {
+        let opened = ask(server, from, "", None).await;
+        let query = format!("&sid={}", opened.split('"').nth(3).unwrap());
+        ask(server, from, &query, Some(format!("40{auth}"))).await;
+        let entered = ask(server, from, &query, None).await;
+        (query, entered)
+    }
+
+    #[tokio::test]
+    async fn the_host_is_told_from_where_a_client_has_returned() {
+        let (bytes, seconds) = ((1 << 20).try_into().unwrap(), Duration::from_secs(60));
+        let mut config = Config::default();
+        config.server.recovery = Some(config::Recovery { seconds, bytes });
+        let host = Host::default();
+        let clients: Arc<dyn Clients> = Arc::new(host.clone());
+        let server = Server::new(&config, &Arc::downgrade(&clients)).unwrap();
+        let [home, away] = [1, 2].map(|last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last)));
+
+        let (query, entered) = enter(&server, home, "").await;
+        let pid = entered.split('"').nth(7).unwrap();
+        // A poll that the client gives up is the end of its transport.
+        let poll = ask(&server, home, &query, None);
+        assert!(tokio::time::timeout(Duration::from_millis(20), poll).await.is_err());
+        let until = tokio::time::Instant::now() + Duration::from_secs(20);
+        while server.usage().detached == 0 {
+            assert!(tokio::time::Instant::now() < until, "the connection is not detached");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (_, again) = enter(&server, away, &format!(r#"{{"pid":"{pid}"}}"#)).await;
+        assert_eq!(again, entered);
+        assert_eq!(*host.0.lock().unwrap(), [Some(home), Some(away)]);
+    }
 }
