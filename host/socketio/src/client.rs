@@ -4,12 +4,10 @@
 //! a namespace that is left and entered again is left first. Whether a packet is well formed is
 //! decided in `packet` and `call`; what waits for the client is the session's.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::mem::take;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -18,7 +16,7 @@ use tracing::{debug, error, info};
 
 use crate::call::{Arguments, Call, Rejected, parse_auth, parse_reply};
 use crate::connection::{Connection, Reattached, Reply};
-use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid};
+use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid, catch};
 use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 use crate::hub::{Hub, Namespace};
 use crate::packet::{Head, Kind, Packet};
@@ -74,8 +72,14 @@ impl<H: Handler> Client<H> {
     /// Ends the session because of a packet. The end of the session has a log line for operators;
     /// this one has the details.
     fn reject(&self, rejected: Rejected) -> End {
-        debug!(client = ?self.session.sid(), error = %rejected, "packet rejected");
+        let (client, session) = (self.name(), self.session.sid());
+        debug!(client, ?session, error = %rejected, "packet rejected");
         End::Parse
+    }
+
+    /// The application's name for the client, for the log: that of its first connection.
+    fn name(&self) -> Option<&str> {
+        self.hub.handler().log_name(self.connections.first()?)
     }
 
     /// Counts the list of an event's arguments while it is handled, if it is in memory of its own.
@@ -123,7 +127,8 @@ impl<H: Handler> Client<H> {
                     ack: packet.id,
                 };
                 let cx = Context::new(connection, batch);
-                self.guard(batch, async { self.hub.handler().event(&cx, &event).await }).await
+                let event = async { self.hub.handler().event(&cx, &event).await };
+                self.guard(Some(connection), batch, event).await
             }
             (Kind::Ack | Kind::BinaryAck, Some(connection)) => {
                 let arguments =
@@ -157,7 +162,8 @@ impl<H: Handler> Client<H> {
         let Some(namespace) = hub.namespace(packet.namespace) else {
             if !std::mem::replace(&mut self.has_logged_namespace, true) {
                 let namespace: String = packet.namespace.chars().take(LOGGED_NAME).collect();
-                info!(client = ?self.session.sid(), ?namespace, "connection refused: unknown namespace");
+                let (client, session) = (self.name(), self.session.sid());
+                info!(client, ?session, ?namespace, "connection refused: unknown namespace");
             }
             // The reference server's words.
             self.refuse(packet.namespace, &ConnectError::new("Invalid namespace"));
@@ -170,7 +176,8 @@ impl<H: Handler> Client<H> {
         let id = Sid::random().map_err(|_| End::Aborted)?;
         let request =
             ConnectRequest { id, namespace: namespace.name(), session: &*self.value, auth };
-        let data = match self.guard(batch, async { hub.handler().connect(&request).await }).await? {
+        let connect = async { hub.handler().connect(&request).await };
+        let data = match self.guard(None, batch, connect).await? {
             Ok(data) => data,
             Err(error) => {
                 self.refuse(namespace.name(), &error);
@@ -182,7 +189,8 @@ impl<H: Handler> Client<H> {
         connection.answer_connect(&self.session);
         self.enter(&connection);
         let cx = Context::new(&connection, batch);
-        self.guard(batch, async { hub.handler().connected(&cx).await }).await
+        let connected = async { hub.handler().connected(&cx).await };
+        self.guard(Some(&connection), batch, connected).await
     }
 
     /// CONNECT is answered.
@@ -225,7 +233,8 @@ impl<H: Handler> Client<H> {
         }
         self.enter(&connection);
         let cx = Context::new(&connection, batch);
-        self.guard(batch, async { hub.handler().recovered(&cx).await }).await?;
+        let recovered = async { hub.handler().recovered(&cx).await };
+        self.guard(Some(&connection), batch, recovered).await?;
         Ok(true)
     }
 
@@ -279,21 +288,37 @@ impl<H: Handler> Client<H> {
         batch: &Batch,
     ) -> Result<(), End> {
         let cx = Context::new(connection, batch);
-        let result =
-            self.guard(batch, async { self.hub.handler().disconnected(&cx, reason).await }).await;
+        let disconnected = async { self.hub.handler().disconnected(&cx, reason).await };
+        let result = self.guard(Some(connection), batch, disconnected).await;
         // What was sent to others need not wait for what this client does next.
         batch.flush();
         result
     }
 
-    async fn guard<T>(&self, batch: &Batch, method: impl Future<Output = T>) -> Result<T, End> {
-        guard(self.session.sid(), batch, method).await
+    /// Runs a method of the handler. A panic of it ends the session, but not the session's task:
+    /// the application still learns of the end of its connections. `connection`: the one for which
+    /// the method is called.
+    async fn guard<T>(
+        &self,
+        connection: Option<&Connection<H>>,
+        batch: &Batch,
+        method: impl Future<Output = T>,
+    ) -> Result<T, End> {
+        guard(batch, method).await.ok_or_else(|| {
+            let client = match connection {
+                Some(connection) => self.hub.handler().log_name(connection),
+                None => self.name(),
+            };
+            error!(client, session = ?self.session.sid(), "handler panicked, session ends");
+            End::Aborted
+        })
     }
 
     /// Keeps a packet until its attachments have arrived.
     fn begin(&mut self, text: &str, announced: usize) -> Result<(), End> {
         if announced > self.hub.max_attachments() {
-            debug!(client = ?self.session.sid(), announced, "too many attachments announced");
+            let (client, session) = (self.name(), self.session.sid());
+            debug!(client, ?session, announced, "too many attachments announced");
             return Err(End::TooBig);
         }
         let mut reservation = self.session.reserve();
@@ -319,7 +344,8 @@ impl<H: Handler> Client<H> {
         };
         partial.attached_bytes += data.len();
         if partial.attached_bytes > self.hub.max_attachment_bytes() {
-            debug!(client = ?self.session.sid(), "attachments too large");
+            let (client, session) = (self.name(), self.session.sid());
+            debug!(client, ?session, "attachments too large");
             return Err(End::TooBig);
         }
         let cost = partial.text.len()
@@ -373,6 +399,7 @@ impl<H: Handler> Protocol for Client<H> {
 
     async fn closed(&mut self, end: End, batch: &Batch) {
         self.partial = None;
+        end.log(self.session.sid(), self.name());
         // If the transport was lost meanwhile, none of them can be recovered.
         self.disconnect_all();
         // All at once, so that the first `disconnected` can't reach the others.
@@ -386,34 +413,17 @@ impl<H: Handler> Protocol for Client<H> {
             let _ = self.disconnected(&connection, reason, batch).await;
         }
         // The same here.
-        let _ = self.guard(batch, async { self.hub.handler().closed(&self.value) }).await;
+        let _ = self.guard(None, batch, async { self.hub.handler().closed(&self.value) }).await;
     }
 }
 
-/// Runs a method of the handler. A panic of it ends the session, but not the session's task: the
-/// application still learns of the end of its connections.
+/// Runs a method of the handler. What it has sent leaves while it waits. Returns `None` if it
+/// panicked.
 ///
 /// `method` must call the handler only when it is polled, so that what happens before a method
 /// returns its future is covered too.
-pub(crate) async fn guard<T>(
-    client: Sid,
-    batch: &Batch,
-    method: impl Future<Output = T>,
-) -> Result<T, End> {
-    let mut method = pin!(method);
-    let done = poll_fn(|cx| {
-        // The handler is not used by this session again, except for `disconnected`.
-        let poll = catch_unwind(AssertUnwindSafe(|| method.as_mut().poll(cx)));
-        let poll = poll.map_or(Poll::Ready(None), |poll| poll.map(Some));
-        if poll.is_pending() {
-            batch.flush();
-        }
-        poll
-    });
-    done.await.ok_or_else(|| {
-        error!(?client, "handler panicked, session ends");
-        End::Aborted
-    })
+pub(crate) async fn guard<T>(batch: &Batch, method: impl Future<Output = T>) -> Option<T> {
+    catch(pin!(method), || batch.flush()).await
 }
 
 #[cfg(test)]

@@ -81,6 +81,14 @@ pub trait Handler: Sized + Send + Sync + 'static {
     /// Handles an event.
     fn event(&self, cx: &Context<'_, Self>, event: &Event<'_>) -> impl Future<Output = ()> + Send;
 
+    /// The application's name for a connection in its log, such as a public id. The server's log
+    /// records about this connection or its session have it in the field `client`. Called only when
+    /// there is a record. It must be no secret, as the connection's own id may be.
+    fn log_name<'a>(&'a self, connection: &'a Connection<Self>) -> Option<&'a str> {
+        let _ = connection;
+        None
+    }
+
     /// A connection has ended: nothing can be sent to it any more. The session occupies its place
     /// among [`Config::max_sessions`](crate::Config::max_sessions) until this has returned.
     ///

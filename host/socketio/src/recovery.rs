@@ -195,10 +195,11 @@ impl<H: Handler> Recoveries<H> {
             let cx = Context::new(&connection, &batch);
             let reason = DisconnectReason::SessionEnded(end);
             let handler = connection.handler();
-            // A panic has its log line, and there is nothing left to be ended.
-            let _ =
-                guard(connection.id(), &batch, async { handler.disconnected(&cx, reason).await })
-                    .await;
+            let disconnected = async { handler.disconnected(&cx, reason).await };
+            if guard(&batch, disconnected).await.is_none() {
+                let client = handler.log_name(&connection);
+                tracing::error!(client, "handler panicked, connection has ended");
+            }
         });
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use hyper::body::Body;
 use sockhop_socketio::{
-    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event,
+    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event,
     EventFrame, Handler, InvalidNamespace, Io, Recovery, Stream, Transports,
 };
 use tokio::net::TcpStream;
@@ -226,23 +226,18 @@ impl Handler for Bridge {
         client.recovered(session.address, &self.link(cx.connection()));
     }
 
+    fn log_name<'a>(&'a self, connection: &'a Connection<Self>) -> Option<&'a str> {
+        Some(connection.data().id())
+    }
+
     fn closed(&self, session: &Session) {
         drop(session.slot.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {
         let client = cx.connection().data();
-        match reason {
-            DisconnectReason::SessionEnded(end @ (End::Overflow | End::Overload)) => {
-                let reason = if end == End::Overflow {
-                    "it does not read what is sent to it"
-                } else {
-                    "no memory is left for what it sends"
-                };
-                tracing::warn!(client = client.id(), reason, "client cut");
-            }
-            _ => tracing::debug!(client = client.id(), ?reason, "client disconnected"),
-        }
+        // If the client or the host is to blame, the record of the session's end says so.
+        tracing::debug!(client = client.id(), ?reason, "client disconnected");
         Arc::clone(client).leave().await;
     }
 }

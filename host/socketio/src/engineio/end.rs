@@ -1,9 +1,9 @@
 //! The reasons for which sessions end.
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+use super::sid::Sid;
 #[cfg(doc)]
-use super::Config;
-use super::session::Session;
+use super::{Config, Session};
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,15 +60,26 @@ impl End {
         }
     }
 
-    /// Writes one line about a session's end: visible to operators if the client did what no stock
-    /// client does, or did not keep up.
-    pub(crate) fn log(self, session: &Session) {
-        let (client, end) = (session.sid(), self);
+    /// Writes the one log record of a session's end. `client`: the application's name for it.
+    pub(crate) fn log(self, session: Sid, client: Option<&str>) {
+        let end = self;
         match self {
-            End::Parse | End::Overlap | End::TooBig | End::Overflow | End::Overload => {
-                info!(?client, ?end, "session ended by a limit or a protocol error");
+            // An operator can change these bounds.
+            End::Overflow | End::Overload => {
+                warn!(client, ?session, ?end, "session ended by a memory limit");
             }
-            _ => debug!(?client, ?end, "session ended"),
+            // No stock client does this.
+            End::Parse | End::Overlap | End::TooBig => {
+                info!(client, ?session, ?end, "session ended by an invalid message");
+            }
+            End::Client
+            | End::Transport
+            | End::PingTimeout
+            | End::ConnectTimeout
+            | End::ReceiveTimeout
+            | End::Server
+            | End::Aborted
+            | End::Shutdown => debug!(client, ?session, ?end, "session ended"),
         }
     }
 }

@@ -10,6 +10,7 @@ mod acks;
 mod attachments;
 mod bounds;
 mod ending;
+mod logging;
 mod malformed;
 mod namespaces;
 mod polling;
