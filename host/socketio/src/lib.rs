@@ -40,7 +40,7 @@
 //! | `max_fragments` | the frames of one message | [`End::TooBig`] |
 //! | `max_attachments`, `max_attachment_bytes` | the attachments of one packet | [`End::TooBig`] |
 //! | `receive_timeout` | the time from a message's begin to its end | [`End::ReceiveTimeout`] |
-//! | `max_unfinished_total` | what has arrived of all unfinished messages | [`End::Overload`] |
+//! | `max_unfinished_total` | what has arrived of all unfinished messages, and what handlers that wait have read | [`End::Overload`] |
 //! | `max_queued` | what waits for one client | [`End::Overflow`] |
 //! | `max_queued_total` | what waits for all clients | [`End::Overflow`] |
 //! | `max_pending_acks` | the answers that are waited for, per connection | [`EmitError`] |
@@ -54,8 +54,8 @@
 //! | `max_sessions`, with recovery | the connections that are detached | they end with their sessions |
 //!
 //! Attachments are counted with 64 bytes more than their own, and so is a long list of arguments.
-//! While a handler runs, its event's message is not counted, nor is what the same read has brought
-//! beyond it, at most 64 KiB.
+//! While a handler waits, its event's message counts as unfinished, and so does what the same read
+//! has brought beyond it.
 //!
 //! # Connection state recovery
 //!

@@ -90,8 +90,10 @@ pub struct Config {
     pub max_queued_total: usize,
     /// How many bytes of unfinished messages all sessions together may hold. Beyond half of it, a
     /// session that wants more than an equal share of that half ends with
-    /// [`End::Overload`](super::End::Overload). Not counted: the buffer of the last read, of 16 KiB
-    /// mostly, while a handler of its messages runs. Default: 64 MiB.
+    /// [`End::Overload`](super::End::Overload). While a handler of a WebSocket's message waits, the
+    /// buffer of its read counts too: mostly 16 KiB, or, beyond half, as much as the client has
+    /// sent. A handler that runs and does not wait is not counted: for each thread, its buffer may
+    /// come on top. Default: 64 MiB.
     pub max_unfinished_total: usize,
     /// How many attachments one packet may announce. Default: 1,000.
     pub max_attachments: usize,

@@ -51,7 +51,7 @@ fn read(data: &[u8], piece: usize) -> (Vec<Frame>, Option<Bad>) {
             }
         }
         incoming.settle();
-        incoming.idle();
+        incoming.shrink();
     }
     (frames, None)
 }

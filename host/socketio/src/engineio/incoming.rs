@@ -125,8 +125,8 @@ impl Incoming {
         &mut self.buf
     }
 
-    /// Nothing more is there for now: keeps no more memory than what has arrived needs.
-    pub(crate) fn idle(&mut self) {
+    /// Keeps no more memory than what has arrived needs, because it may stay for long.
+    pub(crate) fn shrink(&mut self) {
         if self.buf.is_empty() {
             buffer::give(std::mem::take(&mut self.buf));
         } else {
@@ -134,7 +134,7 @@ impl Incoming {
         }
     }
 
-    /// How much memory an unfinished message holds, in bytes.
+    /// How much memory is held, in bytes: the buffer of the last read, and an unfinished message.
     pub(crate) fn held(&self) -> usize {
         self.buf.capacity() + self.partial.as_ref().map_or(0, |partial| partial.data.capacity())
     }
@@ -196,7 +196,7 @@ mod tests {
                 from = cut;
                 found.extend(all(&mut incoming).unwrap());
                 incoming.settle();
-                incoming.idle();
+                incoming.shrink();
             }
             prop_assert_eq!(found, FOUND);
             prop_assert_eq!(incoming.held(), 0);
@@ -236,10 +236,10 @@ mod tests {
         assert!(incoming.room(more).capacity() <= 2 * ADVANCE);
         let mut incoming = Incoming::new(b"", 1_000_000, 10);
         incoming.room(more);
-        incoming.idle();
+        incoming.shrink();
         assert_eq!(incoming.held(), 0, "an idle client holds nothing");
         incoming.room(1).push(0x81);
-        incoming.idle();
+        incoming.shrink();
         assert_eq!(incoming.held(), 1);
     }
 }

@@ -51,6 +51,17 @@ impl Budget {
         used <= half || (used <= self.max && own <= half / sessions.max(1))
     }
 
+    /// Whether `more` bytes would leave less than half of the bound. Then each byte should be
+    /// needed.
+    pub(crate) fn is_scarce(&self, more: usize) -> bool {
+        self.used().saturating_add(more) > self.max / 2
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_full(&self) -> bool {
+        self.used() >= self.max
+    }
+
     /// Counts `more` bytes, with which a session holds `own`, if there is room for them.
     pub(crate) fn try_add(&self, more: usize, own: usize, sessions: usize) -> bool {
         let add = |used: usize| {
@@ -125,6 +136,19 @@ impl Reservation {
         Self { memory: Arc::clone(memory), bytes: 0 }
     }
 
+    /// Counts bytes that are in use already, also if there is no room for them.
+    pub(crate) fn of_used(memory: &Arc<Memory>, bytes: usize) -> Self {
+        memory.incoming.add(bytes);
+        Self { memory: Arc::clone(memory), bytes }
+    }
+
+    /// Whether there is room for what is counted.
+    pub(crate) fn is_allowed(&self) -> bool {
+        let memory = &self.memory;
+        let sessions = memory.sessions.load(Ordering::Relaxed);
+        memory.incoming.allows(memory.incoming.used(), self.bytes, sessions)
+    }
+
     /// Counts `bytes` from now on. Returns false, and counts what it counted before, if the bytes
     /// of all sessions together leave no room for more.
     #[must_use]
@@ -188,6 +212,19 @@ mod tests {
         assert!(!small.resize(101));
         assert!(large.resize(300), "giving back is always possible");
         assert!(small.resize(200));
+    }
+
+    #[test]
+    fn bytes_that_are_in_use_are_counted_although_there_is_no_room() {
+        let memory = memory(1000, 2);
+        assert!(!memory.incoming.is_scarce(500) && memory.incoming.is_scarce(501));
+        let first = Reservation::of_used(&memory, 500);
+        let second = Reservation::of_used(&memory, 251);
+        assert!(!second.is_allowed(), "more than its share");
+        let third = Reservation::of_used(&memory, 249);
+        assert!(third.is_allowed() && memory.incoming.is_full());
+        drop((first, second));
+        assert_eq!(memory.incoming.used(), 249);
     }
 
     #[test]

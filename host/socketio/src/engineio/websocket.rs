@@ -71,6 +71,30 @@ impl Receiver {
         }
     }
 
+    /// Prepares the buffer of the last read for the handlers of its messages. Returns how many of
+    /// its bytes are not counted yet.
+    ///
+    /// They are counted only if a handler waits: most don't, and then the thread has one such
+    /// buffer at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`End::Overload`] if there is no room for any buffer.
+    fn prepare(&mut self, session: &Session) -> Result<usize, End> {
+        let incoming = &session.memory().incoming;
+        if incoming.is_scarce(self.uncounted()) {
+            self.incoming.shrink();
+            if incoming.is_full() {
+                return Err(End::Overload);
+            }
+        }
+        Ok(self.uncounted())
+    }
+
+    fn uncounted(&self) -> usize {
+        self.incoming.held().saturating_sub(self.held.as_ref().map_or(0, Reservation::bytes))
+    }
+
     /// Everything that has arrived is handled, except for the message that has begun: counts it.
     ///
     /// # Errors
@@ -103,7 +127,7 @@ impl Receiver {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(End::Transport)),
             Poll::Pending => {
                 self.slice.end();
-                self.incoming.idle();
+                self.incoming.shrink();
                 let held = self.incoming.held();
                 if self.held.as_mut().is_none_or(|counted| counted.resize(held)) {
                     Poll::Pending
@@ -188,13 +212,15 @@ async fn serve<P: Protocol>(
         Err(end) => return end,
     }
     loop {
-        let handled = handle_all(session, protocol, receiver, &batch, &mut alarm).await;
-        let handled = match handled {
-            Ok(more) if session.take_woken() => {
-                let woken = drive(session, &batch, Some(&mut alarm), protocol.woken(&batch)).await;
-                woken.map(|()| more)
+        let handled = match receiver.prepare(session) {
+            Ok(uncounted) => {
+                let turn = pin!(turn(session, protocol, receiver, &batch, &mut alarm));
+                count_while_waiting(session, uncounted, turn).await
             }
-            handled => handled,
+            Err(end) => {
+                close_with(session, end);
+                Err(end)
+            }
         };
         session.flush();
         batch.flush();
@@ -224,6 +250,44 @@ async fn serve<P: Protocol>(
             return end;
         }
     }
+}
+
+/// Runs the handlers of what one read has brought. If one of them waits, the buffer of the read is
+/// counted until all have returned. If there is no room for it, the session ends: the buffer is
+/// free when the handler that waits has returned.
+async fn count_while_waiting<T>(
+    session: &Session,
+    bytes: usize,
+    mut turn: Pin<&mut impl Future<Output = T>>,
+) -> T {
+    let mut counted = None;
+    poll_fn(|cx| {
+        let polled = turn.as_mut().poll(cx);
+        if polled.is_pending() && bytes > 0 && counted.is_none() {
+            let reservation = counted.insert(Reservation::of_used(session.memory(), bytes));
+            if !reservation.is_allowed() {
+                session.end(End::Overload);
+            }
+        }
+        polled
+    })
+    .await
+}
+
+/// Handles all frames that have arrived, and calls the protocol if the application wants it.
+/// Returns how many bytes are missing for the next frame.
+async fn turn<P: Protocol>(
+    session: &Arc<Session>,
+    protocol: &mut P,
+    receiver: &mut Receiver,
+    batch: &Batch,
+    alarm: &mut Pin<&mut Sleep>,
+) -> Result<usize, End> {
+    let more = handle_all(session, protocol, receiver, batch, alarm).await?;
+    if session.take_woken() {
+        drive(session, batch, Some(alarm), protocol.woken(batch)).await?;
+    }
+    Ok(more)
 }
 
 /// Handles all frames that have arrived. Returns how many bytes are missing for the next one.

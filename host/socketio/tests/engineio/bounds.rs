@@ -199,6 +199,55 @@ async fn unfinished_messages_of_all_clients_have_a_bound() {
     server.empty().await;
 }
 
+/// What one read of a WebSocket has room for.
+const BUFFER: usize = 16 << 10;
+
+#[tokio::test]
+async fn the_buffer_of_a_handler_that_waits_counts_as_unfinished() {
+    let server = Server::start(Config::default()).await;
+    let (mut raw, _) = connect(server.port).await;
+    raw.text("4sleep:300").await;
+    assert_eq!(raw.read_text().await, "4asleep");
+    let unfinished = || server.engine.usage().unfinished_bytes;
+    eventually(|| unfinished() >= BUFFER).await;
+    assert_eq!(raw.read_text().await, "4awake");
+    eventually(|| unfinished() == 0).await;
+    drop(raw);
+    server.empty().await;
+}
+
+#[tokio::test]
+async fn handlers_that_wait_exceed_no_bound_and_small_messages_have_room() {
+    let max = 4 * BUFFER;
+    let server = Server::start(Config { max_unfinished_total: max, ..Config::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let (mut raw, _) = connect(server.port).await;
+        raw.text("4sleep:2000").await;
+        assert_eq!(raw.read_text().await, "4asleep");
+        clients.push(raw);
+        assert!(server.engine.usage().unfinished_bytes <= max);
+    }
+    assert!(server.engine.usage().unfinished_bytes > BUFFER);
+    for raw in &mut clients {
+        assert_eq!(raw.read_text().await, "4awake");
+    }
+    assert_eq!(server.ends(), []);
+
+    // What they have sent behind their first message waits in the buffer.
+    let much = [masked(0x81, b"4sleep:1000"), masked(0x81, &[b'4'; 12_000])].concat();
+    for raw in &mut clients {
+        raw.write(&much).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        // One handler has found that there is no room, and its buffer is not free yet.
+        assert!(server.engine.usage().unfinished_bytes <= max + BUFFER);
+    }
+    eventually(|| server.ends().len() >= 10).await;
+    assert!(server.ends().len() < 20 && server.ends().iter().all(|end| *end == End::Overload));
+    drop(clients);
+    server.empty().await;
+}
+
 #[tokio::test]
 async fn a_posted_body_counts_while_it_arrives() {
     let server = Server::start(Config::default()).await;
