@@ -86,7 +86,8 @@
 //! answered when [`Handler::disconnected`] of the old connection has returned, so that the
 //! application learns of the end first: a handler that waits there delays its client's return.
 //!
-//! An event is kept until it is dropped for a newer one, also while its client is there. Events that
+//! An event is kept until it is dropped for a newer one, also while its client is there, or until
+//! no client can need it any more and a newer one is sent. Events that
 //! want an answer are not kept, and neither are answers: what of these is under way when a transport
 //! is lost, is lost. What others send while a client returns arrives once and in order.
 //!

@@ -115,10 +115,13 @@ impl<H: Handler> Recoveries<H> {
         let first = getrandom::u64().unwrap_or_default() >> 1;
         // Half of what may wait for a client: the other half may be occupied when it returns.
         let max_each = (config.max_queued / 2).min(recovery.max_bytes / 16);
+        // A client that returns may miss what was sent while a missing pong was not noticed yet.
+        let unnoticed = config.ping_interval.saturating_add(config.ping_timeout);
+        let max_age = recovery.duration.saturating_add(unnoticed);
         Self {
             duration: recovery.duration,
             max_detached: config.max_sessions,
-            bounds: Bounds::new(recovery.max_bytes, max_each),
+            bounds: Bounds::new(recovery.max_bytes, max_each, max_age),
             last_offset: AtomicU64::new(first),
             detached: AtomicUsize::new(0),
             connections: Mutex::default(),

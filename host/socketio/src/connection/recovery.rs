@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{Connection, State};
 use crate::engineio::{End, Session};
@@ -49,7 +50,7 @@ impl Keep {
     }
 
     pub(super) fn push(&mut self, event: &Arc<Kept>) {
-        self.ring.push(Arc::clone(event));
+        self.ring.push(Arc::clone(event), Instant::now());
     }
 
     /// Keeps an event that was encoded for many. Returns it with another offset if it was encoded

@@ -27,14 +27,17 @@ pub struct Recovery {
     /// server.
     pub duration: Duration,
     /// How many bytes the kept events of all connections together may take, those of connections
-    /// that are not lost included. An event that many connections keep counts once, and then 16
+    /// that are not lost included. An event that many connections keep counts once, and then 32
     /// bytes for each of them; each event counts 128 bytes more than its own.
     ///
     /// One connection keeps at most a sixteenth of it, and at most half of [`Config::max_queued`],
     /// because all of it may have to be sent at once. When more than half is in use, each
     /// connection keeps at most an equal share of the other half. Beyond, a connection drops its
     /// oldest events. A client that has missed one of these is not recovered. An event that the
-    /// application holds encoded is counted and not refused. Default: 64 MiB.
+    /// application holds encoded is counted and not refused. When a connection keeps a new event, it
+    /// also drops those that no client can need any more: they were sent longer ago than
+    /// [`duration`](Self::duration), [`Config::ping_interval`] and [`Config::ping_timeout`]
+    /// together. Default: 64 MiB.
     pub max_bytes: usize,
 }
 

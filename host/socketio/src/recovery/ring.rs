@@ -7,19 +7,21 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::engineio::{Budget, write_attachments, write_message};
 
 /// What a kept event costs beside its bytes: its place in the allocator and its counters, in bytes.
 const EVENT_COST: usize = 128;
 
-/// What one more connection costs that keeps an event, in bytes: a pointer, in a list that may be
+/// What one more connection costs that keeps an event, in bytes: an entry, in a list that may be
 /// half empty.
-const ENTRY_COST: usize = 16;
+const ENTRY_COST: usize = 2 * size_of::<Entry>();
 
 /// How many characters an offset has. All have the same length, so that one can replace another in
 /// an encoded event.
@@ -52,18 +54,33 @@ pub(crate) struct Bounds {
     budget: Budget,
     rings: AtomicUsize,
     max_each: usize,
+    /// How long after it was sent an event may still be needed, in seconds.
+    max_age: u32,
+    began: Instant,
 }
 
 impl Bounds {
-    /// `max`: for all rings together, in bytes. `max_each`: for one of them.
-    pub(crate) fn new(max: usize, max_each: usize) -> Arc<Self> {
-        Arc::new(Self { budget: Budget::new(max), rings: AtomicUsize::new(0), max_each })
+    /// `max`: for all rings together, in bytes. `max_each`: for one of them. `max_age`: how long
+    /// after it was sent an event may still be needed.
+    pub(crate) fn new(max: usize, max_each: usize, max_age: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            budget: Budget::new(max),
+            rings: AtomicUsize::new(0),
+            max_each,
+            max_age: seconds(max_age),
+            began: Instant::now(),
+        })
     }
 
     /// How many bytes are kept.
     pub(crate) fn used(&self) -> usize {
         self.budget.used()
     }
+}
+
+/// Whole seconds, as far as they fit: 136 years.
+fn seconds(duration: Duration) -> u32 {
+    duration.as_secs().try_into().unwrap_or(u32::MAX)
 }
 
 /// An encoded event with its offset. It counts for as long as it exists.
@@ -151,11 +168,20 @@ impl fmt::Debug for Kept {
     }
 }
 
+/// An event of one connection.
+#[derive(Debug)]
+struct Entry {
+    event: Arc<Kept>,
+    /// When it was sent, in seconds after the bounds began. Not when it was encoded, which may have
+    /// been long before.
+    sent: u32,
+}
+
 /// The recent events of one connection, with growing offsets.
 #[derive(Debug)]
 pub(crate) struct Ring {
     bounds: Arc<Bounds>,
-    entries: VecDeque<Arc<Kept>>,
+    entries: VecDeque<Entry>,
     /// What the entries cost, as if no other connection kept them.
     cost: usize,
     /// The offset of the event that was dropped last. A client whose last event this was has missed
@@ -185,20 +211,31 @@ impl Ring {
         offset > self.newest
     }
 
-    /// Keeps an event, whose offset it [`accepts`](Self::accepts), and drops the oldest ones for
-    /// which there is no room.
-    pub(crate) fn push(&mut self, event: Arc<Kept>) {
+    /// Keeps an event, whose offset it [`accepts`](Self::accepts), and drops the oldest ones: those
+    /// that nobody can need any more, and those for which there is no room.
+    pub(crate) fn push(&mut self, event: Arc<Kept>, now: Instant) {
         self.newest = event.offset;
+        let sent = seconds(now.duration_since(self.bounds.began));
+        let max_age = self.bounds.max_age;
+        while let Some(oldest) =
+            self.entries.pop_front_if(|oldest| sent.saturating_sub(oldest.sent) > max_age)
+        {
+            self.forget(&oldest.event);
+        }
         let cost = event.cost();
         while !self.has_room(cost) {
             let Some(oldest) = self.entries.pop_front() else {
                 self.dropped = Some(event.offset);
                 return;
             };
-            self.forget(&oldest);
+            self.forget(&oldest.event);
         }
         self.cost += cost;
-        self.entries.push_back(event);
+        self.entries.push_back(Entry { event, sent });
+        // The cost of an entry holds for a list that is half full.
+        if self.entries.capacity() > 4 * self.entries.len() {
+            self.entries.shrink_to(2 * self.entries.len());
+        }
     }
 
     /// Counts the place of an entry with this cost, if there is room for it.
@@ -212,9 +249,9 @@ impl Ring {
             )
     }
 
-    fn forget(&mut self, entry: &Kept) {
-        self.dropped = Some(entry.offset);
-        self.cost -= entry.cost();
+    fn forget(&mut self, event: &Kept) {
+        self.dropped = Some(event.offset);
+        self.cost -= event.cost();
         self.bounds.budget.remove(ENTRY_COST);
     }
 
@@ -229,19 +266,19 @@ impl Ring {
         offset: Option<Offset>,
     ) -> Option<impl ExactSizeIterator<Item = &Arc<Kept>>> {
         let begin = match offset
-            .map(|offset| self.entries.binary_search_by_key(&offset, |entry| entry.offset))
+            .map(|offset| self.entries.binary_search_by_key(&offset, |entry| entry.event.offset))
         {
             Some(Ok(at)) => at + 1,
             _ if self.dropped.is_none() || self.dropped == offset => 0,
             _ => return None,
         };
-        Some(self.entries.range(begin..))
+        Some(self.entries.range(begin..).map(|entry| &entry.event))
     }
 
     /// Drops all events and their memory.
     pub(crate) fn clear(&mut self) {
         for entry in std::mem::take(&mut self.entries) {
-            self.forget(&entry);
+            self.forget(&entry.event);
         }
     }
 }

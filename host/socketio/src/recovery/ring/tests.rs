@@ -4,6 +4,18 @@ use proptest::prelude::*;
 
 use super::*;
 
+const MAX_AGE: Duration = Duration::from_secs(60);
+
+fn bounds(max: usize, max_each: usize) -> Arc<Bounds> {
+    Bounds::new(max, max_each, MAX_AGE)
+}
+
+/// Sends an event when the server begins.
+fn push(ring: &mut Ring, event: Arc<Kept>) {
+    let began = ring.bounds.began;
+    ring.push(event, began);
+}
+
 fn event(bounds: &Arc<Bounds>, offset: u64, len: usize) -> Arc<Kept> {
     let arguments = vec![b'1'; len];
     Kept::encode(bounds, Offset(offset), [b"2", b"[", b"\"x\"", b",", &arguments], &[])
@@ -15,7 +27,7 @@ fn after(ring: &Ring, offset: Option<u64>) -> Option<Vec<u64>> {
 
 #[test]
 fn an_event_has_its_offset_as_last_argument() {
-    let bounds = Bounds::new(1 << 20, 1 << 16);
+    let bounds = bounds(1 << 20, 1 << 16);
     let attachment = Bytes::from_static(b"abc");
     let event = Kept::encode(&bounds, Offset(7), [b"51-", b"[", b"\"x\"", b"", b""], &[attachment]);
     assert_eq!(&event.bytes()[..], b"\x81\x17451-[\"x\",\"AAAAAAAAAAc\"]\x82\x03abc");
@@ -48,12 +60,12 @@ fn an_offset_comes_back_from_its_text() {
 
 #[test]
 fn what_follows_an_offset_is_found() {
-    let bounds = Bounds::new(1 << 20, 1 << 16);
+    let bounds = bounds(1 << 20, 1 << 16);
     let mut ring = Ring::new(&bounds, Offset(100));
     assert_eq!(after(&ring, None), Some(vec![]));
     for offset in [101, 105, 109] {
         assert!(ring.accepts(Offset(offset)));
-        ring.push(event(&bounds, offset, 1));
+        push(&mut ring, event(&bounds, offset, 1));
         assert!(!ring.accepts(Offset(offset)) && !ring.accepts(Offset(100)));
     }
     assert_eq!(after(&ring, None), Some(vec![101, 105, 109]));
@@ -65,18 +77,18 @@ fn what_follows_an_offset_is_found() {
 
 #[test]
 fn a_client_that_missed_what_was_dropped_finds_nothing() {
-    let cost = event(&Bounds::new(1, 1), 1, 10).cost();
-    let bounds = Bounds::new(1 << 20, 2 * cost);
+    let cost = event(&bounds(1, 1), 1, 10).cost();
+    let bounds = bounds(1 << 20, 2 * cost);
     let mut ring = Ring::new(&bounds, Offset(0));
     for offset in 1..=4 {
-        ring.push(event(&bounds, offset, 10));
+        push(&mut ring, event(&bounds, offset, 10));
     }
     assert_eq!([None, Some(1), Some(9)].map(|offset| after(&ring, offset)), [None, None, None]);
     // The last one that was dropped, which the client has received.
     assert_eq!(after(&ring, Some(2)), Some(vec![3, 4]));
     assert_eq!(after(&ring, Some(3)), Some(vec![4]));
     // One that does not fit alone.
-    ring.push(event(&bounds, 5, 2 * cost));
+    push(&mut ring, event(&bounds, 5, 2 * cost));
     assert_eq!([None, Some(3), Some(4)].map(|offset| after(&ring, offset)), [None, None, None]);
     assert_eq!(after(&ring, Some(5)), Some(vec![]));
     assert_eq!(bounds.used(), 0);
@@ -84,12 +96,12 @@ fn a_client_that_missed_what_was_dropped_finds_nothing() {
 
 #[test]
 fn an_event_of_many_connections_counts_once() {
-    let bounds = Bounds::new(1 << 20, 1 << 16);
+    let bounds = bounds(1 << 20, 1 << 16);
     let mut rings: Vec<_> = (0..10).map(|_| Ring::new(&bounds, Offset(0))).collect();
     let shared = event(&bounds, 1, 1000);
     let alone = bounds.used();
     for ring in &mut rings {
-        ring.push(Arc::clone(&shared));
+        push(ring, Arc::clone(&shared));
     }
     drop(shared);
     assert_eq!(bounds.used(), alone + 10 * ENTRY_COST);
@@ -100,21 +112,56 @@ fn an_event_of_many_connections_counts_once() {
 }
 
 #[test]
+fn an_event_that_no_client_can_need_any_more_is_dropped_when_the_next_is_sent() {
+    let bounds = bounds(1 << 20, 1 << 16);
+    let mut ring = Ring::new(&bounds, Offset(0));
+    let after_seconds = |seconds| bounds.began + Duration::from_secs(seconds);
+    for (offset, seconds) in [(1, 0), (2, 10), (3, 60)] {
+        ring.push(event(&bounds, offset, 1000), after_seconds(seconds));
+    }
+    assert_eq!(after(&ring, None), Some(vec![1, 2, 3]));
+    // It was encoded before them.
+    let early = event(&bounds, 4, 1000);
+    ring.push(Arc::clone(&early), after_seconds(71));
+    assert_eq!([None, Some(1)].map(|offset| after(&ring, offset)), [None, None]);
+    assert_eq!(after(&ring, Some(2)), Some(vec![3, 4]));
+    drop(early);
+    let before = bounds.used();
+    ring.push(event(&bounds, 5, 10), after_seconds(131));
+    assert_eq!(after(&ring, Some(3)), Some(vec![4, 5]));
+    assert!(bounds.used() < before, "its memory is released");
+    ring.push(event(&bounds, 6, 10), after_seconds(10_000));
+    assert_eq!(after(&ring, Some(5)), Some(vec![6]));
+    assert_eq!(ring.cost, event(&bounds, 7, 10).cost());
+}
+
+#[test]
+fn a_list_that_was_long_gives_its_memory_back() {
+    let bounds = bounds(1 << 20, 1 << 20);
+    let mut ring = Ring::new(&bounds, Offset(0));
+    for offset in 1..=1000 {
+        push(&mut ring, event(&bounds, offset, 1));
+    }
+    ring.push(event(&bounds, 1001, 1), bounds.began + 2 * MAX_AGE);
+    assert!(ring.entries.capacity() <= 4, "{}", ring.entries.capacity());
+}
+
+#[test]
 fn above_half_of_the_bound_each_connection_has_a_share() {
-    let cost = event(&Bounds::new(1, 1), 1, 100).cost();
-    let bounds = Bounds::new(20 * cost, 20 * cost);
+    let cost = event(&bounds(1, 1), 1, 100).cost();
+    let bounds = bounds(20 * cost, 20 * cost);
     let (mut greedy, mut late) = (Ring::new(&bounds, Offset(0)), Ring::new(&bounds, Offset(0)));
     for offset in 1..=30 {
-        greedy.push(event(&bounds, offset, 100));
+        push(&mut greedy, event(&bounds, offset, 100));
         assert!(bounds.used() <= 20 * cost);
     }
     assert!((9..=10).contains(&greedy.entries.len()), "{}", greedy.entries.len());
     for offset in 31..=60 {
-        late.push(event(&bounds, offset, 100));
+        push(&mut late, event(&bounds, offset, 100));
         assert!(bounds.used() <= 20 * cost);
     }
     assert_eq!(late.entries.len(), 5);
-    greedy.push(event(&bounds, 61, 100));
+    push(&mut greedy, event(&bounds, 61, 100));
     assert!(greedy.entries.len() <= 6, "{}", greedy.entries.len());
 }
 
@@ -140,19 +187,19 @@ proptest! {
 
     #[test]
     fn a_client_gets_exactly_what_it_has_missed_or_nothing(steps in steps(), max in 500..8000usize, each in 300..4000usize) {
-        let bounds = Bounds::new(max, each);
+        let bounds = bounds(max, each);
         let mut rings = [Ring::new(&bounds, Offset(0)), Ring::new(&bounds, Offset(0))];
         let mut sent: [Vec<u64>; 2] = Default::default();
         for (offset, step) in (1..).zip(steps) {
             match step {
                 Step::Push { ring, len } => {
-                    rings[ring].push(event(&bounds, offset, len));
+                    push(&mut rings[ring], event(&bounds, offset, len));
                     sent[ring].push(offset);
                 }
                 Step::Both { len } => {
                     let shared = event(&bounds, offset, len);
                     for (ring, sent) in rings.iter_mut().zip(&mut sent) {
-                        ring.push(Arc::clone(&shared));
+                        push(ring, Arc::clone(&shared));
                         sent.push(offset);
                     }
                 }
@@ -161,7 +208,7 @@ proptest! {
             prop_assert!(bounds.used() <= max, "{} of {max} bytes", bounds.used());
             for (ring, sent) in rings.iter().zip(&sent) {
                 prop_assert!(ring.cost <= each);
-                prop_assert!(ring.entries.iter().map(|entry| entry.cost()).sum::<usize>() == ring.cost);
+                prop_assert!(ring.entries.iter().map(|entry| entry.event.cost()).sum::<usize>() == ring.cost);
                 let kept = ring.entries.len();
                 for last in 0..=sent.len() {
                     let offset = last.checked_sub(1).map(|at| sent[at]);
