@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
-/// Sends back what the suite sends.
+/// Sends every event of the suite back.
 struct Conformance;
 
 impl Handler for Conformance {
@@ -36,7 +36,7 @@ impl Handler for Conformance {
 
     async fn connected(&self, cx: &Context<'_, Self>) {
         // The suite loses a message that it reads together with the one before, here the answer to
-        // CONNECT. While a handler waits, what is queued is sent.
+        // CONNECT. While a handler waits, queued packets are sent.
         tokio::time::sleep(Duration::from_millis(50)).await;
         cx.emit("auth", cx.connection().data(), &[]);
     }

@@ -2,7 +2,7 @@
 //!
 //! A client belongs to the task of its session, so packets of one client can't overtake each other:
 //! a namespace that is left and entered again is left first. Whether a packet is well formed is
-//! decided in `packet` and `call`; what waits for the client is the session's.
+//! decided in `packet` and `call`. The session owns the queue of outgoing packets.
 
 use std::future::Future;
 use std::mem::take;
@@ -39,7 +39,7 @@ pub(crate) struct Client<H: Handler> {
     has_logged_namespace: bool,
 }
 
-/// What an attachment costs beside its bytes: its place in the list and in the allocator.
+/// The memory of an attachment besides its bytes: its entry in the list and the allocator's part.
 const ATTACHMENT_COST: usize = 64;
 
 /// How much of an unknown namespace's name is logged, in characters.
@@ -104,7 +104,7 @@ impl<H: Handler> Client<H> {
         batch: &Batch,
     ) -> Result<(), End> {
         let mut position = self.position(packet.namespace);
-        // What the application has disconnected has left. The client may enter again.
+        // The application has disconnected this connection. The client may enter again.
         if let Some(at) = position.filter(|at| {
             self.connections.get(*at).is_some_and(|connection| connection.is_finished())
         }) {
@@ -259,8 +259,7 @@ impl<H: Handler> Client<H> {
 
     /// Whether the application has closed the session.
     fn is_closing(&self) -> bool {
-        self.was_closed
-            || self.connections.iter().any(|connection| connection.closes_session())
+        self.was_closed || self.connections.iter().any(|connection| connection.closes_session())
     }
 
     /// Disconnects the other connections of a session that the application has closed.
@@ -290,7 +289,7 @@ impl<H: Handler> Client<H> {
         let cx = Context::new(connection, batch);
         let disconnected = async { self.hub.handler().disconnected(&cx, reason).await };
         let result = self.guard(Some(connection), batch, disconnected).await;
-        // What was sent to others need not wait for what this client does next.
+        // Events for other clients must not wait for this client's next packet.
         batch.flush();
         result
     }
@@ -393,7 +392,7 @@ impl<H: Handler> Protocol for Client<H> {
         {
             self.leave(at, batch).await?;
         }
-        // What is queued, DISCONNECT above all, still reaches the client.
+        // Queued packets, above all DISCONNECT, still reach the client.
         if self.connections.is_empty() { Err(End::Server) } else { Ok(()) }
     }
 
@@ -417,11 +416,11 @@ impl<H: Handler> Protocol for Client<H> {
     }
 }
 
-/// Runs a method of the handler. What it has sent leaves while it waits. Returns `None` if it
-/// panicked.
+/// Runs a method of the handler. Messages that it has sent leave while it waits. Returns `None` if
+/// it panicked.
 ///
-/// `method` must call the handler only when it is polled, so that what happens before a method
-/// returns its future is covered too.
+/// `method` must call the handler only when it is polled, so that a panic before the handler
+/// returns its future is caught too.
 pub(crate) async fn guard<T>(batch: &Batch, method: impl Future<Output = T>) -> Option<T> {
     catch(pin!(method), || batch.flush()).await
 }

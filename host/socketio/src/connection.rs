@@ -32,9 +32,9 @@ use send::Leave;
 
 /// One client in one namespace.
 ///
-/// All methods may be called from any task, and only [`writable`](Self::writable) waits. What is
-/// sent is queued in the order of the calls and written at once, as far as the client reads. The
-/// rest is bounded by [`Config::max_queued`](crate::Config::max_queued); beyond, the session ends
+/// All methods may be called from any task, and only [`writable`](Self::writable) waits. Messages
+/// are queued in the order of the calls and written at once, as far as the client reads. The rest
+/// is bounded by [`Config::max_queued`](crate::Config::max_queued); beyond, the session ends
 /// with [`End::Overflow`].
 pub struct Connection<H: Handler> {
     id: Sid,
@@ -57,7 +57,7 @@ pub struct Connection<H: Handler> {
 struct State<H: Handler> {
     /// The session, or the last one of a connection that is detached.
     session: Arc<Session>,
-    /// What [`Handler::open`] returned for it.
+    /// The value that [`Handler::open`] returned for it.
     value: Arc<H::Session>,
     /// The answers that are waited for, by the id of their event.
     acks: Acks,
@@ -118,14 +118,14 @@ impl<H: Handler> Connection<H> {
         self.namespace.name()
     }
 
-    /// What [`Handler::open`] returned for the session of this connection. After a recovery, this
-    /// is the value of the new session, and the connection has dropped the old one. While it is
-    /// detached, it has the old one.
+    /// The value that [`Handler::open`] returned for the session of this connection. After a
+    /// recovery, this is the value of the new session, and the connection has dropped the old one.
+    /// While it is detached, it has the old one.
     pub fn session(&self) -> Arc<H::Session> {
         Arc::clone(&self.state().value)
     }
 
-    /// What [`Handler::connect`] returned for this connection.
+    /// The value that [`Handler::connect`] returned for this connection.
     pub fn data(&self) -> &H::Data {
         &self.data
     }
@@ -133,8 +133,8 @@ impl<H: Handler> Connection<H> {
     /// Sends an event.
     ///
     /// `arguments` are JSON texts separated by commas; none is an empty string. A placeholder
-    /// `{"_placeholder":true,"num":N}` stands for attachment `N`. The text is not checked: what is
-    /// not JSON makes a stock client disconnect.
+    /// `{"_placeholder":true,"num":N}` stands for attachment `N`. The text is not checked: invalid
+    /// JSON makes a stock client disconnect.
     ///
     /// Returns false if the connection has ended, also because there was no room for this event.
     /// True is no promise that the client receives it. With
@@ -247,7 +247,7 @@ impl<H: Handler> Connection<H> {
         session.writable(at_most_bytes).await;
     }
 
-    /// What carries the session now.
+    /// The current transport of the session.
     pub fn transport(&self) -> Transport {
         self.current().transport()
     }
@@ -267,28 +267,28 @@ impl<H: Handler> Connection<H> {
             || (state.session.is_over() && !(state.keep.is_some() && is_lost(&state.session)))
     }
 
-    /// Disconnects the client from this namespace: it receives what is queued, then DISCONNECT.
+    /// Disconnects the client from this namespace: it receives queued messages, then DISCONNECT.
     ///
     /// Nothing can be sent from now on, and events of the client that are under way are ignored.
     /// [`Handler::disconnected`] is called with [`DisconnectReason::Server`] when the client's
-    /// packet that is being handled is finished. Connections in other namespaces go on. If there is
-    /// none, the session ends with [`End::Server`]. A stock client does not connect to the
-    /// namespace again by itself. A client whose transport is lost is not told, and can't return to
-    /// this connection; the reason is then that of its transport.
+    /// packet that is being handled is finished. Connections in other namespaces continue. If there
+    /// is none, the session ends with [`End::Server`]. A stock client does not connect to the
+    /// namespace again by itself. A client whose transport is lost receives nothing, and can't
+    /// return to this connection; the reason is then that of its transport.
     ///
     /// [`DisconnectReason::Server`]: crate::DisconnectReason::Server
     pub fn disconnect(&self) {
         self.send_disconnect(false);
     }
 
-    /// Ends the client's session: the client receives what is queued, then DISCONNECT for each of
+    /// Ends the client's session: the client receives queued messages, then DISCONNECT for each of
     /// its namespaces, and then the transport closes. A stock client does not connect again by
     /// itself.
     ///
     /// This connection ends at once, like with [`disconnect`](Self::disconnect). The session's
     /// other connections end when the client's packet that is being handled is finished. No later
     /// packet is handled. [`Handler::disconnected`] is called with [`DisconnectReason::Server`] for
-    /// all of them. Does nothing else than `disconnect` if the client's transport is lost.
+    /// all of them. If the client's transport is lost, it does the same as `disconnect`.
     ///
     /// [`DisconnectReason::Server`]: crate::DisconnectReason::Server
     pub fn close_session(&self) {
@@ -324,7 +324,7 @@ impl<H: Handler> Connection<H> {
         drop(acks);
     }
 
-    /// Ends the client's session at once. What is queued is lost, and a stock client connects
+    /// Ends the client's session at once. Queued messages are lost, and a stock client connects
     /// again.
     ///
     /// Does nothing if the connection has ended: its client may have another one by now.
@@ -352,7 +352,7 @@ impl<H: Handler> Connection<H> {
         Some(sender)
     }
 
-    /// Whether the client has left or was disconnected, although its session may go on.
+    /// Whether the client has left or was disconnected, although its session may continue.
     pub(crate) fn is_finished(&self) -> bool {
         self.has_ended.load(Ordering::Relaxed)
     }

@@ -26,8 +26,8 @@
 //! once. Messages arrive in the order in which they were queued. They survive an upgrade, however
 //! it goes: until the client has confirmed its WebSocket, the session polls as before.
 //!
-//! While a handler of the [`Protocol`] runs, nothing more is read from its client. What the handler
-//! queues is sent meanwhile, and the client is pinged.
+//! While a handler of the [`Protocol`] runs, nothing more is read from its client. Messages that
+//! the handler queues are sent meanwhile, and the client is pinged.
 //!
 //! # Memory
 //!
@@ -37,18 +37,18 @@
 //! HTTP server asks for more of it. An idle WebSocket holds no buffer: it costs about
 //! 2.4 KiB, with tokio's part and without the application's.
 //!
-//! What the kernel takes at once does not wait. A message that finds nothing waiting is always
-//! queued; a handler that sends much can wait with [`Session::writable`]. What one client asks for
-//! in one go is answered as fast as it reads: above half of [`Config::max_queued`], its next
-//! message waits.
+//! Bytes that the kernel takes at once do not count as queued. A message is always accepted if the
+//! queue is empty. A handler that sends much can wait with [`Session::writable`]. A client that
+//! sends many requests at once is answered as fast as it reads: above half of
+//! [`Config::max_queued`], its next message waits.
 //!
-//! The engine bounds what it holds itself. The HTTP server of the application must bound the time
+//! The engine bounds its own memory. The HTTP server of the application must bound the time
 //! for the head of a request, the time that a write may wait (with [`WriteDeadline`], for example),
-//! and the kernel's time for a peer that is gone (`TCP_USER_TIMEOUT`).
+//! and the kernel's time for a peer that does not answer (`TCP_USER_TIMEOUT`).
 //!
 //! # Closing
 //!
-//! A client that broke the protocol or the bounds of a message is told by a WebSocket close frame:
+//! A client that violates the protocol or the bounds of a message receives a WebSocket close frame:
 //! 1002 (no WebSocket frame of a client), 1007 (no UTF-8), 1008 (no packet), 1009 (too long),
 //! 1013 (the server holds too much). A session that the server ([`End::Server`]) or the client ends
 //! closes with 1000. All others are cut, above all when the server stops: the engine never sends an

@@ -1,4 +1,5 @@
-//! What fuzzers call: each function reads bytes of a client and checks what must hold for any.
+//! Functions for fuzzers: each reads bytes of a client and checks properties that hold for any
+//! bytes.
 //!
 //! Not part of the crate's interface. A function fails by panicking.
 

@@ -1,4 +1,4 @@
-//! What an application implements, and what its methods receive.
+//! The trait that an application implements, and the arguments of its methods.
 
 use std::fmt;
 use std::future::{Future, ready};
@@ -16,8 +16,8 @@ use crate::engineio::{Batch, End, Refused, Sid};
 /// All methods for one session are called one at a time, in the order of the client's packets.
 /// While one is running, nothing more is read from this client, so a slow handler slows its client
 /// down instead of filling memory. The client is still pinged, and its pongs are not missed. Other
-/// sessions go on. The futures are never cancelled; a client that goes away meanwhile does not stop
-/// them.
+/// sessions continue. The futures are never cancelled; a client that goes away meanwhile does not
+/// stop them.
 ///
 /// Each connection that [`connect`](Self::connect) accepts gets exactly one call of
 /// [`connected`](Self::connected), then its events, and exactly one call of
@@ -26,11 +26,11 @@ use crate::engineio::{Batch, End, Refused, Sid};
 /// one at a time, in whichever session it is. This also holds if a method panics: the panic ends
 /// the session, with [`End::Aborted`] and a log line.
 pub trait Handler: Sized + Send + Sync + 'static {
-    /// What the application keeps of a session, such as the client's address or its identity. All
+    /// The application's data about a session, such as the client's address or its identity. All
     /// connections of the session share it.
     type Session: Send + Sync + 'static;
 
-    /// What the application keeps of one connection.
+    /// The application's data about one connection.
     type Data: Send + Sync + 'static;
 
     /// Accepts a session. Called once for each, before its handshake is answered, with the request
@@ -47,21 +47,21 @@ pub trait Handler: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the client is told. Its session goes on, so the client may try again.
+    /// The error that the client receives. Its session continues, so the client may try again.
     fn connect(
         &self,
         request: &ConnectRequest<'_, Self>,
     ) -> impl Future<Output = Result<Self::Data, ConnectError>> + Send;
 
-    /// A connection was accepted and CONNECT is answered: what is sent here, the client receives
-    /// first.
+    /// A connection was accepted and CONNECT is answered. Events that are sent here arrive before
+    /// any others.
     fn connected(&self, cx: &Context<'_, Self>) -> impl Future<Output = ()> + Send {
         let _ = cx;
         ready(())
     }
 
-    /// A client has returned to a connection whose transport was lost. CONNECT is answered, and
-    /// what the client has missed is queued: what is sent here, the client receives after it.
+    /// A client has returned to a connection whose transport was lost. CONNECT is answered, and the
+    /// events that the client has missed are queued. Events that are sent here follow them.
     ///
     /// [`open`](Self::open) was called for the new session, whose value the connection has from now
     /// on. [`connect`](Self::connect) is not called, so the `auth` that the client sent is not
@@ -71,9 +71,9 @@ pub trait Handler: Sized + Send + Sync + 'static {
         ready(())
     }
 
-    /// A session has ended, and its connections have ended or are detached. What the application
-    /// keeps for a session, and not for its connections, may go: a detached connection keeps the
-    /// value of its last session.
+    /// A session has ended, and its connections have ended or are detached. The application may
+    /// release resources that belong to the session and not to its connections. A detached
+    /// connection keeps the value of its last session.
     fn closed(&self, session: &Self::Session) {
         let _ = session;
     }
@@ -111,7 +111,7 @@ pub struct ConnectRequest<'a, H: Handler> {
     pub id: Sid,
     /// The name of the namespace.
     pub namespace: &'a str,
-    /// What [`Handler::open`] returned for the session.
+    /// The value that [`Handler::open`] returned for the session.
     pub session: &'a H::Session,
     /// The `auth` of the client: a well-formed JSON object, `{}` if it sent none. A stock client
     /// that could not be recovered has added the `pid` and `offset` of its earlier connection.
@@ -129,7 +129,7 @@ impl<H: Handler> fmt::Debug for ConnectRequest<'_, H> {
     }
 }
 
-/// What a client is told that may not connect: the JSON of CONNECT_ERROR.
+/// The error for a client that may not connect: the JSON of CONNECT_ERROR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectError(String);
 
@@ -184,7 +184,7 @@ impl Event<'_> {
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DisconnectReason {
-    /// The client left the namespace. Its session goes on.
+    /// The client left the namespace. Its session continues.
     Left,
     /// The application called [`Connection::disconnect`](crate::Connection::disconnect), or
     /// [`Connection::close_session`](crate::Connection::close_session) for a connection of the
@@ -194,10 +194,11 @@ pub enum DisconnectReason {
     SessionEnded(End),
 }
 
-/// The connection for which a method of [`Handler`] was called, and what must be flushed after it.
+/// The connection for which a method of [`Handler`] was called, and the batch that is flushed
+/// later.
 ///
-/// What is sent through the context leaves when all events that arrived in the same read are
-/// handled, with one write, or when a handler waits for something.
+/// Messages that are sent through the context leave when all events that arrived in the same read
+/// are handled, with one write, or when a handler waits for something.
 pub struct Context<'a, H: Handler> {
     connection: &'a Arc<Connection<H>>,
     batch: &'a Batch,

@@ -1,4 +1,4 @@
-//! What all clients of a server share: the handler, the namespaces, the limits and the counters.
+//! The state that all clients of a server share: handler, namespaces, limits and counters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl Namespace {
     }
 
     /// An id for an answer. It is new in the namespace: a client that has left and entered again
-    /// may still answer what its earlier connection was asked.
+    /// may still answer an event of its earlier connection.
     pub(crate) fn next_ack(&self) -> u64 {
         self.next_ack.fetch_add(1, Ordering::Relaxed)
     }
@@ -41,7 +41,7 @@ impl Namespace {
     }
 }
 
-/// The service of the Engine.IO server: each session speaks through a [`Client`].
+/// The service of the Engine.IO server: the protocol of each session is a [`Client`].
 #[derive(Debug)]
 pub(crate) struct Hub<H: Handler> {
     handler: H,
@@ -97,7 +97,7 @@ impl<H: Handler> Hub<H> {
         &self.handler
     }
 
-    /// What recovery needs, if the server has it.
+    /// The state of recovery, if the server has it.
     pub(crate) fn recovery(&self) -> Option<&Recoveries<H>> {
         self.recovery.as_ref()
     }

@@ -18,53 +18,53 @@
 //!
 //! Everything that a client sends is handled in one task, one packet after the other, in the order
 //! in which it was sent. While [`Handler::event`] waits, nothing more is read from this client: TCP
-//! slows it down, and what it has sent costs no more memory here than what was read with the event.
-//! So a slow handler in one namespace also holds up the others of the same client. Other clients are
-//! not affected. A task
-//! that must wait for the client itself, as with [`Connection::emit_with_ack`], must be another
-//! one.
+//! slows it down, and its later events need no memory of the server except in the buffer of the
+//! same read. So a slow handler in one namespace also delays the other namespaces of the same
+//! client. Other clients are not affected. Only another task may wait for the client itself, for
+//! example with [`Connection::emit_with_ack`].
 //!
-//! What is sent to a client arrives in the order of the calls. What handlers send is written when
-//! all events of one read are handled, with one system call; what other tasks send is written at
-//! once. What a client does not read waits in its queue, and the application may look at
-//! [`Connection::queued_bytes`] to wait or to leave something out.
+//! Messages to a client arrive in the order of the calls. Messages of handlers are written when all
+//! events of one read are handled, with one system call. Messages of other tasks are written at
+//! once. Messages that a client does not read wait in its queue. The application may check
+//! [`Connection::queued_bytes`], to wait or to send less.
 //!
 //! # Bounds
 //!
 //! Every queue and every buffer is bounded in bytes by a setting of [`Config`], and
-//! [`Server::usage`] tells how much is in use.
+//! [`Server::usage`] returns how much is in use.
 //!
-//! | setting | bounds | what happens beyond |
+//! | setting | bounds | beyond the bound |
 //! |---|---|---|
 //! | `max_payload` | a message, the body of a POST | [`End::TooBig`], or 413 |
 //! | `max_fragments` | the frames of one message | [`End::TooBig`] |
 //! | `max_attachments`, `max_attachment_bytes` | the attachments of one packet | [`End::TooBig`] |
 //! | `receive_timeout` | the time from a message's begin to its end | [`End::ReceiveTimeout`] |
-//! | `max_unfinished_total` | what has arrived of all unfinished messages, and what handlers that wait have read | [`End::Overload`] |
-//! | `max_queued` | what waits for one client | [`End::Overflow`] |
-//! | `max_queued_total` | what waits for all clients | [`End::Overflow`] |
+//! | `max_unfinished_total` | the received bytes of all unfinished messages and of messages whose handlers wait | [`End::Overload`] |
+//! | `max_queued` | the bytes that are queued for one client | [`End::Overflow`] |
+//! | `max_queued_total` | the bytes that are queued for all clients | [`End::Overflow`] |
 //! | `max_pending_acks` | the answers that are waited for, per connection | [`EmitError`] |
-//! | `max_sessions` | the sessions, those included that are ending | 503 |
+//! | `max_sessions` | the sessions, including ending ones | 503 |
 //! | `connect_timeout` | the time to the first CONNECT that is accepted | [`End::ConnectTimeout`] |
 //! | `upgrade_timeout` | the time of an upgrade | the session polls on |
-//! | `stall_timeout` | the time in which a client must take something of what it is waited for | [`End::Overflow`] |
-//! | `linger` | the time to deliver what is queued when the server ends a session | it is lost |
+//! | `stall_timeout` | the time in which a client must read something while a task waits for it | [`End::Overflow`] |
+//! | `linger` | the time to deliver queued messages when the server ends a session | they are lost |
 //! | [`Recovery::duration`] | the time for which a detached connection is kept | [`Handler::disconnected`] |
 //! | [`Recovery::max_bytes`] | the events that are kept for clients that return | the oldest are dropped |
 //! | `max_sessions`, with recovery | the connections that are detached | they end with their sessions |
 //!
 //! Attachments are counted with 64 bytes more than their own, and so is a long list of arguments.
-//! While a handler waits, its event's message counts as unfinished, and so does what the same read
-//! has brought beyond it.
+//! While a handler waits, its event's message counts as unfinished, and so do the later bytes of
+//! the same read.
 //!
 //! # Connection state recovery
 //!
 //! With [`Config::recovery`], a client whose transport was lost returns to its connection in a new
-//! session, and receives what it has missed: the *connection state recovery* of Socket.IO, which
-//! the stock JavaScript client has since version 4.6. Its `socket.recovered` is then true.
+//! session, and receives the events that it has missed: the *connection state recovery* of
+//! Socket.IO, which the stock JavaScript client has since version 4.6. Its `socket.recovered` is
+//! then true.
 //!
-//! A session that ends with [`End::Transport`], [`End::PingTimeout`] or [`End::ReceiveTimeout`] does
-//! not end its connections: they are *detached*. [`Handler::disconnected`] is not called,
+//! A session that ends with [`End::Transport`], [`End::PingTimeout`] or [`End::ReceiveTimeout`]
+//! does not end its connections: they are *detached*. [`Handler::disconnected`] is not called,
 //! [`Connection::has_ended`] is false, and events that are sent are kept. Answers that the server
 //! waits for end with [`NoReply`], [`Connection::ack`] returns false, and
 //! [`Connection::emit_with_ack`] fails. All other ends are final, also a client that leaves (with
@@ -77,23 +77,23 @@
 //!
 //! The answer to CONNECT contains a secret, `pid`, which identifies the connection when the client
 //! returns: a client with this `pid` takes the connection over. Each event without an ack id has an
-//! additional last argument, its offset, as with the reference server: a listener that counts its arguments sees it, and clients
-//! of other languages too. A client that returns names the offset of its last event. If its
-//! connection still has all later ones, the client gets the same id, then these events, and
-//! [`Handler::recovered`] is called instead of [`Handler::connect`]: what `connect` checks, such as a
-//! token in the `auth`, is not checked again. [`Connection::session`] is then the new session's
-//! value, and the old one is dropped. Otherwise the client gets a new connection. Its CONNECT is
-//! answered when [`Handler::disconnected`] of the old connection has returned, so that the
-//! application learns of the end first: a handler that waits there delays its client's return.
+//! additional last argument, its offset, as with the reference server: a listener that counts its
+//! arguments sees it, and clients of other languages too. A client that returns names the offset of
+//! its last event. If its connection still has all later ones, the client gets the same id, then
+//! these events, and [`Handler::recovered`] is called instead of [`Handler::connect`]: so a token
+//! in the `auth`, for example, is not checked again. [`Connection::session`] is then the new
+//! session's value, and the old one is dropped. Otherwise the client gets a new connection. Its
+//! CONNECT is answered when [`Handler::disconnected`] of the old connection has returned, so that
+//! the application learns of the end first: a handler that waits there delays its client's return.
 //!
 //! An event is kept until it is dropped for a newer one, also while its client is there, or until
-//! no client can need it any more and a newer one is sent. Events that
-//! want an answer are not kept, and neither are answers: what of these is under way when a transport
-//! is lost, is lost. What others send while a client returns arrives once and in order.
+//! no client can need it any more and a newer one is sent. Events that want an answer are not kept,
+//! and neither are answers: they are lost if a transport is lost before they arrive. Events of
+//! other tasks arrive once and in order, also while a client returns.
 //!
 //! If a client returns before its old session has noticed its end, that session ends with
-//! [`End::Transport`], and the client waits until the old session's handler has returned. After 10 s
-//! it gets a new connection.
+//! [`End::Transport`], and the client waits until the old session's handler has returned. After
+//! ten seconds it gets a new connection.
 //!
 //! # What clients see
 //!
@@ -109,14 +109,14 @@
 //! | CONNECT with data that is not an object | ends the session, with a log line |
 //! | no CONNECT that is accepted within `connect_timeout` | ends the session |
 //! | an attachment that was not announced, or a text in its place | ends the session |
-//! | a placeholder without an attachment | passes it on: [`Event::placeholders_are_valid`] tells |
+//! | a placeholder without an attachment | passes it on: see [`Event::placeholders_are_valid`] |
 //! | an answer to no pending question | ignores it |
 //! | CONNECT with the `pid` of a connection that is still kept, and an offset from which on it has everything | continues that connection |
 //! | CONNECT with another `pid`, or one of another namespace, or an offset of which it lacks something | makes a new connection, with a new `pid` |
 //!
-//! A client is never told that the server stops: it sees its connection break, and a stock client
-//! connects again. [`Connection::disconnect`] tells a client to leave one namespace, and its session
-//! goes on while it is in another one.
+//! The server sends no packet when it stops: its clients see their connections break, and stock
+//! clients connect again. [`Connection::disconnect`] makes a client leave one namespace. Its
+//! session continues while it is in another one.
 //!
 //! # Conformance
 //!
@@ -129,11 +129,11 @@
 //! cargo xtask suite SUITE/test-suite
 //! ```
 //!
-//! The crate's tests run the stock JavaScript client if `tests/clients/javascript`, or the folder in
-//! `SOCKHOP_JAVASCRIPT_CLIENT`, has its `node_modules`, and the stock Python clients if
+//! The crate's tests run the stock JavaScript client if `tests/clients/javascript`, or the folder
+//! in `SOCKHOP_JAVASCRIPT_CLIENT`, has its `node_modules`, and the stock Python clients if
 //! `SOCKHOP_PYTHON` names an interpreter that has them. If a variable is set, its client must be
-//! there. With a nightly compiler, `cargo fuzz run packets` in the crate's folder fuzzes without end
-//! what `cargo test` fuzzes for a moment; `fuzz/fuzz_targets` has the other targets.
+//! there. `cargo test` runs each fuzz target for a moment. With a nightly compiler, `cargo fuzz run
+//! packets` in the crate's folder runs one without end; `fuzz/fuzz_targets` has the other targets.
 #![forbid(unsafe_code)]
 
 mod call;

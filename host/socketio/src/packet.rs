@@ -121,7 +121,7 @@ fn leading_number(text: &str) -> Option<(Option<u64>, &str)> {
     Some((Some(digits.parse().ok()?), rest))
 }
 
-/// What stands before and after the first `byte`, which must be ASCII.
+/// Returns the text before and after the first `byte`, which must be ASCII.
 fn split_at_byte(text: &str, byte: u8) -> Option<(&str, &str)> {
     let at = memchr::memchr(byte, text.as_bytes())?;
     Some((text.get(..at)?, text.get(at + 1..)?))

@@ -1,9 +1,9 @@
-//! Connection state recovery: what the connections of a server share so that clients whose
-//! transport was lost find their connections again.
+//! Connection state recovery: the shared state of all connections of a server by which a client
+//! whose transport was lost finds its connection again.
 //!
 //! It knows which connection a secret belongs to and how many are detached, and it ends those whose
-//! clients don't return. What a connection keeps is in `ring`; how it is detached from its session
-//! and attached to another one is the connection's, in `connection::recovery`.
+//! clients don't return. The kept events of a connection are in `ring`; how it is detached from its
+//! session and attached to another one is the connection's, in `connection::recovery`.
 
 mod ring;
 
@@ -69,7 +69,7 @@ impl fmt::Debug for Pid {
     }
 }
 
-/// What a client that returns says in its CONNECT.
+/// The fields in the CONNECT of a client that returns.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Resume {
     pub(crate) pid: Pid,
@@ -92,7 +92,7 @@ impl Resume {
     }
 }
 
-/// What the connections of a server share.
+/// The shared state of all connections of a server.
 pub(crate) struct Recoveries<H: Handler> {
     duration: Duration,
     max_detached: usize,
@@ -113,9 +113,9 @@ impl<H: Handler> Recoveries<H> {
     pub(crate) fn new(recovery: &Recovery, config: &Config, tasks: &TaskTracker) -> Self {
         // Without random numbers there are no sessions either.
         let first = getrandom::u64().unwrap_or_default() >> 1;
-        // Half of what may wait for a client: the other half may be occupied when it returns.
+        // Half of the queue of a client: the other half may be occupied when it returns.
         let max_each = (config.max_queued / 2).min(recovery.max_bytes / 16);
-        // A client that returns may miss what was sent while a missing pong was not noticed yet.
+        // A client that returns may miss events that were sent before the missing pong was noticed.
         let unnoticed = config.ping_interval.saturating_add(config.ping_timeout);
         let max_age = recovery.duration.saturating_add(unnoticed);
         Self {
@@ -184,7 +184,7 @@ impl<H: Handler> Recoveries<H> {
     }
 
     /// Ends the connection when its time is over, unless its client returns before. `detachment`
-    /// tells this detachment from others of the same connection.
+    /// distinguishes this detachment from others of the same connection.
     pub(crate) fn expire(&self, connection: Arc<Connection<H>>, detachment: u64) {
         let (duration, closing) = (self.duration, self.closing.clone());
         self.tasks.spawn(async move {

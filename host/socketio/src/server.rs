@@ -65,8 +65,8 @@ impl<H: Handler> Server<H> {
     }
 
     /// Answers one request, which the application's HTTP server received on a connection of type
-    /// `I` that it serves with upgrades. The body is hyper's own, or what the application's HTTP
-    /// framework makes of it.
+    /// `I` that it serves with upgrades. The body is hyper's own, or that of the application's HTTP
+    /// framework.
     ///
     /// The answer has no CORS headers; the application adds them, and decides about origins before
     /// it calls this.
@@ -109,8 +109,8 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// Ends all sessions and all detached connections, and refuses new ones. Clients are not told,
-    /// so stock clients connect again, to this address.
+    /// Ends all sessions and all detached connections, and refuses new ones. Clients receive no
+    /// close packet, so stock clients connect again, to this address.
     pub fn close(&self) {
         if let Some(recovery) = self.engine.service().recovery() {
             recovery.close();
@@ -138,7 +138,8 @@ pub struct Usage {
     /// Connections whose transport was lost and whose client may return.
     pub detached: usize,
     /// Bytes of the events that are kept for clients that return: at most
-    /// [`Recovery::max_bytes`](crate::Recovery::max_bytes), and what the application holds encoded.
+    /// [`Recovery::max_bytes`](crate::Recovery::max_bytes), and the events that the application
+    /// holds encoded.
     pub recovery_bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! A bounded run of the fuzz targets on a stable compiler: mutations of what clients send.
+//! A bounded run of the fuzz targets on a stable compiler: mutations of valid input of clients.
 #![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;

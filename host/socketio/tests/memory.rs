@@ -1,4 +1,4 @@
-//! What a connection and a message cost in memory.
+//! The memory of a connection and of a message.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::future::{Future, ready};
@@ -75,7 +75,7 @@ impl Handler for EchoHandler {
     }
 }
 
-/// What a client sends, and how what it then receives ends.
+/// The bytes that a client sends, and the last bytes that it then receives.
 type Talk = (&'static [u8], &'static [u8]);
 
 const ECHO: Talk = (b"\x81\x85\0\0\0\x004echo", b"\x81\x054echo");

@@ -63,8 +63,8 @@ pub fn placeholders_are_valid(arguments: &str, attachments: usize) -> bool {
 
 const KEY: &str = "_placeholder";
 
-/// What is known of an object whose end was not reached. A later key replaces an earlier one, as in
-/// JavaScript.
+/// The known keys of an object whose end was not reached. A later key replaces an earlier one, as
+/// in JavaScript.
 #[derive(Default)]
 struct Object {
     is_placeholder: bool,

@@ -1,5 +1,5 @@
-//! A model of one client in several namespaces, against any sequence of its packets and of what the
-//! application does with connections, ended ones included.
+//! A model of one client in several namespaces, against any sequence of its packets and of the
+//! application's calls for connections, including ended ones.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -18,7 +18,7 @@ use crate::engineio::{Config, Recovery, Refused};
 /// The last one is unknown to the server.
 const NAMESPACES: [&str; 4] = ["/", "/a", "/b", "/unknown"];
 
-/// Records what it is called with, and answers what is to be answered.
+/// Records its calls, and answers events that have an ack id.
 #[derive(Default)]
 struct App {
     log: Mutex<Vec<String>>,
@@ -65,8 +65,7 @@ impl Handler for App {
     }
 }
 
-/// What happens next. The client writes, or the application uses one of the connections it ever
-/// had.
+/// One step. The client writes, or the application uses one of the connections that it ever had.
 #[derive(Debug, Clone)]
 enum Step {
     Connect {
@@ -114,7 +113,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the client and the application must see.
+/// The expected packets and calls.
 #[derive(Default)]
 struct Model {
     /// The number of the connection in each namespace.
@@ -232,7 +231,7 @@ impl Model {
     }
 }
 
-/// The packet of a step of the client. `None` for an attachment and for what the application does.
+/// The packet of a step of the client. `None` for an attachment and for a step of the application.
 fn packet(step: &Step) -> Option<String> {
     Some(match *step {
         Step::Connect { namespace, is_refused } => {

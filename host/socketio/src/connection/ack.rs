@@ -18,8 +18,8 @@ use crate::handler::Handler;
 pub struct Reply {
     /// The arguments as well-formed JSON texts separated by commas, or an empty string.
     pub arguments: String,
-    /// What the placeholders stand for. Whether they do is not checked:
-    /// [`placeholders_are_valid`](crate::placeholders_are_valid) tells.
+    /// The attachments to which the placeholders refer. The references are not checked; use
+    /// [`placeholders_are_valid`](crate::placeholders_are_valid).
     pub attachments: Vec<Bytes>,
 }
 

@@ -18,11 +18,11 @@ use crate::hub::{Hub, Namespace};
 use crate::packet::{Head, Kind};
 use crate::recovery::{Kept, Offset, Pid, Ring};
 
-/// What a connection that can be recovered has beside another one.
+/// The additional state of a connection that can be recovered.
 #[derive(Debug)]
 pub(super) struct Lasting {
     pid: Pid,
-    /// Tells those who wait that the connection was detached or attached, or has ended.
+    /// Notified when the connection was detached or attached, or has ended.
     changed: Notify,
 }
 
@@ -32,7 +32,7 @@ impl Lasting {
     }
 }
 
-/// What such a connection keeps under its lock.
+/// The additional state under the connection's lock.
 #[derive(Debug)]
 pub(super) struct Keep {
     ring: Ring,
@@ -76,7 +76,7 @@ impl Keep {
     }
 }
 
-/// What becomes of a client that returns.
+/// The result of an attempt to attach a connection.
 #[derive(Debug)]
 pub(crate) enum Reattached {
     /// It continues where it was.
@@ -163,7 +163,8 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Attaches the connection to the session with which its client returns, answers CONNECT and
-    /// queues what the client has missed. If something of it is missing here, the connection ends.
+    /// queues the events that the client has missed. If one of them was dropped, the connection
+    /// ends.
     pub(crate) fn reattach(
         &self,
         session: &Arc<Session>,

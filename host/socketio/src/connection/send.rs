@@ -12,7 +12,7 @@ use crate::engineio::Batch;
 use crate::handler::Handler;
 use crate::packet::{Head, Kind};
 
-/// When what was queued is written.
+/// When queued packets are written.
 pub(super) enum Leave<'a> {
     AtOnce,
     /// When the batch is flushed.
@@ -77,8 +77,8 @@ impl<H: Handler> Connection<H> {
         Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(leave, write)
     }
 
-    /// Calls `write` unless the connection has ended. Returns what it returns: whether something
-    /// was queued, or kept.
+    /// Calls `write` unless the connection has ended. Returns its result: whether something was
+    /// queued or kept.
     fn queue(&self, leave: Leave<'_>, write: impl FnOnce(&mut State<H>) -> bool) -> bool {
         let mut state = self.state();
         if self.is_over(&state) || !write(&mut state) {

@@ -14,7 +14,7 @@ use super::session::{Delivering, Session};
 /// How much of an answer the HTTP server gets at once, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// The body of an answer. What it holds of a session's messages counts as queued until the HTTP
+/// The body of an answer. The session's messages in it count as queued until the HTTP
 /// server has written it; when the session ends meanwhile, the body fails, so that the connection
 /// of a client that reads too slowly is closed.
 #[derive(Debug, Default)]
@@ -69,14 +69,14 @@ impl HttpBody for Body {
     }
 }
 
-/// Why a request's body is not there.
+/// Why a request's body could not be received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreceived {
     /// Longer than allowed.
     TooBig,
     /// All sessions together hold too much.
     Overload,
-    /// The client has gone.
+    /// The client has disconnected.
     Broken,
 }
 

@@ -1,7 +1,7 @@
 //! Spare buffers of each thread, so that a connection holds a buffer only while it has data.
 use std::cell::RefCell;
 
-/// The capacity of a buffer, in bytes: what one read takes at most. More saves system calls for
+/// The capacity of a buffer, in bytes, and so the maximum of one read. More saves system calls for
 /// clients that send much at once; the spare buffers of a thread grow with it.
 pub(crate) const SIZE: usize = 16 << 10;
 

@@ -19,23 +19,23 @@ impl Default for Transports {
     }
 }
 
-/// The settings of connection state recovery: what the server keeps so that a client whose
+/// The settings of connection state recovery: the server keeps events so that a client whose
 /// transport was lost can return to its connection. See the crate's docs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovery {
     /// How long a connection is kept after its transport was lost. Default: 2 min, as the reference
     /// server.
     pub duration: Duration,
-    /// How many bytes the kept events of all connections together may take, those of connections
-    /// that are not lost included. An event that many connections keep counts once, and then 32
+    /// How many bytes the kept events of all connections together may take, including those of
+    /// connections that are not lost. An event that many connections keep counts once, and then 32
     /// bytes for each of them; each event counts 128 bytes more than its own.
     ///
     /// One connection keeps at most a sixteenth of it, and at most half of [`Config::max_queued`],
     /// because all of it may have to be sent at once. When more than half is in use, each
     /// connection keeps at most an equal share of the other half. Beyond, a connection drops its
     /// oldest events. A client that has missed one of these is not recovered. An event that the
-    /// application holds encoded is counted and not refused. When a connection keeps a new event, it
-    /// also drops those that no client can need any more: they were sent longer ago than
+    /// application holds encoded is counted and not refused. When a connection keeps a new event,
+    /// it also drops the events that no client can need any more: they were sent longer ago than
     /// [`duration`](Self::duration), [`Config::ping_interval`] and [`Config::ping_timeout`]
     /// together. Default: 64 MiB.
     pub max_bytes: usize,
@@ -49,8 +49,8 @@ impl Default for Recovery {
 
 /// The settings of an Engine.IO server.
 ///
-/// Every bound is enforced: what exceeds it ends the session (see [`End`](super::End)) or is
-/// answered with an error, and never waits in memory.
+/// Every bound is enforced: beyond it, the session ends (see [`End`](super::End)) or the request is
+/// answered with an error. Nothing beyond a bound waits in memory.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The path of all requests, without a slash at its end. Default: `/socket.io`.
@@ -73,10 +73,10 @@ pub struct Config {
     /// waits for it; then its session ends with [`End::Overflow`](super::End::Overflow).
     /// Default: 45 s, as long as a missing pong takes by default.
     pub stall_timeout: Duration,
-    /// How long a session that the server ends may take to deliver what is queued.
+    /// How long a session that the server ends may take to deliver queued messages.
     /// Default: 1 s.
     pub linger: Duration,
-    /// The longest message and the longest body of a POST, in bytes. Clients are told.
+    /// The longest message and the longest body of a POST, in bytes. The handshake contains it.
     /// Default: 1,000,000, as the reference server.
     pub max_payload: usize,
     /// How many fragments one WebSocket message may have. Default: 1,024.
@@ -104,7 +104,7 @@ pub struct Config {
     pub max_attachment_bytes: usize,
     /// How many answers the server may wait for from one connection. Default: 1,024.
     pub max_pending_acks: usize,
-    /// How many sessions may exist, those included that are closing. Default: 10,000.
+    /// How many sessions may exist, including closing ones. Default: 10,000.
     pub max_sessions: usize,
     /// Whether and how the connection of a client whose transport was lost is kept, until the
     /// client returns. At most [`max_sessions`](Self::max_sessions) connections are kept, beside

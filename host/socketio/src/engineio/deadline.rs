@@ -1,4 +1,4 @@
-//! A deadline for what an HTTP server writes.
+//! A deadline for the writes of an HTTP server.
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

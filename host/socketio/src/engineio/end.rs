@@ -9,9 +9,9 @@ use super::{Config, Session};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum End {
-    /// The client said so, with an Engine.IO `1`.
+    /// The client closed the session with an Engine.IO `1`.
     Client,
-    /// The transport is gone: the WebSocket was closed or cut, or a pending poll was cancelled.
+    /// The transport was lost: the WebSocket was closed or cut, or a pending poll was cancelled.
     Transport,
     /// The pong did not come in time.
     PingTimeout,
@@ -19,7 +19,7 @@ pub enum End {
     ConnectTimeout,
     /// A message was begun and not finished in time.
     ReceiveTimeout,
-    /// The client did not speak the protocol.
+    /// The client violated the protocol.
     Parse,
     /// The client sent two polls or two posts at once.
     Overlap,
@@ -35,7 +35,7 @@ pub enum End {
     Server,
     /// The application ended it at once; queued messages are discarded.
     Aborted,
-    /// The server stops. The client is not told, so that it connects again.
+    /// The server stops. The client receives no packet about it, so that it connects again.
     Shutdown,
 }
 

@@ -1,4 +1,5 @@
-//! What an application implements to speak over sessions, and what it flushes after its work.
+//! The traits that an application implements to use sessions, and the batch that it flushes after
+//! its work.
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::Ordering;
@@ -26,8 +27,8 @@ pub struct Batch(Arc<Pending>);
 #[derive(Debug, Default)]
 struct Pending(Mutex<Vec<Arc<Session>>>);
 
-/// The most entries of a batch, one for each message: what one read asks for may be sent to any
-/// number of sessions.
+/// Maximum number of entries of a batch, one for each message: the events of one read may cause
+/// messages to any number of sessions.
 const MAX_PENDING: usize = 1024;
 
 impl Batch {
@@ -66,7 +67,7 @@ impl Drop for Pending {
     }
 }
 
-/// What speaks over one session.
+/// The protocol above one session.
 ///
 /// All methods are called one at a time, in the order in which messages arrive, from a task of the
 /// session. While one runs, nothing more is read from the client. The client is still pinged, a
@@ -120,7 +121,7 @@ pub struct Refused {
 
 /// Makes the protocol of each session.
 pub trait Service: Send + Sync + 'static {
-    /// What speaks over a session.
+    /// The protocol above a session.
     type Protocol: Protocol;
 
     /// Accepts a session. Called once for each handshake, before it is answered; messages queued
@@ -199,8 +200,8 @@ impl<S: Service> Engine<S> {
         &self.tasks
     }
 
-    /// Ends all sessions with [`End::Shutdown`] and refuses new ones. What the kernel takes at once
-    /// is still sent; clients are not told, so that they connect again.
+    /// Ends all sessions with [`End::Shutdown`] and refuses new ones. Queued bytes that the kernel
+    /// takes at once are still sent. Clients receive no close packet, so that they connect again.
     pub fn close(&self) {
         self.sessions.close();
         self.tasks.close();

@@ -1,8 +1,8 @@
 //! WebSocket frames (RFC 6455).
 //!
-//! The client's frames are parsed and unmasked where they lie. Frames of the server are also what
-//! waits for a polling client: they delimit themselves, so an upgrade converts nothing, and the
-//! answer to a poll only rewrites their headers.
+//! The client's frames are parsed and unmasked in place. The queue of a polling client
+//! has frames of the server too: so an upgrade converts nothing, and the answer to a poll only
+//! rewrites their headers.
 use std::ops::Range;
 
 use base64::Engine as _;
@@ -37,7 +37,7 @@ pub(crate) enum Bad {
 }
 
 impl Bad {
-    /// The status of the close frame with which the client is told.
+    /// The status of the close frame that the client receives.
     pub(crate) fn code(self) -> u16 {
         match self {
             Bad::Protocol => 1002,
@@ -49,7 +49,7 @@ impl Bad {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    /// One frame. Its payload lies there, unmasked; the next frame begins at the range's end.
+    /// One frame. Its payload is at this range, unmasked; the next frame begins at the range's end.
     Frame { fin: bool, op: u8, payload: Range<usize> },
     /// At least so many bytes are missing.
     More(usize),

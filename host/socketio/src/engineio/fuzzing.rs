@@ -1,4 +1,4 @@
-//! What fuzzers call: see the crate's `fuzzing`.
+//! Functions for fuzzers: see the crate's `fuzzing`.
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ pub fn polling_body(data: &[u8]) {
     assert_eq!(end, expected_end);
 }
 
-/// What is received from a body, by the words of the protocol's specification.
+/// The messages of a body according to the protocol's specification.
 fn expected(data: &[u8]) -> (Vec<Frame>, Result<(), End>) {
     let mut messages = Vec::new();
     let Ok(text) = str::from_utf8(data) else { return (messages, Err(End::Parse)) };

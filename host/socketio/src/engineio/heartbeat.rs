@@ -1,6 +1,6 @@
 //! The deadlines of one session: pings and pongs, the connect timeout, unfinished packets.
 //!
-//! Pure: the session asks with the time, and does what the answer says.
+//! Pure: the session passes the time and executes the returned [`Beat`].
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub(crate) struct Heartbeat {
     packet_by: Option<Instant>,
 }
 
-/// What is to be done now, and when to ask again.
+/// The next action, and the time of the next check.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Beat {
     Wait(Instant),
@@ -81,7 +81,7 @@ impl Heartbeat {
         others.filter(|_| !self.suspended).fold(self.due, Instant::min)
     }
 
-    /// A pong has come. One that was not asked for means nothing. Returns whether the next check is
+    /// A pong has arrived. It is ignored if no ping is pending. Returns whether the next check is
     /// due earlier than before.
     pub(crate) fn pong(&mut self, now: Instant, config: &Config) -> bool {
         if !self.pinged {

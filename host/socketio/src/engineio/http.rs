@@ -75,7 +75,7 @@ fn packets(body: impl Into<Body>) -> Answer {
     answer(StatusCode::OK, "text/plain; charset=UTF-8", body.into())
 }
 
-/// What the query of a request says. No value that means something needs to be escaped.
+/// The parameters in the query of a request. No valid value needs to be escaped.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Query<'a> {
     transport: Option<&'a str>,
@@ -103,7 +103,7 @@ impl<S: Service> Engine<S> {
     /// Answers one request whose path the server [`serves`](Self::serves).
     ///
     /// The HTTP server of the application must serve the connection with the type `I` and with
-    /// upgrades (`with_upgrades` of hyper). It may drop the future when the client has gone: a
+    /// upgrades (`with_upgrades` of hyper). It may drop the future if the client disconnects: a
     /// message that is being handled is handled to its end.
     ///
     /// # Errors
@@ -223,7 +223,7 @@ impl<S: Service> Engine<S> {
             Ok(Ok(body)) => {
                 let handled = polling::receive(guard, protocol, body, held);
                 return match self.tasks().spawn(handled).await {
-                    // A client that the server tells to leave still fetches what is queued.
+                    // A client that the server disconnects still fetches the queued packets.
                     Ok(Ok(()) | Err(Some(End::Client | End::Server))) => {
                         Ok(answer(StatusCode::OK, "text/html", "ok".into()))
                     }
@@ -309,7 +309,7 @@ async fn open_websocket<P: super::Protocol>(
     }
 }
 
-/// Waits for the connection after the answer to an upgrade; `None` if the client has gone.
+/// Waits for the connection after the answer to an upgrade; `None` if the client has disconnected.
 async fn upgraded<I: Io>(
     on_upgrade: OnUpgrade,
     deadline: Instant,

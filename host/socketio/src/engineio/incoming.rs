@@ -12,7 +12,7 @@ const ROOM: usize = 4 << 10;
 /// The most that a client's announcement of a long frame makes room for, before it arrives.
 const ADVANCE: usize = 64 << 10;
 
-/// Received bytes, and what is there of an unfinished message.
+/// Received bytes, and the received part of an unfinished message.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     /// Holds a part of a frame, or nothing at all and no memory.
@@ -50,7 +50,7 @@ pub(crate) enum Data {
 }
 
 impl Incoming {
-    /// `first`: what has arrived already.
+    /// `first`: the bytes that have arrived already.
     pub(crate) fn new(first: &[u8], max_payload: usize, max_fragments: usize) -> Self {
         Self { buf: first.to_vec(), at: 0, partial: None, max_payload, max_fragments }
     }
@@ -125,7 +125,7 @@ impl Incoming {
         &mut self.buf
     }
 
-    /// Keeps no more memory than what has arrived needs, because it may stay for long.
+    /// Keeps no more memory than the received bytes need, because they may stay for long.
     pub(crate) fn shrink(&mut self) {
         if self.buf.is_empty() {
             buffer::give(std::mem::take(&mut self.buf));

@@ -1,4 +1,4 @@
-//! What all sessions of a server hold together, counted against the server's bounds.
+//! The memory of all sessions of a server together, and its bounds.
 //!
 //! Counting takes no lock. A bound is never exceeded. When more than half of it would be used, each
 //! session is limited to an equal share of the other half. So slow clients are disconnected, and
@@ -11,7 +11,7 @@ use super::config::Config;
 /// How much of its bounds a server uses at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Sessions, those included that are closing.
+    /// Sessions, including closing ones.
     pub sessions: usize,
     /// Bytes that wait for clients; a shared frame counts once.
     pub queued_bytes: usize,
@@ -142,7 +142,7 @@ impl Reservation {
         Self { memory: Arc::clone(memory), bytes }
     }
 
-    /// Whether there is room for what is counted.
+    /// Whether there is room for the counted bytes.
     pub(crate) fn is_allowed(&self) -> bool {
         let memory = &self.memory;
         let sessions = memory.sessions.load(Ordering::Relaxed);

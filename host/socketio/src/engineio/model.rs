@@ -209,7 +209,7 @@ impl Client {
             }
             Step::OpenWebSocket => self.open_websocket(),
             Step::Probe => {
-                // A client that has gone on to probe and then speaks of something else is refused.
+                // A client that has probed and then sends another packet is refused.
                 self.probed = self.websocket.is_some();
                 self.reasons.extend(self.upgraded.then_some(End::Parse));
                 self.write(b"2probe").await;

@@ -1,4 +1,4 @@
-//! What waits for one client, and frames that many sessions share.
+//! The queue of outgoing frames of one client, and frames that many sessions share.
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Frame {
         Self::count(memory, bytes)
     }
 
-    /// Counts whole frames that are encoded already. `bytes` may be shared with others, who count
+    /// Counts whole frames that are encoded already. `bytes` may be shared with owners that count
     /// them elsewhere.
     pub(crate) fn count(memory: &Arc<Memory>, bytes: impl AsRef<[u8]> + Send + 'static) -> Self {
         memory.outgoing.add(bytes.as_ref().len());
@@ -82,10 +82,10 @@ pub(crate) fn write_attachments(out: &mut Vec<u8>, attachments: &[Bytes]) {
 /// Whole frames that wait for one client. (A WebSocket may have taken a part of the first.)
 ///
 /// The caller passes the same [`Memory`] to every method, and [`clear`](Self::clear)s the queue
-/// before it drops it: what is queued here is counted there.
+/// before it drops it: queued bytes are counted there.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// Before what is in `tail`.
+    /// They are sent before `tail`.
     chunks: VecDeque<Chunk>,
     tail: Vec<u8>,
     len: usize,
@@ -108,7 +108,7 @@ impl Queue {
         self.len == 0
     }
 
-    /// Queues what `write` appends. `soon`: it is likely to be written at once.
+    /// Queues the bytes that `write` appends. `soon`: they are likely to be written at once.
     pub(crate) fn push(&mut self, memory: &Memory, soon: bool, write: impl FnOnce(&mut Vec<u8>)) {
         if soon && self.tail.capacity() == 0 {
             self.tail = buffer::take();
@@ -313,7 +313,7 @@ mod tests {
         fn everything_leaves_once_and_in_order(steps in steps()) {
             let memory = memory();
             let mut queue = Queue::default();
-            // What waits, as one piece; and whether a part of a frame has left.
+            // The queued bytes, as one piece; and whether a part of a frame has left.
             let mut expected: Vec<u8> = Vec::new();
             let mut partly = false;
             for (i, step) in steps.into_iter().enumerate() {

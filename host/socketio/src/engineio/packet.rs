@@ -14,7 +14,7 @@ use super::session::Session;
 /// The alarm of a WebSocket's task, for the time in which a handler runs.
 pub(crate) type Alarm<'a, 'b> = Option<&'a mut Pin<&'b mut Sleep>>;
 
-/// What a client's packet asks for.
+/// A packet of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet<'a> {
     Text(&'a str),
@@ -67,8 +67,8 @@ pub(crate) async fn handle<P: Protocol>(
     }
 }
 
-/// Waits before the next packet is handled while much waits for the client: what a client asks for
-/// in one go may be more than it can take at once.
+/// Waits before the next packet is handled if many bytes are queued for the client: the answers to
+/// one burst of requests may be more than it can take at once.
 pub(crate) async fn pause(session: &Session, batch: &Batch, alarm: Alarm<'_, '_>) {
     let half = session.config().max_queued / 2;
     if session.queued_bytes() > half {
@@ -79,8 +79,8 @@ pub(crate) async fn pause(session: &Session, batch: &Batch, alarm: Alarm<'_, '_>
     }
 }
 
-/// Runs a handler to its end. Most are ready at once. Where one waits, what it has queued is sent
-/// meanwhile, and the client is still pinged.
+/// Runs a handler to its end. Most are ready at once. While one waits, its queued messages are sent
+/// and the client is still pinged.
 pub(crate) async fn drive<T>(
     session: &Session,
     batch: &Batch,
@@ -111,9 +111,9 @@ pub(crate) async fn drive<T>(
     done
 }
 
-/// Writes, and pings, while nothing is read.
+/// Writes and pings. Nothing is read.
 fn poll_transport(session: &Session, alarm: &mut Pin<&mut Sleep>, cx: &mut Context<'_>) {
-    /// After the session's end there is nothing to wake for.
+    /// After the session's end, no deadline is left.
     const NEVER: std::time::Duration = std::time::Duration::from_secs(86_400);
     if session.poll_sender(cx).is_ready() {
         return;

@@ -11,7 +11,7 @@ use super::session::Session;
 
 /// Runs a future to its end, and calls `pending` each time it waits. Returns `None` if it panicked.
 ///
-/// What the future has changed may be half done: the caller must only end what it belongs to.
+/// Changes of a future that panicked may be incomplete: the caller must only end the session.
 pub(crate) async fn catch<T>(
     mut future: Pin<&mut impl Future<Output = T>>,
     pending: impl Fn(),
@@ -30,7 +30,7 @@ pub(crate) async fn catch<T>(
     .await
 }
 
-/// Returns why a session ends whose task has panicked outside of what its protocol catches itself.
+/// Logs a panic that the protocol has not caught itself. Returns the reason for the session's end.
 pub(crate) fn panicked(session: &Session) -> End {
     error!(session = ?session.sid(), "session task panicked, session ends");
     End::Aborted

@@ -1,5 +1,5 @@
-//! One Engine.IO session: its state, what carries it now, and its end. Files below have what it
-//! sends, its deadlines, and its transports.
+//! One Engine.IO session: its state, its current transport, and its end. Files below have its
+//! outgoing messages, its deadlines, and its transports.
 //!
 //! Everything that changes a session happens under its one lock, which is never held while
 //! something waits. One task owns the session from its handshake to its end: the keeper of a
@@ -29,7 +29,7 @@ mod websocket;
 
 pub(crate) use polling::{Delivering, Polled, PostGuard};
 
-/// What carries a session.
+/// The transport of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// HTTP long polling.
@@ -54,11 +54,11 @@ pub struct Session {
     rearm: AtomicBool,
     /// Bytes of answers to polls that the HTTP server has not yet written.
     delivering: AtomicUsize,
-    /// Tells the keeper of a polling session that something changed.
+    /// Notified when something changed that the keeper of a polling session must see.
     turned: Notify,
-    /// Tells those who wait for room or for the session's end that something changed.
+    /// Notified when bytes have left the queue, or the session has ended.
     room: Notify,
-    /// Whether somebody waits for `room`.
+    /// Whether a task waits for `room`.
     room_wanted: AtomicBool,
 }
 
@@ -76,7 +76,7 @@ struct State {
     /// Shared with the answers to polls.
     slot: Option<Arc<Slot>>,
     heart: Heartbeat,
-    /// The task that sends what is queued: that of the WebSocket, or the poll that waits.
+    /// The task that sends the queued packets: that of the WebSocket, or the pending poll.
     sender: Option<Waker>,
     /// The kernel took no more, and the sender waits until it does.
     stalled: bool,
@@ -113,7 +113,7 @@ impl Session {
         self.sid
     }
 
-    /// What carries the session now; after its end, what carried it last is not known, and this is
+    /// The current transport. After the session's end, the last transport is not known, and this is
     /// [`Transport::WebSocket`].
     pub fn transport(&self) -> Transport {
         match self.state().carrier {
@@ -272,8 +272,8 @@ impl Session {
         self.turned.notified().await;
     }
 
-    /// The owner has a reason to end the session. Returns the reason that came first. What is
-    /// queued stays queued until [`finish`](Self::finish).
+    /// The owner has a reason to end the session. Returns the reason that came first. Queued
+    /// packets stay queued until [`finish`](Self::finish).
     pub(crate) fn conclude(&self, end: End) -> End {
         let mut state = self.state();
         self.over.store(true, Ordering::Relaxed);
@@ -299,7 +299,7 @@ impl Session {
         }
     }
 
-    /// Takes the transport away and discards what is queued. Returns the WebSocket, if there is
+    /// Takes the transport away and discards queued packets. Returns the WebSocket, if there is
     /// one.
     pub(crate) fn finish(&self) -> Option<Writer> {
         let mut state = self.state();

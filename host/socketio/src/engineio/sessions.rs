@@ -13,10 +13,10 @@ use super::session::Session;
 use super::sid::Sid;
 
 /// The protocol of a session that began with polling: a POST, the keeper or the WebSocket that
-/// took over speaks to it, one at a time.
+/// took over uses it, one at a time.
 pub(crate) type Shared<P> = Arc<AsyncMutex<P>>;
 
-/// What a request with a session id finds.
+/// The session that a request names, and its protocol.
 #[derive(Debug)]
 pub(crate) struct Entry<P> {
     pub(crate) session: Arc<Session>,
@@ -118,7 +118,7 @@ impl<P> Place<P> {
         }
     }
 
-    /// Requests find the session no more.
+    /// Requests no longer find the session.
     pub(crate) fn unlist(&mut self) {
         if let Some(session) = &self.session {
             let entry = self.sessions.table().entries.remove(&session.sid());

@@ -22,7 +22,7 @@ pub(crate) struct TimeSlice {
 }
 
 impl TimeSlice {
-    /// A message was handled. If the slice is over, sends what is queued and lets other tasks run.
+    /// A message was handled. If the slice is over, flushes the queue and lets other tasks run.
     pub(crate) async fn spend(&mut self, session: &Session, batch: &Batch) {
         if self.is_over() {
             session.flush();

@@ -12,7 +12,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 /// A TCP connection, or an application's wrapper around one, for example to count connections or to
 /// enforce deadlines.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// What must live as long as the connection, such as its permit. It is dropped when a
+    /// A value that must live as long as the connection, such as its permit. It is dropped when a
     /// WebSocket's connection has ended.
     type Guard: Send + 'static;
 
@@ -33,7 +33,7 @@ impl Stream for TcpStream {
 /// It is implemented for `TokioIo<TcpStream>`, and for `TokioIo<S>` with any [`Stream`] of the
 /// application. An application that does not use `TokioIo` implements it for its own type.
 pub trait Io: Read + Write + Unpin + Send + 'static {
-    /// What must live as long as the connection, such as its permit. It is dropped when a
+    /// A value that must live as long as the connection, such as its permit. It is dropped when a
     /// WebSocket's connection has ended.
     type Guard: Send + 'static;
 
@@ -55,7 +55,7 @@ pub(crate) fn split(stream: TcpStream) -> (Reader, Writer) {
     (Reader::Tcp(reader), Writer::Tcp(writer))
 }
 
-/// What the client sends.
+/// The receiving half of a connection.
 #[derive(Debug)]
 pub(crate) enum Reader {
     Tcp(OwnedReadHalf),
@@ -65,7 +65,7 @@ pub(crate) enum Reader {
 }
 
 impl Reader {
-    /// Reads what is there into the spare capacity of `buf`. Returns how much; 0 at the end.
+    /// Reads the available bytes into the spare capacity of `buf`. Returns how many; 0 at the end.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -85,7 +85,7 @@ impl Reader {
         polled.map_ok(|_| buf.len() - before)
     }
 
-    /// Reads and forgets what the client still sends. Returns when it has closed its half, or when
+    /// Reads and discards bytes of the client. Returns when it has closed its half, or when
     /// `max` bytes have come.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>, max: &mut usize) -> Poll<()> {
         let mut scratch = [0; 4096];
@@ -108,8 +108,8 @@ impl Reader {
     }
 }
 
-/// What is sent to the client. Any task may write; one task waits for room. Dropping it closes
-/// this half of the connection.
+/// The sending half of a connection. Any task may write; one task waits for room. Dropping it
+/// closes this half of the connection.
 #[derive(Debug)]
 pub(crate) enum Writer {
     Tcp(OwnedWriteHalf),
@@ -118,7 +118,7 @@ pub(crate) enum Writer {
 }
 
 impl Writer {
-    /// Gives the kernel what it takes at once.
+    /// Writes as many bytes as the kernel takes at once.
     ///
     /// # Errors
     ///
@@ -152,7 +152,8 @@ impl Writer {
         }
     }
 
-    /// Lets the end of the connection discard what the kernel still holds for the client.
+    /// Makes the end of the connection discard the bytes that the kernel still holds for the
+    /// client.
     pub(crate) fn discard_on_close(&self) {
         match self {
             Writer::Tcp(writer) => {

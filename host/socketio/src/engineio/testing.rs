@@ -1,4 +1,4 @@
-//! A session without a client, for tests of what speaks over it.
+//! A session without a client, for tests of the protocol above it.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

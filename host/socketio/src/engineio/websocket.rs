@@ -21,11 +21,11 @@ use super::sessions::Place;
 use super::slice::TimeSlice;
 use super::stream::{Reader, Writer};
 
-/// How many times the longest message a client that is told to leave may still send, before its
-/// connection is cut.
+/// How many bytes a client may still send after the server's close frame, as a multiple of the
+/// longest message. Then its connection is cut.
 const DISCARDED: usize = 4;
 
-/// What a client sends over a WebSocket that does not carry its session yet.
+/// A message of a client over a WebSocket that does not carry its session yet.
 #[derive(Debug)]
 pub(crate) enum Early {
     Text(String),
@@ -36,12 +36,12 @@ pub(crate) enum Early {
 pub(crate) struct Receiver {
     reader: Reader,
     incoming: Incoming,
-    /// What an unfinished message holds.
+    /// The memory of an unfinished message.
     held: Option<Reservation>,
     /// When the message that has begun must be complete.
     complete_by: Option<Instant>,
     slice: TimeSlice,
-    /// What the application's server keeps with the connection. Dropped last.
+    /// The application's guard of the connection. Dropped last.
     _guard: Box<dyn Any + Send>,
 }
 
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Receiver {
 }
 
 impl Receiver {
-    /// `first`: what has arrived together with the request.
+    /// `first`: the bytes that have arrived together with the request.
     pub(crate) fn new(
         reader: Reader,
         first: &[u8],
@@ -113,7 +113,7 @@ impl Receiver {
         counted.then_some(()).ok_or(End::Overload)
     }
 
-    /// Reads what is there. Pending holds no memory of its own.
+    /// Reads the available bytes. While it is pending, it holds no buffer.
     fn poll_read(&mut self, cx: &mut Context<'_>, more: usize) -> Poll<Result<(), End>> {
         let room = self.incoming.room(more);
         let read = self.reader.poll_read(cx, room);
@@ -190,7 +190,7 @@ async fn disconnect(end: End, writer: Option<Writer>, mut receiver: Receiver, se
             let discarded = poll_fn(|cx| receiver.reader.poll_discard(cx, &mut max));
             let _ = timeout(session.config().linger, discarded).await;
         }
-        // Such a client does not read: what the kernel holds for it is discarded.
+        // Such a client does not read: the kernel discards the bytes that it still holds for it.
         End::Overflow | End::PingTimeout | End::Aborted => {
             if let Some(writer) = writer {
                 writer.discard_on_close();
@@ -252,9 +252,9 @@ async fn serve<P: Protocol>(
     }
 }
 
-/// Runs the handlers of what one read has brought. If one of them waits, the buffer of the read is
-/// counted until all have returned. If there is no room for it, the session ends: the buffer is
-/// free when the handler that waits has returned.
+/// Runs the handlers of the messages of one read. If one of them waits, the buffer of the read is
+/// counted until all have returned. If there is no room for it, the session ends, and the buffer is
+/// freed when the waiting handler has returned.
 async fn count_while_waiting<T>(
     session: &Session,
     bytes: usize,
@@ -351,7 +351,7 @@ fn refuse(session: &Session, bad: Bad) -> End {
     if bad == Bad::TooBig { End::TooBig } else { End::Parse }
 }
 
-/// Tells the client why what its message asked for ends the session.
+/// Queues a close frame with the reason for which a message of the client ends the session.
 fn close_with(session: &Session, end: End) {
     let code: u16 = match end {
         End::Parse => 1008,

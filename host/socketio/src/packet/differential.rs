@@ -10,7 +10,7 @@ use socketioxide_parser_common::CommonParser;
 use super::*;
 use crate::call::{Call, parse_auth, parse_reply, quote};
 
-/// What both parsers find in a packet that they accept.
+/// The fields of a packet that a parser accepts.
 #[derive(Debug, PartialEq)]
 struct Found {
     kind: Kind,
@@ -98,7 +98,7 @@ fn is_rejected_knowingly(found: &Found) -> bool {
         Kind::Connect => parse_auth(&found.data).is_err(),
         Kind::Ack | Kind::BinaryAck if parse_reply(&found.data).is_err() => true,
         Kind::BinaryEvent | Kind::BinaryAck => found.attachments == 0,
-        // The oracle ignores what follows.
+        // The oracle ignores the rest.
         Kind::Disconnect => true,
         _ => false,
     }

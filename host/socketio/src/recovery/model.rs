@@ -1,4 +1,4 @@
-//! A client that loses its session at any moment, against the list of what was sent to it.
+//! A client that loses its session at any moment, against the list of events that were sent to it.
 
 use std::future::{Future, poll_fn, ready};
 use std::pin::pin;
@@ -17,7 +17,7 @@ use crate::engineio::{End, Protocol, Refused, Session};
 use crate::handler::{ConnectError, ConnectRequest, Event};
 use crate::hub::Hub;
 
-/// Records what it is called with.
+/// Records its calls.
 #[derive(Default)]
 struct App {
     log: StdMutex<Vec<&'static str>>,
@@ -71,9 +71,9 @@ enum Step {
     Encode,
     Send(usize),
     Answer,
-    /// The client receives what waits for it.
+    /// The client receives the queued packets.
     Receive,
-    /// The session ends, and what waits is lost.
+    /// The session ends, and queued packets are lost.
     Lose,
     /// The client returns, perhaps before its session has ended.
     Return,

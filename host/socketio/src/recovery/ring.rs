@@ -16,11 +16,11 @@ use tokio::time::Instant;
 
 use crate::engineio::{Budget, write_attachments, write_message};
 
-/// What a kept event costs beside its bytes: its place in the allocator and its counters, in bytes.
+/// The memory of a kept event besides its bytes: the allocator's part and its counters, in bytes.
 const EVENT_COST: usize = 128;
 
-/// What one more connection costs that keeps an event, in bytes: an entry, in a list that may be
-/// half empty.
+/// The memory of an event in one more connection, in bytes: an entry, in a list that may be half
+/// empty.
 const ENTRY_COST: usize = 2 * size_of::<Entry>();
 
 /// How many characters an offset has. All have the same length, so that one can replace another in
@@ -145,7 +145,7 @@ impl Kept {
         &self.bytes
     }
 
-    /// What this costs a connection that keeps it alone.
+    /// The memory that this needs if only one connection keeps it.
     fn cost(&self) -> usize {
         self.bytes.len() + EVENT_COST + ENTRY_COST
     }
@@ -182,7 +182,7 @@ struct Entry {
 pub(crate) struct Ring {
     bounds: Arc<Bounds>,
     entries: VecDeque<Entry>,
-    /// What the entries cost, as if no other connection kept them.
+    /// The memory that the entries need if no other connection keeps them.
     cost: usize,
     /// The offset of the event that was dropped last. A client whose last event this was has missed
     /// nothing that was dropped.
@@ -211,8 +211,8 @@ impl Ring {
         offset > self.newest
     }
 
-    /// Keeps an event, whose offset it [`accepts`](Self::accepts), and drops the oldest ones: those
-    /// that nobody can need any more, and those for which there is no room.
+    /// Keeps an event, whose offset it [`accepts`](Self::accepts). Drops the oldest events: those
+    /// that no client can need any more, and then as many as the bounds require.
     pub(crate) fn push(&mut self, event: Arc<Kept>, now: Instant) {
         self.newest = event.offset;
         let sent = seconds(now.duration_since(self.bounds.began));

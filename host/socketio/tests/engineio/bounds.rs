@@ -26,7 +26,7 @@ async fn a_websocket_client_that_does_not_read_costs_its_bound_and_is_ended() {
     server.ended(&[End::Overflow]).await;
     assert!(!session.text(&[b"x"], &[]) && !session.binary(b"x"));
     assert!(!session.shared(&server.engine.frame(&[b"x"], &[])));
-    // The connection is cut although the client has not read what the kernel holds.
+    // The connection is cut although the kernel still holds bytes that the client has not read.
     drop((raw, session));
     server.empty().await;
 }
@@ -199,7 +199,7 @@ async fn unfinished_messages_of_all_clients_have_a_bound() {
     server.empty().await;
 }
 
-/// What one read of a WebSocket has room for.
+/// The buffer of one read of a WebSocket, in bytes.
 const BUFFER: usize = 16 << 10;
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn handlers_that_wait_exceed_no_bound_and_small_messages_have_room() {
     }
     assert_eq!(server.ends(), []);
 
-    // What they have sent behind their first message waits in the buffer.
+    // The second message of each client waits in the buffer.
     let much = [masked(0x81, b"4sleep:1000"), masked(0x81, &[b'4'; 12_000])].concat();
     for raw in &mut clients {
         raw.write(&much).await;
@@ -255,7 +255,7 @@ async fn a_posted_body_counts_while_it_arrives() {
     let mut raw = Raw::connect(server.port).await;
     raw.write(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n4half")).await;
     eventually(|| server.engine.usage().unfinished_bytes == 5).await;
-    // A client that hangs up in the middle of a POST is gone.
+    // A client that hangs up in the middle of a POST has lost its transport.
     drop(raw);
     server.ended(&[End::Transport]).await;
     server.empty().await;

@@ -1,4 +1,4 @@
-//! How sessions end, and what clients see of it.
+//! How sessions end, and how clients notice it.
 use std::time::Duration;
 
 use sockhop_socketio::engineio::{Config, End};
@@ -19,7 +19,7 @@ async fn a_server_that_stops_cuts_its_clients_without_a_word() {
     assert_eq!(probed.read_text().await, "3probe");
     websocket.text("4answered").await;
     assert_eq!(websocket.read_text().await, "4answered");
-    // What is queued is still sent, if the kernel takes it.
+    // Queued messages are still sent, if the kernel takes them.
     server.session(0).text(&[b"last"], &[]);
 
     server.engine.close();

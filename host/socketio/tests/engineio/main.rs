@@ -1,4 +1,4 @@
-//! Engine.IO over real TCP connections, with a client that sends exactly what a test says.
+//! Engine.IO over real TCP connections, with a client that sends exactly the bytes of a test.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

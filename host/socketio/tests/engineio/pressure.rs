@@ -1,4 +1,4 @@
-//! Clients that read slowly, or not at all, and what they cost.
+//! Clients that read slowly, or not at all, and the memory that they need.
 use std::time::Duration;
 
 use sockhop_socketio::engineio::{Config, End, WriteDeadline};
@@ -50,7 +50,7 @@ async fn what_a_client_asks_for_in_one_go_it_gets_if_it_reads() {
     assert_eq!(server.ends(), []);
 }
 
-/// Everything runs on one thread, so the order in which tasks run shows who waits for whom.
+/// Everything runs on one thread, so the order of the tasks shows which task waits for which.
 #[tokio::test]
 async fn a_client_that_sends_much_at_once_delays_the_others_by_a_time_slice_only() {
     let server = Server::start(Config::default()).await;
@@ -76,7 +76,7 @@ async fn a_client_that_sends_much_at_once_delays_the_others_by_a_time_slice_only
 async fn a_client_that_reads_survives_a_burst_of_another() {
     let server = Server::start(Config { max_queued: 256 << 10, ..Config::default() }).await;
     let (mut raw, _) = connect(server.port).await;
-    // What one batch of another client's messages asks for, without a pause.
+    // As many messages as one batch of another client may cause, without a pause.
     for _ in 0..40 {
         assert!(server.session(0).text(&[&[b'x'; 16 << 10]], &[]));
     }

@@ -1,4 +1,4 @@
-//! A client that sends exactly what a test says, over TCP.
+//! A client that sends exactly the bytes of a test, over TCP.
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -116,7 +116,7 @@ impl Raw {
         String::from_utf8(payload).unwrap()
     }
 
-    /// Expects the end of the connection, and returns what came before.
+    /// Expects the end of the connection, and returns the bytes before it.
     pub(crate) async fn end(&mut self) -> Vec<u8> {
         while self.more().await {}
         std::mem::take(&mut self.buf)

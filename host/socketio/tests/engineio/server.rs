@@ -1,4 +1,4 @@
-//! An Engine.IO server whose sessions do what their client says.
+//! An Engine.IO server whose sessions execute commands of their client.
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 /// Sends every message back, except for commands: `page:N` asks for N bytes, `sleep:MS` is answered
 /// later, `spin:US` keeps the processor, `packet:begin` and `packet:finish` stand for attachments,
-/// and `end`, `abort` and `panic` do what they say.
+/// and `end`, `abort` and `panic` do this to the session.
 pub(crate) struct Echo {
     session: Arc<Session>,
     service: Arc<EchoService>,
@@ -65,7 +65,7 @@ impl Protocol for Echo {
     }
 }
 
-/// What the test knows of the server's sessions.
+/// The sessions of the server, and their ends, for the test.
 pub(crate) struct EchoService {
     pub(crate) ends: Mutex<Vec<End>>,
     pub(crate) sessions: Mutex<Vec<Arc<Session>>>,

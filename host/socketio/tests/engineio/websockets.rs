@@ -77,7 +77,7 @@ async fn wrong_frames_are_answered_with_the_status_that_the_protocol_asks_for() 
     let mut ends = Vec::new();
     for (bytes, code, end) in cases {
         let (mut raw, _) = connect(server.port).await;
-        // What was understood before is still answered.
+        // Earlier messages are still answered.
         raw.write([masked(0x81, b"4before"), bytes].concat()).await;
         assert_eq!(raw.read_text().await, "4before");
         raw.closes_with(code).await;

@@ -32,7 +32,7 @@ async fn an_event_waits_for_the_one_before() {
     let mut client = RawClient::connect(fixture.address).await;
     client.send(&["421[\"wait\"]", "422[\"answer\"]"]).await;
     fixture.app().expect(&["connect / {}", "connected /", "wait begins"]).await;
-    // What others send meanwhile is not held up.
+    // Events of other tasks are not delayed meanwhile.
     assert!(fixture.app().connection().emit("meanwhile", "", &[]));
     assert_eq!(client.text().await, "42[\"meanwhile\"]");
     fixture.app().gate.add_permits(1);

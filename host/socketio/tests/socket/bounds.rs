@@ -1,4 +1,4 @@
-//! What waits for clients: bounded in bytes, and shared where clients get the same.
+//! The queues of clients: bounded in bytes, and with shared memory for events that many receive.
 
 use sockhop_socketio::{Batch, Config};
 
@@ -12,7 +12,7 @@ async fn an_event_for_many_is_encoded_once() {
     for _ in 0..5 {
         clients.push(RawClient::connect(fixture.address).await);
     }
-    // Less than what is passed on before the batch ends.
+    // Fewer bytes than those from which on a message leaves before the batch ends.
     let large = format!("\"{}\"", "x".repeat(60_000));
     let event = fixture.server.encode("/", "news", &large, &[]).unwrap();
     assert_eq!(fixture.server.usage().engine.queued_bytes, event.len());
@@ -50,7 +50,7 @@ async fn a_client_that_does_not_read_costs_its_bound() {
     let client = RawClient::connect(fixture.address).await;
     let connection = fixture.app().connection();
     let page = format!("\"{}\"", "x".repeat(64 << 10));
-    // What the kernel takes comes on top of the bound.
+    // The bytes that the kernel takes come on top of the bound.
     for _ in 0..1000 {
         let is_queued = connection.emit("page", &page, &[]);
         assert_eq!(is_queued, !connection.has_ended());

@@ -1,4 +1,4 @@
-//! How connections end, and what the application and the client learn of it.
+//! How connections end, and how the application and the client are notified.
 
 use sockhop_socketio::{Config, EmitError, End, NoReply, Recovery};
 
@@ -121,7 +121,7 @@ async fn nothing_is_handled_after_the_application_has_closed_the_session() {
         assert_eq!(client.texts_until_end().await, ["41/a,", "41"], "{later}");
         let log = ["connect / {}", "connected /", "connect /a {}", "connected /a"];
         let mut ends = ["disconnected / Server", "disconnected /a Server"];
-        // What has ended already is noticed first.
+        // A connection that has ended already is removed first.
         if later.contains("/a,") {
             ends.reverse();
         }

@@ -14,7 +14,7 @@ use crate::polling::{PollingClient, handshake};
 use crate::raw::{Message, RawClient};
 use crate::server::{Fixture, wait_until};
 
-/// What a client sends and what no record may contain.
+/// A text that clients send and that no record may contain.
 const SECRET: &str = "s3cr3t";
 
 /// The records of the crate, of the thread of one test: its level and its text with all fields.

@@ -1,4 +1,4 @@
-//! Packets that no stock client sends, among them those of the published advisories on parsers of
+//! Packets that no stock client sends, including those of the published advisories on parsers of
 //! Socket.IO: CVE-2020-36049, CVE-2022-2421, CVE-2023-32695 and CVE-2026-33151.
 
 use sockhop_socketio::Config;
@@ -133,7 +133,7 @@ async fn nothing_comes_before_connect() {
     fixture.expect_empty().await;
 }
 
-/// Each reaches the application as it is; the application sees what is forged.
+/// Each reaches the application unchanged; the application can detect forged placeholders.
 const FORGED: &[(&str, &str)] = &[
     // CVE-2022-2421: a placeholder that names a method of the list of attachments
     (r#"{"_placeholder":true,"num":"splice"}"#, " forged"),

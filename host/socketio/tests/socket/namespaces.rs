@@ -27,7 +27,7 @@ async fn a_namespace_that_is_left_can_be_entered_again() {
     assert!(!answer.contains(first.id().as_str()), "a connection of its own");
     assert_eq!(client.text().await, "42[\"welcome\"]");
     assert_eq!(client.text().await, "42[\"echo\",1]");
-    // What others still send to the old connection must not reach the new one.
+    // Events that other tasks still send to the old connection must not reach the new one.
     assert!(first.has_ended());
     assert!(!first.emit("stray", "", &[]) && !first.ack(1, "", &[]));
     assert!(!first.send(&fixture.server.encode("/", "stray", "", &[]).unwrap()));

@@ -14,7 +14,7 @@ const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 
-/// What a client received.
+/// A message that a client received, or the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Received {
     Text(String),
@@ -170,7 +170,7 @@ impl RawClient {
         self.shut_down().await;
     }
 
-    /// Ends what is sent, as a client that closes.
+    /// Closes the sending half, like a client that closes.
     pub(crate) async fn shut_down(&mut self) {
         let _ = self.stream.shutdown().await;
     }

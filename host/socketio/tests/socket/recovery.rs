@@ -13,7 +13,7 @@ fn config() -> Config {
     Config { recovery: Some(Recovery::default()), ..Config::default() }
 }
 
-/// What the server answers to CONNECT.
+/// The server's answer to CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entered {
     sid: String,
@@ -162,7 +162,7 @@ async fn a_client_that_missed_what_was_dropped_gets_a_new_connection() {
         "connected /",
     ];
     fixture.app().expect(&log).await;
-    // What the old connection had is of no use to anybody.
+    // The old connection can't be used any more.
     let (_client, again) = come_back(&fixture, "", &auth).await;
     assert!(again.sid != entered.sid);
 }

@@ -1,4 +1,4 @@
-//! The server of the tests: it records what its handler is called with.
+//! The server of the tests: it records the calls of its handler.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::raw::PATIENCE;
 
-/// What the application does, in order, and the connections that it has.
+/// The application: its calls in order, and its connections.
 pub(crate) struct App {
     log: Mutex<Vec<String>>,
     connections: Mutex<Vec<Arc<Connection<App>>>>,

@@ -1,5 +1,5 @@
-// Scenarios of the stock client: `node stock.cjs URL SCENARIO TRANSPORTS`. A scenario that fails ends
-// with an error. What it prints tells the test how far it is.
+// Scenarios of the stock client: `node stock.cjs URL SCENARIO TRANSPORTS`. A scenario that fails
+// ends with an error. It prints its progress for the test.
 const assert = require("node:assert/strict");
 const { once } = require("node:events");
 const { Manager } = require("socket.io-client");
@@ -174,8 +174,8 @@ const scenarios = {
     socket.disconnect();
   },
 
-  // Is cut off again and again, and gets every number once and in order, unless it learns that it was
-  // not recovered.
+  // Is cut off again and again, and gets every number once and in order, unless it learns that it
+  // was not recovered.
   async cut() {
     const socket = connect("/", {}, manager({ reconnectionDelay: 1, reconnectionDelayMax: 5 }));
     let [expected, recovered, restarts, cuts] = [null, 0, 0, 0];

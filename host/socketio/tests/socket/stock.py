@@ -1,6 +1,6 @@
 """Scenarios of the stock Python clients: `python stock.py URL SCENARIO TRANSPORTS sync|async`.
 
-A scenario that fails ends with an error. What it prints tells the test how far it is.
+A scenario that fails ends with an error. It prints its progress for the test.
 """
 
 import asyncio

@@ -28,7 +28,7 @@ const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
 /// The two kinds of Python client.
 const PYTHON: [&str; 2] = ["sync", "async"];
 
-/// A running scenario of `stock.cjs` or `stock.py`, and what it prints.
+/// A running scenario of `stock.cjs` or `stock.py`, and its output.
 struct Scenario {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -78,8 +78,10 @@ impl Scenario {
 
     /// Waits until the client prints this line.
     async fn expect(&mut self, expected: &str) {
-        let line =
-            timeout(PATIENCE, self.lines.next_line()).await.expect("the client goes on").unwrap();
+        let line = timeout(PATIENCE, self.lines.next_line())
+            .await
+            .expect("a line of the client in time")
+            .unwrap();
         assert_eq!(line.as_deref(), Some(expected));
     }
 
@@ -229,7 +231,7 @@ async fn restart(fixture: Fixture, mut client: Scenario) {
     fixture.server.wait().await;
     client.expect("disconnected").await;
     let address = fixture.stop_listening().await;
-    // A Python client that polls may end without a word: the server must find out by itself.
+    // A Python client that polls may end without a packet: the server must detect this itself.
     let (ping_interval, ping_timeout) = (Duration::from_secs(2), Duration::from_secs(3));
     let config = Config { ping_interval, ping_timeout, ..Config::default() };
     let fixture = Fixture::start_at(address, config).await;

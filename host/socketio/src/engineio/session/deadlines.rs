@@ -1,4 +1,4 @@
-//! The deadlines of a session: it tells its heartbeat what has happened, and does what is due.
+//! The deadlines of a session: it passes events to its heartbeat, and executes what is due.
 use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;

@@ -11,7 +11,7 @@ use crate::engineio::outgoing::Queue;
 use crate::engineio::stream::Writer;
 use crate::engineio::websocket::Receiver;
 
-/// What the requests of one polling session are doing.
+/// The state of the requests of one polling session.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     /// A GET waits for something to answer.
@@ -43,7 +43,7 @@ impl State {
 /// How a poll is answered.
 #[derive(Debug)]
 pub(crate) enum Polled {
-    /// With what was queued.
+    /// With the queued packets.
     Packets(Delivering),
     /// With one packet of the engine.
     Packet(&'static str),
@@ -59,15 +59,15 @@ pub(crate) struct Delivering {
     session: Arc<Session>,
     memory: Arc<Memory>,
     body: Vec<u8>,
-    /// How much of it counts among what waits for the client: as much as before it was taken out of
-    /// the queue. (Base64 makes binary messages longer.)
+    /// How many bytes of it count as queued for the client: as many as before they were taken out
+    /// of the queue. (Base64 makes binary messages longer.)
     queued: usize,
     _slot: Option<Arc<Slot>>,
 }
 
 impl Delivering {
-    /// Takes out what is queued. Returns `None` if there is no room for the bytes that this adds to
-    /// those of all sessions: for base64, and for a copy of shared frames.
+    /// Takes all queued packets. Returns `None` if there is no room for the additional bytes, for
+    /// base64 and for a copy of shared frames, within the bound of all sessions.
     fn take(session: &Arc<Session>, queue: &mut Queue, slot: Option<Arc<Slot>>) -> Option<Self> {
         let queued = queue.len();
         let body = queue.take_packets(&session.memory);
@@ -139,7 +139,7 @@ impl Drop for PollGuard {
 #[derive(Debug)]
 pub(crate) struct PostGuard {
     session: Arc<Session>,
-    /// What an early drop means.
+    /// The reason for the session's end if the guard is dropped now.
     unfinished: Option<End>,
 }
 
@@ -163,7 +163,7 @@ impl PostGuard {
         .await;
     }
 
-    /// The body is there: what becomes of the request no longer matters to the session.
+    /// The body was received: from now on, the session does not depend on the request.
     pub(crate) fn received(&mut self) {
         self.unfinished = Some(End::Aborted);
     }
@@ -183,7 +183,7 @@ impl Drop for PostGuard {
         } else {
             false
         };
-        // What becomes of a request does not matter to a WebSocket that has taken over.
+        // A WebSocket that has taken over does not depend on the request.
         if let Some(end) = self.unfinished.filter(|end| polls || *end == End::Aborted) {
             self.session.end_with(state, end);
         }
@@ -318,9 +318,9 @@ impl Session {
         }
     }
 
-    /// From here on the WebSocket carries the session, and what is queued is the WebSocket's to
-    /// send. The keeper takes the receiver. Has no effect if the session has ended, unless the
-    /// server has ended it: the WebSocket then delivers what is queued.
+    /// From here on the WebSocket carries the session and sends the queued packets. The keeper
+    /// takes the receiver. Has no effect if the session has ended, unless the server has ended it:
+    /// the WebSocket then delivers the queued packets.
     pub(crate) fn upgrade(&self, writer: Writer, receiver: Receiver) {
         let state = &mut *self.state();
         let lives = state.end.is_none_or(|end| end == End::Server);

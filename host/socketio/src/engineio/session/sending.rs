@@ -1,5 +1,4 @@
-//! What a session sends: its messages, the bounds of what waits for the client, and the write to
-//! what carries the session.
+//! The outgoing messages of a session: the queue's bounds, and the write to the transport.
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -58,12 +57,11 @@ impl Session {
     /// Waits until at most so many bytes wait for the client, or until the session has ended. A
     /// handler that sends much waits here instead of exceeding [`Config::max_queued`].
     ///
-    /// A client that takes nothing for [`Config::ping_interval`] and [`Config::ping_timeout`]
-    /// together ends the session with [`End::Overflow`]. Dropping the future changes nothing.
+    /// If a client takes nothing for [`Config::stall_timeout`], its session ends with
+    /// [`End::Overflow`]. The future may be dropped.
     ///
     /// [`Config::max_queued`]: crate::engineio::Config::max_queued
-    /// [`Config::ping_interval`]: crate::engineio::Config::ping_interval
-    /// [`Config::ping_timeout`]: crate::engineio::Config::ping_timeout
+    /// [`Config::stall_timeout`]: crate::engineio::Config::stall_timeout
     pub async fn writable(&self, at_most_bytes: usize) {
         let room = || self.is_over() || self.queued_bytes() <= at_most_bytes;
         if !self.until(self.config.stall_timeout, room).await {
@@ -106,7 +104,7 @@ impl Session {
             let waiting = self.waiting(state);
             state.extra = if waiting > self.config.max_queued { waiting } else { 0 };
         }
-        // What the kernel takes does not wait: only the rest is compared with the bounds.
+        // Bytes that the kernel takes do not count: only the rest is compared with the bounds.
         if state.queue.len() >= EARLY || !self.allows(state) {
             self.write(state);
         }
@@ -116,7 +114,7 @@ impl Session {
         state.end.is_none()
     }
 
-    /// Whether what waits for the client is within all bounds.
+    /// Whether the bytes that are queued for the client are within all bounds.
     fn allows(&self, state: &State) -> bool {
         let waiting = self.waiting(state);
         let max = self.config.max_queued.saturating_add(state.extra);

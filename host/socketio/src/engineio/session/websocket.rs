@@ -7,8 +7,8 @@ use crate::engineio::frame::{self, op};
 use crate::engineio::stream::Writer;
 
 impl Session {
-    /// For the task of a WebSocket: writes what the kernel did not take at once. Ready when the
-    /// session has ended.
+    /// For the task of a WebSocket: writes bytes that the kernel did not take at once. Ready when
+    /// the session has ended.
     pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<End> {
         let mut state = self.state();
         state.register(cx);
