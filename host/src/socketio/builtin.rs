@@ -375,7 +375,10 @@ mod tests {
     }
 
     impl Clients for Host {
-        fn accept(&self, newcomer: Newcomer) -> BoxFuture<'_, Result<Arc<dyn Client>, Refused>> {
+        fn prepare(
+            &self,
+            newcomer: Newcomer,
+        ) -> BoxFuture<'_, Result<Arc<dyn Client>, ConnectRefusal>> {
             self.note(newcomer.address);
             Box::pin(std::future::ready(Ok(Arc::new(self.clone()) as Arc<dyn Client>)))
         }
