@@ -260,7 +260,7 @@ fn beside(name: &str) -> PathBuf {
 }
 
 fn peers() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/peers"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../peers"))
 }
 
 /// Returns the processors that this process may use.

@@ -33,7 +33,6 @@ mod order;
 mod readme;
 mod reload;
 mod rooms;
-mod soak;
 mod state;
 mod tidy;
 mod transactions;

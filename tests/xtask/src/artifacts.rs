@@ -132,7 +132,7 @@ impl Workspace {
             "--package",
             "sockhop",
             "--package",
-            "sockhop-tests",
+            "sockhop-bench",
             "--bins",
         ]))
     }

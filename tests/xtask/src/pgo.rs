@@ -132,7 +132,7 @@ impl<'w> Pgo<'w> {
             "--target",
             &self.toolchain.host,
         ]);
-        cargo.args(["--package", "sockhop", "--package", "sockhop-tests", "--bins"]);
+        cargo.args(["--package", "sockhop", "--package", "sockhop-bench", "--bins"]);
         cargo.env(
             "CARGO_ENCODED_RUSTFLAGS",
             with_flag(env::var_os("CARGO_ENCODED_RUSTFLAGS"), env::var_os("RUSTFLAGS"), flag, path),

@@ -1,10 +1,11 @@
 //! The short form of the soak: the same abuse at the same time, for a quarter of a minute.
 
+#![cfg(target_os = "linux")]
+
 use std::process::Command;
 
 use serde_json::Value;
 
-#[cfg(target_os = "linux")]
 #[test]
 fn honest_clients_notice_nothing_of_all_abuse_at_once() {
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
