@@ -2,6 +2,7 @@
 //! Every key has a default, and a line in `sockhop.example.toml`.
 
 mod environment;
+pub(crate) mod fuzzing;
 mod key;
 mod limits;
 mod listen;

@@ -90,3 +90,16 @@ pub mod reload;
 mod http;
 
 pub mod host;
+
+/// What fuzzers call: each function reads bytes that a client, a plugin, an operator or a disk has
+/// supplied, and checks what must hold for any. Not part of the crate's interface. A function fails
+/// by panicking.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::config::fuzzing::configuration;
+    pub use crate::plugin::fuzzing::registration;
+    pub use crate::reload::fuzzing::slots;
+    pub use crate::schema::fuzzing::schema;
+    pub use crate::socket::fuzzing::packet;
+    pub use crate::socketio::library::fuzzing::payload;
+}

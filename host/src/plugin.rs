@@ -9,6 +9,7 @@ mod calls;
 mod clock;
 mod compiler;
 mod engine;
+pub(crate) mod fuzzing;
 mod instance;
 mod loader;
 mod memory;

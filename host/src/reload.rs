@@ -17,6 +17,7 @@ mod commands;
 pub mod directory;
 mod draining;
 mod files;
+pub(crate) mod fuzzing;
 mod inventory;
 mod journal;
 mod loader;

@@ -7,6 +7,7 @@
 
 mod findings;
 mod forms;
+pub(crate) mod fuzzing;
 mod graph;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 //! handled one at a time, and each is answered. `$disconnect` follows the last one.
 
 mod client;
+pub(crate) mod fuzzing;
 mod mailbox;
 mod packet;
 

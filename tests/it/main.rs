@@ -22,6 +22,7 @@ mod delivery;
 mod durability;
 mod edge;
 mod faults;
+mod fuzzing;
 mod host_events;
 mod http;
 mod leaving;

@@ -117,7 +117,7 @@ impl Journal {
 ///
 /// # Errors
 /// If there is no complete line.
-fn last_complete(text: &[u8]) -> io::Result<Slots> {
+pub(super) fn last_complete(text: &[u8]) -> io::Result<Slots> {
     let mut newest_error = None;
     for line in text.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {

@@ -4,6 +4,7 @@
 mod adapter;
 mod argument;
 mod attendant;
+pub(crate) mod fuzzing;
 mod intake;
 mod link;
 mod queue;

@@ -1,0 +1,25 @@
+//! What a fuzzer calls for the configuration: see the crate's `fuzzing`.
+
+use super::Config;
+
+/// The content of a configuration file.
+pub fn configuration(data: &[u8]) {
+    let name = format!("sockhop-configuration-{}.toml", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    if std::fs::write(&file, data).is_err() {
+        return;
+    }
+    match Config::load(Some(&file)) {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(config) => {
+            assert_eq!(Config::load(Some(&file)).ok().as_ref(), Some(&config));
+            for (name, settings) in &config.plugins.by_name {
+                assert_eq!(&config.of_plugin(name), settings);
+                assert!(
+                    settings.limits.instance_memory_bytes.get() <= config.largest_instance_memory()
+                );
+            }
+        }
+    }
+    let _ = std::fs::remove_file(file);
+}
