@@ -1,12 +1,15 @@
-//! What one client can make the host hold: what it does not read, and what it does not finish.
+//! What one client can make the host hold: what it sends, what it does not read, and what it does
+//! not finish.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sockhop::config::SocketIo;
-use sockhop_tests::{PATIENCE, TestHost, bundled_plugin, eventually, guest, socketio};
+use sockhop_tests::{
+    PATIENCE, TestHost, bundled_plugin, chameleon, drop_in, eventually, guest, socketio,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -199,4 +202,89 @@ async fn messages_that_are_never_finished_have_a_bound_together_and_short_ones_a
         (host.figure("sockhop_unfinished_bytes").await == 0).then_some(())
     })
     .await;
+}
+
+fn number(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).expect("a number above zero")
+}
+
+fn code(answer: &Value) -> &str {
+    answer["error"]["code"].as_str().unwrap_or("no error")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_has_so_many_bytes_levels_and_attachments_as_is_set() {
+    const BYTES: usize = 1_000;
+    let host = TestHost::with(&[guest("lab")], |config| {
+        config.limits.message_bytes = number(BYTES);
+        config.limits.json_depth = number(4);
+        config.limits.attachments = 2;
+        config.limits.attachment_bytes = number(BYTES);
+    })
+    .await;
+    let client = host.client().await;
+    for (payload, expected) in [
+        (json!("x".repeat(BYTES - 100)), "no error"),
+        (json!("x".repeat(BYTES + 100)), "too_large"),
+        (json!([[[[1]]]]), "no error"),
+        (json!([[[[[1]]]]]), "too_large"),
+    ] {
+        assert_eq!(code(&client.ask("echo", payload.clone()).await), expected, "{payload}");
+    }
+    let sent = async |sizes: &[usize]| {
+        let placeholder = |number: usize| json!({"_placeholder": true, "num": number});
+        let array = json!(["echo", (0..sizes.len()).map(placeholder).collect::<Vec<_>>()]);
+        let attachments: Vec<_> = sizes.iter().map(|size| vec![7; *size]).collect();
+        client.ask_with(&array.to_string(), &attachments).await
+    };
+    for (sizes, expected) in [
+        (&[BYTES][..], "no error"),
+        (&[BYTES + 1], "too_large"),
+        // The limit is for all attachments together.
+        (&[BYTES / 2, BYTES / 2], "no error"),
+        (&[BYTES / 2, BYTES / 2 + 1], "too_large"),
+        (&[1, 1, 1], "too_large"),
+    ] {
+        let answer = sent(sizes).await;
+        assert_eq!(code(&answer), expected, "{sizes:?}: {answer}");
+    }
+    assert_eq!(client.ask("echo", json!(1)).await, json!(1), "the connection goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mailbox_has_space_for_so_many_events_and_bytes_as_is_set() {
+    // Both limits count the event that is being handled, whose payload is `null`.
+    const FIT: usize = 3;
+    const PAYLOAD: usize = 90_000;
+    for (events, bytes) in [(FIT + 1, 1 << 30), (1_000, FIT * PAYLOAD + 1_000)] {
+        let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+            config.limits.event_wall_ms = PATIENCE;
+            config.limits.mailbox_events = number(events);
+            config.limits.mailbox_bytes = number(bytes);
+        })
+        .await;
+        drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+        host.until("chameleon", |row| row["state"] == "active").await;
+        let (client, other) = (host.client().await, host.client().await);
+        let holding = client.ask_later(r#"["hold"]"#).await;
+        host.until("chameleon", |row| row["instances"] == 1).await;
+        let event = json!(["nobody", "x".repeat(PAYLOAD)]).to_string();
+        let mut waiting = Vec::new();
+        for _ in 0..FIT {
+            waiting.push(client.ask_later(&event).await);
+        }
+        let answer = client.ask_raw(&event).await;
+        assert_eq!(code(&answer), "busy", "{events} events, {bytes} bytes: {answer}");
+        assert_eq!(
+            answer["error"]["message"],
+            json!("too many events of this connection are waiting")
+        );
+        assert_eq!(code(&other.ask_raw(&event).await), "unknown_event", "nobody else is affected");
+        // The held handler ends when a client is in its room.
+        other.ask("enter", json!(null)).await;
+        assert_eq!(holding.await, Ok(json!("1")));
+        for answer in waiting {
+            assert_eq!(code(&answer.await.expect("an answer")), "unknown_event");
+        }
+    }
 }

@@ -2,10 +2,13 @@
 //! failing is rolled back.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sockhop_tests::{TestClient, TestHost, bundled_plugin, chameleon, drop_in};
+use sockhop::config::Limits;
+use sockhop_tests::{
+    PATIENCE, TestClient, TestHost, bundled_plugin, chameleon, drop_in, eventually,
+};
 
 async fn host(open: Duration) -> TestHost {
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
@@ -45,7 +48,7 @@ async fn a_breaker_that_is_open_closes_when_a_probe_succeeds() {
         client.ask("behave", json!("trap")).await;
     }
     assert_eq!(client.ask("which", json!(null)).await["error"]["code"], json!("unavailable"));
-    let until = tokio::time::Instant::now() + sockhop_tests::PATIENCE;
+    let until = tokio::time::Instant::now() + PATIENCE;
     while client.ask("which", json!(null)).await["version"] != "1" {
         assert!(tokio::time::Instant::now() < until, "it never closed");
     }
@@ -85,6 +88,73 @@ async fn a_new_version_that_fails_in_its_first_minute_goes_back_by_itself() {
         "{row}"
     );
     assert_eq!(client.ask("failing", json!(null)).await, json!(null));
+}
+
+/// Fails events until the breaker is open.
+async fn trap_until_open(host: &TestHost, client: &TestClient) {
+    eventually("the breaker to open", async || {
+        client.ask("behave", json!("trap")).await;
+        (host.row("chameleon").await["state"] == "quarantined").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_open_the_breaker_only_if_they_are_close_together() {
+    const WITHIN: Duration = Duration::from_secs(3);
+    type Change = fn(&mut Limits);
+    let changes: [Change; 2] = [
+        |limits| {
+            limits.breaker_failures = NonZeroU32::new(3).expect("not zero");
+            limits.breaker_failures_within_ms = WITHIN;
+        },
+        |limits| {
+            limits.breaker_calls = NonZeroU32::new(3).expect("not zero");
+            limits.breaker_calls_within_ms = WITHIN;
+        },
+    ];
+    for change in changes {
+        let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+            config.limits.breaker_open_ms = Duration::from_secs(60);
+            change(&mut config.limits);
+        })
+        .await;
+        drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+        host.until("chameleon", |row| row["state"] == "active").await;
+        let client = host.client().await;
+        for _ in 0..2 {
+            client.ask("behave", json!("trap")).await;
+        }
+        // The tested condition: this time is between the failures.
+        tokio::time::sleep(WITHIN + WITHIN / 5).await;
+        client.ask("behave", json!("trap")).await;
+        assert_eq!(host.row("chameleon").await["state"], json!("active"));
+        trap_until_open(&host, &client).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_stays_open_no_longer_than_is_set_however_many_probes_fail() {
+    const OPEN: Duration = Duration::from_millis(300);
+    const PROBES: u32 = 8;
+    let host = TestHost::with(&[bundled_plugin("connection")], |config| {
+        config.limits.breaker_failures = NonZeroU32::new(2).expect("not zero");
+        config.limits.breaker_open_ms = OPEN;
+        config.limits.breaker_open_at_most_ms = OPEN;
+    })
+    .await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", |row| row["state"] == "active").await;
+    let client = host.client().await;
+    trap_until_open(&host, &client).await;
+    let (began, mut failed) = (Instant::now(), 0);
+    // If the time doubled with each of them, they would take 76 seconds.
+    while failed < PROBES {
+        let answer = client.ask("behave", json!("trap")).await;
+        failed += u32::from(answer["error"]["code"] == "plugin_failed");
+        assert!(began.elapsed() < PATIENCE / 2, "{failed} probes");
+        tokio::time::sleep(OPEN / 10).await;
+    }
 }
 
 /// Connects a client from another loopback address.

@@ -1,7 +1,7 @@
 //! The edge of the host: connections that send incomplete requests, connections beyond the limit,
 //! and the memory that connections may use.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -188,6 +188,25 @@ async fn a_body_that_does_not_come_is_answered_408_whoever_reads_it() {
     .await;
     assert_eq!(status, 401);
     is_problem(&head, &body, 401, "unauthorized");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_more_slowly_than_is_set_is_answered_408_before_its_deadline() {
+    let host = TestHost::with(&[], |config| {
+        config.limits.body_ms = PATIENCE;
+        config.limits.body_bytes_per_second = NonZeroU32::new(1 << 20).expect("not zero");
+    })
+    .await;
+    let began = Instant::now();
+    let key = host.key();
+    let head = format!(
+        "POST /api/emit HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer {key}\r\n\r\n4"
+    );
+    let (status, head, body) = ask(&host, &head).await;
+    assert_eq!(status, 408, "{head}");
+    is_problem(&head, &body, 408, "timed_out");
+    // A body of one byte has five seconds.
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

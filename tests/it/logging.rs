@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sockhop_tests::{
@@ -210,7 +210,7 @@ async fn repeats_become_one_line_a_second_with_their_number_and_the_last_id() {
     let data = tempfile::tempdir().expect("a directory");
     let (_plugins, host) = lab(data.path(), &[("FILTER", "error")], Stdio::piped());
     let client = TestClient::connect(&host.url).await;
-    let (began, mut ids) = (std::time::Instant::now(), Vec::new());
+    let (began, mut ids) = (Instant::now(), Vec::new());
     for _ in 0..TIMES {
         let answer = client.ask("trap", json!(null)).await;
         ids.push(answer["error"]["id"].as_str().expect("an id").to_owned());
@@ -462,6 +462,37 @@ async fn what_a_plugin_says_carries_its_code_and_the_events_id() {
         .collect();
     let expected = json!({"message": "to the log", "plugin": "lab", "version": "1.0.0", "generation": 1, "id": id});
     assert_eq!(said, vec![expected; 3], "its log, its standard output and its standard error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_logs_no_more_and_no_longer_lines_than_is_set() {
+    const LINES: usize = 5;
+    const BYTES: usize = 16;
+    let (data, plugins) =
+        (tempfile::tempdir().expect("a directory"), directory_of(&[guest("lab")]));
+    let host = HostProcess::with(plugins.path(), data.path(), |command| {
+        command
+            .stderr(Stdio::piped())
+            .env("SOCKHOP_LOG__FORMAT", "json")
+            .env("SOCKHOP_LOG__FILTER", "info")
+            .env("SOCKHOP_LIMITS__LOG_LINES_PER_SECOND", LINES.to_string())
+            .env("SOCKHOP_LIMITS__LOG_LINE_BYTES", BYTES.to_string());
+    });
+    let client = TestClient::connect(&host.url).await;
+    let began = Instant::now();
+    // Three lines, then a thousand.
+    client.ask("say", json!("0123456789abcdef, and more than fits")).await;
+    assert_eq!(client.ask("print", json!(null)).await, json!(null));
+    let seconds = usize::try_from(began.elapsed().as_secs()).expect("some seconds");
+    let lines = stopped(host);
+    let said: Vec<_> = records(&lines)
+        .into_iter()
+        .filter(|(target, fields)| target == "plugin" && fields["dropped"].is_null())
+        .map(|(_, fields)| fields["message"].as_str().expect("text").to_owned())
+        .collect();
+    assert!((3..=LINES * (seconds + 2)).contains(&said.len()), "{seconds} s: {said:?}");
+    assert!(said.iter().all(|line| line.len() <= BYTES), "{said:?}");
+    assert_eq!(said[0], "0123456789abcdef");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -514,18 +514,17 @@ fn a_starting_host_says_what_is_disabled_and_where_it_listens() {
 #[cfg(unix)]
 #[test]
 fn signals_that_others_take_for_words_do_not_end_a_host() {
-    use nix::sys::signal::{Signal, kill};
+    use nix::sys::signal::Signal;
     let (plugins, data) =
         (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
     let log = data.path().join("log");
     let host = HostProcess::start_logging(plugins.path(), data.path(), &log);
-    let pid = nix::unistd::Pid::from_raw(host.pid().try_into().expect("a process id"));
     for (signal, said) in [
         (Signal::SIGHUP, "SIGHUP: scanning the plugin directory now"),
         (Signal::SIGUSR1, "plugin status"),
         (Signal::SIGUSR2, "SIGUSR2: ignored"),
     ] {
-        kill(pid, signal).expect("a process to signal");
+        host.signal(signal);
         let until = std::time::Instant::now() + sockhop_tests::PATIENCE;
         while !std::fs::read_to_string(&log).expect("a log").contains(said) {
             assert!(std::time::Instant::now() < until, "`{said}` is never logged");

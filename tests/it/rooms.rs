@@ -1,6 +1,7 @@
 //! Rooms are declared by plugins, checked by access rules, and reachable from other plugins.
 
 use serde_json::json;
+use sockhop::config::Limits;
 use sockhop_tests::{TestHost, bundled_plugin, guest};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,4 +41,26 @@ async fn events_of_one_client_never_reach_another_that_did_not_ask() {
     client.ask("memory_log_create", json!({"user_id": 1, "content": "mine"})).await;
     other.ask("memory_log_list", json!({})).await;
     assert_eq!(other.pending(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_in_a_hundred_rooms_at_most() {
+    let limits = Limits::default();
+    let most = limits.rooms.get();
+    assert_eq!(most, 100);
+    let host = TestHost::start(&[bundled_plugin("subscription"), guest("crowd")]).await;
+    let client = host.client().await;
+    let ask = async |event: &str, room: usize| {
+        client.ask(event, json!({"event_type": format!("crowd_{room}")})).await
+    };
+    for room in 0..most {
+        assert_eq!(ask("subscribe_event", room).await["status"], json!("subscribed"), "{room}");
+    }
+    let refused = ask("subscribe_event", most).await;
+    assert_eq!(refused["error"]["code"], json!("too_large"), "{refused}");
+    assert_eq!(refused["error"]["message"], json!("a connection is in at most 100 rooms"));
+    // A room that it is in already, and one in the place of another.
+    assert_eq!(ask("subscribe_event", 0).await["status"], json!("subscribed"));
+    assert_eq!(ask("unsubscribe_event", 0).await["status"], json!("unsubscribed"));
+    assert_eq!(ask("subscribe_event", most).await["status"], json!("subscribed"));
 }

@@ -130,19 +130,36 @@ impl TestClient {
     /// Does the same as [`TestClient::ask`] with any array as text.
     pub async fn ask_raw(&self, array: &str) -> Value {
         let answer = self.ask_later(array).await;
-        tokio::time::timeout(PATIENCE, answer)
-            .await
-            .unwrap_or_else(|_| panic!("no ack for {array:.100}"))
-            .expect("an ack before the end")
+        answered(array, answer).await
+    }
+
+    /// Does the same with attachments. The array names them by placeholders.
+    pub async fn ask_with(&self, array: &str, attachments: &[Vec<u8>]) -> Value {
+        let (id, answer) = self.expect_ack();
+        let packet = format!("45{}-{}{id}{array}", attachments.len(), self.namespace);
+        {
+            let mut writer = self.writer.lock().await;
+            let _ = writer.send(Message::text(packet)).await;
+            for bytes in attachments {
+                let _ = writer.send(Message::binary(bytes.clone())).await;
+            }
+        }
+        answered(array, answer).await
     }
 
     /// Sends an event. The returned receiver resolves to the argument of its ack.
     pub async fn ask_later(&self, array: &str) -> oneshot::Receiver<Value> {
+        let (id, answer) = self.expect_ack();
+        self.send_raw(format!("42{}{id}{array}", self.namespace)).await;
+        answer
+    }
+
+    /// Returns the id of a new ack, and the receiver of its argument.
+    fn expect_ack(&self) -> (u64, oneshot::Receiver<Value>) {
         let id = self.next_ack.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.acks.lock().expect("no panic under the lock").insert(id, sender);
-        self.send_raw(format!("42{}{id}{array}", self.namespace)).await;
-        receiver
+        (id, receiver)
     }
 
     /// Waits for the next event, which must have this name, and returns its data.
@@ -200,6 +217,14 @@ impl Drop for TestClient {
         let is_well = self.acked.lock().is_ok() && self.acks.lock().is_ok();
         assert!(is_well || std::thread::panicking(), "the reader of a client has panicked");
     }
+}
+
+/// Waits for the answer to `array`.
+async fn answered(array: &str, answer: oneshot::Receiver<Value>) -> Value {
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .unwrap_or_else(|_| panic!("no ack for {array:.100}"))
+        .expect("an ack before the end")
 }
 
 async fn text(reader: &mut SplitStream<Socket>) -> Option<String> {

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use sockhop::host::key_file;
 
@@ -135,9 +137,19 @@ impl HostProcess {
     /// Sends SIGTERM and waits until the process has ended. Returns its exit status and how long it
     /// took.
     pub fn terminate(&mut self) -> (ExitStatus, Duration) {
-        let (began, pid) = (Instant::now(), i32::try_from(self.pid()).expect("a process id"));
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
-            .expect("a process to end");
+        self.signal(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).expect("a process id");
+        kill(Pid::from_raw(pid), signal).expect("a process that runs");
+    }
+
+    /// Waits until the process has ended. Returns its exit status and how long it took.
+    pub fn ended(&mut self) -> (ExitStatus, Duration) {
+        let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a process to wait for") {
                 return (status, began.elapsed());

@@ -68,6 +68,20 @@ fn busy_poll(_: &Context, _: ()) -> Result {
     }
 }
 
+/// Takes this many random bytes, at most 256, in one call.
+fn draw(_: &Context, count: usize) -> Result {
+    #![allow(unsafe_code, reason = "std draws no number of bytes that a caller chooses")]
+    unsafe extern "C" {
+        fn getentropy(buffer: *mut u8, length: usize) -> i32;
+    }
+    let mut bytes = vec![0; count];
+    // SAFETY: libc's own function, with its own signature; it writes `length` bytes at most.
+    match unsafe { getentropy(bytes.as_mut_ptr(), bytes.len()) } {
+        0 => Ok(()),
+        _ => Err(Refusal::new("no_entropy", "not so many at once")),
+    }
+}
+
 fn sleep(ctx: &Context, ms: u64) -> Result {
     leave_traces(ctx)?;
     std::thread::sleep(Duration::from_millis(ms));
@@ -345,6 +359,7 @@ fn plugin() -> Plugin {
         .on("spin", spin)
         .on("run_for", run_for)
         .on("busy_poll", busy_poll)
+        .on("draw", draw)
         .on("sleep", sleep)
         .on("grow", grow)
         .on("bad_reply", bad_reply)

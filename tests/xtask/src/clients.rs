@@ -26,7 +26,7 @@ pub(crate) const IMPLEMENTATIONS: [&str; 2] = ["builtin", "socketioxide"];
 const IMPLEMENTATION: &str = "SOCKHOP_TEST_SOCKETIO";
 
 /// The modules of the Rust tests that check what clients see.
-const CLIENT_TESTS: [&str; 14] = [
+const CLIENT_TESTS: [&str; 15] = [
     "answers::",
     "bounds::",
     "breaker::",
@@ -40,6 +40,7 @@ const CLIENT_TESTS: [&str; 14] = [
     "order::",
     "reload::",
     "rooms::",
+    "sessions::",
     "transactions::",
 ];
 
