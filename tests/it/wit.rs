@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn wit(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit").join(folder)
@@ -78,14 +79,57 @@ fn every_item_is_documented() {
     assert_eq!(items.undocumented, Vec::<String>::new());
 }
 
-/// If `wit/released` exists, it holds the last released form. Items may be added, but never changed
-/// or removed.
-#[test]
-fn nothing_that_was_released_has_changed() {
-    let released = wit("released");
-    if released.is_dir() {
-        assert_eq!(breaking(&items_of(&released), &items_of(&wit("v0.1"))), Vec::<String>::new());
+/// Returns the tags of versions, such as `v0.1.0`. A tree without a repository has none.
+fn tagged_versions() -> Vec<String> {
+    let git = Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR"), "tag", "--list", "v[0-9]*"])
+        .output();
+    let tags = git.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    tags.unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// The last released form of the interface, which `wit/released` holds.
+#[derive(Debug, PartialEq, Eq)]
+enum Released {
+    /// It is there to compare with.
+    Known,
+    /// No version is released.
+    None,
+    /// A version is released, and its form was not kept.
+    Missing,
+}
+
+fn released(is_kept: bool, tags: &[String]) -> Released {
+    match (is_kept, tags) {
+        (true, _) => Released::Known,
+        (false, []) => Released::None,
+        (false, _) => Released::Missing,
     }
+}
+
+/// Items may be added to what was released, but never changed or removed.
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that compares nothing says so")]
+fn nothing_that_was_released_has_changed() {
+    let (kept, tags) = (wit("released"), tagged_versions());
+    match released(kept.is_dir(), &tags) {
+        Released::Known => {
+            assert_eq!(breaking(&items_of(&kept), &items_of(&wit("v0.1"))), Vec::<String>::new());
+        }
+        Released::None => eprintln!("no version is released: there is nothing to compare with"),
+        Released::Missing => {
+            panic!("{tags:?} are tagged: copy v0.1/ to wit/released, as wit/README.md says")
+        }
+    }
+}
+
+#[test]
+fn a_version_that_is_tagged_needs_its_interface_to_compare_with() {
+    let tagged = ["v0.1.0".to_owned()];
+    assert_eq!(released(false, &[]), Released::None);
+    assert_eq!(released(false, &tagged), Released::Missing);
+    assert_eq!(released(true, &tagged), Released::Known);
+    assert_eq!(released(true, &[]), Released::Known);
 }
 
 #[test]
