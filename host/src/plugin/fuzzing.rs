@@ -47,7 +47,8 @@ pub fn registration(data: &[u8]) {
             let emits: HashSet<_> = plugin.emits.iter().map(|emits| &emits.event).collect();
             assert_eq!((handles.len(), emits.len()), (plugin.handles.len(), plugin.emits.len()));
             assert!(handles.union(&emits).all(|event| is_event_name(event)));
-            let rooms: HashSet<_> = plugin.rooms.iter().map(|room| room.pattern.to_string()).collect();
+            let rooms: HashSet<_> =
+                plugin.rooms.iter().map(|room| room.pattern.to_string()).collect();
             assert_eq!(rooms.len(), plugin.rooms.len());
             let declared = handles.len() + emits.len() + rooms.len() + plugin.listens.len();
             assert!(declared < DECLARATIONS);
