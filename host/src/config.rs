@@ -27,8 +27,9 @@ pub(crate) use limits::{EVENT_BYTES, QUEUE_SHARE};
 pub use listen::{InvalidListen, Listen};
 pub use log::{Log, LogFilter, LogFormat};
 pub use origins::AllowedOrigin;
+use plugins::KEYS_OF_PLUGINS;
 use plugins::plugin_tables;
-pub use plugins::{InstancePolicy, KEYS_OF_PLUGINS, PluginSettings, Plugins, is_plugin_name};
+pub use plugins::{InstancePolicy, PluginSettings, Plugins};
 pub use server::{Recovery, Server, SocketIo, Transport};
 
 /// All settings.

@@ -3,9 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::plugin::{DeclaredRoom, Registration};
+use sockhop_core::declarations::Registration;
+
 use crate::rooms::ERROR;
-use crate::rule::{Access, RoomPattern};
+use crate::rule::{Access, RoomPattern, RoomRule};
 
 /// The contract of one generation.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,17 +64,6 @@ pub struct OutboundContract {
     pub everyone: bool,
 }
 
-/// A declared room, or a template for rooms, with its access rule and its owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RoomRule {
-    /// The name or the template.
-    pub pattern: RoomPattern,
-    /// Who may join.
-    pub access: Access,
-    /// The plugin that declared it first.
-    pub owner: String,
-}
-
 impl Contract {
     /// Makes the contract of a generation from the declarations of its plugins and from its rooms.
     pub fn new<'plugin>(
@@ -116,14 +106,6 @@ impl From<&Registration> for PluginContract {
             rooms: rooms.collect(),
             listens: registration.listens.clone(),
         }
-    }
-}
-
-impl RoomRule {
-    /// The rule of a room that the plugin `owner` declares.
-    pub fn new(room: &DeclaredRoom, owner: &str) -> Self {
-        let DeclaredRoom { pattern, access } = room.clone();
-        Self { pattern, access, owner: owner.to_owned() }
     }
 }
 
@@ -187,10 +169,12 @@ const CODES: [&str; 11] = [
 mod tests {
     use std::time::Duration;
 
+    use sockhop_core::declarations::{InboundEvent, OutboundEvent};
+
     use super::*;
     use crate::event::host_event;
-    use crate::plugin::{InboundEvent, OutboundEvent};
     use crate::rejection::{Detail, Refusal, Rejection};
+    use crate::rule::DeclaredRoom;
     use crate::schema::Schema;
 
     fn pattern(text: &str) -> RoomPattern {

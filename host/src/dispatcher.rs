@@ -12,19 +12,16 @@ mod sequence;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::Value;
-
 use crate::breaker::{Change, Denied, Outcome, Permit};
 use crate::config::Limits;
-use crate::event::{Event, Json, is_deeper};
+use crate::event::{Event, Json};
+use crate::events::check_payload;
 use crate::log::{self, Handler};
 use crate::metrics::Metrics;
 use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
 use crate::rejection::Rejection;
 use crate::rooms::Rooms;
-use crate::rule::Access;
 
-use checks::placeholders_match;
 use commit::checkpoint_if_due;
 pub use emit::Emitted;
 use host_events::HostEvents;
@@ -132,34 +129,9 @@ impl Dispatcher {
 
     /// Checks the sender's access, and that the payload and its attachments are valid.
     fn check(&self, event: &Event, inbound: &Inbound) -> Result<(), Rejection> {
-        let identity = event.caller.identity();
-        if !inbound.access.allows(identity, None) {
-            return Err(match &inbound.access {
-                Access::Role(role) if identity.user.is_some() => {
-                    Rejection::Forbidden(format!("this event requires the role `{role}`"))
-                }
-                _ => Rejection::Unauthorized(
-                    "this event requires a user; connect with a token".to_owned(),
-                ),
-            });
-        }
-        let value = self.parse(&event.payload.text)?;
-        inbound.data.check(&value).map_err(Rejection::against_schema)?;
-        if placeholders_match(&value, event.payload.attachments.len()) {
-            Ok(())
-        } else {
-            Err(Rejection::invalid(
-                "each binary attachment must be named by exactly one placeholder, and no other",
-            ))
-        }
-    }
-
-    fn parse(&self, text: &str) -> Result<Value, Rejection> {
-        let most = self.limits.json_depth.get();
-        if is_deeper(text, most) {
-            return Err(Rejection::TooLarge(format!("the payload nests deeper than {most}")));
-        }
-        serde_json::from_str(text).map_err(|error| unreadable(text, &error))
+        inbound.access.check_sender(event.caller.identity())?;
+        let (payload, max_depth) = (&event.payload, self.limits.json_depth.get());
+        check_payload(&payload.text, payload.attachments.len(), &inbound.data, max_depth)
     }
 
     /// Returns a permit if an event of a client may run now.
@@ -260,18 +232,6 @@ fn contended() -> Rejection {
     Rejection::Busy("the plugin's state is contended".to_owned())
 }
 
-/// Explains why a payload could not be parsed. The text between the event's name and the end of the
-/// packet may be several arguments, or no JSON. The parser's message never quotes the text.
-fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
-    let arguments = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&format!("[{text}]"));
-    match arguments.map(|arguments| arguments.len()) {
-        Ok(count @ 2..) => Rejection::invalid(format!(
-            "an event has at most one argument, and this one has {count}; put them into one object"
-        )),
-        _ => Rejection::invalid(format!("the payload can't be read as JSON: {error}")),
-    }
-}
-
 /// The rejection of an event that the breaker does not admit now.
 fn refuse(denied: Denied) -> Rejection {
     match denied {
@@ -287,8 +247,11 @@ fn refuse(denied: Denied) -> Rejection {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::event::{Caller, Identity, Payload, Requester};
+    use crate::rule::Access;
     use crate::schema::Schema;
 
     #[test]

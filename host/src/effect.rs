@@ -10,20 +10,9 @@ use futures_util::future::BoxFuture;
 use crate::event::{Connection, Json};
 use crate::rejection::Refusal;
 
-/// The receivers of an emitted event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// The connection whose event is being handled.
-    Sender,
-    /// One connection, by public id.
-    Connection(String),
-    /// Every connection in any of these rooms, once each.
-    Rooms(Vec<String>),
-    /// Every connection in any of these rooms, without the sender.
-    RoomsButSender(Vec<String>),
-    /// Every connection of the namespace.
-    Everyone,
-}
+pub use sockhop_core::effect::{
+    EffectLimits, Target, check_page, check_room_count, emit_bytes, require_caller,
+};
 
 /// One action that a handler requests. Its changes to the state are in its state view, because they
 /// are committed first.
@@ -76,18 +65,9 @@ impl Effect {
     /// Bytes that this effect counts against the limit of one event's effects.
     pub fn size(&self) -> usize {
         match self {
-            Self::Emit(emit) => {
-                let targets = match &emit.to {
-                    Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
-                        rooms.iter().map(String::len).sum()
-                    }
-                    Target::Connection(id) => id.len(),
-                    Target::Sender | Target::Everyone => 0,
-                };
-                emit.event.len()
-                    + emit.data.as_str().len()
-                    + emit.attachments.iter().map(Bytes::len).sum::<usize>()
-                    + targets
+            Self::Emit(Emit { to, event, data, attachments }) => {
+                let attachments = attachments.iter().map(Bytes::len).sum();
+                emit_bytes(to, event, data.as_str(), attachments)
             }
             Self::Join(text) | Self::Leave(text) | Self::Disconnect(text) => text.len(),
         }

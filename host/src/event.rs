@@ -2,9 +2,6 @@
 
 mod caller;
 mod id;
-mod identity;
-mod json;
-mod name;
 mod untold;
 
 use std::net::IpAddr;
@@ -20,9 +17,9 @@ use untold::Untold;
 
 pub use caller::{Caller, Requester};
 pub use id::EventId;
-pub use identity::Identity;
-pub use json::{Json, is_deeper};
-pub use name::{MAX_EVENT_NAME, RESERVED_NAMES, host_event, is_event_name};
+pub use sockhop_core::identity::Identity;
+pub use sockhop_core::json::Json;
+pub use sockhop_core::name::{host_event, is_event_name};
 
 /// One client's connection to one namespace. It outlives its events.
 #[derive(Debug)]

@@ -17,12 +17,12 @@
 //!
 //! | part | owns | depends on |
 //! |---|---|---|
-//! | [`breaker`], [`config`], [`event`], [`effect`], `memory`, [`rejection`], [`rule`], [`transport`] | basic types | no I/O |
+//! | [`rejection`], [`rule`], [`schema`], [`events`] (crate `sockhop-core`) | the rules that the SDK's test host shares | `jsonschema`, no I/O |
+//! | [`breaker`], [`config`], [`event`], [`effect`], `memory`, [`transport`] | basic types | no I/O |
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |
 //! | [`metrics`] | the host's metrics | `prometheus-client` |
-//! | [`schema`] | validation of payloads | `jsonschema` |
 //! | [`store`] | durable state of plugins | SQLite |
 //! | [`plugin`] | compiled code, instances, their limits | `wasmtime` |
 //! | [`rooms`] | connections, their rooms, and what clients receive | |
@@ -52,6 +52,9 @@
 //! `ARCHITECTURE.md` beside this crate's `Cargo.toml` describes the semantics and where to add new
 //! parts.
 
+/// The vocabulary and the rules that the SDK's test host shares, as modules of this crate.
+pub use sockhop_core::{events, rejection, rule, schema};
+
 pub mod breaker;
 pub mod config;
 pub mod effect;
@@ -59,8 +62,6 @@ mod error_chain;
 pub mod event;
 pub mod files;
 mod memory;
-pub mod rejection;
-pub mod rule;
 pub mod transport;
 
 mod socketio;
@@ -68,8 +69,6 @@ mod socketio;
 pub mod log;
 
 pub mod metrics;
-
-pub mod schema;
 
 pub mod store;
 

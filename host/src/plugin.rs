@@ -15,7 +15,6 @@ mod loader;
 mod memory;
 mod output;
 mod pool;
-mod registration;
 mod retry;
 mod state;
 
@@ -27,6 +26,8 @@ use std::time::SystemTime;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_config::WasiConfigVariables;
 
+use sockhop_core::declarations::Registration;
+
 use crate::config::{Limits, PluginSettings};
 
 pub use compiler::{COMPILE_COMMAND, CompileBounds, CompileError, Compiler, compile, this_program};
@@ -34,7 +35,6 @@ pub use engine::{Engine, EngineError};
 pub use instance::{Budget, Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::InstanceGuard;
-pub use registration::{DeclaredRoom, InboundEvent, OutboundEvent, Registration};
 pub use retry::Retry;
 
 /// What all instances of a plugin share.

@@ -13,10 +13,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::contract::{Contract, RoomRule};
+use crate::contract::Contract;
 use crate::event::Identity;
+use crate::events::Outbound;
+use crate::rule::{NotJoined, RoomRules};
 
-pub use active::{ActivePlugin, Health, Inbound, Outbound, PluginState};
+pub use active::{ActivePlugin, Health, Inbound, PluginState};
 pub use error::AdmitError;
 pub use lint::{Warning, lint};
 
@@ -65,7 +67,7 @@ pub struct Generation {
     pub number: u64,
     /// Uses a fast hash: plugins choose the names, and clients can only look them up.
     events: HashMap<String, EventRoute, foldhash::fast::RandomState>,
-    rooms: Vec<RoomRule>,
+    rooms: RoomRules,
     /// The plugins that serve, in file order.
     pub plugins: Vec<Arc<ActivePlugin>>,
     /// The serving plugins that an operator has disabled. Their events are still routed to them.
@@ -79,15 +81,6 @@ pub struct EventRoute {
     pub plugin: Arc<ActivePlugin>,
     /// Its schemas and its access rule.
     pub inbound: Arc<Inbound>,
-}
-
-/// Why a client may not join a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotJoined {
-    /// No loaded plugin declares the room.
-    Unknown,
-    /// The room's rule does not allow it.
-    Forbidden,
 }
 
 impl Generation {
@@ -132,11 +125,8 @@ impl Generation {
     /// Whether the rooms and their rules are the same as in `other`.
     pub fn has_rooms_of(&self, other: &Self) -> bool {
         let rules = |generation: &Self| {
-            generation
-                .rooms
-                .iter()
-                .map(|rule| (rule.pattern.clone(), rule.access.clone()))
-                .collect::<Vec<_>>()
+            let rules = generation.rooms.as_slice().iter();
+            rules.map(|rule| (rule.pattern.clone(), rule.access.clone())).collect::<Vec<_>>()
         };
         rules(self) == rules(other)
     }
@@ -144,7 +134,7 @@ impl Generation {
     /// Returns what the plugins and the host promise to clients.
     pub fn contract(&self) -> Contract {
         let plugins = self.plugins.iter().map(|active| &active.code.registration);
-        Contract::new(self.number, plugins, &self.rooms)
+        Contract::new(self.number, plugins, self.rooms.as_slice())
     }
 
     /// Checks whether `identity` may join `room`.
@@ -152,15 +142,7 @@ impl Generation {
     /// # Errors
     /// Returns why it may not join.
     pub fn may_join(&self, room: &str, identity: &Identity) -> Result<(), NotJoined> {
-        let rule = self
-            .rooms
-            .iter()
-            .find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)));
-        match rule {
-            None => Err(NotJoined::Unknown),
-            Some((rule, owner)) if rule.access.allows(identity, owner) => Ok(()),
-            Some(_) => Err(NotJoined::Forbidden),
-        }
+        self.rooms.may_join(room, identity)
     }
 
     /// Adds a plugin to the plugins that were admitted before.
@@ -178,13 +160,7 @@ impl Generation {
             let route = EventRoute { plugin: Arc::clone(active), inbound: Arc::clone(inbound) };
             self.events.insert(event.clone(), route);
         }
-        for room in &registration.rooms {
-            if !self.rooms.iter().any(|rule| rule.pattern == room.pattern) {
-                self.rooms.push(RoomRule::new(room, name));
-            }
-        }
-        // A literal room precedes a template of the same plugin that matches it too.
-        self.rooms.sort_by_key(|rule| rule.pattern.is_template());
+        self.rooms.add(name, &registration.rooms);
         if is_disabled {
             self.disabled.insert(name.to_owned());
         }

@@ -9,11 +9,12 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 use sockhop::config::Config;
-use sockhop::contract::{PluginContract, RoomRule};
+use sockhop::contract::PluginContract;
 use sockhop::host;
 use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
 use sockhop::registry::{ActivePlugin, Generation, Warning, lint};
+use sockhop::rule::RoomRule;
 
 use super::output;
 

@@ -4,6 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+use sockhop_core::limits as shared;
 
 use crate::breaker::BreakerLimits;
 
@@ -213,15 +214,15 @@ impl Default for Limits {
             event_cpu_ms: Duration::from_millis(250),
             event_wall_ms: Duration::from_secs(5),
             register_cpu_ms: Duration::from_secs(1),
-            declarations: nonzero!(NonZeroUsize, 1000),
-            schema_bytes: nonzero!(NonZeroUsize, 256 * KIB),
-            effects: nonzero!(NonZeroUsize, 256),
-            effects_bytes: nonzero!(NonZeroUsize, MIB),
-            host_call_bytes: nonzero!(NonZeroUsize, 2 * MIB),
+            declarations: nonzero!(NonZeroUsize, shared::DECLARATIONS),
+            schema_bytes: nonzero!(NonZeroUsize, shared::SCHEMA_BYTES),
+            effects: nonzero!(NonZeroUsize, shared::EFFECTS),
+            effects_bytes: nonzero!(NonZeroUsize, shared::EFFECTS_BYTES),
+            host_call_bytes: nonzero!(NonZeroUsize, shared::HOST_CALL_BYTES),
             handles: nonzero!(NonZeroUsize, 1000),
             random_bytes: nonzero!(NonZeroU64, 64 * KIB as u64),
-            state_key_bytes: nonzero!(NonZeroUsize, 512),
-            state_value_bytes: nonzero!(NonZeroUsize, 256 * KIB),
+            state_key_bytes: nonzero!(NonZeroUsize, shared::STATE_KEY_BYTES),
+            state_value_bytes: nonzero!(NonZeroUsize, shared::STATE_VALUE_BYTES),
             state_bytes: nonzero!(NonZeroU64, 256 * MIB as u64),
             state_wal_bytes: nonzero!(NonZeroU64, 16 * MIB as u64),
             log_lines_per_second: nonzero!(NonZeroU32, 100),
@@ -239,8 +240,8 @@ impl Default for Limits {
             message_bytes: nonzero!(NonZeroUsize, 128 * KIB),
             attachments: 4,
             attachment_bytes: nonzero!(NonZeroUsize, 256 * KIB),
-            json_depth: nonzero!(NonZeroUsize, 64),
-            rooms: nonzero!(NonZeroUsize, 100),
+            json_depth: nonzero!(NonZeroUsize, shared::JSON_DEPTH),
+            rooms: nonzero!(NonZeroUsize, shared::ROOMS),
             connect_ms: Duration::from_secs(10),
             stalled_reader_ms: Duration::from_secs(20),
             outgoing_packets: nonzero!(NonZeroUsize, 4096),

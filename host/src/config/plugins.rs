@@ -8,8 +8,12 @@ use figment2::Figment;
 use figment2::providers::Serialized;
 use figment2::value::{Dict, Value};
 use serde::{Deserialize, de};
+use sockhop_core::name::is_plugin_name;
 
 use super::limits::{self, Limits};
+
+/// The keys of `[plugins]` that are not the table of a plugin.
+pub(super) use sockhop_core::name::RESERVED_PLUGIN_NAMES as KEYS_OF_PLUGINS;
 
 /// `[plugins]`, with a table `[plugins.NAME]` for each plugin that has settings of its own.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -47,14 +51,6 @@ impl Default for Plugins {
             by_name: BTreeMap::new(),
         }
     }
-}
-
-/// Whether `name` is a valid plugin name. It is also the name of a file and of a table in the
-/// configuration.
-pub fn is_plugin_name(name: &str) -> bool {
-    name.len() <= 64
-        && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// `[plugins.NAME]`: the settings of one plugin.
@@ -148,7 +144,3 @@ pub(super) fn plugin_tables(
     }
     Ok(tables)
 }
-
-/// The keys of `[plugins]` that are not the table of a plugin.
-pub const KEYS_OF_PLUGINS: [&str; 5] =
-    ["dir", "required", "rescan_s", "empty_after_s", "forget_after_s"];

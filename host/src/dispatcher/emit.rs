@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::effect::{Effect, Emit, Target};
 use crate::event::{Caller, Json};
-use crate::registry::Outbound;
+use crate::events::{Outbound, parse_payload};
 use crate::rejection::Rejection;
 
 use super::Dispatcher;
@@ -36,7 +36,7 @@ impl Dispatcher {
         let declarations: Vec<_> = generation.outbound(event).collect();
         // All declarations of an event have the same schema.
         let Some(declared) = declarations.first() else { return Err(Rejection::UnknownEvent) };
-        let value = self.parse(data.get())?;
+        let value = parse_payload(data.get(), self.limits.json_depth.get())?;
         declared.data.check(&value).map_err(Rejection::against_schema)?;
         let to = target(event, &declarations, &value, to)?;
         let rooms = match &to {

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::config::Limits;
-use crate::effect::{Effect, Emit, EmitRequest, HostCalls};
+use crate::effect::{
+    Effect, EffectLimits, Emit, EmitRequest, HostCalls, check_page, check_room_count,
+    require_caller,
+};
 use crate::error_chain::ErrorChain;
-use crate::event::{Connection, Event, Json};
-use crate::registry::{ActivePlugin, Generation, NotJoined, Outbound};
+use crate::event::{Connection, Event};
+use crate::events;
+use crate::registry::{ActivePlugin, Generation};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
-use crate::rule::is_room_name;
 use crate::store::{View, ViewError};
 
-use super::checks::{check_target, placeholders_match};
 use super::contended;
 use super::sequence::next_id;
 
@@ -46,10 +48,6 @@ pub(super) enum Discarded {
     /// The state can't be read or written now.
     Rejected(Rejection),
 }
-
-/// Maximum number of connections that one call returns; the same limit as for the entries of a
-/// scan.
-const MAX_PAGE: u32 = 1_000;
 
 struct Membership {
     before: BTreeSet<String>,
@@ -108,19 +106,10 @@ impl Run {
     fn check_room(&self, more: usize, bytes: usize) -> Result<(), Refusal> {
         let (keys, stored) =
             self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
-        if self.effects.len() + keys + more > self.limits().effects.get() {
-            return Err(Refusal::limit(format!(
-                "one event may have at most {} effects, stored values included",
-                self.limits().effects
-            )));
-        }
-        if (self.effects_bytes + bytes) as u64 + stored > self.limits().effects_bytes.get() as u64 {
-            let most = self.limits().effects_bytes;
-            return Err(Refusal::limit(format!(
-                "the effects of one event, stored values included, have more than {most} bytes"
-            )));
-        }
-        Ok(())
+        let limits = self.limits();
+        let limits =
+            EffectLimits { effects: limits.effects.get(), bytes: limits.effects_bytes.get() };
+        limits.check(self.effects.len() + keys + more, (self.effects_bytes + bytes) as u64 + stored)
     }
 
     /// Returns how many more keys are pending if `key` is written.
@@ -129,9 +118,7 @@ impl Run {
     }
 
     fn membership(&mut self) -> Result<&mut Membership, Refusal> {
-        let Some(connection) = self.event.caller.connection() else {
-            return Err(Refusal::misuse("no connection caused this event"));
-        };
+        let connection = require_caller(self.event.caller.connection())?;
         let rooms = &self.rooms;
         Ok(self.membership.get_or_insert_with(|| {
             let before: BTreeSet<String> = rooms.of(connection).into_iter().collect();
@@ -173,16 +160,6 @@ impl Run {
             }
         }
     }
-
-    fn declared(&self, event: &str) -> Result<&Outbound, Refusal> {
-        let declared = self.active.outbound.get(event);
-        declared.ok_or_else(|| {
-            Refusal::new(
-                "undeclared",
-                format!("this plugin does not declare that it emits `{event}`"),
-            )
-        })
-    }
 }
 
 impl HostCalls for Run {
@@ -190,53 +167,21 @@ impl HostCalls for Run {
         // Checked before parsing: data that is too large is not worth parsing.
         self.check_room(1, request.size())?;
         let EmitRequest { to, event, data, attachments } = request;
-        let declared = self.declared(&event)?;
-        check_target(declared, &event, &to, self.event.caller.connection().is_some())?;
-        let (data, value) = Json::parse(data).map_err(|error| {
-            Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}"))
-        })?;
-        declared.data.check(&value).map_err(|details| {
-            let first = details
-                .first()
-                .map(|detail| format!("{} {}", detail.path, detail.message))
-                .unwrap_or_default();
-            Refusal::new(
-                "invalid_data",
-                format!("the data of `{event}` does not fit its schema: {first}"),
-            )
-        })?;
-        if !placeholders_match(&value, attachments.len()) {
-            return Err(Refusal::misuse(format!(
-                "the data must name each of its {} attachments by exactly one placeholder",
-                attachments.len()
-            )));
-        }
+        let declared = events::declared(&self.active.outbound, &event)?;
+        declared.check_target(&event, &to, self.event.caller.connection().is_some())?;
+        let (data, _) = declared.check_data(&event, data, attachments.len())?;
         self.push(Effect::Emit(Emit { to, event, data, attachments }))
     }
 
     fn join(&mut self, room: String) -> Result<(), Refusal> {
-        let Some(connection) = self.event.caller.connection() else {
-            return Err(Refusal::misuse("no connection caused this event"));
-        };
-        if !is_room_name(&room) {
-            return Err(Refusal::new("unknown_room", "this is not a valid room name"));
-        }
-        self.generation.may_join(&room, &connection.identity).map_err(|not| match not {
-            NotJoined::Unknown => {
-                Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`"))
-            }
-            NotJoined::Forbidden => {
-                Refusal::new("forbidden", format!("the room `{room}` is not open to this client"))
-            }
-        })?;
+        let connection = require_caller(self.event.caller.connection())?;
+        self.generation.may_join(&room, &connection.identity).map_err(|not| not.refusal(&room))?;
         let most = self.limits().rooms.get();
         let membership = self.membership()?;
         if membership.now.contains(&room) {
             return Ok(());
         }
-        if membership.now.len() >= most {
-            return Err(Refusal::limit(format!("a connection is in at most {most} rooms")));
-        }
+        check_room_count(membership.now.len(), most)?;
         self.push(Effect::Join(room.clone()))?;
         self.membership()?.now.insert(room);
         Ok(())
@@ -275,9 +220,7 @@ impl HostCalls for Run {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<Arc<Connection>>, Refusal> {
-        if !(1..=MAX_PAGE).contains(&limit) {
-            return Err(Refusal::misuse(format!("a page has 1 to {MAX_PAGE} connections")));
-        }
+        check_page(limit)?;
         let limit = limit as usize;
         Ok(match &self.event.connections {
             Some(connections) => page_of(connections, after, limit),

@@ -55,8 +55,8 @@ fn document(contract: Contract) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::{InboundContract, OutboundContract, PluginContract, RoomRule};
-    use crate::rule::Access;
+    use crate::contract::{InboundContract, OutboundContract, PluginContract};
+    use crate::rule::{Access, RoomRule};
 
     #[test]
     fn the_document_lists_the_events_of_each_plugin_and_the_rooms() {

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use crate::config::is_plugin_name;
-use crate::event::is_event_name;
+use sockhop_core::declarations::Declarations;
+use sockhop_core::name::is_plugin_name;
 
-use super::registration::Declarations;
+use crate::event::is_event_name;
 
 /// The limits are low, so that a short input reaches them.
 const DECLARATIONS: usize = 16;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline};
 
+use sockhop_core::declarations::{Declarations, Registration};
 use tokio_util::sync::CancellationToken;
 
 use crate::effect::HostCalls;
@@ -22,7 +23,6 @@ use super::bindings;
 use super::calls::lowered;
 use super::clock::CpuClock;
 use super::engine::FIRST_LOOK;
-use super::registration::{Declarations, Registration};
 use super::state::{InstanceState, Phase};
 
 /// What a handler returned: its reply, or its refusal.

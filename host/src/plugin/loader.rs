@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use sockhop_core::declarations::Registration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
@@ -20,7 +21,6 @@ use super::compiler::{CompileError, Compiler};
 use super::engine::Engine;
 use super::instance::{Budget, Failure, Instance};
 use super::output::Output;
-use super::registration::Registration;
 use super::retry::Retry;
 use super::state::InstanceState;
 

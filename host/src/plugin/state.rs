@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use sockhop_core::declarations::Declarations;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -14,7 +15,6 @@ use crate::rejection::Refusal;
 
 use super::memory::MemoryLimiter;
 use super::output::{CurrentEvent, LineStream, Output};
-use super::registration::Declarations;
 
 /// The data of one store.
 pub(super) struct InstanceState {

@@ -1,7 +1,7 @@
 //! One plugin that serves: its code, its events with their compiled schemas and meters, its state
 //! and its health. It does not know which other plugins serve.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -10,14 +10,15 @@ use tokio::sync::Notify;
 
 use crate::breaker::{Breaker, Change, ClientKeys, Denied, Outcome, Permit};
 use crate::config::{Limits, PluginSettings};
+use crate::events::{self, Events, Outbound};
 use crate::metrics::{Meter, Metrics};
 use crate::plugin::{Candidate, Plugin};
 use crate::rejection::truncate;
-use crate::rule::{Access, RoomPattern};
+use crate::rule::Access;
 use crate::schema::Schema;
 use crate::store::Store;
 
-use super::error::{AdmitError, MAX_PATTERNS};
+use super::error::AdmitError;
 
 /// A plugin that serves, with the data for the checks of the host.
 pub struct ActivePlugin {
@@ -46,7 +47,14 @@ impl ActivePlugin {
         alarm: Arc<Notify>,
         metrics: &Metrics,
     ) -> Result<Arc<Self>, AdmitError> {
-        let (inbound, outbound) = compile_events(&candidate, &settings.limits, metrics)?;
+        let registration = &candidate.registration;
+        let Events { inbound, outbound } =
+            Events::compile(registration, settings.limits.schema_bytes.get())?;
+        let inbound = inbound.into_iter().map(|(event, declared)| {
+            let meter = metrics.meter(&registration.name, &event);
+            (event, Arc::new(Inbound::new(declared, meter)))
+        });
+        let inbound = inbound.collect();
         let health = Health::new(&settings.limits, alarm);
         Ok(Arc::new(Self {
             code: Plugin::new(candidate, settings, Arc::clone(&state.memory)),
@@ -176,74 +184,8 @@ pub struct Inbound {
     pub(crate) meter: Meter,
 }
 
-/// An event that a plugin emits.
-#[derive(Clone)]
-pub struct Outbound {
-    /// Schema of its argument. If a reply has the same schema, both are the same [`Arc`]: emitted
-    /// data need not be checked again when it is the reply.
-    pub data: Arc<Schema>,
-    /// The rooms that it may go to.
-    pub rooms: Vec<RoomPattern>,
-    /// Whether it may go to everyone.
-    pub everyone: bool,
-}
-
-impl Outbound {
-    /// Whether the event may go to `room`.
-    pub fn names(&self, room: &str) -> bool {
-        self.everyone || self.rooms.iter().any(|pattern| pattern.matches(room).is_some())
+impl Inbound {
+    fn new(events::Inbound { data, reply, access }: events::Inbound, meter: Meter) -> Self {
+        Self { data, reply, access, meter }
     }
-}
-
-/// The inbound and the outbound events of a plugin, by name.
-type Events = (BTreeMap<String, Arc<Inbound>>, BTreeMap<String, Outbound>);
-
-/// Compiles the schemas of a candidate, once per load.
-fn compile_events(
-    candidate: &Candidate,
-    limits: &Limits,
-    metrics: &Metrics,
-) -> Result<Events, AdmitError> {
-    let mut compiled: HashMap<String, Arc<Schema>> = HashMap::new();
-    let mut patterns = 0;
-    let mut compile = |event: &str, part: &'static str, text: &str| {
-        if let Some(known) = compiled.get(text) {
-            return Ok(Arc::clone(known));
-        }
-        let schema = Schema::compile(text, limits.schema_bytes.get());
-        let schema = Arc::new(schema.map_err(|source| AdmitError::Schema {
-            event: event.to_owned(),
-            part,
-            source,
-        })?);
-        patterns += schema.patterns();
-        compiled.insert(text.to_owned(), Arc::clone(&schema));
-        if patterns > MAX_PATTERNS { Err(AdmitError::TooManyPatterns) } else { Ok(schema) }
-    };
-    let mut inbound = BTreeMap::new();
-    for handles in &candidate.registration.handles {
-        let data = compile(&handles.event, "payload", &handles.data)?;
-        let reply = handles
-            .reply
-            .as_deref()
-            .map(|reply| compile(&handles.event, "reply", reply))
-            .transpose()?;
-        if reply.as_ref().is_some_and(|reply| reply.allows_top_level_property("error")) {
-            return Err(AdmitError::ReplyHasError { event: handles.event.clone() });
-        }
-        let meter = metrics.meter(&candidate.registration.name, &handles.event);
-        inbound.insert(
-            handles.event.clone(),
-            Arc::new(Inbound { data, reply, access: handles.access.clone(), meter }),
-        );
-    }
-    let mut outbound = BTreeMap::new();
-    for emits in &candidate.registration.emits {
-        let data = compile(&emits.event, "data", &emits.data)?;
-        outbound.insert(
-            emits.event.clone(),
-            Outbound { data, rooms: emits.rooms.clone(), everyone: emits.everyone },
-        );
-    }
-    Ok((inbound, outbound))
 }

@@ -1,7 +1,5 @@
 //! The decision whether a plugin may join a generation. Nothing here changes a generation.
 
-use crate::plugin::DeclaredRoom;
-
 use super::{ActivePlugin, AdmitError, Generation};
 
 /// Checks whether `active` can serve together with the plugins of `generation`.
@@ -9,7 +7,8 @@ pub(super) fn check(generation: &Generation, active: &ActivePlugin) -> Result<()
     check_name(generation, active)?;
     check_inbound(generation, active)?;
     check_outbound(generation, active)?;
-    check_rooms(generation, active)
+    generation.rooms.check(active.code.name(), &active.code.registration.rooms)?;
+    Ok(())
 }
 
 /// Checks that no other plugin has the name.
@@ -46,23 +45,6 @@ fn check_outbound(generation: &Generation, active: &ActivePlugin) -> Result<(), 
                 event: event.clone(),
                 by: other.code.name().to_owned(),
             });
-        }
-    }
-    Ok(())
-}
-
-/// Checks that overlapping rooms are declared with the same pattern and access rule.
-fn check_rooms(generation: &Generation, active: &ActivePlugin) -> Result<(), AdmitError> {
-    for DeclaredRoom { pattern, access } in &active.code.registration.rooms {
-        for rule in &generation.rooms {
-            let identical = rule.pattern == *pattern && rule.access == *access;
-            if rule.pattern.overlaps(pattern) && !identical {
-                return Err(AdmitError::RoomTaken {
-                    room: pattern.to_string(),
-                    as_room: rule.pattern.to_string(),
-                    by: rule.owner.clone(),
-                });
-            }
         }
     }
     Ok(())

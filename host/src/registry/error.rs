@@ -2,36 +2,15 @@
 
 use std::path::PathBuf;
 
-use crate::schema::SchemaError;
-
-/// Maximum number of patterns in all schemas of one plugin. A compiled pattern may take 256 KiB.
-pub(super) const MAX_PATTERNS: usize = 500;
+use crate::events::EventsError;
+use crate::rule::RoomTaken;
 
 /// Why a plugin can't serve together with the others, or at all.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
-    /// A schema is refused.
-    #[error("event `{event}`: the schema of its {part} is refused")]
-    Schema {
-        /// The event.
-        event: String,
-        /// `payload`, `reply` or `data`.
-        part: &'static str,
-        /// Why it is refused.
-        source: SchemaError,
-    },
-    /// The plugin has more patterns than the host compiles for one plugin.
-    #[error("the schemas of the plugin have more than {MAX_PATTERNS} patterns in all")]
-    TooManyPatterns,
-    /// The schema of a reply allows a top-level property `error`, by which clients recognize a
-    /// rejection.
-    #[error(
-        "event `{event}`: its reply may not have a property `error` at its top level, because clients recognise a rejection by it; rename it"
-    )]
-    ReplyHasError {
-        /// The event.
-        event: String,
-    },
+    /// A schema of its events is not allowed.
+    #[error(transparent)]
+    Events(#[from] EventsError),
     /// Another plugin handles the event.
     #[error("event `{event}` is taken by plugin `{by}`; an event has one handler")]
     EventTaken {
@@ -51,17 +30,8 @@ pub enum AdmitError {
         by: String,
     },
     /// Another plugin declares an overlapping room with another pattern or access rule.
-    #[error(
-        "room `{room}` is taken by plugin `{by}`, as `{as_room}`; a second declaration must be identical"
-    )]
-    RoomTaken {
-        /// The room in the new declaration.
-        room: String,
-        /// The room in the earlier declaration.
-        as_room: String,
-        /// The plugin that declared it earlier.
-        by: String,
-    },
+    #[error(transparent)]
+    RoomTaken(#[from] RoomTaken),
     /// Another file contains a plugin of this name.
     #[error("plugin `{name}` is served from {} already; a directory holds one file of each plugin", file.display())]
     NameTaken {
@@ -78,9 +48,9 @@ impl AdmitError {
         match self {
             Self::EventTaken { by, .. }
             | Self::SchemaDiffers { by, .. }
-            | Self::RoomTaken { by, .. } => Some(by),
+            | Self::RoomTaken(RoomTaken { by, .. }) => Some(by),
             Self::NameTaken { name, .. } => Some(name),
-            Self::Schema { .. } | Self::TooManyPatterns | Self::ReplyHasError { .. } => None,
+            Self::Events(_) => None,
         }
     }
 
@@ -92,8 +62,8 @@ impl AdmitError {
         match self {
             Self::EventTaken { event, .. } => Self::EventTaken { event, by },
             Self::SchemaDiffers { event, .. } => Self::SchemaDiffers { event, by },
-            Self::RoomTaken { room, as_room, .. } => {
-                Self::RoomTaken { room: as_room, as_room: room, by }
+            Self::RoomTaken(RoomTaken { room, as_room, .. }) => {
+                RoomTaken { room: as_room, as_room: room, by }.into()
             }
             other => other,
         }

@@ -1,9 +1,10 @@
 //! What a fuzzer calls for the events of clients: see the crate's `fuzzing`.
 
 use bytes::Bytes;
+use sockhop_core::name::MAX_EVENT_NAME;
 
 use crate::config::Limits;
-use crate::event::{MAX_EVENT_NAME, is_event_name};
+use crate::event::is_event_name;
 use crate::socketio::Incoming;
 
 use super::packet::read;

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use sockhop_core::state::StateError;
+
 use super::Fault;
 use super::connection::FORMAT;
 
@@ -70,6 +72,16 @@ pub enum ViewError {
     /// The store failed; the handler is not the cause.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<StateError> for ViewError {
+    fn from(error: StateError) -> Self {
+        if error.is_limit() {
+            Self::Limit(error.to_string())
+        } else {
+            Self::Misuse(error.to_string())
+        }
+    }
 }
 
 impl From<rusqlite::Error> for ViewError {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use sockhop_core::state::{MAX_SEQUENCES, StateError, check_sequence};
 
 use crate::error_chain::ErrorChain;
 
@@ -16,13 +17,6 @@ pub(super) const IDS_PER_BLOCK: u64 = 32;
 
 /// The exclusive end of a sequence: JavaScript's numbers have gaps beyond it.
 pub(super) const END_OF_IDS: u64 = 1 << 53;
-
-/// Maximum bytes of a sequence's name.
-const MAX_SEQUENCE_NAME: usize = 128;
-
-/// Maximum number of sequences of one plugin. A sequence is for a kind of records, not for a
-/// record. Each costs memory while the store is open.
-pub(super) const MAX_SEQUENCES: u32 = 1000;
 
 /// The reserved numbers by sequence.
 #[derive(Default)]
@@ -76,7 +70,7 @@ impl Store {
     /// too many sequences, or a sequence at its end; [`ViewError::Contended`] and
     /// [`ViewError::Store`] if the file can't be written.
     pub(crate) fn next_id(&self, sequence: &str) -> Result<u64, ViewError> {
-        check_name(sequence)?;
+        check_sequence(sequence)?;
         let mut ids = lock(&self.ids);
         if let Some(id) = ids.next(sequence) {
             return Ok(id);
@@ -102,8 +96,8 @@ impl Store {
     /// The same as [`Store::next_id`] if it takes only microseconds. Returns `None` if it may take
     /// longer or the file can't be written.
     pub(crate) fn next_id_at_once(&self, sequence: &str) -> Option<Result<u64, ViewError>> {
-        if let Err(error) = check_name(sequence) {
-            return Some(Err(error));
+        if let Err(error) = check_sequence(sequence) {
+            return Some(Err(error.into()));
         }
         let mut ids = try_lock(&self.ids)?;
         if let Some(id) = ids.next(sequence) {
@@ -140,9 +134,7 @@ impl Store {
                     transaction
                         .query_row("SELECT count(*) FROM sequences", [], |row| row.get(0))?;
                 if sequences >= MAX_SEQUENCES {
-                    return Err(ViewError::Limit(format!(
-                        "a plugin may have {MAX_SEQUENCES} sequences"
-                    )));
+                    return Err(StateError::TooManySequences.into());
                 }
                 1
             }
@@ -159,16 +151,4 @@ impl Store {
         self.health.stored();
         Ok(Block { next, end })
     }
-}
-
-fn check_name(sequence: &str) -> Result<(), ViewError> {
-    if sequence.is_empty() {
-        return Err(ViewError::Misuse("a sequence needs a name".to_owned()));
-    }
-    if sequence.len() > MAX_SEQUENCE_NAME {
-        return Err(ViewError::Limit(format!(
-            "a sequence's name may have {MAX_SEQUENCE_NAME} bytes"
-        )));
-    }
-    Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sockhop_core::limits;
+
 use super::wal;
 
 /// Minimum limit of the file, in pages: room for the empty tables and a little data.
@@ -36,9 +38,9 @@ impl Default for StoreLimits {
         Self {
             quota: 256 * 1024 * 1024,
             wal: 16 * 1024 * 1024,
-            key: 512,
-            value: 256 * 1024,
-            scan: 2 * 1024 * 1024,
+            key: limits::STATE_KEY_BYTES,
+            value: limits::STATE_VALUE_BYTES,
+            scan: limits::HOST_CALL_BYTES,
             snapshot_grace: SNAPSHOT_GRACE,
         }
     }

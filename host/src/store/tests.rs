@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use proptest::prelude::*;
+use sockhop_core::state::MAX_SEQUENCES;
 use tempfile::TempDir;
 
 use super::connection::{ENTRY_BYTES, FORMAT, integer};
-use super::ids::{END_OF_IDS, IDS_PER_BLOCK, MAX_SEQUENCES};
+use super::ids::{END_OF_IDS, IDS_PER_BLOCK};
 use super::snapshot::IDLE_READERS;
 use super::*;
 

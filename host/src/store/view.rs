@@ -10,6 +10,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use rusqlite::OptionalExtension;
+use sockhop_core::state::{check_key, check_value};
 
 use super::connection::{entry_bytes, stored_bytes};
 use super::snapshot::{Snapshot, read};
@@ -159,13 +160,7 @@ impl View {
     /// has changed.
     pub fn set(&mut self, key: &str, value: Vec<u8>) -> Result<(), ViewError> {
         self.check_key(key)?;
-        let max = self.store.limits.value;
-        if value.len() > max {
-            return Err(ViewError::Limit(format!(
-                "a value may have {max} bytes, this one has {}",
-                value.len()
-            )));
-        }
+        check_value(value.len(), self.store.limits.value)?;
         let before = self.put(key.as_bytes(), Some(value));
         match self.check_quota() {
             Ok(()) => Ok(()),
@@ -214,17 +209,7 @@ impl View {
     }
 
     fn check_key(&self, key: &str) -> Result<(), ViewError> {
-        let max = self.store.limits.key;
-        if key.is_empty() {
-            return Err(ViewError::Misuse("a key may not be empty".to_owned()));
-        }
-        if key.len() > max {
-            return Err(ViewError::Limit(format!(
-                "a key may have {max} bytes, this one has {}",
-                key.len()
-            )));
-        }
-        Ok(())
+        Ok(check_key(key, self.store.limits.key)?)
     }
 
     /// Records a write, and returns the value of an earlier write to the same key.

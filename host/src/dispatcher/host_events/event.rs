@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use sockhop_core::declarations::Registration;
+
 use crate::event::{Connection, Payload, host_event};
-use crate::plugin::Registration;
 
 /// One host event. The backlogs of all its recipients share it.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 use socketioxide_core::Value as Serialized;
+use sockhop_core::attachment::index_of;
 
 use crate::effect::Emit;
 
@@ -52,10 +53,8 @@ impl Serialize for WithAttachments<'_> {
         let Self(value, attachments) = self;
         match value {
             Value::Object(members) => {
-                if members.get("_placeholder") == Some(&Value::Bool(true))
-                    && let Some(number) = members.get("num").and_then(Value::as_u64)
-                    && let Some(bytes) =
-                        usize::try_from(number).ok().and_then(|number| attachments.get(number))
+                if let Some(bytes) = index_of(members)
+                    .and_then(|index| attachments.get(usize::try_from(index).ok()?))
                 {
                     return serializer.serialize_bytes(bytes);
                 }

@@ -1,8 +1,7 @@
 //! What a fuzzer calls for the text of packets: see the crate's `fuzzing`.
 
 use serde_json::Value;
-
-use crate::event::is_deeper;
+use sockhop_core::json::is_deeper;
 
 use super::argument::split;
 

@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
+use sockhop_core::state::{StateError, check_scan};
 
 use super::{Scanned, View, Write};
 use crate::store::snapshot::read;
 use crate::store::{StoreError, ViewError};
-
-/// Maximum number of entries that one scan may ask for.
-const MAX_SCAN_ENTRIES: u32 = 1000;
 
 /// Greater than every key: UTF-8 never contains this byte.
 const AFTER_ALL_KEYS: u8 = 0xFF;
@@ -31,11 +29,7 @@ impl View {
         backwards: bool,
         limit: u32,
     ) -> Result<Vec<(String, Vec<u8>)>, ViewError> {
-        if !(1..=MAX_SCAN_ENTRIES).contains(&limit) {
-            return Err(ViewError::Misuse(format!(
-                "a scan's limit is 1 to {MAX_SCAN_ENTRIES}, not {limit}"
-            )));
-        }
+        check_scan(limit)?;
         let (from, to) = range(prefix, cursor, backwards);
         if from >= to {
             return Ok(Vec::new());
@@ -56,10 +50,7 @@ impl View {
         }
         self.tracked.add_scan(Scanned { from, to, rows });
         if is_too_much {
-            return Err(ViewError::Limit(format!(
-                "a scan may return {} bytes, ask for fewer entries",
-                self.store.limits.scan
-            )));
+            return Err(StateError::LargeScan { max: max_bytes }.into());
         }
         let mut found = Vec::with_capacity(entries.len());
         for (key, value) in entries {

@@ -1,12 +1,17 @@
-//! Access rules for rooms and events, and the room patterns of the rules. No I/O: the dispatcher
-//! and the registry evaluate them.
+//! Who may send an event or join a room: access rules, the patterns of rooms, and the rules of all
+//! declared rooms.
+
+mod rooms;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde_json::Value;
 
-use crate::event::Identity;
+use crate::identity::Identity;
+use crate::rejection::Rejection;
+
+pub use rooms::{DeclaredRoom, NotJoined, RoomRule, RoomRules, RoomTaken};
 
 /// Maximum number of characters in a room's name.
 pub const MAX_ROOM_NAME: usize = 128;
@@ -64,6 +69,24 @@ impl Access {
             Self::Owner => identity.user.is_some() && identity.user.as_deref() == owner,
             Self::Role(role) => identity.has_role(role),
         }
+    }
+
+    /// Checks whether the rule allows `identity` to send an event.
+    ///
+    /// # Errors
+    /// [`Rejection::Forbidden`] if a user lacks the role, otherwise [`Rejection::Unauthorized`].
+    pub fn check_sender(&self, identity: &Identity) -> Result<(), Rejection> {
+        if self.allows(identity, None) {
+            return Ok(());
+        }
+        Err(match self {
+            Self::Role(role) if identity.user.is_some() => {
+                Rejection::Forbidden(format!("this event requires the role `{role}`"))
+            }
+            _ => Rejection::Unauthorized(
+                "this event requires a user; connect with a token".to_owned(),
+            ),
+        })
     }
 }
 
@@ -246,5 +269,9 @@ mod tests {
         let admin: Access = "role:admin".parse().unwrap();
         assert!(!admin.allows(&nobody, None) && admin.allows(&ada, None));
         assert!("role:".parse::<Access>().is_err() && "Anyone".parse::<Access>().is_err());
+        let code = |who: &Identity| admin.check_sender(who).map_err(|rejection| rejection.code());
+        let eve = Identity { user: Some("eve".into()), ..Identity::default() };
+        assert_eq!(code(&nobody), Err("unauthorized"));
+        assert_eq!((code(&eve), code(&ada)), (Err("forbidden"), Ok(())));
     }
 }

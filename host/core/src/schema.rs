@@ -7,7 +7,8 @@
 
 mod findings;
 mod forms;
-pub(crate) mod fuzzing;
+#[doc(hidden)]
+pub mod fuzzing;
 mod graph;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The names of events: which ones clients may send, and those of host events.
+//! Names: which ones plugins and events may have, and those of host events.
 
 /// Host events, which the host sends to the plugins that listen for them. Clients can't send them:
 /// their names begin with `$`.
@@ -16,6 +16,22 @@ pub mod host_event {
     /// The names of all host events.
     pub const ALL: [&str; 4] = [START, CONNECT, DISCONNECT, RESYNC];
 }
+
+/// Maximum number of characters in a plugin's name.
+pub const MAX_PLUGIN_NAME: usize = 64;
+
+/// Whether `name` has the form of a plugin's name, `[a-z][a-z0-9_]{0,63}`. It is also the name of a
+/// file and of a table in the host's configuration.
+pub fn is_plugin_name(name: &str) -> bool {
+    name.len() <= MAX_PLUGIN_NAME
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// The names that no plugin may have: the keys of the table `[plugins]` of the host's
+/// configuration. The settings of each plugin are a table beside them.
+pub const RESERVED_PLUGIN_NAMES: [&str; 5] =
+    ["dir", "required", "rescan_s", "empty_after_s", "forget_after_s"];
 
 /// The event names that Socket.IO reserves. They are neither handled nor emitted.
 pub const RESERVED_NAMES: [&str; 6] =
@@ -37,6 +53,16 @@ pub fn is_event_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plugin_names_are_short_and_in_snake_case() {
+        for good in ["a", "memory_logs", "a1_", &"x".repeat(64)] {
+            assert!(is_plugin_name(good), "{good}");
+        }
+        for bad in ["", "_a", "1a", "A", "a-b", "a b", "é", &"x".repeat(65)] {
+            assert!(!is_plugin_name(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn event_names_are_printable_ascii_and_nobody_elses() {

@@ -1,10 +1,10 @@
 //! The declarations that a plugin makes in `register`, checked call by call. Schemas stay text
-//! here: the registry compiles them.
+//! here. Arguments have the types of the WIT interface, in plain Rust.
 
-use crate::config::{KEYS_OF_PLUGINS, is_plugin_name};
-use crate::event::{host_event, is_event_name};
+use crate::limits;
+use crate::name::{RESERVED_PLUGIN_NAMES, host_event, is_event_name, is_plugin_name};
 use crate::rejection::Refusal;
-use crate::rule::{Access, RoomPattern};
+use crate::rule::{Access, DeclaredRoom, RoomPattern};
 
 /// A plugin's complete and checked declarations. The registry checks whether they are compatible
 /// with those of other plugins.
@@ -52,19 +52,10 @@ pub struct OutboundEvent {
     pub everyone: bool,
 }
 
-/// A room, or a template for rooms, that a plugin declares.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeclaredRoom {
-    /// The name or the template.
-    pub pattern: RoomPattern,
-    /// Who may join.
-    pub access: Access,
-}
-
 /// Collects the declarations of one `register`. After the first refused call the load fails, even
 /// if the plugin ignores the refusal.
 #[derive(Debug)]
-pub(super) struct Declarations {
+pub struct Declarations {
     plugin: Option<Registration>,
     refused: Option<Refusal>,
     left: usize,
@@ -77,8 +68,15 @@ pub(super) struct Declarations {
 /// size. This limits what the host must keep and compile.
 const LARGEST_SCHEMAS: usize = 16;
 
+impl Default for Declarations {
+    fn default() -> Self {
+        Self::new(limits::DECLARATIONS, limits::SCHEMA_BYTES)
+    }
+}
+
 impl Declarations {
-    pub(super) fn new(declarations: usize, schema_bytes: usize) -> Self {
+    /// Accepts so many calls, with schemas of at most so many bytes each.
+    pub fn new(declarations: usize, schema_bytes: usize) -> Self {
         Self {
             plugin: None,
             refused: None,
@@ -92,7 +90,7 @@ impl Declarations {
     ///
     /// # Errors
     /// The first refusal, or a refusal if `plugin` was never called.
-    pub(super) fn finish(self) -> Result<Registration, Refusal> {
+    pub fn finish(self) -> Result<Registration, Refusal> {
         match (self.refused, self.plugin) {
             (Some(refusal), _) => Err(refusal),
             (None, None) => Err(Refusal::misuse(
@@ -102,7 +100,11 @@ impl Declarations {
         }
     }
 
-    pub(super) fn plugin(
+    /// Names the plugin. It is the first call, and there is exactly one.
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn plugin(
         &mut self,
         name: &str,
         version: &str,
@@ -115,7 +117,7 @@ impl Declarations {
             if !is_plugin_name(name) {
                 return Err(Refusal::misuse(format!("`{name}` is no plugin name: [a-z][a-z0-9_]{{0,63}}")));
             }
-            if KEYS_OF_PLUGINS.contains(&name) {
+            if RESERVED_PLUGIN_NAMES.contains(&name) {
                 return Err(Refusal::misuse(format!("`{name}` is a key of the configuration's table `[plugins]`, and so no plugin name")));
             }
             if let Err(error) = semver::Version::parse(version) {
@@ -134,7 +136,11 @@ impl Declarations {
         })
     }
 
-    pub(super) fn handles(
+    /// Declares an event that the plugin handles.
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn handles(
         &mut self,
         event: &str,
         data: String,
@@ -162,7 +168,11 @@ impl Declarations {
         })
     }
 
-    pub(super) fn requires(&mut self, event: &str, access: &str) -> Result<(), Refusal> {
+    /// Restricts who may send an event that was declared with [`Declarations::handles`].
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn requires(&mut self, event: &str, access: &str) -> Result<(), Refusal> {
         self.declare(|this| {
             let access = access.parse::<Access>().map_err(Refusal::misuse)?;
             if access == Access::Owner {
@@ -180,12 +190,11 @@ impl Declarations {
         })
     }
 
-    pub(super) fn emits(
-        &mut self,
-        event: &str,
-        data: String,
-        rooms: &[String],
-    ) -> Result<(), Refusal> {
+    /// Declares an event that the plugin emits, and the rooms that it may go to.
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn emits(&mut self, event: &str, data: String, rooms: &[String]) -> Result<(), Refusal> {
         self.declare(|this| {
             this.check_schema(event, &data)?;
             check_event_name(event)?;
@@ -208,7 +217,12 @@ impl Declarations {
         })
     }
 
-    pub(super) fn room(&mut self, pattern: &str, access: &str) -> Result<(), Refusal> {
+    /// Declares a room, or a template for rooms, and who may join. A second declaration must be
+    /// identical.
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn room(&mut self, pattern: &str, access: &str) -> Result<(), Refusal> {
         self.declare(|this| {
             let pattern: RoomPattern = pattern.parse().map_err(Refusal::misuse)?;
             let access = access.parse::<Access>().map_err(Refusal::misuse)?;
@@ -231,7 +245,11 @@ impl Declarations {
         })
     }
 
-    pub(super) fn listens(&mut self, event: &str) -> Result<(), Refusal> {
+    /// Subscribes to a host event.
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn listens(&mut self, event: &str) -> Result<(), Refusal> {
         self.declare(|this| {
             let Some(known) = host_event::ALL.into_iter().find(|known| *known == event) else {
                 return Err(Refusal::misuse(format!(

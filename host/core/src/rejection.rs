@@ -222,7 +222,7 @@ impl Rejection {
 }
 
 /// Truncates `text` to at most `max` bytes, at a character boundary.
-pub(crate) fn truncate(text: &mut String, max: usize) {
+pub fn truncate(text: &mut String, max: usize) {
     if text.len() > max {
         text.truncate(text.floor_char_boundary(max));
     }

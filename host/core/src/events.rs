@@ -1,0 +1,398 @@
+//! The declared events of one plugin with their compiled schemas, and the checks of payloads,
+//! replies and emitted data against them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::attachment::placeholders_match;
+use crate::declarations::Registration;
+use crate::effect::Target;
+use crate::json::{Json, is_deeper};
+use crate::rejection::{Detail, Refusal, Rejection};
+use crate::rule::{Access, RoomPattern};
+use crate::schema::{Schema, SchemaError};
+
+/// Maximum number of patterns in all schemas of one plugin. A compiled pattern may take 256 KiB.
+const MAX_PATTERNS: usize = 500;
+
+/// The events of one plugin.
+#[derive(Debug)]
+pub struct Events {
+    /// The events that clients may send, by name.
+    pub inbound: BTreeMap<String, Inbound>,
+    /// The events that the plugin emits, by name.
+    pub outbound: BTreeMap<String, Outbound>,
+}
+
+/// An event that clients may send.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    /// Schema of the payload.
+    pub data: Arc<Schema>,
+    /// Schema of the ack. `None` if the ack is `null`.
+    pub reply: Option<Arc<Schema>>,
+    /// Who may send it.
+    pub access: Access,
+}
+
+/// An event that a plugin emits.
+#[derive(Debug, Clone)]
+pub struct Outbound {
+    /// Schema of its argument. If a reply has the same schema, both are the same [`Arc`]: emitted
+    /// data need not be checked again when it is the reply.
+    pub data: Arc<Schema>,
+    /// The rooms that it may go to.
+    pub rooms: Vec<RoomPattern>,
+    /// Whether it may go to everyone.
+    pub everyone: bool,
+}
+
+/// Why the schemas of a plugin are not allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum EventsError {
+    /// A schema is refused.
+    #[error("event `{event}`: the schema of its {part} is refused")]
+    Schema {
+        /// The event.
+        event: String,
+        /// `payload`, `reply` or `data`.
+        part: &'static str,
+        /// Why it is refused.
+        source: SchemaError,
+    },
+    /// The plugin has more patterns than the host compiles for one plugin.
+    #[error("the schemas of the plugin have more than {MAX_PATTERNS} patterns in all")]
+    TooManyPatterns,
+    /// The schema of a reply allows a top-level property `error`, by which clients recognize a
+    /// rejection.
+    #[error(
+        "event `{event}`: its reply may not have a property `error` at its top level, because clients recognise a rejection by it; rename it"
+    )]
+    ReplyHasError {
+        /// The event.
+        event: String,
+    },
+}
+
+impl Events {
+    /// Compiles the schemas of a registration, each of at most `schema_bytes` bytes.
+    ///
+    /// # Errors
+    /// Returns the first schema that is not allowed.
+    pub fn compile(registration: &Registration, schema_bytes: usize) -> Result<Self, EventsError> {
+        let mut compiler = Compiler { schema_bytes, compiled: HashMap::new(), patterns: 0 };
+        let mut inbound = BTreeMap::new();
+        for declared in &registration.handles {
+            let event = &declared.event;
+            let data = compiler.compile(event, "payload", &declared.data)?;
+            let reply = declared
+                .reply
+                .as_deref()
+                .map(|reply| compiler.compile(event, "reply", reply))
+                .transpose()?;
+            if reply.as_ref().is_some_and(|reply| reply.allows_top_level_property("error")) {
+                return Err(EventsError::ReplyHasError { event: event.clone() });
+            }
+            let access = declared.access.clone();
+            inbound.insert(event.clone(), Inbound { data, reply, access });
+        }
+        let mut outbound = BTreeMap::new();
+        for declared in &registration.emits {
+            let data = compiler.compile(&declared.event, "data", &declared.data)?;
+            let (rooms, everyone) = (declared.rooms.clone(), declared.everyone);
+            outbound.insert(declared.event.clone(), Outbound { data, rooms, everyone });
+        }
+        Ok(Self { inbound, outbound })
+    }
+}
+
+/// Compiles each schema text of a plugin once.
+struct Compiler<'text> {
+    schema_bytes: usize,
+    compiled: HashMap<&'text str, Arc<Schema>>,
+    patterns: usize,
+}
+
+impl<'text> Compiler<'text> {
+    fn compile(
+        &mut self,
+        event: &str,
+        part: &'static str,
+        text: &'text str,
+    ) -> Result<Arc<Schema>, EventsError> {
+        if let Some(known) = self.compiled.get(text) {
+            return Ok(Arc::clone(known));
+        }
+        let schema = Schema::compile(text, self.schema_bytes)
+            .map(Arc::new)
+            .map_err(|source| EventsError::Schema { event: event.to_owned(), part, source })?;
+        self.patterns += schema.patterns();
+        self.compiled.insert(text, Arc::clone(&schema));
+        if self.patterns > MAX_PATTERNS { Err(EventsError::TooManyPatterns) } else { Ok(schema) }
+    }
+}
+
+/// Parses the payload of an event, which may be nested `max_depth` levels deep.
+///
+/// # Errors
+/// Returns the rejection for the event's sender. It never quotes the text.
+pub fn parse_payload(text: &str, max_depth: usize) -> Result<Value, Rejection> {
+    if is_deeper(text, max_depth) {
+        return Err(Rejection::TooLarge(format!("the payload nests deeper than {max_depth}")));
+    }
+    serde_json::from_str(text).map_err(|error| unreadable(text, &error))
+}
+
+/// Explains why a payload could not be parsed. The text between the event's name and the end of the
+/// packet may be several arguments, or no JSON. The parser's message never quotes the text.
+fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
+    let arguments = serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&format!("[{text}]"));
+    match arguments.map(|arguments| arguments.len()) {
+        Ok(count @ 2..) => Rejection::invalid(format!(
+            "an event has at most one argument, and this one has {count}; put them into one object"
+        )),
+        _ => Rejection::invalid(format!("the payload can't be read as JSON: {error}")),
+    }
+}
+
+/// Checks the payload of an event with so many attachments.
+///
+/// # Errors
+/// Returns the rejection for the event's sender.
+pub fn check_payload(
+    text: &str,
+    attachments: usize,
+    schema: &Schema,
+    max_depth: usize,
+) -> Result<(), Rejection> {
+    let value = parse_payload(text, max_depth)?;
+    schema.check(&value).map_err(Rejection::against_schema)?;
+    if placeholders_match(&value, attachments) {
+        return Ok(());
+    }
+    Err(Rejection::invalid(
+        "each binary attachment must be named by exactly one placeholder, and no other",
+    ))
+}
+
+/// Returns the JSON for the ack if the handler's reply matches its schema. Without a schema, there
+/// must be no reply, and the ack is `null`.
+///
+/// # Errors
+/// Describes for the plugin's author what is wrong with the reply.
+pub fn check_reply(reply: Option<String>, schema: Option<&Schema>) -> Result<Json, String> {
+    let Some(schema) = schema else {
+        return match reply.as_deref() {
+            None | Some("null") => Ok(Json::null()),
+            Some(_) => {
+                Err("the handler replied, but its event was registered without a reply".to_owned())
+            }
+        };
+    };
+    let reply = reply.unwrap_or_else(|| "null".to_owned());
+    let (reply, value) =
+        Json::parse(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
+    // A schema that allows everything allows `error` too, but clients could not tell such a reply
+    // from a rejection.
+    if reply.has_error {
+        return Err("the reply has a property `error` at its top level".to_owned());
+    }
+    schema.check(&value).map_err(|details| {
+        let details: Vec<_> = details.iter().map(in_words).collect();
+        format!("the reply does not fit its schema: {}", details.join("; "))
+    })?;
+    Ok(reply)
+}
+
+/// A finding for the log, with its place.
+fn in_words(detail: &Detail) -> String {
+    format!("{} {}", detail.path, detail.message)
+}
+
+/// Returns the declaration of an event that a handler emits.
+///
+/// # Errors
+/// `undeclared`.
+pub fn declared<'declared>(
+    outbound: &'declared BTreeMap<String, Outbound>,
+    event: &str,
+) -> Result<&'declared Outbound, Refusal> {
+    outbound.get(event).ok_or_else(|| {
+        Refusal::new("undeclared", format!("this plugin does not declare that it emits `{event}`"))
+    })
+}
+
+impl Outbound {
+    /// Whether the event may go to `room`.
+    pub fn names(&self, room: &str) -> bool {
+        self.everyone || self.rooms.iter().any(|pattern| pattern.matches(room).is_some())
+    }
+
+    /// Checks whether a handler may emit `event` to `to`. `has_sender` says whether a connection
+    /// caused the handled event.
+    ///
+    /// # Errors
+    /// `undeclared`, `misuse`.
+    pub fn check_target(&self, event: &str, to: &Target, has_sender: bool) -> Result<(), Refusal> {
+        if to.needs_sender() && !has_sender {
+            return Err(Refusal::misuse("no connection caused this event: it has no sender"));
+        }
+        match to {
+            Target::Sender | Target::Connection(_) => Ok(()),
+            Target::Everyone if self.everyone => Ok(()),
+            Target::Everyone => Err(Refusal::new(
+                "undeclared",
+                format!("the declaration of `{event}` does not send it to everyone (`*`)"),
+            )),
+            Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
+                match rooms.iter().find(|room| !self.names(room)) {
+                    Some(room) => Err(Refusal::new(
+                        "undeclared",
+                        format!("the declaration of `{event}` does not name the room `{room}`"),
+                    )),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Checks the data of an emitted `event` with so many attachments. Returns its text and its
+    /// value.
+    ///
+    /// # Errors
+    /// `invalid_data`, `misuse`.
+    pub fn check_data(
+        &self,
+        event: &str,
+        data: String,
+        attachments: usize,
+    ) -> Result<(Json, Value), Refusal> {
+        let (data, value) = Json::parse(data).map_err(|error| {
+            Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}"))
+        })?;
+        self.data.check(&value).map_err(|details| {
+            let first = details.first().map(in_words).unwrap_or_default();
+            Refusal::new(
+                "invalid_data",
+                format!("the data of `{event}` does not fit its schema: {first}"),
+            )
+        })?;
+        if !placeholders_match(&value, attachments) {
+            return Err(Refusal::misuse(format!(
+                "the data must name each of its {attachments} attachments by exactly one placeholder"
+            )));
+        }
+        Ok((data, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::declarations::Declarations;
+
+    fn compiled(declare: impl FnOnce(&mut Declarations)) -> Result<Events, EventsError> {
+        let mut declarations = Declarations::default();
+        declarations.plugin("test", "1.0.0", String::new()).unwrap();
+        declare(&mut declarations);
+        Events::compile(&declarations.finish().unwrap(), 1024)
+    }
+
+    fn patterns(from: usize, count: usize) -> String {
+        let properties: serde_json::Map<_, _> =
+            (from..from + count).map(|n| (format!("p{n}"), json!({"pattern": "a"}))).collect();
+        json!({"properties": properties}).to_string()
+    }
+
+    #[test]
+    fn a_schema_that_is_refused_is_named_by_event_and_part() {
+        let message = |declare: fn(&mut Declarations)| compiled(declare).unwrap_err().to_string();
+        let payload = message(|d| d.handles("e", "[]".into(), None).unwrap());
+        assert_eq!(payload, "event `e`: the schema of its payload is refused");
+        let reply = message(|d| d.handles("e", "{}".into(), Some("[]".into())).unwrap());
+        assert_eq!(reply, "event `e`: the schema of its reply is refused");
+        let data = message(|d| d.emits("e", "[]".into(), &[]).unwrap());
+        assert_eq!(data, "event `e`: the schema of its data is refused");
+        let error = json!({"properties": {"error": true}}).to_string();
+        let error = compiled(|d| d.handles("e", "{}".into(), Some(error)).unwrap()).unwrap_err();
+        assert!(matches!(error, EventsError::ReplyHasError { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_patterns_of_all_schemas_are_limited_and_a_repeated_schema_counts_once() {
+        let declare = |schemas: usize| {
+            move |d: &mut Declarations| {
+                for n in 0..schemas {
+                    let schema = patterns(n, 25);
+                    d.handles(&format!("e{n}"), schema.clone(), Some(schema)).unwrap();
+                }
+            }
+        };
+        assert!(compiled(declare(MAX_PATTERNS / 25)).is_ok());
+        let error = compiled(declare(MAX_PATTERNS / 25 + 1)).unwrap_err();
+        assert!(matches!(error, EventsError::TooManyPatterns), "{error}");
+    }
+
+    #[test]
+    fn a_payload_with_more_than_one_argument_or_too_many_levels_is_rejected() {
+        let schema = Schema::compile("true", 1024).unwrap();
+        let check = |text: &str, attachments| check_payload(text, attachments, &schema, 2);
+        let message = |text: &str| check(text, 0).unwrap_err().message().to_owned();
+        assert_eq!(check("[[]]", 0), Ok(()));
+        assert_eq!(check("[[[]]]", 0).unwrap_err().code(), "too_large");
+        assert!(message("1,2").contains("at most one argument"), "{}", message("1,2"));
+        assert!(message("nope").contains("can't be read"), "{}", message("nope"));
+        assert_eq!(check("[1]", 1).unwrap_err().code(), "invalid_payload");
+    }
+
+    #[test]
+    fn a_reply_follows_its_declaration() {
+        let schema = Schema::compile(r#"{"type": ["object", "null"]}"#, 1024).unwrap();
+        let check = |reply: Option<&str>, schema| check_reply(reply.map(str::to_owned), schema);
+        assert_eq!(check(None, None), Ok(Json::null()));
+        assert!(check(Some("1"), None).is_err());
+        assert_eq!(check(None, Some(&schema)), Ok(Json::null()));
+        assert!(check(Some("{}"), Some(&schema)).is_ok());
+        for wrong in ["1", "{", r#"{"error": 1}"#] {
+            assert!(check(Some(wrong), Some(&schema)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_emit_follows_its_declaration() {
+        let events = compiled(|d| {
+            let rooms = ["lobby".to_owned(), "user_{user}".to_owned()];
+            d.emits("said", r#"{"type": "object"}"#.into(), &rooms).unwrap();
+            d.emits("all", "true".into(), &["*".to_owned()]).unwrap();
+        })
+        .unwrap();
+        let code = |event: &str, to: Target, has_sender| {
+            let outbound = declared(&events.outbound, event);
+            let checked =
+                outbound.and_then(|outbound| outbound.check_target(event, &to, has_sender));
+            checked.map_err(|refusal| refusal.code)
+        };
+        let (undeclared, misuse) = (Err("undeclared".to_owned()), Err("misuse".to_owned()));
+        assert_eq!(code("said", Target::room("user_7"), false), Ok(()));
+        assert_eq!(code("said", Target::room("hall"), false), undeclared);
+        assert_eq!(code("said", Target::Everyone, false), undeclared);
+        assert_eq!(code("said", Target::Sender, false), misuse);
+        assert_eq!(code("said", Target::RoomsButSender(vec!["lobby".into()]), false), misuse);
+        assert_eq!(code("said", Target::RoomsButSender(vec!["lobby".into()]), true), Ok(()));
+        assert_eq!(code("all", Target::room("hall"), false), Ok(()));
+        assert_eq!(code("other", Target::Sender, true), undeclared);
+
+        let said = declared(&events.outbound, "said").unwrap();
+        let code = |data: &str, attachments| {
+            said.check_data("said", data.to_owned(), attachments).map_err(|refusal| refusal.code)
+        };
+        assert!(code("{}", 0).is_ok());
+        assert_eq!(code("1", 0), Err("invalid_data".to_owned()));
+        assert_eq!(code("{", 0), Err("invalid_data".to_owned()));
+        assert_eq!(code("{}", 1), Err("misuse".to_owned()));
+    }
+}

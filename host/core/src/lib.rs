@@ -1,0 +1,45 @@
+//! The vocabulary and the rules of Sockhop, without I/O.
+//!
+//! The host decides by these rules whether it loads a plugin, and what an event and its handler may
+//! do. The SDK's test host decides by the same rules, so a unit test and the host never disagree.
+//! All functions are pure: they take values, and return a value or why something is refused.
+//!
+//! The modules are listed in reading order. Each uses only modules above it:
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`limits`] | the defaults of the limits that both hosts enforce |
+//! | [`name`] | which names plugins and events may have |
+//! | [`json`] | JSON text that was parsed once; the depth of a text |
+//! | [`attachment`] | placeholders of binary attachments |
+//! | [`identity`] | who a client is |
+//! | [`rejection`] | why an event had no effects, or a call is refused |
+//! | [`rule`] | who may send an event or join a room |
+//! | [`effect`] | receivers of an emitted event, and the limits of one event's effects |
+//! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
+//! | [`declarations`] | what a plugin may declare in `register` |
+//! | `schema` | JSON Schemas, and the check of documents against them |
+//! | `events` | the declared events of a plugin, and the checks of their data |
+//!
+//! The feature `schema` adds the last two, with the library `jsonschema`. A compiled plugin needs
+//! neither, so the SDK enables the feature only for native targets.
+//!
+//! The crate compiles for native targets and for `wasm32-wasip2`, and knows no library that reads
+//! files, opens sockets or starts threads.
+
+#![forbid(unsafe_code)]
+
+pub mod attachment;
+pub mod declarations;
+pub mod effect;
+#[cfg(feature = "schema")]
+pub mod events;
+pub mod identity;
+pub mod json;
+pub mod limits;
+pub mod name;
+pub mod rejection;
+pub mod rule;
+#[cfg(feature = "schema")]
+pub mod schema;
+pub mod state;

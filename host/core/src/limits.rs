@@ -1,0 +1,35 @@
+//! The defaults of the limits that the host and the SDK's test host both enforce. An operator can
+//! change the host's limits; the test host always uses these.
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Calls of `registry` in one `register`.
+pub const DECLARATIONS: usize = 1000;
+
+/// Bytes of one schema.
+pub const SCHEMA_BYTES: usize = 256 * KIB;
+
+/// Effects of one event, stored values included.
+pub const EFFECTS: usize = 256;
+
+/// Bytes of all effects of one event, stored values included.
+pub const EFFECTS_BYTES: usize = MIB;
+
+/// Bytes that one host call may pass in each direction, and so the bytes of one scan.
+pub const HOST_CALL_BYTES: usize = 2 * MIB;
+
+/// Bytes of one key of a plugin's state.
+pub const STATE_KEY_BYTES: usize = 512;
+
+/// Bytes of one value of a plugin's state.
+pub const STATE_VALUE_BYTES: usize = 256 * KIB;
+
+/// Nesting depth of a payload.
+pub const JSON_DEPTH: usize = 64;
+
+/// Rooms of one connection at once.
+pub const ROOMS: usize = 100;
+
+/// Connections that one call of `connections.scan` returns; the same as the entries of a scan.
+pub const CONNECTIONS_PAGE: u32 = 1000;

@@ -1,0 +1,176 @@
+//! The rules of all rooms that the loaded plugins declare: who may join which room, and whether the
+//! declarations of two plugins conflict.
+
+use crate::identity::Identity;
+use crate::rejection::Refusal;
+
+use super::{Access, RoomPattern, is_room_name};
+
+/// A room, or a template for rooms, that a plugin declares.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeclaredRoom {
+    /// The name or the template.
+    pub pattern: RoomPattern,
+    /// Who may join.
+    pub access: Access,
+}
+
+/// A declared room, or a template for rooms, with its access rule and its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomRule {
+    /// The name or the template.
+    pub pattern: RoomPattern,
+    /// Who may join.
+    pub access: Access,
+    /// The plugin that declared it first.
+    pub owner: String,
+}
+
+impl RoomRule {
+    /// The rule of a room that the plugin `owner` declares.
+    pub fn new(room: &DeclaredRoom, owner: &str) -> Self {
+        let DeclaredRoom { pattern, access } = room.clone();
+        Self { pattern, access, owner: owner.to_owned() }
+    }
+}
+
+/// The rules of the rooms that all loaded plugins declare.
+#[derive(Debug, Clone, Default)]
+pub struct RoomRules(Vec<RoomRule>);
+
+/// Another plugin declares an overlapping room with another pattern or access rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "room `{room}` is taken by plugin `{by}`, as `{as_room}`; a second declaration must be identical"
+)]
+pub struct RoomTaken {
+    /// The room in the new declaration.
+    pub room: String,
+    /// The room in the earlier declaration.
+    pub as_room: String,
+    /// The plugin that declared it earlier.
+    pub by: String,
+}
+
+/// Why a client may not join a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotJoined {
+    /// No room can have this name.
+    Invalid,
+    /// No loaded plugin declares the room.
+    Unknown,
+    /// The room's rule does not allow it.
+    Forbidden,
+}
+
+impl NotJoined {
+    /// The refusal of a call that joins `room`.
+    pub fn refusal(self, room: &str) -> Refusal {
+        match self {
+            Self::Invalid => Refusal::new("unknown_room", "this is not a valid room name"),
+            Self::Unknown => {
+                Refusal::new("unknown_room", format!("no loaded plugin declares the room `{room}`"))
+            }
+            Self::Forbidden => {
+                Refusal::new("forbidden", format!("the room `{room}` is not open to this client"))
+            }
+        }
+    }
+}
+
+impl RoomRules {
+    /// Checks whether `plugin` may declare `rooms` beside those of the other plugins: overlapping
+    /// rooms must have the same pattern and access rule.
+    ///
+    /// # Errors
+    /// Returns the first conflict.
+    pub fn check(&self, plugin: &str, rooms: &[DeclaredRoom]) -> Result<(), RoomTaken> {
+        for DeclaredRoom { pattern, access } in rooms {
+            for rule in self.0.iter().filter(|rule| rule.owner != plugin) {
+                let identical = rule.pattern == *pattern && rule.access == *access;
+                if rule.pattern.overlaps(pattern) && !identical {
+                    return Err(RoomTaken {
+                        room: pattern.to_string(),
+                        as_room: rule.pattern.to_string(),
+                        by: rule.owner.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the rooms of `plugin`. The first plugin that declares a room is its owner.
+    pub fn add(&mut self, plugin: &str, rooms: &[DeclaredRoom]) {
+        for room in rooms {
+            if !self.0.iter().any(|rule| rule.pattern == room.pattern) {
+                self.0.push(RoomRule::new(room, plugin));
+            }
+        }
+        // A literal room precedes a template of the same plugin that matches it too.
+        self.0.sort_by_key(|rule| rule.pattern.is_template());
+    }
+
+    /// Checks whether `identity` may join `room`.
+    ///
+    /// # Errors
+    /// Returns why it may not join.
+    pub fn may_join(&self, room: &str, identity: &Identity) -> Result<(), NotJoined> {
+        if !is_room_name(room) {
+            return Err(NotJoined::Invalid);
+        }
+        let rule =
+            self.0.iter().find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)));
+        match rule {
+            None => Err(NotJoined::Unknown),
+            Some((rule, owner)) if rule.access.allows(identity, owner) => Ok(()),
+            Some(_) => Err(NotJoined::Forbidden),
+        }
+    }
+
+    /// The rules, literal rooms first.
+    pub fn as_slice(&self) -> &[RoomRule] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rooms(declared: &[(&str, &str)]) -> Vec<DeclaredRoom> {
+        let room = |(pattern, access): &(&str, &str)| DeclaredRoom {
+            pattern: pattern.parse().unwrap(),
+            access: access.parse().unwrap(),
+        };
+        declared.iter().map(room).collect()
+    }
+
+    #[test]
+    fn a_room_has_one_pattern_and_one_rule_for_all_plugins() {
+        let mut rules = RoomRules::default();
+        rules.add("chat", &rooms(&[("lobby", "anyone"), ("user_{user}", "owner")]));
+        let taken = |declared: &[(&str, &str)]| {
+            rules.check("other", &rooms(declared)).map_err(|taken| taken.as_room)
+        };
+        assert_eq!(
+            taken(&[("lobby", "anyone"), ("user_{user}", "owner"), ("x", "anyone")]),
+            Ok(())
+        );
+        assert_eq!(taken(&[("lobby", "authenticated")]), Err("lobby".to_owned()));
+        assert_eq!(taken(&[("user_{id}", "owner")]), Err("user_{user}".to_owned()));
+        assert_eq!(taken(&[("user_7", "anyone")]), Err("user_{user}".to_owned()));
+        assert_eq!(rules.check("chat", &rooms(&[("lobby", "authenticated")])), Ok(()));
+    }
+
+    #[test]
+    fn a_literal_room_precedes_a_template_of_the_same_plugin() {
+        let mut rules = RoomRules::default();
+        rules.add("chat", &rooms(&[("room_{x}", "anyone"), ("room_1", "authenticated")]));
+        let nobody = Identity::default();
+        assert_eq!(rules.may_join("room_1", &nobody), Err(NotJoined::Forbidden));
+        assert_eq!(rules.may_join("room_2", &nobody), Ok(()));
+        assert_eq!(rules.may_join("lobby", &nobody), Err(NotJoined::Unknown));
+        assert_eq!(rules.may_join("a\nb", &nobody), Err(NotJoined::Invalid));
+    }
+}
