@@ -4,21 +4,23 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use sockhop_core::attachment::{INDEX, PLACEHOLDER, Placeholder};
 
 /// The placeholder of a binary attachment in a payload or an emitted event. Replies have none. On
 /// the wire it is `{"_placeholder": true, "num": 0}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attachment {
-    #[serde(rename = "_placeholder")]
-    placeholder: bool,
-    pub(crate) num: u32,
-}
+#[serde(transparent)]
+pub struct Attachment(Placeholder);
 
 impl Attachment {
     /// The placeholder of the attachment with index `num`, counted from 0.
     #[must_use]
     pub const fn new(num: u32) -> Self {
-        Self { placeholder: true, num }
+        Self(Placeholder::new(num))
+    }
+
+    pub(crate) const fn index(self) -> u32 {
+        self.0.index()
     }
 }
 
@@ -35,10 +37,10 @@ impl JsonSchema for Attachment {
         json_schema!({
             "type": "object",
             "properties": {
-                "_placeholder": {"const": true},
-                "num": {"type": "integer", "minimum": 0, "maximum": u32::MAX},
+                (PLACEHOLDER): {"const": true},
+                (INDEX): {"type": "integer", "minimum": 0, "maximum": u32::MAX},
             },
-            "required": ["_placeholder", "num"],
+            "required": [PLACEHOLDER, INDEX],
         })
     }
 }

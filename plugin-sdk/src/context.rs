@@ -3,6 +3,8 @@
 use std::fmt;
 
 use serde_json::Value;
+use sockhop_core::effect::Target;
+use sockhop_core::limits;
 
 use crate::attachment::Attachment;
 use crate::connection::Connection;
@@ -13,7 +15,6 @@ use crate::json::Output;
 use crate::level::Level;
 use crate::refusal::Result;
 use crate::state::State;
-use crate::target::Target;
 use crate::time::rfc3339;
 
 /// The event that is handled: who caused it, and what the handler can do.
@@ -72,7 +73,7 @@ impl Context {
     }
 
     /// The maximum `limit` of [`connections_after`](Self::connections_after).
-    pub const MAX_CONNECTIONS: u32 = 1_000;
+    pub const MAX_CONNECTIONS: u32 = limits::CONNECTIONS_PAGE;
 
     /// Returns at most `limit` (1 to 1,000) connections, those whose id follows `after`, in the
     /// order of their ids.
@@ -143,7 +144,7 @@ impl Context {
     /// the event has no such attachment.
     #[must_use]
     pub fn attachment(&self, attachment: &Attachment) -> Option<&[u8]> {
-        self.attachments().get(usize::try_from(attachment.num).ok()?).map(Vec::as_slice)
+        self.attachments().get(usize::try_from(attachment.index()).ok()?).map(Vec::as_slice)
     }
 
     /// Returns the event's binary attachments, in the order of their placeholders. At most 4, and

@@ -4,17 +4,19 @@
 //! The traits mirror `wit/v0.1` function by function, plus `wasi:config/store`, and add nothing.
 //! [`crate::Context`] builds the convenient API on top of them.
 
+use sockhop_core::effect::Target;
+
 #[cfg(not(target_family = "wasm"))]
 use crate::connection::Connection;
 use crate::level::Level;
 use crate::refusal::Result;
-use crate::target::Target;
 
 /// A stored key with its value.
 pub(crate) type Entry = (String, Vec<u8>);
 
-/// The functions that a plugin can call while it registers.
-pub(crate) trait Registry {
+/// The functions that a plugin can call while it registers. Public only for the host's own tests.
+#[doc(hidden)]
+pub trait Registry {
     fn plugin(&self, name: &str, version: &str, description: &str) -> Result;
     fn handles(&self, event: &str, data: &str, reply: Option<&str>) -> Result;
     fn requires(&self, event: &str, access: &str) -> Result;

@@ -4,11 +4,12 @@
 //! Only this file and `bindings` use the generated types. Both are compiled only for WebAssembly
 //! targets.
 
+use sockhop_core::effect::Target;
+
 use crate::connection::Connection;
 use crate::host::{Entry, Host, Registry};
 use crate::level::Level;
 use crate::refusal::{Refusal, Result};
-use crate::target::Target;
 
 /// Generated from `wit/v0.1`, once for all plugins, so that a plugin needs no interface files.
 #[allow(

@@ -83,7 +83,9 @@
 //! # Testing
 //!
 //! Under `cargo test`, handlers run natively and without a host, in a
-//! [`TestHost`](testing::TestHost). It keeps state and room membership between events:
+//! [`TestHost`](testing::TestHost). It decides by the same code as a host whether a plugin is
+//! loaded, whether payloads, replies and emitted data match their schemas, and what a handler may
+//! do. It keeps state and room membership between events:
 //!
 //! ```
 //! # use sockhop_sdk::{Access, Context, Plugin, Result};
@@ -146,7 +148,6 @@ mod connection;
 mod event;
 mod level;
 mod refusal;
-mod target;
 mod time;
 
 mod host;
@@ -173,12 +174,15 @@ pub use connection::Connection;
 pub use context::Context;
 pub use emits::Emits;
 pub use handlers::Handler;
+#[doc(hidden)]
+pub use host::Registry;
 pub use json::{Output, Payload};
 pub use level::Level;
 pub use plugin::Plugin;
 pub use refusal::{IntoRefusal, Refusal, Result};
+#[doc(inline)]
+pub use sockhop_core::effect::Target;
 pub use state::{Scan, State};
-pub use target::Target;
 
 /// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. The crate must
 /// have the type `cdylib`. A component is one plugin, so a second call in the same crate does not

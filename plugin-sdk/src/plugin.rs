@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use sockhop_core::name::host_event;
+
 use crate::access::Access;
 use crate::context::Context;
 use crate::emits::Emits;
@@ -17,8 +19,8 @@ use crate::refusal::{Refusal, Result};
 ///
 /// Your crate builds it in one function. [`export!`](crate::export) turns the function into a
 /// component, and [`TestHost`](crate::testing::TestHost) runs the plugin natively. The builder
-/// checks nothing. The host refuses wrong declarations (two handlers for one event, an invalid
-/// name) when it loads the plugin, and names the error.
+/// checks nothing. The host and the test host refuse wrong declarations (two handlers for one
+/// event, an invalid name) when they load the plugin, and name the error.
 pub struct Plugin {
     name: Cow<'static, str>,
     version: Cow<'static, str>,
@@ -109,7 +111,7 @@ impl Plugin {
     /// caller.
     #[must_use]
     pub fn on_start(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
-        self.listens("$start", handler)
+        self.listens(host_event::START, handler)
     }
 
     /// Calls `handler` once per connection, before its first event to this plugin. The connection
@@ -117,7 +119,7 @@ impl Plugin {
     /// [`on_resync`](Self::on_resync).
     #[must_use]
     pub fn on_connect(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
-        self.listens("$connect", handler)
+        self.listens(host_event::CONNECT, handler)
     }
 
     /// Calls `handler` once per connection, after its last event. The connection is still in its
@@ -127,7 +129,7 @@ impl Plugin {
         self,
         handler: impl Fn(&Context) -> Result + Send + Sync + 'static,
     ) -> Self {
-        self.listens("$disconnect", handler)
+        self.listens(host_event::DISCONNECT, handler)
     }
 
     /// Calls `handler` when the plugin has missed calls of [`on_connect`](Self::on_connect) or
@@ -167,7 +169,7 @@ impl Plugin {
     /// ```
     #[must_use]
     pub fn on_resync(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
-        self.listens("$resync", handler)
+        self.listens(host_event::RESYNC, handler)
     }
 
     /// Declares an event that this plugin emits. A plugin can emit only declared events.
@@ -204,8 +206,9 @@ impl Plugin {
         self
     }
 
-    /// Passes all declarations to `registry`, in their order.
-    pub(crate) fn register(&self, registry: &dyn Registry) -> Result {
+    /// Passes all declarations to `registry`, in their order. Public only for the host's own tests.
+    #[doc(hidden)]
+    pub fn register(&self, registry: &dyn Registry) -> Result {
         registry.plugin(&self.name, &self.version, &self.description)?;
         for declaration in &self.declarations {
             match declaration {

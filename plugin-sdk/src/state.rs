@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sockhop_core::state::MAX_SCAN_ENTRIES;
 
 use crate::host::Host;
 use crate::json::encode;
@@ -151,7 +152,7 @@ pub struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     /// The maximum number of entries in one scan.
-    pub const MAX_LIMIT: u32 = 1000;
+    pub const MAX_LIMIT: u32 = MAX_SCAN_ENTRIES;
 
     /// All keys that begin with `prefix`, ascending, at most [`MAX_LIMIT`](Self::MAX_LIMIT).
     #[must_use]

@@ -1,31 +1,38 @@
 //! Runs a plugin natively, without a host: [`TestHost`].
 //!
-//! The transaction is the same as in the host: the effects of a handler count only if it returned
-//! `Ok`. The test host does not check the schemas' bounds (lengths, ranges), limits or time. It
-//! does not run the handlers of other plugins, or run a handler again after a conflict. Use
-//! `sockhop check` and a host for those.
+//! The rules and the transaction are those of the host. A plugin that a host refuses to load is
+//! refused. Payloads, replies and emitted data must match their schemas. The default limits of
+//! effects, rooms, keys, values and scans apply. The effects of a handler count only if it returned
+//! `Ok` and a valid reply.
+//!
+//! The test host does not limit time, memory, the size of a message or the size of the whole state.
+//! It does not run the handlers of other plugins, or run a handler again after a conflict. Use a
+//! host for those.
 
 // Each module uses only modules that stand before it.
-mod client;
-mod declared;
 mod outcome;
+
+mod declared;
+
 mod run;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde_json::Value;
+use sockhop_core::identity::Identity;
+use sockhop_core::name::host_event;
 
-use self::client::Client;
 use self::declared::Declared;
-use self::run::{Run, World};
+use self::run::{Caller, Run, World};
 use crate::access::Access;
 use crate::connection::Connection;
-use crate::event::{Caller, Event};
+use crate::event::{self, Event};
 use crate::level::Level;
 use crate::plugin::Plugin;
+use crate::refusal::{Refusal, Result};
 
-pub use self::outcome::{Effect, Outcome};
+pub use self::outcome::{Effect, LoadError, Outcome};
 
 /// The time of the first event, unless a test sets another: 2026-01-01T00:00:00.000Z, in
 /// milliseconds since 1970.
@@ -58,7 +65,8 @@ const NAMESPACE: &str = "/";
 pub struct TestHost {
     plugin: Plugin,
     declared: Rc<Declared>,
-    clients: BTreeMap<String, Client>,
+    /// The identities of the connections, by id.
+    clients: BTreeMap<String, Identity>,
     current: String,
     now: u64,
     events: u64,
@@ -69,33 +77,49 @@ impl TestHost {
     /// Loads `plugin`.
     ///
     /// # Panics
-    /// If an event has two handlers or is declared twice with `emits`, a room is declared twice, or
-    /// `requires` has no event. A host refuses such a plugin, except for a second, identical
-    /// declaration of a room.
+    /// If a host refuses to load the plugin; see [`try_new`](Self::try_new).
     #[must_use]
     #[allow(
         clippy::panic,
         reason = "a test fails by panicking, and here it is the plugin that is wrong"
     )]
     pub fn new(plugin: Plugin) -> Self {
-        let declared = Declared::default();
-        if let Err(refusal) = plugin.register(&declared) {
-            panic!("a host refuses to load {plugin:?}: {refusal}");
-        }
-        Self {
+        let name = format!("{plugin:?}");
+        Self::try_new(plugin)
+            .unwrap_or_else(|error| panic!("a host refuses to load {name}: {error}"))
+    }
+
+    /// Loads `plugin`, or returns why a host refuses to load it: an invalid name, version, room or
+    /// access rule; an event with two handlers; a schema that the host does not support.
+    ///
+    /// # Errors
+    /// The reason, as `sockhop check` prints it.
+    pub fn try_new(plugin: Plugin) -> Result<Self, LoadError> {
+        let declared = Rc::new(Declared::load(&plugin)?);
+        Ok(Self {
             plugin,
-            declared: Rc::new(declared),
+            declared,
             clients: BTreeMap::new(),
             current: "c1".to_owned(),
             now: START,
             events: 0,
             world: World::default(),
-        }
+        })
     }
 
     /// Adds a room that another plugin declares.
+    ///
+    /// # Panics
+    /// If a host refuses the room: it is invalid, or conflicts with a room of the plugin under
+    /// test.
+    #[allow(
+        clippy::panic,
+        reason = "a test fails by panicking, and here it is the room that is wrong"
+    )]
     pub fn room(&mut self, pattern: &str, access: Access) -> &mut Self {
-        self.declared.add_room(pattern, &access.to_string());
+        if let Err(error) = self.declared.add_room(pattern, &access.to_string()) {
+            panic!("a host refuses the room `{pattern}` of another plugin: {error}");
+        }
         self
     }
 
@@ -112,13 +136,16 @@ impl TestHost {
         self
     }
 
-    /// Adds a role to the caller.
+    /// Adds a role to the caller. Only a [`user`](Self::user) has roles.
     pub fn role(&mut self, role: &str) -> &mut Self {
-        self.client().roles.insert(role.to_owned());
+        let client = self.client();
+        if !client.has_role(role) {
+            client.roles.push(role.to_owned());
+        }
         self
     }
 
-    /// Sets the token's claims of the caller.
+    /// Sets the token's claims of the caller. Only a [`user`](Self::user) has claims.
     pub fn claims(&mut self, claims: Value) -> &mut Self {
         self.client().claims = claims;
         self
@@ -149,40 +176,41 @@ impl TestHost {
         data: Value,
         attachments: Vec<Vec<u8>>,
     ) -> Outcome {
-        let client = self.client().clone();
-        match self.declared.may_send(event, client.user.as_deref(), &client.roles) {
-            Ok(()) => self.run(event, data, attachments, Some(client)),
-            Err(refusal) => Outcome { reply: Err(refusal), effects: Vec::new() },
+        let (caller, data) = (self.caller(), data.to_string());
+        let checked = self.declared.check_event(event, &caller.identity, &data, attachments.len());
+        match checked {
+            Ok(()) => self.run(event, data, attachments, Some(caller)),
+            Err(rejection) => Outcome::refused(rejection.code(), rejection.message()),
         }
     }
 
     /// Starts the host: sends `$start`, which has no caller.
     pub fn start(&mut self) -> Outcome {
-        self.host_event("$start", None)
+        self.host_event(host_event::START, None)
     }
 
     /// Sends `$resync`, which has no caller, as if the plugin had missed host events. Its handler
     /// reads the connections that have [connected](Self::connect) and not
     /// [disconnected](Self::disconnect).
     pub fn resync(&mut self) -> Outcome {
-        self.host_event("$resync", None)
+        self.host_event(host_event::RESYNC, None)
     }
 
     /// Connects the caller: sends `$connect`.
     pub fn connect(&mut self) -> Outcome {
-        let client = self.client().clone();
-        let (id, user, namespace) =
-            (self.current.clone(), client.user.clone(), NAMESPACE.to_owned());
-        self.world.connected.insert(self.current.clone(), Connection { id, user, namespace });
-        self.host_event("$connect", Some(client))
+        let caller = self.caller();
+        let (id, user) = (caller.connection.clone(), caller.identity.user.clone());
+        let connection = Connection { id, user, namespace: NAMESPACE.to_owned() };
+        self.world.connected.insert(self.current.clone(), connection);
+        self.host_event(host_event::CONNECT, Some(caller))
     }
 
     /// Disconnects the caller: sends `$disconnect` while the caller is still in its rooms, and then
     /// removes it from them.
     pub fn disconnect(&mut self) -> Outcome {
-        let client = self.client().clone();
+        let caller = self.caller();
         self.world.connected.remove(&self.current);
-        let outcome = self.host_event("$disconnect", Some(client));
+        let outcome = self.host_event(host_event::DISCONNECT, Some(caller));
         self.world.members.retain(|(_, connection)| *connection != self.current);
         outcome
     }
@@ -229,19 +257,23 @@ impl TestHost {
     /// has no handler.
     #[must_use]
     pub fn payload_schema(&self, event: &str) -> Value {
-        self.declared
-            .payload_schema(event)
-            .and_then(|schema| serde_json::from_str(&schema).ok())
-            .unwrap_or_default()
+        self.declared.payload_schema(event).cloned().unwrap_or_default()
     }
 
-    fn client(&mut self) -> &mut Client {
+    fn client(&mut self) -> &mut Identity {
         self.clients.entry(self.current.clone()).or_default()
     }
 
-    fn host_event(&mut self, event: &str, client: Option<Client>) -> Outcome {
+    /// The selected connection with its identity. An anonymous client has no roles and no claims.
+    fn caller(&mut self) -> Caller {
+        let identity = self.client().clone();
+        let identity = if identity.user.is_some() { identity } else { Identity::default() };
+        Caller { connection: self.current.clone(), identity }
+    }
+
+    fn host_event(&mut self, event: &str, caller: Option<Caller>) -> Outcome {
         if self.declared.listens_to(event) {
-            self.run(event, Value::Null, Vec::new(), client)
+            self.run(event, Value::Null.to_string(), Vec::new(), caller)
         } else {
             Outcome { reply: Ok(Value::Null), effects: Vec::new() }
         }
@@ -250,29 +282,30 @@ impl TestHost {
     fn run(
         &mut self,
         name: &str,
-        data: Value,
+        data: String,
         attachments: Vec<Vec<u8>>,
-        client: Option<Client>,
+        caller: Option<Caller>,
     ) -> Outcome {
         self.events += 1;
-        let caller = client.as_ref().map(|client| Caller {
-            connection: Some(self.current.clone()),
-            user: client.user.clone(),
-            namespace: NAMESPACE.to_owned(),
-        });
-        let event = Event { name: name.to_owned(), data: data.to_string(), attachments, caller };
-        let connection = client.as_ref().map(|_| self.current.clone());
+        let event = Event {
+            name: name.to_owned(),
+            data,
+            attachments,
+            caller: caller.as_ref().map(|caller| event::Caller {
+                connection: Some(caller.connection.clone()),
+                user: caller.identity.user.clone(),
+                namespace: NAMESPACE.to_owned(),
+            }),
+        };
         let run = Rc::new(Run::new(
             Rc::clone(&self.declared),
-            connection,
-            client,
+            caller,
             self.now,
             self.events,
             self.world.clone(),
         ));
         let reply = self.plugin.handle(event, Box::new(Rc::clone(&run)));
-        let reply = reply
-            .map(|text| text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default());
+        let reply = reply.and_then(|reply| self.check_reply(name, reply));
         let (world, mut effects) = run.finish();
         if reply.is_ok() {
             self.world = world;
@@ -284,6 +317,17 @@ impl TestHost {
             self.world.log = world.log;
         }
         Outcome { reply, effects }
+    }
+
+    /// Returns the ack. The client of a handler whose reply is invalid receives `plugin_failed`;
+    /// the reason is for the test, as it is for the host's log.
+    fn check_reply(&self, event: &str, reply: Option<String>) -> Result<Value> {
+        let reply = self.declared.check_reply(event, reply);
+        reply
+            .and_then(|reply| {
+                serde_json::from_str(reply.as_str()).map_err(|error| error.to_string())
+            })
+            .map_err(|reason| Refusal::new("plugin_failed", reason))
     }
 }
 

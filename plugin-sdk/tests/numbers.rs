@@ -8,6 +8,8 @@
     reason = "a test fails by panicking"
 )]
 
+use std::cell::RefCell;
+
 use proptest::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,10 +39,18 @@ fn plugin() -> Plugin {
     Plugin::new("numbers", "1.0.0", "Keeps numbers").emits(SENT).on("keep", keep)
 }
 
+thread_local! {
+    /// One host for all numbers: the schemas are compiled once.
+    static HOST: RefCell<TestHost> = RefCell::new(TestHost::new(plugin()));
+}
+
 /// Sends `double` in its shortest text, and compares it wherever it can be seen afterwards.
 fn assert_exact(double: f64) {
+    HOST.with_borrow_mut(|host| assert_exact_in(host, double));
+}
+
+fn assert_exact_in(host: &mut TestHost, double: f64) {
     let sent: Value = serde_json::from_str(&format!("{double:e}")).expect("a JSON number");
-    let mut host = TestHost::new(plugin());
     let outcome = host.handle("keep", json!({"typed": sent, "number": sent, "any": sent}));
     let Some(Effect::Emit { data: emitted, .. }) = outcome.effects.into_iter().next() else {
         panic!("nothing was emitted")

@@ -1,185 +1,157 @@
-//! The declarations of the plugin under test, and the checks against them.
+//! The declarations of the plugin under test, as a host keeps them after it has loaded the plugin.
+//! All checks are those of `sockhop-core`, which the host uses too.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 
+use serde_json::Value;
+use sockhop_core::declarations::{Declarations, Registration};
+use sockhop_core::effect::Target;
+use sockhop_core::events::{self, Events, EventsError};
+use sockhop_core::identity::Identity;
+use sockhop_core::json::Json;
+use sockhop_core::limits;
+use sockhop_core::rejection::{Refusal, Rejection};
+use sockhop_core::rule::{RoomRules, RoomTaken};
+
+use super::outcome::{LoadError, of_host};
 use crate::host::Registry;
-use crate::refusal::{Refusal, Result};
+use crate::plugin::Plugin;
+use crate::refusal::Result;
 
-/// The declarations of a plugin. Each is checked against the previous ones when it is made.
-#[derive(Debug, Default)]
-pub(super) struct Declared {
-    handles: RefCell<BTreeMap<String, Handles>>,
-    emits: RefCell<BTreeMap<String, Vec<String>>>,
-    rooms: RefCell<BTreeMap<String, String>>,
-    listens: RefCell<BTreeSet<String>>,
-}
+/// The owner of the rooms that a test adds. No plugin can have this name.
+const ANOTHER: &str = "another plugin";
 
+/// The declarations of a plugin with compiled schemas, and the rooms of all plugins.
 #[derive(Debug)]
-struct Handles {
-    data: String,
-    access: String,
+pub(super) struct Declared {
+    events: Events,
+    listens: Vec<&'static str>,
+    rooms: RefCell<RoomRules>,
 }
 
 impl Declared {
-    pub(super) fn add_room(&self, pattern: &str, access: &str) {
-        self.rooms.borrow_mut().insert(pattern.to_owned(), access.to_owned());
+    /// Loads `plugin` as a host does: collects its declarations, and compiles its schemas.
+    pub(super) fn load(plugin: &Plugin) -> Result<Self, LoadError> {
+        let collector = Collector::default();
+        plugin.register(&collector).map_err(|refusal| LoadError(refusal.message))?;
+        let registration = collector.0.into_inner().finish()?;
+        let events = Events::compile(&registration, limits::SCHEMA_BYTES)?;
+        let Registration { name, rooms, listens, .. } = registration;
+        let mut rules = RoomRules::default();
+        rules.add(&name, &rooms);
+        Ok(Self { events, listens, rooms: RefCell::new(rules) })
     }
 
-    pub(super) fn listens_to(&self, event: &str) -> bool {
-        self.listens.borrow().contains(event)
-    }
-
-    pub(super) fn payload_schema(&self, event: &str) -> Option<String> {
-        self.handles.borrow().get(event).map(|handles| handles.data.clone())
-    }
-
-    /// Checks whether a caller with this user and these roles can send `event`.
-    pub(super) fn may_send(
-        &self,
-        event: &str,
-        user: Option<&str>,
-        roles: &BTreeSet<String>,
-    ) -> Result {
-        let handles = self.handles.borrow();
-        let Some(handles) = handles.get(event) else {
-            return Err(Refusal::new("unknown_event", format!("nobody handles `{event}`")));
-        };
-        if allows(&handles.access, user, roles, None) {
-            Ok(())
-        } else if user.is_some() {
-            Err(Refusal::forbidden(format!("`{event}` asks for `{}`", handles.access)))
-        } else {
-            Err(Refusal::new("unauthorized", format!("`{event}` asks for `{}`", handles.access)))
-        }
-    }
-
-    /// Checks whether a caller with this user and these roles can join `room`.
-    pub(super) fn may_join(
-        &self,
-        room: &str,
-        user: Option<&str>,
-        roles: &BTreeSet<String>,
-    ) -> Result {
-        let rooms = self.rooms.borrow();
-        let Some((variable, access)) =
-            rooms.iter().find_map(|(pattern, access)| Some((matches(pattern, room)?, access)))
-        else {
-            return Err(Refusal::new(
-                "unknown_room",
-                format!("no loaded plugin declares the room `{room}`"),
-            ));
-        };
-        if allows(access, user, roles, variable) {
-            Ok(())
-        } else {
-            Err(Refusal::forbidden(format!("the room `{room}` is not open to this client")))
-        }
-    }
-
-    /// Checks whether `event` can be emitted to `rooms`.
-    pub(super) fn may_emit(&self, event: &str, rooms: &[String]) -> Result {
-        let emits = self.emits.borrow();
-        let Some(declared) = emits.get(event) else {
-            return Err(Refusal::new(
-                "undeclared",
-                format!("this plugin does not declare that it emits `{event}`"),
-            ));
-        };
-        let named = |room: &String| {
-            declared
-                .iter()
-                .any(|pattern| pattern == room || (room != "*" && matches(pattern, room).is_some()))
-        };
-        match rooms.iter().find(|room| !named(room)) {
-            Some(room) => Err(Refusal::new(
-                "undeclared",
-                format!("the declaration of `{event}` does not name the room `{room}`"),
-            )),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Registry for Declared {
-    fn plugin(&self, _: &str, _: &str, _: &str) -> Result {
+    /// Adds a room of another plugin.
+    pub(super) fn add_room(&self, pattern: &str, access: &str) -> Result<(), LoadError> {
+        let mut other = Declarations::default();
+        other.plugin("another", "0.0.0", String::new())?;
+        other.room(pattern, access)?;
+        let rooms = other.finish()?.rooms;
+        let mut rules = self.rooms.borrow_mut();
+        rules.check(ANOTHER, &rooms)?;
+        rules.add(ANOTHER, &rooms);
         Ok(())
     }
 
-    fn handles(&self, event: &str, data: &str, _: Option<&str>) -> Result {
-        let handles = Handles { data: data.to_owned(), access: "anyone".to_owned() };
-        match self.handles.borrow_mut().insert(event.to_owned(), handles) {
-            Some(_) => {
-                Err(Refusal::misuse(format!("event `{event}` has two handlers; an event has one")))
-            }
-            None => Ok(()),
-        }
+    pub(super) fn listens_to(&self, event: &str) -> bool {
+        self.listens.contains(&event)
+    }
+
+    pub(super) fn payload_schema(&self, event: &str) -> Option<&Value> {
+        self.events.inbound.get(event).map(|inbound| inbound.data.source())
+    }
+
+    /// Checks an event of a client: its sender, its payload, and its placeholders.
+    pub(super) fn check_event(
+        &self,
+        event: &str,
+        identity: &Identity,
+        data: &str,
+        attachments: usize,
+    ) -> Result<(), Rejection> {
+        let inbound = self.events.inbound.get(event).ok_or(Rejection::UnknownEvent)?;
+        inbound.access.check_sender(identity)?;
+        events::check_payload(data, attachments, &inbound.data, limits::JSON_DEPTH)
+    }
+
+    /// Checks the reply of the handler of `event`, which may be a host event.
+    pub(super) fn check_reply(&self, event: &str, reply: Option<String>) -> Result<Json, String> {
+        let inbound = self.events.inbound.get(event);
+        let schema = inbound.and_then(|inbound| inbound.reply.as_deref());
+        events::check_reply(reply, schema)
+    }
+
+    /// Checks whether a handler may emit `event` with this data. Returns the value of the data.
+    pub(super) fn check_emit(
+        &self,
+        event: &str,
+        to: &Target,
+        data: &str,
+        attachments: usize,
+        has_sender: bool,
+    ) -> Result<Value, Refusal> {
+        let outbound = events::declared(&self.events.outbound, event)?;
+        outbound.check_target(event, to, has_sender)?;
+        let (_, value) = outbound.check_data(event, data.to_owned(), attachments)?;
+        Ok(value)
+    }
+
+    /// Checks whether a client may join `room`.
+    pub(super) fn check_join(&self, room: &str, identity: &Identity) -> Result<(), Refusal> {
+        self.rooms.borrow().may_join(room, identity).map_err(|not| not.refusal(room))
+    }
+}
+
+/// Collects the declarations that a plugin makes.
+#[derive(Default)]
+struct Collector(RefCell<Declarations>);
+
+impl Registry for Collector {
+    fn plugin(&self, name: &str, version: &str, description: &str) -> Result {
+        self.0.borrow_mut().plugin(name, version, description.to_owned()).map_err(of_host)
+    }
+
+    fn handles(&self, event: &str, data: &str, reply: Option<&str>) -> Result {
+        let (data, reply) = (data.to_owned(), reply.map(str::to_owned));
+        self.0.borrow_mut().handles(event, data, reply).map_err(of_host)
     }
 
     fn requires(&self, event: &str, access: &str) -> Result {
-        match self.handles.borrow_mut().get_mut(event) {
-            Some(handles) => {
-                access.clone_into(&mut handles.access);
-                Ok(())
-            }
-            None => {
-                Err(Refusal::misuse("`requires` stands right after the `on` that it restricts"))
-            }
-        }
+        self.0.borrow_mut().requires(event, access).map_err(of_host)
     }
 
-    fn emits(&self, event: &str, _: &str, rooms: &[String]) -> Result {
-        match self.emits.borrow_mut().insert(event.to_owned(), rooms.to_vec()) {
-            Some(_) => {
-                Err(Refusal::misuse(format!("event `{event}` is declared twice with `emits`")))
-            }
-            None => Ok(()),
-        }
+    fn emits(&self, event: &str, data: &str, rooms: &[String]) -> Result {
+        self.0.borrow_mut().emits(event, data.to_owned(), rooms).map_err(of_host)
     }
 
     fn room(&self, pattern: &str, access: &str) -> Result {
-        match self.rooms.borrow_mut().insert(pattern.to_owned(), access.to_owned()) {
-            Some(_) => Err(Refusal::misuse(format!("room `{pattern}` is declared twice"))),
-            None => Ok(()),
-        }
+        self.0.borrow_mut().room(pattern, access).map_err(of_host)
     }
 
     fn listens(&self, event: &str) -> Result {
-        if self.listens.borrow_mut().insert(event.to_owned()) {
-            Ok(())
-        } else {
-            Err(Refusal::misuse(format!("host event `{event}` has two handlers")))
-        }
+        self.0.borrow_mut().listens(event).map_err(of_host)
     }
 }
 
-/// Returns whether the rule allows such a caller. `variable` is the value of the variable in the
-/// room's template.
-fn allows(
-    access: &str,
-    user: Option<&str>,
-    roles: &BTreeSet<String>,
-    variable: Option<&str>,
-) -> bool {
-    match access {
-        "anyone" => true,
-        "authenticated" => user.is_some(),
-        "owner" => user.is_some() && user == variable,
-        _ => {
-            access.strip_prefix("role:").is_some_and(|role| user.is_some() && roles.contains(role))
-        }
+impl From<Refusal> for LoadError {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal.message)
     }
 }
 
-/// Returns `Some` if `room` matches `pattern`, with the value of the pattern's variable, if it has
-/// one.
-fn matches<'room>(pattern: &str, room: &'room str) -> Option<Option<&'room str>> {
-    match pattern.split_once('{').and_then(|(prefix, rest)| Some((prefix, rest.split_once('}')?.1)))
-    {
-        None => (pattern == room).then_some(None),
-        Some((prefix, suffix)) => {
-            let variable = room.strip_prefix(prefix)?.strip_suffix(suffix)?;
-            (!variable.is_empty()).then_some(Some(variable))
-        }
+impl From<EventsError> for LoadError {
+    fn from(error: EventsError) -> Self {
+        Self(match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        })
+    }
+}
+
+impl From<RoomTaken> for LoadError {
+    fn from(taken: RoomTaken) -> Self {
+        Self(taken.to_string())
     }
 }

@@ -1,9 +1,25 @@
-//! What a test sees of one event: its [`Outcome`] and its [`Effect`]s.
+//! What a test sees: why a plugin is not loaded, and the [`Outcome`] of one event with its
+//! [`Effect`]s.
+
+use std::fmt;
 
 use serde_json::Value;
+use sockhop_core::effect::Target;
+use sockhop_core::rejection;
 
 use crate::refusal::{Refusal, Result};
-use crate::target::Target;
+
+/// Why a host refuses to load a plugin. The text is the one that an operator would see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError(pub(super) String);
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LoadError {}
 
 /// The result of one event.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +36,11 @@ impl Outcome {
     pub fn refused(code: &str, message: impl Into<String>) -> Self {
         Self { reply: Err(Refusal::new(code, message)), effects: Vec::new() }
     }
+}
+
+/// Converts a refusal of the host.
+pub(super) fn of_host(refusal: rejection::Refusal) -> Refusal {
+    Refusal { code: refusal.code, message: refusal.message }
 }
 
 /// One effect of a handler. A join or leave that changes nothing is no effect.

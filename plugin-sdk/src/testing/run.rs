@@ -6,17 +6,20 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use serde_json::Value;
+use sockhop_core::effect::{
+    EffectLimits, Target, check_page, check_room_count, emit_bytes, require_caller,
+};
+use sockhop_core::identity::Identity;
+use sockhop_core::limits;
+use sockhop_core::rejection::{Rejection, truncate};
+use sockhop_core::state::{self, StateError};
 
-use super::client::Client;
 use super::declared::Declared;
-use super::outcome::Effect;
+use super::outcome::{Effect, of_host};
 use crate::connection::Connection;
-use crate::context::Context;
 use crate::host::{Entry, Host};
 use crate::level::Level;
 use crate::refusal::{Refusal, Result};
-use crate::state::Scan;
-use crate::target::Target;
 
 /// The data that the test host keeps between events.
 #[derive(Debug, Clone, Default)]
@@ -31,90 +34,134 @@ pub(super) struct World {
     pub(super) settings: BTreeMap<String, String>,
 }
 
+/// The connection that caused an event.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) connection: String,
+    pub(super) identity: Identity,
+}
+
 /// One run of a handler. It has its own copy of the world, which the test host takes over if the
 /// handler returns `Ok`.
 pub(super) struct Run {
     declared: Rc<Declared>,
-    connection: Option<String>,
-    client: Client,
+    caller: Option<Caller>,
     now: u64,
     number: u64,
     world: RefCell<World>,
-    effects: RefCell<Vec<Effect>>,
+    pending: RefCell<Pending>,
+}
+
+/// What a run holds back, for the limits of one event.
+#[derive(Default)]
+struct Pending {
+    effects: Vec<Effect>,
+    /// Bytes of the effects.
+    bytes: usize,
+    /// The keys that were written, with the bytes of key and value.
+    written: BTreeMap<String, usize>,
+}
+
+impl Pending {
+    /// Checks whether `more` effects of `bytes` may be held back.
+    fn check(&self, more: usize, bytes: usize) -> Result {
+        let stored: usize = self.written.values().sum();
+        EffectLimits::default()
+            .check(
+                self.effects.len() + self.written.len() + more,
+                (self.bytes + bytes + stored) as u64,
+            )
+            .map_err(of_host)
+    }
+
+    fn push(&mut self, effect: Effect, bytes: usize) -> Result {
+        self.check(1, bytes)?;
+        self.bytes += bytes;
+        self.effects.push(effect);
+        Ok(())
+    }
+
+    /// Notes that `key` is written, with a value of so many bytes.
+    fn write(&mut self, key: &str, value: usize) {
+        self.written.insert(key.to_owned(), key.len() + value);
+    }
 }
 
 impl Run {
     pub(super) fn new(
         declared: Rc<Declared>,
-        connection: Option<String>,
-        client: Option<Client>,
+        caller: Option<Caller>,
         now: u64,
         number: u64,
         world: World,
     ) -> Self {
-        let client = client.unwrap_or_default();
         Self {
             declared,
-            connection,
-            client,
+            caller,
             now,
             number,
             world: RefCell::new(world),
-            effects: RefCell::default(),
+            pending: RefCell::default(),
         }
     }
 
     /// Returns the world as the handler left it, and the handler's effects.
     pub(super) fn finish(&self) -> (World, Vec<Effect>) {
-        (self.world.take(), self.effects.take())
+        (self.world.take(), self.pending.take().effects)
     }
 
-    fn connection(&self) -> Result<&str> {
-        self.connection.as_deref().ok_or_else(|| Refusal::misuse("no connection caused this event"))
+    fn caller(&self) -> Result<&Caller> {
+        require_caller(self.caller.as_ref()).map_err(of_host)
     }
 
-    fn done(&self, effect: Effect) {
-        self.effects.borrow_mut().push(effect);
+    fn push(&self, effect: Effect, bytes: usize) -> Result {
+        self.pending.borrow_mut().push(effect, bytes)
+    }
+
+    /// Checks a write of `key` with a value of so many bytes, as a host does.
+    fn check_write(&self, key: &str, value: usize) -> Result {
+        let pending = self.pending.borrow();
+        let new = usize::from(!pending.written.contains_key(key));
+        pending.check(new, key.len() + value)?;
+        check_key(key)?;
+        state::check_value(value, limits::STATE_VALUE_BYTES).map_err(refused)
     }
 }
 
 impl Host for Rc<Run> {
     fn emit(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>]) -> Result {
-        match &to {
-            Target::Sender | Target::Connection(_) => self.declared.may_emit(event, &[])?,
-            Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
-                self.declared.may_emit(event, rooms)?
-            }
-            Target::Everyone => self.declared.may_emit(event, &["*".to_owned()])?,
-        }
-        if matches!(to, Target::Sender | Target::RoomsButSender(_)) {
-            self.connection()?;
-        }
-        let data: Value = serde_json::from_str(data)
-            .map_err(|error| Refusal::new("invalid_data", error.to_string()))?;
-        self.done(Effect::Emit {
-            to,
-            event: event.to_owned(),
-            data,
-            attachments: attachments.to_vec(),
-        });
-        Ok(())
+        let attached = attachments.iter().map(Vec::len).sum();
+        self.pending.borrow().check(1, data.len() + attached)?;
+        let has_sender = self.caller.is_some();
+        let value = self
+            .declared
+            .check_emit(event, &to, data, attachments.len(), has_sender)
+            .map_err(of_host)?;
+        let bytes = emit_bytes(&to, event, data, attached);
+        let (event, attachments) = (event.to_owned(), attachments.to_vec());
+        self.push(Effect::Emit { to, event, data: value, attachments }, bytes)
     }
 
     fn join(&self, room: &str) -> Result {
-        let connection = self.connection()?;
-        self.declared.may_join(room, self.client.user.as_deref(), &self.client.roles)?;
-        if self.world.borrow_mut().members.insert((room.to_owned(), connection.to_owned())) {
-            self.done(Effect::Join(room.to_owned()));
+        let Caller { connection, identity } = self.caller()?;
+        self.declared.check_join(room, identity).map_err(of_host)?;
+        let member = (room.to_owned(), connection.clone());
+        if self.world.borrow().members.contains(&member) {
+            return Ok(());
         }
+        check_room_count(self.rooms().len(), limits::ROOMS).map_err(of_host)?;
+        self.push(Effect::Join(room.to_owned()), room.len())?;
+        self.world.borrow_mut().members.insert(member);
         Ok(())
     }
 
     fn leave(&self, room: &str) -> Result {
-        let connection = self.connection()?;
-        if self.world.borrow_mut().members.remove(&(room.to_owned(), connection.to_owned())) {
-            self.done(Effect::Leave(room.to_owned()));
+        let member = (room.to_owned(), self.caller()?.connection.clone());
+        if !self.world.borrow().members.contains(&member) {
+            return Ok(());
         }
+        self.push(Effect::Leave(room.to_owned()), room.len())?;
+        self.world.borrow_mut().members.remove(&member);
         Ok(())
     }
 
@@ -125,20 +172,13 @@ impl Host for Rc<Run> {
 
     fn rooms(&self) -> Vec<String> {
         let world = self.world.borrow();
-        let mine = world
-            .members
-            .iter()
-            .filter(|(_, connection)| Some(connection) == self.connection.as_ref());
-        mine.map(|(room, _)| room.clone()).collect()
+        let own = self.caller.as_ref().map(|caller| &caller.connection);
+        let own = world.members.iter().filter(|(_, connection)| Some(connection) == own);
+        own.map(|(room, _)| room.clone()).collect()
     }
 
     fn connections(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
-        if !(1..=Context::MAX_CONNECTIONS).contains(&limit) {
-            return Err(Refusal::misuse(format!(
-                "a page has 1 to {} connections",
-                Context::MAX_CONNECTIONS
-            )));
-        }
+        check_page(limit).map_err(of_host)?;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let world = self.world.borrow();
         let connections = world
@@ -149,15 +189,17 @@ impl Host for Rc<Run> {
     }
 
     fn has_role(&self, role: &str) -> bool {
-        self.client.user.is_some() && self.client.roles.contains(role)
+        self.caller.as_ref().is_some_and(|caller| caller.identity.has_role(role))
     }
 
     fn claims(&self) -> String {
-        self.client.claims.to_string()
+        self.caller
+            .as_ref()
+            .map_or_else(|| Value::Null.to_string(), |caller| caller.identity.claims.to_string())
     }
 
     fn sid(&self) -> String {
-        self.connection.as_ref().map_or_else(String::new, |connection| format!("sid-{connection}"))
+        self.caller.as_ref().map_or_else(String::new, |caller| format!("sid-{}", caller.connection))
     }
 
     fn event_id(&self) -> String {
@@ -173,8 +215,14 @@ impl Host for Rc<Run> {
     }
 
     fn disconnect(&self, reason: &str) {
-        if self.connection.is_some() {
-            self.done(Effect::Disconnect(reason.to_owned()));
+        let mut pending = self.pending.borrow_mut();
+        // Only the first call counts, and it bypasses the limits of the other effects.
+        let is_first =
+            !pending.effects.iter().any(|effect| matches!(effect, Effect::Disconnect(_)));
+        if is_first && self.caller.is_some() {
+            let mut reason = reason.to_owned();
+            truncate(&mut reason, Rejection::MAX_MESSAGE);
+            pending.effects.push(Effect::Disconnect(reason));
         }
     }
 
@@ -184,13 +232,15 @@ impl Host for Rc<Run> {
     }
 
     fn set(&self, key: &str, value: &[u8]) -> Result {
-        check_key(key)?;
+        self.check_write(key, value.len())?;
+        self.pending.borrow_mut().write(key, value.len());
         self.world.borrow_mut().state.insert(key.to_owned(), value.to_vec());
         Ok(())
     }
 
     fn delete(&self, key: &str) -> Result {
-        check_key(key)?;
+        self.check_write(key, 0)?;
+        self.pending.borrow_mut().write(key, 0);
         self.world.borrow_mut().state.remove(key);
         Ok(())
     }
@@ -202,30 +252,32 @@ impl Host for Rc<Run> {
         backwards: bool,
         limit: u32,
     ) -> Result<Vec<Entry>> {
-        if !(1..=Scan::MAX_LIMIT).contains(&limit) {
-            return Err(Refusal::misuse(format!(
-                "a scan returns 1 to {} entries",
-                Scan::MAX_LIMIT
-            )));
-        }
+        state::check_scan(limit).map_err(refused)?;
         let world = self.world.borrow();
         let cursor = cursor.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_owned()));
         let range = if backwards { (Bound::Unbounded, cursor) } else { (cursor, Bound::Unbounded) };
         let entries = world.state.range(range).filter(|(key, _)| key.starts_with(prefix));
         let entries = entries.map(|(key, value)| (key.clone(), value.clone()));
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Ok(if backwards {
+        let entries: Vec<Entry> = if backwards {
             entries.rev().take(limit).collect()
         } else {
             entries.take(limit).collect()
-        })
+        };
+        let bytes: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if bytes > limits::HOST_CALL_BYTES {
+            return Err(refused(StateError::LargeScan { max: limits::HOST_CALL_BYTES }));
+        }
+        Ok(entries)
     }
 
     fn next_id(&self, sequence: &str) -> Result<u64> {
-        if sequence.is_empty() || sequence.len() > 128 {
-            return Err(Refusal::misuse("a sequence's name has 1 to 128 bytes"));
-        }
+        state::check_sequence(sequence).map_err(refused)?;
         let mut world = self.world.borrow_mut();
+        let is_full = world.sequences.len() >= state::MAX_SEQUENCES as usize;
+        if is_full && !world.sequences.contains_key(sequence) {
+            return Err(refused(StateError::TooManySequences));
+        }
         let last = world.sequences.entry(sequence.to_owned()).or_default();
         *last += 1;
         Ok(*last)
@@ -237,5 +289,10 @@ impl Host for Rc<Run> {
 }
 
 fn check_key(key: &str) -> Result {
-    if key.is_empty() { Err(Refusal::misuse("a key is not empty")) } else { Ok(()) }
+    state::check_key(key, limits::STATE_KEY_BYTES).map_err(refused)
+}
+
+/// The refusal of a call of the state.
+fn refused(error: StateError) -> Refusal {
+    of_host(error.into())
 }

@@ -30,7 +30,7 @@ fn on<R: Serialize + JsonSchema + 'static>(
 }
 
 #[test]
-fn a_payload_out_of_its_types_range_is_an_invalid_payload() {
+fn a_payload_that_does_not_match_its_schema_is_an_invalid_payload() {
     let plugin = Plugin::new("test", "1.0.0", "")
         .on("event", |_: &Context, small: Small| Ok((small.number, small.note)));
     let mut host = TestHost::new(plugin);
@@ -39,13 +39,10 @@ fn a_payload_out_of_its_types_range_is_an_invalid_payload() {
         Ok(json!([7, null]))
     );
     let outcome = host.handle("event", json!({"number": 256}));
-    assert_eq!(
-        outcome,
-        Outcome::refused(
-            "invalid_payload",
-            "invalid value: integer `256`, expected u8 at line 1 column 13"
-        )
-    );
+    assert_eq!(outcome, Outcome::refused("invalid_payload", "number: must be at most 255"));
+    // The schema can't exclude this value, because JSON has no integers.
+    let outcome = host.handle("event", json!({"number": 7.0}));
+    assert_eq!(outcome.reply.map_err(|refusal| refusal.code), Err("invalid_payload".to_owned()));
 }
 
 #[test]
@@ -103,7 +100,10 @@ fn emitting_is_checked_against_the_declaration() {
     let outcome = emit(Target::Everyone, NOTED);
     assert_eq!(
         outcome,
-        Outcome::refused("undeclared", "the declaration of `noted` does not name the room `*`")
+        Outcome::refused(
+            "undeclared",
+            "the declaration of `noted` does not send it to everyone (`*`)"
+        )
     );
     let outcome = emit(Target::Sender, SECRET);
     assert_eq!(
@@ -118,11 +118,11 @@ fn an_event_with_a_rule_is_refused_to_all_others() {
     let mut host = TestHost::new(plugin);
     assert_eq!(
         host.handle("event", json!(0)),
-        Outcome::refused("unauthorized", "`event` asks for `role:admin`")
+        Outcome::refused("unauthorized", "this event requires a user; connect with a token")
     );
     assert_eq!(
         host.user("7").handle("event", json!(0)),
-        Outcome::refused("forbidden", "`event` asks for `role:admin`")
+        Outcome::refused("forbidden", "this event requires the role `admin`")
     );
     assert_eq!(host.role("admin").handle("event", json!(0)), done(vec![]));
 }
@@ -228,6 +228,150 @@ fn attachments_are_found_by_their_placeholders() {
 #[should_panic(expected = "event `event` has two handlers; an event has one")]
 fn two_handlers_for_one_event_fail_the_load() {
     let _ = TestHost::new(on(|_, _| Ok(())).on("event", |_: &Context, _: Value| Ok(())));
+}
+
+fn reason(plugin: Plugin) -> String {
+    TestHost::try_new(plugin).err().map(|error| error.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn a_plugin_that_the_host_refuses_is_not_loaded() {
+    let plugin = || Plugin::new("test", "1.0.0", "");
+    for (refused, at_fault) in [
+        (Plugin::new("Test", "1.0.0", ""), "`Test`"),
+        (Plugin::new("test", "1", ""), "`1`"),
+        (Plugin::new("dir", "1.0.0", ""), "`dir`"),
+        (plugin().on("$start", |_: &Context, _: Value| Ok(())), "`$start`"),
+        (plugin().room("a{b", Access::Anyone), "`a{b`"),
+        (plugin().room("lobby", Access::Owner), "`lobby`"),
+        (plugin().room("lobby", Access::Role("")), "`role:`"),
+        (plugin().emits(Emits::<Value>::new("disconnect")), "`disconnect`"),
+        (plugin().emits(Emits::<Value>::new("e").to(&["}"])), "`}`"),
+        (plugin().requires(Access::Anyone), "not handled"),
+        (on(|_, _| Ok(())).requires(Access::Owner), "`owner`"),
+    ] {
+        let reason = reason(refused);
+        assert!(reason.contains(at_fault), "{at_fault}: {reason}");
+    }
+    let twice = plugin().room("lobby", Access::Anyone).room("lobby", Access::Anyone);
+    assert_eq!(reason(twice), "", "an identical declaration may be repeated");
+    let twice = plugin().room("lobby", Access::Anyone).room("lobby", Access::Authenticated);
+    assert!(reason(twice).contains("declared twice"));
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Faulty {
+    error: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Look {
+    #[schemars(regex(pattern = "(?=a)"))]
+    around: String,
+}
+
+#[test]
+fn a_schema_that_the_host_does_not_support_fails_the_load() {
+    let faulty = on(|_, _| Ok(Faulty { error: String::new() }));
+    assert!(reason(faulty).contains("property `error`"));
+    let look = reason(on(|_, _| Ok(Look { around: String::new() })));
+    assert!(look.contains("the schema of its reply is refused: the pattern"), "{look}");
+}
+
+#[test]
+#[should_panic(expected = "room `user_{id}` is taken by plugin `test`, as `user_{user}`")]
+fn a_room_of_another_plugin_may_not_conflict_with_one_of_the_plugin() {
+    let mut host = TestHost::new(on(|_, _| Ok(())).room("user_{user}", Access::Owner));
+    host.room("user_{user}", Access::Owner).room("user_{id}", Access::Owner);
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Short {
+    #[schemars(length(max = 3))]
+    text: String,
+}
+
+#[test]
+fn a_reply_that_does_not_match_its_schema_leaves_nothing_behind() {
+    let plugin = on(|ctx, data: Value| {
+        ctx.state().set("last", &data)?;
+        Ok(Short { text: data.as_str().unwrap_or_default().to_owned() })
+    });
+    let mut host = TestHost::new(plugin);
+    assert_eq!(host.handle("event", json!("abc")).reply, Ok(json!({"text": "abc"})));
+    let reason = "the reply does not fit its schema: /text must be at most 3 characters long";
+    assert_eq!(host.handle("event", json!("abcd")), Outcome::refused("plugin_failed", reason));
+    assert_eq!(host.state().get("last"), Some(&json!("abc")));
+    let mut any = TestHost::new(on(|_, data: Value| Ok(data)));
+    let reason = "the reply has a property `error` at its top level";
+    assert_eq!(any.handle("event", json!({"error": 1})), Outcome::refused("plugin_failed", reason));
+}
+
+#[test]
+fn emitted_data_must_match_its_schema() {
+    const SHORT: Emits<Short> = Emits::new("short");
+    let plugin = on(|ctx, data: Value| {
+        let text = data.as_str().unwrap_or_default().to_owned();
+        ctx.emit(Target::Sender, &SHORT, &Short { text })
+    });
+    let mut host = TestHost::new(plugin.emits(SHORT));
+    let effects = vec![Effect::emit(Target::Sender, "short", json!({"text": "abc"}))];
+    assert_eq!(host.handle("event", json!("abc")), done(effects));
+    let reason =
+        "the data of `short` does not fit its schema: /text must be at most 3 characters long";
+    assert_eq!(host.handle("event", json!("abcd")), Outcome::refused("invalid_data", reason));
+}
+
+#[test]
+fn each_attachment_has_exactly_one_placeholder() {
+    let plugin = on(|ctx, data| ctx.emit_binary(Target::Sender, &SECRET, &data, &[vec![1]]));
+    let mut host = TestHost::new(plugin.emits(SECRET));
+    let code = |outcome: Outcome| outcome.reply.map_err(|refusal| refusal.code);
+    let placeholder = json!(Attachment::new(0));
+    let attached = host.handle_binary("event", placeholder.clone(), vec![vec![1]]);
+    assert_eq!(code(attached), Ok(Value::Null));
+    assert_eq!(code(host.handle("event", placeholder)), Err("invalid_payload".to_owned()));
+    assert_eq!(code(host.handle("event", json!(1))), Err("misuse".to_owned()));
+}
+
+#[test]
+fn an_anonymous_client_has_no_roles_and_no_claims() {
+    let plugin = on(|ctx, _| Ok((ctx.has_role("admin"), ctx.claims())));
+    let mut host = TestHost::new(plugin);
+    host.role("admin").claims(json!({"sub": "7"}));
+    assert_eq!(host.handle("event", json!(0)).reply, Ok(json!([false, null])));
+    assert_eq!(host.user("7").handle("event", json!(0)).reply, Ok(json!([true, {"sub": "7"}])));
+}
+
+#[test]
+fn calls_over_the_hosts_limits_are_refused() {
+    let refused = |handler: fn(&Context) -> Result| {
+        let plugin = on(move |ctx, _| handler(ctx));
+        let plugin = plugin.room("room_{x}", Access::Anyone).emits(SECRET);
+        let refusal = TestHost::new(plugin).handle("event", json!(0)).reply.expect_err("refused");
+        refusal.code
+    };
+    let limits: [fn(&Context) -> Result; 7] = [
+        |ctx| (0..=100).try_for_each(|n| ctx.join(&format!("room_{n}"))),
+        |ctx| (0..=256).try_for_each(|n| ctx.emit(Target::Sender, &SECRET, &json!(n))),
+        |ctx| (0..=256).try_for_each(|n| ctx.state().set(&n.to_string(), &n)),
+        |ctx| (0..5).try_for_each(|n| ctx.state().set_bytes(&n.to_string(), &[0; 256 * 1024])),
+        |ctx| ctx.state().set_bytes("key", &[0; 256 * 1024 + 1]),
+        |ctx| ctx.state().set(&"k".repeat(513), &0),
+        |ctx| ctx.state().next_id(&"n".repeat(129)).map(drop),
+    ];
+    for handler in limits {
+        assert_eq!(refused(handler), "limit");
+    }
+    let misuses: [fn(&Context) -> Result; 4] = [
+        |ctx| ctx.state().next_id("").map(drop),
+        |ctx| ctx.state().set("", &0),
+        |ctx| ctx.state().scan_bytes(Scan::prefix("").limit(1001)).map(drop),
+        |ctx| ctx.connections_after(None, 0).map(drop),
+    ];
+    for handler in misuses {
+        assert_eq!(refused(handler), "misuse");
+    }
 }
 
 #[test]
