@@ -4,6 +4,8 @@
 //! It does not know sockets, rooms, schemas or other plugins. The module that runs a handler
 //! answers the handler's host calls ([`crate::effect::HostCalls`]).
 
+#[cfg(test)]
+mod agreement;
 mod bindings;
 mod calls;
 mod clock;

@@ -1,0 +1,265 @@
+//! Proves that the host and the SDK's test host load the same plugins, and refuse the others for
+//! the same reason. The host is called as a component would call it: through the functions of the
+//! WIT interface.
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::iter;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+use sockhop_core::declarations::{Declarations, Registration};
+use sockhop_core::events::Events;
+use sockhop_sdk::testing::TestHost;
+use sockhop_sdk::{Access, Context, Emits, Output, Plugin, Registry, Result};
+
+use crate::config::Limits;
+
+use super::bindings::sockhop::plugin::registry::Host;
+use super::bindings::sockhop::plugin::types;
+use super::output::Output as PluginOutput;
+use super::state::{InstanceState, Phase};
+
+/// An instance that runs `register`.
+struct Registering(RefCell<InstanceState>);
+
+impl Registering {
+    fn new(limits: &Limits) -> Self {
+        let output = Arc::new(PluginOutput::new("test", None, limits));
+        let mut state = InstanceState::new(limits, &Arc::default(), &output, &Arc::default());
+        let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
+        state.phase = Phase::Registering(Box::new(declarations));
+        Self(RefCell::new(state))
+    }
+
+    fn finish(self) -> std::result::Result<Registration, String> {
+        match self.0.into_inner().phase {
+            Phase::Registering(declarations) => {
+                declarations.finish().map_err(|refusal| refusal.message)
+            }
+            Phase::Idle | Phase::Handling(_) => Err("the instance does not register".to_owned()),
+        }
+    }
+}
+
+fn of_host(refusal: types::Refusal) -> sockhop_sdk::Refusal {
+    sockhop_sdk::Refusal::new(refusal.code, refusal.message)
+}
+
+impl Registry for Registering {
+    fn plugin(&self, name: &str, version: &str, description: &str) -> Result {
+        let (name, version, description) = (name.into(), version.into(), description.into());
+        self.0.borrow_mut().plugin(name, version, description).map_err(of_host)
+    }
+
+    fn handles(&self, event: &str, data: &str, reply: Option<&str>) -> Result {
+        let (event, data, reply) = (event.into(), data.into(), reply.map(Into::into));
+        self.0.borrow_mut().handles(event, data, reply).map_err(of_host)
+    }
+
+    fn requires(&self, event: &str, access: &str) -> Result {
+        self.0.borrow_mut().requires(event.into(), access.into()).map_err(of_host)
+    }
+
+    fn emits(&self, event: &str, data: &str, rooms: &[String]) -> Result {
+        let (event, data, rooms) = (event.into(), data.into(), rooms.to_vec());
+        self.0.borrow_mut().emits(event, data, rooms).map_err(of_host)
+    }
+
+    fn room(&self, pattern: &str, access: &str) -> Result {
+        self.0.borrow_mut().room(pattern.into(), access.into()).map_err(of_host)
+    }
+
+    fn listens(&self, event: &str) -> Result {
+        self.0.borrow_mut().listens(event.into()).map_err(of_host)
+    }
+}
+
+/// Loads a plugin in the host. Returns why it is refused.
+fn load(plugin: &Plugin) -> std::result::Result<(), String> {
+    let limits = Limits::default();
+    let registering = Registering::new(&limits);
+    // As in `Instance::register`.
+    let returned = plugin.register(&registering).map_err(|refusal| refusal.message);
+    let registration = returned.and_then(|()| registering.finish())?;
+    Events::compile(&registration, limits.schema_bytes.get()).map(drop).map_err(|error| {
+        let error: &(dyn Error + 'static) = &error;
+        let chain = iter::successors(Some(error), |error| (*error).source());
+        chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    })
+}
+
+/// Loads a plugin in the SDK's test host. Returns why it is refused.
+fn load_in_test(plugin: Plugin) -> std::result::Result<(), String> {
+    TestHost::try_new(plugin).map(drop).map_err(|error| error.to_string())
+}
+
+/// A declaration of a random plugin.
+#[derive(Debug, Clone)]
+enum Declaration {
+    On(String, Form),
+    Requires(Access),
+    Listens(u8),
+    Emits(String, Vec<String>, Form),
+    Room(String, Access),
+}
+
+/// The type of a reply or of emitted data.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Any,
+    Record,
+    /// No reply may have a property `error`.
+    WithError,
+    /// The host supports no look-around in patterns.
+    WithLookAround,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Record {
+    #[schemars(length(max = 9))]
+    text: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct WithError {
+    error: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct WithLookAround {
+    #[schemars(regex(pattern = "(?=a)"))]
+    text: String,
+}
+
+fn handler<T>(_: &Context, _: Value) -> Result<T> {
+    Err(sockhop_sdk::Refusal::not_found("nothing"))
+}
+
+fn emits<T: Output>(plugin: Plugin, event: &str, rooms: &[String]) -> Plugin {
+    // The SDK takes constants. A test may leak a few names.
+    let constant = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
+    let rooms: Vec<&str> = rooms.iter().map(|room| constant(room)).collect();
+    plugin.emits(Emits::<T>::new(constant(event)).to(Box::leak(rooms.into_boxed_slice())))
+}
+
+/// A random plugin.
+#[derive(Debug, Clone)]
+struct Description {
+    name: String,
+    version: String,
+    declarations: Vec<Declaration>,
+}
+
+impl Description {
+    fn plugin(&self) -> Plugin {
+        let plugin = Plugin::new(self.name.clone(), self.version.clone(), "");
+        self.declarations.iter().fold(plugin, |plugin, declaration| match declaration {
+            Declaration::On(event, form) => {
+                let event = event.clone();
+                match form {
+                    Form::Any => plugin.on(event, handler::<()>),
+                    Form::Record => plugin.on(event, handler::<Record>),
+                    Form::WithError => plugin.on(event, handler::<WithError>),
+                    Form::WithLookAround => plugin.on(event, handler::<WithLookAround>),
+                }
+            }
+            Declaration::Requires(access) => plugin.requires(*access),
+            Declaration::Listens(0) => plugin.on_start(|_| Ok(())),
+            Declaration::Listens(_) => plugin.on_connect(|_| Ok(())),
+            Declaration::Emits(event, rooms, form) => match form {
+                Form::Any => emits::<Value>(plugin, event, rooms),
+                Form::Record => emits::<Record>(plugin, event, rooms),
+                Form::WithError => emits::<WithError>(plugin, event, rooms),
+                Form::WithLookAround => emits::<WithLookAround>(plugin, event, rooms),
+            },
+            Declaration::Room(pattern, access) => plugin.room(pattern.clone(), *access),
+        })
+    }
+}
+
+/// Mostly one of the `usual` texts, which are often valid and repeated; rarely any text.
+fn text(usual: &'static [&'static str]) -> impl Strategy<Value = String> {
+    prop_oneof![20 => select(usual).prop_map(str::to_owned), 1 => "\\PC{0,70}", 1 => any::<String>()]
+}
+
+fn form() -> impl Strategy<Value = Form> {
+    prop_oneof![
+        8 => Just(Form::Any),
+        8 => Just(Form::Record),
+        1 => Just(Form::WithError),
+        1 => Just(Form::WithLookAround),
+    ]
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![
+        4 => Just(Access::Anyone),
+        2 => Just(Access::Authenticated),
+        2 => Just(Access::Owner),
+        2 => Just(Access::Role("admin")),
+        1 => Just(Access::Role("")),
+    ]
+}
+
+fn declaration() -> impl Strategy<Value = Declaration> {
+    let event = || text(&["say", "enter", "leave", "list", "a b", "$start", "connect", "", "a\"b"]);
+    let room =
+        || text(&["lobby", "hall", "user_{user}", "team_{t}", "user_7", "a{", "{}", "{a}{b}"]);
+    let rooms = prop::collection::vec(prop_oneof![6 => room(), 1 => Just("*".to_owned())], 0..3);
+    prop_oneof![
+        (event(), form()).prop_map(|(event, form)| Declaration::On(event, form)),
+        access().prop_map(Declaration::Requires),
+        (0..2_u8).prop_map(Declaration::Listens),
+        (event(), rooms, form())
+            .prop_map(|(event, rooms, form)| Declaration::Emits(event, rooms, form)),
+        (room(), access()).prop_map(|(room, access)| Declaration::Room(room, access)),
+    ]
+}
+
+fn description() -> impl Strategy<Value = Description> {
+    let names = text(&["chat", "a", "memory_logs", "c2", "dir", "Chat", "", "a-b"]);
+    let versions = text(&["1.0.0", "0.1.0-rc.1", "1.2.3+build", "2.0.0", "1", "v1.0.0"]);
+    (names, versions, prop::collection::vec(declaration(), 0..6))
+        .prop_map(|(name, version, declarations)| Description { name, version, declarations })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_host_and_the_test_host_load_and_refuse_the_same_plugins(described in description()) {
+        prop_assert_eq!(load(&described.plugin()), load_in_test(described.plugin()));
+    }
+}
+
+#[test]
+fn both_hosts_load_a_room_that_is_declared_twice_and_refuse_what_makes_no_sense() {
+    let described = |declarations: &[Declaration]| Description {
+        name: "chat".to_owned(),
+        version: "1.0.0".to_owned(),
+        declarations: declarations.to_vec(),
+    };
+    let room = |pattern: &str, access| Declaration::Room(pattern.to_owned(), access);
+    let on = |event: &str, form| Declaration::On(event.to_owned(), form);
+    for (declarations, at_fault) in [
+        (vec![room("lobby", Access::Anyone), room("lobby", Access::Anyone)], None),
+        (vec![on("say", Form::Record), Declaration::Requires(Access::Role("admin"))], None),
+        (vec![room("lobby", Access::Anyone), room("lobby", Access::Role("x"))], Some("lobby")),
+        (vec![room("a{b", Access::Anyone)], Some("a{b")),
+        (vec![on("$start", Form::Any)], Some("$start")),
+        (vec![on("say", Form::WithError)], Some("`error`")),
+        (vec![on("say", Form::WithLookAround)], Some("look-around")),
+    ] {
+        let described = described(&declarations);
+        let (host, test) = (load(&described.plugin()), load_in_test(described.plugin()));
+        assert_eq!(host, test, "{declarations:?}");
+        let reason = host.err();
+        assert_eq!(reason.is_some(), at_fault.is_some(), "{declarations:?}: {reason:?}");
+        assert!(at_fault.is_none_or(|part| reason.is_some_and(|reason| reason.contains(part))));
+    }
+}
