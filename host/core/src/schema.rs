@@ -10,8 +10,10 @@ mod forms;
 #[doc(hidden)]
 pub mod fuzzing;
 mod graph;
+mod message;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::fmt;
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::Node;
-use crate::schema::findings::{cut, quote};
+use crate::schema::text::{cut, quote};
 use crate::schema::{DIALECT, MAX_PATTERNS, SchemaError};
 
 /// Keywords that apply a schema, a list of schemas or a map of schemas to the same value.
