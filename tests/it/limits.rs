@@ -340,9 +340,14 @@ async fn keys_and_values_have_so_many_bytes_as_is_set() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_needs_more_handles_than_is_set_fails() {
-    let (_host, client) = lab(|limits| limits.handles = NonZeroUsize::MIN).await;
-    assert_eq!(client.ask("echo", json!(1)).await, json!(1));
-    // Its standard output is a handle, and so are the others that it opens with it.
-    assert_eq!(code(&client.ask("print", json!(null)).await), "plugin_failed");
-    assert_eq!(client.ask("echo", json!(2)).await, json!(2));
+    for (handles, fails) in [(1, true), (1_000, false)] {
+        let (_host, client) = lab(|limits| limits.handles = number(handles)).await;
+        assert_eq!(client.ask("echo", json!(1)).await, json!(1));
+        // Standard output is a handle that stays open, and a wait needs another one.
+        let printed = client.ask("print", json!(null)).await;
+        let slept = client.ask("sleep", json!(1)).await;
+        let has_failed = [&printed, &slept].iter().any(|answer| code(answer) == "plugin_failed");
+        assert_eq!(has_failed, fails, "{handles} handles: {printed}, {slept}");
+        assert_eq!(client.ask("echo", json!(2)).await, json!(2));
+    }
 }

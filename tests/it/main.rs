@@ -22,7 +22,6 @@ mod delivery;
 mod durability;
 mod edge;
 mod faults;
-mod fuzzing;
 mod host_events;
 mod http;
 mod leaving;

@@ -168,6 +168,11 @@ impl Schema {
         Ok(Self { source, validator, chain, cost_of_a_value: graph.cost_of_a_value(), graph })
     }
 
+    /// The source document.
+    pub fn source(&self) -> &Value {
+        &self.source
+    }
+
     /// The number of patterns in the schema.
     pub fn patterns(&self) -> usize {
         self.graph.patterns()

@@ -26,7 +26,8 @@ pub(super) struct Entry {
 /// An entry whose changes are stored.
 pub(super) struct Committed {
     effects: Vec<Effect>,
-    /// `None` if the handler wrote nothing: then its effects are in no order with those of others.
+    /// `None` if the handler wrote nothing. The effects of such a handler have no order among those
+    /// of other handlers.
     guard: Option<CommitGuard>,
 }
 

@@ -166,7 +166,7 @@ impl Health {
 pub struct PluginState {
     /// The stored records.
     pub store: Arc<Store>,
-    /// Held by the one thread that waits for the next number of a sequence; see [`Store::next_id`].
+    /// Held by the one thread that waits for the next number of a sequence; see `Store::next_id`.
     pub numbers: Arc<tokio::sync::Mutex<()>>,
     /// Bytes of all instances, including those of old versions that finish their last events.
     pub memory: Arc<AtomicUsize>,
