@@ -19,7 +19,7 @@ use crate::rejection::Rejection;
 
 use super::{Dispatcher, refuse};
 use backlog::{Backlog, Pending};
-use event::{HostEvent, Kind, Recipients};
+use event::{HostEvent, HostEventKind, Recipients};
 
 /// The host events that plugins have not handled yet.
 #[derive(Default)]
@@ -45,7 +45,9 @@ impl Dispatcher {
     /// Dispatches `$start` once, before the first client. Returns when the plugins that serve have
     /// handled it. From then on, plugins that are loaded while connections exist are told of them.
     pub async fn start(self: &Arc<Self>) {
-        self.dispatch_host_event(HostEvent::new(Kind::Start, Recipients::All)).wait().await;
+        self.dispatch_host_event(HostEvent::new(HostEventKind::Start, Recipients::All))
+            .wait()
+            .await;
         let this = Arc::clone(self);
         self.host_events.tasks.spawn(async move {
             let mut changes = this.registry.changes();
@@ -60,14 +62,14 @@ impl Dispatcher {
     /// Dispatches `$connect` to every plugin that listens for it. Returns at once: an event of the
     /// connection waits until its plugin has handled `$connect` ([`Dispatcher::handle`]).
     pub fn connected(self: &Arc<Self>, connection: &Arc<Connection>) {
-        let kind = Kind::Connect(Arc::clone(connection));
+        let kind = HostEventKind::Connect(Arc::clone(connection));
         self.dispatch_host_event(HostEvent::new(kind, Recipients::All));
     }
 
     /// Dispatches `$disconnect` to every plugin that listens for it. Returns when the plugins that
     /// serve have handled it, or after the wall time limit of an event.
     pub async fn disconnected(self: &Arc<Self>, connection: &Arc<Connection>) {
-        let kind = Kind::Disconnect(Arc::clone(connection));
+        let kind = HostEventKind::Disconnect(Arc::clone(connection));
         let awaited = self.dispatch_host_event(HostEvent::new(kind, Recipients::All));
         // A plugin that is so late is told afterwards: it must not keep the connection in the rooms
         // that others see.
@@ -123,9 +125,9 @@ impl Dispatcher {
         // plugin reads agree with its next events.
         let (mut backlogs, generation) = self.current_backlogs();
         match &event.kind {
-            Kind::Connect(connection) => self.rooms.directory.add(connection),
-            Kind::Disconnect(connection) => self.rooms.directory.remove(connection),
-            Kind::Start | Kind::Resync => {}
+            HostEventKind::Connect(connection) => self.rooms.directory.add(connection),
+            HostEventKind::Disconnect(connection) => self.rooms.directory.remove(connection),
+            HostEventKind::Start | HostEventKind::Resync => {}
         }
         let event = Arc::new(event);
         let is_for = |active: &&Arc<ActivePlugin>| event.is_for(&active.code.registration);
@@ -133,7 +135,7 @@ impl Dispatcher {
             let Some(backlog) = backlogs.get_mut(active.code.name()) else { continue };
             // No task waits for `$connect`: the events of its connection wait for it themselves.
             let token = match &event.kind {
-                Kind::Connect(connection) => {
+                HostEventKind::Connect(connection) => {
                     connection.untold.add(backlog.plugin());
                     None
                 }
@@ -189,7 +191,8 @@ impl Dispatcher {
             }
             let plugin: Arc<str> = active.code.name().into();
             let mut backlog = Backlog::new(Arc::clone(&plugin));
-            let resync = HostEvent::new(Kind::Resync, Recipients::Plugin(Arc::clone(&plugin)));
+            let resync =
+                HostEvent::new(HostEventKind::Resync, Recipients::Plugin(Arc::clone(&plugin)));
             if resync.is_for(&active.code.registration) && !self.rooms.directory.is_empty() {
                 self.enqueue(&mut backlog, active, Pending::new(Arc::new(resync), None));
             }
@@ -229,7 +232,7 @@ impl Dispatcher {
 
 /// If `event` is a `$connect`, the events of its connection no longer wait for it.
 fn end(plugin: &str, event: &HostEvent) {
-    if let Kind::Connect(connection) = &event.kind {
+    if let HostEventKind::Connect(connection) = &event.kind {
         connection.untold.remove(plugin);
     }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::event::{HostEvent, Kind, Recipients};
+use super::event::{HostEvent, HostEventKind, Recipients};
 
 /// One host event for one plugin.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Backlog {
         bound: usize,
         listens_for_resync: bool,
     ) -> Vec<Pending> {
-        if matches!(pending.event.kind, Kind::Resync) {
+        if matches!(pending.event.kind, HostEventKind::Resync) {
             return self.resync();
         }
         if self.is_covered(&pending) {
@@ -163,7 +163,7 @@ impl Backlog {
                 }
                 self.needs_resync = false;
                 let recipient = Recipients::Plugin(Arc::clone(&self.plugin));
-                let resync = HostEvent::new(Kind::Resync, recipient);
+                let resync = HostEvent::new(HostEventKind::Resync, recipient);
                 return Some(Pending::new(Arc::new(resync), None));
             }
             let pending = self.waiting.pop_front()?;
@@ -181,7 +181,7 @@ impl Backlog {
 
     /// Ends a delivery. For `$resync`, this means a success.
     pub(super) fn done(&mut self, delivered: &Pending) {
-        if matches!(delivered.event.kind, Kind::Resync) {
+        if matches!(delivered.event.kind, HostEventKind::Resync) {
             self.failed_resyncs = 0;
         }
         self.release(delivered);
@@ -221,7 +221,7 @@ impl Backlog {
     /// parked before, and the events that will not be delivered.
     pub(super) fn park(&mut self, undelivered: Pending) -> (bool, Vec<Pending>) {
         self.release(&undelivered);
-        let dropped = if matches!(undelivered.event.kind, Kind::Resync) {
+        let dropped = if matches!(undelivered.event.kind, HostEventKind::Resync) {
             self.resync()
         } else if self.is_covered(&undelivered) {
             vec![undelivered]

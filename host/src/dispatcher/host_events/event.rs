@@ -10,7 +10,7 @@ use crate::event::{Connection, Payload, host_event};
 /// One host event. The backlogs of all its recipients share it.
 #[derive(Debug)]
 pub(super) struct HostEvent {
-    pub(super) kind: Kind,
+    pub(super) kind: HostEventKind,
     pub(super) recipients: Recipients,
     /// The data that a handler receives.
     pub(super) payload: Payload,
@@ -20,7 +20,7 @@ pub(super) struct HostEvent {
 
 /// What happened.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum HostEventKind {
     /// The host has started.
     Start,
     /// A connection began.
@@ -42,7 +42,7 @@ pub(super) enum Recipients {
 
 impl HostEvent {
     /// Creates an event with the current time and the payload `null`.
-    pub(super) fn new(kind: Kind, recipients: Recipients) -> Self {
+    pub(super) fn new(kind: HostEventKind, recipients: Recipients) -> Self {
         Self { kind, recipients, payload: Payload::null(), at: SystemTime::now() }
     }
 
@@ -58,13 +58,15 @@ impl HostEvent {
     /// The connection that the event is about, if it is about one.
     pub(super) fn connection(&self) -> Option<&Arc<Connection>> {
         match &self.kind {
-            Kind::Connect(connection) | Kind::Disconnect(connection) => Some(connection),
-            Kind::Start | Kind::Resync => None,
+            HostEventKind::Connect(connection) | HostEventKind::Disconnect(connection) => {
+                Some(connection)
+            }
+            HostEventKind::Start | HostEventKind::Resync => None,
         }
     }
 }
 
-impl Kind {
+impl HostEventKind {
     /// The name by which a plugin listens for such events.
     pub(super) const fn name(&self) -> &'static str {
         match self {
@@ -95,8 +97,8 @@ mod tests {
     #[test]
     fn an_event_reaches_only_its_recipients_that_listen_for_it() {
         let (all, one) = (
-            HostEvent::new(Kind::Start, Recipients::All),
-            HostEvent::new(Kind::Start, Recipients::Plugin("one".into())),
+            HostEvent::new(HostEventKind::Start, Recipients::All),
+            HostEvent::new(HostEventKind::Start, Recipients::Plugin("one".into())),
         );
         let listens = [host_event::START];
         assert!(all.is_for(&plugin("one", &listens)) && all.is_for(&plugin("other", &listens)));

@@ -10,7 +10,7 @@ use crate::log;
 use crate::rejection::Rejection;
 
 use super::backlog::{Backlog, Pending};
-use super::event::{HostEvent, Kind};
+use super::event::{HostEvent, HostEventKind};
 use super::{RETRY, at_once, end};
 use crate::dispatcher::{Dispatcher, Failed, Reply, report};
 
@@ -41,7 +41,7 @@ impl Dispatcher {
             });
             drop(delivering);
             match delivery {
-                Delivery::Failed if matches!(pending.event.kind, Kind::Resync) => {
+                Delivery::Failed if matches!(pending.event.kind, HostEventKind::Resync) => {
                     self.resync_failed(plugin)
                 }
                 Delivery::Done | Delivery::Failed => {
@@ -130,8 +130,8 @@ impl Dispatcher {
             self.add_worker(backlog, active);
         }
         // Taken while the backlogs are locked: later events are queued behind this delivery.
-        let connections =
-            matches!(pending.event.kind, Kind::Resync).then(|| self.rooms.directory.snapshot());
+        let connections = matches!(pending.event.kind, HostEventKind::Resync)
+            .then(|| self.rooms.directory.snapshot());
         Some((pending, connections))
     }
 
@@ -173,7 +173,7 @@ impl Dispatcher {
             received_at: host_event.at,
             connections,
         });
-        if matches!(host_event.kind, Kind::Resync) {
+        if matches!(host_event.kind, HostEventKind::Resync) {
             self.metrics.resync(plugin);
             tracing::info!(plugin, id = %event.id, "the plugin reads the connections again: it has missed host events");
         }

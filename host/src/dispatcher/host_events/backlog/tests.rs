@@ -24,20 +24,20 @@ fn backlog() -> Backlog {
     Backlog::new("plugin".into())
 }
 
-fn pending(kind: Kind) -> Pending {
+fn pending(kind: HostEventKind) -> Pending {
     Pending::new(Arc::new(HostEvent::new(kind, Recipients::All)), None)
 }
 
 fn connect(connection: &Arc<Connection>) -> Pending {
-    pending(Kind::Connect(Arc::clone(connection)))
+    pending(HostEventKind::Connect(Arc::clone(connection)))
 }
 
 fn disconnect(connection: &Arc<Connection>) -> Pending {
-    pending(Kind::Disconnect(Arc::clone(connection)))
+    pending(HostEventKind::Disconnect(Arc::clone(connection)))
 }
 
 fn is_resync(pending: Option<&Pending>) -> bool {
-    pending.is_some_and(|pending| matches!(pending.event.kind, Kind::Resync))
+    pending.is_some_and(|pending| matches!(pending.event.kind, HostEventKind::Resync))
 }
 
 /// The connections that a plugin believes to be open, from the events that it was told.
@@ -49,16 +49,18 @@ struct Told {
 impl Told {
     fn handle(&mut self, event: &HostEvent, seen: Vec<String>) {
         match &event.kind {
-            Kind::Connect(connection) => {
+            HostEventKind::Connect(connection) => {
                 let before = self.connected.insert(connection.public_id.clone(), true);
                 assert_eq!(before, None, "connected once");
             }
-            Kind::Disconnect(connection) => {
+            HostEventKind::Disconnect(connection) => {
                 let before = self.connected.insert(connection.public_id.clone(), false);
                 assert_eq!(before, Some(true), "disconnected once, after it was connected");
             }
-            Kind::Resync => self.connected = seen.into_iter().map(|id| (id, true)).collect(),
-            Kind::Start => {}
+            HostEventKind::Resync => {
+                self.connected = seen.into_iter().map(|id| (id, true)).collect()
+            }
+            HostEventKind::Start => {}
         }
     }
 }
@@ -73,22 +75,22 @@ fn what_waits_for_a_connection_does_not_keep_others_waiting() {
     let first = backlog.next(MOST).unwrap();
     let second = backlog.next(MOST).unwrap();
     assert!(matches!((&first.event.kind, &second.event.kind),
-        (Kind::Connect(first), Kind::Connect(second))
+        (HostEventKind::Connect(first), HostEventKind::Connect(second))
             if Arc::ptr_eq(first, &slow) && Arc::ptr_eq(second, &quick)));
     assert!(backlog.next(MOST).is_none(), "the end of a connection waits for its begin");
     backlog.done(&first);
-    assert!(matches!(backlog.next(MOST).unwrap().event.kind, Kind::Disconnect(_)));
+    assert!(matches!(backlog.next(MOST).unwrap().event.kind, HostEventKind::Disconnect(_)));
 }
 
 #[test]
 fn start_is_delivered_first_and_alone() {
     let mut backlog = backlog();
-    backlog.push(pending(Kind::Start), BOUND, true);
+    backlog.push(pending(HostEventKind::Start), BOUND, true);
     for number in 0..=BOUND {
         backlog.push(connect(&connection(number)), BOUND, true);
     }
     let start = backlog.next(MOST).unwrap();
-    assert!(matches!(start.event.kind, Kind::Start));
+    assert!(matches!(start.event.kind, HostEventKind::Start));
     assert!(backlog.next(MOST).is_none());
     backlog.done(&start);
     assert!(is_resync(backlog.next(MOST).as_ref()));
@@ -97,7 +99,7 @@ fn start_is_delivered_first_and_alone() {
 #[test]
 fn a_resync_is_for_the_plugin_of_the_backlog_only() {
     let mut backlog = backlog();
-    backlog.push(pending(Kind::Resync), BOUND, true);
+    backlog.push(pending(HostEventKind::Resync), BOUND, true);
     let resync = backlog.next(MOST).unwrap();
     assert!(is_resync(Some(&resync)));
     assert!(matches!(&resync.event.recipients, Recipients::Plugin(name) if **name == *"plugin"));
@@ -116,7 +118,7 @@ fn a_resync_that_fails_is_tried_again_after_growing_waits_until_it_succeeds() {
             "it is delivered meanwhile"
         );
         let connected = backlog.next(MOST).unwrap();
-        assert!(matches!(connected.event.kind, Kind::Connect(_)));
+        assert!(matches!(connected.event.kind, HostEventKind::Connect(_)));
         backlog.done(&connected);
         backlog.push(connect(&connection(2)), BOUND, true);
         assert_eq!(backlog.retry_resync().len(), 1, "the `$resync` covers it");
