@@ -44,14 +44,14 @@ impl Slots {
     /// reserved slot is free either.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr, cut: &AbortHandle) -> Option<Arc<Slot>> {
         let kind = match self.connections.take() {
-            Some(taken) => Kind::Client { _taken: taken },
+            Some(taken) => SlotKind::Client { _taken: taken },
             None => {
                 let id = self.next_id.fetch_add(1, Ordering::Relaxed);
                 if !self.reserve().admit(id, address, cut) {
                     self.refused();
                     return None;
                 }
-                Kind::Reserved(id)
+                SlotKind::Reserved(id)
             }
         };
         Some(Arc::new(Slot { slots: Arc::clone(self), kind: Mutex::new(kind) }))
@@ -89,10 +89,10 @@ impl Slots {
 /// The slot of one TCP connection. It is free when the connection is closed.
 pub(super) struct Slot {
     slots: Arc<Slots>,
-    kind: Mutex<Kind>,
+    kind: Mutex<SlotKind>,
 }
 
-enum Kind {
+enum SlotKind {
     /// A slot for clients.
     Client { _taken: Taken },
     /// A reserved slot, with its id.
@@ -104,19 +104,19 @@ impl Slot {
     /// if the pool has a free one by now.
     pub(super) fn serves_clients(&self) -> bool {
         let mut kind = self.kind();
-        let Kind::Reserved(id) = *kind else { return true };
+        let SlotKind::Reserved(id) = *kind else { return true };
         let Some(taken) = self.slots.connections.take() else { return false };
-        *kind = Kind::Client { _taken: taken };
+        *kind = SlotKind::Client { _taken: taken };
         self.slots.reserve().forget(id);
         true
     }
 
     /// Whether the slot is reserved for operators.
     pub(super) fn is_reserved(&self) -> bool {
-        matches!(*self.kind(), Kind::Reserved(_))
+        matches!(*self.kind(), SlotKind::Reserved(_))
     }
 
-    fn kind(&self) -> MutexGuard<'_, Kind> {
+    fn kind(&self) -> MutexGuard<'_, SlotKind> {
         self.kind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,8 +124,8 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let reserved = match *self.kind() {
-            Kind::Client { .. } => None,
-            Kind::Reserved(id) => Some(id),
+            SlotKind::Client { .. } => None,
+            SlotKind::Reserved(id) => Some(id),
         };
         if let Some(id) = reserved {
             self.slots.reserve().forget(id);
