@@ -11,14 +11,14 @@ use super::record::{Record, Value};
 
 /// The kinds of records that were written recently.
 pub(super) struct Repeats {
-    kinds: HashMap<u64, Kind>,
+    kinds: HashMap<u64, Window>,
     hasher: RandomState,
     /// The earliest end of a window.
     next: Option<Instant>,
 }
 
 /// The current window of one kind of record.
-struct Kind {
+struct Window {
     /// The end of the window.
     until: Instant,
     /// Number of records held back in this window.
@@ -65,7 +65,7 @@ impl Repeats {
             }
             None => {
                 let until = now + WINDOW;
-                self.kinds.insert(key, Kind { until, held: 0, last: None });
+                self.kinds.insert(key, Window { until, held: 0, last: None });
                 self.next = Some(self.next.map_or(until, |next| next.min(until)));
                 Some(record)
             }
