@@ -45,7 +45,7 @@ pub struct Config {
     /// The limits of one client, one event and one plugin.
     pub limits: Limits,
     /// Who may read the contract.
-    pub contract: Contract,
+    pub contract: ContractAccess,
     /// What the log contains, and its format.
     pub log: Log,
     /// The keys for `/api` and `/metrics`. If there is none, the host makes one with all scopes and
@@ -71,12 +71,12 @@ impl Default for Data {
 /// `[contract]`: access to the contract, which lists the events and their schemas.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Contract {
+pub struct ContractAccess {
     /// Whether `GET /api/events` needs no key. If `false`, it needs a key with the scope `operate`.
     pub public: bool,
 }
 
-impl Default for Contract {
+impl Default for ContractAccess {
     fn default() -> Self {
         Self { public: true }
     }
