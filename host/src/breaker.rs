@@ -80,7 +80,7 @@ const WELL_SERVED_PER_FAILING: u32 = 4;
 #[derive(Debug)]
 pub struct Breaker {
     limits: BreakerLimits,
-    state: State,
+    state: BreakerState,
     /// How long the breaker opens the next time.
     next_open: Duration,
     /// The last failures that have not led to a decision yet.
@@ -90,7 +90,7 @@ pub struct Breaker {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum BreakerState {
     Closed,
     Open {
         until: Instant,
@@ -164,7 +164,7 @@ impl Breaker {
     pub fn new(limits: BreakerLimits) -> Self {
         Self {
             limits,
-            state: State::Closed,
+            state: BreakerState::Closed,
             next_open: limits.open,
             failures: VecDeque::new(),
             activity: Activity::new(limits.failures_within.max(limits.calls_within)),
@@ -174,7 +174,7 @@ impl Breaker {
 
     /// Whether the breaker is open or half-open.
     pub fn is_open(&self) -> bool {
-        self.state != State::Closed
+        self.state != BreakerState::Closed
     }
 
     /// Decides whether an event of `client` may be handled at `now`. The host's own events have no
@@ -187,12 +187,12 @@ impl Breaker {
             return Err(Denied::Throttled { retry_after: until.saturating_duration_since(now) });
         }
         match self.state {
-            State::Closed => Ok(Permit::Normal),
-            State::Open { until } | State::Probing { until } if until > now => {
+            BreakerState::Closed => Ok(Permit::Normal),
+            BreakerState::Open { until } | BreakerState::Probing { until } if until > now => {
                 Err(Denied::Open { retry_after: until.saturating_duration_since(now) })
             }
-            State::Open { .. } | State::Probing { .. } => {
-                self.state = State::Probing { until: now + self.next_open };
+            BreakerState::Open { .. } | BreakerState::Probing { .. } => {
+                self.state = BreakerState::Probing { until: now + self.next_open };
                 Ok(Permit::Probe)
             }
         }
@@ -207,25 +207,25 @@ impl Breaker {
         now: Instant,
     ) -> Option<Change> {
         match (self.state, permit, outcome) {
-            (State::Probing { .. }, Permit::Probe, Outcome::Failed) => Some(self.open(now)),
-            (State::Probing { .. }, Permit::Probe, Outcome::Answered) => {
+            (BreakerState::Probing { .. }, Permit::Probe, Outcome::Failed) => Some(self.open(now)),
+            (BreakerState::Probing { .. }, Permit::Probe, Outcome::Answered) => {
                 self.reset();
                 Some(Change::Closed)
             }
             // The next event is the probe.
-            (State::Probing { .. }, Permit::Probe, Outcome::Unknown) => {
-                self.state = State::Open { until: now };
+            (BreakerState::Probing { .. }, Permit::Probe, Outcome::Unknown) => {
+                self.state = BreakerState::Open { until: now };
                 None
             }
             // An event that began before the breaker opened says nothing about the present, and
             // neither does an earlier probe.
-            (State::Open { .. } | State::Probing { .. }, ..)
-            | (State::Closed, _, Outcome::Unknown) => None,
-            (State::Closed, _, Outcome::Failed) => {
+            (BreakerState::Open { .. } | BreakerState::Probing { .. }, ..)
+            | (BreakerState::Closed, _, Outcome::Unknown) => None,
+            (BreakerState::Closed, _, Outcome::Failed) => {
                 self.activity.add(client, true, now);
                 self.fail(client, now)
             }
-            (State::Closed, _, Outcome::Answered) => {
+            (BreakerState::Closed, _, Outcome::Answered) => {
                 self.activity.add(client, false, now);
                 None
             }
@@ -328,7 +328,7 @@ impl Breaker {
 
     fn open(&mut self, now: Instant) -> Change {
         let time = self.next_open;
-        self.state = State::Open { until: now + time };
+        self.state = BreakerState::Open { until: now + time };
         self.next_open = (time * 2).min(self.limits.open_at_most);
         self.failures.clear();
         self.activity.clear();

@@ -38,11 +38,11 @@ impl SessionSlot {
 
 /// A handle that ends one TCP connection in any state.
 #[derive(Debug, Clone, Default)]
-pub struct AbortHandle(Arc<State>);
+pub struct AbortHandle(Arc<AbortState>);
 
 /// Read several times per event, so it has no lock.
 #[derive(Debug, Default)]
-struct State {
+struct AbortState {
     is_cut: AtomicBool,
     is_claimed: AtomicBool,
     reader: AtomicWaker,
@@ -96,7 +96,7 @@ impl AbortHandle {
 
 /// A weak handle to a [`AbortHandle`] whose connection may have ended.
 #[derive(Debug)]
-pub(crate) struct WeakCut(Weak<State>);
+pub(crate) struct WeakCut(Weak<AbortState>);
 
 impl WeakCut {
     /// The [`AbortHandle`] if the connection still exists.

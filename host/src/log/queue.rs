@@ -10,7 +10,7 @@ use std::time::Instant;
 pub(super) struct Queue {
     /// Limit in bytes.
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<LineQueueState>,
     /// Signalled when a line is pushed or the queue is closed.
     changed: Condvar,
     /// Lines that were dropped since the start.
@@ -20,7 +20,7 @@ pub(super) struct Queue {
 }
 
 #[derive(Default)]
-struct State {
+struct LineQueueState {
     lines: VecDeque<Box<str>>,
     /// Bytes of the waiting lines, with [`LINE_OVERHEAD`] for each.
     bytes: usize,
@@ -53,7 +53,7 @@ impl Queue {
     }
 
     /// The lock is held briefly, never during a write. A panic leaves the queue consistent.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LineQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
