@@ -45,13 +45,13 @@ type Ticket = u64;
 #[derive(Debug)]
 struct Writer {
     ticket: Ticket,
-    stage: Stage,
+    stage: WriterStage,
     /// Set while the writer waits to become the first.
     waker: Option<Waker>,
 }
 
 #[derive(Debug)]
-enum Stage {
+enum WriterStage {
     /// The changes are to be committed.
     Waiting(Changes),
     /// The writer wants the lock before it has changes. Writers behind it are not committed before
@@ -68,7 +68,7 @@ enum Stage {
 type Batch = Vec<(Ticket, Changes)>;
 
 impl Queue {
-    fn push(&mut self, stage: Stage) -> Ticket {
+    fn push(&mut self, stage: WriterStage) -> Ticket {
         let ticket = self.next;
         self.next += 1;
         self.writers.push_back(Writer { ticket, stage, waker: None });
@@ -93,8 +93,8 @@ impl Queue {
     /// Takes the changes of all writers that can be committed now. Empty if the changes of the
     /// first writer were taken already.
     fn take_batch(&mut self) -> Batch {
-        let take = |writer: &mut Writer| match replace(&mut writer.stage, Stage::Taken) {
-            Stage::Waiting(changes) => Some((writer.ticket, changes)),
+        let take = |writer: &mut Writer| match replace(&mut writer.stage, WriterStage::Taken) {
+            WriterStage::Waiting(changes) => Some((writer.ticket, changes)),
             other => {
                 writer.stage = other;
                 None
@@ -106,21 +106,21 @@ impl Queue {
     /// Records the result of a writer's commit, unless the writer has left.
     fn resolve(&mut self, ticket: Ticket, result: Result<(), CommitError>) {
         if let Some(writer) = self.writer(ticket) {
-            writer.stage = Stage::Done(result);
+            writer.stage = WriterStage::Done(result);
         }
     }
 
     /// Returns the result of the commit of a first writer.
     fn take_result(&mut self, ticket: Ticket) -> Result<(), CommitError> {
-        match self.writer(ticket).map(|writer| replace(&mut writer.stage, Stage::Taken)) {
-            Some(Stage::Done(result)) => result,
+        match self.writer(ticket).map(|writer| replace(&mut writer.stage, WriterStage::Taken)) {
+            Some(WriterStage::Done(result)) => result,
             _ => Err(CommitError::Unknown),
         }
     }
 
     fn is_taken(&mut self, ticket: Ticket) -> bool {
         self.writer(ticket)
-            .is_some_and(|writer| matches!(writer.stage, Stage::Taken | Stage::Done(_)))
+            .is_some_and(|writer| matches!(writer.stage, WriterStage::Taken | WriterStage::Done(_)))
     }
 
     /// Removes a writer. Returns the waker of the writer that has become the first.
@@ -152,7 +152,7 @@ struct Place {
 pub(crate) struct CommitGuard(Place);
 
 impl Place {
-    fn new(store: &Arc<Store>, stage: Stage) -> Self {
+    fn new(store: &Arc<Store>, stage: WriterStage) -> Self {
         let ticket = lock(&store.group.0).push(stage);
         Self { store: Arc::clone(store), ticket }
     }
@@ -213,7 +213,7 @@ impl Store {
         changes: Changes,
         deadline: Option<Instant>,
     ) -> Result<CommitGuard, CommitError> {
-        let place = Place::new(self, Stage::Waiting(changes));
+        let place = Place::new(self, WriterStage::Waiting(changes));
         let mut guard = place.lock(deadline).await.ok_or(CommitError::Late)?;
         let batch = lock(&self.group.0).take_batch();
         if !batch.is_empty() {
@@ -229,7 +229,7 @@ impl Store {
         self: &Arc<Self>,
         deadline: Option<Instant>,
     ) -> Option<CommitGuard> {
-        Place::new(self, Stage::Exclusive).lock(deadline).await
+        Place::new(self, WriterStage::Exclusive).lock(deadline).await
     }
 }
 

@@ -237,9 +237,9 @@ impl Model {
         match *what {
             Happens::Joins { is_exclusive } => {
                 let stage = if is_exclusive {
-                    Stage::Exclusive
+                    WriterStage::Exclusive
                 } else {
-                    Stage::Waiting(Changes::default())
+                    WriterStage::Waiting(Changes::default())
                 };
                 let ticket = self.queue.push(stage);
                 self.tasks.push(Task { ticket, is_exclusive, ..Task::default() });
@@ -327,8 +327,9 @@ impl Model {
             let is_woken = first.woken.0.load(Ordering::Relaxed);
             assert!(!first.is_waiting || is_woken, "the first writer waits and was not woken");
         }
-        let is_waiting =
-            |writer: &Writer| matches!(writer.stage, Stage::Waiting(_) | Stage::Exclusive);
+        let is_waiting = |writer: &Writer| {
+            matches!(writer.stage, WriterStage::Waiting(_) | WriterStage::Exclusive)
+        };
         assert!(self.queue.writers.iter().map(is_waiting).is_sorted(), "{:?}", self.queue);
     }
 }
