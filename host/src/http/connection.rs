@@ -97,7 +97,7 @@ impl Server {
             if response.extensions().get::<NoAnswer>().is_some() {
                 own.now();
             }
-            response.map(|body| Answer { body, cut: own.clone() })
+            response.map(|body| ResponseBody { body, cut: own.clone() })
         });
         let mut builder = Builder::new();
         // HTTP/1.1 only. hyper's own deadline is off, because it covers head and idle time
@@ -186,7 +186,7 @@ impl<S: HttpService<Incoming>> Timed<S> {
 
 impl<S> Future for Timed<S>
 where
-    S: HttpService<Incoming, ResBody = Answer> + Unpin,
+    S: HttpService<Incoming, ResBody = ResponseBody> + Unpin,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Output = Ended;
@@ -216,12 +216,12 @@ const FAR: Duration = Duration::from_hours(24 * 365);
 
 /// The body of a response. hyper drops it after taking all of it; the connection then waits for the
 /// next request.
-struct Answer {
+struct ResponseBody {
     body: Body,
     cut: AbortHandle,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for ResponseBody {
     type Data = <Body as HttpBody>::Data;
     type Error = <Body as HttpBody>::Error;
 
@@ -241,7 +241,7 @@ impl HttpBody for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.cut.enter(Stage::Idle);
     }
