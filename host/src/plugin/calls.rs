@@ -16,4 +16,4 @@ use super::bindings::sockhop::plugin::types::Refusal;
 pub(super) use types::lowered;
 
 /// Result of a host call that can be refused.
-type Answer<T> = Result<T, Refusal>;
+type CallResult<T> = Result<T, Refusal>;

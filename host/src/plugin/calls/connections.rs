@@ -3,10 +3,14 @@
 use crate::plugin::bindings::sockhop::plugin::connections;
 use crate::plugin::state::InstanceState;
 
-use super::Answer;
+use super::CallResult;
 
 impl connections::Host for InstanceState {
-    fn scan(&mut self, after: Option<String>, limit: u32) -> Answer<Vec<connections::Connection>> {
+    fn scan(
+        &mut self,
+        after: Option<String>,
+        limit: u32,
+    ) -> CallResult<Vec<connections::Connection>> {
         let connections = self.handling()?.connections(after.as_deref(), limit)?;
         let lowered = connections.iter().map(|connection| connections::Connection {
             id: connection.public_id.clone(),

@@ -4,10 +4,10 @@ use crate::effect::EmitRequest;
 use crate::plugin::bindings::sockhop::plugin::{emitter, types};
 use crate::plugin::state::InstanceState;
 
-use super::Answer;
+use super::CallResult;
 
 impl emitter::Host for InstanceState {
-    fn emit(&mut self, to: types::Target, event: String, data: String) -> Answer<()> {
+    fn emit(&mut self, to: types::Target, event: String, data: String) -> CallResult<()> {
         let request = EmitRequest { to: to.into(), event, data, attachments: Vec::new() };
         self.handling()?.emit(request)?;
         Ok(())
@@ -19,7 +19,7 @@ impl emitter::Host for InstanceState {
         event: String,
         data: String,
         attachments: Vec<Vec<u8>>,
-    ) -> Answer<()> {
+    ) -> CallResult<()> {
         let attachments = attachments.into_iter().map(Into::into).collect();
         self.handling()?.emit(EmitRequest { to: to.into(), event, data, attachments })?;
         Ok(())

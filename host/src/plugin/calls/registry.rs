@@ -3,35 +3,35 @@
 use crate::plugin::bindings::sockhop::plugin::registry;
 use crate::plugin::state::InstanceState;
 
-use super::Answer;
+use super::CallResult;
 
 impl registry::Host for InstanceState {
-    fn plugin(&mut self, name: String, version: String, description: String) -> Answer<()> {
+    fn plugin(&mut self, name: String, version: String, description: String) -> CallResult<()> {
         self.registering()?.plugin(&name, &version, description)?;
         Ok(())
     }
 
-    fn handles(&mut self, event: String, data: String, reply: Option<String>) -> Answer<()> {
+    fn handles(&mut self, event: String, data: String, reply: Option<String>) -> CallResult<()> {
         self.registering()?.handles(&event, data, reply)?;
         Ok(())
     }
 
-    fn requires(&mut self, event: String, access: String) -> Answer<()> {
+    fn requires(&mut self, event: String, access: String) -> CallResult<()> {
         self.registering()?.requires(&event, &access)?;
         Ok(())
     }
 
-    fn emits(&mut self, event: String, data: String, rooms: Vec<String>) -> Answer<()> {
+    fn emits(&mut self, event: String, data: String, rooms: Vec<String>) -> CallResult<()> {
         self.registering()?.emits(&event, data, &rooms)?;
         Ok(())
     }
 
-    fn room(&mut self, pattern: String, access: String) -> Answer<()> {
+    fn room(&mut self, pattern: String, access: String) -> CallResult<()> {
         self.registering()?.room(&pattern, &access)?;
         Ok(())
     }
 
-    fn listens(&mut self, event: String) -> Answer<()> {
+    fn listens(&mut self, event: String) -> CallResult<()> {
         self.registering()?.listens(&event)?;
         Ok(())
     }

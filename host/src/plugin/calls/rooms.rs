@@ -4,15 +4,15 @@ use crate::effect::HostCalls;
 use crate::plugin::bindings::sockhop::plugin::rooms;
 use crate::plugin::state::InstanceState;
 
-use super::Answer;
+use super::CallResult;
 
 impl rooms::Host for InstanceState {
-    fn join(&mut self, room: String) -> Answer<()> {
+    fn join(&mut self, room: String) -> CallResult<()> {
         self.handling()?.join(room)?;
         Ok(())
     }
 
-    fn leave(&mut self, room: String) -> Answer<()> {
+    fn leave(&mut self, room: String) -> CallResult<()> {
         self.handling()?.leave(room)?;
         Ok(())
     }

@@ -3,19 +3,19 @@
 use crate::plugin::bindings::sockhop::plugin::state;
 use crate::plugin::state::InstanceState;
 
-use super::Answer;
+use super::CallResult;
 
 impl state::Host for InstanceState {
-    fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
+    fn get(&mut self, key: String) -> CallResult<Option<Vec<u8>>> {
         Ok(self.handling()?.get(&key)?)
     }
 
-    fn set(&mut self, key: String, value: Vec<u8>) -> Answer<()> {
+    fn set(&mut self, key: String, value: Vec<u8>) -> CallResult<()> {
         self.handling()?.set(key, value)?;
         Ok(())
     }
 
-    fn delete(&mut self, key: String) -> Answer<()> {
+    fn delete(&mut self, key: String) -> CallResult<()> {
         self.handling()?.delete(&key)?;
         Ok(())
     }
@@ -26,12 +26,12 @@ impl state::Host for InstanceState {
         cursor: Option<String>,
         backwards: bool,
         limit: u32,
-    ) -> Answer<Vec<state::Entry>> {
+    ) -> CallResult<Vec<state::Entry>> {
         let entries = self.handling()?.scan(&prefix, cursor.as_deref(), backwards, limit)?;
         Ok(entries.into_iter().map(|(key, value)| state::Entry { key, value }).collect())
     }
 
-    async fn next_id(&mut self, sequence: String) -> Answer<u64> {
+    async fn next_id(&mut self, sequence: String) -> CallResult<u64> {
         Ok(self.handling()?.next_id(sequence).await?)
     }
 }
