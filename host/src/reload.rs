@@ -50,7 +50,7 @@ use crate::rooms::Rooms;
 
 pub use loader::{Failure, Loader};
 use loads::{LoadJob, Loaded};
-use operator::{Answers, SubmittedCommand};
+use operator::{CommandResults, SubmittedCommand};
 pub use operator::{Operator, OperatorCommand};
 use progress::Progress;
 use publish::Publisher;
@@ -239,7 +239,7 @@ impl Reloader {
         let due = self.scanner.files.take_due();
         if !due.is_empty() {
             self.publisher.load_files(due);
-            self.publisher.publish_status(&self.scanner.files, Answers::new());
+            self.publisher.publish_status(&self.scanner.files, CommandResults::new());
         }
     }
 

@@ -5,7 +5,7 @@ use crate::registry::Generation;
 
 use super::inventory::Inventory;
 use super::loads::LoadJob;
-use super::operator::{Answer, Answers, OperatorCommand, SubmittedCommand};
+use super::operator::{CommandResults, OperatorCommand, ResultSender, SubmittedCommand};
 use super::slots::{Digest, OperatorError, Slot, Slots};
 use super::versions::Versions;
 
@@ -19,7 +19,7 @@ struct PendingCommand {
     target: Option<Digest>,
     /// The slot before the command.
     before: Option<Slot>,
-    answer: Answer,
+    answer: ResultSender,
 }
 
 /// What decides the answers to commands.
@@ -52,7 +52,7 @@ impl PendingCommands {
         &mut self,
         slots: &mut Slots,
         SubmittedCommand { name, command, answer }: SubmittedCommand,
-    ) -> Result<Option<Digest>, (Answer, OperatorError)> {
+    ) -> Result<Option<Digest>, (ResultSender, OperatorError)> {
         let before = slots.get(&name).cloned();
         let changed = match &command {
             OperatorCommand::RollBack(to) => slots.roll_back(&name, to.as_deref()).map(Some),
@@ -72,8 +72,12 @@ impl PendingCommands {
 
     /// Returns the answers to the commands whose result is known. Undoes rollbacks that have
     /// failed; the second value is whether there are any.
-    pub(super) fn finish(&mut self, slots: &mut Slots, facts: &Facts<'_>) -> (Answers, bool) {
-        let (mut answers, mut is_undone) = (Answers::new(), false);
+    pub(super) fn finish(
+        &mut self,
+        slots: &mut Slots,
+        facts: &Facts<'_>,
+    ) -> (CommandResults, bool) {
+        let (mut answers, mut is_undone) = (CommandResults::new(), false);
         for command in std::mem::take(&mut self.0) {
             let result = match command.progress(facts) {
                 Progress::Loading => {

@@ -15,14 +15,14 @@ const COMMANDS: usize = 16;
 pub(super) struct SubmittedCommand {
     pub(super) name: String,
     pub(super) command: OperatorCommand,
-    pub(super) answer: Answer,
+    pub(super) answer: ResultSender,
 }
 
 /// The channel for the answer to a command.
-pub(super) type Answer = oneshot::Sender<Result<(), OperatorError>>;
+pub(super) type ResultSender = oneshot::Sender<Result<(), OperatorError>>;
 
-/// Answers that are known and not sent yet.
-pub(super) type Answers = Vec<(Answer, Result<(), OperatorError>)>;
+/// Results that are known and not sent yet.
+pub(super) type CommandResults = Vec<(ResultSender, Result<(), OperatorError>)>;
 
 /// A command of an operator for one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Operator {
 
     /// Replaces the status that operators see, then sends `answers`: an operator who gets an answer
     /// sees the effect of the command.
-    pub(super) fn publish_status(&self, status: Status, answers: Answers) {
+    pub(super) fn publish_status(&self, status: Status, answers: CommandResults) {
         self.status.send_if_modified(|published| {
             let is_changed = *published != status;
             if is_changed {
@@ -123,17 +123,17 @@ mod tests {
     async fn a_reader_of_the_status_is_woken_by_each_change_and_by_nothing_else() {
         let (operator, _commands) = Operator::new();
         let mut reader = operator.subscribe();
-        operator.publish_status(Status::default(), Answers::new());
+        operator.publish_status(Status::default(), CommandResults::new());
         assert!(!reader.has_changed().unwrap());
         let woken = async {
             reader.changed().await.unwrap();
             reader.borrow_and_update().plugins[0].name.clone()
         };
-        let publishes = async { operator.publish_status(status("a"), Answers::new()) };
+        let publishes = async { operator.publish_status(status("a"), CommandResults::new()) };
         assert_eq!(tokio::join!(woken, publishes).0, "a");
-        operator.publish_status(status("a"), Answers::new());
+        operator.publish_status(status("a"), CommandResults::new());
         assert!(!reader.has_changed().unwrap(), "the status is the same");
-        operator.publish_status(status("b"), Answers::new());
+        operator.publish_status(status("b"), CommandResults::new());
         assert!(reader.has_changed().unwrap());
     }
 

@@ -23,7 +23,7 @@ use super::inventory::Inventory;
 use super::journal::Journal;
 use super::loader::{Failure, Loader};
 use super::loads::{LoadJob, Loaded};
-use super::operator::{Answers, Operator, OperatorCommand, SubmittedCommand};
+use super::operator::{CommandResults, Operator, OperatorCommand, SubmittedCommand};
 use super::resolve::{CandidateVersion, Candidates, Refused, resolve_conflicts};
 use super::scan::Scanner;
 use super::slots::{Digest, LastError, Slots, Standing};
@@ -178,7 +178,7 @@ impl Publisher {
     /// Decides which version of each plugin serves, and publishes the result. If a rollback of an
     /// operator can't be carried out, it is undone, and the decision is made again without it.
     pub(super) fn publish(&mut self, scanner: &mut Scanner) {
-        let mut answers = Answers::new();
+        let mut answers = CommandResults::new();
         loop {
             let before = self.registry.snapshot();
             let selected = self.select(&before);
@@ -370,7 +370,7 @@ impl Publisher {
 
     /// Returns the answers to the operator commands whose result is known, and whether a command
     /// that has failed was undone.
-    fn finish_commands(&mut self) -> (Answers, bool) {
+    fn finish_commands(&mut self) -> (CommandResults, bool) {
         let facts = Facts {
             generation: &self.registry.snapshot(),
             inventory: &self.inventory,
@@ -380,7 +380,7 @@ impl Publisher {
     }
 
     /// Publishes the current status for operators, then sends the answers.
-    pub(super) fn publish_status(&self, files: &Files, answers: Answers) {
+    pub(super) fn publish_status(&self, files: &Files, answers: CommandResults) {
         let view = View {
             generation: &self.registry.snapshot(),
             slots: &self.slots,
