@@ -48,7 +48,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::rooms::Rooms;
 
-pub use loader::{Failure, Loader};
+pub use loader::{LoadFailure, Loader};
 use loads::{LoadJob, Loaded};
 use operator::{CommandResults, SubmittedCommand};
 pub use operator::{Operator, OperatorCommand};
@@ -244,7 +244,7 @@ impl Reloader {
     }
 
     /// Records the result of a load.
-    fn record_load(&mut self, job: LoadJob, result: Result<Loaded, Failure>) {
+    fn record_load(&mut self, job: LoadJob, result: Result<Loaded, LoadFailure>) {
         let result = self.publisher.record_load(&job, result);
         if let LoadJob::File(path, stamp) = job {
             self.scanner.record_load(&path, &stamp, result);

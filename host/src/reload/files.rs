@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::plugin::Retry;
 
 use super::directory::Stamp;
-use super::loader::Failure;
+use super::loader::LoadFailure;
 use super::slots::{Claim, Digest, LastError};
 
 /// The delays between retries: each is twice as long as the one before.
@@ -53,7 +53,7 @@ pub(super) enum LoadOutcome {
     /// It holds this version of this plugin.
     Plugin { name: String, digest: Digest },
     /// It can't be loaded.
-    Failed { failure: Failure, error: LastError, retry: Option<NextRetry> },
+    Failed { failure: LoadFailure, error: LastError, retry: Option<NextRetry> },
 }
 
 /// When a failed load is tried again.
@@ -66,7 +66,7 @@ pub(super) struct NextRetry {
 impl LoadOutcome {
     /// Creates a failure that happened now. `before` is the delay of the retry before it, if it was
     /// one.
-    fn failed(failure: Failure, before: Option<Duration>) -> Self {
+    fn failed(failure: LoadFailure, before: Option<Duration>) -> Self {
         let after = |backoff: &Backoff| {
             let delay = before.map_or(backoff.first, |before| before * 2);
             let delay = delay.clamp(backoff.first, backoff.max);
@@ -145,7 +145,7 @@ impl Files {
         &mut self,
         path: &Path,
         stamp: &Stamp,
-        result: Result<(String, Digest), Failure>,
+        result: Result<(String, Digest), LoadFailure>,
     ) {
         let Some(known) = self.by_path.get_mut(path).filter(|known| known.stamp == *stamp) else {
             return;

@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use super::blobs::BlobStore;
 use super::directory::Stamp;
 use super::files::stem;
-use super::loader::{Failure, Loader};
+use super::loader::{LoadFailure, Loader};
 use super::loads::{LoadJob, LoadQueue, Loaded};
 use super::slots::{Digest, Slots, Verdict};
 use super::versions::{Known, Versions};
@@ -65,9 +65,9 @@ impl Inventory {
     pub(super) fn record_load(
         &mut self,
         job: &LoadJob,
-        result: Result<Loaded, Failure>,
+        result: Result<Loaded, LoadFailure>,
         slots: &mut Slots,
-    ) -> Result<(String, Digest), Failure> {
+    ) -> Result<(String, Digest), LoadFailure> {
         if !matches!(result, Ok(Loaded::Known(..))) {
             // A version may have been written that nothing needs to keep.
             self.on_disk = None;
@@ -86,7 +86,7 @@ impl Inventory {
         }
     }
 
-    fn record_failure(&mut self, job: &LoadJob, failure: &Failure, slots: &mut Slots) {
+    fn record_failure(&mut self, job: &LoadJob, failure: &LoadFailure, slots: &mut Slots) {
         let is_invalid = failure.is_invalid_content();
         match job {
             LoadJob::File(path, _) => {

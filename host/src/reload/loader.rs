@@ -29,7 +29,7 @@ pub struct Loader {
 
 /// Why a file does not serve.
 #[derive(Debug, Clone)]
-pub struct Failure {
+pub struct LoadFailure {
     /// The registered name, if the load got that far.
     pub name: Option<String>,
     /// The digest of its content, if it could be read.
@@ -40,7 +40,7 @@ pub struct Failure {
     pub retry: Retry,
 }
 
-impl Failure {
+impl LoadFailure {
     /// Whether its content is invalid: then another attempt is useless.
     pub fn is_invalid_content(&self) -> bool {
         self.retry == Retry::Never
@@ -77,8 +77,8 @@ impl Loader {
     ///
     /// # Errors
     /// If the file can't be read, or is larger than the limit `plugin_file_bytes`.
-    pub fn read(&self, file: &Path, name: &str) -> Result<Source, Failure> {
-        let failed = |error: plugin::LoadError| Failure {
+    pub fn read(&self, file: &Path, name: &str) -> Result<Source, LoadFailure> {
+        let failed = |error: plugin::LoadError| LoadFailure {
             name: None,
             digest: None,
             reason: ErrorChain(&error).to_string(),
@@ -94,10 +94,10 @@ impl Loader {
     /// # Errors
     /// If the plugin can't be compiled, fails to register, breaks a rule for declarations, or its
     /// state can't be opened.
-    pub async fn load(&self, source: Source, name: &str) -> Result<Arc<ActivePlugin>, Failure> {
+    pub async fn load(&self, source: Source, name: &str) -> Result<Arc<ActivePlugin>, LoadFailure> {
         let limits = Arc::new(self.config.of_plugin(name).limits);
         let digest = Some(source.digest.clone());
-        let failed = |name: Option<&str>, error: &dyn std::error::Error, retry| Failure {
+        let failed = |name: Option<&str>, error: &dyn std::error::Error, retry| LoadFailure {
             name: name.map(str::to_owned),
             digest: digest.clone(),
             reason: ErrorChain(error).to_string(),

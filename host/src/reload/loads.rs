@@ -13,7 +13,7 @@ use crate::registry::ActivePlugin;
 
 use super::blobs::BlobStore;
 use super::directory::Stamp;
-use super::loader::{Failure, Loader};
+use super::loader::{LoadFailure, Loader};
 use super::slots::Digest;
 use super::versions::Known;
 
@@ -26,7 +26,7 @@ pub(super) struct LoadQueue {
     loader: Arc<Loader>,
     blobs: Arc<BlobStore>,
     permits: Arc<Semaphore>,
-    running: JoinSet<Result<Loaded, Failure>>,
+    running: JoinSet<Result<Loaded, LoadFailure>>,
     /// The loads that are not aborted.
     jobs: HashMap<Id, (LoadJob, AbortHandle)>,
 }
@@ -91,7 +91,7 @@ impl LoadQueue {
         let (name, digest) = (name.to_owned(), digest.clone());
         self.start(job, async move {
             let (source, _permit) = read(&loader, permits, file, name.clone()).await;
-            let is_not = |reason: &str| Failure {
+            let is_not = |reason: &str| LoadFailure {
                 name: Some(name.clone()),
                 digest: Some(digest.clone()),
                 reason: format!("the kept version {reason}"),
@@ -148,7 +148,7 @@ impl LoadQueue {
 
     /// Waits for the next load that succeeds or fails. Returns `None` if none is in progress.
     /// Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<(LoadJob, Result<Loaded, Failure>)> {
+    pub(super) async fn next(&mut self) -> Option<(LoadJob, Result<Loaded, LoadFailure>)> {
         loop {
             let (id, result) = match self.running.join_next_with_id().await? {
                 Ok((id, result)) => (id, result),
@@ -164,7 +164,7 @@ impl LoadQueue {
     fn start(
         &mut self,
         job: LoadJob,
-        load: impl Future<Output = Result<Loaded, Failure>> + Send + 'static,
+        load: impl Future<Output = Result<Loaded, LoadFailure>> + Send + 'static,
     ) {
         let task = self.running.spawn(load);
         self.jobs.insert(task.id(), (job, task));
@@ -178,7 +178,7 @@ async fn read(
     permits: Arc<Semaphore>,
     file: PathBuf,
     name: String,
-) -> (Result<Source, Failure>, Permit) {
+) -> (Result<Source, LoadFailure>, Permit) {
     // The semaphore is never closed; if it were, the read would continue without a permit.
     let permit = permits.acquire_owned().await.ok();
     let loader = Arc::clone(loader);
@@ -209,8 +209,8 @@ type Permit = Option<OwnedSemaphorePermit>;
 
 /// Returns the failure of a load that panicked. It is not retried: the same content would panic
 /// again.
-fn panicked() -> Failure {
-    Failure {
+fn panicked() -> LoadFailure {
+    LoadFailure {
         name: None,
         digest: None,
         reason: "the host panicked while it loaded the file".to_owned(),

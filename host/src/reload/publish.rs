@@ -21,7 +21,7 @@ use super::draining::Draining;
 use super::files::Files;
 use super::inventory::Inventory;
 use super::journal::Journal;
-use super::loader::{Failure, Loader};
+use super::loader::{LoadFailure, Loader};
 use super::loads::{LoadJob, Loaded};
 use super::operator::{CommandResults, Operator, OperatorCommand, SubmittedCommand};
 use super::resolve::{CandidateVersion, Candidates, Refused, resolve_conflicts};
@@ -107,8 +107,8 @@ impl Publisher {
     pub(super) fn record_load(
         &mut self,
         job: &LoadJob,
-        result: Result<Loaded, Failure>,
-    ) -> Result<(String, Digest), Failure> {
+        result: Result<Loaded, LoadFailure>,
+    ) -> Result<(String, Digest), LoadFailure> {
         self.inventory.record_load(job, result, &mut self.slots)
     }
 

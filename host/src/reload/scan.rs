@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 
 use super::directory::{Stamp, plugin_files};
 use super::files::Files;
-use super::loader::Failure;
+use super::loader::LoadFailure;
 use super::slots::Digest;
 use super::trust::{Doubt, ScanResult, ScanTrust, TrustChange};
 
@@ -146,7 +146,7 @@ impl Scanner {
         &mut self,
         path: &Path,
         stamp: &Stamp,
-        result: Result<(String, Digest), Failure>,
+        result: Result<(String, Digest), LoadFailure>,
     ) {
         self.files.record_load(path, stamp, result);
         self.batch_until.get_or_insert_with(Instant::now);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::registry::{ActivePlugin, Generation};
 
-use super::loader::Failure;
+use super::loader::LoadFailure;
 use super::slots::Digest;
 
 /// The maximum number of invalid versions that are remembered.
@@ -28,13 +28,13 @@ enum VersionState {
     /// to it needs neither disk nor compiler.
     Standby(Arc<ActivePlugin>),
     /// Its kept content can't be loaded now. It may be tried again after the next scan.
-    Unavailable(Failure),
+    Unavailable(LoadFailure),
     /// Its content is invalid under the limits of this plugin, and is not tried again under them.
-    Invalid { plugin: String, failure: Failure, number: u64 },
+    Invalid { plugin: String, failure: LoadFailure, number: u64 },
 }
 
 /// The result of earlier loads, by digest: the plugin's name, or the failure.
-pub(super) type Known = HashMap<Digest, Result<String, Failure>>;
+pub(super) type Known = HashMap<Digest, Result<String, LoadFailure>>;
 
 /// The versions of one plugin that concern the next generation.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Versions {
 
     /// Records that the content of a version is invalid under the limits of `plugin`. Forgets the
     /// oldest of too many.
-    pub(super) fn invalid(&mut self, plugin: String, failure: Failure) {
+    pub(super) fn invalid(&mut self, plugin: String, failure: LoadFailure) {
         let Some(digest) = failure.digest.clone() else { return };
         self.invalid += 1;
         self.failed(digest, VersionState::Invalid { plugin, failure, number: self.invalid });
@@ -85,7 +85,7 @@ impl Versions {
     }
 
     /// Records that the kept content of a version can't be loaded now.
-    pub(super) fn unavailable(&mut self, digest: Digest, failure: Failure) {
+    pub(super) fn unavailable(&mut self, digest: Digest, failure: LoadFailure) {
         self.failed(digest, VersionState::Unavailable(failure));
     }
 
@@ -112,7 +112,7 @@ impl Versions {
     }
 
     /// Returns why a version can't be loaded.
-    pub(super) fn failure(&self, digest: &str) -> Option<&Failure> {
+    pub(super) fn failure(&self, digest: &str) -> Option<&LoadFailure> {
         match self.by_digest.get(digest)? {
             VersionState::Unavailable(failure) | VersionState::Invalid { failure, .. } => {
                 Some(failure)
@@ -225,8 +225,8 @@ mod tests {
     use super::*;
     use crate::plugin::Retry;
 
-    fn failure(digest: &str) -> Failure {
-        Failure {
+    fn failure(digest: &str) -> LoadFailure {
+        LoadFailure {
             name: None,
             digest: Some(digest.to_owned()),
             reason: "bad".to_owned(),
