@@ -39,8 +39,8 @@ use health::Health;
 pub(crate) use health::{FailureKind, Trouble};
 use ids::Ids;
 pub use limits::StoreLimits;
-pub use manifest::{Fault, FaultKind};
 use manifest::{Manifest, Record};
+pub use manifest::{StoreFault, StoreFaultKind};
 use opening::{Opened, beside};
 use snapshot::Readers;
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
@@ -185,7 +185,7 @@ impl Store {
         set_up(&mut writer, &self.limits, &self.wal)?;
         let (found, known) = (meta(&writer)?.commits, self.commits.load(Ordering::Relaxed));
         if found < known {
-            return Err(FaultKind::Older
+            return Err(StoreFaultKind::Older
                 .because(format!(
                     "{} has {found} commits, but had {known} before",
                     self.file.display()

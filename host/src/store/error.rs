@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use sockhop_core::state::StateError;
 
-use super::Fault;
+use super::StoreFault;
 use super::connection::FORMAT;
 
 /// The file can't be used. This error is for the operator.
@@ -35,7 +35,7 @@ pub enum StoreError {
     },
     /// State is missing, older or damaged. The plugin does not serve until an operator has decided.
     #[error(transparent)]
-    Lost(#[from] Fault),
+    Lost(#[from] StoreFault),
     /// The stored data is not what was written.
     #[error("the state is damaged: {0}")]
     Damaged(&'static str),

@@ -27,7 +27,7 @@ pub(super) struct Record {
     /// the log are no fault: a power cut may have taken them.
     pub(super) boot: Option<String>,
     /// The detected fault, until an operator has decided.
-    pub(super) fault: Option<Fault>,
+    pub(super) fault: Option<StoreFault>,
 }
 
 impl Record {
@@ -40,9 +40,9 @@ impl Record {
 /// A loss of state. Only an operator can decide to continue without the lost data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}")]
-pub struct Fault {
+pub struct StoreFault {
     /// The kind of the loss.
-    pub kind: FaultKind,
+    pub kind: StoreFaultKind,
     /// The reason, for the operator.
     pub reason: String,
 }
@@ -50,7 +50,7 @@ pub struct Fault {
 /// Kinds of loss, distinguished by the consequence of accepting them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FaultKind {
+pub enum StoreFaultKind {
     /// The file is missing or empty. The plugin would start with an empty state.
     Missing,
     /// Commits are missing from the write-ahead log, or the file is older than it was. The plugin
@@ -60,7 +60,7 @@ pub enum FaultKind {
     Damaged,
 }
 
-impl FaultKind {
+impl StoreFaultKind {
     /// The consequence if an operator accepts the loss, as a text.
     pub const fn consequence(self) -> &'static str {
         match self {
@@ -83,8 +83,8 @@ impl FaultKind {
         }
     }
 
-    pub(super) fn because(self, reason: impl Into<String>) -> Fault {
-        Fault { kind: self, reason: reason.into() }
+    pub(super) fn because(self, reason: impl Into<String>) -> StoreFault {
+        StoreFault { kind: self, reason: reason.into() }
     }
 }
 
@@ -122,12 +122,12 @@ impl Manifest {
     }
 
     /// The kind of loss that an operator has accepted, if any.
-    pub(super) fn accepted(&self) -> Option<FaultKind> {
+    pub(super) fn accepted(&self) -> Option<StoreFaultKind> {
         serde_json::from_slice(&fs::read(self.decision()).ok()?).ok()
     }
 
     /// Records that an operator accepts a loss of this kind.
-    pub(super) fn accept(&self, kind: FaultKind) -> io::Result<()> {
+    pub(super) fn accept(&self, kind: StoreFaultKind) -> io::Result<()> {
         self.make_dir()?;
         files::replace_durably(&self.decision(), &[&serde_json::to_vec(&kind)?])
     }

@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::StoreError;
 use super::connection::{APPLICATION_ID, FORMAT, TABLES, checkpoint, connect, meta};
-use super::manifest::{FaultKind, Manifest, Record, boot};
+use super::manifest::{Manifest, Record, StoreFaultKind, boot};
 
 /// Largest file whose pages are all checked at each start, in bytes: this takes some ten
 /// milliseconds.
@@ -60,7 +60,7 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         }
         tracing::warn!(file = %file.display(), reason = fault.reason, "an operator has accepted a loss of state: {}", kind.consequence());
         is_accepted = true;
-        if kind != FaultKind::Older {
+        if kind != StoreFaultKind::Older {
             put_aside(file).map_err(unusable)?;
             // If the host is killed now, its next start finds a missing or new file, and continues
             // from here.
@@ -124,23 +124,24 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
 pub(super) fn open_known(
     file: &Path,
     known: Option<&Record>,
-    accepted: Option<FaultKind>,
+    accepted: Option<StoreFaultKind>,
 ) -> Result<Connection, StoreError> {
     let is_new = fs::metadata(file).map_or(0, |file| file.len()) == 0;
-    let known = known
-        .filter(|_| accepted != Some(FaultKind::Missing) && accepted != Some(FaultKind::Damaged));
-    let is_accepted = accepted == Some(FaultKind::Older);
+    let known = known.filter(|_| {
+        accepted != Some(StoreFaultKind::Missing) && accepted != Some(StoreFaultKind::Damaged)
+    });
+    let is_accepted = accepted == Some(StoreFaultKind::Older);
     if let Some(known) = known {
         // Missing commits can't be detected a second time, so the record counts. A missing or
         // damaged file is detected again, unless it was restored.
         if let Some(fault) =
-            known.fault.as_ref().filter(|fault| fault.kind == FaultKind::Older && !is_accepted)
+            known.fault.as_ref().filter(|fault| fault.kind == StoreFaultKind::Older && !is_accepted)
         {
             return Err(StoreError::Lost(fault.clone()));
         }
         if is_new {
             return Err(StoreError::Lost(
-                FaultKind::Missing.because(format!("{} is missing or empty", file.display())),
+                StoreFaultKind::Missing.because(format!("{} is missing or empty", file.display())),
             ));
         }
     }
@@ -157,11 +158,11 @@ pub(super) fn open_known(
     }
     let damaged = |error: StoreError| match (error, known) {
         (StoreError::NotOurs { .. }, Some(_)) => StoreError::Lost(
-            FaultKind::Damaged
+            StoreFaultKind::Damaged
                 .because(format!("{} is no longer a store of plugin state", file.display())),
         ),
         (StoreError::Sqlite(error), Some(_)) if is_corrupt(&error) => StoreError::Lost(
-            FaultKind::Damaged.because(format!("{} is damaged: {error}", file.display())),
+            StoreFaultKind::Damaged.because(format!("{} is damaged: {error}", file.display())),
         ),
         (error, _) => error,
     };
@@ -176,7 +177,7 @@ pub(super) fn open_known(
             i64::from(frames) - found,
             file.display()
         );
-        return Err(StoreError::Lost(FaultKind::Older.because(reason)));
+        return Err(StoreError::Lost(StoreFaultKind::Older.because(reason)));
     }
     if let Some(known) = known.filter(|_| !is_accepted) {
         let commits = meta(&writer).map_err(|error| damaged(error.into()))?.commits;
@@ -186,7 +187,7 @@ pub(super) fn open_known(
                 file.display(),
                 known.commits
             );
-            return Err(StoreError::Lost(FaultKind::Older.because(reason)));
+            return Err(StoreError::Lost(StoreFaultKind::Older.because(reason)));
         }
     }
     if is_accepted || fs::metadata(file).is_ok_and(|file| file.len() <= QUICK_CHECK_BYTES) {
@@ -195,7 +196,7 @@ pub(super) fn open_known(
             .or_else(|error| if is_corrupt(&error) { Ok(error.to_string()) } else { Err(error) })?;
         if found != "ok" {
             return Err(StoreError::Lost(
-                FaultKind::Damaged.because(format!("{} is damaged: {found}", file.display())),
+                StoreFaultKind::Damaged.because(format!("{} is damaged: {found}", file.display())),
             ));
         }
     }
@@ -311,7 +312,7 @@ impl Index {
         let lost = |what: &str| {
             let reason =
                 format!("the host was killed, and its write-ahead log {} {what}", log.display());
-            Err(StoreError::Lost(FaultKind::Older.because(reason)))
+            Err(StoreError::Lost(StoreFaultKind::Older.because(reason)))
         };
         let bytes = fs::metadata(&log).map_or(0, |log| log.len());
         // If the index is missing as well, the host did not remove the log.

@@ -13,7 +13,7 @@ use crate::error_chain::ErrorChain;
 use super::connection::{BUSY_TIMEOUT, ENTRY_BYTES, natural};
 use super::manifest::{Manifest, Record};
 use super::opening::{beside, open_known};
-use super::{Fault, FaultKind, StoreError, files};
+use super::{StoreError, StoreFault, StoreFaultKind, files};
 
 /// Maximum number of findings of one integrity check that are shown.
 const MAX_FINDINGS: usize = 10;
@@ -39,7 +39,7 @@ pub struct Verified {
     /// Number of sequences.
     pub sequences: Option<u64>,
     /// The loss, if there is one: the plugin does not serve until an operator accepts it.
-    pub lost: Option<Fault>,
+    pub lost: Option<StoreFault>,
     /// All problems. Empty if the state is in order.
     pub problems: Vec<String>,
 }
@@ -121,7 +121,7 @@ fn look_at_copy(
     let mut lost = known
         .as_ref()
         .and_then(|known| known.fault.clone())
-        .filter(|lost| lost.kind == FaultKind::Older);
+        .filter(|lost| lost.kind == StoreFaultKind::Older);
     let known = known.map(|known| Record { fault: None, ..known });
     if known.is_none() && verified.file_bytes == 0 {
         return Err(StoreError::NotOurs { file: file.to_owned() });
@@ -129,10 +129,10 @@ fn look_at_copy(
     let mut opened = open_known(&copy, known.as_ref(), None);
     if let Err(StoreError::Lost(fault)) = &opened {
         let reason = fault.reason.replace(&*copy.to_string_lossy(), &file.to_string_lossy());
-        lost = lost.or(Some(Fault { kind: fault.kind, reason }));
+        lost = lost.or(Some(StoreFault { kind: fault.kind, reason }));
     }
-    if lost.as_ref().is_some_and(|lost| lost.kind == FaultKind::Older) {
-        opened = open_known(&copy, known.as_ref(), Some(FaultKind::Older));
+    if lost.as_ref().is_some_and(|lost| lost.kind == StoreFaultKind::Older) {
+        opened = open_known(&copy, known.as_ref(), Some(StoreFaultKind::Older));
     }
     verified.problems.extend(lost.as_ref().map(ToString::to_string));
     verified.lost = lost;
@@ -195,7 +195,7 @@ pub enum AcceptError {
 ///
 /// # Errors
 /// Nothing is lost, or the decision can't be written.
-pub fn accept_loss(data: &Path, verified: &Verified) -> Result<FaultKind, AcceptError> {
+pub fn accept_loss(data: &Path, verified: &Verified) -> Result<StoreFaultKind, AcceptError> {
     let (_, manifest) = files(data, &verified.plugin);
     let lost =
         verified.lost.as_ref().ok_or_else(|| AcceptError::InOrder(verified.plugin.clone()))?;

@@ -30,7 +30,7 @@ fn killed_with_a_log() -> TempDir {
     killed(&dir)
 }
 
-fn lost(dir: &TempDir) -> FaultKind {
+fn lost(dir: &TempDir) -> StoreFaultKind {
     match try_open(dir, StoreLimits::default()).err() {
         Some(StoreError::Lost(fault)) => fault.kind,
         other => panic!("{other:?}"),
@@ -128,17 +128,17 @@ fn a_file_that_is_gone_or_empty_is_no_empty_state() {
         drop(store);
         remove(&dir.path().join("state.db"));
         for _ in 0..2 {
-            assert_eq!(lost(&dir), FaultKind::Missing);
+            assert_eq!(lost(&dir), StoreFaultKind::Missing);
         }
-        Manifest::new(&manifest(&dir)).accept(FaultKind::Older).unwrap();
-        assert_eq!(lost(&dir), FaultKind::Missing, "another loss was accepted");
-        Manifest::new(&manifest(&dir)).accept(FaultKind::Missing).unwrap();
+        Manifest::new(&manifest(&dir)).accept(StoreFaultKind::Older).unwrap();
+        assert_eq!(lost(&dir), StoreFaultKind::Missing, "another loss was accepted");
+        Manifest::new(&manifest(&dir)).accept(StoreFaultKind::Missing).unwrap();
         let store = open(&dir, StoreLimits::default());
         assert_eq!(all(&store), []);
         put(&store, &[("a", "2")]);
         drop(store);
         fs::remove_file(dir.path().join("state.db")).unwrap();
-        assert_eq!(lost(&dir), FaultKind::Missing, "it was accepted once");
+        assert_eq!(lost(&dir), StoreFaultKind::Missing, "it was accepted once");
     }
 }
 
@@ -172,14 +172,14 @@ fn a_write_ahead_log_that_is_gone_cut_changed_or_exchanged_is_noticed() {
         let before = fs::read(dir.path().join("state.db")).unwrap();
         damage(&log_of(&dir));
         for _ in 0..2 {
-            assert_eq!(lost(&dir), FaultKind::Older, "{what}: also when it is tried again");
+            assert_eq!(lost(&dir), StoreFaultKind::Older, "{what}: also when it is tried again");
         }
         assert_eq!(
             fs::read(dir.path().join("state.db")).unwrap(),
             before,
             "{what}: nothing is changed"
         );
-        Manifest::new(&manifest(&dir)).accept(FaultKind::Older).unwrap();
+        Manifest::new(&manifest(&dir)).accept(StoreFaultKind::Older).unwrap();
         let store = open(&dir, StoreLimits::default());
         assert_eq!(get(&store, "a"), Some("1".into()), "{what}");
         put(&store, &[("c", "1")]);
@@ -208,8 +208,8 @@ fn an_older_copy_of_the_file_is_noticed() {
     put(&store, &[("a", "2")]);
     drop(store);
     fs::write(dir.path().join("state.db"), copy).unwrap();
-    assert_eq!(lost(&dir), FaultKind::Older);
-    Manifest::new(&manifest(&dir)).accept(FaultKind::Older).unwrap();
+    assert_eq!(lost(&dir), StoreFaultKind::Older);
+    Manifest::new(&manifest(&dir)).accept(StoreFaultKind::Older).unwrap();
     assert_eq!(get(&open(&dir, StoreLimits::default()), "a"), Some("1".into()));
 }
 
@@ -224,8 +224,8 @@ fn a_damaged_file_is_noticed_and_put_aside_when_that_is_accepted() {
     let middle = bytes.len() / 2 / 4096 * 4096;
     bytes[middle..middle + 512].fill(0xA5);
     fs::write(&file, &bytes).unwrap();
-    assert_eq!(lost(&dir), FaultKind::Damaged);
-    Manifest::new(&manifest(&dir)).accept(FaultKind::Damaged).unwrap();
+    assert_eq!(lost(&dir), StoreFaultKind::Damaged);
+    Manifest::new(&manifest(&dir)).accept(StoreFaultKind::Damaged).unwrap();
     assert_eq!(all(&open(&dir, StoreLimits::default())), []);
     // The log and its index may be beside it.
     let is_aside =
@@ -236,7 +236,7 @@ fn a_damaged_file_is_noticed_and_put_aside_when_that_is_accepted() {
 
     // A file with a different first page is damaged as well.
     fs::write(&file, "this is no database any more".repeat(300)).unwrap();
-    assert_eq!(lost(&dir), FaultKind::Damaged);
+    assert_eq!(lost(&dir), StoreFaultKind::Damaged);
 }
 
 #[test]
@@ -326,8 +326,8 @@ fn a_loss_that_was_accepted_stays_so_when_the_host_is_killed_meanwhile() {
         drop(store);
         let file = dir.path().join("state.db");
         fs::write(&file, "this is no database any more".repeat(300)).unwrap();
-        assert_eq!(lost(&dir), FaultKind::Damaged);
-        Manifest::new(&manifest(&dir)).accept(FaultKind::Damaged).unwrap();
+        assert_eq!(lost(&dir), StoreFaultKind::Damaged);
+        Manifest::new(&manifest(&dir)).accept(StoreFaultKind::Damaged).unwrap();
         kill(&file);
         assert_eq!(all(&open(&dir, StoreLimits::default())), []);
     }
@@ -344,12 +344,12 @@ fn a_backup_that_is_restored_serves_once_the_loss_is_accepted() {
         put(&store, &[("a", "2")]);
         drop(store);
         fs::remove_file(&file).unwrap();
-        assert_eq!(lost(&dir), FaultKind::Missing);
+        assert_eq!(lost(&dir), StoreFaultKind::Missing);
         fs::copy(&backup, &file).unwrap();
         if !is_told_before {
-            assert_eq!(lost(&dir), FaultKind::Older);
+            assert_eq!(lost(&dir), StoreFaultKind::Older);
         }
-        let accepted = if is_told_before { FaultKind::Missing } else { FaultKind::Older };
+        let accepted = if is_told_before { StoreFaultKind::Missing } else { StoreFaultKind::Older };
         Manifest::new(&manifest(&dir)).accept(accepted).unwrap();
         assert_eq!(
             get(&open(&dir, StoreLimits::default()), "a"),
