@@ -35,7 +35,7 @@ use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::keys::Keys;
 use crate::http::origin::{self, Origins};
-use crate::http::slots::Slots;
+use crate::http::slots::ConnectionSlots;
 use crate::http::{self, Api, admission, body, problem};
 use crate::metrics::Metrics;
 use crate::plugin::{Engine, this_program};
@@ -142,7 +142,7 @@ impl Host {
         .yielding_by(lower_priority);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let slots = Slots::new(
+        let slots = ConnectionSlots::new(
             allowed.connections.get(),
             config.limits.reserved_connections.get(),
             Arc::clone(&metrics),

@@ -36,7 +36,7 @@ use crate::socket::Sockets;
 use crate::socketio::Server;
 
 use keys::Keys;
-use slots::Slots;
+use slots::ConnectionSlots;
 
 /// The shared state of all endpoints.
 pub(crate) struct Api {
@@ -47,7 +47,7 @@ pub(crate) struct Api {
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) keys: Keys,
-    pub(crate) slots: Arc<Slots>,
+    pub(crate) slots: Arc<ConnectionSlots>,
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) socketio: Server,
     /// Set when the first scan is loaded, cleared when the host begins to stop.

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::config::{Config, DEFAULT_CONNECTIONS};
-use crate::http::slots::Slots;
+use crate::http::slots::ConnectionSlots;
 use crate::registry::Registry;
 use crate::reload::directory::plugin_files;
 
@@ -44,7 +44,7 @@ pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
 /// Lowers the limit of client connections while there are more plugins than expected at the start:
 /// each plugin needs file descriptors. If none are left, only new clients may be refused.
 pub(super) async fn adapt_to_plugins(
-    slots: Arc<Slots>,
+    slots: Arc<ConnectionSlots>,
     registry: Arc<Registry>,
     reserved: NonZeroUsize,
     allowed: Allowed,

@@ -16,7 +16,7 @@ use crate::config::Limits;
 use crate::transport::{AbortHandle, Peer};
 
 use super::connection::Server;
-use super::slots::Slots;
+use super::slots::ConnectionSlots;
 
 /// Pause after a failed accept that concerns the whole host: no file descriptors or memory are
 /// left.
@@ -28,7 +28,7 @@ pub(crate) async fn accept(
     listener: TcpListener,
     router: Router,
     write_limit: Duration,
-    slots: Arc<Slots>,
+    slots: Arc<ConnectionSlots>,
     limits: Arc<Limits>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -93,7 +93,7 @@ fn take(
     server: &Arc<Server>,
     stream: TcpStream,
     peer: SocketAddr,
-    slots: &Arc<Slots>,
+    slots: &Arc<ConnectionSlots>,
     tasks: &TaskTracker,
 ) {
     let cut = AbortHandle::default();

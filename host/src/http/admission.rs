@@ -12,7 +12,7 @@ use crate::rejection::Rejection;
 use crate::socketio::{self, RequestKind};
 
 use super::problem::Problem;
-use super::slots::{Slot, Slots};
+use super::slots::{ConnectionSlot, ConnectionSlots};
 
 /// Marks a request that came in a reserved slot.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ struct IsReserved;
 pub(crate) async fn close_reserved(mut request: Request, next: Next) -> Response {
     // The slot is removed: socketioxide keeps a handshake's extensions as long as its session, and
     // the session may move to another connection.
-    let slot = request.extensions_mut().remove::<Arc<Slot>>();
+    let slot = request.extensions_mut().remove::<Arc<ConnectionSlot>>();
     if slot.is_none_or(|slot| slot.serves_clients()) {
         return next.run(request).await;
     }
@@ -36,7 +36,7 @@ pub(crate) async fn close_reserved(mut request: Request, next: Next) -> Response
 /// Answers 503 to a client's request in a reserved slot, and to a request that begins a session if
 /// no session slot is free.
 pub(crate) async fn admit(
-    State(slots): State<Arc<Slots>>,
+    State(slots): State<Arc<ConnectionSlots>>,
     mut request: Request,
     next: Next,
 ) -> Response {

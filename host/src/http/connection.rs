@@ -27,7 +27,7 @@ use crate::socketio::builtin;
 use crate::transport::{AbortHandle, Abortable, Peer, Stage};
 
 use super::problem::Problem;
-use super::slots::Slot;
+use super::slots::ConnectionSlot;
 
 /// Size of hyper's buffer for one connection, and so the longest head of a request. hyper's own
 /// limit of 400 KiB would let any client take that much memory.
@@ -42,7 +42,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The stream of a connection. With our own Socket.IO implementation, writes fail after a time
 /// limit.
-pub(super) type Io = TokioIo<builtin::WriteDeadline<Abortable<TcpStream, Arc<Slot>>>>;
+pub(super) type Io = TokioIo<builtin::WriteDeadline<Abortable<TcpStream, Arc<ConnectionSlot>>>>;
 
 /// Marks a response that is not sent: its connection is closed instead.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +76,7 @@ impl Server {
         self: Arc<Self>,
         stream: TcpStream,
         peer: Peer,
-        slot: Arc<Slot>,
+        slot: Arc<ConnectionSlot>,
         cut: AbortHandle,
     ) {
         let stream = Abortable::new(stream, &cut, Arc::clone(&slot));
@@ -166,7 +166,7 @@ struct Timed<S: HttpService<Incoming>> {
     connection: UpgradeableConnection<Io, S>,
     cut: AbortHandle,
     limits: Arc<Limits>,
-    slot: Arc<Slot>,
+    slot: Arc<ConnectionSlot>,
     /// The number of the stage change for which `sleep` is set.
     turn: Option<u32>,
     sleep: Pin<Box<Sleep>>,
@@ -177,7 +177,7 @@ impl<S: HttpService<Incoming>> Timed<S> {
         connection: UpgradeableConnection<Io, S>,
         cut: AbortHandle,
         limits: Arc<Limits>,
-        slot: Arc<Slot>,
+        slot: Arc<ConnectionSlot>,
     ) -> Self {
         let sleep = Box::pin(tokio::time::sleep(limits.first_byte_ms));
         Self { connection, cut, limits, slot, turn: None, sleep }

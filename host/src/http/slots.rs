@@ -16,33 +16,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::metrics::Metrics;
 use crate::transport::{AbortHandle, SessionSlot};
 
-use pool::{Pool, Taken};
+use pool::{SlotPermit, SlotPool};
 use reserve::Reserve;
 
 /// All slots of one host.
-pub(crate) struct Slots {
+pub(crate) struct ConnectionSlots {
     /// TCP connections of clients.
-    connections: Arc<Pool>,
+    connections: Arc<SlotPool>,
     /// Engine.IO sessions, including closing sessions.
-    sessions: Arc<Pool>,
+    sessions: Arc<SlotPool>,
     reserve: Mutex<Reserve>,
     next_id: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
-impl Slots {
+impl ConnectionSlots {
     /// Creates `limit` slots for client connections, as many for their sessions, and `reserved`
     /// slots for operators.
     pub(crate) fn new(limit: usize, reserved: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         let reserve = Mutex::new(Reserve::new(reserved));
         let (connections, sessions) =
-            (Pool::new("TCP connections", limit), Pool::new("sessions", limit));
+            (SlotPool::new("TCP connections", limit), SlotPool::new("sessions", limit));
         Arc::new(Self { connections, sessions, reserve, next_id: AtomicU64::new(0), metrics })
     }
 
     /// Returns a slot for a new connection from `address`, which `cut` ends. Returns `None` if no
     /// reserved slot is free either.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr, cut: &AbortHandle) -> Option<Arc<Slot>> {
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        address: IpAddr,
+        cut: &AbortHandle,
+    ) -> Option<Arc<ConnectionSlot>> {
         let kind = match self.connections.take() {
             Some(taken) => SlotKind::Client { _taken: taken },
             None => {
@@ -54,7 +58,7 @@ impl Slots {
                 SlotKind::Reserved(id)
             }
         };
-        Some(Arc::new(Slot { slots: Arc::clone(self), kind: Mutex::new(kind) }))
+        Some(Arc::new(ConnectionSlot { slots: Arc::clone(self), kind: Mutex::new(kind) }))
     }
 
     /// Takes a slot for a new session. Returns `None` if none is free.
@@ -87,19 +91,19 @@ impl Slots {
 }
 
 /// The slot of one TCP connection. It is free when the connection is closed.
-pub(super) struct Slot {
-    slots: Arc<Slots>,
+pub(super) struct ConnectionSlot {
+    slots: Arc<ConnectionSlots>,
     kind: Mutex<SlotKind>,
 }
 
 enum SlotKind {
     /// A slot for clients.
-    Client { _taken: Taken },
+    Client { _taken: SlotPermit },
     /// A reserved slot, with its id.
     Reserved(u64),
 }
 
-impl Slot {
+impl ConnectionSlot {
     /// Whether client requests are served on this connection. A reserved slot becomes a client slot
     /// if the pool has a free one by now.
     pub(super) fn serves_clients(&self) -> bool {
@@ -121,7 +125,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let reserved = match *self.kind() {
             SlotKind::Client { .. } => None,

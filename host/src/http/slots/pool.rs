@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A counted pool of slots of one kind. The log has one line when all slots are taken, and one when
 /// some are free again.
-pub(super) struct Pool {
+pub(super) struct SlotPool {
     of: &'static str,
     used: AtomicUsize,
     limit: AtomicUsize,
     is_full: AtomicBool,
 }
 
-impl Pool {
+impl SlotPool {
     pub(super) fn new(of: &'static str, limit: usize) -> Arc<Self> {
         Arc::new(Self {
             of,
@@ -37,11 +37,11 @@ impl Pool {
     }
 
     /// Takes a slot. Returns `None` if all are taken.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Taken> {
+    pub(super) fn take(self: &Arc<Self>) -> Option<SlotPermit> {
         let limit = self.limit();
         let one_more = |used: usize| (used < limit).then_some(used + 1);
         if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok() {
-            return Some(Taken(Arc::clone(self)));
+            return Some(SlotPermit(Arc::clone(self)));
         }
         if !self.is_full.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -61,16 +61,16 @@ impl Pool {
     }
 }
 
-/// One slot of a [`Pool`]. Dropping it frees the slot.
-pub(super) struct Taken(Arc<Pool>);
+/// One slot of a [`SlotPool`]. Dropping it frees the slot.
+pub(super) struct SlotPermit(Arc<SlotPool>);
 
-impl fmt::Debug for Taken {
+impl fmt::Debug for SlotPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a slot of {}", self.0.of)
     }
 }
 
-impl Drop for Taken {
+impl Drop for SlotPermit {
     fn drop(&mut self) {
         let pool = &self.0;
         let used = pool.used.fetch_sub(1, Ordering::Relaxed) - 1;
@@ -94,9 +94,9 @@ mod tests {
 
     #[test]
     fn a_pool_that_was_full_is_relieved_a_twentieth_below_its_limit() {
-        let relieved_at = |limit: usize| Pool::new("", limit).relieved_at();
+        let relieved_at = |limit: usize| SlotPool::new("", limit).relieved_at();
         assert_eq!([1, 2, 20, 100, 50_000].map(relieved_at), [0, 1, 19, 95, 47_500]);
-        let pool = Pool::new("", 2);
+        let pool = SlotPool::new("", 2);
         let (first, second) = (pool.take(), pool.take());
         assert!(first.is_some() && second.is_some() && pool.take().is_none());
         assert!(pool.is_full.load(Ordering::Relaxed));
