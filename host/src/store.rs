@@ -45,7 +45,7 @@ use opening::{Opened, beside};
 use snapshot::Readers;
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::{Changes, View};
-use wal::{Held, Wal};
+use wal::{Wal, WriterGuard};
 
 /// The log message for a file that is larger than its limit.
 const TOO_LARGE: &str = "the file of a plugin's state is larger than its part of `state_bytes`, which limits the space on the disk: writes that make it larger \
@@ -170,7 +170,7 @@ impl Store {
     /// log.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
         let mut ids = lock(&self.ids);
-        let mut writer = self.hold_writer();
+        let mut writer = self.lock_writer();
         // If this fails, for example because the disk is full, the files are closed all the same.
         // The cost is a gap in a sequence.
         let given_back = ids.give_back(&mut writer);
@@ -212,7 +212,7 @@ impl Store {
     }
 
     /// Checkpoints the log and closes all files. Returns `false` if a reader prevents that now.
-    fn sleep(&self, mut writer: Held<'_>) -> Result<bool, StoreError> {
+    fn sleep(&self, mut writer: WriterGuard<'_>) -> Result<bool, StoreError> {
         let readers = std::mem::take(&mut lock(&self.readers).idle);
         let Some(connection) = writer.as_ref() else {
             // The writer is closed, so the manifest does not expect a log.

@@ -110,7 +110,7 @@ impl Server {
             (namespace.into(), Arc::clone(&self.shared), Weak::clone(clients));
         // Awaited before CONNECT is answered, so that the mailbox exists before the client's first
         // event.
-        let prepare = move |Held(socket): Held| {
+        let prepare = move |ConnectingSocket(socket): ConnectingSocket| {
             let (name, shared, clients) =
                 (Arc::clone(&name), Arc::clone(&shared), Weak::clone(&clients));
             async move {
@@ -167,9 +167,9 @@ fn upgrading_sid<B>(request: &http::Request<B>) -> Option<&str> {
 const MAX_SID: usize = 64;
 
 /// The library's own reference to a socket.
-struct Held(Arc<Socket<Adapter>>);
+struct ConnectingSocket(Arc<Socket<Adapter>>);
 
-impl FromConnectParts<Adapter> for Held {
+impl FromConnectParts<Adapter> for ConnectingSocket {
     type Error = Infallible;
 
     fn from_connect_parts(

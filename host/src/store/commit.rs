@@ -53,7 +53,7 @@ impl Store {
     }
 
     fn commit_one(&self, changes: &Changes) -> Result<(), CommitError> {
-        let mut writer = self.hold_writer();
+        let mut writer = self.lock_writer();
         let writer = writer.connection()?;
         self.make_room(writer)?;
         let mut committed = self
@@ -80,7 +80,7 @@ impl Store {
         while !group.is_empty() {
             let (part, rest) = group.split_at(transaction_size(group));
             group = rest;
-            let mut writer = self.hold_writer();
+            let mut writer = self.lock_writer();
             let committed = writer.connection().map_err(CommitError::from).and_then(|writer| {
                 self.make_room(writer)?;
                 Ok(self.commit_by(writer, part))

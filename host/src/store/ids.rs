@@ -8,7 +8,7 @@ use sockhop_core::state::{MAX_SEQUENCES, StateError, check_sequence};
 use crate::error_chain::ErrorChain;
 
 use super::connection::{integer, natural};
-use super::wal::Held;
+use super::wal::WriterGuard;
 use super::{CommitError, FailureKind, Store, StoreError, ViewError, lock, try_lock};
 
 /// Numbers of a sequence that are reserved in the file at once. A stop without [`Store::close`]
@@ -43,7 +43,7 @@ impl Ids {
     }
 
     /// Returns the numbers that were not given out to the file.
-    pub(super) fn give_back(&mut self, writer: &mut Held<'_>) -> Result<(), StoreError> {
+    pub(super) fn give_back(&mut self, writer: &mut WriterGuard<'_>) -> Result<(), StoreError> {
         if self.0.is_empty() {
             return Ok(());
         }
@@ -112,7 +112,7 @@ impl Store {
 
     /// Reserves the next numbers of `sequence` in the file, before the first of them is given out.
     fn reserve(&self, sequence: &str) -> Result<Block, ViewError> {
-        let mut writer = self.hold_writer();
+        let mut writer = self.lock_writer();
         let writer = writer.connection()?;
         self.make_room(writer).map_err(|error| match error {
             CommitError::Store(error) => ViewError::Store(error),

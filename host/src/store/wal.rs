@@ -114,12 +114,12 @@ pub(super) fn reserved(bytes: u64, page_bytes: u64) -> u64 {
 }
 
 /// The lock of the writer, held during a write.
-pub(super) struct Held<'store> {
+pub(super) struct WriterGuard<'store> {
     store: &'store Store,
     writer: MutexGuard<'store, Option<Connection>>,
 }
 
-impl Held<'_> {
+impl WriterGuard<'_> {
     /// The connection; opens it if it is closed.
     pub(super) fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         match &mut *self.writer {
@@ -141,8 +141,8 @@ impl Held<'_> {
 
 impl Store {
     /// Waits for the writer.
-    pub(super) fn hold_writer(&self) -> Held<'_> {
-        Held { store: self, writer: lock(&self.writer) }
+    pub(super) fn lock_writer(&self) -> WriterGuard<'_> {
+        WriterGuard { store: self, writer: lock(&self.writer) }
     }
 
     /// Runs `write` if that takes only microseconds. Returns `None` if it may take longer: another
@@ -179,7 +179,7 @@ impl Store {
     pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
         let moved = self.checkpoint_beside_writers().and_then(|()| {
             self.end_snapshots(self.limits.snapshot_grace);
-            Ok(!checkpoint(self.hold_writer().connection()?, "RESTART")?.is_busy)
+            Ok(!checkpoint(self.lock_writer().connection()?, "RESTART")?.is_busy)
         });
         self.wal.note(matches!(moved, Ok(true)));
         self.wal.is_running.store(false, Ordering::Relaxed);
@@ -224,9 +224,9 @@ impl Store {
             }
             Ok::<_, StoreError>(!self.wal.is_full())
         };
-        let room = || has_room(self.hold_writer().connection()?);
+        let room = || has_room(self.lock_writer().connection()?);
         let write = || {
-            let mut writer = self.hold_writer();
+            let mut writer = self.lock_writer();
             let writer = writer.connection()?;
             Ok::<_, StoreError>(
                 has_room(writer)? && writer.execute("UPDATE meta SET bytes = bytes", []).is_ok(),
@@ -276,13 +276,13 @@ impl Store {
         if is_due || idle >= CLOSED_WHEN_IDLE {
             self.end_snapshots(self.limits.snapshot_grace);
         }
-        if is_due && let Some(writer) = self.hold_writer().as_ref() {
+        if is_due && let Some(writer) = self.lock_writer().as_ref() {
             let has_restarted = !checkpoint(writer, "TRUNCATE")?.is_busy;
             self.wal.note(has_restarted);
             self.wal.is_truncated.store(has_restarted, Ordering::Relaxed);
         }
         if idle >= CLOSED_WHEN_IDLE {
-            self.sleep(self.hold_writer())?;
+            self.sleep(self.lock_writer())?;
         }
         Ok(())
     }

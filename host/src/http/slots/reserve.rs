@@ -7,11 +7,11 @@ use crate::transport::{AbortHandle, Stage};
 
 /// The connections in reserved slots, oldest first.
 pub(super) struct Reserve {
-    held: Vec<Held>,
+    held: Vec<ReservedConnection>,
     most: usize,
 }
 
-struct Held {
+struct ReservedConnection {
     id: u64,
     network: IpAddr,
     cut: AbortHandle,
@@ -30,11 +30,11 @@ impl Reserve {
     /// sends no request, or does not read its answer, therefore can't keep an operator out. An
     /// operator's request comes within milliseconds. One network has at most half of the slots.
     pub(super) fn admit(&mut self, id: u64, address: IpAddr, cut: &AbortHandle) -> bool {
-        let held = Held { id, network: network(address), cut: cut.clone() };
+        let held = ReservedConnection { id, network: network(address), cut: cut.clone() };
         let of_network = self.held.iter().filter(|other| other.network == held.network).count();
         let at_most = self.most.div_ceil(2);
         if self.held.len() >= self.most || of_network >= at_most {
-            let may_go = |other: &Held| {
+            let may_go = |other: &ReservedConnection| {
                 other.cut.stage().0 != Stage::Request
                     && (of_network < at_most || other.network == held.network)
             };

@@ -85,7 +85,7 @@ fn a_store_that_is_closed_while_its_record_cannot_be_written_is_not_lost() {
             // Then sequence numbers can't be given back either.
             store.next_id("ids").unwrap();
             store
-                .hold_writer()
+                .lock_writer()
                 .connection()
                 .unwrap()
                 .pragma_update(None, "query_only", true)
@@ -109,7 +109,7 @@ fn a_store_whose_last_numbers_cannot_be_given_back_is_closed_all_the_same() {
     store.next_id("ids").unwrap();
     // The error occurs only in the transaction.
     store
-        .hold_writer()
+        .lock_writer()
         .connection()
         .unwrap()
         .execute_batch("ALTER TABLE sequences RENAME TO away")
