@@ -25,29 +25,29 @@ pub use key::{Key, Scope};
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
 pub(crate) use limits::{EVENT_BYTES, QUEUE_SHARE};
 pub use listen::{InvalidListen, Listen};
-pub use log::{Log, LogFilter, LogFormat};
+pub use log::{LogConfig, LogFilter, LogFormat};
 pub use origins::AllowedOrigin;
 use plugins::KEYS_OF_PLUGINS;
 use plugins::plugin_tables;
-pub use plugins::{InstancePolicy, PluginSettings, Plugins};
-pub use server::{Recovery, Server, SocketIo, Transport};
+pub use plugins::{InstancePolicy, PluginSettings, PluginsConfig};
+pub use server::{Recovery, ServerConfig, SocketIo, Transport};
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address, the origins and the Socket.IO settings.
-    pub server: Server,
+    pub server: ServerConfig,
     /// Which plugins are served, and with which settings.
-    pub plugins: Plugins,
+    pub plugins: PluginsConfig,
     /// Where the host stores durable files.
-    pub data: Data,
+    pub data: DataConfig,
     /// The limits of one client, one event and one plugin.
     pub limits: Limits,
     /// Who may read the contract.
     pub contract: ContractAccess,
     /// What the log contains, and its format.
-    pub log: Log,
+    pub log: LogConfig,
     /// The keys for `/api` and `/metrics`. If there is none, the host makes one with all scopes and
     /// keeps it in the data directory.
     pub keys: Vec<Key>,
@@ -56,13 +56,13 @@ pub struct Config {
 /// `[data]`: the data directory.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Data {
+pub struct DataConfig {
     /// Directory for the state of plugins, the host's own key, and the lock that excludes a second
     /// host.
     pub dir: PathBuf,
 }
 
-impl Default for Data {
+impl Default for DataConfig {
     fn default() -> Self {
         Self { dir: PathBuf::from("data") }
     }

@@ -34,7 +34,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::config::{Log as Settings, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 
 use format::Format;
 use queue::Queue;
@@ -81,7 +81,7 @@ pub enum LogError {
 ///
 /// # Errors
 /// If the writer's thread can't be started, or if the process has a log already.
-pub fn start(settings: &Settings) -> Result<Log, LogError> {
+pub fn start(settings: &LogConfig) -> Result<Log, LogError> {
     let format = Format {
         format: settings.format,
         ansi: settings.format == LogFormat::Text && colours(),
@@ -96,15 +96,15 @@ pub fn start(settings: &Settings) -> Result<Log, LogError> {
 /// # Errors
 /// Same as [`start`].
 pub fn start_for_command() -> Result<Log, LogError> {
-    let settings = Settings {
+    let settings = LogConfig {
         filter: crate::config::LogFilter::plugins(),
         collapse: false,
-        ..Settings::default()
+        ..LogConfig::default()
     };
     begin(&settings, Format { format: LogFormat::Text, ansi: colours(), time: false })
 }
 
-fn begin(settings: &Settings, format: Format) -> Result<Log, LogError> {
+fn begin(settings: &LogConfig, format: Format) -> Result<Log, LogError> {
     let queue = Arc::new(Queue::new(settings.queue_bytes.get()));
     let repeats = settings.collapse.then(|| Arc::new(Mutex::new(Repeats::new())));
     let chores = LogChores { format, repeats: repeats.clone() };

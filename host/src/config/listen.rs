@@ -11,12 +11,12 @@ use serde::{Deserialize, Deserializer, de};
 /// The address on which the host listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    host: Host,
+    host: ListenHost,
     port: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Host {
+enum ListenHost {
     /// All addresses of this machine.
     All,
     Address(IpAddr),
@@ -44,11 +44,11 @@ impl Listen {
     pub fn candidates(&self) -> io::Result<Vec<SocketAddr>> {
         let at = |ip: IpAddr| SocketAddr::new(ip, self.port);
         match &self.host {
-            Host::All => {
+            ListenHost::All => {
                 Ok(vec![at(Ipv6Addr::UNSPECIFIED.into()), at(Ipv4Addr::UNSPECIFIED.into())])
             }
-            Host::Address(ip) => Ok(vec![at(*ip)]),
-            Host::Name(name) => {
+            ListenHost::Address(ip) => Ok(vec![at(*ip)]),
+            ListenHost::Name(name) => {
                 let found: Vec<_> = (name.as_str(), self.port).to_socket_addrs()?.collect();
                 let first =
                     found.iter().find(|address| address.is_ipv4()).or_else(|| found.first());
@@ -61,17 +61,17 @@ impl Listen {
 
     /// Whether the host listens on all addresses, so that one socket should serve IPv6 and IPv4.
     pub fn is_all(&self) -> bool {
-        self.host == Host::All
+        self.host == ListenHost::All
     }
 
     /// The URL at which a program on this machine reaches the host.
     pub fn local_url(&self) -> String {
         match &self.host {
-            Host::All => format!("http://127.0.0.1:{}", self.port),
-            Host::Address(IpAddr::V4(ip)) if ip.is_unspecified() => {
+            ListenHost::All => format!("http://127.0.0.1:{}", self.port),
+            ListenHost::Address(IpAddr::V4(ip)) if ip.is_unspecified() => {
                 format!("http://127.0.0.1:{}", self.port)
             }
-            Host::Address(IpAddr::V6(ip)) if ip.is_unspecified() => {
+            ListenHost::Address(IpAddr::V6(ip)) if ip.is_unspecified() => {
                 format!("http://[::1]:{}", self.port)
             }
             _ => format!("http://{self}"),
@@ -91,8 +91,10 @@ impl FromStr for Listen {
         let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|_| is_number).ok_or(InvalidListen)?;
         match host {
-            "" => Ok(Self { host: Host::All, port }),
-            name if is_host_name(name) => Ok(Self { host: Host::Name(name.to_owned()), port }),
+            "" => Ok(Self { host: ListenHost::All, port }),
+            name if is_host_name(name) => {
+                Ok(Self { host: ListenHost::Name(name.to_owned()), port })
+            }
             _ => Err(InvalidListen),
         }
     }
@@ -117,7 +119,7 @@ pub(super) fn is_host_name(text: &str) -> bool {
 
 impl From<SocketAddr> for Listen {
     fn from(address: SocketAddr) -> Self {
-        Self { host: Host::Address(address.ip()), port: address.port() }
+        Self { host: ListenHost::Address(address.ip()), port: address.port() }
     }
 }
 
@@ -130,9 +132,9 @@ impl From<([u8; 4], u16)> for Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
-            Host::All => write!(f, ":{}", self.port),
-            Host::Address(ip) => SocketAddr::new(*ip, self.port).fmt(f),
-            Host::Name(name) => write!(f, "{name}:{}", self.port),
+            ListenHost::All => write!(f, ":{}", self.port),
+            ListenHost::Address(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            ListenHost::Name(name) => write!(f, "{name}:{}", self.port),
         }
     }
 }

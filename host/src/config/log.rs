@@ -8,7 +8,7 @@ use tracing::level_filters::LevelFilter;
 /// `[log]`: which records the log contains, and their format.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Log {
+pub struct LogConfig {
     /// Which records are shown: a level (`info`), or a level with exceptions, such as
     /// `info,sockhop::http=debug`.
     pub filter: LogFilter,
@@ -31,7 +31,7 @@ const QUEUE_BYTES: NonZeroUsize = match NonZeroUsize::new(1 << 20) {
 /// escapes.
 const MIN_QUEUE_BYTES: usize = 64 << 10;
 
-impl Default for Log {
+impl Default for LogConfig {
     fn default() -> Self {
         Self {
             filter: LogFilter::default(),

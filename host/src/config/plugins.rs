@@ -18,7 +18,7 @@ pub(super) use sockhop_core::name::RESERVED_PLUGIN_NAMES as KEYS_OF_PLUGINS;
 /// `[plugins]`, with a table `[plugins.NAME]` for each plugin that has settings of its own.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct Plugins {
+pub struct PluginsConfig {
     /// The directory whose `.wasm` files are loaded.
     pub dir: PathBuf,
     /// Names of the plugins that must serve before the host is ready.
@@ -37,7 +37,7 @@ pub struct Plugins {
     pub by_name: BTreeMap<String, PluginSettings>,
 }
 
-impl Default for Plugins {
+impl Default for PluginsConfig {
     fn default() -> Self {
         Self {
             dir: PathBuf::from("plugins"),

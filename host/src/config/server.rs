@@ -12,7 +12,7 @@ use super::{AllowedOrigin, Listen};
 /// `[server]`: the address, the origins and the Socket.IO settings.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Server {
+pub struct ServerConfig {
     /// The address for clients and `/api`. Port 0 selects a free port.
     pub listen: Listen,
     /// The Socket.IO namespaces.
@@ -87,7 +87,7 @@ pub enum Transport {
     Websocket,
 }
 
-impl Server {
+impl ServerConfig {
     /// Checks the settings that depend on each other.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.transports.is_empty() {
@@ -111,7 +111,7 @@ impl Server {
     }
 }
 
-impl Default for Server {
+impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 4000).into(),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::config::Plugins;
+use crate::config::PluginsConfig;
 use crate::metrics::Metrics;
 use crate::registry::{ActivePlugin, Generation, Registry, lint};
 use crate::rooms::Rooms;
@@ -53,7 +53,7 @@ type Selected = (String, Selection);
 impl Publisher {
     /// Creates a publisher that continues with the slots and the versions in `kept_dir`.
     pub(super) fn new(
-        settings: &Plugins,
+        settings: &PluginsConfig,
         loader: Arc<Loader>,
         registry: Arc<Registry>,
         rooms: Arc<Rooms>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::Plugins;
+use crate::config::PluginsConfig;
 use crate::metrics::Metrics;
 
 use super::directory::{Stamp, plugin_files};
@@ -55,7 +55,7 @@ pub struct ScanError(#[from] io::Error);
 
 impl Scanner {
     /// Creates a scanner whose next scan is due.
-    pub(super) fn new(settings: &Plugins, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(settings: &PluginsConfig, metrics: Arc<Metrics>) -> Self {
         Self {
             dir: settings.dir.clone(),
             rescan: settings.rescan_s,
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     fn scanner(dir: &Path) -> Scanner {
-        let settings = Plugins { dir: dir.to_owned(), ..Plugins::default() };
+        let settings = PluginsConfig { dir: dir.to_owned(), ..PluginsConfig::default() };
         Scanner::new(&settings, Arc::default())
     }
 
