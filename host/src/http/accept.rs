@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Limits;
 use crate::transport::{AbortHandle, Peer};
 
-use super::connection::Server;
+use super::connection::HttpServer;
 use super::slots::ConnectionSlots;
 
 /// Pause after a failed accept that concerns the whole host: no file descriptors or memory are
@@ -33,7 +33,7 @@ pub(crate) async fn accept(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let server = Arc::new(Server { router, limits, write_limit, stop: stop.clone() });
+    let server = Arc::new(HttpServer { router, limits, write_limit, stop: stop.clone() });
     let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
@@ -90,7 +90,7 @@ fn say_failing(error: &io::Error) {
 }
 
 fn take(
-    server: &Arc<Server>,
+    server: &Arc<HttpServer>,
     stream: TcpStream,
     peer: SocketAddr,
     slots: &Arc<ConnectionSlots>,

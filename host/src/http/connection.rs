@@ -49,7 +49,7 @@ pub(super) type Io = TokioIo<builtin::WriteDeadline<Abortable<TcpStream, Arc<Con
 pub(super) struct NoAnswer;
 
 /// The state that all connections of a host share.
-pub(super) struct Server {
+pub(super) struct HttpServer {
     pub(super) router: Router,
     pub(super) limits: Arc<Limits>,
     /// How long one write may wait for the client.
@@ -69,7 +69,7 @@ fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration
     Some(if is_reserved { limit.min(RESERVED) } else { limit })
 }
 
-impl Server {
+impl HttpServer {
     /// Serves requests until the client, a deadline or the host's shutdown ends the connection, or
     /// until a WebSocket takes it over.
     pub(super) async fn serve(
