@@ -83,17 +83,20 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StoreError> {
 }
 
 /// The result of a checkpoint.
-pub(super) struct Log {
+pub(super) struct CheckpointResult {
     /// Whether readers or another process prevented its completion.
     pub(super) is_busy: bool,
     pub(super) frames: i64,
 }
 
 /// Checkpoints the log in this `mode` without waiting for locks; `NOOP` only reads its state.
-pub(super) fn checkpoint(connection: &Connection, mode: &str) -> Result<Log, rusqlite::Error> {
+pub(super) fn checkpoint(
+    connection: &Connection,
+    mode: &str,
+) -> Result<CheckpointResult, rusqlite::Error> {
     connection.busy_timeout(Duration::ZERO)?;
     let log = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-        Ok(Log { is_busy: row.get::<_, i64>(0)? != 0, frames: row.get(1)? })
+        Ok(CheckpointResult { is_busy: row.get::<_, i64>(0)? != 0, frames: row.get(1)? })
     });
     connection.busy_timeout(BUSY_TIMEOUT)?;
     log
