@@ -150,7 +150,7 @@ pub enum Change {
 }
 
 /// The cause of too many failures.
-enum Verdict {
+enum FailureCause {
     /// One client causes them.
     Offender(ClientKey),
     /// The plugin causes them.
@@ -256,9 +256,9 @@ impl Breaker {
             return None;
         };
         match self.judge(client, within, most as usize, now) {
-            Verdict::Undecided => None,
-            Verdict::Plugin => Some(self.open(now)),
-            Verdict::Offender(key) => Some(self.throttle(client?, key, now)),
+            FailureCause::Undecided => None,
+            FailureCause::Plugin => Some(self.open(now)),
+            FailureCause::Offender(key) => Some(self.throttle(client?, key, now)),
         }
     }
 
@@ -281,16 +281,16 @@ impl Breaker {
         within: Duration,
         most: usize,
         now: Instant,
-    ) -> Verdict {
+    ) -> FailureCause {
         let recent = self.recent(within, now);
         let well_served = self.activity.well_served(now, within);
         if well_served.connections == 0 {
-            return Verdict::Plugin;
+            return FailureCause::Plugin;
         }
         let Some(client) = client else {
             // The failed event had no client.
             let own = recent.filter(Option::is_none).count();
-            return if own >= most { Verdict::Plugin } else { Verdict::Undecided };
+            return if own >= most { FailureCause::Plugin } else { FailureCause::Undecided };
         };
         for key in client.keys() {
             let by_it = recent.clone().flatten().filter(|other| other.has(key));
@@ -298,7 +298,7 @@ impl Breaker {
             let are_several = !matches!(key, ClientKey::Address(_))
                 || connections(by_it.clone()) >= SEVERAL_CONNECTIONS;
             if by_it.count() >= most && are_several && (is_single || well_served.parties > 0) {
-                return Verdict::Offender(key.clone());
+                return FailureCause::Offender(key.clone());
             }
         }
         let failing = connections(recent.flatten());
@@ -307,9 +307,9 @@ impl Breaker {
         if failing >= widespread
             && failing.saturating_mul(WELL_SERVED_PER_FAILING) >= well_served.connections
         {
-            Verdict::Plugin
+            FailureCause::Plugin
         } else {
-            Verdict::Undecided
+            FailureCause::Undecided
         }
     }
 

@@ -68,18 +68,18 @@ struct Part {
     began: Instant,
     calls: u32,
     failures: u32,
-    answered: Clients,
-    failed: Clients,
+    answered: ClientSets,
+    failed: ClientSets,
 }
 
 /// Clients by connection, and by user or address.
 #[derive(Debug, Clone, Copy)]
-struct Clients {
+struct ClientSets {
     connections: Marks,
     parties: Marks,
 }
 
-impl Clients {
+impl ClientSets {
     const NONE: Self = Self { connections: Marks::NONE, parties: Marks::NONE };
 
     fn add(&mut self, client: &ClientKeys) {
@@ -111,8 +111,8 @@ impl Activity {
                 began: now,
                 calls: 0,
                 failures: 0,
-                answered: Clients::NONE,
-                failed: Clients::NONE,
+                answered: ClientSets::NONE,
+                failed: ClientSets::NONE,
             });
             if self.parts.len() > PARTS as usize + 1 {
                 self.parts.pop_front();
@@ -137,7 +137,7 @@ impl Activity {
 
     /// Returns the numbers of clients for which the plugin works.
     pub(super) fn well_served(&self, now: Instant, within: Duration) -> WellServed {
-        let (mut answered, mut failed) = (Clients::NONE, Clients::NONE);
+        let (mut answered, mut failed) = (ClientSets::NONE, ClientSets::NONE);
         for part in self.recent(now, within) {
             for (all, more) in [(&mut answered, &part.answered), (&mut failed, &part.failed)] {
                 all.connections.add_all(&more.connections);
