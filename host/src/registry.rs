@@ -18,7 +18,7 @@ use crate::event::Identity;
 use crate::events::Outbound;
 use crate::rule::{NotJoined, RoomRules};
 
-pub use active::{ActivePlugin, Health, Inbound, PluginState};
+pub use active::{ActivePlugin, Inbound, PluginHealth, PluginState};
 pub use error::AdmitError;
 pub use lint::{Warning, lint};
 

@@ -35,7 +35,7 @@ use connection::{Meta, checkpoint, close_with_log, connect, meta, natural, set_u
 pub use error::{CommitError, StoreError, ViewError};
 pub(crate) use group_commit::CommitGuard;
 use group_commit::GroupCommit;
-use health::Health;
+use health::StoreHealth;
 pub(crate) use health::{FailureKind, Trouble};
 use ids::Ids;
 pub use limits::StoreLimits;
@@ -74,7 +74,7 @@ pub struct Store {
     /// The number of commits that are in the file and on the disk: a power cut loses none of them.
     saved: AtomicI64,
     wal: Wal,
-    health: Health,
+    health: StoreHealth,
     group: GroupCommit,
 }
 
@@ -100,7 +100,7 @@ impl Store {
             tracing::warn!(file, file_bytes, file_limit, quota = limits.quota, "{TOO_LARGE}");
         }
         let Meta { bytes, commits } = meta(&writer)?;
-        let health = Health::default();
+        let health = StoreHealth::default();
         if let Some(reason) = unrecorded {
             health.failed(FailureKind::Record, reason);
         }

@@ -31,7 +31,7 @@ pub struct ActivePlugin {
     /// Its state.
     pub state: PluginState,
     /// Its breaker and its last failure.
-    pub health: Health,
+    pub health: PluginHealth,
 }
 
 impl ActivePlugin {
@@ -55,7 +55,7 @@ impl ActivePlugin {
             (event, Arc::new(Inbound::new(declared, meter)))
         });
         let inbound = inbound.collect();
-        let health = Health::new(&settings.limits, alarm);
+        let health = PluginHealth::new(&settings.limits, alarm);
         Ok(Arc::new(Self {
             code: Plugin::new(candidate, settings, Arc::clone(&state.memory)),
             inbound,
@@ -70,7 +70,7 @@ impl ActivePlugin {
     #[must_use]
     pub fn fresh(&self) -> Arc<Self> {
         let code = self.code.fresh();
-        let health = Health::new(code.limits(), Arc::clone(&self.health.alarm));
+        let health = PluginHealth::new(code.limits(), Arc::clone(&self.health.alarm));
         let (inbound, outbound, state) =
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         Arc::new(Self { code, inbound, outbound, state, health })
@@ -78,7 +78,7 @@ impl ActivePlugin {
 }
 
 /// The health of a plugin: decides whether a plugin that keeps failing is called.
-pub struct Health {
+pub struct PluginHealth {
     breaker: Mutex<Breaker>,
     /// Set when the breaker opens, for the reload path, which may roll the version back.
     has_tripped: AtomicBool,
@@ -92,7 +92,7 @@ pub struct Health {
 /// message.
 const MAX_FAILURE: usize = 1024;
 
-impl Health {
+impl PluginHealth {
     fn new(limits: &Limits, alarm: Arc<Notify>) -> Self {
         Self {
             breaker: Mutex::new(Breaker::new(limits.breaker())),

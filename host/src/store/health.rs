@@ -76,7 +76,7 @@ pub(crate) struct Trouble {
 
 /// The failures of one store.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(super) struct StoreHealth {
     /// One entry for each kind, so that one failure does not hide another.
     troubles: Mutex<[Option<Trouble>; FailureKind::ALL.len()]>,
     /// One bit for each kind in `troubles`, so that a success need not lock.
@@ -86,7 +86,7 @@ pub(super) struct Health {
     faults: AtomicU64,
 }
 
-impl Health {
+impl StoreHealth {
     /// Records a failure.
     pub(super) fn failed(&self, kind: FailureKind, reason: String) {
         if let Some(count) = self.counts.get(kind as usize) {
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn several_failures_are_told_apart_and_the_worst_is_shown() {
-        let health = Health::default();
+        let health = StoreHealth::default();
         let shown = || health.trouble().map(|trouble| trouble.kind);
         for kind in FailureKind::ALL.into_iter().rev() {
             health.failed(kind, String::new());
