@@ -37,7 +37,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use crate::config::{LogConfig, LogFormat};
 
 use format::Format;
-use queue::Queue;
+use queue::LineQueue;
 use record::{Record, Value};
 use repeats::Repeats;
 use writer::Chores;
@@ -54,7 +54,7 @@ pub(crate) const PLUGIN: &str = "plugin";
 /// The log of this process, from [`start`] to [`Log::finish`].
 pub struct Log {
     writer: Writer,
-    queue: Arc<Queue>,
+    queue: Arc<LineQueue>,
     format: Format,
     repeats: Option<SharedRepeats>,
 }
@@ -64,7 +64,7 @@ pub struct Log {
 type SharedRepeats = Arc<Mutex<Repeats>>;
 
 /// The queue of this process's log, for the metric.
-static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+static QUEUE: OnceLock<Arc<LineQueue>> = OnceLock::new();
 
 /// Why the log can't start.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +105,7 @@ pub fn start_for_command() -> Result<Log, LogError> {
 }
 
 fn begin(settings: &LogConfig, format: Format) -> Result<Log, LogError> {
-    let queue = Arc::new(Queue::new(settings.queue_bytes.get()));
+    let queue = Arc::new(LineQueue::new(settings.queue_bytes.get()));
     let repeats = settings.collapse.then(|| Arc::new(Mutex::new(Repeats::new())));
     let chores = LogChores { format, repeats: repeats.clone() };
     let writer =
@@ -179,7 +179,7 @@ fn lock(repeats: &Mutex<Repeats>) -> MutexGuard<'_, Repeats> {
 
 /// Converts `tracing` events to lines, on the thread that logs.
 struct RecordLayer {
-    queue: Arc<Queue>,
+    queue: Arc<LineQueue>,
     format: Format,
     repeats: Option<SharedRepeats>,
 }
@@ -208,7 +208,7 @@ struct LogChores {
 }
 
 impl Chores for LogChores {
-    fn push_due(&mut self, now: Instant, queue: &Queue) -> Option<Instant> {
+    fn push_due(&mut self, now: Instant, queue: &LineQueue) -> Option<Instant> {
         let repeats = self.repeats.as_ref()?;
         let mut table = lock(repeats);
         let (due, next) = (table.take_due(now), table.next());

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Lines that wait to be written.
-pub(super) struct Queue {
+pub(super) struct LineQueue {
     /// Limit in bytes.
     most: usize,
     state: Mutex<LineQueueState>,
@@ -45,7 +45,7 @@ pub(super) const LINE_OVERHEAD: usize = 64;
 /// Lines for which an idle queue keeps capacity. The memory of a burst is released.
 const IDLE_LINES: usize = 16;
 
-impl Queue {
+impl LineQueue {
     /// Creates a queue for at most `most` bytes.
     pub(super) fn new(most: usize) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_and_counts_what_comes_and_keeps_what_waits() {
-        let queue = Queue::new(2 * (LINE_OVERHEAD + 4));
+        let queue = LineQueue::new(2 * (LINE_OVERHEAD + 4));
         for text in ["one\n", "two\n", "six\n", "ten\n"] {
             queue.push(text.to_owned());
         }
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn short_lines_are_bounded_by_what_each_takes_beside_its_text() {
-        let queue = Queue::new(10 * LINE_OVERHEAD);
+        let queue = LineQueue::new(10 * LINE_OVERHEAD);
         for _ in 0..1_000 {
             queue.push(String::new());
         }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_closed_queue_ends_after_its_last_line() {
-        let queue = Queue::new(1_000);
+        let queue = LineQueue::new(1_000);
         queue.push("last\n".to_owned());
         assert!(!queue.rest(Instant::now()));
         queue.close();
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn waiting_for_a_line_ends_in_time() {
-        let queue = Queue::new(1_000);
+        let queue = LineQueue::new(1_000);
         assert_eq!(queue.pop(Some(Instant::now() + Duration::from_millis(1))), Next::Nothing);
         std::thread::scope(|scope| {
             scope.spawn(|| queue.push("late\n".to_owned()));

@@ -6,11 +6,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::queue::{Next, Queue};
+use super::queue::{LineQueue, Next};
 
 /// A thread that writes lines in the order in which they were pushed. Pushing never waits for it.
 pub struct Writer {
-    queue: Arc<Queue>,
+    queue: Arc<LineQueue>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
 }
@@ -18,7 +18,7 @@ pub struct Writer {
 /// The writer's work in addition to writing.
 pub(super) trait Chores: Send {
     /// Pushes the lines that are due at `now`. Returns when the next ones are due.
-    fn push_due(&mut self, now: Instant, queue: &Queue) -> Option<Instant>;
+    fn push_due(&mut self, now: Instant, queue: &LineQueue) -> Option<Instant>;
     /// Returns a line that reports dropped lines; `None` if they are not reported.
     fn dropped_line(&self, dropped: u64) -> Option<String>;
 }
@@ -27,7 +27,7 @@ pub(super) trait Chores: Send {
 struct NoChores;
 
 impl Chores for NoChores {
-    fn push_due(&mut self, _: Instant, _: &Queue) -> Option<Instant> {
+    fn push_due(&mut self, _: Instant, _: &LineQueue) -> Option<Instant> {
         None
     }
 
@@ -51,13 +51,13 @@ impl Writer {
     /// # Errors
     /// If the thread can't be started.
     pub fn start(name: &str, sink: Box<dyn Write + Send>, most: usize) -> io::Result<Self> {
-        Self::with_chores(name, sink, Arc::new(Queue::new(most)), Box::new(NoChores))
+        Self::with_chores(name, sink, Arc::new(LineQueue::new(most)), Box::new(NoChores))
     }
 
     pub(super) fn with_chores(
         name: &str,
         sink: Box<dyn Write + Send>,
-        queue: Arc<Queue>,
+        queue: Arc<LineQueue>,
         chores: Box<dyn Chores>,
     ) -> io::Result<Self> {
         // Nothing is sent: the channel is disconnected when the thread ends.
@@ -90,7 +90,7 @@ impl Writer {
     }
 }
 
-fn write_all(queue: &Queue, sink: &mut Sink, mut chores: Box<dyn Chores>) {
+fn write_all(queue: &LineQueue, sink: &mut Sink, mut chores: Box<dyn Chores>) {
     let mut report_at = Instant::now();
     loop {
         let now = Instant::now();
@@ -130,7 +130,7 @@ fn write_all(queue: &Queue, sink: &mut Sink, mut chores: Box<dyn Chores>) {
 }
 
 /// Pauses after a failed write. Returns whether the writer must end, because the queue is closed.
-fn rest(queue: &Queue, sink: &Sink) -> bool {
+fn rest(queue: &LineQueue, sink: &Sink) -> bool {
     queue.rest(Instant::now() + sink.rest)
 }
 
@@ -224,7 +224,7 @@ mod tests {
     struct Reporting;
 
     impl Chores for Reporting {
-        fn push_due(&mut self, _: Instant, _: &Queue) -> Option<Instant> {
+        fn push_due(&mut self, _: Instant, _: &LineQueue) -> Option<Instant> {
             None
         }
 
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_full_disk_costs_lines_which_are_counted_and_reported_once_it_has_room() {
         let disk = Disk::default();
-        let queue = Arc::new(Queue::new(10_000));
+        let queue = Arc::new(LineQueue::new(10_000));
         let writer = Writer::with_chores(
             "test",
             Box::new(disk.clone()),
@@ -296,7 +296,7 @@ mod tests {
             }
         }
         let (release, stuck) = sync_channel(0);
-        let queue = Arc::new(Queue::new(1_000));
+        let queue = Arc::new(LineQueue::new(1_000));
         let writer = Writer::with_chores(
             "test",
             Box::new(Stuck(stuck)),

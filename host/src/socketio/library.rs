@@ -32,7 +32,7 @@ use super::{
 use adapter::{Adapter, Adapters};
 use intake::Intake;
 use link::Reach;
-use queue::Queue;
+use queue::PacketQueue;
 use upgrades::Upgrades;
 
 pub(crate) use link::Link;
@@ -206,7 +206,7 @@ async fn prepare(
         adapter: Arc::downgrade(&adapter),
         sid: socket.id,
         client: client.id().to_owned(),
-        queue: Queue::default(),
+        queue: PacketQueue::default(),
         shared: Arc::clone(shared),
     }));
     socket.on_fallback(Intake { client: Arc::clone(&client), link: link.clone() });

@@ -30,10 +30,10 @@ use super::{Changes, CommitError, Store, lock};
 ///
 /// The queue is bounded, because each writer is an event that occupies an instance.
 #[derive(Debug, Default)]
-pub(super) struct GroupCommit(Mutex<Queue>);
+pub(super) struct GroupCommit(Mutex<WriterQueue>);
 
 #[derive(Debug, Default)]
-struct Queue {
+struct WriterQueue {
     /// In ascending order of their tickets.
     writers: VecDeque<Writer>,
     /// The next ticket. A ticket is never used twice, so a late result finds no other writer.
@@ -67,7 +67,7 @@ enum WriterStage {
 /// Changes to be committed together, each with its writer.
 type Batch = Vec<(Ticket, Changes)>;
 
-impl Queue {
+impl WriterQueue {
     fn push(&mut self, stage: WriterStage) -> Ticket {
         let ticket = self.next;
         self.next += 1;

@@ -13,7 +13,7 @@ use crate::transport::AbortHandle;
 
 use super::adapter::Adapter;
 use super::attendant::Attendant;
-use super::queue::{Handed, Packet, Queue};
+use super::queue::{Handed, Packet, PacketQueue};
 use super::{Frame, Shared, argument};
 
 /// The handle by which the host reaches one socket.
@@ -29,7 +29,7 @@ pub(super) struct Reach {
     pub(super) sid: Sid,
     /// Its client's public id, for the log.
     pub(super) client: String,
-    pub(super) queue: Queue,
+    pub(super) queue: PacketQueue,
     pub(super) shared: Arc<Shared>,
 }
 

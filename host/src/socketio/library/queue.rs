@@ -15,10 +15,10 @@ use crate::memory::QueueMemory;
 
 use super::link::Reach;
 
-/// The most packets that [`Queue::drain`] sends in one call.
+/// The most packets that [`PacketQueue::drain`] sends in one call.
 const LARGEST_BATCH: usize = 256;
 
-/// The most packets that [`Queue::drain`] sends in one call to a client whose buffer holds
+/// The most packets that [`PacketQueue::drain`] sends in one call to a client whose buffer holds
 /// `packets`.
 pub(super) fn largest_batch(packets: usize) -> usize {
     packets.div_ceil(2).min(LARGEST_BATCH)
@@ -26,7 +26,7 @@ pub(super) fn largest_batch(packets: usize) -> usize {
 
 /// The queue of one connection.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct PacketQueue {
     /// Whether packets must go through `inner`. Read for each packet, so it has no lock.
     is_in_use: AtomicBool,
     inner: Mutex<Inner>,
@@ -37,7 +37,7 @@ struct Inner {
     packets: VecDeque<WaitingPacket>,
     /// Bytes of [`QueueMemory`] that the waiting emits take.
     bytes: usize,
-    /// Packets that the next call of [`Queue::drain`] sends at most; 0 before the first call.
+    /// Packets that the next call of [`PacketQueue::drain`] sends at most; 0 before the first call.
     batch: usize,
     state: QueueState,
 }
@@ -103,11 +103,11 @@ pub(super) enum Drained {
     Ends,
 }
 
-impl Queue {
+impl PacketQueue {
     /// Sends a packet after the waiting packets. A waiting emit takes memory that all connections
     /// share. A waiting answer takes none: its sender holds it until it is sent, and has only one
     /// at a time. `attend` is called when the first packet waits. From then on it must call
-    /// [`Queue::drain`].
+    /// [`PacketQueue::drain`].
     pub(super) fn send(
         &self,
         to: &Reach,
@@ -148,7 +148,7 @@ impl Queue {
         Handed::Waits(is_sent)
     }
 
-    /// Like [`Queue::send`], but does not queue the packet. Returns whether the sender can drop it:
+    /// Like [`PacketQueue::send`], but does not queue the packet. Returns whether the sender can drop it:
     /// it was sent, or the connection ends.
     pub(super) fn try_send(&self, to: &Reach, packet: &Packet) -> bool {
         if self.has() {
@@ -164,7 +164,7 @@ impl Queue {
     }
 
     /// Ends the connection after the waiting packets, or without them if `cut`. Calls `attend` as
-    /// [`Queue::send`] does.
+    /// [`PacketQueue::send`] does.
     pub(super) fn end(&self, cut: bool, memory: &QueueMemory, attend: impl FnOnce()) {
         let mut inner = self.lock();
         let before = inner.state;

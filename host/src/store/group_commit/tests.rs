@@ -221,7 +221,7 @@ struct Task {
 /// A queue with the tasks that use it, as [`Place`] and [`CommitGuard`] do.
 #[derive(Default)]
 struct Model {
-    queue: Queue,
+    queue: WriterQueue,
     tasks: Vec<Task>,
     /// The batch that is being committed. The guard is in that commit.
     committing: Option<Batch>,
