@@ -45,7 +45,7 @@ use writer::Chores;
 pub use escape::{escape, escape_json};
 pub(crate) use panics::{Panic, catch};
 pub(crate) use rejected::{Fault, Handler, rejected};
-pub use writer::Writer;
+pub use writer::LineWriter;
 
 /// The target of plugins' log lines. These lines have their own rate limit
 /// (`log_lines_per_second`), so they are never collapsed.
@@ -53,7 +53,7 @@ pub(crate) const PLUGIN: &str = "plugin";
 
 /// The log of this process, from [`start`] to [`Log::finish`].
 pub struct Log {
-    writer: Writer,
+    writer: LineWriter,
     queue: Arc<LineQueue>,
     format: Format,
     repeats: Option<SharedRepeats>,
@@ -109,7 +109,7 @@ fn begin(settings: &LogConfig, format: Format) -> Result<Log, LogError> {
     let repeats = settings.collapse.then(|| Arc::new(Mutex::new(Repeats::new())));
     let chores = LogChores { format, repeats: repeats.clone() };
     let writer =
-        Writer::with_chores("sockhop-log", stderr(), Arc::clone(&queue), Box::new(chores))?;
+        LineWriter::with_chores("sockhop-log", stderr(), Arc::clone(&queue), Box::new(chores))?;
     let mut targets = Targets::new().with_default(settings.filter.level());
     targets.extend(settings.filter.targets().map(|(target, level)| (target.to_owned(), level)));
     let layer = RecordLayer { queue: Arc::clone(&queue), format, repeats: repeats.clone() };

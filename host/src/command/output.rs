@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use serde_json::Value;
-use sockhop::log::{self, Writer, escape, escape_json};
+use sockhop::log::{self, LineWriter, escape, escape_json};
 
 /// Prints one line of the result.
 pub(crate) fn line(text: impl std::fmt::Display) {
@@ -80,7 +80,7 @@ pub(crate) fn end(code: ExitCode) -> ExitCode {
 
 /// Standard output of a command that runs for a long time. Printing never waits for a reader, and
 /// never fails.
-pub(crate) struct Background(Writer);
+pub(crate) struct Background(LineWriter);
 
 /// Bytes of the messages at the host's start that may wait for a reader.
 const BACKGROUND_BYTES: usize = 256 << 10;
@@ -91,7 +91,7 @@ const FLUSH: Duration = Duration::from_millis(500);
 
 impl Background {
     pub(crate) fn start() -> io::Result<Self> {
-        Writer::start("sockhop-output", log::stdout(), BACKGROUND_BYTES).map(Self)
+        LineWriter::start("sockhop-output", log::stdout(), BACKGROUND_BYTES).map(Self)
     }
 
     /// Prints one line of the result.

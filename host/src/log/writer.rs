@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::queue::{LineQueue, Next};
 
 /// A thread that writes lines in the order in which they were pushed. Pushing never waits for it.
-pub struct Writer {
+pub struct LineWriter {
     queue: Arc<LineQueue>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
@@ -45,7 +45,7 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Shortest interval between two reports of dropped lines: a slow log drops lines all the time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Writer {
+impl LineWriter {
     /// Starts a thread that writes to `sink`; at most `most` bytes wait in the queue.
     ///
     /// # Errors
@@ -247,7 +247,7 @@ mod tests {
     fn a_full_disk_costs_lines_which_are_counted_and_reported_once_it_has_room() {
         let disk = Disk::default();
         let queue = Arc::new(LineQueue::new(10_000));
-        let writer = Writer::with_chores(
+        let writer = LineWriter::with_chores(
             "test",
             Box::new(disk.clone()),
             Arc::clone(&queue),
@@ -269,14 +269,14 @@ mod tests {
     #[test]
     fn finishing_writes_what_waits_and_does_not_wait_for_a_disk_that_stays_full() {
         let disk = Disk::default();
-        let writer = Writer::start("test", Box::new(disk.clone()), 10_000).unwrap();
+        let writer = LineWriter::start("test", Box::new(disk.clone()), 10_000).unwrap();
         for line in ["one", "two"] {
             writer.line(line);
         }
         writer.finish(PATIENCE);
         assert_eq!(*disk.text.lock().unwrap(), "one\ntwo\n");
         disk.is_full.store(true, Ordering::SeqCst);
-        let writer = Writer::start("test", Box::new(disk.clone()), 10_000).unwrap();
+        let writer = LineWriter::start("test", Box::new(disk.clone()), 10_000).unwrap();
         writer.line("three");
         let began = Instant::now();
         writer.finish(PATIENCE);
@@ -297,7 +297,7 @@ mod tests {
         }
         let (release, stuck) = sync_channel(0);
         let queue = Arc::new(LineQueue::new(1_000));
-        let writer = Writer::with_chores(
+        let writer = LineWriter::with_chores(
             "test",
             Box::new(Stuck(stuck)),
             Arc::clone(&queue),

@@ -35,7 +35,7 @@ pub(super) struct GroupCommit(Mutex<WriterQueue>);
 #[derive(Debug, Default)]
 struct WriterQueue {
     /// In ascending order of their tickets.
-    writers: VecDeque<Writer>,
+    writers: VecDeque<QueuedWriter>,
     /// The next ticket. A ticket is never used twice, so a late result finds no other writer.
     next: Ticket,
 }
@@ -43,7 +43,7 @@ struct WriterQueue {
 type Ticket = u64;
 
 #[derive(Debug)]
-struct Writer {
+struct QueuedWriter {
     ticket: Ticket,
     stage: WriterStage,
     /// Set while the writer waits to become the first.
@@ -71,7 +71,7 @@ impl WriterQueue {
     fn push(&mut self, stage: WriterStage) -> Ticket {
         let ticket = self.next;
         self.next += 1;
-        self.writers.push_back(Writer { ticket, stage, waker: None });
+        self.writers.push_back(QueuedWriter { ticket, stage, waker: None });
         ticket
     }
 
@@ -93,7 +93,8 @@ impl WriterQueue {
     /// Takes the changes of all writers that can be committed now. Empty if the changes of the
     /// first writer were taken already.
     fn take_batch(&mut self) -> Batch {
-        let take = |writer: &mut Writer| match replace(&mut writer.stage, WriterStage::Taken) {
+        let take = |writer: &mut QueuedWriter| match replace(&mut writer.stage, WriterStage::Taken)
+        {
             WriterStage::Waiting(changes) => Some((writer.ticket, changes)),
             other => {
                 writer.stage = other;
@@ -131,7 +132,7 @@ impl WriterQueue {
         if index == 0 { self.writers.front_mut()?.waker.take() } else { None }
     }
 
-    fn writer(&mut self, ticket: Ticket) -> Option<&mut Writer> {
+    fn writer(&mut self, ticket: Ticket) -> Option<&mut QueuedWriter> {
         let index = self.index(ticket)?;
         self.writers.get_mut(index)
     }

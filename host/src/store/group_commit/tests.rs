@@ -327,7 +327,7 @@ impl Model {
             let is_woken = first.woken.0.load(Ordering::Relaxed);
             assert!(!first.is_waiting || is_woken, "the first writer waits and was not woken");
         }
-        let is_waiting = |writer: &Writer| {
+        let is_waiting = |writer: &QueuedWriter| {
             matches!(writer.stage, WriterStage::Waiting(_) | WriterStage::Exclusive)
         };
         assert!(self.queue.writers.iter().map(is_waiting).is_sorted(), "{:?}", self.queue);
