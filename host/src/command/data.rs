@@ -29,7 +29,7 @@ enum DataCommand {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        place: Place,
+        place: StateLocation,
     },
     /// Lets a plugin serve although some or all of its state is lost; `data verify` shows what is
     /// lost
@@ -37,13 +37,13 @@ enum DataCommand {
         /// The plugin's name
         name: String,
         #[command(flatten)]
-        place: Place,
+        place: StateLocation,
     },
 }
 
 /// Where the state is
 #[derive(Debug, Args)]
-struct Place {
+struct StateLocation {
     /// Configuration file of the host
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -52,7 +52,7 @@ struct Place {
     data: Option<PathBuf>,
 }
 
-impl Place {
+impl StateLocation {
     fn dir(&self) -> anyhow::Result<PathBuf> {
         let dir = match &self.data {
             Some(dir) => dir.clone(),

@@ -143,16 +143,16 @@ impl WriterQueue {
 }
 
 /// A writer's place in the queue. Dropping it removes the writer.
-struct Place {
+struct QueuePlace {
     store: Arc<Store>,
     ticket: Ticket,
 }
 
 /// The commit lock of one store: the right to commit, and to deliver the effects of the commit.
 /// Hold it until the effects are delivered. Dropping it passes the lock to the next writer.
-pub(crate) struct CommitGuard(Place);
+pub(crate) struct CommitGuard(QueuePlace);
 
-impl Place {
+impl QueuePlace {
     fn new(store: &Arc<Store>, stage: WriterStage) -> Self {
         let ticket = lock(&store.group.0).push(stage);
         Self { store: Arc::clone(store), ticket }
@@ -194,7 +194,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         let next = lock(&self.store.group.0).remove(self.ticket);
         next.into_iter().for_each(Waker::wake);
@@ -214,7 +214,7 @@ impl Store {
         changes: Changes,
         deadline: Option<Instant>,
     ) -> Result<CommitGuard, CommitError> {
-        let place = Place::new(self, WriterStage::Waiting(changes));
+        let place = QueuePlace::new(self, WriterStage::Waiting(changes));
         let mut guard = place.lock(deadline).await.ok_or(CommitError::Late)?;
         let batch = lock(&self.group.0).take_batch();
         if !batch.is_empty() {
@@ -230,7 +230,7 @@ impl Store {
         self: &Arc<Self>,
         deadline: Option<Instant>,
     ) -> Option<CommitGuard> {
-        Place::new(self, WriterStage::Exclusive).lock(deadline).await
+        QueuePlace::new(self, WriterStage::Exclusive).lock(deadline).await
     }
 }
 
