@@ -15,7 +15,7 @@ use crate::rooms::Applied;
 use crate::store::{CommitError, CommitGuard, View};
 
 use super::checks::check_reply;
-use super::commit::{Entry, commit};
+use super::commit::{CommitEntry, commit};
 use super::run::{Discarded, Run};
 use super::{Dispatcher, Failed, Reply, contended};
 
@@ -38,7 +38,7 @@ struct BoundEvent<'event> {
 /// The result of one run of the handler.
 enum Attempt {
     /// The handler succeeded, if its entry can be committed.
-    Done { reply: Json, entry: Entry },
+    Done { reply: Json, entry: CommitEntry },
     /// The state has changed under the reads of the run. The handler must run again.
     Outdated,
     /// The handler refused the event. The run is valid, so its instance can be kept.
@@ -164,14 +164,14 @@ impl BoundEvent<'_> {
         };
         let (event, generation) = (self.event.id, self.generation.number);
         let changes = view.map(|view| View::into_changes(*view)).unwrap_or_default();
-        Attempt::Done { reply, entry: Entry { event, generation, changes, effects } }
+        Attempt::Done { reply, entry: CommitEntry { event, generation, changes, effects } }
     }
 
     /// Commits the entry of a run and applies its effects. `lock` is the plugin's commit lock if
     /// the run has held it. Returns `None` after a conflict.
     async fn commit_and_apply(
         &self,
-        entry: Entry,
+        entry: CommitEntry,
         lock: Option<CommitGuard>,
     ) -> Result<Option<Applied>, Failed> {
         let code = &self.active.code;

@@ -12,7 +12,7 @@ use crate::store::{Changes, CommitError, CommitGuard, Store};
 
 /// What a valid run of a handler wants to change, as one unit: all of it happens, or nothing.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct CommitEntry {
     /// The event that was handled.
     pub(super) event: EventId,
     /// The generation on which it was handled.
@@ -49,11 +49,11 @@ impl Committed {
 /// [`CommitError::Late`].
 pub(super) async fn commit(
     store: &Arc<Store>,
-    entry: Entry,
+    entry: CommitEntry,
     lock: Option<CommitGuard>,
     deadline: Option<Instant>,
 ) -> Result<Committed, CommitError> {
-    let Entry { event, generation, changes, effects } = entry;
+    let CommitEntry { event, generation, changes, effects } = entry;
     if changes.is_empty() {
         return Ok(Committed { effects, guard: lock });
     }
@@ -85,10 +85,10 @@ mod tests {
     use super::*;
     use crate::store::StoreLimits;
 
-    fn entry(changes: Changes, effect: &str) -> Entry {
+    fn entry(changes: Changes, effect: &str) -> CommitEntry {
         let effects = vec![Effect::Join(effect.to_owned())];
         let event = EventId::new(std::time::SystemTime::UNIX_EPOCH);
-        Entry { event, generation: 1, changes, effects }
+        CommitEntry { event, generation: 1, changes, effects }
     }
 
     /// Whether the one effect is there.

@@ -31,7 +31,7 @@ pub(super) struct Run {
     effects: Vec<Effect>,
     effects_bytes: usize,
     /// The caller's rooms with this run's changes. Loaded at first use.
-    membership: Option<Membership>,
+    membership: Option<RoomChanges>,
     /// The plugin's state as of its first use in this run, with this run's writes. Boxed, because a
     /// run is moved, and most runs do not use the state.
     view: Option<Box<View>>,
@@ -49,7 +49,7 @@ pub(super) enum Discarded {
     Rejected(Rejection),
 }
 
-struct Membership {
+struct RoomChanges {
     before: BTreeSet<String>,
     now: BTreeSet<String>,
 }
@@ -117,12 +117,12 @@ impl Run {
         usize::from(!self.view().has_written(key))
     }
 
-    fn membership(&mut self) -> Result<&mut Membership, Refusal> {
+    fn membership(&mut self) -> Result<&mut RoomChanges, Refusal> {
         let connection = require_caller(self.event.caller.connection())?;
         let rooms = &self.rooms;
         Ok(self.membership.get_or_insert_with(|| {
             let before: BTreeSet<String> = rooms.of(connection).into_iter().collect();
-            Membership { now: before.clone(), before }
+            RoomChanges { now: before.clone(), before }
         }))
     }
 
@@ -200,11 +200,13 @@ impl HostCalls for Run {
         let namespace = self.event.caller.namespace().unwrap_or("/");
         let count = self.rooms.count(namespace, room);
         let count = match &self.membership {
-            Some(Membership { before, now }) => match (before.contains(room), now.contains(room)) {
-                (false, true) => count + 1,
-                (true, false) => count.saturating_sub(1),
-                _ => count,
-            },
+            Some(RoomChanges { before, now }) => {
+                match (before.contains(room), now.contains(room)) {
+                    (false, true) => count + 1,
+                    (true, false) => count.saturating_sub(1),
+                    _ => count,
+                }
+            }
             None => count,
         };
         u32::try_from(count).unwrap_or(u32::MAX)

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::directory;
-use super::watched::{Entry, MAX_DIRECTORIES, Watched};
+use super::watched::{MAX_DIRECTORIES, PathEntry, Watched};
 
 /// The shortest time after which a failed watch is tried again: this happens at the first scan
 /// after it.
@@ -179,13 +179,13 @@ fn is_missing(error: &notify::Error) -> bool {
     }
 }
 
-fn entry(path: &Path) -> Entry {
+fn entry(path: &Path) -> PathEntry {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => {
-            std::fs::read_link(path).map_or(Entry::Missing, Entry::Link)
+            std::fs::read_link(path).map_or(PathEntry::Missing, PathEntry::Link)
         }
-        Ok(_) => Entry::Other,
-        Err(_) => Entry::Missing,
+        Ok(_) => PathEntry::Other,
+        Err(_) => PathEntry::Missing,
     }
 }
 

@@ -16,7 +16,7 @@ const MAX_LINKS: usize = 40;
 
 /// What exists at a path, which is not followed itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum PathEntry {
     /// A symbolic link with this target.
     Link(PathBuf),
     /// Anything else.
@@ -44,7 +44,7 @@ enum Names {
 impl Watched {
     /// Returns what to watch for the plugin directory `dir`, an absolute path, in which `links` are
     /// symbolic links to plugins. `at` returns what exists at a path.
-    pub(super) fn of(dir: &Path, links: &[PathBuf], at: impl Fn(&Path) -> Entry) -> Self {
+    pub(super) fn of(dir: &Path, links: &[PathBuf], at: impl Fn(&Path) -> PathEntry) -> Self {
         let mut watched = Self::default();
         let Trace { deciding, end } = trace(dir, &at);
         watched.names.insert(end.clone(), Names::All);
@@ -113,7 +113,7 @@ struct Trace {
 }
 
 /// Resolves an absolute path component by component, as the system does.
-fn trace(path: &Path, at: &impl Fn(&Path) -> Entry) -> Trace {
+fn trace(path: &Path, at: &impl Fn(&Path) -> PathEntry) -> Trace {
     let mut deciding = Vec::new();
     let mut end = PathBuf::new();
     // The remaining components, the next one last.
@@ -127,14 +127,14 @@ fn trace(path: &Path, at: &impl Fn(&Path) -> Entry) -> Trace {
             name => end.push(name),
         }
         match at(&end) {
-            Entry::Link(target) if deciding.len() < MAX_LINKS => {
+            PathEntry::Link(target) if deciding.len() < MAX_LINKS => {
                 deciding.push(end.clone());
                 end.pop();
                 // An absolute target starts again: pushing its root replaces `end`.
                 rest.extend(reversed(&target));
             }
-            Entry::Link(_) | Entry::Missing => break,
-            Entry::Other => {}
+            PathEntry::Link(_) | PathEntry::Missing => break,
+            PathEntry::Other => {}
         }
     }
     deciding.push(end.clone());
@@ -158,9 +158,9 @@ mod tests {
     /// Returns what to watch if only these links exist, and no file below `/missing`.
     fn watched(dir: &str, files: &[&str], links: &[(&str, &str)]) -> Watched {
         let at = |path: &Path| match links.iter().find(|(link, _)| Path::new(link) == path) {
-            Some((_, target)) => Entry::Link(PathBuf::from(target)),
-            None if path.starts_with("/missing") => Entry::Missing,
-            None => Entry::Other,
+            Some((_, target)) => PathEntry::Link(PathBuf::from(target)),
+            None if path.starts_with("/missing") => PathEntry::Missing,
+            None => PathEntry::Other,
         };
         let files: Vec<_> = files.iter().map(|file| Path::new(dir).join(file)).collect();
         Watched::of(Path::new(dir), &files, at)

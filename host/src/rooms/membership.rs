@@ -32,11 +32,11 @@ pub(super) struct Membership {
 #[derive(Default)]
 struct Namespace {
     /// By public id. Uses a fast hash: the ids come from the host.
-    members: IndexMap<String, Entry, RandomState>,
+    members: IndexMap<String, MemberEntry, RandomState>,
     rooms: HashMap<String, List>,
 }
 
-struct Entry {
+struct MemberEntry {
     member: Arc<Member>,
     rooms: BTreeSet<String>,
 }
@@ -55,7 +55,7 @@ impl Membership {
     pub(super) fn add(&self, connection: &Arc<Connection>, link: Link) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let member = Arc::new(Member { connection: Arc::clone(connection), link, number });
-        let entry = Entry { member, rooms: BTreeSet::new() };
+        let entry = MemberEntry { member, rooms: BTreeSet::new() };
         let mut namespaces = self.write();
         namespaces
             .entry(Arc::clone(&connection.namespace))
