@@ -32,7 +32,7 @@ pub(super) struct Facts<'a> {
 }
 
 /// How far a command is carried out.
-enum Progress {
+enum CommandProgress {
     /// Its version is being loaded.
     Loading,
     Done,
@@ -80,13 +80,13 @@ impl PendingCommands {
         let (mut answers, mut is_undone) = (CommandResults::new(), false);
         for command in std::mem::take(&mut self.0) {
             let result = match command.progress(facts) {
-                Progress::Loading => {
+                CommandProgress::Loading => {
                     self.0.push(command);
                     continue;
                 }
-                Progress::Done => Ok(()),
-                Progress::NotSaved => Err(OperatorError::NotRemembered),
-                Progress::Failed => {
+                CommandProgress::Done => Ok(()),
+                CommandProgress::NotSaved => Err(OperatorError::NotRemembered),
+                CommandProgress::Failed => {
                     is_undone = true;
                     Err(command.undo(slots, &facts.inventory.versions))
                 }
@@ -98,9 +98,9 @@ impl PendingCommands {
 }
 
 impl PendingCommand {
-    fn progress(&self, facts: &Facts<'_>) -> Progress {
+    fn progress(&self, facts: &Facts<'_>) -> CommandProgress {
         let Some(target) = &self.target else {
-            return if facts.is_saved { Progress::Done } else { Progress::NotSaved };
+            return if facts.is_saved { CommandProgress::Done } else { CommandProgress::NotSaved };
         };
         let serves = facts
             .generation
@@ -108,14 +108,14 @@ impl PendingCommand {
             .iter()
             .any(|active| active.code.name() == self.name && active.code.digest == *target);
         if facts.inventory.loads.is_loading(&LoadJob::Kept(self.name.clone(), target.clone())) {
-            Progress::Loading
+            CommandProgress::Loading
         } else if !serves {
-            Progress::Failed
+            CommandProgress::Failed
         } else if facts.is_saved && facts.inventory.blobs.contains(target) {
-            Progress::Done
+            CommandProgress::Done
         } else {
             // A version that serves from memory must also be on the disk for the next start.
-            Progress::NotSaved
+            CommandProgress::NotSaved
         }
     }
 

@@ -178,7 +178,7 @@ async fn read(
     permits: Arc<Semaphore>,
     file: PathBuf,
     name: String,
-) -> (Result<Source, LoadFailure>, Permit) {
+) -> (Result<Source, LoadFailure>, LoadPermit) {
     // The semaphore is never closed; if it were, the read would continue without a permit.
     let permit = permits.acquire_owned().await.ok();
     let loader = Arc::clone(loader);
@@ -205,7 +205,7 @@ async fn store(blobs: Arc<BlobStore>, digest: Digest, bytes: Vec<u8>) {
 }
 
 /// The permit of one of the concurrent loads.
-type Permit = Option<OwnedSemaphorePermit>;
+type LoadPermit = Option<OwnedSemaphorePermit>;
 
 /// Returns the failure of a load that panicked. It is not retried: the same content would panic
 /// again.

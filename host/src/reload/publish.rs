@@ -27,7 +27,7 @@ use super::operator::{CommandResults, Operator, OperatorCommand, SubmittedComman
 use super::resolve::{CandidateVersion, Candidates, Refused, resolve_conflicts};
 use super::scan::Scanner;
 use super::slots::{Digest, LastError, Slots, Standing};
-use super::status::View;
+use super::status::StatusInputs;
 use super::versions::Selection;
 
 /// Decides which versions serve, and publishes them.
@@ -381,7 +381,7 @@ impl Publisher {
 
     /// Publishes the current status for operators, then sends the answers.
     pub(super) fn publish_status(&self, files: &Files, answers: CommandResults) {
-        let view = View {
+        let view = StatusInputs {
             generation: &self.registry.snapshot(),
             slots: &self.slots,
             files,

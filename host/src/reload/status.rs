@@ -135,7 +135,7 @@ impl PluginStatus {
 }
 
 /// Everything from which the status of plugins follows.
-pub(super) struct View<'a> {
+pub(super) struct StatusInputs<'a> {
     /// The generation that serves.
     pub(super) generation: &'a Generation,
     pub(super) slots: &'a Slots,
@@ -147,7 +147,7 @@ pub(super) struct View<'a> {
     pub(super) forget_after: Duration,
 }
 
-impl View<'_> {
+impl StatusInputs<'_> {
     /// Returns the status of all plugins: one for each slot with a file, for each file without a
     /// slot, and for each removed plugin that still runs events.
     pub(super) fn status(&self) -> Status {

@@ -10,7 +10,7 @@ use super::Digest;
 /// A disable does not end a rollback, and a rollback does not enable the plugin. So a disabled
 /// plugin may have a pinned version as well.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Saved", into = "Saved")]
+#[serde(from = "SavedIntent", into = "SavedIntent")]
 pub enum Intent {
     /// The version in the file is to serve.
     #[default]
@@ -78,20 +78,20 @@ impl Intent {
 
 /// An intent as two members of a saved slot. Earlier hosts read and write the same members.
 #[derive(Clone, Serialize, Deserialize)]
-struct Saved {
+struct SavedIntent {
     #[serde(default)]
     pinned: Option<Digest>,
     #[serde(default)]
     disabled: Option<Digest>,
 }
 
-impl From<Saved> for Intent {
-    fn from(Saved { pinned, disabled }: Saved) -> Self {
+impl From<SavedIntent> for Intent {
+    fn from(SavedIntent { pinned, disabled }: SavedIntent) -> Self {
         Self::new(pinned, disabled)
     }
 }
 
-impl From<Intent> for Saved {
+impl From<Intent> for SavedIntent {
     fn from(intent: Intent) -> Self {
         Self { pinned: intent.pinned().cloned(), disabled: intent.while_file_is().cloned() }
     }

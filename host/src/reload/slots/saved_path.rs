@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Saved {
+enum SavedPath {
     Text(PathBuf),
     System(OsString),
 }
@@ -20,8 +20,8 @@ pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::
 }
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    Saved::deserialize(deserializer).map(|saved| match saved {
-        Saved::Text(path) => path,
-        Saved::System(path) => path.into(),
+    SavedPath::deserialize(deserializer).map(|saved| match saved {
+        SavedPath::Text(path) => path,
+        SavedPath::System(path) => path.into(),
     })
 }
