@@ -38,7 +38,7 @@ use crate::config::{LogConfig, LogFormat};
 
 use format::Format;
 use queue::LineQueue;
-use record::{Record, Value};
+use record::{LogRecord, Value};
 use repeats::Repeats;
 use writer::Chores;
 
@@ -186,7 +186,7 @@ struct RecordLayer {
 
 impl<S: Subscriber> Layer<S> for RecordLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let record = Record::of(event);
+        let record = LogRecord::of(event);
         // An operator who selects `debug` wants to see each record.
         let collapses = record.target != PLUGIN && record.level <= Level::INFO;
         let now = match &self.repeats {
@@ -222,7 +222,7 @@ impl Chores for LogChores {
     fn dropped_line(&self, dropped: u64) -> Option<String> {
         let message = "log lines were dropped: they came faster than they could be written, or could not be written".to_owned();
         let fields = vec![("dropped", Value::Unsigned(dropped))];
-        Some(self.format.line(&Record {
+        Some(self.format.line(&LogRecord {
             at: SystemTime::now(),
             level: Level::WARN,
             target: module_path!(),

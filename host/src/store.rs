@@ -39,7 +39,7 @@ use health::StoreHealth;
 pub(crate) use health::{FailureKind, Trouble};
 use ids::Ids;
 pub use limits::StoreLimits;
-use manifest::{Manifest, Record};
+use manifest::{Manifest, ManifestRecord};
 pub use manifest::{StoreFault, StoreFaultKind};
 use opening::{Opened, beside};
 use snapshot::Readers;
@@ -200,7 +200,10 @@ impl Store {
     /// the loss of the log would not be detected.
     fn wake(&self) {
         if !self.is_awake.load(Ordering::Relaxed) {
-            let record = Record { commits: self.saved.load(Ordering::Relaxed), ..Record::open() };
+            let record = ManifestRecord {
+                commits: self.saved.load(Ordering::Relaxed),
+                ..ManifestRecord::open()
+            };
             match self.manifest.write(&record, false) {
                 Ok(()) => {
                     self.is_awake.store(true, Ordering::Relaxed);
@@ -228,7 +231,8 @@ impl Store {
         }
         // Written before the last connection is closed, which deletes the log: a host that is
         // killed in between must not report a lost log.
-        let record = Record { commits: meta(connection)?.commits, ..Record::default() };
+        let record =
+            ManifestRecord { commits: meta(connection)?.commits, ..ManifestRecord::default() };
         self.saved.store(record.commits, Ordering::Relaxed);
         self.manifest
             .write(&record, true)

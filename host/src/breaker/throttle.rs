@@ -13,11 +13,11 @@ pub(super) const MAX_RECORDS: usize = 128;
 /// Throttled clients, and the users and addresses to which they belong.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    records: HashMap<ClientKey, Record>,
+    records: HashMap<ClientKey, ThrottleRecord>,
 }
 
 #[derive(Debug)]
-struct Record {
+struct ThrottleRecord {
     /// End of the throttling.
     until: Instant,
     /// Duration of the next throttling.
@@ -77,14 +77,14 @@ impl Throttle {
         let within = self.records.remove(offender).and_then(|record| record.offender);
         self.records.insert(
             offender.clone(),
-            Record { until, next, expires: expires(until), offender: within },
+            ThrottleRecord { until, next, expires: expires(until), offender: within },
         );
         if let Some(wider) = keys.next() {
             // The record of the wider key is never shortened.
             let known = self.records.remove(wider);
             let until_wider = known.as_ref().map_or(now, |record| record.until);
             let next = known.map_or(next, |record| record.next.max(next));
-            let record = Record {
+            let record = ThrottleRecord {
                 until: until_wider,
                 next,
                 expires: expires(until),

@@ -9,7 +9,7 @@ use tracing::Level;
 use crate::config::LogFormat;
 
 use super::escape::{escape_json, push_message, push_value};
-use super::record::{Record, Value};
+use super::record::{LogRecord, Value};
 
 /// The format of lines.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,7 @@ pub(super) struct Format {
 
 impl Format {
     /// Returns the line with its line break.
-    pub(super) fn line(self, record: &Record) -> String {
+    pub(super) fn line(self, record: &LogRecord) -> String {
         match self.format {
             LogFormat::Text => self.text(record),
             LogFormat::Json => json(record),
@@ -32,7 +32,7 @@ impl Format {
 
     /// `TIME LEVEL target: message name=value …`. Only this function writes colours, so text from
     /// other sources has none.
-    fn text(self, record: &Record) -> String {
+    fn text(self, record: &LogRecord) -> String {
         let (dim, reset) = if self.ansi { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
         let (level, colour) = match record.level {
             Level::ERROR => ("ERROR", "\x1b[31m"),
@@ -60,7 +60,7 @@ impl Format {
 
 /// `{"timestamp", "level", "target", "fields": {"message", …}}`, the shape of tracing's own JSON
 /// lines.
-fn json(record: &Record) -> String {
+fn json(record: &LogRecord) -> String {
     let mut fields = serde_json::Map::with_capacity(record.fields.len() + 1);
     fields.insert("message".to_owned(), json!(record.message));
     for (name, value) in &record.fields {
@@ -90,11 +90,11 @@ fn rfc3339(time: SystemTime) -> String {
 mod tests {
     use super::*;
 
-    fn record(message: &str, fields: &[(&'static str, &str)]) -> Record {
+    fn record(message: &str, fields: &[(&'static str, &str)]) -> LogRecord {
         let fields =
             fields.iter().map(|(name, text)| (*name, Value::Text((*text).to_owned()))).collect();
         let (at, level) = (SystemTime::UNIX_EPOCH, Level::WARN);
-        Record { at, level, target: "sockhop::http", message: message.to_owned(), fields }
+        LogRecord { at, level, target: "sockhop::http", message: message.to_owned(), fields }
     }
 
     const TEXT: Format = Format { format: LogFormat::Text, ansi: false, time: true };

@@ -12,7 +12,7 @@ use crate::rejection::truncate;
 
 /// The content of one `tracing` event.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Record {
+pub(super) struct LogRecord {
     pub(super) at: SystemTime,
     pub(super) level: Level,
     pub(super) target: &'static str,
@@ -34,7 +34,7 @@ pub(super) enum Value {
 /// message, and has its own limit.
 const MAX_FIELD: usize = 4 << 10;
 
-impl Record {
+impl LogRecord {
     pub(super) fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         let mut record = Self {
@@ -65,7 +65,7 @@ impl Record {
     }
 }
 
-impl Visit for Record {
+impl Visit for LogRecord {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.push(field, Value::Text(format!("{value:?}")));
     }

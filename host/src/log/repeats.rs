@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 
-use super::record::{Record, Value};
+use super::record::{LogRecord, Value};
 
 /// The kinds of records that were written recently.
 pub(super) struct Repeats {
@@ -24,7 +24,7 @@ struct Window {
     /// Number of records held back in this window.
     held: u64,
     /// The last of these records.
-    last: Option<Record>,
+    last: Option<LogRecord>,
 }
 
 /// How long repeated records are held back.
@@ -50,9 +50,9 @@ impl Repeats {
     pub(super) fn take(
         &mut self,
         source: &Identifier,
-        record: Record,
+        record: LogRecord,
         now: Instant,
-    ) -> Option<Record> {
+    ) -> Option<LogRecord> {
         let mut key = self.key(source, Some(&record));
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&key) {
             key = self.key(source, None);
@@ -74,7 +74,7 @@ impl Repeats {
 
     /// Returns the last record of each kind that was repeated in a window that has ended. The
     /// record says how many records it stands for.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Record> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<LogRecord> {
         if self.next.is_none_or(|next| next > now) {
             return Vec::new();
         }
@@ -97,7 +97,7 @@ impl Repeats {
     }
 
     /// Returns all records that are held back, at the end of the log.
-    pub(super) fn take_all(&mut self) -> Vec<Record> {
+    pub(super) fn take_all(&mut self) -> Vec<LogRecord> {
         self.next.map(|next| self.take_due(next + WINDOW)).unwrap_or_default()
     }
 
@@ -106,7 +106,7 @@ impl Repeats {
         self.next
     }
 
-    fn key(&self, source: &Identifier, record: Option<&Record>) -> u64 {
+    fn key(&self, source: &Identifier, record: Option<&LogRecord>) -> u64 {
         use std::hash::Hash;
         let mut hasher = self.hasher.build_hasher();
         source.hash(&mut hasher);
@@ -140,10 +140,10 @@ mod tests {
         CALL.metadata().callsite()
     }
 
-    fn record(fields: &[(&'static str, &str)]) -> Record {
+    fn record(fields: &[(&'static str, &str)]) -> LogRecord {
         let fields =
             fields.iter().map(|(name, text)| (*name, Value::Text((*text).to_owned()))).collect();
-        Record {
+        LogRecord {
             at: SystemTime::UNIX_EPOCH,
             level: Level::ERROR,
             target: "sockhop",
@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    fn failed(plugin: &str, id: &str) -> Record {
+    fn failed(plugin: &str, id: &str) -> LogRecord {
         record(&[("plugin", plugin), ("event", "trap"), ("id", id)])
     }
 

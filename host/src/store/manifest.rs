@@ -18,7 +18,7 @@ pub(super) struct Manifest {
 /// The record of one store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Record {
+pub(super) struct ManifestRecord {
     /// Minimum number of commits in the file: the number at its last opening or clean close.
     pub(super) commits: i64,
     /// Whether commits may be in the write-ahead log alone.
@@ -30,7 +30,7 @@ pub(super) struct Record {
     pub(super) fault: Option<StoreFault>,
 }
 
-impl Record {
+impl ManifestRecord {
     /// The record of a store that is being written.
     pub(super) fn open() -> Self {
         Self { is_open: true, boot: boot(), ..Self::default() }
@@ -99,11 +99,11 @@ impl Manifest {
 
     /// The record; `None` if the store is not known. A record that can't be parsed still shows that
     /// there was a store.
-    pub(super) fn read(&self) -> io::Result<Option<Record>> {
+    pub(super) fn read(&self) -> io::Result<Option<ManifestRecord>> {
         match fs::read(&self.file) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 tracing::warn!(file = %self.file.display(), %error, "the record of a plugin's state can't be read; it only shows that there was state");
-                Record::default()
+                ManifestRecord::default()
             }))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -111,7 +111,7 @@ impl Manifest {
     }
 
     /// Replaces the record atomically. `is_durable` waits until it is on the disk.
-    pub(super) fn write(&self, record: &Record, is_durable: bool) -> io::Result<()> {
+    pub(super) fn write(&self, record: &ManifestRecord, is_durable: bool) -> io::Result<()> {
         self.make_dir()?;
         let record = serde_json::to_vec(record)?;
         if is_durable {

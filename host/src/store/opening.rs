@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::StoreError;
 use super::connection::{APPLICATION_ID, FORMAT, TABLES, checkpoint, connect, meta};
-use super::manifest::{Manifest, Record, StoreFaultKind, boot};
+use super::manifest::{Manifest, ManifestRecord, StoreFaultKind, boot};
 
 /// Largest file whose pages are all checked at each start, in bytes: this takes some ten
 /// milliseconds.
@@ -64,8 +64,8 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
             put_aside(file).map_err(unusable)?;
             // If the host is killed now, its next start finds a missing or new file, and continues
             // from here.
-            known = Some(Record::default());
-            manifest.write(&Record::default(), true).map_err(unusable)?;
+            known = Some(ManifestRecord::default());
+            manifest.write(&ManifestRecord::default(), true).map_err(unusable)?;
         }
         opened = open_known(file, known.as_ref(), Some(kind));
     }
@@ -76,7 +76,7 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
             Ok(log) if !log.is_busy => {
                 let saved = meta(&writer)?.commits;
                 (
-                    Some(Record { commits: saved, ..Record::default() }),
+                    Some(ManifestRecord { commits: saved, ..ManifestRecord::default() }),
                     Ok(Opened { writer, saved, unrecorded: None }),
                 )
             }
@@ -92,7 +92,10 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         // The next connection to the file rebuilds the index that shows the loss, so the loss must
         // be recorded.
         Err(StoreError::Lost(fault)) => (
-            Some(Record { fault: Some(fault.clone()), ..known.clone().unwrap_or_default() }),
+            Some(ManifestRecord {
+                fault: Some(fault.clone()),
+                ..known.clone().unwrap_or_default()
+            }),
             Err(StoreError::Lost(fault)),
         ),
         Err(other) => (None, Err(other)),
@@ -123,7 +126,7 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
 /// does not fail the opening.
 pub(super) fn open_known(
     file: &Path,
-    known: Option<&Record>,
+    known: Option<&ManifestRecord>,
     accepted: Option<StoreFaultKind>,
 ) -> Result<Connection, StoreError> {
     let is_new = fs::metadata(file).map_or(0, |file| file.len()) == 0;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error_chain::ErrorChain;
 
 use super::connection::{BUSY_TIMEOUT, ENTRY_BYTES, natural};
-use super::manifest::{Manifest, Record};
+use super::manifest::{Manifest, ManifestRecord};
 use super::opening::{beside, open_known};
 use super::{StoreError, StoreFault, StoreFaultKind, files};
 
@@ -122,7 +122,7 @@ fn look_at_copy(
         .as_ref()
         .and_then(|known| known.fault.clone())
         .filter(|lost| lost.kind == StoreFaultKind::Older);
-    let known = known.map(|known| Record { fault: None, ..known });
+    let known = known.map(|known| ManifestRecord { fault: None, ..known });
     if known.is_none() && verified.file_bytes == 0 {
         return Err(StoreError::NotOurs { file: file.to_owned() });
     }
