@@ -27,7 +27,7 @@ use usage::UsageMetrics;
 pub(crate) use events::Meter;
 pub(crate) use plugins::Gauges;
 pub(crate) use state::StateGauges;
-pub(crate) use usage::Usage;
+pub(crate) use usage::ResourceUsage;
 
 /// The labels of one metric, names and values.
 type Labels = Vec<(&'static str, String)>;

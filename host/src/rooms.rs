@@ -148,7 +148,7 @@ impl Rooms {
         id: EventId,
         answer: &Result<Json, Rejection>,
     ) {
-        if let Some(text) = Text::of(to, event, id, answer) {
+        if let Some(text) = AnswerText::of(to, event, id, answer) {
             to.link.answer(text.answer(to)).await;
         }
     }
@@ -164,7 +164,8 @@ impl Rooms {
         id: EventId,
         answer: &Result<Json, Rejection>,
     ) -> Result<(), Full> {
-        Text::of(to, event, id, answer).map_or(Ok(()), |text| to.link.try_answer(text.answer(to)))
+        AnswerText::of(to, event, id, answer)
+            .map_or(Ok(()), |text| to.link.try_answer(text.answer(to)))
     }
 
     /// Sends an event. Returns the number of connections that it was sent to.
@@ -220,12 +221,12 @@ fn deliver_to_many(receivers: &[Arc<Member>], emit: &Emit) -> usize {
 }
 
 /// The text of an answer: a reply as the plugin wrote it, or the JSON document of a rejection.
-enum Text<'answer> {
+enum AnswerText<'answer> {
     Reply(&'answer str),
     Rejection(String),
 }
 
-impl<'answer> Text<'answer> {
+impl<'answer> AnswerText<'answer> {
     /// Returns `None` if nothing has to be sent.
     fn of(
         to: &ReplyTo,

@@ -154,11 +154,11 @@ impl Store {
     }
 
     /// The space that the state takes on the disk. A file whose size can't be read counts as 0.
-    pub(crate) fn disk(&self) -> Disk {
+    pub(crate) fn disk(&self) -> DiskUsage {
         let bytes =
             |suffix| std::fs::metadata(beside(&self.file, suffix)).map_or(0, |file| file.len());
         let wal = bytes("-wal");
-        Disk { bytes: bytes("") + wal + bytes("-shm"), wal, quota: self.limits.quota }
+        DiskUsage { bytes: bytes("") + wal + bytes("-shm"), wal, quota: self.limits.quota }
     }
 
     /// Returns reserved sequence numbers that were not given out, checkpoints the log, and closes
@@ -255,7 +255,7 @@ impl Drop for Store {
 
 /// The space that a store takes on the disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Disk {
+pub(crate) struct DiskUsage {
     /// The file, its write-ahead log, and the log's index.
     pub(crate) bytes: u64,
     /// The write-ahead log alone.

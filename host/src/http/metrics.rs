@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::config::Scope;
-use crate::metrics::{Gauges, StateGauges, Usage};
+use crate::metrics::{Gauges, ResourceUsage, StateGauges};
 use crate::socketio;
 use crate::store::FailureKind;
 
@@ -52,7 +52,7 @@ pub(super) async fn metrics(
     let (connections, sessions, limit) = api.slots.used();
     let (mailbox, mailbox_limit) = api.sockets.memory().usage();
     let socketio::Usage { queued, unfinished, detached, recovery } = api.socketio.usage();
-    api.metrics.show_usage(&Usage {
+    api.metrics.show_usage(&ResourceUsage {
         connections,
         sessions,
         limit,

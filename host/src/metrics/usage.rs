@@ -4,7 +4,7 @@ use super::{Counter, Gauge, Metrics, Registry, number, register, register_bytes}
 
 /// The use of resources that all clients share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Usage {
+pub(crate) struct ResourceUsage {
     /// TCP connections of clients.
     pub(crate) connections: usize,
     /// Engine.IO sessions, including closing sessions.
@@ -112,7 +112,7 @@ impl Metrics {
     }
 
     /// Sets the gauges that are read at each scrape.
-    pub(crate) fn show_usage(&self, usage: &Usage) {
+    pub(crate) fn show_usage(&self, usage: &ResourceUsage) {
         let gauges = &self.usage;
         gauges.connections.set(number(usage.connections));
         gauges.sessions.set(number(usage.sessions));

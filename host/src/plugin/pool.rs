@@ -15,12 +15,12 @@ use super::instance::{Budget, Failure, Handled, Instance};
 
 /// The instances of one plugin.
 pub(super) struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<SharedPool>,
     policy: InstancePolicy,
     most: usize,
 }
 
-struct Shared {
+struct SharedPool {
     code: Code,
     permits: Mutex<Permits>,
     /// Notified when a permit becomes free and a task waits for one.
@@ -50,7 +50,7 @@ impl Permits {
     }
 }
 
-impl Shared {
+impl SharedPool {
     /// The counters are consistent even if a thread panics, so poisoning is ignored.
     fn permits(&self) -> MutexGuard<'_, Permits> {
         self.permits.lock().unwrap_or_else(PoisonError::into_inner)
@@ -67,7 +67,11 @@ impl Pool {
             waiting: 0,
         };
         Self {
-            shared: Arc::new(Shared { code, permits: Mutex::new(permits), freed: Notify::new() }),
+            shared: Arc::new(SharedPool {
+                code,
+                permits: Mutex::new(permits),
+                freed: Notify::new(),
+            }),
             policy,
             most: instances,
         }
@@ -129,7 +133,7 @@ impl Pool {
         if let Some(warm) = self.take() {
             return Some(self.guard(warm));
         }
-        let _waiting = Waiting::new(&self.shared);
+        let _waiting = WaitingGuard::new(&self.shared);
         let freed = async {
             loop {
                 // Registered as a waiter before the check: a permit that becomes free after the
@@ -168,16 +172,16 @@ impl Pool {
 }
 
 /// Counts an event as waiting for a permit while it exists.
-struct Waiting<'pool>(&'pool Shared);
+struct WaitingGuard<'pool>(&'pool SharedPool);
 
-impl<'pool> Waiting<'pool> {
-    fn new(shared: &'pool Shared) -> Self {
+impl<'pool> WaitingGuard<'pool> {
+    fn new(shared: &'pool SharedPool) -> Self {
         shared.permits().waiting += 1;
         Self(shared)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.permits().waiting -= 1;
     }
@@ -186,7 +190,7 @@ impl Drop for Waiting<'_> {
 /// The permit to run one event in one instance. An event keeps it over its reruns. So an event that
 /// waits for its commit never waits for an instance whose event waits for the same commit.
 pub struct InstanceGuard {
-    shared: Arc<Shared>,
+    shared: Arc<SharedPool>,
     instance: Option<Instance>,
     /// The instance that is returned to the pool when the guard is dropped.
     kept: Option<Instance>,

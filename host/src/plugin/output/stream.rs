@@ -25,11 +25,11 @@ struct Stream {
     holds: bool,
     /// Whether any lines are held now. It is read after each event, so it must not need the lock.
     has_held: AtomicBool,
-    text: Mutex<Text>,
+    text: Mutex<StreamText>,
 }
 
 #[derive(Default)]
-struct Text {
+struct StreamText {
     /// The bytes since the last newline, limited to the length of one line.
     pending: Vec<u8>,
     held: Vec<String>,
@@ -115,11 +115,11 @@ impl LineStream {
 
 impl Stream {
     /// The text is consistent between any two operations on it, so poisoning is ignored.
-    fn text(&self) -> MutexGuard<'_, Text> {
+    fn text(&self) -> MutexGuard<'_, StreamText> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, text: &mut Text) -> Vec<String> {
+    fn take(&self, text: &mut StreamText) -> Vec<String> {
         self.has_held.store(false, Ordering::Relaxed);
         text.held_bytes = 0;
         std::mem::take(&mut text.held)
