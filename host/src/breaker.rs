@@ -14,13 +14,15 @@
 
 mod activity;
 mod client;
+mod marks;
 mod throttle;
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use activity::{Activity, Marks};
+use activity::Activity;
+use marks::Marks;
 use throttle::Throttle;
 
 pub use client::{ClientKey, ClientKeys};

@@ -1,58 +1,14 @@
 //! Recent activity of a plugin: the number of calls and failures, and the clients that were
 //! answered or failed.
-//!
-//! Clients are stored as bits of fixed sets, not by name. Recording one costs a few instructions
-//! and no memory, however many there are. Two clients may share a bit: then a failing client hides
-//! an answered one, and the breaker opens a little sooner.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::client::ClientKeys;
+use super::marks::Marks;
 
 /// Number of parts into which the remembered time is divided.
 pub(super) const PARTS: u32 = 10;
-
-/// Bits of a set of clients: enough to distinguish some hundreds of clients. With so many, shares
-/// no longer depend on single clients.
-const BITS: usize = 512;
-
-/// The position of a client in a [`Marks`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark(u16);
-
-impl Mark {
-    pub(super) const fn of(hash: u64) -> Self {
-        Self((hash % BITS as u64) as u16)
-    }
-}
-
-/// A set of clients, with one bit for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Marks([u64; BITS / 64]);
-
-impl Marks {
-    pub(super) const NONE: Self = Self([0; BITS / 64]);
-
-    pub(super) fn add(&mut self, Mark(bit): Mark) {
-        if let Some(word) = self.0.get_mut(usize::from(bit) / 64) {
-            *word |= 1 << (bit % 64);
-        }
-    }
-
-    pub(super) fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
-    }
-
-    fn add_all(&mut self, other: &Self) {
-        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word |= other);
-    }
-
-    fn without(mut self, other: &Self) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= !other);
-        self
-    }
-}
 
 /// Recent calls, failures and clients.
 #[derive(Debug)]

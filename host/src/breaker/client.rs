@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::activity::Mark;
+use super::marks::Mark;
 
 /// One identity of a client. Failures are attributed to the narrowest one that explains them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
