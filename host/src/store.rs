@@ -10,6 +10,7 @@
 //! operating system has written it to the disk (WAL, `synchronous=NORMAL`): the last commits may be
 //! missing, but never a part of one.
 
+mod changes;
 mod commit;
 mod connection;
 mod error;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub use changes::Changes;
 use connection::{Meta, checkpoint, close_with_log, connect, meta, natural, set_up};
 pub use error::{CommitError, StoreError, ViewError};
 pub(crate) use group_commit::CommitGuard;
@@ -44,7 +46,7 @@ pub use manifest::{StoreFault, StoreFaultKind};
 use opening::{Opened, beside};
 use snapshot::Readers;
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
-pub use view::{Changes, View};
+pub use view::View;
 use wal::{Wal, WriterGuard};
 
 /// The log message for a file that is larger than its limit.

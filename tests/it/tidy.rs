@@ -206,28 +206,14 @@ fn no_file_is_longer_than_its_reader_can_keep_in_mind() {
     }
 }
 
-/// Modules that import each other in a cycle, by their parent.
-type Cycles = [(&'static str, &'static [&'static str])];
-
-/// The import cycles that the host still has. This list only becomes shorter.
-const CYCLES_OF_THE_HOST: &Cycles = &[("store", &["commit", "snapshot", "view"])];
-
 #[test]
 fn no_modules_of_the_host_or_the_sdk_import_each_other_in_a_cycle() {
-    let crates: [(&str, &Cycles); 3] =
-        [("host/src", CYCLES_OF_THE_HOST), ("host/core/src", &[]), ("plugin-sdk/src", &[])];
-    for (root, known) in crates {
+    for root in ["host/src", "host/core/src", "plugin-sdk/src"] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(root);
-        let uses = Crate::read(&root).uses();
-        let found: Vec<_> = uses
-            .iter()
-            .map(|(parent, uses)| (parent.as_str(), in_cycles(uses).into_iter().collect()))
-            .filter(|(_, modules): &(_, Vec<_>)| !modules.is_empty())
-            .collect();
-        let known: Vec<_> =
-            known.iter().map(|(parent, modules)| (*parent, modules.to_vec())).collect();
-        let pairs: Vec<_> = found.iter().map(|(parent, _)| (parent, &uses[*parent])).collect();
-        assert_eq!(found, known, "the import cycles of {}: {pairs:#?}", root.display());
+        for (parent, uses) in Crate::read(&root).uses() {
+            let modules = in_cycles(&uses);
+            assert!(modules.is_empty(), "{}/{parent}: {modules:?} in {uses:#?}", root.display());
+        }
     }
 }
 

@@ -3,15 +3,13 @@
 
 use std::sync::atomic::Ordering;
 
-use rusqlite::{
-    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params,
-};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use crate::error_chain::ErrorChain;
 
+use super::changes::{Changes, is_unchanged};
 use super::connection::{Meta, entry_bytes, integer, meta, natural, stored_bytes};
-use super::view::{Scanned, Tracked};
-use super::{Changes, CommitError, FailureKind, Store};
+use super::{CommitError, FailureKind, Store};
 
 /// Limits of a commit that takes only microseconds: a few entries. A key takes some pages of the
 /// log.
@@ -262,41 +260,4 @@ fn transaction_size(group: &[&Changes]) -> usize {
 
 fn is_busy(failure: rusqlite::ffi::Error) -> bool {
     matches!(failure.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-}
-
-/// Whether everything that a view has read is unchanged.
-pub(super) fn is_unchanged(
-    connection: &Connection,
-    tracked: &Tracked,
-) -> Result<bool, rusqlite::Error> {
-    let Tracked::Some { keys, scans, .. } = tracked else { return Ok(false) };
-    for (key, seen) in keys {
-        let mut statement =
-            connection.prepare_cached("SELECT version FROM entries WHERE key = ?1")?;
-        let version: Option<i64> = statement.query_row([key], |row| row.get(0)).optional()?;
-        if version != *seen {
-            return Ok(false);
-        }
-    }
-    for Scanned { from, to, rows } in scans {
-        let mut statement = connection.prepare_cached(
-            "SELECT key, version FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key",
-        )?;
-        let mut found = statement.query([from, to])?;
-        let mut seen = rows.iter();
-        while let Some(row) = found.next()? {
-            let key = row.get_ref(0)?.as_blob()?;
-            let version: i64 = row.get(1)?;
-            if !seen
-                .next()
-                .is_some_and(|(seen_key, seen_version)| seen_key == key && *seen_version == version)
-            {
-                return Ok(false);
-            }
-        }
-        if seen.next().is_some() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

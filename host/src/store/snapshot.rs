@@ -12,9 +12,8 @@ use rusqlite::Connection;
 
 use crate::error_chain::ErrorChain;
 
-use super::commit::is_unchanged;
+use super::changes::{Tracked, is_unchanged};
 use super::connection::{Meta, close_with_log, connect, meta};
-use super::view::Tracked;
 use super::{FailureKind, Store, StoreError, ViewError, lock};
 
 /// Connections that are kept for the next readers. Further ones are opened when needed, and closed

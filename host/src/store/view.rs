@@ -6,20 +6,15 @@
 mod scan;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use rusqlite::OptionalExtension;
 use sockhop_core::state::{check_key, check_value};
 
+use super::changes::{Changes, Tracked};
 use super::connection::{entry_bytes, stored_bytes};
 use super::snapshot::{Snapshot, read};
 use super::{FailureKind, Store, ViewError};
-
-/// Number of keys that a view remembers of its reads, including those of scans. Beyond it, any
-/// commit since the snapshot is a conflict. A handler that reads this much and then writes is rare,
-/// and the memory of one that only reads must be bounded.
-const MAX_TRACKED: usize = 4096;
 
 /// A consistent view of a plugin's state, with the changes that one handler has made to it.
 pub struct View {
@@ -37,86 +32,6 @@ struct Write {
     /// The commit count of a snapshot, and the bytes that the key counts in it. `None` if they were
     /// not needed yet.
     stored: Option<(i64, u64)>,
-}
-
-/// The changes that a view wants to store, and the reads that they depend on.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// The newest commit that the view saw; `None` if it read nothing.
-    pub(super) snapshot: Option<i64>,
-    pub(super) tracked: Tracked,
-    pub(super) writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-}
-
-impl Changes {
-    /// Whether nothing is to be stored.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty()
-    }
-}
-
-/// The reads of a view.
-#[derive(Debug)]
-pub(super) enum Tracked {
-    /// All reads are remembered.
-    Some {
-        /// The version of each key that was read; `None` if the key did not exist.
-        keys: BTreeMap<Vec<u8>, Option<i64>>,
-        /// The scans, in the order of the calls.
-        scans: Vec<Scanned>,
-        /// Number of remembered keys, scans and rows.
-        count: usize,
-    },
-    /// The view has read too much to remember.
-    Everything,
-}
-
-impl Default for Tracked {
-    fn default() -> Self {
-        Self::Some { keys: BTreeMap::new(), scans: Vec::new(), count: 0 }
-    }
-}
-
-/// The range and the rows that a scan depends on.
-#[derive(Debug)]
-pub(super) struct Scanned {
-    /// The first key of the range.
-    pub(super) from: Vec<u8>,
-    /// The first key after the range.
-    pub(super) to: Vec<u8>,
-    /// Keys and versions in the range, ascending.
-    pub(super) rows: Vec<(Vec<u8>, i64)>,
-}
-
-impl Tracked {
-    /// Number of remembered keys, scans and rows.
-    pub(super) fn entries(&self) -> usize {
-        if let Self::Some { count, .. } = self { *count } else { 0 }
-    }
-
-    fn add_key(&mut self, key: &[u8], version: Option<i64>) {
-        if let Self::Some { keys, count, .. } = self
-            && let Entry::Vacant(entry) = keys.entry(key.to_owned())
-        {
-            entry.insert(version);
-            *count += 1;
-            self.forget_if_too_much();
-        }
-    }
-
-    fn add_scan(&mut self, scanned: Scanned) {
-        if let Self::Some { scans, count, .. } = self {
-            *count += 1 + scanned.rows.len();
-            scans.push(scanned);
-            self.forget_if_too_much();
-        }
-    }
-
-    fn forget_if_too_much(&mut self) {
-        if matches!(self, Self::Some { count, .. } if *count > MAX_TRACKED) {
-            *self = Self::Everything;
-        }
-    }
 }
 
 impl View {

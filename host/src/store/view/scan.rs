@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 use sockhop_core::state::{StateError, check_scan};
 
-use super::{Scanned, View, Write};
+use super::{View, Write};
+use crate::store::changes::Scanned;
 use crate::store::snapshot::read;
 use crate::store::{StoreError, ViewError};
 
