@@ -43,7 +43,7 @@ pub struct AbortHandle(Arc<AbortState>);
 /// Read several times per event, so it has no lock.
 #[derive(Debug, Default)]
 struct AbortState {
-    is_cut: AtomicBool,
+    is_aborted: AtomicBool,
     is_claimed: AtomicBool,
     reader: AtomicWaker,
     stage: StageCell,
@@ -51,8 +51,8 @@ struct AbortState {
 
 impl AbortHandle {
     /// Ends the connection: its next read and write fail, and a waiting reader is woken.
-    pub fn now(&self) {
-        self.0.is_cut.store(true, Ordering::Release);
+    pub fn abort(&self) {
+        self.0.is_aborted.store(true, Ordering::Release);
         self.0.reader.wake();
     }
 
@@ -63,8 +63,8 @@ impl AbortHandle {
     }
 
     /// A weak handle, which does not keep the shared state after the connection's end.
-    pub(crate) fn downgrade(&self) -> WeakCut {
-        WeakCut(Arc::downgrade(&self.0))
+    pub(crate) fn downgrade(&self) -> WeakAbortHandle {
+        WeakAbortHandle(Arc::downgrade(&self.0))
     }
 
     /// What the connection waits for, and a number that differs after each change.
@@ -86,7 +86,7 @@ impl AbortHandle {
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.0.is_cut.load(Ordering::Acquire) {
+        if self.0.is_aborted.load(Ordering::Acquire) {
             Err(io::ErrorKind::ConnectionAborted.into())
         } else {
             Ok(())
@@ -94,18 +94,18 @@ impl AbortHandle {
     }
 }
 
-/// A weak handle to a [`AbortHandle`] whose connection may have ended.
+/// A weak handle to an [`AbortHandle`] whose connection may have ended.
 #[derive(Debug)]
-pub(crate) struct WeakCut(Weak<AbortState>);
+pub(crate) struct WeakAbortHandle(Weak<AbortState>);
 
-impl WeakCut {
+impl WeakAbortHandle {
     /// The [`AbortHandle`] if the connection still exists.
     pub(crate) fn upgrade(&self) -> Option<AbortHandle> {
         self.0.upgrade().map(AbortHandle)
     }
 }
 
-/// A stream that fails once its [`AbortHandle`] ends it. The cut wakes a waiting reader only,
+/// A stream that fails once its [`AbortHandle`] ends it. The abort wakes a waiting reader only,
 /// because a waiting writer always has a reader beside it.
 #[derive(Debug)]
 pub struct Abortable<S, P> {
@@ -113,11 +113,11 @@ pub struct Abortable<S, P> {
     /// The stream's slot in the host's connection limit. It is freed with the stream, also after an
     /// upgrade.
     slot: P,
-    cut: Attached,
+    abort_handle: Attached,
 }
 
-/// Removes the registered waker when the stream is dropped. A handshake keeps its connection's cut
-/// while the client lives, and must not keep the task of an ended connection as well.
+/// Removes the registered waker when the stream is dropped. A handshake keeps its connection's
+/// abort handle while the client lives, and must not keep the task of an ended connection as well.
 #[derive(Debug)]
 struct Attached(AbortHandle);
 
@@ -128,12 +128,12 @@ impl Drop for Attached {
 }
 
 impl<S, P> Abortable<S, P> {
-    /// Makes `stream` end with `cut`. `slot` is dropped with the stream.
-    pub fn new(stream: S, cut: &AbortHandle, slot: P) -> Self {
-        Self { stream, slot, cut: Attached(cut.clone()) }
+    /// Makes `stream` end with `abort_handle`. `slot` is dropped with the stream.
+    pub fn new(stream: S, abort_handle: &AbortHandle, slot: P) -> Self {
+        Self { stream, slot, abort_handle: Attached(abort_handle.clone()) }
     }
 
-    /// Returns the stream, which the cut no longer ends, and the slot.
+    /// Returns the stream, which the handle no longer ends, and the slot.
     pub fn into_parts(self) -> (S, P) {
         (self.stream, self.slot)
     }
@@ -145,14 +145,14 @@ impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Abortable<S, P> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.cut.0.check()?;
+        self.abort_handle.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
         if poll.is_pending() {
-            self.cut.0.0.reader.register(context.waker());
-            // Checks again, in case the cut came before the waker was registered.
-            self.cut.0.check()?;
+            self.abort_handle.0.0.reader.register(context.waker());
+            // Checks again, in case the abort came before the waker was registered.
+            self.abort_handle.0.check()?;
         } else {
-            self.cut.0.0.stage.received();
+            self.abort_handle.0.0.stage.received();
         }
         poll
     }
@@ -164,13 +164,13 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.cut.0.check()?;
+        self.abort_handle.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.cut.0.sent(poll)
+        self.abort_handle.0.sent(poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.cut.0.check()?;
+        self.abort_handle.0.check()?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -183,9 +183,9 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.cut.0.check()?;
+        self.abort_handle.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.cut.0.sent(poll)
+        self.abort_handle.0.sent(poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -201,10 +201,10 @@ mod tests {
     #[tokio::test]
     async fn cutting_wakes_a_reader_and_fails_a_writer() {
         let (near, _far) = tokio::io::duplex(8);
-        let cut = AbortHandle::default();
-        let mut stream = Abortable::new(near, &cut, ());
+        let abort_handle = AbortHandle::default();
+        let mut stream = Abortable::new(near, &abort_handle, ());
         stream.write_all(b"fits").await.unwrap();
-        let (read, ()) = tokio::join!(stream.read_u8(), async { cut.now() });
+        let (read, ()) = tokio::join!(stream.read_u8(), async { abort_handle.abort() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(
             stream.write_all(b"x").await.unwrap_err().kind(),

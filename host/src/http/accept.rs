@@ -96,13 +96,13 @@ fn take(
     slots: &Arc<ConnectionSlots>,
     tasks: &TaskTracker,
 ) {
-    let cut = AbortHandle::default();
+    let abort_handle = AbortHandle::default();
     // If there is no slot, dropping the stream closes the connection.
-    let Some(slot) = slots.admit(peer.ip(), &cut) else { return };
+    let Some(slot) = slots.admit(peer.ip(), &abort_handle) else { return };
     if let Err(error) = tune(&stream, server.limits.stalled_reader_ms) {
         tracing::debug!(%error, "connection not tuned");
     }
-    tasks.spawn(Arc::clone(server).serve(stream, Peer(peer.ip()), slot, cut));
+    tasks.spawn(Arc::clone(server).serve(stream, Peer(peer.ip()), slot, abort_handle));
 }
 
 /// Sets `TCP_NODELAY`. On Linux, also makes the kernel drop a peer that acknowledges nothing for

@@ -77,12 +77,12 @@ impl HttpServer {
         stream: TcpStream,
         peer: Peer,
         slot: Arc<ConnectionSlot>,
-        cut: AbortHandle,
+        abort_handle: AbortHandle,
     ) {
-        let stream = Abortable::new(stream, &cut, Arc::clone(&slot));
+        let stream = Abortable::new(stream, &abort_handle, Arc::clone(&slot));
         let io = TokioIo::new(builtin::WriteDeadline::new(stream, self.write_limit));
         let has_answered = Arc::new(AtomicBool::new(false));
-        let (own, answered) = (cut.clone(), Arc::clone(&has_answered));
+        let (own, answered) = (abort_handle.clone(), Arc::clone(&has_answered));
         let timed = Arc::clone(&slot);
         let service = self.router.clone().map_request(move |mut request: Request<Incoming>| {
             own.enter(Stage::Request);
@@ -91,13 +91,13 @@ impl HttpServer {
             request.extensions_mut().insert(Arc::clone(&slot));
             request
         });
-        let own = cut.clone();
+        let own = abort_handle.clone();
         let service = service.map_response(move |response: Response<Body>| {
             answered.store(true, Ordering::Relaxed);
             if response.extensions().get::<NoAnswer>().is_some() {
-                own.now();
+                own.abort();
             }
-            response.map(|body| ResponseBody { body, cut: own.clone() })
+            response.map(|body| ResponseBody { body, abort_handle: own.clone() })
         });
         let mut builder = Builder::new();
         // HTTP/1.1 only. hyper's own deadline is off, because it covers head and idle time
@@ -105,7 +105,8 @@ impl HttpServer {
         builder.max_buf_size(BUFFER_BYTES).header_read_timeout(None);
         let connection =
             builder.serve_connection(io, TowerToHyperService::new(service)).with_upgrades();
-        let mut connection = Timed::new(connection, cut.clone(), Arc::clone(&self.limits), timed);
+        let mut connection =
+            Timed::new(connection, abort_handle.clone(), Arc::clone(&self.limits), timed);
         let ended = tokio::select! {
             ended = &mut connection => Some(ended),
             () = self.stop.cancelled() => None,
@@ -113,7 +114,7 @@ impl HttpServer {
         let ended = match ended {
             Some(ended) => ended,
             // A client that has sent nothing does not wait for an answer.
-            None if cut.stage().0 == Stage::Opened => return,
+            None if abort_handle.stage().0 == Stage::Opened => return,
             None => {
                 // Completes the current request and accepts no further one.
                 Pin::new(&mut connection.connection).graceful_shutdown();
@@ -123,7 +124,7 @@ impl HttpServer {
         match ended {
             Ended::Completed(Ok(())) => {}
             Ended::Completed(Err(error)) => tracing::debug!(%error, "connection ended"),
-            Ended::Overdue(stage) => {
+            Ended::TimedOut(stage) => {
                 tracing::debug!(?stage, "connection ended: its client was too slow");
                 // After an earlier answer, hyper's buffer may still hold unsent bytes of it. The
                 // 408 response would then appear in the middle of that answer.
@@ -157,14 +158,14 @@ enum Ended {
     /// By the client, the host or an upgrade.
     Completed(hyper::Result<()>),
     /// By the deadline of this stage.
-    Overdue(Stage),
+    TimedOut(Stage),
 }
 
 /// A connection with the deadline of its current stage. The clock and the slot are read only when
 /// the stage changes: by then a reserved slot may have become a client slot.
 struct Timed<S: HttpService<Incoming>> {
     connection: UpgradeableConnection<Io, S>,
-    cut: AbortHandle,
+    abort_handle: AbortHandle,
     limits: Arc<Limits>,
     slot: Arc<ConnectionSlot>,
     /// The number of the stage change for which `sleep` is set.
@@ -175,12 +176,12 @@ struct Timed<S: HttpService<Incoming>> {
 impl<S: HttpService<Incoming>> Timed<S> {
     fn new(
         connection: UpgradeableConnection<Io, S>,
-        cut: AbortHandle,
+        abort_handle: AbortHandle,
         limits: Arc<Limits>,
         slot: Arc<ConnectionSlot>,
     ) -> Self {
         let sleep = Box::pin(tokio::time::sleep(limits.first_byte_ms));
-        Self { connection, cut, limits, slot, turn: None, sleep }
+        Self { connection, abort_handle, limits, slot, turn: None, sleep }
     }
 }
 
@@ -196,7 +197,7 @@ where
         if let Poll::Ready(result) = Pin::new(&mut this.connection).poll(context) {
             return Poll::Ready(Ended::Completed(result));
         }
-        let (stage, turn) = this.cut.stage();
+        let (stage, turn) = this.abort_handle.stage();
         if stage == Stage::Request {
             return Poll::Pending;
         }
@@ -207,7 +208,7 @@ where
             let now = Instant::now();
             this.sleep.as_mut().reset(now.checked_add(limit).unwrap_or(now + FAR));
         }
-        this.sleep.as_mut().poll(context).map(|()| Ended::Overdue(stage))
+        this.sleep.as_mut().poll(context).map(|()| Ended::TimedOut(stage))
     }
 }
 
@@ -218,7 +219,7 @@ const FAR: Duration = Duration::from_hours(24 * 365);
 /// next request.
 struct ResponseBody {
     body: Body,
-    cut: AbortHandle,
+    abort_handle: AbortHandle,
 }
 
 impl HttpBody for ResponseBody {
@@ -243,7 +244,7 @@ impl HttpBody for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.cut.enter(Stage::Idle);
+        self.abort_handle.enter(Stage::Idle);
     }
 }
 

@@ -40,18 +40,18 @@ impl ConnectionSlots {
         Arc::new(Self { connections, sessions, reserve, next_id: AtomicU64::new(0), metrics })
     }
 
-    /// Returns a slot for a new connection from `address`, which `cut` ends. Returns `None` if no
-    /// reserved slot is free either.
+    /// Returns a slot for a new connection from `address`, which `abort_handle` ends. Returns
+    /// `None` if no reserved slot is free either.
     pub(super) fn admit(
         self: &Arc<Self>,
         address: IpAddr,
-        cut: &AbortHandle,
+        abort_handle: &AbortHandle,
     ) -> Option<Arc<ConnectionSlot>> {
         let kind = match self.connections.take() {
             Some(taken) => SlotKind::Client { _taken: taken },
             None => {
                 let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                if !self.reserve().admit(id, address, cut) {
+                if !self.reserve().admit(id, address, abort_handle) {
                     self.refused();
                     return None;
                 }

@@ -133,15 +133,15 @@ impl Server {
     }
 
     /// Remembers the TCP connection over which a client upgrades to a WebSocket, so that the host
-    /// can cut it.
+    /// can abort it.
     pub(crate) fn note_upgrade<B>(&self, request: &http::Request<B>) {
-        if let Some(cut) = request.extensions().get::<AbortHandle>()
+        if let Some(abort_handle) = request.extensions().get::<AbortHandle>()
             && let Some(sid) = upgrading_sid(request)
             // A TCP connection can be upgraded for one client only. Requests that name more clients
             // would only fill the map.
-            && cut.claim()
+            && abort_handle.claim()
         {
-            self.shared.upgrades.remember(sid, cut);
+            self.shared.upgrades.remember(sid, abort_handle);
         }
     }
 

@@ -14,7 +14,7 @@ pub(super) struct Reserve {
 struct ReservedConnection {
     id: u64,
     network: IpAddr,
-    cut: AbortHandle,
+    abort_handle: AbortHandle,
 }
 
 impl Reserve {
@@ -23,23 +23,27 @@ impl Reserve {
         Self { held: Vec::new(), most }
     }
 
-    /// Takes a slot for the connection `id` from `address`, which `cut` ends. Returns whether there
-    /// was one.
+    /// Takes a slot for the connection `id` from `address`, which `abort_handle` ends. Returns
+    /// whether there was one.
     ///
-    /// If no slot is free, cuts the oldest connection that waits for its client. A client that
+    /// If no slot is free, aborts the oldest connection that waits for its client. A client that
     /// sends no request, or does not read its answer, therefore can't keep an operator out. An
     /// operator's request comes within milliseconds. One network has at most half of the slots.
-    pub(super) fn admit(&mut self, id: u64, address: IpAddr, cut: &AbortHandle) -> bool {
-        let held = ReservedConnection { id, network: network(address), cut: cut.clone() };
+    pub(super) fn admit(&mut self, id: u64, address: IpAddr, abort_handle: &AbortHandle) -> bool {
+        let held = ReservedConnection {
+            id,
+            network: network(address),
+            abort_handle: abort_handle.clone(),
+        };
         let of_network = self.held.iter().filter(|other| other.network == held.network).count();
         let at_most = self.most.div_ceil(2);
         if self.held.len() >= self.most || of_network >= at_most {
             let may_go = |other: &ReservedConnection| {
-                other.cut.stage().0 != Stage::Request
+                other.abort_handle.stage().0 != Stage::Request
                     && (of_network < at_most || other.network == held.network)
             };
             let Some(at) = self.held.iter().position(may_go) else { return false };
-            self.held.remove(at).cut.now();
+            self.held.remove(at).abort_handle.abort();
         }
         self.held.push(held);
         true
@@ -86,13 +90,13 @@ mod tests {
         );
         assert!(reserve.admit_from(5, 4), "any that waits");
         assert_eq!(ids(&reserve), [2, 3, 4, 5]);
-        reserve.held.iter().for_each(|held| held.cut.enter(Stage::Request));
-        assert!(!reserve.admit_from(6, 5), "a request that is being answered is not cut");
+        reserve.held.iter().for_each(|held| held.abort_handle.enter(Stage::Request));
+        assert!(!reserve.admit_from(6, 5), "a request that is being answered is not aborted");
         reserve.forget(4);
         assert!(reserve.admit_from(6, 5));
         assert_eq!(ids(&reserve), [2, 3, 5, 6]);
-        reserve.held.iter().for_each(|held| held.cut.enter(Stage::Request));
-        reserve.held[1].cut.enter(Stage::Idle);
+        reserve.held.iter().for_each(|held| held.abort_handle.enter(Stage::Request));
+        reserve.held[1].abort_handle.enter(Stage::Idle);
         assert!(reserve.admit_from(7, 6), "in the place of one that does not read its answer");
         assert_eq!(ids(&reserve), [2, 5, 6, 7]);
     }
@@ -103,7 +107,7 @@ mod tests {
         assert!(reserve.admit_from(1, 1) && reserve.admit_from(2, 1));
         assert!(reserve.admit_from(3, 1), "in the place of its own network's oldest");
         assert_eq!(ids(&reserve), [2, 3]);
-        reserve.held.iter().for_each(|held| held.cut.enter(Stage::Request));
+        reserve.held.iter().for_each(|held| held.abort_handle.enter(Stage::Request));
         assert!(!reserve.admit_from(4, 1));
         assert!(reserve.admit_from(5, 2));
     }

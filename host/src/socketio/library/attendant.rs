@@ -44,7 +44,7 @@ impl Attendant {
                     is_told = reach.try_disconnect().is_ok();
                     if !is_told && is_late {
                         link.abort("it does not read that its connection ends");
-                        // A polling client can't be cut: if it never polls again, the heartbeat
+                        // A polling client can't be aborted: if it never polls again, the heartbeat
                         // ends its session.
                         until = Instant::now() + stalled;
                     }
@@ -61,7 +61,7 @@ impl Drop for Attendant {
         if std::thread::panicking() {
             let Self(link) = self;
             link.forget();
-            link.0.cut();
+            link.0.abort();
             // If there is no space for the DISCONNECT packet, the heartbeat ends the session of a
             // client that polls.
             let _ = link.0.try_disconnect();

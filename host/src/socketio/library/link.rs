@@ -71,7 +71,7 @@ impl Link {
         let reach = &self.0;
         tracing::warn!(client = reach.client, reason, "client cut");
         reach.queue.end(true, &reach.shared.memory, || self.attend());
-        reach.cut();
+        reach.abort();
     }
 
     pub(crate) fn transport(&self) -> &'static str {
@@ -111,8 +111,8 @@ impl Reach {
         }
     }
 
-    /// Cuts the TCP connection of a client's WebSocket. Does nothing for a client that polls.
-    pub(super) fn cut(&self) {
+    /// Aborts the TCP connection of a client's WebSocket. Does nothing for a client that polls.
+    pub(super) fn abort(&self) {
         let Some(socket) = self.socket.upgrade() else { return };
         // If the handshake opened a WebSocket itself, its TCP connection is the right one, whatever
         // a later request has claimed.
@@ -123,7 +123,7 @@ impl Reach {
             .unwrap_or_default()
             .split('&')
             .any(|pair| pair == "transport=websocket");
-        let cut = || {
+        let handle = || {
             if was_upgraded {
                 self.shared.upgrades.find(self.sid.as_str())
             } else {
@@ -131,9 +131,9 @@ impl Reach {
             }
         };
         if socket.transport_type() == TransportType::Websocket
-            && let Some(cut) = cut()
+            && let Some(handle) = handle()
         {
-            cut.now();
+            handle.abort();
         }
     }
 }

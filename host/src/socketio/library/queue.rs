@@ -148,8 +148,8 @@ impl PacketQueue {
         Handed::Waits(is_sent)
     }
 
-    /// Like [`PacketQueue::send`], but does not queue the packet. Returns whether the sender can drop it:
-    /// it was sent, or the connection ends.
+    /// Like [`PacketQueue::send`], but does not queue the packet. Returns whether the sender can
+    /// drop it: it was sent, or the connection ends.
     pub(super) fn try_send(&self, to: &Reach, packet: &Packet) -> bool {
         if self.has() {
             // The answer of a connection that ends is not needed.
@@ -163,15 +163,15 @@ impl PacketQueue {
         self.is_in_use.load(Ordering::Acquire)
     }
 
-    /// Ends the connection after the waiting packets, or without them if `cut`. Calls `attend` as
+    /// Ends the connection after the waiting packets, or without them `at_once`. Calls `attend` as
     /// [`PacketQueue::send`] does.
-    pub(super) fn end(&self, cut: bool, memory: &QueueMemory, attend: impl FnOnce()) {
+    pub(super) fn end(&self, at_once: bool, memory: &QueueMemory, attend: impl FnOnce()) {
         let mut inner = self.lock();
         let before = inner.state;
         if before != QueueState::Ended {
             self.enter(&mut inner, QueueState::Ending);
         }
-        if cut {
+        if at_once {
             inner.clear(memory);
         }
         if before == QueueState::Idle {
