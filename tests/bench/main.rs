@@ -294,7 +294,7 @@ impl Run {
             let memory_reloads = if round == rounds { memory_reloads } else { 0 };
             let found = reload::reloads(
                 &self.stage,
-                reload::Extent { connections, reloads, memory_reloads, time },
+                reload::Size { connections, reloads, memory_reloads, time },
             );
             self.report.add(
                 "reloads under load: p99 over steady",
@@ -355,12 +355,12 @@ impl Run {
 /// Runs only the soak, which judges the host instead of measuring it.
 fn soak(arguments: &Arguments, stage: &Stage) -> ExitCode {
     let abuses = arguments.abuses;
-    let extent = if arguments.quick {
-        soak::Extent::short(abuses)
+    let schedule = if arguments.quick {
+        soak::Schedule::short(abuses)
     } else {
-        soak::Extent::of_minutes(arguments.minutes, abuses)
+        soak::Schedule::of_minutes(arguments.minutes, abuses)
     };
-    let soaked = soak::soak(stage, extent);
+    let soaked = soak::soak(stage, schedule);
     report::print_verdicts(&soaked.verdicts, &soaked.document, arguments.json);
     if soaked.verdicts.iter().all(|verdict| verdict.is_kept) {
         ExitCode::SUCCESS

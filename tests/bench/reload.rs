@@ -19,7 +19,7 @@ use crate::servers::{Server, Stage};
 
 /// The size of the measurement.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent {
+pub(crate) struct Size {
     pub(crate) connections: usize,
     /// Number of reloads under load.
     pub(crate) reloads: usize,
@@ -129,8 +129,8 @@ impl Reloads<'_> {
     }
 }
 
-/// Measures as many reloads under load as `extent` says.
-pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
+/// Measures as many reloads under load as `size` says.
+pub(crate) fn reloads(stage: &Stage, size: Size) -> Found {
     let [plugins, staged, data] = [(); 3].map(|()| tempfile::tempdir().expect("a directory"));
     let versions = [chameleon("version=2"), chameleon("version=1")];
     drop_in(plugins.path(), FILE, &versions[1]);
@@ -143,21 +143,21 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     };
     let question = Question::Count(Arc::clone(&reloads.answered_by));
     let mut load = Load::new(
-        Driver::connect(&host.address, extent.connections, false),
+        Driver::connect(&host.address, size.connections, false),
         question.clone(),
         host.pid(),
     );
 
-    let peak = load.closed(1, WARM, extent.time.min(Duration::from_secs(5)));
+    let peak = load.closed(1, WARM, size.time.min(Duration::from_secs(5)));
     let rate = peak.rate() / 2.0;
     note(&format!("peak {:.0} events/s", peak.rate()));
     note("compiling a version never seen");
     let (compiling, never_seen) = reloads.under(&mut load, rate, 0..1);
     let (mut steady, mut reloaded, mut times) = (Turns::default(), Turns::default(), Vec::new());
-    let count = TURNS.min(extent.reloads).max(1);
+    let count = TURNS.min(size.reloads).max(1);
     for turn in 0..count {
         note(&format!("reloading, turn {} of {count}", turn + 1));
-        let turns = |turn: usize| 1 + turn * extent.reloads / count;
+        let turns = |turn: usize| 1 + turn * size.reloads / count;
         let (phase, took) = reloads.under(&mut load, rate, turns(turn)..turns(turn + 1));
         let time = phase.elapsed;
         reloaded.add(phase);
@@ -169,9 +169,9 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
 
     let mut asker = Driver::connect(&host.address, 1, false);
     let mut after_50 = host.footprint();
-    for turn in 0..extent.memory_reloads {
+    for turn in 0..size.memory_reloads {
         // Continues the count of the turns under load, so that each reload changes the version.
-        let next = extent.reloads + 1 + turn;
+        let next = size.reloads + 1 + turn;
         reloads.stage(next);
         reloads.reload(next, || {
             question.answer(format!("430{}", asker.ask(0, "count", "0")).as_bytes());
@@ -185,11 +185,11 @@ pub(crate) fn reloads(stage: &Stage, extent: Extent) -> Found {
     let p99_ratio = over(reloaded.p99(), steady.p99());
     let compiling_p99_ratio = over(compiling.percentile(0.99), steady.p99());
     let document = json!({
-        "connections": extent.connections, "peak_events_per_second": peak.rate().round(),
+        "connections": size.connections, "peak_events_per_second": peak.rate().round(),
         "steady": document(&steady.whole), "compiling": document(&compiling), "never_seen_ms": never_seen.first(), "with_reloads": document(&reloaded.whole), "reloads": times.len(),
         "reload_ms_median": times.get(times.len() / 2), "reload_ms_most": times.last(), "turns_p99_us": { "steady": steady.p99(), "with_reloads": reloaded.p99() }, "p99_ratio": p99_ratio,
         "compiling_p99_ratio": compiling_p99_ratio,
-        "memory_reloads": extent.memory_reloads, "after_50": footprint(after_50), "at_the_end": footprint(last),
+        "memory_reloads": size.memory_reloads, "after_50": footprint(after_50), "at_the_end": footprint(last),
     });
     let reload_ms = times.get(times.len() / 2).copied().unwrap_or_default() as f64;
     Found { document, p99_ratio, compiling_p99_ratio, reload_ms, faults: steady.whole.faults }

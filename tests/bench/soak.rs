@@ -37,7 +37,7 @@ use watch::{Pauses, Peaks};
 
 /// How long each part takes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent {
+pub(crate) struct Schedule {
     rehearsal: Duration,
     rest: Duration,
     steady: Duration,
@@ -71,8 +71,8 @@ impl Abuses {
     }
 }
 
-impl Extent {
-    /// Returns the extent with a storm of this many minutes and a matching steady part.
+impl Schedule {
+    /// Returns the schedule with a storm of this many minutes and a matching steady part.
     pub(crate) fn of_minutes(minutes: f64, abuses: Abuses) -> Self {
         let storm = Duration::from_secs_f64(minutes * 60.0);
         Self {
@@ -89,7 +89,7 @@ impl Extent {
         }
     }
 
-    /// Returns an extent of less than a minute in all, for a host that is not optimised. It shows
+    /// Returns a schedule of less than a minute in all, for a host that is not optimised. It shows
     /// whether the host survives everything, not how fast it is.
     pub(crate) fn short(abuses: Abuses) -> Self {
         Self {
@@ -164,7 +164,7 @@ const SETTINGS: [(&str, &str); 6] = [
 const STORM_KIB: u64 = (32 + 32 + 160) << 10;
 
 /// Runs a soak.
-pub(crate) fn soak(stage: &Stage, extent: Extent) -> Soaked {
+pub(crate) fn soak(stage: &Stage, schedule: Schedule) -> Soaked {
     let [plugins, aside, data] = [(); 3].map(|()| tempfile::tempdir().expect("a directory"));
     let versions = [chameleon("version=2 claims=turn"), chameleon("version=1 claims=turn")];
     fill(plugins.path(), &versions);
@@ -172,7 +172,7 @@ pub(crate) fn soak(stage: &Stage, extent: Extent) -> Soaked {
     let host = stage.host_with_log(plugins.path(), data.path(), &SETTINGS, writer);
     let (stops, peaks) = (AtomicBool::new(false), Peaks::default());
     thread::scope(|scope| {
-        scope.spawn(|| watch::log(reader, extent.pauses, &stops, &peaks));
+        scope.spawn(|| watch::log(reader, schedule.pauses, &stops, &peaks));
         let scene = Setting {
             plugins: plugins.path(),
             aside: aside.path(),
@@ -181,7 +181,7 @@ pub(crate) fn soak(stage: &Stage, extent: Extent) -> Soaked {
             stops: &stops,
             peaks: &peaks,
         };
-        let soaked = scene.run(&host, extent);
+        let soaked = scene.run(&host, schedule);
         // The thread that reads the log ends when the host ends.
         drop(host);
         soaked
@@ -225,31 +225,31 @@ struct Storm {
 }
 
 impl Setting<'_> {
-    fn run(&self, host: &Server, extent: Extent) -> Soaked {
+    fn run(&self, host: &Server, schedule: Schedule) -> Soaked {
         let api = Api::new(&host.address, self.data);
         let mut honest = Load::new(
             Driver::connect(&host.address, HONEST, false),
             Question::Texts(honest_events()),
             host.pid(),
         );
-        note(&format!("rehearsal, {} s", extent.rehearsal.as_secs()));
+        note(&format!("rehearsal, {} s", schedule.rehearsal.as_secs()));
         // Continues until everything that has a lasting effect has happened. On a slow machine the
         // time alone is too short for that.
-        let rehearsed = self.storm(&mut honest, host, &api, extent, |elapsed, is_complete| {
-            elapsed >= extent.rehearsal
-                && (is_complete || elapsed >= extent.rehearsal + MORE_REHEARSAL)
+        let rehearsed = self.storm(&mut honest, host, &api, schedule, |elapsed, is_complete| {
+            elapsed >= schedule.rehearsal
+                && (is_complete || elapsed >= schedule.rehearsal + MORE_REHEARSAL)
         });
-        note(&format!("rest, {} s", extent.rest.as_secs()));
-        rest(&mut honest, extent.rest);
+        note(&format!("rest, {} s", schedule.rest.as_secs()));
+        rest(&mut honest, schedule.rest);
         let before = host.footprint();
-        note(&format!("steady, {} s", extent.steady.as_secs()));
-        let steady = alone(&mut honest, extent, extent.steady);
-        note(&format!("storm, {} s", extent.storm.as_secs()));
+        note(&format!("steady, {} s", schedule.steady.as_secs()));
+        let steady = alone(&mut honest, schedule, schedule.steady);
+        note(&format!("storm, {} s", schedule.storm.as_secs()));
         let mut storm =
-            self.storm(&mut honest, host, &api, extent, |elapsed, _| elapsed >= extent.storm);
+            self.storm(&mut honest, host, &api, schedule, |elapsed, _| elapsed >= schedule.storm);
         storm.broken.extend(rehearsed.broken);
-        note(&format!("rest, {} s", extent.rest.as_secs()));
-        rest(&mut honest, extent.rest);
+        note(&format!("rest, {} s", schedule.rest.as_secs()));
+        rest(&mut honest, schedule.rest);
         // The host releases idle threads and files after some time, not at once.
         let until = Instant::now() + PATIENCE;
         let after = loop {
@@ -260,14 +260,14 @@ impl Setting<'_> {
             rest(&mut honest, LOOK_AGAIN);
         };
         // Shows that the honest clients are served as before.
-        let rested = alone(&mut honest, extent, extent.steady);
+        let rested = alone(&mut honest, schedule, schedule.steady);
         let dropped = api.metric("sockhop_log_lines_dropped_total").unwrap_or_else(|error| {
             storm.broken.push(error);
             None
         });
         let faults = rested.faults;
-        let mut verdicts = self.verdicts(extent, &storm, faults, (&steady, before), after);
-        if extent.judges_figures && extent.abuses == Abuses::All {
+        let mut verdicts = self.verdicts(schedule, &storm, faults, (&steady, before), after);
+        if schedule.judges_figures && schedule.abuses == Abuses::All {
             verdicts.push(Verdict {
                 what: "the log was full at times, and what did not fit was counted".to_owned(),
                 found: format!("{} lines dropped", dropped.unwrap_or_default()),
@@ -285,7 +285,7 @@ impl Setting<'_> {
                 "server_waited_s": phase.waited.as_secs_f64(), "driver_late_p99_us": phase.delay(0.99)})
         };
         let document = json!({
-            "seconds": extent.storm.as_secs(), "honest_clients": HONEST, "steady": figures(&steady), "storm": figures(&storm.honest),
+            "seconds": schedule.storm.as_secs(), "honest_clients": HONEST, "steady": figures(&steady), "storm": figures(&storm.honest),
             "abuse": counts, "before": held(before), "after": held(after),
             "wal_bytes_most": self.peaks.wal_bytes.load(Ordering::Relaxed), "state_bytes_most": self.peaks.state_bytes.load(Ordering::Relaxed),
             "log_lines": self.peaks.log_lines.load(Ordering::Relaxed), "log_lines_dropped": dropped,
@@ -299,12 +299,12 @@ impl Setting<'_> {
         honest: &mut Load,
         server: &Server,
         api: &Api,
-        extent: Extent,
+        schedule: Schedule,
         ends: impl Fn(Duration, bool) -> bool,
     ) -> Storm {
         let (is_over, host): (_, SocketAddr) =
             (AtomicBool::new(false), server.address.parse().expect("an address"));
-        let abuses = extent.abuses.list();
+        let abuses = schedule.abuses.list();
         let counts: Vec<AtomicU64> = abuses.iter().map(|_| AtomicU64::new(0)).collect();
         self.stops.store(true, Ordering::Relaxed);
         let (phase, broken) = thread::scope(|scope| {
@@ -319,7 +319,7 @@ impl Setting<'_> {
                         plugins: self.plugins,
                         aside: self.aside,
                         versions: self.versions,
-                        slowness: extent.slowness,
+                        slowness: schedule.slowness,
                         is_over: &is_over,
                     };
                     scope.spawn(move || {
@@ -340,8 +340,8 @@ impl Setting<'_> {
                     .zip(&counts)
                     .all(|(abuse, count)| count.load(Ordering::Relaxed) >= least(abuse))
             };
-            let phase =
-                honest.open(extent.rate, 1, Duration::ZERO, |elapsed| ends(elapsed, is_complete()));
+            let phase = honest
+                .open(schedule.rate, 1, Duration::ZERO, |elapsed| ends(elapsed, is_complete()));
             is_over.store(true, Ordering::Relaxed);
             let ended = running.into_iter().zip(&abuses).filter_map(|(thread, abuse)| match thread
                 .join()
@@ -362,7 +362,7 @@ impl Setting<'_> {
 
     fn verdicts(
         &self,
-        extent: Extent,
+        schedule: Schedule,
         storm: &Storm,
         faults: Faults,
         (steady, before): (&Phase, Footprint),
@@ -412,7 +412,7 @@ impl Setting<'_> {
             found: format!("{files_before}, then {files_after}"),
             is_kept: files_after <= files_before,
         });
-        if extent.judges_figures {
+        if schedule.judges_figures {
             let memory = memory_after as f64 / memory_before as f64;
             verdicts.push(Verdict {
                 what: format!("memory at most {MEMORY_RATIO} × of before"),
@@ -449,8 +449,8 @@ fn rest(honest: &mut Load, time: Duration) {
 }
 
 /// Runs the honest clients alone.
-fn alone(honest: &mut Load, extent: Extent, time: Duration) -> Phase {
-    honest.open(extent.rate, 1, Duration::ZERO, |elapsed| elapsed >= time)
+fn alone(honest: &mut Load, schedule: Schedule, time: Duration) -> Phase {
+    honest.open(schedule.rate, 1, Duration::ZERO, |elapsed| elapsed >= time)
 }
 
 /// The events of honest clients, sent in turn: mostly cheap ones, and now and then a write. Every

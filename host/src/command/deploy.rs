@@ -125,7 +125,7 @@ impl Deploy {
                     bail!("{name} is deployed, but quarantined: {reason}")
                 }
                 Some(DeployStatus::Refused(reason)) if deployment.is_new => {
-                    let done = take_back(&place, &bytes, replaced.as_deref());
+                    let done = restore(&place, &bytes, replaced.as_deref());
                     bail!("{name} is refused by the host: {reason}; {done}");
                 }
                 Some(DeployStatus::Refused(reason)) => bail!(
@@ -215,7 +215,7 @@ fn claimed<'row>(active: &ActivePlugin, row: &'row Value) -> Option<(&'row str, 
 
 /// Undoes the placement, unless the file has changed since. Returns a text for the operator that
 /// says what was done.
-fn take_back(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
+fn restore(place: &Path, placed: &[u8], replaced: Option<&[u8]>) -> String {
     if std::fs::read(place).ok().as_deref() != Some(placed) {
         return format!("{} was changed meanwhile, and stays in place", place.display());
     }

@@ -338,7 +338,7 @@ impl Publisher {
             self.metrics.reload(name, "removed");
         }
         self.draining.begin(old);
-        self.inventory.versions.stand_by(old);
+        self.inventory.versions.keep_standby(old);
     }
 
     /// Drops the loaded versions that no slot needs any more, and closes the state of plugins
