@@ -1,5 +1,5 @@
-//! Control over a client's TCP connection, so that the host can end it: a client that does not read
-//! can no longer be told anything.
+//! Control over a client's TCP connection, so that the host can end it. A client that does not read
+//! can't receive a notice first.
 
 mod stage;
 

@@ -1,4 +1,5 @@
-//! Rejections: why an event had no effects, as its sender is told, with one table of stable codes.
+//! Rejections: why an event had no effects, in the form for its sender, with one table of stable
+//! codes.
 //!
 //! This module knows neither sockets nor HTTP. Both convert a [`Rejection`] to their own form
 //! ([`Rejection::document`], [`Rejection::status`]).

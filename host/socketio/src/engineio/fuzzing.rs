@@ -50,7 +50,7 @@ fn read(data: &[u8], piece: usize) -> (Vec<Frame>, Option<Bad>) {
                 Err(bad) => return (frames, Some(bad)),
             }
         }
-        incoming.settle();
+        incoming.compact();
         incoming.shrink();
     }
     (frames, None)

@@ -346,7 +346,7 @@ async fn poll(session: &Arc<Session>) -> Result<Answer, Failure> {
         Polled::Packets(body) => Ok(packets(body)),
         Polled::Packet(packet) => Ok(packets(packet)),
         Polled::Refused => Err(Refusal::BadRequest.into()),
-        Polled::Cut => Err(Failure::Abort),
+        Polled::Closed => Err(Failure::Abort),
     }
 }
 

@@ -96,7 +96,7 @@ impl Incoming {
         }
     }
 
-    /// The bytes of a message, until the next call of [`settle`](Self::settle).
+    /// The bytes of a message, until the next call of [`compact`](Self::compact).
     pub(crate) fn bytes<'a>(&'a self, data: &'a Data) -> &'a [u8] {
         match data {
             Data::Buffered(range) => self.buf.get(range.clone()).unwrap_or_default(),
@@ -105,7 +105,7 @@ impl Incoming {
     }
 
     /// All frames are handled: makes room, and gives the buffer back if nothing is left in it.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn compact(&mut self) {
         if self.at == self.buf.len() {
             buffer::give(std::mem::take(&mut self.buf));
         } else {
@@ -195,7 +195,7 @@ mod tests {
                 incoming.room(1).extend_from_slice(&stream[from..cut]);
                 from = cut;
                 found.extend(all(&mut incoming).unwrap());
-                incoming.settle();
+                incoming.compact();
                 incoming.shrink();
             }
             prop_assert_eq!(found, FOUND);
@@ -206,7 +206,7 @@ mod tests {
         fn any_bytes_are_refused_or_understood(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut incoming = Incoming::new(&bytes, 64, 4);
             let _ = all(&mut incoming);
-            incoming.settle();
+            incoming.compact();
             prop_assert!(incoming.held() <= bytes.len() + 64);
         }
     }

@@ -237,7 +237,7 @@ impl Client {
             }
             Step::CloseServer => self.close(),
         }
-        self.settle().await;
+        self.run_until_idle().await;
     }
 
     fn close(&mut self) {
@@ -292,7 +292,7 @@ impl Client {
     }
 
     /// Lets everything run that can, and looks at what the client got.
-    async fn settle(&mut self) {
+    async fn run_until_idle(&mut self) {
         for _ in 0..40 {
             tokio::task::yield_now().await;
         }
@@ -300,7 +300,7 @@ impl Client {
             match get.await.unwrap() {
                 Polled::Packets(body) => self.receive(body.as_ref()),
                 Polled::Packet(packet) => self.receive(packet.as_bytes()),
-                Polled::Refused | Polled::Cut => {}
+                Polled::Refused | Polled::Closed => {}
             }
         }
         if let Some((numbers, post)) = self.post.take_if(|(_, post)| post.is_finished())
@@ -367,7 +367,7 @@ impl Client {
             assert!(self.promised.iter().all(|n| handled.contains(n)), "nothing is lost");
         }
         self.close();
-        self.settle().await;
+        self.run_until_idle().await;
         for _ in 0..20 {
             self.step(Step::Advance(1000)).await;
         }
@@ -430,15 +430,15 @@ fn each_message_has_the_whole_time_to_arrive() {
             let last = masked(0x80, number.as_bytes());
             half = [masked(0x01, b"4"), last[..3].to_vec()].concat();
             client.write_raw(&half).await;
-            client.settle().await;
+            client.run_until_idle().await;
             client.step(Step::Advance(20_000)).await;
             client.write_raw(&last[3..]).await;
-            client.settle().await;
+            client.run_until_idle().await;
         }
         assert_eq!(client.log.lock().unwrap().handled, [1, 2, 3, 4]);
         client.reasons.push(End::ReceiveTimeout);
         client.write_raw(&half).await;
-        client.settle().await;
+        client.run_until_idle().await;
         client.step(Step::Advance(29_000)).await;
         assert_eq!(client.session.ended(), None);
         client.step(Step::Advance(1_001)).await;

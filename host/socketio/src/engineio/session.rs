@@ -128,8 +128,8 @@ impl Session {
     }
 
     /// Waits until `condition` holds, which is asked again when bytes have left or the session has
-    /// ended. Returns false if neither happens for as long as `patience`.
-    async fn until(&self, patience: Duration, condition: impl Fn() -> bool) -> bool {
+    /// ended. Returns false if neither happens for as long as `limit`.
+    async fn until(&self, limit: Duration, condition: impl Fn() -> bool) -> bool {
         loop {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
@@ -137,7 +137,7 @@ impl Session {
             if condition() {
                 return true;
             }
-            if timeout(patience, room).await.is_err() {
+            if timeout(limit, room).await.is_err() {
                 return false;
             }
         }

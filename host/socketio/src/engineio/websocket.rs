@@ -100,8 +100,8 @@ impl Receiver {
     /// # Errors
     ///
     /// [`End::Overload`] if there is no room for it.
-    fn settle(&mut self, session: &Session) -> Result<(), End> {
-        self.incoming.settle();
+    fn count_partial(&mut self, session: &Session) -> Result<(), End> {
+        self.incoming.compact();
         let held = self.incoming.held();
         if held == 0 {
             (self.held, self.complete_by) = (None, None);
@@ -144,7 +144,7 @@ impl Receiver {
         loop {
             match self.incoming.next().ok()? {
                 Next::More(more) => {
-                    self.settle(session).ok()?;
+                    self.count_partial(session).ok()?;
                     poll_fn(|cx| self.poll_read(cx, more)).await.ok()?;
                 }
                 Next::Message { op: op::TEXT, data } => {
@@ -228,7 +228,7 @@ async fn serve<P: Protocol>(
             Ok(more) => more,
             Err(end) => return end,
         };
-        if let Err(end) = receiver.settle(session) {
+        if let Err(end) = receiver.count_partial(session) {
             close_with(session, end);
             return end;
         }

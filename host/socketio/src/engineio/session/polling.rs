@@ -50,7 +50,7 @@ pub(crate) enum Polled {
     /// With an error.
     Refused,
     /// Not at all: the connection is closed, and the client finds out by itself.
-    Cut,
+    Closed,
 }
 
 /// The body of an answer, counted as queued until the HTTP server has written it.
@@ -256,11 +256,11 @@ impl Session {
                     Polled::Packets(packets)
                 } else {
                     self.end_with(&mut state, End::Overflow);
-                    Polled::Cut
+                    Polled::Closed
                 }
             }
             None | Some(End::Server) if released => Polled::Packet("6"),
-            Some(_) => Polled::Cut,
+            Some(_) => Polled::Closed,
             None => {
                 state.register(cx);
                 return Poll::Pending;
