@@ -252,6 +252,7 @@ impl ConfigError {
                 Kind::UnknownField(_, allowed) => {
                     format!("unknown key; allowed here: {}", allowed.join(", "))
                 }
+                kind if is_secret(&error.path) => message::of_secret(kind),
                 kind => message::of(kind),
             };
             if path.is_empty() {
@@ -267,6 +268,14 @@ impl ConfigError {
             problem: lines.collect::<Vec<_>>().join("\n"),
         }
     }
+}
+
+/// Whether the value of a key must not be shown: the secret of an access key, or a setting of a
+/// plugin, which may be one.
+fn is_secret(path: &[String]) -> bool {
+    let is_setting = path.first().is_some_and(|first| first == "plugins")
+        && path.get(2).is_some_and(|table| table == "config");
+    is_setting || path.last().is_some_and(|key| key == "secret")
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -324,6 +333,29 @@ mod tests {
         );
         assert_eq!(ping.config, BTreeMap::from([("url".to_owned(), "x".to_owned())]));
         assert_eq!((other.limits, other.instance_policy), (config.limits, InstancePolicy::Warm));
+    }
+
+    #[test]
+    fn an_error_never_shows_a_secret() {
+        for text in [
+            "[[keys]]\nname = \"ops\"\nsecret = 1234567890123456\nscopes = [\"emit\"]",
+            "[plugins.ping.config]\ntoken = 1234567890123456",
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains("expected text in quotes; the value is secret"), "{error}");
+            assert!(!error.contains("1234567890123456"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_a_value_so_that_its_fault_is_seen() {
+        for (text, fault) in [
+            ("[limits]\nmessage_bytes = 1000000.0", "found 1000000.0, expected a whole number"),
+            ("[server]\nlisten = \"a\\\"b\"", "found \"a\\\"b\""),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains(fault), "{error}");
+        }
     }
 
     #[test]

@@ -3,6 +3,16 @@
 
 use figment2::error::{Actual, Kind};
 
+/// Says what is expected of a secret value, without the value.
+pub(super) fn of_secret(kind: &Kind) -> String {
+    match kind {
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
+            format!("expected {}; the value is secret and not shown", of_expected(expected))
+        }
+        other => of(other),
+    }
+}
+
 /// Says what was found and what is expected.
 pub(super) fn of(kind: &Kind) -> String {
     match kind {
@@ -25,23 +35,23 @@ pub(super) fn of(kind: &Kind) -> String {
     }
 }
 
-/// Formats a value as TOML writes it.
+/// Formats a value for an error message, nearly as TOML writes it.
 fn value(found: &Actual) -> String {
     match found {
         Actual::Bool(value) => value.to_string(),
         Actual::Unsigned(number) => number.to_string(),
         Actual::Signed(number) => number.to_string(),
-        Actual::Float(number) => number.to_string(),
-        Actual::Char(text) => format!("\"{text}\""),
-        Actual::Str(text) => format!("\"{text}\""),
+        Actual::Float(number) => format!("{number:?}"),
+        Actual::Char(text) => format!("{:?}", text.to_string()),
+        Actual::Str(text) => format!("{text:?}"),
         Actual::Seq => "a list".to_owned(),
         Actual::Map => "a table".to_owned(),
         other => other.to_string(),
     }
 }
 
-/// Translates serde's description of an expected type. The host's own descriptions are returned
-/// unchanged.
+/// Translates serde's name of an expected type, such as `usize`. A text that the host itself has
+/// written, such as `listen::EXPECTED`, is returned unchanged.
 fn of_expected(expected: &str) -> String {
     let whole =
         |from: &str, to: &dyn std::fmt::Display| format!("a whole number from {from} to {to}");
@@ -49,7 +59,8 @@ fn of_expected(expected: &str) -> String {
         "a nonzero u64" | "a nonzero usize" => "a whole number of at least 1".to_owned(),
         "a nonzero u32" => whole("1", &u32::MAX),
         "a nonzero u16" => whole("1", &u16::MAX),
-        "u64" | "usize" | "i64" => "a whole number".to_owned(),
+        "u64" | "usize" => "a whole number of at least 0".to_owned(),
+        "i64" => "a whole number".to_owned(),
         "u32" => whole("0", &u32::MAX),
         "u16" => whole("0", &u16::MAX),
         "f64" | "f32" => "a number".to_owned(),
@@ -58,7 +69,7 @@ fn of_expected(expected: &str) -> String {
         "a sequence" => "a list in brackets".to_owned(),
         "a map" => "a table".to_owned(),
         _ if expected.starts_with("struct ") => "a table".to_owned(),
-        _ if expected.starts_with("enum ") => "one of its names in quotes".to_owned(),
+        _ if expected.starts_with("enum ") => "one of the allowed names in quotes".to_owned(),
         _ => expected.to_owned(),
     }
 }
