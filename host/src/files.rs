@@ -58,6 +58,20 @@ fn write(file: &Path, content: &[&[u8]], mode: u32, is_durable: bool) -> io::Res
     Ok(())
 }
 
+/// Deletes the incomplete files that killed processes have left in `dir`. The caller is the only
+/// process that writes there.
+pub(crate) fn remove_unfinished(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(&format!(".{UNFINISHED}")) {
+            // If it can't be deleted, it only takes space.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Creates a directory, and its missing parents, that only its owner can use. An existing directory
 /// keeps its mode.
 ///
@@ -102,6 +116,18 @@ mod tests {
         fs::create_dir(&away).unwrap();
         assert!(replace(&away, &[b"a file can't replace a directory"]).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_is_deleted_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["file", "new", ".new.txt", ".file.a1b2c3.new"];
+        for name in names {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        remove_unfinished(dir.path());
+        remove_unfinished(&dir.path().join("absent"));
+        assert_eq!(names.map(|name| dir.path().join(name).exists()), [true, true, true, false]);
     }
 
     #[cfg(unix)]

@@ -44,6 +44,7 @@ use crate::reload::{Loader, Operator, PluginStatus, Reloader, ScanError};
 use crate::rooms::Rooms;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
+use crate::{files, store};
 
 use address::AddressFile;
 use connection_limit::{adapt_to_plugins, allowed};
@@ -104,6 +105,8 @@ impl Host {
     pub async fn bind_with(config: Config, compiler: PathBuf) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let lock = DataLock::take(&config.data.dir)?;
+        files::remove_unfinished(&config.data.dir);
+        store::remove_unfinished_records(&config.data.dir);
         let keys = Keys::load(&config)?;
         let allowed = allowed(&config)?;
         let listen = |source| StartError::Listen { address: config.server.listen.clone(), source };

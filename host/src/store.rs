@@ -236,10 +236,12 @@ impl Store {
         let record =
             ManifestRecord { commits: meta(connection)?.commits, ..ManifestRecord::default() };
         self.saved.store(record.commits, Ordering::Relaxed);
+        // Before the write, which can fail after it has replaced the record: then the next commit
+        // writes the record again. The writer's lock is held, so there is no commit in between.
+        self.is_awake.store(false, Ordering::Relaxed);
         self.manifest
             .write(&record, true)
             .map_err(|source| StoreError::Open { file: self.file.clone(), source })?;
-        self.is_awake.store(false, Ordering::Relaxed);
         self.health.worked(FailureKind::Record);
         self.wal.note(true);
         writer.take().map_or(Ok(()), close_with_log)?;
@@ -273,6 +275,12 @@ pub(crate) fn files(data: &Path, plugin: &str) -> (PathBuf, PathBuf) {
         data.join("state").join(format!("{plugin}.sqlite")),
         data.join("manifest").join(format!("{plugin}.json")),
     )
+}
+
+/// Deletes the incomplete records that killed hosts have left in the data directory `data`. The
+/// caller holds the lock of the directory.
+pub(crate) fn remove_unfinished_records(data: &Path) {
+    crate::files::remove_unfinished(&data.join("manifest"));
 }
 
 /// Locks the mutex and ignores poisoning: the guarded data is consistent between any two calls.
