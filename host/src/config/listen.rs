@@ -33,11 +33,12 @@ pub(super) const EXPECTED: &str = "an address with a port: \"127.0.0.1:4000\", \
 pub struct InvalidListen;
 
 impl Listen {
-    /// The addresses to bind, in this order, until one succeeds.
+    /// The addresses to try, in this order. The next one is for a machine that does not support the
+    /// one before; if a port is in use, the next one must not be tried.
     ///
     /// "All addresses" is one socket for IPv6 and IPv4, or IPv4 alone on a machine without IPv6. A
-    /// name stands for one address: its first IPv4 address, else its first IPv6 address. A browser
-    /// of this machine finds that address for `localhost`.
+    /// name stands for one address: its first IPv4 address, else its first IPv6 address. For
+    /// `localhost` this is enough: a browser on this machine tries this address too.
     ///
     /// # Errors
     /// The name can't be resolved.
@@ -59,7 +60,7 @@ impl Listen {
         }
     }
 
-    /// Whether the host listens on all addresses, so that one socket should serve IPv6 and IPv4.
+    /// Whether the host listens on all addresses. Its IPv6 socket must then accept IPv4 as well.
     pub fn is_all(&self) -> bool {
         self.host == ListenHost::All
     }
@@ -84,10 +85,12 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, InvalidListen> {
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(address.into());
+            // A link-local address of one network interface: the interface would be lost.
+            let has_interface = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
+            return if has_interface { Err(InvalidListen) } else { Ok(address.into()) };
         }
         let (host, port) = text.rsplit_once(':').ok_or(InvalidListen)?;
-        // The standard library also accepts "+4000".
+        // Checked here, because `u16::from_str` also accepts "+4000".
         let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|_| is_number).ok_or(InvalidListen)?;
         match host {
@@ -100,8 +103,8 @@ impl FromStr for Listen {
     }
 }
 
-/// Whether a text is a host name: labels of letters, digits, `-` and `_`. A last label of digits
-/// only is refused, because it is a mistyped IPv4 address.
+/// Whether a text is a host name: labels of letters, digits, `-` and `_`, with dots between them. If
+/// the last label has only digits, the text is refused: it is probably a mistyped IPv4 address.
 pub(super) fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -176,6 +179,7 @@ mod tests {
             "localhost:+1",
             "localhost:65536",
             "127.0.0:1",
+            "[fe80::1%4]:4000",
             "::1:4000",
         ] {
             assert_eq!(text.parse::<Listen>(), Err(InvalidListen), "{text}");
