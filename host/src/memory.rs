@@ -1,34 +1,37 @@
-//! The memory of queues. All queues of one kind share one limit, so that the queues of a few
-//! clients can't use all of it.
+//! Counts the memory of queues. All queues of one kind (all mailboxes, for example) have one limit
+//! together, and one queue may use only a part of what is free. So a few clients can't use all of
+//! it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::QUEUE_SHARE;
 
-/// Bytes that an answer counts while it waits for space in the outgoing buffer.
+/// Bytes that are counted for a rejection `busy` that a mailbox keeps until there is space for it.
+/// Other answers are not counted here.
 pub(crate) const ANSWER_BYTES: usize = 256;
 
-/// The memory of all queues of one kind: the bytes in use and their limit.
+/// A counter for all queues of one kind: the bytes in use, and their limit.
 pub(crate) struct QueueMemory {
     used: AtomicUsize,
     limit: usize,
 }
 
 impl QueueMemory {
-    /// Creates a memory of at most `limit` bytes.
+    /// Creates a counter with this limit. No byte is in use.
     pub(crate) fn new(limit: usize) -> Self {
         Self { used: AtomicUsize::new(0), limit }
     }
 
-    /// Reserves `bytes` for a queue that already holds `held` bytes. Returns `false` if the queue
-    /// would exceed its share of the free memory, or the limit.
+    /// Reserves `bytes` for a queue that already holds `held` bytes. Returns `false`, and reserves
+    /// nothing, if the queue would then hold more than its share of what is free ([`QUEUE_SHARE`]),
+    /// or if all queues together would exceed the limit.
     pub(crate) fn take(&self, bytes: usize, held: usize) -> bool {
         let free = self.limit.saturating_sub(self.used.load(Ordering::Relaxed));
         if held.saturating_add(bytes) > free / QUEUE_SHARE {
             return false;
         }
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        // Other readers may have taken the free memory meanwhile.
+        // Other threads may have reserved memory since `free` was read.
         let is_within = before.saturating_add(bytes) <= self.limit;
         if !is_within {
             self.give_back(bytes);

@@ -1,8 +1,9 @@
-//! What a fuzzer calls for the configuration: see the crate's `fuzzing`.
+//! The entry point of the fuzzer for the configuration. The module `fuzzing` in `lib.rs` lists all
+//! entry points.
 
 use super::Config;
 
-/// The content of a configuration file.
+/// Loads `data` as a configuration file. Panics if an error has no text, or if two loads differ.
 pub fn configuration(data: &[u8]) {
     let name = format!("sockhop-configuration-{}.toml", std::process::id());
     let file = std::env::temp_dir().join(name);

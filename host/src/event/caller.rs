@@ -9,15 +9,16 @@ use crate::breaker::ClientKeys;
 
 use super::{Connection, Identity};
 
-/// Who caused an event. Access is checked by the caller's identity. The caller's connection, if
-/// there is one, is the sender to which a handler can emit.
+/// Who caused an event. The caller's identity decides access. If the caller has a connection, a
+/// handler can emit to it as the sender.
 #[derive(Debug, Clone)]
 pub enum Caller {
     /// A client, by its connection.
     Connection(Arc<Connection>),
-    /// A user or an anonymous client that has no connection: one request.
+    /// One request of a user or of an anonymous client, without a connection. For future sources of
+    /// events: the host itself makes none yet.
     Request(Arc<Requester>),
-    /// Nobody: the event is the host's own.
+    /// Nobody: a host event that is about no connection (`$start`, `$resync`), or an emit over HTTP.
     None,
 }
 
@@ -28,13 +29,14 @@ pub struct Requester {
     pub namespace: Arc<str>,
     /// The identity of the caller.
     pub identity: Arc<Identity>,
-    /// The keys to which failures of the event are attributed.
+    /// The client as the breaker sees it: the request, its user and its address. Failures of the
+    /// event count against them.
     pub client: Arc<ClientKeys>,
 }
 
 impl Requester {
-    /// Creates the caller of the request with this id, from `address` if it is known. Failures are
-    /// attributed to a request as to a connection that has only one event.
+    /// Creates the caller of one request. `request` is its id, and `address` is its client's IP
+    /// address if that is known. Failures count as if the request were a connection with one event.
     pub fn new(
         request: &str,
         namespace: Arc<str>,
@@ -46,7 +48,7 @@ impl Requester {
     }
 }
 
-/// The identity of nobody.
+/// The identity of [`Caller::None`]: that of an anonymous client.
 static NOBODY: Identity = Identity { user: None, roles: Vec::new(), claims: Value::Null };
 
 impl Caller {
@@ -58,7 +60,7 @@ impl Caller {
         }
     }
 
-    /// The namespace in which the handler emits. `None` if nobody is the caller: then it emits in
+    /// The namespace in which the handler emits. `None` for [`Caller::None`]: its handler emits in
     /// every namespace.
     pub fn namespace(&self) -> Option<&str> {
         match self {
@@ -68,7 +70,7 @@ impl Caller {
         }
     }
 
-    /// The identity by which access is checked. Nobody has that of an anonymous client.
+    /// The identity that decides access. For [`Caller::None`], it is that of an anonymous client.
     pub fn identity(&self) -> &Identity {
         match self {
             Self::Connection(connection) => &connection.identity,
@@ -77,7 +79,7 @@ impl Caller {
         }
     }
 
-    /// The keys to which failures of the event are attributed. `None` if nobody is the caller.
+    /// The client that failures of the event count against. `None` for [`Caller::None`].
     pub fn client(&self) -> Option<Arc<ClientKeys>> {
         match self {
             Self::Connection(connection) => Some(connection.client()),

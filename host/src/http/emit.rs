@@ -1,4 +1,5 @@
-//! `POST /api/emit`: a business system sends an event.
+//! `POST /api/emit`: another program (a business system) emits an event to clients. No handler of a
+//! plugin runs.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,8 +19,8 @@ use crate::rejection::Rejection;
 use super::problem::Problem;
 use super::{Api, body};
 
-/// The request body. `room`, `rooms` and `everyone` exclude each other. Without all three, the
-/// event's declaration selects the target.
+/// The request body. It has at most one of `room`, `rooms` and `everyone`. If it has none, the
+/// declaration of the event selects the receivers.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct EmitBody {
@@ -36,24 +37,26 @@ fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()
 }
 
-/// A client that sends this header relies on it: ignoring the header would emit events twice.
+/// A program that sends this header expects that a repeated request emits only once. The host can't
+/// promise that yet, so it refuses the request.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// Bytes that a body may have in addition to its data, for names and rooms.
+/// How many bytes a body may be larger than the largest data: space for the event's name and the
+/// rooms.
 const ENVELOPE_BYTES: usize = 64 << 10;
 
-/// Emits an event. Answers 202 with an id, the rooms, and the number of connections that received
-/// the event.
+/// Emits an event in every namespace. Answers 202 with the request's id, the rooms (none if everyone
+/// is the target), and the number of connections into whose buffers the event was put.
 pub(super) async fn emit(
     State(api): State<Arc<Api>>,
     request: Request,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let key = api.keys.allow(request.headers(), Scope::Emit)?;
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
-        let message = "`Idempotency-Key` is not supported yet: nothing was emitted; leave the header out, and a repetition emits again";
+        let message = "`Idempotency-Key` is not supported yet: nothing was emitted; without the header, each repeated request emits again";
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message));
     }
-    // The request's id, in the form of an event id.
+    // The id of this request, for its answer and the log. Receivers do not see it.
     let id = EventId::new(SystemTime::now());
     let problem =
         |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());

@@ -40,7 +40,8 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// Returns the name of the request's key if the key has `scope`; otherwise 401 or 403.
+    /// Returns the name of the request's key if it has `scope`. Otherwise 401 (no key, or an unknown
+    /// one) or 403 (without this scope).
     pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<&str, Problem> {
         let given = headers
             .get(header::AUTHORIZATION)
@@ -106,7 +107,7 @@ fn own_key(file: &Path) -> Result<String, KeyError> {
     Ok(secret)
 }
 
-/// Returns the mode of a file that users other than its owner can access.
+/// Returns the mode of the file if users other than its owner can access it; otherwise `None`.
 #[cfg(unix)]
 fn readable_by_others(file: &Path) -> io::Result<Option<u32>> {
     use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
-//! HTTP errors: RFC 9457 problem documents that also have the members of a Socket.IO rejection.
+//! The one form of every HTTP error: an RFC 9457 problem document. It also has the members of a
+//! Socket.IO rejection: `code`, `message`, `id`, and `event` if the error is about an event.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -30,21 +31,24 @@ impl Problem {
         Self { status, document: json!({"code": code, "message": message, "id": id}) }
     }
 
-    /// The rejection of an event.
+    /// The event with this name was rejected. `id` is the id of the event or of the request.
+    /// Without a name, the document has no member `event`.
     pub(super) fn rejected(rejection: &Rejection, event: &str, id: &str) -> Self {
         let status =
             StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, document: rejection.document(event, id) }
-    }
-
-    /// A rejection that concerns no event. The document gets a new id and has no member `event`.
-    pub(super) fn rejection(rejection: &Rejection) -> Self {
-        let mut problem =
-            Self::rejected(rejection, "", &EventId::new(SystemTime::now()).to_string());
-        if let Some(members) = problem.document.as_object_mut() {
+        let mut document = rejection.document(event, id);
+        if event.is_empty()
+            && let Some(members) = document.as_object_mut()
+        {
             members.remove("event");
         }
-        problem
+        Self { status, document }
+    }
+
+    /// Like [`Problem::rejected`], for a request that is not about an event. The document gets a new
+    /// id and has no member `event`.
+    pub(super) fn rejection(rejection: &Rejection) -> Self {
+        Self::rejected(rejection, "", &EventId::new(SystemTime::now()).to_string())
     }
 
     /// Status 408: a request did not arrive in time.
@@ -52,7 +56,8 @@ impl Problem {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timed_out", message)
     }
 
-    /// Logs the problem with its id. Every problem that is sent is logged once.
+    /// Logs the problem with its id. `into_response` does it, so only code that writes the answer
+    /// itself calls this.
     pub(super) fn log(&self) {
         let member = |name: &str| {
             self.document.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
@@ -80,7 +85,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut document = self.document.clone();
         if let Some(members) = document.as_object_mut() {
-            // `about:blank`: the status says what kind of problem it is, and `code` says which one.
+            // RFC 9457: `about:blank` adds nothing to the status. `code` tells what is wrong.
             members.insert("type".to_owned(), json!("about:blank"));
             members.insert("title".to_owned(), json!(self.status.canonical_reason()));
             members.insert("status".to_owned(), json!(self.status.as_u16()));
@@ -120,8 +125,8 @@ pub(super) async fn method_not_allowed() -> Problem {
     )
 }
 
-/// Converts every other error response to a problem document: the Socket.IO implementation and
-/// extractors answer with text or without a body.
+/// Replaces each error response that is not a problem document by one. Such responses come from the
+/// Socket.IO implementation and from axum's extractors: they are text, or have no body.
 pub(crate) async fn unify(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
@@ -131,15 +136,16 @@ pub(crate) async fn unify(request: Request, next: Next) -> Response {
         return response;
     }
     let (parts, body) = response.into_parts();
-    // Errors of Engine.IO have a member `message`. Other text is dropped: it is an implementation
-    // detail, or its length is unknown.
-    let said = to_bytes(body, MAX_SAID)
+    // An error of Engine.IO is JSON with a member `message`, which is kept. Any other body is
+    // dropped: it may be long, or show how the host is built.
+    let document = to_bytes(body, MAX_ERROR_BODY)
         .await
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    let said = said.as_ref().and_then(|said| said.get("message")?.as_str());
+    let message_of_body = document.as_ref().and_then(|body| body.get("message")?.as_str());
     let (code, message) = of_status(status);
-    let mut problem = Problem::new(status, code, said.unwrap_or(message)).into_response();
+    let mut problem =
+        Problem::new(status, code, message_of_body.unwrap_or(message)).into_response();
     for (name, value) in &parts.headers {
         if ![header::CONTENT_TYPE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name)
         {
@@ -150,7 +156,7 @@ pub(crate) async fn unify(request: Request, next: Next) -> Response {
 }
 
 /// Largest error body, in bytes, that is searched for a message.
-const MAX_SAID: usize = 4096;
+const MAX_ERROR_BODY: usize = 4096;
 
 /// Returns code and message for an error of which only the status is known.
 fn of_status(status: StatusCode) -> (&'static str, &'static str) {

@@ -1,5 +1,5 @@
-//! The connections that plugins are told about, ordered by public id. A plugin that has missed host
-//! events reads them.
+//! The connections that plugins have been told about, in the order of their public ids. Plugins read
+//! this list in pages, mostly after they have missed host events.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::event::{Connection, Connections};
 
-/// The connections for which `$connect` was dispatched, and `$disconnect` was not.
+/// The connections whose `$connect` is queued or handled, and whose `$disconnect` is neither. The
+/// dispatcher changes it under the lock of the backlogs, so that it agrees with the events that
+/// follow.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     connections: Mutex<BTreeSet<ById>>,
@@ -45,7 +47,7 @@ impl Ord for ById {
 }
 
 impl Directory {
-    /// The lock guards a set that is consistent between any two of its calls.
+    /// Locks the set. A panic of another thread can't leave it half changed, so poisoning is ignored.
     fn connections(&self) -> MutexGuard<'_, BTreeSet<ById>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,7 +69,7 @@ impl Directory {
         self.connections().iter().map(|ById(connection)| Arc::clone(connection)).collect()
     }
 
-    /// Returns at most `limit` connections whose id is greater than `after`.
+    /// Returns the first `limit` connections whose public id is greater than `after`.
     pub(crate) fn page(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Connection>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let connections = self.connections();
@@ -79,7 +81,7 @@ impl Directory {
     }
 }
 
-/// Like [`Directory::page`], for a snapshot.
+/// Like [`Directory::page`], for a snapshot, which must be sorted by public id.
 pub(crate) fn page_of(
     snapshot: &[Arc<Connection>],
     after: Option<&str>,

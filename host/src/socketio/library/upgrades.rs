@@ -1,18 +1,19 @@
-//! The WebSocket connections that were upgraded from long-polling. Their handshake came over
-//! another TCP connection.
+//! The TCP connections to which clients have upgraded from long-polling. The host needs them to
+//! abort such a client: socketioxide knows only the TCP connection of the handshake, which is
+//! another one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::transport::{AbortHandle, WeakAbortHandle};
 
-/// The connections, by the ids of their clients.
+/// Weak handles of the TCP connections, by the client's Engine.IO session id.
 #[derive(Debug, Default)]
 pub(super) struct Upgrades {
     by_sid: Mutex<HashMap<String, WeakAbortHandle>>,
 }
 
-/// Number of entries from which the entries of closed connections are removed.
+/// A smaller map is never searched for closed connections. A larger one is, before it would grow.
 const SWEEP_AT: usize = 1024;
 
 impl Upgrades {
@@ -27,7 +28,7 @@ impl Upgrades {
         by_sid.insert(sid.to_owned(), abort_handle.downgrade());
     }
 
-    /// Returns the connection to which the client `sid` was upgraded, if it still lives.
+    /// Returns the handle that aborts the TCP connection of the client `sid`, if it still lives.
     pub(super) fn find(&self, sid: &str) -> Option<AbortHandle> {
         let by_sid = self.by_sid.lock().unwrap_or_else(PoisonError::into_inner);
         by_sid.get(sid).and_then(WeakAbortHandle::upgrade)
