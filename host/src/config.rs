@@ -13,6 +13,7 @@ mod plugins;
 mod server;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use figment2::Figment;
@@ -93,9 +94,9 @@ impl Config {
             std::fs::read_to_string(file)
                 .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
         });
-        let variables = std::env::vars_os()
-            .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-        Self::read(file, text.transpose()?.as_deref(), variables.collect())
+        let variables = utf_8(std::env::vars_os())
+            .map_err(|problem| ConfigError::Wrong { file: None, problem })?;
+        Self::read(file, text.transpose()?.as_deref(), variables)
     }
 
     /// Reads `text`, which is the content of `file`, and then the environment `variables`.
@@ -237,6 +238,25 @@ pub enum ConfigError {
     },
 }
 
+/// Returns the variables as text. A variable that is no setting may have any value.
+///
+/// # Errors
+/// The value of a setting is not UTF-8: the host must not start with the default instead.
+fn utf_8(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(String, String)>, String> {
+    let names =
+        variables.into_iter().filter_map(|(name, text)| Some((name.into_string().ok()?, text)));
+    names
+        .map(|(name, text)| match text.into_string() {
+            Err(_) if environment::is_setting(&name) => {
+                Err(format!("{name}: the value is not UTF-8"))
+            }
+            text => Ok((name, text.unwrap_or_default())),
+        })
+        .collect()
+}
+
 impl ConfigError {
     /// Writes one line for each error: the key first, then the value and what is allowed.
     fn wrong(file: Option<&Path>, error: figment2::Error) -> Self {
@@ -333,6 +353,16 @@ mod tests {
         );
         assert_eq!(ping.config, BTreeMap::from([("url".to_owned(), "x".to_owned())]));
         assert_eq!((other.limits, other.instance_policy), (config.limits, InstancePolicy::Warm));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_setting_that_is_not_utf_8_is_refused_and_other_variables_pass() {
+        use std::os::unix::ffi::OsStringExt;
+        let of = |name: &str| utf_8([(name.into(), OsString::from_vec(vec![b'/', 0xff]))]);
+        assert_eq!(of("HOME"), Ok(vec![("HOME".to_owned(), String::new())]));
+        let error = of("SOCKHOP_DATA__DIR").unwrap_err();
+        assert_eq!(error, "SOCKHOP_DATA__DIR: the value is not UTF-8");
     }
 
     #[test]

@@ -64,7 +64,20 @@ fn insert(table: &mut Dict, path: &str, value: Value) {
             insert(&mut inner, rest, value);
             table.insert(name.to_owned(), inner.into());
         }
-        None => drop(table.insert(path.to_owned(), value)),
+        None => merge(table, path.to_owned(), value),
+    }
+}
+
+/// Sets a key. Two tables become one, so that the order of the variables has no effect.
+fn merge(table: &mut Dict, name: String, value: Value) {
+    match (table.remove(&name).and_then(Value::into_dict), value) {
+        (Some(mut inner), Value::Dict(_, added)) => {
+            for (name, value) in added {
+                merge(&mut inner, name, value);
+            }
+            table.insert(name, inner.into());
+        }
+        (_, value) => drop(table.insert(name, value)),
     }
 }
 
@@ -126,6 +139,11 @@ pub(super) fn misspelt<'a>(
 /// if the name is a setting already.
 fn without_separator(name: &str) -> Option<String> {
     without_prefix(name).filter(|rest| !rest.contains(SEPARATOR))
+}
+
+/// Whether the variable `name` is read as a setting.
+pub(super) fn is_setting(name: &str) -> bool {
+    without_prefix(name).is_some_and(|path| path.contains(SEPARATOR))
 }
 
 /// The rest of `name` after the prefix, in lower case. Returns `None` if the prefix is missing.
@@ -213,5 +231,11 @@ mod tests {
         ]);
         let ping = table("ping", table("config", keys.into()).into());
         assert_eq!(config, table("plugins", ping.into()));
+        let variables =
+            [("SOCKHOP_A__B__ONE", "1"), ("SOCKHOP_A__B", "{two=2}"), ("SOCKHOP_A__B__THREE", "3")];
+        let numbers = [("one", 1_u8), ("two", 2), ("three", 3)];
+        let keys: Dict =
+            numbers.map(|(name, number)| (name.to_owned(), Value::from(number))).into();
+        assert_eq!(of(&variables), table("a", table("b", keys.into()).into()));
     }
 }
