@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::iter;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -21,7 +22,9 @@ pub(super) struct Journal {
     saved: Slots,
     /// Whether slots were saved that could not be read.
     is_incomplete: bool,
-    failure: Option<SaveFailure>,
+    /// Why the last save failed, and its slots. The file may hold them all the same: a replacement
+    /// can fail after the rename.
+    failed: Option<(SaveFailure, Slots)>,
 }
 
 /// Why the slots can't be saved.
@@ -52,7 +55,7 @@ impl Journal {
             Slots::default()
         });
         let saved = saved.at_start();
-        Self { dir, file, saved, is_incomplete, failure: None }
+        Self { dir, file, saved, is_incomplete, failed: None }
     }
 
     /// Returns the slots that a start would load now.
@@ -68,30 +71,42 @@ impl Journal {
 
     /// Returns why the newest slots are not saved; `None` if they are.
     pub(super) fn failure(&self) -> Option<&SaveFailure> {
-        self.failure.as_ref()
+        self.failed.as_ref().map(|(failure, _)| failure)
     }
 
-    /// Saves the slots, unless they are saved already. Returns the slots that a start would load
-    /// now; they are older ones if these can't be saved.
-    pub(super) fn save(&mut self, slots: &Slots) -> &Slots {
-        if *slots == self.saved {
-            self.failure = None;
-            return &self.saved;
+    /// Whether a start would load these slots.
+    pub(super) fn has_saved(&self, slots: &Slots) -> bool {
+        self.failed.is_none() && self.saved == *slots
+    }
+
+    /// Saves the slots, unless they are saved already. After a failure the content of the file is
+    /// unknown, so the next call saves in any case.
+    pub(super) fn save(&mut self, slots: &Slots) {
+        if self.has_saved(slots) {
+            return;
         }
         match self.append(slots) {
             Ok(()) => {
                 self.saved.clone_from(slots);
-                self.failure = None;
+                self.failed = None;
             }
             Err(error) => {
-                tracing::warn!(%error, "the serving versions and the decisions of operators can't be saved for the next start");
-                self.failure.get_or_insert_with(|| SaveFailure {
-                    reason: error.to_string(),
-                    since: SystemTime::now(),
-                });
+                let failure = match self.failed.take() {
+                    Some((failure, _)) => failure,
+                    None => {
+                        tracing::warn!(%error, "the serving versions and the decisions of operators can't be saved for the next start");
+                        SaveFailure { reason: error.to_string(), since: SystemTime::now() }
+                    }
+                };
+                self.failed = Some((failure, slots.clone()));
             }
         }
-        &self.saved
+    }
+
+    /// Iterates over the slots that a start could load now: those that are saved, and those whose
+    /// save has failed.
+    pub(super) fn possible(&self) -> impl Iterator<Item = &Slots> {
+        iter::once(&self.saved).chain(self.failed.as_ref().map(|(_, slots)| slots))
     }
 
     /// Appends one line; the last complete line counts.
@@ -213,12 +228,16 @@ mod tests {
         let mut journal = Journal::open(kept.clone());
         fs::write(&kept, "").unwrap();
         let slots = slots(&[Path::new("a.wasm")]);
-        assert_eq!(journal.save(&slots), &Slots::default());
-        assert!(journal.failure().is_some());
-        assert_eq!(journal.save(&Slots::default()), &Slots::default());
-        assert!(journal.failure().is_none(), "these are the saved slots");
+        journal.save(&slots);
+        assert!(journal.failure().is_some() && !journal.has_saved(&slots));
+        let possible = |journal: &Journal| journal.possible().cloned().collect::<Vec<_>>();
+        assert_eq!(possible(&journal), [Slots::default(), slots.clone()]);
         fs::remove_file(&kept).unwrap();
-        assert_eq!(journal.save(&slots), &slots);
-        assert!(journal.failure().is_none());
+        // The file may hold what failed, so what was saved before it is saved again.
+        journal.save(&Slots::default());
+        assert!(journal.failure().is_none() && journal.file.exists());
+        journal.save(&slots);
+        assert!(journal.has_saved(&slots));
+        assert_eq!(possible(&journal), [slots]);
     }
 }

@@ -364,8 +364,9 @@ impl Publisher {
     /// slots that a start would load need theirs too, so that a host that starts at any time finds
     /// every version that it needs.
     fn save_and_delete(&mut self, files: &Files) {
-        let saved = self.journal.save(&self.slots);
-        self.inventory.keep_on_disk(needed_on_disk([saved, &self.slots], files.digests()));
+        self.journal.save(&self.slots);
+        let slots = self.journal.possible().chain([&self.slots]);
+        self.inventory.keep_on_disk(needed_on_disk(slots, files.digests()));
     }
 
     /// Returns the answers to the operator commands whose result is known, and whether a command
@@ -374,7 +375,7 @@ impl Publisher {
         let facts = Facts {
             generation: &self.registry.snapshot(),
             inventory: &self.inventory,
-            is_saved: self.slots == *self.journal.saved(),
+            is_saved: self.journal.has_saved(&self.slots),
         };
         self.commands.finish(&mut self.slots, &facts)
     }
@@ -396,7 +397,7 @@ impl Publisher {
 
 /// Returns the versions that must be on the disk for these slots and for the files.
 fn needed_on_disk<'a>(
-    slots: [&'a Slots; 2],
+    slots: impl IntoIterator<Item = &'a Slots>,
     in_files: impl Iterator<Item = &'a Digest>,
 ) -> HashSet<Digest> {
     let in_slots = slots
