@@ -204,7 +204,7 @@ impl Host {
         let ended =
             |_| Err(ScanError::from(io::Error::other("the thread that watches it has ended")));
         begun.await.unwrap_or_else(ended).map_err(plugins)?;
-        warn_of_tables_without_plugin(&config, &operator.rows());
+        warn_of_tables_without_plugin(&config, &operator.statuses());
         dispatcher.start().await;
         // Sending fails only if the thread has already ended.
         let _ = go_on.send(());
@@ -243,9 +243,9 @@ impl Host {
         self.connections
     }
 
-    /// Returns one row for each plugin, as operators see it.
-    pub fn rows(&self) -> Arc<Vec<PluginStatus>> {
-        self.operator.rows()
+    /// Returns the status of each plugin, as operators see it.
+    pub fn statuses(&self) -> Arc<Vec<PluginStatus>> {
+        self.operator.statuses()
     }
 
     /// Returns a handle for use while [`Host::run`] runs.
@@ -292,9 +292,9 @@ fn write_limit(config: &Config) -> Duration {
 
 /// Warns of configuration tables for plugins that do not exist: a misspelt name would otherwise be
 /// ignored silently.
-fn warn_of_tables_without_plugin(config: &Config, rows: &[PluginStatus]) {
-    let stems = rows.iter().filter_map(|row| row.file.file_stem()?.to_str());
-    let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).chain(stems).collect();
+fn warn_of_tables_without_plugin(config: &Config, statuses: &[PluginStatus]) {
+    let stems = statuses.iter().filter_map(|status| status.file.file_stem()?.to_str());
+    let names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).chain(stems).collect();
     for (table, nearest) in config.tables_without_plugin(&names) {
         match nearest {
             Some(nearest) => {

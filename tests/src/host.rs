@@ -96,7 +96,7 @@ impl TestHost {
         config.limits.shutdown_unready_ms = Duration::from_millis(1);
         change(&mut config);
         let host = Host::bind_with(config, compiler.to_owned()).await.expect("a host that starts");
-        for row in host.rows().iter().filter(|row| row.active.is_none()) {
+        for row in host.statuses().iter().filter(|row| row.active.is_none()) {
             let reason =
                 row.last_error.as_ref().map(|error| error.reason.as_str()).unwrap_or_default();
             assert!(row.active.is_some(), "{} failed: {reason}", row.file.display());

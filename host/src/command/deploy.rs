@@ -92,7 +92,7 @@ impl Deploy {
             Deployment { digest, is_new: replaced.as_deref() != Some(&bytes), error_before };
         put(&bytes, &place)?;
         if !self.wait {
-            return Ok(self.say(name, digest, &place, "deployed"));
+            return Ok(self.report(name, digest, &place, "deployed"));
         }
         let until = Instant::now() + Duration::from_secs(self.timeout);
         let mut trouble = None;
@@ -106,7 +106,9 @@ impl Deploy {
             trouble = deployment.trouble(&row).map(str::to_owned);
             match deployment.status(&row) {
                 None => std::thread::sleep(ASK),
-                Some(DeployStatus::Serves) => return Ok(self.say(name, digest, &place, "serves")),
+                Some(DeployStatus::Serves) => {
+                    return Ok(self.report(name, digest, &place, "serves"));
+                }
                 Some(DeployStatus::ServesBut(reason)) => {
                     bail!("{name} {digest} was deployed, but: {reason}")
                 }
@@ -184,13 +186,13 @@ impl Deploy {
             .unwrap_or_else(|| dir.join(file_name))
     }
 
-    fn say(&self, name: &str, digest: &str, place: &Path, word: &str) -> ExitCode {
+    fn report(&self, name: &str, digest: &str, place: &Path, status: &str) -> ExitCode {
         if self.json {
             output::json(
-                &json!({"name": name, "digest": digest, "file": place.to_string_lossy(), "status": word}),
+                &json!({"name": name, "digest": digest, "file": place.to_string_lossy(), "status": status}),
             );
         } else {
-            output::line(format_args!("{name} {digest} {word} ({})", place.display()));
+            output::line(format_args!("{name} {digest} {status} ({})", place.display()));
         }
         ExitCode::SUCCESS
     }
@@ -205,7 +207,7 @@ fn spelled(dir: &Path, file_name: &Path) -> Option<PathBuf> {
         .map(|name| dir.join(name))
 }
 
-/// An event of `served` that the other plugin of `row` handles already, and the other plugin's
+/// An event of `active` that the other plugin of `row` handles already, and the other plugin's
 /// name.
 fn claimed<'row>(active: &ActivePlugin, row: &'row Value) -> Option<(&'row str, &'row str)> {
     let owner = row.get("name")?.as_str().filter(|owner| *owner != active.code.name())?;

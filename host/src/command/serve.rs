@@ -49,7 +49,7 @@ impl Serve {
         config.plugins.dir = absolute(self.plugins.as_deref().unwrap_or(&config.plugins.dir))?;
         config.data.dir = absolute(self.data.as_deref().unwrap_or(&config.data.dir))?;
         let log = log::start(&config.log)?;
-        say_start(&config, file.as_deref());
+        log_start(&config, file.as_deref());
         let format = config.log.format;
         let active = serve(config);
         let active = match (active, format) {
@@ -70,7 +70,7 @@ impl Serve {
 const FLUSH: Duration = Duration::from_millis(500);
 
 /// Writes the first record of the log: the version, the directories and the limits.
-fn say_start(config: &Config, file: Option<&Path>) {
+fn log_start(config: &Config, file: Option<&Path>) {
     let limits = &config.limits;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -163,10 +163,10 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
         tracing::warn!(dir = %plugins.display(), "the plugin directory holds no .wasm; put one there");
     }
     let host = Host::bind(config).await?;
-    host.rows().iter().for_each(|row| say_plugin(output, row));
+    host.statuses().iter().for_each(|status| print_plugin(output, status));
     let address = host.local_addr();
     if !configured_keys {
-        say_key(output, &host::key_file(&data), address);
+        print_key(output, &host::key_file(&data), address);
     }
     output.line(format_args!("listening on http://{address}"));
     tracing::info!(listen = %address, connections = host.connections(), reserved_connections, mailboxes_bytes, "listening");
@@ -186,9 +186,9 @@ async fn run(host: Host, stopping: StopSignals, others: Signals) {
 }
 
 /// Prints the state of a plugin at the start.
-fn say_plugin(output: &Background, row: &PluginStatus) {
-    let state = row.state().name();
-    match &row.active {
+fn print_plugin(output: &Background, status: &PluginStatus) {
+    let state = status.state().name();
+    match &status.active {
         Some(active) => {
             let registration = &active.code.registration;
             let events: Vec<_> = active.inbound.keys().map(String::as_str).collect();
@@ -198,20 +198,20 @@ fn say_plugin(output: &Background, row: &PluginStatus) {
                 registration.version,
                 events.join(", ")
             ));
-            if let Some(error) = row.error() {
-                output.line(format_args!("error    {}: {}", row.file.display(), error.reason));
+            if let Some(error) = status.error() {
+                output.line(format_args!("error    {}: {}", status.file.display(), error.reason));
             }
         }
         None => {
-            let reason = row.error().map(|error| error.reason).unwrap_or_default();
-            output.line(format_args!("{state:<8} {}: {reason}", row.file.display()));
+            let reason = status.error().map(|error| error.reason).unwrap_or_default();
+            output.line(format_args!("{state:<8} {}: {reason}", status.file.display()));
         }
     }
 }
 
 /// Prints where the host's own key is and how to use it. The key itself is printed to a terminal
 /// only.
-fn say_key(output: &Background, file: &Path, address: SocketAddr) {
+fn print_key(output: &Background, file: &Path, address: SocketAddr) {
     output.line(format_args!("key      {}", file.display()));
     if std::io::stdout().is_terminal()
         && let Ok(secret) = std::fs::read_to_string(file)

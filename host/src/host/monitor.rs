@@ -26,14 +26,14 @@ impl Monitor {
             generation = self.registry.snapshot().number,
             "host status"
         );
-        for row in self.operator.rows().iter() {
-            let active = row.active.as_ref().map(|active| &active.code);
+        for status in self.operator.statuses().iter() {
+            let active = status.active.as_ref().map(|active| &active.code);
             let (calls, failures) = active.map_or((0, 0), |plugin| plugin.counts());
             let version = active.map(|plugin| plugin.registration.version.as_str());
-            let reason = row.error().map(|error| error.reason);
+            let reason = status.error().map(|error| error.reason);
             tracing::info!(
-                plugin = row.name,
-                state = row.state().name(),
+                plugin = status.name,
+                state = status.state().name(),
                 version,
                 calls,
                 failures,

@@ -52,7 +52,7 @@ pub(crate) async fn accept(
             Err(error) => {
                 // Logged once: until the cause is removed, every attempt fails.
                 if !is_failing {
-                    say_failing(&error);
+                    log_failed_accept(&error);
                 }
                 is_failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -81,7 +81,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     gone || network
 }
 
-fn say_failing(error: &io::Error) {
+fn log_failed_accept(error: &io::Error) {
     if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
         tracing::error!(%error, "no file descriptors left: new clients wait; raise `ulimit -n` (LimitNOFILE in systemd)");
     } else {

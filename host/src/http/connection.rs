@@ -132,7 +132,7 @@ impl HttpServer {
                     && !has_answered.load(Ordering::Relaxed)
                     && let Some(parts) = connection.connection.into_parts()
                 {
-                    let _ = tokio::time::timeout(LAST_WORDS, say_too_slow(parts.io)).await;
+                    let _ = tokio::time::timeout(LAST_WORDS, answer_too_slow(parts.io)).await;
                 }
             }
         }
@@ -140,7 +140,7 @@ impl HttpServer {
 }
 
 /// Answers 408: the head of the request took too long.
-async fn say_too_slow(io: Io) -> io::Result<()> {
+async fn answer_too_slow(io: Io) -> io::Result<()> {
     let problem = Problem::too_slow("the head of the request took too long");
     problem.log();
     let problem = problem.to_string();

@@ -17,7 +17,7 @@ use crate::reload::{Absent, OperatorCommand, PluginStatus};
 use super::problem::Problem;
 use super::{Api, body};
 
-/// Returns one row for each plugin, and one for each file without a plugin. `?all=true` adds each
+/// Returns the status of each plugin, and of each file without a plugin. `?all=true` adds each
 /// plugin whose file was removed.
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
@@ -25,11 +25,11 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     api.keys.allow(&headers, Scope::Operate)?;
-    let mut rows: Vec<Value> = api.operator.rows().iter().map(row).collect();
+    let mut statuses: Vec<Value> = api.operator.statuses().iter().map(status_document).collect();
     if query.is_some_and(|query| query.split('&').any(|part| part == "all=true")) {
-        rows.extend(api.operator.absent().iter().map(absent));
+        statuses.extend(api.operator.absent().iter().map(absent));
     }
-    Ok(Json(Value::Array(rows)))
+    Ok(Json(Value::Array(statuses)))
 }
 
 /// Returns one plugin, with the versions that a rollback can restore.
@@ -75,7 +75,7 @@ pub(super) async fn roll_back(
             )
         })?
     };
-    say(&api, key, &name, OperatorCommand::RollBack(to)).await
+    run_command(&api, key, &name, OperatorCommand::RollBack(to)).await
 }
 
 /// Disables a plugin: its events are answered `unavailable`.
@@ -85,7 +85,7 @@ pub(super) async fn disable(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
-    say(&api, key, &name, OperatorCommand::Disable).await
+    run_command(&api, key, &name, OperatorCommand::Disable).await
 }
 
 /// Enables a plugin again.
@@ -95,7 +95,7 @@ pub(super) async fn enable(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
-    say(&api, key, &name, OperatorCommand::Enable).await
+    run_command(&api, key, &name, OperatorCommand::Enable).await
 }
 
 /// Deletes what the host remembers of a plugin whose file was removed: whether it is disabled, its
@@ -110,27 +110,27 @@ pub(super) async fn forget(
     Ok(Json(json!({"name": name, "forgotten": true})))
 }
 
-async fn say(
+async fn run_command(
     api: &Api,
     key: &str,
     name: &str,
-    word: OperatorCommand,
+    command: OperatorCommand,
 ) -> Result<Json<Value>, Problem> {
-    submit(api, key, name, word).await?;
+    submit(api, key, name, command).await?;
     shown(api, name)
 }
 
-async fn submit(api: &Api, key: &str, name: &str, word: OperatorCommand) -> Result<(), Problem> {
-    let (command, to) = match &word {
+async fn submit(api: &Api, key: &str, name: &str, command: OperatorCommand) -> Result<(), Problem> {
+    let (action, to) = match &command {
         OperatorCommand::RollBack(to) => ("rollback", to.clone()),
         OperatorCommand::Disable => ("disable", None),
         OperatorCommand::Enable => ("enable", None),
         OperatorCommand::Forget => ("forget", None),
     };
-    let obeyed = api.operator.submit(name, word).await;
-    let error = obeyed.as_ref().err().map(ToString::to_string);
-    tracing::info!(key, command, plugin = name, to, error, "operator command");
-    obeyed.map_err(|error| {
+    let result = api.operator.submit(name, command).await;
+    let error = result.as_ref().err().map(ToString::to_string);
+    tracing::info!(key, command = action, plugin = name, to, error, "operator command");
+    result.map_err(|error| {
         let (status, code) = match &error {
             OperatorError::Unknown(_) => (StatusCode::NOT_FOUND, "not_found"),
             OperatorError::NoEarlier(_)
@@ -146,13 +146,13 @@ async fn submit(api: &Api, key: &str, name: &str, word: OperatorCommand) -> Resu
 }
 
 fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
-    let rows = api.operator.rows();
+    let statuses = api.operator.statuses();
     let gone = api.operator.absent();
     let (mut document, slot, error) = match (
-        rows.iter().find(|row| row.name == name),
+        statuses.iter().find(|status| status.name == name),
         gone.iter().find(|absent| absent.name == name),
     ) {
-        (Some(found), _) => (row(found), found.slot.as_ref(), found.error()),
+        (Some(found), _) => (status_document(found), found.slot.as_ref(), found.error()),
         (None, Some(found)) => (absent(found), Some(&found.slot), None),
         (None, None) => {
             return Err(Problem::new(
@@ -182,11 +182,11 @@ fn kept(slot: &Slot, digest: &String) -> Value {
     json!({"digest": digest, "version": known.map(|known| &known.version), "served_since": known.map(|known| rfc3339(known.served_since))})
 }
 
-/// The row of a plugin whose file was removed: it has the members of other rows, with null as
+/// The document of a plugin whose file was removed: it has the members of the others, with null as
 /// `state`.
 fn absent(absent: &Absent) -> Value {
     let plain = PluginStatus::without_file(absent);
-    let mut document = row(&plain);
+    let mut document = status_document(&plain);
     if let Some(members) = document.as_object_mut() {
         members.insert("state".to_owned(), Value::Null);
         members.insert("last_error".to_owned(), json!(absent.slot.last_error.as_ref().map(error)));
@@ -196,26 +196,26 @@ fn absent(absent: &Absent) -> Value {
     document
 }
 
-fn row(row: &PluginStatus) -> Value {
-    let active = row.active.as_deref();
+fn status_document(status: &PluginStatus) -> Value {
+    let active = status.active.as_deref();
     let plugin = active.map(|active| &active.code);
     let (calls, failures) = plugin.map_or((0, 0), |plugin| plugin.counts());
     let (memory, instances) = plugin.map_or((0, 0), |plugin| plugin.memory_and_instances());
     json!({
-        "name": row.name,
+        "name": status.name,
         "version": plugin.map(|plugin| &plugin.registration.version),
-        "state": row.state(),
-        "generation": active.map(|_| row.generation),
+        "state": status.state(),
+        "generation": active.map(|_| status.generation),
         "digest": plugin.map(|plugin| &plugin.digest),
-        "file": row.file.to_string_lossy(),
+        "file": status.file.to_string_lossy(),
         "events": active.map(|active| active.inbound.keys().collect::<Vec<_>>()).unwrap_or_default(),
         "loaded_at": plugin.map(|plugin| rfc3339(plugin.loaded_at)),
-        "last_error": row.error().as_ref().map(error).or_else(|| active.and_then(state_error)),
+        "last_error": status.error().as_ref().map(error).or_else(|| active.and_then(state_error)),
         "calls": calls,
         "failures": failures,
         "instances": instances,
         "memory_bytes": memory,
-        "draining": row.draining,
+        "draining": status.draining,
     })
 }
 

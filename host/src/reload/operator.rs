@@ -80,8 +80,8 @@ impl Operator {
         Arc::clone(&self.status.borrow().absent)
     }
 
-    /// Returns a row for every plugin, and for every file that is no plugin.
-    pub fn rows(&self) -> Arc<Vec<PluginStatus>> {
+    /// Returns the status of every plugin, and of every file that is no plugin.
+    pub fn statuses(&self) -> Arc<Vec<PluginStatus>> {
         Arc::clone(&self.status.borrow().plugins)
     }
 
@@ -142,7 +142,7 @@ mod tests {
         let (operator, mut commands) = Operator::new();
         let submits = async {
             let result = operator.submit("a", OperatorCommand::Disable).await;
-            (result, operator.rows()[0].name.clone())
+            (result, operator.statuses()[0].name.clone())
         };
         let obeys = async {
             let SubmittedCommand { answer, .. } = commands.recv().await.unwrap();
