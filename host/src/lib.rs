@@ -7,9 +7,10 @@
 //!                            \__ any step __/ -> rejection -> ack, or an `error` event
 //!
 //! reload path (cold)
-//!   directory -> watch -> scan -> load { hash, compile, link, register } -> slots -> resolve -> registry
-//!                                    \-> failure -> log and GET /api/plugins
-//!                                        (the previous version keeps serving)
+//!   directory -> watch -> scan -> load -> slots -> resolve -> registry
+//!                                  |  \-> failure -> log and GET /api/plugins
+//!                                  |      (the previous version keeps serving)
+//!                                  hash, compile, link, register
 //! ```
 //!
 //! The modules are listed in the order of the data flow. Each uses only modules above it, and each

@@ -34,7 +34,8 @@
 //!     let Some(user) = ctx.user() else {
 //!         return Err(Refusal::forbidden("who are you?"));
 //!     };
-//!     let said = Said { number: ctx.state().next_id("said")?, user: user.to_owned(), text, at: ctx.now() };
+//!     let number = ctx.state().next_id("said")?;
+//!     let said = Said { number, user: user.to_owned(), text, at: ctx.now() };
 //!     ctx.state().set("last", &said)?;
 //!     ctx.emit(Target::room("lobby"), &SAID, &said)?;
 //!     Ok(said)
@@ -60,7 +61,8 @@
 //! # use serde_json::json;
 //! # let mut host = TestHost::new(plugin());
 //! # assert_eq!(host.user("ada").handle("enter", json!(null)).reply, Ok(json!(null)));
-//! # assert_eq!(host.handle("say", json!({"text": "hi"})).reply.map(|reply| reply["user"].clone()), Ok(json!("ada")));
+//! # let said = host.handle("say", json!({"text": "hi"}));
+//! # assert_eq!(said.reply.map(|reply| reply["user"].clone()), Ok(json!("ada")));
 //! ```
 //!
 //! # Building
@@ -76,8 +78,10 @@
 //! ```sh
 //! rustup target add wasm32-wasip2
 //! cargo build --release --target wasm32-wasip2
-//! sockhop check target/wasm32-wasip2/release/chat.wasm   # what it registers, or why a host would refuse it
-//! sockhop deploy target/wasm32-wasip2/release/chat.wasm --wait   # into the directory that a running host follows
+//! # Shows what it registers, or why a host would refuse it.
+//! sockhop check target/wasm32-wasip2/release/chat.wasm
+//! # Copies it into the directory that a running host follows.
+//! sockhop deploy target/wasm32-wasip2/release/chat.wasm --wait
 //! ```
 //!
 //! # Testing
@@ -90,7 +94,9 @@
 //! ```
 //! # use sockhop_sdk::{Access, Context, Plugin, Result};
 //! # fn enter(ctx: &Context, _: ()) -> Result { ctx.join("lobby") }
-//! # fn plugin() -> Plugin { Plugin::new("chat", "1.0.0", "").room("lobby", Access::Anyone).on("enter", enter) }
+//! # fn plugin() -> Plugin {
+//! #     Plugin::new("chat", "1.0.0", "").room("lobby", Access::Anyone).on("enter", enter)
+//! # }
 //! use serde_json::json;
 //! use sockhop_sdk::testing::{Effect, Outcome, TestHost};
 //!

@@ -31,7 +31,7 @@ pub type Result<T = (), E = Refusal> = std::result::Result<T, E>;
 /// }
 ///
 /// fn table() -> Result<Vec<u16>> {
-///     // The plugin's own: the client is answered `plugin_failed`, the error goes to the host's log.
+///     // The plugin's own: the client is answered `plugin_failed`, and the host logs the error.
 ///     serde_json::from_str(r#"[80, 443]"#).map_err(Refusal::internal)
 /// }
 /// # assert!(port("http").is_err() && table().is_ok());

@@ -58,8 +58,9 @@ const NAMESPACE: &str = "/";
 /// }
 ///
 /// let mut host = TestHost::new(Plugin::new("who", "1.0.0", "").on("whoami", whoami));
-/// assert_eq!(host.handle("whoami", json!(null)), Outcome { reply: Ok(json!(null)), effects: vec![] });
-/// assert_eq!(host.user("7").handle("whoami", json!(null)), Outcome { reply: Ok(json!("7")), effects: vec![] });
+/// let replied = |reply| Outcome { reply: Ok(reply), effects: vec![] };
+/// assert_eq!(host.handle("whoami", json!(null)), replied(json!(null)));
+/// assert_eq!(host.user("7").handle("whoami", json!(null)), replied(json!("7")));
 /// ```
 #[derive(Debug)]
 pub struct TestHost {

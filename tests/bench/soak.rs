@@ -3,7 +3,8 @@
 //! clients, and what the host holds afterwards.
 //!
 //! ```text
-//! rehearsal (all abuse, not measured) -> rest -> steady (honest clients alone) -> storm (all abuse) -> rest -> steady -> verdicts
+//! rehearsal (all abuse, not measured) -> rest -> steady (honest clients alone)
+//!   -> storm (all abuse) -> rest -> steady -> verdicts
 //! ```
 //!
 //! The rehearsal creates what remains as long as the host runs, such as warm instances and idle

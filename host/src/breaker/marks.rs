@@ -1,8 +1,8 @@
 //! Sets of clients of bounded size.
 //!
 //! Clients are stored as bits, not by name. Recording one costs a few instructions and no memory,
-//! however many there are. Two clients may share a bit: then a failing client hides an answered one,
-//! and the breaker opens a little sooner.
+//! however many there are. Two clients may share a bit: then a failing client hides an answered
+//! one, and the breaker opens a little sooner.
 
 /// Bits of a set of clients: enough to distinguish some hundreds of clients. With so many, shares
 /// no longer depend on single clients.

@@ -17,8 +17,8 @@ pub fn shorten_time_slice() {
 #[cfg(not(target_os = "linux"))]
 pub fn shorten_time_slice() {}
 
-/// Lets this thread, and the threads that it starts, yield to the threads that serve events: a reload can
-/// wait.
+/// Lets this thread, and the threads that it starts, yield to the threads that serve events: a
+/// reload can wait.
 #[cfg(target_os = "linux")]
 pub(super) fn lower_priority() {
     let _ = rustix::process::nice(NICENESS);

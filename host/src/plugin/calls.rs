@@ -1,6 +1,6 @@
-//! The functions that a plugin imports from the host: one file for each WIT interface. Each function
-//! converts its arguments and calls [`HostCalls`](crate::effect::HostCalls), or the declarations of
-//! `register`. It knows no rules.
+//! The functions that a plugin imports from the host: one file for each WIT interface. Each
+//! function converts its arguments and calls [`HostCalls`](crate::effect::HostCalls), or the
+//! declarations of `register`. It knows no rules.
 
 mod connections;
 mod emitter;

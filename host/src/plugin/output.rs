@@ -1,5 +1,5 @@
-//! A plugin's lines in the host's log: limited, and logged with the plugin's name. Exceeding a limit
-//! never fails the plugin.
+//! A plugin's lines in the host's log: limited, and logged with the plugin's name. Exceeding a
+//! limit never fails the plugin.
 
 mod stream;
 

@@ -1,5 +1,5 @@
-//! Decides whether the result of a scan of the plugin directory is trusted. Pure: the scanner scans,
-//! logs and acts.
+//! Decides whether the result of a scan of the plugin directory is trusted. Pure: the scanner
+//! scans, logs and acts.
 //!
 //! A directory that is suddenly empty is more often an unmounted volume or a mistake than a
 //! decision, so its plugins keep serving for a while. A directory that can't be read, or does not

@@ -1,5 +1,5 @@
-//! The changes that a view wants to store, the reads that they depend on, and whether these reads are
-//! unchanged.
+//! The changes that a view wants to store, the reads that they depend on, and whether these reads
+//! are unchanged.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -1,4 +1,5 @@
-//! The messages of findings, which may be sent to clients. They never repeat values of the document.
+//! The messages of findings, which may be sent to clients. They never repeat values of the
+//! document.
 
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Kind;

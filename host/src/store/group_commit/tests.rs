@@ -220,7 +220,7 @@ struct Task {
     woken: Arc<Flag>,
 }
 
-/// A queue with the tasks that use it, as [`Place`] and [`CommitGuard`] do.
+/// A queue with the tasks that use it, as [`QueuePlace`] and [`CommitGuard`] do.
 #[derive(Default)]
 struct Model {
     queue: WriterQueue,
