@@ -97,7 +97,7 @@ impl CpuClock {
     }
 
     /// Checks the call while it runs. Returns whether it has exceeded its limit.
-    pub(super) fn look(&self) -> bool {
+    pub(super) fn check(&self) -> bool {
         if !self.by_thread.load(Ordering::Relaxed) {
             self.pause();
             self.by_thread.store(true, Ordering::Relaxed);
@@ -179,9 +179,9 @@ mod tests {
     fn time_without_a_processor_does_not_count_before_or_after_the_first_look() {
         let clock = clock();
         std::thread::sleep(LIMIT);
-        assert!(!clock.look());
+        assert!(!clock.check());
         std::thread::sleep(LIMIT);
-        assert!(!clock.look());
+        assert!(!clock.check());
         clock.pause();
         assert!(!clock.is_over() && clock.used() < UNSEEN * 2, "{:?}", clock.used());
     }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn what_suspending_costs_counts_and_what_other_tasks_do_meanwhile_does_not() {
         let clock = clock();
-        clock.look();
+        clock.check();
         let before = clock.used();
         clock.pause();
         spin(LIMIT * 2);
@@ -217,17 +217,17 @@ mod tests {
     #[test]
     fn cpu_time_counts_over_all_polls_and_looks() {
         let clock = clock();
-        assert!(!clock.look());
+        assert!(!clock.check());
         spin(LIMIT / 2);
-        assert!(!clock.look());
+        assert!(!clock.check());
         clock.pause();
         clock.resume();
         spin(LIMIT * 2 / 3);
-        assert!(clock.look());
+        assert!(clock.check());
         clock.pause();
         assert!(clock.is_over());
         clock.begin(LIMIT);
         clock.resume();
-        assert!(!clock.look(), "the next call begins anew");
+        assert!(!clock.check(), "the next call begins anew");
     }
 }

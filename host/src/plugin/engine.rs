@@ -84,7 +84,7 @@ pub struct Engine {
     pub(super) linker: Linker<InstanceState>,
     pub(super) workers: usize,
     /// Set by every check of a guest that has run for a while.
-    pub(super) looked: Arc<AtomicBool>,
+    pub(super) checked: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
@@ -102,8 +102,8 @@ impl Engine {
         // This is an OS thread: a tokio task would never run while guests keep every worker thread
         // busy, and that is when the ticks are needed.
         let (ticked, stopped) = (wasm.weak(), Arc::clone(&stop));
-        let looked = Arc::new(AtomicBool::new(false));
-        let was_looked = Arc::clone(&looked);
+        let checked = Arc::new(AtomicBool::new(false));
+        let was_checked = Arc::clone(&checked);
         let ticker = thread::Builder::new().name("sockhop-epoch".to_owned()).spawn(move || {
             let mut unlooked = TICKS_UNTIL_QUIET;
             while !stopped.load(Ordering::Relaxed)
@@ -111,7 +111,7 @@ impl Engine {
             {
                 engine.increment_epoch();
                 drop(engine);
-                unlooked = if was_looked.swap(false, Ordering::Relaxed) {
+                unlooked = if was_checked.swap(false, Ordering::Relaxed) {
                     0
                 } else {
                     unlooked.saturating_add(1)
@@ -120,7 +120,7 @@ impl Engine {
             }
         });
         ticker.map_err(|error| EngineError(error.into()))?;
-        Ok(Self { wasm, linker, workers, looked, stop })
+        Ok(Self { wasm, linker, workers, checked, stop })
     }
 
     /// Maximum number of instances of a plugin that run at the same time under `limits`.

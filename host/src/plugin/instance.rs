@@ -135,10 +135,10 @@ impl Instance {
         store.limiter(|state| &mut state.memory);
         store.set_max_component_handles(code.limits.handles.get());
         store.set_hostcall_fuel(code.limits.host_call_bytes.get());
-        let (ticking, looked) = (Arc::clone(&clock), Arc::clone(&code.engine.looked));
+        let (ticking, checked) = (Arc::clone(&clock), Arc::clone(&code.engine.checked));
         store.epoch_deadline_callback(move |_| {
-            looked.store(true, Ordering::Relaxed);
-            if ticking.look() {
+            checked.store(true, Ordering::Relaxed);
+            if ticking.check() {
                 return Err(CpuExceeded.into());
             }
             // Not wasmtime's own yield: tokio would put the task at the front of its queue, and
