@@ -7,7 +7,9 @@ mod attendant;
 pub(crate) mod fuzzing;
 mod intake;
 mod link;
+mod outgoing;
 mod queue;
+mod reach;
 mod upgrades;
 
 use std::convert::Infallible;
@@ -31,8 +33,9 @@ use super::{
 
 use adapter::{Adapter, Adapters};
 use intake::Intake;
-use link::Reach;
+use outgoing::Outgoing;
 use queue::PacketQueue;
+use reach::Reach;
 use upgrades::Upgrades;
 
 pub(crate) use link::Link;
@@ -201,14 +204,14 @@ async fn prepare(
     };
     let client = clients.prepare(newcomer).await?;
     let adapter = shared.adapters.of(&namespace).ok_or(ConnectRefusal::UNAVAILABLE)?;
-    let link = Link(Arc::new(Reach {
+    let reach = Reach {
         socket: Arc::downgrade(&socket),
         adapter: Arc::downgrade(&adapter),
         sid: socket.id,
         client: client.id().to_owned(),
-        queue: PacketQueue::default(),
         shared: Arc::clone(shared),
-    }));
+    };
+    let link = Link(Arc::new(Outgoing { reach, queue: PacketQueue::default() }));
     socket.on_fallback(Intake { client: Arc::clone(&client), link: link.clone() });
     let (leaving, gone) = (Arc::clone(&client), link.clone());
     socket.on_disconnect(async move |reason: DisconnectReason| {

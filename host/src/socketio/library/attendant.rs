@@ -1,11 +1,12 @@
 //! The task that sends the waiting packets of one connection, and disconnects a client that does
 //! not read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::link::Link;
+use super::outgoing::Outgoing;
 use super::queue::Drained;
 
 /// The first and the longest delay before a full buffer is tried again. Each attempt without
@@ -14,18 +15,19 @@ use super::queue::Drained;
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
 
 /// Sends the waiting packets of one client.
-pub(super) struct Attendant(pub(super) Link);
+pub(super) struct Attendant(pub(super) Arc<Outgoing>);
 
 impl Attendant {
     /// Runs until no packet waits or the connection has ended. A client that makes no space for
     /// `stalled` is disconnected.
     pub(super) async fn run(self, stalled: Duration) {
-        let Self(link) = &self;
-        let reach = &*link.0;
+        let Outgoing { reach, queue } = &*self.0;
+        // While packets wait, this is the attendant that is needed.
+        let abort = |reason: &str| self.0.abort(reason, || {});
         let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);
         loop {
             tokio::time::sleep(pause).await;
-            let drained = reach.queue.drain(reach);
+            let drained = queue.drain(reach);
             // A client that makes only little space is not polled more often.
             pause = match drained {
                 Drained::Batch => RETRY.0,
@@ -36,14 +38,14 @@ impl Attendant {
             match drained {
                 Drained::All => return,
                 Drained::Batch | Drained::Some => until = Instant::now() + stalled,
-                Drained::None if is_late => link.abort("it does not read what is sent to it"),
+                Drained::None if is_late => abort("it does not read what is sent to it"),
                 Drained::None => {}
                 // Runs until the connection is gone, so that nothing follows its DISCONNECT packet.
-                Drained::Ends if reach.socket().is_none() => return link.forget(),
+                Drained::Ends if reach.socket().is_none() => return self.0.forget(),
                 Drained::Ends if !is_told => {
                     is_told = reach.try_disconnect().is_ok();
                     if !is_told && is_late {
-                        link.abort("it does not read that its connection ends");
+                        abort("it does not read that its connection ends");
                         // A polling client can't be aborted: if it never polls again, the heartbeat
                         // ends its session.
                         until = Instant::now() + stalled;
@@ -59,12 +61,12 @@ impl Attendant {
 impl Drop for Attendant {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let Self(link) = self;
-            link.forget();
-            link.0.abort();
+            let Self(outgoing) = self;
+            outgoing.forget();
+            outgoing.reach.abort();
             // If there is no space for the DISCONNECT packet, the heartbeat ends the session of a
             // client that polls.
-            let _ = link.0.try_disconnect();
+            let _ = outgoing.reach.try_disconnect();
         }
     }
 }

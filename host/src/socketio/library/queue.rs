@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::config::EVENT_BYTES;
 use crate::memory::QueueMemory;
 
-use super::link::Reach;
+use super::reach::Reach;
 
 /// The most packets that [`PacketQueue::drain`] sends in one call.
 const LARGEST_BATCH: usize = 256;

@@ -1,0 +1,26 @@
+//! One socket and the queue of its packets, which its link and its attendant share.
+
+use super::queue::PacketQueue;
+use super::reach::Reach;
+
+/// One socket, and the packets that wait for it.
+pub(super) struct Outgoing {
+    pub(super) reach: Reach,
+    pub(super) queue: PacketQueue,
+}
+
+impl Outgoing {
+    /// Ends the connection, without the waiting packets. Calls `attend` as [`PacketQueue::send`]
+    /// does.
+    pub(super) fn abort(&self, reason: &str, attend: impl FnOnce()) {
+        tracing::warn!(client = self.reach.client, reason, "client cut");
+        self.queue.end(true, &self.reach.shared.memory, attend);
+        self.reach.abort();
+    }
+
+    /// Drops the packets that wait for an ended connection. Its client may connect again in the
+    /// same session.
+    pub(super) fn forget(&self) {
+        self.queue.forget(&self.reach.shared.memory);
+    }
+}
