@@ -1,5 +1,5 @@
-//! One connection to the file of a store: the format of the file, the settings of SQLite, and the
-//! statements that several parts of the store use.
+//! One connection to the file of a store: the settings of SQLite, and the statements that several
+//! parts of the store use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,23 +7,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
-use super::wal::Wal;
-use super::{StoreError, StoreLimits};
-
-/// The SQLite application id of these files, which `file(1)` and the host check: `Sock`.
-pub(super) const APPLICATION_ID: u32 = 0x536F_636B;
-
-/// The format of the tables below. A host refuses a file with a newer format. This is the first
-/// format, so there is no older one to convert.
-pub(super) const FORMAT: u32 = 1;
-
-/// `entries` has row ids so that a value of some KiB fits into one page. Without row ids, a row
-/// over a quarter of a page takes another page.
-pub(super) const TABLES: &str = "
-    CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, version INTEGER NOT NULL);
-    CREATE TABLE sequences (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 1), commits INTEGER NOT NULL, bytes INTEGER NOT NULL);
-    INSERT INTO meta VALUES (1, 0, 0);";
+use super::StoreError;
 
 /// How long another process, such as an operator's tool, may hold the file before a call fails. The
 /// host's own connections never wait for each other here.
@@ -36,22 +20,6 @@ const CACHE_KIB: i64 = 512;
 /// Bytes that an entry counts in addition to its key and its value, so that a million tiny entries
 /// are not free.
 pub(super) const ENTRY_BYTES: u64 = 32;
-
-/// Configures a connection for writing.
-pub(super) fn set_up(
-    writer: &mut Connection,
-    limits: &StoreLimits,
-    wal: &Wal,
-) -> Result<(), rusqlite::Error> {
-    let page_bytes =
-        natural(writer.pragma_query_value(None, "page_size", |row| row.get(0))?).max(1);
-    writer.pragma_update(
-        None,
-        "max_page_count",
-        integer(limits.file_bytes(page_bytes) / page_bytes),
-    )?;
-    wal.follow(writer)
-}
 
 /// Closes a connection. If it is the last one, SQLite deletes the log. Call this only when the
 /// manifest does not expect a log, or the host would report the log as lost.

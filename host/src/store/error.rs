@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sockhop_core::state::StateError;
 
 use super::StoreFault;
-use super::connection::FORMAT;
+use super::format::FORMAT;
 
 /// The file can't be used. This error is for the operator.
 #[derive(Debug, thiserror::Error)]

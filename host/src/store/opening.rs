@@ -16,9 +16,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-use super::StoreError;
-use super::connection::{APPLICATION_ID, FORMAT, TABLES, checkpoint, connect, meta};
+use super::connection::{checkpoint, connect, integer, meta, natural};
+use super::format::{APPLICATION_ID, FORMAT, TABLES};
 use super::manifest::{Manifest, ManifestRecord, StoreFaultKind, boot};
+use super::wal::Wal;
+use super::{StoreError, StoreLimits};
 
 /// Largest file whose pages are all checked at each start, in bytes: this takes some ten
 /// milliseconds.
@@ -233,6 +235,22 @@ fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
         transaction.commit()?;
     }
     Ok(())
+}
+
+/// Configures a connection for writing: the limit of the file, and the report of the log's length.
+pub(super) fn set_up(
+    writer: &mut Connection,
+    limits: &StoreLimits,
+    wal: &Wal,
+) -> Result<(), rusqlite::Error> {
+    let page_bytes =
+        natural(writer.pragma_query_value(None, "page_size", |row| row.get(0))?).max(1);
+    writer.pragma_update(
+        None,
+        "max_page_count",
+        integer(limits.file_bytes(page_bytes) / page_bytes),
+    )?;
+    wal.follow(writer)
 }
 
 fn is_corrupt(error: &rusqlite::Error) -> bool {

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use sockhop_core::state::MAX_SEQUENCES;
 use tempfile::TempDir;
 
-use super::connection::{ENTRY_BYTES, FORMAT, integer};
+use super::connection::{ENTRY_BYTES, integer};
+use super::format::FORMAT;
 use super::ids::{END_OF_IDS, IDS_PER_BLOCK};
 use super::snapshot::IDLE_READERS;
 use super::*;
