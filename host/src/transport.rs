@@ -199,7 +199,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
-    async fn cutting_wakes_a_reader_and_fails_a_writer() {
+    async fn aborting_wakes_a_reader_and_fails_a_writer() {
         let (near, _far) = tokio::io::duplex(8);
         let abort_handle = AbortHandle::default();
         let mut stream = Abortable::new(near, &abort_handle, ());

@@ -105,18 +105,18 @@ impl Engine {
         let checked = Arc::new(AtomicBool::new(false));
         let was_checked = Arc::clone(&checked);
         let ticker = thread::Builder::new().name("sockhop-epoch".to_owned()).spawn(move || {
-            let mut unlooked = TICKS_UNTIL_QUIET;
+            let mut unchecked = TICKS_UNTIL_QUIET;
             while !stopped.load(Ordering::Relaxed)
                 && let Some(engine) = ticked.upgrade()
             {
                 engine.increment_epoch();
                 drop(engine);
-                unlooked = if was_checked.swap(false, Ordering::Relaxed) {
+                unchecked = if was_checked.swap(false, Ordering::Relaxed) {
                     0
                 } else {
-                    unlooked.saturating_add(1)
+                    unchecked.saturating_add(1)
                 };
-                thread::sleep(if unlooked < TICKS_UNTIL_QUIET { TICK } else { QUIET_TICK });
+                thread::sleep(if unchecked < TICKS_UNTIL_QUIET { TICK } else { QUIET_TICK });
             }
         });
         ticker.map_err(|error| EngineError(error.into()))?;
