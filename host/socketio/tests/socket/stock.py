@@ -25,18 +25,11 @@ def say(line):
     print(line, flush=True)
 
 
-def tell_news(number, *rest):
-    # With recovery, the server adds the offset of the event, which is 11 characters long.
-    is_offset = len(rest) == 1 and isinstance(rest[0], str) and len(rest[0]) == 11
-    say(f"{number} and an offset" if is_offset else f"{number} and {rest}")
-
-
 def sync():
     client = socketio.Client(**OPTIONS)
     connects = threading.Semaphore(0)
     disconnects = threading.Semaphore(0)
     left = threading.Semaphore(0)
-    received = threading.Semaphore(0)
 
     @client.event
     def connect():
@@ -53,11 +46,6 @@ def sync():
     def call(*args):
         answer = client.call("answer", args, timeout=TIMEOUT)
         assert answer == (args if len(args) > 1 else args[0]), answer
-
-    @client.event
-    def news(number, *rest):
-        tell_news(number, *rest)
-        received.release()
 
     client.on("disconnect", lambda reason=None: left.release(), namespace="/a")
     client.connect(URL, **CONNECT)
@@ -76,15 +64,6 @@ def sync():
         call(2)
         say("connected")
         client.disconnect()
-    elif SCENARIO == "news":
-        assert received.acquire(timeout=TIMEOUT)
-        assert disconnects.acquire(timeout=TIMEOUT)
-        say("disconnected")
-        assert connects.acquire(timeout=TIMEOUT)
-        say("connected")
-        assert received.acquire(timeout=TIMEOUT)
-        call(4)
-        client.disconnect()
     elif SCENARIO == "namespaces":
         assert left.acquire(timeout=TIMEOUT)
         assert list(client.namespaces) == ["/"]
@@ -97,7 +76,6 @@ async def asynchronous():
     connects = asyncio.Semaphore(0)
     disconnects = asyncio.Semaphore(0)
     left = asyncio.Semaphore(0)
-    received = asyncio.Semaphore(0)
 
     @client.event
     async def connect():
@@ -118,11 +96,6 @@ async def asynchronous():
         answer = await client.call("answer", args, timeout=TIMEOUT)
         assert answer == (args if len(args) > 1 else args[0]), answer
 
-    @client.event
-    async def news(number, *rest):
-        tell_news(number, *rest)
-        received.release()
-
     client.on("disconnect", lambda reason=None: left.release(), namespace="/a")
     await client.connect(URL, **CONNECT)
     await happens(connects)
@@ -139,15 +112,6 @@ async def asynchronous():
         await happens(connects)
         await call(2)
         say("connected")
-        await client.disconnect()
-    elif SCENARIO == "news":
-        await happens(received)
-        await happens(disconnects)
-        say("disconnected")
-        await happens(connects)
-        say("connected")
-        await happens(received)
-        await call(4)
         await client.disconnect()
     elif SCENARIO == "namespaces":
         await happens(left)

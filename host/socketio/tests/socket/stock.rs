@@ -12,13 +12,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use sockhop_socketio::{Batch, Config, Recovery};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 
 use crate::raw::PATIENCE;
 use crate::server::{Fixture, wait_until};
@@ -50,22 +46,13 @@ impl Scenario {
 
     /// `None` if there is no Python client on this machine.
     fn start_python(fixture: &Fixture, name: &str, transports: &str, kind: &str) -> Option<Self> {
-        Self::start_python_at(fixture.address, name, transports, kind)
-    }
-
-    fn start_python_at(
-        address: SocketAddr,
-        name: &str,
-        transports: &str,
-        kind: &str,
-    ) -> Option<Self> {
         let Some(interpreter) = std::env::var_os("SOCKHOP_PYTHON") else {
             skip("python-socketio");
             return None;
         };
         let mut python = Command::new(interpreter);
         python.arg(crate_directory().join("tests/socket/stock.py"));
-        Some(Self::spawn(python, address, &[name, transports, kind]))
+        Some(Self::spawn(python, fixture.address, &[name, transports, kind]))
     }
 
     fn spawn(mut command: Command, address: SocketAddr, arguments: &[&str]) -> Self {
@@ -270,44 +257,6 @@ async fn python_clients_return_after_the_server_was_restarted() {
     }
 }
 
-/// A way to a server whose connections a test can cut.
-struct Proxy {
-    address: SocketAddr,
-    cuts: watch::Sender<u32>,
-}
-
-impl Proxy {
-    async fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (cuts, mut is_cut) = watch::channel(0);
-        TaskTracker::new().spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => {
-                        let (mut client, _) = accepted.unwrap();
-                        connections.spawn(async move {
-                            let mut server = TcpStream::connect(server).await?;
-                            copy_bidirectional(&mut client, &mut server).await
-                        });
-                    }
-                    changed = is_cut.changed() => match changed {
-                        Ok(()) => connections.abort_all(),
-                        Err(_) => return,
-                    }
-                }
-            }
-        });
-        Self { address, cuts }
-    }
-
-    /// Cuts all connections. Others are served as before.
-    fn cut(&self) {
-        self.cuts.send_modify(|cuts| *cuts += 1);
-    }
-}
-
 #[tokio::test]
 async fn python_clients_which_know_no_recovery_work_with_a_server_that_has_it() {
     let (ping_interval, ping_timeout) = (Duration::from_secs(2), Duration::from_secs(3));
@@ -317,39 +266,15 @@ async fn python_clients_which_know_no_recovery_work_with_a_server_that_has_it() 
     for (transports, kind) in
         TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind)))
     {
-        let start = Scenario::start_python_at;
         let fixture = Fixture::start(config()).await;
-        let Some(mut client) = start(fixture.address, "talk", transports, kind) else { return };
+        let Some(mut client) = Scenario::start_python(&fixture, "talk", transports, kind) else {
+            return;
+        };
         client.expect("connected").await;
         let connection = fixture.app().connection();
         let asked = connection.emit_with_ack("ask", "1,\"two\"", &[]).unwrap();
         assert_eq!(asked.await.unwrap().arguments, "[1,\"two\"],\"yes\"");
         drop(connection);
-        client.succeed().await;
-        fixture.expect_empty().await;
-
-        let fixture = Fixture::start(config()).await;
-        let proxy = Proxy::start(fixture.address).await;
-        let mut client = start(proxy.address, "news", transports, kind).unwrap();
-        client.expect("connected").await;
-        let first = fixture.app().connection();
-        first.emit("news", "1", &[]);
-        // Its listeners get the offset, as a last argument that it does not know.
-        client.expect("1 and an offset").await;
-        // A client that polls may have no connection at this moment.
-        while fixture.server.usage().detached == 0 {
-            proxy.cut();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        client.expect("disconnected").await;
-        // Kept for a client that does not ask for it.
-        assert!(first.emit("news", "2", &[]));
-        client.expect("connected").await;
-        let entered = || fixture.app().connection().id() != first.id();
-        wait_until(entered, || "it has a new connection".into()).await;
-        drop(first);
-        fixture.app().connection().emit("news", "3", &[]);
-        client.expect("3 and an offset").await;
         client.succeed().await;
         fixture.expect_empty().await;
     }
