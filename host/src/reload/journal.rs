@@ -103,8 +103,8 @@ impl Journal {
         }
     }
 
-    /// Iterates over the slots that a start could load now: those that are saved, and those whose
-    /// save has failed.
+    /// Iterates over all slots that the file may hold: the saved slots, and the slots of the last
+    /// failed save.
     pub(super) fn possible(&self) -> impl Iterator<Item = &Slots> {
         iter::once(&self.saved).chain(self.failed.as_ref().map(|(_, slots)| slots))
     }

@@ -414,8 +414,8 @@ fn find<'generation>(
     generation.plugins.iter().find(|active| active.code.name() == name)
 }
 
-/// Logs the doubtful declarations in `generation`, except those that `before` had, which were
-/// logged then.
+/// Logs the doubtful declarations of `generation`. Declarations that `before` also had were logged
+/// earlier, and are skipped.
 fn warn_of_new(before: &Generation, generation: &Generation) {
     let known = lint(&before.plugins);
     for warning in lint(&generation.plugins).iter().filter(|warning| !known.contains(warning)) {

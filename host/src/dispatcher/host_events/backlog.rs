@@ -4,7 +4,7 @@
 //! - An event that is about no connection, such as `$start`, is delivered alone, in its place.
 //! - The events of one connection are delivered one at a time, in order. Events of different
 //!   connections do not wait for each other.
-//! - If too many events wait, those that are about a connection are dropped. If the plugin listens
+//! - If too many events wait, all events about connections are dropped. If the plugin listens
 //!   for `$resync`, one `$resync` replaces them. It is delivered alone, and covers everything that
 //!   happens until its delivery begins.
 //! - A `$resync` that fails is retried with growing delays. Events of connections are delivered

@@ -135,8 +135,8 @@ impl Dispatcher {
         Some((pending, connections))
     }
 
-    /// Runs the plugin's handler of one event. `connections` are those that it may read; `None` if
-    /// it may read the current ones.
+    /// Runs the plugin's handler of one event. The handler reads the snapshot `connections`, or the
+    /// current connections if it is `None`.
     async fn deliver(
         &self,
         plugin: &str,
