@@ -48,12 +48,22 @@ impl Api {
 
     /// Returns the state of one plugin, or an empty string if the host does not list it.
     pub(super) fn state_of(&self, plugin: &str) -> Result<String, String> {
+        self.text_of(plugin, "state")
+    }
+
+    /// Returns the digest of the version that one plugin serves with, or an empty string if it does
+    /// not serve.
+    pub(super) fn digest_of(&self, plugin: &str) -> Result<String, String> {
+        self.text_of(plugin, "digest")
+    }
+
+    fn text_of(&self, plugin: &str, field: &str) -> Result<String, String> {
         let rows: Value = serde_json::from_str(&self.get("/api/plugins")?)
             .map_err(|error| format!("GET /api/plugins: {error}"))?;
         let rows =
             rows.as_array().or_else(|| rows["plugins"].as_array()).cloned().unwrap_or_default();
         let row = rows.into_iter().find(|row| row["name"] == plugin);
-        Ok(row.and_then(|row| Some(row["state"].as_str()?.to_owned())).unwrap_or_default())
+        Ok(row.and_then(|row| Some(row[field].as_str()?.to_owned())).unwrap_or_default())
     }
 
     /// Returns one figure of `GET /metrics`, summed over its labels, or `None` if the host does not
