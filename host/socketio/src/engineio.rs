@@ -77,8 +77,6 @@ mod heartbeat;
 mod http;
 mod incoming;
 mod memory;
-#[cfg(test)]
-mod model;
 mod outgoing;
 mod packet;
 mod panics;
@@ -88,8 +86,6 @@ mod sessions;
 mod sid;
 mod slice;
 mod stream;
-#[cfg(test)]
-pub(crate) mod testing;
 mod upgrade;
 mod websocket;
 
@@ -107,3 +103,8 @@ pub(crate) use panics::catch;
 pub use session::{Session, Transport};
 pub use sid::Sid;
 pub use stream::{Io, Stream};
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+pub(crate) mod testing;

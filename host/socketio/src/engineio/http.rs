@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::{self, Body, Unreceived};
 use super::end::End;
-use super::engine::{Engine, Refused, Service};
+use super::engine::{Batch, Engine, Protocol, Refused, Service};
 use super::heartbeat::after;
 use super::packet::handshake;
 use super::session::{Polled, Session, Transport};
@@ -291,7 +291,7 @@ struct Opened<P> {
 }
 
 /// Serves a session that begins with a WebSocket.
-async fn open_websocket<P: super::Protocol>(
+async fn open_websocket<P: Protocol>(
     session: Arc<Session>,
     mut protocol: P,
     mut place: Place<P>,
@@ -305,7 +305,7 @@ async fn open_websocket<P: super::Protocol>(
         let end = session.conclude(End::Transport);
         session.finish();
         place.unlist();
-        protocol.closed(end, &super::Batch::default()).await;
+        protocol.closed(end, &Batch::default()).await;
     }
 }
 
