@@ -89,12 +89,12 @@ mod stream;
 mod upgrade;
 mod websocket;
 
-pub use body::Body;
+pub use body::{Abort, Body};
 pub use config::{Config, Recovery, Transports};
 pub use deadline::WriteDeadline;
 pub use end::End;
 pub use engine::{Batch, Engine, Protocol, Refused, Service};
-pub use http::{Abort, Answer};
+pub use http::Answer;
 pub(crate) use memory::{Budget, Memory};
 pub use memory::{Reservation, Usage};
 pub use outgoing::Frame;

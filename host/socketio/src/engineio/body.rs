@@ -7,12 +7,16 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::http::Abort;
 use super::memory::Reservation;
 use super::session::{Delivering, Session};
 
 /// How much of an answer the HTTP server gets at once, in bytes.
 const CHUNK: usize = 64 << 10;
+
+/// The connection must be closed without an answer: return it as the error of the HTTP service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the connection is closed without an answer")]
+pub struct Abort;
 
 /// The body of an answer. The session's messages in it count as queued until the HTTP
 /// server has written it; when the session ends meanwhile, the body fails, so that the connection

@@ -9,7 +9,7 @@ use hyper::body::Body as HttpBody;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::body::{self, Body, Unreceived};
+use super::body::{self, Abort, Body, Unreceived};
 use super::end::End;
 use super::engine::{Batch, Engine, Protocol, Refused, Service};
 use super::heartbeat::after;
@@ -22,11 +22,6 @@ use super::{frame, polling, upgrade, websocket};
 
 /// The answer to a request.
 pub type Answer = Response<Body>;
-
-/// The connection must be closed without an answer: return it as the error of the HTTP service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the connection is closed without an answer")]
-pub struct Abort;
 
 /// Why a request is refused, with the reference server's numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
