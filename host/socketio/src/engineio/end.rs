@@ -2,8 +2,6 @@
 use tracing::{debug, info, warn};
 
 use super::sid::Sid;
-#[cfg(doc)]
-use super::{Config, Session};
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,7 +13,7 @@ pub enum End {
     Transport,
     /// The pong did not come in time.
     PingTimeout,
-    /// [`Session::connected`] was not called in time.
+    /// [`Session::connected`](super::Session::connected) was not called in time.
     ConnectTimeout,
     /// A message was begun and not finished in time.
     ReceiveTimeout,
@@ -23,11 +21,15 @@ pub enum End {
     Parse,
     /// The client sent two polls or two posts at once.
     Overlap,
-    /// A message was longer than [`Config::max_payload`], or had more fragments or attachments
-    /// than allowed.
+    /// A message was longer than [`Config::max_payload`](super::Config::max_payload), or had more
+    /// fragments or attachments than allowed.
     TooBig,
     /// More waited for the client than [`Config::max_queued`], or than its share of
     /// [`Config::max_queued_total`], or it took nothing while [`Session::writable`] waited.
+    ///
+    /// [`Config::max_queued`]: super::Config::max_queued
+    /// [`Config::max_queued_total`]: super::Config::max_queued_total
+    /// [`Session::writable`]: super::Session::writable
     Overflow,
     /// All sessions together hold too many bytes of unfinished messages.
     Overload,
