@@ -3,6 +3,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep};
 
 use super::config::Config;
@@ -10,6 +11,7 @@ use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::frame;
 use super::session::Session;
+use super::slice::TimeSlice;
 
 /// The alarm of a WebSocket's task, for the time in which a handler runs.
 pub(crate) type Alarm<'a, 'b> = Option<&'a mut Pin<&'b mut Sleep>>;
@@ -76,6 +78,16 @@ pub(crate) async fn pause(session: &Session, batch: &Batch, alarm: Alarm<'_, '_>
         if session.queued_bytes() > half {
             drive(session, batch, alarm, session.writable(half)).await;
         }
+    }
+}
+
+/// A message was handled. If the time slice is over, flushes what is queued and lets other tasks
+/// run.
+pub(crate) async fn yield_if_spent(slice: &mut TimeSlice, session: &Session, batch: &Batch) {
+    if slice.spend() {
+        session.flush();
+        batch.flush();
+        yield_now().await;
     }
 }
 

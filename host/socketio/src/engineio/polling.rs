@@ -167,7 +167,7 @@ pub(super) async fn handle_body<P: Protocol>(
         }
         packet::handle(session, protocol, packet, batch, None).await?;
         // A body can have hundreds of thousands of packets.
-        slice.spend(session, batch).await;
+        packet::yield_if_spent(&mut slice, session, batch).await;
     }
     Ok(())
 }

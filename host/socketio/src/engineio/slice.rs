@@ -1,11 +1,6 @@
 //! How long one session's messages are handled before other tasks run.
 use std::time::{Duration, Instant};
 
-use tokio::task::yield_now;
-
-use super::engine::Batch;
-use super::session::Session;
-
 /// The time after which other tasks run. A client that sends thousands of messages at once delays
 /// the others by about this much (by four messages at least), and not until its last message.
 const SLICE: Duration = Duration::from_micros(200);
@@ -22,21 +17,9 @@ pub(crate) struct TimeSlice {
 }
 
 impl TimeSlice {
-    /// A message was handled. If the slice is over, flushes the queue and lets other tasks run.
-    pub(crate) async fn spend(&mut self, session: &Session, batch: &Batch) {
-        if self.is_over() {
-            session.flush();
-            batch.flush();
-            yield_now().await;
-        }
-    }
-
-    /// The task waits for its client: other tasks run.
-    pub(crate) fn end(&mut self) {
-        *self = Self::default();
-    }
-
-    fn is_over(&mut self) -> bool {
+    /// A message was handled. Returns whether the slice is over: then other tasks must run, and the
+    /// next slice begins.
+    pub(crate) fn spend(&mut self) -> bool {
         self.handled = self.handled.wrapping_add(1);
         if !self.handled.is_multiple_of(LOOK) {
             return false;
@@ -47,6 +30,11 @@ impl TimeSlice {
             self.end();
         }
         is_over
+    }
+
+    /// The task waits for its client: other tasks run.
+    pub(crate) fn end(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -59,12 +47,12 @@ mod tests {
         let mut slice = TimeSlice::default();
         for _ in 0..10 {
             std::thread::sleep(SLICE);
-            assert!(!slice.is_over());
+            assert!(!slice.spend());
             slice.end();
         }
         let ends = (0..12).filter(|_| {
             std::thread::sleep(SLICE);
-            slice.is_over()
+            slice.spend()
         });
         assert_eq!(ends.count(), 3, "the first look of each slice only begins it");
     }

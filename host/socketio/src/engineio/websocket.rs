@@ -14,7 +14,7 @@ use super::frame::{Bad, op};
 use super::heartbeat::after;
 use super::incoming::{Incoming, Next};
 use super::memory::Reservation;
-use super::packet::{drive, handle, pause};
+use super::packet::{drive, handle, pause, yield_if_spent};
 use super::panics::{catch, panicked};
 use super::session::Session;
 use super::sessions::Place;
@@ -318,7 +318,7 @@ async fn handle_all<P: Protocol>(
                 };
                 handled.inspect_err(|end| close_with(session, *end))?;
                 pause(session, batch, Some(&mut *alarm)).await;
-                receiver.slice.spend(session, batch).await;
+                yield_if_spent(&mut receiver.slice, session, batch).await;
             }
             Ok(Next::Control { op: op::PING, payload }) => session.control(op::PONG, &payload),
             Ok(Next::Control { op: op::CLOSE, payload }) => {
