@@ -81,6 +81,7 @@ mod outgoing;
 mod packet;
 mod panics;
 mod polling;
+mod receiver;
 mod session;
 mod sessions;
 mod sid;

@@ -14,10 +14,10 @@ use super::end::End;
 use super::engine::{Batch, Engine, Protocol, Refused, Service};
 use super::heartbeat::after;
 use super::packet::handshake;
+use super::receiver::Receiver;
 use super::session::{Polled, Session, Transport};
 use super::sessions::{Entry, Place, Shared};
 use super::stream::{Io, Reader, Writer, split};
-use super::websocket::Receiver;
 use super::{frame, polling, upgrade, websocket};
 
 /// The answer to a request.
@@ -320,7 +320,8 @@ async fn upgraded<I: Io>(
     };
     let (stream, guard) = parts.io.into_parts();
     let (reader, writer): (Reader, Writer) = split(stream);
-    Some((Receiver::new(reader, &parts.read_buf, session, Box::new(guard)), writer))
+    let receiver = Receiver::new(reader, &parts.read_buf, session.config(), Box::new(guard));
+    Some((receiver, writer))
 }
 
 /// Why [`Engine::route`] has no answer.

@@ -16,9 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
 use tokio_util::task::TaskTracker;
 
+use super::receiver::Receiver;
 use super::session::Polled;
 use super::stream::{Reader, Writer};
-use super::websocket::Receiver;
 use super::{Batch, Config, End, Engine, Protocol, Refused, Service, Session};
 use super::{frame, frame::masked, polling, upgrade};
 
@@ -273,7 +273,7 @@ impl Client {
         self.connections += 1;
         let ((read, to_server), (from_server, write)) = (simplex(1 << 20), simplex(1 << 20));
         let guard = Box::new(Guard(Arc::clone(&self.guards)));
-        let receiver = Receiver::new(Reader::Pipe(read), b"", &self.session, guard);
+        let receiver = Receiver::new(Reader::Pipe(read), b"", self.engine.config(), guard);
         let session = Arc::clone(&self.session);
         let deadline = Instant::now() + Duration::from_secs(10);
         let upgrade = upgrade::upgrade(session, receiver, Writer::Pipe(write), deadline);

@@ -12,10 +12,11 @@ use super::engine::{Batch, Protocol};
 use super::memory::Reservation;
 use super::packet;
 use super::panics::{catch, panicked};
+use super::receiver::Receiver;
 use super::session::{Polled, PostGuard, Session};
 use super::sessions::{Place, Shared};
 use super::slice::TimeSlice;
-use super::websocket::{self, Receiver};
+use super::websocket;
 
 /// Owns a session from its handshake to its end: sends the pings and enforces the deadlines. After
 /// an upgrade, it serves the WebSocket.

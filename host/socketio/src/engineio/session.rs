@@ -18,9 +18,9 @@ use super::end::End;
 use super::heartbeat::Heartbeat;
 use super::memory::{Memory, Reservation, Slot};
 use super::outgoing::Queue;
+use super::receiver::Receiver;
 use super::sid::Sid;
 use super::stream::Writer;
-use super::websocket::Receiver;
 
 mod deadlines;
 mod polling;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::time::{timeout, timeout_at};
 
 use super::frame::{self, op};
+use super::receiver::{Early, Receiver};
 use super::session::Session;
 use super::stream::Writer;
-use super::websocket::{Early, Receiver, close_status};
+use super::websocket::close_status;
 
 /// How long a poll waits at most that arrives between the answer to the probe and the client's
 /// decision: as with the reference server. A client that polls on although its WebSocket was
@@ -54,7 +55,7 @@ async fn text(
     tick: impl Fn(),
 ) -> Option<String> {
     loop {
-        match timeout(TICK, receiver.early(session)).await {
+        match timeout(TICK, receiver.early(session.config(), session.memory())).await {
             Ok(Some(Early::Text(text))) => return Some(text),
             Ok(Some(Early::Control(op::PING, payload))) => {
                 control(writer, op::PONG, &payload).await?

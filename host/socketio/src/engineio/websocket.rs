@@ -1,5 +1,4 @@
 //! The task of a WebSocket: one read, all frames in it handled, one write.
-use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -11,152 +10,18 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::frame::{Bad, op};
-use super::heartbeat::after;
-use super::incoming::{Incoming, Next};
+use super::incoming::Next;
 use super::memory::Reservation;
 use super::packet::{drive, handle, pause, yield_if_spent};
 use super::panics::{catch, panicked};
+use super::receiver::Receiver;
 use super::session::Session;
 use super::sessions::Place;
-use super::slice::TimeSlice;
-use super::stream::{Reader, Writer};
+use super::stream::Writer;
 
 /// How many bytes a client may still send after the server's close frame, as a multiple of the
 /// longest message. Then its connection is cut.
 const DISCARDED: usize = 4;
-
-/// A message of a client over a WebSocket that does not carry its session yet.
-#[derive(Debug)]
-pub(crate) enum Early {
-    Text(String),
-    Control(u8, SmallVec<[u8; 125]>),
-}
-
-/// The receiving half of a WebSocket.
-pub(crate) struct Receiver {
-    reader: Reader,
-    incoming: Incoming,
-    /// The memory of an unfinished message.
-    held: Option<Reservation>,
-    /// When the message that has begun must be complete.
-    complete_by: Option<Instant>,
-    slice: TimeSlice,
-    /// The application's guard of the connection. Dropped last.
-    _guard: Box<dyn Any + Send>,
-}
-
-impl std::fmt::Debug for Receiver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Receiver").field("incoming", &self.incoming).finish_non_exhaustive()
-    }
-}
-
-impl Receiver {
-    /// `first`: the bytes that have arrived together with the request.
-    pub(crate) fn new(
-        reader: Reader,
-        first: &[u8],
-        session: &Session,
-        guard: Box<dyn Any + Send>,
-    ) -> Self {
-        let config = session.config();
-        let incoming = Incoming::new(first, config.max_payload, config.max_fragments);
-        Self {
-            reader,
-            incoming,
-            held: None,
-            complete_by: None,
-            slice: TimeSlice::default(),
-            _guard: guard,
-        }
-    }
-
-    /// Prepares the buffer of the last read for the handlers of its messages. Returns how many of
-    /// its bytes are not counted yet.
-    ///
-    /// They are counted only if a handler waits: most don't, and then the thread has one such
-    /// buffer at a time.
-    ///
-    /// # Errors
-    ///
-    /// [`End::Overload`] if there is no room for any buffer.
-    fn prepare(&mut self, session: &Session) -> Result<usize, End> {
-        let incoming = &session.memory().incoming;
-        if incoming.is_scarce(self.uncounted()) {
-            self.incoming.shrink();
-            if incoming.is_full() {
-                return Err(End::Overload);
-            }
-        }
-        Ok(self.uncounted())
-    }
-
-    fn uncounted(&self) -> usize {
-        self.incoming.held().saturating_sub(self.held.as_ref().map_or(0, Reservation::bytes))
-    }
-
-    /// Everything that has arrived is handled, except for the message that has begun: counts it.
-    ///
-    /// # Errors
-    ///
-    /// [`End::Overload`] if there is no room for it.
-    fn count_partial(&mut self, session: &Session) -> Result<(), End> {
-        self.incoming.compact();
-        let held = self.incoming.held();
-        if held == 0 {
-            (self.held, self.complete_by) = (None, None);
-            return Ok(());
-        }
-        let deadline = || after(Instant::now(), session.config().receive_timeout);
-        self.complete_by.get_or_insert_with(deadline);
-        let counted = self.held.get_or_insert_with(|| session.reserve()).resize(held);
-        counted.then_some(()).ok_or(End::Overload)
-    }
-
-    /// Reads the available bytes. While it is pending, it holds no buffer.
-    fn poll_read(&mut self, cx: &mut Context<'_>, more: usize) -> Poll<Result<(), End>> {
-        let room = self.incoming.room(more);
-        let read = self.reader.poll_read(cx, room);
-        if let (Poll::Ready(Ok(1..)), Some(held)) = (&read, &mut self.held)
-            && !held.resize(self.incoming.held())
-        {
-            return Poll::Ready(Err(End::Overload));
-        }
-        match read {
-            Poll::Ready(Ok(1..)) => Poll::Ready(Ok(())),
-            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(End::Transport)),
-            Poll::Pending => {
-                self.slice.end();
-                self.incoming.shrink();
-                let held = self.incoming.held();
-                if self.held.as_mut().is_none_or(|counted| counted.resize(held)) {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(Err(End::Overload))
-                }
-            }
-        }
-    }
-
-    /// Returns the next message or control frame before the WebSocket carries the session; `None`
-    /// if anything else comes. It may be cancelled: nothing is lost.
-    pub(crate) async fn early(&mut self, session: &Session) -> Option<Early> {
-        loop {
-            match self.incoming.next().ok()? {
-                Next::More(more) => {
-                    self.count_partial(session).ok()?;
-                    poll_fn(|cx| self.poll_read(cx, more)).await.ok()?;
-                }
-                Next::Message { op: op::TEXT, data } => {
-                    let text = str::from_utf8(self.incoming.bytes(&data)).ok()?;
-                    return Some(Early::Text(text.to_owned()));
-                }
-                Next::Control { op, payload } => return Some(Early::Control(op, payload)),
-                Next::Message { .. } => return None,
-            }
-        }
-    }
-}
 
 /// Serves a session whose WebSocket is open, and calls `closed` at its end.
 pub(crate) async fn pump<P: Protocol>(
@@ -187,7 +52,7 @@ async fn disconnect(end: End, writer: Option<Writer>, mut receiver: Receiver, se
         End::Client | End::Server | End::Parse | End::TooBig | End::Overload => {
             drop(writer);
             let mut max = session.config().max_payload.saturating_mul(DISCARDED);
-            let discarded = poll_fn(|cx| receiver.reader.poll_discard(cx, &mut max));
+            let discarded = poll_fn(|cx| receiver.poll_discard(cx, &mut max));
             let _ = timeout(session.config().linger, discarded).await;
         }
         // Such a client does not read: the kernel discards the bytes that it still holds for it.
@@ -212,7 +77,7 @@ async fn serve<P: Protocol>(
         Err(end) => return end,
     }
     loop {
-        let handled = match receiver.prepare(session) {
+        let handled = match receiver.prepare(session.memory()) {
             Ok(uncounted) => {
                 let turn = pin!(turn(session, protocol, receiver, &batch, &mut alarm));
                 count_while_waiting(session, uncounted, turn).await
@@ -228,7 +93,7 @@ async fn serve<P: Protocol>(
             Ok(more) => more,
             Err(end) => return end,
         };
-        if let Err(end) = receiver.count_partial(session) {
+        if let Err(end) = receiver.count_partial(session.config(), session.memory()) {
             close_with(session, end);
             return end;
         }

@@ -8,8 +8,8 @@ use super::{Carrier, Session};
 use crate::engineio::end::End;
 use crate::engineio::memory::{Memory, Slot};
 use crate::engineio::outgoing::Queue;
+use crate::engineio::receiver::Receiver;
 use crate::engineio::stream::Writer;
-use crate::engineio::websocket::Receiver;
 
 /// The state of the requests of one polling session.
 #[derive(Debug, Default)]
