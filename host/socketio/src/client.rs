@@ -18,7 +18,8 @@ use crate::call::{Arguments, Call, Rejected, parse_auth, parse_reply};
 use crate::connection::{Connection, Reattached, Reply};
 use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid, catch};
 use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
-use crate::hub::{Hub, Namespace};
+use crate::hub::Hub;
+use crate::namespace::Namespace;
 use crate::packet::{Head, Kind, Packet};
 use crate::recovery::{MAX_TAKEOVER, Resume};
 
@@ -159,7 +160,7 @@ impl<H: Handler> Client<H> {
     async fn connect(&mut self, packet: &Packet<'_>, batch: &Batch) -> Result<(), End> {
         let auth = parse_auth(packet.data).map_err(|rejected| self.reject(rejected))?;
         let hub = Arc::clone(&self.hub);
-        let Some(namespace) = hub.namespace(packet.namespace) else {
+        let Some(namespace) = hub.namespaces().get(packet.namespace) else {
             if !std::mem::replace(&mut self.has_logged_namespace, true) {
                 let namespace: String = packet.namespace.chars().take(LOGGED_NAME).collect();
                 let (client, session) = (self.name(), self.session.sid());

@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use crate::call::quote;
 use crate::engineio::{Batch, End, Session, Sid, Transport};
 use crate::handler::Handler;
-use crate::hub::{Hub, Namespace};
+use crate::hub::Hub;
+use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
 use crate::recovery::Pid;
 

@@ -144,6 +144,7 @@ pub mod engineio;
 pub mod fuzzing;
 mod handler;
 mod hub;
+mod namespace;
 mod packet;
 mod recovery;
 mod server;
@@ -155,4 +156,5 @@ pub use engineio::{
     WriteDeadline,
 };
 pub use handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
-pub use server::{InvalidNamespace, Server, Usage};
+pub use namespace::InvalidNamespace;
+pub use server::{Server, Usage};

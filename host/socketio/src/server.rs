@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Request;
 use hyper::body::Body;
-use thiserror::Error;
 
 use crate::connection::EventFrame;
 use crate::engineio::{self, Abort, Answer, Config, Engine, Io};
 use crate::handler::Handler;
 use crate::hub::Hub;
+use crate::namespace::InvalidNamespace;
 use crate::recovery::Recoveries;
 
 /// A Socket.IO server. Clones are the same server.
@@ -92,7 +92,7 @@ impl<H: Handler> Server<H> {
         attachments: &[Bytes],
     ) -> Option<EventFrame> {
         let hub = self.engine.service();
-        let namespace = hub.namespace(namespace)?;
+        let namespace = hub.namespaces().get(namespace)?;
         Some(EventFrame::new(hub, self.engine.memory(), namespace, name, arguments, attachments))
     }
 
@@ -102,7 +102,7 @@ impl<H: Handler> Server<H> {
         let recovery = hub.recovery();
         Usage {
             engine: self.engine.usage(),
-            connections: hub.connections(),
+            connections: hub.namespaces().connections(),
             pending_acks: hub.pending_acks(),
             detached: recovery.map_or(0, Recoveries::detached),
             recovery_bytes: recovery.map_or(0, Recoveries::used),
@@ -142,10 +142,3 @@ pub struct Usage {
     /// holds encoded.
     pub recovery_bytes: usize,
 }
-
-/// The name of a namespace that no client could ask for.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "invalid namespace {0:?}: it must begin with `/` and have neither `,` nor `?` nor control characters"
-)]
-pub struct InvalidNamespace(pub String);

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use crate::call::quote;
 use crate::engineio::{Frame, Memory};
 use crate::handler::Handler;
-use crate::hub::{Hub, Namespace};
+use crate::hub::Hub;
+use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
 use crate::recovery::Kept;
 

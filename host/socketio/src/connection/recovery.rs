@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::{Connection, State};
 use crate::engineio::{End, Session};
 use crate::handler::{DisconnectReason, Handler};
-use crate::hub::{Hub, Namespace};
+use crate::hub::Hub;
+use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
 use crate::recovery::{Kept, Offset, Pid, Ring};
 
