@@ -1,18 +1,15 @@
 //! The state that all clients of a server share: handler, namespaces, limits and counters.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::request::Parts;
 use tokio_util::task::TaskTracker;
 
-use crate::client::Client;
-use crate::engineio::{Config, Refused, Service, Session};
+use crate::engineio::Config;
 use crate::handler::Handler;
 use crate::namespace::{InvalidNamespace, Namespaces};
 use crate::recovery::Recoveries;
 
-/// The service of the Engine.IO server: the protocol of each session is a [`Client`].
+/// The shared state of a server.
 pub(crate) struct Hub<H: Handler> {
     handler: H,
     recovery: Option<Recoveries<H>>,
@@ -87,18 +84,5 @@ impl<H: Handler> Hub<H> {
 
     pub(crate) fn max_attachment_bytes(&self) -> usize {
         self.max_attachment_bytes
-    }
-}
-
-impl<H: Handler> Service for Hub<H> {
-    type Protocol = Client<H>;
-
-    fn open(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        request: &Parts,
-    ) -> Result<Client<H>, Refused> {
-        let value = self.handler.open(request)?;
-        Ok(Client::new(self, session, value))
     }
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
+use http::request::Parts;
 use hyper::body::Body;
 
+use crate::client::Client;
 use crate::connection::EventFrame;
-use crate::engineio::{self, Abort, Answer, Config, Engine, Io};
+use crate::engineio::{self, Abort, Answer, Config, Engine, Io, Refused, Service, Session};
 use crate::handler::Handler;
 use crate::hub::Hub;
 use crate::namespace::InvalidNamespace;
@@ -28,6 +30,20 @@ impl<H: Handler> Clone for Server<H> {
 impl<H: Handler> fmt::Debug for Server<H> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Server").field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
+/// The protocol of each session is a [`Client`].
+impl<H: Handler> Service for Hub<H> {
+    type Protocol = Client<H>;
+
+    fn open(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request: &Parts,
+    ) -> Result<Client<H>, Refused> {
+        let value = self.handler().open(request)?;
+        Ok(Client::new(self, session, value))
     }
 }
 
