@@ -4,10 +4,13 @@
 //! a namespace that is left and entered again is left first. Whether a packet is well formed is
 //! decided in `packet` and `call`. The session owns the queue of outgoing packets.
 
+mod detached;
+
 use std::future::Future;
 use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -15,13 +18,15 @@ use tokio::time::timeout;
 use tracing::{debug, error, info};
 
 use crate::call::{Arguments, Call, Rejected, parse_auth, parse_reply};
-use crate::connection::{Connection, Reattached, Reply};
+use crate::connection::{Closed, Connection, Reattached, Reply};
 use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid, catch};
 use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 use crate::hub::Hub;
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind, Packet};
-use crate::recovery::{MAX_TAKEOVER, Resume};
+use crate::recovery::Resume;
+
+use detached::expire;
 
 /// The protocol of one session.
 pub(crate) struct Client<H: Handler> {
@@ -39,6 +44,10 @@ pub(crate) struct Client<H: Handler> {
     /// Whether an unknown namespace was logged: once for each session.
     has_logged_namespace: bool,
 }
+
+/// How long a client that returns waits for the handler of its old session, which still runs. Then
+/// it gets a new connection. A stock client waits for 20 s.
+const MAX_TAKEOVER: Duration = Duration::from_secs(10);
 
 /// The memory of an attachment besides its bytes: its entry in the list and the allocator's part.
 const ATTACHMENT_COST: usize = 64;
@@ -403,11 +412,13 @@ impl<H: Handler> Protocol for Client<H> {
         // If the transport was lost meanwhile, none of them can be recovered.
         self.disconnect_all();
         // All at once, so that the first `disconnected` can't reach the others.
-        let finish = |connection: Arc<Connection<H>>| {
-            connection.close(end).map(|reason| (connection, reason))
-        };
-        let finished: SmallVec<[_; 1]> =
-            take(&mut self.connections).into_iter().filter_map(finish).collect();
+        let mut finished: SmallVec<[_; 1]> = SmallVec::new();
+        for connection in take(&mut self.connections) {
+            match connection.close(end) {
+                Closed::Detached(detachment) => expire(&self.hub, connection, detachment),
+                Closed::Ended(reason) => finished.push((connection, reason)),
+            }
+        }
         for (connection, reason) in finished {
             // A panic here must not keep the others from being called.
             let _ = self.disconnected(&connection, reason, batch).await;
@@ -422,7 +433,7 @@ impl<H: Handler> Protocol for Client<H> {
 ///
 /// `method` must call the handler only when it is polled, so that a panic before the handler
 /// returns its future is caught too.
-pub(crate) async fn guard<T>(batch: &Batch, method: impl Future<Output = T>) -> Option<T> {
+async fn guard<T>(batch: &Batch, method: impl Future<Output = T>) -> Option<T> {
     catch(pin!(method), || batch.flush()).await
 }
 

@@ -25,7 +25,7 @@ use crate::recovery::Pid;
 
 pub use ack::{AckReceiver, EmitError, NoReply, Reply};
 pub use frame::EventFrame;
-pub(crate) use recovery::Reattached;
+pub(crate) use recovery::{Closed, Reattached};
 
 use frame::{closed, event_parts};
 use recovery::{Keep, Lasting, is_lost};

@@ -27,20 +27,15 @@ impl<H: Handler> Hub<H> {
         handler: H,
         names: impl IntoIterator<Item = N>,
     ) -> Result<Self, InvalidNamespace> {
-        let namespaces = Namespaces::new(names)?;
-        let tasks = TaskTracker::new();
         Ok(Self {
             handler,
-            recovery: config
-                .recovery
-                .as_ref()
-                .map(|recovery| Recoveries::new(recovery, config, &tasks)),
-            tasks,
-            namespaces,
+            recovery: config.recovery.as_ref().map(|recovery| Recoveries::new(recovery, config)),
+            namespaces: Namespaces::new(names)?,
             pending_acks: AtomicUsize::new(0),
             max_pending_acks: config.max_pending_acks,
             max_attachments: config.max_attachments,
             max_attachment_bytes: config.max_attachment_bytes,
+            tasks: TaskTracker::new(),
         })
     }
 

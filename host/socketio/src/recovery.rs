@@ -1,9 +1,10 @@
 //! Connection state recovery: the shared state of all connections of a server by which a client
 //! whose transport was lost finds its connection again.
 //!
-//! It knows which connection a secret belongs to and how many are detached, and it ends those whose
-//! clients don't return. The kept events of a connection are in `ring`; how it is detached from its
-//! session and attached to another one is the connection's, in `connection::recovery`.
+//! It knows which connection a secret belongs to, how many are detached, and for how long. The kept
+//! events of a connection are in `ring`; how it is detached from its session and attached to
+//! another one is the connection's, in `connection::recovery`; `client::detached` ends those whose
+//! clients don't return.
 
 mod ring;
 
@@ -20,20 +21,14 @@ use foldhash::fast::RandomState;
 use serde::Deserialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::client::guard;
 use crate::connection::Connection;
-use crate::engineio::{Batch, Config, Recovery};
-use crate::handler::{Context, DisconnectReason, Handler};
+use crate::engineio::{Config, Recovery};
+use crate::handler::Handler;
 
 pub(crate) use ring::{Kept, Offset, Ring};
 
 use ring::Bounds;
-
-/// How long a client that returns waits for the handler of its old session, which still runs. Then
-/// it gets a new connection. A stock client waits for 20 s.
-pub(crate) const MAX_TAKEOVER: Duration = Duration::from_secs(10);
 
 /// The secret with which a client finds its connection again: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,14 +98,12 @@ pub(crate) struct Recoveries<H: Handler> {
     detached: AtomicUsize,
     /// The connections that have not ended, attached or detached.
     connections: Mutex<HashMap<Pid, Weak<Connection<H>>, RandomState>>,
-    tasks: TaskTracker,
     /// The server stops: nothing is kept any more.
     closing: CancellationToken,
 }
 
 impl<H: Handler> Recoveries<H> {
-    /// `tasks`: in which the ends of detached connections are waited for.
-    pub(crate) fn new(recovery: &Recovery, config: &Config, tasks: &TaskTracker) -> Self {
+    pub(crate) fn new(recovery: &Recovery, config: &Config) -> Self {
         // Without random numbers there are no sessions either.
         let first = getrandom::u64().unwrap_or_default() >> 1;
         // Half of the queue of a client: the other half may be occupied when it returns.
@@ -125,7 +118,6 @@ impl<H: Handler> Recoveries<H> {
             last_offset: AtomicU64::new(first),
             detached: AtomicUsize::new(0),
             connections: Mutex::default(),
-            tasks: tasks.clone(),
             closing: CancellationToken::new(),
         }
     }
@@ -183,27 +175,13 @@ impl<H: Handler> Recoveries<H> {
         self.detached.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Ends the connection when its time is over, unless its client returns before. `detachment`
-    /// distinguishes this detachment from others of the same connection.
-    pub(crate) fn expire(&self, connection: Arc<Connection<H>>, detachment: u64) {
-        let (duration, closing) = (self.duration, self.closing.clone());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = sleep(duration) => {}
-                () = closing.cancelled() => {}
-                () = connection.until_reattached(detachment) => {}
-            }
-            let Some(end) = connection.end_detached(detachment) else { return };
-            let batch = Batch::default();
-            let cx = Context::new(&connection, &batch);
-            let reason = DisconnectReason::SessionEnded(end);
-            let handler = connection.handler();
-            let disconnected = async { handler.disconnected(&cx, reason).await };
-            if guard(&batch, disconnected).await.is_none() {
-                let client = handler.log_name(&connection);
-                tracing::error!(client, "handler panicked, connection has ended");
-            }
-        });
+    /// Returns when a connection that is detached now must end: its time is over, or the server
+    /// stops.
+    pub(crate) async fn expired(&self) {
+        tokio::select! {
+            () = sleep(self.duration) => {}
+            () = self.closing.cancelled() => {}
+        }
     }
 
     /// Ends all detached connections. From now on, a connection ends when its transport is lost.

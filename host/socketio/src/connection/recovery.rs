@@ -77,6 +77,16 @@ impl Keep {
     }
 }
 
+/// What has become of a connection whose session has ended.
+#[derive(Debug)]
+pub(crate) enum Closed {
+    /// It is detached: its client may return, or it expires. The number distinguishes this
+    /// detachment from others of the same connection.
+    Detached(u64),
+    /// It has ended, for this reason.
+    Ended(DisconnectReason),
+}
+
 /// The result of an attempt to attach a connection.
 #[derive(Debug)]
 pub(crate) enum Reattached {
@@ -94,10 +104,6 @@ pub(super) fn is_lost(session: &Session) -> bool {
 }
 
 impl<H: Handler> Connection<H> {
-    pub(crate) fn handler(&self) -> &H {
-        self.hub.handler()
-    }
-
     /// Whether this is a connection in the namespace.
     pub(crate) fn is_in(&self, namespace: &Arc<Namespace>) -> bool {
         Arc::ptr_eq(&self.namespace, namespace)
@@ -116,28 +122,31 @@ impl<H: Handler> Connection<H> {
         };
     }
 
-    /// The session has ended. Returns why the connection has ended with it, or `None` if it is
-    /// detached.
-    pub(crate) fn close(self: &Arc<Self>, end: End) -> Option<DisconnectReason> {
-        if end.is_recoverable() && self.detach(end) {
-            return None;
+    /// The session has ended. Detaches the connection if its client may return to it, and ends it
+    /// otherwise.
+    pub(crate) fn close(&self, end: End) -> Closed {
+        if end.is_recoverable()
+            && let Some(detachment) = self.detach(end)
+        {
+            return Closed::Detached(detachment);
         }
         let is_first = self.finish();
         let is_by_end =
             is_first || self.state().keep.as_ref().is_some_and(|keep| keep.ended_while_lost);
-        Some(if is_by_end { DisconnectReason::SessionEnded(end) } else { DisconnectReason::Server })
+        let reason =
+            if is_by_end { DisconnectReason::SessionEnded(end) } else { DisconnectReason::Server };
+        Closed::Ended(reason)
     }
 
-    /// Returns false if the connection has ended or can't be kept.
-    fn detach(self: &Arc<Self>, end: End) -> bool {
-        let (Some(recovery), Some(lasting)) = (self.hub.recovery(), &self.lasting) else {
-            return false;
-        };
+    /// Returns the number of this detachment, or `None` if the connection has ended or can't be
+    /// kept.
+    fn detach(&self, end: End) -> Option<u64> {
+        let (recovery, lasting) = (self.hub.recovery()?, self.lasting.as_ref()?);
         let (acks, detachment) = {
             let mut state = self.state();
-            let State { acks, keep: Some(keep), .. } = &mut *state else { return false };
+            let State { acks, keep: Some(keep), .. } = &mut *state else { return None };
             if self.is_finished() || !recovery.add_detached() {
-                return false;
+                return None;
             }
             keep.detached = Some(end);
             keep.detachments += 1;
@@ -145,8 +154,7 @@ impl<H: Handler> Connection<H> {
         };
         self.hub.remove_pending_acks(acks.len());
         lasting.changed.notify_waiters();
-        recovery.expire(Arc::clone(self), detachment);
-        true
+        Some(detachment)
     }
 
     /// Ends the connection if it is still detached, and has not been attached since this

@@ -13,8 +13,8 @@ use super::*;
 use crate::client::Client;
 use crate::connection::EventFrame;
 use crate::engineio::testing::{session, take_packets};
-use crate::engineio::{End, Protocol, Refused, Session};
-use crate::handler::{ConnectError, ConnectRequest, Event};
+use crate::engineio::{Batch, End, Protocol, Refused, Session};
+use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event};
 use crate::hub::Hub;
 
 /// Records its calls.
