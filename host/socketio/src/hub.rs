@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio_util::task::TaskTracker;
 
+use crate::connection::Connection;
 use crate::engineio::Config;
 use crate::handler::Handler;
 use crate::namespace::{InvalidNamespace, Namespaces};
@@ -12,7 +13,7 @@ use crate::recovery::Recoveries;
 /// The shared state of a server.
 pub(crate) struct Hub<H: Handler> {
     handler: H,
-    recovery: Option<Recoveries<H>>,
+    recovery: Option<Recoveries<Connection<H>>>,
     namespaces: Namespaces,
     pending_acks: AtomicUsize,
     max_pending_acks: usize,
@@ -44,7 +45,7 @@ impl<H: Handler> Hub<H> {
     }
 
     /// The state of recovery, if the server has it.
-    pub(crate) fn recovery(&self) -> Option<&Recoveries<H>> {
+    pub(crate) fn recovery(&self) -> Option<&Recoveries<Connection<H>>> {
         self.recovery.as_ref()
     }
 

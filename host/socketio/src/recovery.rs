@@ -22,9 +22,7 @@ use serde::Deserialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::Connection;
 use crate::engineio::{Config, Recovery};
-use crate::handler::Handler;
 
 pub(crate) use ring::{Kept, Offset, Ring};
 
@@ -87,8 +85,8 @@ impl Resume {
     }
 }
 
-/// The shared state of all connections of a server.
-pub(crate) struct Recoveries<H: Handler> {
+/// The shared state of all connections of a server. `C` is a connection.
+pub(crate) struct Recoveries<C> {
     duration: Duration,
     max_detached: usize,
     bounds: Arc<Bounds>,
@@ -97,12 +95,12 @@ pub(crate) struct Recoveries<H: Handler> {
     last_offset: AtomicU64,
     detached: AtomicUsize,
     /// The connections that have not ended, attached or detached.
-    connections: Mutex<HashMap<Pid, Weak<Connection<H>>, RandomState>>,
+    connections: Mutex<HashMap<Pid, Weak<C>, RandomState>>,
     /// The server stops: nothing is kept any more.
     closing: CancellationToken,
 }
 
-impl<H: Handler> Recoveries<H> {
+impl<C> Recoveries<C> {
     pub(crate) fn new(recovery: &Recovery, config: &Config) -> Self {
         // Without random numbers there are no sessions either.
         let first = getrandom::u64().unwrap_or_default() >> 1;
@@ -122,7 +120,7 @@ impl<H: Handler> Recoveries<H> {
         }
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<Pid, Weak<Connection<H>>, RandomState>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<Pid, Weak<C>, RandomState>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -152,11 +150,11 @@ impl<H: Handler> Recoveries<H> {
     }
 
     /// The connection to which a secret belongs, attached or detached.
-    pub(crate) fn find(&self, pid: Pid) -> Option<Arc<Connection<H>>> {
+    pub(crate) fn find(&self, pid: Pid) -> Option<Arc<C>> {
         self.connections().get(&pid)?.upgrade()
     }
 
-    pub(crate) fn insert(&self, pid: Pid, connection: &Arc<Connection<H>>) {
+    pub(crate) fn insert(&self, pid: Pid, connection: &Arc<C>) {
         self.connections().insert(pid, Arc::downgrade(connection));
     }
 
@@ -187,16 +185,6 @@ impl<H: Handler> Recoveries<H> {
     /// Ends all detached connections. From now on, a connection ends when its transport is lost.
     pub(crate) fn close(&self) {
         self.closing.cancel();
-    }
-}
-
-impl<H: Handler> fmt::Debug for Recoveries<H> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Recoveries")
-            .field("detached", &self.detached())
-            .field("used", &self.used())
-            .finish_non_exhaustive()
     }
 }
 

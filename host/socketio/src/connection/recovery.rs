@@ -14,10 +14,9 @@ use tokio::time::Instant;
 use super::{Connection, State};
 use crate::engineio::{End, Session};
 use crate::handler::{DisconnectReason, Handler};
-use crate::hub::Hub;
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
-use crate::recovery::{Kept, Offset, Pid, Ring};
+use crate::recovery::{Kept, Offset, Pid, Recoveries, Ring};
 
 /// The additional state of a connection that can be recovered.
 #[derive(Debug)]
@@ -56,13 +55,13 @@ impl Keep {
 
     /// Keeps an event that was encoded for many. Returns it with another offset if it was encoded
     /// before the last event of this connection.
-    pub(super) fn push_shared<H: Handler>(
+    pub(super) fn push_shared<C>(
         &mut self,
-        hub: &Hub<H>,
+        recovery: &Recoveries<C>,
         event: &Arc<Kept>,
     ) -> Option<Arc<Kept>> {
-        let again = hub.recovery().filter(|_| !self.ring.accepts(event.offset()));
-        let again = again.map(|recovery| event.with_offset(recovery.next_offset()));
+        let again = (!self.ring.accepts(event.offset()))
+            .then(|| event.with_offset(recovery.next_offset()));
         self.push(again.as_ref().unwrap_or(event));
         again
     }

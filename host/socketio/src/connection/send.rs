@@ -65,10 +65,12 @@ impl<H: Handler> Connection<H> {
 
     pub(super) fn write_frame(&self, leave: Leave<'_>, event: &EventFrame) -> bool {
         let write = |State { session, keep, .. }: &mut State<H>| {
-            let (Some(keep), Some(kept)) = (keep, &event.kept) else {
+            let (Some(keep), Some(kept), Some(recovery)) =
+                (keep, &event.kept, self.hub.recovery())
+            else {
                 return session.shared(&event.frame);
             };
-            let is_queued = match keep.push_shared(&self.hub, kept) {
+            let is_queued = match keep.push_shared(recovery, kept) {
                 None => session.shared(&event.frame),
                 Some(again) => session.encoded(again.bytes()),
             };
