@@ -194,8 +194,9 @@ impl<H: Handler> Client<H> {
                 return Ok(());
             }
         };
-        let connection = Connection::new(id, &hub, namespace, &self.session, &self.value, data)
-            .map_err(|_| End::Aborted)?;
+        let connection =
+            Connection::new(id, hub.shared(), namespace, &self.session, &self.value, data)
+                .map_err(|_| End::Aborted)?;
         connection.answer_connect(&self.session);
         self.enter(&connection);
         let cx = Context::new(&connection, batch);

@@ -6,6 +6,7 @@ mod ack;
 mod frame;
 mod recovery;
 mod send;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +19,6 @@ use tokio::sync::oneshot;
 use crate::call::quote;
 use crate::engineio::{Batch, End, Session, Sid, Transport};
 use crate::handler::Handler;
-use crate::hub::Hub;
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
 use crate::recovery::Pid;
@@ -26,6 +26,7 @@ use crate::recovery::Pid;
 pub use ack::{AckReceiver, EmitError, NoReply, Reply};
 pub use frame::EventFrame;
 pub(crate) use recovery::{Closed, Reattached};
+pub(crate) use shared::Shared;
 
 use frame::{closed, event_parts};
 use recovery::{Keep, Lasting, is_lost};
@@ -39,7 +40,7 @@ use send::Leave;
 /// with [`End::Overflow`].
 pub struct Connection<H: Handler> {
     id: Sid,
-    hub: Arc<Hub<H>>,
+    shared: Arc<Shared<H>>,
     namespace: Arc<Namespace>,
     data: H::Data,
     /// Changes only while `state` is locked.
@@ -74,18 +75,18 @@ impl<H: Handler> Connection<H> {
     /// If the system has no random numbers.
     pub(crate) fn new(
         id: Sid,
-        hub: &Arc<Hub<H>>,
+        shared: &Arc<Shared<H>>,
         namespace: &Arc<Namespace>,
         session: &Arc<Session>,
         value: &Arc<H::Session>,
         data: H::Data,
     ) -> Result<Arc<Self>, getrandom::Error> {
-        let pid = hub.recovery().map(|_| Pid::random()).transpose()?;
-        let keep = hub.recovery().map(|recovery| Box::new(Keep::new(recovery.ring())));
+        let pid = shared.recovery().map(|_| Pid::random()).transpose()?;
+        let keep = shared.recovery().map(|recovery| Box::new(Keep::new(recovery.ring())));
         namespace.add_connection();
         let connection = Arc::new(Self {
             id,
-            hub: Arc::clone(hub),
+            shared: Arc::clone(shared),
             namespace: Arc::clone(namespace),
             data,
             has_ended: AtomicBool::new(false),
@@ -98,7 +99,7 @@ impl<H: Handler> Connection<H> {
                 keep,
             }),
         });
-        if let (Some(recovery), Some(pid)) = (hub.recovery(), pid) {
+        if let (Some(recovery), Some(pid)) = (shared.recovery(), pid) {
             recovery.insert(pid, &connection);
         }
         Ok(connection)
@@ -205,7 +206,7 @@ impl<H: Handler> Connection<H> {
         if self.is_finished() || state.session.is_over() {
             return Err(EmitError::Disconnected);
         }
-        if state.acks.len() >= self.hub.max_pending_acks() {
+        if state.acks.len() >= self.shared.max_pending_acks() {
             return Err(EmitError::TooManyAcks);
         }
         let id = self.namespace.next_ack();
@@ -214,7 +215,7 @@ impl<H: Handler> Connection<H> {
             return Err(EmitError::Disconnected);
         }
         state.acks.insert(id, sender);
-        self.hub.add_pending_acks(1);
+        self.shared.add_pending_acks(1);
         state.session.flush();
         drop(state);
         Ok(AckReceiver::new(self, id, receiver))
@@ -223,7 +224,7 @@ impl<H: Handler> Connection<H> {
     /// Encodes an event for any number of connections in this connection's namespace.
     pub fn encode(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> EventFrame {
         EventFrame::new(
-            &self.hub,
+            self.shared.recovery(),
             self.current().memory(),
             &self.namespace,
             name,
@@ -349,7 +350,7 @@ impl<H: Handler> Connection<H> {
 
     fn forget_ack(&self, id: u64) -> Option<oneshot::Sender<Reply>> {
         let sender = self.state().acks.remove(&id)?;
-        self.hub.remove_pending_acks(1);
+        self.shared.remove_pending_acks(1);
         Some(sender)
     }
 
@@ -376,7 +377,7 @@ impl<H: Handler> Connection<H> {
     fn end(&self, state: &mut State<H>) -> (bool, Acks) {
         let is_first = !self.has_ended.swap(true, Ordering::Relaxed);
         let acks = std::mem::take(&mut state.acks);
-        self.hub.remove_pending_acks(acks.len());
+        self.shared.remove_pending_acks(acks.len());
         if let Some(keep) = &mut state.keep {
             keep.clear();
             self.unregister();

@@ -107,9 +107,9 @@ impl<H: Handler> Server<H> {
         arguments: &str,
         attachments: &[Bytes],
     ) -> Option<EventFrame> {
-        let hub = self.engine.service();
+        let (hub, memory) = (self.engine.service(), self.engine.memory());
         let namespace = hub.namespaces().get(namespace)?;
-        Some(EventFrame::new(hub, self.engine.memory(), namespace, name, arguments, attachments))
+        Some(EventFrame::new(hub.recovery(), memory, namespace, name, arguments, attachments))
     }
 
     /// How much of its bounds the server uses at this moment.
@@ -119,7 +119,7 @@ impl<H: Handler> Server<H> {
         Usage {
             engine: self.engine.usage(),
             connections: hub.namespaces().connections(),
-            pending_acks: hub.pending_acks(),
+            pending_acks: hub.shared().pending_acks(),
             detached: recovery.map_or(0, Recoveries::detached),
             recovery_bytes: recovery.map_or(0, Recoveries::used),
         }

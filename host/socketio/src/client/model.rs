@@ -303,7 +303,7 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
             prop_assert_eq!(count(" Server"), noticed + model.sent_away.len());
             prop_assert!(connections.iter().all(|connection| connection.has_ended()));
             prop_assert!(waiting.into_iter().all(|(_, _, answer)| now(answer) == Err(NoReply)));
-            prop_assert_eq!(hub.pending_acks(), 0);
+            prop_assert_eq!(hub.shared().pending_acks(), 0);
             return Ok(());
         }
         // An answer resolves its pending ack. The end of a connection drops all its pending acks.
@@ -361,7 +361,7 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
         }
         prop_assert_eq!(take_packets(&session), take(&mut model.packets));
         prop_assert_eq!(&*hub.handler().log.lock().unwrap(), &model.log);
-        prop_assert_eq!(hub.pending_acks(), waiting.len());
+        prop_assert_eq!(hub.shared().pending_acks(), waiting.len());
     }
     Ok(())
 }

@@ -6,11 +6,9 @@ use bytes::Bytes;
 
 use crate::call::quote;
 use crate::engineio::{Frame, Memory};
-use crate::handler::Handler;
-use crate::hub::Hub;
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
-use crate::recovery::Kept;
+use crate::recovery::{Kept, Recoveries};
 
 /// An event that is encoded once and sent to many connections of one namespace.
 ///
@@ -25,8 +23,8 @@ pub struct EventFrame {
 }
 
 impl EventFrame {
-    pub(crate) fn new<H: Handler>(
-        hub: &Hub<H>,
+    pub(crate) fn new<C>(
+        recovery: Option<&Recoveries<C>>,
         memory: &Arc<Memory>,
         namespace: &Arc<Namespace>,
         name: &str,
@@ -36,7 +34,7 @@ impl EventFrame {
         let head = Head::new(Kind::Event, attachments.len(), namespace.name(), None);
         let name = quote(name);
         let parts = event_parts(&head, &name, arguments);
-        let kept = hub.recovery().map(|recovery| recovery.encode(parts, attachments));
+        let kept = recovery.map(|recovery| recovery.encode(parts, attachments));
         let frame = match &kept {
             Some(kept) => Frame::count(memory, kept.bytes().clone()),
             None => Frame::new(memory, &closed(parts), attachments),

@@ -140,7 +140,7 @@ impl<H: Handler> Connection<H> {
     /// Returns the number of this detachment, or `None` if the connection has ended or can't be
     /// kept.
     fn detach(&self, end: End) -> Option<u64> {
-        let (recovery, lasting) = (self.hub.recovery()?, self.lasting.as_ref()?);
+        let (recovery, lasting) = (self.shared.recovery()?, self.lasting.as_ref()?);
         let (acks, detachment) = {
             let mut state = self.state();
             let State { acks, keep: Some(keep), .. } = &mut *state else { return None };
@@ -151,7 +151,7 @@ impl<H: Handler> Connection<H> {
             keep.detachments += 1;
             (std::mem::take(acks), keep.detachments)
         };
-        self.hub.remove_pending_acks(acks.len());
+        self.shared.remove_pending_acks(acks.len());
         lasting.changed.notify_waiters();
         Some(detachment)
     }
@@ -166,7 +166,7 @@ impl<H: Handler> Connection<H> {
             (end, self.end(&mut state).1)
         };
         drop(acks);
-        self.hub.recovery()?.remove_detached();
+        self.shared.recovery()?.remove_detached();
         Some(end)
     }
 
@@ -179,7 +179,7 @@ impl<H: Handler> Connection<H> {
         value: &Arc<H::Session>,
         offset: Option<Offset>,
     ) -> Reattached {
-        let (Some(recovery), Some(lasting)) = (self.hub.recovery(), &self.lasting) else {
+        let (Some(recovery), Some(lasting)) = (self.shared.recovery(), &self.lasting) else {
             return Reattached::Ended(None);
         };
         // Dropped without the lock: the value is the application's.
@@ -248,7 +248,7 @@ impl<H: Handler> Connection<H> {
 
     /// The connection has ended: its client can't return.
     pub(super) fn unregister(&self) {
-        if let (Some(recovery), Some(lasting)) = (self.hub.recovery(), &self.lasting) {
+        if let (Some(recovery), Some(lasting)) = (self.shared.recovery(), &self.lasting) {
             recovery.remove(lasting.pid);
             lasting.changed.notify_waiters();
         }

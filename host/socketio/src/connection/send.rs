@@ -41,7 +41,7 @@ impl<H: Handler> Connection<H> {
             let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), None);
             let name = quote(name);
             let parts = event_parts(&head, &name, arguments);
-            let (Some(keep), Some(recovery)) = (keep, self.hub.recovery()) else {
+            let (Some(keep), Some(recovery)) = (keep, self.shared.recovery()) else {
                 return session.text(&closed(parts), attachments);
             };
             let event = recovery.encode(parts, attachments);
@@ -66,7 +66,7 @@ impl<H: Handler> Connection<H> {
     pub(super) fn write_frame(&self, leave: Leave<'_>, event: &EventFrame) -> bool {
         let write = |State { session, keep, .. }: &mut State<H>| {
             let (Some(keep), Some(kept), Some(recovery)) =
-                (keep, &event.kept, self.hub.recovery())
+                (keep, &event.kept, self.shared.recovery())
             else {
                 return session.shared(&event.frame);
             };
