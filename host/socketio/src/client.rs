@@ -18,9 +18,11 @@ use tokio::time::timeout;
 use tracing::{debug, error, info};
 
 use crate::call::{Arguments, Call, Rejected, parse_auth, parse_reply};
-use crate::connection::{Closed, Connection, Reattached, Reply};
+use crate::connection::{
+    Closed, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event, Handler,
+    Reattached, Reply,
+};
 use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid, catch};
-use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 use crate::hub::Hub;
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind, Packet};

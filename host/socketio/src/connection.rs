@@ -1,9 +1,11 @@
 //! One client in one namespace, as the application sees it: send, wait for an answer, disconnect.
+//! And the handler that the application implements, because the two types name each other.
 //!
 //! Any task may use a connection. It knows its session, but neither other connections nor rooms.
 
 mod ack;
 mod frame;
+mod handler;
 mod recovery;
 mod send;
 mod shared;
@@ -18,13 +20,13 @@ use tokio::sync::oneshot;
 
 use crate::call::quote;
 use crate::engineio::{Batch, End, Session, Sid, Transport};
-use crate::handler::Handler;
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
 use crate::recovery::Pid;
 
 pub use ack::{AckReceiver, EmitError, NoReply, Reply};
 pub use frame::EventFrame;
+pub use handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 pub(crate) use recovery::{Closed, Reattached};
 pub(crate) use shared::Shared;
 

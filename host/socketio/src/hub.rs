@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::connection::{Connection, Shared};
+use crate::connection::{Connection, Handler, Shared};
 use crate::engineio::Config;
-use crate::handler::Handler;
 use crate::namespace::{InvalidNamespace, Namespaces};
 use crate::recovery::Recoveries;
 

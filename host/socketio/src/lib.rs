@@ -142,7 +142,6 @@ mod connection;
 pub mod engineio;
 #[doc(hidden)]
 pub mod fuzzing;
-mod handler;
 mod hub;
 mod namespace;
 mod packet;
@@ -150,11 +149,13 @@ mod recovery;
 mod server;
 
 pub use call::placeholders_are_valid;
-pub use connection::{AckReceiver, Connection, EmitError, EventFrame, NoReply, Reply};
+pub use connection::{
+    AckReceiver, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, EmitError,
+    Event, EventFrame, Handler, NoReply, Reply,
+};
 pub use engineio::{
     Abort, Answer, Batch, Config, End, Io, Recovery, Refused, Sid, Stream, Transport, Transports,
     WriteDeadline,
 };
-pub use handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 pub use namespace::InvalidNamespace;
 pub use server::{Server, Usage};

@@ -9,9 +9,8 @@ use http::request::Parts;
 use hyper::body::Body;
 
 use crate::client::Client;
-use crate::connection::EventFrame;
+use crate::connection::{EventFrame, Handler};
 use crate::engineio::{self, Abort, Answer, Config, Engine, Io, Refused, Service, Session};
-use crate::handler::Handler;
 use crate::hub::Hub;
 use crate::namespace::InvalidNamespace;
 use crate::recovery::Recoveries;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use tracing::error;
 
 use super::guard;
-use crate::connection::Connection;
+use crate::connection::{Connection, Context, DisconnectReason, Handler};
 use crate::engineio::Batch;
-use crate::handler::{Context, DisconnectReason, Handler};
 use crate::hub::Hub;
 
 /// Ends the connection when its time is over, unless its client returns before. `detachment`

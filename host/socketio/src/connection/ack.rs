@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::Connection;
-use crate::handler::Handler;
+use super::handler::Handler;
 
 /// The answer of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]

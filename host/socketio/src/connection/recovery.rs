@@ -11,9 +11,9 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::handler::{DisconnectReason, Handler};
 use super::{Connection, State};
 use crate::engineio::{End, Session};
-use crate::handler::{DisconnectReason, Handler};
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
 use crate::recovery::{Kept, Offset, Pid, Recoveries, Ring};

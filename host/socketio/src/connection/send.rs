@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::frame::{closed, event_parts};
+use super::frame::{EventFrame, closed, event_parts};
+use super::handler::Handler;
 use super::recovery::is_lost;
-use super::{Connection, EventFrame, State};
+use super::{Connection, State};
 use crate::call::quote;
 use crate::engineio::Batch;
-use crate::handler::Handler;
 use crate::packet::{Head, Kind};
 
 /// When queued packets are written.

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Connection;
+use super::handler::Handler;
 use crate::engineio::Config;
-use crate::handler::Handler;
 use crate::recovery::Recoveries;
 
 /// What the connections of one server share.

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::client::Client;
-use crate::connection::{Connection, EventFrame};
+use crate::connection::{
+    ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event, EventFrame, Handler,
+};
 use crate::engineio::testing::{session, take_packets};
 use crate::engineio::{Batch, End, Protocol, Refused, Session};
-use crate::handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
 use crate::hub::Hub;
 
 /// Records its calls.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::request::Parts;
 
+use super::Connection;
+use super::frame::EventFrame;
 use crate::call::{placeholders_are_valid, quote};
-use crate::connection::{Connection, EventFrame};
 use crate::engineio::{Batch, End, Refused, Sid};
 
 /// The application's part of a server.
