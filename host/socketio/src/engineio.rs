@@ -64,6 +64,9 @@
 //! git clone https://github.com/socketio/socket.io SUITE
 //! cargo xtask suite SUITE/docs/engine.io-protocol/v4-test-suite
 //! ```
+
+// Imports go one way: from `http` to the tasks of a session (`polling`, `websocket`, `upgrade`), to
+// `engine`, to `session`, and to its parts, such as `heartbeat`, `outgoing` and `receiver`.
 mod body;
 mod buffer;
 mod config;

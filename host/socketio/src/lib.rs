@@ -136,6 +136,8 @@
 //! packets` in the crate's folder runs one without end; `fuzz/fuzz_targets` has the other targets.
 #![forbid(unsafe_code)]
 
+// Imports go one way, which a test of the repository checks: `server`, `client`, `hub`,
+// `connection`, `recovery`, then `packet`, `call` and `namespace`, with `engineio` below.
 mod call;
 mod client;
 mod connection;
