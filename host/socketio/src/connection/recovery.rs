@@ -60,8 +60,8 @@ impl Keep {
         recovery: &Recoveries<C>,
         event: &Arc<Kept>,
     ) -> Option<Arc<Kept>> {
-        let again = (!self.ring.accepts(event.offset()))
-            .then(|| event.with_offset(recovery.next_offset()));
+        let again =
+            (!self.ring.accepts(event.offset())).then(|| event.with_offset(recovery.next_offset()));
         self.push(again.as_ref().unwrap_or(event));
         again
     }
