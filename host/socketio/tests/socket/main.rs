@@ -14,6 +14,7 @@ mod logging;
 mod malformed;
 mod namespaces;
 mod polling;
+mod proxy;
 mod raw;
 mod recovery;
 mod server;

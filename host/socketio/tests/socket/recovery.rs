@@ -7,7 +7,7 @@ use serde_json::Value;
 use sockhop_socketio::{Config, EmitError, NoReply, Recovery};
 
 use crate::raw::{RawClient, Received};
-use crate::server::{Fixture, wait_until};
+use crate::server::{App, Fixture, wait_until};
 
 fn config() -> Config {
     Config { recovery: Some(Recovery::default()), ..Config::default() }
@@ -186,6 +186,38 @@ async fn a_connection_ends_once_when_its_time_is_over() {
     fixture.expect_empty().await;
     let connect = format!("connect / {}", entered.auth(None));
     fixture.app().expect(&[&log[..], &[connect.as_str()], &log[1..]].concat()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_knows_no_recovery_is_served_beside_its_old_connection() {
+    let fixture = Fixture::start(config()).await;
+    let (client, entered) = come_back(&fixture, "", "").await;
+    let old = fixture.app().connection();
+    client.hang_up().await;
+    expect_detached(&fixture, 1).await;
+    let (mut client, again) = come_back(&fixture, "", "").await;
+    assert!(again.sid != entered.sid && again.pid != entered.pid);
+    assert!(old.emit("old", "", &[]) && fixture.app().connection().emit("new", "", &[]));
+    assert_eq!(event(&mut client).await.0, "42[\"new\"");
+    client.assert_alive().await;
+    assert_eq!(fixture.server.usage().detached, 1);
+    fixture.app().expect(&["connect / {}", "connected /", "connect / {}", "connected /"]).await;
+}
+
+#[tokio::test]
+async fn a_client_is_served_although_the_end_of_its_old_connection_is_still_handled() {
+    let recovery = Recovery { duration: Duration::from_millis(1), ..Recovery::default() };
+    let config = Config { recovery: Some(recovery), ..Config::default() };
+    let fixture = Fixture::start_app(config, App::holding_disconnects()).await;
+    let (client, entered) = come_back(&fixture, "", "").await;
+    let old = fixture.app().connection();
+    client.hang_up().await;
+    wait_until(|| old.has_ended(), || "its time is over".into()).await;
+    for auth in ["", &entered.auth(None)] {
+        let (mut client, again) = come_back(&fixture, "", auth).await;
+        assert_ne!(again.sid, entered.sid);
+        client.assert_alive().await;
+    }
 }
 
 #[tokio::test]

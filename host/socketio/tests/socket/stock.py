@@ -10,8 +10,10 @@ import threading
 import socketio
 
 URL, SCENARIO, TRANSPORTS, KIND = sys.argv[1:]
-OPTIONS = {"reconnection_delay": 0.02, "reconnection_delay_max": 0.05}
-TIMEOUT = 20
+# The default of `randomization_factor` makes some delays negative: the client would connect again
+# before it has forgotten its old session.
+OPTIONS = {"reconnection_delay": 0.02, "reconnection_delay_max": 0.05, "randomization_factor": 0}
+TIMEOUT = 30
 CONNECT = {
     "transports": TRANSPORTS.split(","),
     "auth": {},
@@ -25,11 +27,18 @@ def say(line):
     print(line, flush=True)
 
 
+def tell_news(number, *rest):
+    # With recovery, the server adds the offset of the event, which is 11 characters long.
+    is_offset = len(rest) == 1 and isinstance(rest[0], str) and len(rest[0]) == 11
+    say(f"{number} and an offset" if is_offset else f"{number} and {rest}")
+
+
 def sync():
     client = socketio.Client(**OPTIONS)
     connects = threading.Semaphore(0)
     disconnects = threading.Semaphore(0)
     left = threading.Semaphore(0)
+    received = threading.Semaphore(0)
 
     @client.event
     def connect():
@@ -46,6 +55,11 @@ def sync():
     def call(*args):
         answer = client.call("answer", args, timeout=TIMEOUT)
         assert answer == (args if len(args) > 1 else args[0]), answer
+
+    @client.event
+    def news(number, *rest):
+        tell_news(number, *rest)
+        received.release()
 
     client.on("disconnect", lambda reason=None: left.release(), namespace="/a")
     client.connect(URL, **CONNECT)
@@ -64,6 +78,15 @@ def sync():
         call(2)
         say("connected")
         client.disconnect()
+    elif SCENARIO == "news":
+        assert received.acquire(timeout=TIMEOUT)
+        assert disconnects.acquire(timeout=TIMEOUT)
+        say("disconnected")
+        assert connects.acquire(timeout=TIMEOUT)
+        call(4)
+        say("connected")
+        assert received.acquire(timeout=TIMEOUT)
+        client.disconnect()
     elif SCENARIO == "namespaces":
         assert left.acquire(timeout=TIMEOUT)
         assert list(client.namespaces) == ["/"]
@@ -76,6 +99,7 @@ async def asynchronous():
     connects = asyncio.Semaphore(0)
     disconnects = asyncio.Semaphore(0)
     left = asyncio.Semaphore(0)
+    received = asyncio.Semaphore(0)
 
     @client.event
     async def connect():
@@ -96,6 +120,11 @@ async def asynchronous():
         answer = await client.call("answer", args, timeout=TIMEOUT)
         assert answer == (args if len(args) > 1 else args[0]), answer
 
+    @client.event
+    async def news(number, *rest):
+        tell_news(number, *rest)
+        received.release()
+
     client.on("disconnect", lambda reason=None: left.release(), namespace="/a")
     await client.connect(URL, **CONNECT)
     await happens(connects)
@@ -112,6 +141,15 @@ async def asynchronous():
         await happens(connects)
         await call(2)
         say("connected")
+        await client.disconnect()
+    elif SCENARIO == "news":
+        await happens(received)
+        await happens(disconnects)
+        say("disconnected")
+        await happens(connects)
+        await call(4)
+        say("connected")
+        await happens(received)
         await client.disconnect()
     elif SCENARIO == "namespaces":
         await happens(left)

@@ -16,8 +16,11 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::raw::PATIENCE;
+use crate::proxy::Proxy;
 use crate::server::{Fixture, wait_until};
+
+/// How long a test waits for a client, which has a process to start.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const TRANSPORTS: [&str; 3] = ["polling", "websocket", "polling,websocket"];
 
@@ -46,13 +49,22 @@ impl Scenario {
 
     /// `None` if there is no Python client on this machine.
     fn start_python(fixture: &Fixture, name: &str, transports: &str, kind: &str) -> Option<Self> {
+        Self::start_python_at(fixture.address, name, transports, kind)
+    }
+
+    fn start_python_at(
+        address: SocketAddr,
+        name: &str,
+        transports: &str,
+        kind: &str,
+    ) -> Option<Self> {
         let Some(interpreter) = std::env::var_os("SOCKHOP_PYTHON") else {
             skip("python-socketio");
             return None;
         };
         let mut python = Command::new(interpreter);
         python.arg(crate_directory().join("tests/socket/stock.py"));
-        Some(Self::spawn(python, fixture.address, &[name, transports, kind]))
+        Some(Self::spawn(python, address, &[name, transports, kind]))
     }
 
     fn spawn(mut command: Command, address: SocketAddr, arguments: &[&str]) -> Self {
@@ -276,6 +288,45 @@ async fn python_clients_which_know_no_recovery_work_with_a_server_that_has_it() 
         assert_eq!(asked.await.unwrap().arguments, "[1,\"two\"],\"yes\"");
         drop(connection);
         client.succeed().await;
+        fixture.expect_empty().await;
+    }
+}
+
+#[tokio::test]
+async fn python_clients_return_while_their_old_connections_are_kept() {
+    // A client that polls may have no request under way when it is cut off. Then the server notices
+    // it by a missing pong.
+    let (ping_interval, ping_timeout) = (Duration::from_millis(500), Duration::from_secs(10));
+    let recovery = Some(Recovery { duration: Duration::from_secs(3600), ..Recovery::default() });
+    for (transports, kind) in
+        TRANSPORTS.into_iter().flat_map(|transports| PYTHON.map(|kind| (transports, kind)))
+    {
+        let config = Config { ping_interval, ping_timeout, recovery, ..Config::default() };
+        let fixture = Fixture::start(config).await;
+        let proxy = Proxy::start(fixture.address).await;
+        let start = Scenario::start_python_at;
+        let Some(mut client) = start(proxy.address, "news", transports, kind) else { return };
+        client.expect("connected").await;
+        let first = fixture.app().connection();
+        first.emit("news", "1", &[]);
+        // Its listeners get the offset, as a last argument that they do not know.
+        client.expect("1 and an offset").await;
+        // Nothing passes until both sides know that they have lost each other: a Python client that
+        // is cut off while it connects may go on as if it were connected.
+        proxy.cut();
+        client.expect("disconnected").await;
+        let is_detached = || fixture.server.usage().detached > 0;
+        wait_until(is_detached, || "the server knows it".into()).await;
+        assert!(first.emit("news", "2", &[]), "for a client that will not ask for it");
+        proxy.restore();
+        client.expect("connected").await;
+        let second = fixture.app().connection();
+        assert!(second.id() != first.id() && !first.has_ended());
+        second.emit("news", "3", &[]);
+        client.expect("3 and an offset").await;
+        client.succeed().await;
+        drop((first, second));
+        fixture.server.close();
         fixture.expect_empty().await;
     }
 }
