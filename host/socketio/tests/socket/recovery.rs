@@ -1,6 +1,7 @@
 //! Clients whose transport is lost return to their connections, or learn that they can't.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -427,12 +428,18 @@ async fn events_that_leave_out_of_order_are_found_by_their_offsets() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn what_others_send_while_a_client_returns_arrives_once_and_in_order() {
+    const MAX_AHEAD: u64 = 1000;
     let fixture = Fixture::start(config()).await;
     let (mut client, entered) = come_back(&fixture, "", "").await;
     let connection = fixture.app().connection();
+    let received = AtomicU64::new(0);
     let send = async {
         let mut pace = tokio::time::interval(Duration::from_millis(1));
         for number in 0u64.. {
+            // A client that is behind by more events than are kept would not be recovered.
+            while number > received.load(Ordering::Relaxed) + MAX_AHEAD {
+                pace.tick().await;
+            }
             if number % 8 == 0 {
                 pace.tick().await;
             }
@@ -446,6 +453,7 @@ async fn what_others_send_while_a_client_returns_arrives_once_and_in_order() {
                 let (text, at) = event(&mut client).await;
                 assert_eq!(text, format!("42[\"number\",{expected}"));
                 expected += 1;
+                received.store(expected, Ordering::Relaxed);
                 offset = Some(at);
             }
             // Every second time, the old session has not noticed its end.
