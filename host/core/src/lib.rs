@@ -13,7 +13,7 @@
 //! | [`json`] | JSON text that was parsed once; the depth of a text |
 //! | [`attachment`] | placeholders of binary attachments |
 //! | [`identity`] | who a client is |
-//! | [`rejection`] | why an event had no effects, or a call is refused |
+//! | [`rejection`] | why an event had no effects, and why a call is refused |
 //! | [`rule`] | who may send an event or join a room |
 //! | [`effect`] | receivers of an emitted event, and the limits of one event's effects |
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |

@@ -1,4 +1,5 @@
-//! Which keys, values, scans and sequences the state of a plugin allows.
+//! Which keys, values, scans and sequences the state of a plugin allows. The caller passes the
+//! limits that an operator can change.
 
 use crate::rejection::Refusal;
 
@@ -8,8 +9,9 @@ pub const MAX_SCAN_ENTRIES: u32 = 1000;
 /// Maximum bytes of a sequence's name.
 pub const MAX_SEQUENCE_NAME: usize = 128;
 
-/// Maximum number of sequences of one plugin. A sequence is for a kind of records, not for a
-/// record. Each costs memory while the store is open.
+/// Maximum number of sequences of one plugin. A sequence is a named counter, for example one for
+/// the ids of all orders. It is not meant for single orders: each sequence costs memory while the
+/// store is open.
 pub const MAX_SEQUENCES: u32 = 1000;
 
 /// Why a call of `state` is not allowed.
@@ -19,7 +21,7 @@ pub enum StateError {
     #[error("a key may not be empty")]
     EmptyKey,
     /// The key is too long.
-    #[error("a key may have {max} bytes, this one has {bytes}")]
+    #[error("a key may have at most {max} bytes, this one has {bytes}")]
     LongKey {
         /// Bytes of the key.
         bytes: usize,
@@ -27,18 +29,18 @@ pub enum StateError {
         max: usize,
     },
     /// The value is too long.
-    #[error("a value may have {max} bytes, this one has {bytes}")]
+    #[error("a value may have at most {max} bytes, this one has {bytes}")]
     LongValue {
         /// Bytes of the value.
         bytes: usize,
         /// Maximum bytes.
         max: usize,
     },
-    /// The scan asks for no entry, or for too many.
-    #[error("a scan's limit is 1 to {MAX_SCAN_ENTRIES}, not {0}")]
+    /// The argument `limit` of the scan is 0 or too large.
+    #[error("the `limit` of a scan is 1 to {MAX_SCAN_ENTRIES}, not {0}")]
     ScanLimit(u32),
-    /// The entries of the scan have too many bytes in all.
-    #[error("a scan may return {max} bytes, ask for fewer entries")]
+    /// The entries of the scan have too many bytes in total.
+    #[error("a scan may return at most {max} bytes, ask for fewer entries")]
     LargeScan {
         /// Maximum bytes.
         max: usize,
@@ -47,15 +49,16 @@ pub enum StateError {
     #[error("a sequence needs a name")]
     UnnamedSequence,
     /// The name of the sequence is too long.
-    #[error("a sequence's name may have {MAX_SEQUENCE_NAME} bytes")]
+    #[error("the name of a sequence may have at most {MAX_SEQUENCE_NAME} bytes")]
     LongSequenceName,
     /// The plugin has the maximum number of sequences.
-    #[error("a plugin may have {MAX_SEQUENCES} sequences")]
+    #[error("a plugin may have at most {MAX_SEQUENCES} sequences")]
     TooManySequences,
 }
 
 impl StateError {
-    /// Whether the call exceeds a limit. Otherwise its arguments make no sense.
+    /// Whether the data of the call exceeds a limit of the host. Otherwise an argument is invalid
+    /// for every host. That includes a `limit` of a scan above the fixed maximum.
     pub fn is_limit(self) -> bool {
         !matches!(self, Self::EmptyKey | Self::ScanLimit(_) | Self::UnnamedSequence)
     }
@@ -71,10 +74,10 @@ impl From<StateError> for Refusal {
     }
 }
 
-/// Checks a key, which may have `max` bytes.
+/// Checks a key, which may have at most `max` bytes.
 ///
 /// # Errors
-/// Returns why it is not allowed.
+/// Returns why the key is not allowed.
 pub fn check_key(key: &str, max: usize) -> Result<(), StateError> {
     match key.len() {
         0 => Err(StateError::EmptyKey),
@@ -83,18 +86,18 @@ pub fn check_key(key: &str, max: usize) -> Result<(), StateError> {
     }
 }
 
-/// Checks a value of so many bytes, which may have `max`.
+/// Checks a value that has `bytes` bytes and may have at most `max`.
 ///
 /// # Errors
-/// Returns why it is not allowed.
+/// Returns why the value is not allowed.
 pub fn check_value(bytes: usize, max: usize) -> Result<(), StateError> {
     if bytes > max { Err(StateError::LongValue { bytes, max }) } else { Ok(()) }
 }
 
-/// Checks the limit of a scan.
+/// Checks the argument `limit` of a scan.
 ///
 /// # Errors
-/// Returns why it is not allowed.
+/// Returns why the limit is not allowed.
 pub fn check_scan(limit: u32) -> Result<(), StateError> {
     if (1..=MAX_SCAN_ENTRIES).contains(&limit) { Ok(()) } else { Err(StateError::ScanLimit(limit)) }
 }
@@ -102,7 +105,7 @@ pub fn check_scan(limit: u32) -> Result<(), StateError> {
 /// Checks the name of a sequence.
 ///
 /// # Errors
-/// Returns why it is not allowed.
+/// Returns why the name is not allowed.
 pub fn check_sequence(name: &str) -> Result<(), StateError> {
     match name.len() {
         0 => Err(StateError::UnnamedSequence),
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_out_of_bounds_is_a_limit_and_one_without_meaning_a_misuse() {
+    fn too_much_data_is_refused_as_limit_and_an_invalid_argument_as_misuse() {
         assert_eq!(code(check_key("k", 2)), "ok");
         assert_eq!(code(check_key("", 2)), "misuse");
         assert_eq!(code(check_key("key", 2)), "limit");
