@@ -74,7 +74,7 @@ fn check_refuses_what_is_no_plugin_with_a_reason_that_helps() {
         (made(dir.path(), "not_sync.wasm", &asynchronous()), "`componentize-qjs --sync`"),
         (guest("register_traps"), "no plugin today"),
         (guest("register_spins"), "ran for more than"),
-        (guest("register_unnamed"), "no plugin name"),
+        (guest("register_unnamed"), "not a valid plugin name"),
         (guest("two_handlers"), "two handlers"),
         (guest("invalid_schema"), "schema of its payload"),
         (guest("reply_with_error"), "property `error`"),

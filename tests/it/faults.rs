@@ -76,7 +76,11 @@ async fn a_file_that_is_no_plugin_is_refused_with_its_reason_and_the_version_bef
         ("a pattern that looks around", chameleon("version=2 schema=pattern"), "pattern"),
         ("a pattern that repeats repeats", chameleon("version=2 schema=repeat"), "pattern"),
         ("a schema in a circle", chameleon("version=2 schema=circle"), "circle"),
-        ("no name", std::fs::read(guest("register_unnamed")).expect("a guest"), "no plugin name"),
+        (
+            "no name",
+            std::fs::read(guest("register_unnamed")).expect("a guest"),
+            "not a valid plugin name",
+        ),
         ("two handlers", std::fs::read(guest("two_handlers")).expect("a guest"), "two handlers"),
         (
             "a reply with an error",

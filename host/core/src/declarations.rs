@@ -1,5 +1,5 @@
-//! The declarations that a plugin makes in `register`, checked call by call. Schemas stay text
-//! here. Arguments have the types of the WIT interface, in plain Rust.
+//! The declarations that a plugin makes in `register`, checked call by call. Schemas are not parsed
+//! here: only their length is checked. Arguments have the types of the WIT interface, in plain Rust.
 
 use crate::limits;
 use crate::name::{RESERVED_PLUGIN_NAMES, host_event, is_event_name, is_plugin_name};
@@ -46,7 +46,7 @@ pub struct OutboundEvent {
     pub event: String,
     /// JSON Schema of its argument.
     pub data: String,
-    /// The rooms that it may be sent to.
+    /// The rooms and templates of rooms that it may be sent to.
     pub rooms: Vec<RoomPattern>,
     /// Whether it may be sent to every connection (`*`).
     pub everyone: bool,
@@ -56,9 +56,13 @@ pub struct OutboundEvent {
 /// if the plugin ignores the refusal.
 #[derive(Debug)]
 pub struct Declarations {
-    plugin: Option<Registration>,
+    /// The accepted declarations. `None` before the call of `registry.plugin`.
+    registration: Option<Registration>,
+    /// The first refusal.
     refused: Option<Refusal>,
-    left: usize,
+    /// Number of calls that are still accepted.
+    calls_left: usize,
+    /// Maximum bytes of one schema.
     schema_bytes: usize,
     /// Bytes that the remaining schemas may have in total.
     schema_bytes_left: usize,
@@ -75,12 +79,12 @@ impl Default for Declarations {
 }
 
 impl Declarations {
-    /// Accepts so many calls, with schemas of at most so many bytes each.
+    /// Accepts at most `declarations` calls, with schemas of at most `schema_bytes` bytes each.
     pub fn new(declarations: usize, schema_bytes: usize) -> Self {
         Self {
-            plugin: None,
+            registration: None,
             refused: None,
-            left: declarations,
+            calls_left: declarations,
             schema_bytes,
             schema_bytes_left: LARGEST_SCHEMAS.saturating_mul(schema_bytes),
         }
@@ -91,12 +95,12 @@ impl Declarations {
     /// # Errors
     /// The first refusal, or a refusal if `plugin` was never called.
     pub fn finish(self) -> Result<Registration, Refusal> {
-        match (self.refused, self.plugin) {
+        match (self.refused, self.registration) {
             (Some(refusal), _) => Err(refusal),
             (None, None) => Err(Refusal::misuse(
                 "`register` returned without a call of `registry.plugin`, which names the plugin",
             )),
-            (None, Some(plugin)) => Ok(plugin),
+            (None, Some(registration)) => Ok(registration),
         }
     }
 
@@ -111,19 +115,19 @@ impl Declarations {
         description: String,
     ) -> Result<(), Refusal> {
         self.declare(|this| {
-            if this.plugin.is_some() {
+            if this.registration.is_some() {
                 return Err(Refusal::misuse("`registry.plugin` was called twice"));
             }
             if !is_plugin_name(name) {
-                return Err(Refusal::misuse(format!("`{name}` is no plugin name: [a-z][a-z0-9_]{{0,63}}")));
+                return Err(Refusal::misuse(format!("`{name}` is not a valid plugin name: it must match [a-z][a-z0-9_]{{0,63}}")));
             }
             if RESERVED_PLUGIN_NAMES.contains(&name) {
-                return Err(Refusal::misuse(format!("`{name}` is a key of the configuration's table `[plugins]`, and so no plugin name")));
+                return Err(Refusal::misuse(format!("`{name}` is not a valid plugin name: it is a key of the configuration's table `[plugins]`")));
             }
             if let Err(error) = semver::Version::parse(version) {
-                return Err(Refusal::misuse(format!("`{version}` is no semantic version such as 1.4.0: {error}")));
+                return Err(Refusal::misuse(format!("`{version}` is not a semantic version, such as 1.4.0: {error}")));
             }
-            this.plugin = Some(Registration {
+            this.registration = Some(Registration {
                 name: name.to_owned(),
                 version: version.to_owned(),
                 description,
@@ -152,7 +156,7 @@ impl Declarations {
                 this.check_schema(event, reply)?;
             }
             check_event_name(event)?;
-            let plugin = this.named()?;
+            let plugin = this.registration()?;
             if plugin.handles.iter().any(|other| other.event == event) {
                 return Err(Refusal::misuse(format!(
                     "event `{event}` has two handlers; an event has one"
@@ -168,7 +172,8 @@ impl Declarations {
         })
     }
 
-    /// Restricts who may send an event that was declared with [`Declarations::handles`].
+    /// Restricts who may send an event that was declared with [`Declarations::handles`]. If it is
+    /// called again for the same event, the last call counts.
     ///
     /// # Errors
     /// `misuse`, `limit`.
@@ -178,11 +183,11 @@ impl Declarations {
             if access == Access::Owner {
                 return Err(Refusal::misuse(format!("event `{event}` can't require `owner`: that is a rule of rooms")));
             }
-            match this.named()?.handles.iter_mut().find(|handles| handles.event == event) {
-                Some(handles) => handles.access = access,
+            match this.registration()?.handles.iter_mut().find(|inbound| inbound.event == event) {
+                Some(inbound) => inbound.access = access,
                 None => {
                     return Err(Refusal::misuse(format!(
-                        "event `{event}` can't require anything: it is not handled; call `requires` right after declaring the event that it restricts"
+                        "event `{event}` can't require anything: this plugin does not handle it; call `requires` directly after the declaration of the event"
                     )));
                 }
             }
@@ -206,7 +211,7 @@ impl Declarations {
                 .collect::<Result<_, _>>();
             let rooms = rooms
                 .map_err(|error: String| Refusal::misuse(format!("event `{event}`: {error}")))?;
-            let plugin = this.named()?;
+            let plugin = this.registration()?;
             if plugin.emits.iter().any(|other| other.event == event) {
                 return Err(Refusal::misuse(format!(
                     "event `{event}` is declared twice with `emits`"
@@ -228,10 +233,10 @@ impl Declarations {
             let access = access.parse::<Access>().map_err(Refusal::misuse)?;
             if access == Access::Owner && !pattern.is_template() {
                 return Err(Refusal::misuse(format!(
-                    "room `{pattern}` can't have an owner: only a template such as `user_{{user}}` names one"
+                    "room `{pattern}` can't have an owner: only a template, such as `user_{{user}}`, names a user"
                 )));
             }
-            let plugin = this.named()?;
+            let plugin = this.registration()?;
             match plugin.rooms.iter().find(|declared| declared.pattern == pattern) {
                 Some(declared) if declared.access != access => {
                     Err(Refusal::misuse(format!("room `{pattern}` is declared twice, for `{}` and for `{access}`", declared.access)))
@@ -257,7 +262,7 @@ impl Declarations {
                     host_event::ALL.join(", ")
                 )));
             };
-            let plugin = this.named()?;
+            let plugin = this.registration()?;
             if plugin.listens.contains(&known) {
                 return Err(Refusal::misuse(format!("host event `{event}` has two handlers")));
             }
@@ -266,15 +271,15 @@ impl Declarations {
         })
     }
 
-    /// Counts one call, runs its check, and remembers the first refusal.
+    /// Counts one call, runs `check_and_add` for it, and keeps the first refusal.
     fn declare(
         &mut self,
-        check: impl FnOnce(&mut Self) -> Result<(), Refusal>,
+        check_and_add: impl FnOnce(&mut Self) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let result = match self.left.checked_sub(1) {
+        let result = match self.calls_left.checked_sub(1) {
             Some(left) => {
-                self.left = left;
-                check(self)
+                self.calls_left = left;
+                check_and_add(self)
             }
             None => Err(Refusal::limit("`register` makes more declarations than the host allows")),
         };
@@ -284,23 +289,25 @@ impl Declarations {
         result
     }
 
-    fn named(&mut self) -> Result<&mut Registration, Refusal> {
-        self.plugin.as_mut().ok_or_else(|| {
+    /// Returns the accepted declarations, or a refusal if `registry.plugin` was not called yet.
+    fn registration(&mut self) -> Result<&mut Registration, Refusal> {
+        self.registration.as_mut().ok_or_else(|| {
             Refusal::misuse("the first call of `register` must be `registry.plugin`")
         })
     }
 
+    /// Checks the length of a schema, and counts it against the total of the plugin.
     fn check_schema(&mut self, event: &str, schema: &str) -> Result<(), Refusal> {
         if schema.len() > self.schema_bytes {
             return Err(Refusal::limit(format!(
-                "event `{event}`: a schema of {} bytes; at most {}",
+                "event `{event}`: a schema has {} bytes; at most {} are allowed",
                 schema.len(),
                 self.schema_bytes
             )));
         }
         self.schema_bytes_left = self.schema_bytes_left.checked_sub(schema.len()).ok_or_else(|| {
-            let most = LARGEST_SCHEMAS.saturating_mul(self.schema_bytes);
-            Refusal::limit(format!("event `{event}`: with its schema, all schemas of the plugin have more than {most} bytes"))
+            let max = LARGEST_SCHEMAS.saturating_mul(self.schema_bytes);
+            Refusal::limit(format!("event `{event}`: with this schema, the schemas of the plugin have more than {max} bytes in total"))
         })?;
         Ok(())
     }
@@ -314,7 +321,7 @@ fn check_event_name(event: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::misuse(format!(
-        "`{}` is no event name: 1 to 64 printable ASCII characters but `\"` and `\\`, not beginning with `$`, not one that Socket.IO reserves",
+        "`{}` is not a valid event name: it must have 1 to 64 printable ASCII characters except `\"` and `\\`, must not begin with `$`, and must not be reserved by Socket.IO",
         event.escape_debug()
     )))
 }
@@ -323,15 +330,15 @@ fn check_event_name(event: &str) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    fn named() -> Declarations {
+    fn with_name() -> Declarations {
         let mut declarations = Declarations::new(10, 100);
         declarations.plugin("echo", "1.0.0", String::new()).unwrap();
         declarations
     }
 
     #[test]
-    fn the_first_refusal_fails_the_load_even_when_the_plugin_goes_on() {
-        let mut declarations = named();
+    fn the_first_refusal_fails_the_load_even_if_the_plugin_ignores_it() {
+        let mut declarations = with_name();
         declarations.handles("echo", "{}".into(), None).unwrap();
         declarations.handles("echo", "{}".into(), None).unwrap_err();
         declarations.handles("$start", "{}".into(), None).unwrap_err();
@@ -340,9 +347,9 @@ mod tests {
 
     #[test]
     fn declarations_and_schemas_are_limited() {
-        let mut declarations = named();
+        let mut declarations = with_name();
         assert_eq!(declarations.handles("e", " ".repeat(101), None).unwrap_err().code, "limit");
-        let mut declarations = named();
+        let mut declarations = with_name();
         for n in 0..9 {
             declarations.handles(&format!("e{n}"), "{}".into(), None).unwrap();
         }
@@ -357,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_the_argument_at_fault() {
+    fn an_invalid_declaration_is_refused_and_its_message_names_the_invalid_argument() {
         type Call = fn(&mut Declarations) -> Result<(), Refusal>;
         let cases: [(Call, &str); 8] = [
             (|d| d.plugin("again", "1.0.0", String::new()), "twice"),
@@ -370,7 +377,7 @@ mod tests {
             (|d| d.emits("e", "{}".into(), &["}".into()]), "`}`"),
         ];
         for (call, names) in cases {
-            let refusal = call(&mut named()).unwrap_err();
+            let refusal = call(&mut with_name()).unwrap_err();
             assert!(refusal.message.contains(names), "{names}: {}", refusal.message);
         }
         let mut unnamed = Declarations::new(10, 100);

@@ -247,7 +247,7 @@ fn a_plugin_that_the_host_refuses_is_not_loaded() {
         (plugin().room("lobby", Access::Role("")), "`role:`"),
         (plugin().emits(Emits::<Value>::new("disconnect")), "`disconnect`"),
         (plugin().emits(Emits::<Value>::new("e").to(&["}"])), "`}`"),
-        (plugin().requires(Access::Anyone), "not handled"),
+        (plugin().requires(Access::Anyone), "does not handle it"),
         (on(|_, _| Ok(())).requires(Access::Owner), "`owner`"),
     ] {
         let reason = reason(refused);
