@@ -233,7 +233,7 @@ impl Schema {
     /// names it, allows properties that it does not list, or accepts an object and lists no
     /// properties.
     pub fn may_have_property(&self, name: &str) -> bool {
-        self.graph.names_property(name) || self.graph.takes_any_property()
+        self.graph.names_property(name) || self.graph.allows_any_property()
     }
 }
 
@@ -276,8 +276,8 @@ impl DocumentSize {
 /// Whether `value` contains at most `budget` values. Every value except `value` itself counts
 /// twice: as a member of its container and as a value.
 fn has_at_most(value: &Value, mut budget: usize) -> bool {
-    let mut open = vec![value];
-    while let Some(value) = open.pop() {
+    let mut to_visit = vec![value];
+    while let Some(value) = to_visit.pop() {
         let members = match value {
             Value::Array(items) => items.len(),
             Value::Object(members) => members.len(),
@@ -288,8 +288,8 @@ fn has_at_most(value: &Value, mut budget: usize) -> bool {
             None => return false,
         }
         match value {
-            Value::Array(items) => open.extend(items),
-            Value::Object(members) => open.extend(members.values()),
+            Value::Array(items) => to_visit.extend(items),
+            Value::Object(members) => to_visit.extend(members.values()),
             _ => {}
         }
     }

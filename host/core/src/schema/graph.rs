@@ -25,31 +25,32 @@ struct Node {
     in_place: Vec<usize>,
     /// Subschemas for members, by the member's name.
     properties: HashMap<String, usize>,
+    /// The members that the value must have.
     required: HashSet<String>,
-    /// Subschemas for members in `patternProperties`; counted as if each applied to every member.
-    members: Vec<usize>,
+    /// Subschemas that apply to every member. Those of `patternProperties` count as such.
+    every_member: Vec<usize>,
     /// Subschemas for members that `properties` does not name.
-    other_members: Vec<usize>,
+    unlisted_members: Vec<usize>,
     /// Subschemas for the name of each member.
-    names: Vec<usize>,
+    member_names: Vec<usize>,
     /// Subschemas for items, by position (`prefixItems`).
-    prefix: Vec<usize>,
-    /// Subschemas for the items after those of `prefix`.
-    other_items: Vec<usize>,
-    /// Subschemas for every item.
-    items: Vec<usize>,
+    first_items: Vec<usize>,
+    /// Subschemas for the items after `first_items`.
+    later_items: Vec<usize>,
+    /// Subschemas that apply to every item.
+    every_item: Vec<usize>,
     /// Whether the subschemas in `in_place` are evaluated a second time, to find which members they
     /// have evaluated.
-    asks_twice: bool,
+    evaluates_twice: bool,
     /// Cost of the subschema itself: 1, and more if it compares with many constants.
     cost: usize,
     /// Whether it has a pattern, and so reads every byte of a string.
     has_pattern: bool,
     /// Whether it accepts objects.
-    is_object: bool,
+    admits_objects: bool,
     /// Whether it allows properties that `properties` does not list, by a keyword with a schema for
     /// them.
-    takes_others: bool,
+    allows_unlisted: bool,
 }
 
 impl Node {
@@ -57,19 +58,19 @@ impl Node {
     fn all(&self) -> Vec<usize> {
         let lists = [
             &self.in_place,
-            &self.members,
-            &self.other_members,
-            &self.names,
-            &self.prefix,
-            &self.other_items,
-            &self.items,
+            &self.every_member,
+            &self.unlisted_members,
+            &self.member_names,
+            &self.first_items,
+            &self.later_items,
+            &self.every_item,
         ];
         lists.into_iter().flatten().chain(self.properties.values()).copied().collect()
     }
 
     /// How many times the subschemas in `in_place` are evaluated.
     fn times(&self) -> usize {
-        if self.asks_twice { 2 } else { 1 }
+        if self.evaluates_twice { 2 } else { 1 }
     }
 }
 
@@ -127,31 +128,32 @@ impl Graph {
 
     /// Whether properties that the schema does not list are expected: it has a keyword for them, or
     /// it accepts an object and lists no properties.
-    pub(super) fn takes_any_property(&self) -> bool {
+    pub(super) fn allows_any_property(&self) -> bool {
         let nodes = self.of_the_document();
         let lists_some = nodes.iter().any(|node| !node.properties.is_empty());
-        nodes.iter().any(|node| node.takes_others)
-            || !lists_some && nodes.iter().any(|node| node.is_object)
+        nodes.iter().any(|node| node.allows_unlisted)
+            || !lists_some && nodes.iter().any(|node| node.admits_objects)
     }
 
-    /// The subschemas that may apply to the document itself.
+    /// The subschemas that may apply to the document itself: the root, and those that it applies in
+    /// place.
     fn of_the_document(&self) -> Vec<&Node> {
-        let (mut seen, mut open, mut nodes) = (HashSet::new(), vec![0], Vec::new());
-        while let Some(number) = open.pop() {
+        let (mut seen, mut to_visit, mut nodes) = (HashSet::new(), vec![0], Vec::new());
+        while let Some(number) = to_visit.pop() {
             let Some(node) = self.nodes.get(number).filter(|_| seen.insert(number)) else {
                 continue;
             };
             nodes.push(node);
-            open.extend(&node.in_place);
+            to_visit.extend(&node.in_place);
         }
         nodes
     }
 
     /// Returns the cost of a check of `value` that does not end early. Returns `None` if the cost
-    /// is more than `most`, or if there are more than [`MAX_PAIRS`] pairs to count. Recurses as
+    /// is more than `max`, or if there are more than [`MAX_PAIRS`] pairs to count. Recurses as
     /// deep as the check would.
-    pub(super) fn cost(&self, value: &Value, most: usize) -> Option<usize> {
-        Count { graph: self, most, known: HashMap::new() }.of(0, value)
+    pub(super) fn cost(&self, value: &Value, max: usize) -> Option<usize> {
+        Count { graph: self, max, known: HashMap::new() }.of(0, value)
     }
 
     /// Calculates a measure for each subschema from the measures of its `edges`. Returns `None` if
@@ -166,7 +168,7 @@ impl Graph {
         for start in 0..self.nodes.len() {
             // Subschemas that are being measured, each with the edges that are still to be
             // followed.
-            let mut open: Vec<(usize, Vec<usize>)> = Vec::new();
+            let mut stack: Vec<(usize, Vec<usize>)> = Vec::new();
             let mut next = Some(start);
             loop {
                 if let Some(number) = next {
@@ -176,15 +178,15 @@ impl Graph {
                         Measure::Begun => return None,
                         Measure::None => {
                             *measure = Measure::Begun;
-                            open.push((number, edges(self.nodes.get(number)?)));
+                            stack.push((number, edges(self.nodes.get(number)?)));
                         }
                     }
                 }
-                let Some((number, left)) = open.last_mut() else { break };
+                let Some((number, left)) = stack.last_mut() else { break };
                 next = left.pop();
                 if next.is_none() {
                     let number = *number;
-                    open.pop();
+                    stack.pop();
                     let node = self.nodes.get(number)?;
                     let done = |number: usize| {
                         if let Some(Measure::Done(measure)) = measures.get(number) {
@@ -208,7 +210,9 @@ impl Graph {
 /// Calculates the cost of a check. Each pair of a subschema and a value is calculated once.
 struct Count<'graph> {
     graph: &'graph Graph,
-    most: usize,
+    /// The cost above which the calculation ends.
+    max: usize,
+    /// The costs calculated so far.
     known: HashMap<(usize, *const Value), usize>,
 }
 
@@ -226,26 +230,26 @@ impl Count<'_> {
                 for (name, member) in members {
                     total = total.saturating_add(match node.properties.get(name) {
                         Some(number) => self.of(*number, member)?,
-                        None => self.sum(&node.other_members, member)?,
+                        None => self.sum(&node.unlisted_members, member)?,
                     });
-                    total = total.saturating_add(self.sum(&node.members, member)?);
+                    total = total.saturating_add(self.sum(&node.every_member, member)?);
                     // A name is a plain value: it has no members for which subschemas would apply.
-                    total = total.saturating_add(self.sum(&node.names, &Value::Null)?);
+                    total = total.saturating_add(self.sum(&node.member_names, &Value::Null)?);
                 }
             }
             Value::Array(items) => {
-                for (place, item) in items.iter().enumerate() {
-                    total = total.saturating_add(match node.prefix.get(place) {
+                for (index, item) in items.iter().enumerate() {
+                    total = total.saturating_add(match node.first_items.get(index) {
                         Some(number) => self.of(*number, item)?,
-                        None => self.sum(&node.other_items, item)?,
+                        None => self.sum(&node.later_items, item)?,
                     });
-                    total = total.saturating_add(self.sum(&node.items, item)?);
+                    total = total.saturating_add(self.sum(&node.every_item, item)?);
                 }
             }
             Value::String(text) if node.has_pattern => total = total.saturating_add(text.len()),
             _ => {}
         }
-        if total > self.most || self.known.len() >= MAX_PAIRS {
+        if total > self.max || self.known.len() >= MAX_PAIRS {
             return None;
         }
         self.known.insert(key, total);

@@ -285,7 +285,7 @@ fn a_reference_out_of_the_document_is_refused_by_name() {
         let error = SchemaError::ExternalReference { reference: reference.to_owned() };
         assert_eq!(refused(&json!({"$ref": reference})), error);
         assert_eq!(refused(&json!({"items": {"not": {"$dynamicRef": reference}}})), error);
-        // Also not through a location that no keyword leads to.
+        // Also not through a subschema that only a reference reaches.
         assert_eq!(refused(&json!({"$ref": "#/hidden/0", "hidden": [{"$ref": reference}]})), error);
     }
     assert!(matches!(
@@ -308,6 +308,9 @@ fn a_reference_within_the_document_is_followed() {
             refused(&json!({"$ref": dangling})),
             SchemaError::DanglingReference { reference: dangling.to_owned() }
         );
+    }
+    for keyword in ["$ref", "$dynamicRef"] {
+        assert!(matches!(refused(&json!({keyword: 1})), SchemaError::Invalid { .. }), "no text");
     }
     // A property may be called `$ref`, and a constant may look like a reference.
     schema(

@@ -9,12 +9,13 @@ use super::Node;
 use crate::schema::text::{cut, quote};
 use crate::schema::{DIALECT, MAX_PATTERNS, SchemaError};
 
-/// Keywords that apply a schema, a list of schemas or a map of schemas to the same value.
+/// Keywords that apply a schema, a list of schemas, or a map of schemas to the value itself.
 const IN_PLACE_ONE: [&str; 4] = ["not", "if", "then", "else"];
 const IN_PLACE_LIST: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const IN_PLACE_MAP: [&str; 1] = ["dependentSchemas"];
-/// Keywords that apply schemas to the value's members, or only define schemas.
-const BELOW_ONE: [&str; 6] = [
+/// Keywords that apply schemas to the value's members, items or member names, or that only define
+/// schemas.
+const CHILD_ONE: [&str; 6] = [
     "items",
     "contains",
     "additionalProperties",
@@ -22,11 +23,12 @@ const BELOW_ONE: [&str; 6] = [
     "unevaluatedItems",
     "unevaluatedProperties",
 ];
-const BELOW_LIST: [&str; 1] = ["prefixItems"];
-const BELOW_MAP: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+const CHILD_LIST: [&str; 1] = ["prefixItems"];
+const CHILD_MAP: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
 
-/// Constants of an `enum` that can be compared at the cost of one evaluation.
-const CONSTANTS_PER_COST: usize = 8;
+/// Number of `enum` constants whose comparison costs as much as one evaluation of a plain
+/// subschema.
+const CONSTANTS_PER_EVALUATION: usize = 8;
 
 /// Returns the nodes of the schema `root` by number, and how many patterns it has.
 pub(super) fn read(root: &Value) -> Result<(Vec<Node>, usize), SchemaError> {
@@ -42,29 +44,28 @@ pub(super) fn read(root: &Value) -> Result<(Vec<Node>, usize), SchemaError> {
 struct Reader<'a> {
     root: &'a Value,
     anchors: HashMap<&'a str, &'a Value>,
-    /// All subschemas that can be reached.
+    /// The subschemas that the walk has reached. The position of each is its number.
     schemas: Vec<&'a Value>,
-    /// Their positions in `schemas`.
+    /// The number of each subschema, by its address.
     numbers: HashMap<*const Value, usize>,
 }
 
 impl<'a> Reader<'a> {
-    /// Numbers all subschemas. Returns how many patterns they have.
+    /// Numbers all subschemas that can be reached. Returns how many patterns they have.
     fn walk(&mut self) -> Result<usize, SchemaError> {
-        let mut open = vec![self.root];
-        // A reference may name an anchor that comes later, or a location that no keyword leads to.
-        // So references are resolved after each walk, and the schemas that they add are walked
-        // next.
+        let mut to_visit = vec![self.root];
+        // A reference may name an anchor that comes later, or a schema that only references reach.
+        // So references are resolved after each walk, and the next walk begins at their targets.
         let mut unresolved = Vec::new();
         let mut patterns = 0;
         loop {
-            while let Some(schema) = open.pop() {
+            while let Some(schema) = to_visit.pop() {
                 let number = self.schemas.len();
                 if *self.numbers.entry(std::ptr::from_ref(schema)).or_insert(number) != number {
                     continue;
                 }
                 self.schemas.push(schema);
-                self.read_names(schema)?;
+                self.read_core_keywords(schema)?;
                 patterns += usize::from(schema.get("pattern").is_some());
                 patterns += schema
                     .get("patternProperties")
@@ -74,20 +75,20 @@ impl<'a> Reader<'a> {
                     return Err(SchemaError::TooManyPatterns);
                 }
                 unresolved.extend(references(schema));
-                open.extend(subschemas(schema, &IN_PLACE_ONE, &IN_PLACE_LIST, &IN_PLACE_MAP));
-                open.extend(subschemas(schema, &BELOW_ONE, &BELOW_LIST, &BELOW_MAP));
+                to_visit.extend(subschemas(schema, &IN_PLACE_ONE, &IN_PLACE_LIST, &IN_PLACE_MAP));
+                to_visit.extend(subschemas(schema, &CHILD_ONE, &CHILD_LIST, &CHILD_MAP));
             }
             if unresolved.is_empty() {
                 return Ok(patterns);
             }
             for reference in unresolved.drain(..) {
-                open.push(self.resolve(reference)?);
+                to_visit.push(self.resolve(reference)?);
             }
         }
     }
 
     /// Checks `$schema` and `$id` of `schema`, and records its anchors.
-    fn read_names(&mut self, schema: &'a Value) -> Result<(), SchemaError> {
+    fn read_core_keywords(&mut self, schema: &'a Value) -> Result<(), SchemaError> {
         if let Some(dialect) = schema.get("$schema")
             && dialect.as_str().map(|uri| uri.trim_end_matches('#')) != Some(DIALECT)
         {
@@ -108,7 +109,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Returns the location in this document that `reference` names.
+    /// Returns the subschema that `reference` names. It must be in this document.
     fn resolve(&self, reference: &str) -> Result<&'a Value, SchemaError> {
         let id = self
             .root
@@ -116,10 +117,10 @@ impl<'a> Reader<'a> {
             .and_then(Value::as_str)
             .filter(|id| !id.is_empty())
             .map(|id| id.trim_end_matches('#'));
-        let own = id
+        let without_own_id = id
             .and_then(|id| reference.strip_prefix(id))
             .filter(|rest| rest.is_empty() || rest.starts_with('#'));
-        let fragment = match own.unwrap_or(reference) {
+        let fragment = match without_own_id.unwrap_or(reference) {
             "" => "",
             local => local
                 .strip_prefix('#')
@@ -152,29 +153,30 @@ impl<'a> Reader<'a> {
                 .filter_map(|(name, schema)| Some((name.clone(), number(schema)?)))
                 .collect(),
             required: required.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
-            members: of(&[], &[], &["patternProperties"]),
-            other_members: of(&["additionalProperties", "unevaluatedProperties"], &[], &[]),
-            names: of(&["propertyNames"], &[], &[]),
-            prefix: of(&[], &["prefixItems"], &[]),
-            other_items: of(&["items"], &[], &[]),
-            items: of(&["contains", "unevaluatedItems"], &[], &[]),
+            every_member: of(&[], &[], &["patternProperties"]),
+            unlisted_members: of(&["additionalProperties", "unevaluatedProperties"], &[], &[]),
+            member_names: of(&["propertyNames"], &[], &[]),
+            first_items: of(&[], &["prefixItems"], &[]),
+            later_items: of(&["items"], &[], &[]),
+            every_item: of(&["contains", "unevaluatedItems"], &[], &[]),
             cost: 1 + schema.get("enum").and_then(Value::as_array).map_or(0, Vec::len)
-                / CONSTANTS_PER_COST,
+                / CONSTANTS_PER_EVALUATION,
             has_pattern: schema.get("pattern").is_some(),
-            is_object: admits_objects(schema),
-            takes_others: ["additionalProperties", "unevaluatedProperties", "patternProperties"]
+            admits_objects: admits_objects(schema),
+            allows_unlisted: ["additionalProperties", "unevaluatedProperties", "patternProperties"]
                 .iter()
                 .any(|keyword| {
                     schema.get(keyword).is_some_and(|others| *others != Value::Bool(false))
                 }),
-            asks_twice: ["unevaluatedItems", "unevaluatedProperties"]
+            evaluates_twice: ["unevaluatedItems", "unevaluatedProperties"]
                 .iter()
                 .any(|keyword| schema.get(keyword).is_some()),
         })
     }
 }
 
-/// Returns the schemas directly within `schema` under these keywords.
+/// Returns the subschemas directly within `schema` under these keywords. `one` are keywords with one
+/// schema, `lists` those with a list of schemas, and `maps` those with a map of schemas.
 fn subschemas<'a>(
     schema: &'a Value,
     one: &[&str],
@@ -192,16 +194,17 @@ fn subschemas<'a>(
 }
 
 /// Whether the keywords `type`, `const` and `enum` of `schema` accept an object. Returns `false`
-/// for a schema with references or combinations, because its subschemas decide.
+/// for a schema with references or combinations (`allOf`, `anyOf`, `oneOf`), because their
+/// subschemas decide.
 fn admits_objects(schema: &Value) -> bool {
-    let named = schema.get("type").is_none_or(|kind| {
+    let has_type = schema.get("type").is_none_or(|kind| {
         kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&"object".into()))
     });
     let constants = schema.get("enum").and_then(Value::as_array);
     let combines = ["$ref", "$dynamicRef", "allOf", "anyOf", "oneOf"]
         .iter()
         .any(|keyword| schema.get(keyword).is_some());
-    named
+    has_type
         && !combines
         && *schema != Value::Bool(false)
         && schema.get("const").is_none_or(Value::is_object)
@@ -209,12 +212,12 @@ fn admits_objects(schema: &Value) -> bool {
 }
 
 /// The references of `schema`. A `$dynamicRef` counts as a `$ref`: in a document without inner
-/// `$id`s they have the same meaning.
+/// `$id`s they have the same meaning. The library refuses a reference that is not a string.
 fn references(schema: &Value) -> impl Iterator<Item = &str> {
     ["$ref", "$dynamicRef"].into_iter().filter_map(move |keyword| schema.get(keyword)?.as_str())
 }
 
-/// Decodes the percent-encoding of `text`, in which JSON pointers in references are written.
+/// Decodes `text`, the fragment of a reference, in which characters may be percent-encoded.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
