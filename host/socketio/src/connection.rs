@@ -140,7 +140,7 @@ impl<H: Handler> Connection<H> {
     /// `{"_placeholder":true,"num":N}` stands for attachment `N`. The text is not checked: invalid
     /// JSON makes a stock client disconnect.
     ///
-    /// Returns false if the connection has ended, also because there was no room for this event.
+    /// Returns false if the connection has ended, also because this event exceeded a bound.
     /// True is no promise that the client receives it. With
     /// [`Config::recovery`](crate::Config::recovery), an event for a client whose transport is lost
     /// is kept until the client returns, and this returns true.
@@ -235,17 +235,17 @@ impl<H: Handler> Connection<H> {
         )
     }
 
-    /// How many bytes of the session wait for the client, of all its namespaces together.
+    /// How many bytes of the session are queued for the client, of all its namespaces together.
     pub fn queued_bytes(&self) -> usize {
         self.current().queued_bytes()
     }
 
-    /// Waits until at most so many bytes of the session wait for the client, or until the session
-    /// has ended. A handler or a task that sends much waits here instead of exceeding
+    /// Waits until at most `at_most_bytes` of the session are queued for the client, or until the
+    /// session has ended. A handler or a task that sends much waits here instead of exceeding
     /// [`Config::max_queued`](crate::Config::max_queued).
     ///
     /// A client that takes nothing for [`Config::stall_timeout`](crate::Config::stall_timeout) ends
-    /// its session with [`End::Overflow`]. The future may be dropped.
+    /// its session with [`End::Overflow`]. Cancel-safe.
     pub async fn writable(&self, at_most_bytes: usize) {
         let session = self.current();
         session.writable(at_most_bytes).await;

@@ -14,46 +14,58 @@
 //!
 //! # Sessions
 //!
-//! A session begins with a handshake, which [`Service::open`] accepts or refuses, and ends for one
-//! of the reasons of [`End`], which [`Protocol::closed`] learns once and last, also after a panic.
-//! The protocol writes the log record of it, because it knows the names of its clients. One task of
-//! the engine owns each session from its beginning to its end; [`Engine::wait`] waits for all of
-//! them.
+//! A session begins with a handshake, which [`Service::open`] accepts or refuses. It ends for one
+//! of the reasons of [`End`]. The engine passes the reason to [`Protocol::closed`], which is its
+//! last call and is made exactly once, also after a panic. The protocol logs the end of the
+//! session, because it knows the names of its clients. Each session has one task of the engine,
+//! which owns it from its beginning to its end; [`Engine::wait`] waits for these tasks.
 //!
 //! Any task can send with a [`Session`]: [`text`](Session::text), [`binary`](Session::binary) and
-//! [`shared`](Session::shared) queue a message, [`flush`](Session::flush) writes what is queued
-//! with one system call, or answers the poll that waits. A [`Batch`] flushes each of many sessions
-//! once. Messages arrive in the order in which they were queued. They survive an upgrade, however
-//! it goes: until the client has confirmed its WebSocket, the session polls as before.
+//! [`shared`](Session::shared) queue a message, [`flush`](Session::flush) writes the queued
+//! messages with one system call, or answers the pending poll with them. A [`Batch`] flushes each
+//! of many sessions once. Messages arrive in the order in which they were queued. An upgrade loses
+//! none of them, also if it fails: until the client has confirmed its WebSocket, the session polls
+//! as before.
 //!
 //! While a handler of the [`Protocol`] runs, nothing more is read from its client. Messages that
 //! the handler queues are sent meanwhile, and the client is pinged.
 //!
 //! # Memory
 //!
-//! Everything that waits or is unfinished is bounded in bytes by [`Config`], and [`Engine::usage`]
-//! tells how much there is. An answer to a poll counts until the HTTP server has written it, and so
-//! does the place of its session. It breaks off if its session ends meanwhile, but only when the
-//! HTTP server asks for more of it. An idle WebSocket holds no buffer: it costs about
-//! 2.4 KiB, with tokio's part and without the application's.
+//! [`Config`] bounds queued and unfinished messages in bytes, and [`Engine::usage`] returns how
+//! many bytes are in use. The answer to a poll counts as queued until the HTTP server has written
+//! it. Until then, its session also counts against [`Config::max_sessions`]. If the session ends
+//! before, the body of the answer fails when the HTTP server next reads from it. An idle WebSocket
+//! holds no buffer: it costs about 2.4 KiB of memory, including that of tokio, in addition to the
+//! application's own data.
 //!
 //! Bytes that the kernel takes at once do not count as queued. A message is always accepted if the
-//! queue is empty. A handler that sends much can wait with [`Session::writable`]. A client that
-//! sends many requests at once is answered as fast as it reads: above half of
-//! [`Config::max_queued`], its next message waits.
+//! queue is empty. A handler that sends much can wait with [`Session::writable`]. If more than half
+//! of [`Config::max_queued`] is queued for a client, its next message is not handled yet. So a
+//! client that sends many requests at once gets its answers as fast as it reads them.
 //!
-//! The engine bounds its own memory. The HTTP server of the application must bound the time
-//! for the head of a request, the time that a write may wait (with [`WriteDeadline`], for example),
-//! and the kernel's time for a peer that does not answer (`TCP_USER_TIMEOUT`).
+//! The engine bounds only its own memory. The HTTP server of the application must bound the time
+//! for the head of a request and the time that a write may wait (with [`WriteDeadline`], for
+//! example). It must also set how long the kernel waits for a peer that does not answer
+//! (`TCP_USER_TIMEOUT`).
 //!
 //! # Closing
 //!
-//! A client that violates the protocol or the bounds of a message receives a WebSocket close frame:
-//! 1002 (no WebSocket frame of a client), 1007 (no UTF-8), 1008 (no packet), 1009 (too long),
-//! 1013 (the server holds too much). A session that the server ([`End::Server`]) or the client ends
-//! closes with 1000. All others are cut, above all when the server stops: the engine never sends an
-//! Engine.IO `1` for this, so that stock clients connect again. (As with the reference server, a
-//! client that sends two polls at once gets it.)
+//! The engine ends a WebSocket with a close frame in these cases:
+//!
+//! | status | reason |
+//! |---|---|
+//! | the client's own | the client has sent a close frame |
+//! | 1000 | the server ([`End::Server`]) or the client (with the packet `1`) has ended the session |
+//! | 1002 | the bytes are not a WebSocket frame that a client may send |
+//! | 1007 | a text is not UTF-8 |
+//! | 1008 | a message is not a packet that a client may send |
+//! | 1009 | a message is too long |
+//! | 1013 | all sessions together hold too many bytes of unfinished messages |
+//!
+//! In all other cases, the TCP connection is closed without a close frame, in particular when the
+//! server stops. The engine does not send the packet `1` then, so stock clients connect again. As
+//! with the reference server, only a client that sends two polls at once receives a `1`.
 //!
 //! # Conformance
 //!

@@ -53,7 +53,7 @@ impl<H: Handler> Hub<H> {
         &self.namespaces
     }
 
-    /// The tasks of the server.
+    /// The tasks that end detached connections, and those of the Engine.IO server.
     pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }
@@ -62,6 +62,7 @@ impl<H: Handler> Hub<H> {
         self.max_attachments
     }
 
+    /// Maximum bytes of all attachments of one packet.
     pub(crate) fn max_attachment_bytes(&self) -> usize {
         self.max_attachment_bytes
     }

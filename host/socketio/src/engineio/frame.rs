@@ -51,7 +51,7 @@ impl Bad {
 pub(crate) enum Parsed {
     /// One frame. Its payload is at this range, unmasked; the next frame begins at the range's end.
     Frame { fin: bool, op: u8, payload: Range<usize> },
-    /// At least so many bytes are missing.
+    /// At least this many bytes are missing.
     More(usize),
 }
 
@@ -169,7 +169,7 @@ pub(crate) fn append_packets(mut frames: &[u8], body: &mut Vec<u8>) {
         body.push(b'b');
         let start = body.len();
         body.resize(start + payload.len().div_ceil(3) * 4, b'=');
-        // The room is exactly what the encoding needs: this can't fail.
+        // The length is exactly what the encoding needs: this can't fail.
         let _ = BASE64.encode_slice(payload, body.get_mut(start..).unwrap_or_default());
     }
 }

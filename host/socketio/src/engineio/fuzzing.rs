@@ -38,7 +38,7 @@ fn read(data: &[u8], piece: usize) -> (Vec<Frame>, Option<Bad>) {
     let mut incoming = Incoming::new(&[], MAX_PAYLOAD, MAX_FRAGMENTS);
     let mut frames = Vec::new();
     for piece in data.chunks(piece) {
-        incoming.room(1).extend_from_slice(piece);
+        incoming.spare(1).extend_from_slice(piece);
         loop {
             match incoming.next() {
                 Ok(Next::Message { op, data }) => frames.push((op, incoming.bytes(&data).to_vec())),

@@ -6,11 +6,11 @@ use smallvec::SmallVec;
 use super::buffer;
 use super::frame::{self, Bad, Parsed, op};
 
-/// How many bytes a read has room for at least, unless nothing is buffered.
-const ROOM: usize = 4 << 10;
+/// Minimum spare capacity for a read, in bytes, unless nothing is buffered.
+const MIN_SPARE: usize = 4 << 10;
 
-/// The most that a client's announcement of a long frame makes room for, before it arrives.
-const ADVANCE: usize = 64 << 10;
+/// Maximum spare capacity that the header of a long frame gets before the frame arrives.
+const MAX_ADVANCE: usize = 64 << 10;
 
 /// Received bytes, and the received part of an unfinished message.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) enum Next {
     Message { op: u8, data: Data },
     /// A ping, a pong or a close frame.
     Control { op: u8, payload: SmallVec<[u8; 125]> },
-    /// At least so many bytes are missing.
+    /// At least this many bytes are missing.
     More(usize),
 }
 
@@ -104,7 +104,7 @@ impl Incoming {
         }
     }
 
-    /// All frames are handled: makes room, and gives the buffer back if nothing is left in it.
+    /// Removes the handled frames from the buffer, and gives it back if nothing is left in it.
     pub(crate) fn compact(&mut self) {
         if self.at == self.buf.len() {
             buffer::give(std::mem::take(&mut self.buf));
@@ -114,13 +114,13 @@ impl Incoming {
         self.at = 0;
     }
 
-    /// Where to read to, with room for some of the bytes that are missing. A client that announces
-    /// a long frame does not get the memory for it before it sends it.
-    pub(crate) fn room(&mut self, more: usize) -> &mut Vec<u8> {
+    /// Returns the buffer to read into, with spare capacity for some of the `more` bytes that are
+    /// missing. A client that announces a long frame gets the memory for it only as it sends it.
+    pub(crate) fn spare(&mut self, more: usize) -> &mut Vec<u8> {
         if self.buf.capacity() == 0 {
             self.buf = buffer::take();
         } else {
-            self.buf.reserve(more.clamp(ROOM, ADVANCE));
+            self.buf.reserve(more.clamp(MIN_SPARE, MAX_ADVANCE));
         }
         &mut self.buf
     }
@@ -192,7 +192,7 @@ mod tests {
             cuts.sort_unstable();
             let (mut incoming, mut found, mut from) = (Incoming::new(b"", 100, 10), Vec::new(), 0);
             for cut in cuts {
-                incoming.room(1).extend_from_slice(&stream[from..cut]);
+                incoming.spare(1).extend_from_slice(&stream[from..cut]);
                 from = cut;
                 found.extend(all(&mut incoming).unwrap());
                 incoming.compact();
@@ -233,12 +233,12 @@ mod tests {
         let mut incoming = Incoming::new(&masked(0x82, &[0; 900_000])[..20], 1_000_000, 10);
         let Ok(Next::More(more)) = incoming.next() else { panic!() };
         assert!(more > 800_000);
-        assert!(incoming.room(more).capacity() <= 2 * ADVANCE);
+        assert!(incoming.spare(more).capacity() <= 2 * MAX_ADVANCE);
         let mut incoming = Incoming::new(b"", 1_000_000, 10);
-        incoming.room(more);
+        incoming.spare(more);
         incoming.shrink();
         assert_eq!(incoming.held(), 0, "an idle client holds nothing");
-        incoming.room(1).push(0x81);
+        incoming.spare(1).push(0x81);
         incoming.shrink();
         assert_eq!(incoming.held(), 1);
     }

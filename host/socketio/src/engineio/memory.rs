@@ -62,7 +62,7 @@ impl Budget {
         self.used() >= self.max
     }
 
-    /// Counts `more` bytes, with which a session holds `own`, if there is room for them.
+    /// Counts `more` bytes, with which a session holds `own`, if the bound allows them.
     pub(crate) fn try_add(&self, more: usize, own: usize, sessions: usize) -> bool {
         let add = |used: usize| {
             let used = used.checked_add(more)?;
@@ -94,7 +94,8 @@ impl Memory {
         self.outgoing.allows(self.outgoing.used(), own, self.sessions.load(Ordering::Relaxed))
     }
 
-    /// Counts `more` outgoing bytes, with which `own` wait for a session, if there is room.
+    /// Counts `more` outgoing bytes, with which `own` are queued for a session, if the bound allows
+    /// them.
     pub(crate) fn add_outgoing(&self, more: usize, own: usize) -> bool {
         self.outgoing.try_add(more, own, self.sessions.load(Ordering::Relaxed))
     }
@@ -136,21 +137,21 @@ impl Reservation {
         Self { memory: Arc::clone(memory), bytes: 0 }
     }
 
-    /// Counts bytes that are in use already, also if there is no room for them.
+    /// Counts bytes that are in use already, also beyond the bound.
     pub(crate) fn of_used(memory: &Arc<Memory>, bytes: usize) -> Self {
         memory.incoming.add(bytes);
         Self { memory: Arc::clone(memory), bytes }
     }
 
-    /// Whether there is room for the counted bytes.
+    /// Whether the bound allows the counted bytes.
     pub(crate) fn is_allowed(&self) -> bool {
         let memory = &self.memory;
         let sessions = memory.sessions.load(Ordering::Relaxed);
         memory.incoming.allows(memory.incoming.used(), self.bytes, sessions)
     }
 
-    /// Counts `bytes` from now on. Returns false, and counts what it counted before, if the bytes
-    /// of all sessions together leave no room for more.
+    /// Counts `bytes` from now on. Returns false, and counts what it counted before, if the bound
+    /// of all sessions together does not allow more.
     #[must_use]
     pub fn resize(&mut self, bytes: usize) -> bool {
         if let Some(more) = bytes.checked_sub(self.bytes) {
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_in_use_are_counted_although_there_is_no_room() {
+    fn bytes_that_are_in_use_are_counted_also_beyond_the_bound() {
         let memory = memory(1000, 2);
         assert!(!memory.incoming.is_scarce(500) && memory.incoming.is_scarce(501));
         let first = Reservation::of_used(&memory, 500);

@@ -10,8 +10,8 @@ use super::buffer;
 use super::frame::{self, op};
 use super::memory::Memory;
 
-/// A shared frame of at most so many bytes is copied if something waits already: that costs less
-/// than one more chunk, and bounds the number of chunks by the bytes that wait.
+/// A shared frame of at most this many bytes is copied if the queue is not empty: that costs less
+/// than one more chunk, and bounds the number of chunks by the queued bytes.
 pub(crate) const COPIED: usize = 1024;
 
 /// How many chunks one system call may write.
@@ -108,9 +108,15 @@ impl Queue {
         self.len == 0
     }
 
-    /// Queues the bytes that `write` appends. `soon`: they are likely to be written at once.
-    pub(crate) fn push(&mut self, memory: &Memory, soon: bool, write: impl FnOnce(&mut Vec<u8>)) {
-        if soon && self.tail.capacity() == 0 {
+    /// Queues the bytes that `write` appends. `leaves_soon`: they are likely to leave the queue soon,
+    /// so a spare buffer of the thread is used.
+    pub(crate) fn push(
+        &mut self,
+        memory: &Memory,
+        leaves_soon: bool,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if leaves_soon && self.tail.capacity() == 0 {
             self.tail = buffer::take();
         }
         let before = self.tail.len();

@@ -127,8 +127,7 @@ pub(crate) async fn receive<P: Protocol>(
 ) -> Result<(), Option<End>> {
     guard.received();
     let session = Arc::clone(guard.session());
-    // The keeper holds the lock for as long as a WebSocket carries the session.
-    // A WebSocket that has taken over keeps the lock.
+    // The keeper holds the lock for as long as a WebSocket is the session's transport.
     let lock = async {
         tokio::select! {
             biased;

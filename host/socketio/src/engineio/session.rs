@@ -56,17 +56,18 @@ pub struct Session {
     delivering: AtomicUsize,
     /// Notified when something changed that the keeper of a polling session must see.
     turned: Notify,
-    /// Notified when bytes have left the queue, or the session has ended.
-    room: Notify,
-    /// Whether a task waits for `room`.
-    room_wanted: AtomicBool,
+    /// Notified when bytes have left the queue, a WebSocket has taken over, or the session has
+    /// ended.
+    progress: Notify,
+    /// Whether a task waits for `progress`.
+    progress_wanted: AtomicBool,
 }
 
 #[derive(Debug)]
 struct State {
     queue: Queue,
-    /// How much more than [`Config::max_queued`] may wait, because of a longer message that found
-    /// nothing waiting.
+    /// Bytes that may be queued in addition to [`Config::max_queued`], until nothing is queued any
+    /// more: the size of a longer message that was accepted because the queue was empty.
     extra: usize,
     carrier: Carrier,
     /// The other half of a WebSocket that has taken over, until the keeper takes it.
@@ -76,12 +77,13 @@ struct State {
     /// Shared with the answers to polls.
     slot: Option<Arc<Slot>>,
     heart: Heartbeat,
-    /// The task that sends the queued packets: that of the WebSocket, or the pending poll.
+    /// Wakes the task that sends the queued packets: that of the WebSocket, or the pending poll.
     sender: Option<Waker>,
-    /// The kernel took no more, and the sender waits until it does.
+    /// The kernel took no more bytes, and the task of the WebSocket waits until it does.
     stalled: bool,
 }
 
+/// The transport of a session, with what is needed to send over it.
 #[derive(Debug)]
 enum Carrier {
     /// A WebSocket whose handshake is being answered.
@@ -93,12 +95,14 @@ enum Carrier {
 }
 
 impl State {
+    /// Wakes the task that sends.
     fn wake(&self) {
         if let Some(sender) = &self.sender {
             sender.wake_by_ref();
         }
     }
 
+    /// Registers the task that sends from now on.
     fn register(&mut self, cx: &Context<'_>) {
         if !self.sender.as_ref().is_some_and(|sender| sender.will_wake(cx.waker())) {
             self.sender = Some(cx.waker().clone());
@@ -127,27 +131,29 @@ impl Session {
         self.until(Duration::MAX, || self.is_over()).await;
     }
 
-    /// Waits until `condition` holds, which is asked again when bytes have left or the session has
-    /// ended. Returns false if neither happens for as long as `limit`.
+    /// Waits until `condition` holds, which is checked again at each
+    /// [`notify_progress`](Self::notify_progress). Returns false if there is no progress for as
+    /// long as `limit`.
     async fn until(&self, limit: Duration, condition: impl Fn() -> bool) -> bool {
         loop {
-            let mut room = std::pin::pin!(self.room.notified());
-            room.as_mut().enable();
-            self.room_wanted.store(true, Ordering::SeqCst);
+            let mut progress = std::pin::pin!(self.progress.notified());
+            progress.as_mut().enable();
+            self.progress_wanted.store(true, Ordering::SeqCst);
             if condition() {
                 return true;
             }
-            if timeout(limit, room).await.is_err() {
+            if timeout(limit, progress).await.is_err() {
                 return false;
             }
         }
     }
 
-    /// Bytes have left, or the session has ended.
-    fn made_room(&self) {
-        if self.room_wanted.load(Ordering::SeqCst) && self.room_wanted.swap(false, Ordering::SeqCst)
+    /// Notifies tasks that wait for space in the queue, for an upgrade, or for the session's end.
+    fn notify_progress(&self) {
+        if self.progress_wanted.load(Ordering::SeqCst)
+            && self.progress_wanted.swap(false, Ordering::SeqCst)
         {
-            self.room.notify_waiters();
+            self.progress.notify_waiters();
         }
     }
 
@@ -212,8 +218,8 @@ impl Session {
             rearm: AtomicBool::new(false),
             delivering: AtomicUsize::new(0),
             turned: Notify::new(),
-            room: Notify::new(),
-            room_wanted: AtomicBool::new(false),
+            progress: Notify::new(),
+            progress_wanted: AtomicBool::new(false),
         })
     }
 
@@ -249,7 +255,7 @@ impl Session {
         }
         state.wake();
         self.turned.notify_one();
-        self.made_room();
+        self.notify_progress();
     }
 
     /// Whether the session has ended: cheap enough to ask before each message.
@@ -277,7 +283,7 @@ impl Session {
     pub(crate) fn conclude(&self, end: End) -> End {
         let mut state = self.state();
         self.over.store(true, Ordering::Relaxed);
-        self.made_room();
+        self.notify_progress();
         state.ended_at.get_or_insert_with(Instant::now);
         *state.end.get_or_insert(end)
     }

@@ -108,8 +108,8 @@ impl Reader {
     }
 }
 
-/// The sending half of a connection. Any task may write; one task waits for room. Dropping it
-/// closes this half of the connection.
+/// The sending half of a connection. Any task may write; one task waits until the kernel takes
+/// more. Dropping it closes this half of the connection.
 #[derive(Debug)]
 pub(crate) enum Writer {
     Tcp(OwnedWriteHalf),

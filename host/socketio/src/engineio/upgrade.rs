@@ -12,13 +12,13 @@ use super::session::Session;
 use super::stream::Writer;
 use super::websocket::close_status;
 
-/// How long a poll waits at most that arrives between the answer to the probe and the client's
-/// decision: as with the reference server. A client that polls on although its WebSocket was
-/// answered is thus answered ten times a second.
+/// The longest wait of a poll that arrives between the answer to the probe and the client's
+/// decision, as with the reference server. A client that continues to poll after its WebSocket was
+/// answered gets at most ten answers a second.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Lets a WebSocket take over a polling session. Until the client's `5`, the session continues as
-/// it is, even if the upgrade fails; queued messages are not touched.
+/// Lets a WebSocket take over a polling session. The session polls until the client sends a `5`,
+/// and continues to poll if the upgrade fails. Queued messages are not touched.
 pub(crate) async fn upgrade(
     session: Arc<Session>,
     mut receiver: Receiver,

@@ -33,7 +33,7 @@ pub(crate) async fn pump<P: Protocol>(
     let end = catch(pin!(serve(session, protocol, &mut receiver)), || {}).await;
     let end = session.conclude(end.unwrap_or_else(|| panicked(session)));
     if matches!(end, End::Client | End::Server) {
-        session.farewell(&1000_u16.to_be_bytes());
+        session.queue_close(&1000_u16.to_be_bytes());
     }
     let linger = session.config().linger;
     let _ = timeout(linger, poll_fn(|cx| session.poll_drained(cx))).await;
@@ -118,8 +118,8 @@ async fn serve<P: Protocol>(
 }
 
 /// Runs the handlers of the messages of one read. If one of them waits, the buffer of the read is
-/// counted until all have returned. If there is no room for it, the session ends, and the buffer is
-/// freed when the waiting handler has returned.
+/// counted until all have returned. If the memory bound does not allow it, the session ends, and
+/// the buffer is freed when the waiting handler has returned.
 async fn count_while_waiting<T>(
     session: &Session,
     bytes: usize,

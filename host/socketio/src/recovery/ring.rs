@@ -118,7 +118,7 @@ impl Kept {
         mut bytes: Vec<u8>,
         offset_at: usize,
     ) -> Arc<Self> {
-        // Attachments may have left much room, which would be kept and not counted.
+        // Attachments may have left much spare capacity, which would be kept and not counted.
         if bytes.capacity() - bytes.len() > EVENT_COST / 4 {
             bytes.shrink_to_fit();
         }
@@ -223,7 +223,7 @@ impl Ring {
             self.forget(&oldest.event);
         }
         let cost = event.cost();
-        while !self.has_room(cost) {
+        while !self.try_count(cost) {
             let Some(oldest) = self.entries.pop_front() else {
                 self.dropped = Some(event.offset);
                 return;
@@ -238,8 +238,8 @@ impl Ring {
         }
     }
 
-    /// Counts the place of an entry with this cost, if there is room for it.
-    fn has_room(&self, cost: usize) -> bool {
+    /// Counts the place of an entry with this cost, if the bounds allow it.
+    fn try_count(&self, cost: usize) -> bool {
         let own = self.cost + cost;
         own <= self.bounds.max_each
             && self.bounds.budget.try_add(

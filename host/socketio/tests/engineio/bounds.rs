@@ -239,7 +239,7 @@ async fn handlers_that_wait_exceed_no_bound_and_small_messages_have_room() {
     for raw in &mut clients {
         raw.write(&much).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
-        // One handler has found that there is no room, and its buffer is not free yet.
+        // One handler has found that the bound is reached, and its buffer is not free yet.
         assert!(server.engine.usage().unfinished_bytes <= max + BUFFER);
     }
     eventually(|| server.ends().len() >= 10).await;

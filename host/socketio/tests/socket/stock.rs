@@ -388,7 +388,7 @@ async fn a_client_that_is_cut_off_again_and_again_gets_everything_once_and_in_or
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_client_that_is_cut_off_for_too_many_events_learns_that_it_missed_some() {
-    // Room for a handful of events.
+    // Space for a few events.
     cut_off(16 << 10, "missed some").await;
 }
 

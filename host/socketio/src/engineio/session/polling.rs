@@ -59,15 +59,15 @@ pub(crate) struct Delivering {
     session: Arc<Session>,
     memory: Arc<Memory>,
     body: Vec<u8>,
-    /// How many bytes of it count as queued for the client: as many as before they were taken out
-    /// of the queue. (Base64 makes binary messages longer.)
+    /// How many bytes of it count as queued for the client: as many as in the queue. Base64 makes
+    /// binary messages in `body` longer.
     queued: usize,
     _slot: Option<Arc<Slot>>,
 }
 
 impl Delivering {
-    /// Takes all queued packets. Returns `None` if there is no room for the additional bytes, for
-    /// base64 and for a copy of shared frames, within the bound of all sessions.
+    /// Takes all queued packets. Returns `None` if the bound of all sessions does not allow the
+    /// additional bytes, for base64 and for a copy of shared frames.
     fn take(session: &Arc<Session>, queue: &mut Queue, slot: Option<Arc<Slot>>) -> Option<Self> {
         let queued = queue.len();
         let body = queue.take_packets(&session.memory);
@@ -100,7 +100,7 @@ impl Drop for Delivering {
     fn drop(&mut self) {
         self.session.delivering.fetch_sub(self.queued, Ordering::SeqCst);
         self.memory.outgoing.remove(self.body.len());
-        self.session.made_room();
+        self.session.notify_progress();
     }
 }
 
@@ -197,7 +197,7 @@ impl Session {
         state.end.is_none() && matches!(state.carrier, Carrier::Polling(_))
     }
 
-    /// Waits until the session has ended or a WebSocket carries it.
+    /// Waits until the session has ended or its transport is a WebSocket.
     pub(crate) async fn not_polling(&self) {
         self.until(std::time::Duration::MAX, || !self.is_polling()).await;
     }
@@ -318,7 +318,7 @@ impl Session {
         }
     }
 
-    /// From here on the WebSocket carries the session and sends the queued packets. The keeper
+    /// Makes the WebSocket the session's transport, which then sends the queued packets. The keeper
     /// takes the receiver. Has no effect if the session has ended, unless the server has ended it:
     /// the WebSocket then delivers the queued packets.
     pub(crate) fn upgrade(&self, writer: Writer, receiver: Receiver) {
@@ -333,7 +333,7 @@ impl Session {
             polling.wake_post();
         }
         state.receiver = Some(Box::new(receiver));
-        self.made_room();
+        self.notify_progress();
         // A poll that still waits is released.
         state.wake();
         self.turned.notify_one();

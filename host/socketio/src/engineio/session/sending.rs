@@ -1,4 +1,5 @@
-//! The outgoing messages of a session: the queue's bounds, and the write to the transport.
+//! The outgoing messages of a session: the queue's bounds, and the write to the transport. One task
+//! at a time writes bytes that the kernel did not take at once: see `websocket` and `polling`.
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -8,15 +9,18 @@ use crate::engineio::end::End;
 use crate::engineio::frame::{self, op};
 use crate::engineio::outgoing::{COPIED, Frame, Queue, write_message};
 
-/// From so many queued bytes on, a message is passed on without waiting for the end of the batch.
-const EARLY: usize = 64 << 10;
+/// If at least this many bytes are queued, they are written at once, and not only at the next
+/// [`flush`](Session::flush).
+const EARLY_WRITE: usize = 64 << 10;
 
 /// For applications: messages to the client.
 impl Session {
     /// Queues a text message (the concatenation of `text`) and the binary messages that directly
-    /// follow it. They leave with the next [`flush`](Self::flush), or at once if much waits.
-    /// Returns whether they were queued: not after the session's end. A message for which there is
-    /// no room (see [`Config::max_queued`]) ends the session.
+    /// follow it. They are written with the next [`flush`](Self::flush), or at once if at least
+    /// 64 KiB are queued.
+    ///
+    /// Returns false if the session has ended, and the messages are lost. If they exceed
+    /// [`Config::max_queued`], the session ends.
     ///
     /// [`Config::max_queued`]: crate::engineio::Config::max_queued
     pub fn text(&self, text: &[&[u8]], attachments: &[Bytes]) -> bool {
@@ -28,7 +32,7 @@ impl Session {
         self.push(|out| frame::write(out, op::BINARY, &[data]))
     }
 
-    /// Queues a frame that other sessions get as well, like [`text`](Self::text).
+    /// Queues a frame that is shared with other sessions, like [`text`](Self::text).
     pub fn shared(&self, frame: &Frame) -> bool {
         self.queue(|queue, _| queue.push_shared(&self.memory, frame))
     }
@@ -48,30 +52,31 @@ impl Session {
         Frame::new(&self.memory, text, attachments)
     }
 
-    /// Passes queued messages to the kernel, or to the pending poll.
+    /// Writes queued messages to the WebSocket, or wakes the pending poll, which answers with them.
     pub fn flush(&self) {
         let mut state = self.state();
         self.write(&mut state);
     }
 
-    /// Waits until at most so many bytes wait for the client, or until the session has ended. A
-    /// handler that sends much waits here instead of exceeding [`Config::max_queued`].
+    /// Waits until at most `at_most_bytes` are queued for the client, or until the session has
+    /// ended. A handler that sends much waits here instead of exceeding [`Config::max_queued`].
     ///
     /// If a client takes nothing for [`Config::stall_timeout`], its session ends with
-    /// [`End::Overflow`]. The future may be dropped.
+    /// [`End::Overflow`]. Cancel-safe.
     ///
     /// [`Config::max_queued`]: crate::engineio::Config::max_queued
     /// [`Config::stall_timeout`]: crate::engineio::Config::stall_timeout
     pub async fn writable(&self, at_most_bytes: usize) {
-        let room = || self.is_over() || self.queued_bytes() <= at_most_bytes;
-        if !self.until(self.config.stall_timeout, room).await {
+        let is_writable = || self.is_over() || self.queued_bytes() <= at_most_bytes;
+        if !self.until(self.config.stall_timeout, is_writable).await {
             self.end(End::Overflow);
         }
     }
 
-    /// How many bytes wait for the client.
+    /// How many bytes are queued for the client, including the answer to a poll that the HTTP
+    /// server has not yet written.
     pub fn queued_bytes(&self) -> usize {
-        self.waiting(&self.state())
+        self.queued_in(&self.state())
     }
 }
 
@@ -88,39 +93,43 @@ impl Session {
     }
 
     fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-        self.queue(|queue, soon| queue.push(&self.memory, soon, write))
+        self.queue(|queue, leaves_soon| queue.push(&self.memory, leaves_soon, write))
     }
 
+    /// Calls `push` with the queue and with whether its bytes will leave the queue soon. Writes if
+    /// the queue is long. Returns whether the session still lives: it ends if the rest exceeds a
+    /// bound.
     fn queue(&self, push: impl FnOnce(&mut Queue, bool)) -> bool {
         let mut guard = self.state();
         let state = &mut *guard;
         if state.end.is_some() {
             return false;
         }
-        let before = self.waiting(state);
-        let soon = matches!(state.carrier, Carrier::WebSocket(_)) && !state.stalled;
-        push(&mut state.queue, soon);
-        if before == 0 {
-            let waiting = self.waiting(state);
-            state.extra = if waiting > self.config.max_queued { waiting } else { 0 };
+        let was_empty = self.queued_in(state) == 0;
+        let leaves_soon = matches!(state.carrier, Carrier::WebSocket(_)) && !state.stalled;
+        push(&mut state.queue, leaves_soon);
+        if was_empty {
+            let queued = self.queued_in(state);
+            state.extra = if queued > self.config.max_queued { queued } else { 0 };
         }
         // Bytes that the kernel takes do not count: only the rest is compared with the bounds.
-        if state.queue.len() >= EARLY || !self.allows(state) {
+        if state.queue.len() >= EARLY_WRITE || !self.is_within_bounds(state) {
             self.write(state);
         }
-        if state.end.is_none() && !self.allows(state) {
+        if state.end.is_none() && !self.is_within_bounds(state) {
             self.end_with(state, End::Overflow);
         }
         state.end.is_none()
     }
 
     /// Whether the bytes that are queued for the client are within all bounds.
-    fn allows(&self, state: &State) -> bool {
-        let waiting = self.waiting(state);
+    fn is_within_bounds(&self, state: &State) -> bool {
+        let queued = self.queued_in(state);
         let max = self.config.max_queued.saturating_add(state.extra);
-        waiting == 0 || (waiting <= max && self.memory.allows_outgoing(waiting))
+        queued == 0 || (queued <= max && self.memory.allows_outgoing(queued))
     }
 
+    /// Writes as much as the kernel takes, or wakes the task that can send the rest.
     fn write(&self, state: &mut State) {
         let State { queue, carrier, stalled, .. } = &mut *state;
         if queue.is_empty() || *stalled {
@@ -131,11 +140,11 @@ impl Session {
                 let before = queue.len();
                 let written = queue.write(&self.memory, |slices| writer.try_write(slices));
                 if queue.len() < before {
-                    self.made_room();
+                    self.notify_progress();
                 }
                 match written {
                     Ok(true) => {}
-                    // The sender waits for room.
+                    // The task of the WebSocket waits until the kernel takes more.
                     Ok(false) => {
                         *stalled = true;
                         state.wake();
@@ -148,7 +157,7 @@ impl Session {
         }
     }
 
-    fn waiting(&self, state: &State) -> usize {
+    fn queued_in(&self, state: &State) -> usize {
         state.queue.len() + self.delivering.load(Ordering::SeqCst)
     }
 }

@@ -8,17 +8,19 @@ use crate::engineio::stream::Writer;
 
 impl Session {
     /// For the task of a WebSocket: writes bytes that the kernel did not take at once. Ready when
-    /// the session has ended.
+    /// the session has ended: [`poll_drained`](Self::poll_drained) then writes the rest.
     pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<End> {
         let mut state = self.state();
         state.register(cx);
         if state.end.is_none() {
+            // An error ends the session, which is checked below.
             let _ = self.poll_write(&mut state, cx);
         }
         state.end.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Ready when nothing is queued for a WebSocket any more, or its connection is broken.
+    /// Writes the queued bytes, also after the session's end. Ready when nothing is queued for a
+    /// WebSocket any more, or its connection is broken.
     pub(crate) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
         state.register(cx);
@@ -41,7 +43,7 @@ impl Session {
                 Poll::Ready(Err(e)) => Err(e),
             };
             if queue.len() < before {
-                self.made_room();
+                self.notify_progress();
             }
             if written.is_err() {
                 queue.clear(&self.memory);
@@ -52,16 +54,16 @@ impl Session {
         Poll::Ready(())
     }
 
-    /// From here on the WebSocket that was being opened carries the session. Returns false if the
-    /// session has ended.
+    /// Sets the transport of a session that begins with a WebSocket, after the handshake of the
+    /// WebSocket was answered. Returns false if the session has ended.
     pub(crate) fn opened(&self, writer: Writer) -> bool {
         let mut state = self.state();
         state.carrier = Carrier::WebSocket(writer);
         state.end.is_none()
     }
 
-    /// Queues the last frame of a WebSocket, also after the session's end.
-    pub(crate) fn farewell(&self, payload: &[u8]) {
+    /// Queues the close frame of a WebSocket, with this payload, also after the session's end.
+    pub(crate) fn queue_close(&self, payload: &[u8]) {
         let mut state = self.state();
         if matches!(state.carrier, Carrier::WebSocket(_)) {
             state.queue.push(&self.memory, true, |out| frame::write(out, op::CLOSE, &[payload]));
