@@ -57,7 +57,7 @@ async fn serve(server: Arc<Server<Conformance>>, stream: TcpStream) {
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
-    // A client that breaks off is no error of the server.
+    // A client that disconnects is not an error of the server.
     let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 

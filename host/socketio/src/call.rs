@@ -50,7 +50,7 @@ pub(crate) struct Call<'a> {
     pub name: Cow<'a, str>,
     /// Each argument as JSON text.
     pub arguments: Arguments<'a>,
-    /// All arguments as they stood in the packet, separated by commas.
+    /// All arguments as they are in the packet, separated by commas.
     pub text: &'a str,
 }
 
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_what_stands_between_the_brackets() {
+    fn a_reply_is_the_text_between_the_brackets() {
         assert_eq!(parse_reply(r#"[ 1 ,"2" ]"#), Ok(r#"1 ,"2""#));
         assert_eq!(parse_reply("[]"), Ok(""));
         for data in ["", "{}", "1", "[1", "[1]]"] {

@@ -38,10 +38,10 @@ pub(crate) struct Client<H: Handler> {
     /// At most one for each namespace.
     connections: SmallVec<[Arc<Connection<H>>; 1]>,
     partial: Option<Box<Partial>>,
-    /// Whether a namespace was ever entered. Then packets for a namespace that was left are late,
-    /// not wrong.
+    /// Whether a namespace was ever entered. If so, packets for a namespace that the client is not
+    /// in are ignored, because it may have sent them before it left.
     was_connected: bool,
-    /// Whether a connection has left with which the application has closed the session.
+    /// Whether the application has closed the session by a connection that was removed since.
     was_closed: bool,
     /// Whether an unknown namespace was logged: once for each session.
     has_logged_namespace: bool,
@@ -206,7 +206,7 @@ impl<H: Handler> Client<H> {
         self.guard(Some(&connection), batch, connected).await
     }
 
-    /// CONNECT is answered.
+    /// Adds a connection whose CONNECT is answered.
     fn enter(&mut self, connection: &Arc<Connection<H>>) {
         self.was_connected = true;
         self.session.connected();
@@ -405,7 +405,7 @@ impl<H: Handler> Protocol for Client<H> {
         {
             self.leave(at, batch).await?;
         }
-        // Queued packets, above all DISCONNECT, still reach the client.
+        // Queued packets, such as DISCONNECT, still reach the client.
         if self.connections.is_empty() { Err(End::Server) } else { Ok(()) }
     }
 

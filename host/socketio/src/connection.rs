@@ -189,8 +189,8 @@ impl<H: Handler> Connection<H> {
     /// Sends an event that the client must answer, and returns a future of the answer.
     ///
     /// The future must not be awaited in the handler of an event of the same client: while the
-    /// handler runs, nothing is read from the client, and so no answer. A dropped future frees its
-    /// place, so a timeout around it needs nothing else.
+    /// handler runs, nothing is read from the client, and so no answer. A dropped future no longer
+    /// counts as a pending answer, so a timeout around it needs nothing else.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@
 //! and disconnect the client.
 //!
 //! The crate knows no rooms, no origins and no CORS. It does not parse the arguments of events, it
-//! only makes sure that they are JSON. So it can stand below an application that has all of these.
+//! only makes sure that they are JSON. The application provides all of these.
 //!
 //! # Example
 //!
@@ -45,7 +45,7 @@
 //! | `max_pending_acks` | the answers that are waited for, per connection | [`EmitError`] |
 //! | `max_sessions` | the sessions, including ending ones | 503 |
 //! | `connect_timeout` | the time to the first CONNECT that is accepted | [`End::ConnectTimeout`] |
-//! | `upgrade_timeout` | the time of an upgrade | the session polls on |
+//! | `upgrade_timeout` | the time of an upgrade | the session continues to poll |
 //! | `stall_timeout` | the time in which a client must read something while a task waits for it | [`End::Overflow`] |
 //! | `linger` | the time to deliver queued messages when the server ends a session | they are lost |
 //! | [`Recovery::duration`] | the time for which a detached connection is kept | [`Handler::disconnected`] |

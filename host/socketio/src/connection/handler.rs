@@ -66,7 +66,7 @@ pub trait Handler: Sized + Send + Sync + 'static {
     ///
     /// [`open`](Self::open) was called for the new session, whose value the connection has from now
     /// on. [`connect`](Self::connect) is not called, so the `auth` that the client sent is not
-    /// looked at again. Only called with [`Config::recovery`](crate::Config::recovery).
+    /// checked again. Only called with [`Config::recovery`](crate::Config::recovery).
     fn recovered(&self, cx: &Context<'_, Self>) -> impl Future<Output = ()> + Send {
         let _ = cx;
         ready(())
@@ -90,8 +90,8 @@ pub trait Handler: Sized + Send + Sync + 'static {
         None
     }
 
-    /// A connection has ended: nothing can be sent to it any more. The session occupies its place
-    /// among [`Config::max_sessions`](crate::Config::max_sessions) until this has returned.
+    /// A connection has ended: nothing can be sent to it any more. The session counts against
+    /// [`Config::max_sessions`](crate::Config::max_sessions) until this has returned.
     ///
     /// With [`Config::recovery`](crate::Config::recovery), a connection whose transport was lost
     /// ends later, if its client does not return. Then this is called from a task of its own, or

@@ -12,9 +12,9 @@ use super::stream::Stream;
 
 /// A connection whose writes fail when its client takes no byte for a given time.
 ///
-/// hyper has no such limit: without it, a client that polls and never reads the answer keeps the
-/// answer and the place of its session for as long as it wants. An upgraded WebSocket leaves the
-/// wrapper; the engine has deadlines of its own for it.
+/// hyper has no such limit: without it, a client that polls and never reads the answer would keep
+/// the answer in memory, and its session would count against `max_sessions`, for as long as the
+/// client wants. An upgraded WebSocket leaves the wrapper; the engine has its own deadlines for it.
 #[derive(Debug)]
 pub struct WriteDeadline<S> {
     stream: S,

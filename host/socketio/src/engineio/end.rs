@@ -15,7 +15,7 @@ pub enum End {
     PingTimeout,
     /// [`Session::connected`](super::Session::connected) was not called in time.
     ConnectTimeout,
-    /// A message was begun and not finished in time.
+    /// A message was not complete in time after its first byte.
     ReceiveTimeout,
     /// The client violated the protocol.
     Parse,
@@ -43,11 +43,11 @@ pub enum End {
 
 impl End {
     /// Whether the transport was lost, so that a stock client connects again by itself and wants
-    /// to go on where it was. Not if one of the two sides has decided that the session ends, or if
-    /// the client has exceeded a bound: it would do so again.
+    /// to continue its connections. Returns false if the client or the server has decided that the
+    /// session ends, or if the client has exceeded a bound: it would exceed it again.
     pub(crate) fn is_recoverable(self) -> bool {
         match self {
-            // A message that was begun and stays unfinished is a network that carries nothing.
+            // A message that stays unfinished means that the network transports nothing.
             End::Transport | End::PingTimeout | End::ReceiveTimeout => true,
             End::Client
             | End::ConnectTimeout

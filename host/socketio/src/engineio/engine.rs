@@ -19,8 +19,8 @@ use super::sessions::Sessions;
 use super::sid::Sid;
 
 /// Sessions with queued messages. Each is flushed when a batch of work is over, at the latest when
-/// the last clone is dropped. Where 64 KiB wait for a session, or where the batch has as many
-/// entries as it may have, they are passed on earlier.
+/// the last clone is dropped. A session is flushed earlier if 64 KiB are queued for it, and all
+/// sessions are flushed earlier if the batch has its maximum number of entries.
 #[derive(Debug, Default, Clone)]
 pub struct Batch(Arc<Pending>);
 
@@ -105,7 +105,7 @@ pub trait Protocol: Send + 'static {
     }
 
     /// Cleans up: called once, after everything else, also after a panic of another method, with
-    /// [`End::Aborted`]. The session occupies its place among
+    /// [`End::Aborted`]. The session counts against
     /// [`Config::max_sessions`](super::Config::max_sessions) until the future has returned.
     fn closed(&mut self, end: End, batch: &Batch) -> impl Future<Output = ()> + Send;
 }
@@ -236,7 +236,7 @@ mod tests {
     use crate::engineio::testing::session;
 
     #[test]
-    fn a_batch_has_no_more_entries_than_it_may_have() {
+    fn a_batch_is_flushed_at_its_maximum_number_of_entries() {
         let (batch, one, other) = (Batch::default(), session(), session());
         let entries = || batch.0.0.lock().unwrap().len();
         for _ in 0..10 {

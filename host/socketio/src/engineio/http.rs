@@ -16,7 +16,7 @@ use super::heartbeat::after;
 use super::packet::handshake;
 use super::receiver::Receiver;
 use super::session::{Polled, Session, Transport};
-use super::sessions::{Entry, Place, Shared};
+use super::sessions::{Entry, SessionPermit, Shared};
 use super::stream::{Io, Reader, Writer, split};
 use super::{frame, polling, upgrade, websocket};
 
@@ -82,13 +82,13 @@ impl<'a> Query<'a> {
     fn parse(query: &'a str) -> Self {
         let mut found = Self::default();
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            let place = match key {
+            let field = match key {
                 "transport" => &mut found.transport,
                 "EIO" => &mut found.version,
                 "sid" => &mut found.sid,
                 _ => continue,
             };
-            place.get_or_insert(value);
+            field.get_or_insert(value);
         }
         found
     }
@@ -162,9 +162,9 @@ impl<S: Service> Engine<S> {
         }
     }
 
-    /// Makes a session and its protocol, and the place that they occupy.
+    /// Makes a session and its protocol, with the permit for them.
     fn open(&self, parts: &Parts, transport: Transport) -> Result<Opened<S::Protocol>, Refusal> {
-        let place = self.sessions().place().ok_or(Refusal::Overload)?;
+        let permit = self.sessions().try_acquire().ok_or(Refusal::Overload)?;
         let session = self.new_session(transport).map_err(|error| {
             tracing::error!(%error, "the system has no random numbers");
             Refusal::Overload
@@ -173,18 +173,18 @@ impl<S: Service> Engine<S> {
             session.packet(b'0', handshake(&session, self.config(), false).as_bytes());
         }
         let protocol = self.service().open(&session, parts).map_err(Refusal::Service)?;
-        Ok(Opened { session, protocol, place })
+        Ok(Opened { session, protocol, permit })
     }
 
     pub(crate) fn open_polling(&self, parts: &Parts) -> Result<Answer, Failure> {
-        let Opened { session, protocol, mut place } = self.open(parts, Transport::Polling)?;
+        let Opened { session, protocol, mut permit } = self.open(parts, Transport::Polling)?;
         let protocol = Shared::new(tokio::sync::Mutex::new(protocol));
         let entry = Entry { session: Arc::clone(&session), protocol: Some(Arc::clone(&protocol)) };
-        place.list(entry);
+        permit.register(entry);
         let transports = &self.config().transports;
         let upgrades = transports.upgrade && transports.websocket;
         let handshake = handshake(&session, self.config(), upgrades);
-        self.tasks().spawn(polling::keep(session, protocol, place));
+        self.tasks().spawn(polling::keep(session, protocol, permit));
         Ok(packets(format!("0{handshake}")))
     }
 
@@ -250,13 +250,13 @@ impl<S: Service> Engine<S> {
         match entry {
             None => {
                 let parts = request.into_parts().0;
-                let Opened { session, protocol, mut place } =
+                let Opened { session, protocol, mut permit } =
                     self.open(&parts, Transport::WebSocket)?;
-                place.list(Entry { session: Arc::clone(&session), protocol: None });
+                permit.register(Entry { session: Arc::clone(&session), protocol: None });
                 self.tasks().spawn(async move {
-                    place.begun();
+                    permit.task_started();
                     let stream = upgraded::<I>(on_upgrade, deadline, &session).await;
-                    open_websocket(session, protocol, place, stream).await;
+                    open_websocket(session, protocol, permit, stream).await;
                 });
             }
             Some(Entry { session, .. }) if session.start_upgrade() => {
@@ -278,24 +278,24 @@ impl<S: Service> Engine<S> {
     }
 }
 
-/// A session that was accepted, and is not listed yet.
+/// A session that was accepted, and that requests can't find yet.
 struct Opened<P> {
     session: Arc<Session>,
     protocol: P,
-    place: Place<P>,
+    permit: SessionPermit<P>,
 }
 
 /// Serves a session that begins with a WebSocket.
 async fn open_websocket<P: Protocol>(
     session: Arc<Session>,
     mut protocol: P,
-    mut place: Place<P>,
+    mut permit: SessionPermit<P>,
     stream: Option<(Receiver, Writer)>,
 ) {
     if let Some((receiver, writer)) = stream {
         session.opened(writer);
         session.flush();
-        websocket::pump(&session, &mut protocol, receiver, &mut place).await;
+        websocket::pump(&session, &mut protocol, receiver, &mut permit).await;
     } else {
         let end = session.conclude(End::Transport);
         session.finish();

@@ -105,8 +105,8 @@ impl Memory {
     }
 }
 
-/// The permit of one session among [`Config::max_sessions`]. The session's owner shares it with the
-/// answers to polls that the HTTP server still holds.
+/// One session that counts against [`Config::max_sessions`]. The session's owner shares it with the
+/// answers to polls that the HTTP server still holds, so the session counts until all are dropped.
 #[derive(Debug)]
 pub(crate) struct Slot(Arc<Memory>);
 

@@ -14,7 +14,7 @@ use super::packet;
 use super::panics::{catch, panicked};
 use super::receiver::Receiver;
 use super::session::{Polled, PostGuard, Session};
-use super::sessions::{Place, Shared};
+use super::sessions::{SessionPermit, Shared};
 use super::slice::TimeSlice;
 use super::websocket;
 
@@ -23,9 +23,9 @@ use super::websocket;
 pub(crate) async fn keep<P: Protocol>(
     session: Arc<Session>,
     protocol: Shared<P>,
-    mut place: Place<P>,
+    mut permit: SessionPermit<P>,
 ) {
-    place.begun();
+    permit.task_started();
     let watched = catch(pin!(watch(&session, &protocol)), || {}).await;
     let watched = match watched.unwrap_or_else(|| Err(panicked(&session))) {
         Err(End::Server) => linger(&session).await.ok_or(End::Server),
@@ -39,13 +39,13 @@ pub(crate) async fn keep<P: Protocol>(
             let mut alarm = pin!(sleep_until(Instant::now()));
             let (batch, lock) = (Batch::default(), protocol.lock());
             let mut protocol = packet::drive(&session, &batch, Some(&mut alarm), lock).await;
-            Box::pin(websocket::pump(&session, &mut *protocol, *receiver, &mut place)).await;
+            Box::pin(websocket::pump(&session, &mut *protocol, *receiver, &mut permit)).await;
         }
         Err(end) => {
             // Has an effect only after a panic: otherwise the session has ended before.
             let end = session.conclude(end);
             session.finish();
-            place.unlist();
+            permit.unregister();
             protocol.lock().await.closed(end, &Batch::default()).await;
         }
     }

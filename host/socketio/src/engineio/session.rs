@@ -288,12 +288,12 @@ impl Session {
         *state.end.get_or_insert(end)
     }
 
-    /// From here on the session holds its permit.
+    /// Shares the session's permit with the answers to its polls.
     pub(crate) fn occupy(&self, slot: &Arc<Slot>) {
         self.state().slot = Some(Arc::clone(slot));
     }
 
-    /// Whether an answer to a poll that is being written must break off.
+    /// Whether an answer to a poll that is being written must fail.
     pub(crate) fn breaks_off(&self) -> bool {
         let state = self.state();
         match state.end {

@@ -1,4 +1,4 @@
-//! The table of sessions, and the place that each occupies until it has ended completely.
+//! The table of sessions, and the permit that each session holds until it has ended completely.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -55,8 +55,8 @@ impl<P> Sessions<P> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a place for one more session, or `None` if there are too many or the server stops.
-    pub(crate) fn place(self: &Arc<Self>) -> Option<Place<P>> {
+    /// Returns a permit for one more session, or `None` if there are too many or the server stops.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<SessionPermit<P>> {
         let table = self.table();
         if table.closed {
             return None;
@@ -65,7 +65,7 @@ impl<P> Sessions<P> {
         // Taken under the lock: a server that stops waits for every session that it lets open.
         let token = Some(self.tasks.token());
         drop(table);
-        Some(Place { sessions: Arc::clone(self), session: None, slot, token })
+        Some(SessionPermit { sessions: Arc::clone(self), session: None, slot, token })
     }
 
     pub(crate) fn find(&self, sid: &str) -> Option<Entry<P>> {
@@ -85,10 +85,11 @@ impl<P> Sessions<P> {
     }
 }
 
-/// The permit of one session among [`Config::max_sessions`](super::Config::max_sessions). The task
-/// that owns the session holds it. Dropping it removes the session.
+/// The permit for one session. It counts against
+/// [`Config::max_sessions`](super::Config::max_sessions). The task that owns the session holds it.
+/// Dropping it removes the session.
 #[derive(Debug)]
-pub(crate) struct Place<P> {
+pub(crate) struct SessionPermit<P> {
     sessions: Arc<Sessions<P>>,
     session: Option<Arc<Session>>,
     slot: Arc<Slot>,
@@ -96,14 +97,14 @@ pub(crate) struct Place<P> {
     token: Option<TaskTrackerToken>,
 }
 
-impl<P> Place<P> {
-    /// The task that owns the session has begun.
-    pub(crate) fn begun(&mut self) {
+impl<P> SessionPermit<P> {
+    /// Called by the task that owns the session when it starts.
+    pub(crate) fn task_started(&mut self) {
         self.token = None;
     }
 
-    /// Lets requests find the session.
-    pub(crate) fn list(&mut self, entry: Entry<P>) {
+    /// Adds the session to the table, so that requests find it.
+    pub(crate) fn register(&mut self, entry: Entry<P>) {
         let session = Arc::clone(&entry.session);
         session.occupy(&self.slot);
         self.session = Some(Arc::clone(&session));
@@ -118,8 +119,8 @@ impl<P> Place<P> {
         }
     }
 
-    /// Requests no longer find the session.
-    pub(crate) fn unlist(&mut self) {
+    /// Removes the session from the table, so that requests no longer find it.
+    pub(crate) fn unregister(&mut self) {
         if let Some(session) = &self.session {
             let entry = self.sessions.table().entries.remove(&session.sid());
             // The protocol, if this was its last use, is dropped without the lock.
@@ -128,9 +129,9 @@ impl<P> Place<P> {
     }
 }
 
-impl<P> Drop for Place<P> {
+impl<P> Drop for SessionPermit<P> {
     fn drop(&mut self) {
-        self.unlist();
+        self.unregister();
         // Has an effect only if the owner did not get to its end: it was dropped or has panicked.
         if let Some(session) = self.session.take() {
             session.end(End::Aborted);
@@ -158,24 +159,24 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_occupied_until_it_is_dropped() {
+    fn a_permit_counts_until_it_is_dropped() {
         let sessions = sessions(2);
-        let (first, second) = (sessions.place(), sessions.place());
-        assert!(first.is_some() && second.is_some() && sessions.place().is_none());
+        let (first, second) = (sessions.try_acquire(), sessions.try_acquire());
+        assert!(first.is_some() && second.is_some() && sessions.try_acquire().is_none());
         drop(first);
-        assert!(sessions.place().is_some());
+        assert!(sessions.try_acquire().is_some());
         assert_eq!(sessions.memory.sessions.load(Ordering::Relaxed), 1);
     }
 
     #[test]
-    fn a_session_is_found_while_it_is_listed_and_never_survives_its_place() {
+    fn a_session_is_found_while_it_is_registered_and_ends_with_its_permit() {
         let sessions = sessions(1);
         let session = session(&sessions);
-        let mut place = sessions.place().unwrap();
-        place.list(Entry { session: Arc::clone(&session), protocol: None });
+        let mut permit = sessions.try_acquire().unwrap();
+        permit.register(Entry { session: Arc::clone(&session), protocol: None });
         assert!(sessions.find(session.sid().as_str()).is_some());
         assert!(sessions.find("0123456789abcdef").is_none());
-        drop(place);
+        drop(permit);
         assert!(sessions.find(session.sid().as_str()).is_none());
         assert_eq!(session.ended(), Some(End::Aborted));
     }
@@ -183,25 +184,26 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_stops_waits_for_a_session_that_is_being_opened() {
         let sessions = sessions(1);
-        let place = sessions.place().unwrap();
+        let permit = sessions.try_acquire().unwrap();
         sessions.close();
         sessions.tasks.close();
         let mut wait = std::pin::pin!(sessions.tasks.wait());
         let at_once = tokio::time::timeout(std::time::Duration::from_millis(20), wait.as_mut());
         assert!(at_once.await.is_err());
-        drop(place);
+        drop(permit);
         wait.await;
     }
 
     #[test]
-    fn a_server_that_stops_ends_what_it_has_and_opens_nothing() {
+    fn a_server_that_stops_ends_its_sessions_and_opens_no_more() {
         let sessions = sessions(9);
         let (one, late) = (session(&sessions), session(&sessions));
-        let (mut place, mut late_place) = (sessions.place().unwrap(), sessions.place().unwrap());
-        place.list(Entry { session: Arc::clone(&one), protocol: None });
+        let (mut permit, mut late_permit) =
+            (sessions.try_acquire().unwrap(), sessions.try_acquire().unwrap());
+        permit.register(Entry { session: Arc::clone(&one), protocol: None });
         sessions.close();
-        late_place.list(Entry { session: Arc::clone(&late), protocol: None });
+        late_permit.register(Entry { session: Arc::clone(&late), protocol: None });
         assert_eq!([one.ended(), late.ended()], [Some(End::Shutdown); 2]);
-        assert!(sessions.place().is_none());
+        assert!(sessions.try_acquire().is_none());
     }
 }

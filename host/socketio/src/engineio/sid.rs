@@ -45,7 +45,7 @@ impl fmt::Display for Sid {
     }
 }
 
-/// Shows only the beginning, so that a log does not give a session away.
+/// Shows only the beginning, because anyone who knows the whole id can act as its client.
 impl fmt::Debug for Sid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Sid({}…)", self.as_str().get(..4).unwrap_or_default())

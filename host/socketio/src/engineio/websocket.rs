@@ -20,7 +20,7 @@ use super::sessions::Place;
 use super::stream::Writer;
 
 /// How many bytes a client may still send after the server's close frame, as a multiple of the
-/// longest message. Then its connection is cut.
+/// longest message. Then its connection is closed.
 const DISCARDED: usize = 4;
 
 /// Serves a session whose WebSocket is open, and calls `closed` at its end.
@@ -28,7 +28,7 @@ pub(crate) async fn pump<P: Protocol>(
     session: &Arc<Session>,
     protocol: &mut P,
     mut receiver: Receiver,
-    place: &mut Place<P>,
+    permit: &mut SessionPermit<P>,
 ) {
     let end = catch(pin!(serve(session, protocol, &mut receiver)), || {}).await;
     let end = session.conclude(end.unwrap_or_else(|| panicked(session)));
@@ -38,13 +38,14 @@ pub(crate) async fn pump<P: Protocol>(
     let linger = session.config().linger;
     let _ = timeout(linger, poll_fn(|cx| session.poll_drained(cx))).await;
     let writer = session.finish();
-    place.unlist();
+    permit.unregister();
     // The connection, with its file descriptor, need not wait for the application.
     let batch = Batch::default();
     tokio::join!(protocol.closed(end, &batch), disconnect(end, writer, receiver, session));
 }
 
-/// Closes the connection so that the client learns why, or so that the kernel forgets it at once.
+/// Closes the connection so that the client receives the close frame, or so that the kernel
+/// discards the bytes that it still holds.
 async fn disconnect(end: End, writer: Option<Writer>, mut receiver: Receiver, session: &Session) {
     match end {
         // If the kernel had unread bytes when the connection is closed, it would reset it, and the

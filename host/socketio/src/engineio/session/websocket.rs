@@ -1,4 +1,4 @@
-//! The sending half of a session that a WebSocket carries.
+//! The sending half of a session whose transport is a WebSocket.
 use std::task::{Context, Poll};
 
 use super::{Carrier, Session, State};
