@@ -40,17 +40,17 @@ where
 }
 
 /// A handler without its types: it takes and returns JSON.
-pub(crate) type Call = Box<dyn Fn(&Context, &str) -> Result<Option<String>> + Send + Sync>;
+pub(crate) type ErasedHandler = Box<dyn Fn(&Context, &str) -> Result<Option<String>> + Send + Sync>;
 
 /// Wraps `handler` so that it takes and returns JSON.
-pub(crate) fn erase<T, R>(handler: impl Handler<T, R>) -> Call
+pub(crate) fn erase<T, R>(handler: impl Handler<T, R>) -> ErasedHandler
 where
     T: DeserializeOwned,
     R: Serialize + 'static,
 {
     Box::new(move |ctx, data| {
-        // The host has checked the schema. Errors here are values that the schema can't exclude,
-        // such as a number out of the type's range.
+        // The host has checked the payload against its schema. Errors here are values that the
+        // schema can't exclude, such as a number out of the type's range.
         let payload = serde_json::from_str(data)
             .map_err(|error| Refusal::invalid_payload(error.to_string()))?;
         let reply = handler.call(ctx, payload)?;

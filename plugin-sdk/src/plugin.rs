@@ -10,7 +10,7 @@ use crate::access::Access;
 use crate::context::Context;
 use crate::emits::Emits;
 use crate::event::Event;
-use crate::handlers::{Call, Handler, erase, has_no_reply};
+use crate::handlers::{ErasedHandler, Handler, erase, has_no_reply};
 use crate::host::{Host, Registry};
 use crate::json::{Output, Payload, output_schema, payload_schema};
 use crate::refusal::{Refusal, Result};
@@ -35,7 +35,7 @@ enum Declaration {
         event: Cow<'static, str>,
         data: fn() -> String,
         reply: Option<fn() -> String>,
-        call: Call,
+        handler: ErasedHandler,
     },
     Requires {
         event: Cow<'static, str>,
@@ -43,7 +43,7 @@ enum Declaration {
     },
     Listens {
         event: &'static str,
-        call: Call,
+        handler: ErasedHandler,
     },
     Emits {
         event: &'static str,
@@ -57,9 +57,9 @@ enum Declaration {
 }
 
 impl Plugin {
-    /// A plugin without handlers. `name` matches `[a-z][a-z0-9_]{0,63}` and identifies the plugin's
-    /// slot: a file with the same name is another version of the plugin, with the same state.
-    /// `version` is a semantic version, such as `env!("CARGO_PKG_VERSION")`.
+    /// A plugin without handlers. `name` matches `[a-z][a-z0-9_]{0,63}`. A host treats every file
+    /// that registers this name as a version of the same plugin, with the same state. `version` is
+    /// a semantic version, such as `env!("CARGO_PKG_VERSION")`.
     #[must_use]
     pub fn new(
         name: impl Into<Cow<'static, str>>,
@@ -89,17 +89,17 @@ impl Plugin {
             event: event.into(),
             data: payload_schema::<T>,
             reply,
-            call: erase(handler),
+            handler: erase(handler),
         })
     }
 
-    /// Restricts who can send the event of the [`on`](Self::on) directly before. Without it, anyone
-    /// can. The host answers an anonymous caller with `unauthorized`, and a user without the role
-    /// with `forbidden`.
+    /// Restricts who can send the event that the previous call, [`on`](Self::on), declares. Without
+    /// it, anyone can. The host answers an anonymous caller with `unauthorized`, and a user without
+    /// the role with `forbidden`.
     #[must_use]
     pub fn requires(self, access: Access) -> Self {
         // If the last declaration is not `on`, there is no event to restrict. The host then refuses
-        // the empty name and names the error.
+        // the empty name, and the message says where `requires` belongs.
         let event = match self.declarations.last() {
             Some(Declaration::Handles { event, .. }) => event.clone(),
             _ => Cow::Borrowed(""),
@@ -115,15 +115,16 @@ impl Plugin {
     }
 
     /// Calls `handler` once per connection, before its first event to this plugin. The connection
-    /// is the caller. While the plugin is disabled or its breaker is open, the call waits; see
-    /// [`on_resync`](Self::on_resync).
+    /// is the caller. While the plugin is disabled or its breaker is open, the host keeps the call
+    /// for later; see [`on_resync`](Self::on_resync) for the limit.
     #[must_use]
     pub fn on_connect(self, handler: impl Fn(&Context) -> Result + Send + Sync + 'static) -> Self {
         self.listens(host_event::CONNECT, handler)
     }
 
     /// Calls `handler` once per connection, after its last event. The connection is still in its
-    /// rooms, unless the plugin did not serve at that time or was 5 s behind.
+    /// rooms, unless the call is delayed by more than 5 s, or because the plugin was disabled or
+    /// its breaker was open.
     #[must_use]
     pub fn on_disconnect(
         self,
@@ -133,10 +134,13 @@ impl Plugin {
     }
 
     /// Calls `handler` when the plugin has missed calls of [`on_connect`](Self::on_connect) or
-    /// [`on_disconnect`](Self::on_disconnect): because more than 50,000 waited while it did not
-    /// serve, or because it was loaded while connections existed. What it has stored about
-    /// connections is invalid; [`Context::connections`] returns the current ones. There is no
-    /// caller. The limits of every event apply, so the handler can store at most 256 values.
+    /// [`on_disconnect`](Self::on_disconnect). There are two causes: more than 50,000 calls waited
+    /// for the plugin, or the plugin was added to the host while connections existed. A new version
+    /// of a plugin gets the calls that the previous version has not handled.
+    ///
+    /// The data that the plugin has stored about connections is then invalid.
+    /// [`Context::connections`] returns the current connections. There is no caller. The limits of
+    /// every event apply, so the handler can store at most 256 values.
     ///
     /// Hosts before 0.1.1 refuse to load a plugin that has such a handler or calls
     /// [`Context::connections`].
@@ -155,6 +159,7 @@ impl Plugin {
     ///     ctx.state().set("online", &online(ctx)?.saturating_sub(1))
     /// }
     ///
+    /// // Also called at the start of the host, when there are no connections.
     /// fn resync(ctx: &Context) -> Result {
     ///     ctx.state().set("online", &ctx.connections()?.len())
     /// }
@@ -182,9 +187,9 @@ impl Plugin {
         })
     }
 
-    /// Declares a room, or a template such as `user_{user}`, and who can join it. Every plugin can
-    /// join its callers to declared rooms, and only to those. If the rule does not allow the
-    /// caller, the join is refused as `forbidden`, also for an anonymous caller.
+    /// Declares a room, or a template such as `user_{user}`, and who can join it. A handler of any
+    /// plugin can join its caller to a declared room, and to no other room. If the access rule does
+    /// not allow the caller, the join is refused as `forbidden`, also for an anonymous caller.
     #[must_use]
     pub fn room(self, pattern: impl Into<Cow<'static, str>>, access: Access) -> Self {
         self.and(Declaration::Room { pattern: pattern.into(), access })
@@ -197,7 +202,7 @@ impl Plugin {
     ) -> Self {
         self.and(Declaration::Listens {
             event,
-            call: Box::new(move |ctx, _| handler(ctx).map(|()| None)),
+            handler: Box::new(move |ctx, _| handler(ctx).map(|()| None)),
         })
     }
 
@@ -206,7 +211,8 @@ impl Plugin {
         self
     }
 
-    /// Passes all declarations to `registry`, in their order. Public only for the host's own tests.
+    /// Passes all declarations to `registry`, in the order of the builder's calls. Public only for
+    /// the host's own tests.
     #[doc(hidden)]
     pub fn register(&self, registry: &dyn Registry) -> Result {
         registry.plugin(&self.name, &self.version, &self.description)?;
@@ -233,13 +239,15 @@ impl Plugin {
 
     /// Runs the handler of `event`.
     pub(crate) fn handle(&self, event: Event, host: Box<dyn Host>) -> Result<Option<String>> {
-        let call = self.declarations.iter().find_map(|declaration| match declaration {
-            Declaration::Handles { event: name, call, .. } if *name == event.name => Some(call),
-            Declaration::Listens { event: name, call } if *name == event.name => Some(call),
+        let handler = self.declarations.iter().find_map(|declaration| match declaration {
+            Declaration::Handles { event: name, handler, .. } if *name == event.name => {
+                Some(handler)
+            }
+            Declaration::Listens { event: name, handler } if *name == event.name => Some(handler),
             _ => None,
         });
-        match call {
-            Some(call) => Context::run(event, host, call),
+        match handler {
+            Some(handler) => Context::run(event, host, handler),
             None => {
                 Err(Refusal::new("unknown_event", format!("`{}` has no handler here", event.name)))
             }
