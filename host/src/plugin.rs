@@ -1,8 +1,8 @@
-//! A plugin: its compiled code and its registration, immutable and shared, and the instances that
-//! run the code. This is the only module that knows wasmtime.
+//! A version of a plugin: its compiled code and its registration, which are immutable and shared,
+//! and the instances that run the code. This is the only module that knows wasmtime.
 //!
-//! It does not know sockets, rooms, schemas or other plugins. The module that runs a handler
-//! answers the handler's host calls ([`crate::effect::HostCalls`]).
+//! It does not know sockets, rooms, schemas or other plugins. The caller of a handler passes the
+//! functions that answer the handler's host calls ([`crate::effect::HostCalls`]).
 
 #[cfg(test)]
 mod agreement;
@@ -39,7 +39,7 @@ pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::InstanceGuard;
 pub use retry::Retry;
 
-/// What all instances of a plugin share.
+/// The data that all instances of one version of a plugin share.
 #[derive(Clone)]
 pub(crate) struct Code {
     engine: Arc<Engine>,
@@ -51,8 +51,8 @@ pub(crate) struct Code {
     output: Arc<output::Output>,
     /// Bytes of memory that all instances of the plugin use, in all its versions.
     memory: Arc<AtomicUsize>,
-    /// Cancelled to end the events that still run on this version.
-    retired: CancellationToken,
+    /// Cancelled by [`Plugin::end`].
+    ended: CancellationToken,
 }
 
 /// A version of a plugin that can handle events.
@@ -63,7 +63,7 @@ pub struct Plugin {
     pub file: PathBuf,
     /// SHA-256 of the file, hexadecimal.
     pub digest: String,
-    /// When this `Plugin` was created.
+    /// When this `Plugin` was created, by a load or by [`Plugin::fresh`].
     pub loaded_at: SystemTime,
     pool: pool::Pool,
     calls: AtomicU64,
@@ -72,7 +72,7 @@ pub struct Plugin {
 
 impl Plugin {
     /// Creates a plugin from `candidate`, with the settings for its name. `memory` counts the bytes
-    /// that instances of all its versions use.
+    /// that the instances of all versions of the plugin use.
     pub fn new(candidate: Candidate, settings: &PluginSettings, memory: Arc<AtomicUsize>) -> Self {
         let Candidate { registration, file, digest, engine, pre } = candidate;
         let limits = Arc::new(settings.limits.clone());
@@ -84,8 +84,8 @@ impl Plugin {
         ));
         let config =
             settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let retired = CancellationToken::new();
-        let code = Code { engine, pre, limits, config: Arc::new(config), output, memory, retired };
+        let ended = CancellationToken::new();
+        let code = Code { engine, pre, limits, config: Arc::new(config), output, memory, ended };
         let pool = pool::Pool::new(code, settings.instance_policy, instances);
         Self {
             registration,
@@ -102,7 +102,7 @@ impl Plugin {
     /// counters start empty.
     #[must_use]
     pub fn fresh(&self) -> Self {
-        let code = Code { retired: CancellationToken::new(), ..self.pool.code().clone() };
+        let code = Code { ended: CancellationToken::new(), ..self.pool.code().clone() };
         Self {
             registration: self.registration.clone(),
             file: self.file.clone(),
@@ -120,36 +120,36 @@ impl Plugin {
     }
 
     /// Waits for the permit to run one event. Returns `None` if the deadline of `budget` passes
-    /// first. Without a budget there is no deadline.
+    /// first. Without a budget there is no deadline: host events have none.
     pub async fn acquire(&self, budget: Option<&Budget>) -> Option<InstanceGuard> {
         self.pool.acquire(budget).await
     }
 
     /// The maximum number of events that the plugin handles at the same time.
     pub fn instances_at_once(&self) -> usize {
-        self.pool.most()
+        self.pool.max_concurrent()
     }
 
-    /// Limits of its events and instances.
+    /// The limits of the plugin's events and instances.
     pub fn limits(&self) -> &Arc<Limits> {
         &self.pool.code().limits
     }
 
-    /// Drops some of the idle instances that events do not need any more. Call it about once a
-    /// second.
+    /// Drops some of the idle instances that no event has needed since the last call. Call it about
+    /// once a second.
     pub fn trim(&self) {
         self.pool.trim();
     }
 
-    /// Stops keeping idle instances, because this version does not serve any more. Running events
-    /// continue until [`Plugin::end`].
+    /// Drops the idle instances and keeps none from now on, because this version no longer serves.
+    /// Running events continue, until [`Plugin::end`] at the latest.
     pub fn retire(&self) {
         self.pool.close();
     }
 
-    /// Ends the events that still run on this version.
+    /// Ends the events that still run on this version, each when it next yields to the host.
     pub fn end(&self) {
-        self.pool.code().retired.cancel();
+        self.pool.code().ended.cancel();
     }
 
     /// Returns the bytes that instances of all versions of the plugin use, and the number of
@@ -158,7 +158,7 @@ impl Plugin {
         (self.pool.code().memory.load(Ordering::Relaxed), self.pool.instances())
     }
 
-    /// Counts one event that the plugin was asked to handle, and its failure if `failed`.
+    /// Counts one event that was passed to the plugin, and one failure if `failed`.
     pub fn count(&self, failed: bool) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         if failed {
@@ -172,8 +172,7 @@ impl Plugin {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number of events that the plugin was asked to handle, and the number of
-    /// failures.
+    /// Returns the number of events that were passed to the plugin, and the number of failures.
     pub fn counts(&self) -> (u64, u64) {
         (self.calls.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
     }

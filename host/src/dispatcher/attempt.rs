@@ -245,8 +245,8 @@ fn fail(failure: &Failure, output: String) -> Failed {
     }
     let rejection = match failure {
         Failure::CpuExceeded { .. } | Failure::WallExceeded(_) => Rejection::TimedOut,
-        Failure::NoRoom(_) => {
-            Rejection::Busy("there is no room for another instance of the plugin now".to_owned())
+        Failure::NoSpace(_) => {
+            Rejection::Busy("there is no space for another instance of the plugin now".to_owned())
         }
         Failure::MemoryExceeded(_) | Failure::Trapped(_) | Failure::NotInstantiated(_) => {
             Rejection::PluginFailed

@@ -33,8 +33,8 @@ pub(super) struct Instance {
     store: Store<InstanceState>,
     guest: bindings::Plugin,
     clock: Arc<CpuClock>,
-    /// Cancelled to end the events of a replaced version that run for too long.
-    retired: CancellationToken,
+    /// Cancelled by [`Plugin::end`](super::Plugin::end).
+    ended: CancellationToken,
     /// Bytes that the guest used after instantiation.
     initial_memory: usize,
     /// Events that the instance has handled.
@@ -64,8 +64,8 @@ pub enum Failure {
     Trapped(#[source] wasmtime::Error),
     /// There is no space for another instance now: the engine's slots are in use, or the plugin's
     /// memory limit is reached.
-    #[error("no room for another instance")]
-    NoRoom(#[source] wasmtime::Error),
+    #[error("no space for another instance")]
+    NoSpace(#[source] wasmtime::Error),
     /// The instance could not be created.
     #[error("can't be instantiated")]
     NotInstantiated(#[source] wasmtime::Error),
@@ -147,21 +147,20 @@ impl Instance {
         });
         store.set_epoch_deadline(FIRST_LOOK);
         let made =
-            within(&clock, budget, &code.retired, pin!(code.pre.instantiate_async(&mut store)))
-                .await;
+            within(&clock, budget, &code.ended, pin!(code.pre.instantiate_async(&mut store))).await;
         store.data().stderr.release();
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => {
-                Failure::NoRoom(error)
+                Failure::NoSpace(error)
             }
             Failure::Trapped(error) => Failure::NotInstantiated(error),
             Failure::MemoryExceeded(error) if store.data().memory.is_plugin_full => {
-                Failure::NoRoom(error)
+                Failure::NoSpace(error)
             }
             other => other,
         })?;
         let initial_memory = store.data().memory.used;
-        Ok(Self { store, guest, clock, retired: code.retired.clone(), initial_memory, handled: 0 })
+        Ok(Self { store, guest, clock, ended: code.ended.clone(), initial_memory, handled: 0 })
     }
 
     /// Runs `register` within `budget`, and drops the instance.
@@ -176,7 +175,7 @@ impl Instance {
         self.store.set_epoch_deadline(FIRST_LOOK);
         let returned = {
             let call = pin!(self.guest.call_register(&mut self.store));
-            within(&self.clock, budget, &self.retired, call).await
+            within(&self.clock, budget, &self.ended, call).await
         };
         self.store.data().stderr.release();
         let returned = returned.map_err(|error| explain(error, &self.store, budget))?;
@@ -204,7 +203,7 @@ impl Instance {
         self.store.set_epoch_deadline(FIRST_LOOK);
         let returned = {
             let call = pin!(self.guest.call_handle(&mut self.store, lowered(event, &attachments)));
-            within(&self.clock, budget, &self.retired, call).await
+            within(&self.clock, budget, &self.ended, call).await
         };
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
         match (returned, phase) {
@@ -266,7 +265,7 @@ fn explain(error: wasmtime::Error, store: &Store<InstanceState>, budget: &Budget
 async fn within<T>(
     clock: &CpuClock,
     budget: &mut Budget,
-    retired: &CancellationToken,
+    ended: &CancellationToken,
     mut call: Pin<&mut (impl Future<Output = wasmtime::Result<T>> + Send)>,
 ) -> wasmtime::Result<T> {
     clock.begin(budget.cpu_left);
@@ -289,7 +288,7 @@ async fn within<T>(
         Poll::Pending => {
             let waiting = tokio::time::timeout_at(
                 budget.until.into(),
-                retired.run_until_cancelled(poll_fn(poll)),
+                ended.run_until_cancelled(poll_fn(poll)),
             );
             waiting.await.ok().flatten()
         }

@@ -114,7 +114,7 @@ impl LoadError {
             Self::NotCompiled(error) => error.retry(),
             // A busy machine can make a valid plugin fail with these errors.
             Self::RegisterFailed(
-                Failure::CpuExceeded { .. } | Failure::WallExceeded(_) | Failure::NoRoom(_),
+                Failure::CpuExceeded { .. } | Failure::WallExceeded(_) | Failure::NoSpace(_),
             ) => Retry::Soon,
             _ => Retry::Never,
         }
@@ -218,7 +218,7 @@ async fn register(
 ) -> Result<Registration, LoadError> {
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let output = Arc::new(Output::new(&stem, None, limits));
-    let (config, memory, retired) = (Arc::default(), Arc::default(), CancellationToken::new());
+    let (config, memory, ended) = (Arc::default(), Arc::default(), CancellationToken::new());
     let code = Code {
         engine: Arc::clone(engine),
         pre: pre.clone(),
@@ -226,7 +226,7 @@ async fn register(
         config,
         output,
         memory,
-        retired,
+        ended,
     };
     let mut budget = Budget::in_background(limits.register_cpu_ms, limits.event_wall_ms);
     let instance = Instance::new(&code, &mut budget).await.map_err(LoadError::RegisterFailed)?;

@@ -17,7 +17,7 @@ use super::instance::{Budget, Failure, Handled, Instance};
 pub(super) struct Pool {
     shared: Arc<SharedPool>,
     policy: InstancePolicy,
-    most: usize,
+    max_concurrent: usize,
 }
 
 struct SharedPool {
@@ -73,13 +73,13 @@ impl Pool {
                 freed: Notify::new(),
             }),
             policy,
-            most: instances,
+            max_concurrent: instances,
         }
     }
 
     /// Creates a pool with the same settings for `code`, without instances.
     pub(super) fn fresh(&self, code: Code) -> Self {
-        Self::new(code, self.policy, self.most)
+        Self::new(code, self.policy, self.max_concurrent)
     }
 
     /// The code that its instances run.
@@ -110,15 +110,15 @@ impl Pool {
         drop(dropped);
     }
 
-    /// Maximum number of events that run at the same time.
-    pub(super) fn most(&self) -> usize {
-        self.most
+    /// The maximum number of events that run at the same time.
+    pub(super) fn max_concurrent(&self) -> usize {
+        self.max_concurrent
     }
 
     /// Number of events that hold a guard, plus idle instances.
     pub(super) fn instances(&self) -> usize {
         let permits = self.shared.permits();
-        self.most.saturating_sub(permits.free) + permits.idle.len()
+        self.max_concurrent.saturating_sub(permits.free) + permits.idle.len()
     }
 
     /// Waits for the permit to run one event. Returns `None` if the deadline of `budget` passes
