@@ -53,7 +53,7 @@ impl Store {
     fn commit_one(&self, changes: &Changes) -> Result<(), CommitError> {
         let mut writer = self.lock_writer();
         let writer = writer.connection()?;
-        self.make_room(writer)?;
+        self.wait_for_space(writer)?;
         let mut committed = self
             .commit_by(writer, &[changes])
             .map_err(|error| self.full_or(error, writer, changes))?;
@@ -80,7 +80,7 @@ impl Store {
             group = rest;
             let mut writer = self.lock_writer();
             let committed = writer.connection().map_err(CommitError::from).and_then(|writer| {
-                self.make_room(writer)?;
+                self.wait_for_space(writer)?;
                 Ok(self.commit_by(writer, part))
             });
             drop(writer);

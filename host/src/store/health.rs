@@ -113,7 +113,7 @@ impl StoreHealth {
         }
     }
 
-    /// Records that a plugin has stored something: the log and the quota have room.
+    /// Records that a plugin has stored something: the log and the quota have space.
     pub(super) fn stored(&self) {
         if self.kinds.load(Ordering::Relaxed) != 0 {
             [FailureKind::Write, FailureKind::Contended, FailureKind::Quota]
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(
             shown(),
             Some(FailureKind::Read),
-            "the quota and the log have room, and reads fail still"
+            "the quota and the log have space, and reads fail still"
         );
         health.worked(FailureKind::Read);
         assert_eq!(shown(), Some(FailureKind::Record));

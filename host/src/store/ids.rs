@@ -114,7 +114,7 @@ impl Store {
     fn reserve(&self, sequence: &str) -> Result<Block, ViewError> {
         let mut writer = self.lock_writer();
         let writer = writer.connection()?;
-        self.make_room(writer).map_err(|error| match error {
+        self.wait_for_space(writer).map_err(|error| match error {
             CommitError::Store(error) => ViewError::Store(error),
             _ => ViewError::Contended,
         })?;

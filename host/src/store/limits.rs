@@ -6,7 +6,7 @@ use sockhop_core::limits;
 
 use super::wal;
 
-/// Minimum limit of the file, in pages: room for the empty tables and a little data.
+/// Minimum limit of the file, in pages: space for the empty tables and a little data.
 const MIN_FILE_PAGES: u64 = 64;
 
 /// The limits of one plugin's state and of single calls.
@@ -25,7 +25,7 @@ pub struct StoreLimits {
     pub value: usize,
     /// Maximum bytes of the keys and values that one scan returns.
     pub scan: usize,
-    /// Age from which the store may end a snapshot when the write-ahead log needs room.
+    /// Age from which the store may end a snapshot when the write-ahead log needs space.
     pub snapshot_grace: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! The read side of a store: connections for readers, and the snapshots that views hold on them.
 //!
 //! An open snapshot pins the write-ahead log, so that the log can't restart from its beginning. So
-//! the store may end an old snapshot when the log needs room. The view takes a new snapshot at its
+//! the store may end an old snapshot when the log needs space. The view takes a new snapshot at its
 //! next call, and continues if nothing that it has read has changed.
 
 use std::collections::HashMap;

@@ -25,10 +25,10 @@ const FRAME_HEADER: u64 = 24;
 const MIN_FRAMES: u64 = 64;
 
 /// A checkpoint is due each time the log has grown by the bound divided by this number, so that
-/// writers have room while the checkpoint runs.
+/// writers have space while the checkpoint runs.
 const DUE_PART: u64 = 4;
 
-/// How long a commit waits for room in the log. Only a reader in another process, or a very slow
+/// How long a commit waits for space in the log. Only a reader in another process, or a very slow
 /// disk, makes it wait this long.
 pub(super) const STALL: Duration = Duration::from_secs(1);
 
@@ -193,12 +193,12 @@ impl Store {
         Ok(())
     }
 
-    /// Waits until the log has room. The caller holds the writer, so nothing is added to the log
+    /// Waits until the log has space. The caller holds the writer, so nothing is added to the log
     /// and its readers end or are ended.
     ///
     /// # Errors
     /// [`CommitError::Contended`] if a reader in another process does not leave in time.
-    pub(super) fn make_room(&self, writer: &Connection) -> Result<(), CommitError> {
+    pub(super) fn wait_for_space(&self, writer: &Connection) -> Result<(), CommitError> {
         let until = Instant::now() + STALL;
         while self.wal.is_full() {
             if !checkpoint(writer, "RESTART")?.is_busy {
@@ -217,19 +217,19 @@ impl Store {
     /// Checks whether failed operations work again. Events may not show it, because an operator or
     /// a load balancer may keep them away.
     pub(super) fn probe(&self) {
-        // Whether the log has room. Does not wait for room, and a full log gets no frames.
-        let has_room = |writer: &Connection| {
+        // Whether the log has space. Does not wait for space, and a full log gets no frames.
+        let has_space = |writer: &Connection| {
             if self.wal.is_full() && !checkpoint(writer, "RESTART")?.is_busy {
                 self.wal.note(true);
             }
             Ok::<_, StoreError>(!self.wal.is_full())
         };
-        let room = || has_room(self.lock_writer().connection()?);
+        let space = || has_space(self.lock_writer().connection()?);
         let write = || {
             let mut writer = self.lock_writer();
             let writer = writer.connection()?;
             Ok::<_, StoreError>(
-                has_room(writer)? && writer.execute("UPDATE meta SET bytes = bytes", []).is_ok(),
+                has_space(writer)? && writer.execute("UPDATE meta SET bytes = bytes", []).is_ok(),
             )
         };
         let read = || {
@@ -241,9 +241,9 @@ impl Store {
         let works = |kind| match kind {
             FailureKind::Write => write().is_ok_and(|is_written| is_written),
             FailureKind::Read => read().is_ok(),
-            FailureKind::Contended => room().is_ok_and(|has_room| has_room),
+            FailureKind::Contended => space().is_ok_and(|has_space| has_space),
             // The next commit, or the closing of the idle store, writes the record. Only a plugin
-            // that stores something shows whether the quota has room.
+            // that stores something shows whether the quota has space.
             FailureKind::Record | FailureKind::Quota => false,
         };
         for kind in FailureKind::ALL.into_iter().filter(|kind| self.health.has(*kind)) {

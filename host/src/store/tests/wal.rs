@@ -238,5 +238,5 @@ fn the_quota_is_that_of_the_disk() {
         view.delete(&format!("{number:0200}")).unwrap();
         store.commit(&view.into_changes()).unwrap();
     }
-    write(0).expect("what was deleted makes room");
+    write(0).expect("what was deleted makes space");
 }
