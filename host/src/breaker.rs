@@ -248,7 +248,7 @@ impl Breaker {
         }
         self.failures.push_back((now, client.cloned()));
         let (calls, failures) = self.activity.sums(now, self.limits.calls_within);
-        let (within, most) = if self.recent(self.limits.failures_within, now).count()
+        let (within, threshold) = if self.recent(self.limits.failures_within, now).count()
             >= self.limits.failures as usize
         {
             (self.limits.failures_within, self.limits.failures)
@@ -257,7 +257,7 @@ impl Breaker {
         } else {
             return None;
         };
-        match self.judge(client, within, most as usize, now) {
+        match self.judge(client, within, threshold as usize, now) {
             FailureCause::Undecided => None,
             FailureCause::Plugin => Some(self.open(now)),
             FailureCause::Offender(key) => Some(self.throttle(client?, key, now)),
@@ -276,12 +276,12 @@ impl Breaker {
     }
 
     /// Returns the cause of the failures within `within`. `client` caused the newest of them; an
-    /// offender caused at least `most` of them.
+    /// offender caused at least `threshold` of them.
     fn judge(
         &self,
         client: Option<&ClientKeys>,
         within: Duration,
-        most: usize,
+        threshold: usize,
         now: Instant,
     ) -> FailureCause {
         let recent = self.recent(within, now);
@@ -292,14 +292,14 @@ impl Breaker {
         let Some(client) = client else {
             // The failed event had no client.
             let own = recent.filter(Option::is_none).count();
-            return if own >= most { FailureCause::Plugin } else { FailureCause::Undecided };
+            return if own >= threshold { FailureCause::Plugin } else { FailureCause::Undecided };
         };
         for key in client.keys() {
             let by_it = recent.clone().flatten().filter(|other| other.has(key));
             let is_single = matches!(key, ClientKey::Connection(_));
             let are_several = !matches!(key, ClientKey::Address(_))
                 || connections(by_it.clone()) >= SEVERAL_CONNECTIONS;
-            if by_it.count() >= most && are_several && (is_single || well_served.parties > 0) {
+            if by_it.count() >= threshold && are_several && (is_single || well_served.parties > 0) {
                 return FailureCause::Offender(key.clone());
             }
         }

@@ -43,12 +43,12 @@ impl From<&Value> for Json {
     }
 }
 
-/// Whether `json` nests arrays and objects deeper than `most`. Brackets in strings don't count. The
+/// Whether `json` nests arrays and objects deeper than `max`. Brackets in strings don't count. The
 /// text need not be well-formed.
-pub fn is_deeper(json: &str, most: usize) -> bool {
+pub fn is_deeper(json: &str, max: usize) -> bool {
     // Nearly every text has fewer brackets than allowed levels, and counting them is many times
     // cheaper.
-    json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > most && depth(json) > most
+    json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > max && depth(json) > max
 }
 
 fn depth(json: &str) -> usize {

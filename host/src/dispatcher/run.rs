@@ -95,7 +95,7 @@ impl Run {
 
     fn push(&mut self, effect: Effect) -> Result<(), Refusal> {
         let bytes = effect.size();
-        self.check_room(1, bytes)?;
+        self.check_effect_limits(1, bytes)?;
         self.effects_bytes += bytes;
         self.effects.push(effect);
         Ok(())
@@ -103,7 +103,7 @@ impl Run {
 
     /// Checks whether `more` effects of `bytes` may be held back for this event. Stored values
     /// count too, because they are in the host's memory as well.
-    fn check_room(&self, more: usize, bytes: usize) -> Result<(), Refusal> {
+    fn check_effect_limits(&self, more: usize, bytes: usize) -> Result<(), Refusal> {
         let (keys, stored) =
             self.view.as_ref().map_or((0, 0), |view| (view.pending_keys(), view.pending_bytes()));
         let limits = self.limits();
@@ -165,7 +165,7 @@ impl Run {
 impl HostCalls for Run {
     fn emit(&mut self, request: EmitRequest) -> Result<(), Refusal> {
         // Checked before parsing: data that is too large is not worth parsing.
-        self.check_room(1, request.size())?;
+        self.check_effect_limits(1, request.size())?;
         let EmitRequest { to, event, data, attachments } = request;
         let declared = events::declared(&self.active.outbound, &event)?;
         declared.check_target(&event, &to, self.event.caller.connection().is_some())?;
@@ -176,12 +176,12 @@ impl HostCalls for Run {
     fn join(&mut self, room: String) -> Result<(), Refusal> {
         let connection = require_caller(self.event.caller.connection())?;
         self.generation.may_join(&room, &connection.identity).map_err(|not| not.refusal(&room))?;
-        let most = self.limits().rooms.get();
+        let max = self.limits().rooms.get();
         let membership = self.membership()?;
         if membership.now.contains(&room) {
             return Ok(());
         }
-        check_room_count(membership.now.len(), most)?;
+        check_room_count(membership.now.len(), max)?;
         self.push(Effect::Join(room.clone()))?;
         self.membership()?.now.insert(room);
         Ok(())
@@ -268,13 +268,13 @@ impl HostCalls for Run {
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Refusal> {
         let new = self.new_keys(&key);
-        self.check_room(new, key.len() + value.len())?;
+        self.check_effect_limits(new, key.len() + value.len())?;
         self.view().set(&key, value).map_err(|error| self.refuse(error))
     }
 
     fn delete(&mut self, key: &str) -> Result<(), Refusal> {
         let new = self.new_keys(key);
-        self.check_room(new, key.len())?;
+        self.check_effect_limits(new, key.len())?;
         self.view().delete(key).map_err(|error| self.refuse(error))
     }
 

@@ -130,14 +130,14 @@ pub(crate) async fn pace(
     response
 }
 
-/// Reads a whole body of at most `most` bytes. Fails if the body is longer or is incomplete.
-pub(super) async fn read(body: Body, most: usize) -> Result<Bytes, Rejection> {
+/// Reads a whole body of at most `max_bytes`. Fails if the body is longer or is incomplete.
+pub(super) async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Rejection> {
     let hint = body.size_hint();
-    let too_large = || Rejection::TooLarge(format!("the body has at most {most} bytes"));
-    if hint.lower() > most as u64 {
+    let too_large = || Rejection::TooLarge(format!("the body has at most {max_bytes} bytes"));
+    if hint.lower() > max_bytes as u64 {
         return Err(too_large());
     }
-    to_bytes(body, most).await.map_err(|error| {
+    to_bytes(body, max_bytes).await.map_err(|error| {
         let is_too_long =
             std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>());
         if is_too_long { too_large() } else { Rejection::invalid("the body ended too soon") }

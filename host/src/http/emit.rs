@@ -60,8 +60,8 @@ pub(super) async fn emit(
     let id = EventId::new(SystemTime::now());
     let problem =
         |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());
-    let most = api.config.limits.message_bytes.get();
-    let body = body::read(request.into_body(), most + ENVELOPE_BYTES)
+    let max_bytes = api.config.limits.message_bytes.get();
+    let body = body::read(request.into_body(), max_bytes + ENVELOPE_BYTES)
         .await
         .map_err(|rejection| problem("", rejection))?;
     let body: EmitBody = serde_json::from_slice(&body).map_err(|error| {
@@ -76,10 +76,10 @@ pub(super) async fn emit(
         problem("", Rejection::invalid(message)).with_status(status)
     })?;
     let event = body.event.as_str();
-    if body.data.get().len() > most {
+    if body.data.get().len() > max_bytes {
         return Err(problem(
             event,
-            Rejection::TooLarge(format!("the data has at most {most} bytes")),
+            Rejection::TooLarge(format!("the data has at most {max_bytes} bytes")),
         ));
     }
     let to = match (body.room, body.rooms, body.everyone) {

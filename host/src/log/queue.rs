@@ -9,7 +9,7 @@ use std::time::Instant;
 /// Lines that wait to be written.
 pub(super) struct LineQueue {
     /// Limit in bytes.
-    most: usize,
+    max_bytes: usize,
     state: Mutex<LineQueueState>,
     /// Signalled when a line is pushed or the queue is closed.
     changed: Condvar,
@@ -46,10 +46,10 @@ pub(super) const LINE_OVERHEAD: usize = 64;
 const IDLE_LINES: usize = 16;
 
 impl LineQueue {
-    /// Creates a queue for at most `most` bytes.
-    pub(super) fn new(most: usize) -> Self {
+    /// Creates a queue for at most `max_bytes`.
+    pub(super) fn new(max_bytes: usize) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        Self { most, state, changed, dropped: AtomicU64::new(0), reported: AtomicU64::new(0) }
+        Self { max_bytes, state, changed, dropped: AtomicU64::new(0), reported: AtomicU64::new(0) }
     }
 
     /// The lock is held briefly, never during a write. A panic leaves the queue consistent.
@@ -62,7 +62,7 @@ impl LineQueue {
     pub(super) fn push(&self, line: String) {
         let mut state = self.state();
         let bytes = state.bytes.saturating_add(line.len() + LINE_OVERHEAD);
-        if state.is_closed || bytes > self.most {
+        if state.is_closed || bytes > self.max_bytes {
             drop(state);
             self.count_dropped();
             return;

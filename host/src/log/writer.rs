@@ -46,12 +46,12 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl LineWriter {
-    /// Starts a thread that writes to `sink`; at most `most` bytes wait in the queue.
+    /// Starts a thread that writes to `sink`; at most `max_bytes` wait in the queue.
     ///
     /// # Errors
     /// If the thread can't be started.
-    pub fn start(name: &str, sink: Box<dyn Write + Send>, most: usize) -> io::Result<Self> {
-        Self::with_chores(name, sink, Arc::new(LineQueue::new(most)), Box::new(NoChores))
+    pub fn start(name: &str, sink: Box<dyn Write + Send>, max_bytes: usize) -> io::Result<Self> {
+        Self::with_chores(name, sink, Arc::new(LineQueue::new(max_bytes)), Box::new(NoChores))
     }
 
     pub(super) fn with_chores(

@@ -17,8 +17,8 @@ use super::loader::{LoadFailure, Loader};
 use super::slots::Digest;
 use super::versions::Known;
 
-/// The most versions that are loaded concurrently: each holds the bytes of a file. The compiler
-/// itself limits how many of them are compiled concurrently.
+/// Maximum number of versions that are loaded concurrently: each holds the bytes of a file. The
+/// compiler itself limits how many of them are compiled concurrently.
 const MAX_CONCURRENT: usize = 16;
 
 /// The loads in progress.

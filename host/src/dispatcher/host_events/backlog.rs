@@ -144,13 +144,13 @@ impl Backlog {
         self.overflow(true)
     }
 
-    /// Returns the next delivery, or `None` if nothing can be delivered now. At most `most`
+    /// Returns the next delivery, or `None` if nothing can be delivered now. At most `max`
     /// deliveries run at once.
-    pub(super) fn next(&mut self, most: usize) -> Option<Pending> {
+    pub(super) fn next(&mut self, max: usize) -> Option<Pending> {
         if self.is_parked || self.is_alone {
             return None;
         }
-        while self.running.len() < most {
+        while self.running.len() < max {
             let is_exclusive =
                 self.waiting.front().is_some_and(|pending| pending.address().is_none());
             if is_exclusive || self.needs_resync {
@@ -239,12 +239,12 @@ impl Backlog {
         self.is_parked = false;
     }
 
-    /// Counts one more worker if there is work for it, up to `most`. Returns whether it did.
-    pub(super) fn add_worker(&mut self, most: usize) -> bool {
+    /// Counts one more worker if there is work for it, up to `max`. Returns whether it did.
+    pub(super) fn add_worker(&mut self, max: usize) -> bool {
         let can_resync = self.needs_resync && self.running.is_empty();
         let has_work =
             !self.is_parked && !self.is_alone && (can_resync || !self.waiting.is_empty());
-        let is_added = has_work && self.workers < most;
+        let is_added = has_work && self.workers < max;
         self.workers += usize::from(is_added);
         is_added
     }

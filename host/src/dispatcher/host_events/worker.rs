@@ -120,8 +120,8 @@ impl Dispatcher {
         let active = generation.plugins.iter().find(|active| active.code.name() == plugin);
         let mut backlogs = self.host_events.backlogs();
         let backlog = backlogs.get_mut(plugin)?;
-        let most = active.map_or(1, |active| at_once(active));
-        let next = if self.host_events.stopped.is_cancelled() { None } else { backlog.next(most) };
+        let max = active.map_or(1, |active| at_once(active));
+        let next = if self.host_events.stopped.is_cancelled() { None } else { backlog.next(max) };
         let Some(pending) = next else {
             backlog.remove_worker();
             return None;

@@ -8,7 +8,7 @@ use crate::transport::{AbortHandle, Stage};
 /// The connections in reserved slots, oldest first.
 pub(super) struct Reserve {
     held: Vec<ReservedConnection>,
-    most: usize,
+    max: usize,
 }
 
 struct ReservedConnection {
@@ -18,9 +18,9 @@ struct ReservedConnection {
 }
 
 impl Reserve {
-    /// A reserve of `most` slots.
-    pub(super) fn new(most: usize) -> Self {
-        Self { held: Vec::new(), most }
+    /// A reserve of `max` slots.
+    pub(super) fn new(max: usize) -> Self {
+        Self { held: Vec::new(), max }
     }
 
     /// Takes a slot for the connection `id` from `address`, which `abort_handle` ends. Returns
@@ -36,11 +36,11 @@ impl Reserve {
             abort_handle: abort_handle.clone(),
         };
         let of_network = self.held.iter().filter(|other| other.network == held.network).count();
-        let at_most = self.most.div_ceil(2);
-        if self.held.len() >= self.most || of_network >= at_most {
+        let max_of_network = self.max.div_ceil(2);
+        if self.held.len() >= self.max || of_network >= max_of_network {
             let may_go = |other: &ReservedConnection| {
                 other.abort_handle.stage().0 != Stage::Request
-                    && (of_network < at_most || other.network == held.network)
+                    && (of_network < max_of_network || other.network == held.network)
             };
             let Some(at) = self.held.iter().position(may_go) else { return false };
             self.held.remove(at).abort_handle.abort();

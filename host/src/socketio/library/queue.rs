@@ -15,11 +15,11 @@ use crate::memory::QueueMemory;
 
 use super::reach::Reach;
 
-/// The most packets that [`PacketQueue::drain`] sends in one call.
+/// Maximum number of packets that [`PacketQueue::drain`] sends in one call.
 const LARGEST_BATCH: usize = 256;
 
-/// The most packets that [`PacketQueue::drain`] sends in one call to a client whose buffer holds
-/// `packets`.
+/// Maximum number of packets that [`PacketQueue::drain`] sends in one call to a client whose buffer
+/// holds `packets`.
 pub(super) fn largest_batch(packets: usize) -> usize {
     packets.div_ceil(2).min(LARGEST_BATCH)
 }
