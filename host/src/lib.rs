@@ -13,13 +13,14 @@
 //!                                  hash, compile, link, register
 //! ```
 //!
-//! The modules are listed in the order of the data flow. Each uses only modules above it, and each
-//! heavy dependency is used by one module:
+//! The modules are listed from the lowest layer to the highest. Each uses only modules above it;
+//! basic types use each other. Each heavy dependency is used by one module; `axum` is also used by
+//! `host`, which connects the parts:
 //!
 //! | part | owns | depends on |
 //! |---|---|---|
 //! | [`rejection`], [`rule`], [`schema`], [`events`] (crate `sockhop-core`) | the rules that the SDK's test host shares | `jsonschema`, no I/O |
-//! | [`breaker`], [`config`], [`event`], [`effect`], `memory`, [`transport`] | basic types | no I/O |
+//! | [`breaker`], [`config`], [`event`], [`effect`], `memory`, [`transport`] | basic types | `figment2` (`config`) |
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |
@@ -33,15 +34,15 @@
 //! | `socket` | connections, mailboxes | |
 //! | [`reload`] | loading plugins from the directory and publishing them | `notify` |
 //! | `http` | HTTP endpoints | `axum` |
-//! | [`host`] | composition of all parts | all modules |
+//! | [`host`] | composition of all parts | all modules, `axum` |
 //!
 //! # Socket.IO
 //!
 //! `[server] socketio` selects one of two implementations. `socketio/builtin`, the default, passes
 //! requests to the crate `sockhop-socketio`. `socketio/library` passes them to socketioxide; the
 //! files below it add what that library lacks. An implementation uses the host through two traits.
-//! `Clients` prepares a connection to a namespace, or refuses it. `Client` takes its events
-//! and is told of its disconnect. The host uses a connection through its `Link`: emit, send a frame
+//! `Clients` prepares a connection to a namespace, or refuses it. `Client` takes its events and is
+//! notified of its disconnect. The host uses a connection through its `Link`: emit, send a frame
 //! that was encoded for many, answer (which waits while the client does not read), close, abort.
 //! The host itself keeps the connections and their rooms ([`rooms`]).
 //!

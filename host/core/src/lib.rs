@@ -1,7 +1,8 @@
 //! The vocabulary and the rules of Sockhop, without I/O.
 //!
 //! The host decides by these rules whether it loads a plugin, and what an event and its handler may
-//! do. The SDK's test host decides by the same rules, so a unit test and the host never disagree.
+//! do. The SDK's test host decides by the same rules, so a unit test and the host never disagree
+//! about them.
 //! All functions are pure: they take values, and return a value or why something is refused.
 //!
 //! The modules are listed in reading order. Each uses only modules above it:
