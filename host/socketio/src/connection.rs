@@ -32,7 +32,7 @@ pub(crate) use shared::Shared;
 
 use frame::{closed, event_parts};
 use recovery::{Keep, Lasting, is_lost};
-use send::Leave;
+use send::Flush;
 
 /// One client in one namespace.
 ///
@@ -55,10 +55,10 @@ pub struct Connection<H: Handler> {
     /// follow the CONNECT with which its client entered the namespace again, and packets are queued
     /// in the order in which they are kept. The session's lock is taken while this one is held,
     /// never the other way round.
-    state: Mutex<State<H>>,
+    state: Mutex<ConnectionState<H>>,
 }
 
-struct State<H: Handler> {
+struct ConnectionState<H: Handler> {
     /// The session, or the last one of a connection that is detached.
     session: Arc<Session>,
     /// The value that [`Handler::open`] returned for it.
@@ -94,7 +94,7 @@ impl<H: Handler> Connection<H> {
             has_ended: AtomicBool::new(false),
             closes_session: AtomicBool::new(false),
             lasting: pid.map(|pid| Box::new(Lasting::new(pid))),
-            state: Mutex::new(State {
+            state: Mutex::new(ConnectionState {
                 session: Arc::clone(session),
                 value: Arc::clone(value),
                 acks: Acks::new(),
@@ -107,7 +107,7 @@ impl<H: Handler> Connection<H> {
         Ok(connection)
     }
 
-    fn state(&self) -> MutexGuard<'_, State<H>> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState<H>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -145,7 +145,7 @@ impl<H: Handler> Connection<H> {
     /// [`Config::recovery`](crate::Config::recovery), an event for a client whose transport is lost
     /// is kept until the client returns, and this returns true.
     pub fn emit(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.write_event(Leave::AtOnce, name, arguments, attachments)
+        self.write_event(Flush::Now, name, arguments, attachments)
     }
 
     /// Answers the event with this ack id, like [`emit`](Self::emit). Returns false also while the
@@ -154,7 +154,7 @@ impl<H: Handler> Connection<H> {
     /// At most one answer must be sent for an event. A handler that answers while it handles the
     /// event uses [`Context::ack`](crate::Context::ack).
     pub fn ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.write_ack(Leave::AtOnce, id, arguments, attachments)
+        self.write_ack(Flush::Now, id, arguments, attachments)
     }
 
     /// Queues an event like [`emit`](Self::emit), which leaves when the batch is flushed.
@@ -165,25 +165,25 @@ impl<H: Handler> Connection<H> {
         arguments: &str,
         attachments: &[Bytes],
     ) -> bool {
-        self.write_event(Leave::With(batch), name, arguments, attachments)
+        self.write_event(Flush::With(batch), name, arguments, attachments)
     }
 
     /// Queues an answer like [`ack`](Self::ack), which leaves when the batch is flushed.
     pub fn ack_in(&self, batch: &Batch, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.write_ack(Leave::With(batch), id, arguments, attachments)
+        self.write_ack(Flush::With(batch), id, arguments, attachments)
     }
 
     /// Sends an event that was encoded before, like [`emit`](Self::emit).
     ///
     /// Also returns false, and sends nothing, if the event is for another namespace.
     pub fn send(&self, event: &EventFrame) -> bool {
-        self.write_frame(Leave::AtOnce, event)
+        self.write_frame(Flush::Now, event)
     }
 
     /// Queues an event that was encoded before. It leaves when the batch is flushed, together with
     /// all else that the batch has for this client. Returns the same as [`send`](Self::send).
     pub fn send_in(&self, batch: &Batch, event: &EventFrame) -> bool {
-        self.write_frame(Leave::With(batch), event)
+        self.write_frame(Flush::With(batch), event)
     }
 
     /// Sends an event that the client must answer, and returns a future of the answer.
@@ -266,7 +266,7 @@ impl<H: Handler> Connection<H> {
         self.is_finished() || self.is_over(&self.state())
     }
 
-    fn is_over(&self, state: &State<H>) -> bool {
+    fn is_over(&self, state: &ConnectionState<H>) -> bool {
         self.is_finished()
             || (state.session.is_over() && !(state.keep.is_some() && is_lost(&state.session)))
     }
@@ -319,7 +319,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Ends a connection whose transport is lost: its client can't return.
-    fn end_lost(&self, mut state: MutexGuard<'_, State<H>>) {
+    fn end_lost(&self, mut state: MutexGuard<'_, ConnectionState<H>>) {
         if let Some(keep) = &mut state.keep {
             keep.end_lost();
         }
@@ -376,7 +376,7 @@ impl<H: Handler> Connection<H> {
 
     /// Ends the connection. Returns whether it has not ended before, and the answers that are not
     /// waited for any more.
-    fn end(&self, state: &mut State<H>) -> (bool, Acks) {
+    fn end(&self, state: &mut ConnectionState<H>) -> (bool, Acks) {
         let is_first = !self.has_ended.swap(true, Ordering::Relaxed);
         let acks = std::mem::take(&mut state.acks);
         self.shared.remove_pending_acks(acks.len());

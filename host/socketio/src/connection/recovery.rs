@@ -219,7 +219,7 @@ impl<H: Handler> Connection<H> {
 
     /// Waits until this session does not have the connection any more.
     pub(crate) async fn until_detached_from(&self, session: &Arc<Session>) {
-        let has_left = |state: &State<H>| {
+        let has_left = |state: &ConnectionState<H>| {
             !Arc::ptr_eq(&state.session, session)
                 || state.keep.as_ref().is_none_or(|keep| keep.detached.is_some())
         };
@@ -233,7 +233,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Waits until the condition holds or the connection has ended.
-    async fn until(&self, condition: impl Fn(&State<H>) -> bool) {
+    async fn until(&self, condition: impl Fn(&ConnectionState<H>) -> bool) {
         let Some(lasting) = &self.lasting else { return };
         loop {
             let mut changed = pin!(lasting.changed.notified());

@@ -13,8 +13,8 @@ use crate::engineio::Batch;
 use crate::packet::{Head, Kind};
 
 /// When queued packets are written.
-pub(super) enum Leave<'a> {
-    AtOnce,
+pub(super) enum Flush<'a> {
+    Now,
     /// When the batch is flushed.
     With(&'a Batch),
     /// When the handler that runs for this session has returned or waits.
@@ -23,21 +23,21 @@ pub(super) enum Leave<'a> {
 
 impl<H: Handler> Connection<H> {
     pub(crate) fn queue_event(&self, name: &str, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.write_event(Leave::AfterHandler, name, arguments, attachments)
+        self.write_event(Flush::AfterHandler, name, arguments, attachments)
     }
 
     pub(crate) fn queue_ack(&self, id: u64, arguments: &str, attachments: &[Bytes]) -> bool {
-        self.write_ack(Leave::AfterHandler, id, arguments, attachments)
+        self.write_ack(Flush::AfterHandler, id, arguments, attachments)
     }
 
     pub(super) fn write_event(
         &self,
-        leave: Leave<'_>,
+        flush: Flush<'_>,
         name: &str,
         arguments: &str,
         attachments: &[Bytes],
     ) -> bool {
-        self.queue(leave, |State { session, keep, .. }| {
+        self.queue(flush, |ConnectionState { session, keep, .. }| {
             let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), None);
             let name = quote(name);
             let parts = event_parts(&head, &name, arguments);
@@ -52,12 +52,12 @@ impl<H: Handler> Connection<H> {
 
     pub(super) fn write_ack(
         &self,
-        leave: Leave<'_>,
+        flush: Flush<'_>,
         id: u64,
         arguments: &str,
         attachments: &[Bytes],
     ) -> bool {
-        self.queue(leave, |state| {
+        self.queue(flush, |state| {
             let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
             state.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments)
         })
@@ -76,20 +76,20 @@ impl<H: Handler> Connection<H> {
             };
             is_queued || is_lost(session)
         };
-        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(leave, write)
+        Arc::ptr_eq(&event.namespace, &self.namespace) && self.queue(flush, write)
     }
 
     /// Calls `write` unless the connection has ended. Returns its result: whether something was
     /// queued or kept.
-    fn queue(&self, leave: Leave<'_>, write: impl FnOnce(&mut State<H>) -> bool) -> bool {
+    fn queue(&self, flush: Flush<'_>, write: impl FnOnce(&mut ConnectionState<H>) -> bool) -> bool {
         let mut state = self.state();
         if self.is_over(&state) || !write(&mut state) {
             return false;
         }
-        match leave {
-            Leave::AtOnce => state.session.flush(),
-            Leave::With(batch) => batch.add(&state.session),
-            Leave::AfterHandler => {}
+        match flush {
+            Flush::Now => state.session.flush(),
+            Flush::With(batch) => batch.add(&state.session),
+            Flush::AfterHandler => {}
         }
         true
     }

@@ -45,7 +45,7 @@ pub struct Session {
     sid: Sid,
     config: Arc<Config>,
     memory: Arc<Memory>,
-    state: Mutex<State>,
+    state: Mutex<SessionState>,
     /// Whether `state.end` is set, without a lock: nothing that arrives later is handled.
     over: AtomicBool,
     /// The protocol must be called: [`wake`](Self::wake).
@@ -64,7 +64,7 @@ pub struct Session {
 }
 
 #[derive(Debug)]
-struct State {
+struct SessionState {
     queue: Queue,
     /// Bytes that may be queued in addition to [`Config::max_queued`], until nothing is queued any
     /// more: the size of a longer message that was accepted because the queue was empty.
@@ -88,13 +88,13 @@ struct State {
 enum Carrier {
     /// A WebSocket whose handshake is being answered.
     Opening,
-    Polling(polling::State),
+    Polling(polling::PollingState),
     WebSocket(Writer),
     /// The session was finished.
     Gone,
 }
 
-impl State {
+impl SessionState {
     /// Wakes the task that sends.
     fn wake(&self) {
         if let Some(sender) = &self.sender {
@@ -194,14 +194,14 @@ impl Session {
         transport: Transport,
     ) -> Arc<Self> {
         let carrier = match transport {
-            Transport::Polling => Carrier::Polling(polling::State::default()),
+            Transport::Polling => Carrier::Polling(polling::PollingState::default()),
             Transport::WebSocket => Carrier::Opening,
         };
         Arc::new(Self {
             sid,
             config: Arc::clone(config),
             memory: Arc::clone(memory),
-            state: Mutex::new(State {
+            state: Mutex::new(SessionState {
                 queue: Queue::default(),
                 extra: 0,
                 carrier,
@@ -223,7 +223,7 @@ impl Session {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -235,7 +235,7 @@ impl Session {
         &self.memory
     }
 
-    fn end_with(&self, state: &mut State, end: End) {
+    fn end_with(&self, state: &mut SessionState, end: End) {
         if state.end.is_some() {
             return;
         }
@@ -243,7 +243,7 @@ impl Session {
         state.ended_at = Some(Instant::now());
         self.over.store(true, Ordering::Relaxed);
         if end == End::Shutdown
-            && let State { queue, carrier: Carrier::WebSocket(writer), .. } = state
+            && let SessionState { queue, carrier: Carrier::WebSocket(writer), .. } = state
         {
             let _ = queue.write(&self.memory, |slices| writer.try_write(slices));
         }

@@ -13,7 +13,7 @@ use crate::engineio::stream::Writer;
 
 /// The state of the requests of one polling session.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct PollingState {
     /// A GET waits for something to answer.
     waiting: bool,
     /// A POST is being received or handled.
@@ -27,7 +27,7 @@ pub(crate) struct State {
     released: bool,
 }
 
-impl State {
+impl PollingState {
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting
     }
@@ -247,7 +247,7 @@ impl Session {
             Some(End::Overlap) => Polled::Packet("1"),
             _ if !state.queue.is_empty() => {
                 let packets = {
-                    let super::State { queue, slot, .. } = &mut *state;
+                    let super::SessionState { queue, slot, .. } = &mut *state;
                     Delivering::take(self, queue, slot.clone())
                 };
                 // The keeper of a session that was ended waits for this.

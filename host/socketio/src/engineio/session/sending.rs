@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::{Carrier, Session, State};
+use super::{Carrier, Session, SessionState};
 use crate::engineio::end::End;
 use crate::engineio::frame::{self, op};
 use crate::engineio::outgoing::{COPIED, Frame, Queue, write_message};
@@ -123,15 +123,15 @@ impl Session {
     }
 
     /// Whether the bytes that are queued for the client are within all bounds.
-    fn is_within_bounds(&self, state: &State) -> bool {
+    fn is_within_bounds(&self, state: &SessionState) -> bool {
         let queued = self.queued_in(state);
         let max = self.config.max_queued.saturating_add(state.extra);
         queued == 0 || (queued <= max && self.memory.allows_outgoing(queued))
     }
 
     /// Writes as much as the kernel takes, or wakes the task that can send the rest.
-    fn write(&self, state: &mut State) {
-        let State { queue, carrier, stalled, .. } = &mut *state;
+    fn write(&self, state: &mut SessionState) {
+        let SessionState { queue, carrier, stalled, .. } = &mut *state;
         if queue.is_empty() || *stalled {
             return;
         }
@@ -157,7 +157,7 @@ impl Session {
         }
     }
 
-    fn queued_in(&self, state: &State) -> usize {
+    fn queued_in(&self, state: &SessionState) -> usize {
         state.queue.len() + self.delivering.load(Ordering::SeqCst)
     }
 }

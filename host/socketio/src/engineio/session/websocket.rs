@@ -1,7 +1,7 @@
 //! The sending half of a session whose transport is a WebSocket.
 use std::task::{Context, Poll};
 
-use super::{Carrier, Session, State};
+use super::{Carrier, Session, SessionState};
 use crate::engineio::end::End;
 use crate::engineio::frame::{self, op};
 use crate::engineio::stream::Writer;
@@ -27,8 +27,9 @@ impl Session {
         self.poll_write(&mut state, cx)
     }
 
-    fn poll_write(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
-        let State { queue, carrier: Carrier::WebSocket(writer), stalled, .. } = &mut *state else {
+    fn poll_write(&self, state: &mut SessionState, cx: &mut Context<'_>) -> Poll<()> {
+        let SessionState { queue, carrier: Carrier::WebSocket(writer), stalled, .. } = &mut *state
+        else {
             return Poll::Ready(());
         };
         while !queue.is_empty() {
