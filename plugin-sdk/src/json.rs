@@ -35,7 +35,7 @@ impl<T: Serialize + JsonSchema + 'static> Output for T {}
 /// Returns `value` as JSON text.
 pub(crate) fn encode(value: &(impl Serialize + ?Sized)) -> Result<String> {
     serde_json::to_string(value)
-        .map_err(|error| Refusal::misuse(format!("this value is no JSON: {error}")))
+        .map_err(|error| Refusal::misuse(format!("this value can't be written as JSON: {error}")))
 }
 
 /// Returns the JSON Schema (2020-12) of the JSON that deserializes into `T`.

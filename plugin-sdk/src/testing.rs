@@ -9,7 +9,7 @@
 //! It does not run the handlers of other plugins, or run a handler again after a conflict. Use a
 //! host for those.
 
-// Each module uses only modules that stand before it.
+// Each module uses only modules that are declared before it.
 mod outcome;
 
 mod declared;

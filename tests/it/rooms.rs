@@ -58,7 +58,7 @@ async fn a_connection_is_in_a_hundred_rooms_at_most() {
     }
     let refused = ask("subscribe_event", most).await;
     assert_eq!(refused["error"]["code"], json!("too_large"), "{refused}");
-    assert_eq!(refused["error"]["message"], json!("a connection is in at most 100 rooms"));
+    assert_eq!(refused["error"]["message"], json!("a connection can be in at most 100 rooms"));
     // A room that it is in already, and one in the place of another.
     assert_eq!(ask("subscribe_event", 0).await["status"], json!("subscribed"));
     assert_eq!(ask("unsubscribe_event", 0).await["status"], json!("unsubscribed"));

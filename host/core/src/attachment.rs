@@ -42,8 +42,8 @@ pub fn index_of(members: &Map<String, Value>) -> Option<u64> {
     members.get(INDEX)?.as_u64()
 }
 
-/// Whether the placeholders of `data` name each of so many attachments exactly once, and nothing
-/// else.
+/// Whether the placeholders of `data` name each of `attachments` attachments exactly once, and
+/// nothing else.
 pub fn placeholders_match(data: &Value, attachments: usize) -> bool {
     fn collect(value: &Value, found: &mut Vec<u64>) {
         match value {

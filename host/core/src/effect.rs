@@ -63,7 +63,7 @@ impl Default for EffectLimits {
 }
 
 impl EffectLimits {
-    /// Checks whether one event may have so many effects with so many bytes.
+    /// Checks whether one event may have this number of effects, with this number of bytes.
     ///
     /// # Errors
     /// `limit`.
@@ -84,7 +84,7 @@ impl EffectLimits {
     }
 }
 
-/// Checks that a connection that is in `rooms` rooms may join another one.
+/// Checks that a connection that is in `rooms` rooms may join another room.
 ///
 /// # Errors
 /// `limit`.
@@ -92,7 +92,7 @@ pub fn check_room_count(rooms: usize, max: usize) -> Result<(), Refusal> {
     if rooms < max {
         return Ok(());
     }
-    Err(Refusal::limit(format!("a connection is in at most {max} rooms")))
+    Err(Refusal::limit(format!("a connection can be in at most {max} rooms")))
 }
 
 /// Checks the limit of a page of connections.

@@ -157,7 +157,7 @@ fn unreadable(text: &str, error: &serde_json::Error) -> Rejection {
     }
 }
 
-/// Checks the payload of an event with so many attachments.
+/// Checks the payload of an event that has `attachments` attachments.
 ///
 /// # Errors
 /// Returns the rejection for the event's sender.
@@ -194,8 +194,8 @@ pub fn check_reply(reply: Option<String>, schema: Option<&Schema>) -> Result<Jso
     let reply = reply.unwrap_or_else(|| "null".to_owned());
     let (reply, value) =
         Json::parse(reply).map_err(|error| format!("the reply is not JSON: {error}"))?;
-    // A schema that allows everything allows `error` too, but clients could not tell such a reply
-    // from a rejection.
+    // A schema that allows everything allows `error` too, but clients could not distinguish such a
+    // reply from a rejection.
     if reply.has_error {
         return Err("the reply has a property `error` at its top level".to_owned());
     }
@@ -206,7 +206,7 @@ pub fn check_reply(reply: Option<String>, schema: Option<&Schema>) -> Result<Jso
     Ok(reply)
 }
 
-/// A finding for the log, with its place.
+/// A finding for the log, with its path.
 fn in_words(detail: &Detail) -> String {
     format!("{} {}", detail.path, detail.message)
 }
@@ -258,8 +258,8 @@ impl Outbound {
         }
     }
 
-    /// Checks the data of an emitted `event` with so many attachments. Returns its text and its
-    /// value.
+    /// Checks the data of an emitted `event` that has `attachments` attachments. Returns its text
+    /// and its value.
     ///
     /// # Errors
     /// `invalid_data`, `misuse`.

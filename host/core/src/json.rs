@@ -26,7 +26,7 @@ impl Json {
         Self { text, has_error: value.get("error").is_some() }
     }
 
-    /// `null`
+    /// The JSON value `null`.
     pub fn null() -> Self {
         Self { text: "null".to_owned(), has_error: false }
     }

@@ -1,4 +1,4 @@
-//! Names: which ones plugins and events may have, and those of host events.
+//! Names: which names plugins and events may have, and the names of host events.
 
 /// Host events, which the host sends to the plugins that listen for them. Clients can't send them:
 /// their names begin with `$`.
@@ -8,7 +8,7 @@ pub mod host_event {
     /// Sent once per connection, before its first event.
     pub const CONNECT: &str = "$connect";
     /// Sent once per connection, after its last event. The connection is still in its rooms, unless
-    /// the plugin is so late that the host does not wait for it.
+    /// the plugin handles the event so late that the host has not waited for it.
     pub const DISCONNECT: &str = "$disconnect";
     /// Sent after the plugin has missed host events of a connection. The plugin must then list the
     /// connections again.
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn event_names_are_printable_ascii_and_nobody_elses() {
+    fn event_names_are_printable_ascii_and_not_reserved() {
         for good in
             ["ping", "memory_log_create", "a b", "chat:message", "__proto__", &"x".repeat(64)]
         {

@@ -149,7 +149,7 @@ impl Rejection {
     /// Maximum bytes of a refusal's code that are sent to a client.
     pub const MAX_REASON: usize = 64;
 
-    /// The stable code and the corresponding HTTP status.
+    /// The row of the table: the stable code, and the corresponding HTTP status.
     const fn row(&self) -> (&'static str, u16) {
         match self {
             Self::InvalidPayload { .. } => ("invalid_payload", 422),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handlers_refusal_becomes_a_reason_unless_it_is_the_hosts_word() {
+    fn a_handlers_refusal_becomes_a_reason_unless_its_code_is_the_hosts() {
         let not_found = Rejection::from_handler(Refusal::new("not_found", "no record 7"));
         assert_eq!((not_found.code(), not_found.status()), ("refused", 404));
         assert_eq!(
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_for_the_plugins_own_fault_is_never_the_clients() {
+    fn a_refusal_that_the_plugin_causes_is_not_shown_to_the_client() {
         for code in ["misuse", "undeclared", "invalid_data", "internal", "corrupt_state"] {
             assert_eq!(
                 Rejection::from_handler(Refusal::new(code, "internal")),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut_at_a_characters_border() {
+    fn a_long_message_is_truncated_at_a_character_boundary() {
         let rejection = Rejection::from_handler(Refusal::new("x", "é".repeat(1024)));
         assert_eq!(rejection.message().len(), 1024);
         let odd = Rejection::from_handler(Refusal::new("x", format!("a{}", "é".repeat(1024))));

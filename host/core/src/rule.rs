@@ -19,7 +19,7 @@ pub const MAX_ROOM_NAME: usize = 128;
 /// Who may join a room or send an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody.
+    /// Every client, also an anonymous one.
     Anyone,
     /// Authenticated users.
     Authenticated,
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_make_no_sense_are_refused() {
+    fn invalid_patterns_are_refused() {
         for bad in ["", "a{", "a}", "{}", "{a}{b}", "a{b{c}}", "a\nb", &"x".repeat(129)] {
             assert!(bad.parse::<RoomPattern>().is_err(), "{bad}");
         }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_kept_for_everyone_else() {
+    fn an_access_rule_allows_exactly_its_users() {
         let nobody = Identity::default();
         let ada =
             Identity { user: Some("ada".into()), roles: vec!["admin".into()], claims: Value::Null };

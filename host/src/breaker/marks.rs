@@ -4,8 +4,8 @@
 //! however many there are. Two clients may share a bit: then a failing client hides an answered
 //! one, and the breaker opens a little sooner.
 
-/// Bits of a set of clients: enough to distinguish some hundreds of clients. With so many, shares
-/// no longer depend on single clients.
+/// Bits of a set of clients: enough to distinguish some hundreds of clients. With that many
+/// clients, shares no longer depend on single clients.
 const BITS: usize = 512;
 
 /// The position of a client in a [`Marks`].

@@ -18,7 +18,8 @@ pub enum Caller {
     /// One request of a user or of an anonymous client, without a connection. For future sources of
     /// events: the host itself makes none yet.
     Request(Arc<Requester>),
-    /// Nobody: a host event that is about no connection (`$start`, `$resync`), or an emit over HTTP.
+    /// No client: a host event that is about no connection (`$start`, `$resync`), or an emit over
+    /// HTTP.
     None,
 }
 

@@ -37,7 +37,7 @@ pub(super) fn raise_limit() -> Option<u64> {
     None
 }
 
-/// Returns the number of descriptors for everything except client connections, with so many
+/// Returns the number of descriptors for everything except client connections, with this number of
 /// plugins.
 pub(super) fn needed(plugins: usize, reserved: NonZeroUsize) -> u64 {
     let plugins = u64::try_from(plugins).unwrap_or(u64::MAX);

@@ -1,5 +1,5 @@
 //! Panics of the host: each becomes one record, whether it is caught or not. The standard hook
-//! would write to standard error on the panicking thread, and would block if nobody reads it.
+//! would write to standard error on the panicking thread, and would block if it is not read.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

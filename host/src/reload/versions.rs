@@ -176,8 +176,8 @@ impl Versions {
         }
     }
 
-    /// Lets versions that are ready and not `is_needed` stand by, and drops the standby versions
-    /// that are not `is_previous`.
+    /// Makes each ready version that is not `is_needed` a standby version, and drops the standby
+    /// versions that are not `is_previous`.
     pub(super) fn retain(
         &mut self,
         is_needed: impl Fn(&Digest, &Arc<ActivePlugin>) -> bool,

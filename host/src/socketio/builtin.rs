@@ -87,9 +87,9 @@ impl Server {
                 .map(|kept| Recovery { duration: kept.seconds, max_bytes: kept.bytes.get() }),
             ..sockhop_socketio::Config::default()
         };
-        let most_queued = settings.max_queued / 2;
+        let full_above = settings.max_queued / 2;
         let namespaces = server.namespaces.iter().map(|name| name.as_str().into()).collect();
-        let bridge = Bridge { clients: Weak::clone(clients), namespaces, most_queued };
+        let bridge = Bridge { clients: Weak::clone(clients), namespaces, full_above };
         sockhop_socketio::Server::new(settings, bridge, server.namespaces.iter().cloned()).map(Self)
     }
 
@@ -150,7 +150,7 @@ pub(crate) struct Bridge {
     clients: Weak<dyn Clients>,
     namespaces: Vec<Arc<str>>,
     /// If more bytes are queued, the sender of an answer waits for its client.
-    most_queued: usize,
+    full_above: usize,
 }
 
 /// The host's data about a session.
@@ -166,7 +166,7 @@ impl Bridge {
     fn link(&self, connection: &Arc<Connection<Self>>) -> super::Link {
         super::Link::Builtin(Link {
             connection: Arc::downgrade(connection),
-            most_queued: self.most_queued,
+            full_above: self.full_above,
         })
     }
 }
@@ -257,7 +257,7 @@ const PUNCTUATION: usize = 5;
 pub(crate) struct Link {
     /// Weak: a connection owns a [`Client`], and answers that wait in its mailbox hold a link.
     connection: Weak<Connection<Bridge>>,
-    most_queued: usize,
+    full_above: usize,
 }
 
 impl Link {
@@ -285,7 +285,7 @@ impl Link {
         let Some(connection) = self.connection.upgrade() else { return };
         put(&connection, answer);
         if self.is_full(&connection) {
-            connection.writable(self.most_queued).await;
+            connection.writable(self.full_above).await;
         }
     }
 
@@ -299,7 +299,7 @@ impl Link {
     }
 
     fn is_full(&self, connection: &Connection<Bridge>) -> bool {
-        connection.queued_bytes() > self.most_queued
+        connection.queued_bytes() > self.full_above
     }
 
     pub(super) fn close(&self) {
@@ -443,7 +443,7 @@ mod tests {
 
         let (query, entered) = enter(&server, home, "").await;
         let pid = entered.split('"').nth(7).unwrap();
-        // A poll that the client gives up is the end of its transport.
+        // A client that cancels a poll has lost its transport.
         let poll = ask(&server, home, &query, None);
         assert!(tokio::time::timeout(Duration::from_millis(20), poll).await.is_err());
         let until = tokio::time::Instant::now() + Duration::from_secs(20);

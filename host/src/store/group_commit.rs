@@ -17,7 +17,7 @@ use super::{Changes, CommitError, Store, lock};
 ///
 /// 1. **Commit order is queue order.** Only the first writer commits: its own changes, or a batch.
 ///    A batch contains the changes of the first writers of the queue, without a gap, up to the
-///    first that wants to be exclusive. So all taken writers stand before all waiting ones.
+///    first that wants to be exclusive. So all taken writers are before all waiting ones.
 /// 2. **Delivery order is queue order.** A writer gets its [`CommitGuard`] when it is the first. It
 ///    leaves the queue when the guard is dropped, which is after it has delivered its effects. 1
 ///    and 2 together: effects are delivered in the order of their commits.
@@ -26,7 +26,7 @@ use super::{Changes, CommitError, Store, lock};
 ///    removed writer was woken and has not run since.
 /// 4. **A writer may be dropped at any time.** It then leaves the queue. If its changes were taken,
 ///    they may be stored, and nothing is delivered. A commit on a blocking thread owns the guard,
-///    so nobody else commits before it ends.
+///    so no other writer commits before it ends.
 ///
 /// The queue is bounded, because each writer is an event that occupies an instance.
 #[derive(Debug, Default)]
@@ -224,8 +224,8 @@ impl Store {
         result.map(|()| guard)
     }
 
-    /// Takes the commit lock for a writer that has no changes yet. Nobody else commits while the
-    /// guard is held. Returns `None` if the lock is not free before `deadline`.
+    /// Takes the commit lock for a writer that has no changes yet. No other writer commits while
+    /// the guard is held. Returns `None` if the lock is not free before `deadline`.
     pub(crate) async fn lock_exclusive(
         self: &Arc<Self>,
         deadline: Option<Instant>,

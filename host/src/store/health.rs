@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_failures_are_told_apart_and_the_worst_is_shown() {
+    fn each_kind_of_failure_is_kept_and_the_worst_is_shown() {
         let health = StoreHealth::default();
         let shown = || health.trouble().map(|trouble| trouble.kind);
         for kind in FailureKind::ALL.into_iter().rev() {
@@ -164,7 +164,7 @@ mod tests {
         }
         health.failed(FailureKind::Quota, String::new());
         health.failed(FailureKind::Read, String::new());
-        assert_eq!(shown(), Some(FailureKind::Write), "what came later does not hide it");
+        assert_eq!(shown(), Some(FailureKind::Write), "a later failure does not hide it");
         health.worked(FailureKind::Write);
         assert_eq!(shown(), Some(FailureKind::Read));
         health.stored();

@@ -81,7 +81,7 @@ impl Pending {
         Ok(())
     }
 
-    /// Notes that `key` is written, with a value of so many bytes.
+    /// Records that `key` is written, with a value of `value` bytes.
     fn write(&mut self, key: &str, value: usize) {
         self.written.insert(key.to_owned(), key.len() + value);
     }
@@ -118,7 +118,7 @@ impl Run {
         self.pending.borrow_mut().push(effect, bytes)
     }
 
-    /// Checks a write of `key` with a value of so many bytes, as a host does.
+    /// Checks a write of `key` with a value of `value` bytes, as a host does.
     fn check_write(&self, key: &str, value: usize) -> Result {
         let pending = self.pending.borrow();
         let new = usize::from(!pending.written.contains_key(key));

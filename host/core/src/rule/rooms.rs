@@ -15,7 +15,7 @@ pub struct DeclaredRoom {
     pub access: Access,
 }
 
-/// A declared room, or a template for rooms, with its access rule and its owner.
+/// A declared room, or a template for rooms, with its access rule and the plugin that owns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomRule {
     /// The name or the template.

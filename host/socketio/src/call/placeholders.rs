@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-/// Whether every placeholder in `arguments` names one of so many attachments.
+/// Whether every placeholder in `arguments` names one of `attachments` attachments.
 ///
 /// `arguments` must be well-formed JSON texts separated by commas, such as the `text` of an event.
 /// The reference client and server throw an error for a placeholder that this function finds

@@ -81,22 +81,24 @@ pub struct Config {
     pub max_payload: usize,
     /// How many fragments one WebSocket message may have. Default: 1,024.
     pub max_fragments: usize,
-    /// How many bytes may wait for one client that does not read; beyond, its session ends with
-    /// [`End::Overflow`](super::End::Overflow). A message with its attachments that finds nothing
-    /// waiting may be longer; until nothing waits again, so many bytes more may wait behind it.
-    /// Default: 4 MiB.
+    /// How many bytes may be queued for one client that does not read. Beyond this, its session
+    /// ends with [`End::Overflow`](super::End::Overflow). If nothing is queued, a message may be
+    /// longer, together with its attachments. Its length is then added to the bound, until nothing
+    /// is queued again. Default: 4 MiB.
     pub max_queued: usize,
-    /// How many bytes may wait for all clients together; a shared [`Frame`](super::Frame) counts
-    /// once. Beyond half of it, a session for which more than an equal share of that half waits
-    /// ends with [`End::Overflow`](super::End::Overflow). A frame that the application holds is
-    /// counted and not refused. Default: 256 MiB.
+    /// How many bytes may be queued for all clients together; a shared [`Frame`](super::Frame)
+    /// counts once. If more than half of it is in use, each session may have an equal share of the
+    /// other half. A session with more ends with [`End::Overflow`](super::End::Overflow). A frame
+    /// that the application holds is counted, but not refused. Default: 256 MiB.
     pub max_queued_total: usize,
-    /// How many bytes of unfinished messages all sessions together may hold. Beyond half of it, a
-    /// session that wants more than an equal share of that half ends with
-    /// [`End::Overload`](super::End::Overload). While a handler of a WebSocket's message waits, the
-    /// buffer of its read counts too: mostly 16 KiB, or, beyond half, as much as the client has
-    /// sent. A handler that runs and does not wait is not counted: for each thread, its buffer may
-    /// come on top. Default: 64 MiB.
+    /// How many bytes of unfinished messages all sessions together may hold. If more than half of
+    /// it is in use, each session may have an equal share of the other half. A session that needs
+    /// more ends with [`End::Overload`](super::End::Overload).
+    ///
+    /// While a handler of a WebSocket's message waits, the buffer of its read counts too: mostly 16
+    /// KiB, or, if more than half is in use, as much as the client has sent. The buffer of a
+    /// handler that does not wait is not counted: there is at most one for each thread. Default: 64
+    /// MiB.
     pub max_unfinished_total: usize,
     /// How many attachments one packet may announce. Default: 1,000.
     pub max_attachments: usize,

@@ -2,11 +2,11 @@
 use std::time::{Duration, Instant};
 
 /// The time after which other tasks run. A client that sends thousands of messages at once delays
-/// the others by about this much (by four messages at least), and not until its last message.
+/// the other clients by about this time (or by four messages, if they take longer).
 const SLICE: Duration = Duration::from_micros(200);
 
-/// The clock is read after so many messages. A client that sends one message at a time never makes
-/// the task read it.
+/// Number of messages after which the clock is read. A client that sends one message at a time
+/// never makes the task read it.
 const LOOK: u32 = 2;
 
 /// The current time slice of a session's task.

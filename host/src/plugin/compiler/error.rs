@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_compiler_is_told_by_its_true_reason() {
+    fn the_error_of_a_compiler_names_why_it_ended() {
         let bounds = CompileBounds { memory: 7, cpu: Duration::from_secs(2), niceness: 0 };
         let exited = |status: i32| ExitStatus::from_raw(status << 8);
         let signalled = |signal: rustix::process::Signal| ExitStatus::from_raw(signal.as_raw());

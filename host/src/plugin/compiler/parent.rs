@@ -62,7 +62,7 @@ pub(super) async fn run(
         let (_, read, _) =
             tokio::join!(write, output.read_to_end(&mut code), limited.read_to_end(&mut said));
         if read? as u64 > MAX_CODE {
-            // Killed, because it would continue to write and nobody reads.
+            // Killed, because it would continue to write to a pipe that is no longer read.
             child.start_kill()?;
         }
         Ok::<_, io::Error>((child.wait().await?, code, said))

@@ -15,8 +15,8 @@ use super::{Intent, LastError, OperatorError, Slot, Slots, Verdict, long_ago};
 /// absent longest is forgotten; one with a decision only if all have one.
 pub const MAX_ABSENT: usize = 1_000;
 
-/// An absent plugin without a decision is forgotten when so many others have become absent at least
-/// [`LATER`] after it.
+/// An absent plugin without a decision is forgotten when this number of others have become absent
+/// at least [`LATER`] after it.
 pub const MAX_LATER: usize = 64;
 
 /// Plugins that become absent within this time count as one event, however many they are: a volume
