@@ -101,7 +101,7 @@ impl Dispatcher {
         let began = Instant::now();
         let mut checked = self.check(&event, &route.inbound);
         if let Some(connection) = event.caller.connection()
-            && !connection.untold.is_empty()
+            && !connection.pending_connects.is_empty()
             && checked.is_ok()
         {
             // Boxed, because only the first events of a connection need it.

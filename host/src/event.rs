@@ -2,7 +2,7 @@
 
 mod caller;
 mod id;
-mod untold;
+mod pending_connects;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::breaker::ClientKeys;
 
-use untold::Untold;
+use pending_connects::PendingConnects;
 
 pub use caller::{Caller, Requester};
 pub use id::EventId;
@@ -37,7 +37,7 @@ pub struct Connection {
     /// from another address.
     client: ArcSwap<ClientKeys>,
     /// The plugins that have not handled its `$connect` yet.
-    pub(crate) untold: Untold,
+    pub(crate) pending_connects: PendingConnects,
 }
 
 /// A snapshot of all connections, in the order of their public ids.
@@ -54,7 +54,14 @@ impl Connection {
     ) -> Self {
         let client = ClientKeys::new(&public_id, identity.user.as_deref(), address);
         let client = ArcSwap::from_pointee(client);
-        Self { sid, public_id, namespace, identity, client, untold: Untold::default() }
+        Self {
+            sid,
+            public_id,
+            namespace,
+            identity,
+            client,
+            pending_connects: PendingConnects::default(),
+        }
     }
 
     /// Returns the keys to which failures of its events are attributed.

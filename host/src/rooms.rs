@@ -20,7 +20,7 @@ pub(crate) use directory::page_of;
 #[derive(Default)]
 pub struct Rooms {
     members: Membership,
-    /// The connections that plugins are told about.
+    /// The connections that plugins know from their host events.
     pub(crate) directory: Directory,
 }
 

@@ -43,7 +43,7 @@ impl HostEvents {
 
 impl Dispatcher {
     /// Dispatches `$start` once, before the first client. Returns when the plugins that serve have
-    /// handled it. From then on, plugins that are loaded while connections exist are told of them.
+    /// handled it. From then on, a plugin that is added while connections exist gets a `$resync`.
     pub async fn start(self: &Arc<Self>) {
         self.dispatch_host_event(HostEvent::new(HostEventKind::Start, Recipients::All))
             .wait()
@@ -71,8 +71,8 @@ impl Dispatcher {
     pub async fn disconnected(self: &Arc<Self>, connection: &Arc<Connection>) {
         let kind = HostEventKind::Disconnect(Arc::clone(connection));
         let awaited = self.dispatch_host_event(HostEvent::new(kind, Recipients::All));
-        // A plugin that is so late is told afterwards: it must not keep the connection in the rooms
-        // that others see.
+        // A plugin that takes longer handles the event afterwards: it must not keep the connection
+        // in the rooms that others see.
         let _ = tokio::time::timeout(self.limits.event_wall_ms, awaited.wait()).await;
     }
 
@@ -98,7 +98,7 @@ impl Dispatcher {
     ) -> Result<(), Rejection> {
         let plugin = active.code.name();
         let deadline = began + active.code.limits().event_wall_ms;
-        while connection.untold.contains(plugin) {
+        while connection.pending_connects.contains(plugin) {
             let now = Instant::now();
             if self.registry.snapshot().is_disabled(plugin) {
                 return Err(super::disabled());
@@ -112,7 +112,7 @@ impl Dispatcher {
                     "the plugin has not handled the `$connect` of this connection yet".to_owned(),
                 ));
             }
-            connection.untold.until_told(plugin, deadline.min(now + RETRY)).await;
+            connection.pending_connects.until_handled(plugin, deadline.min(now + RETRY)).await;
         }
         Ok(())
     }
@@ -136,7 +136,7 @@ impl Dispatcher {
             // No task waits for `$connect`: the events of its connection wait for it themselves.
             let token = match &event.kind {
                 HostEventKind::Connect(connection) => {
-                    connection.untold.add(backlog.plugin());
+                    connection.pending_connects.add(backlog.plugin());
                     None
                 }
                 _ => Some(awaited.token()),
@@ -233,7 +233,7 @@ impl Dispatcher {
 /// If `event` is a `$connect`, the events of its connection no longer wait for it.
 fn end(plugin: &str, event: &HostEvent) {
     if let HostEventKind::Connect(connection) = &event.kind {
-        connection.untold.remove(plugin);
+        connection.pending_connects.remove(plugin);
     }
 }
 

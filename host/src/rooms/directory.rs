@@ -1,5 +1,5 @@
-//! The connections that plugins have been told about, in the order of their public ids. Plugins read
-//! this list in pages, mostly after they have missed host events.
+//! The connections that plugins know from their host events, in the order of their public ids.
+//! Plugins read this list in pages, mostly after they have missed host events.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;

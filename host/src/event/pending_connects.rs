@@ -8,16 +8,17 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-/// A set of plugin names. It is nearly always empty, and that check is one atomic load.
+/// The plugins that have not handled the `$connect` of one connection yet, by name. The set is
+/// nearly always empty, and that check is one atomic load.
 #[derive(Debug, Default)]
-pub(crate) struct Untold {
+pub(crate) struct PendingConnects {
     count: AtomicUsize,
     plugins: Mutex<Vec<Arc<str>>>,
     /// Notified when a plugin was removed.
     changed: Notify,
 }
 
-impl Untold {
+impl PendingConnects {
     /// Ignores poisoning: the lock is held only for a few moves, and a panic leaves the list
     /// consistent.
     fn plugins(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
@@ -55,7 +56,7 @@ impl Untold {
     }
 
     /// Waits until the set does not contain `plugin`, at most until `deadline`.
-    pub(crate) async fn until_told(&self, plugin: &str, deadline: Instant) {
+    pub(crate) async fn until_handled(&self, plugin: &str, deadline: Instant) {
         loop {
             let mut changed = pin!(self.changed.notified());
             // Registers for the notification before it checks, so that no wake-up is lost.
@@ -77,17 +78,17 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_for_one_plugin_does_not_wait_for_another() {
-        let untold = Untold::default();
+        let pending = PendingConnects::default();
         let (slow, quick): (Arc<str>, Arc<str>) = ("slow".into(), "quick".into());
-        untold.add(&slow);
-        untold.add(&quick);
+        pending.add(&slow);
+        pending.add(&quick);
         let far = Instant::now() + Duration::from_secs(60);
-        untold.until_told("other", far).await;
-        tokio::join!(untold.until_told("quick", far), async { untold.remove("quick") });
-        assert!(untold.contains("slow") && !untold.contains("quick") && !untold.is_empty());
-        untold.until_told("slow", Instant::now()).await;
-        assert!(untold.contains("slow"), "its time is over");
-        untold.remove("slow");
-        assert!(untold.is_empty());
+        pending.until_handled("other", far).await;
+        tokio::join!(pending.until_handled("quick", far), async { pending.remove("quick") });
+        assert!(pending.contains("slow") && !pending.contains("quick") && !pending.is_empty());
+        pending.until_handled("slow", Instant::now()).await;
+        assert!(pending.contains("slow"), "its time is over");
+        pending.remove("slow");
+        assert!(pending.is_empty());
     }
 }
