@@ -164,10 +164,7 @@ impl Reloader {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = watch.changed(), if !self.scanner.is_due_soon() => self.scanner.scan_within(DEBOUNCE),
-                () = self.alarm.notified() => {
-                    self.publisher.auto_rollback();
-                    self.publisher.publish(&mut self.scanner);
-                }
+                () = self.alarm.notified() => self.publisher.publish(&mut self.scanner),
                 () = self.operator.scan_requested() => {
                     self.scanner.files.retry_now();
                     self.scanner.scan_within(Duration::ZERO);

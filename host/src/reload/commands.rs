@@ -70,6 +70,11 @@ impl PendingCommands {
         }
     }
 
+    /// Whether an operator's rollback of the plugin is neither carried out nor undone yet.
+    pub(super) fn is_rolling_back(&self, plugin: &str) -> bool {
+        self.0.iter().any(|command| command.name == plugin && command.target.is_some())
+    }
+
     /// Returns the answers to the commands whose result is known. Undoes rollbacks that have
     /// failed; the second value is whether there are any.
     pub(super) fn finish(
@@ -130,5 +135,38 @@ impl PendingCommand {
             .or(last_error.map(|error| &error.reason));
         let reason = reason.cloned().unwrap_or_default();
         OperatorError::NotServed { name: self.name.clone(), digest, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use tokio::sync::oneshot;
+
+    use super::super::slots::Claim;
+    use super::*;
+
+    #[test]
+    fn a_rollback_is_pending_until_it_is_answered_and_no_other_command_counts() {
+        let (mut slots, file) = (Slots::default(), Path::new("a.wasm"));
+        for version in ["1", "2"] {
+            let now = SystemTime::UNIX_EPOCH;
+            slots.claim(&[Claim { file, holds: Some(("a", version)) }], false, now);
+            slots.record_serving("a", version, now);
+        }
+        let mut commands = PendingCommands::default();
+        let mut begin = |commands: &mut PendingCommands, command| {
+            let (answer, _) = oneshot::channel();
+            let command = SubmittedCommand { name: "a".to_owned(), command, answer };
+            assert!(commands.begin(&mut slots, command).is_ok());
+        };
+        begin(&mut commands, OperatorCommand::Disable);
+        assert!(!commands.is_rolling_back("a"));
+        begin(&mut commands, OperatorCommand::RollBack(None));
+        assert!(commands.is_rolling_back("a") && !commands.is_rolling_back("b"));
+        commands.0.clear();
+        assert!(!commands.is_rolling_back("a"));
     }
 }

@@ -112,29 +112,6 @@ impl Publisher {
         self.inventory.record_load(job, result, &mut self.slots)
     }
 
-    /// Handles an opened breaker: a new version is rolled back to the version before it.
-    pub(super) fn auto_rollback(&mut self) {
-        for active in &self.registry.snapshot().plugins {
-            let name = active.code.name();
-            if active.health.take_trip()
-                && let Some(target) = self.slots.on_breaker_opened(
-                    name,
-                    active.health.last_failure().map(|(why, _)| why).as_deref(),
-                    SystemTime::now(),
-                )
-            {
-                let is_kept = self.inventory.blobs.contains(&target);
-                tracing::error!(
-                    plugin = name,
-                    digest = active.code.digest,
-                    target,
-                    is_kept,
-                    "a new version failed too often: rolling back to the previous version"
-                );
-            }
-        }
-    }
-
     /// Begins to carry out an operator command, whose answer follows with a later
     /// [`publish`](Self::publish). Returns `false` if it is refused, and answered.
     pub(super) fn begin(&mut self, command: SubmittedCommand) -> bool {
@@ -175,8 +152,9 @@ impl Publisher {
         !self.inventory.loads.is_empty()
     }
 
-    /// Decides which version of each plugin serves, and publishes the result. If a rollback of an
-    /// operator can't be carried out, it is undone, and the decision is made again without it.
+    /// Decides which version of each plugin serves, and publishes the result. Decides again if a
+    /// rollback of an operator can't be carried out and is undone, or if a version is rolled back
+    /// because its breaker has opened.
     pub(super) fn publish(&mut self, scanner: &mut Scanner) {
         let mut answers = CommandResults::new();
         loop {
@@ -194,7 +172,9 @@ impl Publisher {
             self.save_and_delete(&scanner.files);
             let (known, is_undone) = self.finish_commands();
             answers.extend(known);
-            if !is_undone {
+            // In this order: the breaker's decision may have waited for the operator's.
+            let is_rolled_back = self.auto_rollback();
+            if !(is_undone || is_rolled_back) {
                 break;
             }
         }
@@ -378,6 +358,35 @@ impl Publisher {
             is_saved: self.journal.has_saved(&self.slots),
         };
         self.commands.finish(&mut self.slots, &facts)
+    }
+
+    /// Handles breakers that have opened: a new version is rolled back to the version before it.
+    /// Returns whether any is. An operator's rollback comes first: until its result is known, the
+    /// breaker of the plugin decides nothing, so that neither decision can undo the other.
+    fn auto_rollback(&mut self) -> bool {
+        let mut is_any = false;
+        for active in &self.registry.snapshot().plugins {
+            let name = active.code.name();
+            if !self.commands.is_rolling_back(name)
+                && active.health.take_trip()
+                && let Some(target) = self.slots.on_breaker_opened(
+                    name,
+                    active.health.last_failure().map(|(why, _)| why).as_deref(),
+                    SystemTime::now(),
+                )
+            {
+                is_any = true;
+                let is_kept = self.inventory.blobs.contains(&target);
+                tracing::error!(
+                    plugin = name,
+                    digest = active.code.digest,
+                    target,
+                    is_kept,
+                    "a new version failed too often: rolling back to the previous version"
+                );
+            }
+        }
+        is_any
     }
 
     /// Publishes the current status for operators, then sends the answers.

@@ -350,8 +350,11 @@ impl Slots {
     }
 
     /// Handles an opened breaker of the serving version; `failure` is its last failure. Rolls back
-    /// to the version before it if the serving version is new and not pinned, and an earlier
+    /// to the version before it if the serving version is new, no version is pinned, and an earlier
     /// version is kept. Returns the digest of that earlier version.
+    ///
+    /// A pinned version is the decision of an operator, also while it is still loading, or an
+    /// earlier decision for this failure.
     pub fn on_breaker_opened(
         &mut self,
         name: &str,
@@ -361,10 +364,7 @@ impl Slots {
         let slot = self.by_name.get_mut(name).filter(|slot| !slot.is_absent())?;
         // If the clock was set back, the age is unknown: the version stays, guarded by its breaker.
         let is_new = at.duration_since(slot.serving_since).is_ok_and(|age| age < TRIAL);
-        let failed = slot
-            .serving
-            .clone()
-            .filter(|serving| is_new && slot.intent.pinned() != Some(serving))?;
+        let failed = slot.serving.clone().filter(|_| is_new && slot.intent.pinned().is_none())?;
         let target = slot.previous(Some(&failed))?;
         if slot.in_file == failed {
             slot.verdict = Verdict::AutoRolledBack;

@@ -100,6 +100,31 @@ fn a_version_that_an_operator_chose_is_not_rolled_back() {
 }
 
 #[test]
+fn a_breaker_does_not_override_a_rollback_that_is_still_loading() {
+    let mut slots = after(&["1", "2", "3"]);
+    let before = slots.get("a").cloned();
+    slots.roll_back("a", Some("1")).unwrap();
+    assert_eq!(slots.on_breaker_opened("a", None, NOW), None);
+    assert_eq!(slots.wanted("a"), ["1", "3"]);
+    slots.undo_roll_back("a", "1", before.as_ref());
+    assert_eq!(slots.get("a").cloned(), before);
+}
+
+#[test]
+fn an_undone_rollback_leaves_what_a_breaker_has_decided() {
+    let mut slots = after(&["1", "2", "3"]);
+    assert_eq!(slots.on_breaker_opened("a", None, NOW), Some("2".to_owned()));
+    let before = slots.get("a").cloned();
+    // To another version than the breaker's, to the same, and to the one in the file.
+    for to in ["1", "2", "3"] {
+        slots.roll_back("a", Some(to)).unwrap();
+        slots.undo_roll_back("a", to, before.as_ref());
+        assert_eq!(slots.get("a").cloned(), before, "{to}");
+    }
+    assert_eq!(slots.wanted("a"), ["2", "3"]);
+}
+
+#[test]
 fn a_rollback_that_failed_is_undone() {
     let mut slots = after(&["1", "2", "3"]);
     slots.roll_back("a", Some("2")).unwrap();
