@@ -142,7 +142,7 @@ impl Reloader {
             tokio::select! {
                 loaded = self.publisher.inventory.loads.next() => {
                     let Some((job, result)) = loaded else { return };
-                    if matches!(job, LoadJob::File(..)) {
+                    if matches!(job, LoadJob::File { .. }) {
                         progress.record(result.is_ok());
                     }
                     self.record_load(job, result);
@@ -243,7 +243,7 @@ impl Reloader {
     /// Records the result of a load.
     fn record_load(&mut self, job: LoadJob, result: Result<Loaded, LoadFailure>) {
         let result = self.publisher.record_load(&job, result);
-        if let LoadJob::File(path, stamp) = job {
+        if let LoadJob::File { path, stamp, .. } = job {
             self.scanner.record_load(&path, &stamp, result);
         }
     }

@@ -21,8 +21,8 @@ pub(super) struct Inventory {
     pub(super) loads: LoadQueue,
     loader: Arc<Loader>,
     metrics: Arc<Metrics>,
-    /// The versions that the last clean-up left on the disk; `None` if others may have been written
-    /// since.
+    /// The versions that the last clean-up left on the disk; `None` if a load has begun since, which
+    /// may have written others.
     on_disk: Option<HashSet<Digest>>,
 }
 
@@ -44,10 +44,17 @@ impl Inventory {
     pub(super) fn load_files(&mut self, mut due: Vec<(PathBuf, Stamp)>, slots: &Slots) {
         due.sort_by_key(|(path, _)| !slots.has_served(path));
         for (path, stamp) in due {
-            let name = assumed_name(&path, slots);
+            let name = expected_name(&path, slots);
             let known = self.known(&name, slots);
+            self.on_disk = None;
             self.loads.file(&path, stamp, name, known);
         }
+    }
+
+    /// Starts to load a kept version, unless that is already in progress.
+    pub(super) fn load_kept(&mut self, name: &str, digest: &Digest) {
+        self.on_disk = None;
+        self.loads.kept(name, digest);
     }
 
     /// Returns what is known of versions before they are loaded from a file that is expected to
@@ -68,10 +75,6 @@ impl Inventory {
         result: Result<Loaded, LoadFailure>,
         slots: &mut Slots,
     ) -> Result<(String, Digest), LoadFailure> {
-        if !matches!(result, Ok(Loaded::Known(..))) {
-            // A version may have been written that nothing needs to keep.
-            self.on_disk = None;
-        }
         match result {
             Ok(Loaded::Known(name, digest)) => Ok((name, digest)),
             Ok(Loaded::New(active)) => {
@@ -89,12 +92,14 @@ impl Inventory {
     fn record_failure(&mut self, job: &LoadJob, failure: &LoadFailure, slots: &mut Slots) {
         let is_invalid = failure.is_invalid_content();
         match job {
-            LoadJob::File(path, _) => {
-                self.metrics.reload(failure.name.as_deref().unwrap_or(&stem(path)), "failed");
+            LoadJob::File { path, expected, .. } => {
+                self.metrics.reload(failure.name.as_ref().unwrap_or(expected), "failed");
                 tracing::error!(file = %path.display(), plugin = failure.name, digest = failure.digest,
                     error = failure.reason, "plugin failed");
                 if is_invalid {
-                    self.versions.invalid(assumed_name(path, slots), failure.clone());
+                    // Not the plugin that the file is expected to hold now: the content is invalid
+                    // under the limits with which the load began.
+                    self.versions.invalid(expected.clone(), failure.clone());
                 }
             }
             LoadJob::Kept(name, digest) => {
@@ -113,7 +118,7 @@ impl Inventory {
     /// Deletes what is on the disk of all versions that are not `needed`.
     pub(super) fn keep_on_disk(&mut self, needed: HashSet<Digest>) {
         // A load in progress may have stored a version that no slot or file refers to yet.
-        if self.loads.is_empty() && self.on_disk.as_ref() != Some(&needed) {
+        if self.loads.is_quiet() && self.on_disk.as_ref() != Some(&needed) {
             self.blobs.keep_only(&needed);
             self.loader.keep_only(&needed);
             self.on_disk = Some(needed);
@@ -126,10 +131,92 @@ impl Inventory {
     }
 }
 
-/// Returns the name that a file's plugin is assumed to have until it has registered.
-fn assumed_name(path: &Path, slots: &Slots) -> String {
+/// Returns the name that a file's plugin is expected to have until it has registered.
+fn expected_name(path: &Path, slots: &Slots) -> String {
     slots
         .of_file(path)
         .or_else(|| slots.last_of_file(path))
         .map_or_else(|| stem(path), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::{Duration, SystemTime};
+
+    use super::super::directory::plugin_files;
+    use super::super::slots::Claim;
+    use super::*;
+    use crate::plugin::{self, Compiler, Engine};
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn inventory(dir: &Path) -> Inventory {
+        let compiler = Compiler::new(PathBuf::new(), dir.join("cache"));
+        let engine = Arc::new(Engine::new(1 << 20, 1).unwrap());
+        let (alarm, metrics) = (Arc::default(), Arc::default());
+        let loader = Loader::new(engine, Arc::default(), compiler, alarm, Arc::clone(&metrics));
+        Inventory::new(Arc::new(loader), BlobStore::new(dir.join("plugins"), false), metrics)
+    }
+
+    /// Returns slots in which these versions of `name` have served from `file`.
+    fn slots(name: &str, file: &Path, versions: &[&str]) -> Slots {
+        let mut slots = Slots::default();
+        for version in versions {
+            slots.claim(&[Claim { file, holds: Some((name, version)) }], false, NOW);
+            slots.record_serving(name, version, NOW);
+        }
+        slots
+    }
+
+    fn due(dir: &Path) -> Vec<(PathBuf, Stamp)> {
+        let files = plugin_files(dir).unwrap().into_iter();
+        files.filter_map(|(path, stamp)| Some((path, stamp?))).collect()
+    }
+
+    async fn until(is: impl Fn() -> bool) {
+        let waiting = async {
+            while !is() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_an_aborted_load_has_stored_is_deleted_though_the_needed_versions_are_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.wasm");
+        fs::write(&file, "version 2").unwrap();
+        let digest = plugin::read(&file, 100).unwrap().digest;
+        // A known version is stored without being compiled: this one was rolled back.
+        let mut slots = slots("a", &file, &["1", &digest]);
+        slots.on_breaker_opened("a", None, NOW).unwrap();
+        let mut inventory = inventory(dir.path());
+        inventory.keep_on_disk(HashSet::new());
+        inventory.load_files(due(dir.path()), &slots);
+        until(|| inventory.blobs.contains(&digest)).await;
+        inventory.loads.abort(&file);
+        until(|| inventory.loads.is_quiet()).await;
+        inventory.keep_on_disk(HashSet::new());
+        assert!(!inventory.blobs.contains(&digest));
+    }
+
+    #[tokio::test]
+    async fn an_invalid_file_is_recorded_for_the_plugin_under_whose_limits_it_was_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.wasm");
+        fs::write(&file, "no plugin").unwrap();
+        let mut slots = slots("expected", &file, &["1"]);
+        slots.claim(&[], false, NOW);
+        let mut inventory = inventory(dir.path());
+        inventory.load_files(due(dir.path()), &slots);
+        let (job, result) = inventory.loads.next().await.unwrap();
+        // From now on, the file is expected to hold the plugin `a`.
+        slots.forget("expected").unwrap();
+        let failure = inventory.record_load(&job, result, &mut slots).unwrap_err();
+        let digest = failure.digest.unwrap();
+        let is_known = |plugin| inventory.versions.known(plugin).contains_key(&digest);
+        assert_eq!((is_known("expected"), is_known("a")), (true, false));
+    }
 }

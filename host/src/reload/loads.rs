@@ -35,7 +35,13 @@ pub(super) struct LoadQueue {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum LoadJob {
     /// A file of the plugin directory, with its stamp at the scan.
-    File(PathBuf, Stamp),
+    File {
+        path: PathBuf,
+        stamp: Stamp,
+        /// The plugin that the file is expected to hold: it is loaded under the limits of this
+        /// plugin until it has registered.
+        expected: String,
+    },
     /// A version of this plugin that is kept for rollbacks.
     Kept(String, Digest),
 }
@@ -63,19 +69,20 @@ impl LoadQueue {
             Arc::clone(&self.permits),
             path.to_owned(),
         );
-        self.start(LoadJob::File(path.to_owned(), stamp), async move {
-            let (source, _permit) = read(&loader, permits, file, name.clone()).await;
+        let job = LoadJob::File { path: path.to_owned(), stamp, expected: name.clone() };
+        self.start(job, async move {
+            let (source, permit) = read(&loader, permits, file, name.clone()).await;
             let source = source?;
             let digest = source.digest.clone();
             if let Some(known) = known.get(&digest) {
                 let name = known.clone()?;
                 // An earlier attempt to store it may have failed.
-                store(blobs, digest.clone(), source.bytes).await;
+                store(blobs, digest.clone(), source.bytes, permit).await;
                 return Ok(Loaded::Known(name, digest));
             }
             let bytes = source.bytes.clone();
             let active = loader.load(source, &name).await?;
-            store(blobs, digest, bytes).await;
+            store(blobs, digest, bytes, permit).await;
             Ok(Loaded::New(active))
         });
     }
@@ -125,6 +132,12 @@ impl LoadQueue {
         self.jobs.is_empty()
     }
 
+    /// Whether no load can write to the disk any more. The thread of an aborted load may still
+    /// write; it holds a permit until it has ended.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.jobs.is_empty() && self.permits.available_permits() == MAX_CONCURRENT
+    }
+
     /// Returns the number of loads in progress.
     pub(super) fn len(&self) -> usize {
         self.jobs.len()
@@ -132,13 +145,13 @@ impl LoadQueue {
 
     /// Whether any file is being loaded.
     pub(super) fn any_file(&self) -> bool {
-        self.jobs.values().any(|(job, _)| matches!(job, LoadJob::File(..)))
+        self.jobs.values().any(|(job, _)| matches!(job, LoadJob::File { .. }))
     }
 
     /// Aborts the load of a file that has changed or is gone.
     pub(super) fn abort(&mut self, path: &Path) {
         self.jobs.retain(|_, (job, task)| {
-            let is_other = !matches!(job, LoadJob::File(file, _) if file == path);
+            let is_other = !matches!(job, LoadJob::File { path: file, .. } if file == path);
             if !is_other {
                 task.abort();
             }
@@ -193,9 +206,11 @@ async fn read(
     }
 }
 
-/// Stores the bytes of a version on a blocking thread, while other versions are loaded.
-async fn store(blobs: Arc<BlobStore>, digest: Digest, bytes: Vec<u8>) {
+/// Stores the bytes of a version on a blocking thread, while other versions are loaded. If the task
+/// is aborted, the thread holds the permit until it has stored them.
+async fn store(blobs: Arc<BlobStore>, digest: Digest, bytes: Vec<u8>, permit: LoadPermit) {
     let put = move || {
+        let _permit = permit;
         if let Err(error) = blobs.put(&digest, &bytes) {
             tracing::warn!(digest, %error, "a version can't be kept: a rollback to it is not possible");
         }

@@ -196,7 +196,7 @@ impl Publisher {
     fn start_loads(&mut self, selected: &[Selected]) {
         for (name, selection) in selected {
             for digest in &selection.missing {
-                self.inventory.loads.kept(name, digest);
+                self.inventory.load_kept(name, digest);
             }
         }
     }
