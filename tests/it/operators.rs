@@ -264,6 +264,32 @@ fn a_newcomer_that_was_refused_stays_so_after_a_restart_whatever_its_file_is_cal
 }
 
 #[test]
+fn a_plugin_that_cannot_be_loaded_at_a_start_keeps_its_events_from_a_newcomer() {
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
+    let host = HostProcess::start(plugins.path(), data.path());
+    drop_in(plugins.path(), "chameleon.wasm", &chameleon("version=1"));
+    host.until("chameleon", serves("1"));
+    host.kill();
+    std::fs::remove_file(data.path().join("state/chameleon.sqlite")).expect("its state");
+    // The file comes before `chameleon.wasm` in the order of the files.
+    drop_in(plugins.path(), "a_newcomer.wasm", &chameleon("version=1 name=newcomer claims=which"));
+    let host = HostProcess::start(plugins.path(), data.path());
+    host.until("chameleon", |row| row["state"] == "failed");
+    let is_refused = |row: &Value| {
+        let reason = row["last_error"]["reason"].as_str().unwrap_or_default();
+        row["state"] == "failed" && reason.contains("taken by plugin `chameleon`")
+    };
+    host.until("newcomer", is_refused);
+    let (status, said) = sockhop(data.path(), &["data", "accept-loss", "chameleon"]);
+    assert_eq!(status, 0, "{said}");
+    host.until("chameleon", serves("1"));
+    assert!(is_refused(&host.row("newcomer")));
+    std::fs::remove_file(plugins.path().join("chameleon.wasm")).expect("a file to remove");
+    host.until("newcomer", serves("1"));
+}
+
+#[test]
 fn a_plugin_whose_file_was_away_for_a_moment_takes_back_what_a_newcomer_took() {
     let (plugins, data) =
         (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));

@@ -24,9 +24,9 @@ use super::journal::Journal;
 use super::loader::{LoadFailure, Loader};
 use super::loads::{LoadJob, Loaded};
 use super::operator::{CommandResults, Operator, OperatorCommand, SubmittedCommand};
-use super::resolve::{CandidateVersion, Candidates, Refused, resolve_conflicts};
+use super::resolve::{CandidateVersion, Candidates, Refused, Reserved, resolve_conflicts};
 use super::scan::Scanner;
-use super::slots::{Digest, LastError, Slots, Standing};
+use super::slots::{Digest, LastError, Reservation, Slots, Standing};
 use super::status::StatusInputs;
 use super::versions::Selection;
 
@@ -162,7 +162,8 @@ impl Publisher {
             let selected = self.select(&before);
             self.start_loads(&selected);
             let candidates = self.candidates(&before, selected);
-            let (next, refused) = resolve_conflicts(&before, candidates);
+            let reserved = self.reserved(&candidates);
+            let (next, refused) = resolve_conflicts(&before, candidates, &reserved);
             self.record_refused(refused);
             if self.replace(before, next) {
                 scanner.files.retry_now();
@@ -229,6 +230,19 @@ impl Publisher {
         });
         let is_disabled = slot.is_some_and(|slot| slot.is_disabled(digest));
         CandidateVersion { active, is_disabled, standing }
+    }
+
+    /// Returns what is reserved for the plugins that served before and of which no version can
+    /// serve now.
+    fn reserved(&self, candidates: &[Candidates]) -> Vec<Reserved> {
+        let unable = candidates.iter().filter(|plugin| plugin.versions.is_empty());
+        let reserved = unable.filter_map(|plugin| {
+            let slot = self.slots.get(&plugin.name)?;
+            let standing = slot.reserved_standing(SystemTime::now(), self.settled_after)?;
+            let (name, reservation) = (plugin.name.clone(), slot.reservation.clone());
+            Some(Reserved { name, reservation, standing })
+        });
+        reserved.collect()
     }
 
     /// Records the versions that conflict with other plugins.
@@ -298,6 +312,7 @@ impl Publisher {
                     generation = published.number, replaces, "plugin active");
                 self.slots.record_serving(name, digest, SystemTime::now());
                 self.slots.record_version(name, &active.code.registration.version);
+                self.slots.record_reservation(name, Reservation::of(&active.code.registration));
                 self.metrics.reload(name, "active");
             }
             if before.is_disabled(name) != published.is_disabled(name) {

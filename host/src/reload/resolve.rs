@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::registry::{ActivePlugin, AdmitError, Generation};
 
-use super::slots::{Digest, Standing};
+use super::slots::{Digest, Reservation, Standing};
 
 /// A candidate plugin for a generation: its versions that could serve, the best first.
 pub(super) struct Candidates {
@@ -22,6 +22,14 @@ pub(super) struct CandidateVersion {
     pub(super) standing: Standing,
 }
 
+/// What is reserved for a plugin of which no version can serve.
+pub(super) struct Reserved {
+    pub(super) name: String,
+    pub(super) reservation: Reservation,
+    /// Its precedence against other plugins that claim the same.
+    pub(super) standing: Standing,
+}
+
 /// A version that conflicts with another plugin.
 pub(super) struct Refused {
     pub(super) name: String,
@@ -32,17 +40,19 @@ pub(super) struct Refused {
 /// Returns the generation in which every plugin serves the best of its versions that is compatible
 /// with the others. If two conflict, the weaker [`Standing`] loses, whatever the order of the
 /// files: a new plugin never displaces a serving one. A plugin keeps claims that it took while
-/// another plugin's file was away only if it is settled. Each refusal names the winner.
+/// another plugin's file was away only if it is settled. What is `reserved` for a plugin that can't
+/// serve counts like a claim, but displaces no serving version. Each refusal names the winner.
 pub(super) fn resolve_conflicts(
     before: &Generation,
     mut candidates: Vec<Candidates>,
+    reserved: &[Reserved],
 ) -> (Generation, Vec<Refused>) {
     let mut refused = Vec::new();
     loop {
         let mut generation = Generation::after(before);
-        let Some((loser, error)) = admit_best(&mut generation, &candidates) else {
-            return (generation, refused);
-        };
+        let conflict = claim_of_reserved(before, &candidates, reserved)
+            .or_else(|| admit_best(&mut generation, &candidates));
+        let Some((loser, error)) = conflict else { return (generation, refused) };
         match candidates.iter_mut().find(|plugin| plugin.name == loser) {
             Some(plugin) if !plugin.versions.is_empty() => {
                 let digest = plugin.versions.remove(0).active.code.digest.clone();
@@ -53,6 +63,23 @@ pub(super) fn resolve_conflicts(
             _ => return (generation, refused),
         }
     }
+}
+
+/// Returns the name of the first plugin whose best version claims what is reserved for another
+/// plugin, and the conflict.
+fn claim_of_reserved(
+    before: &Generation,
+    candidates: &[Candidates],
+    reserved: &[Reserved],
+) -> Option<(String, AdmitError)> {
+    candidates.iter().find_map(|plugin| {
+        let version = plugin.versions.first().filter(|best| !before.serves(&best.active))?;
+        let registration = &version.active.code.registration;
+        let mut stronger = reserved.iter().filter(|owner| version.standing < owner.standing);
+        let error =
+            stronger.find_map(|owner| owner.reservation.check(&owner.name, registration).err())?;
+        Some((plugin.name.clone(), error))
+    })
 }
 
 /// Admits the best version of each plugin, up to the first conflict. Returns the name of the plugin

@@ -16,6 +16,7 @@
 
 mod claims;
 mod intent;
+mod reservation;
 mod saved_path;
 mod state;
 
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER, Standing};
 pub use intent::Intent;
+pub use reservation::Reservation;
 pub use state::{Conditions, SlotState};
 
 /// The maximum number of versions of a plugin that are kept for rollbacks, including the serving
@@ -68,6 +70,10 @@ pub struct Slot {
     /// What operators know the kept versions by.
     #[serde(default)]
     pub versions: BTreeMap<Digest, KeptVersion>,
+    /// What other plugins can't take while no version can serve. Empty for an absent plugin, and if
+    /// an earlier version of the host saved the slot.
+    #[serde(default, skip_serializing_if = "Reservation::is_empty")]
+    pub reservation: Reservation,
     /// What an operator or a breaker has decided.
     #[serde(flatten)]
     pub intent: Intent,
@@ -254,6 +260,13 @@ impl Slots {
         slot.kept.retain(|kept| kept != digest);
         slot.kept.push_front(digest.to_owned());
         slot.kept.truncate(KEPT);
+    }
+
+    /// Records the events and the rooms of the serving version of `name`.
+    pub fn record_reservation(&mut self, name: &str, reservation: Reservation) {
+        if let Some(slot) = self.by_name.get_mut(name) {
+            slot.reservation = reservation;
+        }
     }
 
     /// Records that the serving version of `name` has the version string `version`.

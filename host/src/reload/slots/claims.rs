@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Intent, LastError, OperatorError, Slot, Slots, Verdict, long_ago};
+use super::{Intent, LastError, OperatorError, Reservation, Slot, Slots, Verdict, long_ago};
 
 /// The maximum number of absent plugins that are remembered. Each takes about 1 KB of memory, and
 /// has up to [`KEPT`](super::KEPT) versions on the disk. Above that, the plugin that has been
@@ -81,6 +81,7 @@ impl Slots {
                 slot.come_back();
             } else if !(slot.is_absent() || more_may_come && own.is_none()) {
                 slot.absent_since = Some(now);
+                slot.reservation = Reservation::default();
             }
         }
         self.by_name.retain(|_, slot| !slot.is_absent() || slot.has_decisions());
@@ -125,6 +126,7 @@ impl Slots {
                     serving_since: long_ago(),
                     kept: VecDeque::new(),
                     versions: BTreeMap::new(),
+                    reservation: Reservation::default(),
                     intent: Intent::Follow,
                     absent_since: None,
                     has_come_back: false,
@@ -272,5 +274,12 @@ impl Slot {
             Some(_) => Standing::Upgrade,
             None => Standing::New,
         }
+    }
+
+    /// Returns the precedence of what the plugin reserves while no version of it can serve: that of
+    /// the version that served when the previous host ended. Returns `None` if none did.
+    pub fn reserved_standing(&self, now: SystemTime, settled: Duration) -> Option<Standing> {
+        let serving = self.serving.as_ref()?;
+        Some(self.standing(serving, false, true, now, settled))
     }
 }

@@ -255,6 +255,34 @@ fn a_version_that_served_until_its_file_was_removed_loses_only_to_settled_ones()
 }
 
 #[test]
+fn a_plugin_that_cannot_be_loaded_at_a_start_reserves_what_it_served_until_its_file_is_gone() {
+    const SETTLED: Duration = Duration::from_secs(10);
+    let reservation: Reservation = serde_json::from_str(r#"{"events":["x"]}"#).unwrap();
+    let mut slots = after(&["1"]);
+    slots.record_reservation("a", reservation.clone());
+    let saved = serde_json::to_string(&slots).unwrap();
+    let mut slots = serde_json::from_str::<Slots>(&saved).unwrap().at_start();
+    slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
+    slots.record_failed_file(&file(), error("1"), true);
+    let slot = slots.get("a").unwrap();
+    assert_eq!((slot.is_absent(), &slot.reservation), (false, &reservation));
+    let standing = |now| slot.reserved_standing(now, SETTLED);
+    assert_eq!(
+        (standing(NOW), standing(NOW + SETTLED)),
+        (Some(Standing::Serves), Some(Standing::Settled))
+    );
+    slots.claim(&[], false, NOW);
+    assert_eq!(slots.get("a").map(|slot| slot.reservation.clone()), Some(Reservation::default()));
+    let mut slots = after(&["1"]);
+    slots.record_not_serving("a");
+    assert_eq!(
+        slots.get("a").unwrap().reserved_standing(NOW, SETTLED),
+        None,
+        "it has lost its claims"
+    );
+}
+
+#[test]
 fn an_absent_plugin_is_forgotten_after_its_time_by_an_operator_or_for_another() {
     const AFTER: Duration = Duration::from_secs(60);
     let mut slots = after(&["1"]);

@@ -1,0 +1,125 @@
+//! What a plugin that served keeps from others while no version of it can serve, for example
+//! because its state can't be opened at a start: its events and its rooms. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use sockhop_core::declarations::Registration;
+
+use crate::registry::AdmitError;
+use crate::rule::{DeclaredRoom, RoomRules};
+
+/// The events that a plugin handles and the rooms that it declares, in the registration that served
+/// last. It is saved with the slot, because a plugin that can't be loaded declares nothing.
+///
+/// The events that the plugin emits are not part of it: their schemas, which another plugin may
+/// not change, would make the saved slots large.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reservation {
+    events: BTreeSet<String>,
+    /// The access rule of each room, by its name or template.
+    rooms: BTreeMap<String, String>,
+}
+
+impl Reservation {
+    /// Returns what the plugin with these declarations reserves.
+    pub fn of(registration: &Registration) -> Self {
+        let events = registration.handles.iter().map(|declared| declared.event.clone());
+        let rooms = registration.rooms.iter();
+        let rooms = rooms.map(|room| (room.pattern.to_string(), room.access.to_string()));
+        Self { events: events.collect(), rooms: rooms.collect() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.rooms.is_empty()
+    }
+
+    /// Checks whether a plugin may make the declarations `other` while this is reserved for the
+    /// plugin `owner`.
+    ///
+    /// # Errors
+    /// Returns the first conflict.
+    pub fn check(&self, owner: &str, other: &Registration) -> Result<(), AdmitError> {
+        let mut events = other.handles.iter().map(|declared| &declared.event);
+        if let Some(event) = events.find(|event| self.events.contains(*event)) {
+            return Err(AdmitError::EventTaken { event: event.clone(), by: owner.to_owned() });
+        }
+        let mut rules = RoomRules::default();
+        rules.add(owner, &self.rooms());
+        Ok(rules.check(&other.name, &other.rooms)?)
+    }
+
+    /// Returns the reserved rooms. Skips those that another version of the host has saved in a form
+    /// that this one does not know.
+    fn rooms(&self) -> Vec<DeclaredRoom> {
+        let rooms = self.rooms.iter().filter_map(|(pattern, access)| {
+            Some(DeclaredRoom { pattern: pattern.parse().ok()?, access: access.parse().ok()? })
+        });
+        rooms.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sockhop_core::declarations::InboundEvent;
+
+    use super::*;
+    use crate::rule::Access;
+
+    fn plugin(name: &str, events: &[&str], rooms: &[(&str, &str)]) -> Registration {
+        let event = |event: &&str| InboundEvent {
+            event: (*event).to_owned(),
+            data: "true".to_owned(),
+            reply: None,
+            access: Access::Anyone,
+        };
+        let room = |(pattern, access): &(&str, &str)| DeclaredRoom {
+            pattern: pattern.parse().unwrap(),
+            access: access.parse().unwrap(),
+        };
+        Registration {
+            name: name.to_owned(),
+            version: "1.0.0".to_owned(),
+            description: String::new(),
+            handles: events.iter().map(event).collect(),
+            emits: Vec::new(),
+            rooms: rooms.iter().map(room).collect(),
+            listens: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn events_and_rooms_are_reserved_and_the_conflict_names_their_owner() {
+        let rooms = [("user_{user}", "owner"), ("news", "role:admin")];
+        let reservation = Reservation::of(&plugin("a", &["x", "y"], &rooms));
+        // As a host that starts reads it.
+        let saved = serde_json::to_string(&reservation).unwrap();
+        let reservation: Reservation = serde_json::from_str(&saved).unwrap();
+        let examples: [(&[&str], &[(&str, &str)], Option<&str>); 6] = [
+            (&["z"], &[("other", "anyone")], None),
+            (&["z", "y"], &[], Some("event `y` is taken by plugin `a`")),
+            (&[], &[("news", "role:admin")], None),
+            (&[], &[("news", "anyone")], Some("room `news` is taken by plugin `a`")),
+            (&[], &[("user_admin", "anyone")], Some("room `user_admin` is taken by plugin `a`")),
+            (&[], &[("user_{user}", "owner")], None),
+        ];
+        for (events, rooms, expected) in examples {
+            let conflict = reservation.check("a", &plugin("b", events, rooms)).err();
+            let conflict = conflict.map(|error| error.to_string());
+            match (&conflict, expected) {
+                (None, None) => {}
+                (Some(text), Some(expected)) if text.starts_with(expected) => {}
+                _ => panic!("{events:?} {rooms:?}: {conflict:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_newer_host_has_saved_in_another_form_is_skipped() {
+        let saved = r#"{"events":["x"],"rooms":{"news":"a new rule","b":"anyone"},"more":1}"#;
+        let reservation: Reservation = serde_json::from_str(saved).unwrap();
+        assert!(reservation.check("a", &plugin("b", &[], &[("news", "anyone")])).is_ok());
+        assert!(reservation.check("a", &plugin("b", &[], &[("b", "owner")])).is_err());
+    }
+}
