@@ -64,16 +64,17 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         is_accepted = true;
         if kind != StoreFaultKind::Older {
             put_aside(file).map_err(unusable)?;
-            // If the host is killed now, its next start finds a missing or new file, and continues
-            // from here.
-            known = Some(ManifestRecord::default());
-            manifest.write(&ManifestRecord::default(), true).map_err(unusable)?;
         }
+        // The file may have fewer commits than the record says. If the host is killed now, its next
+        // start continues from here.
+        known = Some(ManifestRecord::default());
+        manifest.write(&ManifestRecord::default(), true).map_err(unusable)?;
         opened = open_known(file, known.as_ref(), Some(kind));
     }
     let (record, mut result) = match opened {
         // After the checkpoint, the contents of the log are in the file and on the disk. If the
-        // checkpoint fails, for example because the disk is full, the record is not changed.
+        // checkpoint fails, for example because the disk is full, the number of commits in the
+        // record does not change; a recorded loss is over all the same.
         Ok(writer) => match checkpoint(&writer, "TRUNCATE") {
             Ok(log) if !log.is_busy => {
                 let saved = meta(&writer)?.commits;
@@ -83,7 +84,7 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
                 )
             }
             _ => (
-                None,
+                known.clone().map(|known| ManifestRecord { fault: None, ..known }),
                 Ok(Opened {
                     writer,
                     saved: known.as_ref().map_or(0, |known| known.commits),

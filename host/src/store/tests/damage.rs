@@ -214,6 +214,27 @@ fn an_older_copy_of_the_file_is_noticed() {
 }
 
 #[test]
+fn an_accepted_loss_is_not_recorded_any_more_even_if_a_reader_prevents_the_checkpoint() {
+    let dir = killed_with_a_log();
+    let record = fs::read_to_string(manifest(&dir)).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["commits"] = 1_000.into();
+    fs::write(manifest(&dir), record.to_string()).unwrap();
+    assert_eq!(lost(&dir), StoreFaultKind::Older);
+    Manifest::new(&manifest(&dir)).accept(StoreFaultKind::Older).unwrap();
+    let reader = Connection::open(dir.path().join("state.db")).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    reader.query_row("SELECT commits FROM meta", [], |row| row.get::<_, i64>(0)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(get(&open(&dir, StoreLimits::default()), "b"), Some("19".into()));
+        let record = Manifest::new(&manifest(&dir)).read().unwrap().unwrap();
+        assert_eq!((record.fault, record.commits), (None, 0), "the log can't be checkpointed");
+    }
+    drop(reader);
+    assert_eq!(get(&open(&dir, StoreLimits::default()), "b"), Some("19".into()));
+}
+
+#[test]
 fn a_damaged_file_is_noticed_and_put_aside_when_that_is_accepted() {
     let (dir, store) = fresh();
     let records: Vec<String> = (0..500).map(|number| format!("record {number}")).collect();
