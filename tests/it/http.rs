@@ -71,6 +71,9 @@ async fn what_is_wrong_with_an_emit_is_told_and_emits_nothing() {
         let shown: String = body.to_string().chars().take(80).collect();
         assert_eq!((answer.0, &answer.1["code"]), (status, &json!(code)), "{shown}: {}", answer.1);
         assert_eq!(answer.1["status"], json!(status), "a problem document: {}", answer.1);
+        if code == "unknown_event" {
+            assert_eq!(answer.1["message"], json!("no plugin emits this event"), "{shown}");
+        }
     }
     client.ask("memory_log_list", json!({})).await;
     assert_eq!(client.pending(), []);

@@ -58,8 +58,7 @@ pub(super) async fn emit(
     }
     // The id of this request, for its answer and the log. Receivers do not see it.
     let id = EventId::new(SystemTime::now());
-    let problem =
-        |event: &str, rejection: Rejection| Problem::rejected(&rejection, event, &id.to_string());
+    let problem = |event: &str, rejection: Rejection| rejected(&rejection, event, &id.to_string());
     let max_bytes = api.config.limits.message_bytes.get();
     let body = body::read(request.into_body(), max_bytes + ENVELOPE_BYTES)
         .await
@@ -104,4 +103,30 @@ pub(super) async fn emit(
     let answer =
         json!({"id": id.to_string(), "rooms": emitted.rooms, "receivers": emitted.receivers});
     Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+/// The problem of an emit with this id that was rejected. The message of `unknown_event` is about
+/// the events that clients send, but an emit needs a plugin that emits the event.
+fn rejected(rejection: &Rejection, event: &str, id: &str) -> Problem {
+    let problem = Problem::rejected(rejection, event, id);
+    match rejection {
+        Rejection::UnknownEvent => problem.with_message("no plugin emits this event"),
+        _ => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_emit_of_an_undeclared_event_is_unknown_because_no_plugin_emits_it() {
+        let problem = rejected(&Rejection::UnknownEvent, "nobody", "01JD").to_string();
+        let expected = json!({
+            "type": "about:blank", "title": "Not Found", "status": 404, "code": "unknown_event",
+            "message": "no plugin emits this event", "detail": "no plugin emits this event",
+            "event": "nobody", "id": "01JD",
+        });
+        assert_eq!(serde_json::from_str::<Value>(&problem).unwrap(), expected);
+    }
 }

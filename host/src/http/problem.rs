@@ -78,6 +78,14 @@ impl Problem {
         self.status = status;
         self
     }
+
+    /// Returns the same problem with another message.
+    pub(super) fn with_message(mut self, message: &str) -> Self {
+        if let Some(members) = self.document.as_object_mut() {
+            members.insert("message".to_owned(), json!(message));
+        }
+        self
+    }
 }
 
 /// The whole document as JSON text.
