@@ -5,7 +5,6 @@ mod backlog;
 mod event;
 mod worker;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,14 +17,14 @@ use crate::registry::{ActivePlugin, Generation};
 use crate::rejection::Rejection;
 
 use super::{Dispatcher, refuse};
-use backlog::{Backlog, Pending};
+use backlog::{Backlog, Backlogs, Pending};
 use event::{HostEvent, HostEventKind, Recipients};
 
 /// The host events that plugins have not handled yet.
 #[derive(Default)]
 pub(super) struct HostEvents {
     /// By plugin: each plugin that serves and listens for any host event, also if it is disabled.
-    backlogs: Mutex<HashMap<Arc<str>, Backlog>>,
+    backlogs: Mutex<Backlogs>,
     stopped: CancellationToken,
     tasks: TaskTracker,
 }
@@ -36,7 +35,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl HostEvents {
     /// The lock is held for a few operations per plugin. A panic leaves the backlogs consistent.
-    fn backlogs(&self) -> MutexGuard<'_, HashMap<Arc<str>, Backlog>> {
+    fn backlogs(&self) -> MutexGuard<'_, Backlogs> {
         self.backlogs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -45,12 +44,13 @@ impl Dispatcher {
     /// Dispatches `$start` once, before the first client. Returns when the plugins that serve have
     /// handled it. From then on, a plugin that is added while connections exist gets a `$resync`.
     pub async fn start(self: &Arc<Self>) {
+        // Before `$start`: the backlog of a plugin that is removed meanwhile must not stay.
+        let mut changes = self.registry.changes();
         self.dispatch_host_event(HostEvent::new(HostEventKind::Start, Recipients::All))
             .wait()
             .await;
         let this = Arc::clone(self);
         self.host_events.tasks.spawn(async move {
-            let mut changes = this.registry.changes();
             while let Some(Ok(())) =
                 this.host_events.stopped.run_until_cancelled(changes.changed()).await
             {
@@ -168,9 +168,7 @@ impl Dispatcher {
 
     /// Locks the backlogs, and updates them to the plugins that serve now. The snapshot is taken
     /// under the lock, because an older snapshot would undo the changes of a newer one.
-    fn current_backlogs(
-        self: &Arc<Self>,
-    ) -> (MutexGuard<'_, HashMap<Arc<str>, Backlog>>, Arc<Generation>) {
+    fn current_backlogs(self: &Arc<Self>) -> (MutexGuard<'_, Backlogs>, Arc<Generation>) {
         let mut backlogs = self.host_events.backlogs();
         let generation = self.registry.snapshot();
         self.update_backlogs(&mut backlogs, &generation);
@@ -179,11 +177,7 @@ impl Dispatcher {
 
     /// Creates a backlog for each plugin that listens, and removes all others. A plugin that is new
     /// while connections exist gets a `$resync`.
-    fn update_backlogs(
-        self: &Arc<Self>,
-        backlogs: &mut HashMap<Arc<str>, Backlog>,
-        generation: &Generation,
-    ) {
+    fn update_backlogs(self: &Arc<Self>, backlogs: &mut Backlogs, generation: &Generation) {
         let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
         for active in generation.plugins.iter().filter(listening) {
             if backlogs.contains_key(active.code.name()) {

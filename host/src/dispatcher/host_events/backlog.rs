@@ -49,6 +49,19 @@ impl Pending {
 /// themselves.
 const RESYNC_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// The backlogs of plugins, by name.
+pub(super) type Backlogs = HashMap<Arc<str>, Backlog>;
+
+/// Returns the backlog whose [`Backlog::plugin`] a task was started with. Returns `None` if the
+/// plugin was removed since. If it has come back, it has a new backlog and new tasks: the old ones
+/// must not report to it.
+pub(super) fn of_task<'backlogs>(
+    backlogs: &'backlogs mut Backlogs,
+    plugin: &Arc<str>,
+) -> Option<&'backlogs mut Backlog> {
+    backlogs.get_mut(plugin).filter(|backlog| Arc::ptr_eq(&backlog.plugin, plugin))
+}
+
 /// The host events of one plugin.
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -85,7 +98,7 @@ impl Backlog {
         }
     }
 
-    /// The plugin's name.
+    /// The plugin's name. Its allocation identifies the backlog, see [`of_task`].
     pub(super) fn plugin(&self) -> &Arc<str> {
         &self.plugin
     }

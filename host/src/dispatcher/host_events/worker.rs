@@ -9,7 +9,7 @@ use crate::event::{Caller, Connections, Event, EventId};
 use crate::log;
 use crate::rejection::Rejection;
 
-use super::backlog::{Backlog, Pending};
+use super::backlog::{Backlog, Pending, of_task};
 use super::event::{HostEvent, HostEventKind};
 use super::{RETRY, at_once, end};
 use crate::dispatcher::{Dispatcher, Failed, Reply, report};
@@ -45,7 +45,7 @@ impl Dispatcher {
                     self.resync_failed(plugin)
                 }
                 Delivery::Done | Delivery::Failed => {
-                    if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
+                    if let Some(backlog) = of_task(&mut self.host_events.backlogs(), plugin) {
                         backlog.done(&pending);
                     }
                     end(plugin, &pending.event);
@@ -59,7 +59,7 @@ impl Dispatcher {
                     if self.host_events.stopped.run_until_cancelled(serves).await.is_none() {
                         return;
                     }
-                    if let Some(backlog) = self.host_events.backlogs().get_mut(plugin) {
+                    if let Some(backlog) = of_task(&mut self.host_events.backlogs(), plugin) {
                         backlog.resume();
                     }
                 }
@@ -70,7 +70,8 @@ impl Dispatcher {
     /// Schedules another `$resync` for a plugin that failed to handle one.
     fn resync_failed(self: &Arc<Self>, plugin: &Arc<str>) {
         self.metrics.resync_failed(plugin);
-        let wait = self.host_events.backlogs().get_mut(plugin).and_then(Backlog::resync_failed);
+        let wait =
+            of_task(&mut self.host_events.backlogs(), plugin).and_then(Backlog::resync_failed);
         let Some(wait) = wait else { return };
         tracing::warn!(
             plugin = &**plugin,
@@ -90,7 +91,8 @@ impl Dispatcher {
             }
             let (mut backlogs, generation) = this.current_backlogs();
             let active = generation.plugins.iter().find(|active| active.code.name() == &*plugin);
-            let (Some(active), Some(backlog)) = (active, backlogs.get_mut(&plugin)) else { return };
+            let backlog = of_task(&mut backlogs, &plugin);
+            let (Some(active), Some(backlog)) = (active, backlog) else { return };
             this.drop_events(&plugin, &backlog.retry_resync());
             this.add_worker(backlog, active);
         });
@@ -98,9 +100,9 @@ impl Dispatcher {
 
     /// Parks the backlog of one plugin. Returns whether this worker must retry later: only the
     /// first worker that finds the plugin not serving does.
-    fn park(&self, plugin: &str, undelivered: Pending) -> bool {
+    fn park(&self, plugin: &Arc<str>, undelivered: Pending) -> bool {
         let mut backlogs = self.host_events.backlogs();
-        let Some(backlog) = backlogs.get_mut(plugin) else {
+        let Some(backlog) = of_task(&mut backlogs, plugin) else {
             // The plugin was removed meanwhile.
             end(plugin, &undelivered.event);
             return false;
@@ -115,11 +117,11 @@ impl Dispatcher {
 
     /// Returns the next event to deliver, for `$resync` with the connections that it is about. If
     /// there is none, returns `None`, and the worker ends.
-    fn next_pending(self: &Arc<Self>, plugin: &str) -> Option<(Pending, Option<Connections>)> {
+    fn next_pending(self: &Arc<Self>, plugin: &Arc<str>) -> Option<(Pending, Option<Connections>)> {
         let generation = self.registry.snapshot();
-        let active = generation.plugins.iter().find(|active| active.code.name() == plugin);
+        let active = generation.plugins.iter().find(|active| active.code.name() == &**plugin);
         let mut backlogs = self.host_events.backlogs();
-        let backlog = backlogs.get_mut(plugin)?;
+        let backlog = of_task(&mut backlogs, plugin)?;
         let max = active.map_or(1, |active| at_once(active));
         let next = if self.host_events.stopped.is_cancelled() { None } else { backlog.next(max) };
         let Some(pending) = next else {

@@ -66,6 +66,19 @@ impl Told {
 }
 
 #[test]
+fn a_task_of_a_removed_plugin_does_not_touch_the_backlog_of_the_plugin_that_came_back() {
+    let (removed, new) = (backlog(), backlog());
+    let (task, task_of_new) = (Arc::clone(removed.plugin()), Arc::clone(new.plugin()));
+    let mut backlogs = Backlogs::from([(Arc::clone(&task), removed)]);
+    assert!(of_task(&mut backlogs, &task).is_some());
+    backlogs.clear();
+    assert!(of_task(&mut backlogs, &task).is_none());
+    backlogs.insert(Arc::clone(&task_of_new), new);
+    assert!(of_task(&mut backlogs, &task).is_none());
+    assert!(of_task(&mut backlogs, &task_of_new).is_some());
+}
+
+#[test]
 fn what_waits_for_a_connection_does_not_keep_others_waiting() {
     let mut backlog = backlog();
     let (slow, quick) = (connection(1), connection(2));
