@@ -426,6 +426,22 @@ fn deploy_puts_back_what_it_replaced_where_only_the_host_finds_the_fault() {
 }
 
 #[test]
+fn deploy_that_does_not_wait_leaves_the_reason_of_the_host_in_the_list_of_plugins() {
+    let (plugins, data) = (
+        directory_of(&[bundled_plugin("subscription")]),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let host = HostProcess::start(plugins.path(), data.path());
+    let taker = guest("taker").to_str().expect("UTF-8").to_owned();
+    let (status, said) = sockhop(data.path(), &["deploy", &taker]);
+    assert!(status == 0 && said.contains("deployed"), "{said}");
+    host.until("taker", |row| row["state"] == "failed" && !row["last_error"].is_null());
+    let (_, said) = sockhop(data.path(), &["plugins", "list"]);
+    let row = said.lines().find(|line| line.starts_with("taker")).unwrap_or_default();
+    assert!(row.contains("failed") && row.contains("is taken by plugin `subscription`"), "{said}");
+}
+
+#[test]
 fn deploy_that_waits_for_a_host_that_is_not_there_places_nothing() {
     let (plugins, data) =
         (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
