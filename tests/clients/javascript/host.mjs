@@ -19,14 +19,15 @@ const STOP_MS = 30_000;
 
 /**
  * A running host with the bundled plugins, these `guests` and these `settings` (named as in the
- * environment): `url`, `key` (all scopes), `restart()` (the same data, another port) and `stop()`.
- * Its working directory is a temporary one, so that it reads no configuration of this machine.
+ * environment): `url`, `key` (all scopes), `plugins` (its plugin directory), `restart()` (the same
+ * data, another port) and `stop()`. Its working directory is a temporary one, so that it reads no
+ * configuration of this machine.
  */
 export async function startHost({ guests = [], settings = {} } = {}) {
   const bin = fromEnvironment("SOCKHOP_BIN");
   const directory = await mkdtemp(join(tmpdir(), "sockhop-"));
   const [data, plugins] = [join(directory, "data"), join(directory, "plugins")];
-  const host = {};
+  const host = { plugins };
 
   const start = async () => {
     const running = await run(bin, ["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data], directory, settings);

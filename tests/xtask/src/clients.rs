@@ -73,7 +73,8 @@ pub(crate) fn test_rust_with(workspace: &Workspace, implementation: &str) -> Res
     tools::run(workspace.for_tests(&mut cargo))
 }
 
-/// Runs the JavaScript client's tests with an implementation of Socket.IO.
+/// Runs the JavaScript client's tests, in Node.js and in a browser, with an implementation of
+/// Socket.IO.
 ///
 /// # Errors
 ///
@@ -82,6 +83,7 @@ pub(crate) fn test_javascript(workspace: &Workspace, implementation: &str) -> Re
     let mut node = Command::new("node");
     node.current_dir(javascript(workspace))
         .args(["--test", "--test-reporter=spec"])
+        .env("SOCKHOP_BROWSER", tools::BROWSER_PROGRAM)
         .env(IMPLEMENTATION, implementation);
     tools::run(workspace.for_tests(&mut node))
 }

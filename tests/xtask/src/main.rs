@@ -39,9 +39,9 @@ cargo xtask help            show this
 ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, `--plugins` and `--data` replace the values that
 `run` passes (127.0.0.1:4000, target/plugins, target/data); with `--config` it passes none of them.
 
-Requirements beside Rust: a C compiler; `test`, `suite` and `bench` also Node.js with npm; `test` and `bench` also Python 3 with venv; `release` and `bench` also Linux with
-taskset and setpriv. Missing programs are reported before anything is built. `release`, and `bench` without `--plain`, build for half an hour on two
-processors the first time, and some 20 minutes after each change of the host.";
+Requirements beside Rust: a C compiler; `test`, `suite` and `bench` also Node.js with npm; `test` also Chromium; `test` and `bench` also Python 3 with
+venv; `release` and `bench` also Linux with taskset and setpriv. Missing programs are reported before anything is built. `release`, and `bench` without
+`--plain`, build for half an hour on two processors the first time, and some 20 minutes after each change of the host.";
 
 /// The reason why a command failed: a sentence for the user.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,7 +136,14 @@ fn tested_plugins(workspace: &Workspace) -> Result<(), Failure> {
 
 /// `cargo xtask test`
 fn test() -> Result<(), Failure> {
-    tools::require(&[tools::CC, tools::NODE, tools::NPM, tools::PYTHON, tools::PYTHON_VENV])?;
+    tools::require(&[
+        tools::CC,
+        tools::NODE,
+        tools::NPM,
+        tools::BROWSER,
+        tools::PYTHON,
+        tools::PYTHON_VENV,
+    ])?;
     let workspace = Workspace::find()?;
     let mut steps = Steps::of(12);
     steps.step("WebAssembly target", tools::wasm_target)?;

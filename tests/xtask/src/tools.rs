@@ -54,6 +54,16 @@ pub(crate) const NPM: Tool = Tool {
     macos: "brew install node",
 };
 
+/// Runs the JavaScript client's tests in pages.
+pub(crate) const BROWSER: Tool = Tool {
+    name: "Chromium (Google Chrome on macOS)",
+    program: BROWSER_PROGRAM,
+    arguments: &["--version"],
+    at_least: None,
+    debian: "apt-get install chromium",
+    macos: "brew install --cask google-chrome",
+};
+
 /// Runs the Python client's tests. The pinned packages require 3.10.
 pub(crate) const PYTHON: Tool = Tool {
     name: "Python 3.10 or newer",
@@ -93,6 +103,13 @@ pub(crate) const SETPRIV: Tool = Tool { name: "setpriv", program: "setpriv", ..T
 
 /// On Windows npm is a script, which is not found without its suffix.
 pub(crate) const NPM_PROGRAM: &str = if cfg!(windows) { "npm.cmd" } else { "npm" };
+
+/// On macOS a browser is an application, which is not found by its name.
+pub(crate) const BROWSER_PROGRAM: &str = if cfg!(target_os = "macos") {
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+} else {
+    "chromium"
+};
 
 impl Tool {
     fn is_there(&self) -> bool {
