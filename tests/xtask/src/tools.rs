@@ -34,12 +34,12 @@ pub(crate) const CC: Tool = Tool {
     macos: "xcode-select --install",
 };
 
-/// Runs the JavaScript client's tests. Version 18 is the first with a test runner and `fetch`.
+/// Runs the JavaScript client's tests. Earlier test runners do not wait for the `before` of a file.
 pub(crate) const NODE: Tool = Tool {
-    name: "Node.js 18.15 or newer",
+    name: "Node.js 18.19 or newer",
     program: "node",
     arguments: &["--version"],
-    at_least: Some((18, 15)),
+    at_least: Some((18, 19)),
     debian: "apt-get install nodejs",
     macos: "brew install node",
 };
