@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::handler::{DisconnectReason, Handler};
-use super::{Connection, State};
+use super::{Connection, ConnectionState};
 use crate::engineio::{End, Session};
 use crate::namespace::Namespace;
 use crate::packet::{Head, Kind};
@@ -143,7 +143,7 @@ impl<H: Handler> Connection<H> {
         let (recovery, lasting) = (self.shared.recovery()?, self.lasting.as_ref()?);
         let (acks, detachment) = {
             let mut state = self.state();
-            let State { acks, keep: Some(keep), .. } = &mut *state else { return None };
+            let ConnectionState { acks, keep: Some(keep), .. } = &mut *state else { return None };
             if self.is_finished() || !recovery.add_detached() {
                 return None;
             }

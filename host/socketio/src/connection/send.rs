@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::frame::{EventFrame, closed, event_parts};
 use super::handler::Handler;
 use super::recovery::is_lost;
-use super::{Connection, State};
+use super::{Connection, ConnectionState};
 use crate::call::quote;
 use crate::engineio::Batch;
 use crate::packet::{Head, Kind};
@@ -63,8 +63,8 @@ impl<H: Handler> Connection<H> {
         })
     }
 
-    pub(super) fn write_frame(&self, leave: Leave<'_>, event: &EventFrame) -> bool {
-        let write = |State { session, keep, .. }: &mut State<H>| {
+    pub(super) fn write_frame(&self, flush: Flush<'_>, event: &EventFrame) -> bool {
+        let write = |ConnectionState { session, keep, .. }: &mut ConnectionState<H>| {
             let (Some(keep), Some(kept), Some(recovery)) =
                 (keep, &event.kept, self.shared.recovery())
             else {

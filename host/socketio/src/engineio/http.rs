@@ -299,7 +299,7 @@ async fn open_websocket<P: Protocol>(
     } else {
         let end = session.conclude(End::Transport);
         session.finish();
-        place.unlist();
+        permit.unregister();
         protocol.closed(end, &Batch::default()).await;
     }
 }

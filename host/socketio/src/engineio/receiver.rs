@@ -113,8 +113,8 @@ impl Receiver {
 
     /// Reads the available bytes. While it is pending, it holds no buffer.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, more: usize) -> Poll<Result<(), End>> {
-        let room = self.incoming.room(more);
-        let read = self.reader.poll_read(cx, room);
+        let buffer = self.incoming.spare(more);
+        let read = self.reader.poll_read(cx, buffer);
         if let (Poll::Ready(Ok(1..)), Some(held)) = (&read, &mut self.held)
             && !held.resize(self.incoming.held())
         {

@@ -16,7 +16,7 @@ use super::packet::{drive, handle, pause, yield_if_spent};
 use super::panics::{catch, panicked};
 use super::receiver::Receiver;
 use super::session::Session;
-use super::sessions::Place;
+use super::sessions::SessionPermit;
 use super::stream::Writer;
 
 /// How many bytes a client may still send after the server's close frame, as a multiple of the
