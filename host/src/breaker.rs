@@ -8,21 +8,29 @@
 //!    |      others succeed: these are throttled                          twice as long
 //! ```
 //!
-//! A failure is attributed to its connection. It is attributed to the user, or else to the address,
-//! if a second connection of theirs fails as often. A client that reconnects therefore stays
-//! throttled, and one client does not throttle its neighbours on a shared address.
+//! **When it opens.** Anybody can make new connections whose events fail. So their failures say
+//! nothing about the plugin while it serves other connections well. The breaker opens if no
+//! connection is served well, or if the plugin fails for many parties that it served before. A
+//! party is a user, or an address for the clients without a user. So clients with short connections
+//! are recognised, and all clients without a user behind one address count as one party.
+//!
+//! **Who is throttled.** A failure is attributed to its connection. It is attributed to the user if
+//! a second connection of the user fails, and to the address if three connections fail. A client
+//! that reconnects therefore stays throttled. A throttled party means its new connections, and
+//! those whose last event failed: a connection whose last event was answered is never throttled for
+//! its neighbours. All new connections together have no limit: with it, a few strangers could shut
+//! out all new clients.
 
 mod activity;
 mod client;
-mod marks;
 mod throttle;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use activity::Activity;
-use marks::Marks;
+use client::PluginBit;
 use throttle::Throttle;
 
 pub use client::{ClientKey, ClientKeys};
@@ -63,24 +71,22 @@ impl Default for BreakerLimits {
 /// calls opens the breaker.
 const REMEMBERED: RangeInclusive<usize> = 256..=16_384;
 
-/// Connections of one address that must have failed before all its connections are throttled: fewer
-/// may be single clients behind a shared address.
-const SEVERAL_CONNECTIONS: u32 = 3;
-
-/// The plugin itself is at fault if at least this many times [`BreakerLimits::failures`]
-/// connections have failed, and if [`WELL_SERVED_PER_FAILING`] is met.
+/// The plugin itself is at fault if it fails for at least this many times
+/// [`BreakerLimits::failures`] parties that it served before, and if [`WELL_SERVED_PER_LET_DOWN`] is
+/// met.
 const WIDESPREAD_FACTOR: u32 = 2;
 
-/// Upper limit of the number of connections that [`WIDESPREAD_FACTOR`] requires.
-const WIDESPREAD_AT_MOST: u32 = 64;
+/// Bounds of the number that [`WIDESPREAD_FACTOR`] requires. One stranger may have some addresses.
+const WIDESPREAD: RangeInclusive<u32> = 10..=64;
 
-/// The plugin itself is at fault only if there is at least one failing connection for this many
-/// connections that are served well.
-const WELL_SERVED_PER_FAILING: u32 = 4;
+/// The plugin itself is at fault only if it fails for at least one party that it served before, for
+/// this many connections that are served well.
+const WELL_SERVED_PER_LET_DOWN: u32 = 4;
 
 /// The breaker of one plugin.
 #[derive(Debug)]
 pub struct Breaker {
+    plugin: PluginBit,
     limits: BreakerLimits,
     state: BreakerState,
     /// How long the breaker opens the next time.
@@ -162,14 +168,22 @@ enum FailureCause {
 }
 
 impl Breaker {
-    /// Creates a closed breaker.
-    pub fn new(limits: BreakerLimits) -> Self {
+    /// Creates a closed breaker for a version of the plugin with this name.
+    pub fn new(plugin: &str, limits: BreakerLimits) -> Self {
+        Self::closed(PluginBit::of(plugin), limits)
+    }
+
+    fn closed(plugin: PluginBit, limits: BreakerLimits) -> Self {
         Self {
+            plugin,
             limits,
             state: BreakerState::Closed,
             next_open: limits.open,
             failures: VecDeque::new(),
-            activity: Activity::new(limits.failures_within.max(limits.calls_within)),
+            activity: Activity::new(
+                limits.failures_within.max(limits.calls_within),
+                limits.failures_within,
+            ),
             throttle: Throttle::default(),
         }
     }
@@ -185,7 +199,8 @@ impl Breaker {
     /// # Errors
     /// Why the event may not be handled, and when to retry.
     pub fn admit(&mut self, client: Option<&ClientKeys>, now: Instant) -> Result<Permit, Denied> {
-        if let Some(until) = client.and_then(|client| self.throttle.until(client, now)) {
+        if let Some(until) = client.and_then(|client| self.throttle.until(client, self.plugin, now))
+        {
             return Err(Denied::Throttled { retry_after: until.saturating_duration_since(now) });
         }
         match self.state {
@@ -200,7 +215,8 @@ impl Breaker {
         }
     }
 
-    /// Records the outcome of an admitted event. Returns the change that it caused, or `None`.
+    /// Records the outcome of an admitted event, also with the connection of `client`. Returns the
+    /// change that it caused, or `None`.
     pub fn record(
         &mut self,
         permit: Permit,
@@ -208,6 +224,12 @@ impl Breaker {
         outcome: Outcome,
         now: Instant,
     ) -> Option<Change> {
+        let was_served = client.is_some_and(|client| client.is_answered_by(self.plugin));
+        if let Some(client) = client
+            && outcome != Outcome::Unknown
+        {
+            client.note(self.plugin, outcome == Outcome::Answered);
+        }
         match (self.state, permit, outcome) {
             (BreakerState::Probing { .. }, Permit::Probe, Outcome::Failed) => Some(self.open(now)),
             (BreakerState::Probing { .. }, Permit::Probe, Outcome::Answered) => {
@@ -224,11 +246,11 @@ impl Breaker {
             (BreakerState::Open { .. } | BreakerState::Probing { .. }, ..)
             | (BreakerState::Closed, _, Outcome::Unknown) => None,
             (BreakerState::Closed, _, Outcome::Failed) => {
-                self.activity.add(client, true, now);
+                self.activity.add_failure(client, was_served, now);
                 self.fail(client, now)
             }
             (BreakerState::Closed, _, Outcome::Answered) => {
-                self.activity.add(client, false, now);
+                self.activity.add_answer(client, now);
                 None
             }
         }
@@ -237,7 +259,7 @@ impl Breaker {
     /// Closes the breaker and ends all throttling, after a successful probe or by an operator's
     /// decision.
     pub fn reset(&mut self) {
-        *self = Self::new(self.limits);
+        *self = Self::closed(self.plugin, self.limits);
     }
 
     fn fail(&mut self, client: Option<&ClientKeys>, now: Instant) -> Option<Change> {
@@ -285,8 +307,7 @@ impl Breaker {
         now: Instant,
     ) -> FailureCause {
         let recent = self.recent(within, now);
-        let well_served = self.activity.well_served(now, within);
-        if well_served.connections == 0 {
+        if self.fails_widely(within, now) {
             return FailureCause::Plugin;
         }
         let Some(client) = client else {
@@ -296,31 +317,29 @@ impl Breaker {
         };
         for key in client.keys() {
             let by_it = recent.clone().flatten().filter(|other| other.has(key));
-            let is_single = matches!(key, ClientKey::Connection(_));
-            let are_several = !matches!(key, ClientKey::Address(_))
-                || connections(by_it.clone()) >= SEVERAL_CONNECTIONS;
-            if by_it.count() >= threshold && are_several && (is_single || well_served.parties > 0) {
+            let connections: HashSet<_> =
+                by_it.clone().map(|other| other.connection_hash).collect();
+            if by_it.count() >= most && connections.len() >= key.min_connections() {
                 return FailureCause::Offender(key.clone());
             }
         }
-        let failing = connections(recent.flatten());
-        let widespread =
-            self.limits.failures.saturating_mul(WIDESPREAD_FACTOR).min(WIDESPREAD_AT_MOST);
-        if failing >= widespread
-            && failing.saturating_mul(WELL_SERVED_PER_FAILING) >= well_served.connections
-        {
-            FailureCause::Plugin
-        } else {
-            FailureCause::Undecided
-        }
+        FailureCause::Undecided
+    }
+
+    /// Whether the plugin serves no connection well, or has failed for many parties that it served
+    /// before.
+    fn fails_widely(&self, within: Duration, now: Instant) -> bool {
+        let well_served = self.activity.well_served(now, within);
+        let let_down = self.activity.let_down(now, within);
+        let many = self.limits.failures.saturating_mul(WIDESPREAD_FACTOR);
+        let many = many.clamp(*WIDESPREAD.start(), *WIDESPREAD.end());
+        well_served == 0
+            || (let_down >= many
+                && let_down.saturating_mul(WELL_SERVED_PER_LET_DOWN) >= well_served)
     }
 
     fn throttle(&mut self, client: &ClientKeys, key: ClientKey, now: Instant) -> Change {
-        let others_are_well = self.activity.well_served(now, self.limits.calls_within).parties > 0;
-        let Some((key, time)) = self.throttle.add(client, key, others_are_well, &self.limits, now)
-        else {
-            return self.open(now);
-        };
+        let (key, time) = self.throttle.add(client, key, &self.limits, now);
         // The offender's failures are dealt with. Failures of other clients still count, and
         // well-served clients stay known.
         self.failures.retain(|(_, other)| other.as_ref().is_none_or(|other| !other.has(&key)));
@@ -336,13 +355,6 @@ impl Breaker {
         self.activity.clear();
         Change::Opened(time)
     }
-}
-
-/// Returns the number of distinct connections.
-fn connections<'client>(clients: impl Iterator<Item = &'client ClientKeys>) -> u32 {
-    let mut marks = Marks::NONE;
-    clients.for_each(|client| marks.add(client.connection_mark));
-    marks.count()
 }
 
 #[cfg(test)]

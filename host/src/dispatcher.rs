@@ -158,7 +158,6 @@ impl Dispatcher {
         inbound: Option<&Inbound>,
         began: Instant,
     ) -> (Result<Reply, Failed>, Instant) {
-        let client = event.caller.client();
         let answer = self.run_within(generation, active, event, inbound, began).await;
         let ended = Instant::now();
         // Checked after failures too: a failed event may have written the numbers that it took.
@@ -168,6 +167,9 @@ impl Dispatcher {
             Err(Rejection::Busy(_) | Rejection::Unavailable(_)) => Outcome::Unknown,
             _ => Outcome::Answered,
         };
+        // A `$connect` that the plugin handles does not show that it serves the client well.
+        let counts = inbound.is_some() || outcome == Outcome::Failed;
+        let client = event.caller.client().filter(|_| counts);
         active.code.count(outcome == Outcome::Failed);
         // Noted before the breaker can open: if it opens, a rollback is reported with this reason.
         if let (Outcome::Failed, Err(Failed { fault: Some(fault), .. })) = (outcome, &answer) {

@@ -71,8 +71,7 @@ impl Connection {
 
     /// Attributes failures to another `address`, because the client has returned from there.
     pub(crate) fn set_address(&self, address: Option<IpAddr>) {
-        let client = ClientKeys::new(&self.public_id, self.identity.user.as_deref(), address);
-        self.client.store(Arc::new(client));
+        self.client.store(Arc::new(self.client.load().with_address(address)));
     }
 }
 

@@ -213,19 +213,41 @@ async fn clients_that_cause_failures_are_throttled_one_by_one_while_others_are_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_offender_is_throttled_beside_its_neighbours_and_with_them_when_it_connects_again() {
+async fn an_offender_that_connects_again_is_throttled_and_its_neighbours_are_served() {
     let host = host(Duration::from_secs(60)).await;
     let (good, neighbour) = (host.client().await, client_from(&host, 2).await);
-    assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
-    assert_eq!(neighbour.ask("which", json!(null)).await["version"], json!("1"));
-    trap_until_throttled(&client_from(&host, 2).await).await;
-    assert_eq!(neighbour.ask("which", json!(null)).await["version"], json!("1"));
-    trap_until_throttled(&client_from(&host, 2).await).await;
-    let third = client_from(&host, 2).await.ask("which", json!(null)).await;
+    for served in [&good, &neighbour] {
+        assert_eq!(served.ask("which", json!(null)).await["version"], json!("1"));
+    }
+    for _ in 0..3 {
+        trap_until_throttled(&client_from(&host, 2).await).await;
+        assert_eq!(neighbour.ask("which", json!(null)).await["version"], json!("1"));
+    }
+    let fourth = client_from(&host, 2).await.ask("which", json!(null)).await;
     assert_eq!(
-        third["error"]["code"],
+        fourth["error"]["code"],
         json!("rate_limited"),
-        "a new connection does not help: {third}"
+        "a new connection does not help: {fourth}"
     );
-    assert_eq!(good.ask("which", json!(null)).await["version"], json!("1"));
+    for served in [&good, &neighbour] {
+        assert_eq!(served.ask("which", json!(null)).await["version"], json!("1"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_connect_again_after_each_failure_roll_no_new_version_back() {
+    let host = host(Duration::from_secs(60)).await;
+    let good = host.client().await;
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
+    host.until("chameleon", |row| row["version"] == "2.0.0").await;
+    assert_eq!(good.ask("which", json!(null)).await["version"], json!("2"));
+    // The last address is also that of the good client.
+    for address in [2, 3, 4, 1].into_iter().cycle().take(24) {
+        let stranger = client_from(&host, address).await;
+        let code = &stranger.ask("behave", json!("trap")).await["error"]["code"];
+        assert!(code == "plugin_failed" || code == "rate_limited", "{code}");
+        assert_eq!(good.ask("which", json!(null)).await["version"], json!("2"));
+    }
+    let row = host.row("chameleon").await;
+    assert_eq!((&row["state"], &row["version"]), (&json!("active"), &json!("2.0.0")), "{row}");
 }

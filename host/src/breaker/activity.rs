@@ -1,11 +1,16 @@
 //! Recent activity of a plugin: the number of calls and failures, and the clients that were
 //! answered or failed.
 
+mod recent;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::client::ClientKeys;
-use super::marks::Marks;
+use recent::Recent;
+
+#[cfg(test)]
+pub(super) use recent::MAX_CLIENTS;
 
 /// Number of parts into which the remembered time is divided.
 pub(super) const PARTS: u32 = 10;
@@ -15,8 +20,18 @@ pub(super) const PARTS: u32 = 10;
 pub(super) struct Activity {
     /// How long activity is remembered.
     within: Duration,
+    /// How long a connection that failed does not count as well served, though it is answered again.
+    doubtful_for: Duration,
     /// The newest part is last.
     parts: VecDeque<Part>,
+    /// Connections that were answered, and have not failed since.
+    answered: Recent,
+    /// Connections that failed.
+    failed: Recent,
+    /// Parties that were answered.
+    answered_parties: Recent,
+    /// Parties that failed after they were answered.
+    let_down_parties: Recent,
 }
 
 #[derive(Debug)]
@@ -24,52 +39,56 @@ struct Part {
     began: Instant,
     calls: u32,
     failures: u32,
-    answered: ClientSets,
-    failed: ClientSets,
-}
-
-/// Clients by connection, and by user or address.
-#[derive(Debug, Clone, Copy)]
-struct ClientSets {
-    connections: Marks,
-    parties: Marks,
-}
-
-impl ClientSets {
-    const NONE: Self = Self { connections: Marks::NONE, parties: Marks::NONE };
-
-    fn add(&mut self, client: &ClientKeys) {
-        self.connections.add(client.connection_mark);
-        self.parties.add(client.party_mark);
-    }
-}
-
-/// Numbers of clients that were answered and never failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WellServed {
-    pub(super) connections: u32,
-    /// Users, and addresses of clients without a user.
-    pub(super) parties: u32,
 }
 
 impl Activity {
-    /// Creates an empty activity that remembers calls for `within`.
-    pub(super) const fn new(within: Duration) -> Self {
-        Self { within, parts: VecDeque::new() }
+    /// Creates an empty activity that remembers calls for `within`. A connection that failed counts
+    /// as well served again if it is answered after `doubtful_for`.
+    pub(super) fn new(within: Duration, doubtful_for: Duration) -> Self {
+        let recent = || Recent::new(within);
+        Self {
+            within,
+            doubtful_for,
+            parts: VecDeque::new(),
+            answered: recent(),
+            failed: recent(),
+            answered_parties: recent(),
+            let_down_parties: recent(),
+        }
     }
 
-    /// Adds one call.
-    pub(super) fn add(&mut self, client: Option<&ClientKeys>, failed: bool, now: Instant) {
+    /// Adds one event that was answered.
+    pub(super) fn add_answer(&mut self, client: Option<&ClientKeys>, now: Instant) {
+        self.count(false, now);
+        let Some(client) = client else { return };
+        if !self.failed.contains(client.connection_hash, now, self.doubtful_for) {
+            self.answered.add(client.connection_hash, now);
+        }
+        self.answered_parties.add(client.party_hash, now);
+    }
+
+    /// Adds one event that failed. `was_served` says whether the plugin answered the event of this
+    /// connection before.
+    pub(super) fn add_failure(
+        &mut self,
+        client: Option<&ClientKeys>,
+        was_served: bool,
+        now: Instant,
+    ) {
+        self.count(true, now);
+        let Some(client) = client else { return };
+        self.answered.remove(client.connection_hash);
+        self.failed.add(client.connection_hash, now);
+        if was_served || self.answered_parties.contains(client.party_hash, now, self.within) {
+            self.let_down_parties.add(client.party_hash, now);
+        }
+    }
+
+    fn count(&mut self, failed: bool, now: Instant) {
         let length = self.within / PARTS;
         if self.parts.back().is_none_or(|part| now.saturating_duration_since(part.began) >= length)
         {
-            self.parts.push_back(Part {
-                began: now,
-                calls: 0,
-                failures: 0,
-                answered: ClientSets::NONE,
-                failed: ClientSets::NONE,
-            });
+            self.parts.push_back(Part { began: now, calls: 0, failures: 0 });
             if self.parts.len() > PARTS as usize + 1 {
                 self.parts.pop_front();
             }
@@ -77,9 +96,6 @@ impl Activity {
         if let Some(part) = self.parts.back_mut() {
             part.calls = part.calls.saturating_add(1);
             part.failures = part.failures.saturating_add(u32::from(failed));
-            if let Some(client) = client {
-                if failed { &mut part.failed } else { &mut part.answered }.add(client);
-            }
         }
     }
 
@@ -88,22 +104,20 @@ impl Activity {
         let sum = |(calls, failures): (u32, u32), part: &Part| {
             (calls.saturating_add(part.calls), failures.saturating_add(part.failures))
         };
-        self.recent(now, within).fold((0, 0), sum)
+        let is_recent = |part: &&Part| now.saturating_duration_since(part.began) <= within;
+        self.parts.iter().filter(is_recent).fold((0, 0), sum)
     }
 
-    /// Returns the numbers of clients for which the plugin works.
-    pub(super) fn well_served(&self, now: Instant, within: Duration) -> WellServed {
-        let (mut answered, mut failed) = (ClientSets::NONE, ClientSets::NONE);
-        for part in self.recent(now, within) {
-            for (all, more) in [(&mut answered, &part.answered), (&mut failed, &part.failed)] {
-                all.connections.add_all(&more.connections);
-                all.parties.add_all(&more.parties);
-            }
-        }
-        WellServed {
-            connections: answered.connections.without(&failed.connections).count(),
-            parties: answered.parties.without(&failed.parties).count(),
-        }
+    /// Returns the number of connections for which the plugin works: it answered their last event,
+    /// within `within`.
+    pub(super) fn well_served(&self, now: Instant, within: Duration) -> u32 {
+        self.answered.count(now, within)
+    }
+
+    /// Returns the number of parties that were served before, and for which the plugin failed within
+    /// `within`.
+    pub(super) fn let_down(&self, now: Instant, within: Duration) -> u32 {
+        self.let_down_parties.count(now, within)
     }
 
     /// Resets the counts of calls and failures. Answered and failed clients stay known.
@@ -113,7 +127,7 @@ impl Activity {
 
     /// Removes all recorded activity.
     pub(super) fn clear(&mut self) {
-        self.parts.clear();
+        *self = Self::new(self.within, self.doubtful_for);
     }
 
     #[cfg(test)]
@@ -121,7 +135,10 @@ impl Activity {
         self.parts.len()
     }
 
-    fn recent(&self, now: Instant, within: Duration) -> impl Iterator<Item = &Part> {
-        self.parts.iter().filter(move |part| now.saturating_duration_since(part.began) <= within)
+    /// Returns the size of the largest set of clients.
+    #[cfg(test)]
+    pub(super) fn largest(&self) -> usize {
+        let sets = [&self.answered, &self.failed, &self.answered_parties, &self.let_down_parties];
+        sets.iter().map(|set| set.len()).max().unwrap_or_default()
     }
 }

@@ -1,11 +1,11 @@
-//! The identities of a client to which failures are attributed: connection, user, address.
+//! The identities of a client to which failures are attributed: its connection, and its user or else
+//! its address. Also which plugins answered the last event of the connection.
 
 use std::fmt;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-
-use super::marks::Mark;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One identity of a client. Failures are attributed to the narrowest one that explains them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,9 +14,21 @@ pub enum ClientKey {
     Connection(Arc<str>),
     /// All connections of an authenticated user.
     User(Arc<str>),
-    /// All connections from one IP address. For IPv6, only the first 64 bits count, because a
-    /// client can choose the others.
+    /// All connections without a user from one IP address. For IPv6, only the first 64 bits count,
+    /// because a client can choose the others.
     Address(IpAddr),
+}
+
+impl ClientKey {
+    /// Number of connections that must fail often before failures are attributed to this identity:
+    /// fewer may be single clients that share it.
+    pub(super) const fn min_connections(&self) -> usize {
+        match self {
+            Self::Connection(_) => 1,
+            Self::User(_) => 2,
+            Self::Address(_) => 3,
+        }
+    }
 }
 
 impl fmt::Display for ClientKey {
@@ -30,40 +42,94 @@ impl fmt::Display for ClientKey {
 }
 
 /// The identities of one client. Created once for each connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ClientKeys {
     connection: ClientKey,
-    user: Option<ClientKey>,
-    address: Option<ClientKey>,
-    /// The connection's mark.
-    pub(super) connection_mark: Mark,
-    /// The mark of the connection's owner: the user, else the address, else the connection.
-    pub(super) party_mark: Mark,
+    /// The user, or else the address.
+    party: Option<ClientKey>,
+    /// Identifies the connection.
+    pub(super) connection_hash: u64,
+    /// Identifies the party, or the connection if there is none.
+    pub(super) party_hash: u64,
+    /// The plugins that answered the last event that they got from the connection.
+    answered_by: Arc<AtomicU64>,
+}
+
+/// Identifies a plugin, in all its versions, in the set of plugins that answered a connection: one
+/// of 64 bits. If two plugins share a bit, what one of them did counts for the other too. This
+/// decides only whether a connection is throttled for its neighbours.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PluginBit(u64);
+
+impl PluginBit {
+    pub(super) fn of(plugin: &str) -> Self {
+        Self(1 << (hash(plugin) % u64::from(u64::BITS)))
+    }
 }
 
 impl ClientKeys {
     /// Creates the identities of the connection with this public id.
     pub fn new(connection: &str, user: Option<&str>, address: Option<IpAddr>) -> Self {
         let connection = ClientKey::Connection(connection.into());
-        let user = user.map(|user| ClientKey::User(user.into()));
         let address = address.map(|address| ClientKey::Address(network(address)));
-        let mark = |key: &ClientKey| {
-            Mark::of(BuildHasherDefault::<DefaultHasher>::default().hash_one(key))
-        };
-        let (connection_mark, party_mark) =
-            (mark(&connection), mark(user.as_ref().or(address.as_ref()).unwrap_or(&connection)));
-        Self { connection, user, address, connection_mark, party_mark }
+        let party = user.map(|user| ClientKey::User(user.into())).or(address);
+        let connection_hash = hash(&connection);
+        let party_hash = party.as_ref().map_or(connection_hash, hash);
+        Self { connection, party, connection_hash, party_hash, answered_by: Arc::default() }
+    }
+
+    /// Returns the identities of the same connection from another address.
+    #[must_use]
+    pub fn with_address(&self, address: Option<IpAddr>) -> Self {
+        if let Some(ClientKey::User(_)) = self.party {
+            return self.clone();
+        }
+        let party = address.map(|address| ClientKey::Address(network(address)));
+        let party_hash = party.as_ref().map_or(self.connection_hash, hash);
+        Self { party, party_hash, ..self.clone() }
+    }
+
+    /// Returns the user, or the address of a client without a user.
+    pub(super) fn party(&self) -> Option<&ClientKey> {
+        self.party.as_ref()
+    }
+
+    /// Whether `plugin` answered the last event that it got from the connection.
+    pub(super) fn is_answered_by(&self, plugin: PluginBit) -> bool {
+        self.answered_by.load(Ordering::Relaxed) & plugin.0 != 0
+    }
+
+    /// Notes whether `plugin` answered the newest event of the connection, or failed. This is kept
+    /// with the connection, because the connection may be idle for long after it was answered. A
+    /// plugin would need to remember all of them.
+    pub(super) fn note(&self, plugin: PluginBit, is_answered: bool) {
+        match (is_answered, self.is_answered_by(plugin)) {
+            (true, false) => _ = self.answered_by.fetch_or(plugin.0, Ordering::Relaxed),
+            (false, true) => _ = self.answered_by.fetch_and(!plugin.0, Ordering::Relaxed),
+            // Nearly every event is answered, like the one before.
+            (true, true) | (false, false) => {}
+        }
     }
 
     /// Returns the identities, the narrowest first.
     pub(super) fn keys(&self) -> impl Iterator<Item = &ClientKey> + Clone {
-        [Some(&self.connection), self.user.as_ref(), self.address.as_ref()].into_iter().flatten()
+        std::iter::once(&self.connection).chain(&self.party)
     }
 
     /// Whether `key` is one of its identities.
     pub(super) fn has(&self, key: &ClientKey) -> bool {
         self.keys().any(|own| own == key)
     }
+}
+
+impl PartialEq for ClientKeys {
+    fn eq(&self, other: &Self) -> bool {
+        self.keys().eq(other.keys())
+    }
+}
+
+fn hash(key: impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
 }
 
 /// Returns the part of an address that its holder can't choose.
@@ -81,7 +147,7 @@ mod tests {
     #[test]
     fn an_ipv6_address_counts_by_its_network_and_a_mapped_one_as_ipv4() {
         let key = |address: &str| {
-            ClientKeys::new("c", None, Some(address.parse().unwrap())).address.unwrap().to_string()
+            ClientKeys::new("c", None, Some(address.parse().unwrap())).party.unwrap().to_string()
         };
         assert_eq!(key("2001:db8::1"), key("2001:db8::ffff"));
         assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));

@@ -2,14 +2,19 @@
 //! the breaker opens if it does not.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::activity::PARTS;
+use super::activity::{MAX_CLIENTS, PARTS};
 use super::throttle::MAX_RECORDS;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+fn breaker() -> Breaker {
+    Breaker::new("plugin", BreakerLimits::default())
+}
 
 /// A client whose address is derived from `name`, so it is the only connection of that address.
 fn client(name: &str) -> ClientKeys {
@@ -20,6 +25,17 @@ fn client(name: &str) -> ClientKeys {
 /// One of the connections of an address.
 fn connection(number: u32, address: u8) -> ClientKeys {
     ClientKeys::new(&format!("{number}"), None, Some([192, 0, 2, address].into()))
+}
+
+/// One of the connections of an IPv4 address or of an IPv6 network.
+fn stranger(number: u32, network: u8, is_v6: bool) -> ClientKeys {
+    let address = if is_v6 {
+        let host = u128::from(number) + 1;
+        IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) | (u128::from(network) << 64) | host))
+    } else {
+        IpAddr::from([192, 0, 2, network])
+    };
+    ClientKeys::new(&format!("stranger {number}"), None, Some(address))
 }
 
 fn fail_by(breaker: &mut Breaker, by: &ClientKeys, now: Instant) -> Option<Change> {
@@ -51,7 +67,7 @@ fn succeed(breaker: &mut Breaker, by: &str, now: Instant) {
 
 #[test]
 fn five_failures_in_ten_seconds_open_it_and_a_probe_that_succeeds_closes_it() {
-    let (mut breaker, start) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, start) = (breaker(), Instant::now());
     for second in 0..4 {
         assert_eq!(fail(&mut breaker, "a", start + SECOND * second), None);
     }
@@ -75,7 +91,7 @@ fn five_failures_in_ten_seconds_open_it_and_a_probe_that_succeeds_closes_it() {
 
 #[test]
 fn failures_that_are_far_apart_do_not_open_it() {
-    let (mut breaker, start) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, start) = (breaker(), Instant::now());
     for turn in 0..100 {
         assert_eq!(fail(&mut breaker, "a", start + SECOND * 3 * turn), None);
     }
@@ -84,7 +100,7 @@ fn failures_that_are_far_apart_do_not_open_it() {
 #[test]
 fn a_half_of_twenty_calls_opens_it() {
     let limits = BreakerLimits { failures: 1000, ..BreakerLimits::default() };
-    let (mut breaker, now) = (Breaker::new(limits), Instant::now());
+    let (mut breaker, now) = (Breaker::new("plugin", limits), Instant::now());
     for _ in 0..10 {
         succeed(&mut breaker, "a", now);
     }
@@ -96,7 +112,7 @@ fn a_half_of_twenty_calls_opens_it() {
 
 #[test]
 fn each_probe_that_fails_doubles_the_time_up_to_its_most() {
-    let (mut breaker, mut now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, mut now) = (breaker(), Instant::now());
     for _ in 0..5 {
         fail(&mut breaker, "a", now);
     }
@@ -115,7 +131,7 @@ fn each_probe_that_fails_doubles_the_time_up_to_its_most() {
 
 #[test]
 fn a_client_that_causes_the_failures_is_throttled_while_others_are_served() {
-    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, now) = (breaker(), Instant::now());
     succeed(&mut breaker, "good", now);
     for _ in 0..4 {
         assert_eq!(fail(&mut breaker, "bad", now), None);
@@ -145,7 +161,7 @@ fn a_client_that_causes_the_failures_is_throttled_while_others_are_served() {
 #[test]
 fn several_offenders_are_throttled_one_by_one_and_a_good_client_is_served() {
     for offenders in 1..8 {
-        let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+        let (mut breaker, now) = (breaker(), Instant::now());
         let mut throttled = HashSet::new();
         for turn in 0..6 {
             succeed(&mut breaker, "good", now);
@@ -165,7 +181,7 @@ fn several_offenders_are_throttled_one_by_one_and_a_good_client_is_served() {
 
 #[test]
 fn a_plugin_that_fails_for_many_clients_is_at_fault_itself() {
-    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, now) = (breaker(), Instant::now());
     for number in 0..40 {
         succeed_by(&mut breaker, &connection(number, u8::try_from(number).unwrap()), now);
     }
@@ -185,30 +201,44 @@ fn a_plugin_that_fails_for_many_clients_is_at_fault_itself() {
 }
 
 #[test]
-fn an_offender_does_not_throttle_its_neighbours_until_several_connections_of_its_address_fail() {
-    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
-    let neighbour = connection(1, 7);
-    succeed(&mut breaker, "good", now);
-    succeed_by(&mut breaker, &neighbour, now);
-    assert!(matches!(
-        fail_until_changed(&mut breaker, &connection(2, 7), now),
-        Change::Throttled(ClientKey::Connection(_), _)
-    ));
-    assert_eq!(breaker.admit(Some(&neighbour), now), Ok(Permit::Normal));
-    // The client reconnects: now its address is throttled, and for longer.
-    let again = fail_until_changed(&mut breaker, &connection(3, 7), now);
-    assert_eq!(again, Change::Throttled(ClientKey::Address([192, 0, 2, 7].into()), SECOND * 2));
-    assert!(is_throttled(&mut breaker, &neighbour, now));
-    // The client reconnects a third time, after the throttling has ended.
+fn an_address_is_throttled_after_three_offenders_except_its_neighbours_that_are_served() {
+    let (mut breaker, now) = (breaker(), Instant::now());
+    let (served, failed) = (connection(1, 7), connection(2, 7));
+    let address = ClientKey::Address([192, 0, 2, 7].into());
+    let good = client("good");
+    for by in [&good, &served, &failed] {
+        succeed_by(&mut breaker, by, now);
+    }
+    // A client that connects again is not distinguished from a second client behind the address.
+    for number in [3, 4] {
+        let change = fail_until_changed(&mut breaker, &connection(number, 7), now);
+        assert!(matches!(change, Change::Throttled(ClientKey::Connection(_), _)), "{change:?}");
+        assert_eq!(breaker.admit(Some(&connection(5, 7)), now), Ok(Permit::Normal));
+    }
+    let third = fail_until_changed(&mut breaker, &connection(5, 7), now);
+    assert_eq!(third, Change::Throttled(address.clone(), SECOND * 2));
+    assert!(is_throttled(&mut breaker, &connection(6, 7), now), "a new connection");
+    succeed_by(&mut breaker, &served, now);
+    assert_eq!(fail_by(&mut breaker, &failed, now), None);
+    assert!(is_throttled(&mut breaker, &failed, now), "it was served, and has failed since");
+    // The address is throttled for longer when a connection of it fails again.
     let later = now + SECOND * 2;
-    succeed(&mut breaker, "good", later);
-    let again = fail_until_changed(&mut breaker, &connection(4, 7), later);
-    assert_eq!(again, Change::Throttled(ClientKey::Address([192, 0, 2, 7].into()), SECOND * 4));
+    succeed_by(&mut breaker, &good, later);
+    let again = fail_until_changed(&mut breaker, &connection(7, 7), later);
+    assert_eq!(again, Change::Throttled(address, SECOND * 4));
+    // A neighbour that was served is known even if it was idle for long.
+    let much_later = now + SECOND * 3600;
+    succeed_by(&mut breaker, &good, much_later);
+    for number in 10..13 {
+        fail_until_changed(&mut breaker, &connection(number, 7), much_later);
+    }
+    assert!(is_throttled(&mut breaker, &connection(13, 7), much_later));
+    succeed_by(&mut breaker, &served, much_later);
 }
 
 #[test]
 fn connections_that_fail_a_little_each_are_throttled_by_their_address() {
-    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, now) = (breaker(), Instant::now());
     succeed(&mut breaker, "good", now);
     let changes: Vec<_> =
         (0..5).filter_map(|number| fail_by(&mut breaker, &connection(number, 7), now)).collect();
@@ -217,7 +247,7 @@ fn connections_that_fail_a_little_each_are_throttled_by_their_address() {
 
 #[test]
 fn a_user_who_connects_again_is_throttled_and_the_address_is_not() {
-    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, now) = (breaker(), Instant::now());
     let of = |number: u32, user: &str| {
         ClientKeys::new(&format!("{number}"), Some(user), Some([192, 0, 2, 7].into()))
     };
@@ -234,23 +264,95 @@ fn a_user_who_connects_again_is_throttled_and_the_address_is_not() {
 
 #[test]
 fn behind_one_address_for_all_clients_a_broken_plugin_opens_it_and_an_offender_does_not() {
-    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
-    for number in 0..20 {
-        succeed_by(&mut breaker, &connection(number, 7), now);
+    let (mut breaker, now) = (breaker(), Instant::now());
+    let good: Vec<_> = (0..20).map(|number| connection(number, 7)).collect();
+    good.iter().for_each(|by| succeed_by(&mut breaker, by, now));
+    let mut admitted = 0;
+    for number in 100..200 {
+        let by = connection(number, 7);
+        if breaker.admit(Some(&by), now).is_ok() {
+            admitted += 1;
+            fail_by(&mut breaker, &by, now);
+        }
     }
-    for number in 100..105 {
-        let change = fail_until_changed(&mut breaker, &connection(number, 7), now);
-        assert!(matches!(change, Change::Throttled(ClientKey::Connection(_), _)), "{change:?}");
+    assert_eq!(admitted, 5, "new connections are throttled together");
+    good.iter().for_each(|by| succeed_by(&mut breaker, by, now));
+    // Now each of them fails. The breaker opens when nobody is served.
+    let changes: Vec<_> = good.iter().filter_map(|by| fail_by(&mut breaker, by, now)).collect();
+    assert_eq!(changes.last(), Some(&Change::Opened(SECOND)), "{changes:?}");
+}
+
+#[test]
+fn new_connections_of_three_networks_that_fail_once_open_it_for_nobody() {
+    for (is_v6, good) in [(false, 1), (false, 40), (true, 1), (true, 40)] {
+        let (mut breaker, now) = (breaker(), Instant::now());
+        let good: Vec<_> = (0..good).map(|number| connection(number, 7)).collect();
+        good.iter().for_each(|by| succeed_by(&mut breaker, by, now));
+        for number in 0..100 {
+            let by = stranger(number, (number % 3) as u8, is_v6);
+            if breaker.admit(Some(&by), now).is_ok() {
+                fail_by(&mut breaker, &by, now);
+            }
+            assert!(!breaker.is_open(), "after {number} beside {}", good.len());
+        }
+        good.iter().for_each(|by| succeed_by(&mut breaker, by, now));
     }
-    let opened = (0..20).filter(|_| !breaker.is_open()).collect::<Vec<_>>();
-    let opened =
-        opened.into_iter().find_map(|number| fail_by(&mut breaker, &connection(number, 7), now));
+}
+
+#[test]
+fn a_version_that_fails_for_some_clients_of_the_version_before_is_at_fault_itself() {
+    let ([mut before, mut breaker], now) = ([breaker(), breaker()], Instant::now());
+    let clients: Vec<_> =
+        (0..40).map(|number| connection(number, u8::try_from(number).unwrap())).collect();
+    clients.iter().for_each(|by| succeed_by(&mut before, by, now));
+    let (failing, served) = clients.split_at(12);
+    served.iter().for_each(|by| succeed_by(&mut breaker, by, now));
+    let opened = failing.iter().find_map(|by| fail_by(&mut breaker, by, now));
     assert_eq!(opened, Some(Change::Opened(SECOND)));
 }
 
 #[test]
+fn users_whose_connections_are_short_open_it_if_they_were_served_before() {
+    let (mut breaker, now) = (breaker(), Instant::now());
+    let user = |number: u32, user: u32| {
+        let address = Some([192, 0, 2, 7].into());
+        ClientKeys::new(&format!("{number}"), Some(&format!("user {user}")), address)
+    };
+    (0..40).for_each(|number| succeed_by(&mut breaker, &user(number, number), now));
+    let opened = (0..12).find_map(|number| {
+        let by = user(100 + number, number);
+        breaker.admit(Some(&by), now).ok()?;
+        match fail_by(&mut breaker, &by, now)? {
+            Change::Throttled(..) => None,
+            change => Some(change),
+        }
+    });
+    assert_eq!(opened, Some(Change::Opened(SECOND)));
+}
+
+#[test]
+fn more_offenders_than_are_remembered_open_it_for_nobody() {
+    let (mut breaker, now) = (breaker(), Instant::now());
+    let good = client("good");
+    succeed_by(&mut breaker, &good, now);
+    for number in 0..2 * u32::try_from(MAX_RECORDS).unwrap() {
+        let by = ClientKeys::new(
+            &format!("{number}"),
+            None,
+            Some(Ipv6Addr::from_bits(u128::from(number) << 64).into()),
+        );
+        let change = fail_until_changed(&mut breaker, &by, now);
+        assert_eq!(
+            change,
+            Change::Throttled(ClientKey::Connection(format!("{number}").into()), SECOND)
+        );
+    }
+    succeed_by(&mut breaker, &good, now);
+}
+
+#[test]
 fn failures_that_nobody_caused_are_the_plugins() {
-    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, now) = (breaker(), Instant::now());
     succeed(&mut breaker, "good", now);
     let changes: Vec<_> =
         (0..5).filter_map(|_| breaker.record(Permit::Normal, None, Outcome::Failed, now)).collect();
@@ -259,7 +361,7 @@ fn failures_that_nobody_caused_are_the_plugins() {
 
 #[test]
 fn a_plugin_that_fails_its_only_client_is_at_fault_itself() {
-    let (mut breaker, now) = (Breaker::new(BreakerLimits::default()), Instant::now());
+    let (mut breaker, now) = (breaker(), Instant::now());
     for _ in 0..10 {
         breaker.record(Permit::Normal, Some(&client("only")), Outcome::Answered, now);
     }
@@ -276,7 +378,7 @@ proptest! {
     fn it_is_never_open_for_longer_than_it_says(
         steps in proptest::collection::vec((0_u64..5_000, any::<bool>(), 0_u32..40, 0_u8..4), 1..300)
     ) {
-        let mut breaker = Breaker::new(BreakerLimits::default());
+        let mut breaker = breaker();
         let mut now = Instant::now();
         let mut closed_until = now;
         for (ms, failed, number, address) in steps {
@@ -297,6 +399,7 @@ proptest! {
             }
             prop_assert!(breaker.failures.len() <= *REMEMBERED.start() && breaker.throttle.len() <= MAX_RECORDS);
             prop_assert!(breaker.activity.parts() <= PARTS as usize + 1);
+            prop_assert!(breaker.activity.largest() <= MAX_CLIENTS);
         }
     }
 
@@ -306,7 +409,7 @@ proptest! {
     fn a_good_client_is_always_served_beside_some_offenders(
         steps in proptest::collection::vec((0_u64..300, 0_u32..8), 1..600)
     ) {
-        let mut breaker = Breaker::new(BreakerLimits::default());
+        let mut breaker = breaker();
         let good = client("good");
         let start = Instant::now();
         let (mut now, mut next_good) = (start, start);
@@ -331,7 +434,7 @@ proptest! {
     fn nobody_is_throttled_for_what_one_other_connection_did(
         steps in proptest::collection::vec((0_u64..2_000, 0_u32..6, 0_u8..3), 1..300)
     ) {
-        let mut breaker = Breaker::new(BreakerLimits::default());
+        let mut breaker = breaker();
         let mut now = Instant::now();
         for (ms, number, address) in steps {
             now += Duration::from_millis(ms);
@@ -344,6 +447,45 @@ proptest! {
                 Err(Denied::Throttled { .. }) => prop_assert!(fails, "throttled for its neighbour"),
                 Err(Denied::Open { .. }) => {}
             }
+        }
+    }
+
+    /// Any number of new connections of up to five networks fail, perhaps after they were answered.
+    /// Clients that are answered now and then are always admitted, also if they share the network
+    /// of the others, and the breaker never opens: so no version is rolled back.
+    #[test]
+    fn strangers_harm_no_good_client_however_often_they_connect(
+        is_v6 in any::<bool>(),
+        networks in 1_u8..=5,
+        good in 1_u32..60,
+        shares_networks in any::<bool>(),
+        steps in proptest::collection::vec((0_u64..200, 0_u8..5, 0_u8..3, 1_u8..7), 1..600),
+    ) {
+        let mut breaker = breaker();
+        let mut now = Instant::now();
+        let good: Vec<_> = (0..good)
+            .map(|number| stranger(number, if shares_networks { (number % 5) as u8 } else { 100 }, is_v6))
+            .collect();
+        // Each good client is answered once in five seconds.
+        let pace = SECOND * 5 / u32::try_from(good.len()).unwrap();
+        good.iter().for_each(|by| succeed_by(&mut breaker, by, now));
+        let mut next = now;
+        let mut turns = good.iter().cycle();
+        for (number, (ms, network, answered, failed)) in (1_000..).zip(steps) {
+            now += Duration::from_millis(ms);
+            while next <= now {
+                succeed_by(&mut breaker, turns.next().unwrap(), next);
+                next += pace;
+            }
+            let by = stranger(number, network % networks, is_v6);
+            let outcomes = [(Outcome::Answered, answered), (Outcome::Failed, failed)];
+            for outcome in outcomes.into_iter().flat_map(|(outcome, times)| (0..times).map(move |_| outcome)) {
+                if let Ok(permit) = breaker.admit(Some(&by), now) {
+                    breaker.record(permit, Some(&by), outcome, now);
+                }
+                prop_assert!(!breaker.is_open());
+            }
+            prop_assert!(good.iter().all(|by| breaker.admit(Some(by), now) == Ok(Permit::Normal)));
         }
     }
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::BreakerLimits;
-use super::client::{ClientKey, ClientKeys};
+use super::client::{ClientKey, ClientKeys, PluginBit};
 
-/// Largest number of records. Beyond it, the breaker opens for all clients.
+/// Largest number of records. Beyond it, those that expire first are removed early.
 pub(super) const MAX_RECORDS: usize = 128;
 
 /// Throttled clients, and the users and addresses to which they belong.
@@ -24,75 +24,94 @@ struct ThrottleRecord {
     next: Duration,
     /// When the record is removed.
     expires: Instant,
-    /// Of a user or an address: its client that was throttled last.
-    offender: Option<ClientKey>,
+    /// Of a user or an address: the connections that were throttled last, one fewer than make it an
+    /// offender itself.
+    offenders: Vec<ClientKey>,
 }
 
 impl Throttle {
-    /// Returns until when `client` is throttled; `None` if it is not.
-    pub(super) fn until(&self, client: &ClientKeys, now: Instant) -> Option<Instant> {
+    /// Returns until when `client` is throttled; `None` if it is not. A connection whose last event
+    /// `plugin` answered is not throttled for others of its user or address.
+    pub(super) fn until(
+        &self,
+        client: &ClientKeys,
+        plugin: PluginBit,
+        now: Instant,
+    ) -> Option<Instant> {
         // Called for each event: nearly always, no client is throttled.
         if self.records.is_empty() {
             return None;
         }
+        let is_answered = client.is_answered_by(plugin);
         client
             .keys()
+            .filter(|key| !is_answered || matches!(key, ClientKey::Connection(_)))
             .filter_map(|key| self.records.get(key))
             .map(|record| record.until)
             .filter(|until| *until > now)
             .max()
     }
 
-    /// Throttles `key` of `client`, each time for twice as long. If another client of the same user
-    /// or address was throttled before, that user or address is throttled instead. This happens
-    /// only while others are served well. Returns the throttled key and the time; `None` if there
-    /// are too many records.
+    /// Throttles `key` of `client`, each time for twice as long. If enough other connections of its
+    /// user or address were throttled before, that user or address is throttled instead. Returns
+    /// the throttled key and the time.
     pub(super) fn add(
         &mut self,
         client: &ClientKeys,
         key: ClientKey,
-        others_are_well: bool,
         limits: &BreakerLimits,
         now: Instant,
-    ) -> Option<(ClientKey, Duration)> {
+    ) -> (ClientKey, Duration) {
         self.records.retain(|_, record| record.expires > now);
-        let mut keys = client.keys().skip_while(|own| **own != key).peekable();
-        let mut offender = keys.next()?;
-        while let Some(wider) = keys.peek()
-            && others_are_well
-            && self.records.get(*wider).is_some_and(|record| {
-                record.offender.as_ref().is_some_and(|other| other != offender)
-            })
-        {
-            offender = wider;
-            keys.next();
-        }
-        if self.records.len() + 2 > MAX_RECORDS {
-            return None;
-        }
-        let time = self.records.get(offender).map_or(limits.open, |record| record.next);
+        let offender = match client.party() {
+            Some(party) if self.has_offenders(party, &key) => party.clone(),
+            _ => key,
+        };
+        let party = client.party().filter(|party| **party != offender);
+        let known = self.records.remove(&offender);
+        let known_party = party.and_then(|party| self.records.remove(party));
+        self.make_room_for_two();
+        let time = known.as_ref().map_or(limits.open, |record| record.next);
         let next = (time * 2).min(limits.open_at_most);
-        let expires = |until: Instant| until + next.max(limits.calls_within);
         let until = now + time;
-        let within = self.records.remove(offender).and_then(|record| record.offender);
-        self.records.insert(
-            offender.clone(),
-            ThrottleRecord { until, next, expires: expires(until), offender: within },
-        );
-        if let Some(wider) = keys.next() {
-            // The record of the wider key is never shortened.
-            let known = self.records.remove(wider);
-            let until_wider = known.as_ref().map_or(now, |record| record.until);
-            let next = known.map_or(next, |record| record.next.max(next));
-            let record = ThrottleRecord {
-                until: until_wider,
+        let expires = until + next.max(limits.calls_within);
+        if let Some(party) = party {
+            // The record of the party is never shortened.
+            let mut record = known_party.unwrap_or(ThrottleRecord {
+                until: now,
                 next,
-                expires: expires(until),
-                offender: Some(offender.clone()),
-            };
-            self.records.insert(wider.clone(), record);
+                expires,
+                offenders: Vec::new(),
+            });
+            record.next = record.next.max(next);
+            record.expires = record.expires.max(expires);
+            record.offenders.retain(|other| *other != offender);
+            record.offenders.push(offender.clone());
+            if record.offenders.len() >= party.min_connections() {
+                record.offenders.remove(0);
+            }
+            self.records.insert(party.clone(), record);
         }
-        Some((offender.clone(), time))
+        let offenders = known.map_or_else(Vec::new, |record| record.offenders);
+        self.records.insert(offender.clone(), ThrottleRecord { until, next, expires, offenders });
+        (offender, time)
+    }
+
+    /// Whether so many connections of `party` were throttled, besides `offender`, that the party is
+    /// throttled instead of `offender`.
+    fn has_offenders(&self, party: &ClientKey, offender: &ClientKey) -> bool {
+        self.records.get(party).is_some_and(|record| {
+            let others = record.offenders.iter().filter(|other| *other != offender).count();
+            others + 1 >= party.min_connections()
+        })
+    }
+
+    fn make_room_for_two(&mut self) {
+        while self.records.len() + 2 > MAX_RECORDS {
+            let first = self.records.iter().min_by_key(|(_, record)| record.expires);
+            let Some(key) = first.map(|(key, _)| key.clone()) else { return };
+            self.records.remove(&key);
+        }
     }
 
     #[cfg(test)]

@@ -55,7 +55,7 @@ impl ActivePlugin {
             (event, Arc::new(Inbound::new(declared, meter)))
         });
         let inbound = inbound.collect();
-        let health = PluginHealth::new(&settings.limits, alarm);
+        let health = PluginHealth::new(&registration.name, &settings.limits, alarm);
         Ok(Arc::new(Self {
             code: Plugin::new(candidate, settings, Arc::clone(&state.memory)),
             inbound,
@@ -70,7 +70,7 @@ impl ActivePlugin {
     #[must_use]
     pub fn fresh(&self) -> Arc<Self> {
         let code = self.code.fresh();
-        let health = PluginHealth::new(code.limits(), Arc::clone(&self.health.alarm));
+        let health = PluginHealth::new(code.name(), code.limits(), Arc::clone(&self.health.alarm));
         let (inbound, outbound, state) =
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
         Arc::new(Self { code, inbound, outbound, state, health })
@@ -93,9 +93,9 @@ pub struct PluginHealth {
 const MAX_FAILURE: usize = 1024;
 
 impl PluginHealth {
-    fn new(limits: &Limits, alarm: Arc<Notify>) -> Self {
+    fn new(plugin: &str, limits: &Limits, alarm: Arc<Notify>) -> Self {
         Self {
-            breaker: Mutex::new(Breaker::new(limits.breaker())),
+            breaker: Mutex::new(Breaker::new(plugin, limits.breaker())),
             has_tripped: AtomicBool::new(false),
             alarm,
             last_failure: Mutex::default(),
