@@ -18,12 +18,13 @@ mod memory;
 mod output;
 mod pool;
 mod retry;
+mod standstill;
 mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -123,6 +124,12 @@ impl Plugin {
     /// first. Without a budget there is no deadline: host events have none.
     pub async fn acquire(&self, budget: Option<&Budget>) -> Option<InstanceGuard> {
         self.pool.acquire(budget).await
+    }
+
+    /// Returns the deadline of the event with this budget. If it has passed, it is extended by the
+    /// time in which the process stood still.
+    pub fn deadline(&self, budget: &Budget) -> Instant {
+        self.pool.code().engine.standstills.deadline(budget)
     }
 
     /// The maximum number of events that the plugin handles at the same time.

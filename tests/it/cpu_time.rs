@@ -1,10 +1,10 @@
 //! The limit of a handler's CPU time counts only CPU time. It counts neither the time in which the
-//! handler waits for a processor nor the time in which the whole host is stopped.
+//! handler waits for a processor nor the time in which the whole host is stopped. The limit of its
+//! elapsed time does not count the latter either.
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use sockhop_tests::{HostProcess, TestClient, directory_of, guest};
 use tempfile::TempDir;
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 /// The default of `event_cpu_ms`.
 const LIMIT: Duration = Duration::from_millis(250);
 
-async fn host() -> (HostProcess, TestClient, [TempDir; 2]) {
+async fn host(settings: &[(&str, &str)]) -> (HostProcess, TestClient, [TempDir; 2]) {
     let (plugins, data) =
         (directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
-    let host = HostProcess::start(plugins.path(), data.path());
+    let host = HostProcess::start_with(plugins.path(), data.path(), settings);
     let client = TestClient::connect(&host.url).await;
     // The first event creates the instance.
     assert_eq!(client.ask("echo", json!(1)).await, json!(1));
@@ -33,20 +33,51 @@ fn until_used(host: &HostProcess, before: Duration, more: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn time_in_which_the_host_is_stopped_is_not_the_handlers() {
-    let (host, client, _directories) = host().await;
-    let pid = Pid::from_raw(host.pid().try_into().expect("a process id"));
+    let (host, client, _directories) = host(&[]).await;
     let before = host.cpu_time();
     let answer = client.ask_later(r#"["run_for",500]"#).await;
     until_used(&host, before, Duration::from_millis(20));
-    kill(pid, Signal::SIGSTOP).expect("a host to stop");
+    host.signal(Signal::SIGSTOP);
     // Longer than the handler's limit, and longer than the handler wants to run.
     tokio::time::sleep(LIMIT * 3).await;
-    kill(pid, Signal::SIGCONT).expect("a host to continue");
+    host.signal(Signal::SIGCONT);
     let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
         .await
         .expect("an answer in time")
         .expect("an answer");
     assert_eq!(answer, json!(null));
+}
+
+/// The stop is twice as long as the limit. Enough events wait for the breaker to open if they failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_wait_while_the_host_is_stopped_are_answered() {
+    const WALL: Duration = Duration::from_secs(3);
+    const EVENTS: usize = 6;
+    let (host, client, _directories) =
+        host(&[("SOCKHOP_LIMITS__EVENT_WALL_MS", "3000"), ("SOCKHOP_LIMITS__INSTANCES", "8")])
+            .await;
+    let mut clients = vec![client];
+    while clients.len() < EVENTS {
+        clients.push(TestClient::connect(&host.url).await);
+    }
+    let mut answers = Vec::new();
+    for client in &clients {
+        // The handler goes on after the stop, for a part of its limit.
+        answers.push(client.ask_later(r#"["sleep",7500]"#).await);
+    }
+    host.until("lab", |row| row["instances"].as_u64() >= Some(EVENTS as u64));
+    host.signal(Signal::SIGSTOP);
+    // The tested condition: this time passes while the host is stopped.
+    tokio::time::sleep(WALL * 2).await;
+    host.signal(Signal::SIGCONT);
+    for answer in answers {
+        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
+            .await
+            .expect("an answer in time")
+            .expect("an answer");
+        assert_eq!(answer, json!(null));
+    }
+    assert_eq!(host.row("lab")["state"], json!("active"));
 }
 
 /// CPU time that the host itself may use meanwhile, on a busy machine. A handler that polls
@@ -56,7 +87,7 @@ const MARGIN: Duration = Duration::from_millis(170);
 /// The used CPU time ends the handler, even on a busy machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_never_ends_is_ended_near_its_limit() {
-    let (host, client, _directories) = host().await;
+    let (host, client, _directories) = host(&[]).await;
     for event in ["spin", "busy_poll"] {
         let before = host.cpu_time();
         let answer = client.ask(event, json!(null)).await;

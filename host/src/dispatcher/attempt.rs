@@ -31,8 +31,6 @@ struct BoundEvent<'event> {
     event: &'event Arc<Event>,
     /// `None` for a host event.
     inbound: Option<&'event Inbound>,
-    /// `None` for a host event: it waits for the commit lock without a limit.
-    deadline: Option<Instant>,
 }
 
 /// The result of one run of the handler.
@@ -59,8 +57,9 @@ impl Dispatcher {
         began: Instant,
     ) -> Result<Reply, Failed> {
         let (mut guard, mut budget) = acquire(active, inbound.map(|_| began)).await?;
-        let deadline = inbound.map(|_| budget.until());
-        let bound = BoundEvent { dispatcher: self, generation, active, event, inbound, deadline };
+        // A host event waits for the commit lock without a limit.
+        let deadline = |budget: &Budget| inbound.map(|_| active.code.deadline(budget));
+        let bound = BoundEvent { dispatcher: self, generation, active, event, inbound };
         let mut runs = 0;
         // Only a valid run leaves the loop by `break`.
         let answer = loop {
@@ -68,12 +67,12 @@ impl Dispatcher {
                 None
             } else {
                 let store = &active.state.store;
-                Some(store.lock_exclusive(deadline).await.ok_or_else(contended)?)
+                Some(store.lock_exclusive(deadline(&budget)).await.ok_or_else(contended)?)
             };
             runs += 1;
             match bound.attempt(&mut guard, &mut budget).await {
                 Attempt::Done { reply, entry } => {
-                    match bound.commit_and_apply(entry, lock).await? {
+                    match bound.commit_and_apply(entry, lock, deadline(&budget)).await? {
                         Some(applied) => break Ok(Reply { json: reply, ends: applied.ends }),
                         None => {
                             tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
@@ -168,14 +167,16 @@ impl BoundEvent<'_> {
     }
 
     /// Commits the entry of a run and applies its effects. `lock` is the plugin's commit lock if
-    /// the run has held it. Returns `None` after a conflict.
+    /// the run has held it; otherwise the commit waits for it until `deadline`. Returns `None` after
+    /// a conflict.
     async fn commit_and_apply(
         &self,
         entry: CommitEntry,
         lock: Option<CommitGuard>,
+        deadline: Option<Instant>,
     ) -> Result<Option<Applied>, Failed> {
         let code = &self.active.code;
-        match commit(&self.active.state.store, entry, lock, self.deadline).await {
+        match commit(&self.active.state.store, entry, lock, deadline).await {
             Ok(committed) => Ok(Some(committed.deliver(|effects| self.apply(effects)))),
             Err(CommitError::Conflict) => Ok(None),
             Err(CommitError::Contended | CommitError::Late) => Err(contended().into()),

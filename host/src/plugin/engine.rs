@@ -15,6 +15,7 @@ use wasmtime_wasi_config::WasiConfig;
 use crate::config::Limits;
 
 use super::bindings;
+use super::standstill::Standstills;
 use super::state::InstanceState;
 
 /// Interval of epoch ticks while a guest runs for long. A guest exceeds its CPU limit by at most
@@ -85,6 +86,8 @@ pub struct Engine {
     pub(super) workers: usize,
     /// Set by every check of a guest that has run for a while.
     pub(super) checked: Arc<AtomicBool>,
+    /// Noticed by the epoch ticker.
+    pub(super) standstills: Arc<Standstills>,
     stop: Arc<AtomicBool>,
 }
 
@@ -104,6 +107,8 @@ impl Engine {
         let (ticked, stopped) = (wasm.weak(), Arc::clone(&stop));
         let checked = Arc::new(AtomicBool::new(false));
         let was_checked = Arc::clone(&checked);
+        let standstills = Arc::new(Standstills::new());
+        let ticks = Arc::clone(&standstills);
         let ticker = thread::Builder::new().name("sockhop-epoch".to_owned()).spawn(move || {
             let mut unchecked = TICKS_UNTIL_QUIET;
             while !stopped.load(Ordering::Relaxed)
@@ -111,6 +116,7 @@ impl Engine {
             {
                 engine.increment_epoch();
                 drop(engine);
+                ticks.tick();
                 unchecked = if was_checked.swap(false, Ordering::Relaxed) {
                     0
                 } else {
@@ -120,7 +126,7 @@ impl Engine {
             }
         });
         ticker.map_err(|error| EngineError(error.into()))?;
-        Ok(Self { wasm, linker, workers, checked, stop })
+        Ok(Self { wasm, linker, workers, checked, standstills, stop })
     }
 
     /// Maximum number of instances of a plugin that run at the same time under `limits`.

@@ -23,6 +23,7 @@ use super::bindings;
 use super::calls::lowered;
 use super::clock::CpuClock;
 use super::engine::FIRST_LOOK;
+use super::standstill::Standstills;
 use super::state::{InstanceState, Phase};
 
 /// What a handler returned: its reply, or its refusal.
@@ -33,6 +34,7 @@ pub(super) struct Instance {
     store: Store<InstanceState>,
     guest: bindings::Plugin,
     clock: Arc<CpuClock>,
+    standstills: Arc<Standstills>,
     /// Cancelled by [`Plugin::end`](super::Plugin::end).
     ended: CancellationToken,
     /// Bytes that the guest used after instantiation.
@@ -78,7 +80,7 @@ pub struct Budget {
     ran: Duration,
     cpu: Duration,
     wall: Duration,
-    until: Instant,
+    began: Instant,
     in_background: bool,
 }
 
@@ -90,14 +92,7 @@ impl Budget {
 
     /// A budget that began at `began`.
     pub fn since(began: Instant, cpu: Duration, wall: Duration) -> Self {
-        Self {
-            cpu_left: cpu,
-            ran: Duration::ZERO,
-            cpu,
-            wall,
-            until: began + wall,
-            in_background: false,
-        }
+        Self { cpu_left: cpu, ran: Duration::ZERO, cpu, wall, began, in_background: false }
     }
 
     /// A budget that begins now, for work on a thread of low priority.
@@ -105,9 +100,15 @@ impl Budget {
         Self { in_background: true, ..Self::new(cpu, wall) }
     }
 
-    /// The deadline of the event.
-    pub fn until(&self) -> Instant {
-        self.until
+    /// When the event began.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// The deadline of the event, if the process does not stand still; see
+    /// [`Plugin::deadline`](super::Plugin::deadline).
+    pub(super) fn until(&self) -> Instant {
+        self.began + self.wall
     }
 
     /// The failure for an event whose deadline has passed.
@@ -146,8 +147,11 @@ impl Instance {
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
         store.set_epoch_deadline(FIRST_LOOK);
-        let made =
-            within(&clock, budget, &code.ended, pin!(code.pre.instantiate_async(&mut store))).await;
+        let (standstills, ended) = (Arc::clone(&code.engine.standstills), code.ended.clone());
+        let made = {
+            let call = pin!(code.pre.instantiate_async(&mut store));
+            within(&clock, budget, &standstills, &ended, call).await
+        };
         store.data().stderr.release();
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => {
@@ -160,7 +164,7 @@ impl Instance {
             other => other,
         })?;
         let initial_memory = store.data().memory.used;
-        Ok(Self { store, guest, clock, ended: code.ended.clone(), initial_memory, handled: 0 })
+        Ok(Self { store, guest, clock, standstills, ended, initial_memory, handled: 0 })
     }
 
     /// Runs `register` within `budget`, and drops the instance.
@@ -175,7 +179,7 @@ impl Instance {
         self.store.set_epoch_deadline(FIRST_LOOK);
         let returned = {
             let call = pin!(self.guest.call_register(&mut self.store));
-            within(&self.clock, budget, &self.ended, call).await
+            within(&self.clock, budget, &self.standstills, &self.ended, call).await
         };
         self.store.data().stderr.release();
         let returned = returned.map_err(|error| explain(error, &self.store, budget))?;
@@ -203,7 +207,7 @@ impl Instance {
         self.store.set_epoch_deadline(FIRST_LOOK);
         let returned = {
             let call = pin!(self.guest.call_handle(&mut self.store, lowered(event, &attachments)));
-            within(&self.clock, budget, &self.ended, call).await
+            within(&self.clock, budget, &self.standstills, &self.ended, call).await
         };
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
         match (returned, phase) {
@@ -258,13 +262,14 @@ fn explain(error: wasmtime::Error, store: &Store<InstanceState>, budget: &Budget
 }
 
 /// Awaits a guest's call within the rest of `budget`, and subtracts the used time. A cancelled call
-/// leaves its store unusable.
+/// leaves its store unusable. Time in which the process stood still is not the guest's.
 ///
 /// `call` is passed as a pinned reference. A call that is passed by value would also be stored in
 /// this future and in every future around it.
 async fn within<T>(
     clock: &CpuClock,
     budget: &mut Budget,
+    standstills: &Standstills,
     ended: &CancellationToken,
     mut call: Pin<&mut (impl Future<Output = wasmtime::Result<T>> + Send)>,
 ) -> wasmtime::Result<T> {
@@ -286,11 +291,8 @@ async fn within<T>(
         Poll::Ready(answer) => Some(answer),
         // Polled again immediately, so that the waker of this future is registered.
         Poll::Pending => {
-            let waiting = tokio::time::timeout_at(
-                budget.until.into(),
-                ended.run_until_cancelled(poll_fn(poll)),
-            );
-            waiting.await.ok().flatten()
+            let call = ended.run_until_cancelled(poll_fn(poll));
+            standstills.within(budget, call).await.flatten()
         }
     };
     budget.ran += clock.used();

@@ -147,7 +147,7 @@ impl Pool {
             }
         };
         let warm = match budget {
-            Some(budget) => tokio::time::timeout_at(budget.until().into(), freed).await.ok()?,
+            Some(budget) => self.code().engine.standstills.within(budget, freed).await?,
             None => freed.await,
         };
         Some(self.guard(warm))
