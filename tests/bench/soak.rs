@@ -3,9 +3,12 @@
 //! clients, and what the host holds afterwards.
 //!
 //! ```text
-//! rehearsal (all abuse, not measured) -> rest -> steady (honest clients alone)
-//!   -> storm (all abuse) -> rest -> steady -> verdicts
+//! introduction (honest clients alone) -> rehearsal (all abuse, not measured)
+//!   -> rest -> steady (honest clients alone) -> storm (all abuse) -> rest -> steady -> verdicts
 //! ```
+//!
+//! Some abusers have the address of the honest clients. A new connection of an abuser's address may
+//! be throttled, so the introduction lets each plugin answer each honest client first.
 //!
 //! The rehearsal creates what remains as long as the host runs, such as warm instances and idle
 //! threads. Therefore the state of the host before and after the storm can be compared.
@@ -233,6 +236,7 @@ impl Setting<'_> {
             Question::Texts(honest_events()),
             host.pid(),
         );
+        alone(&mut honest, schedule, introduction(schedule.rate));
         note(&format!("rehearsal, {} s", schedule.rehearsal.as_secs()));
         // Continues until everything that has a lasting effect has happened. On a slow machine the
         // time alone is too short for that.
@@ -454,17 +458,24 @@ fn alone(honest: &mut Load, schedule: Schedule, time: Duration) -> Phase {
     honest.open(schedule.rate, 1, Duration::ZERO, |elapsed| elapsed >= time)
 }
 
+/// The cheap events of honest clients: one of each plugin.
+const CHEAP: [&str; 4] = [
+    r#"["ping",{"timestamp":1}]"#,
+    r#"["turn"]"#,
+    r#"["echo","hello"]"#,
+    r#"["memory_log_list",{"user_id":7,"limit":1}]"#,
+];
+
 /// The events of honest clients, sent in turn: mostly cheap ones, and now and then a write. Every
 /// answer is a reply, never a rejection.
 fn honest_events() -> Vec<String> {
-    let cheap = [
-        r#"["ping",{"timestamp":1}]"#,
-        r#"["turn"]"#,
-        r#"["echo","hello"]"#,
-        r#"["memory_log_list",{"user_id":7,"limit":1}]"#,
-    ];
     let create = r#"["memory_log_create",{"user_id":7,"content":"from a soak"}]"#;
-    (0..5).flat_map(|_| cheap).chain([create]).map(str::to_owned).collect()
+    (0..5).flat_map(|_| CHEAP).chain([create]).map(str::to_owned).collect()
+}
+
+/// Returns how long the honest clients take to send each cheap event once, and one more.
+fn introduction(rate: f64) -> Duration {
+    Duration::from_secs_f64((HONEST * (CHEAP.len() + 1)) as f64 / rate)
 }
 
 /// Lowers the priority of this thread below the other threads of this process.

@@ -38,8 +38,12 @@ pub(super) struct Abuse {
 }
 
 /// Abuses of the whole host, by strangers, plugins and operators.
-pub(super) const HOST: [Abuse; 9] = [
+pub(super) const HOST: [Abuse; 10] = [
     Abuse { name: "events of two addresses trap, and the host logs each", run: fail },
+    Abuse {
+        name: "an event of each new connection of 1, 3 and 10 addresses traps",
+        run: fail_once,
+    },
     Abuse { name: "clients subscribe and never read", run: never_read },
     Abuse { name: "one client updates one record", run: update },
     Abuse { name: "overlapping readers hold a snapshot for 4 s", run: read_slowly },
@@ -126,6 +130,30 @@ fn fail(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
                 scene.ask_often(from, Duration::from_millis(50), count, |visitor| {
                     visitor.ask("trap", "null")
                 })
+            });
+        }
+    });
+    Ok(())
+}
+
+/// The addresses of the clients that connect again after each event that traps, and whether another
+/// event of them is answered first. The honest clients have the first address too.
+const RECONNECTING: [(&[u8], bool); 3] =
+    [(&[1], true), (&[11, 12, 13], true), (&[21, 22, 23, 24, 25, 26, 27, 28, 29, 30], false)];
+
+fn fail_once(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
+    thread::scope(|scope| {
+        for (addresses, is_answered_first) in RECONNECTING {
+            scope.spawn(move || {
+                for from in addresses.iter().cycle().take_while(|_| scene.goes_on()) {
+                    if let Ok(mut visitor) = Visitor::connect(scene.host, address(*from))
+                        && (!is_answered_first || visitor.ask("echo", "null").is_ok())
+                        && visitor.ask("trap", "null").is_ok()
+                    {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    scene.pause(Duration::from_millis(50));
+                }
             });
         }
     });
