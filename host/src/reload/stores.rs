@@ -43,6 +43,8 @@ impl StateStores {
         let limits = StoreLimits {
             quota: limits.state_bytes.get(),
             wal: limits.state_wal_bytes.get(),
+            transaction_keys: limits.effects.get(),
+            transaction_bytes: limits.effects_bytes.get(),
             key: limits.state_key_bytes.get(),
             value: limits.state_value_bytes.get(),
             scan: limits.host_call_bytes.get(),

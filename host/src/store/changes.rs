@@ -25,6 +25,14 @@ impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
+
+    /// Bytes of the keys and values that are to be written.
+    pub(super) fn bytes(&self) -> usize {
+        let bytes = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| {
+            key.len() + value.as_ref().map_or(0, Vec::len)
+        };
+        self.writes.iter().map(bytes).sum()
+    }
 }
 
 /// The reads of a view.

@@ -9,21 +9,12 @@ use crate::error_chain::ErrorChain;
 
 use super::changes::{Changes, is_unchanged};
 use super::connection::{Meta, entry_bytes, integer, meta, natural, stored_bytes};
-use super::{CommitError, FailureKind, Store};
+use super::{CommitError, FailureKind, Store, limits};
 
 /// Limits of a commit that takes only microseconds: a few entries. A key takes some pages of the
 /// log.
 const SMALL_KEYS: usize = 16;
 const SMALL_BYTES: usize = 32 * 1024;
-
-/// Limits of a transaction for several writers, so that it does not exceed the log's bound by much:
-/// as much as one event may store.
-const TRANSACTION_KEYS: usize = 256;
-const TRANSACTION_BYTES: usize = 1024 * 1024;
-
-/// Maximum number of pages that one key takes in addition to those of its value: pages of the table
-/// and of its index, including page splits.
-const PAGES_PER_KEY: u64 = 8;
 
 /// Maximum number of reads of a group that takes only microseconds: the reads of each writer after
 /// the first are checked again.
@@ -76,7 +67,7 @@ impl Store {
             }));
         };
         while !group.is_empty() {
-            let (part, rest) = group.split_at(transaction_size(group));
+            let (part, rest) = group.split_at(self.transaction_size(group));
             group = rest;
             let mut writer = self.lock_writer();
             let committed = writer.connection().map_err(CommitError::from).and_then(|writer| {
@@ -235,27 +226,26 @@ impl Store {
         if error.sqlite_error_code() == Some(ErrorCode::DiskFull)
             && let (Ok(pages), Ok(page_bytes)) = (pragma("page_count"), pragma("page_size"))
         {
-            let bytes: usize = changes.writes.values().flatten().map(Vec::len).sum();
-            let wanted =
-                PAGES_PER_KEY * changes.writes.len() as u64 + 2 * bytes as u64 / page_bytes.max(1);
-            if (pages + wanted) * page_bytes >= self.limits.file_bytes(page_bytes) {
-                let used = pages * page_bytes + self.limits.wal_reserve(page_bytes);
-                return self.full(used);
+            let file_limit = self.limits.file_bytes(page_bytes);
+            let wanted = limits::pages(changes.writes.len(), changes.bytes(), page_bytes);
+            if (pages + wanted) * page_bytes >= file_limit {
+                let reserved = self.limits.quota.saturating_sub(file_limit);
+                return self.full(pages * page_bytes + reserved);
             }
         }
         error.into()
     }
-}
 
-/// How many of the first of `group` fit into one transaction: at least one.
-fn transaction_size(group: &[&Changes]) -> usize {
-    let (mut keys, mut bytes) = (0, 0);
-    let fits = |changes: &&&Changes| {
-        keys += changes.writes.len();
-        bytes += changes.writes.values().flatten().map(Vec::len).sum::<usize>();
-        keys <= TRANSACTION_KEYS && bytes <= TRANSACTION_BYTES
-    };
-    group.iter().take_while(fits).count().max(1)
+    /// How many of the first of `group` fit into one transaction: at least one.
+    fn transaction_size(&self, group: &[&Changes]) -> usize {
+        let (mut keys, mut bytes) = (0, 0);
+        let fits = |changes: &&&Changes| {
+            keys += changes.writes.len();
+            bytes += changes.bytes();
+            keys <= self.limits.transaction_keys && bytes <= self.limits.transaction_bytes
+        };
+        group.iter().take_while(fits).count().max(1)
+    }
 }
 
 fn is_busy(failure: rusqlite::ffi::Error) -> bool {

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use sockhop_core::limits;
 
-use super::wal;
+use super::wal::{self, FRAME_HEADER};
+
+/// Maximum number of pages that one key takes in addition to those of its value: pages of the table
+/// and of its index, including page splits.
+const PAGES_PER_KEY: u64 = 8;
 
 /// Minimum limit of the file, in pages: space for the empty tables and a little data.
 const MIN_FILE_PAGES: u64 = 64;
@@ -19,6 +23,10 @@ pub struct StoreLimits {
     /// Bytes of the write-ahead log at which writers wait for a checkpoint; at most an eighth of
     /// the quota. The log may exceed this by one transaction.
     pub wal: u64,
+    /// Maximum number of keys that one transaction writes: as many as one event may.
+    pub transaction_keys: usize,
+    /// Maximum bytes of the keys and values that one transaction writes: as many as one event may.
+    pub transaction_bytes: usize,
     /// Maximum bytes of a key.
     pub key: usize,
     /// Maximum bytes of a value.
@@ -38,6 +46,8 @@ impl Default for StoreLimits {
         Self {
             quota: 256 * 1024 * 1024,
             wal: 16 * 1024 * 1024,
+            transaction_keys: limits::EFFECTS,
+            transaction_bytes: limits::EFFECTS_BYTES,
             key: limits::STATE_KEY_BYTES,
             value: limits::STATE_VALUE_BYTES,
             scan: limits::HOST_CALL_BYTES,
@@ -51,13 +61,28 @@ impl StoreLimits {
         self.wal.min(self.quota / 8)
     }
 
-    /// Bytes of the quota that are reserved for the log and its index.
-    pub(super) fn wal_reserve(&self, page_bytes: u64) -> u64 {
-        wal::reserved(self.wal_bound(), page_bytes)
-    }
-
-    /// Maximum bytes of the file.
+    /// Maximum bytes of the file: the part of the quota that the log and its index never take. The
+    /// log has at most the frames of its bound and of one transaction. A transaction writes each
+    /// page of the file at most once, so it has no more frames than the file has pages.
     pub(super) fn file_bytes(&self, page_bytes: u64) -> u64 {
-        self.quota.saturating_sub(self.wal_reserve(page_bytes)).max(MIN_FILE_PAGES * page_bytes)
+        let frame_bytes = page_bytes + FRAME_HEADER;
+        let bound = wal::bound(self.wal_bound(), page_bytes);
+        let transaction = pages(self.transaction_keys, self.transaction_bytes, page_bytes);
+        let left = |frames: u64, all_frames: u64| {
+            let log =
+                frames.saturating_mul(frame_bytes).saturating_add(wal::index_bytes(all_frames));
+            self.quota.saturating_sub(log)
+        };
+        let most = bound.saturating_add(transaction);
+        let beside_largest = left(most, most) / page_bytes;
+        let beside_own_pages =
+            left(bound, bound + self.quota / page_bytes) / (page_bytes + frame_bytes);
+        beside_largest.max(beside_own_pages).max(MIN_FILE_PAGES) * page_bytes
     }
+}
+
+/// Maximum number of pages that a transaction writes if it changes so many keys, with so many bytes
+/// in all.
+pub(super) fn pages(keys: usize, bytes: usize, page_bytes: u64) -> u64 {
+    PAGES_PER_KEY.saturating_mul(keys as u64).saturating_add(2 * (bytes as u64 / page_bytes.max(1)))
 }

@@ -19,7 +19,7 @@ use super::connection::{BUSY_TIMEOUT, checkpoint, meta};
 use super::{CommitError, FailureKind, Store, StoreError, lock, try_lock};
 
 /// Bytes of the frame header before each page.
-const FRAME_HEADER: u64 = 24;
+pub(super) const FRAME_HEADER: u64 = 24;
 
 /// Minimum bound of the log, in frames: below it, checkpoints would cost more than the commits.
 const MIN_FRAMES: u64 = 64;
@@ -61,8 +61,7 @@ pub(super) struct Wal {
 impl Wal {
     /// The state of a log of at most about `bytes`.
     pub(super) fn new(bytes: u64, page_bytes: u64) -> Self {
-        let bound = (bytes / (page_bytes + FRAME_HEADER)).max(MIN_FRAMES);
-        let bound = u32::try_from(bound).unwrap_or(u32::MAX);
+        let bound = u32::try_from(bound(bytes, page_bytes)).unwrap_or(u32::MAX);
         let (due, is_running) = (AtomicU32::new(bound / DUE_PART as u32), AtomicBool::new(false));
         Self {
             frames: Arc::default(),
@@ -105,12 +104,14 @@ impl Wal {
     }
 }
 
-/// Bytes on the disk of a log with this bound, and of its index. The log counts twice, because one
-/// transaction may exceed the bound.
-pub(super) fn reserved(bytes: u64, page_bytes: u64) -> u64 {
-    let log = 2 * bytes.max(MIN_FRAMES * (page_bytes + FRAME_HEADER));
-    let blocks = log / (page_bytes + FRAME_HEADER) / INDEX_BLOCK.0 + 1;
-    log + blocks * INDEX_BLOCK.1
+/// The bound, in frames, of a log of at most about `bytes`.
+pub(super) fn bound(bytes: u64, page_bytes: u64) -> u64 {
+    (bytes / (page_bytes + FRAME_HEADER)).max(MIN_FRAMES)
+}
+
+/// Bytes of the index of a log with so many frames.
+pub(super) fn index_bytes(frames: u64) -> u64 {
+    (frames / INDEX_BLOCK.0 + 1) * INDEX_BLOCK.1
 }
 
 /// The lock of the writer, held during a write.

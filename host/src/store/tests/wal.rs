@@ -214,6 +214,8 @@ fn the_quota_is_that_of_the_disk() {
         StoreLimits {
             quota: QUOTA,
             wal: WAL_BYTES,
+            transaction_keys: 1,
+            transaction_bytes: 2_000,
             snapshot_grace: Duration::ZERO,
             ..StoreLimits::default()
         },
@@ -239,4 +241,62 @@ fn the_quota_is_that_of_the_disk() {
         store.commit(&view.into_changes()).unwrap();
     }
     write(0).expect("what was deleted makes space");
+}
+
+/// Writes as much as the quota allows, in the largest events: of new keys, of replaced values and
+/// of removals. Returns the most bytes that all files have had.
+fn write_largest_events(store: &Arc<Store>, keys: usize, value: usize) -> u64 {
+    let mut most = 0;
+    let mut commit = |view: View| {
+        checkpoint_if_due(store);
+        let committed = store.commit(&view.into_changes());
+        most = most.max(store.disk().bytes);
+        committed
+    };
+    // An odd factor spreads the keys of one event over the whole file.
+    let key = |number: usize| format!("{:08x}", (number as u32).wrapping_mul(0x9E37_79B1));
+    for fill in [1, 2] {
+        let mut stored = 0;
+        loop {
+            let mut view = store.view();
+            let set = |number| view.set(&key(number), vec![fill; value]);
+            if (stored..stored + keys).try_for_each(set).is_err() || commit(view).is_err() {
+                break;
+            }
+            stored += keys;
+        }
+        assert!(stored > 0, "one event fits");
+        for begin in 0..stored / keys {
+            let mut view = store.view();
+            for number in (0..keys).map(|number| begin + number * (stored / keys)) {
+                view.delete(&key(number)).unwrap();
+            }
+            commit(view).unwrap();
+        }
+    }
+    most
+}
+
+#[test]
+fn the_largest_events_do_not_exceed_the_quota_whatever_the_limits_are() {
+    const MIB: u64 = 1024 * 1024;
+    for (quota, wal, keys, value) in [
+        (MIB, 1, 64, 100),
+        (2 * MIB, 1, 128, 4_000),
+        (8 * MIB, MIB, 256, 4_000),
+        (8 * MIB, 1, 8, 256 * 1024),
+        (8 * MIB, 1, 1_024, 100),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = StoreLimits {
+            quota,
+            wal,
+            transaction_keys: keys,
+            transaction_bytes: keys * (value + 8),
+            snapshot_grace: Duration::ZERO,
+            ..StoreLimits::default()
+        };
+        let most = write_largest_events(&open(&dir, limits), keys, value);
+        assert!(most <= quota && most > quota / 3, "{keys} keys, {value} bytes: {most} of {quota}");
+    }
 }
