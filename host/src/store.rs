@@ -45,7 +45,8 @@ pub use limits::StoreLimits;
 use manifest::{Manifest, ManifestRecord};
 pub use manifest::{StoreFault, StoreFaultKind};
 use opening::{Opened, beside, set_up};
-use snapshot::Readers;
+pub(crate) use snapshot::most_descriptors;
+use snapshot::{Reader, Readers};
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::View;
 use wal::{Wal, WriterGuard};
@@ -224,7 +225,7 @@ impl Store {
             // The writer is closed, so the manifest does not expect a log.
             return readers
                 .into_iter()
-                .try_for_each(close_with_log)
+                .try_for_each(Reader::close)
                 .map(|()| true)
                 .map_err(StoreError::from);
         };

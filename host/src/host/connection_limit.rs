@@ -8,6 +8,7 @@ use crate::config::{Config, DEFAULT_CONNECTIONS};
 use crate::http::slots::ConnectionSlots;
 use crate::registry::Registry;
 use crate::reload::directory::plugin_files;
+use crate::store;
 
 use super::descriptors::{self, TooFew};
 
@@ -29,7 +30,7 @@ pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
     let plugins = plugin_files(&config.plugins.dir).map_or(0, |files| files.len())
         + descriptors::MORE_PLUGINS;
     let descriptors = descriptors::raise_limit();
-    let needed = descriptors::needed(plugins, config.limits.reserved_connections);
+    let needed = needed(plugins, config.limits.reserved_connections);
     let connections = descriptors::connections(descriptors, needed, config.limits.connections)?;
     if config.limits.connections.is_none() && connections < DEFAULT_CONNECTIONS {
         tracing::warn!(
@@ -39,6 +40,11 @@ pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
         );
     }
     Ok(Allowed { connections, plugins, descriptors })
+}
+
+/// Returns the number of descriptors for everything except client connections.
+fn needed(plugins: usize, reserved: NonZeroUsize) -> u64 {
+    descriptors::needed(plugins, store::most_descriptors(), reserved)
 }
 
 /// Lowers the limit of client connections while there are more plugins than expected at the start:
@@ -52,7 +58,7 @@ pub(super) async fn adapt_to_plugins(
     let (mut changes, mut before) = (registry.changes(), allowed.connections.get());
     loop {
         let now = registry.snapshot().plugins.len();
-        let needed = descriptors::needed(now.max(allowed.plugins), reserved);
+        let needed = needed(now.max(allowed.plugins), reserved);
         let connections = descriptors::left(allowed.descriptors, needed, allowed.connections);
         if connections < before {
             tracing::warn!(

@@ -15,9 +15,6 @@ const HOST: u64 = 64;
 /// written and hashed.
 const LOADING: u64 = 32;
 
-/// Descriptors of one plugin's state: two files when idle, and a few more for each busy reader.
-const PLUGIN: u64 = 8;
-
 /// Plugins that can be added later before the limit of client connections is lowered.
 pub(super) const MORE_PLUGINS: usize = 16;
 
@@ -38,11 +35,11 @@ pub(super) fn raise_limit() -> Option<u64> {
 }
 
 /// Returns the number of descriptors for everything except client connections, with this number of
-/// plugins.
-pub(super) fn needed(plugins: usize, reserved: NonZeroUsize) -> u64 {
+/// plugins, whose state takes at most `of_plugin` each.
+pub(super) fn needed(plugins: usize, of_plugin: u64, reserved: NonZeroUsize) -> u64 {
     let plugins = u64::try_from(plugins).unwrap_or(u64::MAX);
     let reserved = u64::try_from(reserved.get()).unwrap_or(u64::MAX);
-    plugins.saturating_mul(PLUGIN).saturating_add(HOST + LOADING).saturating_add(reserved)
+    plugins.saturating_mul(of_plugin).saturating_add(HOST + LOADING).saturating_add(reserved)
 }
 
 /// Returns how many connections clients may have, at one descriptor each: the configured number, or
@@ -103,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_default_adapts_to_what_is_left_and_a_configured_number_must_fit() {
-        let needed = needed(4 + MORE_PLUGINS, number(32));
+        let needed = needed(4 + MORE_PLUGINS, 8, number(32));
         assert_eq!(needed, 288);
         let of = |limit, configured: Option<usize>| {
             connections(Some(limit), needed, configured.map(number)).map(NonZeroUsize::get)
@@ -121,9 +118,9 @@ mod tests {
 
     #[test]
     fn plugins_that_come_later_take_their_descriptors_from_clients() {
-        let left = |plugins| left(Some(1_024), needed(plugins, number(32)), number(736));
+        let left = |plugins| left(Some(1_024), needed(plugins, 8, number(32)), number(736));
         assert_eq!((left(20), left(21), left(30), left(1_000)), (736, 728, 656, 0));
-        assert_eq!(super::left(None, needed(1_000, number(32)), number(736)), 736);
+        assert_eq!(super::left(None, needed(1_000, 8, number(32)), number(736)), 736);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use super::StoreError;
 /// host's own connections never wait for each other here.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// KiB of pages that one connection caches. Each plugin has up to `IDLE_READERS` idle connections,
-/// and the operating system caches the file as well.
+/// KiB of pages that one connection caches. Each plugin has several connections, and the operating
+/// system caches the file as well.
 const CACHE_KIB: i64 = 512;
 
 /// Bytes that an entry counts in addition to its key and its value, so that a million tiny entries

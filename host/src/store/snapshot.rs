@@ -1,14 +1,18 @@
 //! The read side of a store: connections for readers, and the snapshots that views hold on them.
 //!
-//! An open snapshot pins the write-ahead log, so that the log can't restart from its beginning. So
-//! the store may end an old snapshot when the log needs space. The view takes a new snapshot at its
+//! An open snapshot pins the write-ahead log, so that the log can't restart from its beginning. It
+//! also holds a connection, and so file descriptors. So the store may end an old snapshot when the
+//! log needs space, or when another view needs a connection. The view takes a new snapshot at its
 //! next call, and continues if nothing that it has read has changed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error_chain::ErrorChain;
 
@@ -16,27 +20,73 @@ use super::changes::{Tracked, is_unchanged};
 use super::connection::{Meta, close_with_log, connect, meta};
 use super::{FailureKind, Store, StoreError, ViewError, lock};
 
-/// Connections that are kept for the next readers. Further ones are opened when needed, and closed
-/// after use.
-pub(super) const IDLE_READERS: usize = 16;
+/// Minimum of [`most_readers`]: so many handlers of one plugin may wait with a snapshot of their own.
+const MIN_READERS: usize = 8;
+
+/// Maximum number of connections of one store's readers: one for each thread that may read at the
+/// same moment (the workers, a checkpoint, and the upkeep of idle stores).
+pub(super) fn most_readers() -> usize {
+    (thread::available_parallelism().map_or(1, usize::from) + 2).max(MIN_READERS)
+}
+
+/// Maximum number of file descriptors of one store: its file and its log for the writer and for
+/// each reader, and the log's index once.
+pub(crate) fn most_descriptors() -> u64 {
+    2 * (most_readers() as u64 + 1) + 1
+}
 
 /// The connections of one store's readers.
-#[derive(Default)]
 pub(super) struct Readers {
     /// Connections outside of any transaction.
-    pub(super) idle: Vec<Connection>,
+    pub(super) idle: Vec<Reader>,
     /// The smallest length of `idle` since the last trim: that many connections were not needed.
     unneeded: usize,
-    /// The snapshots of views, with the time when each was taken.
-    open: HashMap<u64, (Instant, Pinned)>,
+    /// The snapshots of views, the oldest first, with the time when each was taken.
+    open: BTreeMap<u64, (Instant, Pinned)>,
     next: u64,
+    /// One for each connection that may be opened.
+    permits: Arc<Semaphore>,
     /// Whether a connection was used since the last call of [`Store::tend`].
     pub(super) was_used: bool,
 }
 
+impl Default for Readers {
+    fn default() -> Self {
+        Self {
+            idle: Vec::new(),
+            unneeded: 0,
+            open: BTreeMap::new(),
+            next: 0,
+            permits: Arc::new(Semaphore::new(most_readers())),
+            was_used: false,
+        }
+    }
+}
+
+/// A connection of a reader, with its permit.
+pub(super) struct Reader {
+    connection: Connection,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    /// Closes the connection: see [`close_with_log`].
+    pub(super) fn close(self) -> Result<(), rusqlite::Error> {
+        close_with_log(self.connection)
+    }
+}
+
+impl Deref for Reader {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
 /// A connection in a read transaction; `None` after the transaction was ended. Locked during one
 /// call.
-type Pinned = Arc<Mutex<Option<Connection>>>;
+type Pinned = Arc<Mutex<Option<Reader>>>;
 
 /// A read transaction on its own connection, which returns to the store afterwards.
 pub(super) struct Snapshot {
@@ -120,17 +170,29 @@ fn read_from<T>(
 }
 
 impl Store {
-    /// A connection for one reader.
-    pub(super) fn reader(&self) -> Result<Connection, StoreError> {
+    /// A connection for one reader. If all are in use, takes that of the oldest snapshot. Waits only
+    /// while other threads read from all of them, which takes microseconds.
+    pub(super) fn reader(&self) -> Result<Reader, StoreError> {
+        loop {
+            if let Some(reader) = self.idle_reader() {
+                return Ok(reader);
+            }
+            let permits = Arc::clone(&lock(&self.readers).permits);
+            if let Ok(permit) = permits.try_acquire_owned() {
+                return Ok(Reader { connection: connect(&self.file)?, _permit: permit });
+            }
+            if !self.end_oldest_snapshot() {
+                thread::yield_now();
+            }
+        }
+    }
+
+    fn idle_reader(&self) -> Option<Reader> {
         let mut readers = lock(&self.readers);
         readers.was_used = true;
         let idle = readers.idle.pop();
         readers.unneeded = readers.unneeded.min(readers.idle.len());
-        drop(readers);
-        match idle {
-            Some(reader) => Ok(reader),
-            None => connect(&self.file),
-        }
+        idle
     }
 
     /// Closes the connections that no reader has needed since the last call, so that those of a
@@ -145,24 +207,21 @@ impl Store {
         for reader in closed {
             // Either a writer is open, so this is not the last connection, or the manifest does not
             // expect a log.
-            let _ = close_with_log(reader);
+            let _ = reader.close();
         }
     }
 
     /// Keeps a connection, outside of any transaction, for the next reader.
-    pub(super) fn keep_reader(&self, reader: Connection) {
-        let mut readers = lock(&self.readers);
-        if readers.idle.len() < IDLE_READERS {
-            readers.idle.push(reader);
-        }
+    pub(super) fn keep_reader(&self, reader: Reader) {
+        lock(&self.readers).idle.push(reader);
     }
 
-    fn end_read(&self, connection: Connection) {
+    fn end_read(&self, reader: Reader) {
         // A connection that can't end its transaction is closed, which ends the transaction too.
         let ended =
-            connection.prepare_cached("ROLLBACK").and_then(|mut statement| statement.execute([]));
+            reader.prepare_cached("ROLLBACK").and_then(|mut statement| statement.execute([]));
         if ended.is_ok() {
-            self.keep_reader(connection);
+            self.keep_reader(reader);
         }
     }
 
@@ -171,17 +230,24 @@ impl Store {
     pub(super) fn end_snapshots(&self, age: Duration) {
         let now = Instant::now();
         let is_old = |since: &Instant| now.saturating_duration_since(*since) >= age;
-        let old: Vec<Pinned> = lock(&self.readers)
+        let old: Vec<Reader> = lock(&self.readers)
             .open
             .values()
             .filter(|(since, _)| is_old(since))
-            .map(|(_, pinned)| Arc::clone(pinned))
+            .filter_map(|(_, pinned)| take(pinned))
             .collect();
-        for pinned in old {
-            let connection = pinned.try_lock().ok().and_then(|mut pinned| pinned.take());
-            if let Some(connection) = connection {
-                self.end_read(connection);
-            }
-        }
+        old.into_iter().for_each(|reader| self.end_read(reader));
     }
+
+    /// Ends the oldest snapshot that is not being read from at this moment. Returns whether there is
+    /// one.
+    fn end_oldest_snapshot(&self) -> bool {
+        let oldest = lock(&self.readers).open.values().find_map(|(_, pinned)| take(pinned));
+        oldest.map(|reader| self.end_read(reader)).is_some()
+    }
+}
+
+/// Takes the connection out of a snapshot, unless it is being read from at this moment.
+fn take(pinned: &Pinned) -> Option<Reader> {
+    pinned.try_lock().ok()?.take()
 }

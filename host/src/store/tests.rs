@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::connection::{ENTRY_BYTES, integer};
 use super::format::FORMAT;
 use super::ids::{END_OF_IDS, IDS_PER_BLOCK};
-use super::snapshot::IDLE_READERS;
+use super::snapshot::most_readers;
 use super::*;
 
 type Entries = Vec<(String, Vec<u8>)>;
@@ -487,12 +487,47 @@ fn readers_are_used_again() {
         get(&store, "a");
     }
     assert_eq!(lock(&store.readers).idle.len(), 1);
-    let mut views: Vec<View> = (0..IDLE_READERS + 5).map(|_| store.view()).collect();
+    let mut views: Vec<View> = (0..most_readers() + 5).map(|_| store.view()).collect();
     for view in &mut views {
         view.get("a").unwrap();
     }
     drop(views);
-    assert_eq!(lock(&store.readers).idle.len(), IDLE_READERS);
+    assert_eq!(lock(&store.readers).idle.len(), most_readers());
+}
+
+/// Number of file descriptors of this process for files in `dir`.
+#[cfg(target_os = "linux")]
+fn descriptors(dir: &TempDir) -> u64 {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let is_here = |file: PathBuf| file.starts_with(dir.path());
+    open.filter(|entry| std::fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(is_here))
+        .count() as u64
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn handlers_that_wait_after_a_read_hold_no_more_descriptors_than_are_reserved() {
+    let (dir, store) = fresh();
+    put(&store, &[("a", "1"), ("b", "1")]);
+    let mut waiting: Vec<View> = (0..200).map(|_| store.view()).collect();
+    for view in &mut waiting {
+        assert_eq!(view.get("a").unwrap(), Some(b"1".to_vec()));
+    }
+    assert!(descriptors(&dir) <= most_descriptors(), "{}", descriptors(&dir));
+    // Every handler goes on, because what it has read is unchanged.
+    put(&store, &[("b", "2")]);
+    for view in &mut waiting {
+        assert_eq!(view.get("a").unwrap(), Some(b"1".to_vec()));
+    }
+    store.checkpoint().unwrap();
+    assert!(descriptors(&dir) <= most_descriptors(), "{}", descriptors(&dir));
+    drop(waiting);
+    thread::scope(|scope| {
+        for _ in 0..2 * most_readers() {
+            scope.spawn(|| (0..100).for_each(|_| drop(get(&store, "a"))));
+        }
+    });
+    assert!(descriptors(&dir) <= most_descriptors(), "{}", descriptors(&dir));
 }
 
 /// One step of one of several open views.
