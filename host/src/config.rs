@@ -155,12 +155,16 @@ impl Config {
 
     /// Checks the settings that depend on each other.
     fn check(&self) -> Result<(), String> {
-        match self.keys.iter().find(|key| key.secret.is_some() == key.secret_file.is_some()) {
-            Some(key) => {
-                Err(format!("keys: `{}` needs exactly one of `secret` and `secret_file`", key.name))
-            }
-            None => self.server.check().and_then(|()| self.limits.check()),
+        if let Some(key) =
+            self.keys.iter().find(|key| key.secret.is_some() == key.secret_file.is_some())
+        {
+            let name = &key.name;
+            return Err(format!("keys: `{name}` needs exactly one of `secret` and `secret_file`"));
         }
+        self.server.check()?;
+        self.limits.check("limits")?;
+        let mut tables = self.plugins.by_name.iter();
+        tables.try_for_each(|(name, own)| own.limits.check(&format!("plugins.{name}")))
     }
 
     /// Returns the configured keys with their secrets. Secrets in files are read now.
@@ -462,6 +466,21 @@ mod tests {
                 "found 6000000, expected at least 6299648: 16 times",
             ),
             (
+                "[limits]\nmailbox_bytes = 1",
+                "limits.mailbox_bytes",
+                "found 1, expected at least 393216: the largest message",
+            ),
+            (
+                "[limits]\nstate_wal_bytes = 1",
+                "limits.state_wal_bytes",
+                "found 1, expected at least 1048576: as many bytes as one event may store (limits.effects_bytes)",
+            ),
+            (
+                "[limits]\nstate_bytes = 1_048_575",
+                "limits.state_bytes",
+                "found 1048575, expected at least 1048576",
+            ),
+            (
                 "[limits]\nbreaker_calls = 5_000_000_000",
                 "limits.breaker_calls",
                 "from 1 to 4294967295",
@@ -489,6 +508,27 @@ mod tests {
             let error = load(text).unwrap_err();
             assert!(error.contains(key) && error.contains(allowed), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn limits_that_contradict_each_other_are_found_in_the_table_of_a_plugin_too() {
+        for (table, first, second) in [
+            (
+                "effects_bytes = 33_554_432",
+                "limits.overflow_bytes: found 67108864, expected at least 536879104",
+                "plugins.lab.effects_bytes",
+            ),
+            (
+                "state_wal_bytes = 1",
+                "plugins.lab.state_wal_bytes: found 1, expected at least 1048576",
+                "plugins.lab.effects_bytes",
+            ),
+            ("state_bytes = 1", "plugins.lab.state_bytes: found 1, expected at least 1048576", ""),
+        ] {
+            let error = load(&format!("[plugins.ping]\n[plugins.lab]\n{table}")).unwrap_err();
+            assert!(error.starts_with(first) && error.contains(second), "{table}: {error}");
+        }
+        load("[limits]\noverflow_bytes = 536_879_104\nstate_wal_bytes = 33_554_432\n[plugins.lab]\neffects_bytes = 33_554_432").unwrap();
     }
 
     #[test]

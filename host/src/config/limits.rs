@@ -279,14 +279,19 @@ pub(crate) const QUEUE_SHARE: usize = 16;
 /// descriptors suffice.
 pub const DEFAULT_CONNECTIONS: NonZeroUsize = nonzero!(NonZeroUsize, 50_000);
 
+/// The smallest `state_bytes`. With less, the file and the shortest write-ahead log together could
+/// take more than that.
+const MIN_STATE_BYTES: u64 = MIB as u64;
+
 impl Limits {
-    /// Checks limits that depend on each other: the largest message must fit into a mailbox, and
-    /// the largest emit must fit into the memory of one slow client.
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// Checks limits that depend on each other. `table` is the table of the limits that one plugin
+    /// can have: `limits`, or `plugins.NAME`.
+    pub(super) fn check(&self, table: &str) -> Result<(), String> {
         let least = |bytes: usize| bytes.saturating_add(EVENT_BYTES).saturating_mul(QUEUE_SHARE);
         let (message, attachments, effects) =
             (self.message_bytes.get(), self.attachment_bytes.get(), self.effects_bytes.get());
-        let (mailboxes, overflow) = (least(message.saturating_add(attachments)), least(effects));
+        let largest = message.saturating_add(attachments);
+        let (mailboxes, overflow) = (least(largest), least(effects));
         if self.mailboxes_bytes.get() < mailboxes {
             return Err(format!(
                 "limits.mailboxes_bytes: found {}, expected at least {mailboxes}: {QUEUE_SHARE} times the largest message (message_bytes \
@@ -295,12 +300,33 @@ impl Limits {
                 self.mailboxes_bytes
             ));
         }
+        if self.mailbox_bytes.get() < largest {
+            return Err(format!(
+                "limits.mailbox_bytes: found {}, expected at least {largest}: the largest message (message_bytes {message} + \
+                 attachment_bytes {attachments}), because a larger one would always be answered `busy`; raise it, or lower message_bytes or \
+                 attachment_bytes",
+                self.mailbox_bytes
+            ));
+        }
         if self.overflow_bytes.get() < overflow {
             return Err(format!(
-                "limits.overflow_bytes: found {}, expected at least {overflow}: {QUEUE_SHARE} times the largest emit (effects_bytes {effects} + \
-                 {EVENT_BYTES} for each event), because the emits for one client may take a sixteenth of the memory; raise it, or lower \
-                 effects_bytes",
+                "limits.overflow_bytes: found {}, expected at least {overflow}: {QUEUE_SHARE} times the largest emit ({table}.effects_bytes \
+                 {effects} + {EVENT_BYTES} for each event), because the emits for one client may take a sixteenth of the memory; raise it, or \
+                 lower {table}.effects_bytes",
                 self.overflow_bytes
+            ));
+        }
+        if self.state_wal_bytes.get() < effects as u64 {
+            return Err(format!(
+                "{table}.state_wal_bytes: found {}, expected at least {effects}: as many bytes as one event may store \
+                 ({table}.effects_bytes); raise it, or lower {table}.effects_bytes",
+                self.state_wal_bytes
+            ));
+        }
+        if self.state_bytes.get() < MIN_STATE_BYTES {
+            return Err(format!(
+                "{table}.state_bytes: found {}, expected at least {MIN_STATE_BYTES}: empty state and its write-ahead log take nearly as much",
+                self.state_bytes
             ));
         }
         Ok(())
