@@ -234,6 +234,11 @@ fn contended() -> Rejection {
     Rejection::Busy("the plugin's state is contended".to_owned())
 }
 
+/// The rejection if the plugin's state could not be read or written while the handler ran.
+fn state_unreadable() -> Rejection {
+    Rejection::Unavailable("the plugin's state can't be read now".to_owned())
+}
+
 /// The rejection of an event that the breaker does not admit now.
 fn refuse(denied: Denied) -> Rejection {
     match denied {

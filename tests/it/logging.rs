@@ -388,6 +388,12 @@ async fn every_rejection_is_one_record_under_its_id() {
         assert_eq!(error["code"], code, "{event}: {error}");
         rejected.push(error);
     }
+    // The state has not been read yet, so no connection to its file is open for readers.
+    let state = data.path().join("state").join("lab.sqlite");
+    std::fs::rename(&state, state.with_extension("away")).expect("its file");
+    let error = client.ask("counter", json!(null)).await["error"].take();
+    assert_eq!(error["code"], "unavailable", "{error}");
+    rejected.push(error);
     for (path, body, key, status) in [
         ("/api/plugins", None, None, 401),
         ("/api/plugins/nobody/disable", Some(json!({})), Some(()), 404),
@@ -424,7 +430,7 @@ async fn every_rejection_is_one_record_under_its_id() {
             .find(|fields| fields["event"] == event)
             .expect("a record")
     };
-    for event in ["small", "refuse", "trap"] {
+    for event in ["small", "refuse", "trap", "counter"] {
         let (record, known) = (
             of(event),
             json!({"plugin": "lab", "version": "1.0.0", "generation": 1, "client": me}),
@@ -440,6 +446,9 @@ async fn every_rejection_is_one_record_under_its_id() {
     );
     assert!(trap["location"].as_str().expect("a place").contains("examples/lab.rs:"), "{trap}");
     assert!(trap["error"].as_str().expect("a reason").contains("trapped: "), "{trap}");
+    let counter = of("counter");
+    assert!(counter["error"].as_str().expect("a reason").contains("state not read: "), "{counter}");
+    assert!(lines.iter().any(|line| line.contains("ERROR") && line.contains("\"counter\"")));
     assert!(
         of("undeclared")["error"].as_str().expect("a reason").contains("secret"),
         "{}",

@@ -17,7 +17,7 @@ use crate::store::{CommitError, CommitGuard, View};
 use super::checks::check_reply;
 use super::commit::{CommitEntry, commit};
 use super::run::{Discarded, Run};
-use super::{Dispatcher, Failed, Reply, contended};
+use super::{Dispatcher, Failed, Reply, contended, state_unreadable};
 
 /// Number of runs without the plugin's commit lock. If each of them ends in a conflict, the next
 /// run holds the lock from its begin, so that it can commit.
@@ -131,7 +131,13 @@ impl BoundEvent<'_> {
                 if failed.rejection == Rejection::PluginFailed
                     && active.state.store.faults() != faults
                 {
-                    failed.rejection = state_failed(active);
+                    active.code.count_failure();
+                    failed.rejection = state_unreadable();
+                    let trouble = active.state.store.trouble();
+                    if let (Some(fault), Some(trouble)) = (&mut failed.fault, trouble) {
+                        fault.error =
+                            format!("state not read: {}; {}", trouble.reason, fault.error);
+                    }
                 }
                 return Attempt::Rejected(failed);
             }
@@ -141,9 +147,9 @@ impl BoundEvent<'_> {
         };
         match run.take_fault() {
             None => {}
-            Some(Discarded::Rejected(rejection)) => {
+            Some(Discarded::Rejected(failed)) => {
                 active.code.count_failure();
-                return Attempt::Rejected(rejection.into());
+                return Attempt::Rejected(failed);
             }
             Some(Discarded::Outdated) => return Attempt::Outdated,
         }
@@ -254,10 +260,4 @@ fn fail(failure: &Failure, output: String) -> Failed {
         }
     };
     Failed::new(rejection, fault)
-}
-
-/// The rejection if the state could not be read while the handler ran.
-fn state_failed(active: &ActivePlugin) -> Rejection {
-    active.code.count_failure();
-    Rejection::Unavailable("the plugin's state can't be read now".to_owned())
 }

@@ -14,13 +14,14 @@ use crate::effect::{
 use crate::error_chain::ErrorChain;
 use crate::event::{Connection, Event};
 use crate::events;
+use crate::log;
 use crate::registry::{ActivePlugin, Generation};
 use crate::rejection::{Refusal, Rejection, truncate};
 use crate::rooms::{Rooms, page_of};
 use crate::store::{View, ViewError};
 
-use super::contended;
 use super::sequence::next_id;
+use super::{Failed, contended, state_unreadable};
 
 /// One run of the handler of one event.
 pub(super) struct Run {
@@ -46,7 +47,7 @@ pub(super) enum Discarded {
     /// must run again.
     Outdated,
     /// The state can't be read or written now.
-    Rejected(Rejection),
+    Rejected(Failed),
 }
 
 struct RoomChanges {
@@ -150,13 +151,10 @@ impl Run {
             }
             ViewError::Misuse(message) => Refusal::misuse(message),
             ViewError::Outdated => self.fail(Discarded::Outdated),
-            ViewError::Contended => self.fail(Discarded::Rejected(contended())),
+            ViewError::Contended => self.fail(Discarded::Rejected(contended().into())),
             ViewError::Store(error) => {
-                tracing::error!(event = %self.event.name, id = %self.event.id, plugin = self.active.code.name(), error = %ErrorChain(&error),
-                    "state not read");
-                self.fail(Discarded::Rejected(Rejection::Unavailable(
-                    "the plugin's state can't be read now".to_owned(),
-                )))
+                let fault = log::Fault::new(format!("state not read: {}", ErrorChain(&error)));
+                self.fail(Discarded::Rejected(Failed::new(state_unreadable(), fault)))
             }
         }
     }
@@ -292,7 +290,7 @@ impl HostCalls for Run {
         Box::pin(async move {
             // The run is discarded anyway, so it does not wait again.
             if self.fault.is_some() {
-                return Err(self.fail(Discarded::Rejected(contended())));
+                return Err(self.fail(Discarded::Rejected(contended().into())));
             }
             let next = match self.active.state.store.next_id_at_once(&sequence) {
                 Some(next) => next,
