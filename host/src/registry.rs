@@ -25,6 +25,8 @@ pub use lint::{Warning, lint};
 /// Holds the published generation.
 pub struct Registry {
     generation: ArcSwap<Generation>,
+    /// See [`Registry::is_remembered`].
+    remembered: ArcSwap<HashSet<String>>,
     changes: watch::Sender<()>,
 }
 
@@ -32,6 +34,7 @@ impl Default for Registry {
     fn default() -> Self {
         Self {
             generation: ArcSwap::from_pointee(Generation::default()),
+            remembered: ArcSwap::default(),
             changes: watch::Sender::default(),
         }
     }
@@ -49,7 +52,22 @@ impl Registry {
         self.notify_change();
     }
 
-    /// Returns a receiver for changes from now on: a new generation, or a plugin that serves again.
+    /// Whether the reload path remembers this plugin, even if it does not serve: its file may be
+    /// away for a moment.
+    pub fn is_remembered(&self, plugin: &str) -> bool {
+        self.remembered.load().contains(plugin)
+    }
+
+    /// Replaces the names of the plugins that are remembered.
+    pub fn remember(&self, plugins: HashSet<String>) {
+        if **self.remembered.load() != plugins {
+            self.remembered.store(Arc::new(plugins));
+            self.notify_change();
+        }
+    }
+
+    /// Returns a receiver for changes from now on: a new generation, a plugin that serves again, or
+    /// a plugin that is forgotten.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }

@@ -4,7 +4,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sockhop::config::Config;
 #[cfg(target_os = "linux")]
 use sockhop_tests::{HostProcess, directory_of};
@@ -105,6 +105,61 @@ async fn a_disabled_plugin_is_told_in_order_when_it_is_enabled() {
     let others: Vec<_> = told[1..].iter().filter(|line| line[1..] != third_id).collect();
     let [begin, end] = others.as_slice() else { panic!("{told:?}") };
     assert!(begin.starts_with('+') && end.starts_with('-') && begin[1..] == end[1..], "{told:?}");
+}
+
+/// Returns what `lab` was told of the connection `id`. It listens for `$disconnect`, and not for
+/// `$resync`.
+async fn notes(client: &TestClient, id: &str) -> Option<Vec<String>> {
+    serde_json::from_value(client.ask("notes", json!(id)).await).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_whose_file_was_away_for_a_moment_is_told_unless_it_was_forgotten() {
+    let lab = std::fs::read(guest("lab")).expect("a guest");
+    let host = TestHost::with(&[bundled_plugin("connection"), guest("lab")], |_| {}).await;
+    let operate = async |what: &str| {
+        assert_eq!(host.http(&format!("/api/plugins/lab/{what}"), Some(json!({}))).await.0, 200);
+    };
+    let remove = async || {
+        std::fs::remove_file(host.plugins().join("lab.wasm")).expect("its file");
+        host.until("lab", Value::is_null).await;
+    };
+    let come_back = async || {
+        drop_in(host.plugins(), "lab.wasm", &lab);
+        host.until("lab", |row| !row.is_null() && row["state"] != "loading").await;
+    };
+    let witness = host.client().await;
+    let (before, meanwhile) = (host.client().await, host.client().await);
+    let me = async |client: &TestClient| {
+        client.ask("me", json!(null)).await.as_str().expect("an id").to_owned()
+    };
+    let ids = [me(&before).await, me(&meanwhile).await];
+    operate("disable").await;
+    drop(before);
+    until_connections(&host, 2).await;
+    remove().await;
+    drop(meanwhile);
+    until_connections(&host, 1).await;
+    come_back().await;
+    operate("enable").await;
+    for id in &ids {
+        let told = eventually("the plugin to be told", async || {
+            notes(&witness, id).await.filter(|notes| !notes.is_empty())
+        });
+        assert_eq!(told.await.len(), 1, "once");
+    }
+    let forgotten = host.client().await;
+    let id = me(&forgotten).await;
+    operate("disable").await;
+    drop(forgotten);
+    until_connections(&host, 1).await;
+    remove().await;
+    operate("forget").await;
+    come_back().await;
+    let waiting = r#"sockhop_host_events_waiting{plugin="lab"} 0"#;
+    assert!(metrics(&host).await.contains(waiting));
+    eventually("the plugin to serve", async || notes(&witness, &ids[0]).await).await;
+    assert_eq!(notes(&witness, &id).await, Some(Vec::new()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

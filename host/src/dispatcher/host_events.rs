@@ -23,7 +23,8 @@ use event::{HostEvent, HostEventKind, Recipients};
 /// The host events that plugins have not handled yet.
 #[derive(Default)]
 pub(super) struct HostEvents {
-    /// By plugin: each plugin that serves and listens for any host event, also if it is disabled.
+    /// By plugin: each plugin that listens for any host event, also if it is disabled, or if its
+    /// file is away and the plugin is not forgotten yet.
     backlogs: Mutex<Backlogs>,
     stopped: CancellationToken,
     tasks: TaskTracker,
@@ -143,6 +144,13 @@ impl Dispatcher {
             };
             self.enqueue(backlog, active, Pending::new(Arc::clone(&event), token));
         }
+        for (plugin, backlog) in backlogs.iter_mut() {
+            let Some(dropped) = backlog.push_while_away(&event) else { continue };
+            if let HostEventKind::Connect(connection) = &event.kind {
+                connection.untold.add(plugin);
+            }
+            self.drop_events(plugin, &dropped);
+        }
         drop(backlogs);
         awaited.close();
         awaited
@@ -175,16 +183,27 @@ impl Dispatcher {
         (backlogs, generation)
     }
 
-    /// Creates a backlog for each plugin that listens, and removes all others. A plugin that is new
-    /// while connections exist gets a `$resync`.
-    fn update_backlogs(self: &Arc<Self>, backlogs: &mut Backlogs, generation: &Generation) {
+    /// Creates a backlog for each plugin that listens. Removes those of plugins that no longer
+    /// listen, and of plugins that are forgotten. A plugin that is new while connections exist gets
+    /// a `$resync`.
+    fn update_backlogs(
+        self: &Arc<Self>,
+        backlogs: &mut Backlogs,
+        generation: &Generation,
+    ) {
         let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
         for active in generation.plugins.iter().filter(listening) {
-            if backlogs.contains_key(active.code.name()) {
+            let listens = &active.code.registration.listens;
+            let bound = active.code.limits().host_events.get();
+            if let Some(backlog) = backlogs.get_mut(active.code.name()) {
+                if backlog.attach(listens, bound) {
+                    self.add_worker(backlog, active);
+                }
                 continue;
             }
             let plugin: Arc<str> = active.code.name().into();
             let mut backlog = Backlog::new(Arc::clone(&plugin));
+            backlog.attach(listens, bound);
             let resync =
                 HostEvent::new(HostEventKind::Resync, Recipients::Plugin(Arc::clone(&plugin)));
             if resync.is_for(&active.code.registration) && !self.rooms.directory.is_empty() {
@@ -192,19 +211,30 @@ impl Dispatcher {
             }
             backlogs.insert(plugin, backlog);
         }
-        let plugins = generation.plugins.iter().filter(listening).count();
-        if backlogs.len() > plugins {
-            let is_gone = |name: &Arc<str>| {
-                !generation
-                    .plugins
-                    .iter()
-                    .filter(listening)
-                    .any(|active| active.code.name() == &**name)
-            };
-            for (name, backlog) in backlogs.extract_if(|name, _| is_gone(name)) {
-                self.drop_events(&name, &backlog.into_dropped());
-            }
+        if backlogs.len() > generation.plugins.iter().filter(listening).count() {
+            self.update_absent(backlogs, generation);
         }
+    }
+
+    /// Updates the backlogs of the plugins that do not serve, or no longer listen.
+    fn update_absent(&self, backlogs: &mut Backlogs, generation: &Generation) {
+        let serving: HashMap<&str, bool> = generation
+            .plugins
+            .iter()
+            .map(|active| (active.code.name(), !active.code.registration.listens.is_empty()))
+            .collect();
+        backlogs.retain(|plugin, backlog| {
+            let dropped = match serving.get(&**plugin) {
+                Some(true) => return true,
+                None if self.registry.is_remembered(plugin) => backlog.detach(),
+                Some(false) | None => {
+                    self.drop_events(plugin, &backlog.drop_all());
+                    return false;
+                }
+            };
+            self.drop_events(plugin, &dropped);
+            true
+        });
     }
 
     /// Spawns a worker for the backlog of one plugin, if there is work for another one.

@@ -165,6 +165,9 @@ impl Publisher {
             let reserved = self.reserved(&candidates);
             let (next, refused) = resolve_conflicts(&before, candidates, &reserved);
             self.record_refused(refused);
+            // Before the publication, so that a plugin whose file is away is not taken for one that
+            // is forgotten.
+            self.registry.remember(self.slots.iter().map(|(name, _)| name.to_owned()).collect());
             if self.replace(before, next) {
                 scanner.files.retry_now();
             }

@@ -10,6 +10,8 @@
 //! - A `$resync` that fails is retried with growing delays. Events of connections are delivered
 //!   meanwhile.
 //! - While the plugin does not serve, the backlog is parked. Only the bound drops events.
+//! - The same applies while the plugin's file is away, until the plugin is forgotten. But if the
+//!   plugin listens for `$resync`, one `$resync` replaces the events at once, to save memory.
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::event::host_event;
 
 use super::event::{HostEvent, HostEventKind, Recipients};
 
@@ -78,6 +82,12 @@ pub(super) struct Backlog {
     /// Whether a task waits to retry `$resync`.
     will_retry_resync: bool,
     is_parked: bool,
+    /// Whether no version of the plugin is loaded, and no worker is to wait for one.
+    is_away: bool,
+    /// The host events for which the plugin's last version listens.
+    listens: Vec<&'static str>,
+    /// Maximum number of events that may wait while the plugin is away.
+    bound: usize,
     /// Number of tasks that deliver.
     workers: usize,
 }
@@ -94,6 +104,9 @@ impl Backlog {
             failed_resyncs: 0,
             will_retry_resync: false,
             is_parked: false,
+            is_away: false,
+            listens: Vec::new(),
+            bound: 0,
             workers: 0,
         }
     }
@@ -122,7 +135,7 @@ impl Backlog {
         if self.is_covered(&pending) {
             return vec![pending];
         }
-        if self.is_parked {
+        if self.is_parked || self.is_away {
             pending.awaited = None;
         }
         self.waiting.push_back(pending);
@@ -160,7 +173,7 @@ impl Backlog {
     /// Returns the next delivery, or `None` if nothing can be delivered now. At most `max`
     /// deliveries run at once.
     pub(super) fn next(&mut self, max: usize) -> Option<Pending> {
-        if self.is_parked || self.is_alone {
+        if self.is_parked || self.is_away || self.is_alone {
             return None;
         }
         while self.running.len() < max {
@@ -247,6 +260,40 @@ impl Backlog {
         (!std::mem::replace(&mut self.is_parked, true), dropped)
     }
 
+    /// Records that the plugin serves, for which host events it listens, and how many may wait.
+    /// Returns whether it was away.
+    pub(super) fn attach(&mut self, listens: &[&'static str], bound: usize) -> bool {
+        if self.listens != listens {
+            listens.clone_into(&mut self.listens);
+        }
+        self.bound = bound;
+        let was_away = std::mem::replace(&mut self.is_away, false);
+        self.is_parked &= !was_away;
+        was_away
+    }
+
+    /// Records that no version of the plugin is loaded now. Nothing is delivered until
+    /// [`Backlog::attach`], and no task waits for a delivery. Returns the events that will not be
+    /// delivered.
+    pub(super) fn detach(&mut self) -> Vec<Pending> {
+        if std::mem::replace(&mut self.is_away, true) {
+            return Vec::new();
+        }
+        let followers = self.running.values_mut().flatten();
+        self.waiting.iter_mut().chain(followers).for_each(|pending| pending.awaited = None);
+        if self.listens.contains(&host_event::RESYNC) { self.resync() } else { Vec::new() }
+    }
+
+    /// Adds an event if the plugin is away and listens for it. Returns the events that will not be
+    /// delivered, or `None` if this event is not for the plugin, or the next `$resync` covers it.
+    pub(super) fn push_while_away(&mut self, event: &Arc<HostEvent>) -> Option<Vec<Pending>> {
+        let pending = Pending::new(Arc::clone(event), None);
+        let is_wanted = self.is_away
+            && event.is_for_listener(&self.plugin, &self.listens)
+            && !self.is_covered(&pending);
+        is_wanted.then(|| self.push(pending, self.bound, false))
+    }
+
     /// Unparks the backlog, because the plugin may serve again.
     pub(super) fn resume(&mut self) {
         self.is_parked = false;
@@ -255,8 +302,8 @@ impl Backlog {
     /// Counts one more worker if there is work for it, up to `max`. Returns whether it did.
     pub(super) fn add_worker(&mut self, max: usize) -> bool {
         let can_resync = self.needs_resync && self.running.is_empty();
-        let has_work =
-            !self.is_parked && !self.is_alone && (can_resync || !self.waiting.is_empty());
+        let is_idle = !self.is_parked && !self.is_away && !self.is_alone;
+        let has_work = is_idle && (can_resync || !self.waiting.is_empty());
         let is_added = has_work && self.workers < max;
         self.workers += usize::from(is_added);
         is_added
@@ -267,8 +314,9 @@ impl Backlog {
         self.workers = self.workers.saturating_sub(1);
     }
 
-    /// Returns the waiting events that are about a connection. None of them will be delivered.
-    pub(super) fn into_dropped(mut self) -> Vec<Pending> {
+    /// Removes and returns the waiting events that are about a connection. None of them will be
+    /// delivered.
+    pub(super) fn drop_all(&mut self) -> Vec<Pending> {
         self.overflow(false)
     }
 }

@@ -48,11 +48,16 @@ impl HostEvent {
 
     /// Whether the event is for the plugin that made these declarations.
     pub(super) fn is_for(&self, plugin: &Registration) -> bool {
+        self.is_for_listener(&plugin.name, &plugin.listens)
+    }
+
+    /// Whether the event is for the plugin of this name that listens for such events.
+    pub(super) fn is_for_listener(&self, plugin: &str, listens: &[&str]) -> bool {
         let is_recipient = match &self.recipients {
             Recipients::All => true,
-            Recipients::Plugin(name) => **name == *plugin.name,
+            Recipients::Plugin(name) => **name == *plugin,
         };
-        is_recipient && plugin.listens.contains(&self.kind.name())
+        is_recipient && listens.contains(&self.kind.name())
     }
 
     /// The connection that the event is about, if it is about one.

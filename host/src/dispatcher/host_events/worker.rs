@@ -91,10 +91,11 @@ impl Dispatcher {
             }
             let (mut backlogs, generation) = this.current_backlogs();
             let active = generation.plugins.iter().find(|active| active.code.name() == &*plugin);
-            let backlog = of_task(&mut backlogs, &plugin);
-            let (Some(active), Some(backlog)) = (active, backlog) else { return };
+            let Some(backlog) = of_task(&mut backlogs, &plugin) else { return };
             this.drop_events(&plugin, &backlog.retry_resync());
-            this.add_worker(backlog, active);
+            if let Some(active) = active {
+                this.add_worker(backlog, active);
+            }
         });
     }
 
@@ -148,8 +149,8 @@ impl Dispatcher {
         let generation = self.registry.snapshot();
         let Some(active) = generation.plugins.iter().find(|active| active.code.name() == plugin)
         else {
-            // If the plugin is removed, its backlog is dropped with its events. If it comes back,
-            // it must not have missed an event.
+            // If the plugin's file comes back, the plugin must not have missed an event. If the
+            // plugin is forgotten, its backlog is dropped with its events.
             return Delivery::NotServing(RETRY);
         };
         if !host_event.is_for(&active.code.registration) {

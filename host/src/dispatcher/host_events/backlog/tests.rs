@@ -79,6 +79,59 @@ fn a_task_of_a_removed_plugin_does_not_touch_the_backlog_of_the_plugin_that_came
 }
 
 #[test]
+fn events_wait_in_order_while_the_plugin_is_away() {
+    let one = connection(1);
+    let mut backlog = backlog();
+    assert!(!backlog.attach(&[host_event::CONNECT, host_event::DISCONNECT], BOUND));
+    assert!(backlog.push(connect(&one), BOUND, false).is_empty());
+    assert_eq!(backlog.detach().len(), 0);
+    assert!(backlog.next(MOST).is_none() && !backlog.add_worker(MOST), "no task waits for it");
+    let while_away = |backlog: &mut Backlog, kind| {
+        let event = Arc::new(HostEvent::new(kind, Recipients::All));
+        backlog.push_while_away(&event).map(|dropped| dropped.len())
+    };
+    assert_eq!(while_away(&mut backlog, HostEventKind::Disconnect(Arc::clone(&one))), Some(0));
+    assert_eq!(while_away(&mut backlog, HostEventKind::Start), None, "it does not listen for it");
+    assert!(backlog.attach(&[host_event::CONNECT, host_event::DISCONNECT], BOUND));
+    assert_eq!(while_away(&mut backlog, HostEventKind::Disconnect(Arc::clone(&one))), None);
+    assert!(backlog.add_worker(MOST));
+    for name in [host_event::CONNECT, host_event::DISCONNECT] {
+        let pending = backlog.next(MOST).unwrap();
+        assert_eq!(pending.event.kind.name(), name);
+        backlog.done(&pending);
+    }
+    assert!(backlog.next(MOST).is_none());
+}
+
+#[test]
+fn too_many_events_while_the_plugin_is_away_are_dropped() {
+    let mut backlog = backlog();
+    backlog.attach(&[host_event::CONNECT], BOUND);
+    backlog.detach();
+    let pushed = (0..=BOUND).map(|number| {
+        let kind = HostEventKind::Connect(connection(number));
+        backlog.push_while_away(&Arc::new(HostEvent::new(kind, Recipients::All))).unwrap().len()
+    });
+    assert_eq!(pushed.sum::<usize>(), BOUND + 1);
+    assert_eq!(backlog.len(), 0);
+}
+
+#[test]
+fn one_resync_replaces_the_events_of_a_plugin_that_is_away_and_listens_for_it() {
+    let one = connection(1);
+    let mut backlog = backlog();
+    let listens = [host_event::CONNECT, host_event::DISCONNECT, host_event::RESYNC];
+    backlog.attach(&listens, BOUND);
+    backlog.push(connect(&one), BOUND, true);
+    assert_eq!(backlog.detach().len(), 1);
+    let gone = HostEvent::new(HostEventKind::Disconnect(one), Recipients::All);
+    assert!(backlog.push_while_away(&Arc::new(gone)).is_none() && backlog.len() == 0);
+    assert!(backlog.next(MOST).is_none());
+    backlog.attach(&listens, BOUND);
+    assert!(is_resync(backlog.next(MOST).as_ref()));
+}
+
+#[test]
 fn what_waits_for_a_connection_does_not_keep_others_waiting() {
     let mut backlog = backlog();
     let (slow, quick) = (connection(1), connection(2));
