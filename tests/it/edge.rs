@@ -429,6 +429,44 @@ async fn all_mailboxes_together_have_no_more_than_their_memory() {
     .await;
 }
 
+/// Clients that send as much as they can and leave, before their events are handled.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_send_and_leave_take_no_more_memory_than_all_mailboxes_have() {
+    const LIMIT: u64 = 16 << 20;
+    const ROUNDS: usize = 12;
+    const CLIENTS: usize = 8;
+    const EVENTS: usize = 255;
+    const BYTES: usize = 7 << 10;
+    let (plugins, data) = (directory_of(&[guest("lab")]), directory_of(&[]));
+    let host = HostProcess::start_with(
+        plugins.path(),
+        data.path(),
+        &[
+            ("SOCKHOP_LIMITS__MAILBOXES_BYTES", &LIMIT.to_string()),
+            ("SOCKHOP_LIMITS__EVENT_WALL_MS", "60000"),
+        ],
+    );
+    let before = host.allocated();
+    let text = "x".repeat(BYTES);
+    let mut most = 0;
+    for _ in 0..ROUNDS {
+        let round = (0..CLIENTS).map(|_| async {
+            let client = TestClient::connect(&host.url).await;
+            // The connection ends, and its events wait behind this one.
+            client.emit("sleep", json!(30_000)).await;
+            for _ in 0..EVENTS {
+                client.emit("echo", json!(text)).await;
+            }
+        });
+        futures_util::future::join_all(round).await;
+        most = most.max(host.allocated().saturating_sub(before));
+    }
+    // Without a bound, the events alone would take more. The rest is for instances and connections.
+    const { assert!(3 * LIMIT < (ROUNDS * CLIENTS * EVENTS * BYTES) as u64) };
+    assert!(most < 3 * LIMIT, "{most} bytes more than before");
+}
+
 /// Counts the events that were answered with `busy` because the host's memory for mailboxes was
 /// used up.
 fn busy(client: &mut TestClient) -> usize {
@@ -635,6 +673,21 @@ fn with_descriptors(plugins: &Path, data: &Path, most: u64) -> Command {
     command
 }
 
+/// The file descriptors that a host reserves for one plugin: for its writer and its readers, of
+/// which there are at least eight, two each, and one for the index of the log.
+#[cfg(unix)]
+fn of_plugin() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    2 * ((processors + 2).max(8) + 1) + 1
+}
+
+/// The limit of file descriptors with which a host with so many plugins has so many connections.
+#[cfg(unix)]
+fn most_descriptors(plugins: usize, connections: usize) -> u64 {
+    const HOST_AND_RESERVED: usize = 64 + 32 + 32;
+    (HOST_AND_RESERVED + (plugins + 16) * of_plugin() + connections) as u64
+}
+
 #[cfg(unix)]
 #[test]
 fn connections_that_the_file_descriptors_do_not_allow_are_refused_with_both_numbers() {
@@ -660,7 +713,8 @@ fn connections_that_the_file_descriptors_do_not_allow_are_refused_with_both_numb
 async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() {
     const MORE: usize = 20;
     let (plugins, data) = (directory_of(&[]), directory_of(&[]));
-    let host = HostProcess::of(with_descriptors(plugins.path(), data.path(), 400), data.path());
+    let most = most_descriptors(0, 200);
+    let host = HostProcess::of(with_descriptors(plugins.path(), data.path(), most), data.path());
     let limit = || {
         let (_, text) = host.http("/metrics", None);
         let line = text.as_str().and_then(|text| {
@@ -675,9 +729,9 @@ async fn plugins_that_come_later_take_their_file_descriptors_from_new_clients() 
             drop_in(plugins.path(), &format!("{name}.wasm"), &bytes)
         })
         .collect();
-    // The limit includes sixteen plugins. Each further plugin may use eight descriptors.
-    eventually("fewer connections", async || (limit() == before - (MORE - 16) * 8).then_some(()))
-        .await;
+    // The limit includes sixteen plugins.
+    let fewer = (MORE - 16) * of_plugin();
+    eventually("fewer connections", async || (limit() == before - fewer).then_some(())).await;
     for file in &files[..4] {
         std::fs::remove_file(file).expect("a plugin that is removed");
     }
@@ -691,7 +745,8 @@ async fn where_clients_have_all_their_descriptors_state_is_read_and_operators_ar
         directory_of(&[bundled_plugin("memory_logs"), bundled_plugin("connection")]),
         directory_of(&[]),
     );
-    let host = HostProcess::of(with_descriptors(plugins.path(), data.path(), 400), data.path());
+    let most = most_descriptors(2, 100);
+    let host = HostProcess::of(with_descriptors(plugins.path(), data.path(), most), data.path());
     let client = TestClient::connect(&host.url).await;
     let record = client.ask("memory_log_create", json!({"user_id": 7, "content": "before"})).await;
     assert_eq!(record["content"], json!("before"), "{record}");
@@ -718,5 +773,5 @@ async fn where_clients_have_all_their_descriptors_state_is_read_and_operators_ar
         client.ask("memory_log_create", json!({"user_id": 7, "content": "meanwhile"})).await;
     assert_eq!(record["content"], json!("meanwhile"), "{record}");
     let open = host.footprint().2;
-    assert!(open < 400, "{open} of 400 descriptors are in use");
+    assert!((open as u64) < most, "{open} of {most} descriptors are in use");
 }
