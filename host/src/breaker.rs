@@ -319,7 +319,7 @@ impl Breaker {
             let by_it = recent.clone().flatten().filter(|other| other.has(key));
             let connections: HashSet<_> =
                 by_it.clone().map(|other| other.connection_hash).collect();
-            if by_it.count() >= most && connections.len() >= key.min_connections() {
+            if by_it.count() >= threshold && connections.len() >= key.min_connections() {
                 return FailureCause::Offender(key.clone());
             }
         }

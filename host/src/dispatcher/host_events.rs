@@ -5,6 +5,7 @@ mod backlog;
 mod event;
 mod worker;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -147,7 +148,7 @@ impl Dispatcher {
         for (plugin, backlog) in backlogs.iter_mut() {
             let Some(dropped) = backlog.push_while_away(&event) else { continue };
             if let HostEventKind::Connect(connection) = &event.kind {
-                connection.untold.add(plugin);
+                connection.pending_connects.add(plugin);
             }
             self.drop_events(plugin, &dropped);
         }
