@@ -140,7 +140,7 @@ pub(crate) fn lines_dropped() -> u64 {
 }
 
 /// Whether standard error shows colours.
-fn colours() -> bool {
+pub fn colours() -> bool {
     has_colours(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref())
 }
 
@@ -151,7 +151,7 @@ fn has_colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
 
 /// Returns standard error with its own descriptor. The writer may block in a write without end, and
 /// must not hold the lock of the standard library meanwhile.
-fn stderr() -> Box<dyn Write + Send> {
+pub fn stderr() -> Box<dyn Write + Send> {
     own(io::stderr())
         .map_or_else(|| Box::new(io::stderr()) as Box<dyn Write + Send>, |file| Box::new(file))
 }

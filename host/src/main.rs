@@ -27,7 +27,11 @@ static ALLOCATOR_SETTINGS: &[u8; 70] =
     b"narenas:1,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
-    match command::run(Cli::parse()) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
+    match command::run(cli) {
         Ok(code) => output::end(code),
         Err(error) => {
             output::error(&error);

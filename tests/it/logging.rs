@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sockhop_tests::{
-    HostProcess, TestClient, binary, bundled_plugin, chameleon, directory_of, drop_in, guest,
+    HostProcess, PATIENCE, TestClient, binary, bundled_plugin, chameleon, directory_of, drop_in,
+    eventually, guest,
 };
 
 /// Capacity of a pipe on Linux, in bytes.
@@ -100,6 +101,46 @@ async fn a_host_whose_log_can_not_be_written_serves_reloads_and_stops_as_ever() 
         let (plugins, host) = lab(data.path(), &settings, stderr);
         serves_as_ever("a full pipe", plugins.path(), host).await;
         drop(reader);
+    }
+}
+
+#[test]
+fn a_start_that_fails_ends_the_process_although_nobody_reads_its_log() {
+    let (plugins, data) = (directory_of(&[]), tempfile::tempdir().expect("a directory"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let serve = |arguments: &[&str], format: &str, stderr: Stdio| {
+        let mut command = Command::new(binary());
+        command.args(arguments).arg("--plugins").arg(plugins.path()).arg("--data").arg(data.path());
+        command.env("SOCKHOP_LOG__FORMAT", format).stdout(Stdio::null()).stderr(stderr);
+        ended(command.spawn().expect("it starts"))
+    };
+    for format in ["text", "json"] {
+        for (listen, code) in [(&*address, 1), ("no address", 2)] {
+            let arguments = ["serve", "--listen", listen];
+            let (_reader, full) = full_pipe();
+            assert_eq!(serve(&arguments, format, full), Some(code), "{format}, {listen}");
+            let (mut reader, read) = std::io::pipe().expect("a pipe");
+            assert_eq!(serve(&arguments, format, read.into()), Some(code), "{format}, {listen}");
+            let mut said = String::new();
+            reader.read_to_string(&mut said).expect("UTF-8");
+            assert!(said.contains(listen), "the reason is told to a reader: {said}");
+        }
+    }
+}
+
+/// Waits until a process has ended. Returns its exit code.
+fn ended(mut child: Child) -> Option<i32> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().expect("a process to wait for") {
+            return status.code();
+        }
+        if Instant::now() > until {
+            child.kill().expect("a process to kill");
+            panic!("the process does not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

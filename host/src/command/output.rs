@@ -27,8 +27,32 @@ pub(crate) fn error(error: &anyhow::Error) {
             said = cause;
         }
     }
-    // An error of standard error can't be reported anywhere.
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    print_error(&text);
+}
+
+/// Prints what clap says about the arguments: help and version are results, the rest is an error.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        let text = error.render();
+        print_error(&if log::colours() { text.ansi().to_string() } else { text.to_string() });
+    } else {
+        // A closed pipe is no error, as in `print`.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+}
+
+/// Writes to standard error, and waits at most [`FLUSH`] for a reader: a process that has failed
+/// must end, so that its supervisor can start it again.
+fn print_error(text: &str) {
+    match LineWriter::start("sockhop-error", log::stderr(), usize::MAX) {
+        Ok(writer) => {
+            writer.line(text.trim_end());
+            writer.finish(FLUSH);
+        }
+        // An error of standard error can't be reported anywhere.
+        Err(_) => drop(log::stderr().write_all(text.as_bytes())),
+    }
 }
 
 fn indented(text: &str) -> String {
