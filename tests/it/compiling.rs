@@ -7,13 +7,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use sockhop_tests::{
-    HostProcess, TestHost, binary, bundled_plugin, chameleon, directory_of, drop_in, eventually,
+    HostProcess, PATIENCE, TestHost, binary, bundled_plugin, chameleon, directory_of, drop_in,
+    eventually,
 };
 
 /// Creates a shell script that replaces the compiler. Its function `compile` runs the real compiler
@@ -204,6 +205,36 @@ async fn a_compile_that_passed_its_wall_limit_says_so_and_is_tried_again_soon() 
     );
     std::fs::write(dir.path().join("is_idle"), "").expect("a file");
     host.until("chameleon", |row| row["state"] == "active").await;
+}
+
+#[test]
+fn a_compiler_refuses_a_file_at_once_however_long_its_names_are() {
+    let name = "n".repeat(90_000);
+    let export = format!("(func (export \"{name}\"))");
+    let file = wat::parse_str(format!("(component (core module {export} {export}))"))
+        .expect("a component");
+    let mut compiler = Command::new(binary())
+        .args(["compile-plugin", "2000000000", "60000", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        // A pipe that nobody reads.
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a compiler");
+    compiler.stdin.take().expect("its input").write_all(&file).expect("a compiler that reads");
+    let until = Instant::now() + PATIENCE;
+    let status = loop {
+        match compiler.try_wait().expect("a process to wait for") {
+            Some(status) => break Some(status),
+            None if Instant::now() > until => break None,
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let _ = compiler.kill();
+    assert_eq!(status.and_then(|status| status.code()), Some(3));
+    let mut said = String::new();
+    compiler.stderr.take().expect("its messages").read_to_string(&mut said).expect("UTF-8");
+    assert!(said.contains("duplicate export name `nnn"), "{said}");
 }
 
 /// While no plugin is served, a compiler can't disturb anything.

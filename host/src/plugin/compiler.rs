@@ -45,6 +45,10 @@ pub struct Compiler {
 /// much. One process uses several processors itself if a plugin is large.
 const AT_ONCE: RangeInclusive<usize> = 2..=4;
 
+/// Maximum bytes of compiled code of one plugin. A file of the maximum size compiles to a quarter
+/// of this.
+const MAX_CODE: u64 = 512 << 20;
+
 /// Niceness of compiler processes while events are served, because events are more important than a
 /// reload.
 const NICENESS: i32 = 10;
@@ -138,6 +142,6 @@ impl Compiler {
             cpu: limits.compile_ms,
             niceness,
         };
-        parent::run(&self.program, bytes, bounds, limits.compile_wall_ms).await
+        parent::run(&self.program, bytes, bounds, limits.compile_wall_ms, MAX_CODE).await
     }
 }

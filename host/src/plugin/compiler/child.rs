@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::plugin::engine;
+use crate::rejection::truncate;
 
 /// The subcommand that makes the program run as compiler process.
 pub const COMPILE_COMMAND: &str = "compile-plugin";
@@ -23,6 +24,10 @@ pub(super) const OUT_OF_TIME: i32 = 4;
 /// Exit status if the memory is used up and the process could still report it. The process may also
 /// be aborted.
 pub(super) const OUT_OF_MEMORY: i32 = 5;
+
+/// Bytes of the compiler's message. A hostile file determines a part of it, such as the names of
+/// its exports. A message of this length fits into a pipe that nobody reads.
+pub(super) const MAX_SAID: usize = 4 * 1024;
 
 /// Limits of the compiler process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +65,9 @@ pub fn compile(
         return Err(FAILED);
     }
     let mut failed = |error: &wasmtime::Error, status| {
-        let _ = writeln!(errors, "{error:#}");
+        let mut said = format!("{error:#}");
+        truncate(&mut said, MAX_SAID);
+        let _ = writeln!(errors, "{said}");
         if is_out_of_memory(error) { OUT_OF_MEMORY } else { status }
     };
     let mut bytes = Vec::new();

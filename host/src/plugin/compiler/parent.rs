@@ -9,22 +9,17 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::child::{COMPILE_COMMAND, CompileBounds};
+use super::child::{COMPILE_COMMAND, CompileBounds, MAX_SAID};
 use super::error::CompileError;
 
-/// Maximum bytes of compiled code of one plugin. A file of the maximum size compiles to a quarter
-/// of this.
-const MAX_CODE: u64 = 512 << 20;
-
-/// Bytes of the compiler's messages that are read.
-const MAX_SAID: u64 = 4 * 1024;
-
-/// Compiles `bytes` in a child process that runs `program`. Ends the process after `wall`.
+/// Compiles `bytes` in a child process that runs `program`, to at most `max_code` bytes. Ends the
+/// process after `wall`.
 pub(super) async fn run(
     program: &Path,
     bytes: Vec<u8>,
     bounds: CompileBounds,
     wall: Duration,
+    max_code: u64,
 ) -> Result<Vec<u8>, CompileError> {
     let not_run = |source| CompileError::NotRun { program: program.to_owned(), source };
     let mut command = Command::new(program);
@@ -51,27 +46,34 @@ pub(super) async fn run(
     let id = child.id();
     let talk = async {
         let (mut code, mut said) = (Vec::new(), Vec::new());
-        let mut limited = (&mut errors).take(MAX_SAID);
         let write = async {
             // Dropping `input` closes the pipe: the compiler reads until then. Write errors are
             // ignored: a compiler that died does not read, and its exit status says more.
             let _ = input.write_all(&bytes).await;
             drop(input);
         };
-        let mut output = (&mut output).take(MAX_CODE + 1);
-        let (_, read, _) =
-            tokio::join!(write, output.read_to_end(&mut code), limited.read_to_end(&mut said));
-        if read? as u64 > MAX_CODE {
-            // Killed, because it would continue to write to a pipe that is no longer read.
-            child.start_kill()?;
-        }
+        let read = async {
+            let read = (&mut output).take(max_code + 1).read_to_end(&mut code).await?;
+            if read as u64 > max_code {
+                // Killed, because it would continue to write to a pipe that is no longer read.
+                child.start_kill()?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        let listen = async {
+            let _ = (&mut errors).take(MAX_SAID as u64).read_to_end(&mut said).await;
+            // The rest is read as well: a compiler that waits for a reader would never end.
+            let _ = tokio::io::copy(&mut errors, &mut tokio::io::sink()).await;
+        };
+        let (_, read, _) = tokio::join!(write, read, listen);
+        read?;
         Ok::<_, io::Error>((child.wait().await?, code, said))
     };
     let starved = |_| CompileError::Starved { wall, used: id.and_then(cpu_time) };
     let (status, code, said) =
         tokio::time::timeout(wall, talk).await.map_err(starved)?.map_err(not_run)?;
-    if code.len() as u64 > MAX_CODE {
-        Err(CompileError::TooMuch(MAX_CODE))
+    if code.len() as u64 > max_code {
+        Err(CompileError::TooMuch(max_code))
     } else if status.success() {
         Ok(code)
     } else {
@@ -97,4 +99,39 @@ fn cpu_time(pid: u32) -> Option<Duration> {
 #[cfg(not(target_os = "linux"))]
 fn cpu_time(_: u32) -> Option<Duration> {
     None
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Compiles with a shell script as compiler, to at most 1 KiB.
+    async fn run_script(script: &str) -> CompileError {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("compiler");
+        std::fs::write(&program, format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let bounds = CompileBounds { memory: 1 << 30, cpu: Duration::from_secs(60), niceness: 0 };
+        run(&program, Vec::new(), bounds, Duration::from_secs(60), 1024).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_compiler_that_says_much_ends_and_its_first_words_are_the_reason() {
+        let said = "printf 'the file is not valid: '; head -c 200000 /dev/zero | tr '\\0' x";
+        match run_script(&format!("({said}) >&2; exit 3")).await {
+            CompileError::Refused(reason) => {
+                assert!(reason.starts_with("the file is not valid: xxx"), "{reason}");
+                assert_eq!(reason.len(), MAX_SAID);
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_compiler_whose_code_has_no_end_is_ended() {
+        let error = run_script("exec cat /dev/zero").await;
+        assert!(matches!(error, CompileError::TooMuch(1024)), "{error}");
+    }
 }
