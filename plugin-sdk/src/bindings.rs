@@ -4,6 +4,8 @@
 //! Only this file and `imports` use the generated types. Both are compiled only for WebAssembly
 //! targets.
 
+use std::io::Write;
+
 use crate::event::{Caller, Event};
 use crate::imports::Component;
 use crate::imports::generated::sockhop::plugin::types;
@@ -14,7 +16,9 @@ pub use crate::imports::generated;
 
 /// Implements the export `register` for `export!`.
 pub fn register(plugin: &Plugin) -> Result<(), types::Refusal> {
-    plugin.register(&Component).map_err(Into::into)
+    let registered = plugin.register(&Component).map_err(Into::into);
+    flush();
+    registered
 }
 
 /// Implements the export `handle` for `export!`.
@@ -26,7 +30,15 @@ pub fn handle(plugin: &Plugin, event: types::Event) -> Result<Option<String>, ty
         namespace,
     });
     let event = Event { name, data, attachments, caller };
-    plugin.handle(event, Box::new(Component)).map_err(Into::into)
+    let handled = plugin.handle(event, Box::new(Component)).map_err(Into::into);
+    flush();
+    handled
+}
+
+/// Prints an unfinished line at the end of a call. Rust keeps it in the instance otherwise, and
+/// prints it during a later call.
+fn flush() {
+    let _ = std::io::stdout().flush();
 }
 
 impl From<Refusal> for types::Refusal {

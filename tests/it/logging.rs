@@ -515,6 +515,29 @@ async fn what_a_plugin_says_carries_its_code_and_the_events_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_an_event_leaves_unfinished_is_logged_under_its_own_id() {
+    let data = tempfile::tempdir().expect("a directory");
+    let settings = [("FORMAT", "json"), ("FILTER", "info"), ("COLLAPSE", "false")];
+    let (_plugins, host) = lab(data.path(), &settings, Stdio::piped());
+    let client = TestClient::connect(&host.url).await;
+    assert_eq!(client.ask("mutter", json!("unfinished")).await, json!(null));
+    let said = client.ask("say", json!("next")).await["error"]["id"].take();
+    assert_eq!(client.ask("mutter", json!("unfinished")).await, json!(null));
+    let trapped = client.ask("trap", json!(null)).await["error"]["id"].take();
+    let lines = stopped(host);
+    let records = records(&lines);
+    let of_plugin = records.iter().filter(|(target, _)| target == "plugin");
+    let messages: Vec<_> = of_plugin
+        .map(|(_, fields)| (fields["message"].as_str().expect("text"), fields["id"] == said))
+        .filter(|(message, _)| message.contains("unfinished") || message.contains("next"))
+        .collect();
+    let (unfinished, next) = (("unfinished", false), ("next", true));
+    assert_eq!(messages, [unfinished, unfinished, next, next, next, unfinished, unfinished]);
+    let failure = records.iter().find(|(_, fields)| fields["id"] == trapped).expect("a record");
+    assert!(!failure.1["output"].as_str().expect("text").contains("unfinished"), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_logs_no_more_and_no_longer_lines_than_is_set() {
     const LINES: usize = 5;
     const BYTES: usize = 16;

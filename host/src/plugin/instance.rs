@@ -152,7 +152,7 @@ impl Instance {
             let call = pin!(code.pre.instantiate_async(&mut store));
             within(&clock, budget, &standstills, &ended, call).await
         };
-        store.data().stderr.release();
+        store.data().end_call(false);
         let guest = made.map_err(|error| match explain(error, &store, budget) {
             Failure::Trapped(error) if error.is::<PoolConcurrencyLimitError>() => {
                 Failure::NoSpace(error)
@@ -181,7 +181,7 @@ impl Instance {
             let call = pin!(self.guest.call_register(&mut self.store));
             within(&self.clock, budget, &self.standstills, &self.ended, call).await
         };
-        self.store.data().stderr.release();
+        self.store.data().end_call(false);
         let returned = returned.map_err(|error| explain(error, &self.store, budget))?;
         match std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle) {
             Phase::Registering(declarations) => {
@@ -210,11 +210,9 @@ impl Instance {
             within(&self.clock, budget, &self.standstills, &self.ended, call).await
         };
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);
+        self.store.data().end_call(returned.is_err());
         match (returned, phase) {
-            (Ok(answer), Phase::Handling(calls)) => {
-                self.store.data().stderr.release();
-                Ok((answer.map_err(Refusal::from), calls))
-            }
+            (Ok(answer), Phase::Handling(calls)) => Ok((answer.map_err(Refusal::from), calls)),
             (Ok(_), Phase::Idle | Phase::Registering(_)) => {
                 Err(Failure::Trapped(wasmtime::Error::msg("the event's host calls are missing")))
             }

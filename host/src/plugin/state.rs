@@ -25,7 +25,8 @@ pub(super) struct InstanceState {
     pub(super) output: Arc<Output>,
     /// The event that the instance handles.
     pub(super) current: Arc<CurrentEvent>,
-    /// The guest's standard error.
+    /// The guest's standard output and standard error.
+    pub(super) stdout: LineStream,
     pub(super) stderr: LineStream,
     wasi: WasiCtx,
     resources: ResourceTable,
@@ -49,9 +50,10 @@ impl InstanceState {
         plugin_memory: &Arc<AtomicUsize>,
     ) -> Self {
         let current = Arc::default();
-        let stderr = LineStream::stderr(output, &current);
+        let (stdout, stderr) =
+            (LineStream::stdout(output, &current), LineStream::stderr(output, &current));
         let wasi = WasiCtx::builder()
-            .stdout(LineStream::stdout(output, &current))
+            .stdout(stdout.clone())
             .stderr(stderr.clone())
             .max_random_size(limits.random_bytes.get())
             .allow_tcp(false)
@@ -61,7 +63,17 @@ impl InstanceState {
         resources.set_max_capacity(limits.handles.get());
         let memory = MemoryLimiter::new(limits, plugin_memory);
         let (config, output) = (Arc::clone(config), Arc::clone(output));
-        Self { phase: Phase::Idle, memory, config, output, current, stderr, wasi, resources }
+        let phase = Phase::Idle;
+        Self { phase, memory, config, output, current, stdout, stderr, wasi, resources }
+    }
+
+    /// Logs what the guest has written in a call that ends now, without what belongs to the record
+    /// of its failure.
+    pub(super) fn end_call(&self, has_failed: bool) {
+        self.stdout.release();
+        if !has_failed {
+            self.stderr.release();
+        }
     }
 
     /// The calls of the event that the instance handles.

@@ -344,6 +344,18 @@ fn say(ctx: &Context, text: String) -> Result {
     Err(Refusal::new("said", text))
 }
 
+/// Writes the text to both outputs, without line breaks.
+fn mutter(_: &Context, text: String) -> Result {
+    #![allow(
+        clippy::print_stdout,
+        clippy::print_stderr,
+        reason = "what plugins print is what the test is about"
+    )]
+    print!("{text}");
+    eprint!("{text}");
+    Ok(())
+}
+
 fn plugin() -> Plugin {
     Plugin::new("lab", "1.0.0", "Does whatever a test asks of it")
         .room("lab", Access::Anyone)
@@ -393,6 +405,7 @@ fn plugin() -> Plugin {
         .on("exit", exit)
         .on("print", print)
         .on("say", say)
+        .on("mutter", mutter)
         .on("for_users", echo)
         .requires(Access::Authenticated)
         .on("for_admins", echo)

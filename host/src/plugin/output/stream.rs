@@ -23,8 +23,8 @@ struct Stream {
     /// Whether lines are held until the call ends. What a guest prints about its own failure
     /// belongs to the log record of that failure.
     holds: bool,
-    /// Whether any lines are held now. It is read after each event, so it must not need the lock.
-    has_held: AtomicBool,
+    /// Whether there is any text now. It is read after each event, so it must not need the lock.
+    has_text: AtomicBool,
     text: Mutex<StreamText>,
 }
 
@@ -42,7 +42,8 @@ struct StreamText {
 const MAX_HELD: usize = 4 << 10;
 
 impl LineStream {
-    /// Standard output: each line is logged immediately.
+    /// Standard output: each line is logged immediately, and an unfinished one at the end of the
+    /// call, by [`LineStream::release`].
     pub(in crate::plugin) fn stdout(output: &Arc<Output>, current: &Arc<CurrentEvent>) -> Self {
         Self::new(output, LogLevel::Info, current, false)
     }
@@ -64,27 +65,24 @@ impl LineStream {
             level,
             current,
             holds,
-            has_held: AtomicBool::new(false),
+            has_text: AtomicBool::new(false),
             text: Mutex::default(),
         }))
     }
 
-    /// Logs the held lines. Called if no failure record will contain them.
+    /// Logs the held lines and the unfinished last line. Called at the end of a call, if no failure
+    /// record will contain them. The text of one event must not become a part of the next one's.
     pub(in crate::plugin) fn release(&self) {
-        if self.0.has_held.load(Ordering::Relaxed) {
-            let held = self.0.take(&mut self.0.text());
-            self.0.log(held);
+        if self.0.has_text.load(Ordering::Relaxed) {
+            let lines = self.0.take(&mut self.0.text());
+            self.0.log(lines);
         }
     }
 
     /// Returns the held lines and the unfinished last line. Called when the guest's call has
     /// failed.
     pub(in crate::plugin) fn take_held(&self) -> String {
-        let mut text = self.0.text();
-        let mut said = self.0.take(&mut text);
-        let pending = std::mem::take(&mut text.pending);
-        said.push(String::from_utf8_lossy(&pending).into_owned());
-        said.join("\n").trim().to_owned()
+        self.0.take(&mut self.0.text()).join("\n").trim().to_owned()
     }
 
     fn take(&self, bytes: &[u8]) {
@@ -94,15 +92,13 @@ impl LineStream {
             let room = stream.output.line_bytes.get().saturating_sub(text.pending.len());
             text.pending.extend(piece.iter().take(room).filter(|byte| **byte != b'\n'));
             if piece.ends_with(b"\n") {
-                let line = String::from_utf8_lossy(&text.pending).trim_end().to_owned();
-                text.pending.clear();
+                let line = text.take_pending();
                 if !stream.holds {
                     stream.output.write(stream.level, &stream.current, line);
                     continue;
                 }
                 text.held_bytes += line.len();
                 text.held.push(line);
-                stream.has_held.store(true, Ordering::Relaxed);
                 // Empty lines use memory as well.
                 if text.held_bytes + text.held.len() * size_of::<String>() > MAX_HELD {
                     let held = stream.take(&mut text);
@@ -110,6 +106,7 @@ impl LineStream {
                 }
             }
         }
+        stream.has_text.store(!text.is_empty(), Ordering::Relaxed);
     }
 }
 
@@ -119,16 +116,33 @@ impl Stream {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes all text, the unfinished last line too.
     fn take(&self, text: &mut StreamText) -> Vec<String> {
-        self.has_held.store(false, Ordering::Relaxed);
+        self.has_text.store(false, Ordering::Relaxed);
         text.held_bytes = 0;
-        std::mem::take(&mut text.held)
+        let mut lines = std::mem::take(&mut text.held);
+        if !text.pending.is_empty() {
+            lines.push(text.take_pending());
+        }
+        lines
     }
 
     fn log(&self, lines: Vec<String>) {
         for line in lines.into_iter().filter(|line| !line.is_empty()) {
             self.output.write(self.level, &self.current, line);
         }
+    }
+}
+
+impl StreamText {
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.held.is_empty()
+    }
+
+    fn take_pending(&mut self) -> String {
+        let line = String::from_utf8_lossy(&self.pending).trim_end().to_owned();
+        self.pending.clear();
+        line
     }
 }
 
@@ -197,6 +211,17 @@ mod tests {
                 stream.take(b"no end in sight ");
             }
             assert_eq!(stream.0.text().pending.len(), 8);
+        }
+    }
+
+    #[test]
+    fn an_unfinished_line_ends_with_its_call() {
+        for stream in streams(u32::MAX) {
+            stream.take(b"first");
+            stream.release();
+            assert!(stream.0.text().is_empty());
+            stream.take(b"next");
+            assert_eq!(stream.take_held(), "next");
         }
     }
 
