@@ -9,8 +9,10 @@
 //! | `event`, `id` | the event type's name; the id of this event, as its rejection shows it |
 //! | `plugin`, `version`, `digest`, `generation` | the plugin code concerned |
 //! | `client`, `address`, `transport` | the connection's public id; its IP address; its first transport, `polling` or `websocket` |
-//! | `code`, `reason` | a rejection's code; the reason that the handler or the peer gave, as a short code |
-//! | `detail` | the text that the client or the caller received |
+//! | `session`, `end` | the beginning of an Engine.IO session's id; the library's name for the session's end |
+//! | `code` | a rejection's code |
+//! | `reason` | a code that says why: of the handler for its refusal; of the host for a connection that it cut; Socket.IO's own for a disconnect, such as `transport close` |
+//! | `detail` | text for people: what the client or the caller received, or why a handler ended the connection |
 //! | `error`, `location` | the error, as text for operators; its place in the source |
 //! | `key`, `command` | the name of an operator's key; the command that was sent with it |
 //! | `repeated` | how many records this line stands for |

@@ -80,7 +80,7 @@ impl Rooms {
                 Effect::Disconnect(reason) => {
                     tracing::info!(
                         client = sender.map(|sender| sender.public_id.as_str()),
-                        reason,
+                        detail = reason,
                         "connection ended by its handler"
                     );
                     applied.ends = true;

@@ -168,7 +168,7 @@ mod tests {
 
         fn event(self: Arc<Self>, _: Incoming<'_>, _: Link, _: Option<&mut Context<'_>>) {}
 
-        fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        fn leave(self: Arc<Self>, _: &'static str) -> BoxFuture<'static, ()> {
             Box::pin(std::future::ready(()))
         }
     }

@@ -95,9 +95,10 @@ pub(crate) trait Client: Send + Sync + 'static {
         context: Option<&mut Context<'_>>,
     );
 
-    /// Ends the connection. The future resolves when all its events are handled and `$disconnect`
-    /// is dispatched. Then the connection can't be reached any more.
-    fn leave(self: Arc<Self>) -> BoxFuture<'static, ()>;
+    /// Ends the connection. `reason` is Socket.IO's own word for it, such as `transport close`. The
+    /// future resolves when all its events are handled and `$disconnect` is dispatched. Then the
+    /// connection can't be reached any more.
+    fn leave(self: Arc<Self>, reason: &'static str) -> BoxFuture<'static, ()>;
 }
 
 /// One received event.
@@ -193,8 +194,8 @@ impl Link {
     }
 
     /// Ends the connection at once, because it has missed a message. Later bytes would hide the
-    /// gap.
-    pub(crate) fn abort(&self, reason: &str) {
+    /// gap. `reason` is a short code for the log.
+    pub(crate) fn abort(&self, reason: &'static str) {
         match self {
             Self::Builtin(link) => link.abort(reason),
             Self::Library(link) => link.abort(reason),

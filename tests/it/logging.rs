@@ -575,8 +575,20 @@ async fn connections_and_operators_are_logged_with_their_names() {
         lab(data.path(), &[("FORMAT", "json"), ("FILTER", "debug")], Stdio::piped());
     let client = TestClient::connect(&host.url).await;
     let me = client.ask("me", json!(null)).await;
-    assert_eq!(host.http("/api/plugins/lab/disable", Some(json!({}))).0, 200);
+    let ended = TestClient::connect(&host.url).await;
+    let its_id = ended.ask("me", json!(null)).await;
+    ended.ask("goodbye", json!(null)).await;
     drop(client);
+    let watcher = TestClient::connect(&host.url).await;
+    // Each question is counted as well.
+    let mut asked = 0;
+    eventually("both clients have gone", async || {
+        let gone = watcher.ask("gone", json!(null)).await.as_u64().expect("a number");
+        asked += 1;
+        (gone + 1 == asked + 2).then_some(())
+    })
+    .await;
+    assert_eq!(host.http("/api/plugins/lab/disable", Some(json!({}))).0, 200);
     let lines = stopped(host);
     let records = records(&lines);
     let of = |message: &str| {
@@ -592,10 +604,20 @@ async fn connections_and_operators_are_logged_with_their_names() {
         (&me, &json!("127.0.0.1")),
         "{connected}"
     );
-    let gone = of("client disconnected");
-    assert!(
-        gone["client"] == me && gone["reason"].as_str().is_some_and(|reason| !reason.is_empty()),
-        "{gone}"
+    for (client, reason) in [(&me, "transport close"), (&its_id, "server namespace disconnect")] {
+        let gone = records
+            .iter()
+            .map(|(_, fields)| fields)
+            .find(|fields| {
+                fields["message"] == "client disconnected" && fields["client"] == *client
+            })
+            .expect("a record");
+        assert_eq!((&gone["address"], &gone["reason"]), (&json!("127.0.0.1"), &json!(reason)));
+    }
+    let by_handler = of("connection ended by its handler");
+    assert_eq!(
+        (&by_handler["client"], &by_handler["detail"], &by_handler["reason"]),
+        (&its_id, &json!("asked for it"), &Value::Null)
     );
     let command = of("operator command");
     assert_eq!(

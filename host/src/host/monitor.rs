@@ -30,14 +30,14 @@ impl Monitor {
             let active = status.active.as_ref().map(|active| &active.code);
             let (calls, failures) = active.map_or((0, 0), |plugin| plugin.counts());
             let version = active.map(|plugin| plugin.registration.version.as_str());
-            let reason = status.error().map(|error| error.reason);
+            let error = status.error().map(|error| error.reason);
             tracing::info!(
                 plugin = status.name,
                 state = status.state().name(),
                 version,
                 calls,
                 failures,
-                reason,
+                error,
                 "plugin status"
             );
         }

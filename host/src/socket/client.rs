@@ -25,8 +25,8 @@ pub(super) struct Client {
     /// Weak: a connection that an implementation never drops must not keep the whole host alive.
     sockets: Weak<Sockets>,
     connection: Arc<Connection>,
-    /// The address of its first handshake, for the log.
-    address: Option<IpAddr>,
+    /// The address of its last handshake, for the log.
+    address: Mutex<Option<IpAddr>>,
     mailbox: Mutex<Mailbox>,
     /// Notified when the mailbox is closed and the last event is handled.
     drained: Notify,
@@ -50,7 +50,7 @@ impl Client {
         let client = Arc::new(Self {
             sockets: Arc::downgrade(sockets),
             connection,
-            address,
+            address: Mutex::new(address),
             mailbox: Mutex::default(),
             drained: Notify::new(),
             left: OnceCell::new(),
@@ -64,6 +64,10 @@ impl Client {
     /// consistent.
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn address(&self) -> MutexGuard<'_, Option<IpAddr>> {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Handles the events that have arrived, and then tells plugins that the client is gone, while
@@ -107,7 +111,7 @@ impl socketio::Client for Client {
 
     fn enter(&self, link: Link) {
         let (client, namespace) = (self.connection.public_id.as_str(), &*self.connection.namespace);
-        let (address, transport) = (self.address.map(tracing::field::display), link.transport());
+        let (address, transport) = (self.address().map(tracing::field::display), link.transport());
         tracing::debug!(client, address, namespace, transport, "client connected");
         if let Some(sockets) = self.sockets.upgrade() {
             sockets.rooms.enter(&self.connection, link);
@@ -116,6 +120,7 @@ impl socketio::Client for Client {
 
     fn recovered(&self, address: Option<IpAddr>, link: &Link) {
         self.connection.set_address(address);
+        *self.address() = address;
         let (client, transport) = (self.connection.public_id.as_str(), link.transport());
         let address = address.map(tracing::field::display);
         tracing::debug!(client, address, transport, "client returned");
@@ -149,8 +154,10 @@ impl socketio::Client for Client {
         self.take(&sockets, ReceivedEvent { event, rejection: read.rejection, to, size }, context);
     }
 
-    fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
+    fn leave(self: Arc<Self>, reason: &'static str) -> BoxFuture<'static, ()> {
         Box::pin(async move {
+            let address = self.address().map(tracing::field::display);
+            tracing::debug!(client = self.id(), address, reason, "client disconnected");
             if let Some(sockets) = self.sockets.upgrade() {
                 self.end(&sockets).await;
                 sockets.rooms.leave(&self.connection);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use hyper::body::Body;
 use sockhop_socketio::{
-    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event,
+    Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event,
     EventFrame, Handler, InvalidNamespace, Io, Recovery, Stream, Transports,
 };
 use tokio::net::TcpStream;
@@ -236,9 +236,30 @@ impl Handler for Bridge {
 
     async fn disconnected(&self, cx: &Context<'_, Self>, reason: DisconnectReason) {
         let client = cx.connection().data();
-        // If the client or the host is to blame, the record of the session's end says so.
-        tracing::debug!(client = client.id(), ?reason, "client disconnected");
-        Arc::clone(client).leave().await;
+        Arc::clone(client).leave(word(reason)).await;
+    }
+}
+
+/// Returns Socket.IO's own word for the end of a connection:
+/// <https://socket.io/docs/v4/server-socket-instance/#disconnect>. If the client or the host is to
+/// blame, the record of the session's end says more.
+fn word(reason: DisconnectReason) -> &'static str {
+    match reason {
+        DisconnectReason::Left => "client namespace disconnect",
+        DisconnectReason::Server | DisconnectReason::SessionEnded(End::Server) => {
+            "server namespace disconnect"
+        }
+        DisconnectReason::SessionEnded(End::PingTimeout) => "ping timeout",
+        DisconnectReason::SessionEnded(End::Parse) => "parse error",
+        DisconnectReason::SessionEnded(End::ReceiveTimeout | End::Overlap | End::TooBig) => {
+            "transport error"
+        }
+        DisconnectReason::SessionEnded(End::Overflow | End::Overload | End::Aborted) => {
+            "forced server close"
+        }
+        DisconnectReason::SessionEnded(End::ConnectTimeout) => "forced close",
+        DisconnectReason::SessionEnded(End::Shutdown) => "server shutting down",
+        DisconnectReason::SessionEnded(_) => "transport close",
     }
 }
 
@@ -308,7 +329,7 @@ impl Link {
         }
     }
 
-    pub(super) fn abort(&self, reason: &str) {
+    pub(super) fn abort(&self, reason: &'static str) {
         if let Some(connection) = self.connection.upgrade() {
             tracing::warn!(client = connection.data().id(), reason, "client cut");
             connection.abort();
@@ -406,7 +427,7 @@ mod tests {
         ) {
         }
 
-        fn leave(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        fn leave(self: Arc<Self>, _: &'static str) -> BoxFuture<'static, ()> {
             Box::pin(std::future::ready(()))
         }
     }

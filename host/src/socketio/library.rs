@@ -215,13 +215,27 @@ async fn prepare(
     socket.on_fallback(Intake { client: Arc::clone(&client), link: link.clone() });
     let (leaving, gone) = (Arc::clone(&client), link.clone());
     socket.on_disconnect(async move |reason: DisconnectReason| {
-        tracing::debug!(client = leaving.id(), %reason, "client disconnected");
-        leaving.leave().await;
+        leaving.leave(word(reason)).await;
         gone.forget();
     });
     client.enter(super::Link::Library(link));
     socket.extensions.insert(Entered(client));
     Ok(())
+}
+
+/// Returns Socket.IO's own word for the end of a connection.
+fn word(reason: DisconnectReason) -> &'static str {
+    match reason {
+        DisconnectReason::TransportClose => "transport close",
+        DisconnectReason::TransportError | DisconnectReason::MultipleHttpPollingError => {
+            "transport error"
+        }
+        DisconnectReason::PacketParsingError => "parse error",
+        DisconnectReason::HeartbeatTimeout => "ping timeout",
+        DisconnectReason::ClientNSDisconnect => "client namespace disconnect",
+        DisconnectReason::ServerNSDisconnect => "server namespace disconnect",
+        DisconnectReason::ClosingServer => "server shutting down",
+    }
 }
 
 #[cfg(test)]

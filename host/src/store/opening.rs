@@ -60,7 +60,7 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         if !decision.is_some_and(|decision| decision.covers(kind)) {
             break;
         }
-        tracing::warn!(file = %file.display(), reason = fault.reason, "an operator has accepted a loss of state: {}", kind.consequence());
+        tracing::warn!(file = %file.display(), error = fault.reason, "an operator has accepted a loss of state: {}", kind.consequence());
         is_accepted = true;
         if kind != StoreFaultKind::Older {
             put_aside(file).map_err(unusable)?;

@@ -167,7 +167,7 @@ impl Client {
                 &Rejection::PluginFailed,
                 Some(&fault),
             );
-            to.link.abort("an answer could not be sent");
+            to.link.abort("answer_failed");
         }
     }
 

@@ -85,7 +85,7 @@ impl Client {
                 self.wake(sockets, mailbox);
             } else {
                 drop(mailbox);
-                pending_rejections.to.link.abort("the client does not read its answers");
+                pending_rejections.to.link.abort("answers_unread");
             }
         }
     }

@@ -23,7 +23,7 @@ impl Attendant {
     pub(super) async fn run(self, stalled: Duration) {
         let Outgoing { reach, queue } = &*self.0;
         // While packets wait, this is the attendant that is needed.
-        let abort = |reason: &str| self.0.abort(reason, || {});
+        let abort = |reason: &'static str| self.0.abort(reason, || {});
         let (mut until, mut pause, mut is_told) = (Instant::now() + stalled, RETRY.0, false);
         loop {
             tokio::time::sleep(pause).await;
@@ -38,14 +38,14 @@ impl Attendant {
             match drained {
                 Drained::All => return,
                 Drained::Batch | Drained::Some => until = Instant::now() + stalled,
-                Drained::None if is_late => abort("it does not read what is sent to it"),
+                Drained::None if is_late => abort("reader_stalled"),
                 Drained::None => {}
                 // Runs until the connection is gone, so that nothing follows its DISCONNECT packet.
                 Drained::Ends if reach.socket().is_none() => return self.0.forget(),
                 Drained::Ends if !is_told => {
                     is_told = reach.try_disconnect().is_ok();
                     if !is_told && is_late {
-                        abort("it does not read that its connection ends");
+                        abort("disconnect_unread");
                         // A polling client can't be aborted: if it never polls again, the heartbeat
                         // ends its session.
                         until = Instant::now() + stalled;

@@ -26,7 +26,7 @@ impl Link {
         match self.hand(|| Packet::Emit(frame.clone())) {
             Handed::Sent | Handed::Waits(_) => true,
             Handed::NoMemory => {
-                self.abort("no memory is left for the events that it does not read");
+                self.abort("queue_full");
                 false
             }
             Handed::Gone => false,
@@ -51,7 +51,7 @@ impl Link {
         }
     }
 
-    pub(crate) fn abort(&self, reason: &str) {
+    pub(crate) fn abort(&self, reason: &'static str) {
         self.0.abort(reason, || self.attend());
     }
 

@@ -12,7 +12,7 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// Ends the connection, without the waiting packets. Calls `attend` as [`PacketQueue::send`]
     /// does.
-    pub(super) fn abort(&self, reason: &str, attend: impl FnOnce()) {
+    pub(super) fn abort(&self, reason: &'static str, attend: impl FnOnce()) {
         tracing::warn!(client = self.reach.client, reason, "client cut");
         self.queue.end(true, &self.reach.shared.memory, attend);
         self.reach.abort();
