@@ -49,8 +49,8 @@ pub(crate) use panics::{Panic, catch};
 pub(crate) use rejected::{Fault, Handler, rejected};
 pub use writer::LineWriter;
 
-/// The target of plugins' log lines. These lines have their own rate limit
-/// (`log_lines_per_second`), so they are never collapsed.
+/// The target of plugins' log lines. These lines also have a rate limit of their own
+/// (`log_lines_per_second`).
 pub(crate) const PLUGIN: &str = "plugin";
 
 /// The log of this process, from [`start`] to [`Log::finish`].
@@ -190,7 +190,7 @@ impl<S: Subscriber> Layer<S> for RecordLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let record = LogRecord::of(event);
         // An operator who selects `debug` wants to see each record.
-        let collapses = record.target != PLUGIN && record.level <= Level::INFO;
+        let collapses = record.level <= Level::INFO;
         let now = match &self.repeats {
             Some(repeats) if collapses => {
                 lock(repeats).take(&event.metadata().callsite(), record, Instant::now())

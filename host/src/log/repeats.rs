@@ -7,11 +7,15 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 
+use super::PLUGIN;
 use super::record::{LogRecord, Value};
 
 /// The kinds of records that were written recently.
 pub(super) struct Repeats {
     kinds: HashMap<u64, Window>,
+    /// The kinds of plugins' lines. They have their own table, so that plugins that print many
+    /// different lines take no place from the host's records.
+    lines: HashMap<u64, Window>,
     hasher: RandomState,
     /// The earliest end of a window.
     next: Option<Instant>,
@@ -30,19 +34,26 @@ struct Window {
 /// How long repeated records are held back.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Number of kinds that are distinguished. Beyond it, all records of one call site are one kind. A
-/// plugin has few kinds of failures, so only many failing plugins reach this number.
+/// Number of kinds in one table. Beyond it, all of the host's records of one call site are one
+/// kind: a plugin has few kinds of failures, so only many failing plugins reach this number.
+/// Plugins' lines are then written as they come, within their own rate limit.
 const MAX_KINDS: usize = 1024;
 
 /// The fields that distinguish kinds of records from one call site: names that an operator has
 /// chosen, not values that differ each time. An event's name counts only if a plugin's name is
-/// present, because a client can invent names that no plugin handles.
+/// present, because a client can invent names that no plugin handles. A location counts only if it
+/// is the host's own, because a plugin can invent the one that it prints.
 const KIND_FIELDS: [&str; 9] =
     ["plugin", "event", "code", "command", "key", "file", "dir", "digest", "location"];
 
 impl Repeats {
     pub(super) fn new() -> Self {
-        Self { kinds: HashMap::new(), hasher: RandomState::new(), next: None }
+        Self {
+            kinds: HashMap::new(),
+            lines: HashMap::new(),
+            hasher: RandomState::new(),
+            next: None,
+        }
     }
 
     /// Takes a record of the call site `source`. Returns it if it must be written at once;
@@ -53,11 +64,17 @@ impl Repeats {
         record: LogRecord,
         now: Instant,
     ) -> Option<LogRecord> {
+        let is_line = record.target == PLUGIN;
         let mut key = self.key(source, Some(&record));
-        if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&key) {
+        let table = if is_line { &self.lines } else { &self.kinds };
+        if table.len() >= MAX_KINDS && !table.contains_key(&key) {
+            if is_line {
+                return Some(record);
+            }
             key = self.key(source, None);
         }
-        match self.kinds.get_mut(&key) {
+        let table = if is_line { &mut self.lines } else { &mut self.kinds };
+        match table.get_mut(&key) {
             Some(kind) => {
                 kind.held += 1;
                 kind.last = Some(record);
@@ -65,7 +82,7 @@ impl Repeats {
             }
             None => {
                 let until = now + WINDOW;
-                self.kinds.insert(key, Window { until, held: 0, last: None });
+                table.insert(key, Window { until, held: 0, last: None });
                 self.next = Some(self.next.map_or(until, |next| next.min(until)));
                 Some(record)
             }
@@ -79,20 +96,22 @@ impl Repeats {
             return Vec::new();
         }
         let mut due = Vec::new();
-        self.kinds.retain(|_, kind| {
-            if kind.until > now {
-                return true;
-            }
-            let Some(mut record) = kind.last.take() else { return false };
-            if kind.held > 1 {
-                record.fields.push(("repeated", Value::Unsigned(kind.held)));
-            }
-            due.push(record);
-            (kind.until, kind.held) = (now + WINDOW, 0);
-            true
-        });
+        for table in [&mut self.kinds, &mut self.lines] {
+            table.retain(|_, kind| {
+                if kind.until > now {
+                    return true;
+                }
+                let Some(mut record) = kind.last.take() else { return false };
+                if kind.held > 1 {
+                    record.fields.push(("repeated", Value::Unsigned(kind.held)));
+                }
+                due.push(record);
+                (kind.until, kind.held) = (now + WINDOW, 0);
+                true
+            });
+        }
         due.sort_by_key(|record| record.at);
-        self.next = self.kinds.values().map(|kind| kind.until).min();
+        self.next = self.kinds.values().chain(self.lines.values()).map(|kind| kind.until).min();
         due
     }
 
@@ -111,8 +130,16 @@ impl Repeats {
         let mut hasher = self.hasher.build_hasher();
         source.hash(&mut hasher);
         if let Some(record) = record {
-            let has_plugin = record.field("plugin").is_some();
-            for name in KIND_FIELDS.iter().filter(|name| **name != "event" || has_plugin) {
+            let counts = |name: &&&str| match **name {
+                "event" => record.field("plugin").is_some(),
+                // The location of a plugin's panic is taken from its output.
+                "location" => record.field("output").is_none(),
+                _ => true,
+            };
+            if record.target == PLUGIN {
+                record.message.hash(&mut hasher);
+            }
+            for name in KIND_FIELDS.iter().filter(counts) {
                 if let Some(value) = record.field(name) {
                     name.hash(&mut hasher);
                     value.to_string().hash(&mut hasher);
@@ -207,6 +234,50 @@ mod tests {
         assert!(
             repeats.take(&source(), record(&[("event", "b"), ("code", "busy")]), now).is_some()
         );
+    }
+
+    fn said(plugin: &str, message: &str) -> LogRecord {
+        LogRecord { target: PLUGIN, message: message.to_owned(), ..record(&[("plugin", plugin)]) }
+    }
+
+    #[test]
+    fn equal_lines_of_a_plugin_are_repeats_and_different_ones_are_not() {
+        let (mut repeats, now) = (Repeats::new(), Instant::now());
+        let mut is_written =
+            |plugin, message| repeats.take(&source(), said(plugin, message), now).is_some();
+        assert!(is_written("lab", "one") && is_written("lab", "two") && is_written("other", "one"));
+        assert!(!is_written("lab", "one") && !is_written("lab", "one"));
+        let due = repeats.take_due(now + WINDOW);
+        assert_eq!(due.len(), 1);
+        assert_eq!(due[0].field("repeated"), Some(&Value::Unsigned(2)));
+    }
+
+    #[test]
+    fn different_lines_of_plugins_are_all_written_and_take_no_place_from_other_records() {
+        let (mut repeats, now) = (Repeats::new(), Instant::now());
+        let lines = 3 * MAX_KINDS;
+        let written = (0..lines)
+            .filter(|n| repeats.take(&source(), said("lab", &n.to_string()), now).is_some())
+            .count();
+        assert_eq!((written, repeats.lines.len()), (lines, MAX_KINDS));
+        assert!(repeats.take(&source(), failed("lab", "1"), now).is_some());
+        assert!(repeats.take(&source(), failed("other", "2"), now).is_some());
+    }
+
+    #[test]
+    fn locations_that_a_plugin_prints_make_no_kinds() {
+        let (mut repeats, now) = (Repeats::new(), Instant::now());
+        let mut is_written = |location, output: &str| {
+            let mut record = failed("lab", "1");
+            record.fields.push(("location", Value::Text(location)));
+            if !output.is_empty() {
+                record.fields.push(("output", Value::Text(output.to_owned())));
+            }
+            repeats.take(&source(), record, now).is_some()
+        };
+        let written = (0..100).filter(|n| is_written(n.to_string(), "panicked at")).count();
+        assert_eq!(written, 1);
+        assert!(is_written("a.rs:1:1".to_owned(), "") && is_written("b.rs:1:1".to_owned(), ""));
     }
 
     #[test]
