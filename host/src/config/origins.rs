@@ -1,6 +1,8 @@
 //! Origins whose pages may connect, as an operator writes them: only values that a browser can
 //! send, or patterns of such values.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use serde::{Deserialize, Deserializer, de};
 
 use super::listen::is_host_name;
@@ -38,9 +40,28 @@ impl AllowedOrigin {
         if !is_scheme {
             return Err("has no scheme that a browser knows, such as \"https\"".to_owned());
         }
-        if let Some(bare) =
-            rest.split(['/', '?', '#']).next().filter(|bare| bare.len() < rest.len())
-        {
+        let bare = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        // Other schemes are those of apps, such as `capacitor`.
+        match scheme {
+            "ws" | "wss" => {
+                return Err(format!(
+                    "has the scheme of a WebSocket, and browsers send that of the page; write \"{}://{bare}\"",
+                    scheme.replacen("ws", "http", 1)
+                ));
+            }
+            "ftp" => {
+                return Err(format!(
+                    "has a scheme whose pages browsers do not open; write \"https://{bare}\""
+                ));
+            }
+            "file" => {
+                return Err(
+                    "is a file, for which browsers send no origin; write \"null\"".to_owned()
+                );
+            }
+            _ => {}
+        }
+        if bare.len() < rest.len() {
             return Err(format!("has a path, which no origin has; write \"{scheme}://{bare}\""));
         }
         if !rest.is_ascii() {
@@ -59,13 +80,17 @@ impl AllowedOrigin {
         if bare.contains('*') {
             return Err("has a wildcard; it may only be the whole first label, as in \"https://*.example.com\"".to_owned());
         }
-        let is_address = bare.parse::<std::net::Ipv4Addr>().is_ok()
-            || bare
-                .strip_prefix('[')
-                .and_then(|rest| rest.strip_suffix(']'))
-                .is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
-        let is_host = is_host_name(bare) || (base.is_none() && is_address);
-        if !is_host {
+        let v6 = bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let v6 = v6.and_then(|ip| ip.parse().ok()).map(as_browsers_write);
+        if let Some(written) = v6.as_deref().filter(|written| *written != bare && base.is_none()) {
+            return Err(format!(
+                "has an address in a form that browsers do not send; write \"{}\"",
+                text.replacen(bare, written, 1)
+            ));
+        }
+        let is_address = bare.parse::<Ipv4Addr>().is_ok() || v6.is_some();
+        let is_host = is_host_name(bare) && !is_number(bare);
+        if !is_host && !(base.is_none() && is_address) {
             return Err("has no host name that a browser could send; write it as \"https://app.example.com\"".to_owned());
         }
         let after_scheme = scheme.len() + "://".len();
@@ -98,6 +123,21 @@ fn is_below(labels: &str) -> bool {
             !label.is_empty()
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
         })
+}
+
+/// Writes an IPv6 address as <https://url.spec.whatwg.org/#concept-ipv6-serializer>. Other programs
+/// write the end of an address that stands for an IPv4 address as `127.0.0.1`.
+fn as_browsers_write(ip: Ipv6Addr) -> String {
+    match (ip.to_ipv4_mapped(), ip.segments()) {
+        (Some(_), [.., high, low]) => format!("[::ffff:{high:x}:{low:x}]"),
+        (None, _) => format!("[{ip}]"),
+    }
+}
+
+/// Whether browsers take a host name for an IPv4 address, and send it as four numbers: `0x7f.1`.
+fn is_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Splits an origin without its scheme into the host and the port, if it has one.
@@ -167,6 +207,9 @@ mod tests {
             "http://localhost:3000",
             "http://127.0.0.1",
             "http://[::1]:3000",
+            "http://[::ffff:7f00:1]",
+            "http://[2001:db8::1]",
+            "https://x.0xy",
             "capacitor://localhost",
             "https://a_b.example.com",
             "null",
@@ -198,6 +241,14 @@ mod tests {
             ("https://*.127.0.0.1", "host name"),
             ("https://*.", "host name"),
             ("https://exa mple.com", "host name"),
+            ("wss://app.example.com", "write \"https://app.example.com\""),
+            ("ws://localhost:3000", "write \"http://localhost:3000\""),
+            ("ftp://x.example", "write \"https://x.example\""),
+            ("file:///home/page.html", "write \"null\""),
+            ("http://[0:0:0:0:0:0:0:1]:3000", "write \"http://[::1]:3000\""),
+            ("http://[::ffff:127.0.0.1]", "write \"http://[::ffff:7f00:1]\""),
+            ("http://127.1", "host name"),
+            ("http://0x7f.0x1", "host name"),
         ];
         for (text, said) in cases {
             let problem = AllowedOrigin::parse(text).expect_err(text);
