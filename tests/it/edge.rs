@@ -541,6 +541,24 @@ async fn every_error_over_http_is_a_problem_document() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_can_not_be_read_is_answered_without_a_body_and_ends_its_connection() {
+    let host = TestHost::start(&[]).await;
+    let long = "x".repeat(150_000);
+    let cases: [(String, &[u16]); 5] = [
+        ("no HTTP\r\n\r\n".to_owned(), &[400]),
+        ("GET / HTTP/1.1\r\nno header\r\n\r\n".to_owned(), &[400]),
+        (format!("GET /{} HTTP/1.1\r\n", &long[..65_600]), &[414, 431]),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\nlong: {long}\r\n\r\n"), &[431]),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "many: x\r\n".repeat(200)), &[431]),
+    ];
+    for (request, status) in cases {
+        // Read until the host closes the connection.
+        let (found, head, body) = ask(&host, &request).await;
+        assert!(status.contains(&found) && body.is_empty(), "{request:.40}: {head}\n{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_may_send_the_headers_that_it_asks_for_unless_others_are_named() {
     let preflight = "OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\nconnection: close\r\norigin: null\r\n\
                      access-control-request-method: POST\r\naccess-control-request-headers: x-tenant\r\n\r\n";
