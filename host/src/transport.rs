@@ -77,10 +77,15 @@ impl AbortHandle {
         self.0.stage.set(stage);
     }
 
-    /// Records a completed write, and returns the result unchanged.
-    fn sent(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if poll.is_ready() {
-            self.0.stage.sent();
+    /// Bytes that were written since the connection began.
+    pub fn sent(&self) -> u64 {
+        self.0.stage.sent()
+    }
+
+    /// Records a write, and returns its result unchanged.
+    fn note_sent(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &poll {
+            self.0.stage.add_sent(*bytes);
         }
         poll
     }
@@ -166,12 +171,17 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
     ) -> Poll<io::Result<usize>> {
         self.abort_handle.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.abort_handle.0.sent(poll)
+        self.abort_handle.0.note_sent(poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.abort_handle.0.check()?;
-        Pin::new(&mut self.stream).poll_flush(context)
+        let poll = Pin::new(&mut self.stream).poll_flush(context);
+        // hyper flushes the stream only after it has written all of its own buffer.
+        if matches!(poll, Poll::Ready(Ok(()))) {
+            self.abort_handle.0.0.stage.flushed();
+        }
+        poll
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -185,7 +195,7 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
     ) -> Poll<io::Result<usize>> {
         self.abort_handle.0.check()?;
         let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.abort_handle.0.sent(poll)
+        self.abort_handle.0.note_sent(poll)
     }
 
     fn is_write_vectored(&self) -> bool {

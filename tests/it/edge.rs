@@ -210,6 +210,48 @@ async fn a_body_that_comes_more_slowly_than_is_set_is_answered_408_before_its_de
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_read_more_slowly_than_is_set_is_cut_off() {
+    /// The system buffers some megabytes of them.
+    const ACKS: usize = 60;
+    const ACK_BYTES: usize = 100_000;
+    let host = TestHost::with(&[guest("lab")], |config| {
+        config.limits.keep_alive_ms = Duration::from_secs(2);
+        config.limits.body_bytes_per_second = NonZeroU32::new(200 << 10).expect("not zero");
+        config.limits.overflow_bytes = number(256 << 20);
+    })
+    .await;
+    for is_slow in [true, false] {
+        let mut session = raw(&host).await;
+        let sid = handshake(&mut session).await;
+        let path = format!("/socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\n");
+        let echo = format!(r#"420["echo","{}"]"#, "x".repeat(ACK_BYTES));
+        for packet in ["40"].into_iter().chain(std::iter::repeat_n(&*echo, ACKS)) {
+            let request = format!("POST {path}content-length: {}\r\n\r\n{packet}", packet.len());
+            session.write_all(request.as_bytes()).await.expect("a connection");
+            assert_eq!(response(&mut session).await.0, 200);
+        }
+        // The acks wait, and become one answer.
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(8 << 10).expect("a small buffer");
+        let address = host.url.trim_start_matches("http://").parse().expect("an address");
+        let mut stream = socket.connect(address).await.expect("a connection");
+        stream.write_all(format!("GET {path}\r\n").as_bytes()).await.expect("a connection");
+        // A slow client reads 40 KB a second for some periods, and then what the system has.
+        let slow_until = Instant::now() + Duration::from_secs(if is_slow { 7 } else { 0 });
+        let (mut buffer, mut read) = ([0; 2 << 10], 0);
+        while read < ACKS * ACK_BYTES
+            && let Ok(Ok(got @ 1..)) = timeout(PATIENCE, stream.read(&mut buffer)).await
+        {
+            read += got;
+            if Instant::now() < slow_until {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        assert_eq!(read < ACKS * ACK_BYTES, is_slow, "{read} bytes of the answer");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_long_poll_and_a_websocket_wait_longer_than_any_deadline() {
     let host = TestHost::with(&[guest("lab")], soon).await;
     let websocket = host.client().await;

@@ -111,7 +111,8 @@ pub struct Limits {
     /// Time from the end of a request's head to the end of its body.
     #[serde(deserialize_with = "milliseconds")]
     pub body_ms: Duration,
-    /// The lowest rate of a request's body, after its first seconds.
+    /// The lowest rate of a request's body, after its first seconds, and of an answer, over each
+    /// `keep_alive_ms`.
     pub body_bytes_per_second: NonZeroU32,
     /// How long an HTTP connection may be idle between two requests.
     #[serde(deserialize_with = "milliseconds")]

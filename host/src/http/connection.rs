@@ -64,9 +64,16 @@ fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration
         Stage::Opened => limits.first_byte_ms,
         Stage::Head => limits.head_ms,
         Stage::Request => return None,
-        Stage::Idle => limits.keep_alive_ms,
+        Stage::Answer | Stage::AnswerEnd | Stage::Idle => limits.keep_alive_ms,
     };
     Some(if is_reserved { limit.min(RESERVED) } else { limit })
+}
+
+/// Returns the fewest bytes of an answer that a client has to read within `limit`, to get that time
+/// again: the lowest rate of answers is that of the bodies of requests.
+fn least_read(limits: &Limits, limit: Duration) -> u64 {
+    let least = u128::from(limits.body_bytes_per_second.get()) * limit.as_millis() / 1000;
+    u64::try_from(least).unwrap_or(u64::MAX).max(1)
 }
 
 impl HttpServer {
@@ -162,7 +169,8 @@ enum Ended {
 }
 
 /// A connection with the deadline of its current stage. The clock and the slot are read only when
-/// the stage changes: by then a reserved slot may have become a client slot.
+/// the stage changes, or when enough of an answer was read: by then a reserved slot may have become
+/// a client slot.
 struct Timed<S: HttpService<Incoming>> {
     connection: UpgradeableConnection<Io, S>,
     abort_handle: AbortHandle,
@@ -170,6 +178,8 @@ struct Timed<S: HttpService<Incoming>> {
     slot: Arc<ConnectionSlot>,
     /// The number of the stage change for which `sleep` is set.
     turn: Option<u32>,
+    /// While the client reads an answer: the total of written bytes at which `sleep` is set anew.
+    next_at: u64,
     sleep: Pin<Box<Sleep>>,
 }
 
@@ -181,7 +191,7 @@ impl<S: HttpService<Incoming>> Timed<S> {
         slot: Arc<ConnectionSlot>,
     ) -> Self {
         let sleep = Box::pin(tokio::time::sleep(limits.first_byte_ms));
-        Self { connection, abort_handle, limits, slot, turn: None, sleep }
+        Self { connection, abort_handle, limits, slot, turn: None, next_at: 0, sleep }
     }
 }
 
@@ -201,10 +211,14 @@ where
         if stage == Stage::Request {
             return Poll::Pending;
         }
-        if this.turn.replace(turn) != Some(turn) {
+        let sent = this.abort_handle.sent();
+        let is_read = matches!(stage, Stage::Answer | Stage::AnswerEnd);
+        let has_read = is_read && sent >= this.next_at;
+        if this.turn.replace(turn) != Some(turn) || has_read {
             let Some(limit) = deadline(&this.limits, stage, this.slot.is_reserved()) else {
                 return Poll::Pending;
             };
+            this.next_at = sent.saturating_add(least_read(&this.limits, limit));
             let now = Instant::now();
             this.sleep.as_mut().reset(now.checked_add(limit).unwrap_or(now + FAR));
         }
@@ -215,8 +229,8 @@ where
 /// Replaces a deadline that `Instant` can't represent.
 const FAR: Duration = Duration::from_hours(24 * 365);
 
-/// The body of a response. hyper drops it after taking all of it; the connection then waits for the
-/// next request.
+/// The body of a response. hyper takes the next part when the client has read nearly all of the
+/// last one, and drops the body after it has taken all of it.
 struct ResponseBody {
     body: Body,
     abort_handle: AbortHandle,
@@ -230,7 +244,13 @@ impl HttpBody for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let poll = Pin::new(&mut self.body).poll_frame(context);
+        let stage = if poll.is_ready() { Stage::Answer } else { Stage::Request };
+        // The deadline of the client is not that of each part.
+        if self.abort_handle.stage().0 != stage {
+            self.abort_handle.enter(stage);
+        }
+        poll
     }
 
     fn is_end_stream(&self) -> bool {
@@ -244,25 +264,34 @@ impl HttpBody for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.abort_handle.enter(Stage::Idle);
+        self.abort_handle.enter(Stage::AnswerEnd);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     #[test]
     fn a_connection_waits_less_long_in_a_reserved_slot() {
         let limits = Limits { head_ms: Duration::from_secs(1), ..Limits::default() };
         let of = |is_reserved: bool| {
-            [Stage::Opened, Stage::Head, Stage::Request, Stage::Idle]
+            [Stage::Opened, Stage::Head, Stage::Request, Stage::Answer, Stage::Idle]
                 .map(|stage| deadline(&limits, stage, is_reserved))
         };
-        assert_eq!(
-            of(false),
-            [Some(limits.first_byte_ms), Some(limits.head_ms), None, Some(limits.keep_alive_ms)]
-        );
-        assert_eq!(of(true), [Some(RESERVED), Some(limits.head_ms), None, Some(RESERVED)]);
+        let idle = Some(limits.keep_alive_ms);
+        assert_eq!(of(false), [Some(limits.first_byte_ms), Some(limits.head_ms), None, idle, idle]);
+        let reserved = Some(RESERVED);
+        assert_eq!(of(true), [reserved, Some(limits.head_ms), None, reserved, reserved]);
+    }
+
+    #[test]
+    fn an_answer_is_read_at_the_rate_at_which_a_body_has_to_come() {
+        let body_bytes_per_second = NonZeroU32::new(1_000).unwrap();
+        let limits = Limits { body_bytes_per_second, ..Limits::default() };
+        assert_eq!(least_read(&limits, Duration::from_millis(2_500)), 2_500);
+        assert_eq!(least_read(&limits, Duration::from_millis(0)), 1, "nothing is no progress");
     }
 }
