@@ -133,6 +133,29 @@ impl Config {
         self.plugins.by_name.get(name).cloned().unwrap_or_else(as_the_rest)
     }
 
+    /// The format that the log was to have, of a configuration that can't be loaded: that of the
+    /// environment, else of `file` if it is TOML, else text.
+    pub fn log_format(file: Option<&Path>) -> LogFormat {
+        let of = |settings: Figment| settings.extract_inner("log.format").ok();
+        let variables = std::env::vars_os()
+            .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+        let of_environment = of(Figment::from(Environment::of(variables)));
+        let text = file.and_then(|file| std::fs::read_to_string(file).ok());
+        let of_file = || text.and_then(|text| of(Figment::from(Toml::string(&text))));
+        of_environment.or_else(of_file).unwrap_or(LogFormat::Text)
+    }
+
+    /// The limits that differ from their defaults, and `PLUGIN.limit` for those of one plugin that
+    /// differ from the others', as `name=value` with spaces between them.
+    pub fn changed_limits(&self) -> String {
+        let mut changed = self.limits.differences(&Limits::default());
+        for (plugin, settings) in &self.plugins.by_name {
+            let own = settings.limits.differences(&self.limits);
+            changed.extend(own.into_iter().map(|limit| format!("{plugin}.{limit}")));
+        }
+        changed.join(" ")
+    }
+
     /// The largest `instance_memory_bytes` of all plugins, in bytes.
     pub fn largest_instance_memory(&self) -> usize {
         let own =
@@ -357,6 +380,16 @@ mod tests {
         );
         assert_eq!(ping.config, BTreeMap::from([("url".to_owned(), "x".to_owned())]));
         assert_eq!((other.limits, other.instance_policy), (config.limits, InstancePolicy::Warm));
+    }
+
+    #[test]
+    fn the_changed_limits_are_those_of_all_and_those_of_one_plugin() {
+        let config = load("[limits]\neffects = 7\nhead_ms = 20\nhandles = 1000\nconnections = 9\n[plugins.ping]\neffects = 8\nevent_cpu_ms = 3").unwrap();
+        assert_eq!(
+            config.changed_limits(),
+            "connections=9 effects=7 head_ms=20 ping.effects=8 ping.event_cpu_ms=3"
+        );
+        assert_eq!(Config::default().changed_limits(), "");
     }
 
     #[cfg(unix)]

@@ -372,6 +372,28 @@ fn every_line_of_a_json_log_is_one_object() {
 }
 
 #[test]
+fn an_error_of_the_configuration_has_the_format_of_the_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("sockhop.toml");
+    for (text, variable) in [
+        ("[log]\nformat = \"json\"\n[limits]\nno_such = 1", None),
+        ("[limits]\nno_such = 1", Some("json")),
+        ("this is no TOML", Some("json")),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        let mut command = Command::new(binary());
+        command.arg("serve").arg("--config").arg(&file);
+        command.envs(variable.map(|format| ("SOCKHOP_LOG__FORMAT", format)));
+        let output = command.output().expect("it runs");
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        let record: Value = serde_json::from_str(&said).expect("one object");
+        let error = record["fields"]["error"].as_str().expect("an error");
+        assert!(error.contains("sockhop.toml"), "{error}");
+    }
+}
+
+#[test]
 fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
     let (plugins, data) =
         (directory_of(&[bundled_plugin("connection")]), tempfile::tempdir().expect("a directory"));
@@ -379,7 +401,8 @@ fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
         command
             .stderr(Stdio::piped())
             .env("SOCKHOP_LOG__FILTER", "info")
-            .env("SOCKHOP_LIMITS__CONNECTIONS", "77");
+            .env("SOCKHOP_LIMITS__CONNECTIONS", "77")
+            .env("SOCKHOP_LIMITS__HEAD_MS", "5000");
     });
     let lines = stopped(host);
     assert!(lines[0].contains("INFO sockhop::command::serve: starting"), "{}", lines[0]);
@@ -393,6 +416,8 @@ fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
     ] {
         assert!(lines[0].contains(&format!(" {part}")), "{part}: {}", lines[0]);
     }
+    let changed = field(&lines[0], "changed_limits");
+    assert_eq!(changed, Some("connections=77 head_ms=5000 shutdown_unready_ms=1"));
     assert!(!lines.iter().any(|line| line.contains('\x1b')), "{lines:#?}");
     let output =
         Command::new(binary()).arg("check").arg(guest("register_traps")).output().expect("it runs");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use sockhop::config::{Config, Listen, LogFormat};
+use sockhop::config::{Config, Listen, LogConfig, LogFormat};
 use sockhop::host::{self, Host};
 use sockhop::log;
 use sockhop::reload::PluginStatus;
@@ -42,17 +42,19 @@ pub(crate) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let file = super::config_file(self.config.as_ref());
-        let mut config = super::load(file.as_ref())?;
-        if let Some(listen) = self.listen {
-            config.server.listen = listen;
-        }
-        config.plugins.dir = absolute(self.plugins.as_deref().unwrap_or(&config.plugins.dir))?;
-        config.data.dir = absolute(self.data.as_deref().unwrap_or(&config.data.dir))?;
-        let log = log::start(&config.log)?;
-        log_start(&config, file.as_deref());
-        let format = config.log.format;
-        let active = serve(config);
-        let active = match (active, format) {
+        let config = self.configure(file.as_ref());
+        let settings = match &config {
+            Ok(config) => config.log.clone(),
+            Err(_) => {
+                LogConfig { format: Config::log_format(file.as_deref()), ..Default::default() }
+            }
+        };
+        let log = log::start(&settings)?;
+        let served = config.and_then(|config| {
+            log_start(&config, file.as_deref());
+            serve(config)
+        });
+        let code = match (served, settings.format) {
             (Ok(()), _) => Ok(ExitCode::SUCCESS),
             // Text: printed like the error of any other command. JSON: a record of the log.
             (Err(error), LogFormat::Text) => Err(error),
@@ -62,16 +64,29 @@ impl Serve {
             }
         };
         log.finish(FLUSH);
-        active
+        code
+    }
+
+    /// Loads the configuration, which the arguments override.
+    fn configure(self, file: Option<&PathBuf>) -> anyhow::Result<Config> {
+        let mut config = super::load(file)?;
+        if let Some(listen) = self.listen {
+            config.server.listen = listen;
+        }
+        config.plugins.dir = absolute(self.plugins.as_deref().unwrap_or(&config.plugins.dir))?;
+        config.data.dir = absolute(self.data.as_deref().unwrap_or(&config.data.dir))?;
+        Ok(config)
     }
 }
 
 /// The longest time that the end of the host waits for a reader of its log.
 const FLUSH: Duration = Duration::from_millis(500);
 
-/// Writes the first record of the log: the version, the directories and the limits.
+/// Writes the first record of the log: the version, the directories, the limits that are asked for
+/// most often, and all limits that are not the defaults.
 fn log_start(config: &Config, file: Option<&Path>) {
     let limits = &config.limits;
+    let changed_limits = Some(config.changed_limits()).filter(|changed| !changed.is_empty());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         commit = env!("SOCKHOP_COMMIT"),
@@ -87,6 +102,7 @@ fn log_start(config: &Config, file: Option<&Path>) {
         plugin_memory_bytes = limits.plugin_memory_bytes,
         state_bytes = limits.state_bytes,
         log_queue_bytes = config.log.queue_bytes,
+        changed_limits,
         "starting"
     );
 }

@@ -3,7 +3,8 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 use sockhop_core::limits as shared;
 
 use crate::breaker::BreakerLimits;
@@ -48,7 +49,7 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
 
 /// `[limits]`: the limits of one client, one event, one plugin and the host. The names contain the
 /// units.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Size of a plugin's file. Larger files are not read.
@@ -61,13 +62,13 @@ pub struct Limits {
     /// last events of a replaced version have permits of their own.
     pub instances: Option<NonZeroUsize>,
     /// Running time of the handler of one event, reruns included.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub event_cpu_ms: Duration,
     /// Elapsed time of one event, waiting and reruns included.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub event_wall_ms: Duration,
     /// Running time of `register`.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub register_cpu_ms: Duration,
     /// Calls of `registry` in one `register`.
     pub declarations: NonZeroUsize,
@@ -103,19 +104,19 @@ pub struct Limits {
     /// are served.
     pub reserved_connections: NonZeroUsize,
     /// Time from the start of a TCP connection to the first byte of its first request.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub first_byte_ms: Duration,
     /// Time from the first byte of a request to the end of its head.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub head_ms: Duration,
     /// Time from the end of a request's head to the end of its body.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub body_ms: Duration,
     /// The lowest rate of a request's body, after its first seconds, and of an answer, over each
     /// `keep_alive_ms`.
     pub body_bytes_per_second: NonZeroU32,
     /// How long an HTTP connection may be idle between two requests.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub keep_alive_ms: Duration,
     /// Events of one connection that wait to be handled. Further events are answered `busy`.
     pub mailbox_events: NonZeroUsize,
@@ -135,10 +136,10 @@ pub struct Limits {
     /// Rooms of one connection at once.
     pub rooms: NonZeroUsize,
     /// Time from a connection's handshake to its CONNECT packet.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub connect_ms: Duration,
     /// How long a client may read nothing while an answer waits for it, before it is disconnected.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub stalled_reader_ms: Duration,
     /// With `socketio = "socketioxide"`: packets in the library's buffer of one client.
     pub outgoing_packets: NonZeroUsize,
@@ -149,42 +150,42 @@ pub struct Limits {
     /// left is disconnected. Not used with socketioxide.
     pub unfinished_bytes: NonZeroUsize,
     /// How long events may still run on a replaced version.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub drain_ms: Duration,
     /// Host events that wait for one plugin. If there are more, all are dropped, and one `$resync`
     /// tells the plugin to read the connections again.
     pub host_events: NonZeroUsize,
     /// CPU time of compiling one plugin, on all processors together.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub compile_ms: Duration,
     /// Elapsed time of compiling one plugin. It is long, because a compiler gets little CPU time on
     /// a busy machine.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub compile_wall_ms: Duration,
     /// Memory of the process that compiles one plugin.
     pub compile_memory_bytes: NonZeroU64,
     /// A plugin's breaker opens after this many failures…
     pub breaker_failures: NonZeroU32,
     /// …within this time.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub breaker_failures_within_ms: Duration,
     /// It also opens when half of at least this many calls have failed…
     pub breaker_calls: NonZeroU32,
     /// …within this time.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub breaker_calls_within_ms: Duration,
     /// How long a breaker stays open at first. Each failed probe doubles the time…
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub breaker_open_ms: Duration,
     /// …up to this time.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub breaker_open_at_most_ms: Duration,
     /// How long a stopping host answers `/readyz` with 503 before it refuses new clients, so that a
     /// load balancer notices it.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub shutdown_unready_ms: Duration,
     /// How long a stopping host waits for work that has begun.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub shutdown_drain_ms: Duration,
 }
 
@@ -333,6 +334,18 @@ impl Limits {
         Ok(())
     }
 
+    /// The limits whose values are not those of `others`, as `name=value`.
+    pub(super) fn differences(&self, others: &Self) -> Vec<String> {
+        let members = |limits: &Self| match serde_json::to_value(limits) {
+            Ok(Value::Object(members)) => members,
+            _ => serde_json::Map::new(),
+        };
+        let others = members(others);
+        let differ =
+            members(self).into_iter().filter(|(name, value)| others.get(name) != Some(value));
+        differ.map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
     /// The limits of a plugin's breaker.
     pub fn breaker(&self) -> BreakerLimits {
         BreakerLimits {
@@ -352,6 +365,11 @@ pub(super) fn milliseconds<'de, D: Deserializer<'de>>(
 ) -> Result<Duration, D::Error> {
     let number = NonZeroU64::deserialize(deserializer)?;
     Ok(Duration::from_millis(number.get()))
+}
+
+/// Writes what [`milliseconds`] reads.
+fn as_milliseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
 }
 
 /// Reads a whole number of seconds, at least 1.
