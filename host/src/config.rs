@@ -12,7 +12,7 @@ mod origins;
 mod plugins;
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -188,6 +188,14 @@ impl Config {
         self.limits.check("limits")?;
         let mut tables = self.plugins.by_name.iter();
         tables.try_for_each(|(name, own)| own.limits.check(&format!("plugins.{name}")))
+    }
+
+    /// The files that contain secrets of keys: those that the keys name, and `file`, from which the
+    /// configuration was read, if it has a secret itself.
+    pub fn secret_files<'a>(&'a self, file: Option<&'a Path>) -> BTreeSet<&'a Path> {
+        let named = self.keys.iter().filter_map(|key| key.secret_file.as_deref());
+        let own = file.filter(|_| self.keys.iter().any(|key| key.secret.is_some()));
+        named.chain(own).collect()
     }
 
     /// Returns the configured keys with their secrets. Secrets in files are read now.

@@ -58,6 +58,22 @@ fn write(file: &Path, content: &[&[u8]], mode: u32, is_durable: bool) -> io::Res
     Ok(())
 }
 
+/// Returns the permission bits of a file. Returns `None` on systems whose files have none.
+///
+/// # Errors
+/// The file can't be found.
+pub fn mode(file: &Path) -> io::Result<Option<u32>> {
+    let metadata = std::fs::metadata(file)?;
+    #[cfg(unix)]
+    let mode = Some(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777);
+    #[cfg(not(unix))]
+    let mode = {
+        let _ = metadata;
+        None
+    };
+    Ok(mode)
+}
+
 /// Deletes the incomplete files that killed processes have left in `dir`. The caller is the only
 /// process that writes there.
 pub(crate) fn remove_unfinished(dir: &Path) {

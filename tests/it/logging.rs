@@ -425,6 +425,48 @@ fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
     assert!(errors.contains("no plugin today") && !errors.contains('\x1b'), "{errors:?}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_start_warns_of_each_file_of_secrets_that_every_user_can_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let (plugins, dir) = (directory_of(&[]), tempfile::tempdir().expect("a directory"));
+    let write = |name: &str, text: &str, mode: u32| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, text).expect("a file");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("a mode");
+        file
+    };
+    let secret = "0123456789abcdef";
+    let (open, closed) = (write("open", secret, 0o644), write("closed", secret, 0o640));
+    let keys = [
+        format!("secret_file = \"{}\"", open.display()),
+        format!("secret_file = \"{}\"", open.display()),
+        format!("secret_file = \"{}\"", closed.display()),
+        "secret = \"fedcba9876543210\"".to_owned(),
+    ];
+    let text = |keys: &[String]| {
+        let key = |(number, secret)| {
+            format!("[[keys]]\nname = \"key{number}\"\n{secret}\nscopes = [\"metrics\"]\n")
+        };
+        keys.iter().enumerate().map(key).collect::<String>()
+    };
+    let with_secret = write("with_secret.toml", &text(&keys), 0o644);
+    let without_secret = write("without_secret.toml", &text(&keys[..3]), 0o644);
+    for (config, expected) in
+        [(&with_secret, vec![&open, &with_secret]), (&without_secret, vec![&open])]
+    {
+        let host = HostProcess::with(plugins.path(), &dir.path().join("data"), |command| {
+            command.arg("--config").arg(config).stderr(Stdio::piped());
+        });
+        let lines = stopped(host);
+        let warned =
+            lines.iter().filter(|line| line.contains("the secret of a key: run `chmod o=`"));
+        let files: Vec<_> = warned.filter_map(|line| field(line, "file")).collect();
+        let expected: Vec<_> = expected.iter().map(|file| file.display().to_string()).collect();
+        assert_eq!(files, expected, "{lines:#?}");
+    }
+}
+
 /// Returns the records of a JSON log, as `(target, fields)`.
 fn records(lines: &[String]) -> Vec<(String, Value)> {
     let parse = |line: &String| {

@@ -89,7 +89,7 @@ fn digest(secret: &str) -> [u8; 32] {
 fn own_key(file: &Path) -> Result<String, KeyError> {
     let wrong = |source| KeyError::Own { file: file.to_owned(), source };
     if file.exists() {
-        if let Some(mode) = readable_by_others(file).map_err(wrong)? {
+        if let Some(mode) = files::mode(file).map_err(wrong)?.filter(|mode| mode & 0o077 != 0) {
             return Err(KeyError::Readable { file: file.to_owned(), mode });
         }
         let text = std::fs::read_to_string(file).map_err(wrong)?;
@@ -105,20 +105,6 @@ fn own_key(file: &Path) -> Result<String, KeyError> {
     let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     files::replace_durably(file, &[secret.as_bytes(), b"\n"]).map_err(wrong)?;
     Ok(secret)
-}
-
-/// Returns the mode of the file if users other than its owner can access it; otherwise `None`.
-#[cfg(unix)]
-fn readable_by_others(file: &Path) -> io::Result<Option<u32>> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(file)?.permissions().mode() & 0o777;
-    Ok((mode & 0o077 != 0).then_some(mode))
-}
-
-/// On other systems, files have no such mode.
-#[cfg(not(unix))]
-fn readable_by_others(_: &Path) -> io::Result<Option<u32>> {
-    Ok(None)
 }
 
 /// Why the keys can't be used.
