@@ -2,37 +2,12 @@
 //! uses only lower layers, and no modules import each other in a cycle.
 
 mod imports;
+mod source;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use imports::{Crate, in_cycles};
-
-fn sources(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).expect("a source directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files
-}
-
-/// The lines of a source without its tests, comments and blank lines. Tests stand at the end of a
-/// file, or in files of their own.
-fn code(source: &str) -> impl Iterator<Item = &str> {
-    let code = source.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-    code.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"))
-}
-
-/// Whether a file, by its path below the directory of the sources, has only tests.
-fn is_of_tests(file: &Path) -> bool {
-    let is_named = |name: &&str| file.file_name().is_some_and(|file| file == *name);
-    ["tests.rs", "model.rs", "differential.rs"].iter().any(is_named)
-        || file.components().any(|part| part.as_os_str() == "tests")
-}
+use source::{code, is_of_tests, sources};
 
 /// Whether a line of code that is not a comment names the crate.
 fn names(source: &str, name: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{code, is_of_tests, sources};
+use super::source::{code, is_of_tests, sources};
 
 /// The modules of one crate, by their paths. The path of the crate's root is empty.
 pub(super) struct Crate(BTreeMap<ModulePath, Vec<Named>>);
