@@ -1,13 +1,13 @@
-//! The architecture rules of the host: each heavy dependency is used by only one part, each part
-//! uses only lower layers, and no modules import each other in a cycle.
+//! The rules that every source follows: each heavy dependency is used by only one part, each part of
+//! the host uses only lower layers, no modules import each other in a cycle, and files are short.
 
 mod imports;
 mod source;
 
 use std::path::Path;
 
-use imports::{Crate, in_cycles};
-use source::{code, is_of_tests, sources};
+use imports::{Crate, Uses, in_cycles};
+use source::{code, is_of_tests, root, sources};
 
 /// Whether a line of code that is not a comment names the crate.
 fn names(source: &str, name: &str) -> bool {
@@ -21,7 +21,7 @@ fn names(source: &str, name: &str) -> bool {
 
 #[test]
 fn each_heavy_dependency_is_known_to_one_part() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
+    let root = root().join("host/src");
     let laws: [(&str, &[&str]); 14] = [
         ("wasmtime", &["plugin/"]),
         ("wasmtime_wasi", &["plugin/"]),
@@ -55,19 +55,37 @@ fn each_heavy_dependency_is_known_to_one_part() {
                 "{name} knows {dependency}; only {places:?} may"
             );
         }
-        assert!(!name.ends_with("mod.rs"), "{name}: a module's file has its name");
-        assert!(source.starts_with("//!"), "{name} does not begin by saying what it owns");
     }
+}
+
+/// Parts that their user must not know, although they stand before it.
+const APART: [(&str, &str); 3] =
+    [("plugin", "schema"), ("plugin", "events"), ("plugin", "socketio")];
+
+/// Returns the uses of a part by one that must not know it. The layers stand from bottom to top;
+/// the parts of the lowest layer may use each other.
+fn wrong_uses(uses: &Uses, layers: &[&[&str]]) -> Vec<String> {
+    let layer = |name: &String| {
+        layers.iter().position(|names| names.contains(&name.as_str())).unwrap_or_else(|| {
+            panic!("{name} is in no layer: is it a noun or a verb of the sentence?")
+        })
+    };
+    let is_right = |(user, used): &&(String, String)| {
+        let (own, other) = (layer(user), layer(used));
+        let is_below = other < own || own == 0 && other == 0;
+        is_below && !APART.contains(&(user, used))
+    };
+    let wrong = uses.iter().filter(|pair| !is_right(pair));
+    wrong.map(|(user, used)| format!("{user} uses {used}")).collect()
 }
 
 /// The layers from bottom to top. Each layer uses only the layers before it.
 #[test]
 fn no_part_uses_one_that_stands_behind_it() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
     let layers: [&[&str]; 10] = [
         &["breaker", "config", "effect", "error_chain", "event", "files", "memory", "transport"],
         &["socketio"],
-        // `schema` and `events` are parts of `sockhop-core`. `plugin` must not know them.
+        // `rejection`, `rule`, `schema` and `events` are parts of `sockhop-core`.
         &["log", "metrics", "schema", "events", "store", "plugin", "rooms"],
         &["contract"],
         &["registry"],
@@ -77,37 +95,62 @@ fn no_part_uses_one_that_stands_behind_it() {
         &["host"],
         &["command", "main", "lib"],
     ];
-    let layer = |name: &str| layers.iter().position(|names| names.contains(&name));
-    for file in sources(&root) {
-        let name = file
-            .strip_prefix(&root)
-            .expect("a source of the host")
-            .to_string_lossy()
-            .replace('\\', "/");
-        let part = name.split(['/', '.']).next().expect("a part");
-        let own = layer(part).unwrap_or_else(|| {
-            panic!("{name} is in no layer: is it a noun or a verb of the sentence?")
-        });
-        let source = std::fs::read_to_string(&file).expect("a source");
-        for line in source.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            for (at, _) in line.match_indices("crate::") {
-                let used = line[at + "crate::".len()..]
-                    .split(|c: char| !c.is_alphanumeric() && c != '_')
-                    .next()
-                    .unwrap_or_default();
-                if let Some(other) = layer(used)
-                    && used != part
-                {
-                    let sideways = other == own && own == 2;
-                    // `plugin` does not know Socket.IO, not even its interface.
-                    let is_apart = part == "plugin" && used == "socketio";
-                    assert!(
-                        other <= own && !sideways && !is_apart,
-                        "{name} (layer {own}) uses {used} (layer {other})"
-                    );
-                }
-            }
+    let host = root().join("host/src");
+    let wrong = wrong_uses(&Crate::read(&host).with(&["schema", "events"]).uses()[""], &layers);
+    assert!(wrong.is_empty(), "{wrong:?}");
+    for file in sources(&host) {
+        let name = file.strip_prefix(&host).expect("a source of the host").with_extension("");
+        let part = name.iter().next().expect("a part").to_string_lossy();
+        let is_known = layers.iter().any(|names| names.contains(&&*part));
+        assert!(is_known, "{part} is in no layer: is it a noun or a verb of the sentence?");
+    }
+}
+
+#[test]
+fn a_use_of_a_higher_layer_is_found_in_trees_of_imports_and_through_the_parent() {
+    let host = Crate::of([
+        ("", "pub use sockhop_core::schema;"),
+        ("store", "use crate::{event::Json, http::Problem};"),
+        ("store/commit", "use super::super::dispatcher::Dispatcher;"),
+        ("plugin", "use crate::schema::Validator;"),
+        ("event", ""),
+        ("dispatcher", "fn f() { crate::plugin::call() }"),
+        ("http", ""),
+    ]);
+    let layers: [&[&str]; 4] =
+        [&["event"], &["schema", "store", "plugin"], &["dispatcher"], &["http"]];
+    assert_eq!(
+        wrong_uses(&host.with(&["schema"]).uses()[""], &layers),
+        ["plugin uses schema", "store uses dispatcher", "store uses http"]
+    );
+}
+
+/// Returns the names of the libraries that a crate depends on, without those of its tests.
+fn dependencies(directory: &Path) -> Vec<String> {
+    let manifest = std::fs::read_to_string(directory.join("Cargo.toml")).expect("a manifest");
+    let mut is_inside = false;
+    let mut names = Vec::new();
+    for line in manifest.lines() {
+        if let Some(table) = line.strip_prefix('[') {
+            is_inside = table.ends_with("dependencies]") && !table.contains("dev-dependencies");
+        } else if is_inside && line.starts_with(|first: char| first.is_ascii_alphabetic()) {
+            names.extend(line.split(['.', ' ', '=']).next().map(str::to_owned));
         }
+    }
+    names
+}
+
+#[test]
+fn the_socket_io_server_knows_no_host_no_plugins_and_no_other_server() {
+    let crate_dir = root().join("host/socketio");
+    let known = dependencies(&crate_dir);
+    assert!(known.iter().any(|name| name == "hyper"), "{known:?}");
+    for name in known {
+        let is_foreign =
+            ["axum", "socketioxide", "engineioxide", "wasmtime", "rusqlite", "sockhop"]
+                .iter()
+                .any(|foreign| name.starts_with(foreign));
+        assert!(!is_foreign, "`sockhop-socketio` depends on {name}");
     }
 }
 
@@ -117,22 +160,13 @@ const CORE_KNOWS: [&str; 6] =
 
 #[test]
 fn the_core_has_no_io_and_only_its_schemas_know_the_validator() {
-    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/core");
-    let manifest = std::fs::read_to_string(core.join("Cargo.toml")).expect("a manifest");
-    let dependencies = manifest
-        .lines()
-        .skip_while(|line| *line != "[dependencies]")
-        .skip(1)
-        .take_while(|line| !line.starts_with('['))
-        .filter_map(|line| line.split(['.', ' ']).next().filter(|name| !name.is_empty()));
-    for dependency in dependencies {
-        assert!(CORE_KNOWS.contains(&dependency), "the core depends on {dependency}");
+    let core = root().join("host/core");
+    for dependency in dependencies(&core) {
+        assert!(CORE_KNOWS.contains(&dependency.as_str()), "the core depends on {dependency}");
     }
     for file in sources(&core.join("src")) {
         let name = file.strip_prefix(core.join("src")).expect("a source of the core");
         let source = std::fs::read_to_string(&file).expect("a source");
-        assert!(source.starts_with("//!"), "{name:?} does not begin by saying what it owns");
-        assert!(!name.ends_with("mod.rs"), "{name:?}: a module's file has its name");
         for io in ["env", "fs", "net", "process", "thread"] {
             let is_of_tests = name.ends_with("tests.rs");
             let knows = names(&source, &format!("std::{io}"));
@@ -148,7 +182,7 @@ fn the_core_has_no_io_and_only_its_schemas_know_the_validator() {
 /// The SDK enables the validator of schemas only where there is a test host.
 #[test]
 fn a_compiled_plugin_has_no_validator_in_it() {
-    let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/Cargo.toml");
+    let sdk = root().join("plugin-sdk/Cargo.toml");
     let manifest = std::fs::read_to_string(sdk).expect("a manifest");
     let tables: Vec<&str> = manifest.split("\n[").collect();
     let enabling: Vec<&&str> = tables.iter().filter(|table| table.contains("\"schema\"")).collect();
@@ -164,29 +198,28 @@ const MAX_LINES: usize = 400;
 
 #[test]
 fn no_file_is_longer_than_its_reader_can_keep_in_mind() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let directories = [
-        "host/src",
-        "host/core/src",
-        "host/socketio/src",
-        "plugin-sdk/src",
-        "plugins",
-        "tests/bench",
-    ];
-    for directory in directories {
-        let directory = root.join(directory);
-        for file in sources(&directory) {
-            let lines = code(&std::fs::read_to_string(&file).expect("a source")).count();
-            let is_of_tests = is_of_tests(file.strip_prefix(&directory).expect("a source"));
-            assert!(is_of_tests || lines <= MAX_LINES, "{}: {lines} lines", file.display());
-        }
+    let root = root();
+    for file in sources(&root) {
+        let name = file.strip_prefix(&root).expect("a file of the repository");
+        let lines = code(&std::fs::read_to_string(&file).expect("a source")).count();
+        assert!(is_of_tests(name) || lines <= MAX_LINES, "{}: {lines} lines", name.display());
+    }
+}
+
+#[test]
+fn every_file_begins_with_what_it_owns_and_has_the_name_of_its_module() {
+    for file in sources(&root()) {
+        let source = std::fs::read_to_string(&file).expect("a source");
+        let name = file.display();
+        assert!(source.starts_with("//! "), "{name} does not begin by saying what it owns");
+        assert!(!file.ends_with("mod.rs"), "{name}: a module's file has its name");
     }
 }
 
 #[test]
 fn no_modules_of_a_crate_import_each_other_in_a_cycle() {
     for root in ["host/src", "host/core/src", "host/socketio/src", "plugin-sdk/src"] {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(root);
+        let root = source::root().join(root);
         for (parent, uses) in Crate::read(&root).uses() {
             let modules = in_cycles(&uses);
             assert!(modules.is_empty(), "{}/{parent}: {modules:?} in {uses:#?}", root.display());
@@ -196,7 +229,7 @@ fn no_modules_of_a_crate_import_each_other_in_a_cycle() {
 
 #[test]
 fn the_host_has_one_file_for_each_interface_that_a_plugin_imports() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     let world = std::fs::read_to_string(root.join("wit/v0.1/plugin.wit")).expect("the world");
     let mut interfaces: Vec<_> = world
         .lines()

@@ -43,6 +43,21 @@ impl Crate {
         Self(modules)
     }
 
+    /// Adds empty modules to the root, such as those that it re-exports from another crate.
+    pub(super) fn with(mut self, names: &[&str]) -> Self {
+        self.0.extend(names.iter().map(|name| (vec![(*name).to_owned()], Vec::new())));
+        self
+    }
+
+    /// Makes a crate of these texts, by the paths of their modules.
+    pub(super) fn of<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let module = |(path, source): (&str, &str)| {
+            let path = path.split('/').filter(|step| !step.is_empty()).map(str::to_owned);
+            (path.collect(), paths(&source.lines().flat_map(tokens).collect::<Vec<_>>()))
+        };
+        Self(modules.into_iter().map(module).collect())
+    }
+
     /// For each module that has children, by its path: which of its children use each other.
     ///
     /// A child stands for all modules below it. A module may use its children, and children may use
@@ -199,18 +214,14 @@ pub(super) fn in_cycles(uses: &Uses) -> BTreeSet<&str> {
 
 #[test]
 fn a_cycle_is_found_through_trees_of_imports_and_through_the_parent() {
-    let modules = [
+    let uses = Crate::of([
         ("a", "mod one;\nmod two;\npub use one::{First, Second as Other};"),
         ("a/one", "use super::{self as parent, two::{Third, below::Fourth}};"),
         ("a/two", "fn f() -> super::Other { crate::b::g::<Third>() }"),
         ("a/two/below", "use crate::a::Item;"),
         ("b", "use std::fmt; macro_rules! m { () => { $crate::a::f() } }"),
-    ];
-    let modules = modules.map(|(path, source)| {
-        let tokens: Vec<_> = source.lines().flat_map(tokens).collect();
-        (path.split('/').map(str::to_owned).collect(), paths(&tokens))
-    });
-    let uses = Crate(BTreeMap::from(modules)).uses();
+    ])
+    .uses();
     let pairs = |parent: &str| {
         let pairs = uses.get(parent).into_iter().flatten();
         pairs.map(|(user, used)| format!("{user} {used}")).collect::<Vec<_>>()

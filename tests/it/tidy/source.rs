@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+/// The directory of the repository.
+pub(super) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// Returns all files below `dir`, without what is built or installed there.
 pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -60,7 +65,9 @@ pub(super) fn code(source: &str) -> impl Iterator<Item = &str> {
 pub(super) fn is_of_tests(file: &Path) -> bool {
     let is_named = |name: &&str| file.file_name().is_some_and(|file| file == *name);
     let is_in = |name: &str| file.components().skip(1).any(|part| part.as_os_str() == name);
-    ["tests.rs", "model.rs", "differential.rs"].iter().any(is_named) || is_in("tests") || is_in("it")
+    ["tests.rs", "model.rs", "differential.rs"].iter().any(is_named)
+        || is_in("tests")
+        || is_in("it")
 }
 
 #[test]
