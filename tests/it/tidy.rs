@@ -1,5 +1,5 @@
-//! The rules that every source follows: each heavy dependency is used by only one part, each part of
-//! the host uses only lower layers, no modules import each other in a cycle, and files are short.
+//! The rules that every source follows: each heavy dependency is used by only one part, each part
+//! of the host uses only lower layers, no modules import each other in a cycle, files are short.
 
 mod imports;
 mod source;
@@ -213,6 +213,45 @@ fn every_file_begins_with_what_it_owns_and_has_the_name_of_its_module() {
         let name = file.display();
         assert!(source.starts_with("//! "), "{name} does not begin by saying what it owns");
         assert!(!file.ends_with("mod.rs"), "{name}: a module's file has its name");
+    }
+}
+
+/// Maximum width of a line in characters. `.rustfmt.toml` has the same number for code.
+const MAX_WIDTH: usize = 100;
+
+/// Returns the lines that are too wide. Tables have one line for each row.
+fn wide<'a>(file: &Path, text: &'a str) -> Vec<&'a str> {
+    let name = file.to_string_lossy();
+    let is_whole = [".toml", ".ci/run", "ARCHITECTURE.md"].iter().any(|end| name.ends_with(end));
+    let comments: &[&str] = match file.extension().and_then(|extension| extension.to_str()) {
+        Some("rs" | "wit") => &["//"],
+        Some("mjs" | "cjs") => &["//", "/*", "*"],
+        Some("py") => &["#"],
+        _ => &[],
+    };
+    let is_bound = |line: &&str| {
+        let line = line.trim_start();
+        let is_row = line.trim_start_matches(['/', '!', ' ']).starts_with('|');
+        !is_row && (is_whole || comments.iter().any(|sign| line.starts_with(sign)))
+    };
+    let is_wide = |line: &&str| line.chars().count() > MAX_WIDTH;
+    text.lines().filter(is_bound).filter(is_wide).collect()
+}
+
+#[test]
+fn no_comment_and_no_setting_is_wider_than_code() {
+    let root = root();
+    for file in source::files(&root) {
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        let wide = wide(&file, &text);
+        assert!(wide.is_empty(), "{}: {wide:#?}", file.display());
+    }
+    let long = "x".repeat(MAX_WIDTH);
+    for (file, is_too_wide) in
+        [("a.rs", true), (".ci/run", true), ("deny.toml", true), ("a.txt", false)]
+    {
+        assert_eq!(wide(Path::new(file), &format!("// {long}")).len(), usize::from(is_too_wide));
+        assert!(wide(Path::new(file), &format!("// | {long} |")).is_empty());
     }
 }
 

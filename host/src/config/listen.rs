@@ -103,8 +103,8 @@ impl FromStr for Listen {
     }
 }
 
-/// Whether a text is a host name: labels of letters, digits, `-` and `_`, with dots between them. If
-/// the last label has only digits, the text is refused: it is probably a mistyped IPv4 address.
+/// Whether a text is a host name: labels of letters, digits, `-` and `_`, with dots between them.
+/// If the last label has only digits, the text is refused: it is probably a mistyped IPv4 address.
 pub(super) fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -45,8 +45,8 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// rooms.
 const ENVELOPE_BYTES: usize = 64 << 10;
 
-/// Emits an event in every namespace. Answers 202 with the request's id, the rooms (none if everyone
-/// is the target), and the number of connections into whose buffers the event was put.
+/// Emits an event in every namespace. Answers 202 with the request's id, the rooms (none if
+/// everyone is the target), and the number of connections into whose buffers the event was put.
 pub(super) async fn emit(
     State(api): State<Arc<Api>>,
     request: Request,

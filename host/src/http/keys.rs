@@ -40,8 +40,8 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// Returns the name of the request's key if it has `scope`. Otherwise 401 (no key, or an unknown
-    /// one) or 403 (without this scope).
+    /// Returns the name of the request's key if it has `scope`. Otherwise 401 (no key, or an
+    /// unknown one) or 403 (without this scope).
     pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<&str, Problem> {
         let given = headers
             .get(header::AUTHORIZATION)

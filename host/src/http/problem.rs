@@ -45,8 +45,8 @@ impl Problem {
         Self { status, document }
     }
 
-    /// Like [`Problem::rejected`], for a request that is not about an event. The document gets a new
-    /// id and has no member `event`.
+    /// Like [`Problem::rejected`], for a request that is not about an event. The document gets a
+    /// new id and has no member `event`.
     pub(super) fn rejection(rejection: &Rejection) -> Self {
         Self::rejected(rejection, "", &EventId::new(SystemTime::now()).to_string())
     }

@@ -47,7 +47,7 @@ impl Ord for ById {
 }
 
 impl Directory {
-    /// Locks the set. A panic of another thread can't leave it half changed, so poisoning is ignored.
+    /// Locks the set. A panic of another thread can't leave it half changed: poisoning is ignored.
     fn connections(&self) -> MutexGuard<'_, BTreeSet<ById>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }

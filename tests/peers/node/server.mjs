@@ -1,13 +1,15 @@
-// A peer in the benchmark: the events of Sockhop's bundled plugins on the `socket.io` server, as a Node team with schemas would serve them.
+// A peer in the benchmark: the events of Sockhop's bundled plugins on the `socket.io` server, as a
+// Node team with schemas would serve them.
 //
 //     node server.mjs [--port N] [--data DIR]
 //
-// Tuned as its own documentation advises, and no further: the default engine `ws` with its native add-on `bufferutil`, no compression of
-// messages (the default), the first HTTP request of each connection let go to save memory, and payloads checked by validators that `ajv`
-// compiles once from JSON Schemas. One process with one thread that runs JavaScript, as Node is.
+// Tuned as its own documentation advises, and no further: the default engine `ws` with its native
+// add-on `bufferutil`, no compression of messages (the default), the first HTTP request of each
+// connection let go to save memory, and payloads checked by validators that `ajv` compiles once
+// from JSON Schemas. One process with one thread that runs JavaScript, as Node is.
 //
-// Node 20 has no SQLite of its own, so records live in a Map in memory, and `--data` is taken but unused. That favours Node: the other
-// servers write each record to a file.
+// Node 20 has no SQLite of its own, so records live in a Map in memory, and `--data` is taken but
+// unused. That favours Node: the other servers write each record to a file.
 
 import { randomUUID } from "node:crypto";
 import { createServer } from "node:http";
@@ -77,8 +79,9 @@ http.listen(Number(options.port), "127.0.0.1", () => {
 });
 
 /**
- * Has `handle` serve `event` where its one argument is an object with these `properties`, all of them required. What it returns answers the
- * ack; an `error` is an event of that name where nobody asked for one.
+ * Has `handle` serve `event` where its one argument is an object with these `properties`, all of
+ * them required. What it returns answers the ack; an `error` is an event of that name where nobody
+ * asked for one.
  */
 function on(event, properties, handle) {
   const validate = ajv.compile({ type: "object", properties, required: Object.keys(properties) });

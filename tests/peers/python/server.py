@@ -38,7 +38,8 @@ class SocketServer(socketio.AsyncServer):
         await super()._handle_event_internal(server, sid, eio_sid, data, namespace, id)
 
 
-# Always connecting puts the answer to a connection before `connected`, which the connect handler emits.
+# Always connecting puts the answer to a connection before `connected`, which the connect handler
+# emits.
 sio = SocketServer(async_mode="asgi", always_connect=True)
 app = FastAPI()
 app.mount("/", socketio.ASGIApp(sio))
