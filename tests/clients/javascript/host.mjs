@@ -29,13 +29,16 @@ export async function startHost({ guests = [], settings = {} } = {}) {
   const [data, plugins] = [join(directory, "data"), join(directory, "plugins")];
   const host = { plugins };
 
+  let listen = "127.0.0.1:0";
   const start = async () => {
-    const running = await run(bin, ["serve", "--listen", "127.0.0.1:0", "--plugins", plugins, "--data", data], directory, settings);
+    const running = await run(bin, ["serve", "--listen", listen, "--plugins", plugins, "--data", data], directory, settings);
     Object.assign(host, { url: running.url, process: running });
     host.key = (await readFile(join(data, "key"), "utf8")).trim();
   };
-  host.restart = async () => {
+  // With `samePort`, on the address that its clients know.
+  host.restart = async ({ samePort = false } = {}) => {
     await host.process.stop();
+    if (samePort) listen = new URL(host.url).host;
     await start();
   };
   host.stop = async () => {

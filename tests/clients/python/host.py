@@ -27,25 +27,48 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 class Host:
     """A running host with its own data directory, for a `with` statement.
 
-    It has a `url` and a `key` (all scopes).
+    It has a `url` and a `key` (all scopes). `settings` are named as in the environment.
     """
 
     url: str
     key: str
+
+    def __init__(self, settings=None):
+        self._settings = settings or {}
 
     def __enter__(self):
         for name in ("SOCKHOP_BIN", "SOCKHOP_PLUGINS_DIR"):
             if name not in os.environ:
                 raise RuntimeError(f"{name} is not set; `cargo xtask test` sets it")
         self._directory = tempfile.TemporaryDirectory(prefix="sockhop-")
+        try:
+            self._start("127.0.0.1:0")
+        except BaseException:
+            self._directory.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self._stop()
+        finally:
+            self._directory.cleanup()
+
+    def restart(self):
+        """Stops the host by SIGTERM, and starts another one with its data on the same address."""
+        self._stop()
+        self._start(self.url.removeprefix("http://"))
+
+    def _start(self, listen):
         data = Path(self._directory.name, "data")
-        arguments = ["--listen", "127.0.0.1:0", "--plugins", os.environ["SOCKHOP_PLUGINS_DIR"], "--data", str(data)]
+        arguments = ["--listen", listen, "--plugins", os.environ["SOCKHOP_PLUGINS_DIR"], "--data", str(data)]
         self._output = ""
         # The host must read neither a configuration of this machine nor the caller's settings.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SOCKHOP_")}
         # Each test runs with both implementations of Socket.IO.
         if implementation := os.environ.get("SOCKHOP_TEST_SOCKETIO"):
             environment["SOCKHOP_SERVER__SOCKETIO"] = implementation
+        environment |= self._settings
         self._process = subprocess.Popen(
             [os.environ["SOCKHOP_BIN"], "serve", *arguments],
             cwd=self._directory.name,
@@ -64,9 +87,8 @@ class Host:
             self._process.kill()
             self._clean_up()
             raise
-        return self
 
-    def __exit__(self, *_):
+    def _stop(self):
         self._process.send_signal(signal.SIGTERM)
         try:
             status = self._process.wait(STOP_S)
@@ -92,4 +114,3 @@ class Host:
         self._process.wait()
         self._reader.join()
         self._process.stdout.close()
-        self._directory.cleanup()
