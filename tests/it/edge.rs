@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sockhop::config::{AllowedOrigin, Config};
+use sockhop::config::{AllowedOrigin, Config, Limits};
 use sockhop_tests::{
     HostProcess, PATIENCE, TestClient, TestHost, bundled_plugin, directory_of, do_nothing_as,
     drop_in, eventually, guest, serve,
@@ -108,14 +108,29 @@ fn soon(config: &mut Config) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
-    let host = TestHost::with(&[], soon).await;
+    // Each deadline is the only one that is short, and ends the connection long before the default.
+    let default = Limits::default();
+    let host = TestHost::with(&[], |config| {
+        soon(config);
+        config.limits.head_ms = PATIENCE;
+    })
+    .await;
+    let began = Instant::now();
+    assert_eq!(rest(&mut raw(&host).await).await, "", "no byte, and no answer");
+    assert!(began.elapsed() < default.first_byte_ms, "{:?}", began.elapsed());
+    let host = TestHost::with(&[], |config| {
+        soon(config);
+        config.limits.first_byte_ms = PATIENCE;
+    })
+    .await;
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    for begun in ["", "P", "PRI * HT", preface, "GET /healthz HTTP/1.1\r\nhost: "] {
+    for begun in ["P", "PRI * HT", preface, "GET /healthz HTTP/1.1\r\nhost: "] {
+        let began = Instant::now();
         let mut stream = raw(&host).await;
         stream.write_all(begun.as_bytes()).await.expect("a connection to write to");
         let answer = rest(&mut stream).await;
+        assert!(began.elapsed() < default.head_ms, "{begun:?}: {:?}", began.elapsed());
         match begun {
-            "" => assert_eq!(answer, ""),
             // Refused at once, because the host supports only HTTP/1.1. An HTTP/2 frame would begin
             // with its length instead.
             _ if begun == preface => {
@@ -138,14 +153,15 @@ async fn a_connection_that_does_not_send_a_whole_request_is_closed() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(PATIENCE, pieces).await.expect("a connection that is closed");
+    timeout(default.head_ms, pieces).await.expect("a connection that is closed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_may_be_idle_between_two_requests_for_so_long_as_is_set() {
+    const IDLE: Duration = Duration::from_secs(5);
     let host = TestHost::with(&[], |config| {
         soon(config);
-        config.limits.keep_alive_ms = Duration::from_secs(5);
+        config.limits.keep_alive_ms = IDLE;
     })
     .await;
     let mut stream = raw(&host).await;
@@ -158,12 +174,21 @@ async fn a_connection_may_be_idle_between_two_requests_for_so_long_as_is_set() {
         // Longer than the deadlines for the first byte and for the head.
         tokio::time::sleep(Duration::from_millis(1_200)).await;
     }
+    let began = Instant::now();
     assert_eq!(rest(&mut stream).await, "", "an idle connection is closed without a word");
+    assert!(began.elapsed() < Limits::default().keep_alive_ms - IDLE / 2, "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_answered_408_whoever_reads_it() {
-    let host = TestHost::with(&[], soon).await;
+    // By the lowest rate, the body that comes has half of the default deadline.
+    let default = Limits::default().body_ms;
+    let some = "4".repeat(default.as_secs() as usize / 2);
+    let host = TestHost::with(&[], |config| {
+        soon(config);
+        config.limits.body_bytes_per_second = NonZeroU32::MIN;
+    })
+    .await;
     let mut stream = raw(&host).await;
     let sid = handshake(&mut stream).await;
     let key = host.key().to_owned();
@@ -174,9 +199,11 @@ async fn a_body_that_does_not_come_is_answered_408_whoever_reads_it() {
     ];
     for (path, key) in paths {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer {key}\r\n\r\n4"
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer {key}\r\n\r\n{some}"
         );
+        let began = Instant::now();
         let (status, head, body) = ask(&host, &head).await;
+        assert!(began.elapsed() < default / 2, "{path}: {:?}", began.elapsed());
         assert_eq!(status, 408, "{path}: {head}");
         is_problem(&head, &body, 408, "timed_out");
     }
@@ -199,14 +226,17 @@ async fn a_body_that_comes_more_slowly_than_is_set_is_answered_408_before_its_de
     .await;
     let began = Instant::now();
     let key = host.key();
+    // By the default rate, these bytes have 20 seconds more.
+    let rate = Limits::default().body_bytes_per_second.get() as usize;
+    let some = "4".repeat(20 * rate);
     let head = format!(
-        "POST /api/emit HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer {key}\r\n\r\n4"
+        "POST /api/emit HTTP/1.1\r\nhost: x\r\ncontent-length: 30000\r\nauthorization: Bearer {key}\r\n\r\n{some}"
     );
     let (status, head, body) = ask(&host, &head).await;
     assert_eq!(status, 408, "{head}");
     is_problem(&head, &body, 408, "timed_out");
-    // A body of one byte has five seconds.
-    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    // At this rate, the bytes have little more than the five seconds that each body has.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sockhop::config::{Config, Limits};
 use sockhop_tests::{PATIENCE, TestClient, TestHost, guest};
 
-/// Each limit: its key, and the file and the name of a test that reaches it.
+/// Each limit: its key, and the file and the name of a test that reaches it. The test sets a value,
+/// and fails with the default one.
 const REACHED: &[(&str, &str, &str)] = &[
     (
         "limits.attachment_bytes",
@@ -41,7 +42,7 @@ const REACHED: &[(&str, &str, &str)] = &[
     (
         "limits.breaker_failures",
         "breaker",
-        "too_many_failures_open_the_breaker_and_other_plugins_go_on",
+        "failures_open_the_breaker_only_if_they_are_close_together",
     ),
     (
         "limits.breaker_failures_within_ms",
@@ -53,7 +54,11 @@ const REACHED: &[(&str, &str, &str)] = &[
         "breaker",
         "a_breaker_stays_open_no_longer_than_is_set_however_many_probes_fail",
     ),
-    ("limits.breaker_open_ms", "breaker", "a_breaker_that_is_open_closes_when_a_probe_succeeds"),
+    (
+        "limits.breaker_open_ms",
+        "breaker",
+        "a_breaker_is_open_for_so_long_as_is_set_and_closes_when_a_probe_succeeds",
+    ),
     ("limits.compile_memory_bytes", "faults", "loading_has_limits_of_one_plugin_too"),
     ("limits.compile_ms", "faults", "loading_has_limits_of_one_plugin_too"),
     (
@@ -143,7 +148,7 @@ const REACHED: &[(&str, &str, &str)] = &[
         "edge",
         "at_the_connection_limit_operators_are_answered_and_clients_are_told",
     ),
-    ("limits.rooms", "rooms", "a_connection_is_in_a_hundred_rooms_at_most"),
+    ("limits.rooms", "rooms", "a_connection_is_in_no_more_rooms_than_is_set"),
     ("limits.schema_bytes", "faults", "loading_has_limits_of_one_plugin_too"),
     (
         "limits.shutdown_drain_ms",
@@ -157,8 +162,8 @@ const REACHED: &[(&str, &str, &str)] = &[
     ),
     (
         "limits.stalled_reader_ms",
-        "delivery",
-        "a_client_that_does_not_read_its_events_is_cut_and_leaves_no_memory_behind",
+        "bounds",
+        "a_websocket_that_reads_slower_than_it_asks_costs_its_share_and_is_disconnected",
     ),
     (
         "limits.state_bytes",
@@ -229,14 +234,39 @@ fn has_word(text: &str, word: &str) -> bool {
     })
 }
 
-/// Whether a function sets `key`: in the configuration or in the environment of a host.
+/// Whether a function gives `key` a value: by an assignment or in a setting's own struct, or in the
+/// environment of a host. To read it is not enough.
 fn sets(function: &str, key: &str) -> bool {
     let (table, own) = key.rsplit_once('.').expect("a table and its key");
     let table = table.rsplit('.').next().expect("a table");
-    let in_environment = format!("SOCKHOP_{table}__{own}").to_uppercase();
-    has_word(function, &format!("{table}.{own}"))
-        || has_word(function, &in_environment)
-        || function.contains(&format!(" {own}: "))
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let gives =
+        |text: &str| function.match_indices(text).any(|(at, _)| !function[..at].ends_with(is_part));
+    let of = format!("{}{} {{", table[..1].to_uppercase(), &table[1..]);
+    let in_environment = format!("\"SOCKHOP_{}__{}\", ", table.to_uppercase(), own.to_uppercase());
+    // The value may begin on the next line.
+    [" ", "\n"].iter().any(|end| gives(&format!("{table}.{own} ={end}")))
+        || gives(&in_environment)
+        || (gives(&of) && gives(&format!("{own}: ")))
+}
+
+#[test]
+fn only_a_value_that_is_given_counts_as_set() {
+    for (function, expected) in [
+        ("config.limits.rooms = number(3);", true),
+        ("|limits| limits.rooms = number(3)", true),
+        ("settings.limits.rooms =\n    number(3);", true),
+        (r#"&[("SOCKHOP_LIMITS__ROOMS", "3")]"#, true),
+        ("Limits { rooms: number(3), ..Limits::default() }", true),
+        ("let most = limits.rooms.get();", false),
+        ("assert_eq!(limits.rooms, 100); let rooms = limits.rooms;", false),
+        ("if limits.rooms == number(3) {}", false),
+        ("my_limits.rooms_of = 3", false),
+        (r#"std::env::var("SOCKHOP_LIMITS__ROOMS").is_ok()"#, false),
+        ("fn ask(rooms: usize) {}", false),
+    ] {
+        assert_eq!(sets(function, "limits.rooms"), expected, "{function}");
+    }
 }
 
 #[test]
@@ -279,20 +309,28 @@ async fn lab(change: impl FnOnce(&mut Limits)) -> (TestHost, TestClient) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_ends_when_its_cpu_time_or_its_wall_time_is_over() {
-    let short = Duration::from_millis(200);
+    let default = Limits::default();
+    // More than the default. The elapsed time is at least the CPU time.
+    let cpu = Duration::from_secs(2);
+    assert!(cpu > 2 * default.event_cpu_ms);
     let (_host, client) = lab(|limits| {
-        limits.event_cpu_ms = short;
+        limits.event_cpu_ms = cpu;
         limits.event_wall_ms = PATIENCE;
     })
     .await;
+    let began = Instant::now();
     assert_eq!(code(&client.ask("spin", json!(null)).await), "timed_out");
-    assert_eq!(client.ask("sleep", json!(1_000)).await, json!(null), "a wait needs no CPU time");
+    assert!(began.elapsed() >= cpu, "{:?}", began.elapsed());
+    let longer = json!(2 * cpu.as_millis() as u64);
+    assert_eq!(client.ask("sleep", longer).await, json!(null), "a wait needs no CPU time");
     let (_host, client) = lab(|limits| {
         limits.event_cpu_ms = PATIENCE;
-        limits.event_wall_ms = short;
+        limits.event_wall_ms = Duration::from_millis(200);
     })
     .await;
+    let began = Instant::now();
     assert_eq!(code(&client.ask("sleep", json!(600_000)).await), "timed_out");
+    assert!(began.elapsed() < default.event_wall_ms, "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

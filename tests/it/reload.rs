@@ -1,6 +1,7 @@
 //! A good new file is served, a bad one changes nothing, and no connection is interrupted.
 
 use serde_json::{Value, json};
+use sockhop::config::Limits;
 use sockhop_tests::{TestClient, TestHost, bundled_plugin, chameleon, directory_of, drop_in};
 use tokio::sync::oneshot;
 
@@ -94,9 +95,11 @@ async fn events_that_outlive_the_drain_are_ended() {
     client.emit("which", json!(null)).await;
     host.until("chameleon", |row| row["calls"] == 0 && row["instances"] == 1).await;
     drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2"));
-    let answer = tokio::time::timeout(std::time::Duration::from_secs(20), running)
+    host.until("chameleon", serves("2")).await;
+    let soon = Limits::default().drain_ms / 2;
+    let answer = tokio::time::timeout(soon, running)
         .await
-        .expect("an answer soon")
+        .expect("an answer long before the default")
         .expect("an answer");
     assert_eq!(answer["error"]["code"], json!("timed_out"));
 }
@@ -372,7 +375,7 @@ async fn a_plugin_has_settings_and_limits_of_its_own() {
 /// Starts a host in which `chameleon` has other limits, with a client whose event runs until
 /// [`let_go`].
 async fn busy_host(
-    change: impl FnOnce(&mut sockhop::config::Limits),
+    change: impl FnOnce(&mut Limits),
 ) -> (TestHost, TestClient, oneshot::Receiver<Value>) {
     let host =
         TestHost::with(&[bundled_plugin("connection"), bundled_plugin("subscription")], |config| {

@@ -1,5 +1,7 @@
 //! Rooms are declared by plugins, checked by access rules, and reachable from other plugins.
 
+use std::num::NonZeroUsize;
+
 use serde_json::json;
 use sockhop::config::Limits;
 use sockhop_tests::{TestHost, bundled_plugin, guest};
@@ -41,6 +43,24 @@ async fn events_of_one_client_never_reach_another_that_did_not_ask() {
     client.ask("memory_log_create", json!({"user_id": 1, "content": "mine"})).await;
     other.ask("memory_log_list", json!({})).await;
     assert_eq!(other.pending(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_in_no_more_rooms_than_is_set() {
+    const MOST: usize = 3;
+    let plugins = [bundled_plugin("subscription"), guest("crowd")];
+    let host = TestHost::with(&plugins, |config| {
+        config.limits.rooms = NonZeroUsize::new(MOST).expect("not zero");
+    })
+    .await;
+    let client = host.client().await;
+    for room in 0..=MOST {
+        let room = json!({"event_type": format!("crowd_{room}")});
+        let answer = client.ask("subscribe_event", room.clone()).await;
+        let is_last = room["event_type"] == format!("crowd_{MOST}");
+        let expected = if is_last { json!("too_large") } else { json!(null) };
+        assert_eq!(answer["error"]["code"], expected, "{room}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
