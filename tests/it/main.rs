@@ -11,6 +11,7 @@
 )]
 
 mod answers;
+mod attachments;
 mod bounds;
 mod breaker;
 mod command_line;

@@ -117,6 +117,11 @@ impl TestClient {
         let _ = self.writer.lock().await.send(Message::text(packet.into())).await;
     }
 
+    /// Sends an attachment alone, without its event.
+    pub async fn send_attachment(&self, bytes: Vec<u8>) {
+        let _ = self.writer.lock().await.send(Message::binary(bytes)).await;
+    }
+
     /// Sends an event without asking for an ack.
     pub async fn emit(&self, event: &str, data: Value) {
         self.send_raw(format!("42{}{}", self.namespace, json!([event, data]))).await;
