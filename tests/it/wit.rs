@@ -46,6 +46,7 @@ fn items_of(folder: &Path) -> Items {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .expect("a folder of the interface")
         .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wit"))
         .collect();
     files.sort();
     let texts: Vec<_> = files
@@ -88,22 +89,36 @@ fn tagged_versions() -> Vec<String> {
     tags.unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// The last released form of the interface, which `wit/released` holds.
+/// Returns the newest release among these tags. A pre-release such as `v0.2.0-rc.1` is none.
+fn newest(tags: &[String]) -> Option<&str> {
+    let numbers = |tag: &String| {
+        let numbers = tag.strip_prefix('v')?.split('.').map(|number| number.parse::<u64>().ok());
+        numbers.collect::<Option<Vec<_>>>()
+    };
+    let releases = tags.iter().filter_map(|tag| Some((numbers(tag)?, tag.as_str())));
+    releases.max().map(|(_, tag)| tag)
+}
+
+/// The last released form of the interface, which `wit/released` holds with its tag in `VERSION`.
 #[derive(Debug, PartialEq, Eq)]
 enum Released {
     /// It is there to compare with.
     Known,
-    /// No version is released.
+    /// It is there to compare with. Whether it is that of the newest release is unknown, because
+    /// this clone has no tags.
+    Unchecked,
+    /// No version is released, or this clone has no tags.
     None,
-    /// A version is released, and its form was not kept.
-    Missing,
+    /// The newest release is this one, and its form was not kept.
+    Missing(String),
 }
 
-fn released(is_kept: bool, tags: &[String]) -> Released {
-    match (is_kept, tags) {
-        (true, _) => Released::Known,
-        (false, []) => Released::None,
-        (false, _) => Released::Missing,
+fn released(kept: Option<&str>, tags: &[String]) -> Released {
+    match (kept, newest(tags)) {
+        (Some(kept), Some(newest)) if kept == newest => Released::Known,
+        (_, Some(newest)) => Released::Missing(newest.to_owned()),
+        (Some(_), None) => Released::Unchecked,
+        (None, None) => Released::None,
     }
 }
 
@@ -111,25 +126,39 @@ fn released(is_kept: bool, tags: &[String]) -> Released {
 #[test]
 #[allow(clippy::print_stderr, reason = "a test that compares nothing says so")]
 fn nothing_that_was_released_has_changed() {
-    let (kept, tags) = (wit("released"), tagged_versions());
-    match released(kept.is_dir(), &tags) {
-        Released::Known => {
-            assert_eq!(breaking(&items_of(&kept), &items_of(&wit("v0.1"))), Vec::<String>::new());
-        }
-        Released::None => eprintln!("no version is released: there is nothing to compare with"),
-        Released::Missing => {
-            panic!("{tags:?} are tagged: copy v0.1/ to wit/released, as wit/README.md says")
-        }
+    let (folder, tags) = (wit("released"), tagged_versions());
+    let version = || std::fs::read_to_string(folder.join("VERSION")).expect("wit/released/VERSION");
+    let kept = folder.is_dir().then(|| version().trim().to_owned());
+    match released(kept.as_deref(), &tags) {
+        Released::Known => {}
+        Released::Unchecked => eprintln!(
+            "this clone has no tags (`git fetch --tags` gets them): is {kept:?} the newest release?"
+        ),
+        Released::None => eprintln!(
+            "nothing to compare with: no version is released, or this clone has no tags \
+             (`git fetch --tags` gets them)"
+        ),
+        Released::Missing(newest) => panic!(
+            "the newest release is {newest}, and wit/released is that of {kept:?}: replace it, as \
+             wit/README.md says"
+        ),
+    }
+    if kept.is_some() {
+        assert_eq!(breaking(&items_of(&folder), &items_of(&wit("v0.1"))), Vec::<String>::new());
     }
 }
 
 #[test]
-fn a_version_that_is_tagged_needs_its_interface_to_compare_with() {
-    let tagged = ["v0.1.0".to_owned()];
-    assert_eq!(released(false, &[]), Released::None);
-    assert_eq!(released(false, &tagged), Released::Missing);
-    assert_eq!(released(true, &tagged), Released::Known);
-    assert_eq!(released(true, &[]), Released::Known);
+fn the_newest_tagged_version_needs_its_interface_to_compare_with() {
+    let tags = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+    let missing = |newest: &str| Released::Missing(newest.to_owned());
+    let (first, later) = (tags(&["v0.1.0"]), tags(&["v0.1.0", "v0.1.10", "v0.1.9", "v0.2.0-rc.1"]));
+    assert_eq!(released(None, &[]), Released::None);
+    assert_eq!(released(None, &first), missing("v0.1.0"));
+    assert_eq!(released(Some("v0.1.0"), &first), Released::Known);
+    assert_eq!(released(Some("v0.1.0"), &later), missing("v0.1.10"));
+    assert_eq!(released(Some("v0.1.10"), &later), Released::Known);
+    assert_eq!(released(Some("v0.1.0"), &[]), Released::Unchecked);
 }
 
 #[test]
