@@ -26,8 +26,9 @@ pub(crate) const IMPLEMENTATIONS: [&str; 2] = ["builtin", "socketioxide"];
 const IMPLEMENTATION: &str = "SOCKHOP_TEST_SOCKETIO";
 
 /// The modules of the Rust tests that check what clients see.
-const CLIENT_TESTS: [&str; 15] = [
+const CLIENT_TESTS: [&str; 18] = [
     "answers::",
+    "attachments::",
     "bounds::",
     "breaker::",
     "delivery::",
@@ -36,11 +37,13 @@ const CLIENT_TESTS: [&str; 15] = [
     "faults::",
     "host_events::",
     "leaving::",
+    "limits::",
     "numbers::",
     "order::",
     "reload::",
     "rooms::",
     "sessions::",
+    "stopping::",
     "transactions::",
 ];
 
