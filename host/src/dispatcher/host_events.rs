@@ -187,11 +187,7 @@ impl Dispatcher {
     /// Creates a backlog for each plugin that listens. Removes those of plugins that no longer
     /// listen, and of plugins that are forgotten. A plugin that is new while connections exist gets
     /// a `$resync`.
-    fn update_backlogs(
-        self: &Arc<Self>,
-        backlogs: &mut Backlogs,
-        generation: &Generation,
-    ) {
+    fn update_backlogs(self: &Arc<Self>, backlogs: &mut Backlogs, generation: &Generation) {
         let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
         for active in generation.plugins.iter().filter(listening) {
             let listens = &active.code.registration.listens;
