@@ -567,9 +567,6 @@ async fn every_error_over_http_is_a_problem_document() {
             "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n{more}content-length: {length}\r\n\r\n{body}"
         )
     };
-    let mut session = raw(&host).await;
-    let sid = handshake(&mut session).await;
-    let polling = "/socket.io/?EIO=4&transport=polling";
     let (large, huge) = ("x".repeat(8_000), "4".repeat(600_000));
     let cases = [
         (get("/nowhere", ""), 404, "not_found"),
@@ -577,9 +574,6 @@ async fn every_error_over_http_is_a_problem_document() {
         (get("/healthz", "origin: https://evil.example\r\n"), 403, "forbidden"),
         (get("/api/plugins", ""), 401, "unauthorized"),
         (get("/api/plugins/%FF", ""), 400, "bad_request"),
-        (get("/socket.io/?EIO=4&transport=carrier_pigeon", ""), 400, "bad_request"),
-        (get("/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA", ""), 400, "bad_request"),
-        (post(&format!("{polling}&sid={sid}"), &huge, ""), 413, "too_large"),
         (post("/api/plugins/lab/rollback", &large, ""), 413, "too_large"),
         (post("/api/emit", &huge, ""), 413, "too_large"),
         (post("/api/emit", "1", ""), 422, "invalid_payload"),
@@ -610,6 +604,25 @@ async fn every_error_over_http_is_a_problem_document() {
         "{}",
         allowed.1
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_engine_io_are_those_of_the_reference_server() {
+    let host = TestHost::start(&[]).await;
+    for (query, code, message) in [
+        ("EIO=4&transport=carrier_pigeon", 0, "Transport unknown"),
+        ("EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA", 1, "Session ID unknown"),
+        ("EIO=3&transport=polling", 5, "Unsupported protocol version"),
+    ] {
+        let request =
+            format!("GET /socket.io/?{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let (status, head, body) = ask(&host, &request).await;
+        assert_eq!(status, 400, "{head}\n{body}");
+        let error: Value = serde_json::from_str(&body).expect("JSON");
+        // The library writes the number as text.
+        assert_eq!(error["code"].to_string().trim_matches('"'), code.to_string(), "{body}");
+        assert_eq!(error["message"], message, "{body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -134,7 +134,8 @@ pub(super) async fn method_not_allowed() -> Problem {
 }
 
 /// Replaces each error response that is not a problem document by one. Such responses come from the
-/// Socket.IO implementation and from axum's extractors: they are text, or have no body.
+/// Socket.IO implementation and from axum's extractors: they are text, or have no body. An error of
+/// Engine.IO stays as it is: it is the answer that the reference server gives.
 pub(crate) async fn unify(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
@@ -144,16 +145,14 @@ pub(crate) async fn unify(request: Request, next: Next) -> Response {
         return response;
     }
     let (parts, body) = response.into_parts();
-    // An error of Engine.IO is JSON with a member `message`, which is kept. Any other body is
-    // dropped: it may be long, or show how the host is built.
-    let document = to_bytes(body, MAX_ERROR_BODY)
-        .await
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    let message_of_body = document.as_ref().and_then(|body| body.get("message")?.as_str());
+    // Any other body is dropped: it may be long, or show how the host is built.
+    if let Ok(bytes) = to_bytes(body, MAX_ERROR_BODY).await
+        && is_of_engine_io(&bytes)
+    {
+        return Response::from_parts(parts, bytes.into());
+    }
     let (code, message) = of_status(status);
-    let mut problem =
-        Problem::new(status, code, message_of_body.unwrap_or(message)).into_response();
+    let mut problem = Problem::new(status, code, message).into_response();
     for (name, value) in &parts.headers {
         if ![header::CONTENT_TYPE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name)
         {
@@ -163,8 +162,18 @@ pub(crate) async fn unify(request: Request, next: Next) -> Response {
     problem
 }
 
-/// Largest error body, in bytes, that is searched for a message.
+/// Largest error body, in bytes, that may be one of Engine.IO.
 const MAX_ERROR_BODY: usize = 4096;
+
+/// Whether a body is an error of Engine.IO: its code is a number, which the library writes as text.
+fn is_of_engine_io(body: &[u8]) -> bool {
+    let document = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    match &document["code"] {
+        Value::Number(_) => true,
+        Value::String(code) => code.parse::<u8>().is_ok(),
+        _ => false,
+    }
+}
 
 /// Returns code and message for an error of which only the status is known.
 fn of_status(status: StatusCode) -> (&'static str, &'static str) {

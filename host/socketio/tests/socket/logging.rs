@@ -10,7 +10,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::polling::{PollingClient, handshake};
+use crate::polling::{PollingClient, ask};
 use crate::raw::{Message, RawClient};
 use crate::server::{Fixture, wait_until};
 
@@ -185,13 +185,17 @@ async fn what_a_client_does_wrong_is_logged_with_the_name_that_the_application_g
     let mut client = RawClient::connect(fixture.address).await;
     client.send(&["40/unknown,", "40/unknown,", "42[\"panic\",\"s3cr3t\"]"]).await;
     client.texts_until_end().await;
-    assert!(handshake(fixture.address, "&EIO=3").await.starts_with("HTTP/1.1 200 "));
+    let handshake = "GET /socket.io/?EIO=3&transport=polling HTTP/1.1\r\nHost: x\r\n\
+                     Connection: close\r\n\r\n";
+    let refused = ask(fixture.address, handshake).await;
+    assert!(refused.starts_with("HTTP/1.1 400 ") && refused.contains("\"code\":5"), "{refused}");
     records.end().await;
     let mut all = records.all();
     all.retain(|(level, _)| *level <= Level::INFO);
     let texts: Vec<_> = all.iter().map(|(level, text)| format!("{level} {text}")).collect();
-    let [unknown, panicked] = &texts[..] else { panic!("{texts:#?}") };
+    let [unknown, panicked, old] = &texts[..] else { panic!("{texts:#?}") };
+    assert!(old.starts_with("INFO ") && old.contains("another Engine.IO version"), "{old}");
     assert!(unknown.starts_with("INFO ") && unknown.contains("unknown namespace"), "{unknown}");
     assert!(panicked.starts_with("ERROR ") && panicked.contains("handler panicked"), "{panicked}");
-    assert!(texts.iter().all(|text| text.contains("client=\"/\"")), "{texts:#?}");
+    assert!([unknown, panicked].iter().all(|text| text.contains("client=\"/\"")), "{texts:#?}");
 }

@@ -13,12 +13,17 @@ use crate::server::Fixture;
 
 /// The whole answer to a request on a connection of its own.
 async fn request(address: SocketAddr, method: &str, query: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
     let length = body.len();
     let request = format!(
         "{method} /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: x\r\n\
          Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
+    ask(address, &request).await
+}
+
+/// Sends a request as it is, and returns the whole answer.
+pub(crate) async fn ask(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     let read = timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
