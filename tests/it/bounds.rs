@@ -3,23 +3,27 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sockhop::config::SocketIo;
+use sockhop::config::{Limits, SocketIo};
+#[cfg(target_os = "linux")]
+use sockhop_tests::{HostProcess, PollingSession, directory_of};
 use sockhop_tests::{
-    PATIENCE, TestHost, bundled_plugin, chameleon, drop_in, eventually, guest, socketio,
+    PATIENCE, TestClient, TestHost, bundled_plugin, chameleon, drop_in, eventually, guest, socketio,
 };
+#[cfg(target_os = "linux")]
+use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// A TCP connection of a client for which the system holds little.
-async fn narrow(host: &TestHost) -> TcpStream {
+async fn narrow(url: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4 << 10).expect("a smaller buffer");
     let address: SocketAddr =
-        host.url.trim_start_matches("http://").parse().expect("the host's address");
+        url.trim_start_matches("http://").parse().expect("the host's address");
     socket.connect(address).await.expect("a host to connect to")
 }
 
@@ -37,8 +41,8 @@ async fn until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 /// A WebSocket in the namespace `/`.
-async fn websocket(host: &TestHost) -> TcpStream {
-    let mut stream = narrow(host).await;
+async fn websocket(url: &str) -> TcpStream {
+    let mut stream = narrow(url).await;
     let request = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(request.as_bytes()).await.expect("a connection");
@@ -70,20 +74,25 @@ async fn host_with_a_long_list() -> TestHost {
         config.limits.body_ms = STALLED;
     })
     .await;
-    let client = host.client().await;
+    write_a_long_list(&host.url).await;
+    host
+}
+
+async fn write_a_long_list(url: &str) {
+    let client = TestClient::connect(url).await;
     let content = "x".repeat(3_900);
     for _ in 0..RECORDS {
         client.ask("memory_log_create", json!({"user_id": 7, "content": content})).await;
     }
     let list = client.ask_raw(LIST).await;
     assert!(list.to_string().len() > 250_000, "{:.200}", list.to_string());
-    host
 }
 
-/// Reads 1 KB a second of what the host sends, while the client asks until it is disconnected. What
-/// the host held at most.
+/// Reads 1 KB a second of what the host at `url` sends, while the client asks until it is
+/// disconnected. Returns the most that the host `held` meanwhile.
 async fn read_slowly(
-    host: &TestHost,
+    url: &str,
+    mut held: impl AsyncFnMut() -> u64,
     mut reader: impl AsyncRead + Unpin,
     asks: impl Future<Output = ()>,
 ) -> u64 {
@@ -95,11 +104,11 @@ async fn read_slowly(
         // The end of the asking is what counts.
         std::future::pending::<()>().await;
     };
-    let honest = host.client().await;
+    let honest = TestClient::connect(url).await;
     let mut most = 0;
     let watches = async {
         loop {
-            most = most.max(host.figure("sockhop_overflow_bytes").await);
+            most = most.max(held().await);
             assert!(honest.ask_raw(LIST).await.to_string().len() > 250_000, "nobody else notices");
         }
     };
@@ -109,6 +118,11 @@ async fn read_slowly(
         ended = timeout(PATIENCE, asks) => ended.expect("a client that does not read what it asks for is disconnected"),
     }
     most
+}
+
+/// Bytes that wait for clients, as the host counts them.
+async fn overflow(host: &TestHost) -> u64 {
+    host.figure("sockhop_overflow_bytes").await
 }
 
 /// A client's share, the answer that found it full, and that of the honest client beside it.
@@ -123,11 +137,13 @@ fn is_a_share(most: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_that_reads_slower_than_it_asks_costs_its_share_and_is_disconnected() {
     let host = host_with_a_long_list().await;
-    let (reader, mut writer) = websocket(&host).await.into_split();
+    let (reader, mut writer) = websocket(&host.url).await.into_split();
     let question = frame(&format!("420{LIST}"));
-    let most =
-        read_slowly(&host, reader, async { while writer.write_all(&question).await.is_ok() {} })
-            .await;
+    let began = Instant::now();
+    let asks = async { while writer.write_all(&question).await.is_ok() {} };
+    let most = read_slowly(&host.url, async || overflow(&host).await, reader, asks).await;
+    let default = Limits::default().stalled_reader_ms;
+    assert!(began.elapsed() < default, "{:?}", began.elapsed());
     is_a_share(most);
     eventually("memory that is free again", async || {
         (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
@@ -139,7 +155,7 @@ async fn a_websocket_that_reads_slower_than_it_asks_costs_its_share_and_is_disco
 async fn a_polling_client_that_reads_slower_than_it_asks_costs_its_share_and_is_disconnected() {
     let host = host_with_a_long_list().await;
     let session = host.polling_session().await;
-    let mut stream = narrow(&host).await;
+    let mut stream = narrow(&host.url).await;
     let path = format!("/socket.io/?EIO=4&transport=polling&sid={}", session.sid());
     stream
         .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
@@ -147,13 +163,70 @@ async fn a_polling_client_that_reads_slower_than_it_asks_costs_its_share_and_is_
         .expect("a connection");
     // Other connections ask; what is answered goes to the one that polls, and waits there.
     let question = format!("420{LIST}");
-    let most =
-        read_slowly(&host, stream, async { while session.try_send(&question).await {} }).await;
+    let asks = async { while session.try_send(&question).await {} };
+    let most = read_slowly(&host.url, async || overflow(&host).await, stream, asks).await;
     is_a_share(most);
     eventually("memory that is free again", async || {
         (host.figure("sockhop_overflow_bytes").await == 0).then_some(())
     })
     .await;
+}
+
+/// What the process may allocate beyond its memory at rest while one client reads slowly: that
+/// client's share with copies of some answers, and the instances of plugins. Without the bound, it
+/// was more than a hundred times as much.
+#[cfg(target_os = "linux")]
+const GROWTH: u64 = 32 << 20;
+
+/// Starts a host process with the long list and the limits of [`host_with_a_long_list`]. Returns
+/// its memory at rest too.
+#[cfg(target_os = "linux")]
+async fn process_with_a_long_list() -> (HostProcess, u64, [TempDir; 2]) {
+    let (plugins, data) =
+        (directory_of(&[bundled_plugin("memory_logs")]), tempfile::tempdir().expect("a directory"));
+    let (stalled, memory) = (STALLED.as_millis().to_string(), MEMORY.to_string());
+    let settings = [
+        ("SOCKHOP_LIMITS__OUTGOING_PACKETS", "16"),
+        ("SOCKHOP_LIMITS__OVERFLOW_BYTES", &memory),
+        // One emit must fit into a client's share.
+        ("SOCKHOP_LIMITS__EFFECTS_BYTES", "524288"),
+        ("SOCKHOP_LIMITS__STALLED_READER_MS", &stalled),
+        ("SOCKHOP_LIMITS__BODY_MS", &stalled),
+    ];
+    let host = HostProcess::start_with(plugins.path(), data.path(), &settings);
+    write_a_long_list(&host.url).await;
+    let honest = TestClient::connect(&host.url).await;
+    for _ in 0..20 {
+        honest.ask_raw(LIST).await;
+    }
+    let at_rest = host.allocated();
+    (host, at_rest, [plugins, data])
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_that_reads_slowly_costs_the_process_a_bounded_amount_of_memory() {
+    let (host, at_rest, _directories) = process_with_a_long_list().await;
+    let (reader, mut writer) = websocket(&host.url).await.into_split();
+    let question = frame(&format!("420{LIST}"));
+    let asks = async { while writer.write_all(&question).await.is_ok() {} };
+    let most = read_slowly(&host.url, async || host.allocated(), reader, asks).await;
+    assert!(most < at_rest + GROWTH, "{at_rest} bytes grew to {most}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polling_client_that_reads_slowly_costs_the_process_a_bounded_amount_of_memory() {
+    let (host, at_rest, _directories) = process_with_a_long_list().await;
+    let session = PollingSession::connect(&host.url).await;
+    let mut stream = narrow(&host.url).await;
+    let path = format!("/socket.io/?EIO=4&transport=polling&sid={}", session.sid());
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("a connection");
+    let question = format!("420{LIST}");
+    let asks = async { while session.try_send(&question).await {} };
+    let most = read_slowly(&host.url, async || host.allocated(), stream, asks).await;
+    assert!(most < at_rest + GROWTH, "{at_rest} bytes grew to {most}");
 }
 
 /// With `builtin` only: the library does not count them.
@@ -177,7 +250,7 @@ async fn messages_that_are_never_finished_have_a_bound_together_and_short_ones_a
     let begun = [&[0x81, 0x80 | 126, 0xfa, 0, 0, 0, 0, 0], vec![b'x'; BEGUN].as_slice()].concat();
     let mut strangers = Vec::new();
     for _ in 0..40 {
-        let mut stream = websocket(&host).await;
+        let mut stream = websocket(&host.url).await;
         stream.write_all(&begun).await.expect("a connection");
         strangers.push(stream);
         assert!(host.figure("sockhop_unfinished_bytes").await <= UNFINISHED as u64);
