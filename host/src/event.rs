@@ -75,6 +75,9 @@ impl Connection {
     }
 }
 
+/// Memory of an attachment besides its bytes: its reference and its allocation.
+const ATTACHMENT_COST: usize = 64;
+
 /// The payload of an event: text that should be JSON, and the attachments to which it should refer.
 /// The dispatcher validates it, once.
 #[derive(Debug, Clone)]
@@ -91,9 +94,10 @@ impl Payload {
         Self { text: "null".into(), attachments: Vec::new() }
     }
 
-    /// Bytes of the text and its attachments.
+    /// Memory, in bytes, of the text and its attachments.
     pub fn size(&self) -> usize {
-        self.text.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
+        let of_attachments = self.attachments.iter().map(|bytes| bytes.len() + ATTACHMENT_COST);
+        self.text.len() + of_attachments.sum::<usize>()
     }
 }
 
@@ -139,6 +143,13 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_small_attachments_cost_what_they_take_in_memory() {
+        let attachments = vec![Bytes::from_static(b"x"); 10_000];
+        let payload = Payload { attachments, ..Payload::null() };
+        assert!(payload.size() >= 10_000 * (1 + std::mem::size_of::<Bytes>()));
+    }
 
     #[test]
     fn failures_of_a_client_that_has_returned_count_for_its_new_address() {
