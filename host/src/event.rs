@@ -148,7 +148,7 @@ mod tests {
     fn many_small_attachments_cost_what_they_take_in_memory() {
         let attachments = vec![Bytes::from_static(b"x"); 10_000];
         let payload = Payload { attachments, ..Payload::null() };
-        assert!(payload.size() >= 10_000 * (1 + std::mem::size_of::<Bytes>()));
+        assert!(payload.size() >= 10_000 * (1 + size_of::<Bytes>()));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod agreement;
 mod bindings;
+mod budget;
 mod calls;
 mod clock;
 mod compiler;
@@ -35,7 +36,8 @@ use crate::config::{Limits, PluginSettings};
 
 pub use compiler::{COMPILE_COMMAND, CompileBounds, CompileError, Compiler, compile, this_program};
 pub use engine::{Engine, EngineError};
-pub use instance::{Budget, Failure, Handled};
+pub use budget::Budget;
+pub use instance::{Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::InstanceGuard;
 pub use retry::Retry;

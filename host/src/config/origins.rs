@@ -90,7 +90,7 @@ impl AllowedOrigin {
         }
         let is_address = bare.parse::<Ipv4Addr>().is_ok() || v6.is_some();
         let is_host = is_host_name(bare) && !is_number(bare);
-        if !is_host && !(base.is_none() && is_address) {
+        if !is_host && (base.is_some() || !is_address) {
             return Err("has no host name that a browser could send; write it as \"https://app.example.com\"".to_owned());
         }
         let after_scheme = scheme.len() + "://".len();

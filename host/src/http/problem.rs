@@ -168,9 +168,9 @@ const MAX_ERROR_BODY: usize = 4096;
 /// Whether a body is an error of Engine.IO: its code is a number, which the library writes as text.
 fn is_of_engine_io(body: &[u8]) -> bool {
     let document = serde_json::from_slice::<Value>(body).unwrap_or_default();
-    match &document["code"] {
-        Value::Number(_) => true,
-        Value::String(code) => code.parse::<u8>().is_ok(),
+    match document.get("code") {
+        Some(Value::Number(_)) => true,
+        Some(Value::String(code)) => code.parse::<u8>().is_ok(),
         _ => false,
     }
 }

@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline};
 
@@ -23,6 +23,7 @@ use super::bindings;
 use super::calls::lowered;
 use super::clock::CpuClock;
 use super::engine::FIRST_LOOK;
+use super::budget::Budget;
 use super::standstill::Standstills;
 use super::state::{InstanceState, Phase};
 
@@ -71,50 +72,6 @@ pub enum Failure {
     /// The instance could not be created.
     #[error("can't be instantiated")]
     NotInstantiated(#[source] wasmtime::Error),
-}
-
-/// The remaining CPU time and the deadline of one event, over all its runs.
-#[derive(Debug, Clone)]
-pub struct Budget {
-    cpu_left: Duration,
-    ran: Duration,
-    cpu: Duration,
-    wall: Duration,
-    began: Instant,
-    in_background: bool,
-}
-
-impl Budget {
-    /// A budget that begins now, with `cpu` as CPU limit and `wall` as wall-clock limit.
-    pub fn new(cpu: Duration, wall: Duration) -> Self {
-        Self::since(Instant::now(), cpu, wall)
-    }
-
-    /// A budget that began at `began`.
-    pub fn since(began: Instant, cpu: Duration, wall: Duration) -> Self {
-        Self { cpu_left: cpu, ran: Duration::ZERO, cpu, wall, began, in_background: false }
-    }
-
-    /// A budget that begins now, for work on a thread of low priority.
-    pub(super) fn in_background(cpu: Duration, wall: Duration) -> Self {
-        Self { in_background: true, ..Self::new(cpu, wall) }
-    }
-
-    /// When the event began.
-    pub(super) fn began(&self) -> Instant {
-        self.began
-    }
-
-    /// The deadline of the event, if the process does not stand still; see
-    /// [`Plugin::deadline`](super::Plugin::deadline).
-    pub(super) fn until(&self) -> Instant {
-        self.began + self.wall
-    }
-
-    /// The failure for an event whose deadline has passed.
-    pub fn exceeded(&self) -> Failure {
-        Failure::WallExceeded(self.wall)
-    }
 }
 
 /// Events after which a warm instance is replaced. This bounds a slow leak in a guest.

@@ -11,7 +11,8 @@ use crate::effect::HostCalls;
 use crate::event::Event;
 
 use super::Code;
-use super::instance::{Budget, Failure, Handled, Instance};
+use super::budget::Budget;
+use super::instance::{Failure, Handled, Instance};
 
 /// The instances of one plugin.
 pub(super) struct Pool {

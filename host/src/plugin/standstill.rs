@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::instance::Budget;
+use super::budget::Budget;
 
 /// Minimum time between two ticks that is a standstill: many times the longest interval of the
 /// ticks. If the ticking thread has no processor for so long, handlers have none either.

@@ -101,7 +101,8 @@ fn cpu_time(_: u32) -> Option<Duration> {
     None
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
