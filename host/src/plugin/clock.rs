@@ -4,7 +4,7 @@
 //! Only CPU time counts. A guest that waits for a processor, or whose process is stopped, does not
 //! run. But reading the thread's CPU clock is a system call (about 0.3 µs), and nearly every event
 //! ends after some microseconds. So a call is measured by the monotonic clock until it has run for
-//! [`UNSEEN`]. Then the engine checks it, and from that check on it is measured by the thread's CPU
+//! [`UNCHECKED`]. Then the engine checks it, and from that check on it is measured by the thread's CPU
 //! clock.
 //!
 //! The time in which the runtime suspends and resumes a call counts as well. A guest that suspends
@@ -14,7 +14,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::engine::UNSEEN;
+use super::engine::UNCHECKED;
 
 /// The time that a guest's call has run: the sum of the times from each resumption to the next
 /// suspension. The worker that polls the call writes it, and the epoch callback reads it within
@@ -87,12 +87,12 @@ impl CpuClock {
             self.suspended_on.store(this_thread(), Ordering::Relaxed);
             self.add(ran);
         } else {
-            if ran > UNSEEN_NANOSECONDS {
+            if ran > UNCHECKED_NANOSECONDS {
                 // The process was stopped, or had no processor, or was in one long host call. No
                 // check has shown which.
                 self.by_thread.store(true, Ordering::Relaxed);
             }
-            self.add(ran.min(UNSEEN_NANOSECONDS));
+            self.add(ran.min(UNCHECKED_NANOSECONDS));
         }
     }
 
@@ -127,7 +127,7 @@ impl CpuClock {
     }
 }
 
-const UNSEEN_NANOSECONDS: u64 = UNSEEN.as_nanos() as u64;
+const UNCHECKED_NANOSECONDS: u64 = UNCHECKED.as_nanos() as u64;
 
 /// Maximum CPU time of suspending and resuming a call: some microseconds of the runtime, and of the
 /// system calls by which it looks for other work.
@@ -183,7 +183,7 @@ mod tests {
         std::thread::sleep(LIMIT);
         assert!(!clock.check());
         clock.pause();
-        assert!(!clock.is_over() && clock.used() < UNSEEN * 2, "{:?}", clock.used());
+        assert!(!clock.is_over() && clock.used() < UNCHECKED * 2, "{:?}", clock.used());
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
         let clock = clock();
         std::thread::sleep(LIMIT * 2);
         clock.pause();
-        assert_eq!(clock.used(), UNSEEN);
+        assert_eq!(clock.used(), UNCHECKED);
         // The next poll is measured by the thread's CPU clock.
         clock.resume();
         spin(LIMIT);

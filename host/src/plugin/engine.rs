@@ -33,11 +33,11 @@ const QUIET_TICK: Duration = Duration::from_millis(4);
 /// Ticks until the first check of a call. The first tick may come immediately after the call
 /// begins. Only the second one shows that the guest has run for a while. A guest that has not must
 /// not yield in the middle of its event.
-pub(super) const FIRST_LOOK: u64 = 2;
+pub(super) const FIRST_CHECK: u64 = 2;
 
 /// Maximum time that a guest runs before its first check. If the monotonic clock shows more, the
 /// thread had no processor, or the guest was in a long host call.
-pub(super) const UNSEEN: Duration = QUIET_TICK.saturating_mul(FIRST_LOOK as u32);
+pub(super) const UNCHECKED: Duration = QUIET_TICK.saturating_mul(FIRST_CHECK as u32);
 
 /// Ticks without a check of any guest after which [`QUIET_TICK`] applies.
 const TICKS_UNTIL_QUIET: u32 = 100;
@@ -65,7 +65,7 @@ const KEPT_TABLE_BYTES: usize = 64 << 10;
 /// Unused slots that stay reserved for the plugin that used them last. Beyond this number, an
 /// instance of another plugin takes one of them. So memory is kept for at most this many slots,
 /// plus the largest number of instances that existed at the same time.
-const KEPT_PLACES: u32 = 16;
+const KEPT_SLOTS: u32 = 16;
 
 /// Bytes of a guest's own stack, which is part of the fibre's stack. The host uses the rest for the
 /// host calls that it handles there.
@@ -161,7 +161,7 @@ fn config(instance_memory: usize) -> Config {
         .max_tables_per_component(TABLES_OF_A_COMPONENT)
         .max_component_instance_size(INSTANCE_METADATA_BYTES)
         .max_core_instance_size(INSTANCE_METADATA_BYTES)
-        .max_unused_warm_slots(KEPT_PLACES);
+        .max_unused_warm_slots(KEPT_SLOTS);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         pool.pagemap_scan(Enabled::Yes)
             .linear_memory_keep_resident(KEPT_MEMORY_BYTES)

@@ -22,7 +22,7 @@ use super::Code;
 use super::bindings;
 use super::calls::lowered;
 use super::clock::CpuClock;
-use super::engine::FIRST_LOOK;
+use super::engine::FIRST_CHECK;
 use super::budget::Budget;
 use super::standstill::Standstills;
 use super::state::{InstanceState, Phase};
@@ -103,7 +103,7 @@ impl Instance {
             // other tasks would starve.
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
-        store.set_epoch_deadline(FIRST_LOOK);
+        store.set_epoch_deadline(FIRST_CHECK);
         let (standstills, ended) = (Arc::clone(&code.engine.standstills), code.ended.clone());
         let made = {
             let call = pin!(code.pre.instantiate_async(&mut store));
@@ -133,7 +133,7 @@ impl Instance {
         let limits = &code.limits;
         let declarations = Declarations::new(limits.declarations.get(), limits.schema_bytes.get());
         self.store.data_mut().phase = Phase::Registering(Box::new(declarations));
-        self.store.set_epoch_deadline(FIRST_LOOK);
+        self.store.set_epoch_deadline(FIRST_CHECK);
         let returned = {
             let call = pin!(self.guest.call_register(&mut self.store));
             within(&self.clock, budget, &self.standstills, &self.ended, call).await
@@ -161,7 +161,7 @@ impl Instance {
         self.store.data().current.set(event.id, calls.generation());
         self.store.data_mut().phase = Phase::Handling(calls);
         let attachments: Vec<&[u8]> = event.payload.attachments.iter().map(AsRef::as_ref).collect();
-        self.store.set_epoch_deadline(FIRST_LOOK);
+        self.store.set_epoch_deadline(FIRST_CHECK);
         let returned = {
             let call = pin!(self.guest.call_handle(&mut self.store, lowered(event, &attachments)));
             within(&self.clock, budget, &self.standstills, &self.ended, call).await

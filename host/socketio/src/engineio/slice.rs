@@ -7,7 +7,7 @@ const SLICE: Duration = Duration::from_micros(200);
 
 /// Number of messages after which the clock is read. A client that sends one message at a time
 /// never makes the task read it.
-const LOOK: u32 = 2;
+const CHECK_EVERY: u32 = 2;
 
 /// The current time slice of a session's task.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl TimeSlice {
     /// next slice begins.
     pub(crate) fn spend(&mut self) -> bool {
         self.handled = self.handled.wrapping_add(1);
-        if !self.handled.is_multiple_of(LOOK) {
+        if !self.handled.is_multiple_of(CHECK_EVERY) {
             return false;
         }
         let now = Instant::now();
@@ -54,6 +54,6 @@ mod tests {
             std::thread::sleep(SLICE);
             slice.spend()
         });
-        assert_eq!(ends.count(), 3, "the first look of each slice only begins it");
+        assert_eq!(ends.count(), 3, "the first check of each slice only begins it");
     }
 }
