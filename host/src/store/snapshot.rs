@@ -20,7 +20,8 @@ use super::changes::{Tracked, is_unchanged};
 use super::connection::{Meta, close_with_log, connect, meta};
 use super::{FailureKind, Store, StoreError, ViewError, lock};
 
-/// Minimum of [`most_readers`]: so many handlers of one plugin may wait with a snapshot of their own.
+/// Minimum of [`most_readers`]: so many handlers of one plugin may wait with a snapshot of their
+/// own.
 const MIN_READERS: usize = 8;
 
 /// Maximum number of connections of one store's readers: one for each thread that may read at the
@@ -170,8 +171,8 @@ fn read_from<T>(
 }
 
 impl Store {
-    /// A connection for one reader. If all are in use, takes that of the oldest snapshot. Waits only
-    /// while other threads read from all of them, which takes microseconds.
+    /// A connection for one reader. If all are in use, takes that of the oldest snapshot. Waits
+    /// only while other threads read from all of them, which takes microseconds.
     pub(super) fn reader(&self) -> Result<Reader, StoreError> {
         loop {
             if let Some(reader) = self.idle_reader() {
@@ -239,8 +240,8 @@ impl Store {
         old.into_iter().for_each(|reader| self.end_read(reader));
     }
 
-    /// Ends the oldest snapshot that is not being read from at this moment. Returns whether there is
-    /// one.
+    /// Ends the oldest snapshot that is not being read from at this moment. Returns whether there
+    /// is one.
     fn end_oldest_snapshot(&self) -> bool {
         let oldest = lock(&self.readers).open.values().find_map(|(_, pinned)| take(pinned));
         oldest.map(|reader| self.end_read(reader)).is_some()
