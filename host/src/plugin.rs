@@ -34,9 +34,9 @@ use sockhop_core::declarations::Registration;
 
 use crate::config::{Limits, PluginSettings};
 
+pub use budget::Budget;
 pub use compiler::{COMPILE_COMMAND, CompileBounds, CompileError, Compiler, compile, this_program};
 pub use engine::{Engine, EngineError};
-pub use budget::Budget;
 pub use instance::{Failure, Handled};
 pub use loader::{Candidate, LoadError, Source, load, read};
 pub use pool::InstanceGuard;

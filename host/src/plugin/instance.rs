@@ -20,10 +20,10 @@ use crate::rejection::Refusal;
 
 use super::Code;
 use super::bindings;
+use super::budget::Budget;
 use super::calls::lowered;
 use super::clock::CpuClock;
 use super::engine::FIRST_CHECK;
-use super::budget::Budget;
 use super::standstill::Standstills;
 use super::state::{InstanceState, Phase};
 

@@ -17,9 +17,9 @@ use crate::rejection::Refusal;
 
 use super::Code;
 use super::bindings::PluginPre;
+use super::budget::Budget;
 use super::compiler::{CompileError, Compiler};
 use super::engine::Engine;
-use super::budget::Budget;
 use super::instance::{Failure, Instance};
 use super::output::Output;
 use super::retry::Retry;
