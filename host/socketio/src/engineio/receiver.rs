@@ -1,5 +1,5 @@
-//! The receiving half of a WebSocket: what has arrived, and the memory and the deadline of the
-//! message that has begun.
+//! The receiving half of a WebSocket: the bytes that have arrived, and the memory and the deadline of
+//! an unfinished message.
 //!
 //! It does not know sessions, because a session keeps it while the WebSocket takes over.
 use std::any::Any;
@@ -19,7 +19,7 @@ use super::memory::{Memory, Reservation};
 use super::slice::TimeSlice;
 use super::stream::Reader;
 
-/// A message of a client over a WebSocket that does not carry its session yet.
+/// A message of a client over a WebSocket that is not the transport of its session yet.
 #[derive(Debug)]
 pub(crate) enum Early {
     Text(String),
@@ -34,7 +34,7 @@ pub(crate) struct Receiver {
     pub(super) incoming: Incoming,
     /// The memory of an unfinished message.
     held: Option<Reservation>,
-    /// When the message that has begun must be complete.
+    /// When the unfinished message must be complete.
     pub(super) complete_by: Option<Instant>,
     pub(super) slice: TimeSlice,
     /// The application's guard of the connection. Dropped last.
@@ -74,7 +74,7 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// [`End::Overload`] if there is no room for any buffer.
+    /// [`End::Overload`] if no memory is left for any buffer.
     pub(super) fn prepare(&mut self, memory: &Memory) -> Result<usize, End> {
         if memory.incoming.is_scarce(self.uncounted()) {
             self.incoming.shrink();
@@ -89,11 +89,12 @@ impl Receiver {
         self.incoming.held().saturating_sub(self.held.as_ref().map_or(0, Reservation::bytes))
     }
 
-    /// Everything that has arrived is handled, except for the message that has begun: counts it.
+    /// Counts the bytes of an unfinished message. Called when everything else that has arrived is
+    /// handled.
     ///
     /// # Errors
     ///
-    /// [`End::Overload`] if there is no room for it.
+    /// [`End::Overload`] if the memory bound does not allow it.
     pub(super) fn count_partial(
         &mut self,
         config: &Config,
@@ -142,8 +143,8 @@ impl Receiver {
         self.reader.poll_discard(cx, max)
     }
 
-    /// Returns the next message or control frame before the WebSocket carries the session; `None`
-    /// if anything else comes. It may be cancelled: nothing is lost.
+    /// Returns the next message or control frame before the WebSocket is the session's transport;
+    /// `None` if anything else comes. Cancel-safe.
     pub(super) async fn early(&mut self, config: &Config, memory: &Arc<Memory>) -> Option<Early> {
         loop {
             match self.incoming.next().ok()? {
