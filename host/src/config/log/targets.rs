@@ -16,7 +16,6 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "dispatcher::commit",
             "dispatcher::host_events",
             "dispatcher::host_events::worker",
-            "dispatcher::run",
             "host",
             "host::connection_limit",
             "host::monitor",
