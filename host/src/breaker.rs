@@ -72,8 +72,8 @@ impl Default for BreakerLimits {
 const REMEMBERED: RangeInclusive<usize> = 256..=16_384;
 
 /// The plugin itself is at fault if it fails for at least this many times
-/// [`BreakerLimits::failures`] parties that it served before, and if [`WELL_SERVED_PER_LET_DOWN`] is
-/// met.
+/// [`BreakerLimits::failures`] parties that it served before, and if [`WELL_SERVED_PER_LET_DOWN`]
+/// is met.
 const WIDESPREAD_FACTOR: u32 = 2;
 
 /// Bounds of the number that [`WIDESPREAD_FACTOR`] requires. One stranger may have some addresses.

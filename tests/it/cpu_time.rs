@@ -48,7 +48,8 @@ async fn time_in_which_the_host_is_stopped_is_not_the_handlers() {
     assert_eq!(answer, json!(null));
 }
 
-/// The stop is twice as long as the limit. Enough events wait for the breaker to open if they failed.
+/// The stop is twice as long as the limit. Enough events wait for the breaker to open if they
+/// failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_wait_while_the_host_is_stopped_are_answered() {
     const WALL: Duration = Duration::from_secs(3);

@@ -1,5 +1,6 @@
 //! The declarations that a plugin makes in `register`, checked call by call. Schemas are not parsed
-//! here: only their length is checked. Arguments have the types of the WIT interface, in plain Rust.
+//! here: only their length is checked. Arguments have the types of the WIT interface, in plain
+//! Rust.
 
 use crate::limits;
 use crate::name::{RESERVED_PLUGIN_NAMES, host_event, is_event_name, is_plugin_name};

@@ -20,7 +20,8 @@ pub(super) const PARTS: u32 = 10;
 pub(super) struct Activity {
     /// How long activity is remembered.
     within: Duration,
-    /// How long a connection that failed does not count as well served, though it is answered again.
+    /// How long a connection that failed does not count as well served, though it is answered
+    /// again.
     doubtful_for: Duration,
     /// The newest part is last.
     parts: VecDeque<Part>,
@@ -114,8 +115,8 @@ impl Activity {
         self.answered.count(now, within)
     }
 
-    /// Returns the number of parties that were served before, and for which the plugin failed within
-    /// `within`.
+    /// Returns the number of parties that were served before, and for which the plugin failed
+    /// within `within`.
     pub(super) fn let_down(&self, now: Instant, within: Duration) -> u32 {
         self.let_down_parties.count(now, within)
     }

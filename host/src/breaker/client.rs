@@ -1,5 +1,5 @@
-//! The identities of a client to which failures are attributed: its connection, and its user or else
-//! its address. Also which plugins answered the last event of the connection.
+//! The identities of a client to which failures are attributed: its connection, and its user or
+//! else its address. Also which plugins answered the last event of the connection.
 
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};

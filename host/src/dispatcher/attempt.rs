@@ -173,8 +173,8 @@ impl BoundEvent<'_> {
     }
 
     /// Commits the entry of a run and applies its effects. `lock` is the plugin's commit lock if
-    /// the run has held it; otherwise the commit waits for it until `deadline`. Returns `None` after
-    /// a conflict.
+    /// the run has held it; otherwise the commit waits for it until `deadline`. Returns `None`
+    /// after a conflict.
     async fn commit_and_apply(
         &self,
         entry: CommitEntry,

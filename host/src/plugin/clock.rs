@@ -4,8 +4,8 @@
 //! Only CPU time counts. A guest that waits for a processor, or whose process is stopped, does not
 //! run. But reading the thread's CPU clock is a system call (about 0.3 µs), and nearly every event
 //! ends after some microseconds. So a call is measured by the monotonic clock until it has run for
-//! [`UNCHECKED`]. Then the engine checks it, and from that check on it is measured by the thread's CPU
-//! clock.
+//! [`UNCHECKED`]. Then the engine checks it, and from that check on it is measured by the thread's
+//! CPU clock.
 //!
 //! The time in which the runtime suspends and resumes a call counts as well. A guest that suspends
 //! again and again without a reason keeps a processor busy by that alone. This uses nearly as much

@@ -21,8 +21,8 @@ pub(super) struct Inventory {
     pub(super) loads: LoadQueue,
     loader: Arc<Loader>,
     metrics: Arc<Metrics>,
-    /// The versions that the last clean-up left on the disk; `None` if a load has begun since, which
-    /// may have written others.
+    /// The versions that the last clean-up left on the disk; `None` if a load has begun since,
+    /// which may have written others.
     on_disk: Option<HashSet<Digest>>,
 }
 

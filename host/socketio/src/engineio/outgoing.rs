@@ -108,8 +108,8 @@ impl Queue {
         self.len == 0
     }
 
-    /// Queues the bytes that `write` appends. `leaves_soon`: they are likely to leave the queue soon,
-    /// so a spare buffer of the thread is used.
+    /// Queues the bytes that `write` appends. `leaves_soon`: they are likely to leave the queue
+    /// soon, so a spare buffer of the thread is used.
     pub(crate) fn push(
         &mut self,
         memory: &Memory,

@@ -1,5 +1,5 @@
-//! The receiving half of a WebSocket: the bytes that have arrived, and the memory and the deadline of
-//! an unfinished message.
+//! The receiving half of a WebSocket: the bytes that have arrived, and the memory and the deadline
+//! of an unfinished message.
 //!
 //! It does not know sessions, because a session keeps it while the WebSocket takes over.
 use std::any::Any;

@@ -175,8 +175,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the subschemas directly within `schema` under these keywords. `one` are keywords with one
-/// schema, `lists` those with a list of schemas, and `maps` those with a map of schemas.
+/// Returns the subschemas directly within `schema` under these keywords. `one` are keywords with
+/// one schema, `lists` those with a list of schemas, and `maps` those with a map of schemas.
 fn subschemas<'a>(
     schema: &'a Value,
     one: &[&str],
