@@ -1,6 +1,6 @@
-// The stock client in pages of a real browser: which pages may connect, which headers they may send,
-// and what the host notices when a tab is closed. Clients in Node.js have no origin and send no
-// preflight requests.
+// The stock client in pages of a real browser: which pages may connect, which headers they may
+// send, and what the host notices when a tab is closed. Clients in Node.js have no origin and send
+// no preflight requests.
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
