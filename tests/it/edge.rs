@@ -7,10 +7,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sockhop::config::{AllowedOrigin, Config, Limits};
+use sockhop::config::{AllowedOrigin, Config, Limits, SocketIo};
 use sockhop_tests::{
     HostProcess, PATIENCE, TestClient, TestHost, bundled_plugin, directory_of, do_nothing_as,
-    drop_in, eventually, guest, serve,
+    drop_in, eventually, guest, serve, socketio,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -244,6 +244,11 @@ async fn an_answer_that_is_read_more_slowly_than_is_set_is_cut_off() {
     /// The system buffers some megabytes of them.
     const ACKS: usize = 60;
     const ACK_BYTES: usize = 100_000;
+    // The deadline is that of the HTTP connection. The library can't make an answer that is large
+    // enough: so many acks fill its buffer, which is counted in packets.
+    if socketio() != SocketIo::Builtin {
+        return;
+    }
     let host = TestHost::with(&[guest("lab")], |config| {
         config.limits.keep_alive_ms = Duration::from_secs(2);
         config.limits.body_bytes_per_second = NonZeroU32::new(200 << 10).expect("not zero");

@@ -47,7 +47,8 @@
 //! | `connect_timeout` | the time to the first CONNECT that is accepted | [`End::ConnectTimeout`] |
 //! | `upgrade_timeout` | the time of an upgrade | the session continues to poll |
 //! | `stall_timeout` | the time in which a client must read something while a task waits for it | [`End::Overflow`] |
-//! | `linger` | the time to deliver queued messages when the server ends a session | they are lost |
+//! | `delivery_timeout` | the time to deliver queued messages when the server ends a session | they are lost |
+//! | `linger` | the time to deliver the last message of any other end | it is lost |
 //! | [`Recovery::duration`] | the time for which a detached connection is kept | [`Handler::disconnected`] |
 //! | [`Recovery::max_bytes`] | the events that are kept for clients that return | the oldest are dropped |
 //! | `max_sessions`, with recovery | the connections that are detached | they end with their sessions |

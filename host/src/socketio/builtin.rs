@@ -67,6 +67,7 @@ impl Server {
             connect_timeout: limits.connect_ms,
             receive_timeout: limits.body_ms,
             stall_timeout: limits.stalled_reader_ms,
+            delivery_timeout: limits.stalled_reader_ms,
             max_payload: PROTOCOL_LIMIT
                 * limits.message_bytes.get().max(limits.attachment_bytes.get()),
             max_queued: total / QUEUE_SHARE,

@@ -73,8 +73,11 @@ pub struct Config {
     /// waits for it; then its session ends with [`End::Overflow`](super::End::Overflow).
     /// Default: 45 s, as long as a missing pong takes by default.
     pub stall_timeout: Duration,
-    /// How long a session that the server ends may take to deliver queued messages.
-    /// Default: 1 s.
+    /// How long a session that the server ends may take to deliver queued messages: a client may
+    /// read slowly, or poll again only later. Default: 30 s.
+    pub delivery_timeout: Duration,
+    /// How long the end of a session may take to deliver a last message, such as the close frame of
+    /// an error. Default: 1 s.
     pub linger: Duration,
     /// The longest message and the longest body of a POST, in bytes. The handshake contains it.
     /// Default: 1,000,000, as the reference server.
@@ -126,6 +129,7 @@ impl Default for Config {
             upgrade_timeout: Duration::from_secs(10),
             receive_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(45),
+            delivery_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(1),
             max_payload: 1_000_000,
             max_fragments: 1024,

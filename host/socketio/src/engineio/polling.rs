@@ -28,7 +28,7 @@ pub(crate) async fn keep<P: Protocol>(
     permit.task_started();
     let watched = catch(pin!(watch(&session, &protocol)), || {}).await;
     let watched = match watched.unwrap_or_else(|| Err(panicked(&session))) {
-        Err(End::Server) => linger(&session).await.ok_or(End::Server),
+        Err(End::Server) => deliver(&session).await.ok_or(End::Server),
         // A WebSocket may have taken over just before.
         Err(end) => session.take_receiver().ok_or(end),
         Ok(receiver) => Ok(receiver),
@@ -95,13 +95,13 @@ async fn wake<P: Protocol>(session: &Session, protocol: &Shared<P>) {
 
 /// The server has ended the session: the client fetches queued messages with one more poll, or
 /// with the WebSocket that is about to take over, which is returned.
-async fn linger(session: &Session) -> Option<Box<Receiver>> {
+async fn deliver(session: &Session) -> Option<Box<Receiver>> {
     let delivered = async {
         while !session.is_delivered() {
             session.turned().await;
         }
     };
-    let _ = timeout(session.config().linger, delivered).await;
+    let _ = timeout(session.config().delivery_timeout, delivered).await;
     session.take_receiver()
 }
 

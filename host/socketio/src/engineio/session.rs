@@ -158,7 +158,7 @@ impl Session {
     }
 
     /// Ends the session, if it has not ended. With [`End::Server`], queued messages are still
-    /// delivered, within [`Config::linger`]; otherwise they are discarded.
+    /// delivered, within [`Config::delivery_timeout`]; otherwise they are discarded.
     pub fn end(&self, end: End) {
         self.end_with(&mut self.state(), end);
     }
@@ -298,8 +298,12 @@ impl Session {
         let state = self.state();
         match state.end {
             None => false,
-            Some(End::Server | End::Client | End::Overlap) => {
-                state.ended_at.is_some_and(|at| at.elapsed() > self.config.linger)
+            Some(end @ (End::Server | End::Client | End::Overlap)) => {
+                let limit = match end {
+                    End::Server => self.config.delivery_timeout,
+                    _ => self.config.linger,
+                };
+                state.ended_at.is_some_and(|at| at.elapsed() > limit)
             }
             Some(_) => true,
         }

@@ -35,8 +35,11 @@ pub(crate) async fn pump<P: Protocol>(
     if matches!(end, End::Client | End::Server) {
         session.queue_close(&1000_u16.to_be_bytes());
     }
-    let linger = session.config().linger;
-    let _ = timeout(linger, poll_fn(|cx| session.poll_drained(cx))).await;
+    let limit = match end {
+        End::Server => session.config().delivery_timeout,
+        _ => session.config().linger,
+    };
+    let _ = timeout(limit, poll_fn(|cx| session.poll_drained(cx))).await;
     let writer = session.finish();
     permit.unregister();
     // The connection, with its file descriptor, need not wait for the application.

@@ -142,8 +142,14 @@ async fn an_application_can_wait_for_room() {
 
 #[tokio::test]
 async fn an_answer_that_is_not_read_keeps_its_place_until_the_connection_ends() {
-    let config = Config { max_queued: 20 << 20, max_sessions: 1, ..Config::default() };
-    let linger = config.linger;
+    let limit = Duration::from_secs(1);
+    let config = Config {
+        max_queued: 20 << 20,
+        max_sessions: 1,
+        delivery_timeout: limit,
+        linger: limit,
+        ..Config::default()
+    };
     let server = Server::start(config).await;
     for end in [End::Aborted, End::Server] {
         let path = format!("{}&transport=polling", open_polling(server.port).await);
@@ -156,7 +162,7 @@ async fn an_answer_that_is_not_read_keeps_its_place_until_the_connection_ends() 
         let before = server.ends().len();
         session.end(end);
         eventually(|| server.ends().len() > before).await;
-        tokio::time::sleep(linger + Duration::from_millis(100)).await;
+        tokio::time::sleep(limit + Duration::from_millis(100)).await;
         assert_eq!(server.engine.usage().sessions, 1);
         assert_eq!(get(server.port, POLLING).await.status, 503);
         // It breaks off as soon as the client reads on.

@@ -86,6 +86,7 @@ async fn a_storm_leaves_nothing_and_does_not_disturb_others() {
         ping_interval: millis(400),
         upgrade_timeout: millis(100),
         receive_timeout: millis(100),
+        delivery_timeout: millis(50),
         linger: millis(50),
         ..Config::default()
     };
