@@ -190,8 +190,8 @@ impl Config {
         tables.try_for_each(|(name, own)| own.limits.check(&format!("plugins.{name}")))
     }
 
-    /// The files that contain secrets of keys: those that the keys name, and `file`, from which the
-    /// configuration was read, if it has a secret itself.
+    /// Returns the files with secrets of keys. `file` is the configuration file: it is one of them
+    /// if a key has its secret there. The keys name the other files.
     pub fn secret_files<'a>(&'a self, file: Option<&'a Path>) -> BTreeSet<&'a Path> {
         let named = self.keys.iter().filter_map(|key| key.secret_file.as_deref());
         let own = file.filter(|_| self.keys.iter().any(|key| key.secret.is_some()));

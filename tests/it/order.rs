@@ -22,10 +22,7 @@ async fn ask_in_order(client: &TestClient, events: usize, window: usize) {
 
 async fn check(open: Option<(usize, tokio::sync::oneshot::Receiver<serde_json::Value>)>) {
     let (number, answer) = open.expect("an open event");
-    let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
-        .await
-        .expect("an answer in time")
-        .expect("an answer");
+    let answer = sockhop_tests::answered("increment", answer).await;
     assert_eq!(answer, json!(number + 1));
 }
 
@@ -51,10 +48,7 @@ async fn two_hundred_connections_in_parallel_are_each_in_order() {
                 answers.push(client.ask_later(&format!(r#"["note","{number}"]"#)).await);
             }
             for answer in answers {
-                let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
-                    .await
-                    .expect("an answer in time")
-                    .expect("an answer");
+                let answer = sockhop_tests::answered("note", answer).await;
                 assert_eq!(answer, json!(null));
             }
             let notes: Vec<_> = (0..20).map(|number| number.to_string()).collect();
@@ -73,9 +67,6 @@ async fn connections_do_not_wait_for_each_other() {
     let (slow, quick) = (host.client().await, host.client().await);
     let sleeping = slow.ask_later(r#"["sleep",3000]"#).await;
     assert_eq!(quick.ask("echo", json!(1)).await, json!(1));
-    let answer = tokio::time::timeout(sockhop_tests::PATIENCE, sleeping)
-        .await
-        .expect("an answer in time")
-        .expect("an answer");
+    let answer = sockhop_tests::answered("sleep", sleeping).await;
     assert_eq!(answer, json!(null));
 }

@@ -54,10 +54,7 @@ async fn writers_of_one_counter_lose_no_update_and_none_is_busy() {
     }
     let mut numbers = Vec::new();
     for answer in answers {
-        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
-            .await
-            .expect("an answer in time")
-            .expect("an answer");
+        let answer = sockhop_tests::answered("increment", answer).await;
         numbers.push(answer.as_u64().unwrap_or_else(|| panic!("{answer}")));
     }
     numbers.sort_unstable();
@@ -85,10 +82,7 @@ async fn every_receiver_sees_the_updates_of_a_record_in_the_order_of_their_commi
         answers.push(client.ask_later(&update.to_string()).await);
     }
     for answer in answers {
-        let answer = tokio::time::timeout(sockhop_tests::PATIENCE, answer)
-            .await
-            .expect("an answer in time")
-            .expect("an answer");
+        let answer = sockhop_tests::answered("memory_log_update", answer).await;
         assert_eq!(answer["id"], id, "{answer}");
     }
     let stored = clients[0].ask("memory_log_list", json!({})).await["items"][0].clone();

@@ -224,8 +224,8 @@ impl Drop for TestClient {
     }
 }
 
-/// Waits for the answer to `array`.
-async fn answered(array: &str, answer: oneshot::Receiver<Value>) -> Value {
+/// Waits for the answer to `array`, which [`TestClient::ask_later`] has sent.
+pub async fn answered(array: &str, answer: oneshot::Receiver<Value>) -> Value {
     tokio::time::timeout(PATIENCE, answer)
         .await
         .unwrap_or_else(|_| panic!("no ack for {array:.100}"))

@@ -23,7 +23,7 @@ mod polling;
 mod process;
 
 pub use api::{ask, row_of};
-pub use client::TestClient;
+pub use client::{TestClient, answered};
 pub use dispatch::TestDispatcher;
 pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
 pub use handmade::{asynchronous, do_nothing, do_nothing_as, handmade, table_filler};

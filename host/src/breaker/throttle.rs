@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::BreakerLimits;
 use super::client::{ClientKey, ClientKeys, PluginBit};
 
-/// Largest number of records. Beyond it, those that expire first are removed early.
+/// Maximum number of records. If there are more, the record that expires first is removed.
 pub(super) const MAX_RECORDS: usize = 128;
 
 /// Throttled clients, and the users and addresses to which they belong.

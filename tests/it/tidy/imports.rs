@@ -43,7 +43,8 @@ impl Crate {
         Self(modules)
     }
 
-    /// Adds empty modules to the root, such as those that it re-exports from another crate.
+    /// Adds empty modules to the root. They stand for modules that the root re-exports from another
+    /// crate.
     pub(super) fn with(mut self, names: &[&str]) -> Self {
         self.0.extend(names.iter().map(|name| (vec![(*name).to_owned()], Vec::new())));
         self

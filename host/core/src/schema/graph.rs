@@ -135,8 +135,8 @@ impl Graph {
             || !lists_some && nodes.iter().any(|node| node.admits_objects)
     }
 
-    /// The subschemas that may apply to the document itself: the root, and those that it applies in
-    /// place.
+    /// Returns the subschemas that may apply to the document itself: the root, and the subschemas
+    /// that the root applies to the same value.
     fn of_the_document(&self) -> Vec<&Node> {
         let (mut seen, mut to_visit, mut nodes) = (HashSet::new(), vec![0], Vec::new());
         while let Some(number) = to_visit.pop() {

@@ -50,8 +50,8 @@ impl Reservation {
         Ok(rules.check(&other.name, &other.rooms)?)
     }
 
-    /// Returns the reserved rooms. Skips those that another version of the host has saved in a form
-    /// that this one does not know.
+    /// Returns the reserved rooms. Another version of the host may have saved a room whose pattern
+    /// or rule this version can't parse. Such a room is skipped.
     fn rooms(&self) -> Vec<DeclaredRoom> {
         let rooms = self.rooms.iter().filter_map(|(pattern, access)| {
             Some(DeclaredRoom { pattern: pattern.parse().ok()?, access: access.parse().ok()? })
