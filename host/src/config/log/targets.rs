@@ -57,7 +57,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
     // The host's own implementation of Socket.IO.
     (
         "sockhop_socketio",
-        &["client", "engineio::end", "engineio::http", "engineio::panics", "recovery"],
+        &["client", "client::detached", "engineio::end", "engineio::http", "engineio::panics"],
     ),
 ];
 
