@@ -66,6 +66,7 @@ pub struct Host {
     connections: NonZeroUsize,
     address: SocketAddr,
     /// Stops accepting connections.
+    slots: Arc<ConnectionSlots>,
     accepting: CancellationToken,
     accepted: JoinHandle<()>,
     /// Stops following the plugin directory.
@@ -215,6 +216,7 @@ impl Host {
             config,
             connections: allowed.connections,
             address,
+            slots,
             accepting,
             accepted,
             reloading,

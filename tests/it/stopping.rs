@@ -3,15 +3,17 @@
 #![cfg(unix)]
 
 use std::fs::File;
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sockhop::config::Limits;
-use sockhop_tests::{HostProcess, TestClient, directory_of, eventually, guest};
+use sockhop_tests::{HostProcess, PollingSession, TestClient, directory_of, eventually, guest};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+
+/// The request that begins a session.
+const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
 
 /// Ten minutes: a host that waited for so long would fail its test.
 const LONG: &str = "600000";
@@ -76,13 +78,42 @@ async fn a_second_signal_ends_a_host_that_waits_for_running_events() {
     ]);
     let (_client, mut answer) = endless_event(&host).await;
     host.signal(Signal::SIGTERM);
-    let address = host.url.trim_start_matches("http://").to_owned();
-    eventually("a host that accepts nobody", async || {
-        TcpStream::connect(&address).is_err().then_some(())
+    eventually("a host that accepts no new clients", async || {
+        (host.http(HANDSHAKE, None).0 == 503).then_some(())
     })
     .await;
     assert!(answer.try_recv().is_err(), "the event still runs");
     host.signal(Signal::SIGTERM);
+    let (status, took) = host.ended();
+    assert!(status.success() && took < SOON, "{status}, {took:?}");
+}
+
+/// Such a client fetches its answers one by one, each with a request of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_polls_receives_every_answer_of_a_host_that_stops() {
+    const EVENTS: usize = 4;
+    let (mut host, _directories) = start(&[
+        ("SOCKHOP_LIMITS__SHUTDOWN_UNREADY_MS", "1"),
+        ("SOCKHOP_LIMITS__SHUTDOWN_DRAIN_MS", LONG),
+    ]);
+    let client = PollingSession::connect(&host.url).await;
+    let events: Vec<_> =
+        (0..EVENTS).map(|id| format!(r#"42{id}["slow_note",{}]"#, 500 * (1 + id % 2))).collect();
+    client.send(&events.join("\u{1e}")).await;
+    host.signal(Signal::SIGTERM);
+    let mut refused = None;
+    for id in 0..EVENTS {
+        let answer = client.poll().await;
+        assert_eq!(answer, Some(format!("43{id}[null]")));
+        let emit = || host.http("/api/emit", Some(json!({"event": "noise", "everyone": true})));
+        if id == 1 {
+            refused = Some([host.http(HANDSHAKE, None), emit()]);
+            assert_eq!([host.http("/healthz", None).0, host.http("/readyz", None).0], [200, 503]);
+        }
+    }
+    for (status, problem) in refused.expect("two answers") {
+        assert_eq!((status, &problem["code"]), (503, &json!("unavailable")), "{problem}");
+    }
     let (status, took) = host.ended();
     assert!(status.success() && took < SOON, "{status}, {took:?}");
 }

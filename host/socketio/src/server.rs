@@ -124,8 +124,10 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// Ends all sessions and all detached connections, and refuses new ones. Clients receive no
-    /// close packet, so stock clients connect again, to this address.
+    /// Ends all sessions and all detached connections, and refuses new ones. Queued packets are
+    /// still delivered, so requests of these sessions must reach the server until
+    /// [`wait`](Self::wait) has returned. Clients receive no close packet, so stock clients connect
+    /// again, to this address.
     pub fn close(&self) {
         if let Some(recovery) = self.engine.service().recovery() {
             recovery.close();
@@ -134,7 +136,8 @@ impl<H: Handler> Server<H> {
     }
 
     /// Waits until all sessions and all tasks of the server have ended, after
-    /// [`close`](Self::close). May be cancelled and called again.
+    /// [`close`](Self::close): at least until the queued packets are delivered, or
+    /// [`Config::delivery_timeout`] has passed. May be cancelled and called again.
     pub async fn wait(&self) {
         self.engine.wait().await;
     }

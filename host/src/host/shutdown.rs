@@ -14,7 +14,8 @@ const CLOSE: Duration = Duration::from_secs(5);
 impl Host {
     /// Serves until `stop`, and then stops in steps. The host reports that it is not ready, and
     /// then accepts no new clients. It handles the received events and tells plugins about every
-    /// disconnect. At the end, it closes the transports. `at_once` skips the waiting.
+    /// disconnect. Clients receive what is queued for them, also those that poll for it. At the
+    /// end, the host closes the transports. `at_once` skips the waiting.
     pub async fn run(self, stop: CancellationToken, at_once: CancellationToken) {
         stop.cancelled().await;
         self.ready.store(false, Ordering::Release);
@@ -24,8 +25,7 @@ impl Host {
         if self.rooms.connections() > 0 {
             within(self.config.limits.shutdown_unready_ms, &at_once, std::future::pending()).await;
         }
-        self.accepting.cancel();
-        let _ = self.accepted.await;
+        self.slots.close();
         tracing::info!("stopping: finishing running events");
         if !within(self.config.limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await {
             tracing::warn!("some events did not finish in time");
@@ -37,6 +37,8 @@ impl Host {
         if !within(CLOSE, &at_once, self.socketio.close()).await {
             tracing::warn!("some transports did not close in time");
         }
+        self.accepting.cancel();
+        let _ = self.accepted.await;
         self.tasks.close();
         within(CLOSE, &at_once, self.tasks.wait()).await;
         self.loader.close();

@@ -1,10 +1,10 @@
-//! Which requests are answered when the host has reached its limit of connections: those of
-//! operators, and those of clients that have a slot.
+//! Which requests are answered when the host has reached its limit of connections or stops: those
+//! of operators, and those of clients that have a slot.
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -33,33 +33,49 @@ pub(crate) async fn close_reserved(mut request: Request, next: Next) -> Response
     response
 }
 
-/// Answers 503 to a client's request in a reserved slot, and to a request that begins a session if
-/// no session slot is free.
+/// Answers 503 to a client's request in a reserved slot, to a request that begins a session if no
+/// session slot is free, and to every new client of a host that stops.
 pub(crate) async fn admit(
     State(slots): State<Arc<ConnectionSlots>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let is_reserved = request.extensions_mut().remove::<IsReserved>().is_some();
-    let is_admitted = if is_reserved {
-        is_operators(request.uri().path())
-    } else if socketio::kind_of(&request) == RequestKind::Handshake {
-        let slot = slots.take_session();
-        let is_free = slot.is_some();
-        if let Some(slot) = slot {
-            request.extensions_mut().insert(slot);
+    match refusal(&slots, &mut request) {
+        None => next.run(request).await,
+        Some(problem) => {
+            slots.refused();
+            let mut response = problem.into_response();
+            close(&mut response);
+            response
         }
-        is_free
-    } else {
-        true
-    };
-    if is_admitted {
-        return next.run(request).await;
     }
-    slots.refused();
-    let mut response = full().into_response();
-    close(&mut response);
-    response
+}
+
+/// Returns why a request is refused. A handshake that is not refused gets its session slot.
+fn refusal(slots: &ConnectionSlots, request: &mut Request) -> Option<Problem> {
+    let is_reserved = request.extensions_mut().remove::<IsReserved>().is_some();
+    if is_reserved && !is_operators(request.uri().path()) {
+        return Some(full());
+    }
+    let kind = socketio::kind_of(request);
+    if slots.is_closed() && !is_served_to_the_end(kind, request.method()) {
+        return Some(stopping());
+    }
+    if kind == RequestKind::Handshake {
+        let Some(slot) = slots.take_session() else { return Some(full()) };
+        request.extensions_mut().insert(slot);
+    }
+    None
+}
+
+/// Whether a host that stops serves a request: it belongs to a session that fetches its last
+/// answers, or it only reads.
+fn is_served_to_the_end(kind: RequestKind<'_>, method: &Method) -> bool {
+    match kind {
+        RequestKind::Session | RequestKind::Upgrade(_) => true,
+        RequestKind::Handshake => false,
+        RequestKind::Other => method.is_safe(),
+    }
 }
 
 /// Makes the connection close after `response`.
@@ -71,6 +87,10 @@ fn full() -> Problem {
     Problem::rejection(&Rejection::Busy(
         "the host has reached its limit of connections; try again later".to_owned(),
     ))
+}
+
+fn stopping() -> Problem {
+    Problem::rejection(&Rejection::Unavailable("the host is stopping; try again later".to_owned()))
 }
 
 /// Whether a path is for monitoring or operating the host.

@@ -10,7 +10,7 @@ mod pool;
 mod reserve;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::metrics::Metrics;
@@ -27,6 +27,8 @@ pub(crate) struct ConnectionSlots {
     sessions: Arc<SlotPool>,
     reserve: Mutex<Reserve>,
     next_id: AtomicU64,
+    /// Set when the host stops.
+    is_closed: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
@@ -37,7 +39,8 @@ impl ConnectionSlots {
         let reserve = Mutex::new(Reserve::new(reserved));
         let (connections, sessions) =
             (SlotPool::new("TCP connections", limit), SlotPool::new("sessions", limit));
-        Arc::new(Self { connections, sessions, reserve, next_id: AtomicU64::new(0), metrics })
+        let (next_id, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { connections, sessions, reserve, next_id, is_closed, metrics })
     }
 
     /// Returns a slot for a new connection from `address`, which `abort_handle` ends. Returns
@@ -64,6 +67,16 @@ impl ConnectionSlots {
     /// Takes a slot for a new session. Returns `None` if none is free.
     pub(super) fn take_session(&self) -> Option<SessionSlot> {
         self.sessions.take().map(SessionSlot::new)
+    }
+
+    /// Accepts no new clients from now on, because the host stops.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    /// Whether the host stops and accepts no new clients.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// Counts a connection or a request that was refused because no slot is free.

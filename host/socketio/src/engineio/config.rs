@@ -73,8 +73,8 @@ pub struct Config {
     /// waits for it; then its session ends with [`End::Overflow`](super::End::Overflow).
     /// Default: 45 s, as long as a missing pong takes by default.
     pub stall_timeout: Duration,
-    /// How long a session that the server ends may take to deliver queued messages: a client may
-    /// read slowly, or poll again only later. Default: 30 s.
+    /// How long a session that the server ends, or that ends with the server, may take to deliver
+    /// queued messages: a client may read slowly, or poll again only later. Default: 30 s.
     pub delivery_timeout: Duration,
     /// How long the end of a session may take to deliver a last message, such as the close frame of
     /// an error. Default: 1 s.

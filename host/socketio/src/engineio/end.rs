@@ -37,11 +37,17 @@ pub enum End {
     Server,
     /// The application ended it at once; queued messages are discarded.
     Aborted,
-    /// The server stops. The client receives no packet about it, so that it connects again.
+    /// The server stops; queued messages are still delivered. The client receives no packet about
+    /// it, so that it connects again.
     Shutdown,
 }
 
 impl End {
+    /// Whether queued messages are still delivered after this end.
+    pub(crate) fn delivers(self) -> bool {
+        matches!(self, Self::Server | Self::Shutdown)
+    }
+
     /// Whether the transport was lost, so that a stock client connects again by itself and wants
     /// to continue its connections. Returns false if the client or the server has decided that the
     /// session ends, or if the client has exceeded a bound: it would exceed it again.

@@ -200,15 +200,17 @@ impl<S: Service> Engine<S> {
         &self.tasks
     }
 
-    /// Ends all sessions with [`End::Shutdown`] and refuses new ones. Queued bytes that the kernel
-    /// takes at once are still sent. Clients receive no close packet, so that they connect again.
+    /// Ends all sessions with [`End::Shutdown`] and refuses new ones. Queued messages are still
+    /// delivered, so requests of these sessions must reach the engine until [`wait`](Self::wait)
+    /// has returned. Clients receive no close packet, so that they connect again.
     pub fn close(&self) {
         self.sessions.close();
         self.tasks.close();
     }
 
     /// Waits until all tasks have ended, after [`close`](Self::close). Handlers that run are
-    /// awaited, so the caller may want a deadline.
+    /// awaited, and clients that read slowly within [`Config::delivery_timeout`], so the caller may
+    /// want a deadline.
     pub async fn wait(&self) {
         self.tasks.wait().await;
     }

@@ -219,7 +219,7 @@ impl<S: Service> Engine<S> {
                 let handled = polling::receive(guard, protocol, body, held);
                 return match self.tasks().spawn(handled).await {
                     // A client that the server disconnects still fetches the queued packets.
-                    Ok(Ok(()) | Err(Some(End::Client | End::Server))) => {
+                    Ok(Ok(()) | Err(Some(End::Client | End::Server | End::Shutdown))) => {
                         Ok(answer(StatusCode::OK, "text/html", "ok".into()))
                     }
                     Ok(Err(_)) => Err(Refusal::BadRequest.into()),

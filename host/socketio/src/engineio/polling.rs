@@ -28,7 +28,7 @@ pub(crate) async fn keep<P: Protocol>(
     permit.task_started();
     let watched = catch(pin!(watch(&session, &protocol)), || {}).await;
     let watched = match watched.unwrap_or_else(|| Err(panicked(&session))) {
-        Err(End::Server) => deliver(&session).await.ok_or(End::Server),
+        Err(end) if end.delivers() => deliver(&session).await.ok_or(end),
         // A WebSocket may have taken over just before.
         Err(end) => session.take_receiver().ok_or(end),
         Ok(receiver) => Ok(receiver),

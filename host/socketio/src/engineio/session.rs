@@ -157,8 +157,9 @@ impl Session {
         }
     }
 
-    /// Ends the session, if it has not ended. With [`End::Server`], queued messages are still
-    /// delivered, within [`Config::delivery_timeout`]; otherwise they are discarded.
+    /// Ends the session, if it has not ended. With [`End::Server`] and [`End::Shutdown`], queued
+    /// messages are still delivered, within [`Config::delivery_timeout`]; otherwise they are
+    /// discarded.
     pub fn end(&self, end: End) {
         self.end_with(&mut self.state(), end);
     }
@@ -247,7 +248,7 @@ impl Session {
         {
             let _ = queue.write(&self.memory, |slices| writer.try_write(slices));
         }
-        if end != End::Server {
+        if !end.delivers() {
             state.queue.clear(&self.memory);
         }
         if let Carrier::Polling(polling) = &mut state.carrier {
@@ -298,11 +299,9 @@ impl Session {
         let state = self.state();
         match state.end {
             None => false,
-            Some(end @ (End::Server | End::Client | End::Overlap)) => {
-                let limit = match end {
-                    End::Server => self.config.delivery_timeout,
-                    _ => self.config.linger,
-                };
+            Some(end @ (End::Server | End::Shutdown | End::Client | End::Overlap)) => {
+                let limit =
+                    if end.delivers() { self.config.delivery_timeout } else { self.config.linger };
                 state.ended_at.is_some_and(|at| at.elapsed() > limit)
             }
             Some(_) => true,

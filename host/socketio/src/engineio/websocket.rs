@@ -35,10 +35,8 @@ pub(crate) async fn pump<P: Protocol>(
     if matches!(end, End::Client | End::Server) {
         session.queue_close(&1000_u16.to_be_bytes());
     }
-    let limit = match end {
-        End::Server => session.config().delivery_timeout,
-        _ => session.config().linger,
-    };
+    let limit =
+        if end.delivers() { session.config().delivery_timeout } else { session.config().linger };
     let _ = timeout(limit, poll_fn(|cx| session.poll_drained(cx))).await;
     let writer = session.finish();
     permit.unregister();

@@ -49,23 +49,35 @@ async fn a_server_that_stops_does_not_wait_for_an_upgrade() {
 async fn a_client_that_reads_slowly_or_polls_late_gets_what_was_queued_before_the_end() {
     const LARGE: usize = 16 << 20;
     let linger = Duration::from_millis(20);
-    let server = Server::start(Config { linger, max_queued: 20 << 20, ..Config::default() }).await;
-    let (mut websocket, _) = connect(server.port).await;
-    let path = format!("{}&transport=polling", open_polling(server.port).await);
-    for index in 0..2 {
-        let session = server.session(index);
-        session.text(&[&vec![b'x'; LARGE]], &[]);
-        session.text(&[b"last"], &[]);
-        session.end(End::Server);
+    for end in [End::Server, End::Shutdown] {
+        let server =
+            Server::start(Config { linger, max_queued: 20 << 20, ..Config::default() }).await;
+        let (mut websocket, _) = connect(server.port).await;
+        let path = format!("{}&transport=polling", open_polling(server.port).await);
+        for index in 0..2 {
+            let session = server.session(index);
+            session.text(&[&vec![b'x'; LARGE]], &[]);
+            session.text(&[b"last"], &[]);
+            if end == End::Server {
+                session.end(end);
+            }
+        }
+        if end == End::Shutdown {
+            server.engine.close();
+        }
+        tokio::time::sleep(10 * linger).await;
+        assert_eq!(websocket.read_text().await.len(), "4".len() + LARGE);
+        assert_eq!(websocket.read_text().await, "4last");
+        if end == End::Server {
+            websocket.closes_with(1000).await;
+        } else {
+            assert_eq!(websocket.end().await, b"");
+        }
+        let polled = get(server.port, &path).await.body;
+        assert!(polled.len() > LARGE && polled.ends_with("4last"), "{}", polled.len());
+        server.ended(&[end; 2]).await;
+        server.empty().await;
     }
-    tokio::time::sleep(10 * linger).await;
-    assert_eq!(websocket.read_text().await.len(), "4".len() + LARGE);
-    assert_eq!(websocket.read_text().await, "4last");
-    websocket.closes_with(1000).await;
-    let polled = get(server.port, &path).await.body;
-    assert!(polled.len() > LARGE && polled.ends_with("4last"), "{}", polled.len());
-    server.ended(&[End::Server; 2]).await;
-    server.empty().await;
 }
 
 #[tokio::test]

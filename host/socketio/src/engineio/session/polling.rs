@@ -217,13 +217,14 @@ impl Session {
 
     /// Whether a WebSocket may still take over.
     pub(crate) fn is_upgradable(&self) -> bool {
-        self.state().end.is_none_or(|end| end == End::Server)
+        let state = self.state();
+        state.end.is_none_or(End::delivers) && matches!(state.carrier, Carrier::Polling(_))
     }
 
     /// A GET begins to wait. Returns `None` if it is refused: a second one ends the session.
     pub(crate) fn start_poll(self: &Arc<Self>) -> Option<PollGuard> {
         let state = &mut *self.state();
-        if state.end.is_some_and(|end| end != End::Server) {
+        if state.end.is_some_and(|end| !end.delivers()) {
             return None;
         }
         let Carrier::Polling(polling) = &mut state.carrier else { return None };
@@ -259,7 +260,7 @@ impl Session {
                     Polled::Closed
                 }
             }
-            None | Some(End::Server) if released => Polled::Packet("6"),
+            end if released && end.is_none_or(End::delivers) => Polled::Packet("6"),
             Some(_) => Polled::Closed,
             None => {
                 state.register(cx);
@@ -323,7 +324,7 @@ impl Session {
     /// the WebSocket then delivers the queued packets.
     pub(crate) fn upgrade(&self, writer: Writer, receiver: Receiver) {
         let state = &mut *self.state();
-        let lives = state.end.is_none_or(|end| end == End::Server);
+        let lives = state.end.is_none_or(End::delivers);
         if !lives || !matches!(state.carrier, Carrier::Polling(_)) {
             return;
         }
