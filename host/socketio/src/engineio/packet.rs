@@ -10,6 +10,7 @@ use super::config::Config;
 use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::frame;
+use super::memory::Reservation;
 use super::session::Session;
 use super::slice::TimeSlice;
 
@@ -59,7 +60,14 @@ pub(crate) async fn handle<P: Protocol>(
 ) -> Result<(), End> {
     match parse(packet).ok_or(End::Parse)? {
         Packet::Text(text) => drive(session, batch, alarm, protocol.text(text, batch)).await,
-        Packet::Binary(data) => drive(session, batch, alarm, protocol.binary(&data, batch)).await,
+        Packet::Binary(data) => {
+            // Counted besides its text, which is held until the whole body is handled.
+            let held = Reservation::of_used(session.memory(), data.len());
+            if !held.is_allowed() {
+                return Err(End::Overload);
+            }
+            drive(session, batch, alarm, protocol.binary(&data, batch)).await
+        }
         Packet::Pong => {
             session.pong();
             Ok(())

@@ -133,6 +133,9 @@ async fn count_while_waiting<T>(
         if polled.is_pending() && bytes > 0 && counted.is_none() {
             let reservation = counted.insert(Reservation::of_used(session.memory(), bytes));
             if !reservation.is_allowed() {
+                // The end discards what is queued, so the close frame is written before.
+                close_with(session, End::Overload);
+                session.flush();
                 session.end(End::Overload);
             }
         }

@@ -244,6 +244,21 @@ async fn handlers_that_wait_exceed_no_bound_and_small_messages_have_room() {
     }
     eventually(|| server.ends().len() >= 10).await;
     assert!(server.ends().len() < 20 && server.ends().iter().all(|end| *end == End::Overload));
+    let mut refused = 0;
+    for raw in &mut clients {
+        let mut frame = raw.read_frame().await;
+        if frame == Some((0x81, b"4asleep".to_vec())) {
+            frame = raw.read_frame().await;
+        }
+        match frame {
+            Some((0x88, code)) => {
+                assert_eq!(code, 1013_u16.to_be_bytes());
+                refused += 1;
+            }
+            other => assert_eq!(other, Some((0x81, b"4awake".to_vec()))),
+        }
+    }
+    eventually(|| server.ends().len() == refused).await;
     drop(clients);
     server.empty().await;
 }
@@ -259,6 +274,32 @@ async fn a_posted_body_counts_while_it_arrives() {
     drop(raw);
     server.ended(&[End::Transport]).await;
     server.empty().await;
+}
+
+#[tokio::test]
+async fn a_posted_binary_message_counts_twice_while_its_handler_waits() {
+    const LENGTH: usize = 300_000;
+    let server = Server::start(Config::default()).await;
+    let path = format!("{}&transport=polling", open_polling(server.port).await);
+    let body = format!("4sleep-in-binary\u{1e}b{}", "AAAA".repeat(LENGTH / 3));
+    let text = body.len();
+    let posted = tokio::spawn(async move { post(server.port, &path, &body).await.status });
+    eventually(|| server.engine.usage().unfinished_bytes >= text + LENGTH).await;
+    assert_eq!(posted.await.unwrap(), 200);
+    assert_eq!(server.engine.usage().unfinished_bytes, 0);
+
+    // The text fits into half of the bound, but not with the 3,000 bytes of the message. Then each
+    // of three sessions may hold a third of the other half.
+    let max_unfinished_total = 12_000;
+    let server = Server::start(Config { max_unfinished_total, ..Config::default() }).await;
+    for _ in 0..2 {
+        open_polling(server.port).await;
+    }
+    let path = format!("{}&transport=polling", open_polling(server.port).await);
+    let body = format!("b{}", "AAAA".repeat(1_000));
+    assert_eq!(post(server.port, &path, &body).await.status, 400);
+    server.ended(&[End::Overload]).await;
+    assert_eq!(server.engine.usage().unfinished_bytes, 0);
 }
 
 #[tokio::test]

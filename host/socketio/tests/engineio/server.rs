@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Echo {
     session: Arc<Session>,
     service: Arc<EchoService>,
+    sleeps_in_binary: bool,
 }
 
 impl Protocol for Echo {
@@ -33,6 +34,7 @@ impl Protocol for Echo {
                 tokio::time::sleep(Duration::from_millis(value.parse().unwrap())).await;
                 self.session.text(&[b"awake"], &[]);
             }
+            "sleep-in-binary" => self.sleeps_in_binary = true,
             "spin" => {
                 let until =
                     std::time::Instant::now() + Duration::from_micros(value.parse().unwrap());
@@ -55,6 +57,9 @@ impl Protocol for Echo {
     }
 
     async fn binary(&mut self, data: &[u8], _batch: &Batch) -> Result<(), End> {
+        if self.sleeps_in_binary {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
         self.session.binary(data);
         Ok(())
     }
@@ -85,7 +90,8 @@ impl Service for EchoService {
         }
         session.connected();
         self.sessions.lock().unwrap().push(Arc::clone(session));
-        Ok(Echo { session: Arc::clone(session), service: Arc::clone(self) })
+        let (session, service) = (Arc::clone(session), Arc::clone(self));
+        Ok(Echo { session, service, sleeps_in_binary: false })
     }
 }
 
