@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::call::{Call, parse_auth, parse_reply, placeholders_are_valid};
 use crate::packet::{Kind, Packet};
 
-pub use crate::engineio::fuzzing::{frames, polling_body};
+pub use crate::engineio::fuzzing::{frames, polling_body, request};
 
 /// A Socket.IO packet.
 pub fn packet(data: &[u8]) {

@@ -46,6 +46,21 @@ const BODIES: [&[u8]; 5] = [
     "4é\u{1e}bAA==".as_bytes(),
 ];
 
+const REQUESTS: [&[u8]; 9] = [
+    b"GET /socket.io/?EIO=4&transport=polling\n\n",
+    b"GET /socket.io/?EIO=4&transport=polling&sid=SID\n\n",
+    b"GET /socket.io/?EIO=3&transport=polling&sid=SID&t=abc&b64=1 HTTP/1.0\n\n",
+    b"POST /socket.io/?EIO=4&transport=polling&sid=SID\ncontent-length: 9\n\n40\x1e42[\"x\"]",
+    b"POST /socket.io/?EIO=4&transport=polling&sid=SID\ncontent-length: 99999999999\n\n1",
+    b"GET /socket.io/?EIO=4&transport=websocket\nconnection: keep-alive, Upgrade\nupgrade: websocket\n\
+      sec-websocket-version: 13\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\n\n",
+    b"GET /socket.io/?EIO=4&transport=websocket&sid=SID\nconnection: Upgrade\nupgrade: websocket\n\
+      sec-websocket-version: 13\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\n\
+      sec-websocket-protocol: a, b\n\n",
+    b"OPTIONS /socket.io/?EIO=4&transport=polling\norigin: null\n\n",
+    b"GET /socket.io/?transport=websocket&EIO=4&sid=%00%zz\nupgrade: WebSocket\n\n",
+];
+
 #[derive(Debug, Clone)]
 enum Mutation {
     Flip(Index, u8),
@@ -130,6 +145,11 @@ proptest! {
     #[test]
     fn polling_bodies(data in mutated(BODIES)) {
         fuzzing::polling_body(&data);
+    }
+
+    #[test]
+    fn requests(data in mutated(REQUESTS)) {
+        fuzzing::request(&data);
     }
 
     #[test]

@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
 
 use super::config::Config;
 use super::end::End;
-use super::engine::{Batch, Protocol};
+use super::engine::{Batch, Engine, Protocol, Refused, Service};
 use super::frame::{Bad, op};
 use super::incoming::{Incoming, Next};
-use super::memory::Memory;
+use super::memory::{Memory, Usage};
 use super::polling::handle_body;
 use super::session::{Session, Transport};
 use super::sid::Sid;
@@ -88,6 +95,101 @@ fn expected(data: &[u8]) -> (Vec<Frame>, Result<(), End>) {
         }
     }
     (messages, Ok(()))
+}
+
+/// An HTTP request as text: a line with its method, its target and, if it is not 1.1, its version;
+/// its headers; an empty line; its body. `SID` in the target is the id of a session.
+pub fn request(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
+        return;
+    };
+    runtime.block_on(async {
+        let engine = Engine::new(Config::default(), Arc::new(Recorders));
+        let mut handshake = Request::new(Full::default());
+        *handshake.uri_mut() = Uri::from_static("/socket.io/?EIO=4&transport=polling");
+        let (_, opened) = ask(&engine, handshake).await.unwrap_or_default();
+        let sid = opened.split('"').nth(3).unwrap_or_default();
+        assert_eq!(engine.usage().sessions, 1);
+        let Some(request) = read_request(text, sid) else { return };
+        match ask(&engine, request).await {
+            // A poll waits for packets.
+            None => assert!(text.starts_with("GET") && text.contains("sid=SID")),
+            Some((StatusCode::SWITCHING_PROTOCOLS, _)) => assert!(asks_for_upgrade(text)),
+            Some((StatusCode::OK, body)) => {
+                assert!(body == "ok" || body.starts_with("0{"), "{body}");
+            }
+            Some((_, body)) => {
+                let error: Value = serde_json::from_str(&body).unwrap_or_default();
+                let code = error.get("code").and_then(Value::as_u64);
+                let has_message = error.get("message").is_some_and(Value::is_string);
+                assert!(code.is_some_and(|code| code <= 5) && has_message, "{body}");
+            }
+        }
+        engine.close();
+        engine.wait().await;
+        assert_eq!(engine.usage(), Usage::default());
+    });
+}
+
+fn read_request(text: &str, sid: &str) -> Option<Request<Full<Bytes>>> {
+    let (head, body) = text.split_once("\n\n")?;
+    let mut lines = head.split('\n');
+    let mut first = lines.next()?.split(' ');
+    let (method, target) = (first.next()?.parse::<Method>().ok()?, first.next()?);
+    let version = if first.next().is_some() { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut request =
+        Request::builder().method(method).uri(target.replace("SID", sid)).version(version);
+    for line in lines {
+        let (name, value) = line.split_once(": ")?;
+        request = request.header(name, value);
+    }
+    request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).ok()
+}
+
+/// The status and the body of the answer; `None` if there is none when nothing more happens.
+async fn ask(
+    engine: &Arc<Engine<Recorders>>,
+    request: Request<Full<Bytes>>,
+) -> Option<(StatusCode, String)> {
+    let idle = async {
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let answer = tokio::select! {
+        biased;
+        answer = engine.handle::<TokioIo<TcpStream>, _>(request) => answer.ok()?,
+        () = idle => return None,
+    };
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    Some((parts.status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// Whether a request has all that RFC 6455, section 4.2.1, asks for.
+fn asks_for_upgrade(text: &str) -> bool {
+    let (head, _) = text.split_once("\n\n").unwrap_or_default();
+    let has = |name: &str, is_right: &dyn Fn(&str) -> bool| {
+        let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+        headers.any(|(found, value)| found.eq_ignore_ascii_case(name) && is_right(value))
+    };
+    text.starts_with("GET ")
+        && has("connection", &|value| value.to_ascii_lowercase().contains("upgrade"))
+        && has("upgrade", &|value| value.to_ascii_lowercase().contains("websocket"))
+        && has("sec-websocket-version", &|value| value == "13")
+        && has("sec-websocket-key", &|key| BASE64.decode(key).is_ok_and(|key| key.len() == 16))
+}
+
+/// Makes a [`Recorder`] for each session.
+struct Recorders;
+
+impl Service for Recorders {
+    type Protocol = Recorder;
+
+    fn open(self: &Arc<Self>, _: &Arc<Session>, _: &Parts) -> Result<Recorder, Refused> {
+        Ok(Recorder::default())
+    }
 }
 
 /// Keeps all messages.

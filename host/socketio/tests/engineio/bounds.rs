@@ -283,9 +283,9 @@ async fn a_posted_binary_message_counts_twice_while_its_handler_waits() {
     let path = format!("{}&transport=polling", open_polling(server.port).await);
     let body = format!("4sleep-in-binary\u{1e}b{}", "AAAA".repeat(LENGTH / 3));
     let text = body.len();
-    let posted = tokio::spawn(async move { post(server.port, &path, &body).await.status });
-    eventually(|| server.engine.usage().unfinished_bytes >= text + LENGTH).await;
-    assert_eq!(posted.await.unwrap(), 200);
+    let counted = eventually(|| server.engine.usage().unfinished_bytes >= text + LENGTH);
+    let (posted, ()) = tokio::join!(post(server.port, &path, &body), counted);
+    assert_eq!(posted.status, 200);
     assert_eq!(server.engine.usage().unfinished_bytes, 0);
 
     // The text fits into half of the bound, but not with the 3,000 bytes of the message. Then each
