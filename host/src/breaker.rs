@@ -33,7 +33,7 @@ use activity::Activity;
 use client::PluginBit;
 use throttle::Throttle;
 
-pub use client::{ClientKey, ClientKeys};
+pub(crate) use client::{ClientKey, ClientKeys};
 
 /// The limits at which the breaker opens, and how long it stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ const WELL_SERVED_PER_LET_DOWN: u32 = 4;
 
 /// The breaker of one plugin.
 #[derive(Debug)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     plugin: PluginBit,
     limits: BreakerLimits,
     state: BreakerState,
@@ -169,7 +169,7 @@ enum FailureCause {
 
 impl Breaker {
     /// Creates a closed breaker for a version of the plugin with this name.
-    pub fn new(plugin: &str, limits: BreakerLimits) -> Self {
+    pub(crate) fn new(plugin: &str, limits: BreakerLimits) -> Self {
         Self::closed(PluginBit::of(plugin), limits)
     }
 
@@ -189,7 +189,7 @@ impl Breaker {
     }
 
     /// Whether the breaker is open or half-open.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.state != BreakerState::Closed
     }
 
@@ -198,7 +198,11 @@ impl Breaker {
     ///
     /// # Errors
     /// Why the event may not be handled, and when to retry.
-    pub fn admit(&mut self, client: Option<&ClientKeys>, now: Instant) -> Result<Permit, Denied> {
+    pub(crate) fn admit(
+        &mut self,
+        client: Option<&ClientKeys>,
+        now: Instant,
+    ) -> Result<Permit, Denied> {
         if let Some(until) = client.and_then(|client| self.throttle.until(client, self.plugin, now))
         {
             return Err(Denied::Throttled { retry_after: until.saturating_duration_since(now) });
@@ -217,7 +221,7 @@ impl Breaker {
 
     /// Records the outcome of an admitted event, also with the connection of `client`. Returns the
     /// change that it caused, or `None`.
-    pub fn record(
+    pub(crate) fn record(
         &mut self,
         permit: Permit,
         client: Option<&ClientKeys>,
@@ -258,7 +262,7 @@ impl Breaker {
 
     /// Closes the breaker and ends all throttling, after a successful probe or by an operator's
     /// decision.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Self::closed(self.plugin, self.limits);
     }
 

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use crate::event::{Connection, Json};
 use crate::rejection::Refusal;
 
-pub use sockhop_core::effect::{
+pub(crate) use sockhop_core::effect::{
     EffectLimits, Target, check_page, check_room_count, emit_bytes, require_caller,
 };
 
@@ -76,7 +76,7 @@ impl Effect {
 
 /// The level of a plugin's log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
+pub(crate) enum LogLevel {
     /// The finest level.
     Trace,
     /// For the plugin's author.

@@ -54,17 +54,18 @@
 //! `ARCHITECTURE.md` beside this crate's `Cargo.toml` describes the semantics and where to add new
 //! parts.
 
+use sockhop_core::{events, rejection};
 /// The vocabulary and the rules that the SDK's test host shares, as modules of this crate.
-pub use sockhop_core::{events, rejection, rule, schema};
+pub use sockhop_core::{rule, schema};
 
-pub mod breaker;
+mod breaker;
 pub mod config;
-pub mod effect;
+mod effect;
 mod error_chain;
 pub mod event;
 pub mod files;
 mod memory;
-pub mod transport;
+mod transport;
 
 mod socketio;
 

@@ -16,29 +16,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use stage::StageCell;
 
-pub use stage::Stage;
+pub(crate) use stage::Stage;
 
 /// The remote IP address of a TCP connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub IpAddr);
+pub(crate) struct Peer(pub IpAddr);
 
 /// The slot of one Engine.IO session. The slot is freed when the last clone is dropped, so every
 /// task that works for the session holds a clone.
 #[derive(Debug, Clone)]
-pub struct SessionSlot {
+pub(crate) struct SessionSlot {
     _held: Arc<dyn fmt::Debug + Send + Sync>,
 }
 
 impl SessionSlot {
     /// Creates a slot that drops `held` when the slot is freed.
-    pub fn new(held: impl fmt::Debug + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(held: impl fmt::Debug + Send + Sync + 'static) -> Self {
         Self { _held: Arc::new(held) }
     }
 }
 
 /// A handle that ends one TCP connection in any state.
 #[derive(Debug, Clone, Default)]
-pub struct AbortHandle(Arc<AbortState>);
+pub(crate) struct AbortHandle(Arc<AbortState>);
 
 /// Read several times per event, so it has no lock.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ struct AbortState {
 
 impl AbortHandle {
     /// Ends the connection: its next read and write fail, and a waiting reader is woken.
-    pub fn abort(&self) {
+    pub(crate) fn abort(&self) {
         self.0.is_aborted.store(true, Ordering::Release);
         self.0.reader.wake();
     }
@@ -68,17 +68,17 @@ impl AbortHandle {
     }
 
     /// What the connection waits for, and a number that differs after each change.
-    pub fn stage(&self) -> (Stage, u32) {
+    pub(crate) fn stage(&self) -> (Stage, u32) {
         self.0.stage.get()
     }
 
     /// Sets what the connection waits for from now on.
-    pub fn enter(&self, stage: Stage) {
+    pub(crate) fn enter(&self, stage: Stage) {
         self.0.stage.set(stage);
     }
 
     /// Bytes that were written since the connection began.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.0.stage.sent()
     }
 
@@ -113,7 +113,7 @@ impl WeakAbortHandle {
 /// A stream that fails once its [`AbortHandle`] ends it. The abort wakes a waiting reader only,
 /// because a waiting writer always has a reader beside it.
 #[derive(Debug)]
-pub struct Abortable<S, P> {
+pub(crate) struct Abortable<S, P> {
     stream: S,
     /// The stream's slot in the host's connection limit. It is freed with the stream, also after an
     /// upgrade.
@@ -134,12 +134,12 @@ impl Drop for Attached {
 
 impl<S, P> Abortable<S, P> {
     /// Makes `stream` end with `abort_handle`. `slot` is dropped with the stream.
-    pub fn new(stream: S, abort_handle: &AbortHandle, slot: P) -> Self {
+    pub(crate) fn new(stream: S, abort_handle: &AbortHandle, slot: P) -> Self {
         Self { stream, slot, abort_handle: Attached(abort_handle.clone()) }
     }
 
     /// Returns the stream, which the handle no longer ends, and the slot.
-    pub fn into_parts(self) -> (S, P) {
+    pub(crate) fn into_parts(self) -> (S, P) {
         (self.stream, self.slot)
     }
 }
