@@ -36,29 +36,46 @@ impl Placeholder {
 /// the object is not a placeholder.
 pub fn index_of(members: &Map<String, Value>) -> Option<u64> {
     // Nearly no object is a placeholder, and the number of its members is known without a search.
-    if members.len() < 2 || members.get(PLACEHOLDER) != Some(&Value::Bool(true)) {
+    if members.len() < 2 || !is_marked(members) {
         return None;
     }
     members.get(INDEX)?.as_u64()
 }
 
 /// Whether the placeholders of `data` name each of `attachments` attachments exactly once, and
-/// nothing else.
+/// nothing else. With attachments, an object that is marked as a placeholder must be one: clients
+/// close their connection on any other index, such as `"splice"`.
 pub fn placeholders_match(data: &Value, attachments: usize) -> bool {
-    fn collect(value: &Value, found: &mut Vec<u64>) {
+    fn collect(
+        value: &Value,
+        is_placeholder: fn(&Map<String, Value>) -> bool,
+        found: &mut Vec<u64>,
+    ) {
         match value {
-            Value::Object(members) => match index_of(members) {
-                Some(index) => found.push(index),
-                None => members.values().for_each(|value| collect(value, found)),
-            },
-            Value::Array(values) => values.iter().for_each(|value| collect(value, found)),
+            Value::Object(members) if is_placeholder(members) => {
+                found.push(members.get(INDEX).and_then(Value::as_u64).unwrap_or(u64::MAX));
+            }
+            Value::Object(members) => {
+                members.values().for_each(|value| collect(value, is_placeholder, found));
+            }
+            Value::Array(values) => {
+                values.iter().for_each(|value| collect(value, is_placeholder, found));
+            }
             _ => {}
         }
     }
     let mut found = Vec::new();
-    collect(data, &mut found);
+    if attachments == 0 {
+        collect(data, |members| index_of(members).is_some(), &mut found);
+    } else {
+        collect(data, is_marked, &mut found);
+    }
     found.sort_unstable();
     found.into_iter().eq(0..attachments as u64)
+}
+
+fn is_marked(members: &Map<String, Value>) -> bool {
+    members.get(PLACEHOLDER) == Some(&Value::Bool(true))
 }
 
 #[cfg(test)]
@@ -79,6 +96,8 @@ mod tests {
         let of = |index: u64| json!({"_placeholder": true, "num": index});
         assert!(placeholders_match(&json!({"plain": [1, {"num": 0}]}), 0));
         assert!(placeholders_match(&json!([of(1), {"deep": of(0)}]), 2));
+        let forged = json!({"_placeholder": true, "num": "splice"});
+        assert!(placeholders_match(&forged, 0), "an event without attachments has no placeholders");
         for (data, attachments) in [
             (json!(null), 1),
             (of(0), 0),
@@ -88,6 +107,8 @@ mod tests {
             (json!({"_placeholder": false, "num": 0}), 1),
             (json!({"_placeholder": true}), 1),
             (json!({"_placeholder": true, "num": -1}), 1),
+            (json!([of(0), forged]), 1),
+            (json!([of(0), {"_placeholder": true}]), 1),
         ] {
             assert!(!placeholders_match(&data, attachments), "{data} {attachments}");
         }
