@@ -185,31 +185,35 @@ impl Dispatcher {
     }
 
     /// Creates a backlog for each plugin that listens. Removes those of plugins that no longer
-    /// listen, and of plugins that are forgotten. A plugin that is new while connections exist gets
-    /// a `$resync`.
+    /// listen, and of plugins that are forgotten.
     fn update_backlogs(self: &Arc<Self>, backlogs: &mut Backlogs, generation: &Generation) {
         let listening = |active: &&Arc<ActivePlugin>| !active.code.registration.listens.is_empty();
         for active in generation.plugins.iter().filter(listening) {
-            let listens = &active.code.registration.listens;
-            let bound = active.code.limits().host_events.get();
             if let Some(backlog) = backlogs.get_mut(active.code.name()) {
-                if backlog.attach(listens, bound) {
-                    self.add_worker(backlog, active);
-                }
+                self.attach(backlog, active);
                 continue;
             }
             let plugin: Arc<str> = active.code.name().into();
             let mut backlog = Backlog::new(Arc::clone(&plugin));
-            backlog.attach(listens, bound);
-            let resync =
-                HostEvent::new(HostEventKind::Resync, Recipients::Plugin(Arc::clone(&plugin)));
-            if resync.is_for(&active.code.registration) && !self.rooms.directory.is_empty() {
-                self.enqueue(&mut backlog, active, Pending::new(Arc::new(resync), None));
-            }
+            self.attach(&mut backlog, active);
             backlogs.insert(plugin, backlog);
         }
         if backlogs.len() > generation.plugins.iter().filter(listening).count() {
             self.update_absent(backlogs, generation);
+        }
+    }
+
+    /// Updates the backlog to the version that serves. A version that begins to listen while
+    /// connections exist gets a `$resync`.
+    fn attach(self: &Arc<Self>, backlog: &mut Backlog, active: &Arc<ActivePlugin>) {
+        let bound = active.code.limits().host_events.get();
+        let attached = backlog.attach(&active.code.registration.listens, bound);
+        if attached.begins_to_listen && !self.rooms.directory.is_empty() {
+            let recipient = Recipients::Plugin(Arc::clone(backlog.plugin()));
+            let resync = HostEvent::new(HostEventKind::Resync, recipient);
+            self.enqueue(backlog, active, Pending::new(Arc::new(resync), None));
+        } else if attached.was_away {
+            self.add_worker(backlog, active);
         }
     }
 

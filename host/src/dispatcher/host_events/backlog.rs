@@ -53,6 +53,19 @@ impl Pending {
 /// themselves.
 const RESYNC_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// The host events from which a plugin learns which connections exist.
+const OF_CONNECTIONS: [&str; 3] = [host_event::CONNECT, host_event::DISCONNECT, host_event::RESYNC];
+
+/// The result of [`Backlog::attach`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attached {
+    /// Whether no version of the plugin was loaded before.
+    pub(super) was_away: bool,
+    /// Whether the version listens for host events of connections for which the version before did
+    /// not listen. It needs a `$resync` if connections exist, and listens for it.
+    pub(super) begins_to_listen: bool,
+}
+
 /// The backlogs of plugins, by name.
 pub(super) type Backlogs = HashMap<Arc<str>, Backlog>;
 
@@ -261,15 +274,18 @@ impl Backlog {
     }
 
     /// Records that the plugin serves, for which host events it listens, and how many may wait.
-    /// Returns whether it was away.
-    pub(super) fn attach(&mut self, listens: &[&'static str], bound: usize) -> bool {
+    pub(super) fn attach(&mut self, listens: &[&'static str], bound: usize) -> Attached {
+        let begins_to_listen = listens.contains(&host_event::RESYNC)
+            && OF_CONNECTIONS
+                .iter()
+                .any(|event| listens.contains(event) && !self.listens.contains(event));
         if self.listens != listens {
             listens.clone_into(&mut self.listens);
         }
         self.bound = bound;
         let was_away = std::mem::replace(&mut self.is_away, false);
         self.is_parked &= !was_away;
-        was_away
+        Attached { was_away, begins_to_listen }
     }
 
     /// Records that no version of the plugin is loaded now. Nothing is delivered until

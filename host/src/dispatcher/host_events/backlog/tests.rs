@@ -82,7 +82,7 @@ fn a_task_of_a_removed_plugin_does_not_touch_the_backlog_of_the_plugin_that_came
 fn events_wait_in_order_while_the_plugin_is_away() {
     let one = connection(1);
     let mut backlog = backlog();
-    assert!(!backlog.attach(&[host_event::CONNECT, host_event::DISCONNECT], BOUND));
+    assert!(!backlog.attach(&[host_event::CONNECT, host_event::DISCONNECT], BOUND).was_away);
     assert!(backlog.push(connect(&one), BOUND, false).is_empty());
     assert_eq!(backlog.detach().len(), 0);
     assert!(backlog.next(MOST).is_none() && !backlog.add_worker(MOST), "no task waits for it");
@@ -92,7 +92,7 @@ fn events_wait_in_order_while_the_plugin_is_away() {
     };
     assert_eq!(while_away(&mut backlog, HostEventKind::Disconnect(Arc::clone(&one))), Some(0));
     assert_eq!(while_away(&mut backlog, HostEventKind::Start), None, "it does not listen for it");
-    assert!(backlog.attach(&[host_event::CONNECT, host_event::DISCONNECT], BOUND));
+    assert!(backlog.attach(&[host_event::CONNECT, host_event::DISCONNECT], BOUND).was_away);
     assert_eq!(while_away(&mut backlog, HostEventKind::Disconnect(Arc::clone(&one))), None);
     assert!(backlog.add_worker(MOST));
     for name in [host_event::CONNECT, host_event::DISCONNECT] {
@@ -129,6 +129,24 @@ fn one_resync_replaces_the_events_of_a_plugin_that_is_away_and_listens_for_it() 
     assert!(backlog.next(MOST).is_none());
     backlog.attach(&listens, BOUND);
     assert!(is_resync(backlog.next(MOST).as_ref()));
+}
+
+#[test]
+fn a_version_that_begins_to_listen_for_connections_needs_a_resync_if_it_listens_for_it() {
+    use host_event::{CONNECT, DISCONNECT, RESYNC, START};
+    let steps: [(&[&'static str], bool); 7] = [
+        (&[START], false),
+        (&[START, CONNECT], false),
+        (&[CONNECT, RESYNC], true),
+        (&[CONNECT, RESYNC], false),
+        (&[RESYNC], false),
+        (&[RESYNC, CONNECT, DISCONNECT], true),
+        (&[RESYNC, DISCONNECT, START], false),
+    ];
+    let mut backlog = backlog();
+    for (step, (listens, begins)) in steps.into_iter().enumerate() {
+        assert_eq!(backlog.attach(listens, BOUND).begins_to_listen, begins, "step {step}");
+    }
 }
 
 #[test]
