@@ -1,25 +1,29 @@
 //! What a plugin that served keeps from others while no version of it can serve, for example
-//! because its state can't be opened at a start: its events and its rooms. Pure.
+//! because its state can't be opened at a start: its events, its rooms, and the schemas of what it
+//! emits. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use sockhop_core::declarations::Registration;
 
 use crate::registry::AdmitError;
 use crate::rule::{DeclaredRoom, RoomRules};
 
-/// The events that a plugin handles and the rooms that it declares, in the registration that served
-/// last. It is saved with the slot, because a plugin that can't be loaded declares nothing.
-///
-/// The events that the plugin emits are not part of it: their schemas, which another plugin may
-/// not change, would make the saved slots large.
+/// The events that a plugin handles and emits and the rooms that it declares, in the registration
+/// that served last. It is saved with the slot, because a plugin that can't be loaded declares
+/// nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reservation {
     events: BTreeSet<String>,
     /// The access rule of each room, by its name or template.
     rooms: BTreeMap<String, String>,
+    /// The digest of the schema of each emitted event. Whole schemas would make the saved slots
+    /// large.
+    emits: BTreeMap<String, String>,
 }
 
 impl Reservation {
@@ -28,11 +32,13 @@ impl Reservation {
         let events = registration.handles.iter().map(|declared| declared.event.clone());
         let rooms = registration.rooms.iter();
         let rooms = rooms.map(|room| (room.pattern.to_string(), room.access.to_string()));
-        Self { events: events.collect(), rooms: rooms.collect() }
+        let emits = registration.emits.iter();
+        let emits = emits.map(|declared| (declared.event.clone(), schema_digest(&declared.data)));
+        Self { events: events.collect(), rooms: rooms.collect(), emits: emits.collect() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.rooms.is_empty()
+        self.events.is_empty() && self.rooms.is_empty() && self.emits.is_empty()
     }
 
     /// Checks whether a plugin may make the declarations `other` while this is reserved for the
@@ -44,6 +50,15 @@ impl Reservation {
         let mut events = other.handles.iter().map(|declared| &declared.event);
         if let Some(event) = events.find(|event| self.events.contains(*event)) {
             return Err(AdmitError::EventTaken { event: event.clone(), by: owner.to_owned() });
+        }
+        let mut emits = other.emits.iter();
+        let differs = emits.find(|declared| {
+            let reserved = self.emits.get(&declared.event);
+            reserved.is_some_and(|digest| *digest != schema_digest(&declared.data))
+        });
+        if let Some(declared) = differs {
+            let (event, by) = (declared.event.clone(), owner.to_owned());
+            return Err(AdmitError::SchemaDiffers { event, by });
         }
         let mut rules = RoomRules::default();
         rules.add(owner, &self.rooms());
@@ -60,9 +75,16 @@ impl Reservation {
     }
 }
 
+/// Returns the SHA-256 of a schema, whatever its blanks and the order of its members.
+fn schema_digest(schema: &str) -> String {
+    let canonical = serde_json::from_str::<Value>(schema);
+    let canonical = canonical.map_or_else(|_| schema.to_owned(), |schema| schema.to_string());
+    Sha256::digest(canonical).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use sockhop_core::declarations::InboundEvent;
+    use sockhop_core::declarations::{InboundEvent, OutboundEvent};
 
     use super::*;
     use crate::rule::Access;
@@ -110,6 +132,26 @@ mod tests {
             let begins = conflict.as_deref().zip(expected).map(|(text, is)| text.starts_with(is));
             assert!(begins.unwrap_or(conflict.is_none() && expected.is_none()), "{conflict:?}");
         }
+    }
+
+    #[test]
+    fn the_schemas_of_emitted_events_are_reserved_and_not_the_events() {
+        let emitting = |name: &str, data: &str| {
+            let data = data.to_owned();
+            let emits =
+                OutboundEvent { event: "x".to_owned(), data, rooms: Vec::new(), everyone: true };
+            Registration { emits: vec![emits], ..plugin(name, &[], &[]) }
+        };
+        let reservation = Reservation::of(&emitting("a", r#"{"type":"object","required":["b"]}"#));
+        let saved = serde_json::to_string(&reservation).unwrap();
+        let reservation: Reservation = serde_json::from_str(&saved).unwrap();
+        let check = |schema: &str| {
+            reservation.check("a", &emitting("b", schema)).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(r#"{ "required": ["b"], "type": "object" }"#), Ok(()));
+        let differs = check(r#"{"type":"object"}"#).unwrap_err();
+        assert!(differs.starts_with("event `x` is emitted by plugin `a` too"), "{differs}");
+        assert!(reservation.check("a", &plugin("b", &[], &[])).is_ok());
     }
 
     #[test]
