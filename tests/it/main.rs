@@ -23,6 +23,7 @@ mod delivery;
 mod durability;
 mod edge;
 mod faults;
+mod hints;
 mod host_events;
 mod http;
 mod leaving;
