@@ -29,7 +29,7 @@ pub fn plugin() -> Plugin {
 
 /// The beginning of each message, and what to write.
 const HINTS: [(&str, &str); 4] = [
-    ("`?` can't turn a `ParseIntError` into a `Refusal`", "`.map_err(Refusal::internal)?`"),
+    ("`?` couldn't convert the error", "`.map_err(Refusal::internal)?`"),
     (
         "`Silent` can't be sent to clients",
         "put `#[derive(serde::Serialize, schemars::JsonSchema)]` on `Silent`",
