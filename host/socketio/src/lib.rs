@@ -47,7 +47,7 @@
 //! | `connect_timeout` | the time to the first CONNECT that is accepted | [`End::ConnectTimeout`] |
 //! | `upgrade_timeout` | the time of an upgrade | the session continues to poll |
 //! | `stall_timeout` | the time in which a client must read something while a task waits for it | [`End::Overflow`] |
-//! | `delivery_timeout` | the time to deliver queued messages when the server ends a session | they are lost |
+//! | `delivery_timeout` | the time to deliver queued messages when the server ends a session or stops | they are lost |
 //! | `linger` | the time to deliver the last message of any other end | it is lost |
 //! | [`Recovery::duration`] | the time for which a detached connection is kept | [`Handler::disconnected`] |
 //! | [`Recovery::max_bytes`] | the events that are kept for clients that return | the oldest are dropped |
@@ -115,8 +115,8 @@
 //! | CONNECT with the `pid` of a connection that is still kept, and an offset from which on it has everything | continues that connection |
 //! | CONNECT with another `pid`, or one of another namespace, or an offset of which it lacks something | makes a new connection, with a new `pid` |
 //!
-//! The server sends no packet when it stops: its clients see their connections break, and stock
-//! clients connect again. [`Connection::disconnect`] makes a client leave one namespace. Its
+//! When the server stops, it delivers what is queued, and sends no packet about its end: its clients
+//! see their connections break, and stock clients connect again. [`Connection::disconnect`] makes a client leave one namespace. Its
 //! session continues while it is in another one.
 //!
 //! # Conformance

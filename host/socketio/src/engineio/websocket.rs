@@ -50,8 +50,13 @@ pub(crate) async fn pump<P: Protocol>(
 async fn disconnect(end: End, writer: Option<Writer>, mut receiver: Receiver, session: &Session) {
     match end {
         // If the kernel had unread bytes when the connection is closed, it would reset it, and the
-        // client would not see the close frame.
-        End::Client | End::Server | End::Parse | End::TooBig | End::Overload => {
+        // client would see neither the close frame nor what the kernel still holds for it.
+        End::Client
+        | End::Server
+        | End::Shutdown
+        | End::Parse
+        | End::TooBig
+        | End::Overload => {
             drop(writer);
             let mut max = session.config().max_payload.saturating_mul(DISCARDED);
             let discarded = poll_fn(|cx| receiver.poll_discard(cx, &mut max));

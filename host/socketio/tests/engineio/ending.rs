@@ -65,6 +65,8 @@ async fn a_client_that_reads_slowly_or_polls_late_gets_what_was_queued_before_th
         if end == End::Shutdown {
             server.engine.close();
         }
+        // Unread bytes of the client must not make the kernel reset the connection.
+        websocket.text("4more").await;
         tokio::time::sleep(10 * linger).await;
         assert_eq!(websocket.read_text().await.len(), "4".len() + LARGE);
         assert_eq!(websocket.read_text().await, "4last");
