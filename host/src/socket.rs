@@ -173,8 +173,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_connection_that_never_came_to_be_leaves_nothing_though_an_event_waits() {
+    /// The sockets of a host without plugins.
+    fn sockets() -> (Arc<Sockets>, Arc<Rooms>, TaskTracker) {
         let (tasks, limits, metrics) =
             (TaskTracker::new(), Arc::new(Limits::default()), Arc::new(Metrics::default()));
         let rooms = Arc::new(Rooms::default());
@@ -186,6 +186,38 @@ mod tests {
         );
         let sockets =
             Sockets::new(Arc::new(dispatcher), Arc::clone(&rooms), limits, metrics, tasks.clone());
+        (sockets, rooms, tasks)
+    }
+
+    #[tokio::test]
+    async fn plugins_are_not_told_of_a_connection_that_begins_while_the_host_stops() {
+        let (sockets, rooms, _) = sockets();
+        let begin = async || {
+            let newcomer = Newcomer {
+                sid: "sid".to_owned(),
+                namespace: "/".into(),
+                address: None,
+                slot: None,
+            };
+            let client = sockets.prepare(newcomer).await.unwrap();
+            Arc::clone(&client).begin();
+            client
+        };
+        let client = begin().await;
+        assert!(!rooms.directory.is_empty());
+        sockets.stop().await;
+        assert!(rooms.directory.is_empty());
+        let late = begin().await;
+        assert!(rooms.directory.is_empty());
+        for client in [client, late] {
+            client.leave("transport close").await;
+        }
+        assert!(rooms.directory.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_began_leaves_nothing_though_an_event_waits() {
+        let (sockets, rooms, tasks) = sockets();
         let clients: Arc<dyn Clients> = Arc::new(Refusing(Arc::clone(&sockets)));
         let server = library::Server::new(&Config::default(), &Arc::downgrade(&clients), tasks);
         let service = server.layer().layer(tower::service_fn(async |_| {

@@ -5,6 +5,7 @@ mod consumer;
 mod intake;
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Context;
 
@@ -130,12 +131,18 @@ impl socketio::Client for Client {
     fn begin(self: Arc<Self>) {
         let Some(sockets) = self.sockets.upgrade() else { return };
         let mut mailbox = self.mailbox();
-        if mailbox.state == ConnectionState::New {
-            mailbox.state = ConnectionState::Open;
+        if mailbox.state != ConnectionState::New {
+            return;
+        }
+        mailbox.state = ConnectionState::Open;
+        if sockets.is_stopping.load(Ordering::Acquire) {
+            // Its end would come too late for plugins. So they are told of neither begin nor end.
+            let _ = self.left.set(());
+        } else {
             sockets.dispatcher.connected(&self.connection);
-            if mailbox.has_work() {
-                self.wake(&sockets, mailbox);
-            }
+        }
+        if mailbox.has_work() {
+            self.wake(&sockets, mailbox);
         }
     }
 
