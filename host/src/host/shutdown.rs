@@ -3,13 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Host;
 
-/// Time limit for each of the last steps of a stop. A transport that no client reads would never
-/// close.
-const CLOSE: Duration = Duration::from_secs(5);
+/// Time limit for telling plugins of the last disconnects.
+const LAST_HOST_EVENTS: Duration = Duration::from_secs(5);
+
+/// Time limit for all steps after the running events have finished. A client that does not read
+/// would keep its transport open without end.
+const LAST_STEPS: Duration = Duration::from_secs(10);
 
 impl Host {
     /// Serves until `stop`, and then stops in steps. The host reports that it is not ready, and
@@ -30,17 +34,19 @@ impl Host {
         if !within(self.config.limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await {
             tracing::warn!("some events did not finish in time");
         }
-        if !within(CLOSE, &at_once, self.dispatcher.stop()).await {
+        let last = Instant::now() + LAST_STEPS;
+        let left = || last.saturating_duration_since(Instant::now());
+        if !within(LAST_HOST_EVENTS, &at_once, self.dispatcher.stop()).await {
             tracing::warn!("some host events were not handled in time");
         }
         tracing::info!("stopping: closing connections");
-        if !within(CLOSE, &at_once, self.socketio.close()).await {
+        if !within(left(), &at_once, self.socketio.close()).await {
             tracing::warn!("some transports did not close in time");
         }
         self.accepting.cancel();
         let _ = self.accepted.await;
         self.tasks.close();
-        within(CLOSE, &at_once, self.tasks.wait()).await;
+        within(left(), &at_once, self.tasks.wait()).await;
         self.loader.close();
         tracing::info!("stopped");
     }

@@ -43,7 +43,6 @@ pub(crate) async fn admit(
     match refusal(&slots, &mut request) {
         None => next.run(request).await,
         Some(problem) => {
-            slots.refused();
             let mut response = problem.into_response();
             close(&mut response);
             response
@@ -55,14 +54,14 @@ pub(crate) async fn admit(
 fn refusal(slots: &ConnectionSlots, request: &mut Request) -> Option<Problem> {
     let is_reserved = request.extensions_mut().remove::<IsReserved>().is_some();
     if is_reserved && !is_operators(request.uri().path()) {
-        return Some(full());
+        return Some(full(slots));
     }
     let kind = socketio::kind_of(request);
     if slots.is_closed() && !is_served_to_the_end(kind, request.method()) {
         return Some(stopping());
     }
     if kind == RequestKind::Handshake {
-        let Some(slot) = slots.take_session() else { return Some(full()) };
+        let Some(slot) = slots.take_session() else { return Some(full(slots)) };
         request.extensions_mut().insert(slot);
     }
     None
@@ -83,7 +82,9 @@ fn close(response: &mut Response) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-fn full() -> Problem {
+/// The refusal of a host at its limit. It is counted.
+fn full(slots: &ConnectionSlots) -> Problem {
+    slots.refused();
     Problem::rejection(&Rejection::Busy(
         "the host has reached its limit of connections; try again later".to_owned(),
     ))
