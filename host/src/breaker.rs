@@ -20,9 +20,16 @@
 //! those whose last event failed: a connection whose last event was answered is never throttled for
 //! its neighbours. All new connections together have no limit: with it, a few strangers could shut
 //! out all new clients.
+//!
+//! **Who probes.** A client that fails events without end must not keep the breaker open for others
+//! that come seldom. So a party whose events have failed may probe only some time after all others.
+//! If the plugin answers the probe of another party, those few whose events failed are suspects:
+//! for some time, their failures do not open the breaker, and only they are throttled.
 
 mod activity;
 mod client;
+mod recent;
+mod suspects;
 mod throttle;
 
 use std::collections::{HashSet, VecDeque};
@@ -31,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use activity::Activity;
 use client::PluginBit;
+use suspects::Suspects;
 use throttle::Throttle;
 
 pub(crate) use client::{ClientKey, ClientKeys};
@@ -95,13 +103,17 @@ pub(crate) struct Breaker {
     failures: VecDeque<(Instant, Option<ClientKeys>)>,
     activity: Activity,
     throttle: Throttle,
+    suspects: Suspects,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BreakerState {
     Closed,
+    /// No event is passed before `until`. Then an event probes the plugin; until `others_until`,
+    /// only one of a client that does not come last.
     Open {
         until: Instant,
+        others_until: Instant,
     },
     /// One event probes the plugin; other events are denied. After `until`, another event becomes
     /// the probe: a probe without a recorded outcome does not block the plugin.
@@ -185,6 +197,7 @@ impl Breaker {
                 limits.failures_within,
             ),
             throttle: Throttle::default(),
+            suspects: Suspects::default(),
         }
     }
 
@@ -207,16 +220,20 @@ impl Breaker {
         {
             return Err(Denied::Throttled { retry_after: until.saturating_duration_since(now) });
         }
-        match self.state {
-            BreakerState::Closed => Ok(Permit::Normal),
-            BreakerState::Open { until } | BreakerState::Probing { until } if until > now => {
-                Err(Denied::Open { retry_after: until.saturating_duration_since(now) })
+        let until = match self.state {
+            BreakerState::Closed => return Ok(Permit::Normal),
+            BreakerState::Open { others_until, .. }
+                if client.is_some_and(|client| self.suspects.comes_last(client, now)) =>
+            {
+                others_until
             }
-            BreakerState::Open { .. } | BreakerState::Probing { .. } => {
-                self.state = BreakerState::Probing { until: now + self.next_open };
-                Ok(Permit::Probe)
-            }
+            BreakerState::Open { until, .. } | BreakerState::Probing { until } => until,
+        };
+        if until > now {
+            return Err(Denied::Open { retry_after: until.saturating_duration_since(now) });
         }
+        self.state = BreakerState::Probing { until: now + self.next_open };
+        Ok(Permit::Probe)
     }
 
     /// Records the outcome of an admitted event, also with the connection of `client`. Returns the
@@ -235,14 +252,17 @@ impl Breaker {
             client.note(self.plugin, outcome == Outcome::Answered);
         }
         match (self.state, permit, outcome) {
-            (BreakerState::Probing { .. }, Permit::Probe, Outcome::Failed) => Some(self.open(now)),
+            (BreakerState::Probing { .. }, Permit::Probe, Outcome::Failed) => {
+                self.failures.push_back((now, client.cloned()));
+                Some(self.open(now))
+            }
             (BreakerState::Probing { .. }, Permit::Probe, Outcome::Answered) => {
-                self.reset();
+                self.close(client, now);
                 Some(Change::Closed)
             }
             // The next event is the probe.
             (BreakerState::Probing { .. }, Permit::Probe, Outcome::Unknown) => {
-                self.state = BreakerState::Open { until: now };
+                self.state = BreakerState::Open { until: now, others_until: now };
                 None
             }
             // An event that began before the breaker opened says nothing about the present, and
@@ -260,13 +280,27 @@ impl Breaker {
         }
     }
 
-    /// Closes the breaker and ends all throttling, after a successful probe or by an operator's
-    /// decision.
+    /// Closes the breaker and ends all throttling, by an operator's decision.
     pub(crate) fn reset(&mut self) {
         *self = Self::closed(self.plugin, self.limits);
     }
 
+    /// Closes the breaker and ends all throttling, because the plugin has answered `client`.
+    fn close(&mut self, client: Option<&ClientKeys>, now: Instant) {
+        let mut suspects = std::mem::take(&mut self.suspects);
+        // An answered host event says nothing about the events of clients.
+        if let Some(client) = client {
+            suspects.suspect_all_but(client, now);
+        }
+        self.reset();
+        self.suspects = suspects;
+        self.activity.add_answer(client, now);
+    }
+
     fn fail(&mut self, client: Option<&ClientKeys>, now: Instant) -> Option<Change> {
+        if let Some(client) = client {
+            self.suspects.keep(client, now);
+        }
         if self.failures.len()
             >= (self.limits.failures as usize).clamp(*REMEMBERED.start(), *REMEMBERED.end())
         {
@@ -311,7 +345,7 @@ impl Breaker {
         now: Instant,
     ) -> FailureCause {
         let recent = self.recent(within, now);
-        if self.fails_widely(within, now) {
+        if self.fails_widely(within, threshold, now) {
             return FailureCause::Plugin;
         }
         let Some(client) = client else {
@@ -330,14 +364,17 @@ impl Breaker {
         FailureCause::Undecided
     }
 
-    /// Whether the plugin serves no connection well, or has failed for many parties that it served
-    /// before.
-    fn fails_widely(&self, within: Duration, now: Instant) -> bool {
+    /// Whether the plugin serves no connection well and fails `threshold` times for others than
+    /// suspects, or has failed for many parties that it served before.
+    fn fails_widely(&self, within: Duration, threshold: usize, now: Instant) -> bool {
+        let is_of_suspect =
+            |client: &Option<&ClientKeys>| client.is_some_and(|client| self.suspects.is_suspect(client, now));
+        let of_others = || self.recent(within, now).filter(|client| !is_of_suspect(client)).count();
         let well_served = self.activity.well_served(now, within);
         let let_down = self.activity.let_down(now, within);
         let many = self.limits.failures.saturating_mul(WIDESPREAD_FACTOR);
         let many = many.clamp(*WIDESPREAD.start(), *WIDESPREAD.end());
-        well_served == 0
+        (well_served == 0 && of_others() >= threshold)
             || (let_down >= many
                 && let_down.saturating_mul(WELL_SERVED_PER_LET_DOWN) >= well_served)
     }
@@ -353,9 +390,12 @@ impl Breaker {
 
     fn open(&mut self, now: Instant) -> Change {
         let time = self.next_open;
-        self.state = BreakerState::Open { until: now + time };
+        let until = now + time;
+        self.state = BreakerState::Open { until, others_until: until + time };
         self.next_open = (time * 2).min(self.limits.open_at_most);
-        self.failures.clear();
+        for (_, client) in self.failures.drain(..) {
+            self.suspects.add_failed(client.as_ref(), now);
+        }
         self.activity.clear();
         Change::Opened(time)
     }

@@ -1,16 +1,11 @@
 //! Recent activity of a plugin: the number of calls and failures, and the clients that were
 //! answered or failed.
 
-mod recent;
-
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::client::ClientKeys;
-use recent::Recent;
-
-#[cfg(test)]
-pub(super) use recent::MAX_CLIENTS;
+use super::recent::Recent;
 
 /// Number of parts into which the remembered time is divided.
 pub(super) const PARTS: u32 = 10;
@@ -31,8 +26,8 @@ pub(super) struct Activity {
     failed: Recent,
     /// Parties that were answered.
     answered_parties: Recent,
-    /// Parties that failed after they were answered.
-    let_down_parties: Recent,
+    /// Sites of which a party failed after it was answered.
+    let_down_sites: Recent,
 }
 
 #[derive(Debug)]
@@ -54,7 +49,7 @@ impl Activity {
             answered: recent(),
             failed: recent(),
             answered_parties: recent(),
-            let_down_parties: recent(),
+            let_down_sites: recent(),
         }
     }
 
@@ -81,7 +76,7 @@ impl Activity {
         self.answered.remove(client.connection_hash);
         self.failed.add(client.connection_hash, now);
         if was_served || self.answered_parties.contains(client.party_hash, now, self.within) {
-            self.let_down_parties.add(client.party_hash, now);
+            self.let_down_sites.add(client.site_hash, now);
         }
     }
 
@@ -115,10 +110,10 @@ impl Activity {
         self.answered.count(now, within)
     }
 
-    /// Returns the number of parties that were served before, and for which the plugin failed
-    /// within `within`.
+    /// Returns the number of sites with a party that was served before, and for which the plugin
+    /// failed within `within`.
     pub(super) fn let_down(&self, now: Instant, within: Duration) -> u32 {
-        self.let_down_parties.count(now, within)
+        self.let_down_sites.count(now, within)
     }
 
     /// Resets the counts of calls and failures. Answered and failed clients stay known.
@@ -139,7 +134,7 @@ impl Activity {
     /// Returns the size of the largest set of clients.
     #[cfg(test)]
     pub(super) fn largest(&self) -> usize {
-        let sets = [&self.answered, &self.failed, &self.answered_parties, &self.let_down_parties];
+        let sets = [&self.answered, &self.failed, &self.answered_parties, &self.let_down_sites];
         sets.iter().map(|set| set.len()).max().unwrap_or_default()
     }
 }

@@ -51,6 +51,9 @@ pub struct ClientKeys {
     pub(super) connection_hash: u64,
     /// Identifies the party, or the connection if there is none.
     pub(super) party_hash: u64,
+    /// Identifies the user, or else the network that one customer of a provider has, or the
+    /// connection if there is none.
+    pub(super) site_hash: u64,
     /// The plugins that answered the last event that they got from the connection.
     answered_by: Arc<AtomicU64>,
 }
@@ -71,22 +74,33 @@ impl ClientKeys {
     /// Creates the identities of the connection with this public id.
     pub fn new(connection: &str, user: Option<&str>, address: Option<IpAddr>) -> Self {
         let connection = ClientKey::Connection(connection.into());
-        let address = address.map(|address| ClientKey::Address(network(address)));
-        let party = user.map(|user| ClientKey::User(user.into())).or(address);
+        let user = user.map(|user| ClientKey::User(user.into()));
         let connection_hash = hash(&connection);
-        let party_hash = party.as_ref().map_or(connection_hash, hash);
-        Self { connection, party, connection_hash, party_hash, answered_by: Arc::default() }
+        let nobody = Self {
+            connection,
+            party: user,
+            connection_hash,
+            party_hash: connection_hash,
+            site_hash: connection_hash,
+            answered_by: Arc::default(),
+        };
+        nobody.with_address(address)
     }
 
     /// Returns the identities of the same connection from another address.
     #[must_use]
     pub fn with_address(&self, address: Option<IpAddr>) -> Self {
-        if let Some(ClientKey::User(_)) = self.party {
-            return self.clone();
+        if let Some(user @ ClientKey::User(_)) = &self.party {
+            let party_hash = hash(user);
+            return Self { party_hash, site_hash: party_hash, ..self.clone() };
         }
-        let party = address.map(|address| ClientKey::Address(network(address)));
-        let party_hash = party.as_ref().map_or(self.connection_hash, hash);
-        Self { party, party_hash, ..self.clone() }
+        let of = |bits: u32| {
+            let network = address.map(|address| ClientKey::Address(network(address, bits)));
+            let hash = network.as_ref().map_or(self.connection_hash, hash);
+            (network, hash)
+        };
+        let ((party, party_hash), (_, site_hash)) = (of(PARTY_BITS), of(SITE_BITS));
+        Self { party, party_hash, site_hash, ..self.clone() }
     }
 
     /// Returns the user, or the address of a client without a user.
@@ -132,10 +146,19 @@ fn hash(key: impl Hash) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
 }
 
-/// Returns the part of an address that its holder can't choose.
-fn network(address: IpAddr) -> IpAddr {
+/// The bits of an IPv6 address that its holder can't choose: a network has 64.
+const PARTY_BITS: u32 = 64;
+
+/// The bits of an IPv6 address that a customer of a provider can't choose: many get all networks
+/// with the same first 48 bits (RFC 6177).
+const SITE_BITS: u32 = 48;
+
+/// Returns an IPv4 address, or the first `bits` of an IPv6 address.
+fn network(address: IpAddr, bits: u32) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - bits))).into()
+        }
         address => address,
     }
 }
@@ -152,5 +175,15 @@ mod tests {
         assert_eq!(key("2001:db8::1"), key("2001:db8::ffff"));
         assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
         assert_eq!(key("::ffff:192.0.2.1"), "address 192.0.2.1");
+        let site = |address: &str| {
+            ClientKeys::new("c", None, Some(address.parse().unwrap())).site_hash
+        };
+        assert_eq!(site("2001:db8::1"), site("2001:db8:0:ffff::1"));
+        assert_ne!(site("2001:db8::1"), site("2001:db8:1::1"));
+        assert_ne!(site("192.0.2.1"), site("192.0.2.2"));
+        let user = |address: &str| {
+            ClientKeys::new("c", Some("ada"), Some(address.parse().unwrap())).site_hash
+        };
+        assert_eq!(user("192.0.2.1"), user("2001:db8::1"));
     }
 }

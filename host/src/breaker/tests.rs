@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::activity::{MAX_CLIENTS, PARTS};
+use super::activity::PARTS;
+use super::recent::MAX_CLIENTS;
 use super::throttle::MAX_RECORDS;
 use super::*;
 
@@ -28,12 +29,13 @@ fn connection(number: u32, address: u8) -> ClientKeys {
 }
 
 /// One of the connections of an IPv4 address or of an IPv6 network.
-fn stranger(number: u32, network: u8, is_v6: bool) -> ClientKeys {
+fn stranger(number: u32, network: u16, is_v6: bool) -> ClientKeys {
     let address = if is_v6 {
         let host = u128::from(number) + 1;
         IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) | (u128::from(network) << 64) | host))
     } else {
-        IpAddr::from([192, 0, 2, network])
+        let [high, low] = network.to_be_bytes();
+        IpAddr::from([192, 0, high, low])
     };
     ClientKeys::new(&format!("stranger {number}"), None, Some(address))
 }
@@ -289,7 +291,7 @@ fn new_connections_of_three_networks_that_fail_once_open_it_for_nobody() {
         let good: Vec<_> = (0..good).map(|number| connection(number, 7)).collect();
         good.iter().for_each(|by| succeed_by(&mut breaker, by, now));
         for number in 0..100 {
-            let by = stranger(number, (number % 3) as u8, is_v6);
+            let by = stranger(number, (number % 3) as u16, is_v6);
             if breaker.admit(Some(&by), now).is_ok() {
                 fail_by(&mut breaker, &by, now);
             }
@@ -371,6 +373,77 @@ fn a_plugin_that_fails_its_only_client_is_at_fault_itself() {
     assert_eq!(fail(&mut breaker, "only", now), Some(Change::Opened(SECOND)));
 }
 
+/// How often a client that asks once in `seconds` is denied in an hour, while others fail an event
+/// ten times a second.
+fn denied_beside(attackers: &[ClientKeys], seconds: u32) -> (u32, u32) {
+    let (mut breaker, start) = (breaker(), Instant::now());
+    let (good, mut denied, mut denied_last) = (client("good"), 0, 0);
+    for tenth in 0..36_000_u32 {
+        let now = start + SECOND / 10 * tenth;
+        for by in attackers {
+            if let Ok(permit) = breaker.admit(Some(by), now) {
+                breaker.record(permit, Some(by), Outcome::Failed, now);
+            }
+        }
+        if tenth % (seconds * 10) == seconds * 5 {
+            match breaker.admit(Some(&good), now) {
+                Ok(permit) => _ = breaker.record(permit, Some(&good), Outcome::Answered, now),
+                Err(_) if tenth < 6_000 => denied += 1,
+                Err(_) => denied_last += 1,
+            }
+        }
+    }
+    (denied, denied_last)
+}
+
+#[test]
+fn a_client_that_comes_seldom_is_served_beside_one_that_fails_without_end() {
+    let attackers: Vec<_> = (2..5).map(|address| connection(u32::from(address), address)).collect();
+    for seconds in [2, 7, 20, 45, 100] {
+        let (at_first, later) = denied_beside(&attackers, seconds);
+        assert!(at_first <= 4, "once in {seconds} s: denied {at_first} times in ten minutes");
+        assert_eq!(later, 0, "once in {seconds} s, after ten minutes");
+    }
+}
+
+#[test]
+fn a_plugin_that_is_broken_opens_it_though_there_are_suspects() {
+    let (mut breaker, now) = (breaker(), Instant::now());
+    fail_until_changed(&mut breaker, &client("bad"), now);
+    let at = now + SECOND;
+    assert!(breaker.admit(Some(&client("bad")), at).is_err(), "others come first");
+    assert_eq!(breaker.admit(Some(&client("good")), at), Ok(Permit::Probe));
+    let closed = breaker.record(Permit::Probe, Some(&client("good")), Outcome::Answered, at);
+    assert_eq!(closed, Some(Change::Closed));
+    let later = at + SECOND * 20;
+    let of_suspect = fail_until_changed(&mut breaker, &client("bad"), later);
+    assert!(matches!(of_suspect, Change::Throttled(..)), "{of_suspect:?}");
+    assert_eq!(fail_until_changed(&mut breaker, &client("good"), later), Change::Opened(SECOND));
+    // Nobody else asks: in the end, a suspect may probe.
+    let end = later + SECOND * 2;
+    assert_eq!(breaker.admit(Some(&client("bad")), end), Ok(Permit::Probe));
+}
+
+#[test]
+fn many_sites_whose_events_failed_are_not_suspected() {
+    let (mut breaker, now) = (breaker(), Instant::now());
+    for number in 0..5 {
+        fail_by(&mut breaker, &connection(number, u8::try_from(number).unwrap()), now);
+    }
+    let mut at = now;
+    for number in 5..10 {
+        at += SECOND * 60;
+        let by = connection(number, u8::try_from(number).unwrap());
+        assert!(matches!(fail_by(&mut breaker, &by, at), Some(Change::Opened(_))));
+    }
+    at += SECOND * 120;
+    let good = client("good");
+    assert_eq!(breaker.admit(Some(&good), at), Ok(Permit::Probe));
+    breaker.record(Permit::Probe, Some(&good), Outcome::Answered, at);
+    at += SECOND * 20;
+    assert_eq!(fail_until_changed(&mut breaker, &connection(1, 1), at), Change::Opened(SECOND));
+}
+
 proptest! {
     /// An open breaker admits no event before its time and one event after it. The breaker never
     /// exceeds its memory bounds.
@@ -400,6 +473,7 @@ proptest! {
             prop_assert!(breaker.failures.len() <= *REMEMBERED.start() && breaker.throttle.len() <= MAX_RECORDS);
             prop_assert!(breaker.activity.parts() <= PARTS as usize + 1);
             prop_assert!(breaker.activity.largest() <= MAX_CLIENTS);
+            prop_assert!(breaker.suspects.largest() <= MAX_CLIENTS);
         }
     }
 
@@ -450,21 +524,21 @@ proptest! {
         }
     }
 
-    /// Any number of new connections of up to five networks fail, perhaps after they were answered.
+    /// Any number of new connections of up to five addresses, or of up to 300 networks that one
+    /// customer of an IPv6 provider has, fail, perhaps after they were answered.
     /// Clients that are answered now and then are always admitted, also if they share the network
     /// of the others, and the breaker never opens: so no version is rolled back.
     #[test]
     fn strangers_harm_no_good_client_however_often_they_connect(
-        is_v6 in any::<bool>(),
-        networks in 1_u8..=5,
+        (is_v6, networks) in prop_oneof![(Just(false), 1_u16..=5), (Just(true), 1_u16..=300)],
         good in 1_u32..60,
         shares_networks in any::<bool>(),
-        steps in proptest::collection::vec((0_u64..200, 0_u8..5, 0_u8..3, 1_u8..7), 1..600),
+        steps in proptest::collection::vec((0_u64..200, any::<u16>(), 0_u8..3, 1_u8..7), 1..600),
     ) {
         let mut breaker = breaker();
         let mut now = Instant::now();
         let good: Vec<_> = (0..good)
-            .map(|number| stranger(number, if shares_networks { (number % 5) as u8 } else { 100 }, is_v6))
+            .map(|number| stranger(number, if shares_networks { (number % 5) as u16 } else { 1_000 }, is_v6))
             .collect();
         // Each good client is answered once in five seconds.
         let pace = SECOND * 5 / u32::try_from(good.len()).unwrap();

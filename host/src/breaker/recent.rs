@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 /// Maximum number of clients in a set: enough for shares that do not depend on single clients. A
 /// set of this size takes about 25 KiB.
-pub(in crate::breaker) const MAX_CLIENTS: usize = 512;
+pub(super) const MAX_CLIENTS: usize = 512;
+
+/// How often a full set is searched within the time for which clients are remembered.
+const SEARCHES: u32 = 10;
 
 /// A set of clients, each identified by a hash. It contains no more than [`MAX_CLIENTS`] of them.
 /// If it is full, further clients are ignored: nobody can displace a client that is in the set.
@@ -54,14 +57,19 @@ impl Recent {
 
     fn forget_old(&mut self, now: Instant) {
         if self.next_search.is_none_or(|at| at <= now) {
-            self.next_search = Some(now + self.within / super::PARTS);
+            self.next_search = Some(now + self.within / SEARCHES);
             self.added.retain(|_, added| is_within(*added, now, self.within));
         }
     }
 
-    #[cfg(test)]
+    /// Number of clients in the set, also old ones.
     pub(super) fn len(&self) -> usize {
         self.added.len()
+    }
+
+    /// The clients in the set, also old ones.
+    pub(super) fn clients(&self) -> impl Iterator<Item = u64> {
+        self.added.keys().copied()
     }
 }
 
