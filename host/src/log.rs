@@ -15,6 +15,7 @@
 //! | `detail` | text for people: what the client or the caller received, or why a handler ended the connection |
 //! | `error`, `location` | the error, as text for operators; its place in the source |
 //! | `key`, `command` | the name of an operator's key; the command that was sent with it |
+//! | `status`, `method`, `path` | of an HTTP request: the status of its answer; its method; its path without the query |
 //! | `repeated` | how many records this line stands for |
 
 mod escape;

@@ -26,7 +26,7 @@ use crate::config::Limits;
 use crate::socketio::builtin;
 use crate::transport::{AbortHandle, Abortable, Peer, Stage};
 
-use super::problem::Problem;
+use super::problem::{Problem, RequestLine};
 use super::slots::ConnectionSlot;
 
 /// Size of hyper's buffer for one connection, and so the longest head of a request. hyper's own
@@ -139,7 +139,8 @@ impl HttpServer {
                     && !has_answered.load(Ordering::Relaxed)
                     && let Some(parts) = connection.connection.into_parts()
                 {
-                    let _ = tokio::time::timeout(LAST_WORDS, answer_too_slow(parts.io)).await;
+                    let answer = answer_too_slow(parts.io, peer);
+                    let _ = tokio::time::timeout(LAST_WORDS, answer).await;
                 }
             }
         }
@@ -147,9 +148,9 @@ impl HttpServer {
 }
 
 /// Answers 408: the head of the request took too long.
-async fn answer_too_slow(io: Io) -> io::Result<()> {
+async fn answer_too_slow(io: Io, Peer(address): Peer) -> io::Result<()> {
     let problem = Problem::too_slow("the head of the request took too long");
-    problem.log();
+    problem.log(&RequestLine { address: Some(address), ..RequestLine::default() });
     let problem = problem.to_string();
     let head = format!(
         "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",

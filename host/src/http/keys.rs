@@ -71,7 +71,7 @@ impl Keys {
             Some((name, scopes)) if scopes.contains(&scope) => Ok(name),
             Some(_) => {
                 let message = format!("this key does not have the scope `{}`", scope.name());
-                Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &message))
+                Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &message).with_key(name))
             }
         }
     }

@@ -2,33 +2,52 @@
 //! Socket.IO rejection: `code`, `message`, `id`, and `event` if the error is about an event.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::to_bytes;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::event::EventId;
 use crate::rejection::Rejection;
+use crate::transport::Peer;
 
 /// The media type of problem documents.
 const MEDIA_TYPE: &str = "application/problem+json";
 
 /// An error as an HTTP response.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Problem {
     status: StatusCode,
     document: Value,
+    /// The name of the request's key, for the log, if the key lacks a right.
+    key: Option<Box<str>>,
+}
+
+/// A problem that is answered, and not logged yet.
+#[derive(Clone)]
+struct Unlogged(Arc<Problem>);
+
+/// What is logged of a request besides its problem. The query is left out: it holds the id of a
+/// session.
+#[derive(Debug, Default)]
+pub(super) struct RequestLine {
+    pub(super) address: Option<IpAddr>,
+    pub(super) method: Option<Method>,
+    pub(super) path: Option<Uri>,
 }
 
 impl Problem {
     /// An error that is not the rejection of an event. The document gets a new id.
     pub(super) fn new(status: StatusCode, code: &str, message: &str) -> Self {
         let id = EventId::new(SystemTime::now()).to_string();
-        Self { status, document: json!({"code": code, "message": message, "id": id}) }
+        let document = json!({"code": code, "message": message, "id": id});
+        Self { status, document, key: None }
     }
 
     /// The event with this name was rejected. `id` is the id of the event or of the request.
@@ -42,7 +61,7 @@ impl Problem {
         {
             members.remove("event");
         }
-        Self { status, document }
+        Self { status, document, key: None }
     }
 
     /// Like [`Problem::rejected`], for a request that is not about an event. The document gets a
@@ -56,20 +75,33 @@ impl Problem {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timed_out", message)
     }
 
-    /// Logs the problem with its id. `into_response` does it, so only code that writes the answer
-    /// itself calls this.
-    pub(super) fn log(&self) {
+    /// Returns the same problem with the name of the key that lacks a right, for the log.
+    pub(super) fn with_key(mut self, name: &str) -> Self {
+        self.key = Some(name.into());
+        self
+    }
+
+    /// Logs the problem with its id and its request. [`record`] does it, so only code that writes
+    /// the answer itself calls this.
+    pub(super) fn log(&self, request: &RequestLine) {
         let member = |name: &str| {
             self.document.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
         };
         let (event, id, code, detail) =
             (member("event"), member("id"), member("code"), member("message"));
         let (status, reason) = (self.status.as_u16(), member("reason"));
+        let address = request.address.map(tracing::field::display);
+        let method = request.method.as_ref().map(Method::as_str);
+        let (path, key) = (request.path.as_ref().map(Uri::path), self.key.as_deref());
         match self.status {
             StatusCode::INTERNAL_SERVER_ERROR => {
-                tracing::error!(event, id, code, reason, status, detail, "request failed")
+                tracing::error!(
+                    event, id, code, reason, status, detail, address, method, path, key, "request failed"
+                )
             }
-            _ => tracing::info!(event, id, code, reason, status, detail, "request rejected"),
+            _ => tracing::info!(
+                event, id, code, reason, status, detail, address, method, path, key, "request rejected"
+            ),
         }
     }
 
@@ -107,7 +139,6 @@ impl fmt::Display for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        self.log();
         let mut response = (self.status, self.to_string()).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if self.status == StatusCode::UNAUTHORIZED {
@@ -115,8 +146,20 @@ impl IntoResponse for Problem {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(Unlogged(Arc::new(self)));
         response
     }
+}
+
+/// Logs each problem that is answered, with its request. Outside of all layers that answer requests.
+pub(crate) async fn record(request: Request, next: Next) -> Response {
+    let address = request.extensions().get::<Peer>().map(|Peer(address)| *address);
+    let (method, path) = (Some(request.method().clone()), Some(request.uri().clone()));
+    let mut response = next.run(request).await;
+    if let Some(Unlogged(problem)) = response.extensions_mut().remove() {
+        problem.log(&RequestLine { address, method, path });
+    }
+    response
 }
 
 /// Answers a path that does not exist.
