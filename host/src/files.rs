@@ -4,6 +4,8 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use tempfile::TempDir;
+
 /// Extension of a file that is being written, or that was when its process was killed.
 pub(crate) const UNFINISHED: &str = "new";
 
@@ -88,6 +90,33 @@ pub(crate) fn remove_unfinished(dir: &Path) {
     }
 }
 
+/// Beginning of the name of a directory with copies of state.
+const SCRATCH: &str = "verify-";
+
+/// Creates a temporary directory for copies of state in `dir`, which only its owner can use. It is
+/// deleted when it is dropped. Deletes those that killed processes have left: the caller is the only
+/// process that uses `dir`.
+///
+/// # Errors
+/// The directory can't be created.
+pub fn scratch(dir: &Path) -> io::Result<TempDir> {
+    remove_scratch(dir);
+    tempfile::Builder::new().prefix(SCRATCH).tempdir_in(dir)
+}
+
+/// Deletes the directories of [`scratch`] that killed processes have left in `dir`. The caller is
+/// the only process that uses `dir`.
+pub(crate) fn remove_scratch(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_dir && entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            // If it can't be deleted, it only takes space.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Creates a directory, and its missing parents, that only its owner can use. An existing directory
 /// keeps its mode.
 ///
@@ -106,6 +135,31 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_copy_of_state_is_gone_afterwards_and_also_one_that_a_killed_process_has_left() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("verify-01JDXX")).unwrap();
+        fs::write(dir.path().join("verify-01JDXX/state.db"), "left").unwrap();
+        fs::write(dir.path().join("verify-notes"), "a file").unwrap();
+        let names = || {
+            let mut names: Vec<_> = fs::read_dir(dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        let scratch = scratch(dir.path()).unwrap();
+        let own = scratch.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let mut expected = vec![own, "verify-notes".to_owned()];
+        expected.sort();
+        assert_eq!(names(), expected);
+        #[cfg(unix)]
+        assert_eq!(mode(scratch.path()).unwrap(), Some(0o700));
+        drop(scratch);
+        assert_eq!(names(), ["verify-notes"]);
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole_and_nothing_unfinished_is_left() {

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
+use sockhop::files;
 use sockhop::host::{StartError, lock_data};
 use sockhop::store::{self, Verified};
+use tempfile::TempDir;
 
 use super::output;
 
@@ -83,7 +85,7 @@ fn verify(dir: &Path, name: Option<String>, json: bool) -> anyhow::Result<ExitCo
         Some(name) => vec![name],
         None => known.into_iter().collect(),
     };
-    let verified = look(dir, &names)?;
+    let verified = verify_all(dir, &names)?;
     if json {
         output::json(&json!(verified));
     } else {
@@ -120,7 +122,7 @@ fn verify(dir: &Path, name: Option<String>, json: bool) -> anyhow::Result<ExitCo
 }
 
 fn accept_loss(dir: &Path, name: &str) -> anyhow::Result<ExitCode> {
-    let verified = look(dir, &[name.to_owned()])?;
+    let verified = verify_all(dir, &[name.to_owned()])?;
     let Some(verified) = verified.first() else { bail!("there is no state of `{name}`") };
     let kind = store::accept_loss(dir, verified)?;
     for problem in &verified.problems {
@@ -136,7 +138,7 @@ fn accept_loss(dir: &Path, name: &str) -> anyhow::Result<ExitCode> {
 /// Verifies the state of these plugins. If no host runs, it reads a copy, and the lock on the data
 /// directory keeps a host from starting meanwhile. Otherwise it reads the files while the host
 /// runs.
-fn look(dir: &Path, names: &[String]) -> anyhow::Result<Vec<Verified>> {
+fn verify_all(dir: &Path, names: &[String]) -> anyhow::Result<Vec<Verified>> {
     let lock = match lock_data(dir) {
         Ok(lock) => Some(lock),
         Err(StartError::DataInUse { .. }) => None,
@@ -144,35 +146,11 @@ fn look(dir: &Path, names: &[String]) -> anyhow::Result<Vec<Verified>> {
     };
     let mut verified = Vec::new();
     for name in names {
-        let scratch = lock.as_ref().map(|_| Scratch::new(dir)).transpose()?;
-        verified.push(store::verify(
-            dir,
-            name,
-            scratch.as_ref().map(|scratch| scratch.0.as_path()),
-        ));
+        // In the data directory, because the system's directory for temporary files may be small.
+        let scratch = lock.as_ref().map(|_| files::scratch(dir)).transpose().with_context(|| {
+            format!("can't make a directory in {} for a copy of the state", dir.display())
+        })?;
+        verified.push(store::verify(dir, name, scratch.as_ref().map(TempDir::path)));
     }
     Ok(verified)
-}
-
-/// A temporary directory, removed when dropped. It is in the data directory, because the system's
-/// directory for temporary files may be small.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(data: &Path) -> anyhow::Result<Self> {
-        let dir = data.join(format!("verify-{}", ulid::Ulid::new()));
-        std::fs::create_dir(&dir).with_context(|| {
-            format!(
-                "can't make {}, which holds a copy of the state while it is checked",
-                dir.display()
-            )
-        })?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
