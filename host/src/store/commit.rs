@@ -47,7 +47,9 @@ impl Store {
         self.wait_for_space(writer)?;
         let mut committed = self
             .commit_by(writer, &[changes])
-            .map_err(|error| self.full_or(error, writer, changes))?;
+            .map_err(|error| {
+                self.full_or(error, writer, changes.writes.len(), changes.bytes())
+            })?;
         committed.pop().unwrap_or(Ok(()))
     }
 
@@ -214,12 +216,13 @@ impl Store {
     }
 
     /// Distinguishes a full quota from a full disk, because SQLite does not. The quota is full if
-    /// `changes` may not have fitted into the file.
-    fn full_or(
+    /// changes of so many keys, with so many bytes, may not have fitted into the file.
+    pub(super) fn full_or(
         &self,
         error: rusqlite::Error,
         writer: &Connection,
-        changes: &Changes,
+        keys: usize,
+        bytes: usize,
     ) -> CommitError {
         let pragma =
             |name| writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map(natural);
@@ -227,7 +230,7 @@ impl Store {
             && let (Ok(pages), Ok(page_bytes)) = (pragma("page_count"), pragma("page_size"))
         {
             let file_limit = self.limits.file_bytes(page_bytes);
-            let wanted = limits::pages(changes.writes.len(), changes.bytes(), page_bytes);
+            let wanted = limits::pages(keys, bytes, page_bytes);
             if (pages + wanted) * page_bytes >= file_limit {
                 let reserved = self.limits.quota.saturating_sub(file_limit);
                 return self.full(pages * page_bytes + reserved);

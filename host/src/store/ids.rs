@@ -67,8 +67,9 @@ impl Store {
     ///
     /// # Errors
     /// [`ViewError::Misuse`] for an empty name; [`ViewError::Limit`] for a name that is too long,
-    /// too many sequences, or a sequence at its end; [`ViewError::Contended`] and
-    /// [`ViewError::Store`] if the file can't be written.
+    /// too many sequences, or a sequence at its end; [`ViewError::Full`] if a new sequence does not
+    /// fit into the quota; [`ViewError::Contended`] and [`ViewError::Store`] if the file can't be
+    /// written.
     pub(crate) fn next_id(&self, sequence: &str) -> Result<u64, ViewError> {
         check_sequence(sequence)?;
         let mut ids = lock(&self.ids);
@@ -118,7 +119,16 @@ impl Store {
             CommitError::Store(error) => ViewError::Store(error),
             _ => ViewError::Contended,
         })?;
-        self.reserve_by(writer, sequence)
+        self.reserve_by(writer, sequence).map_err(|error| match error {
+            ViewError::Store(StoreError::Sqlite(error)) => {
+                match self.full_or(error, writer, 1, sequence.len()) {
+                    CommitError::Full { used, quota } => ViewError::Full { used, quota },
+                    CommitError::Store(error) => ViewError::Store(error),
+                    _ => ViewError::Contended,
+                }
+            }
+            other => other,
+        })
     }
 
     fn reserve_by(&self, writer: &mut Connection, sequence: &str) -> Result<Block, ViewError> {

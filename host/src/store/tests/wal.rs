@@ -243,6 +243,33 @@ fn the_quota_is_that_of_the_disk() {
     write(0).expect("what was deleted makes space");
 }
 
+#[test]
+fn a_new_sequence_finds_the_quota_full_and_not_the_disk_broken() {
+    const QUOTA: u64 = 2 * 1024 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let limits = StoreLimits {
+        quota: QUOTA,
+        wal: WAL_BYTES,
+        transaction_keys: 1,
+        transaction_bytes: 2_000,
+        ..StoreLimits::default()
+    };
+    let store = open(&dir, limits);
+    let key = |number: usize| format!("{number:04}");
+    let full = (0..4_000).map(key).find_map(|key| {
+        let mut view = store.view();
+        let set = view.set(&key, vec![b'x'; 400]).err().map(|error| error.to_string());
+        checkpoint_if_due(&store);
+        set.or_else(|| store.commit(&view.into_changes()).err().map(|error| error.to_string()))
+    });
+    assert!(full.is_some_and(|error| error.contains("quota")));
+    // Sequences take pages of their own, until there is none left.
+    let refused = (0..1_000).find_map(|number| store.next_id(&format!("{number:0>200}")).err());
+    assert!(matches!(refused, Some(ViewError::Full { quota: QUOTA, .. })), "{refused:?}");
+    let trouble = store.trouble().expect("the operator is told");
+    assert_eq!(trouble.kind, FailureKind::Quota);
+}
+
 /// Writes as much as the quota allows, in the largest events: of new keys, of replaced values and
 /// of removals. Returns the most bytes that all files have had.
 fn write_largest_events(store: &Arc<Store>, keys: usize, value: usize) -> u64 {
