@@ -52,7 +52,7 @@ use priority::lower_priority;
 use reload_thread::follow;
 use tending::tend;
 
-pub use directories::{address_file, cache_dir, is_empty, key_file, lock_data};
+pub use directories::{address_file, cache_dir, is_empty, key_file, lock_data, plugin_files};
 pub use error::StartError;
 pub use loaders::{checking_loader, loader};
 pub use lock::DataLock;
@@ -107,6 +107,7 @@ impl Host {
         let config = Arc::new(config);
         let lock = DataLock::take(&config.data.dir)?;
         files::remove_unfinished(&config.data.dir);
+        files::remove_scratch(&config.data.dir);
         store::remove_unfinished_records(&config.data.dir);
         let keys = Keys::load(&config)?;
         let allowed = allowed(&config)?;
@@ -280,6 +281,7 @@ fn router(api: Api, origins: Origins, limits: Arc<Limits>, loaded: Arc<AtomicBoo
         // Outside of all layers that answer requests: a reserved slot must be free after any
         // answer.
         .layer(axum::middleware::from_fn(admission::close_reserved))
+        .layer(axum::middleware::from_fn(problem::record))
 }
 
 /// Returns how long one write may wait for its client. With the library, writes have no limit: its

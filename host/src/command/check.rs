@@ -50,20 +50,21 @@ impl Check {
         let log = log::start_for_command()?;
         let scratch = Scratch::new()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let checked = runtime.block_on(check(config, &self.files, &scratch, None));
+        let checked = runtime.block_on(check(config.clone(), &self.files, &scratch, None));
         log.finish(FLUSH);
         let checked = checked?;
+        let tables = self.config.as_ref().map(|_| tables_without_plugin(&config, &checked));
+        let tables = tables.unwrap_or_default();
         if self.json {
             let mut document = document(&checked);
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
-                members.insert(
-                    "config".to_owned(),
-                    json!({"ok": true, "file": file.to_string_lossy()}),
-                );
+                let config =
+                    json!({"ok": true, "file": file.to_string_lossy(), "warnings": tables});
+                members.insert("config".to_owned(), config);
             }
             output::json(&document);
         } else {
-            self.print(&checked);
+            self.print(&checked, &tables);
         }
         Ok(if checked.iter().all(|(_, result)| result.is_ok()) {
             ExitCode::SUCCESS
@@ -72,9 +73,12 @@ impl Check {
         })
     }
 
-    fn print(&self, checked: &[Checked]) {
+    fn print(&self, checked: &[Checked], tables: &[String]) {
         if let Some(config) = &self.config {
             output::line(format_args!("{}: ok", config.display()));
+            for warning in tables {
+                output::line(format_args!("  warning: {warning}"));
+            }
         }
         let warnings = warnings(checked);
         for (file, result) in checked {
@@ -89,6 +93,24 @@ impl Check {
             }
         }
     }
+}
+
+/// Returns a warning for each table `[plugins.NAME]` that is for none of the checked plugins, and for
+/// no file of the plugin directory by its name: a misspelt name has no effect.
+fn tables_without_plugin(config: &Config, checked: &[Checked]) -> Vec<String> {
+    let in_directory = host::plugin_files(&config.plugins.dir);
+    let files = checked.iter().map(|(file, _)| file).chain(&in_directory);
+    let stems = files.filter_map(|file| file.file_stem()?.to_str());
+    let plugins = checked.iter().filter_map(|(_, result)| result.as_ref().ok());
+    let names: Vec<_> = plugins.map(|active| active.code.name()).chain(stems).collect();
+    let tables = config.tables_without_plugin(&names);
+    tables
+        .into_iter()
+        .map(|(table, nearest)| {
+            let hint = nearest.map(|name| format!("; did you mean `{name}`?"));
+            format!("[plugins.{table}] names no plugin{}", hint.unwrap_or_default())
+        })
+        .collect()
 }
 
 fn print_plugin(file: &Path, active: &ActivePlugin) {

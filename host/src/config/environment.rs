@@ -98,6 +98,12 @@ const OTHERS: [&str; 3] = ["key", "bin", "guests_dir"];
 /// test. Alone, it is a misspelt `plugins.dir`.
 const PLUGINS_OF_TOOLS: (&str, [&str; 2]) = ("plugins_dir", ["guests_dir", "bin"]);
 
+/// The keys of sections that are tables themselves.
+const TABLES: [&str; 1] = ["recovery"];
+
+/// Between a plugin's name and the name of one of its own settings.
+const SETTINGS_OF_A_PLUGIN: &str = "_config_";
+
 /// Returns the first of `names` that is a setting with underscores missing, and its correct
 /// spelling. `keys_of` lists the keys of a section.
 ///
@@ -123,8 +129,19 @@ pub(super) fn misspelt<'a>(
         let section =
             sections.iter().find(|section| setting.starts_with(&format!("{section}_")))?;
         let key = setting.get(section.len() + 1..)?;
-        let path = if keys_of(section).contains(&key) {
+        let keys = keys_of(section);
+        let in_table = |table: &&str| {
+            keys.contains(table).then(|| key.strip_prefix(*table)?.strip_prefix('_'))?
+        };
+        let path = if keys.contains(&key) {
             format!("{section}.{key}")
+        } else if let Some(inner) = TABLES.iter().find_map(in_table) {
+            let table = key.get(..key.len() - inner.len() - 1)?;
+            format!("{section}.{table}.{inner}")
+        } else if let Some((plugin, setting)) =
+            key.split_once(SETTINGS_OF_A_PLUGIN).filter(|_| *section == "plugins")
+        {
+            format!("{section}.{plugin}.config.{setting}")
         } else {
             let own = keys_of_a_plugin
                 .iter()
@@ -159,7 +176,7 @@ mod tests {
     fn of(names: &[&str]) -> Option<String> {
         let names = names.iter().map(|name| (*name).to_owned());
         let keys_of = |section: &str| match section {
-            "server" => vec!["listen", "allowed_origins"],
+            "server" => vec!["listen", "allowed_origins", "recovery"],
             "plugins" => vec!["dir", "required"],
             _ => Vec::new(),
         };
@@ -179,6 +196,8 @@ mod tests {
             "SOCKHOP_PLUGINS_MEMORY_LOGS_EVENT_CPU_MS",
             "SOCKHOP_PLUGINS__MEMORY_LOGS__EVENT_CPU_MS",
         );
+        found("SOCKHOP_SERVER_RECOVERY_SECONDS", "SOCKHOP_SERVER__RECOVERY__SECONDS");
+        found("SOCKHOP_PLUGINS_WAVE_CONFIG_GREETING", "SOCKHOP_PLUGINS__WAVE__CONFIG__GREETING");
         for name in [
             "SOCKHOP_KEY",
             "SOCKHOP_BIN",

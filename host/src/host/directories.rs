@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::http::keys::own_key_file;
-use crate::reload::directory::plugin_files;
+use crate::reload::directory;
 
 use super::lock::DataLock;
 use super::{StartError, address};
@@ -34,7 +34,13 @@ pub fn address_file(data_dir: &Path) -> PathBuf {
     address::address_file(data_dir)
 }
 
+/// Returns the plugin files of a directory. Returns none if it can't be read.
+pub fn plugin_files(plugins_dir: &Path) -> Vec<PathBuf> {
+    let files = directory::plugin_files(plugins_dir).unwrap_or_default();
+    files.into_iter().map(|(file, _)| file).collect()
+}
+
 /// Whether a directory can be read and holds no plugin files.
 pub fn is_empty(plugins_dir: &Path) -> bool {
-    plugin_files(plugins_dir).is_ok_and(|files| files.is_empty())
+    directory::plugin_files(plugins_dir).is_ok_and(|files| files.is_empty())
 }
