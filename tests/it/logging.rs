@@ -341,6 +341,7 @@ fn every_line_of_a_json_log_is_one_object() {
             .env("SOCKHOP_LOG__FILTER", "debug");
     };
     let first = HostProcess::with(plugins.path(), data.path(), json);
+    assert_eq!(first.said, Vec::<String>::new(), "also none on the standard output");
     // A second host on the same data, which can't start.
     let mut second = Command::new(binary());
     second
@@ -530,6 +531,14 @@ async fn every_rejection_is_one_record_under_its_id() {
             assert_eq!(of_this[0][member], error[member], "{member} of {error}: {}", of_this[0]);
         }
         assert_eq!(of_this[0]["detail"], error["message"], "{}", of_this[0]);
+    }
+    for (method, path) in
+        [("GET", "/api/plugins"), ("POST", "/api/plugins/nobody/disable"), ("GET", "/metrics")]
+    {
+        let record = records.iter().map(|(_, fields)| fields).find(|fields| fields["path"] == path);
+        let record = record.expect("a record of the request");
+        let known = (&record["method"], &record["address"]);
+        assert_eq!(known, (&json!(method), &json!("127.0.0.1")), "{record}");
     }
     let of = |event: &str| {
         records

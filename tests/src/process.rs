@@ -97,7 +97,8 @@ impl HostProcess {
         let mut said = Vec::new();
         let url = loop {
             let line = lines.next().expect("a line that says where it listens");
-            match line.strip_prefix("listening on ") {
+            let json = serde_json::from_str::<Value>(&line).unwrap_or_default();
+            match line.strip_prefix("listening on ").or_else(|| json["listening"].as_str()) {
                 Some(url) => break url.to_owned(),
                 None => said.push(line),
             }

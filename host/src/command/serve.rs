@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use serde_json::json;
 use sockhop::config::{Config, Listen, LogConfig, LogFormat};
 use sockhop::files;
 use sockhop::host::{self, Host};
@@ -188,24 +189,31 @@ const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// never wait delay timers and new packets for the duration of this many tasks.
 const EVENT_INTERVAL: u32 = 128;
 
-/// Starts the host, and prints what it serves and how to use it.
+/// Starts the host, and prints what it serves and how to use it. With a JSON log, which may share its
+/// destination with the standard output, prints only the address, as a JSON object.
 async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
-    let configured_keys = !config.keys.is_empty();
+    let (configured_keys, is_text) = (!config.keys.is_empty(), config.log.format == LogFormat::Text);
     let (reserved_connections, mailboxes_bytes) =
         (config.limits.reserved_connections, config.limits.mailboxes_bytes);
-    output.line(format_args!("plugins  {}", plugins.display()));
-    output.line(format_args!("data     {}", data.display()));
+    if is_text {
+        output.line(format_args!("plugins  {}", plugins.display()));
+        output.line(format_args!("data     {}", data.display()));
+    }
     if host::is_empty(&plugins) {
         tracing::warn!(dir = %plugins.display(), "the plugin directory holds no .wasm; put one there");
     }
     let host = Host::bind(config).await?;
-    host.statuses().iter().for_each(|status| print_plugin(output, status));
     let address = host.local_addr();
-    if !configured_keys {
-        print_key(output, &host::key_file(&data), address);
+    if is_text {
+        host.statuses().iter().for_each(|status| print_plugin(output, status));
+        if !configured_keys {
+            print_key(output, &host::key_file(&data), address);
+        }
+        output.line(format_args!("listening on http://{address}"));
+    } else {
+        output.line(json!({"listening": format!("http://{address}")}));
     }
-    output.line(format_args!("listening on http://{address}"));
     tracing::info!(listen = %address, connections = host.connections(), reserved_connections, mailboxes_bytes, "listening");
     Ok(host)
 }
