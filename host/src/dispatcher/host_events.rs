@@ -161,9 +161,11 @@ impl Dispatcher {
     fn enqueue(self: &Arc<Self>, backlog: &mut Backlog, active: &ActivePlugin, pending: Pending) {
         let plugin = active.code.name();
         let listens_for_resync = active.code.registration.listens.contains(&host_event::RESYNC);
+        // A `$resync` replaces what waits; anything else drops it only at the limit.
+        let is_resync = matches!(pending.event.kind, HostEventKind::Resync);
         let dropped =
             backlog.push(pending, active.code.limits().host_events.get(), listens_for_resync);
-        if dropped.len() > 1 {
+        if dropped.len() > 1 && !is_resync {
             tracing::warn!(
                 plugin,
                 dropped = dropped.len(),
