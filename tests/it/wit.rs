@@ -1,6 +1,6 @@
 //! The plugin interface: every item is documented, and released items never change within 0.1.x.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,11 +12,21 @@ fn wit(folder: &str) -> PathBuf {
 /// without documentation.
 struct Items {
     all: BTreeSet<(String, String)>,
+    /// The members of each closed type in their order, which is part of the type.
+    closed: BTreeMap<String, Vec<String>>,
     undocumented: Vec<String>,
 }
 
+/// Whether the innermost of these nested places is a closed type: a record, a variant, an enum or
+/// flags.
+fn is_closed_type(place: &str) -> bool {
+    let innermost = place.rsplit(' ').nth(1).unwrap_or_default();
+    ["record", "variant", "enum", "flags"].contains(&innermost)
+}
+
 fn items(text: &str) -> Items {
-    let mut items = Items { all: BTreeSet::new(), undocumented: Vec::new() };
+    let mut items =
+        Items { all: BTreeSet::new(), closed: BTreeMap::new(), undocumented: Vec::new() };
     let (mut place, mut documented) = (Vec::new(), false);
     for line in text.lines().map(str::trim) {
         if line.starts_with("///") {
@@ -30,7 +40,11 @@ fn items(text: &str) -> Items {
             if !documented && !needs_no_words {
                 items.undocumented.push(line.to_owned());
             }
-            items.all.insert((place.join(" "), line.to_owned()));
+            let within = place.join(" ");
+            if is_closed_type(&within) {
+                items.closed.entry(within.clone()).or_default().push(line.to_owned());
+            }
+            items.all.insert((within, line.to_owned()));
         }
         if line.ends_with('{') {
             place.push(line.trim_end_matches(['{', ' ']).to_owned());
@@ -57,20 +71,23 @@ fn items_of(folder: &Path) -> Items {
 }
 
 /// Returns the changes that break plugins compiled against `before`: removed or changed items, and
-/// new items in a type. Records, variants and enums are closed.
+/// new or reordered items in a closed type.
 fn breaking(before: &Items, now: &Items) -> Vec<String> {
-    let is_type = |place: &str| {
-        let innermost = place.rsplit(' ').nth(1).unwrap_or_default();
-        ["record", "variant", "enum", "flags"].contains(&innermost)
-    };
     let existed = |place: &str| before.all.iter().any(|(other, _)| other == place);
     let gone = before
         .all
         .difference(&now.all)
         .map(|(place, item)| format!("gone or changed: {place} {item}"));
     let grown =
-        now.all.difference(&before.all).filter(|(place, _)| is_type(place) && existed(place));
-    gone.chain(grown.map(|(place, item)| format!("new in a closed type: {place} {item}"))).collect()
+        now.all.difference(&before.all).filter(|(place, _)| is_closed_type(place) && existed(place));
+    let grown = grown.map(|(place, item)| format!("new in a closed type: {place} {item}"));
+    let reordered = before.closed.iter().filter(|(place, members)| {
+        let sorted = |members: &[String]| members.iter().cloned().collect::<BTreeSet<_>>();
+        let now = now.closed.get(*place);
+        now.is_some_and(|now| now != *members && sorted(now) == sorted(members))
+    });
+    let reordered = reordered.map(|(place, _)| format!("reordered: {place}"));
+    gone.chain(grown).chain(reordered).collect()
 }
 
 #[test]
@@ -163,13 +180,21 @@ fn the_newest_tagged_version_needs_its_interface_to_compare_with() {
 
 #[test]
 fn a_change_that_breaks_compiled_plugins_is_found() {
-    let before = items(
-        "interface types {\nrecord event {\nname: string,\n}\n}\ninterface log {\nwrite: func(m: string);\n}\nworld plugin {\nimport log;\n}",
-    );
+    const TEXT: &str = "interface types {
+        record event {
+            name: string,
+            size: u32,
+        }
+    }
+    interface log {
+        write: func(m: string);
+    }
+    world plugin {
+        import log;
+    }";
     let change = |from: &str, to: &str| {
-        let text = "interface types {\nrecord event {\nname: string,\n}\n}\ninterface log {\nwrite: func(m: string);\n}\nworld plugin {\nimport log;\n}";
-        assert!(text.contains(from), "{from}");
-        breaking(&before, &items(&text.replace(from, to)))
+        assert!(TEXT.contains(from), "{from}");
+        breaking(&items(TEXT), &items(&TEXT.replace(from, to)))
     };
     assert_eq!(
         change("name: string,", "name: string,\nat: u64,"),
@@ -178,6 +203,13 @@ fn a_change_that_breaks_compiled_plugins_is_found() {
     assert_eq!(
         change("write: func(m: string);", "write: func(m: u8);"),
         ["gone or changed: interface log write: func(m: string);"]
+    );
+    let text = TEXT.replace("name: string,", "?").replace("size: u32,", "name: string,");
+    let swapped = items(&text.replace('?', "size: u32,"));
+    assert_eq!(
+        breaking(&items(TEXT), &swapped),
+        ["reordered: interface types record event"],
+        "the order is part of a type"
     );
     assert_eq!(change("import log;\n", ""), ["gone or changed: world plugin import log;"]);
     assert_eq!(
