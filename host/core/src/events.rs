@@ -206,7 +206,7 @@ pub fn check_reply(reply: Option<String>, schema: Option<&Schema>) -> Result<Jso
     Ok(reply)
 }
 
-/// A finding for the log, with its path.
+/// A violation for the log, with its path.
 fn in_words(detail: &Detail) -> String {
     format!("{} {}", detail.path, detail.message)
 }

@@ -5,7 +5,7 @@
 //! in itself. Both inputs may be hostile: plugins supply the schemas, clients the documents.
 //! Neither may make a check overflow the stack. Messages never repeat values of the document.
 
-mod findings;
+mod violations;
 mod forms;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -22,17 +22,17 @@ use serde_json::Value;
 
 use crate::rejection::Detail;
 
-use findings::{describe, refusal};
+use violations::{describe, refusal};
 use graph::Graph;
 
 /// The only supported dialect, as `$schema` names it.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// Maximum findings that one check reports: enough for a form, and small enough for an ack.
+/// Maximum violations that one check reports: enough for a form, and small enough for an ack.
 const MAX_DETAILS: usize = 16;
 
-/// A check reports all findings only if the document has at most this many values (see
-/// [`has_at_most`]); otherwise it reports the first. The library collects all findings before it
+/// A check reports all violations only if the document has at most this many values (see
+/// [`has_at_most`]); otherwise it reports the first. The library collects all violations before it
 /// returns one, and each may use a hundred times the bytes of the value that it is about.
 const MAX_VALUES_IN_FULL: usize = 4096;
 
@@ -181,7 +181,7 @@ impl Schema {
     /// Checks `value` against the schema.
     ///
     /// # Errors
-    /// Returns the findings: at least 1, at most 16. They contain nothing of `value` except the
+    /// Returns the violations: at least 1, at most 16. They contain nothing of `value` except the
     /// names of properties, in paths.
     pub fn check(&self, value: &Value) -> Result<(), Vec<Detail>> {
         let size = DocumentSize::of(value);
@@ -198,10 +198,10 @@ impl Schema {
             .cost_of_a_value
             .is_some_and(|cost| cost.saturating_mul(size.values + size.bytes) <= MAX_COST);
         if !is_cheap && self.graph.cost(value, MAX_COST).is_none() {
-            return Err(vec![finding("is too expensive to check against its schema")]);
+            return Err(vec![violation("is too expensive to check against its schema")]);
         }
         // Nearly every document is valid, and `is_valid` is several times cheaper than a check with
-        // findings.
+        // violations.
         if self.validator.is_valid(value) {
             return Ok(());
         }
@@ -218,7 +218,7 @@ impl Schema {
         }
         details.truncate(MAX_DETAILS);
         if details.is_empty() {
-            details.push(finding("does not fit the schema"));
+            details.push(violation("does not fit the schema"));
         }
         Err(details)
     }
@@ -237,8 +237,8 @@ impl Schema {
     }
 }
 
-/// A finding about the whole document that does not belong to a keyword.
-fn finding(message: &str) -> Detail {
+/// A violation about the whole document that does not belong to a keyword.
+fn violation(message: &str) -> Detail {
     Detail { path: String::new(), rule: "schema".to_owned(), message: message.to_owned() }
 }
 

@@ -1,4 +1,4 @@
-//! The messages of findings, which may be sent to clients. They never repeat values of the
+//! The messages of violations, which may be sent to clients. They never repeat values of the
 //! document.
 
 use jsonschema::ValidationError;
@@ -9,7 +9,7 @@ use super::text::{
     types,
 };
 
-/// The message of a finding, as a fragment that follows the name of the location. Every kind has
+/// The message of a violation, as a fragment that follows the name of the location. Every kind has
 /// its own text, because some messages of the library repeat the document.
 pub(super) fn message(error: &ValidationError<'_>) -> String {
     match error.kind() {

@@ -1,5 +1,5 @@
 //! Tests of the schema module: what schemas accept, what they refuse, and the messages of their
-//! findings.
+//! violations.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -16,14 +16,14 @@ fn refused(source: &Value) -> SchemaError {
     Schema::compile(&source.to_string(), MAX).unwrap_err()
 }
 
-/// Path, rule and message of each finding.
-fn findings(source: &Value, value: &Value) -> Vec<(String, String, String)> {
+/// Path, rule and message of each violation.
+fn violations(source: &Value, value: &Value) -> Vec<(String, String, String)> {
     let details = schema(source).check(value).unwrap_err();
     details.into_iter().map(|detail| (detail.path, detail.rule, detail.message)).collect()
 }
 
 fn one(source: &Value, value: &Value) -> (String, String, String) {
-    let mut all = findings(source, value);
+    let mut all = violations(source, value);
     assert_eq!(all.len(), 1, "{all:?}");
     all.remove(0)
 }
@@ -60,7 +60,7 @@ fn a_record_with_several_faults_is_told_each_with_its_place() {
         triple("/a~1b~0", "additionalProperties", "is not allowed")
     );
     assert_eq!(one(&record, &json!(null)), triple("", "type", "must be an object"));
-    let mut all = findings(&record, &json!({"content": 1, "tags": ["secret"]}));
+    let mut all = violations(&record, &json!({"content": 1, "tags": ["secret"]}));
     all.sort();
     assert_eq!(
         all,
@@ -73,7 +73,7 @@ fn a_record_with_several_faults_is_told_each_with_its_place() {
 }
 
 #[test]
-fn findings_never_repeat_the_document() {
+fn violations_never_repeat_the_document() {
     let secret = "s3cr3t";
     for (source, value) in [
         (json!({"propertyNames": {"maxLength": 3}}), json!({(secret): 1})),
@@ -104,7 +104,7 @@ fn findings_never_repeat_the_document() {
         (json!({"contentEncoding": "base64", "type": "integer"}), json!(secret)),
         (json!(false), json!(secret)),
     ] {
-        for (path, _, message) in findings(&source, &value) {
+        for (path, _, message) in violations(&source, &value) {
             assert!(
                 !message.contains(secret) && !path.contains(secret),
                 "{source}: {path} {message}"
@@ -220,17 +220,17 @@ fn a_long_list_of_forms_or_constants_is_cut_and_says_so() {
 }
 
 #[test]
-fn findings_are_few_however_many_faults_there_are() {
+fn violations_are_few_however_many_faults_there_are() {
     let numbers = json!({"items": {"type": "integer"}});
-    assert_eq!(findings(&numbers, &json!(vec!["x"; 1000])).len(), MAX_DETAILS);
+    assert_eq!(violations(&numbers, &json!(vec!["x"; 1000])).len(), MAX_DETAILS);
     assert_eq!(
-        findings(&numbers, &json!(vec!["x"; 50_000])),
+        violations(&numbers, &json!(vec!["x"; 50_000])),
         [triple("/0", "type", "must be an integer")]
     );
     let none = json!({"properties": {"a": true}, "additionalProperties": false});
     let many: serde_json::Map<String, Value> =
         (0..100).map(|i| (format!("k{i}"), json!(1))).collect();
-    assert_eq!(findings(&none, &Value::Object(many)).len(), MAX_DETAILS);
+    assert_eq!(violations(&none, &Value::Object(many)).len(), MAX_DETAILS);
     assert_eq!(one(&none, &json!({"k".repeat(10_000): 1})).0, "");
 }
 
@@ -302,7 +302,7 @@ fn a_reference_within_the_document_is_followed() {
         "$defs": {"a b/c": {"type": "integer"}, "w": {"$anchor": "word", "type": "string"}}
     });
     assert_eq!(schema(&forms).check(&json!({"a": 1, "b": "x", "c": "y"})), Ok(()));
-    assert_eq!(findings(&forms, &json!({"a": "x", "b": 1, "c": 2})).len(), 3);
+    assert_eq!(violations(&forms, &json!({"a": "x", "b": 1, "c": 2})).len(), 3);
     for dangling in ["#/$defs/nothing", "#nothing"] {
         assert_eq!(
             refused(&json!({"$ref": dangling})),

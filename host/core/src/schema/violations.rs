@@ -1,4 +1,4 @@
-//! Turns the findings of a check into details that may be sent to clients, with the path of each.
+//! Turns the violations of a check into details that may be sent to clients, with the path of each.
 //! Only paths contain names of the document's properties.
 
 use jsonschema::ValidationError;
@@ -41,7 +41,7 @@ fn is_about_a_pattern(kind: &ValidationErrorKind) -> bool {
     }
 }
 
-/// Adds the findings of `error` to `details`: one for each property that is missing or not allowed,
+/// Adds the violations of `error` to `details`: one for each property that is missing or not allowed,
 /// otherwise one.
 pub(super) fn describe(error: &ValidationError<'_>, details: &mut Vec<Detail>) {
     let at = error.instance_path().as_str();
