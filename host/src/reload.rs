@@ -14,7 +14,7 @@
 mod blobs;
 mod claim;
 mod commands;
-pub mod directory;
+pub(crate) mod directory;
 mod draining;
 mod files;
 pub(crate) mod fuzzing;
@@ -27,7 +27,7 @@ mod progress;
 mod publish;
 mod resolve;
 mod scan;
-pub mod slots;
+pub(crate) mod slots;
 mod status;
 mod stores;
 mod trust;
@@ -176,7 +176,7 @@ impl Reloader {
                 }
                 Some((job, result)) = self.publisher.inventory.loads.next() => {
                     self.record_load(job, result);
-                    // Otherwise it is published with the findings of the last scan.
+                    // Otherwise it is published with the results of the last scan.
                     if self.scanner.batch_until().is_none() {
                         self.publisher.publish(&mut self.scanner);
                     }

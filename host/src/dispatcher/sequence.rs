@@ -19,10 +19,10 @@ const NUMBER_WAIT: Duration = Duration::from_secs(2);
 /// accumulate threads.
 pub(super) async fn next_id(state: &PluginState, sequence: String) -> Result<u64, ViewError> {
     let waiting = async {
-        let turn = Arc::clone(&state.numbers).lock_owned().await;
+        let guard = Arc::clone(&state.numbers).lock_owned().await;
         let store = Arc::clone(&state.store);
         let next = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _guard = guard;
             store.next_id(&sequence)
         });
         match next.await.map_err(JoinError::try_into_panic) {

@@ -3,8 +3,6 @@
 //! WIT interface.
 
 use std::cell::RefCell;
-use std::error::Error;
-use std::iter;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -18,6 +16,7 @@ use sockhop_sdk::testing::TestHost;
 use sockhop_sdk::{Access, Context, Emits, Output, Plugin, Registry, Result};
 
 use crate::config::Limits;
+use crate::error_chain::ErrorChain;
 
 use super::bindings::sockhop::plugin::registry::Host;
 use super::bindings::sockhop::plugin::types;
@@ -87,9 +86,7 @@ fn load(plugin: &Plugin) -> std::result::Result<(), String> {
     let returned = plugin.register(&registering).map_err(|refusal| refusal.message);
     let registration = returned.and_then(|()| registering.finish())?;
     Events::compile(&registration, limits.schema_bytes.get()).map(drop).map_err(|error| {
-        let error: &(dyn Error + 'static) = &error;
-        let chain = iter::successors(Some(error), |error| (*error).source());
-        chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+        ErrorChain(&error).to_string()
     })
 }
 

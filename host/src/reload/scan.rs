@@ -21,7 +21,7 @@ use super::trust::{Doubt, ScanResult, ScanTrust, TrustChange};
 /// loaded. A copy takes many writes.
 pub(super) const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// How long the findings of one scan wait for the slowest of its files, so that all are published
+/// How long the results of one scan wait for the slowest of its files, so that all are published
 /// together. It is longer than plugins in Rust take to compile; a larger plugin is published by
 /// itself when it is ready.
 const BATCH_WINDOW: Duration = Duration::from_millis(500);
@@ -42,8 +42,8 @@ pub(super) struct Scanner {
     pub(super) files: Files,
     /// When the next scan is due, apart from retries.
     next_at: Instant,
-    /// Set while there are findings that are not published: the deadline until which they wait for
-    /// the other findings of the same scan.
+    /// Set while there are results that are not published: the deadline until which they wait for
+    /// the other results of the same scan.
     batch_until: Option<Instant>,
     metrics: Arc<Metrics>,
 }
@@ -141,7 +141,7 @@ impl Scanner {
         self.next_at <= Instant::now() + DEBOUNCE
     }
 
-    /// Records the result of loading a file, which is a finding to publish.
+    /// Records the result of loading a file, which is a result to publish.
     pub(super) fn record_load(
         &mut self,
         path: &Path,
@@ -152,18 +152,18 @@ impl Scanner {
         self.batch_until.get_or_insert_with(Instant::now);
     }
 
-    /// Returns until when the findings wait that are not published; `None` if all are published.
+    /// Returns until when the results wait that are not published; `None` if all are published.
     pub(super) fn batch_until(&self) -> Option<Instant> {
         self.batch_until
     }
 
-    /// Whether the findings are to be published now: their time is over, or no file is awaited.
+    /// Whether the results are to be published now: their time is over, or no file is awaited.
     pub(super) fn is_batch_complete(&self, is_loading: bool, now: Instant) -> bool {
         let is_waiting = is_loading || self.files.any_unsettled();
         self.batch_until.is_some_and(|until| until <= now || !is_waiting)
     }
 
-    /// Records that the findings are being published.
+    /// Records that the results are being published.
     pub(super) fn end_batch(&mut self) {
         self.batch_until = None;
     }
@@ -223,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn findings_wait_for_the_files_of_their_scan_but_not_for_long() {
+    fn results_wait_for_the_files_of_their_scan_but_not_for_long() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.wasm"), "1").unwrap();
         let mut scanner = scanner(dir.path());
         scanner.first_scan().unwrap();
         let start = Instant::now();
-        assert!(!scanner.is_batch_complete(false, start), "there are no findings");
+        assert!(!scanner.is_batch_complete(false, start), "there are no results");
         scanner.scan().unwrap();
         assert!(scanner.is_batch_complete(false, start));
         assert!(!scanner.is_batch_complete(true, start), "a file is being loaded");

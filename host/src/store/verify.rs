@@ -15,8 +15,8 @@ use super::manifest::{Manifest, ManifestRecord};
 use super::opening::{beside, open_known};
 use super::{StoreError, StoreFault, StoreFaultKind, files};
 
-/// Maximum number of findings of one integrity check that are shown.
-const MAX_FINDINGS: usize = 10;
+/// Maximum number of results of one integrity check that are shown.
+const MAX_RESULTS: usize = 10;
 
 /// The result of verifying a store's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -79,8 +79,8 @@ pub fn verify(data: &Path, plugin: &str, scratch: Option<&Path>) -> Verified {
         ..Verified::default()
     };
     let looked = match scratch {
-        None => look_beside_host(&file, &Manifest::new(&manifest), &mut verified),
-        Some(scratch) => look_at_copy(&file, &Manifest::new(&manifest), scratch, &mut verified),
+        None => check_beside_host(&file, &Manifest::new(&manifest), &mut verified),
+        Some(scratch) => check_copy(&file, &Manifest::new(&manifest), scratch, &mut verified),
     };
     if let Err(error) = looked {
         verified.problems.push(ErrorChain(&error).to_string());
@@ -88,7 +88,7 @@ pub fn verify(data: &Path, plugin: &str, scratch: Option<&Path>) -> Verified {
     verified
 }
 
-fn look_beside_host(
+fn check_beside_host(
     file: &Path,
     manifest: &Manifest,
     verified: &mut Verified,
@@ -101,10 +101,10 @@ fn look_beside_host(
         verified.lost = Some(lost);
         return Ok(());
     }
-    look(&connect_to_read(file)?, verified)
+    check(&connect_to_read(file)?, verified)
 }
 
-fn look_at_copy(
+fn check_copy(
     file: &Path,
     manifest: &Manifest,
     scratch: &Path,
@@ -138,7 +138,7 @@ fn look_at_copy(
     verified.lost = lost;
     match opened {
         Err(StoreError::Lost(_)) => Ok(()),
-        opened => look(&opened?, verified),
+        opened => check(&opened?, verified),
     }
 }
 
@@ -151,12 +151,12 @@ fn connect_to_read(file: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn look(connection: &Connection, verified: &mut Verified) -> Result<(), StoreError> {
+fn check(connection: &Connection, verified: &mut Verified) -> Result<(), StoreError> {
     // All reads are in one transaction, because a host may write meanwhile.
     connection.execute_batch("BEGIN")?;
-    let mut check = connection.prepare(&format!("PRAGMA integrity_check({MAX_FINDINGS})"))?;
-    let findings: Vec<String> = check.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    verified.problems.extend(findings.into_iter().filter(|finding| finding != "ok"));
+    let mut check = connection.prepare(&format!("PRAGMA integrity_check({MAX_RESULTS})"))?;
+    let results: Vec<String> = check.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    verified.problems.extend(results.into_iter().filter(|result| result != "ok"));
     let one = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(natural);
     let (commits, counted) = (one("SELECT commits FROM meta")?, one("SELECT bytes FROM meta")?);
     let entries = one("SELECT count(*) FROM entries")?;
