@@ -24,7 +24,9 @@ impl std::error::Error for LoadError {}
 /// The result of one event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// The ack (`null` if the handler has no reply), or the refusal.
+    /// The ack (`null` if the handler has no reply), or the refusal. A refusal of the handler is as
+    /// it returned it. The host answers the client with one of its own codes: see
+    /// [`Refusal`](crate::Refusal).
     pub reply: Result<Value>,
     /// The handler's effects, in order. Empty after a refusal. Stored values are in
     /// [`TestHost::state`](crate::testing::TestHost::state).
