@@ -367,8 +367,9 @@ impl Breaker {
     /// Whether the plugin serves no connection well and fails `threshold` times for others than
     /// suspects, or has failed for many parties that it served before.
     fn fails_widely(&self, within: Duration, threshold: usize, now: Instant) -> bool {
-        let is_of_suspect =
-            |client: &Option<&ClientKeys>| client.is_some_and(|client| self.suspects.is_suspect(client, now));
+        let is_of_suspect = |client: &Option<&ClientKeys>| {
+            client.is_some_and(|client| self.suspects.is_suspect(client, now))
+        };
         let of_others = || self.recent(within, now).filter(|client| !is_of_suspect(client)).count();
         let well_served = self.activity.well_served(now, within);
         let let_down = self.activity.let_down(now, within);

@@ -110,7 +110,8 @@ impl Config {
             environment::misspelt(names, &SECTIONS, allowed_keys, limits::KEYS_OF_A_PLUGIN)
         {
             let problem = format!(
-                "{name}: not read as a setting; write {right}, with two underscores after each table's name"
+                "{name}: not read as a setting; write {right}, with two underscores after each \
+                 table's name"
             );
             return Err(ConfigError::Wrong { file: None, problem });
         }
@@ -256,7 +257,8 @@ pub const MIN_SECRET: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The configuration file, or a file that it names, can't be read.
-    #[error("can't read {}, which is the configuration file or a file that it names", file.display())]
+    #[error("can't read {}, which is the configuration file or a file that it \
+             names", file.display())]
     Unreadable {
         /// The file that can't be read.
         file: PathBuf,
@@ -380,7 +382,12 @@ mod tests {
 
     #[test]
     fn a_plugin_has_the_limits_of_all_but_its_own() {
-        let config = load("[limits]\neffects = 7\nhandles = 9\n[plugins.ping]\neffects = 8\ninstance_policy = \"fresh\"\n[plugins.ping.config]\nurl = \"x\"").unwrap();
+        let config = load(
+            "[limits]\neffects = 7\nhandles = 9\n[plugins.ping]\neffects = \
+                           8\ninstance_policy = \"fresh\"\n[plugins.ping.config]\nurl = \
+                           \"x\"",
+        )
+        .unwrap();
         let (ping, other) = (config.of_plugin("ping"), config.of_plugin("other"));
         assert_eq!(
             (ping.limits.effects.get(), ping.limits.handles.get(), ping.instance_policy),
@@ -392,7 +399,11 @@ mod tests {
 
     #[test]
     fn the_changed_limits_are_those_of_all_and_those_of_one_plugin() {
-        let config = load("[limits]\neffects = 7\nhead_ms = 20\nhandles = 1000\nconnections = 9\n[plugins.ping]\neffects = 8\nevent_cpu_ms = 3").unwrap();
+        let config = load(
+            "[limits]\neffects = 7\nhead_ms = 20\nhandles = 1000\nconnections = \
+                           9\n[plugins.ping]\neffects = 8\nevent_cpu_ms = 3",
+        )
+        .unwrap();
         assert_eq!(
             config.changed_limits(),
             "connections=9 effects=7 head_ms=20 ping.effects=8 ping.event_cpu_ms=3"
@@ -514,7 +525,8 @@ mod tests {
             (
                 "[limits]\nstate_wal_bytes = 1",
                 "limits.state_wal_bytes",
-                "found 1, expected at least 1048576: as many bytes as one event may store (limits.effects_bytes)",
+                "found 1, expected at least 1048576: as many bytes as one event may store \
+                 (limits.effects_bytes)",
             ),
             (
                 "[limits]\nstate_bytes = 1_048_575",
@@ -569,7 +581,11 @@ mod tests {
             let error = load(&format!("[plugins.ping]\n[plugins.lab]\n{table}")).unwrap_err();
             assert!(error.starts_with(first) && error.contains(second), "{table}: {error}");
         }
-        load("[limits]\noverflow_bytes = 536_879_104\nstate_wal_bytes = 33_554_432\n[plugins.lab]\neffects_bytes = 33_554_432").unwrap();
+        load(
+            "[limits]\noverflow_bytes = 536_879_104\nstate_wal_bytes = \
+              33_554_432\n[plugins.lab]\neffects_bytes = 33_554_432",
+        )
+        .unwrap();
     }
 
     #[test]
@@ -587,7 +603,8 @@ mod tests {
             (
                 "SOCKHOP_LIMITS__EFFECTS",
                 "0",
-                "SOCKHOP_LIMITS__EFFECTS (limits.effects): found 0, expected a whole number of at least 1",
+                "SOCKHOP_LIMITS__EFFECTS (limits.effects): found 0, expected a whole number of at \
+                 least 1",
             ),
             (
                 "SOCKHOP_SERVER__LISTEN",

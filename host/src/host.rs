@@ -116,7 +116,8 @@ impl Host {
         let address = listener.local_addr().map_err(listen)?;
         let said = AddressFile::write(&config.data.dir, address);
         if let Err(error) = &said {
-            tracing::warn!(%error, "the address is not written to the data directory: commands need --url");
+            tracing::warn!(%error, "the address is not written to the data directory: commands \
+                                    need --url");
         }
 
         let limits = Arc::new(config.limits.clone());

@@ -223,7 +223,9 @@ impl Chores for LogChores {
     }
 
     fn dropped_line(&self, dropped: u64) -> Option<String> {
-        let message = "log lines were dropped: they came faster than they could be written, or could not be written".to_owned();
+        let message = "log lines were dropped: they came faster than they could be written, or \
+                       could not be written"
+            .to_owned();
         let fields = vec![("dropped", Value::Unsigned(dropped))];
         Some(self.format.line(&LogRecord {
             at: SystemTime::now(),

@@ -19,7 +19,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// caches, so they seldom wait for the arena.
 #[allow(
     unsafe_code,
-    reason = "a symbol that jemalloc looks for under this name: a pointer to text that ends with a zero"
+    reason = "a symbol that jemalloc looks for under this name: a pointer to text that ends with a \
+              zero"
 )]
 #[cfg(target_os = "linux")]
 #[unsafe(export_name = "_rjem_malloc_conf")]

@@ -52,7 +52,8 @@ pub use view::View;
 use wal::{Wal, WriterGuard};
 
 /// The log message for a file that is larger than its limit.
-const TOO_LARGE: &str = "the file of a plugin's state is larger than its part of `state_bytes`, which limits the space on the disk: writes that make it larger \
+const TOO_LARGE: &str = "the file of a plugin's state is larger than its part of `state_bytes`, \
+                         which limits the space on the disk: writes that make it larger \
                          are refused (`too_large`); raise `state_bytes`";
 
 /// The state of one plugin. Any number of [`View`]s can read at once; [`Store::commit`] writes, one

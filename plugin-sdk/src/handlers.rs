@@ -16,8 +16,10 @@ use crate::refusal::{Refusal, Result};
 #[diagnostic::on_unimplemented(
     message = "this is no event handler",
     label = "expected a function `fn(&Context, Payload) -> sockhop_sdk::Result<Reply>`",
-    note = "a handler looks like this: `fn ping(ctx: &Context, ping: Ping) -> Result<Pong>`; without a reply: `-> Result`",
-    note = "`Ping` needs `#[derive(serde::Deserialize, schemars::JsonSchema)]`, `Pong` needs `#[derive(serde::Serialize, schemars::JsonSchema)]`"
+    note = "a handler looks like this: `fn ping(ctx: &Context, ping: Ping) -> Result<Pong>`; \
+            without a reply: `-> Result`",
+    note = "`Ping` needs `#[derive(serde::Deserialize, schemars::JsonSchema)]`, `Pong` needs \
+            `#[derive(serde::Serialize, schemars::JsonSchema)]`"
 )]
 pub trait Handler<T, R>: Send + Sync + 'static {
     /// Handles one event.

@@ -24,7 +24,8 @@ use crate::refusal::{Refusal, Result};
     clippy::panic,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "generated code: it crosses the component's boundary, and its documentation is the interface's"
+    reason = "generated code: it crosses the component's boundary, and its documentation is the \
+              interface's"
 )]
 pub mod generated {
     wit_bindgen::generate!({
@@ -46,7 +47,8 @@ pub mod generated {
     dead_code,
     clippy::all,
     clippy::allow_attributes_without_reason,
-    reason = "generated code: it crosses the component's boundary, and its documentation is the interface's"
+    reason = "generated code: it crosses the component's boundary, and its documentation is the \
+              interface's"
 )]
 mod settings {
     wit_bindgen::generate!({ path: "wit", world: "settings", generate_all });

@@ -13,7 +13,8 @@ use crate::refusal::{Refusal, Result};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be the payload of an event",
     label = "this handler takes a `{Self}`",
-    note = "put `#[derive(serde::Deserialize, schemars::JsonSchema)]` on `{Self}`: the host checks payloads against its schema"
+    note = "put `#[derive(serde::Deserialize, schemars::JsonSchema)]` on `{Self}`: the host checks \
+            payloads against its schema"
 )]
 pub trait Payload: DeserializeOwned + JsonSchema {}
 
@@ -25,7 +26,8 @@ impl<T: DeserializeOwned + JsonSchema> Payload for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be sent to clients",
     label = "this would send a `{Self}`",
-    note = "put `#[derive(serde::Serialize, schemars::JsonSchema)]` on `{Self}`: the host checks what is sent against its schema"
+    note = "put `#[derive(serde::Serialize, schemars::JsonSchema)]` on `{Self}`: the host checks \
+            what is sent against its schema"
 )]
 pub trait Output: Serialize + JsonSchema + 'static {}
 

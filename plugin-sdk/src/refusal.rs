@@ -119,7 +119,8 @@ impl std::error::Error for Refusal {}
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`?` can't turn a `{Self}` into a `Refusal`",
-    label = "say whose fault it is: `.map_err(Refusal::internal)?` if the plugin's (the client is answered `plugin_failed`), \
+    label = "say whose fault it is: `.map_err(Refusal::internal)?` if the plugin's (the client is \
+             answered `plugin_failed`), \
              `.map_err(|error| Refusal::invalid_payload(error.to_string()))?` if the client's"
 )]
 pub trait IntoRefusal {

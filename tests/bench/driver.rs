@@ -270,7 +270,8 @@ fn open(address: &str, greeted: bool) -> Connection {
     stream.set_nodelay(true).expect("a tunable socket");
     stream.set_read_timeout(Some(PATIENCE)).expect("a tunable socket");
     let request = format!(
-        "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {address}\r\nConnection: \
+         Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29ja2hvcC1iZW5jaG1rIQ==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).expect("a server that reads");

@@ -207,7 +207,8 @@ impl Run {
         });
         let Some(rate) = rate else {
             note(
-                "the open loop needs --rate, or `ping` with native or sockhop, whose peak it halves",
+                "the open loop needs --rate, or `ping` with native or sockhop, whose peak it \
+                 halves",
             );
             return;
         };

@@ -24,7 +24,8 @@ pub(crate) fn scale(run: &mut Run) {
         // Files beside the connections: programs, files, the poll.
         if files < connections as u64 + 200 {
             note(&format!(
-                "{connections} connections are left out: the limit of open files is {files} here (`ulimit -n`, and its hard limit)"
+                "{connections} connections are left out: the limit of open files is {files} here \
+                 (`ulimit -n`, and its hard limit)"
             ));
             continue;
         }

@@ -142,7 +142,8 @@ impl Stage {
             (allowed.first().expect("a processor"), allowed.last().expect("a processor"));
         if server == driver {
             crate::report::note(
-                "only one processor: servers and driver share it, so latencies and rates say little; CPU time still does",
+                "only one processor: servers and driver share it, so latencies and rates say \
+                 little; CPU time still does",
             );
         }
         let pinned = Command::new("taskset")

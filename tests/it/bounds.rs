@@ -43,7 +43,8 @@ async fn until(stream: &mut TcpStream, end: &str) -> String {
 /// A WebSocket in the namespace `/`.
 async fn websocket(url: &str) -> TcpStream {
     let mut stream = narrow(url).await;
-    let request = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    let request = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: \
+                   Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(request.as_bytes()).await.expect("a connection");
     until(&mut stream, "\r\n\r\n").await;
@@ -115,7 +116,8 @@ async fn read_slowly(
     tokio::select! {
         () = reads => {}
         () = watches => {}
-        ended = timeout(PATIENCE, asks) => ended.expect("a client that does not read what it asks for is disconnected"),
+        ended = timeout(PATIENCE, asks) => ended.expect("a client that does not read what it asks \
+                                        for is disconnected"),
     }
     most
 }

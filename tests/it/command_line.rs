@@ -136,7 +136,8 @@ fn check_warns_of_rooms_that_nobody_can_be_in_and_templates_that_nothing_fills()
     let doubtful = guest("doubtful");
     let expected = [
         "`waved` may go to `wave_{nothing}`, but no loaded plugin declares such a room",
-        "the template `wave_{nothing}` needs a property `nothing`, which the data of `waved` does not have",
+        "the template `wave_{nothing}` needs a property `nothing`, which the data of `waved` does \
+         not have",
         "`waved` may go to `lost`, but no loaded plugin declares such a room",
     ];
     let (status, said) = check(&doubtful);

@@ -35,7 +35,8 @@ fn compiler_script(dir: &Path, script: &str) -> PathBuf {
 
 /// Creates a compiler that never finishes for plugins with `version=8`, and compiles all others.
 fn patient_compiler(dir: &Path) -> PathBuf {
-    let script = "file=$(mktemp ./XXXXXX)\ncat > $file\nif grep -q version=8 $file; then exec sleep 600; fi\ncompile \"$@\" < $file";
+    let script = "file=$(mktemp ./XXXXXX)\ncat > $file\nif grep -q version=8 $file; then exec \
+                  sleep 600; fi\ncompile \"$@\" < $file";
     compiler_script(dir, script)
 }
 

@@ -199,7 +199,8 @@ async fn a_body_that_does_not_come_is_answered_408_whoever_reads_it() {
     ];
     for (path, key) in paths {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer {key}\r\n\r\n{some}"
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\nauthorization: Bearer \
+             {key}\r\n\r\n{some}"
         );
         let began = Instant::now();
         let (status, head, body) = ask(&host, &head).await;
@@ -230,7 +231,8 @@ async fn a_body_that_comes_more_slowly_than_is_set_is_answered_408_before_its_de
     let rate = Limits::default().body_bytes_per_second.get() as usize;
     let some = "4".repeat(20 * rate);
     let head = format!(
-        "POST /api/emit HTTP/1.1\r\nhost: x\r\ncontent-length: 30000\r\nauthorization: Bearer {key}\r\n\r\n{some}"
+        "POST /api/emit HTTP/1.1\r\nhost: x\r\ncontent-length: 30000\r\nauthorization: Bearer \
+         {key}\r\n\r\n{some}"
     );
     let (status, head, body) = ask(&host, &head).await;
     assert_eq!(status, 408, "{head}");
@@ -387,7 +389,12 @@ async fn at_the_connection_limit_operators_are_answered_and_clients_are_told() {
     drop(strangers);
     drop(first);
     let again = eventually("a slot that is free again", async || {
-        let answer = ask(&host, "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        let answer = ask(
+            &host,
+            "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: \
+                                 x\r\nconnection: close\r\n\r\n",
+        )
+        .await;
         (answer.0 == 200).then_some(answer.2)
     });
     assert!(again.await.starts_with("0{"));
@@ -569,7 +576,8 @@ async fn every_error_over_http_is_a_problem_document() {
         let key = host.key();
         let length = body.len();
         format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n{more}content-length: {length}\r\n\r\n{body}"
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer \
+             {key}\r\n{more}content-length: {length}\r\n\r\n{body}"
         )
     };
     let (large, huge) = ("x".repeat(8_000), "4".repeat(600_000));
@@ -650,8 +658,10 @@ async fn a_request_that_can_not_be_read_is_answered_without_a_body_and_ends_its_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_may_send_the_headers_that_it_asks_for_unless_others_are_named() {
-    let preflight = "OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\nconnection: close\r\norigin: null\r\n\
-                     access-control-request-method: POST\r\naccess-control-request-headers: x-tenant\r\n\r\n";
+    let preflight = "OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: \
+                     x\r\nconnection: close\r\norigin: null\r\n\
+                     access-control-request-method: POST\r\naccess-control-request-headers: \
+                     x-tenant\r\n\r\n";
     let allowed_headers = async |named: &[&str]| {
         let host = TestHost::with(&[], |config| {
             // The origin of a sandboxed frame or of a file.

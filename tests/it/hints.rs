@@ -50,7 +50,8 @@ fn the_compiler_tells_an_author_what_to_write() {
     let root = root.canonicalize().expect("the root of the workspace");
     let dir = tempfile::tempdir().expect("a directory");
     let manifest = format!(
-        "[package]\nname = \"faults\"\nedition = \"2024\"\n\n[dependencies]\nsockhop-sdk = {{ path = {:?} }}\n\n[workspace]\n",
+        "[package]\nname = \"faults\"\nedition = \"2024\"\n\n[dependencies]\nsockhop-sdk = {{ path \
+         = {:?} }}\n\n[workspace]\n",
         root.join("plugin-sdk")
     );
     let put = |path: &str, text: &str| std::fs::write(dir.path().join(path), text).expect("a file");

@@ -78,8 +78,10 @@ fn breaking(before: &Items, now: &Items) -> Vec<String> {
         .all
         .difference(&now.all)
         .map(|(place, item)| format!("gone or changed: {place} {item}"));
-    let grown =
-        now.all.difference(&before.all).filter(|(place, _)| is_closed_type(place) && existed(place));
+    let grown = now
+        .all
+        .difference(&before.all)
+        .filter(|(place, _)| is_closed_type(place) && existed(place));
     let grown = grown.map(|(place, item)| format!("new in a closed type: {place} {item}"));
     let reordered = before.closed.iter().filter(|(place, members)| {
         let sorted = |members: &[String]| members.iter().cloned().collect::<BTreeSet<_>>();

@@ -120,13 +120,22 @@ impl Declarations {
                 return Err(Refusal::misuse("`registry.plugin` was called twice"));
             }
             if !is_plugin_name(name) {
-                return Err(Refusal::misuse(format!("`{name}` is not a valid plugin name: it must match [a-z][a-z0-9_]{{0,63}}")));
+                return Err(Refusal::misuse(format!(
+                    "`{name}` is not a valid plugin name: it must \
+                                        match [a-z][a-z0-9_]{{0,63}}"
+                )));
             }
             if RESERVED_PLUGIN_NAMES.contains(&name) {
-                return Err(Refusal::misuse(format!("`{name}` is not a valid plugin name: it is a key of the configuration's table `[plugins]`")));
+                return Err(Refusal::misuse(format!(
+                    "`{name}` is not a valid plugin name: it is a \
+                                        key of the configuration's table `[plugins]`"
+                )));
             }
             if let Err(error) = semver::Version::parse(version) {
-                return Err(Refusal::misuse(format!("`{version}` is not a semantic version, such as 1.4.0: {error}")));
+                return Err(Refusal::misuse(format!(
+                    "`{version}` is not a semantic version, such as \
+                                        1.4.0: {error}"
+                )));
             }
             this.registration = Some(Registration {
                 name: name.to_owned(),
@@ -182,13 +191,17 @@ impl Declarations {
         self.declare(|this| {
             let access = access.parse::<Access>().map_err(Refusal::misuse)?;
             if access == Access::Owner {
-                return Err(Refusal::misuse(format!("event `{event}` can't require `owner`: that is a rule of rooms")));
+                return Err(Refusal::misuse(format!(
+                    "event `{event}` can't require `owner`: that is \
+                                        a rule of rooms"
+                )));
             }
             match this.registration()?.handles.iter_mut().find(|inbound| inbound.event == event) {
                 Some(inbound) => inbound.access = access,
                 None => {
                     return Err(Refusal::misuse(format!(
-                        "event `{event}` can't require anything: this plugin does not handle it; call `requires` directly after the declaration of the event"
+                        "event `{event}` can't require anything: this plugin does not handle it; \
+                         call `requires` directly after the declaration of the event"
                     )));
                 }
             }
@@ -234,14 +247,17 @@ impl Declarations {
             let access = access.parse::<Access>().map_err(Refusal::misuse)?;
             if access == Access::Owner && !pattern.is_template() {
                 return Err(Refusal::misuse(format!(
-                    "room `{pattern}` can't have an owner: only a template, such as `user_{{user}}`, names a user"
+                    "room `{pattern}` can't have an owner: only a template, such as \
+                     `user_{{user}}`, names a user"
                 )));
             }
             let plugin = this.registration()?;
             match plugin.rooms.iter().find(|declared| declared.pattern == pattern) {
-                Some(declared) if declared.access != access => {
-                    Err(Refusal::misuse(format!("room `{pattern}` is declared twice, for `{}` and for `{access}`", declared.access)))
-                }
+                Some(declared) if declared.access != access => Err(Refusal::misuse(format!(
+                    "room `{pattern}` is declared twice, for `{}` and \
+                                        for `{access}`",
+                    declared.access
+                ))),
                 Some(_) => Ok(()),
                 None => {
                     plugin.rooms.push(DeclaredRoom { pattern, access });
@@ -306,10 +322,14 @@ impl Declarations {
                 self.schema_bytes
             )));
         }
-        self.schema_bytes_left = self.schema_bytes_left.checked_sub(schema.len()).ok_or_else(|| {
-            let max = LARGEST_SCHEMAS.saturating_mul(self.schema_bytes);
-            Refusal::limit(format!("event `{event}`: with this schema, the schemas of the plugin have more than {max} bytes in total"))
-        })?;
+        self.schema_bytes_left =
+            self.schema_bytes_left.checked_sub(schema.len()).ok_or_else(|| {
+                let max = LARGEST_SCHEMAS.saturating_mul(self.schema_bytes);
+                Refusal::limit(format!(
+                    "event `{event}`: with this schema, the schemas of the plugin \
+                                    have more than {max} bytes in total"
+                ))
+            })?;
         Ok(())
     }
 }
@@ -322,7 +342,8 @@ fn check_event_name(event: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::misuse(format!(
-        "`{}` is not a valid event name: it must have 1 to 64 printable ASCII characters except `\"` and `\\`, must not begin with `$`, and must not be reserved by Socket.IO",
+        "`{}` is not a valid event name: it must have 1 to 64 printable ASCII characters except \
+         `\"` and `\\`, must not begin with `$`, and must not be reserved by Socket.IO",
         event.escape_debug()
     )))
 }

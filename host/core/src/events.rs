@@ -68,7 +68,8 @@ pub enum EventsError {
     /// The schema of a reply allows a top-level property `error`, by which clients recognize a
     /// rejection.
     #[error(
-        "event `{event}`: its reply may not have a property `error` at its top level, because clients recognise a rejection by it; rename it"
+        "event `{event}`: its reply may not have a property `error` at its top level, because \
+         clients recognise a rejection by it; rename it"
     )]
     ReplyHasError {
         /// The event.
@@ -281,7 +282,8 @@ impl Outbound {
         })?;
         if !placeholders_match(&value, attachments) {
             return Err(Refusal::misuse(format!(
-                "the data must name each of its {attachments} attachments by exactly one placeholder"
+                "the data must name each of its {attachments} attachments by exactly one \
+                 placeholder"
             )));
         }
         Ok((data, value))

@@ -242,7 +242,8 @@ mod tests {
         };
         assert_eq!(
             Rejection::against_schema(vec![detail]).document("memory_log_create", "01JD"),
-            json!({"code": "invalid_payload", "message": "content: is required", "event": "memory_log_create", "id": "01JD",
+            json!({"code": "invalid_payload", "message": "content: is \
+                                        required", "event": "memory_log_create", "id": "01JD",
                    "details": [{"path": "/content", "rule": "required", "message": "is required"}]})
         );
     }
@@ -253,7 +254,8 @@ mod tests {
         assert_eq!((not_found.code(), not_found.status()), ("refused", 404));
         assert_eq!(
             not_found.document("e", "i"),
-            json!({"code": "refused", "message": "no record 7", "event": "e", "id": "i", "reason": "not_found"})
+            json!({"code": "refused", "message": "no record \
+                                        7", "event": "e", "id": "i", "reason": "not_found"})
         );
         let forbidden = Rejection::from_handler(Refusal::new("forbidden", "not yours"));
         assert_eq!((forbidden.code(), forbidden.status()), ("forbidden", 403));

@@ -105,7 +105,8 @@ impl FromStr for RoomPattern {
     fn from_str(text: &str) -> Result<Self, String> {
         if !is_room_name(text) {
             return Err(format!(
-                "`{text}` is not a valid room: it must have 1 to {MAX_ROOM_NAME} characters, and no control characters"
+                "`{text}` is not a valid room: it must have 1 to {MAX_ROOM_NAME} characters, and \
+                 no control characters"
             ));
         }
         let template = match text.split_once('{') {
@@ -121,7 +122,8 @@ impl FromStr for RoomPattern {
                 }
                 _ => {
                     return Err(format!(
-                        "`{text}` is not a valid template: it must have one variable in braces, such as `user_{{user}}`"
+                        "`{text}` is not a valid template: it must have one variable in braces, \
+                         such as `user_{{user}}`"
                     ));
                 }
             },

@@ -5,7 +5,6 @@
 //! in itself. Both inputs may be hostile: plugins supply the schemas, clients the documents.
 //! Neither may make a check overflow the stack. Messages never repeat values of the document.
 
-mod violations;
 mod forms;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -14,6 +13,7 @@ mod message;
 #[cfg(test)]
 mod tests;
 mod text;
+mod violations;
 
 use std::fmt;
 
@@ -22,8 +22,8 @@ use serde_json::Value;
 
 use crate::rejection::Detail;
 
-use violations::{describe, refusal};
 use graph::Graph;
+use violations::{describe, refusal};
 
 /// The only supported dialect, as `$schema` names it.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -106,7 +106,8 @@ pub enum SchemaError {
     },
     /// A `$ref` refers to another document.
     #[error(
-        "`{reference}` is outside of the schema: nothing is fetched, so a `$ref` must begin with `#`"
+        "`{reference}` is outside of the schema: nothing is fetched, so a `$ref` must begin with \
+         `#`"
     )]
     ExternalReference {
         /// The reference.
@@ -120,7 +121,8 @@ pub enum SchemaError {
     },
     /// A chain of references and combinations is circular or too long.
     #[error(
-        "more than {MAX_CHAIN} subschemas apply to one value in a row, or they refer to each other in a circle"
+        "more than {MAX_CHAIN} subschemas apply to one value in a row, or they refer to each other \
+         in a circle"
     )]
     TooNested,
     /// The schema has more patterns than allowed.
@@ -128,7 +130,8 @@ pub enum SchemaError {
     TooManyPatterns,
     /// A pattern can't be matched in linear time, or needs too much memory.
     #[error(
-        "the pattern at `{path}` is not supported: no look-around and no back-references, and at most 256 KiB compiled"
+        "the pattern at `{path}` is not supported: no look-around and no back-references, and at \
+         most 256 KiB compiled"
     )]
     Pattern {
         /// JSON pointer into the schema.

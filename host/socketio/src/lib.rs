@@ -116,8 +116,8 @@
 //! | CONNECT with another `pid`, or one of another namespace, or an offset of which it lacks something | makes a new connection, with a new `pid` |
 //!
 //! When the server stops, it delivers what is queued, and sends no packet about its end: its clients
-//! see their connections break, and stock clients connect again. [`Connection::disconnect`] makes a client leave one namespace. Its
-//! session continues while it is in another one.
+//! see their connections break, and stock clients connect again. [`Connection::disconnect`] makes a
+//! client leave one namespace. Its session continues while it is in another one.
 //!
 //! # Conformance
 //!

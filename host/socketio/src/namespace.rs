@@ -9,7 +9,8 @@ use thiserror::Error;
 /// The name of a namespace that no client could ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "invalid namespace {0:?}: it must begin with `/` and have neither `,` nor `?` nor control characters"
+    "invalid namespace {0:?}: it must begin with `/` and have neither `,` nor `?` nor control \
+     characters"
 )]
 pub struct InvalidNamespace(pub String);
 

@@ -52,7 +52,8 @@ const REQUESTS: [&[u8]; 9] = [
     b"GET /socket.io/?EIO=3&transport=polling&sid=SID&t=abc&b64=1 HTTP/1.0\n\n",
     b"POST /socket.io/?EIO=4&transport=polling&sid=SID\ncontent-length: 9\n\n40\x1e42[\"x\"]",
     b"POST /socket.io/?EIO=4&transport=polling&sid=SID\ncontent-length: 99999999999\n\n1",
-    b"GET /socket.io/?EIO=4&transport=websocket\nconnection: keep-alive, Upgrade\nupgrade: websocket\n\
+    b"GET /socket.io/?EIO=4&transport=websocket\nconnection: keep-alive, Upgrade\nupgrade: \
+      websocket\n\
       sec-websocket-version: 13\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\n\n",
     b"GET /socket.io/?EIO=4&transport=websocket&sid=SID\nconnection: Upgrade\nupgrade: websocket\n\
       sec-websocket-version: 13\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\n\

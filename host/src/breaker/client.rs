@@ -175,9 +175,8 @@ mod tests {
         assert_eq!(key("2001:db8::1"), key("2001:db8::ffff"));
         assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
         assert_eq!(key("::ffff:192.0.2.1"), "address 192.0.2.1");
-        let site = |address: &str| {
-            ClientKeys::new("c", None, Some(address.parse().unwrap())).site_hash
-        };
+        let site =
+            |address: &str| ClientKeys::new("c", None, Some(address.parse().unwrap())).site_hash;
         assert_eq!(site("2001:db8::1"), site("2001:db8:0:ffff::1"));
         assert_ne!(site("2001:db8::1"), site("2001:db8:1::1"));
         assert_ne!(site("192.0.2.1"), site("192.0.2.2"));

@@ -78,8 +78,12 @@ impl HostArgs {
             Some(body) => agent.post(&url).header("Authorization", authorization).send_json(body),
             None => agent.get(&url).header("Authorization", authorization).call(),
         };
-        let mut response =
-            sent.with_context(|| format!("can't reach a host at {url} ({source}); is it running? name it with --url or --data"))?;
+        let mut response = sent.with_context(|| {
+            format!(
+                "can't reach a host at {url} ({source}); is it running? \
+                                        name it with --url or --data"
+            )
+        })?;
         let status = response.status().as_u16();
         let document = response
             .body_mut()

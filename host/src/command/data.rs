@@ -147,9 +147,10 @@ fn verify_all(dir: &Path, names: &[String]) -> anyhow::Result<Vec<Verified>> {
     let mut verified = Vec::new();
     for name in names {
         // In the data directory, because the system's directory for temporary files may be small.
-        let scratch = lock.as_ref().map(|_| files::scratch(dir)).transpose().with_context(|| {
-            format!("can't make a directory in {} for a copy of the state", dir.display())
-        })?;
+        let scratch =
+            lock.as_ref().map(|_| files::scratch(dir)).transpose().with_context(|| {
+                format!("can't make a directory in {} for a copy of the state", dir.display())
+            })?;
         verified.push(store::verify(dir, name, scratch.as_ref().map(TempDir::path)));
     }
     Ok(verified)

@@ -80,7 +80,8 @@ impl Deploy {
         let (name, digest) = (active.code.name(), active.code.digest.as_str());
         if let Some((event, owner)) = rows.iter().flatten().find_map(|row| claimed(&active, row)) {
             bail!(
-                "{name} would be refused by the host, and was not deployed: event `{event}` is taken by plugin `{owner}`"
+                "{name} would be refused by the host, and was not deployed: event `{event}` is \
+                 taken by plugin `{owner}`"
             );
         }
         let place = self.place(&config, name, rows.as_deref());
@@ -114,13 +115,16 @@ impl Deploy {
                 }
                 Some(DeployStatus::Disabled) => {
                     bail!(
-                        "{name} is deployed, but disabled; `sockhop plugins enable {name}` serves it"
+                        "{name} is deployed, but disabled; `sockhop plugins enable {name}` serves \
+                         it"
                     )
                 }
                 Some(DeployStatus::HeldBack(version)) => {
                     bail!(
-                        "{name} is deployed, but the host serves {version}, because an operator rolled back to it or this version failed too often; \
-                         `sockhop plugins rollback {name} --to {digest}` makes the host serve this version"
+                        "{name} is deployed, but the host serves {version}, because an operator \
+                         rolled back to it or this version failed too often; \
+                         `sockhop plugins rollback {name} --to {digest}` makes the host serve this \
+                         version"
                     )
                 }
                 Some(DeployStatus::Quarantined(reason)) => {
@@ -139,7 +143,8 @@ impl Deploy {
             .map(|reason| format!("; loading it failed and is retried: {reason}"))
             .unwrap_or_default();
         bail!(
-            "the host did not serve {name} within {} s{trouble}; its file stays at {}, and may be loaded later: \
+            "the host did not serve {name} within {} s{trouble}; its file stays at {}, and may be \
+             loaded later: \
              `sockhop plugins show {name}` shows its state",
             self.timeout,
             place.display()

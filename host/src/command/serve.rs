@@ -123,7 +123,8 @@ fn log_open_secrets(config: &Config, file: Option<&Path>) {
             tracing::warn!(
                 file = %file.display(),
                 mode = format!("{mode:o}"),
-                "every user of this machine can access this file, which contains the secret of a key: run `chmod o=` on it"
+                "every user of this machine can access this file, which contains the secret of a \
+                 key: run `chmod o=` on it"
             );
         }
     }
@@ -193,7 +194,8 @@ const EVENT_INTERVAL: u32 = 128;
 /// destination with the standard output, prints only the address, as a JSON object.
 async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
-    let (configured_keys, is_text) = (!config.keys.is_empty(), config.log.format == LogFormat::Text);
+    let (configured_keys, is_text) =
+        (!config.keys.is_empty(), config.log.format == LogFormat::Text);
     let (reserved_connections, mailboxes_bytes) =
         (config.limits.reserved_connections, config.limits.mailboxes_bytes);
     if is_text {
@@ -201,7 +203,8 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
         output.line(format_args!("data     {}", data.display()));
     }
     if host::is_empty(&plugins) {
-        tracing::warn!(dir = %plugins.display(), "the plugin directory holds no .wasm; put one there");
+        tracing::warn!(dir = %plugins.display(), "the plugin directory holds no .wasm; put one \
+                                        there");
     }
     let host = Host::bind(config).await?;
     let address = host.local_addr();

@@ -296,38 +296,46 @@ impl Limits {
         let (mailboxes, overflow) = (least(largest), least(effects));
         if self.mailboxes_bytes.get() < mailboxes {
             return Err(format!(
-                "limits.mailboxes_bytes: found {}, expected at least {mailboxes}: {QUEUE_SHARE} times the largest message (message_bytes \
-                 {message} + attachment_bytes {attachments} + {EVENT_BYTES} for each event), because one mailbox may take a sixteenth of the \
+                "limits.mailboxes_bytes: found {}, expected at least {mailboxes}: {QUEUE_SHARE} \
+                 times the largest message (message_bytes \
+                 {message} + attachment_bytes {attachments} + {EVENT_BYTES} for each event), \
+                 because one mailbox may take a sixteenth of the \
                  memory; raise it, or lower message_bytes or attachment_bytes",
                 self.mailboxes_bytes
             ));
         }
         if self.mailbox_bytes.get() < largest {
             return Err(format!(
-                "limits.mailbox_bytes: found {}, expected at least {largest}: the largest message (message_bytes {message} + \
-                 attachment_bytes {attachments}), because a larger one would always be answered `busy`; raise it, or lower message_bytes or \
+                "limits.mailbox_bytes: found {}, expected at least {largest}: the largest message \
+                 (message_bytes {message} + \
+                 attachment_bytes {attachments}), because a larger one would always be answered \
+                 `busy`; raise it, or lower message_bytes or \
                  attachment_bytes",
                 self.mailbox_bytes
             ));
         }
         if self.overflow_bytes.get() < overflow {
             return Err(format!(
-                "limits.overflow_bytes: found {}, expected at least {overflow}: {QUEUE_SHARE} times the largest emit ({table}.effects_bytes \
-                 {effects} + {EVENT_BYTES} for each event), because the emits for one client may take a sixteenth of the memory; raise it, or \
+                "limits.overflow_bytes: found {}, expected at least {overflow}: {QUEUE_SHARE} \
+                 times the largest emit ({table}.effects_bytes \
+                 {effects} + {EVENT_BYTES} for each event), because the emits for one client may \
+                 take a sixteenth of the memory; raise it, or \
                  lower {table}.effects_bytes",
                 self.overflow_bytes
             ));
         }
         if self.state_wal_bytes.get() < effects as u64 {
             return Err(format!(
-                "{table}.state_wal_bytes: found {}, expected at least {effects}: as many bytes as one event may store \
+                "{table}.state_wal_bytes: found {}, expected at least {effects}: as many bytes as \
+                 one event may store \
                  ({table}.effects_bytes); raise it, or lower {table}.effects_bytes",
                 self.state_wal_bytes
             ));
         }
         if self.state_bytes.get() < MIN_STATE_BYTES {
             return Err(format!(
-                "{table}.state_bytes: found {}, expected at least {MIN_STATE_BYTES}: empty state and its write-ahead log take nearly as much",
+                "{table}.state_bytes: found {}, expected at least {MIN_STATE_BYTES}: empty state \
+                 and its write-ahead log take nearly as much",
                 self.state_bytes
             ));
         }

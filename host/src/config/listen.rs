@@ -25,7 +25,8 @@ enum ListenHost {
 }
 
 /// The allowed values, for error messages.
-pub(super) const EXPECTED: &str = "an address with a port: \"127.0.0.1:4000\", \"[::1]:4000\", \"localhost:4000\" (a name), or \":4000\" (all addresses)";
+pub(super) const EXPECTED: &str = "an address with a port: \"127.0.0.1:4000\", \"[::1]:4000\", \
+                                   \"localhost:4000\" (a name), or \":4000\" (all addresses)";
 
 /// The text is not an address with a port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -122,8 +122,10 @@ impl<'de> Deserialize<'de> for LogFilter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
-            let expected = "a level (off, error, warn, info, debug or trace), or one with others for some targets, such as \
-                \"info,plugin=debug,sockhop::http=trace\"; the targets are `plugin`, `sockhop`, `sockhop_socketio`, and those of \
+            let expected = "a level (off, error, warn, info, debug or trace), or one with others \
+                            for some targets, such as \
+                \"info,plugin=debug,sockhop::http=trace\"; the targets are `plugin`, `sockhop`, \
+                            `sockhop_socketio`, and those of \
                 their modules that write records";
             de::Error::invalid_value(de::Unexpected::Str(&text), &expected)
         })

@@ -30,7 +30,9 @@ impl AllowedOrigin {
             return Ok(Self { text, wildcard_at: None });
         }
         if text == "*" {
-            return Err("names no origin; list each one, such as \"https://app.example.com\" or \"https://*.example.com\"".to_owned());
+            return Err("names no origin; list each one, such as \"https://app.example.com\" or \
+                        \"https://*.example.com\""
+                .to_owned());
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err("has no scheme; write it as \"https://app.example.com\"".to_owned());
@@ -45,7 +47,8 @@ impl AllowedOrigin {
         match scheme {
             "ws" | "wss" => {
                 return Err(format!(
-                    "has the scheme of a WebSocket, and browsers send that of the page; write \"{}://{bare}\"",
+                    "has the scheme of a WebSocket, and browsers send that of the page; write \
+                     \"{}://{bare}\"",
                     scheme.replacen("ws", "http", 1)
                 ));
             }
@@ -72,13 +75,16 @@ impl AllowedOrigin {
             && [("http", 80), ("https", 443)].contains(&(scheme, port))
         {
             return Err(format!(
-                "has the port that \"{scheme}\" means anyway, which browsers leave out; write \"{scheme}://{host}\""
+                "has the port that \"{scheme}\" means anyway, which browsers leave out; write \
+                 \"{scheme}://{host}\""
             ));
         }
         let base = host.strip_prefix("*.");
         let bare = base.unwrap_or(host);
         if bare.contains('*') {
-            return Err("has a wildcard; it may only be the whole first label, as in \"https://*.example.com\"".to_owned());
+            return Err("has a wildcard; it may only be the whole first label, as in \
+                        \"https://*.example.com\""
+                .to_owned());
         }
         let v6 = bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let v6 = v6.and_then(|ip| ip.parse().ok()).map(as_browsers_write);
@@ -91,7 +97,9 @@ impl AllowedOrigin {
         let is_address = bare.parse::<Ipv4Addr>().is_ok() || v6.is_some();
         let is_host = is_host_name(bare) && !is_number(bare);
         if !is_host && (base.is_some() || !is_address) {
-            return Err("has no host name that a browser could send; write it as \"https://app.example.com\"".to_owned());
+            return Err("has no host name that a browser could send; write it as \
+                        \"https://app.example.com\""
+                .to_owned());
         }
         let after_scheme = scheme.len() + "://".len();
         match base {

@@ -100,12 +100,15 @@ impl ServerConfig {
             .iter()
             .all(|transport| self.transports.contains(transport));
         if self.socketio == SocketIo::Socketioxide && can_upgrade && !self.upgrade {
-            return Err("server.upgrade: the library can't refuse an upgrade; set `socketio = \"builtin\"`, or leave one transport in \
+            return Err("server.upgrade: the library can't refuse an upgrade; set `socketio = \
+                        \"builtin\"`, or leave one transport in \
                         `transports`"
                 .to_owned());
         }
         if self.socketio == SocketIo::Socketioxide && self.recovery.is_some() {
-            return Err("server.recovery: the library has no connection state recovery; set `socketio = \"builtin\"`".to_owned());
+            return Err("server.recovery: the library has no connection state recovery; set \
+                        `socketio = \"builtin\"`"
+                .to_owned());
         }
         Ok(())
     }
@@ -134,7 +137,8 @@ fn headers<'de, D: Deserializer<'de>>(
 ) -> Result<Option<Vec<HeaderName>>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     let parsed = names.iter().map(|name| {
-        let expected = "the name of a request header, such as \"x-request-id\"; leave the key out to allow all";
+        let expected = "the name of a request header, such as \"x-request-id\"; leave the key out \
+                        to allow all";
         name.parse().map_err(|_| de::Error::invalid_value(de::Unexpected::Str(name), &expected))
     });
     parsed.collect::<Result<_, _>>().map(Some)

@@ -75,12 +75,14 @@ impl Dispatcher {
                     match bound.commit_and_apply(entry, lock, deadline(&budget)).await? {
                         Some(applied) => break Ok(Reply { json: reply, ends: applied.ends }),
                         None => {
-                            tracing::trace!(event = %event.name, id = %event.id, runs, "run again after a conflict");
+                            tracing::trace!(event = %event.name, id = %event.id, runs, "run again \
+                                        after a conflict");
                         }
                     }
                 }
                 Attempt::Outdated => {
-                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the state that it read has changed");
+                    tracing::trace!(event = %event.name, id = %event.id, runs, "run again: the \
+                                        state that it read has changed");
                 }
                 Attempt::Refused(failed) => break Err(failed),
                 Attempt::Rejected(failed) => return Err(failed),

@@ -74,7 +74,8 @@ pub(super) fn checkpoint_if_due(active: &ActivePlugin) {
         let (store, plugin) = (Arc::clone(&active.state.store), active.code.name().to_owned());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.checkpoint() {
-                tracing::warn!(plugin, error = %ErrorChain(&error), "checkpoint of the state failed: its write-ahead log is not truncated");
+                tracing::warn!(plugin, error = %ErrorChain(&error), "checkpoint of the state \
+                                        failed: its write-ahead log is not truncated");
             }
         });
     }

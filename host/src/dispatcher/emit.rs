@@ -90,7 +90,8 @@ fn target(
             rooms.dedup();
             if rooms.is_empty() {
                 return Err(Rejection::invalid(format!(
-                    "no room is given: name one, because the declaration of `{event}` gives none for this data"
+                    "no room is given: name one, because the declaration of `{event}` gives none \
+                     for this data"
                 )));
             }
             Ok(Target::Rooms(rooms))

@@ -36,7 +36,8 @@ pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
         tracing::warn!(
             connections,
             descriptors,
-            "few file descriptors: the limit of client connections is lower than the default; to increase it, raise the hard limit (`ulimit -n`, LimitNOFILE in systemd)"
+            "few file descriptors: the limit of client connections is lower than the default; to \
+             increase it, raise the hard limit (`ulimit -n`, LimitNOFILE in systemd)"
         );
     }
     Ok(Allowed { connections, plugins, descriptors })

@@ -72,11 +72,13 @@ pub(super) fn left(limit: Option<u64>, needed: u64, connections: NonZeroUsize) -
 /// The process has too few file descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{}: the process may have {limit} file descriptors, and files, plugins and reserved connections need {needed} of them; raise the hard \
+    "{}: the process may have {limit} file descriptors, and files, plugins and reserved \
+     connections need {needed} of them; raise the hard \
      limit (`ulimit -n`, or LimitNOFILE in systemd){}",
     match configured {
         Some(configured) => format!("limits.connections: {configured} do not fit, only {left} do"),
-        None => format!("too few file descriptors are left for connections ({left}; at least {FEWEST} are needed)"),
+        None => format!("too few file descriptors are left for connections ({left}; at least \
+                         {FEWEST} are needed)"),
     },
     match configured {
         Some(_) => ", or lower `connections` in `[limits]`",

@@ -14,7 +14,8 @@ use super::descriptors::TooFew;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Another host uses the data directory.
-    #[error("the data directory {} is in use by another host (pid {pid}); stop it, or give this one another with --data", dir.display())]
+    #[error("the data directory {} is in use by another host (pid {pid}); stop it, or give this \
+             one another with --data", dir.display())]
     DataInUse {
         /// The data directory.
         dir: PathBuf,
@@ -30,7 +31,8 @@ pub enum StartError {
         source: io::Error,
     },
     /// The plugin directory can't be read.
-    #[error("can't read the plugin directory {}; create it, or name another with --plugins", dir.display())]
+    #[error("can't read the plugin directory {}; create it, or name another with \
+             --plugins", dir.display())]
     Plugins {
         /// The plugin directory.
         dir: PathBuf,

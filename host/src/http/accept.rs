@@ -83,9 +83,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 fn log_failed_accept(error: &io::Error) {
     if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
-        tracing::error!(%error, "no file descriptors left: new clients wait; raise `ulimit -n` (LimitNOFILE in systemd)");
+        tracing::error!(%error, "no file descriptors left: new clients wait; raise `ulimit -n` \
+                                 (LimitNOFILE in systemd)");
     } else {
-        tracing::error!(%error, "can't accept connections: new clients wait until the system allows it again");
+        tracing::error!(%error, "can't accept connections: new clients wait until the system \
+                                 allows it again");
     }
 }
 

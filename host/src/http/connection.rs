@@ -153,7 +153,8 @@ async fn answer_too_slow(io: Io, Peer(address): Peer) -> io::Result<()> {
     problem.log(&RequestLine { address: Some(address), ..RequestLine::default() });
     let problem = problem.to_string();
     let head = format!(
-        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\ncontent-length: \
+         {}\r\nconnection: close\r\n\r\n",
         problem.len()
     );
     let mut stream = io.into_inner();

@@ -53,7 +53,8 @@ pub(super) async fn emit(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let key = api.keys.allow(request.headers(), Scope::Emit)?;
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
-        let message = "`Idempotency-Key` is not supported yet: nothing was emitted; without the header, each repeated request emits again";
+        let message = "`Idempotency-Key` is not supported yet: nothing was emitted; without the \
+                       header, each repeated request emits again";
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message));
     }
     // The id of this request, for its answer and the log. Receivers do not see it.

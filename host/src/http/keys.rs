@@ -115,7 +115,8 @@ pub enum KeyError {
     Configured(ConfigError),
     /// Other users can access the file of the host's own key.
     #[error(
-        "the key file {} is open to others (mode {mode:o}): anyone who has read it can operate this host; delete it, and a new key is made at \
+        "the key file {} is open to others (mode {mode:o}): anyone who has read it can operate \
+         this host; delete it, and a new key is made at \
          the next start, or keep the key with `chmod 600`",
         file.display()
     )]
@@ -127,7 +128,8 @@ pub enum KeyError {
     },
     /// The host's own key is so short that it could be guessed.
     #[error(
-        "the key in {} has {length} characters, and at least {MIN_SECRET} are needed; delete the file, and a new key is made at the next start",
+        "the key in {} has {length} characters, and at least {MIN_SECRET} are needed; delete the \
+         file, and a new key is made at the next start",
         file.display()
     )]
     Short {

@@ -49,7 +49,8 @@ impl Origins {
         if logged.len() < MAX_LOGGED && logged.insert(origin.to_owned()) {
             tracing::warn!(
                 origin,
-                "refused a page of this origin; to let it connect, add it to `allowed_origins` in `[server]`"
+                "refused a page of this origin; to let it connect, add it to `allowed_origins` in \
+                 `[server]`"
             );
         }
     }

@@ -96,11 +96,31 @@ impl Problem {
         match self.status {
             StatusCode::INTERNAL_SERVER_ERROR => {
                 tracing::error!(
-                    event, id, code, reason, status, detail, address, method, path, key, "request failed"
+                    event,
+                    id,
+                    code,
+                    reason,
+                    status,
+                    detail,
+                    address,
+                    method,
+                    path,
+                    key,
+                    "request failed"
                 )
             }
             _ => tracing::info!(
-                event, id, code, reason, status, detail, address, method, path, key, "request rejected"
+                event,
+                id,
+                code,
+                reason,
+                status,
+                detail,
+                address,
+                method,
+                path,
+                key,
+                "request rejected"
             ),
         }
     }

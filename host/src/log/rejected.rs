@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_plugins_output_says_where() {
-        let output = "\nthread '<unnamed>' (1) panicked at src/lib.rs:33:5:\nsecret\nnote: run with `RUST_BACKTRACE=1`";
+        let output = "\nthread '<unnamed>' (1) panicked at src/lib.rs:33:5:\nsecret\nnote: run \
+                      with `RUST_BACKTRACE=1`";
         let fault = Fault::new("trapped").with_output(output.to_owned());
         assert_eq!((fault.location.as_str(), fault.output.as_str()), ("src/lib.rs:33:5", output));
         assert_eq!(Fault::new("trapped").with_output("Traceback".to_owned()).location, "");

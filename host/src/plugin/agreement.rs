@@ -85,9 +85,9 @@ fn load(plugin: &Plugin) -> std::result::Result<(), String> {
     // As in `Instance::register`.
     let returned = plugin.register(&registering).map_err(|refusal| refusal.message);
     let registration = returned.and_then(|()| registering.finish())?;
-    Events::compile(&registration, limits.schema_bytes.get()).map(drop).map_err(|error| {
-        ErrorChain(&error).to_string()
-    })
+    Events::compile(&registration, limits.schema_bytes.get())
+        .map(drop)
+        .map_err(|error| ErrorChain(&error).to_string())
 }
 
 /// Loads a plugin in the SDK's test host. Returns why it is refused.

@@ -71,8 +71,10 @@ impl Compiler {
     /// Creates a compiler that runs `program`. It keeps its results in the directory `cache`, if no
     /// other user can write to it; otherwise it keeps none and logs a warning.
     pub fn new(program: PathBuf, cache: PathBuf) -> Self {
-        let cache = Cache::open(cache.clone())
-            .inspect_err(|error| tracing::warn!(dir = %cache.display(), %error, "compiled plugins are not cached: loading them is slower"));
+        let cache = Cache::open(cache.clone()).inspect_err(|error| {
+            tracing::warn!(dir = %cache.display(), %error, "compiled plugins \
+                                        are not cached: loading them is slower")
+        });
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let permits = Arc::new(Semaphore::new(processors.clamp(*AT_ONCE.start(), *AT_ONCE.end())));
         Self {

@@ -60,8 +60,10 @@ pub enum LoadError {
     NotAComponent(String),
     /// The component is built for asynchronous calls. Contains the builtin that it needs.
     #[error(
-        "needs the component model's async builtins, which this host does not have: `{0}`; build it for synchronous calls \
-         (JavaScript: `componentize-qjs --sync`, or `jco componentize` with `--backend-qjs-disable-async`)"
+        "needs the component model's async builtins, which this host does not have: `{0}`; build \
+         it for synchronous calls \
+         (JavaScript: `componentize-qjs --sync`, or `jco componentize` with \
+         `--backend-qjs-disable-async`)"
     )]
     NeedsAsync(String),
     /// The file was not compiled, for a reason other than an invalid component.
@@ -69,12 +71,14 @@ pub enum LoadError {
     NotCompiled(CompileError),
     /// The file is a core module, not a component.
     #[error(
-        "is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`"
+        "is a core module, not a component; build it with `cargo build --release --target \
+         wasm32-wasip2`"
     )]
     CoreModule,
     /// The component is built for another version of the interface.
     #[error(
-        "was built against `{wanted}`, which this host does not have; it has sockhop:plugin@{HOST_WIT}: build it with the SDK of that version"
+        "was built against `{wanted}`, which this host does not have; it has \
+         sockhop:plugin@{HOST_WIT}: build it with the SDK of that version"
     )]
     OtherVersion {
         /// The import.
@@ -82,7 +86,8 @@ pub enum LoadError {
     },
     /// The component does not export a function that the host calls.
     #[error(
-        "is a component of another world: it does not export `{missing}`; a plugin implements the world `sockhop:plugin/plugin`"
+        "is a component of another world: it does not export `{missing}`; a plugin implements the \
+         world `sockhop:plugin/plugin`"
     )]
     OtherWorld {
         /// The missing export.
@@ -90,7 +95,8 @@ pub enum LoadError {
     },
     /// The component imports something that no plugin may have.
     #[error(
-        "imports `{import}`, which a plugin can't have; it may use the world `sockhop:plugin/plugin` and WASI 0.2's command-line interfaces"
+        "imports `{import}`, which a plugin can't have; it may use the world \
+         `sockhop:plugin/plugin` and WASI 0.2's command-line interfaces"
     )]
     ForeignImport {
         /// The import.

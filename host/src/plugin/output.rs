@@ -99,7 +99,8 @@ impl Output {
             std::mem::take(&mut state.dropped)
         };
         if dropped > 0 {
-            tracing::warn!(target: "plugin", plugin, version, dropped, "log lines dropped: over the plugin's rate");
+            tracing::warn!(target: "plugin", plugin, version, dropped, "log lines dropped: over \
+                                        the plugin's rate");
         }
         truncate(&mut message, self.line_bytes.get());
         let event = current.get();

@@ -21,7 +21,8 @@ pub enum AdmitError {
     },
     /// Another plugin emits the event with a different schema.
     #[error(
-        "event `{event}` is emitted by plugin `{by}` too, with another schema; both must be identical"
+        "event `{event}` is emitted by plugin `{by}` too, with another schema; both must be \
+         identical"
     )]
     SchemaDiffers {
         /// The event.
@@ -33,7 +34,8 @@ pub enum AdmitError {
     #[error(transparent)]
     RoomTaken(#[from] RoomTaken),
     /// Another file contains a plugin of this name.
-    #[error("plugin `{name}` is served from {} already; a directory holds one file of each plugin", file.display())]
+    #[error("plugin `{name}` is served from {} already; a directory holds one file of each \
+             plugin", file.display())]
     NameTaken {
         /// The plugin's name.
         name: String,

@@ -37,12 +37,14 @@ impl fmt::Display for Warning {
         match &self.kind {
             WarningKind::NotDeclared => write!(
                 f,
-                "{events} may go to `{room}`, but no loaded plugin declares such a room, so nobody can join it; \
+                "{events} may go to `{room}`, but no loaded plugin declares such a room, so nobody \
+                 can join it; \
                  declare it with `room`, or load the plugin that does"
             ),
             WarningKind::NotFilled(property) => write!(
                 f,
-                "the template `{room}` needs a property `{property}`, which the data of {events} does not have; \
+                "the template `{room}` needs a property `{property}`, which the data of {events} \
+                 does not have; \
                  `POST /api/emit` can't fill it, and only a handler can name such a room"
             ),
         }

@@ -51,7 +51,8 @@ impl Journal {
             let aside = file.with_extension("unreadable");
             let moved = fs::rename(&file, &aside);
             tracing::error!(file = %file.display(), %error, moved_to = moved.is_ok().then(|| aside.display().to_string()),
-                "the saved decisions of operators and earlier versions of plugins can't be read: they are not known in this run");
+                "the saved decisions of operators and earlier versions of plugins can't be read: \
+                 they are not known in this run");
             Slots::default()
         });
         let saved = saved.at_start();
@@ -94,7 +95,8 @@ impl Journal {
                 let failure = match self.failed.take() {
                     Some((failure, _)) => failure,
                     None => {
-                        tracing::warn!(%error, "the serving versions and the decisions of operators can't be saved for the next start");
+                        tracing::warn!(%error, "the serving versions and the decisions of \
+                                        operators can't be saved for the next start");
                         SaveFailure { reason: error.to_string(), since: SystemTime::now() }
                     }
                 };
@@ -138,7 +140,8 @@ pub(super) fn last_complete(text: &[u8]) -> io::Result<Slots> {
         match serde_json::from_slice(line) {
             Ok(slots) => {
                 if let Some(error) = newest_error {
-                    tracing::warn!(%error, "the newest saved record of the plugins can't be read: the previous record is used");
+                    tracing::warn!(%error, "the newest saved record of the plugins can't be read: \
+                                        the previous record is used");
                 }
                 return Ok(slots);
             }

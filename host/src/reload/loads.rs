@@ -212,7 +212,8 @@ async fn store(blobs: Arc<BlobStore>, digest: Digest, bytes: Vec<u8>, permit: Lo
     let put = move || {
         let _permit = permit;
         if let Err(error) = blobs.put(&digest, &bytes) {
-            tracing::warn!(digest, %error, "a version can't be kept: a rollback to it is not possible");
+            tracing::warn!(digest, %error, "a version can't be kept: a rollback to it is not \
+                                        possible");
         }
     };
     // Awaited: a loaded version may serve at once, and must then be on the disk for the next start.

@@ -179,13 +179,15 @@ impl Scanner {
         let dir = self.dir.display();
         match change {
             TrustChange::Doubted(Doubt::Empty) => {
-                tracing::warn!(%dir, plugins, "the plugin directory is empty: its plugins keep serving for now, and are removed if it stays empty");
+                tracing::warn!(%dir, plugins, "the plugin directory is empty: its plugins keep \
+                                        serving for now, and are removed if it stays empty");
             }
             TrustChange::Doubted(Doubt::Unreadable) => {
                 tracing::error!(%dir, plugins, error = error.map(tracing::field::display), "the plugin directory can't be read: its plugins keep serving until it can be");
             }
             TrustChange::StayedEmpty => {
-                tracing::warn!(%dir, plugins, "the plugin directory has stayed empty: its plugins are removed");
+                tracing::warn!(%dir, plugins, "the plugin directory has stayed empty: its plugins \
+                                        are removed");
             }
             TrustChange::Over(Doubt::Empty) => {
                 tracing::info!(%dir, "the plugin directory holds plugins again");

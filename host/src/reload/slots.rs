@@ -132,7 +132,8 @@ pub enum OperatorError {
     #[error("no plugin `{0}` is known here")]
     Unknown(String),
     /// No file of the directory registers the name.
-    #[error("the file of `{name}` is missing in the plugin directory ({}); put it back first", file.display())]
+    #[error("the file of `{name}` is missing in the plugin directory ({}); put it back \
+             first", file.display())]
     Absent {
         /// The plugin.
         name: String,
@@ -140,7 +141,8 @@ pub enum OperatorError {
         file: PathBuf,
     },
     /// A file of the directory registers the name.
-    #[error("`{name}` has a file in the plugin directory ({}), and only a plugin without a file can be forgotten; remove the file first", file.display())]
+    #[error("`{name}` has a file in the plugin directory ({}), and only a plugin without a file \
+             can be forgotten; remove the file first", file.display())]
     HasFile {
         /// The plugin.
         name: String,
@@ -151,7 +153,8 @@ pub enum OperatorError {
     #[error("there is no earlier version of `{0}` to roll back to")]
     NoEarlier(String),
     /// No kept version has that digest.
-    #[error("no kept version of `{name}` has a digest that begins with `{digest}`; kept are {}", kept.join(", "))]
+    #[error("no kept version of `{name}` has a digest that begins with `{digest}`; kept are \
+             {}", kept.join(", "))]
     NotKept {
         /// The plugin.
         name: String,
@@ -162,12 +165,14 @@ pub enum OperatorError {
     },
     /// The command is carried out, but can't be saved for the next start.
     #[error(
-        "done, but it can't be saved for the next start: make the data directory writable, then repeat the command; \
+        "done, but it can't be saved for the next start: make the data directory writable, then \
+         repeat the command; \
          a version whose kept file is missing has to be deployed again"
     )]
     NotRemembered,
     /// Several versions have digests with that prefix.
-    #[error("several versions of `{name}` have a digest that begins with `{digest}`: {}", found.join(", "))]
+    #[error("several versions of `{name}` have a digest that begins with `{digest}`: \
+             {}", found.join(", "))]
     Ambiguous {
         /// The plugin.
         name: String,

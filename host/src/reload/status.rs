@@ -114,7 +114,8 @@ impl PluginStatus {
                     .last_failure()
                     .unwrap_or(("unknown".to_owned(), active.code.loaded_at));
                 let reason = format!(
-                    "failed too often, and is retried soon (at once with `enable`); its last failure: {failure}"
+                    "failed too often, and is retried soon (at once with `enable`); its last \
+                     failure: {failure}"
                 );
                 Some(LastError {
                     digest: Some(active.code.digest.clone()),

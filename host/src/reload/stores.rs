@@ -55,7 +55,8 @@ impl StateStores {
             StoreError::Lost(fault) => {
                 let (kind, reason) = (fault.kind, fault.reason);
                 format!(
-                    "state was lost: {reason}. If you have a backup, stop the host, restore it and remove the log beside it. Then, or without \
+                    "state was lost: {reason}. If you have a backup, stop the host, restore it and \
+                     remove the log beside it. Then, or without \
                      a backup, run `sockhop data accept-loss {name}`: {}",
                     kind.consequence()
                 )
@@ -111,6 +112,7 @@ impl StateStores {
 
 fn close(plugin: &str, state: &PluginState) {
     if let Err(error) = state.store.close() {
-        tracing::warn!(plugin, %error, "state not closed cleanly; it is read again at the next start");
+        tracing::warn!(plugin, %error, "state not closed cleanly; it is read again at the next \
+                                        start");
     }
 }

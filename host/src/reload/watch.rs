@@ -94,7 +94,8 @@ impl Watch {
         match &result {
             Err(error) if !is_failing => {
                 tracing::warn!(dir = %self.dir.display(), %error,
-                    "the plugin directory can't be watched: changes are found by the slow rescan (plugins.rescan_s), which also tries again to watch");
+                    "the plugin directory can't be watched: changes are found by the slow rescan \
+                     (plugins.rescan_s), which also tries again to watch");
             }
             Ok(()) if is_failing => {
                 tracing::info!(dir = %self.dir.display(), "the plugin directory is watched again")
@@ -103,7 +104,8 @@ impl Watch {
         }
         if is_truncated {
             tracing::warn!(dir = %self.dir.display(), limit = MAX_DIRECTORIES,
-                "symbolic links lead to more directories than are watched: changes behind some are found by the slow rescan (plugins.rescan_s)");
+                "symbolic links lead to more directories than are watched: changes behind some are \
+                 found by the slow rescan (plugins.rescan_s)");
         }
         self.failed_at = result.is_err().then_some(now);
         // If a failure continues, nothing new is watched.

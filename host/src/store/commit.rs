@@ -47,9 +47,7 @@ impl Store {
         self.wait_for_space(writer)?;
         let mut committed = self
             .commit_by(writer, &[changes])
-            .map_err(|error| {
-                self.full_or(error, writer, changes.writes.len(), changes.bytes())
-            })?;
+            .map_err(|error| self.full_or(error, writer, changes.writes.len(), changes.bytes()))?;
         committed.pop().unwrap_or(Ok(()))
     }
 
@@ -174,7 +172,8 @@ impl Store {
                 Some(value) => {
                     let mut upsert = transaction.prepare_cached(
                         "INSERT INTO entries (key, value, version) VALUES (?1, ?2, ?3)
-                         ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version",
+                         ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = \
+                         excluded.version",
                     )?;
                     upsert.execute(params![key, value, then.commits])?;
                 }

@@ -26,7 +26,8 @@ pub enum StoreError {
         file: PathBuf,
     },
     /// The file was written by a newer host.
-    #[error("the state in {} has format {found}, and this host knows formats up to {FORMAT}", .file.display())]
+    #[error("the state in {} has format {found}, and this host knows formats up to \
+             {FORMAT}", .file.display())]
     Newer {
         /// The file.
         file: PathBuf,

@@ -10,7 +10,9 @@ pub(super) const FORMAT: u32 = 1;
 /// `entries` has row ids so that a value of some KiB fits into one page. Without row ids, a row
 /// over a quarter of a page takes another page.
 pub(super) const TABLES: &str = "
-    CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, version INTEGER NOT NULL);
+    CREATE TABLE entries (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, \
+                                 version INTEGER NOT NULL);
     CREATE TABLE sequences (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 1), commits INTEGER NOT NULL, bytes INTEGER NOT NULL);
+    CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 1), commits INTEGER NOT NULL, bytes \
+                                 INTEGER NOT NULL);
     INSERT INTO meta VALUES (1, 0, 0);";

@@ -67,7 +67,8 @@ impl StoreFaultKind {
             Self::Missing => "the plugin starts with an empty state, unless its file was restored",
             Self::Older => "the plugin continues with the records that can be read",
             Self::Damaged => {
-                "damaged files are renamed, and the plugin starts with an empty state, unless its file was restored"
+                "damaged files are renamed, and the plugin starts with an empty state, unless its \
+                 file was restored"
             }
         }
     }
@@ -102,7 +103,8 @@ impl Manifest {
     pub(super) fn read(&self) -> io::Result<Option<ManifestRecord>> {
         match fs::read(&self.file) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(file = %self.file.display(), %error, "the record of a plugin's state can't be read; it only shows that there was state");
+                tracing::warn!(file = %self.file.display(), %error, "the record of a plugin's \
+                                        state can't be read; it only shows that there was state");
                 ManifestRecord::default()
             }))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

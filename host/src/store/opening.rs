@@ -60,7 +60,8 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
         if !decision.is_some_and(|decision| decision.covers(kind)) {
             break;
         }
-        tracing::warn!(file = %file.display(), error = fault.reason, "an operator has accepted a loss of state: {}", kind.consequence());
+        tracing::warn!(file = %file.display(), error = fault.reason, "an operator has accepted a \
+                                        loss of state: {}", kind.consequence());
         is_accepted = true;
         if kind != StoreFaultKind::Older {
             put_aside(file).map_err(unusable)?;
@@ -111,7 +112,9 @@ pub(super) fn open(file: &Path, manifest: &Manifest) -> Result<Opened, StoreErro
             // `Store::sleep`.
             Ok(opened) if !is_accepted => {
                 let record = manifest.file().display().to_string();
-                tracing::warn!(file = %file.display(), record, %error, "the record of a plugin's state can't be written: until it is, a loss of state is not detected");
+                tracing::warn!(file = %file.display(), record, %error, "the record of a plugin's \
+                                        state can't be written: until it is, a loss of state is \
+                                        not detected");
                 opened.unrecorded = Some(format!("its record {record} can't be written: {error}"));
             }
             // The operator's decision is kept, and is applied at the next attempt.

@@ -229,7 +229,8 @@ const BEGINNINGS: [&[u8]; 5] = [
     b"P",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-    b"POST /socket.io/?EIO=4&transport=polling&sid=none HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n4",
+    b"POST /socket.io/?EIO=4&transport=polling&sid=none HTTP/1.1\r\nHost: x\r\nContent-Length: \
+      100000\r\n\r\n4",
 ];
 
 /// Number of silent connections at the same time.

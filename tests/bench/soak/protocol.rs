@@ -39,10 +39,13 @@ const BODIES: [&[u8]; 6] = [
 /// Requests, each whole.
 const REQUESTS: [&[u8]; 4] = [
     b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"POST /socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAA HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n40",
-    b"GET /socket.io/?EIO=3&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    b"POST /socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAAAAAA HTTP/1.1\r\nHost: \
+      x\r\nContent-Length: 2\r\n\r\n40",
+    b"GET /socket.io/?EIO=3&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: \
+      Upgrade\r\nUpgrade: websocket\r\n\
       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29ja2hvcC1iZW5jaG1rIQ==\r\n\r\n",
-    b"OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nAccess-Control-Request-Method: POST\r\n\r\n",
+    b"OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\nOrigin: \
+      http://x\r\nAccess-Control-Request-Method: POST\r\n\r\n",
 ];
 
 /// Bytes that mean something to a parser.
@@ -288,7 +291,8 @@ impl Polling {
     fn post(&mut self, body: &[u8]) -> io::Result<u16> {
         let (sid, length) = (&self.sid, body.len());
         let head = format!(
-            "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+            "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: \
+             x\r\nContent-Length: {length}\r\n\r\n"
         );
         self.stream.write_all(&[head.as_bytes(), body].concat())?;
         Ok(self.answer()?.0)

@@ -55,7 +55,8 @@ impl Visitor {
         let mut visitor = Self { stream: tcp(host, from)?, inbox: Vec::new(), next_ack: 0 };
         let session = if sid.is_empty() { String::new() } else { format!("&sid={sid}") };
         let request = format!(
-            "GET /socket.io/?EIO=4&transport=websocket{session} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET /socket.io/?EIO=4&transport=websocket{session} HTTP/1.1\r\nHost: \
+             {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c29ja2hvcC1iZW5jaG1rIQ==\r\n\r\n"
         );
         visitor.stream.write_all(request.as_bytes())?;

@@ -120,7 +120,8 @@ impl Logs {
         };
         database.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-            CREATE TABLE IF NOT EXISTS memory_logs (id INTEGER PRIMARY KEY, user_id TEXT, content TEXT, created_at TEXT)",
+            CREATE TABLE IF NOT EXISTS memory_logs (id INTEGER PRIMARY KEY, user_id TEXT, content \
+             TEXT, created_at TEXT)",
         )?;
         Ok(Self(Mutex::new(database)))
     }

@@ -25,23 +25,32 @@ use report::Steps;
 const HELP: &str = "\
 cargo xtask run [-- ARGS]   do all the set-up and serve on 127.0.0.1:4000 with the bundled plugins
 cargo xtask test            do all the set-up and run every test
-cargo xtask release         build the release of the host: twice, because the second build is optimised with a profile of the host under load
-cargo xtask bench [-- ARGS] measure the released host beside native, Node and Python servers; `-- --help` lists its settings
+cargo xtask release         build the release of the host: twice, because the second build is \
+                    optimised with a profile of the host under load
+cargo xtask bench [-- ARGS] measure the released host beside native, Node and Python servers; `-- \
+                    --help` lists its settings
 cargo xtask bench --plain [-- ARGS]
                             the same with what `cargo build --release` builds, for work on the host
-cargo xtask soak [-- ARGS]  run honest clients for an hour beside every abuse that the host must withstand; `-- --minutes N` for another time
-cargo xtask suite DIR       run the official test suite of Engine.IO or Socket.IO in DIR, a checkout, on the crate's server and on the host
-cargo xtask micro [-- ARGS] measure what `cargo build --release` builds part by part; ARGS are those of Criterion, such as a part's name
+cargo xtask soak [-- ARGS]  run honest clients for an hour beside every abuse that the host must \
+                    withstand; `-- --minutes N` for another time
+cargo xtask suite DIR       run the official test suite of Engine.IO or Socket.IO in DIR, a \
+                    checkout, on the crate's server and on the host
+cargo xtask micro [-- ARGS] measure what `cargo build --release` builds part by part; ARGS are \
+                    those of Criterion, such as a part's name
 cargo xtask plugins         build the bundled plugins and place them in target/plugins
 cargo xtask guests          build the plugins that only tests load
 cargo xtask help            show this
 
-ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, `--plugins` and `--data` replace the values that
+ARGS are those of `sockhop serve`, which `cargo xtask run -- --help` lists. `--listen`, \
+                    `--plugins` and `--data` replace the values that
 `run` passes (127.0.0.1:4000, target/plugins, target/data); with `--config` it passes none of them.
 
-Requirements beside Rust: a C compiler; `test`, `suite` and `bench` also Node.js with npm; `test` also Chromium; `test` and `bench` also Python 3 with
-venv; `release` and `bench` also Linux with taskset and setpriv. Missing programs are reported before anything is built. `release`, and `bench` without
-`--plain`, build for half an hour on two processors the first time, and some 20 minutes after each change of the host.";
+Requirements beside Rust: a C compiler; `test`, `suite` and `bench` also Node.js with npm; `test` \
+                    also Chromium; `test` and `bench` also Python 3 with
+venv; `release` and `bench` also Linux with taskset and setpriv. Missing programs are reported \
+                    before anything is built. `release`, and `bench` without
+`--plain`, build for half an hour on two processors the first time, and some 20 minutes after each \
+                    change of the host.";
 
 /// The reason why a command failed: a sentence for the user.
 #[derive(Debug, PartialEq, Eq)]

@@ -44,14 +44,16 @@ pub(crate) fn run(workspace: &Workspace, directory: &Path) -> Result<(), Failure
     let is_engine = text.contains("\"engine.io-protocol");
     if !is_engine && !text.contains("\"socket.io-protocol") {
         return Err(Failure(format!(
-            "{} is no official suite: expected `test-suite` of github.com/socketio/socket.io-protocol, or \
+            "{} is no official suite: expected `test-suite` of \
+             github.com/socketio/socket.io-protocol, or \
              `docs/engine.io-protocol/v4-test-suite` of github.com/socketio/socket.io",
             directory.display()
         )));
     }
     if TcpStream::connect(ADDRESS).is_ok() {
         return Err(Failure(format!(
-            "something listens on {ADDRESS} already, where the suite expects its server: stop it first"
+            "something listens on {ADDRESS} already, where the suite expects its server: stop it \
+             first"
         )));
     }
     let mut steps = Steps::of(if is_engine { 3 } else { 6 });

@@ -168,7 +168,10 @@ pub(crate) fn wasm_target() -> Result<(), Failure> {
     }
     report::text(&format!("adding {WASM_TARGET} to the toolchain"));
     run(Command::new("rustup").args(["target", "add", WASM_TARGET])).map_err(|failure| {
-        Failure(format!("{failure}\nthe toolchain needs its target {WASM_TARGET}: install rustup (https://rustup.rs), then run `rustup target add {WASM_TARGET}`"))
+        Failure(format!(
+            "{failure}\nthe toolchain needs its target {WASM_TARGET}: install rustup \
+                         (https://rustup.rs), then run `rustup target add {WASM_TARGET}`"
+        ))
     })
 }
 
@@ -214,7 +217,11 @@ impl Toolchain {
         }
         report::text("adding llvm-tools to the toolchain");
         run(Command::new("rustup").args(["component", "add", "llvm-tools"])).map_err(|failure| {
-            Failure(format!("{failure}\nthe toolchain needs its component llvm-tools: install rustup (https://rustup.rs), then run `rustup component add llvm-tools`"))
+            Failure(format!(
+                "{failure}\nthe toolchain needs its component llvm-tools: install \
+                             rustup (https://rustup.rs), then run `rustup component add \
+                             llvm-tools`"
+            ))
         })
     }
 }
@@ -287,7 +294,8 @@ mod tests {
         assert_eq!(
             require(&[absent("this"), absent("that")]),
             Err(Failure(format!(
-                "these are missing here, or too old; each with the command that installs it:\n  this: {install}\n  that: {install}"
+                "these are missing here, or too old; each with the command that installs it:\n  \
+                 this: {install}\n  that: {install}"
             )))
         );
     }

@@ -41,7 +41,8 @@ pub struct RoomRules(Vec<RoomRule>);
 /// Another plugin declares an overlapping room with another pattern or access rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "room `{room}` is taken by plugin `{by}`, as `{as_room}`; a second declaration must be identical"
+    "room `{room}` is taken by plugin `{by}`, as `{as_room}`; a second declaration must be \
+     identical"
 )]
 pub struct RoomTaken {
     /// The room in the new declaration.

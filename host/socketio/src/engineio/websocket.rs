@@ -51,12 +51,7 @@ async fn disconnect(end: End, writer: Option<Writer>, mut receiver: Receiver, se
     match end {
         // If the kernel had unread bytes when the connection is closed, it would reset it, and the
         // client would see neither the close frame nor what the kernel still holds for it.
-        End::Client
-        | End::Server
-        | End::Shutdown
-        | End::Parse
-        | End::TooBig
-        | End::Overload => {
+        End::Client | End::Server | End::Shutdown | End::Parse | End::TooBig | End::Overload => {
             drop(writer);
             let mut max = session.config().max_payload.saturating_mul(DISCARDED);
             let discarded = poll_fn(|cx| receiver.poll_discard(cx, &mut max));

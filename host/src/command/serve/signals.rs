@@ -8,11 +8,14 @@ use sockhop::host::Monitor;
 /// The text about signals in `serve --help`.
 pub(super) const HELP: &str = "\
 Signals:
-  SIGTERM, SIGINT  stop in steps: report not ready, accept no new clients, finish running events; a second signal stops at once
-  SIGHUP           scan the plugin directory now and retry failed plugins (the configuration is read at the start only)
+  SIGTERM, SIGINT  stop in steps: report not ready, accept no new clients, finish running events; \
+                               a second signal stops at once
+  SIGHUP           scan the plugin directory now and retry failed plugins (the configuration is \
+                               read at the start only)
   SIGUSR1          log which plugins serve now
   SIGUSR2          only writes a line to the log
-  SIGXFSZ          only writes a line to the log: a write over the limit for file sizes fails, as on a full disk
+  SIGXFSZ          only writes a line to the log: a write over the limit for file sizes fails, as \
+                               on a full disk
   SIGPIPE          ignored";
 
 /// The streams of the signals. A signal that arrives before [`follow`](Signals::follow) is handled
@@ -44,16 +47,19 @@ impl Signals {
         loop {
             tokio::select! {
                 Some(()) = self.hangup.recv() => {
-                    tracing::info!("SIGHUP: scanning the plugin directory now; the configuration is read at the start only");
+                    tracing::info!("SIGHUP: scanning the plugin directory now; the configuration \
+                                    is read at the start only");
                     monitor.request_scan();
                 }
                 Some(()) = self.user1.recv() => {
                     tracing::info!("SIGUSR1: the plugins that serve now follow");
                     monitor.log_status();
                 }
-                Some(()) = self.user2.recv() => tracing::info!("SIGUSR2: ignored; stop with SIGTERM, scan the plugin directory with SIGHUP"),
+                Some(()) = self.user2.recv() => tracing::info!("SIGUSR2: ignored; stop with \
+                                        SIGTERM, scan the plugin directory with SIGHUP"),
                 Some(()) = self.file_size.recv() => {
-                    tracing::warn!("SIGXFSZ: a write was refused; raise the limit for file sizes (`ulimit -f`, LimitFSIZE in systemd)");
+                    tracing::warn!("SIGXFSZ: a write was refused; raise the limit for file sizes \
+                                    (`ulimit -f`, LimitFSIZE in systemd)");
                 }
                 else => return,
             }

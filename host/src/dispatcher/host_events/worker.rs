@@ -178,7 +178,8 @@ impl Dispatcher {
         });
         if matches!(host_event.kind, HostEventKind::Resync) {
             self.metrics.resync(plugin);
-            tracing::info!(plugin, id = %event.id, "the plugin reads the connections again: it has missed host events");
+            tracing::info!(plugin, id = %event.id, "the plugin reads the connections again: it has \
+                                        missed host events");
         }
         match (self.run(permit, &generation, active, &event, None, began).await.0, connection) {
             (Ok(Reply { ends: true, .. }), Some(connection)) => self.rooms.end(connection),

@@ -47,7 +47,8 @@ impl SlotPool {
             tracing::warn!(
                 of = self.of,
                 limit,
-                "connection limit reached: new clients are answered 503 until others leave; the limit is `connections` in `[limits]`"
+                "connection limit reached: new clients are answered 503 until others leave; the \
+                 limit is `connections` in `[limits]`"
             );
         }
         None

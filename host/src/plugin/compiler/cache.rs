@@ -53,7 +53,8 @@ impl Cache {
             is_whole.then(|| deserialize(engine, code).ok()).flatten()
         });
         if component.is_none() {
-            tracing::warn!(file = %entry.display(), "the compiled code of a plugin is damaged; it is compiled again");
+            tracing::warn!(file = %entry.display(), "the compiled code of a plugin is damaged; it \
+                                        is compiled again");
             let _ = std::fs::remove_file(entry);
         }
         component
@@ -63,7 +64,8 @@ impl Cache {
     pub(super) fn put(&self, engine: &Engine, digest: &str, code: &[u8]) {
         let entry = self.entry(engine, digest);
         if let Err(error) = files::replace(&entry, &[&Sha256::digest(code), code]) {
-            tracing::warn!(file = %entry.display(), %error, "the compiled code of a plugin is not cached");
+            tracing::warn!(file = %entry.display(), %error, "the compiled code of a plugin is not \
+                                        cached");
         }
     }
 

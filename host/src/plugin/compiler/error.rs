@@ -16,13 +16,16 @@ pub enum CompileError {
     #[error("{0}")]
     Refused(String),
     /// The compiler exceeded its limit of CPU time. Contains the limit.
-    #[error("takes too long to compile: more than {} ms of CPU time (limits.compile_ms)", .0.as_millis())]
+    #[error("takes too long to compile: more than {} ms of CPU time \
+             (limits.compile_ms)", .0.as_millis())]
     OutOfTime(Duration),
     /// The compiler exceeded its wall-clock limit.
     #[error(
-        "was not compiled within {} ms (limits.compile_wall_ms){}; the machine is too busy, or the compiler was stopped",
+        "was not compiled within {} ms (limits.compile_wall_ms){}; the machine is too busy, or the \
+         compiler was stopped",
         wall.as_millis(),
-        used.map(|used| format!(", of which its compiler ran for {} ms", used.as_millis())).unwrap_or_default()
+        used.map(|used| format!(", of which its compiler ran for {} \
+                                 ms", used.as_millis())).unwrap_or_default()
     )]
     Starved {
         /// The limit.
@@ -37,7 +40,8 @@ pub enum CompileError {
     #[error("compiles to more than {0} bytes")]
     TooMuch(u64),
     /// The process ended without a result.
-    #[error("was not compiled: its compiler ended with {status}{}", if said.is_empty() { String::new() } else { format!(": {said}") })]
+    #[error("was not compiled: its compiler ended with \
+             {status}{}", if said.is_empty() { String::new() } else { format!(": {said}") })]
     Died {
         /// Its exit status.
         status: ExitStatus,

@@ -634,7 +634,8 @@ proptest! {
                 Forget => prop_assert!(after.0 == before.0 && is_done == (before.0.is_none() && !earlier.is_empty())),
                 Removed => prop_assert_eq!(&after.0, &None),
                 RollBack | RollBackTo(_) | Tripped(_) => {
-                    prop_assert_eq!(&after.0, &target.clone().or(before.0.clone()), "the target serves");
+                    prop_assert_eq!(&after.0, &target.clone().or(before.0.clone()), "the target \
+                                        serves");
                     let is_in_file = target.as_ref() == host.slots.get("a").map(|slot| &slot.in_file);
                     prop_assert!(is_in_file || target.is_none_or(|target| earlier.contains(&target)), "it served before");
                 }
