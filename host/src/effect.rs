@@ -1,14 +1,15 @@
 //! The effects of a handler, which are held back until it has returned, and the calls that it may
-//! make while it runs. No I/O.
+//! make while it runs ([`calls`]). No I/O.
 
-use std::any::Any;
-use std::sync::Arc;
+mod calls;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
-use crate::event::{Connection, Json};
-use crate::rejection::Refusal;
+use crate::event::Json;
+
+pub(crate) use calls::{
+    ConnectionCalls, EmitterCalls, HostCalls, IdentityCalls, RoomCalls, StateCalls,
+};
 
 pub(crate) use sockhop_core::effect::{
     EffectLimits, Target, check_page, check_room_count, emit_bytes, require_caller,
@@ -87,90 +88,4 @@ pub(crate) enum LogLevel {
     Warn,
     /// Something has failed.
     Error,
-}
-
-/// The calls that a running handler may make to the host. The dispatcher implements them and an
-/// instance forwards them. So the instance knows no rules, and the dispatcher knows no WebAssembly.
-/// Each call is checked at once, but its effect is held back.
-///
-/// The supertrait [`Any`] lets the dispatcher convert the value back to its own type after the
-/// instance returns it.
-///
-/// The methods run within the guest's call, on the worker thread that polls it. Only
-/// [`HostCalls::next_id`] may wait for more than a read of local state.
-pub trait HostCalls: Any + Send {
-    /// Sends an event.
-    ///
-    /// # Errors
-    /// `undeclared`, `invalid_data`, `limit`, `misuse`.
-    fn emit(&mut self, request: EmitRequest) -> Result<(), Refusal>;
-    /// Adds the caller to a room.
-    ///
-    /// # Errors
-    /// `unknown_room`, `forbidden`, `limit`, `misuse`.
-    fn join(&mut self, room: String) -> Result<(), Refusal>;
-    /// Removes the caller from a room.
-    ///
-    /// # Errors
-    /// `limit`, `misuse`.
-    fn leave(&mut self, room: String) -> Result<(), Refusal>;
-    /// Number of connections in a room, including this handler's own changes.
-    fn room_size(&mut self, room: &str) -> u32;
-    /// The caller's rooms, sorted, including this handler's own changes.
-    fn rooms(&mut self) -> Vec<String>;
-    /// At most `limit` connections whose public id follows `after`, in the order of public ids.
-    ///
-    /// # Errors
-    /// `misuse`.
-    fn connections(
-        &mut self,
-        after: Option<&str>,
-        limit: u32,
-    ) -> Result<Vec<Arc<Connection>>, Refusal>;
-    /// Whether the caller has a role.
-    fn has_role(&self, role: &str) -> bool;
-    /// The caller's claims as JSON; `null` without a caller.
-    fn claims(&self) -> String;
-    /// The caller's own Socket.IO id; empty without a caller.
-    fn sid(&self) -> String;
-    /// The event's id.
-    fn event_id(&self) -> String;
-    /// The generation of the routes that the event uses, for the log.
-    fn generation(&self) -> u64;
-    /// When the host received the event, in milliseconds since 1970.
-    fn received_at(&self) -> u64;
-    /// Ends the caller's connection after the effects are delivered. Only the first call counts.
-    fn disconnect(&mut self, reason: String);
-    /// Reads a stored value; `None` if the key does not exist.
-    ///
-    /// # Errors
-    /// `limit`, `misuse`, `unavailable`.
-    fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Refusal>;
-    /// Stores a value.
-    ///
-    /// # Errors
-    /// `limit`, `misuse`, `unavailable`.
-    fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Refusal>;
-    /// Removes a value.
-    ///
-    /// # Errors
-    /// `limit`, `misuse`, `unavailable`.
-    fn delete(&mut self, key: &str) -> Result<(), Refusal>;
-    /// Returns stored entries whose key begins with `prefix`, at most `limit`.
-    ///
-    /// # Errors
-    /// `limit`, `misuse`, `unavailable`.
-    fn scan(
-        &mut self,
-        prefix: &str,
-        cursor: Option<&str>,
-        backwards: bool,
-        limit: u32,
-    ) -> Result<Vec<(String, Vec<u8>)>, Refusal>;
-    /// The next number of a sequence. It may have to wait for the disk, and does not block the
-    /// worker thread then.
-    ///
-    /// # Errors
-    /// `limit`, `misuse`, `unavailable`.
-    fn next_id(&mut self, sequence: String) -> BoxFuture<'_, Result<u64, Refusal>>;
 }

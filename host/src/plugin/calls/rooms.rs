@@ -1,6 +1,6 @@
 //! The WIT interface `rooms`: a handler changes and reads the caller's rooms.
 
-use crate::effect::HostCalls;
+use crate::effect::RoomCalls;
 use crate::plugin::bindings::sockhop::plugin::rooms;
 use crate::plugin::state::InstanceState;
 
@@ -22,6 +22,6 @@ impl rooms::Host for InstanceState {
     }
 
     fn rooms(&mut self) -> Vec<String> {
-        self.handling().map_or_else(|_| Vec::new(), HostCalls::rooms)
+        self.handling().map_or_else(|_| Vec::new(), RoomCalls::rooms)
     }
 }

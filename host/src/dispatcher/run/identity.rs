@@ -1,0 +1,36 @@
+//! The WIT interface `identity`, for one run of a handler.
+
+use crate::effect::{Effect, IdentityCalls};
+use crate::rejection::{Rejection, truncate};
+
+use super::Run;
+
+impl IdentityCalls for Run {
+    fn has_role(&self, role: &str) -> bool {
+        self.event.caller.identity().has_role(role)
+    }
+
+    fn claims(&self) -> String {
+        self.event.caller.identity().claims.to_string()
+    }
+
+    fn sid(&self) -> String {
+        self.event.caller.connection().map_or_else(String::new, |connection| connection.sid.clone())
+    }
+
+    fn event_id(&self) -> String {
+        self.event.id.to_string()
+    }
+
+    fn received_at(&self) -> u64 {
+        self.event.received_at_ms()
+    }
+
+    fn disconnect(&mut self, mut reason: String) {
+        truncate(&mut reason, Rejection::MAX_MESSAGE);
+        // One is enough. It bypasses the limits of the other effects, so that it is never lost.
+        if !self.effects.iter().any(|effect| matches!(effect, Effect::Disconnect(_))) {
+            self.effects.push(Effect::Disconnect(reason));
+        }
+    }
+}
