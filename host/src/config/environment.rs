@@ -130,12 +130,12 @@ pub(super) fn misspelt<'a>(
             sections.iter().find(|section| setting.starts_with(&format!("{section}_")))?;
         let key = setting.get(section.len() + 1..)?;
         let keys = keys_of(section);
-        let in_table = |table: &&str| {
-            keys.contains(table).then(|| key.strip_prefix(*table)?.strip_prefix('_'))?
-        };
+        let mut tables = TABLES.iter().filter(|table| keys.contains(table));
         let path = if keys.contains(&key) {
             format!("{section}.{key}")
-        } else if let Some(inner) = TABLES.iter().find_map(in_table) {
+        } else if let Some(inner) =
+            tables.find_map(|table| key.strip_prefix(table)?.strip_prefix('_'))
+        {
             let table = key.get(..key.len() - inner.len() - 1)?;
             format!("{section}.{table}.{inner}")
         } else if let Some((plugin, setting)) =
