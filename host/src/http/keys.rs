@@ -69,7 +69,7 @@ impl Keys {
                 "this key is not known here",
             )),
             Some((name, scopes)) if scopes.contains(&scope) => Ok(name),
-            Some(_) => {
+            Some((name, _)) => {
                 let message = format!("this key does not have the scope `{}`", scope.name());
                 Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &message).with_key(name))
             }

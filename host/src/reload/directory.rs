@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 /// Distinguishes one state of a file from another without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     modified: Option<SystemTime>,
     size: u64,
     /// Inode and status change time (zero if not on Unix): a file that is renamed onto this name
@@ -34,7 +34,7 @@ impl Stamp {
 ///
 /// # Errors
 /// If the directory can't be read.
-pub fn plugin_files(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
+pub(crate) fn plugin_files(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Stamp>)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();

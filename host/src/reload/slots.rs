@@ -26,25 +26,27 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-pub use claims::{Claim, LATER, MAX_ABSENT, MAX_LATER, Standing};
-pub use intent::Intent;
-pub use reservation::Reservation;
-pub use state::{Conditions, SlotState};
+pub(crate) use claims::{Claim, Standing};
+#[cfg(test)]
+use claims::{LATER, MAX_ABSENT, MAX_LATER};
+pub(crate) use intent::Intent;
+pub(crate) use reservation::Reservation;
+pub(crate) use state::{Conditions, SlotState};
 
 /// The maximum number of versions of a plugin that are kept for rollbacks, including the serving
 /// one.
-pub const KEPT: usize = 5;
+pub(crate) const KEPT: usize = 5;
 
 /// How long a version is new: a new version that trips its breaker is rolled back.
-pub const TRIAL: Duration = Duration::from_secs(60);
+pub(crate) const TRIAL: Duration = Duration::from_secs(60);
 
 /// The SHA-256 of a file's bytes in hexadecimal, which identifies a version.
-pub type Digest = String;
+pub(crate) type Digest = String;
 
 /// All slots, by the names that plugins registered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Slots {
+pub(crate) struct Slots {
     by_name: BTreeMap<String, Slot>,
 }
 
@@ -202,31 +204,31 @@ fn long_ago() -> SystemTime {
 
 impl Slots {
     /// Returns the slot of `name`.
-    pub fn get(&self, name: &str) -> Option<&Slot> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Slot> {
         self.by_name.get(name)
     }
 
     /// Iterates over all slots, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Slot)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Slot)> {
         self.by_name.iter().map(|(name, slot)| (name.as_str(), slot))
     }
 
     /// Iterates over the versions that must be kept; a version may appear more than once.
-    pub fn kept(&self) -> impl Iterator<Item = &Digest> {
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &Digest> {
         self.by_name
             .values()
             .flat_map(|slot| slot.kept.iter().chain(&slot.serving).chain(slot.intent.pinned()))
     }
 
     /// Iterates over the previous version of each plugin, which served before the serving one.
-    pub fn previous(&self) -> impl Iterator<Item = Digest> {
+    pub(crate) fn previous(&self) -> impl Iterator<Item = Digest> {
         self.present().filter_map(|(_, slot)| slot.previous(slot.serving.as_ref()))
     }
 
     /// Prepares the saved slots for a host that starts: versions that failed before are tried
     /// again.
     #[must_use]
-    pub fn at_start(mut self) -> Self {
+    pub(crate) fn at_start(mut self) -> Self {
         for slot in self.by_name.values_mut().filter(|slot| slot.verdict == Verdict::Bad) {
             slot.verdict = Verdict::Good;
         }
@@ -234,7 +236,7 @@ impl Slots {
     }
 
     /// Returns the versions of `name` to try, the best first.
-    pub fn wanted(&self, name: &str) -> Vec<Digest> {
+    pub(crate) fn wanted(&self, name: &str) -> Vec<Digest> {
         let Some(slot) = self.by_name.get(name).filter(|slot| !slot.is_absent()) else {
             return Vec::new();
         };
@@ -251,7 +253,7 @@ impl Slots {
 
     /// Records that version `digest` of `name` serves now. A version that also served before a
     /// restart or an absence keeps its earlier `serving_since`.
-    pub fn record_serving(&mut self, name: &str, digest: &str, now: SystemTime) {
+    pub(crate) fn record_serving(&mut self, name: &str, digest: &str, now: SystemTime) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         slot.has_come_back = false;
         // A version that was interrupted only by the absence of its file keeps its age.
@@ -268,14 +270,14 @@ impl Slots {
     }
 
     /// Records the events and the rooms of the serving version of `name`.
-    pub fn record_reservation(&mut self, name: &str, reservation: Reservation) {
+    pub(crate) fn record_reservation(&mut self, name: &str, reservation: Reservation) {
         if let Some(slot) = self.by_name.get_mut(name) {
             slot.reservation = reservation;
         }
     }
 
     /// Records that the serving version of `name` has the version string `version`.
-    pub fn record_version(&mut self, name: &str, version: &str) {
+    pub(crate) fn record_version(&mut self, name: &str, version: &str) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if let Some(serving) = &slot.serving {
             let known =
@@ -287,7 +289,7 @@ impl Slots {
 
     /// Records that a version of `name` could not be made to serve. `is_invalid`: its content is
     /// invalid, so it never will.
-    pub fn record_failure(&mut self, name: &str, error: LastError, is_invalid: bool) {
+    pub(crate) fn record_failure(&mut self, name: &str, error: LastError, is_invalid: bool) {
         let Some(slot) = self.by_name.get_mut(name) else { return };
         if error.digest.as_ref() == Some(&slot.in_file) && is_invalid {
             slot.verdict = Verdict::Bad;
@@ -297,7 +299,7 @@ impl Slots {
 
     /// Records that no version of `name` serves any more. For an absent plugin, the version that
     /// served is remembered for when it comes back.
-    pub fn record_not_serving(&mut self, name: &str) {
+    pub(crate) fn record_not_serving(&mut self, name: &str) {
         if let Some(slot) = self.by_name.get_mut(name).filter(|slot| !slot.is_absent()) {
             (slot.serving, slot.has_come_back) = (None, false);
         }
@@ -309,7 +311,11 @@ impl Slots {
     ///
     /// # Errors
     /// If there is no such slot, its file is gone, or no version or several versions match.
-    pub fn roll_back(&mut self, name: &str, to: Option<&str>) -> Result<Digest, OperatorError> {
+    pub(crate) fn roll_back(
+        &mut self,
+        name: &str,
+        to: Option<&str>,
+    ) -> Result<Digest, OperatorError> {
         let slot =
             self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
         if slot.is_absent() {
@@ -340,7 +346,7 @@ impl Slots {
 
     /// Undoes a rollback to `target` that could not be carried out: restores the choice that was in
     /// effect `before`. Does nothing if the slot has changed since.
-    pub fn undo_roll_back(&mut self, name: &str, target: &str, before: Option<&Slot>) {
+    pub(crate) fn undo_roll_back(&mut self, name: &str, target: &str, before: Option<&Slot>) {
         let Some((slot, before)) = self.by_name.get_mut(name).zip(before) else { return };
         let is_as_it_was_left = slot.in_file == before.in_file
             && slot.intent.pinned().unwrap_or(&slot.in_file) == target;
@@ -356,7 +362,11 @@ impl Slots {
     ///
     /// # Errors
     /// If there is no such plugin.
-    pub fn set_disabled(&mut self, name: &str, is_disabled: bool) -> Result<(), OperatorError> {
+    pub(crate) fn set_disabled(
+        &mut self,
+        name: &str,
+        is_disabled: bool,
+    ) -> Result<(), OperatorError> {
         let slot =
             self.by_name.get_mut(name).ok_or_else(|| OperatorError::Unknown(name.to_owned()))?;
         if is_disabled {
@@ -373,7 +383,7 @@ impl Slots {
     ///
     /// A pinned version is the decision of an operator, also while it is still loading, or an
     /// earlier decision for this failure.
-    pub fn on_breaker_opened(
+    pub(crate) fn on_breaker_opened(
         &mut self,
         name: &str,
         failure: Option<&str>,

@@ -3,7 +3,7 @@
 use crate::effect::{Effect, RoomCalls, check_room_count, require_caller};
 use crate::rejection::Refusal;
 
-use super::{Run, RoomChanges};
+use super::{RoomChanges, Run};
 
 impl RoomCalls for Run {
     fn join(&mut self, room: String) -> Result<(), Refusal> {

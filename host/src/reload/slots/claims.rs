@@ -13,19 +13,19 @@ use super::{Intent, LastError, OperatorError, Reservation, Slot, Slots, Verdict,
 /// The maximum number of absent plugins that are remembered. Each takes about 1 KB of memory, and
 /// has up to [`KEPT`](super::KEPT) versions on the disk. Above that, the plugin that has been
 /// absent longest is forgotten; one with a decision only if all have one.
-pub const MAX_ABSENT: usize = 1_000;
+pub(super) const MAX_ABSENT: usize = 1_000;
 
 /// An absent plugin without a decision is forgotten when this number of others have become absent
 /// at least [`LATER`] after it.
-pub const MAX_LATER: usize = 64;
+pub(super) const MAX_LATER: usize = 64;
 
 /// Plugins that become absent within this time count as one event, however many they are: a volume
 /// is unmounted, or a host starts without it. The host forgets none of them for that.
-pub const LATER: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const LATER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A file of the plugin directory, and what it claims.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim<'files> {
+pub(crate) struct Claim<'files> {
     /// The path of the file.
     pub file: &'files Path,
     /// The name that it registers, and its digest; `None` while that is unknown, or if it is no
@@ -64,7 +64,7 @@ impl Slots {
     /// slot. If there is none, the slot is absent. `more_may_come` delays that for a slot whose
     /// file is gone: new files are not identified yet. An absent slot comes back with a file that
     /// registers its name; a file that fails to load brings nothing back.
-    pub fn claim<'files>(
+    pub(crate) fn claim<'files>(
         &mut self,
         files: &[Claim<'files>],
         more_may_come: bool,
@@ -140,7 +140,7 @@ impl Slots {
 
     /// Records that `file` can't be loaded. The version that served before keeps serving, and the
     /// decisions of operators stay. `is_invalid`: its content is invalid.
-    pub fn record_failed_file(&mut self, file: &Path, error: LastError, is_invalid: bool) {
+    pub(crate) fn record_failed_file(&mut self, file: &Path, error: LastError, is_invalid: bool) {
         if let Some(slot) =
             self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent())
         {
@@ -152,34 +152,34 @@ impl Slots {
     }
 
     /// Iterates over the plugins that have a file, by name.
-    pub fn present(&self) -> impl Iterator<Item = (&str, &Slot)> {
+    pub(crate) fn present(&self) -> impl Iterator<Item = (&str, &Slot)> {
         self.iter().filter(|(_, slot)| !slot.is_absent())
     }
 
     /// Iterates over the plugins that have no file, by name.
-    pub fn absent(&self) -> impl Iterator<Item = (&str, &Slot)> {
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (&str, &Slot)> {
         self.iter().filter(|(_, slot)| slot.is_absent())
     }
 
     /// Returns the name of the slot that `file` holds.
-    pub fn of_file(&self, file: &Path) -> Option<&str> {
+    pub(crate) fn of_file(&self, file: &Path) -> Option<&str> {
         self.present().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
     }
 
     /// Whether a version of the plugin in `file` serves, or did when the previous host ended.
-    pub fn has_served(&self, file: &Path) -> bool {
+    pub(crate) fn has_served(&self, file: &Path) -> bool {
         let name = self.of_file(file);
         name.and_then(|name| self.get(name)).is_some_and(|slot| slot.serving.is_some())
     }
 
     /// Returns the name of the absent slot whose last file was `file`.
-    pub fn last_of_file(&self, file: &Path) -> Option<&str> {
+    pub(crate) fn last_of_file(&self, file: &Path) -> Option<&str> {
         self.absent().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
     }
 
     /// Forgets plugins that have been absent for `after`, those without a decision after which
     /// [`MAX_LATER`] others became absent, and the excess over [`MAX_ABSENT`]. Returns their names.
-    pub fn forget_absent(&mut self, now: SystemTime, after: Duration) -> Vec<String> {
+    pub(crate) fn forget_absent(&mut self, now: SystemTime, after: Duration) -> Vec<String> {
         // If the clock was set back, nothing is forgotten early.
         let is_over = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= after);
         let absent: Vec<_> = self
@@ -211,7 +211,7 @@ impl Slots {
     ///
     /// # Errors
     /// If there is no such plugin, or it has a file.
-    pub fn forget(&mut self, name: &str) -> Result<(), OperatorError> {
+    pub(crate) fn forget(&mut self, name: &str) -> Result<(), OperatorError> {
         match self.get(name) {
             None => Err(OperatorError::Unknown(name.to_owned())),
             Some(slot) if !slot.is_absent() => {
