@@ -101,7 +101,11 @@ const SCRATCH: &str = "verify-";
 /// The directory can't be created.
 pub fn scratch(dir: &Path) -> io::Result<TempDir> {
     remove_scratch(dir);
-    tempfile::Builder::new().prefix(SCRATCH).tempdir_in(dir)
+    let mut scratch = tempfile::Builder::new();
+    scratch.prefix(SCRATCH);
+    #[cfg(unix)]
+    scratch.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    scratch.tempdir_in(dir)
 }
 
 /// Deletes the directories of [`scratch`] that killed processes have left in `dir`. The caller is

@@ -255,16 +255,15 @@ fn a_new_sequence_finds_the_quota_full_and_not_the_disk_broken() {
         ..StoreLimits::default()
     };
     let store = open(&dir, limits);
-    let key = |number: usize| format!("{number:04}");
-    let full = (0..4_000).map(key).find_map(|key| {
+    let full = (0..5_000).map(|number| format!("{number:0200}")).find_map(|key| {
         let mut view = store.view();
-        let set = view.set(&key, vec![b'x'; 400]).err().map(|error| error.to_string());
+        let set = view.set(&key, vec![1; 1_000]).err().map(|error| error.to_string());
         checkpoint_if_due(&store);
         set.or_else(|| store.commit(&view.into_changes()).err().map(|error| error.to_string()))
     });
     assert!(full.is_some_and(|error| error.contains("quota")));
     // Sequences take pages of their own, until there is none left.
-    let refused = (0..1_000).find_map(|number| store.next_id(&format!("{number:0>200}")).err());
+    let refused = (0..1_000).find_map(|number| store.next_id(&format!("{number:0>128}")).err());
     assert!(matches!(refused, Some(ViewError::Full { quota: QUOTA, .. })), "{refused:?}");
     let trouble = store.trouble().expect("the operator is told");
     assert_eq!(trouble.kind, FailureKind::Quota);
