@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The measured servers. All of them serve the same events.
@@ -234,7 +235,8 @@ impl Stage {
     }
 }
 
-/// Starts the process and waits for the line that says where it listens.
+/// Starts the process and waits for the line that says where it listens. The host writes it as JSON
+/// beside a JSON log.
 fn listening(mut command: Command) -> Server {
     let began = Instant::now();
     let mut child = command
@@ -248,8 +250,10 @@ fn listening(mut command: Command) -> Server {
         line.clear();
         let read = output.read_line(&mut line).expect("text");
         assert!(read > 0, "a server ended before it listened: {command:?}");
-        if let Some(url) = line.trim().strip_prefix("listening on http://") {
-            break url.to_owned();
+        let json = serde_json::from_str::<Value>(&line).unwrap_or_default();
+        let url = line.trim().strip_prefix("listening on ").or_else(|| json["listening"].as_str());
+        if let Some(address) = url.and_then(|url| url.strip_prefix("http://")) {
+            break address.to_owned();
         }
     };
     Server { child, address, took: began.elapsed(), _output: output }
