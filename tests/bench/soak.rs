@@ -154,8 +154,8 @@ const WAL_BYTES: u64 = 2 * (16 << 20);
 /// The host's settings that differ from the defaults. Limits are low, so that the abuse reaches
 /// them, and reaches them again and again: with the default for host events, a plugin that sleeps
 /// in `$connect` takes four minutes to reach its limit, and the memory before and after the storm
-/// would depend on how many events wait by chance. A plugin gets more instances than the host's one processor would give it, so that two
-/// readers that take 4 s don't occupy all of them.
+/// would depend on how many events wait by chance. A plugin gets more instances than the host's one
+/// processor would give it, so that two readers that take 4 s don't occupy all of them.
 const SETTINGS: [(&str, &str); 7] = [
     ("LOG__FILTER", "info"),
     ("LOG__QUEUE_BYTES", "65536"),

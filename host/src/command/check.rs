@@ -95,8 +95,8 @@ impl Check {
     }
 }
 
-/// Returns a warning for each table `[plugins.NAME]` that is for none of the checked plugins, and for
-/// no file of the plugin directory by its name: a misspelt name has no effect.
+/// Returns a warning for each table `[plugins.NAME]` that is for none of the checked plugins, and
+/// for no file of the plugin directory by its name: a misspelt name has no effect.
 fn tables_without_plugin(config: &Config, checked: &[Checked]) -> Vec<String> {
     let in_directory = host::plugin_files(&config.plugins.dir);
     let files = checked.iter().map(|(file, _)| file).chain(&in_directory);

@@ -190,8 +190,8 @@ const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// never wait delay timers and new packets for the duration of this many tasks.
 const EVENT_INTERVAL: u32 = 128;
 
-/// Starts the host, and prints what it serves and how to use it. With a JSON log, which may share its
-/// destination with the standard output, prints only the address, as a JSON object.
+/// Starts the host, and prints what it serves and how to use it. With a JSON log, which may share
+/// its destination with the standard output, prints only the address, as a JSON object.
 async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
     let (configured_keys, is_text) =

@@ -1,5 +1,5 @@
-//! One run of a handler: serves its host calls, with one file for each WIT interface, and holds back
-//! its effects until it has returned.
+//! One run of a handler: serves its host calls, with one file for each WIT interface, and holds
+//! back its effects until it has returned.
 
 mod connections;
 mod emitter;

@@ -1,5 +1,5 @@
-//! The calls that a running handler may make to the host: one trait for each WIT interface whose calls
-//! depend on the event.
+//! The calls that a running handler may make to the host: one trait for each WIT interface whose
+//! calls depend on the event.
 
 use std::any::Any;
 use std::sync::Arc;

@@ -171,7 +171,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Logs each problem that is answered, with its request. Outside of all layers that answer requests.
+/// Logs each problem that is answered, with its request. Outside of all layers that answer
+/// requests.
 pub(crate) async fn record(request: Request, next: Next) -> Response {
     let address = request.extensions().get::<Peer>().map(|Peer(address)| *address);
     let (method, path) = (Some(request.method().clone()), Some(request.uri().clone()));

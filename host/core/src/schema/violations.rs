@@ -41,8 +41,8 @@ fn is_about_a_pattern(kind: &ValidationErrorKind) -> bool {
     }
 }
 
-/// Adds the violations of `error` to `details`: one for each property that is missing or not allowed,
-/// otherwise one.
+/// Adds the violations of `error` to `details`: one for each property that is missing or not
+/// allowed, otherwise one.
 pub(super) fn describe(error: &ValidationError<'_>, details: &mut Vec<Detail>) {
     let at = error.instance_path().as_str();
     let rule = error.kind().keyword();
