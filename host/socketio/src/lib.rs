@@ -115,8 +115,8 @@
 //! | CONNECT with the `pid` of a connection that is still kept, and an offset from which on it has everything | continues that connection |
 //! | CONNECT with another `pid`, or one of another namespace, or an offset of which it lacks something | makes a new connection, with a new `pid` |
 //!
-//! When the server stops, it delivers what is queued, and sends no packet about its end: clients see
-//! their connections break, and stock clients connect again. [`Connection::disconnect`] makes a
+//! When the server stops, it delivers what is queued, and sends no packet about its end. Clients
+//! see their connections break, and stock clients connect again. [`Connection::disconnect`] makes a
 //! client leave one namespace. Its session continues while it is in another one.
 //!
 //! # Conformance
