@@ -330,8 +330,12 @@ fn remove_for_a_moment(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), Strin
     scene.api.post(&format!("/api/plugins/{ABSENT}/enable"))
 }
 
-/// Replaces a plugin once a second. Counts the versions that the host has begun to serve, not the
-/// files: a busy host may load only one of two that follow each other closely.
+/// How often a version is awaited before it is replaced all the same.
+const MOST_LOOKS: usize = 10;
+
+/// Replaces a plugin once a second, or less often if the host serves a version only later: a busy
+/// host compiles slowly, and gives up what is replaced meanwhile. Counts the versions that the host
+/// has begun to serve, not the files.
 fn reload(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
     let mut served = scene.api.digest_of("chameleon")?;
     while scene.goes_on() {
@@ -340,11 +344,17 @@ fn reload(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {
             let placed = std::fs::write(&staged, version)
                 .and_then(|()| std::fs::rename(&staged, scene.plugins.join("chameleon.wasm")));
             placed.map_err(|error| format!("chameleon.wasm: {error}"))?;
-            scene.pause(Duration::from_secs(1));
-            let serving = scene.api.digest_of("chameleon")?;
-            if serving != served {
-                count.fetch_add(1, Ordering::Relaxed);
-                served = serving;
+            for _ in 0..MOST_LOOKS {
+                scene.pause(Duration::from_secs(1));
+                let serving = scene.api.digest_of("chameleon")?;
+                if serving != served {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    served = serving;
+                    break;
+                }
+                if !scene.goes_on() {
+                    break;
+                }
             }
         }
     }
