@@ -19,8 +19,8 @@
 //!
 //! | part | owns | depends on |
 //! |---|---|---|
-//! | [`rejection`], [`rule`], [`schema`], [`events`] (crate `sockhop-core`) | the rules that the SDK's test host shares | `jsonschema`, no I/O |
-//! | [`breaker`], [`config`], [`event`], [`effect`], `memory`, [`transport`] | basic types | `figment2` (`config`) |
+//! | `rejection`, [`rule`], [`schema`], `events` (crate `sockhop-core`) | the rules that the SDK's test host shares | `jsonschema`, no I/O |
+//! | `breaker`, [`config`], [`event`], `effect`, `memory`, `transport` | basic types | `figment2` (`config`) |
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |

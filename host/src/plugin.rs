@@ -2,7 +2,7 @@
 //! and the instances that run the code. This is the only module that knows wasmtime.
 //!
 //! It does not know sockets, rooms, schemas or other plugins. The caller of a handler passes the
-//! functions that answer the handler's host calls ([`crate::effect::HostCalls`]).
+//! functions that answer the handler's host calls (`HostCalls` in `effect`).
 
 #[cfg(test)]
 mod agreement;

@@ -3,7 +3,7 @@
 //! with its reason.
 //!
 //! One task makes all decisions, one after the other, and never waits for a plugin: `loads`
-//! compiles plugins in separate tasks. [`slots`] decides which version should serve.
+//! compiles plugins in separate tasks. `slots` decides which version should serve.
 //!
 //! ```text
 //! watch -> scan { directory, trust } -> files

@@ -98,7 +98,7 @@ impl Operator {
     /// Sends the command `command` for the plugin `name`, and waits until it is carried out.
     ///
     /// # Errors
-    /// Why it can't be carried out; [`OperatorError::Unknown`] also if the reloader has stopped.
+    /// Why it can't be carried out; `OperatorError::Unknown` also if the reloader has stopped.
     pub async fn submit(&self, name: &str, command: OperatorCommand) -> Result<(), OperatorError> {
         let (answer, answered) = oneshot::channel();
         let command = SubmittedCommand { name: name.to_owned(), command, answer };
