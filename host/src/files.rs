@@ -94,8 +94,8 @@ pub(crate) fn remove_unfinished(dir: &Path) {
 const SCRATCH: &str = "verify-";
 
 /// Creates a temporary directory for copies of state in `dir`, which only its owner can use. It is
-/// deleted when it is dropped. Deletes those that killed processes have left: the caller is the
-/// only process that uses `dir`.
+/// deleted when it is dropped. Also deletes the directories that killed processes have left, so the
+/// caller must be the only process that uses `dir`.
 ///
 /// # Errors
 /// The directory can't be created.

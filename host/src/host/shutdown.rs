@@ -18,8 +18,8 @@ const LAST_STEPS: Duration = Duration::from_secs(10);
 impl Host {
     /// Serves until `stop`, and then stops in steps. The host reports that it is not ready, and
     /// then accepts no new clients. It handles the received events and tells plugins about every
-    /// disconnect. Clients receive what is queued for them, also those that poll for it. At the
-    /// end, the host closes the transports. `at_once` skips the waiting.
+    /// disconnect. Each client, also one that polls, receives its queued messages. At the end, the
+    /// host closes the transports. `at_once` skips the waiting.
     pub async fn run(self, stop: CancellationToken, at_once: CancellationToken) {
         stop.cancelled().await;
         self.ready.store(false, Ordering::Release);

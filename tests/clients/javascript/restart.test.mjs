@@ -6,22 +6,31 @@ import { test } from "node:test";
 import { connect } from "./client.mjs";
 import { startHost } from "./host.mjs";
 
+/** Connects a client over each transport, and adds it to `clients`. */
+async function connectAll(url, clients) {
+  for (const transports of [["polling"], ["websocket"], ["polling", "websocket"]]) {
+    clients.push(await connect(url, { transports, reconnectionDelay: 100, reconnectionDelayMax: 200 }));
+  }
+  for (const client of clients) await client.next("connected");
+}
+
+/** Waits until each client is greeted again and served. */
+async function haveReturned(clients) {
+  for (const client of clients) {
+    const name = client.socket.io.opts.transports.join();
+    const [greeting] = await client.next("connected");
+    assert.equal(greeting.sid, client.socket.id, name);
+    assert.equal((await client.ask("ping", { timestamp: 2 })).timestamp, 2, name);
+  }
+}
+
 test("every client returns by itself to a host that was restarted, and is served", async () => {
   const host = await startHost({ settings: { SOCKHOP_LIMITS__SHUTDOWN_UNREADY_MS: "1" } });
   const clients = [];
   try {
-    for (const transports of [["polling"], ["websocket"], ["polling", "websocket"]]) {
-      const options = { transports, reconnectionDelay: 100, reconnectionDelayMax: 200 };
-      clients.push(await connect(host.url, options));
-    }
-    for (const client of clients) await client.next("connected");
+    await connectAll(host.url, clients);
     await host.restart({ samePort: true });
-    for (const client of clients) {
-      const name = client.socket.io.opts.transports.join();
-      const [greeting] = await client.next("connected");
-      assert.equal(greeting.sid, client.socket.id, name);
-      assert.equal((await client.ask("ping", { timestamp: 2 })).timestamp, 2, name);
-    }
+    await haveReturned(clients);
   } finally {
     for (const client of clients) client.close();
     await host.stop();
@@ -33,11 +42,7 @@ test("a stopping host answers what it has begun, and clients whose connections b
   const host = await startHost({ guests: ["lab"], settings });
   const clients = [];
   try {
-    for (const transports of [["polling"], ["websocket"], ["polling", "websocket"]]) {
-      const options = { transports, reconnectionDelay: 100, reconnectionDelayMax: 200 };
-      clients.push(await connect(host.url, options));
-    }
-    for (const client of clients) await client.next("connected");
+    await connectAll(host.url, clients);
     const waiting = await connect(host.url, { transports: ["polling"], reconnection: false });
     clients.push(waiting);
     const answer = waiting.ask("slow_note", 3_000);
@@ -49,12 +54,7 @@ test("a stopping host answers what it has begun, and clients whose connections b
     for (const client of clients.slice(0, 3)) client.socket.io.engine.close();
     assert.equal(await answer, null, "a client that polls receives the answer");
     await restarted;
-    for (const client of clients.slice(0, 3)) {
-      const name = client.socket.io.opts.transports.join();
-      const [greeting] = await client.next("connected");
-      assert.equal(greeting.sid, client.socket.id, name);
-      assert.equal((await client.ask("ping", { timestamp: 2 })).timestamp, 2, name);
-    }
+    await haveReturned(clients.slice(0, 3));
   } finally {
     for (const client of clients) client.close();
     await host.stop();
