@@ -9,6 +9,7 @@ mod emit;
 pub(crate) mod output;
 mod plugins;
 mod serve;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ enum Command {
     Plugins(plugins::Plugins),
     /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
     Deploy(deploy::Deploy),
+    /// Creates a token for experiments, or says why the host accepts or refuses a token
+    Token(token::Token),
     /// Checks the state of plugins, and accepts the loss of state
     Data(data::Data),
     #[command(name = COMPILE_COMMAND, hide = true)]
@@ -52,6 +55,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Emit(emit) => emit.run(),
         Command::Plugins(plugins) => plugins.run(),
         Command::Deploy(deploy) => deploy.run(),
+        Command::Token(token) => token.run(),
         Command::Data(data) => data.run(),
         Command::Compile(compile) => Ok(compile.run()),
     }

@@ -1,6 +1,7 @@
 //! The settings of the host: read once, from a file and the environment, into validated types.
 //! Every key has a default, and a line in `sockhop.example.toml`.
 
+mod auth;
 mod environment;
 pub(crate) mod fuzzing;
 mod key;
@@ -21,6 +22,7 @@ use figment2::error::Kind;
 use figment2::providers::{Format, Serialized, Toml};
 use serde::Deserialize;
 
+pub use auth::{AuthConfig, AuthMode, ClaimPath, JwksConfig, TokenAlgorithm, TokenKey};
 use environment::Environment;
 pub use key::{Key, Scope};
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
@@ -45,6 +47,8 @@ pub struct Config {
     pub data: DataConfig,
     /// The limits of one client, one event and one plugin.
     pub limits: Limits,
+    /// Who clients are.
+    pub auth: AuthConfig,
     /// Who may read the contract.
     pub contract: ContractAccess,
     /// What the log contains, and its format.
@@ -186,6 +190,7 @@ impl Config {
             return Err(format!("keys: `{name}` needs exactly one of `secret` and `secret_file`"));
         }
         self.server.check()?;
+        self.auth.check()?;
         self.limits.check("limits")?;
         let mut tables = self.plugins.by_name.iter();
         tables.try_for_each(|(name, own)| own.limits.check(&format!("plugins.{name}")))
@@ -228,7 +233,7 @@ impl Config {
 }
 
 /// The tables of a configuration whose keys the environment can set.
-const SECTIONS: [&str; 6] = ["server", "plugins", "data", "contract", "log", "limits"];
+const SECTIONS: [&str; 7] = ["server", "plugins", "data", "auth", "contract", "log", "limits"];
 
 /// The keys that `[section]` may have, taken from the error that an unknown key causes.
 fn allowed_keys(section: &str) -> Vec<&'static str> {
@@ -361,23 +366,24 @@ mod tests {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/sockhop.example.toml");
         assert_eq!(Config::load(Some(Path::new(example))).unwrap(), Config::default());
         let text = std::fs::read_to_string(example).unwrap();
-        for section in ["server", "data", "contract", "log", "limits"] {
+        for section in ["server", "data", "auth", "contract", "log", "limits"] {
             let error = load(&format!("[{section}]\nno_such_key = 1")).unwrap_err();
             for key in error.split_once("allowed here: ").unwrap().1.split(", ") {
                 let is_there = |line: &str| {
-                    line.starts_with(&format!("{key} =")) || line == format!("[{section}.{key}]")
+                    line.starts_with(&format!("{key} ="))
+                        || line == format!("[{section}.{key}]")
+                        || line == format!("[[{section}.{key}]]")
                 };
-                assert!(
-                    text.lines().any(|line| is_there(line.trim_start_matches("#:"))),
-                    "{section}.{key}"
-                );
+                let mut lines = text.lines().map(|line| line.trim_start_matches(['#', ':', ' ']));
+                assert!(lines.any(is_there), "{section}.{key}");
             }
         }
         let text: String = text
             .lines()
             .map(|line| line.strip_prefix("#:").unwrap_or(line).to_owned() + "\n")
             .collect();
-        load(&text).unwrap();
+        // The example has a key of tokens, which makes sense only with tokens.
+        load(&text.replace("mode = \"anonymous\"", "mode = \"jwt\"")).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::breaker::{Change, Denied, Outcome, Permit};
 use crate::config::Limits;
-use crate::event::{Event, Json};
+use crate::event::{Connection, Event, Json};
 use crate::events::check_payload;
 use crate::log::{self, Handler};
 use crate::metrics::Metrics;
@@ -127,9 +127,16 @@ impl Dispatcher {
         answer.map_err(|failed| report(&generation, &route.plugin, &event, failed))
     }
 
+    /// Removes a connection from the rooms that its identity, which has changed, may not be in.
+    pub(crate) fn recheck_rooms(&self, connection: &Connection) {
+        let generation = self.registry.snapshot();
+        self.rooms
+            .recheck_one(connection, &|room, identity| generation.may_join(room, identity).is_ok());
+    }
+
     /// Checks the sender's access, and that the payload and its attachments are valid.
     fn check(&self, event: &Event, inbound: &Inbound) -> Result<(), Rejection> {
-        inbound.access.check_sender(event.caller.identity())?;
+        inbound.access.check_sender(&event.caller.identity())?;
         let (payload, max_depth) = (&event.payload, self.limits.json_depth.get());
         check_payload(&payload.text, payload.attachments.len(), &inbound.data, max_depth)
     }

@@ -19,6 +19,7 @@ pub use caller::{Caller, Requester};
 pub use id::EventId;
 pub use sockhop_core::identity::Identity;
 pub use sockhop_core::json::Json;
+pub(crate) use sockhop_core::name::AUTHENTICATE;
 pub use sockhop_core::name::{host_event, is_event_name};
 
 /// One client's connection to one namespace. It outlives its events.
@@ -31,8 +32,9 @@ pub struct Connection {
     pub public_id: String,
     /// The namespace.
     pub namespace: Arc<str>,
-    /// The identity of the connected client.
-    pub identity: Arc<Identity>,
+    /// The identity of the connected client. It changes when the client sends a new token, between
+    /// two of its events.
+    identity: ArcSwap<Identity>,
     /// The keys to which failures of its events are attributed. They change when the client returns
     /// from another address.
     client: ArcSwap<ClientKeys>,
@@ -58,10 +60,20 @@ impl Connection {
             sid,
             public_id,
             namespace,
-            identity,
+            identity: ArcSwap::new(identity),
             client,
             pending_connects: PendingConnects::default(),
         }
+    }
+
+    /// Returns the identity of the connected client.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.load_full()
+    }
+
+    /// Replaces the identity, because the same user has a new token.
+    pub(crate) fn set_identity(&self, identity: Arc<Identity>) {
+        self.identity.store(identity);
     }
 
     /// Returns the keys to which failures of its events are attributed.

@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Authenticator;
 use crate::config::{Config, Limits, SocketIo};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
@@ -110,6 +111,8 @@ impl Host {
         files::remove_scratch(&config.data.dir);
         store::remove_unfinished_records(&config.data.dir);
         let keys = Keys::load(&config)?;
+        let auth = Authenticator::load(&config.auth)?.with_revocations(&config.data.dir)?;
+        let auth = Arc::new(auth);
         let allowed = allowed(&config)?;
         let listen = |source| StartError::Listen { address: config.server.listen.clone(), source };
         let listener = listen::bind(&config.server.listen).map_err(listen)?;
@@ -159,6 +162,7 @@ impl Host {
             Arc::clone(&limits),
             Arc::clone(&metrics),
             tasks.clone(),
+            Arc::clone(&auth),
         );
         let socketio = socketio(&config, &sockets, tasks.clone())?;
         let api = Api {
@@ -171,6 +175,7 @@ impl Host {
             keys,
             slots: Arc::clone(&slots),
             sockets: Arc::clone(&sockets),
+            auth: Arc::clone(&auth),
             socketio: socketio.clone(),
             ready: Arc::clone(&ready),
         };
@@ -194,7 +199,11 @@ impl Host {
         let plugins =
             |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
         let reloading = CancellationToken::new();
-        tasks.spawn(tend(Arc::clone(&loader), Arc::clone(&registry), reloading.clone()));
+        let tending = tend(Arc::clone(&loader), Arc::clone(&registry), auth, reloading.clone());
+        tasks.spawn(tending);
+        // Tokens also expire while the host stops.
+        let tokens = Arc::clone(&sockets).watch_tokens();
+        tasks.spawn(accepting.clone().run_until_cancelled_owned(tokens));
         let adapting = adapt_to_plugins(
             Arc::clone(&slots),
             Arc::clone(&registry),

@@ -15,6 +15,7 @@ mod plugins;
 pub(crate) mod problem;
 pub(crate) mod slots;
 pub(crate) mod socketio;
+mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
+use crate::auth::Authenticator;
 use crate::config::{Config, Scope};
 use crate::dispatcher::Dispatcher;
 use crate::metrics::Metrics;
@@ -49,6 +51,7 @@ pub(crate) struct Api {
     pub(crate) keys: Keys,
     pub(crate) slots: Arc<ConnectionSlots>,
     pub(crate) sockets: Arc<Sockets>,
+    pub(crate) auth: Arc<Authenticator>,
     pub(crate) socketio: Server,
     /// Set when the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
@@ -68,6 +71,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/plugins/{name}/disable", post(plugins::disable))
         .route("/api/plugins/{name}/enable", post(plugins::enable))
         .route("/api/plugins/{name}/forget", post(plugins::forget))
+        .route("/api/users/{user}/disconnect", post(users::disconnect))
+        .route("/api/users/{user}/revoke", post(users::revoke))
         .route("/metrics", get(metrics::metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

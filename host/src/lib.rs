@@ -22,6 +22,7 @@
 //! | `rejection`, [`rule`], [`schema`], `events` (crate `sockhop-core`) | the rules that the SDK's test host shares | `jsonschema`, no I/O |
 //! | `breaker`, [`config`], [`event`], `effect`, `memory`, `transport` | basic types | `figment2` (`config`) |
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
+//! | [`auth`] | who a client is, by its token | `jsonwebtoken` |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |
 //! | [`metrics`] | the host's metrics | `prometheus-client` |
@@ -66,6 +67,8 @@ pub mod event;
 pub mod files;
 mod memory;
 mod transport;
+
+pub mod auth;
 
 mod socketio;
 

@@ -5,6 +5,7 @@ mod directory;
 mod membership;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::effect::{Effect, Emit, Target};
 use crate::event::{Caller, Connection, EventId, Identity, Json};
@@ -44,9 +45,13 @@ pub struct Applied {
 }
 
 impl Rooms {
-    /// Adds a connection, which can then be reached by `link`.
+    /// Adds a connection, which can then be reached by `link`. A connection of a user joins the
+    /// user's own room.
     pub(crate) fn enter(&self, connection: &Arc<Connection>, link: Link) {
         self.members.add(connection, link);
+        if let Some(room) = connection.identity().own_room() {
+            self.members.join(connection, &room);
+        }
     }
 
     /// Removes a connection. A join of an earlier event has no effect afterwards.
@@ -106,26 +111,42 @@ impl Rooms {
         connection: &Connection,
         may_join: &impl Fn(&str, &Identity) -> bool,
     ) {
-        for room in self
-            .members
-            .rooms_of(connection)
-            .into_iter()
-            .filter(|room| !may_join(room, &connection.identity))
+        let identity = connection.identity();
+        for room in
+            self.members.rooms_of(connection).into_iter().filter(|room| !may_join(room, &identity))
         {
             tracing::info!(
                 client = connection.public_id,
                 room,
-                "removed from a room: its rule has changed"
+                "removed from a room that it may no longer be in"
             );
             self.members.leave(connection, &room);
         }
     }
 
-    /// Ends the connection after everything that was sent to it before.
-    pub fn end(&self, connection: &Connection) {
+    /// Sends a rejection that is about no event of the client, as an `error` event. A client
+    /// without space for it does not get it.
+    pub(crate) fn reject(&self, connection: &Connection, rejection: &Rejection) {
         if let Some(member) = self.find(connection) {
-            member.link.close();
+            let id = EventId::new(SystemTime::now()).to_string();
+            let mut document = rejection.document("", &id);
+            if let Some(members) = document.as_object_mut() {
+                members.remove("event");
+            }
+            let _ = member.link.try_answer(Answer::Event(ERROR, &document.to_string()));
         }
+    }
+
+    /// Ends the connection at once, so that a stock client connects again. Returns whether it was
+    /// there.
+    pub(crate) fn abort(&self, connection: &Connection) -> bool {
+        self.find(connection).map(|member| member.link.abort("token")).is_some()
+    }
+
+    /// Ends the connection after everything that was sent to it before.
+    /// Returns whether it was there.
+    pub fn end(&self, connection: &Connection) -> bool {
+        self.find(connection).map(|member| member.link.close()).is_some()
     }
 
     /// The rooms of a connection.

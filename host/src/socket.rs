@@ -6,26 +6,30 @@
 //! handled one at a time, and each is answered. `$disconnect` follows the last one.
 
 mod client;
+mod expiry;
 pub(crate) mod fuzzing;
 mod mailbox;
 mod packet;
+mod token;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Authenticator;
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
-use crate::event::Identity;
 use crate::memory::QueueMemory;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::socketio::{self, Clients, ConnectRefusal, Newcomer};
 
 use client::Client;
+use expiry::Expiries;
 use mailbox::{Mailbox, charge};
 
 /// Accepts connections and their events.
@@ -38,6 +42,8 @@ pub(crate) struct Sockets {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     memory: QueueMemory,
+    auth: Arc<Authenticator>,
+    expiries: Expiries<Client>,
     /// Every connection by its public id, so that each can be ended when the host stops.
     clients: Mutex<HashMap<String, Weak<Client>>>,
     /// Set when the host stops. Events that arrive afterwards are rejected.
@@ -52,6 +58,7 @@ impl Sockets {
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
+        auth: Arc<Authenticator>,
     ) -> Arc<Self> {
         let (clients, is_stopping) = (Mutex::default(), AtomicBool::new(false));
         let memory = QueueMemory::new(limits.mailboxes_bytes.get());
@@ -63,6 +70,8 @@ impl Sockets {
             metrics,
             tasks,
             memory,
+            auth,
+            expiries: Expiries::default(),
             clients,
             is_stopping,
         })
@@ -87,6 +96,15 @@ impl Sockets {
         leaving.wait().await;
     }
 
+    /// Ends the connections of a user: all of them, or those whose token was issued before a time.
+    /// Stock clients stay away after the first, and connect again after the second. Returns how
+    /// many connections end.
+    pub(crate) fn end_user(&self, user: &str, issued_before: Option<SystemTime>) -> usize {
+        let clients: Vec<_> = self.clients().values().filter_map(Weak::upgrade).collect();
+        let ended = clients.iter().filter(|client| client.end_if_of(self, user, issued_before));
+        ended.count()
+    }
+
     /// Frees the mailbox space of an event of `size` bytes that was handled.
     fn free(&self, mailbox: &mut Mailbox, size: usize) {
         mailbox.bytes -= size;
@@ -107,10 +125,13 @@ impl Clients for Sockets {
     ) -> BoxFuture<'_, Result<Arc<dyn socketio::Client>, ConnectRefusal>> {
         let sockets = Weak::clone(&self.itself);
         Box::pin(async move {
-            // Every client is anonymous.
-            let identity = Arc::new(Identity::default());
             let sockets = sockets.upgrade().ok_or(ConnectRefusal::UNAVAILABLE)?;
-            Ok(Client::new(&sockets, newcomer, identity) as Arc<dyn socketio::Client>)
+            let known = sockets.auth.identify(&newcomer.credentials).await.map_err(|error| {
+                let address = newcomer.address.map(tracing::field::display);
+                tracing::info!(address, reason = %error, "client refused: unauthorized");
+                ConnectRefusal::UNAUTHORIZED
+            })?;
+            Ok(Client::new(&sockets, newcomer, known) as Arc<dyn socketio::Client>)
         })
     }
 }
@@ -125,7 +146,8 @@ mod tests {
     use tower::{Layer, ServiceExt};
 
     use super::*;
-    use crate::config::Config;
+    use crate::auth::Credentials;
+    use crate::config::{AuthConfig, Config};
     use crate::registry::Registry;
     use crate::socketio::{Incoming, Link, library};
 
@@ -184,8 +206,15 @@ mod tests {
             Arc::clone(&limits),
             Arc::clone(&metrics),
         );
-        let sockets =
-            Sockets::new(Arc::new(dispatcher), Arc::clone(&rooms), limits, metrics, tasks.clone());
+        let auth = Arc::new(Authenticator::load(&AuthConfig::default()).unwrap());
+        let sockets = Sockets::new(
+            Arc::new(dispatcher),
+            Arc::clone(&rooms),
+            limits,
+            metrics,
+            tasks.clone(),
+            auth,
+        );
         (sockets, rooms, tasks)
     }
 
@@ -198,6 +227,7 @@ mod tests {
                 namespace: "/".into(),
                 address: None,
                 slot: None,
+                credentials: Credentials::default(),
             };
             let client = sockets.prepare(newcomer).await.unwrap();
             Arc::clone(&client).begin();

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
+use crate::auth::Credentials;
 use crate::effect::Emit;
 use crate::transport::SessionSlot;
 
@@ -37,6 +38,8 @@ pub(crate) struct Newcomer {
     pub(crate) namespace: Arc<str>,
     /// The address from which its handshake came.
     pub(crate) address: Option<IpAddr>,
+    /// What it sent to prove who it is.
+    pub(crate) credentials: Credentials,
     /// The slot of its session, if the client must hold it until its last event is handled.
     pub(crate) slot: Option<SessionSlot>,
 }
@@ -54,6 +57,8 @@ pub(crate) struct ConnectRefusal {
 impl ConnectRefusal {
     /// The host can't accept clients now.
     pub(crate) const UNAVAILABLE: Self = Self { code: "unavailable", data: None };
+    /// The client has no valid token.
+    pub(crate) const UNAUTHORIZED: Self = Self { code: "unauthorized", data: None };
 }
 
 /// The host, as seen by an implementation.

@@ -361,3 +361,70 @@ fn the_thread_that_reloads_stands_back_behind_those_that_serve() {
     };
     assert_eq!(of("sockhop-reload"), (of("sockhop") + 10).min(19), "{threads:?}");
 }
+
+/// Settings of a host whose clients need a token.
+const AUTH: &str = "[auth]\nmode = \"jwt\"\naudience = \"shop\"\nroles_claim = \"realm.roles\"
+[[auth.keys]]\nalgorithm = \"HS256\"\nsecret = \"a secret that has more than thirty-two bytes\"\n";
+
+/// Runs `sockhop token` with a configuration.
+fn token(config: &Path, arguments: &[&str]) -> (i32, String, String) {
+    run(&[&["token"], arguments, &["--config", config.to_str().expect("UTF-8")]].concat())
+}
+
+#[test]
+fn a_token_that_the_command_makes_is_one_that_it_accepts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = format!("[data]\ndir = {:?}\n{AUTH}", dir.path().join("data"));
+    let config = made(dir.path(), "sockhop.toml", data.as_bytes());
+    let arguments = ["--sub", "7", "--role", "admin", "--role", "staff", "--ttl", "90s"];
+    let (status, made_token, errors) = token(&config, &arguments);
+    assert_eq!((status, errors.as_str()), (0, ""));
+    let file = made(dir.path(), "token", made_token.as_bytes());
+    let file = file.to_str().expect("UTF-8");
+    let (status, output, errors) = token(&config, &["check", file]);
+    assert_eq!((status, errors.as_str()), (0, ""), "{output}");
+    for part in ["accepted\n", "user     7\n", "roles    admin, staff\n", r#""aud":"shop""#] {
+        assert!(output.contains(part), "no {part:?} in {output}");
+    }
+    let (status, output, _) = token(&config, &["check", "--json", file]);
+    let document: Value = serde_json::from_str(&output).expect("JSON");
+    assert_eq!((status, &document["ok"]), (0, &json!(true)), "{output}");
+    assert_eq!(document["roles"], json!(["admin", "staff"]));
+    let claims = &document["claims"];
+    let lasts = claims["exp"].as_u64().zip(claims["iat"].as_u64()).map(|(exp, iat)| exp - iat);
+    assert_eq!(lasts, Some(90), "{output}");
+}
+
+#[test]
+fn a_token_that_is_refused_is_explained() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = format!("[data]\ndir = {:?}\n{AUTH}", dir.path().join("data"));
+    let config = made(dir.path(), "sockhop.toml", data.as_bytes());
+    let other = AUTH.replace("a secret", "another secret");
+    let other = made(dir.path(), "other.toml", other.as_bytes());
+    let audience = AUTH.replace("shop", "bank");
+    let audience = made(dir.path(), "audience.toml", audience.as_bytes());
+    let of = |config: &Path, ttl: &str| token(config, &["--sub", "7", "--ttl", ttl]).1;
+    for (refused, reason) in [
+        ("no token".to_owned(), "three parts"),
+        (of(&other, "1h"), "signature"),
+        (of(&audience, "1h"), "audience"),
+    ] {
+        let file = made(dir.path(), "token", refused.as_bytes());
+        let file = file.to_str().expect("UTF-8");
+        let (status, output, _) = token(&config, &["check", file]);
+        assert_eq!(status, 1, "{output}");
+        assert!(output.starts_with("refused: ") && output.contains(reason), "{reason}: {output}");
+        let (status, output, _) = token(&config, &["check", "--json", file]);
+        let document: Value = serde_json::from_str(&output).expect("JSON");
+        assert_eq!((status, &document["ok"]), (1, &json!(false)), "{output}");
+    }
+    let anonymous = made(dir.path(), "anonymous.toml", b"");
+    for arguments in [vec!["--sub", "7"], vec!["check", "-"]] {
+        let (status, output, errors) = token(&anonymous, &arguments);
+        assert_eq!((status, output.as_str()), (1, ""));
+        assert!(errors.contains("mode = \"jwt\""), "{errors}");
+    }
+    let (status, _, errors) = token(&config, &["--sub", "7", "--ttl", "9000h"]);
+    assert!(status != 0 && errors.contains("at most 8784h"), "{errors}");
+}

@@ -702,3 +702,54 @@ async fn connections_and_operators_are_logged_with_their_names() {
         "{command}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_payloads_never_appear_in_the_log() {
+    let (plugins, data) =
+        (directory_of(&[guest("lab")]), tempfile::tempdir().expect("a directory"));
+    let secret = "a secret that has more than thirty-two bytes";
+    let keys = format!(r#"[{{algorithm="HS256",secret="{secret}"}}]"#);
+    let settings: [(&str, &str); 4] = [
+        ("SOCKHOP_AUTH__MODE", "jwt"),
+        ("SOCKHOP_AUTH__KEYS", &keys),
+        ("SOCKHOP_LOG__FILTER", "trace"),
+        ("SOCKHOP_LOG__COLLAPSE", "false"),
+    ];
+    let host = HostProcess::with(plugins.path(), data.path(), |command| {
+        command.stderr(Stdio::piped()).envs(settings);
+    });
+    let made = |user: &str, ttl: &str| {
+        let arguments = ["token", "--sub", user, "--ttl", ttl];
+        let output = Command::new(binary()).args(arguments).envs(settings).output();
+        let output = output.expect("the command runs").stdout;
+        String::from_utf8(output).expect("UTF-8").trim().to_owned()
+    };
+    let (good, new, of_another) = (made("7", "1s"), made("7", "1h"), made("8", "1h"));
+    let forged = format!("{}x", made("9", "1h"));
+    let mut client = TestClient::connect_with(&host.url, &good).await.expect("a connection");
+    assert!(TestClient::connect_with(&host.url, &forged).await.is_err());
+    client.expect("error").await;
+    let marked = |token: &str| json!({"token": token, "note": "the-payload"});
+    for (token, is_accepted) in [(&of_another, false), (&forged, false), (&new, true)] {
+        let answer = client.ask("authenticate", marked(token)).await;
+        assert_eq!(answer["error"].is_null(), is_accepted, "{answer}");
+    }
+    for event in ["echo", "for_admins", "small", "trap", "nobody"] {
+        client.ask(event, json!("the-payload")).await;
+    }
+    client.send_raw(format!("42[\"authenticate\",{{\"token\":\"{new}\"}}")).await;
+    client.closed().await;
+    // As the key of an operator, over HTTP.
+    assert_eq!(sockhop_tests::ask(&host.url, "/api/plugins", None, Some(&new)).0, 401);
+    let lines = stopped(host).join("\n");
+    assert!(lines.contains("token refused") && lines.contains("for_admins"), "{lines}");
+    for token in [&good, &new, &of_another, &forged] {
+        // Also none of its parts, but for the header, which all tokens share.
+        for part in token.split('.').skip(1) {
+            assert!(!lines.contains(part), "{part} in\n{lines}");
+        }
+    }
+    for hidden in ["the-payload", secret] {
+        assert!(!lines.contains(hidden), "{hidden} in\n{lines}");
+    }
+}

@@ -26,6 +26,7 @@ mod faults;
 mod hints;
 mod host_events;
 mod http;
+mod identity;
 mod leaving;
 mod limits;
 mod links;

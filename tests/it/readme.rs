@@ -262,7 +262,10 @@ async fn the_emit_of_a_business_system_is_answered_as_its_page_shows() {
     for client in &clients {
         client.ask("subscribe_event", json!({"event_type": "memory_logs"})).await;
     }
-    let block = blocks("docs/clients.md", "console").remove(0);
+    let block = blocks("docs/clients.md", "console")
+        .into_iter()
+        .find(|block| block.contains("/api/emit"))
+        .expect("an emit");
     let body: Value = block
         .split_once("-d '")
         .and_then(|(_, rest)| rest.split_once('\''))

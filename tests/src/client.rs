@@ -23,6 +23,10 @@ type Acks = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 /// How many received events may wait until a test reads them.
 const EVENTS: usize = 100_000;
 
+async fn reach(url: &str) -> TcpStream {
+    TcpStream::connect(url.trim_start_matches("http://")).await.expect("a host to connect to")
+}
+
 /// A connected client.
 pub struct TestClient {
     /// The `socket.id` of the client.
@@ -55,13 +59,28 @@ impl TestClient {
 
     /// Connects to one namespace of the host at `url`.
     pub async fn connect_to(url: &str, namespace: &str) -> Self {
-        let stream = TcpStream::connect(url.trim_start_matches("http://"))
-            .await
-            .expect("a host to connect to");
-        Self::over(stream, url, namespace).await
+        Self::over(reach(url).await, url, namespace).await
+    }
+
+    /// Connects to the namespace `/` with a token.
+    ///
+    /// # Errors
+    /// Returns the data of CONNECT_ERROR.
+    pub async fn connect_with(url: &str, token: &str) -> Result<Self, Value> {
+        Self::try_over(reach(url).await, url, "/", &json!({"token": token}).to_string()).await
     }
 
     async fn over(stream: TcpStream, url: &str, namespace: &str) -> Self {
+        let connected = Self::try_over(stream, url, namespace, "").await;
+        connected.unwrap_or_else(|refused| panic!("a connect packet, not {refused}"))
+    }
+
+    async fn try_over(
+        stream: TcpStream,
+        url: &str,
+        namespace: &str,
+        auth: &str,
+    ) -> Result<Self, Value> {
         // Packets of the main namespace do not name it.
         let namespace = if namespace == "/" { String::new() } else { format!("{namespace},") };
         let address = url.trim_start_matches("http://");
@@ -72,13 +91,17 @@ impl TestClient {
         let (mut writer, mut reader) = socket.split();
         let pinged = Arc::<Notify>::default();
         assert!(text(&mut reader).await.expect("an open packet").starts_with('0'));
-        writer.send(Message::text(format!("40{namespace}"))).await.expect("a socket to write to");
+        let connect = format!("40{namespace}{auth}");
+        writer.send(Message::text(connect)).await.expect("a socket to write to");
         let mut packet = text(&mut reader).await.expect("a connect packet");
         // The host's first ping may arrive before.
         while packet == "2" {
             pinged.notify_one();
             writer.send(Message::text("3")).await.expect("a socket to write to");
             packet = text(&mut reader).await.expect("a connect packet");
+        }
+        if let Some(refused) = packet.strip_prefix(&format!("44{namespace}")) {
+            return Err(serde_json::from_str(refused).expect("JSON"));
         }
         let connected = packet
             .strip_prefix(&format!("40{namespace}"))
@@ -98,7 +121,7 @@ impl TestClient {
             namespace.clone(),
             Arc::clone(&pinged),
         ));
-        Self {
+        Ok(Self {
             sid,
             namespace,
             writer,
@@ -108,7 +131,7 @@ impl TestClient {
             events: receiver,
             pinged,
             reader,
-        }
+        })
     }
 
     /// Sends an Engine.IO packet unchanged.

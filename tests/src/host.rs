@@ -63,13 +63,26 @@ impl TestHost {
         self.restart_after(|_| {}).await
     }
 
+    /// Does the same with other settings.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
+        self.relaunch(|_| {}, change).await
+    }
+
     /// Does the same, and calls `change` with the plugin directory between stop and start.
-    pub async fn restart_after(mut self, change: impl FnOnce(&Path)) -> Self {
+    pub async fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
+        self.relaunch(change, |_| {}).await
+    }
+
+    async fn relaunch(
+        mut self,
+        between: impl FnOnce(&Path),
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let (data, own_data) = (self.data.clone(), self.own_data.take());
         let plugins = self.plugins.take().expect("a host has its directory until its end");
         self.stop().await;
-        change(plugins.path());
-        let mut host = Self::launch(plugins, &data, &crate::binary(), |_| {}).await;
+        between(plugins.path());
+        let mut host = Self::launch(plugins, &data, &crate::binary(), change).await;
         host.own_data = own_data;
         host
     }

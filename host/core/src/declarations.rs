@@ -343,7 +343,7 @@ fn check_event_name(event: &str) -> Result<(), Refusal> {
     }
     Err(Refusal::misuse(format!(
         "`{}` is not a valid event name: it must have 1 to 64 printable ASCII characters except \
-         `\"` and `\\`, must not begin with `$`, and must not be reserved by Socket.IO",
+         `\"` and `\\`, must not begin with `$`, and must not be reserved by Socket.IO or by the host",
         event.escape_debug()
     )))
 }

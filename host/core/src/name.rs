@@ -37,17 +37,21 @@ pub const RESERVED_PLUGIN_NAMES: [&str; 5] =
 pub const RESERVED_NAMES: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
+/// The event by which a client sends a new token. The host handles it.
+pub const AUTHENTICATE: &str = "authenticate";
+
 /// Maximum number of characters in an event's name.
 pub const MAX_EVENT_NAME: usize = 64;
 
 /// Whether clients may send, and plugins handle and emit, events of this name. Valid names have 1
-/// to 64 printable ASCII characters except `"` and `\`, do not begin with `$`, and are not reserved
-/// by Socket.IO.
+/// to 64 printable ASCII characters except `"` and `\`, do not begin with `$`, and are reserved
+/// neither by Socket.IO nor by the host ([`AUTHENTICATE`]).
 pub fn is_event_name(name: &str) -> bool {
     (1..=MAX_EVENT_NAME).contains(&name.len())
         && !name.starts_with('$')
         && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\')
         && !RESERVED_NAMES.contains(&name)
+        && name != AUTHENTICATE
 }
 
 #[cfg(test)]
@@ -78,6 +82,7 @@ mod tests {
             "connect",
             "disconnect",
             "newListener",
+            "authenticate",
             "a\"b",
             "a\\b",
             "é",

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
+use sockhop::auth::Authenticator;
 use sockhop::config::Config;
 use sockhop::contract::PluginContract;
 use sockhop::host;
@@ -146,9 +147,10 @@ fn warnings_of(active: &ActivePlugin, warnings: &[Warning]) -> impl Iterator<Ite
 /// A file, with what it registers or why it is refused.
 type Checked = (PathBuf, Result<Arc<ActivePlugin>, String>);
 
-/// Checks that the files of secrets can be read, as a host does at its start.
+/// Checks that the files of secrets and keys can be read, as a host does at its start.
 fn readable(config: Config) -> anyhow::Result<Config> {
     config.read_secrets()?;
+    Authenticator::load(&config.auth)?;
     Ok(config)
 }
 

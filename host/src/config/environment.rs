@@ -99,7 +99,7 @@ const OTHERS: [&str; 3] = ["key", "bin", "guests_dir"];
 const PLUGINS_OF_TOOLS: (&str, [&str; 2]) = ("plugins_dir", ["guests_dir", "bin"]);
 
 /// The keys of sections that are tables themselves.
-const TABLES: [&str; 1] = ["recovery"];
+const TABLES: [&str; 2] = ["recovery", "jwks"];
 
 /// Between a plugin's name and the name of one of its own settings.
 const SETTINGS_OF_A_PLUGIN: &str = "_config_";

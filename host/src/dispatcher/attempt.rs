@@ -203,8 +203,9 @@ impl BoundEvent<'_> {
     }
 
     /// Applies the handler's effects. A reload may have tightened a room's rule since the handler
-    /// was allowed to join. That reload checked only the members of that time, so a later join is
-    /// checked here.
+    /// was allowed to join, or a new token may have changed the caller's roles, because `$connect`
+    /// is handled beside other events. Both have checked only the members of that time, so a later
+    /// join is checked here.
     fn apply(&self, effects: &[Effect]) -> Applied {
         let Dispatcher { registry, rooms, .. } = self.dispatcher;
         let applied = rooms.apply(&self.event.caller, effects);
@@ -212,11 +213,7 @@ impl BoundEvent<'_> {
             && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
         {
             let now = registry.snapshot();
-            if now.number != self.generation.number {
-                rooms.recheck_one(connection, &|room, identity| {
-                    now.may_join(room, identity).is_ok()
-                });
-            }
+            rooms.recheck_one(connection, &|room, identity| now.may_join(room, identity).is_ok());
         }
         applied
     }

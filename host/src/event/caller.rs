@@ -1,9 +1,7 @@
 //! Who caused an event.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-
-use serde_json::Value;
+use std::sync::{Arc, LazyLock};
 
 use crate::breaker::ClientKeys;
 
@@ -50,7 +48,7 @@ impl Requester {
 }
 
 /// The identity of [`Caller::None`]: that of an anonymous client.
-static NOBODY: Identity = Identity { user: None, roles: Vec::new(), claims: Value::Null };
+static NOBODY: LazyLock<Arc<Identity>> = LazyLock::new(Arc::default);
 
 impl Caller {
     /// The connection, if the caller has one.
@@ -72,11 +70,11 @@ impl Caller {
     }
 
     /// The identity that decides access. For [`Caller::None`], it is that of an anonymous client.
-    pub fn identity(&self) -> &Identity {
+    pub fn identity(&self) -> Arc<Identity> {
         match self {
-            Self::Connection(connection) => &connection.identity,
-            Self::Request(requester) => &requester.identity,
-            Self::None => &NOBODY,
+            Self::Connection(connection) => connection.identity(),
+            Self::Request(requester) => Arc::clone(&requester.identity),
+            Self::None => Arc::clone(&NOBODY),
         }
     }
 
@@ -99,7 +97,7 @@ mod tests {
         let ada = Identity { user: Some("ada".to_owned()), ..Identity::default() };
         let requester = Requester::new("01JD", "/".into(), Arc::new(ada.clone()), None);
         let caller = Caller::Request(Arc::new(requester));
-        assert_eq!((caller.identity(), caller.namespace()), (&ada, Some("/")));
+        assert_eq!((&*caller.identity(), caller.namespace()), (&ada, Some("/")));
         assert!(caller.connection().is_none() && caller.client().is_some());
     }
 

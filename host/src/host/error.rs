@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::auth::TokenKeyError;
 use crate::config::Listen;
 use crate::http::keys::KeyError;
 use crate::plugin::EngineError;
@@ -50,6 +51,9 @@ pub enum StartError {
     /// A configured namespace is invalid: no client could connect to it.
     #[error("server.namespaces: {0}")]
     Namespace(String),
+    /// The keys of tokens can't be used.
+    #[error(transparent)]
+    Auth(#[from] TokenKeyError),
     /// The process has too few file descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFew),

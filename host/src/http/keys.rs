@@ -4,10 +4,11 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::auth::bearer;
 use crate::config::{Config, ConfigError, MIN_SECRET, Scope};
 use crate::files;
 
@@ -43,14 +44,7 @@ impl Keys {
     /// Returns the name of the request's key if it has `scope`. Otherwise 401 (no key, or an
     /// unknown one) or 403 (without this scope).
     pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<&str, Problem> {
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| {
-                let (scheme, secret) = value.split_once(' ')?;
-                scheme.eq_ignore_ascii_case("bearer").then(|| digest(secret.trim()))
-            });
-        let Some(given) = given else {
+        let Some(given) = bearer(headers).map(digest) else {
             return Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "unauthorized",

@@ -163,7 +163,9 @@ impl Instance {
         let attachments: Vec<&[u8]> = event.payload.attachments.iter().map(AsRef::as_ref).collect();
         self.store.set_epoch_deadline(FIRST_CHECK);
         let returned = {
-            let call = pin!(self.guest.call_handle(&mut self.store, lowered(event, &attachments)));
+            let identity = event.caller.identity();
+            let lowered = lowered(event, &identity, &attachments);
+            let call = pin!(self.guest.call_handle(&mut self.store, lowered));
             within(&self.clock, budget, &self.standstills, &self.ended, call).await
         };
         let phase = std::mem::replace(&mut self.store.data_mut().phase, Phase::Idle);

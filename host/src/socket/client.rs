@@ -1,24 +1,28 @@
 //! One connection, from its begin to its end. Its events go into the mailbox ([`intake`]), and are
-//! handled one at a time ([`consumer`]).
+//! handled one at a time ([`consumer`]). Its token can be replaced, and expires ([`authenticate`]).
 
+mod authenticate;
 mod consumer;
 mod intake;
 
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Context;
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, OnceCell};
 
-use crate::event::{Caller, Connection, Event, EventId, Identity};
+use crate::auth::Authenticated;
+use crate::event::{Caller, Connection, Event, EventId};
 use crate::memory::ANSWER_BYTES;
 use crate::rooms::ReplyTo;
 use crate::socketio::{self, Incoming, Link, Newcomer};
 use crate::transport::SessionSlot;
 
 use super::mailbox::{ConnectionState, Mailbox, ReceivedEvent, charge};
+use super::token::TokenState;
 use super::{Sockets, packet};
 
 /// One connection to one namespace.
@@ -34,6 +38,9 @@ pub(super) struct Client {
     /// Set when plugins have been told that the connection has ended. Only the first caller tells
     /// them.
     left: OnceCell<()>,
+    token: Mutex<TokenState>,
+    /// Whether its token has expired. Its events are then rejected until it sends a new one.
+    has_expired: AtomicBool,
     /// Held until the last task of the client has ended: a session that is closing counts against
     /// the limit of connections.
     _slot: Option<SessionSlot>,
@@ -43,10 +50,11 @@ impl Client {
     pub(super) fn new(
         sockets: &Arc<Sockets>,
         newcomer: Newcomer,
-        identity: Arc<Identity>,
+        known: Authenticated,
     ) -> Arc<Self> {
-        let Newcomer { sid, namespace, address, slot } = newcomer;
+        let Newcomer { sid, namespace, address, slot, credentials: _ } = newcomer;
         let public_id = EventId::new(std::time::SystemTime::now()).to_string();
+        let Authenticated { identity, expires_at, issued_at } = known;
         let connection = Arc::new(Connection::new(sid, public_id, namespace, identity, address));
         let client = Arc::new(Self {
             sockets: Arc::downgrade(sockets),
@@ -55,6 +63,8 @@ impl Client {
             mailbox: Mutex::default(),
             drained: Notify::new(),
             left: OnceCell::new(),
+            token: Mutex::new(TokenState::new(expires_at, issued_at)),
+            has_expired: AtomicBool::new(false),
             _slot: slot,
         });
         sockets.clients().insert(client.connection.public_id.clone(), Arc::downgrade(&client));
@@ -141,6 +151,7 @@ impl socketio::Client for Client {
         } else {
             sockets.dispatcher.connected(&self.connection);
         }
+        self.watch_token(&sockets, Instant::now());
         if mailbox.has_work() {
             self.wake(&sockets, mailbox);
         }
@@ -177,6 +188,7 @@ impl socketio::Client for Client {
 impl Drop for Client {
     fn drop(&mut self) {
         let Some(sockets) = self.sockets.upgrade() else { return };
+        sockets.expiries.remove(self);
         // Events wait here only if the connection never began: no consumer has handled them.
         let mailbox = self.mailbox.get_mut().unwrap_or_else(PoisonError::into_inner);
         let waiting: usize = mailbox.events.iter().map(|incoming| charge(incoming.size)).sum();

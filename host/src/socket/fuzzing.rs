@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sockhop_core::name::MAX_EVENT_NAME;
 
 use crate::config::Limits;
-use crate::event::is_event_name;
+use crate::event::{AUTHENTICATE, is_event_name};
 use crate::socketio::Incoming;
 
 use super::packet::read;
@@ -20,7 +20,7 @@ pub fn packet(data: &[u8]) {
     let packet = read(incoming, &limits);
     match packet.rejection {
         None => {
-            assert!(is_call && is_event_name(&packet.name));
+            assert!(is_call && (is_event_name(&packet.name) || packet.name == AUTHENTICATE));
             assert!(!packet.payload.text.is_empty());
             assert!(attached <= limits.attachments);
             assert_eq!(packet.payload.attachments.len(), attached);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::config::Limits;
-use crate::event::{Payload, is_event_name};
+use crate::event::{AUTHENTICATE, Payload, is_event_name};
 use crate::rejection::Rejection;
 use crate::socketio::Incoming;
 
@@ -31,7 +31,7 @@ pub(super) fn read(incoming: Incoming<'_>, limits: &Limits) -> ParsedPacket {
             Rejection::invalid("the packet is not a JSON array that begins with a name"),
         );
     };
-    if !is_event_name(&name) {
+    if !is_event_name(&name) && name != AUTHENTICATE {
         let echoed = name.get(..name.floor_char_boundary(MAX_NAME_ECHOED)).unwrap_or_default();
         return ParsedPacket::rejected(echoed, Rejection::UnknownEvent);
     }

@@ -17,6 +17,7 @@ use sockhop_socketio::{
 };
 use tokio::net::TcpStream;
 
+use crate::auth::{Credentials, bearer};
 use crate::config::{Config, DEFAULT_CONNECTIONS, QUEUE_SHARE, Transport};
 use crate::effect::Emit;
 use crate::transport::{Abortable, Peer, SessionSlot};
@@ -155,9 +156,10 @@ pub(crate) struct Bridge {
 }
 
 /// The host's data about a session.
-#[derive(Debug)]
 pub(crate) struct Session {
     address: Option<IpAddr>,
+    /// The token of its header.
+    bearer: Option<Box<str>>,
     /// Held until the session has ended. Connections whose client may return are counted
     /// separately.
     slot: Mutex<Option<SessionSlot>>,
@@ -178,7 +180,9 @@ impl Handler for Bridge {
 
     fn open(&self, request: &Parts) -> Result<Session, sockhop_socketio::Refused> {
         let address = request.extensions.get::<Peer>().map(|Peer(address)| *address);
-        Ok(Session { address, slot: Mutex::new(request.extensions.get::<SessionSlot>().cloned()) })
+        let bearer = bearer(&request.headers).map(Into::into);
+        let slot = Mutex::new(request.extensions.get::<SessionSlot>().cloned());
+        Ok(Session { address, bearer, slot })
     }
 
     async fn connect(
@@ -191,6 +195,10 @@ impl Handler for Bridge {
             sid: request.id.to_string(),
             namespace: namespace.unwrap_or_else(|| request.namespace.into()),
             address: request.session.address,
+            credentials: Credentials {
+                auth: Some(request.auth.into()),
+                bearer: request.session.bearer.clone(),
+            },
             // The session holds the slot until all events of its connections are handled.
             slot: None,
         };

@@ -23,6 +23,7 @@ use socketioxide::{ParserConfig, SocketIo, TransportType};
 use socketioxide_core::Value as Serialized;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::{Credentials, bearer};
 use crate::config::{Config, Transport};
 use crate::memory::QueueMemory;
 use crate::transport::{AbortHandle, Peer, SessionSlot};
@@ -113,12 +114,12 @@ impl Server {
             (namespace.into(), Arc::clone(&self.shared), Weak::clone(clients));
         // Awaited before CONNECT is answered, so that the mailbox exists before the client's first
         // event.
-        let prepare = move |ConnectingSocket(socket): ConnectingSocket| {
+        let prepare = move |ConnectingSocket { socket, auth }: ConnectingSocket| {
             let (name, shared, clients) =
                 (Arc::clone(&name), Arc::clone(&shared), Weak::clone(&clients));
             async move {
                 let clients = clients.upgrade().ok_or(ConnectRefusal::UNAVAILABLE)?;
-                prepare(&shared, &*clients, socket, name).await
+                prepare(&shared, &*clients, socket, auth, name).await
             }
         };
         // Spawned after CONNECT was sent, so that emits of `$connect` can't overtake it.
@@ -169,17 +170,24 @@ fn upgrading_sid<B>(request: &http::Request<B>) -> Option<&str> {
 /// Maximum length of a Socket.IO id, with room for the ids of later versions of the library.
 const MAX_SID: usize = 64;
 
-/// The library's own reference to a socket.
-struct ConnectingSocket(Arc<Socket<Adapter>>);
+/// The library's own reference to a socket, and the `auth` of its client.
+struct ConnectingSocket {
+    socket: Arc<Socket<Adapter>>,
+    auth: Option<Box<str>>,
+}
 
 impl FromConnectParts<Adapter> for ConnectingSocket {
     type Error = Infallible;
 
     fn from_connect_parts(
         socket: &Arc<Socket<Adapter>>,
-        _: &Option<Value>,
+        auth: &Option<Value>,
     ) -> Result<Self, Infallible> {
-        Ok(Self(Arc::clone(socket)))
+        let auth = match auth {
+            Some(Value::Str(text, _)) => Some(text.as_str().into()),
+            Some(Value::Bytes(_)) | None => None,
+        };
+        Ok(Self { socket: Arc::clone(socket), auth })
     }
 }
 
@@ -193,13 +201,16 @@ async fn prepare(
     shared: &Arc<Shared>,
     clients: &dyn Clients,
     socket: Arc<Socket<Adapter>>,
+    auth: Option<Box<str>>,
     namespace: Arc<str>,
 ) -> Result<(), ConnectRefusal> {
     let handshake = &socket.req_parts().extensions;
+    let bearer = bearer(&socket.req_parts().headers).map(Into::into);
     let newcomer = Newcomer {
         sid: socket.id.to_string(),
         namespace: Arc::clone(&namespace),
         address: handshake.get::<Peer>().map(|Peer(address)| *address),
+        credentials: Credentials { auth, bearer },
         slot: handshake.get::<SessionSlot>().cloned(),
     };
     let client = clients.prepare(newcomer).await?;

@@ -399,6 +399,7 @@ fn plugin() -> Plugin {
         .on("slow_note", slow_note)
         .on("notes", notes)
         .on("me", me)
+        .on("my_rooms", |ctx: &Context, (): ()| Ok(ctx.rooms()))
         .on("small", small)
         .on("goodbye", goodbye)
         .on("register_again", register_again)

@@ -112,13 +112,16 @@ impl RoomRules {
         self.0.sort_by_key(|rule| rule.pattern.is_template());
     }
 
-    /// Checks whether `identity` may join `room`.
+    /// Checks whether `identity` may join `room`. A user may always be in their own room.
     ///
     /// # Errors
     /// Returns why it may not join.
     pub fn may_join(&self, room: &str, identity: &Identity) -> Result<(), NotJoined> {
         if !is_room_name(room) {
             return Err(NotJoined::Invalid);
+        }
+        if identity.owns_room(room) {
+            return Ok(());
         }
         let rule =
             self.0.iter().find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)));

@@ -9,6 +9,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
     (
         "sockhop",
         &[
+            "auth::jwks",
             "command::serve",
             "command::serve::signals",
             "dispatcher",
@@ -28,6 +29,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "http::plugins",
             "http::problem",
             "http::slots::pool",
+            "http::users",
             "log",
             "log::panics",
             "log::rejected",
@@ -45,7 +47,9 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "reload::stores",
             "reload::watch",
             "rooms",
+            "socket",
             "socket::client",
+            "socket::client::authenticate",
             "socketio::builtin",
             "socketio::library::argument",
             "socketio::library::outgoing",

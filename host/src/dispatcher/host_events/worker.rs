@@ -182,7 +182,7 @@ impl Dispatcher {
                                         missed host events");
         }
         match (self.run(permit, &generation, active, &event, None, began).await.0, connection) {
-            (Ok(Reply { ends: true, .. }), Some(connection)) => self.rooms.end(connection),
+            (Ok(Reply { ends: true, .. }), Some(connection)) => _ = self.rooms.end(connection),
             (Ok(_), _) => {}
             // No instance was available: the plugin has not seen the event.
             (Err(Failed { rejection: Rejection::Busy(_), .. }), _) => {

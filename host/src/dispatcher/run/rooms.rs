@@ -8,7 +8,9 @@ use super::{RoomChanges, Run};
 impl RoomCalls for Run {
     fn join(&mut self, room: String) -> Result<(), Refusal> {
         let connection = require_caller(self.event.caller.connection())?;
-        self.generation.may_join(&room, &connection.identity).map_err(|not| not.refusal(&room))?;
+        self.generation
+            .may_join(&room, &connection.identity())
+            .map_err(|not| not.refusal(&room))?;
         let max = self.limits().rooms.get();
         let membership = self.membership()?;
         if membership.now.contains(&room) {

@@ -14,7 +14,7 @@ impl connections::Host for InstanceState {
         let connections = self.handling()?.connections(after.as_deref(), limit)?;
         let lowered = connections.iter().map(|connection| connections::Connection {
             id: connection.public_id.clone(),
-            user: connection.identity.user.clone(),
+            user: connection.identity().user.clone(),
             namespace: connection.namespace.to_string(),
         });
         Ok(lowered.collect())

@@ -1,7 +1,7 @@
 //! The WIT interface `types`: conversions between its types and the host's own.
 
 use crate::effect::Target;
-use crate::event::Event;
+use crate::event::{Event, Identity};
 use crate::plugin::bindings::sockhop::plugin::types;
 use crate::plugin::state::InstanceState;
 use crate::rejection::Refusal;
@@ -32,14 +32,16 @@ impl From<types::Target> for Target {
     }
 }
 
-/// Converts the event for the guest. `attachments` are those of the event.
+/// Converts the event for the guest. `identity` is the caller's, and `attachments` are those of the
+/// event.
 pub(in crate::plugin) fn lowered<'event>(
     event: &'event Event,
+    identity: &'event Identity,
     attachments: &'event [&'event [u8]],
 ) -> types::Event<'event> {
     let caller = event.caller.namespace().map(|namespace| types::Caller {
         connection: event.caller.connection().map(|connection| connection.public_id.as_str()),
-        user: event.caller.identity().user.as_deref(),
+        user: identity.user.as_deref(),
         namespace,
     });
     types::Event { name: &event.name, data: &event.payload.text, attachments, caller }

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 
-use crate::event::Event;
+use crate::dispatcher::{EventResult, Reply};
+use crate::event::{AUTHENTICATE, Event};
 use crate::log;
 use crate::memory::ANSWER_BYTES;
 use crate::rejection::Rejection;
@@ -17,7 +19,7 @@ use crate::socket::mailbox::{
     ConnectionState, Consumer, IDLE_QUEUE, Mailbox, PendingRejection, ReceivedEvent, Work,
 };
 
-use super::Client;
+use super::{Client, authenticate};
 
 impl Client {
     /// Makes sure that a consumer handles what is in the mailbox, or notices that it is closed.
@@ -122,14 +124,15 @@ impl Client {
     }
 
     /// Handles one event to its end, and answers it.
-    pub(super) async fn handle(&self, sockets: &Arc<Sockets>, incoming: ReceivedEvent) {
+    pub(super) async fn handle(self: &Arc<Self>, sockets: &Arc<Sockets>, incoming: ReceivedEvent) {
         let ReceivedEvent { event, rejection, to, .. } = incoming;
+        let rejection = rejection.or_else(|| self.rejection(&event));
         let answer = match rejection {
             // A panic of the host fails only this event: the event is answered, and the mailbox
             // continues.
             None => {
                 // Pinned in place: passed by value, its 3 KiB would be copied for each event.
-                let handling = pin!(sockets.dispatcher.handle(Arc::clone(&event)));
+                let handling = pin!(self.dispatch(sockets, &event));
                 log::catch(handling).await.unwrap_or_else(|panic| {
                     let (caller, fault) = (Some(&*self.connection), panic.into());
                     log::rejected(
@@ -169,6 +172,27 @@ impl Client {
             );
             to.link.abort("answer_failed");
         }
+    }
+
+    /// Handles the events that are the host's own, and passes on all others.
+    async fn dispatch(self: &Arc<Self>, sockets: &Sockets, event: &Arc<Event>) -> EventResult {
+        if event.name != AUTHENTICATE {
+            return sockets.dispatcher.handle(Arc::clone(event)).await;
+        }
+        // Boxed: it is rare, and would make the future of each event larger.
+        match Box::pin(self.authenticate(sockets, event)).await {
+            Ok(json) => Ok(Reply { json, ends: false }),
+            Err(rejection) => {
+                self.log(event, &rejection);
+                Err(rejection)
+            }
+        }
+    }
+
+    /// Returns why an event may not be handled now, if it may not.
+    fn rejection(&self, event: &Event) -> Option<Rejection> {
+        let is_refused = self.has_expired.load(Ordering::Acquire) && event.name != AUTHENTICATE;
+        is_refused.then(authenticate::expired)
     }
 
     /// Logs the rejection of an event for which no plugin was called.

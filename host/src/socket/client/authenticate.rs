@@ -1,0 +1,128 @@
+//! The token of one connection: the event `authenticate` replaces it, and the connection ends some
+//! time after it has expired.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::auth::Authenticated;
+use crate::event::{Event, Json};
+use crate::rejection::Rejection;
+use crate::socket::Sockets;
+use crate::socket::token::{Due, TokenState};
+
+use super::Client;
+
+/// The payload of `authenticate`.
+#[derive(Deserialize)]
+struct NewToken {
+    token: String,
+}
+
+impl Client {
+    /// Handles `authenticate`: checks a new token of the connection's user, and replaces the token
+    /// of before. Returns when the new one expires, in seconds since 1970.
+    ///
+    /// # Errors
+    /// Returns the rejection for the client. The token of before remains then.
+    pub(super) async fn authenticate(
+        self: &Arc<Self>,
+        sockets: &Sockets,
+        event: &Event,
+    ) -> Result<Json, Rejection> {
+        // The parser's own error could quote the token.
+        let NewToken { token } = serde_json::from_str(&event.payload.text)
+            .map_err(|_| Rejection::invalid("expected an object with the text `token`"))?;
+        let known = sockets.auth.check(&token, SystemTime::now()).await.map_err(|error| {
+            let (client, id) = (self.connection.public_id.as_str(), event.id);
+            tracing::info!(client, %id, error = %error, "token refused");
+            Rejection::Unauthorized("the token is not accepted".to_owned())
+        })?;
+        let before = self.connection.identity();
+        if known.identity.user != before.user {
+            return Err(Rejection::Unauthorized("the token is of another user".to_owned()));
+        }
+        let Authenticated { identity, expires_at, issued_at } = known;
+        let has_changed = *identity != *before;
+        self.connection.set_identity(identity);
+        {
+            let mut token = self.token();
+            *token = TokenState::new(expires_at, issued_at);
+            self.has_expired.store(false, Ordering::Release);
+        }
+        self.watch_token(sockets, Instant::now());
+        if has_changed {
+            sockets.dispatcher.recheck_rooms(&self.connection);
+        }
+        let seconds = expires_at.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(Json::from(&json!({"expires_at": seconds.map(|since| since.as_secs())})))
+    }
+
+    /// Does what is due for the token, and sets when to look at it again. Also called when the
+    /// client can first be reached: a revocation of that moment may not have found it.
+    pub(in crate::socket) fn watch_token(self: &Arc<Self>, sockets: &Sockets, now: Instant) {
+        let (due, issued_at) = {
+            let mut token = self.token();
+            let due = token.due(SystemTime::now(), now, sockets.auth.grace());
+            // Under the lock: a new token that comes at this moment must not count as expired.
+            if due == Due::Tell {
+                self.has_expired.store(true, Ordering::Release);
+            }
+            (due, token.issued_at())
+        };
+        let client = self.connection.public_id.as_str();
+        if due != Due::Never
+            && sockets.auth.is_revoked(self.connection.identity().user.as_deref(), issued_at)
+        {
+            tracing::info!(client, "connection ended: its token is revoked");
+            sockets.rooms.abort(&self.connection);
+            return;
+        }
+        match due {
+            Due::Never => {}
+            Due::Later(after) => sockets.expiries.set(self, after),
+            Due::Tell => {
+                tracing::debug!(client, "token expired");
+                sockets.rooms.reject(&self.connection, &expired());
+                // Looks again at once, to find the end of the grace period.
+                self.watch_token(sockets, now);
+            }
+            Due::Close => {
+                tracing::info!(client, "connection ended: its token has expired");
+                sockets.rooms.abort(&self.connection);
+            }
+        }
+    }
+
+    /// Ends the connection if it is of this user, and if its token was issued before the time, if
+    /// one is given. Returns whether it ends.
+    pub(in crate::socket) fn end_if_of(
+        &self,
+        sockets: &Sockets,
+        user: &str,
+        issued_before: Option<SystemTime>,
+    ) -> bool {
+        if self.connection.identity().user.as_deref() != Some(user) {
+            return false;
+        }
+        match issued_before {
+            None => sockets.rooms.end(&self.connection),
+            Some(time) => {
+                self.token().is_from_before(time) && sockets.rooms.abort(&self.connection)
+            }
+        }
+    }
+
+    /// The lock is held for one transition.
+    fn token(&self) -> MutexGuard<'_, TokenState> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rejection of an event of a client whose token has expired.
+pub(super) fn expired() -> Rejection {
+    Rejection::Unauthorized("the token has expired; send `authenticate` with a new one".to_owned())
+}
