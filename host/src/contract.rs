@@ -142,10 +142,12 @@ fn error_event() -> OutboundContract {
             "event": {"type": "string"},
             "id": {"type": "string"},
             "reason": {"type": "string"},
+            "retry": {"enum": ["safe", "unsafe", "never"]},
+            "origin": {"enum": ["host", "handler"]},
             "retry_after_ms": {"type": "integer", "minimum": 1},
             "details": {"type": "array", "items": detail},
         },
-        "required": ["code", "message", "event", "id"],
+        "required": ["code", "message", "event", "id", "retry", "origin"],
     });
     OutboundContract { event: ERROR.to_owned(), data, rooms: Vec::new(), everyone: false }
 }

@@ -171,7 +171,9 @@ impl Dispatcher {
         checkpoint_if_due(active);
         let outcome = match answer.as_ref().map_err(|failed| &failed.rejection) {
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
-            Err(Rejection::Busy(_) | Rejection::Unavailable(_)) => Outcome::Unknown,
+            Err(rejection) if matches!(rejection.code(), "busy" | "unavailable") => {
+                Outcome::Unknown
+            }
             _ => Outcome::Answered,
         };
         // A `$connect` that the plugin handles does not show that it serves the client well.

@@ -64,10 +64,10 @@ pub enum Rejection {
     Unauthorized(String),
     /// The client's identity lacks the right.
     Forbidden(String),
-    /// The handler refused the event; its code is sent as `reason`.
+    /// The handler refused the event, with a code of the host or with one of its own, which is sent
+    /// as `reason`.
     Refused(Refusal),
-    /// The client is throttled because the plugin failed too often on its events, or the handler
-    /// refused the event with `rate_limited`.
+    /// The client is throttled because the plugin failed too often on its events.
     RateLimited {
         /// A text for people.
         message: String,
@@ -85,6 +85,90 @@ pub enum Rejection {
     TimedOut,
     /// The plugin, its state or the host can't handle events now.
     Unavailable(String),
+    /// The effects of the handler can't be committed now. The host can't tell in each case whether
+    /// the state was written.
+    NotCommitted(String),
+}
+
+/// Whether a client may repeat a rejected event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// The event had no effect. A repeat may succeed later.
+    Safe,
+    /// The handler has begun. A repeat may succeed later, but the handler may then run a second
+    /// time with consequences outside of the host, or with state that was written.
+    Unsafe,
+    /// The event had no effect. A repeat is rejected again until the event, the client or the
+    /// plugins change.
+    Never,
+}
+
+impl Retry {
+    /// What holds for an error with this HTTP status.
+    pub const fn of_status(status: u16) -> Self {
+        match status {
+            408 | 429 | 503 => Self::Safe,
+            500 | 504 => Self::Unsafe,
+            _ => Self::Never,
+        }
+    }
+
+    /// The name that clients see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::Unsafe => "unsafe",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// Who rejected an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The host, before the handler ran or when it committed the effects.
+    Host,
+    /// The handler: it refused the event, failed, or took too long.
+    Handler,
+}
+
+impl Origin {
+    /// The name that clients see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Handler => "handler",
+        }
+    }
+}
+
+/// A row of the table of rejections: the stable code, and the corresponding HTTP status.
+type Row = (&'static str, u16);
+
+const INVALID_PAYLOAD: Row = ("invalid_payload", 422);
+const UNKNOWN_EVENT: Row = ("unknown_event", 404);
+const UNAUTHORIZED: Row = ("unauthorized", 401);
+const FORBIDDEN: Row = ("forbidden", 403);
+const REFUSED: Row = ("refused", 409);
+const RATE_LIMITED: Row = ("rate_limited", 429);
+const BUSY: Row = ("busy", 503);
+const TOO_LARGE: Row = ("too_large", 413);
+const PLUGIN_FAILED: Row = ("plugin_failed", 500);
+const TIMED_OUT: Row = ("timed_out", 504);
+const UNAVAILABLE: Row = ("unavailable", 503);
+
+/// The rows whose code a handler may refuse with, by that code. Any other code of a handler is a
+/// reason.
+fn row_of_handler(code: &str) -> Row {
+    match code {
+        "forbidden" => FORBIDDEN,
+        "unauthorized" => UNAUTHORIZED,
+        "invalid_payload" => INVALID_PAYLOAD,
+        "too_large" | "limit" => TOO_LARGE,
+        "unavailable" => UNAVAILABLE,
+        "rate_limited" => RATE_LIMITED,
+        _ => REFUSED,
+    }
 }
 
 /// How long a client should wait after `busy`, or if no better value is known: about the time in
@@ -120,23 +204,15 @@ impl Rejection {
     /// Converts a handler's refusal. A few codes are the host's own and keep their meaning, or show
     /// a fault of the plugin. Any other code becomes a reason.
     pub fn from_handler(mut refusal: Refusal) -> Self {
-        truncate(&mut refusal.message, Self::MAX_MESSAGE);
         match refusal.code.as_str() {
-            "forbidden" => Self::Forbidden(refusal.message),
-            "unauthorized" => Self::Unauthorized(refusal.message),
-            "invalid_payload" => Self::invalid(refusal.message),
-            "too_large" | "limit" => Self::TooLarge(refusal.message),
-            "unavailable" => Self::Unavailable(refusal.message),
             // No client can correct these: the host's refusals of invalid calls, the handler's own
             // failures, and stored values that this version can't read. The last may follow a
             // rollback from a newer version.
             "misuse" | "undeclared" | "invalid_data" | "internal" | "corrupt_state" => {
                 Self::PluginFailed
             }
-            "rate_limited" => {
-                Self::RateLimited { message: refusal.message, retry_after: RETRY_AFTER }
-            }
             _ => {
+                truncate(&mut refusal.message, Self::MAX_MESSAGE);
                 truncate(&mut refusal.code, Self::MAX_REASON);
                 Self::Refused(refusal)
             }
@@ -149,25 +225,25 @@ impl Rejection {
     /// Maximum bytes of a refusal's code that are sent to a client.
     pub const MAX_REASON: usize = 64;
 
-    /// The row of the table: the stable code, and the corresponding HTTP status.
-    const fn row(&self) -> (&'static str, u16) {
+    /// The row of the table.
+    fn row(&self) -> Row {
         match self {
-            Self::InvalidPayload { .. } => ("invalid_payload", 422),
-            Self::UnknownEvent => ("unknown_event", 404),
-            Self::Unauthorized(_) => ("unauthorized", 401),
-            Self::Forbidden(_) => ("forbidden", 403),
-            Self::Refused(_) => ("refused", 409),
-            Self::RateLimited { .. } => ("rate_limited", 429),
-            Self::Busy(_) => ("busy", 503),
-            Self::TooLarge(_) => ("too_large", 413),
-            Self::PluginFailed => ("plugin_failed", 500),
-            Self::TimedOut => ("timed_out", 504),
-            Self::Unavailable(_) => ("unavailable", 503),
+            Self::InvalidPayload { .. } => INVALID_PAYLOAD,
+            Self::UnknownEvent => UNKNOWN_EVENT,
+            Self::Unauthorized(_) => UNAUTHORIZED,
+            Self::Forbidden(_) => FORBIDDEN,
+            Self::Refused(refusal) => row_of_handler(&refusal.code),
+            Self::RateLimited { .. } => RATE_LIMITED,
+            Self::Busy(_) => BUSY,
+            Self::TooLarge(_) => TOO_LARGE,
+            Self::PluginFailed => PLUGIN_FAILED,
+            Self::TimedOut => TIMED_OUT,
+            Self::Unavailable(_) | Self::NotCommitted(_) => UNAVAILABLE,
         }
     }
 
     /// The stable code that clients and logs see.
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         self.row().0
     }
 
@@ -176,6 +252,39 @@ impl Rejection {
         match self {
             Self::Refused(refusal) if refusal.code == "not_found" => 404,
             _ => self.row().1,
+        }
+    }
+
+    /// Whether the client may repeat the event.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NotCommitted(_) => Retry::Unsafe,
+            _ => Retry::of_status(self.row().1),
+        }
+    }
+
+    /// Who rejected the event.
+    pub const fn origin(&self) -> Origin {
+        match self {
+            Self::Refused(_) | Self::PluginFailed | Self::TimedOut => Origin::Handler,
+            _ => Origin::Host,
+        }
+    }
+
+    /// The handler's own code, if it refused the event with one.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) if self.code() == REFUSED.0 => Some(&refusal.code),
+            _ => None,
+        }
+    }
+
+    /// After which time the client may repeat the event, if the host can tell.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            _ if [BUSY.0, RATE_LIMITED.0].contains(&self.code()) => Some(RETRY_AFTER),
+            _ => None,
         }
     }
 
@@ -188,7 +297,8 @@ impl Rejection {
             | Self::RateLimited { message, .. }
             | Self::Busy(message)
             | Self::TooLarge(message)
-            | Self::Unavailable(message) => message,
+            | Self::Unavailable(message)
+            | Self::NotCommitted(message) => message,
             Self::Refused(refusal) => &refusal.message,
             Self::UnknownEvent => "no plugin handles this event",
             Self::PluginFailed => "the handler failed; the host's log has more under this id",
@@ -199,23 +309,25 @@ impl Rejection {
     /// The JSON object that clients receive: in an ack under `error`, or as the argument of an
     /// `error` event.
     pub fn document(&self, event: &str, id: &str) -> Value {
-        let mut document =
-            json!({"code": self.code(), "message": self.message(), "event": event, "id": id});
+        let mut document = json!({
+            "code": self.code(),
+            "message": self.message(),
+            "event": event,
+            "id": id,
+            "retry": self.retry().name(),
+            "origin": self.origin().name(),
+        });
         if let Some(members) = document.as_object_mut() {
-            match self {
-                Self::InvalidPayload { details, .. } if !details.is_empty() => {
-                    members.insert("details".to_owned(), json!(details));
-                }
-                Self::Refused(refusal) => {
-                    members.insert("reason".to_owned(), json!(refusal.code));
-                }
-                Self::Busy(_) => {
-                    members.insert("retry_after_ms".to_owned(), json!(milliseconds(RETRY_AFTER)));
-                }
-                Self::RateLimited { retry_after, .. } => {
-                    members.insert("retry_after_ms".to_owned(), json!(milliseconds(*retry_after)));
-                }
-                _ => {}
+            if let Self::InvalidPayload { details, .. } = self
+                && !details.is_empty()
+            {
+                members.insert("details".to_owned(), json!(details));
+            }
+            if let Some(reason) = self.reason() {
+                members.insert("reason".to_owned(), json!(reason));
+            }
+            if let Some(time) = self.retry_after() {
+                members.insert("retry_after_ms".to_owned(), json!(milliseconds(time)));
             }
         }
         document
@@ -242,9 +354,11 @@ mod tests {
         };
         assert_eq!(
             Rejection::against_schema(vec![detail]).document("memory_log_create", "01JD"),
-            json!({"code": "invalid_payload", "message": "content: is \
-                                        required", "event": "memory_log_create", "id": "01JD",
-                   "details": [{"path": "/content", "rule": "required", "message": "is required"}]})
+            json!({
+                "code": "invalid_payload", "message": "content: is required",
+                "event": "memory_log_create", "id": "01JD", "retry": "never", "origin": "host",
+                "details": [{"path": "/content", "rule": "required", "message": "is required"}],
+            })
         );
     }
 
@@ -254,15 +368,65 @@ mod tests {
         assert_eq!((not_found.code(), not_found.status()), ("refused", 404));
         assert_eq!(
             not_found.document("e", "i"),
-            json!({"code": "refused", "message": "no record \
-                                        7", "event": "e", "id": "i", "reason": "not_found"})
+            json!({
+                "code": "refused", "message": "no record 7", "event": "e", "id": "i",
+                "retry": "never", "origin": "handler", "reason": "not_found",
+            })
         );
         let forbidden = Rejection::from_handler(Refusal::new("forbidden", "not yours"));
         assert_eq!((forbidden.code(), forbidden.status()), ("forbidden", 403));
+        assert_eq!(forbidden.reason(), None);
         assert_eq!(
             Rejection::from_handler(Refusal::new("limit", "more than 256 effects")).code(),
             "too_large"
         );
+    }
+
+    /// Every code of a handler keeps its meaning, its status and its advice.
+    #[test]
+    fn what_a_handler_refuses_is_told_from_what_the_host_rejects() {
+        let text = || "text".to_owned();
+        let wait = Duration::from_secs(1);
+        let by_host = [
+            Rejection::Forbidden(text()),
+            Rejection::Unauthorized(text()),
+            Rejection::invalid(text()),
+            Rejection::TooLarge(text()),
+            Rejection::Unavailable(text()),
+            Rejection::RateLimited { message: text(), retry_after: wait },
+        ];
+        for by_host in by_host {
+            let by_handler = Rejection::from_handler(Refusal::new(by_host.code(), text()));
+            let shape = |rejection: &Rejection| {
+                (
+                    rejection.code(),
+                    rejection.status(),
+                    rejection.retry(),
+                    rejection.reason().is_none(),
+                )
+            };
+            assert_eq!(shape(&by_handler), shape(&by_host));
+            assert_eq!((by_host.origin(), by_handler.origin()), (Origin::Host, Origin::Handler));
+        }
+        let limited = Rejection::from_handler(Refusal::new("rate_limited", text()));
+        assert_eq!(limited.document("e", "i")["retry_after_ms"], json!(250));
+    }
+
+    #[test]
+    fn a_client_repeats_an_event_only_if_it_can_have_had_no_effect() {
+        let text = || "text".to_owned();
+        for (rejection, retry, origin) in [
+            (Rejection::UnknownEvent, Retry::Never, Origin::Host),
+            (Rejection::Busy(text()), Retry::Safe, Origin::Host),
+            (Rejection::Unavailable(text()), Retry::Safe, Origin::Host),
+            (Rejection::NotCommitted(text()), Retry::Unsafe, Origin::Host),
+            (Rejection::PluginFailed, Retry::Unsafe, Origin::Handler),
+            (Rejection::TimedOut, Retry::Unsafe, Origin::Handler),
+        ] {
+            assert_eq!((rejection.retry(), rejection.origin()), (retry, origin), "{rejection:?}");
+        }
+        let lost = Rejection::NotCommitted(text());
+        assert_eq!((lost.code(), lost.status()), ("unavailable", 503));
     }
 
     #[test]

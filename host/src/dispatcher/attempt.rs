@@ -157,7 +157,7 @@ impl BoundEvent<'_> {
         }
         let reply = match answer {
             Ok(reply) => reply,
-            Err(refusal) => return Attempt::Refused(refused(refusal, self.inbound.is_none())),
+            Err(refusal) => return Attempt::Refused(refused(refusal)),
         };
         let (effects, view) = run.finish();
         let reply = match check_reply(reply, self.inbound, active, &effects) {
@@ -195,7 +195,7 @@ impl BoundEvent<'_> {
             Err(error) => {
                 code.count_failure();
                 Err(Failed::new(
-                    Rejection::Unavailable("the plugin's state can't be written now".to_owned()),
+                    Rejection::NotCommitted("the plugin's state can't be written now".to_owned()),
                     log::Fault::new(format!("state not written: {}", ErrorChain(&error))),
                 ))
             }
@@ -221,18 +221,10 @@ impl BoundEvent<'_> {
 
 /// Maps a handler's refusal to a rejection for the event's sender. If the sender can't correct it,
 /// the refusal is a fault for operators.
-fn refused(refusal: Refusal, is_host_event: bool) -> Failed {
+fn refused(refusal: Refusal) -> Failed {
     let (code, message) = (refusal.code.clone(), refusal.message.clone());
-    let rejection = match Rejection::from_handler(refusal) {
-        // For a host event, `unavailable` means that the host itself failed, and the event is kept.
-        // So a handler's own `unavailable` becomes a plain refusal.
-        Rejection::Unavailable(message) if is_host_event => {
-            Rejection::Refused(Refusal::new(code.as_str(), message))
-        }
-        rejection => rejection,
-    };
-    match rejection {
-        Rejection::PluginFailed => {
+    match Rejection::from_handler(refusal) {
+        rejection @ Rejection::PluginFailed => {
             let error = format!(
                 "the handler returned a refusal that is not caused by the client: {code}: {message}"
             );

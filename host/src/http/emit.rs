@@ -126,7 +126,7 @@ mod tests {
         let expected = json!({
             "type": "about:blank", "title": "Not Found", "status": 404, "code": "unknown_event",
             "message": "no plugin emits this event", "detail": "no plugin emits this event",
-            "event": "nobody", "id": "01JD",
+            "event": "nobody", "id": "01JD", "retry": "never", "origin": "host",
         });
         assert_eq!(serde_json::from_str::<Value>(&problem).unwrap(), expected);
     }

@@ -1,5 +1,5 @@
 //! The one form of every HTTP error: an RFC 9457 problem document. It also has the members of a
-//! Socket.IO rejection: `code`, `message`, `id`, and `event` if the error is about an event.
+//! Socket.IO rejection: `code`, `message`, `id`, `retry`, `origin`, and `event` if the error is about an event.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::event::EventId;
-use crate::rejection::Rejection;
+use crate::rejection::{Origin, Rejection, Retry};
 use crate::transport::Peer;
 
 /// The media type of problem documents.
@@ -46,7 +46,10 @@ impl Problem {
     /// An error that is not the rejection of an event. The document gets a new id.
     pub(super) fn new(status: StatusCode, code: &str, message: &str) -> Self {
         let id = EventId::new(SystemTime::now()).to_string();
-        let document = json!({"code": code, "message": message, "id": id});
+        let (retry, origin) = (Retry::of_status(status.as_u16()).name(), Origin::Host.name());
+        let document = json!({
+            "code": code, "message": message, "id": id, "retry": retry, "origin": origin,
+        });
         Self { status, document, key: None }
     }
 

@@ -77,10 +77,7 @@ pub(crate) fn rejected(
         (handler.map(|handler| handler.plugin), handler.map(|handler| handler.version));
     let generation = handler.map(|handler| handler.generation);
     let (code, detail) = (rejection.code(), rejection.message());
-    let reason = match rejection {
-        Rejection::Refused(refusal) => Some(refusal.code.as_str()),
-        _ => None,
-    };
+    let reason = rejection.reason();
     let text = |text: fn(&Fault) -> &String| {
         fault.map(text).map(String::as_str).filter(|text| !text.is_empty())
     };

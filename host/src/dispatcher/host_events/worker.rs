@@ -190,12 +190,13 @@ impl Dispatcher {
             }
             (Err(failed), _) => {
                 let rejection = report(&generation, active, &event, failed);
-                // The host itself failed. If it is not known whether the state was written, the
-                // plugin may get the event twice.
-                return if matches!(rejection, Rejection::Unavailable(_)) {
-                    Delivery::NotServing(RETRY)
-                } else {
-                    Delivery::Failed
+                // If the host itself failed, the event is kept. If it is not known whether the state
+                // was written, the plugin may get the event twice.
+                return match rejection {
+                    Rejection::Unavailable(_) | Rejection::NotCommitted(_) => {
+                        Delivery::NotServing(RETRY)
+                    }
+                    _ => Delivery::Failed,
                 };
             }
         }
