@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{PollingSession, TestClient, api, directory_of};
+use crate::{PollingSession, TestClient, api, compiled, directory_of};
 
 /// A host that ends with the test.
 pub struct TestHost {
@@ -108,11 +108,18 @@ impl TestHost {
         // Tests have no load balancer.
         config.limits.shutdown_unready_ms = Duration::from_millis(1);
         change(&mut config);
+        let is_usual = compiler == crate::binary();
+        if is_usual {
+            compiled::lend(plugins.path(), data);
+        }
         let host = Host::bind_with(config, compiler.to_owned()).await.expect("a host that starts");
         for row in host.statuses().iter().filter(|row| row.active.is_none()) {
             let reason =
                 row.last_error.as_ref().map(|error| error.reason.as_str()).unwrap_or_default();
             assert!(row.active.is_some(), "{} failed: {reason}", row.file.display());
+        }
+        if is_usual {
+            compiled::keep(plugins.path(), data);
         }
         let url = format!("http://{}", host.local_addr());
         // The file does not exist if a test has configured other keys.

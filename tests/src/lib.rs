@@ -15,6 +15,7 @@
 
 mod api;
 mod client;
+mod compiled;
 mod dispatch;
 mod files;
 mod handmade;

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use sockhop::host::key_file;
 
-use crate::{PATIENCE, ask, binary, row_of};
+use crate::{PATIENCE, ask, binary, compiled, row_of};
 
 /// A running `sockhop serve`.
 pub struct HostProcess {
@@ -91,6 +91,10 @@ impl HostProcess {
 
     /// Starts the process of `command` with this data directory, and waits until it listens.
     pub fn of(mut command: Command, data: &Path) -> Self {
+        let plugins = plugins_of(&command);
+        if let Some(plugins) = &plugins {
+            compiled::lend(plugins, data);
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
         let output = child.stdout.take().expect("its output");
         let mut lines = BufReader::new(output).lines().map_while(Result::ok);
@@ -103,6 +107,9 @@ impl HostProcess {
                 None => said.push(line),
             }
         };
+        if let Some(plugins) = &plugins {
+            compiled::keep(plugins, data);
+        }
         Self { child, url, key: own_key(data), said }
     }
 
@@ -232,6 +239,13 @@ impl Drop for HostProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The plugin directory that a command is given.
+fn plugins_of(command: &Command) -> Option<PathBuf> {
+    let mut arguments = command.get_args();
+    arguments.find(|argument| *argument == "--plugins")?;
+    arguments.next().map(PathBuf::from)
 }
 
 /// Reads the host's own key. It is empty if a test has configured other keys.

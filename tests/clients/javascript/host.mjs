@@ -1,10 +1,11 @@
 // Starts the built host for one test file, and stops it.
 //
-// The environment has the paths, as `cargo xtask test` sets them: SOCKHOP_BIN, SOCKHOP_PLUGINS_DIR
-// and, for the plugins that only tests load, SOCKHOP_GUESTS_DIR.
+// The environment has the paths, as `cargo xtask test` sets them: SOCKHOP_BIN, SOCKHOP_PLUGINS_DIR,
+// SOCKHOP_COMPILED_DIR and, for the plugins that only tests load, SOCKHOP_GUESTS_DIR.
 
 import { spawn } from "node:child_process";
-import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { cp, mkdir, mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stripVTControlCharacters } from "node:util";
@@ -54,12 +55,30 @@ export async function startHost({ guests = [], settings = {} } = {}) {
     for (const guest of guests) {
       await cp(join(fromEnvironment("SOCKHOP_GUESTS_DIR"), `${guest}.wasm`), join(plugins, `${guest}.wasm`));
     }
+    await lendCompiled(plugins, data);
     await start();
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;
   }
   return host;
+}
+
+/**
+ * Copies the code of the plugins that hosts of earlier tests have compiled to a host that has not
+ * started. SOCKHOP_COMPILED_DIR has it; without it, the host compiles.
+ */
+async function lendCompiled(plugins, data) {
+  const compiled = process.env.SOCKHOP_COMPILED_DIR;
+  if (!compiled) return;
+  const entries = await readdir(compiled).catch(() => []);
+  await mkdir(join(data, "cache"), { recursive: true, mode: 0o700 });
+  for (const plugin of await readdir(plugins)) {
+    const digest = createHash("sha256").update(await readFile(join(plugins, plugin))).digest("hex");
+    for (const entry of entries.filter((name) => name.startsWith(digest))) {
+      await cp(join(compiled, entry), join(data, "cache", entry));
+    }
+  }
 }
 
 function fromEnvironment(name) {

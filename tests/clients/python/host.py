@@ -1,10 +1,13 @@
 """Starts the built host, and stops it.
 
-The environment has the paths, as `cargo xtask test` sets them: SOCKHOP_BIN and SOCKHOP_PLUGINS_DIR.
+The environment has the paths, as `cargo xtask test` sets them: SOCKHOP_BIN, SOCKHOP_PLUGINS_DIR
+and SOCKHOP_COMPILED_DIR.
 """
 
+import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -62,6 +65,7 @@ class Host:
     def _start(self, listen):
         data = Path(self._directory.name, "data")
         arguments = ["--listen", listen, "--plugins", os.environ["SOCKHOP_PLUGINS_DIR"], "--data", str(data)]
+        self._lend_compiled(data)
         self._output = ""
         # The host must read neither a configuration of this machine nor the caller's settings.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SOCKHOP_")}
@@ -87,6 +91,20 @@ class Host:
             self._process.kill()
             self._clean_up()
             raise
+
+    def _lend_compiled(self, data):
+        """Copies the code of the plugins that hosts of earlier tests have compiled, if there is any."""
+        compiled = os.environ.get("SOCKHOP_COMPILED_DIR")
+        if compiled is None:
+            return
+        cache = data / "cache"
+        for directory in (data, cache):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        for plugin in Path(os.environ["SOCKHOP_PLUGINS_DIR"]).iterdir():
+            digest = hashlib.sha256(plugin.read_bytes()).hexdigest()
+            for entry in Path(compiled).glob(f"{digest}*"):
+                if not (cache / entry.name).exists():
+                    shutil.copyfile(entry, cache / entry.name)
 
     def _stop(self):
         self._process.send_signal(signal.SIGTERM)

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs, process};
+use std::{env, fs, io, process};
 
 use crate::tools::{self, WASM_TARGET};
 use crate::{Failure, report};
@@ -56,6 +56,25 @@ impl Workspace {
     /// The directory of the plugins that only tests load.
     pub(crate) fn guests_dir(&self) -> PathBuf {
         self.wasm_dir().join("examples")
+    }
+
+    /// The directory of the compiled code of plugins that the hosts of all tests share.
+    fn compiled_dir(&self) -> PathBuf {
+        self.target.join("tested-compiled")
+    }
+
+    /// Removes the code that the hosts of an earlier run have compiled.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the directory can't be removed.
+    pub(crate) fn forget_compiled(&self) -> Result<(), Failure> {
+        match fs::remove_dir_all(self.compiled_dir()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Failure(format!("can't remove {}: {error}", self.compiled_dir().display())))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// The path of the built `sockhop`.
@@ -148,6 +167,7 @@ impl Workspace {
             .env("SOCKHOP_BIN", self.host_binary())
             .env("SOCKHOP_PLUGINS_DIR", self.tested_plugins_dir())
             .env("SOCKHOP_GUESTS_DIR", self.guests_dir())
+            .env("SOCKHOP_COMPILED_DIR", self.compiled_dir())
     }
 
     /// Copies the bundled plugins into `directory`.
@@ -217,7 +237,7 @@ pub(crate) fn create(directory: &Path) -> Result<(), Failure> {
 }
 
 /// Returns a file system error that names the file.
-pub(crate) fn cannot(verb: &str, path: &Path, error: &std::io::Error) -> Failure {
+pub(crate) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Failure {
     Failure(format!("can't {verb} {}: {error}", path.display()))
 }
 
