@@ -130,8 +130,9 @@ impl Dispatcher {
     /// Removes a connection from the rooms that its identity, which has changed, may not be in.
     pub(crate) fn recheck_rooms(&self, connection: &Connection) {
         let generation = self.registry.snapshot();
-        self.rooms
-            .recheck_one(connection, &|room, identity| generation.may_join(room, identity).is_ok());
+        self.rooms.recheck_one(connection, &|room, identity| {
+            generation.may_stay(room, identity, &generation)
+        });
     }
 
     /// Checks the sender's access, and that the payload and its attachments are valid.

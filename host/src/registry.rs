@@ -140,13 +140,9 @@ impl Generation {
         self.plugins.iter().filter_map(move |active| active.outbound.get(event))
     }
 
-    /// Whether the rooms and their rules are the same as in `other`.
+    /// Whether the rooms, their rules and their plugins are the same as in `other`.
     pub fn has_rooms_of(&self, other: &Self) -> bool {
-        let rules = |generation: &Self| {
-            let rules = generation.rooms.as_slice().iter();
-            rules.map(|rule| (rule.pattern.clone(), rule.access.clone())).collect::<Vec<_>>()
-        };
-        rules(self) == rules(other)
+        self.rooms.as_slice() == other.rooms.as_slice()
     }
 
     /// Returns what the plugins and the host promise to clients.
@@ -155,12 +151,17 @@ impl Generation {
         Contract::new(self.number, plugins, self.rooms.as_slice())
     }
 
-    /// Checks whether `identity` may join `room`.
+    /// Checks whether a handler of `plugin` may let `identity` join `room`.
     ///
     /// # Errors
     /// Returns why it may not join.
-    pub fn may_join(&self, room: &str, identity: &Identity) -> Result<(), NotJoined> {
-        self.rooms.may_join(room, identity)
+    pub fn may_join(&self, room: &str, identity: &Identity, plugin: &str) -> Result<(), NotJoined> {
+        self.rooms.may_join(room, identity, plugin)
+    }
+
+    /// Whether a member of `room` may stay in it, if it joined by the rules of `before`.
+    pub fn may_stay(&self, room: &str, identity: &Identity, before: &Self) -> bool {
+        self.rooms.may_stay(room, identity, &before.rooms)
     }
 
     /// Adds a plugin to the plugins that were admitted before.

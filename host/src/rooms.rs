@@ -97,10 +97,10 @@ impl Rooms {
     }
 
     /// Removes connections from the rooms that they may no longer be in.
-    pub fn recheck(&self, may_join: impl Fn(&str, &Identity) -> bool) {
+    pub fn recheck(&self, may_stay: impl Fn(&str, &Identity) -> bool) {
         for namespace in self.members.namespaces() {
             for member in self.members.everyone(&namespace) {
-                self.recheck_one(&member.connection, &may_join);
+                self.recheck_one(&member.connection, &may_stay);
             }
         }
     }
@@ -109,11 +109,11 @@ impl Rooms {
     pub fn recheck_one(
         &self,
         connection: &Connection,
-        may_join: &impl Fn(&str, &Identity) -> bool,
+        may_stay: &impl Fn(&str, &Identity) -> bool,
     ) {
         let identity = connection.identity();
         for room in
-            self.members.rooms_of(connection).into_iter().filter(|room| !may_join(room, &identity))
+            self.members.rooms_of(connection).into_iter().filter(|room| !may_stay(room, &identity))
         {
             tracing::info!(
                 client = connection.public_id,

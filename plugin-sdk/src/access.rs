@@ -13,6 +13,10 @@ pub enum Access {
     Owner,
     /// Every user with this role.
     Role(&'static str),
+    /// The clients that a handler of this plugin lets in with
+    /// [`Context::join`](crate::Context::join). For rooms only: handlers of other plugins, such as
+    /// `subscribe_event`, are refused.
+    Handler,
 }
 
 impl fmt::Display for Access {
@@ -22,6 +26,7 @@ impl fmt::Display for Access {
             Self::Authenticated => f.write_str("authenticated"),
             Self::Owner => f.write_str("owner"),
             Self::Role(role) => write!(f, "role:{role}"),
+            Self::Handler => f.write_str("handler"),
         }
     }
 }

@@ -189,7 +189,8 @@ impl Plugin {
 
     /// Declares a room, or a template such as `user_{user}`, and who can join it. A handler of any
     /// plugin can join its caller to a declared room, and to no other room. If the access rule does
-    /// not allow the caller, the join is refused as `forbidden`, also for an anonymous caller.
+    /// not allow the caller, the join is refused as `forbidden`, also for an anonymous caller. Only
+    /// handlers of this plugin can join callers to a room with [`Access::Handler`].
     #[must_use]
     pub fn room(self, pattern: impl Into<Cow<'static, str>>, access: Access) -> Self {
         self.and(Declaration::Room { pattern: pattern.into(), access })

@@ -406,7 +406,7 @@ fn a_token_that_is_refused_is_explained() {
     let audience = made(dir.path(), "audience.toml", audience.as_bytes());
     let of = |config: &Path, ttl: &str| token(config, &["--sub", "7", "--ttl", ttl]).1;
     for (refused, reason) in [
-        ("no token".to_owned(), "three parts"),
+        ("no token".to_owned(), "3 parts"),
         (of(&other, "1h"), "signature"),
         (of(&audience, "1h"), "audience"),
     ] {

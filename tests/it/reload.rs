@@ -239,6 +239,31 @@ async fn members_leave_a_room_whose_rule_was_tightened() {
     assert_eq!(client.ask("enter", json!(null)).await["error"]["code"], json!("forbidden"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn only_handlers_of_its_plugin_let_clients_into_a_room_with_the_rule_handler() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = drop_in(dir.path(), "chameleon.wasm", &chameleon("version=1"));
+    let host = TestHost::start(&[bundled_plugin("subscription"), open]).await;
+    let (invited, other) = (host.client().await, host.client().await);
+    let subscribe = async |client: &TestClient| {
+        client.ask("subscribe_event", json!({"event_type": "chameleons"})).await
+    };
+    let rooms = async |client: &TestClient| client.ask("rooms", json!(null)).await;
+    assert_eq!(subscribe(&other).await["status"], json!("subscribed"));
+    // Under the new rule, nobody has let this client in.
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=2 rooms=handler"));
+    host.until("chameleon", serves("2")).await;
+    assert_eq!(rooms(&other).await, json!([]));
+    assert_eq!(subscribe(&other).await["error"]["code"], json!("forbidden"));
+    assert_eq!(invited.ask("enter", json!(null)).await, json!(null));
+    assert_eq!(rooms(&invited).await, json!(["chameleons"]));
+    // A client stays in the room when its plugin is upgraded.
+    drop_in(host.plugins(), "chameleon.wasm", &chameleon("version=3 rooms=handler"));
+    host.until("chameleon", serves("3")).await;
+    assert_eq!(rooms(&invited).await, json!(["chameleons"]));
+    assert_eq!(rooms(&other).await, json!([]));
+}
+
 /// The handler joined while the old rule allowed it, and ends under the new rule.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_began_before_a_rule_was_tightened_leaves_nobody_in_the_room() {

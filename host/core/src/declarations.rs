@@ -190,10 +190,9 @@ impl Declarations {
     pub fn requires(&mut self, event: &str, access: &str) -> Result<(), Refusal> {
         self.declare(|this| {
             let access = access.parse::<Access>().map_err(Refusal::misuse)?;
-            if access == Access::Owner {
+            if access.is_for_rooms_only() {
                 return Err(Refusal::misuse(format!(
-                    "event `{event}` can't require `owner`: that is \
-                                        a rule of rooms"
+                    "event `{event}` can't require `{access}`: that is a rule of rooms"
                 )));
             }
             match this.registration()?.handles.iter_mut().find(|inbound| inbound.event == event) {
@@ -343,7 +342,8 @@ fn check_event_name(event: &str) -> Result<(), Refusal> {
     }
     Err(Refusal::misuse(format!(
         "`{}` is not a valid event name: it must have 1 to 64 printable ASCII characters except \
-         `\"` and `\\`, must not begin with `$`, and must not be reserved by Socket.IO or by the host",
+         `\"` and `\\`, must not begin with `$`, and must not be reserved by Socket.IO or by the \
+         host",
         event.escape_debug()
     )))
 }

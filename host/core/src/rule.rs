@@ -27,10 +27,12 @@ pub enum Access {
     Owner,
     /// Users with this role.
     Role(String),
+    /// The clients that a handler of the declaring plugin lets in; for rooms only.
+    Handler,
 }
 
 /// The valid forms of an access rule, for error messages.
-const FORMS: &str = "`anyone`, `authenticated`, `owner` (rooms only) or `role:NAME`";
+const FORMS: &str = "`anyone`, `authenticated`, `role:NAME`, and for rooms `owner` and `handler`";
 
 impl FromStr for Access {
     type Err = String;
@@ -40,6 +42,7 @@ impl FromStr for Access {
             "anyone" => Ok(Self::Anyone),
             "authenticated" => Ok(Self::Authenticated),
             "owner" => Ok(Self::Owner),
+            "handler" => Ok(Self::Handler),
             _ => match text.strip_prefix("role:") {
                 Some(role) if !role.is_empty() => Ok(Self::Role(role.to_owned())),
                 _ => Err(format!("`{text}` is not an access rule; the rules are {FORMS}")),
@@ -55,20 +58,27 @@ impl fmt::Display for Access {
             Self::Authenticated => f.write_str("authenticated"),
             Self::Owner => f.write_str("owner"),
             Self::Role(role) => write!(f, "role:{role}"),
+            Self::Handler => f.write_str("handler"),
         }
     }
 }
 
 impl Access {
-    /// Whether the rule allows `identity`. `owner` is the text that the variable of the room's
-    /// pattern matched.
+    /// Whether the rule allows `identity` by itself. `owner` is the text that the variable of the
+    /// room's pattern matched.
     pub fn allows(&self, identity: &Identity, owner: Option<&str>) -> bool {
         match self {
             Self::Anyone => true,
             Self::Authenticated => identity.user.is_some(),
             Self::Owner => identity.user.is_some() && identity.user.as_deref() == owner,
             Self::Role(role) => identity.has_role(role),
+            Self::Handler => false,
         }
+    }
+
+    /// Whether the rule is one of rooms, and not of events.
+    pub fn is_for_rooms_only(&self) -> bool {
+        matches!(self, Self::Owner | Self::Handler)
     }
 
     /// Checks whether the rule allows `identity` to send an event.

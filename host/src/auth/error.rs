@@ -18,7 +18,7 @@ pub enum TokenError {
     #[error("the token has {0} bytes; at most {MAX_TOKEN} are accepted")]
     Long(usize),
     /// The token does not have three parts. An encrypted token has five.
-    #[error("the token has {0} parts, separated by dots; a signed token has 3")]
+    #[error("a signed token has 3 parts, separated by dots; this one has {0}")]
     Parts(usize),
     /// A part is not base64url.
     #[error("the {0} is not base64url without padding")]
@@ -86,7 +86,8 @@ pub enum RevokeError {
     NoTokens,
     /// Too many users.
     #[error(
-        "the tokens of {0} users are revoked already; replace the keys of tokens, and delete the list"
+        "the tokens of {0} users are revoked already; replace the keys of tokens, and delete the \
+         list"
     )]
     Full(usize),
     /// The list can't be saved.
@@ -147,7 +148,8 @@ pub enum TokenKeyError {
         expected: usize,
     },
     /// A file has no public key of the algorithm.
-    #[error("{setting}: {} has no public key for {} in PEM (`-----BEGIN PUBLIC KEY-----`)", file.display(), algorithm.name())]
+    #[error("{setting}: {} has no public key for {} in PEM (`-----BEGIN PUBLIC \
+             KEY-----`)", file.display(), algorithm.name())]
     NotPublic {
         /// The setting that names the file.
         setting: String,

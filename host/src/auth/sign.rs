@@ -15,12 +15,14 @@ use super::keys::{of_library, secret};
 pub enum SignError {
     /// No key is configured.
     #[error(
-        "no key of tokens is configured; add one to the configuration: [auth] mode = \"jwt\" and [[auth.keys]] algorithm = \"HS256\", secret = \"…\""
+        "no key of tokens is configured; add one to the configuration: [auth] mode = \"jwt\" and \
+         [[auth.keys]] algorithm = \"HS256\", secret = \"…\""
     )]
     NoKey,
     /// The host has only the public half of its keys.
     #[error(
-        "the configuration has only public keys, which can't sign; name the file of the private key with --private-key"
+        "the configuration has only public keys, which can't sign; name the file of the private \
+         key with --private-key"
     )]
     OnlyPublic,
     /// The secret can't be used.

@@ -61,7 +61,8 @@ fn authenticator(config: &str) -> Authenticator {
 
 fn with_secret() -> Authenticator {
     authenticator(&format!(
-        "mode = \"jwt\"\naudience = \"sockhop\"\nissuer = \"issuer\"\n[[keys]]\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\""
+        "mode = \"jwt\"\naudience = \"sockhop\"\nissuer = \"issuer\"\n[[keys]]\nalgorithm = \
+         \"HS256\"\nsecret = \"{SECRET}\""
     ))
 }
 
@@ -304,7 +305,8 @@ async fn a_token_within_its_rights_is_accepted_in_every_form() {
 async fn a_key_with_an_id_is_used_for_tokens_with_this_id_or_without_one() {
     let other = "x".repeat(32);
     let host = authenticator(&format!(
-        "mode = \"jwt\"\n[[keys]]\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"\nkid = \"a\"\n[[keys]]\nalgorithm = \"HS256\"\nsecret = \"{other}\"\nkid = \"b\""
+        "mode = \"jwt\"\n[[keys]]\nalgorithm = \"HS256\"\nsecret = \"{SECRET}\"\nkid = \
+         \"a\"\n[[keys]]\nalgorithm = \"HS256\"\nsecret = \"{other}\"\nkid = \"b\""
     ));
     let body = claims(json!({"aud": null}));
     let with = |kid: &str| hs256(&format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#), &body);

@@ -119,7 +119,8 @@ impl Check {
             Authenticator::load(&config.auth)?.with_revocations(&config.data.dir)?;
         if !authenticator.needs_tokens() {
             bail!(
-                "with this configuration every client is anonymous; set `mode = \"jwt\"` and a key in [auth]"
+                "with this configuration every client is anonymous; set `mode = \"jwt\"` and a key \
+                 in [auth]"
             );
         }
         let token = read(&self.file)?;

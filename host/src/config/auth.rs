@@ -200,12 +200,16 @@ impl AuthConfig {
         let has_keys = !self.keys.is_empty() || self.jwks.is_some();
         match self.mode {
             AuthMode::Anonymous if has_keys => Err(
-                "auth.mode: keys of tokens are set, but every client is anonymous; set `mode = \"jwt\"`, or remove the keys".to_owned(),
+                "auth.mode: keys of tokens are set, but every client is anonymous; set `mode = \
+                 \"jwt\"`, or remove the keys"
+                    .to_owned(),
             ),
             AuthMode::Anonymous => Ok(()),
-            AuthMode::Jwt if !has_keys => Err(
-                "auth.keys: found none, expected at least one [[auth.keys]] table, or [auth.jwks]".to_owned(),
-            ),
+            AuthMode::Jwt if !has_keys => {
+                Err("auth.keys: found none, expected at least one [[auth.keys]] table, or \
+                 [auth.jwks]"
+                    .to_owned())
+            }
             AuthMode::Jwt if !self.keys.is_empty() && self.jwks.is_some() => {
                 Err("auth.jwks: found beside [[auth.keys]], expected one of the two".to_owned())
             }
@@ -256,7 +260,8 @@ impl JwksConfig {
         // A set of public keys has no secrets: anyone may know them.
         match self.algorithms.iter().find(|algorithm| algorithm.secret_bytes().is_some()) {
             Some(algorithm) => Err(format!(
-                "auth.jwks.algorithms: found {}, expected RS256, ES256 or EdDSA, which have public keys",
+                "auth.jwks.algorithms: found {}, expected RS256, ES256 or EdDSA, which have public \
+                 keys",
                 algorithm.name()
             )),
             None => Ok(()),

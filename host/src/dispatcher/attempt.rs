@@ -212,8 +212,19 @@ impl BoundEvent<'_> {
         if let Some(connection) = self.event.caller.connection()
             && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
         {
-            let now = registry.snapshot();
-            rooms.recheck_one(connection, &|room, identity| now.may_join(room, identity).is_ok());
+            let (now, plugin) = (registry.snapshot(), self.active.code.name());
+            let joined = |room: &str| {
+                effects
+                    .iter()
+                    .any(|effect| matches!(effect, Effect::Join(joined) if joined == room))
+            };
+            rooms.recheck_one(connection, &|room, identity| {
+                if joined(room) {
+                    now.may_join(room, identity, plugin).is_ok()
+                } else {
+                    now.may_stay(room, identity, &now)
+                }
+            });
         }
         applied
     }

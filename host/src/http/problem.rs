@@ -1,5 +1,6 @@
 //! The one form of every HTTP error: an RFC 9457 problem document. It also has the members of a
-//! Socket.IO rejection: `code`, `message`, `id`, `retry`, `origin`, and `event` if the error is about an event.
+//! Socket.IO rejection: `code`, `message`, `id`, `retry`, `origin`, and `event` if the error is
+//! about an event.
 
 use std::fmt;
 use std::net::IpAddr;

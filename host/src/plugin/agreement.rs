@@ -198,6 +198,7 @@ fn access() -> impl Strategy<Value = Access> {
         4 => Just(Access::Anyone),
         2 => Just(Access::Authenticated),
         2 => Just(Access::Owner),
+        2 => Just(Access::Handler),
         2 => Just(Access::Role("admin")),
         1 => Just(Access::Role("")),
     ]

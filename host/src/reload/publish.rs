@@ -298,7 +298,7 @@ impl Publisher {
         }
         warn_of_new(&before, &published);
         if !published.has_rooms_of(&before) {
-            self.rooms.recheck(|room, identity| published.may_join(room, identity).is_ok());
+            self.rooms.recheck(|room, identity| published.may_stay(room, identity, &before));
         }
         true
     }

@@ -25,6 +25,7 @@ const ANOTHER: &str = "another plugin";
 /// The declarations of a plugin with compiled schemas, and the rooms of all plugins.
 #[derive(Debug)]
 pub(super) struct Declared {
+    name: String,
     events: Events,
     listens: Vec<&'static str>,
     rooms: RefCell<RoomRules>,
@@ -40,7 +41,7 @@ impl Declared {
         let Registration { name, rooms, listens, .. } = registration;
         let mut rules = RoomRules::default();
         rules.add(&name, &rooms);
-        Ok(Self { events, listens, rooms: RefCell::new(rules) })
+        Ok(Self { name, events, listens, rooms: RefCell::new(rules) })
     }
 
     /// Adds a room of another plugin.
@@ -98,9 +99,10 @@ impl Declared {
         Ok(value)
     }
 
-    /// Checks whether a client may join `room`.
+    /// Checks whether a handler of the plugin may let a client join `room`.
     pub(super) fn check_join(&self, room: &str, identity: &Identity) -> Result<(), Refusal> {
-        self.rooms.borrow().may_join(room, identity).map_err(|not| not.refusal(room))
+        let rooms = self.rooms.borrow();
+        rooms.may_join(room, identity, &self.name).map_err(|not| not.refusal(room))
     }
 }
 

@@ -249,6 +249,7 @@ fn a_plugin_that_the_host_refuses_is_not_loaded() {
         (plugin().emits(Emits::<Value>::new("e").to(&["}"])), "`}`"),
         (plugin().requires(Access::Anyone), "does not handle it"),
         (on(|_, _| Ok(())).requires(Access::Owner), "`owner`"),
+        (on(|_, _| Ok(())).requires(Access::Handler), "`handler`"),
     ] {
         let reason = reason(refused);
         assert!(reason.contains(at_fault), "{at_fault}: {reason}");
@@ -283,6 +284,19 @@ fn a_schema_that_the_host_does_not_support_fails_the_load() {
 fn a_room_of_another_plugin_may_not_conflict_with_one_of_the_plugin() {
     let mut host = TestHost::new(on(|_, _| Ok(())).room("user_{user}", Access::Owner));
     host.room("user_{user}", Access::Owner).room("user_{id}", Access::Owner);
+}
+
+#[test]
+fn a_handler_lets_clients_only_into_its_own_rooms_with_the_rule_handler() {
+    let plugin = on(|ctx, room: Value| ctx.join(room.as_str().unwrap_or_default()));
+    let mut host = TestHost::new(plugin.room("order_{id}", Access::Handler));
+    host.room("chess_{id}", Access::Handler);
+    let outcome = host.handle("event", json!("order_1"));
+    assert_eq!((outcome.reply, outcome.effects), (Ok(json!(null)), vec![Effect::join("order_1")]));
+    assert_eq!(
+        host.handle("event", json!("chess_1")),
+        Outcome::refused("forbidden", "the room `chess_1` is not open to this client")
+    );
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -230,10 +230,10 @@ fn plugin() -> Plugin {
     if let Some(event) = mood("claims") {
         return plugin.on(event, which);
     }
-    let access = if mood("rooms").as_deref() == Some("closed") {
-        Access::Authenticated
-    } else {
-        Access::Anyone
+    let access = match mood("rooms").as_deref() {
+        Some("closed") => Access::Authenticated,
+        Some("handler") => Access::Handler,
+        _ => Access::Anyone,
     };
     plugin = plugin
         .room("chameleons", access)

@@ -32,6 +32,11 @@ impl RoomRule {
         let DeclaredRoom { pattern, access } = room.clone();
         Self { pattern, access, owner: owner.to_owned() }
     }
+
+    /// Whether the handlers of `plugin` choose the members.
+    fn is_chosen_by(&self, plugin: &str) -> bool {
+        self.access == Access::Handler && self.owner == plugin
+    }
 }
 
 /// The rules of the rooms that all loaded plugins declare.
@@ -42,7 +47,7 @@ pub struct RoomRules(Vec<RoomRule>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "room `{room}` is taken by plugin `{by}`, as `{as_room}`; a second declaration must be \
-     identical"
+     identical, and a room with the rule `handler` has one plugin"
 )]
 pub struct RoomTaken {
     /// The room in the new declaration.
@@ -81,14 +86,17 @@ impl NotJoined {
 
 impl RoomRules {
     /// Checks whether `plugin` may declare `rooms` beside those of the other plugins: overlapping
-    /// rooms must have the same pattern and access rule.
+    /// rooms must have the same pattern and access rule. A room whose members a handler chooses has
+    /// one plugin.
     ///
     /// # Errors
     /// Returns the first conflict.
     pub fn check(&self, plugin: &str, rooms: &[DeclaredRoom]) -> Result<(), RoomTaken> {
         for DeclaredRoom { pattern, access } in rooms {
             for rule in self.0.iter().filter(|rule| rule.owner != plugin) {
-                let identical = rule.pattern == *pattern && rule.access == *access;
+                let identical = rule.pattern == *pattern
+                    && rule.access == *access
+                    && *access != Access::Handler;
                 if rule.pattern.overlaps(pattern) && !identical {
                     return Err(RoomTaken {
                         room: pattern.to_string(),
@@ -112,24 +120,39 @@ impl RoomRules {
         self.0.sort_by_key(|rule| rule.pattern.is_template());
     }
 
-    /// Checks whether `identity` may join `room`. A user may always be in their own room.
+    /// Checks whether a handler of `plugin` may let `identity` join `room`. A user may always be in
+    /// their own room.
     ///
     /// # Errors
     /// Returns why it may not join.
-    pub fn may_join(&self, room: &str, identity: &Identity) -> Result<(), NotJoined> {
+    pub fn may_join(&self, room: &str, identity: &Identity, plugin: &str) -> Result<(), NotJoined> {
         if !is_room_name(room) {
             return Err(NotJoined::Invalid);
         }
         if identity.owns_room(room) {
             return Ok(());
         }
-        let rule =
-            self.0.iter().find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)));
-        match rule {
+        match self.find(room) {
             None => Err(NotJoined::Unknown),
+            Some((rule, _)) if rule.is_chosen_by(plugin) => Ok(()),
             Some((rule, owner)) if rule.access.allows(identity, owner) => Ok(()),
             Some(_) => Err(NotJoined::Forbidden),
         }
+    }
+
+    /// Whether a member of `room` may stay in it. `before` are the rules by which it joined: a
+    /// member that the handlers of a plugin have let in stays while the room is the plugin's.
+    pub fn may_stay(&self, room: &str, identity: &Identity, before: &Self) -> bool {
+        let is_chosen = |(rule, _): (&RoomRule, _)| {
+            before.find(room).is_some_and(|(before, _)| before.is_chosen_by(&rule.owner))
+                && rule.is_chosen_by(&rule.owner)
+        };
+        self.find(room).is_some_and(is_chosen) || self.may_join(room, identity, "").is_ok()
+    }
+
+    /// The rule of a room, and the text that the variable of its pattern matched.
+    fn find<'room>(&self, room: &'room str) -> Option<(&RoomRule, Option<&'room str>)> {
+        self.0.iter().find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)))
     }
 
     /// The rules, literal rooms first.
@@ -168,13 +191,40 @@ mod tests {
     }
 
     #[test]
+    fn only_handlers_of_its_plugin_let_clients_into_a_room_with_the_rule_handler() {
+        let rules = |owner: &str, access: &str| {
+            let mut rules = RoomRules::default();
+            rules.add(owner, &rooms(&[("order_{id}", access)]));
+            rules
+        };
+        let (by_handler, open) = (rules("orders", "handler"), rules("orders", "anyone"));
+        let somebody = Identity { user: Some("7".to_owned()), ..Identity::default() };
+        let may_join = |plugin| by_handler.may_join("order_1", &somebody, plugin);
+        assert_eq!(may_join("orders"), Ok(()));
+        assert_eq!(may_join("subscription"), Err(NotJoined::Forbidden));
+        // Not even with an identical declaration, which would make two plugins choose.
+        let again = rooms(&[("order_{id}", "handler")]);
+        assert!(by_handler.check("others", &again).is_err());
+        assert_eq!(by_handler.check("orders", &again), Ok(()));
+
+        let may_stay =
+            |now: &RoomRules, before: &RoomRules| now.may_stay("order_1", &somebody, before);
+        assert!(may_stay(&by_handler, &by_handler), "its plugin let it in");
+        assert!(!may_stay(&by_handler, &open), "no handler has chosen it");
+        assert!(!may_stay(&by_handler, &rules("others", "handler")), "another plugin chose it");
+        assert!(!may_stay(&RoomRules::default(), &by_handler), "the room is gone");
+        assert!(may_stay(&open, &by_handler));
+        assert!(!may_stay(&rules("orders", "role:admin"), &by_handler));
+    }
+
+    #[test]
     fn a_literal_room_precedes_a_template_of_the_same_plugin() {
         let mut rules = RoomRules::default();
         rules.add("chat", &rooms(&[("room_{x}", "anyone"), ("room_1", "authenticated")]));
         let nobody = Identity::default();
-        assert_eq!(rules.may_join("room_1", &nobody), Err(NotJoined::Forbidden));
-        assert_eq!(rules.may_join("room_2", &nobody), Ok(()));
-        assert_eq!(rules.may_join("lobby", &nobody), Err(NotJoined::Unknown));
-        assert_eq!(rules.may_join("a\nb", &nobody), Err(NotJoined::Invalid));
+        assert_eq!(rules.may_join("room_1", &nobody, "chat"), Err(NotJoined::Forbidden));
+        assert_eq!(rules.may_join("room_2", &nobody, "chat"), Ok(()));
+        assert_eq!(rules.may_join("lobby", &nobody, "chat"), Err(NotJoined::Unknown));
+        assert_eq!(rules.may_join("a\nb", &nobody, "chat"), Err(NotJoined::Invalid));
     }
 }

@@ -190,8 +190,8 @@ impl Dispatcher {
             }
             (Err(failed), _) => {
                 let rejection = report(&generation, active, &event, failed);
-                // If the host itself failed, the event is kept. If it is not known whether the state
-                // was written, the plugin may get the event twice.
+                // If the host itself failed, the event is kept. If it is not known whether the
+                // state was written, the plugin may get the event twice.
                 return match rejection {
                     Rejection::Unavailable(_) | Rejection::NotCommitted(_) => {
                         Delivery::NotServing(RETRY)

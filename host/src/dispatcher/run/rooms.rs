@@ -9,7 +9,7 @@ impl RoomCalls for Run {
     fn join(&mut self, room: String) -> Result<(), Refusal> {
         let connection = require_caller(self.event.caller.connection())?;
         self.generation
-            .may_join(&room, &connection.identity())
+            .may_join(&room, &connection.identity(), self.active.code.name())
             .map_err(|not| not.refusal(&room))?;
         let max = self.limits().rooms.get();
         let membership = self.membership()?;
