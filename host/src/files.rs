@@ -1,13 +1,38 @@
-//! Files that are replaced atomically, and private directories.
+//! Files that are replaced atomically, stamps of files, and private directories.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
 /// Extension of a file that is being written, or that was when its process was killed.
 pub(crate) const UNFINISHED: &str = "new";
+
+/// Distinguishes one state of a file from another without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    modified: Option<SystemTime>,
+    size: u64,
+    /// Inode and status change time (zero if not on Unix): a file that is renamed onto this name
+    /// may have the same size and modification time.
+    identity: (u64, i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of a file with this metadata.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+        };
+        #[cfg(not(unix))]
+        let identity = (0, 0, 0);
+        Self { modified: metadata.modified().ok(), size: metadata.len(), identity }
+    }
+}
 
 /// Replaces `file` with `content`, or creates it. A reader sees the whole old or the whole new
 /// content, also after the process was killed. After a crash of the machine, the file may be empty:

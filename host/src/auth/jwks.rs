@@ -1,13 +1,14 @@
 //! The keys of a JWKS file. The file is read again when it changes, and, at most once in ten
 //! seconds, for a token whose key is unknown.
 
-use std::fs::Metadata;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use crate::config::JwksConfig;
+use crate::files::Stamp;
 
 use super::error::{TokenError, TokenKeyError};
 use super::keys::Keys;
@@ -30,6 +31,8 @@ struct Shared {
     read: Mutex<LastRead>,
     /// Held while the file is read for an unknown key.
     reading: tokio::sync::Mutex<()>,
+    /// Held while the file is read again.
+    rereading: Mutex<()>,
 }
 
 /// The last read of the file.
@@ -38,20 +41,19 @@ struct LastRead {
     at: Instant,
 }
 
-/// What changes when the file changes.
-type Stamp = (SystemTime, u64);
-
 impl KeySet {
     /// Reads the file.
     ///
     /// # Errors
     /// It can't be read, or has no key that can be used.
     pub(super) fn load(config: &JwksConfig) -> Result<Self, TokenKeyError> {
-        let (keys, stamp) = read(config)?;
+        // Before the file is read: what is written meanwhile changes it again.
+        let stamp = stamp_of(&config.file);
+        let keys = read(config)?;
         let read = Mutex::new(LastRead { stamp, at: Instant::now() });
         let (config, keys) = (config.clone(), ArcSwap::from_pointee(keys));
-        let reading = tokio::sync::Mutex::default();
-        Ok(Self(Arc::new(Shared { config, keys, read, reading })))
+        let (reading, rereading) = (tokio::sync::Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Shared { config, keys, read, reading, rereading })))
     }
 
     /// Verifies the signature of a token.
@@ -80,7 +82,7 @@ impl KeySet {
 
     /// Reads the file again if it has changed. Blocks.
     pub(super) fn read_if_changed(&self) {
-        let stamp = std::fs::metadata(&self.0.config.file).ok().and_then(|file| stamp_of(&file));
+        let stamp = stamp_of(&self.0.config.file);
         let is_new = stamp.is_some() && stamp != self.0.last_read().stamp;
         if is_new {
             self.0.read_again();
@@ -106,10 +108,12 @@ impl Shared {
     /// Replaces all keys together. After an error, the keys of before remain, and the file is read
     /// again when it changes.
     fn read_again(&self) {
+        // One at a time, so that the newest keys are stored last.
+        let _rereading = self.rereading.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the file is read: what is written meanwhile changes it again.
-        let stamp = std::fs::metadata(&self.config.file).ok().and_then(|file| stamp_of(&file));
+        let stamp = stamp_of(&self.config.file);
         match read(&self.config) {
-            Ok((keys, _)) => {
+            Ok(keys) => {
                 self.keys.store(Arc::new(keys));
                 let file = self.config.file.display();
                 tracing::info!(%file, "the keys of tokens were read again");
@@ -127,7 +131,7 @@ impl Shared {
     }
 }
 
-fn read(config: &JwksConfig) -> Result<(Keys, Option<Stamp>), TokenKeyError> {
+fn read(config: &JwksConfig) -> Result<Keys, TokenKeyError> {
     let unreadable = |source| TokenKeyError::Unreadable {
         setting: "auth.jwks.file".to_owned(),
         file: config.file.clone(),
@@ -139,9 +143,10 @@ fn read(config: &JwksConfig) -> Result<(Keys, Option<Stamp>), TokenKeyError> {
         return Err(TokenKeyError::Jwks { file: config.file.clone(), problem });
     }
     let text = std::fs::read_to_string(&config.file).map_err(unreadable)?;
-    Ok((Keys::of_set(&text, config)?, stamp_of(&metadata)))
+    Keys::of_set(&text, config)
 }
 
-fn stamp_of(file: &Metadata) -> Option<Stamp> {
-    Some((file.modified().ok()?, file.len()))
+/// Returns the stamp of the file. `None` if its metadata can't be read.
+fn stamp_of(file: &Path) -> Option<Stamp> {
+    std::fs::metadata(file).ok().map(|metadata| Stamp::of(&metadata))
 }

@@ -1,32 +1,8 @@
 //! Lists the plugin files of a directory.
 
-use std::fs::Metadata;
+use crate::files::Stamp;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-
-/// Distinguishes one state of a file from another without reading it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    modified: Option<SystemTime>,
-    size: u64,
-    /// Inode and status change time (zero if not on Unix): a file that is renamed onto this name
-    /// may have the same size and modification time.
-    identity: (u64, i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        #[cfg(unix)]
-        let identity = {
-            use std::os::unix::fs::MetadataExt;
-            (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
-        };
-        #[cfg(not(unix))]
-        let identity = (0, 0, 0);
-        Self { modified: metadata.modified().ok(), size: metadata.len(), identity }
-    }
-}
 
 /// Returns the `.wasm` files of `dir` with their stamps, sorted by path. Hidden files (names that
 /// begin with `.`, such as unfinished copies) and sub-directories are ignored; a symbolic link
@@ -72,6 +48,8 @@ fn is_named_as_plugin(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]

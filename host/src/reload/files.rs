@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::plugin::Retry;
 
-use super::directory::Stamp;
 use super::loader::LoadFailure;
 use super::slots::{Claim, Digest, LastError};
+use crate::files::Stamp;
 
 /// The delays between retries: each is twice as long as the one before.
 struct Backoff {

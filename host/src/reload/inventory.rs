@@ -7,12 +7,12 @@ use std::sync::Arc;
 use crate::metrics::Metrics;
 
 use super::blobs::BlobStore;
-use super::directory::Stamp;
 use super::files::stem;
 use super::loader::{LoadFailure, Loader};
 use super::loads::{LoadJob, LoadQueue, Loaded};
 use super::slots::{Digest, Slots, Verdict};
 use super::versions::{Known, Versions};
+use crate::files::Stamp;
 
 /// The versions that the host has.
 pub(super) struct Inventory {

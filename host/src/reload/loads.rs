@@ -12,10 +12,10 @@ use crate::plugin::{Retry, Source};
 use crate::registry::ActivePlugin;
 
 use super::blobs::BlobStore;
-use super::directory::Stamp;
 use super::loader::{LoadFailure, Loader};
 use super::slots::Digest;
 use super::versions::Known;
+use crate::files::Stamp;
 
 /// Maximum number of versions that are loaded concurrently: each holds the bytes of a file. The
 /// compiler itself limits how many of them are compiled concurrently.

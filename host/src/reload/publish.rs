@@ -16,7 +16,6 @@ use crate::rooms::Rooms;
 use super::blobs::BlobStore;
 use super::claim::claim_slots;
 use super::commands::{Facts, PendingCommands};
-use super::directory::Stamp;
 use super::draining::Draining;
 use super::files::Files;
 use super::inventory::Inventory;
@@ -29,6 +28,7 @@ use super::scan::Scanner;
 use super::slots::{Digest, LastError, Reservation, Slots, Standing};
 use super::status::StatusInputs;
 use super::versions::Selection;
+use crate::files::Stamp;
 
 /// Decides which versions serve, and publishes them.
 pub(super) struct Publisher {
@@ -287,6 +287,10 @@ impl Publisher {
         }
         self.registry.publish(next);
         let published = self.registry.snapshot();
+        // First, so that few clients can have joined by the new rules.
+        if !published.has_rooms_of(&before) {
+            self.rooms.recheck(|room, identity| published.may_stay(room, identity, &before));
+        }
         let replaced: Vec<_> = before.plugins.iter().filter(|old| !published.serves(old)).collect();
         // At once, so that the instances of both versions take memory together for no longer than
         // necessary. Not before the publication: the events of a version without instances would
@@ -297,9 +301,6 @@ impl Publisher {
             self.take_out(old, &published);
         }
         warn_of_new(&before, &published);
-        if !published.has_rooms_of(&before) {
-            self.rooms.recheck(|room, identity| published.may_stay(room, identity, &before));
-        }
         true
     }
 

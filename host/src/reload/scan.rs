@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::PluginsConfig;
+use crate::files::Stamp;
 use crate::metrics::Metrics;
 
-use super::directory::{Stamp, plugin_files};
+use super::directory::plugin_files;
 use super::files::Files;
 use super::loader::LoadFailure;
 use super::slots::Digest;
