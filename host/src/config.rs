@@ -199,9 +199,12 @@ impl Config {
     /// Returns the files with secrets of keys. `file` is the configuration file: it is one of them
     /// if a key has its secret there. The keys name the other files.
     pub fn secret_files<'a>(&'a self, file: Option<&'a Path>) -> BTreeSet<&'a Path> {
+        let tokens = &self.auth.keys;
         let named = self.keys.iter().filter_map(|key| key.secret_file.as_deref());
-        let own = file.filter(|_| self.keys.iter().any(|key| key.secret.is_some()));
-        named.chain(own).collect()
+        let of_tokens = tokens.iter().filter_map(|key| key.secret_file.as_deref());
+        let is_own = self.keys.iter().any(|key| key.secret.is_some())
+            || tokens.iter().any(|key| key.secret.is_some());
+        named.chain(of_tokens).chain(file.filter(|_| is_own)).collect()
     }
 
     /// Returns the configured keys with their secrets. Secrets in files are read now.
@@ -332,12 +335,14 @@ impl ConfigError {
     }
 }
 
-/// Whether the value of a key must not be shown: the secret of an access key, or a setting of a
-/// plugin, which may be one.
+/// Whether the value of a key must not be shown: the secret of an access key, a list of keys, whose
+/// text holds secrets if it can't be read, or a setting of a plugin, which may be a secret.
 fn is_secret(path: &[String]) -> bool {
-    let is_setting = path.first().is_some_and(|first| first == "plugins")
-        && path.get(2).is_some_and(|table| table == "config");
-    is_setting || path.last().is_some_and(|key| key == "secret")
+    let names: Vec<&str> = path.iter().map(String::as_str).collect();
+    matches!(
+        names.as_slice(),
+        ["plugins", _, "config", ..] | ["keys"] | ["auth", "keys"] | [.., "secret"]
+    )
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -437,6 +442,25 @@ mod tests {
             assert!(error.contains("expected text in quotes; the value is secret"), "{error}");
             assert!(!error.contains("1234567890123456"), "{error}");
         }
+        // As from the environment, if the list is no TOML.
+        for text in ["keys = \"1234567890123456\"", "[auth]\nkeys = \"[1234567890123456\""] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains("the value is secret"), "{error}");
+            assert!(!error.contains("1234567890123456"), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_with_secrets_are_those_of_access_keys_and_of_tokens() {
+        let file = Path::new("sockhop.toml");
+        let of = |key: &str| {
+            let text =
+                format!("[auth]\nmode = \"jwt\"\n[[auth.keys]]\nalgorithm = \"HS256\"\n{key}");
+            let config = load(&text).unwrap();
+            config.secret_files(Some(file)).into_iter().map(Path::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(of("secret_file = \"token.key\""), [Path::new("token.key")]);
+        assert_eq!(of("secret = \"x\""), [file]);
     }
 
     #[test]
