@@ -20,7 +20,7 @@ use crate::config::{AuthConfig, AuthMode};
 
 pub(crate) use claims::LEEWAY;
 pub use client::Authenticated;
-pub(crate) use client::{Credentials, bearer};
+pub(crate) use client::{Credentials, bearer, kept_bearer};
 pub use error::{RevokeError, TokenError, TokenKeyError};
 pub use sign::{SignError, sign};
 

@@ -184,6 +184,10 @@ mod tests {
             self.0.enter(link);
         }
 
+        fn may_return(self: Arc<Self>, _: Credentials) -> BoxFuture<'static, bool> {
+            Box::pin(std::future::ready(true))
+        }
+
         fn recovered(&self, _: Option<IpAddr>, _: &Link) {}
 
         fn begin(self: Arc<Self>) {}

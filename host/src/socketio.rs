@@ -83,6 +83,10 @@ pub(crate) trait Client: Send + Sync + 'static {
     /// Makes the connection known. The host can then reach it by `link`.
     fn enter(&self, link: Link);
 
+    /// Decides whether a client with these credentials may return to this connection, whose
+    /// transport was lost: only its own user may.
+    fn may_return(self: Arc<Self>, credentials: Credentials) -> BoxFuture<'static, bool>;
+
     /// Notes that the client, whose transport was lost, has returned from `address`, which may be
     /// another one. Called between its events.
     fn recovered(&self, address: Option<IpAddr>, link: &Link);

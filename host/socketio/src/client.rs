@@ -20,7 +20,7 @@ use tracing::{debug, error, info};
 use crate::call::{Arguments, Call, Rejected, parse_auth, parse_reply};
 use crate::connection::{
     Closed, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event, Handler,
-    Reattached, Reply,
+    Reattached, Reply, ReturnRequest,
 };
 use crate::engineio::{Batch, End, Protocol, Reservation, Session, Sid, catch};
 use crate::hub::Hub;
@@ -226,6 +226,11 @@ impl<H: Handler> Client<H> {
         let Some(resume) = Resume::parse(auth) else { return Ok(false) };
         let found = recovery.find(resume.pid).filter(|connection| connection.is_in(namespace));
         let Some(connection) = found else { return Ok(false) };
+        let request = ReturnRequest { session: &*self.value, auth };
+        let may_recover = async { hub.handler().may_recover(&connection, &request).await };
+        if !self.guard(None, batch, may_recover).await? {
+            return Ok(false);
+        }
         loop {
             match connection.reattach(&self.session, &self.value, resume.offset) {
                 Reattached::Done => break,

@@ -26,7 +26,9 @@ use crate::recovery::Pid;
 
 pub use ack::{AckReceiver, EmitError, NoReply, Reply};
 pub use frame::EventFrame;
-pub use handler::{ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler};
+pub use handler::{
+    ConnectError, ConnectRequest, Context, DisconnectReason, Event, Handler, ReturnRequest,
+};
 pub(crate) use recovery::{Closed, Reattached};
 pub(crate) use shared::Shared;
 

@@ -80,9 +80,10 @@
 //! returns: a client with this `pid` takes the connection over. Each event without an ack id has an
 //! additional last argument, its offset, as with the reference server: a listener that counts its
 //! arguments sees it, and clients of other languages too. A client that returns names the offset of
-//! its last event. If its connection still has all later ones, the client gets the same id, then
-//! these events, and [`Handler::recovered`] is called instead of [`Handler::connect`]: so a token
-//! in the `auth`, for example, is not checked again. [`Connection::session`] is then the new
+//! its last event. If [`Handler::may_recover`] allows it, for example because the client's token
+//! is that of the same user, and if its connection still has all later events, the client gets the
+//! same id, then these events, and [`Handler::recovered`] is called instead of
+//! [`Handler::connect`]. [`Connection::session`] is then the new
 //! session's value, and the old one is dropped. Otherwise the client gets a new connection. Its
 //! CONNECT is answered when [`Handler::disconnected`] of the old connection has returned, so that
 //! the application learns of the end first: a handler that waits there delays its client's return.
@@ -154,7 +155,7 @@ mod server;
 pub use call::placeholders_are_valid;
 pub use connection::{
     AckReceiver, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, EmitError,
-    Event, EventFrame, Handler, NoReply, Reply,
+    Event, EventFrame, Handler, NoReply, Reply, ReturnRequest,
 };
 pub use engineio::{
     Abort, Answer, Batch, Config, End, Io, Recovery, Refused, Sid, Stream, Transport, Transports,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::event::Identity;
 
-use super::error::TokenError;
+use super::error::{MAX_TOKEN, TokenError};
 
 /// What a client sends to prove who it is.
 #[derive(Default)]
@@ -30,15 +30,25 @@ impl Credentials {
     /// The token, if there is one. That of the handshake comes first.
     ///
     /// # Errors
-    /// The token of the handshake is not text.
+    /// The token of the handshake is not text, or the handshake can't be read.
     pub(super) fn token(&self) -> Result<Option<String>, TokenError> {
-        let auth = self.auth.as_deref().map(serde_json::from_str::<HandshakeAuth>);
-        match auth.and_then(Result::ok).and_then(|auth| auth.token) {
+        let sent = self.auth.as_deref().filter(|auth| !auth.is_empty());
+        let auth: Option<HandshakeAuth> =
+            sent.map(serde_json::from_str).transpose().map_err(|_| TokenError::NotText)?;
+        match auth.and_then(|auth| auth.token) {
             Some(Value::String(token)) => Ok(Some(token)),
             Some(_) => Err(TokenError::NotText),
             None => Ok(self.bearer.as_deref().map(str::to_owned)),
         }
     }
+}
+
+/// Returns the token of the header `Authorization: Bearer`, for a session that keeps it. Of a token
+/// that is too long, only so much is returned that it is refused as too long.
+pub(crate) fn kept_bearer(headers: &HeaderMap) -> Option<Box<str>> {
+    let token = bearer(headers)?;
+    // The value of the header is ASCII.
+    Some(token.get(..=MAX_TOKEN).unwrap_or(token).into())
 }
 
 /// Returns the token or key of the header `Authorization: Bearer`.

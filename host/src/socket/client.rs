@@ -14,7 +14,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, OnceCell};
 
-use crate::auth::Authenticated;
+use crate::auth::{Authenticated, Credentials};
 use crate::event::{Caller, Connection, Event, EventId};
 use crate::memory::ANSWER_BYTES;
 use crate::rooms::ReplyTo;
@@ -126,7 +126,12 @@ impl socketio::Client for Client {
         tracing::debug!(client, address, namespace, transport, "client connected");
         if let Some(sockets) = self.sockets.upgrade() {
             sockets.rooms.enter(&self.connection, link);
+            sockets.dispatcher.join_own_room(&self.connection);
         }
+    }
+
+    fn may_return(self: Arc<Self>, credentials: Credentials) -> BoxFuture<'static, bool> {
+        Box::pin(self.may_be_resumed(credentials))
     }
 
     fn recovered(&self, address: Option<IpAddr>, link: &Link) {

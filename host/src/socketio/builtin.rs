@@ -13,12 +13,12 @@ use http::request::Parts;
 use hyper::body::Body;
 use sockhop_socketio::{
     Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event,
-    EventFrame, Handler, InvalidNamespace, Io, Recovery, Stream, Transports,
+    EventFrame, Handler, InvalidNamespace, Io, Recovery, ReturnRequest, Stream, Transports,
 };
 use tokio::net::TcpStream;
 
-use crate::auth::{Credentials, bearer};
-use crate::config::{Config, DEFAULT_CONNECTIONS, QUEUE_SHARE, Transport};
+use crate::auth::{Credentials, kept_bearer};
+use crate::config::{AuthMode, Config, DEFAULT_CONNECTIONS, QUEUE_SHARE, Transport};
 use crate::effect::Emit;
 use crate::transport::{Abortable, Peer, SessionSlot};
 
@@ -91,7 +91,9 @@ impl Server {
         };
         let full_above = settings.max_queued / 2;
         let namespaces = server.namespaces.iter().map(|name| name.as_str().into()).collect();
-        let bridge = Bridge { clients: Weak::clone(clients), namespaces, full_above };
+        let needs_tokens = config.auth.mode == AuthMode::Jwt;
+        let clients = Weak::clone(clients);
+        let bridge = Bridge { clients, namespaces, full_above, needs_tokens };
         sockhop_socketio::Server::new(settings, bridge, server.namespaces.iter().cloned()).map(Self)
     }
 
@@ -153,6 +155,8 @@ pub(crate) struct Bridge {
     namespaces: Vec<Arc<str>>,
     /// If more bytes are queued, the sender of an answer waits for its client.
     full_above: usize,
+    /// Whether clients need tokens: otherwise, none is kept.
+    needs_tokens: bool,
 }
 
 /// The host's data about a session.
@@ -163,6 +167,12 @@ pub(crate) struct Session {
     /// Held until the session has ended. Connections whose client may return are counted
     /// separately.
     slot: Mutex<Option<SessionSlot>>,
+}
+
+impl Session {
+    fn credentials(&self, auth: &str) -> Credentials {
+        Credentials { auth: Some(auth.into()), bearer: self.bearer.clone() }
+    }
 }
 
 impl Bridge {
@@ -180,7 +190,7 @@ impl Handler for Bridge {
 
     fn open(&self, request: &Parts) -> Result<Session, sockhop_socketio::Refused> {
         let address = request.extensions.get::<Peer>().map(|Peer(address)| *address);
-        let bearer = bearer(&request.headers).map(Into::into);
+        let bearer = self.needs_tokens.then(|| kept_bearer(&request.headers)).flatten();
         let slot = Mutex::new(request.extensions.get::<SessionSlot>().cloned());
         Ok(Session { address, bearer, slot })
     }
@@ -195,10 +205,7 @@ impl Handler for Bridge {
             sid: request.id.to_string(),
             namespace: namespace.unwrap_or_else(|| request.namespace.into()),
             address: request.session.address,
-            credentials: Credentials {
-                auth: Some(request.auth.into()),
-                bearer: request.session.bearer.clone(),
-            },
+            credentials: request.session.credentials(request.auth),
             // The session holds the slot until all events of its connections are handled.
             slot: None,
         };
@@ -228,6 +235,15 @@ impl Handler for Bridge {
             Poll::Ready(())
         })
         .await;
+    }
+
+    async fn may_recover(
+        &self,
+        connection: &Connection<Self>,
+        request: &ReturnRequest<'_, Self>,
+    ) -> bool {
+        let credentials = request.session.credentials(request.auth);
+        Arc::clone(connection.data()).may_return(credentials).await
     }
 
     async fn recovered(&self, cx: &Context<'_, Self>) {
@@ -420,6 +436,10 @@ mod tests {
         }
 
         fn enter(&self, _: socketio::Link) {}
+
+        fn may_return(self: Arc<Self>, _: Credentials) -> BoxFuture<'static, bool> {
+            Box::pin(std::future::ready(true))
+        }
 
         fn recovered(&self, address: Option<IpAddr>, link: &socketio::Link) {
             assert_eq!(link.transport(), "polling");

@@ -23,7 +23,7 @@ use socketioxide::{ParserConfig, SocketIo, TransportType};
 use socketioxide_core::Value as Serialized;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Credentials, bearer};
+use crate::auth::{Credentials, kept_bearer};
 use crate::config::{Config, Transport};
 use crate::memory::QueueMemory;
 use crate::transport::{AbortHandle, Peer, SessionSlot};
@@ -205,7 +205,7 @@ async fn prepare(
     namespace: Arc<str>,
 ) -> Result<(), ConnectRefusal> {
     let handshake = &socket.req_parts().extensions;
-    let bearer = bearer(&socket.req_parts().headers).map(Into::into);
+    let bearer = kept_bearer(&socket.req_parts().headers);
     let newcomer = Newcomer {
         sid: socket.id.to_string(),
         namespace: Arc::clone(&namespace),

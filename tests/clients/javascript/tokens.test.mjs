@@ -99,3 +99,57 @@ test("a client that sends a new token in time keeps its connection", async () =>
     await host.stop();
   }
 });
+
+test("with recovery, a client returns to its connection with a token of its user, and only then", async () => {
+  const recovery = { SOCKHOP_SERVER__SOCKETIO: "builtin", SOCKHOP_SERVER__RECOVERY__SECONDS: "60" };
+  const host = await startHost({ settings: { ...SETTINGS, ...recovery } });
+  let next = token("7", 600);
+  const auth = (done) => done({ token: next });
+  const client = await connect(host.url, { transports: ["websocket"], reconnectionDelay: 1, auth });
+  try {
+    const { socket } = client;
+    const first = socket.id;
+    assert.equal((await client.next("connected"))[0].user_id, "7");
+    // A later token replaces the one of the connection.
+    next = token("7", 700);
+    await cut(socket);
+    assert.deepEqual([socket.recovered, socket.id], [true, first]);
+    next = token("8", 600);
+    await cut(socket);
+    assert.equal(socket.recovered, false);
+    assert.notEqual(socket.id, first);
+    assert.equal((await client.next("connected"))[0].user_id, "8");
+    next = "x";
+    const refused = new Promise((resolve) => socket.once("connect_error", resolve));
+    socket.io.engine.close();
+    assert.equal((await refused).message, "unauthorized");
+  } finally {
+    client.close();
+    await host.stop();
+  }
+});
+
+/** Cuts the client's transport, and waits until it is connected again. */
+async function cut(socket) {
+  const returned = new Promise((resolve) => socket.once("connect", resolve));
+  socket.io.engine.close();
+  await returned;
+}
+
+test("a client whose token is revoked returns by itself with a token of the same second", async () => {
+  const host = await startHost({ settings: SETTINGS });
+  const auth = (done) => done({ token: token("7", 600) });
+  const clients = [];
+  try {
+    const options = { reconnectionDelay: 1, reconnectionDelayMax: 5, auth };
+    for (let i = 0; i < 20; i += 1) clients.push(await connect(host.url, options));
+    for (const client of clients) await client.next("connected");
+    const headers = { authorization: `Bearer ${host.key}` };
+    const answer = await fetch(`${host.url}/api/users/7/revoke`, { method: "POST", headers });
+    assert.equal((await answer.json()).connections, 20);
+    for (const client of clients) assert.equal((await client.next("connected"))[0].user_id, "7");
+  } finally {
+    for (const client of clients) client.close();
+    await host.stop();
+  }
+});

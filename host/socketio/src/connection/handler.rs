@@ -61,12 +61,27 @@ pub trait Handler: Sized + Send + Sync + 'static {
         ready(())
     }
 
+    /// Decides whether a client that asks for `connection`, whose transport was lost, may return to
+    /// it. It has sent the right `pid`. If not, it gets a new connection:
+    /// [`connect`](Self::connect) is called. Without an implementation, it may.
+    ///
+    /// Also called if the connection then turns out to have ended. Only called with
+    /// [`Config::recovery`](crate::Config::recovery).
+    fn may_recover(
+        &self,
+        connection: &Connection<Self>,
+        request: &ReturnRequest<'_, Self>,
+    ) -> impl Future<Output = bool> + Send {
+        let _ = (connection, request);
+        ready(true)
+    }
+
     /// A client has returned to a connection whose transport was lost. CONNECT is answered, and the
     /// events that the client has missed are queued. Events that are sent here follow them.
     ///
     /// [`open`](Self::open) was called for the new session, whose value the connection has from now
-    /// on. [`connect`](Self::connect) is not called, so the `auth` that the client sent is not
-    /// checked again. Only called with [`Config::recovery`](crate::Config::recovery).
+    /// on. [`connect`](Self::connect) is not called. Only called with
+    /// [`Config::recovery`](crate::Config::recovery).
     fn recovered(&self, cx: &Context<'_, Self>) -> impl Future<Output = ()> + Send {
         let _ = cx;
         ready(())
@@ -103,6 +118,21 @@ pub trait Handler: Sized + Send + Sync + 'static {
     ) -> impl Future<Output = ()> + Send {
         let _ = (cx, reason);
         ready(())
+    }
+}
+
+/// A client that wants to return to its connection.
+pub struct ReturnRequest<'a, H: Handler> {
+    /// The value that [`Handler::open`] returned for the new session.
+    pub session: &'a H::Session,
+    /// The `auth` of the client: a well-formed JSON object.
+    pub auth: &'a str,
+}
+
+/// Without `auth`, which may hold a secret.
+impl<H: Handler> fmt::Debug for ReturnRequest<'_, H> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ReturnRequest").finish_non_exhaustive()
     }
 }
 

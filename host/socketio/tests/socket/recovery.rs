@@ -243,6 +243,20 @@ async fn a_secret_that_is_forged_or_of_another_namespace_opens_nothing() {
 }
 
 #[tokio::test]
+async fn a_client_that_the_application_does_not_recover_gets_a_new_connection() {
+    let fixture = Fixture::start(config()).await;
+    let (client, entered) = come_back(&fixture, "", "").await;
+    client.hang_up().await;
+    expect_detached(&fixture, 1).await;
+    let stranger = format!(r#"{{"pid":"{}","stranger":1}}"#, entered.pid);
+    let (mut stranger, other) = come_back(&fixture, "", &stranger).await;
+    assert!(other.sid != entered.sid && other.pid != entered.pid);
+    stranger.assert_alive().await;
+    let (_client, again) = come_back(&fixture, "", &entered.auth(None)).await;
+    assert_eq!(again, entered, "a stranger does not end the connection");
+}
+
+#[tokio::test]
 async fn a_connection_that_one_side_has_ended_is_not_kept() {
     let fixture = Fixture::start(config()).await;
     let mut log = Vec::new();

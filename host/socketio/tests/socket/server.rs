@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sockhop_socketio::{
     Config, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, Event, Handler,
-    Refused, Server,
+    Refused, ReturnRequest, Server,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -101,6 +101,10 @@ impl Handler for App {
         if cx.connection().data().contains("greet") {
             cx.emit("welcome", "", &[]);
         }
+    }
+
+    async fn may_recover(&self, _: &Connection<Self>, request: &ReturnRequest<'_, Self>) -> bool {
+        std::future::ready(!request.auth.contains("stranger")).await
     }
 
     async fn recovered(&self, cx: &Context<'_, Self>) {

@@ -3,18 +3,21 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::auth::Authenticated;
+use crate::auth::{Authenticated, Credentials};
 use crate::event::{Event, Json};
 use crate::rejection::Rejection;
 use crate::socket::Sockets;
 use crate::socket::token::{Due, TokenState};
 
 use super::Client;
+
+/// After which time a connection that was aborted, and is still there, is aborted again.
+const ABORT_AGAIN: Duration = Duration::from_secs(1);
 
 /// The payload of `authenticate`.
 #[derive(Deserialize)]
@@ -41,9 +44,28 @@ impl Client {
             tracing::info!(client, %id, error = %error, "token refused");
             Rejection::Unauthorized("the token is not accepted".to_owned())
         })?;
+        let expires_at = known.expires_at;
+        if !self.adopt(sockets, known) {
+            return Err(Rejection::Unauthorized("the token is of another user".to_owned()));
+        }
+        let seconds = expires_at.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(Json::from(&json!({"expires_at": seconds.map(|since| since.as_secs())})))
+    }
+
+    /// Whether a client with these credentials may return to this connection. Its token replaces
+    /// the one of before.
+    pub(super) async fn may_be_resumed(self: Arc<Self>, credentials: Credentials) -> bool {
+        let Some(sockets) = self.sockets.upgrade() else { return false };
+        // If the client may not connect at all, it is refused when it gets a new connection.
+        let known = sockets.auth.identify(&credentials).await;
+        known.is_ok_and(|known| self.adopt(&sockets, known))
+    }
+
+    /// Replaces the token, unless the new one is of another user. Returns whether it was replaced.
+    fn adopt(self: &Arc<Self>, sockets: &Sockets, known: Authenticated) -> bool {
         let before = self.connection.identity();
         if known.identity.user != before.user {
-            return Err(Rejection::Unauthorized("the token is of another user".to_owned()));
+            return false;
         }
         let Authenticated { identity, expires_at, issued_at } = known;
         let has_changed = *identity != *before;
@@ -57,42 +79,40 @@ impl Client {
         if has_changed {
             sockets.dispatcher.recheck_rooms(&self.connection);
         }
-        let seconds = expires_at.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Ok(Json::from(&json!({"expires_at": seconds.map(|since| since.as_secs())})))
+        true
     }
 
     /// Does what is due for the token, and sets when to look at it again. Also called when the
     /// client can first be reached: a revocation of that moment may not have found it.
     pub(in crate::socket) fn watch_token(self: &Arc<Self>, sockets: &Sockets, now: Instant) {
-        let (due, issued_at) = {
-            let mut token = self.token();
-            let due = token.due(SystemTime::now(), now, sockets.auth.grace());
-            // Under the lock: a new token that comes at this moment must not count as expired.
-            if due == Due::Tell {
-                self.has_expired.store(true, Ordering::Release);
-            }
-            (due, token.issued_at())
-        };
-        let client = self.connection.public_id.as_str();
-        if due != Due::Never
-            && sockets.auth.is_revoked(self.connection.identity().user.as_deref(), issued_at)
-        {
-            tracing::info!(client, "connection ended: its token is revoked");
-            sockets.rooms.abort(&self.connection);
+        // Held until everything is done: a new token that comes at this moment must neither count
+        // as expired nor get the time of the one of before. Nothing here waits.
+        let mut token = self.token();
+        let grace = sockets.auth.grace();
+        let mut due = token.due(SystemTime::now(), now, grace);
+        if due == Due::Never {
             return;
         }
+        let (client, identity) = (self.connection.public_id.as_str(), self.connection.identity());
+        if sockets.auth.is_revoked(identity.user.as_deref(), token.issued_at()) {
+            tracing::info!(client, "connection ended: its token is revoked");
+            due = Due::Close;
+        } else if due == Due::Close {
+            tracing::info!(client, "connection ended: its token has expired");
+        }
+        if due == Due::Tell {
+            tracing::debug!(client, "token expired");
+            self.has_expired.store(true, Ordering::Release);
+            sockets.rooms.reject(&self.connection, &expired());
+            due = Due::Later(grace);
+        }
         match due {
-            Due::Never => {}
             Due::Later(after) => sockets.expiries.set(self, after),
-            Due::Tell => {
-                tracing::debug!(client, "token expired");
-                sockets.rooms.reject(&self.connection, &expired());
-                // Looks again at once, to find the end of the grace period.
-                self.watch_token(sockets, now);
-            }
-            Due::Close => {
-                tracing::info!(client, "connection ended: its token has expired");
+            // Again until it has ended: a transport that is lost at this moment would leave a
+            // connection to which its client can return.
+            _ => {
                 sockets.rooms.abort(&self.connection);
+                sockets.expiries.set(self, ABORT_AGAIN);
             }
         }
     }
@@ -100,7 +120,7 @@ impl Client {
     /// Ends the connection if it is of this user, and if its token was issued before the time, if
     /// one is given. Returns whether it ends.
     pub(in crate::socket) fn end_if_of(
-        &self,
+        self: &Arc<Self>,
         sockets: &Sockets,
         user: &str,
         issued_before: Option<SystemTime>,
@@ -111,7 +131,11 @@ impl Client {
         match issued_before {
             None => sockets.rooms.end(&self.connection),
             Some(time) => {
-                self.token().is_from_before(time) && sockets.rooms.abort(&self.connection)
+                let is_from_before = self.token().is_from_before(time);
+                if is_from_before {
+                    self.watch_token(sockets, Instant::now());
+                }
+                is_from_before
             }
         }
     }
