@@ -147,7 +147,7 @@ fn error_event() -> OutboundContract {
             "retry_after_ms": {"type": "integer", "minimum": 1},
             "details": {"type": "array", "items": detail},
         },
-        "required": ["code", "message", "event", "id", "retry", "origin"],
+        "required": ["code", "message", "id", "retry", "origin"],
     });
     OutboundContract { event: ERROR.to_owned(), data, rooms: Vec::new(), everyone: false }
 }
@@ -271,6 +271,8 @@ mod tests {
         assert_eq!(rejections.each_ref().map(Rejection::code), CODES);
         for rejection in rejections {
             schema.check(&rejection.document("event", "01JD")).unwrap();
+            // About no event, such as that a token has expired.
+            schema.check(&rejection.document("", "01JD")).unwrap();
         }
     }
 }

@@ -127,6 +127,18 @@ impl Dispatcher {
         answer.map_err(|failed| report(&generation, &route.plugin, &event, failed))
     }
 
+    /// Adds a connection of a user to the user's own room, unless a plugin declares the room with a
+    /// rule that does not allow it.
+    pub(crate) fn join_own_room(&self, connection: &Connection) {
+        let identity = connection.identity();
+        let Some(room) = identity.own_room() else { return };
+        if self.registry.snapshot().may_join(&room, &identity, "").is_ok() {
+            self.rooms.join(connection, &room);
+            // A reload that came in between has not seen the connection in the room.
+            self.recheck_rooms(connection);
+        }
+    }
+
     /// Removes a connection from the rooms that its identity, which has changed, may not be in.
     pub(crate) fn recheck_rooms(&self, connection: &Connection) {
         let generation = self.registry.snapshot();
@@ -172,7 +184,13 @@ impl Dispatcher {
         checkpoint_if_due(active);
         let outcome = match answer.as_ref().map_err(|failed| &failed.rejection) {
             Err(Rejection::PluginFailed | Rejection::TimedOut) => Outcome::Failed,
-            Err(rejection) if matches!(rejection.code(), "busy" | "unavailable") => {
+            Err(Rejection::Busy(_) | Rejection::Unavailable(_) | Rejection::NotCommitted(_)) => {
+                Outcome::Unknown
+            }
+            // A handler passes on that its state can't be read.
+            Err(Rejection::Refused(refusal))
+                if refusal.code == "unavailable" && inbound.is_some() =>
+            {
                 Outcome::Unknown
             }
             _ => Outcome::Answered,

@@ -45,13 +45,14 @@ pub struct Applied {
 }
 
 impl Rooms {
-    /// Adds a connection, which can then be reached by `link`. A connection of a user joins the
-    /// user's own room.
+    /// Adds a connection, which can then be reached by `link`.
     pub(crate) fn enter(&self, connection: &Arc<Connection>, link: Link) {
         self.members.add(connection, link);
-        if let Some(room) = connection.identity().own_room() {
-            self.members.join(connection, &room);
-        }
+    }
+
+    /// Adds a connection to a room.
+    pub(crate) fn join(&self, connection: &Connection, room: &str) {
+        self.members.join(connection, room);
     }
 
     /// Removes a connection. A join of an earlier event has no effect afterwards.
@@ -129,10 +130,7 @@ impl Rooms {
     pub(crate) fn reject(&self, connection: &Connection, rejection: &Rejection) {
         if let Some(member) = self.find(connection) {
             let id = EventId::new(SystemTime::now()).to_string();
-            let mut document = rejection.document("", &id);
-            if let Some(members) = document.as_object_mut() {
-                members.remove("event");
-            }
+            let document = rejection.document("", &id);
             let _ = member.link.try_answer(Answer::Event(ERROR, &document.to_string()));
         }
     }

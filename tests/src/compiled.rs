@@ -19,10 +19,10 @@ fn cache_of(data: &Path) -> PathBuf {
     data.join("cache")
 }
 
-/// Copies the code of the plugins in `plugins` to a host that has not started yet. A host that
-/// finds no code compiles it.
+/// Copies the code of the plugins in `plugins` to a host that has no directory for it yet. A host
+/// that finds no code compiles it.
 pub(crate) fn lend(plugins: &Path, data: &Path) {
-    if let Some(kept) = kept() {
+    if let Some(kept) = kept().filter(|_| !cache_of(data).exists()) {
         let _ = copy(&digests_in(plugins), &kept, &cache_of(data));
     }
 }
@@ -59,6 +59,6 @@ fn digests_in(plugins: &Path) -> Vec<String> {
     let plugins = files.filter(|file| file.extension().is_some_and(|kind| kind == "wasm"));
     plugins
         .filter_map(|file| fs::read(file).ok())
-        .map(|bytes| format!("{:x}", Sha256::digest(bytes)))
+        .map(|bytes| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
         .collect()
 }

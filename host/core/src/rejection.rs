@@ -307,17 +307,19 @@ impl Rejection {
     }
 
     /// The JSON object that clients receive: in an ack under `error`, or as the argument of an
-    /// `error` event.
+    /// `error` event. Without the name of an event, it has no member `event`.
     pub fn document(&self, event: &str, id: &str) -> Value {
         let mut document = json!({
             "code": self.code(),
             "message": self.message(),
-            "event": event,
             "id": id,
             "retry": self.retry().name(),
             "origin": self.origin().name(),
         });
         if let Some(members) = document.as_object_mut() {
+            if !event.is_empty() {
+                members.insert("event".to_owned(), json!(event));
+            }
             if let Self::InvalidPayload { details, .. } = self
                 && !details.is_empty()
             {

@@ -59,12 +59,7 @@ impl Problem {
     pub(super) fn rejected(rejection: &Rejection, event: &str, id: &str) -> Self {
         let status =
             StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut document = rejection.document(event, id);
-        if event.is_empty()
-            && let Some(members) = document.as_object_mut()
-        {
-            members.remove("event");
-        }
+        let document = rejection.document(event, id);
         Self { status, document, key: None }
     }
 

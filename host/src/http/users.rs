@@ -39,6 +39,9 @@ struct Revoke {
     issued_before: Option<u64>,
 }
 
+/// The resolution of times in tokens.
+const ONE_SECOND: Duration = Duration::from_secs(1);
+
 /// Largest body of a revocation, in bytes.
 const MAX_BODY: usize = 4096;
 
@@ -71,6 +74,12 @@ pub(super) async fn revoke(
     let revoked = tokio::task::spawn_blocking(move || {
         let in_force = host.auth.revoke(&name, before)?;
         let time = UNIX_EPOCH.checked_add(Duration::from_secs(in_force));
+        // Tokens say in whole seconds when they were issued. A stock client that returns at once
+        // gets a token of this second, which is refused, and then stays away.
+        let left = time.and_then(|time| time.duration_since(SystemTime::now()).ok());
+        if let Some(left) = left.filter(|left| *left <= ONE_SECOND) {
+            std::thread::sleep(left);
+        }
         let connections = time.map_or(0, |time| host.sockets.end_user(&name, Some(time)));
         Ok((in_force, connections))
     });

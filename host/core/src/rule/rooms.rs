@@ -120,8 +120,9 @@ impl RoomRules {
         self.0.sort_by_key(|rule| rule.pattern.is_template());
     }
 
-    /// Checks whether a handler of `plugin` may let `identity` join `room`. A user may always be in
-    /// their own room.
+    /// Checks whether a handler of `plugin` may let `identity` join `room`. A user may be in the
+    /// user's own room, unless a plugin declares it with another rule: a user with an unusual name
+    /// must not come into a room that is meant for others.
     ///
     /// # Errors
     /// Returns why it may not join.
@@ -129,10 +130,8 @@ impl RoomRules {
         if !is_room_name(room) {
             return Err(NotJoined::Invalid);
         }
-        if identity.owns_room(room) {
-            return Ok(());
-        }
         match self.find(room) {
+            None if identity.owns_room(room) => Ok(()),
             None => Err(NotJoined::Unknown),
             Some((rule, _)) if rule.is_chosen_by(plugin) => Ok(()),
             Some((rule, owner)) if rule.access.allows(identity, owner) => Ok(()),
@@ -215,6 +214,20 @@ mod tests {
         assert!(!may_stay(&RoomRules::default(), &by_handler), "the room is gone");
         assert!(may_stay(&open, &by_handler));
         assert!(!may_stay(&rules("orders", "role:admin"), &by_handler));
+    }
+
+    #[test]
+    fn a_user_is_in_the_own_room_unless_a_plugin_means_it_for_others() {
+        let mut rules = RoomRules::default();
+        rules.add("admins", &rooms(&[("user_list", "role:admin"), ("user_vip_{x}", "handler")]));
+        let user = |name: &str| Identity { user: Some(name.to_owned()), ..Identity::default() };
+        let may_join = |room, name| rules.may_join(room, &user(name), "").is_ok();
+        assert!(may_join("user_7", "7") && !may_join("user_7", "8"));
+        assert!(!may_join("user_list", "list") && !may_join("user_vip_1", "vip_1"));
+        rules.add("subscription", &rooms(&[("user_{user}", "owner")]));
+        let may_join = |room, name| rules.may_join(room, &user(name), "").is_ok();
+        assert!(may_join("user_7", "7") && !may_join("user_7", "8"));
+        assert!(!may_join("user_list", "list"));
     }
 
     #[test]
