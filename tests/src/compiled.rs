@@ -1,7 +1,7 @@
 //! The compiled code of plugins. Compiling takes seconds of processor time, and every test starts
-//! hosts with the same plugins. So hosts get the code that hosts of earlier tests have compiled. The
-//! environment names the directory of the code, `SOCKHOP_COMPILED_DIR`, which `cargo xtask test`
-//! empties. Without it, each host compiles.
+//! hosts with the same plugins. So hosts get the code that hosts of earlier tests have compiled.
+//! The environment names the directory of the code, `SOCKHOP_COMPILED_DIR`, which
+//! `cargo xtask test` empties. Without it, each host compiles.
 
 use std::fs::{self, DirBuilder};
 use std::io;

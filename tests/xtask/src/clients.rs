@@ -26,7 +26,7 @@ pub(crate) const IMPLEMENTATIONS: [&str; 2] = ["builtin", "socketioxide"];
 const IMPLEMENTATION: &str = "SOCKHOP_TEST_SOCKETIO";
 
 /// The modules of the Rust tests that check what clients see.
-const CLIENT_TESTS: [&str; 18] = [
+const CLIENT_TESTS: [&str; 19] = [
     "answers::",
     "attachments::",
     "bounds::",
@@ -36,6 +36,7 @@ const CLIENT_TESTS: [&str; 18] = [
     "edge::",
     "faults::",
     "host_events::",
+    "identity::",
     "leaving::",
     "limits::",
     "numbers::",
