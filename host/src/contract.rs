@@ -270,9 +270,9 @@ mod tests {
         ];
         assert_eq!(rejections.each_ref().map(Rejection::code), CODES);
         for rejection in rejections {
-            schema.check(&rejection.document("event", "01JD")).unwrap();
+            schema.check(&rejection.document(Some("event"), "01JD")).unwrap();
             // About no event, such as that a token has expired.
-            schema.check(&rejection.document("", "01JD")).unwrap();
+            schema.check(&rejection.document(None, "01JD")).unwrap();
         }
     }
 }

@@ -130,7 +130,7 @@ impl Rooms {
     pub(crate) fn reject(&self, connection: &Connection, rejection: &Rejection) {
         if let Some(member) = self.find(connection) {
             let id = EventId::new(SystemTime::now()).to_string();
-            let document = rejection.document("", &id);
+            let document = rejection.document(None, &id);
             let _ = member.link.try_answer(Answer::Event(ERROR, &document.to_string()));
         }
     }
@@ -258,10 +258,10 @@ impl<'answer> AnswerText<'answer> {
             (None, Ok(_)) => None,
             (Some(_), Err(rejection)) => Some(Self::Rejection(format!(
                 "{{\"error\":{}}}",
-                rejection.document(event, &id.to_string())
+                rejection.document(Some(event), &id.to_string())
             ))),
             (None, Err(rejection)) => {
-                Some(Self::Rejection(rejection.document(event, &id.to_string()).to_string()))
+                Some(Self::Rejection(rejection.document(Some(event), &id.to_string()).to_string()))
             }
         }
     }

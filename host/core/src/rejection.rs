@@ -307,8 +307,8 @@ impl Rejection {
     }
 
     /// The JSON object that clients receive: in an ack under `error`, or as the argument of an
-    /// `error` event. Without the name of an event, it has no member `event`.
-    pub fn document(&self, event: &str, id: &str) -> Value {
+    /// `error` event. If the rejection is about no event, it has no member `event`.
+    pub fn document(&self, event: Option<&str>, id: &str) -> Value {
         let mut document = json!({
             "code": self.code(),
             "message": self.message(),
@@ -317,7 +317,7 @@ impl Rejection {
             "origin": self.origin().name(),
         });
         if let Some(members) = document.as_object_mut() {
-            if !event.is_empty() {
+            if let Some(event) = event {
                 members.insert("event".to_owned(), json!(event));
             }
             if let Self::InvalidPayload { details, .. } = self
@@ -355,7 +355,7 @@ mod tests {
             message: "is required".into(),
         };
         assert_eq!(
-            Rejection::against_schema(vec![detail]).document("memory_log_create", "01JD"),
+            Rejection::against_schema(vec![detail]).document(Some("memory_log_create"), "01JD"),
             json!({
                 "code": "invalid_payload", "message": "content: is required",
                 "event": "memory_log_create", "id": "01JD", "retry": "never", "origin": "host",
@@ -369,7 +369,7 @@ mod tests {
         let not_found = Rejection::from_handler(Refusal::new("not_found", "no record 7"));
         assert_eq!((not_found.code(), not_found.status()), ("refused", 404));
         assert_eq!(
-            not_found.document("e", "i"),
+            not_found.document(Some("e"), "i"),
             json!({
                 "code": "refused", "message": "no record 7", "event": "e", "id": "i",
                 "retry": "never", "origin": "handler", "reason": "not_found",
@@ -411,7 +411,7 @@ mod tests {
             assert_eq!((by_host.origin(), by_handler.origin()), (Origin::Host, Origin::Handler));
         }
         let limited = Rejection::from_handler(Refusal::new("rate_limited", text()));
-        assert_eq!(limited.document("e", "i")["retry_after_ms"], json!(250));
+        assert_eq!(limited.document(Some("e"), "i")["retry_after_ms"], json!(250));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Problem {
     pub(super) fn rejected(rejection: &Rejection, event: &str, id: &str) -> Self {
         let status =
             StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let document = rejection.document(event, id);
+        let document = rejection.document(Some(event).filter(|event| !event.is_empty()), id);
         Self { status, document, key: None }
     }
 

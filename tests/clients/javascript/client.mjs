@@ -84,7 +84,9 @@ export function assertRejected(reply, expected) {
 
 /** The same for the error object, which is also the argument of an `error` event. */
 export function assertError(error, expected) {
-  const { id, message, details, ...rest } = error;
+  const { id, message, details, retry, origin, ...rest } = error;
+  assert.ok(["safe", "unsafe", "never"].includes(retry), `retry: ${retry}`);
+  assert.ok(["host", "handler"].includes(origin), `origin: ${origin}`);
   assert.match(id, ULID);
   assert.equal(typeof message, "string");
   assert.notEqual(message, "");
