@@ -58,13 +58,17 @@ class Client:
 
 
 def assert_error(error, **expected):
-    """Asserts that `error` has an id, a message, the expected members, and at most details besides.
+    """Asserts that `error` has an id, a message, who rejected and whether to retry, the expected members,
+    and at most details besides.
 
     Returns the details as pairs of path and rule.
     """
     assert ULID.fullmatch(error["id"])
     assert error["message"]
-    assert {name: value for name, value in error.items() if name not in ("id", "message", "details")} == expected
+    assert error["retry"] in ("safe", "unsafe", "never")
+    assert error["origin"] in ("host", "handler")
+    common = ("id", "message", "details", "retry", "origin")
+    assert {name: value for name, value in error.items() if name not in common} == expected
     return [(detail["path"], detail["rule"]) for detail in error.get("details", [])]
 
 
