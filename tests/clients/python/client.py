@@ -58,8 +58,9 @@ class Client:
 
 
 def assert_error(error, **expected):
-    """Asserts that `error` has an id, a message, who rejected and whether to retry, the expected members,
-    and at most details besides.
+    """Asserts that `error` has an id, a message, `retry`, `origin` and the expected members.
+
+    It may also have details.
 
     Returns the details as pairs of path and rule.
     """
