@@ -65,7 +65,7 @@ impl Revocations {
         issued_at.is_none_or(|issued| since_1970(issued) < Duration::from_secs(*earliest))
     }
 
-    /// Refuses the tokens of `user` that were issued before `time`, and those that do not say when.
+    /// Refuses the tokens of `user` that were issued before `time`, and tokens without `iat`.
     /// An earlier revocation of later tokens stays. Returns the time that is in force, in seconds
     /// since 1970: `time`, rounded up. Blocks.
     ///

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::LengthLimitError;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep};
 
 use crate::config::Limits;
@@ -141,6 +142,25 @@ pub(super) async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Rejectio
         let is_too_long =
             std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>());
         if is_too_long { too_large() } else { Rejection::invalid("the body ended too soon") }
+    })
+}
+
+/// Largest body of an operator's command, in bytes.
+const MAX_COMMAND: usize = 4096;
+
+/// Reads the JSON object of an operator's command. Without a body, it is the default one. `members`
+/// are named in the message about an invalid object.
+pub(super) async fn command<T: Default + DeserializeOwned>(
+    body: Body,
+    members: &str,
+) -> Result<T, Problem> {
+    let body = read(body, MAX_COMMAND).await.map_err(|rejection| Problem::rejection(&rejection))?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        let message = format!("the body must be a JSON object {{{members}}}: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", &message)
     })
 }
 

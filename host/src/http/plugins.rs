@@ -50,9 +50,6 @@ struct RollBack {
     to: Option<String>,
 }
 
-/// Largest body of a rollback, in bytes: a digest has 64 characters.
-const MAX_BODY: usize = 4096;
-
 /// Rolls back to an earlier version.
 pub(super) async fn roll_back(
     State(api): State<Arc<Api>>,
@@ -61,20 +58,7 @@ pub(super) async fn roll_back(
 ) -> Result<Json<Value>, Problem> {
     // The key is checked first: other callers must not make the host wait for a body.
     let key = api.keys.allow(request.headers(), Scope::Operate)?;
-    let body = body::read(request.into_body(), MAX_BODY)
-        .await
-        .map_err(|rejection| Problem::rejection(&rejection))?;
-    let RollBack { to } = if body.is_empty() {
-        RollBack::default()
-    } else {
-        serde_json::from_slice(&body).map_err(|error| {
-            Problem::new(
-                StatusCode::BAD_REQUEST,
-                "invalid_payload",
-                &format!("the body must be a JSON object {{to?: DIGEST}}: {error}"),
-            )
-        })?
-    };
+    let RollBack { to } = body::command(request.into_body(), "to?: DIGEST").await?;
     run_command(&api, key, &name, OperatorCommand::RollBack(to)).await
 }
 

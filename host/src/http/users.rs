@@ -42,9 +42,6 @@ struct Revoke {
 /// The resolution of times in tokens.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
-/// Largest body of a revocation, in bytes.
-const MAX_BODY: usize = 4096;
-
 /// The latest time of a revocation: the end of the year 9999.
 const LAST_SECOND: u64 = 253_402_300_799;
 
@@ -57,12 +54,13 @@ pub(super) async fn revoke(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(request.headers(), Scope::Operate)?;
-    let body = body::read(request.into_body(), MAX_BODY)
-        .await
-        .map_err(|rejection| Problem::rejection(&rejection))?;
-    let before = if body.is_empty() { Revoke::default() } else { parse(&body)? };
-    let before = before
-        .issued_before
+    let Revoke { issued_before } =
+        body::command(request.into_body(), "issued_before?: SECONDS").await?;
+    if issued_before.is_some_and(|seconds| seconds > LAST_SECOND) {
+        let message = format!("`issued_before` is at most {LAST_SECOND}, in seconds since 1970");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", &message));
+    }
+    let before = issued_before
         .map_or_else(SystemTime::now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
     if !is_room_name(&room_of_user(&user)) {
         let message = "no user can have this name";
@@ -94,17 +92,4 @@ pub(super) async fn revoke(
         }
     })?;
     Ok(Json(json!({"user": user, "issued_before": in_force, "connections": connections})))
-}
-
-fn parse(body: &[u8]) -> Result<Revoke, Problem> {
-    let revoke: Revoke = serde_json::from_slice(body).map_err(|error| {
-        let message =
-            format!("the body must be a JSON object {{issued_before?: SECONDS}}: {error}");
-        Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", &message)
-    })?;
-    if revoke.issued_before.is_some_and(|seconds| seconds > LAST_SECOND) {
-        let message = format!("`issued_before` is at most {LAST_SECOND}, in seconds since 1970");
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_payload", &message));
-    }
-    Ok(revoke)
 }
