@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::artifacts::{Workspace, cannot, create};
 use crate::{Failure, tools};
@@ -21,6 +22,10 @@ pub(crate) fn install_javascript(workspace: &Workspace) -> Result<(), Failure> {
 
 /// The implementations of Socket.IO, the default first. The client tests run with each of them.
 pub(crate) const IMPLEMENTATIONS: [&str; 2] = ["builtin", "socketioxide"];
+
+/// How long the tests of one client may take. They take less than two minutes. Only a test that
+/// fails, and leaves something open, does not end.
+const CLIENT_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// The environment variable that names the implementation of Socket.IO to the tests.
 const IMPLEMENTATION: &str = "SOCKHOP_TEST_SOCKETIO";
@@ -89,7 +94,7 @@ pub(crate) fn test_javascript(workspace: &Workspace, implementation: &str) -> Re
         .args(["--test", "--test-reporter=spec"])
         .env("SOCKHOP_BROWSER", tools::BROWSER_PROGRAM)
         .env(IMPLEMENTATION, implementation);
-    tools::run(workspace.for_tests(&mut node))
+    tools::run_within(CLIENT_LIMIT, workspace.for_tests(&mut node))
 }
 
 /// Installs the Python client into its own virtual environment under the target directory.
@@ -114,7 +119,7 @@ pub(crate) fn test_python(workspace: &Workspace, implementation: &str) -> Result
         .args(["-m", "pytest", "-p", "no:cacheprovider"])
         .env("PYTHONDONTWRITEBYTECODE", "1");
     pytest.env(IMPLEMENTATION, implementation);
-    tools::run(workspace.for_tests(&mut pytest))
+    tools::run_within(CLIENT_LIMIT, workspace.for_tests(&mut pytest))
 }
 
 fn javascript(workspace: &Workspace) -> PathBuf {

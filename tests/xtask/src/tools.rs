@@ -3,8 +3,9 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::{env, str};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, str, thread};
 
 use crate::{Failure, report};
 
@@ -251,6 +252,50 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     }
 }
 
+/// Like [`run`], for a command that must end within `limit`. After that, it is stopped.
+///
+/// # Errors
+///
+/// Returns the errors of [`run`], and an error if it had to be stopped.
+pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Result<(), Failure> {
+    let mut child = command
+        .spawn()
+        .map_err(|error| Failure(format!("`{}` did not start: {error}", shown(command))))?;
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if began.elapsed() < limit => thread::sleep(Duration::from_millis(100)),
+            Ok(None) | Err(_) => {
+                stop(&mut child);
+                let minutes = limit.as_secs() / 60;
+                let command = shown(command);
+                return Err(Failure(format!("`{command}` has not ended within {minutes} minutes")));
+            }
+        }
+    };
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure(format!("`{}` ended with {status}", shown(command))))
+    }
+}
+
+/// Asks a process to end, so that it also ends its own processes, and kills it 10 s later.
+fn stop(child: &mut Child) {
+    let asked = Command::new("kill").arg(child.id().to_string()).status();
+    if asked.is_ok_and(|status| status.success()) {
+        for _ in 0..100 {
+            if let Ok(Some(_)) = child.try_wait() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
 /// Runs `command` and returns its standard output.
 ///
 /// # Errors
@@ -298,6 +343,15 @@ mod tests {
                  this: {install}\n  that: {install}"
             )))
         );
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_command_that_does_not_end_in_time_is_stopped_and_named() {
+        let stopped = run_within(Duration::from_millis(200), Command::new("sleep").arg("600"));
+        let told = "`sleep 600` has not ended within 0 minutes";
+        assert_eq!(stopped, Err(Failure(told.to_owned())));
+        assert_eq!(run_within(Duration::from_secs(60), &mut Command::new("true")), Ok(()));
     }
 
     #[test]
