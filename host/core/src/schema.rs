@@ -252,7 +252,7 @@ struct DocumentSize {
     levels: usize,
     /// Number of values, the document itself included.
     values: usize,
-    /// Total bytes of all string values.
+    /// Total bytes of all string values, and of the names of all members.
     bytes: usize,
 }
 
@@ -267,7 +267,10 @@ impl DocumentSize {
         };
         match value {
             Value::Array(items) => items.iter().for_each(&mut add),
-            Value::Object(members) => members.values().for_each(&mut add),
+            Value::Object(members) => {
+                members.values().for_each(&mut add);
+                size.bytes += members.keys().map(String::len).sum::<usize>();
+            }
             Value::String(text) => size.bytes += text.len(),
             _ => {}
         }

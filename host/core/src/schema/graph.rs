@@ -1,6 +1,6 @@
 //! Represents a schema as a graph of subschemas: which apply to the same value, and which to its
 //! members. Before the library gets the schema, this module finds references that the library would
-//! fetch, and recursion that is too deep or endless.
+//! fetch, and recursion that is too deep or endless. It also calculates what a check costs.
 
 mod reader;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::SchemaError;
 
-/// Maximum pairs of a subschema and a value that are visited to calculate the cost of a check.
+/// Maximum number of (subschema, value) pairs that one calculation of a cost visits.
 const MAX_PAIRS: usize = 100_000;
 
 /// The subschemas of a schema by number; the root is 0.
@@ -25,9 +25,10 @@ struct Node {
     in_place: Vec<usize>,
     /// Subschemas for members, by the member's name.
     properties: HashMap<String, usize>,
-    /// The members that the value must have.
+    /// The members that the value must have. Used only to find out whether a property is named.
     required: HashSet<String>,
-    /// Subschemas that apply to every member. Those of `patternProperties` count as such.
+    /// Subschemas that may apply to any member: those of `patternProperties`, one for each pattern,
+    /// because names are not matched here.
     every_member: Vec<usize>,
     /// Subschemas for members that `properties` does not name.
     unlisted_members: Vec<usize>,
@@ -39,8 +40,8 @@ struct Node {
     later_items: Vec<usize>,
     /// Subschemas that apply to every item.
     every_item: Vec<usize>,
-    /// Whether the subschemas in `in_place` are evaluated a second time, to find which members they
-    /// have evaluated.
+    /// Whether `unevaluated...` is present: the library then evaluates `in_place` a second time, to
+    /// find the members that it covers. It also matches names a second time.
     evaluates_twice: bool,
     /// Cost of the subschema itself: 1, and more if it compares with many constants.
     cost: usize,
@@ -68,7 +69,7 @@ impl Node {
         lists.into_iter().flatten().chain(self.properties.values()).copied().collect()
     }
 
-    /// How many times the subschemas in `in_place` are evaluated.
+    /// How many times the subschemas in `in_place` are evaluated and names are matched.
     fn times(&self) -> usize {
         if self.evaluates_twice { 2 } else { 1 }
     }
@@ -108,9 +109,9 @@ impl Graph {
         chains.into_iter().max()
     }
 
-    /// Returns the maximum cost of a check for each value, and for each byte of text, of a
-    /// document: the cost of all paths from the root to any subschema. Returns `None` if the schema
-    /// is recursive, because then the number of paths is infinite.
+    /// Returns an upper bound for the cost of checking one value or one byte of text of any
+    /// document: the sum over all paths from the root. Multiply it by the number of values and
+    /// bytes. `None` if the schema is recursive: the number of paths is then infinite.
     pub(super) fn cost_of_a_value(&self) -> Option<usize> {
         let costs = self.measure(Node::all, |node, below| {
             let below = below.iter().copied().fold(0, usize::saturating_add);
@@ -121,7 +122,7 @@ impl Graph {
 
     /// Whether the schema names a property `name` of the document itself.
     pub(super) fn names_property(&self, name: &str) -> bool {
-        self.of_the_document()
+        self.root_nodes()
             .iter()
             .any(|node| node.properties.contains_key(name) || node.required.contains(name))
     }
@@ -129,7 +130,7 @@ impl Graph {
     /// Whether properties that the schema does not list are expected: it has a keyword for them, or
     /// it accepts an object and lists no properties.
     pub(super) fn allows_any_property(&self) -> bool {
-        let nodes = self.of_the_document();
+        let nodes = self.root_nodes();
         let lists_some = nodes.iter().any(|node| !node.properties.is_empty());
         nodes.iter().any(|node| node.allows_unlisted)
             || !lists_some && nodes.iter().any(|node| node.admits_objects)
@@ -137,7 +138,7 @@ impl Graph {
 
     /// Returns the subschemas that may apply to the document itself: the root, and the subschemas
     /// that the root applies to the same value.
-    fn of_the_document(&self) -> Vec<&Node> {
+    fn root_nodes(&self) -> Vec<&Node> {
         let (mut seen, mut to_visit, mut nodes) = (HashSet::new(), vec![0], Vec::new());
         while let Some(number) = to_visit.pop() {
             let Some(node) = self.nodes.get(number).filter(|_| seen.insert(number)) else {
@@ -153,7 +154,7 @@ impl Graph {
     /// is more than `max`, or if there are more than [`MAX_PAIRS`] pairs to count. Recurses as
     /// deep as the check would.
     pub(super) fn cost(&self, value: &Value, max: usize) -> Option<usize> {
-        Count { graph: self, max, known: HashMap::new() }.of(0, value)
+        Count { graph: self, max, known: HashMap::new(), names: HashMap::new() }.of(0, value)
     }
 
     /// Calculates a measure for each subschema from the measures of its `edges`. Returns `None` if
@@ -167,7 +168,7 @@ impl Graph {
         let mut measures = vec![Measure::None; self.nodes.len()];
         for start in 0..self.nodes.len() {
             // Subschemas that are being measured, each with the edges that are still to be
-            // followed.
+            // followed. The last one is at work.
             let mut stack: Vec<(usize, Vec<usize>)> = Vec::new();
             let mut next = Some(start);
             loop {
@@ -182,8 +183,8 @@ impl Graph {
                         }
                     }
                 }
-                let Some((number, left)) = stack.last_mut() else { break };
-                next = left.pop();
+                let Some((number, edges_left)) = stack.last_mut() else { break };
+                next = edges_left.pop();
                 if next.is_none() {
                     let number = *number;
                     stack.pop();
@@ -212,11 +213,30 @@ struct Count<'graph> {
     graph: &'graph Graph,
     /// The cost above which the calculation ends.
     max: usize,
-    /// The costs calculated so far.
+    /// The costs on values calculated so far.
     known: HashMap<(usize, *const Value), usize>,
+    /// The costs on names calculated so far.
+    names: HashMap<usize, NameCost>,
+}
+
+/// The cost of a subschema on the name of a member.
+#[derive(Clone, Copy)]
+struct NameCost {
+    /// The cost without patterns.
+    base: usize,
+    /// How many patterns read the name.
+    patterns: usize,
+}
+
+impl NameCost {
+    fn of(self, name: &str) -> usize {
+        self.patterns.saturating_mul(name.len()).saturating_add(self.base)
+    }
 }
 
 impl Count<'_> {
+    /// The cost of subschema `number` on `value`, from the memo if known. Returns `None` as
+    /// [`Graph::cost`] does.
     fn of(&mut self, number: usize, value: &Value) -> Option<usize> {
         let key = (number, std::ptr::from_ref(value));
         if let Some(count) = self.known.get(&key) {
@@ -233,8 +253,12 @@ impl Count<'_> {
                         None => self.sum(&node.unlisted_members, member)?,
                     });
                     total = total.saturating_add(self.sum(&node.every_member, member)?);
-                    // A name is a plain value: it has no members for which subschemas would apply.
-                    total = total.saturating_add(self.sum(&node.member_names, &Value::Null)?);
+                    // Each pattern of `patternProperties` reads the name.
+                    let readings = node.every_member.len().saturating_mul(node.times());
+                    total = total.saturating_add(readings.saturating_mul(name.len()));
+                    for number in &node.member_names {
+                        total = total.saturating_add(self.of_name(*number)?.of(name));
+                    }
                 }
             }
             Value::Array(items) => {
@@ -256,6 +280,30 @@ impl Count<'_> {
         Some(total)
     }
 
+    /// The cost of subschema `number` on a name, from the memo if known. A name is a plain value:
+    /// only subschemas in place apply to it.
+    fn of_name(&mut self, number: usize) -> Option<NameCost> {
+        if let Some(cost) = self.names.get(&number) {
+            return Some(*cost);
+        }
+        let node = self.graph.nodes.get(number)?;
+        let (mut base, mut patterns) = (0_usize, 0_usize);
+        for number in &node.in_place {
+            let below = self.of_name(*number)?;
+            base = base.saturating_add(below.base);
+            patterns = patterns.saturating_add(below.patterns);
+        }
+        let cost = NameCost {
+            base: base.saturating_mul(node.times()).saturating_add(node.cost),
+            patterns: patterns
+                .saturating_mul(node.times())
+                .saturating_add(usize::from(node.has_pattern)),
+        };
+        self.names.insert(number, cost);
+        Some(cost)
+    }
+
+    /// The sum of the costs of the subschemas `numbers` on `value`.
     fn sum(&mut self, numbers: &[usize], value: &Value) -> Option<usize> {
         numbers
             .iter()

@@ -454,6 +454,24 @@ fn many_patterns_and_long_lists_of_constants_cost_what_they_cost() {
 }
 
 #[test]
+fn patterns_on_names_cost_what_they_cost() {
+    let patterns = || (0..90).map(|i| format!("^[a-z{i}]*$"));
+    let names = patterns().map(|pattern| json!({"pattern": pattern})).collect::<Vec<_>>();
+    let properties: serde_json::Map<String, Value> =
+        patterns().map(|pattern| (pattern, json!(true))).collect();
+    let names = json!({"propertyNames": {"allOf": names}});
+    let properties = json!({"patternProperties": properties});
+    for source in [names, properties] {
+        assert_eq!(schema(&source).check(&json!({"a".repeat(1_000): 1})), Ok(()));
+        assert_eq!(one(&source, &json!({"a".repeat(100_000): 1})).1, "schema");
+    }
+    let many = vec![json!({"$ref": "#/$defs/p"}); 10_000];
+    let many = json!({"propertyNames": {"allOf": many}, "$defs": {"p": {"pattern": "^[a-z]*$"}}});
+    assert_eq!(schema(&many).check(&json!({"a": 1})), Ok(()));
+    assert_eq!(one(&many, &json!({"a".repeat(1_000): 1})).1, "schema");
+}
+
+#[test]
 fn a_tree_of_many_values_is_no_choice_that_multiplies() {
     let tree = json!({"type": "object", "required": ["name"], "properties": {
         "name": {"type": "string"}, "children": {"type": "array", "items": {"$ref": "#"}}}});
