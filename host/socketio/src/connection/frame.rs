@@ -36,7 +36,7 @@ impl EventFrame {
         let parts = event_parts(&head, &name, arguments);
         let kept = recovery.map(|recovery| recovery.encode(parts, attachments));
         let frame = match &kept {
-            Some(kept) => Frame::count(memory, kept.bytes().clone()),
+            Some(kept) => Frame::from_encoded(memory, kept.bytes().clone()),
             None => Frame::new(memory, &closed(parts), attachments),
         };
         Self { namespace: Arc::clone(namespace), frame, kept }

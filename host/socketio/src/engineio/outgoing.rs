@@ -10,9 +10,10 @@ use super::buffer;
 use super::frame::{self, op};
 use super::memory::Memory;
 
-/// A shared frame of at most this many bytes is copied if the queue is not empty: that costs less
-/// than one more chunk, and bounds the number of chunks by the queued bytes.
-pub(crate) const COPIED: usize = 1024;
+/// A shared frame of at most this many bytes is copied into a queue that is not empty. That costs
+/// less than one more chunk, and it limits the number of chunks: each except the first holds more
+/// than this, or stands before one that does.
+pub(crate) const MAX_COPIED: usize = 1024;
 
 /// How many chunks one system call may write.
 const SLICES: usize = 32;
@@ -27,17 +28,20 @@ impl Frame {
     pub(crate) fn new(memory: &Arc<Memory>, text: &[&[u8]], attachments: &[Bytes]) -> Self {
         let mut bytes = Vec::new();
         write_message(&mut bytes, text, attachments);
-        Self::count(memory, bytes)
+        Self::from_encoded(memory, bytes)
     }
 
-    /// Counts whole frames that are encoded already. `bytes` may be shared with owners that count
+    /// A frame of bytes that are whole frames already. They count here even if another owner counts
     /// them elsewhere.
-    pub(crate) fn count(memory: &Arc<Memory>, bytes: impl AsRef<[u8]> + Send + 'static) -> Self {
+    pub(crate) fn from_encoded(
+        memory: &Arc<Memory>,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+    ) -> Self {
         memory.outgoing.add(bytes.as_ref().len());
         Self(Bytes::from_owner(Counted { bytes, memory: Arc::clone(memory) }))
     }
 
-    /// How many bytes wait for each client to which this is sent.
+    /// How many bytes it adds to the queue of each client.
     #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -85,16 +89,17 @@ pub(crate) fn write_attachments(out: &mut Vec<u8>, attachments: &[Bytes]) {
 /// before it drops it: queued bytes are counted there.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// They are sent before `tail`.
+    /// Sent before `tail`.
     chunks: VecDeque<Chunk>,
     tail: Vec<u8>,
+    /// Bytes of `chunks` and `tail` together.
     len: usize,
 }
 
 #[derive(Debug)]
 struct Chunk {
     bytes: Bytes,
-    /// Its frame counts itself.
+    /// Whether the bytes belong to a [`Frame`], which counts them itself.
     shared: bool,
 }
 
@@ -129,7 +134,7 @@ impl Queue {
     /// Queues a shared frame.
     pub(crate) fn push_shared(&mut self, memory: &Memory, frame: &Frame) {
         let bytes = frame.bytes();
-        if !self.is_empty() && bytes.len() <= COPIED {
+        if !self.is_empty() && bytes.len() <= MAX_COPIED {
             return self.push(memory, false, |tail| tail.extend_from_slice(bytes));
         }
         self.chunk_tail();
@@ -180,6 +185,7 @@ impl Queue {
         Ok(true)
     }
 
+    /// Removes the first `n` bytes, which were written.
     fn written(&mut self, memory: &Memory, mut n: usize) {
         self.len -= n;
         while let Some(first) = self.chunks.front_mut() {
@@ -194,8 +200,9 @@ impl Queue {
             n -= taken;
             self.chunks.pop_front();
         }
+        // From here, `n` bytes of the tail were written.
         if n < self.tail.len() {
-            // Copied once: afterwards it is a chunk, of which parts can be taken.
+            // Copied once: a chunk can advance without another copy.
             self.tail.drain(..n);
             self.chunk_tail();
         } else {
@@ -207,7 +214,8 @@ impl Queue {
         }
     }
 
-    /// Takes everything out, as the body of a poll's answer.
+    /// Takes everything out, as the body of a poll's answer. Only for a queue that was never
+    /// written to a WebSocket: the first frame must be whole.
     pub(crate) fn take_packets(&mut self, memory: &Memory) -> Vec<u8> {
         let mut body = Vec::with_capacity(self.len);
         for chunk in &self.chunks {
@@ -218,7 +226,7 @@ impl Queue {
         body
     }
 
-    /// Discards everything, and all memory.
+    /// Discards all bytes, stops counting them, and frees the memory.
     pub(crate) fn clear(&mut self, memory: &Memory) {
         let shared = self.chunks.iter().filter(|chunk| chunk.shared);
         let shared: usize = shared.map(|chunk| chunk.bytes.len()).sum();

@@ -25,34 +25,38 @@ const ENTRY_COST: usize = 2 * size_of::<Entry>();
 
 /// How many characters an offset has. All have the same length, so that one can replace another in
 /// an encoded event.
-const OFFSET: usize = 11;
+const OFFSET_CHARS: usize = 11;
 
 /// The place of an event among all events of a server: a later event has a greater offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Offset(pub(crate) u64);
 
 impl Offset {
-    /// Returns `None` if no offset looks like this.
+    /// Returns `None` if `text` is not an offset.
     pub(crate) fn parse(text: &str) -> Option<Self> {
+        // 9: the decoder wants space for its estimate; an offset has 8 bytes.
         let mut bytes = [0; 9];
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
         let bytes = bytes.get(..length)?.try_into().ok()?;
         Some(Self(u64::from_be_bytes(bytes)))
     }
 
-    fn text(self) -> [u8; OFFSET] {
-        let mut text = [b'A'; OFFSET];
+    fn text(self) -> [u8; OFFSET_CHARS] {
+        let mut text = [b'A'; OFFSET_CHARS];
         // 8 bytes are 11 characters: this can't fail.
         let _ = URL_SAFE_NO_PAD.encode_slice(self.0.to_be_bytes(), &mut text);
         text
     }
 }
 
-/// The bound of all rings of a server.
+/// The bounds of the rings of a server. When more than half of `budget` is used, each ring is
+/// limited to an equal share of the other half.
 #[derive(Debug)]
 pub(crate) struct Bounds {
     budget: Budget,
+    /// How many rings exist, for the equal share.
     rings: AtomicUsize,
+    /// Maximum bytes of one ring.
     max_each: usize,
     /// How long after it was sent an event may still be needed, in seconds.
     max_age: u32,
@@ -78,12 +82,12 @@ impl Bounds {
     }
 }
 
-/// Whole seconds, as far as they fit: 136 years.
+/// Whole seconds, at most `u32::MAX` (136 years).
 fn seconds(duration: Duration) -> u32 {
     duration.as_secs().try_into().unwrap_or(u32::MAX)
 }
 
-/// An encoded event with its offset. It counts for as long as it exists.
+/// An encoded event with its offset. Its bytes count against the bounds while it exists.
 pub(crate) struct Kept {
     offset: Offset,
     bytes: Bytes,
@@ -93,7 +97,8 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Encodes an event. `parts` is the packet's text without its last character, the bracket.
+    /// Encodes an event. `parts`: the packet's head, `[`, the name, a comma or nothing, and the
+    /// arguments. The closing bracket follows the offset.
     pub(crate) fn encode(
         bounds: &Arc<Bounds>,
         offset: Offset,
@@ -107,7 +112,8 @@ impl Kept {
             &[head, bracket, name, comma, arguments, b",\"", &offset.text(), b"\"]"],
             &[],
         );
-        let offset_at = bytes.len().saturating_sub(OFFSET + 2);
+        // After the offset come a quote and the bracket.
+        let offset_at = bytes.len().saturating_sub(OFFSET_CHARS + 2);
         write_attachments(&mut bytes, attachments);
         Self::new(bounds, offset, bytes, offset_at)
     }
@@ -184,8 +190,8 @@ pub(crate) struct Ring {
     entries: VecDeque<Entry>,
     /// The memory that the entries need if no other connection keeps them.
     cost: usize,
-    /// The offset of the event that was dropped last. A client whose last event this was has missed
-    /// nothing that was dropped.
+    /// The offset of the event that was dropped last. A client that received this event as its last
+    /// one has missed no dropped event.
     dropped: Option<Offset>,
     /// The offset of the event that was sent last, or the server's last one when the ring was made.
     newest: Offset,
@@ -232,7 +238,7 @@ impl Ring {
         }
         self.cost += cost;
         self.entries.push_back(Entry { event, sent });
-        // The cost of an entry holds for a list that is half full.
+        // `ENTRY_COST` assumes a list that is at least half full.
         if self.entries.capacity() > 4 * self.entries.len() {
             self.entries.shrink_to(2 * self.entries.len());
         }

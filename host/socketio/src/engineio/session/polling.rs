@@ -1,4 +1,4 @@
-//! The transitions of a session that polls: polls, posts, and the upgrade to a WebSocket.
+//! How a session that polls handles its requests: polls, posts, and the upgrade to a WebSocket.
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,14 @@ use crate::engineio::outgoing::Queue;
 use crate::engineio::receiver::Receiver;
 use crate::engineio::stream::Writer;
 
-/// The state of the requests of one polling session.
+/// The packet that answers a poll without a message.
+const NOOP: &str = "6";
+
+/// The packet that tells the client that its session has ended.
+const CLOSE: &str = "1";
+
+/// The requests of one polling session: at most one GET, one POST and one WebSocket that tries to
+/// take over.
 #[derive(Debug, Default)]
 pub(crate) struct PollingState {
     /// A GET waits for something to answer.
@@ -22,8 +29,8 @@ pub(crate) struct PollingState {
     receiving: Option<Waker>,
     /// A WebSocket tries to take over.
     upgrading: bool,
-    /// The WebSocket's probe has been answered: the poll that waits is answered with a `6`, so that
-    /// the client can stop polling.
+    /// The probe was answered: the waiting poll is answered with a noop (`6`), so that the client
+    /// stops polling.
     released: bool,
 }
 
@@ -67,12 +74,13 @@ pub(crate) struct Delivering {
 
 impl Delivering {
     /// Takes all queued packets. Returns `None` if the bound of all sessions does not allow the
-    /// additional bytes, for base64 and for a copy of shared frames.
+    /// additional bytes, for base64 and for a copy of shared frames. The packets are lost then, and
+    /// the caller ends the session.
     fn take(session: &Arc<Session>, queue: &mut Queue, slot: Option<Arc<Slot>>) -> Option<Self> {
         let queued = queue.len();
         let body = queue.take_packets(&session.memory);
-        let own = session.delivering.load(Ordering::SeqCst) + queued;
-        if !session.memory.add_outgoing(body.len(), own) {
+        let queued_for_session = session.delivering.load(Ordering::SeqCst) + queued;
+        if !session.memory.add_outgoing(body.len(), queued_for_session) {
             return None;
         }
         session.delivering.fetch_add(queued, Ordering::SeqCst);
@@ -105,7 +113,7 @@ impl Drop for Delivering {
 }
 
 /// A GET that waits. If it is dropped before it was answered, the client has hung up in the middle
-/// of a poll, and the session ends.
+/// of a poll, and the session ends. Not after an upgrade: then nothing happens.
 #[derive(Debug)]
 pub(crate) struct PollGuard {
     session: Arc<Session>,
@@ -134,8 +142,8 @@ impl Drop for PollGuard {
     }
 }
 
-/// A POST. If it is dropped too early, the session ends: the client has hung up in the middle of
-/// it, or its handler has panicked.
+/// A POST. If it is dropped before [`handled`](Self::handled), the session ends: the client has
+/// hung up in the middle of it, or its handler has panicked.
 #[derive(Debug)]
 pub(crate) struct PostGuard {
     session: Arc<Session>,
@@ -163,7 +171,9 @@ impl PostGuard {
         .await;
     }
 
-    /// The body was received: from now on, the session does not depend on the request.
+    /// The body was received, and a task of its own handles it: a client that hangs up now changes
+    /// nothing. If the guard is dropped before [`handled`](Self::handled), the handler has
+    /// panicked.
     pub(crate) fn received(&mut self) {
         self.unfinished = Some(End::Aborted);
     }
@@ -177,21 +187,21 @@ impl PostGuard {
 impl Drop for PostGuard {
     fn drop(&mut self) {
         let state = &mut *self.session.state();
-        let polls = if let Carrier::Polling(polling) = &mut state.carrier {
+        let is_polling = if let Carrier::Polling(polling) = &mut state.carrier {
             (polling.posting, polling.receiving) = (false, None);
             true
         } else {
             false
         };
         // A WebSocket that has taken over does not depend on the request.
-        if let Some(end) = self.unfinished.filter(|end| polls || *end == End::Aborted) {
+        if let Some(end) = self.unfinished.filter(|end| is_polling || *end == End::Aborted) {
             self.session.end_with(state, end);
         }
     }
 }
 
 impl Session {
-    /// Whether the session lives and polls.
+    /// Whether the session has not ended and still polls.
     pub(crate) fn is_polling(&self) -> bool {
         let state = self.state();
         state.end.is_none() && matches!(state.carrier, Carrier::Polling(_))
@@ -208,8 +218,8 @@ impl Session {
         self.state().queue.is_empty()
     }
 
-    /// Whether the keeper has nothing to wait for: nothing is queued, or a WebSocket has taken
-    /// over.
+    /// For the keeper: whether nothing is left for a poll to deliver, because nothing is queued or
+    /// a WebSocket has taken over.
     pub(crate) fn is_delivered(&self) -> bool {
         let state = self.state();
         state.queue.is_empty() || !matches!(state.carrier, Carrier::Polling(_))
@@ -240,18 +250,21 @@ impl Session {
         let mut state = self.state();
         let released = match &state.carrier {
             Carrier::Polling(polling) => polling.released,
-            Carrier::Opening | Carrier::WebSocket(_) => return Poll::Ready(Polled::Packet("6")),
+            // A WebSocket has taken over while this poll waited. `Opening` never polls.
+            Carrier::Opening | Carrier::WebSocket(_) => return Poll::Ready(Polled::Packet(NOOP)),
             Carrier::Gone => false,
         };
         let polled = match state.end {
-            Some(End::Client) => Polled::Packet("6"),
-            Some(End::Overlap) => Polled::Packet("1"),
+            // The client must not see an error for its own close. After an overlap it learns that
+            // the session has ended.
+            Some(End::Client) => Polled::Packet(NOOP),
+            Some(End::Overlap) => Polled::Packet(CLOSE),
             _ if !state.queue.is_empty() => {
                 let packets = {
                     let super::SessionState { queue, slot, .. } = &mut *state;
                     Delivering::take(self, queue, slot.clone())
                 };
-                // The keeper of a session that was ended waits for this.
+                // The keeper of a session that the server ended waits until the queue is empty.
                 self.turned.notify_one();
                 if let Some(packets) = packets {
                     Polled::Packets(packets)
@@ -260,7 +273,7 @@ impl Session {
                     Polled::Closed
                 }
             }
-            end if released && end.is_none_or(End::delivers) => Polled::Packet("6"),
+            end if released && end.is_none_or(End::delivers) => Polled::Packet(NOOP),
             Some(_) => Polled::Closed,
             None => {
                 state.register(cx);
@@ -308,7 +321,8 @@ impl Session {
         }
     }
 
-    /// The probe is answered: answers the poll that waits now.
+    /// The probe is answered: releases the poll that waits now. Called again every 100 ms until the
+    /// client decides, because a poll may arrive later.
     pub(crate) fn release_poll(&self) {
         let state = &mut *self.state();
         if let Carrier::Polling(polling) = &mut state.carrier
@@ -320,8 +334,8 @@ impl Session {
     }
 
     /// Makes the WebSocket the session's transport, which then sends the queued packets. The keeper
-    /// takes the receiver. Has no effect if the session has ended, unless the server has ended it:
-    /// the WebSocket then delivers the queued packets.
+    /// takes the receiver. Has no effect after the session's end, except one that still delivers
+    /// ([`End::delivers`]): the WebSocket then delivers the queued packets.
     pub(crate) fn upgrade(&self, writer: Writer, receiver: Receiver) {
         let state = &mut *self.state();
         let lives = state.end.is_none_or(End::delivers);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Carrier, Session, SessionState};
 use crate::engineio::end::End;
 use crate::engineio::frame::{self, op};
-use crate::engineio::outgoing::{COPIED, Frame, Queue, write_message};
+use crate::engineio::outgoing::{Frame, MAX_COPIED, Queue, write_message};
 
 /// If at least this many bytes are queued, they are written at once, and not only at the next
 /// [`flush`](Session::flush).
@@ -40,10 +40,10 @@ impl Session {
     /// Queues whole frames that are encoded already, like [`text`](Self::text). Large ones are not
     /// copied.
     pub(crate) fn encoded(&self, bytes: &Bytes) -> bool {
-        if bytes.len() <= COPIED {
+        if bytes.len() <= MAX_COPIED {
             self.push(|out| out.extend_from_slice(bytes))
         } else {
-            self.shared(&Frame::count(&self.memory, bytes.clone()))
+            self.shared(&Frame::from_encoded(&self.memory, bytes.clone()))
         }
     }
 
