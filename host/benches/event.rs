@@ -78,7 +78,9 @@ mod bare {
     });
 }
 
-use bare::sockhop::plugin::{connections, emitter, identity, log, registry, rooms, state, types};
+use bare::sockhop::plugin::{
+    connections, emitter, identity, log, members, registry, rooms, state, types,
+};
 
 /// A host whose calls do nothing.
 struct Bare {
@@ -116,6 +118,9 @@ impl registry::Host for Bare {
     fn listens(&mut self, _: String) -> Answer<()> {
         Ok(())
     }
+    fn route(&mut self, _: String, _: String, _: String) -> Answer<()> {
+        Ok(())
+    }
 }
 
 impl emitter::Host for Bare {
@@ -131,6 +136,18 @@ impl emitter::Host for Bare {
         _: Vec<Vec<u8>>,
     ) -> Answer<()> {
         Ok(())
+    }
+}
+
+impl members::Host for Bare {
+    fn join(&mut self, _: members::Who, _: String) -> Answer<()> {
+        Ok(())
+    }
+    fn remove(&mut self, _: members::Who, _: String) -> Answer<()> {
+        Ok(())
+    }
+    fn scan(&mut self, _: String, _: Option<String>, _: u32) -> Answer<Vec<members::Connection>> {
+        Ok(Vec::new())
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod auth;
 mod environment;
+mod event;
 pub(crate) mod fuzzing;
 mod key;
 mod limits;
@@ -11,19 +12,24 @@ mod log;
 mod message;
 mod origins;
 mod plugins;
+mod rate;
+mod rule;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use figment2::Figment;
 use figment2::error::Kind;
 use figment2::providers::{Format, Serialized, Toml};
 use serde::Deserialize;
+use sockhop_core::rule::OperatorRules;
 
 pub use auth::{AuthConfig, AuthMode, ClaimPath, JwksConfig, TokenAlgorithm, TokenKey};
 use environment::Environment;
+pub use event::DeclaredEvent;
 pub use key::{Key, Scope};
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
 pub(crate) use limits::{EVENT_BYTES, QUEUE_SHARE};
@@ -33,7 +39,9 @@ pub use origins::AllowedOrigin;
 use plugins::KEYS_OF_PLUGINS;
 use plugins::plugin_tables;
 pub use plugins::{InstancePolicy, PluginSettings, PluginsConfig};
-pub use server::{Recovery, ServerConfig, SocketIo, Transport};
+pub use rate::{BucketConfig, RateConfig};
+pub use rule::Rule;
+pub use server::{ProxyHeader, Recovery, ServerConfig, SocketIo, Transport};
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -43,19 +51,35 @@ pub struct Config {
     pub server: ServerConfig,
     /// Which plugins are served, and with which settings.
     pub plugins: PluginsConfig,
+    /// Where operators reach the host.
+    pub admin: AdminConfig,
     /// Where the host stores durable files.
     pub data: DataConfig,
     /// The limits of one client, one event and one plugin.
     pub limits: Limits,
+    /// How many events a connection and a user may send.
+    pub rate: RateConfig,
     /// Who clients are.
     pub auth: AuthConfig,
     /// Who may read the contract.
     pub contract: ContractAccess,
     /// What the log contains, and its format.
     pub log: LogConfig,
-    /// The keys for `/api` and `/metrics`. If there is none, the host makes one with all scopes and
-    /// keeps it in the data directory.
+    /// The keys for `/api`, `/metrics` and the routes of plugins. If there is none, the host makes
+    /// one with all scopes and keeps it in the data directory.
     pub keys: Vec<Key>,
+    /// The rules of events and rooms that replace those of plugins.
+    pub rules: Vec<Rule>,
+    /// The events that business systems may emit, beside those that plugins declare.
+    pub events: Vec<DeclaredEvent>,
+}
+
+/// `[admin]`: a separate address for operators.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// The address of `/api` and `/metrics`. They are not served on the address of clients then.
+    pub listen: Option<Listen>,
 }
 
 /// `[data]`: the data directory.
@@ -189,11 +213,34 @@ impl Config {
             let name = &key.name;
             return Err(format!("keys: `{name}` needs exactly one of `secret` and `secret_file`"));
         }
+        self.keys.iter().try_for_each(Key::check_identity)?;
+        for (index, key) in self.keys.iter().enumerate() {
+            if self.keys.iter().take(index).any(|other| other.name == key.name) {
+                return Err(format!("keys: two keys have the name `{}`", key.name));
+            }
+        }
+        rule::operator_rules(&self.rules)?;
+        event::check(&self.events)?;
         self.server.check()?;
         self.auth.check()?;
         self.limits.check("limits")?;
         let mut tables = self.plugins.by_name.iter();
         tables.try_for_each(|(name, own)| own.limits.check(&format!("plugins.{name}")))
+    }
+
+    /// How many connections operators may have, beyond those of clients: the reserved ones, and as
+    /// many on a separate address.
+    pub(crate) fn operator_connections(&self) -> NonZeroUsize {
+        let reserved = self.limits.reserved_connections;
+        match self.admin.listen {
+            Some(_) => reserved.saturating_add(reserved.get()),
+            None => reserved,
+        }
+    }
+
+    /// Returns the rules of the operator. Those of a loaded configuration are valid.
+    pub fn operator_rules(&self) -> OperatorRules {
+        rule::operator_rules(&self.rules).unwrap_or_default()
     }
 
     /// Returns the files with secrets of keys. `file` is the configuration file: it is one of them
@@ -236,7 +283,8 @@ impl Config {
 }
 
 /// The tables of a configuration whose keys the environment can set.
-const SECTIONS: [&str; 7] = ["server", "plugins", "data", "auth", "contract", "log", "limits"];
+const SECTIONS: [&str; 9] =
+    ["server", "admin", "plugins", "data", "rate", "auth", "contract", "log", "limits"];
 
 /// The keys that `[section]` may have, taken from the error that an unknown key causes.
 fn allowed_keys(section: &str) -> Vec<&'static str> {
@@ -371,7 +419,7 @@ mod tests {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/sockhop.example.toml");
         assert_eq!(Config::load(Some(Path::new(example))).unwrap(), Config::default());
         let text = std::fs::read_to_string(example).unwrap();
-        for section in ["server", "data", "auth", "contract", "log", "limits"] {
+        for section in ["server", "admin", "data", "rate", "auth", "contract", "log", "limits"] {
             let error = load(&format!("[{section}]\nno_such_key = 1")).unwrap_err();
             for key in error.split_once("allowed here: ").unwrap().1.split(", ") {
                 let is_there = |line: &str| {
@@ -568,7 +616,34 @@ mod tests {
                 "limits.breaker_calls",
                 "from 1 to 4294967295",
             ),
+            ("[[events]]\nevent = \"$x\"", "events", "`$x`"),
+            ("[[events]]\nevent = \"x\"\nrooms = [\"a{\"]", "events", "a{"),
+            ("[[events]]\nevent = \"x\"", "events", "needs `rooms`"),
+            ("[[events]]\nevent = \"x\"\nrooms = [\"*\"]", "events", "everyone = true"),
+            ("[[events]]\nevent = \"x\"\nschema = \"x\"", "events", "schema_file"),
+            ("[[rules]]\naccess = \"anyone\"", "rules", "`event` and `room`"),
+            ("[[rules]]\nevent = \"x\"\naccess = \"owner\"", "rules", "one of rooms"),
+            ("[[rules]]\nevent = \"x\"\naccess = \"all\"", "rules", "`anyone`"),
+            ("[[rules]]\nevent = \"x\"\naccess = \"anyone\"\nobserved = true", "rules", "observe"),
             ("[[keys]]\nname = \"shop\"\nscopes = [\"emit\"]", "shop", "secret_file"),
+            (
+                "[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"emit\"]\n\
+                 user = \"7\"",
+                "shop",
+                "route",
+            ),
+            (
+                "[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"route\"]\n\
+                 roles = [\"admin\"]",
+                "shop",
+                "need a `user`",
+            ),
+            (
+                "[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"route\"]\n\
+                 user = \"\"",
+                "shop",
+                "user",
+            ),
             (
                 "[[keys]]\nname = \"shop\"\nsecret = \"0123456789abcdef\"\nscopes = [\"fly\"]",
                 "scopes",

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use sockhop_core::declarations::Registration;
+use sockhop_core::route::Route;
 
 use crate::rooms::ERROR;
 use crate::rule::{Access, RoomPattern, RoomRule};
@@ -36,6 +37,8 @@ pub struct PluginContract {
     pub rooms: Vec<RoomRule>,
     /// The host events that it listens for.
     pub listens: Vec<&'static str>,
+    /// The HTTP routes of its events, in the order of their declarations.
+    pub routes: Vec<Route>,
 }
 
 /// An event that clients may send.
@@ -105,6 +108,7 @@ impl From<&Registration> for PluginContract {
             outbound,
             rooms: rooms.collect(),
             listens: registration.listens.clone(),
+            routes: registration.routes.clone(),
         }
     }
 }
@@ -206,6 +210,7 @@ mod tests {
             }],
             rooms: vec![DeclaredRoom { pattern: pattern("user_{user}"), access: Access::Owner }],
             listens: vec![host_event::CONNECT],
+            routes: Vec::new(),
         };
         let rule = RoomRule {
             pattern: pattern("user_{user}"),
@@ -243,6 +248,7 @@ mod tests {
                 outbound: vec![written],
                 rooms: vec![rule],
                 listens: vec!["$connect"],
+                routes: Vec::new(),
             }]
         );
     }

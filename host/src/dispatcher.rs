@@ -13,17 +13,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::breaker::{Change, Denied, Outcome, Permit};
-use crate::config::Limits;
-use crate::event::{Connection, Event, Json};
+use crate::config::{Limits, RateConfig};
+use crate::event::{Caller, Connection, Event, Json};
 use crate::events::check_payload;
 use crate::log::{self, Handler};
 use crate::metrics::Metrics;
+use crate::rate::{RateLimits, Verdict};
 use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
 use crate::rejection::Rejection;
 use crate::rooms::Rooms;
+use crate::rule::Access;
 
 use commit::checkpoint_if_due;
-pub use emit::Emitted;
+pub use emit::PreparedEmit;
 use host_events::HostEvents;
 
 /// Runs the handlers of plugins, and applies their effects.
@@ -33,6 +35,7 @@ pub struct Dispatcher {
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     host_events: HostEvents,
+    rate: RateLimits,
 }
 
 /// The result of a handler that succeeded.
@@ -75,7 +78,44 @@ impl Dispatcher {
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { registry, rooms, limits, metrics, host_events: HostEvents::default() }
+        let (host_events, rate) = (HostEvents::default(), RateLimits::new(RateConfig::default()));
+        Self { registry, rooms, limits, metrics, host_events, rate }
+    }
+
+    /// Returns the same dispatcher with these token buckets.
+    #[must_use]
+    pub fn with_rate(mut self, config: RateConfig) -> Self {
+        self.rate = RateLimits::new(config);
+        self
+    }
+
+    /// The token buckets of clients.
+    pub(crate) fn rate(&self) -> &RateLimits {
+        &self.rate
+    }
+
+    /// Takes a token for an event.
+    ///
+    /// # Errors
+    /// `rate_limited`: there is none.
+    pub(crate) fn limit_rate(&self, event: &Event) -> Result<(), Rejection> {
+        let connection = event.caller.connection().map(Arc::as_ref);
+        match event.caller.take_token() {
+            Verdict::Allowed => Ok(()),
+            Verdict::Observed(kind) => {
+                self.metrics.observed_refusal("rate", kind);
+                let client = connection.map(|connection| connection.public_id.as_str());
+                tracing::info!(client, kind, "a rate that is tried would refuse an event");
+                Ok(())
+            }
+            Verdict::Limited(kind, retry_after) => {
+                self.metrics.rate_limited(kind);
+                let message = format!("too many events of this {kind}");
+                let rejection = Rejection::RateLimited { message, retry_after };
+                log::rejected(&event.name, event.id, connection, None, &rejection, None);
+                Err(rejection)
+            }
+        }
     }
 
     /// Handles a client's event to its end. When this returns, the effects of the event are in the
@@ -84,6 +124,15 @@ impl Dispatcher {
     /// # Errors
     /// Returns why the event had no effects. Nothing was applied then.
     pub async fn handle(&self, event: Arc<Event>) -> EventResult {
+        self.limit_rate(&event)?;
+        self.handle_within_rate(event).await
+    }
+
+    /// Like [`Dispatcher::handle`], for an event that has taken its token.
+    ///
+    /// # Errors
+    /// Same as [`Dispatcher::handle`].
+    pub(crate) async fn handle_within_rate(&self, event: Arc<Event>) -> EventResult {
         // The event is bound to this generation.
         let generation = self.registry.snapshot();
         let Some(route) = generation.route(&event.name) else {
@@ -99,7 +148,7 @@ impl Dispatcher {
             return Err(Rejection::UnknownEvent);
         };
         let began = Instant::now();
-        let mut checked = self.check(&event, &route.inbound);
+        let mut checked = self.check(&event, &route.inbound, &route.access, route.tried.as_ref());
         if let Some(connection) = event.caller.connection()
             && !connection.pending_connects.is_empty()
             && checked.is_ok()
@@ -135,7 +184,14 @@ impl Dispatcher {
         if self.registry.snapshot().may_join(&room, &identity, "").is_ok() {
             self.rooms.join(connection, &room);
             // A reload that came in between has not seen the connection in the room.
-            self.recheck_rooms(connection);
+            let now = self.registry.snapshot();
+            self.rooms.recheck_one(connection, &|other, identity| {
+                if other == room {
+                    now.may_join(other, identity, "").is_ok()
+                } else {
+                    now.may_stay(other, identity, &now)
+                }
+            });
         }
     }
 
@@ -148,10 +204,28 @@ impl Dispatcher {
     }
 
     /// Checks the sender's access, and that the payload and its attachments are valid.
-    fn check(&self, event: &Event, inbound: &Inbound) -> Result<(), Rejection> {
-        inbound.access.check_sender(&event.caller.identity())?;
+    /// `access` is the rule that decides, and `tried` one that the operator only tries.
+    fn check(
+        &self,
+        event: &Event,
+        inbound: &Inbound,
+        access: &Access,
+        tried: Option<&Access>,
+    ) -> Result<(), Rejection> {
+        let identity = event.caller.identity();
+        access.check_sender(&identity)?;
+        if let Some(tried) = tried.filter(|rule| !rule.allows(&identity, None)) {
+            self.observed("event", &event.name, &event.caller, tried);
+        }
         let (payload, max_depth) = (&event.payload, self.limits.json_depth.get());
         check_payload(&payload.text, payload.attachments.len(), &inbound.data, max_depth)
+    }
+
+    /// Counts and logs what a rule that the operator only tries would have refused.
+    fn observed(&self, kind: &'static str, name: &str, caller: &Caller, rule: &Access) {
+        self.metrics.observed_refusal(kind, name);
+        let client = caller.connection().map(|connection| connection.public_id.as_str());
+        tracing::info!(client, kind, name, %rule, "a rule that is tried would refuse this");
     }
 
     /// Returns a permit if an event of a client may run now.
@@ -285,8 +359,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::event::{Caller, Identity, Payload, Requester};
-    use crate::rule::Access;
+    use crate::event::{Identity, Payload, Requester};
+    use crate::rate::ClientRate;
     use crate::schema::Schema;
 
     #[test]
@@ -303,11 +377,14 @@ mod tests {
                 roles: roles.iter().map(|role| (*role).to_owned()).collect(),
                 claims: Value::Null,
             };
-            Caller::Request(Arc::new(Requester::new("01JD", "/".into(), Arc::new(identity), None)))
+            let (identity, rate) = (Arc::new(identity), ClientRate::default());
+            let requester = Requester::new("01JD", "/".into(), identity, None, rate);
+            Caller::Request(Arc::new(requester))
         };
         let code = |caller| {
             let event = Event::now("event", Payload::null(), caller);
-            dispatcher.check(&event, &inbound).map_err(|rejection| rejection.code())
+            let checked = dispatcher.check(&event, &inbound, &inbound.access, None);
+            checked.map_err(|rejection| rejection.code())
         };
         assert_eq!(code(request(Some("ada"), &["admin"])), Ok(()));
         assert_eq!(code(request(Some("eve"), &[])), Err("forbidden"));

@@ -8,30 +8,35 @@ use bytes::Bytes;
 use crate::event::Json;
 
 pub(crate) use calls::{
-    ConnectionCalls, EmitterCalls, HostCalls, IdentityCalls, RoomCalls, StateCalls,
+    ConnectionCalls, EmitterCalls, HostCalls, IdentityCalls, MemberCalls, RoomCalls, StateCalls,
 };
 
 pub(crate) use sockhop_core::effect::{
-    EffectLimits, Target, check_page, check_room_count, emit_bytes, require_caller,
+    EffectLimits, Target, Who, check_own_room, check_page, check_room_count, emit_bytes,
+    require_caller,
 };
 
 /// One action that a handler requests. Its changes to the state are in its state view, because they
 /// are committed first.
 #[derive(Debug, Clone)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Send an event.
     Emit(Emit),
     /// Add the caller to a room.
     Join(String),
     /// Remove the caller from a room.
     Leave(String),
+    /// Add others to a room of the plugin.
+    JoinMember(Who, String),
+    /// Remove others from a room of the plugin.
+    RemoveMember(Who, String),
     /// End the caller's connection; the reason is for the log.
     Disconnect(String),
 }
 
 /// One event to send to clients, already checked against its schema and its rooms.
 #[derive(Debug, Clone)]
-pub struct Emit {
+pub(crate) struct Emit {
     /// The receivers.
     pub to: Target,
     /// The event's name.
@@ -64,13 +69,14 @@ impl EmitRequest {
 
 impl Effect {
     /// Bytes that this effect counts against the limit of one event's effects.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         match self {
             Self::Emit(Emit { to, event, data, attachments }) => {
                 let attachments = attachments.iter().map(Bytes::len).sum();
                 emit_bytes(to, event, data.as_str(), attachments)
             }
             Self::Join(text) | Self::Leave(text) | Self::Disconnect(text) => text.len(),
+            Self::JoinMember(who, room) | Self::RemoveMember(who, room) => who.bytes() + room.len(),
         }
     }
 }

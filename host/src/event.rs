@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::breaker::ClientKeys;
+use crate::rate::ClientRate;
 
 use pending_connects::PendingConnects;
 
@@ -38,6 +39,8 @@ pub struct Connection {
     /// The keys to which failures of its events are attributed. They change when the client returns
     /// from another address.
     client: ArcSwap<ClientKeys>,
+    /// The buckets from which its events take tokens.
+    rate: ClientRate,
     /// The plugins that have not handled its `$connect` yet.
     pub(crate) pending_connects: PendingConnects,
 }
@@ -62,8 +65,16 @@ impl Connection {
             namespace,
             identity: ArcSwap::new(identity),
             client,
+            rate: ClientRate::default(),
             pending_connects: PendingConnects::default(),
         }
+    }
+
+    /// Returns the same connection, whose events take tokens from these buckets.
+    #[must_use]
+    pub(crate) fn with_rate(mut self, rate: ClientRate) -> Self {
+        self.rate = rate;
+        self
     }
 
     /// Returns the identity of the connected client.

@@ -1,6 +1,7 @@
 //! The composition root: creates the parts of the host, connects them and starts them.
 
 mod address;
+mod admin;
 mod connection_limit;
 mod descriptors;
 mod directories;
@@ -36,15 +37,17 @@ use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::keys::Keys;
 use crate::http::origin::{self, Origins};
+use crate::http::proxy::TrustedProxies;
 use crate::http::slots::ConnectionSlots;
-use crate::http::{self, Api, admission, body, problem};
+use crate::http::{self, Api, admission, body, problem, proxy, routes};
 use crate::metrics::Metrics;
 use crate::plugin::{Engine, this_program};
-use crate::registry::{Generation, Registry};
+use crate::registry::{Generation, OperatorSettings, Registry};
 use crate::reload::{Loader, Operator, PluginStatus, Reloader, ScanError};
 use crate::rooms::Rooms;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
+use crate::store::Answers;
 use crate::{files, store};
 
 use address::AddressFile;
@@ -66,8 +69,12 @@ pub struct Host {
     /// Limit of client connections, from the configuration and the file descriptors.
     connections: NonZeroUsize,
     address: SocketAddr,
+    /// Where operators reach the host.
+    of_operators: SocketAddr,
     /// Stops accepting connections.
     slots: Arc<ConnectionSlots>,
+    /// The same for the address of operators, if they have one.
+    admin_slots: Option<Arc<ConnectionSlots>>,
     accepting: CancellationToken,
     accepted: JoinHandle<()>,
     /// Stops following the plugin directory.
@@ -111,13 +118,21 @@ impl Host {
         files::remove_scratch(&config.data.dir);
         store::remove_unfinished_records(&config.data.dir);
         let keys = Keys::load(&config)?;
+        let answers = Answers::open(
+            &config.data.dir.join("answers.sqlite"),
+            config.limits.idempotency_bytes.get() as u64,
+        )
+        .map_err(StartError::Answers)?;
         let auth = Authenticator::load(&config.auth)?.with_revocations(&config.data.dir)?;
         let auth = Arc::new(auth);
+        let registry = Arc::new(Registry::under(OperatorSettings::load(&config)?));
         let allowed = allowed(&config)?;
         let listen = |source| StartError::Listen { address: config.server.listen.clone(), source };
         let listener = listen::bind(&config.server.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let said = AddressFile::write(&config.data.dir, address);
+        let admin = admin::bind(&config)?;
+        let of_operators = admin.as_ref().map_or(address, |admin| admin.address);
+        let said = AddressFile::write(&config.data.dir, of_operators);
         if let Err(error) = &said {
             tracing::warn!(%error, "the address is not written to the data directory: commands \
                                     need --url");
@@ -127,14 +142,15 @@ impl Host {
         let tasks = TaskTracker::new();
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), workers)?);
-        let (registry, metrics) = (Arc::new(Registry::default()), Arc::new(Metrics::default()));
+        let metrics = Arc::new(Metrics::default());
         let rooms = Arc::new(Rooms::default());
-        let dispatcher = Arc::new(Dispatcher::new(
+        let dispatcher = Dispatcher::new(
             Arc::clone(&registry),
             Arc::clone(&rooms),
             Arc::clone(&limits),
             Arc::clone(&metrics),
-        ));
+        );
+        let dispatcher = Arc::new(dispatcher.with_rate(config.rate));
         let alarm = Arc::new(Notify::new());
         let loader =
             Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
@@ -153,6 +169,8 @@ impl Host {
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let slots = ConnectionSlots::new(
             allowed.connections.get(),
+            config.limits.connections_per_network.map(NonZeroUsize::get),
+            &TrustedProxies::new(&config),
             config.limits.reserved_connections.get(),
             Arc::clone(&metrics),
         );
@@ -165,26 +183,52 @@ impl Host {
             Arc::clone(&auth),
         );
         let socketio = socketio(&config, &sockets, tasks.clone())?;
-        let api = Api {
+        let api = Arc::new(Api {
             config: Arc::clone(&config),
             registry: Arc::clone(&registry),
             dispatcher: Arc::clone(&dispatcher),
             operator: Arc::clone(&operator),
             rooms: Arc::clone(&rooms),
+            tasks: tasks.clone(),
             metrics: Arc::clone(&metrics),
             keys,
+            answers: Arc::new(answers),
             slots: Arc::clone(&slots),
             sockets: Arc::clone(&sockets),
             auth: Arc::clone(&auth),
             socketio: socketio.clone(),
             ready: Arc::clone(&ready),
-        };
-        let origins = Origins::new(&config.server.allowed_origins, address);
-        let router = router(api, origins, Arc::clone(&limits), Arc::clone(&loaded));
+        });
+        let endpoints = http::clients(&api, admin.is_none());
+        let router = layered(
+            with_socketio(endpoints, &socketio),
+            Origins::new(&config.server.allowed_origins, address),
+            Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
+        );
         // Accepts connections before loading: health requests get an answer, and clients are asked
         // to retry.
         let accepting = CancellationToken::new();
         let gives_up = accepting.clone().drop_guard();
+        let mut admin_slots = None;
+        if let Some(admin) = admin {
+            let slots = admin.slots(&config, &metrics);
+            admin_slots = Some(Arc::clone(&slots));
+            let router = layered(
+                http::operators(&api),
+                Origins::new(&config.server.allowed_origins, of_operators),
+                Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
+            );
+            let accept = accept(
+                admin.listener,
+                router,
+                limits.stalled_reader_ms,
+                slots,
+                Arc::clone(&limits),
+                accepting.clone(),
+                tasks.clone(),
+            );
+            tasks.spawn(accept);
+        }
         let accept = accept(
             listener,
             router,
@@ -207,7 +251,7 @@ impl Host {
         let adapting = adapt_to_plugins(
             Arc::clone(&slots),
             Arc::clone(&registry),
-            config.limits.reserved_connections,
+            config.operator_connections(),
             allowed,
         );
         tasks.spawn(reloading.clone().run_until_cancelled_owned(adapting));
@@ -217,6 +261,7 @@ impl Host {
             |_| Err(ScanError::from(io::Error::other("the thread that watches it has ended")));
         begun.await.unwrap_or_else(ended).map_err(plugins)?;
         warn_of_tables_without_plugin(&config, &operator.statuses());
+        warn_of_rules_without_subject(&registry.snapshot());
         dispatcher.start().await;
         // Sending fails only if the thread has already ended.
         let _ = go_on.send(());
@@ -227,7 +272,9 @@ impl Host {
             config,
             connections: allowed.connections,
             address,
+            of_operators,
             slots,
+            admin_slots,
             accepting,
             accepted,
             reloading,
@@ -250,10 +297,21 @@ impl Host {
         self.address
     }
 
+    /// Returns the address of `/api` and `/metrics`: the same, unless `[admin] listen` is set.
+    pub fn operator_addr(&self) -> SocketAddr {
+        self.of_operators
+    }
+
     /// Returns how many TCP connections clients may have: the configured number, or as many as the
     /// file descriptors allow.
     pub fn connections(&self) -> NonZeroUsize {
         self.connections
+    }
+
+    /// Returns how long a stop takes at most.
+    pub fn longest_stop(&self) -> Duration {
+        let limits = &self.config.limits;
+        limits.shutdown_unready_ms + limits.shutdown_drain_ms + shutdown::LAST_STEPS
     }
 
     /// Returns the status of each plugin, as operators see it.
@@ -276,22 +334,33 @@ impl Host {
     }
 }
 
-/// Returns the endpoints of `api`, with all layers around them. Until `loaded` is set, only health
-/// requests reach them.
-fn router(api: Api, origins: Origins, limits: Arc<Limits>, loaded: Arc<AtomicBool>) -> Router {
-    let (config, slots) = (Arc::clone(&api.config), Arc::clone(&api.slots));
-    let (origins, socketio) = (Arc::new(origins), api.socketio.clone());
-    with_socketio(http::router(api), &socketio)
+/// What the layers around the endpoints of one listener need.
+struct Layers<'host> {
+    api: &'host Arc<Api>,
+    slots: &'host Arc<ConnectionSlots>,
+    limits: &'host Arc<Limits>,
+    loaded: &'host Arc<AtomicBool>,
+}
+
+/// Returns `endpoints` with all layers around them. Until `loaded` is set, only health requests
+/// reach them.
+fn layered(endpoints: Router, origins: Origins, layers: Layers<'_>) -> Router {
+    let Layers { api, slots, limits, loaded } = layers;
+    let (slots, limits, loaded) = (Arc::clone(slots), Arc::clone(limits), Arc::clone(loaded));
+    let origins = Arc::new(origins);
+    endpoints
         .layer(from_fn_with_state(loaded, http::wait_until_loaded))
         .layer(axum::middleware::from_fn(problem::unify))
         .layer(from_fn_with_state(limits, body::pace))
         .layer(from_fn_with_state(slots, admission::admit))
-        .layer(origin::cors(&origins, config.server.allowed_headers.as_deref()))
+        .layer(origin::cors(&origins, api.config.server.allowed_headers.as_deref()))
+        .layer(from_fn_with_state(Arc::clone(api), routes::options))
         .layer(from_fn_with_state(origins, origin::check))
         // Outside of all layers that answer requests: a reserved slot must be free after any
         // answer.
         .layer(axum::middleware::from_fn(admission::close_reserved))
         .layer(axum::middleware::from_fn(problem::record))
+        .layer(from_fn_with_state(TrustedProxies::new(&api.config), proxy::resolve))
 }
 
 /// Returns how long one write may wait for its client. With the library, writes have no limit: its
@@ -323,6 +392,14 @@ fn warn_of_tables_without_plugin(config: &Config, statuses: &[PluginStatus]) {
                 "a table `[plugins.NAME]` names no plugin in the plugin directory"
             ),
         }
+    }
+}
+
+/// Warns of rules that have no effect, because no plugin declares what they are about: a misspelt
+/// name would otherwise leave an event open.
+fn warn_of_rules_without_subject(generation: &Generation) {
+    for subject in generation.rules_without_subject() {
+        tracing::warn!(%subject, "a rule in `[[rules]]` has no effect: no plugin declares this");
     }
 }
 

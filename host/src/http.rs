@@ -1,4 +1,5 @@
-//! HTTP: health, metrics, the contract, plugin operations, and events from business systems.
+//! HTTP: health, metrics, the contract, plugin operations, the routes of plugins, and events from
+//! business systems.
 //! Every request that sends something to clients goes through the dispatcher.
 
 pub(crate) mod accept;
@@ -10,9 +11,12 @@ mod emit;
 mod health;
 pub(crate) mod keys;
 mod metrics;
+mod openapi;
 pub(crate) mod origin;
 mod plugins;
 pub(crate) mod problem;
+pub(crate) mod proxy;
+pub(crate) mod routes;
 pub(crate) mod slots;
 pub(crate) mod socketio;
 mod users;
@@ -26,6 +30,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
 use crate::config::{Config, Scope};
@@ -36,6 +41,7 @@ use crate::reload::Operator;
 use crate::rooms::Rooms;
 use crate::socket::Sockets;
 use crate::socketio::Server;
+use crate::store::Answers;
 
 use keys::Keys;
 use slots::ConnectionSlots;
@@ -47,8 +53,12 @@ pub(crate) struct Api {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) operator: Arc<Operator>,
     pub(crate) rooms: Arc<Rooms>,
+    /// The tasks that a stop of the host waits for.
+    pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) keys: Keys,
+    /// The answers to requests with an idempotency key.
+    pub(crate) answers: Arc<Answers>,
     pub(crate) slots: Arc<ConnectionSlots>,
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) auth: Arc<Authenticator>,
@@ -57,14 +67,31 @@ pub(crate) struct Api {
     pub(crate) ready: Arc<AtomicBool>,
 }
 
-/// Returns a router with all endpoints except Socket.IO.
-pub(crate) fn router(api: Api) -> Router {
-    let api = Arc::new(api);
-    Router::new()
+/// Returns the endpoints that clients reach, except Socket.IO: health, the routes of plugins and,
+/// unless operators have an address of their own, those of operators.
+pub(crate) fn clients(api: &Arc<Api>, with_operators: bool) -> Router {
+    let endpoints = if with_operators { of_operators() } else { Router::new() };
+    with_health(endpoints.fallback(routes::serve), api)
+}
+
+/// Returns the endpoints of an address for operators alone.
+pub(crate) fn operators(api: &Arc<Api>) -> Router {
+    with_health(of_operators().fallback(problem::not_found), api)
+}
+
+fn with_health(endpoints: Router<Arc<Api>>, api: &Arc<Api>) -> Router {
+    endpoints
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .with_state(Arc::clone(api))
+}
+
+fn of_operators() -> Router<Arc<Api>> {
+    Router::new()
         .route("/api/emit", post(emit::emit))
         .route("/api/events", get(contract::show))
+        .route("/api/openapi.json", get(openapi::show))
         .route("/api/plugins", get(plugins::list))
         .route("/api/plugins/{name}", get(plugins::show))
         .route("/api/plugins/{name}/rollback", post(plugins::roll_back))
@@ -74,9 +101,6 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/users/{user}/disconnect", post(users::disconnect))
         .route("/api/users/{user}/revoke", post(users::revoke))
         .route("/metrics", get(metrics::metrics))
-        .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
-        .with_state(api)
 }
 
 /// Answers 503 with `Retry-After` until the first scan is loaded: clients would otherwise learn

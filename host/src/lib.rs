@@ -20,7 +20,7 @@
 //! | part | owns | depends on |
 //! |---|---|---|
 //! | `rejection`, [`rule`], [`schema`], `events` (crate `sockhop-core`) | the rules that the SDK's test host shares | `jsonschema`, no I/O |
-//! | `breaker`, [`config`], [`event`], `effect`, `memory`, `transport` | basic types | `figment2` (`config`) |
+//! | `breaker`, [`config`], [`event`], `effect`, `memory`, `rate`, `transport` | basic types | `figment2` (`config`), `governor` (`rate`) |
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
 //! | [`auth`] | who a client is, by its token | `jsonwebtoken` |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
@@ -66,6 +66,7 @@ mod error_chain;
 pub mod event;
 pub mod files;
 mod memory;
+mod rate;
 mod transport;
 
 pub mod auth;

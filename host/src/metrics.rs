@@ -39,6 +39,8 @@ pub struct Metrics {
     plugins: PluginMetrics,
     connections: Gauge,
     mailbox_rejections: Counter,
+    observed_refusals: Family<Labels, Counter>,
+    rate_limited: Family<Labels, Counter>,
     log_lines_dropped: Counter,
     generation: Gauge,
     host_events: HostEventMetrics,
@@ -57,6 +59,16 @@ impl Default for Metrics {
             &mut registry,
             "mailbox_rejections",
             "Events that found their connection's mailbox full",
+        );
+        let observed_refusals = register(
+            &mut registry,
+            "observed_refusals",
+            "Events and joins that a rule with `observe = true` would have refused",
+        );
+        let rate_limited = register(
+            &mut registry,
+            "rate_limited",
+            "Events that found the token bucket of their connection or user empty",
         );
         let log_lines_dropped = register(
             &mut registry,
@@ -82,6 +94,8 @@ impl Default for Metrics {
             plugins,
             connections,
             mailbox_rejections,
+            observed_refusals,
+            rate_limited,
             log_lines_dropped,
             generation,
             host_events,
@@ -100,6 +114,17 @@ impl Metrics {
     /// Counts an event that was rejected because its mailbox was full.
     pub(crate) fn mailbox_rejection(&self) {
         self.mailbox_rejections.inc();
+    }
+
+    /// Counts what a rule that is only tried would have refused. `name` is that of a rule.
+    pub(crate) fn observed_refusal(&self, kind: &'static str, name: &str) {
+        let labels = vec![(kind, name.to_owned())];
+        self.observed_refusals.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts an event that found a bucket of this kind empty.
+    pub(crate) fn rate_limited(&self, kind: &'static str) {
+        self.rate_limited.get_or_create_owned(&vec![("bucket", kind.to_owned())]).inc();
     }
 
     /// Sets the number of lines that this process's log has dropped since its start.

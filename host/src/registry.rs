@@ -6,21 +6,24 @@ mod active;
 mod admission;
 mod error;
 mod lint;
+mod operator;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use sockhop_core::route::RouteTable;
 use tokio::sync::watch;
 
 use crate::contract::Contract;
 use crate::event::Identity;
 use crate::events::Outbound;
-use crate::rule::{NotJoined, RoomRules};
+use crate::rule::{Access, NotJoined, RoomRule, RoomRules, Subject};
 
 pub use active::{ActivePlugin, Inbound, PluginHealth, PluginState};
 pub use error::AdmitError;
 pub use lint::{Warning, lint};
+pub use operator::{OperatorSettings, OperatorSettingsError};
 
 /// Holds the published generation.
 pub struct Registry {
@@ -41,6 +44,12 @@ impl Default for Registry {
 }
 
 impl Registry {
+    /// Returns a registry without plugins, with the declarations of an operator.
+    pub fn under(operator: OperatorSettings) -> Self {
+        let generation = ArcSwap::from_pointee(Generation::under(operator));
+        Self { generation, ..Self::default() }
+    }
+
     /// Returns the current generation, with one atomic load. The caller can keep it after a reload.
     pub fn snapshot(&self) -> Arc<Generation> {
         self.generation.load_full()
@@ -86,10 +95,13 @@ pub struct Generation {
     /// Uses a fast hash: plugins choose the names, and clients can only look them up.
     events: HashMap<String, EventRoute, foldhash::fast::RandomState>,
     rooms: RoomRules,
+    routes: RouteTable,
     /// The plugins that serve, in file order.
     pub plugins: Vec<Arc<ActivePlugin>>,
     /// The serving plugins that an operator has disabled. Their events are still routed to them.
     disabled: HashSet<String>,
+    /// What the operator declares.
+    operator: Arc<OperatorSettings>,
 }
 
 /// The handler of an event, and the rules for the event.
@@ -97,14 +109,35 @@ pub struct Generation {
 pub struct EventRoute {
     /// The plugin that handles it.
     pub plugin: Arc<ActivePlugin>,
-    /// Its schemas and its access rule.
+    /// Its schemas and its meter.
     pub inbound: Arc<Inbound>,
+    /// Who may send it: the rule of the operator, or else the declared one.
+    pub access: Access,
+    /// A rule that the operator only tries.
+    pub tried: Option<Access>,
 }
 
 impl Generation {
+    /// Returns a generation without plugins, with the declarations of an operator.
+    pub fn under(operator: OperatorSettings) -> Self {
+        Self { operator: Arc::new(operator), ..Self::default() }
+    }
+
     /// Returns the generation that follows `previous`, without plugins.
     pub fn after(previous: &Self) -> Self {
-        Self { number: previous.number + 1, ..Self::default() }
+        let operator = Arc::clone(&previous.operator);
+        Self { number: previous.number + 1, operator, ..Self::default() }
+    }
+
+    /// Returns the subjects of the operator's rules that no plugin declares.
+    pub fn rules_without_subject(&self) -> Vec<&Subject> {
+        let is_declared = |subject: &&Subject| match subject {
+            Subject::Event(event) => self.events.contains_key(event),
+            Subject::Room(room) => {
+                self.rooms.as_slice().iter().any(|rule| rule.pattern.as_str() == room)
+            }
+        };
+        self.operator.rules.subjects().filter(|subject| !is_declared(subject)).collect()
     }
 
     /// Whether an operator has disabled the plugin.
@@ -131,13 +164,22 @@ impl Generation {
         self.events.get(event)
     }
 
-    /// Returns the declarations of an event that plugins emit. If several plugins declare it, all
-    /// have the same schema, and it may go where any of them allows.
+    /// The HTTP routes of all plugins.
+    pub fn routes(&self) -> &RouteTable {
+        &self.routes
+    }
+
+    /// Returns the declarations of an event that is emitted: those of plugins, which all have the
+    /// same schema, and then that of the operator. The event may go where any of them allows.
     pub fn outbound<'generation>(
         &'generation self,
         event: &'generation str,
     ) -> impl Iterator<Item = &'generation Outbound> {
-        self.plugins.iter().filter_map(move |active| active.outbound.get(event))
+        let of_plugins = self.plugins.iter().filter_map(move |active| active.outbound.get(event));
+        let is_declared = of_plugins.clone().next().is_some();
+        let of_operator = self.operator.events.get(event);
+        let of_operator = of_operator.filter(|declared| declared.has_schema || is_declared);
+        of_plugins.chain(of_operator.map(|declared| &declared.outbound))
     }
 
     /// Whether the rooms, their rules and their plugins are the same as in `other`.
@@ -148,7 +190,29 @@ impl Generation {
     /// Returns what the plugins and the host promise to clients.
     pub fn contract(&self) -> Contract {
         let plugins = self.plugins.iter().map(|active| &active.code.registration);
-        Contract::new(self.number, plugins, self.rooms.as_slice())
+        let mut contract = Contract::new(self.number, plugins, self.rooms.as_slice());
+        for inbound in contract.plugins.iter_mut().flat_map(|plugin| &mut plugin.inbound) {
+            if let Some(route) = self.events.get(&inbound.event) {
+                inbound.access = route.access.clone();
+            }
+        }
+        contract
+    }
+
+    /// Returns the rule that the operator tries for `room`, if it would not let a handler of
+    /// `plugin` join `identity`.
+    pub fn tried_refuses(
+        &self,
+        room: &str,
+        identity: &Identity,
+        plugin: &str,
+    ) -> Option<&RoomRule> {
+        self.rooms.tried_refuses(room, identity, plugin)
+    }
+
+    /// Whether the room belongs to `plugin`.
+    pub fn owns_room(&self, plugin: &str, room: &str) -> bool {
+        self.rooms.owns(plugin, room)
     }
 
     /// Checks whether a handler of `plugin` may let `identity` join `room`.
@@ -176,10 +240,17 @@ impl Generation {
         admission::check(self, active)?;
         let (name, registration) = (active.code.name(), &active.code.registration);
         for (event, inbound) in &active.inbound {
-            let route = EventRoute { plugin: Arc::clone(active), inbound: Arc::clone(inbound) };
+            let subject = Subject::Event(event.clone());
+            let route = EventRoute {
+                plugin: Arc::clone(active),
+                inbound: Arc::clone(inbound),
+                access: self.operator.rules.decides(&subject).unwrap_or(&inbound.access).clone(),
+                tried: self.operator.rules.tries(&subject).cloned(),
+            };
             self.events.insert(event.clone(), route);
         }
-        self.rooms.add(name, &registration.rooms);
+        self.rooms.add_under(&self.operator.rules, name, &registration.rooms);
+        self.routes.add(name, &registration.routes);
         if is_disabled {
             self.disabled.insert(name.to_owned());
         }

@@ -7,10 +7,10 @@ mod membership;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::effect::{Effect, Emit, Target};
+use crate::effect::{Effect, Emit, Target, Who};
 use crate::event::{Caller, Connection, EventId, Identity, Json};
 use crate::rejection::Rejection;
-use crate::socketio::{Answer, Full, Link};
+use crate::socketio::{Answer, Full, Link, TOKEN};
 
 use directory::Directory;
 use membership::{Member, Membership};
@@ -33,6 +33,26 @@ pub(crate) const ERROR: &str = "error";
 pub(crate) struct ReplyTo {
     pub(crate) link: Link,
     pub(crate) ack: Option<u64>,
+}
+
+/// The connections that an emit reaches, by namespace.
+pub(crate) struct Receivers(Vec<Vec<Arc<Member>>>);
+
+impl Receivers {
+    /// Number of connections.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+}
+
+/// Decides about the joins that a handler requests for others.
+pub(crate) struct MemberRule<'rule> {
+    /// Whether the handler may let this identity join the room.
+    pub(crate) may_join: &'rule dyn Fn(&str, &Identity) -> bool,
+    /// Called for each connection that has joined.
+    pub(crate) joined: &'rule dyn Fn(&str, &Connection),
+    /// Maximum number of rooms of a connection.
+    pub(crate) max_rooms: usize,
 }
 
 /// The result of applying the effects of one event.
@@ -65,19 +85,38 @@ impl Rooms {
         self.members.len()
     }
 
+    /// Bytes that wait for the client for which the most waits.
+    pub(crate) fn largest_queue(&self) -> usize {
+        let namespaces = self.members.namespaces();
+        let members = namespaces.iter().flat_map(|namespace| self.members.everyone(namespace));
+        members.map(|member| member.link.waiting_bytes()).max().unwrap_or_default()
+    }
+
     /// Applies `effects` for `caller`: first joins and leaves, then emits in their order. Without a
     /// caller, emits go to every namespace. It can't fail: a removed target receives nothing. It
     /// does not end the caller's connection, because the answer goes first: see [`Rooms::end`].
-    pub fn apply(&self, caller: &Caller, effects: &[Effect]) -> Applied {
+    /// `rule` decides about joins of others.
+    pub(crate) fn apply(
+        &self,
+        caller: &Caller,
+        effects: &[Effect],
+        rule: &MemberRule<'_>,
+    ) -> Applied {
         let mut applied = Applied::default();
         let sender = caller.connection();
-        if let Some(sender) = sender {
-            for effect in effects {
-                match effect {
-                    Effect::Join(room) => self.members.join(sender, room),
-                    Effect::Leave(room) => self.members.leave(sender, room),
-                    Effect::Emit(_) | Effect::Disconnect(_) => {}
+        for effect in effects {
+            match (effect, sender) {
+                (Effect::Join(room), Some(sender)) => self.members.join(sender, room),
+                (Effect::Leave(room), Some(sender)) => self.members.leave(sender, room),
+                (Effect::JoinMember(who, room), _) => {
+                    self.join_members(caller.namespace(), who, room, rule);
                 }
+                (Effect::RemoveMember(who, room), _) => {
+                    for connection in self.connections_of(caller.namespace(), who) {
+                        self.members.leave(&connection, room);
+                    }
+                }
+                _ => {}
             }
         }
         for effect in effects {
@@ -91,10 +130,99 @@ impl Rooms {
                     );
                     applied.ends = true;
                 }
-                Effect::Join(_) | Effect::Leave(_) => {}
+                Effect::Join(_)
+                | Effect::Leave(_)
+                | Effect::JoinMember(..)
+                | Effect::RemoveMember(..) => {}
             }
         }
         applied
+    }
+
+    /// The connections that an emit without a sender reaches, in every namespace.
+    pub(crate) fn receivers(&self, to: &Target) -> Receivers {
+        let of = |namespace: &str| match to {
+            Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
+                self.members.in_rooms(namespace, rooms)
+            }
+            Target::Everyone => self.members.everyone(namespace),
+            Target::Connection(id) => Vec::from_iter(self.members.find(namespace, id)),
+            Target::Sender => Vec::new(),
+        };
+        Receivers(self.members.namespaces().iter().map(|namespace| of(namespace)).collect())
+    }
+
+    /// Sends an event to these connections. Returns the number of those that it was sent to.
+    pub(crate) fn send(&self, emit: &Emit, to: &Receivers) -> usize {
+        to.0.iter().map(|members| deliver_to_many(members, emit)).sum()
+    }
+
+    /// Joins those whom a handler means to a room, as far as the rule allows it.
+    fn join_members(&self, namespace: Option<&str>, who: &Who, room: &str, rule: &MemberRule<'_>) {
+        let mut left_out = 0_usize;
+        for connection in self.connections_of(namespace, who) {
+            let may_join = || (rule.may_join)(room, &connection.identity());
+            if !may_join() || !self.members.join_within(&connection, room, rule.max_rooms) {
+                left_out += 1;
+            } else if !may_join() {
+                // A reload or a new token came in between, and has not seen it in the room.
+                self.members.leave(&connection, room);
+                left_out += 1;
+            } else {
+                (rule.joined)(room, &connection);
+            }
+        }
+        if left_out > 0 {
+            tracing::info!(
+                room,
+                left_out,
+                "connections not joined: not allowed, or in too many \
+                                            rooms"
+            );
+        }
+    }
+
+    /// The connection with this public id, in one namespace or in all.
+    pub(crate) fn connection(&self, namespace: Option<&str>, id: &str) -> Option<Arc<Connection>> {
+        let who = Who::Connection(id.to_owned());
+        self.connections_of(namespace, &who).pop()
+    }
+
+    /// The connections that a handler means, in one namespace or in all.
+    fn connections_of(&self, namespace: Option<&str>, who: &Who) -> Vec<Arc<Connection>> {
+        let of = |namespace: &str| match who {
+            Who::Connection(id) => Vec::from_iter(self.members.find(namespace, id)),
+            Who::User(user) => self.members.of_user(namespace, user),
+        };
+        let members: Vec<Arc<Member>> = match namespace {
+            Some(namespace) => of(namespace),
+            None => self.members.namespaces().iter().flat_map(|namespace| of(namespace)).collect(),
+        };
+        members.into_iter().map(|member| Arc::clone(&member.connection)).collect()
+    }
+
+    /// Returns the first `limit` connections in `room`, in one namespace or in all, whose public id
+    /// is greater than `after`, in the order of their ids.
+    pub(crate) fn page(
+        &self,
+        namespace: Option<&str>,
+        room: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<Connection>> {
+        let rooms = [room.to_owned()];
+        let namespaces = match namespace {
+            Some(namespace) => vec![namespace.into()],
+            None => self.members.namespaces(),
+        };
+        let members = namespaces.iter().flat_map(|name| self.members.in_rooms(name, &rooms));
+        let mut connections: Vec<_> = members
+            .map(|member| Arc::clone(&member.connection))
+            .filter(|connection| after.is_none_or(|after| connection.public_id.as_str() > after))
+            .collect();
+        connections.sort_unstable_by(|a, b| a.public_id.cmp(&b.public_id));
+        connections.truncate(limit);
+        connections
     }
 
     /// Removes connections from the rooms that they may no longer be in.
@@ -138,7 +266,7 @@ impl Rooms {
     /// Ends the connection at once, so that a stock client connects again. Returns whether it was
     /// there.
     pub(crate) fn abort(&self, connection: &Connection) -> bool {
-        self.find(connection).map(|member| member.link.abort("token")).is_some()
+        self.find(connection).map(|member| member.link.abort(TOKEN)).is_some()
     }
 
     /// Ends the connection after everything that was sent to it before.

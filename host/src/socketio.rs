@@ -6,6 +6,7 @@
 //! plugins or the meaning of an event.
 
 pub(crate) mod builtin;
+mod cut;
 pub(crate) mod library;
 mod request;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::auth::Credentials;
 use crate::effect::Emit;
 use crate::transport::SessionSlot;
 
+pub(crate) use cut::TOKEN;
 pub(crate) use request::{RequestKind, kind_of};
 
 /// The message limits of an implementation are this many times those of the host. So the host can
@@ -208,6 +210,15 @@ impl Link {
         match self {
             Self::Builtin(link) => link.abort(reason),
             Self::Library(link) => link.abort(reason),
+        }
+    }
+
+    /// Bytes that wait for the client: with the builtin implementation all, with the library those
+    /// that found no space in its buffer.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        match self {
+            Self::Builtin(link) => link.waiting_bytes(),
+            Self::Library(link) => link.waiting_bytes(),
         }
     }
 

@@ -10,6 +10,7 @@
 //! operating system has written it to the disk (WAL, `synchronous=NORMAL`): the last commits may be
 //! missing, but never a part of one.
 
+mod answers;
 mod changes;
 mod commit;
 mod connection;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+pub use answers::{AnswerError, Answers, Begun, Execution, KEPT};
 pub use changes::Changes;
 use connection::{Meta, checkpoint, close_with_log, connect, meta, natural};
 pub use error::{CommitError, StoreError, ViewError};

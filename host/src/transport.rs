@@ -18,7 +18,7 @@ use stage::StageCell;
 
 pub(crate) use stage::Stage;
 
-/// The remote IP address of a TCP connection.
+/// The IP address of a client: that of the TCP connection, or the one that a trusted proxy tells.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub IpAddr);
 

@@ -14,8 +14,9 @@ pub enum Access {
     /// Every user with this role.
     Role(&'static str),
     /// The clients that a handler of this plugin lets in with
-    /// [`Context::join`](crate::Context::join). For rooms only: handlers of other plugins, such as
-    /// `subscribe_event`, are refused.
+    /// [`Context::join`](crate::Context::join) or
+    /// [`Context::join_others`](crate::Context::join_others). For rooms only: handlers of other
+    /// plugins, such as `subscribe_event`, are refused.
     Handler,
 }
 

@@ -10,7 +10,6 @@ use crate::event::{Caller, Event};
 use crate::imports::Component;
 use crate::imports::generated::sockhop::plugin::types;
 use crate::plugin::Plugin;
-use crate::refusal::Refusal;
 
 pub use crate::imports::generated;
 
@@ -39,10 +38,4 @@ pub fn handle(plugin: &Plugin, event: types::Event) -> Result<Option<String>, ty
 /// prints it during a later call.
 fn flush() {
     let _ = std::io::stdout().flush();
-}
-
-impl From<Refusal> for types::Refusal {
-    fn from(Refusal { code, message }: Refusal) -> Self {
-        Self { code, message }
-    }
 }

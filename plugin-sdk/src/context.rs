@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde_json::Value;
-use sockhop_core::effect::Target;
+use sockhop_core::effect::{Target, Who};
 use sockhop_core::limits;
 
 use crate::attachment::Attachment;
@@ -19,7 +19,7 @@ use crate::time::rfc3339;
 
 /// The event that is handled: who caused it, and what the handler can do.
 ///
-/// All effects (emits, joins, leaves, stored values) are checked at once, held back until the
+/// All effects (emits, joins, leaves, stored values) are checked immediately, held back until the
 /// handler returns `Ok`, and then applied together. After `Err`, none is applied.
 pub struct Context {
     event: Event,
@@ -57,7 +57,7 @@ impl Context {
     /// [`connections_after`](Self::connections_after).
     ///
     /// # Errors
-    /// None are known.
+    /// None at present; a later host may refuse the call.
     pub fn connections(&self) -> Result<Vec<Connection>> {
         let mut all: Vec<Connection> = Vec::new();
         loop {
@@ -81,6 +81,8 @@ impl Context {
     /// # Errors
     /// `misuse`: `limit` is out of range.
     pub fn connections_after(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
+        // Directly: a plugin that does not call this does not import it, and runs on hosts before
+        // 0.1.1.
         #[cfg(target_family = "wasm")]
         return crate::imports::connections(after, limit);
         #[cfg(not(target_family = "wasm"))]
@@ -93,7 +95,8 @@ impl Context {
         self.host.has_role(role)
     }
 
-    /// Returns the claims of the caller's token as an object, or `null` for an anonymous client.
+    /// Returns the claims of the caller's token as an object, or `null` for a caller without a
+    /// token.
     #[must_use]
     pub fn claims(&self) -> Value {
         serde_json::from_str(&self.host.claims()).unwrap_or_default()
@@ -140,15 +143,15 @@ impl Context {
         rfc3339(self.received_at())
     }
 
-    /// Returns the bytes of the attachment that a placeholder in the payload names, or `None` if
-    /// the event has no such attachment.
+    /// Returns the bytes of the attachment to which `attachment`, a placeholder in the payload,
+    /// refers. `None` if the event has no such attachment.
     #[must_use]
     pub fn attachment(&self, attachment: &Attachment) -> Option<&[u8]> {
         self.attachments().get(usize::try_from(attachment.index()).ok()?).map(Vec::as_slice)
     }
 
-    /// Returns the event's binary attachments, in the order of their placeholders. At most 4, and
-    /// 256 KiB in total.
+    /// Returns the event's binary attachments, in the order of their placeholders. By default at
+    /// most 4, with 256 KiB in total.
     #[must_use]
     pub fn attachments(&self) -> &[Vec<u8>] {
         &self.event.attachments
@@ -162,8 +165,8 @@ impl Context {
     /// # Errors
     /// `undeclared`: the plugin does not declare the event
     /// ([`Plugin::emits`](crate::Plugin::emits)), or the declaration does not name the room.
-    /// `invalid_data`: `data` breaks a bound of its schema. `limit`: more than 256 effects or 1 MiB
-    /// in one event. `misuse`: `to` needs a sender, and there is none.
+    /// `invalid_data`: `data` breaks a bound of its schema. `limit`: by default, more than 256
+    /// effects or 1 MiB in one event. `misuse`: `to` needs a sender, and there is none.
     pub fn emit<T: Output>(&self, to: Target, event: &Emits<T>, data: &T) -> Result {
         self.emit_binary(to, event, data, &[])
     }
@@ -184,11 +187,12 @@ impl Context {
     }
 
     /// Joins the caller to `room`. If the caller is already in it, nothing changes.
+    /// [`join_others`](Self::join_others) joins others.
     ///
     /// # Errors
-    /// `unknown_room`: no loaded plugin declares the room. `forbidden`: the access rule does not
-    /// allow the caller, anonymous or not. `limit`: 100 rooms per connection. `misuse`: no
-    /// connection caused the event.
+    /// `unknown_room`: no loaded plugin declares the room. `forbidden`: the room's rule does not
+    /// allow the caller. `limit`: the caller would be in more than 100 rooms (by default), or the
+    /// event has too many effects. `misuse`: no connection caused the event.
     pub fn join(&self, room: &str) -> Result {
         self.host.join(room)
     }
@@ -196,9 +200,73 @@ impl Context {
     /// Removes the caller from `room`. If the caller is not in it, nothing changes.
     ///
     /// # Errors
-    /// `misuse`: no connection caused the event.
+    /// `limit`: the event has too many effects. `misuse`: no connection caused the event.
     pub fn leave(&self, room: &str) -> Result {
         self.host.leave(room)
+    }
+
+    /// Joins others to `room`, which this plugin declares. This is an effect like an emit, and
+    /// comes before emits. If the rule of the room is not
+    /// [`Access::Handler`](crate::Access::Handler), only those join whom the rule allows. A
+    /// connection of a user that is not allowed, or that is in too many rooms, is not joined.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that calls this,
+    /// [`remove_others`](Self::remove_others) or [`members`](Self::members). A
+    /// [`TestHost`](crate::testing::TestHost) knows the connections that have connected.
+    ///
+    /// ```
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Access, Context, Plugin, Result, Who};
+    /// use serde_json::json;
+    ///
+    /// /// Lets another user into the order.
+    /// fn invite(ctx: &Context, user: String) -> Result {
+    ///     ctx.join_others(Who::User(user), "order_1")
+    /// }
+    ///
+    /// let plugin = Plugin::new("orders", "1.0.0", "")
+    ///     .room("order_{id}", Access::Handler)
+    ///     .on("invite", invite);
+    /// let mut host = TestHost::new(plugin);
+    /// host.connection("c2").user("8").connect();
+    /// host.connection("c1").user("7").handle("invite", json!("8"));
+    /// assert_eq!(host.members("order_1"), ["c2"]);
+    /// ```
+    ///
+    /// # Errors
+    /// `unknown_room`: this plugin does not declare the room, or another declared it first.
+    /// `forbidden`: the rule does not allow this connection. `limit`: the connection would be in
+    /// more than 100 rooms (by default), or the event has too many effects.
+    pub fn join_others(&self, who: Who, room: &str) -> Result {
+        #[cfg(target_family = "wasm")]
+        return crate::imports::members::join(who, room);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.join_member(who, room)
+    }
+
+    /// Removes others from `room`, which this plugin declares. This is an effect.
+    ///
+    /// # Errors
+    /// `unknown_room`: this plugin does not declare the room. `limit`: the event has too many
+    /// effects.
+    pub fn remove_others(&self, who: Who, room: &str) -> Result {
+        #[cfg(target_family = "wasm")]
+        return crate::imports::members::remove(who, room);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.remove_member(who, room)
+    }
+
+    /// Returns at most `limit` (1 to 1,000) connections in `room`, which this plugin declares:
+    /// those whose id follows `after`, in the order of their ids, without this handler's own
+    /// changes.
+    ///
+    /// # Errors
+    /// `unknown_room`: this plugin does not declare the room. `misuse`: `limit` is out of range.
+    pub fn members(&self, room: &str, after: Option<&str>, limit: u32) -> Result<Vec<Connection>> {
+        #[cfg(target_family = "wasm")]
+        return crate::imports::members::scan(room, after, limit);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.members(room, after, limit)
     }
 
     /// Returns the caller's rooms, sorted, with this handler's own changes. Empty if no connection
@@ -208,8 +276,8 @@ impl Context {
         self.host.rooms()
     }
 
-    /// Returns the number of connections in `room` on this node, in the caller's namespace, with
-    /// this handler's own changes.
+    /// Returns the number of connections in `room` on this node, in the caller's namespace (`/` if
+    /// there is no caller), with the changes that this handler has made for its caller.
     #[must_use]
     pub fn room_size(&self, room: &str) -> u32 {
         self.host.room_size(room)
@@ -228,8 +296,9 @@ impl Context {
     }
 }
 
-/// Log lines. The host shows them with plugin, generation and event, also if the handler fails. A
-/// line is truncated to 8 KiB. Lines over 100 per second are counted and dropped.
+/// Log lines. The host shows them with plugin, generation and event, even if the handler fails. A
+/// line is truncated to 8 KiB. More than 100 lines per second are dropped, and their number is
+/// logged.
 impl Context {
     /// Writes one line at `level`: `ctx.log(Level::Debug, format_args!("{n} records"))`.
     pub fn log(&self, level: Level, message: impl fmt::Display) {
@@ -253,7 +322,7 @@ impl Context {
 }
 
 impl Context {
-    /// Runs `call` on `event`.
+    /// Creates the context of `event`, and calls `call` with it and the event's data.
     pub(crate) fn run(
         mut event: Event,
         host: Box<dyn Host>,

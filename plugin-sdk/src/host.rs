@@ -5,6 +5,8 @@
 //! [`crate::Context`] builds the convenient API on top of them.
 
 use sockhop_core::effect::Target;
+#[cfg(not(target_family = "wasm"))]
+use sockhop_core::effect::Who;
 
 #[cfg(not(target_family = "wasm"))]
 use crate::connection::Connection;
@@ -23,26 +25,85 @@ pub trait Registry {
     fn emits(&self, event: &str, data: &str, rooms: &[String]) -> Result;
     fn room(&self, pattern: &str, access: &str) -> Result;
     fn listens(&self, event: &str) -> Result;
+    /// Only for native hosts. On WebAssembly, `imports::route` is called directly: a plugin without
+    /// routes then does not import it, and also runs on hosts before 0.1.1.
+    #[cfg(not(target_family = "wasm"))]
+    fn route(&self, method: &str, path: &str, event: &str) -> Result;
 }
 
-/// The functions that a plugin can call while it handles an event.
-pub(crate) trait Host {
+/// The functions that a plugin can call while it handles an event: one trait for each interface.
+pub(crate) trait Host:
+    EmitterCalls
+    + RoomCalls
+    + MemberCalls
+    + ConnectionCalls
+    + IdentityCalls
+    + SettingCalls
+    + StateCalls
+    + LogCalls
+{
+}
+
+impl<T> Host for T where
+    T: EmitterCalls
+        + RoomCalls
+        + MemberCalls
+        + ConnectionCalls
+        + IdentityCalls
+        + SettingCalls
+        + StateCalls
+        + LogCalls
+{
+}
+
+/// The interface `emitter`.
+pub(crate) trait EmitterCalls {
     fn emit(&self, to: Target, event: &str, data: &str, attachments: &[Vec<u8>]) -> Result;
+}
+
+/// The interface `rooms`.
+pub(crate) trait RoomCalls {
     fn join(&self, room: &str) -> Result;
     fn leave(&self, room: &str) -> Result;
     fn room_size(&self, room: &str) -> u32;
     fn rooms(&self) -> Vec<String>;
-    /// Only for the test host. On WebAssembly, `imports::connections` is called directly: a plugin
-    /// that does not use it then does not import it, and also runs on hosts before 0.1.1.
+}
+
+/// The interface `members`. Only for the test host; see [`ConnectionCalls`].
+pub(crate) trait MemberCalls {
+    #[cfg(not(target_family = "wasm"))]
+    fn join_member(&self, who: Who, room: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn remove_member(&self, who: Who, room: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn members(&self, room: &str, after: Option<&str>, limit: u32) -> Result<Vec<Connection>>;
+}
+
+/// The interface `connections`. Only for the test host. On WebAssembly, its functions are called
+/// directly: a plugin that does not use them then does not import them, and also runs on hosts
+/// before 0.1.1.
+pub(crate) trait ConnectionCalls {
     #[cfg(not(target_family = "wasm"))]
     fn connections(&self, after: Option<&str>, limit: u32) -> Result<Vec<Connection>>;
+}
+
+/// The interface `identity`.
+pub(crate) trait IdentityCalls {
     fn has_role(&self, role: &str) -> bool;
     fn claims(&self) -> String;
     fn sid(&self) -> String;
     fn event_id(&self) -> String;
     fn received_at(&self) -> u64;
     fn disconnect(&self, reason: &str);
+}
+
+/// WASI's interface `wasi:config/store`.
+pub(crate) trait SettingCalls {
     fn setting(&self, name: &str) -> Option<String>;
+}
+
+/// The interface `state`.
+pub(crate) trait StateCalls {
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
     fn set(&self, key: &str, value: &[u8]) -> Result;
     fn delete(&self, key: &str) -> Result;
@@ -54,5 +115,9 @@ pub(crate) trait Host {
         limit: u32,
     ) -> Result<Vec<Entry>>;
     fn next_id(&self, sequence: &str) -> Result<u64>;
+}
+
+/// The interface `log`.
+pub(crate) trait LogCalls {
     fn log(&self, level: Level, message: &str);
 }

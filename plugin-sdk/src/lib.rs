@@ -143,9 +143,9 @@
 //!
 //! A plugin can't access files, the network, the environment or the state of another plugin. An
 //! instance handles one event at a time, within 250 ms of CPU time and 128 MiB of memory. A plugin
-//! can emit only events that it declares, to rooms that the declaration names. It can join only its
-//! caller, to rooms that a plugin declares, if the access rule of the room allows the caller. It
-//! never sees a client's token, only the claims in it.
+//! can emit only events that it declares, to rooms that the declaration names. It can join its
+//! caller to rooms that a plugin declares, and others to rooms that it declares itself, if the
+//! access rule of the room allows them. It never sees a client's token, only the claims in it.
 
 // Each module uses only modules before it. The blank lines keep rustfmt from sorting all of them.
 mod access;
@@ -154,6 +154,7 @@ mod connection;
 mod event;
 mod level;
 mod refusal;
+mod route;
 mod time;
 
 mod host;
@@ -186,8 +187,9 @@ pub use json::{Output, Payload};
 pub use level::Level;
 pub use plugin::Plugin;
 pub use refusal::{IntoRefusal, Refusal, Result};
+pub use route::Route;
 #[doc(inline)]
-pub use sockhop_core::effect::Target;
+pub use sockhop_core::effect::{Target, Who};
 pub use state::{Scan, State};
 
 /// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. The crate must

@@ -14,6 +14,7 @@ use crate::handlers::{ErasedHandler, Handler, erase, has_no_reply};
 use crate::host::{Host, Registry};
 use crate::json::{Output, Payload, output_schema, payload_schema};
 use crate::refusal::{Refusal, Result};
+use crate::route::Route;
 
 /// A plugin: its name, the events that it handles and emits, and its rooms.
 ///
@@ -54,6 +55,12 @@ enum Declaration {
         pattern: Cow<'static, str>,
         access: Access,
     },
+    Route {
+        route: Route,
+        event: Cow<'static, str>,
+        /// Declares it. A pointer, so that a plugin without routes does not contain the import.
+        declare: fn(&dyn Registry, Route, &str) -> Result,
+    },
 }
 
 impl Plugin {
@@ -93,18 +100,82 @@ impl Plugin {
         })
     }
 
-    /// Restricts who can send the event that the previous call, [`on`](Self::on), declares. Without
-    /// it, anyone can. The host answers an anonymous caller with `unauthorized`, and a user without
-    /// the role with `forbidden`.
+    /// Restricts who can send the event that the previous call of [`on`](Self::on) declares.
+    /// Without it, anyone can. Only calls of [`route`](Self::route) may stand between. The host
+    /// answers an anonymous caller with `unauthorized`, and a user without the role with
+    /// `forbidden`.
     #[must_use]
     pub fn requires(self, access: Access) -> Self {
-        // If the last declaration is not `on`, there is no event to restrict. The host then refuses
-        // the empty name, and the message says where `requires` belongs.
-        let event = match self.declarations.last() {
+        // If that declaration is not `on`, there is no event to restrict. The host then refuses the
+        // empty name, and the message says where `requires` belongs.
+        let is_route = |declared: &&Declaration| matches!(declared, Declaration::Route { .. });
+        let event = match self.declarations.iter().rev().find(|declared| !is_route(declared)) {
             Some(Declaration::Handles { event, .. }) => event.clone(),
             _ => Cow::Borrowed(""),
         };
         self.and(Declaration::Requires { event, access })
+    }
+
+    /// Serves `event`, which this plugin handles, as an HTTP route too: the host turns each request
+    /// with this method and path into the event. The same handler, schemas, access rule and limits
+    /// apply.
+    ///
+    /// The payload is an object: the members of the JSON body, the variables of the path and the
+    /// parameters of the query. The schema of the payload decides whether `7` is a number or text.
+    /// The reply is the body of the answer: 200, or 204 without a reply. It is 201 with `Location`
+    /// if a `POST` has created an item: the reply has an `id`, and there is a route
+    /// `GET PATH/{…}`. A refusal is a problem document: 404 for `not_found`, 409 for a code of the
+    /// plugin's own.
+    ///
+    /// The caller has no connection, so `ctx.join` and [`Target::Sender`](crate::Target::Sender)
+    /// are refused as `misuse`. Emits go to the host's first namespace.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin with routes.
+    ///
+    /// ```
+    /// use sockhop_sdk::Route::{Get, Post};
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Context, Plugin, Refusal, Result};
+    /// use schemars::JsonSchema;
+    /// use serde::{Deserialize, Serialize};
+    /// use serde_json::json;
+    ///
+    /// #[derive(Serialize, Deserialize, JsonSchema)]
+    /// struct Note {
+    ///     #[serde(default)]
+    ///     id: u64,
+    ///     text: String,
+    /// }
+    ///
+    /// #[derive(Deserialize, JsonSchema)]
+    /// struct ById {
+    ///     id: u64,
+    /// }
+    ///
+    /// fn create(ctx: &Context, mut note: Note) -> Result<Note> {
+    ///     note.id = ctx.state().next_id("note")?;
+    ///     ctx.state().set(&note.id.to_string(), &note)?;
+    ///     Ok(note)
+    /// }
+    ///
+    /// fn read(ctx: &Context, ById { id }: ById) -> Result<Note> {
+    ///     ctx.state().get(&id.to_string())?.ok_or_else(|| Refusal::not_found("no such note"))
+    /// }
+    ///
+    /// let plugin = Plugin::new("notes", "1.0.0", "")
+    ///     .on("note_create", create)
+    ///     .route(Post("/notes"), "note_create")
+    ///     .on("note_get", read)
+    ///     .route(Get("/notes/{id}"), "note_get");
+    ///
+    /// let mut host = TestHost::new(plugin);
+    /// host.request("POST", "/notes", Some(json!({"text": "hello"})));
+    /// let outcome = host.request("GET", "/notes/1", None);
+    /// assert_eq!(outcome.reply, Ok(json!({"id": 1, "text": "hello"})));
+    /// ```
+    #[must_use]
+    pub fn route(self, route: Route, event: impl Into<Cow<'static, str>>) -> Self {
+        self.and(Declaration::Route { route, event: event.into(), declare: declare_route })
     }
 
     /// Calls `handler` once per start of the host, before the first client connects. There is no
@@ -233,6 +304,7 @@ impl Plugin {
                 Declaration::Room { pattern, access } => {
                     registry.room(pattern, &access.to_string())?
                 }
+                Declaration::Route { route, event, declare } => declare(registry, *route, event)?,
             }
         }
         Ok(())
@@ -254,6 +326,18 @@ impl Plugin {
             }
         }
     }
+}
+
+/// Passes a route to the host.
+fn declare_route(registry: &dyn Registry, route: Route, event: &str) -> Result {
+    let (method, path) = route.parts();
+    #[cfg(target_family = "wasm")]
+    {
+        let _ = registry;
+        crate::imports::route(method, path, event)
+    }
+    #[cfg(not(target_family = "wasm"))]
+    registry.route(method, path, event)
 }
 
 impl fmt::Debug for Plugin {

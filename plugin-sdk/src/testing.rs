@@ -185,6 +185,23 @@ impl TestHost {
         }
     }
 
+    /// Handles an HTTP request of the caller, who has no connection in it. `target` is the path,
+    /// with the query if there is one, as in a request: `/notes/7?limit=20`. A request without a
+    /// route is refused as `unknown_event`; a host answers 404 or 405.
+    pub fn request(&mut self, method: &str, target: &str, body: Option<Value>) -> Outcome {
+        let body = body.map(|body| body.to_string());
+        let caller = Caller { connection: None, ..self.caller() };
+        let event = self.declared.request(method, target, body.as_deref());
+        let checked = event.and_then(|(event, data)| {
+            self.declared.check_event(&event, &caller.identity, &data, 0)?;
+            Ok((event, data))
+        });
+        match checked {
+            Ok((event, data)) => self.run(&event, data, Vec::new(), Some(caller)),
+            Err(rejection) => Outcome::refused(rejection.code(), rejection.message()),
+        }
+    }
+
     /// Starts the host: sends `$start`, which has no caller.
     pub fn start(&mut self) -> Outcome {
         self.host_event(host_event::START, None)
@@ -200,7 +217,7 @@ impl TestHost {
     /// Connects the caller: sends `$connect`.
     pub fn connect(&mut self) -> Outcome {
         let caller = self.caller();
-        let (id, user) = (caller.connection.clone(), caller.identity.user.clone());
+        let (id, user) = (self.current.clone(), caller.identity.user.clone());
         let connection = Connection { id, user, namespace: NAMESPACE.to_owned() };
         self.world.connected.insert(self.current.clone(), connection);
         self.host_event(host_event::CONNECT, Some(caller))
@@ -269,7 +286,7 @@ impl TestHost {
     fn caller(&mut self) -> Caller {
         let identity = self.client().clone();
         let identity = if identity.user.is_some() { identity } else { Identity::default() };
-        Caller { connection: self.current.clone(), identity }
+        Caller { connection: Some(self.current.clone()), identity }
     }
 
     fn host_event(&mut self, event: &str, caller: Option<Caller>) -> Outcome {
@@ -293,7 +310,7 @@ impl TestHost {
             data,
             attachments,
             caller: caller.as_ref().map(|caller| event::Caller {
-                connection: Some(caller.connection.clone()),
+                connection: caller.connection.clone(),
                 user: caller.identity.user.clone(),
                 namespace: NAMESPACE.to_owned(),
             }),
@@ -303,6 +320,7 @@ impl TestHost {
             caller,
             self.now,
             self.events,
+            self.clients.clone(),
             self.world.clone(),
         ));
         let reply = self.plugin.handle(event, Box::new(Rc::clone(&run)));

@@ -166,7 +166,9 @@ async fn a_polling_client_that_reads_slower_than_it_asks_costs_its_share_and_is_
     // Other connections ask; what is answered goes to the one that polls, and waits there.
     let question = format!("420{LIST}");
     let asks = async { while session.try_send(&question).await {} };
-    let most = read_slowly(&host.url, async || overflow(&host).await, stream, asks).await;
+    // All of it waits for one client.
+    let largest = async || host.figure("sockhop_overflow_largest_bytes").await;
+    let most = read_slowly(&host.url, largest, stream, asks).await;
     is_a_share(most);
     eventually("memory that is free again", async || {
         (host.figure("sockhop_overflow_bytes").await == 0).then_some(())

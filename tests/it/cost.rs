@@ -1,6 +1,9 @@
 //! The cost of an event in countable units, so that no change makes the hot path more expensive
 //! unnoticed. `cargo xtask bench` measures times.
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod locks;
+
 use std::thread;
 
 use allocation_counter::{AllocationInfo, measure};
@@ -82,6 +85,47 @@ fn a_ping_costs_the_whole_server_at_most_20_allocations() {
     assert!(each <= 20.0, "{each} allocations of {} bytes", info.bytes_total / u64::from(PINGS));
     assert!(each >= 5.0, "{each} allocations: the host does not run on this thread");
     runtime.block_on(host.stop());
+}
+
+/// Counts the locks of all threads of the host, from the read of an event to the write of its
+/// answer, in the process of the built command.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that counts nothing says so")]
+fn a_ping_costs_the_whole_server_no_more_locks_than_it_did() {
+    const PINGS: u64 = 200;
+    // Alone, it counts 32: nine of the runtime, eight of the session, three of the connection, two
+    // each of the batch, the mailbox, the breaker and the pool, and others. The aim is 15. Beside
+    // other tests, pings take longer, and the ticks of the host are counted with them.
+    const MOST: f64 = 45.0;
+    let data = tempfile::tempdir().expect("a directory");
+    let plugins = sockhop_tests::directory_of(&[bundled_plugin("connection")]);
+    let host = sockhop_tests::HostProcess::with(plugins.path(), data.path(), |command| {
+        // One thread handles all events, so that no two threads meet at a breakpoint.
+        command.env("TOKIO_WORKER_THREADS", "1");
+    });
+    runtime().block_on(async {
+        let client = TestClient::connect(&host.url).await;
+        let ask = async |times: u64| {
+            for _ in 0..times {
+                client.ask("ping", json!({"timestamp": 1_767_225_600_123_u64})).await;
+            }
+        };
+        ask(100).await;
+        let binary = sockhop_tests::binary();
+        let Some(counter) = locks::LockCounter::attach(host.pid(), &binary) else {
+            eprintln!("locks are not counted: this machine does not allow a process to be traced");
+            return;
+        };
+        ask(20).await;
+        let before = counter.count();
+        ask(PINGS).await;
+        let each = (counter.count() - before) as f64 / PINGS as f64;
+        let names = counter.by_name();
+        assert!(each <= MOST, "{each} locks: {names:#?}");
+        assert!(each >= 2.0, "{each} locks: were the functions found? {names:#?}");
+        drop(client);
+    });
 }
 
 #[test]

@@ -563,6 +563,44 @@ fn busy(client: &mut TestClient) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_network_has_no_more_connections_and_sessions_than_is_set() {
+    let host = TestHost::with(&[guest("lab")], |config| {
+        config.limits.connections_per_network = NonZeroUsize::new(3);
+    })
+    .await;
+    let from = |last: u8| std::net::IpAddr::from([127, 0, 0, last]);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(TestClient::connect_from(&host.url, from(1)).await);
+    }
+    let handshake = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: x\r\nconnection: \
+                     close\r\n\r\n";
+    let (status, head, body) = ask(&host, handshake).await;
+    is_problem(&head, &body, 503, "busy");
+    assert_eq!(status, 503);
+    // Other networks and operators are served.
+    let other = TestClient::connect_from(&host.url, from(2)).await;
+    assert_eq!(other.ask("echo", json!(1)).await, json!(1));
+    assert_eq!(host.http("/api/plugins", None).await.0, 200);
+    // Sessions count too: each handshake begins one, whose connection ends at once.
+    drop(held);
+    let mut opened = 0;
+    eventually("free slots", async || {
+        let (status, ..) = ask(&host, handshake).await;
+        opened += usize::from(status == 200);
+        (status == 200).then_some(())
+    })
+    .await;
+    eventually("no more sessions", async || {
+        let (status, ..) = ask(&host, handshake).await;
+        opened += usize::from(status == 200);
+        (status == 503).then_some(())
+    })
+    .await;
+    assert!(opened <= 3, "{opened}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_error_over_http_is_a_problem_document() {
     let host = TestHost::with(&[guest("lab")], |config| {
         config.server.allowed_origins =
@@ -580,7 +618,7 @@ async fn every_error_over_http_is_a_problem_document() {
              {key}\r\n{more}content-length: {length}\r\n\r\n{body}"
         )
     };
-    let (large, huge) = ("x".repeat(8_000), "4".repeat(600_000));
+    let (large, huge) = ("x".repeat(8_000), "4".repeat(2_000_000));
     let cases = [
         (get("/nowhere", ""), 404, "not_found"),
         (get("/api/emit", ""), 405, "method_not_allowed"),
@@ -595,11 +633,12 @@ async fn every_error_over_http_is_a_problem_document() {
             post(
                 "/api/emit",
                 r#"{"event": "noise", "data": 1, "everyone": true}"#,
-                "idempotency-key: \"1\"\r\n",
+                "idempotency-key: \"\"\r\n",
             ),
-            501,
-            "not_implemented",
+            400,
+            "bad_request",
         ),
+        (post("/api/emit", "{}", "content-type: text/xml\r\n"), 415, "unsupported_media_type"),
     ];
     for (request, status, code) in cases {
         let (found, head, body) = ask(&host, &request).await;

@@ -1,7 +1,8 @@
 //! The HTTP API for business systems and operators.
 
 use serde_json::{Value, json};
-use sockhop_tests::{TestHost, bundled_plugin, guest};
+use sockhop::config::DeclaredEvent;
+use sockhop_tests::{TestClient, TestHost, bundled_plugin, guest, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_emitted_over_http_goes_where_its_declaration_sends_it() {
@@ -79,6 +80,190 @@ async fn what_is_wrong_with_an_emit_is_told_and_emits_nothing() {
     assert_eq!(client.pending(), []);
 }
 
+const DELETED: &str =
+    r#"{"event": "memory_log_deleted", "data": {"id": 7}, "room": "memory_logs"}"#;
+
+/// Emits with these headers, and the host's own key.
+fn emit(host: &TestHost, headers: &[(&str, &str)], body: &str) -> sockhop_tests::Answer {
+    let key = format!("Bearer {}", host.key());
+    let mut all = vec![("Authorization", key.as_str())];
+    all.extend_from_slice(headers);
+    send(&host.url, "POST /api/emit", &all, body)
+}
+
+async fn host_with_a_subscriber() -> (TestHost, TestClient) {
+    let host = TestHost::start(&["subscription", "memory_logs"].map(bundled_plugin)).await;
+    let client = host.client().await;
+    client.ask("subscribe_event", json!({"event_type": "memory_logs"})).await;
+    (host, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_is_answered_again_and_emits_nothing_also_after_a_restart() {
+    let (host, mut client) = host_with_a_subscriber().await;
+    let key = [("Idempotency-Key", "order-7"), ("Content-Type", "application/json")];
+    let first = emit(&host, &key, DELETED);
+    assert_eq!((first.status, &first.json()["receivers"]), (202, &json!(1)), "{first:?}");
+    assert_eq!(client.expect("memory_log_deleted").await, json!({"id": 7}));
+    let again = emit(&host, &key, DELETED);
+    assert_eq!((again.status, again.json()), (202, first.json()));
+    let other = emit(&host, &key, &DELETED.replace('7', "8"));
+    assert_eq!((other.status, &other.json()["code"]), (422, &json!("invalid_payload")));
+    // A rejected request is not kept.
+    let bad = [("Idempotency-Key", "order-8")];
+    assert_eq!(emit(&host, &bad, r#"{"event": "nobody"}"#).status, 404);
+    assert_eq!(emit(&host, &bad, &DELETED.replace('7', "8")).status, 202);
+    assert_eq!(client.expect("memory_log_deleted").await, json!({"id": 8}));
+    client.ask("memory_log_list", json!({})).await;
+    assert_eq!(client.pending(), []);
+
+    let host = host.restart().await;
+    let mut client = host.client().await;
+    client.ask("subscribe_event", json!({"event_type": "memory_logs"})).await;
+    assert_eq!(emit(&host, &key, DELETED).json(), first.json());
+    client.ask("memory_log_list", json!({})).await;
+    assert_eq!(client.pending(), []);
+    let fresh = emit(&host, &[("Idempotency-Key", "\"order-9\"")], DELETED);
+    assert_ne!(fresh.json()["id"], first.json()["id"]);
+    assert_eq!(client.expect("memory_log_deleted").await, json!({"id": 7}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kept_answers_of_one_key_have_no_more_bytes_than_is_set() {
+    let plugins = ["subscription", "memory_logs"].map(bundled_plugin);
+    let host = TestHost::with(&plugins, |config| {
+        config.limits.idempotency_bytes = std::num::NonZeroUsize::new(600).expect("not zero");
+    })
+    .await;
+    let mut full = None;
+    for number in 0..10 {
+        let answer = emit(&host, &[("Idempotency-Key", &number.to_string())], DELETED);
+        if answer.status != 202 {
+            full = Some(answer);
+            break;
+        }
+    }
+    let full = full.expect("an answer that finds no space");
+    assert_eq!((full.status, &full.json()["code"]), (429, &json!("rate_limited")));
+    assert!(host.figure("sockhop_idempotency_bytes").await >= 600);
+    assert_eq!(emit(&host, &[("Idempotency-Key", "0")], DELETED).status, 202, "a known one");
+    assert_eq!(emit(&host, &[], DELETED).status, 202, "without a key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_emitted_as_a_whole_or_not_at_all() {
+    let (host, mut client) = host_with_a_subscriber().await;
+    let event =
+        |id: u64| json!({"event": "memory_log_deleted", "data": {"id": id}, "room": "memory_logs"});
+    let bad = json!([event(1), {"event": "memory_log_deleted", "data": {"id": "x"}}]);
+    assert_eq!(emit(&host, &[], &bad.to_string()).status, 422);
+    let many = json!((0..101).map(event).collect::<Vec<_>>());
+    assert_eq!(emit(&host, &[], &many.to_string()).status, 413);
+    let good = emit(&host, &[], &json!([event(1), event(2)]).to_string());
+    let expected = json!([{"rooms": ["memory_logs"], "receivers": 1}, {"rooms": ["memory_logs"], "receivers": 1}]);
+    assert_eq!((good.status, &good.json()["events"]), (202, &expected));
+    for id in [1, 2] {
+        assert_eq!(client.expect("memory_log_deleted").await, json!({"id": id}));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_event_is_emitted_once_in_each_form() {
+    let (host, mut client) = host_with_a_subscriber().await;
+    let event = |id: &str| {
+        json!({"specversion": "1.0", "type": "memory_log_deleted", "source": "/shop", "id": id,
+               "room": "memory_logs", "data": {"id": 7}})
+    };
+    let structured = [("Content-Type", "application/cloudevents+json")];
+    let batch = [("Content-Type", "application/cloudevents-batch+json")];
+    let binary = [
+        ("Content-Type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-type", "memory_log_deleted"),
+        ("ce-source", "/shop"),
+        ("ce-id", "4"),
+        ("ce-room", "memory_logs"),
+    ];
+    for (headers, body) in [
+        (&structured[..], event("1").to_string()),
+        (&batch, json!([event("2"), event("3")]).to_string()),
+        (&binary, json!({"id": 7}).to_string()),
+    ] {
+        let answer = emit(&host, headers, &body);
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    for _ in 0..4 {
+        assert_eq!(client.expect("memory_log_deleted").await, json!({"id": 7}));
+    }
+    // The source and the id are its key.
+    assert_eq!(emit(&host, &structured, &event("1").to_string()).status, 202);
+    client.ask("memory_log_list", json!({})).await;
+    assert_eq!(client.pending(), []);
+    assert_eq!(emit(&host, &[("Content-Type", "text/plain")], DELETED).status, 415);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_declares_events_and_more_receivers() {
+    let schemas = tempfile::tempdir().expect("a directory");
+    let file = schemas.path().join("price.json");
+    std::fs::write(&file, r#"{"type": "object", "required": ["price"]}"#).expect("a file");
+    let declared = |event: &str, schema_file, rooms: &[&str], everyone| DeclaredEvent {
+        event: event.to_owned(),
+        schema_file,
+        rooms: rooms.iter().map(|room| (*room).to_owned()).collect(),
+        everyone,
+    };
+    let host = TestHost::with(&["subscription", "memory_logs"].map(bundled_plugin), |config| {
+        config.events = vec![
+            declared("price_changed", Some(file.clone()), &["memory_logs"], false),
+            declared("memory_log_deleted", None, &[], true),
+            declared("of_nobody", None, &[], true),
+        ];
+    })
+    .await;
+    let mut client = host.client().await;
+    client.ask("subscribe_event", json!({"event_type": "memory_logs"})).await;
+    let ask = |body: Value| emit(&host, &[], &body.to_string());
+    assert_eq!(ask(json!({"event": "price_changed", "data": {"price": 1}})).status, 202);
+    assert_eq!(client.expect("price_changed").await, json!({"price": 1}));
+    assert_eq!(ask(json!({"event": "price_changed", "data": {}})).status, 422);
+    let all = json!({"event": "price_changed", "data": {"price": 1}, "everyone": true});
+    assert_eq!(ask(all).status, 403);
+    let deleted = json!({"event": "memory_log_deleted", "data": {"id": 1}, "everyone": true});
+    assert_eq!(ask(deleted).status, 202);
+    assert_eq!(client.expect("memory_log_deleted").await, json!({"id": 1}));
+    let wrong = json!({"event": "memory_log_deleted", "data": {"id": "x"}, "everyone": true});
+    assert_eq!(ask(wrong).status, 422, "the plugin's schema holds");
+    assert_eq!(ask(json!({"event": "of_nobody", "data": 1, "everyone": true})).status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_address_of_their_own_operators_are_served_there_and_clients_elsewhere() {
+    let host = TestHost::with(&["connection", "memory_logs"].map(bundled_plugin), |config| {
+        config.admin.listen = Some("127.0.0.1:0".parse().expect("an address"));
+    })
+    .await;
+    let status = |url: &str, path: &str| {
+        let key = format!("Bearer {}", host.key());
+        send(url, &format!("GET {path}"), &[("Authorization", &key)], "").status
+    };
+    for path in ["/api/plugins", "/api/events", "/api/openapi.json", "/metrics"] {
+        assert_eq!((status(&host.operators, path), status(&host.url, path)), (200, 404), "{path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!((status(&host.operators, path), status(&host.url, path)), (200, 200), "{path}");
+    }
+    let handshake = "/socket.io/?EIO=4&transport=polling";
+    for path in ["/memory-logs", handshake] {
+        assert_eq!((status(&host.operators, path), status(&host.url, path)), (404, 200), "{path}");
+    }
+    let client = host.client().await;
+    assert_eq!(client.ask("memory_log_list", json!({})).await["items"], json!([]));
+    // Commands on this machine find the address of operators.
+    let told = std::fs::read_to_string(host.data().join("address")).expect("the address");
+    assert_eq!(told.trim(), host.operators);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_opens_only_what_its_scopes_allow() {
     let host = TestHost::with(&[bundled_plugin("connection")], |config| {
@@ -87,6 +272,8 @@ async fn a_key_opens_only_what_its_scopes_allow() {
             secret: Some(secret.to_owned()),
             secret_file: None,
             scopes: vec![scope],
+            user: None,
+            roles: Vec::new(),
         };
         config.keys = vec![
             key("shop", "shop-secret-0123456", sockhop::config::Scope::Emit),

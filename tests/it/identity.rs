@@ -5,20 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sockhop::auth::sign;
-use sockhop::config::{AuthConfig, AuthMode, Config, JwksConfig, TokenAlgorithm, TokenKey};
-use sockhop_tests::{TestClient, TestHost, bundled_plugin, eventually, guest};
-
-/// The settings of a host whose clients need a token.
-fn with_tokens() -> AuthConfig {
-    let key = TokenKey {
-        algorithm: TokenAlgorithm::HS256,
-        kid: None,
-        secret: Some("a secret that has more than thirty-two bytes".to_owned()),
-        secret_file: None,
-        public_key_file: None,
-    };
-    AuthConfig { mode: AuthMode::Jwt, keys: vec![key], ..AuthConfig::default() }
-}
+use sockhop::config::{AuthConfig, AuthMode, Config, JwksConfig, TokenAlgorithm};
+use sockhop_tests::{TestClient, TestHost, bundled_plugin, eventually, guest, token, with_tokens};
 
 async fn host(settings: AuthConfig) -> TestHost {
     let [connection, subscription, memory_logs] =
@@ -29,13 +17,6 @@ async fn host(settings: AuthConfig) -> TestHost {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set").as_secs()
-}
-
-/// A token of `user` that expires after `seconds`.
-fn token(user: &str, roles: &[&str], seconds: u64) -> String {
-    let now = now();
-    let claims = json!({"sub": user, "roles": roles, "iat": now, "exp": now + seconds});
-    sign(&with_tokens(), None, claims.as_object().expect("an object")).expect("a token")
 }
 
 async fn connect(host: &TestHost, token: &str) -> TestClient {

@@ -72,6 +72,11 @@ const REACHED: &[(&str, &str, &str)] = &[
         "edge",
         "at_the_connection_limit_operators_are_answered_and_clients_are_told",
     ),
+    (
+        "limits.connections_per_network",
+        "edge",
+        "one_network_has_no_more_connections_and_sessions_than_is_set",
+    ),
     ("limits.declarations", "faults", "loading_has_limits_of_one_plugin_too"),
     ("limits.drain_ms", "reload", "events_that_outlive_the_drain_are_ended"),
     ("limits.effects", "reload", "a_plugin_has_settings_and_limits_of_its_own"),
@@ -90,6 +95,11 @@ const REACHED: &[(&str, &str, &str)] = &[
         "limits.host_events",
         "host_events",
         "a_plugin_that_missed_too_much_reads_the_connections_again",
+    ),
+    (
+        "limits.idempotency_bytes",
+        "http",
+        "the_kept_answers_of_one_key_have_no_more_bytes_than_is_set",
     ),
     (
         "limits.instance_memory_bytes",

@@ -295,7 +295,7 @@ async fn a_plugin_at_rest_holds_two_file_descriptors_at_most() {
         let open = std::fs::read_dir(format!("/proc/{}/fd", host.pid())).expect("its descriptors");
         open.flatten()
             .filter_map(|open| std::fs::read_link(open.path()).ok())
-            .filter(|file| file.to_string_lossy().contains(".sqlite"))
+            .filter(|file| file.to_string_lossy().contains("/state/"))
             .count()
     };
     assert_eq!(client.ask("increment", json!(null)).await, json!(1));

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sockhop::config::Limits;
-use sockhop_tests::{HostProcess, PollingSession, TestClient, directory_of, eventually, guest};
+use sockhop_tests::{
+    HostProcess, PATIENCE, PollingSession, TestClient, directory_of, eventually, guest, serve,
+};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -42,6 +44,46 @@ async fn endless_event(host: &HostProcess) -> (TestClient, oneshot::Receiver<Val
     })
     .await;
     (client, answer)
+}
+
+/// systemd starts a host with `Type=notify`, and with a watchdog.
+#[cfg(target_os = "linux")]
+#[test]
+fn systemd_is_told_that_a_host_is_ready_alive_and_stopping() {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+
+    let data = tempfile::tempdir().expect("a directory");
+    let plugins = directory_of(&[guest("lab")]);
+    let place = data.path().join("notify");
+    let socket = UnixDatagram::bind(&place).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let serve = serve(plugins.path(), data.path());
+    let mut command = Command::new("sh");
+    // The watchdog is for one process, which the shell becomes.
+    command.args(["-c", "export WATCHDOG_PID=$$; exec \"$0\" \"$@\""]).arg(serve.get_program());
+    command.args(serve.get_args());
+    for (name, value) in serve.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command.env("NOTIFY_SOCKET", &place).env("WATCHDOG_USEC", "200000");
+    let mut host = HostProcess::of(command, data.path());
+    let told = || {
+        let mut bytes = [0; 1024];
+        let length = socket.recv(&mut bytes).expect("a message");
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    let mut messages = Vec::new();
+    while messages.iter().filter(|message: &&String| message.contains("WATCHDOG=1")).count() < 3 {
+        messages.push(told());
+    }
+    let ready = messages.iter().filter(|message| message.contains("READY=1")).count();
+    assert_eq!(ready, 1, "{messages:?}");
+    let (status, _) = host.terminate();
+    assert!(status.success(), "{status}");
+    let is_stopping = |message: &String| message.contains("STOPPING=1");
+    let stopping = std::iter::from_fn(|| Some(told())).take(10).find(is_stopping);
+    assert!(stopping.is_some_and(|message| message.contains("EXTEND_TIMEOUT_USEC=")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

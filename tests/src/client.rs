@@ -70,6 +70,19 @@ impl TestClient {
         Self::try_over(reach(url).await, url, "/", &json!({"token": token}).to_string()).await
     }
 
+    /// Connects to one namespace with a token, or without one.
+    ///
+    /// # Errors
+    /// Returns the data of CONNECT_ERROR.
+    pub async fn connect_as(
+        url: &str,
+        namespace: &str,
+        token: Option<&str>,
+    ) -> Result<Self, Value> {
+        let auth = token.map(|token| json!({"token": token}).to_string()).unwrap_or_default();
+        Self::try_over(reach(url).await, url, namespace, &auth).await
+    }
+
     async fn over(stream: TcpStream, url: &str, namespace: &str) -> Self {
         let connected = Self::try_over(stream, url, namespace, "").await;
         connected.unwrap_or_else(|refused| panic!("a connect packet, not {refused}"))

@@ -16,6 +16,8 @@ use crate::{PollingSession, TestClient, api, compiled, directory_of};
 pub struct TestHost {
     /// `http://ADDR`
     pub url: String,
+    /// The same for operators: another address if a test has set `[admin] listen`.
+    pub operators: String,
     key: String,
     stop: CancellationToken,
     running: Option<JoinHandle<()>>,
@@ -122,12 +124,14 @@ impl TestHost {
             compiled::keep(plugins.path(), data);
         }
         let url = format!("http://{}", host.local_addr());
+        let operators = format!("http://{}", host.operator_addr());
         // The file does not exist if a test has configured other keys.
         let key = std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned();
         let stop = CancellationToken::new();
         let running = tokio::spawn(host.run(stop.clone(), CancellationToken::new()));
         Self {
             url,
+            operators,
             key,
             stop,
             running: Some(running),
@@ -207,7 +211,7 @@ impl TestHost {
         body: Option<Value>,
         key: Option<String>,
     ) -> (u16, Value) {
-        let (url, path) = (self.url.clone(), path.to_owned());
+        let (url, path) = (self.operators.clone(), path.to_owned());
         let ask = move || api::ask(&url, &path, body, key.as_deref());
         tokio::task::spawn_blocking(ask).await.expect("an answer over HTTP")
     }

@@ -22,8 +22,9 @@ mod handmade;
 mod host;
 mod polling;
 mod process;
+mod tokens;
 
-pub use api::{ask, row_of};
+pub use api::{Answer, ask, row_of, send};
 pub use client::{TestClient, answered};
 pub use dispatch::TestDispatcher;
 pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
@@ -33,6 +34,7 @@ pub use polling::PollingSession;
 #[cfg(target_os = "linux")]
 pub use process::bound_by_permissions;
 pub use process::{HostProcess, serve};
+pub use tokens::{token, with_tokens};
 
 use std::path::PathBuf;
 use std::time::Duration;

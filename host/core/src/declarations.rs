@@ -5,6 +5,7 @@
 use crate::limits;
 use crate::name::{RESERVED_PLUGIN_NAMES, host_event, is_event_name, is_plugin_name};
 use crate::rejection::Refusal;
+use crate::route::Route;
 use crate::rule::{Access, DeclaredRoom, RoomPattern};
 
 /// A plugin's complete and checked declarations. The registry checks whether they are compatible
@@ -25,6 +26,8 @@ pub struct Registration {
     pub rooms: Vec<DeclaredRoom>,
     /// The host events that it subscribes to.
     pub listens: Vec<&'static str>,
+    /// The HTTP routes of its events.
+    pub routes: Vec<Route>,
 }
 
 /// An inbound event.
@@ -145,6 +148,7 @@ impl Declarations {
                 emits: Vec::new(),
                 rooms: Vec::new(),
                 listens: Vec::new(),
+                routes: Vec::new(),
             });
             Ok(())
         })
@@ -287,6 +291,30 @@ impl Declarations {
         })
     }
 
+    /// Declares an HTTP route for an event that was declared with [`Declarations::handles`].
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn route(&mut self, method: &str, path: &str, event: &str) -> Result<(), Refusal> {
+        self.declare(|this| {
+            let route = Route::new(method, path, event).map_err(Refusal::misuse)?;
+            let plugin = this.registration()?;
+            if !plugin.handles.iter().any(|inbound| inbound.event == event) {
+                return Err(Refusal::misuse(format!(
+                    "route `{route}` is for the event `{event}`, which this plugin does not \
+                     handle; declare the event before its route"
+                )));
+            }
+            if let Some(other) = plugin.routes.iter().find(|other| other.matches_same(&route)) {
+                return Err(Refusal::misuse(format!(
+                    "route `{route}` is declared twice: `{other}` is for the same requests"
+                )));
+            }
+            plugin.routes.push(route);
+            Ok(())
+        })
+    }
+
     /// Counts one call, runs `check_and_add` for it, and keeps the first refusal.
     fn declare(
         &mut self,
@@ -388,7 +416,7 @@ mod tests {
     #[test]
     fn an_invalid_declaration_is_refused_and_its_message_names_the_invalid_argument() {
         type Call = fn(&mut Declarations) -> Result<(), Refusal>;
-        let cases: [(Call, &str); 8] = [
+        let cases: [(Call, &str); 12] = [
             (|d| d.plugin("again", "1.0.0", String::new()), "twice"),
             (|d| d.requires("nope", "anyone"), "`nope`"),
             (|d| d.room("admin", "owner"), "`admin`"),
@@ -397,6 +425,18 @@ mod tests {
             (|d| d.listens("$tick"), "`$tick`"),
             (|d| d.emits("connect", "{}".into(), &[]), "`connect`"),
             (|d| d.emits("e", "{}".into(), &["}".into()]), "`}`"),
+            (|d| d.route("FETCH", "/e", "e"), "`FETCH`"),
+            (|d| d.route("GET", "/api/e", "e"), "`/api/e`"),
+            (|d| d.route("GET", "/e", "nope"), "`nope`"),
+            (
+                |d| {
+                    d.handles("e", "{}".into(), None)?;
+                    d.route("GET", "/e/{a}", "e")?;
+                    d.route("POST", "/e/{b}", "e")?;
+                    d.route("GET", "/e/{b}", "e")
+                },
+                "`GET /e/{b}`",
+            ),
         ];
         for (call, names) in cases {
             let refusal = call(&mut with_name()).unwrap_err();

@@ -40,6 +40,36 @@ impl Target {
     }
 }
 
+/// Whom a handler joins to a room of its plugin, or removes from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// One connection, by public id. If it no longer exists, nothing happens.
+    Connection(String),
+    /// All connections that a user has when the effects are applied.
+    User(String),
+}
+
+impl Who {
+    /// Bytes of the name.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Connection(name) | Self::User(name) => name.len(),
+        }
+    }
+}
+
+/// Checks that a room belongs to the plugin whose handler joins others to it, removes them or lists
+/// them.
+///
+/// # Errors
+/// `unknown_room`.
+pub fn check_own_room(room: &str, is_own: bool) -> Result<(), Refusal> {
+    if is_own {
+        return Ok(());
+    }
+    Err(Refusal::new("unknown_room", format!("the room `{room}` does not belong to this plugin")))
+}
+
 /// Bytes that an emit counts against the limit of one event's effects. `attachments` is the number
 /// of bytes of all attachments.
 pub fn emit_bytes(to: &Target, event: &str, data: &str, attachments: usize) -> usize {

@@ -11,6 +11,7 @@ use crate::declarations::Registration;
 use crate::effect::Target;
 use crate::json::{Json, is_deeper};
 use crate::rejection::{Detail, Refusal, Rejection};
+use crate::route::Route;
 use crate::rule::{Access, RoomPattern};
 use crate::schema::{Schema, SchemaError};
 
@@ -75,6 +76,19 @@ pub enum EventsError {
         /// The event.
         event: String,
     },
+    /// The variable in the path of a route is no property of its event's payload.
+    #[error(
+        "route `{route}`: the payload of `{event}` has no property `{variable}`; name the variable \
+         of the path as the property"
+    )]
+    NoSuchProperty {
+        /// The route.
+        route: String,
+        /// Its event.
+        event: String,
+        /// The variable.
+        variable: String,
+    },
 }
 
 impl Events {
@@ -105,7 +119,22 @@ impl Events {
             let (rooms, everyone) = (declared.rooms.clone(), declared.everyone);
             outbound.insert(declared.event.clone(), Outbound { data, rooms, everyone });
         }
-        Ok(Self { inbound, outbound })
+        let events = Self { inbound, outbound };
+        registration.routes.iter().try_for_each(|route| events.check_route(route))?;
+        Ok(events)
+    }
+
+    /// Checks that the payload of a route's event can have the variables of the path.
+    fn check_route(&self, route: &Route) -> Result<(), EventsError> {
+        let Some(inbound) = self.inbound.get(&route.event) else { return Ok(()) };
+        match route.path.variables().find(|name| !inbound.data.may_have_property(name)) {
+            None => Ok(()),
+            Some(variable) => Err(EventsError::NoSuchProperty {
+                route: route.to_string(),
+                event: route.event.clone(),
+                variable: variable.to_owned(),
+            }),
+        }
     }
 }
 
@@ -322,6 +351,21 @@ mod tests {
         let error = json!({"properties": {"error": true}}).to_string();
         let error = compiled(|d| d.handles("e", "{}".into(), Some(error)).unwrap()).unwrap_err();
         assert!(matches!(error, EventsError::ReplyHasError { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_variable_in_the_path_of_a_route_is_a_property_of_the_payload() {
+        let of = |path: &'static str, closed: bool| {
+            let mut schema = json!({"type": "object", "properties": {"id": true}});
+            schema["additionalProperties"] = json!(!closed);
+            compiled(move |d| {
+                d.handles("e", schema.to_string(), None).unwrap();
+                d.route("GET", path, "e").unwrap();
+            })
+        };
+        assert!(of("/notes/{id}", true).is_ok() && of("/notes/{other}", false).is_ok());
+        let refused = of("/notes/{other}", true).unwrap_err().to_string();
+        assert!(refused.contains("GET /notes/{other}") && refused.contains("`other`"), "{refused}");
     }
 
     #[test]

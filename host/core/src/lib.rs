@@ -16,14 +16,16 @@
 //! | [`identity`] | who a client is |
 //! | [`rejection`] | why an event had no effects, and why a call is refused |
 //! | [`rule`] | who may send an event or join a room |
+//! | [`route`] | the HTTP routes of plugins, and which of them conflict |
 //! | [`effect`] | receivers of an emitted event, and the limits of one event's effects |
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
 //! | [`declarations`] | what a plugin may declare in `register` |
 //! | `schema` | JSON Schemas, and the check of documents against them |
 //! | `events` | the declared events of a plugin, and the checks of their data |
+//! | `request` | the payload of an event that an HTTP request becomes |
 //!
-//! The feature `schema` adds the last two, with the library `jsonschema`. A compiled plugin needs
-//! neither, so the SDK enables the feature only for native targets.
+//! The feature `schema` adds the last three, with the library `jsonschema`. A compiled plugin needs
+//! none of them, so the SDK enables the feature only for native targets.
 //!
 //! The crate compiles for native targets and for `wasm32-wasip2`, and knows no library that reads
 //! files, opens sockets or starts threads.
@@ -40,6 +42,9 @@ pub mod json;
 pub mod limits;
 pub mod name;
 pub mod rejection;
+#[cfg(feature = "schema")]
+pub mod request;
+pub mod route;
 pub mod rule;
 #[cfg(feature = "schema")]
 pub mod schema;

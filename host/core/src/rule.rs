@@ -1,6 +1,7 @@
 //! Who may send an event or join a room: access rules, the patterns of rooms, and the rules of all
 //! declared rooms.
 
+mod operator;
 mod rooms;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::identity::Identity;
 use crate::rejection::Rejection;
 
+pub use operator::{OperatorRule, OperatorRules, Subject};
 pub use rooms::{DeclaredRoom, NotJoined, RoomRule, RoomRules, RoomTaken};
 
 /// Maximum number of characters in a room's name.
@@ -64,13 +66,13 @@ impl fmt::Display for Access {
 }
 
 impl Access {
-    /// Whether the rule allows `identity` by itself. `owner` is the text that the variable of the
-    /// room's pattern matched.
-    pub fn allows(&self, identity: &Identity, owner: Option<&str>) -> bool {
+    /// Whether the rule allows `identity` by itself. `variable` is the text that the variable of
+    /// the room's pattern matched.
+    pub fn allows(&self, identity: &Identity, variable: Option<&str>) -> bool {
         match self {
             Self::Anyone => true,
             Self::Authenticated => identity.user.is_some(),
-            Self::Owner => identity.user.is_some() && identity.user.as_deref() == owner,
+            Self::Owner => identity.user.is_some() && identity.user.as_deref() == variable,
             Self::Role(role) => identity.has_role(role),
             Self::Handler => false,
         }

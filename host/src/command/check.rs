@@ -14,8 +14,9 @@ use sockhop::contract::PluginContract;
 use sockhop::host;
 use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
-use sockhop::registry::{ActivePlugin, Generation, Warning, lint};
+use sockhop::registry::{ActivePlugin, Generation, OperatorSettings, Warning, lint};
 use sockhop::rule::RoomRule;
+use sockhop_core::route::Route;
 
 use super::output;
 
@@ -128,6 +129,9 @@ fn print_plugin(file: &Path, active: &ActivePlugin) {
     for room in &contract.rooms {
         output::line(format_args!("  room     {} (access: {})", room.pattern, room.access));
     }
+    for route in &contract.routes {
+        output::line(format_args!("  route    {route} (event: {})", route.event));
+    }
     for event in &contract.listens {
         output::line(format_args!("  listens  {event}"));
     }
@@ -151,6 +155,7 @@ type Checked = (PathBuf, Result<Arc<ActivePlugin>, String>);
 fn readable(config: Config) -> anyhow::Result<Config> {
     config.read_secrets()?;
     Authenticator::load(&config.auth)?;
+    OperatorSettings::load(&config)?;
     Ok(config)
 }
 
@@ -220,10 +225,12 @@ fn document(checked: &[Checked]) -> Value {
         Ok(active) => {
             let contract = PluginContract::from(&active.code.registration);
             let room = |rule: &RoomRule| json!({"room": rule.pattern.as_str(), "access": rule.access.to_string()});
+            let route = |route: &Route| json!({"method": route.method.name(), "path": route.path.as_str(), "event": route.event});
             json!({"file": file.to_string_lossy(), "ok": true, "name": contract.name, "version": contract.version, "digest": active.code.digest,
                 "handles": contract.inbound.iter().map(|inbound| &inbound.event).collect::<Vec<_>>(),
                 "emits": contract.outbound.iter().map(|outbound| &outbound.event).collect::<Vec<_>>(),
                 "rooms": contract.rooms.iter().map(room).collect::<Vec<_>>(), "listens": contract.listens,
+                "routes": contract.routes.iter().map(route).collect::<Vec<_>>(),
                 "warnings": warnings_of(active, &warnings).collect::<Vec<_>>()})
         }
     };

@@ -105,7 +105,10 @@ impl HostArgs {
                 text.lines().next().unwrap_or_default().trim().to_owned(),
                 file.display().to_string(),
             ),
-            Err(_) => (config.server.listen.local_url(), "the configuration".to_owned()),
+            Err(_) => {
+                let listen = config.admin.listen.as_ref().unwrap_or(&config.server.listen);
+                (listen.local_url(), "the configuration".to_owned())
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `sockhop serve`: starts the host and its runtime, and stops it on signals.
 
 mod signals;
+mod systemd;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -207,17 +208,25 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
                                         there");
     }
     let host = Host::bind(config).await?;
-    let address = host.local_addr();
+    let (address, of_operators) = (host.local_addr(), host.operator_addr());
     if is_text {
         host.statuses().iter().for_each(|status| print_plugin(output, status));
         if !configured_keys {
-            print_key(output, &host::key_file(&data), address);
+            print_key(output, &host::key_file(&data), of_operators);
+        }
+        if of_operators != address {
+            output.line(format_args!("admin    http://{of_operators}"));
         }
         output.line(format_args!("listening on http://{address}"));
     } else {
-        output.line(json!({"listening": format!("http://{address}")}));
+        let listening = format!("http://{address}");
+        output.line(if of_operators == address {
+            json!({"listening": listening})
+        } else {
+            json!({"listening": listening, "admin": format!("http://{of_operators}")})
+        });
     }
-    tracing::info!(listen = %address, connections = host.connections(), reserved_connections, mailboxes_bytes, "listening");
+    tracing::info!(listen = %address, admin = %of_operators, connections = host.connections(), reserved_connections, mailboxes_bytes, "listening");
     Ok(host)
 }
 
@@ -228,7 +237,16 @@ async fn run(host: Host, stopping: StopSignals, others: Signals) {
     let signals = [
         tasks.spawn(wait_for_signals(stopping, stop.clone(), at_once.clone())),
         tasks.spawn(others.follow(host.monitor())),
+        tasks.spawn(systemd::watchdog()),
+        tasks.spawn({
+            let (stop, at_most) = (stop.clone(), host.longest_stop());
+            async move {
+                stop.cancelled().await;
+                systemd::stopping(at_most);
+            }
+        }),
     ];
+    systemd::ready(host.connections().get());
     host.run(stop, at_once).await;
     signals.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -100,6 +100,9 @@ pub struct Limits {
     /// TCP connections of clients at once, and as many Engine.IO sessions. Further clients get the
     /// status 503. `None` is 50,000, or as many as the file descriptors of the process allow.
     pub connections: Option<NonZeroUsize>,
+    /// TCP connections, and sessions, of one network: one IPv4 address or one IPv6 /64. `None`: as
+    /// many as of all networks.
+    pub connections_per_network: Option<NonZeroUsize>,
     /// Connections beyond `connections`, on which only `/healthz`, `/readyz`, `/metrics` and `/api`
     /// are served.
     pub reserved_connections: NonZeroUsize,
@@ -149,6 +152,8 @@ pub struct Limits {
     /// Memory of the incomplete incoming messages of all clients. A client for which no memory is
     /// left is disconnected. Not used with socketioxide.
     pub unfinished_bytes: NonZeroUsize,
+    /// Memory on the disk of the answers to one key's requests with `Idempotency-Key`, in 24 hours.
+    pub idempotency_bytes: NonZeroUsize,
     /// How long events may still run on a replaced version.
     #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub drain_ms: Duration,
@@ -230,6 +235,7 @@ impl Default for Limits {
             log_lines_per_second: nonzero!(NonZeroU32, 100),
             log_line_bytes: nonzero!(NonZeroUsize, 8 * KIB),
             connections: None,
+            connections_per_network: None,
             reserved_connections: nonzero!(NonZeroUsize, 32),
             first_byte_ms: Duration::from_secs(10),
             head_ms: Duration::from_secs(10),
@@ -249,6 +255,7 @@ impl Default for Limits {
             outgoing_packets: nonzero!(NonZeroUsize, 4096),
             overflow_bytes: nonzero!(NonZeroUsize, 64 * MIB),
             unfinished_bytes: nonzero!(NonZeroUsize, 64 * MIB),
+            idempotency_bytes: nonzero!(NonZeroUsize, 64 * MIB),
             drain_ms: Duration::from_secs(10),
             host_events: nonzero!(NonZeroUsize, 50_000),
             compile_ms: Duration::from_secs(30),

@@ -1,9 +1,11 @@
 //! `[server]`: the address to listen on, the allowed origins, and the settings of Socket.IO.
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use http::HeaderName;
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
 use super::limits::nonzero;
@@ -24,6 +26,11 @@ pub struct ServerConfig {
     /// The request headers that pages may send. `None` allows every header that a page asks for.
     #[serde(deserialize_with = "headers")]
     pub allowed_headers: Option<Vec<HeaderName>>,
+    /// The networks of proxies whose header tells the address of a client.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header that these proxies write.
+    pub proxy_header: ProxyHeader,
     /// The implementation of Socket.IO.
     pub socketio: SocketIo,
     /// How long after a pong the next ping is sent.
@@ -77,6 +84,39 @@ impl SocketIo {
     }
 }
 
+/// `proxy_header`: the header in which a proxy tells the address of its client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded`, of RFC 7239.
+    Forwarded,
+}
+
+impl ProxyHeader {
+    /// The name of the header, in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        }
+    }
+}
+
+/// Reads networks, such as `10.0.0.0/8`, and single addresses.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: String| {
+        let address = || text.parse::<IpAddr>().map(IpNet::from);
+        text.parse::<IpNet>().or_else(|_| address()).map_err(|_| {
+            de::Error::custom(format!("`{text}` is no network such as 10.0.0.0/8, and no address"))
+        })
+    };
+    texts.into_iter().map(network).collect()
+}
+
 /// A transport of Engine.IO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -121,6 +161,8 @@ impl Default for ServerConfig {
             namespaces: vec!["/".to_owned()],
             allowed_origins: Vec::new(),
             allowed_headers: None,
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::default(),
             socketio: SocketIo::Builtin,
             // The defaults of the reference server.
             ping_interval_ms: Duration::from_secs(25),

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use crate::effect::Effect;
 use crate::error_chain::ErrorChain;
-use crate::event::{Event, Json};
+use crate::event::{Connection, Event, Identity, Json};
 use crate::log;
 use crate::plugin::{Budget, Failure, InstanceGuard};
 use crate::registry::{ActivePlugin, Generation, Inbound};
 use crate::rejection::{Refusal, Rejection};
-use crate::rooms::Applied;
+use crate::rooms::{Applied, MemberRule};
 use crate::store::{CommitError, CommitGuard, View};
 
 use super::checks::check_reply;
@@ -208,11 +208,24 @@ impl BoundEvent<'_> {
     /// join is checked here.
     fn apply(&self, effects: &[Effect]) -> Applied {
         let Dispatcher { registry, rooms, .. } = self.dispatcher;
-        let applied = rooms.apply(&self.event.caller, effects);
+        let may_join = |room: &str, identity: &Identity| {
+            registry.snapshot().may_join(room, identity, self.active.code.name()).is_ok()
+        };
+        let max_rooms = self.active.code.limits().rooms.get();
+        let joined = |room: &str, connection: &Connection| {
+            self.observe_join(&registry.snapshot(), room, &connection.identity());
+        };
+        let rule = MemberRule { may_join: &may_join, joined: &joined, max_rooms };
+        let applied = rooms.apply(&self.event.caller, effects, &rule);
         if let Some(connection) = self.event.caller.connection()
             && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
         {
             let (now, plugin) = (registry.snapshot(), self.active.code.name());
+            for effect in effects {
+                if let Effect::Join(room) = effect {
+                    self.observe_join(&now, room, &connection.identity());
+                }
+            }
             let joined = |room: &str| {
                 effects
                     .iter()
@@ -227,6 +240,15 @@ impl BoundEvent<'_> {
             });
         }
         applied
+    }
+
+    /// Counts a join that a rule which the operator only tries would have refused.
+    fn observe_join(&self, generation: &Generation, room: &str, identity: &Identity) {
+        let plugin = self.active.code.name();
+        if let Some(rule) = generation.tried_refuses(room, identity, plugin) {
+            let (name, caller) = (rule.pattern.as_str(), &self.event.caller);
+            self.dispatcher.observed("room", name, caller, &rule.access);
+        }
     }
 }
 

@@ -1,56 +1,67 @@
-//! Emits an event for a business system: checks its data and its receivers, and sends it.
+//! Emits events for a business system: checks their data and their receivers, and sends them.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::effect::{Effect, Emit, Target};
-use crate::event::{Caller, Json};
+use crate::effect::{Emit, Target};
+use crate::event::Json;
 use crate::events::{Outbound, parse_payload};
 use crate::rejection::Rejection;
+use crate::rooms::Receivers;
 
 use super::Dispatcher;
 
-/// The receivers of an event that was emitted over HTTP.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Emitted {
-    /// Empty if the event went to everyone.
+/// An event that is checked, with its receivers. Nothing is sent yet.
+pub struct PreparedEmit {
+    emit: Emit,
+    receivers: Receivers,
+    /// Empty if the event goes to everyone.
     pub rooms: Vec<String>,
-    /// Number of connections into whose buffers the event was put.
-    pub receivers: usize,
+}
+
+impl PreparedEmit {
+    /// Number of connections to which it will be sent.
+    pub fn receivers(&self) -> usize {
+        self.receivers.len()
+    }
 }
 
 impl Dispatcher {
-    /// Emits `event` for a business system. Without `to`, the declaration of the event decides
-    /// whether it goes to everyone or to rooms that are named by the data.
+    /// Checks an event that a business system emits. Without `to`, the declaration of the event
+    /// decides whether it goes to everyone or to rooms that are named by the data.
     ///
     /// # Errors
-    /// Returns a rejection if no plugin declares the event, its data is invalid, it may not go to
+    /// Returns a rejection if nobody declares the event, its data is invalid, it may not go to
     /// `to`, or no room is known.
-    pub fn emit(
+    pub fn prepare_emit(
         &self,
         event: &str,
         data: &RawValue,
         to: Option<Target>,
-    ) -> Result<Emitted, Rejection> {
+    ) -> Result<PreparedEmit, Rejection> {
         let generation = self.registry.snapshot();
         let declarations: Vec<_> = generation.outbound(event).collect();
-        // All declarations of an event have the same schema.
-        let Some(declared) = declarations.first() else { return Err(Rejection::UnknownEvent) };
+        let Some(first) = declarations.first() else { return Err(Rejection::UnknownEvent) };
         let value = parse_payload(data.get(), self.limits.json_depth.get())?;
-        declared.data.check(&value).map_err(Rejection::against_schema)?;
+        first.data.check(&value).map_err(Rejection::against_schema)?;
+        // Plugins that emit the same event have the same schema. The operator's may differ.
+        for other in declarations.iter().filter(|other| other.data != first.data) {
+            other.data.check(&value).map_err(Rejection::against_schema)?;
+        }
         let to = target(event, &declarations, &value, to)?;
         let rooms = match &to {
             Target::Rooms(rooms) => rooms.clone(),
             _ => Vec::new(),
         };
-        let emit = Emit {
-            to,
-            event: event.to_owned(),
-            data: Json::of(data.get().to_owned(), &value),
-            attachments: Vec::new(),
-        };
-        let receivers = self.rooms.apply(&Caller::None, &[Effect::Emit(emit)]).receivers;
-        Ok(Emitted { rooms, receivers })
+        let data = Json::of(data.get().to_owned(), &value);
+        let emit = Emit { to, event: event.to_owned(), data, attachments: Vec::new() };
+        let receivers = self.rooms.receivers(&emit.to);
+        Ok(PreparedEmit { emit, receivers, rooms })
+    }
+
+    /// Sends an event. Returns the number of connections into whose buffers it was put.
+    pub fn send(&self, prepared: &PreparedEmit) -> usize {
+        self.rooms.send(&prepared.emit, &prepared.receivers)
     }
 }
 

@@ -231,7 +231,7 @@ impl Dispatcher {
                 Some(true) => return true,
                 None if self.registry.is_remembered(plugin) => backlog.detach(),
                 Some(false) | None => {
-                    self.drop_events(plugin, &backlog.drop_all());
+                    self.drop_events(plugin, &backlog.drop_connection_events(false));
                     return false;
                 }
             };

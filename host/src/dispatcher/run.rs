@@ -4,6 +4,7 @@
 mod connections;
 mod emitter;
 mod identity;
+mod members;
 mod rooms;
 mod state;
 

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::event::Connection;
 use crate::rejection::Refusal;
 
-use super::EmitRequest;
+use super::{EmitRequest, Who};
 
 /// The calls that a running handler may make to the host. The dispatcher implements them and an
 /// instance forwards them. So the instance knows no rules, and the dispatcher knows no WebAssembly.
@@ -21,7 +21,7 @@ use super::EmitRequest;
 /// The methods run within the guest's call, on the worker thread that polls it. Only
 /// [`StateCalls::next_id`] may wait for more than a read of local state.
 pub trait HostCalls:
-    EmitterCalls + RoomCalls + ConnectionCalls + IdentityCalls + StateCalls + Any + Send
+    EmitterCalls + RoomCalls + MemberCalls + ConnectionCalls + IdentityCalls + StateCalls + Any + Send
 {
     /// The generation of the routes that the event uses, for the log.
     fn generation(&self) -> u64;
@@ -52,6 +52,31 @@ pub trait RoomCalls {
     fn room_size(&mut self, room: &str) -> u32;
     /// The caller's rooms, sorted, including this handler's own changes.
     fn rooms(&mut self) -> Vec<String>;
+}
+
+/// The interface `members`: a handler changes and reads who is in the rooms of its plugin.
+pub trait MemberCalls {
+    /// Adds others to a room.
+    ///
+    /// # Errors
+    /// `unknown_room`, `forbidden`, `limit`.
+    fn join_member(&mut self, who: Who, room: String) -> Result<(), Refusal>;
+    /// Removes others from a room.
+    ///
+    /// # Errors
+    /// `unknown_room`, `limit`.
+    fn remove_member(&mut self, who: Who, room: String) -> Result<(), Refusal>;
+    /// At most `limit` connections in a room whose public id follows `after`, in the order of
+    /// public ids, without this handler's own changes.
+    ///
+    /// # Errors
+    /// `unknown_room`, `misuse`.
+    fn members(
+        &mut self,
+        room: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Arc<Connection>>, Refusal>;
 }
 
 /// The interface `connections`: a handler reads which connections exist.

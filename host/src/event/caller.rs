@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use crate::breaker::ClientKeys;
+use crate::rate::{ClientRate, Verdict};
 
 use super::{Connection, Identity};
 
@@ -13,8 +14,7 @@ use super::{Connection, Identity};
 pub enum Caller {
     /// A client, by its connection.
     Connection(Arc<Connection>),
-    /// One request of a user or of an anonymous client, without a connection. For future sources of
-    /// events: the host itself makes none yet.
+    /// One request of a user, of a program or of an anonymous client, without a connection.
     Request(Arc<Requester>),
     /// No client: a host event that is about no connection (`$start`, `$resync`), or an emit over
     /// HTTP.
@@ -31,19 +31,22 @@ pub struct Requester {
     /// The client as the breaker sees it: the request, its user and its address. Failures of the
     /// event count against them.
     pub client: Arc<ClientKeys>,
+    /// The buckets from which the event takes tokens.
+    pub(crate) rate: ClientRate,
 }
 
 impl Requester {
     /// Creates the caller of one request. `request` is its id, and `address` is its client's IP
     /// address if that is known. Failures count as if the request were a connection with one event.
-    pub fn new(
+    pub(crate) fn new(
         request: &str,
         namespace: Arc<str>,
         identity: Arc<Identity>,
         address: Option<IpAddr>,
+        rate: ClientRate,
     ) -> Self {
         let client = Arc::new(ClientKeys::new(request, identity.user.as_deref(), address));
-        Self { namespace, identity, client }
+        Self { namespace, identity, client, rate }
     }
 }
 
@@ -78,6 +81,15 @@ impl Caller {
         }
     }
 
+    /// Takes a token for the event.
+    pub(crate) fn take_token(&self) -> Verdict {
+        match self {
+            Self::Connection(connection) => connection.rate.take(),
+            Self::Request(requester) => requester.rate.take(),
+            Self::None => Verdict::Allowed,
+        }
+    }
+
     /// The client that failures of the event count against. `None` for [`Caller::None`].
     pub fn client(&self) -> Option<Arc<ClientKeys>> {
         match self {
@@ -95,7 +107,8 @@ mod tests {
     #[test]
     fn a_request_has_an_identity_and_a_namespace_but_no_connection() {
         let ada = Identity { user: Some("ada".to_owned()), ..Identity::default() };
-        let requester = Requester::new("01JD", "/".into(), Arc::new(ada.clone()), None);
+        let (identity, rate) = (Arc::new(ada.clone()), ClientRate::default());
+        let requester = Requester::new("01JD", "/".into(), identity, None, rate);
         let caller = Caller::Request(Arc::new(requester));
         assert_eq!((&*caller.identity(), caller.namespace()), (&ada, Some("/")));
         assert!(caller.connection().is_none() && caller.client().is_some());

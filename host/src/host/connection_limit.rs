@@ -30,7 +30,7 @@ pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
     let plugins = plugin_files(&config.plugins.dir).map_or(0, |files| files.len())
         + descriptors::MORE_PLUGINS;
     let descriptors = descriptors::raise_limit();
-    let needed = needed(plugins, config.limits.reserved_connections);
+    let needed = needed(plugins, config.operator_connections());
     let connections = descriptors::connections(descriptors, needed, config.limits.connections)?;
     if config.limits.connections.is_none() && connections < DEFAULT_CONNECTIONS {
         tracing::warn!(

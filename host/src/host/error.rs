@@ -7,7 +7,9 @@ use crate::auth::TokenKeyError;
 use crate::config::Listen;
 use crate::http::keys::KeyError;
 use crate::plugin::EngineError;
+use crate::registry::OperatorSettingsError;
 use crate::reload::ScanError;
+use crate::store::StoreError;
 
 use super::descriptors::TooFew;
 
@@ -48,12 +50,29 @@ pub enum StartError {
         /// The cause.
         source: io::Error,
     },
+    /// The host can't listen on the address of operators.
+    #[error("can't listen on {address}; choose another address with `listen` in `[admin]`")]
+    Admin {
+        /// The address.
+        address: Listen,
+        /// The cause.
+        source: io::Error,
+    },
     /// A configured namespace is invalid: no client could connect to it.
     #[error("server.namespaces: {0}")]
     Namespace(String),
     /// The keys of tokens can't be used.
     #[error(transparent)]
     Auth(#[from] TokenKeyError),
+    /// An event of the configuration can't be used.
+    #[error(transparent)]
+    Operator(#[from] OperatorSettingsError),
+    /// The file with the answers to repeated requests can't be used.
+    #[error(
+        "can't use the answers to requests with `Idempotency-Key`; if the file is damaged, \
+             move it away: repeated requests of the last 24 hours are executed again then"
+    )]
+    Answers(#[source] StoreError),
     /// The process has too few file descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFew),

@@ -13,7 +13,7 @@ const LAST_HOST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Time limit for all steps after the running events have finished. A client that does not read
 /// would keep its transport open without end.
-const LAST_STEPS: Duration = Duration::from_secs(10);
+pub(super) const LAST_STEPS: Duration = Duration::from_secs(10);
 
 impl Host {
     /// Serves until `stop`, and then stops in steps. The host reports that it is not ready, and
@@ -30,6 +30,9 @@ impl Host {
             within(self.config.limits.shutdown_unready_ms, &at_once, std::future::pending()).await;
         }
         self.slots.close();
+        if let Some(slots) = &self.admin_slots {
+            slots.close();
+        }
         tracing::info!("stopping: finishing running events");
         if !within(self.config.limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await {
             tracing::warn!("some events did not finish in time");

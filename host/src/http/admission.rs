@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::rejection::Rejection;
 use crate::socketio::{self, RequestKind};
+use crate::transport::Peer;
 
 use super::problem::Problem;
 use super::slots::{ConnectionSlot, ConnectionSlots};
@@ -61,7 +62,8 @@ fn refusal(slots: &ConnectionSlots, request: &mut Request) -> Option<Problem> {
         return Some(stopping());
     }
     if kind == RequestKind::Handshake {
-        let Some(slot) = slots.take_session() else { return Some(full(slots)) };
+        let address = request.extensions().get::<Peer>().map(|Peer(address)| *address);
+        let Some(slot) = slots.take_session(address) else { return Some(full(slots)) };
         request.extensions_mut().insert(slot);
     }
     None
@@ -86,7 +88,8 @@ fn close(response: &mut Response) {
 fn full(slots: &ConnectionSlots) -> Problem {
     slots.refused();
     Problem::rejection(&Rejection::Busy(
-        "the host has reached its limit of connections; try again later".to_owned(),
+        "the host, or your network, has reached its limit of connections; try again later"
+            .to_owned(),
     ))
 }
 

@@ -78,6 +78,7 @@ mod tests {
             }],
             rooms: Vec::new(),
             listens: Vec::new(),
+            routes: Vec::new(),
         };
         let rule = RoomRule {
             pattern: "notes".parse().unwrap(),

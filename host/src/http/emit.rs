@@ -1,113 +1,224 @@
-//! `POST /api/emit`: another program (a business system) emits an event to clients. No handler of a
-//! plugin runs.
+//! `POST /api/emit`: another program (a business system) emits events to clients. No handler of a
+//! plugin runs. The forms of a request are in [`forms`].
+
+mod forms;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use serde::Deserialize;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::config::Scope;
-use crate::effect::Target;
+use crate::dispatcher::PreparedEmit;
+use crate::error_chain::ErrorChain;
 use crate::event::EventId;
 use crate::rejection::Rejection;
+use crate::store::{AnswerError, Begun, KEPT};
 
 use super::problem::Problem;
 use super::{Api, body};
 
-/// The request body. It has at most one of `room`, `rooms` and `everyone`. If it has none, the
-/// declaration of the event selects the receivers.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a JSON object")]
-struct EmitBody {
-    event: String,
-    #[serde(default = "null")]
-    data: Box<RawValue>,
-    room: Option<String>,
-    rooms: Option<Vec<String>>,
-    #[serde(default)]
-    everyone: bool,
-}
+use forms::{EmitRequest, Form};
 
-fn null() -> Box<RawValue> {
-    RawValue::NULL.to_owned()
-}
-
-/// A program that sends this header expects that a repeated request emits only once. The host can't
-/// promise that yet, so it refuses the request.
+/// A program that sends this header expects that a repeated request emits only once.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Maximum number of characters of an idempotency key.
+const MAX_KEY: usize = 255;
 
 /// How many bytes a body may be larger than the largest data: space for the event's name and the
 /// rooms.
 const ENVELOPE_BYTES: usize = 64 << 10;
 
-/// Emits an event in every namespace. Answers 202 with the request's id, the rooms (none if
-/// everyone is the target), and the number of connections into whose buffers the event was put.
+/// Maximum number of events in one request.
+const MAX_EVENTS: usize = 100;
+
+/// Emits events in every namespace, all or none. Answers 202 with the request's id, the rooms (none
+/// if everyone is the target), and the number of connections to which each event goes.
 pub(super) async fn emit(
     State(api): State<Arc<Api>>,
     request: Request,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let key = api.keys.allow(request.headers(), Scope::Emit)?;
-    if request.headers().contains_key(IDEMPOTENCY_KEY) {
-        let message = "`Idempotency-Key` is not supported yet: nothing was emitted; without the \
-                       header, each repeated request emits again";
-        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message));
-    }
+) -> Result<Response, Problem> {
+    let owner = api.keys.allow(request.headers(), Scope::Emit)?;
     // The id of this request, for its answer and the log. Receivers do not see it.
-    let id = EventId::new(SystemTime::now());
-    let problem = |event: &str, rejection: Rejection| rejected(&rejection, event, &id.to_string());
+    let id = EventId::new(SystemTime::now()).to_string();
+    let problem = |event: &str, rejection: Rejection| rejected(&rejection, event, &id);
+    let (parts, body) = request.into_parts();
+    let form = Form::of(&parts.headers)?;
     let max_bytes = api.config.limits.message_bytes.get();
-    let body = body::read(request.into_body(), max_bytes + ENVELOPE_BYTES)
+    let max_body = if form.is_single() { max_bytes } else { max_bytes.saturating_mul(MAX_BATCH) };
+    let body = body::read(body, max_body + ENVELOPE_BYTES)
         .await
         .map_err(|rejection| problem("", rejection))?;
-    let body: EmitBody = serde_json::from_slice(&body).map_err(|error| {
-        let status = if error.is_data() {
-            StatusCode::UNPROCESSABLE_ENTITY
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        let message = format!(
-            "the body must be a JSON object {{event, data, room | rooms | everyone: true}}: {error}"
-        );
-        problem("", Rejection::invalid(message)).with_status(status)
+    let requests = form.requests(&parts.headers, &body).map_err(|wrong| {
+        problem("", Rejection::invalid(wrong.message)).with_status(wrong.status)
     })?;
-    let event = body.event.as_str();
-    if body.data.get().len() > max_bytes {
-        return Err(problem(
-            event,
-            Rejection::TooLarge(format!("the data has at most {max_bytes} bytes")),
-        ));
+    if requests.emits.len() > MAX_EVENTS {
+        let message = format!("a request has at most {MAX_EVENTS} events");
+        return Err(problem("", Rejection::TooLarge(message)));
     }
-    let to = match (body.room, body.rooms, body.everyone) {
-        (None, None, false) => None,
-        (Some(room), None, false) => Some(Target::Rooms(vec![room])),
-        (None, Some(rooms), false) if !rooms.is_empty() => Some(Target::Rooms(rooms)),
-        (None, None, true) => Some(Target::Everyone),
-        _ => {
-            return Err(problem(
-                event,
-                Rejection::invalid(
-                    "give one of `room`, `rooms` (not empty) and `everyone: true`, or none",
-                ),
-            ));
+    let key = match key_of(&parts.headers)? {
+        Some(key) => Some(key),
+        None => requests.key.clone(),
+    };
+    let execution = match key {
+        None => None,
+        Some(key) => {
+            let digest: [u8; 32] = digest(&parts.headers, &body);
+            let (answers, owner) = (Arc::clone(&api.answers), owner.to_owned());
+            let begin = move || answers.begin(&owner, &key, digest, SystemTime::now());
+            match blocking(begin).await {
+                Ok(Begun::New(execution)) => Some(execution),
+                Ok(Begun::Answered(answer)) => return Ok(repeated(&answer)),
+                Ok(Begun::Running) => return Err(still_running()),
+                Ok(Begun::Different) => return Err(another_request()),
+                Err(error) => return Err(not_kept(&error)),
+            }
         }
     };
-    let emitted = api
-        .dispatcher
-        .emit(event, body.data.as_ref(), to)
-        .map_err(|rejection| problem(event, rejection))?;
-    tracing::debug!(key, event, %id, receivers = emitted.receivers, "emitted over HTTP");
-    let answer =
-        json!({"id": id.to_string(), "rooms": emitted.rooms, "receivers": emitted.receivers});
-    Ok((StatusCode::ACCEPTED, Json(answer)))
+    let mut prepared = Vec::new();
+    for EmitRequest { event, data, to } in requests.emits {
+        let data = data.as_ref();
+        if data.get().len() > max_bytes {
+            let message = format!("the data has at most {max_bytes} bytes");
+            return Err(problem(&event, Rejection::TooLarge(message)));
+        }
+        let to = to.map_err(|message| problem(&event, Rejection::invalid(message)))?;
+        let checked = api.dispatcher.prepare_emit(&event, data, to);
+        prepared.push(checked.map_err(|rejection| problem(&event, rejection))?);
+        tokio::task::yield_now().await;
+    }
+    let answer = answer(&id, &prepared, requests.is_batch);
+    let receivers: usize = prepared.iter().map(PreparedEmit::receivers).sum();
+    tracing::debug!(key = owner, %id, events = prepared.len(), receivers, "emitted over HTTP");
+    let (host, text) = (Arc::clone(&api), answer.to_string());
+    // In a task of its own: a program that hangs up must not end the request between the answer
+    // that is kept and the events.
+    let emitted = api.tasks.spawn(async move {
+        if let Some(execution) = execution {
+            // Kept before anything is sent: a repeated request must not emit again, whatever
+            // happens.
+            let kept = blocking(move || {
+                execution.keep(&text, SystemTime::now())?;
+                Ok(execution)
+            });
+            // Ends the execution after the events.
+            let _execution = kept.await?;
+            deliver(&host, &prepared).await;
+            return Ok(());
+        }
+        deliver(&host, &prepared).await;
+        Ok(())
+    });
+    let emitted = emitted.await.unwrap_or_else(|_| Err(AnswerError::Ended));
+    emitted.map_err(|error| not_kept(&error))?;
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+}
+
+/// Sends the events of one request, in their order.
+async fn deliver(api: &Api, prepared: &[PreparedEmit]) {
+    for emit in prepared {
+        api.dispatcher.send(emit);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Runs a function that uses the disk.
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, AnswerError> + Send + 'static,
+) -> Result<T, AnswerError> {
+    let ended = tokio::task::spawn_blocking(run).await;
+    ended.unwrap_or_else(|_| Err(AnswerError::Ended))
+}
+
+/// How many times larger than the body of one event the body of a batch may be.
+const MAX_BATCH: usize = 8;
+
+/// The answer to a request: that of its event, or a list.
+fn answer(id: &str, prepared: &[PreparedEmit], is_batch: bool) -> Value {
+    let one = |emit: &PreparedEmit| json!({"rooms": emit.rooms, "receivers": emit.receivers()});
+    match prepared {
+        [emit] if !is_batch => {
+            json!({"id": id, "rooms": emit.rooms, "receivers": emit.receivers()})
+        }
+        emits => json!({"id": id, "events": emits.iter().map(one).collect::<Vec<_>>()}),
+    }
+}
+
+/// The idempotency key of a request.
+fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    // The draft writes it as a string of structured fields; many programs leave out the quotes.
+    let key = value.to_str().ok().map(|key| key.trim_matches('"').to_owned());
+    match key.filter(|key| (1..=MAX_KEY).contains(&key.len())) {
+        Some(key) => Ok(Some(key)),
+        None => {
+            let message = format!("`Idempotency-Key` has 1 to {MAX_KEY} printable characters");
+            Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", &message))
+        }
+    }
+}
+
+/// The digest of what a request asks for: its body, and the headers that are a part of it.
+fn digest(headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    let mut described: Vec<_> = headers
+        .iter()
+        .filter(|(name, _)| name.as_str() == "content-type" || name.as_str().starts_with("ce-"))
+        .collect();
+    described.sort_by_key(|(name, _)| name.as_str());
+    for (name, value) in described {
+        digest.update(name.as_str());
+        digest.update([0]);
+        digest.update(value.as_bytes());
+        digest.update([0]);
+    }
+    digest.update(body);
+    digest.finalize().into()
+}
+
+/// The answer to a request that was executed before.
+fn repeated(answer: &str) -> Response {
+    let answer = RawValue::from_string(answer.to_owned());
+    match answer {
+        Ok(answer) => (StatusCode::ACCEPTED, Json(answer)).into_response(),
+        Err(_) => StatusCode::ACCEPTED.into_response(),
+    }
+}
+
+fn still_running() -> Problem {
+    let message = "the first request with this key still runs; send it again later";
+    Problem::new(StatusCode::CONFLICT, "busy", message)
+}
+
+fn another_request() -> Problem {
+    let message = "another request has used this `Idempotency-Key`; nothing was emitted";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_payload", message)
+}
+
+fn not_kept(error: &AnswerError) -> Problem {
+    match error {
+        AnswerError::Full { .. } => Problem::rejection(&Rejection::RateLimited {
+            message: format!("{error}; nothing was emitted"),
+            // Space comes when the oldest answer is deleted, which may be much earlier.
+            retry_after: KEPT / 24,
+        }),
+        AnswerError::Store(_) | AnswerError::Ended => {
+            tracing::error!(error = %ErrorChain(error), "answer to a request not kept");
+            let message = "the answer can't be kept now; nothing was emitted".to_owned();
+            Problem::rejection(&Rejection::Unavailable(message))
+        }
+    }
 }
 
 /// The problem of an emit with this id that was rejected. The message of `unknown_event` is about
-/// the events that clients send, but an emit needs a plugin that emits the event.
+/// the events that clients send, but an emit needs a declaration of the event.
 fn rejected(rejection: &Rejection, event: &str, id: &str) -> Problem {
     let problem = Problem::rejected(rejection, event, id);
     match rejection {
@@ -129,5 +240,18 @@ mod tests {
             "event": "nobody", "id": "01JD", "retry": "never", "origin": "host",
         });
         assert_eq!(serde_json::from_str::<Value>(&problem).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_key_is_taken_with_and_without_quotes() {
+        let key = |value: &str| {
+            let headers =
+                HeaderMap::from_iter([(IDEMPOTENCY_KEY.parse().unwrap(), value.parse().unwrap())]);
+            key_of(&headers).map_err(|problem| problem.to_string().contains("255"))
+        };
+        assert_eq!(key("\"a b\""), Ok(Some("a b".to_owned())));
+        assert_eq!(key("a b"), Ok(Some("a b".to_owned())));
+        assert_eq!((key(""), key(&"x".repeat(256))), (Err(true), Err(true)));
+        assert!(matches!(key_of(&HeaderMap::new()), Ok(None)));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
@@ -10,12 +11,23 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::auth::bearer;
 use crate::config::{Config, ConfigError, MIN_SECRET, Scope};
+use crate::event::Identity;
 use crate::files;
 
 use super::problem::Problem;
 
-/// The accepted keys as SHA-256 digests: all have the same length, and the secrets are not kept.
-pub(crate) struct Keys(Vec<(String, [u8; 32], Vec<Scope>)>);
+/// The accepted keys.
+pub(crate) struct Keys(Vec<AcceptedKey>);
+
+/// A key whose holder may send requests.
+pub(super) struct AcceptedKey {
+    name: String,
+    /// SHA-256 of the secret, which is not kept. All digests have the same length.
+    digest: [u8; 32],
+    scopes: Vec<Scope>,
+    /// Who the holder is, for the routes of plugins.
+    pub(super) identity: Arc<Identity>,
+}
 
 /// Returns the path of the host's own key file in the data directory.
 pub(crate) fn own_key_file(data_dir: &Path) -> PathBuf {
@@ -32,11 +44,21 @@ impl Keys {
         let secrets = config.read_secrets().map_err(KeyError::Configured)?;
         let mut keys: Vec<_> = secrets
             .iter()
-            .map(|(key, secret)| (key.name.clone(), digest(secret), key.scopes.clone()))
+            .map(|(key, secret)| AcceptedKey {
+                name: key.name.clone(),
+                digest: digest(secret),
+                scopes: key.scopes.clone(),
+                identity: Arc::new(key.identity()),
+            })
             .collect();
         if keys.is_empty() {
             let secret = own_key(&own_key_file(&config.data.dir))?;
-            keys.push(("host".to_owned(), digest(&secret), Scope::ALL.to_vec()));
+            keys.push(AcceptedKey {
+                name: "host".to_owned(),
+                digest: digest(&secret),
+                scopes: Scope::ALL.to_vec(),
+                identity: Arc::default(),
+            });
         }
         Ok(Self(keys))
     }
@@ -44,31 +66,42 @@ impl Keys {
     /// Returns the name of the request's key if it has `scope`. Otherwise 401 (no key, or an
     /// unknown one) or 403 (without this scope).
     pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<&str, Problem> {
-        let Some(given) = bearer(headers).map(digest) else {
+        let Some(secret) = bearer(headers) else {
             return Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "unauthorized",
                 "send a key: `Authorization: Bearer KEY`",
             ));
         };
+        let key = self.find(secret).ok_or_else(unknown)?;
+        key.allow(scope).map(|key| key.name.as_str())
+    }
+
+    /// Returns the key with this secret.
+    pub(super) fn find(&self, secret: &str) -> Option<&AcceptedKey> {
+        let given = digest(secret);
         // Every key is compared, in constant time: the response time does not show which key
         // matched.
-        let found = self.0.iter().fold(None, |found, (name, digest, scopes)| {
-            if bool::from(same(digest, &given)) { Some((name, scopes)) } else { found }
-        });
-        match found {
-            None => Err(Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "this key is not known here",
-            )),
-            Some((name, scopes)) if scopes.contains(&scope) => Ok(name),
-            Some((name, _)) => {
-                let message = format!("this key does not have the scope `{}`", scope.name());
-                Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &message).with_key(name))
-            }
-        }
+        self.0.iter().fold(None, |found, key| {
+            if bool::from(same(&key.digest, &given)) { Some(key) } else { found }
+        })
     }
+}
+
+impl AcceptedKey {
+    /// Returns the key if it has `scope`, otherwise 403.
+    pub(super) fn allow(&self, scope: Scope) -> Result<&Self, Problem> {
+        if self.scopes.contains(&scope) {
+            return Ok(self);
+        }
+        let message = format!("this key does not have the scope `{}`", scope.name());
+        Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", &message).with_key(&self.name))
+    }
+}
+
+/// The problem of a key that is not accepted.
+pub(super) fn unknown() -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "this key is not known here")
 }
 
 fn same(a: &[u8; 32], b: &[u8; 32]) -> Choice {
@@ -144,6 +177,6 @@ pub enum KeyError {
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, ..)| name)).finish()
+        f.debug_list().entries(self.0.iter().map(|key| &key.name)).finish()
     }
 }

@@ -84,8 +84,12 @@ pub(crate) async fn check(
     }
 }
 
-/// Gives browsers the same rule as CORS headers, for long-polling. Pages may send `headers`; if
-/// `headers` is `None`, they may send any header.
+/// The methods of Socket.IO's long-polling and of the routes of plugins.
+const METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+/// Gives browsers the same rule as CORS headers, for long-polling and routes. Pages may send
+/// `headers`; if `headers` is `None`, they may send any header.
 pub(crate) fn cors(origins: &Arc<Origins>, headers: Option<&[HeaderName]>) -> CorsLayer {
     let origins = Arc::clone(origins);
     // Every page that uses `/api` needs these two headers.
@@ -98,7 +102,8 @@ pub(crate) fn cors(origins: &Arc<Origins>, headers: Option<&[HeaderName]>) -> Co
     };
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods(METHODS)
+        .expose_headers([header::LOCATION])
         .allow_headers(headers)
         .allow_credentials(true)
 }

@@ -28,6 +28,8 @@ pub(super) struct Problem {
     document: Value,
     /// The name of the request's key, for the log, if the key lacks a right.
     key: Option<Box<str>>,
+    /// Whether the log has a record with the id already.
+    is_logged: bool,
 }
 
 /// A problem that is answered, and not logged yet.
@@ -51,7 +53,7 @@ impl Problem {
         let document = json!({
             "code": code, "message": message, "id": id, "retry": retry, "origin": origin,
         });
-        Self { status, document, key: None }
+        Self { status, document, key: None, is_logged: false }
     }
 
     /// The event with this name was rejected. `id` is the id of the event or of the request.
@@ -60,7 +62,7 @@ impl Problem {
         let status =
             StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let document = rejection.document(Some(event).filter(|event| !event.is_empty()), id);
-        Self { status, document, key: None }
+        Self { status, document, key: None, is_logged: false }
     }
 
     /// Like [`Problem::rejected`], for a request that is not about an event. The document gets a
@@ -80,6 +82,12 @@ impl Problem {
         self
     }
 
+    /// Returns the same problem, whose record with its cause is in the log.
+    pub(super) fn logged(mut self) -> Self {
+        self.is_logged = true;
+        self
+    }
+
     /// Logs the problem with its id and its request. [`record`] does it, so only code that writes
     /// the answer itself calls this.
     pub(super) fn log(&self, request: &RequestLine) {
@@ -92,6 +100,10 @@ impl Problem {
         let address = request.address.map(tracing::field::display);
         let method = request.method.as_ref().map(Method::as_str);
         let (path, key) = (request.path.as_ref().map(Uri::path), self.key.as_deref());
+        if self.is_logged {
+            tracing::debug!(id, status, address, method, path, "request rejected");
+            return;
+        }
         match self.status {
             StatusCode::INTERNAL_SERVER_ERROR => {
                 tracing::error!(
@@ -160,6 +172,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.status, self.to_string()).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        // The header counts whole seconds.
+        if let Some(ms) = self.document.get("retry_after_ms").and_then(Value::as_u64) {
+            let seconds = HeaderValue::from(ms.div_ceil(1000));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()
@@ -189,6 +206,11 @@ pub(super) async fn not_found() -> Problem {
 
 /// Answers a path that exists, but not for this method.
 pub(super) async fn method_not_allowed() -> Problem {
+    other_method()
+}
+
+/// The problem of a path that exists, but not for this method.
+pub(super) fn other_method() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",

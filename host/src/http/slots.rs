@@ -6,6 +6,7 @@
 //!
 //! Beyond the limit there are a few reserved slots, on which only operators are answered.
 
+mod networks;
 mod pool;
 mod reserve;
 
@@ -16,6 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::metrics::Metrics;
 use crate::transport::{AbortHandle, SessionSlot};
 
+use super::proxy::TrustedProxies;
+
+pub(super) use networks::network;
+use networks::{NetworkPermit, Networks};
 use pool::{SlotPermit, SlotPool};
 use reserve::Reserve;
 
@@ -25,6 +30,10 @@ pub(crate) struct ConnectionSlots {
     connections: Arc<SlotPool>,
     /// Engine.IO sessions, including closing sessions.
     sessions: Arc<SlotPool>,
+    /// The TCP connections of each network.
+    of_networks: Arc<Networks>,
+    /// The sessions of each network.
+    sessions_of_networks: Arc<Networks>,
     reserve: Mutex<Reserve>,
     next_id: AtomicU64,
     /// Set when the host stops.
@@ -34,13 +43,31 @@ pub(crate) struct ConnectionSlots {
 
 impl ConnectionSlots {
     /// Creates `limit` slots for client connections, as many for their sessions, and `reserved`
-    /// slots for operators.
-    pub(crate) fn new(limit: usize, reserved: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// slots for operators. One network has at most `of_network` of each of the first two, unless
+    /// it is one of `proxies`.
+    pub(crate) fn new(
+        limit: usize,
+        of_network: Option<usize>,
+        proxies: &Arc<TrustedProxies>,
+        reserved: usize,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let reserve = Mutex::new(Reserve::new(reserved));
         let (connections, sessions) =
             (SlotPool::new("TCP connections", limit), SlotPool::new("sessions", limit));
         let (next_id, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { connections, sessions, reserve, next_id, is_closed, metrics })
+        let (of_networks, sessions_of_networks) =
+            [(); 2].map(|()| Networks::new(of_network, Arc::clone(proxies))).into();
+        Arc::new(Self {
+            connections,
+            sessions,
+            of_networks,
+            sessions_of_networks,
+            reserve,
+            next_id,
+            is_closed,
+            metrics,
+        })
     }
 
     /// Returns a slot for a new connection from `address`, which `abort_handle` ends. Returns
@@ -50,7 +77,7 @@ impl ConnectionSlots {
         address: IpAddr,
         abort_handle: &AbortHandle,
     ) -> Option<Arc<ConnectionSlot>> {
-        let kind = match self.connections.take() {
+        let kind = match self.take_client(address) {
             Some(taken) => SlotKind::Client { _taken: taken },
             None => {
                 let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -61,12 +88,22 @@ impl ConnectionSlots {
                 SlotKind::Reserved(id)
             }
         };
-        Some(Arc::new(ConnectionSlot { slots: Arc::clone(self), kind: Mutex::new(kind) }))
+        Some(Arc::new(ConnectionSlot { slots: Arc::clone(self), address, kind: Mutex::new(kind) }))
     }
 
-    /// Takes a slot for a new session. Returns `None` if none is free.
-    pub(super) fn take_session(&self) -> Option<SessionSlot> {
-        self.sessions.take().map(SessionSlot::new)
+    /// Takes a slot for a client's connection, if one is free and its network may have it.
+    fn take_client(&self, address: IpAddr) -> Option<(NetworkPermit, SlotPermit)> {
+        Some((self.of_networks.take(address)?, self.connections.take()?))
+    }
+
+    /// Takes a slot for a new session of a client with this address, if that is known. Returns
+    /// `None` if none is free, or its network may have no more.
+    pub(super) fn take_session(&self, address: Option<IpAddr>) -> Option<SessionSlot> {
+        let of_network = match address {
+            Some(address) => Some(self.sessions_of_networks.take(address)?),
+            None => None,
+        };
+        Some(SessionSlot::new((of_network, self.sessions.take()?)))
     }
 
     /// Accepts no new clients from now on, because the host stops.
@@ -106,12 +143,14 @@ impl ConnectionSlots {
 /// The slot of one TCP connection. It is free when the connection is closed.
 pub(super) struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
+    /// The address of the client.
+    address: IpAddr,
     kind: Mutex<SlotKind>,
 }
 
 enum SlotKind {
     /// A slot for clients.
-    Client { _taken: SlotPermit },
+    Client { _taken: (NetworkPermit, SlotPermit) },
     /// A reserved slot, with its id.
     Reserved(u64),
 }
@@ -122,7 +161,7 @@ impl ConnectionSlot {
     pub(super) fn serves_clients(&self) -> bool {
         let mut kind = self.kind();
         let SlotKind::Reserved(id) = *kind else { return true };
-        let Some(taken) = self.slots.connections.take() else { return false };
+        let Some(taken) = self.slots.take_client(self.address) else { return false };
         *kind = SlotKind::Client { _taken: taken };
         self.slots.reserve().forget(id);
         true

@@ -19,10 +19,14 @@ pub(crate) struct ResourceUsage {
     pub(crate) overflow: usize,
     /// The limit of these bytes.
     pub(crate) overflow_limit: usize,
+    /// Bytes that wait for the client for which the most waits.
+    pub(crate) overflow_largest: usize,
     /// Bytes of messages that are not complete.
     pub(crate) unfinished: usize,
     /// The limit of these bytes.
     pub(crate) unfinished_limit: usize,
+    /// Bytes of the kept answers to requests with an idempotency key.
+    pub(crate) idempotency: u64,
     /// Connections that lost their transport and whose client may return.
     pub(crate) detached: usize,
     /// Bytes of events that are kept for clients that return.
@@ -41,8 +45,10 @@ pub(super) struct UsageMetrics {
     mailbox_limit: Gauge,
     overflow: Gauge,
     overflow_limit: Gauge,
+    overflow_largest: Gauge,
     unfinished: Gauge,
     unfinished_limit: Gauge,
+    idempotency: Gauge,
     detached: Gauge,
     recovery: Gauge,
     recovery_limit: Gauge,
@@ -80,6 +86,11 @@ impl UsageMetrics {
                 "Memory of what waits for clients that are slow to read",
             ),
             overflow_limit: register_bytes(registry, "overflow_limit", "The most of that memory"),
+            overflow_largest: register_bytes(
+                registry,
+                "overflow_largest",
+                "Memory of what waits for the one client for which the most waits",
+            ),
             unfinished: register_bytes(
                 registry,
                 "unfinished",
@@ -89,6 +100,11 @@ impl UsageMetrics {
                 registry,
                 "unfinished_limit",
                 "The most of that memory",
+            ),
+            idempotency: register_bytes(
+                registry,
+                "idempotency",
+                "Size of the kept answers to requests with `Idempotency-Key`",
             ),
             detached: register(
                 registry,
@@ -121,8 +137,10 @@ impl Metrics {
         gauges.mailbox_limit.set(number(usage.mailbox_limit));
         gauges.overflow.set(number(usage.overflow));
         gauges.overflow_limit.set(number(usage.overflow_limit));
+        gauges.overflow_largest.set(number(usage.overflow_largest));
         gauges.unfinished.set(number(usage.unfinished));
         gauges.unfinished_limit.set(number(usage.unfinished_limit));
+        gauges.idempotency.set(usage.idempotency.cast_signed());
         gauges.detached.set(number(usage.detached));
         gauges.recovery.set(number(usage.recovery));
         gauges.recovery_limit.set(number(usage.recovery_limit));

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sockhop_core::declarations::{Declarations, Registration};
 use sockhop_core::events::Events;
 use sockhop_sdk::testing::TestHost;
-use sockhop_sdk::{Access, Context, Emits, Output, Plugin, Registry, Result};
+use sockhop_sdk::{Access, Context, Emits, Output, Plugin, Registry, Result, Route};
 
 use crate::config::Limits;
 use crate::error_chain::ErrorChain;
@@ -76,6 +76,11 @@ impl Registry for Registering {
     fn listens(&self, event: &str) -> Result {
         self.0.borrow_mut().listens(event.into()).map_err(of_host)
     }
+
+    fn route(&self, method: &str, path: &str, event: &str) -> Result {
+        let (method, path, event) = (method.into(), path.into(), event.into());
+        self.0.borrow_mut().route(method, path, event).map_err(of_host)
+    }
 }
 
 /// Loads a plugin in the host. Returns why it is refused.
@@ -103,6 +108,7 @@ enum Declaration {
     Listens(u8),
     Emits(String, Vec<String>, Form),
     Room(String, Access),
+    Route(u8, String, String),
 }
 
 /// The type of a reply or of emitted data.
@@ -137,9 +143,12 @@ fn handler<T>(_: &Context, _: Value) -> Result<T> {
     Err(sockhop_sdk::Refusal::not_found("nothing"))
 }
 
+/// The SDK takes constants. A test may leak a few names.
+fn constant(text: &str) -> &'static str {
+    Box::leak(text.to_owned().into_boxed_str())
+}
+
 fn emits<T: Output>(plugin: Plugin, event: &str, rooms: &[String]) -> Plugin {
-    // The SDK takes constants. A test may leak a few names.
-    let constant = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
     let rooms: Vec<&str> = rooms.iter().map(|room| constant(room)).collect();
     plugin.emits(Emits::<T>::new(constant(event)).to(Box::leak(rooms.into_boxed_slice())))
 }
@@ -175,6 +184,11 @@ impl Description {
                 Form::WithLookAround => emits::<WithLookAround>(plugin, event, rooms),
             },
             Declaration::Room(pattern, access) => plugin.room(pattern.clone(), *access),
+            Declaration::Route(method, path, event) => {
+                let path = constant(path);
+                let route = [Route::Get, Route::Post, Route::Put, Route::Patch, Route::Delete];
+                plugin.route(route[usize::from(*method) % route.len()](path), event.clone())
+            }
         })
     }
 }
@@ -208,6 +222,8 @@ fn declaration() -> impl Strategy<Value = Declaration> {
     let event = || text(&["say", "enter", "leave", "list", "a b", "$start", "connect", "", "a\"b"]);
     let room =
         || text(&["lobby", "hall", "user_{user}", "team_{t}", "user_7", "a{", "{}", "{a}{b}"]);
+    let path =
+        || text(&["/notes", "/notes/{id}", "/notes/{text}", "/api/x", "/", "/notes/", "/{x}"]);
     let rooms = prop::collection::vec(prop_oneof![6 => room(), 1 => Just("*".to_owned())], 0..3);
     prop_oneof![
         (event(), form()).prop_map(|(event, form)| Declaration::On(event, form)),
@@ -216,6 +232,8 @@ fn declaration() -> impl Strategy<Value = Declaration> {
         (event(), rooms, form())
             .prop_map(|(event, rooms, form)| Declaration::Emits(event, rooms, form)),
         (room(), access()).prop_map(|(room, access)| Declaration::Room(room, access)),
+        (0..5_u8, path(), event())
+            .prop_map(|(method, path, event)| Declaration::Route(method, path, event)),
     ]
 }
 
@@ -243,10 +261,14 @@ fn both_hosts_load_a_room_that_is_declared_twice_and_refuse_what_makes_no_sense(
         declarations: declarations.to_vec(),
     };
     let room = |pattern: &str, access| Declaration::Room(pattern.to_owned(), access);
+    let route = |path: &str, event: &str| Declaration::Route(1, path.to_owned(), event.to_owned());
     let on = |event: &str, form| Declaration::On(event.to_owned(), form);
     for (declarations, at_fault) in [
         (vec![room("lobby", Access::Anyone), room("lobby", Access::Anyone)], None),
         (vec![on("say", Form::Record), Declaration::Requires(Access::Role("admin"))], None),
+        (vec![on("say", Form::Any), route("/say", "say")], None),
+        (vec![on("say", Form::Any), route("/say", "other")], Some("other")),
+        (vec![on("say", Form::Any), route("/api", "say")], Some("/api")),
         (vec![room("lobby", Access::Anyone), room("lobby", Access::Role("x"))], Some("lobby")),
         (vec![room("a{b", Access::Anyone)], Some("a{b")),
         (vec![on("$start", Form::Any)], Some("$start")),

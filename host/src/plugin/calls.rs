@@ -6,6 +6,7 @@ mod connections;
 mod emitter;
 mod identity;
 mod log;
+mod members;
 mod registry;
 mod rooms;
 mod state;

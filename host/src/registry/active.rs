@@ -178,7 +178,7 @@ pub struct Inbound {
     pub data: Arc<Schema>,
     /// Schema of the ack. `None` if the ack is `null`.
     pub reply: Option<Arc<Schema>>,
-    /// Who may send it.
+    /// Who may send it, as the plugin declares it. The operator may have set another rule.
     pub access: Access,
     /// Its metrics.
     pub(crate) meter: Meter,

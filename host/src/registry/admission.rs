@@ -7,7 +7,9 @@ pub(super) fn check(generation: &Generation, active: &ActivePlugin) -> Result<()
     check_name(generation, active)?;
     check_inbound(generation, active)?;
     check_outbound(generation, active)?;
-    generation.rooms.check(active.code.name(), &active.code.registration.rooms)?;
+    let registration = &active.code.registration;
+    generation.rooms.check(active.code.name(), &registration.rooms)?;
+    generation.routes.check(active.code.name(), &registration.routes)?;
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use sockhop_core::route::RouteTaken;
+
 use crate::events::EventsError;
 use crate::rule::RoomTaken;
 
@@ -33,6 +35,9 @@ pub enum AdmitError {
     /// Another plugin declares an overlapping room with another pattern or access rule.
     #[error(transparent)]
     RoomTaken(#[from] RoomTaken),
+    /// Another plugin declares a route for the same requests.
+    #[error(transparent)]
+    RouteTaken(#[from] RouteTaken),
     /// Another file contains a plugin of this name.
     #[error("plugin `{name}` is served from {} already; a directory holds one file of each \
              plugin", file.display())]
@@ -50,7 +55,8 @@ impl AdmitError {
         match self {
             Self::EventTaken { by, .. }
             | Self::SchemaDiffers { by, .. }
-            | Self::RoomTaken(RoomTaken { by, .. }) => Some(by),
+            | Self::RoomTaken(RoomTaken { by, .. })
+            | Self::RouteTaken(RouteTaken { by, .. }) => Some(by),
             Self::NameTaken { name, .. } => Some(name),
             Self::Events(_) => None,
         }
@@ -66,6 +72,9 @@ impl AdmitError {
             Self::SchemaDiffers { event, .. } => Self::SchemaDiffers { event, by },
             Self::RoomTaken(RoomTaken { room, as_room, .. }) => {
                 RoomTaken { room: as_room, as_room: room, by }.into()
+            }
+            Self::RouteTaken(RouteTaken { route, as_route, .. }) => {
+                RouteTaken { route: as_route, as_route: route, by }.into()
             }
             other => other,
         }

@@ -21,7 +21,7 @@ pub(super) fn claim_slots(
     let taken = slots.claim(&claims, more_may_come, now);
     let conflict = |(file, other): (&Path, PathBuf)| {
         let claim = claims.iter().find(|claim| claim.file == file);
-        let (name, digest) = claim.and_then(|claim| claim.holds)?;
+        let (name, digest) = claim.and_then(|claim| claim.content)?;
         let reason = AdmitError::NameTaken { name: name.to_owned(), file: other }.to_string();
         let digest = Some(digest.to_owned());
         Some((file.to_owned(), LastError { digest, reason, at: now, is_retried: false }))

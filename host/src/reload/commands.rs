@@ -153,7 +153,7 @@ mod tests {
         let (mut slots, file) = (Slots::default(), Path::new("a.wasm"));
         for version in ["1", "2"] {
             let now = SystemTime::UNIX_EPOCH;
-            slots.claim(&[Claim { file, holds: Some(("a", version)) }], false, now);
+            slots.claim(&[Claim { file, content: Some(("a", version)) }], false, now);
             slots.record_serving("a", version, now);
         }
         let mut commands = PendingCommands::default();

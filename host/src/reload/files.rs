@@ -164,13 +164,13 @@ impl Files {
     /// Returns what the files claim, in the order of their paths.
     pub(super) fn claims(&self) -> Vec<Claim<'_>> {
         let claims = self.by_path.iter().map(|(path, known)| {
-            let holds = match &known.outcome {
+            let content = match &known.outcome {
                 Some(LoadOutcome::Plugin { name, digest }) => {
                     Some((name.as_str(), digest.as_str()))
                 }
                 _ => None,
             };
-            Claim { file: path, holds }
+            Claim { file: path, content }
         });
         claims.collect()
     }

@@ -163,7 +163,7 @@ mod tests {
     fn slots(name: &str, file: &Path, versions: &[&str]) -> Slots {
         let mut slots = Slots::default();
         for version in versions {
-            slots.claim(&[Claim { file, holds: Some((name, version)) }], false, NOW);
+            slots.claim(&[Claim { file, content: Some((name, version)) }], false, NOW);
             slots.record_serving(name, version, NOW);
         }
         slots

@@ -164,7 +164,7 @@ mod tests {
         let names: Vec<_> = (0..files.len()).map(|number| format!("p{number}")).collect();
         let claims = files.iter().zip(&names);
         let claims: Vec<_> =
-            claims.map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
+            claims.map(|(file, name)| Claim { file, content: Some((name, "1")) }).collect();
         let mut slots = Slots::default();
         slots.claim(&claims, false, SystemTime::UNIX_EPOCH);
         slots

@@ -12,6 +12,7 @@ use crate::config::PluginsConfig;
 use crate::metrics::Metrics;
 use crate::registry::{ActivePlugin, Generation, Registry, lint};
 use crate::rooms::Rooms;
+use crate::rule::Subject;
 
 use super::blobs::BlobStore;
 use super::claim::claim_slots;
@@ -25,7 +26,7 @@ use super::loads::{LoadJob, Loaded};
 use super::operator::{CommandResults, Operator, OperatorCommand, SubmittedCommand};
 use super::resolve::{CandidateVersion, Candidates, Refused, Reserved, resolve_conflicts};
 use super::scan::Scanner;
-use super::slots::{Digest, LastError, Reservation, Slots, Standing};
+use super::slots::{Digest, LastError, Moment, Reservation, Slots, Standing};
 use super::status::StatusInputs;
 use super::versions::Selection;
 use crate::files::Stamp;
@@ -225,12 +226,17 @@ impl Publisher {
         name: &str,
         active: Arc<ActivePlugin>,
     ) -> CandidateVersion {
-        let (digest, serves) = (&active.code.digest, before.serves(&active));
-        let (is_start, now) = (before.number == 0, SystemTime::now());
+        let (digest, now) = (&active.code.digest, SystemTime::now());
+        let moment = if before.serves(&active) {
+            Moment::Serving
+        } else if before.number == 0 {
+            Moment::Start
+        } else {
+            Moment::Running
+        };
         let slot = self.slots.get(name);
-        let standing = slot.map_or(Standing::New, |slot| {
-            slot.standing(digest, serves, is_start, now, self.settled_after)
-        });
+        let standing = slot
+            .map_or(Standing::New, |slot| slot.standing(digest, moment, now, self.settled_after));
         let is_disabled = slot.is_some_and(|slot| slot.is_disabled(digest));
         CandidateVersion { active, is_disabled, standing }
     }
@@ -442,12 +448,17 @@ fn find<'generation>(
     generation.plugins.iter().find(|active| active.code.name() == name)
 }
 
-/// Logs the doubtful declarations of `generation`. Declarations that `before` also had were logged
-/// earlier, and are skipped.
+/// Logs the doubtful declarations of `generation`, and the rules of the operator that are about
+/// nothing any more. What `before` also had was logged earlier, and is skipped.
 fn warn_of_new(before: &Generation, generation: &Generation) {
     let known = lint(&before.plugins);
     for warning in lint(&generation.plugins).iter().filter(|warning| !known.contains(warning)) {
         tracing::warn!(plugin = warning.plugin, %warning, "doubtful declaration");
+    }
+    let without = before.rules_without_subject();
+    let is_new = |subject: &&&Subject| !without.contains(*subject);
+    for subject in generation.rules_without_subject().iter().filter(is_new) {
+        tracing::warn!(%subject, "a rule in `[[rules]]` has no effect: no plugin declares this");
     }
 }
 
@@ -464,7 +475,7 @@ mod tests {
             let (mut slots, file) = (Slots::default(), Path::new("a.wasm"));
             for version in versions {
                 let now = SystemTime::UNIX_EPOCH;
-                slots.claim(&[Claim { file, holds: Some(("a", version)) }], false, now);
+                slots.claim(&[Claim { file, content: Some(("a", version)) }], false, now);
                 slots.record_serving("a", version, now);
             }
             slots

@@ -18,6 +18,7 @@ mod claims;
 mod intent;
 mod reservation;
 mod saved_path;
+mod standing;
 mod state;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,11 +27,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use claims::{Claim, Standing};
+pub(crate) use claims::Claim;
 #[cfg(test)]
 use claims::{LATER, MAX_ABSENT, MAX_LATER};
 pub(crate) use intent::Intent;
 pub(crate) use reservation::Reservation;
+pub(crate) use standing::{Moment, Standing};
 pub(crate) use state::{Conditions, SlotState};
 
 /// The maximum number of versions of a plugin that are kept for rollbacks, including the serving
@@ -417,7 +419,7 @@ impl Slot {
 
     /// Records that the file holds `digest` now. A disable applies to the version that served at
     /// that time: it ends once a newer version has served and the file changes again.
-    fn hold(&mut self, digest: &str, verdict: Verdict) {
+    fn record_content(&mut self, digest: &str, verdict: Verdict) {
         let last = self.serving.as_ref().or(self.kept.front());
         if self.in_file != digest && last == Some(&self.in_file) && !self.is_disabled(&self.in_file)
         {

@@ -34,6 +34,7 @@ struct Namespace {
     /// By public id. Uses a fast hash: the ids come from the host.
     members: IndexMap<String, MemberEntry, RandomState>,
     rooms: HashMap<String, List>,
+    users: HashMap<String, List>,
 }
 
 struct MemberEntry {
@@ -56,12 +57,14 @@ impl Membership {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let member = Arc::new(Member { connection: Arc::clone(connection), link, number });
         let entry = MemberEntry { member, rooms: BTreeSet::new() };
+        let user = connection.identity().user.clone();
         let mut namespaces = self.write();
-        namespaces
-            .entry(Arc::clone(&connection.namespace))
-            .or_default()
-            .members
-            .insert(connection.public_id.clone(), entry);
+        let namespace = namespaces.entry(Arc::clone(&connection.namespace)).or_default();
+        if let Some(user) = user {
+            let list = namespace.users.entry(user).or_default();
+            list.insert(number, Arc::clone(&entry.member));
+        }
+        namespace.members.insert(connection.public_id.clone(), entry);
     }
 
     /// Removes a connection from its rooms and from the host. Does nothing if it is unknown.
@@ -71,8 +74,13 @@ impl Membership {
         let Some(entry) = namespace.members.swap_remove(connection.public_id.as_str()) else {
             return;
         };
+        let number = entry.member.number;
         for room in &entry.rooms {
-            namespace.remove_from(room, entry.member.number);
+            remove_from(&mut namespace.rooms, room, number);
+        }
+        // A new token of a connection is of the same user.
+        if let Some(user) = &connection.identity().user {
+            remove_from(&mut namespace.users, user, number);
         }
         // If this is the last copy of the link, its memory is freed without the lock.
         drop(namespaces);
@@ -81,17 +89,28 @@ impl Membership {
 
     /// Adds a connection to a room.
     pub(super) fn join(&self, connection: &Connection, room: &str) {
+        self.join_within(connection, room, usize::MAX);
+    }
+
+    /// Adds a connection to a room, unless it is in `max` other rooms. Returns whether it is in the
+    /// room now.
+    pub(super) fn join_within(&self, connection: &Connection, room: &str, max: usize) -> bool {
         let mut namespaces = self.write();
-        let Some(Namespace { members, rooms }) = namespaces.get_mut(&*connection.namespace) else {
-            return;
+        let Some(Namespace { members, rooms, .. }) = namespaces.get_mut(&*connection.namespace)
+        else {
+            return false;
         };
-        let Some(entry) = members.get_mut(connection.public_id.as_str()) else { return };
-        if entry.rooms.insert(room.to_owned()) {
-            rooms
-                .entry(room.to_owned())
-                .or_default()
-                .insert(entry.member.number, Arc::clone(&entry.member));
+        let Some(entry) = members.get_mut(connection.public_id.as_str()) else { return false };
+        if entry.rooms.contains(room) {
+            return true;
         }
+        if entry.rooms.len() >= max {
+            return false;
+        }
+        entry.rooms.insert(room.to_owned());
+        let list = rooms.entry(room.to_owned()).or_default();
+        list.insert(entry.member.number, Arc::clone(&entry.member));
+        true
     }
 
     /// Removes a connection from a room.
@@ -101,8 +120,15 @@ impl Membership {
         let Some(entry) = namespace.members.get_mut(connection.public_id.as_str()) else { return };
         if entry.rooms.remove(room) {
             let number = entry.member.number;
-            namespace.remove_from(room, number);
+            remove_from(&mut namespace.rooms, room, number);
         }
+    }
+
+    /// The connections of a user.
+    pub(super) fn of_user(&self, namespace: &str, user: &str) -> Vec<Arc<Member>> {
+        let namespaces = self.read();
+        let list = namespaces.get(namespace).and_then(|namespace| namespace.users.get(user));
+        list.map(|list| list.values().cloned().collect()).unwrap_or_default()
     }
 
     /// The connection with this public id.
@@ -164,14 +190,12 @@ impl Membership {
     }
 }
 
-impl Namespace {
-    /// Removes a connection from a room. Removes the room if it is then empty.
-    fn remove_from(&mut self, room: &str, number: u64) {
-        if let Some(list) = self.rooms.get_mut(room) {
-            list.swap_remove(&number);
-            if list.is_empty() {
-                self.rooms.remove(room);
-            }
+/// Removes a connection from the list with this name. Removes the list if it is then empty.
+fn remove_from(lists: &mut HashMap<String, List>, name: &str, number: u64) {
+    if let Some(list) = lists.get_mut(name) {
+        list.swap_remove(&number);
+        if list.is_empty() {
+            lists.remove(name);
         }
     }
 }

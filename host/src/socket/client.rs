@@ -55,7 +55,9 @@ impl Client {
         let Newcomer { sid, namespace, address, slot, credentials: _ } = newcomer;
         let public_id = EventId::new(std::time::SystemTime::now()).to_string();
         let Authenticated { identity, expires_at, issued_at } = known;
-        let connection = Arc::new(Connection::new(sid, public_id, namespace, identity, address));
+        let rate = sockets.dispatcher.rate().of_connection(identity.user.as_deref());
+        let connection = Connection::new(sid, public_id, namespace, identity, address);
+        let connection = Arc::new(connection.with_rate(rate));
         let client = Arc::new(Self {
             sockets: Arc::downgrade(sockets),
             connection,

@@ -356,9 +356,13 @@ impl Link {
 
     pub(super) fn abort(&self, reason: &'static str) {
         if let Some(connection) = self.connection.upgrade() {
-            tracing::warn!(client = connection.data().id(), reason, "client cut");
+            super::cut::log_cut(connection.data().id(), reason, connection.queued_bytes());
             connection.abort();
         }
+    }
+
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.connection.upgrade().map_or(0, |connection| connection.queued_bytes())
     }
 
     pub(super) fn transport(&self) -> &'static str {

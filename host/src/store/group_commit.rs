@@ -22,13 +22,13 @@ use super::{Changes, CommitError, Store, lock};
 ///    leaves the queue when the guard is dropped, which is after it has delivered its effects. 1
 ///    and 2 together: effects are delivered in the order of their commits.
 /// 3. **No wake-up is lost.** A writer registers its waker under the lock under which it has seen
-///    that it is not the first. The removal of the first writer wakes the next one, also if the
-///    removed writer was woken and has not run since.
+///    that it is not the first. The removal of the first writer wakes the next one, even if the
+///    removed writer was woken and has not run yet.
 /// 4. **A writer may be dropped at any time.** It then leaves the queue. If its changes were taken,
 ///    they may be stored, and nothing is delivered. A commit on a blocking thread owns the guard,
 ///    so no other writer commits before it ends.
 ///
-/// The queue is bounded, because each writer is an event that occupies an instance.
+/// The queue is bounded by the number of instances: each writer is an event that occupies one.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommit(Mutex<WriterQueue>);
 
@@ -57,8 +57,8 @@ enum WriterStage {
     /// The writer wants the lock before it has changes. Writers behind it are not committed before
     /// it.
     Exclusive,
-    /// The changes were taken, and their result is not there or was read already. If a writer
-    /// becomes the first without a result, the commit of its batch has panicked.
+    /// The changes were taken. The result is not known yet, or was read already. A writer that
+    /// becomes the first in this stage has no result: the commit of its batch has panicked.
     Taken,
     /// The result of the commit.
     Done(Result<(), CommitError>),
@@ -111,7 +111,7 @@ impl WriterQueue {
         }
     }
 
-    /// Returns the result of the commit of a first writer.
+    /// Returns the result of the commit of the first writer.
     fn take_result(&mut self, ticket: Ticket) -> Result<(), CommitError> {
         match self.writer(ticket).map(|writer| replace(&mut writer.stage, WriterStage::Taken)) {
             Some(WriterStage::Done(result)) => result,
@@ -158,23 +158,24 @@ impl QueuePlace {
         Self { store: Arc::clone(store), ticket }
     }
 
-    /// Waits until this writer is the first. Returns `None`, and commits nothing, if it is not the
-    /// first before `deadline`. If its changes were taken by then, it waits for their result.
+    /// Waits until this writer is the first. If it is not by `deadline`, leaves the queue and
+    /// returns `None`; but if its changes were taken, it waits for their result without a limit.
     async fn lock(self, deadline: Option<Instant>) -> Option<CommitGuard> {
         let Self { store, ticket } = &self;
         // The common case needs no timer.
         let is_first = lock(&store.group.0).is_first(*ticket);
         if !is_first {
-            let mut first =
+            let mut becomes_first =
                 poll_fn(|context| lock(&store.group.0).poll_first(*ticket, context.waker()));
             match deadline {
-                None => first.await,
+                None => becomes_first.await,
                 Some(until) => {
-                    let is_late = tokio::time::timeout_at(until.into(), &mut first).await.is_err();
+                    let is_late =
+                        tokio::time::timeout_at(until.into(), &mut becomes_first).await.is_err();
                     if is_late && self.withdraw() {
                         return None;
                     }
-                    first.await;
+                    becomes_first.await;
                 }
             }
         }
@@ -242,6 +243,7 @@ impl CommitGuard {
     /// # Errors
     /// Those of [`Store::commit`]; [`CommitError::Unknown`] after a panic.
     pub(crate) async fn commit_exclusive(self, changes: Changes) -> Result<Self, CommitError> {
+        // Here if that takes only microseconds, see `commit_batch`. `None` has stored nothing.
         let done = self.0.store.try_commit(&[&changes]);
         if let Some(result) = done.and_then(|results| results.into_iter().next()) {
             return result.map(|()| self);
@@ -255,7 +257,7 @@ impl CommitGuard {
     /// because a thread of the blocking pool would take longer to wake.
     ///
     /// # Errors
-    /// [`CommitError::Unknown`] after a panic: the guard is lost.
+    /// [`CommitError::Unknown`] after a panic: the guard was dropped.
     async fn commit_batch(self, batch: Batch) -> Result<Self, CommitError> {
         if let Some(results) = self.0.store.try_commit(&changes(&batch)) {
             self.resolve(&batch, results);

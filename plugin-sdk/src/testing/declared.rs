@@ -12,6 +12,8 @@ use sockhop_core::identity::Identity;
 use sockhop_core::json::Json;
 use sockhop_core::limits;
 use sockhop_core::rejection::{Refusal, Rejection};
+use sockhop_core::request::{self, Parameters};
+use sockhop_core::route::{Found, OwnedRoute, RouteTable};
 use sockhop_core::rule::{RoomRules, RoomTaken};
 
 use super::outcome::{LoadError, of_host};
@@ -22,12 +24,13 @@ use crate::refusal::Result;
 /// The owner of the rooms that a test adds. No plugin can have this name.
 const ANOTHER: &str = "another plugin";
 
-/// The declarations of a plugin with compiled schemas, and the rooms of all plugins.
+/// The declarations of a plugin with compiled schemas, its routes, and the rooms of all plugins.
 #[derive(Debug)]
 pub(super) struct Declared {
     name: String,
     events: Events,
     listens: Vec<&'static str>,
+    routes: RouteTable,
     rooms: RefCell<RoomRules>,
 }
 
@@ -38,10 +41,12 @@ impl Declared {
         plugin.register(&collector).map_err(|refusal| LoadError(refusal.message))?;
         let registration = collector.0.into_inner().finish()?;
         let events = Events::compile(&registration, limits::SCHEMA_BYTES)?;
-        let Registration { name, rooms, listens, .. } = registration;
+        let Registration { name, rooms, listens, routes: declared, .. } = registration;
         let mut rules = RoomRules::default();
         rules.add(&name, &rooms);
-        Ok(Self { name, events, listens, rooms: RefCell::new(rules) })
+        let mut routes = RouteTable::default();
+        routes.add(&name, &declared);
+        Ok(Self { name, events, listens, routes, rooms: RefCell::new(rules) })
     }
 
     /// Adds a room of another plugin.
@@ -77,6 +82,33 @@ impl Declared {
         events::check_payload(data, attachments, &inbound.data, limits::JSON_DEPTH)
     }
 
+    /// Returns the event that a request becomes, with its payload as text. `target` is the path,
+    /// with the query if there is one.
+    pub(super) fn request(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&str>,
+    ) -> Result<(String, String), Rejection> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let segments = request::segments(path).unwrap_or_default();
+        let Found::Route(OwnedRoute { route, .. }, variables) =
+            self.routes.find(method.parse().ok(), &segments)
+        else {
+            return Err(Rejection::UnknownEvent);
+        };
+        if body.is_some() && !route.method.has_body() {
+            let method = route.method;
+            return Err(Rejection::invalid(format!(
+                "a request with the method {method} has no body here"
+            )));
+        }
+        let inbound = self.events.inbound.get(&route.event).ok_or(Rejection::UnknownEvent)?;
+        let parameters = Parameters { path: variables, query: request::pairs(query) };
+        let payload = parameters.payload(body, &inbound.data, limits::JSON_DEPTH)?;
+        Ok((route.event.clone(), payload))
+    }
+
     /// Checks the reply of the handler of `event`, which may be a host event.
     pub(super) fn check_reply(&self, event: &str, reply: Option<String>) -> Result<Json, String> {
         let inbound = self.events.inbound.get(event);
@@ -97,6 +129,11 @@ impl Declared {
         outbound.check_target(event, to, has_sender)?;
         let (_, value) = outbound.check_data(event, data.to_owned(), attachments)?;
         Ok(value)
+    }
+
+    /// Whether the plugin owns `room`.
+    pub(super) fn owns_room(&self, room: &str) -> bool {
+        self.rooms.borrow().owns(&self.name, room)
     }
 
     /// Checks whether a handler of the plugin may let a client join `room`.
@@ -134,6 +171,10 @@ impl Registry for Collector {
 
     fn listens(&self, event: &str) -> Result {
         self.0.borrow_mut().listens(event).map_err(of_host)
+    }
+
+    fn route(&self, method: &str, path: &str, event: &str) -> Result {
+        self.0.borrow_mut().route(method, path, event).map_err(of_host)
     }
 }
 

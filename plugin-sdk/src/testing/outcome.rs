@@ -4,7 +4,7 @@
 use std::fmt;
 
 use serde_json::Value;
-use sockhop_core::effect::Target;
+use sockhop_core::effect::{Target, Who};
 use sockhop_core::rejection;
 
 use crate::refusal::{Refusal, Result};
@@ -63,6 +63,10 @@ pub enum Effect {
     Join(String),
     /// The caller was removed from this room.
     Leave(String),
+    /// Others were joined to this room.
+    JoinMember(Who, String),
+    /// Others were removed from this room.
+    RemoveMember(Who, String),
     /// The caller's connection was closed, for this reason.
     Disconnect(String),
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sockhop_records::{List, Page, Record, Records, UserId, audience, must_own};
+use sockhop_sdk::Route::{Delete, Get, Patch, Post};
 use sockhop_sdk::{Access, Context, Emits, Plugin, Result};
 
 /// A memory log, as it is stored, returned and broadcast.
@@ -33,8 +34,9 @@ struct Update {
     content: String,
 }
 
+/// Selects one record.
 #[derive(Deserialize, JsonSchema)]
-struct Delete {
+struct ById {
     id: u64,
 }
 
@@ -61,12 +63,18 @@ fn plugin() -> Plugin {
     )
     .room(ROOM, Access::Anyone)
     .on("memory_log_create", create)
+    .route(Post("/memory-logs"), "memory_log_create")
     .emits(CREATED)
+    .on("memory_log_get", get)
+    .route(Get("/memory-logs/{id}"), "memory_log_get")
     .on("memory_log_update", update)
+    .route(Patch("/memory-logs/{id}"), "memory_log_update")
     .emits(UPDATED)
     .on("memory_log_delete", delete)
+    .route(Delete("/memory-logs/{id}"), "memory_log_delete")
     .emits(DELETED)
     .on("memory_log_list", list)
+    .route(Get("/memory-logs"), "memory_log_list")
 }
 
 sockhop_sdk::export!(plugin);
@@ -85,6 +93,10 @@ fn create(ctx: &Context, Create { user_id, content }: Create) -> Result<MemoryLo
     Ok(log)
 }
 
+fn get(ctx: &Context, ById { id }: ById) -> Result<MemoryLog> {
+    LOGS.owned(ctx, id)
+}
+
 fn update(ctx: &Context, Update { id, content }: Update) -> Result<MemoryLog> {
     let log = MemoryLog { content, updated_at: Some(ctx.now()), ..LOGS.owned(ctx, id)? };
     LOGS.store(ctx, &log)?;
@@ -92,7 +104,7 @@ fn update(ctx: &Context, Update { id, content }: Update) -> Result<MemoryLog> {
     Ok(log)
 }
 
-fn delete(ctx: &Context, Delete { id }: Delete) -> Result<Deleted> {
+fn delete(ctx: &Context, ById { id }: ById) -> Result<Deleted> {
     let log = LOGS.owned(ctx, id)?;
     LOGS.remove(ctx, &log)?;
     let deleted = Deleted { id };

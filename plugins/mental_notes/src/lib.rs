@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sockhop_records::{Change, List, Page, Record, Records, UserId, audience, must_own};
+use sockhop_sdk::Route::{Delete, Get, Patch, Post};
 use sockhop_sdk::{Access, Context, Emits, Plugin, Result};
 
 /// A mental note, as it is stored, returned and broadcast.
@@ -51,8 +52,9 @@ struct Update {
     tags: Change<Vec<String>>,
 }
 
+/// Selects one record.
 #[derive(Deserialize, JsonSchema)]
-struct Delete {
+struct ById {
     id: u64,
 }
 
@@ -79,12 +81,18 @@ fn plugin() -> Plugin {
     )
     .room(ROOM, Access::Anyone)
     .on("mental_note_create", create)
+    .route(Post("/mental-notes"), "mental_note_create")
     .emits(CREATED)
+    .on("mental_note_get", get)
+    .route(Get("/mental-notes/{id}"), "mental_note_get")
     .on("mental_note_update", update)
+    .route(Patch("/mental-notes/{id}"), "mental_note_update")
     .emits(UPDATED)
     .on("mental_note_delete", delete)
+    .route(Delete("/mental-notes/{id}"), "mental_note_delete")
     .emits(DELETED)
     .on("mental_note_list", list)
+    .route(Get("/mental-notes"), "mental_note_list")
 }
 
 sockhop_sdk::export!(plugin);
@@ -99,6 +107,10 @@ fn create(ctx: &Context, Create { user_id, title, content, tags }: Create) -> Re
     Ok(note)
 }
 
+fn get(ctx: &Context, ById { id }: ById) -> Result<MentalNote> {
+    NOTES.owned(ctx, id)
+}
+
 fn update(ctx: &Context, Update { id, title, content, tags }: Update) -> Result<MentalNote> {
     let mut note = NOTES.owned(ctx, id)?;
     title.apply(&mut note.title);
@@ -110,7 +122,7 @@ fn update(ctx: &Context, Update { id, title, content, tags }: Update) -> Result<
     Ok(note)
 }
 
-fn delete(ctx: &Context, Delete { id }: Delete) -> Result<Deleted> {
+fn delete(ctx: &Context, ById { id }: ById) -> Result<Deleted> {
     let note = NOTES.owned(ctx, id)?;
     NOTES.remove(ctx, &note)?;
     let deleted = Deleted { id };

@@ -67,7 +67,7 @@ impl JsonSchema for UserId {
             "maximum": SAFE,
             "minLength": 1,
             "maxLength": Self::MAX_CHARS,
-            "pattern": r"^\P{Cc}+$",
+            "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$",
         })
     }
 }

@@ -44,7 +44,7 @@ test("the contract lists every bundled event with its direction, its owner and i
   const { events, rooms } = await response.json();
 
   const records = (plugin, noun) => [
-    ...["create", "update", "delete", "list"].map((verb) => ["in", `${noun}_${verb}`, plugin]),
+    ...["create", "get", "update", "delete", "list"].map((verb) => ["in", `${noun}_${verb}`, plugin]),
     ...["created", "updated", "deleted"].map((verb) => ["out", `${noun}_${verb}`, plugin]),
   ];
   const expected = [

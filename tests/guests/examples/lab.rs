@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sockhop_sdk::Route::{Get, Post, Put};
 use sockhop_sdk::{Access, Attachment, Context, Emits, Plugin, Refusal, Result, Scan, Target};
 
 const GOSSIP: Emits<String> = Emits::new("gossip").to(&["lab", "*"]);
@@ -366,8 +367,10 @@ fn plugin() -> Plugin {
         .on_start(started)
         .on_disconnect(gone)
         .on("echo", echo)
+        .route(Put("/lab/echo/{name}"), "echo")
         .on("refuse", refuse)
         .on("trap", trap)
+        .route(Post("/lab/trap"), "trap")
         .on("spin", spin)
         .on("run_for", run_for)
         .on("busy_poll", busy_poll)
@@ -400,7 +403,9 @@ fn plugin() -> Plugin {
         .on("notes", notes)
         .on("me", me)
         .on("my_rooms", |ctx: &Context, (): ()| Ok(ctx.rooms()))
+        .on("join_room", |ctx: &Context, room: String| ctx.join(&room))
         .on("small", small)
+        .route(Get("/lab/small/{number}"), "small")
         .on("goodbye", goodbye)
         .on("register_again", register_again)
         .on("exit", exit)
@@ -409,8 +414,10 @@ fn plugin() -> Plugin {
         .on("mutter", mutter)
         .on("for_users", echo)
         .requires(Access::Authenticated)
+        .route(Post("/lab/for-users"), "for_users")
         .on("for_admins", echo)
         .requires(Access::Role("admin"))
+        .route(Post("/lab/for-admins"), "for_admins")
 }
 
 sockhop_sdk::export!(plugin);

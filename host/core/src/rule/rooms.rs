@@ -4,7 +4,7 @@
 use crate::identity::Identity;
 use crate::rejection::Refusal;
 
-use super::{Access, RoomPattern, is_room_name};
+use super::{Access, OperatorRules, RoomPattern, Subject, is_room_name};
 
 /// A room, or a template for rooms, that a plugin declares.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +22,7 @@ pub struct RoomRule {
     pub pattern: RoomPattern,
     /// Who may join.
     pub access: Access,
-    /// The plugin that declared it first.
+    /// The plugin that declared it first; another with the same declaration is not recorded.
     pub owner: String,
 }
 
@@ -33,7 +33,8 @@ impl RoomRule {
         Self { pattern, access, owner: owner.to_owned() }
     }
 
-    /// Whether the handlers of `plugin` choose the members.
+    /// Whether the handlers of `plugin` choose the members: the rule is `handler`, and the room is
+    /// the plugin's.
     fn is_chosen_by(&self, plugin: &str) -> bool {
         self.access == Access::Handler && self.owner == plugin
     }
@@ -41,7 +42,14 @@ impl RoomRule {
 
 /// The rules of the rooms that all loaded plugins declare.
 #[derive(Debug, Clone, Default)]
-pub struct RoomRules(Vec<RoomRule>);
+pub struct RoomRules {
+    /// As the plugins declare them. They decide whether two plugins conflict.
+    declared: Vec<RoomRule>,
+    /// As they are in force: with the rules of the operator.
+    in_force: Vec<RoomRule>,
+    /// The rules that the operator only tries.
+    tried: Vec<RoomRule>,
+}
 
 /// Another plugin declares an overlapping room with another pattern or access rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +101,8 @@ impl RoomRules {
     /// Returns the first conflict.
     pub fn check(&self, plugin: &str, rooms: &[DeclaredRoom]) -> Result<(), RoomTaken> {
         for DeclaredRoom { pattern, access } in rooms {
-            for rule in self.0.iter().filter(|rule| rule.owner != plugin) {
+            // Only for a plugin that is checked against rules that contain its own.
+            for rule in self.declared.iter().filter(|rule| rule.owner != plugin) {
                 let identical = rule.pattern == *pattern
                     && rule.access == *access
                     && *access != Access::Handler;
@@ -111,18 +120,32 @@ impl RoomRules {
 
     /// Adds the rooms of `plugin`. The first plugin that declares a room is its owner.
     pub fn add(&mut self, plugin: &str, rooms: &[DeclaredRoom]) {
-        for room in rooms {
-            if !self.0.iter().any(|rule| rule.pattern == room.pattern) {
-                self.0.push(RoomRule::new(room, plugin));
-            }
-        }
-        // A literal room precedes a template of the same plugin that matches it too.
-        self.0.sort_by_key(|rule| rule.pattern.is_template());
+        self.add_under(&OperatorRules::default(), plugin, rooms);
     }
 
-    /// Checks whether a handler of `plugin` may let `identity` join `room`. A user may be in the
-    /// user's own room, unless a plugin declares it with another rule: a user with an unusual name
-    /// must not come into a room that is meant for others.
+    /// Like [`RoomRules::add`], with the rules of the operator in place of the declared ones.
+    pub fn add_under(&mut self, operator: &OperatorRules, plugin: &str, rooms: &[DeclaredRoom]) {
+        for room in rooms {
+            if self.declared.iter().any(|rule| rule.pattern == room.pattern) {
+                continue;
+            }
+            let declared = RoomRule::new(room, plugin);
+            let subject = Subject::Room(room.pattern.to_string());
+            let with = |access: &Access| RoomRule { access: access.clone(), ..declared.clone() };
+            self.in_force.push(operator.decides(&subject).map_or_else(|| declared.clone(), with));
+            self.tried.extend(operator.tries(&subject).map(with));
+            self.declared.push(declared);
+        }
+        // A literal room precedes a template of the same plugin that matches it too.
+        for rules in [&mut self.declared, &mut self.in_force, &mut self.tried] {
+            rules.sort_by_key(|rule| rule.pattern.is_template());
+        }
+    }
+
+    /// Checks whether a handler of `plugin` may let `identity` join `room`. Users may always join
+    /// their own room (`user_` and the name), unless a plugin declares that room; then only its
+    /// rule decides. Otherwise a user named `list` could join the room `user_list` of a plugin. An
+    /// empty `plugin` stands for the host itself.
     ///
     /// # Errors
     /// Returns why it may not join.
@@ -134,34 +157,62 @@ impl RoomRules {
             None if identity.owns_room(room) => Ok(()),
             None => Err(NotJoined::Unknown),
             Some((rule, _)) if rule.is_chosen_by(plugin) => Ok(()),
-            Some((rule, owner)) if rule.access.allows(identity, owner) => Ok(()),
+            Some((rule, variable)) if rule.access.allows(identity, variable) => Ok(()),
             Some(_) => Err(NotJoined::Forbidden),
         }
     }
 
-    /// Whether a member of `room` may stay in it. `before` are the rules by which it joined: a
-    /// member that the handlers of a plugin have let in stays while the room is the plugin's.
+    /// Whether a member of `room` may stay in it. `before` are the rules under which its membership
+    /// was last checked. A member that a plugin's handlers let in stays while the room has the rule
+    /// `handler` and belongs to that plugin. With `before == self`, every member of such a room
+    /// counts as let in: do not use it for a join that was not checked yet.
     pub fn may_stay(&self, room: &str, identity: &Identity, before: &Self) -> bool {
         let is_chosen = |(rule, _): (&RoomRule, _)| {
             before.find(room).is_some_and(|(before, _)| before.is_chosen_by(&rule.owner))
                 && rule.is_chosen_by(&rule.owner)
         };
+        // `""`: no handler asks.
         self.find(room).is_some_and(is_chosen) || self.may_join(room, identity, "").is_ok()
     }
 
     /// The rule of a room, and the text that the variable of its pattern matched.
     fn find<'room>(&self, room: &'room str) -> Option<(&RoomRule, Option<&'room str>)> {
-        self.0.iter().find_map(|rule| rule.pattern.matches(room).map(|owner| (rule, owner)))
+        self.in_force
+            .iter()
+            .find_map(|rule| rule.pattern.matches(room).map(|variable| (rule, variable)))
     }
 
-    /// The rules, literal rooms first.
+    /// The rules in force, literal rooms first.
     pub fn as_slice(&self) -> &[RoomRule] {
-        &self.0
+        &self.in_force
+    }
+
+    /// Returns the rule of `room` that the operator only tries, if it would not let a handler of
+    /// `plugin` join `identity`.
+    pub fn tried_refuses(
+        &self,
+        room: &str,
+        identity: &Identity,
+        plugin: &str,
+    ) -> Option<&RoomRule> {
+        let tried = |rule: &&RoomRule| rule.pattern.matches(room).is_some();
+        // The rule in force decides which pattern the room belongs to.
+        let (in_force, variable) = self.find(room)?;
+        let tried =
+            self.tried.iter().filter(tried).find(|rule| rule.pattern == in_force.pattern)?;
+        let allows = tried.is_chosen_by(plugin) || tried.access.allows(identity, variable);
+        (!allows).then_some(tried)
+    }
+
+    /// Whether the room belongs to `plugin`.
+    pub fn owns(&self, plugin: &str, room: &str) -> bool {
+        self.find(room).is_some_and(|(rule, _)| rule.owner == plugin)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::OperatorRule;
     use super::*;
 
     fn rooms(declared: &[(&str, &str)]) -> Vec<DeclaredRoom> {
@@ -217,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_in_the_own_room_unless_a_plugin_means_it_for_others() {
+    fn users_may_join_their_own_room_unless_a_plugin_means_it_for_others() {
         let mut rules = RoomRules::default();
         rules.add("admins", &rooms(&[("user_list", "role:admin"), ("user_vip_{x}", "handler")]));
         let user = |name: &str| Identity { user: Some(name.to_owned()), ..Identity::default() };
@@ -228,6 +279,36 @@ mod tests {
         let may_join = |room, name| rules.may_join(room, &user(name), "").is_ok();
         assert!(may_join("user_7", "7") && !may_join("user_7", "8"));
         assert!(!may_join("user_list", "list"));
+    }
+
+    #[test]
+    fn a_rule_of_the_operator_replaces_the_declared_one_and_conflicts_stay_those_of_declarations() {
+        let rule = |room: &str, access: &str, observe| OperatorRule {
+            subject: Subject::Room(room.to_owned()),
+            access: access.parse().unwrap(),
+            observe,
+        };
+        let operator = OperatorRules::new(vec![
+            rule("lobby", "role:admin", false),
+            rule("staff", "anyone", false),
+            rule("hall_{n}", "authenticated", true),
+        ]);
+        let mut rules = RoomRules::default();
+        let declared =
+            rooms(&[("lobby", "anyone"), ("staff", "role:staff"), ("hall_{n}", "anyone")]);
+        rules.add_under(&operator.unwrap(), "chat", &declared);
+        let nobody = Identity::default();
+        let may_join = |room| rules.may_join(room, &nobody, "chat").is_ok();
+        assert!(!may_join("lobby") && may_join("staff") && may_join("hall_1"));
+        assert_eq!(rules.check("other", &rooms(&[("lobby", "anyone")])), Ok(()));
+        assert!(rules.check("other", &rooms(&[("lobby", "role:admin")])).is_err());
+
+        let tried = |room| rules.tried_refuses(room, &nobody, "chat").map(|rule| &rule.access);
+        assert_eq!(tried("hall_1"), Some(&Access::Authenticated));
+        assert_eq!((tried("lobby"), tried("staff"), tried("other")), (None, None, None));
+        let user = Identity { user: Some("7".to_owned()), ..Identity::default() };
+        assert_eq!(rules.tried_refuses("hall_1", &user, "chat"), None);
+        assert!(rules.owns("chat", "hall_1") && !rules.owns("other", "hall_1"));
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //!   happens until its delivery begins.
 //! - A `$resync` that fails is retried with growing delays. Events of connections are delivered
 //!   meanwhile.
-//! - While the plugin does not serve, the backlog is parked. Only the bound drops events.
+//! - While the plugin does not serve, the backlog is parked. Events are dropped only above the
+//!   bound.
 //! - The same applies while the plugin's file is away, until the plugin is forgotten. But if the
 //!   plugin listens for `$resync`, one `$resync` replaces the events at once, to save memory.
 
@@ -34,7 +35,8 @@ pub(super) struct Pending {
     awaited: Option<TaskTrackerToken>,
 }
 
-/// The memory address of a connection: its identity while an event holds it.
+/// The memory address of a connection. It identifies the connection as long as an event of it
+/// exists.
 type Address = usize;
 
 impl Pending {
@@ -49,8 +51,7 @@ impl Pending {
 }
 
 /// The first and the longest delay before a failed `$resync` is retried. The delay doubles after
-/// each failure. Failures at this rate are too few to open a breaker with the default limits by
-/// themselves.
+/// each failure. With the default limits, these failures alone come too slowly to open a breaker.
 const RESYNC_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The host events from which a plugin learns which connections exist.
@@ -59,10 +60,10 @@ const OF_CONNECTIONS: [&str; 3] = [host_event::CONNECT, host_event::DISCONNECT, 
 /// The result of [`Backlog::attach`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attached {
-    /// Whether no version of the plugin was loaded before.
+    /// Whether the plugin was away until now.
     pub(super) was_away: bool,
-    /// Whether the version listens for host events of connections for which the version before did
-    /// not listen. It needs a `$resync` if connections exist, and listens for it.
+    /// Whether this version listens for `$resync`, and for some host event of connections for which
+    /// the version before did not. It needs a `$resync` if connections exist.
     pub(super) begins_to_listen: bool,
 }
 
@@ -84,10 +85,11 @@ pub(super) fn of_task<'backlogs>(
 pub(super) struct Backlog {
     plugin: Arc<str>,
     waiting: VecDeque<Pending>,
-    /// The connections whose event is being delivered, each with its next event.
+    /// The connections whose event is being delivered. Each may have one follower: a connection has
+    /// two events, `$connect` and `$disconnect`, so never more.
     running: HashMap<Address, Option<Pending>>,
     /// Whether an event that is about no connection is being delivered.
-    is_alone: bool,
+    exclusive_runs: bool,
     /// Whether `$resync` must be delivered.
     needs_resync: bool,
     /// Number of failures of `$resync` since its last success.
@@ -95,12 +97,12 @@ pub(super) struct Backlog {
     /// Whether a task waits to retry `$resync`.
     will_retry_resync: bool,
     is_parked: bool,
-    /// Whether no version of the plugin is loaded, and no worker is to wait for one.
+    /// Whether the plugin's file is away: no version is loaded, and workers end instead of waiting.
     is_away: bool,
     /// The host events for which the plugin's last version listens.
     listens: Vec<&'static str>,
     /// Maximum number of events that may wait while the plugin is away.
-    bound: usize,
+    bound_while_away: usize,
     /// Number of tasks that deliver.
     workers: usize,
 }
@@ -112,14 +114,14 @@ impl Backlog {
             plugin,
             waiting: VecDeque::new(),
             running: HashMap::new(),
-            is_alone: false,
+            exclusive_runs: false,
             needs_resync: false,
             failed_resyncs: 0,
             will_retry_resync: false,
             is_parked: false,
             is_away: false,
             listens: Vec::new(),
-            bound: 0,
+            bound_while_away: 0,
             workers: 0,
         }
     }
@@ -154,7 +156,7 @@ impl Backlog {
         self.waiting.push_back(pending);
         // Counting the next events of `running` is worth it only near the bound.
         if self.waiting.len() + self.running.len() > bound && self.len() > bound {
-            self.overflow(listens_for_resync)
+            self.drop_connection_events(listens_for_resync)
         } else {
             Vec::new()
         }
@@ -165,8 +167,10 @@ impl Backlog {
         self.needs_resync && pending.address().is_some()
     }
 
-    fn overflow(&mut self, listens_for_resync: bool) -> Vec<Pending> {
-        self.needs_resync = listens_for_resync;
+    /// Removes and returns the waiting events that are about a connection. None of them will be
+    /// delivered. `needs_resync`: whether a `$resync` replaces them.
+    pub(super) fn drop_connection_events(&mut self, needs_resync: bool) -> Vec<Pending> {
+        self.needs_resync = needs_resync;
         let followers = self.running.values_mut().filter_map(Option::take);
         let (dropped, kept): (VecDeque<_>, _) = self
             .waiting
@@ -180,13 +184,13 @@ impl Backlog {
     /// Records that the plugin has missed host events, and must read the connections again. Returns
     /// the events that will not be delivered.
     fn resync(&mut self) -> Vec<Pending> {
-        self.overflow(true)
+        self.drop_connection_events(true)
     }
 
     /// Returns the next delivery, or `None` if nothing can be delivered now. At most `max`
     /// deliveries run at once.
     pub(super) fn next(&mut self, max: usize) -> Option<Pending> {
-        if self.is_parked || self.is_away || self.is_alone {
+        if self.is_parked || self.is_away || self.exclusive_runs {
             return None;
         }
         while self.running.len() < max {
@@ -196,7 +200,7 @@ impl Backlog {
                 if !self.running.is_empty() {
                     return None;
                 }
-                self.is_alone = true;
+                self.exclusive_runs = true;
                 if is_exclusive {
                     return self.waiting.pop_front();
                 }
@@ -206,13 +210,17 @@ impl Backlog {
                 return Some(Pending::new(Arc::new(resync), None));
             }
             let pending = self.waiting.pop_front()?;
+            // Never `None`: an event without a connection is exclusive.
             let address = pending.address()?;
             match self.running.get_mut(&address) {
                 None => {
                     self.running.insert(address, None);
                     return Some(pending);
                 }
-                Some(follower) => *follower = Some(pending),
+                Some(follower) => {
+                    debug_assert!(follower.is_none());
+                    *follower = Some(pending);
+                }
             }
         }
         None
@@ -229,7 +237,7 @@ impl Backlog {
     /// Ends a `$resync` that the plugin failed to handle. Returns the delay after which to call
     /// [`Backlog::retry_resync`], or `None` if another task already waits to call it.
     pub(super) fn resync_failed(&mut self) -> Option<Duration> {
-        self.is_alone = false;
+        self.exclusive_runs = false;
         let (first, longest) = RESYNC_RETRY;
         let wait = first
             .saturating_mul(1_u32.checked_shl(self.failed_resyncs).unwrap_or(u32::MAX))
@@ -247,7 +255,7 @@ impl Backlog {
 
     fn release(&mut self, delivered: &Pending) {
         let Some(address) = delivered.address() else {
-            self.is_alone = false;
+            self.exclusive_runs = false;
             return;
         };
         if let Some(Some(follower)) = self.running.remove(&address) {
@@ -282,8 +290,9 @@ impl Backlog {
         if self.listens != listens {
             listens.clone_into(&mut self.listens);
         }
-        self.bound = bound;
+        self.bound_while_away = bound;
         let was_away = std::mem::replace(&mut self.is_away, false);
+        // The worker that waited while it was parked may be gone.
         self.is_parked &= !was_away;
         Attached { was_away, begins_to_listen }
     }
@@ -300,14 +309,17 @@ impl Backlog {
         if self.listens.contains(&host_event::RESYNC) { self.resync() } else { Vec::new() }
     }
 
-    /// Adds an event if the plugin is away and listens for it. Returns the events that will not be
-    /// delivered, or `None` if this event is not for the plugin, or the next `$resync` covers it.
+    /// Adds an event if the plugin is away and its last version listens for it. Returns the events
+    /// that will not be delivered, or `None` if this event is not for the plugin, or the next
+    /// `$resync` covers it.
     pub(super) fn push_while_away(&mut self, event: &Arc<HostEvent>) -> Option<Vec<Pending>> {
         let pending = Pending::new(Arc::clone(event), None);
         let is_wanted = self.is_away
             && event.is_for_listener(&self.plugin, &self.listens)
             && !self.is_covered(&pending);
-        is_wanted.then(|| self.push(pending, self.bound, false))
+        // `false`: a plugin that listens for `$resync` has one due since `detach`, which covers all
+        // events of connections.
+        is_wanted.then(|| self.push(pending, self.bound_while_away, false))
     }
 
     /// Unparks the backlog, because the plugin may serve again.
@@ -318,8 +330,8 @@ impl Backlog {
     /// Counts one more worker if there is work for it, up to `max`. Returns whether it did.
     pub(super) fn add_worker(&mut self, max: usize) -> bool {
         let can_resync = self.needs_resync && self.running.is_empty();
-        let is_idle = !self.is_parked && !self.is_away && !self.is_alone;
-        let has_work = is_idle && (can_resync || !self.waiting.is_empty());
+        let may_deliver = !self.is_parked && !self.is_away && !self.exclusive_runs;
+        let has_work = may_deliver && (can_resync || !self.waiting.is_empty());
         let is_added = has_work && self.workers < max;
         self.workers += usize::from(is_added);
         is_added
@@ -328,11 +340,5 @@ impl Backlog {
     /// Counts one worker less, because a worker has ended.
     pub(super) fn remove_worker(&mut self) {
         self.workers = self.workers.saturating_sub(1);
-    }
-
-    /// Removes and returns the waiting events that are about a connection. None of them will be
-    /// delivered.
-    pub(super) fn drop_all(&mut self) -> Vec<Pending> {
-        self.overflow(false)
     }
 }

@@ -96,6 +96,7 @@ mod tests {
             emits: Vec::new(),
             rooms: Vec::new(),
             listens: listens.to_vec(),
+            routes: Vec::new(),
         }
     }
 

@@ -27,6 +27,9 @@ impl IdentityCalls for Run {
     }
 
     fn disconnect(&mut self, mut reason: String) {
+        if self.event.caller.connection().is_none() {
+            return;
+        }
         truncate(&mut reason, Rejection::MAX_MESSAGE);
         // One is enough. It bypasses the limits of the other effects, so that it is never lost.
         if !self.effects.iter().any(|effect| matches!(effect, Effect::Disconnect(_))) {

@@ -1,9 +1,11 @@
 //! The few slots beyond the limit, which are for operators: who gets one, and whose connection is
 //! ended for it.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::transport::{AbortHandle, Stage};
+
+use super::networks::network;
 
 /// The connections in reserved slots, oldest first.
 pub(super) struct Reserve {
@@ -52,16 +54,6 @@ impl Reserve {
     /// Frees the slot of the connection `id`, if it has one.
     pub(super) fn forget(&mut self, id: u64) {
         self.held.retain(|held| held.id != id);
-    }
-}
-
-/// Returns the network from which one user can choose addresses: an IPv6 host has a whole /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
     }
 }
 

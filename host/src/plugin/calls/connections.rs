@@ -1,5 +1,6 @@
 //! The WIT interface `connections`: a handler reads which connections exist.
 
+use crate::event::Connection;
 use crate::plugin::bindings::sockhop::plugin::connections;
 use crate::plugin::state::InstanceState;
 
@@ -12,11 +13,15 @@ impl connections::Host for InstanceState {
         limit: u32,
     ) -> CallResult<Vec<connections::Connection>> {
         let connections = self.handling()?.connections(after.as_deref(), limit)?;
-        let lowered = connections.iter().map(|connection| connections::Connection {
-            id: connection.public_id.clone(),
-            user: connection.identity().user.clone(),
-            namespace: connection.namespace.to_string(),
-        });
-        Ok(lowered.collect())
+        Ok(connections.iter().map(|connection| lowered(connection)).collect())
+    }
+}
+
+/// The record of a connection.
+pub(super) fn lowered(connection: &Connection) -> connections::Connection {
+    connections::Connection {
+        id: connection.public_id.clone(),
+        user: connection.identity().user.clone(),
+        namespace: connection.namespace.to_string(),
     }
 }

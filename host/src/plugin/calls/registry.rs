@@ -35,4 +35,9 @@ impl registry::Host for InstanceState {
         self.registering()?.listens(&event)?;
         Ok(())
     }
+
+    fn route(&mut self, method: String, path: String, event: String) -> CallResult<()> {
+        self.registering()?.route(&method, &path, &event)?;
+        Ok(())
+    }
 }

@@ -11,48 +11,32 @@ use std::time::{Duration, SystemTime};
 use super::{Intent, LastError, OperatorError, Reservation, Slot, Slots, Verdict, long_ago};
 
 /// The maximum number of absent plugins that are remembered. Each takes about 1 KB of memory, and
-/// has up to [`KEPT`](super::KEPT) versions on the disk. Above that, the plugin that has been
-/// absent longest is forgotten; one with a decision only if all have one.
+/// has up to [`KEPT`](super::KEPT) versions on the disk. Above that, the longest absent ones are
+/// forgotten, those without a decision first.
 pub(super) const MAX_ABSENT: usize = 1_000;
 
-/// An absent plugin without a decision is forgotten when this number of others have become absent
-/// at least [`LATER`] after it.
+/// A plugin without a decision is forgotten once this many other plugins became absent at least
+/// [`LATER`] after it.
 pub(super) const MAX_LATER: usize = 64;
 
-/// Plugins that become absent within this time count as one event, however many they are: a volume
-/// is unmounted, or a host starts without it. The host forgets none of them for that.
+/// A plugin that became absent less than this after another does not count as later. So plugins
+/// that become absent together (a volume is unmounted, or a host starts without it) never push each
+/// other out.
 pub(super) const LATER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A file of the plugin directory, and what it claims.
+/// A file of the plugin directory: the plugin in it claims the slot of its name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim<'files> {
     /// The path of the file.
     pub file: &'files Path,
     /// The name that it registers, and its digest; `None` while that is unknown, or if it is no
     /// plugin.
-    pub holds: Option<(&'files str, &'files str)>,
-}
-
-/// The precedence of a version if another plugin makes the same claim, the weakest first. The
-/// weaker loses; if both are equal, the one whose file comes later loses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// No version of its plugin serves.
-    New,
-    /// Another version of its plugin serves, or did when its file was removed.
-    Upgrade,
-    /// It serves, but not for long; at a start, it served when the previous host ended.
-    Serves,
-    /// It served until its file was removed, or until the previous host ended. Others that have its
-    /// claims took them since then.
-    Returned,
-    /// It has served long enough for its claims to be its own.
-    Settled,
+    pub content: Option<(&'files str, &'files str)>,
 }
 
 impl Claim<'_> {
     fn registers(&self, name: &str) -> bool {
-        self.holds.is_some_and(|(held, _)| held == name)
+        self.content.is_some_and(|(registered, _)| registered == name)
     }
 }
 
@@ -72,8 +56,9 @@ impl Slots {
     ) -> Vec<(&'files Path, PathBuf)> {
         for (name, slot) in &mut self.by_name {
             let own = files.iter().find(|claim| claim.file == slot.file);
+            // A file that can't be loaded keeps its slot, but does not bring an absent one back.
             if own.is_some_and(|claim| {
-                claim.registers(name) || (claim.holds.is_none() && !slot.is_absent())
+                claim.registers(name) || (claim.content.is_none() && !slot.is_absent())
             }) {
                 slot.come_back();
             } else if let Some(successor) = files.iter().find(|claim| claim.registers(name)) {
@@ -84,10 +69,10 @@ impl Slots {
                 slot.reservation = Reservation::default();
             }
         }
-        self.by_name.retain(|_, slot| !slot.is_absent() || slot.has_decisions());
+        self.by_name.retain(|_, slot| !slot.is_absent() || slot.is_worth_remembering());
         let mut taken = Vec::new();
-        for Claim { file, holds } in files {
-            if let Some((name, digest)) = holds
+        for Claim { file, content } in files {
+            if let Some((name, digest)) = content
                 && let Err(other) = self.record_file(file, digest, name)
             {
                 taken.push((*file, other));
@@ -109,10 +94,11 @@ impl Slots {
             Some(slot) if slot.file != file => return Err(slot.file.clone()),
             Some(slot) => {
                 if slot.in_file != digest {
-                    slot.hold(digest, Verdict::Good);
+                    slot.record_content(digest, Verdict::Good);
                     slot.intent.pin(None);
                 }
-                // An error of the serving version itself is not cleared by an unchanged file.
+                // The serving version loads from this file, so errors of other versions are over.
+                // Its own error stays.
                 if slot.serving.as_deref() == Some(digest) {
                     slot.last_error.take_if(|error| error.digest.as_deref() != Some(digest));
                 }
@@ -145,7 +131,7 @@ impl Slots {
             self.by_name.values_mut().find(|slot| slot.file == file && !slot.is_absent())
         {
             if let Some(digest) = error.digest.as_ref().filter(|_| is_invalid) {
-                slot.hold(digest, Verdict::Bad);
+                slot.record_content(digest, Verdict::Bad);
             }
             slot.last_error = Some(error);
         }
@@ -161,7 +147,7 @@ impl Slots {
         self.iter().filter(|(_, slot)| slot.is_absent())
     }
 
-    /// Returns the name of the slot that `file` holds.
+    /// Returns the name of the slot whose file is `file`.
     pub(crate) fn of_file(&self, file: &Path) -> Option<&str> {
         self.present().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
     }
@@ -188,12 +174,13 @@ impl Slots {
             .collect();
         let mut newest_first: Vec<_> = absent.iter().map(|(_, since, _)| *since).collect();
         newest_first.sort_by(|a, b| b.cmp(a));
+        // When the `MAX_LATER`-th newest absence began: at least so many others are later.
         let last = newest_first.get(MAX_LATER - 1);
-        let are_later = |since| {
+        let is_outlived = |since| {
             last.is_some_and(|last| last.duration_since(since).is_ok_and(|gap| gap >= LATER))
         };
         let is_forgotten =
-            |slot: &Slot, since| is_over(since) || !slot.is_decided() && are_later(since);
+            |slot: &Slot, since| is_over(since) || !slot.is_decided() && is_outlived(since);
         let (forgotten, mut rest): (Vec<_>, Vec<_>) =
             absent.iter().partition(|(slot, since, _)| is_forgotten(slot, *since));
         rest.sort_by_key(|(slot, since, name)| (slot.is_decided(), *since, *name));
@@ -231,8 +218,8 @@ impl Slot {
         self.absent_since.is_some()
     }
 
-    /// Whether there is anything to remember once the file is gone.
-    fn has_decisions(&self) -> bool {
+    /// Whether a slot without a file is kept: it has versions to roll back to, or a decision.
+    fn is_worth_remembering(&self) -> bool {
         !self.kept.is_empty() || self.is_decided()
     }
 
@@ -241,8 +228,8 @@ impl Slot {
         self.intent != Intent::Follow || self.verdict == Verdict::AutoRolledBack
     }
 
-    /// Records that a file registers the name again: content with a bad verdict has been loaded
-    /// since.
+    /// Records that a file registers the name again. Only a file that loads registers a name, so a
+    /// bad verdict is over.
     fn come_back(&mut self) {
         if self.absent_since.take().is_some() {
             self.has_come_back = true;
@@ -250,36 +237,5 @@ impl Slot {
                 self.verdict = Verdict::Good;
             }
         }
-    }
-
-    /// Returns the precedence of `version` if another plugin makes the same claim. `serves`:
-    /// whether it serves in this host now. `is_start`: whether nothing serves yet. `settled`: how
-    /// long a version must have served to keep its claims against a plugin whose file was away.
-    pub fn standing(
-        &self,
-        version: &str,
-        serves: bool,
-        is_start: bool,
-        now: SystemTime,
-        settled: Duration,
-    ) -> Standing {
-        let is_last = self.serving.as_deref() == Some(version);
-        if serves || is_start && is_last && !self.has_come_back {
-            // If the clock was set back, the age is unknown and counts as short.
-            let is_settled = now.duration_since(self.serving_since).is_ok_and(|age| age >= settled);
-            return if is_settled { Standing::Settled } else { Standing::Serves };
-        }
-        match &self.serving {
-            Some(_) if is_last => Standing::Returned,
-            Some(_) => Standing::Upgrade,
-            None => Standing::New,
-        }
-    }
-
-    /// Returns the precedence of what the plugin reserves while no version of it can serve: that of
-    /// the version that served when the previous host ended. Returns `None` if none did.
-    pub fn reserved_standing(&self, now: SystemTime, settled: Duration) -> Option<Standing> {
-        let serving = self.serving.as_ref()?;
-        Some(self.standing(serving, false, true, now, settled))
     }
 }

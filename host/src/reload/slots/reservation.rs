@@ -1,6 +1,6 @@
 //! What a plugin that served keeps from others while no version of it can serve, for example
-//! because its state can't be opened at a start: its events, its rooms, and the schemas of what it
-//! emits. Pure.
+//! because its state can't be opened at a start: its events, its rooms, its routes, and the schemas
+//! of what it emits. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sockhop_core::declarations::Registration;
+use sockhop_core::route::{Route, RouteTable};
 
 use crate::registry::AdmitError;
 use crate::rule::{DeclaredRoom, RoomRules};
 
-/// The events that a plugin handles and emits and the rooms that it declares, in the registration
-/// that served last. It is saved with the slot, because a plugin that can't be loaded declares
-/// nothing.
+/// The events that a plugin handles and emits, and the rooms and routes that it declares, in the
+/// registration that served last. It is saved with the slot, because a plugin that can't be loaded
+/// declares nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reservation {
@@ -24,6 +25,8 @@ pub struct Reservation {
     /// The digest of the schema of each emitted event. Whole schemas would make the saved slots
     /// large.
     emits: BTreeMap<String, String>,
+    /// The routes, each as method and path.
+    routes: BTreeSet<String>,
 }
 
 impl Reservation {
@@ -34,11 +37,18 @@ impl Reservation {
         let rooms = rooms.map(|room| (room.pattern.to_string(), room.access.to_string()));
         let emits = registration.emits.iter();
         let emits = emits.map(|declared| (declared.event.clone(), schema_digest(&declared.data)));
-        Self { events: events.collect(), rooms: rooms.collect(), emits: emits.collect() }
+        let routes = registration.routes.iter().map(ToString::to_string);
+        Self {
+            events: events.collect(),
+            rooms: rooms.collect(),
+            emits: emits.collect(),
+            routes: routes.collect(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.rooms.is_empty() && self.emits.is_empty()
+        let Self { events, rooms, emits, routes } = self;
+        events.is_empty() && rooms.is_empty() && emits.is_empty() && routes.is_empty()
     }
 
     /// Checks whether a plugin may make the declarations `other` while this is reserved for the
@@ -62,7 +72,19 @@ impl Reservation {
         }
         let mut rules = RoomRules::default();
         rules.add(owner, &self.rooms());
-        Ok(rules.check(&other.name, &other.rooms)?)
+        rules.check(&other.name, &other.rooms)?;
+        let mut routes = RouteTable::default();
+        routes.add(owner, &self.routes());
+        Ok(routes.check(&other.name, &other.routes)?)
+    }
+
+    /// Returns the reserved routes. One that this version of the host can't parse is skipped.
+    fn routes(&self) -> Vec<Route> {
+        let routes = self.routes.iter().filter_map(|route| {
+            let (method, path) = route.split_once(' ')?;
+            Route::new(method, path, "").ok()
+        });
+        routes.collect()
     }
 
     /// Returns the reserved rooms. Another version of the host may have saved a room whose pattern
@@ -108,6 +130,7 @@ mod tests {
             emits: Vec::new(),
             rooms: rooms.iter().map(room).collect(),
             listens: Vec::new(),
+            routes: Vec::new(),
         }
     }
 

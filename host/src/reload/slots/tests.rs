@@ -144,7 +144,7 @@ fn a_rollback_that_failed_is_undone() {
 fn a_name_has_one_file_and_a_file_one_name() {
     let mut slots = after(&["1"]);
     let (file, other) = (file(), PathBuf::from("b.wasm"));
-    let holds = |file, name, digest| Claim { file, holds: Some((name, digest)) };
+    let holds = |file, name, digest| Claim { file, content: Some((name, digest)) };
     assert_eq!(
         slots.claim(&[holds(&file, "a", "1"), holds(&other, "a", "2")], false, NOW),
         [(other.as_path(), file.clone())]
@@ -167,18 +167,18 @@ fn another_file_of_its_name_takes_over_a_slot() {
     let before = slots.get("a").cloned().unwrap();
     let (file, other) = (file(), PathBuf::from("b.wasm"));
     // Renamed: all knowledge and all candidates stay.
-    slots.claim(&[Claim { file: &other, holds: Some(("a", "2")) }], false, NOW);
+    slots.claim(&[Claim { file: &other, content: Some(("a", "2")) }], false, NOW);
     assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
     // Gone, while a file that may hold the plugin is not identified yet.
-    slots.claim(&[Claim { file: &file, holds: None }], true, NOW);
+    slots.claim(&[Claim { file: &file, content: None }], true, NOW);
     assert_eq!(slots.get("a"), Some(&Slot { file: other.clone(), ..before.clone() }));
-    slots.claim(&[Claim { file: &file, holds: None }], false, NOW);
+    slots.claim(&[Claim { file: &file, content: None }], false, NOW);
     assert_eq!(slots.get("a").map(Slot::is_absent), Some(true));
 }
 
 /// Returns the claim of `file`, which holds this version of `a`.
 fn holds<'files>(file: &'files Path, version: &'files str) -> [Claim<'files>; 1] {
-    [Claim { file, holds: Some(("a", version)) }]
+    [Claim { file, content: Some(("a", version)) }]
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn decisions_outlive_the_absence_of_the_file() {
     let saved = serde_json::to_string(&slots).unwrap();
     let mut slots = serde_json::from_str::<Slots>(&saved).unwrap().at_start();
     // A file that is no plugin brings nothing back.
-    slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
+    slots.claim(&[Claim { file: &file(), content: None }], false, NOW);
     slots.record_failed_file(&file(), error("9"), true);
     assert_eq!(slots.wanted("a"), [""; 0]);
     slots.claim(&holds(&file(), "3"), false, NOW + TRIAL);
@@ -220,33 +220,33 @@ fn a_version_that_was_rolled_back_is_not_retried_when_its_file_comes_back() {
 #[test]
 fn a_version_that_served_until_its_file_was_removed_loses_only_to_settled_ones() {
     const SETTLED: Duration = Duration::from_secs(10);
-    let standing = |slots: &Slots, version, serves, is_start| {
-        slots.get("a").unwrap().standing(version, serves, is_start, NOW, SETTLED)
+    let standing = |slots: &Slots, version, moment| {
+        slots.get("a").unwrap().standing(version, moment, NOW, SETTLED)
     };
     let mut slots = after(&["1"]);
-    assert_eq!(standing(&slots, "1", true, false), Standing::Serves);
+    assert_eq!(standing(&slots, "1", Moment::Serving), Standing::Serves);
     assert_eq!(
-        standing(&slots, "1", false, true),
+        standing(&slots, "1", Moment::Start),
         Standing::Serves,
         "as when the host before ended"
     );
     assert_eq!(
-        slots.get("a").unwrap().standing("1", true, false, NOW + SETTLED, SETTLED),
+        slots.get("a").unwrap().standing("1", Moment::Serving, NOW + SETTLED, SETTLED),
         Standing::Settled
     );
-    assert_eq!(standing(&slots, "2", false, false), Standing::Upgrade);
+    assert_eq!(standing(&slots, "2", Moment::Running), Standing::Upgrade);
     slots.claim(&[], false, NOW);
     // The generation that is then published serves no version of it.
     slots.record_not_serving("a");
     slots.claim(&holds(&file(), "1"), false, NOW);
-    for is_start in [false, true] {
-        assert_eq!(standing(&slots, "1", false, is_start), Standing::Returned);
-        assert_eq!(standing(&slots, "2", false, is_start), Standing::Upgrade);
+    for moment in [Moment::Running, Moment::Start] {
+        assert_eq!(standing(&slots, "1", moment), Standing::Returned);
+        assert_eq!(standing(&slots, "2", moment), Standing::Upgrade);
     }
     slots.record_serving("a", "1", NOW);
-    assert_eq!(standing(&slots, "1", false, true), Standing::Serves);
+    assert_eq!(standing(&slots, "1", Moment::Start), Standing::Serves);
     slots.record_not_serving("a");
-    assert_eq!(standing(&slots, "1", false, false), Standing::New, "it has lost its claims");
+    assert_eq!(standing(&slots, "1", Moment::Running), Standing::New, "it has lost its claims");
     slots.record_serving("a", "1", NOW + TRIAL);
     assert_eq!(slots.get("a").unwrap().serving_since, NOW + TRIAL, "it serves anew");
     let order =
@@ -262,7 +262,7 @@ fn a_plugin_that_cannot_be_loaded_at_a_start_reserves_what_it_served_until_its_f
     slots.record_reservation("a", reservation.clone());
     let saved = serde_json::to_string(&slots).unwrap();
     let mut slots = serde_json::from_str::<Slots>(&saved).unwrap().at_start();
-    slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
+    slots.claim(&[Claim { file: &file(), content: None }], false, NOW);
     slots.record_failed_file(&file(), error("1"), true);
     let slot = slots.get("a").unwrap();
     assert_eq!((slot.is_absent(), &slot.reservation), (false, &reservation));
@@ -300,7 +300,7 @@ fn crowd(slots: &mut Slots, numbers: std::ops::Range<usize>) {
         .map(|number| (PathBuf::from(format!("{number}.wasm")), format!("p{number:04}")))
         .collect();
     let claims: Vec<_> =
-        crowd.iter().map(|(file, name)| Claim { file, holds: Some((name, "1")) }).collect();
+        crowd.iter().map(|(file, name)| Claim { file, content: Some((name, "1")) }).collect();
     slots.claim(&claims, false, NOW);
     crowd.iter().for_each(|(_, name)| slots.record_serving(name, "1", NOW));
 }
@@ -340,7 +340,7 @@ fn absent_plugins_are_bounded_and_those_without_a_decision_are_forgotten_first()
 #[test]
 fn two_files_that_swap_their_plugins_leave_both_slots() {
     let (file, other) = (file(), PathBuf::from("b.wasm"));
-    let holds = |file, name| Claim { file, holds: Some((name, "1")) };
+    let holds = |file, name| Claim { file, content: Some((name, "1")) };
     let mut slots = Slots::default();
     slots.claim(&[holds(&file, "a"), holds(&other, "b")], false, NOW);
     assert_eq!(slots.claim(&[holds(&file, "b"), holds(&other, "a")], false, NOW), []);
@@ -482,7 +482,7 @@ impl Host {
                     slots.claim(&holds(&file(), version), false, NOW);
                 }
                 Some((version, false)) => {
-                    slots.claim(&[Claim { file: &file(), holds: None }], false, NOW);
+                    slots.claim(&[Claim { file: &file(), content: None }], false, NOW);
                     slots.record_failed_file(&file(), error(version), true);
                 }
                 None => {

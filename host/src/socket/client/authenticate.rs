@@ -36,6 +36,8 @@ impl Client {
         sockets: &Sockets,
         event: &Event,
     ) -> Result<Json, Rejection> {
+        // A check of a token takes time too.
+        sockets.dispatcher.limit_rate(event)?;
         // The parser's own error could quote the token.
         let NewToken { token } = serde_json::from_str(&event.payload.text)
             .map_err(|_| Rejection::invalid("expected an object with the text `token`"))?;

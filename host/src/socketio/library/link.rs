@@ -55,6 +55,10 @@ impl Link {
         self.0.abort(reason, || self.attend());
     }
 
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.0.queue.waiting_bytes()
+    }
+
     pub(crate) fn transport(&self) -> &'static str {
         match self.0.reach.socket.upgrade().map(|socket| socket.transport_type()) {
             Some(TransportType::Websocket) => "websocket",

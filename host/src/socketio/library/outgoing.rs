@@ -13,7 +13,7 @@ impl Outgoing {
     /// Ends the connection, without the waiting packets. Calls `attend` as [`PacketQueue::send`]
     /// does.
     pub(super) fn abort(&self, reason: &'static str, attend: impl FnOnce()) {
-        tracing::warn!(client = self.reach.client, reason, "client cut");
+        crate::socketio::cut::log_cut(&self.reach.client, reason, self.queue.waiting_bytes());
         self.queue.end(true, &self.reach.shared.memory, attend);
         self.reach.abort();
     }

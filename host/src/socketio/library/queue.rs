@@ -220,6 +220,11 @@ impl PacketQueue {
         self.is_in_use.store(state != QueueState::Idle, Ordering::Release);
     }
 
+    /// Bytes of the emits that wait.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// The lock is held for at most [`LARGEST_BATCH`] packets. A panic leaves the queue consistent.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

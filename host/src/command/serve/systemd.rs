@@ -1,0 +1,46 @@
+//! Tells systemd (`Type=notify`) that the host is ready, is alive and stops. Without systemd,
+//! nothing happens.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// How long systemd waits for a stop, in addition to the limits of the host.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+
+/// Tells systemd that the host serves.
+pub(super) fn ready(connections: usize) {
+    notify(&[
+        NotifyState::Ready,
+        NotifyState::Status(&format!("serves up to {connections} connections")),
+    ]);
+}
+
+/// Tells systemd that the host stops, and how long that may take.
+pub(super) fn stopping(at_most: Duration) {
+    let micros = (at_most + STOP_MARGIN).as_micros();
+    let micros = u32::try_from(micros).unwrap_or(u32::MAX);
+    notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+}
+
+/// Tells systemd that the host is alive, twice in the time of the watchdog (`WatchdogSec`). If the
+/// runtime hangs, this task does not run, and systemd restarts the host. Returns at once if there
+/// is no watchdog.
+pub(super) async fn watchdog() {
+    let mut micros = 0;
+    if !sd_notify::watchdog_enabled(false, &mut micros) {
+        return;
+    }
+    let period = Duration::from_micros(micros / 2).max(Duration::from_millis(10));
+    let mut interval = tokio::time::interval(period);
+    loop {
+        interval.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, state) {
+        tracing::warn!(%error, "systemd is not told of the host's state");
+    }
+}

@@ -1,0 +1,91 @@
+//! What the operator declares: rules in place of those of plugins, and events that business systems
+//! may emit.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sockhop_core::rule::OperatorRules;
+
+use crate::config::Config;
+use crate::events::Outbound;
+use crate::schema::{Schema, SchemaError};
+
+/// The declarations of the operator.
+#[derive(Debug, Default)]
+pub struct OperatorSettings {
+    /// The rules of events and rooms.
+    pub(super) rules: OperatorRules,
+    /// The events that business systems may emit, by name.
+    pub(super) events: BTreeMap<String, OperatorEvent>,
+}
+
+/// An event that the operator declares.
+#[derive(Debug)]
+pub(super) struct OperatorEvent {
+    pub(super) outbound: Outbound,
+    /// Whether the operator gives a schema. Otherwise, a plugin must declare the event.
+    pub(super) has_schema: bool,
+}
+
+/// Why an event of the operator can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorSettingsError {
+    /// The file of a schema can't be read.
+    #[error("events: the schema of `{event}` in {} can't be read", file.display())]
+    Unreadable {
+        /// The event.
+        event: String,
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A schema is refused.
+    #[error("events: the schema of `{event}` in {} is refused", file.display())]
+    Schema {
+        /// The event.
+        event: String,
+        /// The file.
+        file: PathBuf,
+        /// Why it is refused.
+        source: SchemaError,
+    },
+}
+
+/// The schema of an event for which the operator gives none: a plugin's applies.
+const ANYTHING: &str = "true";
+
+impl OperatorSettings {
+    /// Reads the schemas that `config` names.
+    ///
+    /// # Errors
+    /// A schema can't be read or used.
+    pub fn load(config: &Config) -> Result<Self, OperatorSettingsError> {
+        let max_bytes = config.limits.schema_bytes.get();
+        let mut events = BTreeMap::new();
+        for declared in &config.events {
+            let event = &declared.event;
+            let file = declared.schema_file.clone().unwrap_or_default();
+            let text = match &declared.schema_file {
+                None => ANYTHING.to_owned(),
+                Some(file) => std::fs::read_to_string(file).map_err(|source| {
+                    let (event, file) = (event.clone(), file.clone());
+                    OperatorSettingsError::Unreadable { event, file, source }
+                })?,
+            };
+            let schema = Schema::compile(&text, max_bytes).map_err(|source| {
+                OperatorSettingsError::Schema { event: event.clone(), file, source }
+            })?;
+            let outbound = Outbound {
+                data: Arc::new(schema),
+                // Checked with the configuration.
+                rooms: declared.patterns().unwrap_or_default(),
+                everyone: declared.everyone,
+            };
+            let has_schema = declared.schema_file.is_some();
+            events.insert(event.clone(), OperatorEvent { outbound, has_schema });
+        }
+        Ok(Self { rules: config.operator_rules(), events })
+    }
+}

@@ -1,0 +1,38 @@
+//! The interface `registry`.
+
+use crate::host::Registry;
+use crate::refusal::Result;
+
+use super::Component;
+use super::generated::sockhop::plugin::registry;
+
+impl Registry for Component {
+    fn plugin(&self, name: &str, version: &str, description: &str) -> Result {
+        Ok(registry::plugin(name, version, description)?)
+    }
+
+    fn handles(&self, event: &str, data: &str, reply: Option<&str>) -> Result {
+        Ok(registry::handles(event, data, reply)?)
+    }
+
+    fn requires(&self, event: &str, access: &str) -> Result {
+        Ok(registry::requires(event, access)?)
+    }
+
+    fn emits(&self, event: &str, data: &str, rooms: &[String]) -> Result {
+        Ok(registry::emits(event, data, rooms)?)
+    }
+
+    fn room(&self, pattern: &str, access: &str) -> Result {
+        Ok(registry::room(pattern, access)?)
+    }
+
+    fn listens(&self, event: &str) -> Result {
+        Ok(registry::listens(event)?)
+    }
+}
+
+/// Calls the import `registry.route`.
+pub(crate) fn route(method: &str, path: &str, event: &str) -> Result {
+    Ok(registry::route(method, path, event)?)
+}
