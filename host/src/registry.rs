@@ -126,7 +126,8 @@ impl Generation {
     /// Returns the generation that follows `previous`, without plugins.
     pub fn after(previous: &Self) -> Self {
         let operator = Arc::clone(&previous.operator);
-        Self { number: previous.number + 1, operator, ..Self::default() }
+        let rooms = RoomRules::after(&previous.rooms);
+        Self { number: previous.number + 1, operator, rooms, ..Self::default() }
     }
 
     /// Returns the subjects of the operator's rules that no plugin declares.

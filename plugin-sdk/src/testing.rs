@@ -282,10 +282,15 @@ impl TestHost {
         self.clients.entry(self.current.clone()).or_default()
     }
 
-    /// The selected connection with its identity. An anonymous client has no roles and no claims.
+    /// The identities of all connections. An anonymous client has no roles and no claims.
+    fn identities(&self) -> BTreeMap<String, Identity> {
+        let clients = self.clients.iter().filter(|(_, identity)| identity.user.is_some());
+        clients.map(|(id, identity)| (id.clone(), identity.clone())).collect()
+    }
+
+    /// The selected connection with its identity.
     fn caller(&mut self) -> Caller {
-        let identity = self.client().clone();
-        let identity = if identity.user.is_some() { identity } else { Identity::default() };
+        let identity = self.identities().remove(&self.current).unwrap_or_default();
         Caller { connection: Some(self.current.clone()), identity }
     }
 
@@ -320,7 +325,7 @@ impl TestHost {
             caller,
             self.now,
             self.events,
-            self.clients.clone(),
+            self.identities(),
             self.world.clone(),
         ));
         let reply = self.plugin.handle(event, Box::new(Rc::clone(&run)));

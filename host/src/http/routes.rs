@@ -124,7 +124,7 @@ async fn answer(
         drop(memory);
         handled
     });
-    let handled = handled.await.unwrap_or_else(|_| Err(Rejection::PluginFailed));
+    let handled = handled.await.unwrap_or(Err(Rejection::PluginFailed));
     let reply = handled.map_err(|rejection| rejected(&rejection).logged())?;
     Ok(success(generation, route, parts.uri.path(), &reply.json))
 }

@@ -1,6 +1,8 @@
 //! The rules of all rooms that the loaded plugins declare: who may join which room, and whether the
 //! declarations of two plugins conflict.
 
+use std::collections::BTreeMap;
+
 use crate::identity::Identity;
 use crate::rejection::Refusal;
 
@@ -22,7 +24,8 @@ pub struct RoomRule {
     pub pattern: RoomPattern,
     /// Who may join.
     pub access: Access,
-    /// The plugin that declared it first; another with the same declaration is not recorded.
+    /// The plugin that owns it: the one that was added first of those that declare it, or the one
+    /// that has owned it before ([`RoomRules::after`]). The others are not recorded.
     pub owner: String,
 }
 
@@ -49,6 +52,8 @@ pub struct RoomRules {
     in_force: Vec<RoomRule>,
     /// The rules that the operator only tries.
     tried: Vec<RoomRule>,
+    /// The owners in the rules before, by the text of the pattern.
+    owners_before: BTreeMap<String, String>,
 }
 
 /// Another plugin declares an overlapping room with another pattern or access rule.
@@ -101,7 +106,7 @@ impl RoomRules {
     /// Returns the first conflict.
     pub fn check(&self, plugin: &str, rooms: &[DeclaredRoom]) -> Result<(), RoomTaken> {
         for DeclaredRoom { pattern, access } in rooms {
-            // Only for a plugin that is checked against rules that contain its own.
+            // These rules may already contain rooms of `plugin` itself: they are no conflict.
             for rule in self.declared.iter().filter(|rule| rule.owner != plugin) {
                 let identical = rule.pattern == *pattern
                     && rule.access == *access
@@ -118,7 +123,16 @@ impl RoomRules {
         Ok(())
     }
 
-    /// Adds the rooms of `plugin`. The first plugin that declares a room is its owner.
+    /// Returns rules without rooms, in which a room keeps the owner that it has in `previous`, as
+    /// long as that plugin declares it.
+    pub fn after(previous: &Self) -> Self {
+        let owners = previous.declared.iter();
+        let owners = owners.map(|rule| (rule.pattern.to_string(), rule.owner.clone()));
+        Self { owners_before: owners.collect(), ..Self::default() }
+    }
+
+    /// Adds the rooms of `plugin`. If several plugins declare the same room, its owner is the one
+    /// that has owned it before, or else the one that was added first.
     pub fn add(&mut self, plugin: &str, rooms: &[DeclaredRoom]) {
         self.add_under(&OperatorRules::default(), plugin, rooms);
     }
@@ -127,6 +141,10 @@ impl RoomRules {
     pub fn add_under(&mut self, operator: &OperatorRules, plugin: &str, rooms: &[DeclaredRoom]) {
         for room in rooms {
             if self.declared.iter().any(|rule| rule.pattern == room.pattern) {
+                let before = self.owners_before.get(room.pattern.as_str());
+                if before.is_some_and(|owner| owner == plugin) {
+                    self.set_owner(&room.pattern, plugin);
+                }
                 continue;
             }
             let declared = RoomRule::new(room, plugin);
@@ -139,6 +157,14 @@ impl RoomRules {
         // A literal room precedes a template of the same plugin that matches it too.
         for rules in [&mut self.declared, &mut self.in_force, &mut self.tried] {
             rules.sort_by_key(|rule| rule.pattern.is_template());
+        }
+    }
+
+    fn set_owner(&mut self, pattern: &RoomPattern, plugin: &str) {
+        for rules in [&mut self.declared, &mut self.in_force, &mut self.tried] {
+            for rule in rules.iter_mut().filter(|rule| rule.pattern == *pattern) {
+                plugin.clone_into(&mut rule.owner);
+            }
         }
     }
 
@@ -279,6 +305,23 @@ mod tests {
         let may_join = |room, name| rules.may_join(room, &user(name), "").is_ok();
         assert!(may_join("user_7", "7") && !may_join("user_7", "8"));
         assert!(!may_join("user_list", "list"));
+    }
+
+    #[test]
+    fn a_room_keeps_its_owner_while_the_owner_declares_it() {
+        let lobby = || rooms(&[("lobby", "anyone")]);
+        let mut before = RoomRules::default();
+        before.add("chat", &lobby());
+        before.add("alarm", &lobby());
+        assert!(before.owns("chat", "lobby") && !before.owns("alarm", "lobby"));
+        // A file that sorts earlier is added earlier.
+        let mut after = RoomRules::after(&before);
+        after.add("alarm", &lobby());
+        after.add("chat", &lobby());
+        assert!(after.owns("chat", "lobby"));
+        let mut without = RoomRules::after(&after);
+        without.add("alarm", &lobby());
+        assert!(without.owns("alarm", "lobby"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) struct Graph {
 
 /// One subschema. Its fields say which other subschemas it applies, and to what.
 struct Node {
-    /// Subschemas for the same value.
+    /// Subschemas for the same value: `$ref`, `allOf`, `if` and similar keywords.
     in_place: Vec<usize>,
     /// Subschemas for members, by the member's name.
     properties: HashMap<String, usize>,
@@ -38,7 +38,7 @@ struct Node {
     first_items: Vec<usize>,
     /// Subschemas for the items after `first_items`.
     later_items: Vec<usize>,
-    /// Subschemas that apply to every item.
+    /// Subschemas that may apply to every item (`contains`, `unevaluatedItems`).
     every_item: Vec<usize>,
     /// Whether `unevaluated...` is present: the library then evaluates `in_place` a second time, to
     /// find the members that it covers. It also matches names a second time.

@@ -11,8 +11,8 @@
 //!   meanwhile.
 //! - While the plugin does not serve, the backlog is parked. Events are dropped only above the
 //!   bound.
-//! - The same applies while the plugin's file is away, until the plugin is forgotten. But if the
-//!   plugin listens for `$resync`, one `$resync` replaces the events at once, to save memory.
+//! - The same applies while the plugin's file is away, until the plugin is forgotten. But if its
+//!   last version listens for `$resync`, one `$resync` replaces the events at once, to save memory.
 
 #[cfg(test)]
 mod tests;
@@ -263,7 +263,8 @@ impl Backlog {
         }
     }
 
-    /// Parks the backlog, because the plugin does not serve. Nothing is delivered until
+    /// Parks the backlog, because the plugin does not serve, has no free instance, or its state
+    /// can't be used. Nothing is delivered until
     /// [`Backlog::resume`], and no task waits for a delivery. Returns whether the backlog was not
     /// parked before, and the events that will not be delivered.
     pub(super) fn park(&mut self, undelivered: Pending) -> (bool, Vec<Pending>) {
@@ -289,6 +290,11 @@ impl Backlog {
                 .any(|event| listens.contains(event) && !self.listens.contains(event));
         if self.listens != listens {
             listens.clone_into(&mut self.listens);
+        }
+        if !listens.contains(&host_event::RESYNC) {
+            // A due one of the version before would make connection events count as covered.
+            self.needs_resync = false;
+            self.failed_resyncs = 0;
         }
         self.bound_while_away = bound;
         let was_away = std::mem::replace(&mut self.is_away, false);

@@ -82,8 +82,8 @@ impl Slots {
     }
 
     /// Records that `file` holds `digest`, which registers `name`. If the content has changed, a
-    /// rollback ends, and so does a disable if another version has served since. Returns the slot's
-    /// file as an error if that is another one.
+    /// rollback ends; [`Slot::record_content`] says when a disable ends. Returns the slot's file as
+    /// an error if that is another one.
     pub(super) fn record_file(
         &mut self,
         file: &Path,
@@ -152,7 +152,8 @@ impl Slots {
         self.present().find(|(_, slot)| slot.file == file).map(|(name, _)| name)
     }
 
-    /// Whether a version of the plugin in `file` serves, or did when the previous host ended.
+    /// Whether a version of the plugin in `file` serves, or did when the previous host ended, or
+    /// until its file was removed.
     pub(crate) fn has_served(&self, file: &Path) -> bool {
         let name = self.of_file(file);
         name.and_then(|name| self.get(name)).is_some_and(|slot| slot.serving.is_some())

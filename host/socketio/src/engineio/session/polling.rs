@@ -25,7 +25,8 @@ pub(crate) struct PollingState {
     waiting: bool,
     /// A POST is being received or handled.
     posting: bool,
-    /// The POST whose body is being received: it is given up when the session ends.
+    /// The POST whose body is being received: it is given up when the session ends, or when a
+    /// WebSocket takes over.
     receiving: Option<Waker>,
     /// A WebSocket tries to take over.
     upgrading: bool,
@@ -156,7 +157,7 @@ impl PostGuard {
         &self.session
     }
 
-    /// Waits for the session's end.
+    /// Waits until the session has ended or no longer polls.
     pub(crate) async fn over(&self) {
         poll_fn(|cx| {
             let state = &mut *self.session.state();
