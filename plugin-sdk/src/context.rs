@@ -19,8 +19,8 @@ use crate::time::rfc3339;
 
 /// The event that is handled: who caused it, and what the handler can do.
 ///
-/// All effects (emits, joins, leaves, stored values, a disconnect) are checked immediately, held back until the
-/// handler returns `Ok`, and then applied together. After `Err`, none is applied.
+/// All effects (emits, joins, leaves, stored values, a disconnect) are checked immediately, held
+/// back until the handler returns `Ok`, and then applied together. After `Err`, none is applied.
 pub struct Context {
     event: Event,
     host: Box<dyn Host>,

@@ -94,10 +94,10 @@ fn a_ping_costs_the_whole_server_at_most_20_allocations() {
 #[allow(clippy::print_stderr, reason = "a test that counts nothing says so")]
 fn a_ping_costs_the_whole_server_no_more_locks_than_it_did() {
     const PINGS: u64 = 200;
-    // Alone, it counts 32: nine of the runtime, eight of the session, three of the connection, two
-    // each of the batch, the mailbox, the breaker and the pool, and others. The aim is 15. Beside
-    // other tests, pings take longer, and the ticks of the host are counted with them.
-    const MOST: f64 = 45.0;
+    // Eight of the session, three of the connection and of the batch, two each of the mailbox, the
+    // breaker and the pool, and one of the rooms. With those of the runtime and of the metrics, a
+    // ping takes 32 locks. The aim is 15 in all.
+    const MOST: f64 = 22.0;
     let data = tempfile::tempdir().expect("a directory");
     let plugins = sockhop_tests::directory_of(&[bundled_plugin("connection")]);
     let host = sockhop_tests::HostProcess::with(plugins.path(), data.path(), |command| {
@@ -118,10 +118,21 @@ fn a_ping_costs_the_whole_server_no_more_locks_than_it_did() {
             return;
         };
         ask(20).await;
-        let before = counter.count();
+        // The runtime and the clocks of the host take locks beside the pings too, the more the longer
+        // a ping takes.
+        let of_pings = || {
+            let mut names = counter.by_name();
+            names.retain(|name, _| {
+                name.starts_with("sockhop")
+                    && !name.contains("standstill")
+                    && !name.contains("tend")
+            });
+            names
+        };
+        let before: u64 = of_pings().values().sum();
         ask(PINGS).await;
-        let each = (counter.count() - before) as f64 / PINGS as f64;
-        let names = counter.by_name();
+        let names = of_pings();
+        let each = (names.values().sum::<u64>() - before) as f64 / PINGS as f64;
         assert!(each <= MOST, "{each} locks: {names:#?}");
         assert!(each >= 2.0, "{each} locks: were the functions found? {names:#?}");
         drop(client);
