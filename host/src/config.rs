@@ -2,12 +2,14 @@
 //! Every key has a default, and a line in `sockhop.example.toml`.
 
 mod auth;
+mod changes;
 mod environment;
 mod event;
 pub(crate) mod fuzzing;
 mod key;
 mod limits;
 mod listen;
+mod live;
 mod log;
 mod message;
 mod origins;
@@ -28,12 +30,14 @@ use serde::Deserialize;
 use sockhop_core::rule::OperatorRules;
 
 pub use auth::{AuthConfig, AuthMode, ClaimPath, JwksConfig, TokenAlgorithm, TokenKey};
+pub use changes::{Change, WrittenSettings};
 use environment::Environment;
 pub use event::DeclaredEvent;
 pub use key::{Key, Scope};
 pub use limits::{DEFAULT_CONNECTIONS, Limits};
 pub(crate) use limits::{EVENT_BYTES, QUEUE_SHARE};
 pub use listen::{InvalidListen, Listen};
+pub use live::LiveConfig;
 pub use log::{LogConfig, LogFilter, LogFormat};
 pub use origins::AllowedOrigin;
 use plugins::KEYS_OF_PLUGINS;
@@ -118,13 +122,19 @@ impl Config {
     /// The file can't be read, or a setting is wrong. The error names the key, the value and what
     /// is allowed.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_written(file).map(|(config, _)| config)
+    }
+
+    /// Same as [`Config::load`], with the settings as they are written, to compare them.
+    ///
+    /// # Errors
+    /// Same as [`Config::load`].
+    pub fn load_written(file: Option<&Path>) -> Result<(Self, WrittenSettings), ConfigError> {
         let text = file.map(|file| {
             std::fs::read_to_string(file)
                 .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
         });
-        let variables = utf_8(std::env::vars_os())
-            .map_err(|problem| ConfigError::Wrong { file: None, problem })?;
-        Self::read(file, text.transpose()?.as_deref(), variables)
+        Self::read_written(file, text.transpose()?.as_deref(), variables()?)
     }
 
     /// Reads `text`, which is the content of `file`, and then the environment `variables`.
@@ -133,6 +143,14 @@ impl Config {
         text: Option<&str>,
         variables: Vec<(String, String)>,
     ) -> Result<Self, ConfigError> {
+        Self::read_written(file, text, variables).map(|(config, _)| config)
+    }
+
+    fn read_written(
+        file: Option<&Path>,
+        text: Option<&str>,
+        variables: Vec<(String, String)>,
+    ) -> Result<(Self, WrittenSettings), ConfigError> {
         let names = variables.iter().map(|(name, _)| name.clone());
         if let Some((name, right)) =
             environment::misspelt(names, &SECTIONS, allowed_keys, limits::KEYS_OF_A_PLUGIN)
@@ -152,7 +170,7 @@ impl Config {
         config
             .check()
             .map_err(|problem| ConfigError::Wrong { file: file.map(Path::to_owned), problem })?;
-        Ok(config)
+        Ok((config, WrittenSettings::of(&figment)))
     }
 
     /// The settings of the plugin `name`: those of its table, else the defaults and `[limits]`.
@@ -329,6 +347,11 @@ pub enum ConfigError {
         /// The key, the value and what is allowed.
         problem: String,
     },
+}
+
+/// Returns the environment as text.
+fn variables() -> Result<Vec<(String, String)>, ConfigError> {
+    utf_8(std::env::vars_os()).map_err(|problem| ConfigError::Wrong { file: None, problem })
 }
 
 /// Returns the variables as text. A variable that is no setting may have any value.

@@ -9,6 +9,32 @@ use sockhop_core::limits as shared;
 
 use crate::breaker::BreakerLimits;
 
+/// The limits that only a start reads: they size what exists for all connections, or what is given
+/// to the open state of a plugin.
+pub(super) const NEEDS_RESTART: &[&str] = &[
+    "connections",
+    "connections_per_network",
+    "reserved_connections",
+    "mailboxes_bytes",
+    "message_bytes",
+    "attachments",
+    "attachment_bytes",
+    "connect_ms",
+    "stalled_reader_ms",
+    "outgoing_packets",
+    "overflow_bytes",
+    "unfinished_bytes",
+    "idempotency_bytes",
+    "instance_memory_bytes",
+    "state_key_bytes",
+    "state_value_bytes",
+    "state_bytes",
+    "state_wal_bytes",
+    "effects",
+    "effects_bytes",
+    "host_call_bytes",
+];
+
 /// The keys of `[plugins.NAME]`: two that are not limits, and the limits that can be set for a
 /// single plugin.
 pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
@@ -359,6 +385,40 @@ impl Limits {
         let differ =
             members(self).into_iter().filter(|(name, value)| others.get(name) != Some(value));
         differ.map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    /// Takes the limits that only a start reads from `old`.
+    pub(super) fn keep_until_restart(&mut self, old: &Self) {
+        self.connections = old.connections;
+        self.connections_per_network = old.connections_per_network;
+        self.reserved_connections = old.reserved_connections;
+        self.mailboxes_bytes = old.mailboxes_bytes;
+        self.message_bytes = old.message_bytes;
+        self.attachments = old.attachments;
+        self.attachment_bytes = old.attachment_bytes;
+        self.connect_ms = old.connect_ms;
+        self.stalled_reader_ms = old.stalled_reader_ms;
+        self.outgoing_packets = old.outgoing_packets;
+        self.overflow_bytes = old.overflow_bytes;
+        self.unfinished_bytes = old.unfinished_bytes;
+        self.idempotency_bytes = old.idempotency_bytes;
+        self.instance_memory_bytes = old.instance_memory_bytes;
+        self.state_key_bytes = old.state_key_bytes;
+        self.state_value_bytes = old.state_value_bytes;
+        self.state_bytes = old.state_bytes;
+        self.state_wal_bytes = old.state_wal_bytes;
+        self.effects = old.effects;
+        self.effects_bytes = old.effects_bytes;
+        self.host_call_bytes = old.host_call_bytes;
+    }
+
+    /// Whether a limit of plugins differs.
+    pub(super) fn differ_for_plugins(&self, others: &Self) -> bool {
+        let is_of_plugins = |difference: &String| {
+            let name = difference.split('=').next().unwrap_or_default();
+            name == "rooms" || KEYS_OF_A_PLUGIN.contains(&name)
+        };
+        self.differences(others).iter().any(is_of_plugins)
     }
 
     /// The limits of a plugin's breaker.
