@@ -14,7 +14,10 @@ mod tests;
 mod token;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
 
 use crate::config::{AuthConfig, AuthMode};
 
@@ -37,10 +40,15 @@ pub fn unverified_claims(token: &str) -> Option<serde_json::Map<String, serde_js
 
 /// Checks the tokens of clients.
 pub struct Authenticator {
-    config: AuthConfig,
-    keys: KeySource,
+    accepted: ArcSwap<Accepted>,
     /// `None` for a command that only checks a token.
     revocations: Option<Revocations>,
+}
+
+/// What decides which tokens are accepted.
+pub(crate) struct Accepted {
+    config: AuthConfig,
+    keys: KeySource,
 }
 
 /// Where the keys are.
@@ -59,12 +67,27 @@ impl Authenticator {
     /// # Errors
     /// A key can't be read or used.
     pub fn load(config: &AuthConfig) -> Result<Self, TokenKeyError> {
+        let accepted = ArcSwap::from_pointee(Self::read(config)?);
+        Ok(Self { accepted, revocations: None })
+    }
+
+    /// Loads the keys of a new configuration, to [`replace`](Self::replace) the accepted ones.
+    ///
+    /// # Errors
+    /// A key can't be read or used.
+    pub(crate) fn read(config: &AuthConfig) -> Result<Accepted, TokenKeyError> {
         let keys = match (config.mode, &config.jwks) {
             (AuthMode::Anonymous, _) => KeySource::Anonymous,
             (AuthMode::Jwt, Some(jwks)) => KeySource::Set(KeySet::load(jwks)?),
             (AuthMode::Jwt, None) => KeySource::Configured(Keys::configured(config)?),
         };
-        Ok(Self { config: config.clone(), keys, revocations: None })
+        Ok(Accepted { config: config.clone(), keys })
+    }
+
+    /// Accepts tokens by these keys and claims from now on. Connections whose tokens were accepted
+    /// before stay until these expire.
+    pub(crate) fn replace(&self, accepted: Accepted) {
+        self.accepted.store(Arc::new(accepted));
     }
 
     /// Refuses the revoked tokens of the host with this data directory.
@@ -89,11 +112,14 @@ impl Authenticator {
         &self,
         credentials: &Credentials,
     ) -> Result<Authenticated, TokenError> {
-        if matches!(self.keys, KeySource::Anonymous) {
+        let accepted = self.accepted.load();
+        if matches!(accepted.keys, KeySource::Anonymous) {
             return Ok(Authenticated::anonymous());
         }
+        let allows_anonymous = accepted.config.anonymous;
+        drop(accepted);
         match credentials.token()? {
-            None if self.config.anonymous => Ok(Authenticated::anonymous()),
+            None if allows_anonymous => Ok(Authenticated::anonymous()),
             None => Err(TokenError::None),
             Some(token) => self.check(&token, SystemTime::now()).await,
         }
@@ -105,12 +131,13 @@ impl Authenticator {
     /// Returns why the token is refused.
     pub async fn check(&self, token: &str, now: SystemTime) -> Result<Authenticated, TokenError> {
         let parsed = Token::parse(token)?;
-        match &self.keys {
+        let accepted = self.accepted.load_full();
+        match &accepted.keys {
             KeySource::Anonymous => return Err(TokenError::Algorithm(parsed.algorithm.name())),
             KeySource::Configured(keys) => keys.verify(&parsed)?,
             KeySource::Set(set) => set.verify(&parsed).await?,
         }
-        let known = claims::check(parsed.claims()?, &self.config, now)?;
+        let known = claims::check(parsed.claims()?, &accepted.config, now)?;
         if self.is_revoked(known.identity.user.as_deref(), known.issued_at) {
             return Err(TokenError::Revoked);
         }
@@ -138,17 +165,17 @@ impl Authenticator {
 
     /// How long a client has for a new token after it was told that its token has expired.
     pub(crate) fn grace(&self) -> Duration {
-        self.config.grace_ms
+        self.accepted.load().config.grace_ms
     }
 
     /// Whether the host checks tokens at all.
     pub fn needs_tokens(&self) -> bool {
-        !matches!(self.keys, KeySource::Anonymous)
+        !matches!(self.accepted.load().keys, KeySource::Anonymous)
     }
 
     /// Reads the JWKS file again if it has changed. Blocks; called once a second.
     pub(crate) fn tend(&self) {
-        if let KeySource::Set(set) = &self.keys {
+        if let KeySource::Set(set) = &self.accepted.load_full().keys {
             set.read_if_changed();
         }
     }

@@ -8,6 +8,7 @@ mod deploy;
 mod emit;
 pub(crate) mod output;
 mod plugins;
+mod reload;
 mod serve;
 mod token;
 
@@ -39,6 +40,8 @@ enum Command {
     Plugins(plugins::Plugins),
     /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
     Deploy(deploy::Deploy),
+    /// Makes a running host read its configuration again
+    Reload(reload::Reload),
     /// Creates a token for experiments, or says why the host accepts or refuses a token
     Token(token::Token),
     /// Checks the state of plugins, and accepts the loss of state
@@ -55,6 +58,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Emit(emit) => emit.run(),
         Command::Plugins(plugins) => plugins.run(),
         Command::Deploy(deploy) => deploy.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Token(token) => token.run(),
         Command::Data(data) => data.run(),
         Command::Compile(compile) => Ok(compile.run()),

@@ -1,5 +1,6 @@
-//! The settings of the host: read once, from a file and the environment, into validated types.
-//! Every key has a default, and a line in `sockhop.example.toml`.
+//! The settings of the host, from a file and the environment, in validated types. They are read at
+//! the start, and again when an operator asks for it. Every key has a default, and a line in
+//! `sockhop.example.toml`.
 
 mod auth;
 mod changes;
@@ -17,6 +18,7 @@ mod plugins;
 mod rate;
 mod rule;
 mod server;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -46,6 +48,7 @@ pub use plugins::{InstancePolicy, PluginSettings, PluginsConfig};
 pub use rate::{BucketConfig, RateConfig};
 pub use rule::Rule;
 pub use server::{ProxyHeader, Recovery, ServerConfig, SocketIo, Transport};
+pub use source::ConfigSource;
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -138,14 +141,6 @@ impl Config {
     }
 
     /// Reads `text`, which is the content of `file`, and then the environment `variables`.
-    fn read(
-        file: Option<&Path>,
-        text: Option<&str>,
-        variables: Vec<(String, String)>,
-    ) -> Result<Self, ConfigError> {
-        Self::read_written(file, text, variables).map(|(config, _)| config)
-    }
-
     fn read_written(
         file: Option<&Path>,
         text: Option<&str>,
@@ -720,7 +715,8 @@ mod tests {
     fn a_variable_overrides_a_key_and_is_named_if_it_is_wrong() {
         let load = |name: &str, value: &str| {
             let file = "[limits]\neffects = 7\nhandles = 9";
-            Config::read(None, Some(file), vec![(name.to_owned(), value.to_owned())])
+            Config::read_written(None, Some(file), vec![(name.to_owned(), value.to_owned())])
+                .map(|(config, _)| config)
                 .map_err(|error| error.to_string())
         };
         let limits = load("SOCKHOP_LIMITS__EFFECTS", "8").unwrap().limits;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::breaker::{Change, Denied, Outcome, Permit};
-use crate::config::{Limits, RateConfig};
+use crate::config::LiveConfig;
 use crate::event::{Caller, Connection, Event, Json};
 use crate::events::check_payload;
 use crate::log::{self, Handler};
@@ -32,7 +32,7 @@ use host_events::HostEvents;
 pub struct Dispatcher {
     registry: Arc<Registry>,
     rooms: Arc<Rooms>,
-    limits: Arc<Limits>,
+    config: Arc<LiveConfig>,
     metrics: Arc<Metrics>,
     host_events: HostEvents,
     rate: RateLimits,
@@ -75,18 +75,11 @@ impl Dispatcher {
     pub fn new(
         registry: Arc<Registry>,
         rooms: Arc<Rooms>,
-        limits: Arc<Limits>,
+        config: Arc<LiveConfig>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (host_events, rate) = (HostEvents::default(), RateLimits::new(RateConfig::default()));
-        Self { registry, rooms, limits, metrics, host_events, rate }
-    }
-
-    /// Returns the same dispatcher with these token buckets.
-    #[must_use]
-    pub fn with_rate(mut self, config: RateConfig) -> Self {
-        self.rate = RateLimits::new(config);
-        self
+        let (host_events, rate) = (HostEvents::default(), RateLimits::new(config.get().rate));
+        Self { registry, rooms, config, metrics, host_events, rate }
     }
 
     /// The token buckets of clients.
@@ -217,7 +210,7 @@ impl Dispatcher {
         if let Some(tried) = tried.filter(|rule| !rule.allows(&identity, None)) {
             self.observed("event", &event.name, &event.caller, tried);
         }
-        let (payload, max_depth) = (&event.payload, self.limits.json_depth.get());
+        let (payload, max_depth) = (&event.payload, self.config.get().limits.json_depth.get());
         check_payload(&payload.text, payload.attachments.len(), &inbound.data, max_depth)
     }
 

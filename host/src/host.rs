@@ -12,6 +12,7 @@ mod lock;
 mod monitor;
 mod priority;
 mod reload_thread;
+mod reloadable;
 mod shutdown;
 mod tending;
 
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::config::{Config, Limits, SocketIo};
+use crate::config::{Config, ConfigSource, Limits, LiveConfig, SocketIo, WrittenSettings};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::keys::Keys;
@@ -45,6 +46,7 @@ use crate::plugin::{Engine, this_program};
 use crate::registry::{Generation, OperatorSettings, Registry};
 use crate::reload::{Loader, Operator, PluginStatus, Reloader, ScanError};
 use crate::rooms::Rooms;
+use crate::settings::Settings;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
 use crate::store::Answers;
@@ -54,6 +56,7 @@ use address::AddressFile;
 use connection_limit::{adapt_to_plugins, allowed};
 use priority::lower_priority;
 use reload_thread::follow;
+use reloadable::reloadable;
 use tending::tend;
 
 pub use directories::{address_file, cache_dir, is_empty, key_file, lock_data, plugin_files};
@@ -65,7 +68,8 @@ pub use priority::shorten_time_slice;
 
 /// A host that listens and has loaded its plugins.
 pub struct Host {
-    config: Arc<Config>,
+    config: Arc<LiveConfig>,
+    settings: Arc<Settings>,
     /// Limit of client connections, from the configuration and the file descriptors.
     connections: NonZeroUsize,
     address: SocketAddr,
@@ -112,12 +116,35 @@ impl Host {
     /// # Errors
     /// Same as [`Host::bind`].
     pub async fn bind_with(config: Config, compiler: PathBuf) -> Result<Self, StartError> {
+        Self::bind_to(config, WrittenSettings::default(), None, compiler).await
+    }
+
+    /// Like [`Host::bind`], with the configuration that `source` has given: the host reads it again
+    /// when an operator or [`Monitor::reload`] asks for it.
+    ///
+    /// # Errors
+    /// Same as [`Host::bind`].
+    pub async fn bind_reloadable(
+        (config, written): (Config, WrittenSettings),
+        source: ConfigSource,
+    ) -> Result<Self, StartError> {
+        let compiler = this_program().map_err(StartError::Compiler)?;
+        Self::bind_to(config, written, Some(source), compiler).await
+    }
+
+    async fn bind_to(
+        config: Config,
+        written: WrittenSettings,
+        source: Option<ConfigSource>,
+        compiler: PathBuf,
+    ) -> Result<Self, StartError> {
         let config = Arc::new(config);
+        let live = LiveConfig::new(Arc::clone(&config));
         let lock = DataLock::take(&config.data.dir)?;
         files::remove_unfinished(&config.data.dir);
         files::remove_scratch(&config.data.dir);
         store::remove_unfinished_records(&config.data.dir);
-        let keys = Keys::load(&config)?;
+        let keys = Arc::new(Keys::load(&config)?);
         let answers = Answers::open(
             &config.data.dir.join("answers.sqlite"),
             config.limits.idempotency_bytes.get() as u64,
@@ -147,13 +174,13 @@ impl Host {
         let dispatcher = Dispatcher::new(
             Arc::clone(&registry),
             Arc::clone(&rooms),
-            Arc::clone(&limits),
+            Arc::clone(&live),
             Arc::clone(&metrics),
         );
-        let dispatcher = Arc::new(dispatcher.with_rate(config.rate));
+        let dispatcher = Arc::new(dispatcher);
         let alarm = Arc::new(Notify::new());
         let loader =
-            Arc::new(loader(&config, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
+            Arc::new(loader(&live, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
         let kept = config.data.dir.join("plugins");
         let reloader = Reloader::new(
             &config,
@@ -177,14 +204,23 @@ impl Host {
         let sockets = Sockets::new(
             Arc::clone(&dispatcher),
             Arc::clone(&rooms),
-            Arc::clone(&limits),
+            Arc::clone(&live),
             Arc::clone(&metrics),
             tasks.clone(),
             Arc::clone(&auth),
         );
         let socketio = socketio(&config, &sockets, tasks.clone())?;
+        let parts = reloadable(&keys, &auth, &dispatcher);
+        let settings = Settings::new(
+            source,
+            written,
+            Arc::clone(&live),
+            parts,
+            Arc::clone(&operator),
+            tasks.clone(),
+        );
         let api = Arc::new(Api {
-            config: Arc::clone(&config),
+            config: Arc::clone(&live),
             registry: Arc::clone(&registry),
             dispatcher: Arc::clone(&dispatcher),
             operator: Arc::clone(&operator),
@@ -197,12 +233,13 @@ impl Host {
             sockets: Arc::clone(&sockets),
             auth: Arc::clone(&auth),
             socketio: socketio.clone(),
+            settings: Arc::clone(&settings),
             ready: Arc::clone(&ready),
         });
         let endpoints = http::clients(&api, admin.is_none());
         let router = layered(
             with_socketio(endpoints, &socketio),
-            Origins::new(&config.server.allowed_origins, address),
+            Origins::new(&live, address),
             Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
         );
         // Accepts connections before loading: health requests get an answer, and clients are asked
@@ -215,7 +252,7 @@ impl Host {
             admin_slots = Some(Arc::clone(&slots));
             let router = layered(
                 http::operators(&api),
-                Origins::new(&config.server.allowed_origins, of_operators),
+                Origins::new(&live, of_operators),
                 Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
             );
             let accept = accept(
@@ -269,7 +306,8 @@ impl Host {
         ready.store(true, Ordering::Release);
         gives_up.disarm();
         Ok(Self {
-            config,
+            config: live,
+            settings,
             connections: allowed.connections,
             address,
             of_operators,
@@ -310,7 +348,8 @@ impl Host {
 
     /// Returns how long a stop takes at most.
     pub fn longest_stop(&self) -> Duration {
-        let limits = &self.config.limits;
+        let config = self.config.get();
+        let limits = &config.limits;
         limits.shutdown_unready_ms + limits.shutdown_drain_ms + shutdown::LAST_STEPS
     }
 
@@ -325,6 +364,7 @@ impl Host {
             operator: Arc::clone(&self.operator),
             registry: Arc::clone(&self.registry),
             rooms: Arc::clone(&self.rooms),
+            settings: Arc::clone(&self.settings),
         }
     }
 
@@ -353,14 +393,14 @@ fn layered(endpoints: Router, origins: Origins, layers: Layers<'_>) -> Router {
         .layer(axum::middleware::from_fn(problem::unify))
         .layer(from_fn_with_state(limits, body::pace))
         .layer(from_fn_with_state(slots, admission::admit))
-        .layer(origin::cors(&origins, api.config.server.allowed_headers.as_deref()))
+        .layer(origin::cors(&origins, api.config.get().server.allowed_headers.as_deref()))
         .layer(from_fn_with_state(Arc::clone(api), routes::options))
         .layer(from_fn_with_state(origins, origin::check))
         // Outside of all layers that answer requests: a reserved slot must be free after any
         // answer.
         .layer(axum::middleware::from_fn(admission::close_reserved))
         .layer(axum::middleware::from_fn(problem::record))
-        .layer(from_fn_with_state(TrustedProxies::new(&api.config), proxy::resolve))
+        .layer(from_fn_with_state(TrustedProxies::new(&api.config.get()), proxy::resolve))
 }
 
 /// Returns how long one write may wait for its client. With the library, writes have no limit: its

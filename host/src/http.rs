@@ -16,6 +16,7 @@ pub(crate) mod origin;
 mod plugins;
 pub(crate) mod problem;
 pub(crate) mod proxy;
+mod reload;
 pub(crate) mod routes;
 pub(crate) mod slots;
 pub(crate) mod socketio;
@@ -33,12 +34,13 @@ use axum::routing::{get, post};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::config::{Config, Scope};
+use crate::config::{LiveConfig, Scope};
 use crate::dispatcher::Dispatcher;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
+use crate::settings::Settings;
 use crate::socket::Sockets;
 use crate::socketio::Server;
 use crate::store::Answers;
@@ -48,7 +50,7 @@ use slots::ConnectionSlots;
 
 /// The shared state of all endpoints.
 pub(crate) struct Api {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Arc<LiveConfig>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) operator: Arc<Operator>,
@@ -56,13 +58,14 @@ pub(crate) struct Api {
     /// The tasks that a stop of the host waits for.
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) keys: Keys,
+    pub(crate) keys: Arc<Keys>,
     /// The answers to requests with an idempotency key.
     pub(crate) answers: Arc<Answers>,
     pub(crate) slots: Arc<ConnectionSlots>,
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) socketio: Server,
+    pub(crate) settings: Arc<Settings>,
     /// Set when the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
 }
@@ -98,6 +101,8 @@ fn of_operators() -> Router<Arc<Api>> {
         .route("/api/plugins/{name}/disable", post(plugins::disable))
         .route("/api/plugins/{name}/enable", post(plugins::enable))
         .route("/api/plugins/{name}/forget", post(plugins::forget))
+        .route("/api/reload", post(reload::reload))
+        .route("/api/reload/preview", post(reload::preview))
         .route("/api/users/{user}/disconnect", post(users::disconnect))
         .route("/api/users/{user}/revoke", post(users::revoke))
         .route("/metrics", get(metrics::metrics))
@@ -127,6 +132,6 @@ pub(crate) async fn wait_until_loaded(
 impl Api {
     /// Returns the scope that the contract requires, or `None` if the contract is public.
     fn contract_scope(&self) -> Option<Scope> {
-        (!self.config.contract.public).then_some(Scope::Operate)
+        (!self.config.get().contract.public).then_some(Scope::Operate)
     }
 }

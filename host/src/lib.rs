@@ -34,6 +34,7 @@
 //! | [`dispatcher`] | the handling of an event, up to its answer | |
 //! | `socket` | connections, mailboxes | |
 //! | [`reload`] | loading plugins from the directory and publishing them | `notify` |
+//! | `settings` | a configuration that changes while the host runs | |
 //! | `http` | HTTP endpoints | `axum` |
 //! | [`host`] | composition of all parts | all modules, `axum` |
 //!
@@ -92,6 +93,8 @@ pub mod dispatcher;
 mod socket;
 
 pub mod reload;
+
+mod settings;
 
 mod http;
 

@@ -36,8 +36,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::{Registry, reload};
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{LogConfig, LogFilter, LogFormat};
 
 use format::Format;
 use queue::LineQueue;
@@ -69,6 +70,9 @@ type SharedRepeats = Arc<Mutex<Repeats>>;
 /// The queue of this process's log, for the metric.
 static QUEUE: OnceLock<Arc<LineQueue>> = OnceLock::new();
 
+/// The filter of this process's log.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
 /// Why the log can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -99,11 +103,8 @@ pub fn start(settings: &LogConfig) -> Result<Log, LogError> {
 /// # Errors
 /// Same as [`start`].
 pub fn start_for_command() -> Result<Log, LogError> {
-    let settings = LogConfig {
-        filter: crate::config::LogFilter::plugins(),
-        collapse: false,
-        ..LogConfig::default()
-    };
+    let settings =
+        LogConfig { filter: LogFilter::plugins(), collapse: false, ..LogConfig::default() };
     begin(&settings, Format { format: LogFormat::Text, ansi: colours(), time: false })
 }
 
@@ -113,14 +114,27 @@ fn begin(settings: &LogConfig, format: Format) -> Result<Log, LogError> {
     let chores = LogChores { format, repeats: repeats.clone() };
     let writer =
         LineWriter::with_chores("sockhop-log", stderr(), Arc::clone(&queue), Box::new(chores))?;
-    let mut targets = Targets::new().with_default(settings.filter.level());
-    targets.extend(settings.filter.targets().map(|(target, level)| (target.to_owned(), level)));
+    let (filter, handle) = reload::Layer::new(targets(&settings.filter));
     let layer = RecordLayer { queue: Arc::clone(&queue), format, repeats: repeats.clone() };
-    let subscriber = tracing_subscriber::registry().with(targets).with(layer);
+    let subscriber = tracing_subscriber::registry().with(filter).with(layer);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
-    let _ = QUEUE.set(Arc::clone(&queue));
+    let _ = (QUEUE.set(Arc::clone(&queue)), FILTER.set(handle));
     panics::install();
     Ok(Log { writer, queue, format, repeats })
+}
+
+fn targets(filter: &LogFilter) -> Targets {
+    let mut targets = Targets::new().with_default(filter.level());
+    targets.extend(filter.targets().map(|(target, level)| (target.to_owned(), level)));
+    targets
+}
+
+/// Shows other records from now on. Without effect in a process without a log.
+pub(crate) fn set_filter(filter: &LogFilter) {
+    // It fails only if a thread has panicked while it replaced the filter.
+    if let Some(handle) = FILTER.get() {
+        let _ = handle.reload(targets(filter));
+    }
 }
 
 impl Log {

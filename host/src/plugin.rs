@@ -58,6 +58,24 @@ pub(crate) struct Code {
     ended: CancellationToken,
 }
 
+impl Code {
+    fn new(
+        engine: Arc<Engine>,
+        pre: bindings::PluginPre<state::InstanceState>,
+        registration: &Registration,
+        settings: &PluginSettings,
+        memory: Arc<AtomicUsize>,
+    ) -> Self {
+        let limits = Arc::new(settings.limits.clone());
+        let version = Some(registration.version.clone());
+        let output = Arc::new(output::Output::new(&registration.name, version, &limits));
+        let config =
+            settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (config, ended) = (Arc::new(config), CancellationToken::new());
+        Self { engine, pre, limits, config, output, memory, ended }
+    }
+}
+
 /// A version of a plugin that can handle events.
 pub struct Plugin {
     /// What the plugin declared in `register`.
@@ -78,27 +96,21 @@ impl Plugin {
     /// that the instances of all versions of the plugin use.
     pub fn new(candidate: Candidate, settings: &PluginSettings, memory: Arc<AtomicUsize>) -> Self {
         let Candidate { registration, file, digest, engine, pre } = candidate;
-        let limits = Arc::new(settings.limits.clone());
-        let instances = engine.instances(&limits);
-        let output = Arc::new(output::Output::new(
-            &registration.name,
-            Some(registration.version.clone()),
-            &limits,
-        ));
-        let config =
-            settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let ended = CancellationToken::new();
-        let code = Code { engine, pre, limits, config: Arc::new(config), output, memory, ended };
+        let code = Code::new(engine, pre, &registration, settings, memory);
+        let instances = code.engine.instances(&code.limits);
         let pool = pool::Pool::new(code, settings.instance_policy, instances);
-        Self {
-            registration,
-            file,
-            digest,
-            loaded_at: SystemTime::now(),
-            pool,
-            calls: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-        }
+        Self::with_pool(registration, file, digest, pool)
+    }
+
+    fn with_pool(
+        registration: Registration,
+        file: PathBuf,
+        digest: String,
+        pool: pool::Pool,
+    ) -> Self {
+        let (calls, failures) = (AtomicU64::new(0), AtomicU64::new(0));
+        let loaded_at = SystemTime::now();
+        Self { registration, file, digest, loaded_at, pool, calls, failures }
     }
 
     /// Creates a new plugin of the same version. Code and registration are shared; instances and
@@ -106,15 +118,20 @@ impl Plugin {
     #[must_use]
     pub fn fresh(&self) -> Self {
         let code = Code { ended: CancellationToken::new(), ..self.pool.code().clone() };
-        Self {
-            registration: self.registration.clone(),
-            file: self.file.clone(),
-            digest: self.digest.clone(),
-            loaded_at: SystemTime::now(),
-            pool: self.pool.fresh(code),
-            calls: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-        }
+        self.with_code(self.pool.fresh(code))
+    }
+
+    /// Same as [`fresh`](Self::fresh), with other settings.
+    #[must_use]
+    pub fn under(&self, settings: &PluginSettings) -> Self {
+        let Code { engine, pre, memory, .. } = self.pool.code().clone();
+        let code = Code::new(engine, pre, &self.registration, settings, memory);
+        let instances = code.engine.instances(&code.limits);
+        self.with_code(pool::Pool::new(code, settings.instance_policy, instances))
+    }
+
+    fn with_code(&self, pool: pool::Pool) -> Self {
+        Self::with_pool(self.registration.clone(), self.file.clone(), self.digest.clone(), pool)
     }
 
     /// The plugin's name, which is also the name of its slot.

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use governor::clock::{Clock, MonotonicClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
@@ -28,15 +30,20 @@ const DROP_AGAIN: Duration = Duration::from_secs(1);
 type Limiter = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<Instant>>;
 
 /// The token buckets of one host.
+#[derive(Debug, Clone)]
+pub(crate) struct RateLimits(Arc<SharedBuckets>);
+
 #[derive(Debug)]
-pub(crate) struct RateLimits {
-    config: RateConfig,
+struct SharedBuckets {
+    /// Counts the changes of the configuration.
+    changes: AtomicU64,
     users: Mutex<Users>,
 }
 
-/// The buckets of users, by name.
+/// The buckets of users, by name, and the configuration of all buckets.
 #[derive(Debug)]
 struct Users {
+    config: RateConfig,
     by_name: HashMap<String, Arc<Bucket>>,
     /// The number of buckets at which those that are full again are dropped.
     drop_at: usize,
@@ -46,9 +53,23 @@ struct Users {
     shared: Option<Arc<Bucket>>,
 }
 
-/// The buckets from which the events of one client take tokens.
+/// The buckets from which the events of one client take tokens. They are new after a change of the
+/// configuration.
 #[derive(Debug, Default)]
 pub(crate) struct ClientRate {
+    /// `None` for a client without limits.
+    limits: Option<RateLimits>,
+    has_connection: bool,
+    /// The name of the bucket that it shares.
+    user: Option<Box<str>>,
+    /// The number of changes of the configuration when `buckets` were taken.
+    taken_at: AtomicU64,
+    /// `None` if the configuration has no limits.
+    buckets: ArcSwapOption<ClientBuckets>,
+}
+
+#[derive(Debug)]
+struct ClientBuckets {
     connection: Option<Bucket>,
     user: Option<Arc<Bucket>>,
 }
@@ -96,62 +117,104 @@ impl Bucket {
     }
 }
 
-impl RateLimits {
-    pub(crate) fn new(config: RateConfig) -> Self {
+impl Users {
+    fn new(config: RateConfig) -> Self {
         let shared = config.user.map(|bucket| Arc::new(Bucket::new(bucket)));
         let (by_name, dropped_at) = (HashMap::new(), Instant::now());
-        let users = Users { by_name, drop_at: FEW_USERS, dropped_at, shared };
-        Self { config, users: Mutex::new(users) }
+        Self { config, by_name, drop_at: FEW_USERS, dropped_at, shared }
+    }
+
+    /// The bucket of a user. It is kept until it is full again, so that a client gets no new one
+    /// when it returns.
+    fn bucket(&mut self, user: &str) -> Option<Arc<Bucket>> {
+        let config = self.config.user?;
+        if let Some(bucket) = self.by_name.get(user) {
+            return Some(Arc::clone(bucket));
+        }
+        let is_due = self.by_name.len() < MAX_USERS || self.dropped_at.elapsed() >= DROP_AGAIN;
+        if self.by_name.len() >= self.drop_at && is_due {
+            self.by_name.retain(|_, bucket| !Bucket::is_over(bucket));
+            self.drop_at = (2 * self.by_name.len()).clamp(FEW_USERS, MAX_USERS);
+            self.dropped_at = Instant::now();
+        }
+        if self.by_name.len() >= MAX_USERS {
+            return self.shared.clone();
+        }
+        let bucket = Arc::new(Bucket::new(config));
+        self.by_name.insert(user.to_owned(), Arc::clone(&bucket));
+        Some(bucket)
+    }
+}
+
+impl RateLimits {
+    pub(crate) fn new(config: RateConfig) -> Self {
+        let (changes, users) = (AtomicU64::new(0), Mutex::new(Users::new(config)));
+        Self(Arc::new(SharedBuckets { changes, users }))
+    }
+
+    /// Replaces the configuration. If it differs, every client has new buckets, which are full.
+    pub(crate) fn replace(&self, config: RateConfig) {
+        let mut users = self.users();
+        if users.config != config {
+            *users = Users::new(config);
+            drop(users);
+            self.0.changes.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// The buckets of a new connection.
     pub(crate) fn of_connection(&self, user: Option<&str>) -> ClientRate {
-        ClientRate {
-            connection: self.config.connection.map(Bucket::new),
-            user: user.and_then(|user| self.of_user(user)),
-        }
+        ClientRate::new(self, true, user.map(Into::into))
     }
 
     /// The buckets of a request over HTTP.
     pub(crate) fn of_request(&self, user: Option<&str>, network: Option<IpAddr>) -> ClientRate {
         // No user has a name with a line break.
-        let of_network = || network.map(|network| format!("\n{network}"));
-        let name = user.map(str::to_owned).or_else(of_network);
-        ClientRate { connection: None, user: name.and_then(|name| self.of_user(&name)) }
-    }
-
-    /// The bucket of a user. It is kept until it is full again, so that a client gets no new one
-    /// when it returns.
-    fn of_user(&self, user: &str) -> Option<Arc<Bucket>> {
-        let config = self.config.user?;
-        let mut users = self.users();
-        if let Some(bucket) = users.by_name.get(user) {
-            return Some(Arc::clone(bucket));
-        }
-        let is_due = users.by_name.len() < MAX_USERS || users.dropped_at.elapsed() >= DROP_AGAIN;
-        if users.by_name.len() >= users.drop_at && is_due {
-            users.by_name.retain(|_, bucket| !Bucket::is_over(bucket));
-            users.drop_at = (2 * users.by_name.len()).clamp(FEW_USERS, MAX_USERS);
-            users.dropped_at = Instant::now();
-        }
-        if users.by_name.len() >= MAX_USERS {
-            return users.shared.clone();
-        }
-        let bucket = Arc::new(Bucket::new(config));
-        users.by_name.insert(user.to_owned(), Arc::clone(&bucket));
-        Some(bucket)
+        let of_network = || network.map(|network| format!("\n{network}").into());
+        ClientRate::new(self, false, user.map(Into::into).or_else(of_network))
     }
 
     /// The lock is held for a look-up, when a connection begins. A panic leaves the map consistent.
     fn users(&self) -> MutexGuard<'_, Users> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ClientRate {
+    fn new(limits: &RateLimits, has_connection: bool, user: Option<Box<str>>) -> Self {
+        let (limits, taken_at) = (Some(limits.clone()), AtomicU64::new(0));
+        let rate =
+            Self { limits, has_connection, user, taken_at, buckets: ArcSwapOption::default() };
+        rate.update();
+        rate
+    }
+
+    /// Takes the buckets of the configuration in force.
+    fn update(&self) {
+        let Some(limits) = &self.limits else { return };
+        // Before the buckets: a change meanwhile leads to another update.
+        self.taken_at.store(limits.0.changes.load(Ordering::Acquire), Ordering::Relaxed);
+        let mut users = limits.users();
+        let connection = users.config.connection.filter(|_| self.has_connection).map(Bucket::new);
+        let user = self.user.as_ref().and_then(|user| users.bucket(user));
+        let has_any = connection.is_some() || user.is_some();
+        self.buckets.store(has_any.then(|| Arc::new(ClientBuckets { connection, user })));
+    }
+
     /// Takes a token for one event from each bucket.
     pub(crate) fn take(&self) -> Verdict {
-        let buckets = [("connection", self.connection.as_ref()), ("user", self.user.as_deref())];
+        let changes = |limits: &RateLimits| limits.0.changes.load(Ordering::Acquire);
+        if self
+            .limits
+            .as_ref()
+            .is_some_and(|limits| changes(limits) != self.taken_at.load(Ordering::Relaxed))
+        {
+            self.update();
+        }
+        let buckets = self.buckets.load();
+        let Some(buckets) = buckets.as_ref() else { return Verdict::Allowed };
+        let buckets =
+            [("connection", buckets.connection.as_ref()), ("user", buckets.user.as_deref())];
         let mut verdict = Verdict::Allowed;
         for (kind, bucket) in buckets {
             let Some(bucket) = bucket else { continue };

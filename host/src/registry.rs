@@ -130,6 +130,18 @@ impl Generation {
         Self { number: previous.number + 1, operator, rooms, ..Self::default() }
     }
 
+    /// Returns the same generation with other declarations of the operator. Call it before the first
+    /// plugin is admitted.
+    #[must_use]
+    pub fn with_operator(self, operator: Arc<OperatorSettings>) -> Self {
+        Self { operator, ..self }
+    }
+
+    /// The declarations of the operator.
+    pub fn operator(&self) -> &Arc<OperatorSettings> {
+        &self.operator
+    }
+
     /// Returns the subjects of the operator's rules that no plugin declares.
     pub fn rules_without_subject(&self) -> Vec<&Subject> {
         let is_declared = |subject: &&Subject| match subject {
@@ -146,13 +158,15 @@ impl Generation {
         self.disabled.contains(plugin)
     }
 
-    /// Whether the same versions serve as in `other`, and the same plugins are disabled.
+    /// Whether the same versions serve as in `other`, the same plugins are disabled, and the
+    /// operator declares the same.
     pub fn serves_what(&self, other: &Self) -> bool {
         let same =
             |(active, other): (&Arc<ActivePlugin>, &Arc<ActivePlugin>)| Arc::ptr_eq(active, other);
         self.plugins.len() == other.plugins.len()
             && self.plugins.iter().zip(&other.plugins).all(same)
             && self.disabled == other.disabled
+            && Arc::ptr_eq(&self.operator, &other.operator)
     }
 
     /// Whether this version serves.

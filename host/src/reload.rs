@@ -50,7 +50,7 @@ use crate::rooms::Rooms;
 
 pub use loader::{LoadFailure, Loader};
 use loads::{LoadJob, Loaded};
-use operator::{CommandResults, SubmittedCommand};
+use operator::{CommandResults, Submitted};
 pub use operator::{Operator, OperatorCommand};
 use progress::Progress;
 use publish::Publisher;
@@ -64,7 +64,7 @@ pub struct Reloader {
     scanner: Scanner,
     publisher: Publisher,
     operator: Arc<Operator>,
-    commands: mpsc::Receiver<SubmittedCommand>,
+    commands: mpsc::Receiver<Submitted>,
     /// Notified when the breaker of a plugin opens.
     alarm: Arc<Notify>,
     /// Lowers the priority of this thread below that of the threads that serve events. `None` once
@@ -169,11 +169,7 @@ impl Reloader {
                     self.scanner.files.retry_now();
                     self.scanner.scan_within(Duration::ZERO);
                 }
-                Some(command) = self.commands.recv() => {
-                    if self.publisher.begin(command) {
-                        self.publisher.publish(&mut self.scanner);
-                    }
-                }
+                Some(submitted) = self.commands.recv() => self.carry_out(submitted),
                 Some((job, result)) = self.publisher.inventory.loads.next() => {
                     self.record_load(job, result);
                     // Otherwise it is published with the results of the last scan.
@@ -237,6 +233,27 @@ impl Reloader {
         if !due.is_empty() {
             self.publisher.load_files(due);
             self.publisher.publish_status(&self.scanner.files, CommandResults::new());
+        }
+    }
+
+    /// Carries out what an operator has submitted.
+    fn carry_out(&mut self, submitted: Submitted) {
+        match submitted {
+            Submitted::Command(command) => {
+                if self.publisher.begin(command) {
+                    self.publisher.publish(&mut self.scanner);
+                }
+            }
+            Submitted::Settings(settings, done) => {
+                self.publisher.apply_settings(*settings);
+                for path in self.scanner.files.retry_failed() {
+                    self.publisher.inventory.loads.abort(&path);
+                }
+                self.load_due();
+                self.publisher.publish(&mut self.scanner);
+                // The send fails only if nobody waits for it.
+                let _ = done.send(());
+            }
         }
     }
 

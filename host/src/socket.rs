@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::config::Limits;
+use crate::config::LiveConfig;
 use crate::dispatcher::Dispatcher;
 use crate::memory::QueueMemory;
 use crate::metrics::Metrics;
@@ -38,7 +38,7 @@ pub(crate) struct Sockets {
     itself: Weak<Self>,
     dispatcher: Arc<Dispatcher>,
     rooms: Arc<Rooms>,
-    limits: Arc<Limits>,
+    config: Arc<LiveConfig>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     memory: QueueMemory,
@@ -55,18 +55,18 @@ impl Sockets {
     pub(crate) fn new(
         dispatcher: Arc<Dispatcher>,
         rooms: Arc<Rooms>,
-        limits: Arc<Limits>,
+        config: Arc<LiveConfig>,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
         auth: Arc<Authenticator>,
     ) -> Arc<Self> {
         let (clients, is_stopping) = (Mutex::default(), AtomicBool::new(false));
-        let memory = QueueMemory::new(limits.mailboxes_bytes.get());
+        let memory = QueueMemory::new(config.get().limits.mailboxes_bytes.get());
         Arc::new_cyclic(|itself| Self {
             itself: Weak::clone(itself),
             dispatcher,
             rooms,
-            limits,
+            config,
             metrics,
             tasks,
             memory,
@@ -201,20 +201,20 @@ mod tests {
 
     /// The sockets of a host without plugins.
     fn sockets() -> (Arc<Sockets>, Arc<Rooms>, TaskTracker) {
-        let (tasks, limits, metrics) =
-            (TaskTracker::new(), Arc::new(Limits::default()), Arc::new(Metrics::default()));
+        let (tasks, config, metrics) =
+            (TaskTracker::new(), Arc::<LiveConfig>::default(), Arc::new(Metrics::default()));
         let rooms = Arc::new(Rooms::default());
         let dispatcher = Dispatcher::new(
             Arc::new(Registry::default()),
             Arc::clone(&rooms),
-            Arc::clone(&limits),
+            Arc::clone(&config),
             Arc::clone(&metrics),
         );
         let auth = Arc::new(Authenticator::load(&AuthConfig::default()).unwrap());
         let sockets = Sockets::new(
             Arc::new(dispatcher),
             Arc::clone(&rooms),
-            limits,
+            config,
             metrics,
             tasks.clone(),
             auth,

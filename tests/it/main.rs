@@ -40,6 +40,7 @@ mod reload;
 mod rooms;
 mod routes;
 mod sessions;
+mod settings;
 mod state;
 mod stopping;
 mod tidy;

@@ -562,7 +562,7 @@ fn signals_that_others_take_for_words_do_not_end_a_host() {
     let log = data.path().join("log");
     let host = HostProcess::start_logging(plugins.path(), data.path(), &log);
     for (signal, said) in [
-        (Signal::SIGHUP, "SIGHUP: scanning the plugin directory now"),
+        (Signal::SIGHUP, "SIGHUP: reading the configuration again"),
         (Signal::SIGUSR1, "plugin status"),
         (Signal::SIGUSR2, "SIGUSR2: ignored"),
     ] {

@@ -353,6 +353,9 @@ fn every_way_in_is_known_to_this_file() {
             "/api/plugins/{name}/disable",
             "/api/plugins/{name}/enable",
             "/api/plugins/{name}/forget",
+            // Rules that a reload tightens: `settings` has the test.
+            "/api/reload",
+            "/api/reload/preview",
             "/api/users/{user}/disconnect",
             "/api/users/{user}/revoke",
         ])

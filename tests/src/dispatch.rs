@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sockhop::config::{Config, InstancePolicy};
+use sockhop::config::{Config, InstancePolicy, LiveConfig};
 use sockhop::dispatcher::{Dispatcher, EventResult};
 use sockhop::event::{Caller, Connection, Event, Identity, Payload};
 use sockhop::host;
@@ -37,9 +37,10 @@ impl TestDispatcher {
         }
         let (config, metrics, registry) =
             (Arc::new(config), Arc::new(Metrics::default()), Arc::new(Registry::default()));
+        let live = LiveConfig::new(Arc::clone(&config));
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), 1).expect("an engine"));
         let loader =
-            host::loader(&config, &crate::binary(), engine, Arc::default(), Arc::clone(&metrics));
+            host::loader(&live, &crate::binary(), engine, Arc::default(), Arc::clone(&metrics));
         let (mut generation, mut active) = (Generation::after(&Generation::default()), Vec::new());
         for plugin in plugins {
             let name = stem(plugin);
@@ -54,7 +55,7 @@ impl TestDispatcher {
         }
         registry.publish(generation);
         let rooms = Arc::new(Rooms::default());
-        let dispatcher = Dispatcher::new(registry, rooms, Arc::new(config.limits.clone()), metrics);
+        let dispatcher = Dispatcher::new(registry, rooms, live, metrics);
         let (sid, public_id) =
             ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned());
         let address = Some([127, 0, 0, 1].into());

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 use sockhop::auth::Authenticator;
-use sockhop::config::Config;
+use sockhop::config::{Config, LiveConfig};
 use sockhop::contract::PluginContract;
 use sockhop::host;
 use sockhop::log;
@@ -18,7 +18,9 @@ use sockhop::registry::{ActivePlugin, Generation, OperatorSettings, Warning, lin
 use sockhop::rule::RoomRule;
 use sockhop_core::route::Route;
 
+use super::client::{ReachArgs, RequestBody};
 use super::output;
+use super::reload::print_changes;
 
 /// Checks plugins or a configuration; exit status 0 if all are accepted, else 1
 #[derive(Debug, Args)]
@@ -30,9 +32,15 @@ pub(crate) struct Check {
     /// Configuration to check, and to check the plugins with
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Also shows what a running host would change if this were its configuration file, and which
+    /// settings need a restart; the host is found by the options below, else by this configuration
+    #[arg(long, requires = "config")]
+    against_running: bool,
     /// Prints one JSON document instead
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    host: ReachArgs,
 }
 
 impl Check {
@@ -47,6 +55,7 @@ impl Check {
             }
             Err(error) => return Err(error),
         };
+        let changes = self.changes(&config)?;
         // The log shows what a plugin prints or logs while it registers, such as the message of its
         // panic: its author needs it. What the host itself would log is in the result.
         let log = log::start_for_command()?;
@@ -60,13 +69,17 @@ impl Check {
         if self.json {
             let mut document = document(&checked);
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
-                let config =
+                let mut config =
                     json!({"ok": true, "file": file.to_string_lossy(), "warnings": tables});
+                if let (Some(config), Some(changes)) = (config.as_object_mut(), changes) {
+                    let changes = changes.get("changes").cloned().unwrap_or_default();
+                    config.insert("changes".to_owned(), changes);
+                }
                 members.insert("config".to_owned(), config);
             }
             output::json(&document);
         } else {
-            self.print(&checked, &tables);
+            self.print(&checked, &tables, changes.as_ref());
         }
         Ok(if checked.iter().all(|(_, result)| result.is_ok()) {
             ExitCode::SUCCESS
@@ -75,11 +88,25 @@ impl Check {
         })
     }
 
-    fn print(&self, checked: &[Checked], tables: &[String]) {
+    /// Asks the running host what would change, if that is asked for.
+    fn changes(&self, config: &Config) -> anyhow::Result<Option<Value>> {
+        let Some(file) = self.config.as_ref().filter(|_| self.against_running) else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("can't read {}", file.display()))?;
+        let body = Some(RequestBody::Text(&text));
+        self.host.ask(config, "/api/reload/preview", body)?.success().map(Some)
+    }
+
+    fn print(&self, checked: &[Checked], tables: &[String], changes: Option<&Value>) {
         if let Some(config) = &self.config {
             output::line(format_args!("{}: ok", config.display()));
             for warning in tables {
                 output::line(format_args!("  warning: {warning}"));
+            }
+            if let Some(changes) = changes {
+                print_changes(changes, "with a reload");
             }
         }
         let warnings = warnings(checked);
@@ -179,7 +206,8 @@ pub(super) async fn check(
     let compiler = this_program()
         .context("can't find the program's own executable, which compiles plugins")?;
     let cache = cache.unwrap_or_else(|| host::cache_dir(&scratch.0));
-    let loader = host::checking_loader(&Arc::new(config), &compiler, engine, cache);
+    let loader =
+        host::checking_loader(&LiveConfig::new(Arc::new(config)), &compiler, engine, cache);
     let mut generation = Generation::default();
     for file in files {
         let name =

@@ -9,9 +9,19 @@ use serde_json::Value;
 use sockhop::config::Config;
 use sockhop::host;
 
-/// Where the host is, and the key to it
+/// Where the host is, and the key to it, with its configuration file
 #[derive(Debug, Args)]
 pub(crate) struct HostArgs {
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Configuration file of the host
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Where the host is, and the key to it
+#[derive(Debug, Args)]
+pub(crate) struct ReachArgs {
     /// The host's address; without it, the one in the data directory of a running host, else the
     /// one of the configuration
     #[arg(long, value_name = "URL")]
@@ -23,9 +33,6 @@ pub(crate) struct HostArgs {
     /// The key itself
     #[arg(long, env = "SOCKHOP_KEY", hide_env_values = true, hide = true)]
     key: Option<String>,
-    /// Configuration file of the host
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Data directory of the host, where its own key and its address are
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -48,14 +55,36 @@ impl HostArgs {
 
     /// The host's data directory: the named one, else the one of `config`.
     pub(crate) fn data_dir<'paths>(&'paths self, config: &'paths Config) -> &'paths Path {
-        self.data.as_ref().unwrap_or(&config.data.dir)
+        self.reach.data_dir(config)
     }
 
     /// Sends a request to the host: `POST` with a `body`, else `GET`.
     pub(crate) fn ask(&self, path: &str, body: Option<&Value>) -> anyhow::Result<ApiResponse> {
         let config = super::load(self.config.as_ref())?;
-        let data = self.data_dir(&config);
-        let (url, source) = self.address(&config, data);
+        self.reach.ask(&config, path, body.map(RequestBody::Json))
+    }
+}
+
+/// The body of a request.
+pub(crate) enum RequestBody<'request> {
+    Json(&'request Value),
+    Text(&'request str),
+}
+
+impl ReachArgs {
+    fn data_dir<'paths>(&'paths self, config: &'paths Config) -> &'paths Path {
+        self.data.as_ref().unwrap_or(&config.data.dir)
+    }
+
+    /// Sends a request to the host of `config`: `POST` with a `body`, else `GET`.
+    pub(crate) fn ask(
+        &self,
+        config: &Config,
+        path: &str,
+        body: Option<RequestBody<'_>>,
+    ) -> anyhow::Result<ApiResponse> {
+        let data = self.data_dir(config);
+        let (url, source) = self.address(config, data);
         let key_file = self.key_file.clone().or_else(|| match &self.key {
             Some(_) => None,
             None => Some(host::key_file(data)),
@@ -75,7 +104,12 @@ impl HostArgs {
         let url = format!("{}{path}", url.trim_end_matches('/'));
         let authorization = format!("Bearer {key}");
         let sent = match body {
-            Some(body) => agent.post(&url).header("Authorization", authorization).send_json(body),
+            Some(RequestBody::Json(body)) => {
+                agent.post(&url).header("Authorization", authorization).send_json(body)
+            }
+            Some(RequestBody::Text(text)) => {
+                agent.post(&url).header("Authorization", authorization).send(text)
+            }
             None => agent.get(&url).header("Authorization", authorization).call(),
         };
         let mut response = sent.with_context(|| {
@@ -91,9 +125,7 @@ impl HostArgs {
             .with_context(|| format!("the answer of {url} is not that of a Sockhop host"))?;
         Ok(ApiResponse { status, document })
     }
-}
 
-impl HostArgs {
     /// The host's address, and the source of the address.
     fn address(&self, config: &Config, data: &Path) -> (String, String) {
         if let Some(url) = &self.url {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use sockhop::config::{Config, Listen, LogConfig, LogFormat};
+use sockhop::config::{Config, ConfigSource, Listen, LogConfig, LogFormat, WrittenSettings};
 use sockhop::files;
 use sockhop::host::{self, Host};
 use sockhop::log;
@@ -44,19 +44,20 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let file = super::config_file(self.config.as_ref());
-        let config = self.configure(file.as_ref());
-        let settings = match &config {
-            Ok(config) => config.log.clone(),
+        let source = self.source()?;
+        let file = source.file();
+        let loaded = source.load().map_err(anyhow::Error::from).and_then(with_absolute_paths);
+        let settings = match &loaded {
+            Ok((config, _)) => config.log.clone(),
             Err(_) => {
                 LogConfig { format: Config::log_format(file.as_deref()), ..Default::default() }
             }
         };
         let log = log::start(&settings)?;
-        let served = config.and_then(|config| {
-            log_start(&config, file.as_deref());
-            log_open_secrets(&config, file.as_deref());
-            serve(config)
+        let served = loaded.and_then(|loaded| {
+            log_start(&loaded.0, file.as_deref());
+            log_open_secrets(&loaded.0, file.as_deref());
+            serve(loaded, source)
         });
         let code = match (served, settings.format) {
             (Ok(()), _) => Ok(ExitCode::SUCCESS),
@@ -71,16 +72,28 @@ impl Serve {
         code
     }
 
-    /// Loads the configuration, which the arguments override.
-    fn configure(self, file: Option<&PathBuf>) -> anyhow::Result<Config> {
-        let mut config = super::load(file)?;
-        if let Some(listen) = self.listen {
-            config.server.listen = listen;
-        }
-        config.plugins.dir = absolute(self.plugins.as_deref().unwrap_or(&config.plugins.dir))?;
-        config.data.dir = absolute(self.data.as_deref().unwrap_or(&config.data.dir))?;
-        Ok(config)
+    /// Returns where the configuration is read, at the start and again later.
+    fn source(&self) -> anyhow::Result<ConfigSource> {
+        let path = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
+        // A default file that exists at the start is read again even if it is gone then.
+        let file = super::config_file(self.config.as_ref());
+        Ok(ConfigSource {
+            file: path(&file)?,
+            default_file: Some(absolute(Path::new(super::DEFAULT_FILE))?),
+            listen: self.listen.clone(),
+            plugins: path(&self.plugins)?,
+            data: path(&self.data)?,
+        })
     }
+}
+
+/// A configuration, and its settings as they are written.
+type LoadedConfig = (Config, WrittenSettings);
+
+fn with_absolute_paths((mut config, written): LoadedConfig) -> anyhow::Result<LoadedConfig> {
+    config.plugins.dir = absolute(&config.plugins.dir)?;
+    config.data.dir = absolute(&config.data.dir)?;
+    Ok((config, written))
 }
 
 /// The longest time that the end of the host waits for a reader of its log.
@@ -131,7 +144,7 @@ fn log_open_secrets(config: &Config, file: Option<&Path>) {
     }
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(loaded: LoadedConfig, source: ConfigSource) -> anyhow::Result<()> {
     let runtime = runtime()?;
     // This thread is the worker of the current-thread runtime.
     host::shorten_time_slice();
@@ -142,7 +155,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         let taken = StopSignals::take().and_then(|stopping| Ok((stopping, Signals::take()?)));
         let (mut stopping, others) = taken.context("can't register the signal handlers")?;
         let host = tokio::select! {
-            started = start(config, &output) => started?,
+            started = start(loaded, source, &output) => started?,
             () = stopping.next() => {
                 tracing::info!("stopped before the host had started");
                 return Ok(());
@@ -193,7 +206,12 @@ const EVENT_INTERVAL: u32 = 128;
 
 /// Starts the host, and prints what it serves and how to use it. With a JSON log, which may share
 /// its destination with the standard output, prints only the address, as a JSON object.
-async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
+async fn start(
+    loaded: LoadedConfig,
+    source: ConfigSource,
+    output: &Background,
+) -> anyhow::Result<Host> {
+    let config = &loaded.0;
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
     let (configured_keys, is_text) =
         (!config.keys.is_empty(), config.log.format == LogFormat::Text);
@@ -207,7 +225,7 @@ async fn start(config: Config, output: &Background) -> anyhow::Result<Host> {
         tracing::warn!(dir = %plugins.display(), "the plugin directory holds no .wasm; put one \
                                         there");
     }
-    let host = Host::bind(config).await?;
+    let host = Host::bind_reloadable(loaded, source).await?;
     let (address, of_operators) = (host.local_addr(), host.operator_addr());
     if is_text {
         host.statuses().iter().for_each(|status| print_plugin(output, status));

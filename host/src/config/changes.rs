@@ -9,7 +9,7 @@ use figment2::providers::{Format, Toml};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Config, PluginSettings, ServerConfig, is_secret, limits};
+use super::{Config, ServerConfig, is_secret, limits};
 
 /// The keys that only a start reads, besides those of `limits`. A table stands for all its keys.
 const NEEDS_RESTART: &[&str] = &[
@@ -70,6 +70,17 @@ impl WrittenSettings {
     /// Removes a key that an argument of the command overrides.
     pub fn remove(&mut self, key: &str) {
         self.0.remove(key);
+    }
+
+    /// Takes the values of `after`, except those of the `changes` that need a restart.
+    pub(crate) fn apply(&mut self, after: Self, changes: &[Change]) {
+        let before = std::mem::replace(self, after);
+        for change in changes.iter().filter(|change| change.needs_restart) {
+            match before.0.get(&change.key) {
+                Some(value) => drop(self.0.insert(change.key.clone(), value.clone())),
+                None => drop(self.0.remove(&change.key)),
+            }
+        }
     }
 
     /// Returns the keys whose values differ in `after`, in the order of their names.
@@ -155,14 +166,6 @@ impl Config {
             .collect();
         applied.check().map_err(|problem| format!("not possible without a restart: {problem}"))?;
         Ok(applied)
-    }
-
-    /// Whether the plugin `name` would run differently under `other`.
-    pub(crate) fn has_other_settings(&self, other: &Self, name: &str) -> bool {
-        let (own, others) = (self.of_plugin(name), other.of_plugin(name));
-        let PluginSettings { instance_policy, config, limits } = &own;
-        (instance_policy, config) != (&others.instance_policy, &others.config)
-            || limits.differ_for_plugins(&others.limits)
     }
 
     /// Reads `text` in place of the configuration file `file`, and the environment. Reads no other
@@ -271,9 +274,11 @@ mod tests {
         let applied = new.applied_to(&old).unwrap();
         let limits = applied.of_plugin("a").limits;
         assert_eq!((limits.state_bytes.get(), limits.event_cpu_ms.as_millis()), (9_000_000, 9));
-        assert!(old.has_other_settings(&applied, "a") && old.has_other_settings(&applied, "b"));
+        for plugin in ["a", "b"] {
+            assert!(!applied.of_plugin(plugin).is_same_for_plugin(&old.of_plugin(plugin)));
+        }
         let (other, _) = read("[limits]\nkeep_alive_ms = 9");
-        assert!(!Config::default().has_other_settings(&other, "a"));
+        assert!(other.of_plugin("a").is_same_for_plugin(&Config::default().of_plugin("a")));
     }
 
     #[test]

@@ -65,6 +65,12 @@ pub struct PluginSettings {
 }
 
 impl PluginSettings {
+    /// Whether a plugin runs in the same way under these settings as under `others`.
+    pub(crate) fn is_same_for_plugin(&self, others: &Self) -> bool {
+        (self.instance_policy, &self.config) == (others.instance_policy, &others.config)
+            && !self.limits.differ_for_plugins(&others.limits)
+    }
+
     /// Reads a plugin's table, which overrides `[limits]`.
     #[allow(
         clippy::result_large_err,

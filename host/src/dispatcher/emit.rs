@@ -42,7 +42,7 @@ impl Dispatcher {
         let generation = self.registry.snapshot();
         let declarations: Vec<_> = generation.outbound(event).collect();
         let Some(first) = declarations.first() else { return Err(Rejection::UnknownEvent) };
-        let value = parse_payload(data.get(), self.limits.json_depth.get())?;
+        let value = parse_payload(data.get(), self.config.get().limits.json_depth.get())?;
         first.data.check(&value).map_err(Rejection::against_schema)?;
         // Plugins that emit the same event have the same schema. The operator's may differ.
         for other in declarations.iter().filter(|other| other.data != first.data) {

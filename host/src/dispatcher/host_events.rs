@@ -75,7 +75,10 @@ impl Dispatcher {
         let awaited = self.dispatch_host_event(HostEvent::new(kind, Recipients::All));
         // A plugin that takes longer handles the event afterwards: it must not keep the connection
         // in the rooms that others see.
-        let _ = tokio::time::timeout(self.limits.event_wall_ms, awaited.wait()).await;
+        let _ = {
+            let limit = self.config.get().limits.event_wall_ms;
+            tokio::time::timeout(limit, awaited.wait()).await
+        };
     }
 
     /// Number of host events that wait for `plugin`.

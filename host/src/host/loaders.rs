@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::config::Config;
+use crate::config::LiveConfig;
 use crate::metrics::Metrics;
 use crate::plugin::{Compiler, Engine};
 use crate::reload::Loader;
@@ -15,21 +15,21 @@ use super::directories::cache_dir;
 /// Returns a loader that keeps the plugins' state and compiled code in the data directory of
 /// `config`.
 pub fn loader(
-    config: &Arc<Config>,
+    config: &Arc<LiveConfig>,
     compiler: &Path,
     engine: Arc<Engine>,
     alarm: Arc<Notify>,
     metrics: Arc<Metrics>,
 ) -> Loader {
-    let data = &config.data.dir;
-    let compiler = Compiler::new(compiler.to_owned(), cache_dir(data));
+    let cache = cache_dir(&config.get().data.dir);
+    let compiler = Compiler::new(compiler.to_owned(), cache);
     Loader::new(engine, Arc::clone(config), compiler, alarm, metrics)
 }
 
 /// Returns a loader for checking plugins: like [`loader`], with compiled code in `cache`. The cache
 /// may be that of a host that serves events.
 pub fn checking_loader(
-    config: &Arc<Config>,
+    config: &Arc<LiveConfig>,
     compiler: &Path,
     engine: Arc<Engine>,
     cache: PathBuf,

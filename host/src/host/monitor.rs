@@ -5,18 +5,27 @@ use std::sync::Arc;
 use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
+use crate::settings::Settings;
 
 /// Operations on a running host, for the process in which it runs.
 pub struct Monitor {
     pub(super) operator: Arc<Operator>,
     pub(super) registry: Arc<Registry>,
     pub(super) rooms: Arc<Rooms>,
+    pub(super) settings: Arc<Settings>,
 }
 
 impl Monitor {
     /// Scans the plugin directory now, and retries loads that failed because of their environment.
     pub fn request_scan(&self) {
         self.operator.request_scan();
+    }
+
+    /// Reads the configuration again and applies it, as `POST /api/reload` does. The log has the
+    /// result.
+    pub async fn reload(&self) {
+        // The error is in the log.
+        let _ = self.settings.reload().await;
     }
 
     /// Logs the status of the host and of each plugin.

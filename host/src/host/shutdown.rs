@@ -27,14 +27,16 @@ impl Host {
         self.reloading.cancel();
         tracing::info!(connections = self.rooms.connections(), "stopping: no longer ready");
         if self.rooms.connections() > 0 {
-            within(self.config.limits.shutdown_unready_ms, &at_once, std::future::pending()).await;
+            within(self.config.get().limits.shutdown_unready_ms, &at_once, std::future::pending())
+                .await;
         }
         self.slots.close();
         if let Some(slots) = &self.admin_slots {
             slots.close();
         }
         tracing::info!("stopping: finishing running events");
-        if !within(self.config.limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await {
+        if !within(self.config.get().limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await
+        {
             tracing::warn!("some events did not finish in time");
         }
         let last = Instant::now() + LAST_STEPS;

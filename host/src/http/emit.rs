@@ -51,7 +51,7 @@ pub(super) async fn emit(
     let problem = |event: &str, rejection: Rejection| rejected(&rejection, event, &id);
     let (parts, body) = request.into_parts();
     let form = Form::of(&parts.headers)?;
-    let max_bytes = api.config.limits.message_bytes.get();
+    let max_bytes = api.config.get().limits.message_bytes.get();
     let max_body = if form.is_single() { max_bytes } else { max_bytes.saturating_mul(MAX_BATCH) };
     let body = body::read(body, max_body + ENVELOPE_BYTES)
         .await
@@ -71,7 +71,7 @@ pub(super) async fn emit(
         None => None,
         Some(key) => {
             let digest: [u8; 32] = digest(&parts.headers, &body);
-            let (answers, owner) = (Arc::clone(&api.answers), owner.to_owned());
+            let (answers, owner) = (Arc::clone(&api.answers), Arc::clone(&owner));
             let begin = move || answers.begin(&owner, &key, digest, SystemTime::now());
             match blocking(begin).await {
                 Ok(Begun::New(execution)) => Some(execution),
@@ -96,7 +96,7 @@ pub(super) async fn emit(
     }
     let answer = answer(&id, &prepared, requests.is_batch);
     let receivers: usize = prepared.iter().map(PreparedEmit::receivers).sum();
-    tracing::debug!(key = owner, %id, events = prepared.len(), receivers, "emitted over HTTP");
+    tracing::debug!(key = &*owner, %id, events = prepared.len(), receivers, "emitted over HTTP");
     let (host, text) = (Arc::clone(&api), answer.to_string());
     // In a task of its own: a program that hangs up must not end the request between the answer
     // that is kept and the events.

@@ -39,9 +39,10 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
     let fails = |active: &Arc<ActivePlugin>| {
         active.state.store.trouble().is_some_and(|trouble| trouble.kind.is_outage())
     };
-    let is_required = |active: &&Arc<ActivePlugin>| {
-        api.config.plugins.required.iter().any(|name| name == active.code.name())
-    };
+    let config = api.config.get();
+    let required = &config.plugins.required;
+    let is_required =
+        |active: &&Arc<ActivePlugin>| required.iter().any(|name| name == active.code.name());
     if let Some(failing) =
         generation.plugins.iter().filter(is_required).find(|active| fails(active))
     {
@@ -50,7 +51,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
             failing.code.name()
         ));
     }
-    match api.config.plugins.required.iter().find(|name| !serves(name)) {
+    match required.iter().find(|name| !serves(name)) {
         Some(missing) => unready(&format!("the required plugin `{missing}` does not serve")),
         None => Ok("ready\n"),
     }

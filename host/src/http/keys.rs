@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
@@ -17,11 +18,14 @@ use crate::files;
 use super::problem::Problem;
 
 /// The accepted keys.
-pub(crate) struct Keys(Vec<AcceptedKey>);
+pub(crate) struct Keys(ArcSwap<KeyList>);
+
+/// The keys that are accepted at one time.
+pub(crate) type KeyList = Vec<Arc<AcceptedKey>>;
 
 /// A key whose holder may send requests.
-pub(super) struct AcceptedKey {
-    name: String,
+pub(crate) struct AcceptedKey {
+    name: Arc<str>,
     /// SHA-256 of the secret, which is not kept. All digests have the same length.
     digest: [u8; 32],
     scopes: Vec<Scope>,
@@ -41,11 +45,16 @@ impl Keys {
     /// Loads the configured keys. If none are configured, loads the host's own key with all scopes,
     /// and creates it if it is missing.
     pub(crate) fn load(config: &Config) -> Result<Self, KeyError> {
+        Self::read(config).map(|keys| Self(ArcSwap::from_pointee(keys)))
+    }
+
+    /// Loads the keys of a new configuration, to [`replace`](Self::replace) the accepted keys.
+    pub(crate) fn read(config: &Config) -> Result<KeyList, KeyError> {
         let secrets = config.read_secrets().map_err(KeyError::Configured)?;
         let mut keys: Vec<_> = secrets
             .iter()
             .map(|(key, secret)| AcceptedKey {
-                name: key.name.clone(),
+                name: key.name.as_str().into(),
                 digest: digest(secret),
                 scopes: key.scopes.clone(),
                 identity: Arc::new(key.identity()),
@@ -54,18 +63,23 @@ impl Keys {
         if keys.is_empty() {
             let secret = own_key(&own_key_file(&config.data.dir))?;
             keys.push(AcceptedKey {
-                name: "host".to_owned(),
+                name: "host".into(),
                 digest: digest(&secret),
                 scopes: Scope::ALL.to_vec(),
                 identity: Arc::default(),
             });
         }
-        Ok(Self(keys))
+        Ok(keys.into_iter().map(Arc::new).collect())
+    }
+
+    /// Accepts these keys from now on, and no others.
+    pub(crate) fn replace(&self, keys: KeyList) {
+        self.0.store(Arc::new(keys));
     }
 
     /// Returns the name of the request's key if it has `scope`. Otherwise 401 (no key, or an
     /// unknown one) or 403 (without this scope).
-    pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<&str, Problem> {
+    pub(super) fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<Arc<str>, Problem> {
         let Some(secret) = bearer(headers) else {
             return Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
@@ -74,17 +88,19 @@ impl Keys {
             ));
         };
         let key = self.find(secret).ok_or_else(unknown)?;
-        key.allow(scope).map(|key| key.name.as_str())
+        key.allow(scope).map(|key| Arc::clone(&key.name))
     }
 
     /// Returns the key with this secret.
-    pub(super) fn find(&self, secret: &str) -> Option<&AcceptedKey> {
+    pub(super) fn find(&self, secret: &str) -> Option<Arc<AcceptedKey>> {
         let given = digest(secret);
         // Every key is compared, in constant time: the response time does not show which key
         // matched.
-        self.0.iter().fold(None, |found, key| {
+        let keys = self.0.load();
+        let found = keys.iter().fold(None, |found, key| {
             if bool::from(same(&key.digest, &given)) { Some(key) } else { found }
-        })
+        });
+        found.cloned()
     }
 }
 
@@ -177,6 +193,6 @@ pub enum KeyError {
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|key| &key.name)).finish()
+        f.debug_list().entries(self.0.load().iter().map(|key| &key.name)).finish()
     }
 }

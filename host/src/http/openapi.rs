@@ -21,7 +21,7 @@ pub(super) async fn show(
     if let Some(scope) = api.contract_scope() {
         api.keys.allow(&headers, scope)?;
     }
-    let needs_tokens = api.auth.needs_tokens() && !api.config.auth.anonymous;
+    let needs_tokens = api.auth.needs_tokens() && !api.config.get().auth.anonymous;
     Ok(Json(document(&api.registry.snapshot().contract(), needs_tokens)))
 }
 

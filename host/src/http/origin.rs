@@ -12,13 +12,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use crate::config::AllowedOrigin;
+use crate::config::LiveConfig;
 
 use super::problem::Problem;
 
 /// The origins whose pages may connect.
 pub(crate) struct Origins {
-    allowed: Vec<AllowedOrigin>,
+    config: Arc<LiveConfig>,
     /// Whether pages of this machine may connect: the host listens on loopback only.
     local: bool,
     /// Refused origins that were logged.
@@ -30,17 +30,18 @@ pub(crate) struct Origins {
 const MAX_LOGGED: usize = 256;
 
 impl Origins {
-    /// Allows `allowed` and, if `listen` is a loopback address, pages of this machine.
-    pub(crate) fn new(allowed: &[AllowedOrigin], listen: SocketAddr) -> Self {
+    /// Allows the configured origins and, if `listen` is a loopback address, pages of this machine.
+    pub(crate) fn new(config: &Arc<LiveConfig>, listen: SocketAddr) -> Self {
         Self {
-            allowed: allowed.to_vec(),
+            config: Arc::clone(config),
             local: listen.ip().is_loopback(),
             logged: Mutex::default(),
         }
     }
 
     fn allow(&self, origin: &str) -> bool {
-        self.allowed.iter().any(|allowed| allowed.allows(origin))
+        let config = self.config.get();
+        config.server.allowed_origins.iter().any(|allowed| allowed.allows(origin))
             || (self.local && is_local(origin))
     }
 
@@ -111,10 +112,11 @@ pub(crate) fn cors(origins: &Arc<Origins>, headers: Option<&[HeaderName]>) -> Co
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{AllowedOrigin, Config};
 
     #[test]
     fn pages_of_this_machine_may_connect_while_only_it_can() {
-        let loopback = Origins::new(&[], SocketAddr::from(([127, 0, 0, 1], 4000)));
+        let loopback = Origins::new(&Arc::default(), SocketAddr::from(([127, 0, 0, 1], 4000)));
         assert!(loopback.allow("http://localhost:3000") && loopback.allow("http://127.0.0.1:1"));
         for other in [
             "https://localhost:3000",
@@ -125,8 +127,11 @@ mod tests {
         ] {
             assert!(!loopback.allow(other), "{other}");
         }
+        let mut config = Config::default();
+        config.server.allowed_origins =
+            vec![AllowedOrigin::parse("https://app.example.com").unwrap()];
         let open = Origins::new(
-            &[AllowedOrigin::parse("https://app.example.com").unwrap()],
+            &LiveConfig::new(Arc::new(config)),
             SocketAddr::from(([0, 0, 0, 0], 4000)),
         );
         assert!(open.allow("https://app.example.com") && !open.allow("http://localhost:3000"));

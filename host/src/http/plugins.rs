@@ -59,7 +59,7 @@ pub(super) async fn roll_back(
     // The key is checked first: other callers must not make the host wait for a body.
     let key = api.keys.allow(request.headers(), Scope::Operate)?;
     let RollBack { to } = body::command(request.into_body(), "to?: DIGEST").await?;
-    run_command(&api, key, &name, OperatorCommand::RollBack(to)).await
+    run_command(&api, &key, &name, OperatorCommand::RollBack(to)).await
 }
 
 /// Disables a plugin: its events are answered `unavailable`.
@@ -69,7 +69,7 @@ pub(super) async fn disable(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
-    run_command(&api, key, &name, OperatorCommand::Disable).await
+    run_command(&api, &key, &name, OperatorCommand::Disable).await
 }
 
 /// Enables a plugin again.
@@ -79,7 +79,7 @@ pub(super) async fn enable(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
-    run_command(&api, key, &name, OperatorCommand::Enable).await
+    run_command(&api, &key, &name, OperatorCommand::Enable).await
 }
 
 /// Deletes what the host remembers of a plugin whose file was removed: whether it is disabled, its
@@ -90,7 +90,7 @@ pub(super) async fn forget(
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
-    submit(&api, key, &name, OperatorCommand::Forget).await?;
+    submit(&api, &key, &name, OperatorCommand::Forget).await?;
     Ok(Json(json!({"name": name, "forgotten": true})))
 }
 

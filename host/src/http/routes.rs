@@ -93,17 +93,20 @@ async fn answer(
     let rejected = |rejection: &Rejection| Problem::rejected(rejection, &route.event, &id);
     // First, because a caller without the right learns nothing about the payload.
     event_route.access.check_sender(&identity).map_err(|rejection| rejected(&rejection))?;
-    let namespace = api.config.server.namespaces.first().map_or("/", String::as_str);
+    let config = api.config.get();
+    let namespace = config.server.namespaces.first().map_or("/", String::as_str);
+    let namespace: Arc<str> = namespace.into();
+    drop(config);
     let address = parts.extensions.get::<Peer>().map(|Peer(address)| *address);
     let network = address.map(network);
     let rate = api.dispatcher.rate().of_request(identity.user.as_deref(), network);
-    let requester = Requester::new(&id, namespace.into(), identity, address, rate);
+    let requester = Requester::new(&id, namespace, identity, address, rate);
     event.caller = Caller::Request(Arc::new(requester));
     api.dispatcher.limit_rate(&event).map_err(|rejection| rejected(&rejection).logged())?;
     let memory = BodyMemory::take(api, &body).map_err(|rejection| rejected(&rejection))?;
     let text = text(api, route.method, &parts.headers, body, &rejected).await?;
     let query = pairs(parts.uri.query().unwrap_or_default());
-    let max_depth = api.config.limits.json_depth.get();
+    let max_depth = api.config.get().limits.json_depth.get();
     event.payload.text = Parameters { path: variables, query }
         .payload(text.as_deref(), &event_route.inbound.data, max_depth)
         .map_err(|rejection| {
@@ -162,7 +165,7 @@ struct BodyMemory {
 impl BodyMemory {
     /// Takes memory for a body, as much as its length tells, or as much as it may have.
     fn take(api: &Arc<Api>, body: &Body) -> Result<Self, Rejection> {
-        let max = api.config.limits.message_bytes.get();
+        let max = api.config.get().limits.message_bytes.get();
         let told = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
         let bytes = told.unwrap_or(max).min(max) + EVENT_BYTES;
         if api.sockets.memory().take(bytes, 0) {
@@ -214,7 +217,7 @@ async fn text(
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(Problem::new(status, "unsupported_media_type", message));
     }
-    let max_bytes = api.config.limits.message_bytes.get();
+    let max_bytes = api.config.get().limits.message_bytes.get();
     let bytes = body::read(body, max_bytes).await.map_err(|rejection| rejected(&rejection))?;
     if bytes.is_empty() {
         return Ok(None);

@@ -27,7 +27,7 @@ pub(super) async fn disconnect(
 ) -> Result<Json<Value>, Problem> {
     let key = api.keys.allow(&headers, Scope::Operate)?;
     let connections = api.sockets.end_user(&user, None);
-    tracing::info!(key, command = "disconnect", user, connections, "operator command");
+    tracing::info!(key = &*key, command = "disconnect", user, connections, "operator command");
     Ok(Json(json!({"user": user, "connections": connections})))
 }
 
@@ -84,7 +84,7 @@ pub(super) async fn revoke(
     let revoked = revoked.await.unwrap_or_else(|error| Err(RevokeError::Io(error.into())));
     let error = revoked.as_ref().err().map(|error| ErrorChain(error).to_string());
     let connections = revoked.as_ref().ok().map(|(_, connections)| *connections);
-    tracing::info!(key, command = "revoke", user, connections, error, "operator command");
+    tracing::info!(key = &*key, command = "revoke", user, connections, error, "operator command");
     let (in_force, connections) = revoked.map_err(|error| match &error {
         RevokeError::NoTokens => Problem::new(StatusCode::CONFLICT, "refused", &error.to_string()),
         RevokeError::Full(_) | RevokeError::Io(_) => {

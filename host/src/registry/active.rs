@@ -24,6 +24,8 @@ use super::error::AdmitError;
 pub struct ActivePlugin {
     /// The code and its instances.
     pub code: Plugin,
+    /// The settings of the plugin, under which it runs.
+    settings: PluginSettings,
     /// The events that clients may send, by name.
     pub inbound: BTreeMap<String, Arc<Inbound>>,
     /// The events that the plugin emits, by name.
@@ -58,6 +60,7 @@ impl ActivePlugin {
         let health = PluginHealth::new(&registration.name, &settings.limits, alarm);
         Ok(Arc::new(Self {
             code: Plugin::new(candidate, settings, Arc::clone(&state.memory)),
+            settings: settings.clone(),
             inbound,
             outbound,
             state,
@@ -69,11 +72,24 @@ impl ActivePlugin {
     /// again.
     #[must_use]
     pub fn fresh(&self) -> Arc<Self> {
-        let code = self.code.fresh();
+        self.with_code(self.code.fresh(), self.settings.clone())
+    }
+
+    /// Returns this version if it runs under these settings, else the same version in its initial
+    /// state under them.
+    #[must_use]
+    pub fn under(self: &Arc<Self>, settings: &PluginSettings) -> Arc<Self> {
+        if self.settings.is_same_for_plugin(settings) {
+            return Arc::clone(self);
+        }
+        self.with_code(self.code.under(settings), settings.clone())
+    }
+
+    fn with_code(&self, code: Plugin, settings: PluginSettings) -> Arc<Self> {
         let health = PluginHealth::new(code.name(), code.limits(), Arc::clone(&self.health.alarm));
         let (inbound, outbound, state) =
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
-        Arc::new(Self { code, inbound, outbound, state, health })
+        Arc::new(Self { code, settings, inbound, outbound, state, health })
     }
 }
 

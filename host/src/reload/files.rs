@@ -213,6 +213,20 @@ impl Files {
         }
     }
 
+    /// Makes every file due that is being loaded or could not be loaded: it is to be loaded under
+    /// other settings. Returns those whose loads are to be aborted.
+    pub(super) fn retry_failed(&mut self) -> Vec<PathBuf> {
+        let mut loading = Vec::new();
+        for (path, known) in &mut self.by_path {
+            if known.is_loading {
+                known.is_loading = false;
+                loading.push(path.clone());
+            }
+            known.outcome.take_if(|outcome| matches!(outcome, LoadOutcome::Failed { .. }));
+        }
+        loading
+    }
+
     /// Makes a file due for loading, though it has not changed, unless it is being loaded.
     pub(super) fn reload(&mut self, path: &Path) {
         if let Some(known) = self.by_path.get_mut(path).filter(|known| !known.is_loading) {

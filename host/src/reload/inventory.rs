@@ -51,6 +51,13 @@ impl Inventory {
         }
     }
 
+    /// Lets the versions in memory run under the settings in force, and versions that could not be
+    /// loaded be tried again.
+    pub(super) fn apply_settings(&mut self) {
+        self.versions.replace(|active| self.loader.under_settings(active));
+        self.versions.retry_failed();
+    }
+
     /// Starts to load a kept version, unless that is already in progress.
     pub(super) fn load_kept(&mut self, name: &str, digest: &Digest) {
         self.on_disk = None;
@@ -78,6 +85,8 @@ impl Inventory {
         match result {
             Ok(Loaded::Known(name, digest)) => Ok((name, digest)),
             Ok(Loaded::New(active)) => {
+                // The settings may have changed since the load began.
+                let active = self.loader.under_settings(&active);
                 let (name, digest) = (active.code.name().to_owned(), active.code.digest.clone());
                 self.versions.loaded(active);
                 Ok((name, digest))

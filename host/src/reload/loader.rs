@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
-use crate::config::Config;
+use crate::config::LiveConfig;
 use crate::error_chain::ErrorChain;
 use crate::metrics::Metrics;
 use crate::plugin::{self, Compiler, Engine, Retry, Source};
@@ -19,7 +19,7 @@ use super::stores::StateStores;
 /// Loads plugins, and holds the state stores that they use.
 pub struct Loader {
     engine: Arc<Engine>,
-    config: Arc<Config>,
+    config: Arc<LiveConfig>,
     compiler: Compiler,
     stores: StateStores,
     /// Notified when the breaker of a plugin opens.
@@ -63,7 +63,7 @@ impl Loader {
     /// directory of `config`.
     pub fn new(
         engine: Arc<Engine>,
-        config: Arc<Config>,
+        config: Arc<LiveConfig>,
         compiler: Compiler,
         alarm: Arc<Notify>,
         metrics: Arc<Metrics>,
@@ -84,7 +84,7 @@ impl Loader {
             reason: ErrorChain(&error).to_string(),
             retry: error.retry(),
         };
-        plugin::read(file, self.config.of_plugin(name).limits.plugin_file_bytes.get())
+        plugin::read(file, self.config.get().of_plugin(name).limits.plugin_file_bytes.get())
             .map_err(failed)
     }
 
@@ -95,7 +95,7 @@ impl Loader {
     /// If the plugin can't be compiled, fails to register, breaks a rule for declarations, or its
     /// state can't be opened.
     pub async fn load(&self, source: Source, name: &str) -> Result<Arc<ActivePlugin>, LoadFailure> {
-        let limits = Arc::new(self.config.of_plugin(name).limits);
+        let limits = Arc::new(self.config.get().of_plugin(name).limits);
         let digest = Some(source.digest.clone());
         let failed = |name: Option<&str>, error: &dyn std::error::Error, retry| LoadFailure {
             name: name.map(str::to_owned),
@@ -106,13 +106,18 @@ impl Loader {
         let candidate = plugin::load(&self.engine, &self.compiler, source, &limits).await;
         let candidate = candidate.map_err(|error| failed(None, &error, error.retry()))?;
         let name = candidate.registration.name.clone();
-        let settings = self.config.of_plugin(&name);
+        let settings = self.config.get().of_plugin(&name);
         let state = self
             .stores
             .open(&name)
             .map_err(|error| failed(Some(&name), error.as_ref(), Retry::Soon))?;
         ActivePlugin::new(candidate, &settings, state, Arc::clone(&self.alarm), &self.metrics)
             .map_err(|error| failed(Some(&name), &error, Retry::Never))
+    }
+
+    /// Returns `active` as it runs under the settings in force.
+    pub(super) fn under_settings(&self, active: &Arc<ActivePlugin>) -> Arc<ActivePlugin> {
+        active.under(&self.config.get().of_plugin(active.code.name()))
     }
 
     /// Closes the state of every plugin that has no version left, neither serving nor draining.

@@ -5,11 +5,21 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::registry::OperatorSettings;
+
 use super::slots::OperatorError;
 use super::status::{Absent, PluginStatus, Status};
 
 /// Capacity of the command channel. An operator whose command finds it full waits.
 const COMMANDS: usize = 16;
+
+/// What an operator submits to the reload path.
+pub(super) enum Submitted {
+    Command(SubmittedCommand),
+    /// New declarations of the operator; the settings of plugins may have changed too. The channel
+    /// tells when they apply.
+    Settings(Box<OperatorSettings>, oneshot::Sender<()>),
+}
 
 /// A command of an operator, and the channel for its answer.
 pub(super) struct SubmittedCommand {
@@ -40,14 +50,14 @@ pub enum OperatorCommand {
 /// Shows operators the status of plugins, and takes their commands.
 pub struct Operator {
     status: watch::Sender<Status>,
-    commands: mpsc::Sender<SubmittedCommand>,
+    commands: mpsc::Sender<Submitted>,
     /// Notified when the directory is to be scanned now.
     scan: Notify,
 }
 
 impl Operator {
     /// Creates an interface that shows no plugins yet, and the receiver of its commands.
-    pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<SubmittedCommand>) {
+    pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<Submitted>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let (status, scan) = (watch::Sender::default(), Notify::new());
         (Arc::new(Self { status, commands: sender, scan }), commands)
@@ -95,6 +105,14 @@ impl Operator {
         self.scan.notified().await;
     }
 
+    /// Replaces the declarations of the operator, and lets plugins run under their settings in
+    /// force. Returns when new events do, or `false` if the reloader has stopped.
+    pub(crate) async fn apply_settings(&self, settings: OperatorSettings) -> bool {
+        let (done, is_done) = oneshot::channel();
+        let submitted = Submitted::Settings(Box::new(settings), done);
+        self.commands.send(submitted).await.is_ok() && is_done.await.is_ok()
+    }
+
     /// Sends the command `command` for the plugin `name`, and waits until it is carried out.
     ///
     /// # Errors
@@ -103,7 +121,7 @@ impl Operator {
         let (answer, answered) = oneshot::channel();
         let command = SubmittedCommand { name: name.to_owned(), command, answer };
         let gone = || OperatorError::Unknown(name.to_owned());
-        self.commands.send(command).await.map_err(|_| gone())?;
+        self.commands.send(Submitted::Command(command)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
@@ -145,7 +163,10 @@ mod tests {
             (result, operator.statuses()[0].name.clone())
         };
         let obeys = async {
-            let SubmittedCommand { answer, .. } = commands.recv().await.unwrap();
+            let Some(Submitted::Command(SubmittedCommand { answer, .. })) = commands.recv().await
+            else {
+                panic!("no command")
+            };
             operator.publish_status(status("a"), vec![(answer, Ok(()))]);
         };
         assert_eq!(tokio::join!(submits, obeys).0, (Ok(()), "a".to_owned()));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::config::PluginsConfig;
 use crate::metrics::Metrics;
-use crate::registry::{ActivePlugin, Generation, Registry, lint};
+use crate::registry::{ActivePlugin, Generation, OperatorSettings, Registry, lint};
 use crate::rooms::Rooms;
 use crate::rule::Subject;
 
@@ -42,6 +42,8 @@ pub(super) struct Publisher {
     rooms: Arc<Rooms>,
     metrics: Arc<Metrics>,
     operator: Arc<Operator>,
+    /// What the operator declares.
+    settings: Arc<OperatorSettings>,
     /// How long a version must have served to keep its claims against a plugin whose file was away.
     settled_after: Duration,
     /// How long a plugin is remembered after its file is gone.
@@ -70,6 +72,7 @@ impl Publisher {
             journal,
             draining: Draining::default(),
             commands: PendingCommands::default(),
+            settings: Arc::clone(registry.snapshot().operator()),
             registry,
             rooms,
             metrics,
@@ -134,6 +137,14 @@ impl Publisher {
         true
     }
 
+    /// Takes new declarations of the operator, and new settings of plugins. The versions in memory
+    /// run under them after the next [`publish`](Self::publish), and those that could not be loaded
+    /// may be tried again.
+    pub(super) fn apply_settings(&mut self, settings: OperatorSettings) {
+        self.settings = Arc::new(settings);
+        self.inventory.apply_settings();
+    }
+
     /// Lets the files claim their slots.
     pub(super) fn claim(&mut self, scanner: &mut Scanner) {
         scanner.end_batch();
@@ -164,7 +175,7 @@ impl Publisher {
             self.start_loads(&selected);
             let candidates = self.candidates(&before, selected);
             let reserved = self.reserved(&candidates);
-            let (next, refused) = resolve_conflicts(&before, candidates, &reserved);
+            let (next, refused) = resolve_conflicts(&before, candidates, &reserved, &self.settings);
             self.record_refused(refused);
             // Before the publication, so that a plugin whose file is away is not taken for one that
             // is forgotten.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::registry::{ActivePlugin, AdmitError, Generation};
+use crate::registry::{ActivePlugin, AdmitError, Generation, OperatorSettings};
 
 use super::slots::{Digest, Reservation, Standing};
 
@@ -46,10 +46,11 @@ pub(super) fn resolve_conflicts(
     before: &Generation,
     mut candidates: Vec<Candidates>,
     reserved: &[Reserved],
+    operator: &Arc<OperatorSettings>,
 ) -> (Generation, Vec<Refused>) {
     let mut refused = Vec::new();
     loop {
-        let mut generation = Generation::after(before);
+        let mut generation = Generation::after(before).with_operator(Arc::clone(operator));
         let conflict = claim_of_reserved(before, &candidates, reserved)
             .or_else(|| admit_best(&mut generation, &candidates));
         let Some((loser, error)) = conflict else { return (generation, refused) };

@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::Config;
+use crate::config::LiveConfig;
 use crate::error_chain::ErrorChain;
 use crate::registry::PluginState;
 use crate::store::{self, Store, StoreError, StoreLimits};
 
 /// The state of all loaded plugins.
 pub(super) struct StateStores {
-    config: Arc<Config>,
+    config: Arc<LiveConfig>,
     /// The state of each loaded plugin, shared by its versions.
     states: Mutex<HashMap<String, PluginState>>,
 }
@@ -19,7 +19,7 @@ pub(super) struct StateStores {
 impl StateStores {
     /// Creates the stores of a host, none of which is open. They are in the data directory of
     /// `config`.
-    pub(super) fn new(config: Arc<Config>) -> Self {
+    pub(super) fn new(config: Arc<LiveConfig>) -> Self {
         Self { config, states: Mutex::default() }
     }
 
@@ -37,8 +37,8 @@ impl StateStores {
         if let Some(state) = states.get(name) {
             return Ok(state.clone());
         }
-        let limits = self.config.of_plugin(name).limits;
-        let state_dir = self.config.data.dir.join("state");
+        let limits = self.config.get().of_plugin(name).limits;
+        let state_dir = self.config.get().data.dir.join("state");
         std::fs::create_dir_all(state_dir)?;
         let limits = StoreLimits {
             quota: limits.state_bytes.get(),
@@ -50,7 +50,7 @@ impl StateStores {
             scan: limits.host_call_bytes.get(),
             ..StoreLimits::default()
         };
-        let (file, manifest) = store::files(&self.config.data.dir, name);
+        let (file, manifest) = store::files(&self.config.get().data.dir, name);
         let store = Store::open(&file, &manifest, limits).map_err(|error| match error {
             StoreError::Lost(fault) => {
                 let (kind, reason) = (fault.kind, fault.reason);

@@ -104,6 +104,22 @@ impl Versions {
         self.by_digest.retain(|_, state| !matches!(state, VersionState::Unavailable(_)));
     }
 
+    /// Lets every version that could not be loaded be tried again.
+    pub(super) fn retry_failed(&mut self) {
+        self.by_digest.retain(|_, state| {
+            !matches!(state, VersionState::Unavailable(_) | VersionState::Invalid { .. })
+        });
+    }
+
+    /// Replaces each loaded version.
+    pub(super) fn replace(&mut self, with: impl Fn(&Arc<ActivePlugin>) -> Arc<ActivePlugin>) {
+        for state in self.by_digest.values_mut() {
+            if let VersionState::Ready(active) | VersionState::Standby(active) = state {
+                *active = with(active);
+            }
+        }
+    }
+
     /// Lets a version be tried again, whatever made it fail: an operator asks for it.
     pub(super) fn retry(&mut self, digest: &str) {
         if self.failure(digest).is_some() {

@@ -172,7 +172,7 @@ impl socketio::Client for Client {
     ) {
         let Some(sockets) = self.sockets.upgrade() else { return };
         let to = ReplyTo { link, ack: incoming.ack };
-        let read = packet::read(incoming, &sockets.limits);
+        let read = packet::read(incoming, &sockets.config.get().limits);
         let size = if read.rejection.is_some() { 0 } else { read.payload.size() };
         let caller = Caller::Connection(Arc::clone(&self.connection));
         let event = Arc::new(Event::now(read.name, read.payload, caller));

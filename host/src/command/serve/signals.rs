@@ -5,13 +5,15 @@ use std::io;
 
 use sockhop::host::Monitor;
 
+use super::systemd;
+
 /// The text about signals in `serve --help`.
 pub(super) const HELP: &str = "\
 Signals:
   SIGTERM, SIGINT  stop in steps: report not ready, accept no new clients, finish running events; \
                                a second signal stops at once
-  SIGHUP           scan the plugin directory now and retry failed plugins (the configuration is \
-                               read at the start only)
+  SIGHUP           read the configuration again and apply it, as `sockhop reload` does; scan the \
+                               plugin directory now and retry failed plugins
   SIGUSR1          log which plugins serve now
   SIGUSR2          only writes a line to the log
   SIGXFSZ          only writes a line to the log: a write over the limit for file sizes fails, as \
@@ -47,16 +49,19 @@ impl Signals {
         loop {
             tokio::select! {
                 Some(()) = self.hangup.recv() => {
-                    tracing::info!("SIGHUP: scanning the plugin directory now; the configuration \
-                                    is read at the start only");
+                    tracing::info!("SIGHUP: reading the configuration again, and scanning the \
+                                    plugin directory");
+                    systemd::reloading();
+                    monitor.reload().await;
                     monitor.request_scan();
+                    systemd::reloaded();
                 }
                 Some(()) = self.user1.recv() => {
                     tracing::info!("SIGUSR1: the plugins that serve now follow");
                     monitor.log_status();
                 }
                 Some(()) = self.user2.recv() => tracing::info!("SIGUSR2: ignored; stop with \
-                                        SIGTERM, scan the plugin directory with SIGHUP"),
+                                        SIGTERM, reload with SIGHUP"),
                 Some(()) = self.file_size.recv() => {
                     tracing::warn!("SIGXFSZ: a write was refused; raise the limit for file sizes \
                                     (`ulimit -f`, LimitFSIZE in systemd)");

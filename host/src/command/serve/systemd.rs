@@ -16,6 +16,20 @@ pub(super) fn ready(connections: usize) {
     ]);
 }
 
+/// Tells systemd (`Type=notify-reload`) that the host reads its configuration again.
+pub(super) fn reloading() {
+    // Without the time, systemd would take the reload for failed.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "systemd is not told of the reload"),
+    }
+}
+
+/// Tells systemd that the reload has ended.
+pub(super) fn reloaded() {
+    notify(&[NotifyState::Ready]);
+}
+
 /// Tells systemd that the host stops, and how long that may take.
 pub(super) fn stopping(at_most: Duration) {
     let micros = (at_most + STOP_MARGIN).as_micros();

@@ -29,7 +29,8 @@ impl Client {
         incoming: ReceivedEvent,
         context: Option<&mut Context<'_>>,
     ) {
-        let limits = &sockets.limits;
+        let config = sockets.config.get();
+        let limits = &config.limits;
         let mut mailbox = self.mailbox();
         if sockets.is_stopping.load(Ordering::Acquire) {
             drop(mailbox);

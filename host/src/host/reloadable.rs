@@ -1,0 +1,31 @@
+//! The parts of a host that take a changed configuration, besides the reload path.
+
+use std::sync::Arc;
+
+use crate::auth::Authenticator;
+use crate::dispatcher::Dispatcher;
+use crate::http::keys::Keys;
+use crate::settings::Prepare;
+
+/// Returns the parts that a reload of the configuration prepares.
+pub(super) fn reloadable(
+    keys: &Arc<Keys>,
+    auth: &Arc<Authenticator>,
+    dispatcher: &Arc<Dispatcher>,
+) -> Vec<Prepare> {
+    let (keys, auth, dispatcher) = (Arc::clone(keys), Arc::clone(auth), Arc::clone(dispatcher));
+    vec![
+        Box::new(move |config| {
+            let (keys, accepted) = (Arc::clone(&keys), Keys::read(config)?);
+            Ok(Box::new(move || keys.replace(accepted)))
+        }),
+        Box::new(move |config| {
+            let (auth, accepted) = (Arc::clone(&auth), Authenticator::read(&config.auth)?);
+            Ok(Box::new(move || auth.replace(accepted)))
+        }),
+        Box::new(move |config| {
+            let (dispatcher, rate) = (Arc::clone(&dispatcher), config.rate);
+            Ok(Box::new(move || dispatcher.rate().replace(rate)))
+        }),
+    ]
+}
