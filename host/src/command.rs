@@ -5,6 +5,7 @@ mod client;
 mod compile;
 mod data;
 mod deploy;
+mod drain;
 mod emit;
 pub(crate) mod output;
 mod plugins;
@@ -40,6 +41,8 @@ enum Command {
     Plugins(plugins::Plugins),
     /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
     Deploy(deploy::Deploy),
+    /// Stops a running host, and closes the connections of its clients over a longer time
+    Drain(drain::Drain),
     /// Makes a running host read its configuration again
     Reload(reload::Reload),
     /// Creates a token for experiments, or says why the host accepts or refuses a token
@@ -58,6 +61,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Emit(emit) => emit.run(),
         Command::Plugins(plugins) => plugins.run(),
         Command::Deploy(deploy) => deploy.run(),
+        Command::Drain(drain) => drain.run(),
         Command::Reload(reload) => reload.run(),
         Command::Token(token) => token.run(),
         Command::Data(data) => data.run(),

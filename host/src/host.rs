@@ -15,6 +15,7 @@ mod reload_thread;
 mod reloadable;
 mod shutdown;
 mod tending;
+mod warnings;
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +37,7 @@ use crate::auth::Authenticator;
 use crate::config::{Config, ConfigSource, Limits, LiveConfig, SocketIo, WrittenSettings};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
+use crate::http::drain::Drain;
 use crate::http::keys::Keys;
 use crate::http::origin::{self, Origins};
 use crate::http::proxy::TrustedProxies;
@@ -58,6 +60,7 @@ use priority::lower_priority;
 use reload_thread::follow;
 use reloadable::reloadable;
 use tending::tend;
+use warnings::{warn_of_rules_without_subject, warn_of_tables_without_plugin};
 
 pub use directories::{address_file, cache_dir, is_empty, key_file, lock_data, plugin_files};
 pub use error::StartError;
@@ -70,6 +73,8 @@ pub use priority::shorten_time_slice;
 pub struct Host {
     config: Arc<LiveConfig>,
     settings: Arc<Settings>,
+    /// An operator's request to stop.
+    drain: Arc<Drain>,
     /// Limit of client connections, from the configuration and the file descriptors.
     connections: NonZeroUsize,
     address: SocketAddr,
@@ -210,6 +215,7 @@ impl Host {
             Arc::clone(&auth),
         );
         let socketio = socketio(&config, &sockets, tasks.clone())?;
+        let drain = Arc::<Drain>::default();
         let parts = reloadable(&keys, &auth, &dispatcher);
         let settings = Settings::new(
             source,
@@ -234,6 +240,7 @@ impl Host {
             auth: Arc::clone(&auth),
             socketio: socketio.clone(),
             settings: Arc::clone(&settings),
+            drain: Arc::clone(&drain),
             ready: Arc::clone(&ready),
         });
         let endpoints = http::clients(&api, admin.is_none());
@@ -308,6 +315,7 @@ impl Host {
         Ok(Self {
             config: live,
             settings,
+            drain,
             connections: allowed.connections,
             address,
             of_operators,
@@ -346,13 +354,6 @@ impl Host {
         self.connections
     }
 
-    /// Returns how long a stop takes at most.
-    pub fn longest_stop(&self) -> Duration {
-        let config = self.config.get();
-        let limits = &config.limits;
-        limits.shutdown_unready_ms + limits.shutdown_drain_ms + shutdown::LAST_STEPS
-    }
-
     /// Returns the status of each plugin, as operators see it.
     pub fn statuses(&self) -> Arc<Vec<PluginStatus>> {
         self.operator.statuses()
@@ -365,6 +366,8 @@ impl Host {
             registry: Arc::clone(&self.registry),
             rooms: Arc::clone(&self.rooms),
             settings: Arc::clone(&self.settings),
+            config: Arc::clone(&self.config),
+            drain: Arc::clone(&self.drain),
         }
     }
 
@@ -410,36 +413,6 @@ fn write_limit(config: &Config) -> Duration {
         config.limits.stalled_reader_ms
     } else {
         Duration::MAX
-    }
-}
-
-/// Warns of configuration tables for plugins that do not exist: a misspelt name would otherwise be
-/// ignored silently.
-fn warn_of_tables_without_plugin(config: &Config, statuses: &[PluginStatus]) {
-    let stems = statuses.iter().filter_map(|status| status.file.file_stem()?.to_str());
-    let names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).chain(stems).collect();
-    for (table, nearest) in config.tables_without_plugin(&names) {
-        match nearest {
-            Some(nearest) => {
-                tracing::warn!(
-                    plugin = table,
-                    nearest,
-                    "a table `[plugins.NAME]` names no plugin; did you mean `nearest`?"
-                )
-            }
-            None => tracing::warn!(
-                plugin = table,
-                "a table `[plugins.NAME]` names no plugin in the plugin directory"
-            ),
-        }
-    }
-}
-
-/// Warns of rules that have no effect, because no plugin declares what they are about: a misspelt
-/// name would otherwise leave an event open.
-fn warn_of_rules_without_subject(generation: &Generation) {
-    for subject in generation.rules_without_subject() {
-        tracing::warn!(%subject, "a rule in `[[rules]]` has no effect: no plugin declares this");
     }
 }
 

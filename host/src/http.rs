@@ -7,6 +7,7 @@ pub(crate) mod admission;
 pub(crate) mod body;
 mod connection;
 mod contract;
+pub(crate) mod drain;
 mod emit;
 mod health;
 pub(crate) mod keys;
@@ -45,6 +46,7 @@ use crate::socket::Sockets;
 use crate::socketio::Server;
 use crate::store::Answers;
 
+use drain::Drain;
 use keys::Keys;
 use slots::ConnectionSlots;
 
@@ -66,6 +68,7 @@ pub(crate) struct Api {
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) socketio: Server,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) drain: Arc<Drain>,
     /// Set when the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
 }
@@ -101,6 +104,7 @@ fn of_operators() -> Router<Arc<Api>> {
         .route("/api/plugins/{name}/disable", post(plugins::disable))
         .route("/api/plugins/{name}/enable", post(plugins::enable))
         .route("/api/plugins/{name}/forget", post(plugins::forget))
+        .route("/api/drain", post(drain::drain))
         .route("/api/reload", post(reload::reload))
         .route("/api/reload/preview", post(reload::preview))
         .route("/api/users/{user}/disconnect", post(users::disconnect))

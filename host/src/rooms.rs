@@ -275,6 +275,14 @@ impl Rooms {
         self.find(connection).map(|member| member.link.close()).is_some()
     }
 
+    /// Ends the session of the connection after everything that was sent to it before, so that its
+    /// client connects to another host.
+    pub(crate) fn shut_down(&self, connection: &Connection) {
+        if let Some(member) = self.find(connection) {
+            member.link.shut_down();
+        }
+    }
+
     /// The rooms of a connection.
     pub fn of(&self, connection: &Connection) -> Vec<String> {
         self.members.rooms_of(connection).into_iter().collect()

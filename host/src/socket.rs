@@ -15,9 +15,10 @@ mod token;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
@@ -96,6 +97,22 @@ impl Sockets {
         leaving.wait().await;
     }
 
+    /// Ends the connections one after the other over this time, so that their clients do not all
+    /// connect to other hosts at once. Returns when the last one begins to end.
+    pub(crate) async fn leave_over(self: &Arc<Self>, time: Duration) {
+        // In the order of a map with random hashes.
+        let clients: Vec<_> = self.clients().values().cloned().collect();
+        let (began, number) = (Instant::now(), clients.len().max(1));
+        for (index, client) in clients.into_iter().enumerate() {
+            // The timer's resolution makes batches of them.
+            tokio::time::sleep_until(began + time.mul_f64(index as f64 / number as f64)).await;
+            if let Some(client) = client.upgrade() {
+                let sockets = Arc::clone(self);
+                self.tasks.spawn(async move { client.move_away(&sockets).await });
+            }
+        }
+    }
+
     /// Ends the connections of a user: all of them, or those whose token was issued before a time.
     /// Stock clients stay away after the first, and connect again after the second. Returns how
     /// many connections end.
@@ -138,11 +155,9 @@ impl Clients for Sockets {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt, Full};
     use std::net::IpAddr;
     use std::task::Context;
-    use std::time::Duration;
-
-    use http_body_util::{BodyExt, Full};
     use tower::{Layer, ServiceExt};
 
     use super::*;
@@ -273,9 +288,9 @@ mod tests {
         assert!(sockets.memory().usage().0 > 0 && rooms.connections() == 1);
         ask(&format!("&sid={sid}"), Some("41")).await;
         // The library drops the socket: nothing that the socket owns refers back to it.
-        let until = tokio::time::Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(20);
         while !sockets.clients().is_empty() {
-            assert!(tokio::time::Instant::now() < until, "the client is held");
+            assert!(Instant::now() < until, "the client is held");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(sockets.memory().usage().0 == 0 && rooms.connections() == 0);

@@ -204,6 +204,14 @@ impl Link {
         }
     }
 
+    /// Ends the session of the connection after everything that was sent before. A stock client
+    /// connects again by itself. Without effect with the library, which can only close all.
+    pub(crate) fn shut_down(&self) {
+        if let Self::Builtin(link) = self {
+            link.shut_down();
+        }
+    }
+
     /// Ends the connection at once, because it has missed a message. Later bytes would hide the
     /// gap. `reason` is a short code for the log.
     pub(crate) fn abort(&self, reason: &'static str) {

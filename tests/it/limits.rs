@@ -161,6 +161,11 @@ const REACHED: &[(&str, &str, &str)] = &[
     ("limits.rooms", "rooms", "a_connection_is_in_no_more_rooms_than_is_set"),
     ("limits.schema_bytes", "faults", "loading_has_limits_of_one_plugin_too"),
     (
+        "limits.shutdown_close_ms",
+        "stopping",
+        "connections_are_closed_one_after_the_other_over_the_time_that_is_set",
+    ),
+    (
         "limits.shutdown_drain_ms",
         "stopping",
         "a_stop_waits_for_running_events_no_longer_than_is_set",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sockhop::config::Limits;
+use sockhop::config::{Limits, SocketIo};
 use sockhop_tests::{
     HostProcess, PATIENCE, PollingSession, TestClient, directory_of, eventually, guest, serve,
 };
@@ -184,4 +184,71 @@ async fn a_stop_waits_for_running_events_no_longer_than_is_set() {
     assert!((DRAIN..default).contains(&took), "{took:?}");
     let (status, took) = host.ended();
     assert!(status.success() && took < SOON, "{status}, {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_closed_one_after_the_other_over_the_time_that_is_set() {
+    const CLIENTS: usize = 40;
+    const OVER: Duration = Duration::from_millis(2_000);
+    if sockhop_tests::socketio() != SocketIo::Builtin {
+        // The library can't close a single connection whose client is to return.
+        return;
+    }
+    let over = OVER.as_millis().to_string();
+    let (mut host, _directories) = start(&[("SOCKHOP_LIMITS__SHUTDOWN_CLOSE_MS", &over)]);
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(TestClient::connect(&host.url).await);
+    }
+    let began = Instant::now();
+    host.signal(Signal::SIGTERM);
+    let closing = clients.into_iter().map(|client| {
+        tokio::spawn(async move {
+            client.closed().await;
+            began.elapsed()
+        })
+    });
+    let mut closed = Vec::new();
+    for task in closing.collect::<Vec<_>>() {
+        closed.push(task.await.expect("a connection that is closed"));
+    }
+    closed.sort_unstable();
+    let span = *closed.last().expect("clients") - closed[0];
+    assert!(span >= OVER.mul_f64(0.8), "{closed:?}");
+    // No burst: in each quarter of the time, some are closed and some are not.
+    for quarter in 1..4_usize {
+        let until = closed[0] + OVER.mul_f64(0.25 * quarter as f64);
+        let before = closed.iter().filter(|time| **time <= until).count();
+        let expected = CLIENTS * quarter / 4;
+        assert!(before.abs_diff(expected) <= CLIENTS / 5, "{before} of {expected}: {closed:?}");
+    }
+    assert!(host.ended().0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_drains_a_host_which_serves_meanwhile_and_a_signal_ends_the_rest() {
+    let (mut host, _directories) = start(&[]);
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(TestClient::connect(&host.url).await);
+    }
+    let drain = |over: u64| host.http("/api/drain", Some(json!({"over_ms": over})));
+    assert_eq!(drain(3_600_001).0, 400);
+    assert_eq!(drain(600_000), (202, json!({"over_ms": 600_000, "connections": 5})));
+    assert_eq!(drain(1).0, 409);
+    eventually("a host that is not ready", async || {
+        (host.http("/readyz", None).0 == 503).then_some(())
+    })
+    .await;
+    // The first one is closed at once, the others within the ten minutes.
+    let mut answered = 0;
+    for client in &clients {
+        if !client.is_closed() {
+            let asked = tokio::time::timeout(Duration::from_secs(5), client.ask("echo", json!(1)));
+            answered += usize::from(asked.await.is_ok_and(|answer| answer == json!(1)));
+        }
+    }
+    assert!(answered >= 3, "{answered}");
+    let (status, took) = host.terminate();
+    assert!(status.success() && took < SOON, "{status} {took:?}");
 }

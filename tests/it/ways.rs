@@ -354,6 +354,7 @@ fn every_way_in_is_known_to_this_file() {
             "/api/plugins/{name}/enable",
             "/api/plugins/{name}/forget",
             // Rules that a reload tightens: `settings` has the test.
+            "/api/drain",
             "/api/reload",
             "/api/reload/preview",
             "/api/users/{user}/disconnect",

@@ -109,6 +109,7 @@ impl TestHost {
         config.limits.breaker_calls = std::num::NonZeroU32::MAX;
         // Tests have no load balancer.
         config.limits.shutdown_unready_ms = Duration::from_millis(1);
+        config.limits.shutdown_close_ms = Duration::from_millis(1);
         change(&mut config);
         let is_usual = compiler == crate::binary();
         if is_usual {

@@ -272,6 +272,7 @@ fn serve_by(plugins: &Path, data: &Path, mut program: Command) -> Command {
     }
     // Tests have no load balancer.
     program.env("SOCKHOP_LIMITS__SHUTDOWN_UNREADY_MS", "1");
+    program.env("SOCKHOP_LIMITS__SHUTDOWN_CLOSE_MS", "1");
     program
 }
 

@@ -330,6 +330,21 @@ impl<H: Handler> Connection<H> {
         drop(acks);
     }
 
+    /// Ends the client's session, as a stop of the server does: the client receives queued
+    /// messages, and no packet about the end, so that a stock client connects again.
+    ///
+    /// Does nothing if the connection has ended: its client may have another one by now.
+    pub fn shut_down(&self) {
+        let state = self.state();
+        if self.is_over(&state) {
+            return;
+        }
+        if state.session.is_over() {
+            return self.end_lost(state);
+        }
+        state.session.end(End::Shutdown);
+    }
+
     /// Ends the client's session at once. Queued messages are lost, and a stock client connects
     /// again.
     ///

@@ -257,11 +257,8 @@ async fn run(host: Host, stopping: StopSignals, others: Signals) {
         tasks.spawn(others.follow(host.monitor())),
         tasks.spawn(systemd::watchdog()),
         tasks.spawn({
-            let (stop, at_most) = (stop.clone(), host.longest_stop());
-            async move {
-                stop.cancelled().await;
-                systemd::stopping(at_most);
-            }
+            let (stop, monitor) = (stop.clone(), host.monitor());
+            async move { systemd::stopping(monitor.stopping(&stop).await) }
         }),
     ];
     systemd::ready(host.connections().get());

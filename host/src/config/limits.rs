@@ -218,6 +218,9 @@ pub struct Limits {
     /// How long a stopping host waits for work that has begun.
     #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
     pub shutdown_drain_ms: Duration,
+    /// How long a stopping host takes to close the connections of clients one after the other.
+    #[serde(deserialize_with = "milliseconds", serialize_with = "as_milliseconds")]
+    pub shutdown_close_ms: Duration,
 }
 
 const KIB: usize = 1024;
@@ -295,6 +298,8 @@ impl Default for Limits {
             breaker_open_at_most_ms: Duration::from_secs(60),
             shutdown_unready_ms: Duration::from_secs(5),
             shutdown_drain_ms: Duration::from_secs(10),
+            // Short enough for a stop within 30 s, after which many supervisors kill a process.
+            shutdown_close_ms: Duration::from_secs(2),
         }
     }
 }

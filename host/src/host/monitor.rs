@@ -1,11 +1,18 @@
 //! A handle to a running host, for the process in which it runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
+use crate::config::LiveConfig;
+use crate::http::drain::Drain;
 use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
+
+use super::shutdown;
 
 /// Operations on a running host, for the process in which it runs.
 pub struct Monitor {
@@ -13,6 +20,8 @@ pub struct Monitor {
     pub(super) registry: Arc<Registry>,
     pub(super) rooms: Arc<Rooms>,
     pub(super) settings: Arc<Settings>,
+    pub(super) config: Arc<LiveConfig>,
+    pub(super) drain: Arc<Drain>,
 }
 
 impl Monitor {
@@ -26,6 +35,17 @@ impl Monitor {
     pub async fn reload(&self) {
         // The error is in the log.
         let _ = self.settings.reload().await;
+    }
+
+    /// Waits until the host stops, because of `stop` or because an operator asks for it. Returns how
+    /// long the stop takes at most.
+    pub async fn stopping(&self, stop: &CancellationToken) -> Duration {
+        let over = tokio::select! {
+            () = stop.cancelled() => None,
+            over = self.drain.requested() => Some(over),
+        };
+        let config = self.config.get();
+        shutdown::longest(&config.limits, over.unwrap_or(config.limits.shutdown_close_ms))
     }
 
     /// Logs the status of the host and of each plugin.

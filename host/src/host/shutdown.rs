@@ -6,6 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Limits;
+use crate::socketio::Server;
+
 use super::Host;
 
 /// Time limit for telling plugins of the last disconnects.
@@ -13,15 +16,26 @@ const LAST_HOST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Time limit for all steps after the running events have finished. A client that does not read
 /// would keep its transport open without end.
-pub(super) const LAST_STEPS: Duration = Duration::from_secs(10);
+const LAST_STEPS: Duration = Duration::from_secs(10);
+
+/// Returns how long a stop takes at most that closes connections over the time `close`.
+pub(super) fn longest(limits: &Limits, close: Duration) -> Duration {
+    limits.shutdown_unready_ms + close + limits.shutdown_drain_ms + LAST_STEPS
+}
 
 impl Host {
     /// Serves until `stop`, and then stops in steps. The host reports that it is not ready, and
     /// then accepts no new clients. It handles the received events and tells plugins about every
     /// disconnect. Each client, also one that polls, receives its queued messages. At the end, the
     /// host closes the transports. `at_once` skips the waiting.
+    ///
+    /// An operator can stop the host too, with a time over which the connections of clients end
+    /// (`POST /api/drain`). Then `stop` ends the rest of that time.
     pub async fn run(self, stop: CancellationToken, at_once: CancellationToken) {
-        stop.cancelled().await;
+        let (over, cut_short) = tokio::select! {
+            () = stop.cancelled() => (self.config.get().limits.shutdown_close_ms, &at_once),
+            over = self.drain.requested() => (over, &stop),
+        };
         self.ready.store(false, Ordering::Release);
         // The served plugins stay the same until the end.
         self.reloading.cancel();
@@ -34,6 +48,11 @@ impl Host {
         if let Some(slots) = &self.admin_slots {
             slots.close();
         }
+        let connections = self.rooms.connections();
+        tracing::info!(connections, over_ms = over.as_millis(), "stopping: closing connections");
+        if connections > 0 && self.closes_one_by_one() {
+            within(Duration::MAX, cut_short, self.sockets.leave_over(over)).await;
+        }
         tracing::info!("stopping: finishing running events");
         if !within(self.config.get().limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await
         {
@@ -44,7 +63,6 @@ impl Host {
         if !within(LAST_HOST_EVENTS, &at_once, self.dispatcher.stop()).await {
             tracing::warn!("some host events were not handled in time");
         }
-        tracing::info!("stopping: closing connections");
         if !within(left(), &at_once, self.socketio.close()).await {
             tracing::warn!("some transports did not close in time");
         }
@@ -54,6 +72,14 @@ impl Host {
         within(left(), &at_once, self.tasks.wait()).await;
         self.loader.close();
         tracing::info!("stopped");
+    }
+}
+
+impl Host {
+    /// Whether the Socket.IO implementation can close a single connection whose client connects
+    /// again.
+    fn closes_one_by_one(&self) -> bool {
+        matches!(self.socketio, Server::Builtin(_))
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Client {
     token: Mutex<TokenState>,
     /// Whether its token has expired. Its events are then rejected until it sends a new one.
     has_expired: AtomicBool,
+    /// Set when a host that stops ends this connection. Events that arrive later are rejected.
+    moves_away: AtomicBool,
     /// Held until the last task of the client has ended: a session that is closing counts against
     /// the limit of connections.
     _slot: Option<SessionSlot>,
@@ -67,6 +69,7 @@ impl Client {
             left: OnceCell::new(),
             token: Mutex::new(TokenState::new(expires_at, issued_at)),
             has_expired: AtomicBool::new(false),
+            moves_away: AtomicBool::new(false),
             _slot: slot,
         });
         sockets.clients().insert(client.connection.public_id.clone(), Arc::downgrade(&client));
@@ -81,6 +84,14 @@ impl Client {
 
     fn address(&self) -> MutexGuard<'_, Option<IpAddr>> {
         self.address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rejects new events, handles those that have arrived, and ends the session, so that the client
+    /// connects to another host.
+    pub(super) async fn move_away(self: &Arc<Self>, sockets: &Arc<Sockets>) {
+        self.moves_away.store(true, Ordering::Release);
+        self.end(sockets).await;
+        sockets.rooms.shut_down(&self.connection);
     }
 
     /// Handles the events that have arrived, and then tells plugins that the client is gone, while

@@ -354,6 +354,12 @@ impl Link {
         }
     }
 
+    pub(super) fn shut_down(&self) {
+        if let Some(connection) = self.connection.upgrade() {
+            connection.shut_down();
+        }
+    }
+
     pub(super) fn abort(&self, reason: &'static str) {
         if let Some(connection) = self.connection.upgrade() {
             super::cut::log_cut(connection.data().id(), reason, connection.queued_bytes());

@@ -15,7 +15,7 @@ import { stripVTControlCharacters } from "node:util";
  * busy machine.
  */
 const START_MS = 60_000;
-/** How long a stopping host may take, in milliseconds. It promises 25 seconds. */
+/** How long a stopping host may take, in milliseconds. It promises 27 seconds. */
 const STOP_MS = 30_000;
 
 /**

@@ -21,7 +21,7 @@ START_S = 60
 """How long a host may take to start. Long: it may have to compile its plugins on a busy machine."""
 
 STOP_S = 30
-"""How long a stopping host may take. It promises 25 seconds."""
+"""How long a stopping host may take. It promises 27 seconds."""
 
 _LISTENING = re.compile(r"listening on (http://[\w.:\[\]]+)\s")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -2,7 +2,7 @@
 //! rejects it if a bound is reached.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Context;
 
 use futures_util::future::BoxFuture;
@@ -32,7 +32,8 @@ impl Client {
         let config = sockets.config.get();
         let limits = &config.limits;
         let mut mailbox = self.mailbox();
-        if sockets.is_stopping.load(Ordering::Acquire) {
+        let is_stopping = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        if is_stopping(&sockets.is_stopping) || is_stopping(&self.moves_away) {
             drop(mailbox);
             let stopping = Rejection::Unavailable("the host is stopping".to_owned());
             self.log(&incoming.event, &stopping);
