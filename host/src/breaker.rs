@@ -14,17 +14,19 @@
 //! party is a user, or an address for the clients without a user. So clients with short connections
 //! are recognised, and all clients without a user behind one address count as one party.
 //!
-//! **Who is throttled.** A failure is attributed to its connection. It is attributed to the user if
-//! a second connection of the user fails, and to the address if three connections fail. A client
-//! that reconnects therefore stays throttled. A throttled party means its new connections, and
-//! those whose last event failed: a connection whose last event was answered is never throttled for
-//! its neighbours. All new connections together have no limit: with it, a few strangers could shut
-//! out all new clients.
+//! **Who is throttled.** A failure is attributed to its connection. It is attributed to the party
+//! instead if enough connections of the party fail: two of a user, three of an address. So a client
+//! that reconnects stays throttled. If a party is throttled, its new connections are denied, and
+//! those whose last event failed. A connection whose last event was answered is never throttled for
+//! its neighbours. There is no common limit for all new connections: with it, a few strangers could
+//! shut out all new clients.
 //!
-//! **Who probes.** A client that fails events without end must not keep the breaker open for others
-//! that come seldom. So a party whose events have failed may probe only some time after all others.
-//! If the plugin answers the probe of another party, those few whose events failed are suspects:
-//! for some time, their failures do not open the breaker, and only they are throttled.
+//! **Who probes.** A client whose events always fail must not keep the breaker open for clients
+//! that seldom send an event. This is decided by site: a user, or else an address; for IPv6, the
+//! network of one customer. A site whose events failed may probe only when the breaker has been
+//! open for twice its time. If the plugin answers a client's probe, the other sites whose events
+//! failed become suspects, if they are at most nine. The failures of a suspect throttle it, and do
+//! not alone open the breaker. After ten minutes without a failure, a site is no longer a suspect.
 
 mod activity;
 mod client;
@@ -46,12 +48,13 @@ pub(crate) use client::{ClientKey, ClientKeys};
 /// The limits at which the breaker opens, and how long it stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerLimits {
-    /// This many failures within `failures_within` open the breaker.
+    /// After this many failures within `failures_within`, the breaker opens, throttles a client, or
+    /// waits for more failures.
     pub failures: u32,
     /// Time window for `failures`.
     pub failures_within: Duration,
-    /// If half of the calls within `calls_within` fail, the breaker also opens, provided that there
-    /// were at least this many calls.
+    /// The same happens if half of the calls within `calls_within` fail, if there were at least
+    /// this many calls.
     pub calls: u32,
     /// Time window for `calls`.
     pub calls_within: Duration,
@@ -79,16 +82,16 @@ impl Default for BreakerLimits {
 /// calls opens the breaker.
 const REMEMBERED: RangeInclusive<usize> = 256..=16_384;
 
-/// The plugin itself is at fault if it fails for at least this many times
-/// [`BreakerLimits::failures`] parties that it served before, and if [`WELL_SERVED_PER_LET_DOWN`]
-/// is met.
+/// [`BreakerLimits::failures`] times this factor is a number of sites. If the plugin fails for so
+/// many sites with a party that it served before, the plugin itself is at fault, provided that
+/// [`WELL_SERVED_PER_LET_DOWN`] is met.
 const WIDESPREAD_FACTOR: u32 = 2;
 
 /// Bounds of the number that [`WIDESPREAD_FACTOR`] requires. One stranger may have some addresses.
 const WIDESPREAD: RangeInclusive<u32> = 10..=64;
 
-/// The plugin itself is at fault only if it fails for at least one party that it served before, for
-/// this many connections that are served well.
+/// Maximum number of well-served connections for each such site. If there are more, the plugin
+/// works for most clients, and is not at fault.
 const WELL_SERVED_PER_LET_DOWN: u32 = 4;
 
 /// The breaker of one plugin.
@@ -109,8 +112,8 @@ pub(crate) struct Breaker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BreakerState {
     Closed,
-    /// No event is passed before `until`. Then an event probes the plugin; until `others_until`,
-    /// only one of a client that does not come last.
+    /// No event is passed before `until`. Then the next event is the probe. But a client that comes
+    /// last ([`Suspects::comes_last`]) can probe only after `others_until`.
     Open {
         until: Instant,
         others_until: Instant,
@@ -186,16 +189,15 @@ impl Breaker {
     }
 
     fn closed(plugin: PluginBit, limits: BreakerLimits) -> Self {
+        let remembered_for = limits.failures_within.max(limits.calls_within);
+        let doubtful_for = limits.failures_within;
         Self {
             plugin,
             limits,
             state: BreakerState::Closed,
             next_open: limits.open,
             failures: VecDeque::new(),
-            activity: Activity::new(
-                limits.failures_within.max(limits.calls_within),
-                limits.failures_within,
-            ),
+            activity: Activity::new(remembered_for, doubtful_for),
             throttle: Throttle::default(),
             suspects: Suspects::default(),
         }
@@ -252,6 +254,7 @@ impl Breaker {
             client.note(self.plugin, outcome == Outcome::Answered);
         }
         match (self.state, permit, outcome) {
+            // In `Probing`, the outcome of any probe counts, also of one whose time was over.
             (BreakerState::Probing { .. }, Permit::Probe, Outcome::Failed) => {
                 self.failures.push_back((now, client.cloned()));
                 Some(self.open(now))
@@ -265,8 +268,9 @@ impl Breaker {
                 self.state = BreakerState::Open { until: now, others_until: now };
                 None
             }
-            // An event that began before the breaker opened says nothing about the present, and
-            // neither does an earlier probe.
+            // In `Open`, the event began before the breaker opened, or is an earlier probe. In
+            // `Probing`, it is a normal event that began before the breaker opened. None of them
+            // says anything about the present.
             (BreakerState::Open { .. } | BreakerState::Probing { .. }, ..)
             | (BreakerState::Closed, _, Outcome::Unknown) => None,
             (BreakerState::Closed, _, Outcome::Failed) => {
@@ -285,21 +289,23 @@ impl Breaker {
         *self = Self::closed(self.plugin, self.limits);
     }
 
-    /// Closes the breaker and ends all throttling, because the plugin has answered `client`.
+    /// Closes the breaker and ends all throttling, because the plugin has answered the probe of
+    /// `client`. The other sites that failed become suspects if they are few.
     fn close(&mut self, client: Option<&ClientKeys>, now: Instant) {
         let mut suspects = std::mem::take(&mut self.suspects);
         // An answered host event says nothing about the events of clients.
         if let Some(client) = client {
-            suspects.suspect_all_but(client, now);
+            suspects.suspect_others_if_few(client, now);
         }
         self.reset();
         self.suspects = suspects;
         self.activity.add_answer(client, now);
     }
 
+    /// Adds a failure to those that have not led to a decision yet, and decides if they are enough.
     fn fail(&mut self, client: Option<&ClientKeys>, now: Instant) -> Option<Change> {
         if let Some(client) = client {
-            self.suspects.keep(client, now);
+            self.suspects.extend_suspicion(client, now);
         }
         if self.failures.len()
             >= (self.limits.failures as usize).clamp(*REMEMBERED.start(), *REMEMBERED.end())
@@ -324,6 +330,7 @@ impl Breaker {
         }
     }
 
+    /// Returns the clients of the undecided failures within `within`.
     fn recent(
         &self,
         within: Duration,
@@ -365,7 +372,7 @@ impl Breaker {
     }
 
     /// Whether the plugin serves no connection well and fails `threshold` times for others than
-    /// suspects, or has failed for many parties that it served before.
+    /// suspects, or has failed for many sites with a party that it served before.
     fn fails_widely(&self, within: Duration, threshold: usize, now: Instant) -> bool {
         let is_of_suspect = |client: &Option<&ClientKeys>| {
             client.is_some_and(|client| self.suspects.is_suspect(client, now))
@@ -382,8 +389,8 @@ impl Breaker {
 
     fn throttle(&mut self, client: &ClientKeys, key: ClientKey, now: Instant) -> Change {
         let (key, time) = self.throttle.add(client, key, &self.limits, now);
-        // The offender's failures are dealt with. Failures of other clients still count, and
-        // well-served clients stay known.
+        // The failures of the throttled key need no further decision. Failures of other clients
+        // still count, and well-served clients stay known.
         self.failures.retain(|(_, other)| other.as_ref().is_none_or(|other| !other.has(&key)));
         self.activity.forget_counts();
         Change::Throttled(key, time)

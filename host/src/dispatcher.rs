@@ -234,8 +234,8 @@ impl Dispatcher {
         active.health.admit(event.caller.client().as_deref(), began).map_err(refuse)
     }
 
-    /// Runs the handler of an admitted event, again if its writes met a conflict, and applies its
-    /// effects. Returns the result, and the time at which the event ended.
+    /// Runs the handler of an admitted event ([`Dispatcher::run_until_valid`]), and records the
+    /// outcome for the breaker. Returns the result, and the time at which the event ended.
     async fn run(
         &self,
         permit: Permit,
@@ -245,7 +245,7 @@ impl Dispatcher {
         inbound: Option<&Inbound>,
         began: Instant,
     ) -> (Result<Reply, Failed>, Instant) {
-        let answer = self.run_within(generation, active, event, inbound, began).await;
+        let answer = self.run_until_valid(generation, active, event, inbound, began).await;
         let ended = Instant::now();
         // Checked after failures too: a failed event may have written the numbers that it took.
         checkpoint_if_due(active);
@@ -254,7 +254,7 @@ impl Dispatcher {
             Err(Rejection::Busy(_) | Rejection::Unavailable(_) | Rejection::NotCommitted(_)) => {
                 Outcome::Unknown
             }
-            // A handler passes on that its state can't be read.
+            // The handler has passed on the refusal of a call to its state, which can't be used.
             Err(Rejection::Refused(refusal))
                 if refusal.code == "unavailable" && inbound.is_some() =>
             {

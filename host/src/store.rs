@@ -47,7 +47,7 @@ pub use limits::StoreLimits;
 use manifest::{Manifest, ManifestRecord};
 pub use manifest::{StoreFault, StoreFaultKind};
 use opening::{Opened, beside, set_up};
-pub(crate) use snapshot::most_descriptors;
+pub(crate) use snapshot::max_descriptors;
 use snapshot::{Reader, Readers};
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::View;
@@ -248,7 +248,7 @@ impl Store {
             .write(&record, true)
             .map_err(|source| StoreError::Open { file: self.file.clone(), source })?;
         self.health.worked(FailureKind::Record);
-        self.wal.note(true);
+        self.wal.record_checkpoint(true);
         writer.take().map_or(Ok(()), close_with_log)?;
         Ok(true)
     }

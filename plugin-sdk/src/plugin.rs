@@ -30,7 +30,7 @@ pub struct Plugin {
 }
 
 /// One declaration of a plugin. Schemas are functions, because only `register` needs them, and it
-/// runs once.
+/// runs once for each load.
 enum Declaration {
     Handles {
         event: Cow<'static, str>,
@@ -58,15 +58,16 @@ enum Declaration {
     Route {
         route: Route,
         event: Cow<'static, str>,
-        /// Declares it. A pointer, so that a plugin without routes does not contain the import.
+        /// Passes the route to the host. Only [`Plugin::route`] names this function, so a plugin
+        /// without routes does not contain the import.
         declare: fn(&dyn Registry, Route, &str) -> Result,
     },
 }
 
 impl Plugin {
-    /// A plugin without handlers. `name` matches `[a-z][a-z0-9_]{0,63}`. A host treats every file
-    /// that registers this name as a version of the same plugin, with the same state. `version` is
-    /// a semantic version, such as `env!("CARGO_PKG_VERSION")`.
+    /// Creates a plugin that declares nothing yet. `name` matches `[a-z][a-z0-9_]{0,63}`. A host
+    /// treats every file that registers this name as a version of the same plugin, with the same
+    /// state. `version` is a semantic version, such as `env!("CARGO_PKG_VERSION")`.
     #[must_use]
     pub fn new(
         name: impl Into<Cow<'static, str>>,
@@ -194,8 +195,8 @@ impl Plugin {
     }
 
     /// Calls `handler` once per connection, after its last event. The connection is still in its
-    /// rooms, unless the call is delayed by more than 5 s, or because the plugin was disabled or
-    /// its breaker was open.
+    /// rooms, unless the call is late. A call is late if it is delayed by more than 5 s, or if the
+    /// plugin was disabled or its breaker was open.
     #[must_use]
     pub fn on_disconnect(
         self,
@@ -205,9 +206,11 @@ impl Plugin {
     }
 
     /// Calls `handler` when the plugin has missed calls of [`on_connect`](Self::on_connect) or
-    /// [`on_disconnect`](Self::on_disconnect). There are two causes: more than 50,000 calls waited
-    /// for the plugin, or the plugin was added to the host while connections existed. A new version
-    /// of a plugin gets the calls that the previous version has not handled.
+    /// [`on_disconnect`](Self::on_disconnect). There are three causes: more than 50,000 calls
+    /// waited for the plugin; its file was away for some time; or the plugin was added to the host
+    /// while connections existed. A new version of the plugin counts as added if the previous one
+    /// did not have all its handlers of these three kinds. Otherwise it gets the calls that the
+    /// previous version has not handled.
     ///
     /// The data that the plugin has stored about connections is then invalid.
     /// [`Context::connections`] returns the current connections. There is no caller. The limits of
@@ -259,9 +262,10 @@ impl Plugin {
     }
 
     /// Declares a room, or a template such as `user_{user}`, and who can join it. A handler of any
-    /// plugin can join its caller to a declared room, and to no other room. If the access rule does
-    /// not allow the caller, the join is refused as `forbidden`, also for an anonymous caller. Only
-    /// handlers of this plugin can join callers to a room with [`Access::Handler`].
+    /// plugin can join its caller to a declared room, and to no other room. A join that the access
+    /// rule does not allow is refused as `forbidden`. Unlike an event, this is never
+    /// `unauthorized`, also for an anonymous caller. Only handlers of this plugin can join callers
+    /// to a room with [`Access::Handler`].
     #[must_use]
     pub fn room(self, pattern: impl Into<Cow<'static, str>>, access: Access) -> Self {
         self.and(Declaration::Room { pattern: pattern.into(), access })

@@ -203,7 +203,8 @@ pub fn check_payload(
         return Ok(());
     }
     Err(Rejection::invalid(
-        "each binary attachment must be named by exactly one placeholder, and no other",
+        "each binary attachment must be named by exactly one placeholder, and each placeholder \
+         must name an attachment",
     ))
 }
 
@@ -256,7 +257,7 @@ pub fn declared<'declared>(
 
 impl Outbound {
     /// Whether the event may go to `room`.
-    pub fn names(&self, room: &str) -> bool {
+    pub fn may_go_to(&self, room: &str) -> bool {
         self.everyone || self.rooms.iter().any(|pattern| pattern.matches(room).is_some())
     }
 
@@ -277,7 +278,7 @@ impl Outbound {
                 format!("the declaration of `{event}` does not send it to everyone (`*`)"),
             )),
             Target::Rooms(rooms) | Target::RoomsButSender(rooms) => {
-                match rooms.iter().find(|room| !self.names(room)) {
+                match rooms.iter().find(|room| !self.may_go_to(room)) {
                     Some(room) => Err(Refusal::new(
                         "undeclared",
                         format!("the declaration of `{event}` does not name the room `{room}`"),

@@ -17,11 +17,11 @@ pub fn segments(path: &str) -> Option<Vec<String>> {
 }
 
 /// The characters of a segment that are encoded: all but those that RFC 3986 calls unreserved.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Returns a text as one segment of a path.
 pub fn encode_segment(text: &str) -> String {
-    utf8_percent_encode(text, RESERVED).to_string()
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
 /// Returns the names and values of a query, decoded.
@@ -51,7 +51,7 @@ impl Parameters {
     ///
     /// # Errors
     /// The body is not JSON or too deep, it is not an object although there are parameters, or a
-    /// member is given twice.
+    /// member is given in two places.
     pub fn payload(
         self,
         body: Option<&str>,
@@ -122,8 +122,9 @@ struct Member {
 }
 
 impl Member {
-    /// The JSON text in one of the forms, in this order: a number or a truth value, text, an array
-    /// of such values, an array of texts. `None` if there is no such form.
+    /// The JSON text in one of these forms, in this order: a number or a truth value; text; an
+    /// array in which each value is a number, a truth value or else text; an array of texts.
+    /// Returns `None` if the member has no such form.
     fn text(&self, form: usize) -> Option<String> {
         let array = |texts: Vec<String>| format!("[{}]", texts.join(","));
         match (form, self.values.as_slice()) {
@@ -140,8 +141,9 @@ impl Member {
         }
     }
 
-    /// The JSON text in its form, or in the next one that exists.
-    fn advance(&mut self) -> Option<String> {
+    /// Goes to the first form that exists, from the current one on, and returns the JSON text in
+    /// this form.
+    fn seek_text(&mut self) -> Option<String> {
         while self.form < FORMS {
             if let Some(text) = self.text(self.form) {
                 return Some(text);
@@ -156,12 +158,12 @@ impl Member {
 const FORMS: usize = 4;
 
 /// Maximum number of checks for one request. Each may cost as much as the check of a whole payload.
-/// Four are enough if each finds all violations.
+/// A member has four forms, so four checks try all of them if each check finds all violations.
 const MAX_ROUNDS: usize = 4;
 
-/// Tries the forms of each member until the whole payload is valid. Returns the names and texts of
-/// the members: those of a member that has no valid form are its first ones, so that the violation
-/// which the client gets is about the simplest form.
+/// Tries the forms of each member until the whole payload is valid. Returns the name and the text
+/// of each member. A member without a valid form has the text of its first form, so that the client
+/// gets the violation of the simplest form.
 fn fit(
     mut members: Vec<Member>,
     mut object: Map<String, Value>,
@@ -169,18 +171,19 @@ fn fit(
 ) -> Vec<(String, String)> {
     let mut texts: Vec<(String, String)> = Vec::new();
     for member in &mut members {
-        let text = member.advance().unwrap_or_default();
+        let text = member.seek_text().unwrap_or_default();
         object.insert(member.name.clone(), value_of(&text));
         texts.push((member.name.clone(), text));
     }
     let first = texts.clone();
     let mut payload = Value::Object(object);
-    // Each round moves all members whose violations the check has found. It finds at most 16, or
-    // one in a very large body.
+    // Each round moves all members whose violations the check has found to their next form. A check
+    // finds at most 16 violations, or one in a very large body.
     for _ in 0..MAX_ROUNDS {
         let Err(details) = schema.check(&payload) else { return texts };
         let is_named = |name: &str| details.iter().any(|detail| is_at(&detail.path, name));
-        // Without a path, for example of a schema `oneOf`, all numbers are tried as text.
+        // A violation without a path, for example of `oneOf`, names no member. Then all numbers and
+        // truth values are tried as text.
         let is_unknown = !texts.iter().any(|(name, _)| is_named(name))
             && details.iter().any(|detail| detail.path.is_empty());
         let mut has_moved = false;
@@ -189,7 +192,7 @@ fn fit(
                 continue;
             }
             member.form += 1;
-            if let (Some(next), Some(object)) = (member.advance(), payload.as_object_mut()) {
+            if let (Some(next), Some(object)) = (member.seek_text(), payload.as_object_mut()) {
                 object.insert(name.clone(), value_of(&next));
                 *text = next;
                 has_moved = true;
@@ -199,12 +202,12 @@ fn fit(
             break;
         }
     }
-    // What is left is invalid in all forms.
-    let is_left = |member: &Member| member.form >= FORMS;
-    let left = members.iter().map(is_left);
-    left.zip(first)
+    let has_no_valid_form = |member: &Member| member.form >= FORMS;
+    let invalid = members.iter().map(has_no_valid_form);
+    invalid
+        .zip(first)
         .zip(texts)
-        .map(|((left, first), text)| if left { first } else { text })
+        .map(|((is_invalid, first), text)| if is_invalid { first } else { text })
         .collect()
 }
 

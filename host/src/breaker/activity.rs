@@ -15,12 +15,12 @@ pub(super) const PARTS: u32 = 10;
 pub(super) struct Activity {
     /// How long activity is remembered.
     within: Duration,
-    /// How long a connection that failed does not count as well served, though it is answered
-    /// again.
+    /// For this time after a failure, a connection does not count as well served, even if it is
+    /// answered again.
     doubtful_for: Duration,
     /// The newest part is last.
     parts: VecDeque<Part>,
-    /// Connections that were answered, and have not failed since.
+    /// Connections that were answered, and have not failed since or shortly before.
     answered: Recent,
     /// Connections that failed.
     failed: Recent,
@@ -63,8 +63,8 @@ impl Activity {
         self.answered_parties.add(client.party_hash, now);
     }
 
-    /// Adds one event that failed. `was_served` says whether the plugin answered the event of this
-    /// connection before.
+    /// Adds one event that failed. `was_served` says whether the plugin answered the previous event
+    /// of this connection.
     pub(super) fn add_failure(
         &mut self,
         client: Option<&ClientKeys>,

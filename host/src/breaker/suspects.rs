@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::client::ClientKeys;
 use super::recent::Recent;
 
-/// How long a site is suspected after its last failure.
+/// How long a site is suspected after it became a suspect, or after its last failure since then.
 pub(super) const SUSPECTED_FOR: Duration = Duration::from_secs(600);
 
 /// If more sites failed, the plugin may have been at fault itself, and none of them is suspected.
-const MOST: usize = 9;
+const MAX_NEW_SUSPECTS: usize = 9;
 
 /// What a breaker remembers of sites, also after it has closed.
 #[derive(Debug)]
@@ -41,12 +41,13 @@ impl Suspects {
         self.failed.contains(client.site_hash, now, SUSPECTED_FOR) || self.is_suspect(client, now)
     }
 
-    /// The plugin works for `client`: suspects the few other sites whose events failed.
-    pub(super) fn suspect_all_but(&mut self, client: &ClientKeys, now: Instant) {
+    /// Called when the plugin has answered the probe of `client`. The other sites whose events
+    /// failed become suspects, if they are few.
+    pub(super) fn suspect_others_if_few(&mut self, client: &ClientKeys, now: Instant) {
         self.suspected.remove(client.site_hash);
         self.failed.remove(client.site_hash);
         let failed = std::mem::replace(&mut self.failed, Recent::new(SUSPECTED_FOR));
-        if failed.len() <= MOST {
+        if failed.len() <= MAX_NEW_SUSPECTS {
             failed.clients().for_each(|site| self.suspected.add(site, now));
         }
     }
@@ -56,8 +57,9 @@ impl Suspects {
         self.suspected.contains(client.site_hash, now, SUSPECTED_FOR)
     }
 
-    /// An event of a client has failed: a site that is suspected stays so.
-    pub(super) fn keep(&mut self, client: &ClientKeys, now: Instant) {
+    /// Called when an event of `client` has failed. If its site is a suspect, it stays one for
+    /// longer.
+    pub(super) fn extend_suspicion(&mut self, client: &ClientKeys, now: Instant) {
         if self.is_suspect(client, now) {
             self.suspected.add(client.site_hash, now);
         }

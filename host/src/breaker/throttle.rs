@@ -24,8 +24,8 @@ struct ThrottleRecord {
     next: Duration,
     /// When the record is removed.
     expires: Instant,
-    /// Of a user or an address: the connections that were throttled last, one fewer than make it an
-    /// offender itself.
+    /// In the record of a user or an address: its connections that were throttled last. At most one
+    /// fewer than the number for which the user or the address itself is throttled.
     offenders: Vec<ClientKey>,
 }
 

@@ -37,7 +37,7 @@ struct BoundEvent<'event> {
 enum Attempt {
     /// The handler succeeded, if its entry can be committed.
     Done { reply: Json, entry: CommitEntry },
-    /// The state has changed under the reads of the run. The handler must run again.
+    /// Data that the run has read has changed since. The handler must run again.
     Outdated,
     /// The handler refused the event. The run is valid, so its instance can be kept.
     Refused(Failed),
@@ -46,9 +46,9 @@ enum Attempt {
 }
 
 impl Dispatcher {
-    /// Runs the handler of an admitted event, again if its reads or writes met a conflict, and
-    /// applies its effects.
-    pub(super) async fn run_within(
+    /// Runs the handler of an admitted event. Runs it again if data that it has read has changed
+    /// meanwhile. Commits the writes of the valid run, and applies its effects.
+    pub(super) async fn run_until_valid(
         &self,
         generation: &Arc<Generation>,
         active: &Arc<ActivePlugin>,
@@ -147,7 +147,7 @@ impl BoundEvent<'_> {
         let Some(mut run) = Run::from_calls(calls) else {
             return Attempt::Rejected(Rejection::PluginFailed.into());
         };
-        match run.take_fault() {
+        match run.take_discarded() {
             None => {}
             Some(Discarded::Rejected(failed)) => {
                 active.code.count_failure();
@@ -203,9 +203,9 @@ impl BoundEvent<'_> {
     }
 
     /// Applies the handler's effects. A reload may have tightened a room's rule since the handler
-    /// was allowed to join, or a new token may have changed the caller's roles, because `$connect`
-    /// is handled beside other events. Both have checked only the members of that time, so a later
-    /// join is checked here.
+    /// was allowed to join. Or a new token may have changed the caller's roles, because `$connect`
+    /// is handled beside other events. The reload and the token have rechecked only the members of
+    /// that moment, so a later join is checked in this function.
     fn apply(&self, effects: &[Effect]) -> Applied {
         let Dispatcher { registry, rooms, .. } = self.dispatcher;
         let may_join = |room: &str, identity: &Identity| {

@@ -1,5 +1,7 @@
-//! Commits the result of a handler's run: stores its changes, and releases its effects in the order
-//! of the commits. The order is decided here and in [`Store`] only.
+//! Commits the result of a handler's run: stores its changes, and then delivers its effects. The
+//! order of commits is decided in [`Store`]; this module keeps the guard of a commit until its
+//! effects are delivered. The changes of several runs may be stored before the effects of the first
+//! are delivered.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,8 +28,8 @@ pub(super) struct CommitEntry {
 /// An entry whose changes are stored.
 pub(super) struct Committed {
     effects: Vec<Effect>,
-    /// `None` if the handler wrote nothing. The effects of such a handler have no order among those
-    /// of other handlers.
+    /// The commit lock, held until the effects are delivered. `None` if the handler wrote nothing
+    /// and the run did not hold the lock. Such effects have no order among those of other handlers.
     guard: Option<CommitGuard>,
 }
 
@@ -45,8 +47,8 @@ impl Committed {
 /// handler runs again ([`CommitError::Conflict`]), or it is rejected.
 ///
 /// # Errors
-/// The changes are not stored; see [`CommitError`]. If the commit can't begin before `deadline`,
-/// [`CommitError::Late`].
+/// Nothing is stored, except perhaps after [`CommitError::Unknown`]. [`CommitError::Late`] if the
+/// commit can't begin before `deadline`.
 pub(super) async fn commit(
     store: &Arc<Store>,
     entry: CommitEntry,
@@ -54,12 +56,12 @@ pub(super) async fn commit(
     deadline: Option<Instant>,
 ) -> Result<Committed, CommitError> {
     let CommitEntry { event, generation, changes, effects } = entry;
-    if changes.is_empty() {
+    if !changes.has_writes() {
         return Ok(Committed { effects, guard: lock });
     }
     let committed = match lock {
         Some(guard) => guard.commit_exclusive(changes).await,
-        None => store.commit_in_order(changes, deadline).await,
+        None => store.commit_in_group(changes, deadline).await,
     };
     if let Err(error) = &committed {
         tracing::trace!(id = %event, generation, %error, "not committed");
@@ -70,7 +72,7 @@ pub(super) async fn commit(
 /// Starts a checkpoint of a plugin's state if one is due. No task waits for it: committed data is
 /// safe in the write-ahead log.
 pub(super) fn checkpoint_if_due(active: &ActivePlugin) {
-    if active.state.store.checkpoint_is_due() {
+    if active.state.store.claim_due_checkpoint() {
         let (store, plugin) = (Arc::clone(&active.state.store), active.code.name().to_owned());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.checkpoint() {
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_is_delivered_before_a_later_commit_and_without_changes_at_once() {
+    async fn a_writer_waits_for_the_delivery_before_it_and_an_entry_without_changes_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let (file, manifest) = (dir.path().join("state.sqlite"), dir.path().join("state.json"));
         let store = Arc::new(Store::open(&file, &manifest, StoreLimits::default()).unwrap());

@@ -31,8 +31,8 @@ impl Dispatcher {
     /// decides whether it goes to everyone or to rooms that are named by the data.
     ///
     /// # Errors
-    /// Returns a rejection if nobody declares the event, its data is invalid, it may not go to
-    /// `to`, or no room is known.
+    /// Returns a rejection if the event is not declared, its data is invalid, it may not go to
+    /// `to`, or neither `to` nor the data names a room.
     pub fn prepare_emit(
         &self,
         event: &str,
@@ -80,8 +80,9 @@ fn target(
             )))
         }
         Some(Target::Rooms(rooms)) => {
-            if let Some(room) =
-                rooms.iter().find(|room| !declarations.iter().any(|declared| declared.names(room)))
+            if let Some(room) = rooms
+                .iter()
+                .find(|room| !declarations.iter().any(|declared| declared.may_go_to(room)))
             {
                 return Err(Rejection::Forbidden(format!(
                     "the declaration of `{event}` does not name the room `{room}`"

@@ -56,7 +56,7 @@ impl Dispatcher {
             while let Some(Ok(())) =
                 this.host_events.stopped.run_until_cancelled(changes.changed()).await
             {
-                drop(this.current_backlogs());
+                drop(this.lock_updated_backlogs());
             }
         });
     }
@@ -108,7 +108,7 @@ impl Dispatcher {
             if self.registry.snapshot().is_disabled(plugin) {
                 return Err(super::disabled());
             }
-            // The plugin's next event must be the `$connect`, also as the probe of its breaker.
+            // The plugin must get the `$connect` before this event, also as the breaker's probe.
             if active.health.is_open() {
                 return Err(refuse(Denied::Open { retry_after: RETRY }));
             }
@@ -128,7 +128,7 @@ impl Dispatcher {
         let awaited = TaskTracker::new();
         // The directory and the backlogs change under one lock, so that the connections that a
         // plugin reads agree with its next events.
-        let (mut backlogs, generation) = self.current_backlogs();
+        let (mut backlogs, generation) = self.lock_updated_backlogs();
         match &event.kind {
             HostEventKind::Connect(connection) => self.rooms.directory.add(connection),
             HostEventKind::Disconnect(connection) => self.rooms.directory.remove(connection),
@@ -182,7 +182,7 @@ impl Dispatcher {
 
     /// Locks the backlogs, and updates them to the plugins that serve now. The snapshot is taken
     /// under the lock, because an older snapshot would undo the changes of a newer one.
-    fn current_backlogs(self: &Arc<Self>) -> (MutexGuard<'_, Backlogs>, Arc<Generation>) {
+    fn lock_updated_backlogs(self: &Arc<Self>) -> (MutexGuard<'_, Backlogs>, Arc<Generation>) {
         let mut backlogs = self.host_events.backlogs();
         let generation = self.registry.snapshot();
         self.update_backlogs(&mut backlogs, &generation);
@@ -243,9 +243,9 @@ impl Dispatcher {
         });
     }
 
-    /// Spawns a worker for the backlog of one plugin, if there is work for another one.
+    /// Spawns another worker for the backlog of one plugin, if there is work for it.
     fn add_worker(self: &Arc<Self>, backlog: &mut Backlog, active: &ActivePlugin) {
-        if backlog.add_worker(at_once(active)) {
+        if backlog.add_worker(max_deliveries(active)) {
             let (this, plugin) = (Arc::clone(self), Arc::clone(backlog.plugin()));
             self.host_events.tasks.spawn(async move { this.work(&plugin).await });
         }
@@ -256,19 +256,19 @@ impl Dispatcher {
         if !dropped.is_empty() {
             self.metrics.host_events_dropped(plugin, dropped.len());
         }
-        dropped.iter().for_each(|pending| end(plugin, &pending.event));
+        dropped.iter().for_each(|pending| end_connect_wait(plugin, &pending.event));
     }
 }
 
 /// If `event` is a `$connect`, the events of its connection no longer wait for it.
-fn end(plugin: &str, event: &HostEvent) {
+fn end_connect_wait(plugin: &str, event: &HostEvent) {
     if let HostEventKind::Connect(connection) = &event.kind {
         connection.pending_connects.remove(plugin);
     }
 }
 
-/// Number of host events that a plugin handles at once: half of its instances. Its other events
-/// find a free instance even if host events are slow.
-fn at_once(active: &ActivePlugin) -> usize {
+/// Maximum number of host events that a plugin handles at once: half of its instances. Its other
+/// events find a free instance even if host events are slow.
+fn max_deliveries(active: &ActivePlugin) -> usize {
     (active.code.instances_at_once() / 2).max(1)
 }

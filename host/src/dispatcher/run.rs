@@ -38,7 +38,7 @@ pub(super) struct Run {
     /// run is moved, and most runs do not use the state.
     view: Option<Box<View>>,
     /// Why this run must be discarded, whatever the handler returns. Boxed for the same reason.
-    fault: Option<Box<Discarded>>,
+    discarded: Option<Box<Discarded>>,
 }
 
 /// Why a run must be discarded: a call to the state failed, and the handler is not the cause.
@@ -72,7 +72,7 @@ impl Run {
             effects_bytes: 0,
             membership: None,
             view: None,
-            fault: None,
+            discarded: None,
         }
     }
 
@@ -82,8 +82,8 @@ impl Run {
     }
 
     /// Returns why this run must be discarded, if it must.
-    pub(super) fn take_fault(&mut self) -> Option<Discarded> {
-        self.fault.take().map(|fault| *fault)
+    pub(super) fn take_discarded(&mut self) -> Option<Discarded> {
+        self.discarded.take().map(|discarded| *discarded)
     }
 
     /// Returns the effects, and the view with the run's reads and writes.
@@ -132,17 +132,19 @@ impl Run {
         self.view.get_or_insert_with(|| Box::new(self.active.state.store.view()))
     }
 
-    /// Records why the run must be discarded. The operator learns the cause, the plugin only the
-    /// failure.
-    fn fail(&mut self, fault: Discarded) -> Refusal {
-        let message = match &fault {
+    /// Records why the run must be discarded. Returns the refusal of the call: the operator learns
+    /// the cause, the plugin only that the call has failed.
+    fn discard(&mut self, reason: Discarded) -> Refusal {
+        let message = match &reason {
             Discarded::Outdated => "the state has changed meanwhile; the event is handled again",
             Discarded::Rejected(_) => "the state can't be used now",
         };
-        self.fault.get_or_insert_with(|| Box::new(fault));
+        self.discarded.get_or_insert_with(|| Box::new(reason));
         Refusal::new("unavailable", message)
     }
 
+    /// Returns the refusal of a call to the state that failed. If the handler is not the cause, the
+    /// run is discarded.
     fn refuse(&mut self, error: ViewError) -> Refusal {
         match error {
             ViewError::Limit(message) => Refusal::limit(message),
@@ -151,11 +153,11 @@ impl Run {
                 Refusal::limit(error.to_string())
             }
             ViewError::Misuse(message) => Refusal::misuse(message),
-            ViewError::Outdated => self.fail(Discarded::Outdated),
-            ViewError::Contended => self.fail(Discarded::Rejected(contended().into())),
+            ViewError::Outdated => self.discard(Discarded::Outdated),
+            ViewError::Contended => self.discard(Discarded::Rejected(contended().into())),
             ViewError::Store(error) => {
                 let fault = log::Fault::new(format!("state not read: {}", ErrorChain(&error)));
-                self.fail(Discarded::Rejected(Failed::new(state_unreadable(), fault)))
+                self.discard(Discarded::Rejected(Failed::new(state_unreadable(), fault)))
             }
         }
     }

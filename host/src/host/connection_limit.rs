@@ -45,7 +45,7 @@ pub(super) fn allowed(config: &Config) -> Result<Allowed, TooFew> {
 
 /// Returns the number of descriptors for everything except client connections.
 fn needed(plugins: usize, reserved: NonZeroUsize) -> u64 {
-    descriptors::needed(plugins, store::most_descriptors(), reserved)
+    descriptors::needed(plugins, store::max_descriptors(), reserved)
 }
 
 /// Lowers the limit of client connections while there are more plugins than expected at the start:

@@ -3,9 +3,9 @@
 //!
 //! Only CPU time counts. A guest that waits for a processor, or whose process is stopped, does not
 //! run. But reading the thread's CPU clock is a system call (about 0.3 µs), and nearly every event
-//! ends after some microseconds. So a call is measured by the monotonic clock until it has run for
-//! [`UNCHECKED`]. Then the engine checks it, and from that check on it is measured by the thread's
-//! CPU clock.
+//! ends after some microseconds. So a call is measured by the monotonic clock until its first
+//! check. The engine checks it after at most [`UNCHECKED`] of running. From that check on, it is
+//! measured by the thread's CPU clock.
 //!
 //! The time in which the runtime suspends and resumes a call counts as well. A guest that suspends
 //! again and again without a reason keeps a processor busy by that alone. This uses nearly as much
@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use super::engine::UNCHECKED;
 
 /// The time that a guest's call has run: the sum of the times from each resumption to the next
-/// suspension. The worker that polls the call writes it, and the epoch callback reads it within
-/// that poll. So relaxed loads and stores are enough.
+/// suspension. The worker that polls the call writes it. The epoch callback runs within that poll,
+/// and calls [`check`](CpuClock::check), which reads and writes it. There is one access at a time,
+/// so relaxed loads and stores are enough.
 pub(super) struct CpuClock {
     origin: Instant,
     /// Whether calls are measured by the thread's CPU clock from their start: for work of low
@@ -32,7 +33,8 @@ pub(super) struct CpuClock {
     /// suspension. The thread is 0 until a suspension is measured by the thread clock.
     suspended: AtomicU64,
     suspended_on: AtomicUsize,
-    /// Nanoseconds that the call ran before the last resumption.
+    /// Nanoseconds that the call ran, as of the last [`resume`](CpuClock::resume) or
+    /// [`pause`](CpuClock::pause).
     used: AtomicU64,
     /// Nanoseconds that the call may run.
     limit: AtomicU64,
@@ -88,8 +90,8 @@ impl CpuClock {
             self.add(ran);
         } else {
             if ran > UNCHECKED_NANOSECONDS {
-                // The process was stopped, or had no processor, or was in one long host call. No
-                // check has shown which.
+                // There was no check in this poll, so the cause is unknown: the process was
+                // stopped, the thread had no processor, or the guest was in one long host call.
                 self.by_thread.store(true, Ordering::Relaxed);
             }
             self.add(ran.min(UNCHECKED_NANOSECONDS));
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn time_without_a_processor_does_not_count_before_or_after_the_first_look() {
+    fn time_without_a_processor_does_not_count_before_or_after_the_first_check() {
         let clock = clock();
         std::thread::sleep(LIMIT);
         assert!(!clock.check());
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poll_that_is_never_looked_at_counts_no_more_than_a_look_would_have_found() {
+    fn a_poll_without_a_check_counts_no_more_than_the_longest_time_until_a_check() {
         let clock = clock();
         std::thread::sleep(LIMIT * 2);
         clock.pause();
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_counts_over_all_polls_and_looks() {
+    fn cpu_time_counts_over_all_polls_and_checks() {
         let clock = clock();
         assert!(!clock.check());
         spin(LIMIT / 2);

@@ -31,8 +31,8 @@ const TICK: Duration = Duration::from_millis(1);
 const QUIET_TICK: Duration = Duration::from_millis(4);
 
 /// Ticks until the first check of a call. The first tick may come immediately after the call
-/// begins. Only the second one shows that the guest has run for a while. A guest that has not must
-/// not yield in the middle of its event.
+/// begins. Only the second one shows that the guest has run for a while. A guest that has run only
+/// for a moment must not yield in the middle of its event.
 pub(super) const FIRST_CHECK: u64 = 2;
 
 /// Maximum time that a guest runs before its first check. If the monotonic clock shows more, the
@@ -84,9 +84,10 @@ pub struct Engine {
     pub(super) wasm: wasmtime::Engine,
     pub(super) linker: Linker<InstanceState>,
     pub(super) workers: usize,
-    /// Set by every check of a guest that has run for a while.
+    /// Set by every check of a guest that has run for a while. The epoch ticker reads and clears
+    /// it.
     pub(super) checked: Arc<AtomicBool>,
-    /// Noticed by the epoch ticker.
+    /// Times in which the process stood still, as detected by the epoch ticker.
     pub(super) standstills: Arc<Standstills>,
     stop: Arc<AtomicBool>,
 }

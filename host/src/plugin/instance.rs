@@ -1,6 +1,6 @@
-//! One instance: a store with the guest in it, which executes one call at a time. It is moved,
-//! never shared. It is dropped after any failure, because a trap leaves its store in an undefined
-//! state.
+//! One instance: a wasmtime store with the guest in it, which executes one call at a time. It is
+//! moved, never shared. It is dropped after any failure, because a trap leaves its store in an
+//! undefined state.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -36,7 +36,7 @@ pub(super) struct Instance {
     guest: bindings::Plugin,
     clock: Arc<CpuClock>,
     standstills: Arc<Standstills>,
-    /// Cancelled by [`Plugin::end`](super::Plugin::end).
+    /// Cancelled by [`Plugin::end`](super::Plugin::end). Ends a call that waits.
     ended: CancellationToken,
     /// Bytes that the guest used after instantiation.
     initial_memory: usize,
@@ -246,7 +246,7 @@ async fn within<T>(
     // Nearly every call ends in its first poll, and then no timeout is needed.
     let answer = match poll_fn(|context| Poll::Ready(poll(context))).await {
         Poll::Ready(answer) => Some(answer),
-        // Polled again immediately, so that the waker of this future is registered.
+        // From now on with a deadline. The call is polled again immediately.
         Poll::Pending => {
             let call = ended.run_until_cancelled(poll_fn(poll));
             standstills.within(budget, call).await.flatten()

@@ -1,5 +1,5 @@
-//! The store data of one instance: its limits, and the host calls that are allowed in its current
-//! phase.
+//! The data of one instance in its wasmtime store: its limits, and the host calls that are allowed
+//! in its current phase.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -16,7 +16,7 @@ use crate::rejection::Refusal;
 use super::memory::MemoryLimiter;
 use super::output::{CurrentEvent, LineStream, Output};
 
-/// The data of one store.
+/// The data of one wasmtime store. Not the store of a plugin's state.
 pub(super) struct InstanceState {
     pub(super) phase: Phase,
     pub(super) memory: MemoryLimiter,
@@ -67,8 +67,8 @@ impl InstanceState {
         Self { phase, memory, config, output, current, stdout, stderr, wasi, resources }
     }
 
-    /// Logs what the guest has written in a call that ends now, without what belongs to the record
-    /// of its failure.
+    /// Logs what the guest has written in a call that ends now. If the call has failed, its
+    /// standard error is kept for the record of the failure.
     pub(super) fn end_call(&self, has_failed: bool) {
         self.stdout.release();
         if !has_failed {

@@ -15,12 +15,12 @@ use crate::socketio::Link;
 pub(super) struct Member {
     pub(super) connection: Arc<Connection>,
     pub(super) link: Link,
-    /// Its key in lists.
+    /// Identifies it in each [`MemberList`].
     number: u64,
 }
 
 /// Members by number, contiguous in memory. Uses a fast hash: the numbers come from the host.
-type List = IndexMap<u64, Arc<Member>, RandomState>;
+type MemberList = IndexMap<u64, Arc<Member>, RandomState>;
 
 /// All connections of a host, by namespace.
 #[derive(Default)]
@@ -33,8 +33,8 @@ pub(super) struct Membership {
 struct Namespace {
     /// By public id. Uses a fast hash: the ids come from the host.
     members: IndexMap<String, MemberEntry, RandomState>,
-    rooms: HashMap<String, List>,
-    users: HashMap<String, List>,
+    rooms: HashMap<String, MemberList>,
+    users: HashMap<String, MemberList>,
 }
 
 struct MemberEntry {
@@ -43,11 +43,13 @@ struct MemberEntry {
 }
 
 impl Membership {
-    /// The locks guard maps that are consistent between any two calls.
+    /// Locks the maps for reading. They are consistent between any two calls, so poisoning is
+    /// ignored.
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Arc<str>, Namespace>> {
         self.namespaces.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Locks the maps for changes; see [`Membership::read`].
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<Arc<str>, Namespace>> {
         self.namespaces.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,7 +80,7 @@ impl Membership {
         for room in &entry.rooms {
             remove_from(&mut namespace.rooms, room, number);
         }
-        // A new token of a connection is of the same user.
+        // A new token never changes the user of a connection, so this is the user of `add`.
         if let Some(user) = &connection.identity().user {
             remove_from(&mut namespace.users, user, number);
         }
@@ -92,8 +94,8 @@ impl Membership {
         self.join_within(connection, room, usize::MAX);
     }
 
-    /// Adds a connection to a room, unless it is in `max` other rooms. Returns whether it is in the
-    /// room now.
+    /// Adds a connection to a room, unless it is in `max` or more other rooms. Returns whether it
+    /// is in the room now.
     pub(super) fn join_within(&self, connection: &Connection, room: &str, max: usize) -> bool {
         let mut namespaces = self.write();
         let Some(Namespace { members, rooms, .. }) = namespaces.get_mut(&*connection.namespace)
@@ -191,7 +193,7 @@ impl Membership {
 }
 
 /// Removes a connection from the list with this name. Removes the list if it is then empty.
-fn remove_from(lists: &mut HashMap<String, List>, name: &str, number: u64) {
+fn remove_from(lists: &mut HashMap<String, MemberList>, name: &str, number: u64) {
     if let Some(list) = lists.get_mut(name) {
         list.swap_remove(&number);
         if list.is_empty() {

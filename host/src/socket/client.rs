@@ -1,5 +1,6 @@
-//! One connection, from its begin to its end. Its events go into the mailbox ([`intake`]), and are
-//! handled one at a time ([`consumer`]). Its token can be replaced, and expires ([`authenticate`]).
+//! One connection, from its begin to its end. An event is handled at once or waits in the mailbox
+//! ([`intake`]), and only one is handled at a time ([`consumer`]). The token of the connection can
+//! be replaced, and expires ([`authenticate`]).
 
 mod authenticate;
 mod consumer;
@@ -33,10 +34,10 @@ pub(super) struct Client {
     /// The address of its last handshake, for the log.
     address: Mutex<Option<IpAddr>>,
     mailbox: Mutex<Mailbox>,
-    /// Notified when the mailbox is closed and the last event is handled.
+    /// Notified when the last event is handled after the end of the connection.
     drained: Notify,
-    /// Set when plugins have been told that the connection has ended. Only the first caller tells
-    /// them.
+    /// Set when plugins have been told that the connection has ended, or must not be told. Only the
+    /// first caller of [`Client::end`] tells them.
     left: OnceCell<()>,
     token: Mutex<TokenState>,
     /// Whether its token has expired. Its events are then rejected until it sends a new one.
@@ -107,7 +108,8 @@ impl Client {
         sockets.dispatcher.disconnected(&self.connection).await;
     }
 
-    /// Stops accepting events. Returns whether some events are still to be handled.
+    /// Stops accepting events. Returns whether some events or answers are still to be handled:
+    /// `drained` is notified after them.
     fn close(self: &Arc<Self>, sockets: &Arc<Sockets>) -> bool {
         let mut mailbox = self.mailbox();
         if mailbox.state == ConnectionState::Closed {
@@ -119,7 +121,7 @@ impl Client {
             sockets.dispatcher.connected(&self.connection);
         }
         mailbox.state = ConnectionState::Closing;
-        if mailbox.is_inactive() && !mailbox.has_work() {
+        if mailbox.has_no_task() && !mailbox.has_work() {
             mailbox.state = ConnectionState::Closed;
             return false;
         }
@@ -164,7 +166,7 @@ impl socketio::Client for Client {
         }
         mailbox.state = ConnectionState::Open;
         if sockets.is_stopping.load(Ordering::Acquire) {
-            // Its end would come too late for plugins. So they are told of neither begin nor end.
+            // Plugins may not learn of the end any more. So they are told of neither begin nor end.
             let _ = self.left.set(());
         } else {
             sockets.dispatcher.connected(&self.connection);
@@ -207,7 +209,8 @@ impl Drop for Client {
     fn drop(&mut self) {
         let Some(sockets) = self.sockets.upgrade() else { return };
         sockets.expiries.remove(self);
-        // Events wait here only if the connection never began: no consumer has handled them.
+        // Events wait at this point only if the connection never began: no consumer has handled
+        // them.
         let mailbox = self.mailbox.get_mut().unwrap_or_else(PoisonError::into_inner);
         let waiting: usize = mailbox.events.iter().map(|incoming| charge(incoming.size)).sum();
         sockets.memory.give_back(waiting + mailbox.pending_rejections.len() * ANSWER_BYTES);

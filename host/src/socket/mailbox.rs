@@ -18,13 +18,14 @@ pub(super) struct Mailbox {
     pub(super) handling: usize,
     /// The task that handles the mailbox.
     pub(super) consumer: Consumer,
-    /// Whether events may be handled without a consumer. The consumer then need not live as long as
-    /// the connection.
-    pub(super) handles_now: bool,
-    /// Bytes of the events that wait or are being handled.
+    /// Whether [`intake`](super::client) may handle events itself, in its caller's task; as of the
+    /// last event. The consumer then ends when it has no work, and does not wait for the next
+    /// event.
+    pub(super) intake_may_handle: bool,
+    /// Bytes of the payloads of the events that wait or are being handled, without [`EVENT_BYTES`].
     pub(super) bytes: usize,
-    /// Answers to events that were not kept, and for whose answers the outgoing buffer had no
-    /// space.
+    /// The answers `busy` to events that were not kept. They wait, because the outgoing buffer of
+    /// the client had no space.
     pub(super) pending_rejections: VecDeque<PendingRejection>,
     pub(super) state: ConnectionState,
 }
@@ -32,7 +33,8 @@ pub(super) struct Mailbox {
 /// The task that handles a mailbox.
 #[derive(Debug, Default)]
 pub(super) enum Consumer {
-    /// None: the next event starts a consumer, or is handled without one.
+    /// No task. The next event starts one, or is handled without one. It only waits while CONNECT
+    /// is not answered, or while the caller's task handles an event.
     #[default]
     None,
     /// A task that is running or already woken. It finds new events by itself.
@@ -79,17 +81,18 @@ pub(super) enum Work {
     PendingRejection(PendingRejection),
 }
 
-/// Number of events for which an idle mailbox keeps capacity.
+/// Number of events. A queue with a larger capacity is freed when the consumer finds no more work.
 pub(super) const IDLE_QUEUE: usize = 4;
 
 impl Mailbox {
-    /// Whether nothing is handled or waits, so that an event may be handled at once.
+    /// Whether the connection is open and nothing is handled or waits, so that an event may be
+    /// handled at once.
     pub(super) fn is_idle(&self) -> bool {
-        self.state == ConnectionState::Open && self.is_inactive() && !self.has_work()
+        self.state == ConnectionState::Open && self.has_no_task() && !self.has_work()
     }
 
-    /// Whether nothing is being handled, and no consumer will look for work.
-    pub(super) fn is_inactive(&self) -> bool {
+    /// Whether no task handles an event or will look for one.
+    pub(super) fn has_no_task(&self) -> bool {
         self.handling == 0 && matches!(self.consumer, Consumer::None)
     }
 

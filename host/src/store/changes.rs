@@ -21,9 +21,9 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Whether nothing is to be stored.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+    /// Whether something is to be stored. Reads alone are not.
+    pub(crate) fn has_writes(&self) -> bool {
+        !self.writes.is_empty()
     }
 
     /// Bytes of the keys and values that are to be written.

@@ -11,8 +11,8 @@ use super::changes::{Changes, is_unchanged};
 use super::connection::{Meta, entry_bytes, integer, meta, natural, stored_bytes};
 use super::{CommitError, FailureKind, Store, limits};
 
-/// Limits of a commit that takes only microseconds: a few entries. A key takes some pages of the
-/// log.
+/// Maximum number of keys, and of the bytes of their values, in a commit that takes only
+/// microseconds. Each key takes some pages of the log.
 const SMALL_KEYS: usize = 16;
 const SMALL_BYTES: usize = 32 * 1024;
 
@@ -33,11 +33,11 @@ impl Store {
     /// always allowed); [`CommitError::Contended`] if a reader in another process keeps the log
     /// full; [`CommitError::Store`] if the file can't be written.
     pub fn commit(&self, changes: &Changes) -> Result<(), CommitError> {
-        if changes.writes.is_empty() {
+        if !changes.has_writes() {
             return Ok(());
         }
         let committed = self.commit_one(changes);
-        self.note(&committed);
+        self.record_failure(&committed);
         committed
     }
 
@@ -62,7 +62,7 @@ impl Store {
                         error: &dyn Fn() -> CommitError| {
             results.extend(part.iter().chain(rest).map(|_| {
                 let failed = Err(error());
-                self.note(&failed);
+                self.record_failure(&failed);
                 failed
             }));
         };
@@ -165,7 +165,7 @@ impl Store {
             then.bytes = then.bytes.saturating_sub(stored_bytes(transaction, key)?) + added;
         }
         if then.bytes > self.limits.quota && then.bytes > now.bytes {
-            return Ok(Err(self.full(then.bytes)));
+            return Ok(Err(self.record_full(then.bytes)));
         }
         for (key, value) in &changes.writes {
             match value {
@@ -187,8 +187,8 @@ impl Store {
         Ok(Ok(then))
     }
 
-    /// Records a failed commit for the operator.
-    fn note(&self, committed: &Result<(), CommitError>) {
+    /// Records for the operator that a commit has failed, if it has.
+    fn record_failure(&self, committed: &Result<(), CommitError>) {
         match committed {
             Err(CommitError::Store(error)) => {
                 self.health.failed(FailureKind::Write, ErrorChain(error).to_string())
@@ -208,14 +208,15 @@ impl Store {
     }
 
     /// Records for the operator that the quota is full, and returns the error.
-    fn full(&self, used: u64) -> CommitError {
+    fn record_full(&self, used: u64) -> CommitError {
         let full = CommitError::Full { used, quota: self.limits.quota };
         self.health.failed(FailureKind::Quota, full.to_string());
         full
     }
 
-    /// Distinguishes a full quota from a full disk, because SQLite does not. The quota is full if
-    /// changes of so many keys, with so many bytes, may not have fitted into the file.
+    /// Converts an error of SQLite. Distinguishes a full quota from a full disk, because SQLite
+    /// does not. The quota is full if changes of `keys` keys with `bytes` bytes may not have fitted
+    /// into the file.
     pub(super) fn full_or(
         &self,
         error: rusqlite::Error,
@@ -232,7 +233,7 @@ impl Store {
             let wanted = limits::pages(keys, bytes, page_bytes);
             if (pages + wanted) * page_bytes >= file_limit {
                 let reserved = self.limits.quota.saturating_sub(file_limit);
-                return self.full(pages * page_bytes + reserved);
+                return self.record_full(pages * page_bytes + reserved);
             }
         }
         error.into()

@@ -1,5 +1,5 @@
-//! Group commit: the order in which the writers of one store commit and deliver, and the commit of
-//! all waiting writers in one transaction.
+//! Group commit: the order in which the writers of one store commit and deliver. The first writer
+//! also commits the changes of the writers behind it, in as few transactions as possible.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -15,9 +15,10 @@ use super::{Changes, CommitError, Store, lock};
 ///
 /// Invariants:
 ///
-/// 1. **Commit order is queue order.** Only the first writer commits: its own changes, or a batch.
-///    A batch contains the changes of the first writers of the queue, without a gap, up to the
-///    first that wants to be exclusive. So all taken writers are before all waiting ones.
+/// 1. **Commit order is queue order.** Only the first writer commits. An exclusive writer commits
+///    its own changes alone. Any other commits a batch: its own changes and those of the writers
+///    behind it, without a gap, up to the first exclusive writer. So all taken writers are before
+///    all waiting ones.
 /// 2. **Delivery order is queue order.** A writer gets its [`CommitGuard`] when it is the first. It
 ///    leaves the queue when the guard is dropped, which is after it has delivered its effects. 1
 ///    and 2 together: effects are delivered in the order of their commits.
@@ -57,8 +58,9 @@ enum WriterStage {
     /// The writer wants the lock before it has changes. Writers behind it are not committed before
     /// it.
     Exclusive,
-    /// The changes were taken. The result is not known yet, or was read already. A writer that
-    /// becomes the first in this stage has no result: the commit of its batch has panicked.
+    /// The changes were taken for a batch, and the result is not known yet. If the writer becomes
+    /// the first in this stage, the commit of its batch has panicked. Also the stage after the
+    /// writer has read its result.
     Taken,
     /// The result of the commit.
     Done(Result<(), CommitError>),
@@ -79,7 +81,7 @@ impl WriterQueue {
         self.writers.front().is_some_and(|first| first.ticket == ticket)
     }
 
-    /// Waits until the writer is the first.
+    /// Ready when the writer is the first. Until then, registers `waker`.
     fn poll_first(&mut self, ticket: Ticket, waker: &Waker) -> Poll<()> {
         if self.is_first(ticket) {
             return Poll::Ready(());
@@ -105,7 +107,7 @@ impl WriterQueue {
     }
 
     /// Records the result of a writer's commit, unless the writer has left.
-    fn resolve(&mut self, ticket: Ticket, result: Result<(), CommitError>) {
+    fn record_result(&mut self, ticket: Ticket, result: Result<(), CommitError>) {
         if let Some(writer) = self.writer(ticket) {
             writer.stage = WriterStage::Done(result);
         }
@@ -160,7 +162,7 @@ impl QueuePlace {
 
     /// Waits until this writer is the first. If it is not by `deadline`, leaves the queue and
     /// returns `None`; but if its changes were taken, it waits for their result without a limit.
-    async fn lock(self, deadline: Option<Instant>) -> Option<CommitGuard> {
+    async fn become_first(self, deadline: Option<Instant>) -> Option<CommitGuard> {
         let Self { store, ticket } = &self;
         // The common case needs no timer.
         let is_first = lock(&store.group.0).is_first(*ticket);
@@ -203,20 +205,20 @@ impl Drop for QueuePlace {
 }
 
 impl Store {
-    /// Stores `changes` as [`Store::commit`] does, in the order of the calls, and together with
-    /// other changes that wait. Hold the returned guard until the effects of the changes are
-    /// delivered. If the future is dropped, the changes may be stored.
+    /// Stores `changes` as [`Store::commit`] does, together with other changes that wait. The order
+    /// is that in which the futures are first polled. Hold the returned guard until the effects of
+    /// the changes are delivered. If the future is dropped, the changes may be stored.
     ///
     /// # Errors
     /// Those of [`Store::commit`]. [`CommitError::Late`] if the commit could not begin before
     /// `deadline`: nothing is stored. [`CommitError::Unknown`] after a panic.
-    pub(crate) async fn commit_in_order(
+    pub(crate) async fn commit_in_group(
         self: &Arc<Self>,
         changes: Changes,
         deadline: Option<Instant>,
     ) -> Result<CommitGuard, CommitError> {
         let place = QueuePlace::new(self, WriterStage::Waiting(changes));
-        let mut guard = place.lock(deadline).await.ok_or(CommitError::Late)?;
+        let mut guard = place.become_first(deadline).await.ok_or(CommitError::Late)?;
         let batch = lock(&self.group.0).take_batch();
         if !batch.is_empty() {
             guard = guard.commit_batch(batch).await?;
@@ -231,19 +233,20 @@ impl Store {
         self: &Arc<Self>,
         deadline: Option<Instant>,
     ) -> Option<CommitGuard> {
-        QueuePlace::new(self, WriterStage::Exclusive).lock(deadline).await
+        QueuePlace::new(self, WriterStage::Exclusive).become_first(deadline).await
     }
 }
 
 impl CommitGuard {
-    /// Stores `changes` as [`Store::commit`] does, and returns the guard, to be held until their
-    /// effects are delivered. Waiting changes of other writers are not included, because they could
-    /// make `changes` conflict.
+    /// Stores only `changes`, as [`Store::commit`] does. Returns the guard, to be held until their
+    /// effects are delivered. This writer is the first of the queue. The writers behind it commit
+    /// when they are the first.
     ///
     /// # Errors
     /// Those of [`Store::commit`]; [`CommitError::Unknown`] after a panic.
     pub(crate) async fn commit_exclusive(self, changes: Changes) -> Result<Self, CommitError> {
-        // Here if that takes only microseconds, see `commit_batch`. `None` has stored nothing.
+        // On this thread if that takes only microseconds; see `commit_batch`. If `try_commit`
+        // returns `None`, nothing is stored, and the blocking pool commits.
         let done = self.0.store.try_commit(&[&changes]);
         if let Some(result) = done.and_then(|results| results.into_iter().next()) {
             return result.map(|()| self);
@@ -253,33 +256,33 @@ impl CommitGuard {
             .unwrap_or(Err(CommitError::Unknown))
     }
 
-    /// Commits a batch and resolves its writers. If this takes only microseconds, it happens here,
-    /// because a thread of the blocking pool would take longer to wake.
+    /// Commits a batch and records the results for its writers. If this takes only microseconds, it
+    /// happens on this thread, because a thread of the blocking pool would take longer to wake.
     ///
     /// # Errors
     /// [`CommitError::Unknown`] after a panic: the guard was dropped.
     async fn commit_batch(self, batch: Batch) -> Result<Self, CommitError> {
-        if let Some(results) = self.0.store.try_commit(&changes(&batch)) {
-            self.resolve(&batch, results);
+        if let Some(results) = self.0.store.try_commit(&changes_of(&batch)) {
+            self.record_results(&batch, results);
             return Ok(self);
         }
         let committing = tokio::task::spawn_blocking(move || {
-            let results = self.0.store.commit_all(&changes(&batch));
-            self.resolve(&batch, results);
+            let results = self.0.store.commit_all(&changes_of(&batch));
+            self.record_results(&batch, results);
             self
         });
         committing.await.map_err(|_| CommitError::Unknown)
     }
 
-    fn resolve(&self, batch: &Batch, results: Vec<Result<(), CommitError>>) {
+    fn record_results(&self, batch: &Batch, results: Vec<Result<(), CommitError>>) {
         let mut queue = lock(&self.0.store.group.0);
         for ((ticket, _), result) in batch.iter().zip(results) {
-            queue.resolve(*ticket, result);
+            queue.record_result(*ticket, result);
         }
     }
 }
 
-fn changes(batch: &Batch) -> Vec<&Changes> {
+fn changes_of(batch: &Batch) -> Vec<&Changes> {
     batch.iter().map(|(_, changes)| changes).collect()
 }
 

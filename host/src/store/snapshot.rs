@@ -20,20 +20,19 @@ use super::changes::{Tracked, is_unchanged};
 use super::connection::{Meta, close_with_log, connect, meta};
 use super::{FailureKind, Store, StoreError, ViewError, lock};
 
-/// Minimum of [`most_readers`]: so many handlers of one plugin may wait with a snapshot of their
-/// own.
+/// Minimum of [`max_readers`]. So many handlers of one plugin may wait, each with its own snapshot.
 const MIN_READERS: usize = 8;
 
 /// Maximum number of connections of one store's readers: one for each thread that may read at the
 /// same moment (the workers, a checkpoint, and the upkeep of idle stores).
-pub(super) fn most_readers() -> usize {
+pub(super) fn max_readers() -> usize {
     (thread::available_parallelism().map_or(1, usize::from) + 2).max(MIN_READERS)
 }
 
 /// Maximum number of file descriptors of one store: its file and its log for the writer and for
 /// each reader, and the log's index once.
-pub(crate) fn most_descriptors() -> u64 {
-    2 * (most_readers() as u64 + 1) + 1
+pub(crate) fn max_descriptors() -> u64 {
+    2 * (max_readers() as u64 + 1) + 1
 }
 
 /// The connections of one store's readers.
@@ -58,7 +57,7 @@ impl Default for Readers {
             unneeded: 0,
             open: BTreeMap::new(),
             next: 0,
-            permits: Arc::new(Semaphore::new(most_readers())),
+            permits: Arc::new(Semaphore::new(max_readers())),
             was_used: false,
         }
     }
@@ -171,8 +170,8 @@ fn read_from<T>(
 }
 
 impl Store {
-    /// A connection for one reader. If all are in use, takes that of the oldest snapshot. Waits
-    /// only while other threads read from all of them, which takes microseconds.
+    /// Takes a connection for one reader. If all are in use, ends the oldest snapshot and takes its
+    /// connection. Waits only while other threads read from all of them, which takes microseconds.
     pub(super) fn reader(&self) -> Result<Reader, StoreError> {
         loop {
             if let Some(reader) = self.idle_reader() {

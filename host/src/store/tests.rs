@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::connection::{ENTRY_BYTES, integer};
 use super::format::FORMAT;
 use super::ids::{END_OF_IDS, IDS_PER_BLOCK};
-use super::snapshot::most_readers;
+use super::snapshot::max_readers;
 use super::*;
 
 type Entries = Vec<(String, Vec<u8>)>;
@@ -487,12 +487,12 @@ fn readers_are_used_again() {
         get(&store, "a");
     }
     assert_eq!(lock(&store.readers).idle.len(), 1);
-    let mut views: Vec<View> = (0..most_readers() + 5).map(|_| store.view()).collect();
+    let mut views: Vec<View> = (0..max_readers() + 5).map(|_| store.view()).collect();
     for view in &mut views {
         view.get("a").unwrap();
     }
     drop(views);
-    assert_eq!(lock(&store.readers).idle.len(), most_readers());
+    assert_eq!(lock(&store.readers).idle.len(), max_readers());
 }
 
 /// Number of file descriptors of this process for files in `dir`.
@@ -513,21 +513,21 @@ fn handlers_that_wait_after_a_read_hold_no_more_descriptors_than_are_reserved() 
     for view in &mut waiting {
         assert_eq!(view.get("a").unwrap(), Some(b"1".to_vec()));
     }
-    assert!(descriptors(&dir) <= most_descriptors(), "{}", descriptors(&dir));
+    assert!(descriptors(&dir) <= max_descriptors(), "{}", descriptors(&dir));
     // Every handler goes on, because what it has read is unchanged.
     put(&store, &[("b", "2")]);
     for view in &mut waiting {
         assert_eq!(view.get("a").unwrap(), Some(b"1".to_vec()));
     }
     store.checkpoint().unwrap();
-    assert!(descriptors(&dir) <= most_descriptors(), "{}", descriptors(&dir));
+    assert!(descriptors(&dir) <= max_descriptors(), "{}", descriptors(&dir));
     drop(waiting);
     thread::scope(|scope| {
-        for _ in 0..2 * most_readers() {
+        for _ in 0..2 * max_readers() {
             scope.spawn(|| (0..100).for_each(|_| drop(get(&store, "a"))));
         }
     });
-    assert!(descriptors(&dir) <= most_descriptors(), "{}", descriptors(&dir));
+    assert!(descriptors(&dir) <= max_descriptors(), "{}", descriptors(&dir));
 }
 
 /// One step of one of several open views.

@@ -51,7 +51,8 @@ pub(super) struct Wal {
     bound: u32,
     /// Number of frames at which the next checkpoint is due.
     due: AtomicU32,
-    is_running: AtomicBool,
+    /// Whether a checkpoint was claimed and has not ended.
+    is_claimed: AtomicBool,
     /// Commits since the last call of [`Store::tend`].
     commits: Arc<AtomicU64>,
     /// Whether the log was truncated, with no commit since.
@@ -62,12 +63,12 @@ impl Wal {
     /// The state of a log of at most about `bytes`.
     pub(super) fn new(bytes: u64, page_bytes: u64) -> Self {
         let bound = u32::try_from(bound(bytes, page_bytes)).unwrap_or(u32::MAX);
-        let (due, is_running) = (AtomicU32::new(bound / DUE_PART as u32), AtomicBool::new(false));
+        let (due, is_claimed) = (AtomicU32::new(bound / DUE_PART as u32), AtomicBool::new(false));
         Self {
             frames: Arc::default(),
             bound,
             due,
-            is_running,
+            is_claimed,
             commits: Arc::default(),
             is_truncated: AtomicBool::new(false),
         }
@@ -95,7 +96,7 @@ impl Wal {
 
     /// Records the end of a checkpoint. If the log has not restarted, its remaining frames need
     /// another checkpoint.
-    pub(super) fn note(&self, has_restarted: bool) {
+    pub(super) fn record_checkpoint(&self, has_restarted: bool) {
         if has_restarted {
             self.frames.store(0, Ordering::Relaxed);
         }
@@ -164,11 +165,12 @@ impl Store {
         Some(written)
     }
 
-    /// Whether a checkpoint is due. Returns `true` to one caller, and then `false` until that
-    /// caller has run [`Store::checkpoint`].
-    pub(crate) fn checkpoint_is_due(&self) -> bool {
+    /// Claims the next checkpoint if it is due. Returns `true` to one caller, which must then run
+    /// [`Store::checkpoint`], and `false` to all others until it has.
+    #[must_use]
+    pub(crate) fn claim_due_checkpoint(&self) -> bool {
         self.wal.frames() >= self.wal.due.load(Ordering::Relaxed)
-            && !self.wal.is_running.swap(true, Ordering::Relaxed)
+            && !self.wal.is_claimed.swap(true, Ordering::Relaxed)
     }
 
     /// Checkpoints the log while others read and write. If no reader is in the log, the next commit
@@ -178,13 +180,13 @@ impl Store {
     /// # Errors
     /// The file can't be written: commits stay in the log.
     pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
-        let moved = self.checkpoint_beside_writers().and_then(|()| {
+        let has_restarted = self.checkpoint_beside_writers().and_then(|()| {
             self.end_snapshots(self.limits.snapshot_grace);
             Ok(!checkpoint(self.lock_writer().connection()?, "RESTART")?.is_busy)
         });
-        self.wal.note(matches!(moved, Ok(true)));
-        self.wal.is_running.store(false, Ordering::Relaxed);
-        moved.map(drop)
+        self.wal.record_checkpoint(matches!(has_restarted, Ok(true)));
+        self.wal.is_claimed.store(false, Ordering::Relaxed);
+        has_restarted.map(drop)
     }
 
     fn checkpoint_beside_writers(&self) -> Result<(), StoreError> {
@@ -203,7 +205,7 @@ impl Store {
         let until = Instant::now() + STALL;
         while self.wal.is_full() {
             if !checkpoint(writer, "RESTART")?.is_busy {
-                self.wal.note(true);
+                self.wal.record_checkpoint(true);
                 return Ok(());
             }
             if Instant::now() >= until {
@@ -221,7 +223,7 @@ impl Store {
         // Whether the log has space. Does not wait for space, and a full log gets no frames.
         let has_space = |writer: &Connection| {
             if self.wal.is_full() && !checkpoint(writer, "RESTART")?.is_busy {
-                self.wal.note(true);
+                self.wal.record_checkpoint(true);
             }
             Ok::<_, StoreError>(!self.wal.is_full())
         };
@@ -279,7 +281,7 @@ impl Store {
         }
         if is_due && let Some(writer) = self.lock_writer().as_ref() {
             let has_restarted = !checkpoint(writer, "TRUNCATE")?.is_busy;
-            self.wal.note(has_restarted);
+            self.wal.record_checkpoint(has_restarted);
             self.wal.is_truncated.store(has_restarted, Ordering::Relaxed);
         }
         if idle >= CLOSED_WHEN_IDLE {

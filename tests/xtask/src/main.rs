@@ -228,7 +228,7 @@ fn build_released(workspace: &Workspace, pgo: &Pgo<'_>, steps: &mut Steps) -> Re
         "host, native peer and load, with counters (the first time takes many minutes)",
         || pgo.build_counting(),
     )?;
-    steps.step("a load that they count (its figures mean nothing)", || pgo.count())?;
+    steps.step("a load that they count (its figures mean nothing)", || pgo.record_profile())?;
     steps.step(
         "host, native peer and load, optimised (many minutes, also after each change of the host)",
         || pgo.build_released(),

@@ -1,8 +1,8 @@
 //! Profile-guided optimisation: builds the programs as they are released. They are built twice:
 //! first with counters, which a short load fills, then optimised with the recorded profile.
 //!
-//! The load is the benchmark's own. The counts of the host, the native peer and the driver go into
-//! one profile, because these programs share most of their crates.
+//! The load is a short run of the benchmark. The counts of the host, of the native server and of
+//! the benchmark itself go into one profile, because these programs share most of their crates.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,8 @@ const LOAD: [&str; 7] = [
     "--json",
 ];
 
-/// The programs that are built: the host, the native peer, the benchmark.
+/// The programs that are built: the host, the native server that the benchmark compares it with,
+/// and the benchmark.
 const PROGRAMS: [&str; 3] = ["sockhop", "native_peer", "bench"];
 
 /// The two builds and the profile that connects them.
@@ -68,20 +69,20 @@ impl<'w> Pgo<'w> {
         self.build(&self.counting_dir(), "-Cprofile-generate=", &self.counts())
     }
 
-    /// Runs the load with these programs and merges their counts, unless this was done before for
-    /// the same programs.
+    /// Runs the load with the programs of [`Pgo::build_counting`] and merges their counts into the
+    /// profile, unless this was done before for the same programs and the same load.
     ///
     /// # Errors
     ///
     /// Returns an error if the load or LLVM's tool fails.
-    pub(crate) fn count(&self) -> Result<(), Failure> {
+    pub(crate) fn record_profile(&self) -> Result<(), Failure> {
         let [host, _, bench] = PROGRAMS.map(|name| self.program(&self.counting_dir(), name));
         let (stamp, counted) = (self.directory.join("counted"), self.identity()?);
         if fs::read_to_string(&stamp).is_ok_and(|before| before == counted) {
             return Ok(());
         }
-        // Objects that were built with another profile can't be linked with those of the new one,
-        // and counts of other programs are not valid for these programs.
+        // Objects that were built with the counts of another load can't be linked with those of the
+        // new one, and counts of other programs are not valid for these programs.
         for stale in [self.counts(), self.released_dir()] {
             if stale.exists() {
                 fs::remove_dir_all(&stale).map_err(|error| cannot("remove", &stale, &error))?;
@@ -181,8 +182,8 @@ impl<'w> Pgo<'w> {
 }
 
 /// Returns the flags of the environment and one more, with cargo's own separator, because a path
-/// may contain blanks. Flags in cargo's configuration files are ignored, as with any flags from the
-/// environment.
+/// may contain blanks. Cargo ignores the flags of its configuration files, as always when the
+/// environment has flags.
 fn with_flag(
     encoded: Option<OsString>,
     plain: Option<OsString>,
@@ -216,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_of_the_environment_stay_beside_the_profiles() {
+    fn flags_of_the_environment_are_kept() {
         let with = |encoded: Option<&str>, plain: Option<&str>| {
             let flags = with_flag(
                 encoded.map(Into::into),

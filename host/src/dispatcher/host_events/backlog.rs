@@ -1,7 +1,8 @@
 //! The host events that one plugin has not handled yet, in order and bounded. No I/O: callers
 //! report what happened, and ask what to deliver next.
 //!
-//! - An event that is about no connection, such as `$start`, is delivered alone, in its place.
+//! - An event that is about no connection, such as `$start`, is delivered alone: after all earlier
+//!   events, and before all later ones.
 //! - The events of one connection are delivered one at a time, in order. Events of different
 //!   connections do not wait for each other.
 //! - If too many events wait, all events about connections are dropped. If the plugin listens
@@ -187,8 +188,8 @@ impl Backlog {
         self.drop_connection_events(true)
     }
 
-    /// Returns the next delivery, or `None` if nothing can be delivered now. At most `max`
-    /// deliveries run at once.
+    /// Takes the next event to deliver. Returns `None` if nothing can be delivered now. At most
+    /// `max` deliveries run at once.
     pub(super) fn next(&mut self, max: usize) -> Option<Pending> {
         if self.is_parked || self.is_away || self.exclusive_runs {
             return None;
@@ -226,7 +227,7 @@ impl Backlog {
         None
     }
 
-    /// Ends a delivery. For `$resync`, this means a success.
+    /// Records that an event was delivered. For `$resync`, this means a success.
     pub(super) fn done(&mut self, delivered: &Pending) {
         if matches!(delivered.event.kind, HostEventKind::Resync) {
             self.failed_resyncs = 0;
@@ -253,6 +254,7 @@ impl Backlog {
         if self.failed_resyncs == 0 { Vec::new() } else { self.resync() }
     }
 
+    /// Ends a delivery. The next event of the same connection can then be delivered.
     fn release(&mut self, delivered: &Pending) {
         let Some(address) = delivered.address() else {
             self.exclusive_runs = false;
@@ -264,9 +266,9 @@ impl Backlog {
     }
 
     /// Parks the backlog, because the plugin does not serve, has no free instance, or its state
-    /// can't be used. Nothing is delivered until
-    /// [`Backlog::resume`], and no task waits for a delivery. Returns whether the backlog was not
-    /// parked before, and the events that will not be delivered.
+    /// can't be used. Nothing is delivered until [`Backlog::resume`], and no task waits for a
+    /// delivery. Returns whether the backlog was not parked before, and the events that will not be
+    /// delivered.
     pub(super) fn park(&mut self, undelivered: Pending) -> (bool, Vec<Pending>) {
         self.release(&undelivered);
         let dropped = if matches!(undelivered.event.kind, HostEventKind::Resync) {
@@ -292,7 +294,8 @@ impl Backlog {
             listens.clone_into(&mut self.listens);
         }
         if !listens.contains(&host_event::RESYNC) {
-            // A due one of the version before would make connection events count as covered.
+            // If the version before was due a `$resync`, events of connections would count as
+            // covered by it.
             self.needs_resync = false;
             self.failed_resyncs = 0;
         }

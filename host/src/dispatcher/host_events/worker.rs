@@ -11,7 +11,7 @@ use crate::rejection::Rejection;
 
 use super::backlog::{Backlog, Pending, of_task};
 use super::event::{HostEvent, HostEventKind};
-use super::{RETRY, at_once, end};
+use super::{RETRY, end_connect_wait, max_deliveries};
 use crate::dispatcher::{Dispatcher, Failed, Reply, report};
 
 /// The result of a delivery.
@@ -48,7 +48,7 @@ impl Dispatcher {
                     if let Some(backlog) = of_task(&mut self.host_events.backlogs(), plugin) {
                         backlog.done(&pending);
                     }
-                    end(plugin, &pending.event);
+                    end_connect_wait(plugin, &pending.event);
                 }
                 Delivery::NotServing(retry_after) => {
                     let mut changes = self.registry.changes();
@@ -89,7 +89,7 @@ impl Dispatcher {
             {
                 return;
             }
-            let (mut backlogs, generation) = this.current_backlogs();
+            let (mut backlogs, generation) = this.lock_updated_backlogs();
             let active = generation.plugins.iter().find(|active| active.code.name() == &*plugin);
             let Some(backlog) = of_task(&mut backlogs, &plugin) else { return };
             this.drop_events(&plugin, &backlog.retry_resync());
@@ -105,7 +105,7 @@ impl Dispatcher {
         let mut backlogs = self.host_events.backlogs();
         let Some(backlog) = of_task(&mut backlogs, plugin) else {
             // The plugin was removed meanwhile.
-            end(plugin, &undelivered.event);
+            end_connect_wait(plugin, &undelivered.event);
             return false;
         };
         let (is_first, dropped) = backlog.park(undelivered);
@@ -116,14 +116,14 @@ impl Dispatcher {
         is_first
     }
 
-    /// Returns the next event to deliver, for `$resync` with the connections that it is about. If
-    /// there is none, returns `None`, and the worker ends.
+    /// Takes the next event to deliver; a `$resync` comes with the connections that exist now.
+    /// Returns `None` if there is no event. The worker then ends.
     fn next_pending(self: &Arc<Self>, plugin: &Arc<str>) -> Option<(Pending, Option<Connections>)> {
         let generation = self.registry.snapshot();
         let active = generation.plugins.iter().find(|active| active.code.name() == &**plugin);
         let mut backlogs = self.host_events.backlogs();
         let backlog = of_task(&mut backlogs, plugin)?;
-        let max = active.map_or(1, |active| at_once(active));
+        let max = active.map_or(1, |active| max_deliveries(active));
         let next = if self.host_events.stopped.is_cancelled() { None } else { backlog.next(max) };
         let Some(pending) = next else {
             backlog.remove_worker();

@@ -39,8 +39,8 @@ impl StateCalls for Run {
     fn next_id(&mut self, sequence: String) -> BoxFuture<'_, Result<u64, Refusal>> {
         Box::pin(async move {
             // The run is discarded anyway, so it does not wait again.
-            if self.fault.is_some() {
-                return Err(self.fail(Discarded::Rejected(contended().into())));
+            if self.discarded.is_some() {
+                return Err(self.discard(Discarded::Rejected(contended().into())));
             }
             let next = match self.active.state.store.next_id_at_once(&sequence) {
                 Some(next) => next,

@@ -22,7 +22,8 @@ use crate::socket::mailbox::{
 use super::{Client, authenticate};
 
 impl Client {
-    /// Makes sure that a consumer handles what is in the mailbox, or notices that it is closed.
+    /// Makes sure that a consumer handles the work in the mailbox, or notices that the connection
+    /// is closing.
     pub(super) fn wake(
         self: &Arc<Self>,
         sockets: &Arc<Sockets>,
@@ -45,11 +46,12 @@ impl Client {
         }
     }
 
-    /// Spawns a consumer that handles the mailbox until it is closed. It first finishes the event
-    /// `begun`, given with its size in bytes.
+    /// Spawns a consumer that handles the work in the mailbox. It first finishes the event `begun`,
+    /// given with its size in bytes.
     ///
-    /// The task lives as long as the connection if every event needs it: spawning a task for each
-    /// event costs more than the memory of this one.
+    /// The task lives as long as the connection, unless events may be handled without it
+    /// ([`Mailbox::intake_may_handle`]). To spawn a task for each event would cost more than the
+    /// memory of this one.
     pub(super) fn consume(
         self: &Arc<Self>,
         sockets: &Arc<Sockets>,
@@ -80,8 +82,8 @@ impl Client {
     }
 
     /// Waits for the next work. Returns `None` if there will be no more, or if the next event needs
-    /// no consumer. The mailbox space of an event of `handled` bytes is freed only now, because its
-    /// answer has found space.
+    /// no consumer. `handled` is the size of the event that was handled last. Its mailbox space is
+    /// freed only now, because its answer has found space.
     async fn next(&self, sockets: &Sockets, mut handled: Option<usize>) -> Option<Work> {
         poll_fn(|context| self.poll_next(sockets, context, handled.take())).await
     }
@@ -97,9 +99,9 @@ impl Client {
             sockets.free(&mut mailbox, size);
         }
         // Pending rejections come first: there may be space for them now.
-        if let Some(pending_rejections) = mailbox.pending_rejections.pop_front() {
+        if let Some(pending) = mailbox.pending_rejections.pop_front() {
             sockets.memory.give_back(ANSWER_BYTES);
-            return Poll::Ready(Some(Work::PendingRejection(pending_rejections)));
+            return Poll::Ready(Some(Work::PendingRejection(pending)));
         }
         if let Some(incoming) = mailbox.events.pop_front() {
             mailbox.handling = 1;
@@ -115,7 +117,7 @@ impl Client {
             self.drained.notify_one();
             return Poll::Ready(None);
         }
-        if mailbox.handles_now {
+        if mailbox.intake_may_handle {
             mailbox.consumer = Consumer::None;
             return Poll::Ready(None);
         }

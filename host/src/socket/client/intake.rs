@@ -21,8 +21,9 @@ use super::Client;
 const MAX_PENDING_REJECTIONS: usize = 16_384;
 
 impl Client {
-    /// Accepts one event. Handles it now if nothing waits and there is a `context`; otherwise
-    /// queues it.
+    /// Accepts one event, or rejects it. `context` is that of the caller's task, if this task may
+    /// handle the event. With it, the event is handled now if no other event waits or is being
+    /// handled. Otherwise the event waits in the mailbox.
     pub(super) fn take(
         self: &Arc<Self>,
         sockets: &Arc<Sockets>,
@@ -57,7 +58,7 @@ impl Client {
             Busy::Mailbox
         } else if sockets.memory.take(charge(incoming.size), mailbox.memory()) {
             mailbox.bytes = bytes;
-            mailbox.handles_now = context.is_some();
+            mailbox.intake_may_handle = context.is_some();
             match context {
                 Some(context) if mailbox.is_idle() => {
                     mailbox.handling = 1;
@@ -78,16 +79,15 @@ impl Client {
         self.log(&incoming.event, &rejection);
         let ReceivedEvent { event, to, .. } = incoming;
         if sockets.rooms.try_answer(&to, &event.name, event.id, &Err(rejection)).is_err() {
-            let pending_rejections =
-                PendingRejection { event: event.name.clone(), id: event.id, busy, to };
+            let pending = PendingRejection { event: event.name.clone(), id: event.id, busy, to };
             if mailbox.pending_rejections.len() < MAX_PENDING_REJECTIONS
                 && sockets.memory.take(ANSWER_BYTES, mailbox.memory())
             {
-                mailbox.pending_rejections.push_back(pending_rejections);
+                mailbox.pending_rejections.push_back(pending);
                 self.wake(sockets, mailbox);
             } else {
                 drop(mailbox);
-                pending_rejections.to.link.abort("answers_unread");
+                pending.to.link.abort("answers_unread");
             }
         }
     }

@@ -29,10 +29,10 @@ fn is_pending(future: std::pin::Pin<&mut impl Future>) -> bool {
 async fn waiting_writers_share_one_commit() {
     let (_dir, store) = fresh();
     let held = store.lock_exclusive(None).await.unwrap();
-    let mut first = pin!(store.commit_in_order(change(&store, "first", 1), None));
-    let mut second = pin!(store.commit_in_order(change(&store, "second", 1), None));
+    let mut first = pin!(store.commit_in_group(change(&store, "first", 1), None));
+    let mut second = pin!(store.commit_in_group(change(&store, "second", 1), None));
     assert!(is_pending(first.as_mut()) && is_pending(second.as_mut()));
-    let late = store.commit_in_order(change(&store, "late", 1), Some(Instant::now())).await;
+    let late = store.commit_in_group(change(&store, "late", 1), Some(Instant::now())).await;
     assert!(matches!(late, Err(CommitError::Late)));
     assert!(!has(&store, "first"));
     drop(held);
@@ -47,9 +47,9 @@ async fn waiting_writers_share_one_commit() {
 async fn a_writer_behind_an_exclusive_lock_is_not_committed_before_it() {
     let (_dir, store) = fresh();
     let held = store.lock_exclusive(None).await.unwrap();
-    let mut before = pin!(store.commit_in_order(change(&store, "before", 1), None));
+    let mut before = pin!(store.commit_in_group(change(&store, "before", 1), None));
     let mut exclusive = pin!(store.lock_exclusive(None));
-    let mut behind = pin!(store.commit_in_order(change(&store, "behind", 1), None));
+    let mut behind = pin!(store.commit_in_group(change(&store, "behind", 1), None));
     assert!(is_pending(before.as_mut()) && is_pending(exclusive.as_mut()));
     assert!(is_pending(behind.as_mut()));
     drop(held);
@@ -68,23 +68,23 @@ async fn a_writer_behind_an_exclusive_lock_is_not_committed_before_it() {
 async fn a_dropped_writer_stores_nothing() {
     let (_dir, store) = fresh();
     let held = store.lock_exclusive(None).await.unwrap();
-    let mut gone = Box::pin(store.commit_in_order(change(&store, "gone", 1), None));
+    let mut gone = Box::pin(store.commit_in_group(change(&store, "gone", 1), None));
     assert!(is_pending(gone.as_mut()));
     drop(gone);
     drop(held);
-    store.commit_in_order(change(&store, "other", 1), None).await.unwrap();
+    store.commit_in_group(change(&store, "other", 1), None).await.unwrap();
     assert!(has(&store, "other") && !has(&store, "gone"));
 }
 
 #[tokio::test]
 async fn a_writer_that_is_late_gets_the_result_of_a_commit_that_has_begun() {
     let (_dir, store) = fresh();
-    let mut first = Box::pin(store.commit_in_order(change(&store, "first", 1 << 17), None));
+    let mut first = Box::pin(store.commit_in_group(change(&store, "first", 1 << 17), None));
     let held = store.lock_exclusive(None).await.unwrap();
     assert!(is_pending(first.as_mut()));
     // Its changes are taken by the first writer, which does not deliver before the deadline.
     let deadline = Instant::now() + Duration::from_millis(20);
-    let mut second = pin!(store.commit_in_order(change(&store, "second", 1), Some(deadline)));
+    let mut second = pin!(store.commit_in_group(change(&store, "second", 1), Some(deadline)));
     assert!(is_pending(second.as_mut()));
     drop(held);
     let guard = first.await.unwrap();
@@ -126,7 +126,7 @@ async fn write(store: Arc<Store>, number: u64, delivered: Arc<Mutex<Vec<String>>
         turns(number % 3).await;
         guard.commit_exclusive(changes).await
     } else {
-        store.commit_in_order(changes, deadline).await
+        store.commit_in_group(changes, deadline).await
     };
     match committed {
         Ok(guard) => {
@@ -254,7 +254,7 @@ impl Model {
             Happens::Ends(well) => {
                 let Some(batch) = self.committing.take() else { return };
                 if well {
-                    batch.iter().for_each(|(ticket, _)| self.queue.resolve(*ticket, Ok(())));
+                    batch.iter().for_each(|(ticket, _)| self.queue.record_result(*ticket, Ok(())));
                 } else {
                     self.lost.extend(batch.iter().map(|(ticket, _)| *ticket));
                     self.leave(0);

@@ -21,7 +21,7 @@ fn wal_bytes(dir: &TempDir) -> u64 {
 
 /// Does what a dispatcher does after an event.
 fn checkpoint_if_due(store: &Arc<Store>) {
-    if store.checkpoint_is_due() {
+    if store.claim_due_checkpoint() {
         store.checkpoint().unwrap();
     }
 }
