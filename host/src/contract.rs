@@ -20,6 +20,9 @@ pub struct Contract {
     pub rooms: Vec<RoomRule>,
     /// The events that the host itself sends to a client.
     pub host_outbound: Vec<OutboundContract>,
+    /// The events that business systems may emit because the operator declares them, sorted by
+    /// name.
+    pub operator_outbound: Vec<OutboundContract>,
 }
 
 /// The part of the contract that one plugin declares.
@@ -79,6 +82,7 @@ impl Contract {
             plugins: plugins.into_iter().map(PluginContract::from).collect(),
             rooms: rooms.to_vec(),
             host_outbound: vec![error_event()],
+            operator_outbound: Vec::new(),
         }
     }
 }

@@ -193,7 +193,7 @@ impl Generation {
         let of_plugins = self.plugins.iter().filter_map(move |active| active.outbound.get(event));
         let is_declared = of_plugins.clone().next().is_some();
         let of_operator = self.operator.events.get(event);
-        let of_operator = of_operator.filter(|declared| declared.has_schema || is_declared);
+        let of_operator = of_operator.filter(|declared| declared.schema.is_some() || is_declared);
         of_plugins.chain(of_operator.map(|declared| &declared.outbound))
     }
 
@@ -211,6 +211,8 @@ impl Generation {
                 inbound.access = route.access.clone();
             }
         }
+        let emits = contract.plugins.iter().flat_map(|plugin| plugin.outbound.iter().cloned());
+        contract.operator_outbound = self.operator.contract(&Vec::from_iter(emits));
         contract
     }
 

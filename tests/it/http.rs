@@ -235,6 +235,14 @@ async fn the_configuration_declares_events_and_more_receivers() {
     let wrong = json!({"event": "memory_log_deleted", "data": {"id": "x"}, "everyone": true});
     assert_eq!(ask(wrong).status, 422, "the plugin's schema holds");
     assert_eq!(ask(json!({"event": "of_nobody", "data": 1, "everyone": true})).status, 404);
+    let (_, contract) = host.http_with("/api/events", None, None).await;
+    let events = contract["events"].as_array().expect("events");
+    let of_operator = events.iter().filter(|event| event["plugin"].is_null());
+    let shown: Vec<_> =
+        of_operator.map(|event| (&event["event"], &event["data"]["required"])).collect();
+    let names = ["memory_log_deleted", "price_changed"].map(Value::from);
+    let required = [json!(["id"]), json!(["price"])];
+    assert_eq!(shown, names.iter().zip(&required).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,8 @@ pub(super) async fn show(
     Ok(Json(document(api.registry.snapshot().contract())))
 }
 
-/// The contract as the endpoint shows it. It shows the events of plugins only.
+/// The contract as the endpoint shows it: the events of plugins, and those of the operator, which
+/// have no plugin.
 fn document(contract: Contract) -> Value {
     let mut events = Vec::new();
     for plugin in contract.plugins {
@@ -43,6 +44,13 @@ fn document(contract: Contract) -> Value {
                 "data": event.data, "rooms": rooms}),
             );
         }
+    }
+    for event in contract.operator_outbound {
+        let rooms = event.targets();
+        events.push(
+            json!({"event": event.event, "direction": "out", "plugin": null, "version": null,
+            "data": event.data, "rooms": rooms}),
+        );
     }
     let rooms: Vec<_> = contract
         .rooms
@@ -85,8 +93,17 @@ mod tests {
             access: Access::Anyone,
             owner: "notes".to_owned(),
         };
-        let contract =
-            Contract { plugins: vec![notes], ..Contract::new(7, [], std::slice::from_ref(&rule)) };
+        let price = OutboundContract {
+            event: "price".to_owned(),
+            data: json!({"type": "number"}),
+            rooms: Vec::new(),
+            everyone: true,
+        };
+        let contract = Contract {
+            plugins: vec![notes],
+            operator_outbound: vec![price],
+            ..Contract::new(7, [], std::slice::from_ref(&rule))
+        };
         assert_eq!(
             document(contract),
             json!({
@@ -98,6 +115,8 @@ mod tests {
                      "data": true, "access": "role:admin", "reply": false},
                     {"event": "written", "direction": "out", "plugin": "notes", "version": "1.0.0",
                      "data": {}, "rooms": ["notes", "*"]},
+                    {"event": "price", "direction": "out", "plugin": null, "version": null,
+                     "data": {"type": "number"}, "rooms": ["*"]},
                 ],
                 "rooms": [{"room": "notes", "access": "anyone", "plugin": "notes"}],
             })

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::Value;
 use sockhop_core::rule::OperatorRules;
 
 use crate::config::Config;
+use crate::contract::OutboundContract;
 use crate::events::Outbound;
 use crate::schema::{Schema, SchemaError};
 
@@ -24,8 +26,8 @@ pub struct OperatorSettings {
 #[derive(Debug)]
 pub(super) struct OperatorEvent {
     pub(super) outbound: Outbound,
-    /// Whether the operator gives a schema. Otherwise, a plugin must declare the event.
-    pub(super) has_schema: bool,
+    /// The operator's schema. Without it, a plugin must declare the event.
+    pub(super) schema: Option<Value>,
 }
 
 /// Why an event of the operator can't be used.
@@ -57,6 +59,21 @@ pub enum OperatorSettingsError {
 const ANYTHING: &str = "true";
 
 impl OperatorSettings {
+    /// Returns the events that business systems may emit because the operator says so, with the
+    /// operator's schema or that of a plugin among `emits`, sorted by name.
+    pub(super) fn contract(&self, emits: &[OutboundContract]) -> Vec<OutboundContract> {
+        let events = self.events.iter().filter_map(|(event, declared)| {
+            let of_plugin = || Some(emits.iter().find(|emit| emit.event == *event)?.data.clone());
+            Some(OutboundContract {
+                event: event.clone(),
+                data: declared.schema.clone().or_else(of_plugin)?,
+                rooms: declared.outbound.rooms.clone(),
+                everyone: declared.outbound.everyone,
+            })
+        });
+        events.collect()
+    }
+
     /// Reads the schemas that `config` names.
     ///
     /// # Errors
@@ -83,8 +100,10 @@ impl OperatorSettings {
                 rooms: declared.patterns().unwrap_or_default(),
                 everyone: declared.everyone,
             };
-            let has_schema = declared.schema_file.is_some();
-            events.insert(event.clone(), OperatorEvent { outbound, has_schema });
+            // It is JSON, because it was compiled.
+            let schema =
+                declared.schema_file.as_ref().and_then(|_| serde_json::from_str(&text).ok());
+            events.insert(event.clone(), OperatorEvent { outbound, schema });
         }
         Ok(Self { rules: config.operator_rules(), events })
     }
