@@ -107,7 +107,7 @@ impl Journal {
 
     /// Iterates over all slots that the file may hold: the saved slots, and the slots of the last
     /// failed save.
-    pub(super) fn possible(&self) -> impl Iterator<Item = &Slots> {
+    pub(super) fn possibly_saved(&self) -> impl Iterator<Item = &Slots> {
         iter::once(&self.saved).chain(self.failed.as_ref().map(|(_, slots)| slots))
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let slots = slots(&[Path::new("a.wasm")]);
         journal.save(&slots);
         assert!(journal.failure().is_some() && !journal.has_saved(&slots));
-        let possible = |journal: &Journal| journal.possible().cloned().collect::<Vec<_>>();
+        let possible = |journal: &Journal| journal.possibly_saved().cloned().collect::<Vec<_>>();
         assert_eq!(possible(&journal), [Slots::default(), slots.clone()]);
         fs::remove_file(&kept).unwrap();
         // The file may hold what failed, so what was saved before it is saved again.

@@ -44,7 +44,8 @@ pub(super) struct Publisher {
     operator: Arc<Operator>,
     /// What the operator declares.
     settings: Arc<OperatorSettings>,
-    /// How long a version must have served to keep its claims against a plugin whose file was away.
+    /// How long a version must have served to keep its claims against a plugin whose file was away:
+    /// `empty_after_s`, the time in which the absence of a file is taken for a mistake.
     settled_after: Duration,
     /// How long a plugin is remembered after its file is gone.
     forget_after: Duration,
@@ -97,8 +98,9 @@ impl Publisher {
         self.inventory.load_files(due, &self.slots);
     }
 
-    /// Handles a scan: kept versions that could not be loaded may be tried again. Returns the files
-    /// to load again, because their versions could not be kept.
+    /// Handles a scan. Kept versions that could not be loaded may be tried again. Returns the files
+    /// of serving versions that have no copy on the disk: they are loaded again, so that a copy is
+    /// made.
     pub(super) fn on_scan(&mut self) -> Vec<PathBuf> {
         self.inventory.versions.retry_unavailable();
         let serving = self.slots.present().map(|(_, slot)| slot);
@@ -177,10 +179,11 @@ impl Publisher {
             let reserved = self.reserved(&candidates);
             let (next, refused) = resolve_conflicts(&before, candidates, &reserved, &self.settings);
             self.record_refused(refused);
-            // Before the publication, so that a plugin whose file is away is not taken for one that
-            // is forgotten.
+            // Before the publication: the dispatcher drops the host events of a plugin that neither
+            // serves nor is remembered.
             self.registry.remember(self.slots.iter().map(|(name, _)| name.to_owned()).collect());
             if self.replace(before, next) {
+                // Some files have failed because of the environment, which may have changed.
                 scanner.files.retry_now();
             }
             self.draining.step();
@@ -354,7 +357,8 @@ impl Publisher {
             self.metrics.reload(name, "removed");
         }
         self.draining.begin(old);
-        self.inventory.versions.keep_standby(old);
+        // `old` itself must be dropped when its last event has ended.
+        self.inventory.versions.keep_copy_as_standby(old);
     }
 
     /// Drops the loaded versions that no slot needs any more, and closes the state of plugins
@@ -367,6 +371,8 @@ impl Publisher {
         let is_batching = scanner.batch_until().is_some();
         let unclaimed: HashSet<&Digest> = scanner.files.digests().filter(|_| is_batching).collect();
         let serving = self.registry.snapshot();
+        // A ready version that is not needed becomes standby. A standby version that is not the
+        // previous one is dropped.
         self.inventory.versions.retain(
             |digest, active| {
                 wanted.contains(digest) || unclaimed.contains(digest) || serving.serves(active)
@@ -377,11 +383,11 @@ impl Publisher {
     }
 
     /// Saves the slots, then deletes the kept versions that neither a file nor a slot needs. The
-    /// slots that a start would load need theirs too, so that a host that starts at any time finds
+    /// slots that the saved file may hold count too, so that a host that starts at any time finds
     /// every version that it needs.
     fn save_and_delete(&mut self, files: &Files) {
         self.journal.save(&self.slots);
-        let slots = self.journal.possible().chain([&self.slots]);
+        let slots = self.journal.possibly_saved().chain([&self.slots]);
         self.inventory.keep_on_disk(needed_on_disk(slots, files.digests()));
     }
 

@@ -183,7 +183,7 @@ impl Versions {
 
     /// Keeps a version that no longer serves as standby: a fresh copy, because the version itself
     /// must be dropped when its last event has ended.
-    pub(super) fn keep_standby(&mut self, old: &Arc<ActivePlugin>) {
+    pub(super) fn keep_copy_as_standby(&mut self, old: &Arc<ActivePlugin>) {
         match self.by_digest.get(&old.code.digest) {
             Some(VersionState::Ready(active)) if !Arc::ptr_eq(active, old) => {}
             _ => {
