@@ -35,7 +35,9 @@ use crate::auth::Authenticator;
 use crate::config::{Config, Limits, SocketIo};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
+use crate::http::connection::HttpServer;
 use crate::http::keys::Keys;
+use crate::http::opening::Opening;
 use crate::http::origin::{self, Origins};
 use crate::http::proxy::TrustedProxies;
 use crate::http::slots::ConnectionSlots;
@@ -48,6 +50,7 @@ use crate::rooms::Rooms;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
 use crate::store::Answers;
+use crate::tls::Tls;
 use crate::{files, store};
 
 use address::AddressFile;
@@ -86,6 +89,7 @@ pub struct Host {
     sockets: Arc<Sockets>,
     socketio: Server,
     dispatcher: Arc<Dispatcher>,
+    tls: Option<Arc<Tls>>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
     /// The file that tells commands on this machine where the host listens. It is declared before
@@ -126,13 +130,14 @@ impl Host {
         let auth = Authenticator::load(&config.auth)?.with_revocations(&config.data.dir)?;
         let auth = Arc::new(auth);
         let registry = Arc::new(Registry::under(OperatorSettings::load(&config)?));
+        let tls = config.server.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let allowed = allowed(&config)?;
         let listen = |source| StartError::Listen { address: config.server.listen.clone(), source };
         let listener = listen::bind(&config.server.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let admin = admin::bind(&config)?;
         let of_operators = admin.as_ref().map_or(address, |admin| admin.address);
-        let said = AddressFile::write(&config.data.dir, of_operators);
+        let said = AddressFile::write(&config.data.dir, config.operators_scheme(), of_operators);
         if let Err(error) = &said {
             tracing::warn!(%error, "the address is not written to the data directory: commands \
                                     need --url");
@@ -197,12 +202,13 @@ impl Host {
             sockets: Arc::clone(&sockets),
             auth: Arc::clone(&auth),
             socketio: socketio.clone(),
+            tls: tls.clone(),
             ready: Arc::clone(&ready),
         });
         let endpoints = http::clients(&api, admin.is_none());
         let router = layered(
             with_socketio(endpoints, &socketio),
-            Origins::new(&config.server.allowed_origins, address),
+            Origins::new(&config.server.allowed_origins, address, tls.is_some()),
             Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
         );
         // Accepts connections before loading: health requests get an answer, and clients are asked
@@ -215,35 +221,32 @@ impl Host {
             admin_slots = Some(Arc::clone(&slots));
             let router = layered(
                 http::operators(&api),
-                Origins::new(&config.server.allowed_origins, of_operators),
+                Origins::new(&config.server.allowed_origins, of_operators, false),
                 Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
             );
-            let accept = accept(
-                admin.listener,
+            let server = HttpServer {
                 router,
-                limits.stalled_reader_ms,
-                slots,
-                Arc::clone(&limits),
-                accepting.clone(),
-                tasks.clone(),
-            );
-            tasks.spawn(accept);
+                opening: Opening { tls: None, metrics: Arc::clone(&metrics) },
+                limits: Arc::clone(&limits),
+                write_limit: limits.stalled_reader_ms,
+                stop: accepting.clone(),
+            };
+            tasks.spawn(accept(admin.listener, server, slots, tasks.clone()));
         }
-        let accept = accept(
-            listener,
+        let server = HttpServer {
             router,
-            write_limit(&config),
-            Arc::clone(&slots),
+            opening: Opening { tls: tls.clone(), metrics },
             limits,
-            accepting.clone(),
-            tasks.clone(),
-        );
-        let accepted = tasks.spawn(accept);
+            write_limit: write_limit(&config),
+            stop: accepting.clone(),
+        };
+        let accepted = tasks.spawn(accept(listener, server, Arc::clone(&slots), tasks.clone()));
 
         let plugins =
             |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
         let reloading = CancellationToken::new();
-        let tending = tend(Arc::clone(&loader), Arc::clone(&registry), auth, reloading.clone());
+        let (tended, stop) = (Arc::clone(&loader), reloading.clone());
+        let tending = tend(tended, Arc::clone(&registry), auth, tls.clone(), stop);
         tasks.spawn(tending);
         // Tokens also expire while the host stops.
         let tokens = Arc::clone(&sockets).watch_tokens();
@@ -285,6 +288,7 @@ impl Host {
             sockets,
             socketio,
             dispatcher,
+            tls,
             ready,
             tasks,
             _said: said.ok(),
@@ -325,6 +329,7 @@ impl Host {
             operator: Arc::clone(&self.operator),
             registry: Arc::clone(&self.registry),
             rooms: Arc::clone(&self.rooms),
+            tls: self.tls.clone(),
         }
     }
 

@@ -5,13 +5,15 @@
 pub(crate) mod accept;
 pub(crate) mod admission;
 pub(crate) mod body;
-mod connection;
+pub(crate) mod connection;
 mod contract;
+mod deadline;
 mod emit;
 mod health;
 pub(crate) mod keys;
 mod metrics;
 mod openapi;
+pub(crate) mod opening;
 pub(crate) mod origin;
 mod plugins;
 pub(crate) mod problem;
@@ -42,6 +44,7 @@ use crate::rooms::Rooms;
 use crate::socket::Sockets;
 use crate::socketio::Server;
 use crate::store::Answers;
+use crate::tls::Tls;
 
 use keys::Keys;
 use slots::ConnectionSlots;
@@ -63,6 +66,8 @@ pub(crate) struct Api {
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) socketio: Server,
+    /// `None` if clients are served without TLS.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Set when the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
 }

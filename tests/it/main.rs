@@ -43,6 +43,7 @@ mod sessions;
 mod state;
 mod stopping;
 mod tidy;
+mod tls;
 mod transactions;
 mod ways;
 mod wit;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
 use super::limits::nonzero;
-use super::{AllowedOrigin, Listen};
+use super::{AllowedOrigin, Listen, TlsConfig};
 
 /// `[server]`: the address, the origins and the Socket.IO settings.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -43,6 +43,8 @@ pub struct ServerConfig {
     pub transports: Vec<Transport>,
     /// Whether a client may upgrade from polling to WebSocket.
     pub upgrade: bool,
+    /// TLS on the address of clients. `None`, without the table, serves plain HTTP.
+    pub tls: Option<TlsConfig>,
     /// Connection state recovery. `None`, without the table, turns it off.
     pub recovery: Option<Recovery>,
 }
@@ -169,6 +171,7 @@ impl Default for ServerConfig {
             ping_timeout_ms: Duration::from_secs(20),
             transports: vec![Transport::Polling, Transport::Websocket],
             upgrade: true,
+            tls: None,
             recovery: None,
         }
     }

@@ -2,21 +2,34 @@
 
 use std::sync::Arc;
 
+use crate::config::TlsConfig;
 use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
+use crate::tls::{Tls, TlsError};
 
 /// Operations on a running host, for the process in which it runs.
 pub struct Monitor {
     pub(super) operator: Arc<Operator>,
     pub(super) registry: Arc<Registry>,
     pub(super) rooms: Arc<Rooms>,
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 impl Monitor {
     /// Scans the plugin directory now, and retries loads that failed because of their environment.
     pub fn request_scan(&self) {
         self.operator.request_scan();
+    }
+
+    /// Reads the certificate and the key of `config` at once, and serves new connections with them.
+    /// Returns whether they have changed; `None` if the host was started without TLS, which only a
+    /// restart changes. After an error, the pair and the files of before stay in use. Blocks.
+    ///
+    /// # Errors
+    /// They can't be used.
+    pub fn reload_tls(&self, config: &TlsConfig) -> Result<Option<bool>, TlsError> {
+        self.tls.as_ref().map(|tls| tls.reload(config)).transpose()
     }
 
     /// Logs the status of the host and of each plugin.

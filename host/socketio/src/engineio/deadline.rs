@@ -5,10 +5,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::stream::Stream;
+use super::stream::{Socket, Stream};
 
 /// A connection whose writes fail when its client takes no byte for a given time.
 ///
@@ -47,7 +46,7 @@ impl<S> WriteDeadline<S> {
 impl<S: Stream> Stream for WriteDeadline<S> {
     type Guard = S::Guard;
 
-    fn into_parts(self) -> (TcpStream, S::Guard) {
+    fn into_parts(self) -> (Socket, S::Guard) {
         self.stream.into_parts()
     }
 }
@@ -86,7 +85,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteDeadline<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        // A stream with a buffer of its own, such as one of TLS, waits for the client here.
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.check(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -26,6 +26,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "http::connection",
             "http::emit",
             "http::metrics",
+            "http::opening",
             "http::origin",
             "http::plugins",
             "http::problem",
@@ -57,6 +58,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "store",
             "store::manifest",
             "store::opening",
+            "tls",
         ],
     ),
     // The host's own implementation of Socket.IO.
