@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::config::{Config, Limits, SocketIo};
+use crate::config::{Config, Limits, ProxyHeader, SocketIo};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::connection::HttpServer;
@@ -172,10 +172,11 @@ impl Host {
         .yielding_by(lower_priority);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let proxies = TrustedProxies::new(&config);
         let slots = ConnectionSlots::new(
             allowed.connections.get(),
             config.limits.connections_per_network.map(NonZeroUsize::get),
-            &TrustedProxies::new(&config),
+            &proxies,
             config.limits.reserved_connections.get(),
             Arc::clone(&metrics),
         );
@@ -226,16 +227,18 @@ impl Host {
             );
             let server = HttpServer {
                 router,
-                opening: Opening { tls: None, metrics: Arc::clone(&metrics) },
+                opening: Opening { proxies: None, tls: None, metrics: Arc::clone(&metrics) },
                 limits: Arc::clone(&limits),
                 write_limit: limits.stalled_reader_ms,
                 stop: accepting.clone(),
             };
             tasks.spawn(accept(admin.listener, server, slots, tasks.clone()));
         }
+        let proxies =
+            Some(proxies).filter(|_| config.server.proxy_header == ProxyHeader::ProxyProtocol);
         let server = HttpServer {
             router,
-            opening: Opening { tls: tls.clone(), metrics },
+            opening: Opening { proxies, tls: tls.clone(), metrics },
             limits,
             write_limit: write_limit(&config),
             stop: accepting.clone(),

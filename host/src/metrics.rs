@@ -41,6 +41,7 @@ pub struct Metrics {
     mailbox_rejections: Counter,
     observed_refusals: Family<Labels, Counter>,
     rate_limited: Family<Labels, Counter>,
+    proxy_headers_refused: Counter,
     tls_handshakes: Family<Labels, Counter>,
     tls_expiry: Family<Labels, Gauge>,
     log_lines_dropped: Counter,
@@ -71,6 +72,11 @@ impl Default for Metrics {
             &mut registry,
             "rate_limited",
             "Events that found the token bucket of their connection or user empty",
+        );
+        let proxy_headers_refused = register(
+            &mut registry,
+            "proxy_headers_refused",
+            "Connections of trusted proxies without a valid header of the PROXY protocol",
         );
         let tls_handshakes = register(
             &mut registry,
@@ -110,6 +116,7 @@ impl Default for Metrics {
             mailbox_rejections,
             observed_refusals,
             rate_limited,
+            proxy_headers_refused,
             tls_handshakes,
             tls_expiry,
             log_lines_dropped,
@@ -141,6 +148,11 @@ impl Metrics {
     /// Counts an event that found a bucket of this kind empty.
     pub(crate) fn rate_limited(&self, kind: &'static str) {
         self.rate_limited.get_or_create_owned(&vec![("bucket", kind.to_owned())]).inc();
+    }
+
+    /// Counts a connection of a trusted proxy without a valid header.
+    pub(crate) fn proxy_header_refused(&self) {
+        self.proxy_headers_refused.inc();
     }
 
     /// Counts a TLS handshake with this result: `ok`, `failed` or `timed_out`.

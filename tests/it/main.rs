@@ -35,6 +35,7 @@ mod members;
 mod numbers;
 mod operators;
 mod order;
+mod proxies;
 mod readme;
 mod reload;
 mod rooms;

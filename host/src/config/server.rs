@@ -95,14 +95,18 @@ pub enum ProxyHeader {
     XForwardedFor,
     /// `Forwarded`, of RFC 7239.
     Forwarded,
+    /// None of HTTP, but the header of the PROXY protocol, version 2, with which each connection of
+    /// a proxy begins.
+    ProxyProtocol,
 }
 
 impl ProxyHeader {
-    /// The name of the header, in lower case.
-    pub const fn name(self) -> &'static str {
+    /// The name of the header of HTTP, in lower case; `None` with the PROXY protocol.
+    pub const fn name(self) -> Option<&'static str> {
         match self {
-            Self::XForwardedFor => "x-forwarded-for",
-            Self::Forwarded => "forwarded",
+            Self::XForwardedFor => Some("x-forwarded-for"),
+            Self::Forwarded => Some("forwarded"),
+            Self::ProxyProtocol => None,
         }
     }
 }
@@ -137,6 +141,11 @@ impl ServerConfig {
                 "server.transports: found none, expected \"polling\", \"websocket\" or both"
                     .to_owned(),
             );
+        }
+        if self.proxy_header == ProxyHeader::ProxyProtocol && self.trusted_proxies.is_empty() {
+            return Err("server.proxy_header: \"proxy-protocol\" needs the proxies that send it; \
+                        name them in `trusted_proxies`"
+                .to_owned());
         }
         let can_upgrade = [Transport::Polling, Transport::Websocket]
             .iter()

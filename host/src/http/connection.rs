@@ -75,7 +75,7 @@ impl HttpServer {
         slot: Arc<ConnectionSlot>,
         abort_handle: AbortHandle,
     ) {
-        let (stream, peer) = if self.opening.is_plain() {
+        let (stream, peer) = if self.opening.is_plain(peer) {
             (ClientStream::Plain(stream), peer)
         } else {
             let (slot, limits, stop) = (&*slot, &*self.limits, &self.stop);
