@@ -21,9 +21,9 @@ const STOP_MS = 30_000;
 
 /**
  * A running host with the bundled plugins, these `guests` and these `settings` (named as in the
- * environment). `ca` is the certificate of a host with TLS. Returns `url`, `key` (all scopes), `plugins` (its plugin directory), `restart()` (the same
- * data, another port) and `stop()`. Its working directory is a temporary one, so that it reads no
- * configuration of this machine.
+ * environment): `url`, `key` (all scopes), `plugins` (its plugin directory), `restart()` (the
+ * same data, another port) and `stop()`. Its working directory is a temporary one, so that it
+ * reads no configuration of this machine. A host with TLS is reached with the certificate `ca`.
  */
 export async function startHost({ guests = [], settings = {}, ca } = {}) {
   const bin = fromEnvironment("SOCKHOP_BIN");
