@@ -300,3 +300,103 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Waker;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::engineio::End;
+    use crate::engineio::testing;
+
+    /// A layer that changes nothing, but takes bytes before the kernel does. It says goodbye.
+    #[derive(Debug, Default)]
+    struct Buffering(Vec<u8>);
+
+    impl Layer for Buffering {
+        fn read(&mut self, tcp: &TcpStream, buf: &mut Vec<u8>) -> io::Result<usize> {
+            tcp.try_read_buf(buf)
+        }
+
+        fn write(&mut self, tcp: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.flush(tcp)?;
+            slices.iter().for_each(|slice| self.0.extend_from_slice(slice));
+            let taken = self.0.len();
+            match self.flush(tcp) {
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
+                _ => Ok(taken),
+            }
+        }
+
+        fn flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+            while !self.0.is_empty() {
+                let written = tcp.try_write(&self.0)?;
+                self.0.drain(..written);
+            }
+            Ok(())
+        }
+
+        fn is_flushed(&self) -> bool {
+            self.0.is_empty()
+        }
+
+        fn close(&mut self, tcp: &TcpStream) {
+            self.0.extend_from_slice(b"goodbye");
+            let _ = self.flush(tcp);
+        }
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_a_layer_has_taken_reaches_the_client_before_its_session_is_drained() {
+        let (mut client, server) = pair().await;
+        // The kernel takes no more.
+        server.writable().await.unwrap();
+        let mut filled = 0;
+        while let Ok(written) = server.try_write(&[b'x'; 64 << 10]) {
+            filled += written;
+        }
+        let (_reader, writer) = split(Socket::Layered(server, Box::<Buffering>::default()));
+        let session = testing::session_of(crate::engineio::Transport::WebSocket);
+        assert!(session.opened(writer));
+        assert!(session.text(&[b"hello"], &[]));
+        session.flush();
+        assert_eq!(session.queued_bytes(), 0, "the layer has it");
+        session.end(End::Server);
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(session.poll_drained(cx).is_pending());
+        let mut received = Vec::new();
+        let drained = async {
+            poll_fn(|cx| session.poll_drained(cx)).await;
+            drop(session.finish());
+        };
+        let (_, read) = tokio::join!(drained, client.read_to_end(&mut received));
+        read.unwrap();
+        let frame = b"\x81\x064hello";
+        assert_eq!(received.len(), filled + frame.len() + b"goodbye".len());
+        assert!(received.ends_with(b"\x81\x064hellogoodbye"), "before the end of the connection");
+    }
+
+    #[tokio::test]
+    async fn a_layer_is_read_when_bytes_arrive() {
+        let (client, server) = pair().await;
+        let (mut reader, _writer) = split(Socket::Layered(server, Box::<Buffering>::default()));
+        let mut buf = Vec::new();
+        let read = poll_fn(|cx| reader.poll_read(cx, &mut buf));
+        let (read, _) = tokio::join!(read, async { client.try_write(b"hello").unwrap() });
+        assert_eq!((read.unwrap(), &*buf), (5, &b"hello"[..]));
+        drop(client);
+        buf.shrink_to_fit();
+        let read = poll_fn(|cx| reader.poll_read(cx, &mut buf)).await;
+        assert_eq!(read.unwrap(), 0, "the end");
+    }
+}
