@@ -19,6 +19,7 @@ mod rate;
 mod rule;
 mod server;
 mod source;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ pub use rate::{BucketConfig, RateConfig};
 pub use rule::Rule;
 pub use server::{ProxyHeader, Recovery, ServerConfig, SocketIo, Transport};
 pub use source::ConfigSource;
+pub use tls::TlsConfig;
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -256,15 +258,27 @@ impl Config {
         rule::operator_rules(&self.rules).unwrap_or_default()
     }
 
-    /// Returns the files with secrets of keys. `file` is the configuration file: it is one of them
-    /// if a key has its secret there. The keys name the other files.
+    /// The scheme of the URLs of clients.
+    pub fn scheme(&self) -> &'static str {
+        if self.server.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// The scheme of the URLs of operators. Their separate address has no TLS.
+    pub fn operators_scheme(&self) -> &'static str {
+        if self.admin.listen.is_some() { "http" } else { self.scheme() }
+    }
+
+    /// Returns the files with secrets of keys, and that of the key of TLS. `file` is the
+    /// configuration file: it is one of them if a key has its secret there. The keys name the other
+    /// files.
     pub fn secret_files<'a>(&'a self, file: Option<&'a Path>) -> BTreeSet<&'a Path> {
         let tokens = &self.auth.keys;
         let named = self.keys.iter().filter_map(|key| key.secret_file.as_deref());
         let of_tokens = tokens.iter().filter_map(|key| key.secret_file.as_deref());
         let is_own = self.keys.iter().any(|key| key.secret.is_some())
             || tokens.iter().any(|key| key.secret.is_some());
-        named.chain(of_tokens).chain(file.filter(|_| is_own)).collect()
+        let of_tls = self.server.tls.iter().map(|tls| tls.key_file.as_path());
+        named.chain(of_tokens).chain(of_tls).chain(file.filter(|_| is_own)).collect()
     }
 
     /// Returns the configured keys with their secrets. Secrets in files are read now.

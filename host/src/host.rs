@@ -34,11 +34,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::config::{Config, ConfigSource, Limits, LiveConfig, SocketIo, WrittenSettings};
+use crate::config::{
+    Config, ConfigSource, Limits, LiveConfig, ProxyHeader, SocketIo, WrittenSettings,
+};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
+use crate::http::connection::HttpServer;
 use crate::http::drain::Drain;
 use crate::http::keys::Keys;
+use crate::http::opening::Opening;
 use crate::http::origin::{self, Origins};
 use crate::http::proxy::TrustedProxies;
 use crate::http::slots::ConnectionSlots;
@@ -52,6 +56,7 @@ use crate::settings::Settings;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
 use crate::store::Answers;
+use crate::tls::Tls;
 use crate::{files, store};
 
 use address::AddressFile;
@@ -95,6 +100,7 @@ pub struct Host {
     sockets: Arc<Sockets>,
     socketio: Server,
     dispatcher: Arc<Dispatcher>,
+    tls: Option<Arc<Tls>>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
     /// The file that tells commands on this machine where the host listens. It is declared before
@@ -158,13 +164,14 @@ impl Host {
         let auth = Authenticator::load(&config.auth)?.with_revocations(&config.data.dir)?;
         let auth = Arc::new(auth);
         let registry = Arc::new(Registry::under(OperatorSettings::load(&config)?));
+        let tls = config.server.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let allowed = allowed(&config)?;
         let listen = |source| StartError::Listen { address: config.server.listen.clone(), source };
         let listener = listen::bind(&config.server.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let admin = admin::bind(&config)?;
         let of_operators = admin.as_ref().map_or(address, |admin| admin.address);
-        let said = AddressFile::write(&config.data.dir, of_operators);
+        let said = AddressFile::write(&config.data.dir, config.operators_scheme(), of_operators);
         if let Err(error) = &said {
             tracing::warn!(%error, "the address is not written to the data directory: commands \
                                     need --url");
@@ -199,10 +206,11 @@ impl Host {
         .yielding_by(lower_priority);
         let operator = reloader.operator();
         let (loaded, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let proxies = TrustedProxies::new(&config);
         let slots = ConnectionSlots::new(
             allowed.connections.get(),
             config.limits.connections_per_network.map(NonZeroUsize::get),
-            &TrustedProxies::new(&config),
+            &proxies,
             config.limits.reserved_connections.get(),
             Arc::clone(&metrics),
         );
@@ -241,12 +249,13 @@ impl Host {
             socketio: socketio.clone(),
             settings: Arc::clone(&settings),
             drain: Arc::clone(&drain),
+            tls: tls.clone(),
             ready: Arc::clone(&ready),
         });
         let endpoints = http::clients(&api, admin.is_none());
         let router = layered(
             with_socketio(endpoints, &socketio),
-            Origins::new(&live, address),
+            Origins::new(&live, address, tls.is_some()),
             Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
         );
         // Accepts connections before loading: health requests get an answer, and clients are asked
@@ -259,35 +268,34 @@ impl Host {
             admin_slots = Some(Arc::clone(&slots));
             let router = layered(
                 http::operators(&api),
-                Origins::new(&live, of_operators),
+                Origins::new(&live, of_operators, false),
                 Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
             );
-            let accept = accept(
-                admin.listener,
+            let server = HttpServer {
                 router,
-                limits.stalled_reader_ms,
-                slots,
-                Arc::clone(&limits),
-                accepting.clone(),
-                tasks.clone(),
-            );
-            tasks.spawn(accept);
+                opening: Opening { proxies: None, tls: None, metrics: Arc::clone(&metrics) },
+                limits: Arc::clone(&limits),
+                write_limit: limits.stalled_reader_ms,
+                stop: accepting.clone(),
+            };
+            tasks.spawn(accept(admin.listener, server, slots, tasks.clone()));
         }
-        let accept = accept(
-            listener,
+        let proxies =
+            Some(proxies).filter(|_| config.server.proxy_header == ProxyHeader::ProxyProtocol);
+        let server = HttpServer {
             router,
-            write_limit(&config),
-            Arc::clone(&slots),
+            opening: Opening { proxies, tls: tls.clone(), metrics },
             limits,
-            accepting.clone(),
-            tasks.clone(),
-        );
-        let accepted = tasks.spawn(accept);
+            write_limit: write_limit(&config),
+            stop: accepting.clone(),
+        };
+        let accepted = tasks.spawn(accept(listener, server, Arc::clone(&slots), tasks.clone()));
 
         let plugins =
             |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
         let reloading = CancellationToken::new();
-        let tending = tend(Arc::clone(&loader), Arc::clone(&registry), auth, reloading.clone());
+        let (tended, stop) = (Arc::clone(&loader), reloading.clone());
+        let tending = tend(tended, Arc::clone(&registry), auth, tls.clone(), stop);
         tasks.spawn(tending);
         // Tokens also expire while the host stops.
         let tokens = Arc::clone(&sockets).watch_tokens();
@@ -331,6 +339,7 @@ impl Host {
             sockets,
             socketio,
             dispatcher,
+            tls,
             ready,
             tasks,
             _said: said.ok(),
@@ -368,6 +377,7 @@ impl Host {
             settings: Arc::clone(&self.settings),
             config: Arc::clone(&self.config),
             drain: Arc::clone(&self.drain),
+            tls: self.tls.clone(),
         }
     }
 

@@ -5,14 +5,16 @@
 pub(crate) mod accept;
 pub(crate) mod admission;
 pub(crate) mod body;
-mod connection;
+pub(crate) mod connection;
 mod contract;
+mod deadline;
 pub(crate) mod drain;
 mod emit;
 mod health;
 pub(crate) mod keys;
 mod metrics;
 mod openapi;
+pub(crate) mod opening;
 pub(crate) mod origin;
 mod plugins;
 pub(crate) mod problem;
@@ -45,6 +47,7 @@ use crate::settings::Settings;
 use crate::socket::Sockets;
 use crate::socketio::Server;
 use crate::store::Answers;
+use crate::tls::Tls;
 
 use drain::Drain;
 use keys::Keys;
@@ -69,6 +72,8 @@ pub(crate) struct Api {
     pub(crate) socketio: Server,
     pub(crate) settings: Arc<Settings>,
     pub(crate) drain: Arc<Drain>,
+    /// `None` if clients are served without TLS.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Set when the first scan is loaded, cleared when the host begins to stop.
     pub(crate) ready: Arc<AtomicBool>,
 }

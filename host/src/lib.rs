@@ -22,6 +22,7 @@
 //! | `rejection`, [`rule`], [`schema`], `events` (crate `sockhop-core`) | the rules that the SDK's test host shares | `jsonschema`, no I/O |
 //! | `breaker`, [`config`], [`event`], `effect`, `memory`, `rate`, `transport` | basic types | `figment2` (`config`), `governor` (`rate`) |
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
+//! | [`tls`] | certificates, handshakes with clients | `rustls`, `x509-cert` |
 //! | [`auth`] | who a client is, by its token | `jsonwebtoken` |
 //! | `socketio` | clients, for either implementation of Socket.IO | `sockhop-socketio`, `socketioxide` |
 //! | [`log`] | the host's log | `tracing-subscriber` |
@@ -69,6 +70,8 @@ pub mod files;
 mod memory;
 mod rate;
 mod transport;
+
+pub mod tls;
 
 pub mod auth;
 

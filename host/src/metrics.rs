@@ -41,6 +41,9 @@ pub struct Metrics {
     mailbox_rejections: Counter,
     observed_refusals: Family<Labels, Counter>,
     rate_limited: Family<Labels, Counter>,
+    proxy_headers_refused: Counter,
+    tls_handshakes: Family<Labels, Counter>,
+    tls_expiry: Family<Labels, Gauge>,
     log_lines_dropped: Counter,
     generation: Gauge,
     host_events: HostEventMetrics,
@@ -70,6 +73,23 @@ impl Default for Metrics {
             "rate_limited",
             "Events that found the token bucket of their connection or user empty",
         );
+        let proxy_headers_refused = register(
+            &mut registry,
+            "proxy_headers_refused",
+            "Connections of trusted proxies without a valid header of the PROXY protocol",
+        );
+        let tls_handshakes = register(
+            &mut registry,
+            "tls_handshakes",
+            "TLS handshakes with clients, by their result",
+        );
+        let tls_expiry = Family::<Labels, Gauge>::default();
+        registry.register_with_unit(
+            "tls_certificate_expiry_timestamp",
+            "When the certificate that is served expires, in seconds since 1970",
+            Unit::Seconds,
+            tls_expiry.clone(),
+        );
         let log_lines_dropped = register(
             &mut registry,
             "log_lines_dropped",
@@ -96,6 +116,9 @@ impl Default for Metrics {
             mailbox_rejections,
             observed_refusals,
             rate_limited,
+            proxy_headers_refused,
+            tls_handshakes,
+            tls_expiry,
             log_lines_dropped,
             generation,
             host_events,
@@ -125,6 +148,26 @@ impl Metrics {
     /// Counts an event that found a bucket of this kind empty.
     pub(crate) fn rate_limited(&self, kind: &'static str) {
         self.rate_limited.get_or_create_owned(&vec![("bucket", kind.to_owned())]).inc();
+    }
+
+    /// Counts a connection of a trusted proxy without a valid header.
+    pub(crate) fn proxy_header_refused(&self) {
+        self.proxy_headers_refused.inc();
+    }
+
+    /// Counts a TLS handshake with this result: `ok`, `failed` or `timed_out`.
+    pub(crate) fn tls_handshake(&self, result: &'static str) {
+        self.tls_handshakes.get_or_create_owned(&vec![("result", result.to_owned())]).inc();
+    }
+
+    /// Sets when the certificate expires, in seconds since 1970; `None` if that is not known.
+    pub(crate) fn tls_expiry(&self, seconds: Option<i64>) {
+        match seconds {
+            Some(seconds) => {
+                self.tls_expiry.get_or_create(&Vec::new()).set(seconds);
+            }
+            None => self.tls_expiry.clear(),
+        }
     }
 
     /// Sets the number of lines that this process's log has dropped since its start.
@@ -194,6 +237,8 @@ mod tests {
         meter.record(Some("refused"), Duration::from_millis(1));
         metrics.unknown_event();
         metrics.log_lines_dropped(5);
+        metrics.tls_handshake("failed");
+        metrics.tls_expiry(Some(1_800_000_000));
         let failures = vec![("read", false, 0), ("write", true, 5), ("quota", true, 0)];
         let state = StateGauges { bytes: 300, wal: 200, quota: 1_000, failures };
         let lab = Gauges {
@@ -213,6 +258,8 @@ mod tests {
             r#"sockhop_plugin_memory_bytes{plugin="lab"} 100"#,
             r#"sockhop_breaker_open{plugin="lab"} 1"#,
             "sockhop_log_lines_dropped_total 5",
+            r#"sockhop_tls_handshakes_total{result="failed"} 1"#,
+            "sockhop_tls_certificate_expiry_timestamp_seconds{} 1800000000",
             r#"sockhop_host_events_waiting{plugin="lab"} 5"#,
             r#"sockhop_plugin_state_bytes{plugin="lab"} 300"#,
             r#"sockhop_plugin_state_wal_bytes{plugin="lab"} 200"#,

@@ -4,9 +4,10 @@
 mod stage;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -80,6 +81,21 @@ impl AbortHandle {
     /// Bytes that were written since the connection began.
     pub(crate) fn sent(&self) -> u64 {
         self.0.stage.sent()
+    }
+
+    /// Runs `future` unless the connection is aborted before it completes. `None` if it was.
+    pub(crate) async fn unless_aborted<F: Future>(&self, future: F) -> Option<F::Output> {
+        // Also removes the waker if this is dropped.
+        let attached = Attached(self.clone());
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            attached.0.0.reader.register(context.waker());
+            if attached.0.check().is_err() {
+                return Poll::Ready(None);
+            }
+            future.as_mut().poll(context).map(Some)
+        })
+        .await
     }
 
     /// Records a write, and returns its result unchanged.
@@ -185,6 +201,8 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A stream with a buffer of its own, such as one of TLS, waits for the client here.
+        self.abort_handle.0.check()?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
@@ -207,6 +225,17 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Abortable<S, P> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn aborting_ends_what_precedes_the_stream() {
+        let abort_handle = AbortHandle::default();
+        assert_eq!(abort_handle.unless_aborted(std::future::ready(7)).await, Some(7));
+        let (ended, ()) =
+            tokio::join!(abort_handle.unless_aborted(std::future::pending::<()>()), async {
+                abort_handle.abort()
+            });
+        assert_eq!(ended, None);
+    }
 
     #[tokio::test]
     async fn aborting_wakes_a_reader_and_fails_a_writer() {

@@ -10,6 +10,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sockhop::config::SocketIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
@@ -17,11 +18,16 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::PATIENCE;
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Box<dyn Stream>>;
 type Acks = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
 /// How many received events may wait until a test reads them.
 const EVENTS: usize = 100_000;
+
+/// A connection to a host: TCP, or TLS on TCP.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 async fn reach(url: &str) -> TcpStream {
     TcpStream::connect(url.trim_start_matches("http://")).await.expect("a host to connect to")
@@ -83,6 +89,12 @@ impl TestClient {
         Self::try_over(reach(url).await, url, namespace, &auth).await
     }
 
+    /// Connects to the namespace `/` over a connection to the host at `url`.
+    pub async fn connect_over(stream: impl Stream, url: &str) -> Self {
+        let connected = Self::try_on(Box::new(stream), url, "/", "").await;
+        connected.unwrap_or_else(|refused| panic!("a connect packet, not {refused}"))
+    }
+
     async fn over(stream: TcpStream, url: &str, namespace: &str) -> Self {
         let connected = Self::try_over(stream, url, namespace, "").await;
         connected.unwrap_or_else(|refused| panic!("a connect packet, not {refused}"))
@@ -94,10 +106,19 @@ impl TestClient {
         namespace: &str,
         auth: &str,
     ) -> Result<Self, Value> {
+        stream.set_nodelay(true).expect("a tunable socket");
+        Self::try_on(Box::new(stream), url, namespace, auth).await
+    }
+
+    async fn try_on(
+        stream: Box<dyn Stream>,
+        url: &str,
+        namespace: &str,
+        auth: &str,
+    ) -> Result<Self, Value> {
         // Packets of the main namespace do not name it.
         let namespace = if namespace == "/" { String::new() } else { format!("{namespace},") };
-        let address = url.trim_start_matches("http://");
-        stream.set_nodelay(true).expect("a tunable socket");
+        let address = url.trim_start_matches("https://").trim_start_matches("http://");
         let request = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
         let (socket, _) =
             tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sockhop::config::Config;
-use sockhop::host::{Host, key_file};
+use sockhop::host::{Host, Monitor, key_file};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ pub struct TestHost {
     /// The same for operators: another address if a test has set `[admin] listen`.
     pub operators: String,
     key: String,
+    /// The handle that the process of a host has.
+    pub monitor: Monitor,
     stop: CancellationToken,
     running: Option<JoinHandle<()>>,
     /// Is `None` only after another host has taken over the directory.
@@ -111,6 +113,7 @@ impl TestHost {
         config.limits.shutdown_unready_ms = Duration::from_millis(1);
         config.limits.shutdown_close_ms = Duration::from_millis(1);
         change(&mut config);
+        let (scheme, operators_scheme) = (config.scheme(), config.operators_scheme());
         let is_usual = compiler == crate::binary();
         if is_usual {
             compiled::lend(plugins.path(), data);
@@ -124,8 +127,9 @@ impl TestHost {
         if is_usual {
             compiled::keep(plugins.path(), data);
         }
-        let url = format!("http://{}", host.local_addr());
-        let operators = format!("http://{}", host.operator_addr());
+        let url = format!("{scheme}://{}", host.local_addr());
+        let operators = format!("{operators_scheme}://{}", host.operator_addr());
+        let monitor = host.monitor();
         // The file does not exist if a test has configured other keys.
         let key = std::fs::read_to_string(key_file(data)).unwrap_or_default().trim().to_owned();
         let stop = CancellationToken::new();
@@ -134,6 +138,7 @@ impl TestHost {
             url,
             operators,
             key,
+            monitor,
             stop,
             running: Some(running),
             plugins: Some(plugins),

@@ -22,10 +22,11 @@ mod handmade;
 mod host;
 mod polling;
 mod process;
+mod tls;
 mod tokens;
 
 pub use api::{Answer, ask, row_of, send};
-pub use client::{TestClient, answered};
+pub use client::{Stream, TestClient, answered};
 pub use dispatch::TestDispatcher;
 pub use files::{binary, bundled, bundled_plugin, chameleon, drop_in, guest, put};
 pub use handmade::{asynchronous, do_nothing, do_nothing_as, handmade, table_filler};
@@ -34,6 +35,7 @@ pub use polling::PollingSession;
 #[cfg(target_os = "linux")]
 pub use process::bound_by_permissions;
 pub use process::{HostProcess, serve};
+pub use tls::{Identity, TlsClient};
 pub use tokens::{token, with_tokens};
 
 use std::path::PathBuf;

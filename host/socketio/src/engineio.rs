@@ -118,7 +118,7 @@ pub(crate) use outgoing::{write_attachments, write_message};
 pub(crate) use panics::catch;
 pub use session::{Session, Transport};
 pub use sid::Sid;
-pub use stream::{Io, Stream};
+pub use stream::{Io, Layer, Socket, Stream};
 
 #[cfg(test)]
 mod model;

@@ -158,8 +158,8 @@ pub use connection::{
     Event, EventFrame, Handler, NoReply, Reply, ReturnRequest,
 };
 pub use engineio::{
-    Abort, Answer, Batch, Config, End, Io, Recovery, Refused, Sid, Stream, Transport, Transports,
-    WriteDeadline,
+    Abort, Answer, Batch, Config, End, Io, Layer, Recovery, Refused, Sid, Socket, Stream,
+    Transport, Transports, WriteDeadline,
 };
 pub use namespace::InvalidNamespace;
 pub use server::{Server, Usage};

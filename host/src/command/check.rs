@@ -16,6 +16,7 @@ use sockhop::log;
 use sockhop::plugin::{Engine, this_program};
 use sockhop::registry::{ActivePlugin, Generation, OperatorSettings, Warning, lint};
 use sockhop::rule::RoomRule;
+use sockhop::tls;
 use sockhop_core::route::Route;
 
 use super::client::{ReachArgs, RequestBody};
@@ -45,8 +46,8 @@ pub(crate) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let config = match super::load(self.config.as_ref()).and_then(readable) {
-            Ok(config) => config,
+        let (config, certificate) = match super::load(self.config.as_ref()).and_then(readable) {
+            Ok(checked) => checked,
             Err(error) if self.json => {
                 output::json(
                     &json!({"ok": false, "config": {"ok": false, "reason": format!("{error:#}")}, "plugins": []}),
@@ -64,8 +65,11 @@ impl Check {
         let checked = runtime.block_on(check(config.clone(), &self.files, &scratch, None));
         log.finish(FLUSH);
         let checked = checked?;
-        let tables = self.config.as_ref().map(|_| tables_without_plugin(&config, &checked));
-        let tables = tables.unwrap_or_default();
+        let mut tables = match &self.config {
+            Some(_) => tables_without_plugin(&config, &checked),
+            None => Vec::new(),
+        };
+        tables.extend(certificate);
         if self.json {
             let mut document = document(&checked);
             if let (Some(file), Some(members)) = (&self.config, document.as_object_mut()) {
@@ -178,12 +182,14 @@ fn warnings_of(active: &ActivePlugin, warnings: &[Warning]) -> impl Iterator<Ite
 /// A file, with what it registers or why it is refused.
 type Checked = (PathBuf, Result<Arc<ActivePlugin>, String>);
 
-/// Checks that the files of secrets and keys can be read, as a host does at its start.
-fn readable(config: Config) -> anyhow::Result<Config> {
+/// Checks that the files of secrets, keys and certificates can be read, as a host does at its
+/// start. Returns a warning about the certificate, if there is one.
+fn readable(config: Config) -> anyhow::Result<(Config, Option<String>)> {
     config.read_secrets()?;
     Authenticator::load(&config.auth)?;
     OperatorSettings::load(&config)?;
-    Ok(config)
+    let certificate = config.server.tls.as_ref().map(tls::check).transpose()?.flatten();
+    Ok((config, certificate))
 }
 
 /// The longest time that the end of the command waits for a reader of the log.

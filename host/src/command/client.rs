@@ -1,6 +1,8 @@
 //! Requests to a running host: how commands find its address and its key.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -8,6 +10,7 @@ use clap::Args;
 use serde_json::Value;
 use sockhop::config::Config;
 use sockhop::host;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// Where the host is, and the key to it, with its configuration file
 #[derive(Debug, Args)]
@@ -33,6 +36,10 @@ pub(crate) struct ReachArgs {
     /// The key itself
     #[arg(long, env = "SOCKHOP_KEY", hide_env_values = true, hide = true)]
     key: Option<String>,
+    /// PEM file with the certificates to trust, if the host's address is `https`; without it, those
+    /// of public authorities are trusted. The certificate must be for the name in `--url`
+    #[arg(long, value_name = "FILE", env = "SOCKHOP_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// Data directory of the host, where its own key and its address are
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -99,6 +106,7 @@ impl ReachArgs {
             // The host belongs to this operator: the key is sent to the host and never to a proxy.
             .proxy(None)
             .timeout_global(Some(TIMEOUT))
+            .tls_config(self.tls()?)
             .build()
             .into();
         let url = format!("{}{path}", url.trim_end_matches('/'));
@@ -112,11 +120,10 @@ impl ReachArgs {
             }
             None => agent.get(&url).header("Authorization", authorization).call(),
         };
-        let mut response = sent.with_context(|| {
-            format!(
-                "can't reach a host at {url} ({source}); is it running? \
-                                        name it with --url or --data"
-            )
+        let mut response = sent.map_err(|error| {
+            let hint = hint(&error);
+            let said = format!("can't reach a host at {url} ({source}); {hint}");
+            anyhow::Error::new(error).context(said)
         })?;
         let status = response.status().as_u16();
         let document = response
@@ -124,6 +131,27 @@ impl ReachArgs {
             .read_json()
             .with_context(|| format!("the answer of {url} is not that of a Sockhop host"))?;
         Ok(ApiResponse { status, document })
+    }
+
+    /// Which certificates are trusted.
+    fn tls(&self) -> anyhow::Result<TlsConfig> {
+        let Some(file) = &self.ca_file else { return Ok(TlsConfig::default()) };
+        let shown = file.display();
+        let pem = std::fs::read(file).with_context(|| format!("can't read {shown} (--ca-file)"))?;
+        let items: Result<Vec<_>, _> = parse_pem(&pem).collect();
+        let items = items.with_context(|| format!("--ca-file: {shown} is not valid PEM"))?;
+        let certificates: Vec<_> = items
+            .into_iter()
+            .filter_map(|item| match item {
+                PemItem::Certificate(certificate) => Some(certificate),
+                _ => None,
+            })
+            .collect();
+        if certificates.is_empty() {
+            bail!("--ca-file: {shown} has no certificate (-----BEGIN CERTIFICATE-----)");
+        }
+        let roots = RootCerts::Specific(Arc::new(certificates));
+        Ok(TlsConfig::builder().root_certs(roots).build())
     }
 
     /// The host's address, and the source of the address.
@@ -139,9 +167,25 @@ impl ReachArgs {
             ),
             Err(_) => {
                 let listen = config.admin.listen.as_ref().unwrap_or(&config.server.listen);
-                (listen.local_url(), "the configuration".to_owned())
+                (listen.local_url(config.operators_scheme()), "the configuration".to_owned())
             }
         }
+    }
+}
+
+/// What the user can do about an error.
+fn hint(error: &ureq::Error) -> &'static str {
+    let is_tls = match error {
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => true,
+        // An error of the handshake is one of reading.
+        ureq::Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+        _ => false,
+    };
+    if is_tls {
+        "its certificate is not trusted: name the certificate of its issuer with --ca-file, and a \
+         name for which the certificate is valid with --url https://NAME:PORT"
+    } else {
+        "is it running? name it with --url or --data"
     }
 }
 

@@ -4,7 +4,6 @@ mod signals;
 mod systemd;
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -213,6 +212,7 @@ async fn start(
 ) -> anyhow::Result<Host> {
     let config = &loaded.0;
     let (plugins, data) = (config.plugins.dir.clone(), config.data.dir.clone());
+    let (scheme, operators_scheme) = (config.scheme(), config.operators_scheme());
     let (configured_keys, is_text) =
         (!config.keys.is_empty(), config.log.format == LogFormat::Text);
     let (reserved_connections, mailboxes_bytes) =
@@ -230,18 +230,19 @@ async fn start(
     if is_text {
         host.statuses().iter().for_each(|status| print_plugin(output, status));
         if !configured_keys {
-            print_key(output, &host::key_file(&data), of_operators);
+            let url = format!("{operators_scheme}://{of_operators}");
+            print_key(output, &host::key_file(&data), &url);
         }
         if of_operators != address {
-            output.line(format_args!("admin    http://{of_operators}"));
+            output.line(format_args!("admin    {operators_scheme}://{of_operators}"));
         }
-        output.line(format_args!("listening on http://{address}"));
+        output.line(format_args!("listening on {scheme}://{address}"));
     } else {
-        let listening = format!("http://{address}");
+        let listening = format!("{scheme}://{address}");
         output.line(if of_operators == address {
             json!({"listening": listening})
         } else {
-            json!({"listening": listening, "admin": format!("http://{of_operators}")})
+            json!({"listening": listening, "admin": format!("{operators_scheme}://{of_operators}")})
         });
     }
     tracing::info!(listen = %address, admin = %of_operators, connections = host.connections(), reserved_connections, mailboxes_bytes, "listening");
@@ -292,7 +293,7 @@ fn print_plugin(output: &Background, status: &PluginStatus) {
 
 /// Prints where the host's own key is and how to use it. The key itself is printed to a terminal
 /// only.
-fn print_key(output: &Background, file: &Path, address: SocketAddr) {
+fn print_key(output: &Background, file: &Path, url: &str) {
     output.line(format_args!("key      {}", file.display()));
     if std::io::stdout().is_terminal()
         && let Ok(secret) = std::fs::read_to_string(file)
@@ -300,7 +301,7 @@ fn print_key(output: &Background, file: &Path, address: SocketAddr) {
         output.line(format_args!("         {}", secret.trim()));
     }
     output.line(format_args!(
-        "try      curl -H \"Authorization: Bearer $(cat '{}')\" http://{address}/api/plugins",
+        "try      curl -H \"Authorization: Bearer $(cat '{}')\" {url}/api/plugins",
         file.display()
     ));
 }

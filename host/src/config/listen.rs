@@ -66,17 +66,17 @@ impl Listen {
         self.host == ListenHost::All
     }
 
-    /// The URL at which a program on this machine reaches the host.
-    pub fn local_url(&self) -> String {
+    /// The URL, with this scheme, at which a program on this machine reaches the host.
+    pub fn local_url(&self, scheme: &str) -> String {
         match &self.host {
-            ListenHost::All => format!("http://127.0.0.1:{}", self.port),
+            ListenHost::All => format!("{scheme}://127.0.0.1:{}", self.port),
             ListenHost::Address(IpAddr::V4(ip)) if ip.is_unspecified() => {
-                format!("http://127.0.0.1:{}", self.port)
+                format!("{scheme}://127.0.0.1:{}", self.port)
             }
             ListenHost::Address(IpAddr::V6(ip)) if ip.is_unspecified() => {
-                format!("http://[::1]:{}", self.port)
+                format!("{scheme}://[::1]:{}", self.port)
             }
-            _ => format!("http://{self}"),
+            _ => format!("{scheme}://{self}"),
         }
     }
 }
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_program_beside_the_host_finds_it() {
-        let of = |text: &str| text.parse::<Listen>().unwrap().local_url();
+        let of = |text: &str| text.parse::<Listen>().unwrap().local_url("http");
         assert_eq!(of(":4000"), "http://127.0.0.1:4000");
         assert_eq!(of("0.0.0.0:4000"), "http://127.0.0.1:4000");
         assert_eq!(of("[::]:4000"), "http://[::1]:4000");

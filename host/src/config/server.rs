@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
 use super::limits::nonzero;
-use super::{AllowedOrigin, Listen};
+use super::{AllowedOrigin, Listen, TlsConfig};
 
 /// `[server]`: the address, the origins and the Socket.IO settings.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -43,6 +43,8 @@ pub struct ServerConfig {
     pub transports: Vec<Transport>,
     /// Whether a client may upgrade from polling to WebSocket.
     pub upgrade: bool,
+    /// TLS on the address of clients. `None`, without the table, serves plain HTTP.
+    pub tls: Option<TlsConfig>,
     /// Connection state recovery. `None`, without the table, turns it off.
     pub recovery: Option<Recovery>,
 }
@@ -93,14 +95,18 @@ pub enum ProxyHeader {
     XForwardedFor,
     /// `Forwarded`, of RFC 7239.
     Forwarded,
+    /// None of HTTP, but the header of the PROXY protocol, version 2, with which each connection of
+    /// a proxy begins.
+    ProxyProtocol,
 }
 
 impl ProxyHeader {
-    /// The name of the header, in lower case.
-    pub const fn name(self) -> &'static str {
+    /// The name of the header of HTTP, in lower case; `None` with the PROXY protocol.
+    pub const fn name(self) -> Option<&'static str> {
         match self {
-            Self::XForwardedFor => "x-forwarded-for",
-            Self::Forwarded => "forwarded",
+            Self::XForwardedFor => Some("x-forwarded-for"),
+            Self::Forwarded => Some("forwarded"),
+            Self::ProxyProtocol => None,
         }
     }
 }
@@ -136,6 +142,11 @@ impl ServerConfig {
                     .to_owned(),
             );
         }
+        if self.proxy_header == ProxyHeader::ProxyProtocol && self.trusted_proxies.is_empty() {
+            return Err("server.proxy_header: \"proxy-protocol\" needs the proxies that send it; \
+                        name them in `trusted_proxies`"
+                .to_owned());
+        }
         let can_upgrade = [Transport::Polling, Transport::Websocket]
             .iter()
             .all(|transport| self.transports.contains(transport));
@@ -169,6 +180,7 @@ impl Default for ServerConfig {
             ping_timeout_ms: Duration::from_secs(20),
             transports: vec![Transport::Polling, Transport::Websocket],
             upgrade: true,
+            tls: None,
             recovery: None,
         }
     }

@@ -21,12 +21,12 @@ pub(super) fn address_file(data_dir: &Path) -> PathBuf {
 }
 
 impl AddressFile {
-    /// Writes the URL of a host that listens on `address`.
+    /// Writes the URL, with this scheme, of a host that listens on `address`.
     ///
     /// # Errors
     /// If the file can't be written. An existing file is then unchanged.
-    pub(super) fn write(data_dir: &Path, address: SocketAddr) -> io::Result<Self> {
-        let (file, url) = (address_file(data_dir), Listen::from(address).local_url());
+    pub(super) fn write(data_dir: &Path, scheme: &str, address: SocketAddr) -> io::Result<Self> {
+        let (file, url) = (address_file(data_dir), Listen::from(address).local_url(scheme));
         files::replace(&file, &[url.as_bytes(), b"\n"])?;
         Ok(Self { file, url })
     }
@@ -47,12 +47,13 @@ mod tests {
     #[test]
     fn the_address_is_there_while_the_host_is_and_can_be_reached_from_its_machine() {
         let dir = tempfile::tempdir().unwrap();
-        for (listen, said) in [
-            ("0.0.0.0:80", "http://127.0.0.1:80\n"),
-            ("[::]:80", "http://[::1]:80\n"),
-            ("10.1.2.3:80", "http://10.1.2.3:80\n"),
+        for (listen, scheme, said) in [
+            ("0.0.0.0:80", "http", "http://127.0.0.1:80\n"),
+            ("[::]:80", "https", "https://[::1]:80\n"),
+            ("10.1.2.3:80", "http", "http://10.1.2.3:80\n"),
         ] {
-            let written = AddressFile::write(dir.path(), listen.parse().unwrap()).unwrap();
+            let listen = listen.parse().unwrap();
+            let written = AddressFile::write(dir.path(), scheme, listen).unwrap();
             assert_eq!(std::fs::read_to_string(address_file(dir.path())).unwrap(), said);
             drop(written);
             assert!(!address_file(dir.path()).exists());

@@ -10,6 +10,7 @@ use crate::plugin::EngineError;
 use crate::registry::OperatorSettingsError;
 use crate::reload::ScanError;
 use crate::store::StoreError;
+use crate::tls::TlsError;
 
 use super::descriptors::TooFew;
 
@@ -64,6 +65,9 @@ pub enum StartError {
     /// The keys of tokens can't be used.
     #[error(transparent)]
     Auth(#[from] TokenKeyError),
+    /// The certificate or its key can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// An event of the configuration can't be used.
     #[error(transparent)]
     Operator(#[from] OperatorSettingsError),

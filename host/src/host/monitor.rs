@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::LiveConfig;
+use crate::config::{LiveConfig, TlsConfig};
 use crate::http::drain::Drain;
 use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
+use crate::tls::{Tls, TlsError};
 
 use super::shutdown;
 
@@ -22,6 +23,7 @@ pub struct Monitor {
     pub(super) settings: Arc<Settings>,
     pub(super) config: Arc<LiveConfig>,
     pub(super) drain: Arc<Drain>,
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 impl Monitor {
@@ -46,6 +48,16 @@ impl Monitor {
         };
         let config = self.config.get();
         shutdown::longest(&config.limits, over.unwrap_or(config.limits.shutdown_close_ms))
+    }
+
+    /// Reads the certificate and the key of `config` at once, and serves new connections with them.
+    /// Returns whether they have changed; `None` if the host was started without TLS, which only a
+    /// restart changes. After an error, the pair and the files of before stay in use. Blocks.
+    ///
+    /// # Errors
+    /// They can't be used.
+    pub fn reload_tls(&self, config: &TlsConfig) -> Result<Option<bool>, TlsError> {
+        self.tls.as_ref().map(|tls| tls.reload(config)).transpose()
     }
 
     /// Logs the status of the host and of each plugin.

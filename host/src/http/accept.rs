@@ -5,14 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Limits;
 use crate::transport::{AbortHandle, Peer};
 
 use super::connection::HttpServer;
@@ -22,23 +19,20 @@ use super::slots::ConnectionSlots;
 /// left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections for `router` on `listener` until `stop`; accepted connections continue after
-/// that. One write may wait at most `write_limit` for its client.
+/// Accepts connections for `server` on `listener` until it stops; accepted connections continue
+/// after that.
 pub(crate) async fn accept(
     listener: TcpListener,
-    router: Router,
-    write_limit: Duration,
+    server: HttpServer,
     slots: Arc<ConnectionSlots>,
-    limits: Arc<Limits>,
-    stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let server = Arc::new(HttpServer { router, limits, write_limit, stop: stop.clone() });
+    let server = Arc::new(server);
     let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = server.stop.cancelled() => return,
         };
         match accepted {
             Ok((stream, peer)) => {

@@ -24,8 +24,11 @@ use tower::ServiceExt;
 
 use crate::config::Limits;
 use crate::socketio::builtin;
+use crate::tls::ClientStream;
 use crate::transport::{AbortHandle, Abortable, Peer, Stage};
 
+use super::deadline::deadline;
+use super::opening::{Opened, Opening};
 use super::problem::{Problem, RequestLine};
 use super::slots::ConnectionSlot;
 
@@ -33,40 +36,26 @@ use super::slots::ConnectionSlot;
 /// limit of 400 KiB would let any client take that much memory.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Longest wait of a connection in a reserved slot: such slots are few, and an operator's request
-/// comes at once.
-const RESERVED: Duration = Duration::from_secs(2);
-
 /// Time limit for sending the 408 response to a request head that did not arrive in time.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The stream of a connection. With our own Socket.IO implementation, writes fail after a time
 /// limit.
-pub(super) type Io = TokioIo<builtin::WriteDeadline<Abortable<TcpStream, Arc<ConnectionSlot>>>>;
+pub(super) type Io = TokioIo<builtin::WriteDeadline<Abortable<ClientStream, Arc<ConnectionSlot>>>>;
 
 /// Marks a response that is not sent: its connection is closed instead.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NoAnswer;
 
-/// The state that all connections of a host share.
-pub(super) struct HttpServer {
-    pub(super) router: Router,
-    pub(super) limits: Arc<Limits>,
+/// The state that all connections of a listener share.
+pub(crate) struct HttpServer {
+    pub(crate) router: Router,
+    pub(crate) opening: Opening,
+    pub(crate) limits: Arc<Limits>,
     /// How long one write may wait for the client.
-    pub(super) write_limit: Duration,
-    pub(super) stop: CancellationToken,
-}
-
-/// Returns how long a connection may stay in `stage`; `None` if it waits for the host and not for
-/// its client.
-fn deadline(limits: &Limits, stage: Stage, is_reserved: bool) -> Option<Duration> {
-    let limit = match stage {
-        Stage::Opened => limits.first_byte_ms,
-        Stage::Head => limits.head_ms,
-        Stage::Request => return None,
-        Stage::Answer | Stage::AnswerEnd | Stage::Idle => limits.keep_alive_ms,
-    };
-    Some(if is_reserved { limit.min(RESERVED) } else { limit })
+    pub(crate) write_limit: Duration,
+    /// Ends the acceptance of connections. Accepted connections answer their current request.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Returns the fewest bytes of an answer that a client has to read within `limit`, to get that time
@@ -86,6 +75,18 @@ impl HttpServer {
         slot: Arc<ConnectionSlot>,
         abort_handle: AbortHandle,
     ) {
+        let (stream, peer) = if self.opening.is_plain(peer) {
+            (ClientStream::Plain(stream), peer)
+        } else {
+            let (slot, limits, stop) = (&*slot, &*self.limits, &self.stop);
+            let opened = Opened { slot, abort_handle: &abort_handle, limits, stop };
+            // On the heap: the state of a handshake is large, and the task of a connection would
+            // keep its space.
+            let Some(opened) = Box::pin(self.opening.open(stream, peer, opened)).await else {
+                return;
+            };
+            opened
+        };
         let stream = Abortable::new(stream, &abort_handle, Arc::clone(&slot));
         let io = TokioIo::new(builtin::WriteDeadline::new(stream, self.write_limit));
         let has_answered = Arc::new(AtomicBool::new(false));
@@ -275,19 +276,6 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-
-    #[test]
-    fn a_connection_waits_less_long_in_a_reserved_slot() {
-        let limits = Limits { head_ms: Duration::from_secs(1), ..Limits::default() };
-        let of = |is_reserved: bool| {
-            [Stage::Opened, Stage::Head, Stage::Request, Stage::Answer, Stage::Idle]
-                .map(|stage| deadline(&limits, stage, is_reserved))
-        };
-        let idle = Some(limits.keep_alive_ms);
-        assert_eq!(of(false), [Some(limits.first_byte_ms), Some(limits.head_ms), None, idle, idle]);
-        let reserved = Some(RESERVED);
-        assert_eq!(of(true), [reserved, Some(limits.head_ms), None, reserved, reserved]);
-    }
 
     #[test]
     fn an_answer_is_read_at_the_rate_at_which_a_body_has_to_come() {

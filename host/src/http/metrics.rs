@@ -49,6 +49,9 @@ pub(super) async fn metrics(
     };
     let gauges: Vec<_> = generation.plugins.iter().map(gauges).collect();
     api.metrics.log_lines_dropped(crate::log::lines_dropped());
+    if let Some(tls) = &api.tls {
+        api.metrics.tls_expiry(tls.expires_at());
+    }
     let (connections, sessions, limit) = api.slots.used();
     let (mailbox, mailbox_limit) = api.sockets.memory().usage();
     let socketio::Usage { queued, unfinished, detached, recovery } = api.socketio.usage();

@@ -21,6 +21,9 @@ pub(crate) struct Origins {
     config: Arc<LiveConfig>,
     /// Whether pages of this machine may connect: the host listens on loopback only.
     local: bool,
+    /// Whether these pages may also be those of HTTPS servers: the host itself serves HTTPS, and
+    /// its own pages have that scheme.
+    is_tls: bool,
     /// Refused origins that were logged.
     logged: Mutex<HashSet<String>>,
 }
@@ -31,10 +34,11 @@ const MAX_LOGGED: usize = 256;
 
 impl Origins {
     /// Allows the configured origins and, if `listen` is a loopback address, pages of this machine.
-    pub(crate) fn new(config: &Arc<LiveConfig>, listen: SocketAddr) -> Self {
+    pub(crate) fn new(config: &Arc<LiveConfig>, listen: SocketAddr, is_tls: bool) -> Self {
         Self {
             config: Arc::clone(config),
             local: listen.ip().is_loopback(),
+            is_tls,
             logged: Mutex::default(),
         }
     }
@@ -42,7 +46,17 @@ impl Origins {
     fn allow(&self, origin: &str) -> bool {
         let config = self.config.get();
         config.server.allowed_origins.iter().any(|allowed| allowed.allows(origin))
-            || (self.local && is_local(origin))
+            || (self.local && self.is_local(origin))
+    }
+
+    /// Whether the origin is `http://localhost` or `http://127.0.0.1`, with any port; with TLS also
+    /// these with `https`.
+    fn is_local(&self, origin: &str) -> bool {
+        let plain = origin.strip_prefix("http://").map(|host| (host, "80"));
+        let tls = || origin.strip_prefix("https://").filter(|_| self.is_tls);
+        let Some((host, port)) = plain.or_else(|| Some((tls()?, "443"))) else { return false };
+        let (name, port) = host.split_once(':').unwrap_or((host, port));
+        matches!(name, "localhost" | "127.0.0.1") && port.parse::<u16>().is_ok()
     }
 
     fn log(&self, origin: &str) {
@@ -55,13 +69,6 @@ impl Origins {
             );
         }
     }
-}
-
-/// Whether the origin is `http://localhost` or `http://127.0.0.1`, with any port.
-fn is_local(origin: &str) -> bool {
-    let Some(host) = origin.strip_prefix("http://") else { return false };
-    let (name, port) = host.split_once(':').unwrap_or((host, "80"));
-    matches!(name, "localhost" | "127.0.0.1") && port.parse::<u16>().is_ok()
 }
 
 /// Answers 403 to requests from pages that may not connect. A request without `Origin` does not
@@ -116,7 +123,8 @@ mod tests {
 
     #[test]
     fn pages_of_this_machine_may_connect_while_only_it_can() {
-        let loopback = Origins::new(&Arc::default(), SocketAddr::from(([127, 0, 0, 1], 4000)));
+        let loopback =
+            Origins::new(&Arc::default(), SocketAddr::from(([127, 0, 0, 1], 4000)), false);
         assert!(loopback.allow("http://localhost:3000") && loopback.allow("http://127.0.0.1:1"));
         for other in [
             "https://localhost:3000",
@@ -133,7 +141,21 @@ mod tests {
         let open = Origins::new(
             &LiveConfig::new(Arc::new(config)),
             SocketAddr::from(([0, 0, 0, 0], 4000)),
+            false,
         );
         assert!(open.allow("https://app.example.com") && !open.allow("http://localhost:3000"));
+        let tls = Origins::new(&Arc::default(), SocketAddr::from(([127, 0, 0, 1], 4000)), true);
+        for origin in [
+            "https://localhost:4000",
+            "https://127.0.0.1",
+            "https://localhost",
+            "http://localhost:3000",
+        ] {
+            assert!(tls.allow(origin), "{origin}");
+        }
+        for other in ["https://localhost.evil.example", "https://localhost:evil", "ftp://localhost"]
+        {
+            assert!(!tls.allow(other), "{other}");
+        }
     }
 }

@@ -1,7 +1,10 @@
-//! The address of a client behind trusted proxies, from the header that they write.
+//! The address of a client behind trusted proxies, from the header that they write: one of HTTP, or
+//! that of the PROXY protocol.
 //!
 //! A header of anybody else is ignored. The addresses in the header are read from the right, where
 //! the nearest proxy has written; the first one that is no trusted proxy is the client.
+
+pub(super) mod protocol;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -40,11 +43,10 @@ impl TrustedProxies {
 
     /// The address of the client of a request that came from `peer`.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        if !self.trusts(peer) {
-            return peer;
-        }
+        // With the PROXY protocol, the peer is the client already.
+        let Some(name) = self.header.name().filter(|_| self.trusts(peer)) else { return peer };
         let values: Vec<_> = headers
-            .get_all(self.header.name())
+            .get_all(name)
             .iter()
             .map(|value| String::from_utf8_lossy(value.as_bytes()))
             .collect();
@@ -57,6 +59,7 @@ impl TrustedProxies {
             let hop = match self.header {
                 ProxyHeader::XForwardedFor => address(hop.trim()),
                 ProxyHeader::Forwarded => forwarded_for(hop),
+                ProxyHeader::ProxyProtocol => None,
             };
             match hop {
                 Some(hop) => client = hop.to_canonical(),
@@ -122,7 +125,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         for value in values {
             let value = HeaderValue::from_bytes(value.as_ref()).unwrap();
-            headers.append(header.name(), value);
+            headers.append(header.name().unwrap(), value);
         }
         proxies.client(peer.parse().unwrap(), &headers).to_string()
     }

@@ -78,7 +78,7 @@ impl ConnectionSlots {
         abort_handle: &AbortHandle,
     ) -> Option<Arc<ConnectionSlot>> {
         let kind = match self.take_client(address) {
-            Some(taken) => SlotKind::Client { _taken: taken },
+            Some((network, slot)) => SlotKind::Client { _network: network, _slot: slot },
             None => {
                 let id = self.next_id.fetch_add(1, Ordering::Relaxed);
                 if !self.reserve().admit(id, address, abort_handle) {
@@ -88,7 +88,8 @@ impl ConnectionSlots {
                 SlotKind::Reserved(id)
             }
         };
-        Some(Arc::new(ConnectionSlot { slots: Arc::clone(self), address, kind: Mutex::new(kind) }))
+        let state = Mutex::new(SlotState { address, kind });
+        Some(Arc::new(ConnectionSlot { slots: Arc::clone(self), state }))
     }
 
     /// Takes a slot for a client's connection, if one is free and its network may have it.
@@ -143,14 +144,18 @@ impl ConnectionSlots {
 /// The slot of one TCP connection. It is free when the connection is closed.
 pub(super) struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
+    state: Mutex<SlotState>,
+}
+
+struct SlotState {
     /// The address of the client.
     address: IpAddr,
-    kind: Mutex<SlotKind>,
+    kind: SlotKind,
 }
 
 enum SlotKind {
     /// A slot for clients.
-    Client { _taken: (NetworkPermit, SlotPermit) },
+    Client { _network: NetworkPermit, _slot: SlotPermit },
     /// A reserved slot, with its id.
     Reserved(u64),
 }
@@ -159,27 +164,55 @@ impl ConnectionSlot {
     /// Whether client requests are served on this connection. A reserved slot becomes a client slot
     /// if the pool has a free one by now.
     pub(super) fn serves_clients(&self) -> bool {
-        let mut kind = self.kind();
-        let SlotKind::Reserved(id) = *kind else { return true };
-        let Some(taken) = self.slots.take_client(self.address) else { return false };
-        *kind = SlotKind::Client { _taken: taken };
+        let mut state = self.state();
+        let SlotKind::Reserved(id) = state.kind else { return true };
+        let Some((network, slot)) = self.slots.take_client(state.address) else { return false };
+        state.kind = SlotKind::Client { _network: network, _slot: slot };
         self.slots.reserve().forget(id);
         true
     }
 
-    /// Whether the slot is reserved for operators.
-    pub(super) fn is_reserved(&self) -> bool {
-        matches!(*self.kind(), SlotKind::Reserved(_))
+    /// Counts the slot for a client whose address its proxy has told, as if the client had
+    /// connected itself. If the client's network may have no more, the slot becomes a reserved one.
+    /// Returns `false` if none is free for it.
+    pub(super) fn give_to(&self, client: IpAddr, abort_handle: &AbortHandle) -> bool {
+        let mut state = self.state();
+        state.address = client;
+        let id = match &mut state.kind {
+            SlotKind::Client { _network: network, .. } => {
+                if let Some(of_client) = self.slots.of_networks.take(client) {
+                    *network = of_client;
+                    return true;
+                }
+                self.slots.next_id.fetch_add(1, Ordering::Relaxed)
+            }
+            SlotKind::Reserved(id) => {
+                self.slots.reserve().forget(*id);
+                *id
+            }
+        };
+        // The slot of a client is free from now on.
+        state.kind = SlotKind::Reserved(id);
+        let is_admitted = self.slots.reserve().admit(id, client, abort_handle);
+        if !is_admitted {
+            self.slots.refused();
+        }
+        is_admitted
     }
 
-    fn kind(&self) -> MutexGuard<'_, SlotKind> {
-        self.kind.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the slot is reserved for operators.
+    pub(super) fn is_reserved(&self) -> bool {
+        matches!(self.state().kind, SlotKind::Reserved(_))
+    }
+
+    fn state(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let reserved = match *self.kind() {
+        let reserved = match self.state().kind {
             SlotKind::Client { .. } => None,
             SlotKind::Reserved(id) => Some(id),
         };

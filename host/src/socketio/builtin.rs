@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
@@ -13,13 +14,15 @@ use http::request::Parts;
 use hyper::body::Body;
 use sockhop_socketio::{
     Abort, Batch, ConnectError, ConnectRequest, Connection, Context, DisconnectReason, End, Event,
-    EventFrame, Handler, InvalidNamespace, Io, Recovery, ReturnRequest, Stream, Transports,
+    EventFrame, Handler, InvalidNamespace, Io, Layer, Recovery, ReturnRequest, Socket, Stream,
+    Transports,
 };
 use tokio::net::TcpStream;
 
 use crate::auth::{Credentials, kept_bearer};
 use crate::config::{AuthMode, Config, DEFAULT_CONNECTIONS, QUEUE_SHARE, Transport};
 use crate::effect::Emit;
+use crate::tls::{ClientStream, TlsSession};
 use crate::transport::{Abortable, Peer, SessionSlot};
 
 use super::{
@@ -29,11 +32,38 @@ use super::{
 /// A stream whose writes fail if its client accepts no bytes for a time.
 pub(crate) use sockhop_socketio::WriteDeadline;
 
-impl<P: Send + Unpin + 'static> Stream for Abortable<TcpStream, P> {
+impl<P: Send + Unpin + 'static> Stream for Abortable<ClientStream, P> {
     type Guard = P;
 
-    fn into_parts(self) -> (TcpStream, P) {
-        Self::into_parts(self)
+    fn into_parts(self) -> (Socket, P) {
+        let (stream, guard) = Self::into_parts(self);
+        let socket = match stream.into_parts() {
+            (tcp, None) => Socket::Tcp(tcp),
+            (tcp, Some(tls)) => Socket::Layered(tcp, Box::new(tls)),
+        };
+        (socket, guard)
+    }
+}
+
+impl Layer for TlsSession {
+    fn read(&mut self, tcp: &TcpStream, buf: &mut Vec<u8>) -> io::Result<usize> {
+        Self::read(self, tcp, buf)
+    }
+
+    fn write(&mut self, tcp: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        Self::write(self, tcp, slices)
+    }
+
+    fn flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+        Self::flush(self, tcp)
+    }
+
+    fn is_flushed(&self) -> bool {
+        Self::is_flushed(self)
+    }
+
+    fn close(&mut self, tcp: &TcpStream) {
+        Self::close(self, tcp);
     }
 }
 

@@ -7,12 +7,12 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tower::{Layer, ServiceExt};
 
 use super::*;
 use crate::config::Config;
+use crate::tls::ClientStream;
 use crate::transport::Abortable;
 
 /// A host that waits before it refuses each client.
@@ -53,7 +53,8 @@ async fn connect_error(send: impl AsyncFn(Request<Full<Bytes>>) -> Bytes) -> Val
 async fn builtin_connect_error(clients: &Weak<dyn Clients>) -> Value {
     let server = builtin::Server::new(&Config::default(), clients).unwrap();
     connect_error(async |request| {
-        let answer = server.handle::<TokioIo<Abortable<TcpStream, ()>>, _>(request).await.unwrap();
+        let answer =
+            server.handle::<TokioIo<Abortable<ClientStream, ()>>, _>(request).await.unwrap();
         answer.into_body().collect().await.unwrap().to_bytes()
     })
     .await

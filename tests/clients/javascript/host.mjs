@@ -6,6 +6,7 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { cp, mkdir, mkdtemp, readFile, readdir, rm } from "node:fs/promises";
+import { request } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stripVTControlCharacters } from "node:util";
@@ -20,11 +21,11 @@ const STOP_MS = 30_000;
 
 /**
  * A running host with the bundled plugins, these `guests` and these `settings` (named as in the
- * environment): `url`, `key` (all scopes), `plugins` (its plugin directory), `restart()` (the same
- * data, another port) and `stop()`. Its working directory is a temporary one, so that it reads no
- * configuration of this machine.
+ * environment): `url`, `key` (all scopes), `plugins` (its plugin directory), `restart()` (the
+ * same data, another port) and `stop()`. Its working directory is a temporary one, so that it
+ * reads no configuration of this machine. A host with TLS is reached with the certificate `ca`.
  */
-export async function startHost({ guests = [], settings = {} } = {}) {
+export async function startHost({ guests = [], settings = {}, ca } = {}) {
   const bin = fromEnvironment("SOCKHOP_BIN");
   const directory = await mkdtemp(join(tmpdir(), "sockhop-"));
   const [data, plugins] = [join(directory, "data"), join(directory, "plugins")];
@@ -32,7 +33,7 @@ export async function startHost({ guests = [], settings = {} } = {}) {
 
   let listen = "127.0.0.1:0";
   const start = async () => {
-    const running = await run(bin, ["serve", "--listen", listen, "--plugins", plugins, "--data", data], directory, settings);
+    const running = await run(bin, ["serve", "--listen", listen, "--plugins", plugins, "--data", data], directory, settings, ca);
     Object.assign(host, { url: running.url, process: running });
     host.key = (await readFile(join(data, "key"), "utf8")).trim();
   };
@@ -86,7 +87,7 @@ function fromEnvironment(name) {
   return process.env[name];
 }
 
-async function run(bin, args, cwd, settings) {
+async function run(bin, args, cwd, settings, ca) {
   // Settings in the caller's environment must not affect the test.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("SOCKHOP_")));
   // Each test runs with both implementations of Socket.IO.
@@ -112,7 +113,7 @@ async function run(bin, args, cwd, settings) {
       stream.setEncoding("utf8");
       stream.on("data", (text) => {
         output += stripVTControlCharacters(text);
-        const line = /listening on (http:\/\/[\w.:[\]]+)\s/.exec(output);
+        const line = /listening on (https?:\/\/[\w.:[\]]+)\s/.exec(output);
         if (line) resolve(line[1]);
       });
     }
@@ -124,7 +125,7 @@ async function run(bin, args, cwd, settings) {
       exited.then((how) => Promise.reject(failed(`ended with ${how} before it listened`))),
       after(START_MS).then(() => Promise.reject(failed("did not listen in time"))),
     ]);
-    for (const deadline = Date.now() + START_MS; (await fetch(`${url}/readyz`)).status !== 200; await after(20)) {
+    for (const deadline = Date.now() + START_MS; (await status(`${url}/readyz`, ca)) !== 200; await after(20)) {
       if (Date.now() > deadline) throw failed("did not become ready in time");
     }
     const stop = async () => {
@@ -138,6 +139,19 @@ async function run(bin, args, cwd, settings) {
     killChild();
     throw error;
   }
+}
+
+/** The status of a GET request. `fetch` can't be given a certificate to trust. */
+async function status(url, ca) {
+  if (!url.startsWith("https:")) return (await fetch(url)).status;
+  return new Promise((resolve, reject) => {
+    const sent = request(url, { ca }, (response) => {
+      response.resume();
+      response.once("end", () => resolve(response.statusCode));
+    });
+    sent.once("error", reject);
+    sent.end();
+  });
 }
 
 /** A timer that does not keep the process alive. */

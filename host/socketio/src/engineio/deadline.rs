@@ -5,10 +5,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::stream::Stream;
+use super::stream::{Socket, Stream};
 
 /// A connection whose writes fail when its client takes no byte for a given time.
 ///
@@ -47,7 +46,7 @@ impl<S> WriteDeadline<S> {
 impl<S: Stream> Stream for WriteDeadline<S> {
     type Guard = S::Guard;
 
-    fn into_parts(self) -> (TcpStream, S::Guard) {
+    fn into_parts(self) -> (Socket, S::Guard) {
         self.stream.into_parts()
     }
 }
@@ -86,10 +85,54 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteDeadline<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        // A stream with a buffer of its own, such as one of TLS, waits for the client here.
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.check(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A stream that has taken bytes and waits for its client.
+    struct Waiting;
+
+    impl AsyncWrite for Waiting {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            data: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(data.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flush_has_the_time_of_a_write() {
+        let mut stream = WriteDeadline::new(Waiting, Duration::from_secs(1));
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut stream).poll_write(cx, b"x").is_ready());
+        assert!(Pin::new(&mut stream).poll_flush(cx).is_pending());
+        sleep(Duration::from_millis(900)).await;
+        assert!(Pin::new(&mut stream).poll_flush(cx).is_pending());
+        sleep(Duration::from_millis(200)).await;
+        let flushed = Pin::new(&mut stream).poll_flush(cx);
+        let Poll::Ready(Err(error)) = flushed else { panic!("{flushed:?}") };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

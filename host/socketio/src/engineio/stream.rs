@@ -1,7 +1,10 @@
-//! The TCP stream under a WebSocket: the only file that knows it.
+//! The TCP stream under a WebSocket, and what may stand between them, such as TLS: the only file
+//! that knows them.
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
@@ -17,15 +20,66 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     type Guard: Send + 'static;
 
     /// Takes the wrapper apart.
-    fn into_parts(self) -> (TcpStream, Self::Guard);
+    fn into_parts(self) -> (Socket, Self::Guard);
 }
 
 impl Stream for TcpStream {
     type Guard = ();
 
-    fn into_parts(self) -> (TcpStream, ()) {
-        (self, ())
+    fn into_parts(self) -> (Socket, ()) {
+        (Socket::Tcp(self), ())
     }
+}
+
+/// A TCP connection, with the layer on it, if it has one.
+#[derive(Debug)]
+pub enum Socket {
+    /// A TCP connection whose bytes are those of HTTP.
+    Tcp(TcpStream),
+    /// A TCP connection with a layer.
+    Layered(TcpStream, Box<dyn Layer>),
+}
+
+/// What stands between a WebSocket and its TCP connection, such as TLS. No method waits: if the TCP
+/// connection is not ready, a method returns `WouldBlock`, and is called again when it is. All
+/// reads and writes of `tcp` are those that do not wait, such as [`TcpStream::try_read`].
+pub trait Layer: fmt::Debug + Send + 'static {
+    /// Appends the next bytes of the client to `buf`, at most as many as have space without a new
+    /// allocation. Returns how many; 0 at the end. `buf` has space for at least one byte.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if nothing has arrived; others if the connection is broken.
+    fn read(&mut self, tcp: &TcpStream, buf: &mut Vec<u8>) -> io::Result<usize>;
+
+    /// Takes bytes for the client, and writes as much as the kernel takes at once. Takes nothing
+    /// while bytes of an earlier call wait for the kernel, so a slow client can't make the layer
+    /// hold more than those of one call. Returns how many bytes it has taken.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if it takes nothing; others if the connection is broken.
+    fn write(&mut self, tcp: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Writes the bytes that wait for the kernel.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if some still wait; others if the connection is broken.
+    fn flush(&mut self, tcp: &TcpStream) -> io::Result<()>;
+
+    /// Whether no bytes wait for the kernel.
+    fn is_flushed(&self) -> bool;
+
+    /// Tells the client that no more bytes follow, if the kernel takes that at once.
+    fn close(&mut self, tcp: &TcpStream);
+}
+
+/// The layer of a connection, for both halves. It is locked for one call.
+type SharedLayer = Arc<Mutex<Box<dyn Layer>>>;
+
+fn locked(layer: &SharedLayer) -> MutexGuard<'_, Box<dyn Layer>> {
+    layer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The type with which the application's HTTP server serves its connections.
@@ -38,27 +92,38 @@ pub trait Io: Read + Write + Unpin + Send + 'static {
     type Guard: Send + 'static;
 
     /// Takes the wrapper apart.
-    fn into_parts(self) -> (TcpStream, Self::Guard);
+    fn into_parts(self) -> (Socket, Self::Guard);
 }
 
 impl<S: Stream> Io for TokioIo<S> {
     type Guard = S::Guard;
 
-    fn into_parts(self) -> (TcpStream, S::Guard) {
+    fn into_parts(self) -> (Socket, S::Guard) {
         self.into_inner().into_parts()
     }
 }
 
-/// Returns the two halves of a stream.
-pub(crate) fn split(stream: TcpStream) -> (Reader, Writer) {
-    let (reader, writer) = stream.into_split();
-    (Reader::Tcp(reader), Writer::Tcp(writer))
+/// Returns the two halves of a connection.
+pub(crate) fn split(socket: Socket) -> (Reader, Writer) {
+    match socket {
+        Socket::Tcp(stream) => {
+            let (reader, writer) = stream.into_split();
+            (Reader::Tcp(reader), Writer::Tcp(writer))
+        }
+        Socket::Layered(stream, layer) => {
+            let (reader, tcp) = stream.into_split();
+            let layer = Arc::new(Mutex::new(layer));
+            let writer = LayeredWriter { layer: Arc::clone(&layer), tcp };
+            (Reader::Layered(reader, layer), Writer::Layered(writer))
+        }
+    }
 }
 
 /// The receiving half of a connection.
 #[derive(Debug)]
 pub(crate) enum Reader {
     Tcp(OwnedReadHalf),
+    Layered(OwnedReadHalf, SharedLayer),
     /// Without a network, so that a test decides when something arrives.
     #[cfg(test)]
     Pipe(tokio::io::ReadHalf<tokio::io::SimplexStream>),
@@ -78,6 +143,10 @@ impl Reader {
             use tokio::io::AsyncReadExt;
             match self {
                 Reader::Tcp(reader) => std::pin::pin!(reader.read_buf(buf)).poll(cx),
+                Reader::Layered(reader, layer) => {
+                    let tcp: &TcpStream = (*reader).as_ref();
+                    return poll_layer(tcp, layer, cx, buf);
+                }
                 #[cfg(test)]
                 Reader::Pipe(reader) => std::pin::pin!(reader.read_buf(buf)).poll(cx),
             }
@@ -92,7 +161,10 @@ impl Reader {
         while *max > 0 {
             let mut buf = ReadBuf::new(&mut scratch);
             let polled = match self {
-                Reader::Tcp(reader) => Pin::new(reader).poll_read(cx, &mut buf),
+                // Nobody reads what they contain.
+                Reader::Tcp(reader) | Reader::Layered(reader, _) => {
+                    Pin::new(reader).poll_read(cx, &mut buf)
+                }
                 #[cfg(test)]
                 Reader::Pipe(reader) => Pin::new(reader).poll_read(cx, &mut buf),
             };
@@ -108,17 +180,55 @@ impl Reader {
     }
 }
 
+fn poll_layer(
+    tcp: &TcpStream,
+    layer: &SharedLayer,
+    cx: &mut Context<'_>,
+    buf: &mut Vec<u8>,
+) -> Poll<io::Result<usize>> {
+    if buf.len() == buf.capacity() {
+        buf.reserve(LEAST_SPACE);
+    }
+    loop {
+        let read = locked(layer).read(tcp, buf);
+        match read {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(tcp.poll_read_ready(cx))?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            read => return Poll::Ready(read),
+        }
+    }
+}
+
+/// Space, in bytes, that a full buffer gets before a layer writes to it.
+const LEAST_SPACE: usize = 64;
+
+/// The sending half of a connection with a layer.
+#[derive(Debug)]
+pub(crate) struct LayeredWriter {
+    layer: SharedLayer,
+    tcp: OwnedWriteHalf,
+}
+
+impl Drop for LayeredWriter {
+    fn drop(&mut self) {
+        // Before `tcp` is dropped, which closes this half.
+        locked(&self.layer).close(self.tcp.as_ref());
+    }
+}
+
 /// The sending half of a connection. Any task may write; one task waits until the kernel takes
 /// more. Dropping it closes this half of the connection.
 #[derive(Debug)]
 pub(crate) enum Writer {
     Tcp(OwnedWriteHalf),
+    Layered(LayeredWriter),
     #[cfg(test)]
     Pipe(tokio::io::WriteHalf<tokio::io::SimplexStream>),
 }
 
 impl Writer {
-    /// Writes as many bytes as the kernel takes at once.
+    /// Writes as many bytes as the kernel takes at once. A layer may take more than the kernel:
+    /// see [`is_flushed`](Self::is_flushed).
     ///
     /// # Errors
     ///
@@ -129,6 +239,7 @@ impl Writer {
                 [one] => writer.try_write(one),
                 many => writer.try_write_vectored(many),
             },
+            Writer::Layered(writer) => locked(&writer.layer).write(writer.tcp.as_ref(), slices),
             #[cfg(test)]
             Writer::Pipe(writer) => {
                 let cx = &mut Context::from_waker(std::task::Waker::noop());
@@ -140,10 +251,35 @@ impl Writer {
         }
     }
 
+    /// Writes the bytes that a layer has taken and the kernel has not. Returns whether none is
+    /// left.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is broken.
+    pub(crate) fn try_flush(&mut self) -> io::Result<bool> {
+        let Writer::Layered(writer) = self else { return Ok(true) };
+        match locked(&writer.layer).flush(writer.tcp.as_ref()) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the kernel has all bytes that were written. Without a layer, it always has.
+    pub(crate) fn is_flushed(&self) -> bool {
+        match self {
+            Writer::Layered(writer) => locked(&writer.layer).is_flushed(),
+            _ => true,
+        }
+    }
+
     /// Waits until the kernel takes something.
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Writer::Tcp(writer) => writer.as_ref().poll_write_ready(cx),
+            Writer::Tcp(tcp) | Writer::Layered(LayeredWriter { tcp, .. }) => {
+                tcp.as_ref().poll_write_ready(cx)
+            }
             #[cfg(test)]
             Writer::Pipe(_) => {
                 let _ = cx;
@@ -156,11 +292,111 @@ impl Writer {
     /// client.
     pub(crate) fn discard_on_close(&self) {
         match self {
-            Writer::Tcp(writer) => {
-                let _ = writer.as_ref().set_zero_linger();
+            Writer::Tcp(tcp) | Writer::Layered(LayeredWriter { tcp, .. }) => {
+                let _ = tcp.as_ref().set_zero_linger();
             }
             #[cfg(test)]
             Writer::Pipe(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Waker;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::engineio::End;
+    use crate::engineio::testing;
+
+    /// A layer that changes nothing, but takes bytes before the kernel does. It says goodbye.
+    #[derive(Debug, Default)]
+    struct Buffering(Vec<u8>);
+
+    impl Layer for Buffering {
+        fn read(&mut self, tcp: &TcpStream, buf: &mut Vec<u8>) -> io::Result<usize> {
+            tcp.try_read_buf(buf)
+        }
+
+        fn write(&mut self, tcp: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.flush(tcp)?;
+            slices.iter().for_each(|slice| self.0.extend_from_slice(slice));
+            let taken = self.0.len();
+            match self.flush(tcp) {
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
+                _ => Ok(taken),
+            }
+        }
+
+        fn flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+            while !self.0.is_empty() {
+                let written = tcp.try_write(&self.0)?;
+                self.0.drain(..written);
+            }
+            Ok(())
+        }
+
+        fn is_flushed(&self) -> bool {
+            self.0.is_empty()
+        }
+
+        fn close(&mut self, tcp: &TcpStream) {
+            self.0.extend_from_slice(b"goodbye");
+            let _ = self.flush(tcp);
+        }
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_a_layer_has_taken_reaches_the_client_before_its_session_is_drained() {
+        let (mut client, server) = pair().await;
+        // The kernel takes no more.
+        server.writable().await.unwrap();
+        let mut filled = 0;
+        while let Ok(written) = server.try_write(&[b'x'; 64 << 10]) {
+            filled += written;
+        }
+        let (_reader, writer) = split(Socket::Layered(server, Box::<Buffering>::default()));
+        let session = testing::session_of(crate::engineio::Transport::WebSocket);
+        assert!(session.opened(writer));
+        assert!(session.text(&[b"hello"], &[]));
+        session.flush();
+        assert_eq!(session.queued_bytes(), 0, "the layer has it");
+        session.end(End::Server);
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(session.poll_drained(cx).is_pending());
+        let mut received = Vec::new();
+        let drained = async {
+            poll_fn(|cx| session.poll_drained(cx)).await;
+            drop(session.finish());
+        };
+        let (_, read) = tokio::join!(drained, client.read_to_end(&mut received));
+        read.unwrap();
+        let frame = b"\x81\x064hello";
+        assert_eq!(received.len(), filled + frame.len() + b"goodbye".len());
+        assert!(received.ends_with(b"\x81\x064hellogoodbye"), "before the end of the connection");
+    }
+
+    #[tokio::test]
+    async fn a_layer_is_read_when_bytes_arrive() {
+        let (client, server) = pair().await;
+        let (mut reader, _writer) = split(Socket::Layered(server, Box::<Buffering>::default()));
+        let mut buf = Vec::new();
+        let read = poll_fn(|cx| reader.poll_read(cx, &mut buf));
+        let (read, _) = tokio::join!(read, async { client.try_write(b"hello").unwrap() });
+        assert_eq!((read.unwrap(), &*buf), (5, &b"hello"[..]));
+        drop(client);
+        buf.shrink_to_fit();
+        let read = poll_fn(|cx| reader.poll_read(cx, &mut buf)).await;
+        assert_eq!(read.unwrap(), 0, "the end");
     }
 }

@@ -10,9 +10,14 @@ use super::sid::Sid;
 
 /// A session that polls, and in whose place [`take_packets`] polls.
 pub(crate) fn session() -> Arc<Session> {
+    session_of(Transport::Polling)
+}
+
+/// A session with this transport.
+pub(crate) fn session_of(transport: Transport) -> Arc<Session> {
     let config = Arc::new(Config::default());
     let memory = Arc::new(Memory::new(&config));
-    Session::new(Sid::random().unwrap(), &config, &memory, Transport::Polling)
+    Session::new(Sid::random().unwrap(), &config, &memory, transport)
 }
 
 /// The packets that a poll receives.

@@ -88,5 +88,8 @@ async fn write_all(writer: &mut Writer, mut data: &[u8]) -> Option<()> {
             Err(_) => return None,
         }
     }
+    while !writer.try_flush().ok()? {
+        poll_fn(|cx| writer.poll_ready(cx)).await.ok()?;
+    }
     Some(())
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use sockhop_socketio::engineio::{Config, End, Stream};
+use sockhop_socketio::engineio::{Config, End, Socket, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -167,8 +167,8 @@ impl Drop for CountGuard {
 impl Stream for Counted {
     type Guard = CountGuard;
 
-    fn into_parts(self) -> (TcpStream, CountGuard) {
-        (self.stream, self.guard)
+    fn into_parts(self) -> (Socket, CountGuard) {
+        (Socket::Tcp(self.stream), self.guard)
     }
 }
 

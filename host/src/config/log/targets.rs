@@ -28,6 +28,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "http::drain",
             "http::emit",
             "http::metrics",
+            "http::opening",
             "http::origin",
             "http::plugins",
             "http::problem",
@@ -61,6 +62,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "store",
             "store::manifest",
             "store::opening",
+            "tls",
         ],
     ),
     // The host's own implementation of Socket.IO.

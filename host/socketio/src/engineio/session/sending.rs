@@ -143,9 +143,9 @@ impl Session {
                     self.notify_progress();
                 }
                 match written {
-                    Ok(true) => {}
+                    Ok(true) if writer.is_flushed() => {}
                     // The task of the WebSocket waits until the kernel takes more.
-                    Ok(false) => {
+                    Ok(_) => {
                         *stalled = true;
                         state.wake();
                     }

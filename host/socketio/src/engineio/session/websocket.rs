@@ -32,7 +32,7 @@ impl Session {
         else {
             return Poll::Ready(());
         };
-        while !queue.is_empty() {
+        while !queue.is_empty() || !writer.is_flushed() {
             *stalled = false;
             let before = queue.len();
             let written = match writer.poll_ready(cx) {
@@ -40,7 +40,10 @@ impl Session {
                     *stalled = true;
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok(())) => queue.write(&self.memory, |data| writer.try_write(data)),
+                Poll::Ready(Ok(())) => writer.try_flush().and_then(|is_flushed| {
+                    let mut write = || queue.write(&self.memory, |data| writer.try_write(data));
+                    if is_flushed { write() } else { Ok(false) }
+                }),
                 Poll::Ready(Err(e)) => Err(e),
             };
             if queue.len() < before {
