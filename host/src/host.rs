@@ -100,7 +100,6 @@ pub struct Host {
     sockets: Arc<Sockets>,
     socketio: Server,
     dispatcher: Arc<Dispatcher>,
-    tls: Option<Arc<Tls>>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
     /// The file that tells commands on this machine where the host listens. It is declared before
@@ -224,7 +223,7 @@ impl Host {
         );
         let socketio = socketio(&config, &sockets, tasks.clone())?;
         let drain = Arc::<Drain>::default();
-        let parts = reloadable(&keys, &auth, &dispatcher);
+        let parts = reloadable(&keys, &auth, &dispatcher, tls.as_ref());
         let settings = Settings::new(
             source,
             written,
@@ -295,7 +294,7 @@ impl Host {
             |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
         let reloading = CancellationToken::new();
         let (tended, stop) = (Arc::clone(&loader), reloading.clone());
-        let tending = tend(tended, Arc::clone(&registry), auth, tls.clone(), stop);
+        let tending = tend(tended, Arc::clone(&registry), auth, tls, stop);
         tasks.spawn(tending);
         // Tokens also expire while the host stops.
         let tokens = Arc::clone(&sockets).watch_tokens();
@@ -339,7 +338,6 @@ impl Host {
             sockets,
             socketio,
             dispatcher,
-            tls,
             ready,
             tasks,
             _said: said.ok(),
@@ -377,7 +375,6 @@ impl Host {
             settings: Arc::clone(&self.settings),
             config: Arc::clone(&self.config),
             drain: Arc::clone(&self.drain),
-            tls: self.tls.clone(),
         }
     }
 

@@ -37,6 +37,13 @@ pub(crate) struct Tls {
     files: Mutex<Files>,
 }
 
+/// A certificate and a key that can be served from now on.
+pub(crate) struct ReadyPair {
+    config: TlsConfig,
+    digest: [u8; 32],
+    loaded: Loaded,
+}
+
 /// The files, and their last read.
 struct Files {
     config: TlsConfig,
@@ -83,22 +90,35 @@ impl Tls {
         }
     }
 
-    /// Reads the files of a new configuration at once, and serves them from now on. Returns whether
-    /// the certificate or the key has changed. After an error, the pair and the files of before
-    /// stay in use. Blocks.
+    /// Reads the files of a changed configuration, for [`Tls::take`]. Blocks.
     ///
     /// # Errors
-    /// The files can't be used.
-    pub(crate) fn reload(&self, config: &TlsConfig) -> Result<bool, TlsError> {
-        self.read(&mut self.files(), config)
+    /// They can't be used.
+    pub(crate) fn prepare(config: &TlsConfig) -> Result<ReadyPair, TlsError> {
+        let pair = Pair::read(config)?;
+        Ok(ReadyPair { config: config.clone(), digest: pair.digest(), loaded: pair.load()? })
     }
 
-    fn read(&self, files: &mut Files, config: &TlsConfig) -> Result<bool, TlsError> {
+    /// Serves a pair that was prepared, and reads its files from now on. If the files have changed
+    /// since, [`Tls::refresh`] notices it.
+    pub(crate) fn take(&self, pair: ReadyPair) {
+        self.store(&mut self.files(), pair);
+    }
+
+    fn read(&self, files: &mut Files, config: &TlsConfig) -> Result<(), TlsError> {
         let pair = Pair::read(config)?;
-        let digest = pair.digest();
-        let is_new = digest != files.digest;
-        if is_new {
-            let loaded = pair.load()?;
+        if pair.digest() == files.digest {
+            files.error = None;
+            return Ok(());
+        }
+        let (config, digest, loaded) = (config.clone(), pair.digest(), pair.load()?);
+        self.store(files, ReadyPair { config, digest, loaded });
+        Ok(())
+    }
+
+    fn store(&self, files: &mut Files, pair: ReadyPair) {
+        let ReadyPair { config, digest, loaded } = pair;
+        if digest != files.digest {
             let certificate = config.certificate_file.display();
             match loaded.warning() {
                 Some(warning) => tracing::warn!(%certificate, "a new certificate: {warning}"),
@@ -106,8 +126,7 @@ impl Tls {
             }
             self.current.store(Arc::new(loaded));
         }
-        *files = Files { config: config.clone(), digest, error: None };
-        Ok(is_new)
+        *files = Files { config, digest, error: None };
     }
 
     /// One read at a time, so that the newest pair is stored last.

@@ -418,7 +418,10 @@ fn the_first_line_says_what_runs_and_a_pipe_gets_no_colours() {
         assert!(lines[0].contains(&format!(" {part}")), "{part}: {}", lines[0]);
     }
     let changed = field(&lines[0], "changed_limits");
-    assert_eq!(changed, Some("connections=77 head_ms=5000 shutdown_close_ms=1 shutdown_unready_ms=1"));
+    assert_eq!(
+        changed,
+        Some("connections=77 head_ms=5000 shutdown_close_ms=1 shutdown_unready_ms=1")
+    );
     assert!(!lines.iter().any(|line| line.contains('\x1b')), "{lines:#?}");
     let output =
         Command::new(binary()).arg("check").arg(guest("register_traps")).output().expect("it runs");

@@ -100,8 +100,7 @@ fn no_part_uses_one_that_stands_behind_it() {
             "rate",
             "transport",
         ],
-        &["tls"],
-        &["auth"],
+        &["auth", "tls"],
         &["socketio"],
         // `rejection`, `rule`, `schema` and `events` are parts of `sockhop-core`.
         &["log", "metrics", "schema", "events", "store", "plugin", "rooms"],

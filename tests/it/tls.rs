@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sockhop::config::{Limits, SocketIo};
+use sockhop::host::address_file;
 use sockhop_tests::{
     HostProcess, Identity, PATIENCE, Stream, TestClient, TestHost, TlsClient, binary,
     bundled_plugin, directory_of, eventually, guest, serve, socketio,
@@ -56,10 +58,23 @@ async fn fifty_swaps_of_the_certificate_close_no_connection_and_lose_no_ack() {
     const SWAPS: usize = 50;
     let directory = directory();
     let identities: Vec<Identity> = (0..=SWAPS).map(|_| Identity::default()).collect();
-    let host = TestHost::with(&[guest("lab")], |config| {
-        identities[0].set(directory.path(), config);
-    })
-    .await;
+    // Reloads read this file. It names other files each time.
+    let file = directory.path().join("sockhop.toml");
+    let configure = |identity: &Identity, name: usize| {
+        let of_swap = directory.path().join(name.to_string());
+        std::fs::create_dir_all(&of_swap).expect("a directory");
+        let files = identity.write(&of_swap);
+        let text = format!(
+            "[server.tls]\ncertificate_file = {:?}\nkey_file = {:?}\n[admin]\nlisten = \"127.0.0.1:0\"",
+            files.certificate_file, files.key_file
+        );
+        std::fs::write(&file, text).expect("a file");
+    };
+    configure(&identities[0], 0);
+    let plugins = directory_of(&[guest("lab")]);
+    let host = HostProcess::with(plugins.path(), &directory.path().join("data"), |command| {
+        command.arg("--config").arg(&file);
+    });
     let trusting = TlsClient::trusting(&identities);
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
@@ -85,14 +100,17 @@ async fn fifty_swaps_of_the_certificate_close_no_connection_and_lose_no_ack() {
             })
         })
         .collect();
+    let mut name = 0;
     for (swap, identity) in identities.iter().enumerate().skip(1) {
         let before = acks.load(Ordering::Relaxed);
-        let config = identity.write(directory.path());
-        if swap % 10 != 0 {
-            // As a reload of the configuration does. The host may have seen the files already.
-            host.monitor.reload_tls(&config).expect("a pair that fits");
+        // Every tenth swap has the file names of before, and is found by the host itself.
+        if swap % 10 == 0 {
+            configure(identity, name);
+        } else {
+            name = swap;
+            configure(identity, name);
+            host.signal(Signal::SIGHUP);
         }
-        // Every tenth swap is found by the host itself.
         eventually("the new certificate", async || {
             let stream = trusting.connect(&host.url).await.expect("a handshake");
             (shown(&stream) == identity.der).then_some(())
@@ -106,7 +124,9 @@ async fn fifty_swaps_of_the_certificate_close_no_connection_and_lose_no_ack() {
         timeout(PATIENCE, asking).await.expect("the last ack").expect("every ack");
     }
     assert!(clients.iter().all(|client| !client.is_closed()));
-    let (_, text) = host.http("/metrics", None).await;
+    let data = directory.path().join("data");
+    let operators = std::fs::read_to_string(address_file(&data)).expect("an address");
+    let (_, text) = sockhop_tests::ask(operators.trim(), "/metrics", None, Some(&host.key));
     let text = text.as_str().expect("text");
     assert!(!text.contains(r#"sockhop_tls_handshakes_total{result="failed"}"#), "{text}");
     assert!(text.contains("sockhop_tls_certificate_expiry_timestamp_seconds{} 64060588800"));

@@ -20,7 +20,7 @@ pub struct HostProcess {
     /// `http://ADDR`
     pub url: String,
     /// The host's own key.
-    key: String,
+    pub key: String,
     /// The lines that it printed before it listened.
     pub said: Vec<String>,
 }

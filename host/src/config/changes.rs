@@ -36,6 +36,9 @@ const NEEDS_RESTART: &[&str] = &[
     "log.collapse",
 ];
 
+/// A table that only a start adds or removes. Its keys may change while the host runs.
+const ADDED_AT_START: &str = "server.tls";
+
 /// The settings as they are written: in the file and in the environment, and else the defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct WrittenSettings(BTreeMap<String, Value>);
@@ -95,10 +98,11 @@ impl WrittenSettings {
                 Some(value) if !is_secret(&path) => value.clone(),
                 Some(_) | None => Value::Null,
             };
+            let is_in_both = self.0.contains_key(key) && after.0.contains_key(key);
             Change {
                 from: show(self),
                 to: show(after),
-                needs_restart: needs_restart(key),
+                needs_restart: needs_restart(key) || (is_below(key, ADDED_AT_START) && !is_in_both),
                 key: key.clone(),
             }
         };
@@ -122,13 +126,15 @@ fn flatten(path: &mut Vec<String>, value: Value, values: &mut BTreeMap<String, V
 
 /// Whether a running host can't apply a change of this key.
 fn needs_restart(key: &str) -> bool {
-    let is_below =
-        |table: &&str| key.strip_prefix(*table).is_some_and(|rest| rest.starts_with('.'));
     let limit = match key.split('.').collect::<Vec<_>>().as_slice() {
         ["limits", limit] | ["plugins", _, limit] => limits::NEEDS_RESTART.contains(limit),
         _ => false,
     };
-    limit || NEEDS_RESTART.iter().any(|restart| *restart == key || is_below(restart))
+    limit || NEEDS_RESTART.iter().any(|restart| *restart == key || is_below(key, restart))
+}
+
+fn is_below(key: &str, table: &str) -> bool {
+    key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'))
 }
 
 impl Config {
@@ -141,6 +147,8 @@ impl Config {
         let mut applied = self.clone();
         applied.server = ServerConfig {
             allowed_origins: self.server.allowed_origins.clone(),
+            // `ADDED_AT_START`
+            tls: old.server.tls.as_ref().map(|old| self.server.tls.as_ref().unwrap_or(old).clone()),
             ..old.server.clone()
         };
         applied.plugins.dir.clone_from(&old.plugins.dir);
@@ -255,6 +263,25 @@ mod tests {
             let is_optional =
                 without_default.contains(&key.as_str()) || key == "limits.connections_per_network";
             assert!(is_known || is_optional, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_files_of_tls_change_without_a_restart_but_not_whether_there_is_tls() {
+        let tls = |certificate: &str| {
+            read(&format!("[server.tls]\ncertificate_file = \"{certificate}\"\nkey_file = \"key\""))
+        };
+        let ((plain, of_plain), (first, of_first), (second, of_second)) =
+            (read(""), tls("1"), tls("2"));
+        assert_eq!(second.applied_to(&first).unwrap(), second);
+        let [change] = of_first.changes(&of_second).try_into().unwrap();
+        assert!(change.key == "server.tls.certificate_file" && !change.needs_restart);
+        for ((old, before), (new, after)) in
+            [((&plain, &of_plain), (&first, &of_first)), ((&first, &of_first), (&plain, &of_plain))]
+        {
+            assert_eq!(new.applied_to(old).unwrap(), *old);
+            let changes = before.changes(after);
+            assert!(changes.len() == 2 && changes.iter().all(|change| change.needs_restart));
         }
     }
 

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{LiveConfig, TlsConfig};
+use crate::config::LiveConfig;
 use crate::http::drain::Drain;
 use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
-use crate::tls::{Tls, TlsError};
 
 use super::shutdown;
 
@@ -23,7 +22,6 @@ pub struct Monitor {
     pub(super) settings: Arc<Settings>,
     pub(super) config: Arc<LiveConfig>,
     pub(super) drain: Arc<Drain>,
-    pub(super) tls: Option<Arc<Tls>>,
 }
 
 impl Monitor {
@@ -39,8 +37,8 @@ impl Monitor {
         let _ = self.settings.reload().await;
     }
 
-    /// Waits until the host stops, because of `stop` or because an operator asks for it. Returns how
-    /// long the stop takes at most.
+    /// Waits until the host stops, because of `stop` or because an operator asks for it. Returns
+    /// how long the stop takes at most.
     pub async fn stopping(&self, stop: &CancellationToken) -> Duration {
         let over = tokio::select! {
             () = stop.cancelled() => None,
@@ -48,16 +46,6 @@ impl Monitor {
         };
         let config = self.config.get();
         shutdown::longest(&config.limits, over.unwrap_or(config.limits.shutdown_close_ms))
-    }
-
-    /// Reads the certificate and the key of `config` at once, and serves new connections with them.
-    /// Returns whether they have changed; `None` if the host was started without TLS, which only a
-    /// restart changes. After an error, the pair and the files of before stay in use. Blocks.
-    ///
-    /// # Errors
-    /// They can't be used.
-    pub fn reload_tls(&self, config: &TlsConfig) -> Result<Option<bool>, TlsError> {
-        self.tls.as_ref().map(|tls| tls.reload(config)).transpose()
     }
 
     /// Logs the status of the host and of each plugin.

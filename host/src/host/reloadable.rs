@@ -6,14 +6,17 @@ use crate::auth::Authenticator;
 use crate::dispatcher::Dispatcher;
 use crate::http::keys::Keys;
 use crate::settings::Prepare;
+use crate::tls::Tls;
 
 /// Returns the parts that a reload of the configuration prepares.
 pub(super) fn reloadable(
     keys: &Arc<Keys>,
     auth: &Arc<Authenticator>,
     dispatcher: &Arc<Dispatcher>,
+    tls: Option<&Arc<Tls>>,
 ) -> Vec<Prepare> {
     let (keys, auth, dispatcher) = (Arc::clone(keys), Arc::clone(auth), Arc::clone(dispatcher));
+    let tls = tls.cloned();
     vec![
         Box::new(move |config| {
             let (keys, accepted) = (Arc::clone(&keys), Keys::read(config)?);
@@ -26,6 +29,18 @@ pub(super) fn reloadable(
         Box::new(move |config| {
             let (dispatcher, rate) = (Arc::clone(&dispatcher), config.rate);
             Ok(Box::new(move || dispatcher.rate().replace(rate)))
+        }),
+        Box::new(move |config| {
+            // Only a restart adds or removes the table.
+            let ready = match (&tls, &config.server.tls) {
+                (Some(tls), Some(config)) => Some((Arc::clone(tls), Tls::prepare(config)?)),
+                _ => None,
+            };
+            Ok(Box::new(move || {
+                if let Some((tls, pair)) = ready {
+                    tls.take(pair);
+                }
+            }))
         }),
     ]
 }

@@ -164,13 +164,16 @@ fn a_reload_names_other_files_or_changes_nothing() {
     let config = directory.write(&certificate, &key);
     let tls = Tls::load(&config).unwrap();
     let before = served(&tls);
-    assert!(!tls.reload(&config).unwrap());
-    assert!(matches!(tls.reload(&other.config()), Err(TlsError::Unreadable { .. })));
+    tls.take(Tls::prepare(&config).unwrap());
+    assert_eq!(served(&tls), before, "nothing has changed");
+    assert!(matches!(Tls::prepare(&other.config()), Err(TlsError::Unreadable { .. })));
     tls.refresh();
     assert_eq!((served(&tls), tls.files().error.clone()), (before, None), "the files of before");
     let (certificate, key) = good();
     let config = other.write(&certificate, &key);
-    assert!(tls.reload(&config).unwrap());
+    let ready = Tls::prepare(&config).unwrap();
+    assert_eq!(served(&tls), before, "only prepared");
+    tls.take(ready);
     assert_ne!(served(&tls), before);
     assert_eq!(tls.files().config, config);
 }
