@@ -54,8 +54,10 @@ impl Session {
 
     /// Writes queued messages to the WebSocket, or wakes the pending poll, which answers with them.
     pub fn flush(&self) {
-        let mut state = self.state();
-        self.write(&mut state);
+        // Takes no lock for nothing. The caller sees its own messages here, unless they have left.
+        if self.queued.load(Ordering::SeqCst) > 0 {
+            self.write(&mut self.state());
+        }
     }
 
     /// Waits until at most `at_most_bytes` are queued for the client, or until the session has
@@ -76,7 +78,9 @@ impl Session {
     /// How many bytes are queued for the client, including the answer to a poll that the HTTP
     /// server has not yet written.
     pub fn queued_bytes(&self) -> usize {
-        self.queued_in(&self.state())
+        // In this order: bytes count as delivered before they leave the queue, so none is missed.
+        let queued = self.queued.load(Ordering::SeqCst);
+        queued + self.delivering.load(Ordering::SeqCst)
     }
 }
 
@@ -106,7 +110,7 @@ impl Session {
             return false;
         }
         let was_empty = self.queued_in(state) == 0;
-        let leaves_soon = matches!(state.carrier, Carrier::WebSocket(_)) && !state.stalled;
+        let leaves_soon = matches!(state.carrier, Carrier::WebSocket(_)) && !self.is_stalled();
         push(&mut state.queue, leaves_soon);
         if was_empty {
             let queued = self.queued_in(state);
@@ -131,22 +135,17 @@ impl Session {
 
     /// Writes as much as the kernel takes, or wakes the task that can send the rest.
     fn write(&self, state: &mut SessionState) {
-        let SessionState { queue, carrier, stalled, .. } = &mut *state;
-        if queue.is_empty() || *stalled {
+        let SessionState { queue, carrier, .. } = &mut *state;
+        if queue.is_empty() || self.is_stalled() {
             return;
         }
         match carrier {
             Carrier::WebSocket(writer) => {
-                let before = queue.len();
-                let written = queue.write(&self.memory, |slices| writer.try_write(slices));
-                if queue.len() < before {
-                    self.notify_progress();
-                }
-                match written {
+                match queue.write(&self.memory, |slices| writer.try_write(slices)) {
                     Ok(true) => {}
                     // The task of the WebSocket waits until the kernel takes more.
                     Ok(false) => {
-                        *stalled = true;
+                        self.set_stalled(true);
                         state.wake();
                     }
                     Err(_) => self.end_with(state, End::Transport),
@@ -155,6 +154,15 @@ impl Session {
             Carrier::Polling(polling) if polling.is_waiting() => state.wake(),
             Carrier::Opening | Carrier::Polling(_) | Carrier::Gone => {}
         }
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire)
+    }
+
+    /// Called only under the lock.
+    pub(super) fn set_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Release);
     }
 
     fn queued_in(&self, state: &SessionState) -> usize {
