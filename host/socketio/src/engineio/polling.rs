@@ -140,7 +140,7 @@ pub(crate) async fn receive<P: Protocol>(
         guard.handled();
         return Err(session.ended());
     };
-    let batch = Batch::default();
+    let batch = Batch::of(&session);
     let result = handle_body(&session, &mut *protocol, &body, &batch).await;
     match result {
         Ok(()) => session.flush(),

@@ -72,7 +72,7 @@ async fn serve<P: Protocol>(
     protocol: &mut P,
     receiver: &mut Receiver,
 ) -> End {
-    let batch = Batch::default();
+    let batch = Batch::of(session);
     let alarm = pin!(sleep_until(Instant::now()));
     let mut wakeups = Wakeups::new(alarm);
     match session.beat(true) {
