@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_long;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -41,7 +41,6 @@ pub(super) struct LockCounter {
 
 #[derive(Default)]
 struct Shared {
-    count: AtomicU64,
     by_name: Mutex<BTreeMap<String, u64>>,
     stops: AtomicBool,
 }
@@ -70,12 +69,7 @@ impl LockCounter {
         is_allowed.then(|| Self { shared, follower: Some(follower) })
     }
 
-    /// The number of locks that were taken until now.
-    pub(super) fn count(&self) -> u64 {
-        self.shared.count.load(Ordering::SeqCst)
-    }
-
-    /// How often each function has taken a lock, for the message of a test that fails.
+    /// How often each function has taken a lock until now.
     pub(super) fn by_name(&self) -> BTreeMap<String, u64> {
         self.shared.by_name.lock().expect("no panic under the lock").clone()
     }
@@ -137,13 +131,26 @@ impl Follower {
         names: BTreeMap<u64, String>,
         shared: Arc<Shared>,
     ) -> nix::Result<Self> {
-        let entries = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
-        let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let threads: Vec<_> = ids.map(Pid::from_raw).collect();
-        for thread in &threads {
-            ptrace::attach(*thread)?;
-            waitpid(*thread, Some(WaitPidFlag::__WALL))?;
-            ptrace::setoptions(*thread, Options::PTRACE_O_TRACECLONE)?;
+        let mut threads = Vec::new();
+        // Until all are stopped: a thread may begin or end meanwhile. A thread that is not followed
+        // would end the process at the first breakpoint.
+        loop {
+            let entries = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+            let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            let new: Vec<_> = ids.map(Pid::from_raw).filter(|id| !threads.contains(id)).collect();
+            if new.is_empty() {
+                break;
+            }
+            for thread in new {
+                match ptrace::attach(thread) {
+                    Err(Errno::ESRCH) => continue,
+                    attached => attached?,
+                }
+                if let WaitStatus::Stopped(..) = waitpid(thread, Some(WaitPidFlag::__WALL))? {
+                    ptrace::setoptions(thread, Options::PTRACE_O_TRACECLONE)?;
+                    threads.push(thread);
+                }
+            }
         }
         let mut functions = BTreeMap::new();
         for (address, _) in names.iter().filter(|(_, name)| takes_lock(name)) {
@@ -210,7 +217,6 @@ impl Follower {
         let mut registers = ptrace::getregs(thread)?;
         let address = registers.rip - 1;
         let Some(word) = self.functions.get(&address) else { return Ok(()) };
-        self.shared.count.fetch_add(1, Ordering::SeqCst);
         // At its first instruction, a function finds the address of its caller on the stack.
         let caller = ptrace::read(thread, at(registers.rsp))?.cast_unsigned();
         let caller = self.callers.range(..caller).next_back().map(|(_, name)| name.clone());
