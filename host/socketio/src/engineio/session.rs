@@ -3,9 +3,11 @@
 //!
 //! Everything that changes a session happens under its one lock, which is never held while
 //! something waits. What tasks ask often is published in atomics, so that it can be read without
-//! the lock: how much is queued, and whether the session has ended. One task owns the session from its handshake to its end: the keeper of a
-//! session that began with polling, or the task of a WebSocket. It calls [`Session::finish`], and
-//! then `closed` of the protocol, once.
+//! the lock: how much is queued, and whether the session has ended.
+//!
+//! One task owns the session from its handshake to its end: the keeper of a session that began with
+//! polling, or the task of a WebSocket. It calls [`Session::finish`], and then `closed` of the
+//! protocol, once.
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
