@@ -208,6 +208,11 @@ impl Breaker {
         self.state != BreakerState::Closed
     }
 
+    /// Whether [`admit`](Self::admit) admits every event and changes nothing: nearly always.
+    pub(crate) fn admits_all(&self) -> bool {
+        !self.is_open() && self.throttle.is_empty()
+    }
+
     /// Decides whether an event of `client` may be handled at `now`. The host's own events have no
     /// client, so they are never throttled.
     ///

@@ -4,8 +4,9 @@ mod caller;
 mod id;
 mod pending_connects;
 
+use std::any::Any;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -43,6 +44,9 @@ pub struct Connection {
     rate: ClientRate,
     /// The plugins that have not handled its `$connect` yet.
     pub(crate) pending_connects: PendingConnects,
+    /// Its entry among the members of rooms, whose type only `rooms` knows. Each event that a
+    /// handler sends back to its caller needs it, so it is found without a lock.
+    member: OnceLock<Weak<dyn Any + Send + Sync>>,
 }
 
 /// A snapshot of all connections, in the order of their public ids.
@@ -67,6 +71,7 @@ impl Connection {
             client,
             rate: ClientRate::default(),
             pending_connects: PendingConnects::default(),
+            member: OnceLock::new(),
         }
     }
 
@@ -80,6 +85,16 @@ impl Connection {
     /// Returns the identity of the connected client.
     pub fn identity(&self) -> Arc<Identity> {
         self.identity.load_full()
+    }
+
+    /// Sets its entry among the members of rooms, unless it had one before.
+    pub(crate) fn set_member(&self, member: Weak<dyn Any + Send + Sync>) {
+        let _ = self.member.set(member);
+    }
+
+    /// Its first entry among the members of rooms, if that still exists.
+    pub(crate) fn member<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.member.get()?.upgrade()?.downcast().ok()
     }
 
     /// Replaces the identity, because the same user has a new token.

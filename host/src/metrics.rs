@@ -6,6 +6,7 @@
 //! are codes of rejections. Events without a handler are counted without a name.
 
 mod events;
+mod histogram;
 mod plugins;
 mod state;
 mod usage;
@@ -14,10 +15,11 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use events::EventMetrics;

@@ -130,8 +130,8 @@ impl Generation {
         Self { number: previous.number + 1, operator, rooms, ..Self::default() }
     }
 
-    /// Returns the same generation with other declarations of the operator. Call it before the first
-    /// plugin is admitted.
+    /// Returns the same generation with other declarations of the operator. Call it before the
+    /// first plugin is admitted.
     #[must_use]
     pub fn with_operator(self, operator: Arc<OperatorSettings>) -> Self {
         Self { operator, ..self }

@@ -358,7 +358,7 @@ impl Rooms {
     }
 
     fn find(&self, connection: &Connection) -> Option<Arc<Member>> {
-        self.members.find(&connection.namespace, &connection.public_id)
+        self.members.of(connection)
     }
 }
 

@@ -148,6 +148,12 @@ pub(crate) enum Link {
 }
 
 impl Link {
+    /// A link whose connection is gone.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self::Builtin(builtin::Link::of_nobody())
+    }
+
     /// Sends an event to this connection only. Returns whether the connection can receive it. A
     /// client without space for it is disconnected.
     pub(crate) fn emit(&self, emit: &Emit) -> bool {

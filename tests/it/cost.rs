@@ -4,6 +4,8 @@
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod locks;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use std::collections::BTreeMap;
 use std::thread;
 
 use allocation_counter::{AllocationInfo, measure};
@@ -31,10 +33,10 @@ fn allocations_of(plugin: &str, event: &str, payload: &str) -> AllocationInfo {
     for _ in 0..10 {
         ask();
     }
-    let info = measure(ask);
-    // The number must be the same each time, or it could not be used as a limit.
-    assert_eq!(measure(ask).count_total, info.count_total);
-    info
+    // Nearly every event takes the same number. On a busy machine, a handler that loses its
+    // processor yields at a tick, which allocates.
+    let least = (0..3).map(|_| measure(ask)).min_by_key(|info| info.count_total);
+    least.expect("an event")
 }
 
 #[test]
@@ -89,15 +91,24 @@ fn a_ping_costs_the_whole_server_at_most_20_allocations() {
 
 /// Counts the locks of all threads of the host, from the read of an event to the write of its
 /// answer, in the process of the built command.
+///
+/// The runtime and the clocks of the host take locks beside the pings too, the more the longer a
+/// ping takes. This only adds to the locks of the pings, so the least of several short counts is
+/// compared. The runtime's own locks are fewer if a ping is there before the worker pauses, so the
+/// host's own locks, which are the same for each ping, are compared on their own too.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
 #[allow(clippy::print_stderr, reason = "a test that counts nothing says so")]
-fn a_ping_costs_the_whole_server_no_more_locks_than_it_did() {
-    const PINGS: u64 = 200;
-    // Eight of the session, three of the connection and of the batch, two each of the mailbox, the
-    // breaker and the pool, and one of the rooms. With those of the runtime and of the metrics, a
-    // ping takes 32 locks. The aim is 15 in all.
-    const MOST: f64 = 22.0;
+fn a_ping_costs_the_whole_server_at_most_15_locks() {
+    const COUNTS: usize = 20;
+    const PINGS: u64 = 10;
+    // Seven of the runtime: the worker pauses and continues, looks at its timers, and is woken by
+    // the TCP connection.
+    const MOST: f64 = 15.0;
+    // Three of the session: the two messages to the client are queued, and written together. Two
+    // each of the mailbox and of the pool of instances: the event begins and ends. One of the
+    // breaker.
+    const MOST_OF_HOST: f64 = 8.0;
     let data = tempfile::tempdir().expect("a directory");
     let plugins = sockhop_tests::directory_of(&[bundled_plugin("connection")]);
     let host = sockhop_tests::HostProcess::with(plugins.path(), data.path(), |command| {
@@ -118,23 +129,26 @@ fn a_ping_costs_the_whole_server_no_more_locks_than_it_did() {
             return;
         };
         ask(20).await;
-        // The runtime and the clocks of the host take locks beside the pings too, the more the longer
-        // a ping takes.
-        let of_pings = || {
-            let mut names = counter.by_name();
-            names.retain(|name, _| {
-                name.starts_with("sockhop")
-                    && !name.contains("standstill")
-                    && !name.contains("tend")
-            });
-            names
-        };
-        let before: u64 = of_pings().values().sum();
-        ask(PINGS).await;
-        let names = of_pings();
-        let each = (names.values().sum::<u64>() - before) as f64 / PINGS as f64;
-        assert!(each <= MOST, "{each} locks: {names:#?}");
-        assert!(each >= 2.0, "{each} locks: were the functions found? {names:#?}");
+        let (mut all, mut of_host) = (Vec::new(), Vec::new());
+        for _ in 0..COUNTS {
+            let before = counter.by_name();
+            ask(PINGS).await;
+            let mut locks = counter.by_name();
+            for (name, count) in &mut locks {
+                *count -= before.get(name).copied().unwrap_or_default();
+            }
+            locks.retain(|_, count| *count > 0);
+            all.push(locks.clone());
+            locks.retain(|name, _| name.starts_with("sockhop"));
+            of_host.push(locks);
+        }
+        for (counts, most) in [(all, MOST), (of_host, MOST_OF_HOST)] {
+            let sum = |locks: &BTreeMap<String, u64>| locks.values().sum::<u64>();
+            let least = counts.into_iter().min_by_key(sum).expect("a count");
+            let each = sum(&least) as f64 / PINGS as f64;
+            assert!(each <= most, "{each} locks, in {PINGS} pings: {least:#?}");
+            assert!(each >= 2.0, "{each} locks: were the functions found? {least:#?}");
+        }
         drop(client);
     });
 }

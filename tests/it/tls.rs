@@ -153,14 +153,18 @@ async fn a_pair_that_does_not_fit_changes_nothing_and_is_logged_once() {
         log.lines().filter(|line| line.contains(what)).count()
     };
     let refused = "the certificate and its key can't be read again";
-    std::fs::write(&files.key_file, &other.key).expect("a file");
+    // In one step: the host must not read half of it, which would be another error.
+    let replace = |file: &Path, text: &str| {
+        sockhop::files::replace(file, &[text.as_bytes()]).expect("a file");
+    };
+    replace(&files.key_file, &other.key);
     eventually("a line of the log", async || (logged(refused) > 0).then_some(())).await;
     // The host looks again every second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(logged(refused), 1);
     let stream = trusting.connect(&host.url).await.expect("a handshake");
     assert_eq!(shown(&stream), identity.der);
-    std::fs::write(&files.certificate_file, &other.certificate).expect("a file");
+    replace(&files.certificate_file, &other.certificate);
     eventually("the new certificate", async || {
         let stream = trusting.connect(&host.url).await.expect("a handshake");
         (shown(&stream) == other.der).then_some(())

@@ -53,10 +53,13 @@ pub struct Connection<H: Handler> {
     closes_session: AtomicBool,
     /// `None` if the server has no recovery.
     lasting: Option<Box<Lasting>>,
-    /// The lock is held while a packet is queued. So a packet of a connection that has ended can't
-    /// follow the CONNECT with which its client entered the namespace again, and packets are queued
-    /// in the order in which they are kept. The session's lock is taken while this one is held,
-    /// never the other way round.
+    /// The session of a connection that never has another: the server has no recovery.
+    only_session: Option<Arc<Session>>,
+    /// A packet of a connection that has ended can't follow the CONNECT with which its client
+    /// entered the namespace again. Without recovery, this needs no more than the session's lock,
+    /// under which a packet is queued only if `has_ended` is not set. With recovery, this lock is
+    /// held while a packet is queued, so that packets are queued in the order in which they are
+    /// kept. The session's lock is taken while this one is held, never the other way round.
     state: Mutex<ConnectionState<H>>,
 }
 
@@ -87,6 +90,7 @@ impl<H: Handler> Connection<H> {
     ) -> Result<Arc<Self>, getrandom::Error> {
         let pid = shared.recovery().map(|_| Pid::random()).transpose()?;
         let keep = shared.recovery().map(|recovery| Box::new(Keep::new(recovery.ring())));
+        let only_session = keep.is_none().then(|| Arc::clone(session));
         namespace.add_connection();
         let connection = Arc::new(Self {
             id,
@@ -96,6 +100,7 @@ impl<H: Handler> Connection<H> {
             has_ended: AtomicBool::new(false),
             closes_session: AtomicBool::new(false),
             lasting: pid.map(|pid| Box::new(Lasting::new(pid))),
+            only_session,
             state: Mutex::new(ConnectionState {
                 session: Arc::clone(session),
                 value: Arc::clone(value),
@@ -259,7 +264,7 @@ impl<H: Handler> Connection<H> {
     }
 
     fn current(&self) -> Arc<Session> {
-        Arc::clone(&self.state().session)
+        self.only_session.clone().unwrap_or_else(|| Arc::clone(&self.state().session))
     }
 
     /// Whether the connection has ended: the client has left the namespace, the application has

@@ -457,9 +457,11 @@ proptest! {
         for (ms, failed, number, address) in steps {
             now += Duration::from_millis(ms);
             let by = connection(number, address);
+            let admits_all = breaker.admits_all();
             match breaker.admit(Some(&by), now) {
                 Ok(permit) => {
                     prop_assert!(now >= closed_until, "passed before its time");
+                    prop_assert!(!admits_all || permit == Permit::Normal);
                     let outcome = if failed { Outcome::Failed } else { Outcome::Answered };
                     if let Some(Change::Opened(time)) = breaker.record(permit, Some(&by), outcome, now) {
                         prop_assert!(time <= Duration::from_secs(60));
@@ -467,6 +469,7 @@ proptest! {
                     }
                 }
                 Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => {
+                    prop_assert!(!admits_all);
                     prop_assert!(retry_after > Duration::ZERO && retry_after <= Duration::from_secs(120));
                 }
             }

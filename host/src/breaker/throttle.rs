@@ -30,6 +30,11 @@ struct ThrottleRecord {
 }
 
 impl Throttle {
+    /// Whether no client is throttled: nearly always.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// Returns until when `client` is throttled; `None` if it is not. A connection whose last event
     /// `plugin` answered is not throttled for others of its user or address.
     pub(super) fn until(
@@ -38,10 +43,6 @@ impl Throttle {
         plugin: PluginBit,
         now: Instant,
     ) -> Option<Instant> {
-        // Called for each event: nearly always, no client is throttled.
-        if self.records.is_empty() {
-            return None;
-        }
         let is_answered = client.is_answered_by(plugin);
         client
             .keys()

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use super::{
-    Counter, Family, Histogram, Labels, Metrics, Registry, Unit, exponential_buckets, register,
-};
+use super::histogram::TimeHistogram;
+use super::{Counter, Family, Labels, Metrics, Registry, Unit, register};
 
 /// The registered metrics of events.
 pub(super) struct EventMetrics {
     events: Family<Labels, Counter>,
-    seconds: Family<Labels, Histogram, fn() -> Histogram>,
+    seconds: Family<Labels, TimeHistogram>,
 }
 
 /// The metrics of one event type, looked up once: counting a success allocates nothing.
@@ -18,13 +17,8 @@ pub(crate) struct Meter {
     plugin: String,
     event: String,
     ok: Counter,
-    seconds: Histogram,
+    seconds: TimeHistogram,
     events: Family<Labels, Counter>,
-}
-
-/// Buckets from 100 µs, doubling, to 6.5 s: a handler's time limit is 5 s.
-fn handler_seconds() -> Histogram {
-    Histogram::new(exponential_buckets(0.0001, 2.0, 17))
 }
 
 impl EventMetrics {
@@ -35,7 +29,7 @@ impl EventMetrics {
             "events",
             "Events that plugins were asked to handle, by what became of them",
         );
-        let seconds = Family::new_with_constructor(handler_seconds as fn() -> Histogram);
+        let seconds = Family::default();
         registry.register_with_unit(
             "handler",
             "Time from an event's turn to its answer",
@@ -71,7 +65,7 @@ impl Meter {
     /// Records an event that was answered after `elapsed`: `rejection` is the code of its
     /// rejection, or `None` for a reply.
     pub(crate) fn record(&self, rejection: Option<&'static str>, elapsed: Duration) {
-        self.seconds.observe(elapsed.as_secs_f64());
+        self.seconds.observe(elapsed);
         match rejection {
             None => self.ok.inc(),
             Some(code) => self.events.get_or_create(&labels(&self.plugin, &self.event, code)).inc(),

@@ -96,6 +96,8 @@ impl ActivePlugin {
 /// The health of a plugin: decides whether a plugin that keeps failing is called.
 pub struct PluginHealth {
     breaker: Mutex<Breaker>,
+    /// Whether the breaker admits every event, without its lock. Changes under the lock.
+    admits_all: AtomicBool,
     /// Set when the breaker opens, for the reload path, which may roll the version back.
     has_tripped: AtomicBool,
     /// Notified when `has_tripped` is set.
@@ -112,6 +114,7 @@ impl PluginHealth {
     fn new(plugin: &str, limits: &Limits, alarm: Arc<Notify>) -> Self {
         Self {
             breaker: Mutex::new(Breaker::new(plugin, limits.breaker())),
+            admits_all: AtomicBool::new(true),
             has_tripped: AtomicBool::new(false),
             alarm,
             last_failure: Mutex::default(),
@@ -123,13 +126,24 @@ impl PluginHealth {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the breaker by `change`.
+    fn change<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
+        let mut breaker = self.breaker();
+        let changed = change(&mut breaker);
+        self.admits_all.store(breaker.admits_all(), Ordering::Release);
+        changed
+    }
+
     /// Asks the breaker for a permit to handle an event of `client` at `now`. Host events are
     /// passed without a client: they are never throttled.
     ///
     /// # Errors
     /// Returns whether the breaker is open or the client is throttled, and the time to retry.
     pub fn admit(&self, client: Option<&ClientKeys>, now: Instant) -> Result<Permit, Denied> {
-        self.breaker().admit(client, now)
+        if self.admits_all.load(Ordering::Acquire) {
+            return Ok(Permit::Normal);
+        }
+        self.change(|breaker| breaker.admit(client, now))
     }
 
     /// Records the outcome, at `now`, of an event that was admitted. Returns the change that it
@@ -141,7 +155,7 @@ impl PluginHealth {
         outcome: Outcome,
         now: Instant,
     ) -> Option<Change> {
-        let change = self.breaker().record(permit, client, outcome, now);
+        let change = self.change(|breaker| breaker.record(permit, client, outcome, now));
         if matches!(change, Some(Change::Opened(_))) {
             self.has_tripped.store(true, Ordering::Release);
             self.alarm.notify_one();
@@ -173,7 +187,7 @@ impl PluginHealth {
 
     /// Closes the breaker, because an operator says that the plugin is healthy.
     pub fn reset(&self) {
-        self.breaker().reset();
+        self.change(Breaker::reset);
     }
 }
 
@@ -203,5 +217,40 @@ pub struct Inbound {
 impl Inbound {
     fn new(events::Inbound { data, reply, access }: events::Inbound, meter: Meter) -> Self {
         Self { data, reply, access, meter }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nearly always, the breaker admits all events, and is then not locked to admit one.
+    #[test]
+    fn events_are_denied_from_the_moment_at_which_the_breaker_opens_or_throttles() {
+        let now = Instant::now();
+        let (offender, other) =
+            (ClientKeys::new("offender", None, None), ClientKeys::new("other", None, None));
+        for is_beside_others in [false, true] {
+            let health = PluginHealth::new("plugin", &Limits::default(), Arc::default());
+            let event = |client, outcome| {
+                let permit = health.admit(Some(client), now)?;
+                Ok(health.record(permit, Some(client), outcome, now))
+            };
+            if is_beside_others {
+                assert_eq!(event(&other, Outcome::Answered), Ok(None));
+            }
+            let change = (0..100).find_map(|_| event(&offender, Outcome::Failed).unwrap()).unwrap();
+            let denied = event(&offender, Outcome::Failed).unwrap_err();
+            if is_beside_others {
+                assert!(matches!(change, Change::Throttled(..)), "{change:?}");
+                assert!(matches!(denied, Denied::Throttled { .. }), "{denied:?}");
+                assert_eq!(event(&other, Outcome::Answered), Ok(None));
+            } else {
+                assert!(matches!(change, Change::Opened(_)), "{change:?}");
+                assert!(matches!(denied, Denied::Open { .. }), "{denied:?}");
+            }
+            health.reset();
+            assert_eq!(event(&offender, Outcome::Answered), Ok(None));
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! The connections and their rooms. In each namespace, each room has a contiguous list of
 //! connections.
 
+use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
@@ -17,6 +18,8 @@ pub(super) struct Member {
     pub(super) link: Link,
     /// Identifies it in each [`MemberList`].
     number: u64,
+    /// Set under the lock when it is removed.
+    has_left: AtomicBool,
 }
 
 /// Members by number, contiguous in memory. Uses a fast hash: the numbers come from the host.
@@ -57,8 +60,10 @@ impl Membership {
     /// Adds a connection, which is in no room at first.
     pub(super) fn add(&self, connection: &Arc<Connection>, link: Link) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let member = Arc::new(Member { connection: Arc::clone(connection), link, number });
-        let entry = MemberEntry { member, rooms: BTreeSet::new() };
+        let (connection, has_left) = (Arc::clone(connection), AtomicBool::new(false));
+        let member = Arc::new(Member { connection, link, number, has_left });
+        let connection = &member.connection;
+        let entry = MemberEntry { member: Arc::clone(&member), rooms: BTreeSet::new() };
         let user = connection.identity().user.clone();
         let mut namespaces = self.write();
         let namespace = namespaces.entry(Arc::clone(&connection.namespace)).or_default();
@@ -67,6 +72,8 @@ impl Membership {
             list.insert(number, Arc::clone(&entry.member));
         }
         namespace.members.insert(connection.public_id.clone(), entry);
+        let member: Weak<dyn Any + Send + Sync> = Arc::<Member>::downgrade(&member);
+        connection.set_member(member);
     }
 
     /// Removes a connection from its rooms and from the host. Does nothing if it is unknown.
@@ -76,6 +83,7 @@ impl Membership {
         let Some(entry) = namespace.members.swap_remove(connection.public_id.as_str()) else {
             return;
         };
+        entry.member.has_left.store(true, Ordering::Release);
         let number = entry.member.number;
         for room in &entry.rooms {
             remove_from(&mut namespace.rooms, room, number);
@@ -138,6 +146,14 @@ impl Membership {
         self.read().get(namespace)?.members.get(public_id).map(|entry| Arc::clone(&entry.member))
     }
 
+    /// The member that is this connection, nearly always without the lock.
+    pub(super) fn of(&self, connection: &Connection) -> Option<Arc<Member>> {
+        let member = connection.member::<Member>();
+        member
+            .filter(|member| !member.has_left.load(Ordering::Acquire))
+            .or_else(|| self.find(&connection.namespace, &connection.public_id))
+    }
+
     /// The rooms of a connection, sorted.
     pub(super) fn rooms_of(&self, connection: &Connection) -> BTreeSet<String> {
         let namespaces = self.read();
@@ -198,6 +214,30 @@ fn remove_from(lists: &mut HashMap<String, MemberList>, name: &str, number: u64)
         list.swap_remove(&number);
         if list.is_empty() {
             lists.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Identity;
+
+    #[test]
+    fn a_connection_is_found_from_its_begin_to_its_end_and_while_another_task_holds_the_lock() {
+        let members = Membership::default();
+        let identity = Arc::<Identity>::default();
+        let connection = Connection::new("sid".into(), "id".into(), "/".into(), identity, None);
+        let connection = Arc::new(connection);
+        assert!(members.of(&connection).is_none());
+        // A connection enters once. If it entered again, it would be found with the lock.
+        for has_entered_before in [false, true] {
+            members.add(&connection, Link::of_nobody());
+            let locked = (!has_entered_before).then(|| members.write());
+            assert!(members.of(&connection).is_some());
+            drop(locked);
+            members.remove(&connection);
+            assert!(members.of(&connection).is_none());
         }
     }
 }

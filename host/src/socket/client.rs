@@ -87,8 +87,8 @@ impl Client {
         self.address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rejects new events, handles those that have arrived, and ends the session, so that the client
-    /// connects to another host.
+    /// Rejects new events, handles those that have arrived, and ends the session, so that the
+    /// client connects to another host.
     pub(super) async fn move_away(self: &Arc<Self>, sockets: &Arc<Sockets>) {
         self.moves_away.store(true, Ordering::Release);
         self.end(sockets).await;

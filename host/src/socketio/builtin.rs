@@ -337,6 +337,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    #[cfg(test)]
+    pub(super) fn of_nobody() -> Self {
+        Self { connection: Weak::new(), full_above: 0 }
+    }
+
     pub(super) fn emit(&self, emit: &Emit) -> bool {
         let (name, data, attachments) =
             (emit.event.as_str(), emit.data.as_str(), emit.attachments.as_slice());

@@ -131,13 +131,26 @@ impl Follower {
         names: BTreeMap<u64, String>,
         shared: Arc<Shared>,
     ) -> nix::Result<Self> {
-        let entries = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
-        let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let threads: Vec<_> = ids.map(Pid::from_raw).collect();
-        for thread in &threads {
-            ptrace::attach(*thread)?;
-            waitpid(*thread, Some(WaitPidFlag::__WALL))?;
-            ptrace::setoptions(*thread, Options::PTRACE_O_TRACECLONE)?;
+        let mut threads = Vec::new();
+        // Until all are stopped: a thread may begin or end meanwhile. A thread that is not followed
+        // would end the process at the first breakpoint.
+        loop {
+            let entries = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+            let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            let new: Vec<_> = ids.map(Pid::from_raw).filter(|id| !threads.contains(id)).collect();
+            if new.is_empty() {
+                break;
+            }
+            for thread in new {
+                match ptrace::attach(thread) {
+                    Err(Errno::ESRCH) => continue,
+                    attached => attached?,
+                }
+                if let WaitStatus::Stopped(..) = waitpid(thread, Some(WaitPidFlag::__WALL))? {
+                    ptrace::setoptions(thread, Options::PTRACE_O_TRACECLONE)?;
+                    threads.push(thread);
+                }
+            }
         }
         let mut functions = BTreeMap::new();
         for (address, _) in names.iter().filter(|(_, name)| takes_lock(name)) {

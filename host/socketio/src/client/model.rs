@@ -398,6 +398,34 @@ fn a_session_that_was_closed_is_not_recovered_although_its_transport_is_lost_bef
     assert_eq!(*hub.handler().log.lock().unwrap(), log);
 }
 
+/// Any task may send, and it may have asked whether the connection has ended just before it ended.
+#[test]
+fn no_packet_of_an_ended_connection_follows_the_connect_with_which_its_client_enters_again() {
+    for config in
+        [Config::default(), Config { recovery: Some(Recovery::default()), ..Config::default() }]
+    {
+        let hub = Arc::new(Hub::new(&config, App::default(), ["/"]).unwrap());
+        let (session, batch) = (session(), Batch::default());
+        let mut client = Client::new(&hub, &session, ());
+        now(client.text("0", &batch)).unwrap();
+        for _ in 0..200 {
+            let connection = hub.handler().connected.lock().unwrap().pop().unwrap();
+            std::thread::scope(|scope| {
+                let sends = || while connection.emit("old", "1", &[]) {};
+                let sender = scope.spawn(sends);
+                while session.queued_bytes() < 100 {
+                    std::hint::spin_loop();
+                }
+                connection.disconnect();
+                now(client.text("0", &batch)).unwrap();
+                sender.join().unwrap();
+            });
+            let packets = take_packets(&session);
+            assert!(packets.last().unwrap().starts_with("40{"), "{packets:?}");
+        }
+    }
+}
+
 #[test]
 fn an_event_and_its_answer_allocate_nothing_of_their_own() {
     const EVENTS: u64 = 100;

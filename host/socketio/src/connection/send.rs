@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Connection;
 use super::frame::{EventFrame, closed, event_parts};
 use super::handler::Handler;
+use super::recovery::Keep;
 use super::recovery::is_lost;
-use super::{Connection, ConnectionState};
 use crate::call::quote;
-use crate::engineio::Batch;
+use crate::engineio::{Batch, Session};
 use crate::packet::{Head, Kind};
 
 /// When queued packets are written.
@@ -19,6 +20,16 @@ pub(super) enum Flush<'a> {
     With(&'a Batch),
     /// When the handler that runs for this session has returned or waits.
     AfterHandler,
+}
+
+impl Flush<'_> {
+    fn flush(&self, session: &Arc<Session>) {
+        match self {
+            Flush::Now => session.flush(),
+            Flush::With(batch) => batch.add(session),
+            Flush::AfterHandler => {}
+        }
+    }
 }
 
 impl<H: Handler> Connection<H> {
@@ -37,12 +48,12 @@ impl<H: Handler> Connection<H> {
         arguments: &str,
         attachments: &[Bytes],
     ) -> bool {
-        self.queue(flush, |ConnectionState { session, keep, .. }| {
+        self.queue(flush, |session, keep| {
             let head = Head::new(Kind::Event, attachments.len(), self.namespace.name(), None);
             let name = quote(name);
             let parts = event_parts(&head, &name, arguments);
             let (Some(keep), Some(recovery)) = (keep, self.shared.recovery()) else {
-                return session.text(&closed(parts), attachments);
+                return session.text_if(|| !self.is_finished(), &closed(parts), attachments);
             };
             let event = recovery.encode(parts, attachments);
             keep.push(&event);
@@ -57,18 +68,19 @@ impl<H: Handler> Connection<H> {
         arguments: &str,
         attachments: &[Bytes],
     ) -> bool {
-        self.queue(flush, |state| {
+        self.queue(flush, |session, _| {
             let head = Head::new(Kind::Ack, attachments.len(), self.namespace.name(), Some(id));
-            state.session.text(&[head.as_bytes(), b"[", arguments.as_bytes(), b"]"], attachments)
+            let parts = [head.as_bytes(), b"[", arguments.as_bytes(), b"]"];
+            session.text_if(|| !self.is_finished(), &parts, attachments)
         })
     }
 
     pub(super) fn write_frame(&self, flush: Flush<'_>, event: &EventFrame) -> bool {
-        let write = |ConnectionState { session, keep, .. }: &mut ConnectionState<H>| {
+        let write = |session: &Session, keep: Option<&mut Keep>| {
             let (Some(keep), Some(kept), Some(recovery)) =
                 (keep, &event.kept, self.shared.recovery())
             else {
-                return session.shared(&event.frame);
+                return session.shared_if(|| !self.is_finished(), &event.frame);
             };
             let is_queued = match keep.push_shared(recovery, kept) {
                 None => session.shared(&event.frame),
@@ -81,16 +93,28 @@ impl<H: Handler> Connection<H> {
 
     /// Calls `write` unless the connection has ended. Returns its result: whether something was
     /// queued or kept.
-    fn queue(&self, flush: Flush<'_>, write: impl FnOnce(&mut ConnectionState<H>) -> bool) -> bool {
-        let mut state = self.state();
-        if self.is_over(&state) || !write(&mut state) {
+    ///
+    /// Without recovery, `write` is called without the connection's lock, and the connection may
+    /// end meanwhile. Then `write` asks again under the session's lock, which is taken for each
+    /// packet anyway.
+    fn queue(
+        &self,
+        flush: Flush<'_>,
+        write: impl FnOnce(&Session, Option<&mut Keep>) -> bool,
+    ) -> bool {
+        if let Some(session) = &self.only_session {
+            let is_queued = !self.is_finished() && write(session, None);
+            if is_queued {
+                flush.flush(session);
+            }
+            return is_queued;
+        }
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if self.is_over(state) || !write(&state.session, state.keep.as_deref_mut()) {
             return false;
         }
-        match flush {
-            Flush::Now => state.session.flush(),
-            Flush::With(batch) => batch.add(&state.session),
-            Flush::AfterHandler => {}
-        }
+        flush.flush(&state.session);
         true
     }
 }

@@ -2,8 +2,8 @@
 //! its work.
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -25,22 +25,42 @@ use super::sid::Sid;
 pub struct Batch(Arc<Pending>);
 
 #[derive(Debug, Default)]
-struct Pending(Mutex<Vec<Arc<Session>>>);
+struct Pending {
+    /// The session whose task has begun the batch: most batches have no other.
+    own: Option<Arc<Session>>,
+    own_waits: AtomicBool,
+    others: Mutex<Vec<Arc<Session>>>,
+    /// Whether `others` may have entries: set after they were added.
+    others_wait: AtomicBool,
+}
 
 /// Maximum number of entries of a batch, one for each message: the events of one read may cause
 /// messages to any number of sessions.
 const MAX_PENDING: usize = 1024;
 
 impl Batch {
+    /// A batch of the task of this session.
+    pub(crate) fn of(session: &Arc<Session>) -> Self {
+        let mut pending = Pending::default();
+        pending.own = Some(Arc::clone(session));
+        Self(Arc::new(pending))
+    }
+
     /// Has `session` flushed at the end of the batch.
     pub fn add(&self, session: &Arc<Session>) {
-        let mut pending = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if pending.last().is_some_and(|last| Arc::ptr_eq(last, session)) {
+        let pending = &*self.0;
+        if pending.own.as_ref().is_some_and(|own| Arc::ptr_eq(own, session)) {
+            pending.own_waits.store(true, Ordering::Release);
             return;
         }
-        pending.push(Arc::clone(session));
-        let is_full = pending.len() >= MAX_PENDING;
-        drop(pending);
+        let mut others = pending.others();
+        if others.last().is_some_and(|last| Arc::ptr_eq(last, session)) {
+            return;
+        }
+        others.push(Arc::clone(session));
+        let is_full = others.len() >= MAX_PENDING;
+        pending.others_wait.store(true, Ordering::Release);
+        drop(others);
         if is_full {
             self.flush();
         }
@@ -53,12 +73,28 @@ impl Batch {
 }
 
 impl Pending {
+    fn others(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn flush(&self) {
-        let sessions = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for session in sessions {
-            session.flush();
+        if let Some(own) = &self.own
+            && take(&self.own_waits)
+        {
+            own.flush();
+        }
+        if take(&self.others_wait) {
+            let sessions = std::mem::take(&mut *self.others());
+            for session in sessions {
+                session.flush();
+            }
         }
     }
+}
+
+/// Whether the flag was set, which it is not any more.
+fn take(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Acquire)
 }
 
 impl Drop for Pending {
@@ -234,13 +270,49 @@ impl<S: Service> Engine<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Wake, Waker};
+
     use super::*;
     use crate::engineio::testing::session;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_batch_flushes_the_session_that_began_it_also_from_the_last_clone() {
+        let session = session();
+        let mut poll = session.start_poll().unwrap();
+        let woken = Arc::<Woken>::default();
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(poll.poll_packets(&mut Context::from_waker(&waker)).is_pending());
+        let is_woken = || woken.0.swap(false, Ordering::Relaxed);
+        let batch = Batch::of(&session);
+        batch.flush();
+        assert!(!is_woken());
+        for _ in 0..2 {
+            assert!(session.text(&[b"2[]"], &[]) && !is_woken());
+            batch.add(&session);
+            batch.flush();
+            assert!(is_woken());
+        }
+        let late = batch.clone();
+        drop(batch);
+        late.add(&session);
+        assert!(!is_woken());
+        drop(late);
+        assert!(is_woken());
+    }
 
     #[test]
     fn a_batch_is_flushed_at_its_maximum_number_of_entries() {
         let (batch, one, other) = (Batch::default(), session(), session());
-        let entries = || batch.0.0.lock().unwrap().len();
+        let entries = || batch.0.others().len();
         for _ in 0..10 {
             batch.add(&one);
         }

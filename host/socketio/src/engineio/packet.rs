@@ -1,7 +1,7 @@
 //! Engine.IO packets as text: parsed, and handled by the protocol of their session.
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep};
@@ -14,8 +14,27 @@ use super::memory::Reservation;
 use super::session::Session;
 use super::slice::TimeSlice;
 
-/// The alarm of a WebSocket's task, for the time in which a handler runs.
-pub(crate) type Alarm<'a, 'b> = Option<&'a mut Pin<&'b mut Sleep>>;
+/// What wakes the task of a WebSocket besides the client: its deadlines and its session.
+#[derive(Debug)]
+pub(crate) struct Wakeups<'a> {
+    pub(crate) alarm: Pin<&'a mut Sleep>,
+    /// The waker that the session has: see [`Session::poll_sender`].
+    registered: Option<Waker>,
+}
+
+impl<'a> Wakeups<'a> {
+    pub(crate) fn new(alarm: Pin<&'a mut Sleep>) -> Self {
+        Self { alarm, registered: None }
+    }
+
+    /// Waits for the session: see [`Session::poll_sender`].
+    pub(crate) fn poll_session(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<End> {
+        session.poll_sender(&mut self.registered, cx)
+    }
+}
+
+/// The wake-ups of a WebSocket's task, for the time in which a handler runs.
+pub(crate) type Meanwhile<'a, 'b> = Option<&'a mut Wakeups<'b>>;
 
 /// A packet of a client.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,17 +75,17 @@ pub(crate) async fn handle<P: Protocol>(
     protocol: &mut P,
     packet: &str,
     batch: &Batch,
-    alarm: Alarm<'_, '_>,
+    meanwhile: Meanwhile<'_, '_>,
 ) -> Result<(), End> {
     match parse(packet).ok_or(End::Parse)? {
-        Packet::Text(text) => drive(session, batch, alarm, protocol.text(text, batch)).await,
+        Packet::Text(text) => drive(session, batch, meanwhile, protocol.text(text, batch)).await,
         Packet::Binary(data) => {
             // Counted besides its text, which is held until the whole body is handled.
             let held = Reservation::of_used(session.memory(), data.len());
             if !held.is_allowed() {
                 return Err(End::Overload);
             }
-            drive(session, batch, alarm, protocol.binary(&data, batch)).await
+            drive(session, batch, meanwhile, protocol.binary(&data, batch)).await
         }
         Packet::Pong => {
             session.pong();
@@ -79,12 +98,12 @@ pub(crate) async fn handle<P: Protocol>(
 
 /// Waits before the next packet is handled if many bytes are queued for the client: the answers to
 /// one burst of requests may be more than it can take at once.
-pub(crate) async fn pause(session: &Session, batch: &Batch, alarm: Alarm<'_, '_>) {
+pub(crate) async fn pause(session: &Session, batch: &Batch, meanwhile: Meanwhile<'_, '_>) {
     let half = session.config().max_queued / 2;
     if session.queued_bytes() > half {
         session.flush();
         if session.queued_bytes() > half {
-            drive(session, batch, alarm, session.writable(half)).await;
+            drive(session, batch, meanwhile, session.writable(half)).await;
         }
     }
 }
@@ -104,7 +123,7 @@ pub(crate) async fn yield_if_spent(slice: &mut TimeSlice, session: &Session, bat
 pub(crate) async fn drive<T>(
     session: &Session,
     batch: &Batch,
-    mut alarm: Alarm<'_, '_>,
+    mut meanwhile: Meanwhile<'_, '_>,
     handler: impl Future<Output = T>,
 ) -> T {
     let mut handler = pin!(handler);
@@ -119,8 +138,8 @@ pub(crate) async fn drive<T>(
         }
         batch.flush();
         session.flush();
-        if let Some(alarm) = &mut alarm {
-            poll_transport(session, alarm, cx);
+        if let Some(wakeups) = &mut meanwhile {
+            poll_transport(session, wakeups, cx);
         }
         Poll::Pending
     })
@@ -132,15 +151,15 @@ pub(crate) async fn drive<T>(
 }
 
 /// Writes and pings. Nothing is read.
-fn poll_transport(session: &Session, alarm: &mut Pin<&mut Sleep>, cx: &mut Context<'_>) {
+fn poll_transport(session: &Session, wakeups: &mut Wakeups<'_>, cx: &mut Context<'_>) {
     /// After the session's end, no deadline is left.
     const NEVER: std::time::Duration = std::time::Duration::from_secs(86_400);
-    if session.poll_sender(cx).is_ready() {
+    if wakeups.poll_session(session, cx).is_ready() {
         return;
     }
-    while alarm.as_mut().poll(cx).is_ready() {
+    while wakeups.alarm.as_mut().poll(cx).is_ready() {
         let next = session.beat(false).unwrap_or_else(|_| Instant::now() + NEVER);
-        alarm.as_mut().reset(next);
+        wakeups.alarm.as_mut().reset(next);
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::memory::Reservation;
-use super::packet;
+use super::packet::{self, Wakeups};
 use super::panics::{catch, panicked};
 use super::receiver::Receiver;
 use super::session::{Polled, PostGuard, Session};
@@ -36,9 +36,10 @@ pub(crate) async fn keep<P: Protocol>(
     match watched {
         Ok(receiver) => {
             // A POST that is still being handled comes first. The client is pinged meanwhile.
-            let mut alarm = pin!(sleep_until(Instant::now()));
+            let alarm = pin!(sleep_until(Instant::now()));
+            let mut wakeups = Wakeups::new(alarm);
             let (batch, lock) = (Batch::default(), protocol.lock());
-            let mut protocol = packet::drive(&session, &batch, Some(&mut alarm), lock).await;
+            let mut protocol = packet::drive(&session, &batch, Some(&mut wakeups), lock).await;
             Box::pin(websocket::pump(&session, &mut *protocol, *receiver, &mut permit)).await;
         }
         Err(end) => {
@@ -139,7 +140,7 @@ pub(crate) async fn receive<P: Protocol>(
         guard.handled();
         return Err(session.ended());
     };
-    let batch = Batch::default();
+    let batch = Batch::of(&session);
     let result = handle_body(&session, &mut *protocol, &body, &batch).await;
     match result {
         Ok(()) => session.flush(),

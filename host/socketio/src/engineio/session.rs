@@ -2,9 +2,13 @@
 //! outgoing messages, its deadlines, and its transports.
 //!
 //! Everything that changes a session happens under its one lock, which is never held while
-//! something waits. One task owns the session from its handshake to its end: the keeper of a
-//! session that began with polling, or the task of a WebSocket. It calls [`Session::finish`], and
-//! then `closed` of the protocol, once.
+//! something waits. What tasks ask often is published in atomics, so that it can be read without
+//! the lock: how much is queued, and whether the session has ended.
+//!
+//! One task owns the session from its handshake to its end: the keeper of a session that began with
+//! polling, or the task of a WebSocket. It calls [`Session::finish`], and then `closed` of the
+//! protocol, once.
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -48,6 +52,11 @@ pub struct Session {
     state: Mutex<SessionState>,
     /// Whether `state.end` is set, without a lock: nothing that arrives later is handled.
     over: AtomicBool,
+    /// The length of `state.queue` when the lock was last released: see [`StateGuard`].
+    queued: AtomicUsize,
+    /// The kernel took no more bytes, and the task of the WebSocket waits until it does. Changes
+    /// only under the lock, and is set before that task is woken.
+    stalled: AtomicBool,
     /// The protocol must be called: [`wake`](Self::wake).
     woken: AtomicBool,
     /// A deadline may have come nearer: the owner must ask for it again.
@@ -79,8 +88,41 @@ struct SessionState {
     heart: Heartbeat,
     /// Wakes the task that sends the queued packets: that of the WebSocket, or the pending poll.
     sender: Option<Waker>,
-    /// The kernel took no more bytes, and the task of the WebSocket waits until it does.
-    stalled: bool,
+}
+
+/// The locked state of a session.
+///
+/// Before the lock is released, it publishes how many bytes are queued. If these are fewer than
+/// before, it notifies the tasks that wait for space: only then can they see it.
+struct StateGuard<'a> {
+    session: &'a Session,
+    state: MutexGuard<'a, SessionState>,
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = SessionState;
+
+    fn deref(&self) -> &SessionState {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut SessionState {
+        &mut self.state
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        let (before, now) = (self.session.queued.load(Ordering::Relaxed), self.state.queue.len());
+        if now != before {
+            self.session.queued.store(now, Ordering::SeqCst);
+        }
+        if now < before {
+            self.session.notify_progress();
+        }
+    }
 }
 
 /// The transport of a session, with what is needed to send over it.
@@ -149,6 +191,7 @@ impl Session {
     }
 
     /// Notifies tasks that wait for space in the queue, for an upgrade, or for the session's end.
+    /// Called after the change that they wait for.
     fn notify_progress(&self) {
         if self.progress_wanted.load(Ordering::SeqCst)
             && self.progress_wanted.swap(false, Ordering::SeqCst)
@@ -212,9 +255,10 @@ impl Session {
                 slot: None,
                 heart: Heartbeat::new(Instant::now(), config),
                 sender: None,
-                stalled: false,
             }),
             over: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
+            stalled: AtomicBool::new(false),
             woken: AtomicBool::new(false),
             rearm: AtomicBool::new(false),
             delivering: AtomicUsize::new(0),
@@ -224,8 +268,9 @@ impl Session {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, SessionState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> StateGuard<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        StateGuard { session: self, state }
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -242,7 +287,7 @@ impl Session {
         }
         state.end = Some(end);
         state.ended_at = Some(Instant::now());
-        self.over.store(true, Ordering::Relaxed);
+        self.over.store(true, Ordering::SeqCst);
         if end == End::Shutdown
             && let SessionState { queue, carrier: Carrier::WebSocket(writer), .. } = state
         {
@@ -260,8 +305,11 @@ impl Session {
     }
 
     /// Whether the session has ended: cheap enough to ask before each message.
+    ///
+    /// In one order with `progress_wanted`, so that a task that waits in [`until`](Self::until)
+    /// misses no end.
     pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+        self.over.load(Ordering::SeqCst)
     }
 
     /// Whether the protocol must be called, without a change.
@@ -283,7 +331,7 @@ impl Session {
     /// packets stay queued until [`finish`](Self::finish).
     pub(crate) fn conclude(&self, end: End) -> End {
         let mut state = self.state();
-        self.over.store(true, Ordering::Relaxed);
+        self.over.store(true, Ordering::SeqCst);
         self.notify_progress();
         state.ended_at.get_or_insert_with(Instant::now);
         *state.end.get_or_insert(end)

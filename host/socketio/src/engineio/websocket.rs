@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::end::End;
 use super::engine::{Batch, Protocol};
 use super::frame::{Bad, op};
 use super::incoming::Next;
 use super::memory::Reservation;
-use super::packet::{drive, handle, pause, yield_if_spent};
+use super::packet::{Wakeups, drive, handle, pause, yield_if_spent};
 use super::panics::{catch, panicked};
 use super::receiver::Receiver;
 use super::session::Session;
@@ -72,16 +72,17 @@ async fn serve<P: Protocol>(
     protocol: &mut P,
     receiver: &mut Receiver,
 ) -> End {
-    let batch = Batch::default();
-    let mut alarm = pin!(sleep_until(Instant::now()));
+    let batch = Batch::of(session);
+    let alarm = pin!(sleep_until(Instant::now()));
+    let mut wakeups = Wakeups::new(alarm);
     match session.beat(true) {
-        Ok(next) => alarm.as_mut().reset(next),
+        Ok(next) => wakeups.alarm.as_mut().reset(next),
         Err(end) => return end,
     }
     loop {
         let handled = match receiver.prepare(session.memory()) {
             Ok(uncounted) => {
-                let turn = pin!(turn(session, protocol, receiver, &batch, &mut alarm));
+                let turn = pin!(turn(session, protocol, receiver, &batch, &mut wakeups));
                 count_while_waiting(session, uncounted, turn).await
             }
             Err(end) => {
@@ -104,14 +105,14 @@ async fn serve<P: Protocol>(
         }
         if session.take_rearm() {
             match session.beat(true) {
-                Ok(next) => alarm.as_mut().reset(next),
+                Ok(next) => wakeups.alarm.as_mut().reset(next),
                 Err(end) => return end,
             }
         }
-        if let Some(by) = receiver.complete_by.filter(|by| *by < alarm.deadline()) {
-            alarm.as_mut().reset(by);
+        if let Some(by) = receiver.complete_by.filter(|by| *by < wakeups.alarm.deadline()) {
+            wakeups.alarm.as_mut().reset(by);
         }
-        let read = poll_fn(|cx| poll_transport(session, receiver, &mut alarm, more, cx));
+        let read = poll_fn(|cx| poll_transport(session, receiver, &mut wakeups, more, cx));
         if let Err(end) = read.await {
             close_with(session, end);
             return end;
@@ -151,11 +152,11 @@ async fn turn<P: Protocol>(
     protocol: &mut P,
     receiver: &mut Receiver,
     batch: &Batch,
-    alarm: &mut Pin<&mut Sleep>,
+    wakeups: &mut Wakeups<'_>,
 ) -> Result<usize, End> {
-    let more = handle_all(session, protocol, receiver, batch, alarm).await?;
+    let more = handle_all(session, protocol, receiver, batch, wakeups).await?;
     if session.take_woken() {
-        drive(session, batch, Some(alarm), protocol.woken(batch)).await?;
+        drive(session, batch, Some(wakeups), protocol.woken(batch)).await?;
     }
     Ok(more)
 }
@@ -166,7 +167,7 @@ async fn handle_all<P: Protocol>(
     protocol: &mut P,
     receiver: &mut Receiver,
     batch: &Batch,
-    alarm: &mut Pin<&mut Sleep>,
+    wakeups: &mut Wakeups<'_>,
 ) -> Result<usize, End> {
     loop {
         let next = receiver.incoming.next();
@@ -180,14 +181,14 @@ async fn handle_all<P: Protocol>(
                 let data = receiver.incoming.bytes(&data);
                 let handled = if op == op::BINARY {
                     let handler = protocol.binary(data, batch);
-                    drive(session, batch, Some(&mut *alarm), handler).await
+                    drive(session, batch, Some(&mut *wakeups), handler).await
                 } else if let Ok(text) = str::from_utf8(data) {
-                    handle(session, protocol, text, batch, Some(&mut *alarm)).await
+                    handle(session, protocol, text, batch, Some(&mut *wakeups)).await
                 } else {
                     return Err(refuse(session, Bad::Text));
                 };
                 handled.inspect_err(|end| close_with(session, *end))?;
-                pause(session, batch, Some(&mut *alarm)).await;
+                pause(session, batch, Some(&mut *wakeups)).await;
                 yield_if_spent(&mut receiver.slice, session, batch).await;
             }
             Ok(Next::Control { op: op::PING, payload }) => session.control(op::PONG, &payload),
@@ -237,11 +238,11 @@ fn close_with(session: &Session, end: End) {
 fn poll_transport(
     session: &Session,
     receiver: &mut Receiver,
-    alarm: &mut Pin<&mut Sleep>,
+    wakeups: &mut Wakeups<'_>,
     more: usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), End>> {
-    if let Poll::Ready(end) = session.poll_sender(cx) {
+    if let Poll::Ready(end) = wakeups.poll_session(session, cx) {
         return Poll::Ready(Err(end));
     }
     // The frames that are there are handled again, to no effect, and then the protocol is called.
@@ -249,13 +250,15 @@ fn poll_transport(
         return Poll::Ready(Ok(()));
     }
     let read = receiver.poll_read(cx, more);
-    while alarm.as_mut().poll(cx).is_ready() {
+    while wakeups.alarm.as_mut().poll(cx).is_ready() {
         let complete_by = receiver.complete_by;
         if read.is_pending() && complete_by.is_some_and(|by| by <= Instant::now()) {
             return Poll::Ready(Err(End::ReceiveTimeout));
         }
         match session.beat(read.is_ready()) {
-            Ok(next) => alarm.as_mut().reset(complete_by.map_or(next, |by| by.min(next))),
+            Ok(next) => {
+                wakeups.alarm.as_mut().reset(complete_by.map_or(next, |by| by.min(next)));
+            }
             Err(end) => return Poll::Ready(Err(end)),
         }
         if read.is_ready() {

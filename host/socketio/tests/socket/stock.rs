@@ -6,14 +6,14 @@
 //! and aiohttp. A client that is not there is skipped, but a test fails if a variable is set and
 //! its client can't be used.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use sockhop_socketio::{Batch, Config, Recovery};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::proxy::Proxy;
@@ -30,7 +30,14 @@ const PYTHON: [&str; 2] = ["sync", "async"];
 /// A running scenario of `stock.cjs` or `stock.py`, and its output.
 struct Scenario {
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Drop for Scenario {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Scenario {
@@ -69,24 +76,27 @@ impl Scenario {
 
     fn spawn(mut command: Command, address: SocketAddr, arguments: &[&str]) -> Self {
         let url = format!("http://{address}");
-        let command = command.arg(url).args(arguments).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut child = command.arg(url).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (line, lines) = mpsc::channel(16);
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|read| line.blocking_send(read))
+        });
         Self { child, lines }
     }
 
     /// Waits until the client prints this line.
     async fn expect(&mut self, expected: &str) {
-        let line = timeout(PATIENCE, self.lines.next_line())
-            .await
-            .expect("a line of the client in time")
-            .unwrap();
+        let line = timeout(PATIENCE, self.lines.recv()).await.expect("a line in time");
         assert_eq!(line.as_deref(), Some(expected));
     }
 
     /// Waits until the client has ended without an error.
     async fn succeed(mut self) {
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("the client ends").unwrap();
+        let ended = async { while self.lines.recv().await.is_some() {} };
+        timeout(PATIENCE, ended).await.expect("the client ends");
+        // Its output has ended, which it does by ending.
+        let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}");
     }
 }

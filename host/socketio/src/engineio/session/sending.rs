@@ -24,7 +24,18 @@ impl Session {
     ///
     /// [`Config::max_queued`]: crate::engineio::Config::max_queued
     pub fn text(&self, text: &[&[u8]], attachments: &[Bytes]) -> bool {
-        self.push(|out| write_message(out, text, attachments))
+        self.text_if(|| true, text, attachments)
+    }
+
+    /// Like [`text`](Self::text) if `condition` holds, which is asked at the moment of queueing: a
+    /// message that another task queues after it has made the condition false comes later.
+    pub(crate) fn text_if(
+        &self,
+        condition: impl FnOnce() -> bool,
+        text: &[&[u8]],
+        attachments: &[Bytes],
+    ) -> bool {
+        self.push_if(condition, |out| write_message(out, text, attachments))
     }
 
     /// Queues one binary message, like [`text`](Self::text).
@@ -34,7 +45,12 @@ impl Session {
 
     /// Queues a frame that is shared with other sessions, like [`text`](Self::text).
     pub fn shared(&self, frame: &Frame) -> bool {
-        self.queue(|queue, _| queue.push_shared(&self.memory, frame))
+        self.shared_if(|| true, frame)
+    }
+
+    /// Like [`shared`](Self::shared) if `condition` holds, like [`text_if`](Self::text_if).
+    pub(crate) fn shared_if(&self, condition: impl FnOnce() -> bool, frame: &Frame) -> bool {
+        self.queue_if(condition, |queue, _| queue.push_shared(&self.memory, frame))
     }
 
     /// Queues whole frames that are encoded already, like [`text`](Self::text). Large ones are not
@@ -54,8 +70,10 @@ impl Session {
 
     /// Writes queued messages to the WebSocket, or wakes the pending poll, which answers with them.
     pub fn flush(&self) {
-        let mut state = self.state();
-        self.write(&mut state);
+        // Takes no lock for nothing. The caller sees its own messages here, unless they have left.
+        if self.queued.load(Ordering::SeqCst) > 0 {
+            self.write(&mut self.state());
+        }
     }
 
     /// Waits until at most `at_most_bytes` are queued for the client, or until the session has
@@ -76,7 +94,9 @@ impl Session {
     /// How many bytes are queued for the client, including the answer to a poll that the HTTP
     /// server has not yet written.
     pub fn queued_bytes(&self) -> usize {
-        self.queued_in(&self.state())
+        // In this order: bytes count as delivered before they leave the queue, so none is missed.
+        let queued = self.queued.load(Ordering::SeqCst);
+        queued + self.delivering.load(Ordering::SeqCst)
     }
 }
 
@@ -93,20 +113,30 @@ impl Session {
     }
 
     fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-        self.queue(|queue, leaves_soon| queue.push(&self.memory, leaves_soon, write))
+        self.push_if(|| true, write)
     }
 
-    /// Calls `push` with the queue and with whether its bytes will leave the queue soon. Writes if
-    /// the queue is long. Returns whether the session still lives: it ends if the rest exceeds a
-    /// bound.
-    fn queue(&self, push: impl FnOnce(&mut Queue, bool)) -> bool {
+    fn push_if(&self, condition: impl FnOnce() -> bool, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.queue_if(condition, |queue, leaves_soon| {
+            queue.push(&self.memory, leaves_soon, write);
+        })
+    }
+
+    /// If `condition` holds, calls `push` with the queue and with whether its bytes will leave the
+    /// queue soon. Writes if the queue is long. Returns whether that was done and the session still
+    /// lives: it ends if the rest exceeds a bound.
+    fn queue_if(
+        &self,
+        condition: impl FnOnce() -> bool,
+        push: impl FnOnce(&mut Queue, bool),
+    ) -> bool {
         let mut guard = self.state();
         let state = &mut *guard;
-        if state.end.is_some() {
+        if state.end.is_some() || !condition() {
             return false;
         }
         let was_empty = self.queued_in(state) == 0;
-        let leaves_soon = matches!(state.carrier, Carrier::WebSocket(_)) && !state.stalled;
+        let leaves_soon = matches!(state.carrier, Carrier::WebSocket(_)) && !self.is_stalled();
         push(&mut state.queue, leaves_soon);
         if was_empty {
             let queued = self.queued_in(state);
@@ -131,22 +161,17 @@ impl Session {
 
     /// Writes as much as the kernel takes, or wakes the task that can send the rest.
     fn write(&self, state: &mut SessionState) {
-        let SessionState { queue, carrier, stalled, .. } = &mut *state;
-        if queue.is_empty() || *stalled {
+        let SessionState { queue, carrier, .. } = &mut *state;
+        if queue.is_empty() || self.is_stalled() {
             return;
         }
         match carrier {
             Carrier::WebSocket(writer) => {
-                let before = queue.len();
-                let written = queue.write(&self.memory, |slices| writer.try_write(slices));
-                if queue.len() < before {
-                    self.notify_progress();
-                }
-                match written {
+                match queue.write(&self.memory, |slices| writer.try_write(slices)) {
                     Ok(true) if writer.is_flushed() => {}
                     // The task of the WebSocket waits until the kernel takes more.
                     Ok(_) => {
-                        *stalled = true;
+                        self.set_stalled(true);
                         state.wake();
                     }
                     Err(_) => self.end_with(state, End::Transport),
@@ -157,7 +182,31 @@ impl Session {
         }
     }
 
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire)
+    }
+
+    /// Called only under the lock.
+    pub(super) fn set_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Release);
+    }
+
     fn queued_in(&self, state: &SessionState) -> usize {
         state.queue.len() + self.delivering.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engineio::testing;
+
+    #[test]
+    fn whether_a_message_is_queued_is_decided_under_the_lock_that_orders_messages() {
+        let session = testing::session();
+        assert!(!session.text_if(|| false, &[b"2[]"], &[]));
+        assert!(!session.shared_if(|| false, &session.frame(&[b"2[]"], &[])));
+        assert_eq!(session.queued_bytes(), 0);
+        assert!(session.text_if(|| session.state.try_lock().is_err(), &[b"2[]"], &[]));
+        assert_eq!(testing::take_packets(&session), ["42[]"]);
     }
 }

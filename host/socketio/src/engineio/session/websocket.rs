@@ -1,5 +1,6 @@
 //! The sending half of a session whose transport is a WebSocket.
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 
 use super::{Carrier, Session, SessionState};
 use crate::engineio::end::End;
@@ -9,7 +10,22 @@ use crate::engineio::stream::Writer;
 impl Session {
     /// For the task of a WebSocket: writes bytes that the kernel did not take at once. Ready when
     /// the session has ended: [`poll_drained`](Self::poll_drained) then writes the rest.
-    pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<End> {
+    ///
+    /// `registered`: the waker that the last call has registered. While it is the task's, nothing
+    /// is queued, and the session lives, there is nothing to do, and no lock is taken: any change
+    /// wakes the task after it can be seen here.
+    pub(crate) fn poll_sender(
+        &self,
+        registered: &mut Option<Waker>,
+        cx: &mut Context<'_>,
+    ) -> Poll<End> {
+        let is_registered = registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if is_registered && self.is_idle() {
+            return Poll::Pending;
+        }
+        if !is_registered {
+            *registered = Some(cx.waker().clone());
+        }
         let mut state = self.state();
         state.register(cx);
         if state.end.is_none() {
@@ -27,17 +43,20 @@ impl Session {
         self.poll_write(&mut state, cx)
     }
 
+    /// Whether the session lives and nothing is queued, as far as this was published.
+    fn is_idle(&self) -> bool {
+        !self.is_over() && !self.is_stalled() && self.queued.load(Ordering::Acquire) == 0
+    }
+
     fn poll_write(&self, state: &mut SessionState, cx: &mut Context<'_>) -> Poll<()> {
-        let SessionState { queue, carrier: Carrier::WebSocket(writer), stalled, .. } = &mut *state
-        else {
+        let SessionState { queue, carrier: Carrier::WebSocket(writer), .. } = &mut *state else {
             return Poll::Ready(());
         };
         while !queue.is_empty() || !writer.is_flushed() {
-            *stalled = false;
-            let before = queue.len();
+            self.set_stalled(false);
             let written = match writer.poll_ready(cx) {
                 Poll::Pending => {
-                    *stalled = true;
+                    self.set_stalled(true);
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(())) => writer.try_flush().and_then(|is_flushed| {
@@ -46,9 +65,6 @@ impl Session {
                 }),
                 Poll::Ready(Err(e)) => Err(e),
             };
-            if queue.len() < before {
-                self.notify_progress();
-            }
             if written.is_err() {
                 queue.clear(&self.memory);
                 self.end_with(state, End::Transport);
