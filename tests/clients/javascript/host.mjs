@@ -5,7 +5,7 @@
 
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cp, mkdir, mkdtemp, readFile, readdir, rm } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stripVTControlCharacters } from "node:util";
@@ -19,12 +19,12 @@ const START_MS = 60_000;
 const STOP_MS = 30_000;
 
 /**
- * A running host with the bundled plugins, these `guests` and these `settings` (named as in the
- * environment): `url`, `key` (all scopes), `plugins` (its plugin directory), `restart()` (the same
- * data, another port) and `stop()`. Its working directory is a temporary one, so that it reads no
- * configuration of this machine.
+ * A running host with the bundled plugins, these `guests`, these `settings` (named as in the
+ * environment) and this `configuration` (the text of `sockhop.toml`): `url`, `key` (all scopes),
+ * `plugins` (its plugin directory), `restart()` (the same data, another port) and `stop()`. Its
+ * working directory is a temporary one, so that it reads no configuration of this machine.
  */
-export async function startHost({ guests = [], settings = {} } = {}) {
+export async function startHost({ guests = [], settings = {}, configuration = "" } = {}) {
   const bin = fromEnvironment("SOCKHOP_BIN");
   const directory = await mkdtemp(join(tmpdir(), "sockhop-"));
   const [data, plugins] = [join(directory, "data"), join(directory, "plugins")];
@@ -51,6 +51,7 @@ export async function startHost({ guests = [], settings = {} } = {}) {
   };
 
   try {
+    if (configuration) await writeFile(join(directory, "sockhop.toml"), configuration);
     await cp(fromEnvironment("SOCKHOP_PLUGINS_DIR"), plugins, { recursive: true });
     for (const guest of guests) {
       await cp(join(fromEnvironment("SOCKHOP_GUESTS_DIR"), `${guest}.wasm`), join(plugins, `${guest}.wasm`));
