@@ -125,6 +125,16 @@ export function assertDetail(error, path, rule) {
   );
 }
 
+/** Asserts that `response` is a problem document; returns it. */
+export async function assertProblem(response, status, code) {
+  assert.equal(response.status, status);
+  assert.match(response.headers.get("content-type") ?? "", /^application\/problem\+json\b/);
+  const problem = await response.json();
+  assert.deepEqual([problem.status, problem.code], [status, code]);
+  assert.equal(typeof problem.title, "string");
+  return problem;
+}
+
 async function within(promise, what) {
   let timer;
   const late = new Promise((_, reject) => {

@@ -5,7 +5,7 @@
 
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cp, mkdir, mkdtemp, readFile, readdir, rm } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { request } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,12 +20,13 @@ const START_MS = 60_000;
 const STOP_MS = 30_000;
 
 /**
- * A running host with the bundled plugins, these `guests` and these `settings` (named as in the
- * environment): `url`, `key` (all scopes), `plugins` (its plugin directory), `restart()` (the
- * same data, another port) and `stop()`. Its working directory is a temporary one, so that it
- * reads no configuration of this machine. A host with TLS is reached with the certificate `ca`.
+ * A running host with the bundled plugins, these `guests`, these `settings` (named as in the
+ * environment) and this `configuration` (the text of `sockhop.toml`): `url`, `key` (all scopes),
+ * `plugins` (its plugin directory), `restart()` (the same data, another port) and `stop()`. Its
+ * working directory is a temporary one, so that it reads no configuration of this machine. A host
+ * with TLS is reached with the certificate `ca`.
  */
-export async function startHost({ guests = [], settings = {}, ca } = {}) {
+export async function startHost({ guests = [], settings = {}, configuration = "", ca } = {}) {
   const bin = fromEnvironment("SOCKHOP_BIN");
   const directory = await mkdtemp(join(tmpdir(), "sockhop-"));
   const [data, plugins] = [join(directory, "data"), join(directory, "plugins")];
@@ -52,6 +53,7 @@ export async function startHost({ guests = [], settings = {}, ca } = {}) {
   };
 
   try {
+    if (configuration) await writeFile(join(directory, "sockhop.toml"), configuration);
     await cp(fromEnvironment("SOCKHOP_PLUGINS_DIR"), plugins, { recursive: true });
     for (const guest of guests) {
       await cp(join(fromEnvironment("SOCKHOP_GUESTS_DIR"), `${guest}.wasm`), join(plugins, `${guest}.wasm`));

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { ULID, assertDetail, withClients } from "./client.mjs";
+import { ULID, assertDetail, assertProblem, withClients } from "./client.mjs";
 import { startHost } from "./host.mjs";
 
 let host;
@@ -21,16 +21,6 @@ const emit = (body, key = host.key) =>
     headers: { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) },
     body: typeof body === "string" ? body : JSON.stringify(body),
   });
-
-/** Asserts that `response` is a problem document; returns it. */
-async function assertProblem(response, status, code) {
-  assert.equal(response.status, status);
-  assert.match(response.headers.get("content-type") ?? "", /^application\/problem\+json\b/);
-  const problem = await response.json();
-  assert.deepEqual([problem.status, problem.code], [status, code]);
-  assert.equal(typeof problem.title, "string");
-  return problem;
-}
 
 test("anyone can ask whether a host is alive and ready", async () => {
   assert.equal((await get("/healthz")).status, 200);

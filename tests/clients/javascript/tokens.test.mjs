@@ -1,35 +1,19 @@
 // Clients with tokens: who they are, and what happens when a token is missing, replaced or expires.
 
 import assert from "node:assert/strict";
-import { createHmac } from "node:crypto";
 import { test } from "node:test";
 
 import { io } from "socket.io-client";
 
 import { connect, isLibrary, refusal } from "./client.mjs";
 import { startHost } from "./host.mjs";
-
-const SECRET = "a secret that has more than thirty-two bytes";
-
-const SETTINGS = {
-  SOCKHOP_AUTH__MODE: "jwt",
-  SOCKHOP_AUTH__GRACE_MS: "2000",
-  SOCKHOP_AUTH__KEYS: `[{algorithm="HS256",secret="${SECRET}"}]`,
-};
+import { WITH_TOKENS, token } from "./tokens.mjs";
 
 /** The transports of a stock client. */
 const TRANSPORTS = [["polling"], ["websocket"], ["polling", "websocket"]];
 
-/** A token of `sub` that expires after `seconds`. */
-function token(sub, seconds, roles = []) {
-  const encoded = (part) => Buffer.from(JSON.stringify(part)).toString("base64url");
-  const now = Math.floor(Date.now() / 1000);
-  const signed = `${encoded({ alg: "HS256", typ: "JWT" })}.${encoded({ sub, roles, iat: now, exp: now + seconds })}`;
-  return `${signed}.${createHmac("sha256", SECRET).update(signed).digest("base64url")}`;
-}
-
 test("a client is the user of its token, and without a valid one it is refused as `unauthorized`", async () => {
-  const host = await startHost({ settings: SETTINGS });
+  const host = await startHost({ settings: WITH_TOKENS });
   try {
     for (const transports of TRANSPORTS) {
       const client = await connect(host.url, { transports, auth: { token: token("7", 600) } });
@@ -60,7 +44,7 @@ test("a client is the user of its token, and without a valid one it is refused a
 const RETURNING = TRANSPORTS.filter(([first, second]) => !isLibrary || (second ?? first) === "websocket");
 
 test("a client whose token expires is told, and returns with a new one", async () => {
-  const host = await startHost({ settings: SETTINGS });
+  const host = await startHost({ settings: WITH_TOKENS });
   const clients = [];
   try {
     for (const transports of RETURNING) {
@@ -91,7 +75,7 @@ test("a client whose token expires is told, and returns with a new one", async (
 });
 
 test("a client that sends a new token in time keeps its connection", async () => {
-  const host = await startHost({ settings: SETTINGS });
+  const host = await startHost({ settings: WITH_TOKENS });
   const client = await connect(host.url, { auth: { token: token("7", 1) }, reconnection: false });
   try {
     const { id } = client.socket;
@@ -109,7 +93,7 @@ test("a client that sends a new token in time keeps its connection", async () =>
 
 test("with recovery, a client returns to its connection with a token of its user, and only then", async () => {
   const recovery = { SOCKHOP_SERVER__SOCKETIO: "builtin", SOCKHOP_SERVER__RECOVERY__SECONDS: "60" };
-  const host = await startHost({ settings: { ...SETTINGS, ...recovery } });
+  const host = await startHost({ settings: { ...WITH_TOKENS, ...recovery } });
   let next = token("7", 600);
   const auth = (done) => done({ token: next });
   const client = await connect(host.url, { transports: ["websocket"], reconnectionDelay: 1, auth });
@@ -144,7 +128,7 @@ async function cut(socket) {
 }
 
 test("a client whose token is revoked returns by itself with a token of the same second", async () => {
-  const host = await startHost({ settings: SETTINGS });
+  const host = await startHost({ settings: WITH_TOKENS });
   const auth = (done) => done({ token: token("7", 600) });
   const clients = [];
   try {

@@ -22,15 +22,16 @@ class Client:
     The stock client handles each event in its own thread. So there is one queue for each event name.
     """
 
-    def __init__(self, url, transports=None):
+    def __init__(self, url, transports=None, token=None):
         self._url = url
         self._transports = transports
+        self._auth = {"token": token} if token else None
         self.socket = socketio.Client(reconnection=False)
         self._arrived = defaultdict(queue.Queue)
         self.socket.on("*", lambda event, *args: self._arrived[event].put(args))
 
     def __enter__(self):
-        self.socket.connect(self._url, transports=self._transports, wait_timeout=ANSWER_S)
+        self.socket.connect(self._url, auth=self._auth, transports=self._transports, wait_timeout=ANSWER_S)
         return self
 
     def __exit__(self, *_):

@@ -30,14 +30,16 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 class Host:
     """A running host with its own data directory, for a `with` statement.
 
-    It has a `url` and a `key` (all scopes). `settings` are named as in the environment.
+    It has a `url` and a `key` (all scopes). `settings` are named as in the environment, and
+    `configuration` is the text of `sockhop.toml`.
     """
 
     url: str
     key: str
 
-    def __init__(self, settings=None):
+    def __init__(self, settings=None, configuration=""):
         self._settings = settings or {}
+        self._configuration = configuration
 
     def __enter__(self):
         for name in ("SOCKHOP_BIN", "SOCKHOP_PLUGINS_DIR"):
@@ -45,6 +47,7 @@ class Host:
                 raise RuntimeError(f"{name} is not set; `cargo xtask test` sets it")
         self._directory = tempfile.TemporaryDirectory(prefix="sockhop-")
         try:
+            Path(self._directory.name, "sockhop.toml").write_text(self._configuration)
             self._start("127.0.0.1:0")
         except BaseException:
             self._directory.cleanup()

@@ -1,46 +1,22 @@
 """Clients with tokens: who they are, and what happens when a token is missing or expires."""
 
-import base64
-import hashlib
-import hmac
-import json
 import os
 import queue
 import threading
-import time
 
 import pytest
 import socketio
 
 from client import ANSWER_S
 from host import Host
-
-SECRET = "a secret that has more than thirty-two bytes"
-
-SETTINGS = {
-    "SOCKHOP_AUTH__MODE": "jwt",
-    "SOCKHOP_AUTH__GRACE_MS": "2000",
-    "SOCKHOP_AUTH__KEYS": f'[{{algorithm="HS256",secret="{SECRET}"}}]',
-}
+from tokens import WITH_TOKENS, token
 
 TRANSPORTS = (["polling"], ["websocket"], ["polling", "websocket"])
 
 
-def encoded(part):
-    return base64.urlsafe_b64encode(part).rstrip(b"=").decode()
-
-
-def token(sub, seconds):
-    """A token of `sub` that expires after `seconds`."""
-    now = int(time.time())
-    claims = {"sub": sub, "iat": now, "exp": now + seconds}
-    signed = ".".join(encoded(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims))
-    return f"{signed}.{encoded(hmac.digest(SECRET.encode(), signed.encode(), hashlib.sha256))}"
-
-
 @pytest.mark.parametrize("transports", TRANSPORTS, ids="+".join)
 def test_a_client_is_the_user_of_its_token_and_without_a_valid_one_it_is_refused(transports):
-    with Host(SETTINGS) as host:
+    with Host(WITH_TOKENS) as host:
         client, greetings = socketio.Client(reconnection=False), queue.Queue()
         client.on("connected", greetings.put)
         client.connect(host.url, auth={"token": token("7", 600)}, transports=transports, wait_timeout=ANSWER_S)
@@ -60,7 +36,7 @@ def test_a_client_is_the_user_of_its_token_and_without_a_valid_one_it_is_refused
 )
 @pytest.mark.parametrize("transports", TRANSPORTS, ids="+".join)
 def test_a_client_whose_token_expires_is_told_and_returns_with_a_new_one(transports):
-    with Host(SETTINGS) as host:
+    with Host(WITH_TOKENS) as host:
         seconds = iter([1])
         client = socketio.Client(reconnection_delay=0.2, reconnection_delay_max=0.4, randomization_factor=0)
         connects, told = threading.Semaphore(0), threading.Event()
