@@ -57,7 +57,7 @@ impl HttpBody for Body {
         if self.bytes.is_empty() {
             return Poll::Ready(None);
         }
-        if self.session.as_ref().is_some_and(|session| session.breaks_off()) {
+        if self.session.as_ref().is_some_and(|session| session.must_break_off()) {
             return Poll::Ready(Some(Err(Abort)));
         }
         let len = self.bytes.len().min(CHUNK);

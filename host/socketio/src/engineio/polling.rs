@@ -65,7 +65,7 @@ async fn watch<P: Protocol>(session: &Session, protocol: &Shared<P>) -> Result<B
         }
         tokio::select! {
             () = sleep_until(next) => {}
-            () = session.turned() => {}
+            () = session.keeper_woken() => {}
         }
     }
 }
@@ -85,7 +85,7 @@ async fn wake<P: Protocol>(session: &Session, protocol: &Shared<P>) {
         tokio::select! {
             result = &mut woken => break result,
             () = sleep_until(next) => {}
-            () = session.turned() => {}
+            () = session.keeper_woken() => {}
         }
     };
     session.flush();
@@ -99,7 +99,7 @@ async fn wake<P: Protocol>(session: &Session, protocol: &Shared<P>) {
 async fn deliver(session: &Session) -> Option<Box<Receiver>> {
     let delivered = async {
         while !session.is_delivered() {
-            session.turned().await;
+            session.keeper_woken().await;
         }
     };
     let _ = timeout(session.config().delivery_timeout, delivered).await;

@@ -1,9 +1,10 @@
 //! One Engine.IO session: its state, its current transport, and its end. Files below have its
 //! outgoing messages, its deadlines, and its transports.
 //!
-//! Everything that changes a session happens under its one lock, which is never held while
-//! something waits. What tasks ask often is published in atomics, so that it can be read without
-//! the lock: how much is queued, and whether the session has ended.
+//! The state, the queue and the transport of a session change only under its one lock, which is
+//! never held while something waits. What tasks ask often is published in atomics, so that it can
+//! be read without the lock: how much is queued, and whether the session has ended. Flags, and the
+//! count of bytes that the HTTP server still writes, are atomics beside it.
 //!
 //! One task owns the session from its handshake to its end: the keeper of a session that began with
 //! polling, or the task of a WebSocket. It calls [`Session::finish`], and then `closed` of the
@@ -42,7 +43,7 @@ pub enum Transport {
     WebSocket,
 }
 
-/// One Engine.IO session. All methods may be called from any task, and only
+/// One Engine.IO session. All methods may be called from any task. Of those for applications, only
 /// [`writable`](Session::writable) waits.
 #[derive(Debug)]
 pub struct Session {
@@ -57,14 +58,14 @@ pub struct Session {
     /// The kernel took no more bytes, and the task of the WebSocket waits until it does. Changes
     /// only under the lock, and is set before that task is woken.
     stalled: AtomicBool,
-    /// The protocol must be called: [`wake`](Self::wake).
+    /// The owner must call the protocol, because [`wake`](Self::wake) was called.
     woken: AtomicBool,
-    /// A deadline may have come nearer: the owner must ask for it again.
+    /// A deadline may have come nearer: the owner must call `beat` again.
     rearm: AtomicBool,
     /// Bytes of answers to polls that the HTTP server has not yet written.
     delivering: AtomicUsize,
-    /// Notified when something changed that the keeper of a polling session must see.
-    turned: Notify,
+    /// Wakes the keeper of a polling session.
+    keeper_wakeup: Notify,
     /// Notified when bytes have left the queue, a WebSocket has taken over, or the session has
     /// ended.
     progress: Notify,
@@ -83,7 +84,8 @@ struct SessionState {
     receiver: Option<Box<Receiver>>,
     end: Option<End>,
     ended_at: Option<Instant>,
-    /// Shared with the answers to polls.
+    /// The permit of the session. It counts until the owner and all answers to polls have dropped
+    /// it.
     slot: Option<Arc<Slot>>,
     heart: Heartbeat,
     /// Wakes the task that sends the queued packets: that of the WebSocket, or the pending poll.
@@ -218,7 +220,7 @@ impl Session {
         self.woken.store(true, Ordering::Relaxed);
         // The lock orders this before the task looks again, or wakes it.
         self.state().wake();
-        self.turned.notify_one();
+        self.keeper_wakeup.notify_one();
     }
 
     /// Returns a counter for bytes of an unfinished message, such as attachments that wait for
@@ -262,7 +264,7 @@ impl Session {
             woken: AtomicBool::new(false),
             rearm: AtomicBool::new(false),
             delivering: AtomicUsize::new(0),
-            turned: Notify::new(),
+            keeper_wakeup: Notify::new(),
             progress: Notify::new(),
             progress_wanted: AtomicBool::new(false),
         })
@@ -300,7 +302,7 @@ impl Session {
             polling.wake_post();
         }
         state.wake();
-        self.turned.notify_one();
+        self.keeper_wakeup.notify_one();
         self.notify_progress();
     }
 
@@ -312,7 +314,8 @@ impl Session {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// Whether the protocol must be called, without a change.
+    /// Whether the protocol must be called. Does not reset the flag; [`take_woken`](Self::take_woken)
+    /// does.
     pub(crate) fn is_woken(&self) -> bool {
         self.woken.load(Ordering::Relaxed)
     }
@@ -323,12 +326,12 @@ impl Session {
     }
 
     /// Waits until the session may have ended, been upgraded or been given a nearer deadline.
-    pub(crate) async fn turned(&self) {
-        self.turned.notified().await;
+    pub(crate) async fn keeper_woken(&self) {
+        self.keeper_wakeup.notified().await;
     }
 
-    /// The owner has a reason to end the session. Returns the reason that came first. Queued
-    /// packets stay queued until [`finish`](Self::finish).
+    /// Called by the owner. Ends the session if it has not ended, and returns the reason that came
+    /// first. Queued packets stay queued until [`finish`](Self::finish).
     pub(crate) fn conclude(&self, end: End) -> End {
         let mut state = self.state();
         self.over.store(true, Ordering::SeqCst);
@@ -342,8 +345,9 @@ impl Session {
         self.state().slot = Some(Arc::clone(slot));
     }
 
-    /// Whether an answer to a poll that is being written must fail.
-    pub(crate) fn breaks_off(&self) -> bool {
+    /// Whether an answer to a poll that is being written must fail. After an end by the client or by
+    /// an overlapping poll, the answer has [`Config::linger`]: it tells the client of the end.
+    pub(crate) fn must_break_off(&self) -> bool {
         let state = self.state();
         match state.end {
             None => false,

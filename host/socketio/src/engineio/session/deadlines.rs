@@ -34,7 +34,7 @@ impl Session {
 impl Session {
     fn rearm(&self) {
         self.rearm.store(true, Ordering::Relaxed);
-        self.turned.notify_one();
+        self.keeper_wakeup.notify_one();
     }
 
     /// Whether a deadline may have come nearer since this was last called.

@@ -266,7 +266,7 @@ impl Session {
                     Delivering::take(self, queue, slot.clone())
                 };
                 // The keeper of a session that the server ended waits until the queue is empty.
-                self.turned.notify_one();
+                self.keeper_wakeup.notify_one();
                 if let Some(packets) = packets {
                     Polled::Packets(packets)
                 } else {
@@ -352,7 +352,7 @@ impl Session {
         self.notify_progress();
         // A poll that still waits is released.
         state.wake();
-        self.turned.notify_one();
+        self.keeper_wakeup.notify_one();
     }
 
     /// For the keeper: the other half of the WebSocket that has taken over, once.
