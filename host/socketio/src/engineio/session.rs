@@ -314,8 +314,8 @@ impl Session {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// Whether the protocol must be called. Does not reset the flag; [`take_woken`](Self::take_woken)
-    /// does.
+    /// Whether the protocol must be called. Does not reset the flag;
+    /// [`take_woken`](Self::take_woken) does.
     pub(crate) fn is_woken(&self) -> bool {
         self.woken.load(Ordering::Relaxed)
     }
@@ -345,8 +345,8 @@ impl Session {
         self.state().slot = Some(Arc::clone(slot));
     }
 
-    /// Whether an answer to a poll that is being written must fail. After an end by the client or by
-    /// an overlapping poll, the answer has [`Config::linger`]: it tells the client of the end.
+    /// Whether an answer to a poll that is being written must fail. After an end by the client or
+    /// by an overlapping poll, the answer has [`Config::linger`]: it tells the client of the end.
     pub(crate) fn must_break_off(&self) -> bool {
         let state = self.state();
         match state.end {
