@@ -41,7 +41,7 @@ pub fn unverified_claims(token: &str) -> Option<serde_json::Map<String, serde_js
 /// Checks the tokens of clients.
 pub struct Authenticator {
     accepted: ArcSwap<Accepted>,
-    /// `None` for a command that only checks a token.
+    /// `None` without [`with_revocations`](Self::with_revocations): no token counts as revoked.
     revocations: Option<Revocations>,
 }
 
@@ -58,7 +58,7 @@ enum KeySource {
     /// In the configuration.
     Configured(Keys),
     /// In a JWKS file.
-    Set(KeySet),
+    Jwks(KeySet),
 }
 
 impl Authenticator {
@@ -76,9 +76,10 @@ impl Authenticator {
     /// # Errors
     /// A key can't be read or used.
     pub(crate) fn read(config: &AuthConfig) -> Result<Accepted, TokenKeyError> {
+        // A configuration with both a JWKS file and keys was refused before.
         let keys = match (config.mode, &config.jwks) {
             (AuthMode::Anonymous, _) => KeySource::Anonymous,
-            (AuthMode::Jwt, Some(jwks)) => KeySource::Set(KeySet::load(jwks)?),
+            (AuthMode::Jwt, Some(jwks)) => KeySource::Jwks(KeySet::load(jwks)?),
             (AuthMode::Jwt, None) => KeySource::Configured(Keys::configured(config)?),
         };
         Ok(Accepted { config: config.clone(), keys })
@@ -104,7 +105,7 @@ impl Authenticator {
         Ok(self)
     }
 
-    /// Decides who a client is. May read a file.
+    /// Decides who a client is. May read a file. If every client is anonymous, a token is ignored.
     ///
     /// # Errors
     /// Returns why the client may not connect.
@@ -125,7 +126,8 @@ impl Authenticator {
         }
     }
 
-    /// Checks a token. With a JWKS file, an unknown key id makes the host read the file again.
+    /// Checks a token. With a JWKS file, an unknown key id makes the host read the file again. If
+    /// every client is anonymous, every token is refused.
     ///
     /// # Errors
     /// Returns why the token is refused.
@@ -133,15 +135,17 @@ impl Authenticator {
         let parsed = Token::parse(token)?;
         let accepted = self.accepted.load_full();
         match &accepted.keys {
+            // No algorithm is accepted.
             KeySource::Anonymous => return Err(TokenError::Algorithm(parsed.algorithm.name())),
             KeySource::Configured(keys) => keys.verify(&parsed)?,
-            KeySource::Set(set) => set.verify(&parsed).await?,
+            KeySource::Jwks(set) => set.verify(&parsed).await?,
         }
-        let known = claims::check(parsed.claims()?, &accepted.config, now)?;
-        if self.is_revoked(known.identity.user.as_deref(), known.issued_at) {
+        let authenticated = claims::check(parsed.claims()?, &accepted.config, now)?;
+        let user = authenticated.identity.user.as_deref();
+        if self.is_revoked(user, authenticated.issued_at) {
             return Err(TokenError::Revoked);
         }
-        Ok(known)
+        Ok(authenticated)
     }
 
     /// Whether a token of this user, issued at this time if it says so, was revoked. An anonymous
@@ -175,7 +179,7 @@ impl Authenticator {
 
     /// Reads the JWKS file again if it has changed. Blocks; called once a second.
     pub(crate) fn tend(&self) {
-        if let KeySource::Set(set) = &self.accepted.load_full().keys {
+        if let KeySource::Jwks(set) = &self.accepted.load_full().keys {
             set.read_if_changed();
         }
     }

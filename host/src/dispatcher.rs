@@ -231,7 +231,7 @@ impl Dispatcher {
         if generation.is_disabled(active.code.name()) {
             return Err(disabled());
         }
-        active.health.admit(event.caller.client().as_deref(), began).map_err(refuse)
+        active.health.admit(event.caller.client_keys().as_deref(), began).map_err(refuse)
     }
 
     /// Runs the handler of an admitted event ([`Dispatcher::run_until_valid`]), and records the
@@ -264,7 +264,7 @@ impl Dispatcher {
         };
         // A `$connect` that the plugin handles does not show that it serves the client well.
         let counts = inbound.is_some() || outcome == Outcome::Failed;
-        let client = event.caller.client().filter(|_| counts);
+        let client = event.caller.client_keys().filter(|_| counts);
         active.code.count(outcome == Outcome::Failed);
         // Noted before the breaker can open: if it opens, a rollback is reported with this reason.
         if let (Outcome::Failed, Err(Failed { fault: Some(fault), .. })) = (outcome, &answer) {

@@ -103,7 +103,7 @@ impl Connection {
     }
 
     /// Returns the keys to which failures of its events are attributed.
-    pub fn client(&self) -> Arc<ClientKeys> {
+    pub fn client_keys(&self) -> Arc<ClientKeys> {
         self.client.load_full()
     }
 
@@ -197,9 +197,9 @@ mod tests {
             Connection::new("sid".into(), "id".into(), "/".into(), identity, address)
         };
         let connection = new(home);
-        assert_eq!(connection.client(), new(home).client());
+        assert_eq!(connection.client_keys(), new(home).client_keys());
         connection.set_address(away);
-        assert_eq!(connection.client(), new(away).client());
-        assert_ne!(connection.client(), new(home).client());
+        assert_eq!(connection.client_keys(), new(away).client_keys());
+        assert_ne!(connection.client_keys(), new(home).client_keys());
     }
 }

@@ -137,7 +137,8 @@ impl Context {
     }
 
     /// Returns when the host received the event, as RFC 3339 text in UTC with milliseconds:
-    /// `2026-01-31T09:30:00.000Z`.
+    /// `2026-01-31T09:30:00.000Z`. It reads no clock: it stays the same during the event, also if
+    /// the host runs the handler again.
     #[must_use]
     pub fn now(&self) -> String {
         rfc3339(self.received_at())

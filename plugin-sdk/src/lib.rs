@@ -107,14 +107,18 @@
 //!
 //! # All or nothing
 //!
-//! The effects of a handler (emits, joins, leaves, stored values) are checked at once, but held
-//! back until the handler returns `Ok`. Then they are applied together. After `Err`, a panic or a
-//! missed deadline, none is applied. A refused call does not fail the event by itself. The event
-//! fails only if the handler returns the [`Refusal`], as `?` does.
+//! The host checks each effect of a handler (emit, join, leave, stored value) when the handler
+//! calls it, and holds it back. (It checks joins of others when it applies them.) When the handler
+//! has returned `Ok` and the host has stored the values, the host applies all effects together.
+//! After
+//! `Err`, a panic, a missed deadline or a failed write, it applies none. A refused call does not
+//! fail the event by itself: the event fails if the handler returns the [`Refusal`], as `?` does.
+//! There is one exception: if the state is `unavailable`, the host discards the effects, whatever
+//! the handler returns.
 //!
-//! The host can call a handler again for the same event, if the handler wrote state and a value
-//! that it had read was changed meanwhile. The host then drops all effects of the first run.
-//! [`Context::event_id`] and [`Context::received_at`] stay the same. So keep durable data in
+//! The host can run a handler again for the same event, if a value that the handler has read was
+//! changed meanwhile. The host then drops all effects of the first run. [`Context::event_id`],
+//! [`Context::received_at`] and [`Context::now`] stay the same. So keep durable data in
 //! [`Context::state`]. A plugin runs in more than one instance at a time, and each instance has its
 //! own `static`s: use them only as caches.
 //!
@@ -142,10 +146,11 @@
 //! # What a plugin can't do
 //!
 //! A plugin can't access files, the network, the environment or the state of another plugin. An
-//! instance handles one event at a time, within 250 ms of CPU time and 128 MiB of memory. A plugin
-//! can emit only events that it declares, to rooms that the declaration names. It can join its
-//! caller to rooms that a plugin declares, and others to rooms that it declares itself, if the
-//! access rule of the room allows them. It never sees a client's token, only the claims in it.
+//! instance handles one event at a time, within 250 ms of CPU time and 128 MiB of memory; an
+//! operator can change these limits. A plugin can emit only events that it declares, to rooms that
+//! the declaration names. It can join its caller to rooms that any plugin declares, and others to
+//! rooms that it declares itself, if the access rule of the room allows them. It never sees a
+//! client's token, only the claims in it.
 
 // Each module uses only modules before it. The blank lines keep rustfmt from sorting all of them.
 mod access;
@@ -210,6 +215,10 @@ macro_rules! export {
     ($plugin:path) => {
         const _: fn() -> $crate::Plugin = $plugin;
 
+        // Outside of the block below, whose names would hide those of the caller.
+        #[cfg(target_family = "wasm")]
+        const __SOCKHOP_PLUGIN: fn() -> $crate::Plugin = $plugin;
+
         // A name at the root of the crate, wherever the macro is called: the compiler shows it if a
         // crate calls the macro twice.
         #[doc(hidden)]
@@ -232,7 +241,7 @@ macro_rules! export {
 
             fn instance() -> &'static $crate::Plugin {
                 static PLUGIN: ::std::sync::OnceLock<$crate::Plugin> = ::std::sync::OnceLock::new();
-                PLUGIN.get_or_init($plugin)
+                PLUGIN.get_or_init(__SOCKHOP_PLUGIN)
             }
 
             impl generated::Guest for Component {

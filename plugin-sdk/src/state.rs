@@ -15,9 +15,9 @@ use crate::refusal::{Refusal, Result};
 /// it, and all versions of the plugin share it.
 ///
 /// Reads see one consistent snapshot and the handler's own writes. Writes are applied together with
-/// the handler's other effects, or not at all. If a handler writes, and a value that it has read
-/// was changed meanwhile, the host drops its effects and runs it again. So a handler must not
-/// depend on data that it keeps outside of the state.
+/// the handler's other effects, or not at all. If a value that a handler has read was changed
+/// meanwhile, the host can drop its effects and run it again. So a handler must not depend on data
+/// that it keeps outside of the state.
 ///
 /// The previous and the next version must be able to read what a version writes: a rollback changes
 /// the code, never the data. A value that a version can't read is refused as `corrupt_state`. A
@@ -31,7 +31,8 @@ use crate::refusal::{Refusal, Result};
 /// - `limit`: one event has more than 256 effects, or more than 1 MiB of them, stored values
 ///   included
 /// - `misuse`: an empty key, or a scan limit of 0 or of more than [`Scan::MAX_LIMIT`]
-/// - `unavailable`: the state can't be read now
+/// - `unavailable`: the state can't be used now. The event fails or runs again, whatever the
+///   handler returns
 #[derive(Clone, Copy)]
 pub struct State<'ctx> {
     pub(crate) host: &'ctx dyn Host,

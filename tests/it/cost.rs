@@ -92,23 +92,23 @@ fn a_ping_costs_the_whole_server_at_most_20_allocations() {
 /// Counts the locks of all threads of the host, from the read of an event to the write of its
 /// answer, in the process of the built command.
 ///
-/// The runtime and the clocks of the host take locks beside the pings too, the more the longer a
-/// ping takes. This only adds to the locks of the pings, so the least of several short counts is
-/// compared. The runtime's own locks are fewer if a ping is there before the worker pauses, so the
-/// host's own locks, which are the same for each ping, are compared on their own too.
+/// On an idle machine, most pings cost 15 locks. The runtime and the clocks of the host take locks
+/// beside the pings too, the more the longer a ping takes: beside other tests, only a part of the
+/// pings shows what a ping costs. So the tenth of the pings with the fewest locks must be within
+/// the limit. The runtime's own locks are fewer if a ping is there before the worker pauses, so the
+/// median of the host's own locks, which are the same for each ping, is compared on its own too.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
 #[allow(clippy::print_stderr, reason = "a test that counts nothing says so")]
 fn a_ping_costs_the_whole_server_at_most_15_locks() {
-    const COUNTS: usize = 20;
-    const PINGS: u64 = 10;
+    const PINGS: usize = 200;
     // Seven of the runtime: the worker pauses and continues, looks at its timers, and is woken by
     // the TCP connection.
-    const MOST: f64 = 15.0;
+    const MOST: u64 = 15;
     // Three of the session: the two messages to the client are queued, and written together. Two
     // each of the mailbox and of the pool of instances: the event begins and ends. One of the
     // breaker.
-    const MOST_OF_HOST: f64 = 8.0;
+    const MOST_OF_HOST: u64 = 8;
     let data = tempfile::tempdir().expect("a directory");
     let plugins = sockhop_tests::directory_of(&[bundled_plugin("connection")]);
     let host = sockhop_tests::HostProcess::with(plugins.path(), data.path(), |command| {
@@ -130,9 +130,9 @@ fn a_ping_costs_the_whole_server_at_most_15_locks() {
         };
         ask(20).await;
         let (mut all, mut of_host) = (Vec::new(), Vec::new());
-        for _ in 0..COUNTS {
+        for _ in 0..PINGS {
             let before = counter.by_name();
-            ask(PINGS).await;
+            ask(1).await;
             let mut locks = counter.by_name();
             for (name, count) in &mut locks {
                 *count -= before.get(name).copied().unwrap_or_default();
@@ -142,12 +142,14 @@ fn a_ping_costs_the_whole_server_at_most_15_locks() {
             locks.retain(|name, _| name.starts_with("sockhop"));
             of_host.push(locks);
         }
-        for (counts, most) in [(all, MOST), (of_host, MOST_OF_HOST)] {
+        for (mut counts, at, most) in [(all, PINGS / 10, MOST), (of_host, PINGS / 2, MOST_OF_HOST)]
+        {
             let sum = |locks: &BTreeMap<String, u64>| locks.values().sum::<u64>();
-            let least = counts.into_iter().min_by_key(sum).expect("a count");
-            let each = sum(&least) as f64 / PINGS as f64;
-            assert!(each <= most, "{each} locks, in {PINGS} pings: {least:#?}");
-            assert!(each >= 2.0, "{each} locks: were the functions found? {least:#?}");
+            counts.sort_by_key(sum);
+            let locks = &counts[at];
+            let count = sum(locks);
+            assert!(count <= most, "{count} locks: {locks:#?}");
+            assert!(count >= 2, "{count} locks: were the functions found? {locks:#?}");
         }
         drop(client);
     });

@@ -9,9 +9,9 @@ pub const MAX_SCAN_ENTRIES: u32 = 1000;
 /// Maximum bytes of a sequence's name.
 pub const MAX_SEQUENCE_NAME: usize = 128;
 
-/// Maximum number of sequences of one plugin. A sequence is a named counter, for example one for
-/// the ids of all orders. It is not meant for single orders: each sequence costs memory while the
-/// store is open.
+/// Maximum number of sequences of one plugin. A sequence is a named counter in the plugin's file,
+/// for example one for the ids of all orders. Do not use one for each order: each sequence that is
+/// used also takes memory until the file is closed.
 pub const MAX_SEQUENCES: u32 = 1000;
 
 /// Why a call of `state` is not allowed.
@@ -57,8 +57,9 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Whether the data of the call exceeds a limit of the host. Otherwise an argument is invalid
-    /// for every host. That includes a `limit` of a scan above the fixed maximum.
+    /// Whether the data of the call exceeds a limit: one that the operator sets, or a fixed one of
+    /// sequences. Otherwise an argument makes no sense: a name or a key is empty, or the `limit` of
+    /// a scan is not one of the allowed numbers.
     pub fn is_limit(self) -> bool {
         !matches!(self, Self::EmptyKey | Self::ScanLimit(_) | Self::UnnamedSequence)
     }

@@ -15,11 +15,12 @@ use sockhop::config::{AuthConfig, Config};
 use super::output;
 
 /// Creates a token for experiments with the first configured key that can sign, and prints it
+// An option before `check` is refused, so that none is ignored: `--config` follows `check`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Token {
     #[command(subcommand)]
-    check: Option<TokenCommand>,
+    command: Option<TokenCommand>,
     /// The user
     #[arg(long, required = true, value_name = "USER")]
     sub: Option<String>,
@@ -69,7 +70,7 @@ fn ttl(text: &str) -> Result<Duration, String> {
 impl Token {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = super::load(self.config.as_ref())?;
-        match &self.check {
+        match &self.command {
             Some(TokenCommand::Check(check)) => check.run(&config),
             None => {
                 let config = config.auth;
@@ -100,12 +101,16 @@ impl Token {
     }
 }
 
-/// Inserts a claim at a path of names separated by dots.
+/// Inserts a claim at a path of names separated by dots. A value on the way that is no object is
+/// replaced by one.
 fn insert(claims: &mut Map<String, Value>, path: &str, value: Value) {
     match path.split_once('.') {
         None => drop(claims.insert(path.to_owned(), value)),
         Some((first, rest)) => {
-            let inner = claims.entry(first).or_insert_with(|| json!({}));
+            let inner = claims.entry(first).or_insert(Value::Null);
+            if !inner.is_object() {
+                *inner = json!({});
+            }
             if let Some(inner) = inner.as_object_mut() {
                 insert(inner, rest, value);
             }
@@ -125,6 +130,7 @@ impl Check {
         }
         let token = read(&self.file)?;
         let token = token.trim();
+        // The check may wait for the read of a file, which needs neither I/O events nor timers.
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let result = runtime.block_on(authenticator.check(token, SystemTime::now()));
         let claims = unverified_claims(token);
@@ -175,7 +181,8 @@ fn rfc3339(time: SystemTime) -> Option<String> {
     Some(Timestamp::try_from(time).ok()?.to_string())
 }
 
-/// The most bytes that are read: more than any token has.
+/// The most bytes that are read. A token may have 8 KiB, so what is cut off here is refused as too
+/// long.
 const MAX_INPUT: u64 = 64 << 10;
 
 fn read(file: &Path) -> anyhow::Result<String> {

@@ -16,8 +16,7 @@ pub enum Caller {
     Connection(Arc<Connection>),
     /// One request of a user, of a program or of an anonymous client, without a connection.
     Request(Arc<Requester>),
-    /// No client: a host event that is about no connection (`$start`, `$resync`), or an emit over
-    /// HTTP.
+    /// No client: a host event that is about no connection (`$start`, `$resync`).
     None,
 }
 
@@ -28,8 +27,8 @@ pub struct Requester {
     pub namespace: Arc<str>,
     /// The identity of the caller.
     pub identity: Arc<Identity>,
-    /// The client as the breaker sees it: the request, its user and its address. Failures of the
-    /// event count against them.
+    /// Whom the breaker blames for failures of the event: the request and its user. Without a user,
+    /// the address takes the user's place.
     pub client: Arc<ClientKeys>,
     /// The buckets from which the event takes tokens.
     pub(crate) rate: ClientRate,
@@ -37,7 +36,8 @@ pub struct Requester {
 
 impl Requester {
     /// Creates the caller of one request. `request` is its id, and `address` is its client's IP
-    /// address if that is known. Failures count as if the request were a connection with one event.
+    /// address if that is known, which counts only if there is no user. Failures count as if the
+    /// request were a connection with one event.
     pub(crate) fn new(
         request: &str,
         namespace: Arc<str>,
@@ -90,10 +90,11 @@ impl Caller {
         }
     }
 
-    /// The client that failures of the event count against. `None` for [`Caller::None`].
-    pub fn client(&self) -> Option<Arc<ClientKeys>> {
+    /// Whom the breaker blames for failures of the event; `None` for [`Caller::None`]. For a
+    /// connection, this changes when the client returns from another address.
+    pub fn client_keys(&self) -> Option<Arc<ClientKeys>> {
         match self {
-            Self::Connection(connection) => Some(connection.client()),
+            Self::Connection(connection) => Some(connection.client_keys()),
             Self::Request(requester) => Some(Arc::clone(&requester.client)),
             Self::None => None,
         }
@@ -111,12 +112,12 @@ mod tests {
         let requester = Requester::new("01JD", "/".into(), identity, None, rate);
         let caller = Caller::Request(Arc::new(requester));
         assert_eq!((&*caller.identity(), caller.namespace()), (&ada, Some("/")));
-        assert!(caller.connection().is_none() && caller.client().is_some());
+        assert!(caller.connection().is_none() && caller.client_keys().is_some());
     }
 
     #[test]
     fn nobody_is_anonymous_and_is_no_client() {
         assert_eq!(*Caller::None.identity(), Identity::default());
-        assert!(Caller::None.client().is_none() && Caller::None.namespace().is_none());
+        assert!(Caller::None.client_keys().is_none() && Caller::None.namespace().is_none());
     }
 }

@@ -135,7 +135,8 @@ impl ConnectionSlots {
         }
     }
 
-    /// The lock is held for a search in a short list, and only while the host is at its limit.
+    /// The lock is held for a search in a short list, and only while the host, or
+    /// the network of the client, is at its limit.
     fn reserve(&self) -> MutexGuard<'_, Reserve> {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -79,8 +79,8 @@ impl Operator {
         }
     }
 
-    /// Returns a receiver of the status and its changes. The counters of a serving plugin, and a
-    /// breaker that closes, change without a notification.
+    /// Returns a receiver of the status and its changes. A status refers to the live counters and
+    /// the live breaker of its plugin: when only these change, the receiver is not notified.
     pub fn subscribe(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
@@ -105,8 +105,8 @@ impl Operator {
         self.scan.notified().await;
     }
 
-    /// Replaces the declarations of the operator, and lets plugins run under their settings in
-    /// force. Returns when new events do, or `false` if the reloader has stopped.
+    /// Replaces what the configuration says of rules, events and plugins. Returns `true` when all
+    /// new events run under it, or `false` if the reloader has stopped.
     pub(crate) async fn apply_settings(&self, settings: OperatorSettings) -> bool {
         let (done, is_done) = oneshot::channel();
         let submitted = Submitted::Settings(Box::new(settings), done);

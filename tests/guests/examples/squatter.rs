@@ -8,10 +8,11 @@ fn sit(_: &Context, _: serde_json::Value) -> Result {
     Ok(())
 }
 
-fn plugin() -> Plugin {
+// A name that `export!` uses itself: it must not matter.
+fn instance() -> Plugin {
     Plugin::new("squatter", "0.1.0", "Wants the requests of others")
         .on("sit", sit)
         .route(Route::Get("/memory-logs/latest"), "sit")
 }
 
-sockhop_sdk::export!(plugin);
+sockhop_sdk::export!(instance);

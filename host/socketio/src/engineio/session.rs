@@ -3,12 +3,14 @@
 //!
 //! The state, the queue and the transport of a session change only under its one lock, which is
 //! never held while something waits. What tasks ask often is published in atomics, so that it can
-//! be read without the lock: how much is queued, and whether the session has ended. Flags, and the
-//! count of bytes that the HTTP server still writes, are atomics beside it.
+//! be read without the lock: how much is queued, and whether the session has ended. `woken`,
+//! `rearm` and `delivering` are atomics that change without the lock.
 //!
 //! One task owns the session from its handshake to its end: the keeper of a session that began with
-//! polling, or the task of a WebSocket. It calls [`Session::finish`], and then `closed` of the
-//! protocol, once.
+//! polling, or the task of a WebSocket. A session first ends: [`Session::end`] may be called by any
+//! task, [`Session::conclude`] by the owner. Then it accepts no message, and the owner delivers
+//! what is queued, if the reason of the end allows it. Last, the owner calls [`Session::finish`],
+//! which discards the rest and takes the transport away, and then `closed` of the protocol, once.
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,8 +86,8 @@ struct SessionState {
     receiver: Option<Box<Receiver>>,
     end: Option<End>,
     ended_at: Option<Instant>,
-    /// The permit of the session. It counts until the owner and all answers to polls have dropped
-    /// it.
+    /// The session's slot among [`Config::max_sessions`]. It is free again when the owner and all
+    /// answers to polls have dropped it.
     slot: Option<Arc<Slot>>,
     heart: Heartbeat,
     /// Wakes the task that sends the queued packets: that of the WebSocket, or the pending poll.
@@ -95,7 +97,7 @@ struct SessionState {
 /// The locked state of a session.
 ///
 /// Before the lock is released, it publishes how many bytes are queued. If these are fewer than
-/// before, it notifies the tasks that wait for space: only then can they see it.
+/// before, it then notifies the tasks that wait for space. They read the published number.
 struct StateGuard<'a> {
     session: &'a Session,
     state: MutexGuard<'a, SessionState>,
@@ -161,8 +163,8 @@ impl Session {
         self.sid
     }
 
-    /// The current transport. After the session's end, the last transport is not known, and this is
-    /// [`Transport::WebSocket`].
+    /// The current transport. When the session has ended and its last messages are delivered, the
+    /// transport is not known any more, and this is [`Transport::WebSocket`].
     pub fn transport(&self) -> Transport {
         match self.state().carrier {
             Carrier::Polling(_) => Transport::Polling,
@@ -170,41 +172,9 @@ impl Session {
         }
     }
 
-    /// Waits for the session's end.
-    pub(crate) async fn over(&self) {
-        self.until(Duration::MAX, || self.is_over()).await;
-    }
-
-    /// Waits until `condition` holds, which is checked again at each
-    /// [`notify_progress`](Self::notify_progress). Returns false if there is no progress for as
-    /// long as `limit`.
-    async fn until(&self, limit: Duration, condition: impl Fn() -> bool) -> bool {
-        loop {
-            let mut progress = std::pin::pin!(self.progress.notified());
-            progress.as_mut().enable();
-            self.progress_wanted.store(true, Ordering::SeqCst);
-            if condition() {
-                return true;
-            }
-            if timeout(limit, progress).await.is_err() {
-                return false;
-            }
-        }
-    }
-
-    /// Notifies tasks that wait for space in the queue, for an upgrade, or for the session's end.
-    /// Called after the change that they wait for.
-    fn notify_progress(&self) {
-        if self.progress_wanted.load(Ordering::SeqCst)
-            && self.progress_wanted.swap(false, Ordering::SeqCst)
-        {
-            self.progress.notify_waiters();
-        }
-    }
-
     /// Ends the session, if it has not ended. With [`End::Server`] and [`End::Shutdown`], queued
-    /// messages are still delivered, within [`Config::delivery_timeout`]; otherwise they are
-    /// discarded.
+    /// messages are still delivered, within [`Config::delivery_timeout`]. With every other reason,
+    /// they are discarded at once.
     pub fn end(&self, end: End) {
         self.end_with(&mut self.state(), end);
     }
@@ -218,7 +188,8 @@ impl Session {
     /// session ends before.
     pub fn wake(&self) {
         self.woken.store(true, Ordering::Relaxed);
-        // The lock orders this before the task looks again, or wakes it.
+        // The task looks at `woken` after it was woken. If no task is registered yet, the one that
+        // registers looks after it.
         self.state().wake();
         self.keeper_wakeup.notify_one();
     }
@@ -275,6 +246,38 @@ impl Session {
         StateGuard { session: self, state }
     }
 
+    /// Waits for the session's end.
+    pub(crate) async fn over(&self) {
+        self.until(Duration::MAX, || self.is_over()).await;
+    }
+
+    /// Waits until `condition` holds, which is checked again at each
+    /// [`notify_progress`](Self::notify_progress). Returns false if there is no progress for as
+    /// long as `limit`.
+    async fn until(&self, limit: Duration, condition: impl Fn() -> bool) -> bool {
+        loop {
+            let mut progress = std::pin::pin!(self.progress.notified());
+            progress.as_mut().enable();
+            self.progress_wanted.store(true, Ordering::SeqCst);
+            if condition() {
+                return true;
+            }
+            if timeout(limit, progress).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Notifies tasks that wait for space in the queue, for an upgrade, or for the session's end.
+    /// Called after the change that they wait for.
+    fn notify_progress(&self) {
+        if self.progress_wanted.load(Ordering::SeqCst)
+            && self.progress_wanted.swap(false, Ordering::SeqCst)
+        {
+            self.progress.notify_waiters();
+        }
+    }
+
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
@@ -325,13 +328,15 @@ impl Session {
         self.is_woken() && self.woken.swap(false, Ordering::Relaxed)
     }
 
-    /// Waits until the session may have ended, been upgraded or been given a nearer deadline.
+    /// For the keeper. Waits until the session may have ended, been upgraded or woken, or been
+    /// given a nearer deadline.
     pub(crate) async fn keeper_woken(&self) {
         self.keeper_wakeup.notified().await;
     }
 
     /// Called by the owner. Ends the session if it has not ended, and returns the reason that came
-    /// first. Queued packets stay queued until [`finish`](Self::finish).
+    /// first. Unlike [`end`](Self::end), it keeps queued packets for every reason: the task of a
+    /// WebSocket still writes its close frame, within [`Config::linger`].
     pub(crate) fn conclude(&self, end: End) -> End {
         let mut state = self.state();
         self.over.store(true, Ordering::SeqCst);
@@ -340,8 +345,8 @@ impl Session {
         *state.end.get_or_insert(end)
     }
 
-    /// Shares the session's permit with the answers to its polls.
-    pub(crate) fn occupy(&self, slot: &Arc<Slot>) {
+    /// Sets the slot of the session, which the answers to its polls share.
+    pub(crate) fn set_slot(&self, slot: &Arc<Slot>) {
         self.state().slot = Some(Arc::clone(slot));
     }
 
@@ -378,6 +383,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // A session that the application has refused was not finished, and may have packets.
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.queue.clear(&self.memory);
     }

@@ -106,7 +106,7 @@ impl<P> SessionPermit<P> {
     /// Adds the session to the table, so that requests find it.
     pub(crate) fn register(&mut self, entry: Entry<P>) {
         let session = Arc::clone(&entry.session);
-        session.occupy(&self.slot);
+        session.set_slot(&self.slot);
         self.session = Some(Arc::clone(&session));
         let closed = {
             let mut table = self.sessions.table();

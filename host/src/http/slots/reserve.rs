@@ -25,12 +25,16 @@ impl Reserve {
         Self { held: Vec::new(), max }
     }
 
-    /// Takes a slot for the connection `id` from `address`, which `abort_handle` ends. Returns
-    /// whether there was one.
+    /// Takes a slot for the connection `id`. Its client has the IP address `address`. Returns
+    /// whether there was a slot. `abort_handle` can end the connection later.
     ///
     /// If no slot is free, aborts the oldest connection that waits for its client. A client that
     /// sends no request, or does not read its answer, therefore can't keep an operator out. An
-    /// operator's request comes within milliseconds. One network has at most half of the slots.
+    /// operator's request comes within milliseconds.
+    ///
+    /// One network has at most half of the slots, rounded up: a single slot may go
+    /// to any network. If it has them, only the oldest of
+    /// its own connections can be aborted for a new one.
     pub(super) fn admit(&mut self, id: u64, address: IpAddr, abort_handle: &AbortHandle) -> bool {
         let held = ReservedConnection {
             id,

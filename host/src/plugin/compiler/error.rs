@@ -27,7 +27,7 @@ pub enum CompileError {
         used.map(|used| format!(", of which its compiler ran for {} \
                                  ms", used.as_millis())).unwrap_or_default()
     )]
-    Starved {
+    NotInTime {
         /// The limit.
         wall: Duration,
         /// CPU time that the compiler used, if the system reports it.
@@ -74,7 +74,7 @@ impl CompileError {
             | Self::Died { .. }
             | Self::Unusable(_) => Retry::Later,
             // The machine is the cause: these errors say nothing about the file.
-            Self::Starved { .. } | Self::NotRun { .. } => Retry::Soon,
+            Self::NotInTime { .. } | Self::NotRun { .. } => Retry::Soon,
         }
     }
 

@@ -42,27 +42,28 @@ pub(super) async fn run(
     let id = child.id();
     let compiler = EndOnDrop(Process(Arc::new(Mutex::new(child))));
     let process = compiler.0.clone();
-    let talk = async {
-        let talking = tokio::task::spawn_blocking(move || talk(&process, &bytes, max_code));
-        let (code, said) = talking.await.map_err(io::Error::other)??;
-        Ok::<_, io::Error>((compiler.0.ended().await?, code, said))
+    let outcome = async {
+        let exchange = tokio::task::spawn_blocking(move || exchange(&process, &bytes, max_code));
+        let (code, messages) = exchange.await.map_err(io::Error::other)??;
+        Ok::<_, io::Error>((compiler.0.ended().await?, code, messages))
     };
-    let starved = |_| CompileError::Starved { wall, used: cpu_time(id) };
-    let (status, code, said) =
-        tokio::time::timeout(wall, talk).await.map_err(starved)?.map_err(not_run)?;
+    // The process ends itself at the limit of its CPU time. `used` is only for the message.
+    let not_in_time = |_| CompileError::NotInTime { wall, used: cpu_time(id) };
+    let (status, code, messages) =
+        tokio::time::timeout(wall, outcome).await.map_err(not_in_time)?.map_err(not_run)?;
     if code.len() as u64 > max_code {
         Err(CompileError::TooMuch(max_code))
     } else if status.success() {
         Ok(code)
     } else {
-        Err(CompileError::of(status, &String::from_utf8_lossy(&said), bounds))
+        Err(CompileError::of(status, &String::from_utf8_lossy(&messages), bounds))
     }
 }
 
 /// Passes `bytes` to the compiler. Returns its output, at most one byte more than `max_code`, and
 /// the first of its messages. Returns when it has closed its pipes, at the latest when it has
 /// ended.
-fn talk(process: &Process, bytes: &[u8], max_code: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
+fn exchange(process: &Process, bytes: &[u8], max_code: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let (mut input, mut output, mut errors) = {
         let mut child = process.child();
         match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
@@ -76,11 +77,11 @@ fn talk(process: &Process, bytes: &[u8], max_code: u64) -> io::Result<(Vec<u8>, 
         // ignored: a compiler that died does not read, and its exit status says more.
         let write = move || _ = input.write_all(bytes);
         let listen = move || {
-            let mut said = Vec::new();
-            let _ = (&mut errors).take(MAX_SAID as u64).read_to_end(&mut said);
+            let mut messages = Vec::new();
+            let _ = (&mut errors).take(MAX_SAID as u64).read_to_end(&mut messages);
             // The rest is read as well: a compiler that waits for a reader would never end.
             let _ = io::copy(&mut errors, &mut io::sink());
-            said
+            messages
         };
         // If a thread can't start, the pipes that it would use are closed.
         let writing = start().spawn_scoped(scope, write);
@@ -94,9 +95,9 @@ fn talk(process: &Process, bytes: &[u8], max_code: u64) -> io::Result<(Vec<u8>, 
         }
         drop(output);
         writing?;
-        let said = listening?.join().unwrap_or_default();
+        let messages = listening?.join().unwrap_or_default();
         read?;
-        Ok((code, said))
+        Ok((code, messages))
     })
 }
 
@@ -105,7 +106,8 @@ fn talk(process: &Process, bytes: &[u8], max_code: u64) -> io::Result<(Vec<u8>, 
 struct Process(Arc<Mutex<Child>>);
 
 impl Process {
-    /// The lock is not held while the process is waited for, so that it can always be killed.
+    /// The lock is not held while the process runs and is waited for, so that it can always be
+    /// killed.
     fn child(&self) -> MutexGuard<'_, Child> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,9 +117,8 @@ impl Process {
         let _ = self.child().kill();
     }
 
-    /// Waits until the process has ended. It has closed its pipes, which it does by ending: it is
-    /// asked again soon, without a thread that waits, because such a thread could not be told that
-    /// it takes too long.
+    /// Waits until the process has ended. It has closed its pipes, so it normally ends at once. If
+    /// it does not, the caller's timeout ends the waiting, which could not end a thread in `wait`.
     async fn ended(&self) -> io::Result<ExitStatus> {
         let mut pause = Duration::from_millis(1);
         loop {
@@ -138,7 +139,8 @@ impl Drop for EndOnDrop {
         let process = self.0.clone();
         if matches!(process.child().try_wait(), Ok(None)) {
             process.kill();
-            // The system frees its memory before it can be waited for, which takes a moment.
+            // The system first frees the memory of the killed process, which takes a moment. This
+            // thread holds the lock meanwhile, which nobody needs any more.
             let wait = move || _ = process.child().wait();
             let _ = thread::Builder::new().name("sockhop-compile".to_owned()).spawn(wait);
         }
@@ -203,7 +205,7 @@ mod tests {
         for pipes in ["", "exec <&- >&- 2>&-\n"] {
             let script = format!("{pipes}exec sleep 600");
             let error = run_script_within(&script, Duration::from_millis(50)).await;
-            assert!(matches!(error, CompileError::Starved { .. }), "{error}");
+            assert!(matches!(error, CompileError::NotInTime { .. }), "{error}");
         }
     }
 
