@@ -261,7 +261,7 @@ async fn the_routes_that_are_served_are_described() {
     let (status, document) = host.http_with("/api/openapi.json", None, None).await;
     assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
     let create = &document["paths"]["/memory-logs"]["post"];
-    assert_eq!(create["operationId"], json!("post_memory-logs"));
+    assert_eq!(create["operationId"], json!("post/memory-logs"));
     assert!(create["responses"]["201"]["headers"]["Location"].is_object(), "{create}");
     let methods = document["paths"]["/memory-logs/{id}"].as_object().expect("methods");
     assert_eq!(methods.keys().collect::<Vec<_>>(), ["delete", "get", "patch"]);

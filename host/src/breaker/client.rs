@@ -20,8 +20,8 @@ pub enum ClientKey {
 }
 
 impl ClientKey {
-    /// Number of connections that must fail often before failures are attributed to this identity:
-    /// fewer may be single clients that share it.
+    /// How many connections of this identity must fail often before failures are attributed to the
+    /// identity. If fewer fail, they may be bad clients among others with the same user or address.
     pub(super) const fn min_connections(&self) -> usize {
         match self {
             Self::Connection(_) => 1,
@@ -51,8 +51,8 @@ pub struct ClientKeys {
     pub(super) connection_hash: u64,
     /// Identifies the party, or the connection if there is none.
     pub(super) party_hash: u64,
-    /// Identifies the user, or else the network that one customer of a provider has, or the
-    /// connection if there is none.
+    /// Like `party_hash`, but of an IPv6 address only the first 48 bits count: all networks that
+    /// one customer of a provider may have. It counts how many independent clients fail.
     pub(super) site_hash: u64,
     /// The plugins that answered the last event that they got from the connection.
     answered_by: Arc<AtomicU64>,
@@ -60,7 +60,7 @@ pub struct ClientKeys {
 
 /// Identifies a plugin, in all its versions, in the set of plugins that answered a connection: one
 /// of 64 bits. If two plugins share a bit, what one of them did counts for the other too. This
-/// decides only whether a connection is throttled for its neighbours.
+/// decides only whether a connection is throttled because others of its party fail.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PluginBit(u64);
 
@@ -76,7 +76,7 @@ impl ClientKeys {
         let connection = ClientKey::Connection(connection.into());
         let user = user.map(|user| ClientKey::User(user.into()));
         let connection_hash = hash(&connection);
-        let nobody = Self {
+        let without_address = Self {
             connection,
             party: user,
             connection_hash,
@@ -84,7 +84,7 @@ impl ClientKeys {
             site_hash: connection_hash,
             answered_by: Arc::default(),
         };
-        nobody.with_address(address)
+        without_address.with_address(address)
     }
 
     /// Returns the identities of the same connection from another address.
@@ -94,12 +94,12 @@ impl ClientKeys {
             let party_hash = hash(user);
             return Self { party_hash, site_hash: party_hash, ..self.clone() };
         }
-        let of = |bits: u32| {
-            let network = address.map(|address| ClientKey::Address(network(address, bits)));
-            let hash = network.as_ref().map_or(self.connection_hash, hash);
-            (network, hash)
+        let key_of = |bits: u32| {
+            let key = address.map(|address| ClientKey::Address(network(address, bits)));
+            let key_hash = key.as_ref().map_or(self.connection_hash, hash);
+            (key, key_hash)
         };
-        let ((party, party_hash), (_, site_hash)) = (of(PARTY_BITS), of(SITE_BITS));
+        let ((party, party_hash), (_, site_hash)) = (key_of(PARTY_BITS), key_of(SITE_BITS));
         Self { party, party_hash, site_hash, ..self.clone() }
     }
 
@@ -113,9 +113,9 @@ impl ClientKeys {
         self.answered_by.load(Ordering::Relaxed) & plugin.0 != 0
     }
 
-    /// Notes whether `plugin` answered the newest event of the connection, or failed. This is kept
-    /// with the connection, because the connection may be idle for long after it was answered. A
-    /// plugin would need to remember all of them.
+    /// Notes whether `plugin` answered the newest event of the connection, or failed. Kept with
+    /// the connection: it must last as long as the connection, which may be idle for long. A plugin
+    /// would need an entry for each connection.
     pub(super) fn note(&self, plugin: PluginBit, is_answered: bool) {
         match (is_answered, self.is_answered_by(plugin)) {
             (true, false) => _ = self.answered_by.fetch_or(plugin.0, Ordering::Relaxed),
@@ -146,7 +146,7 @@ fn hash(key: impl Hash) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
 }
 
-/// The bits of an IPv6 address that its holder can't choose: a network has 64.
+/// How many leading bits of an IPv6 address identify a network; its holder chooses the other 64.
 const PARTY_BITS: u32 = 64;
 
 /// The bits of an IPv6 address that a customer of a provider can't choose: many get all networks

@@ -14,7 +14,7 @@ use super::listen::is_host_name;
 pub struct AllowedOrigin {
     /// The origin in lower case, as browsers send it, without the wildcard label.
     text: String,
-    /// The offset in `text` at which the wildcard label was, after `://`; `None` without a
+    /// The offset in `text` behind `://`, where the wildcard label was removed; `None` without a
     /// wildcard.
     wildcard_at: Option<usize>,
 }
@@ -42,19 +42,18 @@ impl AllowedOrigin {
         if !is_scheme {
             return Err("has no scheme that a browser knows, such as \"https\"".to_owned());
         }
-        let bare = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        // Other schemes are those of apps, such as `capacitor`.
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         match scheme {
             "ws" | "wss" => {
                 return Err(format!(
                     "has the scheme of a WebSocket, and browsers send that of the page; write \
-                     \"{}://{bare}\"",
+                     \"{}://{authority}\"",
                     scheme.replacen("ws", "http", 1)
                 ));
             }
             "ftp" => {
                 return Err(format!(
-                    "has a scheme whose pages browsers do not open; write \"https://{bare}\""
+                    "has a scheme whose pages browsers do not open; write \"https://{authority}\""
                 ));
             }
             "file" => {
@@ -62,10 +61,13 @@ impl AllowedOrigin {
                     "is a file, for which browsers send no origin; write \"null\"".to_owned()
                 );
             }
+            // Also those of apps, such as `capacitor`.
             _ => {}
         }
-        if bare.len() < rest.len() {
-            return Err(format!("has a path, which no origin has; write \"{scheme}://{bare}\""));
+        if authority.len() < rest.len() {
+            return Err(format!(
+                "has a path, which no origin has; write \"{scheme}://{authority}\""
+            ));
         }
         if !rest.is_ascii() {
             return Err("is not ASCII; browsers send such a name in its form \"xn--…\"".to_owned());
@@ -86,8 +88,8 @@ impl AllowedOrigin {
                         \"https://*.example.com\""
                 .to_owned());
         }
-        let v6 = bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let v6 = v6.and_then(|ip| ip.parse().ok()).map(as_browsers_write);
+        let in_brackets = bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let v6 = in_brackets.and_then(|ip| ip.parse().ok()).map(as_browsers_write);
         if let Some(written) = v6.as_deref().filter(|written| *written != bare && base.is_none()) {
             return Err(format!(
                 "has an address in a form that browsers do not send; write \"{}\"",
@@ -95,8 +97,8 @@ impl AllowedOrigin {
             ));
         }
         let is_address = bare.parse::<Ipv4Addr>().is_ok() || v6.is_some();
-        let is_host = is_host_name(bare) && !is_number(bare);
-        if !is_host && (base.is_some() || !is_address) {
+        let is_host = is_host_name(bare) && !is_hex_number(bare);
+        if !(is_host || (is_address && base.is_none())) {
             return Err("has no host name that a browser could send; write it as \
                         \"https://app.example.com\""
                 .to_owned());
@@ -133,8 +135,8 @@ fn is_below(labels: &str) -> bool {
         })
 }
 
-/// Writes an IPv6 address as <https://url.spec.whatwg.org/#concept-ipv6-serializer>. Other programs
-/// write the end of an address that stands for an IPv4 address as `127.0.0.1`.
+/// Writes an IPv6 address as <https://url.spec.whatwg.org/#concept-ipv6-serializer>. Where
+/// Rust writes `::ffff:127.0.0.1`, browsers write `::ffff:7f00:1`.
 fn as_browsers_write(ip: Ipv6Addr) -> String {
     match (ip.to_ipv4_mapped(), ip.segments()) {
         (Some(_), [.., high, low]) => format!("[::ffff:{high:x}:{low:x}]"),
@@ -142,8 +144,9 @@ fn as_browsers_write(ip: Ipv6Addr) -> String {
     }
 }
 
-/// Whether browsers take a host name for an IPv4 address, and send it as four numbers: `0x7f.1`.
-fn is_number(host: &str) -> bool {
+/// Whether browsers take a host name for an IPv4 address because it ends in a hexadecimal number,
+/// and send it as four numbers: `0x7f.1`. One that ends in a decimal number is no host name.
+fn is_hex_number(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();
     last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }

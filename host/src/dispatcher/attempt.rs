@@ -35,14 +35,14 @@ struct BoundEvent<'event> {
 
 /// The result of one run of the handler.
 enum Attempt {
-    /// The handler succeeded, if its entry can be committed.
+    /// The handler replied. It has succeeded if its entry can be committed.
     Done { reply: Json, entry: CommitEntry },
     /// Data that the run has read has changed since. The handler must run again.
     Outdated,
     /// The handler refused the event. The run is valid, so its instance can be kept.
     Refused(Failed),
     /// The run failed, and its instance must be dropped.
-    Rejected(Failed),
+    RunFailed(Failed),
 }
 
 impl Dispatcher {
@@ -61,7 +61,7 @@ impl Dispatcher {
         let deadline = |budget: &Budget| inbound.map(|_| active.code.deadline(budget));
         let bound = BoundEvent { dispatcher: self, generation, active, event, inbound };
         let mut runs = 0;
-        // Only a valid run leaves the loop by `break`.
+        // Only a valid run leaves the loop by `break`, and its instance is kept.
         let answer = loop {
             let lock = if runs < OPTIMISTIC_RUNS {
                 None
@@ -85,8 +85,9 @@ impl Dispatcher {
                                         state that it read has changed");
                 }
                 Attempt::Refused(failed) => break Err(failed),
-                Attempt::Rejected(failed) => return Err(failed),
+                Attempt::RunFailed(failed) => return Err(failed),
             }
+            // The run has changed the memory of its instance: the next one gets another instance.
             guard.discard();
         };
         guard.keep();
@@ -94,7 +95,7 @@ impl Dispatcher {
     }
 }
 
-/// Waits for an instance of the plugin, for a client's event within its time limit.
+/// Waits for an instance of the plugin. A client's event waits within its time limit.
 ///
 /// A host event (no `began`) is never rejected as `busy`: it waits for an instance, and its time
 /// limit begins after that wait.
@@ -141,17 +142,17 @@ impl BoundEvent<'_> {
                             format!("state not read: {}; {}", trouble.reason, fault.error);
                     }
                 }
-                return Attempt::Rejected(failed);
+                return Attempt::RunFailed(failed);
             }
         };
         let Some(mut run) = Run::from_calls(calls) else {
-            return Attempt::Rejected(Rejection::PluginFailed.into());
+            return Attempt::RunFailed(Rejection::PluginFailed.into());
         };
         match run.take_discarded() {
             None => {}
             Some(Discarded::Rejected(failed)) => {
                 active.code.count_failure();
-                return Attempt::Rejected(failed);
+                return Attempt::RunFailed(failed);
             }
             Some(Discarded::Outdated) => return Attempt::Outdated,
         }
@@ -163,7 +164,7 @@ impl BoundEvent<'_> {
         let reply = match check_reply(reply, self.inbound, active, &effects) {
             Ok(reply) => reply,
             Err(reason) => {
-                return Attempt::Rejected(Failed::new(
+                return Attempt::RunFailed(Failed::new(
                     Rejection::PluginFailed,
                     log::Fault::new(format!("reply refused: {reason}")),
                 ));
@@ -202,20 +203,21 @@ impl BoundEvent<'_> {
         }
     }
 
-    /// Applies the handler's effects. A reload may have tightened a room's rule since the handler
-    /// was allowed to join. Or a new token may have changed the caller's roles, because `$connect`
-    /// is handled beside other events. The reload and the token have rechecked only the members of
-    /// that moment, so a later join is checked in this function.
+    /// Applies the handler's effects. Since the handler was allowed to join a connection, a reload
+    /// may have tightened the rule of the room, or a new token may have changed the roles of the
+    /// connection. Both recheck the members of that moment. So joins of others are checked again in
+    /// `rooms.apply`, and the rooms of the caller after it has joined: then either the reload (or
+    /// the token) has found the new member, or this function finds the new rule.
     fn apply(&self, effects: &[Effect]) -> Applied {
         let Dispatcher { registry, rooms, .. } = self.dispatcher;
         let may_join = |room: &str, identity: &Identity| {
             registry.snapshot().may_join(room, identity, self.active.code.name()).is_ok()
         };
         let max_rooms = self.active.code.limits().rooms.get();
-        let joined = |room: &str, connection: &Connection| {
+        let on_join = |room: &str, connection: &Connection| {
             self.observe_join(&registry.snapshot(), room, &connection.identity());
         };
-        let rule = MemberRule { may_join: &may_join, joined: &joined, max_rooms };
+        let rule = MemberRule { may_join: &may_join, joined: &on_join, max_rooms };
         let applied = rooms.apply(&self.event.caller, effects, &rule);
         if let Some(connection) = self.event.caller.connection()
             && effects.iter().any(|effect| matches!(effect, Effect::Join(_)))
@@ -226,13 +228,11 @@ impl BoundEvent<'_> {
                     self.observe_join(&now, room, &connection.identity());
                 }
             }
-            let joined = |room: &str| {
-                effects
-                    .iter()
-                    .any(|effect| matches!(effect, Effect::Join(joined) if joined == room))
+            let is_new = |room: &str| {
+                effects.iter().any(|effect| matches!(effect, Effect::Join(name) if name == room))
             };
             rooms.recheck_one(connection, &|room, identity| {
-                if joined(room) {
+                if is_new(room) {
                     now.may_join(room, identity, plugin).is_ok()
                 } else {
                     now.may_stay(room, identity, &now)
@@ -242,7 +242,7 @@ impl BoundEvent<'_> {
         applied
     }
 
-    /// Counts a join that a rule which the operator only tries would have refused.
+    /// Counts a join that a rule with `observe = true` would have refused.
     fn observe_join(&self, generation: &Generation, room: &str, identity: &Identity) {
         let plugin = self.active.code.name();
         if let Some(rule) = generation.tried_refuses(room, identity, plugin) {

@@ -25,12 +25,13 @@ pub(super) async fn show(
     Ok(Json(document(&api.registry.snapshot().contract(), needs_tokens)))
 }
 
-/// The document. `needs_tokens`: whether callers need a token or a key.
+/// Renders the document. `needs_tokens`: a request without a token or a key is refused.
 fn document(contract: &Contract, needs_tokens: bool) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     let mut schemas = Map::new();
+    // The first event of the host is `error`.
     if let Some(error) = contract.host_outbound.first() {
-        schemas.insert("Problem".to_owned(), problem(&error.data));
+        schemas.insert("Problem".to_owned(), problem_schema(&error.data));
     }
     for plugin in &contract.plugins {
         for route in &plugin.routes {
@@ -38,10 +39,10 @@ fn document(contract: &Contract, needs_tokens: bool) -> Value {
                 continue;
             };
             let mut routes = contract.plugins.iter().flat_map(|plugin| &plugin.routes);
-            let is_read = routes
+            let has_item_route = routes
                 .any(|other| other.method == Method::Get && other.path.is_item_of(&route.path));
             add_schemas(&mut schemas, event);
-            let operation = operation(plugin, route, event, is_read);
+            let operation = operation(plugin, route, event, has_item_route);
             let path = paths.entry(route.path.as_str()).or_insert_with(|| json!({}));
             if let Some(methods) = path.as_object_mut() {
                 methods.insert(route.method.name().to_ascii_lowercase(), operation);
@@ -73,11 +74,11 @@ fn document(contract: &Contract, needs_tokens: bool) -> Value {
 }
 
 /// The schema of a problem document: the members of an `error` event, and those of RFC 9457.
-fn problem(error: &Value) -> Value {
+fn problem_schema(error: &Value) -> Value {
     let mut schema = error.clone();
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.remove("code");
         for (name, kind) in [
+            // Not only the codes of the event: a request has others too.
             ("code", "string"),
             ("type", "string"),
             ("title", "string"),
@@ -91,46 +92,48 @@ fn problem(error: &Value) -> Value {
 }
 
 /// The name of the schema of an event's payload or reply.
-fn name(event: &str, part: &str) -> String {
-    // The names of components have letters, digits and `._-` only. Other characters are written by
-    // their number, so that two events have two names.
-    let safe = |character: char| {
-        if character.is_ascii_alphanumeric() || "._-".contains(character) {
-            character.to_string()
-        } else {
-            format!(".{:x}.", u32::from(character))
-        }
+fn schema_name(event: &str, part: &str) -> String {
+    // The names of components have letters, digits and `._-` only. Other characters are written as
+    // their code points.
+    let safe = |character: char| match character {
+        // So that no other event has the same name.
+        '.' => "..".to_owned(),
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-' => character.to_string(),
+        _ => format!(".{:x}.", u32::from(character)),
     };
     format!("{}.{part}", event.chars().map(safe).collect::<String>())
 }
 
 /// The id of an operation: its method and its path, which together are unique.
 fn operation_id(route: &Route) -> String {
-    let path = route.path.as_str().replace('/', "_").replace(['{', '}'], "");
-    format!("{}{path}", route.method.name().to_ascii_lowercase())
+    format!("{}{}", route.method.name().to_ascii_lowercase(), route.path.as_str())
 }
 
 fn reference(event: &str, part: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{}", name(event, part))})
+    json!({"$ref": format!("#/components/schemas/{}", schema_name(event, part))})
 }
 
 fn add_schemas(schemas: &mut Map<String, Value>, event: &InboundContract) {
     let parts = [("payload", Some(&event.data)), ("reply", event.reply.as_ref())];
     for (part, schema) in parts {
         let Some(schema) = schema else { continue };
-        let name = name(&event.event, part);
+        let name = schema_name(&event.event, part);
         let mut schema = schema.clone();
         relocate(&mut schema, &format!("#/components/schemas/{name}"));
         schemas.insert(name, schema);
     }
 }
 
-/// Makes the references of a schema that begin with `#/` point to its new place. A reference of a
-/// plugin's schema stays within the schema. Anchors hold in the whole document.
+/// The members of a schema that contain schemas by name.
+const NAMED_SCHEMAS: [&str; 5] =
+    ["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"];
+
+/// Makes the references of a schema that begin with `#/` point to its new place. There are no
+/// others but to anchors (`#name`), which hold in the whole document.
 fn relocate(schema: &mut Value, place: &str) {
     match schema {
         Value::Object(members) => {
-            // The place is the base of references already.
+            // The base of references and the dialect are those of the document.
             for name in ["$schema", "$id"] {
                 if members.get(name).is_some_and(Value::is_string) {
                     members.remove(name);
@@ -147,6 +150,10 @@ fn relocate(schema: &mut Value, place: &str) {
                     }
                     // Values, not schemas.
                     _ if ["const", "default", "enum", "examples"].contains(&name.as_str()) => {}
+                    // The members have any names, also those above.
+                    Value::Object(schemas) if NAMED_SCHEMAS.contains(&name.as_str()) => {
+                        schemas.values_mut().for_each(|schema| relocate(schema, place));
+                    }
                     other => relocate(other, place),
                 }
             }
@@ -161,7 +168,7 @@ fn operation(
     plugin: &PluginContract,
     route: &Route,
     event: &InboundContract,
-    is_read: bool,
+    has_item_route: bool,
 ) -> Value {
     let mut operation = json!({
         "operationId": operation_id(route),
@@ -169,7 +176,7 @@ fn operation(
         "description": format!("Access: {}.", event.access),
         "tags": [plugin.name],
         "parameters": parameters(route, event),
-        "responses": responses(route, event, is_read),
+        "responses": responses(route, event, has_item_route),
     });
     if route.method.has_body()
         && let Some(members) = operation.as_object_mut()
@@ -183,7 +190,7 @@ fn operation(
 /// The variables of the path, and for a request without a body the other properties of the payload
 /// in the query.
 fn parameters(route: &Route, event: &InboundContract) -> Vec<Value> {
-    let place = format!("#/components/schemas/{}", name(&event.event, "payload"));
+    let place = format!("#/components/schemas/{}", schema_name(&event.event, "payload"));
     let properties = event.data.get("properties").and_then(Value::as_object);
     let required = event.data.get("required").and_then(Value::as_array);
     let schema = |name: &str| {
@@ -220,11 +227,11 @@ fn body(route: &Route, event: &InboundContract) -> Value {
     if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
         required.retain(|name| !name.as_str().is_some_and(|name| variables.contains(&name)));
     }
-    relocate(&mut schema, &format!("#/components/schemas/{}", name(&event.event, "payload")));
+    relocate(&mut schema, &format!("#/components/schemas/{}", schema_name(&event.event, "payload")));
     schema
 }
 
-fn responses(route: &Route, event: &InboundContract, is_read: bool) -> Value {
+fn responses(route: &Route, event: &InboundContract, has_item_route: bool) -> Value {
     let problem = json!({
         "description": "The event was rejected.",
         "content": {
@@ -236,7 +243,7 @@ fn responses(route: &Route, event: &InboundContract, is_read: bool) -> Value {
     };
     let content = json!({"application/json": {"schema": reference(&event.event, "reply")}});
     let has_id = reply.pointer("/properties/id").is_some();
-    if route.method == Method::Post && is_read && has_id {
+    if route.method == Method::Post && has_item_route && has_id {
         let location =
             json!({"description": "The path of the item.", "schema": {"type": "string"}});
         let created = json!({
@@ -310,6 +317,33 @@ mod tests {
         assert!(at("/components/schemas/a.20.note.payload/$schema").is_null());
         assert!(at("/paths/~1notes/post/responses/201/headers/Location").is_object());
         assert!(at("/paths/~1notes~1{id}/delete/responses/204").is_object());
+    }
+
+    #[test]
+    fn two_events_have_two_schemas_and_two_routes_two_ids() {
+        let names = ["a b", "a.20.b", "a..20..b", "a.b"].map(|event| schema_name(event, "reply"));
+        assert_eq!(names, ["a.20.b.reply", "a..20..b.reply", "a....20....b.reply", "a..b.reply"]);
+        let id = |path: &str| operation_id(&Route::new("GET", path, "list").unwrap());
+        assert_ne!(id("/a/b"), id("/a_b"));
+        assert_ne!(id("/a/{b}"), id("/a/b"));
+    }
+
+    #[test]
+    fn references_are_relocated_in_schemas_and_not_in_values() {
+        let reference = json!({"$ref": "#/$defs/Id"});
+        let mut schema = json!({
+            "properties": {"default": reference, "enum": {"items": reference}},
+            "default": reference,
+            "items": {"$ref": "#anchor"},
+        });
+        relocate(&mut schema, "#/place");
+        let relocated = json!({"$ref": "#/place/$defs/Id"});
+        let expected = json!({
+            "properties": {"default": relocated, "enum": {"items": relocated}},
+            "default": reference,
+            "items": {"$ref": "#anchor"},
+        });
+        assert_eq!(schema, expected);
     }
 
     #[test]

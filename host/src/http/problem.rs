@@ -32,9 +32,9 @@ pub(super) struct Problem {
     is_logged: bool,
 }
 
-/// A problem that is answered, and not logged yet.
+/// The problem of a response, for [`record`], which logs it.
 #[derive(Clone)]
-struct Unlogged(Arc<Problem>);
+struct Answered(Arc<Problem>);
 
 /// What is logged of a request besides its problem. The query is left out: it holds the id of a
 /// session.
@@ -42,7 +42,8 @@ struct Unlogged(Arc<Problem>);
 pub(super) struct RequestLine {
     pub(super) address: Option<IpAddr>,
     pub(super) method: Option<Method>,
-    pub(super) path: Option<Uri>,
+    /// Only its path is logged.
+    pub(super) uri: Option<Uri>,
 }
 
 impl Problem {
@@ -82,14 +83,14 @@ impl Problem {
         self
     }
 
-    /// Returns the same problem, whose record with its cause is in the log.
+    /// Returns the same problem. The log has a record with its id and its cause already.
     pub(super) fn logged(mut self) -> Self {
         self.is_logged = true;
         self
     }
 
-    /// Logs the problem with its id and its request. [`record`] does it, so only code that writes
-    /// the answer itself calls this.
+    /// Logs the problem with its id and its request. Only code whose answer does not pass through
+    /// [`record`] calls this.
     pub(super) fn log(&self, request: &RequestLine) {
         let member = |name: &str| {
             self.document.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
@@ -99,7 +100,7 @@ impl Problem {
         let (status, reason) = (self.status.as_u16(), member("reason"));
         let address = request.address.map(tracing::field::display);
         let method = request.method.as_ref().map(Method::as_str);
-        let (path, key) = (request.path.as_ref().map(Uri::path), self.key.as_deref());
+        let (path, key) = (request.uri.as_ref().map(Uri::path), self.key.as_deref());
         if self.is_logged {
             tracing::debug!(id, status, address, method, path, "request rejected");
             return;
@@ -182,19 +183,19 @@ impl IntoResponse for Problem {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response.extensions_mut().insert(Unlogged(Arc::new(self)));
+        response.extensions_mut().insert(Answered(Arc::new(self)));
         response
     }
 }
 
-/// Logs each problem that is answered, with its request. Outside of all layers that answer
-/// requests.
+/// Logs each problem that is answered, with its request. This layer must be outside of all layers
+/// that answer requests.
 pub(crate) async fn record(request: Request, next: Next) -> Response {
     let address = request.extensions().get::<Peer>().map(|Peer(address)| *address);
-    let (method, path) = (Some(request.method().clone()), Some(request.uri().clone()));
+    let (method, uri) = (Some(request.method().clone()), Some(request.uri().clone()));
     let mut response = next.run(request).await;
-    if let Some(Unlogged(problem)) = response.extensions_mut().remove() {
-        problem.log(&RequestLine { address, method, path });
+    if let Some(Answered(problem)) = response.extensions_mut().remove() {
+        problem.log(&RequestLine { address, method, uri });
     }
     response
 }
@@ -250,7 +251,8 @@ pub(crate) async fn unify(request: Request, next: Next) -> Response {
 /// Largest error body, in bytes, that may be one of Engine.IO.
 const MAX_ERROR_BODY: usize = 4096;
 
-/// Whether a body is an error of Engine.IO: its code is a number, which the library writes as text.
+/// Whether a body is an error of Engine.IO: its code is a number, which socketioxide writes as
+/// text.
 fn is_of_engine_io(body: &[u8]) -> bool {
     let document = serde_json::from_slice::<Value>(body).unwrap_or_default();
     match document.get("code") {

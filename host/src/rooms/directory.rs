@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::event::{Connection, Connections};
 
-/// The connections whose `$connect` is queued or handled, and whose `$disconnect` is neither. The
-/// dispatcher changes it under the lock of the backlogs, so that it agrees with the events that
-/// follow.
+/// Holds a connection from the time at which its `$connect` is queued to the time at which its
+/// `$disconnect` is queued. The dispatcher changes it under the lock under which it queues host
+/// events. So a list and the host events after it have no gap and no overlap.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     connections: Mutex<BTreeSet<ById>>,
@@ -81,7 +81,7 @@ impl Directory {
     }
 }
 
-/// Like [`Directory::page`], for a snapshot, which must be sorted by public id.
+/// Like [`Directory::page`], for the result of [`Directory::snapshot`], which is sorted.
 pub(crate) fn page_of(
     snapshot: &[Arc<Connection>],
     after: Option<&str>,

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use super::{Changes, CommitError, Store, lock};
 
-/// The writers of one store, in the order in which they commit and deliver. The first writer of the
-/// queue has the commit lock: there is no other lock whose order could differ.
+/// The writers of one store, in the order in which they commit and deliver. To be the first of the
+/// queue is to have the commit lock. There is no second lock, so there is no second order.
 ///
 /// Invariants:
 ///
@@ -59,8 +59,8 @@ enum WriterStage {
     /// it.
     Exclusive,
     /// The changes were taken for a batch, and the result is not known yet. If the writer becomes
-    /// the first in this stage, the commit of its batch has panicked. Also the stage after the
-    /// writer has read its result.
+    /// the first in this stage, the commit of its batch has panicked. A writer that has read its
+    /// result is in this stage too, until it leaves.
     Taken,
     /// The result of the commit.
     Done(Result<(), CommitError>),
@@ -113,7 +113,8 @@ impl WriterQueue {
         }
     }
 
-    /// Returns the result of the commit of the first writer.
+    /// Returns a writer's result; [`CommitError::Unknown`] if it has none, because the commit has
+    /// panicked.
     fn take_result(&mut self, ticket: Ticket) -> Result<(), CommitError> {
         match self.writer(ticket).map(|writer| replace(&mut writer.stage, WriterStage::Taken)) {
             Some(WriterStage::Done(result)) => result,
@@ -121,7 +122,7 @@ impl WriterQueue {
         }
     }
 
-    fn is_taken(&mut self, ticket: Ticket) -> bool {
+    fn was_taken(&mut self, ticket: Ticket) -> bool {
         self.writer(ticket)
             .is_some_and(|writer| matches!(writer.stage, WriterStage::Taken | WriterStage::Done(_)))
     }
@@ -161,7 +162,8 @@ impl QueuePlace {
     }
 
     /// Waits until this writer is the first. If it is not by `deadline`, leaves the queue and
-    /// returns `None`; but if its changes were taken, it waits for their result without a limit.
+    /// returns `None`. But if its changes were taken, it waits on without a limit: they may be
+    /// stored, and then their effects must be delivered.
     async fn become_first(self, deadline: Option<Instant>) -> Option<CommitGuard> {
         let Self { store, ticket } = &self;
         // The common case needs no timer.
@@ -187,7 +189,7 @@ impl QueuePlace {
     /// Leaves the queue, unless the changes were taken. Returns whether it has left.
     fn withdraw(&self) -> bool {
         let mut queue = lock(&self.store.group.0);
-        if queue.is_taken(self.ticket) {
+        if queue.was_taken(self.ticket) {
             return false;
         }
         let next = queue.remove(self.ticket);
@@ -239,8 +241,8 @@ impl Store {
 
 impl CommitGuard {
     /// Stores only `changes`, as [`Store::commit`] does. Returns the guard, to be held until their
-    /// effects are delivered. This writer is the first of the queue. The writers behind it commit
-    /// when they are the first.
+    /// effects are delivered. Does not commit for the writers behind this one: they commit when
+    /// they are the first.
     ///
     /// # Errors
     /// Those of [`Store::commit`]; [`CommitError::Unknown`] after a panic.

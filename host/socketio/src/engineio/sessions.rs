@@ -1,4 +1,5 @@
-//! The table of sessions, and the permit that each session holds until it has ended completely.
+//! The table of sessions, and the permit that the owner of a session holds until the session has
+//! ended completely.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,8 +13,8 @@ use super::memory::{Memory, Slot};
 use super::session::Session;
 use super::sid::Sid;
 
-/// The protocol of a session that began with polling: a POST, the keeper or the WebSocket that
-/// took over uses it, one at a time.
+/// The protocol of a session that began with polling. POSTs, the task that keeps the session, and
+/// the WebSocket after an upgrade use it, one at a time.
 pub(crate) type Shared<P> = Arc<AsyncMutex<P>>;
 
 /// The session that a request names, and its protocol.
@@ -92,8 +93,10 @@ impl<P> Sessions<P> {
 pub(crate) struct SessionPermit<P> {
     sessions: Arc<Sessions<P>>,
     session: Option<Arc<Session>>,
+    /// Counts the session until this permit and all answers to its polls are dropped.
     slot: Arc<Slot>,
-    /// Counts as a task until the task that owns the session counts itself.
+    /// Makes a server that stops wait until the task that owns the session has started, and is
+    /// waited for itself.
     token: Option<TaskTrackerToken>,
 }
 
@@ -132,7 +135,8 @@ impl<P> SessionPermit<P> {
 impl<P> Drop for SessionPermit<P> {
     fn drop(&mut self) {
         self.unregister();
-        // Has an effect only if the owner did not get to its end: it was dropped or has panicked.
+        // Without effect if the owner has ended the session. Otherwise the owner was dropped or has
+        // panicked.
         if let Some(session) = self.session.take() {
             session.end(End::Aborted);
             session.finish();

@@ -39,7 +39,7 @@ impl View {
         let merged = read(&mut self.snapshot, &self.store, &self.tracked, |connection, _| {
             merge(connection, &self.writes, (&from, &to), backwards, limit as usize, max_bytes)
         })?;
-        let Merged { entries, mut rows, last, is_too_much } = merged;
+        let Merged { entries, mut rows, last, exceeds_bytes } = merged;
         // A scan that ended early depends on nothing beyond the last key that it read.
         let (from, to) = match last {
             Some(last) if backwards => (last, to),
@@ -49,8 +49,9 @@ impl View {
         if backwards {
             rows.reverse();
         }
+        // Also before an error, on which the handler may depend.
         self.tracked.add_scan(Scanned { from, to, rows });
-        if is_too_much {
+        if exceeds_bytes {
             return Err(StateError::LargeScan { max: max_bytes }.into());
         }
         let mut found = Vec::with_capacity(entries.len());
@@ -63,12 +64,13 @@ impl View {
     }
 }
 
-/// The first key that a scan may return, and the first key after its range.
+/// The range of keys that a scan may return, in ascending order also for a scan backwards: its
+/// first key, and the first key after it.
 fn range(prefix: &str, cursor: Option<&str>, backwards: bool) -> (Vec<u8>, Vec<u8>) {
     let mut from = prefix.as_bytes().to_vec();
     let mut to = from.clone();
-    // The next string of the same length. UTF-8 never contains the byte 0xFF, so the last byte can
-    // always be incremented.
+    // The least key that is greater than all keys with the prefix. UTF-8 never contains the byte
+    // 0xFF, so the last byte can always be incremented.
     match to.last_mut() {
         Some(last) => *last += 1,
         None => to.push(AFTER_ALL_KEYS),
@@ -100,7 +102,7 @@ struct Merged {
     /// The last key that was read, if the scan ended before the end of its range.
     last: Option<Vec<u8>>,
     /// Whether the scan ended because the next entry would exceed the bytes of one call.
-    is_too_much: bool,
+    exceeds_bytes: bool,
 }
 
 /// Merges the stored rows and the own writes of a range. Rows are fetched one by one, because the
@@ -124,7 +126,7 @@ fn merge(
     let mut next_own = || if backwards { own_range.next_back() } else { own_range.next() };
 
     let mut merged =
-        Merged { entries: Vec::new(), rows: Vec::new(), last: None, is_too_much: false };
+        Merged { entries: Vec::new(), rows: Vec::new(), last: None, exceeds_bytes: false };
     let mut bytes = 0;
     let mut own = next_own();
     let mut row = stored.next()?;
@@ -155,11 +157,11 @@ fn merge(
         };
         if let Some((key, value)) = entry {
             bytes += key.len() + value.len();
-            merged.is_too_much = bytes > max_bytes;
-            if !merged.is_too_much {
+            merged.exceeds_bytes = bytes > max_bytes;
+            if !merged.exceeds_bytes {
                 merged.entries.push((key.to_owned(), value.to_owned()));
             }
-            if merged.is_too_much || merged.entries.len() == limit {
+            if merged.exceeds_bytes || merged.entries.len() == limit {
                 merged.last = Some(key.to_owned());
                 return Ok(merged);
             }

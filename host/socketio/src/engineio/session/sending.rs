@@ -1,5 +1,6 @@
-//! The outgoing messages of a session: the queue's bounds, and the write to the transport. One task
-//! at a time writes bytes that the kernel did not take at once: see `websocket` and `polling`.
+//! The outgoing messages of a session: the queue's bounds, and the write to the transport. Any task
+//! may try to write, under the lock. What the kernel does not take is left to the one task that
+//! serves the transport: see `websocket` and `polling`.
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ impl Session {
     /// follow it. They are written with the next [`flush`](Self::flush), or at once if at least
     /// 64 KiB are queued.
     ///
-    /// Returns false if the session has ended, and the messages are lost. If they exceed
+    /// If the session has ended, the messages are lost, and this returns false. If they exceed
     /// [`Config::max_queued`], the session ends.
     ///
     /// [`Config::max_queued`]: crate::engineio::Config::max_queued
@@ -27,8 +28,9 @@ impl Session {
         self.text_if(|| true, text, attachments)
     }
 
-    /// Like [`text`](Self::text) if `condition` holds, which is asked at the moment of queueing: a
-    /// message that another task queues after it has made the condition false comes later.
+    /// Like [`text`](Self::text) if `condition` holds. It is asked under the lock that orders
+    /// messages: if another task makes it false and then queues a message, this message is before
+    /// that one, or is not queued.
     pub(crate) fn text_if(
         &self,
         condition: impl FnOnce() -> bool,
@@ -48,7 +50,7 @@ impl Session {
         self.shared_if(|| true, frame)
     }
 
-    /// Like [`shared`](Self::shared) if `condition` holds, like [`text_if`](Self::text_if).
+    /// Like [`shared`](Self::shared), with the condition of [`text_if`](Self::text_if).
     pub(crate) fn shared_if(&self, condition: impl FnOnce() -> bool, frame: &Frame) -> bool {
         self.queue_if(condition, |queue, _| queue.push_shared(&self.memory, frame))
     }
@@ -70,7 +72,8 @@ impl Session {
 
     /// Writes queued messages to the WebSocket, or wakes the pending poll, which answers with them.
     pub fn flush(&self) {
-        // Takes no lock for nothing. The caller sees its own messages here, unless they have left.
+        // Without a lock if nothing is queued. The count includes what the caller has queued,
+        // unless that was written meanwhile.
         if self.queued.load(Ordering::SeqCst) > 0 {
             self.write(&mut self.state());
         }
@@ -94,7 +97,8 @@ impl Session {
     /// How many bytes are queued for the client, including the answer to a poll that the HTTP
     /// server has not yet written.
     pub fn queued_bytes(&self) -> usize {
-        // In this order: bytes count as delivered before they leave the queue, so none is missed.
+        // In this order: bytes are added to `delivering` before they leave the queue, so none is
+        // missed.
         let queued = self.queued.load(Ordering::SeqCst);
         queued + self.delivering.load(Ordering::SeqCst)
     }
@@ -123,8 +127,8 @@ impl Session {
     }
 
     /// If `condition` holds, calls `push` with the queue and with whether its bytes will leave the
-    /// queue soon. Writes if the queue is long. Returns whether that was done and the session still
-    /// lives: it ends if the rest exceeds a bound.
+    /// queue soon. Writes if the queue is long. Returns false if nothing was queued, or if the
+    /// session has ended, also because the rest exceeds a bound.
     fn queue_if(
         &self,
         condition: impl FnOnce() -> bool,
@@ -138,6 +142,8 @@ impl Session {
         let was_empty = self.queued_in(state) == 0;
         let leaves_soon = matches!(state.carrier, Carrier::WebSocket(_)) && !self.is_stalled();
         push(&mut state.queue, leaves_soon);
+        // A message that alone exceeds the bound passes if nothing is queued before it. Its size is
+        // added to the bound until nothing is queued any more.
         if was_empty {
             let queued = self.queued_in(state);
             state.extra = if queued > self.config.max_queued { queued } else { 0 };
