@@ -356,15 +356,45 @@ mod tests {
         (client, listener.accept().await.unwrap().0)
     }
 
-    #[tokio::test]
-    async fn what_a_layer_has_taken_reaches_the_client_before_its_session_is_drained() {
-        let (mut client, server) = pair().await;
-        // The kernel takes no more.
+    /// Writes until the kernel takes no more. Returns how many bytes it has.
+    async fn fill(server: &TcpStream) -> usize {
         server.writable().await.unwrap();
         let mut filled = 0;
         while let Ok(written) = server.try_write(&[b'x'; 64 << 10]) {
             filled += written;
         }
+        filled
+    }
+
+    #[tokio::test]
+    async fn a_session_sends_again_after_a_read_has_flushed_what_its_layer_held() {
+        let (mut client, server) = pair().await;
+        let mut received = vec![0; fill(&server).await];
+        let (reader, writer) = split(Socket::Layered(server, Box::<Buffering>::default()));
+        let session = testing::session_of(crate::engineio::Transport::WebSocket);
+        assert!(session.opened(writer));
+        assert!(session.text(&[b"first"], &[]));
+        session.flush();
+        let (mut registered, cx) = (None, &mut Context::from_waker(Waker::noop()));
+        assert!(session.poll_sender(&mut registered, cx).is_pending(), "the layer has the bytes");
+        client.read_exact(&mut received).await.unwrap();
+        let Reader::Layered(half, layer) = reader else { panic!("a layer") };
+        let tcp: &TcpStream = half.as_ref();
+        tcp.writable().await.unwrap();
+        locked(&layer).flush(tcp).unwrap();
+        assert!(session.poll_sender(&mut registered, cx).is_pending());
+        assert!(session.text(&[b"second"], &[]));
+        session.flush();
+        assert_eq!(session.queued_bytes(), 0);
+        let mut received = [0; 17];
+        client.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"\x81\x064first\x81\x074second");
+    }
+
+    #[tokio::test]
+    async fn what_a_layer_has_taken_reaches_the_client_before_its_session_is_drained() {
+        let (mut client, server) = pair().await;
+        let filled = fill(&server).await;
         let (_reader, writer) = split(Socket::Layered(server, Box::<Buffering>::default()));
         let session = testing::session_of(crate::engineio::Transport::WebSocket);
         assert!(session.opened(writer));

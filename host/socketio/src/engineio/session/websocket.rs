@@ -71,6 +71,8 @@ impl Session {
                 break;
             }
         }
+        // Also if the bytes that a layer held have left with a read.
+        self.set_stalled(false);
         Poll::Ready(())
     }
 
