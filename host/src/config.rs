@@ -522,6 +522,16 @@ mod tests {
             assert!(error.contains("expected text in quotes; the value is secret"), "{error}");
             assert!(!error.contains("1234567890123456"), "{error}");
         }
+        // Syntax errors of the file, in the line of the secret.
+        for text in [
+            "[[keys]]\nname = \"ops\"\nsecret = \"1234567890123456\nscopes = [\"emit\"]",
+            "[[keys]]\nsecret = \"a\"\nsecret = \"1234567890123456\"",
+            "[[keys]]\nsecret = 1234567890123456 | x",
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains("line 3") || error.contains("line 2"), "{error}");
+            assert!(!error.contains("1234567890123456"), "{error}");
+        }
         // As from the environment, if the list is no TOML.
         for text in ["keys = \"1234567890123456\"", "[auth]\nkeys = \"[1234567890123456\""] {
             let error = load(text).unwrap_err();

@@ -30,9 +30,19 @@ pub(super) fn of(kind: &Kind) -> String {
         Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => {
             "the number is too large or too small".to_owned()
         }
-        Kind::Message(message) => message.clone(),
+        Kind::Message(message) => without_excerpt(message),
         other => other.to_string(),
     }
+}
+
+/// An error of TOML's syntax shows the line of the file, which may have a secret. Returns the error
+/// with the number of the line, and without its text.
+fn without_excerpt(message: &str) -> String {
+    let is_excerpt = |line: &&str| {
+        line.trim_start_matches(|of_number: char| of_number.is_ascii_digit() || of_number == ' ')
+            .starts_with('|')
+    };
+    message.lines().filter(|line| !is_excerpt(line)).collect::<Vec<_>>().join(": ")
 }
 
 /// Formats a value for an error message, nearly as TOML writes it.
