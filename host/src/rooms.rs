@@ -275,8 +275,14 @@ impl Rooms {
         self.find(connection).map(|member| member.link.close()).is_some()
     }
 
+    /// Identifies the session of the connection; `None` if that is not known.
+    pub(crate) fn session_key(&self, connection: &Connection) -> Option<u128> {
+        self.find(connection)?.link.session_key()
+    }
+
     /// Ends the session of the connection after everything that was sent to it before, so that its
-    /// client connects to another host.
+    /// client connects to another host. Without effect before it was called for all connections of
+    /// the session.
     pub(crate) fn shut_down(&self, connection: &Connection) {
         if let Some(member) = self.find(connection) {
             member.link.shut_down();

@@ -97,20 +97,38 @@ impl Sockets {
         leaving.wait().await;
     }
 
-    /// Ends the connections one after the other over this time, so that their clients do not all
-    /// connect to other hosts at once. Returns when the last one begins to end.
+    /// Ends the sessions one after the other over this time, so that their clients do not all
+    /// connect to other hosts at once. Returns when the last one begins to end. If the future is
+    /// dropped, the sessions that have not begun to end continue.
     pub(crate) async fn leave_over(self: &Arc<Self>, time: Duration) {
-        // In the order of a map with random hashes.
-        let clients: Vec<_> = self.clients().values().cloned().collect();
-        let (began, number) = (Instant::now(), clients.len().max(1));
-        for (index, client) in clients.into_iter().enumerate() {
+        let sessions = self.sessions();
+        let (began, number) = (Instant::now(), sessions.len().max(1));
+        for (index, session) in sessions.into_iter().enumerate() {
             // The timer's resolution makes batches of them.
             tokio::time::sleep_until(began + time.mul_f64(index as f64 / number as f64)).await;
-            if let Some(client) = client.upgrade() {
+            for client in session.iter().filter_map(Weak::upgrade) {
                 let sockets = Arc::clone(self);
                 self.tasks.spawn(async move { client.move_away(&sockets).await });
             }
         }
+    }
+
+    /// Returns the clients that do not move away yet, in random order. Clients of one session, in
+    /// several namespaces, are in one list: none of them can leave without the others.
+    fn sessions(&self) -> Vec<Vec<Weak<Client>>> {
+        let clients: Vec<_> = self.clients().values().filter_map(Weak::upgrade).collect();
+        // The order is that of maps with random hashes.
+        let mut by_session: HashMap<u128, Vec<Weak<Client>>> = HashMap::new();
+        let mut sessions = Vec::new();
+        for client in clients.iter().filter(|client| !client.moves_away()) {
+            let weak = Arc::downgrade(client);
+            match self.rooms.session_key(client.connection()) {
+                Some(key) => by_session.entry(key).or_default().push(weak),
+                None => sessions.push(vec![weak]),
+            }
+        }
+        sessions.extend(by_session.into_values());
+        sessions
     }
 
     /// Ends the connections of a user: all of them, or those whose token was issued before a time.

@@ -210,8 +210,17 @@ impl Link {
         }
     }
 
-    /// Ends the session of the connection after everything that was sent before. A stock client
-    /// connects again by itself. Without effect with the library, which can only close all.
+    /// Identifies the session of the connection; `None` if it is gone, and with the library.
+    pub(crate) fn session_key(&self) -> Option<u128> {
+        match self {
+            Self::Builtin(link) => link.session_key(),
+            Self::Library(_) => None,
+        }
+    }
+
+    /// Ends the session of the connection after everything that was sent before, when this was
+    /// called for all connections of the session. A stock client connects again by itself. Without
+    /// effect with the library, which can only close all.
     pub(crate) fn shut_down(&self) {
         if let Self::Builtin(link) = self {
             link.shut_down();
@@ -286,6 +295,11 @@ pub(crate) enum Server {
 }
 
 impl Server {
+    /// Whether it can end a single connection so that its client connects again.
+    pub(crate) fn closes_one_by_one(&self) -> bool {
+        matches!(self, Self::Builtin(_))
+    }
+
     /// Ends the transport of every connection, so that standard clients reconnect elsewhere.
     pub(crate) async fn close(&self) {
         match self {

@@ -147,9 +147,9 @@ async fn a_client_that_polls_receives_every_answer_of_a_host_that_stops() {
     for id in 0..EVENTS {
         let answer = client.poll().await;
         assert_eq!(answer, Some(format!("43{id}[null]")));
-        let emit = || host.http("/api/emit", Some(json!({"event": "noise", "everyone": true})));
+        let disable = || host.http("/api/plugins/lab/disable", Some(json!({})));
         if id == 1 {
-            refused = Some([host.http(HANDSHAKE, None), emit()]);
+            refused = Some([host.http(HANDSHAKE, None), disable()]);
             assert_eq!([host.http("/healthz", None).0, host.http("/readyz", None).0], [200, 503]);
         }
     }
@@ -226,6 +226,56 @@ async fn connections_are_closed_one_after_the_other_over_the_time_that_is_set() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_in_two_namespaces_is_answered_in_both_by_a_host_that_stops() {
+    let (mut host, _directories) = start(&[("SOCKHOP_SERVER__NAMESPACES", r#"["/", "/chat"]"#)]);
+    let client = PollingSession::connect(&host.url).await;
+    client.send("40/chat,").await;
+    let until = async |text: &str| {
+        while !client.poll().await.expect("a session").contains(text) {}
+    };
+    until("40/chat,{").await;
+    client.send(r#"42/chat,7["slow_note",1500]"#).await;
+    host.signal(Signal::SIGTERM);
+    until("43/chat,7[null]").await;
+    assert!(host.ended().0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_in_a_drain_closes_the_rest_over_the_time_of_a_usual_stop() {
+    const CLIENTS: usize = 20;
+    const OVER: Duration = Duration::from_millis(2_000);
+    if sockhop_tests::socketio() != SocketIo::Builtin {
+        return;
+    }
+    let over = OVER.as_millis().to_string();
+    let (mut host, _directories) = start(&[("SOCKHOP_LIMITS__SHUTDOWN_CLOSE_MS", &over)]);
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(TestClient::connect(&host.url).await);
+    }
+    host.http("/api/drain", Some(json!({"over_ms": 3_600_000})));
+    eventually("a host that accepts no new clients", async || {
+        (host.http(HANDSHAKE, None).0 == 503).then_some(())
+    })
+    .await;
+    host.signal(Signal::SIGTERM);
+    let began = Instant::now();
+    let mut closed = Vec::new();
+    for client in clients {
+        closed.push(tokio::spawn(async move {
+            client.closed().await;
+            began.elapsed()
+        }));
+    }
+    let mut late = 0;
+    for closed in closed {
+        late += usize::from(closed.await.expect("an end") > OVER / 2);
+    }
+    assert!((CLIENTS / 4..CLIENTS).contains(&late), "{late} of {CLIENTS}");
+    assert!(host.ended().0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_drains_a_host_which_serves_meanwhile_and_a_signal_ends_the_rest() {
     let (mut host, _directories) = start(&[]);
     let mut clients = Vec::new();
@@ -249,6 +299,13 @@ async fn an_operator_drains_a_host_which_serves_meanwhile_and_a_signal_ends_the_
         }
     }
     assert!(answered >= 3, "{answered}");
+    // About those who are still connected, operators decide until the end.
+    let emitted =
+        host.http("/api/emit", Some(json!({"event": "noise", "data": null, "room": "lab"})));
+    assert_eq!(emitted.0, 202, "{}", emitted.1);
+    assert_eq!(host.http("/api/users/7/disconnect", Some(json!({}))).0, 200);
+    let (status, problem) = host.http("/api/reload", Some(json!({})));
+    assert_eq!((status, &problem["code"]), (503, &json!("unavailable")), "{problem}");
     let (status, took) = host.terminate();
     assert!(status.success() && took < SOON, "{status} {took:?}");
 }

@@ -411,7 +411,13 @@ impl<H: Handler> Protocol for Client<H> {
             self.leave(at, batch).await?;
         }
         // Queued packets, such as DISCONNECT, still reach the client.
-        if self.connections.is_empty() { Err(End::Server) } else { Ok(()) }
+        if self.connections.is_empty() {
+            return Err(End::Server);
+        }
+        if self.connections.iter().all(|connection| connection.shuts_down()) {
+            self.session.end(End::Shutdown);
+        }
+        Ok(())
     }
 
     async fn closed(&mut self, end: End, batch: &Batch) {

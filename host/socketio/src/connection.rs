@@ -51,6 +51,8 @@ pub struct Connection<H: Handler> {
     has_ended: AtomicBool,
     /// The application has ended the connection together with its session.
     closes_session: AtomicBool,
+    /// The session may end with the server, as far as this connection is concerned.
+    shuts_down: AtomicBool,
     /// `None` if the server has no recovery.
     lasting: Option<Box<Lasting>>,
     /// The session of a connection that never has another: the server has no recovery.
@@ -99,6 +101,7 @@ impl<H: Handler> Connection<H> {
             data,
             has_ended: AtomicBool::new(false),
             closes_session: AtomicBool::new(false),
+            shuts_down: AtomicBool::new(false),
             lasting: pid.map(|pid| Box::new(Lasting::new(pid))),
             only_session,
             state: Mutex::new(ConnectionState {
@@ -336,7 +339,9 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Ends the client's session, as a stop of the server does: the client receives queued
-    /// messages, and no packet about the end, so that a stock client connects again.
+    /// messages, and no packet about the end, so that a stock client connects again. If the client
+    /// is in several namespaces, its session ends when this was called for all of its connections:
+    /// the others may have answers to send.
     ///
     /// Does nothing if the connection has ended: its client may have another one by now.
     pub fn shut_down(&self) {
@@ -347,7 +352,19 @@ impl<H: Handler> Connection<H> {
         if state.session.is_over() {
             return self.end_lost(state);
         }
-        state.session.end(End::Shutdown);
+        self.shuts_down.store(true, Ordering::Relaxed);
+        state.session.wake();
+    }
+
+    /// Identifies the client's session among those that exist now. It changes when a client returns
+    /// to its connection.
+    pub fn session_key(&self) -> u128 {
+        self.state().session.sid().key()
+    }
+
+    /// Whether [`shut_down`](Self::shut_down) was called.
+    pub(crate) fn shuts_down(&self) -> bool {
+        self.shuts_down.load(Ordering::Relaxed)
     }
 
     /// Ends the client's session at once. Queued messages are lost, and a stock client connects

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
-use crate::socketio::Server;
 
 use super::Host;
 
@@ -30,11 +29,13 @@ impl Host {
     /// host closes the transports. `at_once` skips the waiting.
     ///
     /// An operator can stop the host too, with a time over which the connections of clients end
-    /// (`POST /api/drain`). Then `stop` ends the rest of that time.
+    /// (`POST /api/drain`). If `stop` comes within that time, the rest of them end over the time of
+    /// a usual stop.
     pub async fn run(self, stop: CancellationToken, at_once: CancellationToken) {
-        let (over, cut_short) = tokio::select! {
-            () = stop.cancelled() => (self.config.get().limits.shutdown_close_ms, &at_once),
-            over = self.drain.requested() => (over, &stop),
+        let usual = self.config.get().limits.shutdown_close_ms;
+        let over = tokio::select! {
+            () = stop.cancelled() => usual,
+            over = self.drain.requested() => over,
         };
         self.ready.store(false, Ordering::Release);
         // The served plugins stay the same until the end.
@@ -50,8 +51,18 @@ impl Host {
         }
         let connections = self.rooms.connections();
         tracing::info!(connections, over_ms = over.as_millis(), "stopping: closing connections");
-        if connections > 0 && self.closes_one_by_one() {
-            within(Duration::MAX, cut_short, self.sockets.leave_over(over)).await;
+        if connections > 0 && self.socketio.closes_one_by_one() {
+            let began = Instant::now();
+            let leaving = async {
+                // Also if `stop` was the reason of this stop.
+                let is_cut =
+                    stop.run_until_cancelled(self.sockets.leave_over(over)).await.is_none();
+                if is_cut {
+                    let rest = over.saturating_sub(began.elapsed()).min(usual);
+                    self.sockets.leave_over(rest).await;
+                }
+            };
+            within(Duration::MAX, &at_once, leaving).await;
         }
         tracing::info!("stopping: finishing running events");
         if !within(self.config.get().limits.shutdown_drain_ms, &at_once, self.sockets.stop()).await
@@ -72,14 +83,6 @@ impl Host {
         within(left(), &at_once, self.tasks.wait()).await;
         self.loader.close();
         tracing::info!("stopped");
-    }
-}
-
-impl Host {
-    /// Whether the Socket.IO implementation can close a single connection whose client connects
-    /// again.
-    fn closes_one_by_one(&self) -> bool {
-        matches!(self.socketio, Server::Builtin(_))
     }
 }
 

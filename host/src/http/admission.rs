@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -58,7 +58,7 @@ fn refusal(slots: &ConnectionSlots, request: &mut Request) -> Option<Problem> {
         return Some(full(slots));
     }
     let kind = socketio::kind_of(request);
-    if slots.is_closed() && !is_served_to_the_end(kind, request.method()) {
+    if slots.is_closed() && !is_served_to_the_end(kind, request) {
         return Some(stopping());
     }
     if kind == RequestKind::Handshake {
@@ -70,13 +70,18 @@ fn refusal(slots: &ConnectionSlots, request: &mut Request) -> Option<Problem> {
 }
 
 /// Whether a host that stops serves a request: it belongs to a session that fetches its last
-/// answers, or it only reads.
-fn is_served_to_the_end(kind: RequestKind<'_>, method: &Method) -> bool {
+/// answers, it only reads, or it is about the clients that are still connected.
+fn is_served_to_the_end(kind: RequestKind<'_>, request: &Request) -> bool {
     match kind {
         RequestKind::Session | RequestKind::Upgrade(_) => true,
         RequestKind::Handshake => false,
-        RequestKind::Other => method.is_safe(),
+        RequestKind::Other => request.method().is_safe() || is_about_clients(request.uri().path()),
     }
+}
+
+/// Whether a request of operators is about clients that are connected. A stop may take an hour.
+fn is_about_clients(path: &str) -> bool {
+    path == "/api/emit" || path.starts_with("/api/users/")
 }
 
 /// Makes the connection close after `response`.

@@ -1,5 +1,6 @@
 //! `/api/drain`: stops the host, and closes the connections of clients over a longer time.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -49,7 +50,8 @@ struct DrainRequest {
 const MAX_MS: u64 = 3_600_000;
 
 /// Stops the host as SIGTERM does, with another time over which the connections of clients are
-/// closed. Answers at once, with that time and the number of connections.
+/// closed. Answers at once, with that time and the number of connections. With `socketioxide`, the
+/// time is 0.
 pub(super) async fn drain(
     State(api): State<Arc<Api>>,
     request: Request,
@@ -65,8 +67,10 @@ pub(super) async fn drain(
         Some(ms) => Duration::from_millis(ms),
         None => api.config.get().limits.shutdown_close_ms,
     };
+    // The library can't close one connection so that its client connects again: all end together.
+    let over = if api.socketio.closes_one_by_one() { over } else { Duration::ZERO };
     let (connections, over_ms) = (api.rooms.connections(), over.as_millis());
-    let is_first = !api.slots.is_closed() && api.drain.request(over);
+    let is_first = api.ready.load(Ordering::Acquire) && api.drain.request(over);
     tracing::info!(key = &*key, command = "drain", over_ms, is_first, "operator command");
     if !is_first {
         return Err(Problem::new(StatusCode::CONFLICT, "refused", "the host stops already"));

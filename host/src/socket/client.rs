@@ -87,6 +87,15 @@ impl Client {
         self.address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Whether [`move_away`](Self::move_away) was called.
+    pub(super) fn moves_away(&self) -> bool {
+        self.moves_away.load(Ordering::Acquire)
+    }
+
     /// Rejects new events, handles those that have arrived, and ends the session, so that the
     /// client connects to another host.
     pub(super) async fn move_away(self: &Arc<Self>, sockets: &Arc<Sockets>) {

@@ -389,6 +389,10 @@ impl Link {
         }
     }
 
+    pub(super) fn session_key(&self) -> Option<u128> {
+        self.connection.upgrade().map(|connection| connection.session_key())
+    }
+
     pub(super) fn shut_down(&self) {
         if let Some(connection) = self.connection.upgrade() {
             connection.shut_down();

@@ -12,6 +12,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 pub struct Sid([u8; 16]);
 
 impl Sid {
+    /// The id as a number, to compare ids without their text.
+    pub(crate) fn key(self) -> u128 {
+        u128::from_ne_bytes(self.0)
+    }
+
     /// Returns a new id from the system's random numbers.
     ///
     /// # Errors
