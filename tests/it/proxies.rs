@@ -173,6 +173,30 @@ async fn a_header_precedes_the_handshake_of_tls() {
 }
 
 #[test]
+fn a_proxy_without_headers_is_named_once_in_the_log() {
+    use std::io::{Read, Write};
+    let (plugins, data) = (sockhop_tests::directory_of(&[]), sockhop_tests::directory_of(&[]));
+    let log = data.path().join("log");
+    let file = std::fs::File::create(&log).expect("a file");
+    let host = sockhop_tests::HostProcess::with(plugins.path(), data.path(), |command| {
+        command
+            .env("SOCKHOP_SERVER__PROXY_HEADER", "proxy-protocol")
+            .env("SOCKHOP_SERVER__TRUSTED_PROXIES", r#"["127.0.0.1/32"]"#)
+            .env("SOCKHOP_ADMIN__LISTEN", "127.0.0.1:0")
+            .env("SOCKHOP_LOG__FILTER", "warn")
+            .stderr(file);
+    });
+    for _ in 0..3 {
+        let address = host.url.trim_start_matches("http://");
+        let mut stream = std::net::TcpStream::connect(address).expect("a host");
+        stream.write_all(OPEN.as_bytes()).expect("a connection");
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let log = std::fs::read_to_string(log).expect("the log");
+    assert_eq!(log.matches("send-proxy-v2").count(), 1, "{log}");
+}
+
+#[test]
 fn a_header_of_no_proxy_is_refused_as_a_setting() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("sockhop.toml");

@@ -2,13 +2,15 @@
 //! done within the deadlines of the first byte and of the head of a request, in the slot of the
 //! connection.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Limits;
+use crate::config::LiveConfig;
 use crate::metrics::Metrics;
 use crate::tls::{ClientStream, Tls};
 use crate::transport::{AbortHandle, Peer, Stage};
@@ -20,24 +22,29 @@ use super::slots::ConnectionSlot;
 /// What precedes HTTP on the connections of one listener.
 pub(crate) struct Opening {
     /// The proxies that send a header of the PROXY protocol. `None`: no proxy does.
-    pub(crate) proxies: Option<Arc<TrustedProxies>>,
+    proxies: Option<Arc<TrustedProxies>>,
     /// `None`: the listener serves plain HTTP.
-    pub(crate) tls: Option<Arc<Tls>>,
-    pub(crate) metrics: Arc<Metrics>,
+    tls: Option<Arc<Tls>>,
+    metrics: Arc<Metrics>,
+    /// The proxies whose wrong headers were logged.
+    logged: Mutex<HashSet<IpAddr>>,
 }
+
+/// How many proxies with wrong headers are logged, each once. Clients can't add to them.
+const MAX_LOGGED: usize = 64;
 
 /// A connection that is opened, and what may end it.
 pub(super) struct Opened<'connection> {
     pub(super) slot: &'connection ConnectionSlot,
     pub(super) abort_handle: &'connection AbortHandle,
-    pub(super) limits: &'connection Limits,
+    pub(super) config: &'connection LiveConfig,
     pub(super) stop: &'connection CancellationToken,
 }
 
 impl Opened<'_> {
     /// How long the connection may stay in a stage.
     fn limit(&self, stage: Stage) -> std::time::Duration {
-        deadline(self.limits, stage, self.slot.is_reserved()).unwrap_or_default()
+        deadline(&self.config.get().limits, stage, self.slot.is_reserved()).unwrap_or_default()
     }
 }
 
@@ -55,6 +62,14 @@ enum Failure {
 const TOO_LATE: &str = "it took too long";
 
 impl Opening {
+    pub(crate) fn new(
+        proxies: Option<Arc<TrustedProxies>>,
+        tls: Option<Arc<Tls>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { proxies, tls, metrics, logged: Mutex::default() }
+    }
+
     /// Whether HTTP begins with the first byte of a connection from this address.
     pub(super) fn is_plain(&self, peer: Peer) -> bool {
         self.tls.is_none() && !self.has_proxy_header(peer)
@@ -89,10 +104,26 @@ impl Opening {
             }
             Err(Failure::ProxyHeader(error)) => {
                 self.metrics.proxy_header_refused();
-                tracing::debug!(%address, error, "header of a trusted proxy refused");
+                self.log_wrong_header(address, error);
             }
         }
         result.ok()
+    }
+
+    /// Warns of the first wrong header of a proxy: with a wrong setting, all are wrong, and clients
+    /// get no answer.
+    fn log_wrong_header(&self, proxy: IpAddr, error: &str) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < MAX_LOGGED && logged.insert(proxy) {
+            tracing::warn!(
+                %proxy,
+                error,
+                "a trusted proxy sent no valid header of the PROXY protocol, version 2; turn it on \
+                 there (`send-proxy-v2` in HAProxy), or change `server.proxy_header`"
+            );
+        } else {
+            tracing::debug!(%proxy, error, "header of a trusted proxy refused");
+        }
     }
 
     async fn steps(
