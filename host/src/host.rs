@@ -20,7 +20,7 @@ mod warnings;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -34,9 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::config::{
-    Config, ConfigSource, Limits, LiveConfig, ProxyHeader, SocketIo, WrittenSettings,
-};
+use crate::config::{Config, ConfigSource, LiveConfig, ProxyHeader, SocketIo, WrittenSettings};
 use crate::dispatcher::Dispatcher;
 use crate::http::accept::accept;
 use crate::http::connection::HttpServer;
@@ -66,6 +64,8 @@ use reload_thread::follow;
 use reloadable::reloadable;
 use tending::tend;
 use warnings::{warn_of_rules_without_subject, warn_of_tables_without_plugin};
+
+pub use warnings::warn_of_open_secrets;
 
 pub use directories::{address_file, cache_dir, is_empty, key_file, lock_data, plugin_files};
 pub use error::StartError;
@@ -176,7 +176,6 @@ impl Host {
                                     need --url");
         }
 
-        let limits = Arc::new(config.limits.clone());
         let tasks = TaskTracker::new();
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let engine = Arc::new(Engine::new(config.largest_instance_memory(), workers)?);
@@ -223,6 +222,13 @@ impl Host {
         );
         let socketio = socketio(&config, &sockets, tasks.clone())?;
         let drain = Arc::<Drain>::default();
+        let reloading = CancellationToken::new();
+        let (warned, of_warned) = (Arc::clone(&registry), Arc::clone(&operator));
+        let warnings = move |config: &Config, file: Option<&Path>| {
+            warn_of_open_secrets(config, file);
+            warn_of_tables_without_plugin(config, &of_warned.statuses());
+            warn_of_rules_without_subject(&warned.snapshot());
+        };
         let parts = reloadable(&keys, &auth, &dispatcher, tls.as_ref());
         let settings = Settings::new(
             source,
@@ -230,7 +236,8 @@ impl Host {
             Arc::clone(&live),
             parts,
             Arc::clone(&operator),
-            tasks.clone(),
+            Box::new(warnings),
+            (tasks.clone(), reloading.clone()),
         );
         let api = Arc::new(Api {
             config: Arc::clone(&live),
@@ -255,7 +262,7 @@ impl Host {
         let router = layered(
             with_socketio(endpoints, &socketio),
             Origins::new(&live, address, tls.is_some()),
-            Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
+            Layers { api: &api, slots: &slots, loaded: &loaded },
         );
         // Accepts connections before loading: health requests get an answer, and clients are asked
         // to retry.
@@ -268,13 +275,13 @@ impl Host {
             let router = layered(
                 http::operators(&api),
                 Origins::new(&live, of_operators, false),
-                Layers { api: &api, slots: &slots, limits: &limits, loaded: &loaded },
+                Layers { api: &api, slots: &slots, loaded: &loaded },
             );
             let server = HttpServer {
                 router,
-                opening: Opening { proxies: None, tls: None, metrics: Arc::clone(&metrics) },
-                limits: Arc::clone(&limits),
-                write_limit: limits.stalled_reader_ms,
+                opening: Opening::new(None, None, Arc::clone(&metrics)),
+                config: Arc::clone(&live),
+                write_limit: config.limits.stalled_reader_ms,
                 stop: accepting.clone(),
             };
             tasks.spawn(accept(admin.listener, server, slots, tasks.clone()));
@@ -283,8 +290,8 @@ impl Host {
             Some(proxies).filter(|_| config.server.proxy_header == ProxyHeader::ProxyProtocol);
         let server = HttpServer {
             router,
-            opening: Opening { proxies, tls: tls.clone(), metrics },
-            limits,
+            opening: Opening::new(proxies, tls.clone(), metrics),
+            config: Arc::clone(&live),
             write_limit: write_limit(&config),
             stop: accepting.clone(),
         };
@@ -292,11 +299,10 @@ impl Host {
 
         let plugins =
             |source: ScanError| StartError::Plugins { dir: config.plugins.dir.clone(), source };
-        let reloading = CancellationToken::new();
-        let (tended, stop) = (Arc::clone(&loader), reloading.clone());
+        // Tokens also expire, and certificates change, while the host stops.
+        let (tended, stop) = (Arc::clone(&loader), accepting.clone());
         let tending = tend(tended, Arc::clone(&registry), auth, tls, stop);
         tasks.spawn(tending);
-        // Tokens also expire while the host stops.
         let tokens = Arc::clone(&sockets).watch_tokens();
         tasks.spawn(accepting.clone().run_until_cancelled_owned(tokens));
         let adapting = adapt_to_plugins(
@@ -388,20 +394,19 @@ impl Host {
 struct Layers<'host> {
     api: &'host Arc<Api>,
     slots: &'host Arc<ConnectionSlots>,
-    limits: &'host Arc<Limits>,
     loaded: &'host Arc<AtomicBool>,
 }
 
 /// Returns `endpoints` with all layers around them. Until `loaded` is set, only health requests
 /// reach them.
 fn layered(endpoints: Router, origins: Origins, layers: Layers<'_>) -> Router {
-    let Layers { api, slots, limits, loaded } = layers;
-    let (slots, limits, loaded) = (Arc::clone(slots), Arc::clone(limits), Arc::clone(loaded));
+    let Layers { api, slots, loaded } = layers;
+    let (slots, loaded) = (Arc::clone(slots), Arc::clone(loaded));
     let origins = Arc::new(origins);
     endpoints
         .layer(from_fn_with_state(loaded, http::wait_until_loaded))
         .layer(axum::middleware::from_fn(problem::unify))
-        .layer(from_fn_with_state(limits, body::pace))
+        .layer(from_fn_with_state(Arc::clone(&api.config), body::pace))
         .layer(from_fn_with_state(slots, admission::admit))
         .layer(origin::cors(&origins, api.config.get().server.allowed_headers.as_deref()))
         .layer(from_fn_with_state(Arc::clone(api), routes::options))

@@ -4,7 +4,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use std::path::Path;
+
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Change, Config, ConfigError, ConfigSource, LiveConfig, WrittenSettings};
@@ -19,6 +22,9 @@ pub(crate) type Prepare = Box<dyn Fn(&Config) -> Result<Take, Failure> + Send + 
 /// Makes a part of the host take the configuration for which it is prepared.
 pub(crate) type Take = Box<dyn FnOnce() + Send>;
 
+/// Logs what in a configuration has no effect, or is not safe. Gets the configuration file too.
+pub(crate) type Warn = Box<dyn Fn(&Config, Option<&Path>) + Send + Sync>;
+
 /// Why a part can't take a configuration.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
@@ -29,7 +35,10 @@ pub(crate) struct Settings {
     config: Arc<LiveConfig>,
     parts: Vec<Prepare>,
     operator: Arc<Operator>,
+    warn: Warn,
     tasks: TaskTracker,
+    /// Cancelled when the host begins to stop. Then rules and plugins stay as they are.
+    stopping: CancellationToken,
     /// The settings in force as they were written. Locked by the reload in progress.
     written: Mutex<WrittenSettings>,
 }
@@ -47,7 +56,7 @@ pub(crate) enum ReloadError {
     #[error("{0}")]
     Refused(String),
     /// The host stops.
-    #[error("the host stops")]
+    #[error("the host stops, and keeps its configuration")]
     Stopping,
 }
 
@@ -58,10 +67,11 @@ impl Settings {
         config: Arc<LiveConfig>,
         parts: Vec<Prepare>,
         operator: Arc<Operator>,
-        tasks: TaskTracker,
+        warn: Warn,
+        (tasks, stopping): (TaskTracker, CancellationToken),
     ) -> Arc<Self> {
         let written = Mutex::new(written);
-        Arc::new(Self { source, config, parts, operator, tasks, written })
+        Arc::new(Self { source, config, parts, operator, warn, tasks, stopping, written })
     }
 
     /// Reads the configuration again, and the files that it names, and applies it. Returns what has
@@ -87,12 +97,17 @@ impl Settings {
         // Reads files.
         let prepared = tokio::task::spawn_blocking(move || settings.prepare());
         let (after, parts, rules) = prepared.await.unwrap_or(Err(ReloadError::Stopping))?;
+        if self.stopping.is_cancelled() {
+            return Err(ReloadError::Stopping);
+        }
         parts.into_iter().for_each(|take| take());
         if !self.operator.apply_settings(rules).await {
             return Err(ReloadError::Stopping);
         }
         let changes = written.changes(&after);
         written.apply(after, &changes);
+        let file = self.source.as_ref().and_then(|source| source.file.as_deref());
+        (self.warn)(&self.config.get(), file);
         Ok(changes)
     }
 
@@ -142,6 +157,9 @@ fn log_reload(result: &Result<Vec<Change>, ReloadError>) {
             if !needs_restart.is_empty() {
                 tracing::warn!(needs_restart, "some settings change only with a restart");
             }
+        }
+        Err(error @ ReloadError::Stopping) => {
+            tracing::warn!(%error, "configuration not reloaded");
         }
         Err(error) => {
             tracing::error!(error = %ErrorChain(error), "configuration not reloaded: nothing has \

@@ -226,6 +226,35 @@ async fn a_reload_with_one_wrong_key_changes_nothing_and_names_it() {
 }
 
 #[test]
+fn a_deadline_of_requests_that_a_reload_shortens_is_that_of_the_next_connection() {
+    use std::io::{Read, Write};
+    let mut host = Configured::start("[limits]\nhead_ms = 600_000\n");
+    let (status, answer) = host.reload(KEY, "[limits]\nhead_ms = 200\n");
+    assert_eq!((status, keys(&answer)), (200, (vec!["limits.head_ms"], vec![])));
+    let address = host.host.url.trim_start_matches("http://");
+    let mut stream = std::net::TcpStream::connect(address).expect("a host");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\n").expect("a connection");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer in time");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[test]
+fn a_reload_warns_of_what_has_no_effect_and_of_secrets_that_all_can_read() {
+    let mut host = Configured::start("");
+    let before = host.log().len();
+    host.reload(
+        KEY,
+        "[plugins.labb]\nevent_wall_ms = 9\n[[rules]]\nevent = \"ecko\"\naccess = \"anyone\"\n",
+    );
+    host.until_logged("names no plugin; did you mean", before);
+    host.until_logged("a rule in `[[rules]]` has no effect", before);
+    #[cfg(unix)]
+    host.until_logged("every user of this machine can access this file", before);
+}
+
+#[test]
 fn settings_that_need_a_restart_are_named_until_they_are_in_force() {
     let mut host = Configured::start("[limits]\nmailbox_events = 100\n");
     let settings =

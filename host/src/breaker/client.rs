@@ -52,7 +52,7 @@ pub struct ClientKeys {
     /// Identifies the party, or the connection if there is none.
     pub(super) party_hash: u64,
     /// Like `party_hash`, but of an IPv6 address only the first 48 bits count: all networks that
-    /// one customer of a provider may have. It counts how many independent clients fail.
+    /// one customer of a provider may have. It tells independent clients apart.
     pub(super) site_hash: u64,
     /// The plugins that answered the last event that they got from the connection.
     answered_by: Arc<AtomicU64>,
@@ -60,7 +60,7 @@ pub struct ClientKeys {
 
 /// Identifies a plugin, in all its versions, in the set of plugins that answered a connection: one
 /// of 64 bits. If two plugins share a bit, what one of them did counts for the other too. This
-/// decides only whether a connection is throttled because others of its party fail.
+/// only makes the breaker take a connection for one that was answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PluginBit(u64);
 

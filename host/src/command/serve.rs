@@ -12,7 +12,6 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use sockhop::config::{Config, ConfigSource, Listen, LogConfig, LogFormat, WrittenSettings};
-use sockhop::files;
 use sockhop::host::{self, Host};
 use sockhop::log;
 use sockhop::reload::PluginStatus;
@@ -55,7 +54,7 @@ impl Serve {
         let log = log::start(&settings)?;
         let served = loaded.and_then(|loaded| {
             log_start(&loaded.0, file.as_deref());
-            log_open_secrets(&loaded.0, file.as_deref());
+            host::warn_of_open_secrets(&loaded.0, file.as_deref());
             serve(loaded, source)
         });
         let code = match (served, settings.format) {
@@ -121,26 +120,6 @@ fn log_start(config: &Config, file: Option<&Path>) {
         changed_limits,
         "starting"
     );
-}
-
-/// Warns of each file of secrets that every user of the machine can access. Unlike the host's own
-/// key, it is not refused: an operator may have put it where only some can look.
-fn log_open_secrets(config: &Config, file: Option<&Path>) {
-    /// The permission bits of users who are neither the owner nor in the file's group.
-    const OTHERS: u32 = 0o007;
-    for file in config.secret_files(file) {
-        // A file that is missing is an error later.
-        if let Ok(Some(mode)) = files::mode(file)
-            && mode & OTHERS != 0
-        {
-            tracing::warn!(
-                file = %file.display(),
-                mode = format!("{mode:o}"),
-                "every user of this machine can access this file, which contains the secret of a \
-                 key: run `chmod o=` on it"
-            );
-        }
-    }
 }
 
 fn serve(loaded: LoadedConfig, source: ConfigSource) -> anyhow::Result<()> {

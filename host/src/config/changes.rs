@@ -106,7 +106,13 @@ impl WrittenSettings {
                 key: key.clone(),
             }
         };
-        differ.map(change).collect()
+        let mut changes: Vec<Change> = differ.map(change).collect();
+        // Without the mode, the other keys mean nothing: see `applied_to`.
+        if changes.iter().any(|change| change.key == "auth.mode") {
+            let of_auth = changes.iter_mut().filter(|change| is_below(&change.key, "auth"));
+            of_auth.for_each(|change| change.needs_restart = true);
+        }
+        changes
     }
 }
 
@@ -325,7 +331,11 @@ mod tests {
         assert!(!serde_json::to_string(&changes).unwrap().contains("11111"));
         assert_eq!(new.applied_to(&old).unwrap().auth, new.auth);
         // The mode stays until a restart, and with it what it needs.
-        assert_eq!(Config::default().applied_to(&old).unwrap().auth, old.auth);
+        let (anonymous, of_anonymous) = read("");
+        assert_eq!(anonymous.applied_to(&old).unwrap().auth, old.auth);
+        let mut changes = before.changes(&of_anonymous);
+        changes.retain(|change| change.key.starts_with("auth."));
+        assert!(changes.len() == 2 && changes.iter().all(|change| change.needs_restart));
     }
 
     #[test]

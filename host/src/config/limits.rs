@@ -20,6 +20,7 @@ pub(super) const NEEDS_RESTART: &[&str] = &[
     "attachments",
     "attachment_bytes",
     "connect_ms",
+    "body_ms",
     "stalled_reader_ms",
     "outgoing_packets",
     "overflow_bytes",
@@ -402,6 +403,7 @@ impl Limits {
         self.attachments = old.attachments;
         self.attachment_bytes = old.attachment_bytes;
         self.connect_ms = old.connect_ms;
+        self.body_ms = old.body_ms;
         self.stalled_reader_ms = old.stalled_reader_ms;
         self.outgoing_packets = old.outgoing_packets;
         self.overflow_bytes = old.overflow_bytes;

@@ -176,7 +176,8 @@ impl BoundEvent<'_> {
     }
 
     /// Commits the entry of a run and applies its effects. `lock` is the plugin's commit lock if
-    /// the run has held it; otherwise the commit waits for it until `deadline`. Returns `None`
+    /// the run has held it; otherwise the commit waits for it until `deadline`, if
+    /// there is something to store. Returns `None`
     /// after a conflict.
     async fn commit_and_apply(
         &self,

@@ -43,8 +43,9 @@ impl Committed {
 }
 
 /// Commits `entry` to the plugin's state. `lock` is the commit lock if the run has held it;
-/// otherwise the commit waits for it. The result decides the event: its effects are delivered, its
-/// handler runs again ([`CommitError::Conflict`]), or it is rejected.
+/// otherwise the commit waits for it, if there is something to store. The result decides the event:
+/// its effects are delivered, its handler runs again ([`CommitError::Conflict`]), or it is
+/// rejected.
 ///
 /// # Errors
 /// Nothing is stored, except perhaps after [`CommitError::Unknown`]. [`CommitError::Late`] if the

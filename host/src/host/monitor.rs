@@ -30,11 +30,10 @@ impl Monitor {
         self.operator.request_scan();
     }
 
-    /// Reads the configuration again and applies it, as `POST /api/reload` does. The log has the
-    /// result.
-    pub async fn reload(&self) {
-        // The error is in the log.
-        let _ = self.settings.reload().await;
+    /// Reads the configuration again and applies it, as `POST /api/reload` does. Returns whether
+    /// that was possible; the log has the reason.
+    pub async fn reload(&self) -> bool {
+        self.settings.reload().await.is_ok()
     }
 
     /// Waits until the host stops, because of `stop` or because an operator asks for it. Returns

@@ -1,6 +1,10 @@
-//! Warnings at the start about settings that have no effect.
+//! Warnings, at the start and after a reload, about settings that have no effect, and about files
+//! that too many can read.
+
+use std::path::Path;
 
 use crate::config::Config;
+use crate::files;
 use crate::registry::Generation;
 use crate::reload::PluginStatus;
 
@@ -31,5 +35,25 @@ pub(super) fn warn_of_tables_without_plugin(config: &Config, statuses: &[PluginS
 pub(super) fn warn_of_rules_without_subject(generation: &Generation) {
     for subject in generation.rules_without_subject() {
         tracing::warn!(%subject, "a rule in `[[rules]]` has no effect: no plugin declares this");
+    }
+}
+
+/// Warns of each file of secrets that every user of the machine can access. Unlike the host's own
+/// key, it is not refused: an operator may have put it where only some can look.
+pub fn warn_of_open_secrets(config: &Config, file: Option<&Path>) {
+    /// The permission bits of users who are neither the owner nor in the file's group.
+    const OTHERS: u32 = 0o007;
+    for file in config.secret_files(file) {
+        // A file that is missing is an error later.
+        if let Ok(Some(mode)) = files::mode(file)
+            && mode & OTHERS != 0
+        {
+            tracing::warn!(
+                file = %file.display(),
+                mode = format!("{mode:o}"),
+                "every user of this machine can access this file, which contains the secret of a \
+                 key: run `chmod o=` on it"
+            );
+        }
     }
 }

@@ -95,7 +95,7 @@ fn take(
     let abort_handle = AbortHandle::default();
     // If there is no slot, dropping the stream closes the connection.
     let Some(slot) = slots.admit(peer.ip(), &abort_handle) else { return };
-    if let Err(error) = tune(&stream, server.limits.stalled_reader_ms) {
+    if let Err(error) = tune(&stream, server.config.get().limits.stalled_reader_ms) {
         tracing::debug!(%error, "connection not tuned");
     }
     tasks.spawn(Arc::clone(server).serve(stream, Peer(peer.ip()), slot, abort_handle));

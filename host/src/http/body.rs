@@ -16,7 +16,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep};
 
-use crate::config::Limits;
+use crate::config::LiveConfig;
 use crate::rejection::Rejection;
 
 use super::problem::Problem;
@@ -102,7 +102,7 @@ impl HttpBody for Paced {
 /// Gives each request body a deadline and a minimum rate. A request with a body that is too slow is
 /// answered 408, whatever its handler answers.
 pub(crate) async fn pace(
-    State(limits): State<Arc<Limits>>,
+    State(config): State<Arc<LiveConfig>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -110,7 +110,10 @@ pub(crate) async fn pace(
         return next.run(request).await;
     }
     let is_too_slow = Arc::new(AtomicBool::new(false));
-    let pace = Pace { whole: limits.body_ms, bytes_per_second: limits.body_bytes_per_second.get() };
+    let pace = {
+        let limits = &config.get().limits;
+        Pace { whole: limits.body_ms, bytes_per_second: limits.body_bytes_per_second.get() }
+    };
     let told = Arc::clone(&is_too_slow);
     let paced = |body| {
         Body::new(Paced {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::config::Limits;
+use crate::config::{Limits, LiveConfig};
 use crate::socketio::builtin;
 use crate::tls::ClientStream;
 use crate::transport::{AbortHandle, Abortable, Peer, Stage};
@@ -51,7 +51,7 @@ pub(super) struct NoAnswer;
 pub(crate) struct HttpServer {
     pub(crate) router: Router,
     pub(crate) opening: Opening,
-    pub(crate) limits: Arc<Limits>,
+    pub(crate) config: Arc<LiveConfig>,
     /// How long one write may wait for the client.
     pub(crate) write_limit: Duration,
     /// Ends the acceptance of connections. Accepted connections answer their current request.
@@ -78,8 +78,8 @@ impl HttpServer {
         let (stream, peer) = if self.opening.is_plain(peer) {
             (ClientStream::Plain(stream), peer)
         } else {
-            let (slot, limits, stop) = (&*slot, &*self.limits, &self.stop);
-            let opened = Opened { slot, abort_handle: &abort_handle, limits, stop };
+            let (slot, config, stop) = (&*slot, &*self.config, &self.stop);
+            let opened = Opened { slot, abort_handle: &abort_handle, config, stop };
             // On the heap: the state of a handshake is large, and the task of a connection would
             // keep its space.
             let Some(opened) = Box::pin(self.opening.open(stream, peer, opened)).await else {
@@ -114,7 +114,7 @@ impl HttpServer {
         let connection =
             builder.serve_connection(io, TowerToHyperService::new(service)).with_upgrades();
         let mut connection =
-            Timed::new(connection, abort_handle.clone(), Arc::clone(&self.limits), timed);
+            Timed::new(connection, abort_handle.clone(), Arc::clone(&self.config), timed);
         let ended = tokio::select! {
             ended = &mut connection => Some(ended),
             () = self.stop.cancelled() => None,
@@ -177,7 +177,7 @@ enum Ended {
 struct Timed<S: HttpService<Incoming>> {
     connection: UpgradeableConnection<Io, S>,
     abort_handle: AbortHandle,
-    limits: Arc<Limits>,
+    config: Arc<LiveConfig>,
     slot: Arc<ConnectionSlot>,
     /// The number of the stage change for which `sleep` is set.
     turn: Option<u32>,
@@ -190,11 +190,11 @@ impl<S: HttpService<Incoming>> Timed<S> {
     fn new(
         connection: UpgradeableConnection<Io, S>,
         abort_handle: AbortHandle,
-        limits: Arc<Limits>,
+        config: Arc<LiveConfig>,
         slot: Arc<ConnectionSlot>,
     ) -> Self {
-        let sleep = Box::pin(tokio::time::sleep(limits.first_byte_ms));
-        Self { connection, abort_handle, limits, slot, turn: None, next_at: 0, sleep }
+        let sleep = Box::pin(tokio::time::sleep(config.get().limits.first_byte_ms));
+        Self { connection, abort_handle, config, slot, turn: None, next_at: 0, sleep }
     }
 }
 
@@ -218,10 +218,12 @@ where
         let is_read = matches!(stage, Stage::Answer | Stage::AnswerEnd);
         let has_read = is_read && sent >= this.next_at;
         if this.turn.replace(turn) != Some(turn) || has_read {
-            let Some(limit) = deadline(&this.limits, stage, this.slot.is_reserved()) else {
+            let config = this.config.get();
+            let Some(limit) = deadline(&config.limits, stage, this.slot.is_reserved()) else {
                 return Poll::Pending;
             };
-            this.next_at = sent.saturating_add(least_read(&this.limits, limit));
+            this.next_at = sent.saturating_add(least_read(&config.limits, limit));
+            drop(config);
             let now = Instant::now();
             this.sleep.as_mut().reset(now.checked_add(limit).unwrap_or(now + FAR));
         }

@@ -227,7 +227,10 @@ fn body(route: &Route, event: &InboundContract) -> Value {
     if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
         required.retain(|name| !name.as_str().is_some_and(|name| variables.contains(&name)));
     }
-    relocate(&mut schema, &format!("#/components/schemas/{}", schema_name(&event.event, "payload")));
+    relocate(
+        &mut schema,
+        &format!("#/components/schemas/{}", schema_name(&event.event, "payload")),
+    );
     schema
 }
 

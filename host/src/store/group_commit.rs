@@ -29,6 +29,8 @@ use super::{Changes, CommitError, Store, lock};
 ///    they may be stored, and nothing is delivered. A commit on a blocking thread owns the guard,
 ///    so no other writer commits before it ends.
 ///
+/// An event without writes is no writer: its effects have no order among those of writers.
+///
 /// The queue is bounded by the number of instances: each writer is an event that occupies one.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommit(Mutex<WriterQueue>);

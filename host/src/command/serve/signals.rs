@@ -52,9 +52,9 @@ impl Signals {
                     tracing::info!("SIGHUP: reading the configuration again, and scanning the \
                                     plugin directory");
                     systemd::reloading();
-                    monitor.reload().await;
+                    let is_reloaded = monitor.reload().await;
                     monitor.request_scan();
-                    systemd::reloaded();
+                    systemd::reloaded(is_reloaded);
                 }
                 Some(()) = self.user1.recv() => {
                     tracing::info!("SIGUSR1: the plugins that serve now follow");

@@ -25,9 +25,15 @@ pub(super) fn reloading() {
     }
 }
 
-/// Tells systemd that the reload has ended.
-pub(super) fn reloaded() {
-    notify(&[NotifyState::Ready]);
+/// Tells systemd that the reload has ended. systemd takes every reload for done, so the status says
+/// if nothing has changed.
+pub(super) fn reloaded(is_reloaded: bool) {
+    let status = if is_reloaded {
+        "configuration reloaded"
+    } else {
+        "configuration refused, see the log; the one before stays in use"
+    };
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Tells systemd that the host stops, and how long that may take.

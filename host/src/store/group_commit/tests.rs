@@ -271,8 +271,8 @@ impl Model {
                     return;
                 };
                 let ticket = self.tasks[task].ticket;
-                assert_eq!(self.queue.is_taken(ticket), self.taken.contains(&ticket));
-                if !self.queue.is_taken(ticket) {
+                assert_eq!(self.queue.was_taken(ticket), self.taken.contains(&ticket));
+                if !self.queue.was_taken(ticket) {
                     self.leave(task);
                 }
             }
