@@ -14,6 +14,7 @@
     reason = "a measurement fails by panicking"
 )]
 
+mod api;
 mod driver;
 mod fanout;
 #[path = "../src/files.rs"]
@@ -21,6 +22,7 @@ mod fanout;
 mod files;
 mod idle;
 mod load;
+mod polling;
 mod question;
 mod reload;
 mod report;
@@ -29,6 +31,8 @@ mod sequence;
 mod servers;
 mod soak;
 mod startup;
+mod trial;
+mod visitor;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,7 +51,7 @@ use servers::{Kind, Stage};
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
-    /// Only these parts [default: all but `scale` and `soak`]
+    /// Only these parts [default: all but `scale` and those that run alone]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Only these servers
@@ -111,8 +115,15 @@ enum Part {
     Spinners,
     /// How costs grow with connections, rooms, receivers, plugins and payloads
     Scale,
-    /// Honest clients beside every abuse that the host must contain
+    /// Honest clients beside every abuse that the host must contain; runs alone
     Soak,
+}
+
+impl Part {
+    /// Whether the part judges the host instead of measuring it, and so runs alone.
+    const fn runs_alone(self) -> bool {
+        matches!(self, Self::Soak)
+    }
 }
 
 /// Connections of `ping`.
@@ -141,7 +152,7 @@ struct Run {
 impl Run {
     fn does(&self, part: Part) -> bool {
         if self.arguments.only.is_empty() {
-            !matches!(part, Part::Scale | Part::Soak)
+            part != Part::Scale && !part.runs_alone()
         } else {
             self.arguments.only.contains(&part)
         }
@@ -353,17 +364,15 @@ impl Run {
     }
 }
 
-/// Runs only the soak, which judges the host instead of measuring it.
-fn soak(arguments: &Arguments, stage: &Stage) -> ExitCode {
-    let abuses = arguments.abuses;
-    let schedule = if arguments.quick {
-        soak::Schedule::short(abuses)
-    } else {
-        soak::Schedule::of_minutes(arguments.minutes, abuses)
+/// Runs one part that judges the host instead of measuring it.
+fn judge(part: Part, arguments: &Arguments, stage: &Stage) -> ExitCode {
+    let (is_quick, abuses) = (arguments.quick, arguments.abuses);
+    let judged = match part {
+        _ if is_quick => soak::soak(stage, soak::Schedule::short(abuses)),
+        _ => soak::soak(stage, soak::Schedule::of_minutes(arguments.minutes, abuses)),
     };
-    let soaked = soak::soak(stage, schedule);
-    report::print_verdicts(&soaked.verdicts, &soaked.document, arguments.json);
-    if soaked.verdicts.iter().all(|verdict| verdict.is_kept) {
+    report::print_verdicts(&judged.verdicts, &judged.document, arguments.json);
+    if judged.verdicts.iter().all(|verdict| verdict.is_kept) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -377,10 +386,15 @@ fn main() -> ExitCode {
             (1, 1.0, arguments.reloads.min(20));
     }
     let stage = Stage::new(arguments.native.clone());
-    if arguments.only == [Part::Soak] {
-        return soak(&arguments, &stage);
+    if let [part] = arguments.only[..]
+        && part.runs_alone()
+    {
+        return judge(part, &arguments, &stage);
     }
-    assert!(!arguments.only.contains(&Part::Soak), "`soak` runs by itself: `--only soak`");
+    assert!(
+        !arguments.only.iter().any(|part| part.runs_alone()),
+        "`soak` runs alone: `--only soak`"
+    );
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut run = Run { arguments, stage, report: Report::default(), time };
     if run.measures(Kind::Sockhop) {

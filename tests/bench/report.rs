@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::sequence::Faults;
 use crate::servers::Kind;
-use crate::soak::Verdict;
+use crate::trial::Verdict;
 
 /// Writes a progress line to standard error.
 pub(crate) fn note(text: &str) {
@@ -25,7 +25,7 @@ pub(crate) fn print_document(document: &Value) {
     println!("{document}");
 }
 
-/// Prints the results of a soak: one row for each promise, and the figures below.
+/// Prints the results of a part that judges: one row for each promise, and the figures below.
 pub(crate) fn print_verdicts(verdicts: &[Verdict], document: &Value, as_json: bool) {
     if as_json {
         let verdicts: Vec<_> = verdicts
