@@ -54,7 +54,7 @@ struct Arguments {
     /// Only these parts [default: all but `scale` and those that run alone]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Only these servers
+    /// Only these servers [default: all but `guarded`]
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Library, Kind::Native, Kind::Pool, Kind::Node, Kind::Python])]
     servers: Vec<Kind>,
     /// Rounds; in each, every server has its turn, and the median of all rounds counts
@@ -180,14 +180,17 @@ impl Run {
             note(&format!("{name}, round {round} of {}", self.arguments.rounds));
             let asked = self.arguments.servers.iter().map(|kind| {
                 let server = self.stage.start(*kind);
-                let driver = Driver::connect(&server.address, CONNECTIONS, true);
+                let driver = Driver::connect(server.target(), CONNECTIONS, true);
                 let mut load = Load::new(driver, Question::Ping, server.pid());
                 load.closed(in_flight, WARM, Duration::ZERO);
                 (*kind, server, load, Phase::default())
             });
             let mut asked: Vec<_> = asked.collect();
-            for _ in 0..TURNS {
-                for turn in 0..asked.len() {
+            for number in 0..TURNS {
+                let order: Vec<_> = (0..asked.len()).collect();
+                // In every other turn backwards, so that a load that grows favours none.
+                let order = if number % 2 == 0 { order } else { order.into_iter().rev().collect() };
+                for turn in order {
                     let (_, _, load, phase) = &mut asked[turn];
                     *phase =
                         std::mem::take(phase).and(load.closed(in_flight, WARM, self.time / TURNS));
@@ -231,7 +234,7 @@ impl Run {
                 "ping, open loop"
             };
             let server = run.stage.start(kind);
-            let driver = Driver::connect(&server.address, CONNECTIONS, true);
+            let driver = Driver::connect(server.target(), CONNECTIONS, true);
             let time = run.time;
             let phase = Load::new(driver, Question::Ping, server.pid()).open(
                 own.unwrap_or(rate),
@@ -397,9 +400,11 @@ fn main() -> ExitCode {
     );
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut run = Run { arguments, stage, report: Report::default(), time };
-    if run.measures(Kind::Sockhop) {
-        // This start compiles the bundled plugins, so that no later start does.
-        drop(run.stage.start(Kind::Sockhop));
+    for kind in [Kind::Sockhop, Kind::Guarded] {
+        if run.measures(kind) {
+            // This start compiles the bundled plugins, so that no later start does.
+            drop(run.stage.start(kind));
+        }
     }
     if run.does(Part::Ping) {
         run.ping(1);
@@ -438,5 +443,10 @@ fn main() -> ExitCode {
         run.report.print(&run.arguments.servers);
     }
     // A missed bar is only a figure to look at, but a fault such as a lost message is a bug.
-    if run.report.faults(Kind::Sockhop).is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let has_none = |kind| run.report.faults(kind).is_none();
+    if has_none(Kind::Sockhop) && has_none(Kind::Guarded) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
