@@ -29,6 +29,7 @@ mod report;
 mod scale;
 mod sequence;
 mod servers;
+mod siege;
 mod soak;
 mod startup;
 mod trial;
@@ -117,12 +118,14 @@ enum Part {
     Scale,
     /// Honest clients beside every abuse that the host must contain; runs alone
     Soak,
+    /// Honest clients while clients that only hold connections have every slot; runs alone
+    Siege,
 }
 
 impl Part {
     /// Whether the part judges the host instead of measuring it, and so runs alone.
     const fn runs_alone(self) -> bool {
-        matches!(self, Self::Soak)
+        matches!(self, Self::Soak | Self::Siege)
     }
 }
 
@@ -371,6 +374,8 @@ impl Run {
 fn judge(part: Part, arguments: &Arguments, stage: &Stage) -> ExitCode {
     let (is_quick, abuses) = (arguments.quick, arguments.abuses);
     let judged = match part {
+        Part::Siege if is_quick => siege::siege(stage, siege::Schedule::short()),
+        Part::Siege => siege::siege(stage, siege::Schedule::full()),
         _ if is_quick => soak::soak(stage, soak::Schedule::short(abuses)),
         _ => soak::soak(stage, soak::Schedule::of_minutes(arguments.minutes, abuses)),
     };
@@ -396,7 +401,7 @@ fn main() -> ExitCode {
     }
     assert!(
         !arguments.only.iter().any(|part| part.runs_alone()),
-        "`soak` runs alone: `--only soak`"
+        "`soak` and `siege` run alone, such as `--only soak`"
     );
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut run = Run { arguments, stage, report: Report::default(), time };
