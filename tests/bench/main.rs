@@ -20,6 +20,7 @@ mod fanout;
 #[path = "../src/files.rs"]
 #[allow(unreachable_pub, reason = "it is public where it belongs")]
 mod files;
+mod flood;
 mod idle;
 mod load;
 mod polling;
@@ -120,12 +121,14 @@ enum Part {
     Soak,
     /// Honest clients while clients that only hold connections have every slot; runs alone
     Siege,
+    /// Honest users while another one sends far more events than its bucket allows; runs alone
+    Flood,
 }
 
 impl Part {
     /// Whether the part judges the host instead of measuring it, and so runs alone.
     const fn runs_alone(self) -> bool {
-        matches!(self, Self::Soak | Self::Siege)
+        matches!(self, Self::Soak | Self::Siege | Self::Flood)
     }
 }
 
@@ -374,6 +377,8 @@ impl Run {
 fn judge(part: Part, arguments: &Arguments, stage: &Stage) -> ExitCode {
     let (is_quick, abuses) = (arguments.quick, arguments.abuses);
     let judged = match part {
+        Part::Flood if is_quick => flood::flood(stage, flood::Schedule::short()),
+        Part::Flood => flood::flood(stage, flood::Schedule::full()),
         Part::Siege if is_quick => siege::siege(stage, siege::Schedule::short()),
         Part::Siege => siege::siege(stage, siege::Schedule::full()),
         _ if is_quick => soak::soak(stage, soak::Schedule::short(abuses)),
@@ -401,7 +406,7 @@ fn main() -> ExitCode {
     }
     assert!(
         !arguments.only.iter().any(|part| part.runs_alone()),
-        "`soak` and `siege` run alone, such as `--only soak`"
+        "`soak`, `siege` and `flood` run alone, such as `--only soak`"
     );
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut run = Run { arguments, stage, report: Report::default(), time };
