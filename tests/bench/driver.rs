@@ -103,6 +103,21 @@ fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     Some((first & 0x0f, bytes.get(head..head + length)?, head + length))
 }
 
+/// The server to which connections are opened, and the token that they present.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    /// `127.0.0.1:PORT`
+    pub(crate) address: &'a str,
+    /// Without a token, the clients are anonymous.
+    pub(crate) token: Option<&'a str>,
+}
+
+impl<'a, T: AsRef<str> + ?Sized> From<&'a T> for Target<'a> {
+    fn from(address: &'a T) -> Self {
+        Self { address: address.as_ref(), token: None }
+    }
+}
+
 /// The connections to one server.
 pub(crate) struct Driver {
     poll: Poll,
@@ -112,9 +127,9 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Opens `count` connections to the namespace `/` of the server at `address`, one after the
-    /// other. With `greeted`, each waits for the event `connected`, which the bundled plugins send.
-    pub(crate) fn connect(address: &str, count: usize, greeted: bool) -> Self {
+    /// Opens `count` connections to the namespace `/` of a server, one after the other. With
+    /// `greeted`, each waits for the event `connected`, which the bundled plugins send.
+    pub(crate) fn connect<'a>(target: impl Into<Target<'a>>, count: usize, greeted: bool) -> Self {
         let poll = Poll::new().expect("a poll");
         let mut driver = Self {
             poll,
@@ -122,14 +137,15 @@ impl Driver {
             connections: Vec::new(),
             buffer: vec![0; READ],
         };
-        driver.add(address, count, greeted);
+        driver.add(target, count, greeted);
         driver
     }
 
     /// Opens `count` more connections.
-    pub(crate) fn add(&mut self, address: &str, count: usize, greeted: bool) {
+    pub(crate) fn add<'a>(&mut self, target: impl Into<Target<'a>>, count: usize, greeted: bool) {
+        let target = target.into();
         for _ in 0..count {
-            let mut connection = open(address, greeted);
+            let mut connection = open(target, greeted);
             let token = Token(self.connections.len());
             let interests = Interest::READABLE | Interest::WRITABLE;
             self.poll
@@ -264,7 +280,7 @@ impl Connection {
 }
 
 /// Opens one connection, including the WebSocket and the Socket.IO handshake.
-fn open(address: &str, greeted: bool) -> Connection {
+fn open(Target { address, token }: Target<'_>, greeted: bool) -> Connection {
     let mut stream = Blocking::connect(address)
         .unwrap_or_else(|error| panic!("can't connect to {address}: {error}"));
     stream.set_nodelay(true).expect("a tunable socket");
@@ -281,7 +297,12 @@ fn open(address: &str, greeted: bool) -> Connection {
     assert!(head.starts_with(b"HTTP/1.1 101"), "no WebSocket: {}", String::from_utf8_lossy(&head));
     inbox.packet(b"0");
     let mut outbox = Outbox::default();
-    outbox.frame(|bytes| bytes.extend_from_slice(b"40"));
+    outbox.frame(|bytes| {
+        bytes.extend_from_slice(b"40");
+        if let Some(token) = token {
+            bytes.extend_from_slice(format!("{{\"token\":\"{token}\"}}").as_bytes());
+        }
+    });
     outbox.flush(inbox.stream).expect("a server that reads");
     inbox.packet(b"40{");
     if greeted {

@@ -49,7 +49,7 @@ pub(crate) fn spread(
     warm: Duration,
     time: Duration,
 ) -> Spread {
-    let mut driver = Driver::connect(&server.address, receivers + 1, true);
+    let mut driver = Driver::connect(server.target(), receivers + 1, true);
     for answer in driver.ask_all(0..receivers, "subscribe_event", r#"{"event_type":"memory_logs"}"#)
     {
         assert!(answer.contains("subscribed"), "not subscribed: {answer}");

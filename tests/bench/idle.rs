@@ -11,13 +11,13 @@ const REST: Duration = Duration::from_secs(2);
 /// Returns the KiB of the server's memory for each of `count` connections, not counting those that
 /// were opened for warm-up.
 pub(crate) fn memory(server: &Server, count: usize) -> f64 {
-    let mut driver = Driver::connect(&server.address, 20, true);
+    let mut driver = Driver::connect(server.target(), 20, true);
     for _ in 0..50 {
         driver.ask_all(0..20, "ping", r#"{"timestamp":1}"#);
     }
     rest(&mut driver);
     let before = server.resident_kib();
-    driver.add(&server.address, count, true);
+    driver.add(server.target(), count, true);
     rest(&mut driver);
     let after = server.resident_kib();
     assert!(driver.closed() == 0, "the server has closed idle connections");

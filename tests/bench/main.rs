@@ -14,21 +14,27 @@
     reason = "a measurement fails by panicking"
 )]
 
+mod api;
 mod driver;
 mod fanout;
 #[path = "../src/files.rs"]
 #[allow(unreachable_pub, reason = "it is public where it belongs")]
 mod files;
+mod flood;
 mod idle;
 mod load;
+mod polling;
 mod question;
 mod reload;
 mod report;
 mod scale;
 mod sequence;
 mod servers;
+mod siege;
 mod soak;
 mod startup;
+mod trial;
+mod visitor;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,10 +53,10 @@ use servers::{Kind, Stage};
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
-    /// Only these parts [default: all but `scale` and `soak`]
+    /// Only these parts [default: all but `scale` and those that run alone]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Only these servers
+    /// Only these servers [default: all but `guarded`]
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Sockhop, Kind::Library, Kind::Native, Kind::Pool, Kind::Node, Kind::Python])]
     servers: Vec<Kind>,
     /// Rounds; in each, every server has its turn, and the median of all rounds counts
@@ -111,8 +117,19 @@ enum Part {
     Spinners,
     /// How costs grow with connections, rooms, receivers, plugins and payloads
     Scale,
-    /// Honest clients beside every abuse that the host must contain
+    /// Honest clients beside every abuse that the host must contain; runs alone
     Soak,
+    /// Honest clients while clients that only hold connections have every slot; runs alone
+    Siege,
+    /// Honest users while another one sends far more events than its bucket allows; runs alone
+    Flood,
+}
+
+impl Part {
+    /// Whether the part judges the host instead of measuring it, and so runs alone.
+    const fn runs_alone(self) -> bool {
+        matches!(self, Self::Soak | Self::Siege | Self::Flood)
+    }
 }
 
 /// Connections of `ping`.
@@ -141,7 +158,7 @@ struct Run {
 impl Run {
     fn does(&self, part: Part) -> bool {
         if self.arguments.only.is_empty() {
-            !matches!(part, Part::Scale | Part::Soak)
+            part != Part::Scale && !part.runs_alone()
         } else {
             self.arguments.only.contains(&part)
         }
@@ -169,14 +186,17 @@ impl Run {
             note(&format!("{name}, round {round} of {}", self.arguments.rounds));
             let asked = self.arguments.servers.iter().map(|kind| {
                 let server = self.stage.start(*kind);
-                let driver = Driver::connect(&server.address, CONNECTIONS, true);
+                let driver = Driver::connect(server.target(), CONNECTIONS, true);
                 let mut load = Load::new(driver, Question::Ping, server.pid());
                 load.closed(in_flight, WARM, Duration::ZERO);
                 (*kind, server, load, Phase::default())
             });
             let mut asked: Vec<_> = asked.collect();
-            for _ in 0..TURNS {
-                for turn in 0..asked.len() {
+            for number in 0..TURNS {
+                let order: Vec<_> = (0..asked.len()).collect();
+                // In every other turn backwards, so that a load that grows favours none.
+                let order = if number % 2 == 0 { order } else { order.into_iter().rev().collect() };
+                for turn in order {
                     let (_, _, load, phase) = &mut asked[turn];
                     *phase =
                         std::mem::take(phase).and(load.closed(in_flight, WARM, self.time / TURNS));
@@ -220,7 +240,7 @@ impl Run {
                 "ping, open loop"
             };
             let server = run.stage.start(kind);
-            let driver = Driver::connect(&server.address, CONNECTIONS, true);
+            let driver = Driver::connect(server.target(), CONNECTIONS, true);
             let time = run.time;
             let phase = Load::new(driver, Question::Ping, server.pid()).open(
                 own.unwrap_or(rate),
@@ -353,17 +373,19 @@ impl Run {
     }
 }
 
-/// Runs only the soak, which judges the host instead of measuring it.
-fn soak(arguments: &Arguments, stage: &Stage) -> ExitCode {
-    let abuses = arguments.abuses;
-    let schedule = if arguments.quick {
-        soak::Schedule::short(abuses)
-    } else {
-        soak::Schedule::of_minutes(arguments.minutes, abuses)
+/// Runs one part that judges the host instead of measuring it.
+fn judge(part: Part, arguments: &Arguments, stage: &Stage) -> ExitCode {
+    let (is_quick, abuses) = (arguments.quick, arguments.abuses);
+    let judged = match part {
+        Part::Flood if is_quick => flood::flood(stage, flood::Schedule::short()),
+        Part::Flood => flood::flood(stage, flood::Schedule::full()),
+        Part::Siege if is_quick => siege::siege(stage, siege::Schedule::short()),
+        Part::Siege => siege::siege(stage, siege::Schedule::full()),
+        _ if is_quick => soak::soak(stage, soak::Schedule::short(abuses)),
+        _ => soak::soak(stage, soak::Schedule::of_minutes(arguments.minutes, abuses)),
     };
-    let soaked = soak::soak(stage, schedule);
-    report::print_verdicts(&soaked.verdicts, &soaked.document, arguments.json);
-    if soaked.verdicts.iter().all(|verdict| verdict.is_kept) {
+    report::print_verdicts(&judged.verdicts, &judged.document, arguments.json);
+    if judged.verdicts.iter().all(|verdict| verdict.is_kept) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -377,15 +399,22 @@ fn main() -> ExitCode {
             (1, 1.0, arguments.reloads.min(20));
     }
     let stage = Stage::new(arguments.native.clone());
-    if arguments.only == [Part::Soak] {
-        return soak(&arguments, &stage);
+    if let [part] = arguments.only[..]
+        && part.runs_alone()
+    {
+        return judge(part, &arguments, &stage);
     }
-    assert!(!arguments.only.contains(&Part::Soak), "`soak` runs by itself: `--only soak`");
+    assert!(
+        !arguments.only.iter().any(|part| part.runs_alone()),
+        "`soak`, `siege` and `flood` run alone, such as `--only soak`"
+    );
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut run = Run { arguments, stage, report: Report::default(), time };
-    if run.measures(Kind::Sockhop) {
-        // This start compiles the bundled plugins, so that no later start does.
-        drop(run.stage.start(Kind::Sockhop));
+    for kind in [Kind::Sockhop, Kind::Guarded] {
+        if run.measures(kind) {
+            // This start compiles the bundled plugins, so that no later start does.
+            drop(run.stage.start(kind));
+        }
     }
     if run.does(Part::Ping) {
         run.ping(1);
@@ -424,5 +453,10 @@ fn main() -> ExitCode {
         run.report.print(&run.arguments.servers);
     }
     // A missed bar is only a figure to look at, but a fault such as a lost message is a bug.
-    if run.report.faults(Kind::Sockhop).is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let has_none = |kind| run.report.faults(kind).is_none();
+    if has_none(Kind::Sockhop) && has_none(Kind::Guarded) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -51,6 +51,12 @@ pub(crate) fn number_after(bytes: &[u8], key: &[u8]) -> Option<u64> {
     after(bytes, key).map(|rest| number(rest).0)
 }
 
+/// Whether an ack says that the event found no token in a bucket.
+pub(crate) fn is_rate_limited(packet: &[u8]) -> bool {
+    let arguments = packet.strip_prefix(b"43").map(|ack| number(ack).1).unwrap_or_default();
+    arguments.starts_with(b"[{\"error\":{\"code\":\"rate_limited\"")
+}
+
 impl Question {
     /// Appends the packet with this number to `packet`.
     pub(crate) fn write(&self, number: u64, packet: &mut Vec<u8>) {
@@ -106,6 +112,9 @@ mod tests {
         assert_eq!(ping(r#"4312[{"timestamp":12,"server_time":"2026"}]"#), Answer::Ack(12, true));
         assert_eq!(ping(r#"4312[{"timestamp":13,"server_time":"2026"}]"#), Answer::Ack(12, false));
         assert_eq!(ping(r#"4312[{"error":{"code":"busy"}}]"#), Answer::Ack(12, false));
+        let limited = |packet: &str| is_rate_limited(packet.as_bytes());
+        assert!(limited(r#"4312[{"error":{"code":"rate_limited"}}]"#));
+        assert!(!limited(r#"4312[{"error":{"code":"busy"}}]"#) && !limited("42[\"pong\"]"));
         assert_eq!(ping(r#"42["pong",{"timestamp":7,"server_time":"2026"}]"#), Answer::Pong(7));
         assert_eq!(ping(r#"42["connected",{"sid":"x"}]"#), Answer::Other);
         let answered_by = Arc::default();

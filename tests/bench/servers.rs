@@ -14,6 +14,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::driver::Target;
+
 /// The measured servers. All of them serve the same events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Kind {
@@ -21,6 +23,8 @@ pub(crate) enum Kind {
     Sockhop,
     /// The same with the library socketioxide for Socket.IO
     Library,
+    /// The same as `sockhop` with tokens, rate limits and a rule that is only tried
+    Guarded,
     /// Handlers in Rust on socketioxide, on a current-thread runtime
     Native,
     /// The same on tokio's multi-threaded runtime
@@ -37,6 +41,7 @@ impl Kind {
         match self {
             Self::Sockhop => "sockhop",
             Self::Library => "library",
+            Self::Guarded => "guarded",
             Self::Native => "native",
             Self::Pool => "pool",
             Self::Node => "node",
@@ -50,6 +55,8 @@ pub(crate) struct Server {
     child: Child,
     /// `127.0.0.1:PORT`
     pub(crate) address: String,
+    /// The token of its clients, if they need one.
+    token: Option<String>,
     /// The time from the start of the process to the line that says that it listens.
     pub(crate) took: Duration,
     /// Kept open until the end, so that later output of the server does not fail.
@@ -57,6 +64,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Where its clients connect, with their token if they need one.
+    pub(crate) fn target(&self) -> Target<'_> {
+        Target { address: &self.address, token: self.token.as_deref() }
+    }
+
     /// The process id of the server.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -166,6 +178,14 @@ impl Stage {
             Kind::Library => {
                 self.host(&self.plugins, &data, &[("SERVER__SOCKETIO", "socketioxide")])
             }
+            Kind::Guarded => {
+                std::fs::create_dir_all(&data).expect("a directory");
+                let config = data.join("guarded.toml");
+                std::fs::write(&config, GUARDED).expect("a file");
+                let mut server = self.host_with_config(&self.plugins, &data, &config);
+                server.token = Some(token(&config, "7"));
+                server
+            }
             Kind::Native => self.launch(beside("native_peer"), &self.native, &data),
             Kind::Pool => self.launch(beside("native_peer"), &["--runtime=multi".into()], &data),
             Kind::Node => {
@@ -187,7 +207,15 @@ impl Stage {
         listening(self.host_command(plugins, data, settings))
     }
 
-    /// Does the same, and writes the log as JSON to `log`, without collapsing repeated records.
+    /// Starts the host with the settings of a configuration file.
+    pub(crate) fn host_with_config(&self, plugins: &Path, data: &Path, config: &Path) -> Server {
+        let mut command = self.host_command(plugins, data, &[]);
+        command.arg("--config").arg(config);
+        listening(command)
+    }
+
+    /// Does the same as [`Stage::host`], and writes the log as JSON to `log`, without collapsing
+    /// repeated records.
     pub(crate) fn host_with_log(
         &self,
         plugins: &Path,
@@ -235,6 +263,40 @@ impl Stage {
     }
 }
 
+/// The settings of [`Kind::Guarded`]: everything that is asked for each event, and nothing that
+/// refuses one. One of the two buckets is only tried, because both ways should be measured.
+const GUARDED: &str = r#"
+[auth]
+mode = "jwt"
+
+[[auth.keys]]
+algorithm = "HS256"
+secret = "a secret of the benchmark, known to all"
+
+[rate.connection]
+per_second = 1_000_000_000
+observe = true
+
+[rate.user]
+per_second = 1_000_000_000
+
+[[rules]]
+event = "ping"
+access = "authenticated"
+observe = true
+"#;
+
+/// Returns a token of `user` for a host with this configuration, made by the host's own command.
+pub(crate) fn token(config: &Path, user: &str) -> String {
+    let made = Command::new(crate::files::binary())
+        .args(["token", "--ttl", "24h", "--sub", user, "--config"])
+        .arg(config)
+        .output()
+        .expect("the host's program");
+    assert!(made.status.success(), "no token: {}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).expect("text").trim().to_owned()
+}
+
 /// Starts the process and waits for the line that says where it listens. The host writes it as JSON
 /// beside a JSON log.
 fn listening(mut command: Command) -> Server {
@@ -256,7 +318,7 @@ fn listening(mut command: Command) -> Server {
             break address.to_owned();
         }
     };
-    Server { child, address, took: began.elapsed(), _output: output }
+    Server { child, address, token: None, took: began.elapsed(), _output: output }
 }
 
 /// Returns the path of a program that was built together with this one.

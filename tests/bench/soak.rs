@@ -14,19 +14,18 @@
 //! threads. Therefore the state of the host before and after the storm can be compared.
 
 mod abuse;
-mod api;
 mod protocol;
-mod visitor;
 mod watch;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::api::Api;
 use crate::driver::Driver;
 use crate::files::{bundled_plugin, chameleon, drop_in, guest, put};
 use crate::load::{Load, Phase};
@@ -34,9 +33,11 @@ use crate::question::Question;
 use crate::report::note;
 use crate::sequence::Faults;
 use crate::servers::{Server, Stage};
+use crate::trial::{
+    Footprint, Judged, Verdict, figures, held, lower_priority, rest, rest_until_released,
+};
 
 use abuse::{ABSENT, Abuse, Scene};
-use api::Api;
 use watch::{Pauses, Peaks};
 
 /// How long each part takes.
@@ -110,20 +111,6 @@ impl Schedule {
     }
 }
 
-/// The results of a soak.
-pub(crate) struct Soaked {
-    pub(crate) verdicts: Vec<Verdict>,
-    pub(crate) document: Value,
-}
-
-/// One promise, and whether it was kept.
-#[derive(Debug)]
-pub(crate) struct Verdict {
-    pub(crate) what: String,
-    pub(crate) found: String,
-    pub(crate) is_kept: bool,
-}
-
 /// How often a plugin is replaced in the rehearsal. After that, the plugin has as many versions in
 /// memory as it ever has. Every other abuse takes place at least once.
 const REHEARSED_RELOADS: u64 = 3;
@@ -131,21 +118,11 @@ const REHEARSED_RELOADS: u64 = 3;
 /// How long a rehearsal goes on at most beyond its length, until every abuse has taken place.
 const MORE_REHEARSAL: Duration = Duration::from_secs(120);
 
-/// How long after the rest the host may still take to release threads and files, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Interval of the checks. It does not divide a second evenly: once a second the host starts a
-/// thread for half a second. Not every check may coincide with that thread.
-const LOOK_AGAIN: Duration = Duration::from_millis(730);
-
 /// Number of honest clients.
 const HONEST: usize = 200;
 
 /// The maximum p99 of honest events, as a multiple of the steady p99.
 const P99_RATIO: f64 = 3.0;
-
-/// The maximum memory of the host after the storm, as a multiple of its memory before the storm.
-const MEMORY_RATIO: f64 = 1.1;
 
 /// The maximum size of a write-ahead log: twice the default of `[limits] state_wal_bytes`, which a
 /// log exceeds by at most one transaction.
@@ -171,7 +148,7 @@ const SETTINGS: [(&str, &str); 7] = [
 const STORM_KIB: u64 = (32 + 32 + 160) << 10;
 
 /// Runs a soak.
-pub(crate) fn soak(stage: &Stage, schedule: Schedule) -> Soaked {
+pub(crate) fn soak(stage: &Stage, schedule: Schedule) -> Judged {
     let [plugins, aside, data] = [(); 3].map(|()| tempfile::tempdir().expect("a directory"));
     let versions = [chameleon("version=2 claims=turn"), chameleon("version=1 claims=turn")];
     fill(plugins.path(), &versions);
@@ -232,7 +209,7 @@ struct Storm {
 }
 
 impl Setting<'_> {
-    fn run(&self, host: &Server, schedule: Schedule) -> Soaked {
+    fn run(&self, host: &Server, schedule: Schedule) -> Judged {
         let api = Api::new(&host.address, self.data);
         let mut honest = Load::new(
             Driver::connect(&host.address, HONEST, false),
@@ -257,16 +234,7 @@ impl Setting<'_> {
             self.storm(&mut honest, host, &api, schedule, |elapsed, _| elapsed >= schedule.storm);
         storm.broken.extend(rehearsed.broken);
         note(&format!("rest, {} s", schedule.rest.as_secs()));
-        rest(&mut honest, schedule.rest);
-        // The host releases idle threads and files after some time, not at once.
-        let until = Instant::now() + PATIENCE;
-        let after = loop {
-            let now = host.footprint();
-            if now.1 <= before.1 && now.2 <= before.2 || Instant::now() >= until {
-                break now;
-            }
-            rest(&mut honest, LOOK_AGAIN);
-        };
+        let after = rest_until_released(&mut honest, schedule.rest, before, || host.footprint());
         // Shows that the honest clients are served as before.
         let rested = alone(&mut honest, schedule, schedule.steady);
         let dropped = api.metric("sockhop_log_lines_dropped_total").unwrap_or_else(|error| {
@@ -287,18 +255,13 @@ impl Setting<'_> {
             .iter()
             .map(|(name, count)| ((*name).to_owned(), (*count).into()))
             .collect();
-        let figures = |phase: &Phase| {
-            json!({"events": phase.events, "p50_us": phase.percentile(0.5), "p99_us": phase.percentile(0.99), "p999_us": phase.percentile(0.999),
-                "server_cpu_s": phase.server.as_secs_f64(),
-                "server_waited_s": phase.waited.as_secs_f64(), "driver_late_p99_us": phase.delay(0.99)})
-        };
         let document = json!({
             "seconds": schedule.storm.as_secs(), "honest_clients": HONEST, "steady": figures(&steady), "storm": figures(&storm.honest),
             "abuse": counts, "before": held(before), "after": held(after),
             "wal_bytes_most": self.peaks.wal_bytes.load(Ordering::Relaxed), "state_bytes_most": self.peaks.state_bytes.load(Ordering::Relaxed),
             "log_lines": self.peaks.log_lines.load(Ordering::Relaxed), "log_lines_dropped": dropped,
         });
-        Soaked { verdicts, document }
+        Judged { verdicts, document }
     }
 
     /// Runs the honest clients together with all abuses.
@@ -376,19 +339,7 @@ impl Setting<'_> {
         (steady, before): (&Phase, Footprint),
         after: Footprint,
     ) -> Vec<Verdict> {
-        let mut verdicts = vec![
-            Verdict {
-                what: "honest clients: nothing lost, doubled, out of order, wrong or closed"
-                    .to_owned(),
-                found: format!("{faults:?}"),
-                is_kept: faults.is_none(),
-            },
-            Verdict {
-                what: "every promise that an abuser looks at is kept".to_owned(),
-                found: storm.broken.join("\n"),
-                is_kept: storm.broken.is_empty(),
-            },
-        ];
+        let mut verdicts = vec![Verdict::of_faults(faults), Verdict::of_broken(&storm.broken)];
         let idle: Vec<_> =
             storm.counts.iter().filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect();
         verdicts.push(Verdict {
@@ -408,51 +359,17 @@ impl Setting<'_> {
             found: format!("{} KiB", wal >> 10),
             is_kept: wal <= WAL_BYTES,
         });
-        let (memory_before, threads_before, files_before) = before;
-        let (memory_after, threads_after, files_after) = after;
         verdicts.push(Verdict {
             what: "the same number of threads".to_owned(),
-            found: format!("{threads_before}, then {threads_after}"),
-            is_kept: threads_after <= threads_before,
+            found: format!("{}, then {}", before.1, after.1),
+            is_kept: after.1 <= before.1,
         });
-        verdicts.push(Verdict {
-            what: "the same number of file descriptors".to_owned(),
-            found: format!("{files_before}, then {files_after}"),
-            is_kept: files_after <= files_before,
-        });
+        verdicts.push(Verdict::of_files(before, after));
         if schedule.judges_figures {
-            let memory = memory_after as f64 / memory_before as f64;
-            verdicts.push(Verdict {
-                what: format!("memory at most {MEMORY_RATIO} × of before"),
-                found: format!("{memory_before} KiB, then {memory_after}: {memory:.2} ×"),
-                is_kept: memory <= MEMORY_RATIO,
-            });
-            let (calm, rough) = (steady.percentile(0.99), storm.honest.percentile(0.99));
-            let ratio = rough / calm.max(1.0);
-            verdicts.push(Verdict {
-                what: format!("honest p99 at most {P99_RATIO} × steady"),
-                found: format!("{calm} µs, then {rough}: {ratio:.2} ×"),
-                is_kept: ratio <= P99_RATIO,
-            });
+            verdicts.push(Verdict::of_memory(before, after));
+            verdicts.push(Verdict::of_p99(steady, &storm.honest, P99_RATIO));
         }
         verdicts
-    }
-}
-
-/// KiB of memory, threads, file descriptors.
-type Footprint = (u64, usize, usize);
-
-fn held((memory, threads, files): Footprint) -> Value {
-    json!({"resident_kib": memory, "threads": threads, "file_descriptors": files})
-}
-
-/// Keeps the honest clients connected without events, so that the host can release what it holds
-/// for work.
-fn rest(honest: &mut Load, time: Duration) {
-    let until = Instant::now() + time;
-    while Instant::now() < until {
-        honest.answer_heartbeats();
-        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -479,12 +396,4 @@ fn honest_events() -> Vec<String> {
 /// Returns how long the honest clients take to send each cheap event once, and one more.
 fn introduction(rate: f64) -> Duration {
     Duration::from_secs_f64((HONEST * (CHEAP.len() + 1)) as f64 / rate)
-}
-
-/// Lowers the priority of this thread below the other threads of this process.
-fn lower_priority() {
-    const NICENESS: i32 = 10;
-    // If this fails, the honest clients' latencies contain more of the abusers' processor time. The
-    // report shows how late the driver was.
-    let _ = rustix::process::setpriority_process(None, NICENESS);
 }

@@ -3,15 +3,16 @@
 //! more processor time.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::api::Api;
+use crate::api::Api;
+use crate::visitor::{self, Visitor, address};
+
 use super::protocol;
-use super::visitor::{self, Visitor};
 
 /// What an abuse needs to know about the host and the soak.
 pub(super) struct Scene<'a> {
@@ -116,11 +117,6 @@ impl Scene<'_> {
             }
         }
     }
-}
-
-/// Returns a loopback address for an abuser. Honest clients use 127.0.0.1.
-pub(super) const fn address(last: u8) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
 }
 
 fn fail(scene: &Scene<'_>, count: &AtomicU64) -> Result<(), String> {

@@ -2,7 +2,7 @@
 //! leave, return, upgrade and break off at any moment.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,8 +10,10 @@ use std::time::Duration;
 use fastrand::Rng;
 use socket2::SockRef;
 
-use super::abuse::{Scene, address};
-use super::visitor::{self, Visitor};
+use crate::polling::Polling;
+use crate::visitor::{self, Visitor, address};
+
+use super::abuse::Scene;
 
 /// WebSocket frames that are right, and some that never are.
 const FRAMES: [&[u8]; 9] = [
@@ -268,55 +270,4 @@ fn abort(stream: TcpStream, random: &mut Rng) {
         let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     }
     drop(stream);
-}
-
-/// A session over polling, on one TCP connection.
-struct Polling {
-    stream: TcpStream,
-    sid: String,
-}
-
-impl Polling {
-    fn open(host: SocketAddr, from: IpAddr) -> io::Result<Self> {
-        let mut session = Self { stream: visitor::tcp(host, from)?, sid: String::new() };
-        session
-            .stream
-            .write_all(b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n")?;
-        let (_, body) = session.answer()?;
-        session.sid = body.split('"').nth(3).ok_or(ErrorKind::InvalidData)?.to_owned();
-        Ok(session)
-    }
-
-    /// Sends a body: the status of the answer.
-    fn post(&mut self, body: &[u8]) -> io::Result<u16> {
-        let (sid, length) = (&self.sid, body.len());
-        let head = format!(
-            "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nHost: \
-             x\r\nContent-Length: {length}\r\n\r\n"
-        );
-        self.stream.write_all(&[head.as_bytes(), body].concat())?;
-        Ok(self.answer()?.0)
-    }
-
-    /// The status and the body of one answer.
-    fn answer(&mut self) -> io::Result<(u16, String)> {
-        let mut inbox = Vec::new();
-        loop {
-            let text = String::from_utf8_lossy(&inbox);
-            if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let length = head.lines().find_map(|line| {
-                    line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
-                });
-                if body.len() >= length.unwrap_or(0) {
-                    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-                    return Ok((status.ok_or(ErrorKind::InvalidData)?, body.to_owned()));
-                }
-            }
-            let mut some = [0; 4096];
-            match self.stream.read(&mut some)? {
-                0 => return Err(ErrorKind::UnexpectedEof.into()),
-                read => inbox.extend_from_slice(&some[..read]),
-            }
-        }
-    }
 }

@@ -33,6 +33,9 @@ cargo xtask bench --plain [-- ARGS]
                             the same with what `cargo build --release` builds, for work on the host
 cargo xtask soak [-- ARGS]  run honest clients for an hour beside every abuse that the host must \
                     withstand; `-- --minutes N` for another time
+cargo xtask siege           take every slot of the host with clients that only hold connections, for \
+                    some minutes
+cargo xtask flood           let one user send 50,000 events a second, beside others
 cargo xtask suite DIR       run the official test suite of Engine.IO or Socket.IO in DIR, a \
                     checkout, on the crate's server and on the host
 cargo xtask micro [-- ARGS] measure what `cargo build --release` builds part by part; ARGS are \
@@ -83,7 +86,9 @@ fn dispatch(arguments: &[OsString]) -> Result<(), Failure> {
         ("test", []) => test(),
         ("release", []) => release(),
         ("bench", _) => bench(rest),
-        ("soak", _) => soak(rest),
+        ("soak", _) => judge("soak", rest),
+        ("siege", _) => judge("siege", rest),
+        ("flood", _) => judge("flood", rest),
         ("suite", [directory]) => suite(Path::new(directory)),
         ("suite", _) => Err(Failure(format!("`suite` takes the directory of one suite\n\n{HELP}"))),
         ("micro", _) => micro(rest),
@@ -271,8 +276,8 @@ fn bench(rest: &[OsString]) -> Result<(), Failure> {
     bench::run(&workspace, |name| pgo.released(name), &arguments(rest))
 }
 
-/// `cargo xtask soak`
-fn soak(rest: &[OsString]) -> Result<(), Failure> {
+/// `cargo xtask soak`, `siege` and `flood`: one part of the benchmark that judges the host.
+fn judge(part: &str, rest: &[OsString]) -> Result<(), Failure> {
     tools::require(&[tools::CC, tools::TASKSET, tools::SETPRIV])?;
     let workspace = Workspace::find()?;
     let mut steps = Steps::of(PLUGIN_STEPS + 1);
@@ -280,7 +285,7 @@ fn soak(rest: &[OsString]) -> Result<(), Failure> {
     steps.step("host and load, optimised (the first time takes many minutes)", || {
         workspace.build_optimised()
     })?;
-    let mut arguments: Vec<OsString> = ["--only", "soak"].map(OsString::from).into();
+    let mut arguments: Vec<OsString> = ["--only", part].map(OsString::from).into();
     arguments.extend_from_slice(rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest));
     bench::run(&workspace, |name| workspace.optimised(name), &arguments)
 }

@@ -2,7 +2,7 @@
 //! a closed connection as a result, not as a fault of the measurement.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -14,18 +14,46 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const INBOX: usize = 4 << 20;
 
 /// One connection.
-pub(super) struct Visitor {
+pub(crate) struct Visitor {
     stream: TcpStream,
     inbox: Vec<u8>,
     next_ack: u64,
+}
+
+/// Returns a loopback address. Honest clients have 127.0.0.1.
+pub(crate) const fn address(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
 }
 
 /// Opens a TCP connection from one address of this machine.
 ///
 /// # Errors
 /// The host refuses it, or does not accept it in time.
-pub(super) fn tcp(host: SocketAddr, from: IpAddr) -> io::Result<TcpStream> {
+pub(crate) fn tcp(host: SocketAddr, from: IpAddr) -> io::Result<TcpStream> {
+    connected(Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, host, from)
+}
+
+/// Does the same, with buffers that are full after some 50 KB: a client that does not read them
+/// makes the host wait soon.
+///
+/// # Errors
+/// The host refuses it, or does not accept it in time.
+pub(crate) fn narrow_tcp(host: SocketAddr, from: IpAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_recv_buffer_size(SMALLEST)?;
+    // The system makes a sender's buffer as large as some segments of the receiver. On the loopback
+    // device a segment has 64 KiB unless the receiver wants less.
+    socket.set_tcp_mss(SMALL_SEGMENT)?;
+    connected(socket, host, from)
+}
+
+/// Less than the system gives to any socket, so it gives its minimum.
+const SMALLEST: usize = 1;
+
+/// Bytes of a segment, as on old networks.
+const SMALL_SEGMENT: u32 = 536;
+
+fn connected(socket: Socket, host: SocketAddr, from: IpAddr) -> io::Result<TcpStream> {
     socket.bind(&SocketAddr::new(from, 0).into())?;
     socket.connect_timeout(&host.into(), PATIENCE)?;
     let stream = TcpStream::from(socket);
@@ -40,19 +68,35 @@ impl Visitor {
     ///
     /// # Errors
     /// The host refuses the connection.
-    pub(super) fn connect(host: SocketAddr, from: IpAddr) -> io::Result<Self> {
-        let mut visitor = Self::open(host, from, "")?;
-        visitor.send(b"40")?;
-        visitor.greeting()?;
-        Ok(visitor)
+    pub(crate) fn connect(host: SocketAddr, from: IpAddr) -> io::Result<Self> {
+        Self::open(host, from, "")?.joined()
+    }
+
+    /// Connects to the namespace `/` and reads as little as the system allows, see [`narrow_tcp`].
+    ///
+    /// # Errors
+    /// The host refuses the connection.
+    pub(crate) fn connect_narrow(host: SocketAddr, from: IpAddr) -> io::Result<Self> {
+        Self::over(narrow_tcp(host, from)?, host, "")?.joined()
+    }
+
+    /// Sends CONNECT and waits for the answer.
+    fn joined(mut self) -> io::Result<Self> {
+        self.send(b"40")?;
+        self.greeting()?;
+        Ok(self)
     }
 
     /// Opens a WebSocket: of a new session, or of the one that `sid` names.
     ///
     /// # Errors
     /// The host refuses the connection.
-    pub(super) fn open(host: SocketAddr, from: IpAddr, sid: &str) -> io::Result<Self> {
-        let mut visitor = Self { stream: tcp(host, from)?, inbox: Vec::new(), next_ack: 0 };
+    pub(crate) fn open(host: SocketAddr, from: IpAddr, sid: &str) -> io::Result<Self> {
+        Self::over(tcp(host, from)?, host, sid)
+    }
+
+    fn over(stream: TcpStream, host: SocketAddr, sid: &str) -> io::Result<Self> {
+        let mut visitor = Self { stream, inbox: Vec::new(), next_ack: 0 };
         let session = if sid.is_empty() { String::new() } else { format!("&sid={sid}") };
         let request = format!(
             "GET /socket.io/?EIO=4&transport=websocket{session} HTTP/1.1\r\nHost: \
@@ -77,7 +121,7 @@ impl Visitor {
     ///
     /// # Errors
     /// The connection is closed, or the answer does not come.
-    pub(super) fn greeting(&mut self) -> io::Result<()> {
+    pub(crate) fn greeting(&mut self) -> io::Result<()> {
         self.until(|packet| packet.starts_with(b"40").then_some(()))
     }
 
@@ -85,12 +129,12 @@ impl Visitor {
     ///
     /// # Errors
     /// The connection is closed, or the answer does not come.
-    pub(super) fn probed(&mut self) -> io::Result<()> {
+    pub(crate) fn probed(&mut self) -> io::Result<()> {
         self.until(|packet| (packet == b"3probe").then_some(()))
     }
 
     /// Returns the underlying TCP connection.
-    pub(super) fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> TcpStream {
         self.stream
     }
 
@@ -98,7 +142,7 @@ impl Visitor {
     ///
     /// # Errors
     /// The connection is closed.
-    pub(super) fn send(&mut self, packet: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, packet: &[u8]) -> io::Result<()> {
         self.write(&frame(packet))
     }
 
@@ -106,7 +150,7 @@ impl Visitor {
     ///
     /// # Errors
     /// The connection is closed.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
@@ -114,7 +158,7 @@ impl Visitor {
     ///
     /// # Errors
     /// The connection is closed, or the ack does not come.
-    pub(super) fn ask(&mut self, event: &str, data: &str) -> io::Result<String> {
+    pub(crate) fn ask(&mut self, event: &str, data: &str) -> io::Result<String> {
         let id = self.next_ack;
         self.next_ack += 1;
         self.send(format!("42{id}[\"{event}\",{data}]").as_bytes())?;
@@ -179,7 +223,7 @@ impl Visitor {
 }
 
 /// Returns a masked text frame. The mask is zero, which leaves the bytes unchanged.
-pub(super) fn frame(packet: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(packet: &[u8]) -> Vec<u8> {
     let mut outbox = crate::driver::Outbox::default();
     outbox.frame(|bytes| bytes.extend_from_slice(packet));
     outbox.into_bytes()

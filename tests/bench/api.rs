@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// An API client with the host's own key.
-pub(super) struct Api {
+pub(crate) struct Api {
     agent: ureq::Agent,
     url: String,
     authorization: String,
@@ -14,15 +14,23 @@ pub(super) struct Api {
 
 impl Api {
     /// Creates a client of the API at `address`, with the key that the host keeps in `data`.
-    pub(super) fn new(address: &str, data: &Path) -> Self {
+    pub(crate) fn new(address: &str, data: &Path) -> Self {
         let key = std::fs::read_to_string(data.join("key")).expect("the host's own key");
-        let config =
-            ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build();
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(10)))
+            // An idle connection would take one of the host's slots.
+            .max_idle_connections(0)
+            .build();
         Self {
             agent: config.into(),
             url: format!("http://{address}"),
             authorization: format!("Bearer {}", key.trim()),
         }
+    }
+
+    /// Lists the plugins, as `sockhop plugins list` does.
+    pub(crate) fn list_plugins(&self) -> Result<(), String> {
+        self.get("/api/plugins").map(drop)
     }
 
     fn get(&self, path: &str) -> Result<String, String> {
@@ -37,7 +45,7 @@ impl Api {
     }
 
     /// Sends a POST request without a body.
-    pub(super) fn post(&self, path: &str) -> Result<(), String> {
+    pub(crate) fn post(&self, path: &str) -> Result<(), String> {
         let answer = self
             .agent
             .post(format!("{}{path}", self.url))
@@ -47,13 +55,13 @@ impl Api {
     }
 
     /// Returns the state of one plugin, or an empty string if the host does not list it.
-    pub(super) fn state_of(&self, plugin: &str) -> Result<String, String> {
+    pub(crate) fn state_of(&self, plugin: &str) -> Result<String, String> {
         self.text_of(plugin, "state")
     }
 
     /// Returns the digest of the version that one plugin serves with, or an empty string if it does
     /// not serve.
-    pub(super) fn digest_of(&self, plugin: &str) -> Result<String, String> {
+    pub(crate) fn digest_of(&self, plugin: &str) -> Result<String, String> {
         self.text_of(plugin, "digest")
     }
 
@@ -68,12 +76,25 @@ impl Api {
 
     /// Returns one figure of `GET /metrics`, summed over its labels, or `None` if the host does not
     /// export it.
-    pub(super) fn metric(&self, name: &str) -> Result<Option<f64>, String> {
-        let text = self.get("/metrics")?;
-        let values = text.lines().filter_map(|line| {
-            let (figure, value) = line.rsplit_once(' ')?;
-            (figure.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok()).flatten()
-        });
-        Ok(values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value)))
+    pub(crate) fn metric(&self, name: &str) -> Result<Option<f64>, String> {
+        Ok(self.metrics([name])?[0])
     }
+
+    /// Does the same for several figures at the same moment.
+    pub(crate) fn metrics<const N: usize>(
+        &self,
+        names: [&str; N],
+    ) -> Result<[Option<f64>; N], String> {
+        let text = self.get("/metrics")?;
+        Ok(names.map(|name| sum(&text, name)))
+    }
+}
+
+/// Returns one figure of OpenMetrics text, summed over its labels.
+fn sum(text: &str, name: &str) -> Option<f64> {
+    let values = text.lines().filter_map(|line| {
+        let (figure, value) = line.rsplit_once(' ')?;
+        (figure.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok()).flatten()
+    });
+    values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
 }
