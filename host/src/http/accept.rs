@@ -95,10 +95,19 @@ fn take(
     let abort_handle = AbortHandle::default();
     // If there is no slot, dropping the stream closes the connection.
     let Some(slot) = slots.admit(peer.ip(), &abort_handle) else { return };
-    if let Err(error) = tune(&stream, server.config.get().limits.stalled_reader_ms) {
+    let stalled = own_limit(server.config.get().limits.stalled_reader_ms, peer.port());
+    if let Err(error) = tune(&stream, stalled) {
         tracing::debug!(%error, "connection not tuned");
     }
     tasks.spawn(Arc::clone(server).serve(stream, Peer(peer.ip()), slot, abort_handle));
+}
+
+/// Returns the limit for one connection, up to a tenth shorter than `stalled`. Clients that one
+/// message makes stall together are then not all dropped together, which would delay the others.
+fn own_limit(stalled: Duration, port: u16) -> Duration {
+    // Clients have consecutive ports.
+    const PARTS: u32 = 64;
+    stalled - stalled / 10 * (u32::from(port) % PARTS) / PARTS
 }
 
 /// Sets `TCP_NODELAY`. On Linux, also makes the kernel drop a peer that acknowledges nothing for
