@@ -130,15 +130,17 @@ impl Host {
     }
 
     /// Like [`Host::bind`], with the configuration that `source` has given: the host reads it again
-    /// when an operator or [`Monitor::reload`] asks for it.
+    /// when an operator or [`Monitor::reload`] asks for it. `compiler` is that of
+    /// [`Host::bind_with`], or `None` for this program.
     ///
     /// # Errors
     /// Same as [`Host::bind`].
     pub async fn bind_reloadable(
         (config, written): (Config, WrittenSettings),
         source: ConfigSource,
+        compiler: Option<PathBuf>,
     ) -> Result<Self, StartError> {
-        let compiler = this_program().map_err(StartError::Compiler)?;
+        let compiler = compiler.map_or_else(this_program, Ok).map_err(StartError::Compiler)?;
         Self::bind_to(config, written, Some(source), compiler).await
     }
 

@@ -90,6 +90,39 @@ const NO_CONNECTION: Attempt = Attempt::CanNot("a request has no connection that
 const NO_HANDLER: Attempt = Attempt::CanNot("no handler runs, and nobody joins");
 const IN_PLUGINS: Attempt = Attempt::CanNot("only emits have receivers, and handlers declare them");
 
+const OPEN: &str = "anyone";
+
+const TIGHT: &str = "role:admin";
+
+/// The configuration that a reload reads.
+const TIGHTENED: &str = r#"
+[limits]
+event_cpu_ms = 1_000
+register_cpu_ms = 10_000
+breaker_failures = 4_294_967_295
+breaker_calls = 4_294_967_295
+
+[auth]
+mode = "jwt"
+anonymous = true
+[[auth.keys]]
+algorithm = "HS256"
+secret = "a secret that has more than thirty-two bytes"
+
+[[keys]]
+name = "shop"
+secret = "shop-secret-0123456"
+scopes = ["emit"]
+
+[[rules]]
+event = "echo"
+access = "role:admin"
+
+[[rules]]
+room = "lab"
+access = "role:admin"
+"#;
+
 struct World {
     host: TestHost,
     /// A record of the user 8.
@@ -97,20 +130,23 @@ struct World {
 }
 
 impl World {
-    async fn new() -> Self {
-        let rule = |event: Option<&str>, room: Option<&str>| OperatorRule {
+    /// With `is_reloaded`, the rules are open when the host starts, and a reload tightens them.
+    async fn new(is_reloaded: bool) -> Self {
+        let rule = |event: Option<&str>, room: Option<&str>, access: &str| OperatorRule {
             event: event.map(str::to_owned),
             room: room.map(str::to_owned),
-            access: "role:admin".parse().expect("a rule"),
+            access: access.parse().expect("a rule"),
             observe: false,
         };
+        let tight = [rule(Some("echo"), None, TIGHT), rule(None, Some("lab"), TIGHT)];
+        let open = ["echo", "for_users", "for_admins"].map(|event| rule(Some(event), None, OPEN));
         let plugins = ["subscription", "memory_logs"].map(bundled_plugin);
         let plugins: Vec<_> = plugins.into_iter().chain(["club", "lab"].map(guest)).collect();
         let host = TestHost::with(&plugins, |config| {
             config.auth = with_tokens();
             config.auth.anonymous = true;
             config.server.namespaces = vec!["/".to_owned(), "/other".to_owned()];
-            config.rules = vec![rule(Some("echo"), None), rule(None, Some("lab"))];
+            config.rules = if is_reloaded { open.to_vec() } else { tight.to_vec() };
             config.keys = vec![Key {
                 name: "shop".to_owned(),
                 secret: Some("shop-secret-0123456".to_owned()),
@@ -121,6 +157,22 @@ impl World {
             }];
         })
         .await;
+        if is_reloaded {
+            let seven = connect(&host, "/", Some(&token("7", &[], 3_600))).await;
+            for (event, data) in
+                [("echo", json!(1)), ("for_admins", json!(1)), ("enter", json!(null))]
+            {
+                assert_eq!(code(&seven.ask(event, data).await["error"]), "none", "{event}");
+            }
+            std::fs::write(host.data().join("sockhop.toml"), TIGHTENED).expect("a file");
+            assert!(host.monitor.reload().await);
+            for (event, data) in
+                [("echo", json!(1)), ("for_admins", json!(1)), ("enter", json!(null))]
+            {
+                assert_eq!(code(&seven.ask(event, data).await["error"]), "forbidden", "{event}");
+            }
+            assert_eq!(seven.ask("my_rooms", json!(null)).await, json!(["user_7"]));
+        }
         let eight = connect(&host, "/", Some(&token("8", &[], 3_600))).await;
         let record = json!({"user_id": "8", "content": "secret"});
         let record = eight.ask("memory_log_create", record).await["id"].clone();
@@ -302,7 +354,15 @@ fn code(error: &Value) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_way_into_a_host_leads_around_a_rule() {
-    let world = World::new().await;
+    try_all(&World::new(false).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_way_leads_around_a_rule_that_a_reload_has_tightened() {
+    try_all(&World::new(true).await).await;
+}
+
+async fn try_all(world: &World) {
     let mut tried = 0;
     for way in WAYS {
         for rule in RULES {
@@ -353,8 +413,8 @@ fn every_way_in_is_known_to_this_file() {
             "/api/plugins/{name}/disable",
             "/api/plugins/{name}/enable",
             "/api/plugins/{name}/forget",
-            // Rules that a reload tightens: `settings` has the test.
             "/api/drain",
+            // Every attempt is made after a reload too.
             "/api/reload",
             "/api/reload/preview",
             "/api/users/{user}/disconnect",

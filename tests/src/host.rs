@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use sockhop::config::Config;
+use sockhop::config::{Config, ConfigSource, WrittenSettings};
 use sockhop::host::{Host, Monitor, key_file};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -118,7 +118,13 @@ impl TestHost {
         if is_usual {
             compiled::lend(plugins.path(), data);
         }
-        let host = Host::bind_with(config, compiler.to_owned()).await.expect("a host that starts");
+        // A test that reloads the configuration writes this file.
+        let file = data.join("sockhop.toml");
+        let source = ConfigSource { file: Some(file), ..ConfigSource::default() };
+        let loaded = (config, WrittenSettings::default());
+        let host = Host::bind_reloadable(loaded, source, Some(compiler.to_owned()))
+            .await
+            .expect("a host that starts");
         for row in host.statuses().iter().filter(|row| row.active.is_none()) {
             let reason =
                 row.last_error.as_ref().map(|error| error.reason.as_str()).unwrap_or_default();

@@ -204,7 +204,7 @@ async fn start(
         tracing::warn!(dir = %plugins.display(), "the plugin directory holds no .wasm; put one \
                                         there");
     }
-    let host = Host::bind_reloadable(loaded, source).await?;
+    let host = Host::bind_reloadable(loaded, source, None).await?;
     let (address, of_operators) = (host.local_addr(), host.operator_addr());
     if is_text {
         host.statuses().iter().for_each(|status| print_plugin(output, status));
