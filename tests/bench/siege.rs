@@ -6,8 +6,8 @@
 //!   -> sieges, one after the other -> rest -> steady -> verdicts
 //! ```
 //!
-//! A siege begins with the readers that will stall: what a room gets fills their buffers. That is an
-//! ordinary fan-out to many, which delays others also if they read. So the honest clients are
+//! A siege begins with the readers that will stall: what a room gets fills their buffers. That is
+//! an ordinary fan-out to many, which delays others also if they read. So the honest clients are
 //! measured from its end on: while the other attackers arrive, and all hold their slots and lose
 //! them. An operator works in the steady time too, as in a siege.
 //!

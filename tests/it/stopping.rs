@@ -49,7 +49,7 @@ async fn endless_event(host: &HostProcess) -> (TestClient, oneshot::Receiver<Val
 /// systemd starts a host with `Type=notify`, and with a watchdog.
 #[cfg(target_os = "linux")]
 #[test]
-fn systemd_is_told_that_a_host_is_ready_alive_and_stopping() {
+fn systemd_is_told_that_a_host_is_ready_alive_reloading_and_stopping() {
     use std::os::unix::net::UnixDatagram;
     use std::process::Command;
 
@@ -79,6 +79,13 @@ fn systemd_is_told_that_a_host_is_ready_alive_and_stopping() {
     }
     let ready = messages.iter().filter(|message| message.contains("READY=1")).count();
     assert_eq!(ready, 1, "{messages:?}");
+    host.signal(Signal::SIGHUP);
+    let until =
+        |text: &str| std::iter::from_fn(|| Some(told())).take(50).find(|m| m.contains(text));
+    assert!(until("RELOADING=1").is_some_and(|message| message.contains("MONOTONIC_USEC=")));
+    assert!(
+        until("READY=1").is_some_and(|message| message.contains("STATUS=configuration reloaded"))
+    );
     let (status, _) = host.terminate();
     assert!(status.success(), "{status}");
     let is_stopping = |message: &String| message.contains("STOPPING=1");

@@ -128,9 +128,15 @@ fn add_schemas(schemas: &mut Map<String, Value>, event: &InboundContract) {
 const NAMED_SCHEMAS: [&str; 5] =
     ["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"];
 
-/// Makes the references of a schema that begin with `#/` point to its new place. There are no
-/// others but to anchors (`#name`), which hold in the whole document.
+/// Makes the references of a schema to its own parts point to its new place. References to anchors
+/// (`#name`) stay: they hold in the whole document.
 fn relocate(schema: &mut Value, place: &str) {
+    let id = schema.get("$id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    relocate_part(schema, id.trim_end_matches('#'), place);
+}
+
+/// Does the same with a part of a schema whose `$id` is `id`, or empty.
+fn relocate_part(schema: &mut Value, id: &str, place: &str) {
     match schema {
         Value::Object(members) => {
             // The base of references and the dialect are those of the document.
@@ -141,24 +147,26 @@ fn relocate(schema: &mut Value, place: &str) {
             }
             for (name, value) in members.iter_mut() {
                 match value {
-                    Value::String(target) if name == "$ref" => {
-                        if let Some(rest) = target.strip_prefix('#')
-                            && (rest.is_empty() || rest.starts_with('/'))
-                        {
-                            *target = format!("{place}{rest}");
+                    Value::String(target) if ["$ref", "$dynamicRef"].contains(&name.as_str()) => {
+                        let own = target.strip_prefix(id).unwrap_or(target);
+                        let part = own.strip_prefix('#').unwrap_or(own);
+                        if part.is_empty() || (own.starts_with('#') && part.starts_with('/')) {
+                            *target = format!("{place}{part}");
+                        } else if own.starts_with('#') {
+                            *target = own.to_owned();
                         }
                     }
                     // Values, not schemas.
                     _ if ["const", "default", "enum", "examples"].contains(&name.as_str()) => {}
                     // The members have any names, also those above.
                     Value::Object(schemas) if NAMED_SCHEMAS.contains(&name.as_str()) => {
-                        schemas.values_mut().for_each(|schema| relocate(schema, place));
+                        schemas.values_mut().for_each(|schema| relocate_part(schema, id, place));
                     }
-                    other => relocate(other, place),
+                    other => relocate_part(other, id, place),
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| relocate(item, place)),
+        Value::Array(items) => items.iter_mut().for_each(|item| relocate_part(item, id, place)),
         _ => {}
     }
 }
@@ -347,6 +355,29 @@ mod tests {
             "items": {"$ref": "#anchor"},
         });
         assert_eq!(schema, expected);
+    }
+
+    #[test]
+    fn references_by_the_id_of_a_schema_are_relocated() {
+        let of = |target: &str, id: &str| {
+            let mut schema = json!({"$id": id, "items": {"$ref": target}});
+            relocate(&mut schema, "#/place");
+            assert!(schema.get("$id").is_none());
+            schema["items"]["$ref"].clone()
+        };
+        let id = "https://example.com/forms";
+        for (target, relocated) in [
+            ("https://example.com/forms#word", "#word"),
+            ("https://example.com/forms#/$defs/Id", "#/place/$defs/Id"),
+            ("https://example.com/forms", "#/place"),
+            ("#/$defs/Id", "#/place/$defs/Id"),
+            ("#", "#/place"),
+            ("", "#/place"),
+            ("#word", "#word"),
+        ] {
+            assert_eq!(of(target, id), json!(relocated), "{target}");
+            assert_eq!(of(target, "https://example.com/forms#"), json!(relocated), "{target}");
+        }
     }
 
     #[test]
