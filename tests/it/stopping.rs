@@ -46,6 +46,31 @@ async fn endless_event(host: &HostProcess) -> (TestClient, oneshot::Receiver<Val
     (client, answer)
 }
 
+async fn connected(host: &HostProcess, number: usize) -> Vec<TestClient> {
+    let mut clients = Vec::new();
+    for _ in 0..number {
+        clients.push(TestClient::connect(&host.url).await);
+    }
+    clients
+}
+
+/// Returns how long after this call each client is closed, in ascending order.
+async fn closing_times(clients: Vec<TestClient>) -> Vec<Duration> {
+    let began = Instant::now();
+    let closing = clients.into_iter().map(|client| {
+        tokio::spawn(async move {
+            client.closed().await;
+            began.elapsed()
+        })
+    });
+    let mut times = Vec::new();
+    for task in closing.collect::<Vec<_>>() {
+        times.push(task.await.expect("a connection that is closed"));
+    }
+    times.sort_unstable();
+    times
+}
+
 /// systemd starts a host with `Type=notify`, and with a watchdog.
 #[cfg(target_os = "linux")]
 #[test]
@@ -203,23 +228,9 @@ async fn connections_are_closed_one_after_the_other_over_the_time_that_is_set() 
     }
     let over = OVER.as_millis().to_string();
     let (mut host, _directories) = start(&[("SOCKHOP_LIMITS__SHUTDOWN_CLOSE_MS", &over)]);
-    let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
-        clients.push(TestClient::connect(&host.url).await);
-    }
-    let began = Instant::now();
+    let clients = connected(&host, CLIENTS).await;
     host.signal(Signal::SIGTERM);
-    let closing = clients.into_iter().map(|client| {
-        tokio::spawn(async move {
-            client.closed().await;
-            began.elapsed()
-        })
-    });
-    let mut closed = Vec::new();
-    for task in closing.collect::<Vec<_>>() {
-        closed.push(task.await.expect("a connection that is closed"));
-    }
-    closed.sort_unstable();
+    let closed = closing_times(clients).await;
     let span = *closed.last().expect("clients") - closed[0];
     assert!(span >= OVER.mul_f64(0.8), "{closed:?}");
     // No burst: in each quarter of the time, some are closed and some are not.
@@ -256,28 +267,15 @@ async fn a_signal_in_a_drain_closes_the_rest_over_the_time_of_a_usual_stop() {
     }
     let over = OVER.as_millis().to_string();
     let (mut host, _directories) = start(&[("SOCKHOP_LIMITS__SHUTDOWN_CLOSE_MS", &over)]);
-    let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
-        clients.push(TestClient::connect(&host.url).await);
-    }
+    let clients = connected(&host, CLIENTS).await;
     host.http("/api/drain", Some(json!({"over_ms": 3_600_000})));
     eventually("a host that accepts no new clients", async || {
         (host.http(HANDSHAKE, None).0 == 503).then_some(())
     })
     .await;
     host.signal(Signal::SIGTERM);
-    let began = Instant::now();
-    let mut closed = Vec::new();
-    for client in clients {
-        closed.push(tokio::spawn(async move {
-            client.closed().await;
-            began.elapsed()
-        }));
-    }
-    let mut late = 0;
-    for closed in closed {
-        late += usize::from(closed.await.expect("an end") > OVER / 2);
-    }
+    let closed = closing_times(clients).await;
+    let late = closed.iter().filter(|time| **time > OVER / 2).count();
     assert!((CLIENTS / 4..CLIENTS).contains(&late), "{late} of {CLIENTS}");
     assert!(host.ended().0.success());
 }
@@ -285,10 +283,7 @@ async fn a_signal_in_a_drain_closes_the_rest_over_the_time_of_a_usual_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_drains_a_host_which_serves_meanwhile_and_a_signal_ends_the_rest() {
     let (mut host, _directories) = start(&[]);
-    let mut clients = Vec::new();
-    for _ in 0..5 {
-        clients.push(TestClient::connect(&host.url).await);
-    }
+    let clients = connected(&host, 5).await;
     let drain = |over: u64| host.http("/api/drain", Some(json!({"over_ms": over})));
     assert_eq!(drain(3_600_001).0, 400);
     assert_eq!(drain(600_000), (202, json!({"over_ms": 600_000, "connections": 5})));
