@@ -105,6 +105,9 @@ fn a_ping_costs_the_whole_server_at_most_15_locks() {
     // Seven of the runtime: the worker pauses and continues, looks at its timers, and is woken by
     // the TCP connection.
     const MOST: u64 = 15;
+    // `cargo test --workspace` builds the host with tokio's feature `test-util`, for the tests of
+    // another crate. tokio then takes a lock for each of the three looks at its clock.
+    const OF_TEST_CLOCK: u64 = 3;
     // Three of the session: the two messages to the client are queued, and written together. Two
     // each of the mailbox and of the pool of instances: the event begins and ends. One of the
     // breaker.
@@ -142,7 +145,8 @@ fn a_ping_costs_the_whole_server_at_most_15_locks() {
             locks.retain(|name, _| name.starts_with("sockhop"));
             of_host.push(locks);
         }
-        for (mut counts, at, most) in [(all, PINGS / 10, MOST), (of_host, PINGS / 2, MOST_OF_HOST)]
+        let most = MOST + if counter.has_test_clock { OF_TEST_CLOCK } else { 0 };
+        for (mut counts, at, most) in [(all, PINGS / 10, most), (of_host, PINGS / 2, MOST_OF_HOST)]
         {
             let sum = |locks: &BTreeMap<String, u64>| locks.values().sum::<u64>();
             counts.sort_by_key(sum);

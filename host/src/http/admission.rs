@@ -70,18 +70,19 @@ fn refusal(slots: &ConnectionSlots, request: &mut Request) -> Option<Problem> {
 }
 
 /// Whether a host that stops serves a request: it belongs to a session that fetches its last
-/// answers, it only reads, or it is about the clients that are still connected.
+/// answers, it only reads, or it is about the stop or the clients that are still connected.
 fn is_served_to_the_end(kind: RequestKind<'_>, request: &Request) -> bool {
     match kind {
         RequestKind::Session | RequestKind::Upgrade(_) => true,
         RequestKind::Handshake => false,
-        RequestKind::Other => request.method().is_safe() || is_about_clients(request.uri().path()),
+        RequestKind::Other => request.method().is_safe() || is_of_a_stop(request.uri().path()),
     }
 }
 
-/// Whether a request of operators is about clients that are connected. A stop may take an hour.
-fn is_about_clients(path: &str) -> bool {
-    path == "/api/emit" || path.starts_with("/api/users/")
+/// Whether a request of operators is about the stop, or about clients that are still connected. A
+/// stop may take an hour.
+fn is_of_a_stop(path: &str) -> bool {
+    ["/api/drain", "/api/emit"].contains(&path) || path.starts_with("/api/users/")
 }
 
 /// Makes the connection close after `response`.

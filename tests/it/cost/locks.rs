@@ -37,6 +37,8 @@ const BREAKPOINT: c_long = 0xCC;
 pub(super) struct LockCounter {
     shared: Arc<Shared>,
     follower: Option<JoinHandle<()>>,
+    /// Whether the program has tokio's clock for tests, which takes a lock for each look at it.
+    pub(super) has_test_clock: bool,
 }
 
 #[derive(Default)]
@@ -51,6 +53,7 @@ impl LockCounter {
     pub(super) fn attach(pid: u32, program: &Path) -> Option<Self> {
         let pid = Pid::from_raw(i32::try_from(pid).expect("a process id"));
         let names = functions(program, pid);
+        let has_test_clock = names.values().any(|name| name.contains(TEST_CLOCK));
         let locks = names.values().filter(|name| takes_lock(name)).count();
         assert!(locks > 10, "only {locks} functions take locks: were they renamed?");
         let shared = Arc::<Shared>::default();
@@ -66,7 +69,7 @@ impl LockCounter {
             Err(error) => panic!("the process can't be followed: {error}"),
         });
         let is_allowed = has_begun.recv().expect("a thread that follows");
-        is_allowed.then(|| Self { shared, follower: Some(follower) })
+        is_allowed.then(|| Self { shared, follower: Some(follower), has_test_clock })
     }
 
     /// How often each function has taken a lock until now.
@@ -103,6 +106,9 @@ fn functions(program: &Path, pid: Pid) -> BTreeMap<u64, String> {
         })
         .collect()
 }
+
+/// A function that tokio has only with its feature `test-util`.
+const TEST_CLOCK: &str = "tokio::time::clock::Clock::can_auto_advance";
 
 fn takes_lock(name: &str) -> bool {
     LOCKS
