@@ -159,10 +159,6 @@ async fn a_client_that_does_not_read_its_events_is_cut_and_leaves_no_memory_behi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_for_whose_events_no_memory_is_left_is_cut_at_once() {
-    // The library does not cut these clients any more: to be found out, see the note.
-    if socketio() != SocketIo::Builtin {
-        return;
-    }
     const MEMORY: usize = 256 << 10;
     const SESSIONS: u64 = 20;
     let host = host_with_small_buffers(sockhop_tests::PATIENCE, MEMORY).await;
@@ -186,7 +182,11 @@ async fn a_client_for_whose_events_no_memory_is_left_is_cut_at_once() {
     let (_, answer) = host
         .http("/api/emit", Some(json!({"event": "gossip", "data": "", "everyone": true})))
         .await;
-    assert_eq!(answer["receivers"], json!(1), "nobody else is there to receive it");
+    // The answer counts connections before the event is sent, and the library keeps one that was
+    // cut until its client polls.
+    if socketio() == SocketIo::Builtin {
+        assert_eq!(answer["receivers"], json!(1), "nobody else is there to receive it");
+    }
     for session in sessions {
         ends(&session).await;
     }
