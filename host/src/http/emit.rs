@@ -19,7 +19,7 @@ use crate::dispatcher::PreparedEmit;
 use crate::error_chain::ErrorChain;
 use crate::event::EventId;
 use crate::rejection::Rejection;
-use crate::store::{AnswerError, Begun, KEPT};
+use crate::store::{AnswerError, Begun, Execution, KEPT};
 
 use super::problem::Problem;
 use super::{Api, body};
@@ -40,7 +40,7 @@ const ENVELOPE_BYTES: usize = 64 << 10;
 const MAX_EVENTS: usize = 100;
 
 /// Emits events in every namespace, all or none. Answers 202 with the request's id, the rooms (none
-/// if everyone is the target), and the number of connections to which each event goes.
+/// if everyone is the target), and the number of connections into whose buffers each event was put.
 pub(super) async fn emit(
     State(api): State<Arc<Api>>,
     request: Request,
@@ -94,38 +94,67 @@ pub(super) async fn emit(
         prepared.push(checked.map_err(|rejection| problem(&event, rejection))?);
         tokio::task::yield_now().await;
     }
-    let answer = answer(&id, &prepared, requests.is_batch);
-    let receivers: usize = prepared.iter().map(PreparedEmit::receivers).sum();
-    tracing::debug!(key = &*owner, %id, events = prepared.len(), receivers, "emitted over HTTP");
-    let (host, text) = (Arc::clone(&api), answer.to_string());
+    tracing::debug!(key = &*owner, %id, events = prepared.len(), "emitted over HTTP");
+    let (host, is_batch) = (Arc::clone(&api), requests.is_batch);
     // In a task of its own: a program that hangs up must not end the request between the answer
     // that is kept and the events.
     let emitted = api.tasks.spawn(async move {
-        if let Some(execution) = execution {
-            // Kept before anything is sent: a repeated request must not emit again, whatever
-            // happens.
-            let kept = blocking(move || {
-                execution.keep(&text, SystemTime::now())?;
-                Ok(execution)
-            });
-            // Ends the execution after the events.
-            let _execution = kept.await?;
-            deliver(&host, &prepared).await;
-            return Ok(());
+        match execution {
+            Some(execution) => emit_once(&host, execution, &id, &prepared, is_batch).await,
+            None => {
+                let receivers = deliver(&host, &prepared).await;
+                Ok(answer(&id, &prepared, &receivers, is_batch))
+            }
         }
-        deliver(&host, &prepared).await;
-        Ok(())
     });
     let emitted = emitted.await.unwrap_or_else(|_| Err(AnswerError::Ended));
-    emitted.map_err(|error| not_kept(&error))?;
+    let answer = emitted.map_err(|error| not_kept(&error))?;
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
-/// Sends the events of one request, in their order.
-async fn deliver(api: &Api, prepared: &[PreparedEmit]) {
+/// Sends the events of one request, in their order. Returns, for each, the number of connections
+/// into whose buffers it was put.
+async fn deliver(api: &Api, prepared: &[PreparedEmit]) -> Vec<usize> {
+    let mut receivers = Vec::with_capacity(prepared.len());
     for emit in prepared {
-        api.dispatcher.send(emit);
+        receivers.push(api.dispatcher.send(emit));
         tokio::task::yield_now().await;
+    }
+    receivers
+}
+
+/// Keeps the answer and sends the events. The answer is kept before anything is sent: a repeated
+/// request must not emit again, whatever happens. It counts the connections that are there then.
+/// If fewer got the events, it is corrected after that.
+async fn emit_once(
+    api: &Api,
+    execution: Execution,
+    id: &str,
+    prepared: &[PreparedEmit],
+    is_batch: bool,
+) -> Result<Value, AnswerError> {
+    let expected: Vec<_> = prepared.iter().map(PreparedEmit::receivers).collect();
+    let before = answer(id, prepared, &expected, is_batch);
+    let text = before.to_string();
+    let kept = blocking(move || {
+        execution.keep(&text, SystemTime::now())?;
+        Ok(execution)
+    });
+    // Ends the execution after the events.
+    let execution = kept.await?;
+    let receivers = deliver(api, prepared).await;
+    if receivers == expected {
+        return Ok(before);
+    }
+    let after = answer(id, prepared, &receivers, is_batch);
+    let text = after.to_string();
+    match blocking(move || execution.correct(&text)).await {
+        Ok(()) => Ok(after),
+        Err(error) => {
+            tracing::warn!(id, error = %ErrorChain(&error), "count of receivers not kept");
+            // Repeated requests get this answer too.
+            Ok(before)
+        }
     }
 }
 
@@ -140,14 +169,20 @@ async fn blocking<T: Send + 'static>(
 /// How many times larger than the body of one event the body of a batch may be.
 const MAX_BATCH: usize = 8;
 
-/// The answer to a request: that of its event, or a list.
-fn answer(id: &str, prepared: &[PreparedEmit], is_batch: bool) -> Value {
-    let one = |emit: &PreparedEmit| json!({"rooms": emit.rooms, "receivers": emit.receivers()});
-    match prepared {
-        [emit] if !is_batch => {
-            json!({"id": id, "rooms": emit.rooms, "receivers": emit.receivers()})
+/// The answer to a request: that of its event, or a list. `receivers` has a number for each event.
+fn answer(id: &str, prepared: &[PreparedEmit], receivers: &[usize], is_batch: bool) -> Value {
+    match (prepared, receivers) {
+        ([emit], [receivers]) if !is_batch => {
+            json!({"id": id, "rooms": emit.rooms, "receivers": receivers})
         }
-        emits => json!({"id": id, "events": emits.iter().map(one).collect::<Vec<_>>()}),
+        _ => {
+            let events: Vec<_> = prepared
+                .iter()
+                .zip(receivers)
+                .map(|(emit, receivers)| json!({"rooms": emit.rooms, "receivers": receivers}))
+                .collect();
+            json!({"id": id, "events": events})
+        }
     }
 }
 

@@ -210,6 +210,18 @@ impl Execution {
         *self.answers.shared().bytes.entry(self.owner.clone()).or_default() += bytes;
         Ok(())
     }
+
+    /// Replaces the answer that was kept by one that is not longer. Blocks: it uses the disk.
+    ///
+    /// # Errors
+    /// The file can't be written. The answer of before remains then.
+    pub fn correct(&self, answer: &str) -> Result<(), AnswerError> {
+        self.answers
+            .connection()
+            .prepare_cached("UPDATE answers SET answer = ?3 WHERE owner = ?1 AND key = ?2")?
+            .execute(params![self.owner, self.key, answer])?;
+        Ok(())
+    }
 }
 
 impl Drop for Execution {
@@ -258,7 +270,10 @@ mod tests {
         assert!(matches!(begin(&answers, 1, 0), Begun::Running));
         // The first run has failed: the request can be sent again.
         drop(execution);
-        new(begin(&answers, 1, 0)).keep("{}", at(0)).unwrap();
+        let execution = new(begin(&answers, 1, 0));
+        execution.keep("{ }", at(0)).unwrap();
+        execution.correct("{}").unwrap();
+        drop(execution);
         assert!(matches!(begin(&answers, 1, 1), Begun::Answered(answer) if answer == "{}"));
         assert!(matches!(begin(&answers, 2, 1), Begun::Different));
         new(answers.begin("other", "k", [2; 32], at(1)).unwrap());
