@@ -87,13 +87,13 @@ impl Dispatcher {
         &self.rate
     }
 
-    /// Takes a token for an event.
+    /// Takes a token for an event that is handled `now`.
     ///
     /// # Errors
     /// `rate_limited`: there is none.
-    pub(crate) fn limit_rate(&self, event: &Event) -> Result<(), Rejection> {
+    pub(crate) fn limit_rate(&self, event: &Event, now: Instant) -> Result<(), Rejection> {
         let connection = event.caller.connection().map(Arc::as_ref);
-        match event.caller.take_token() {
+        match event.caller.take_token(now) {
             Verdict::Allowed => Ok(()),
             Verdict::Observed(kind) => {
                 self.metrics.observed_refusal("rate", kind);
@@ -117,15 +117,21 @@ impl Dispatcher {
     /// # Errors
     /// Returns why the event had no effects. Nothing was applied then.
     pub async fn handle(&self, event: Arc<Event>) -> EventResult {
-        self.limit_rate(&event)?;
-        self.handle_within_rate(event).await
+        let began = Instant::now();
+        self.limit_rate(&event, began)?;
+        self.handle_within_rate(event, began).await
     }
 
-    /// Like [`Dispatcher::handle`], for an event that has taken its token.
+    /// Like [`Dispatcher::handle`], for an event that has taken its token. Its handling `began`
+    /// now.
     ///
     /// # Errors
     /// Same as [`Dispatcher::handle`].
-    pub(crate) async fn handle_within_rate(&self, event: Arc<Event>) -> EventResult {
+    pub(crate) async fn handle_within_rate(
+        &self,
+        event: Arc<Event>,
+        began: Instant,
+    ) -> EventResult {
         // The event is bound to this generation.
         let generation = self.registry.snapshot();
         let Some(route) = generation.route(&event.name) else {
@@ -140,7 +146,6 @@ impl Dispatcher {
             );
             return Err(Rejection::UnknownEvent);
         };
-        let began = Instant::now();
         let mut checked = self.check(&event, &route.inbound, &route.access, route.tried.as_ref());
         if let Some(connection) = event.caller.connection()
             && !connection.pending_connects.is_empty()

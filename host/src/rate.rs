@@ -1,6 +1,7 @@
 //! How many events a connection, and a user, may send: each has a token bucket. Only this module
 //! knows governor.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use governor::clock::{Clock, MonotonicClock};
+use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
@@ -27,7 +28,25 @@ const FEW_USERS: usize = 1_024;
 const DROP_AGAIN: Duration = Duration::from_secs(1);
 
 /// The limiter of one bucket.
-type Limiter = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<Instant>>;
+type Limiter = RateLimiter<NotKeyed, InMemoryState, EventClock, NoOpMiddleware<Instant>>;
+
+thread_local! {
+    /// The time for which this thread takes tokens.
+    static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The clock of all buckets. While tokens are taken for one event, it shows the time of the event,
+/// because a read of the clock for each bucket is a part of an event's cost that can be measured.
+#[derive(Debug, Clone, Copy)]
+struct EventClock;
+
+impl Clock for EventClock {
+    type Instant = Instant;
+
+    fn now(&self) -> Instant {
+        NOW.get().unwrap_or_else(Instant::now)
+    }
+}
 
 /// The token buckets of one host.
 #[derive(Debug, Clone)]
@@ -101,7 +120,7 @@ impl Bucket {
     fn new(BucketConfig { per_second, burst, observe }: BucketConfig) -> Self {
         let burst = burst.unwrap_or(per_second);
         let quota = Quota::per_second(per_second).allow_burst(burst);
-        let limiter = RateLimiter::direct_with_clock(quota, MonotonicClock);
+        let limiter = RateLimiter::direct_with_clock(quota, EventClock);
         Self { limiter, burst, observe }
     }
 
@@ -113,7 +132,7 @@ impl Bucket {
 
     /// Takes a token. Returns how long it takes until there is one, if there is none.
     fn take(&self) -> Result<(), Duration> {
-        self.limiter.check().map_err(|not| not.wait_time_from(MonotonicClock.now()))
+        self.limiter.check().map_err(|not| not.wait_time_from(EventClock.now()))
     }
 }
 
@@ -202,7 +221,7 @@ impl ClientRate {
     }
 
     /// Takes a token for one event from each bucket.
-    pub(crate) fn take(&self) -> Verdict {
+    pub(crate) fn take(&self, now: Instant) -> Verdict {
         let changes = |limits: &RateLimits| limits.0.changes.load(Ordering::Acquire);
         if self
             .limits
@@ -215,15 +234,20 @@ impl ClientRate {
         let Some(buckets) = buckets.as_ref() else { return Verdict::Allowed };
         let buckets =
             [("connection", buckets.connection.as_ref()), ("user", buckets.user.as_deref())];
+        NOW.set(Some(now));
         let mut verdict = Verdict::Allowed;
         for (kind, bucket) in buckets {
             let Some(bucket) = bucket else { continue };
             match bucket.take() {
                 Ok(()) => {}
                 Err(_) if bucket.observe => verdict = Verdict::Observed(kind),
-                Err(wait) => return Verdict::Limited(kind, wait.max(Duration::from_millis(1))),
+                Err(wait) => {
+                    verdict = Verdict::Limited(kind, wait.max(Duration::from_millis(1)));
+                    break;
+                }
             }
         }
+        NOW.set(None);
         verdict
     }
 }
@@ -239,7 +263,7 @@ mod tests {
 
     /// How many of ten events are allowed, and the verdict about the last one.
     fn ten(rate: &ClientRate) -> (usize, Verdict) {
-        let verdicts: Vec<_> = (0..10).map(|_| rate.take()).collect();
+        let verdicts: Vec<_> = (0..10).map(|_| rate.take(Instant::now())).collect();
         let allowed = verdicts.iter().filter(|verdict| **verdict == Verdict::Allowed).count();
         (allowed, *verdicts.last().unwrap())
     }
@@ -253,11 +277,11 @@ mod tests {
         assert_eq!(allowed, 6);
         assert!(matches!(last, Verdict::Limited("connection", wait) if wait.as_secs() < 2));
         assert_eq!(
-            [two.take(), two.take()],
+            [two.take(Instant::now()), two.take(Instant::now())],
             [Verdict::Allowed; 2],
             "the rest of the user's tokens"
         );
-        assert!(matches!(two.take(), Verdict::Limited("user", _)));
+        assert!(matches!(two.take(Instant::now()), Verdict::Limited("user", _)));
         assert_eq!(ten(&limits.of_connection(None)).0, 6);
         assert_eq!(ten(&limits.of_connection(Some("8"))).0, 6);
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use crate::breaker::ClientKeys;
 use crate::rate::{ClientRate, Verdict};
@@ -82,10 +83,10 @@ impl Caller {
     }
 
     /// Takes a token for the event.
-    pub(crate) fn take_token(&self) -> Verdict {
+    pub(crate) fn take_token(&self, now: Instant) -> Verdict {
         match self {
-            Self::Connection(connection) => connection.rate.take(),
-            Self::Request(requester) => requester.rate.take(),
+            Self::Connection(connection) => connection.rate.take(now),
+            Self::Request(requester) => requester.rate.take(now),
             Self::None => Verdict::Allowed,
         }
     }

@@ -2,6 +2,7 @@
 //! response.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -102,7 +103,9 @@ async fn answer(
     let rate = api.dispatcher.rate().of_request(identity.user.as_deref(), network);
     let requester = Requester::new(&id, namespace, identity, address, rate);
     event.caller = Caller::Request(Arc::new(requester));
-    api.dispatcher.limit_rate(&event).map_err(|rejection| rejected(&rejection).logged())?;
+    api.dispatcher
+        .limit_rate(&event, Instant::now())
+        .map_err(|rejection| rejected(&rejection).logged())?;
     let memory = BodyMemory::take(api, &body).map_err(|rejection| rejected(&rejection))?;
     let text = text(api, route.method, &parts.headers, body, &rejected).await?;
     let query = pairs(parts.uri.query().unwrap_or_default());
@@ -123,7 +126,7 @@ async fn answer(
     // In a task of its own: a client that hangs up must not end the event between the commit of its
     // state and the delivery of its effects.
     let handled = api.tasks.spawn(async move {
-        let handled = dispatcher.handle_within_rate(Arc::new(event)).await;
+        let handled = dispatcher.handle_within_rate(Arc::new(event), Instant::now()).await;
         drop(memory);
         handled
     });

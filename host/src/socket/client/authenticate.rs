@@ -37,7 +37,7 @@ impl Client {
         event: &Event,
     ) -> Result<Json, Rejection> {
         // A check of a token takes time too.
-        sockets.dispatcher.limit_rate(event)?;
+        sockets.dispatcher.limit_rate(event, Instant::now())?;
         // The parser's own error could quote the token.
         let NewToken { token } = serde_json::from_str(&event.payload.text)
             .map_err(|_| Rejection::invalid("expected an object with the text `token`"))?;
