@@ -1,7 +1,8 @@
 //! The receiving half of a WebSocket: the bytes that have arrived, and the memory and the deadline
 //! of an unfinished message.
 //!
-//! It does not know sessions, because a session keeps it while the WebSocket takes over.
+//! It does not know sessions, so that imports go one way: after an upgrade, the session holds the
+//! receiver until the task that owns the session takes it.
 use std::any::Any;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -28,7 +29,8 @@ pub(crate) enum Early {
 
 /// The receiving half of a WebSocket.
 ///
-/// The caller passes the settings and the memory of the same server to every method.
+/// The caller passes the settings and the memory of the server to the methods that need them. In
+/// all calls they must be those of the same server.
 pub(crate) struct Receiver {
     reader: Reader,
     pub(super) incoming: Incoming,
@@ -69,8 +71,9 @@ impl Receiver {
     /// Prepares the buffer of the last read for the handlers of its messages. Returns how many of
     /// its bytes are not counted yet.
     ///
-    /// They are counted only if a handler waits: most don't, and then the thread has one such
-    /// buffer at a time.
+    /// The caller counts these bytes only if its task waits before all messages of the read are
+    /// handled. Mostly it does not wait. Then no other task of the thread runs before the buffer is
+    /// free again, so each thread has at most one buffer that is not counted.
     ///
     /// # Errors
     ///
@@ -112,7 +115,7 @@ impl Receiver {
         counted.then_some(()).ok_or(End::Overload)
     }
 
-    /// Reads the available bytes. While it is pending, it holds no buffer.
+    /// Reads the available bytes. While it is pending, only an unfinished message has a buffer.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, more: usize) -> Poll<Result<(), End>> {
         let buffer = self.incoming.spare(more);
         let read = self.reader.poll_read(cx, buffer);
@@ -153,6 +156,7 @@ impl Receiver {
                     poll_fn(|cx| self.poll_read(cx, more)).await.ok()?;
                 }
                 Next::Message { op: op::TEXT, data } => {
+                    self.complete_by = None;
                     let text = str::from_utf8(self.incoming.bytes(&data)).ok()?;
                     return Some(Early::Text(text.to_owned()));
                 }
@@ -160,5 +164,42 @@ impl Receiver {
                 Next::Message { .. } => return None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncWriteExt, simplex};
+
+    use super::*;
+    use crate::engineio::testing;
+
+    /// A client's frame with this text, masked by zeros.
+    fn text(text: &str) -> Vec<u8> {
+        let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+        frame.extend_from_slice(text.as_bytes());
+        frame
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_message_has_its_own_deadline_also_before_the_websocket_is_the_transport() {
+        let session = testing::session();
+        let (config, memory) = (session.config(), session.memory());
+        let (read, mut client) = simplex(1 << 10);
+        let mut receiver = Receiver::new(Reader::Pipe(read), b"", config, Box::new(()));
+        let (first, second) = (text("2probe"), text("5"));
+        client.write_all(&first[..4]).await.unwrap();
+        let sending = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            client.write_all(&first[4..]).await.unwrap();
+            client.write_all(&second[..3]).await.unwrap();
+        };
+        let (early, ()) = tokio::join!(receiver.early(config, memory), sending);
+        assert!(matches!(early, Some(Early::Text(text)) if text == "2probe"));
+        let began = Instant::now();
+        receiver.count_partial(config, memory).unwrap();
+        assert_eq!(receiver.complete_by, Some(after(began, config.receive_timeout)));
     }
 }
