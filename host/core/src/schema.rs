@@ -31,9 +31,10 @@ const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 /// Maximum violations that one check reports: enough for a form, and small enough for an ack.
 const MAX_DETAILS: usize = 16;
 
-/// A check reports all violations only if the document has at most this many values (see
-/// [`has_at_most`]); otherwise it reports the first. The library collects all violations before it
-/// returns one, and each may use a hundred times the bytes of the value that it is about.
+/// The budget of [`has_at_most`] within which a check reports all violations of a document. It
+/// allows 2,048 values. For a larger document, a check reports only the first violation: the
+/// library collects all violations before it returns one, and each may use a hundred times the
+/// bytes of the value that it is about.
 const MAX_VALUES_IN_FULL: usize = 4096;
 
 /// Maximum bytes of a compiled pattern, and of the tables that matching may build. A plain pattern
@@ -46,16 +47,16 @@ const MAX_PATTERNS: usize = 100;
 
 /// Maximum length of a chain of subschemas that apply to the same value (through `$ref`, `allOf`
 /// and similar keywords). A check recurses once for each of them, at every level of the document.
-/// So this length times the depth of a document must fit on a worker thread's stack.
+/// So this length times the depth of a document bounds the stack that a check needs.
 const MAX_CHAIN: usize = 24;
 
 /// Maximum cost of one check, in evaluations of a plain subschema: about a tenth of a second. A
 /// choice between two recursive alternatives doubles the work at every level of the document.
 const MAX_COST: usize = 1_000_000;
 
-/// Chained subschemas, over all levels of a document, that fit on the caller's own stack: about 128
-/// KiB without optimisation. A check may run on a guest's fibre, where the guest uses part of the
-/// stack.
+/// Maximum number of chained subschemas, over all levels of a document, for a check on the caller's
+/// own stack. Without optimisation, this number needs about 128 KiB of stack. The caller may run on
+/// a guest's fibre, where the guest already uses a part of the stack.
 const LINKS_ON_CALLERS_STACK: usize = 128;
 
 /// Bytes of stack for each chained subschema: four times what was needed without optimisation.
@@ -226,15 +227,19 @@ impl Schema {
         Err(details)
     }
 
-    /// Whether the schema names a property `name` of the document itself. Looks at `properties` and
-    /// `required` of the schema, and of the subschemas that it refers to or combines.
+    /// Whether the schema names the top-level property `name`, in its own `properties` or
+    /// `required`, or in those of a subschema that it refers to or combines. Returns false if the
+    /// schema allows the property without naming it.
     pub fn allows_top_level_property(&self, name: &str) -> bool {
         self.graph.names_property(name)
     }
 
-    /// Whether a document is expected to be able to have a top-level property `name`: the schema
-    /// names it, allows properties that it does not list, or accepts an object and lists no
-    /// properties.
+    /// Whether the author of the schema probably intends that a document may have the top-level
+    /// property `name`. This is a guess: a schema allows every property that it does not forbid.
+    ///
+    /// Returns true if the schema names the property, if it has a keyword for unlisted properties
+    /// (such as `additionalProperties`) that is not `false`, or if it accepts an object and lists
+    /// no properties.
     pub fn may_have_property(&self, name: &str) -> bool {
         self.graph.names_property(name) || self.graph.allows_any_property()
     }
@@ -279,8 +284,9 @@ impl DocumentSize {
     }
 }
 
-/// Whether `value` contains at most `budget` values. Every value except `value` itself counts
-/// twice: as a member of its container and as a value.
+/// Whether the values of a document fit into `budget`. The document itself costs 1, and every value
+/// within it costs 2: 1 with its container, before it is visited, and 1 when it is visited. So the
+/// list of values that are still to be visited is also limited by `budget`.
 fn has_at_most(value: &Value, mut budget: usize) -> bool {
     let mut to_visit = vec![value];
     while let Some(value) = to_visit.pop() {

@@ -22,10 +22,10 @@
 //!
 //! Any task can send with a [`Session`]: [`text`](Session::text), [`binary`](Session::binary) and
 //! [`shared`](Session::shared) queue a message, [`flush`](Session::flush) writes the queued
-//! messages with one system call, or answers the pending poll with them. A [`Batch`] flushes each
-//! of many sessions once. Messages arrive in the order in which they were queued. An upgrade loses
-//! none of them, also if it fails: until the client has confirmed its WebSocket, the session polls
-//! as before.
+//! messages with one system call, or answers the pending poll with them. If at least 64 KiB are
+//! queued, a message is written without a flush. A [`Batch`] flushes each of many sessions once.
+//! Messages arrive in the order in which they were queued. An upgrade loses none of them, also if
+//! it fails: until the client has confirmed its WebSocket, the session polls as before.
 //!
 //! While a handler of the [`Protocol`] runs, nothing more is read from its client. Messages that
 //! the handler queues are sent meanwhile, and the client is pinged.
@@ -34,15 +34,20 @@
 //!
 //! [`Config`] bounds queued and unfinished messages in bytes, and [`Engine::usage`] returns how
 //! many bytes are in use. The answer to a poll counts as queued until the HTTP server has written
-//! it. Until then, its session also counts against [`Config::max_sessions`]. If the session ends
-//! before, the body of the answer fails when the HTTP server next reads from it. An idle WebSocket
-//! holds no buffer: it costs about 2.4 KiB of memory, including that of tokio, in addition to the
-//! application's own data.
+//! it. Until then, its session counts against [`Config::max_sessions`], even if it has ended. After
+//! the end of the session, the body of the answer fails when the HTTP server next reads from it: at
+//! once, or only after [`Config::linger`] or [`Config::delivery_timeout`]. This depends on the
+//! reason of the end.
 //!
-//! Bytes that the kernel takes at once do not count as queued. A message is always accepted if the
-//! queue is empty. A handler that sends much can wait with [`Session::writable`]. If more than half
-//! of [`Config::max_queued`] is queued for a client, its next message is not handled yet. So a
-//! client that sends many requests at once gets its answers as fast as it reads them.
+//! An idle WebSocket holds no buffer: it costs about 2.4 KiB of memory, including that of tokio, in
+//! addition to the application's own data.
+//!
+//! Bytes that the kernel takes at once do not count as queued. If more than [`Config::max_queued`]
+//! is queued for a client, its session ends with [`End::Overflow`]. One message may be longer than
+//! that if nothing else is queued for the client, but [`Config::max_queued_total`] also applies to
+//! it. A handler that sends much can wait with [`Session::writable`]. If more than half of
+//! [`Config::max_queued`] is queued for a client, its next message is not handled yet. So a client
+//! that sends many requests at once gets its answers as fast as it reads them.
 //!
 //! The engine bounds only its own memory. The HTTP server of the application must bound the time
 //! for the head of a request and the time that a write may wait (with [`WriteDeadline`], for
@@ -64,8 +69,9 @@
 //! | 1013 | all sessions together hold too many bytes of unfinished messages |
 //!
 //! In all other cases, the TCP connection is closed without a close frame, in particular when the
-//! server stops. The engine does not send the packet `1` then, so stock clients connect again. As
-//! with the reference server, only a client that sends two polls at once receives a `1`.
+//! server stops. The engine does not send the packet `1` either, so stock clients connect again.
+//! There is one exception, as with the reference server: if a client sends two polls or two posts
+//! at once, its pending poll is answered with a `1`.
 //!
 //! # Conformance
 //!

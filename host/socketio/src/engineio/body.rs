@@ -18,9 +18,15 @@ const CHUNK: usize = 64 << 10;
 #[error("the connection is closed without an answer")]
 pub struct Abort;
 
-/// The body of an answer. The session's messages in it count as queued until the HTTP
-/// server has written it; when the session ends meanwhile, the body fails, so that the connection
-/// of a client that reads too slowly is closed.
+/// The body of an answer. If it has messages of a session, they count as queued until the HTTP
+/// server has written the body.
+///
+/// If the session ends before that, the body fails, and the connection is closed. Otherwise a
+/// client that reads too slowly could keep these messages in memory. The reason of the end decides
+/// when the body fails: at once, or after [`Config::linger`] or [`Config::delivery_timeout`].
+///
+/// [`Config::linger`]: super::Config::linger
+/// [`Config::delivery_timeout`]: super::Config::delivery_timeout
 #[derive(Debug, Default)]
 pub struct Body {
     bytes: Bytes,

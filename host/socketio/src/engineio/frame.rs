@@ -1,8 +1,8 @@
 //! WebSocket frames (RFC 6455).
 //!
-//! The client's frames are parsed and unmasked in place. The queue of a polling client
-//! has frames of the server too: so an upgrade converts nothing, and the answer to a poll only
-//! rewrites their headers.
+//! The frames of clients are parsed and unmasked in place. Messages to a client are queued as
+//! frames, also while its session polls, so an upgrade does not change the queue. The answer to a
+//! poll is made from the queued frames.
 use std::ops::Range;
 
 use base64::Engine as _;
@@ -55,7 +55,8 @@ pub(crate) enum Parsed {
     More(usize),
 }
 
-/// Parses the frame that begins at `at`. Call it once for each frame: it unmasks the payload.
+/// Parses the frame that begins at `at`. When the frame is complete, its payload is unmasked, so a
+/// complete frame must not be parsed again. An incomplete frame is not changed.
 ///
 /// # Errors
 ///

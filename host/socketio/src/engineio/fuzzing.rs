@@ -28,7 +28,8 @@ const MAX_FRAGMENTS: usize = 4;
 /// A message or a control frame: its kind and its data.
 type Frame = (u8, Vec<u8>);
 
-/// The bytes of a WebSocket's client. The first one says in which pieces they arrive.
+/// Bytes that the client of a WebSocket sends. The first byte of `data` is not one of them: it sets
+/// the size of the pieces in which they arrive. The result must be the same for any size.
 pub fn frames(data: &[u8]) {
     let Some((piece, data)) = data.split_first() else { return };
     let at_once = read(data, data.len().max(1));
@@ -97,8 +98,9 @@ fn expected(data: &[u8]) -> (Vec<Frame>, Result<(), End>) {
     (messages, Ok(()))
 }
 
-/// An HTTP request as text: a line with its method, its target and, if it is not 1.1, its version;
-/// its headers; an empty line; its body. `SID` in the target is the id of a session.
+/// An HTTP request as text: a first line, the headers, an empty line, and the body. The first line
+/// has the method and the target. If it has a third word, the request is of HTTP/1.0, otherwise of
+/// HTTP/1.1. `SID` in the target is replaced by the id of a session.
 pub fn request(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
@@ -147,7 +149,8 @@ fn read_request(text: &str, sid: &str) -> Option<Request<Full<Bytes>>> {
     request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).ok()
 }
 
-/// The status and the body of the answer; `None` if there is none when nothing more happens.
+/// Returns the status and the body of the answer. Returns `None` if the request still waits when
+/// the other tasks have nothing to do, or if it fails without an answer.
 async fn ask(
     engine: &Arc<Engine<Recorders>>,
     request: Request<Full<Bytes>>,
@@ -167,7 +170,8 @@ async fn ask(
     Some((parts.status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// Whether a request has all that RFC 6455, section 4.2.1, asks for.
+/// Whether a request has the method and the headers that RFC 6455, section 4.2.1, requires for a
+/// WebSocket, without `Host`.
 fn asks_for_upgrade(text: &str) -> bool {
     let (head, _) = text.split_once("\n\n").unwrap_or_default();
     let has = |name: &str, is_right: &dyn Fn(&str) -> bool| {

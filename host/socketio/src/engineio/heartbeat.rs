@@ -11,7 +11,7 @@ use super::end::End;
 /// The least time until the next check. Without it, settings of zero would make the caller loop.
 const LEAST: Duration = Duration::from_millis(1);
 
-/// More than this is as good as for ever, and can be added to any instant.
+/// The longest wait: as good as for ever, and it can be added to any instant without an overflow.
 const LONGEST: Duration = Duration::from_secs(86_400 * 365);
 
 /// The instant after `wait`, which may be any setting.
@@ -21,7 +21,8 @@ pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
 
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    /// When the next ping is due, or the pong to the last one.
+    /// The deadline of the pong if `pinged` and no handler runs, otherwise the time of the next
+    /// ping.
     due: Instant,
     pinged: bool,
     /// A handler is running: nothing is read, so a missing pong means nothing.
@@ -49,8 +50,10 @@ impl Heartbeat {
         }
     }
 
-    /// Whether a ping is due or a deadline has passed. `alive`: something has just been read from
-    /// the client, among which the pong may be.
+    /// Whether a ping is due or a deadline has passed.
+    ///
+    /// `alive`: bytes of the client have just been read, and the pong may be among them. So a
+    /// missing pong does not end the session: its timeout begins again.
     pub(crate) fn check(&mut self, now: Instant, config: &Config, alive: bool) -> Beat {
         let passed = |by: Option<Instant>| by.is_some_and(|by| by <= now);
         if !self.suspended {

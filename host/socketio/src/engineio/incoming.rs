@@ -6,16 +6,19 @@ use smallvec::SmallVec;
 use super::buffer;
 use super::frame::{self, Bad, Parsed, op};
 
-/// Minimum spare capacity for a read, in bytes, unless nothing is buffered.
+/// Minimum spare capacity for a read, in bytes, if the buffer holds a part of a frame. A read with
+/// an empty buffer gets a spare buffer of the thread, with at least [`buffer::SIZE`].
 const MIN_SPARE: usize = 4 << 10;
 
-/// Maximum spare capacity that the header of a long frame gets before the frame arrives.
+/// Maximum spare capacity that is reserved for a read, in bytes. The header of a frame may announce
+/// far more bytes than the client ever sends.
 const MAX_ADVANCE: usize = 64 << 10;
 
 /// Received bytes, and the received part of an unfinished message.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    /// Holds a part of a frame, or nothing at all and no memory.
+    /// While messages are handled, it holds their frames. Between two reads, it holds a part of one
+    /// frame, or no bytes and no memory.
     buf: Vec<u8>,
     /// Where the next frame begins.
     at: usize,
@@ -125,7 +128,8 @@ impl Incoming {
         &mut self.buf
     }
 
-    /// Keeps no more memory than the received bytes need, because they may stay for long.
+    /// Gives the buffer back if it is empty, and reduces it to its content if it is mostly empty:
+    /// the content may stay for long.
     pub(crate) fn shrink(&mut self) {
         if self.buf.is_empty() {
             buffer::give(std::mem::take(&mut self.buf));

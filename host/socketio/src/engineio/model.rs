@@ -1,4 +1,5 @@
-//! A model test: polls, posts, the keeper, an upgrade and the session's end, interleaved at random.
+//! A model test: polls, posts, the task that owns the session, an upgrade and the session's end,
+//! interleaved at random.
 //!
 //! The test plays one client over the functions that the HTTP requests call, with pipes instead of
 //! TCP and a clock that only the test moves. After each step it compares with what any client may
@@ -125,8 +126,10 @@ struct Client {
     /// The server's messages: the number of the last one sent, and the numbers received.
     sent: u32,
     received: Vec<u32>,
-    /// The client's messages: the next number, and the numbers to be handled if the session lives.
+    /// The number of the client's next message.
     next: u32,
+    /// The numbers that the client has sent over its WebSocket after the upgrade. If the session
+    /// lives at the end of the test, they must be handled.
     promised: Vec<u32>,
     get: Option<JoinHandle<Polled>>,
     post: Option<(Vec<u32>, Posted)>,
@@ -209,7 +212,8 @@ impl Client {
             }
             Step::OpenWebSocket => self.open_websocket(),
             Step::Probe => {
-                // A client that has probed and then sends another packet is refused.
+                // Before the upgrade, a second probe makes only the upgrade fail. After the
+                // upgrade, a probe ends the session.
                 self.probed = self.websocket.is_some();
                 self.reasons.extend(self.upgraded.then_some(End::Parse));
                 self.write(b"2probe").await;
@@ -351,7 +355,8 @@ impl Client {
         }
     }
 
-    /// What a living session owes is delivered; then nothing is left.
+    /// Waits for running handlers, and fetches the last messages. Checks that none is lost if the
+    /// session lives. Then closes the server, and checks that nothing is left.
     async fn finish(mut self) {
         self.step(Step::Advance(100)).await;
         for _ in 0..20 {
@@ -426,7 +431,7 @@ fn each_message_has_the_whole_time_to_arrive() {
         }
         let mut half = Vec::new();
         for number in ["1", "2", "3", "4"] {
-            // A whole fragment and the beginning of the next one, then the rest.
+            // The first fragment and the beginning of the last one. The rest comes 20 s later.
             let last = masked(0x80, number.as_bytes());
             half = [masked(0x01, b"4"), last[..3].to_vec()].concat();
             client.write_raw(&half).await;

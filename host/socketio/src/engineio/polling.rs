@@ -1,4 +1,5 @@
-//! A session that begins with polling: its keeper, its polls, and the packets of its posts.
+//! A session that begins with polling: the task that owns it, its polls, and the packets of its
+//! posts.
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -128,7 +129,7 @@ pub(crate) async fn receive<P: Protocol>(
 ) -> Result<(), Option<End>> {
     guard.received();
     let session = Arc::clone(guard.session());
-    // The keeper holds the lock for as long as a WebSocket is the session's transport.
+    // The task that owns the session holds the lock while a WebSocket is the transport.
     let lock = async {
         tokio::select! {
             biased;

@@ -6,11 +6,12 @@
 //! be read without the lock: how much is queued, and whether the session has ended. `woken`,
 //! `rearm` and `delivering` are atomics that change without the lock.
 //!
-//! One task owns the session from its handshake to its end: the keeper of a session that began with
-//! polling, or the task of a WebSocket. A session first ends: [`Session::end`] may be called by any
-//! task, [`Session::conclude`] by the owner. Then it accepts no message, and the owner delivers
-//! what is queued, if the reason of the end allows it. Last, the owner calls [`Session::finish`],
-//! which discards the rest and takes the transport away, and then `closed` of the protocol, once.
+//! One task is the owner of a session from its handshake to its end: the task that runs
+//! `polling::keep` if the session began with polling, otherwise the task of its WebSocket. A
+//! session first ends: [`Session::end`] may be called by any task, [`Session::conclude`] by the
+//! owner. Then it accepts no message, and the owner delivers what is queued, if the reason of the
+//! end allows it. Last, the owner calls [`Session::finish`], which discards the rest and takes the
+//! transport away, and then `closed` of the protocol, once.
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,7 +67,7 @@ pub struct Session {
     rearm: AtomicBool,
     /// Bytes of answers to polls that the HTTP server has not yet written.
     delivering: AtomicUsize,
-    /// Wakes the keeper of a polling session.
+    /// Wakes the owner, `polling::keep`, of a session that began with polling.
     keeper_wakeup: Notify,
     /// Notified when bytes have left the queue, a WebSocket has taken over, or the session has
     /// ended.
@@ -82,7 +83,7 @@ struct SessionState {
     /// more: the size of a longer message that was accepted because the queue was empty.
     extra: usize,
     carrier: Carrier,
-    /// The other half of a WebSocket that has taken over, until the keeper takes it.
+    /// The other half of a WebSocket that has taken over, until the owner takes it.
     receiver: Option<Box<Receiver>>,
     end: Option<End>,
     ended_at: Option<Instant>,
@@ -328,8 +329,8 @@ impl Session {
         self.is_woken() && self.woken.swap(false, Ordering::Relaxed)
     }
 
-    /// For the keeper. Waits until the session may have ended, been upgraded or woken, or been
-    /// given a nearer deadline.
+    /// For the owner of a session that began with polling. Waits until the session may have ended,
+    /// been upgraded or woken, or been given a nearer deadline.
     pub(crate) async fn keeper_woken(&self) {
         self.keeper_wakeup.notified().await;
     }

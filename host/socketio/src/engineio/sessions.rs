@@ -13,7 +13,7 @@ use super::memory::{Memory, Slot};
 use super::session::Session;
 use super::sid::Sid;
 
-/// The protocol of a session that began with polling. POSTs, the task that keeps the session, and
+/// The protocol of a session that began with polling. POSTs, the task that owns the session, and
 /// the WebSocket after an upgrade use it, one at a time.
 pub(crate) type Shared<P> = Arc<AsyncMutex<P>>;
 

@@ -120,9 +120,9 @@ async fn serve<P: Protocol>(
     }
 }
 
-/// Runs the handlers of the messages of one read. If one of them waits, the buffer of the read is
-/// counted until all have returned. If the memory bound does not allow it, the session ends, and
-/// the buffer is freed when the waiting handler has returned.
+/// Runs the handlers of the messages of one read. If the task waits meanwhile, the buffer of the
+/// read is counted until all handlers have returned. If the memory bound does not allow it, the
+/// session ends, and the buffer is freed when the waiting handler has returned.
 async fn count_while_waiting<T>(
     session: &Session,
     bytes: usize,

@@ -219,8 +219,8 @@ impl Session {
         self.state().queue.is_empty()
     }
 
-    /// For the keeper: whether nothing is left for a poll to deliver, because nothing is queued or
-    /// a WebSocket has taken over.
+    /// For the owner: whether nothing is left for a poll to deliver, because nothing is queued or a
+    /// WebSocket has taken over.
     pub(crate) fn is_delivered(&self) -> bool {
         let state = self.state();
         state.queue.is_empty() || !matches!(state.carrier, Carrier::Polling(_))
@@ -265,7 +265,7 @@ impl Session {
                     let super::SessionState { queue, slot, .. } = &mut *state;
                     Delivering::take(self, queue, slot.clone())
                 };
-                // The keeper of a session that the server ended waits until the queue is empty.
+                // The owner of a session that the server ended waits until the queue is empty.
                 self.keeper_wakeup.notify_one();
                 if let Some(packets) = packets {
                     Polled::Packets(packets)
@@ -334,7 +334,7 @@ impl Session {
         }
     }
 
-    /// Makes the WebSocket the session's transport, which then sends the queued packets. The keeper
+    /// Makes the WebSocket the session's transport, which then sends the queued packets. The owner
     /// takes the receiver. Has no effect after the session's end, except one that still delivers
     /// ([`End::delivers`]): the WebSocket then delivers the queued packets.
     pub(crate) fn upgrade(&self, writer: Writer, receiver: Receiver) {
@@ -355,7 +355,7 @@ impl Session {
         self.keeper_wakeup.notify_one();
     }
 
-    /// For the keeper: the other half of the WebSocket that has taken over, once.
+    /// For the owner: the other half of the WebSocket that has taken over, once.
     pub(crate) fn take_receiver(&self) -> Option<Box<Receiver>> {
         self.state().receiver.take()
     }
