@@ -28,6 +28,30 @@ pub struct Registration {
     pub listens: Vec<&'static str>,
     /// The HTTP routes of its events.
     pub routes: Vec<Route>,
+    /// The timers that its handlers set.
+    pub timers: Vec<DeclaredTimer>,
+    /// The timers that the host sets by a schedule.
+    pub schedules: Vec<DeclaredSchedule>,
+}
+
+/// A timer that handlers set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeclaredTimer {
+    /// Name.
+    pub timer: String,
+    /// JSON Schema of its data.
+    pub data: String,
+}
+
+/// A timer that the host sets, again and again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeclaredSchedule {
+    /// Name.
+    pub timer: String,
+    /// Cron pattern of its times.
+    pub cron: String,
+    /// The time zone of the pattern.
+    pub zone: String,
 }
 
 /// An inbound event.
@@ -149,6 +173,8 @@ impl Declarations {
                 rooms: Vec::new(),
                 listens: Vec::new(),
                 routes: Vec::new(),
+                timers: Vec::new(),
+                schedules: Vec::new(),
             });
             Ok(())
         })
@@ -315,6 +341,51 @@ impl Declarations {
         })
     }
 
+    /// Declares a timer that handlers of the plugin set.
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn timer(&mut self, timer: &str, data: String) -> Result<(), Refusal> {
+        self.declare(|this| {
+            this.check_schema(timer, &data)?;
+            this.new_timer(timer)?.timers.push(DeclaredTimer { timer: timer.to_owned(), data });
+            Ok(())
+        })
+    }
+
+    /// Declares a timer that the host sets, by a cron pattern in a time zone. They are read
+    /// together with the schemas.
+    ///
+    /// # Errors
+    /// `misuse`, `limit`.
+    pub fn every(&mut self, timer: &str, cron: &str, zone: &str) -> Result<(), Refusal> {
+        self.declare(|this| {
+            this.new_timer(timer)?.schedules.push(DeclaredSchedule {
+                timer: timer.to_owned(),
+                cron: cron.to_owned(),
+                zone: zone.to_owned(),
+            });
+            Ok(())
+        })
+    }
+
+    /// Returns the accepted declarations if a timer of this name can be added to them.
+    fn new_timer(&mut self, timer: &str) -> Result<&mut Registration, Refusal> {
+        if !is_event_name(timer) {
+            return Err(Refusal::misuse(format!(
+                "`{}` is not a valid name of a timer: it has the form of an event's name",
+                timer.escape_debug()
+            )));
+        }
+        let plugin = self.registration()?;
+        let declared = plugin.timers.iter().map(|declared| &declared.timer);
+        let mut all = declared.chain(plugin.schedules.iter().map(|declared| &declared.timer));
+        if all.any(|other| other == timer) {
+            return Err(Refusal::misuse(format!("timer `{timer}` is declared twice")));
+        }
+        Ok(plugin)
+    }
+
     /// Counts one call, runs `check_and_add` for it, and keeps the first refusal.
     fn declare(
         &mut self,
@@ -416,7 +487,7 @@ mod tests {
     #[test]
     fn an_invalid_declaration_is_refused_and_its_message_names_the_invalid_argument() {
         type Call = fn(&mut Declarations) -> Result<(), Refusal>;
-        let cases: [(Call, &str); 12] = [
+        let cases: [(Call, &str); 15] = [
             (|d| d.plugin("again", "1.0.0", String::new()), "twice"),
             (|d| d.requires("nope", "anyone"), "`nope`"),
             (|d| d.room("admin", "owner"), "`admin`"),
@@ -428,6 +499,15 @@ mod tests {
             (|d| d.route("FETCH", "/e", "e"), "`FETCH`"),
             (|d| d.route("GET", "/api/e", "e"), "`/api/e`"),
             (|d| d.route("GET", "/e", "nope"), "`nope`"),
+            (|d| d.timer("$t", "{}".into()), "`$t`"),
+            (|d| d.every("", "* * * * *", "UTC"), "``"),
+            (
+                |d| {
+                    d.timer("t", "{}".into())?;
+                    d.every("t", "* * * * *", "UTC")
+                },
+                "`t`",
+            ),
             (
                 |d| {
                     d.handles("e", "{}".into(), None)?;

@@ -2,18 +2,21 @@
 //! replies and emitted data against them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::attachment::placeholders_match;
-use crate::declarations::Registration;
+use crate::declarations::{DeclaredSchedule, Registration};
 use crate::effect::Target;
 use crate::json::{Json, is_deeper};
 use crate::rejection::{Detail, Refusal, Rejection};
 use crate::route::Route;
 use crate::rule::{Access, RoomPattern};
+use crate::schedule::{Schedule, ScheduleError};
 use crate::schema::{Schema, SchemaError};
+use crate::timer;
 
 /// Maximum number of patterns in all schemas of one plugin. A compiled pattern may take 256 KiB.
 const MAX_PATTERNS: usize = 500;
@@ -25,6 +28,10 @@ pub struct Events {
     pub inbound: BTreeMap<String, Inbound>,
     /// The events that the plugin emits, by name.
     pub outbound: BTreeMap<String, Outbound>,
+    /// The schemas of the data of the timers that handlers set, by the timer's name.
+    pub timers: BTreeMap<String, Arc<Schema>>,
+    /// The times of the timers that the host sets, by the timer's name.
+    pub schedules: BTreeMap<String, Schedule>,
 }
 
 /// An event that clients may send.
@@ -62,6 +69,14 @@ pub enum EventsError {
         part: &'static str,
         /// Why it is refused.
         source: SchemaError,
+    },
+    /// The schedule of a timer is refused.
+    #[error("timer `{timer}`: its schedule is refused")]
+    Schedule {
+        /// The timer.
+        timer: String,
+        /// Why it is refused.
+        source: ScheduleError,
     },
     /// The plugin has more patterns than the host compiles for one plugin.
     #[error("the schemas of the plugin have more than {MAX_PATTERNS} patterns in all")]
@@ -119,7 +134,19 @@ impl Events {
             let (rooms, everyone) = (declared.rooms.clone(), declared.everyone);
             outbound.insert(declared.event.clone(), Outbound { data, rooms, everyone });
         }
-        let events = Self { inbound, outbound };
+        let mut timers = BTreeMap::new();
+        for declared in &registration.timers {
+            let event = timer::event_name(&declared.timer);
+            let data = compiler.compile(&event, "data", &declared.data)?;
+            timers.insert(declared.timer.clone(), data);
+        }
+        let mut schedules = BTreeMap::new();
+        for DeclaredSchedule { timer, cron, zone } in &registration.schedules {
+            let schedule = Schedule::parse(cron, zone)
+                .map_err(|source| EventsError::Schedule { timer: timer.clone(), source })?;
+            schedules.insert(timer.clone(), schedule);
+        }
+        let events = Self { inbound, outbound, timers, schedules };
         registration.routes.iter().try_for_each(|route| events.check_route(route))?;
         Ok(events)
     }
@@ -255,6 +282,43 @@ pub fn declared<'declared>(
     })
 }
 
+/// Returns the schema of a timer that a handler sets or cancels.
+///
+/// # Errors
+/// `undeclared`.
+pub fn declared_timer<'declared>(
+    timers: &'declared BTreeMap<String, Arc<Schema>>,
+    timer: &str,
+) -> Result<&'declared Schema, Refusal> {
+    timers.get(timer).map(Arc::as_ref).ok_or_else(|| {
+        Refusal::new("undeclared", format!("this plugin does not declare the timer `{timer}`"))
+    })
+}
+
+/// Checks the data of a timer that a handler sets, and returns its text.
+///
+/// # Errors
+/// `invalid_data`.
+pub fn check_timer_data(timer: &str, data: String, schema: &Schema) -> Result<Json, Refusal> {
+    checked_data(format_args!("timer `{timer}`"), data, schema).map(|(data, _)| data)
+}
+
+/// Checks data that a handler passes to the host. `of` is what the data belongs to.
+fn checked_data(
+    of: fmt::Arguments<'_>,
+    data: String,
+    schema: &Schema,
+) -> Result<(Json, Value), Refusal> {
+    let (data, value) = Json::parse(data).map_err(|error| {
+        Refusal::new("invalid_data", format!("the data of {of} is not JSON: {error}"))
+    })?;
+    schema.check(&value).map_err(|details| {
+        let first = details.first().map(in_words).unwrap_or_default();
+        Refusal::new("invalid_data", format!("the data of {of} does not fit its schema: {first}"))
+    })?;
+    Ok((data, value))
+}
+
 impl Outbound {
     /// Whether the event may go to `room`.
     pub fn may_go_to(&self, room: &str) -> bool {
@@ -300,16 +364,7 @@ impl Outbound {
         data: String,
         attachments: usize,
     ) -> Result<(Json, Value), Refusal> {
-        let (data, value) = Json::parse(data).map_err(|error| {
-            Refusal::new("invalid_data", format!("the data of `{event}` is not JSON: {error}"))
-        })?;
-        self.data.check(&value).map_err(|details| {
-            let first = details.first().map(in_words).unwrap_or_default();
-            Refusal::new(
-                "invalid_data",
-                format!("the data of `{event}` does not fit its schema: {first}"),
-            )
-        })?;
+        let (data, value) = checked_data(format_args!("`{event}`"), data, &self.data)?;
         if !placeholders_match(&value, attachments) {
             return Err(Refusal::misuse(format!(
                 "the data must name each of its {attachments} attachments by exactly one \
@@ -352,6 +407,37 @@ mod tests {
         let error = json!({"properties": {"error": true}}).to_string();
         let error = compiled(|d| d.handles("e", "{}".into(), Some(error)).unwrap()).unwrap_err();
         assert!(matches!(error, EventsError::ReplyHasError { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_schedule_that_is_refused_is_named_by_its_timer() {
+        let events = compiled(|d| d.every("daily", "0 9 * * *", "UTC").unwrap()).unwrap();
+        assert_eq!(events.schedules["daily"].to_string(), "0 9 * * * (UTC)");
+        let error = compiled(|d| d.every("daily", "0 25 * * *", "UTC").unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "timer `daily`: its schedule is refused");
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("`0 25 * * *`"), "{source}");
+    }
+
+    #[test]
+    fn a_timer_follows_its_declaration() {
+        let events = compiled(|d| {
+            d.timer("remind", r#"{"type": "object"}"#.into()).unwrap();
+            d.every("daily", "0 9 * * *", "UTC").unwrap();
+        })
+        .unwrap();
+        let code = |timer: &str, data: &str| {
+            declared_timer(&events.timers, timer)
+                .and_then(|schema| check_timer_data(timer, data.to_owned(), schema))
+                .map_err(|refusal| refusal.code)
+        };
+        assert_eq!(code("remind", "{}"), Ok(Json::parse("{}".to_owned()).unwrap().0));
+        assert_eq!(code("remind", "1"), Err("invalid_data".to_owned()));
+        assert_eq!(code("remind", "{"), Err("invalid_data".to_owned()));
+        assert_eq!(code("other", "{}"), Err("undeclared".to_owned()));
+        assert_eq!(code("daily", "null"), Err("undeclared".to_owned()), "the host sets it");
+        let refused = compiled(|d| d.timer("remind", "[]".into()).unwrap()).unwrap_err();
+        assert_eq!(refused.to_string(), "event `$timer:remind`: the schema of its data is refused");
     }
 
     #[test]

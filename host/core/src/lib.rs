@@ -19,13 +19,15 @@
 //! | [`route`] | the HTTP routes of plugins, and which of them conflict |
 //! | [`effect`] | receivers of an emitted event, and the limits of one event's effects |
 //! | [`state`] | which keys, values, scans and sequences a plugin's state allows |
+//! | [`timer`] | the names and the deadlines of timers |
 //! | [`declarations`] | what a plugin may declare in `register` |
+//! | `schedule` | the times that a cron pattern names |
 //! | `schema` | JSON Schemas, and the check of documents against them |
 //! | `events` | the declared events of a plugin, and the checks of their data |
 //! | `request` | the payload of an event that an HTTP request becomes |
 //!
-//! The feature `schema` adds the last three, with the library `jsonschema`. A compiled plugin needs
-//! none of them, so the SDK enables the feature only for native targets.
+//! The feature `schema` adds the last four, with the libraries `jsonschema` and `croner`. A
+//! compiled plugin needs none of them, so the SDK enables the feature only for native targets.
 //!
 //! The crate compiles for native targets and for `wasm32-wasip2`, and knows no library that reads
 //! files, opens sockets or starts threads.
@@ -47,5 +49,8 @@ pub mod request;
 pub mod route;
 pub mod rule;
 #[cfg(feature = "schema")]
+pub mod schedule;
+#[cfg(feature = "schema")]
 pub mod schema;
 pub mod state;
+pub mod timer;

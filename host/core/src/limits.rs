@@ -25,6 +25,9 @@ pub const STATE_KEY_BYTES: usize = 512;
 /// Bytes of one value of a plugin's state.
 pub const STATE_VALUE_BYTES: usize = 256 * KIB;
 
+/// Timers of one plugin, dead ones included.
+pub const TIMERS: u32 = 100_000;
+
 /// Nesting depth of a payload.
 pub const JSON_DEPTH: usize = 64;
 
