@@ -155,6 +155,25 @@ pub struct Event {
     /// The connections at the time when the host sent the event; `None` if the current connections
     /// may be read.
     pub connections: Option<Connections>,
+    /// The timer that has fired; `None` for other events.
+    pub timer: Option<Box<FiredTimer>>,
+}
+
+/// A timer that has fired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FiredTimer {
+    /// Its row in the plugin's store. A timer that is set again gets another one.
+    pub id: i64,
+    /// Its declared name.
+    pub timer: String,
+    /// Its key; empty for a timer that the host has set.
+    pub key: String,
+    /// Its deadline, in milliseconds since 1970.
+    pub due: u64,
+    /// 1 for the first time that its event is handled.
+    pub attempt: u32,
+    /// When the host sets the timer again; `None` for a timer that a handler has set.
+    pub next: Option<u64>,
 }
 
 impl Event {
@@ -168,6 +187,7 @@ impl Event {
             caller,
             received_at,
             connections: None,
+            timer: None,
         }
     }
 

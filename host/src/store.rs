@@ -1,6 +1,6 @@
-//! The durable state of one plugin: keys, values and sequences in one SQLite file. Reads use
-//! snapshots. A commit detects whether the data that the handler read has changed. Only this module
-//! uses SQLite.
+//! The durable state of one plugin: keys, values, sequences and timers in one SQLite file. Reads
+//! use snapshots. A commit detects whether the data that the handler read has changed. Only this
+//! module uses SQLite.
 //!
 //! It does not know what the values mean or which handler reads or writes them. It does not retry:
 //! it returns a conflict to the caller. All calls except the `async` ones block, usually for
@@ -23,6 +23,9 @@ mod limits;
 mod manifest;
 mod opening;
 mod snapshot;
+mod timer_rows;
+mod timers;
+mod totals;
 mod verify;
 mod view;
 mod wal;
@@ -49,6 +52,9 @@ pub use manifest::{StoreFault, StoreFaultKind};
 use opening::{Opened, beside, set_up};
 pub(crate) use snapshot::max_descriptors;
 use snapshot::{Reader, Readers};
+pub(crate) use timer_rows::ScheduledTimer;
+use timer_rows::TimerFigures;
+pub(crate) use timers::{Afterwards, DueTimer, DueTimers, TimerRow, Which};
 pub use verify::{AcceptError, Verified, accept_loss, plugins, verify};
 pub use view::View;
 use wal::{Wal, WriterGuard};
@@ -83,6 +89,7 @@ pub struct Store {
     wal: Wal,
     health: StoreHealth,
     group: GroupCommit,
+    timers: TimerFigures,
 }
 
 impl Store {
@@ -107,6 +114,7 @@ impl Store {
             tracing::warn!(file, file_bytes, file_limit, quota = limits.quota, "{TOO_LARGE}");
         }
         let Meta { bytes, commits } = meta(&writer)?;
+        let timers = TimerFigures::read(&writer)?;
         let health = StoreHealth::default();
         if let Some(reason) = unrecorded {
             health.failed(FailureKind::Record, reason);
@@ -126,6 +134,7 @@ impl Store {
             wal,
             health,
             group: GroupCommit::default(),
+            timers,
         })
     }
 

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use rusqlite::{Connection, OptionalExtension};
+use sockhop_core::timer;
+
+use crate::event::FiredTimer;
 
 /// Number of keys that a view remembers of its reads, including those of scans. Beyond it, any
 /// commit since the snapshot is a conflict. A handler that reads this much and then writes is rare,
@@ -18,20 +21,64 @@ pub struct Changes {
     pub(super) snapshot: Option<i64>,
     pub(super) tracked: Tracked,
     pub(super) writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// The timers that are to be set, or cancelled (`None`), by name and key.
+    pub(super) timers: BTreeMap<TimerKey, Option<NewTimer>>,
+    /// The timer whose event was handled: it is removed, and set again if it belongs to a schedule.
+    /// Boxed, because most changes have none.
+    pub(super) fired: Option<Box<FiredTimer>>,
 }
+
+/// The name and the key of a timer.
+pub(super) type TimerKey = (String, String);
+
+/// A timer that is to be set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NewTimer {
+    /// The deadline, in milliseconds since 1970.
+    pub(super) due: u64,
+    /// JSON.
+    pub(super) data: String,
+}
+
+/// A timer takes as many pages as this number of keys: it is in a table and two indexes.
+const KEYS_PER_TIMER: usize = 2;
 
 impl Changes {
     /// Whether something is to be stored. Reads alone are not.
     pub(crate) fn has_writes(&self) -> bool {
-        !self.writes.is_empty()
+        !self.writes.is_empty() || self.has_timers()
     }
 
-    /// Bytes of the keys and values that are to be written.
+    /// Whether timers are to be changed.
+    pub(crate) fn has_timers(&self) -> bool {
+        !self.timers.is_empty() || self.fired.is_some()
+    }
+
+    /// Removes the timer whose event was handled, together with the other changes.
+    pub(crate) fn consume(&mut self, fired: Box<FiredTimer>) {
+        self.fired = Some(fired);
+    }
+
+    /// Number of keys that are to be written. A timer counts as several.
+    pub(super) fn keys(&self) -> usize {
+        let timers = self.timers.len() + usize::from(self.fired.is_some());
+        self.writes.len() + KEYS_PER_TIMER * timers
+    }
+
+    /// Bytes of the keys and values that are to be written, timers included.
     pub(super) fn bytes(&self) -> usize {
         let bytes = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| {
             key.len() + value.as_ref().map_or(0, Vec::len)
         };
-        self.writes.iter().map(bytes).sum()
+        self.writes.iter().map(bytes).sum::<usize>() + self.timer_bytes()
+    }
+
+    /// Bytes of the names, keys and data of timers.
+    pub(super) fn timer_bytes(&self) -> usize {
+        let bytes = |((timer, key), new): (&TimerKey, &Option<NewTimer>)| {
+            timer::bytes(timer, key, new.as_ref().map_or("", |new| &new.data))
+        };
+        self.timers.iter().map(bytes).sum()
     }
 }
 

@@ -1,17 +1,16 @@
 //! Commits: changes are stored completely or not at all. They are not stored if the data that they
 //! depend on has changed.
 
-use std::sync::atomic::Ordering;
-
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use crate::error_chain::ErrorChain;
 
 use super::changes::{Changes, is_unchanged};
-use super::connection::{Meta, entry_bytes, integer, meta, natural, stored_bytes};
-use super::{CommitError, FailureKind, Store, limits};
+use super::connection::{entry_bytes, integer, natural, stored_bytes};
+use super::totals::Totals;
+use super::{CommitError, FailureKind, Store, limits, timer_rows};
 
-/// Maximum number of keys, and of the bytes of their values, in a commit that takes only
+/// Maximum number of keys, and of the bytes of keys and values, in a commit that takes only
 /// microseconds. Each key takes some pages of the log.
 const SMALL_KEYS: usize = 16;
 const SMALL_BYTES: usize = 32 * 1024;
@@ -47,7 +46,7 @@ impl Store {
         self.wait_for_space(writer)?;
         let mut committed = self
             .commit_by(writer, &[changes])
-            .map_err(|error| self.full_or(error, writer, changes.writes.len(), changes.bytes()))?;
+            .map_err(|error| self.full_or(error, writer, changes.keys(), changes.bytes()))?;
         committed.pop().unwrap_or(Ok(()))
     }
 
@@ -102,11 +101,9 @@ impl Store {
     /// take longer, because there is much to write or the writer is not available, and if SQLite
     /// fails. Nothing is stored then.
     pub(crate) fn try_commit(&self, group: &[&Changes]) -> Option<Vec<Result<(), CommitError>>> {
-        let writes = || group.iter().flat_map(|changes| &changes.writes);
-        if writes().count() > SMALL_KEYS
-            || writes().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>()
-                > SMALL_BYTES
-        {
+        let is_small = group.iter().map(|changes| changes.keys()).sum::<usize>() <= SMALL_KEYS
+            && group.iter().map(|changes| changes.bytes()).sum::<usize>() <= SMALL_BYTES;
+        if !is_small {
             return None;
         }
         if group.len() > 1
@@ -126,7 +123,11 @@ impl Store {
         group: &[&Changes],
     ) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let (mut now, mut has_written) = (meta(&transaction)?, false);
+        let (mut now, mut has_written) = (self.totals(&transaction)?, false);
+        let has_timers = group.iter().any(|changes| changes.has_timers());
+        if has_timers {
+            self.add_timer_tables(&transaction)?;
+        }
         let mut committed = Vec::with_capacity(group.len());
         for changes in group {
             committed.push(self.write(&transaction, &now, changes)?.map(|then| {
@@ -139,33 +140,53 @@ impl Store {
                 .prepare_cached("UPDATE meta SET commits = ?1, bytes = ?2")?
                 .execute([now.commits, integer(now.bytes)])?;
             transaction.commit()?;
-            self.used.store(now.bytes, Ordering::Relaxed);
-            self.commits.store(now.commits, Ordering::Relaxed);
+            self.record_totals(now);
+            if has_timers {
+                self.timers_changed();
+            }
             self.wake();
             self.health.stored();
         }
         Ok(committed)
     }
 
-    /// Writes the changes of one writer unless they are refused, and returns the new `meta`.
+    /// Writes the changes of one writer unless they are refused, and returns the new totals.
     fn write(
         &self,
         transaction: &Transaction<'_>,
-        now: &Meta,
+        now: &Totals,
         changes: &Changes,
-    ) -> Result<Result<Meta, CommitError>, rusqlite::Error> {
+    ) -> Result<Result<Totals, CommitError>, rusqlite::Error> {
+        if let Some(fired) = &changes.fired
+            && !timer_rows::is_set(transaction, fired)?
+        {
+            return Ok(Err(CommitError::TimerGone));
+        }
         if changes.snapshot.is_some_and(|seen| seen != now.commits)
             && !is_unchanged(transaction, &changes.tracked)?
         {
             return Ok(Err(CommitError::Conflict));
         }
-        let mut then = Meta { commits: now.commits + 1, bytes: now.bytes };
+        let mut then = Totals { commits: now.commits + 1, ..*now };
         for (key, value) in &changes.writes {
             let added = value.as_ref().map_or(0, |value| entry_bytes(key, value.len() as u64));
             then.bytes = then.bytes.saturating_sub(stored_bytes(transaction, key)?) + added;
         }
+        let mut replaced = Vec::new();
+        if changes.has_timers() {
+            replaced = timer_rows::replaced(transaction, changes)?;
+            replaced.iter().for_each(|(_, bytes)| then.remove(1, *bytes));
+            let (number, bytes) = timer_rows::added(changes);
+            then.add(number, bytes);
+        }
+        if then.timers > self.limits.timers && then.timers > now.timers {
+            return Ok(Err(CommitError::TooManyTimers { max: self.limits.timers }));
+        }
         if then.bytes > self.limits.quota && then.bytes > now.bytes {
             return Ok(Err(self.record_full(then.bytes)));
+        }
+        if changes.has_timers() {
+            timer_rows::write(transaction, changes, &replaced)?;
         }
         for (key, value) in &changes.writes {
             match value {
@@ -200,6 +221,8 @@ impl Store {
             Ok(())
             | Err(
                 CommitError::Conflict
+                | CommitError::TimerGone
+                | CommitError::TooManyTimers { .. }
                 | CommitError::Late
                 | CommitError::Unknown
                 | CommitError::Full { .. },
@@ -243,7 +266,7 @@ impl Store {
     fn transaction_size(&self, group: &[&Changes]) -> usize {
         let (mut keys, mut bytes) = (0, 0);
         let fits = |changes: &&&Changes| {
-            keys += changes.writes.len();
+            keys += changes.keys();
             bytes += changes.bytes();
             keys <= self.limits.transaction_keys && bytes <= self.limits.transaction_bytes
         };

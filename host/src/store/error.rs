@@ -97,6 +97,15 @@ pub enum CommitError {
     /// Data that the view had read has changed since.
     #[error("data that was read has changed meanwhile")]
     Conflict,
+    /// The timer whose event was handled was cancelled or set again meanwhile.
+    #[error("the timer was cancelled or set again meanwhile")]
+    TimerGone,
+    /// The plugin would have too many timers.
+    #[error("the plugin would have more than {max} timers, dead ones included")]
+    TooManyTimers {
+        /// The limit.
+        max: u64,
+    },
     /// The plugin's state would exceed its quota.
     #[error("the plugin's state would take more than {used} bytes, its quota is {quota}")]
     Full {

@@ -3,9 +3,15 @@
 /// The SQLite application id of these files, which `file(1)` and the host check: `Sock`.
 pub(super) const APPLICATION_ID: u32 = 0x536F_636B;
 
-/// The format of the tables. A host refuses a file with a newer format. This is the first
-/// format, so there is no older one to convert.
-pub(super) const FORMAT: u32 = 1;
+/// The newest format of the tables that this host knows. A host refuses a file with a newer format.
+pub(super) const FORMAT: u32 = TIMER_FORMAT;
+
+/// The first format, in which a file is created. It stays in it until its plugin sets a timer, so
+/// that an older host can still use it.
+pub(super) const FIRST_FORMAT: u32 = 1;
+
+/// The format with [`TIMER_TABLES`]. A host that does not know it would never fire the timers.
+pub(super) const TIMER_FORMAT: u32 = 2;
 
 /// `entries` has row ids so that a value of some KiB fits into one page. Without row ids, a row
 /// over a quarter of a page takes another page.
@@ -16,3 +22,18 @@ pub(super) const TABLES: &str = "
     CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 1), commits INTEGER NOT NULL, bytes \
                                  INTEGER NOT NULL);
     INSERT INTO meta VALUES (1, 0, 0);";
+
+/// The timers of a plugin. `next` is the time of the next attempt. `schedule` is set for a timer
+/// that the host sets again when it has fired. `died` is set for one that fires no more. `bytes` is
+/// what the timer counts against the quota. An id is never used again: it also identifies a timer
+/// while its handler runs.
+pub(super) const TIMER_TABLES: &str = "
+    CREATE TABLE timers (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, \
+                                       key TEXT NOT NULL, due INTEGER NOT NULL, \
+                                       next INTEGER NOT NULL, \
+                                       attempts INTEGER NOT NULL DEFAULT 0, data TEXT NOT NULL, \
+                                       schedule TEXT, died INTEGER, error TEXT, \
+                                       bytes INTEGER NOT NULL) STRICT;
+    CREATE UNIQUE INDEX timers_set ON timers (name, key) WHERE died IS NULL;
+    CREATE INDEX timers_next ON timers (name, next, id) WHERE died IS NULL;
+    CREATE INDEX timers_dead ON timers (id) WHERE died IS NOT NULL;";

@@ -27,6 +27,8 @@ pub struct StoreLimits {
     pub transaction_keys: usize,
     /// Maximum bytes of the keys and values that one transaction writes: as many as one event may.
     pub transaction_bytes: usize,
+    /// Maximum number of timers, dead ones included.
+    pub timers: u64,
     /// Maximum bytes of a key.
     pub key: usize,
     /// Maximum bytes of a value.
@@ -48,6 +50,7 @@ impl Default for StoreLimits {
             wal: 16 * 1024 * 1024,
             transaction_keys: limits::EFFECTS,
             transaction_bytes: limits::EFFECTS_BYTES,
+            timers: u64::from(limits::TIMERS),
             key: limits::STATE_KEY_BYTES,
             value: limits::STATE_VALUE_BYTES,
             scan: limits::HOST_CALL_BYTES,

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::connection::{checkpoint, connect, integer, meta, natural};
-use super::format::{APPLICATION_ID, FORMAT, TABLES};
+use super::format::{APPLICATION_ID, FIRST_FORMAT, FORMAT, TABLES};
 use super::manifest::{Manifest, ManifestRecord, StoreFaultKind, boot};
 use super::wal::Wal;
 use super::{StoreError, StoreLimits};
@@ -235,7 +235,7 @@ fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(TABLES)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", FORMAT)?;
+        transaction.pragma_update(None, "user_version", FIRST_FORMAT)?;
         transaction.commit()?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Tests of the store's public interface. Tests of internals are in their modules.
 
 mod damage;
+mod timers;
 mod wal;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error_chain::ErrorChain;
 
 use super::connection::{BUSY_TIMEOUT, ENTRY_BYTES, natural};
+use super::format::TIMER_FORMAT;
 use super::manifest::{Manifest, ManifestRecord};
 use super::opening::{beside, open_known};
 use super::{StoreError, StoreFault, StoreFaultKind, files};
@@ -38,6 +39,8 @@ pub struct Verified {
     pub content_bytes: Option<u64>,
     /// Number of sequences.
     pub sequences: Option<u64>,
+    /// Number of timers. Also `None` if the plugin has never set one.
+    pub timers: Option<u64>,
     /// The loss, if there is one: the plugin does not serve until an operator accepts it.
     pub lost: Option<StoreFault>,
     /// All problems. Empty if the state is in order.
@@ -165,11 +168,19 @@ fn check(connection: &Connection, verified: &mut Verified) -> Result<(), StoreEr
     (verified.commits, verified.entries, verified.content_bytes) =
         (Some(commits), Some(entries), Some(content));
     verified.sequences = Some(one("SELECT count(*) FROM sequences")?);
-    if counted != content + entries * ENTRY_BYTES {
-        verified.problems.push(format!(
-            "the records have {} bytes, but {counted} are recorded",
-            content + entries * ENTRY_BYTES
-        ));
+    let has_timers =
+        natural(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+            >= u64::from(TIMER_FORMAT);
+    let mut of_timers = 0;
+    if has_timers {
+        verified.timers = Some(one("SELECT count(*) FROM timers")?);
+        of_timers = one("SELECT coalesce(sum(bytes), 0) FROM timers")?;
+    }
+    let found = content + entries * ENTRY_BYTES + of_timers;
+    if counted != found {
+        verified
+            .problems
+            .push(format!("the records have {found} bytes, but {counted} are recorded"));
     }
     if newest > commits {
         verified

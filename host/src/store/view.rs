@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use rusqlite::OptionalExtension;
 use sockhop_core::state::{check_key, check_value};
+use sockhop_core::timer;
 
-use super::changes::{Changes, Tracked};
+use super::changes::{Changes, NewTimer, TimerKey, Tracked};
 use super::connection::{entry_bytes, stored_bytes};
 use super::snapshot::{Snapshot, read};
-use super::{FailureKind, Store, ViewError};
+use super::{CommitError, FailureKind, Store, ViewError};
 
 /// A consistent view of a plugin's state, with the changes that one handler has made to it.
 pub struct View {
@@ -24,6 +25,8 @@ pub struct View {
     writes: BTreeMap<Vec<u8>, Write>,
     /// Bytes that the writes would count if none of them replaced an entry.
     written: u64,
+    /// The timers that are to be set or cancelled.
+    timers: BTreeMap<TimerKey, Option<NewTimer>>,
 }
 
 /// One key's new value, or its removal.
@@ -42,6 +45,7 @@ impl View {
             tracked: Tracked::default(),
             writes: BTreeMap::new(),
             written: 0,
+            timers: BTreeMap::new(),
         }
     }
 
@@ -101,17 +105,60 @@ impl View {
         self.writes.contains_key(key.as_bytes())
     }
 
-    /// Number of keys that this view has changed.
-    pub(crate) fn pending_keys(&self) -> usize {
-        self.writes.len()
+    /// Sets a timer that is `due` at a time in milliseconds since 1970, with JSON as data. Whether
+    /// the quota has space is decided by the commit.
+    ///
+    /// # Errors
+    /// [`ViewError::Misuse`] for an empty key; [`ViewError::Limit`] for a key or data that is too
+    /// long, or if the plugin has the maximum number of timers.
+    pub(crate) fn set_timer(
+        &mut self,
+        timer: String,
+        key: String,
+        due: u64,
+        data: String,
+    ) -> Result<(), ViewError> {
+        self.check_key(&key)?;
+        check_value(data.len(), self.store.limits.value)?;
+        let max = self.store.limits.timers;
+        let own = self.timers.values().filter(|new| new.is_some()).count() as u64;
+        if self.store.timer_count() + own >= max && !self.store.is_timer_set(&timer, &key)? {
+            return Err(ViewError::Limit(CommitError::TooManyTimers { max }.to_string()));
+        }
+        self.timers.insert((timer, key), Some(NewTimer { due, data }));
+        Ok(())
     }
 
-    /// Bytes of the keys and values that this view has changed.
+    /// Cancels a timer. One that is not set is no error.
+    ///
+    /// # Errors
+    /// [`ViewError::Misuse`] for an empty key, [`ViewError::Limit`] for a key that is too long.
+    pub(crate) fn cancel_timer(&mut self, timer: String, key: String) -> Result<(), ViewError> {
+        self.check_key(&key)?;
+        self.timers.insert((timer, key), None);
+        Ok(())
+    }
+
+    /// Whether this view has set or cancelled this timer already.
+    pub(crate) fn has_changed_timer(&self, timer: &str, key: &str) -> bool {
+        self.timers.keys().any(|(known, of)| known == timer && of == key)
+    }
+
+    /// Number of keys and timers that this view has changed.
+    pub(crate) fn pending_keys(&self) -> usize {
+        self.writes.len() + self.timers.len()
+    }
+
+    /// Bytes of the keys, values and timers that this view has changed.
     pub(crate) fn pending_bytes(&self) -> u64 {
-        self.writes
+        let of_timers = self.timers.iter().map(|((timer, key), new)| {
+            timer::bytes(timer, key, new.as_ref().map_or("", |new| &new.data)) as u64
+        });
+        let of_keys = self
+            .writes
             .iter()
-            .map(|(key, write)| (key.len() + write.value.as_ref().map_or(0, Vec::len)) as u64)
-            .sum()
+            .map(|(key, write)| (key.len() + write.value.as_ref().map_or(0, Vec::len)) as u64);
+        of_keys.chain(of_timers).sum()
     }
 
     /// Ends the snapshot and returns the changes for [`Store::commit`].
@@ -120,6 +167,8 @@ impl View {
             snapshot: self.snapshot.as_ref().map(|snapshot| snapshot.meta.commits),
             tracked: self.tracked,
             writes: self.writes.into_iter().map(|(key, write)| (key, write.value)).collect(),
+            timers: self.timers,
+            fired: None,
         }
     }
 

@@ -1,0 +1,230 @@
+//! The rows of timers in a plugin's file, as a transaction reads and writes them: those that a
+//! commit of a handler sets, cancels and removes, together with the state.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::changes::{Changes, NewTimer};
+use super::connection::{integer, natural};
+use super::format::{TIMER_FORMAT, TIMER_TABLES};
+use super::totals::Totals;
+use super::{Store, StoreError};
+use crate::event::FiredTimer;
+
+/// Bytes that a timer counts against the quota in addition to its name, its key and its data.
+const TIMER_BYTES: u64 = 128;
+
+/// A timer that the host sets by a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ScheduledTimer {
+    pub(crate) timer: String,
+    /// The schedule as text. If it changes, the timer is set anew.
+    pub(crate) schedule: String,
+    /// The next time of the schedule.
+    pub(crate) next: u64,
+}
+
+/// What a store knows of its timers without reading the file.
+#[derive(Debug, Default)]
+pub(super) struct TimerFigures {
+    has_tables: AtomicBool,
+    changes: AtomicU64,
+    pub(super) count: AtomicU64,
+}
+
+impl TimerFigures {
+    /// Reads them from the file.
+    pub(super) fn read(connection: &Connection) -> Result<Self, rusqlite::Error> {
+        let format: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let figures = Self::default();
+        if format >= TIMER_FORMAT {
+            let count: i64 =
+                connection.query_row("SELECT count(*) FROM timers", [], |row| row.get(0))?;
+            figures.count.store(natural(count), Ordering::Relaxed);
+            figures.has_tables.store(true, Ordering::Relaxed);
+        }
+        Ok(figures)
+    }
+}
+
+impl Store {
+    /// Changes whenever timers may have changed.
+    pub(crate) fn timer_changes(&self) -> u64 {
+        self.timers.changes.load(Ordering::Acquire)
+    }
+
+    /// Number of timers, dead ones included, as of the last commit.
+    pub(crate) fn timer_count(&self) -> u64 {
+        self.timers.count.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_timer_tables(&self) -> bool {
+        self.timers.has_tables.load(Ordering::Acquire)
+    }
+
+    /// Whether the timer with this name and key is set.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub(super) fn is_timer_set(&self, timer: &str, key: &str) -> Result<bool, StoreError> {
+        if !self.has_timer_tables() {
+            return Ok(false);
+        }
+        let reader = self.reader()?;
+        let is_set = reader
+            .prepare_cached("SELECT 1 FROM timers WHERE name = ?1 AND key = ?2 AND died IS NULL")?
+            .exists([timer, key])?;
+        self.keep_reader(reader);
+        Ok(is_set)
+    }
+
+    /// Creates the tables of timers if the file has none. An older host refuses the file from then
+    /// on.
+    pub(super) fn add_timer_tables(
+        &self,
+        transaction: &Transaction<'_>,
+    ) -> Result<(), rusqlite::Error> {
+        if !self.has_timer_tables() {
+            transaction.execute_batch(TIMER_TABLES)?;
+            transaction.pragma_update(None, "user_version", TIMER_FORMAT)?;
+        }
+        Ok(())
+    }
+
+    /// Call this after the commit of a transaction that has changed timers.
+    pub(super) fn timers_changed(&self) {
+        self.timers.has_tables.store(true, Ordering::Release);
+        self.timers.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Number of dead timers.
+pub(super) fn dead_timers(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    connection
+        .prepare_cached("SELECT count(*) FROM timers WHERE died IS NOT NULL")?
+        .query_row([], |row| row.get(0))
+        .map(natural)
+}
+
+/// Whether the timer whose event was handled is still set as it was.
+pub(super) fn is_set(connection: &Connection, fired: &FiredTimer) -> Result<bool, rusqlite::Error> {
+    connection
+        .prepare_cached("SELECT 1 FROM timers WHERE id = ?1 AND died IS NULL")?
+        .exists([fired.id])
+}
+
+/// Finds the timers that `changes` remove or replace, with the bytes that each counts.
+pub(super) fn replaced(
+    transaction: &Transaction<'_>,
+    changes: &Changes,
+) -> Result<Vec<(i64, u64)>, rusqlite::Error> {
+    let mut replaced = Vec::new();
+    if let Some(fired) = &changes.fired {
+        replaced.extend(bytes_of(transaction, fired.id)?.map(|bytes| (fired.id, bytes)));
+    }
+    for (timer, key) in changes.timers.keys() {
+        let mut pending = transaction.prepare_cached(
+            "SELECT id FROM timers WHERE name = ?1 AND key = ?2 AND died IS NULL",
+        )?;
+        let id: Option<i64> = pending.query_row([timer, key], |row| row.get(0)).optional()?;
+        // A handler may set its own timer again.
+        if let Some(id) = id.filter(|id| !replaced.iter().any(|(known, _)| known == id)) {
+            replaced.extend(bytes_of(transaction, id)?.map(|bytes| (id, bytes)));
+        }
+    }
+    Ok(replaced)
+}
+
+/// The number of timers that `changes` set, and the bytes that they count.
+pub(super) fn added(changes: &Changes) -> (usize, u64) {
+    let set = changes.timers.iter().filter_map(|((timer, key), new)| {
+        new.as_ref().map(|new| counted(timer, key, new.data.len() as u64))
+    });
+    let again = changes.fired.iter().filter(|fired| fired.next.is_some());
+    let again = again.map(|fired| counted(&fired.timer, "", SCHEDULE_BYTES));
+    set.chain(again).fold((0, 0), |(number, sum), bytes| (number + 1, sum + bytes))
+}
+
+/// Removes and sets the timers of `changes`, of which `replaced` are there.
+pub(super) fn write(
+    transaction: &Transaction<'_>,
+    changes: &Changes,
+    replaced: &[(i64, u64)],
+) -> Result<(), rusqlite::Error> {
+    let again = match changes.fired.as_deref() {
+        Some(FiredTimer { id, next: Some(next), .. }) => {
+            Some((schedule_of(transaction, *id)?, *next))
+        }
+        _ => None,
+    };
+    for (id, _) in replaced {
+        transaction.prepare_cached("DELETE FROM timers WHERE id = ?1")?.execute([id])?;
+    }
+    for ((timer, key), new) in &changes.timers {
+        if let Some(NewTimer { due, data }) = new {
+            insert(transaction, timer, key, *due, data, None)?;
+        }
+    }
+    if let (Some(fired), Some((schedule, next))) = (&changes.fired, again) {
+        insert(transaction, &fired.timer, "", next, "null", Some(&schedule))?;
+    }
+    Ok(())
+}
+
+pub(super) fn schedule_of(
+    transaction: &Transaction<'_>,
+    id: i64,
+) -> Result<String, rusqlite::Error> {
+    transaction
+        .prepare_cached("SELECT schedule FROM timers WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))
+}
+
+pub(super) fn insert_scheduled(
+    transaction: &Transaction<'_>,
+    totals: &mut Totals,
+    timer: &str,
+    schedule: &str,
+    next: u64,
+) -> Result<(), rusqlite::Error> {
+    insert(transaction, timer, "", next, "null", Some(schedule))?;
+    totals.add(1, counted(timer, "", SCHEDULE_BYTES));
+    Ok(())
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    timer: &str,
+    key: &str,
+    due: u64,
+    data: &str,
+    schedule: Option<&str>,
+) -> Result<(), rusqlite::Error> {
+    let bytes = counted(timer, key, data.len() as u64);
+    transaction
+        .prepare_cached(
+            "INSERT INTO timers (name, key, due, next, data, schedule, bytes)
+             VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![timer, key, integer(due), data, schedule, integer(bytes)])
+        .map(drop)
+}
+
+/// Bytes of the data of a timer of a schedule, which is `null`.
+const SCHEDULE_BYTES: u64 = 4;
+
+fn counted(timer: &str, key: &str, data: u64) -> u64 {
+    (timer.len() + key.len()) as u64 + data + TIMER_BYTES
+}
+
+pub(super) fn scheduled_bytes(scheduled: &ScheduledTimer) -> u64 {
+    counted(&scheduled.timer, "", SCHEDULE_BYTES)
+}
+
+/// The bytes that a timer counts against the quota.
+pub(super) fn bytes_of(connection: &Connection, id: i64) -> Result<Option<u64>, rusqlite::Error> {
+    let mut bytes = connection.prepare_cached("SELECT bytes FROM timers WHERE id = ?1")?;
+    let bytes: Option<i64> = bytes.query_row([id], |row| row.get(0)).optional()?;
+    Ok(bytes.map(natural))
+}
