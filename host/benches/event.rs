@@ -79,7 +79,7 @@ mod bare {
 }
 
 use bare::sockhop::plugin::{
-    connections, emitter, identity, log, members, registry, rooms, state, types,
+    connections, emitter, identity, log, members, registry, rooms, state, timers, types,
 };
 
 /// A host whose calls do nothing.
@@ -120,6 +120,27 @@ impl registry::Host for Bare {
     }
     fn route(&mut self, _: String, _: String, _: String) -> Answer<()> {
         Ok(())
+    }
+    fn timer(&mut self, _: String, _: String) -> Answer<()> {
+        Ok(())
+    }
+    fn every(&mut self, _: String, _: String, _: String) -> Answer<()> {
+        Ok(())
+    }
+}
+
+impl timers::Host for Bare {
+    fn after(&mut self, _: String, _: u64, _: String, _: String) -> Answer<()> {
+        Ok(())
+    }
+    fn at(&mut self, _: String, _: u64, _: String, _: String) -> Answer<()> {
+        Ok(())
+    }
+    fn cancel(&mut self, _: String, _: String) -> Answer<()> {
+        Ok(())
+    }
+    fn current(&mut self) -> Option<timers::Timer> {
+        None
     }
 }
 

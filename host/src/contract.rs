@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use sockhop_core::declarations::Registration;
+use sockhop_core::declarations::{DeclaredSchedule, Registration};
 use sockhop_core::route::Route;
 
 use crate::rooms::ERROR;
@@ -42,6 +42,10 @@ pub struct PluginContract {
     pub listens: Vec<&'static str>,
     /// The HTTP routes of its events, in the order of their declarations.
     pub routes: Vec<Route>,
+    /// The names of the timers that its handlers set. Clients do not see them.
+    pub timers: Vec<String>,
+    /// The timers that the host sets. Clients do not see them.
+    pub schedules: Vec<DeclaredSchedule>,
 }
 
 /// An event that clients may send.
@@ -113,6 +117,8 @@ impl From<&Registration> for PluginContract {
             rooms: rooms.collect(),
             listens: registration.listens.clone(),
             routes: registration.routes.clone(),
+            timers: registration.timers.iter().map(|declared| declared.timer.clone()).collect(),
+            schedules: registration.schedules.clone(),
         }
     }
 }
@@ -179,7 +185,7 @@ const CODES: [&str; 11] = [
 mod tests {
     use std::time::Duration;
 
-    use sockhop_core::declarations::{InboundEvent, OutboundEvent};
+    use sockhop_core::declarations::{DeclaredTimer, InboundEvent, OutboundEvent};
 
     use super::*;
     use crate::event::host_event;
@@ -215,6 +221,8 @@ mod tests {
             rooms: vec![DeclaredRoom { pattern: pattern("user_{user}"), access: Access::Owner }],
             listens: vec![host_event::CONNECT],
             routes: Vec::new(),
+            timers: vec![DeclaredTimer { timer: "late".to_owned(), data: "true".to_owned() }],
+            schedules: Vec::new(),
         };
         let rule = RoomRule {
             pattern: pattern("user_{user}"),
@@ -253,6 +261,8 @@ mod tests {
                 rooms: vec![rule],
                 listens: vec!["$connect"],
                 routes: Vec::new(),
+                timers: vec!["late".to_owned()],
+                schedules: Vec::new(),
             }]
         );
     }

@@ -5,6 +5,7 @@ mod attempt;
 mod checks;
 mod commit;
 mod emit;
+mod fire;
 mod host_events;
 mod run;
 mod sequence;
@@ -26,7 +27,10 @@ use crate::rule::Access;
 
 use commit::checkpoint_if_due;
 pub use emit::PreparedEmit;
+pub(crate) use fire::Fired;
+use fire::TimerSignals;
 use host_events::HostEvents;
+pub(crate) use host_events::max_deliveries;
 
 /// Runs the handlers of plugins, and applies their effects.
 pub struct Dispatcher {
@@ -35,6 +39,7 @@ pub struct Dispatcher {
     config: Arc<LiveConfig>,
     metrics: Arc<Metrics>,
     host_events: HostEvents,
+    timers: TimerSignals,
     rate: RateLimits,
 }
 
@@ -79,7 +84,8 @@ impl Dispatcher {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (host_events, rate) = (HostEvents::default(), RateLimits::new(config.get().rate));
-        Self { registry, rooms, config, metrics, host_events, rate }
+        let timers = TimerSignals::default();
+        Self { registry, rooms, config, metrics, host_events, timers, rate }
     }
 
     /// The token buckets of clients.

@@ -54,6 +54,7 @@ use crate::settings::Settings;
 use crate::socket::Sockets;
 use crate::socketio::{Clients, Server, builtin, library};
 use crate::store::Answers;
+use crate::timers::Timers;
 use crate::tls::Tls;
 use crate::{files, store};
 
@@ -100,6 +101,7 @@ pub struct Host {
     sockets: Arc<Sockets>,
     socketio: Server,
     dispatcher: Arc<Dispatcher>,
+    timers: Arc<Timers>,
     ready: Arc<AtomicBool>,
     tasks: TaskTracker,
     /// The file that tells commands on this machine where the host listens. It is declared before
@@ -190,6 +192,8 @@ impl Host {
             Arc::clone(&metrics),
         );
         let dispatcher = Arc::new(dispatcher);
+        let timers =
+            Timers::new(Arc::clone(&dispatcher), Arc::clone(&registry), Arc::clone(&metrics));
         let alarm = Arc::new(Notify::new());
         let loader =
             Arc::new(loader(&live, &compiler, engine, Arc::clone(&alarm), Arc::clone(&metrics)));
@@ -322,6 +326,7 @@ impl Host {
         warn_of_tables_without_plugin(&config, &operator.statuses());
         warn_of_rules_without_subject(&registry.snapshot());
         dispatcher.start().await;
+        timers.start();
         // Sending fails only if the thread has already ended.
         let _ = go_on.send(());
         loaded.store(true, Ordering::Release);
@@ -346,6 +351,7 @@ impl Host {
             sockets,
             socketio,
             dispatcher,
+            timers,
             ready,
             tasks,
             _said: said.ok(),
@@ -383,6 +389,7 @@ impl Host {
             settings: Arc::clone(&self.settings),
             config: Arc::clone(&self.config),
             drain: Arc::clone(&self.drain),
+            clock: self.dispatcher.clock().clone(),
         }
     }
 

@@ -20,7 +20,7 @@
 //! | part | owns | depends on |
 //! |---|---|---|
 //! | `rejection`, [`rule`], [`schema`], `events` (crate `sockhop-core`) | the rules that the SDK's test host shares | `jsonschema`, no I/O |
-//! | `breaker`, [`config`], [`event`], `effect`, `memory`, `rate`, `transport` | basic types | `figment2` (`config`), `governor` (`rate`) |
+//! | `breaker`, [`config`], [`event`], `effect`, `memory`, `rate`, `transport`, `wall_clock` | basic types | `figment2` (`config`), `governor` (`rate`) |
 //! | `error_chain`, [`files`] | errors as text; atomic file writes | files |
 //! | [`tls`] | certificates, handshakes with clients | `rustls`, `x509-cert` |
 //! | [`auth`] | who a client is, by its token | `jsonwebtoken` |
@@ -34,6 +34,7 @@
 //! | [`registry`] | the plugins, events and rooms that are served now | |
 //! | [`dispatcher`] | the handling of an event, up to its answer | |
 //! | `socket` | connections, mailboxes | |
+//! | `timers` | timers that are due | |
 //! | [`reload`] | loading plugins from the directory and publishing them | `notify` |
 //! | `settings` | a configuration that changes while the host runs | |
 //! | `http` | HTTP endpoints | `axum` |
@@ -70,6 +71,7 @@ pub mod files;
 mod memory;
 mod rate;
 mod transport;
+mod wall_clock;
 
 pub mod tls;
 
@@ -94,6 +96,8 @@ pub mod registry;
 pub mod dispatcher;
 
 mod socket;
+
+mod timers;
 
 pub mod reload;
 

@@ -23,7 +23,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use events::EventMetrics;
-use plugins::{HostEventMetrics, PluginMetrics};
+use plugins::{HostEventMetrics, PluginMetrics, TimerMetrics};
 use usage::UsageMetrics;
 
 pub(crate) use events::Meter;
@@ -49,6 +49,7 @@ pub struct Metrics {
     log_lines_dropped: Counter,
     generation: Gauge,
     host_events: HostEventMetrics,
+    timers: TimerMetrics,
     directory_ok: Gauge,
     usage: UsageMetrics,
 }
@@ -100,6 +101,7 @@ impl Default for Metrics {
         let generation =
             register(&mut registry, "generation", "The generation of plugins that is served");
         let host_events = HostEventMetrics::new(&mut registry);
+        let timers = TimerMetrics::new(&mut registry);
         let directory_ok = register(
             &mut registry,
             "plugin_directory_ok",
@@ -124,6 +126,7 @@ impl Default for Metrics {
             log_lines_dropped,
             generation,
             host_events,
+            timers,
             directory_ok,
             usage,
         }
@@ -191,6 +194,7 @@ impl Metrics {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.plugins.show(plugins);
         self.host_events.show(plugins);
+        self.timers.show(plugins);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -238,6 +242,7 @@ mod tests {
         meter.record(None, Duration::from_millis(1));
         meter.record(Some("refused"), Duration::from_millis(1));
         metrics.unknown_event();
+        metrics.timer_event("lab", "failed");
         metrics.log_lines_dropped(5);
         metrics.tls_handshake("failed");
         metrics.tls_expiry(Some(1_800_000_000));
@@ -249,6 +254,8 @@ mod tests {
             memory: 100,
             is_open: true,
             host_events: 5,
+            timers: 7,
+            dead_timers: 1,
             state,
         };
         let text = metrics.render(3, 4, &[lab]).unwrap();
@@ -263,6 +270,9 @@ mod tests {
             r#"sockhop_tls_handshakes_total{result="failed"} 1"#,
             "sockhop_tls_certificate_expiry_timestamp_seconds{} 1800000000",
             r#"sockhop_host_events_waiting{plugin="lab"} 5"#,
+            r#"sockhop_timers{plugin="lab",state="set"} 7"#,
+            r#"sockhop_timers{plugin="lab",state="dead"} 1"#,
+            r#"sockhop_timer_events_total{plugin="lab",outcome="failed"} 1"#,
             r#"sockhop_plugin_state_bytes{plugin="lab"} 300"#,
             r#"sockhop_plugin_state_wal_bytes{plugin="lab"} 200"#,
             r#"sockhop_plugin_state_quota_bytes{plugin="lab"} 1000"#,

@@ -31,6 +31,7 @@ pub(super) const NEEDS_RESTART: &[&str] = &[
     "state_value_bytes",
     "state_bytes",
     "state_wal_bytes",
+    "timers",
     "effects",
     "effects_bytes",
     "host_call_bytes",
@@ -62,6 +63,7 @@ pub(super) const KEYS_OF_A_PLUGIN: &[&str] = &[
     "state_value_bytes",
     "state_bytes",
     "state_wal_bytes",
+    "timers",
     "log_lines_per_second",
     "log_line_bytes",
     "drain_ms",
@@ -120,6 +122,8 @@ pub struct Limits {
     /// Size of the write-ahead log of one plugin's state. Writers wait when the log has this size.
     /// The effective limit is at most an eighth of `state_bytes`.
     pub state_wal_bytes: NonZeroU64,
+    /// Timers of one plugin at once, dead ones included.
+    pub timers: NonZeroU32,
     /// Log lines of one plugin per second. Further lines are dropped and counted.
     pub log_lines_per_second: NonZeroU32,
     /// Size of one log line of a plugin. A longer line is truncated.
@@ -262,6 +266,7 @@ impl Default for Limits {
             state_value_bytes: nonzero!(NonZeroUsize, shared::STATE_VALUE_BYTES),
             state_bytes: nonzero!(NonZeroU64, 256 * MIB as u64),
             state_wal_bytes: nonzero!(NonZeroU64, 16 * MIB as u64),
+            timers: nonzero!(NonZeroU32, shared::TIMERS),
             log_lines_per_second: nonzero!(NonZeroU32, 100),
             log_line_bytes: nonzero!(NonZeroUsize, 8 * KIB),
             connections: None,
@@ -414,6 +419,7 @@ impl Limits {
         self.state_value_bytes = old.state_value_bytes;
         self.state_bytes = old.state_bytes;
         self.state_wal_bytes = old.state_wal_bytes;
+        self.timers = old.timers;
         self.effects = old.effects;
         self.effects_bytes = old.effects_bytes;
         self.host_call_bytes = old.host_call_bytes;

@@ -171,7 +171,10 @@ impl BoundEvent<'_> {
             }
         };
         let (event, generation) = (self.event.id, self.generation.number);
-        let changes = view.map(|view| View::into_changes(*view)).unwrap_or_default();
+        let mut changes = view.map(|view| View::into_changes(*view)).unwrap_or_default();
+        if let Some(fired) = &self.event.timer {
+            changes.consume(fired.clone());
+        }
         Attempt::Done { reply, entry: CommitEntry { event, generation, changes, effects } }
     }
 
@@ -186,11 +189,19 @@ impl BoundEvent<'_> {
         deadline: Option<Instant>,
     ) -> Result<Option<Applied>, Failed> {
         let code = &self.active.code;
+        let changes_timers = entry.changes.has_timers();
         match commit(&self.active.state.store, entry, lock, deadline).await {
-            Ok(committed) => Ok(Some(committed.deliver(|effects| self.apply(effects)))),
+            Ok(committed) => {
+                let applied = committed.deliver(|effects| self.apply(effects));
+                if changes_timers {
+                    self.dispatcher.timers.changed.notify_waiters();
+                }
+                Ok(Some(applied))
+            }
             Err(CommitError::Conflict) => Ok(None),
             Err(CommitError::Contended | CommitError::Late) => Err(contended().into()),
-            Err(error @ CommitError::Full { .. }) => {
+            Err(error @ CommitError::TimerGone) => Err(Rejection::Busy(error.to_string()).into()),
+            Err(error @ (CommitError::Full { .. } | CommitError::TooManyTimers { .. })) => {
                 code.count_failure();
                 Err(Rejection::TooLarge(error.to_string()).into())
             }

@@ -33,7 +33,7 @@ pub(super) struct HostEvents {
 
 /// The longest delay before a plugin that does not serve is tried again. Not every change is
 /// signalled: an operator's `enable` closes its breaker without a new generation.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 impl HostEvents {
     /// The lock is held for a few operations per plugin. A panic leaves the backlogs consistent.
@@ -267,8 +267,8 @@ fn end_connect_wait(plugin: &str, event: &HostEvent) {
     }
 }
 
-/// Maximum number of host events that a plugin handles at once: half of its instances. Its other
-/// events find a free instance even if host events are slow.
-fn max_deliveries(active: &ActivePlugin) -> usize {
+/// Maximum number of host events, and of timers, that a plugin handles at once: half of its
+/// instances. Its other events find a free instance even if these are slow.
+pub(crate) fn max_deliveries(active: &ActivePlugin) -> usize {
     (active.code.instances_at_once() / 2).max(1)
 }

@@ -7,6 +7,7 @@ mod identity;
 mod members;
 mod rooms;
 mod state;
+mod timers;
 
 use std::any::Any;
 use std::collections::BTreeSet;

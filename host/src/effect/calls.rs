@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::event::Connection;
+use crate::event::{Connection, FiredTimer};
 use crate::rejection::Refusal;
 
-use super::{EmitRequest, Who};
+use super::{Deadline, EmitRequest, Who};
 
 /// The calls that a running handler may make to the host. The dispatcher implements them and an
 /// instance forwards them. So the instance knows no rules, and the dispatcher knows no WebAssembly.
@@ -21,7 +21,15 @@ use super::{EmitRequest, Who};
 /// The methods run within the guest's call, on the worker thread that polls it. Only
 /// [`StateCalls::next_id`] may wait for more than a read of local state.
 pub trait HostCalls:
-    EmitterCalls + RoomCalls + MemberCalls + ConnectionCalls + IdentityCalls + StateCalls + Any + Send
+    EmitterCalls
+    + RoomCalls
+    + MemberCalls
+    + ConnectionCalls
+    + IdentityCalls
+    + StateCalls
+    + TimerCalls
+    + Any
+    + Send
 {
     /// The generation of the routes that the event uses, for the log.
     fn generation(&self) -> u64;
@@ -142,4 +150,26 @@ pub trait StateCalls {
     /// # Errors
     /// `limit`, `misuse`, `unavailable`.
     fn next_id(&mut self, sequence: String) -> BoxFuture<'_, Result<u64, Refusal>>;
+}
+
+/// The interface `timers`: a handler sets and cancels the timers of its plugin.
+pub trait TimerCalls {
+    /// Sets a timer with data, which should be JSON. Replaces one with the same name and key.
+    ///
+    /// # Errors
+    /// `undeclared`, `invalid_data`, `limit`, `misuse`, `unavailable`.
+    fn set_timer(
+        &mut self,
+        timer: String,
+        key: String,
+        deadline: Deadline,
+        data: String,
+    ) -> Result<(), Refusal>;
+    /// Cancels a timer. If it is not set, nothing changes.
+    ///
+    /// # Errors
+    /// `undeclared`, `limit`, `misuse`, `unavailable`.
+    fn cancel_timer(&mut self, timer: String, key: String) -> Result<(), Refusal>;
+    /// The timer whose event is handled; `None` for another event.
+    fn fired_timer(&self) -> Option<&FiredTimer>;
 }

@@ -11,6 +11,7 @@ use crate::registry::Registry;
 use crate::reload::Operator;
 use crate::rooms::Rooms;
 use crate::settings::Settings;
+use crate::wall_clock::WallClock;
 
 use super::shutdown;
 
@@ -22,6 +23,7 @@ pub struct Monitor {
     pub(super) settings: Arc<Settings>,
     pub(super) config: Arc<LiveConfig>,
     pub(super) drain: Arc<Drain>,
+    pub(super) clock: WallClock,
 }
 
 impl Monitor {
@@ -34,6 +36,12 @@ impl Monitor {
     /// that was possible; the log has the reason.
     pub async fn reload(&self) -> bool {
         self.settings.reload().await.is_ok()
+    }
+
+    /// Shifts the clock by which timers fire from that of the system, for tests.
+    #[doc(hidden)]
+    pub fn shift_clock(&self, by_ms: i64) {
+        self.clock.shift(by_ms);
     }
 
     /// Waits until the host stops, because of `stop` or because an operator asks for it. Returns

@@ -71,6 +71,9 @@ impl Host {
         }
         let last = Instant::now() + LAST_STEPS;
         let left = || last.saturating_duration_since(Instant::now());
+        if !within(LAST_HOST_EVENTS, &at_once, self.timers.stop()).await {
+            tracing::warn!("some events of timers did not finish in time: they come again");
+        }
         if !within(LAST_HOST_EVENTS, &at_once, self.dispatcher.stop()).await {
             tracing::warn!("some host events were not handled in time");
         }

@@ -16,6 +16,10 @@ pub(crate) struct Gauges {
     pub(crate) is_open: bool,
     /// Host events that wait for it.
     pub(crate) host_events: usize,
+    /// Timers that are set.
+    pub(crate) timers: u64,
+    /// Timers that are dead.
+    pub(crate) dead_timers: u64,
     /// Metrics of its state.
     pub(crate) state: StateGauges,
 }
@@ -28,6 +32,12 @@ pub(super) struct PluginMetrics {
     instances: Family<Labels, Gauge>,
     memory: Family<Labels, Gauge>,
     state: StateMetrics,
+}
+
+/// The registered metrics of timers.
+pub(super) struct TimerMetrics {
+    timers: Family<Labels, Gauge>,
+    fired: Family<Labels, Counter>,
 }
 
 /// The registered metrics of host events. The text shows them apart from the others.
@@ -87,6 +97,35 @@ impl PluginMetrics {
     }
 }
 
+impl TimerMetrics {
+    /// Registers the metrics in the order of the fields.
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        Self {
+            timers: register(
+                registry,
+                "timers",
+                "Timers of a plugin that are set or dead, by state",
+            ),
+            fired: register(
+                registry,
+                "timer_events",
+                "Events of timers that a plugin's handler was called for, by outcome",
+            ),
+        }
+    }
+
+    /// Sets the metrics of `plugins`. Metrics of removed plugins are not shown any more.
+    pub(super) fn show(&self, plugins: &[Gauges]) {
+        self.timers.clear();
+        for plugin in plugins {
+            for (state, number) in [("set", plugin.timers), ("dead", plugin.dead_timers)] {
+                let labels = vec![("plugin", plugin.plugin.clone()), ("state", state.to_owned())];
+                self.timers.get_or_create(&labels).set(i64::try_from(number).unwrap_or(i64::MAX));
+            }
+        }
+    }
+}
+
 impl HostEventMetrics {
     /// Registers the metrics in the order of the fields.
     pub(super) fn new(registry: &mut Registry) -> Self {
@@ -136,6 +175,14 @@ impl Metrics {
     /// Counts an opening of the breaker of `plugin`.
     pub(crate) fn breaker_trip(&self, plugin: &str) {
         self.plugins.breaker_trips.get_or_create(&vec![("plugin", plugin.to_owned())]).inc();
+    }
+
+    /// Counts an event of a timer of `plugin`; `outcome` is `handled`, `failed` or `dead`.
+    pub(crate) fn timer_event(&self, plugin: &str, outcome: &'static str) {
+        self.timers
+            .fired
+            .get_or_create(&vec![("plugin", plugin.to_owned()), ("outcome", outcome.to_owned())])
+            .inc();
     }
 
     /// Counts host events that `plugin` will not handle.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sockhop_core::declarations::{Declarations, Registration};
 use sockhop_core::events::Events;
 use sockhop_sdk::testing::TestHost;
-use sockhop_sdk::{Access, Context, Emits, Output, Plugin, Registry, Result, Route};
+use sockhop_sdk::{Access, Context, Cron, Emits, Output, Plugin, Registry, Result, Route, Timer};
 
 use crate::config::Limits;
 use crate::error_chain::ErrorChain;
@@ -81,6 +81,15 @@ impl Registry for Registering {
         let (method, path, event) = (method.into(), path.into(), event.into());
         self.0.borrow_mut().route(method, path, event).map_err(of_host)
     }
+
+    fn timer(&self, timer: &str, data: &str) -> Result {
+        self.0.borrow_mut().timer(timer.into(), data.into()).map_err(of_host)
+    }
+
+    fn every(&self, timer: &str, cron: &str, time_zone: &str) -> Result {
+        let (timer, cron, time_zone) = (timer.into(), cron.into(), time_zone.into());
+        self.0.borrow_mut().every(timer, cron, time_zone).map_err(of_host)
+    }
 }
 
 /// Loads a plugin in the host. Returns why it is refused.
@@ -109,6 +118,8 @@ enum Declaration {
     Emits(String, Vec<String>, Form),
     Room(String, Access),
     Route(u8, String, String),
+    OnTimer(String),
+    Every(String, String, String),
 }
 
 /// The type of a reply or of emitted data.
@@ -189,6 +200,13 @@ impl Description {
                 let route = [Route::Get, Route::Post, Route::Put, Route::Patch, Route::Delete];
                 plugin.route(route[usize::from(*method) % route.len()](path), event.clone())
             }
+            Declaration::OnTimer(timer) => {
+                plugin.on_timer(Timer::<Value>::new(constant(timer)), |_, _| Ok(()))
+            }
+            Declaration::Every(timer, cron, zone) => {
+                plugin
+                    .every(timer.clone(), Cron::in_zone(constant(cron), constant(zone)), |_| Ok(()))
+            }
         })
     }
 }
@@ -225,7 +243,12 @@ fn declaration() -> impl Strategy<Value = Declaration> {
     let path =
         || text(&["/notes", "/notes/{id}", "/notes/{text}", "/api/x", "/", "/notes/", "/{x}"]);
     let rooms = prop::collection::vec(prop_oneof![6 => room(), 1 => Just("*".to_owned())], 0..3);
+    let cron = || text(&["0 9 * * *", "*/5 * * * MON", "0 25 * * *", "0 0 30 2 *", "* * * * * *"]);
+    let zone = || text(&["UTC", "Europe/Berlin", "Europe/Atlantis", ""]);
     prop_oneof![
+        event().prop_map(Declaration::OnTimer),
+        (event(), cron(), zone())
+            .prop_map(|(timer, cron, zone)| Declaration::Every(timer, cron, zone)),
         (event(), form()).prop_map(|(event, form)| Declaration::On(event, form)),
         access().prop_map(Declaration::Requires),
         (0..2_u8).prop_map(Declaration::Listens),
@@ -263,6 +286,10 @@ fn both_hosts_load_a_room_that_is_declared_twice_and_refuse_what_makes_no_sense(
     let room = |pattern: &str, access| Declaration::Room(pattern.to_owned(), access);
     let route = |path: &str, event: &str| Declaration::Route(1, path.to_owned(), event.to_owned());
     let on = |event: &str, form| Declaration::On(event.to_owned(), form);
+    let timer = |timer: &str| Declaration::OnTimer(timer.to_owned());
+    let every = |timer: &str, cron: &str| {
+        Declaration::Every(timer.to_owned(), cron.to_owned(), "UTC".to_owned())
+    };
     for (declarations, at_fault) in [
         (vec![room("lobby", Access::Anyone), room("lobby", Access::Anyone)], None),
         (vec![on("say", Form::Record), Declaration::Requires(Access::Role("admin"))], None),
@@ -272,6 +299,9 @@ fn both_hosts_load_a_room_that_is_declared_twice_and_refuse_what_makes_no_sense(
         (vec![room("lobby", Access::Anyone), room("lobby", Access::Role("x"))], Some("lobby")),
         (vec![room("a{b", Access::Anyone)], Some("a{b")),
         (vec![on("$start", Form::Any)], Some("$start")),
+        (vec![timer("late"), every("daily", "0 9 * * *")], None),
+        (vec![timer("late"), every("late", "0 9 * * *")], Some("late")),
+        (vec![every("daily", "0 0 30 2 *")], Some("0 0 30 2 *")),
         (vec![on("say", Form::WithError)], Some("`error`")),
         (vec![on("say", Form::WithLookAround)], Some("look-around")),
     ] {

@@ -10,6 +10,7 @@ mod members;
 mod registry;
 mod rooms;
 mod state;
+mod timers;
 mod types;
 
 use super::bindings::sockhop::plugin::types::Refusal;

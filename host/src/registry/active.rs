@@ -17,6 +17,7 @@ use crate::rejection::truncate;
 use crate::rule::Access;
 use crate::schema::Schema;
 use crate::store::Store;
+use sockhop_core::schedule::Schedule;
 
 use super::error::AdmitError;
 
@@ -30,6 +31,10 @@ pub struct ActivePlugin {
     pub inbound: BTreeMap<String, Arc<Inbound>>,
     /// The events that the plugin emits, by name.
     pub outbound: BTreeMap<String, Outbound>,
+    /// The schemas of the data of its timers, by name.
+    pub timers: BTreeMap<String, Arc<Schema>>,
+    /// The schedules of the timers that the host sets, by name.
+    pub schedules: BTreeMap<String, Schedule>,
     /// Its state.
     pub state: PluginState,
     /// Its breaker and its last failure.
@@ -50,7 +55,7 @@ impl ActivePlugin {
         metrics: &Metrics,
     ) -> Result<Arc<Self>, AdmitError> {
         let registration = &candidate.registration;
-        let Events { inbound, outbound } =
+        let Events { inbound, outbound, timers, schedules } =
             Events::compile(registration, settings.limits.schema_bytes.get())?;
         let inbound = inbound.into_iter().map(|(event, declared)| {
             let meter = metrics.meter(&registration.name, &event);
@@ -63,6 +68,8 @@ impl ActivePlugin {
             settings: settings.clone(),
             inbound,
             outbound,
+            timers,
+            schedules,
             state,
             health,
         }))
@@ -89,7 +96,8 @@ impl ActivePlugin {
         let health = PluginHealth::new(code.name(), code.limits(), Arc::clone(&self.health.alarm));
         let (inbound, outbound, state) =
             (self.inbound.clone(), self.outbound.clone(), self.state.clone());
-        Arc::new(Self { code, settings, inbound, outbound, state, health })
+        let (timers, schedules) = (self.timers.clone(), self.schedules.clone());
+        Arc::new(Self { code, settings, inbound, outbound, timers, schedules, state, health })
     }
 }
 

@@ -45,6 +45,7 @@ impl StateStores {
             wal: limits.state_wal_bytes.get(),
             transaction_keys: limits.effects.get(),
             transaction_bytes: limits.effects_bytes.get(),
+            timers: limits.timers.get().into(),
             key: limits.state_key_bytes.get(),
             value: limits.state_value_bytes.get(),
             scan: limits.host_call_bytes.get(),

@@ -97,6 +97,8 @@ mod tests {
             rooms: Vec::new(),
             listens: listens.to_vec(),
             routes: Vec::new(),
+            timers: Vec::new(),
+            schedules: Vec::new(),
         }
     }
 

@@ -175,6 +175,7 @@ impl Dispatcher {
             caller: connection.cloned().map_or(Caller::None, Caller::Connection),
             received_at: host_event.at,
             connections,
+            timer: None,
         });
         if matches!(host_event.kind, HostEventKind::Resync) {
             self.metrics.resync(plugin);

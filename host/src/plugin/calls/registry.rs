@@ -40,4 +40,14 @@ impl registry::Host for InstanceState {
         self.registering()?.route(&method, &path, &event)?;
         Ok(())
     }
+
+    fn timer(&mut self, timer: String, data: String) -> CallResult<()> {
+        self.registering()?.timer(&timer, data)?;
+        Ok(())
+    }
+
+    fn every(&mut self, timer: String, cron: String, time_zone: String) -> CallResult<()> {
+        self.registering()?.every(&timer, &cron, &time_zone)?;
+        Ok(())
+    }
 }

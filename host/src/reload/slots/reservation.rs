@@ -131,6 +131,8 @@ mod tests {
             rooms: rooms.iter().map(room).collect(),
             listens: Vec::new(),
             routes: Vec::new(),
+            timers: Vec::new(),
+            schedules: Vec::new(),
         }
     }
 
