@@ -11,6 +11,7 @@ pub(crate) mod output;
 mod plugins;
 mod reload;
 mod serve;
+mod timers;
 mod token;
 
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ enum Command {
     Emit(emit::Emit),
     /// Shows and manages the plugins of a running host
     Plugins(plugins::Plugins),
+    /// Shows the timers of a plugin, and retries or drops those that are dead
+    Timers(timers::Timers),
     /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
     Deploy(deploy::Deploy),
     /// Stops a running host, and closes the connections of its clients over a longer time
@@ -60,6 +63,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(check) => check.run(),
         Command::Emit(emit) => emit.run(),
         Command::Plugins(plugins) => plugins.run(),
+        Command::Timers(timers) => timers.run(),
         Command::Deploy(deploy) => deploy.run(),
         Command::Drain(drain) => drain.run(),
         Command::Reload(reload) => reload.run(),

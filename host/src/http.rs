@@ -23,6 +23,7 @@ mod reload;
 pub(crate) mod routes;
 pub(crate) mod slots;
 pub(crate) mod socketio;
+mod timers;
 mod users;
 
 use std::sync::Arc;
@@ -109,6 +110,9 @@ fn of_operators() -> Router<Arc<Api>> {
         .route("/api/plugins/{name}/disable", post(plugins::disable))
         .route("/api/plugins/{name}/enable", post(plugins::enable))
         .route("/api/plugins/{name}/forget", post(plugins::forget))
+        .route("/api/plugins/{name}/timers", get(timers::list))
+        .route("/api/plugins/{name}/timers/retry", post(timers::retry))
+        .route("/api/plugins/{name}/timers/drop", post(timers::drop))
         .route("/api/drain", post(drain::drain))
         .route("/api/reload", post(reload::reload))
         .route("/api/reload/preview", post(reload::preview))

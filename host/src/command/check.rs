@@ -17,6 +17,7 @@ use sockhop::plugin::{Engine, this_program};
 use sockhop::registry::{ActivePlugin, Generation, OperatorSettings, Warning, lint};
 use sockhop::rule::RoomRule;
 use sockhop::tls;
+use sockhop_core::declarations::DeclaredSchedule;
 use sockhop_core::route::Route;
 
 use super::client::{ReachArgs, RequestBody};
@@ -166,6 +167,12 @@ fn print_plugin(file: &Path, active: &ActivePlugin) {
     for event in &contract.listens {
         output::line(format_args!("  listens  {event}"));
     }
+    for timer in &contract.timers {
+        output::line(format_args!("  timer    {timer}"));
+    }
+    for DeclaredSchedule { timer, cron, zone } in &contract.schedules {
+        output::line(format_args!("  every    {timer} ({cron}, {zone})"));
+    }
 }
 
 /// The warnings about the accepted plugins, which would serve together.
@@ -259,12 +266,14 @@ fn document(checked: &[Checked]) -> Value {
         Ok(active) => {
             let contract = PluginContract::from(&active.code.registration);
             let room = |rule: &RoomRule| json!({"room": rule.pattern.as_str(), "access": rule.access.to_string()});
+            let schedule = |schedule: &DeclaredSchedule| json!({"timer": schedule.timer, "cron": schedule.cron, "time_zone": schedule.zone});
             let route = |route: &Route| json!({"method": route.method.name(), "path": route.path.as_str(), "event": route.event});
             json!({"file": file.to_string_lossy(), "ok": true, "name": contract.name, "version": contract.version, "digest": active.code.digest,
                 "handles": contract.inbound.iter().map(|inbound| &inbound.event).collect::<Vec<_>>(),
                 "emits": contract.outbound.iter().map(|outbound| &outbound.event).collect::<Vec<_>>(),
                 "rooms": contract.rooms.iter().map(room).collect::<Vec<_>>(), "listens": contract.listens,
                 "routes": contract.routes.iter().map(route).collect::<Vec<_>>(),
+                "timers": contract.timers, "schedules": contract.schedules.iter().map(schedule).collect::<Vec<_>>(),
                 "warnings": warnings_of(active, &warnings).collect::<Vec<_>>()})
         }
     };

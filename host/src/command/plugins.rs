@@ -110,6 +110,10 @@ fn print_one(plugin: &Value) {
                 all.iter().for_each(|version| print_kept(member, version));
                 continue;
             }
+            Value::Object(counts) if member == "timers" => {
+                let of = |state: &str| counts.get(state).and_then(Value::as_u64).unwrap_or(0);
+                format!("{} set, {} dead", of("set"), of("dead"))
+            }
             Value::Array(all) => all
                 .iter()
                 .map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned))

@@ -87,6 +87,8 @@ mod tests {
             rooms: Vec::new(),
             listens: Vec::new(),
             routes: Vec::new(),
+            timers: Vec::new(),
+            schedules: Vec::new(),
         };
         let rule = RoomRule {
             pattern: "notes".parse().unwrap(),

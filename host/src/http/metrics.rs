@@ -29,6 +29,8 @@ pub(super) async fn metrics(
         let (memory, instances) = active.code.memory_and_instances();
         let name = active.code.name();
         let host_events = api.dispatcher.waiting_host_events(name);
+        // The store shows whether it can't be read.
+        let timers = active.state.store.timer_counts().unwrap_or_default();
         let (store, disk) = (&active.state.store, active.state.store.disk());
         let state = StateGauges {
             bytes: disk.bytes,
@@ -44,6 +46,8 @@ pub(super) async fn metrics(
             memory,
             is_open: active.health.is_open(),
             host_events,
+            timers: timers.set,
+            dead_timers: timers.dead,
             state,
         }
     };

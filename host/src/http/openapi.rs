@@ -295,6 +295,8 @@ mod tests {
             outbound: Vec::new(),
             rooms: Vec::new(),
             listens: Vec::new(),
+            timers: Vec::new(),
+            schedules: Vec::new(),
             routes: vec![
                 route("POST", "/notes", "a note"),
                 route("PATCH", "/notes/{id}", "a note"),

@@ -147,6 +147,15 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
         }
     };
     if let Some(members) = document.as_object_mut() {
+        let active = statuses.iter().find(|status| status.name == name);
+        let counts = active.and_then(|status| status.active.as_ref()).map(|active| {
+            // The status shows whether the state can't be read.
+            active.state.store.timer_counts().unwrap_or_default()
+        });
+        members.insert(
+            "timers".to_owned(),
+            json!(counts.map(|timers| json!({"set": timers.set, "dead": timers.dead}))),
+        );
         members.insert("retried".to_owned(), json!(error.is_some_and(|error| error.is_retried)));
     }
     if let (Some(members), Some(slot)) = (document.as_object_mut(), slot) {

@@ -1,0 +1,124 @@
+//! `sockhop timers`: shows the timers of a plugin, and retries or drops those that are dead.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::HostArgs;
+use super::output;
+
+/// Shows the timers of a plugin, and retries or drops those that are dead
+#[derive(Debug, Args)]
+pub(crate) struct Timers {
+    #[command(subcommand)]
+    command: TimersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TimersCommand {
+    /// Lists the timers of a plugin that are set, or those that are dead
+    List {
+        /// Lists the timers whose handler has failed for the last time
+        #[arg(long)]
+        dead: bool,
+        /// Lists only timers whose id follows this one, which the previous list has printed
+        #[arg(long, value_name = "ID", default_value_t = 0)]
+        after: i64,
+        /// Maximum number of timers
+        #[arg(long, value_name = "N", default_value_t = 100,
+              value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        #[command(flatten)]
+        plugin: PluginArgs,
+    },
+    /// Lets dead timers fire again at once, with all their attempts
+    Retry {
+        #[command(flatten)]
+        plugin: PluginArgs,
+        #[command(flatten)]
+        which: WhichArgs,
+    },
+    /// Removes dead timers; also timers that are set, if their ids are given
+    Drop {
+        #[command(flatten)]
+        plugin: PluginArgs,
+        #[command(flatten)]
+        which: WhichArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct PluginArgs {
+    /// The plugin's name
+    name: String,
+    /// Prints JSON instead
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct WhichArgs {
+    /// The ids of the timers
+    ids: Vec<i64>,
+    /// All timers that are dead
+    #[arg(long)]
+    all_dead: bool,
+}
+
+impl WhichArgs {
+    fn body(self) -> Value {
+        if self.all_dead { json!({"all_dead": true}) } else { json!({"ids": self.ids}) }
+    }
+}
+
+impl Timers {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let (plugin, path, body) = match self.command {
+            TimersCommand::List { dead, after, limit, plugin } => {
+                let path = format!("timers?dead={dead}&after={after}&limit={limit}");
+                (plugin, path, None)
+            }
+            TimersCommand::Retry { plugin, which } => {
+                (plugin, "timers/retry".to_owned(), Some(which.body()))
+            }
+            TimersCommand::Drop { plugin, which } => {
+                (plugin, "timers/drop".to_owned(), Some(which.body()))
+            }
+        };
+        let PluginArgs { name, json, host } = plugin;
+        let path = format!("/api/plugins/{name}/{path}");
+        let document = host.ask(&path, body.as_ref())?.success()?;
+        if json {
+            output::json(&document);
+            return Ok(ExitCode::SUCCESS);
+        }
+        match document.get("timers") {
+            Some(Value::Array(rows)) => print(rows, document.get("next").and_then(Value::as_i64)),
+            Some(Value::Number(number)) => output::line(format_args!("{number} timers")),
+            _ => bail!("the host has answered something else: {document}"),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(rows: &[Value], next: Option<i64>) {
+    let text = |row: &Value, name: &str| match row.get(name) {
+        Some(Value::String(text)) if !text.is_empty() => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => "-".to_owned(),
+    };
+    let columns = ["id", "timer", "key", "due", "next_attempt", "attempts", "died", "error"];
+    let cells = rows.iter().map(|row| columns.iter().map(|name| text(row, name)).collect());
+    output::table(
+        &["ID", "TIMER", "KEY", "DUE", "NEXT ATTEMPT", "ATTEMPTS", "DIED", "ERROR"],
+        cells.collect(),
+    );
+    if let Some(next) = next {
+        output::line(format_args!("more: --after {next}"));
+    }
+}
