@@ -1,6 +1,7 @@
 //! The API of a handler while it handles one event.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde_json::Value;
 use sockhop_core::effect::{Target, Who};
@@ -11,16 +12,18 @@ use crate::connection::Connection;
 use crate::emits::Emits;
 use crate::event::Event;
 use crate::host::Host;
-use crate::json::Output;
+use crate::json::{Output, encode};
 use crate::level::Level;
 use crate::refusal::Result;
 use crate::state::State;
-use crate::time::rfc3339;
+use crate::time::{milliseconds, rfc3339};
+use crate::timer::{FiredTimer, Timer};
 
 /// The event that is handled: who caused it, and what the handler can do.
 ///
-/// All effects (emits, joins, leaves, stored values, a disconnect) are checked immediately, held
-/// back until the handler returns `Ok`, and then applied together. After `Err`, none is applied.
+/// All effects (emits, joins, leaves, stored values, timers, a disconnect) are checked immediately,
+/// held back until the handler returns `Ok`, and then applied together. After `Err`, none is
+/// applied.
 pub struct Context {
     event: Event,
     host: Box<dyn Host>,
@@ -30,7 +33,7 @@ pub struct Context {
 impl Context {
     /// Returns the public id of the caller's connection. It is stable while the connection lives,
     /// and safe to show to other clients. `None` if no connection caused the event (`$start`,
-    /// `$resync`, an HTTP request).
+    /// `$resync`, a timer, an HTTP request).
     #[must_use]
     pub fn connection(&self) -> Option<&str> {
         self.event.caller.as_ref()?.connection.as_deref()
@@ -43,7 +46,7 @@ impl Context {
     }
 
     /// Returns the Socket.IO namespace of the caller, such as `/`. Rooms and emits belong to this
-    /// namespace. `None` for `$start` and `$resync`.
+    /// namespace. `None` for `$start`, `$resync` and timers.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         Some(self.event.caller.as_ref()?.namespace.as_str())
@@ -130,7 +133,8 @@ impl Context {
     }
 
     /// Returns when the host received the event, in milliseconds since 1970. It stays the same if
-    /// the host runs the handler again.
+    /// the host runs the handler again. In the handler of a timer, it is the time at which the
+    /// timer fired, which is its deadline or later.
     #[must_use]
     pub fn received_at(&self) -> u64 {
         self.host.received_at()
@@ -142,6 +146,18 @@ impl Context {
     #[must_use]
     pub fn now(&self) -> String {
         rfc3339(self.received_at())
+    }
+
+    /// Returns the timer whose handler this is, with the key under which it was set. `None` in the
+    /// handler of another event.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that calls this.
+    #[must_use]
+    pub fn timer(&self) -> Option<FiredTimer> {
+        #[cfg(target_family = "wasm")]
+        return crate::imports::timers::current();
+        #[cfg(not(target_family = "wasm"))]
+        self.host.current_timer()
     }
 
     /// Returns the bytes of the attachment to which `attachment`, a placeholder in the payload,
@@ -282,6 +298,88 @@ impl Context {
     #[must_use]
     pub fn room_size(&self, room: &str) -> u32 {
         self.host.room_size(room)
+    }
+
+    /// Sets `timer` under `key`. It fires when `delay` has passed since the host received the
+    /// handled event ([`received_at`](Self::received_at)): the host then calls the handler of
+    /// [`Plugin::on_timer`](crate::Plugin::on_timer) with `data`. A part of a millisecond counts as
+    /// a whole one.
+    ///
+    /// If the timer is set under this key, this replaces its deadline and its data. The key tells
+    /// the timers of one name apart: the id of an order, a user. This is an effect, and counts like
+    /// a stored value. [`Timer`] says what the host promises.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin that calls this, [`at`](Self::at) or
+    /// [`cancel`](Self::cancel).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use sockhop_sdk::{Context, Result, Timer};
+    /// /// Its data is the number of the order.
+    /// const EXPIRE: Timer<u64> = Timer::new("expire");
+    ///
+    /// fn ordered(ctx: &Context, order: u64) -> Result {
+    ///     ctx.after(&EXPIRE, Duration::from_secs(15 * 60), &order.to_string(), &order)
+    /// }
+    ///
+    /// fn paid(ctx: &Context, order: u64) -> Result {
+    ///     ctx.cancel(&EXPIRE, &order.to_string())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// `undeclared`: the plugin does not declare the timer. `invalid_data`: `data` breaks a bound
+    /// of its schema. `limit`: the key has more than 512 bytes, or `data` more than 256 KiB; the
+    /// plugin would have more than 100,000 timers (by default), dead ones included, or a state of
+    /// more than 256 MiB, timers included; the event has too many effects. `misuse`: an empty key,
+    /// a deadline after the year 9999, or `data` can't be written as JSON. `unavailable`: the state
+    /// can't be used now; see [`State`].
+    pub fn after<T: Output>(
+        &self,
+        timer: &Timer<T>,
+        delay: Duration,
+        key: &str,
+        data: &T,
+    ) -> Result {
+        let (duration, data) = (milliseconds(delay), encode(data)?);
+        #[cfg(target_family = "wasm")]
+        return crate::imports::timers::after(timer.name(), duration, key, &data);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.set_timer_after(timer.name(), duration, key, &data)
+    }
+
+    /// Sets `timer` under `key`, as [`after`](Self::after) does, to fire at a time in milliseconds
+    /// since 1970. If the time is over, the timer fires at once.
+    ///
+    /// # Errors
+    /// As [`after`](Self::after).
+    pub fn at<T: Output>(
+        &self,
+        timer: &Timer<T>,
+        ms_since_1970: u64,
+        key: &str,
+        data: &T,
+    ) -> Result {
+        let data = encode(data)?;
+        #[cfg(target_family = "wasm")]
+        return crate::imports::timers::at(timer.name(), ms_since_1970, key, &data);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.set_timer_at(timer.name(), ms_since_1970, key, &data)
+    }
+
+    /// Cancels `timer` under `key`. If it is not set, or dead, nothing changes. If its handler runs
+    /// meanwhile, either this cancellation or that handler takes effect, never both. This is an
+    /// effect, and counts like a stored value.
+    ///
+    /// # Errors
+    /// `undeclared`: the plugin does not declare the timer. `limit`: the key has more than 512
+    /// bytes, or the event has too many effects. `misuse`: an empty key. `unavailable`: the state
+    /// can't be used now.
+    pub fn cancel<T>(&self, timer: &Timer<T>, key: &str) -> Result {
+        #[cfg(target_family = "wasm")]
+        return crate::imports::timers::cancel(timer.name(), key);
+        #[cfg(not(target_family = "wasm"))]
+        self.host.cancel_timer(timer.name(), key)
     }
 
     /// Closes the caller's connection after this handler's effects are delivered. `reason` goes to

@@ -60,6 +60,34 @@ where
     })
 }
 
+/// Wraps a handler of events without data.
+pub(crate) fn erase_without_data(
+    handler: impl Fn(&Context) -> Result + Send + Sync + 'static,
+) -> ErasedHandler {
+    Box::new(move |ctx, _| handler(ctx).map(|()| None))
+}
+
+/// Wraps the handler of `timer` so that it takes JSON.
+pub(crate) fn erase_timed<T: DeserializeOwned>(
+    timer: &'static str,
+    handler: impl Fn(&Context, T) -> Result + Send + Sync + 'static,
+) -> ErasedHandler {
+    Box::new(move |ctx, data| {
+        // Another version of the plugin may have set the timer.
+        let data = serde_json::from_str(data).map_err(|error| {
+            // Only the log says what is wrong, because that text can quote the data.
+            ctx.error(format_args!(
+                "the data of timer `{timer}` is not what this version sets: {error}"
+            ));
+            Refusal::new(
+                "corrupt_state",
+                format!("the data of timer `{timer}` is not what this version of the plugin sets"),
+            )
+        })?;
+        handler(ctx, data).map(|()| None)
+    })
+}
+
 /// Returns whether handlers that return `R` have no reply.
 pub(crate) fn has_no_reply<R: 'static>() -> bool {
     TypeId::of::<R>() == TypeId::of::<()>()

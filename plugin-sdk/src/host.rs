@@ -12,6 +12,8 @@ use sockhop_core::effect::Who;
 use crate::connection::Connection;
 use crate::level::Level;
 use crate::refusal::Result;
+#[cfg(not(target_family = "wasm"))]
+use crate::timer::FiredTimer;
 
 /// A stored key with its value.
 pub(crate) type Entry = (String, Vec<u8>);
@@ -25,10 +27,15 @@ pub trait Registry {
     fn emits(&self, event: &str, data: &str, rooms: &[String]) -> Result;
     fn room(&self, pattern: &str, access: &str) -> Result;
     fn listens(&self, event: &str) -> Result;
-    /// Only for native hosts. On WebAssembly, `imports::route` is called directly: a plugin without
-    /// routes then does not import it, and also runs on hosts before 0.1.1.
+    /// This and the following functions are only for native hosts. On WebAssembly, those of
+    /// `imports` are called directly: a plugin without routes and timers then does not import them,
+    /// and also runs on hosts before 0.1.1.
     #[cfg(not(target_family = "wasm"))]
     fn route(&self, method: &str, path: &str, event: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn timer(&self, timer: &str, data: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn every(&self, timer: &str, cron: &str, zone: &str) -> Result;
 }
 
 /// The functions that a plugin can call while it handles an event: one trait for each interface.
@@ -40,6 +47,7 @@ pub(crate) trait Host:
     + IdentityCalls
     + SettingCalls
     + StateCalls
+    + TimerCalls
     + LogCalls
 {
 }
@@ -52,6 +60,7 @@ impl<T> Host for T where
         + IdentityCalls
         + SettingCalls
         + StateCalls
+        + TimerCalls
         + LogCalls
 {
 }
@@ -115,6 +124,18 @@ pub(crate) trait StateCalls {
         limit: u32,
     ) -> Result<Vec<Entry>>;
     fn next_id(&self, sequence: &str) -> Result<u64>;
+}
+
+/// The interface `timers`. Only for the test host; see [`ConnectionCalls`].
+pub(crate) trait TimerCalls {
+    #[cfg(not(target_family = "wasm"))]
+    fn set_timer_after(&self, timer: &str, duration: u64, key: &str, data: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn set_timer_at(&self, timer: &str, time: u64, key: &str, data: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn cancel_timer(&self, timer: &str, key: &str) -> Result;
+    #[cfg(not(target_family = "wasm"))]
+    fn current_timer(&self) -> Option<FiredTimer>;
 }
 
 /// The interface `log`.

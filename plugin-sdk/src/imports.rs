@@ -13,10 +13,11 @@ mod registry;
 mod rooms;
 mod settings;
 mod state;
+pub(crate) mod timers;
 mod types;
 
 pub(crate) use connections::connections;
-pub(crate) use registry::route;
+pub(crate) use registry::{every, route, timer};
 
 /// Generated from `wit/v0.1`, once for all plugins, so that a plugin needs no interface files.
 #[allow(

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 
 use crate::refusal::{Refusal, Result};
 
-/// The payload of an event: a type of the plugin that derives `serde::Deserialize` and
-/// `schemars::JsonSchema`.
+/// The payload of an event, or the data of a timer: a type of the plugin that derives
+/// `serde::Deserialize` and `schemars::JsonSchema`.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` can't be the payload of an event",
+    message = "`{Self}` can't be the payload of an event or the data of a timer",
     label = "this handler takes a `{Self}`",
     note = "put `#[derive(serde::Deserialize, schemars::JsonSchema)]` on `{Self}`: the host checks \
             payloads against its schema"
@@ -21,13 +21,13 @@ pub trait Payload: DeserializeOwned + JsonSchema {}
 #[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned + JsonSchema> Payload for T {}
 
-/// The reply of a handler, or the data of an emitted event: a type that derives `serde::Serialize`
-/// and `schemars::JsonSchema`.
+/// The reply of a handler, or the data of an emitted event or of a timer: a type that derives
+/// `serde::Serialize` and `schemars::JsonSchema`.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` can't be sent to clients",
-    label = "this would send a `{Self}`",
+    message = "`{Self}` can't be sent to clients or be the data of a timer",
+    label = "this would send or store a `{Self}`",
     note = "put `#[derive(serde::Serialize, schemars::JsonSchema)]` on `{Self}`: the host checks \
-            what is sent against its schema"
+            what is sent or stored against its schema"
 )]
 pub trait Output: Serialize + JsonSchema + 'static {}
 

@@ -89,7 +89,7 @@
 //! Under `cargo test`, handlers run natively and without a host, in a
 //! [`TestHost`](testing::TestHost). It decides by the same code as a host whether a plugin is
 //! loaded, whether payloads, replies and emitted data match their schemas, and what a handler may
-//! do. It keeps state and room membership between events:
+//! do. It keeps state, room membership and timers between events:
 //!
 //! ```
 //! # use sockhop_sdk::{Access, Context, Plugin, Result};
@@ -107,14 +107,13 @@
 //!
 //! # All or nothing
 //!
-//! The host checks each effect of a handler (emit, join, leave, stored value) when the handler
-//! calls it, and holds it back. (It checks joins of others when it applies them.) When the handler
-//! has returned `Ok` and the host has stored the values, the host applies all effects together.
-//! After
-//! `Err`, a panic, a missed deadline or a failed write, it applies none. A refused call does not
-//! fail the event by itself: the event fails if the handler returns the [`Refusal`], as `?` does.
-//! There is one exception: if the state is `unavailable`, the host discards the effects, whatever
-//! the handler returns.
+//! The host checks each effect of a handler (emit, join, leave, stored value, timer) when the
+//! handler calls it, and holds it back. (It checks joins of others when it applies them.) When the
+//! handler has returned `Ok` and the host has stored the values and timers, the host applies all
+//! effects together. After `Err`, a panic, a missed deadline or a failed write, it applies none. A
+//! refused call does not fail the event by itself: the event fails if the handler returns the
+//! [`Refusal`], as `?` does. There is one exception: if the state is `unavailable`, the host
+//! discards the effects, whatever the handler returns.
 //!
 //! The host can run a handler again for the same event, if a value that the handler has read was
 //! changed meanwhile. The host then drops all effects of the first run. [`Context::event_id`],
@@ -125,6 +124,51 @@
 //! A new version of a plugin starts with the state of the previous one. For a moment, both versions
 //! can serve at once. A rollback restores the code but not the data. The previous version must be
 //! able to read what a version writes; if it can't, write under another prefix.
+//!
+//! # Time
+//!
+//! A handler does not wait: it sets a [`Timer`] with [`Context::after`] or [`Context::at`], and
+//! returns. When the time has come, the host calls the handler of [`Plugin::on_timer`], at least
+//! once, and never before the deadline. A timer is stored together with the other effects, and
+//! survives a restart of the host. The handler of a timer that fails is called again later.
+//! [`Plugin::every`] calls a handler at the times of a [`Cron`] pattern, such as every day at nine
+//! in Berlin.
+//!
+//! In a test, [`TestHost::advance`](testing::TestHost::advance) moves the clock, and fires what
+//! becomes due:
+//!
+//! ```
+//! # use sockhop_sdk::{Context, Emits, Plugin, Result, Target, Timer};
+//! use std::time::Duration;
+//!
+//! use serde_json::json;
+//! use sockhop_sdk::testing::TestHost;
+//!
+//! /// A game ends if a player does not move for a minute. Its data is the id of the game.
+//! const TIMEOUT: Timer<String> = Timer::new("timeout");
+//!
+//! fn moved(ctx: &Context, game: String) -> Result {
+//!     ctx.after(&TIMEOUT, Duration::from_secs(60), &game, &game)
+//! }
+//!
+//! fn timed_out(ctx: &Context, game: String) -> Result {
+//!     ctx.state().delete(&game)
+//! }
+//!
+//! let plugin =
+//!     Plugin::new("chess", "1.0.0", "").on("move", moved).on_timer(TIMEOUT, timed_out);
+//! let mut host = TestHost::new(plugin);
+//! host.store("g1", &json!("e4"));
+//! host.handle("move", json!("g1"));
+//! assert!(host.advance(Duration::from_secs(59)).is_empty());
+//! host.handle("move", json!("g1"));
+//! assert!(host.advance(Duration::from_secs(59)).is_empty(), "the deadline was replaced");
+//! assert_eq!(host.advance(Duration::from_secs(1)).len(), 1);
+//! assert!(host.state().is_empty());
+//! ```
+//!
+//! The time of an event is [`Context::received_at`] or [`Context::now`]. It stays the same if the
+//! host runs a handler again; the system's clock, which `std::time` reads, does not.
 //!
 //! # Payloads
 //!
@@ -161,6 +205,7 @@ mod level;
 mod refusal;
 mod route;
 mod time;
+mod timer;
 
 mod host;
 mod json;
@@ -196,6 +241,7 @@ pub use route::Route;
 #[doc(inline)]
 pub use sockhop_core::effect::{Target, Who};
 pub use state::{Scan, State};
+pub use timer::{Cron, FiredTimer, Timer};
 
 /// Exports the plugin that `$plugin`, a `fn() -> Plugin`, describes as a component. The crate must
 /// have the type `cdylib`. A component is one plugin, so a second call in the same crate does not

@@ -5,16 +5,20 @@ use std::borrow::Cow;
 use std::fmt;
 
 use sockhop_core::name::host_event;
+use sockhop_core::timer::EVENT_PREFIX;
 
 use crate::access::Access;
 use crate::context::Context;
 use crate::emits::Emits;
 use crate::event::Event;
-use crate::handlers::{ErasedHandler, Handler, erase, has_no_reply};
+use crate::handlers::{
+    ErasedHandler, Handler, erase, erase_timed, erase_without_data, has_no_reply,
+};
 use crate::host::{Host, Registry};
 use crate::json::{Output, Payload, output_schema, payload_schema};
 use crate::refusal::{Refusal, Result};
 use crate::route::Route;
+use crate::timer::{Cron, Timer};
 
 /// A plugin: its name, the events that it handles and emits, and its rooms.
 ///
@@ -61,6 +65,20 @@ enum Declaration {
         /// Passes the route to the host. Only [`Plugin::route`] names this function, so a plugin
         /// without routes does not contain the import.
         declare: fn(&dyn Registry, Route, &str) -> Result,
+    },
+    Timer {
+        timer: &'static str,
+        data: fn() -> String,
+        handler: ErasedHandler,
+        /// Passes the timer to the host, as for a route.
+        declare: fn(&dyn Registry, &str, &str) -> Result,
+    },
+    Every {
+        timer: Cow<'static, str>,
+        cron: Cron,
+        handler: ErasedHandler,
+        /// Passes the schedule to the host, as for a route.
+        declare: fn(&dyn Registry, &str, Cron) -> Result,
     },
 }
 
@@ -251,6 +269,137 @@ impl Plugin {
         self.listens(host_event::RESYNC, handler)
     }
 
+    /// Declares `timer`, which handlers of this plugin set with [`Context::after`] or
+    /// [`Context::at`], and handles it with `handler` when it fires. There is no caller. [`Timer`]
+    /// says what the host promises.
+    ///
+    /// If `handler` returns `Err`, nothing is applied, and the host calls it again later. After 8
+    /// attempts the timer is dead. So return `Ok` if another attempt can't help. [`Context::timer`]
+    /// returns the key, the deadline and the number of the attempt.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin with timers.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use schemars::JsonSchema;
+    /// use serde::{Deserialize, Serialize};
+    /// use serde_json::json;
+    /// use sockhop_sdk::testing::{Effect, TestHost};
+    /// use sockhop_sdk::{Context, Emits, Plugin, Refusal, Result, Target, Timer};
+    ///
+    /// #[derive(Deserialize, JsonSchema)]
+    /// struct RemindMe {
+    ///     minutes: u32,
+    ///     text: String,
+    /// }
+    ///
+    /// #[derive(Serialize, Deserialize, JsonSchema)]
+    /// struct Remind {
+    ///     user: String,
+    ///     text: String,
+    /// }
+    ///
+    /// const REMIND: Timer<Remind> = Timer::new("remind");
+    /// const REMINDER: Emits<Remind> = Emits::new("reminder").to(&["user_{user}"]);
+    ///
+    /// /// Sets the reminder of the caller. Each user has one: the next replaces it.
+    /// fn remind_me(ctx: &Context, RemindMe { minutes, text }: RemindMe) -> Result {
+    ///     let Some(user) = ctx.user() else {
+    ///         return Err(Refusal::forbidden("who are you?"));
+    ///     };
+    ///     let delay = Duration::from_secs(60 * u64::from(minutes));
+    ///     ctx.after(&REMIND, delay, user, &Remind { user: user.to_owned(), text })
+    /// }
+    ///
+    /// /// The time has come.
+    /// fn remind(ctx: &Context, remind: Remind) -> Result {
+    ///     ctx.emit(Target::room(format!("user_{}", remind.user)), &REMINDER, &remind)
+    /// }
+    ///
+    /// let plugin = Plugin::new("reminders", "1.0.0", "")
+    ///     .on("remind_me", remind_me)
+    ///     .on_timer(REMIND, remind)
+    ///     .emits(REMINDER);
+    ///
+    /// let mut host = TestHost::new(plugin);
+    /// host.user("7").handle("remind_me", json!({"minutes": 30, "text": "tea"}));
+    /// assert!(host.advance(Duration::from_secs(29 * 60)).is_empty());
+    ///
+    /// let fired = host.advance(Duration::from_secs(60));
+    /// let (timer, outcome) = &fired[0];
+    /// assert_eq!((timer.key.as_str(), timer.attempt), ("7", 1));
+    /// let reminder = json!({"user": "7", "text": "tea"});
+    /// assert_eq!(outcome.effects, [Effect::emit(Target::room("user_7"), "reminder", reminder)]);
+    /// assert!(host.timers().is_empty());
+    /// ```
+    #[must_use]
+    pub fn on_timer<T: Payload + Output>(
+        self,
+        timer: Timer<T>,
+        handler: impl Fn(&Context, T) -> Result + Send + Sync + 'static,
+    ) -> Self {
+        self.and(Declaration::Timer {
+            timer: timer.name(),
+            data: payload_schema::<T>,
+            handler: erase_timed(timer.name(), handler),
+            declare: declare_timer,
+        })
+    }
+
+    /// Calls `handler` at each time that `cron` names. There is no caller. `name` has the form of
+    /// a [`Timer`]'s name, and is the name of no other timer of this plugin. [`Context::timer`]
+    /// returns it, with an empty key.
+    ///
+    /// Times that the host has missed, because it was stopped or the plugin did not serve, come
+    /// once, together. If `handler` returns `Err`, the host calls it again later, as for a
+    /// [`Timer`]. After 8 attempts, it waits for the next time of the schedule. A version of the
+    /// plugin that no longer declares the schedule removes it.
+    ///
+    /// Hosts before 0.1.1 refuse to load a plugin with schedules.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use serde_json::json;
+    /// use sockhop_sdk::testing::TestHost;
+    /// use sockhop_sdk::{Context, Cron, Plugin, Result, Scan};
+    ///
+    /// /// Removes the records of guests. It leaves what is too much for one event to the next day.
+    /// fn clean_up(ctx: &Context) -> Result {
+    ///     for (key, _) in ctx.state().scan_bytes(Scan::prefix("guest/").limit(200))? {
+    ///         ctx.state().delete(&key)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// let plugin = Plugin::new("guests", "1.0.0", "").every(
+    ///     "clean_up",
+    ///     Cron::in_zone("0 4 * * *", "Europe/Berlin"),
+    ///     clean_up,
+    /// );
+    ///
+    /// let mut host = TestHost::new(plugin);
+    /// host.store("guest/1", &json!({})).store("user/7", &json!({}));
+    /// let fired = host.advance(Duration::from_secs(24 * 60 * 60));
+    /// assert_eq!(fired.len(), 1);
+    /// assert_eq!(host.state().into_keys().collect::<Vec<_>>(), ["user/7"]);
+    /// ```
+    #[must_use]
+    pub fn every(
+        self,
+        name: impl Into<Cow<'static, str>>,
+        cron: Cron,
+        handler: impl Fn(&Context) -> Result + Send + Sync + 'static,
+    ) -> Self {
+        self.and(Declaration::Every {
+            timer: name.into(),
+            cron,
+            handler: erase_without_data(handler),
+            declare: declare_every,
+        })
+    }
+
     /// Declares an event that this plugin emits. A plugin can emit only declared events.
     #[must_use]
     pub fn emits<T: Output>(self, event: Emits<T>) -> Self {
@@ -276,10 +425,7 @@ impl Plugin {
         event: &'static str,
         handler: impl Fn(&Context) -> Result + Send + Sync + 'static,
     ) -> Self {
-        self.and(Declaration::Listens {
-            event,
-            handler: Box::new(move |ctx, _| handler(ctx).map(|()| None)),
-        })
+        self.and(Declaration::Listens { event, handler: erase_without_data(handler) })
     }
 
     fn and(mut self, declaration: Declaration) -> Self {
@@ -309,6 +455,10 @@ impl Plugin {
                     registry.room(pattern, &access.to_string())?
                 }
                 Declaration::Route { route, event, declare } => declare(registry, *route, event)?,
+                Declaration::Timer { timer, data, declare, .. } => {
+                    declare(registry, timer, &data())?
+                }
+                Declaration::Every { timer, cron, declare, .. } => declare(registry, timer, *cron)?,
             }
         }
         Ok(())
@@ -316,11 +466,14 @@ impl Plugin {
 
     /// Runs the handler of `event`.
     pub(crate) fn handle(&self, event: Event, host: Box<dyn Host>) -> Result<Option<String>> {
+        let fired = event.name.strip_prefix(EVENT_PREFIX);
         let handler = self.declarations.iter().find_map(|declaration| match declaration {
             Declaration::Handles { event: name, handler, .. } if *name == event.name => {
                 Some(handler)
             }
             Declaration::Listens { event: name, handler } if *name == event.name => Some(handler),
+            Declaration::Timer { timer, handler, .. } if fired == Some(timer) => Some(handler),
+            Declaration::Every { timer, handler, .. } if fired == Some(timer) => Some(handler),
             _ => None,
         });
         match handler {
@@ -342,6 +495,29 @@ fn declare_route(registry: &dyn Registry, route: Route, event: &str) -> Result {
     }
     #[cfg(not(target_family = "wasm"))]
     registry.route(method, path, event)
+}
+
+/// Passes a timer that handlers set to the host.
+fn declare_timer(registry: &dyn Registry, timer: &str, data: &str) -> Result {
+    #[cfg(target_family = "wasm")]
+    {
+        let _ = registry;
+        crate::imports::timer(timer, data)
+    }
+    #[cfg(not(target_family = "wasm"))]
+    registry.timer(timer, data)
+}
+
+/// Passes a schedule to the host.
+fn declare_every(registry: &dyn Registry, timer: &str, cron: Cron) -> Result {
+    let Cron { pattern, zone } = cron;
+    #[cfg(target_family = "wasm")]
+    {
+        let _ = registry;
+        crate::imports::every(timer, pattern, zone)
+    }
+    #[cfg(not(target_family = "wasm"))]
+    registry.every(timer, pattern, zone)
 }
 
 impl fmt::Debug for Plugin {

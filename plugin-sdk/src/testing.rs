@@ -13,26 +13,33 @@
 mod outcome;
 
 mod declared;
+mod timers;
 
 mod run;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::Value;
 use sockhop_core::identity::Identity;
 use sockhop_core::name::host_event;
+use sockhop_core::timer;
 
 use self::declared::Declared;
-use self::run::{Caller, Run, World};
+use self::run::{Caller, Finished, Received, Run, World};
+use self::timers::{Due, Timers};
 use crate::access::Access;
 use crate::connection::Connection;
 use crate::event::{self, Event};
 use crate::level::Level;
 use crate::plugin::Plugin;
 use crate::refusal::{Refusal, Result};
+use crate::time::milliseconds;
+use crate::timer::FiredTimer;
 
 pub use self::outcome::{Effect, LoadError, Outcome};
+pub use self::timers::SetTimer;
 
 /// The time of the first event, unless a test sets another: 2026-01-01T00:00:00.000Z, in
 /// milliseconds since 1970.
@@ -41,8 +48,11 @@ const START: u64 = 1_767_225_600_000;
 /// The namespace of all connections.
 const NAMESPACE: &str = "/";
 
-/// A host for one plugin in a unit test. It keeps state, room membership and sequences between
-/// events.
+/// Maximum number of timers that fire in one [`advance`](TestHost::advance).
+const FIRINGS: usize = 100_000;
+
+/// A host for one plugin in a unit test. It keeps state, room membership, sequences and timers
+/// between events.
 ///
 /// Events come from one connection at a time, the *caller*. At first this is the anonymous
 /// connection `c1`. [`connection`](Self::connection) selects another one, and [`user`](Self::user)
@@ -69,9 +79,15 @@ pub struct TestHost {
     /// The identities of the connections, by id.
     clients: BTreeMap<String, Identity>,
     current: String,
+    /// The time of the clock.
     now: u64,
+    /// Whether an event was handled or the clock was advanced.
+    has_begun: bool,
     events: u64,
+    /// Shared with the run of a handler.
+    timers: Rc<Timers>,
     world: World,
+    log: Vec<(Level, String)>,
 }
 
 impl TestHost {
@@ -91,20 +107,25 @@ impl TestHost {
     }
 
     /// Loads `plugin`, or returns why a host refuses to load it: an invalid name, version, room or
-    /// access rule; an event with two handlers; a schema that the host does not support.
+    /// access rule; an event with two handlers; a schema or a schedule that the host does not
+    /// support.
     ///
     /// # Errors
     /// The reason, as `sockhop check` prints it.
     pub fn try_new(plugin: Plugin) -> Result<Self, LoadError> {
         let declared = Rc::new(Declared::load(&plugin)?);
+        let timers = Rc::new(Timers::new(declared.schedules(), START));
         Ok(Self {
             plugin,
             declared,
             clients: BTreeMap::new(),
             current: "c1".to_owned(),
             now: START,
+            has_begun: false,
             events: 0,
+            timers,
             world: World::default(),
+            log: Vec::new(),
         })
     }
 
@@ -159,10 +180,49 @@ impl TestHost {
     }
 
     /// Sets the time at which the next events are received, in milliseconds since 1970. The initial
-    /// time is 2026-01-01T00:00:00.000Z, and the clock does not advance.
+    /// time is 2026-01-01T00:00:00.000Z, and the clock stands still except in
+    /// [`advance`](Self::advance).
+    ///
+    /// No timer fires here. Those that are overdue afterwards fire in the next `advance`, also in
+    /// `advance(Duration::ZERO)`. Before the first event, this is also the time at which the host
+    /// starts: the times of schedules come after it. They also do if the clock is set back.
     pub fn at(&mut self, ms: u64) -> &mut Self {
+        if !self.has_begun || ms < self.now {
+            Rc::make_mut(&mut self.timers).set_schedules(ms);
+        }
         self.now = ms;
         self
+    }
+
+    /// Moves the clock forward, and fires the timers and schedules that become due on the way or
+    /// are overdue. They fire in the order of their deadlines, and those with the same deadline in
+    /// the order in which they were set. The clock stands at the deadline while the handler runs,
+    /// or where it was if the timer is overdue. A timer that a handler sets fires too if it becomes
+    /// due on the way.
+    ///
+    /// Returns each timer that has fired with the outcome of its handler. A timer whose handler
+    /// fails stays, and fires again 1 s later, then after 5 s, 25 s and 125 s, and then every 10
+    /// minutes. After 8 attempts it is dead. The times of a schedule that are overdue together come
+    /// once.
+    ///
+    /// # Panics
+    /// If more than 100,000 timers fire, which happens if a handler sets a timer that is due at
+    /// once again and again.
+    pub fn advance(&mut self, by: Duration) -> Vec<(FiredTimer, Outcome)> {
+        self.has_begun = true;
+        let end = self.now.saturating_add(milliseconds(by));
+        let mut fired = Vec::new();
+        while let Some(due) = self.timers.next(end) {
+            assert!(
+                fired.len() < FIRINGS,
+                "more than {FIRINGS} timers fire in one `advance`, the last one is `{}`: does its \
+                 handler set a timer that is due at once?",
+                due.timer.name
+            );
+            fired.push(self.fire(due));
+        }
+        self.now = end;
+        fired
     }
 
     /// Handles an event from the caller.
@@ -180,7 +240,7 @@ impl TestHost {
         let (caller, data) = (self.caller(), data.to_string());
         let checked = self.declared.check_event(event, &caller.identity, &data, attachments.len());
         match checked {
-            Ok(()) => self.run(event, data, attachments, Some(caller)),
+            Ok(()) => self.run(event, data, attachments, Some(caller), None),
             Err(rejection) => Outcome::refused(rejection.code(), rejection.message()),
         }
     }
@@ -197,7 +257,7 @@ impl TestHost {
             Ok((event, data))
         });
         match checked {
-            Ok((event, data)) => self.run(&event, data, Vec::new(), Some(caller)),
+            Ok((event, data)) => self.run(&event, data, Vec::new(), Some(caller), None),
             Err(rejection) => Outcome::refused(rejection.code(), rejection.message()),
         }
     }
@@ -254,6 +314,21 @@ impl TestHost {
         self
     }
 
+    /// Returns the timers that are set, in the order of their deadlines. Those of schedules are
+    /// among them, with an empty key. A timer whose handler has failed keeps its deadline.
+    #[must_use]
+    pub fn timers(&self) -> Vec<SetTimer> {
+        self.timers.waiting()
+    }
+
+    /// Returns the timers whose handler has failed in all attempts, in the order of their
+    /// deadlines. Only an operator can retry or drop them. That of a schedule has its deadline as
+    /// its key.
+    #[must_use]
+    pub fn dead_timers(&self) -> Vec<SetTimer> {
+        self.timers.dead()
+    }
+
     /// Returns the connections in `room`, sorted.
     #[must_use]
     pub fn members(&self, room: &str) -> Vec<String> {
@@ -268,7 +343,7 @@ impl TestHost {
     /// Returns every log line of the plugin, with its level.
     #[must_use]
     pub fn log(&self) -> &[(Level, String)] {
-        &self.world.log
+        &self.log
     }
 
     /// Returns the schema of `event`'s payload, as the plugin registers it, or `null` if the event
@@ -296,10 +371,18 @@ impl TestHost {
 
     fn host_event(&mut self, event: &str, caller: Option<Caller>) -> Outcome {
         if self.declared.listens_to(event) {
-            self.run(event, Value::Null.to_string(), Vec::new(), caller)
+            self.run(event, Value::Null.to_string(), Vec::new(), caller, None)
         } else {
             Outcome { reply: Ok(Value::Null), effects: Vec::new() }
         }
+    }
+
+    /// Fires a timer at its time, or at once if it is overdue.
+    fn fire(&mut self, Due { at, timer, data }: Due) -> (FiredTimer, Outcome) {
+        self.now = self.now.max(at);
+        let event = timer::event_name(&timer.name);
+        let outcome = self.run(&event, data, Vec::new(), None, Some(timer.clone()));
+        (timer, outcome)
     }
 
     fn run(
@@ -308,7 +391,9 @@ impl TestHost {
         data: String,
         attachments: Vec<Vec<u8>>,
         caller: Option<Caller>,
+        timer: Option<FiredTimer>,
     ) -> Outcome {
+        self.has_begun = true;
         self.events += 1;
         let event = Event {
             name: name.to_owned(),
@@ -320,25 +405,36 @@ impl TestHost {
                 namespace: NAMESPACE.to_owned(),
             }),
         };
+        let received = Received { caller, at: self.now, number: self.events, timer: timer.clone() };
         let run = Rc::new(Run::new(
             Rc::clone(&self.declared),
-            caller,
-            self.now,
-            self.events,
+            received,
             self.identities(),
+            Rc::clone(&self.timers),
             self.world.clone(),
         ));
         let reply = self.plugin.handle(event, Box::new(Rc::clone(&run)));
         let reply = reply.and_then(|reply| self.check_reply(name, reply));
-        let (world, mut effects) = run.finish();
+        let Finished { world, mut effects, timers: changes, log } = run.finish();
+        // Also after a refusal: log lines are not effects.
+        self.log.extend(log);
+        // It shares the timers, and they are changed now.
+        drop(run);
+        let timers = Rc::make_mut(&mut self.timers);
         if reply.is_ok() {
             self.world = world;
+            if let Some(timer) = &timer {
+                timers.handled(timer, self.now);
+            }
+            // Afterwards: the handler may have set the same timer again.
+            timers.apply(changes);
         } else {
             effects.clear();
-            // Numbers and log lines stay: a number is never returned to its sequence, and log lines
-            // are not effects.
+            // A number is never returned to its sequence.
             self.world.sequences = world.sequences;
-            self.world.log = world.log;
+            if let Some(timer) = &timer {
+                timers.failed(timer, self.now);
+            }
         }
         Outcome { reply, effects }
     }

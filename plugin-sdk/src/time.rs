@@ -1,11 +1,20 @@
-//! Formats the host's time as text. It is written here because a calendar library would be half of
-//! a plugin's file.
+//! The host's time, in milliseconds: durations, and times as text. The calendar is written here
+//! because a library would be half of a plugin's file.
+
+use std::time::Duration;
 
 /// Milliseconds per day.
 const DAY: u64 = 86_400_000;
 
 /// The last millisecond of the year 9999, the last year with four digits.
 const LAST: u64 = 253_402_300_799_999;
+
+/// Returns the milliseconds of `duration`. A part of a millisecond counts as a whole one, so that a
+/// timer never fires too early.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    let part = u64::from(duration.subsec_nanos().div_ceil(1_000_000));
+    duration.as_secs().saturating_mul(1_000).saturating_add(part)
+}
 
 /// Formats `ms` since 1970 as RFC 3339 in UTC with milliseconds. A time after the year 9999 becomes
 /// the last millisecond of that year.
@@ -67,6 +76,15 @@ mod tests {
         assert_eq!(rfc3339(1_769_851_800_007), "2026-01-31T09:30:00.007Z");
         assert_eq!(rfc3339(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
         assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn a_part_of_a_millisecond_counts_as_a_whole_one() {
+        assert_eq!(milliseconds(Duration::ZERO), 0);
+        assert_eq!(milliseconds(Duration::from_nanos(1)), 1);
+        assert_eq!(milliseconds(Duration::from_micros(1_999_001)), 2_000);
+        assert_eq!(milliseconds(Duration::from_secs(3)), 3_000);
+        assert_eq!(milliseconds(Duration::MAX), u64::MAX);
     }
 
     #[test]

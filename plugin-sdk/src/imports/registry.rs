@@ -36,3 +36,13 @@ impl Registry for Component {
 pub(crate) fn route(method: &str, path: &str, event: &str) -> Result {
     Ok(registry::route(method, path, event)?)
 }
+
+/// Calls the import `registry.timer`.
+pub(crate) fn timer(timer: &str, data: &str) -> Result {
+    Ok(registry::timer(timer, data)?)
+}
+
+/// Calls the import `registry.every`.
+pub(crate) fn every(timer: &str, cron: &str, zone: &str) -> Result {
+    Ok(registry::every(timer, cron, zone)?)
+}

@@ -2,6 +2,7 @@
 //! All checks are those of `sockhop-core`, which the host uses too.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::error::Error;
 
 use serde_json::Value;
@@ -15,6 +16,7 @@ use sockhop_core::rejection::{Refusal, Rejection};
 use sockhop_core::request::{self, Parameters};
 use sockhop_core::route::{Found, OwnedRoute, RouteTable};
 use sockhop_core::rule::{RoomRules, RoomTaken};
+use sockhop_core::schedule::Schedule;
 
 use super::outcome::{LoadError, of_host};
 use crate::host::Registry;
@@ -131,6 +133,23 @@ impl Declared {
         Ok(value)
     }
 
+    /// The schedules, by name.
+    pub(super) fn schedules(&self) -> &BTreeMap<String, Schedule> {
+        &self.events.schedules
+    }
+
+    /// Checks whether a handler may set or cancel `timer`.
+    pub(super) fn check_timer(&self, timer: &str) -> Result<(), Refusal> {
+        events::declared_timer(&self.events.timers, timer).map(drop)
+    }
+
+    /// Checks the data with which a handler sets `timer`. Returns its value.
+    pub(super) fn check_timer_data(&self, timer: &str, data: &str) -> Result<Value, Refusal> {
+        let schema = events::declared_timer(&self.events.timers, timer)?;
+        let data = events::check_timer_data(timer, data.to_owned(), schema)?;
+        Ok(serde_json::from_str(data.as_str()).unwrap_or_default())
+    }
+
     /// Whether the plugin owns `room`.
     pub(super) fn owns_room(&self, room: &str) -> bool {
         self.rooms.borrow().owns(&self.name, room)
@@ -175,6 +194,14 @@ impl Registry for Collector {
 
     fn route(&self, method: &str, path: &str, event: &str) -> Result {
         self.0.borrow_mut().route(method, path, event).map_err(of_host)
+    }
+
+    fn timer(&self, timer: &str, data: &str) -> Result {
+        self.0.borrow_mut().timer(timer, data.to_owned()).map_err(of_host)
+    }
+
+    fn every(&self, timer: &str, cron: &str, zone: &str) -> Result {
+        self.0.borrow_mut().every(timer, cron, zone).map_err(of_host)
     }
 }
 

@@ -28,7 +28,8 @@ pub struct Outcome {
     /// it returned it. The host answers the client with one of its own codes: see
     /// [`Refusal`](crate::Refusal).
     pub reply: Result<Value>,
-    /// The handler's effects, in order. Empty after a refusal. Stored values are in
+    /// The handler's effects, in order. Of several changes of one timer, only the last is an
+    /// effect. Empty after a refusal. Stored values are in
     /// [`TestHost::state`](crate::testing::TestHost::state).
     pub effects: Vec<Effect>,
 }
@@ -67,6 +68,24 @@ pub enum Effect {
     JoinMember(Who, String),
     /// Others were removed from this room.
     RemoveMember(Who, String),
+    /// A timer was set.
+    SetTimer {
+        /// Its name.
+        timer: String,
+        /// Its key.
+        key: String,
+        /// Its deadline, in milliseconds since 1970.
+        due: u64,
+        /// Its data.
+        data: Value,
+    },
+    /// A timer was cancelled, if it was set.
+    CancelTimer {
+        /// Its name.
+        timer: String,
+        /// Its key.
+        key: String,
+    },
     /// The caller's connection was closed, for this reason.
     Disconnect(String),
 }

@@ -9,6 +9,7 @@ mod members;
 mod rooms;
 mod settings;
 mod state;
+mod timers;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,9 +20,11 @@ use sockhop_core::identity::Identity;
 
 use super::declared::Declared;
 use super::outcome::{Effect, of_host};
+use super::timers::{Change, Timers};
 use crate::connection::Connection;
 use crate::level::Level;
 use crate::refusal::Result;
+use crate::timer::FiredTimer;
 
 /// The data that the test host keeps between events.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +35,6 @@ pub(super) struct World {
     /// Connections by id.
     pub(super) connected: BTreeMap<String, Connection>,
     pub(super) sequences: BTreeMap<String, u64>,
-    pub(super) log: Vec<(Level, String)>,
     pub(super) settings: BTreeMap<String, String>,
 }
 
@@ -44,24 +46,36 @@ pub(super) struct Caller {
     pub(super) identity: Identity,
 }
 
+/// The event of a run, without its data.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) caller: Option<Caller>,
+    /// When it was received.
+    pub(super) at: u64,
+    /// Its number, for its id.
+    pub(super) number: u64,
+    /// The timer that has fired, if it is the event of one.
+    pub(super) timer: Option<FiredTimer>,
+}
+
 /// One run of a handler, on its own copy of the world. The test host takes the copy over if the
-/// handler returns `Ok` and a valid reply; otherwise only its sequences and its log.
+/// handler returns `Ok` and a valid reply; otherwise only its sequences.
 ///
 /// The handler owns its host, and the test host still needs the run afterwards: so an `Rc<Run>`
 /// implements the calls.
 pub(super) struct Run {
     declared: Rc<Declared>,
-    caller: Option<Caller>,
-    /// When the event was received.
-    now: u64,
-    /// The number of the event, for its id.
-    event_number: u64,
+    event: Received,
     /// The identities of the connections, by id.
     identities: BTreeMap<String, Identity>,
+    /// The timers before the event. No call reads timers, so only their changes are kept.
+    timers: Rc<Timers>,
     /// The world before the event, for reads that do not include the handler's own changes.
     before: World,
     world: RefCell<World>,
     pending: RefCell<Pending>,
+    /// The lines that the handler has written.
+    log: RefCell<Vec<(Level, String)>>,
 }
 
 /// What counts against the limits of one event.
@@ -72,18 +86,29 @@ struct Pending {
     bytes: usize,
     /// The keys that were written, with the bytes of key and value.
     written: BTreeMap<String, usize>,
+    /// The timers that were set or cancelled, each at most once. Each is among `effects` too.
+    timers: Vec<Change>,
     /// Pairs of room and connection that join (`true`) or leave when the handler has returned.
     others: Vec<((String, String), bool)>,
+}
+
+/// What a run leaves behind.
+pub(super) struct Finished {
+    pub(super) world: World,
+    pub(super) effects: Vec<Effect>,
+    pub(super) timers: Vec<Change>,
+    pub(super) log: Vec<(Level, String)>,
 }
 
 impl Pending {
     /// Checks whether `more` more effects with `bytes` more bytes are within the limits.
     fn check(&self, more: usize, bytes: usize) -> Result {
         let stored: usize = self.written.values().sum();
+        let timers: usize = self.timers.iter().map(|change| change.bytes).sum();
         EffectLimits::default()
             .check(
                 self.effects.len() + self.written.len() + more,
-                (self.bytes + bytes + stored) as u64,
+                (self.bytes + bytes + stored + timers) as u64,
             )
             .map_err(of_host)
     }
@@ -95,6 +120,26 @@ impl Pending {
         Ok(())
     }
 
+    /// Checks whether a timer may be set or cancelled, which counts `bytes` bytes.
+    fn check_timer(&self, timer: &str, key: &str, bytes: usize) -> Result {
+        // The earlier change of the timer still counts here, as the old value of a key.
+        let is_known = |change: &Change| change.id.0 == timer && change.id.1 == key;
+        self.check(usize::from(!self.timers.iter().any(is_known)), bytes)
+    }
+
+    /// Records that a timer is set or cancelled. Of several changes of a timer, the last counts.
+    fn change(&mut self, change: Change, effect: Effect) {
+        self.timers.retain(|earlier| earlier.id != change.id);
+        self.effects.retain(|earlier| match earlier {
+            Effect::SetTimer { timer, key, .. } | Effect::CancelTimer { timer, key } => {
+                (timer, key) != (&change.id.0, &change.id.1)
+            }
+            _ => true,
+        });
+        self.timers.push(change);
+        self.effects.push(effect);
+    }
+
     /// Records that `key` is written, with a value of `value_bytes` bytes.
     fn write(&mut self, key: &str, value_bytes: usize) {
         self.written.insert(key.to_owned(), key.len() + value_bytes);
@@ -104,28 +149,28 @@ impl Pending {
 impl Run {
     pub(super) fn new(
         declared: Rc<Declared>,
-        caller: Option<Caller>,
-        now: u64,
-        event_number: u64,
+        event: Received,
         identities: BTreeMap<String, Identity>,
+        timers: Rc<Timers>,
         world: World,
     ) -> Self {
         Self {
             declared,
-            caller,
-            now,
-            event_number,
+            event,
             identities,
+            timers,
             before: world.clone(),
             world: RefCell::new(world),
             pending: RefCell::default(),
+            log: RefCell::default(),
         }
     }
 
     /// Returns the world as the handler left it, and the handler's effects. Called once, after the
     /// handler: it empties the run.
-    pub(super) fn finish(&self) -> (World, Vec<Effect>) {
-        let (mut world, Pending { effects, others, .. }) = (self.world.take(), self.pending.take());
+    pub(super) fn finish(&self) -> Finished {
+        let mut world = self.world.take();
+        let Pending { effects, timers, others, .. } = self.pending.take();
         for (member, joins) in others {
             if joins {
                 world.members.insert(member);
@@ -133,17 +178,18 @@ impl Run {
                 world.members.remove(&member);
             }
         }
-        (world, effects)
+        Finished { world, effects, timers, log: self.log.take() }
     }
 
     /// The caller's connection, if there is one.
     fn connection(&self) -> Option<&str> {
-        self.caller.as_ref()?.connection.as_deref()
+        self.event.caller.as_ref()?.connection.as_deref()
     }
 
     /// The caller's connection and identity, for a call that needs a connection.
     fn connected(&self) -> Result<(&str, &Identity)> {
         let connected = self
+            .event
             .caller
             .as_ref()
             .and_then(|caller| Some((caller.connection.as_deref()?, &caller.identity)));

@@ -1,5 +1,7 @@
 //! Tests of the SDK through its own test host: the behaviour on which plugin authors rely.
 
+mod timers;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;

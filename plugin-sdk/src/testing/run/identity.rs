@@ -12,11 +12,12 @@ use super::Run;
 
 impl IdentityCalls for Rc<Run> {
     fn has_role(&self, role: &str) -> bool {
-        self.caller.as_ref().is_some_and(|caller| caller.identity.has_role(role))
+        self.event.caller.as_ref().is_some_and(|caller| caller.identity.has_role(role))
     }
 
     fn claims(&self) -> String {
-        self.caller
+        self.event
+            .caller
             .as_ref()
             .map_or_else(|| Value::Null.to_string(), |caller| caller.identity.claims.to_string())
     }
@@ -26,11 +27,11 @@ impl IdentityCalls for Rc<Run> {
     }
 
     fn event_id(&self) -> String {
-        format!("01TEST{:020}", self.event_number)
+        format!("01TEST{:020}", self.event.number)
     }
 
     fn received_at(&self) -> u64 {
-        self.now
+        self.event.at
     }
 
     fn disconnect(&self, reason: &str) {

@@ -9,6 +9,6 @@ use super::Run;
 
 impl LogCalls for Rc<Run> {
     fn log(&self, level: Level, message: &str) {
-        self.world.borrow_mut().log.push((level, message.to_owned()));
+        self.log.borrow_mut().push((level, message.to_owned()));
     }
 }
