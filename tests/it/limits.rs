@@ -192,6 +192,7 @@ const REACHED: &[(&str, &str, &str)] = &[
         "state",
         "the_write_ahead_log_stays_short_while_one_record_is_written_and_handlers_wait",
     ),
+    ("limits.timers", "timers", "a_plugin_has_so_many_timers_as_is_set"),
     (
         "limits.unfinished_bytes",
         "bounds",

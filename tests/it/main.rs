@@ -45,6 +45,7 @@ mod settings;
 mod state;
 mod stopping;
 mod tidy;
+mod timers;
 mod tls;
 mod transactions;
 mod ways;

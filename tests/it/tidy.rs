@@ -99,6 +99,7 @@ fn no_part_uses_one_that_stands_behind_it() {
             "memory",
             "rate",
             "transport",
+            "wall_clock",
         ],
         &["auth", "tls"],
         &["socketio"],
@@ -107,7 +108,7 @@ fn no_part_uses_one_that_stands_behind_it() {
         &["contract"],
         &["registry"],
         &["dispatcher"],
-        &["socket", "reload"],
+        &["socket", "timers", "reload"],
         &["settings"],
         &["http"],
         &["host"],
@@ -173,7 +174,10 @@ fn the_socket_io_server_knows_no_host_no_plugins_and_no_other_server() {
 }
 
 /// The dependencies of `sockhop-core`. None of them reads files, opens sockets or starts threads.
-const CORE_KNOWS: [&str; 8] = [
+const CORE_KNOWS: [&str; 11] = [
+    "chrono",
+    "chrono-tz",
+    "croner",
     "form_urlencoded",
     "jsonschema",
     "percent-encoding",
@@ -185,7 +189,7 @@ const CORE_KNOWS: [&str; 8] = [
 ];
 
 #[test]
-fn the_core_has_no_io_and_only_its_schemas_know_the_validator() {
+fn the_core_has_no_io_and_each_library_is_known_to_one_part_of_it() {
     let core = root().join("host/core");
     for dependency in dependencies(&core) {
         assert!(CORE_KNOWS.contains(&dependency.as_str()), "the core depends on {dependency}");
@@ -201,6 +205,10 @@ fn the_core_has_no_io_and_only_its_schemas_know_the_validator() {
         for validator in ["jsonschema", "stacker"] {
             let is_schema = name.starts_with("schema.rs") || name.starts_with("schema/");
             assert!(is_schema || !names(&source, validator), "{name:?} knows {validator}");
+        }
+        for calendar in ["chrono", "chrono_tz", "croner"] {
+            let is_schedule = name.starts_with("schedule.rs");
+            assert!(is_schedule || !names(&source, calendar), "{name:?} knows {calendar}");
         }
     }
 }

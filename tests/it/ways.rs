@@ -413,6 +413,9 @@ fn every_way_in_is_known_to_this_file() {
             "/api/plugins/{name}/disable",
             "/api/plugins/{name}/enable",
             "/api/plugins/{name}/forget",
+            // The handler of a timer has no caller, and its effects pass the same checks.
+            "/api/plugins/{name}/timers/retry",
+            "/api/plugins/{name}/timers/drop",
             "/api/drain",
             // Every attempt is made after a reload too.
             "/api/reload",
