@@ -22,6 +22,7 @@ mod ids;
 mod limits;
 mod manifest;
 mod opening;
+mod schedules;
 mod snapshot;
 mod timer_rows;
 mod timers;

@@ -46,8 +46,8 @@ pub const ATTEMPTS: u32 = 8;
 /// the one before, up to [`MAX_DELAY`].
 const FIRST_DELAY: u64 = 1_000;
 const GROWTH: u64 = 5;
-/// In milliseconds.
-const MAX_DELAY: u64 = 10 * 60 * 1_000;
+/// The longest delay of an attempt, in milliseconds.
+pub const MAX_DELAY: u64 = 10 * 60 * 1_000;
 
 /// Returns the time in milliseconds until the next attempt, after so many attempts that have
 /// failed. `None` if there is none.

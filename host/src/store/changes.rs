@@ -50,8 +50,13 @@ impl Changes {
     }
 
     /// Whether timers are to be changed.
-    pub(crate) fn has_timers(&self) -> bool {
+    pub(super) fn has_timers(&self) -> bool {
         !self.timers.is_empty() || self.fired.is_some()
+    }
+
+    /// Whether timers are to be set, or one is removed that is set.
+    pub(super) fn sets_timers(&self) -> bool {
+        self.fired.is_some() || self.timers.values().any(Option::is_some)
     }
 
     /// Removes the timer whose event was handled, together with the other changes.

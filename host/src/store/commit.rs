@@ -124,13 +124,15 @@ impl Store {
     ) -> Result<Vec<Result<(), CommitError>>, rusqlite::Error> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (mut now, mut has_written) = (self.totals(&transaction)?, false);
-        let has_timers = group.iter().any(|changes| changes.has_timers());
-        if has_timers {
+        let sets_timers = group.iter().any(|changes| changes.sets_timers());
+        if sets_timers {
             self.add_timer_tables(&transaction)?;
         }
+        let has_tables = sets_timers || self.has_timer_tables();
+        let has_timers = has_tables && group.iter().any(|changes| changes.has_timers());
         let mut committed = Vec::with_capacity(group.len());
         for changes in group {
-            committed.push(self.write(&transaction, &now, changes)?.map(|then| {
+            committed.push(self.write(&transaction, &now, changes, has_tables)?.map(|then| {
                 now = then;
                 has_written = true;
             }));
@@ -156,6 +158,7 @@ impl Store {
         transaction: &Transaction<'_>,
         now: &Totals,
         changes: &Changes,
+        has_timer_tables: bool,
     ) -> Result<Result<Totals, CommitError>, rusqlite::Error> {
         if let Some(fired) = &changes.fired
             && !timer_rows::is_set(transaction, fired)?
@@ -173,7 +176,9 @@ impl Store {
             then.bytes = then.bytes.saturating_sub(stored_bytes(transaction, key)?) + added;
         }
         let mut replaced = Vec::new();
-        if changes.has_timers() {
+        // Without tables, there is nothing to cancel.
+        let has_timers = changes.has_timers() && has_timer_tables;
+        if has_timers {
             replaced = timer_rows::replaced(transaction, changes)?;
             replaced.iter().for_each(|(_, bytes)| then.remove(1, *bytes));
             let (number, bytes) = timer_rows::added(changes);
@@ -185,7 +190,7 @@ impl Store {
         if then.bytes > self.limits.quota && then.bytes > now.bytes {
             return Ok(Err(self.record_full(then.bytes)));
         }
-        if changes.has_timers() {
+        if has_timers {
             timer_rows::write(transaction, changes, &replaced)?;
         }
         for (key, value) in &changes.writes {

@@ -26,14 +26,14 @@ pub(super) const TABLES: &str = "
 /// The timers of a plugin. `next` is the time of the next attempt. `schedule` is set for a timer
 /// that the host sets again when it has fired. `died` is set for one that fires no more. `bytes` is
 /// what the timer counts against the quota. An id is never used again: it also identifies a timer
-/// while its handler runs.
+/// while its handler runs. `data` is the last column, so that the others are read without it.
 pub(super) const TIMER_TABLES: &str = "
     CREATE TABLE timers (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, \
                                        key TEXT NOT NULL, due INTEGER NOT NULL, \
                                        next INTEGER NOT NULL, \
-                                       attempts INTEGER NOT NULL DEFAULT 0, data TEXT NOT NULL, \
-                                       schedule TEXT, died INTEGER, error TEXT, \
-                                       bytes INTEGER NOT NULL) STRICT;
+                                       attempts INTEGER NOT NULL DEFAULT 0, died INTEGER, \
+                                       bytes INTEGER NOT NULL, schedule TEXT, error TEXT, \
+                                       data TEXT NOT NULL) STRICT;
     CREATE UNIQUE INDEX timers_set ON timers (name, key) WHERE died IS NULL;
     CREATE INDEX timers_next ON timers (name, next, id) WHERE died IS NULL;
     CREATE INDEX timers_dead ON timers (id) WHERE died IS NOT NULL;";

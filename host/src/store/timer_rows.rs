@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::changes::{Changes, NewTimer};
 use super::connection::{integer, natural};
@@ -30,7 +32,11 @@ pub(crate) struct ScheduledTimer {
 pub(super) struct TimerFigures {
     has_tables: AtomicBool,
     changes: AtomicU64,
+    /// Notified with each change.
+    changed: Notify,
     pub(super) count: AtomicU64,
+    /// How many of them are dead.
+    pub(super) dead: AtomicU64,
 }
 
 impl TimerFigures {
@@ -42,6 +48,9 @@ impl TimerFigures {
             let count: i64 =
                 connection.query_row("SELECT count(*) FROM timers", [], |row| row.get(0))?;
             figures.count.store(natural(count), Ordering::Relaxed);
+            let dead = "SELECT count(*) FROM timers WHERE died IS NOT NULL";
+            let dead: i64 = connection.query_row(dead, [], |row| row.get(0))?;
+            figures.dead.store(natural(dead), Ordering::Relaxed);
             figures.has_tables.store(true, Ordering::Relaxed);
         }
         Ok(figures)
@@ -57,6 +66,16 @@ impl Store {
     /// Number of timers, dead ones included, as of the last commit.
     pub(crate) fn timer_count(&self) -> u64 {
         self.timers.count.load(Ordering::Relaxed)
+    }
+
+    /// Number of dead timers, as of the last commit.
+    pub(super) fn dead_timer_count(&self) -> u64 {
+        self.timers.dead.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the next change of timers.
+    pub(crate) fn timers_notified(&self) -> Notified<'_> {
+        self.timers.changed.notified()
     }
 
     pub(super) fn has_timer_tables(&self) -> bool {
@@ -96,15 +115,26 @@ impl Store {
     pub(super) fn timers_changed(&self) {
         self.timers.has_tables.store(true, Ordering::Release);
         self.timers.changes.fetch_add(1, Ordering::Release);
+        self.timers.changed.notify_waiters();
     }
 }
 
-/// Number of dead timers.
-pub(super) fn dead_timers(connection: &Connection) -> Result<u64, rusqlite::Error> {
-    connection
-        .prepare_cached("SELECT count(*) FROM timers WHERE died IS NOT NULL")?
-        .query_row([], |row| row.get(0))
-        .map(natural)
+/// Removes the dead timers of this name except one.
+pub(super) fn remove_dead(
+    transaction: &Transaction<'_>,
+    totals: &mut Totals,
+    timer: &str,
+    except: i64,
+) -> Result<(), rusqlite::Error> {
+    let mut removed = transaction.prepare_cached(
+        "DELETE FROM timers WHERE died IS NOT NULL AND name = ?1 AND id <> ?2 RETURNING bytes",
+    )?;
+    let removed = removed.query_map(params![timer, except], |row| row.get(0).map(natural))?;
+    for bytes in removed {
+        totals.remove(1, bytes?);
+        totals.dead = totals.dead.saturating_sub(1);
+    }
+    Ok(())
 }
 
 /// Whether the timer whose event was handled is still set as it was.
@@ -223,7 +253,7 @@ pub(super) fn scheduled_bytes(scheduled: &ScheduledTimer) -> u64 {
 }
 
 /// The bytes that a timer counts against the quota.
-pub(super) fn bytes_of(connection: &Connection, id: i64) -> Result<Option<u64>, rusqlite::Error> {
+fn bytes_of(connection: &Connection, id: i64) -> Result<Option<u64>, rusqlite::Error> {
     let mut bytes = connection.prepare_cached("SELECT bytes FROM timers WHERE id = ?1")?;
     let bytes: Option<i64> = bytes.query_row([id], |row| row.get(0)).optional()?;
     Ok(bytes.map(natural))

@@ -2,14 +2,13 @@
 //! those whose handler has failed, and the timers of schedules. Handlers set and remove timers by
 //! their commits ([`timer_rows`](super::timer_rows)).
 
-use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::connection::{integer, natural};
-use super::timer_rows::{
-    ScheduledTimer, bytes_of, dead_timers, insert_scheduled, is_set, schedule_of, scheduled_bytes,
-};
+use super::timer_rows::{insert_scheduled, is_set, remove_dead, schedule_of};
 use super::totals::Totals;
-use super::{CommitError, Store, StoreError};
+use super::{CommitError, FailureKind, Store, StoreError};
+use crate::error_chain::ErrorChain;
 use crate::event::FiredTimer;
 use crate::rejection::truncate;
 
@@ -31,8 +30,6 @@ pub(crate) struct DueTimer {
     pub(crate) attempts: u32,
     /// Whether the host has set it, by a schedule.
     pub(crate) is_scheduled: bool,
-    /// JSON.
-    pub(crate) data: String,
 }
 
 /// What a look at the timers has found.
@@ -86,7 +83,7 @@ pub(crate) enum Which {
 }
 
 impl Store {
-    /// Returns the timers with one of these names that are due at `now`, at most `limit` of each,
+    /// Returns the timers with one of these names that are due at `now`, the first `limit` of them,
     /// and when the next one is.
     ///
     /// # Errors
@@ -97,29 +94,43 @@ impl Store {
         now: u64,
         limit: usize,
     ) -> Result<DueTimers, StoreError> {
-        let mut found = DueTimers::default();
         if !self.has_timer_tables() {
-            return Ok(found);
+            return Ok(DueTimers::default());
         }
-        let reader = self.reader()?;
-        let (now, limit) = (integer(now), i64::try_from(limit).unwrap_or(i64::MAX));
-        for name in names {
-            let mut due = reader.prepare_cached(
-                "SELECT id, name, key, due, attempts, data, schedule IS NOT NULL FROM timers
-                 WHERE name = ?1 AND died IS NULL AND next <= ?2 ORDER BY next, id LIMIT ?3",
-            )?;
-            let rows = due.query_map(params![name, now, limit], due_timer)?;
-            found.due.extend(rows.collect::<Result<Vec<_>, _>>()?);
-            let mut next = reader.prepare_cached(
-                "SELECT next FROM timers
-                 WHERE name = ?1 AND died IS NULL AND next > ?2 ORDER BY next LIMIT 1",
-            )?;
-            let next = next.query_row(params![name, now], |row| row.get(0)).optional()?;
-            found.next = found.next.into_iter().chain(next.map(natural)).min();
-        }
-        self.keep_reader(reader);
-        found.due.sort_by_key(|timer| (timer.due, timer.id));
-        Ok(found)
+        let now = integer(now);
+        self.read_timers(|reader| {
+            let mut found = DueTimers::default();
+            let max = i64::try_from(limit).unwrap_or(i64::MAX);
+            for name in names {
+                let mut due = reader.prepare_cached(
+                    "SELECT id, name, key, due, attempts, schedule IS NOT NULL FROM timers
+                     WHERE name = ?1 AND died IS NULL AND next <= ?2 ORDER BY next, id LIMIT ?3",
+                )?;
+                let rows = due.query_map(params![name, now, max], due_timer)?;
+                found.due.extend(rows.collect::<Result<Vec<_>, _>>()?);
+                let mut next = reader.prepare_cached(
+                    "SELECT next FROM timers
+                     WHERE name = ?1 AND died IS NULL AND next > ?2 ORDER BY next LIMIT 1",
+                )?;
+                let next = next.query_row(params![name, now], |row| row.get(0)).optional()?;
+                found.next = found.next.into_iter().chain(next.map(natural)).min();
+            }
+            found.due.sort_by_key(|timer| (timer.due, timer.id));
+            found.due.truncate(limit);
+            Ok(found)
+        })
+    }
+
+    /// Returns the data of a timer, which is JSON; `None` if the timer is gone.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub(crate) fn timer_data(&self, id: i64) -> Result<Option<String>, StoreError> {
+        self.read_timers(|reader| {
+            let mut data =
+                reader.prepare_cached("SELECT data FROM timers WHERE id = ?1 AND died IS NULL")?;
+            data.query_row([id], |row| row.get(0)).optional()
+        })
     }
 
     /// Whether this timer is still set as it was when it fired.
@@ -127,24 +138,13 @@ impl Store {
     /// # Errors
     /// The state can't be read.
     pub(crate) fn is_still_set(&self, fired: &FiredTimer) -> Result<bool, StoreError> {
-        let reader = self.reader()?;
-        let is_set = is_set(&reader, fired)?;
-        self.keep_reader(reader);
-        Ok(is_set)
+        self.read_timers(|reader| is_set(reader, fired))
     }
 
-    /// Returns how many timers there are, and how many of them are dead.
-    ///
-    /// # Errors
-    /// The state can't be read.
-    pub(crate) fn timer_counts(&self) -> Result<TimerCounts, StoreError> {
-        if !self.has_timer_tables() {
-            return Ok(TimerCounts::default());
-        }
-        let reader = self.reader()?;
-        let dead = dead_timers(&reader)?;
-        self.keep_reader(reader);
-        Ok(TimerCounts { set: self.timer_count().saturating_sub(dead), dead })
+    /// Returns how many timers there are, and how many of them are dead, as of the last commit.
+    pub(crate) fn timer_counts(&self) -> TimerCounts {
+        let (all, dead) = (self.timer_count(), self.dead_timer_count());
+        TimerCounts { set: all.saturating_sub(dead), dead }
     }
 
     /// Returns at most `limit` timers whose id follows `after`, in the order of their ids.
@@ -160,13 +160,17 @@ impl Store {
         if !self.has_timer_tables() {
             return Ok(Vec::new());
         }
-        let reader = self.reader()?;
-        let rows = {
-            let mut rows = reader.prepare_cached(
-                "SELECT id, name, key, due, next, attempts, died, error FROM timers
-                 WHERE id > ?1 AND (died IS NOT NULL) = ?2 ORDER BY id LIMIT ?3",
-            )?;
-            let rows = rows.query_map(params![after, dead, limit], |row| {
+        // With the condition of an index as text, so that the index is used.
+        let statement = if dead {
+            "SELECT id, name, key, due, next, attempts, died, error FROM timers
+             WHERE id > ?1 AND died IS NOT NULL ORDER BY id LIMIT ?2"
+        } else {
+            "SELECT id, name, key, due, next, attempts, died, error FROM timers
+             WHERE id > ?1 AND died IS NULL ORDER BY id LIMIT ?2"
+        };
+        self.read_timers(|reader| {
+            let mut rows = reader.prepare_cached(statement)?;
+            let rows = rows.query_map(params![after, limit], |row| {
                 Ok(TimerRow {
                     id: row.get(0)?,
                     timer: row.get(1)?,
@@ -178,14 +182,13 @@ impl Store {
                     error: row.get(7)?,
                 })
             })?;
-            rows.collect::<Result<Vec<_>, _>>()?
-        };
-        self.keep_reader(reader);
-        Ok(rows)
+            rows.collect()
+        })
     }
 
     /// Records that the handler of `fired` has failed. A timer of a schedule that is dead is set
-    /// anew. Without effect if the timer was cancelled or set again meanwhile.
+    /// anew, and its earlier dead times are removed: one of them is enough for an operator. Without
+    /// effect if the timer was cancelled or set again meanwhile.
     ///
     /// # Errors
     /// The file can't be written: nothing is recorded.
@@ -198,7 +201,8 @@ impl Store {
         truncate(&mut reason, MAX_ERROR);
         self.change_timers(|transaction, totals| {
             let (next, died) = match afterwards {
-                Afterwards::Retry(next) => (integer(next), None),
+                // Never before the deadline, also if the clock was set back meanwhile.
+                Afterwards::Retry(next) => (integer(next.max(fired.due)), None),
                 Afterwards::Dead(at) => (integer(at), Some(integer(at))),
             };
             let changed = transaction
@@ -207,7 +211,14 @@ impl Store {
                      WHERE id = ?1 AND died IS NULL",
                 )?
                 .execute(params![fired.id, fired.attempt, next, died, reason])?;
-            if let (1.., Afterwards::Dead(_), Some(next)) = (changed, afterwards, fired.next) {
+            if changed == 0 {
+                return Ok(());
+            }
+            if died.is_some() {
+                totals.dead += 1;
+            }
+            if let (Afterwards::Dead(_), Some(next)) = (afterwards, fired.next) {
+                remove_dead(transaction, totals, &fired.timer, fired.id)?;
                 let schedule = schedule_of(transaction, fired.id)?;
                 // From now on it is one of its own: the next one can be set beside it.
                 transaction
@@ -221,96 +232,45 @@ impl Store {
         })
     }
 
-    /// Sets the timers of `schedules`, unless they are set already, and removes those of other
-    /// schedules. A timer that is set for a later time than the next one of its schedule, because
-    /// the clock was set back, is set anew.
-    ///
-    /// # Errors
-    /// The file can't be written: nothing has changed.
-    pub(crate) fn set_schedules(&self, schedules: &[ScheduledTimer]) -> Result<(), CommitError> {
-        if schedules.is_empty() && !self.has_timer_tables() {
-            return Ok(());
-        }
-        let is_set = |known: &ScheduledTimer, wanted: &ScheduledTimer| {
-            known.timer == wanted.timer
-                && known.schedule == wanted.schedule
-                && known.next <= wanted.next
-        };
-        let known = self.known_schedules()?;
-        let is_kept = |known| schedules.iter().any(|wanted| is_set(known, wanted));
-        if known.len() == schedules.len() && known.iter().all(is_kept) {
-            return Ok(());
-        }
-        self.change_timers(|transaction, totals| {
-            for gone in known.iter().filter(|known| !is_kept(known)) {
-                let removed = transaction
-                    .prepare_cached(
-                        "DELETE FROM timers
-                         WHERE name = ?1 AND key = '' AND schedule IS NOT NULL AND died IS NULL",
-                    )?
-                    .execute([&gone.timer])?;
-                totals.remove(removed, removed as u64 * scheduled_bytes(gone));
-            }
-            for wanted in schedules {
-                if !known.iter().any(|known| is_set(known, wanted)) {
-                    let ScheduledTimer { timer, schedule, next } = wanted;
-                    insert_scheduled(transaction, totals, timer, schedule, *next)?;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// The timers of schedules that are set.
-    fn known_schedules(&self) -> Result<Vec<ScheduledTimer>, StoreError> {
-        if !self.has_timer_tables() {
-            return Ok(Vec::new());
-        }
-        let reader = self.reader()?;
-        let known = {
-            let mut known = reader.prepare_cached(
-                "SELECT name, schedule, due FROM timers
-                 WHERE key = '' AND schedule IS NOT NULL AND died IS NULL",
-            )?;
-            let known = known.query_map([], |row| {
-                let (timer, schedule) = (row.get(0)?, row.get(1)?);
-                Ok(ScheduledTimer { timer, schedule, next: natural(row.get(2)?) })
-            })?;
-            known.collect::<Result<Vec<_>, _>>()?
-        };
-        self.keep_reader(reader);
-        Ok(known)
-    }
-
     /// Lets dead timers fire again at once, with all their attempts. One whose name and key are set
     /// anew stays dead. Returns how many fire again. Takes a second for 100,000 timers.
     ///
     /// # Errors
     /// The file can't be written. Some timers may have been changed.
     pub(crate) fn retry_timers(&self, which: &Which, now: u64) -> Result<usize, CommitError> {
-        // A timer that dies again meanwhile is not retried twice: its time of death is later.
-        self.change_in_batches(which, now, |transaction, _, id| {
-            transaction
+        self.change_in_batches(which, |transaction, totals, id| {
+            let retried = transaction
                 .prepare_cached(
-                    "UPDATE timers SET died = NULL, attempts = 0, next = ?2
+                    "UPDATE timers SET died = NULL, attempts = 0, next = max(due, ?2)
                      WHERE id = ?1 AND died IS NOT NULL AND NOT EXISTS (
                          SELECT 1 FROM timers AS other WHERE other.died IS NULL
                          AND other.name = timers.name AND other.key = timers.key
                      )",
                 )?
-                .execute(params![id, integer(now)])
+                .execute(params![id, integer(now)])?;
+            totals.dead = totals.dead.saturating_sub(retried as u64);
+            Ok(retried)
         })
     }
 
-    /// Removes timers: dead ones, and also pending ones if their ids are given. Returns how many.
+    /// Removes timers: dead ones, and also those that handlers have set if their ids are given. The
+    /// timer of a schedule stays: the plugin declares it. Returns how many.
     ///
     /// # Errors
     /// The file can't be written. Some timers may have been removed.
-    pub(crate) fn drop_timers(&self, which: &Which, now: u64) -> Result<usize, CommitError> {
-        self.change_in_batches(which, now, |transaction, totals, id| {
-            let Some(bytes) = bytes_of(transaction, id)? else { return Ok(0) };
+    pub(crate) fn drop_timers(&self, which: &Which) -> Result<usize, CommitError> {
+        self.change_in_batches(which, |transaction, totals, id| {
+            let found = transaction
+                .prepare_cached(
+                    "DELETE FROM timers WHERE id = ?1 AND schedule IS NULL
+                     RETURNING bytes, died IS NOT NULL",
+                )?
+                .query_row([id], |row| Ok((natural(row.get(0)?), row.get::<_, bool>(1)?)))
+                .optional()?;
+            let Some((bytes, is_dead)) = found else { return Ok(0) };
             totals.remove(1, bytes);
-            transaction.prepare_cached("DELETE FROM timers WHERE id = ?1")?.execute([id])
+            totals.dead = totals.dead.saturating_sub(u64::from(is_dead));
+            Ok(1)
         })
     }
 
@@ -318,7 +278,6 @@ impl Store {
     fn change_in_batches(
         &self,
         which: &Which,
-        now: u64,
         change: impl Fn(&Transaction<'_>, &mut Totals, i64) -> Result<usize, rusqlite::Error>,
     ) -> Result<usize, CommitError> {
         let mut changed = 0;
@@ -340,10 +299,10 @@ impl Store {
                     let (last, some) = self.change_timers(|transaction, totals| {
                         let mut dead = transaction.prepare_cached(
                             "SELECT id FROM timers
-                             WHERE id > ?1 AND died <= ?2 ORDER BY id LIMIT ?3",
+                             WHERE id > ?1 AND died IS NOT NULL ORDER BY id LIMIT ?2",
                         )?;
                         let dead = dead
-                            .query_map(params![after, integer(now), BATCH], |row| row.get(0))?
+                            .query_map(params![after, BATCH], |row| row.get(0))?
                             .collect::<Result<Vec<i64>, _>>()?;
                         let changes = dead.iter().map(|id| change(transaction, totals, *id));
                         Ok((dead.last().copied(), changes.sum::<Result<usize, _>>()?))
@@ -357,8 +316,43 @@ impl Store {
         Ok(changed)
     }
 
-    /// Changes timers in a transaction of the host's own. Blocks, as [`Store::commit`] does.
-    fn change_timers<T>(
+    /// Reads timers outside of any view. A failure is shown to operators.
+    pub(super) fn read_timers<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, StoreError> {
+        let result = self.reader().and_then(|reader| {
+            let found = read(&reader)?;
+            self.keep_reader(reader);
+            Ok(found)
+        });
+        match &result {
+            Ok(_) => self.health.worked(FailureKind::Read),
+            Err(error) => {
+                self.health.failed(FailureKind::Read, ErrorChain(error).to_string());
+            }
+        }
+        result
+    }
+
+    /// Changes timers in a transaction of the host's own. Blocks, as [`Store::commit`] does. A
+    /// failure is shown to operators.
+    pub(super) fn change_timers<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>, &mut Totals) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, CommitError> {
+        let changed = self.try_change_timers(change);
+        match &changed {
+            Ok(_) => self.health.stored(),
+            Err(CommitError::Store(error)) => {
+                self.health.failed(FailureKind::Write, ErrorChain(error).to_string());
+            }
+            Err(error) => self.health.failed(FailureKind::Contended, error.to_string()),
+        }
+        changed
+    }
+
+    fn try_change_timers<T>(
         &self,
         change: impl FnOnce(&Transaction<'_>, &mut Totals) -> Result<T, rusqlite::Error>,
     ) -> Result<T, CommitError> {
@@ -387,7 +381,6 @@ fn due_timer(row: &Row<'_>) -> Result<DueTimer, rusqlite::Error> {
         key: row.get(2)?,
         due: natural(row.get(3)?),
         attempts: row.get(4)?,
-        data: row.get(5)?,
-        is_scheduled: row.get(6)?,
+        is_scheduled: row.get(5)?,
     })
 }

@@ -16,6 +16,8 @@ pub(super) struct Totals {
     pub(super) bytes: u64,
     /// Number of timers, dead ones included.
     pub(super) timers: u64,
+    /// Number of dead timers.
+    pub(super) dead: u64,
 }
 
 impl Totals {
@@ -36,7 +38,8 @@ impl Store {
     /// Reads the totals. The caller holds the writer.
     pub(super) fn totals(&self, transaction: &Transaction<'_>) -> Result<Totals, rusqlite::Error> {
         let Meta { commits, bytes } = meta(transaction)?;
-        Ok(Totals { commits, bytes, timers: self.timers.count.load(Ordering::Relaxed) })
+        let (timers, dead) = (self.timer_count(), self.dead_timer_count());
+        Ok(Totals { commits, bytes, timers, dead })
     }
 
     /// Keeps a copy of the totals that were stored.
@@ -44,5 +47,6 @@ impl Store {
         self.used.store(now.bytes, Ordering::Relaxed);
         self.commits.store(now.commits, Ordering::Relaxed);
         self.timers.count.store(now.timers, Ordering::Relaxed);
+        self.timers.dead.store(now.dead, Ordering::Relaxed);
     }
 }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use rusqlite::OptionalExtension;
 use sockhop_core::state::{check_key, check_value};
-use sockhop_core::timer;
+use sockhop_core::{limits, timer};
 
 use super::changes::{Changes, NewTimer, TimerKey, Tracked};
 use super::connection::{entry_bytes, stored_bytes};
 use super::snapshot::{Snapshot, read};
 use super::{CommitError, FailureKind, Store, ViewError};
+use crate::event::FiredTimer;
 
 /// A consistent view of a plugin's state, with the changes that one handler has made to it.
 pub struct View {
@@ -106,7 +107,7 @@ impl View {
     }
 
     /// Sets a timer that is `due` at a time in milliseconds since 1970, with JSON as data. Whether
-    /// the quota has space is decided by the commit.
+    /// the quota has space is decided by the commit. `fired` is the timer whose event is handled.
     ///
     /// # Errors
     /// [`ViewError::Misuse`] for an empty key; [`ViewError::Limit`] for a key or data that is too
@@ -117,16 +118,43 @@ impl View {
         key: String,
         due: u64,
         data: String,
+        fired: Option<&FiredTimer>,
     ) -> Result<(), ViewError> {
         self.check_key(&key)?;
         check_value(data.len(), self.store.limits.value)?;
-        let max = self.store.limits.timers;
-        let own = self.timers.values().filter(|new| new.is_some()).count() as u64;
-        if self.store.timer_count() + own >= max && !self.store.is_timer_set(&timer, &key)? {
+        let (place, max) = ((timer, key), self.store.limits.timers);
+        // Near the limit, it is counted how many there would be.
+        let is_near = self.store.timer_count() + limits::EFFECTS as u64 >= max;
+        let before = self.timers.insert(place.clone(), Some(NewTimer { due, data }));
+        if is_near && self.timers_afterwards(fired)? > max {
+            match before {
+                Some(before) => self.timers.insert(place, before),
+                None => self.timers.remove(&place),
+            };
             return Err(ViewError::Limit(CommitError::TooManyTimers { max }.to_string()));
         }
-        self.timers.insert((timer, key), Some(NewTimer { due, data }));
         Ok(())
+    }
+
+    /// Number of timers that the plugin has after this view's changes. `fired` is the timer whose
+    /// event is handled.
+    fn timers_afterwards(&self, fired: Option<&FiredTimer>) -> Result<u64, ViewError> {
+        let (mut more, mut less) = (0, 0);
+        for ((timer, key), new) in &self.timers {
+            match (new, self.store.is_timer_set(timer, key)?) {
+                (Some(_), false) => more += 1,
+                (None, true) => less += 1,
+                _ => {}
+            }
+        }
+        if let Some(fired) = fired {
+            let is_set_again = self
+                .timers
+                .iter()
+                .any(|((timer, key), _)| (timer, key) == (&fired.timer, &fired.key));
+            less += u64::from(!is_set_again && fired.next.is_none());
+        }
+        Ok((self.store.timer_count() + more).saturating_sub(less))
     }
 
     /// Cancels a timer. One that is not set is no error.

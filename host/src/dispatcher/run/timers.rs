@@ -1,5 +1,7 @@
 //! The WIT interface `timers`, for one run of a handler.
 
+use std::sync::Arc;
+
 use sockhop_core::timer;
 
 use crate::effect::{Deadline, TimerCalls};
@@ -30,7 +32,8 @@ impl TimerCalls for Run {
         let due = deadline.resolve(self.event.received_at_ms())?;
         let schema = events::declared_timer(&self.active.timers, &timer)?;
         let data = events::check_timer_data(&timer, data, schema)?;
-        let set = self.view().set_timer(timer, key, due, data.as_str().to_owned());
+        let (event, data) = (Arc::clone(&self.event), data.as_str().to_owned());
+        let set = self.view().set_timer(timer, key, due, data, event.timer.as_deref());
         set.map_err(|error| self.refuse(error))
     }
 

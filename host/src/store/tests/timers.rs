@@ -15,7 +15,8 @@ fn changed(store: &Arc<Store>, change: impl FnOnce(&mut View)) -> Changes {
 }
 
 fn set(view: &mut View, key: &str, due: u64, data: &str) {
-    view.set_timer("remind".to_owned(), key.to_owned(), due, data.to_owned()).unwrap();
+    let (timer, key, data) = ("remind".to_owned(), key.to_owned(), data.to_owned());
+    view.set_timer(timer, key, due, data, None).unwrap();
 }
 
 fn cancel(view: &mut View, key: &str) {
@@ -24,6 +25,10 @@ fn cancel(view: &mut View, key: &str) {
 
 fn due(store: &Store, now: u64) -> Vec<DueTimer> {
     store.due_timers(&["remind", "daily"], now, 100).unwrap().due
+}
+
+fn data_of(store: &Store, timer: &DueTimer) -> String {
+    store.timer_data(timer.id).unwrap().unwrap()
 }
 
 fn keys_due(store: &Store, now: u64) -> Vec<String> {
@@ -44,7 +49,7 @@ fn handling(store: &Arc<Store>, change: impl FnOnce(&mut View)) -> (FiredTimer, 
 }
 
 fn counts(store: &Store) -> (u64, u64) {
-    let TimerCounts { set, dead } = store.timer_counts().unwrap();
+    let TimerCounts { set, dead } = store.timer_counts();
     (set, dead)
 }
 
@@ -70,7 +75,8 @@ fn timers_are_set_and_cancelled_together_with_the_state_or_not_at_all() {
     store.commit(&both).unwrap();
     let found = store.due_timers(&["remind"], 10, 5).unwrap();
     assert_eq!(found.next, Some(20));
-    assert!(matches!(found.due.as_slice(), [timer] if timer.key == "a" && timer.data == "1"));
+    let [timer] = found.due.as_slice() else { panic!("{found:?}") };
+    assert_eq!((timer.key.as_str(), data_of(&store, timer)), ("a", "1".to_owned()));
 
     // A handler that sets a timer and nothing else is validated too.
     let outdated = changed(&store, |view| {
@@ -89,7 +95,8 @@ fn timers_are_set_and_cancelled_together_with_the_state_or_not_at_all() {
     });
     store.commit(&again).unwrap();
     let left = due(&store, 100);
-    assert!(matches!(left.as_slice(), [timer] if timer.due == 7 && timer.data == "4"), "{left:?}");
+    let [timer] = left.as_slice() else { panic!("{left:?}") };
+    assert_eq!((timer.due, data_of(&store, timer)), (7, "4".to_owned()));
     check(&dir, &store);
     drop(store);
     let store = open(&dir, StoreLimits::default());
@@ -174,9 +181,9 @@ fn a_timer_whose_handler_fails_is_retried_later_and_a_dead_one_only_by_an_operat
     let retried = due(&store, 700).into_iter().find(|timer| timer.key == "a").unwrap();
     assert_eq!((retried.id, retried.due, retried.attempts), (dead.id, 10, 0));
     store.timer_failed(&fired(retried, None), Afterwards::Dead(800), String::new()).unwrap();
-    assert_eq!(store.drop_timers(&Which::AllDead, 900).unwrap(), 1);
+    assert_eq!(store.drop_timers(&Which::AllDead).unwrap(), 1);
     let pending = store.timers(false, 0, 10).unwrap().remove(0).id;
-    assert_eq!(store.drop_timers(&Which::Ids(vec![pending]), 900).unwrap(), 1);
+    assert_eq!(store.drop_timers(&Which::Ids(vec![pending])).unwrap(), 1);
     assert_eq!(counts(&store), (0, 0));
     check(&dir, &store);
 }
@@ -209,17 +216,90 @@ fn the_timers_of_schedules_are_set_by_what_the_version_declares() {
     assert_eq!(is_due(449), [0; 0]);
     store.timer_failed(&failing, Afterwards::Dead(460), String::new()).unwrap();
     assert_eq!((is_due(1_000), counts(&store)), (vec![500], (1, 1)));
-    assert_eq!(store.retry_timers(&Which::AllDead, 470).unwrap(), 1);
-    assert_eq!(is_due(470), [400], "beside the next one");
-    let retried = fired(due(&store, 470).remove(0), None);
+    let dying = fired(due(&store, 500).remove(0), Some(600));
+    store.timer_failed(&dying, Afterwards::Dead(560), String::new()).unwrap();
+    assert_eq!((is_due(1_000), counts(&store)), (vec![600], (1, 1)), "one dead time is kept");
+    check(&dir, &store);
+    let of_schedule = store.timers(false, 0, 10).unwrap().remove(0).id;
+    assert_eq!(store.drop_timers(&Which::Ids(vec![of_schedule])).unwrap(), 0, "it is declared");
+    assert_eq!(store.retry_timers(&Which::AllDead, 570).unwrap(), 1);
+    assert_eq!(is_due(570), [500], "beside the next one");
+    let retried = fired(due(&store, 570).remove(0), None);
     let mut handled = Changes::default();
     handled.consume(Box::new(retried));
     store.commit(&handled).unwrap();
-    assert_eq!(is_due(1_000), [500]);
+    assert_eq!(is_due(1_000), [600]);
     check(&dir, &store);
 
     store.set_schedules(&[]).unwrap();
     assert_eq!(counts(&store), (0, 0), "a version without it");
+    check(&dir, &store);
+}
+
+#[test]
+fn an_attempt_is_never_before_the_deadline_and_not_delayed_by_a_clock_that_was_ahead() {
+    let (_dir, store) = fresh();
+    store.commit(&changed(&store, |view| set(view, "a", 1_000, "1"))).unwrap();
+    let early = fired(due(&store, 1_000).remove(0), None);
+    // The clock was set back while the handler ran.
+    store.timer_failed(&early, Afterwards::Retry(900), String::new()).unwrap();
+    assert_eq!((keys_due(&store, 999).len(), keys_due(&store, 1_000).len()), (0, 1));
+    store.timer_failed(&early, Afterwards::Dead(900), String::new()).unwrap();
+    assert_eq!(store.retry_timers(&Which::AllDead, 900).unwrap(), 1);
+    assert_eq!((keys_due(&store, 999).len(), keys_due(&store, 1_000).len()), (0, 1));
+    store.timer_failed(&early, Afterwards::Retry(1_000_000), String::new()).unwrap();
+    store.bring_retries_forward(2_000, 1_000_000).unwrap();
+    assert_eq!(keys_due(&store, 2_000), [""; 0], "an ordinary delay");
+    store.bring_retries_forward(2_000, 100).unwrap();
+    assert_eq!(keys_due(&store, 2_000), ["a"]);
+}
+
+#[test]
+fn a_commit_with_a_refused_writer_of_timers_stores_the_others() {
+    let (dir, store) = fresh();
+    put(&store, &[("read", "1")]);
+    let refused = changed(&store, |view| {
+        view.get("read").unwrap();
+        set(view, "refused", 10, "1");
+    });
+    let cancelling = changed(&store, |view| cancel(view, "unknown"));
+    put(&store, &[("read", "2")]);
+    store.commit(&cancelling).unwrap();
+    assert!(!store.has_timer_tables(), "nothing was set");
+    let good = changed(&store, |view| set(view, "good", 20, "2"));
+    let committed = store.commit_all(&[&refused, &good, &cancelling]);
+    assert!(matches!(committed.as_slice(), [Err(CommitError::Conflict), Ok(()), Ok(())]));
+    assert_eq!(keys_due(&store, 100), ["good"]);
+    check(&dir, &store);
+}
+
+#[test]
+fn near_the_limit_it_is_counted_how_many_timers_there_would_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, StoreLimits { timers: 3, ..StoreLimits::default() });
+    let three =
+        |view: &mut View| ["a", "b", "c"].into_iter().for_each(|key| set(view, key, 10, "1"));
+    store.commit(&changed(&store, three)).unwrap();
+    store.commit(&changed(&store, three)).unwrap();
+    let replacing = changed(&store, |view| {
+        cancel(view, "a");
+        set(view, "d", 10, "1");
+        set(view, "d", 20, "2");
+    });
+    store.commit(&replacing).unwrap();
+    // The handler of a timer may set another one in its place.
+    let own = fired(due(&store, 10).remove(0), None);
+    let mut view = store.view();
+    let next = |key: &str| ("remind".to_owned(), key.to_owned(), 30, "3".to_owned());
+    let (timer, key, time, data) = next("e");
+    view.set_timer(timer, key, time, data, Some(&own)).unwrap();
+    let (timer, key, time, data) = next("f");
+    let refused = view.set_timer(timer, key, time, data, Some(&own));
+    assert!(matches!(refused, Err(ViewError::Limit(_))));
+    let mut changes = view.into_changes();
+    changes.consume(Box::new(own));
+    store.commit(&changes).unwrap();
+    assert_eq!(store.timer_count(), 3);
     check(&dir, &store);
 }
 
@@ -229,7 +309,7 @@ fn a_plugin_has_so_many_timers_as_is_set_and_their_bytes_count() {
     let store = open(&dir, StoreLimits { timers: 3, quota: 1 << 20, ..StoreLimits::default() });
     let three = changed(&store, |view| {
         ["a", "b", "c"].into_iter().for_each(|key| set(view, key, 10, "1"));
-        let fourth = view.set_timer("remind".to_owned(), "d".to_owned(), 10, "1".to_owned());
+        let fourth = view.set_timer("remind".to_owned(), "d".to_owned(), 10, "1".to_owned(), None);
         assert!(matches!(fourth, Err(ViewError::Limit(_))));
     });
     store.commit(&three).unwrap();
@@ -237,7 +317,7 @@ fn a_plugin_has_so_many_timers_as_is_set_and_their_bytes_count() {
     let dying = fired(due(&store, 10).remove(0), None);
     store.timer_failed(&dying, Afterwards::Dead(20), String::new()).unwrap();
     let mut view = store.view();
-    let one_more = view.set_timer("remind".to_owned(), "d".to_owned(), 10, "1".to_owned());
+    let one_more = view.set_timer("remind".to_owned(), "d".to_owned(), 10, "1".to_owned(), None);
     assert!(matches!(one_more, Err(ViewError::Limit(_))));
     set(&mut view, "b", 30, "2");
     store.commit(&view.into_changes()).unwrap();
@@ -314,7 +394,8 @@ proptest! {
                 }
                 TimerStep::Retry(next) => {
                     let Some(first) = first else { continue };
-                    model.get_mut(&first.key).unwrap().1 = next;
+                    let known = model.get_mut(&first.key).unwrap();
+                    known.1 = next.max(known.0);
                     store.timer_failed(&fired(first, None), Afterwards::Retry(next), String::new()).unwrap();
                 }
                 TimerStep::Die => {
@@ -331,14 +412,14 @@ proptest! {
                         let place = dead.iter().position(|key| *key == row.key);
                         if let Entry::Vacant(vacant) = model.entry(row.key) {
                             dead.remove(place.unwrap());
-                            vacant.insert((row.due, 50));
+                            vacant.insert((row.due, row.due.max(50)));
                         }
                     }
                     prop_assert_eq!(model.len(), before + revived);
                     prop_assert!(dead.iter().all(|key| model.contains_key(key)));
                 }
                 TimerStep::Drop => {
-                    prop_assert_eq!(store.drop_timers(&Which::AllDead, 1_000).unwrap(), dead.len());
+                    prop_assert_eq!(store.drop_timers(&Which::AllDead).unwrap(), dead.len());
                     dead.clear();
                 }
                 TimerStep::Reopen => {
