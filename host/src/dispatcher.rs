@@ -24,13 +24,13 @@ use crate::registry::{ActivePlugin, Generation, Inbound, Registry};
 use crate::rejection::Rejection;
 use crate::rooms::Rooms;
 use crate::rule::Access;
+use crate::wall_clock::WallClock;
 
 use commit::checkpoint_if_due;
 pub use emit::PreparedEmit;
 pub(crate) use fire::Fired;
-use fire::TimerSignals;
 use host_events::HostEvents;
-pub(crate) use host_events::max_deliveries;
+pub(crate) use host_events::max_timers;
 
 /// Runs the handlers of plugins, and applies their effects.
 pub struct Dispatcher {
@@ -39,7 +39,8 @@ pub struct Dispatcher {
     config: Arc<LiveConfig>,
     metrics: Arc<Metrics>,
     host_events: HostEvents,
-    timers: TimerSignals,
+    /// The clock by which timers fire.
+    clock: WallClock,
     rate: RateLimits,
 }
 
@@ -84,8 +85,8 @@ impl Dispatcher {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (host_events, rate) = (HostEvents::default(), RateLimits::new(config.get().rate));
-        let timers = TimerSignals::default();
-        Self { registry, rooms, config, metrics, host_events, timers, rate }
+        let clock = WallClock::default();
+        Self { registry, rooms, config, metrics, host_events, clock, rate }
     }
 
     /// The token buckets of clients.
@@ -273,6 +274,11 @@ impl Dispatcher {
             }
             _ => Outcome::Answered,
         };
+        // A timer that fails is called less and less, and at last not any more. So timers do not
+        // open the breaker, which would close the plugin to clients that it serves well.
+        let is_of_timer = event.timer.is_some() && matches!(permit, Permit::Normal);
+        let judged =
+            if is_of_timer && outcome == Outcome::Failed { Outcome::Unknown } else { outcome };
         // A `$connect` that the plugin handles does not show that it serves the client well.
         let counts = inbound.is_some() || outcome == Outcome::Failed;
         let client = event.caller.client_keys().filter(|_| counts);
@@ -281,7 +287,7 @@ impl Dispatcher {
         if let (Outcome::Failed, Err(Failed { fault: Some(fault), .. })) = (outcome, &answer) {
             active.health.note_failure(format!("{}: {}", event.name, fault.error));
         }
-        if let Some(change) = active.health.record(permit, client.as_deref(), outcome, ended) {
+        if let Some(change) = active.health.record(permit, client.as_deref(), judged, ended) {
             let (plugin, digest) = (active.code.name(), &active.code.digest);
             match change {
                 Change::Opened(time) => {

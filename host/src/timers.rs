@@ -2,24 +2,24 @@
 //! task, so that no plugin waits for another. The timers are in the plugin's file; only what must
 //! be known of running events is kept in memory.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use sockhop_core::timer::retry_delay;
-use tokio::task::JoinSet;
+use sockhop_core::timer::{MAX_DELAY, retry_delay};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dispatcher::{Dispatcher, Fired, max_deliveries};
+use crate::dispatcher::{Dispatcher, Fired, max_timers};
 use crate::error_chain::ErrorChain;
 use crate::event::FiredTimer;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::registry::{ActivePlugin, Generation, Registry};
-use crate::store::{Afterwards, CommitError, DueTimers, ScheduledTimer, StoreError};
+use crate::store::{Afterwards, CommitError, DueTimers, ScheduledTimer, Store, StoreError};
 
 /// How long a task sleeps at most. Timers follow the system's clock, which can be set at any time.
 const LOOK: Duration = Duration::from_secs(1);
@@ -45,12 +45,16 @@ type Key = (String, String);
 struct PluginTimers {
     plugin: String,
     /// The version for which the schedules were set.
-    scheduled: Option<Arc<ActivePlugin>>,
+    scheduled: Weak<ActivePlugin>,
+    /// Until then the schedules are not set, because that has just failed.
+    schedules_failed_until: Option<Instant>,
     /// The timers whose events are being handled. Only one event of each is handled at a time.
     running: JoinSet<(Key, Fired)>,
     keys: HashSet<Key>,
     /// Until then the plugin is not called.
     paused_until: Option<Instant>,
+    /// Timers that are due and that are left out until then, at most [`MAX_LATER`].
+    later: HashMap<Key, Instant>,
     /// The time of the last look, by the system's clock.
     looked_at: u64,
     /// What the last look has found, if all timers that are due are running.
@@ -65,14 +69,16 @@ struct Found {
     next: Option<u64>,
 }
 
+/// How many timers are left out for a while, so that they do not delay others. If there are more,
+/// the plugin pauses.
+const MAX_LATER: usize = 64;
+
 /// When a task looks again, at the latest.
 enum Next {
     /// At this time of the system's clock, in milliseconds since 1970.
     At(u64),
     /// When one of the running events has ended, or something has changed.
     Change,
-    /// The plugin is gone.
-    Never,
 }
 
 impl Timers {
@@ -125,25 +131,28 @@ impl Timers {
     async fn serve(self: Arc<Self>, plugin: String) {
         let mut timers = PluginTimers {
             plugin,
-            scheduled: None,
+            scheduled: Weak::new(),
+            schedules_failed_until: None,
             running: JoinSet::new(),
             keys: HashSet::new(),
             paused_until: None,
+            later: HashMap::new(),
             looked_at: 0,
             found: None,
         };
         let mut changes = self.registry.changes();
         while !self.stopped.is_cancelled() {
+            let Some(active) = self.active(&timers.plugin) else { break };
+            let store = Arc::clone(&active.state.store);
             // Before the look, so that no change is missed.
-            let mut changed = pin!(self.dispatcher.timers_changed().notified());
+            let mut changed = pin!(store.timers_notified());
             changed.as_mut().enable();
-            let next = match self.look(&mut timers).await {
+            let next = match self.look(&mut timers, active).await {
                 Next::At(time) => {
                     let wait = time.saturating_sub(self.dispatcher.clock().now_ms());
                     Duration::from_millis(wait).min(LOOK)
                 }
                 Next::Change => LOOK,
-                Next::Never => break,
             };
             tokio::select! {
                 () = self.stopped.cancelled() => {}
@@ -151,17 +160,17 @@ impl Timers {
                 _ = changes.changed() => {}
                 () = changed => {}
                 () = sleep_until(Instant::now() + next) => {}
-                Some(ended) = timers.running.join_next() => match ended {
-                    Ok((key, fired)) => self.ended(&mut timers, &key, fired).await,
-                    // The events are never aborted, and a panic is caught.
-                    Err(error) => tracing::error!(%error, "the event of a timer was lost"),
-                },
+                Some(ended) = timers.running.join_next() => {
+                    self.joined(&mut timers, ended).await;
+                    // One look for all that have ended.
+                    while let Some(ended) = timers.running.try_join_next() {
+                        self.joined(&mut timers, ended).await;
+                    }
+                }
             }
         }
         while let Some(ended) = timers.running.join_next().await {
-            if let Ok((key, fired)) = ended {
-                self.ended(&mut timers, &key, fired).await;
-            }
+            self.joined(&mut timers, ended).await;
         }
         self.served().remove(&timers.plugin);
         // The plugin may have come back after the last look.
@@ -176,23 +185,31 @@ impl Timers {
     }
 
     /// Starts the events of the timers that are due, as many as may run at once.
-    async fn look(self: &Arc<Self>, timers: &mut PluginTimers) -> Next {
-        let Some(active) = self.active(&timers.plugin) else { return Next::Never };
+    async fn look(self: &Arc<Self>, timers: &mut PluginTimers, active: Arc<ActivePlugin>) -> Next {
         let now = self.dispatcher.clock().now_ms();
         let is_set_back = now + SET_BACK < timers.looked_at;
         timers.looked_at = now;
-        let is_scheduled =
-            timers.scheduled.as_ref().is_some_and(|known| Arc::ptr_eq(known, &active));
-        if is_set_back || !is_scheduled {
+        if is_set_back {
+            timers.scheduled = Weak::new();
+        }
+        let is_scheduled = std::ptr::eq(timers.scheduled.as_ptr(), Arc::as_ptr(&active));
+        if !is_scheduled
+            && timers.schedules_failed_until.is_none_or(|until| until <= Instant::now())
+        {
             match set_schedules(&active, now).await {
                 Ok(()) => {
-                    timers.scheduled = Some(Arc::clone(&active));
+                    timers.scheduled = Arc::downgrade(&active);
+                    timers.schedules_failed_until = None;
                     timers.found = None;
                 }
                 Err(error) => {
                     let plugin = &timers.plugin;
-                    tracing::warn!(plugin, error = %ErrorChain(&error), "schedules not set: the \
+                    // Once until it works; the status of the plugin shows the failure.
+                    if timers.schedules_failed_until.is_none() {
+                        tracing::warn!(plugin, error = %ErrorChain(&error), "schedules not set: the \
                                         host tries again");
+                    }
+                    timers.schedules_failed_until = Some(Instant::now() + LOOK);
                 }
             }
         }
@@ -206,27 +223,30 @@ impl Timers {
             return next.map_or(Next::Change, Next::At);
         }
         timers.found = None;
-        let free = max_deliveries(&active).saturating_sub(timers.keys.len());
+        timers.later.retain(|_, until| *until > Instant::now());
+        let max = max_timers(&active);
+        let free = max.saturating_sub(timers.keys.len());
         if free == 0 {
             return Next::Change;
         }
-        let found = match due_timers(&active, now, timers.keys.len() + free).await {
+        let limit = timers.keys.len() + timers.later.len() + free;
+        let found = match due_timers(&active, now, limit).await {
             Ok(found) => found,
-            // The store shows its failure to operators.
             Err(error) => {
                 let plugin = &timers.plugin;
                 tracing::debug!(plugin, error = %ErrorChain(&error), "timers not read");
+                timers.paused_until = Some(Instant::now() + LOOK);
                 return Next::Change;
             }
         };
         let next = found.next;
-        let mut is_all = found.due.len() < timers.keys.len() + free;
+        let mut is_all = found.due.len() < limit && timers.later.is_empty();
         for due in found.due {
             let key = (due.timer.clone(), due.key.clone());
-            if timers.keys.contains(&key) {
+            if timers.keys.contains(&key) || timers.later.contains_key(&key) {
                 continue;
             }
-            let has_space = timers.keys.len() < max_deliveries(&active);
+            let has_space = timers.keys.len() < max;
             is_all &= has_space;
             if has_space {
                 timers.keys.insert(key.clone());
@@ -240,7 +260,7 @@ impl Timers {
                             location = panic.location,
                             "the host panicked while it handled the event of a timer"
                         );
-                        Fired::NotServing(LOOK)
+                        Fired::Later(LOOK)
                     });
                     (key, fired)
                 });
@@ -251,20 +271,35 @@ impl Timers {
     }
 
     /// Records what became of an event.
-    async fn ended(&self, timers: &mut PluginTimers, key: &Key, fired: Fired) {
+    async fn joined(&self, timers: &mut PluginTimers, ended: Result<(Key, Fired), JoinError>) {
+        let (key, fired) = match ended {
+            Ok(ended) => ended,
+            // The events are never aborted, and a panic is caught.
+            Err(error) => {
+                tracing::error!(%error, "the event of a timer was lost");
+                return;
+            }
+        };
+        timers.keys.remove(&key);
+        timers.found = None;
         match fired {
             Fired::Handled => self.metrics.timer_event(&timers.plugin, "handled"),
             Fired::Gone => {}
             Fired::NotServing(wait) => timers.paused_until = Some(Instant::now() + wait),
-            Fired::Failed(fired, reason) => self.failed(timers, fired, reason).await,
+            Fired::Later(wait) => timers.leave_out(key, wait),
+            Fired::Failed(fired, reason) => {
+                if !self.failed(&timers.plugin, fired, reason).await {
+                    // The timer stays due: it must not fire again at once.
+                    timers.leave_out(key, LOOK);
+                }
+            }
         }
-        timers.keys.remove(key);
-        timers.found = None;
     }
 
-    /// Lets a timer whose handler has failed fire again later, or no more.
-    async fn failed(&self, timers: &mut PluginTimers, fired: FiredTimer, reason: String) {
-        let (plugin, now) = (&timers.plugin, self.dispatcher.clock().now_ms());
+    /// Lets a timer whose handler has failed fire again later, or no more. Returns whether that is
+    /// recorded.
+    async fn failed(&self, plugin: &str, fired: FiredTimer, reason: String) -> bool {
+        let now = self.dispatcher.clock().now_ms();
         let (timer, id, attempt) = (fired.timer.clone(), fired.id, fired.attempt);
         let afterwards = match retry_delay(attempt) {
             Some(delay) => {
@@ -295,15 +330,31 @@ impl Timers {
                 Afterwards::Dead(now)
             }
         };
-        let Some(active) = self.active(plugin) else { return };
+        let Some(active) = self.active(plugin) else { return false };
         let store = Arc::clone(&active.state.store);
-        let record = move || store.timer_failed(&fired, afterwards, reason);
+        // A full file may have space for the record without its text.
+        let record = move || {
+            store
+                .timer_failed(&fired, afterwards, reason)
+                .or_else(|_| store.timer_failed(&fired, afterwards, String::new()))
+        };
         let recorded = tokio::task::spawn_blocking(record).await;
-        if let Ok(Err(error)) = recorded {
-            // The timer stays due: it must not fire again at once.
-            tracing::warn!(plugin, id, error = %ErrorChain(&error), "the failure of a timer is not \
+        if let Ok(Err(error)) = &recorded {
+            tracing::warn!(plugin, id, error = %ErrorChain(error), "the failure of a timer is not \
                                         recorded");
-            timers.paused_until = Some(Instant::now() + LOOK);
+        }
+        matches!(recorded, Ok(Ok(())))
+    }
+}
+
+impl PluginTimers {
+    /// Leaves a timer that is due out for a time.
+    fn leave_out(&mut self, key: Key, time: Duration) {
+        let until = Instant::now() + time;
+        if self.later.len() < MAX_LATER {
+            self.later.insert(key, until);
+        } else {
+            self.paused_until = Some(until);
         }
     }
 }
@@ -323,15 +374,19 @@ fn is_paused(timers: &mut PluginTimers, generation: &Generation) -> bool {
     generation.is_disabled(&timers.plugin)
 }
 
-/// Sets the timers of the schedules that a version declares, and removes those of others.
+/// Sets the timers of the schedules that a version declares, and removes those of others. Also
+/// brings attempts forward that a clock which was ahead has delayed.
 async fn set_schedules(active: &Arc<ActivePlugin>, now: u64) -> Result<(), CommitError> {
     let next = |(timer, schedule): (&String, &sockhop_core::schedule::Schedule)| {
         let (timer, next) = (timer.clone(), schedule.next(now)?);
         Some(ScheduledTimer { timer, schedule: schedule.to_string(), next })
     };
     let schedules: Vec<_> = active.schedules.iter().filter_map(next).collect();
-    let store = Arc::clone(&active.state.store);
-    let set = tokio::task::spawn_blocking(move || store.set_schedules(&schedules));
+    let store: Arc<Store> = Arc::clone(&active.state.store);
+    let set = tokio::task::spawn_blocking(move || {
+        store.bring_retries_forward(now, MAX_DELAY)?;
+        store.set_schedules(&schedules)
+    });
     set.await.unwrap_or(Err(CommitError::Unknown))
 }
 

@@ -189,15 +189,8 @@ impl BoundEvent<'_> {
         deadline: Option<Instant>,
     ) -> Result<Option<Applied>, Failed> {
         let code = &self.active.code;
-        let changes_timers = entry.changes.has_timers();
         match commit(&self.active.state.store, entry, lock, deadline).await {
-            Ok(committed) => {
-                let applied = committed.deliver(|effects| self.apply(effects));
-                if changes_timers {
-                    self.dispatcher.timers.changed.notify_waiters();
-                }
-                Ok(Some(applied))
-            }
+            Ok(committed) => Ok(Some(committed.deliver(|effects| self.apply(effects)))),
             Err(CommitError::Conflict) => Ok(None),
             Err(CommitError::Contended | CommitError::Late) => Err(contended().into()),
             Err(error @ CommitError::TimerGone) => Err(Rejection::Busy(error.to_string()).into()),

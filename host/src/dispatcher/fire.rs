@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
-use crate::breaker::Denied;
+use crate::breaker::{Denied, Outcome};
 use crate::event::{Caller, Event, EventId, FiredTimer, Payload};
 use crate::events::check_timer_data;
 use crate::log;
@@ -17,14 +15,6 @@ use crate::wall_clock::WallClock;
 use super::host_events::RETRY;
 use super::{Dispatcher, Failed, report};
 
-/// What the handling of events and the timers share.
-#[derive(Default)]
-pub(super) struct TimerSignals {
-    pub(super) clock: WallClock,
-    /// Notified after a commit that has changed timers.
-    pub(super) changed: Notify,
-}
-
 /// The result of a timer's event.
 #[derive(Debug)]
 pub(crate) enum Fired {
@@ -34,20 +24,17 @@ pub(crate) enum Fired {
     Gone,
     /// The plugin was called, and its handler has failed for this reason. Nothing was applied.
     Failed(FiredTimer, String),
-    /// The plugin was not called, or the host could not read or write its state. After this time
-    /// the event may be handled.
+    /// The plugin was not called, because it does not serve. After this time it may serve.
     NotServing(Duration),
+    /// The plugin was not called for this timer, or the host could not read or write its state.
+    /// After this time the event may be handled.
+    Later(Duration),
 }
 
 impl Dispatcher {
     /// The clock by which timers fire.
     pub(crate) fn clock(&self) -> &WallClock {
-        &self.timers.clock
-    }
-
-    /// Notified when timers have been set, cancelled or removed.
-    pub(crate) fn timers_changed(&self) -> &Notify {
-        &self.timers.changed
+        &self.clock
     }
 
     /// Handles the event of a timer that is due, by the version of `plugin` that serves now.
@@ -60,7 +47,19 @@ impl Dispatcher {
         if generation.is_disabled(plugin) {
             return Fired::NotServing(RETRY);
         }
-        let DueTimer { id, timer, key, due, attempts, is_scheduled, data } = due;
+        let DueTimer { id, timer, key, due, attempts, is_scheduled } = due;
+        // A reload may have come in between. A dead time of a schedule that is retried is no more
+        // set by the schedule.
+        let is_declared = active.schedules.contains_key(&timer)
+            || (active.timers.contains_key(&timer) && !is_scheduled);
+        if !is_declared {
+            return Fired::Later(RETRY);
+        }
+        let data = match active.state.store.timer_data(id) {
+            Ok(Some(data)) => data,
+            Ok(None) => return Fired::Gone,
+            Err(_) => return Fired::Later(RETRY),
+        };
         let received_at = self.clock().now();
         let mut event = Event {
             id: EventId::new(received_at),
@@ -78,25 +77,26 @@ impl Dispatcher {
         let fired = FiredTimer { id, timer, key, due, attempt: attempts + 1, next };
         event.timer = Some(Box::new(fired.clone()));
         let event = Arc::new(event);
-        let answer = match check_data(active, &event, &fired) {
-            Ok(()) => {
-                let began = Instant::now();
-                let permit = match active.health.admit(None, began) {
-                    Ok(permit) => permit,
-                    Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => {
-                        return Fired::NotServing(retry_after.min(RETRY));
-                    }
-                };
-                self.run(permit, &generation, active, &event, None, began).await.0
+        let began = Instant::now();
+        let permit = match active.health.admit(None, began) {
+            Ok(permit) => permit,
+            Err(Denied::Open { retry_after } | Denied::Throttled { retry_after }) => {
+                return Fired::NotServing(retry_after.min(RETRY));
             }
-            Err(failed) => Err(failed),
+        };
+        let answer = match check_data(active, &event, &fired) {
+            Ok(()) => self.run(permit, &generation, active, &event, None, began).await.0,
+            Err(failed) => {
+                active.health.record(permit, None, Outcome::Unknown, began);
+                Err(failed)
+            }
         };
         let Err(failed) = answer else { return Fired::Handled };
         if let Rejection::Busy(_) = failed.rejection {
             return match active.state.store.is_still_set(&fired) {
                 Ok(false) => Fired::Gone,
                 // There was no space for an instance.
-                Ok(true) | Err(_) => Fired::NotServing(RETRY),
+                Ok(true) | Err(_) => Fired::Later(RETRY),
             };
         }
         let reason = match &failed.fault {
@@ -104,7 +104,7 @@ impl Dispatcher {
             None => format!("{}: {}", failed.rejection.code(), failed.rejection.message()),
         };
         match report(&generation, active, &event, failed) {
-            Rejection::Unavailable(_) | Rejection::NotCommitted(_) => Fired::NotServing(RETRY),
+            Rejection::Unavailable(_) | Rejection::NotCommitted(_) => Fired::Later(RETRY),
             _ => Fired::Failed(fired, reason),
         }
     }

@@ -267,8 +267,13 @@ fn end_connect_wait(plugin: &str, event: &HostEvent) {
     }
 }
 
-/// Maximum number of host events, and of timers, that a plugin handles at once: half of its
-/// instances. Its other events find a free instance even if these are slow.
-pub(crate) fn max_deliveries(active: &ActivePlugin) -> usize {
+/// Maximum number of host events that a plugin handles at once: half of its instances. Timers take
+/// at most a quarter, so its other events find a free instance even if both are slow.
+fn max_deliveries(active: &ActivePlugin) -> usize {
     (active.code.instances_at_once() / 2).max(1)
+}
+
+/// Maximum number of events of timers that a plugin handles at once.
+pub(crate) fn max_timers(active: &ActivePlugin) -> usize {
+    (active.code.instances_at_once() / 4).max(1)
 }

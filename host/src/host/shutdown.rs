@@ -71,11 +71,10 @@ impl Host {
         }
         let last = Instant::now() + LAST_STEPS;
         let left = || last.saturating_duration_since(Instant::now());
-        if !within(LAST_HOST_EVENTS, &at_once, self.timers.stop()).await {
-            tracing::warn!("some events of timers did not finish in time: they come again");
-        }
-        if !within(LAST_HOST_EVENTS, &at_once, self.dispatcher.stop()).await {
-            tracing::warn!("some host events were not handled in time");
+        // Events of timers that do not finish come again at the next start.
+        let events = async { _ = tokio::join!(self.timers.stop(), self.dispatcher.stop()) };
+        if !within(LAST_HOST_EVENTS, &at_once, events).await {
+            tracing::warn!("some host events, or events of timers, were not handled in time");
         }
         if !within(left(), &at_once, self.socketio.close()).await {
             tracing::warn!("some transports did not close in time");

@@ -29,8 +29,7 @@ pub(super) async fn metrics(
         let (memory, instances) = active.code.memory_and_instances();
         let name = active.code.name();
         let host_events = api.dispatcher.waiting_host_events(name);
-        // The store shows whether it can't be read.
-        let timers = active.state.store.timer_counts().unwrap_or_default();
+        let timers = active.state.store.timer_counts();
         let (store, disk) = (&active.state.store, active.state.store.disk());
         let state = StateGauges {
             bytes: disk.bytes,

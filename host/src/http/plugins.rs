@@ -148,10 +148,8 @@ fn shown(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
     };
     if let Some(members) = document.as_object_mut() {
         let active = statuses.iter().find(|status| status.name == name);
-        let counts = active.and_then(|status| status.active.as_ref()).map(|active| {
-            // The status shows whether the state can't be read.
-            active.state.store.timer_counts().unwrap_or_default()
-        });
+        let active = active.and_then(|status| status.active.as_ref());
+        let counts = active.map(|active| active.state.store.timer_counts());
         members.insert(
             "timers".to_owned(),
             json!(counts.map(|timers| json!({"set": timers.set, "dead": timers.dead}))),

@@ -94,7 +94,8 @@ pub(super) async fn retry(
     command(&api, name, request, Command::Retry).await
 }
 
-/// Removes dead timers, or timers that are set if their ids are given. Answers with their number.
+/// Removes dead timers, or timers that handlers have set if their ids are given. Answers with their
+/// number.
 pub(super) async fn drop(
     State(api): State<Arc<Api>>,
     Path(name): Path<String>,
@@ -130,11 +131,10 @@ async fn command(
     };
     let change = move || match command {
         Command::Retry => store.retry_timers(&which, now),
-        Command::Drop => store.drop_timers(&which, now),
+        Command::Drop => store.drop_timers(&which),
     };
     let changed = tokio::task::spawn_blocking(change).await;
     let changed = changed.unwrap_or(Err(CommitError::Unknown));
-    api.dispatcher.timers_changed().notify_waiters();
     let error = changed.as_ref().err().map(|error| ErrorChain(error).to_string());
     let timers = changed.as_ref().ok();
     tracing::info!(key = &*key, command = action, plugin = name, timers, error, "operator command");
