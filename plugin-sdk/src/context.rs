@@ -330,10 +330,10 @@ impl Context {
     /// # Errors
     /// `undeclared`: the plugin does not declare the timer. `invalid_data`: `data` breaks a bound
     /// of its schema. `limit`: the key has more than 512 bytes, or `data` more than 256 KiB; the
-    /// plugin would have more than 100,000 timers (by default), dead ones included, or a state of
-    /// more than 256 MiB, timers included; the event has too many effects. `misuse`: an empty key,
-    /// a deadline after the year 9999, or `data` can't be written as JSON. `unavailable`: the state
-    /// can't be used now; see [`State`].
+    /// plugin would have more than 100,000 timers (by default), dead ones included; the event has
+    /// too many effects. `misuse`: an empty key, a deadline after the year 9999, or `data` can't be
+    /// written as JSON. `unavailable`: the state can't be used now; see [`State`]. If the state,
+    /// timers included, would have more than 256 MiB, the event is rejected as `too_large`.
     pub fn after<T: Output>(
         &self,
         timer: &Timer<T>,

@@ -40,7 +40,7 @@ enum TimersCommand {
         #[command(flatten)]
         which: WhichArgs,
     },
-    /// Removes dead timers; also timers that are set, if their ids are given
+    /// Removes dead timers; also timers that handlers have set, if their ids are given
     Drop {
         #[command(flatten)]
         plugin: PluginArgs,
