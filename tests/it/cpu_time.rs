@@ -61,8 +61,9 @@ async fn events_that_wait_while_the_host_is_stopped_are_answered() {
     }
     let mut answers = Vec::new();
     for client in &clients {
-        // The handler goes on after the stop, for a part of its limit.
-        answers.push(client.ask_later(r#"["sleep",10500]"#).await);
+        // Three seconds of naps. The handler goes on after the stop, also if the stop comes before
+        // its first nap.
+        answers.push(client.ask_later(r#"["nap",30]"#).await);
     }
     host.until("lab", |row| row["instances"].as_u64() >= Some(EVENTS as u64));
     host.signal(Signal::SIGSTOP);
@@ -70,7 +71,7 @@ async fn events_that_wait_while_the_host_is_stopped_are_answered() {
     tokio::time::sleep(WALL + Duration::from_secs(1)).await;
     host.signal(Signal::SIGCONT);
     for answer in answers {
-        let answer = sockhop_tests::answered("sleep", answer).await;
+        let answer = sockhop_tests::answered("nap", answer).await;
         assert_eq!(answer, json!(null));
     }
     assert_eq!(host.row("lab")["state"], json!("active"));

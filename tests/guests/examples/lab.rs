@@ -89,6 +89,12 @@ fn sleep(ctx: &Context, ms: u64) -> Result {
     Ok(())
 }
 
+/// Sleeps 100 ms this many times. While the host is stopped, only one of these times is longer.
+fn nap(_: &Context, times: u64) -> Result {
+    (0..times).for_each(|_| std::thread::sleep(Duration::from_millis(100)));
+    Ok(())
+}
+
 fn grow(ctx: &Context, _: ()) -> Result {
     leave_traces(ctx)?;
     let mut hoard = Vec::new();
@@ -376,6 +382,7 @@ fn plugin() -> Plugin {
         .on("busy_poll", busy_poll)
         .on("draw", draw)
         .on("sleep", sleep)
+        .on("nap", nap)
         .on("grow", grow)
         .on("bad_reply", bad_reply)
         .on("burst", burst)
