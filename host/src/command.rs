@@ -40,7 +40,7 @@ enum Command {
     Emit(emit::Emit),
     /// Shows and manages the plugins of a running host
     Plugins(plugins::Plugins),
-    /// Shows the timers of a plugin, and retries or drops those that are dead
+    /// Shows the timers of a plugin, and retries or drops dead timers
     Timers(timers::Timers),
     /// Checks a plugin, puts it into the plugin directory in one step, and waits until it serves
     Deploy(deploy::Deploy),

@@ -311,8 +311,7 @@ impl Timers {
                     attempt,
                     retry_ms = delay,
                     reason,
-                    "the event of \
-                                        a timer failed: it is sent again"
+                    "the event of a timer failed: it is sent again"
                 );
                 Afterwards::Retry(now.saturating_add(delay))
             }
@@ -324,8 +323,8 @@ impl Timers {
                     id,
                     attempt,
                     reason,
-                    "the event of a timer failed \
-                                        for the last time: retry or drop it with `sockhop timers`"
+                    "the event of a timer failed for the last time: `sockhop timers` retries or \
+                     drops it"
                 );
                 Afterwards::Dead(now)
             }

@@ -183,7 +183,7 @@ impl TestHost {
     /// time is 2026-01-01T00:00:00.000Z, and the clock stands still except in
     /// [`advance`](Self::advance).
     ///
-    /// No timer fires here. Those that are overdue afterwards fire in the next `advance`, also in
+    /// No timer fires here. Overdue timers fire in the next `advance`, also in
     /// `advance(Duration::ZERO)`. Before the first event, this is also the time at which the host
     /// starts: the times of schedules come after it. They also do if the clock is set back.
     pub fn at(&mut self, ms: u64) -> &mut Self {

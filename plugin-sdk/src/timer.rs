@@ -1,5 +1,5 @@
-//! Timers: those that the handlers of a plugin set, each with the type of its data, and the
-//! schedules by which a host sets them.
+//! The timers that handlers of a plugin set, each with the type of its data, and the schedules by
+//! which a host sets timers.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,4 +1,4 @@
-//! `sockhop timers`: shows the timers of a plugin, and retries or drops those that are dead.
+//! `sockhop timers`: shows the timers of a plugin, and retries or drops dead timers.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client::HostArgs;
 use super::output;
 
-/// Shows the timers of a plugin, and retries or drops those that are dead
+/// Shows the timers of a plugin, and retries or drops dead timers
 #[derive(Debug, Args)]
 pub(crate) struct Timers {
     #[command(subcommand)]
@@ -18,7 +18,7 @@ pub(crate) struct Timers {
 
 #[derive(Debug, Subcommand)]
 enum TimersCommand {
-    /// Lists the timers of a plugin that are set, or those that are dead
+    /// Lists the timers of a plugin that are set, or the dead timers
     List {
         /// Lists the timers whose handler has failed for the last time
         #[arg(long)]

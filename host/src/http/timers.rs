@@ -25,7 +25,7 @@ const MAX_PAGE: u32 = 1_000;
 
 /// The query of a list.
 struct Page {
-    /// Lists the dead ones, instead of those that are set.
+    /// Lists dead timers instead of timers that are set.
     dead: bool,
     /// Only timers whose id follows this one.
     after: i64,

@@ -1,5 +1,5 @@
-//! The rows of timers in a plugin's file, as a transaction reads and writes them: those that a
-//! commit of a handler sets, cancels and removes, together with the state.
+//! The rows of timers in a plugin's file, as a transaction reads and writes them. The
+//! commit of a handler sets, cancels and removes timers together with the state.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -253,8 +253,8 @@ impl Store {
         })
     }
 
-    /// Removes timers: dead ones, and also those that handlers have set if their ids are given. The
-    /// timer of a schedule stays: the plugin declares it. Returns how many.
+    /// Removes dead timers. If ids are given, also removes timers that handlers have set. The timer
+    /// of a schedule stays, because the plugin declares it. Returns how many were removed.
     ///
     /// # Errors
     /// The file can't be written. Some timers may have been removed.
